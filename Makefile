@@ -1,0 +1,95 @@
+# Two commands do most things: `make quickstart` and `make test`. `make help` lists the rest.
+
+VENV ?= .venv
+PYTEST_ARGS ?=
+SOURCES ?=
+TOKENIZER ?=
+
+# The first Python on the path that really runs and has a supported version.
+PYTHON ?= $(shell for candidate in python3.11 python3.12 python3; do \
+	$$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+	&& echo $$candidate && break; done)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# What the environment was made from. The stamp lies inside the environment and is written last.
+KEY := $(shell { cat requirements.lock pyproject.toml; pwd; } | cksum | tr ' ' '-')
+STAMP := $(VENV)/.ready-$(KEY)
+
+# Nothing here reports home, and models come from pinned packages, not from a hub.
+export DO_NOT_TRACK = 1
+export HF_HUB_DISABLE_TELEMETRY = 1
+export HF_HUB_OFFLINE = 1
+export MLFLOW_DISABLE_TELEMETRY = true
+export RAY_USAGE_STATS_ENABLED = 0
+export TOKENIZERS_PARALLELISM = false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test check format lock train-backbone train-generator benchmark-data \
+	ray-head clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## create or update the environment (VENV, default .venv) from the lock file
+
+# An environment without a stamp was left half built: start again. One with the stamp of another
+# lock file is brought up to date.
+$(STAMP):
+	@"$(or $(PYTHON),false)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+		|| { echo "liveedit needs Python 3.11 or 3.12; found: '$(PYTHON)'." \
+		"Install one, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@ls $(VENV)/.ready-* >/dev/null 2>&1 && $(BIN)/python -c '' 2>/dev/null \
+		|| $(PYTHON) -m venv --clear $(VENV) \
+		|| { $(PYTHON) -m venv --clear --without-pip $(VENV) \
+		&& $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	rm -f $(VENV)/.ready-*
+	@echo "installing the locked packages into $(VENV): about 7 GB, some minutes the first time"
+	$(PIP) install -qq --require-hashes --no-deps -r requirements.lock
+	$(PIP) install -qq --no-deps --no-build-isolation -e .
+	touch $@
+
+quickstart: setup ## set up, then teach the built-in model its first facts and write a report
+	$(BIN)/python pipelines/lifelong_edit.py
+
+test: check ## set up, then check and run all tests (PYTEST_ARGS="-k name" for some)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup ## lint, format, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: setup ## put the code in its one form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup ## resolve pyproject.toml again and write requirements.lock
+	$(PIP) install -qq uv==0.13.9
+	$(BIN)/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet \
+		--output-file requirements.lock
+
+train-backbone: setup ## train the projector and LoRA that join the small backbone (about an hour)
+	$(BIN)/python -m liveedit_core.builtin.build.train_backbone --work runs/train_backbone
+
+train-generator: setup ## train the committed generator again, from its recipe
+	$(BIN)/python pipelines/train_generator.py
+
+benchmark-data: setup ## build the picture benchmark again (SOURCES=unpacked packages TOKENIZER=checkpoint)
+	@test -d "$(SOURCES)" -a -d "$(TOKENIZER)" || { echo "make benchmark-data SOURCES=DIR TOKENIZER=DIR:" \
+		"see liveedit_core/builtin/README.md for the packages to unpack" >&2; exit 1; }
+	$(PIP) install -qq --no-build-isolation -e '.[benchmark-build]'
+	$(BIN)/python -m liveedit_core.builtin.build.benchmark --sources "$(SOURCES)" --tokenizer "$(TOKENIZER)"
+
+ray-head: setup ## start a local Ray head with a job server on 127.0.0.1:8265 (Ctrl-C stops it)
+	@$(BIN)/ray get-auth-token --generate >/dev/null 2>&1
+	@echo "submit from another shell: RAY_AUTH_MODE=token $(BIN)/ray job submit" \
+		"--address http://127.0.0.1:8265 --working-dir . -- python pipelines/lifelong_edit.py"
+	PATH="$(abspath $(BIN)):$$PATH" RAY_AUTH_MODE=token ray start --head --block \
+		--include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port=8265
+
+clean: ## remove tool caches and build leftovers; keeps the environment and your runs
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find pipelines workers liveedit_core infra tests -name __pycache__ -type d -prune -exec rm -rf {} +

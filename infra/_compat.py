@@ -1,0 +1,25 @@
+"""Shims for faults of libraries; each names the fault, where it lives and when to delete it."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def mlflow_default_uri(uri: str) -> Iterator[None]:
+    """Make `uri` MLflow's process-wide default for a moment.
+
+    Fault: on a database store, `MlflowClient.create_model_version(source="models:/m-...")` looks
+    the LoggedModel up through the process-wide tracking URI, not through the client's own
+    (mlflow 3.17, store/model_registry/sqlalchemy_store.py, the "TODO: Propagate tracking URI").
+    Delete when: that lookup uses the store's own URI.
+    """
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before

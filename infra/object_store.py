@@ -1,0 +1,301 @@
+"""Objects under one root URI: a folder on disk or a prefix in an S3 bucket, with one behaviour.
+
+Keys are relative paths with "/" between their parts. Everything that is not a table goes through
+here: checkpoints, writer epochs, pictures by URI. S3 endpoint, region and credentials come from the
+standard AWS environment, never from us, so a store can be pickled and sent to another process.
+"""
+
+import contextlib
+import functools
+import os
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from infra.disk_objects import (
+    TEMPORARY_PREFIX,
+    Backend,
+    DiskBackend,
+    MissingObjectError,
+    too_large,
+)
+from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
+
+_PROBE_CONTENDERS = 4
+_MISSING_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
+_EXISTS_CODES = frozenset({"PreconditionFailed", "412"})
+_CONTENDED_CODES = frozenset({"ConditionalRequestConflict", "409"})
+
+
+class ObjectStore:
+    """The one way to objects; picklable, holds no credentials."""
+
+    def __init__(self, root_uri: str | Path) -> None:
+        """Name the root; nothing is read or written yet.
+
+        Args:
+            root_uri: `file:///folder`, a plain path, or `s3://bucket/prefix`.
+
+        Raises:
+            InputError: The scheme is neither of these, or the bucket is missing.
+        """
+        self.root_uri = _normalized_root(root_uri)
+
+    def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str]]:
+        """Pickle the root only: clients are made anew where the store arrives."""
+        return ObjectStore, (self.root_uri,)
+
+    @functools.cached_property
+    def _backend(self) -> Backend:
+        return _backend_of(self.root_uri)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object whole or not at all, replacing what was there."""
+        self._backend.put(_checked(key), data)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Create an object exclusively.
+
+        Args:
+            key: Where to.
+            data: The content.
+
+        Returns:
+            Whether this call created it. After a lost answer from an S3 server the repeated request
+            finds its own object and False is returned: whoever must tell puts a token in `data`.
+        """
+        return self._backend.put_if_absent(_checked(key), data)
+
+    def get(self, key: str, max_bytes: int | None = None) -> bytes:
+        """Read an object.
+
+        Args:
+            key: Which one.
+            max_bytes: Refuse a larger one without reading it all.
+
+        Raises:
+            IntegrityError: There is no such object.
+            InputError: It is larger than `max_bytes`.
+        """
+        try:
+            return self._backend.get(_checked(key), max_bytes)
+        except MissingObjectError:
+            raise IntegrityError(f"object {key!r} is missing in {self.root_uri}") from None
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of this key."""
+        return self._backend.exists(_checked(key))
+
+    def list(self, prefix: str = "") -> list[str]:
+        """All keys that begin with the prefix, sorted."""
+        return sorted(self._backend.list(prefix))
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is fine."""
+        self._backend.delete(_checked(key))
+
+    def fetch(self, uri: str, max_bytes: int) -> bytes:
+        """Read any object by its full URI, as requests name their pictures.
+
+        Args:
+            uri: `s3://bucket/key` of any bucket that the credentials open, or `file:///path`.
+            max_bytes: Refuse a larger one without reading it all.
+
+        Raises:
+            InputError: Another scheme, no such object, no file, or too large.
+            StorageUnavailableError: The store did not answer, or refused the credentials.
+        """
+        scheme, _, rest = uri.partition("://")
+        host, _, path = rest.partition("/")
+        is_s3 = scheme == "s3" and host != ""
+        is_file = scheme == "file" and host in ("", "localhost")
+        key = (unquote(path) if is_file else path).lstrip("/")
+        if not key or not (is_s3 or is_file):
+            raise InputError(
+                f"cannot fetch {uri[:200]!r}: give s3://bucket/key or file:///path "
+                "(http and https are not fetched; copy the picture into the store first)"
+            )
+        backend: Backend = _S3Backend(host, "") if is_s3 else DiskBackend(Path("/"))
+        try:
+            return backend.get(key, max_bytes)
+        except MissingObjectError:
+            raise InputError(f"{uri[:200]!r} does not exist or is no file") from None
+
+    def check_exclusive_create(self) -> None:
+        """Prove that conditional creation is exclusive here, as some S3 servers ignore it.
+
+        Raises:
+            StorageUnavailableError: Two writers could both believe that they created one object.
+        """
+        key = f"probes/exclusive-{uuid.uuid4().hex}"
+        contents = [f"contender {index}".encode() for index in range(_PROBE_CONTENDERS)]
+        try:
+            with ThreadPoolExecutor(_PROBE_CONTENDERS) as pool:
+                won = list(pool.map(lambda data: self.put_if_absent(key, data), contents))
+            won_late = self.put_if_absent(key, b"late")
+            stored = self.get(key)
+        finally:
+            self.delete(key)
+        winners = [data for data, has_won in zip(contents, won, strict=True) if has_won]
+        if won_late or winners != [stored]:
+            raise StorageUnavailableError(
+                f"{self.root_uri} does not create objects exclusively: of {_PROBE_CONTENDERS + 1} "
+                f"conditional PUTs (If-None-Match: *) of one key {len(winners) + won_late} "
+                "succeeded, one should have. Concurrent writers would lose data; use another "
+                "server or a newer version of it"
+            )
+
+    def table_uri(self, name: str) -> str:
+        """Where a Lance table of this name lives: a path, or an s3:// URI."""
+        root = urlsplit(self.root_uri)
+        base = self.root_uri if root.scheme == "s3" else unquote(root.path)
+        return f"{base}/{_checked(name)}"
+
+    def table_options(self) -> dict[str, str]:
+        """Lance storage options that the AWS environment implies (no credentials)."""
+        endpoint = _endpoint()
+        if not self.root_uri.startswith("s3://") or not endpoint:
+            return {}
+        return {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http:")).lower()}
+
+
+def _normalized_root(root_uri: str | Path) -> str:
+    text = str(root_uri)
+    if "://" not in text:
+        return Path(text).absolute().as_uri()
+    parts = urlsplit(text)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path)).as_uri()
+    if parts.scheme == "s3" and parts.netloc and not parts.query and not parts.fragment:
+        return text.rstrip("/")
+    raise InputError(f"store root {text!r}: expected file:///folder, a path or s3://bucket/prefix")
+
+
+def _checked(key: str) -> str:
+    parts = key.split("/")
+    if any(part in ("", ".", "..") or part.startswith(TEMPORARY_PREFIX) for part in parts):
+        raise InputError(f"key {key!r} is not a relative path of plain names")
+    return key
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+
+
+def _backend_of(root_uri: str) -> Backend:
+    parts = urlsplit(root_uri)
+    if parts.scheme == "s3":
+        return _S3Backend(parts.netloc, parts.path.strip("/"))
+    return DiskBackend(Path(unquote(parts.path)))
+
+
+@functools.cache
+def _s3_client(endpoint: str) -> Any:
+    """One client a process; the endpoint is a key only, boto3 reads it from the environment."""
+    import boto3  # slow, and stores on disk do without it
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=5,
+        read_timeout=60,
+        retries={"mode": "standard", "max_attempts": 3},
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )
+    return boto3.session.Session().client("s3", config=config)
+
+
+class _S3Backend:
+    """Objects below a prefix of a bucket."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        self._bucket = bucket
+        self._base = f"{prefix}/" if prefix else ""
+
+    @property
+    def _client(self) -> Any:
+        with self._errors("the bucket"):
+            return _s3_client(_endpoint())
+
+    @contextlib.contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        """Turn what boto3 raises into our errors; the code of a refusal stays in the message."""
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            HTTPClientError,
+            IncompleteReadError,
+            ParamValidationError,
+        )
+
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code in _MISSING_CODES:
+                raise MissingObjectError from None
+            raise StorageUnavailableError(
+                f"s3://{self._bucket}: {key!r} was refused with {code or 'no code'} ({error}); "
+                "check the AWS_* environment: endpoint, region, credentials and the bucket's name"
+            ) from error
+        except ParamValidationError as error:
+            raise InputError(f"s3://{self._bucket} with key {key!r}: {error}") from error
+        except (BotoCoreError, HTTPClientError, IncompleteReadError, OSError) as error:
+            raise StorageUnavailableError(
+                f"s3://{self._bucket}: no whole answer for {key!r}: {error}"
+            ) from error
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._errors(key):
+            self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=data)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        with self._errors(key):
+            try:
+                self._client.put_object(
+                    Bucket=self._bucket, Key=self._base + key, Body=data, IfNoneMatch="*"
+                )
+            except ClientError as error:
+                code = str(error.response.get("Error", {}).get("Code", ""))
+                if code in _EXISTS_CODES:
+                    return False
+                if code in _CONTENDED_CODES and self.exists(key):
+                    return False
+                raise
+        return True
+
+    def get(self, key: str, max_bytes: int | None) -> bytes:
+        with self._errors(key):
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
+            with contextlib.closing(answer["Body"]) as body:
+                if max_bytes is not None and answer["ContentLength"] > max_bytes:
+                    raise too_large(f"s3://{self._bucket}/{self._base}{key}", max_bytes)
+                data: bytes = body.read()
+        return data
+
+    def exists(self, key: str) -> bool:
+        try:
+            with self._errors(key):
+                self._client.head_object(Bucket=self._bucket, Key=self._base + key)
+        except MissingObjectError:
+            return False
+        return True
+
+    def list(self, prefix: str) -> list[str]:
+        with self._errors(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._base + prefix
+            )
+            return [
+                entry["Key"].removeprefix(self._base)
+                for page in pages
+                for entry in page.get("Contents", [])
+            ]
+
+    def delete(self, key: str) -> None:
+        with self._errors(key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._base + key)

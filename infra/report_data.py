@@ -1,0 +1,116 @@
+"""What a report is made of: plain values, so that a report can be made and tested from anything."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from liveedit_core.rejects import Rejected
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricRow:
+    """One metric after one number of edits, under one protocol."""
+
+    num_edits: int
+    kind: str
+    """A `ProbeKind`."""
+    protocol: str
+    """"teacher_forced" or "free_generation"; never two of them in one column."""
+    mean: float
+    """Mean score, 0 to 1."""
+    num_samples: int
+    own_kept_fraction: float | None = None
+    """Share of probes for which the edit's own expert passed the hard filter; None: unknown."""
+    empty_kept_fraction: float | None = None
+    """Share of probes for which no expert passed the hard filter; None: unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditView:
+    """An edit as a reader sees it."""
+
+    edit_id: str
+    prompt: str
+    target: str
+    image_bytes: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptExpert:
+    """An expert that passed the hard filter for a probe."""
+
+    edit: EditView
+    weight: float
+    """Its soft-routing weight, 0 to 1."""
+    is_own: bool = False
+    """Whether it is the expert of the very edit that the probe examines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One examined probe: what the model said before and after the edits."""
+
+    case_id: str
+    num_edits: int
+    kind: str
+    protocol: str
+    score: float
+    """0 to 1."""
+    prompt: str
+    target: str
+    answer_before: str
+    answer_after: str
+    image_bytes: bytes | None = None
+    kept: Sequence[KeptExpert] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarPair:
+    """Two edits whose pictures are alike."""
+
+    relation: str
+    """"duplicate", "near_duplicate" or "conflict" (alike, with different targets)."""
+    similarity: float
+    """Cosine of the two picture embeddings."""
+    first: EditView
+    second: EditView
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTime:
+    """How long one stage of the job took."""
+
+    stage: str
+    num_items: int
+    unit: str
+    """What was counted: "edits", "probes", "windows"."""
+    duration_s: float
+
+    @property
+    def items_per_s(self) -> float:
+        """Throughput; 0 when the stage took no measurable time."""
+        return self.num_items / self.duration_s if self.duration_s > 0 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """Everything that one report shows."""
+
+    title: str
+    subtitle: str = ""
+    seed: int
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """Facts of the run by name: recipe, git commit, versions, digests, bank versions."""
+    num_edits: int
+    """Edits in the bank at the end."""
+    num_edits_before: int = 0
+    """Of these, how many the bank held already and were not done again."""
+    num_rejects: int = 0
+    """Inputs that were refused; `rejects` may list fewer."""
+    duration_s: float
+    metrics: Sequence[MetricRow] = ()
+    examples: Sequence[Example] = ()
+    worst_cases: Sequence[Example] = ()
+    rejects: Sequence[Rejected] = ()
+    similar_pairs: Sequence[SimilarPair] = ()
+    stages: Sequence[StageTime] = ()
+    warnings: Sequence[str] = ()

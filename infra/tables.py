@@ -1,0 +1,215 @@
+"""Lance tables under an object store, with one extra guarantee: compare-and-swap commits.
+
+Lance rebases concurrent appends silently: two processes that read the same version can both append
+the same row. Here a commit succeeds only on top of the very version that was read, otherwise
+`ConcurrentCommitError` asks the caller to read again and decide anew. How: the transaction is an
+`Update` that also names the last fragment as rewritten (unchanged), so that Lance sees two
+transactions of one base as a conflict; the first rows of an empty table are a strict `Overwrite`.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Self, TypeVar
+
+import lance
+import pyarrow as pa
+from lance.commit import CommitConflictError
+from lance.fragment import FragmentMetadata, LanceFragment, write_fragments
+
+from infra.object_store import ObjectStore
+from liveedit_core.errors import IntegrityError, StorageUnavailableError
+
+_MAX_COMMIT_TRIES = 10
+
+_T = TypeVar("_T")
+
+
+class ConcurrentCommitError(StorageUnavailableError):
+    """Another process committed first: read the new version, decide again."""
+
+
+@contextlib.contextmanager
+def storage_errors(uri: str) -> Iterator[None]:
+    """Turn what Lance raises into our errors."""
+    try:
+        yield
+    except CommitConflictError as error:
+        raise ConcurrentCommitError(f"table {uri} was changed meanwhile") from error
+    except (OSError, ValueError) as error:
+        if "not found" in str(error).lower():
+            raise IntegrityError(
+                f"table {uri}: the version or a file is missing: {error}"
+            ) from error
+        if isinstance(error, OSError):
+            raise StorageUnavailableError(f"table {uri}: {error}") from error
+        raise
+
+
+class Table:
+    """One Lance table: open, read a version, commit a change on top of a version."""
+
+    def __init__(self, store: ObjectStore, name: str) -> None:
+        """Name a table; it must exist before it is read.
+
+        Args:
+            store: Where all tables live.
+            name: Key of the table, "banks/main".
+        """
+        self.uri = store.table_uri(name)
+        self._options = store.table_options()
+
+    @classmethod
+    def open_or_create(cls, store: ObjectStore, name: str, schema: pa.Schema) -> Self:
+        """The table of this name, created empty with this schema when there is none."""
+        table = cls(store, name)
+        if not table.exists():
+            # Losing a race of creators leaves a table, which is what we want.
+            with contextlib.suppress(StorageUnavailableError), storage_errors(table.uri):
+                lance.write_dataset(
+                    schema.empty_table(), table.uri, mode="create", storage_options=table._options
+                )
+        _ = table._dataset
+        return table
+
+    @functools.cached_property
+    def _dataset(self) -> lance.LanceDataset:
+        with storage_errors(self.uri):
+            return lance.dataset(self.uri, storage_options=self._options)
+
+    def exists(self) -> bool:
+        """Whether the table has been created; an outage is an error, not a "no"."""
+        try:
+            _ = self._dataset
+        except IntegrityError:
+            return False
+        return True
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and schema metadata, as created."""
+        return self._dataset.schema
+
+    def latest(self) -> lance.LanceDataset:
+        """The newest version; the handle stays on it when others commit."""
+        with storage_errors(self.uri):
+            newest = self._dataset.latest_version
+            return self.at(newest)
+
+    def at(self, version: int) -> lance.LanceDataset:
+        """One version, pinned."""
+        with storage_errors(self.uri):
+            return self._dataset.checkout_version(version)
+
+    def on_latest(self, attempt: Callable[[lance.LanceDataset], _T]) -> _T:
+        """Read the newest version, decide and commit; once more when others were faster.
+
+        Args:
+            attempt: Decides on the version it is given and commits on top of it.
+
+        Returns:
+            What the attempt that succeeded returned.
+
+        Raises:
+            ConcurrentCommitError: Others were faster every time.
+        """
+        for _ in range(_MAX_COMMIT_TRIES):
+            with contextlib.suppress(ConcurrentCommitError):
+                return attempt(self.latest())
+        raise ConcurrentCommitError(
+            f"table {self.uri}: {_MAX_COMMIT_TRIES} commits were overtaken by other processes"
+        )
+
+    def write_fragments(self, rows: pa.Table) -> list[FragmentMetadata]:
+        """Write rows as files of the table that no version shows yet."""
+        return write_rows(self.uri, rows, self._options)
+
+    def read_fragment(self, fragment: FragmentMetadata) -> pa.Table:
+        """All rows of a fragment, committed or not."""
+        from lance.file import LanceFileReader
+
+        with storage_errors(self.uri):
+            tables = [
+                LanceFileReader(f"{self.uri}/data/{file.path}", storage_options=self._options)
+                .read_all()
+                .to_table()
+                for file in fragment.files
+            ]
+        (rows,) = tables
+        return rows
+
+    def commit(
+        self,
+        base: lance.LanceDataset,
+        new: Sequence[FragmentMetadata],
+        *,
+        without: str | None = None,
+        properties: Mapping[str, str] | None = None,
+    ) -> int:
+        """Commit new rows, and the removal of old ones, as one version on top of `base`.
+
+        Args:
+            base: The version on which the change was decided.
+            new: Fragments whose rows appear.
+            without: SQL predicate of the rows of `base` that disappear.
+            properties: Short texts kept with the version.
+
+        Returns:
+            The version that shows the change.
+
+        Raises:
+            ConcurrentCommitError: `base` is no longer the newest version.
+        """
+        with storage_errors(self.uri):
+            fragments = base.get_fragments()
+            operation: lance.LanceOperation.BaseOperation
+            if fragments:
+                operation = _update(fragments, new, without)
+            else:
+                operation = lance.LanceOperation.Overwrite(base.schema, list(new))
+            committed = lance.LanceDataset.commit(
+                self.uri,
+                lance.Transaction(
+                    base.version, operation, transaction_properties=dict(properties or {})
+                ),
+                storage_options=self._options,
+                max_retries=0,
+            )
+        return int(committed.version)
+
+    def append(self, base: lance.LanceDataset, rows: pa.Table) -> int:
+        """Commit rows on top of `base`; see `commit`."""
+        return self.commit(base, self.write_fragments(rows))
+
+
+def write_rows(uri: str, rows: pa.Table, options: Mapping[str, str]) -> list[FragmentMetadata]:
+    """Write rows as uncommitted files of the table at `uri`; any process may, at any time."""
+    with storage_errors(uri):
+        fragments = write_fragments(
+            rows, uri, schema=rows.schema, mode="append", storage_options=dict(options)
+        )
+    return list(fragments)
+
+
+def sql_in(column: str, texts: Sequence[str]) -> str | None:
+    """The predicate "column is one of these texts"; None when there are none."""
+    quoted = ", ".join("'" + text.replace("'", "''") + "'" for text in texts)
+    return f"{column} IN ({quoted})" if texts else None
+
+
+def _update(
+    fragments: Sequence[LanceFragment], new: Sequence[FragmentMetadata], without: str | None
+) -> lance.LanceOperation.Update:
+    last = fragments[-1]
+    updated: list[FragmentMetadata] = []
+    removed: list[int] = []
+    for fragment in fragments:
+        before = fragment.metadata
+        after = fragment.delete(without) if without else before
+        if after is None:
+            removed.append(fragment.fragment_id)
+        elif fragment is last or after.num_deletions != before.num_deletions:
+            updated.append(after)
+    return lance.LanceOperation.Update(
+        removed_fragment_ids=removed, updated_fragments=updated, new_fragments=list(new)
+    )

@@ -1,0 +1,100 @@
+"""Shape and behaviour of a generator; saved beside its weights as `config.json`."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from liveedit_core.errors import ConfigError
+
+VisualSource = Literal["edit_layer", "image_tower"]
+VisualQuery = Literal["prompt", "learned"]
+SoftRouting = Literal["prompt", "prompt_and_visual"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """All that decides what a generator computes; the defaults are the paper's."""
+
+    hidden_size: int
+    """D: width of the language model."""
+    num_image_tokens: int
+    """I: image rows of one picture."""
+    edit_layer: int
+    """l_e, 0-based: the output of this decoder layer is edited."""
+    module_dim: int = 1024
+    """M: width of routing features."""
+    num_queries: int = 4
+    """Q: learned query tokens of a routing feature."""
+    num_attention_heads: int = 8
+    """H: heads of every cross attention."""
+    rank: int = 4
+    """R: rank of an expert."""
+    expert_scale: float = 5.0
+    """Generated matrices are divided by `expert_scale * sqrt(R)`."""
+    gain: float = 1.0
+    """Factor of the residual: 1 in the paper, else calibrated to the rows of the backbone."""
+    visual_source: VisualSource = "edit_layer"
+    """Rows behind the visual feature: image rows at l_e (paper) or of the image tower."""
+    visual_size: int = 0
+    """E: width of those rows; 0 means `hidden_size`."""
+    visual_query: VisualQuery = "prompt"
+    """What attends the image rows: phi after the prompt rows (Eq. 3), or phi itself."""
+    unit_visual_features: bool = False
+    """Scale visual features to one learned length, so that their similarity is a cosine."""
+    soft_routing: SoftRouting = "prompt"
+    """Softmax over prompt similarities (Eq. 7), or with the visual margin added."""
+    max_kept: int = 0
+    """Keep at most this many experts, the best by visual similarity; 0 means no bound."""
+    min_gate: float = 0.0
+    """Experts with sigmoid(prompt similarity) under this are not kept; 0 in the paper."""
+    num_target_positions: int = 0
+    """Learned position embeddings on target rows of the generator; 0 (none) in the paper."""
+    has_target_embeddings: bool = False
+    """Let the generator also see the input embeddings of the target tokens."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "hidden_size num_image_tokens module_dim num_queries num_attention_heads rank".split()
+        ):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("module_dim", "hidden_size"):
+            if getattr(self, name) % self.num_attention_heads:
+                raise ConfigError(
+                    f"{name}: {getattr(self, name)} is not a multiple of num_attention_heads "
+                    f"({self.num_attention_heads})"
+                )
+        if self.visual_source == "edit_layer" and self.visual_width != self.hidden_size:
+            raise ConfigError("visual_size: rows of the edit layer have width hidden_size")
+        for name in ("edit_layer", "visual_size", "max_kept", "min_gate", "num_target_positions"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+
+    @property
+    def visual_width(self) -> int:
+        """E: width of the rows behind the visual feature."""
+        return self.visual_size or self.hidden_size
+
+    @property
+    def feature_size(self) -> int:
+        """K = Q * M: length of a flattened routing feature."""
+        return self.num_queries * self.module_dim
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ConfigError: unknown or missing fields.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"generator config: unknown fields {', '.join(unknown)}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"generator config: {error}") from error

@@ -1,0 +1,70 @@
+"""Experts and the generator that writes them: f_eg of Eq. 1."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from liveedit_core.attention import CrossAttention
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.errors import NumericsError
+from liveedit_core.states import Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expert:
+    """What one edit becomes: a low-rank map and the features that route to it (float32, CPU)."""
+
+    edit_id: str
+    visual_feature_QM: Tensor
+    prompt_feature_QM: Tensor
+    down_RD: Tensor
+    up_RD: Tensor
+
+    def check_finite(self) -> None:
+        """Refuse NaN and infinity.
+
+        Raises:
+            NumericsError: naming the edit and the tensor.
+        """
+        for name in ("visual_feature_QM", "prompt_feature_QM", "down_RD", "up_RD"):
+            if not torch.isfinite(getattr(self, name)).all():
+                raise NumericsError(
+                    f"edit {self.edit_id}: {name} holds NaN or infinity; the expert is not stored. "
+                    "Look at the picture and target of this edit, and at the generator checkpoint."
+                )
+
+
+class ExpertGenerator(nn.Module):
+    """Writes one of the two matrices of an expert from the rows of its edit (Eq. 1)."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.scale = 1.0 / (config.expert_scale * math.sqrt(config.rank))
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.query = nn.Parameter(torch.empty(1, config.rank, config.module_dim))
+        nn.init.kaiming_normal_(self.query)
+        self.attention = CrossAttention(
+            config.module_dim, config.hidden_size, config.hidden_size, config.num_attention_heads
+        )
+        if config.num_target_positions:
+            # row 0: any other row; row 1: the last prompt row; then target positions
+            shape = (config.num_target_positions + 2, config.hidden_size)
+            self.position = nn.Parameter(0.5 * torch.randn(shape))
+
+    def forward(self, signal: Rows, position_BS: Tensor) -> Tensor:
+        """Generate.
+
+        Args:
+            signal: h_v ++ h_p ++ h_o (++ target embeddings), [B, S, D].
+            position_BS: int64 index into the position embeddings; unused when there are none.
+
+        Returns:
+            [B, R, D].
+        """
+        rows_BSD = self.norm(signal.rows_BSD)
+        if hasattr(self, "position"):
+            rows_BSD = rows_BSD + self.position[position_BS]
+        matrix: Tensor = self.attention(self.query, rows_BSD, signal.mask_BS) * self.scale
+        return matrix

@@ -1,0 +1,100 @@
+"""Routing features of an input or an edit: f_fe of Eq. 3 and Eq. 4.
+
+    prompt rows --LN_1--> CA_phi1(phi, .) --> CA_phi2(., LN_1(image rows)) --> visual feature [Q, M]
+    prompt rows --LN_2--> CA_psi(psi, .)                                  --> prompt feature [Q, M]
+
+The input side has a vision sentinel Theta [I, E] that takes the image rows' place and gives the
+threshold of the hard filter for this very prompt.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from liveedit_core.attention import CrossAttention
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.states import Rows
+
+INITIAL_COSINE_SCALE = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Routing features of a batch."""
+
+    visual_BQM: Tensor
+    prompt_BQM: Tensor
+    sentinel_BQM: Tensor | None
+    """Threshold features; None on the edit side."""
+
+
+class FeatureExtractor(nn.Module):
+    """One side of the routing (edit side or input side), Eq. 3 and Eq. 4.
+
+    Args:
+        config: shapes and variants.
+        has_sentinel: True on the input side.
+    """
+
+    def __init__(self, config: GeneratorConfig, *, has_sentinel: bool) -> None:
+        super().__init__()
+        self.config = config
+        width, rows, heads = config.module_dim, config.hidden_size, config.num_attention_heads
+        self.phi = nn.Parameter(torch.empty(1, config.num_queries, width))
+        self.psi = nn.Parameter(torch.empty(1, config.num_queries, width))
+        for query in (self.phi, self.psi):
+            nn.init.kaiming_normal_(query)
+        self.visual_norm = nn.LayerNorm(config.visual_width)
+        self.prompt_norm = nn.LayerNorm(rows)
+        if config.visual_query == "prompt":
+            self.phi_prompt_attention = CrossAttention(width, rows, width, heads)
+            if config.visual_width != rows:
+                self.phi_prompt_norm = nn.LayerNorm(rows)
+        self.phi_image_attention = CrossAttention(width, config.visual_width, width, heads)
+        self.psi_attention = CrossAttention(width, rows, width, heads)
+        if config.unit_visual_features:
+            self.log_scale = nn.Parameter(torch.tensor(INITIAL_COSINE_SCALE).log())
+        if has_sentinel:
+            self.sentinel = nn.Parameter(
+                torch.randn(1, config.num_image_tokens, config.visual_width)
+            )
+
+    def forward(self, prompt: Rows, visual: Rows) -> Features:
+        """Extract features of a batch whose inputs all have a picture.
+
+        Args:
+            prompt: h_p, [B, P, D].
+            visual: rows behind the visual feature, [B, I, E].
+        """
+        psi = self.psi_attention(self.psi, self.prompt_norm(prompt.rows_BSD), prompt.mask_BS)
+        query = self._visual_query(prompt)
+        visual_feature = self._compress(query, visual.rows_BSD, visual.mask_BS)
+        sentinel_feature = None
+        if hasattr(self, "sentinel"):
+            batch = prompt.rows_BSD.shape[0]
+            everywhere = prompt.mask_BS.new_ones(1, self.config.num_image_tokens)
+            sentinel_feature = self._compress(query, self.sentinel, everywhere)
+            sentinel_feature = sentinel_feature.expand(batch, -1, -1)
+        return Features(
+            visual_BQM=visual_feature, prompt_BQM=psi, sentinel_BQM=sentinel_feature
+        )
+
+    def _visual_query(self, prompt: Rows) -> Tensor:
+        """phi, or phi after it has attended the prompt rows."""
+        if self.config.visual_query == "learned":
+            return self.phi
+        norm = getattr(self, "phi_prompt_norm", self.visual_norm)
+        query: Tensor = self.phi_prompt_attention(self.phi, norm(prompt.rows_BSD), prompt.mask_BS)
+        return query
+
+    def _compress(self, query_BQM: Tensor, rows_BIE: Tensor, mask_BI: Tensor) -> Tensor:
+        """Image rows (or the sentinel) as a visual feature [B, Q, M]."""
+        feature: Tensor = self.phi_image_attention(query_BQM, self.visual_norm(rows_BIE), mask_BI)
+        if not self.config.unit_visual_features:
+            return feature
+        flat = functional.normalize(feature.flatten(1), dim=-1)
+        # similarity() divides by Q * sqrt(M): this length makes it exp(log_scale) * cosine
+        length = self.config.num_queries**0.5 * self.config.module_dim**0.25
+        return (flat * length * (self.log_scale / 2).exp()).unflatten(1, feature.shape[1:])

@@ -1,0 +1,127 @@
+"""All trained modules of LiveEdit in one place, and their file format.
+
+A generator checkpoint is a folder with `generator.safetensors` and `config.json`; its digest is the
+sha256 over both.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.errors import IntegrityError
+from liveedit_core.expert import ExpertGenerator
+from liveedit_core.features import FeatureExtractor, Features
+from liveedit_core.states import LayerStates, Rows, image_rows, prompt_rows, tower_rows
+
+WEIGHTS_FILE = "generator.safetensors"
+CONFIG_FILE = "config.json"
+
+
+class LiveEditGenerator(nn.Module):
+    """The trained part of the system: two expert generators, two feature extractors, a LayerNorm.
+
+    Each submodule has one forward that uses all its parameters, so that it can be sharded.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.edit_extractor = FeatureExtractor(config, has_sentinel=False)
+        self.input_extractor = FeatureExtractor(config, has_sentinel=True)
+        self.down_generator = ExpertGenerator(config)
+        self.up_generator = ExpertGenerator(config)
+        self.hidden_norm = nn.LayerNorm(config.hidden_size)
+        if config.soft_routing == "prompt_and_visual":
+            self.visual_weight = nn.Parameter(torch.tensor(1.0))
+        self.digest = ""
+
+    def visual_evidence(self) -> Tensor | float:
+        """c: weight of the visual margin in the softmax; 0 in the paper."""
+        return self.visual_weight if hasattr(self, "visual_weight") else 0.0
+
+    def visual_rows(self, states: Sequence[LayerStates]) -> Rows:
+        """Rows behind the visual feature, from the source that the config names."""
+        is_tower = self.config.visual_source == "image_tower"
+        return tower_rows(states) if is_tower else image_rows(states)
+
+    def edit_features(self, states: Sequence[LayerStates]) -> Features:
+        """Features stored with an expert (Eq. 3 and 4, edit side)."""
+        features: Features = self.edit_extractor(prompt_rows(states), self.visual_rows(states))
+        return features
+
+    def input_features(self, states: Sequence[LayerStates]) -> Features:
+        """Features of a question, with its threshold (Eq. 3 to 5, input side)."""
+        features: Features = self.input_extractor(prompt_rows(states), self.visual_rows(states))
+        return features
+
+    def write_matrices(self, states: Sequence[LayerStates]) -> tuple[Tensor, Tensor]:
+        """(down, up), each [B, R, D], of the experts of some edits (Eq. 1)."""
+        signal, position_BS = self.edit_signal(states)
+        return self.down_generator(signal, position_BS), self.up_generator(signal, position_BS)
+
+    def edit_signal(self, states: Sequence[LayerStates]) -> tuple[Rows, Tensor]:
+        """h_v ++ h_p ++ h_o (++ target embeddings) and the position index of each row."""
+        parts, positions = [], []
+        last = self.config.num_target_positions - 1
+        for state in states:
+            rows = [state.hidden_TD[slice(*span)] for span in self._signal_spans(state)]
+            targets = torch.arange(len(rows[2])).clamp(max=last) + 2
+            others = torch.zeros(len(rows[0]) + len(rows[1]), dtype=torch.int64)
+            others[-1] = 1
+            index = [others, targets]
+            if self.config.has_target_embeddings:
+                rows.append(state.target_embeddings_OD)
+                index.append(targets)
+            parts.append(torch.cat(rows))
+            positions.append(torch.cat(index))
+        padded = nn.utils.rnn.pad_sequence(positions, batch_first=True)
+        return Rows.pad(parts), padded
+
+    @staticmethod
+    def _signal_spans(state: LayerStates) -> tuple[tuple[int, int], ...]:
+        return state.image_span, state.prompt_span, state.target_span
+
+
+def save_generator(generator: LiveEditGenerator, folder: Path) -> str:
+    """Write weights and config; returns the digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    text = json.dumps(generator.config.to_dict(), indent=2, sort_keys=True)
+    (folder / CONFIG_FILE).write_text(text + "\n")
+    return digest_of(folder)
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 over weights and config of a checkpoint folder."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def load_generator(folder: Path) -> LiveEditGenerator:
+    """Read a checkpoint folder; float32, eval mode, frozen.
+
+    Raises:
+        IntegrityError: a file is missing, or the weights do not fit the config.
+        ConfigError: the config holds unknown or impossible values.
+    """
+    try:
+        config = GeneratorConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text()))
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except (OSError, json.JSONDecodeError) as error:
+        raise IntegrityError(f"generator checkpoint {folder}: {error}") from error
+    generator = LiveEditGenerator(config)
+    try:
+        generator.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise IntegrityError(f"generator checkpoint {folder}: {error}") from error
+    generator.digest = digest_of(folder)
+    return generator.eval().requires_grad_(False)

@@ -1,0 +1,73 @@
+"""What is refused, why, and the words for it: nothing from outside is dropped silently."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from liveedit_core.errors import InputError
+
+MAX_RAW_CHARS = 500
+"""A reject keeps at most so much of the refused line."""
+
+
+class RejectType(StrEnum):
+    """Why an input was refused."""
+
+    NOT_UTF8 = "NotUtf8"
+    LINE_TOO_LONG = "LineTooLong"
+    NOT_JSON = "NotJson"
+    WRONG_TYPE = "WrongType"
+    UNKNOWN_KEY = "UnknownKey"
+    REPEATED_KEY = "RepeatedKey"
+    MISSING_KEY = "MissingKey"
+    EMPTY_TEXT = "EmptyText"
+    BAD_TEXT = "BadText"
+    TEXT_TOO_LONG = "TextTooLong"
+    TOO_MANY_TOKENS = "TooManyTokens"
+    TOO_MANY_PROBES = "TooManyProbes"
+    UNKNOWN_PROBE_KIND = "UnknownProbeKind"
+    IMAGE_NOT_FOUND = "ImageNotFound"
+    IMAGE_NOT_A_FILE = "ImageNotAFile"
+    IMAGE_UNREACHABLE = "ImageUnreachable"
+    IMAGE_TOO_LARGE = "ImageTooLarge"
+    IMAGE_UNREADABLE = "ImageUnreadable"
+    DUPLICATE = "Duplicate"
+    OTHER = "Other"
+
+
+class RefusedInputError(InputError):
+    """One request, case or picture is refused; the others go on."""
+
+    def __init__(self, message: str, *, error_type: RejectType = RejectType.OTHER) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """The record of one refused input."""
+
+    line_number: int
+    """Line in the file it came from, counted from 1; 0 when it came from no file."""
+    error_type: str
+    """A `RejectType`, or the class name of another error."""
+    message: str
+    """What was wrong and what to do, for the person who submitted it."""
+    raw: str = ""
+    """The refused line, cut to `MAX_RAW_CHARS`."""
+    edit_id: str = ""
+    """Identity of the request, where it was whole enough to have one."""
+
+    @classmethod
+    def from_error(
+        cls, error: InputError, *, line_number: int = 0, raw: str = "", edit_id: str = ""
+    ) -> Self:
+        """The record of a refusal that was raised as an error."""
+        kind = error.error_type if isinstance(error, RefusedInputError) else type(error).__name__
+        return cls(
+            line_number=line_number,
+            error_type=str(kind),
+            message=error.message,
+            raw=raw[:MAX_RAW_CHARS],
+            edit_id=edit_id,
+        )

@@ -1,0 +1,103 @@
+"""The nouns of the project: edit requests, probes, cases (METHOD.md 7)."""
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class ProbeKind(StrEnum):
+    """What a probe asks about an edit; the reliability probe is the edit itself."""
+
+    RELIABILITY = "reliability"
+    TEXT_GENERALITY = "text_generality"
+    MODAL_GENERALITY = "modal_generality"
+    TEXT_LOCALITY = "text_locality"
+    MODAL_LOCALITY = "modal_locality"
+    IMAGE_SWAP_LOCALITY = "image_swap_locality"
+    PROMPT_SWAP_LOCALITY = "prompt_swap_locality"
+    PORTABILITY = "portability"
+
+    @property
+    def is_locality(self) -> bool:
+        """Whether the right answer is whatever the unedited backbone says."""
+        return self.value.endswith("_locality")
+
+
+PAPER_METRICS: tuple[ProbeKind, ...] = (
+    ProbeKind.RELIABILITY,
+    ProbeKind.TEXT_GENERALITY,
+    ProbeKind.MODAL_GENERALITY,
+    ProbeKind.TEXT_LOCALITY,
+    ProbeKind.MODAL_LOCALITY,
+)
+"""The five metrics whose mean the paper reports."""
+
+
+def edit_id_of(image_bytes: bytes, prompt: str, target: str) -> str:
+    """Identity of an edit: sha256 over picture bytes, prompt and target (hex, 64 characters)."""
+    digest = hashlib.sha256()
+    for part in (image_bytes, prompt.encode(), target.encode()):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def subject_id_of(image_bytes: bytes, prompt: str) -> str:
+    """Identity of what an edit is about: two edits with one subject and two targets conflict."""
+    return edit_id_of(image_bytes, prompt, "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRequest:
+    """One fact to teach: for this picture and prompt, answer this target."""
+
+    image_bytes: bytes = field(repr=False)
+    """Encoded picture (PNG, JPEG, WebP, GIF)."""
+    prompt: str
+    target: str
+    image_uri: str = ""
+    """Where the picture came from; empty when the bytes were given."""
+    submitter: str = ""
+
+    @property
+    def edit_id(self) -> str:
+        """sha256 of (picture bytes, prompt, target)."""
+        return edit_id_of(self.image_bytes, self.prompt, self.target)
+
+    @property
+    def subject_id(self) -> str:
+        """sha256 of (picture bytes, prompt)."""
+        return subject_id_of(self.image_bytes, self.prompt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """One question that examines an edit."""
+
+    kind: ProbeKind
+    prompt: str
+    target: str
+    """The right answer; for locality probes a hint only: the unedited backbone's answer counts."""
+    image_bytes: bytes | None = field(default=None, repr=False)
+    """Encoded picture, or None for a text-only question."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """An edit and the probes that examine it."""
+
+    case_id: str
+    edit: EditRequest
+    probes: tuple[Probe, ...] = ()
+    thing: str = ""
+    """Name of the thing in the picture, for reports."""
+
+    def all_probes(self) -> tuple[Probe, ...]:
+        """The reliability probe (the edit itself), then the others."""
+        own = Probe(
+            kind=ProbeKind.RELIABILITY,
+            prompt=self.edit.prompt,
+            target=self.edit.target,
+            image_bytes=self.edit.image_bytes,
+        )
+        return (own, *self.probes)

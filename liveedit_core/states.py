@@ -1,0 +1,81 @@
+"""What is frozen about an input (METHOD.md 6), and its padded batches.
+
+Rows at the edit layer never change, whatever is edited, so they are computed once (`LayerStates`)
+and everything else works on them. In a sequence the order is
+
+    [text before] image rows [prompt rows] target rows        prompt rows end where target rows begin
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+Span = tuple[int, int]
+"""Half-open range of rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerStates:
+    """Constants of one input: rows at layer l_e and what is needed to route and score it."""
+
+    hidden_TD: Tensor
+    """Output of decoder layer l_e at every position; float32."""
+    visual_IE: Tensor
+    """Image-tower rows (before the projector); no rows for a text-only input."""
+    target_embeddings_OD: Tensor
+    """Input embeddings of the target tokens."""
+    image_span: Span
+    prompt_span: Span
+    """Prompt tokens after the image, up to and including the last one before the target."""
+    target_span: Span
+    target_ids_O: Tensor
+    """int64 token ids of the target."""
+
+    @property
+    def has_image(self) -> bool:
+        """Whether the input has a picture; if not, the experts are never asked."""
+        return self.image_span[1] > self.image_span[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return int(self.hidden_TD.shape[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Padded rows of a batch with their mask."""
+
+    rows_BSD: Tensor
+    mask_BS: Tensor
+
+    @classmethod
+    def pad(cls, parts: Sequence[Tensor]) -> "Rows":
+        """Pad rows of different lengths with zeros."""
+        lengths = torch.tensor([len(part) for part in parts])
+        rows = pad_sequence(list(parts), batch_first=True)
+        mask = torch.arange(rows.shape[1]) < lengths[:, None]
+        return cls(rows_BSD=rows, mask_BS=mask.to(rows.device))
+
+
+def hidden_rows(states: Sequence[LayerStates]) -> Rows:
+    """All rows at l_e of each input."""
+    return Rows.pad([state.hidden_TD for state in states])
+
+
+def prompt_rows(states: Sequence[LayerStates]) -> Rows:
+    """h_p of each input."""
+    return Rows.pad([state.hidden_TD[slice(*state.prompt_span)] for state in states])
+
+
+def image_rows(states: Sequence[LayerStates]) -> Rows:
+    """h_v of each input."""
+    return Rows.pad([state.hidden_TD[slice(*state.image_span)] for state in states])
+
+
+def tower_rows(states: Sequence[LayerStates]) -> Rows:
+    """Image-tower rows of each input."""
+    return Rows.pad([state.visual_IE for state in states])

@@ -1,0 +1,329 @@
+"""The recipes of the jobs: every setting, its meaning, its default and what it may be.
+
+A recipe is a TOML file in `recipes/`; see `recipe_loader` for how files and overrides are read.
+Nothing is optional in the sense of None: an empty text or a zero means "not set" where the
+docstring of the field says so.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from liveedit_core.errors import ConfigError
+from liveedit_core.limits import InputLimits
+from pipelines.recipe_loader import JOB_KEY, load_recipe, read_toml, to_dict, to_toml
+
+__all__ = [
+    "JOBS",
+    "QUICKSTART",
+    "LifelongEditRecipe",
+    "TrainRecipe",
+    "load_recipe",
+    "load_recipe_file",
+    "to_dict",
+    "to_toml",
+]
+
+QUICKSTART = Path(__file__).parent / "recipes" / "quickstart.toml"
+"""The recipe that is used when none is named."""
+
+PROTOCOLS = ("teacher_forced", "free_generation")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestsSection:
+    """Which facts to teach. With neither `path` nor `cases`: the built-in evaluation cases."""
+
+    path: str = ""
+    """JSONL file of plain requests: {"image": ..., "prompt": ..., "target": ...}."""
+    cases: str = ""
+    """JSONL file of cases: {"edit": {...}, "probes": [...]}."""
+    limit: int = 0
+    """Teach only the first so many; 0 teaches all."""
+
+    def __post_init__(self) -> None:
+        """Refuse two sources at once and a negative limit."""
+        _check(
+            not (self.path and self.cases),
+            "requests.path and requests.cases are both set; set one of them",
+        )
+        _at_least("requests.limit", self.limit, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSection:
+    """The frozen vision-language model."""
+
+    name: str = "builtin"
+    """"builtin", the small one that the project brings, or a checkpoint folder."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty name."""
+        _not_empty("backbone.name", self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorSection:
+    """The trained generator that writes experts, and the gangs of actors it runs in."""
+
+    checkpoint: str = "builtin"
+    """"builtin", or the folder of a generator checkpoint (safetensors and config.json)."""
+    shards: int = 1
+    """Actors that share one copy of backbone and generator (DeepSpeed ZeRO-3); 1 is plain torch."""
+    gangs: int = 1
+    """Independent copies that write experts side by side."""
+    batch_size: int = 8
+    """Requests in one forward pass."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty checkpoint and counts below one."""
+        _not_empty("generator.checkpoint", self.checkpoint)
+        for name in ("shards", "gangs", "batch_size"):
+            _at_least(f"generator.{name}", getattr(self, name), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingSection:
+    """The pool that adds a picture embedding to each expert and writes it to the store."""
+
+    num_workers: int = 1
+    """Actors in the pool."""
+    batch_size: int = 32
+    """Pictures in one forward pass."""
+    open_clip_model: str = "builtin"
+    """"builtin", or the name of an open_clip model such as "ViT-B-32"."""
+    open_clip_pretrained: str = ""
+    """Weights of the open_clip model: a tag such as "laion2b_s34b_b79k", or a file."""
+    near_duplicate_similarity: float = 0.95
+    """Edits whose pictures are at least so similar (cosine) are flagged in the report."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts below one, a similarity outside [-1, 1] and a model without weights."""
+        _at_least("embedding.num_workers", self.num_workers, 1)
+        _at_least("embedding.batch_size", self.batch_size, 1)
+        _not_empty("embedding.open_clip_model", self.open_clip_model)
+        _check(
+            -1.0 <= self.near_duplicate_similarity <= 1.0,
+            "embedding.near_duplicate_similarity must lie in [-1, 1], "
+            f"got {self.near_duplicate_similarity}",
+        )
+        is_builtin = self.open_clip_model == "builtin"
+        _check(
+            not is_builtin or not self.open_clip_pretrained,
+            'embedding.open_clip_pretrained needs embedding.open_clip_model; "builtin" has its own',
+        )
+        _check(
+            is_builtin or bool(self.open_clip_pretrained),
+            f"embedding.open_clip_pretrained must name the weights of {self.open_clip_model!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankSection:
+    """The versioned table that the experts go to."""
+
+    name: str = "main"
+    """Name of the bank in the store."""
+    window_edits: int = 25
+    """Edits of one window; each window becomes one bank version."""
+
+    def __post_init__(self) -> None:
+        """Refuse a name that is no file name and an empty window."""
+        _file_name("bank.name", self.name)
+        _at_least("bank.window_edits", self.window_edits, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSection:
+    """When, how and on what the bank is examined."""
+
+    num_workers: int = 1
+    """Actors in the pool."""
+    batch_size: int = 16
+    """Probes in one forward pass."""
+    at: tuple[int, ...] = (1, 10, 100, 1000)
+    """Numbers of edits at which to evaluate; the end of the job is always evaluated."""
+    max_cases: int = 0
+    """Evaluate at most so many of the taught cases at each point; 0 takes all."""
+    protocols: tuple[str, ...] = PROTOCOLS
+    """How to score: "teacher_forced", "free_generation"."""
+    free_generation_cases: int = 100
+    """Free generation is slow: it scores at most so many cases at each point; 0 takes all."""
+    max_new_tokens: int = 12
+    """Longest answer under free generation, in tokens."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts below their floor, unordered points and unknown protocols."""
+        for name, least in (
+            ("num_workers", 1),
+            ("batch_size", 1),
+            ("max_cases", 0),
+            ("free_generation_cases", 0),
+            ("max_new_tokens", 1),
+        ):
+            _at_least(f"evaluation.{name}", getattr(self, name), least)
+        points = list(self.at)
+        _check(
+            points == sorted(set(points)) and all(point >= 1 for point in points),
+            f"evaluation.at must be rising numbers of at least 1, got {points}",
+        )
+        unknown = [protocol for protocol in self.protocols if protocol not in PROTOCOLS]
+        _check(
+            not unknown and len(set(self.protocols)) == len(self.protocols) > 0,
+            f"evaluation.protocols must name each at most once, and one at least, of "
+            f"{', '.join(PROTOCOLS)}; got {list(self.protocols)}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaySection:
+    """The Ray session."""
+
+    address: str = ""
+    """Cluster to join, such as "auto" or "ray://host:10001"; empty starts a local one."""
+    num_cpus: int = 0
+    """CPUs of a local session; 0 takes all of the machine."""
+    max_in_flight: int = 4
+    """Batches on their way through each stage at one time."""
+    object_store_memory_bytes: int = 0
+    """Shared memory of a local session; 0 leaves it to Ray."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible sizes, and sizes of a cluster that is not started here."""
+        _at_least("ray.num_cpus", self.num_cpus, 0)
+        _at_least("ray.max_in_flight", self.max_in_flight, 1)
+        smallest = 80 * 1024 * 1024  # Ray itself refuses less than about 75 MiB
+        _check(
+            self.object_store_memory_bytes == 0 or self.object_store_memory_bytes >= smallest,
+            f"ray.object_store_memory_bytes must be 0 or at least {smallest:,}, "
+            f"got {self.object_store_memory_bytes:,}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSection:
+    """Where MLflow files the run; the server itself is named by MLFLOW_TRACKING_URI."""
+
+    experiment: str = "liveedit"
+    """Name of the MLflow experiment."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty experiment."""
+        _not_empty("tracking.experiment", self.experiment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LifelongEditRecipe:
+    """Settings of `lifelong_edit.py`."""
+
+    job: ClassVar[str] = "lifelong_edit"
+
+    seed: int = 0
+    """Seed of everything that is drawn at random."""
+    run_root: str = "runs"
+    """Folder of all runs; holds the default store and MLflow's database too."""
+    run_name: str = "lifelong_edit"
+    """Folder of this run under `run_root`; a run that exists there is resumed."""
+    store: str = ""
+    """Root URI of the store, file:///... or s3://bucket/prefix; empty: `store` under `run_root`."""
+    requests: RequestsSection = field(default_factory=RequestsSection)
+    limits: InputLimits = field(default_factory=InputLimits)
+    backbone: BackboneSection = field(default_factory=BackboneSection)
+    generator: GeneratorSection = field(default_factory=GeneratorSection)
+    embedding: EmbeddingSection = field(default_factory=EmbeddingSection)
+    bank: BankSection = field(default_factory=BankSection)
+    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    ray: RaySection = field(default_factory=RaySection)
+    tracking: TrackingSection = field(default_factory=TrackingSection)
+
+    def __post_init__(self) -> None:
+        """Refuse what no run could be named or stored by."""
+        _check_run(self.seed, self.run_root, self.run_name)
+        scheme, separator, _ = self.store.partition("://")
+        _check(
+            not separator or scheme in ("file", "s3"),
+            f"store must be a folder, file:///... or s3://..., got {self.store!r}",
+        )
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of this run."""
+        return Path(self.run_root) / self.run_name
+
+    @property
+    def store_uri(self) -> str:
+        """Root URI of the store, with the default filled in and a plain folder made absolute."""
+        if "://" in self.store:
+            return self.store
+        return Path(self.store or Path(self.run_root) / "store").absolute().as_uri()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe:
+    """Settings of `train_generator.py`."""
+
+    job: ClassVar[str] = "train_generator"
+
+    seed: int = 0
+    """Seed of initial weights, order of the data and everything else drawn at random."""
+    run_root: str = "runs"
+    """Folder of all runs."""
+    run_name: str = "train_generator"
+    """Folder of this run under `run_root`; a run that exists there is resumed."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no run could be named by."""
+        _check_run(self.seed, self.run_root, self.run_name)
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of this run."""
+        return Path(self.run_root) / self.run_name
+
+
+AnyRecipe = LifelongEditRecipe | TrainRecipe
+
+JOBS: dict[str, type[LifelongEditRecipe] | type[TrainRecipe]] = {
+    LifelongEditRecipe.job: LifelongEditRecipe,
+    TrainRecipe.job: TrainRecipe,
+}
+"""The recipe of each job."""
+
+
+def load_recipe_file(path: Path, overrides: Sequence[str] = ()) -> AnyRecipe:
+    """Load a recipe of the job that its top-level key `job` names; raises ConfigError."""
+    job = read_toml(path).get(JOB_KEY)
+    if not isinstance(job, str) or job not in JOBS:
+        known = ", ".join(f'"{name}"' for name in JOBS)
+        raise ConfigError(f"{path}: job must be one of {known}, got {job!r}")
+    return load_recipe(JOBS[job], path, overrides)
+
+
+def _check(is_fine: bool, message: str) -> None:
+    if not is_fine:
+        raise ConfigError(message)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    _check(value >= least, f"{name} must be at least {least}, got {value}")
+
+
+def _not_empty(name: str, value: str) -> None:
+    _check(bool(value.strip()), f"{name} must not be empty")
+
+
+def _file_name(name: str, value: str) -> None:
+    _check(
+        _NAME.fullmatch(value) is not None,
+        f"{name} must be made of letters, digits, '.', '_' and '-', got {value!r}",
+    )
+
+
+def _check_run(seed: int, run_root: str, run_name: str) -> None:
+    _check(0 <= seed < 2**32, f"seed must lie in [0, 2**32), got {seed}")
+    _not_empty("run_root", run_root)
+    _file_name("run_name", run_name)

@@ -1,0 +1,66 @@
+"""Where the project's files are; shared by the architecture tests."""
+
+import ast
+import subprocess
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("pipelines", "workers", "infra", "liveedit_core")
+
+
+@cache
+def project_files() -> tuple[Path, ...]:
+    """Every file that git tracks or would track, as paths relative to the root."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    paths = sorted({Path(name) for name in listing.stdout.split("\0") if name})
+    return tuple(path for path in paths if (ROOT / path).is_file())
+
+
+def python_files() -> list[Path]:
+    """Every Python file of the packages and the tests, relative to the root."""
+    return [path for path in project_files() if path.suffix == ".py"]
+
+
+def package_files() -> list[Path]:
+    """Every Python file of the four packages, relative to the root."""
+    return [path for path in python_files() if path.parts[0] in PACKAGES]
+
+
+def parse(path: Path) -> ast.Module:
+    """Syntax tree of a file given relative to the root."""
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported_modules(tree: ast.AST) -> set[str]:
+    """Top-level names of all modules that a file imports, at its head or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def is_entry_script(path: Path) -> bool:
+    """Whether a file has an `if __name__ == "__main__"` block."""
+    return any(
+        isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+        for node in parse(path).body
+    )
+
+
+def entry_scripts() -> list[Path]:
+    """The jobs: files directly in pipelines/ that are meant to be run."""
+    return [
+        path
+        for path in package_files()
+        if path.parent == Path("pipelines") and is_entry_script(path)
+    ]

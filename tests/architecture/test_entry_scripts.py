@@ -1,0 +1,82 @@
+"""The jobs can be started in three ways, and answer --help without loading the heavy libraries."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.project import ROOT, entry_scripts, package_files
+
+HEAVY = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "timm",
+    "open_clip",
+    "deepspeed",
+    "ray",
+    "mlflow",
+    "lance",
+    "pyarrow",
+    "boto3",
+    "matplotlib",
+    "pandas",
+)
+
+RUN_HELP = """
+import runpy, sys
+script, *heavy = sys.argv[1:]
+sys.argv = [script, "--help"]
+sys.path[0] = script.rpartition("/")[0]
+status = 0
+try:
+    runpy.run_path(script, run_name="__main__")
+except SystemExit as error:
+    status = error.code or 0
+print("loaded:", *sorted(set(heavy) & set(sys.modules)), file=sys.stderr)
+sys.exit(status)
+"""
+
+SCRIPTS = entry_scripts()
+
+
+def test_the_main_job_is_an_entry_script() -> None:
+    assert Path("pipelines/lifelong_edit.py") in SCRIPTS
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_help_needs_no_heavy_library(script: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", RUN_HELP, str(ROOT / script), *HEAVY],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "--recipe" in run.stdout
+    assert run.stderr.splitlines()[-1].strip() == "loaded:", run.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_scripts_run_on_their_own(script: Path) -> None:
+    """`ray job submit pipelines/X.py` needs the execute bit and a first line that says how."""
+    path = ROOT / script
+    assert os.access(path, os.X_OK), f"chmod +x {script}"
+    assert path.read_text(encoding="utf-8").startswith("#!/usr/bin/env python")
+
+
+def test_jobs_shadow_nothing() -> None:
+    """pipelines/ is first on sys.path when a job runs: its file names must be nobody else's."""
+    installed = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    modules = [path.stem for path in package_files() if path.parent == Path("pipelines")]
+    shadowing = [
+        name
+        for name in modules
+        if name in sys.stdlib_module_names or PathFinder.find_spec(name, installed)
+    ]
+    assert shadowing == []
