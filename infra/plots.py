@@ -16,7 +16,7 @@ _INK = "#010203"
 """Stands for the page's own text colour; replaced by `currentColor` in the SVG."""
 _COLOURS = ("#3b82c4", "#dd8328", "#2a9d73", "#b5589f", "#c94a4a", "#7d79c9", "#8a8a3c", "#4aa3a8")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_SIZE_INCHES = (5.6, 3.3)
+_SIZE_INCHES = (5.2, 3.1)
 
 
 @dataclass(frozen=True, kw_only=True)

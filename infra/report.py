@@ -129,9 +129,7 @@ def _paper_average(last: Mapping[str, MetricRow]) -> Tile | None:
     if len(rows) < len(PAPER_METRICS) or len({row.num_edits for row in rows}) != 1:
         return None
     mean = sum(row.mean for row in rows) / len(rows)
-    note = (
-        f"{spell('teacher_forced')}, {rows[0].num_edits:,} edits; one of the five by construction"
-    )
+    note = f"{spell('teacher_forced')}, {rows[0].num_edits:,} edits; one is by construction"
     return Tile(label="average of five metrics", value=format_percent(mean), note=note)
 
 

@@ -70,7 +70,8 @@ def metric_plots(metrics: Sequence[MetricRow], *, seed: int) -> list[MetricPlot]
     plots = []
     protocols = _ordered({row.protocol for row in metrics}, _PROTOCOL_ORDER)
     for protocol in protocols:
-        rows = [row for row in metrics if row.protocol == protocol]
+        # The axis is logarithmic: an examination before the first edit is in the table only.
+        rows = [row for row in metrics if row.protocol == protocol and row.num_edits > 0]
         for title, kinds in (("What was taught", _TAUGHT), ("What must stay", _UNCHANGED)):
             chosen = [row for row in rows if row.kind in kinds]
             if chosen:

@@ -1,6 +1,7 @@
 """Settings that hold for every test; in effect before anything heavy is imported."""
 
 import os
+import secrets
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Ray asks for a token, and would otherwise leave one in the home folder. With this one, every Ray
+# process that a test starts or talks to belongs to this test run alone.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 # The first example of a property pays for imports and warm-up, so there is no deadline; the same
 # examples every time, so that a failure on another machine is the same failure here.

@@ -1,5 +1,6 @@
-"""A small bank and its experts, shared by the tests of infra/."""
+"""A small bank, its experts and an MLflow database, shared by the tests of infra/."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from infra.expert_bank import BankIdentity, ExpertRow
 from infra.object_store import ObjectStore
+from infra.tracking import Tracker
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.expert import Expert
 from liveedit_core.schema import edit_id_of, subject_id_of
@@ -50,6 +52,28 @@ def generator_config() -> GeneratorConfig:
         num_image_tokens=2,
         edit_layer=5,
     )
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables; making one takes seconds, copying it does not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        root = tmp_path_factory.mktemp("mlflow")
+        Tracker(root, experiment="Default", run_name="makes-the-tables").connect()
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def run_root(
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A run root whose default MLflow database has its tables already."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tmp_path / "runs"
+    root.mkdir()
+    shutil.copy(empty_database, root / "mlflow.db")
+    return root
 
 
 @pytest.fixture

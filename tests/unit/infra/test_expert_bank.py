@@ -143,7 +143,7 @@ def test_equal_sets_of_edits_give_equal_tensors_whatever_the_windows(
     repeats = data.draw(st.lists(st.integers(0, 5), max_size=4))
     handed_in = [all_rows[index] for index in [*order, *repeats]]
     cuts = sorted(data.draw(st.sets(st.integers(1, len(handed_in) - 1))))
-    name = f"bank-{store.list('writers/').__len__()}"
+    name = f"bank-{len(store.list('writers/'))}"
     bank = ExpertBank.open_or_create(store, name, identity)
     epoch = bank.acquire_writer()
     for start, end in zip([0, *cuts], [*cuts, len(handed_in)], strict=True):

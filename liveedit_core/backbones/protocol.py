@@ -1,0 +1,64 @@
+"""What the method asks of a vision-language model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from liveedit_core.states import LayerStates
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneInput:
+    """A question, with or without a picture, and (for teacher forcing) its answer."""
+
+    prompt: str
+    target: str = ""
+    image_bytes: bytes | None = field(default=None, repr=False)
+
+
+Residual = Callable[[Tensor], Tensor]
+"""Maps rows at l_e, [B, T, D], to what is added to them."""
+RouteOnce = Callable[[Sequence[LayerStates]], Residual | None]
+"""Called once per generation, at prefill; None means: leave the backbone alone."""
+
+
+class Backbone(Protocol):
+    """A frozen VLM, cut at its edit layer."""
+
+    digest: str
+    edit_layer: int
+    hidden_size: int
+    visual_size: int
+    num_image_tokens: int
+
+    def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
+        """Image tower and layers 0..l_e; float32 on the CPU, in the order of the inputs."""
+        ...
+
+    def target_logits(
+        self, states: Sequence[LayerStates], hidden_BTD: Tensor, *, has_end: bool = False
+    ) -> list[Tensor]:
+        """Layers l_e + 1 .. on (edited) rows; logits [O, V] at target positions only.
+
+        Args:
+            states: give the spans.
+            hidden_BTD: padded rows at l_e, residual included.
+            has_end: also the position after the target, [O + 1, V].
+        """
+        ...
+
+    def generate(
+        self, inputs: Sequence[BackboneInput], route: RouteOnce | None, *, max_new_tokens: int
+    ) -> list[str]:
+        """Greedy answers; `route` is asked once per batch of inputs with pictures."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, without special tokens."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of some tokens, special ones left out, stripped."""
+        ...

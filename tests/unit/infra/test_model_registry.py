@@ -1,0 +1,126 @@
+"""Generator checkpoints and bank versions in a real MLflow registry."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from infra.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.model_registry import BANK_MODEL, GENERATOR_MODEL, ModelRegistry
+from infra.object_store import ObjectStore
+from infra.tracking import Tracker
+from liveedit_core.errors import IntegrityError, TrackingError
+
+MakeRow = Callable[..., ExpertRow]
+
+
+@pytest.fixture
+def tracker(run_root: Path) -> Tracker:
+    return Tracker(run_root, experiment="tests", run_name="run-1")
+
+
+@pytest.fixture
+def registry(tracker: Tracker) -> ModelRegistry:
+    return ModelRegistry(tracker)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "generator"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"rank": 4}')
+    (folder / "generator.safetensors").write_bytes(b"tensors")
+    return folder
+
+
+@pytest.fixture
+def bank(store: ObjectStore, identity: BankIdentity, make_row: MakeRow) -> ExpertBank:
+    bank = ExpertBank.open_or_create(store, "main", identity)
+    epoch = bank.acquire_writer()
+    for sequence in (1, 2):
+        bank.commit(bank.fragment_writer().write([make_row(sequence)]), epoch=epoch)
+    return bank
+
+
+def test_a_generator_is_registered_once_per_digest(
+    registry: ModelRegistry, tracker: Tracker, checkpoint: Path
+) -> None:
+    first = registry.register_generator(
+        checkpoint, digest="d1", metrics={"loss": 0.5}, params={"learning_rate": 0.003}
+    )
+    assert registry.register_generator(checkpoint, digest="d1") == first
+    second = registry.register_generator(checkpoint, digest="d2")
+    assert (first.name, first.version, second.version) == (GENERATOR_MODEL, 1, 2)
+    assert first.tags["digest"] == "d1"
+
+    model = MlflowClient(tracker.tracking_uri).get_logged_model(first.model_id)
+    assert [(metric.key, metric.value) for metric in model.metrics] == [("loss", 0.5)]
+    assert model.params == {"learning_rate": "0.003"}
+    assert model.status == "READY"
+
+
+def test_the_files_come_back_through_the_registered_version(
+    registry: ModelRegistry, tracker: Tracker, checkpoint: Path, tmp_path: Path
+) -> None:
+    first = registry.register_generator(checkpoint, digest="d1")
+    model = MlflowClient(tracker.tracking_uri).get_logged_model(first.model_id)
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    assert (folder / "generator.safetensors").read_bytes() == b"tensors"
+    version = MlflowClient(tracker.tracking_uri).get_model_version(first.name, "1")
+    assert version.source == f"models:/{first.model_id}"
+    assert version.run_id == tracker.connect().run_id
+
+
+def test_a_bank_version_is_registered_once_with_its_manifest(
+    registry: ModelRegistry, tracker: Tracker, bank: ExpertBank
+) -> None:
+    versions = [window.version for window in bank.history()]
+    first = registry.register_bank_version(
+        bank, versions[0], manifest={"recipe": "quickstart"}, metrics={"reliability": 1.0}
+    )
+    second = registry.register_bank_version(bank, versions[1])
+    assert registry.register_bank_version(bank, versions[0]) == first
+    assert (first.name, first.version, second.version) == (BANK_MODEL, 1, 2)
+
+    model = MlflowClient(tracker.tracking_uri).get_logged_model(first.model_id)
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["recipe"] == "quickstart"
+    assert manifest["identity"]["generator_digest"] == "generator"
+    reopened = ExpertBank.open(ObjectStore(manifest["store_uri"]), manifest["bank"])
+    assert reopened.edit_ids(manifest["bank_version"]) == bank.edit_ids(versions[0])
+    assert manifest["num_edits"] == 1
+    assert [(metric.key, metric.step) for metric in model.metrics] == [("reliability", 1)]
+
+
+def test_a_version_that_is_no_window_is_not_registered(
+    registry: ModelRegistry, bank: ExpertBank
+) -> None:
+    with pytest.raises(IntegrityError, match="no committed window"):
+        registry.register_bank_version(bank, 1)
+
+
+def test_aliases_move_and_unknown_ones_are_none(registry: ModelRegistry, checkpoint: Path) -> None:
+    assert registry.get(GENERATOR_MODEL, "champion") is None
+    first = registry.register_generator(checkpoint, digest="d1")
+    second = registry.register_generator(checkpoint, digest="d2")
+    assert registry.get(GENERATOR_MODEL, "champion") is None
+    registry.set_alias(GENERATOR_MODEL, "champion", first.version)
+    registry.set_alias(GENERATOR_MODEL, "challenger", second.version)
+    assert registry.get(GENERATOR_MODEL, "champion") == first
+    registry.set_alias(GENERATOR_MODEL, "champion", second.version)
+    assert registry.get(GENERATOR_MODEL, "champion") == second
+    with pytest.raises(TrackingError, match="version 99"):
+        registry.set_alias(GENERATOR_MODEL, "champion", 99)
+
+
+def test_an_outage_is_a_tracking_error_and_the_environment_stays(
+    registry: ModelRegistry, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
+    with pytest.raises(TrackingError, match="nonsense"):
+        registry.register_generator(checkpoint, digest="d1")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert registry.register_generator(checkpoint, digest="d1").version == 1

@@ -1,0 +1,111 @@
+"""Picture embeddings by OpenCLIP; the one file that imports open_clip.
+
+The default, "builtin", needs no download of its own: a small OpenCLIP model whose image tower is
+the EfficientNet-Lite0 of the built-in backbone, at 128 pixels and without a projection. Its text
+tower is never used.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import open_clip
+import torch
+from PIL.Image import Image
+
+from liveedit_core.errors import ConfigError
+from liveedit_core.images import decode_image
+
+BUILTIN = "builtin"
+_TOWER = "tf_efficientnet_lite0"
+_SIDE = 128
+_WIDTH = 1280
+
+
+class ClipEmbedder:
+    """An OpenCLIP model of which only `encode_image` is used."""
+
+    def __init__(self, name: str, model: Any, preprocess: Callable[[Image], torch.Tensor]) -> None:
+        """Wrap a model; use `load_clip_embedder`.
+
+        Args:
+            name: Identity of model and weights; embeddings of two names cannot be compared.
+            model: In evaluation mode.
+            preprocess: RGB picture to tensor [3, H, W].
+        """
+        self.name = name
+        self._model = model
+        self._preprocess = preprocess
+        self.size = int(self.embed([_blank_png()]).shape[1])
+        """C: width of an embedding."""
+
+    @torch.inference_mode()
+    def embed(self, pictures: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        """Embed encoded pictures.
+
+        Args:
+            pictures: PNG, JPEG, WebP or GIF; at least one.
+
+        Returns:
+            float32 [B, C], each row of length 1.
+
+        Raises:
+            InputError: A picture cannot be decoded.
+        """
+        pixels = torch.stack([self._preprocess(decode_image(data)) for data in pictures])
+        features = self._model.encode_image(pixels).float()
+        unit = torch.nn.functional.normalize(features, dim=-1)
+        return np.ascontiguousarray(unit.numpy(), dtype=np.float32)
+
+
+def load_clip_embedder(model: str = BUILTIN, pretrained: str = "") -> ClipEmbedder:
+    """Load an embedding model.
+
+    Args:
+        model: "builtin" or the name of an open_clip model.
+        pretrained: Its weights: a tag of open_clip or a file; must be empty for "builtin".
+
+    Raises:
+        ConfigError: open_clip knows no such model or weights.
+    """
+    if model == BUILTIN:
+        return _load_builtin()
+    try:
+        loaded, _, preprocess = open_clip.create_model_and_transforms(
+            model, pretrained=pretrained, device="cpu"
+        )
+    except RuntimeError as error:
+        raise ConfigError(
+            f"embedding.open_clip_model {model!r} with open_clip_pretrained {pretrained!r}: {error}"
+        ) from error
+    return ClipEmbedder(f"{model}/{pretrained}", loaded.eval(), preprocess)
+
+
+def _load_builtin() -> ClipEmbedder:
+    from liveedit_core.builtin.assembly import load_image_tower
+    from liveedit_core.builtin.parts import IMAGE_TOWER, default_cache_dir, fetch_part
+
+    model = open_clip.CLIP(
+        embed_dim=_WIDTH,
+        vision_cfg=open_clip.CLIPVisionCfg(
+            image_size=_SIDE, timm_model_name=_TOWER, timm_pool="avg", timm_proj="none"
+        ),
+        text_cfg=open_clip.CLIPTextCfg(context_length=1, vocab_size=2, width=8, heads=1, layers=1),
+    ).eval()
+    trunk = model.visual.trunk
+    weights = fetch_part(IMAGE_TOWER, default_cache_dir(), print)
+    trunk.load_state_dict(load_image_tower(weights, list(trunk.state_dict())))
+    mean = std = (0.5, 0.5, 0.5)
+    preprocess = open_clip.image_transform(_SIDE, is_train=False, mean=mean, std=std)
+    return ClipEmbedder(f"{BUILTIN}:{_TOWER}-{_SIDE}", model, preprocess)
+
+
+def _blank_png() -> bytes:
+    import io
+
+    from PIL import Image as Images
+
+    buffer = io.BytesIO()
+    Images.new("RGB", (8, 8)).save(buffer, "PNG")
+    return buffer.getvalue()

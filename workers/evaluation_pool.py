@@ -1,0 +1,176 @@
+"""The evaluation pool: what the driver sees of all evaluation workers. Data parallel over cases."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from liveedit_core.repository import ExpertRepository
+from workers.actor_pool import ActorPool, Call, actor_options
+from workers.evaluation_worker import EvaluationActor, EvaluationWorker, Preparation, Scores
+from workers.messages import EvaluationUnit, ScoredUnit
+from workers.models import ModelSource
+
+
+@dataclass(frozen=True)
+class _Job:
+    bank_version: int
+    repository: Any
+    unit: EvaluationUnit
+
+
+class EvaluationPool:
+    """Scores units in other processes while the driver goes on."""
+
+    def __init__(
+        self,
+        models: ModelSource,
+        *,
+        num_workers: int = 1,
+        batch_size: int = 16,
+        max_new_tokens: int = 12,
+        max_in_flight: int = 4,
+        num_threads: int = 1,
+        num_cpus: float = 0.5,
+        node_resource: str = "",
+    ) -> None:
+        """Start the actors; they load their models meanwhile.
+
+        Args:
+            models: Which backbone and generator.
+            num_workers: How many actors.
+            batch_size: Probes in one forward pass.
+            max_new_tokens: Longest answer under free generation.
+            max_in_flight: Most units on their way.
+            num_threads: Threads of torch in each actor.
+            num_cpus: CPUs that Ray sets aside for each actor.
+            node_resource: Custom resource of the nodes to run on; "" for any.
+        """
+        options = actor_options(num_cpus=num_cpus, node_resource=node_resource)
+        actors = [
+            EvaluationActor.options(**options).remote(
+                models,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                num_threads=num_threads,
+            )
+            for _ in range(num_workers)
+        ]
+        self._pool = ActorPool("evaluation pool", actors, max_in_flight=max_in_flight)
+        self._queue: deque[tuple[int, _Job]] = deque()
+        self._jobs: dict[int, _Job] = {}
+        self._next_key = 0
+        self._prepared: dict[EvaluationUnit, ray.ObjectRef[Any]] = {}
+        self._charged: set[EvaluationUnit] = set()
+
+    @property
+    def num_waiting(self) -> int:
+        """Units submitted and not yet collected."""
+        return len(self._queue) + self._pool.num_in_flight
+
+    def submit(
+        self, bank_version: int, repository: ExpertRepository, units: Sequence[EvaluationUnit]
+    ) -> None:
+        """Queue the evaluation of one bank version.
+
+        Args:
+            bank_version: Comes back with each result.
+            repository: Its experts; put into the object store once.
+            units: Pieces of work; one that was scored before is not encoded again.
+        """
+        shared = ray.put(repository)
+        for unit in units:
+            self._queue.append((self._next_key, _Job(bank_version, shared, unit)))
+            self._next_key += 1
+        self._fill()
+
+    def collect(self, *, wait: bool) -> list[ScoredUnit]:
+        """Units that are done.
+
+        Args:
+            wait: Wait until there is one at least, if any was submitted.
+
+        Raises:
+            LiveEditError: A unit failed for good.
+        """
+        answers = self._pool.finished(wait=wait)
+        self._fill()
+        return [self._scored(self._jobs.pop(key), scores) for key, scores in answers.items()]
+
+    def close(self) -> None:
+        """End the actors; what waits is dropped."""
+        self._queue.clear()
+        self._pool.close()
+
+    def _fill(self) -> None:
+        while self._queue and self._pool.has_room:
+            key, job = self._queue.popleft()
+            self._jobs[key] = job
+            self._pool.submit(key, self._call(job))
+
+    def _call(self, job: _Job) -> Call:
+        is_retry = False
+
+        def make(actor: Any) -> Any:
+            nonlocal is_retry
+            if is_retry or job.unit not in self._prepared:
+                # Whatever was lost may have been the preparation: make it again.
+                ref = actor.prepare.remote(job.unit.cases, job.unit.protocols)
+                self._prepared[job.unit] = ref
+            is_retry = True
+            return actor.score.remote(
+                self._prepared[job.unit], job.repository, job.unit.protocols
+            )
+
+        return make
+
+    def _scored(self, job: _Job, scores: Scores) -> ScoredUnit:
+        prepare_s = 0.0 if job.unit in self._charged else scores.prepare_s
+        self._charged.add(job.unit)
+        return ScoredUnit(
+            bank_version=job.bank_version,
+            results=scores.results,
+            duration_s=scores.score_s + prepare_s,
+        )
+
+
+class InlineEvaluator:
+    """The interface of `EvaluationPool` with one plain worker, in this process."""
+
+    def __init__(self, worker: EvaluationWorker) -> None:
+        """Use a worker.
+
+        Args:
+            worker: Does all the work, at `collect`.
+        """
+        self._worker = worker
+        self._queue: deque[_Job] = deque()
+        self._prepared: dict[EvaluationUnit, Preparation] = {}
+
+    @property
+    def num_waiting(self) -> int:
+        """Units submitted and not yet collected."""
+        return len(self._queue)
+
+    def submit(
+        self, bank_version: int, repository: ExpertRepository, units: Sequence[EvaluationUnit]
+    ) -> None:
+        """Queue the evaluation of one bank version."""
+        self._queue += [_Job(bank_version, repository, unit) for unit in units]
+
+    def collect(self, *, wait: bool) -> list[ScoredUnit]:
+        """Score the next unit; nothing is in progress between calls, so `wait` changes nothing."""
+        if not self._queue:
+            return []
+        job = self._queue.popleft()
+        unit = job.unit
+        if unit not in self._prepared:
+            self._prepared[unit] = self._worker.prepare(unit.cases, unit.protocols)
+        scores = self._worker.score(self._prepared[unit], job.repository, unit.protocols)
+        return [
+            ScoredUnit(
+                bank_version=job.bank_version, results=scores.results, duration_s=scores.score_s
+            )
+        ]

@@ -1,0 +1,119 @@
+"""The expert-embedding worker: experts in, rows of the bank out.
+
+Owns: one picture-embedding model, loaded when it starts; no other state.
+Receives: micro-batches of experts with their pictures, and the handle to write with.
+Returns: the fragments it wrote, as texts that the driver can commit. Nothing that it writes is
+    visible before that. An expert or embedding with NaN is a refusal, never an exception.
+When it dies: nothing is lost. The pool starts the process again and sends the unfinished batches
+    again; files that the dead one left are never committed, and a row that were committed twice
+    would be skipped by its edit_id.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from infra.expert_bank import ExpertRow, FragmentWriter
+from liveedit_core.errors import NumericsError, ShapeError
+from liveedit_core.rejects import Rejected
+from workers.failures import converted_failures
+from workers.generator_worker import refusal_of
+from workers.messages import EmbedderFacts, GeneratedBatch, GeneratedExpert, WrittenBatch
+from workers.models import limit_threads
+
+
+class Embedder(Protocol):
+    """Turns encoded pictures into unit vectors."""
+
+    name: str
+    size: int
+
+    def embed(self, pictures: list[bytes]) -> npt.NDArray[np.float32]:
+        """Rows of length 1, [B, C]."""
+
+
+class ExpertEmbeddingWorker:
+    """Adds a picture embedding to experts and writes them to the store."""
+
+    @converted_failures
+    def __init__(
+        self, load_embedder: Callable[[], Embedder], *, batch_size: int = 32, num_threads: int = 1
+    ) -> None:
+        """Load the model.
+
+        Args:
+            load_embedder: Picklable; called once, here.
+            batch_size: Pictures in one forward pass.
+            num_threads: Threads of torch in this process.
+        """
+        limit_threads(num_threads)
+        self._embedder = load_embedder()
+        self._batch_size = batch_size
+
+    def describe(self) -> EmbedderFacts:
+        """Which embedding is computed here."""
+        return EmbedderFacts(model=self._embedder.name, size=self._embedder.size)
+
+    @converted_failures
+    def write(self, batch: GeneratedBatch, writer: FragmentWriter) -> WrittenBatch:
+        """Embed the pictures of a batch and write its experts as fragments.
+
+        Args:
+            batch: From a generator worker.
+            writer: Handle of the bank.
+
+        Raises:
+            StorageUnavailableError: The store did not take them; writing again does no harm.
+        """
+        start_s = time.perf_counter()
+        rows: list[ExpertRow] = []
+        rejected = list(batch.rejected)
+        for start in range(0, len(batch.experts), self._batch_size):
+            part = batch.experts[start : start + self._batch_size]
+            embeddings = self._embedder.embed([item.image_bytes for item in part])
+            for item, embedding in zip(part, embeddings, strict=True):
+                row = _row(item, embedding)
+                refusal = _refusal(row, writer)
+                if refusal is None:
+                    rows.append(row)
+                else:
+                    rejected.append(refusal)
+        return WrittenBatch(
+            fragments=tuple(writer.write(rows)),
+            num_experts=len(rows),
+            rejected=tuple(rejected),
+            last_sequence=batch.last_sequence,
+            generate_s=batch.duration_s,
+            embed_s=time.perf_counter() - start_s,
+        )
+
+    def stream(
+        self, batches: Iterable[GeneratedBatch], writer: FragmentWriter
+    ) -> Iterator[WrittenBatch]:
+        """The interface of `ExpertEmbeddingPool`, in this process."""
+        return (self.write(batch, writer) for batch in batches)
+
+
+def _row(item: GeneratedExpert, embedding: npt.NDArray[np.float32]) -> ExpertRow:
+    return ExpertRow(
+        expert=item.expert,
+        sequence=item.sequence,
+        subject_id=item.subject_id,
+        clip_embedding=embedding,
+        provenance={"image_uri": item.image_uri} if item.image_uri else {},
+    )
+
+
+def _refusal(row: ExpertRow, writer: FragmentWriter) -> Rejected | None:
+    try:
+        row.check(writer.identity)
+    except (NumericsError, ShapeError) as error:
+        return refusal_of(row.expert.edit_id, error)
+    return None
+
+
+ExpertEmbeddingActor = ray.remote(ExpertEmbeddingWorker)

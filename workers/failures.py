@@ -1,0 +1,108 @@
+"""Failures at the border between driver and workers, sorted into two kinds.
+
+Data errors (`retryable` is False) come back at once and are never retried. Infrastructure errors
+(`retryable` is True) are tried again a bounded number of times. Inside an actor `converted_failures`
+turns what libraries raise about the outside world into our errors; on the driver `from_ray` turns
+the loss of a process or node into `WorkerLostError`. Anything else is a fault of the program and
+travels unchanged, with its traceback.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import ray.exceptions
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+from liveedit_core.errors import (
+    LiveEditError,
+    StorageUnavailableError,
+    WorkerLostError,
+)
+
+MAX_ATTEMPTS = 4
+"""How often one piece of work is tried before its infrastructure error ends the job."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.LocalRayletDiedError,
+)
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether trying again may help."""
+    return isinstance(error, LiveEditError) and error.retryable
+
+
+def converted_failures(method: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let a worker's method raise our errors where the outside world failed."""
+
+    @functools.wraps(method)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return method(*args, **kwargs)
+        except LiveEditError:
+            raise
+        except MemoryError as error:
+            raise WorkerLostError(
+                f"{method.__qualname__}: out of memory; use smaller batches or fewer workers"
+            ) from error
+        except (ConnectionError, TimeoutError) as error:
+            raise StorageUnavailableError(f"{method.__qualname__}: {error}") from error
+
+    return call
+
+
+def from_ray(error: Exception, pool: str) -> Exception:
+    """The error behind what `ray.get` raised.
+
+    Args:
+        error: As raised on the driver.
+        pool: Name of the pool, for the message.
+    """
+    if isinstance(error, ray.exceptions.RayTaskError):
+        cause = error.cause
+        if isinstance(cause, LiveEditError):
+            return cause
+        if isinstance(cause, _LOST):
+            return from_ray(cause, pool)
+        return error
+    if isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed:
+        return WorkerStartError(f"{pool}: a worker could not start: {_last_line(error)}")
+    if isinstance(error, _LOST):
+        return WorkerLostError(f"{pool}: a worker process was lost: {_last_line(error)}")
+    return error
+
+
+class WorkerStartError(LiveEditError):
+    """A worker cannot be constructed; it would fail the same way again."""
+
+
+def retried(action: Callable[[], _T]) -> _T:
+    """Do something in the outside world; again, with pauses, when infrastructure fails.
+
+    Args:
+        action: Idempotent, as every write of ours.
+
+    Raises:
+        LiveEditError: The last infrastructure error, or a data error at once.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception(is_retryable),
+        stop=stop_after_attempt(MAX_ATTEMPTS),
+        wait=wait_exponential(multiplier=0.5, max=10),
+        reraise=True,
+    )
+    return retrying(action)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

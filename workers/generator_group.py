@@ -1,0 +1,88 @@
+"""The generator group: what the driver sees of all generator workers.
+
+A gang of `shards` actors acts as one worker; several gangs are interchangeable and scale out. With
+one shard a gang is one actor with plain torch.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from liveedit_core.errors import ConfigError
+from liveedit_core.limits import InputLimits
+from workers.actor_pool import ActorPool, Call, actor_options
+from workers.generator_worker import GeneratorActor
+from workers.messages import GeneratedBatch, GeneratorFacts, NumberedRequest
+from workers.models import ModelSource
+
+
+class GeneratorGroup:
+    """Writes experts in other processes."""
+
+    def __init__(
+        self,
+        models: ModelSource,
+        limits: InputLimits,
+        *,
+        shards: int = 1,
+        gangs: int = 1,
+        max_in_flight: int = 4,
+        num_threads: int = 1,
+        num_cpus: float = 1.0,
+        node_resource: str = "",
+    ) -> None:
+        """Start the actors; they load their models meanwhile.
+
+        Args:
+            models: Which backbone and generator.
+            limits: Of requests.
+            shards: Actors that share one copy of the models.
+            gangs: Independent copies.
+            max_in_flight: Most micro-batches on their way.
+            num_threads: Threads of torch in each actor.
+            num_cpus: CPUs that Ray sets aside for each actor.
+            node_resource: Custom resource of the nodes to run on; "" for any.
+
+        Raises:
+            ConfigError: More than one shard.
+        """
+        if shards != 1:
+            raise ConfigError(
+                f"generator.shards: expected 1, got {shards}; one model over several actors comes "
+                "with DeepSpeed ZeRO-3. Use generator.gangs for more copies"
+            )
+        options = actor_options(num_cpus=num_cpus, node_resource=node_resource)
+        actors = [
+            GeneratorActor.options(**options).remote(models, limits, num_threads=num_threads)
+            for _ in range(gangs)
+        ]
+        self._pool = ActorPool("generator group", actors, max_in_flight=max_in_flight)
+
+    def describe(self) -> GeneratorFacts:
+        """What runs in the group; waits until it has started."""
+        facts: GeneratorFacts = self._pool.ask_first(lambda actor: actor.describe.remote())
+        return facts
+
+    def stream(self, batches: Iterable[Sequence[NumberedRequest]]) -> Iterator[GeneratedBatch]:
+        """Generate micro-batch after micro-batch.
+
+        Args:
+            batches: Taken only as there is room in flight.
+
+        Yields:
+            One answer a micro-batch, in order.
+
+        Raises:
+            LiveEditError: A micro-batch failed for good.
+        """
+        return self._pool.stream(_call(batch) for batch in batches)
+
+    def close(self) -> None:
+        """End the actors."""
+        self._pool.close()
+
+
+def _call(batch: Sequence[NumberedRequest]) -> Call:
+    def make(actor: Any) -> Any:
+        return actor.generate.remote(batch)
+
+    return make

@@ -1,0 +1,153 @@
+"""The generator worker: requests in, experts out.
+
+Owns: one frozen backbone and one trained generator, both loaded when it starts; no other state.
+Receives: micro-batches of numbered requests.
+Returns: an expert or a refusal for each of them. A request that fails (too many tokens, a picture
+    that cannot be decoded, NaN in its expert) is a refusal, never an exception, and does not touch
+    its neighbours.
+When it dies: nothing is lost. An expert depends on its own request only, so the group starts the
+    process again and sends the unfinished batches again; the result is the same.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import ray
+
+from liveedit_core.datasets import validate_request, validate_tokens
+from liveedit_core.editor import Editor
+from liveedit_core.errors import LiveEditError, NumericsError
+from liveedit_core.expert import Expert
+from liveedit_core.limits import InputLimits
+from liveedit_core.rejects import Rejected, RejectType
+from liveedit_core.repository import ExpertRepository
+from workers.failures import converted_failures, is_retryable
+from workers.messages import GeneratedBatch, GeneratedExpert, GeneratorFacts, NumberedRequest
+from workers.models import ModelSource, limit_threads
+
+
+class GeneratorWorker:
+    """Writes experts with a backbone and a generator held in memory."""
+
+    @converted_failures
+    def __init__(self, models: ModelSource, limits: InputLimits, *, num_threads: int = 1) -> None:
+        """Load the models.
+
+        Args:
+            models: Which ones.
+            limits: Most tokens of a prompt and a target, and the like.
+            num_threads: Threads of torch in this process.
+        """
+        limit_threads(num_threads)
+        self._backbone = models.load_backbone()
+        self._generator = models.load_generator()
+        self._limits = limits
+        nothing = ExpertRepository.empty(self._generator.config)
+        self._editor = Editor(self._backbone, self._generator, nothing)
+
+    def describe(self) -> GeneratorFacts:
+        """What runs here."""
+        return GeneratorFacts(
+            backbone_digest=self._backbone.digest,
+            generator_digest=self._generator.digest,
+            config=self._generator.config,
+        )
+
+    @converted_failures
+    def generate(self, batch: Sequence[NumberedRequest]) -> GeneratedBatch:
+        """Write the experts of a micro-batch.
+
+        Args:
+            batch: At least one request.
+
+        Returns:
+            Experts by sequence, and the refusals.
+        """
+        start_s = time.perf_counter()
+        accepted: list[NumberedRequest] = []
+        rejected: list[Rejected] = []
+        for item in batch:
+            refusal = self._refusal_before(item)
+            if refusal is None:
+                accepted.append(item)
+            else:
+                rejected.append(refusal)
+        experts: list[GeneratedExpert] = []
+        for item, outcome in zip(accepted, self._write(accepted), strict=True):
+            if isinstance(outcome, Expert):
+                experts.append(_generated(item, outcome))
+            else:
+                rejected.append(refusal_of(item.request.edit_id, outcome))
+        return GeneratedBatch(
+            experts=tuple(experts),
+            rejected=tuple(rejected),
+            last_sequence=max(item.sequence for item in batch),
+            duration_s=time.perf_counter() - start_s,
+        )
+
+    def stream(self, batches: Iterable[Sequence[NumberedRequest]]) -> Iterator[GeneratedBatch]:
+        """The interface of `GeneratorGroup`, in this process."""
+        return map(self.generate, batches)
+
+    def _refusal_before(self, item: NumberedRequest) -> Rejected | None:
+        """What speaks against a request before any model sees it."""
+        try:
+            validate_request(item.request, limits=self._limits)
+            validate_tokens(item.request, self._backbone.count_tokens, limits=self._limits)
+        except LiveEditError as error:
+            return refusal_of(item.request.edit_id, error)
+        return None
+
+    def _write(self, items: Sequence[NumberedRequest]) -> list[Expert | Exception]:
+        """Experts of all, or one by one where the batch as a whole fails."""
+        try:
+            experts = self._editor.write_experts([item.request for item in items]) if items else []
+            return [_finite_or_error(expert) for expert in experts]
+        except Exception as error:
+            if is_retryable(error) or isinstance(error, MemoryError):
+                raise
+            if len(items) == 1:
+                return [error]
+        outcomes = [outcome for item in items for outcome in self._write([item])]
+        if all(is_unexpected(outcome) for outcome in outcomes):
+            # Not one passed, and none for a reason that data could give: a fault of the program.
+            raise next(outcome for outcome in outcomes if isinstance(outcome, Exception))
+        return outcomes
+
+
+def is_unexpected(outcome: object) -> bool:
+    """Whether this is an exception that nobody raised on purpose."""
+    return isinstance(outcome, Exception) and not isinstance(outcome, LiveEditError)
+
+
+def refusal_of(edit_id: str, error: Exception) -> Rejected:
+    """The record of a request that failed."""
+    kind = getattr(error, "error_type", type(error).__name__)
+    message = str(error) or repr(error)
+    return Rejected(
+        line_number=0,
+        error_type=str(kind) if isinstance(kind, RejectType) else type(error).__name__,
+        message=message,
+        edit_id=edit_id,
+    )
+
+
+def _finite_or_error(expert: Expert) -> Expert | NumericsError:
+    try:
+        expert.check_finite()
+    except NumericsError as error:
+        return error
+    return expert
+
+
+def _generated(item: NumberedRequest, expert: Expert) -> GeneratedExpert:
+    return GeneratedExpert(
+        sequence=item.sequence,
+        subject_id=item.request.subject_id,
+        image_bytes=item.request.image_bytes,
+        image_uri=item.request.image_uri,
+        expert=expert,
+    )
+
+
+GeneratorActor = ray.remote(GeneratorWorker)

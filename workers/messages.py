@@ -1,0 +1,94 @@
+"""What travels between driver and workers: frozen, picklable values."""
+
+from dataclasses import dataclass
+
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.expert import Expert
+from liveedit_core.metrics import ProbeResult
+from liveedit_core.rejects import Rejected
+from liveedit_core.schema import Case, EditRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberedRequest:
+    """A request and its number in the log."""
+
+    sequence: int
+    request: EditRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorFacts:
+    """What a generator worker runs; the same for all workers of a group."""
+
+    backbone_digest: str
+    generator_digest: str
+    config: GeneratorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedExpert:
+    """An expert, with what the embedding stage needs of its request."""
+
+    sequence: int
+    subject_id: str
+    image_bytes: bytes
+    image_uri: str
+    expert: Expert
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedBatch:
+    """What became of a micro-batch of requests: each is an expert or a refusal."""
+
+    experts: tuple[GeneratedExpert, ...]
+    rejected: tuple[Rejected, ...]
+    last_sequence: int
+    """Largest number among the requests, refused ones included."""
+    duration_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedderFacts:
+    """Which picture embedding a worker computes."""
+
+    model: str
+    size: int
+    """C: width of an embedding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenBatch:
+    """A micro-batch that lies in the store, not yet visible."""
+
+    fragments: tuple[str, ...]
+    """For `ExpertBank.commit`."""
+    num_experts: int
+    rejected: tuple[Rejected, ...]
+    """Refusals of both stages."""
+    last_sequence: int
+    generate_s: float
+    embed_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationUnit:
+    """Some cases to score under some protocols: one piece of work."""
+
+    cases: tuple[Case, ...]
+    protocols: tuple[str, ...]
+
+    @property
+    def case_ids(self) -> tuple[str, ...]:
+        """Identities of the cases, in order."""
+        return tuple(case.case_id for case in self.cases)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredUnit:
+    """The results of one unit against one bank version."""
+
+    bank_version: int
+    results: tuple[ProbeResult, ...]
+    duration_s: float
+    """Time of a worker, encoding of the cases included where it was done for this unit."""
