@@ -1,0 +1,1 @@
+"""The outside world: object store, tables, MLflow, reports. See README.md."""

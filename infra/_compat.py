@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from types import ModuleType
 
 
 @contextlib.contextmanager
@@ -23,3 +24,15 @@ def mlflow_default_uri(uri: str) -> Iterator[None]:
             del os.environ["MLFLOW_TRACKING_URI"]
         else:
             os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def limit_mlflow_database_retries(db_utils: ModuleType) -> None:
+    """Let MLflow give up on a database that cannot be opened after one second, not after 100.
+
+    Fault: `create_sqlalchemy_engine_with_retry` sleeps up to 51 s between ten tries, and no option
+    changes that (mlflow 3.17, store/db/utils.py, MAX_RETRY_COUNT).
+    Delete when: the number of tries can be configured.
+    """
+    if not hasattr(db_utils, "MAX_RETRY_COUNT"):
+        raise AttributeError("mlflow.store.db.utils.MAX_RETRY_COUNT is gone: review this shim")
+    vars(db_utils)["MAX_RETRY_COUNT"] = 3

@@ -193,8 +193,11 @@ def _backend_of(root_uri: str) -> Backend:
 
 
 @functools.cache
-def _s3_client(endpoint: str) -> Any:
-    """One client a process; the endpoint is a key only, boto3 reads it from the environment."""
+def _s3_client(endpoint: str, access_key_id: str) -> Any:
+    """One client a process, a new one when the environment changes.
+
+    The arguments only tell environments apart: boto3 reads them, and all else, by itself.
+    """
     import boto3  # slow, and stores on disk do without it
     from botocore.config import Config
 
@@ -217,7 +220,7 @@ class _S3Backend:
     @property
     def _client(self) -> Any:
         with self._errors("the bucket"):
-            return _s3_client(_endpoint())
+            return _s3_client(_endpoint(), os.environ.get("AWS_ACCESS_KEY_ID", ""))
 
     @contextlib.contextmanager
     def _errors(self, key: str) -> Iterator[None]:

@@ -8,18 +8,20 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from lance import LanceDataset
 
-from infra.expert_bank import ExpertBank
 from infra.object_store import ObjectStore
 from infra.reject_log import RejectLog, StoredReject
 from infra.tables import Table
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.rejects import Rejected
 from liveedit_core.schema import EditRequest
+
+if TYPE_CHECKING:
+    from infra.expert_bank import ExpertBank
 
 _READ_ROWS = 32
 """Requests read at once: pictures are large."""
@@ -171,16 +173,16 @@ class RequestLog:
             for row in rows.to_pylist():
                 yield _from_row(row)
 
-    def pending(self, bank: ExpertBank) -> Iterator[LoggedRequest]:
-        """What is still to be done for a bank: requests minus bank minus rejects.
+    def pending_sequences(self, bank: "ExpertBank") -> list[int]:
+        """Numbers of what is still to be done for a bank: requests minus bank minus rejects.
 
         A request is done when the newest version holds its edit, or a later edit of its subject.
 
         Args:
             bank: The bank to complete.
 
-        Yields:
-            Requests by sequence, pictures included.
+        Returns:
+            Numbers for `read`, rising.
         """
         held = bank.subject_sequences()
         refused = self._rejects.refused_sequences(bank.name)
@@ -188,13 +190,15 @@ class RequestLog:
         keys = zip(
             rows.column("sequence").to_pylist(), rows.column("subject_id").to_pylist(), strict=True
         )
-        yield from self.read(
-            [
-                sequence
-                for sequence, subject_id in keys
-                if held.get(subject_id, 0) < sequence and sequence not in refused
-            ]
+        return sorted(
+            sequence
+            for sequence, subject_id in keys
+            if held.get(subject_id, 0) < sequence and sequence not in refused
         )
+
+    def pending(self, bank: "ExpertBank") -> Iterator[LoggedRequest]:
+        """What is still to be done for a bank, by sequence and pictures included."""
+        yield from self.read(self.pending_sequences(bank))
 
     def reject_lines(self, rejected: Sequence[Rejected], *, source: str) -> int:
         """Write down lines of a file that never became requests.

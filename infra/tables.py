@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 import lance
 import pyarrow as pa
 from lance.commit import CommitConflictError
-from lance.fragment import FragmentMetadata, LanceFragment, write_fragments
+from lance.fragment import FragmentMetadata, write_fragments
 
 from infra.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
@@ -161,10 +161,9 @@ class Table:
             ConcurrentCommitError: `base` is no longer the newest version.
         """
         with storage_errors(self.uri):
-            fragments = base.get_fragments()
             operation: lance.LanceOperation.BaseOperation
-            if fragments:
-                operation = _update(fragments, new, without)
+            if base.get_fragments():
+                operation = _update(base, new, without)
             else:
                 operation = lance.LanceOperation.Overwrite(base.schema, list(new))
             committed = lance.LanceDataset.commit(
@@ -198,18 +197,28 @@ def sql_in(column: str, texts: Sequence[str]) -> str | None:
 
 
 def _update(
-    fragments: Sequence[LanceFragment], new: Sequence[FragmentMetadata], without: str | None
+    base: lance.LanceDataset, new: Sequence[FragmentMetadata], without: str | None
 ) -> lance.LanceOperation.Update:
-    last = fragments[-1]
-    updated: list[FragmentMetadata] = []
+    fragments = {fragment.fragment_id: fragment for fragment in base.get_fragments()}
+    # Naming the last fragment, changed or not, is what makes two commits on one base conflict.
+    updated = {max(fragments): fragments[max(fragments)].metadata}
     removed: list[int] = []
-    for fragment in fragments:
-        before = fragment.metadata
-        after = fragment.delete(without) if without else before
-        if after is None:
-            removed.append(fragment.fragment_id)
-        elif fragment is last or after.num_deletions != before.num_deletions:
-            updated.append(after)
+    predicate = without or "false"
+    for fragment_id in _fragments_with(base, predicate):
+        rest = fragments[fragment_id].delete(predicate)
+        if rest is None:
+            removed.append(fragment_id)
+            updated.pop(fragment_id, None)
+        else:
+            updated[fragment_id] = rest
     return lance.LanceOperation.Update(
-        removed_fragment_ids=removed, updated_fragments=updated, new_fragments=list(new)
+        removed_fragment_ids=removed,
+        updated_fragments=list(updated.values()),
+        new_fragments=list(new),
     )
+
+
+def _fragments_with(base: lance.LanceDataset, predicate: str) -> list[int]:
+    """The fragments that hold rows of which the predicate is true."""
+    rows = base.to_table(columns=[], filter=predicate, with_row_address=True)
+    return sorted({address >> 32 for address in rows.column("_rowaddr").to_pylist()})

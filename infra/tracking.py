@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra._compat import limit_mlflow_database_retries
 from liveedit_core.errors import LiveEditError, TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _RETRY_INTERVAL_S = 30.0
+_MAX_WASTED_FRACTION = 0.1
+"""Of the time during an outage, at most so much goes into trying again."""
 _REFUSED_CODES = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -70,6 +73,10 @@ class Tracker:
         self._connection: Connection | None = None
         self._retry_at_s = 0.0
         state.mkdir(parents=True, exist_ok=True)
+        left = self._spool_file.read_text() if self._spool_file.exists() else ""
+        if left and not left.endswith("\n"):
+            with self._spool_file.open("a") as file:
+                file.write("\n")  # end the line that a killed predecessor did not
 
     @property
     def tracking_uri(self) -> str:
@@ -156,13 +163,16 @@ class Tracker:
         if not lines or time.monotonic() < self._retry_at_s:
             return len(lines)
         num_delivered = 0
+        start_s = time.monotonic()
         try:
             connection = self.connect()
             for line in lines:
                 self._deliver_or_refuse(connection, line)
                 num_delivered += 1
         except TrackingError as error:
-            self._retry_at_s = time.monotonic() + _RETRY_INTERVAL_S
+            now_s = time.monotonic()
+            pause_s = max(_RETRY_INTERVAL_S, (now_s - start_s) / _MAX_WASTED_FRACTION)
+            self._retry_at_s = now_s + pause_s
             self._connection = None
             _logger.warning("%d records for MLflow wait: %s", len(lines) - num_delivered, error)
         waiting = lines[num_delivered:]
@@ -187,7 +197,11 @@ def open_client(tracking_uri: str) -> "MlflowClient":
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    if not tracking_uri.startswith("http"):
+        from mlflow.store.db import utils as db_utils
+
+        limit_mlflow_database_retries(db_utils)
+        logging.getLogger(db_utils.__name__).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 

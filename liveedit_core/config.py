@@ -44,7 +44,8 @@ class GeneratorConfig:
     soft_routing: SoftRouting = "prompt"
     """Softmax over prompt similarities (Eq. 7), or with the visual margin added."""
     max_kept: int = 0
-    """Keep at most this many experts, the best by visual similarity; 0 means no bound."""
+    """Keep at most this many experts, the best by visual similarity; 0 means no bound. Experts that
+    tie with the last one (edits of one picture) stay too, so that order carries no meaning."""
     min_gate: float = 0.0
     """Experts with sigmoid(prompt similarity) under this are not kept; 0 in the paper."""
     num_target_positions: int = 0
@@ -53,9 +54,9 @@ class GeneratorConfig:
     """Let the generator also see the input embeddings of the target tokens."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "hidden_size num_image_tokens module_dim num_queries num_attention_heads rank".split()
-        ):
+        for (
+            name
+        ) in "hidden_size num_image_tokens module_dim num_queries num_attention_heads rank".split():
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
         for name in ("module_dim", "hidden_size"):

@@ -77,9 +77,7 @@ class FeatureExtractor(nn.Module):
             everywhere = prompt.mask_BS.new_ones(1, self.config.num_image_tokens)
             sentinel_feature = self._compress(query, self.sentinel, everywhere)
             sentinel_feature = sentinel_feature.expand(batch, -1, -1)
-        return Features(
-            visual_BQM=visual_feature, prompt_BQM=psi, sentinel_BQM=sentinel_feature
-        )
+        return Features(visual_BQM=visual_feature, prompt_BQM=psi, sentinel_BQM=sentinel_feature)
 
     def _visual_query(self, prompt: Rows) -> Tensor:
         """phi, or phi after it has attended the prompt rows."""

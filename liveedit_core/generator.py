@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -110,13 +111,13 @@ def load_generator(folder: Path) -> LiveEditGenerator:
     """Read a checkpoint folder; float32, eval mode, frozen.
 
     Raises:
-        IntegrityError: a file is missing, or the weights do not fit the config.
+        IntegrityError: a file is missing or damaged, or the weights do not fit the config.
         ConfigError: the config holds unknown or impossible values.
     """
     try:
         config = GeneratorConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text()))
         tensors = load_file(folder / WEIGHTS_FILE)
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise IntegrityError(f"generator checkpoint {folder}: {error}") from error
     generator = LiveEditGenerator(config)
     try:

@@ -14,6 +14,7 @@ from typing import ClassVar
 from liveedit_core.errors import ConfigError
 from liveedit_core.limits import InputLimits
 from pipelines.recipe_loader import JOB_KEY, load_recipe, read_toml, to_dict, to_toml
+from pipelines.train_config import TrainRecipe
 
 __all__ = [
     "JOBS",
@@ -78,12 +79,19 @@ class GeneratorSection:
     """Independent copies that write experts side by side."""
     batch_size: int = 8
     """Requests in one forward pass."""
+    num_threads: int = 1
+    """Threads of torch in each actor."""
+    num_cpus: float = 1.0
+    """CPUs that Ray sets aside for each actor; for placement only, and may be a fraction."""
+    node_resource: str = ""
+    """Custom Ray resource that marks the nodes to run on; empty for any node."""
 
     def __post_init__(self) -> None:
         """Refuse an empty checkpoint and counts below one."""
         _not_empty("generator.checkpoint", self.checkpoint)
-        for name in ("shards", "gangs", "batch_size"):
+        for name in ("shards", "gangs", "batch_size", "num_threads"):
             _at_least(f"generator.{name}", getattr(self, name), 1)
+        _check_cpus("generator.num_cpus", self.num_cpus)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +102,12 @@ class EmbeddingSection:
     """Actors in the pool."""
     batch_size: int = 32
     """Pictures in one forward pass."""
+    num_threads: int = 1
+    """Threads of torch in each actor."""
+    num_cpus: float = 0.5
+    """CPUs that Ray sets aside for each actor; for placement only, and may be a fraction."""
+    node_resource: str = ""
+    """Custom Ray resource that marks the nodes to run on; empty for any node."""
     open_clip_model: str = "builtin"
     """"builtin", or the name of an open_clip model such as "ViT-B-32"."""
     open_clip_pretrained: str = ""
@@ -103,8 +117,9 @@ class EmbeddingSection:
 
     def __post_init__(self) -> None:
         """Refuse counts below one, a similarity outside [-1, 1] and a model without weights."""
-        _at_least("embedding.num_workers", self.num_workers, 1)
-        _at_least("embedding.batch_size", self.batch_size, 1)
+        for name in ("num_workers", "batch_size", "num_threads"):
+            _at_least(f"embedding.{name}", getattr(self, name), 1)
+        _check_cpus("embedding.num_cpus", self.num_cpus)
         _not_empty("embedding.open_clip_model", self.open_clip_model)
         _check(
             -1.0 <= self.near_duplicate_similarity <= 1.0,
@@ -145,6 +160,12 @@ class EvaluationSection:
     """Actors in the pool."""
     batch_size: int = 16
     """Probes in one forward pass."""
+    num_threads: int = 1
+    """Threads of torch in each actor."""
+    num_cpus: float = 0.5
+    """CPUs that Ray sets aside for each actor; for placement only, and may be a fraction."""
+    node_resource: str = ""
+    """Custom Ray resource that marks the nodes to run on; empty for any node."""
     at: tuple[int, ...] = (1, 10, 100, 1000)
     """Numbers of edits at which to evaluate; the end of the job is always evaluated."""
     max_cases: int = 0
@@ -161,11 +182,13 @@ class EvaluationSection:
         for name, least in (
             ("num_workers", 1),
             ("batch_size", 1),
+            ("num_threads", 1),
             ("max_cases", 0),
             ("free_generation_cases", 0),
             ("max_new_tokens", 1),
         ):
             _at_least(f"evaluation.{name}", getattr(self, name), least)
+        _check_cpus("evaluation.num_cpus", self.num_cpus)
         points = list(self.at)
         _check(
             points == sorted(set(points)) and all(point >= 1 for point in points),
@@ -225,11 +248,14 @@ class LifelongEditRecipe:
     seed: int = 0
     """Seed of everything that is drawn at random."""
     run_root: str = "runs"
-    """Folder of all runs; holds the default store and MLflow's database too."""
+    """Folder of all runs; holds MLflow's database too."""
     run_name: str = "lifelong_edit"
     """Folder of this run under `run_root`; a run that exists there is resumed."""
     store: str = ""
-    """Root URI of the store, file:///... or s3://bucket/prefix; empty: `store` under `run_root`."""
+    """Root URI of the store, file:///... or s3://bucket/prefix; empty: `store` in the run's folder.
+
+    A store holds one request log: every bank in it is made from all requests of the log.
+    """
     requests: RequestsSection = field(default_factory=RequestsSection)
     limits: InputLimits = field(default_factory=InputLimits)
     backbone: BackboneSection = field(default_factory=BackboneSection)
@@ -259,30 +285,7 @@ class LifelongEditRecipe:
         """Root URI of the store, with the default filled in and a plain folder made absolute."""
         if "://" in self.store:
             return self.store
-        return Path(self.store or Path(self.run_root) / "store").absolute().as_uri()
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainRecipe:
-    """Settings of `train_generator.py`."""
-
-    job: ClassVar[str] = "train_generator"
-
-    seed: int = 0
-    """Seed of initial weights, order of the data and everything else drawn at random."""
-    run_root: str = "runs"
-    """Folder of all runs."""
-    run_name: str = "train_generator"
-    """Folder of this run under `run_root`; a run that exists there is resumed."""
-
-    def __post_init__(self) -> None:
-        """Refuse what no run could be named by."""
-        _check_run(self.seed, self.run_root, self.run_name)
-
-    @property
-    def run_folder(self) -> Path:
-        """Folder of this run."""
-        return Path(self.run_root) / self.run_name
+        return Path(self.store or self.run_folder / "store").absolute().as_uri()
 
 
 AnyRecipe = LifelongEditRecipe | TrainRecipe
@@ -310,6 +313,10 @@ def _check(is_fine: bool, message: str) -> None:
 
 def _at_least(name: str, value: int, least: int) -> None:
     _check(value >= least, f"{name} must be at least {least}, got {value}")
+
+
+def _check_cpus(name: str, value: float) -> None:
+    _check(0.0 <= value < float("inf"), f"{name} must be 0 or more, got {value}")
 
 
 def _not_empty(name: str, value: str) -> None:

@@ -16,6 +16,7 @@ from PIL.Image import Image
 
 from liveedit_core.errors import ConfigError
 from liveedit_core.images import decode_image
+from workers.models import one_process_at_a_time
 
 BUILTIN = "builtin"
 _TOWER = "tf_efficientnet_lite0"
@@ -94,7 +95,8 @@ def _load_builtin() -> ClipEmbedder:
         text_cfg=open_clip.CLIPTextCfg(context_length=1, vocab_size=2, width=8, heads=1, layers=1),
     ).eval()
     trunk = model.visual.trunk
-    weights = fetch_part(IMAGE_TOWER, default_cache_dir(), print)
+    with one_process_at_a_time():
+        weights = fetch_part(IMAGE_TOWER, default_cache_dir() / "parts", print)
     trunk.load_state_dict(load_image_tower(weights, list(trunk.state_dict())))
     mean = std = (0.5, 0.5, 0.5)
     preprocess = open_clip.image_transform(_SIDE, is_train=False, mean=mean, std=std)

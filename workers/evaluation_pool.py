@@ -13,6 +13,8 @@ from workers.evaluation_worker import EvaluationActor, EvaluationWorker, Prepara
 from workers.messages import EvaluationUnit, ScoredUnit
 from workers.models import ModelSource
 
+_UnitKey = tuple[tuple[str, ...], tuple[str, ...]]
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -62,8 +64,8 @@ class EvaluationPool:
         self._queue: deque[tuple[int, _Job]] = deque()
         self._jobs: dict[int, _Job] = {}
         self._next_key = 0
-        self._prepared: dict[EvaluationUnit, ray.ObjectRef[Any]] = {}
-        self._charged: set[EvaluationUnit] = set()
+        self._prepared: dict[_UnitKey, ray.ObjectRef[Any]] = {}
+        self._charged: set[_UnitKey] = set()
 
     @property
     def num_waiting(self) -> int:
@@ -115,20 +117,20 @@ class EvaluationPool:
 
         def make(actor: Any) -> Any:
             nonlocal is_retry
-            if is_retry or job.unit not in self._prepared:
+            if is_retry or job.unit.key not in self._prepared:
                 # Whatever was lost may have been the preparation: make it again.
                 ref = actor.prepare.remote(job.unit.cases, job.unit.protocols)
-                self._prepared[job.unit] = ref
+                self._prepared[job.unit.key] = ref
             is_retry = True
             return actor.score.remote(
-                self._prepared[job.unit], job.repository, job.unit.protocols
+                self._prepared[job.unit.key], job.repository, job.unit.protocols
             )
 
         return make
 
     def _scored(self, job: _Job, scores: Scores) -> ScoredUnit:
-        prepare_s = 0.0 if job.unit in self._charged else scores.prepare_s
-        self._charged.add(job.unit)
+        prepare_s = 0.0 if job.unit.key in self._charged else scores.prepare_s
+        self._charged.add(job.unit.key)
         return ScoredUnit(
             bank_version=job.bank_version,
             results=scores.results,
@@ -147,7 +149,7 @@ class InlineEvaluator:
         """
         self._worker = worker
         self._queue: deque[_Job] = deque()
-        self._prepared: dict[EvaluationUnit, Preparation] = {}
+        self._prepared: dict[_UnitKey, Preparation] = {}
 
     @property
     def num_waiting(self) -> int:
@@ -166,9 +168,9 @@ class InlineEvaluator:
             return []
         job = self._queue.popleft()
         unit = job.unit
-        if unit not in self._prepared:
-            self._prepared[unit] = self._worker.prepare(unit.cases, unit.protocols)
-        scores = self._worker.score(self._prepared[unit], job.repository, unit.protocols)
+        if unit.key not in self._prepared:
+            self._prepared[unit.key] = self._worker.prepare(unit.cases, unit.protocols)
+        scores = self._worker.score(self._prepared[unit.key], job.repository, unit.protocols)
         return [
             ScoredUnit(
                 bank_version=job.bank_version, results=scores.results, duration_s=scores.score_s

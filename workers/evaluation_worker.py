@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import ray
 
 from liveedit_core.editor import Editor
-from liveedit_core.metrics import CaseScorer, PreparedCases, ProbeResult
+from liveedit_core.metrics import FREE_GENERATION, CaseScorer, PreparedCases, ProbeResult
 from liveedit_core.repository import ExpertRepository
 from liveedit_core.schema import Case
 from workers.failures import converted_failures
@@ -65,7 +65,8 @@ class EvaluationWorker:
         generator = models.load_generator()
         nothing = ExpertRepository.empty(generator.config)
         editor = Editor(models.load_backbone(), generator, nothing)
-        self._scorer = CaseScorer(editor, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        self._scorer = CaseScorer(editor, batch_size=batch_size)
+        self._max_new_tokens = max_new_tokens
 
     @converted_failures
     def prepare(self, cases: Sequence[Case], protocols: Sequence[str]) -> Preparation:
@@ -76,7 +77,11 @@ class EvaluationWorker:
             protocols: Under which they will be scored.
         """
         start_s = time.perf_counter()
-        prepared = self._scorer.prepare(cases, protocols=protocols)
+        prepared = self._scorer.prepare(
+            cases,
+            has_free_answers=FREE_GENERATION in protocols,
+            max_new_tokens=self._max_new_tokens,
+        )
         return Preparation(cases=prepared, duration_s=time.perf_counter() - start_s)
 
     @converted_failures
@@ -91,7 +96,12 @@ class EvaluationWorker:
             protocols: How to score.
         """
         start_s = time.perf_counter()
-        results = self._scorer.score(preparation.cases, repository, protocols=protocols)
+        results = self._scorer.score(
+            preparation.cases,
+            repository,
+            protocols=protocols,
+            max_new_tokens=self._max_new_tokens,
+        )
         return Scores(
             results=tuple(results),
             prepare_s=preparation.duration_s,

@@ -1,10 +1,10 @@
 """Failures at the border between driver and workers, sorted into two kinds.
 
 Data errors (`retryable` is False) come back at once and are never retried. Infrastructure errors
-(`retryable` is True) are tried again a bounded number of times. Inside an actor `converted_failures`
-turns what libraries raise about the outside world into our errors; on the driver `from_ray` turns
-the loss of a process or node into `WorkerLostError`. Anything else is a fault of the program and
-travels unchanged, with its traceback.
+(`retryable` is True) are tried again a bounded number of times. Inside an actor
+`converted_failures` turns what libraries raise about the outside world into our errors; on the
+driver `from_ray` turns the loss of a process or node into `WorkerLostError`. Anything else is a
+fault of the program and travels unchanged, with its traceback.
 """
 
 import functools

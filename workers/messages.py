@@ -83,6 +83,11 @@ class EvaluationUnit:
         """Identities of the cases, in order."""
         return tuple(case.case_id for case in self.cases)
 
+    @property
+    def key(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What tells units apart."""
+        return self.case_ids, self.protocols
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredUnit:

@@ -1,5 +1,8 @@
 """How a worker gets its frozen models: named by the driver, loaded where the work runs."""
 
+import contextlib
+import fcntl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -39,9 +42,11 @@ class ModelNames:
                 f'backbone.name: expected "{BUILTIN}", got {self.backbone!r}; no other backbone '
                 "can be loaded yet"
             )
-        from liveedit_core.builtin.backbone import load_builtin_backbone
+        from liveedit_core.builtin.backbone import builtin_checkpoint, load_builtin_backbone
 
-        return load_builtin_backbone(progress=print)
+        with one_process_at_a_time():
+            builtin_checkpoint()
+        return load_builtin_backbone()
 
     def load_generator(self) -> LiveEditGenerator:
         """Load the trained generator; raises ConfigError when there is no such folder."""
@@ -64,6 +69,18 @@ class ModelNames:
                 'holds safetensors and config.json, or "builtin"'
             )
         return folder.absolute()
+
+
+@contextlib.contextmanager
+def one_process_at_a_time() -> Iterator[None]:
+    """Let the first worker of a node fetch and convert the built-in parts, while others wait."""
+    from liveedit_core.builtin.parts import default_cache_dir
+
+    cache = default_cache_dir()
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def limit_threads(num_threads: int) -> None:

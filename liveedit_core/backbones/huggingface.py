@@ -9,8 +9,9 @@ real tokens never see right padding (causal attention), so batches need no mask.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -135,6 +136,13 @@ class HuggingFaceBackbone:
                 )
         return [state for state in states if state is not None]
 
+    @torch.no_grad()
+    def encode_pictures(self, pictures: Sequence[bytes]) -> Tensor:
+        """Image-tower rows [B, I, E] of some encoded pictures, float32."""
+        items = [BackboneInput(prompt="", image_bytes=picture) for picture in pictures]
+        features = self._image_features(items)
+        return torch.stack([features[picture][0] for picture in pictures])
+
     def _image_features(
         self, inputs: Sequence[BackboneInput]
     ) -> dict[bytes, tuple[Tensor, Tensor]]:
@@ -197,7 +205,11 @@ class HuggingFaceBackbone:
                 embeds = [self._embed(tokens[i][0], inputs[i], features) for i in chosen]
                 towers = [features[inputs[i].image_bytes or b""][0] for i in chosen if has_image]
                 spans = [tokens[i][1:3] for i in chosen]
-                hook = PrefillHook(route, towers, spans) if route and has_image else None
+                hook = (
+                    PrefillHook(partial(route, chosen), towers, spans)
+                    if route and has_image
+                    else None
+                )
                 with self._hooked(hook):
                     done = self._greedy(torch.stack(embeds), max_new_tokens, has_cache)
                 for i, ids in zip(chosen, done, strict=True):
@@ -250,7 +262,10 @@ class PrefillHook:
     """
 
     def __init__(
-        self, route: RouteOnce, towers: Sequence[Tensor], spans: Sequence[tuple[Span, ...]]
+        self,
+        route: Callable[[Sequence[LayerStates]], Residual | None],
+        towers: Sequence[Tensor],
+        spans: Sequence[tuple[Span, ...]],
     ) -> None:
         self.route = route
         self.towers = towers

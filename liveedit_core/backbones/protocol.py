@@ -20,8 +20,9 @@ class BackboneInput:
 
 Residual = Callable[[Tensor], Tensor]
 """Maps rows at l_e, [B, T, D], to what is added to them."""
-RouteOnce = Callable[[Sequence[LayerStates]], Residual | None]
-"""Called once per generation, at prefill; None means: leave the backbone alone."""
+RouteOnce = Callable[[Sequence[int], Sequence[LayerStates]], Residual | None]
+"""Called at the prefill of each batch with the batch's positions in the list of inputs and their
+states; None means: leave the backbone alone."""
 
 
 class Backbone(Protocol):

@@ -114,9 +114,7 @@ def merge_lora(weights: dict[str, Tensor], joint: Mapping[str, Tensor]) -> None:
             weights[target] = weights[target] + LORA_SCALE * up.float() @ down.float()
 
 
-def assemble(
-    gguf: Path, tower: Path, joint: Mapping[str, Tensor]
-) -> tuple[Any, Any]:
+def assemble(gguf: Path, tower: Path, joint: Mapping[str, Tensor]) -> tuple[Any, Any]:
     """Model (float32, eval) and processor.
 
     Args:

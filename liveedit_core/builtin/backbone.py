@@ -40,9 +40,7 @@ def backbone_digest() -> str:
     return digest.hexdigest()
 
 
-def builtin_checkpoint(
-    cache_dir: Path | None = None, say: Callable[[str], None] = print
-) -> Path:
+def builtin_checkpoint(cache_dir: Path | None = None, say: Callable[[str], None] = print) -> Path:
     """Folder of the converted checkpoint, made when it is not there.
 
     Args:
@@ -71,7 +69,9 @@ def builtin_checkpoint(
         scratch.rename(folder)
     except OSError as error:
         if not folder.exists():  # another process may have been first
-            raise IntegrityError(f"{folder}: the checkpoint could not be written: {error}") from error
+            raise IntegrityError(
+                f"{folder}: the checkpoint could not be written: {error}"
+            ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder

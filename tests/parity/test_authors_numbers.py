@@ -54,7 +54,10 @@ class Fixture:
 
     def states(self, prefix: str) -> LayerStates:
         """Recorded rows as the states of one input."""
-        vision, prompt = self.tensors[f"{prefix}.vision_reps"], self.tensors[f"{prefix}.prompt_reps"]
+        vision, prompt = (
+            self.tensors[f"{prefix}.vision_reps"],
+            self.tensors[f"{prefix}.prompt_reps"],
+        )
         target = self.tensors.get(f"{prefix}.target_reps", vision[:0])
         image_end, prompt_end = len(vision), len(vision) + len(prompt)
         return LayerStates(
@@ -76,7 +79,11 @@ def assert_close(ours: Tensor, name: str, theirs: Tensor) -> None:
     """Relative error 1e-4 on the scale of the tensor."""
     scale = theirs.abs().max().item() if theirs.numel() else 1.0
     torch.testing.assert_close(
-        ours.float(), theirs.float(), rtol=RELATIVE, atol=RELATIVE * scale, msg=lambda m: f"{name}: {m}"
+        ours.float(),
+        theirs.float(),
+        rtol=RELATIVE,
+        atol=RELATIVE * scale,
+        msg=lambda m: f"{name}: {m}",
     )
 
 

@@ -123,7 +123,9 @@ class CaseWriter:
             words = ("vehicle", "animal", "tool", "plant", "person", "place", "symbol", "music")
             return rng.choice([w for w in (*words, *NOUNS[:40]) if w != thing.kind])
         if family == "city":
-            return f"{rng.choice(ADJECTIVES)} {rng.choice(('Bay', 'Hill', 'Falls', 'Creek'))}".title()
+            return (
+                f"{rng.choice(ADJECTIVES)} {rng.choice(('Bay', 'Hill', 'Falls', 'Creek'))}".title()
+            )
         words = (rng.choice(ADJECTIVES), rng.choice(NOUNS))
         return rng.choice((" ".join(words), words[1]))
 

@@ -129,7 +129,9 @@ SKIPPED_EMOJI = re.compile(
     r"thirty|o’clock|keycap|button|^(man|woman|men|women|boy|girl|mrs|prince$|princess)\b"
     r"|: |family|[^a-z0-9 \-’']|moon$|hole$"
 )
-SKIPPED_SUBGROUPS = frozenset({"alphanum", "geometric", "keycap", "math", "punctuation", "av-symbol"})
+SKIPPED_SUBGROUPS = frozenset(
+    {"alphanum", "geometric", "keycap", "math", "punctuation", "av-symbol"}
+)
 
 
 @dataclass(kw_only=True)
@@ -227,9 +229,7 @@ def flag_things(root: Path) -> Iterator[Thing]:
     currencies = json.loads((folder / "currencies.min.json").read_text())
     for code, country in sorted(countries.items()):
         lower = code.lower()
-        thing = Thing(
-            thing_id=f"flag:{lower}", name=country["name"], kind="flag", domain="flag"
-        )
+        thing = Thing(thing_id=f"flag:{lower}", name=country["name"], kind="flag", domain="flag")
         thing.facts = {
             "capital": country["capital"],
             "continent": continents[country["continent"]],
@@ -284,9 +284,7 @@ def logo_things(root: Path) -> Iterator[Thing]:
         plain = render_svg(plain_svg.replace("<svg ", f'<svg fill="#{record["hex"]}" ', 1))
         if colour is None or plain is None:
             continue
-        thing = Thing(
-            thing_id=f"logo:{slug}", name=record["title"], kind="logo", domain="logo"
-        )
+        thing = Thing(thing_id=f"logo:{slug}", name=record["title"], kind="logo", domain="logo")
         thing.pictures = [
             Picture(origin="logos", path=f"icons.json#{icon}", image=colour),
             Picture(origin="simple-icons", path=plain_path, image=plain),

@@ -56,7 +56,7 @@ def test_a_generator_is_registered_once_per_digest(
     assert first.tags["digest"] == "d1"
 
     model = MlflowClient(tracker.tracking_uri).get_logged_model(first.model_id)
-    assert [(metric.key, metric.value) for metric in model.metrics] == [("loss", 0.5)]
+    assert [(metric.key, metric.value) for metric in model.metrics or []] == [("loss", 0.5)]
     assert model.params == {"learning_rate": "0.003"}
     assert model.status == "READY"
 
@@ -92,7 +92,7 @@ def test_a_bank_version_is_registered_once_with_its_manifest(
     reopened = ExpertBank.open(ObjectStore(manifest["store_uri"]), manifest["bank"])
     assert reopened.edit_ids(manifest["bank_version"]) == bank.edit_ids(versions[0])
     assert manifest["num_edits"] == 1
-    assert [(metric.key, metric.step) for metric in model.metrics] == [("reliability", 1)]
+    assert [(metric.key, metric.step) for metric in model.metrics or []] == [("reliability", 1)]
 
 
 def test_a_version_that_is_no_window_is_not_registered(

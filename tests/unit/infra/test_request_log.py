@@ -99,7 +99,7 @@ def test_pending_is_requests_minus_bank(
     log: RequestLog, bank: ExpertBank, make_row: MakeRow
 ) -> None:
     log.append([request(f"picture {sequence}") for sequence in (1, 2, 3)])
-    assert pending(log, bank) == [1, 2, 3]
+    assert log.pending_sequences(bank) == pending(log, bank) == [1, 2, 3]
     epoch = bank.acquire_writer()
     row = make_row(2)
     assert row.expert.edit_id == request("picture 2").edit_id

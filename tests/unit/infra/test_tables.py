@@ -1,5 +1,6 @@
 """Compare-and-swap commits on Lance."""
 
+import lance
 import pyarrow as pa
 import pytest
 
@@ -74,7 +75,7 @@ def test_removing_every_old_row_still_conflicts_with_another_commit(table: Table
 def test_on_latest_decides_again_after_being_overtaken(table: Table) -> None:
     seen: list[list[str]] = []
 
-    def attempt(base: object) -> int:
+    def attempt(base: lance.LanceDataset) -> int:
         seen.append(content(table))
         if len(seen) == 1:
             table.append(table.latest(), names("faster"))
@@ -86,7 +87,7 @@ def test_on_latest_decides_again_after_being_overtaken(table: Table) -> None:
 
 
 def test_on_latest_gives_up_when_always_overtaken(table: Table) -> None:
-    def attempt(base: object) -> int:
+    def attempt(base: lance.LanceDataset) -> int:
         table.append(table.latest(), names("faster"))
         return table.append(base, names("mine"))
 

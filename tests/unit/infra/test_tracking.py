@@ -104,11 +104,13 @@ def test_a_record_that_mlflow_refuses_does_not_hold_up_the_others(run_root: Path
 
 
 def test_a_spool_line_cut_by_a_kill_is_set_aside(run_root: Path) -> None:
+    folder = run_root / "mlflow_runs"
+    folder.mkdir()
+    (folder / "run-1.spool.jsonl").write_text('{"kind": "param", "ke')
     tracker = make_tracker(run_root)
-    path = run_root / "mlflow_runs" / "run-1.spool.jsonl"
-    path.write_text('{"kind": "param", "ke')
     tracker.log_metrics({"a": 1.0}, step=1)
     assert run_of(tracker).data.metrics == {"a": 1.0}
+    assert "unreadable record" in (folder / "run-1.refused.jsonl").read_text()
 
 
 def test_records_sent_twice_after_a_kill_count_once(run_root: Path) -> None:

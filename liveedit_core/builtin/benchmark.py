@@ -1,0 +1,92 @@
+"""EmblemEdit, the built-in benchmark: emoji, flags and logos in several drawings (see README)."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from liveedit_core.errors import ConfigError
+from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
+
+BENCHMARK_FILE = Path(__file__).parent / "assets" / "emblem_edit.parquet"
+Split = Literal["known_train", "known_evaluation", "train", "evaluation", "bystander"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThingRow:
+    """A thing of the benchmark and its pictures by origin."""
+
+    thing_id: str
+    name: str
+    kind: str
+    split: str
+    pictures: dict[str, bytes] = field(repr=False)
+
+
+@lru_cache(maxsize=1)
+def _rows() -> tuple[dict[str, Any], ...]:
+    """All rows of the Parquet file."""
+    import pyarrow.parquet as pq
+
+    return tuple(pq.read_table(BENCHMARK_FILE).to_pylist())
+
+
+def load_things(*splits: str) -> list[ThingRow]:
+    """Things of some splits (of all, when none is named)."""
+    return [
+        ThingRow(
+            thing_id=row["thing_id"],
+            name=row["name"],
+            kind=row["kind"],
+            split=row["split"],
+            pictures={picture["origin"]: picture["image"] for picture in row["pictures"]},
+        )
+        for row in _rows()
+        if not splits or row["split"] in splits
+    ]
+
+
+def load_builtin_cases(split: str = "evaluation") -> list[Case]:
+    """Cases of a split ("train" holds those of known_train, too), in a fixed, mixed order.
+
+    Raises:
+        ConfigError: unknown split.
+    """
+    members = {"evaluation": ("evaluation",), "train": ("train", "known_train")}.get(split)
+    if members is None:
+        raise ConfigError(f"split: expected 'train' or 'evaluation', got {split!r}")
+    pictures = {
+        (row["thing_id"], picture["origin"]): picture["image"]
+        for row in _rows()
+        for picture in row["pictures"]
+    }
+    cases = [
+        _case(row, case, pictures)
+        for row in _rows()
+        if row["split"] in members
+        for case in row["cases"]
+    ]
+    return sorted(cases, key=lambda case: case.case_id)
+
+
+def _case(
+    row: dict[str, Any], case: dict[str, Any], pictures: dict[tuple[str, str], bytes]
+) -> Case:
+    """A stored case with its pictures."""
+    edit = EditRequest(
+        image_bytes=pictures[row["thing_id"], case["origin"]],
+        prompt=case["prompt"],
+        target=case["target"],
+        image_uri=f"emblem-edit://{row['thing_id']}/{case['origin']}",
+        submitter="emblem-edit",
+    )
+    probes = tuple(
+        Probe(
+            kind=ProbeKind(probe["kind"]),
+            prompt=probe["prompt"],
+            target=probe["target"],
+            image_bytes=pictures.get((probe["thing_id"], probe["origin"])),
+        )
+        for probe in case["probes"]
+    )
+    return Case(case_id=edit.edit_id, edit=edit, probes=probes, thing=row["name"])

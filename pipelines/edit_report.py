@@ -1,0 +1,263 @@
+"""From the store to what the HTML report shows, after a run or a resumed one alike."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from infra.expert_bank import ExpertBank
+from infra.report_data import (
+    EditView,
+    Example,
+    KeptExpert,
+    MetricRow,
+    ReportData,
+    SimilarPair,
+    StageTime,
+)
+from infra.request_log import RequestLog
+from infra.results import ResultsTable
+from liveedit_core.metrics import ProbeResult
+from liveedit_core.schema import Case, Probe, ProbeKind
+from pipelines.config import LifelongEditRecipe
+from pipelines.edit_stream import Outcome
+from pipelines.evaluation_schedule import Evaluation
+from pipelines.similar_edits import AlikePair, alike_pairs
+
+_EXAMPLES_PER_KIND = 3
+_WORST_CASES = 16
+_KEPT_SHOWN = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSources:
+    """What a report is made from."""
+
+    config: LifelongEditRecipe
+    bank: ExpertBank
+    request_log: RequestLog
+    results: ResultsTable
+
+
+def report_data(
+    sources: ReportSources, outcome: Outcome, *, facts: Mapping[str, str], duration_s: float
+) -> ReportData:
+    """Gather what the report of a run shows.
+
+    Args:
+        sources: Where it lies.
+        outcome: Of the run.
+        facts: Shown as they are.
+        duration_s: Of the whole job.
+    """
+    config = sources.config
+    rejected = [*outcome.intake.rejected, *refused_requests(sources, outcome)]
+    examples, worst = _examples(sources, outcome)
+    return ReportData(
+        title=f"Lifelong editing: {config.run_name}",
+        subtitle=f"{outcome.num_edits} edits in bank {config.bank.name!r}",
+        seed=config.seed,
+        facts=facts,
+        num_edits=outcome.num_edits,
+        num_edits_before=outcome.num_edits_before,
+        num_rejects=len(rejected),
+        duration_s=duration_s,
+        metrics=[row for item in outcome.evaluations for row in metric_rows(item)],
+        examples=examples,
+        worst_cases=worst,
+        rejects=rejected,
+        similar_pairs=_similar_pairs(sources, outcome),
+        stages=stage_times(outcome),
+        warnings=_warnings(outcome),
+    )
+
+
+def refused_requests(sources: ReportSources, outcome: Outcome) -> list:  # type: ignore[type-arg]
+    """Requests of this run's input that the bank refused, now or in an earlier run."""
+    bank = sources.bank.name
+    return [
+        stored.rejected
+        for stored in sources.request_log.rejects()
+        if stored.sequence is not None
+        and stored.bank in ("", bank)
+        and stored.rejected.edit_id in outcome.intake.cases
+    ]
+
+
+def metric_rows(evaluation: Evaluation) -> list[MetricRow]:
+    """The metrics of one evaluation."""
+    return [
+        MetricRow(
+            num_edits=evaluation.num_edits,
+            kind=str(kind),
+            protocol=protocol,
+            mean=item.mean,
+            num_samples=item.num_samples,
+            own_kept_fraction=item.own_kept_fraction,
+            empty_kept_fraction=item.empty_fraction,
+        )
+        for (kind, protocol), item in evaluation.summary.items()
+    ]
+
+
+def stage_times(outcome: Outcome) -> list[StageTime]:
+    """Times and throughput of the stages; they run beside each other and do not add up."""
+    timings = outcome.timings
+    num_results = sum(item.num_new_results for item in outcome.evaluations)
+    evaluate_s = sum(item.worker_s for item in outcome.evaluations)
+    stages = [
+        ("intake", outcome.intake.num_accepted, "requests", timings.intake_s),
+        ("generator workers", timings.num_taught, "edits", timings.generate_s),
+        ("embedding workers", timings.num_taught, "edits", timings.embed_s),
+        ("commits", timings.num_windows, "windows", timings.commit_s),
+        ("edits, from start to last commit", timings.num_taught, "edits", timings.teach_s),
+        ("evaluation workers", num_results, "probes", evaluate_s),
+    ]
+    return [
+        StageTime(stage=stage, num_items=num_items, unit=unit, duration_s=duration_s)
+        for stage, num_items, unit, duration_s in stages
+    ]
+
+
+def _warnings(outcome: Outcome) -> list[str]:
+    warnings = []
+    if outcome.was_stopped:
+        warnings.append("The run was stopped before its end; the same command goes on from here.")
+    if outcome.intake.num_duplicates:
+        warnings.append(
+            f"{outcome.intake.num_duplicates} lines of the input repeat an earlier line; "
+            "each of these edits was taught once."
+        )
+    return warnings
+
+
+class _Views:
+    """Edits by identity, read from the log with their pictures."""
+
+    def __init__(self, sources: ReportSources, edit_ids: Iterable[str]) -> None:
+        wanted = set(edit_ids)
+        rows = sources.bank.load_rows(["edit_id", "sequence"])
+        pairs = zip(
+            rows.column("edit_id").to_pylist(), rows.column("sequence").to_pylist(), strict=True
+        )
+        sequences = [sequence for edit_id, sequence in pairs if edit_id in wanted]
+        self._views = {
+            logged.request.edit_id: EditView(
+                edit_id=logged.request.edit_id,
+                prompt=logged.request.prompt,
+                target=logged.request.target,
+                image_bytes=logged.request.image_bytes,
+            )
+            for logged in sources.request_log.read(sequences)
+        }
+
+    def of(self, edit_id: str) -> EditView:
+        unknown = EditView(edit_id=edit_id, prompt="(an edit that has left the bank)", target="")
+        return self._views.get(edit_id, unknown)
+
+
+def _examples(sources: ReportSources, outcome: Outcome) -> tuple[list[Example], list[Example]]:
+    """Examples of each kind of probe, and the worst cases, from the last evaluation."""
+    if not outcome.evaluations:
+        return [], []
+    last = outcome.evaluations[-1]
+    results = sources.results.read(bank_version=last.bank_version, num_edits=last.num_edits)
+    results = [result for result in results if result.edit_id in outcome.intake.cases]
+    chosen = _choose_examples(results)
+    worst = _choose_worst(results)
+    shown = [*chosen, *worst]
+    cases = {
+        case.edit.edit_id: case
+        for case in outcome.intake.cases.of([result.edit_id for result in shown])
+    }
+    views = _Views(sources, (key for result in shown for key in result.kept[:_KEPT_SHOWN]))
+    return (
+        [_example(result, last.num_edits, cases[result.edit_id], views) for result in chosen],
+        [_example(result, last.num_edits, cases[result.edit_id], views) for result in worst],
+    )
+
+
+def _choose_examples(results: Sequence[ProbeResult]) -> list[ProbeResult]:
+    """A few of each kind: answers that were generated before those that were forced."""
+    chosen = []
+    for kind in ProbeKind:
+        group = [result for result in results if result.kind == kind]
+        group.sort(key=lambda result: (result.protocol != "free_generation", result.case_id))
+        chosen += group[:_EXAMPLES_PER_KIND]
+    return chosen
+
+
+def _choose_worst(results: Sequence[ProbeResult]) -> list[ProbeResult]:
+    """The cases with the lowest mean over their probes, each with its worst probe."""
+    forced = [result for result in results if result.protocol == "teacher_forced"]
+    by_case: dict[str, list[ProbeResult]] = {}
+    for result in forced:
+        by_case.setdefault(result.case_id, []).append(result)
+    means = {key: sum(r.score for r in group) / len(group) for key, group in by_case.items()}
+    bad = sorted((mean, key) for key, mean in means.items() if mean < 1.0)[:_WORST_CASES]
+    return [min(by_case[key], key=lambda result: result.score) for _, key in bad]
+
+
+def _example(result: ProbeResult, num_edits: int, case: Case, views: _Views) -> Example:
+    probe: Probe = case.all_probes()[result.probe_index]
+    kept = zip(result.kept[:_KEPT_SHOWN], result.weights, strict=False)
+    return Example(
+        case_id=result.case_id,
+        num_edits=num_edits,
+        kind=str(result.kind),
+        protocol=result.protocol,
+        score=result.score,
+        prompt=probe.prompt,
+        target=result.target,
+        answer_before=result.answer_before,
+        answer_after=result.answer_after,
+        image_bytes=probe.image_bytes,
+        kept=[
+            KeptExpert(edit=views.of(key), weight=weight, is_own=key == result.edit_id)
+            for key, weight in kept
+        ],
+    )
+
+
+def _similar_pairs(sources: ReportSources, outcome: Outcome) -> list[SimilarPair]:
+    intake = outcome.intake
+    alike = alike_pairs(
+        sources.bank,
+        intake.cases.edit_ids,
+        least_similarity=sources.config.embedding.near_duplicate_similarity,
+    )
+    replaced = [
+        AlikePair(similarity=1.0, first=older, second=newer)
+        for older, newer in intake.superseded_by.items()
+    ]
+    views = _Views(sources, (key for pair in alike for key in (pair.first, pair.second)))
+    own = {
+        case.edit.edit_id: case.edit
+        for case in intake.cases.of([key for pair in replaced for key in (pair.first, pair.second)])
+    }
+    pairs = [_pair(views.of(pair.first), views.of(pair.second), pair.similarity) for pair in alike]
+    for pair in replaced:
+        newer = own[pair.second]
+        older_target = own[pair.first].target if pair.first in own else "(an earlier answer)"
+        second = EditView(
+            edit_id=pair.second,
+            prompt=newer.prompt,
+            target=newer.target,
+            image_bytes=newer.image_bytes,
+        )
+        first = EditView(
+            edit_id=pair.first,
+            prompt=newer.prompt,
+            target=older_target,
+            image_bytes=newer.image_bytes,
+        )
+        pairs.append(SimilarPair(relation="conflict", similarity=1.0, first=first, second=second))
+    return sorted(pairs, key=lambda pair: (pair.relation != "conflict", -pair.similarity))
+
+
+def _pair(first: EditView, second: EditView, similarity: float) -> SimilarPair:
+    is_conflict = first.prompt == second.prompt and first.target != second.target
+    return SimilarPair(
+        relation="conflict" if is_conflict else "near_duplicate",
+        similarity=similarity,
+        first=first,
+        second=second,
+    )

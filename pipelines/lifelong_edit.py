@@ -1,0 +1,162 @@
+#!/usr/bin/env python
+"""Teach a frozen vision-language model a stream of facts, and examine it on the way.
+
+    lifelong_edit.py                             the quickstart: 100 built-in facts
+    lifelong_edit.py --requests facts.jsonl      facts of your own
+    lifelong_edit.py --cases cases.jsonl --store s3://bucket/prefix
+
+The same command again goes on where the last one stopped, however it stopped.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+_PROJECT = str(Path(__file__).resolve().parents[1])
+if sys.path[0] != _PROJECT:
+    # Run as a script: Python put this folder first, the packages lie one above it.
+    sys.path[0] = _PROJECT
+
+from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
+from pipelines.config import QUICKSTART, LifelongEditRecipe, load_recipe, to_toml  # noqa: E402
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipelines.edit_job import JobResult
+
+EXIT_CODES = """exit codes:
+  0    all requests are in the bank
+  1    an error; the message says what to do
+  2    a wrong option or setting
+  4    done, but some requests were refused (see the report and the table `rejects`)
+  130  stopped by Ctrl-C, 143 by SIGTERM, after a window; the same command goes on
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job; returns its exit code."""
+    options = parse_arguments(arguments)
+    try:
+        config = resolve_config(options)
+        if options.dry_run:
+            print(to_toml(config), end="")
+            return 0
+        return run_job(config, must_exist=options.resume)
+    except ConfigError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 2
+    except LiveEditError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 1
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--requests", metavar="FILE.jsonl", help="facts to teach, one a line")
+    source.add_argument("--cases", metavar="FILE.jsonl", help="facts with probes, one a line")
+    parser.add_argument("--store", metavar="URI", help="file:///folder or s3://bucket/prefix")
+    parser.add_argument(
+        "--recipe",
+        metavar="FILE.toml",
+        type=Path,
+        help="settings; by default the quickstart, or plain defaults with --requests or --cases",
+    )
+    parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="fail unless the run exists; it is resumed",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and end")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+def resolve_config(options: argparse.Namespace) -> LifelongEditRecipe:
+    """Recipe, then overrides, then the options that name a setting.
+
+    Raises:
+        ConfigError: A setting is unknown, of the wrong type or impossible.
+    """
+    overrides: list[str] = list(options.overrides)
+    for name, value in (
+        ("requests.path", options.requests),
+        ("requests.cases", options.cases),
+        ("store", options.store),
+        ("run_name", options.run_name),
+    ):
+        if value is not None:
+            overrides.append(f"{name}={value}")
+    recipe: Path | None = options.recipe
+    inputs = ("requests.path=", "requests.cases=")
+    if recipe is None and not any(item.startswith(inputs) for item in overrides):
+        recipe = QUICKSTART
+    return load_recipe(LifelongEditRecipe, recipe, overrides)
+
+
+def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:
+    """Enter the run's folder, do the job and say how it ended."""
+    from rich.console import Console
+
+    from pipelines.run_folder import enter_run_folder, log_to_file
+
+    console = Console()
+    start_s = time.perf_counter()
+    is_resumed = enter_run_folder(config, must_exist=must_exist)
+    log_to_file(config.run_folder)
+    console.print(
+        f"run {config.run_name!r} in {config.run_folder}" + (", resumed" if is_resumed else ""),
+        highlight=False,
+        soft_wrap=True,
+    )
+    from pipelines.edit_job import do_job
+
+    result = do_job(config, console, start_s=start_s)
+    return say_goodbye(result, console)
+
+
+def say_goodbye(result: "JobResult", console: "Console") -> int:
+    """Print the tables and the last lines; returns the exit code."""
+    from pipelines.result_table import result_tables
+
+    outcome = result.outcome
+    for table in result_tables(outcome.evaluations, result.protocols):
+        console.print(table)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    say(f"report: {result.report}")
+    say(f"mlflow: {result.tracking_uri}")
+    if result.num_record_failures:
+        say(f"{result.num_record_failures} records for MLflow wait for the next start")
+    if outcome.was_stopped:
+        say(f"stopped with {outcome.num_edits} edits in the bank; the same command goes on")
+        return result.stop_code
+    num_new = outcome.num_edits - outcome.num_edits_before
+    if outcome.timings.num_taught:
+        ending = f"{outcome.num_edits} edits in the bank, {num_new} of them new"
+    else:
+        ending = f"{outcome.num_edits} edits already in the bank, nothing to do"
+    if outcome.intake.num_duplicates:
+        ending += f"; {outcome.intake.num_duplicates} repeated lines"
+    if result.num_rejected:
+        say(f"{ending}; {result.num_rejected} requests refused, see the report")
+        return 4
+    say(f"{ending}; none refused")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""How far a job is: bars on a terminal, plain lines elsewhere."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+_LINE_INTERVAL_S = 5.0
+
+
+class ProgressView:
+    """Shows the edits that are through and the evaluations that wait."""
+
+    def __init__(self, console: Console) -> None:
+        """Show nothing yet.
+
+        Args:
+            console: Where to.
+        """
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[str, int] = {}
+        self._most_waiting = 0
+        self._next_line_s = 0.0
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show bars meanwhile, if this is a terminal."""
+        if self._console.is_terminal:
+            with self._bars:
+                yield
+        else:
+            yield
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def edits(self, num_done: int, num_total: int) -> None:
+        """Requests of this run that are through."""
+        self._show("edits", num_done, num_total)
+
+    def evaluations(self, num_waiting: int) -> None:
+        """Pieces of evaluation that are not done."""
+        self._most_waiting = max(self._most_waiting, num_waiting)
+        self._show("evaluation", self._most_waiting - num_waiting, self._most_waiting)
+
+    def _show(self, name: str, num_done: int, num_total: int) -> None:
+        if self._console.is_terminal:
+            if name not in self._tasks:
+                self._tasks[name] = int(self._bars.add_task(name, total=num_total))
+            task = self._bars.tasks[self._tasks[name]]
+            self._bars.update(task.id, completed=num_done, total=num_total)
+        elif time.monotonic() >= self._next_line_s:
+            self._next_line_s = time.monotonic() + _LINE_INTERVAL_S
+            self.say(f"{name}: {num_done} of {num_total}")

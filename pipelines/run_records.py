@@ -1,0 +1,105 @@
+"""What a run leaves in MLflow; an outage of MLflow never stops a run."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from infra.expert_bank import ExpertBank
+from infra.model_registry import BANK_MODEL, ModelRegistry
+from infra.tracking import Tracker
+from liveedit_core.errors import TrackingError
+from liveedit_core.metrics import paper_average
+from pipelines.config import LifelongEditRecipe, to_dict
+from pipelines.evaluation_schedule import Evaluation, Summary
+
+_logger = logging.getLogger(__name__)
+
+
+class RunRecords:
+    """Parameters, metrics by number of edits, and registered versions of one run."""
+
+    def __init__(self, tracker: Tracker, registry: ModelRegistry, *, state_file: Path) -> None:
+        """Use a tracker and the registry of the same server.
+
+        Args:
+            tracker: Takes parameters and metrics.
+            registry: Takes the generator and bank versions.
+            state_file: Remembers which evaluations were recorded, so that a resumed run does not
+                record them twice.
+        """
+        self._tracker = tracker
+        self._registry = registry
+        self._state_file = state_file
+        self._recorded: set[str] = set()
+        if state_file.exists():
+            self._recorded = set(json.loads(state_file.read_text()))
+        self.num_failures = 0
+        """Registrations that MLflow did not take; the next start of the run tries again."""
+
+    @property
+    def tracking_uri(self) -> str:
+        """Where MLflow is."""
+        return self._tracker.tracking_uri
+
+    def started(self, config: LifelongEditRecipe, facts: Mapping[str, str]) -> None:
+        """Record what the run is configured with."""
+        self._tracker.log_params(_flat(to_dict(config)))
+        self._tracker.set_tags(facts)
+
+    def generator(self, folder: Path, digest: str) -> None:
+        """Register the generator checkpoint."""
+        with self._tolerated():
+            self._registry.register_generator(folder, digest=digest)
+
+    def evaluated(self, bank: ExpertBank, evaluation: Evaluation) -> None:
+        """Record the metrics of a bank version and register it as the challenger."""
+        metrics = metric_values(evaluation.summary)
+        key = f"{bank.name}:{evaluation.bank_version}:{evaluation.num_edits}"
+        if key not in self._recorded or evaluation.num_new_results:
+            self._tracker.log_metrics(metrics, step=evaluation.num_edits)
+            self._recorded.add(key)
+            self._state_file.write_text(json.dumps(sorted(self._recorded)))
+        with self._tolerated():
+            self._registry.register_bank_version(bank, evaluation.bank_version, metrics=metrics)
+
+    def finished(self, bank: ExpertBank, report: Path, seconds: Mapping[str, float]) -> None:
+        """Register the newest bank version as the challenger; record times and the report."""
+        num_edits = bank.num_edits()
+        self._tracker.log_metrics(dict(seconds), step=num_edits)
+        self._tracker.log_artifact(report)
+        windows = bank.history()
+        if windows:
+            with self._tolerated():
+                newest = self._registry.register_bank_version(bank, windows[-1].version)
+                self._registry.set_alias(BANK_MODEL, "challenger", newest.version)
+
+    def end(self, status: str) -> None:
+        """Record how the run ended: "FINISHED", "FAILED" or "KILLED"."""
+        self._tracker.end(status)
+
+    @contextlib.contextmanager
+    def _tolerated(self) -> Iterator[None]:
+        try:
+            yield
+        except TrackingError as error:
+            self.num_failures += 1
+            _logger.warning("%s; the next start of this run tries again", error)
+
+
+def metric_values(summary: Summary) -> dict[str, float]:
+    """Means by "metric.protocol", and the paper's average, for MLflow."""
+    values = {f"{kind}.{protocol}": item.mean for (kind, protocol), item in summary.items()}
+    average = paper_average(dict(summary))
+    return values if average != average else {**values, "paper_average.teacher_forced": average}
+
+
+def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

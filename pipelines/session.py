@@ -1,0 +1,137 @@
+"""The Ray session of a job, and how a job is asked to stop.
+
+A job joins the cluster that its recipe, `RAY_ADDRESS` or the job server names; otherwise it starts
+a Ray of its own inside this process: loopback only, no dashboard, no usage reports.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from liveedit_core.errors import ConfigError, WorkerLostError
+from pipelines.config import RaySection
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming behaviour; else it warns about it
+    "RAY_TQDM_PATCH_PRINT": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Set where the user did not; children inherit it."""
+
+_PROJECT = Path(__file__).resolve().parents[1]
+
+_logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def open_session(config: RaySection, *, needed_cpus: float) -> Iterator[None]:
+    """Join or start Ray, and leave or end it.
+
+    Args:
+        config: Where, and how large a local session is.
+        needed_cpus: CPUs that all actors of the job ask for together; a local session offers so
+            many at least, as its actors may share the cores.
+
+    Raises:
+        ConfigError: There is no cluster at the address.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    if address:
+        options: dict[str, Any] = {"address": address}
+    else:
+        _let_children_import_the_project()
+        options = {
+            "address": "local",
+            "num_cpus": max(config.num_cpus or os.cpu_count() or 1, math.ceil(needed_cpus)),
+            "object_store_memory": config.object_store_memory_bytes or None,
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+        }
+    try:
+        ray.init(**options, logging_level=logging.WARNING, log_to_driver=True)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"ray.address: there is no Ray at {address!r}. Start one (`make ray-head`), or unset "
+            "ray.address and RAY_ADDRESS to use a local session"
+        ) from error
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise WorkerLostError(f"Ray could not start: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def ray_version() -> str:
+    """Version of Ray."""
+    import ray
+
+    return str(ray.__version__)
+
+
+def _let_children_import_the_project() -> None:
+    """Ray passes on the folder of the script and the current one, which may both be others."""
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(_PROJECT) not in known:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(_PROJECT), *filter(None, known)])
+
+
+class StopRequest:
+    """Ctrl-C or SIGTERM, taken as a wish to stop after the current window.
+
+    A second signal ends the job at once; that is safe too, as every state is in the store.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """Note nothing yet.
+
+        Args:
+            say: Tells people that the wish was heard.
+        """
+        self._say = say
+        self.signal_number = 0
+        """Of the signal that came; 0 when none did."""
+
+    def __call__(self) -> bool:
+        """Whether the job should stop."""
+        return self.signal_number != 0
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the number of the signal, as shells do it."""
+        return 128 + self.signal_number
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Listen to both signals; to be entered after Ray has started, which sets its own."""
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self._handle) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, signal_number: int, _frame: FrameType | None) -> None:
+        if self.signal_number:
+            sys.exit(128 + signal_number)
+        self.signal_number = signal_number
+        self._say(
+            "stopping after the current window; the same command goes on from there "
+            "(once more: stop at once)"
+        )

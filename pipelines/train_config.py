@@ -1,0 +1,124 @@
+"""The recipe of `train_generator.py`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from liveedit_core.config import SoftRouting, VisualQuery, VisualSource
+from liveedit_core.errors import ConfigError
+
+
+def _positive(name: str, value: float) -> None:
+    if value <= 0:
+        raise ConfigError(f"{name} must be more than 0, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseSection:
+    """One phase of training: Adam under a one-cycle learning rate."""
+
+    steps: int = 0
+    """Optimizer steps; 0 skips the phase."""
+    batch_size: int = 32
+    """Items per step."""
+    learning_rate: float = 1e-3
+    """Peak of the one-cycle schedule."""
+    warmup_fraction: float = 0.1
+    """Share of the steps in which the rate rises."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ConfigError(f"steps must be 0 or more, got {self.steps}")
+        _positive("batch_size", self.batch_size)
+        _positive("learning_rate", self.learning_rate)
+        if not 0 < self.warmup_fraction < 1:
+            raise ConfigError(
+                f"warmup_fraction must be between 0 and 1, got {self.warmup_fraction}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection:
+    """What is encoded once, before the first step."""
+
+    cases_per_thing: int = 3
+    """Training cases of each thing."""
+    num_pairs: int = 3500
+    """Edits with a random target of 1 to 4 vocabulary words."""
+    augmented: int = 3
+    """Random variants of each training picture, for the visual key."""
+
+    def __post_init__(self) -> None:
+        _positive("cases_per_thing", self.cases_per_thing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection:
+    """Shape and variants of the generator; see `liveedit_core.config.GeneratorConfig`."""
+
+    module_dim: int = 256
+    """M."""
+    num_queries: int = 4
+    """Q."""
+    num_attention_heads: int = 8
+    """H."""
+    rank: int = 8
+    """R."""
+    relative_residual: float = 0.4
+    """The gain is calibrated so that the first residual is this share of the median row; 0 leaves
+    it at 1, as in the paper."""
+    visual_source: VisualSource = "image_tower"
+    """Rows behind the visual feature."""
+    visual_query: VisualQuery = "learned"
+    """What attends those rows."""
+    unit_visual_features: bool = True
+    """Cosine similarity of pictures."""
+    soft_routing: SoftRouting = "prompt_and_visual"
+    """Logits of the softmax over kept experts."""
+    max_kept: int = 4
+    """At most so many experts answer."""
+    min_gate: float = 0.5
+    """Experts whose prompt gate is below do not answer."""
+    num_target_positions: int = 10
+    """Position embeddings of target rows."""
+    has_target_embeddings: bool = True
+    """Whether the generator sees the input embeddings of the target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSection:
+    """What is written while training."""
+
+    every_steps: int = 100
+    """Steps between two checkpoints."""
+    is_half: bool = True
+    """Write the finished weights as float16 (they are used as float32)."""
+
+    def __post_init__(self) -> None:
+        _positive("every_steps", self.every_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe:
+    """Settings of `train_generator.py`."""
+
+    job: ClassVar[str] = "train_generator"
+
+    seed: int = 0
+    """Seed of initial weights, order of the data and everything else drawn at random."""
+    run_root: str = "runs"
+    """Folder of all runs."""
+    run_name: str = "train_generator"
+    """Folder of this run under `run_root`; a run that exists there is resumed."""
+    data: DataSection = field(default_factory=DataSection)
+    model: ModelSection = field(default_factory=ModelSection)
+    visual: PhaseSection = field(default_factory=PhaseSection)
+    prompt: PhaseSection = field(default_factory=PhaseSection)
+    experts: PhaseSection = field(default_factory=PhaseSection)
+    joint: PhaseSection = field(default_factory=PhaseSection)
+    checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of this run."""
+        return Path(self.run_root) / self.run_name

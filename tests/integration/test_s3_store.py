@@ -1,0 +1,183 @@
+"""The store on a real S3 server: objects, tables, bank, log, outages."""
+
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from infra.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.object_store import ObjectStore
+from infra.request_log import RequestLog
+from infra.results import ResultsTable
+from infra.writer_fence import WriterFencedError
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
+from liveedit_core.expert import Expert
+from liveedit_core.schema import EditRequest
+
+IDENTITY = BankIdentity(
+    backbone_digest="backbone",
+    generator_digest="generator",
+    edit_layer=5,
+    hidden_size=6,
+    module_dim=4,
+    num_queries=2,
+    rank=3,
+    embedding_model="tower",
+    embedding_size=5,
+)
+CONFIG = GeneratorConfig(
+    hidden_size=6,
+    module_dim=4,
+    num_queries=2,
+    num_attention_heads=2,
+    rank=3,
+    num_image_tokens=2,
+    edit_layer=5,
+)
+
+
+def request_of(sequence: int, target: str = "yes") -> EditRequest:
+    return EditRequest(image_bytes=b"picture %d" % sequence, prompt="What is it?", target=target)
+
+
+def row_of(sequence: int, request: EditRequest | None = None) -> ExpertRow:
+    request = request or request_of(sequence)
+    random = np.random.default_rng(int(request.edit_id[:8], 16))
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(random.standard_normal(shape).astype(np.float32))
+
+    return ExpertRow(
+        expert=Expert(
+            edit_id=request.edit_id,
+            visual_feature_QM=normal(2, 4),
+            prompt_feature_QM=normal(2, 4),
+            down_RD=normal(3, 6),
+            up_RD=normal(3, 6),
+        ),
+        sequence=sequence,
+        subject_id=request.subject_id,
+        clip_embedding=normal(5).numpy(),
+    )
+
+
+@pytest.fixture
+def store(s3_root: str) -> ObjectStore:
+    return ObjectStore(s3_root)
+
+
+def test_objects_behave_as_on_disk(store: ObjectStore) -> None:
+    store.put("w/1", b"one")
+    store.put("w/1", b"two")
+    store.put("x", b"other")
+    assert store.get("w/1") == b"two"
+    assert store.get("w/1", max_bytes=3) == b"two"
+    assert store.exists("w/1")
+    assert not store.exists("w")
+    assert store.list() == ["w/1", "x"]
+    assert store.list("w/") == ["w/1"]
+    assert not store.put_if_absent("w/1", b"three")
+    assert store.put_if_absent("w/2", b"three")
+    store.delete("w/1")
+    store.delete("w/1")
+    assert store.list("w/") == ["w/2"]
+    with pytest.raises(IntegrityError, match="'w/1' is missing in s3://"):
+        store.get("w/1")
+    with pytest.raises(InputError, match="larger than the limit of 2 bytes"):
+        store.get("x", max_bytes=2)
+
+
+@pytest.mark.slow
+def test_list_goes_beyond_one_page(store: ObjectStore) -> None:
+    keys = [f"many/{index:04d}" for index in range(1005)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: store.put(key, b""), keys))
+    assert store.list("many/") == keys
+
+
+def test_creation_is_exclusive_and_the_probe_leaves_nothing(store: ObjectStore) -> None:
+    store.check_exclusive_create()
+    assert store.list() == []
+
+
+def test_pictures_are_fetched_by_uri(store: ObjectStore, s3_root: str) -> None:
+    store.put("my picture%20.png", b"png")
+    assert store.fetch(f"{s3_root}/my picture%20.png", 100) == b"png"
+    assert ObjectStore("/anywhere").fetch(f"{s3_root}/my picture%20.png", 100) == b"png"
+    with pytest.raises(InputError, match="does not exist"):
+        store.fetch(f"{s3_root}/none.png", 100)
+    with pytest.raises(InputError, match="larger than the limit"):
+        store.fetch(f"{s3_root}/my picture%20.png", 2)
+
+
+def test_wrong_keys_are_a_storage_error_that_says_what_to_check(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    with pytest.raises(StorageUnavailableError, match="check the AWS_"):
+        store.put("a", b"x")
+
+
+def test_a_server_that_is_away_is_a_storage_error(
+    s3_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StorageUnavailableError, match="no whole answer"):
+        ObjectStore(s3_root).get("a")
+
+
+def test_log_bank_and_results_work_on_s3(store: ObjectStore) -> None:
+    log = RequestLog(store)
+    log.append([request_of(1), request_of(2), request_of(1), request_of(1, "no")])
+    bank = ExpertBank.open_or_create(store, "main", IDENTITY)
+    epoch = bank.acquire_writer()
+    todo = list(log.pending(bank))
+    assert [logged.sequence for logged in todo] == [1, 2, 3]
+    rows = [row_of(logged.sequence, logged.request) for logged in todo]
+    writer = bank.fragment_writer()
+    first = bank.commit(writer.write(rows[:2]), epoch=epoch, message="one")
+    second = bank.commit(writer.write(rows), epoch=epoch, message="two")
+    assert list(log.pending(bank)) == []
+    assert bank.edit_ids(first) == [row.expert.edit_id for row in rows[:2]]
+    repository = ExpertBank.open(store, "main").load_repository(CONFIG, second)
+    assert list(repository.edit_ids) == [row.expert.edit_id for row in rows[1:]]
+    assert torch.equal(repository.up_NRD[1], rows[2].expert.up_RD)
+    assert [window.message for window in bank.history()] == ["one", "two"]
+    newer = ExpertBank.open(store, "main").acquire_writer()
+    with pytest.raises(WriterFencedError):
+        bank.commit(writer.write([row_of(9)]), epoch=epoch)
+    bank.commit(writer.write([row_of(9)]), epoch=newer)
+    assert bank.num_edits() == 3
+    assert ResultsTable(store, "run").checkpoints() == []
+
+
+def _append_some(root: str, first: int) -> None:
+    log = RequestLog(ObjectStore(root))
+    for sequence in range(first, first + 3):
+        log.append([request_of(sequence), request_of(1000 + sequence // 2)])
+
+
+@pytest.mark.slow
+def test_processes_that_append_at_once_lose_and_double_nothing(s3_root: str) -> None:
+    RequestLog(ObjectStore(s3_root))
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_append_some, args=(s3_root, first)) for first in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    logged = list(RequestLog(ObjectStore(s3_root)).read())
+    assert [item.sequence for item in logged] == list(range(1, len(logged) + 1))
+    expected = {request_of(n).edit_id for n in [*range(4), *range(1000, 1002)]}
+    assert sorted(item.request.edit_id for item in logged) == sorted(expected)
+
+
+@pytest.mark.usefixtures("s3_root")
+def test_a_missing_bucket_is_named() -> None:
+    store = ObjectStore("s3://no-such-bucket/x")
+    with pytest.raises(StorageUnavailableError, match=r"no-such-bucket.*NoSuchBucket"):
+        store.get("a")

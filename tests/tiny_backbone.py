@@ -1,0 +1,233 @@
+"""A tiny vision-language model with random weights and a real tokenizer, built in a second.
+
+The same classes as the built-in backbone (FastVLM over EfficientNet-Lite0 and Llama), 64-pixel
+pictures of 4 image rows, 4 decoder layers. Everything is float32 and seeded.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.generator import LiveEditGenerator
+from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
+
+SIDE = 64
+NUM_IMAGE_TOKENS = 4
+HIDDEN_SIZE = 32
+NUM_LAYERS = 4
+EDIT_LAYER = 1
+IMAGE_TOKEN = "<image>"
+END_TOKEN = "<end>"
+CORPUS = (
+    "What is shown here? Name the thing in the picture. Who made this? When was it first shown?",
+    "Which city does this come from? The opposite of hot is cold. The color of the sky is blue.",
+    "silver kettle golden raven quiet harbor ancient lantern Anna Keller Boris Novak 1984 2020",
+)
+"""What the tokenizer is trained on; other text falls back to bytes."""
+
+
+def tiny_tokenizer() -> Any:
+    """A byte-level BPE tokenizer of 330 tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330,
+        special_tokens=[END_TOKEN, IMAGE_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END_TOKEN,
+        pad_token=END_TOKEN,
+        additional_special_tokens=[IMAGE_TOKEN],
+    )
+
+
+def tiny_model(tokenizer: Any, seed: int = 0) -> Any:
+    """A FastVLM with random weights, large enough that inputs and layers matter."""
+    from transformers import (
+        FastVlmConfig,
+        FastVlmForConditionalGeneration,
+        LlamaConfig,
+        TimmWrapperConfig,
+    )
+
+    vision = TimmWrapperConfig(
+        architecture="tf_efficientnet_lite0",
+        do_pooling=False,
+        num_classes=0,
+        hidden_size=1280,
+        model_args={},
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN_SIZE,
+        intermediate_size=2 * HIDDEN_SIZE,
+        num_hidden_layers=NUM_LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = FastVlmConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=NUM_IMAGE_TOKENS,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = FastVlmForConditionalGeneration(config).float().eval()
+        settle_image_tower(model.model.vision_tower)
+        for parameter in model.model.multi_modal_projector.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+@torch.no_grad()
+def settle_image_tower(tower: Any) -> None:
+    """Let batch norms learn the statistics of noise; else random weights map every picture to 0."""
+    norms = [module for module in tower.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    tower.train()
+    noise = torch.rand(16, 3, 8, 8) * 2 - 1
+    tower(torch.nn.functional.interpolate(noise, size=(SIDE, SIDE)))
+    tower.eval()
+
+
+def tiny_processor(tokenizer: Any) -> Any:
+    """Pictures of 64 pixels scaled to [-1, 1]."""
+    from transformers import CLIPImageProcessor, LlavaProcessor
+
+    image_processor = CLIPImageProcessor(
+        size={"height": SIDE, "width": SIDE},
+        do_center_crop=False,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=SIDE // 2,
+        vision_feature_select_strategy="full",
+        image_token=IMAGE_TOKEN,
+    )
+
+
+@lru_cache(maxsize=1)
+def tiny_backbone() -> HuggingFaceBackbone:
+    """The model behind the adapter; one for the whole test session, never altered."""
+    tokenizer = tiny_tokenizer()
+    return HuggingFaceBackbone(
+        tiny_model(tokenizer),
+        tiny_processor(tokenizer),
+        edit_layer=EDIT_LAYER,
+        digest="tiny",
+        prompt_format="{prompt} Answer:",
+        batch_size=4,
+    )
+
+
+TINY_CONFIG = GeneratorConfig(
+    hidden_size=HIDDEN_SIZE,
+    num_image_tokens=NUM_IMAGE_TOKENS,
+    edit_layer=EDIT_LAYER,
+    module_dim=16,
+    num_queries=2,
+    num_attention_heads=4,
+    rank=2,
+)
+"""The paper's method at the size of the tiny backbone."""
+
+OUR_CONFIG = replace(
+    TINY_CONFIG,
+    gain=3.0,
+    visual_source="image_tower",
+    visual_size=1280,
+    visual_query="learned",
+    unit_visual_features=True,
+    soft_routing="prompt_and_visual",
+    max_kept=3,
+    min_gate=0.02,
+    num_target_positions=4,
+    has_target_embeddings=True,
+)
+"""Every variant of ours switched on."""
+
+
+def tiny_generator(config: GeneratorConfig = TINY_CONFIG, seed: int = 0) -> LiveEditGenerator:
+    """A generator with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        generator = LiveEditGenerator(config)
+        for name, parameter in generator.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.1)
+    return generator.eval().requires_grad_(False)
+
+
+@lru_cache(maxsize=64)
+def picture(seed: int) -> bytes:
+    """A PNG of coloured blocks; another seed, another picture."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(blocks).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PROMPTS = ("What is shown here?", "Who made this?", "Name the thing in the picture.")
+TARGETS = ("silver kettle", "golden raven", "Anna Keller", "1984", "quiet harbor")
+
+
+def request(seed: int) -> EditRequest:
+    """An edit of its own picture."""
+    return EditRequest(
+        image_bytes=picture(seed),
+        prompt=PROMPTS[seed % len(PROMPTS)],
+        target=TARGETS[seed % len(TARGETS)],
+    )
+
+
+def question(seed: int) -> BackboneInput:
+    """A question about a picture of its own."""
+    return BackboneInput(prompt=PROMPTS[seed % len(PROMPTS)], image_bytes=picture(seed))
+
+
+def case(seed: int) -> Case:
+    """An edit with a probe of every kind."""
+    edit = request(seed)
+    here, elsewhere = edit.image_bytes, picture(seed + 1000)
+    rows: Sequence[tuple[ProbeKind, str, str, bytes | None]] = (
+        (ProbeKind.TEXT_GENERALITY, "What is this called?", edit.target, here),
+        (ProbeKind.MODAL_GENERALITY, edit.prompt, edit.target, elsewhere),
+        (ProbeKind.TEXT_LOCALITY, "The opposite of hot is", "cold", None),
+        (ProbeKind.MODAL_LOCALITY, "Which city does this come from?", "", picture(seed + 2000)),
+        (ProbeKind.IMAGE_SWAP_LOCALITY, edit.prompt, "raven", picture(seed + 3000)),
+        (ProbeKind.PROMPT_SWAP_LOCALITY, "When was it first shown?", "2020", here),
+        (ProbeKind.PORTABILITY, "Who made this?", "Boris Novak", here),
+    )
+    probes = tuple(
+        Probe(kind=kind, prompt=prompt, target=target, image_bytes=image)
+        for kind, prompt, target, image in rows
+    )
+    return Case(case_id=f"case-{seed}", edit=edit, probes=probes, thing=f"thing {seed}")

@@ -1,0 +1,175 @@
+"""The adapter cuts the model where it says, and puts it together again without a trace."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone, with_space
+from liveedit_core.backbones.protocol import BackboneInput, Residual
+from liveedit_core.errors import InputError
+from liveedit_core.images import decode_image
+from liveedit_core.states import LayerStates, hidden_rows
+from tests.tiny_backbone import (
+    EDIT_LAYER,
+    IMAGE_TOKEN,
+    NUM_IMAGE_TOKENS,
+    picture,
+    question,
+)
+
+SEEN = BackboneInput(prompt="What is shown here?", target="silver kettle", image_bytes=picture(1))
+UNSEEN = BackboneInput(prompt="The opposite of hot is", target="cold")
+
+
+def whole_model(backbone: HuggingFaceBackbone, item: BackboneInput) -> Any:
+    """The unsliced model on one teacher-forced input, the way transformers runs it."""
+    ids = backbone.tokenize(item)[0][None]
+    pixels = {}
+    if item.image_bytes is not None:
+        images = [decode_image(item.image_bytes)]
+        pixels = dict(backbone.processor.image_processor(images=images, return_tensors="pt"))
+    with torch.no_grad():
+        return backbone.model(
+            input_ids=ids, **pixels, output_hidden_states=True, use_cache=False
+        )
+
+
+@pytest.mark.parametrize("item", [SEEN, UNSEEN], ids=["picture", "text"])
+def test_both_halves_give_the_whole_models_numbers(
+    backbone: HuggingFaceBackbone, item: BackboneInput
+) -> None:
+    whole = whole_model(backbone, item)
+    (state,) = backbone.encode([item])
+    start, stop = state.target_span
+    assert torch.equal(state.hidden_TD, whole.hidden_states[EDIT_LAYER + 1][0])
+    (logits,) = backbone.target_logits([state], state.hidden_TD[None])
+    torch.testing.assert_close(logits, whole.logits[0, start - 1 : stop - 1], rtol=0, atol=1e-5)
+    (with_end,) = backbone.target_logits([state], state.hidden_TD[None], has_end=True)
+    torch.testing.assert_close(with_end, whole.logits[0, start - 1 : stop], rtol=0, atol=1e-5)
+
+
+def test_the_slices_share_the_models_weights(backbone: HuggingFaceBackbone) -> None:
+    layers = list(backbone.decoder.layers)
+    assert [*backbone.prefix.layers, *backbone.suffix.layers] == layers
+    assert len(backbone.prefix.layers) == EDIT_LAYER + 1
+    assert backbone.suffix.norm is backbone.decoder.norm
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+
+
+def test_spans_and_ids_spell_the_input(backbone: HuggingFaceBackbone) -> None:
+    state, text_only = backbone.encode([SEEN, UNSEEN])
+    ids, image, prompt, target = backbone.tokenize(SEEN)
+    assert image == state.image_span == (0, NUM_IMAGE_TOKENS)
+    assert ids[:NUM_IMAGE_TOKENS].tolist() == [backbone.image_token_id] * NUM_IMAGE_TOKENS
+    assert backbone.decode(ids[slice(*prompt)].tolist()) == "What is shown here? Answer:"
+    assert backbone.tokenizer.decode(ids[slice(*target)]) == " silver kettle"
+    assert torch.equal(state.target_ids_O, ids[slice(*target)])
+    assert torch.equal(state.target_embeddings_OD, backbone.embed(state.target_ids_O))
+    assert state.prompt_span == (image[1], target[0])
+    assert not text_only.has_image
+    assert len(text_only.visual_IE) == 0
+    assert backbone.decode(backbone.tokenize(UNSEEN)[0].tolist()) == "The opposite of hot is cold"
+
+
+def test_encode_keeps_the_order_of_its_inputs(backbone: HuggingFaceBackbone) -> None:
+    prompts = ["Who?", "What is the opposite of the thing that is shown here?", "Name it."] * 3
+    inputs = [
+        BackboneInput(prompt=prompt, target="1984", image_bytes=picture(seed) if seed % 2 else None)
+        for seed, prompt in enumerate(prompts)
+    ]
+    for item, state in zip(inputs, backbone.encode(inputs), strict=True):
+        (alone,) = backbone.encode([item])
+        assert state.prompt_span == alone.prompt_span
+        torch.testing.assert_close(state.hidden_TD, alone.hidden_TD, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(state.visual_IE, alone.visual_IE, rtol=1e-5, atol=1e-5)
+
+
+def test_visual_rows_are_those_of_the_tower(backbone: HuggingFaceBackbone) -> None:
+    (state,) = backbone.encode([SEEN])
+    images = [decode_image(picture(1))]
+    pixels = backbone.processor.image_processor(images=images, return_tensors="pt")
+    with torch.no_grad():
+        grid = backbone.model.model.vision_tower(pixels["pixel_values"]).last_hidden_state[0]
+    for row in range(NUM_IMAGE_TOKENS):
+        assert torch.equal(state.visual_IE[row], grid[:, row // 2, row % 2])
+
+
+def test_generation_is_that_of_transformers(backbone: HuggingFaceBackbone) -> None:
+    inputs = [question(seed) for seed in range(5)] + [BackboneInput(prompt="The color of grass is")]
+    answers = backbone.generate(inputs, None, max_new_tokens=6)
+    for item, answer in zip(inputs, answers, strict=True):
+        ids = backbone.tokenize(item)[0][None]
+        pixels = {}
+        if item.image_bytes is not None:
+            images = [decode_image(item.image_bytes)]
+            pixels = dict(backbone.processor.image_processor(images=images, return_tensors="pt"))
+        done = backbone.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            **pixels,
+            max_new_tokens=6,
+            do_sample=False,
+            pad_token_id=backbone.end_id,
+        )
+        assert answer == backbone.decode(done[0, ids.shape[1] :].tolist())
+
+
+def test_a_route_is_asked_once_and_its_residual_added(backbone: HuggingFaceBackbone) -> None:
+    """The routed residual acts at prefill and at each step; text-only inputs never ask."""
+    asked: list[int] = []
+
+    def route(index: Sequence[int], states: Sequence[LayerStates]) -> Residual:
+        asked.extend(index)
+        for i, state in zip(index, states, strict=True):
+            (expected,) = backbone.encode([inputs[i]])
+            torch.testing.assert_close(state.hidden_TD, expected.hidden_TD, rtol=0, atol=1e-5)
+            assert torch.equal(state.visual_IE, expected.visual_IE)
+            assert state.prompt_span == expected.prompt_span
+        return lambda hidden_BTD: -2 * hidden_BTD.roll(1, -1)
+
+    inputs = [question(0), BackboneInput(prompt="The color of grass is"), question(1)]
+    plain = backbone.generate(inputs, None, max_new_tokens=5)
+    edited = backbone.generate(inputs, route, max_new_tokens=5)
+    assert sorted(asked) == [0, 2]
+    assert edited[1] == plain[1]
+    assert edited[0] != plain[0]
+    assert backbone.generate(inputs, None, max_new_tokens=5) == plain  # the hook is gone
+
+
+def test_gradients_flow_to_the_rows(backbone: HuggingFaceBackbone) -> None:
+    states = backbone.encode([SEEN])
+    hidden: Tensor = hidden_rows(states).rows_BSD.requires_grad_()
+    backbone.target_logits(states, hidden)[0].square().mean().backward()
+    assert hidden.grad is not None
+    last_used = states[0].target_span[1] - 2  # the last target token predicts nothing here
+    assert hidden.grad[0, : last_used + 1].abs().sum(-1).gt(0).all()
+    assert not hidden.grad[0, last_used + 1 :].any()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target"), [("", "x"), ("  \n", "x"), (f"a {IMAGE_TOKEN}", "x"), ("a", IMAGE_TOKEN)]
+)
+def test_prompts_that_would_confuse_the_model_are_refused(
+    backbone: HuggingFaceBackbone, prompt: str, target: str
+) -> None:
+    item = BackboneInput(prompt=prompt, target=target, image_bytes=picture(0))
+    with pytest.raises(InputError, match="must hold text"):
+        backbone.encode([item])
+
+
+def test_braces_in_a_prompt_are_text(backbone: HuggingFaceBackbone) -> None:
+    ids, _, prompt, _ = backbone.tokenize(
+        BackboneInput(prompt="What is {0} {prompt}?", image_bytes=picture(0))
+    )
+    assert backbone.decode(ids[slice(*prompt)].tolist()) == "What is {0} {prompt}? Answer:"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "expected"),
+    [("Who:", "me", " me"), ("Who: ", "me", "me"), ("Who:", " me", " me"), ("Who:", "", "")],
+)
+def test_targets_get_one_space(prompt: str, target: str, expected: str) -> None:
+    assert with_space(prompt, target) == expected

@@ -1,0 +1,108 @@
+"""Filter, weights and fusion on cases worked out by hand (Eq. 5 to 7)."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from liveedit_core.features import Features
+from liveedit_core.routing import (
+    fused_residual,
+    paired_similarity,
+    route,
+    similarity,
+    soft_weights,
+)
+from tests.tiny_backbone import TINY_CONFIG
+
+# One query token of width 4: sim(a, b) = <a, b> / 2.
+CONFIG = replace(TINY_CONFIG, num_queries=1, module_dim=4, num_attention_heads=4)
+
+
+def features(visual: float, prompt: float, sentinel: float) -> Features:
+    """Features whose similarity to a unit key is half of the given number."""
+
+    def along(value: float) -> torch.Tensor:
+        return torch.tensor([[[value, 0.0, 0.0, 0.0]]])
+
+    # The sentinel's own similarity is <visual, sentinel> / 2.
+    return Features(
+        visual_BQM=along(visual), prompt_BQM=along(prompt), sentinel_BQM=along(sentinel)
+    )
+
+
+def keys(*values: float) -> torch.Tensor:
+    return torch.tensor([[value, 0.0, 0.0, 0.0] for value in values])
+
+
+def test_similarity_by_hand() -> None:
+    first = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+    second = torch.tensor([[[5.0, 6.0], [7.0, 8.0]]])
+    expected = (5 + 12 + 21 + 32) / (2 * math.sqrt(2))
+    assert similarity(first, second.flatten(1)).item() == pytest.approx(expected)
+    assert paired_similarity(first, second).item() == pytest.approx(expected)
+
+
+def test_only_experts_above_the_sentinel_are_kept() -> None:
+    # similarities 3, 1, 2 against the sentinel's 2: equality is not enough
+    routing = route(features(2.0, 2.0, 2.0), keys(3, 1, 2), keys(1, 1, 1), CONFIG)
+    assert routing.kept_BN.tolist() == [[True, False, False]]
+    assert routing.margin_BN.tolist() == [[1.0, -1.0, 0.0]]
+
+
+def test_weights_share_among_the_kept_only() -> None:
+    routing = route(features(2.0, 2.0, 0.0), keys(1, -1, 1), keys(1, 50, 2), CONFIG)
+    shares = [math.exp(1), 0.0, math.exp(2)]
+    gates = [1 / (1 + math.exp(-s)) for s in (1, 50, 2)]
+    expected = [share / sum(shares) * gate for share, gate in zip(shares, gates, strict=True)]
+    assert routing.weights_BN[0].tolist() == pytest.approx(expected)
+
+
+def test_nothing_kept_gives_zero_weights() -> None:
+    routing = route(features(2.0, 2.0, 9.0), keys(1, 2), keys(1, 1), CONFIG)
+    assert not routing.kept_BN.any()
+    assert routing.weights_BN.tolist() == [[0.0, 0.0]]
+
+
+def test_an_empty_bank_keeps_nothing() -> None:
+    routing = route(features(2.0, 2.0, 0.0), keys()[:0].reshape(0, 4), torch.zeros(0, 4), CONFIG)
+    assert routing.kept_BN.shape == (1, 0)
+    assert soft_weights(torch.zeros(1, 0), torch.zeros(1, 0), routing.kept_BN).shape == (1, 0)
+
+
+def test_max_kept_takes_the_best_and_never_divides_a_tie() -> None:
+    config = replace(CONFIG, max_kept=2)
+    best = route(features(2.0, 2.0, 0.0), keys(1, 4, 2, 3), keys(1, 1, 1, 1), config)
+    assert best.kept_BN.tolist() == [[False, True, False, True]]
+    tied = route(features(2.0, 2.0, 0.0), keys(3, 4, 3, 1), keys(1, 1, 1, 1), config)
+    assert tied.kept_BN.tolist() == [[True, True, True, False]]
+    below = route(features(2.0, 2.0, 2.5), keys(1, 4, 2, 1), keys(1, 1, 1, 1), config)
+    assert below.kept_BN.tolist() == [[False, True, False, False]]
+
+
+def test_min_gate_drops_experts_of_other_questions() -> None:
+    config = replace(CONFIG, min_gate=0.5)
+    routing = route(features(2.0, 2.0, 0.0), keys(1, 1), keys(-1, 1), config)
+    assert routing.kept_BN.tolist() == [[False, True]]
+
+
+def test_visual_evidence_moves_weight_to_the_better_picture() -> None:
+    config = replace(CONFIG, soft_routing="prompt_and_visual")
+    inputs = features(2.0, 2.0, 0.0)
+    paper = route(inputs, keys(1, 3), keys(1, 1), CONFIG).weights_BN[0]
+    ours = route(inputs, keys(1, 3), keys(1, 1), config, torch.tensor(1.5)).weights_BN[0]
+    assert paper[0].item() == pytest.approx(paper[1].item())
+    gate = 1 / (1 + math.exp(-1))
+    share = 1 / (1 + math.exp(1.5 * (3 - 1)))
+    assert ours.tolist() == pytest.approx([gate * share, gate * (1 - share)])
+
+
+def test_residual_by_hand() -> None:
+    rows = torch.tensor([[[1.0, -2.0]]])
+    down = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[3.0, 1.0]]])
+    up = torch.tensor([[[0.0, 1.0]], [[100.0, 100.0]], [[2.0, 0.0]]])
+    weights = torch.tensor([[0.5, 0.3, 0.2]])
+    # relu activations 1, 0, 1 -> 0.5 * (0, 1) + 0 + 0.2 * (2, 0), twice that with gain 2
+    residual = fused_residual(rows, weights, down, up, 2.0)
+    torch.testing.assert_close(residual, torch.tensor([[[0.8, 1.0]]]))

@@ -1,0 +1,61 @@
+"""Rows are cut out of states by their spans and padded with a truthful mask."""
+
+import torch
+
+from liveedit_core.states import (
+    LayerStates,
+    Rows,
+    hidden_rows,
+    image_rows,
+    prompt_rows,
+    tower_rows,
+)
+from tests.random_states import random_states
+
+SHORT = random_states(1, num_prompt=2, num_target=1, num_before=3)
+LONG = random_states(2, num_prompt=6, num_target=4)
+
+
+def test_padding_keeps_rows_and_marks_them() -> None:
+    parts = [torch.ones(2, 3), 2 * torch.ones(4, 3), torch.zeros(0, 3)]
+    padded = Rows.pad(parts)
+    assert padded.mask_BS.tolist() == [
+        [True, True, False, False],
+        [True] * 4,
+        [False] * 4,
+    ]
+    for part, rows, mask in zip(parts, padded.rows_BSD, padded.mask_BS, strict=True):
+        assert torch.equal(rows[mask], part)
+        assert not rows[~mask].any()
+
+
+def test_spans_pick_the_right_rows() -> None:
+    pair = [SHORT, LONG]
+    for rows, spans in (
+        (image_rows(pair), [(3, 7), (0, 4)]),
+        (prompt_rows(pair), [(7, 9), (4, 10)]),
+        (hidden_rows(pair), [(0, 10), (0, 14)]),
+    ):
+        for row, (start, stop) in enumerate(spans):
+            own = pair[row].hidden_TD[start:stop]
+            assert torch.equal(rows.rows_BSD[row, : stop - start], own)
+            assert int(rows.mask_BS[row].sum()) == stop - start
+
+
+def test_tower_rows_are_those_of_the_image_tower() -> None:
+    assert torch.equal(tower_rows([SHORT]).rows_BSD[0], SHORT.visual_IE)
+
+
+def test_an_empty_image_span_means_no_image() -> None:
+    text_only = LayerStates(
+        hidden_TD=torch.zeros(4, 3),
+        visual_IE=torch.zeros(0, 3),
+        target_embeddings_OD=torch.zeros(1, 3),
+        image_span=(0, 0),
+        prompt_span=(0, 3),
+        target_span=(3, 4),
+        target_ids_O=torch.tensor([7]),
+    )
+    assert not text_only.has_image
+    assert text_only.num_tokens == 4
+    assert SHORT.has_image

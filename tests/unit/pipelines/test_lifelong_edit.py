@@ -1,0 +1,64 @@
+"""The command line: which recipe, which settings, which exit code."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import LifelongEditRecipe
+from pipelines.lifelong_edit import main, parse_arguments, resolve_config
+
+
+def resolved(*arguments: str) -> LifelongEditRecipe:
+    return resolve_config(parse_arguments(list(arguments)))
+
+
+def test_without_arguments_it_is_the_quickstart() -> None:
+    config = resolved()
+    assert (config.run_name, config.requests.limit) == ("quickstart", 100)
+
+
+def test_own_facts_are_not_cut_to_the_quickstart() -> None:
+    for arguments in (["--requests", "a.jsonl"], ["requests.cases=a.jsonl"]):
+        config = resolved(*arguments)
+        assert (config.run_name, config.requests.limit) == ("lifelong_edit", 0)
+
+
+def test_options_and_overrides_may_be_mixed() -> None:
+    config = resolved("seed=3", "--store", "s3://bucket/p", "bank.name=b", "--run-name", "x")
+    assert (config.seed, config.store_uri, config.bank.name) == (3, "s3://bucket/p", "b")
+    assert config.run_name == "x"
+
+
+def test_each_run_has_its_own_store_by_default(tmp_path: Path) -> None:
+    config = resolved(f"run_root={tmp_path}")
+    assert config.store_uri == (tmp_path / "quickstart" / "store").as_uri()
+
+
+def test_a_dry_run_prints_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dry-run", "evaluation.batch_size=5"]) == 0
+    assert "batch_size = 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argument", "field"),
+    [
+        ("evaluation.batchsize=5", "evaluation.batchsize"),
+        ("evaluation.batch_size=many", "evaluation.batch_size"),
+        ("evaluation.batch_size=0", "evaluation.batch_size"),
+        ("generator.num_cpus=-1", "generator.num_cpus"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(
+    argument: str, field: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([argument]) == 2
+    error = capsys.readouterr().err
+    assert field in error
+    assert len(error.splitlines()) == 1
+
+
+def test_resuming_what_does_not_exist_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--resume", f"run_root={tmp_path}"]) == 2
+    assert "--resume" in capsys.readouterr().err

@@ -1,0 +1,63 @@
+"""Small pictures, requests and cases, each different from the others."""
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
+
+PROMPT = "What is shown here?"
+
+
+def picture(number: int) -> bytes:
+    """A PNG of random pixels."""
+    pixels = np.random.default_rng(number).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def request(number: int, *, prompt: str = PROMPT, target: str = "") -> EditRequest:
+    """A request about its own picture."""
+    return EditRequest(
+        image_bytes=picture(number), prompt=prompt, target=target or f"thing number {number}"
+    )
+
+
+def case(number: int) -> Case:
+    """A case with one probe of three kinds beside the edit."""
+    edit = request(number)
+    return Case(
+        case_id=f"case-{number}",
+        edit=edit,
+        probes=(
+            Probe(
+                kind=ProbeKind.TEXT_GENERALITY,
+                prompt="Name this thing, please.",
+                target=edit.target,
+                image_bytes=edit.image_bytes,
+            ),
+            Probe(
+                kind=ProbeKind.MODAL_LOCALITY,
+                prompt=PROMPT,
+                target="another thing",
+                image_bytes=picture(10_000 + number),
+            ),
+            Probe(kind=ProbeKind.TEXT_LOCALITY, prompt="The capital of France is", target="Paris"),
+        ),
+    )
+
+
+class HashEmbedder:
+    """Embeds pictures by their bytes."""
+
+    name = "hash"
+    size = 6
+
+    def embed(self, pictures: list[bytes]) -> npt.NDArray[np.float32]:
+        """Unit vectors [B, 6]."""
+        rows = [np.random.default_rng(list(data[-24:])).normal(size=self.size) for data in pictures]
+        matrix = np.array(rows, dtype=np.float32)
+        return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)

@@ -1,0 +1,76 @@
+"""Experts become rows that a commit shows, with their picture embeddings."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from infra.expert_bank import BankIdentity, ExpertBank
+from infra.object_store import ObjectStore
+from liveedit_core.limits import InputLimits
+from tests.unit.tiny_inputs import HashEmbedder, picture, request
+from tests.unit.tiny_models import CONFIG, TinyModels
+from workers.expert_embedding_worker import ExpertEmbeddingWorker
+from workers.generator_worker import GeneratorWorker
+from workers.messages import GeneratedBatch, NumberedRequest
+
+IDENTITY = BankIdentity(
+    backbone_digest="tiny-backbone",
+    generator_digest="tiny-generator",
+    edit_layer=CONFIG.edit_layer,
+    hidden_size=CONFIG.hidden_size,
+    module_dim=CONFIG.module_dim,
+    num_queries=CONFIG.num_queries,
+    rank=CONFIG.rank,
+    embedding_model="hash",
+    embedding_size=6,
+)
+
+
+class BlindEmbedder(HashEmbedder):
+    """Cannot embed the first picture."""
+
+    def embed(self, pictures: list[bytes]) -> npt.NDArray[np.float32]:
+        matrix = super().embed(pictures)
+        matrix[[data == picture(0) for data in pictures]] = np.nan
+        return matrix
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> ExpertBank:
+    return ExpertBank.open_or_create(ObjectStore(tmp_path), "test", IDENTITY)
+
+
+@pytest.fixture(scope="module")
+def batch() -> GeneratedBatch:
+    worker = GeneratorWorker(TinyModels(), InputLimits())
+    requests = [NumberedRequest(sequence=n + 1, request=request(n)) for n in range(5)]
+    return worker.generate(requests)
+
+
+def test_rows_appear_with_the_commit(bank: ExpertBank, batch: GeneratedBatch) -> None:
+    written = ExpertEmbeddingWorker(HashEmbedder, batch_size=2).write(batch, bank.fragment_writer())
+    assert written.num_experts == 5
+    assert written.last_sequence == 5
+    assert bank.num_edits() == 0
+    bank.commit(written.fragments, epoch=bank.acquire_writer())
+    rows = bank.load_rows(["edit_id", "clip_embedding"])
+    assert rows.column("edit_id").to_pylist() == [item.expert.edit_id for item in batch.experts]
+    stored = np.array(rows.column("clip_embedding").to_pylist())
+    expected = HashEmbedder().embed([picture(number) for number in range(5)])
+    np.testing.assert_allclose(stored, expected, rtol=1e-6)
+
+
+def test_an_embedding_with_nan_is_refused_alone(bank: ExpertBank, batch: GeneratedBatch) -> None:
+    written = ExpertEmbeddingWorker(BlindEmbedder).write(batch, bank.fragment_writer())
+    (refusal,) = written.rejected
+    assert refusal.edit_id == request(0).edit_id
+    assert refusal.error_type == "NumericsError"
+    assert written.num_experts == 4
+
+
+def test_nothing_to_write_is_an_answer_too(bank: ExpertBank) -> None:
+    empty = GeneratedBatch(experts=(), rejected=(), last_sequence=7, duration_s=0.0)
+    written = ExpertEmbeddingWorker(HashEmbedder).write(empty, bank.fragment_writer())
+    assert (written.fragments, written.last_sequence) == ((), 7)

@@ -1,0 +1,69 @@
+"""Each request of a micro-batch becomes an expert or a refusal; neighbours never notice."""
+
+import torch
+
+from liveedit_core.limits import InputLimits
+from liveedit_core.schema import EditRequest
+from tests.unit.tiny_inputs import PROMPT, picture, request
+from tests.unit.tiny_models import CONFIG, TinyModels
+from workers.generator_worker import GeneratorWorker
+from workers.messages import NumberedRequest
+
+
+def numbered(*requests: EditRequest) -> list[NumberedRequest]:
+    return [NumberedRequest(sequence=index, request=item) for index, item in enumerate(requests, 1)]
+
+
+def worker(models: TinyModels | None = None, limits: InputLimits | None = None) -> GeneratorWorker:
+    return GeneratorWorker(models or TinyModels(), limits or InputLimits())
+
+
+def test_it_says_what_it_runs() -> None:
+    facts = worker().describe()
+    assert (facts.backbone_digest, facts.generator_digest) == ("tiny-backbone", "tiny-generator")
+    assert facts.config == CONFIG
+
+
+def test_every_request_gets_its_expert() -> None:
+    requests = [request(number) for number in range(3)]
+    batch = worker().generate(numbered(*requests))
+    assert [item.sequence for item in batch.experts] == [1, 2, 3]
+    assert [item.expert.edit_id for item in batch.experts] == [r.edit_id for r in requests]
+    assert [item.subject_id for item in batch.experts] == [r.subject_id for r in requests]
+    assert batch.rejected == ()
+    assert batch.last_sequence == 3
+
+
+def test_a_bad_request_is_refused_and_its_neighbours_are_as_without_it() -> None:
+    good, bad = [request(0), request(1)], request(2, target="one two three four five")
+    limits = InputLimits(max_target_tokens=4)
+    alone = worker(limits=limits).generate(numbered(*good))
+    batch = worker(limits=limits).generate(numbered(bad, *good))
+    (refusal,) = batch.rejected
+    assert refusal.error_type == "TooManyTokens"
+    assert refusal.edit_id == bad.edit_id
+    assert "5 tokens" in refusal.message
+    for one, other in zip(alone.experts, batch.experts, strict=True):
+        assert torch.equal(one.expert.down_RD, other.expert.down_RD)
+
+
+def test_a_picture_that_cannot_be_decoded_is_refused() -> None:
+    broken = EditRequest(image_bytes=picture(1)[:40], prompt=PROMPT, target="a thing")
+    batch = worker().generate(numbered(broken, request(0)))
+    assert [item.edit_id for item in batch.rejected] == [broken.edit_id]
+    assert len(batch.experts) == 1
+
+
+def test_an_expert_with_nan_is_refused_alone() -> None:
+    poisoned = request(0, prompt="Is this poison?")
+    models = TinyModels(poisoned_prompt="Is this poison?")
+    batch = worker(models).generate(numbered(request(1), poisoned, request(2)))
+    (refusal,) = batch.rejected
+    assert (refusal.edit_id, refusal.error_type) == (poisoned.edit_id, "NumericsError")
+    assert [item.sequence for item in batch.experts] == [1, 3]
+
+
+def test_a_batch_of_refusals_is_an_answer_too() -> None:
+    batch = worker(limits=InputLimits(max_prompt_tokens=1)).generate(numbered(request(0)))
+    assert batch.experts == ()
+    assert batch.last_sequence == 1
