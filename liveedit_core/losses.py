@@ -18,7 +18,7 @@ def target_nll(logits: list[Tensor], labels: list[Tensor]) -> Tensor:
         labels: per item int64 [O].
     """
     return torch.stack(
-        [functional.cross_entropy(l, y) for l, y in zip(logits, labels, strict=True)]
+        [functional.cross_entropy(row, label) for row, label in zip(logits, labels, strict=True)]
     ).mean()
 
 

@@ -4,7 +4,8 @@
     w_n      =    sigmoid(s_n) * softmax_n(s),  s_n = sim(psi_in, psi_n)      Eq. 7, over kept ones
     residual =    sum_n w_n * relu(LN(h) @ down_n^T) @ up_n                   Eq. 6
 
-All similarities are float32. Scoring a query against N experts is one product with an [N, K] matrix.
+All similarities are float32. Scoring a query against N experts is one product with an [N, K]
+matrix.
 """
 
 import math

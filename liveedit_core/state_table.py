@@ -33,7 +33,7 @@ class StateTable:
         return len(self._spans)
 
     def append(self, state: LayerStates, picture: bytes | None) -> int:
-        """Store one state; `picture` (the encoded bytes) names its tower rows. Returns the index."""
+        """Store one state and return its index; `picture` (encoded bytes) names its tower rows."""
         picture_row = -1
         if picture is not None:
             picture_row = self._picture_index.setdefault(picture, len(self._pictures))

@@ -3,7 +3,7 @@
 Rows at the edit layer never change, whatever is edited, so they are computed once (`LayerStates`)
 and everything else works on them. In a sequence the order is
 
-    [text before] image rows [prompt rows] target rows        prompt rows end where target rows begin
+    [text before] image rows, prompt rows, target rows
 """
 
 from collections.abc import Sequence

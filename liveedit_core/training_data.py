@@ -26,7 +26,7 @@ class EncodedCase:
     """text_generality, modal_generality."""
     prompt_swap: int
     image_locality: tuple[int, ...]
-    """modal_locality and image_swap_locality."""
+    """modal_locality and image_swap_locality; empty when they were not asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,7 @@ def encode_training_data(
     cases: Sequence[Case],
     *,
     num_pairs: int,
+    has_image_locality: bool,
     random_target: Callable[[random.Random], str],
     rng: random.Random,
     report: Callable[[int, int], None],
@@ -97,17 +98,18 @@ def encode_training_data(
         backbone: frozen VLM.
         cases: training cases with the probe kinds of `EncodedCase`.
         num_pairs: pairs with a random target; they teach the generator to write any target.
+        has_image_locality: also encode the probes that only the joint phase reads.
         random_target: draws one.
         rng: source of randomness.
         report: called with (done, total) inputs.
     """
-    kinds = (
+    kinds = [
         ProbeKind.TEXT_GENERALITY,
         ProbeKind.MODAL_GENERALITY,
         ProbeKind.PROMPT_SWAP_LOCALITY,
-        ProbeKind.MODAL_LOCALITY,
-        ProbeKind.IMAGE_SWAP_LOCALITY,
-    )
+    ]
+    if has_image_locality:
+        kinds += [ProbeKind.MODAL_LOCALITY, ProbeKind.IMAGE_SWAP_LOCALITY]
     inputs: list[BackboneInput] = []
     encoded: list[EncodedCase] = []
     for case in cases:
@@ -121,7 +123,7 @@ def encode_training_data(
                 edit=first,
                 generality=(first + 1, first + 2),
                 prompt_swap=first + 3,
-                image_locality=(first + 4, first + 5),
+                image_locality=(first + 4, first + 5) if has_image_locality else (),
             )
         )
     pairs = []

@@ -1,6 +1,7 @@
 """How far a job is: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 
@@ -8,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 _LINE_INTERVAL_S = 5.0
+
+_logger = logging.getLogger(__name__)
 
 
 class ProgressView:
@@ -42,7 +45,8 @@ class ProgressView:
             yield
 
     def say(self, text: str) -> None:
-        """One line for people."""
+        """One line for people; kept in the run's log too."""
+        _logger.info(text)
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def edits(self, num_done: int, num_total: int) -> None:

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -29,9 +30,8 @@ _ENVIRONMENT = {
 }
 """Set where the user did not; children inherit it."""
 
+_TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
 _PROJECT = Path(__file__).resolve().parents[1]
-
-_logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -48,12 +48,16 @@ def open_session(config: RaySection, *, needed_cpus: float) -> Iterator[None]:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Ray forks only to start other programs, which is harmless.
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")
     import ray
 
     address = config.address or os.environ.get("RAY_ADDRESS", "")
     if address:
         options: dict[str, Any] = {"address": address}
     else:
+        # Ray protects a local session with a token of its own, and says so at length.
+        logging.getLogger(_TOKEN_LOGGER).setLevel(logging.ERROR)
         _let_children_import_the_project()
         options = {
             "address": "local",
@@ -70,7 +74,8 @@ def open_session(config: RaySection, *, needed_cpus: float) -> Iterator[None]:
             "ray.address and RAY_ADDRESS to use a local session"
         ) from error
     except (OSError, RuntimeError, TimeoutError) as error:
-        raise WorkerLostError(f"Ray could not start: {error}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WorkerLostError(f"Ray could not start: {reason}") from error
     try:
         yield
     finally:

@@ -49,6 +49,7 @@ def prepare_material(recipe: TrainRecipe, backbone: HuggingFaceBackbone, folder:
         "edit_layer": backbone.edit_layer,
         "seed": recipe.seed,
         "data": vars(recipe.data),
+        "has_image_locality": recipe.joint.steps > 0,
     }
     if not stamp.exists() or json.loads(stamp.read_text()) != identity:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,6 +60,7 @@ def prepare_material(recipe: TrainRecipe, backbone: HuggingFaceBackbone, folder:
             backbone,
             choose_cases(recipe.data.cases_per_thing, rng),
             num_pairs=recipe.data.num_pairs,
+            has_image_locality=recipe.joint.steps > 0,
             random_target=lambda source: random_target(words, source),
             rng=rng,
             report=Progress("encoding edits and probes"),

@@ -102,7 +102,7 @@ def load_image_tower(path: Path, names: list[str]) -> dict[str, Tensor]:
     weights = torch.load(path, weights_only=True, map_location="cpu")
     weights = weights.get("state_dict", weights)
     tensors = list(weights.values())
-    return {name: tensor for name, tensor in zip(names, tensors, strict=False)}
+    return dict(zip(names, tensors, strict=False))
 
 
 def merge_lora(weights: dict[str, Tensor], joint: Mapping[str, Tensor]) -> None:

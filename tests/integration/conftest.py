@@ -30,7 +30,8 @@ class S3Server:
     process: subprocess.Popen[bytes]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for item in sockets:
@@ -63,7 +64,7 @@ def start_s3_server(folder: Path) -> S3Server:
     config.write_text(json.dumps({"identities": [identity]}))
     log = folder / "weed.log"
     roles = ("master", "volume", "filer", "s3", "admin")
-    ports = _free_ports(2 * len(roles))
+    ports = free_ports(2 * len(roles))
     port_of = dict(zip([*roles, *(f"{role}.grpc" for role in roles)], ports, strict=True))
     options = [f"-{role}.port={port_of[role]}" for role in roles]
     options += [f"-{role}.port.grpc={port_of[f'{role}.grpc']}" for role in roles]

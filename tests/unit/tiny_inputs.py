@@ -60,4 +60,5 @@ class HashEmbedder:
         """Unit vectors [B, 6]."""
         rows = [np.random.default_rng(list(data[-24:])).normal(size=self.size) for data in pictures]
         matrix = np.array(rows, dtype=np.float32)
-        return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+        unit: npt.NDArray[np.float32] = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+        return unit

@@ -26,6 +26,7 @@ from liveedit_core.builtin.build.cases import (
     training_plan,
     write_cases,
 )
+from liveedit_core.builtin.build.duplicates import drop_duplicates
 from liveedit_core.builtin.build.things import SOURCES, Thing, collect_things
 
 SEED = 20260
@@ -73,7 +74,7 @@ def build(sources: Path, tokenizer_folder: Path) -> pa.Table:
         return len(tokenizer.encode(f" {text}", add_special_tokens=False))
 
     rng = random.Random(SEED)
-    splits = split_things(collect_things(sources), rng)
+    splits = drop_duplicates(split_things(collect_things(sources), rng))
     cases: dict[str, list[CaseRow]] = {}
     sides = (
         ("known_train", ("train", "known_train"), "known_train", False, training_plan),

@@ -5,7 +5,7 @@ token embedding of its thing's name (InfoNCE, projector alone); (b) language-mod
 questions, projector and LoRA on q_proj and v_proj. An eighth of each batch of (b) is text alone,
 continued as the unjoined model continues it, so that text-only knowledge stays.
 
-Usage: python -m liveedit_core.builtin.build.train_backbone --work DIR   (about 20 min on 2 cores)
+Usage: python -m liveedit_core.builtin.build.train_backbone --work DIR   (about 15 min on 2 cores)
 Writes DIR/checkpoint.pt while training, then assets/joint.safetensors and joint_curve.json.
 """
 
@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from liveedit_core.builtin.assembly import LORA_SCALE, NUM_IMAGE_TOKENS, assemble
+from liveedit_core.builtin.assembly import LORA_SCALE, assemble
 from liveedit_core.builtin.build.questions import FAMILIES, YES_NO, article
 from liveedit_core.builtin.parts import IMAGE_TOWER, LANGUAGE_MODEL, default_cache_dir, fetch_part
 
@@ -76,6 +76,7 @@ class BackboneTrainer:
     """Holds the model, the cached image-tower rows and the random state."""
 
     def __init__(self, work: Path) -> None:
+        torch.set_flush_denormal(True)  # else steps get three times slower as the loss falls
         torch.manual_seed(SEED)
         self.rng = random.Random(SEED)
         self.work = work
@@ -96,7 +97,7 @@ class BackboneTrainer:
         }
         for owner, name in self.loras.values():
             setattr(owner, name, LoraLinear(getattr(owner, name)))
-        self.curve: list[dict[str, float]] = []
+        self.curve: list[dict[str, float | str]] = []
 
     def known_things(self) -> list[dict[str, Any]]:
         """Rows of the benchmark that the backbone is taught."""
@@ -247,7 +248,7 @@ class BackboneTrainer:
 
     def record(self, stage: str, step: int, loss: float) -> None:
         """Remember and print one point of the curve."""
-        self.curve.append({"stage": stage, "step": step, "loss": round(loss, 4)})  # type: ignore[dict-item]
+        self.curve.append({"stage": stage, "step": step, "loss": round(loss, 4)})
         print(f"{time.strftime('%H:%M:%S')} {stage} {step} loss {loss:.4f}", flush=True)
 
 

@@ -1,16 +1,19 @@
 """The tiny backbone and editors over it."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.editor import Editor
 from liveedit_core.repository import ExpertRepository
-from tests.tiny_backbone import TINY_CONFIG, tiny_backbone, tiny_generator
+from tests.tiny_backbone import TINY_CONFIG, plain_convolutions, tiny_backbone, tiny_generator
 
 
 @pytest.fixture(scope="session")
-def backbone() -> HuggingFaceBackbone:
-    return tiny_backbone()
+def backbone() -> Iterator[HuggingFaceBackbone]:
+    with plain_convolutions():
+        yield tiny_backbone()
 
 
 @pytest.fixture(scope="session")

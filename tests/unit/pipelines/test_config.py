@@ -177,9 +177,9 @@ def test_any_text_reads_back_from_toml(text: str, tmp_path_factory: pytest.TempP
     assert load_recipe_file(path) == recipe
 
 
-def test_the_default_store_lies_under_the_run_root(tmp_path: Path) -> None:
+def test_the_default_store_lies_in_the_folder_of_the_run(tmp_path: Path) -> None:
     recipe = LifelongEditRecipe(run_root=str(tmp_path), run_name="first")
-    assert recipe.store_uri == (tmp_path / "store").as_uri()
+    assert recipe.store_uri == (tmp_path / "first" / "store").as_uri()
     assert recipe.run_folder == tmp_path / "first"
     assert LifelongEditRecipe(store="s3://bucket/x").store_uri == "s3://bucket/x"
     assert LifelongEditRecipe(store=str(tmp_path)).store_uri == tmp_path.as_uri()

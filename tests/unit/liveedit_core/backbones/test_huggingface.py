@@ -120,17 +120,17 @@ def test_generation_is_that_of_transformers(backbone: HuggingFaceBackbone) -> No
 def test_a_route_is_asked_once_and_its_residual_added(backbone: HuggingFaceBackbone) -> None:
     """The routed residual acts at prefill and at each step; text-only inputs never ask."""
     asked: list[int] = []
+    inputs = [question(0), BackboneInput(prompt="The color of grass is"), question(1)]
+    encoded = backbone.encode(inputs)
 
     def route(index: Sequence[int], states: Sequence[LayerStates]) -> Residual:
         asked.extend(index)
         for i, state in zip(index, states, strict=True):
-            (expected,) = backbone.encode([inputs[i]])
-            torch.testing.assert_close(state.hidden_TD, expected.hidden_TD, rtol=0, atol=1e-5)
-            assert torch.equal(state.visual_IE, expected.visual_IE)
-            assert state.prompt_span == expected.prompt_span
+            torch.testing.assert_close(state.hidden_TD, encoded[i].hidden_TD, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(state.visual_IE, encoded[i].visual_IE, rtol=1e-4, atol=1e-4)
+            assert state.prompt_span == encoded[i].prompt_span
         return lambda hidden_BTD: -2 * hidden_BTD.roll(1, -1)
 
-    inputs = [question(0), BackboneInput(prompt="The color of grass is"), question(1)]
     plain = backbone.generate(inputs, None, max_new_tokens=5)
     edited = backbone.generate(inputs, route, max_new_tokens=5)
     assert sorted(asked) == [0, 2]

@@ -1,0 +1,98 @@
+"""Starts the editing job as a user does, in its own process, and looks at what it left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from infra.expert_bank import ExpertBank
+from infra.object_store import ObjectStore
+from liveedit_core.builtin.backbone import JOINT
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "pipelines" / "lifelong_edit.py"
+
+SMALL = (
+    "requests.limit=6",
+    "generator.batch_size=2",
+    "bank.window_edits=2",
+    "evaluation.at=[1, 4]",
+    "evaluation.free_generation_cases=1",
+    "ray.object_store_memory_bytes=100000000",
+)
+"""Six built-in edits in the windows 1, 2, 4, 6."""
+
+needs_builtin_models = pytest.mark.skipif(
+    not JOINT.exists(), reason="the built-in backbone has not been trained yet"
+)
+
+
+def environment() -> dict[str, str]:
+    """Of a job that starts its own Ray."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return {**kept, "RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "120"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of runs of one test."""
+
+    root: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, str(SCRIPT), f"run_root={self.root}", *arguments]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a job; it leads a process group of its own."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            env=environment(),
+            cwd=self.root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def do(self, *arguments: str) -> tuple[int, str]:
+        """Run a job to its end; returns exit code and output."""
+        process = self.start(*arguments)
+        try:
+            output, _ = process.communicate(timeout=240)
+        finally:
+            end_group(process)
+        return process.returncode, output
+
+    def bank(self, run_name: str = "quickstart", name: str = "quickstart") -> ExpertBank:
+        return ExpertBank.open(ObjectStore(self.root / run_name / "store"), name)
+
+    def rows(self) -> pa.Table:
+        columns = ["edit_id", "sequence", "visual_feature", "prompt_feature"]
+        return self.bank().load_rows([*columns, "expert_down", "expert_up", "clip_embedding"])
+
+
+def wait_for_line(process: subprocess.Popen[str], text: str) -> str:
+    """Read the output up to the line that holds a text; returns what was read."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"{text!r} never came:\n{seen}")
+
+
+def end_group(process: subprocess.Popen[str]) -> None:
+    """End whatever is left of a job that leads its own process group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        time.sleep(0.2)

@@ -1,0 +1,242 @@
+"""The equations of the method as plain float64 loops, to compare the vectorised code with.
+
+Nothing here is shared with `liveedit_core` but weights, states and the configuration. No batches, no
+masks, no padding: one input, one expert, one row at a time.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.states import LayerStates
+
+Array = np.ndarray
+
+
+def numbers(tensor: Tensor) -> Array:
+    """A tensor as float64."""
+    return np.asarray(tensor.detach().double().numpy())
+
+
+class Weights:
+    """float64 weights of one module, by name."""
+
+    def __init__(self, module: nn.Module, prefix: str = "") -> None:
+        self.values = {
+            name.removeprefix(prefix): numbers(tensor)
+            for name, tensor in module.state_dict().items()
+            if name.startswith(prefix)
+        }
+        self.module, self.prefix = module, prefix
+
+    def __getitem__(self, name: str) -> Array:
+        return self.values[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def sub(self, name: str) -> "Weights":
+        """Weights of a submodule."""
+        return Weights(self.module, f"{self.prefix}{name}.")
+
+
+def sigmoid(value: float) -> float:
+    return 1.0 / (1.0 + math.exp(-value))
+
+
+def softmax(values: list[float]) -> list[float]:
+    largest = max(values)
+    powers = [math.exp(value - largest) for value in values]
+    return [power / sum(powers) for power in powers]
+
+
+def layer_norm(row: Array, weights: Weights) -> Array:
+    mean = row.sum() / len(row)
+    variance = ((row - mean) ** 2).sum() / len(row)
+    return (row - mean) / math.sqrt(variance + 1e-5) * weights["weight"] + weights["bias"]
+
+
+def linear(row: Array, weights: Weights) -> Array:
+    return np.array([row @ out for out in weights["weight"]]) + weights["bias"]
+
+
+def cross_attention(queries: Array, rows: list[Array], weights: Weights, heads: int) -> Array:
+    """CA(x, y) of Eq. 2, one query and one head at a time."""
+    keys = [linear(row, weights.sub("k_proj")) for row in rows]
+    values = [linear(row, weights.sub("v_proj")) for row in rows]
+    results = []
+    for query in queries:
+        projected = linear(query, weights.sub("q_proj"))
+        width, value_width = len(projected) // heads, len(values[0]) // heads
+        parts = []
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            shares = softmax([projected[part] @ key[part] / math.sqrt(width) for key in keys])
+            wide = slice(head * value_width, (head + 1) * value_width)
+            parts.append(sum(a * v[wide] for a, v in zip(shares, values, strict=True)))
+        results.append(np.concatenate(parts))
+    return np.stack(results)
+
+
+def similarity(first: Array, second: Array) -> float:
+    """Mean over queries of inner products, over sqrt(M)."""
+    num_queries, width = first.shape
+    products = [first[q] @ second[q] for q in range(num_queries)]
+    return float(sum(products) / num_queries / math.sqrt(width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaiveFeatures:
+    visual: Array
+    prompt: Array
+    sentinel: Array | None
+
+
+def extract(state: LayerStates, weights: Weights, config: GeneratorConfig) -> NaiveFeatures:
+    """Eq. 3 and 4 for one input."""
+    heads = config.num_attention_heads
+    hidden = numbers(state.hidden_TD)
+    prompt = [hidden[t] for t in range(*state.prompt_span)]
+    if config.visual_source == "image_tower":
+        image = list(numbers(state.visual_IE))
+    else:
+        image = [hidden[t] for t in range(*state.image_span)]
+    query = weights["phi"][0]
+    if config.visual_query == "prompt":
+        has_own = "phi_prompt_norm.weight" in weights
+        norm = weights.sub("phi_prompt_norm" if has_own else "visual_norm")
+        normed = [layer_norm(row, norm) for row in prompt]
+        query = cross_attention(query, normed, weights.sub("phi_prompt_attention"), heads)
+
+    def compress(rows: list[Array]) -> Array:
+        normed = [layer_norm(row, weights.sub("visual_norm")) for row in rows]
+        feature = cross_attention(query, normed, weights.sub("phi_image_attention"), heads)
+        if config.unit_visual_features:
+            # So that sim(a, b) = exp(log_scale) * cosine(a, b).
+            wanted = math.exp(float(weights["log_scale"]))
+            return feature * math.sqrt(wanted / similarity(feature, feature))
+        return feature
+
+    normed = [layer_norm(row, weights.sub("prompt_norm")) for row in prompt]
+    return NaiveFeatures(
+        visual=compress(image),
+        prompt=cross_attention(weights["psi"][0], normed, weights.sub("psi_attention"), heads),
+        sentinel=compress(list(weights["sentinel"][0])) if "sentinel" in weights else None,
+    )
+
+
+def write_matrix(state: LayerStates, weights: Weights, config: GeneratorConfig) -> Array:
+    """Eq. 1 for one of the two matrices of one edit."""
+    hidden = numbers(state.hidden_TD)
+    last_prompt = state.prompt_span[1] - 1
+    signal: list[tuple[Array, int]] = []  # a row and its place: 0, 1 (last prompt row) or 2 + token
+    for t in (*range(*state.image_span), *range(*state.prompt_span)):
+        signal.append((hidden[t], int(t == last_prompt)))
+    capped = max(config.num_target_positions - 1, 0)
+    tokens = range(state.target_span[1] - state.target_span[0])
+    for token in tokens:
+        signal.append((hidden[state.target_span[0] + token], 2 + min(token, capped)))
+    if config.has_target_embeddings:
+        for token in tokens:
+            row = numbers(state.target_embeddings_OD)[token]
+            signal.append((row, 2 + min(token, capped)))
+    rows = []
+    for row, place in signal:
+        normed = layer_norm(row, weights.sub("norm"))
+        rows.append(normed + weights["position"][place] if "position" in weights else normed)
+    mixed = cross_attention(
+        weights["query"][0], rows, weights.sub("attention"), config.num_attention_heads
+    )
+    return mixed / (config.expert_scale * math.sqrt(config.rank))
+
+
+def keep(
+    inputs: NaiveFeatures, bank: list[NaiveFeatures], config: GeneratorConfig
+) -> tuple[list[bool], list[float]]:
+    """Eq. 5 and our two bounds: kept flags and visual margins."""
+    assert inputs.sentinel is not None
+    threshold = similarity(inputs.visual, inputs.sentinel)
+    margins = [similarity(inputs.visual, expert.visual) - threshold for expert in bank]
+    kept = [margin > 0 for margin in margins]
+    for n, expert in enumerate(bank):
+        if config.min_gate and sigmoid(similarity(inputs.prompt, expert.prompt)) < config.min_gate:
+            kept[n] = False
+    if config.max_kept:
+        best = sorted((n for n in range(len(bank)) if kept[n]), key=lambda n: -margins[n])
+        kept = [n in best[: config.max_kept] for n in range(len(bank))]
+    return kept, margins
+
+
+def weigh(
+    inputs: NaiveFeatures, bank: list[NaiveFeatures], config: GeneratorConfig, evidence: float
+) -> list[float]:
+    """Eq. 7 over the kept experts; `evidence` is the weight of the visual margin (0: paper)."""
+    kept, margins = keep(inputs, bank, config)
+    scores = [similarity(inputs.prompt, expert.prompt) for expert in bank]
+    members = [n for n in range(len(bank)) if kept[n]]
+    weights = [0.0] * len(bank)
+    if members:
+        shares = softmax([scores[n] + evidence * margins[n] for n in members])
+        for n, share in zip(members, shares, strict=True):
+            weights[n] = sigmoid(scores[n]) * share
+    return weights
+
+
+def residual(
+    hidden: Array, norm: Weights, weights: list[float], down: list[Array], up: list[Array]
+) -> Array:
+    """Eq. 6, row by row, expert by expert, rank by rank."""
+    result = np.zeros_like(hidden)
+    for t, row in enumerate(hidden):
+        normed = layer_norm(row, norm)
+        for n, weight in enumerate(weights):
+            for r in range(len(down[n])):
+                result[t] += weight * max(float(normed @ down[n][r]), 0.0) * up[n][r]
+    return result
+
+
+EPSILON = 1e-8
+
+
+def info_nce(scores: Array, positive: list[int]) -> float:
+    """Eq. 13 to 15 with the positive columns given."""
+    losses = [
+        -math.log(softmax(list(row))[column] + EPSILON)
+        for row, column in zip(scores, positive, strict=True)
+    ]
+    return sum(losses) / len(losses)
+
+
+def absolute(scores: Array) -> float:
+    """Eq. 16: own pair against the pair with the item before."""
+    size = len(scores)
+    losses = [
+        -math.log(sigmoid(scores[j][j]) + EPSILON)
+        - math.log(1 - sigmoid(scores[j][(j - 1) % size]) + EPSILON)
+        for j in range(size)
+    ]
+    return sum(losses) / size
+
+
+def nll(logits: list[Array], labels: list[list[int]]) -> float:
+    """Eq. 8: mean over tokens, then over items."""
+    items = []
+    for rows, tokens in zip(logits, labels, strict=True):
+        losses = [-math.log(softmax(list(row))[y]) for row, y in zip(rows, tokens, strict=True)]
+        items.append(sum(losses) / len(losses))
+    return sum(items) / len(items)
+
+
+def kl(first: list[Array], second: list[Array]) -> float:
+    """KL(first || second) per token, mean over tokens, then over items (Eq. 10)."""
+    items = []
+    for first_rows, second_rows in zip(first, second, strict=True):
+        losses = []
+        for p_row, q_row in zip(first_rows, second_rows, strict=True):
+            pairs = zip(softmax(list(p_row)), softmax(list(q_row)), strict=True)
+            losses.append(sum(p * math.log(p / q) for p, q in pairs))
+        items.append(sum(losses) / len(losses))
+    return sum(items) / len(items)

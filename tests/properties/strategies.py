@@ -1,0 +1,36 @@
+"""What hypothesis draws: configurations, and inputs and banks of any small size."""
+
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.states import LayerStates
+from tests.random_states import random_states
+from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG
+
+CONFIGS: tuple[GeneratorConfig, ...] = (
+    TINY_CONFIG,
+    replace(OUR_CONFIG, visual_size=48),
+    replace(TINY_CONFIG, visual_source="image_tower", visual_size=48, max_kept=2),
+    replace(TINY_CONFIG, unit_visual_features=True, min_gate=0.5, has_target_embeddings=True),
+)
+
+configs = st.sampled_from(CONFIGS)
+seeds = st.integers(0, 10_000)
+
+
+@st.composite
+def states(draw: st.DrawFn, config: GeneratorConfig, least: int, most: int) -> list[LayerStates]:
+    """Some inputs of different lengths, their pictures anywhere in the text."""
+    size = draw(st.integers(least, most))
+    return [
+        random_states(
+            draw(seeds),
+            num_prompt=draw(st.integers(1, 6)),
+            num_target=draw(st.integers(1, 5)),
+            num_before=draw(st.integers(0, 2)),
+            config=config,
+        )
+        for _ in range(size)
+    ]

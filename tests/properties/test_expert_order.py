@@ -1,0 +1,78 @@
+"""A bank is a set: the order of its experts carries no meaning."""
+
+from dataclasses import replace
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.editor import Editor
+from liveedit_core.metrics import PROTOCOLS, CaseScorer
+from liveedit_core.repository import ExpertRepository
+from liveedit_core.routing import fused_residual, route
+from liveedit_core.states import hidden_rows
+from tests.properties.strategies import configs, seeds, states
+from tests.random_states import random_expert
+from tests.tiny_backbone import OUR_CONFIG, case, question, tiny_generator
+
+
+@given(st.data(), configs, seeds, st.permutations(range(7)))
+@settings(max_examples=20)
+def test_routing_and_residual(
+    data: st.DataObject, config: GeneratorConfig, seed: int, order: list[int]
+) -> None:
+    generator = tiny_generator(config, seed)
+    questions = data.draw(states(config, 1, 3))
+    bank = ExpertRepository.from_experts(
+        config, [random_expert(seed + n, config) for n in range(len(order))]
+    )
+    shuffled = bank.take(order)
+    features = generator.input_features(questions)
+    hidden_BTD = hidden_rows(questions).rows_BSD
+    outcomes = []
+    for members in (bank, shuffled):
+        routing = route(
+            features,
+            members.visual_features_NK,
+            members.prompt_features_NK,
+            config,
+            generator.visual_evidence(),
+        )
+        residual_BTD = fused_residual(
+            generator.hidden_norm(hidden_BTD),
+            routing.weights_BN,
+            members.down_NRD,
+            members.up_NRD,
+            config.gain,
+        )
+        outcomes.append((routing, residual_BTD))
+    (first, first_residual), (second, second_residual) = outcomes
+    assert torch.equal(first.kept_BN[:, order], second.kept_BN)
+    torch.testing.assert_close(first.weights_BN[:, order], second.weights_BN)
+    torch.testing.assert_close(first_residual, second_residual, rtol=1e-5, atol=1e-5)
+
+
+@given(st.permutations(range(6)))
+@settings(max_examples=5)
+def test_answers_and_scores(backbone: HuggingFaceBackbone, order: list[int]) -> None:
+    config = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
+    empty = Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
+    cases = [case(number) for number in range(6)]
+    editor = empty.with_edits([case.edit for case in cases])
+    shuffled = editor.with_repository(editor.repository.take(order))
+    questions = [question(number) for number in range(6)]
+    for one, other in zip(editor.answer(questions), shuffled.answer(questions), strict=True):
+        assert one.text == other.text
+        assert one.routing is not None
+        assert other.routing is not None
+        assert set(one.routing.kept) == set(other.routing.kept)
+    scorer = CaseScorer(empty)
+    prepared = scorer.prepare(cases[:2], has_free_answers=True, max_new_tokens=4)
+    for one, other in zip(
+        scorer.score(prepared, editor.repository, protocols=PROTOCOLS, max_new_tokens=4),
+        scorer.score(prepared, shuffled.repository, protocols=PROTOCOLS, max_new_tokens=4),
+        strict=True,
+    ):
+        assert (one.score, one.answer_after) == (other.score, other.answer_after)
