@@ -61,6 +61,9 @@ class GeneratorTrainer:
         self.curve: list[dict[str, float | str]] = []
         torch.manual_seed(recipe.seed)
         self.generator = LiveEditGenerator(generator_config(recipe.model, backbone, gain=1.0))
+        # both sides of the routing begin alike: a picture's own key is its best match from the start
+        edit_side = self.generator.edit_extractor.state_dict()
+        self.generator.input_extractor.load_state_dict(edit_side, strict=False)
         if recipe.model.relative_residual > 0:
             edits = [case.edit for case in material.data.cases[:CALIBRATION_EDITS]]
             size = recipe.model.relative_residual

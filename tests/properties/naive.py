@@ -24,13 +24,8 @@ def numbers(tensor: Tensor) -> Array:
 class Weights:
     """float64 weights of one module, by name."""
 
-    def __init__(self, module: nn.Module, prefix: str = "") -> None:
-        self.values = {
-            name.removeprefix(prefix): numbers(tensor)
-            for name, tensor in module.state_dict().items()
-            if name.startswith(prefix)
-        }
-        self.module, self.prefix = module, prefix
+    def __init__(self, module: nn.Module) -> None:
+        self.values = {name: numbers(tensor) for name, tensor in module.state_dict().items()}
 
     def __getitem__(self, name: str) -> Array:
         return self.values[name]
@@ -40,7 +35,14 @@ class Weights:
 
     def sub(self, name: str) -> "Weights":
         """Weights of a submodule."""
-        return Weights(self.module, f"{self.prefix}{name}.")
+        part = Weights.__new__(Weights)
+        start = f"{name}."
+        part.values = {
+            key.removeprefix(start): value
+            for key, value in self.values.items()
+            if key.startswith(start)
+        }
+        return part
 
 
 def sigmoid(value: float) -> float:
