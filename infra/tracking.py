@@ -87,15 +87,17 @@ class Tracker:
         """Record what the run was configured with; the first value of a name stays."""
         self._record(*({"kind": "param", "key": k, "value": str(v)} for k, v in params.items()))
 
-    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int, model_id: str = "") -> None:
         """Record measurements.
 
         Args:
             metrics: By name.
             step: Number of edits, or training step.
+            model_id: LoggedModel that they are about as well, if any.
         """
         values = {name: float(value) for name, value in metrics.items()}
-        self._record({"kind": "metrics", "values": values, "step": step})
+        record = {"kind": "metrics", "values": values, "step": step}
+        self._record({**record, "model_id": model_id} if model_id else record)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Record a file; it must stay where it is until the spool is empty."""
@@ -239,7 +241,7 @@ def _send_metrics(connection: Connection, record: dict[str, Any]) -> None:
     from mlflow.entities import Metric
 
     metrics = [
-        Metric(name, value, record["time_ms"], record["step"])
+        Metric(name, value, record["time_ms"], record["step"], model_id=record.get("model_id"))
         for name, value in record["values"].items()
     ]
     connection.client.log_batch(connection.run_id, metrics=metrics)

@@ -6,14 +6,14 @@ where at least one expert is kept: elsewhere the answer is the unedited one, bit
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
-from liveedit_core.editor import NOTHING_KEPT, Editor, Routing
+from liveedit_core.editor import NOTHING_KEPT, Answer, Editor, Routing
 from liveedit_core.repository import ExpertRepository
 from liveedit_core.schema import PAPER_METRICS, Case, Probe, ProbeKind
 from liveedit_core.states import LayerStates, hidden_rows
@@ -196,57 +196,18 @@ class CaseScorer:
             for row, answer in zip(kept, ids, strict=True):
                 edited_ids[chosen[row]] = answer
         return [
-            self._result(probe, TEACHER_FORCED, routings[i], edited_ids[i])
+            teacher_forced_result(probe, edited_ids[i], routings[i], self.backbone.decode)
             for i, probe in enumerate(probes)
         ]
-
-    def _result(
-        self, probe: PreparedProbe, protocol: str, routing: Routing, ids: Sequence[int]
-    ) -> ProbeResult:
-        """A teacher-forced result."""
-        right = probe.states.target_ids_O.tolist()
-        expected = probe.unedited_ids if probe.kind.is_locality else right
-        hits = sum(a == b for a, b in zip(ids, expected, strict=True))
-        return ProbeResult(
-            case_id=probe.case_id,
-            edit_id=probe.edit_id,
-            probe_index=probe.probe_index,
-            kind=probe.kind,
-            protocol=protocol,
-            score=hits / len(right),
-            target=probe.question.target,
-            answer_before=self.backbone.decode(probe.unedited_ids),
-            answer_after=self.backbone.decode(ids),
-            kept=routing.kept,
-            weights=routing.weights,
-            own_expert_kept=probe.edit_id in routing.kept,
-        )
 
     def _score_free_generation(
         self, editor: Editor, probes: Sequence[PreparedProbe], max_new_tokens: int
     ) -> list[ProbeResult]:
         answers = editor.answer([probe.question for probe in probes], max_new_tokens)
-        results = []
-        for probe, answer in zip(probes, answers, strict=True):
-            routing = answer.routing or NOTHING_KEPT
-            is_exact = normalize_answer(answer.text) == normalize_answer(probe.question.target)
-            results.append(
-                ProbeResult(
-                    case_id=probe.case_id,
-                    edit_id=probe.edit_id,
-                    probe_index=probe.probe_index,
-                    kind=probe.kind,
-                    protocol=FREE_GENERATION,
-                    score=float(is_exact),
-                    target=probe.question.target,
-                    answer_before=probe.unedited_answer or "",
-                    answer_after=answer.text,
-                    kept=routing.kept,
-                    weights=routing.weights,
-                    own_expert_kept=probe.edit_id in routing.kept,
-                )
-            )
-        return results
+        return [
+            free_generation_result(probe, answer)
+            for probe, answer in zip(probes, answers, strict=True)
+        ]
 
     def _batches(
         self, index: Sequence[int], probes: Sequence[PreparedProbe]
@@ -276,6 +237,64 @@ class CaseScorer:
             ):
                 ids[i] = tuple(logits.argmax(-1).tolist())
         return ids
+
+
+def teacher_forced_result(
+    probe: PreparedProbe,
+    ids: Sequence[int],
+    routing: Routing,
+    decode: Callable[[Sequence[int]], str],
+) -> ProbeResult:
+    """Score an edited model's argmax at each target position of a probe."""
+    right = probe.states.target_ids_O.tolist()
+    expected = probe.unedited_ids if probe.kind.is_locality else right
+    hits = sum(a == b for a, b in zip(ids, expected, strict=True))
+    return _result(
+        probe,
+        TEACHER_FORCED,
+        score=hits / len(right),
+        before=decode(probe.unedited_ids),
+        after=decode(ids),
+        routing=routing,
+    )
+
+
+def free_generation_result(probe: PreparedProbe, answer: Answer) -> ProbeResult:
+    """Score an edited model's free answer to a probe by exact match."""
+    is_exact = normalize_answer(answer.text) == normalize_answer(probe.question.target)
+    return _result(
+        probe,
+        FREE_GENERATION,
+        score=float(is_exact),
+        before=probe.unedited_answer or "",
+        after=answer.text,
+        routing=answer.routing or NOTHING_KEPT,
+    )
+
+
+def _result(
+    probe: PreparedProbe,
+    protocol: str,
+    *,
+    score: float,
+    before: str,
+    after: str,
+    routing: Routing,
+) -> ProbeResult:
+    return ProbeResult(
+        case_id=probe.case_id,
+        edit_id=probe.edit_id,
+        probe_index=probe.probe_index,
+        kind=probe.kind,
+        protocol=protocol,
+        score=score,
+        target=probe.question.target,
+        answer_before=before,
+        answer_after=after,
+        kept=routing.kept,
+        weights=routing.weights,
+        own_expert_kept=probe.edit_id in routing.kept,
+    )
 
 
 def probe_input(probe: Probe) -> BackboneInput:

@@ -54,15 +54,17 @@ class RunRecords:
             self._registry.register_generator(folder, digest=digest)
 
     def evaluated(self, bank: ExpertBank, evaluation: Evaluation) -> None:
-        """Record the metrics of a bank version and register it as the challenger."""
-        metrics = metric_values(evaluation.summary)
+        """Register a bank version and record its metrics."""
+        model_id = ""
+        with self._tolerated():
+            registered = self._registry.register_bank_version(bank, evaluation.bank_version)
+            model_id = registered.model_id
         key = f"{bank.name}:{evaluation.bank_version}:{evaluation.num_edits}"
         if key not in self._recorded or evaluation.num_new_results:
-            self._tracker.log_metrics(metrics, step=evaluation.num_edits)
+            metrics = metric_values(evaluation.summary)
+            self._tracker.log_metrics(metrics, step=evaluation.num_edits, model_id=model_id)
             self._recorded.add(key)
             self._state_file.write_text(json.dumps(sorted(self._recorded)))
-        with self._tolerated():
-            self._registry.register_bank_version(bank, evaluation.bank_version, metrics=metrics)
 
     def finished(self, bank: ExpertBank, report: Path, seconds: Mapping[str, float]) -> None:
         """Register the newest bank version as the challenger; record times and the report."""

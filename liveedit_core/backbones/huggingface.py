@@ -11,6 +11,7 @@ real tokens never see right padding (causal attention), so batches need no mask.
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -192,7 +193,11 @@ class HuggingFaceBackbone:
         max_new_tokens: int,
         has_cache: bool = True,
     ) -> list[str]:
-        """Greedy answers. Inputs of equal length share a batch, so no padding is needed."""
+        """Greedy answers to the prompts; a target, being the answer, is never shown to the model.
+
+        Inputs of equal length share a batch, so no padding is needed.
+        """
+        inputs = [replace(item, target="") for item in inputs]
         tokens = [self.tokenize(item) for item in inputs]
         features = self._image_features(inputs)
         groups: dict[tuple[int, bool], list[int]] = {}

@@ -53,7 +53,10 @@ class Backbone(Protocol):
     def generate(
         self, inputs: Sequence[BackboneInput], route: RouteOnce | None, *, max_new_tokens: int
     ) -> list[str]:
-        """Greedy answers; `route` is asked once per batch of inputs with pictures."""
+        """Greedy answers to the prompts, whatever targets the inputs carry.
+
+        `route` is asked once per batch of inputs with pictures.
+        """
         ...
 
     def count_tokens(self, text: str) -> int:

@@ -64,7 +64,7 @@ class Run:
         """Run a job to its end; returns exit code and output."""
         process = self.start(*arguments)
         try:
-            output, _ = process.communicate(timeout=240)
+            output, _ = process.communicate(timeout=300)
         finally:
             end_group(process)
         return process.returncode, output

@@ -15,7 +15,7 @@ from infra.results import ResultsTable
 from tests.integration.edit_job import SMALL, Run, end_group, needs_builtin_models, wait_for_line
 from tests.unit.tiny_inputs import PROMPT, picture
 
-pytestmark = [needs_builtin_models, pytest.mark.slow]
+pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 from tests.integration.conftest import free_ports
 from tests.integration.edit_job import ROOT, Run, end_group, environment, needs_builtin_models
 
-pytestmark = [needs_builtin_models, pytest.mark.slow]
+pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TINY = (
     "requests.limit=2",
@@ -42,7 +42,7 @@ class Head:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=300,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -109,7 +109,8 @@ def test_free_generation_scores_accuracy_probes_by_exact_match(
 ) -> None:
     results = scorer.score(prepared, bank, protocols=[FREE_GENERATION], max_new_tokens=5)
     asked = [probe for probe in prepared.probes if not probe.kind.is_locality]
-    answers = scorer.editor.with_repository(bank).answer([p.question for p in asked], 5)
+    questions = [replace(probe.question, target="") for probe in asked]
+    answers = scorer.editor.with_repository(bank).answer(questions, 5)
     for probe, result, answer in zip(asked, results, answers, strict=True):
         assert (result.case_id, result.probe_index) == (probe.case_id, probe.probe_index)
         assert result.answer_after == answer.text

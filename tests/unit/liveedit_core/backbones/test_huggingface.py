@@ -1,6 +1,7 @@
 """The adapter cuts the model where it says, and puts it together again without a trace."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,6 +116,13 @@ def test_generation_is_that_of_transformers(backbone: HuggingFaceBackbone) -> No
             pad_token_id=backbone.end_id,
         )
         assert answer == backbone.decode(done[0, ids.shape[1] :].tolist())
+
+
+def test_generation_never_sees_the_target(backbone: HuggingFaceBackbone) -> None:
+    questions = [question(seed) for seed in range(4)]
+    told = [replace(item, target="silver kettle") for item in questions]
+    expected = backbone.generate(questions, None, max_new_tokens=5)
+    assert backbone.generate(told, None, max_new_tokens=5) == expected
 
 
 def test_a_route_is_asked_once_and_its_residual_added(backbone: HuggingFaceBackbone) -> None:

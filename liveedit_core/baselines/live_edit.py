@@ -1,0 +1,38 @@
+"""LiveEdit itself, behind the interface of the editors that it is compared with."""
+
+from collections.abc import Sequence
+
+from liveedit_core.editor import Editor
+from liveedit_core.metrics import CaseScorer, PreparedCases, ProbeResult
+from liveedit_core.schema import EditRequest
+from liveedit_core.states import LayerStates
+
+
+class LiveEdit:
+    """An editor whose repository grows with each edit.
+
+    Args:
+        editor: backbone, generator and the experts to begin with.
+        batch_size: probes per forward.
+    """
+
+    name = "LiveEdit"
+
+    def __init__(self, editor: Editor, *, batch_size: int = 16) -> None:
+        self.editor = editor
+        self.scorer = CaseScorer(editor, batch_size=batch_size)
+
+    def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
+        """Write an expert per edit."""
+        experts = self.editor.write_experts(requests, states)
+        config = self.editor.generator.config
+        repository = self.editor.repository.with_experts(config, experts)
+        self.editor = self.editor.with_repository(repository)
+
+    def score(
+        self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
+    ) -> list[ProbeResult]:
+        """Score against all experts written so far."""
+        return self.scorer.score(
+            prepared, self.editor.repository, protocols=protocols, max_new_tokens=max_new_tokens
+        )

@@ -1,0 +1,149 @@
+"""Baselines learn what they should, leave the backbone alone and are scored like LiveEdit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.baselines.fine_tuning import FineTuning, FineTuningConfig
+from liveedit_core.baselines.live_edit import LiveEdit
+from liveedit_core.baselines.protocol import ComparedEditor
+from liveedit_core.baselines.unedited import Unedited
+from liveedit_core.editor import Editor, edit_input
+from liveedit_core.errors import ConfigError
+from liveedit_core.metrics import (
+    FREE_GENERATION,
+    PROTOCOLS,
+    TEACHER_FORCED,
+    CaseScorer,
+    PreparedCases,
+    ProbeResult,
+    summarize,
+)
+from liveedit_core.repository import ExpertRepository
+from liveedit_core.schema import EditRequest, ProbeKind
+from tests.tiny_backbone import NUM_LAYERS, OUR_CONFIG, case, tiny_generator
+
+CONFIG = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
+CASES = [case(seed) for seed in range(3)]
+REQUESTS = [case.edit for case in CASES]
+STRONG = FineTuningConfig(max_steps=150, learning_rate=3e-2)
+
+
+@pytest.fixture(scope="module")
+def editor(backbone: HuggingFaceBackbone) -> Editor:
+    return Editor(backbone, tiny_generator(CONFIG), ExpertRepository.empty(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def prepared(editor: Editor) -> PreparedCases:
+    return CaseScorer(editor).prepare(CASES, has_free_answers=True, max_new_tokens=4)
+
+
+def teach(model: ComparedEditor, editor: Editor, requests: list[EditRequest]) -> None:
+    model.teach(requests, editor.backbone.encode([edit_input(request) for request in requests]))
+
+
+def score(model: ComparedEditor, prepared: PreparedCases) -> list[ProbeResult]:
+    return model.score(prepared, protocols=PROTOCOLS, max_new_tokens=4)
+
+
+def test_before_its_first_edit_fine_tuning_is_the_backbone(
+    backbone: HuggingFaceBackbone, prepared: PreparedCases
+) -> None:
+    untaught = score(FineTuning(backbone), prepared)
+    assert untaught == score(Unedited(backbone), prepared)
+    assert {result.protocol for result in untaught} == set(PROTOCOLS)
+    for result in untaught:
+        assert result.answer_after == result.answer_before
+        if result.kind.is_locality:
+            assert result.score == 1.0
+
+
+def test_fine_tuning_learns_its_last_edit(
+    backbone: HuggingFaceBackbone, editor: Editor, prepared: PreparedCases
+) -> None:
+    model = FineTuning(backbone, STRONG)
+    teach(model, editor, REQUESTS)
+    last = {
+        (result.kind, result.protocol): result
+        for result in score(model, prepared)
+        if result.case_id == CASES[-1].case_id
+    }
+    assert last[ProbeKind.RELIABILITY, TEACHER_FORCED].score == 1.0
+    learned = last[ProbeKind.RELIABILITY, FREE_GENERATION].answer_after
+    assert learned.startswith(REQUESTS[-1].target[:2])
+
+
+def test_fine_tuning_reaches_text_without_a_picture(
+    backbone: HuggingFaceBackbone, editor: Editor, prepared: PreparedCases
+) -> None:
+    model = FineTuning(backbone, STRONG)
+    teach(model, editor, REQUESTS)
+    text = [r for r in score(model, prepared) if r.kind is ProbeKind.TEXT_LOCALITY]
+    assert any(result.answer_after != result.answer_before for result in text)
+
+
+def test_fine_tuning_leaves_the_backbone_as_it_was(
+    backbone: HuggingFaceBackbone, editor: Editor, prepared: PreparedCases
+) -> None:
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    layer = backbone.decoder.layers[-1]
+    model = FineTuning(backbone, STRONG)
+    teach(model, editor, REQUESTS[:1])
+    score(model, prepared)
+    assert backbone.decoder.layers[-1] is layer
+    assert all(torch.equal(before[n], t) for n, t in backbone.model.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+
+
+def test_edits_are_learned_one_after_another(
+    backbone: HuggingFaceBackbone, editor: Editor, prepared: PreparedCases
+) -> None:
+    """Chunks are a matter of speed; the order of edits is not."""
+    together, apart, backwards = (FineTuning(backbone) for _ in range(3))
+    teach(together, editor, REQUESTS)
+    for request in REQUESTS:
+        teach(apart, editor, [request])
+    teach(backwards, editor, REQUESTS[::-1])
+    first, second, other = (list(m.layer.parameters()) for m in (together, apart, backwards))
+    for one, same in zip(first, second, strict=True):
+        torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-4)
+    assert any(not torch.allclose(o, b, atol=1e-3) for o, b in zip(first, other, strict=True))
+
+
+def test_a_learned_edit_costs_no_steps(backbone: HuggingFaceBackbone, editor: Editor) -> None:
+    model = FineTuning(backbone, STRONG)
+    teach(model, editor, REQUESTS[:1])
+    learned = [parameter.clone() for parameter in model.layer.parameters()]
+    teach(model, editor, REQUESTS[:1])
+    assert all(torch.equal(a, b) for a, b in zip(learned, model.layer.parameters(), strict=True))
+
+
+def test_live_edit_is_scored_as_by_the_scorer(editor: Editor, prepared: PreparedCases) -> None:
+    model = LiveEdit(editor)
+    teach(model, editor, REQUESTS[:2])
+    teach(model, editor, REQUESTS[2:])
+    repository = editor.with_edits(REQUESTS).repository
+    expected = CaseScorer(editor).score(
+        prepared, repository, protocols=PROTOCOLS, max_new_tokens=4
+    )
+    scored = score(model, prepared)
+    assert len(model.editor.repository) == 3
+    assert [(r.score, r.kept) for r in scored] == [(r.score, r.kept) for r in expected]
+    assert summarize(scored).keys() == summarize(expected).keys()
+
+
+def test_an_edit_layer_at_the_top_is_refused(backbone: HuggingFaceBackbone) -> None:
+    top = HuggingFaceBackbone(
+        backbone.model, backbone.processor, edit_layer=NUM_LAYERS - 1, digest="top"
+    )
+    with pytest.raises(ConfigError, match="earlier edit layer"):
+        FineTuning(top)
+
+
+@pytest.mark.parametrize("change", [{"max_steps": 0}, {"learning_rate": 0.0}, {"stop_loss": -1.0}])
+def test_impossible_settings_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        replace(FineTuningConfig(), **change)  # type: ignore[arg-type]
