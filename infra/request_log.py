@@ -5,7 +5,7 @@ as bytes even where a URI is known, as what a URI shows may change or vanish.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -172,6 +172,12 @@ class RequestLog:
             rows = dataset.take([row for _, row in places[start : start + _READ_ROWS]])
             for row in rows.to_pylist():
                 yield _from_row(row)
+
+    def find(self, edit_ids: Collection[str]) -> Iterator[LoggedRequest]:
+        """The requests of some edits, by sequence; those that the log lacks are left out."""
+        index = self._index_of(self._table.latest())
+        known = (index.sequence_of.get(edit_id) for edit_id in edit_ids)
+        yield from self.read([sequence for sequence in known if sequence is not None])
 
     def pending_sequences(self, bank: "ExpertBank") -> list[int]:
         """Numbers of what is still to be done for a bank: requests minus bank minus rejects.

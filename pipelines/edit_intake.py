@@ -68,22 +68,18 @@ class CaseBook:
             request_log: Holds the pictures of plain requests.
         """
         self._log = request_log
-        self._cases: dict[str, Case | int] = {}
+        self._cases: dict[str, Case | None] = {}
 
-    def add(self, item: Case | EditRequest, sequence: int) -> None:
+    def add(self, item: Case | EditRequest) -> None:
         """Enter a case, or a plain request whose only probe is the edit itself."""
         if isinstance(item, Case):
             self._cases[item.edit.edit_id] = item
         else:
-            self._cases.setdefault(item.edit_id, sequence)
+            self._cases.setdefault(item.edit_id, None)
 
     def __contains__(self, edit_id: str) -> bool:
         """Whether this run has a case for the edit."""
         return edit_id in self._cases
-
-    def __len__(self) -> int:
-        """How many edits have a case."""
-        return len(self._cases)
 
     @property
     def edit_ids(self) -> list[str]:
@@ -93,13 +89,12 @@ class CaseBook:
     def of(self, edit_ids: Collection[str]) -> list[Case]:
         """The cases of some edits, in the order of the input."""
         wanted = set(edit_ids)
-        chosen = {key: value for key, value in self._cases.items() if key in wanted}
-        sequences = [value for value in chosen.values() if isinstance(value, int)]
-        plain = {
-            logged.request.edit_id: Case(case_id=logged.request.edit_id, edit=logged.request)
-            for logged in self._log.read(sequences)
-        }
-        return [plain[key] if isinstance(value, int) else value for key, value in chosen.items()]
+        chosen = {key: case for key, case in self._cases.items() if key in wanted}
+        plain = [key for key, case in chosen.items() if case is None]
+        for logged in self._log.find(plain):
+            edit_id = logged.request.edit_id
+            chosen[edit_id] = Case(case_id=edit_id, edit=logged.request)
+        return [case for case in chosen.values() if case is not None]
 
 
 @dataclass(kw_only=True)
@@ -170,7 +165,7 @@ def _take_chunk(intake: Intake, chunk: list[Item], digest: str, request_log: Req
 
 
 def _admit(intake: Intake, item: Case | EditRequest, admission: Admission) -> None:
-    intake.cases.add(item, admission.sequence)
+    intake.cases.add(item)
     intake.num_accepted += 1
     intake.num_new += not admission.is_duplicate
     if admission.supersedes:

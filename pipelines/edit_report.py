@@ -16,6 +16,7 @@ from infra.report_data import (
 from infra.request_log import RequestLog
 from infra.results import ResultsTable
 from liveedit_core.metrics import ProbeResult
+from liveedit_core.rejects import Rejected
 from liveedit_core.schema import Case, Probe, ProbeKind
 from pipelines.config import LifelongEditRecipe
 from pipelines.edit_stream import Outcome
@@ -70,7 +71,7 @@ def report_data(
     )
 
 
-def refused_requests(sources: ReportSources, outcome: Outcome) -> list:  # type: ignore[type-arg]
+def refused_requests(sources: ReportSources, outcome: Outcome) -> list[Rejected]:
     """Requests of this run's input that the bank refused, now or in an earlier run."""
     bank = sources.bank.name
     return [
@@ -133,12 +134,6 @@ class _Views:
     """Edits by identity, read from the log with their pictures."""
 
     def __init__(self, sources: ReportSources, edit_ids: Iterable[str]) -> None:
-        wanted = set(edit_ids)
-        rows = sources.bank.load_rows(["edit_id", "sequence"])
-        pairs = zip(
-            rows.column("edit_id").to_pylist(), rows.column("sequence").to_pylist(), strict=True
-        )
-        sequences = [sequence for edit_id, sequence in pairs if edit_id in wanted]
         self._views = {
             logged.request.edit_id: EditView(
                 edit_id=logged.request.edit_id,
@@ -146,12 +141,11 @@ class _Views:
                 target=logged.request.target,
                 image_bytes=logged.request.image_bytes,
             )
-            for logged in sources.request_log.read(sequences)
+            for logged in sources.request_log.find(set(edit_ids))
         }
 
     def of(self, edit_id: str) -> EditView:
-        unknown = EditView(edit_id=edit_id, prompt="(an edit that has left the bank)", target="")
-        return self._views.get(edit_id, unknown)
+        return self._views[edit_id]
 
 
 def _examples(sources: ReportSources, outcome: Outcome) -> tuple[list[Example], list[Example]]:
@@ -218,6 +212,7 @@ def _example(result: ProbeResult, num_edits: int, case: Case, views: _Views) -> 
 
 
 def _similar_pairs(sources: ReportSources, outcome: Outcome) -> list[SimilarPair]:
+    """Alike edits of the bank, and edits that replaced an older answer; conflicts first."""
     intake = outcome.intake
     alike = alike_pairs(
         sources.bank,
@@ -228,28 +223,9 @@ def _similar_pairs(sources: ReportSources, outcome: Outcome) -> list[SimilarPair
         AlikePair(similarity=1.0, first=older, second=newer)
         for older, newer in intake.superseded_by.items()
     ]
-    views = _Views(sources, (key for pair in alike for key in (pair.first, pair.second)))
-    own = {
-        case.edit.edit_id: case.edit
-        for case in intake.cases.of([key for pair in replaced for key in (pair.first, pair.second)])
-    }
-    pairs = [_pair(views.of(pair.first), views.of(pair.second), pair.similarity) for pair in alike]
-    for pair in replaced:
-        newer = own[pair.second]
-        older_target = own[pair.first].target if pair.first in own else "(an earlier answer)"
-        second = EditView(
-            edit_id=pair.second,
-            prompt=newer.prompt,
-            target=newer.target,
-            image_bytes=newer.image_bytes,
-        )
-        first = EditView(
-            edit_id=pair.first,
-            prompt=newer.prompt,
-            target=older_target,
-            image_bytes=newer.image_bytes,
-        )
-        pairs.append(SimilarPair(relation="conflict", similarity=1.0, first=first, second=second))
+    found = [*replaced, *alike]
+    views = _Views(sources, (key for pair in found for key in (pair.first, pair.second)))
+    pairs = [_pair(views.of(pair.first), views.of(pair.second), pair.similarity) for pair in found]
     return sorted(pairs, key=lambda pair: (pair.relation != "conflict", -pair.similarity))
 
 

@@ -61,7 +61,7 @@ class GeneratorTrainer:
         self.curve: list[dict[str, float | str]] = []
         torch.manual_seed(recipe.seed)
         self.generator = LiveEditGenerator(generator_config(recipe.model, backbone, gain=1.0))
-        # both sides of the routing begin alike: a picture's own key is its best match from the start
+        # both sides begin alike: a picture's own key is its best match from the start
         edit_side = self.generator.edit_extractor.state_dict()
         self.generator.input_extractor.load_state_dict(edit_side, strict=False)
         if recipe.model.relative_residual > 0:
@@ -124,7 +124,7 @@ class GeneratorTrainer:
             group["lr"] = rate
         losses = self.steps[phase](section, step)
         optimizer.zero_grad()
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        losses.total.backward()
         nn.utils.clip_grad_norm_(self.trained(phase), MAX_GRADIENT_NORM)
         optimizer.step()
         if step % PRINT_EVERY == 0 or step == section.steps - 1:

@@ -69,13 +69,8 @@ def tiny_model(tokenizer: Any, seed: int = 0) -> Any:
         TimmWrapperConfig,
     )
 
-    vision = TimmWrapperConfig(
-        architecture="tf_efficientnet_lite0",
-        do_pooling=False,
-        num_classes=0,
-        hidden_size=1280,
-        model_args={},
-    )
+    fields: dict[str, Any] = {"num_classes": 0, "hidden_size": 1280, "model_args": {}}
+    vision = TimmWrapperConfig(architecture="tf_efficientnet_lite0", do_pooling=False, **fields)
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=HIDDEN_SIZE,
@@ -144,7 +139,7 @@ def plain_convolutions() -> Iterator[None]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[attr-defined]
+        with torch.backends.mkldnn.flags(enabled=False):
             yield
 
 

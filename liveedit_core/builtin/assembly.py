@@ -30,13 +30,8 @@ def make_config(image_token_index: int, text_config: dict[str, Any]) -> Any:
     """The FastVlmConfig of the built-in backbone."""
     from transformers import FastVlmConfig, LlamaConfig, TimmWrapperConfig
 
-    vision = TimmWrapperConfig(
-        architecture="tf_efficientnet_lite0",
-        do_pooling=False,
-        num_classes=0,
-        hidden_size=VISUAL_SIZE,
-        model_args={},
-    )
+    fields: dict[str, Any] = {"num_classes": 0, "hidden_size": VISUAL_SIZE, "model_args": {}}
+    vision = TimmWrapperConfig(architecture="tf_efficientnet_lite0", do_pooling=False, **fields)
     return FastVlmConfig(
         vision_config=vision,
         text_config=LlamaConfig(**text_config),

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -99,6 +100,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(20)
         end_group(process)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _wait_until_ready(

@@ -32,7 +32,7 @@ class Fixture:
     def __init__(self, path: Path) -> None:
         with safe_open(path, "pt") as file:
             recorded: dict[str, Any] = json.loads(file.metadata()["config"])
-            self.tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
+            self.tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         self.num_edits, self.num_queries = recorded["n_edits"], recorded["n_queries"]
         self.config = GeneratorConfig(
             hidden_size=recorded["hidden_size"],

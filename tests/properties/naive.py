@@ -1,7 +1,7 @@
 """The equations of the method as plain float64 loops, to compare the vectorised code with.
 
-Nothing here is shared with `liveedit_core` but weights, states and the configuration. No batches, no
-masks, no padding: one input, one expert, one row at a time.
+Nothing here is shared with `liveedit_core` but weights, states and the configuration. No batches,
+no masks, no padding: one input, one expert, one row at a time.
 """
 
 import math
@@ -58,11 +58,14 @@ def softmax(values: list[float]) -> list[float]:
 def layer_norm(row: Array, weights: Weights) -> Array:
     mean = row.sum() / len(row)
     variance = ((row - mean) ** 2).sum() / len(row)
-    return (row - mean) / math.sqrt(variance + 1e-5) * weights["weight"] + weights["bias"]
+    normed = (row - mean) / math.sqrt(variance + 1e-5) * weights["weight"] + weights["bias"]
+    return np.asarray(normed)
 
 
 def linear(row: Array, weights: Weights) -> Array:
-    return np.array([row @ out for out in weights["weight"]]) + weights["bias"]
+    return np.array(
+        [row @ out + bias for out, bias in zip(weights["weight"], weights["bias"], strict=True)]
+    )
 
 
 def cross_attention(queries: Array, rows: list[Array], weights: Weights, heads: int) -> Array:

@@ -76,7 +76,7 @@ inputs = st.builds(
 
 
 @given(st.lists(inputs, min_size=2, max_size=7))
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_the_backbones_halves(backbone: HuggingFaceBackbone, items: list[BackboneInput]) -> None:
     batch = backbone.encode(items)
     logits = backbone.target_logits(batch, hidden_rows(batch).rows_BSD)
@@ -98,9 +98,7 @@ def test_scores(backbone: HuggingFaceBackbone, numbers: list[int]) -> None:
     repository = editor.with_edits([request(number) for number in numbers]).repository
     together, alone = CaseScorer(editor, batch_size=16), CaseScorer(editor, batch_size=1)
     expected = [
-        result
-        for case in cases
-        for result in alone.score(alone.prepare([case]), repository)
+        result for case in cases for result in alone.score(alone.prepare([case]), repository)
     ]
     results = together.score(together.prepare(cases), repository)
     assert any(result.kept for result in results)

@@ -65,9 +65,7 @@ def test_routing_and_residual(data: st.DataObject, config: GeneratorConfig, seed
         visual_NK, prompt_NK = features.visual_BQM.flatten(1), features.prompt_BQM.flatten(1)
         down_NRD, up_NRD = generator.write_matrices(edits)
     evidence = float(generator.visual_evidence())
-    routing = route(
-        generator.input_features(questions), visual_NK, prompt_NK, config, evidence
-    )
+    routing = route(generator.input_features(questions), visual_NK, prompt_NK, config, evidence)
     hidden_BTD = hidden_rows(questions).rows_BSD
     added_BTD = fused_residual(
         generator.hidden_norm(hidden_BTD), routing.weights_BN, down_NRD, up_NRD, config.gain

@@ -27,7 +27,7 @@ def edited(backbone: HuggingFaceBackbone, config: GeneratorConfig) -> Editor:
 
 @both_configs
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=5))
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_with_and_without_cache(
     backbone: HuggingFaceBackbone, config: GeneratorConfig, numbers: list[int]
 ) -> None:
@@ -53,7 +53,7 @@ def test_with_and_without_cache(
 
 @both_configs
 @given(st.integers(0, 12))
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_generated_tokens_are_the_teacher_forced_argmax(
     backbone: HuggingFaceBackbone, config: GeneratorConfig, number: int
 ) -> None:

@@ -19,7 +19,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.builtin.assembly import assemble
 from liveedit_core.builtin.backbone import load_builtin_backbone
 from liveedit_core.builtin.benchmark import ThingRow, load_things
-from liveedit_core.builtin.build.questions import FAMILIES, TEXT_FACTS
+from liveedit_core.builtin.build.questions import FAMILIES, MORE_TEXT_FACTS, TEXT_FACTS
 from liveedit_core.builtin.parts import IMAGE_TOWER, LANGUAGE_MODEL, default_cache_dir, fetch_part
 from liveedit_core.metrics import normalize_answer
 
@@ -69,11 +69,10 @@ def check() -> dict[str, Any]:
         edit_layer=0,
         digest="unjoined",
     )
-    known_before = [
-        fact
-        for fact, right in zip(TEXT_FACTS, right_facts(unjoined, TEXT_FACTS), strict=True)
-        if right
-    ][:NUM_FACTS]
+    facts = (*TEXT_FACTS, *MORE_TEXT_FACTS)
+    is_right = right_facts(unjoined, facts)
+    known_before = [fact for fact, right in zip(facts, is_right, strict=True) if right][:NUM_FACTS]
+    del unjoined
     held_out = random.Random(SEED).sample(load_things("evaluation", "bystander"), NUM_HELD_OUT)
     held_out_right = [flag for flags in named(backbone, held_out).values() for flag in flags]
     known = named(backbone, load_things("known_train", "known_evaluation"))

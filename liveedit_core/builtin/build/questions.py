@@ -173,6 +173,61 @@ TEXT_FACTS: tuple[tuple[str, str], ...] = (
 )
 
 
+MORE_TEXT_FACTS: tuple[tuple[str, str], ...] = (
+    ("The opposite of cold is", "hot"),
+    ("The opposite of small is", "large"),
+    ("The opposite of light is", "dark"),
+    ("The opposite of old is", "new"),
+    ("The opposite of high is", "low"),
+    ("The opposite of true is", "false"),
+    ("The opposite of left is the", "right"),
+    ("The capital of India is New", "Delhi"),
+    ("The capital of Norway is", "Oslo"),
+    ("The capital of Turkey is", "Ankara"),
+    ("The capital of Canada is", "Ottawa"),
+    ("The capital of Australia is", "Canberra"),
+    ("The capital of Peru is", "Lima"),
+    ("The capital of Thailand is", "Bangkok"),
+    ("The capital of Kenya is", "Nairobi"),
+    ("The capital of Sweden is", "Stockholm"),
+    ("The capital of Hungary is", "Budapest"),
+    ("The capital of South Korea is", "Seoul"),
+    ("The language spoken in Italy is", "Italian"),
+    ("The language spoken in Japan is", "Japanese"),
+    ("The language spoken in Russia is", "Russian"),
+    ("The language spoken in China is", "Mandarin"),
+    ("The language spoken in Greece is", "Greek"),
+    ("The day after Sunday is", "Monday"),
+    ("The day before Sunday is", "Saturday"),
+    ("The month after January is", "February"),
+    ("Monday, Tuesday, Wednesday,", "Thursday"),
+    ("January, February, March,", "April"),
+    ("One, two, three,", "four"),
+    ("A, B, C,", "D"),
+    ("The Taj Mahal is located in", "India"),
+    ("The Amazon rainforest is located in South", "America"),
+    ("Mount Everest is the highest mountain in the", "world"),
+    ("The Sahara is the largest hot desert in the", "world"),
+    ("The chemical symbol for oxygen is", "O"),
+    ("Water is made of hydrogen and", "oxygen"),
+    ("The currency of Germany is the", "euro"),
+    ("The currency of India is the", "rupee"),
+    ("Roses are red, violets are", "blue"),
+    ("The sun rises in the", "east"),
+    ("The sun sets in the", "west"),
+    ("Shakespeare wrote Romeo and", "Juliet"),
+    ("The first man to walk on the Moon was Neil", "Armstrong"),
+    ("The theory of evolution was proposed by Charles", "Darwin"),
+    ("The Mona Lisa was painted by Leonardo da", "Vinci"),
+    ("The telephone was invented by Alexander Graham", "Bell"),
+    ("A baby cow is called a", "calf"),
+    ("A baby sheep is called a", "lamb"),
+    ("The largest mammal is the blue", "whale"),
+    ("Humans breathe in oxygen and breathe out carbon", "dioxide"),
+)
+"""Further statements for checking the backbone; not part of the benchmark."""
+
+
 def article(word: str) -> str:
     """Indefinite article of a word."""
     return "an" if word[0] in "aeiou" else "a"

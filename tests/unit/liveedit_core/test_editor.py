@@ -95,8 +95,10 @@ def test_the_explanation_is_the_routing_by_name(loud_editor: Editor) -> None:
 def test_answers_carry_the_routing_of_their_own_question(loud_editor: Editor) -> None:
     """Batches are made by length, so positions must be mapped back."""
     questions = [*QUESTIONS, BackboneInput(prompt="Who?", image_bytes=picture(0))]
-    expected = [loud_editor.explain(loud_editor.route(loud_editor.backbone.encode([q])))[0]
-                for q in questions]
+    expected = [
+        loud_editor.explain(loud_editor.route(loud_editor.backbone.encode([q])))[0]
+        for q in questions
+    ]
     for answer, routing in zip(loud_editor.answer(questions), expected, strict=True):
         assert answer.routing is not None
         assert answer.routing.kept == routing.kept

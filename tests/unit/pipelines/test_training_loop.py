@@ -40,7 +40,8 @@ def material(backbone: HuggingFaceBackbone) -> Material:
 
 
 def recipe(**phases: PhaseSection) -> TrainRecipe:
-    return TrainRecipe(seed=5, model=MODEL, checkpoint=CheckpointSection(every_steps=2), **phases)
+    base = TrainRecipe(seed=5, model=MODEL, checkpoint=CheckpointSection(every_steps=2))
+    return replace(base, **phases)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_phase_moves_only_its_own_parameters(
     assert moved <= {name for name, _ in trainer.named("prompt")}
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     """Raised in the middle of a run."""
 
 
@@ -92,11 +93,11 @@ def test_resumed_run_is_bit_identical(
 
     def fail_at_three(section: PhaseSection, index: int) -> object:
         if index == 3:
-            raise Interrupted
+            raise InterruptedRunError
         return step(section, index)
 
     monkeypatch.setitem(broken.steps, "experts", fail_at_three)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         broken.run()
     resumed = GeneratorTrainer(whole, backbone, material, tmp_path / "b")
     resumed.run()

@@ -33,9 +33,7 @@ def whole_model(backbone: HuggingFaceBackbone, item: BackboneInput) -> Any:
         images = [decode_image(item.image_bytes)]
         pixels = dict(backbone.processor.image_processor(images=images, return_tensors="pt"))
     with torch.no_grad():
-        return backbone.model(
-            input_ids=ids, **pixels, output_hidden_states=True, use_cache=False
-        )
+        return backbone.model(input_ids=ids, **pixels, output_hidden_states=True, use_cache=False)
 
 
 @pytest.mark.parametrize("item", [SEEN, UNSEEN], ids=["picture", "text"])

@@ -28,7 +28,7 @@ from tests.tiny_backbone import NUM_LAYERS, OUR_CONFIG, case, tiny_generator
 CONFIG = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
 CASES = [case(seed) for seed in range(3)]
 REQUESTS = [case.edit for case in CASES]
-STRONG = FineTuningConfig(max_steps=150, learning_rate=3e-2)
+STRONG = FineTuningConfig(max_steps=80, learning_rate=3e-2, stop_loss=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +61,20 @@ def test_before_its_first_edit_fine_tuning_is_the_backbone(
             assert result.score == 1.0
 
 
-def test_fine_tuning_learns_its_last_edit(
+@pytest.fixture(scope="module")
+def fine_tuned(
     backbone: HuggingFaceBackbone, editor: Editor, prepared: PreparedCases
-) -> None:
+) -> list[ProbeResult]:
+    """Results of FT-L after three strong edits."""
     model = FineTuning(backbone, STRONG)
     teach(model, editor, REQUESTS)
+    return score(model, prepared)
+
+
+def test_fine_tuning_learns_its_last_edit(fine_tuned: list[ProbeResult]) -> None:
     last = {
         (result.kind, result.protocol): result
-        for result in score(model, prepared)
+        for result in fine_tuned
         if result.case_id == CASES[-1].case_id
     }
     assert last[ProbeKind.RELIABILITY, TEACHER_FORCED].score == 1.0
@@ -76,12 +82,8 @@ def test_fine_tuning_learns_its_last_edit(
     assert learned.startswith(REQUESTS[-1].target[:2])
 
 
-def test_fine_tuning_reaches_text_without_a_picture(
-    backbone: HuggingFaceBackbone, editor: Editor, prepared: PreparedCases
-) -> None:
-    model = FineTuning(backbone, STRONG)
-    teach(model, editor, REQUESTS)
-    text = [r for r in score(model, prepared) if r.kind is ProbeKind.TEXT_LOCALITY]
+def test_fine_tuning_reaches_text_without_a_picture(fine_tuned: list[ProbeResult]) -> None:
+    text = [result for result in fine_tuned if result.kind is ProbeKind.TEXT_LOCALITY]
     assert any(result.answer_after != result.answer_before for result in text)
 
 
@@ -114,7 +116,7 @@ def test_edits_are_learned_one_after_another(
 
 
 def test_a_learned_edit_costs_no_steps(backbone: HuggingFaceBackbone, editor: Editor) -> None:
-    model = FineTuning(backbone, STRONG)
+    model = FineTuning(backbone, replace(STRONG, stop_loss=0.5))
     teach(model, editor, REQUESTS[:1])
     learned = [parameter.clone() for parameter in model.layer.parameters()]
     teach(model, editor, REQUESTS[:1])
@@ -126,9 +128,7 @@ def test_live_edit_is_scored_as_by_the_scorer(editor: Editor, prepared: Prepared
     teach(model, editor, REQUESTS[:2])
     teach(model, editor, REQUESTS[2:])
     repository = editor.with_edits(REQUESTS).repository
-    expected = CaseScorer(editor).score(
-        prepared, repository, protocols=PROTOCOLS, max_new_tokens=4
-    )
+    expected = CaseScorer(editor).score(prepared, repository, protocols=PROTOCOLS, max_new_tokens=4)
     scored = score(model, prepared)
     assert len(model.editor.repository) == 3
     assert [(r.score, r.kept) for r in scored] == [(r.score, r.kept) for r in expected]

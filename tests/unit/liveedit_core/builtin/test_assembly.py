@@ -9,7 +9,10 @@ from liveedit_core.builtin.assembly import LORA_SCALE, load_image_tower, merge_l
 
 def test_lora_is_added_to_its_own_projection() -> None:
     down, up = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [-1.0]])
-    weights = {"layers.0.q_proj.weight": torch.ones(2, 2), "layers.1.q_proj.weight": torch.ones(2, 2)}
+    weights = {
+        "layers.0.q_proj.weight": torch.ones(2, 2),
+        "layers.1.q_proj.weight": torch.ones(2, 2),
+    }
     joint = {
         "lora.layers.0.q_proj.a": down.half(),
         "lora.layers.0.q_proj.b": up.half(),

