@@ -29,19 +29,26 @@ class CrossAttention(nn.Module):
         self.k_proj = nn.Linear(row_size, query_size)
         self.v_proj = nn.Linear(row_size, value_size)
 
-    def forward(self, query_BQM: Tensor, rows_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+    def forward(
+        self,
+        query_BQM: Tensor,
+        rows_BSD: Tensor,
+        mask_BS: Tensor,
+        keys_BSD: Tensor | None = None,
+    ) -> Tensor:
         """Attend.
 
         Args:
             query_BQM: queries; B may be 1 (shared by the batch).
             rows_BSD: attended rows.
             mask_BS: bool, True at real rows.
+            keys_BSD: rows behind the keys, where they differ from those behind the values.
 
         Returns:
             [B, Q, value_size]; zero attention goes to masked rows.
         """
         query_BHQd = self._split(self.q_proj(query_BQM))
-        key_BHSd = self._split(self.k_proj(rows_BSD))
+        key_BHSd = self._split(self.k_proj(rows_BSD if keys_BSD is None else keys_BSD))
         value_BHSd = self._split(self.v_proj(rows_BSD))
         scores = query_BHQd @ key_BHSd.transpose(-1, -2) / math.sqrt(query_BHQd.shape[-1])
         scores = scores.masked_fill(~mask_BS[:, None, None, :], MASKED)

@@ -38,6 +38,12 @@ class LiveEditGenerator(nn.Module):
         self.down_generator = ExpertGenerator(config)
         self.up_generator = ExpertGenerator(config)
         self.hidden_norm = nn.LayerNorm(config.hidden_size)
+        if config.has_target_embeddings:
+            self.end_row = nn.Parameter(torch.randn(1, config.hidden_size))
+        if config.num_target_positions:
+            self.down_generator.begin_as_copier(1)
+            past = config.num_target_positions if config.has_target_embeddings else 0
+            self.up_generator.begin_as_copier(2 + past)
         if config.soft_routing == "prompt_and_visual":
             self.visual_weight = nn.Parameter(torch.tensor(1.0))
         self.digest = ""
@@ -67,18 +73,19 @@ class LiveEditGenerator(nn.Module):
         return self.down_generator(signal, position_BS), self.up_generator(signal, position_BS)
 
     def edit_signal(self, states: Sequence[LayerStates]) -> tuple[Rows, Tensor]:
-        """h_v ++ h_p ++ h_o (++ target embeddings) and the position index of each row."""
+        """h_v ++ h_p ++ h_o (++ target embeddings ++ end) and the position index of each row."""
         parts, positions = [], []
-        last = self.config.num_target_positions - 1
+        count = self.config.num_target_positions
         for state in states:
             rows = [state.hidden_TD[slice(*span)] for span in self._signal_spans(state)]
-            targets = torch.arange(len(rows[2])).clamp(max=last) + 2
+            targets = torch.arange(len(rows[2])).clamp(max=max(count - 1, 0)) + 2
             others = torch.zeros(len(rows[0]) + len(rows[1]), dtype=torch.int64)
             others[-1] = 1
             index = [others, targets]
             if self.config.has_target_embeddings:
-                rows.append(state.target_embeddings_OD)
-                index.append(targets)
+                rows += [state.target_embeddings_OD, self.end_row]
+                end = torch.tensor([min(len(targets), max(count - 1, 0)) + 2])
+                index += [targets + count, end + count]
             parts.append(torch.cat(rows))
             positions.append(torch.cat(index))
         padded = nn.utils.rnn.pad_sequence(positions, batch_first=True)

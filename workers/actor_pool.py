@@ -1,8 +1,9 @@
 """A pool of interchangeable actors with bounded work in flight, used by every group and pool.
 
 The driver hands over calls (`lambda actor: actor.method.remote(...)`); the least busy actor gets
-the next one. A call whose actor died, or that failed for a reason of infrastructure, is made again
-a bounded number of times, so every call must be idempotent. Ray restarts the dead actor.
+the next one. A call whose actor died is made again by Ray, which restarts the actor; a call that
+failed for a reason of infrastructure is made again here. Both a bounded number of times, so every
+call must be idempotent.
 """
 
 import logging
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import ray.exceptions
 
 from liveedit_core.errors import DeadlineError
 from workers.failures import MAX_ATTEMPTS, from_ray, is_retryable
@@ -96,6 +98,9 @@ class ActorPool:
                 piece = self._pieces.pop(ref)
                 try:
                     answers[piece.key] = ray.get(ref)
+                except ray.exceptions.RayActorError as error:
+                    # Ray made the call again already, as often as `actor_options` says.
+                    raise from_ray(error, self.name) from error
                 except Exception as error:
                     self._try_again(piece, from_ray(error, self.name))
             if not wait or answers:
@@ -177,7 +182,7 @@ def actor_options(*, num_cpus: float, node_resource: str = "") -> dict[str, Any]
     return {
         "num_cpus": num_cpus,
         "resources": {node_resource: 0.001} if node_resource else None,
-        # Without bound here: `MAX_ATTEMPTS` bounds the attempts of each piece of work.
+        # An actor may die any number of times in a long life, a call only so often.
         "max_restarts": -1,
-        "max_task_retries": 0,
+        "max_task_retries": MAX_ATTEMPTS - 1,
     }

@@ -74,7 +74,7 @@ def build(sources: Path, tokenizer_folder: Path) -> pa.Table:
         return len(tokenizer.encode(f" {text}", add_special_tokens=False))
 
     rng = random.Random(SEED)
-    splits = drop_duplicates(split_things(collect_things(sources), rng))
+    splits = split_things(collect_things(sources), rng)
     cases: dict[str, list[CaseRow]] = {}
     sides = (
         ("known_train", ("train", "known_train"), "known_train", False, training_plan),
@@ -90,8 +90,31 @@ def build(sources: Path, tokenizer_folder: Path) -> pa.Table:
         )
         for name in edited:
             cases |= write_cases(splits[name], writer, plan)
+    splits = drop_duplicates(splits)
+    cases = with_pictures(cases, splits)
     rows = [row_of(thing, name, cases) for name, things in splits.items() for thing in things]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def with_pictures(
+    cases: dict[str, list[CaseRow]], splits: dict[str, list[Thing]]
+) -> dict[str, list[CaseRow]]:
+    """The cases all of whose pictures are still there."""
+    pictures = {
+        (thing.thing_id, picture.origin)
+        for things in splits.values()
+        for thing in things
+        for picture in thing.pictures
+    }
+
+    def is_whole(thing_id: str, case: CaseRow) -> bool:
+        asked = {(probe.thing_id, probe.origin) for probe in case.probes if probe.thing_id}
+        return {(thing_id, case.origin), *asked} <= pictures
+
+    return {
+        thing_id: [row for row in rows if is_whole(thing_id, row)]
+        for thing_id, rows in cases.items()
+    }
 
 
 def row_of(thing: Thing, split: str, cases: dict[str, list[CaseRow]]) -> dict[str, Any]:

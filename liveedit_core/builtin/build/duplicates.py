@@ -1,4 +1,4 @@
-"""Step 1b of building EmblemEdit: no blank pictures, and no picture that shows two things.
+"""Step 3 of building EmblemEdit: no blank pictures, and no picture that shows two things.
 
 A territory often flies the flag of its country, a white logo vanishes on the white canvas, one
 vendor draws two faces alike. Such pictures examine nothing, and across splits they would give

@@ -9,7 +9,13 @@ import torch
 
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import ConfigError, IntegrityError
-from liveedit_core.generator import CONFIG_FILE, WEIGHTS_FILE, load_generator, save_generator
+from liveedit_core.generator import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    LiveEditGenerator,
+    load_generator,
+    save_generator,
+)
 from tests.random_states import random_states
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, tiny_generator
 
@@ -78,11 +84,27 @@ def test_the_edit_signal_is_image_prompt_and_target() -> None:
 
 def test_our_edit_signal_numbers_target_rows_and_repeats_them_as_embeddings() -> None:
     state = random_states(1, num_prompt=3, num_target=6, config=OUR_CONFIG)
-    signal, position = tiny_generator(OUR_CONFIG).edit_signal([state])
-    expected = torch.cat([state.hidden_TD, state.target_embeddings_OD])
+    generator = tiny_generator(OUR_CONFIG)
+    signal, position = generator.edit_signal([state])
+    expected = torch.cat([state.hidden_TD, state.target_embeddings_OD, generator.end_row])
     assert torch.equal(signal.rows_BSD[0], expected)
     targets = [2, 3, 4, 5, 5, 5]  # four positions: later tokens share the last
-    assert position[0].tolist() == [0] * 6 + [1] + targets + targets
+    embeddings = [index + 4 for index in targets]
+    assert position[0].tolist() == [0] * 6 + [1] + targets + embeddings + [9]
+
+
+def test_a_copying_generator_begins_by_attending_one_row_per_slot() -> None:
+    config = replace(OUR_CONFIG, hidden_size=64, module_dim=64, num_target_positions=4, rank=3)
+    state = random_states(3, num_prompt=3, num_target=3, config=config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = LiveEditGenerator(config)
+    with torch.no_grad():
+        _, up_1RD = generator.write_matrices([state])
+    copied = generator.up_generator.norm(state.target_embeddings_OD) * generator.up_generator.scale
+    cosines = torch.nn.functional.cosine_similarity(up_1RD[0, :, None], copied[None], dim=-1)
+    assert cosines.argmax(1).tolist() == [0, 1, 2]
+    assert float(cosines.diagonal().min()) > 0.4
 
 
 def test_routing_never_sees_the_target() -> None:

@@ -115,12 +115,15 @@ def test_edits_are_learned_one_after_another(
     assert any(not torch.allclose(o, b, atol=1e-3) for o, b in zip(first, other, strict=True))
 
 
-def test_a_learned_edit_costs_no_steps(backbone: HuggingFaceBackbone, editor: Editor) -> None:
-    model = FineTuning(backbone, replace(STRONG, stop_loss=0.5))
-    teach(model, editor, REQUESTS[:1])
-    learned = [parameter.clone() for parameter in model.layer.parameters()]
-    teach(model, editor, REQUESTS[:1])
-    assert all(torch.equal(a, b) for a, b in zip(learned, model.layer.parameters(), strict=True))
+def test_an_edit_below_the_stop_loss_costs_no_steps(
+    backbone: HuggingFaceBackbone, editor: Editor
+) -> None:
+    original = list(backbone.decoder.layers[-1].parameters())
+    for stop_loss, is_tuned in ((1e6, False), (0.0, True)):
+        model = FineTuning(backbone, FineTuningConfig(max_steps=1, stop_loss=stop_loss))
+        teach(model, editor, REQUESTS[:1])
+        pairs = zip(original, model.layer.parameters(), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs) is not is_tuned
 
 
 def test_live_edit_is_scored_as_by_the_scorer(editor: Editor, prepared: PreparedCases) -> None:
