@@ -43,6 +43,8 @@ class GeneratorConfig:
     """Scale visual features to one learned length, so that their similarity is a cosine."""
     soft_routing: SoftRouting = "prompt"
     """Softmax over prompt similarities (Eq. 7), or with the visual margin added."""
+    visual_slack: float = 0.0
+    """How far below the sentinel's an expert's visual similarity may be; 0 in the paper."""
     max_kept: int = 0
     """Keep at most this many experts, the best by visual similarity; 0 means no bound. Experts that
     tie with the last one (edits of one picture) stay too, so that order carries no meaning."""
@@ -67,7 +69,9 @@ class GeneratorConfig:
                 )
         if self.visual_source == "edit_layer" and self.visual_width != self.hidden_size:
             raise ConfigError("visual_size: rows of the edit layer have width hidden_size")
-        for name in ("edit_layer", "visual_size", "max_kept", "min_gate", "num_target_positions"):
+        for (
+            name
+        ) in "edit_layer visual_size visual_slack max_kept min_gate num_target_positions".split():
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 

@@ -120,6 +120,9 @@ def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:
         highlight=False,
         soft_wrap=True,
     )
+    from pipelines.session import prepare_environment
+
+    prepare_environment(config.ray)
     from pipelines.edit_job import do_job
 
     result = do_job(config, console, start_s=start_s)

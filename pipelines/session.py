@@ -31,8 +31,30 @@ _ENVIRONMENT = {
 }
 """Set where the user did not; children inherit it."""
 
+_LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+"""Makes Ray listen on 127.0.0.1 alone, on Linux too; otherwise it takes the machine's address."""
 _TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
 _PROJECT = Path(__file__).resolve().parents[1]
+
+
+def prepare_environment(config: RaySection) -> None:
+    """Set what this process and its children read from the environment.
+
+    To be called before Ray is imported for the first time, which reads some of it then.
+
+    Args:
+        config: Says whether there is a cluster to join.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not _address(config):
+        os.environ.setdefault(*_LOOPBACK_ONLY)
+        _let_children_import_the_project()
+
+
+def _address(config: RaySection) -> str:
+    """Of the cluster to join; "" to start a local Ray."""
+    return config.address or os.environ.get("RAY_ADDRESS", "")
 
 
 @contextlib.contextmanager
@@ -47,25 +69,22 @@ def open_session(config: RaySection, *, needed_cpus: float) -> Iterator[None]:
     Raises:
         ConfigError: There is no cluster at the address.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    prepare_environment(config)
     # Ray forks only to start other programs, which is harmless.
     warnings.filterwarnings("ignore", message="lance is not fork-safe")
     import ray
 
-    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    address = _address(config)
     if address:
         options: dict[str, Any] = {"address": address}
     else:
         # Ray protects a local session with a token of its own, and says so at length.
         logging.getLogger(_TOKEN_LOGGER).setLevel(logging.ERROR)
-        _let_children_import_the_project()
         options = {
             "address": "local",
             "num_cpus": max(config.num_cpus or os.cpu_count() or 1, math.ceil(needed_cpus)),
             "object_store_memory": config.object_store_memory_bytes or None,
             "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",
         }
     try:
         ray.init(**options, logging_level=logging.WARNING, log_to_driver=True)

@@ -36,7 +36,8 @@ needs_builtin_models = pytest.mark.skipif(
 def environment() -> dict[str, str]:
     """Of a job that starts its own Ray."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    return {**kept, "RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "120"}
+    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    return {**kept, **loopback, "RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "120"}
 
 
 @dataclass(frozen=True)
