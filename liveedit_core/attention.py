@@ -57,4 +57,5 @@ class CrossAttention(nn.Module):
 
     def _split(self, rows_BSX: Tensor) -> Tensor:
         """[B, S, H * d] -> [B, H, S, d]."""
-        return rows_BSX.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = rows_BSX.unflatten(-1, (self.num_heads, -1))
+        return heads.transpose(1, 2)

@@ -126,8 +126,8 @@ class CaseWriter:
             return (
                 f"{rng.choice(ADJECTIVES)} {rng.choice(('Bay', 'Hill', 'Falls', 'Creek'))}".title()
             )
-        words = (rng.choice(ADJECTIVES), rng.choice(NOUNS))
-        return rng.choice((" ".join(words), words[1]))
+        adjective, noun = rng.choice(ADJECTIVES), rng.choice(NOUNS)
+        return rng.choice((f"{adjective} {noun}", noun))
 
     def write(self, thing: Thing, family: str, *, is_true: bool, used: set[str]) -> CaseRow | None:
         """One case; None when the true name is too long. `used`: all families edited here."""

@@ -213,9 +213,9 @@ def emoji_things(root: Path) -> Iterator[Thing]:
                     thing.pictures.append(Picture(origin=origin, path=relative, image=image))
                     break
         svg = root / f"openmoji-17.0.0/color/svg/{code}.svg"
-        if svg.exists() and (image := render_svg(svg.read_text())):
+        if svg.exists() and (drawn := render_svg(svg.read_text())):
             thing.pictures.append(
-                Picture(origin="openmoji", path=f"color/svg/{code}.svg", image=image)
+                Picture(origin="openmoji", path=f"color/svg/{code}.svg", image=drawn)
             )
         if {"twemoji", "noto"} <= {picture.origin for picture in thing.pictures}:
             yield thing
@@ -236,9 +236,9 @@ def flag_things(root: Path) -> Iterator[Thing]:
             "currency": currency_name(currencies, country.get("currency") or []),
         }
         svg = root / f"flag-icons-7.5.0/flags/4x3/{lower}.svg"
-        if svg.exists() and (image := render_svg(svg.read_text())):
+        if svg.exists() and (drawn := render_svg(svg.read_text())):
             path = f"flags/4x3/{lower}.svg"
-            thing.pictures.append(Picture(origin="flag-icons", path=path, image=image))
+            thing.pictures.append(Picture(origin="flag-icons", path=path, image=drawn))
         for origin, path in (
             ("country-flags", f"png250px/{lower}.png"),
             ("noto", f"img/google/64/{emoji_flag(code)}.png"),
