@@ -129,6 +129,11 @@ def _convert(value: Any, expected: Any, name: str) -> Any:
         return tuple(
             _convert(item, item_type, f"{name}[{index}]") for index, item in enumerate(value)
         )
+    if get_origin(expected) is typing.Literal:
+        if value not in get_args(expected):
+            choices = ", ".join(map(repr, get_args(expected)))
+            raise ConfigError(f"{name} must be one of {choices}, got {_show(value)}")
+        return value
     if expected is float and type(value) is int:
         return float(value)
     if type(value) is not expected:  # not isinstance: True is an int to Python, not to a user
