@@ -95,5 +95,6 @@ class FeatureExtractor(nn.Module):
         flat = functional.normalize(feature.flatten(1), dim=-1)
         # similarity() divides by Q * sqrt(M): this length makes it exp(log_scale) * cosine
         length = self.config.num_queries**0.5 * self.config.module_dim**0.25
-        scaled: Tensor = flat * length * (self.log_scale / 2).exp()
-        return scaled.unflatten(1, feature.shape[1:])
+        scaled = flat * length * (self.log_scale / 2).exp()
+        unit_feature: Tensor = scaled.unflatten(1, feature.shape[1:])
+        return unit_feature
