@@ -157,7 +157,7 @@ class EvaluationSection:
     """When, how and on what the bank is examined."""
 
     num_workers: int = 1
-    """Actors in the pool."""
+    """Most actors in the pool; they start as there is work for them."""
     batch_size: int = 16
     """Probes in one forward pass."""
     num_threads: int = 1

@@ -132,6 +132,8 @@ def run(
     _Teacher(config, bank, request_log, epoch, schedule, progress, outcome).teach(
         generator, embedder, should_stop
     )
+    generator.close()
+    embedder.close()
     while schedule.num_waiting and not should_stop():
         progress.evaluations(schedule.num_waiting)
         schedule.poll(wait=True)

@@ -20,6 +20,9 @@ class Generator(Protocol):
     def stream(self, batches: Iterable[Sequence[NumberedRequest]]) -> Iterator[GeneratedBatch]:
         """One answer a micro-batch, in order."""
 
+    def close(self) -> None:
+        """Nothing more will be asked: give memory and cores back."""
+
 
 class Embedder(Protocol):
     """Experts in, uncommitted rows of the bank out."""
@@ -28,6 +31,9 @@ class Embedder(Protocol):
         self, batches: Iterable[GeneratedBatch], writer: FragmentWriter
     ) -> Iterator[WrittenBatch]:
         """One answer a batch, in order."""
+
+    def close(self) -> None:
+        """Nothing more will be asked: give memory and cores back."""
 
 
 class Evaluator(Protocol):

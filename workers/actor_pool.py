@@ -61,6 +61,16 @@ class ActorPool:
         """Whether another call may be made now."""
         return len(self._pieces) < self._max_in_flight
 
+    @property
+    def num_actors(self) -> int:
+        """How many actors there are."""
+        return len(self._actors)
+
+    def add(self, actor: Any) -> None:
+        """Take over one more actor."""
+        self._actors.append(actor)
+        self._max_in_flight = max(self._max_in_flight, len(self._actors))
+
     def submit(self, key: int, call: Call) -> None:
         """Make a call on the least busy actor.
 

@@ -13,6 +13,9 @@ from workers.evaluation_worker import EvaluationActor, EvaluationWorker, Prepara
 from workers.messages import EvaluationUnit, ScoredUnit
 from workers.models import ModelSource
 
+_UNITS_PER_WORKER = 4
+"""So many waiting units for each worker are worth starting another one."""
+
 _UnitKey = tuple[tuple[str, ...], tuple[str, ...]]
 
 
@@ -38,11 +41,11 @@ class EvaluationPool:
         num_cpus: float = 0.5,
         node_resource: str = "",
     ) -> None:
-        """Start the actors; they load their models meanwhile.
+        """Start the first actor; the others start when there is enough to do for them.
 
         Args:
             models: Which backbone and generator.
-            num_workers: How many actors.
+            num_workers: Most actors.
             batch_size: Probes in one forward pass.
             max_new_tokens: Longest answer under free generation.
             max_in_flight: Most units on their way.
@@ -51,16 +54,18 @@ class EvaluationPool:
             node_resource: Custom resource of the nodes to run on; "" for any.
         """
         options = actor_options(num_cpus=num_cpus, node_resource=node_resource)
-        actors = [
-            EvaluationActor.options(**options).remote(
+
+        def start_actor() -> Any:
+            return EvaluationActor.options(**options).remote(
                 models,
                 batch_size=batch_size,
                 max_new_tokens=max_new_tokens,
                 num_threads=num_threads,
             )
-            for _ in range(num_workers)
-        ]
-        self._pool = ActorPool("evaluation pool", actors, max_in_flight=max_in_flight)
+
+        self._start_actor = start_actor
+        self._num_workers = num_workers
+        self._pool = ActorPool("evaluation pool", [start_actor()], max_in_flight=max_in_flight)
         self._queue: deque[tuple[int, _Job]] = deque()
         self._jobs: dict[int, _Job] = {}
         self._next_key = 0
@@ -107,6 +112,10 @@ class EvaluationPool:
         self._pool.close()
 
     def _fill(self) -> None:
+        """Keep the workers busy; one more of them where the queue is long."""
+        num_actors = self._pool.num_actors
+        if num_actors < self._num_workers and len(self._queue) > _UNITS_PER_WORKER * num_actors:
+            self._pool.add(self._start_actor())
         while self._queue and self._pool.has_room:
             key, job = self._queue.popleft()
             self._jobs[key] = job

@@ -97,6 +97,9 @@ class ExpertEmbeddingWorker:
         """The interface of `ExpertEmbeddingPool`, in this process."""
         return (self.write(batch, writer) for batch in batches)
 
+    def close(self) -> None:
+        """Nothing to give back before this process ends."""
+
 
 def _row(item: GeneratedExpert, embedding: npt.NDArray[np.float32]) -> ExpertRow:
     return ExpertRow(

@@ -89,6 +89,9 @@ class GeneratorWorker:
         """The interface of `GeneratorGroup`, in this process."""
         return map(self.generate, batches)
 
+    def close(self) -> None:
+        """Nothing to give back before this process ends."""
+
     def _refusal_before(self, item: NumberedRequest) -> Rejected | None:
         """What speaks against a request before any model sees it."""
         try:

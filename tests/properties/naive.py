@@ -68,9 +68,15 @@ def linear(row: Array, weights: Weights) -> Array:
     )
 
 
-def cross_attention(queries: Array, rows: list[Array], weights: Weights, heads: int) -> Array:
-    """CA(x, y) of Eq. 2, one query and one head at a time."""
-    keys = [linear(row, weights.sub("k_proj")) for row in rows]
+def cross_attention(
+    queries: Array,
+    rows: list[Array],
+    weights: Weights,
+    heads: int,
+    key_rows: list[Array] | None = None,
+) -> Array:
+    """CA(x, y) of Eq. 2, one query and one head at a time; keys may have rows of their own."""
+    keys = [linear(row, weights.sub("k_proj")) for row in key_rows or rows]
     values = [linear(row, weights.sub("v_proj")) for row in rows]
     results = []
     for query in queries:
@@ -133,28 +139,30 @@ def extract(state: LayerStates, weights: Weights, config: GeneratorConfig) -> Na
     )
 
 
-def write_matrix(state: LayerStates, weights: Weights, config: GeneratorConfig) -> Array:
-    """Eq. 1 for one of the two matrices of one edit."""
+def write_matrix(
+    state: LayerStates, weights: Weights, config: GeneratorConfig, end_row: Array | None
+) -> Array:
+    """Eq. 1 for one of the two matrices of one edit; `end_row` follows the target embeddings."""
     hidden = numbers(state.hidden_TD)
     last_prompt = state.prompt_span[1] - 1
-    signal: list[tuple[Array, int]] = []  # a row and its place: 0, 1 (last prompt row) or 2 + token
+    count = config.num_target_positions
+    signal: list[tuple[Array, int]] = []  # a row and its place, see ExpertGenerator
     for t in (*range(*state.image_span), *range(*state.prompt_span)):
         signal.append((hidden[t], int(t == last_prompt)))
-    capped = max(config.num_target_positions - 1, 0)
-    tokens = range(state.target_span[1] - state.target_span[0])
-    for token in tokens:
-        signal.append((hidden[state.target_span[0] + token], 2 + min(token, capped)))
-    if config.has_target_embeddings:
-        for token in tokens:
-            row = numbers(state.target_embeddings_OD)[token]
-            signal.append((row, 2 + min(token, capped)))
-    rows = []
-    for row, place in signal:
-        normed = layer_norm(row, weights.sub("norm"))
-        rows.append(normed + weights["position"][place] if "position" in weights else normed)
-    mixed = cross_attention(
-        weights["query"][0], rows, weights.sub("attention"), config.num_attention_heads
-    )
+    targets = [hidden[t] for t in range(*state.target_span)]
+    for token, row in enumerate(targets):
+        signal.append((row, 2 + min(token, max(count - 1, 0))))
+    if end_row is not None:
+        following = [*numbers(state.target_embeddings_OD), end_row]
+        for token, row in enumerate(following):
+            signal.append((row, 2 + count + min(token, max(count - 1, 0))))
+    rows = [layer_norm(row, weights.sub("norm")) for row, _ in signal]
+    key_rows = rows
+    if "position" in weights:
+        places = [place for _, place in signal]
+        key_rows = [row + weights["position"][p] for row, p in zip(rows, places, strict=True)]
+    heads = config.num_attention_heads
+    mixed = cross_attention(weights["query"][0], rows, weights.sub("attention"), heads, key_rows)
     return mixed / (config.expert_scale * math.sqrt(config.rank))
 
 
@@ -165,7 +173,7 @@ def keep(
     assert inputs.sentinel is not None
     threshold = similarity(inputs.visual, inputs.sentinel)
     margins = [similarity(inputs.visual, expert.visual) - threshold for expert in bank]
-    kept = [margin > 0 for margin in margins]
+    kept = [margin > -config.visual_slack for margin in margins]
     for n, expert in enumerate(bank):
         if config.min_gate and sigmoid(similarity(inputs.prompt, expert.prompt)) < config.min_gate:
             kept[n] = False

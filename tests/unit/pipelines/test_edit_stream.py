@@ -107,6 +107,9 @@ class DyingEmbedder:
                 raise StorageUnavailableError("the store is gone")
             yield self._worker.write(batch, writer)
 
+    def close(self) -> None:
+        """Has nothing."""
+
 
 @pytest.fixture
 def driver(tmp_path: Path) -> Driver:
@@ -244,3 +247,6 @@ class WatchingGenerator:
         for batch in batches:
             self.taken.append(len(batch))
             yield batch
+
+    def close(self) -> None:
+        """Has nothing."""
