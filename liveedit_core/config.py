@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from liveedit_core.errors import ConfigError
 
-VisualSource = Literal["edit_layer", "image_tower"]
+VisualSource = Literal["edit_layer", "tower_pyramid"]
 VisualQuery = Literal["prompt", "learned"]
 SoftRouting = Literal["prompt", "prompt_and_visual"]
 
@@ -34,13 +34,18 @@ class GeneratorConfig:
     gain: float = 1.0
     """Factor of the residual: 1 in the paper, else calibrated to the rows of the backbone."""
     visual_source: VisualSource = "edit_layer"
-    """Rows behind the visual feature: image rows at l_e (paper) or of the image tower."""
+    """What is behind the visual feature: image rows at l_e (paper), or one row with a pyramid of
+    the image tower's levels (see `visual_key`)."""
     visual_size: int = 0
-    """E: width of those rows; 0 means `hidden_size`."""
+    """E: width of a pyramid; 0 without one."""
+    visual_rank: int = 0
+    """Width of the linear map of a pyramid; 0 without one."""
+    num_sentinels: int = 1
+    """C: 1 in the paper, whose sentinel is a picture; a pyramid is compared with a crowd."""
+    nearest_sentinels: int = 1
+    """How many of the crowd, the nearest, make the threshold."""
     visual_query: VisualQuery = "prompt"
-    """What attends the image rows: phi after the prompt rows (Eq. 3), or phi itself."""
-    unit_visual_features: bool = False
-    """Scale visual features to one learned length, so that their similarity is a cosine."""
+    """What attends the image rows at l_e: phi after the prompt rows (Eq. 3), or phi itself."""
     soft_routing: SoftRouting = "prompt"
     """Softmax over prompt similarities (Eq. 7), or with the visual margin added."""
     visual_slack: float = 0.0
@@ -67,18 +72,32 @@ class GeneratorConfig:
                     f"{name}: {getattr(self, name)} is not a multiple of num_attention_heads "
                     f"({self.num_attention_heads})"
                 )
-        if self.visual_source == "edit_layer" and self.visual_width != self.hidden_size:
-            raise ConfigError("visual_size: rows of the edit layer have width hidden_size")
+        if self.visual_source == "tower_pyramid":
+            self._check_pyramid()
+        elif (self.visual_size, self.visual_rank, self.num_sentinels) != (0, 0, 1):
+            raise ConfigError(
+                "visual_size, visual_rank and num_sentinels: for visual_source tower_pyramid only"
+            )
         for (
             name
         ) in "edit_layer visual_size visual_slack max_kept min_gate num_target_positions".split():
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
-    @property
-    def visual_width(self) -> int:
-        """E: width of the rows behind the visual feature."""
-        return self.visual_size or self.hidden_size
+    def _check_pyramid(self) -> None:
+        if self.visual_size < 1:
+            raise ConfigError(f"visual_size: a pyramid needs 1 or more, got {self.visual_size}")
+        largest = self.feature_size - 2
+        if not 1 <= self.visual_rank <= largest:
+            raise ConfigError(
+                f"visual_rank: a pyramid needs 1 to {largest} (num_queries * module_dim - 2), got "
+                f"{self.visual_rank}"
+            )
+        if not 1 <= self.nearest_sentinels <= self.num_sentinels:
+            raise ConfigError(
+                f"nearest_sentinels: expected 1 to num_sentinels ({self.num_sentinels}), got "
+                f"{self.nearest_sentinels}"
+            )
 
     @property
     def feature_size(self) -> int:
@@ -103,3 +122,24 @@ class GeneratorConfig:
             return cls(**values)
         except TypeError as error:
             raise ConfigError(f"generator config: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualKeyRecipe:
+    """How the visual key of a pyramid is fitted (see `visual_key_fit`)."""
+
+    num_components: int = 1024
+    """Principal components of the pyramids that are looked at."""
+    ridge: float = 0.3
+    """Added to the covariance within things, as a share of its mean variance."""
+    stranger_fraction: float = 0.08
+    """Share of pictures of untaught things that may pass the threshold of some expert."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_components", "ridge"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be more than 0, got {getattr(self, name)}")
+        if not 0 < self.stranger_fraction < 1:
+            raise ConfigError(
+                f"stranger_fraction must be between 0 and 1, got {self.stranger_fraction}"
+            )

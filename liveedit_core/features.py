@@ -3,7 +3,7 @@
     prompt rows --LN_1--> CA_phi1(phi, .) --> CA_phi2(., LN_1(image rows)) --> visual feature [Q, M]
     prompt rows --LN_2--> CA_psi(psi, .)                                  --> prompt feature [Q, M]
 
-The input side has a vision sentinel Theta [I, E] that takes the image rows' place and gives the
+The input side has a vision sentinel Theta [I, D] that takes the image rows' place and gives the
 threshold of the hard filter for this very prompt.
 """
 
@@ -11,13 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from liveedit_core.attention import CrossAttention
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.states import Rows
-
-INITIAL_COSINE_SCALE = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +25,24 @@ class Features:
     prompt_BQM: Tensor
     sentinel_BQM: Tensor | None
     """Threshold features; None on the edit side."""
+
+
+class PromptExtractor(nn.Module):
+    """Prompt features of one side, where pictures have a `VisualKey` (Eq. 4)."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        width, rows, heads = config.module_dim, config.hidden_size, config.num_attention_heads
+        self.psi = nn.Parameter(torch.empty(1, config.num_queries, width))
+        nn.init.kaiming_normal_(self.psi)
+        self.prompt_norm = nn.LayerNorm(rows)
+        self.psi_attention = CrossAttention(width, rows, width, heads)
+
+    def forward(self, prompt: Rows) -> Tensor:
+        """Prompt features [B, Q, M] of h_p, [B, P, D]."""
+        normed = self.prompt_norm(prompt.rows_BSD)
+        feature: Tensor = self.psi_attention(self.psi, normed, prompt.mask_BS)
+        return feature
 
 
 class FeatureExtractor(nn.Module):
@@ -46,27 +61,21 @@ class FeatureExtractor(nn.Module):
         self.psi = nn.Parameter(torch.empty(1, config.num_queries, width))
         for query in (self.phi, self.psi):
             nn.init.kaiming_normal_(query)
-        self.visual_norm = nn.LayerNorm(config.visual_width)
+        self.visual_norm = nn.LayerNorm(rows)
         self.prompt_norm = nn.LayerNorm(rows)
         if config.visual_query == "prompt":
             self.phi_prompt_attention = CrossAttention(width, rows, width, heads)
-            if config.visual_width != rows:
-                self.phi_prompt_norm = nn.LayerNorm(rows)
-        self.phi_image_attention = CrossAttention(width, config.visual_width, width, heads)
+        self.phi_image_attention = CrossAttention(width, rows, width, heads)
         self.psi_attention = CrossAttention(width, rows, width, heads)
-        if config.unit_visual_features:
-            self.log_scale = nn.Parameter(torch.tensor(INITIAL_COSINE_SCALE).log())
         if has_sentinel:
-            self.sentinel = nn.Parameter(
-                torch.randn(1, config.num_image_tokens, config.visual_width)
-            )
+            self.sentinel = nn.Parameter(torch.randn(1, config.num_image_tokens, rows))
 
     def forward(self, prompt: Rows, visual: Rows) -> Features:
         """Extract features of a batch whose inputs all have a picture.
 
         Args:
             prompt: h_p, [B, P, D].
-            visual: rows behind the visual feature, [B, I, E].
+            visual: image rows at l_e, [B, I, D].
         """
         psi = self.psi_attention(self.psi, self.prompt_norm(prompt.rows_BSD), prompt.mask_BS)
         query = self._visual_query(prompt)
@@ -83,18 +92,11 @@ class FeatureExtractor(nn.Module):
         """phi, or phi after it has attended the prompt rows."""
         if self.config.visual_query == "learned":
             return self.phi
-        norm = getattr(self, "phi_prompt_norm", self.visual_norm)
-        query: Tensor = self.phi_prompt_attention(self.phi, norm(prompt.rows_BSD), prompt.mask_BS)
+        normed = self.visual_norm(prompt.rows_BSD)
+        query: Tensor = self.phi_prompt_attention(self.phi, normed, prompt.mask_BS)
         return query
 
-    def _compress(self, query_BQM: Tensor, rows_BIE: Tensor, mask_BI: Tensor) -> Tensor:
+    def _compress(self, query_BQM: Tensor, rows_BID: Tensor, mask_BI: Tensor) -> Tensor:
         """Image rows (or the sentinel) as a visual feature [B, Q, M]."""
-        feature: Tensor = self.phi_image_attention(query_BQM, self.visual_norm(rows_BIE), mask_BI)
-        if not self.config.unit_visual_features:
-            return feature
-        flat = functional.normalize(feature.flatten(1), dim=-1)
-        # similarity() divides by Q * sqrt(M): this length makes it exp(log_scale) * cosine
-        length = self.config.num_queries**0.5 * self.config.module_dim**0.25
-        scaled = flat * length * (self.log_scale / 2).exp()
-        unit_feature: Tensor = scaled.unflatten(1, feature.shape[1:])
-        return unit_feature
+        feature: Tensor = self.phi_image_attention(query_BQM, self.visual_norm(rows_BID), mask_BI)
+        return feature

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import IntegrityError
 from liveedit_core.expert import ExpertGenerator
-from liveedit_core.features import FeatureExtractor, Features
+from liveedit_core.features import FeatureExtractor, Features, PromptExtractor
 from liveedit_core.states import LayerStates, Rows, image_rows, prompt_rows, tower_rows
+from liveedit_core.visual_key import VisualKey
 
 WEIGHTS_FILE = "generator.safetensors"
 CONFIG_FILE = "config.json"
@@ -33,8 +34,14 @@ class LiveEditGenerator(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
-        self.edit_extractor = FeatureExtractor(config, has_sentinel=False)
-        self.input_extractor = FeatureExtractor(config, has_sentinel=True)
+        self.has_pyramid = config.visual_source == "tower_pyramid"
+        if self.has_pyramid:
+            self.visual_key = VisualKey(config)
+            self.edit_extractor: nn.Module = PromptExtractor(config)
+            self.input_extractor: nn.Module = PromptExtractor(config)
+        else:
+            self.edit_extractor = FeatureExtractor(config, has_sentinel=False)
+            self.input_extractor = FeatureExtractor(config, has_sentinel=True)
         self.down_generator = ExpertGenerator(config)
         self.up_generator = ExpertGenerator(config)
         self.hidden_norm = nn.LayerNorm(config.hidden_size)
@@ -52,19 +59,21 @@ class LiveEditGenerator(nn.Module):
         """c: weight of the visual margin in the softmax; 0 in the paper."""
         return self.visual_weight if hasattr(self, "visual_weight") else 0.0
 
-    def visual_rows(self, states: Sequence[LayerStates]) -> Rows:
-        """Rows behind the visual feature, from the source that the config names."""
-        is_tower = self.config.visual_source == "image_tower"
-        return tower_rows(states) if is_tower else image_rows(states)
-
     def edit_features(self, states: Sequence[LayerStates]) -> Features:
         """Features stored with an expert (Eq. 3 and 4, edit side)."""
-        features: Features = self.edit_extractor(prompt_rows(states), self.visual_rows(states))
-        return features
+        return self._features(self.edit_extractor, states)
 
     def input_features(self, states: Sequence[LayerStates]) -> Features:
         """Features of a question, with its threshold (Eq. 3 to 5, input side)."""
-        features: Features = self.input_extractor(prompt_rows(states), self.visual_rows(states))
+        return self._features(self.input_extractor, states)
+
+    def _features(self, extractor: nn.Module, states: Sequence[LayerStates]) -> Features:
+        prompt = prompt_rows(states)
+        if self.has_pyramid:
+            is_edit = extractor is self.edit_extractor
+            visual, sentinel = self.visual_key(tower_rows(states).rows_BSD, is_edit=is_edit)
+            return Features(visual_BQM=visual, prompt_BQM=extractor(prompt), sentinel_BQM=sentinel)
+        features: Features = extractor(prompt, image_rows(states))
         return features
 
     def write_matrices(self, states: Sequence[LayerStates]) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,8 @@ class LayerStates:
     hidden_TD: Tensor
     """Output of decoder layer l_e at every position; float32."""
     visual_IE: Tensor
-    """Image-tower rows (before the projector); no rows for a text-only input."""
+    """Image-tower rows (before the projector), or one row with the tower's pyramid; no rows for a
+    text-only input."""
     target_embeddings_OD: Tensor
     """Input embeddings of the target tokens."""
     image_span: Span

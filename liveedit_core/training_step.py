@@ -1,6 +1,5 @@
 """The losses of one training step, phase by phase (METHOD.md 5 and 10).
 
-    visual   routing features of pictures: another drawing of the thing, other things, the sentinel
     prompt   routing features of prompts: rephrasings pass the gate, other questions do not
     experts  each question with the expert of its own edit
     joint    the paper's step: mixture masks, edit losses and all routing losses at once
@@ -17,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from liveedit_core.backbones.protocol import Backbone
-from liveedit_core.features import Features
 from liveedit_core.generator import LiveEditGenerator
 from liveedit_core.losses import (
     KlDirection,
@@ -31,10 +29,9 @@ from liveedit_core.losses import (
 )
 from liveedit_core.routing import fused_residual, paired_similarity, route, similarity
 from liveedit_core.sampling import draw_different_domains, draw_same_domain, mixture_mask
-from liveedit_core.states import LayerStates, Rows, hidden_rows
+from liveedit_core.states import LayerStates, hidden_rows
 from liveedit_core.training_data import TrainingData
 
-NEUTRAL_PROMPT_ROWS = 1
 MINIMUM_OWN_WEIGHT = 0.6
 MAXIMUM_OTHER_WEIGHT = 0.3
 
@@ -45,51 +42,6 @@ class Losses:
 
     total: Tensor
     parts: dict[str, float]
-
-
-def visual_losses(
-    generator: LiveEditGenerator, asked: Tensor, stored: Tensor, strangers: Tensor
-) -> Losses:
-    """Hard-routing losses on pictures alone (Eq. 13, 14), for `visual_query = "learned"`.
-
-    Args:
-        generator: its extractors are trained.
-        asked: rows of B pictures, one a thing, [B, I, E]; the input side.
-        stored: rows of another drawing of each, [B, I, E]; the edit side.
-        strangers: rows of pictures of other things, [C, I, E]; the sentinel must beat all B.
-    """
-    edit_side = _visual_only(generator.edit_extractor, stored).visual_BQM.flatten(1)
-    rows = _visual_only(generator.input_extractor, torch.cat([asked, strangers]))
-    assert rows.sentinel_BQM is not None
-    scores = similarity(rows.visual_BQM, edit_side)
-    threshold = paired_similarity(rows.visual_BQM, rows.sentinel_BQM)
-    size = len(asked)
-    neighbour = hard_neighbour(scores[:size], threshold[:size])
-    backwards = info_nce(scores[:size].T)
-    sentinel = hard_sentinel(scores[size:], threshold[size:])
-    own = scores[:size].diagonal()
-    parts = {
-        "neighbour": neighbour.item(),
-        "backwards": backwards.item(),
-        "sentinel": sentinel.item(),
-        "own_kept": (own > threshold[:size]).float().mean().item(),
-        "own_first": (scores[:size].argmax(1) == torch.arange(size)).float().mean().item(),
-        "stranger_kept": (scores[size:] > threshold[size:, None]).any(1).float().mean().item(),
-    }
-    return Losses(total=neighbour + 0.5 * backwards + sentinel, parts=parts)
-
-
-def _visual_only(extractor: torch.nn.Module, rows_BIE: Tensor) -> Features:
-    """Features of pictures without a prompt: one zero row stands in for the prompt."""
-    hidden_size = extractor.prompt_norm.weight.shape[0]  # type: ignore[union-attr,index]
-    batch = len(rows_BIE)
-    prompt = rows_BIE.new_zeros(batch, NEUTRAL_PROMPT_ROWS, int(hidden_size))
-    ones = torch.ones(batch, rows_BIE.shape[1], dtype=torch.bool)
-    features: Features = extractor(
-        Rows(rows_BSD=prompt, mask_BS=ones[:, :NEUTRAL_PROMPT_ROWS]),
-        Rows(rows_BSD=rows_BIE, mask_BS=ones),
-    )
-    return features
 
 
 def prompt_losses(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from liveedit_core.config import SoftRouting, VisualQuery, VisualSource
+from liveedit_core.config import SoftRouting, VisualKeyRecipe, VisualQuery, VisualSource
 from liveedit_core.errors import ConfigError
 
 
@@ -45,8 +45,6 @@ class DataSection:
     """Training cases of each thing."""
     num_pairs: int = 3500
     """Edits with a random target of 1 to 4 vocabulary words."""
-    augmented: int = 3
-    """Random variants of each training picture, for the visual key."""
 
     def __post_init__(self) -> None:
         _positive("cases_per_thing", self.cases_per_thing)
@@ -67,15 +65,19 @@ class ModelSection:
     relative_residual: float = 0.4
     """The gain is calibrated so that the first residual is this share of the median row; 0 leaves
     it at 1, as in the paper."""
-    visual_source: VisualSource = "image_tower"
-    """Rows behind the visual feature."""
-    visual_query: VisualQuery = "learned"
-    """What attends those rows."""
-    unit_visual_features: bool = True
-    """Cosine similarity of pictures."""
+    visual_source: VisualSource = "tower_pyramid"
+    """What is behind the visual feature."""
+    visual_rank: int = 300
+    """Width of the linear map of a pyramid."""
+    num_sentinels: int = 2000
+    """Sentinels of a pyramid: one drawing of each of at most so many training things."""
+    nearest_sentinels: int = 10
+    """How many of them, the nearest, make the threshold."""
+    visual_query: VisualQuery = "prompt"
+    """What attends the image rows, when there is no pyramid."""
     soft_routing: SoftRouting = "prompt_and_visual"
     """Logits of the softmax over kept experts."""
-    visual_slack: float = 1.0
+    visual_slack: float = 0.0
     """How far below the sentinel an expert may be; widens what counts as the same thing."""
     max_kept: int = 4
     """At most so many experts answer."""
@@ -114,7 +116,7 @@ class TrainRecipe:
     """Folder of this run under `run_root`; a run that exists there is resumed."""
     data: DataSection = field(default_factory=DataSection)
     model: ModelSection = field(default_factory=ModelSection)
-    visual: PhaseSection = field(default_factory=PhaseSection)
+    visual_key: VisualKeyRecipe = field(default_factory=VisualKeyRecipe)
     prompt: PhaseSection = field(default_factory=PhaseSection)
     experts: PhaseSection = field(default_factory=PhaseSection)
     joint: PhaseSection = field(default_factory=PhaseSection)

@@ -9,6 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,14 +25,12 @@ from liveedit_core.training_step import (
     expert_losses,
     joint_losses,
     prompt_losses,
-    visual_losses,
 )
+from liveedit_core.visual_key_fit import fit_visual_key
 from pipelines.train_config import ModelSection, PhaseSection, TrainRecipe
-from pipelines.training_material import Drawings, Material
+from pipelines.training_material import Material
 
-PHASES = ("visual", "prompt", "experts", "joint")
-STRANGERS = 128
-SAME_DRAWING_SHARE = 0.2
+PHASES = ("prompt", "experts", "joint")
 MAX_GRADIENT_NORM = 1.0
 PRINT_EVERY = 20
 CALIBRATION_EDITS = 32
@@ -60,25 +59,45 @@ class GeneratorTrainer:
         self.folder = folder / "checkpoint"
         self.curve: list[dict[str, float | str]] = []
         torch.manual_seed(recipe.seed)
-        self.generator = LiveEditGenerator(generator_config(recipe.model, backbone, gain=1.0))
-        # both sides begin alike: a picture's own key is its best match from the start
+        num_things = len(material.drawings.by_thing)
+        config = generator_config(recipe.model, backbone, num_things)
+        self.generator = LiveEditGenerator(config)
+        # both sides begin alike: a question is its own best match from the start
         edit_side = self.generator.edit_extractor.state_dict()
         self.generator.input_extractor.load_state_dict(edit_side, strict=False)
         if recipe.model.relative_residual > 0:
             edits = [case.edit for case in material.data.cases[:CALIBRATION_EDITS]]
             size = recipe.model.relative_residual
             gain = calibrated_gain(self.generator, material.data.states(edits), size)
-            self.generator.config = generator_config(recipe.model, backbone, gain=gain)
+            self.generator.config = replace(config, gain=gain)
         self.steps: dict[str, Callable[[PhaseSection, int], Losses]] = {
-            "visual": self.visual_step,
             "prompt": self.prompt_step,
             "experts": self.experts_step,
             "joint": self.joint_step,
         }
 
+    def fit_visual_key(self) -> None:
+        """The closed form: no steps, half a minute."""
+        drawings = self.material.drawings
+        things_M = torch.tensor(
+            [thing for thing, index in enumerate(drawings.by_thing) for _ in index]
+        )
+        index_M = torch.tensor([row for index in drawings.by_thing for row in index])
+        report = fit_visual_key(
+            self.generator.visual_key,
+            drawings.rows[index_M, 0].float(),
+            things_M,
+            self.recipe.visual_key,
+        )
+        figures = {name: round(value, 4) for name, value in vars(report).items()}
+        self.curve.append({"phase": "visual_key", "step": 0, **figures})
+        print(f"visual_key {figures}", flush=True)
+
     def run(self) -> None:
         """Train from the last checkpoint (or the beginning) to the end."""
         phase_done, first, moments = self.load()
+        if self.generator.has_pyramid and not self.curve:
+            self.fit_visual_key()
         for phase in PHASES[phase_done:]:
             section: PhaseSection = getattr(self.recipe, phase)
             optimizer = torch.optim.Adam(self.trained(phase), lr=section.learning_rate)
@@ -98,21 +117,11 @@ class GeneratorTrainer:
 
     def named(self, phase: str) -> list[tuple[str, nn.Parameter]]:
         """The same, with names."""
-        sides = ("edit_extractor.", "input_extractor.")
-        visual = ("phi", "visual_norm", "sentinel", "log_scale")
-        chosen = []
-        for name, parameter in self.generator.named_parameters():
-            is_routing = name.startswith(sides)
-            is_visual = is_routing and name.split(".", 1)[1].startswith(visual)
-            belongs = {
-                "visual": is_visual,
-                "prompt": is_routing and not is_visual,
-                "experts": not is_routing and name != "visual_weight",
-                "joint": True,
-            }
-            if belongs[phase]:
-                chosen.append((name, parameter))
-        return chosen
+        return [
+            (name, parameter)
+            for name, parameter in self.generator.named_parameters()
+            if phase in phases_of(name)
+        ]
 
     def descend(
         self, phase: str, section: PhaseSection, optimizer: torch.optim.Optimizer, step: int
@@ -136,24 +145,6 @@ class GeneratorTrainer:
     def draws(self, phase: str, step: int) -> random.Random:
         """Source of all randomness of one step."""
         return random.Random(f"{self.recipe.seed} {phase} {step}")
-
-    def visual_step(self, section: PhaseSection, step: int) -> Losses:
-        """Another drawing of each of B things, and pictures of other things."""
-        rng, drawings = self.draws("visual", step), self.material.drawings
-        batch = min(section.batch_size, len(drawings.by_thing) * 2 // 3)
-        things = rng.sample(range(len(drawings.by_thing)), len(drawings.by_thing))
-        asked, stored = [], []
-        for thing in things[:batch]:
-            first, second = rng.sample(drawings.by_thing[thing], 2)
-            second = first if rng.random() < SAME_DRAWING_SHARE else second
-            asked.append(drawing(drawings, first, rng))
-            stored.append(drawing(drawings, second, rng))
-        strangers = [
-            drawing(drawings, rng.choice(drawings.by_thing[thing]), rng)
-            for thing in things[batch : batch + STRANGERS]
-        ]
-        stacked = [torch.stack(rows).float() for rows in (asked, stored, strangers)]
-        return visual_losses(self.generator, *stacked)
 
     def prompt_step(self, section: PhaseSection, step: int) -> Losses:
         """Gate and ranking of prompts."""
@@ -227,19 +218,36 @@ class GeneratorTrainer:
             optimizer.state[parameter] = {k: moments[f"moment.{name}.{k}"] for k in keys}
 
 
+def phases_of(parameter: str) -> frozenset[str]:
+    """Phases that move a parameter. None moves the visual key: it has a closed form."""
+    module, _, rest = parameter.partition(".")
+    if module == "visual_key":
+        return frozenset()
+    if module in ("edit_extractor", "input_extractor"):
+        is_prompt_side = rest.startswith(("psi", "prompt_norm"))
+        return frozenset({"prompt", "joint"} if is_prompt_side else {"joint"})
+    return frozenset({"joint"} if module == "visual_weight" else {"experts", "joint"})
+
+
 def generator_config(
-    model: ModelSection, backbone: HuggingFaceBackbone, *, gain: float
+    model: ModelSection, backbone: HuggingFaceBackbone, num_things: int
 ) -> GeneratorConfig:
-    """The generator's config for a backbone."""
+    """The generator's config for a backbone and a number of training things."""
     fields = dict(vars(model))
-    del fields["relative_residual"]
-    is_tower = model.visual_source == "image_tower"
+    for name in ("relative_residual", "visual_rank", "num_sentinels", "nearest_sentinels"):
+        del fields[name]
+    if model.visual_source == "tower_pyramid":
+        num_sentinels = min(model.num_sentinels, num_things)
+        fields |= {
+            "visual_size": backbone.visual_size,
+            "visual_rank": model.visual_rank,
+            "num_sentinels": num_sentinels,
+            "nearest_sentinels": min(model.nearest_sentinels, num_sentinels),
+        }
     return GeneratorConfig(
         hidden_size=backbone.hidden_size,
         num_image_tokens=backbone.num_image_tokens,
         edit_layer=backbone.edit_layer,
-        visual_size=backbone.visual_size if is_tower else 0,
-        gain=gain,
         **fields,
     )
 
@@ -251,10 +259,3 @@ def one_cycle(step: int, section: PhaseSection) -> float:
         return section.learning_rate * (step + 1) / warm
     progress = (step - warm) / max(1, section.steps - warm)
     return section.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def drawing(drawings: Drawings, picture: int, rng: random.Random) -> Tensor:
-    """Rows of a picture or of one of its variants; the picture itself half of the time."""
-    variants = drawings.rows.shape[1]
-    is_original = variants == 1 or rng.random() < 0.5
-    return drawings.rows[picture, 0 if is_original else rng.randrange(1, variants)]

@@ -1,6 +1,5 @@
 """What the training job encodes before its first step, kept in the run folder."""
 
-import io
 import json
 import random
 import time
@@ -8,14 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from liveedit_core.augmentation import augment
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.builtin.benchmark import load_builtin_cases, load_things
-from liveedit_core.images import decode_image
 from liveedit_core.schema import Case
 from liveedit_core.training_data import TrainingData, encode_training_data
 from pipelines.train_config import TrainRecipe
@@ -25,10 +21,10 @@ PICTURE_CHUNK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Drawings:
-    """Image-tower rows of all training pictures and their random variants."""
+    """Pyramids (or image-tower rows) of all training pictures."""
 
     rows: Tensor
-    """float16 [pictures, 1 + variants, I, E]; variant 0 is the picture itself."""
+    """float16 [pictures, I, E]."""
     by_thing: tuple[tuple[int, ...], ...]
     """Picture positions of each thing; every thing has at least two."""
 
@@ -53,7 +49,7 @@ def prepare_material(recipe: TrainRecipe, backbone: HuggingFaceBackbone, folder:
     }
     if not stamp.exists() or json.loads(stamp.read_text()) != identity:
         folder.mkdir(parents=True, exist_ok=True)
-        encode_drawings(backbone, recipe, folder)
+        encode_drawings(backbone, folder)
         rng = random.Random(recipe.seed)
         words = vocabulary_words(backbone)
         encode_training_data(
@@ -111,31 +107,17 @@ def random_target(words: list[str], rng: random.Random) -> str:
 
 
 @torch.no_grad()
-def encode_drawings(backbone: HuggingFaceBackbone, recipe: TrainRecipe, folder: Path) -> None:
-    """Run the image tower on every training picture and its variants."""
-    rng = random.Random(recipe.seed)
-    pictures: list[Image.Image] = []
+def encode_drawings(backbone: HuggingFaceBackbone, folder: Path) -> None:
+    """Run the image tower on every drawing of every training thing."""
+    pictures: list[bytes] = []
     things = []
-    variants = 1 + recipe.data.augmented
     for thing in load_things("train", "known_train"):
-        first = len(pictures) // variants
-        things.append(list(range(first, first + len(thing.pictures))))
-        for _, image_bytes in sorted(thing.pictures.items()):
-            original = decode_image(image_bytes)
-            pictures += [original, *(augment(original, rng) for _ in range(variants - 1))]
+        things.append(list(range(len(pictures), len(pictures) + len(thing.pictures))))
+        pictures += [image_bytes for _, image_bytes in sorted(thing.pictures.items())]
     report = Progress("encoding pictures")
     rows = []
     for start in range(0, len(pictures), PICTURE_CHUNK):
-        buffers = [as_png(picture) for picture in pictures[start : start + PICTURE_CHUNK]]
-        rows.append(backbone.encode_pictures(buffers).half())
+        rows.append(backbone.encode_pictures(pictures[start : start + PICTURE_CHUNK]).half())
         report(min(start + PICTURE_CHUNK, len(pictures)), len(pictures))
-    flat = torch.cat(rows)
-    save_file({"rows": flat.unflatten(0, (-1, variants))}, folder / "drawings.safetensors")
+    save_file({"rows": torch.cat(rows)}, folder / "drawings.safetensors")
     (folder / "things.json").write_text(json.dumps(things))
-
-
-def as_png(picture: Image.Image) -> bytes:
-    """Encoded picture."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=0)
-    return buffer.getvalue()

@@ -18,6 +18,7 @@ from PIL import Image
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.pyramid import PyramidLevel
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.generator import LiveEditGenerator
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
@@ -154,6 +155,10 @@ def tiny_backbone() -> HuggingFaceBackbone:
         digest="tiny",
         prompt_format="{prompt} Answer:",
         batch_size=4,
+        pyramid=(
+            PyramidLevel(module="timm_model.blocks.6", width=320, grid=2),
+            PyramidLevel(module="", width=1280, grid=1),
+        ),
     )
 
 
@@ -171,10 +176,11 @@ TINY_CONFIG = GeneratorConfig(
 OUR_CONFIG = replace(
     TINY_CONFIG,
     gain=3.0,
-    visual_source="image_tower",
-    visual_size=1280,
-    visual_query="learned",
-    unit_visual_features=True,
+    visual_source="tower_pyramid",
+    visual_size=2560,
+    visual_rank=24,
+    num_sentinels=5,
+    nearest_sentinels=2,
     soft_routing="prompt_and_visual",
     max_kept=3,
     min_gate=0.02,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from liveedit_core.backbones.protocol import BackboneInput, Residual, RouteOnce
+from liveedit_core.backbones.pyramid import PyramidLevel, TowerPyramid
 from liveedit_core.errors import InputError
 from liveedit_core.images import decode_image
 from liveedit_core.states import LayerStates, Span
@@ -51,6 +52,8 @@ class HuggingFaceBackbone:
         digest: identity of the weights.
         prompt_format: how a prompt with a picture is worded, with `{prompt}`.
         batch_size: sequences per forward of `encode` and `generate`.
+        pyramid: levels of the image tower; when given, `visual_IE` is one row with the pyramid,
+            else it holds the tower's last rows.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class HuggingFaceBackbone:
         digest: str,
         prompt_format: str = "{prompt}",
         batch_size: int = 16,
+        pyramid: Sequence[PyramidLevel] = (),
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
@@ -76,7 +80,10 @@ class HuggingFaceBackbone:
         self.suffix = slice_decoder(decoder, slice(edit_layer + 1, None), has_norm=True)
         self.embed = self.model.get_input_embeddings()
         self.hidden_size = int(self.model.config.text_config.hidden_size)
-        self.visual_size = int(self.model.config.vision_config.hidden_size)
+        tower = self.model.model.vision_tower
+        self.pyramid = TowerPyramid(tower, pyramid) if pyramid else None
+        width = int(self.model.config.vision_config.hidden_size)
+        self.visual_size = self.pyramid.size if self.pyramid else width
         self.image_token_id = int(self.model.config.image_token_id)
         self.num_image_tokens = int(self.model.config.image_seq_length)
         self.end_id = int(self.tokenizer.eos_token_id)
@@ -139,7 +146,7 @@ class HuggingFaceBackbone:
 
     @torch.no_grad()
     def encode_pictures(self, pictures: Sequence[bytes]) -> Tensor:
-        """Image-tower rows [B, I, E] of some encoded pictures, float32."""
+        """`visual_IE` of some encoded pictures, stacked to [B, I, E], float32."""
         items = [BackboneInput(prompt="", image_bytes=picture) for picture in pictures]
         features = self._image_features(items)
         return torch.stack([features[picture][0] for picture in pictures])
@@ -147,20 +154,29 @@ class HuggingFaceBackbone:
     def _image_features(
         self, inputs: Sequence[BackboneInput]
     ) -> dict[bytes, tuple[Tensor, Tensor]]:
-        """(tower rows [I, E], projected rows [I, D]) of each distinct picture."""
+        """(tower rows [I, E] or pyramid [1, E], projected rows [I, D]) of each distinct picture."""
         pictures = list({item.image_bytes for item in inputs if item.image_bytes is not None})
         features: dict[bytes, tuple[Tensor, Tensor]] = {}
         for start in range(0, len(pictures), self.batch_size):
             chunk = pictures[start : start + self.batch_size]
             images = [decode_image(picture) for picture in chunk]
             pixels = self.processor.image_processor(images=images, return_tensors="pt")
-            done = self.model.get_image_features(pixel_values=pixels["pixel_values"])
-            tower = done.last_hidden_state
-            if tower.dim() == 4:  # convolutional towers give [B, E, height, width]
-                tower = tower.flatten(2).transpose(1, 2)
-            for picture, rows, projected in zip(chunk, tower, done.pooler_output, strict=True):
+            tower, projected_BID = self._run_tower(pixels["pixel_values"])
+            for picture, rows, projected in zip(chunk, tower, projected_BID, strict=True):
                 features[picture] = (rows.float().cpu().clone(), projected)
         return features
+
+    def _run_tower(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """([B, I, E], [B, I, D]) of preprocessed pictures."""
+        if self.pyramid:
+            with self.pyramid.reading() as pyramids:
+                done = self.model.get_image_features(pixel_values=pixels)
+            return pyramids[0][:, None], done.pooler_output
+        done = self.model.get_image_features(pixel_values=pixels)
+        tower = done.last_hidden_state
+        if tower.dim() == 4:  # convolutional towers give [B, E, height, width]
+            tower = tower.flatten(2).transpose(1, 2)
+        return tower, done.pooler_output
 
     def _embed(
         self, ids: Tensor, item: BackboneInput, features: dict[bytes, tuple[Tensor, Tensor]]

@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.pyramid import PyramidLevel
 from liveedit_core.builtin.parts import (
     IMAGE_TOWER,
     LANGUAGE_MODEL,
@@ -28,6 +29,12 @@ ASSEMBLY_VERSION = "1"
 EDIT_LAYER = 20
 PROMPT_FORMAT = "{prompt} Answer:"
 CHECKPOINT_BYTES = 600_000_000
+PYRAMID = (
+    PyramidLevel(module="timm_model.blocks.2", width=40, grid=7),
+    PyramidLevel(module="timm_model.blocks.4", width=112, grid=4),
+    PyramidLevel(module="timm_model.blocks.6", width=320, grid=2),
+)
+"""Levels behind the visual key: strokes and colours in their places, parts, the whole."""
 
 
 def backbone_digest() -> str:
@@ -97,4 +104,5 @@ def load_builtin_backbone(
         digest=backbone_digest(),
         prompt_format=PROMPT_FORMAT,
         batch_size=batch_size,
+        pyramid=PYRAMID,
     )

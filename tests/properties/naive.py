@@ -106,37 +106,51 @@ class NaiveFeatures:
     sentinel: Array | None
 
 
-def extract(state: LayerStates, weights: Weights, config: GeneratorConfig) -> NaiveFeatures:
-    """Eq. 3 and 4 for one input."""
+def extract(
+    state: LayerStates, weights: Weights, config: GeneratorConfig, key: Weights | None = None
+) -> NaiveFeatures:
+    """Eq. 3 and 4 for one input; `key` has the weights of a visual key, where there is one."""
     heads = config.num_attention_heads
     hidden = numbers(state.hidden_TD)
     prompt = [hidden[t] for t in range(*state.prompt_span)]
-    if config.visual_source == "image_tower":
-        image = list(numbers(state.visual_IE))
-    else:
-        image = [hidden[t] for t in range(*state.image_span)]
+    normed = [layer_norm(row, weights.sub("prompt_norm")) for row in prompt]
+    feature = cross_attention(weights["psi"][0], normed, weights.sub("psi_attention"), heads)
+    if key is not None:
+        row = numbers(state.visual_IE)[0]
+        return NaiveFeatures(visual=row, prompt=feature, sentinel=row)
     query = weights["phi"][0]
     if config.visual_query == "prompt":
-        has_own = "phi_prompt_norm.weight" in weights
-        norm = weights.sub("phi_prompt_norm" if has_own else "visual_norm")
-        normed = [layer_norm(row, norm) for row in prompt]
+        normed = [layer_norm(row, weights.sub("visual_norm")) for row in prompt]
         query = cross_attention(query, normed, weights.sub("phi_prompt_attention"), heads)
 
     def compress(rows: list[Array]) -> Array:
         normed = [layer_norm(row, weights.sub("visual_norm")) for row in rows]
-        feature = cross_attention(query, normed, weights.sub("phi_image_attention"), heads)
-        if config.unit_visual_features:
-            # So that sim(a, b) = exp(log_scale) * cosine(a, b).
-            wanted = math.exp(float(weights["log_scale"]))
-            return feature * math.sqrt(wanted / similarity(feature, feature))
-        return feature
+        return cross_attention(query, normed, weights.sub("phi_image_attention"), heads)
 
-    normed = [layer_norm(row, weights.sub("prompt_norm")) for row in prompt]
     return NaiveFeatures(
-        visual=compress(image),
-        prompt=cross_attention(weights["psi"][0], normed, weights.sub("psi_attention"), heads),
+        visual=compress([hidden[t] for t in range(*state.image_span)]),
+        prompt=feature,
         sentinel=compress(list(weights["sentinel"][0])) if "sentinel" in weights else None,
     )
+
+
+def key_margin(asked: Array, stored: Array, key: Weights, nearest: int) -> float:
+    """Similarity of two pyramids minus the threshold of the asked one, by a visual key."""
+
+    def unit(row: Array) -> Array:
+        return row / math.sqrt(row @ row)
+
+    def project(row: Array) -> Array:
+        scaled = (row - key["mean"]) / key["deviation"]
+        return unit(np.array([out @ scaled for out in key["projection.weight"]]))
+
+    def commonness(row: Array) -> float:
+        cosines = sorted(float(row @ unit(sentinel)) for sentinel in key["sentinels"])
+        return sum(cosines[-nearest:]) / nearest
+
+    q, e = project(asked), project(stored)
+    local = (commonness(q) + commonness(e)) / 2
+    return math.exp(float(key["log_scale"])) * (float(q @ e) - local)
 
 
 def write_matrix(
@@ -167,12 +181,19 @@ def write_matrix(
 
 
 def keep(
-    inputs: NaiveFeatures, bank: list[NaiveFeatures], config: GeneratorConfig
+    inputs: NaiveFeatures,
+    bank: list[NaiveFeatures],
+    config: GeneratorConfig,
+    key: Weights | None = None,
 ) -> tuple[list[bool], list[float]]:
     """Eq. 5 and our two bounds: kept flags and visual margins."""
     assert inputs.sentinel is not None
-    threshold = similarity(inputs.visual, inputs.sentinel)
-    margins = [similarity(inputs.visual, expert.visual) - threshold for expert in bank]
+    if key is None:
+        threshold = similarity(inputs.visual, inputs.sentinel)
+        margins = [similarity(inputs.visual, expert.visual) - threshold for expert in bank]
+    else:
+        nearest = config.nearest_sentinels
+        margins = [key_margin(inputs.visual, expert.visual, key, nearest) for expert in bank]
     kept = [margin > -config.visual_slack for margin in margins]
     for n, expert in enumerate(bank):
         if config.min_gate and sigmoid(similarity(inputs.prompt, expert.prompt)) < config.min_gate:
@@ -184,10 +205,14 @@ def keep(
 
 
 def weigh(
-    inputs: NaiveFeatures, bank: list[NaiveFeatures], config: GeneratorConfig, evidence: float
+    inputs: NaiveFeatures,
+    bank: list[NaiveFeatures],
+    config: GeneratorConfig,
+    evidence: float,
+    key: Weights | None = None,
 ) -> list[float]:
     """Eq. 7 over the kept experts; `evidence` is the weight of the visual margin (0: paper)."""
-    kept, margins = keep(inputs, bank, config)
+    kept, margins = keep(inputs, bank, config, key)
     scores = [similarity(inputs.prompt, expert.prompt) for expert in bank]
     members = [n for n in range(len(bank)) if kept[n]]
     weights = [0.0] * len(bank)

@@ -12,8 +12,8 @@ from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG
 CONFIGS: tuple[GeneratorConfig, ...] = (
     TINY_CONFIG,
     replace(OUR_CONFIG, visual_size=48),
-    replace(TINY_CONFIG, visual_source="image_tower", visual_size=48, max_kept=2),
-    replace(TINY_CONFIG, unit_visual_features=True, min_gate=0.5, has_target_embeddings=True),
+    replace(TINY_CONFIG, visual_query="learned", max_kept=2, visual_slack=0.3),
+    replace(TINY_CONFIG, min_gate=0.5, has_target_embeddings=True),
 )
 
 configs = st.sampled_from(CONFIGS)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from liveedit_core import losses
 from liveedit_core.config import GeneratorConfig
+from liveedit_core.generator import LiveEditGenerator
 from liveedit_core.routing import fused_residual, route
 from liveedit_core.states import LayerStates, hidden_rows
 from tests.properties import naive
@@ -19,9 +20,13 @@ def assert_close(ours: torch.Tensor, expected: np.ndarray) -> None:
     np.testing.assert_allclose(numbers(ours), expected, rtol=1e-4, atol=2e-5)
 
 
-def naive_bank(edits: list[LayerStates], config: GeneratorConfig, seed: int) -> list[NaiveFeatures]:
-    weights = Weights(tiny_generator(config, seed).edit_extractor)
-    return [naive.extract(state, weights, config) for state in edits]
+def key_weights(generator: LiveEditGenerator) -> Weights | None:
+    return Weights(generator.visual_key) if generator.has_pyramid else None
+
+
+def naive_bank(edits: list[LayerStates], generator: LiveEditGenerator) -> list[NaiveFeatures]:
+    weights, key = Weights(generator.edit_extractor), key_weights(generator)
+    return [naive.extract(state, weights, generator.config, key) for state in edits]
 
 
 @given(st.data(), configs, seeds)
@@ -30,16 +35,18 @@ def test_features_and_experts(data: st.DataObject, config: GeneratorConfig, seed
     generator = tiny_generator(config, seed)
     edits = data.draw(states(config, 1, 3))
     ours = generator.edit_features(edits)
-    for i, expected in enumerate(naive_bank(edits, config, seed)):
-        assert_close(ours.visual_BQM[i], expected.visual)
-        assert_close(ours.prompt_BQM[i], expected.prompt)
     inputs = generator.input_features(edits)
     assert inputs.sentinel_BQM is not None
-    for i, state in enumerate(edits):
-        expected = naive.extract(state, Weights(generator.input_extractor), config)
-        assert_close(inputs.visual_BQM[i], expected.visual)
-        assert expected.sentinel is not None
-        assert_close(inputs.sentinel_BQM[i], expected.sentinel)
+    key = key_weights(generator)
+    for i, expected in enumerate(naive_bank(edits, generator)):
+        asked = naive.extract(edits[i], Weights(generator.input_extractor), config, key)
+        assert_close(ours.prompt_BQM[i], expected.prompt)
+        assert_close(inputs.prompt_BQM[i], asked.prompt)
+        if key is None:
+            assert_close(ours.visual_BQM[i], expected.visual)
+            assert_close(inputs.visual_BQM[i], asked.visual)
+            assert asked.sentinel is not None
+            assert_close(inputs.sentinel_BQM[i], asked.sentinel)
     down_BRD, up_BRD = generator.write_matrices(edits)
     end_row = numbers(generator.end_row[0]) if config.has_target_embeddings else None
     for i, state in enumerate(edits):
@@ -56,7 +63,7 @@ def test_routing_and_residual(data: st.DataObject, config: GeneratorConfig, seed
     generator = tiny_generator(config, seed)
     edits = data.draw(states(config, 0, 6))
     questions = data.draw(states(config, 1, 3))
-    bank = naive_bank(edits, config, seed)
+    bank, key = naive_bank(edits, generator), key_weights(generator)
     width = config.feature_size
     matrices = (0, config.rank, config.hidden_size)
     visual_NK, prompt_NK = torch.zeros(0, width), torch.zeros(0, width)
@@ -73,9 +80,10 @@ def test_routing_and_residual(data: st.DataObject, config: GeneratorConfig, seed
     )
     down, up = [numbers(matrix) for matrix in down_NRD], [numbers(matrix) for matrix in up_NRD]
     for j, state in enumerate(questions):
-        inputs = naive.extract(state, Weights(generator.input_extractor), config)
-        kept, _ = naive.keep(inputs, bank, config)
-        weights = naive.weigh(inputs, bank, config, evidence)
+        inputs = naive.extract(state, Weights(generator.input_extractor), config, key)
+        kept, margins = naive.keep(inputs, bank, config, key)
+        weights = naive.weigh(inputs, bank, config, evidence, key)
+        assert_close(routing.margin_BN[j], np.array(margins))
         assert routing.kept_BN[j].tolist() == kept
         assert_close(routing.weights_BN[j], np.array(weights))
         norm = Weights(generator.hidden_norm)

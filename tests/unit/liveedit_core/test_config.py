@@ -21,7 +21,6 @@ def test_defaults_are_the_papers() -> None:
     assert (config.expert_scale, config.gain, config.max_kept, config.min_gate) == (5.0, 1.0, 0, 0)
     assert (config.visual_source, config.visual_query) == ("edit_layer", "prompt")
     assert config.soft_routing == "prompt"
-    assert config.visual_width == 4096
     assert config.feature_size == 4096
 
 
@@ -36,6 +35,11 @@ def test_defaults_are_the_papers() -> None:
         ({"min_gate": -0.5}, "min_gate"),
         ({"edit_layer": -1}, "edit_layer"),
         ({"visual_size": 64}, "visual_size"),
+        ({"num_sentinels": 2}, "num_sentinels"),
+        ({"visual_source": "tower_pyramid"}, "visual_size"),
+        ({"visual_source": "tower_pyramid", "visual_size": 9}, "visual_rank"),
+        (OUR_CONFIG.to_dict() | {"visual_rank": 31}, "visual_rank"),
+        (OUR_CONFIG.to_dict() | {"nearest_sentinels": 6}, "nearest_sentinels"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -8,13 +8,23 @@ import pytest
 import torch
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.config import VisualKeyRecipe
 from liveedit_core.training_data import TrainingData, encode_training_data
-from pipelines.train_config import CheckpointSection, ModelSection, PhaseSection, TrainRecipe
+from pipelines.train_config import (
+    CheckpointSection,
+    ModelSection,
+    PhaseSection,
+    TrainRecipe,
+)
 from pipelines.training_loop import GeneratorTrainer
 from pipelines.training_material import Drawings, Material
 from tests.tiny_backbone import case, tiny_backbone
 
-MODEL = ModelSection(module_dim=16, num_queries=2, num_attention_heads=2, rank=4)
+MODEL = ModelSection(
+    module_dim=16, num_queries=2, num_attention_heads=2, rank=4, visual_rank=6, num_sentinels=8
+)
+
+KEY = VisualKeyRecipe(num_components=8)
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +44,21 @@ def material(backbone: HuggingFaceBackbone) -> Material:
         rng=random.Random(0),
         report=lambda done, total: None,
     )
-    rows = torch.randn(16, 2, backbone.num_image_tokens, backbone.visual_size)
+    rows = torch.randn(16, 1, backbone.visual_size)
     by_thing = tuple((2 * i, 2 * i + 1) for i in range(8))
     return Material(data=data, drawings=Drawings(rows=rows.half(), by_thing=by_thing))
 
 
 def recipe(**phases: PhaseSection) -> TrainRecipe:
-    base = TrainRecipe(seed=5, model=MODEL, checkpoint=CheckpointSection(every_steps=2))
+    base = TrainRecipe(
+        seed=5, model=MODEL, visual_key=KEY, checkpoint=CheckpointSection(every_steps=2)
+    )
     return replace(base, **phases)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("phase", "figure"),
     [
-        ("visual", "neighbour"),
         ("prompt", "absolute"),
         ("experts", "nll"),
         ("joint", "reliability"),
@@ -59,7 +70,8 @@ def test_each_phase_descends(
     section = PhaseSection(steps=40, batch_size=6, learning_rate=5e-3)
     trainer = GeneratorTrainer(recipe(**{phase: section}), backbone, material, tmp_path)
     trainer.run()
-    assert float(trainer.curve[-1][figure]) < 0.9 * float(trainer.curve[0][figure])
+    figures = [float(row[figure]) for row in trainer.curve if row["phase"] == phase]
+    assert figures[-1] < 0.9 * figures[0]
 
 
 def test_a_phase_moves_only_its_own_parameters(
@@ -67,6 +79,7 @@ def test_a_phase_moves_only_its_own_parameters(
 ) -> None:
     section = PhaseSection(steps=2, batch_size=4)
     trainer = GeneratorTrainer(recipe(prompt=section), backbone, material, tmp_path)
+    trainer.fit_visual_key()
     before = {k: v.clone() for k, v in trainer.generator.state_dict().items()}
     trainer.run()
     moved = {k for k, v in trainer.generator.state_dict().items() if not torch.equal(v, before[k])}
@@ -85,7 +98,7 @@ def test_resumed_run_is_bit_identical(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     section = PhaseSection(steps=5, batch_size=4)
-    whole = recipe(visual=section, experts=section)
+    whole = recipe(prompt=section, experts=section)
     undisturbed = GeneratorTrainer(whole, backbone, material, tmp_path / "a")
     undisturbed.run()
     broken = GeneratorTrainer(whole, backbone, material, tmp_path / "b")

@@ -1,0 +1,68 @@
+"""One row about a whole picture: several levels of an image tower, each pooled to a coarse grid."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyramidLevel:
+    """Which rows of the tower, and how finely they keep their places."""
+
+    module: str
+    """Name of a submodule of the tower whose output is taken; "" for the tower itself."""
+    width: int
+    """Channels of that output."""
+    grid: int
+    """The output is averaged to `grid` x `grid` places."""
+
+    @property
+    def size(self) -> int:
+        """Numbers that the level adds."""
+        return self.width * self.grid**2
+
+
+class TowerPyramid:
+    """Reads the levels of a tower while it runs.
+
+    Args:
+        tower: image tower whose modules give [B, C, height, width].
+        levels: at least one.
+    """
+
+    def __init__(self, tower: nn.Module, levels: Sequence[PyramidLevel]) -> None:
+        self.modules = [tower.get_submodule(level.module) for level in levels]
+        self.levels = tuple(levels)
+        self.size = sum(level.size for level in levels)
+
+    @contextmanager
+    def reading(self) -> Iterator[list[Tensor]]:
+        """Within the block, each forward pass of the tower fills the list, one [B, size] tensor at
+        the end of the pass."""
+        outputs: dict[int, Tensor] = {}
+        rows: list[Tensor] = []
+
+        def reader(position: int) -> Any:
+            def read(module: nn.Module, arguments: Any, output: Any) -> None:
+                grid = getattr(output, "last_hidden_state", output)
+                outputs[position] = pooled(grid, self.levels[position].grid)
+                if len(outputs) == len(self.levels):
+                    rows.append(torch.cat([outputs.pop(i) for i in range(len(self.levels))], dim=1))
+
+            return read
+
+        with ExitStack() as stack:
+            for position, module in enumerate(self.modules):
+                handle = module.register_forward_hook(reader(position))
+                stack.callback(handle.remove)
+            yield rows
+
+
+def pooled(grid_BChw: Tensor, side: int) -> Tensor:
+    """[B, C, height, width] averaged to `side` x `side` places, flattened: [B, C * side * side]."""
+    return functional.adaptive_avg_pool2d(grid_BChw, side).flatten(1)
