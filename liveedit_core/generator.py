@@ -18,7 +18,7 @@ from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import IntegrityError
 from liveedit_core.expert import ExpertGenerator
 from liveedit_core.features import FeatureExtractor, Features, PromptExtractor
-from liveedit_core.states import LayerStates, Rows, image_rows, prompt_rows, tower_rows
+from liveedit_core.states import LayerStates, Rows, image_rows, prompt_rows, pyramids
 from liveedit_core.visual_key import VisualKey
 
 WEIGHTS_FILE = "generator.safetensors"
@@ -71,7 +71,7 @@ class LiveEditGenerator(nn.Module):
         prompt = prompt_rows(states)
         if self.has_pyramid:
             is_edit = extractor is self.edit_extractor
-            visual, sentinel = self.visual_key(tower_rows(states).rows_BSD, is_edit=is_edit)
+            visual, sentinel = self.visual_key(pyramids(states), is_edit=is_edit)
             return Features(visual_BQM=visual, prompt_BQM=extractor(prompt), sentinel_BQM=sentinel)
         features: Features = extractor(prompt, image_rows(states))
         return features

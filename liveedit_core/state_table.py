@@ -1,4 +1,4 @@
-"""Many `LayerStates` in little memory: flat float16 rows, each picture's tower rows once."""
+"""Many `LayerStates` in little memory: flat float16 rows, each picture's pyramid once."""
 
 from pathlib import Path
 
@@ -33,12 +33,12 @@ class StateTable:
         return len(self._spans)
 
     def append(self, state: LayerStates, picture: bytes | None) -> int:
-        """Store one state and return its index; `picture` (encoded bytes) names its tower rows."""
+        """Store one state and return its index; `picture` (encoded bytes) names its pyramid."""
         picture_row = -1
         if picture is not None:
             picture_row = self._picture_index.setdefault(picture, len(self._pictures))
             if picture_row == len(self._pictures):
-                self._pictures.append(state.visual_IE.half())
+                self._pictures.append(state.pyramid_E.half())
         rows = state.num_tokens
         self._spans.append(
             [
@@ -62,10 +62,10 @@ class StateTable:
     def __getitem__(self, index: int) -> LayerStates:
         """The state at a position, in float32."""
         _, _, image_stop, prompt_stop, target_start, target_stop, _, picture = self._spans[index]
-        visual = self._pictures[picture] if picture >= 0 else torch.zeros(0, 1)
+        pyramid = self._pictures[picture] if picture >= 0 else torch.zeros(0)
         return LayerStates(
             hidden_TD=self._hidden[index].float(),
-            visual_IE=visual.float(),
+            pyramid_E=pyramid.float(),
             target_embeddings_OD=self._embeddings[index].float(),
             image_span=(0, image_stop),
             prompt_span=(image_stop, prompt_stop),

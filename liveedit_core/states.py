@@ -23,9 +23,9 @@ class LayerStates:
 
     hidden_TD: Tensor
     """Output of decoder layer l_e at every position; float32."""
-    visual_IE: Tensor
-    """Image-tower rows (before the projector), or one row with the tower's pyramid; no rows for a
-    text-only input."""
+    pyramid_E: Tensor
+    """Several levels of the image tower in one row (`backbones/pyramid.py`); empty for a text-only
+    input and for a backbone without a pyramid."""
     target_embeddings_OD: Tensor
     """Input embeddings of the target tokens."""
     image_span: Span
@@ -77,6 +77,6 @@ def image_rows(states: Sequence[LayerStates]) -> Rows:
     return Rows.pad([state.hidden_TD[slice(*state.image_span)] for state in states])
 
 
-def tower_rows(states: Sequence[LayerStates]) -> Rows:
-    """Image-tower rows of each input."""
-    return Rows.pad([state.visual_IE for state in states])
+def pyramids(states: Sequence[LayerStates]) -> Tensor:
+    """Pyramid of each input, [B, E]; all have a picture."""
+    return torch.stack([state.pyramid_E for state in states])

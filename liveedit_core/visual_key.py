@@ -52,17 +52,17 @@ class VisualKey(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(0.0))
         self.offset = nn.Parameter(torch.tensor(0.0))
 
-    def forward(self, rows_B1E: Tensor, *, is_edit: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(self, pyramid_BE: Tensor, *, is_edit: bool) -> tuple[Tensor, Tensor | None]:
         """Features of some pictures.
 
         Args:
-            rows_B1E: pyramids.
+            pyramid_BE: their pyramids.
             is_edit: which side the features are for.
 
         Returns:
             (visual feature [B, Q, M], threshold feature [B, Q, M]); no threshold on the edit side.
         """
-        scaled_BE = (rows_B1E[:, 0] - self.mean) / self.deviation
+        scaled_BE = (pyramid_BE - self.mean) / self.deviation
         unit_BR = functional.normalize(self.projection(scaled_BE), dim=-1)
         common_B1 = commonness(unit_BR, functional.normalize(self.sentinels, dim=-1), self.nearest)
         one_B1, zero_B1 = torch.ones_like(common_B1), torch.zeros_like(common_B1)

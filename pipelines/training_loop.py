@@ -85,7 +85,7 @@ class GeneratorTrainer:
         index_M = torch.tensor([row for index in drawings.by_thing for row in index])
         report = fit_visual_key(
             self.generator.visual_key,
-            drawings.rows[index_M, 0].float(),
+            drawings.rows[index_M].float(),
             things_M,
             self.recipe.visual_key,
         )

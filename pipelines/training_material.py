@@ -21,10 +21,10 @@ PICTURE_CHUNK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Drawings:
-    """Pyramids (or image-tower rows) of all training pictures."""
+    """Pyramids of all training pictures."""
 
     rows: Tensor
-    """float16 [pictures, I, E]."""
+    """float16 [pictures, E]."""
     by_thing: tuple[tuple[int, ...], ...]
     """Picture positions of each thing; every thing has at least two."""
 

@@ -23,7 +23,7 @@ def random_states(
     width = config.hidden_size
     return LayerStates(
         hidden_TD=torch.randn(prompt_end + num_target, width, generator=draw),
-        visual_IE=torch.randn(1, config.visual_size, generator=draw),
+        pyramid_E=torch.randn(config.visual_size, generator=draw),
         target_embeddings_OD=torch.randn(num_target, width, generator=draw),
         image_span=(num_before, image_end),
         prompt_span=(image_end, prompt_end),

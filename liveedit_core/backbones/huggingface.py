@@ -42,6 +42,10 @@ def with_space(prompt: str, target: str) -> str:
     return f" {target}"
 
 
+ImageFeatures = dict[bytes | None, tuple[Tensor, Tensor]]
+"""(pyramid [E], projected rows [I, D]) by picture; None is no picture."""
+
+
 class HuggingFaceBackbone:
     """A frozen FastVLM-like model (see `protocol.Backbone`).
 
@@ -52,8 +56,7 @@ class HuggingFaceBackbone:
         digest: identity of the weights.
         prompt_format: how a prompt with a picture is worded, with `{prompt}`.
         batch_size: sequences per forward of `encode` and `generate`.
-        pyramid: levels of the image tower; when given, `visual_IE` is one row with the pyramid,
-            else it holds the tower's last rows.
+        pyramid: levels of the image tower behind `pyramid_E`; without any it stays empty.
     """
 
     def __init__(
@@ -80,10 +83,8 @@ class HuggingFaceBackbone:
         self.suffix = slice_decoder(decoder, slice(edit_layer + 1, None), has_norm=True)
         self.embed = self.model.get_input_embeddings()
         self.hidden_size = int(self.model.config.text_config.hidden_size)
-        tower = self.model.model.vision_tower
-        self.pyramid = TowerPyramid(tower, pyramid) if pyramid else None
-        width = int(self.model.config.vision_config.hidden_size)
-        self.visual_size = self.pyramid.size if self.pyramid else width
+        self.pyramid = TowerPyramid(self.model.model.vision_tower, pyramid)
+        self.visual_size = self.pyramid.size
         self.image_token_id = int(self.model.config.image_token_id)
         self.num_image_tokens = int(self.model.config.image_seq_length)
         self.end_id = int(self.tokenizer.eos_token_id)
@@ -132,10 +133,9 @@ class HuggingFaceBackbone:
             hidden_BTD = self.prefix(inputs_embeds=padded, use_cache=False).last_hidden_state
             for row, i in enumerate(chosen):
                 ids, image, prompt, target = tokens[i]
-                tower = features[inputs[i].image_bytes or b""][0] if image[1] else None
                 states[i] = LayerStates(
                     hidden_TD=hidden_BTD[row, : len(ids)].float().cpu().clone(),
-                    visual_IE=torch.zeros(0, self.visual_size) if tower is None else tower,
+                    pyramid_E=features[inputs[i].image_bytes][0],
                     target_embeddings_OD=self.embed(ids[slice(*target)]).float().cpu(),
                     image_span=image,
                     prompt_span=prompt,
@@ -146,41 +146,27 @@ class HuggingFaceBackbone:
 
     @torch.no_grad()
     def encode_pictures(self, pictures: Sequence[bytes]) -> Tensor:
-        """`visual_IE` of some encoded pictures, stacked to [B, I, E], float32."""
+        """`pyramid_E` of some encoded pictures, [B, E], float32."""
         items = [BackboneInput(prompt="", image_bytes=picture) for picture in pictures]
         features = self._image_features(items)
         return torch.stack([features[picture][0] for picture in pictures])
 
-    def _image_features(
-        self, inputs: Sequence[BackboneInput]
-    ) -> dict[bytes, tuple[Tensor, Tensor]]:
-        """(tower rows [I, E] or pyramid [1, E], projected rows [I, D]) of each distinct picture."""
+    def _image_features(self, inputs: Sequence[BackboneInput]) -> ImageFeatures:
+        """Runs the image tower once for each distinct picture."""
         pictures = list({item.image_bytes for item in inputs if item.image_bytes is not None})
-        features: dict[bytes, tuple[Tensor, Tensor]] = {}
+        features: ImageFeatures = {None: (torch.zeros(0), torch.zeros(0, self.hidden_size))}
         for start in range(0, len(pictures), self.batch_size):
             chunk = pictures[start : start + self.batch_size]
             images = [decode_image(picture) for picture in chunk]
             pixels = self.processor.image_processor(images=images, return_tensors="pt")
-            tower, projected_BID = self._run_tower(pixels["pixel_values"])
-            for picture, rows, projected in zip(chunk, tower, projected_BID, strict=True):
-                features[picture] = (rows.float().cpu().clone(), projected)
+            with self.pyramid.reading() as outputs:
+                done = self.model.get_image_features(pixel_values=pixels["pixel_values"])
+            pyramid_BE = self.pyramid.joined(outputs, len(chunk)).float().cpu()
+            for picture, row, projected in zip(chunk, pyramid_BE, done.pooler_output, strict=True):
+                features[picture] = (row.clone(), projected)
         return features
 
-    def _run_tower(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """([B, I, E], [B, I, D]) of preprocessed pictures."""
-        if self.pyramid:
-            with self.pyramid.reading() as pyramids:
-                done = self.model.get_image_features(pixel_values=pixels)
-            return pyramids[0][:, None], done.pooler_output
-        done = self.model.get_image_features(pixel_values=pixels)
-        tower = done.last_hidden_state
-        if tower.dim() == 4:  # convolutional towers give [B, E, height, width]
-            tower = tower.flatten(2).transpose(1, 2)
-        return tower, done.pooler_output
-
-    def _embed(
-        self, ids: Tensor, item: BackboneInput, features: dict[bytes, tuple[Tensor, Tensor]]
-    ) -> Tensor:
+    def _embed(self, ids: Tensor, item: BackboneInput, features: ImageFeatures) -> Tensor:
         """Input embeddings [T, D], image rows in place."""
         rows: Tensor = self.embed(ids)
         if item.image_bytes is not None:
@@ -224,10 +210,10 @@ class HuggingFaceBackbone:
             for start in range(0, len(members), self.batch_size):
                 chosen = members[start : start + self.batch_size]
                 embeds = [self._embed(tokens[i][0], inputs[i], features) for i in chosen]
-                towers = [features[inputs[i].image_bytes or b""][0] for i in chosen if has_image]
+                pyramids = [features[inputs[i].image_bytes][0] for i in chosen]
                 spans = [tokens[i][1:3] for i in chosen]
                 hook = (
-                    PrefillHook(partial(route, chosen), towers, spans)
+                    PrefillHook(partial(route, chosen), pyramids, spans)
                     if route and has_image
                     else None
                 )
@@ -278,18 +264,18 @@ class PrefillHook:
 
     Args:
         route: asked at prefill with the prompts' states.
-        towers: image-tower rows of each input.
+        pyramids: image pyramid of each input.
         spans: image and prompt span of each input.
     """
 
     def __init__(
         self,
         route: Callable[[Sequence[LayerStates]], Residual | None],
-        towers: Sequence[Tensor],
+        pyramids: Sequence[Tensor],
         spans: Sequence[tuple[Span, ...]],
     ) -> None:
         self.route = route
-        self.towers = towers
+        self.pyramids = pyramids
         self.spans = spans
         self.residual: Residual | None = None
         self.is_routed = False
@@ -308,14 +294,14 @@ class PrefillHook:
         return [
             LayerStates(
                 hidden_TD=hidden,
-                visual_IE=tower,
+                pyramid_E=pyramid,
                 target_embeddings_OD=hidden[:0],
                 image_span=image,
                 prompt_span=prompt,
                 target_span=(prompt[1], prompt[1]),
                 target_ids_O=torch.zeros(0, dtype=torch.int64),
             )
-            for hidden, tower, (image, prompt) in zip(
-                hidden_BTD, self.towers, self.spans, strict=True
+            for hidden, pyramid, (image, prompt) in zip(
+                hidden_BTD, self.pyramids, self.spans, strict=True
             )
         ]

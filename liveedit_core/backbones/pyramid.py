@@ -32,7 +32,7 @@ class TowerPyramid:
 
     Args:
         tower: image tower whose modules give [B, C, height, width].
-        levels: at least one.
+        levels: any number; without any, pyramids are empty.
     """
 
     def __init__(self, tower: nn.Module, levels: Sequence[PyramidLevel]) -> None:
@@ -41,18 +41,13 @@ class TowerPyramid:
         self.size = sum(level.size for level in levels)
 
     @contextmanager
-    def reading(self) -> Iterator[list[Tensor]]:
-        """Within the block, each forward pass of the tower fills the list, one [B, size] tensor at
-        the end of the pass."""
+    def reading(self) -> Iterator[dict[int, Tensor]]:
+        """Within the block, a forward pass of the tower leaves each level's output in the dict."""
         outputs: dict[int, Tensor] = {}
-        rows: list[Tensor] = []
 
         def reader(position: int) -> Any:
             def read(module: nn.Module, arguments: Any, output: Any) -> None:
-                grid = getattr(output, "last_hidden_state", output)
-                outputs[position] = pooled(grid, self.levels[position].grid)
-                if len(outputs) == len(self.levels):
-                    rows.append(torch.cat([outputs.pop(i) for i in range(len(self.levels))], dim=1))
+                outputs[position] = getattr(output, "last_hidden_state", output)
 
             return read
 
@@ -60,9 +55,12 @@ class TowerPyramid:
             for position, module in enumerate(self.modules):
                 handle = module.register_forward_hook(reader(position))
                 stack.callback(handle.remove)
-            yield rows
+            yield outputs
 
-
-def pooled(grid_BChw: Tensor, side: int) -> Tensor:
-    """[B, C, height, width] averaged to `side` x `side` places, flattened: [B, C * side * side]."""
-    return functional.adaptive_avg_pool2d(grid_BChw, side).flatten(1)
+    def joined(self, outputs: dict[int, Tensor], batch: int) -> Tensor:
+        """The levels pooled, flattened and side by side, [B, size]."""
+        pooled = [
+            functional.adaptive_avg_pool2d(outputs[i], level.grid).flatten(1)
+            for i, level in enumerate(self.levels)
+        ]
+        return torch.cat(pooled, dim=1) if pooled else torch.zeros(batch, 0)

@@ -62,7 +62,7 @@ class Fixture:
         image_end, prompt_end = len(vision), len(vision) + len(prompt)
         return LayerStates(
             hidden_TD=torch.cat([vision, prompt, target]),
-            visual_IE=vision[:0],
+            pyramid_E=vision[:0, 0],
             target_embeddings_OD=vision[:0],
             image_span=(0, image_end),
             prompt_span=(image_end, prompt_end),

@@ -116,7 +116,7 @@ def extract(
     normed = [layer_norm(row, weights.sub("prompt_norm")) for row in prompt]
     feature = cross_attention(weights["psi"][0], normed, weights.sub("psi_attention"), heads)
     if key is not None:
-        row = numbers(state.visual_IE)[0]
+        row = numbers(state.pyramid_E)
         return NaiveFeatures(visual=row, prompt=feature, sentinel=row)
     query = weights["phi"][0]
     if config.visual_query == "prompt":
@@ -149,7 +149,7 @@ def key_margin(asked: Array, stored: Array, key: Weights, nearest: int) -> float
         return sum(cosines[-nearest:]) / nearest
 
     q, e = project(asked), project(stored)
-    local = (commonness(q) + commonness(e)) / 2
+    local = (commonness(q) + commonness(e)) / 2 + float(key["offset"])
     return math.exp(float(key["log_scale"])) * (float(q @ e) - local)
 
 

@@ -83,7 +83,7 @@ def test_the_backbones_halves(backbone: HuggingFaceBackbone, items: list[Backbon
     for item, state, row in zip(items, batch, logits, strict=True):
         (alone,) = backbone.encode([item])
         assert_same(state.hidden_TD, alone.hidden_TD)
-        assert_same(state.visual_IE, alone.visual_IE)
+        assert_same(state.pyramid_E, alone.pyramid_E)
         assert torch.equal(state.target_ids_O, alone.target_ids_O)
         (expected,) = backbone.target_logits([alone], alone.hidden_TD[None])
         assert_same(row, expected)

@@ -35,7 +35,7 @@ class TinyBackbone:
     digest = "tiny-backbone"
     edit_layer = EDIT_LAYER
     hidden_size = HIDDEN_SIZE
-    visual_size = HIDDEN_SIZE
+    visual_size = 0
     num_image_tokens = NUM_IMAGE_TOKENS
 
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
@@ -52,7 +52,7 @@ class TinyBackbone:
         ends = (len(image), len(image) + len(prompt), len(image) + len(prompt) + len(target))
         return LayerStates(
             hidden_TD=torch.cat([image, prompt, target]),
-            visual_IE=image,
+            pyramid_E=torch.zeros(0),
             target_embeddings_OD=target,
             image_span=(0, ends[0]),
             prompt_span=(ends[0], ends[1]),

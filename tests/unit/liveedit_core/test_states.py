@@ -8,7 +8,7 @@ from liveedit_core.states import (
     hidden_rows,
     image_rows,
     prompt_rows,
-    tower_rows,
+    pyramids,
 )
 from tests.random_states import random_states
 
@@ -42,14 +42,14 @@ def test_spans_pick_the_right_rows() -> None:
             assert int(rows.mask_BS[row].sum()) == stop - start
 
 
-def test_tower_rows_are_those_of_the_image_tower() -> None:
-    assert torch.equal(tower_rows([SHORT]).rows_BSD[0], SHORT.visual_IE)
+def test_pyramids_are_stacked() -> None:
+    assert torch.equal(pyramids([SHORT, LONG])[1], LONG.pyramid_E)
 
 
 def test_an_empty_image_span_means_no_image() -> None:
     text_only = LayerStates(
         hidden_TD=torch.zeros(4, 3),
-        visual_IE=torch.zeros(0, 3),
+        pyramid_E=torch.zeros(0),
         target_embeddings_OD=torch.zeros(1, 3),
         image_span=(0, 0),
         prompt_span=(0, 3),

@@ -44,7 +44,7 @@ def material(backbone: HuggingFaceBackbone) -> Material:
         rng=random.Random(0),
         report=lambda done, total: None,
     )
-    rows = torch.randn(16, 1, backbone.visual_size)
+    rows = torch.randn(16, backbone.visual_size)
     by_thing = tuple((2 * i, 2 * i + 1) for i in range(8))
     return Material(data=data, drawings=Drawings(rows=rows.half(), by_thing=by_thing))
 
@@ -127,5 +127,5 @@ def test_material_survives_saving(material: Material, tmp_path: Path) -> None:
     for index in range(len(material.data.table)):
         first, second = material.data.table[index], loaded.table[index]
         assert torch.equal(first.hidden_TD, second.hidden_TD)
-        assert torch.equal(first.visual_IE, second.visual_IE)
+        assert torch.equal(first.pyramid_E, second.pyramid_E)
         assert first.target_span == second.target_span

@@ -69,7 +69,7 @@ def test_spans_and_ids_spell_the_input(backbone: HuggingFaceBackbone) -> None:
     assert torch.equal(state.target_embeddings_OD, backbone.embed(state.target_ids_O))
     assert state.prompt_span == (image[1], target[0])
     assert not text_only.has_image
-    assert len(text_only.visual_IE) == 0
+    assert len(text_only.pyramid_E) == 0
     assert backbone.decode(backbone.tokenize(UNSEEN)[0].tolist()) == "The opposite of hot is cold"
 
 
@@ -83,17 +83,17 @@ def test_encode_keeps_the_order_of_its_inputs(backbone: HuggingFaceBackbone) -> 
         (alone,) = backbone.encode([item])
         assert state.prompt_span == alone.prompt_span
         torch.testing.assert_close(state.hidden_TD, alone.hidden_TD, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(state.visual_IE, alone.visual_IE, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(state.pyramid_E, alone.pyramid_E, rtol=1e-5, atol=1e-5)
 
 
-def test_visual_rows_are_those_of_the_tower(backbone: HuggingFaceBackbone) -> None:
+def test_the_pyramid_holds_pooled_levels_of_the_tower(backbone: HuggingFaceBackbone) -> None:
     (state,) = backbone.encode([SEEN])
     images = [decode_image(picture(1))]
     pixels = backbone.processor.image_processor(images=images, return_tensors="pt")
     with torch.no_grad():
-        grid = backbone.model.model.vision_tower(pixels["pixel_values"]).last_hidden_state[0]
-    for row in range(NUM_IMAGE_TOKENS):
-        assert torch.equal(state.visual_IE[row], grid[:, row // 2, row % 2])
+        last = backbone.model.model.vision_tower(pixels["pixel_values"]).last_hidden_state[0]
+    assert len(state.pyramid_E) == backbone.visual_size == 320 * 2 * 2 + 1280
+    torch.testing.assert_close(state.pyramid_E[-1280:], last.mean((1, 2)))
 
 
 def test_generation_is_that_of_transformers(backbone: HuggingFaceBackbone) -> None:
@@ -133,7 +133,7 @@ def test_a_route_is_asked_once_and_its_residual_added(backbone: HuggingFaceBackb
         asked.extend(index)
         for i, state in zip(index, states, strict=True):
             torch.testing.assert_close(state.hidden_TD, encoded[i].hidden_TD, rtol=1e-4, atol=1e-4)
-            torch.testing.assert_close(state.visual_IE, encoded[i].visual_IE, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(state.pyramid_E, encoded[i].pyramid_E, rtol=1e-4, atol=1e-4)
             assert state.prompt_span == encoded[i].prompt_span
         return lambda hidden_BTD: -2 * hidden_BTD.roll(1, -1)
 
