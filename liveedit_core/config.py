@@ -48,8 +48,6 @@ class GeneratorConfig:
     """What attends the image rows at l_e: phi after the prompt rows (Eq. 3), or phi itself."""
     soft_routing: SoftRouting = "prompt"
     """Softmax over prompt similarities (Eq. 7), or with the visual margin added."""
-    visual_slack: float = 0.0
-    """How far below the sentinel's an expert's visual similarity may be; 0 in the paper."""
     max_kept: int = 0
     """Keep at most this many experts, the best by visual similarity; 0 means no bound. Experts that
     tie with the last one (edits of one picture) stay too, so that order carries no meaning."""
@@ -78,9 +76,7 @@ class GeneratorConfig:
             raise ConfigError(
                 "visual_size, visual_rank and num_sentinels: for visual_source tower_pyramid only"
             )
-        for (
-            name
-        ) in "edit_layer visual_size visual_slack max_kept min_gate num_target_positions".split():
+        for name in "edit_layer visual_size max_kept min_gate num_target_positions".split():
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 

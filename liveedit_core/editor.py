@@ -59,13 +59,14 @@ class Editor:
         self, backbone: Backbone, generator: LiveEditGenerator, repository: ExpertRepository
     ) -> None:
         config = generator.config
-        expected = (backbone.hidden_size, backbone.num_image_tokens, backbone.edit_layer)
-        if (config.hidden_size, config.num_image_tokens, config.edit_layer) != expected:
-            raise RepositoryMismatchError(
-                "the generator was made for (hidden_size, num_image_tokens, edit_layer) = "
-                f"{(config.hidden_size, config.num_image_tokens, config.edit_layer)}, the backbone "
-                f"has {expected}. Use a generator checkpoint trained on this backbone."
-            )
+        for name in ("hidden_size", "num_image_tokens", "edit_layer", "visual_size"):
+            wanted, found = getattr(config, name), getattr(backbone, name)
+            needs_no_pyramid = name == "visual_size" and config.visual_size == 0
+            if wanted != found and not needs_no_pyramid:
+                raise RepositoryMismatchError(
+                    f"the generator was made for {name} {wanted}, the backbone has {found}. "
+                    "Use a generator checkpoint trained on this backbone."
+                )
         self.backbone = backbone
         self.generator = generator
         self.repository = repository

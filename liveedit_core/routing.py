@@ -94,7 +94,7 @@ def route(
 
 def hard_filter(margin_BN: Tensor, prompt_BN: Tensor, config: GeneratorConfig) -> Tensor:
     """Experts whose picture beats the sentinel (Eq. 5), within the configured bounds."""
-    kept_BN = margin_BN > -config.visual_slack
+    kept_BN = margin_BN > 0
     if config.min_gate > 0:
         kept_BN = kept_BN & (prompt_BN.sigmoid() >= config.min_gate)
     if 0 < config.max_kept < margin_BN.shape[1]:

@@ -82,4 +82,5 @@ class VisualKey(nn.Module):
 
 def commonness(unit_BR: Tensor, sentinels_CR: Tensor, nearest: int) -> Tensor:
     """r: mean cosine with the nearest sentinels, [B, 1]; both sides of length one."""
-    return (unit_BR @ sentinels_CR.T).topk(nearest, dim=-1).values.mean(-1, keepdim=True)
+    cosines_BC = unit_BR @ sentinels_CR.T
+    return cosines_BC.topk(nearest, dim=-1).values.mean(-1, keepdim=True)

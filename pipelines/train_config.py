@@ -77,8 +77,6 @@ class ModelSection:
     """What attends the image rows, when there is no pyramid."""
     soft_routing: SoftRouting = "prompt_and_visual"
     """Logits of the softmax over kept experts."""
-    visual_slack: float = 0.0
-    """How far below the sentinel an expert may be; widens what counts as the same thing."""
     max_kept: int = 4
     """At most so many experts answer."""
     min_gate: float = 0.5

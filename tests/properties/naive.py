@@ -194,7 +194,7 @@ def keep(
     else:
         nearest = config.nearest_sentinels
         margins = [key_margin(inputs.visual, expert.visual, key, nearest) for expert in bank]
-    kept = [margin > -config.visual_slack for margin in margins]
+    kept = [margin > 0 for margin in margins]
     for n, expert in enumerate(bank):
         if config.min_gate and sigmoid(similarity(inputs.prompt, expert.prompt)) < config.min_gate:
             kept[n] = False

@@ -12,7 +12,7 @@ from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG
 CONFIGS: tuple[GeneratorConfig, ...] = (
     TINY_CONFIG,
     replace(OUR_CONFIG, visual_size=48),
-    replace(TINY_CONFIG, visual_query="learned", max_kept=2, visual_slack=0.3),
+    replace(TINY_CONFIG, visual_query="learned", max_kept=2),
     replace(TINY_CONFIG, min_gate=0.5, has_target_embeddings=True),
 )
 

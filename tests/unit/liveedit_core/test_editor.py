@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -25,11 +26,14 @@ def loud_editor(backbone: HuggingFaceBackbone) -> Editor:
     return editor.with_edits(REQUESTS)
 
 
-@pytest.mark.parametrize("change", [{"edit_layer": 2}, {"num_image_tokens": 9}])
+PYRAMID = {"visual_source": "tower_pyramid", "visual_size": 9, "visual_rank": 4}
+
+
+@pytest.mark.parametrize("change", [{"edit_layer": 2}, {"num_image_tokens": 9}, PYRAMID])
 def test_a_generator_of_another_backbone_is_refused(
-    backbone: HuggingFaceBackbone, change: dict[str, int]
+    backbone: HuggingFaceBackbone, change: dict[str, Any]
 ) -> None:
-    config = replace(TINY_CONFIG, **change)  # type: ignore[arg-type]
+    config = replace(TINY_CONFIG, **change)
     with pytest.raises(RepositoryMismatchError, match="trained on this backbone"):
         Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
 
