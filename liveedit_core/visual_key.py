@@ -82,5 +82,6 @@ class VisualKey(nn.Module):
 
 def commonness(unit_BR: Tensor, sentinels_CR: Tensor, nearest: int) -> Tensor:
     """r: mean cosine with the nearest sentinels, [B, 1]; both sides of length one."""
-    cosines_BC = unit_BR @ sentinels_CR.T
-    return cosines_BC.topk(nearest, dim=-1).values.mean(-1, keepdim=True)
+    cosines_BC: Tensor = unit_BR @ sentinels_CR.T
+    common_B1: Tensor = cosines_BC.topk(nearest, dim=-1).values.mean(-1, keepdim=True)
+    return common_B1
