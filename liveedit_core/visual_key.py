@@ -77,11 +77,10 @@ class VisualKey(nn.Module):
         length = (self.log_scale.exp() * num_queries * math.sqrt(width)).sqrt()
         row = torch.cat([unit_BR, *correction], dim=-1) * length
         padded = functional.pad(row, (0, num_queries * width - row.shape[-1]))
-        return padded.unflatten(-1, self.shape)
+        return padded.reshape(-1, *self.shape)
 
 
 def commonness(unit_BR: Tensor, sentinels_CR: Tensor, nearest: int) -> Tensor:
     """r: mean cosine with the nearest sentinels, [B, 1]; both sides of length one."""
-    cosines_BC: Tensor = unit_BR @ sentinels_CR.T
-    common_B1: Tensor = cosines_BC.topk(nearest, dim=-1).values.mean(-1, keepdim=True)
-    return common_B1
+    cosines_BC = unit_BR @ sentinels_CR.T
+    return cosines_BC.topk(nearest, dim=-1).values.mean(-1, keepdim=True)
