@@ -8,6 +8,8 @@ from liveedit_core.errors import ConfigError
 
 VisualSource = Literal["edit_layer", "tower_pyramid"]
 VisualQuery = Literal["prompt", "learned"]
+StateDtype = Literal["float16", "bfloat16", "float32"]
+"""Number formats that rows at l_e may have at rest; in use they are float32."""
 SoftRouting = Literal["prompt", "prompt_and_visual"]
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from liveedit_core.config import SoftRouting, VisualKeyRecipe, VisualQuery, VisualSource
 from liveedit_core.errors import ConfigError
+from pipelines.states_config import StatesSection
 
 
 def _positive(name: str, value: float) -> None:
@@ -112,6 +113,7 @@ class TrainRecipe:
     """Folder of all runs."""
     run_name: str = "train_generator"
     """Folder of this run under `run_root`; a run that exists there is resumed."""
+    states: StatesSection = field(default_factory=StatesSection)
     data: DataSection = field(default_factory=DataSection)
     model: ModelSection = field(default_factory=ModelSection)
     visual_key: VisualKeyRecipe = field(default_factory=VisualKeyRecipe)

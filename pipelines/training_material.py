@@ -1,4 +1,5 @@
-"""What the training job encodes before its first step, kept in the run folder."""
+"""What the training job draws before its first step, kept in the run folder; its states are in the
+state cache."""
 
 import json
 import random
@@ -13,8 +14,12 @@ from torch import Tensor
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.builtin.benchmark import load_builtin_cases, load_things
 from liveedit_core.schema import Case
-from liveedit_core.training_data import TrainingData, encode_training_data
+from liveedit_core.state_source import BackboneStates, StateSource
+from liveedit_core.training_data import TrainingData, draw_training_data
+from liveedit_core.training_inputs import TrainingInputs
+from pipelines.state_filling import fill_cache, open_cache, state_encoder, training_source
 from pipelines.train_config import TrainRecipe
+from workers.models import ModelNames, ModelSource
 
 PICTURE_CHUNK = 64
 
@@ -37,9 +42,21 @@ class Material:
     drawings: Drawings
 
 
-def prepare_material(recipe: TrainRecipe, backbone: HuggingFaceBackbone, folder: Path) -> Material:
-    """Encode cases, pairs and pictures, or read what an earlier call has encoded."""
-    stamp = folder / "complete.json"
+def prepare_material(
+    recipe: TrainRecipe,
+    backbone: HuggingFaceBackbone,
+    folder: Path,
+    models: ModelSource | None = None,
+) -> Material:
+    """Draw cases, pairs and pictures, or read what an earlier call has drawn; fill the state cache.
+
+    Args:
+        recipe: What to draw, and how states are remembered.
+        backbone: Encodes pictures, and all states that are not in the cache.
+        folder: Keeps what was drawn.
+        models: The same backbone by name, for workers; the built-in one by default.
+    """
+    stamp = folder / "drawn.json"
     identity = {
         "backbone": backbone.digest,
         "edit_layer": backbone.edit_layer,
@@ -49,23 +66,37 @@ def prepare_material(recipe: TrainRecipe, backbone: HuggingFaceBackbone, folder:
     }
     if not stamp.exists() or json.loads(stamp.read_text()) != identity:
         folder.mkdir(parents=True, exist_ok=True)
-        encode_drawings(backbone, folder)
-        rng = random.Random(recipe.seed)
-        words = vocabulary_words(backbone)
-        encode_training_data(
-            backbone,
-            choose_cases(recipe.data.cases_per_thing, rng),
-            num_pairs=recipe.data.num_pairs,
-            has_image_locality=recipe.joint.steps > 0,
-            random_target=lambda source: random_target(words, source),
-            rng=rng,
-            report=Progress("encoding edits and probes"),
-        ).save(folder)
+        draw_material(recipe, backbone, folder)
         stamp.write_text(json.dumps(identity))
+    cache = open_cache(recipe.states, recipe.run_root, backbone)
+    if cache is not None:
+        inputs = TrainingInputs(folder / "inputs.safetensors")
+        with state_encoder(recipe.states, backbone, models or ModelNames()) as encoder:
+            fill_cache(cache, encoder, inputs, Progress("encoding edits and probes"))
+    return load_material(folder, training_source(cache, backbone))
+
+
+def draw_material(recipe: TrainRecipe, backbone: HuggingFaceBackbone, folder: Path) -> None:
+    """Draw everything from the seed and write it to the folder."""
+    encode_drawings(backbone, folder)
+    rng = random.Random(recipe.seed)
+    words = vocabulary_words(backbone)
+    draw_training_data(
+        choose_cases(recipe.data.cases_per_thing, rng),
+        BackboneStates(backbone),
+        num_pairs=recipe.data.num_pairs,
+        has_image_locality=recipe.joint.steps > 0,
+        random_target=lambda source: random_target(words, source),
+        rng=rng,
+    ).save(folder)
+
+
+def load_material(folder: Path, source: StateSource) -> Material:
+    """What `prepare_material` has drawn, in any process; states come from `source`."""
     things = json.loads((folder / "things.json").read_text())
     rows = load_file(folder / "drawings.safetensors")["rows"]
     drawings = Drawings(rows=rows, by_thing=tuple(tuple(index) for index in things))
-    return Material(data=TrainingData.load(folder), drawings=drawings)
+    return Material(data=TrainingData.load(folder, source), drawings=drawings)
 
 
 class Progress:
@@ -79,7 +110,7 @@ class Progress:
         now = time.monotonic()
         if now - self.last > 20 or done == total:
             self.last = now
-            left = (now - self.start) / done * (total - done)
+            left = (now - self.start) / max(done, 1) * (total - done)
             print(f"{self.title}: {done}/{total}, {left:.0f} s left", flush=True)
 
 

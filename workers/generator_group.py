@@ -13,6 +13,7 @@ from workers.actor_pool import ActorPool, Call, actor_options
 from workers.generator_worker import GeneratorActor
 from workers.messages import GeneratedBatch, GeneratorFacts, NumberedRequest
 from workers.models import ModelSource
+from workers.state_sources import CacheNames
 
 
 class GeneratorGroup:
@@ -29,6 +30,7 @@ class GeneratorGroup:
         num_threads: int = 1,
         num_cpus: float = 1.0,
         node_resource: str = "",
+        cache: CacheNames | None = None,
     ) -> None:
         """Start the actors; they load their models meanwhile.
 
@@ -41,6 +43,7 @@ class GeneratorGroup:
             num_threads: Threads of torch in each actor.
             num_cpus: CPUs that Ray sets aside for each actor.
             node_resource: Custom resource of the nodes to run on; "" for any.
+            cache: Of states, for the workers; None computes them all.
 
         Raises:
             ConfigError: More than one shard.
@@ -52,7 +55,9 @@ class GeneratorGroup:
             )
         options = actor_options(num_cpus=num_cpus, node_resource=node_resource)
         actors = [
-            GeneratorActor.options(**options).remote(models, limits, num_threads=num_threads)
+            GeneratorActor.options(**options).remote(
+                models, limits, num_threads=num_threads, cache=cache
+            )
             for _ in range(gangs)
         ]
         self._pool = ActorPool("generator group", actors, max_in_flight=max_in_flight)
