@@ -62,6 +62,7 @@ class HuggingFaceBackbone:
         prompt_format: how a prompt with a picture is worded, with `{prompt}`.
         batch_size: sequences per forward of `encode` and `generate`.
         pyramid: levels of the image tower behind `pyramid_E`; without any it stays empty.
+        picture_memory_bytes: most bytes of tower outputs kept between calls.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class HuggingFaceBackbone:
         prompt_format: str = "{prompt}",
         batch_size: int = 16,
         pyramid: Sequence[PyramidLevel] = (),
+        picture_memory_bytes: int = PICTURE_MEMORY_BYTES,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
@@ -91,7 +93,7 @@ class HuggingFaceBackbone:
         self.pyramid = TowerPyramid(self.model.model.vision_tower, pyramid)
         self.visual_size = self.pyramid.size
         self.encoding = json.dumps([prompt_format, [vars(level) for level in pyramid]])
-        self.pictures = PictureMemory(PICTURE_MEMORY_BYTES)
+        self.pictures = PictureMemory(picture_memory_bytes)
         self.image_token_id = int(self.model.config.image_token_id)
         self.num_image_tokens = int(self.model.config.image_seq_length)
         self.end_id = int(self.tokenizer.eos_token_id)

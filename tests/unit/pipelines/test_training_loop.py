@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.huggingface import PICTURE_MEMORY_BYTES, HuggingFaceBackbone
 from liveedit_core.config import VisualKeyRecipe
 from liveedit_core.state_source import BackboneStates
 from liveedit_core.training_data import TrainingData, draw_training_data
@@ -30,7 +30,7 @@ KEY = VisualKeyRecipe(num_components=8)
 
 @pytest.fixture(scope="module")
 def backbone() -> HuggingFaceBackbone:
-    return tiny_backbone()
+    return tiny_backbone(PICTURE_MEMORY_BYTES)
 
 
 @pytest.fixture(scope="module")
