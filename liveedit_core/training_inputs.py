@@ -7,7 +7,7 @@ places  for each input: start of the prompt, of the target, end of the target, s
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ class TrainingInputs(Sequence[BackboneInput]):
     """
 
     def __init__(self, path: Path) -> None:
-        self._file: Any = safe_open(path, "np")
+        self._file = cast(Any, safe_open(path, "np"))
         self._bytes = self._file.get_slice("bytes")
         self._places = self._file.get_slice("places")
         self._length = int(self._places.get_shape()[0])

@@ -17,7 +17,7 @@ from pipelines.config import RaySection
 from pipelines.session import open_session
 from pipelines.states_config import StatesSection
 from workers.models import ModelSource
-from workers.state_encoder import StateEncoder, picture_chunks
+from workers.state_encoder import CHUNK_SIZE, StateEncoder, picture_chunks
 from workers.state_sources import CacheNames
 
 
@@ -96,6 +96,8 @@ def fill_cache(
     encoder: Encoder,
     inputs: Sequence[BackboneInput],
     report: Callable[[int, int], None],
+    *,
+    chunk_size: int = CHUNK_SIZE,
 ) -> int:
     """Encode what the cache does not hold; a job that is killed goes on where it was.
 
@@ -107,6 +109,7 @@ def fill_cache(
         encoder: Does the work.
         inputs: All that will be asked for.
         report: Called with (held, total) inputs.
+        chunk_size: Inputs of one commit.
 
     Returns:
         How many states were added.
@@ -127,7 +130,7 @@ def fill_cache(
     is_full = False
 
     def chunks() -> Iterator[Sequence[BackboneInput]]:
-        for chunk in picture_chunks(missing):
+        for chunk in picture_chunks(missing, chunk_size):
             if is_full:
                 return
             yield [inputs[position] for position in chunk]
