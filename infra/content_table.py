@@ -5,6 +5,7 @@ hold, so that there is never a second row of one name, whoever writes what how o
 an index of one version, {name: place}; when its files are gone it reads the newest.
 """
 
+import contextlib
 import json
 import logging
 from array import array
@@ -17,12 +18,15 @@ from lance import LanceDataset
 from lance.fragment import FragmentMetadata
 
 from infra.object_store import ObjectStore
-from infra.tables import Table, sql_in, storage_errors, write_rows
+from infra.tables import ConcurrentCommitError, Table, sql_in, storage_errors, write_rows
 from liveedit_core.errors import IntegrityError
 
 _REMOVED_AT_ONCE = 2000
 """Names in one SQL predicate."""
 _OPEN_TRIES = 3
+_FRAGMENT_BYTES = 512 * 1024 * 1024
+"""Small fragments are merged up to this size."""
+_SPARE_FRAGMENTS = 32
 
 _logger = logging.getLogger(__name__)
 
@@ -145,14 +149,14 @@ class ContentTable:
             names: Held here, each once.
 
         Returns:
-            One row a name, in this order.
+            One row a name, in the order of the table.
 
         Raises:
             IntegrityError: Files of the version are gone; `refresh` and look again.
             StorageUnavailableError: The store did not answer, or a file is damaged.
         """
         with storage_errors(self.uri):
-            return self._dataset.take([self._places[name] for name in names])
+            return self._dataset.take(sorted(self._places[name] for name in names))
 
     def column(self, name: str) -> list[str]:
         """One text column of all rows, in the order of `names`."""
@@ -182,7 +186,26 @@ class ContentTable:
         self.refresh()
         num_new = self._table.on_latest(attempt)
         self.refresh()
+        self.compact(spare_fragments=_SPARE_FRAGMENTS)
         return num_new
+
+    def compact(self, *, spare_fragments: int = 0) -> None:
+        """Merge small fragments where there are many: a random read opens most of them.
+
+        Args:
+            spare_fragments: So many more than needed are left alone.
+        """
+        needed = self.num_bytes // _FRAGMENT_BYTES + 1
+        if len(self._dataset.get_fragments()) <= needed + spare_fragments:
+            return
+        row_bytes = max(self.num_bytes // max(len(self), 1), 1)
+        self._reclaim(target_rows=max(_FRAGMENT_BYTES // row_bytes, 1))
+
+    def _reclaim(self, *, target_rows: int = 1) -> None:
+        # What another process hinders now is done at the next occasion.
+        with contextlib.suppress(ConcurrentCommitError):
+            self._table.reclaim(target_rows=target_rows)
+        self.refresh()
 
     def _unknown_rows(
         self, fragments: Sequence[tuple[FragmentMetadata, tuple[str, ...]]]
@@ -215,5 +238,4 @@ class ContentTable:
 
             self._table.on_latest(attempt)
         if gone:
-            self._table.reclaim()
-            self.refresh()
+            self._reclaim()

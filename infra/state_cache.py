@@ -12,6 +12,8 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from infra.content_table import ContentTable, WrittenRows
 from infra.object_store import ObjectStore
 from infra.state_rows import (
@@ -124,7 +126,8 @@ class StateCache:
             # Another process has evicted rows and dropped the version that was read here.
             found = self._read_again(names)
         except (StorageUnavailableError, ValueError) as error:
-            found = self._unreadable(error)
+            self._warn(error)
+            found = {}
         if has_record:
             self._uses.record(found)
         return [found.get(name) for name in names]
@@ -138,16 +141,29 @@ class StateCache:
         known = [name for name in wanted if name in self._pictures]
         pyramids = self._reader.pyramids(self._pictures.take(known)) if known else {}
         states = self._reader.states(rows, pyramids)
-        return {name: state for name, state in zip(held, states, strict=True) if state is not None}
+        found = zip(rows.column("state_id").to_pylist(), states, strict=True)
+        return {name: state for name, state in found if state is not None}
+
+    def pyramids(self, pictures: Sequence[bytes]) -> dict[bytes, Tensor]:
+        """Pyramids of those pictures that are held, float32 [E]."""
+        names = {self.identity.picture_id(picture): picture for picture in pictures}
+        known = [name for name in names if name in self._pictures]
+        try:
+            rows = self._reader.pyramids(self._pictures.take(known)) if known else {}
+        except (IntegrityError, StorageUnavailableError, ValueError) as error:
+            self._warn(error)
+            return {}
+        return {names[name]: pyramid_E for name, pyramid_E in rows.items()}
 
     def _read_again(self, names: Sequence[str]) -> dict[str, LayerStates]:
         try:
             self.refresh()
             return self._read(names)
         except (IntegrityError, StorageUnavailableError, ValueError) as error:
-            return self._unreadable(error)
+            self._warn(error)
+            return {}
 
-    def _unreadable(self, error: Exception) -> dict[str, LayerStates]:
+    def _warn(self, error: Exception) -> None:
         if not self._is_warned:
             self._is_warned = True
             _logger.warning(
@@ -156,7 +172,6 @@ class StateCache:
                 error,
                 self._states.uri,
             )
-        return {}
 
     def commit(self, written: WrittenStates, *, keep: Collection[str] = ()) -> bool:
         """Make states visible, unless the budget forbids it.
@@ -174,6 +189,11 @@ class StateCache:
         self._pictures.commit([WrittenRows.from_json(written.pictures)])
         self._states.commit([WrittenRows.from_json(written.states)])
         return True
+
+    def compact(self) -> None:
+        """Make random reads fast, after much was written in small pieces."""
+        self._pictures.compact()
+        self._states.compact()
 
     def make_room(self, num_bytes: int, *, keep: Collection[str] = ()) -> bool:
         """Let the states go that were not used for the longest time, until there is room.

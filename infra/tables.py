@@ -181,17 +181,22 @@ class Table:
         """Commit rows on top of `base`; see `commit`."""
         return self.commit(base, self.write_fragments(rows))
 
-    def reclaim(self) -> None:
-        """Give back the space of removed rows: rewrite what holds some, drop all older versions.
+    def reclaim(self, *, target_rows: int = 1) -> None:
+        """Give back the space of removed rows and merge small fragments; drop all older versions.
 
         Readers of an older version find its files missing. Only for tables whose rows can be made
         again; a table with a history has no use for this.
+
+        Args:
+            target_rows: Fragments with fewer rows are merged; 1 merges none.
+
+        Raises:
+            ConcurrentCommitError: Another process committed meanwhile; nothing is lost.
         """
         newest = self.latest()
         with storage_errors(self.uri):
-            # With a target of one row no fragment is too small: only those with gaps are rewritten.
             newest.optimize.compact_files(
-                target_rows_per_fragment=1, materialize_deletions_threshold=0.0
+                target_rows_per_fragment=target_rows, materialize_deletions_threshold=0.0
             )
             self.latest().cleanup_old_versions(older_than=timedelta(0))
 

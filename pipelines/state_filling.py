@@ -142,4 +142,5 @@ def fill_cache(
             continue
         num_added += written.num_states
         report(len(wanted) - len(missing) + num_added, len(wanted))
+    cache.compact()
     return num_added

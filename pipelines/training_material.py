@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from infra.state_cache import StateCache
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.builtin.benchmark import load_builtin_cases, load_things
 from liveedit_core.schema import Case
@@ -22,6 +23,7 @@ from pipelines.train_config import TrainRecipe
 from workers.models import ModelNames, ModelSource
 
 PICTURE_CHUNK = 64
+DRAWINGS = "drawings.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +75,14 @@ def prepare_material(
         inputs = TrainingInputs(folder / "inputs.safetensors")
         with state_encoder(recipe.states, backbone, models or ModelNames()) as encoder:
             fill_cache(cache, encoder, inputs, Progress("encoding edits and probes"))
+    if not (folder / DRAWINGS).exists():
+        encode_drawings(backbone, folder, cache)
     return load_material(folder, training_source(cache, backbone))
 
 
 def draw_material(recipe: TrainRecipe, backbone: HuggingFaceBackbone, folder: Path) -> None:
-    """Draw everything from the seed and write it to the folder."""
-    encode_drawings(backbone, folder)
+    """Draw all that training will ask, from the seed, and write it to the folder."""
+    (folder / DRAWINGS).unlink(missing_ok=True)
     rng = random.Random(recipe.seed)
     words = vocabulary_words(backbone)
     draw_training_data(
@@ -94,7 +98,7 @@ def draw_material(recipe: TrainRecipe, backbone: HuggingFaceBackbone, folder: Pa
 def load_material(folder: Path, source: StateSource) -> Material:
     """What `prepare_material` has drawn, in any process; states come from `source`."""
     things = json.loads((folder / "things.json").read_text())
-    rows = load_file(folder / "drawings.safetensors")["rows"]
+    rows = load_file(folder / DRAWINGS)["rows"]
     drawings = Drawings(rows=rows, by_thing=tuple(tuple(index) for index in things))
     return Material(data=TrainingData.load(folder, source), drawings=drawings)
 
@@ -138,8 +142,14 @@ def random_target(words: list[str], rng: random.Random) -> str:
 
 
 @torch.no_grad()
-def encode_drawings(backbone: HuggingFaceBackbone, folder: Path) -> None:
-    """Run the image tower on every drawing of every training thing."""
+def encode_drawings(backbone: HuggingFaceBackbone, folder: Path, cache: StateCache | None) -> None:
+    """Pyramids of every drawing of every training thing.
+
+    Args:
+        backbone: Encodes those that the cache does not hold.
+        folder: Gets `drawings.safetensors` and `things.json`.
+        cache: Holds those of all pictures that an edit or probe asks about.
+    """
     pictures: list[bytes] = []
     things = []
     for thing in load_things("train", "known_train"):
@@ -148,7 +158,14 @@ def encode_drawings(backbone: HuggingFaceBackbone, folder: Path) -> None:
     report = Progress("encoding pictures")
     rows = []
     for start in range(0, len(pictures), PICTURE_CHUNK):
-        rows.append(backbone.encode_pictures(pictures[start : start + PICTURE_CHUNK]).half())
-        report(min(start + PICTURE_CHUNK, len(pictures)), len(pictures))
-    save_file({"rows": torch.cat(rows)}, folder / "drawings.safetensors")
+        chunk = pictures[start : start + PICTURE_CHUNK]
+        known = cache.pyramids(chunk) if cache is not None else {}
+        new = [picture for picture in chunk if picture not in known]
+        if new:
+            known |= dict(zip(new, backbone.encode_pictures(new), strict=True))
+        rows.append(torch.stack([known[picture] for picture in chunk]).half())
+        report(start + len(chunk), len(pictures))
     (folder / "things.json").write_text(json.dumps(things))
+    partial = folder / f".{DRAWINGS}.partial"
+    save_file({"rows": torch.cat(rows)}, partial)
+    partial.replace(folder / DRAWINGS)

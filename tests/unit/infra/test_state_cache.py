@@ -241,3 +241,17 @@ def test_a_reader_goes_on_while_another_process_evicts(store: ObjectStore) -> No
     reading, evicting = StateCache(store, EXACT), StateCache(store, EXACT, max_bytes=10**9)
     evicting._states.remove(evicting.ids([question(1)]))
     assert held(reading, [question(1), question(2)]) == [False, True]
+
+
+def test_many_small_commits_are_merged_and_readers_go_on(store: ObjectStore) -> None:
+    cache, reading = StateCache(store, EXACT), StateCache(store, EXACT)
+    fill(cache, [question(0)])
+    reading.refresh()
+    inputs = [question(number) for number in range(40)]
+    for item in inputs:
+        fill(cache, [item])
+    assert len(cache._states._dataset.get_fragments()) < 40
+    cache.compact()
+    assert len(cache._states._dataset.get_fragments()) == 1
+    assert held(reading, [question(0), question(39)]) == [True, True]
+    assert_same(cache.read(inputs)[7], BACKBONE.encode(inputs)[7])
