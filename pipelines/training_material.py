@@ -73,8 +73,9 @@ def prepare_material(
     cache = open_cache(recipe.states, recipe.run_root, backbone)
     if cache is not None:
         inputs = TrainingInputs(folder / "inputs.safetensors")
-        with state_encoder(recipe.states, backbone, models or ModelNames()) as encoder:
-            fill_cache(cache, encoder, inputs, Progress("encoding edits and probes"))
+        if cache.missing(inputs):  # else no worker need start
+            with state_encoder(recipe.states, backbone, models or ModelNames()) as encoder:
+                fill_cache(cache, encoder, inputs, Progress("encoding edits and probes"))
     if not (folder / DRAWINGS).exists():
         encode_drawings(backbone, folder, cache)
     return load_material(folder, training_source(cache, backbone))

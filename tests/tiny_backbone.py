@@ -144,12 +144,9 @@ def plain_convolutions() -> Iterator[None]:
             yield
 
 
-@lru_cache(maxsize=2)
-def tiny_backbone(picture_memory_bytes: int = 0) -> HuggingFaceBackbone:
-    """The model behind the adapter; one for the whole test session, never altered.
-
-    It remembers no pictures by default, as tests differ in how they convolve.
-    """
+@lru_cache(maxsize=1)
+def tiny_backbone() -> HuggingFaceBackbone:
+    """The model behind the adapter; one for the whole test session, never altered."""
     tokenizer = tiny_tokenizer()
     return HuggingFaceBackbone(
         tiny_model(tokenizer),
@@ -162,7 +159,7 @@ def tiny_backbone(picture_memory_bytes: int = 0) -> HuggingFaceBackbone:
             PyramidLevel(module="timm_model.blocks.6", width=320, grid=2),
             PyramidLevel(module="", width=1280, grid=1),
         ),
-        picture_memory_bytes=picture_memory_bytes,
+        picture_memory_bytes=0,  # tests differ in how they convolve
     )
 
 

@@ -1,6 +1,7 @@
 """Training on a tiny backbone: every phase learns, and a resumed run equals an undisturbed one."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from liveedit_core.backbones.huggingface import PICTURE_MEMORY_BYTES, HuggingFaceBackbone
+from liveedit_core.backbones.picture_memory import PictureMemory
 from liveedit_core.config import VisualKeyRecipe
 from liveedit_core.state_source import BackboneStates
 from liveedit_core.training_data import TrainingData, draw_training_data
@@ -29,8 +31,10 @@ KEY = VisualKeyRecipe(num_components=8)
 
 
 @pytest.fixture(scope="module")
-def backbone() -> HuggingFaceBackbone:
-    return tiny_backbone(PICTURE_MEMORY_BYTES)
+def backbone() -> Iterator[HuggingFaceBackbone]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_backbone(), "pictures", PictureMemory(PICTURE_MEMORY_BYTES))
+        yield tiny_backbone()
 
 
 @pytest.fixture(scope="module")
