@@ -143,9 +143,14 @@ def _load(path: Path, max_bytes: int) -> Any:
     if size > max_bytes:
         raise InputError(f"{path}: {size:,} bytes, more than the limit of {max_bytes:,}")
     scalar = np.float64(0).__reduce__()[0]
-    plain = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, type(np.dtype("float64"))]
+    plain: list[Any] = [
+        scalar,
+        (scalar, "numpy.core.multiarray.scalar"),
+        np.dtype,
+        type(np.dtype("float64")),
+    ]
     try:
-        with torch.serialization.safe_globals(plain):  # type: ignore[no-untyped-call]
+        with torch.serialization.safe_globals(plain):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(

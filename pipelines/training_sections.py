@@ -1,0 +1,49 @@
+"""Sections of the training recipe that say what is kept, checked and warned about."""
+
+from dataclasses import dataclass
+
+from liveedit_core.errors import ConfigError
+from liveedit_core.training_diagnostics import DiagnosticsRecipe
+
+__all__ = ["DiagnosticsRecipe", "KeepSection", "ValidationSection"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepSection:
+    """Which checkpoints stay in the store."""
+
+    store: str = ""
+    """Root of the store, `s3://bucket/prefix` or a path; empty: `store` in the run folder."""
+    last_k: int = 3
+    """How many of the newest; the best by validation stays as well."""
+
+    def __post_init__(self) -> None:
+        if self.last_k < 1:
+            raise ConfigError(f"last_k must be at least 1, got {self.last_k}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSection:
+    """The five metrics while training, on things that are not trained on."""
+
+    every_steps: int = 100
+    """Optimizer steps between two validations; there is always one at the end. 0: no validation,
+    and no thing is held out."""
+    num_cases: int = 50
+    """Cases whose probes are scored; their edits are in the bank."""
+    bank_edits: int = 100
+    """Edits in the bank, all of held-out things."""
+    batch_size: int = 16
+    """Probes per forward."""
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 0:
+            raise ConfigError(f"every_steps must be 0 or more, got {self.every_steps}")
+        for name in ("num_cases", "bank_edits", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_cases > self.bank_edits:
+            raise ConfigError(
+                f"num_cases must be at most bank_edits ({self.bank_edits}), got {self.num_cases}: "
+                "the edits of all scored cases are in the bank"
+            )
