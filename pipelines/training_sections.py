@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from liveedit_core.errors import ConfigError
 from liveedit_core.training_diagnostics import DiagnosticsRecipe
 
-__all__ = ["DiagnosticsRecipe", "KeepSection", "ValidationSection"]
+__all__ = ["DiagnosticsRecipe", "KeepSection", "LayerSearchSection", "ValidationSection"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +47,30 @@ class ValidationSection:
                 f"num_cases must be at most bank_edits ({self.bank_edits}), got {self.num_cases}: "
                 "the edits of all scored cases are in the bank"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSearchSection:
+    """The short run of `--find-layer`."""
+
+    layers: tuple[int, ...] = ()
+    """Candidate edit layers; empty: five, spread from a third of the depth to nine tenths."""
+    num_cases: int = 48
+    """Training cases; half as many, of other things, are scored."""
+    steps: int = 40
+    """Optimizer steps for each layer."""
+    batch_size: int = 16
+    """Edits per step."""
+    learning_rate: float = 1.5e-3
+    """After a few steps of warm-up."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.layers)) != len(self.layers) or min(self.layers, default=0) < 0:
+            raise ConfigError(f"layers must be different numbers from 0, got {self.layers}")
+        for name in ("num_cases", "batch_size"):
+            if getattr(self, name) < 2:
+                raise ConfigError(f"{name} must be at least 2, got {getattr(self, name)}")
+        if self.steps < 1:
+            raise ConfigError(f"steps must be at least 1, got {self.steps}")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate must be more than 0, got {self.learning_rate}")
