@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import (
     FixedLocator,
     FuncFormatter,
-    MaxNLocator,
     NullLocator,
     PercentFormatter,
 )
@@ -147,8 +146,10 @@ def plot_histogram(
         axes.axvline(threshold, color=_INK, linewidth=1.2, linestyle="--")
     _plain_style(axes, x_label)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
-    if all(float(value).is_integer() for value in values):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if edges[0] == min(values) - 0.5:  # a bar for each whole number
+        step = 1 + len(edges) // 12
+        axes.xaxis.set_major_locator(FixedLocator([edge + 0.5 for edge in edges[:-1]][::step]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize=9)
     return _inline_svg(figure, name, description)
 

@@ -14,7 +14,7 @@ from liveedit_core.schema import PAPER_METRICS
 MAX_WORST_CASES = 24
 
 _TEMPLATE = "training_report.html.j2"
-_SHARES = ("accuracy", "passes", "kept", "first", "fraction", "beaten")
+_SHARES = ("accuracy", "passes", "kept", "first", "fraction", "beaten", "wins")
 """A figure whose last word is one of these is a share of the batch, any other is a loss."""
 _NORMS = ("routing.expert_norm_median", "routing.expert_norm_max")
 
@@ -79,17 +79,18 @@ def closed_forms(data: TrainingReportData) -> list[tuple[str, dict[str, float]]]
 
 
 def phase_plots(data: TrainingReportData) -> list[MetricPlot]:
-    """Losses and shares of each phase, then the learning rate of all."""
+    """Losses and shares of each phase, then learning rate and gradients of all."""
     plots = []
-    rates: dict[str, list[tuple[int, float]]] = {}
+    common: dict[str, list[Series]] = {"learning_rate": [], "gradient_norm": []}
     for phase, num_steps in data.phase_steps.items():
         points: dict[str, list[tuple[int, float]]] = {}
         for row in data.curve:
             if row["phase"] == phase and not is_validation(row):
                 for name, value in figures_of(row).items():
                     points.setdefault(name, []).append((int(row["step"]), value))
-        if rate := points.pop("learning_rate", None):
-            rates[phase] = rate
+        for name, of_phases in common.items():
+            if name in points:
+                of_phases.append(_series(spell(phase), points.pop(name)))
         shares = {name for name in points if name.rsplit("_", 1)[-1] in _SHARES}
         for title, chosen, is_fraction in (
             ("losses", set(points) - shares, False),
@@ -99,10 +100,10 @@ def phase_plots(data: TrainingReportData) -> list[MetricPlot]:
                 series = [_series(spell(n), points[n]) for n in points if n in chosen]
                 caption = f"On the batch of the step; {num_steps:,} steps. Seed {data.seed}."
                 plots.append(_step_plot(f"{spell(phase)}: {title}", series, caption, is_fraction))
-    if rates:
-        series = [_series(spell(phase), points) for phase, points in rates.items()]
-        caption = "By step of its phase."
-        plots.append(_step_plot("learning rate", series, caption, is_fraction=False))
+    for name, of_phases in common.items():
+        if of_phases:
+            caption = "By step of its phase."
+            plots.append(_step_plot(spell(name), of_phases, caption, is_fraction=False))
     return plots
 
 

@@ -137,6 +137,8 @@ def routing_figures(probes: Sequence[RoutedProbe]) -> dict[str, float]:
     own_kept                  own expert kept, on probes that it must answer
     own_kept_other_drawing    the same, on other drawings of the thing only
     empty_candidates          nothing kept, on probes that an expert must answer
+    no_picture_match          the part of these where no expert passes the hard filter; where one
+                              does, the prompt gates are shut
     sentinel_beaten           some expert beats the sentinel, on probes with another picture
     other_question_answered   own expert kept, on another question about its picture
     kept_fraction             share of the bank that is kept, on all probes with a picture
@@ -148,6 +150,7 @@ def routing_figures(probes: Sequence[RoutedProbe]) -> dict[str, float]:
             p.own_kept for p in taught if p.kind is ProbeKind.MODAL_GENERALITY
         ],
         "empty_candidates": [not p.kept_N.any() for p in taught],
+        "no_picture_match": [not (p.kept_N.any() or (p.margin_N > 0).any()) for p in taught],
         "sentinel_beaten": [bool((p.margin_N > 0).any()) for p in probes if p.kind in STRANGERS],
         "other_question_answered": [
             p.own_kept for p in probes if p.kind is ProbeKind.PROMPT_SWAP_LOCALITY
@@ -177,11 +180,18 @@ def routing_warnings(
     """
     warnings = []
     if (empty := figures.get("empty_candidates", 0.0)) > limits.max_empty_fraction:
-        warnings.append(
-            f"No expert passes the hard filter on {empty:.0%} of the questions that one must "
-            "answer: the threshold is too high, or the visual features do not recognise things. "
-            "Raise visual_key.stranger_fraction, or try another edit layer (--find-layer)."
-        )
+        if figures.get("no_picture_match", empty) >= empty / 2:
+            cause = (
+                "Mostly no picture passes the hard filter: its threshold is too high, or the "
+                "visual features do not recognise things. Raise visual_key.stranger_fraction, or "
+                "try another edit layer (--find-layer)."
+            )
+        else:
+            cause = (
+                "Mostly pictures pass, but the prompt gates are shut: train the phase prompt "
+                "longer, or lower model.min_gate."
+            )
+        warnings.append(f"No expert answers {empty:.0%} of the questions that one must. {cause}")
     if (kept := figures.get("kept_fraction", 0.0)) > limits.max_kept_fraction:
         warnings.append(
             f"{kept:.0%} of the bank passes the hard filter on the average question: it filters "

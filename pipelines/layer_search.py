@@ -26,9 +26,11 @@ from liveedit_core.config import GeneratorConfig
 from liveedit_core.editor import edit_input
 from liveedit_core.errors import ConfigError
 from liveedit_core.generator import LiveEditGenerator
+from liveedit_core.losses import target_nll
+from liveedit_core.routing import fused_residual
 from liveedit_core.schema import Case, ProbeKind
-from liveedit_core.states import LayerStates
-from liveedit_core.training_step import calibrated_gain, edited_logits, expert_losses
+from liveedit_core.states import LayerStates, hidden_rows
+from liveedit_core.training_step import calibrated_gain
 from liveedit_core.training_validation import split_by_thing
 from pipelines.train_config import ModelSection
 from pipelines.training_sections import LayerSearchSection
@@ -255,7 +257,7 @@ def train_experts(
     items: Sequence[EncodedItem],
     seed: int,
 ) -> list[float]:
-    """The experts phase of training, short; returns the loss of each step."""
+    """Each question with the expert of its own edit (Eq. 8, 9); returns the loss of each step."""
     optimizer = torch.optim.Adam(generator.parameters(), lr=section.learning_rate)
     losses = []
     for step in range(section.steps):
@@ -263,20 +265,31 @@ def train_experts(
         batch = rng.sample(list(items), min(section.batch_size, len(items)))
         for group in optimizer.param_groups:
             group["lr"] = section.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
-        step_losses = expert_losses(
-            generator,
-            backbone,
-            [item.edit for item in batch],
-            [rng.choice(item.questions) for item in batch],
-            backbone.end_id,
-            torch.Generator().manual_seed(rng.getrandbits(60)),
-        )
+        questions = [rng.choice(item.questions) for item in batch]
+        logits = answers(generator, backbone, [item.edit for item in batch], questions)
+        end = torch.tensor([backbone.end_id])
+        loss = target_nll(logits, [torch.cat([state.target_ids_O, end]) for state in questions])
         optimizer.zero_grad()
-        step_losses.total.backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(generator.parameters(), MAX_GRADIENT_NORM)
         optimizer.step()
-        losses.append(float(step_losses.total.detach()))
+        losses.append(float(loss.detach()))
     return losses
+
+
+def answers(
+    generator: LiveEditGenerator,
+    backbone: Backbone,
+    edits: Sequence[LayerStates],
+    questions: Sequence[LayerStates],
+) -> list[Tensor]:
+    """Logits [O + 1, V] of each question under the expert of its edit alone; differentiable."""
+    down_BRD, up_BRD = generator.write_matrices(edits)
+    hidden_BTD = hidden_rows(questions).rows_BSD
+    normed_BTD = generator.hidden_norm(hidden_BTD)
+    weights_BB, gain = torch.eye(len(edits)), generator.config.gain
+    residual = fused_residual(normed_BTD, weights_BB, down_BRD, up_BRD, gain)
+    return backbone.target_logits(questions, hidden_BTD + residual, has_end=True)
 
 
 @torch.no_grad()
@@ -291,11 +304,8 @@ def token_accuracy(
     hits: list[float] = []
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]
-        down_BRD, up_BRD = generator.write_matrices([item.edit for item in batch])
         questions = [item.questions[view] for item in batch]
-        logits = edited_logits(
-            generator, backbone, questions, torch.eye(len(batch)), down_BRD, up_BRD
-        )
+        logits = answers(generator, backbone, [item.edit for item in batch], questions)
         for row_OV, state in zip(logits, questions, strict=True):
             right = row_OV[: len(state.target_ids_O)].argmax(-1) == state.target_ids_O
             hits.append(float(right.float().mean()))

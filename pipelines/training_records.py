@@ -34,6 +34,15 @@ Curve = list[dict[str, float | str]]
 Validate = Callable[[LiveEditGenerator], ValidationReport]
 
 
+class SnapshotView(Protocol):
+    """What records read of a snapshot."""
+
+    @property
+    def moments(self) -> Mapping[str, Tensor]:
+        """Optimizer state of the running phase, by name."""
+        ...
+
+
 class TrainerView(Protocol):
     """What records read of a trainer."""
 
@@ -42,8 +51,9 @@ class TrainerView(Protocol):
     curve: Curve
     """Rows of `phase`, `step` and figures; validations are appended to it."""
 
-    def moments(self) -> Mapping[str, Tensor]:
-        """Optimizer state of the running phase, by name."""
+    @property
+    def snapshot(self) -> SnapshotView:
+        """Of the moment."""
         ...
 
 
@@ -138,7 +148,7 @@ class TrainingRecords:
             curve=list(trainer.curve),
         )
         score = report.score if report is not None else None
-        entry = self.checkpoints.save(trainer.generator, trainer.moments(), position, score)
+        entry = self.checkpoints.save(trainer.generator, trainer.snapshot.moments, position, score)
         if report is not None:
             self._pending[entry.digest] = {"step": total, "figures": report.figures}
             self._remember()

@@ -45,6 +45,7 @@ def test_figures() -> None:
         "own_kept": 0.5,
         "own_kept_other_drawing": 0.0,
         "empty_candidates": 0.5,
+        "no_picture_match": 0.5,
         "sentinel_beaten": 0.5,
         "other_question_answered": 0.0,
         "kept_fraction": pytest.approx((2 + 2) / 20),
@@ -52,7 +53,16 @@ def test_figures() -> None:
 
 
 def test_figures_without_samples_are_left_out() -> None:
-    assert set(routing_figures(PROBES[:1])) == {"own_kept", "empty_candidates", "kept_fraction"}
+    expected = {"own_kept", "empty_candidates", "no_picture_match", "kept_fraction"}
+    assert set(routing_figures(PROBES[:1])) == expected
+
+
+def test_a_shut_gate_is_no_missing_picture() -> None:
+    shut = [probe(ProbeKind.RELIABILITY, [2, 1, -1, -3], [0.1, 0.1, 0.9, 0.9])]
+    figures = routing_figures(shut)
+    assert (figures["empty_candidates"], figures["no_picture_match"]) == (1.0, 0.0)
+    (warning,) = routing_warnings(figures, LIMITS)
+    assert "prompt gates are shut" in warning
 
 
 def test_histograms_show_own_experts_and_strangers_apart() -> None:
@@ -95,7 +105,7 @@ def test_a_healthy_generator_gives_no_warning() -> None:
 @pytest.mark.parametrize(
     ("change", "first_norm", "words"),
     [
-        ({"empty_candidates": 0.43}, 0.0, "No expert passes the hard filter on 43%"),
+        ({"empty_candidates": 0.43}, 0.0, "No expert answers 43%"),
         ({"kept_fraction": 0.97}, 0.0, "97% of the bank passes"),
         ({"expert_norm_max": 21.0}, 0.0, "largest expert has norm 21"),
         ({}, 0.01, "grew from 0.01 to 1"),

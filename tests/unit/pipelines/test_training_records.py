@@ -25,6 +25,13 @@ from tests.unit.tiny_models import CONFIG, TinyBackbone
 PHASES = {"prompt": 2, "experts": 4}
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What Adam knows."""
+
+    moments: Mapping[str, Tensor]
+
+
 @dataclass
 class Trainer:
     """A run whose steps are numbers in a LayerNorm."""
@@ -32,8 +39,7 @@ class Trainer:
     generator: LiveEditGenerator = field(default_factory=lambda: LiveEditGenerator(CONFIG))
     curve: Curve = field(default_factory=list)
 
-    def moments(self) -> Mapping[str, Tensor]:
-        return {"moment.hidden_norm.weight.step": torch.tensor(1.0)}
+    snapshot: Snapshot = Snapshot({"hidden_norm.weight.step": torch.tensor(1.0)})
 
     def run(self, records: TrainingRecords, phase: str, first: int, last: int) -> None:
         for step in range(first, last):
