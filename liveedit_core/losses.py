@@ -72,4 +72,5 @@ def hard_neighbour(scores_BB: Tensor, sentinel_B: Tensor) -> Tensor:
 def hard_sentinel(scores_BB: Tensor, sentinel_B: Tensor) -> Tensor:
     """InfoNCE over the same columns, the sentinel being the positive (Eq. 14)."""
     columns = torch.cat([scores_BB, sentinel_B[:, None]], dim=1)
-    return info_nce(columns, torch.full((len(columns),), columns.shape[1] - 1))
+    last = columns.shape[1] - 1
+    return info_nce(columns, torch.full((len(columns),), last, device=columns.device))
