@@ -1,13 +1,12 @@
 """Losses of training (Eq. 8 to 16). Each is a mean over the batch; logs carry `EPSILON`."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from liveedit_core.training_recipe import KlDirection
+
 EPSILON = 1e-8
-KlDirection = Literal["original_to_edited", "edited_to_original"]
 
 
 def target_nll(logits: list[Tensor], labels: list[Tensor]) -> Tensor:

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from liveedit_core.errors import ConfigError
-from liveedit_core.losses import KlDirection
 
 Phase = Literal["prompt", "experts", "joint"]
 PHASES: tuple[Phase, ...] = ("prompt", "experts", "joint")
 """In the order in which they run."""
+KlDirection = Literal["original_to_edited", "edited_to_original"]
 Schedule = Literal["one_cycle", "cosine", "milestones"]
 ComputeDtype = Literal["float32", "bfloat16"]
 

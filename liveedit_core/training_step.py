@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from liveedit_core.generator import LiveEditGenerator
 from liveedit_core.losses import (
-    KlDirection,
     gate_loss,
     hard_neighbour,
     hard_sentinel,
@@ -29,6 +28,7 @@ from liveedit_core.losses import (
 from liveedit_core.micro_batches import ExpertBatch, JointBatch, PromptBatch
 from liveedit_core.routing import fused_residual, paired_similarity, route, similarity
 from liveedit_core.states import LayerStates, hidden_rows
+from liveedit_core.training_recipe import KlDirection
 
 Parts = dict[str, Tensor]
 """Scalars by name: losses and accuracies."""
