@@ -30,16 +30,18 @@ class LearnedTensor(nn.Module):
     """A parameter that belongs to no other module.
 
     Shards of a parameter are gathered while the forward of its module runs, so it may be used
-    nowhere else; what leaves this forward is therefore a copy.
+    nowhere else; what leaves this forward is therefore a copy. A number is held as one row, as
+    DeepSpeed cannot share out tensors without a dimension.
     """
 
     def __init__(self, value: Tensor) -> None:
         super().__init__()
-        self.value = nn.Parameter(value)
+        self.shape = value.shape
+        self.value = nn.Parameter(value.reshape(self.shape or (1,)))
 
     def forward(self) -> Tensor:
         """The tensor."""
-        return self.value.clone()
+        return self.value.clone().reshape(self.shape)
 
 
 class LiveEditGenerator(nn.Module):
@@ -135,13 +137,15 @@ def _shorten_names(module: nn.Module, tensors: Any, prefix: str, _: Any) -> None
     """A `LearnedTensor` goes by the name of its attribute in checkpoints."""
     for name in OWN_TENSORS:
         if f"{prefix}{name}.value" in tensors:
-            tensors[f"{prefix}{name}"] = tensors.pop(f"{prefix}{name}.value")
+            value = tensors.pop(f"{prefix}{name}.value")
+            tensors[f"{prefix}{name}"] = value.reshape(getattr(module, name).shape)
 
 
 def _lengthen_names(module: nn.Module, tensors: Any, prefix: str, *_: Any) -> None:
     for name in OWN_TENSORS:
-        if f"{prefix}{name}" in tensors:
-            tensors[f"{prefix}{name}.value"] = tensors.pop(f"{prefix}{name}")
+        if f"{prefix}{name}" in tensors and hasattr(module, name):
+            value = tensors.pop(f"{prefix}{name}")
+            tensors[f"{prefix}{name}.value"] = value.reshape(getattr(module, name).value.shape)
 
 
 def save_generator(generator: LiveEditGenerator, folder: Path) -> str:
