@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from liveedit_core.backbones.protocol import Backbone
+from liveedit_core.diagnostics_recipe import DiagnosticsRecipe
 from liveedit_core.editor import Editor, edit_input
 from liveedit_core.errors import ConfigError
 from liveedit_core.generator import LiveEditGenerator
@@ -28,7 +29,6 @@ from liveedit_core.repository import ExpertRepository
 from liveedit_core.schema import Case, ProbeKind
 from liveedit_core.states import LayerStates
 from liveedit_core.training_diagnostics import (
-    DiagnosticsRecipe,
     RoutedProbe,
     RoutingSamples,
     expert_norms,

@@ -15,6 +15,12 @@ from liveedit_core.training_recipe import (
     TrainingPlan,
     check_positive,
 )
+from pipelines.training_sections import (
+    DiagnosticsRecipe,
+    KeepSection,
+    LayerSearchSection,
+    ValidationSection,
+)
 from workers.sharding_config import ShardingSection
 
 
@@ -105,6 +111,10 @@ class TrainRecipe:
     optimization: OptimizationSection = field(default_factory=OptimizationSection)
     sharding: ShardingSection = field(default_factory=ShardingSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    keep: KeepSection = field(default_factory=KeepSection)
+    validation: ValidationSection = field(default_factory=ValidationSection)
+    diagnostics: DiagnosticsRecipe = field(default_factory=DiagnosticsRecipe)
+    layer_search: LayerSearchSection = field(default_factory=LayerSearchSection)
 
     @property
     def run_folder(self) -> Path:

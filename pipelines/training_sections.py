@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from liveedit_core.diagnostics_recipe import DiagnosticsRecipe
 from liveedit_core.errors import ConfigError
-from liveedit_core.training_diagnostics import DiagnosticsRecipe
 
 __all__ = ["DiagnosticsRecipe", "KeepSection", "LayerSearchSection", "ValidationSection"]
 

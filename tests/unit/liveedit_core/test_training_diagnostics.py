@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from liveedit_core.diagnostics_recipe import DiagnosticsRecipe
 from liveedit_core.errors import ConfigError
 from liveedit_core.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
 from liveedit_core.training_diagnostics import (
-    DiagnosticsRecipe,
     RoutedProbe,
     expert_norms,
     routing_figures,

@@ -7,13 +7,13 @@ import pytest
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.config import GeneratorConfig
+from liveedit_core.diagnostics_recipe import DiagnosticsRecipe
 from liveedit_core.editor import Editor
 from liveedit_core.errors import ConfigError
 from liveedit_core.metrics import CaseScorer, paper_average, summarize
 from liveedit_core.repository import ExpertRepository
 from liveedit_core.schema import Case, ProbeKind
 from liveedit_core.states import LayerStates
-from liveedit_core.training_diagnostics import DiagnosticsRecipe
 from liveedit_core.training_validation import Validator, split_by_thing
 from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone, tiny_generator
 from tests.unit.tiny_models import TinyBackbone, TinyModels

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from infra.training_report import render_training_report
-from liveedit_core.training_diagnostics import DiagnosticsRecipe
+from liveedit_core.diagnostics_recipe import DiagnosticsRecipe
 from liveedit_core.training_validation import ValidationReport, Validator
 from pipelines.generator_report import training_report_data, worst_cases
 from pipelines.train_config import TrainRecipe

@@ -14,8 +14,8 @@ from infra.generator_checkpoints import GeneratorCheckpoints
 from infra.model_registry import GENERATOR_MODEL, ModelRegistry
 from infra.object_store import ObjectStore
 from infra.tracking import Tracker
+from liveedit_core.diagnostics_recipe import DiagnosticsRecipe
 from liveedit_core.generator import LiveEditGenerator, save_generator
-from liveedit_core.training_diagnostics import DiagnosticsRecipe
 from liveedit_core.training_validation import Validator
 from pipelines.train_config import TrainRecipe
 from pipelines.training_records import Curve, TrainingRecords, first_norm, recipe_digest
