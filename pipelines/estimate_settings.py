@@ -1,13 +1,18 @@
 """What the estimate of `--dry-run` rests on, and what a recipe says about it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import ConfigError
 from liveedit_core.training_recipe import ComputeDtype, Phase
 from pipelines.backbone_sizes import BackboneSizes
 from pipelines.train_config import TrainRecipe
+
+CPU_TERAFLOPS, CPU_LINK_GIGABYTES_PER_S = 0.15, 1.0
+"""Two cores with AVX-512, measured; loopback."""
+GPU_TERAFLOPS, GPU_LINK_GIGABYTES_PER_S = 100.0, 100.0
+"""About a third of what an A100 and its NVLink do at their peak, in bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +40,10 @@ class EstimateSettings:
     """Of the state cache; 0 sets no limit."""
     prompt_tokens: int = 32
     target_tokens: int = 8
-    card_teraflops: float = 100.0
-    """Sustained, of one card; about a third of an A100's peak in bfloat16."""
-    link_gigabytes_per_s: float = 100.0
-    """Sustained, between cards; a third of NVLink's on an A100."""
+    card_teraflops: float = CPU_TERAFLOPS
+    """Sustained, of one shard."""
+    link_gigabytes_per_s: float = CPU_LINK_GIGABYTES_PER_S
+    """Sustained, into one shard."""
 
     @property
     def num_tokens(self) -> int:
@@ -56,6 +61,7 @@ def settings_of(recipe: TrainRecipe, *, num_cases: int) -> EstimateSettings:
     phases = [phase for phase in ("joint", "experts", "prompt") if getattr(recipe, phase).steps]
     phase: Phase = phases[0] if phases else "experts"  # type: ignore[assignment]
     section = recipe.plan.phases[phase]
+    has_gpu = recipe.sharding.gpus_per_shard > 0
     return EstimateSettings(
         shards=recipe.sharding.shards,
         zero_stage=recipe.sharding.zero_stage,
@@ -68,6 +74,8 @@ def settings_of(recipe: TrainRecipe, *, num_cases: int) -> EstimateSettings:
         accumulation=section.accumulation,
         num_cases=num_cases,
         num_pairs=recipe.data.num_pairs,
+        card_teraflops=GPU_TERAFLOPS if has_gpu else CPU_TERAFLOPS,
+        link_gigabytes_per_s=GPU_LINK_GIGABYTES_PER_S if has_gpu else CPU_LINK_GIGABYTES_PER_S,
     )
 
 
@@ -86,7 +94,7 @@ def generator_shape(
         ConfigError: the recipe wants a pyramid, but the backbone has none.
     """
     model = recipe.model
-    pyramid: dict[str, int] = {}
+    pyramid: dict[str, Any] = {}
     if model.visual_source == "tower_pyramid":
         if not visual_size:
             raise ConfigError(

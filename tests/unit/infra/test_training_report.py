@@ -24,11 +24,11 @@ RATE = {"learning_rate": 1e-3}
 
 @pytest.fixture
 def data() -> TrainingReportData:
-    steps = [
+    steps: list[dict[str, float | str]] = [
         {"phase": "prompt", "step": step, "absolute": 2.0 / (step + 1), "own_passes": 0.5, **RATE}
         for step in range(3)
     ]
-    validation = {
+    validation: dict[str, float | str] = {
         "phase": "experts",
         "step": 2,
         "validation.reliability": 0.9,

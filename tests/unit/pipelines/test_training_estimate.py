@@ -1,7 +1,6 @@
 """The estimate of --dry-run against what models really hold."""
 
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,20 +33,7 @@ from tests.tiny_backbone import (
     tiny_backbone,
 )
 
-LLAVA = {
-    "model_type": "llava",
-    "image_seq_length": 576,
-    "text_config": {"model_type": "llama", "vocab_size": 32064},
-    "vision_config": {
-        "model_type": "clip_vision_model",
-        "hidden_size": 1024,
-        "image_size": 336,
-        "intermediate_size": 4096,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 24,
-        "patch_size": 14,
-    },
-}
+CONFIGS = Path(__file__).parents[3] / "pipelines" / "backbone_configs"
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +62,8 @@ def test_a_generator_is_counted_as_it_is(config: GeneratorConfig) -> None:
     assert count_generator(config) == size(LiveEditGenerator(config))
 
 
-def test_llava_has_seven_billion_parameters(tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(LLAVA))
-    llava = read_backbone(path)
+def test_llava_has_seven_billion_parameters() -> None:
+    llava = read_backbone(CONFIGS / "llava_1_5_7b.json")
     assert llava.total == 7_063_427_072
     assert llava.edit_layer == 21
 
@@ -176,6 +160,7 @@ def test_a_recipe_says_what_is_estimated(tiny: BackboneSizes) -> None:
         "joint.steps=7",
         "joint.batch_size=4",
         "sharding.shards=2",
+        "sharding.gpus_per_shard=1",
         *(f"{phase}.accumulation=6" for phase in ("prompt", "experts", "joint")),
         "optimization.dtype=bfloat16",
         "optimization.has_activation_checkpointing=true",
@@ -192,6 +177,8 @@ def test_a_recipe_says_what_is_estimated(tiny: BackboneSizes) -> None:
         accumulation=6,
         num_cases=11,
         num_pairs=9,
+        card_teraflops=100.0,
+        link_gigabytes_per_s=100.0,
     )
 
 

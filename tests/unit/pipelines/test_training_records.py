@@ -44,7 +44,7 @@ class Trainer:
     def run(self, records: TrainingRecords, phase: str, first: int, last: int) -> None:
         for step in range(first, last):
             with torch.no_grad():
-                self.generator.hidden_norm.weight += 1
+                self.generator.hidden_norm.weight.add_(1)
             figures = {"nll": 1.0 / (step + 1), "learning_rate": 1e-3}
             self.curve.append({"phase": phase, "step": step, **figures})
             records.on_step(phase, step, figures)
