@@ -139,25 +139,28 @@ def find_layer(recipe: TrainRecipe) -> int:
 
 
 def train(recipe: TrainRecipe) -> int:
-    """Prepare the material, run the phases, write the checkpoint."""
-    import json
-
+    """Prepare the material, run the phases, publish the generator, write the report."""
     from liveedit_core.builtin.backbone import load_builtin_backbone
-    from liveedit_core.generator import save_generator
-    from pipelines.training_loop import GeneratorTrainer
+    from liveedit_core.builtin.benchmark import load_builtin_cases
+    from liveedit_core.training_validation import split_by_thing
+    from pipelines.run_folder import run_facts
+    from pipelines.training_job import do_training
     from pipelines.training_material import prepare_material
 
     folder = recipe.run_folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text(to_toml(recipe))
+    num_held_out = recipe.validation.bank_edits if recipe.validation.every_steps else 0
+    split = split_by_thing(load_builtin_cases("train"), num_held_out=num_held_out, seed=recipe.seed)
     backbone = load_builtin_backbone(batch_size=32)
-    material = prepare_material(recipe, backbone, folder / "material")
-    trainer = GeneratorTrainer(recipe, backbone, material, folder)
-    trainer.run()
-    generator = trainer.generator.half() if recipe.checkpoint.is_half else trainer.generator
-    digest = save_generator(generator, folder / "generator")
-    (folder / "generator" / "curve.json").write_text(json.dumps(trainer.curve))
-    print(f"generator {digest[:16]} written to {folder / 'generator'}")
+    material = prepare_material(recipe, backbone, folder / "material", split.held_out_things)
+    done = do_training(recipe, backbone, material, split.held_out, run_facts())
+    for warning in done.warnings:
+        print(f"warning: {warning}")
+    print(f"generator {done.digest[:16]} written to {done.folder}")
+    print(f"report: {done.report}")
+    if done.num_record_failures:
+        print(f"MLflow at {done.tracking_uri} did not take {done.num_record_failures} records yet")
     return 0
 
 

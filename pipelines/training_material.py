@@ -37,8 +37,20 @@ class Material:
     drawings: Drawings
 
 
-def prepare_material(recipe: TrainRecipe, backbone: HuggingFaceBackbone, folder: Path) -> Material:
-    """Encode cases, pairs and pictures, or read what an earlier call has encoded."""
+def prepare_material(
+    recipe: TrainRecipe,
+    backbone: HuggingFaceBackbone,
+    folder: Path,
+    held_out_things: frozenset[str] = frozenset(),
+) -> Material:
+    """Encode cases, pairs and pictures, or read what an earlier call has encoded.
+
+    Args:
+        recipe: says what and how much.
+        backbone: encodes.
+        folder: keeps it.
+        held_out_things: names of things to leave out, in every drawing.
+    """
     stamp = folder / "complete.json"
     identity = {
         "backbone": backbone.digest,
@@ -46,15 +58,16 @@ def prepare_material(recipe: TrainRecipe, backbone: HuggingFaceBackbone, folder:
         "seed": recipe.seed,
         "data": vars(recipe.data),
         "has_image_locality": recipe.joint.steps > 0,
+        "held_out_things": sorted(held_out_things),
     }
     if not stamp.exists() or json.loads(stamp.read_text()) != identity:
         folder.mkdir(parents=True, exist_ok=True)
-        encode_drawings(backbone, folder)
+        encode_drawings(backbone, folder, held_out_things)
         rng = random.Random(recipe.seed)
         words = vocabulary_words(backbone)
         encode_training_data(
             backbone,
-            choose_cases(recipe.data.cases_per_thing, rng),
+            choose_cases(recipe.data.cases_per_thing, rng, held_out_things),
             num_pairs=recipe.data.num_pairs,
             has_image_locality=recipe.joint.steps > 0,
             random_target=lambda source: random_target(words, source),
@@ -83,10 +96,14 @@ class Progress:
             print(f"{self.title}: {done}/{total}, {left:.0f} s left", flush=True)
 
 
-def choose_cases(per_thing: int, rng: random.Random) -> list[Case]:
-    """Some cases of each training thing."""
+def choose_cases(
+    per_thing: int, rng: random.Random, held_out_things: frozenset[str] = frozenset()
+) -> list[Case]:
+    """Some cases of each training thing that is not held out."""
     by_thing: dict[str, list[Case]] = {}
     for case in load_builtin_cases("train"):
+        if case.thing in held_out_things:
+            continue
         by_thing.setdefault(case.thing, []).append(case)
     chosen = []
     for cases in by_thing.values():
@@ -107,11 +124,15 @@ def random_target(words: list[str], rng: random.Random) -> str:
 
 
 @torch.no_grad()
-def encode_drawings(backbone: HuggingFaceBackbone, folder: Path) -> None:
-    """Run the image tower on every drawing of every training thing."""
+def encode_drawings(
+    backbone: HuggingFaceBackbone, folder: Path, held_out_things: frozenset[str] = frozenset()
+) -> None:
+    """Run the image tower on every drawing of every training thing that is not held out."""
     pictures: list[bytes] = []
     things = []
     for thing in load_things("train", "known_train"):
+        if thing.name in held_out_things:
+            continue
         things.append(list(range(len(pictures), len(pictures) + len(thing.pictures))))
         pictures += [image_bytes for _, image_bytes in sorted(thing.pictures.items())]
     report = Progress("encoding pictures")

@@ -30,6 +30,10 @@ from pipelines.recipe_loader import Recipe, to_dict
 
 _logger = logging.getLogger(__name__)
 
+NEUTRAL = frozenset(
+    {"run_root", "sharding", "states", "checkpoint", "keep", "diagnostics", "layer_search"}
+)
+"""Settings that change where and how a run is computed and kept, not what comes out."""
 Curve = list[dict[str, float | str]]
 Validate = Callable[[LiveEditGenerator], ValidationReport]
 
@@ -271,8 +275,8 @@ class TrainingRecords:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """sha256 of all settings that shape the weights; where runs lie is none of them."""
-    tree = {key: value for key, value in to_dict(recipe).items() if key != "run_root"}
+    """sha256 of all settings that shape the weights, which a resumed run keeps."""
+    tree = {key: value for key, value in to_dict(recipe).items() if key not in NEUTRAL}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 

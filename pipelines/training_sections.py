@@ -27,8 +27,9 @@ class ValidationSection:
     """The five metrics while training, on things that are not trained on."""
 
     every_steps: int = 100
-    """Optimizer steps between two validations; there is always one at the end. 0: no validation,
-    and no thing is held out."""
+    """Optimizer steps of a phase between two validations; they are taken at checkpoints, so use a
+    multiple of `checkpoint.every_steps`. There is always one at the end of a phase. 0: no
+    validation, and no thing is held out."""
     num_cases: int = 50
     """Cases whose probes are scored; their edits are in the bank."""
     bank_edits: int = 100
