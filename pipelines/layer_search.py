@@ -139,8 +139,7 @@ def find_layer(
             f"layer_search.layers: {outside} of a backbone with {num_layers} layers; expected 0 to "
             f"{num_layers - 2}, since layers must follow the edited one"
         )
-    usable = [case for case in cases if {probe.kind for probe in case.probes} >= set(ASKED)]
-    split = split_by_thing(usable, num_held_out=section.num_cases // 2, seed=seed)
+    split = split_by_thing(one_per_thing(cases), num_held_out=section.num_cases // 2, seed=seed)
     training = draw_training(split.training, section.num_cases, seed)
     scores = []
     for layer in layers:
@@ -154,6 +153,16 @@ def find_layer(
     has_visual_rows = model.visual_source == "edit_layer"
     ranked = sorted(scores, key=lambda row: (-row.score(has_visual_rows=has_visual_rows), row.loss))
     return LayerRanking(scores=tuple(ranked), has_visual_rows=has_visual_rows)
+
+
+def one_per_thing(cases: Sequence[Case]) -> list[Case]:
+    """The first case of each thing that has the questions that are asked here; two cases of one
+    thing would share their pictures."""
+    by_thing: dict[str, Case] = {}
+    for case in sorted(cases, key=lambda case: case.case_id):
+        if {probe.kind for probe in case.probes} >= set(ASKED):
+            by_thing.setdefault(case.thing, case)
+    return list(by_thing.values())
 
 
 def draw_training(cases: Sequence[Case], count: int, seed: int) -> list[Case]:

@@ -70,7 +70,9 @@ def do_training(
     checkpoints = GeneratorCheckpoints(store, recipe.run_name, last_k=recipe.keep.last_k)
     tracker = Tracker(Path(recipe.run_root), experiment=EXPERIMENT, run_name=recipe.run_name)
     validator = make_validator(recipe, backbone, held_out)
-    phase_steps = {name: part.steps for name, part in recipe.plan.phases.items() if part.steps}
+    phase_steps: dict[str, int] = {
+        name: section.steps for name, section in recipe.plan.phases.items() if section.steps
+    }
     records = TrainingRecords(
         recipe,
         seed=recipe.seed,

@@ -17,6 +17,7 @@ from pipelines.layer_search import (
     draw_training,
     encode_items,
     find_layer,
+    one_per_thing,
     picture_match,
     to_table,
 )
@@ -134,6 +135,12 @@ def test_picture_match_finds_the_same_picture() -> None:
         for item, other in zip(items, [*items[1:], items[0]], strict=True)
     ]
     assert picture_match(rolled) == 0.0
+
+
+def test_a_thing_is_tried_once_and_only_with_all_questions() -> None:
+    same = [replace(case, thing="kettle") for case in CASES[:3]]
+    mute = replace(CASES[3], probes=CASES[3].probes[:1])
+    assert one_per_thing([*same[::-1], mute, CASES[4]]) == [same[0], CASES[4]]
 
 
 def test_questions_carry_the_target_of_the_edit() -> None:
