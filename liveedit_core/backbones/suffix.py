@@ -86,6 +86,13 @@ class DecoderSuffix(nn.Module):
         return list(self.head(wanted_XD).float().split(lengths))
 
 
+def drop_suffix(backbone: "HuggingFaceBackbone") -> None:
+    """Free the layers after l_e; from now on the backbone only encodes."""
+    backbone.decoder.layers = backbone.prefix.layers
+    backbone.suffix = nn.Identity()
+    backbone.model.lm_head = nn.Identity()
+
+
 def _without_embeddings(decoder: Any) -> Any:
     """A view of a decoder part that does not hold the table of input embeddings, and whose hooks
     are its own."""
