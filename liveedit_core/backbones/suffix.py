@@ -40,7 +40,9 @@ class RecomputedLayer(nn.Module):
         """As the layer's."""
         if not (torch.is_grad_enabled() and hidden_BTD.requires_grad):
             return self.layer(hidden_BTD, *args, **kwargs)
-        return checkpoint(self.layer, hidden_BTD, *args, use_reentrant=False, **kwargs)
+        # to the end, so that hooks which release the shards of a layer run too
+        once_more = {"use_reentrant": False, "early_stop": False}
+        return checkpoint(self.layer, hidden_BTD, *args, **once_more, **kwargs)
 
 
 class DecoderSuffix(nn.Module):

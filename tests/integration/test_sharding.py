@@ -3,17 +3,18 @@
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import ray
 import torch
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.errors import NumericsError
 from liveedit_core.generator import LiveEditGenerator
 from liveedit_core.limits import InputLimits
 from liveedit_core.schema import EditRequest
-from liveedit_core.training_recipe import OptimizationSection, Phase
+from liveedit_core.training_recipe import OptimizationSection
 from pipelines.config import RaySection
 from pipelines.session import open_session
 from tests.tiny_backbone import OUR_CONFIG, request, tiny_backbone, tiny_generator
@@ -23,7 +24,7 @@ from workers.generator_worker import GeneratorWorker
 from workers.messages import GeneratedBatch, NumberedRequest
 from workers.sharding_config import ShardingSection
 from workers.training_group import TrainingGroup
-from workers.training_messages import Snapshot, StepFigures
+from workers.training_messages import MODEL, Snapshot, StepFigures
 from workers.training_worker import TrainingWorker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -49,16 +50,25 @@ def largest_difference(alone: Sequence[StepFigures], gang: Sequence[StepFigures]
     )
 
 
-def test_a_sharded_run_is_the_run_of_one_process() -> None:
-    """Same global batch: all losses of 20 steps, with half of the weights in each process; and a
-    snapshot of the gang goes on alone."""
-    optimization = OptimizationSection(max_gradient_norm=0.5, has_activation_checkpointing=True)
-    training = plan(optimization=optimization)
-    alone = TrainingWorker(training, TinySource())
-    group = TrainingGroup(training, TinySource(), sharding())
-    start = beginning("joint")
-    alone.begin(start)
-    group.begin(start)
+PLAN = plan(
+    optimization=OptimizationSection(max_gradient_norm=0.5, has_activation_checkpointing=True)
+)
+
+
+@pytest.fixture(scope="module")
+def group(session: None) -> Iterator[TrainingGroup]:
+    """One gang for several tests, as starting takes the most of their time."""
+    group = TrainingGroup(PLAN, TinySource(), sharding())
+    yield group
+    group.close()
+
+
+def test_a_sharded_run_is_the_run_of_one_process(group: TrainingGroup) -> None:
+    """Same global batch: all losses of 20 steps, with half of the weights in each process; and
+    both go on from a snapshot of the gang."""
+    alone = TrainingWorker(PLAN, TinySource())
+    alone.begin(beginning("joint"))
+    group.begin(beginning("joint"))
     whole = alone.parameter_bytes()
     for own in group.parameter_bytes():
         assert own == pytest.approx(whole / 2, rel=0.01)
@@ -66,43 +76,63 @@ def test_a_sharded_run_is_the_run_of_one_process() -> None:
     assert largest_difference(expected, found) < 1e-4
     assert expected[0].gradient_norm > 0.5
     assert found[0].gradient_norm == pytest.approx(expected[0].gradient_norm, rel=1e-4)
-    taken = group.snapshot()
+    check_both_go_on(alone, group)
+
+
+def test_a_lower_stage_gives_the_same_losses() -> None:
+    """Stage 2 keeps the weights whole in each process."""
+    alone, group = (
+        TrainingWorker(PLAN, TinySource()),
+        TrainingGroup(PLAN, TinySource(), sharding(2)),
+    )
+    alone.begin(beginning("experts"))
+    group.begin(beginning("experts"))
+    assert group.parameter_bytes() == [alone.parameter_bytes()] * 2
+    assert largest_difference(alone.advance(4), group.advance(4)) < 1e-4
+    check_both_go_on(alone, group)
     group.close()
-    kept = alone.snapshot()
+
+
+def check_both_go_on(alone: TrainingWorker, group: TrainingGroup) -> None:
+    """A snapshot of the gang holds what one of a single process holds, and either can resume it."""
+    taken, kept = group.snapshot(), alone.snapshot()
     assert kept is not None
-    assert {k: v.shape for k, v in taken.tensors.items()} == {
-        k: v.shape for k, v in kept.tensors.items()
-    }
-    half = Snapshot(config=taken.config, phase="joint", step=15, tensors=taken.tensors)
-    also = Snapshot(config=kept.config, phase="joint", step=15, tensors=kept.tensors)
-    alone.begin(half)
-    from_gang = alone.advance(5)
-    alone.begin(also)
-    assert largest_difference(alone.advance(5), from_gang) < 1e-4
+    shapes = {name: value.shape for name, value in kept.tensors.items()}
+    assert {name: value.shape for name, value in taken.tensors.items()} == shapes
+    middle = replace(taken, step=10)
+    alone.begin(middle)
+    group.begin(middle)
+    together = group.advance(3)
+    assert largest_difference(alone.advance(3), together) < 1e-4
+    alone.begin(replace(kept, step=10))
+    assert largest_difference(alone.advance(3), together) < 1e-4
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_a_gang_that_loses_a_process_ends_with_the_same_weights(stage: int) -> None:
-    phase: Phase = "experts"
-    group = TrainingGroup(plan(8), TinySource(), sharding(stage))
-
+def test_a_gang_that_loses_a_process_ends_with_the_same_weights(group: TrainingGroup) -> None:
     def train(*, is_disturbed: bool) -> Snapshot:
-        group.begin(beginning(phase))
+        group.begin(beginning("experts"))
         group.advance(3)
         group.snapshot()
         group.advance(1)
         if is_disturbed:
             victim = ray.get(group.gang.actors[1].process_id.remote())
             os.kill(victim, signal.SIGKILL)
-        figures = group.advance(4)
-        assert [step.step for step in figures] == [4, 5, 6, 7]
+        assert [step.step for step in group.advance(4)] == [4, 5, 6, 7]
         return group.snapshot()
 
     undisturbed, disturbed = train(is_disturbed=False), train(is_disturbed=True)
-    group.close()
     assert undisturbed.step == disturbed.step == 8
     for name, tensor in undisturbed.tensors.items():
         assert torch.allclose(tensor, disturbed.tensors[name], atol=1e-4), name
+
+
+def test_a_failure_of_the_program_is_not_tried_again(group: TrainingGroup) -> None:
+    """NaN on one rank ends the run with its reason, though the other rank waits for it."""
+    broken = beginning("experts")
+    broken.tensors[f"{MODEL}hidden_norm.weight"].fill_(float("nan"))
+    group.begin(broken)
+    with pytest.raises(NumericsError, match="phase experts, step 0"):
+        group.advance(1)
 
 
 @dataclass(frozen=True)
