@@ -59,9 +59,7 @@ def plan(
         "experts": section,
         "joint": section,
     }
-    return TrainingPlan(
-        seed=3, phases=phases, optimization=optimization or OptimizationSection()
-    )
+    return TrainingPlan(seed=3, phases=phases, optimization=optimization or OptimizationSection())
 
 
 def beginning(phase: Phase, config: GeneratorConfig = OUR_CONFIG) -> Snapshot:

@@ -183,5 +183,7 @@ def retried_on_loss(gang: Gang, action: Callable[[], Any], max_rebuilds: int) ->
             gang.close()
             if not is_retryable(error) or attempt == max_rebuilds:
                 raise
-            _logger.warning("%s; building the gang anew, %d of %d", error, attempt + 1, max_rebuilds)
+            _logger.warning(
+                "%s; building the gang anew, %d of %d", error, attempt + 1, max_rebuilds
+            )
     raise AssertionError("unreachable")

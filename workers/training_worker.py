@@ -10,6 +10,7 @@ When it dies: all since the last snapshot is lost and computed again, with the s
 
 import gc
 import math
+import os
 import time
 
 import ray
@@ -59,6 +60,10 @@ class TrainingWorker:
         self._step = 0
         has_gpu = bool(self._sharding.gpus_per_shard)
         self._device = torch.device("cuda" if has_gpu else "cpu")
+
+    def process_id(self) -> int:
+        """Of the process that computes, for operators."""
+        return os.getpid()
 
     def rendezvous(self) -> Rendezvous:
         """An address of this process where its peers may meet."""

@@ -40,7 +40,9 @@ class RecomputedLayer(nn.Module):
         """As the layer's."""
         if not (torch.is_grad_enabled() and hidden_BTD.requires_grad):
             return self.layer(hidden_BTD, *args, **kwargs)
-        return checkpoint(self.layer, hidden_BTD, *args, use_reentrant=False, **kwargs)
+        # to the end, so that hooks which release the shards of a layer run too
+        once_more = {"use_reentrant": False, "early_stop": False}
+        return checkpoint(self.layer, hidden_BTD, *args, **once_more, **kwargs)
 
 
 class DecoderSuffix(nn.Module):
@@ -84,6 +86,13 @@ class DecoderSuffix(nn.Module):
         rows = self.decoder(inputs_embeds=hidden_BTD.to(self.dtype), use_cache=False)
         wanted_XD, lengths = target_rows(states, rows.last_hidden_state, has_end=True)
         return list(self.head(wanted_XD).float().split(lengths))
+
+
+def drop_suffix(backbone: "HuggingFaceBackbone") -> None:
+    """Free the layers after l_e; from now on the backbone only encodes."""
+    backbone.decoder.layers = backbone.prefix.layers
+    backbone.suffix = nn.Identity()
+    backbone.model.lm_head = nn.Identity()
 
 
 def _without_embeddings(decoder: Any) -> Any:
