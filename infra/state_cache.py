@@ -9,7 +9,7 @@ Deleting the folder, wholly or in part, at any time, costs the time to compute i
 """
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -59,12 +59,17 @@ class StateCache:
         self.identity = identity
         self.max_bytes = max_bytes
         name = f"states/{identity.backbone_digest[:16]}-{identity.edit_layer}"
+        self._store = store
         self._options = store.table_options()
         self._states = ContentTable(store, name, STATE_SCHEMA, key="state_id")
         self._pictures = ContentTable(store, f"{name}-pictures", PICTURE_SCHEMA, key="picture_id")
         self._uses = UseLog(store, f"{name}-uses")
         self._reader = StateReader(identity)
         self._is_warned = False
+
+    def __reduce__(self) -> tuple[Callable[..., "StateCache"], tuple[object, ...]]:
+        """Pickle what names the cache; it is opened anew where it arrives."""
+        return _opened, (self._store, self.identity, self.max_bytes)
 
     def __len__(self) -> int:
         """States held, as last read."""
@@ -237,3 +242,7 @@ class StateCache:
         """Pictures go with the last state that asks about them."""
         needed = set(self._states.column("picture_id"))
         self._pictures.remove([name for name in self._pictures.names() if name not in needed])
+
+
+def _opened(store: ObjectStore, identity: StateIdentity, max_bytes: int) -> StateCache:
+    return StateCache(store, identity, max_bytes=max_bytes)

@@ -25,10 +25,15 @@ class TrainingInputs(Sequence[BackboneInput]):
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
         self._file = cast(Any, safe_open(path, "np"))
         self._bytes = self._file.get_slice("bytes")
         self._places = self._file.get_slice("places")
         self._length = int(self._places.get_shape()[0])
+
+    def __reduce__(self) -> tuple[type["TrainingInputs"], tuple[Path]]:
+        """Pickle the path: other processes read the same file."""
+        return TrainingInputs, (self._path,)
 
     def __len__(self) -> int:
         return self._length

@@ -12,7 +12,7 @@ from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.config import StateDtype
 from liveedit_core.errors import ConfigError
 from liveedit_core.state_identity import StateIdentity
-from liveedit_core.state_source import BackboneStates, StateSource
+from liveedit_core.state_source import LazyBackboneStates, StateSource
 from pipelines.config import RaySection
 from pipelines.session import open_session
 from pipelines.states_config import StatesSection
@@ -54,9 +54,17 @@ def open_cache(section: StatesSection, run_root: str, backbone: Backbone) -> Sta
     return StateCache(store, identity, max_bytes=section.max_bytes)
 
 
-def training_source(cache: StateCache | None, backbone: Backbone) -> StateSource:
-    """Where training reads: a cache that was filled beforehand, or straight from the backbone."""
-    computed = BackboneStates(backbone)
+def training_source(
+    cache: StateCache | None, backbone: Backbone, models: ModelSource
+) -> StateSource:
+    """Where training reads: a cache that was filled beforehand, or straight from the backbone.
+
+    Args:
+        cache: None for none.
+        backbone: Computes what the cache does not hold.
+        models: The same backbone for other processes: the source travels to them without it.
+    """
+    computed = LazyBackboneStates(models.load_backbone, backbone)
     return computed if cache is None else CachedStates(cache, computed)
 
 

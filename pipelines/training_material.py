@@ -24,6 +24,7 @@ from workers.models import ModelNames, ModelSource
 
 PICTURE_CHUNK = 64
 DRAWINGS = "drawings.safetensors"
+BUILTIN_MODELS = ModelNames()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,8 @@ def prepare_material(
     recipe: TrainRecipe,
     backbone: HuggingFaceBackbone,
     folder: Path,
-    models: ModelSource | None = None,
+    held_out_things: frozenset[str] = frozenset(),
+    models: ModelSource = BUILTIN_MODELS,
 ) -> Material:
     """Draw cases, pairs and pictures, or read what an earlier call has drawn; fill the state cache.
 
@@ -56,6 +58,7 @@ def prepare_material(
         recipe: What to draw, and how states are remembered.
         backbone: Encodes pictures, and all states that are not in the cache.
         folder: Keeps what was drawn.
+        held_out_things: Names of things to leave out, in every drawing.
         models: The same backbone by name, for workers; the built-in one by default.
     """
     stamp = folder / "drawn.json"
@@ -65,29 +68,35 @@ def prepare_material(
         "seed": recipe.seed,
         "data": vars(recipe.data),
         "has_image_locality": recipe.joint.steps > 0,
+        "held_out_things": sorted(held_out_things),
     }
     if not stamp.exists() or json.loads(stamp.read_text()) != identity:
         folder.mkdir(parents=True, exist_ok=True)
-        draw_material(recipe, backbone, folder)
+        draw_material(recipe, backbone, folder, held_out_things)
         stamp.write_text(json.dumps(identity))
     cache = open_cache(recipe.states, recipe.run_root, backbone)
     if cache is not None:
         inputs = TrainingInputs(folder / "inputs.safetensors")
         if cache.missing(inputs):  # else no worker need start
-            with state_encoder(recipe.states, backbone, models or ModelNames()) as encoder:
+            with state_encoder(recipe.states, backbone, models) as encoder:
                 fill_cache(cache, encoder, inputs, Progress("encoding edits and probes"))
     if not (folder / DRAWINGS).exists():
-        encode_drawings(backbone, folder, cache)
-    return load_material(folder, training_source(cache, backbone))
+        encode_drawings(backbone, folder, cache, held_out_things)
+    return load_material(folder, training_source(cache, backbone, models))
 
 
-def draw_material(recipe: TrainRecipe, backbone: HuggingFaceBackbone, folder: Path) -> None:
+def draw_material(
+    recipe: TrainRecipe,
+    backbone: HuggingFaceBackbone,
+    folder: Path,
+    held_out_things: frozenset[str] = frozenset(),
+) -> None:
     """Draw all that training will ask, from the seed, and write it to the folder."""
     (folder / DRAWINGS).unlink(missing_ok=True)
     rng = random.Random(recipe.seed)
     words = vocabulary_words(backbone)
     draw_training_data(
-        choose_cases(recipe.data.cases_per_thing, rng),
+        choose_cases(recipe.data.cases_per_thing, rng, held_out_things),
         BackboneStates(backbone),
         num_pairs=recipe.data.num_pairs,
         has_image_locality=recipe.joint.steps > 0,
@@ -119,10 +128,14 @@ class Progress:
             print(f"{self.title}: {done}/{total}, {left:.0f} s left", flush=True)
 
 
-def choose_cases(per_thing: int, rng: random.Random) -> list[Case]:
-    """Some cases of each training thing."""
+def choose_cases(
+    per_thing: int, rng: random.Random, held_out_things: frozenset[str] = frozenset()
+) -> list[Case]:
+    """Some cases of each training thing that is not held out."""
     by_thing: dict[str, list[Case]] = {}
     for case in load_builtin_cases("train"):
+        if case.thing in held_out_things:
+            continue
         by_thing.setdefault(case.thing, []).append(case)
     chosen = []
     for cases in by_thing.values():
@@ -143,17 +156,25 @@ def random_target(words: list[str], rng: random.Random) -> str:
 
 
 @torch.no_grad()
-def encode_drawings(backbone: HuggingFaceBackbone, folder: Path, cache: StateCache | None) -> None:
-    """Pyramids of every drawing of every training thing.
+def encode_drawings(
+    backbone: HuggingFaceBackbone,
+    folder: Path,
+    cache: StateCache | None,
+    held_out_things: frozenset[str] = frozenset(),
+) -> None:
+    """Pyramids of every drawing of every training thing that is not held out.
 
     Args:
         backbone: Encodes those that the cache does not hold.
         folder: Gets `drawings.safetensors` and `things.json`.
         cache: Holds those of all pictures that an edit or probe asks about.
+        held_out_things: Names.
     """
     pictures: list[bytes] = []
     things = []
     for thing in load_things("train", "known_train"):
+        if thing.name in held_out_things:
+            continue
         things.append(list(range(len(pictures), len(pictures) + len(thing.pictures))))
         pictures += [image_bytes for _, image_bytes in sorted(thing.pictures.items())]
     report = Progress("encoding pictures")

@@ -84,7 +84,7 @@ class GeneratorWorker:
             else:
                 rejected.append(refusal)
         experts: list[GeneratedExpert] = []
-        for item, outcome in zip(accepted, self._write(accepted), strict=True):
+        for item, outcome in self._outcomes(accepted):
             if isinstance(outcome, Expert):
                 experts.append(_generated(item, outcome))
             else:
@@ -112,6 +112,12 @@ class GeneratorWorker:
             return refusal_of(item.request.edit_id, error)
         return None
 
+    def _outcomes(
+        self, items: Sequence[NumberedRequest]
+    ) -> list[tuple[NumberedRequest, Expert | Exception]]:
+        """What becomes of accepted requests."""
+        return list(zip(items, self._write(items), strict=True))
+
     def _write(self, items: Sequence[NumberedRequest]) -> list[Expert | Exception]:
         """Experts of all, or one by one where the batch as a whole fails."""
         if not items:
@@ -120,7 +126,7 @@ class GeneratorWorker:
             requests = [item.request for item in items]
             states = self._states.states([edit_input(request) for request in requests])
             experts = self._editor.write_experts(requests, states)
-            return [_finite_or_error(expert) for expert in experts]
+            return [finite_or_error(expert) for expert in experts]
         except Exception as error:
             if is_retryable(error) or isinstance(error, MemoryError):
                 raise
@@ -150,7 +156,8 @@ def refusal_of(edit_id: str, error: Exception) -> Rejected:
     )
 
 
-def _finite_or_error(expert: Expert) -> Expert | NumericsError:
+def finite_or_error(expert: Expert) -> Expert | NumericsError:
+    """The expert, or what is wrong with it."""
     try:
         expert.check_finite()
     except NumericsError as error:

@@ -86,7 +86,7 @@ def test_our_edit_signal_numbers_target_rows_and_repeats_them_as_embeddings() ->
     state = random_states(1, num_prompt=3, num_target=6, config=OUR_CONFIG)
     generator = tiny_generator(OUR_CONFIG)
     signal, position = generator.edit_signal([state])
-    expected = torch.cat([state.hidden_TD, state.target_embeddings_OD, generator.end_row])
+    expected = torch.cat([state.hidden_TD, state.target_embeddings_OD, generator.end_row()])
     assert torch.equal(signal.rows_BSD[0], expected)
     targets = [2, 3, 4, 5, 5, 5]  # four positions: later tokens share the last
     embeddings = [index + 4 for index in targets]

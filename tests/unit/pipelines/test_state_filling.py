@@ -1,9 +1,11 @@
 """A split is encoded once, goes on where it was broken off, and keeps within the budget."""
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from infra.object_store import ObjectStore
 from infra.state_cache import StateCache
@@ -11,10 +13,12 @@ from infra.state_rows import StateWriter, WrittenStates
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError
 from liveedit_core.state_identity import StateIdentity
+from liveedit_core.training_data import TrainingData
 from pipelines.state_filling import cache_names, fill_cache, open_cache, training_source
 from pipelines.states_config import StatesSection
 from tests.unit.tiny_inputs import picture
-from tests.unit.tiny_models import TinyBackbone
+from tests.unit.tiny_models import TinyBackbone, TinyModels
+from workers.models import ModelNames
 from workers.state_encoder import StateEncoder
 
 IDENTITY = StateIdentity.of(TinyBackbone(), "float32")
@@ -78,7 +82,7 @@ def test_a_split_larger_than_the_budget_is_encoded_as_far_as_it_fits(store: Obje
     assert fill(cache, encoder) == 8
     assert cache.num_bytes <= cache.max_bytes
     assert len(encoder.encoded) == 12, "one chunk was too much, no more were begun"
-    source = training_source(cache, TinyBackbone())
+    source = training_source(cache, TinyBackbone(), ModelNames())
     assert len(source.states(INPUTS)) == len(INPUTS)
     assert len(cache) == 8
 
@@ -109,3 +113,34 @@ def test_a_recipe_names_the_cache_or_none(tmp_path: Path) -> None:
 def test_impossible_settings_are_named(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"states\.{field}"):
         StatesSection(**{field: value})  # type: ignore[arg-type]
+
+
+class CountedModels(TinyModels):
+    """Counts how often the backbone is loaded."""
+
+    loaded = 0
+
+    def load_backbone(self) -> TinyBackbone:
+        CountedModels.loaded += 1
+        return super().load_backbone()
+
+
+@pytest.mark.parametrize("has_cache", [True, False])
+def test_training_data_travels_to_other_processes(
+    has_cache: bool, store: ObjectStore, tmp_path: Path
+) -> None:
+    cache = StateCache(store, IDENTITY) if has_cache else None
+    if cache is not None:
+        cache.commit(cache.writer.write(INPUTS[:2], TinyBackbone().encode(INPUTS[:2])))
+    source = training_source(cache, TinyBackbone(), CountedModels())
+    TrainingData(INPUTS, source, [], []).save(tmp_path)
+    data = TrainingData.load(tmp_path, source)
+    assert source.states([INPUTS[5]])
+    assert CountedModels.loaded == 0, "the backbone at hand is used"
+    sent = pickle.dumps(data)
+    assert len(sent) < 10_000, "neither states, inputs nor the backbone"
+    arrived = pickle.loads(sent)
+    for one, other in zip(arrived.states([1, 0, 5]), data.states([1, 0, 5]), strict=True):
+        assert torch.equal(one.hidden_TD, other.hidden_TD)
+    assert CountedModels.loaded == 1, "for what was not cached"
+    CountedModels.loaded = 0
