@@ -122,7 +122,7 @@ class StateCache:
 
         Args:
             inputs: Any number, repetitions included.
-            has_record: Note the use of what was found.
+            has_record: Note the use of all of them.
         """
         names = self.ids(inputs)
         try:
@@ -134,7 +134,7 @@ class StateCache:
             self._warn(error)
             found = {}
         if has_record:
-            self._uses.record(found)
+            self._record(names)
         return [found.get(name) for name in names]
 
     def _read(self, names: Sequence[str]) -> dict[str, LayerStates]:
@@ -148,6 +148,12 @@ class StateCache:
         states = self._reader.states(rows, pyramids)
         found = zip(rows.column("state_id").to_pylist(), states, strict=True)
         return {name: state for name, state in found if state is not None}
+
+    def _record(self, names: Iterable[str]) -> None:
+        try:
+            self._uses.record(names)
+        except StorageUnavailableError as error:
+            self._warn(error)
 
     def pyramids(self, pictures: Sequence[bytes]) -> dict[bytes, Tensor]:
         """Pyramids of those pictures that are held, float32 [E]."""

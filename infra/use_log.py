@@ -13,6 +13,8 @@ from liveedit_core.errors import IntegrityError
 
 _NAME_BYTES = 32
 _MIN_PAUSE_S = 60.0
+_KEPT_S = 86_400
+"""A record of rows that are still on their way says nothing of those held, but soon will."""
 
 
 class UseLog:
@@ -54,7 +56,7 @@ class UseLog:
         self._written_s, self._num_written = time.monotonic(), len(self._used)
 
     def newest_first(self, held: Collection[str]) -> list[str]:
-        """Names by their last use; records that say nothing more about them are deleted.
+        """Names by their last use; old records that say nothing more about them are deleted.
 
         Args:
             held: Names of interest.
@@ -70,6 +72,11 @@ class UseLog:
             known = [name for name in names if name in rest]
             ordered += known
             rest.difference_update(known)
-            if not known and key != self._key:
+            if not known and time.time() - _recorded_s(key) > _KEPT_S:
                 self._store.delete(key)
         return ordered
+
+
+def _recorded_s(key: str) -> float:
+    """Seconds since 1970 at which an object was written, read off its key."""
+    return int(key.rpartition("/")[2].partition("-")[0]) / 1e6

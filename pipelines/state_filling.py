@@ -1,6 +1,7 @@
 """The state cache as jobs use it: opened from a recipe, filled with all that will be asked for."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from liveedit_core.state_source import LazyBackboneStates, StateSource
 from pipelines.config import RaySection
 from pipelines.session import open_session
 from pipelines.states_config import StatesSection
+from workers.failures import retried
 from workers.models import ModelSource
 from workers.state_encoder import CHUNK_SIZE, StateEncoder, picture_chunks
 from workers.state_sources import CacheNames
@@ -145,7 +147,7 @@ def fill_cache(
 
     num_added = 0
     for written in encoder.stream(chunks(), cache.writer):
-        if not cache.commit(written, keep=wanted):
+        if not retried(functools.partial(cache.commit, written, keep=wanted)):
             is_full = True
             continue
         num_added += written.num_states
