@@ -199,8 +199,6 @@ def write_report(
     """The HTML report; returns where it is."""
     data = training_report_data(
         recipe,
-        run_name=recipe.run_name,
-        seed=recipe.seed,
         phase_steps=records.phase_steps,
         curve=trainer.curve,
         validation=records.last_report,
