@@ -9,17 +9,16 @@ from liveedit_core.schema import Case
 from liveedit_core.training_diagnostics import RoutingSamples
 from liveedit_core.training_validation import ValidationReport
 from pipelines.edit_report import choose_worst
-from pipelines.recipe_loader import Recipe, to_toml
+from pipelines.recipe_loader import to_toml
+from pipelines.train_config import TrainRecipe
 from pipelines.training_records import Curve
 
 KEPT_SHOWN = 4
 
 
 def training_report_data(
-    recipe: Recipe,
+    recipe: TrainRecipe,
     *,
-    run_name: str,
-    seed: int,
     phase_steps: Mapping[str, int],
     curve: Curve,
     validation: ValidationReport | None,
@@ -31,8 +30,6 @@ def training_report_data(
 
     Args:
         recipe: resolved.
-        run_name: of the run.
-        seed: of the run.
         phase_steps: optimizer steps of each phase, in their order.
         curve: of the trainer, validations included.
         validation: the last one; None where nothing was validated.
@@ -41,13 +38,13 @@ def training_report_data(
         duration_s: wall time of this start.
     """
     return TrainingReportData(
-        title=f"Training of {run_name}",
+        title=f"Training of {recipe.run_name}",
         subtitle="" if validation is None else validation_subtitle(validation, bank_cases),
-        seed=seed,
+        seed=recipe.seed,
         duration_s=duration_s,
         phase_steps=phase_steps,
         curve=curve,
-        histograms=[] if validation is None else histograms(validation.samples),
+        histograms=histograms(validation.samples, recipe.model.min_gate) if validation else [],
         worst_cases=[] if validation is None else worst_cases(validation.results, bank_cases),
         warnings=() if validation is None else validation.warnings,
         facts=facts,
@@ -65,8 +62,13 @@ def validation_subtitle(validation: ValidationReport, bank_cases: Sequence[Case]
     )
 
 
-def histograms(samples: RoutingSamples) -> list[Histogram]:
-    """Visual margins, experts kept, prompt gates."""
+def histograms(samples: RoutingSamples, min_gate: float) -> list[Histogram]:
+    """Visual margins, experts kept, prompt gates.
+
+    Args:
+        samples: of a validation.
+        min_gate: experts with a smaller gate do not answer.
+    """
     return [
         Histogram(
             title="Visual margins",
@@ -98,7 +100,7 @@ def histograms(samples: RoutingSamples) -> list[Histogram]:
                 "its own question": samples.own_gates,
                 "another question": samples.other_question_gates,
             },
-            threshold=0.5,
+            threshold=min_gate or None,
         ),
     ]
 

@@ -67,72 +67,67 @@ def do_training(
         LiveEditError: the job cannot go on; its checkpoints stay.
     """
     start_s = time.perf_counter()
-    folder = recipe.run_folder
-    store = ObjectStore(recipe.keep.store or folder / "store")
-    checkpoints = GeneratorCheckpoints(store, recipe.run_name, last_k=recipe.keep.last_k)
-    tracker = Tracker(Path(recipe.run_root), experiment=EXPERIMENT, run_name=recipe.run_name)
     validator = make_validator(recipe, backbone, held_out)
-    phase_steps: dict[str, int] = {
-        name: section.steps for name, section in recipe.plan.phases.items() if section.steps
-    }
-    records = TrainingRecords(
-        recipe,
-        seed=recipe.seed,
-        phase_steps=phase_steps,
-        tracker=tracker,
-        registry=ModelRegistry(tracker),
-        checkpoints=checkpoints,
-        state_file=folder / "recorded.json",
-        validate=validator,
-        validate_every=recipe.validation.every_steps,
-    )
+    records = open_records(recipe, validator)
 
     def on_checkpoint(trainer: GeneratorTrainer, phase: Phase, step: int) -> None:
         records.on_checkpoint(trainer, phase, step)
         bridge_file(trainer).unlink(missing_ok=True)
 
     trainer = GeneratorTrainer(
-        recipe, backbone, material, folder, on_step=records.on_step, on_checkpoint=on_checkpoint
+        recipe,
+        backbone,
+        material,
+        recipe.run_folder,
+        on_step=records.on_step,
+        on_checkpoint=on_checkpoint,
     )
     status = "FAILED"
     try:
         records.started(facts)
-        restore(trainer, checkpoints, recipe)
+        restore(trainer, records.checkpoints, recipe)
         if validator is not None:
             validator.first_norm = first_norm(trainer.curve)
         trainer.run()
         if validator is not None and records.last_report is None:
             records.last_report = validator(trainer.generator)  # resumed after its last step
-        result_folder = write_result(
-            trainer, folder / "generator", is_half=recipe.checkpoint.is_half
-        )
-        report = folder / "report.html"
-        data = training_report_data(
-            recipe,
-            run_name=recipe.run_name,
-            seed=recipe.seed,
-            phase_steps=phase_steps,
-            curve=trainer.curve,
-            validation=records.last_report,
-            bank_cases=held_out,
-            facts=facts,
-            duration_s=time.perf_counter() - start_s,
-        )
-        write_training_report(report, data)
-        digest = records.finished(result_folder, report)
+        folder = recipe.run_folder / "generator"
+        write_result(trainer, folder, is_half=recipe.checkpoint.is_half)
+        report = write_report(recipe, trainer, records, held_out, facts, start_s)
+        digest = records.finished(folder, report)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
-        tracker.end(status)
+        records.tracker.end(status)
     return TrainingResult(
         digest=digest,
-        folder=result_folder,
+        folder=folder,
         report=report,
         warnings=records.last_report.warnings if records.last_report is not None else (),
         num_record_failures=records.num_failures,
-        tracking_uri=tracker.tracking_uri,
+        tracking_uri=records.tracker.tracking_uri,
+    )
+
+
+def open_records(recipe: TrainRecipe, validator: Validator | None) -> TrainingRecords:
+    """Store and MLflow of a run; nothing is written yet."""
+    folder = recipe.run_folder
+    store = ObjectStore(recipe.keep.store or folder / "store")
+    tracker = Tracker(Path(recipe.run_root), experiment=EXPERIMENT, run_name=recipe.run_name)
+    return TrainingRecords(
+        recipe,
+        seed=recipe.seed,
+        phase_steps={
+            name: section.steps for name, section in recipe.plan.phases.items() if section.steps
+        },
+        tracker=tracker,
+        registry=ModelRegistry(tracker),
+        checkpoints=GeneratorCheckpoints(store, recipe.run_name, last_k=recipe.keep.last_k),
+        state_file=folder / "recorded.json",
+        validate=validator,
+        validate_every=recipe.validation.every_steps,
     )
 
 
@@ -190,8 +185,30 @@ def restore(
     print(f"resumed at {position.phase} {position.step}", flush=True)
 
 
-def write_result(trainer: GeneratorTrainer, folder: Path, *, is_half: bool) -> Path:
-    """Weights, config and curve of the trained generator; returns the folder."""
+def write_result(trainer: GeneratorTrainer, folder: Path, *, is_half: bool) -> None:
+    """Weights, config and curve of the trained generator."""
     save_generator(trainer.generator.half() if is_half else trainer.generator, folder)
     (folder / "curve.json").write_text(json.dumps(trainer.curve))
-    return folder
+
+
+def write_report(
+    recipe: TrainRecipe,
+    trainer: GeneratorTrainer,
+    records: TrainingRecords,
+    held_out: Sequence[Case],
+    facts: Mapping[str, str],
+    start_s: float,
+) -> Path:
+    """The HTML report; returns where it is."""
+    data = training_report_data(
+        recipe,
+        phase_steps=records.phase_steps,
+        curve=trainer.curve,
+        validation=records.last_report,
+        bank_cases=held_out,
+        facts=facts,
+        duration_s=time.perf_counter() - start_s,
+    )
+    path = recipe.run_folder / "report.html"
+    write_training_report(path, data)
+    return path

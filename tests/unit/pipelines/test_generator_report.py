@@ -35,9 +35,7 @@ def test_worst_cases_show_the_probe_that_failed() -> None:
 def test_the_report_of_a_run() -> None:
     report = validated()
     data = training_report_data(
-        TrainRecipe(seed=3),
-        run_name="mine",
-        seed=3,
+        TrainRecipe(seed=3, run_name="mine"),
         phase_steps={"experts": 10},
         curve=[{"phase": "experts", "step": 10, **report.figures}],
         validation=report,
@@ -46,6 +44,7 @@ def test_the_report_of_a_run() -> None:
         duration_s=1.0,
     )
     text = render_training_report(data)
+    assert data.title == "Training of mine"
     assert "24 probes of 3 cases against a bank of 4 edits, of 4 training things" in text
     assert f"own expert (n = {len(report.samples.own_margins)})" in text
     assert "[experts]" in text
