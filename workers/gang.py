@@ -76,16 +76,22 @@ class Gang:
         self.close()
         start_s = time.perf_counter()
         sharding = self._sharding
-        options = self._placed()
+        group = self._room()
+        options = {
+            "num_cpus": sharding.cpus_per_shard,
+            "num_gpus": sharding.gpus_per_shard,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
         self._actors = [
-            self._create(options | self._bundle(rank), rank) for rank in range(sharding.shards)
+            self._create(options | _place(group, rank), rank) for rank in range(sharding.shards)
         ]
         if sharding.shards > 1:
             meeting = self._answers([self._actors[0].rendezvous.remote()])[0]
             self.ask(lambda actor: actor.join.remote(meeting))
         _logger.info("%s: up in %.1f s", self.name, time.perf_counter() - start_s)
 
-    def _placed(self) -> dict[str, Any]:
+    def _room(self) -> PlacementGroup:
         """Room for all ranks at once, so that two gangs never wait for each other's half."""
         sharding = self._sharding
         wanted = {"CPU": sharding.cpus_per_shard, "GPU": float(sharding.gpus_per_shard)}
@@ -98,18 +104,7 @@ class Gang:
                 f"{self.name}: the cluster gave no room for {sharding.shards} times {bundle} "
                 f"within {sharding.start_timeout_s:.0f} s; compare `ray status`"
             )
-        return {
-            "num_cpus": sharding.cpus_per_shard,
-            "num_gpus": sharding.gpus_per_shard,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-        }
-
-    def _bundle(self, rank: int) -> dict[str, Any]:
-        strategy = PlacementGroupSchedulingStrategy(
-            placement_group=self._group, placement_group_bundle_index=rank
-        )
-        return {"scheduling_strategy": strategy}
+        return self._group
 
     def ask(self, call: Call) -> list[Any]:
         """Make a call on all ranks; the answers by rank. After any failure the gang is down.
@@ -155,6 +150,14 @@ class Gang:
         if self._group is not None:
             remove_placement_group(self._group)
             self._group = None
+
+
+def _place(group: PlacementGroup, rank: int) -> dict[str, Any]:
+    """Options that put a rank where room was made for it."""
+    strategy = PlacementGroupSchedulingStrategy(
+        placement_group=group, placement_group_bundle_index=rank
+    )
+    return {"scheduling_strategy": strategy}
 
 
 def _is_peer_failure(error: Exception) -> bool:

@@ -48,6 +48,7 @@ class GeneratorGroup:
             cache: Of states, for workers with a copy of their own (a gang of shards computes them
                 all); None computes them all.
         """
+        actors: list[Any]
         if shards > 1:
             sharding = ShardingSection(
                 shards=shards, cpus_per_shard=num_cpus, threads_per_shard=num_threads
