@@ -86,7 +86,8 @@ class LoadedSource:
 
 @dataclass(frozen=True, kw_only=True)
 class SentSource:
-    """The backbone by name, and the data itself, which is sent to each process."""
+    """The backbone by name, and the data: its inputs and states are read where they lie, so the run
+    folder and the state cache must be within reach of each process."""
 
     models: ModelSource
     data: TrainingData

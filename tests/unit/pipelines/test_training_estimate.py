@@ -165,9 +165,13 @@ def test_a_recipe_says_what_is_estimated(tiny: BackboneSizes) -> None:
         "optimization.dtype=bfloat16",
         "optimization.has_activation_checkpointing=true",
         "data.num_pairs=9",
+        "states.dtype=float32",
+        "states.max_bytes=5",
     ]
     settings = settings_of(load_recipe(TrainRecipe, None, overrides), num_cases=11)
     assert settings == EstimateSettings(
+        state_dtype="float32",
+        state_budget_bytes=5,
         shards=2,
         dtype="bfloat16",
         has_activation_checkpointing=True,
