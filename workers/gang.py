@@ -86,9 +86,11 @@ class Gang:
         self._actors = [
             self._create(options | _place(group, rank), rank) for rank in range(sharding.shards)
         ]
+        timeout_s = sharding.start_timeout_s
+        # All are asked, so that none waits for a peer that still loads.
+        meeting = self.ask(lambda actor: actor.rendezvous.remote(), timeout_s=timeout_s)[0]
         if sharding.shards > 1:
-            meeting = self._answers([self._actors[0].rendezvous.remote()])[0]
-            self.ask(lambda actor: actor.join.remote(meeting))
+            self.ask(lambda actor: actor.join.remote(meeting), timeout_s=timeout_s)
         _logger.info("%s: up in %.1f s", self.name, time.perf_counter() - start_s)
 
     def _room(self) -> PlacementGroup:
@@ -106,22 +108,24 @@ class Gang:
             )
         return self._group
 
-    def ask(self, call: Call) -> list[Any]:
+    def ask(self, call: Call, *, timeout_s: float | None = None) -> list[Any]:
         """Make a call on all ranks; the answers by rank. After any failure the gang is down.
+
+        Args:
+            call: the call.
+            timeout_s: how long it may take; None where the ranks watch each other.
 
         Raises:
             WorkerLostError: A rank was lost; `start` and repeat.
+            DeadlineError: A rank did not answer in time.
             LiveEditError: A rank refused for a reason of its own.
         """
-        return self._answers([call(actor) for actor in self._actors])
-
-    def _answers(self, calls: list[Any]) -> list[Any]:
-        waiting, timeout_s = list(calls), self._sharding.start_timeout_s
-        errors: list[Exception] = []
+        calls = [call(actor) for actor in self._actors]
+        waiting, errors = list(calls), list[Exception]()
         while waiting:
             ready, waiting = ray.wait(waiting, num_returns=1, timeout=timeout_s)
             if not ready and not errors:
-                errors.append(DeadlineError(f"{self.name}: no answer within {timeout_s:.0f} s"))
+                errors.append(DeadlineError(f"{self.name}: no answer within {timeout_s} s"))
             for ref in ready:
                 try:
                     ray.get(ref)

@@ -1,5 +1,6 @@
 """A step is the mean of its micro-batches, whoever computes them; weights and ablations count."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -132,3 +133,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_step() -> None:
     with pytest.raises(NumericsError, match="phase experts, step 0: total, nll"):
         made.advance(1)
     assert torch.equal(taken(made).model["up_generator.query"], start.model["up_generator.query"])
+
+
+def test_one_process_needs_no_deepspeed() -> None:
+    worker(plan(), beginning("experts")).advance(1)
+    assert "deepspeed" not in sys.modules
