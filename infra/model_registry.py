@@ -69,6 +69,7 @@ class ModelRegistry:
         digest: str,
         metrics: Mapping[str, float] | None = None,
         params: Mapping[str, object] | None = None,
+        step: int = 0,
     ) -> RegisteredVersion:
         """Register a generator checkpoint, once per digest.
 
@@ -77,6 +78,7 @@ class ModelRegistry:
             digest: sha256 of the checkpoint.
             metrics: What it reached.
             params: How it was made.
+            step: Optimizer steps of the run, for the metrics.
 
         Raises:
             TrackingError: MLflow does not answer.
@@ -88,7 +90,41 @@ class ModelRegistry:
             tags={"digest": digest},
             params=params or {},
             metrics=metrics or {},
+            step=step,
         )
+
+    def register_checkpoint(
+        self,
+        config_text: str,
+        *,
+        digest: str,
+        store_uri: str,
+        tags: Mapping[str, str],
+    ) -> RegisteredVersion:
+        """Register a checkpoint of a training run, once per digest; its weights stay in the store.
+
+        Args:
+            config_text: its config.json.
+            digest: sha256 of the checkpoint.
+            store_uri: root of the store that holds `generators/<digest>/`.
+            tags: where in training it was made.
+
+        Raises:
+            TrackingError: MLflow does not answer.
+        """
+        manifest = {**tags, "store_uri": store_uri, "key": f"generators/{digest}"}
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(config_text)
+            text = json.dumps(manifest, indent=2, sort_keys=True)
+            (Path(folder) / "manifest.json").write_text(text)
+            return self._register(
+                GENERATOR_MODEL,
+                key=digest,
+                folder=Path(folder),
+                tags={**tags, "digest": digest, "store_uri": store_uri},
+                params={},
+                metrics={},
+            )
 
     def register_bank_version(
         self,
@@ -149,6 +185,16 @@ class ModelRegistry:
         with _tracking_errors(f"set alias {alias!r} of {name} to version {version}"):
             client = self._tracker.connect().client
             client.set_registered_model_alias(name, alias, str(version))
+
+    def set_tag(self, name: str, version: int, key: str, value: str) -> None:
+        """Tag a version.
+
+        Raises:
+            TrackingError: MLflow does not answer, or knows no such version.
+        """
+        with _tracking_errors(f"tag version {version} of {name}"):
+            client = self._tracker.connect().client
+            client.set_model_version_tag(name, str(version), key, value)
 
     def get(self, name: str, alias: str) -> RegisteredVersion | None:
         """The version that an alias points to, or None when nothing has this alias.

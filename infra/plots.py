@@ -10,13 +10,19 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    NullLocator,
+    PercentFormatter,
+)
 
 _INK = "#010203"
 """Stands for the page's own text colour; replaced by `currentColor` in the SVG."""
 _COLOURS = ("#3b82c4", "#dd8328", "#2a9d73", "#b5589f", "#c94a4a", "#7d79c9", "#8a8a3c", "#4aa3a8")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _SIZE_INCHES = (5.2, 3.1)
+_MAX_BINS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,23 @@ class Line:
     is_dashed: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One curve over training steps."""
+
+    label: str
+    steps: Sequence[int]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """One distribution of a histogram."""
+
+    label: str
+    values: Sequence[float]
+
+
 def plot_by_num_edits(lines: Sequence[Line], *, name: str, description: str) -> str:
     """Draw fractions over the number of edits (logarithmic) as an inline `<svg>` element.
 
@@ -37,9 +60,7 @@ def plot_by_num_edits(lines: Sequence[Line], *, name: str, description: str) -> 
         name: Makes the ids inside this SVG differ from those of other plots on the page.
         description: What a screen reader says; no markup.
     """
-    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-    figure.patch.set_visible(False)
-    axes = figure.add_subplot()
+    figure, axes = _empty_plot()
     for index, line in enumerate(lines):
         axes.plot(
             line.num_edits,
@@ -58,9 +79,113 @@ def plot_by_num_edits(lines: Sequence[Line], *, name: str, description: str) -> 
     return _inline_svg(figure, name, description)
 
 
-def _style(axes: Axes, counts: Sequence[int]) -> None:
+def plot_by_step(
+    curves: Sequence[Series], *, name: str, description: str, is_fraction: bool
+) -> str:
+    """Draw figures over training steps as an inline `<svg>` element.
+
+    Args:
+        curves: What to draw; each has as many values as steps.
+        name: Makes the ids inside this SVG differ from those of other plots on the page.
+        description: What a screen reader says; no markup.
+        is_fraction: The axis runs from 0 to 100 %, else from 0 to what there is.
+    """
+    figure, axes = _empty_plot()
+    for index, curve in enumerate(curves):
+        axes.plot(
+            curve.steps,
+            curve.values,
+            label=curve.label,
+            color=_COLOURS[index % len(_COLOURS)],
+            marker=_MARKERS[index % len(_MARKERS)] if len(curve.steps) < 15 else None,
+            markersize=4.5,
+            linewidth=1.8,
+        )
+    _plain_style(axes, "training step")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    if is_fraction:
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
+        axes.set_ylim(0.0, 1.02)
+    else:
+        axes.set_ylim(bottom=min(0.0, *(value for curve in curves for value in curve.values)))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize=9)
+    return _inline_svg(figure, name, description)
+
+
+def plot_histogram(
+    samples: Sequence[Samples],
+    *,
+    name: str,
+    description: str,
+    x_label: str,
+    threshold: float | None = None,
+) -> str:
+    """Draw distributions over one another, each as shares of its own samples.
+
+    Args:
+        samples: What to draw; whole numbers get a bar each.
+        name: Makes the ids inside this SVG differ from those of other plots on the page.
+        description: What a screen reader says; no markup.
+        x_label: What the numbers are.
+        threshold: A vertical line there.
+    """
+    figure, axes = _empty_plot()
+    values = [value for sample in samples for value in sample.values]
+    edges = histogram_edges(values)
+    for index, sample in enumerate(samples):
+        axes.hist(
+            sample.values,
+            bins=edges,
+            weights=[1 / len(sample.values)] * len(sample.values),
+            label=f"{sample.label} (n = {len(sample.values):,})",
+            color=_COLOURS[index % len(_COLOURS)],
+            alpha=0.55,
+            histtype="stepfilled",
+        )
+    if threshold is not None:
+        axes.axvline(threshold, color=_INK, linewidth=1.2, linestyle="--")
+    _plain_style(axes, x_label)
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
+    if edges[0] == min(values) - 0.5:  # a bar for each whole number
+        step = 1 + len(edges) // 12
+        axes.xaxis.set_major_locator(FixedLocator([edge + 0.5 for edge in edges[:-1]][::step]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize=9)
+    return _inline_svg(figure, name, description)
+
+
+def histogram_edges(values: Sequence[float]) -> list[float]:
+    """Borders of bins: one for each whole number where there are few, else 32 of equal width."""
+    low, high = min(values), max(values)
+    if all(float(value).is_integer() for value in values) and high - low < _MAX_BINS:
+        return [low - 0.5 + step for step in range(int(high - low) + 2)]
+    if high == low:
+        return [low - 0.5, high + 0.5]
+    width = (high - low) / _MAX_BINS
+    return [low + width * step for step in range(_MAX_BINS)] + [high]
+
+
+def _empty_plot() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    figure.patch.set_visible(False)
+    return figure, figure.add_subplot()
+
+
+def _plain_style(axes: Axes, x_label: str) -> None:
     # A white page behind the plot would be a white box on a dark page.
     axes.patch.set_visible(False)
+    axes.set_xlabel(x_label, color=_INK, fontsize=9)
+    axes.grid(axis="y", color=_INK, alpha=0.13, linewidth=0.8)
+    axes.tick_params(colors=_INK, labelsize=9, length=0)
+    axes.yaxis.get_offset_text().set_color(_INK)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(_INK)
+        spine.set_alpha(0.4)
+
+
+def _style(axes: Axes, counts: Sequence[int]) -> None:
+    _plain_style(axes, "number of edits")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(counts))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -68,13 +193,6 @@ def _style(axes: Axes, counts: Sequence[int]) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
     axes.set_xlim(counts[0] / 1.25, counts[-1] * 1.25)
     axes.set_ylim(0.0, 1.02)
-    axes.set_xlabel("number of edits", color=_INK, fontsize=9)
-    axes.grid(axis="y", color=_INK, alpha=0.13, linewidth=0.8)
-    axes.tick_params(colors=_INK, labelsize=9, length=0)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(_INK)
-        spine.set_alpha(0.4)
 
 
 def _inline_svg(figure: Figure, name: str, description: str) -> str:

@@ -43,14 +43,19 @@ class Tile:
 
 def write_report(path: Path, data: ReportData) -> None:
     """Write the report; a reader never sees half of one."""
+    write_page(path, render_report(data))
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(render_report(data), encoding="utf-8")
+    unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
 
 
-def render_report(data: ReportData) -> str:
-    """The report as HTML text."""
+def page_environment() -> Environment:
+    """Templates of this folder, with escaping and our filters."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -64,19 +69,28 @@ def render_report(data: ReportData) -> str:
         "spell": spell,
         "thumbnail": thumbnail_uri,
     }
+    return environment
+
+
+def render_report(data: ReportData) -> str:
+    """The report as HTML text."""
     tables: list[MetricTable] = metric_tables(data.metrics)
     plots: list[MetricPlot] = metric_plots(data.metrics, seed=data.seed)
-    return environment.get_template(_TEMPLATE).render(
-        data=data,
-        tiles=headline_tiles(data),
-        tables=tables,
-        plots=plots,
-        examples=data.examples[:MAX_EXAMPLES],
-        worst_cases=data.worst_cases[:MAX_WORST_CASES],
-        rejects=data.rejects[:MAX_REJECTS],
-        reject_counts=Counter(reject.error_type for reject in data.rejects).most_common(),
-        pairs=data.similar_pairs[:MAX_PAIRS],
-        longest_stage_s=max((stage.duration_s for stage in data.stages), default=0.0),
+    return (
+        page_environment()
+        .get_template(_TEMPLATE)
+        .render(
+            data=data,
+            tiles=headline_tiles(data),
+            tables=tables,
+            plots=plots,
+            examples=data.examples[:MAX_EXAMPLES],
+            worst_cases=data.worst_cases[:MAX_WORST_CASES],
+            rejects=data.rejects[:MAX_REJECTS],
+            reject_counts=Counter(reject.error_type for reject in data.rejects).most_common(),
+            pairs=data.similar_pairs[:MAX_PAIRS],
+            longest_stage_s=max((stage.duration_s for stage in data.stages), default=0.0),
+        )
     )
 
 

@@ -10,6 +10,7 @@ transactions of one base as a conflict; the first rows of an empty table are a s
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Self, TypeVar
 
 import lance
@@ -179,6 +180,25 @@ class Table:
     def append(self, base: lance.LanceDataset, rows: pa.Table) -> int:
         """Commit rows on top of `base`; see `commit`."""
         return self.commit(base, self.write_fragments(rows))
+
+    def reclaim(self, *, target_rows: int = 1) -> None:
+        """Give back the space of removed rows and merge small fragments; drop all older versions.
+
+        Readers of an older version find its files missing. Only for tables whose rows can be made
+        again; a table with a history has no use for this.
+
+        Args:
+            target_rows: Fragments with fewer rows are merged; 1 merges none.
+
+        Raises:
+            ConcurrentCommitError: Another process committed meanwhile; nothing is lost.
+        """
+        newest = self.latest()
+        with storage_errors(self.uri):
+            newest.optimize.compact_files(
+                target_rows_per_fragment=target_rows, materialize_deletions_threshold=0.0
+            )
+            self.latest().cleanup_old_versions(older_than=timedelta(0))
 
 
 def write_rows(uri: str, rows: pa.Table, options: Mapping[str, str]) -> list[FragmentMetadata]:

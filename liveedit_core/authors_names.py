@@ -25,16 +25,36 @@ MODULES: dict[str, tuple[str, dict[str, str]]] = {
     "moegen_r": ("up_generator", GENERATOR),
     "instant_reps_norm": ("hidden_norm", {}),
 }
+_REVERSED: dict[str, tuple[str, dict[str, str]]] = {
+    ours: (theirs, {value: key for key, value in (ATTENTION | table).items()})
+    for theirs, (ours, table) in MODULES.items()
+}
 
 
 def our_name(name: str) -> str:
-    """Our name of one of their tensors."""
+    """Our name of one of their tensors; a word that is not in the tables stays as it is."""
     module, _, rest = name.partition(".")
     ours, table = MODULES[module]
     parts = [table.get(part, ATTENTION.get(part, part)) for part in rest.split(".")]
     return ".".join([ours, *parts])
 
 
+def their_name(name: str) -> str:
+    """Their name of one of our tensors: the inverse of `our_name`."""
+    module, _, rest = name.partition(".")
+    theirs, table = _REVERSED[module]
+    return ".".join([theirs, *(table.get(part, part) for part in rest.split("."))])
+
+
 def from_authors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Their tensors under our names."""
     return {our_name(name): tensor for name, tensor in tensors.items()}
+
+
+def to_authors(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Our tensors as their five state dicts."""
+    modules: dict[str, dict[str, Tensor]] = {module: {} for module in MODULES}
+    for name, tensor in tensors.items():
+        module, _, rest = their_name(name).partition(".")
+        modules[module][rest] = tensor
+    return modules

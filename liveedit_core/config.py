@@ -8,7 +8,9 @@ from liveedit_core.errors import ConfigError
 
 VisualSource = Literal["edit_layer", "tower_pyramid"]
 VisualQuery = Literal["prompt", "learned"]
-SoftRouting = Literal["prompt", "prompt_and_visual"]
+StateDtype = Literal["float16", "bfloat16", "float32"]
+"""Number formats that rows at l_e may have at rest; in use they are float32."""
+SoftRouting = Literal["prompt", "prompt_and_visual", "average"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,11 @@ class GeneratorConfig:
     visual_query: VisualQuery = "prompt"
     """What attends the image rows at l_e: phi after the prompt rows (Eq. 3), or phi itself."""
     soft_routing: SoftRouting = "prompt"
-    """Softmax over prompt similarities (Eq. 7), or with the visual margin added."""
+    """Softmax over prompt similarities (Eq. 7), or with the visual margin added; "average" gives
+    all kept experts the same weight (the paper's ablation)."""
+    has_hard_filter: bool = True
+    """Whether an expert must beat the sentinel to be kept (Eq. 5); without it `max_kept` and
+    `min_gate` are the only bounds (the paper's ablation)."""
     max_kept: int = 0
     """Keep at most this many experts, the best by visual similarity; 0 means no bound. Experts that
     tie with the last one (edits of one picture) stay too, so that order carries no meaning."""

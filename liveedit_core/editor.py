@@ -93,13 +93,23 @@ class Editor:
         Raises:
             NumericsError: an expert is not finite.
         """
+        experts = self.unchecked_experts(requests, states)
+        for expert in experts:
+            expert.check_finite()
+        return experts
+
+    @torch.no_grad()
+    def unchecked_experts(
+        self, requests: Sequence[EditRequest], states: Sequence[LayerStates] | None = None
+    ) -> list[Expert]:
+        """`write_experts` for callers that look for NaN themselves."""
         if not requests:
             return []
         if states is None:
             states = self.backbone.encode([edit_input(request) for request in requests])
         features = self.generator.edit_features(states)
         down_BRD, up_BRD = self.generator.write_matrices(states)
-        experts = [
+        return [
             Expert(
                 edit_id=request.edit_id,
                 visual_feature_QM=features.visual_BQM[i].float().clone(),
@@ -109,9 +119,6 @@ class Editor:
             )
             for i, request in enumerate(requests)
         ]
-        for expert in experts:
-            expert.check_finite()
-        return experts
 
     @torch.no_grad()
     def route(self, states: Sequence[LayerStates]) -> RoutingBatch:

@@ -7,7 +7,7 @@ The input side has a vision sentinel Theta [I, D] that takes the image rows' pla
 threshold of the hard filter for this very prompt.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,8 @@ from liveedit_core.config import GeneratorConfig
 from liveedit_core.states import Rows
 
 
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """Routing features of a batch."""
+class Features(NamedTuple):
+    """Routing features of a batch; a tuple, so that hooks of modules see its tensors."""
 
     visual_BQM: Tensor
     prompt_BQM: Tensor

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,10 +26,29 @@ WEIGHTS_FILE = "generator.safetensors"
 CONFIG_FILE = "config.json"
 
 
+class LearnedTensor(nn.Module):
+    """A parameter that belongs to no other module.
+
+    Shards of a parameter are gathered while the forward of its module runs, so it may be used
+    nowhere else; what leaves this forward is therefore a copy. A number is held as one row, as
+    DeepSpeed cannot share out tensors without a dimension.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.shape = value.shape
+        self.value = nn.Parameter(value.reshape(self.shape or (1,)))
+
+    def forward(self) -> Tensor:
+        """The tensor."""
+        return self.value.clone().reshape(self.shape)
+
+
 class LiveEditGenerator(nn.Module):
     """The trained part of the system: two expert generators, two feature extractors, a LayerNorm.
 
-    Each submodule has one forward that uses all its parameters, so that it can be sharded.
+    It owns no parameter itself: each belongs to a submodule whose one forward is the only place
+    where it is used, so that ZeRO-3 can shard them all.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -46,18 +66,20 @@ class LiveEditGenerator(nn.Module):
         self.up_generator = ExpertGenerator(config)
         self.hidden_norm = nn.LayerNorm(config.hidden_size)
         if config.has_target_embeddings:
-            self.end_row = nn.Parameter(torch.randn(1, config.hidden_size))
+            self.end_row = LearnedTensor(torch.randn(1, config.hidden_size))
         if config.num_target_positions:
             self.down_generator.begin_as_copier(1)
             past = config.num_target_positions if config.has_target_embeddings else 0
             self.up_generator.begin_as_copier(2 + past)
         if config.soft_routing == "prompt_and_visual":
-            self.visual_weight = nn.Parameter(torch.tensor(1.0))
+            self.visual_weight = LearnedTensor(torch.tensor(1.0))
         self.digest = ""
+        self.register_state_dict_post_hook(_shorten_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_lengthen_names)  # type: ignore[no-untyped-call]
 
     def visual_evidence(self) -> Tensor | float:
         """c: weight of the visual margin in the softmax; 0 in the paper."""
-        return self.visual_weight if hasattr(self, "visual_weight") else 0.0
+        return self.visual_weight() if hasattr(self, "visual_weight") else 0.0
 
     def edit_features(self, states: Sequence[LayerStates]) -> Features:
         """Features stored with an expert (Eq. 3 and 4, edit side)."""
@@ -84,6 +106,7 @@ class LiveEditGenerator(nn.Module):
     def edit_signal(self, states: Sequence[LayerStates]) -> tuple[Rows, Tensor]:
         """h_v ++ h_p ++ h_o (++ target embeddings ++ end) and the position index of each row."""
         parts, positions = [], []
+        end_row = self.end_row() if self.config.has_target_embeddings else None
         count = self.config.num_target_positions
         for state in states:
             rows = [state.hidden_TD[slice(*span)] for span in self._signal_spans(state)]
@@ -91,18 +114,38 @@ class LiveEditGenerator(nn.Module):
             others = torch.zeros(len(rows[0]) + len(rows[1]), dtype=torch.int64)
             others[-1] = 1
             index = [others, targets]
-            if self.config.has_target_embeddings:
-                rows += [state.target_embeddings_OD, self.end_row]
+            if end_row is not None:
+                rows += [state.target_embeddings_OD, end_row]
                 end = torch.tensor([min(len(targets), max(count - 1, 0)) + 2])
                 index += [targets + count, end + count]
             parts.append(torch.cat(rows))
             positions.append(torch.cat(index))
         padded = nn.utils.rnn.pad_sequence(positions, batch_first=True)
-        return Rows.pad(parts), padded
+        signal = Rows.pad(parts)
+        return signal, padded.to(signal.rows_BSD.device)
 
     @staticmethod
     def _signal_spans(state: LayerStates) -> tuple[tuple[int, int], ...]:
         return state.image_span, state.prompt_span, state.target_span
+
+
+OWN_TENSORS = ("end_row", "visual_weight")
+"""Tensors of a checkpoint that are a `LearnedTensor` in memory."""
+
+
+def _shorten_names(module: nn.Module, tensors: Any, prefix: str, _: Any) -> None:
+    """A `LearnedTensor` goes by the name of its attribute in checkpoints."""
+    for name in OWN_TENSORS:
+        if f"{prefix}{name}.value" in tensors:
+            value = tensors.pop(f"{prefix}{name}.value")
+            tensors[f"{prefix}{name}"] = value.reshape(getattr(module, name).shape)
+
+
+def _lengthen_names(module: nn.Module, tensors: Any, prefix: str, *_: Any) -> None:
+    for name in OWN_TENSORS:
+        if f"{prefix}{name}" in tensors and hasattr(module, name):
+            value = tensors.pop(f"{prefix}{name}")
+            tensors[f"{prefix}{name}.value"] = value.reshape(getattr(module, name).value.shape)
 
 
 def save_generator(generator: LiveEditGenerator, folder: Path) -> str:

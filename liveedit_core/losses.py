@@ -1,13 +1,12 @@
 """Losses of training (Eq. 8 to 16). Each is a mean over the batch; logs carry `EPSILON`."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from liveedit_core.training_recipe import KlDirection
+
 EPSILON = 1e-8
-KlDirection = Literal["original_to_edited", "edited_to_original"]
 
 
 def target_nll(logits: list[Tensor], labels: list[Tensor]) -> Tensor:
@@ -72,4 +71,5 @@ def hard_neighbour(scores_BB: Tensor, sentinel_B: Tensor) -> Tensor:
 def hard_sentinel(scores_BB: Tensor, sentinel_B: Tensor) -> Tensor:
     """InfoNCE over the same columns, the sentinel being the positive (Eq. 14)."""
     columns = torch.cat([scores_BB, sentinel_B[:, None]], dim=1)
-    return info_nce(columns, torch.full((len(columns),), columns.shape[1] - 1))
+    last = columns.shape[1] - 1
+    return info_nce(columns, torch.full((len(columns),), last, device=columns.device))

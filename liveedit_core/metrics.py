@@ -16,6 +16,7 @@ from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.editor import NOTHING_KEPT, Answer, Editor, Routing
 from liveedit_core.repository import ExpertRepository
 from liveedit_core.schema import PAPER_METRICS, Case, Probe, ProbeKind
+from liveedit_core.state_source import BackboneStates, StateSource
 from liveedit_core.states import LayerStates, hidden_rows
 
 TEACHER_FORCED = "teacher_forced"
@@ -104,7 +105,12 @@ class CaseScorer:
 
     @torch.no_grad()
     def prepare(
-        self, cases: Sequence[Case], *, has_free_answers: bool = False, max_new_tokens: int = 12
+        self,
+        cases: Sequence[Case],
+        *,
+        has_free_answers: bool = False,
+        max_new_tokens: int = 12,
+        source: StateSource | None = None,
     ) -> PreparedCases:
         """Everything bank-independent about the probes of some cases.
 
@@ -114,11 +120,12 @@ class CaseScorer:
             cases: cases.
             has_free_answers: also generate the unedited answers of accuracy probes.
             max_new_tokens: bound of those.
+            source: of the states; the backbone by default.
         """
         owners = [(case, i, probe) for case in cases for i, probe in enumerate(case.all_probes())]
         probes = self._with_targets([probe for _, _, probe in owners])
         inputs = [probe_input(probe) for probe in probes]
-        states = self.backbone.encode(inputs)
+        states = (source or BackboneStates(self.backbone)).states(inputs)
         unedited = self._argmax_ids(states, [None] * len(states))
         free: dict[int, str] = {}
         if has_free_answers:

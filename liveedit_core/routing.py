@@ -68,8 +68,8 @@ def route(
         features: input-side features (with sentinel).
         visual_features_NK: visual features of the experts.
         prompt_features_NK: prompt features of the experts.
-        config: `max_kept`, `min_gate` and `soft_routing` refine the paper's rule; their defaults
-            are the paper's.
+        config: `max_kept`, `min_gate`, `soft_routing` and `has_hard_filter` change the paper's
+            rule; their defaults are the paper's.
         visual_weight: c of `softmax(s_prompt + c * margin)` when `soft_routing` asks for it.
         candidates_BN: bool, replaces the hard filter (mixture masks of training).
 
@@ -83,10 +83,12 @@ def route(
     margin_BN = visual_BN - threshold_B[:, None]
     prompt_BN = similarity(features.prompt_BQM, prompt_features_NK)
     kept_BN = hard_filter(margin_BN, prompt_BN, config) if candidates_BN is None else candidates_BN
-    logits_BN = prompt_BN
-    if config.soft_routing == "prompt_and_visual":
-        logits_BN = prompt_BN + visual_weight * margin_BN
-    weights_BN = soft_weights(logits_BN, prompt_BN, kept_BN)
+    if config.soft_routing == "average":
+        weights_BN = average_weights(kept_BN)
+    elif config.soft_routing == "prompt_and_visual":
+        weights_BN = soft_weights(prompt_BN + visual_weight * margin_BN, prompt_BN, kept_BN)
+    else:
+        weights_BN = soft_weights(prompt_BN, prompt_BN, kept_BN)
     return RoutingBatch(
         kept_BN=kept_BN, weights_BN=weights_BN, margin_BN=margin_BN, prompt_BN=prompt_BN
     )
@@ -94,7 +96,7 @@ def route(
 
 def hard_filter(margin_BN: Tensor, prompt_BN: Tensor, config: GeneratorConfig) -> Tensor:
     """Experts whose picture beats the sentinel (Eq. 5), within the configured bounds."""
-    kept_BN = margin_BN > 0
+    kept_BN = margin_BN > 0 if config.has_hard_filter else torch.ones_like(margin_BN).bool()
     if config.min_gate > 0:
         kept_BN = kept_BN & (prompt_BN.sigmoid() >= config.min_gate)
     if 0 < config.max_kept < margin_BN.shape[1]:
@@ -109,6 +111,12 @@ def soft_weights(logits_BN: Tensor, gates_BN: Tensor, kept_BN: Tensor) -> Tensor
     masked = logits_BN.masked_fill(~kept_BN, -torch.inf)
     shares = masked.softmax(-1).nan_to_num(0.0) if masked.shape[1] else masked
     return torch.where(kept_BN, shares, 0.0) * gates_BN.sigmoid()
+
+
+def average_weights(kept_BN: Tensor) -> Tensor:
+    """The same weight for all kept experts, together 1; zero rows where none is."""
+    count_B1 = kept_BN.sum(-1, keepdim=True).clamp(min=1)
+    return kept_BN.float() / count_B1
 
 
 def fused_residual(

@@ -8,6 +8,7 @@ and everything else works on them. In a sequence the order is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,9 +47,8 @@ class LayerStates:
         return int(self.hidden_TD.shape[0])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Padded rows of a batch with their mask."""
+class Rows(NamedTuple):
+    """Padded rows of a batch with their mask; a tuple, so that hooks of modules see its tensors."""
 
     rows_BSD: Tensor
     mask_BS: Tensor

@@ -1,4 +1,5 @@
-"""Training material: every edit and probe of the training cases, encoded once (METHOD.md 6)."""
+"""Training material: every edit and probe of the training cases, and where their states come from
+(METHOD.md 6)."""
 
 import json
 import random
@@ -6,19 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from liveedit_core.backbones.protocol import Backbone, BackboneInput
+from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.editor import edit_input
 from liveedit_core.metrics import probe_input
 from liveedit_core.schema import Case, Probe, ProbeKind
-from liveedit_core.state_table import StateTable
+from liveedit_core.state_source import StateSource
 from liveedit_core.states import LayerStates
-
-CHUNK = 256
+from liveedit_core.training_inputs import TrainingInputs, write_training_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedCase:
-    """Positions in the state table of one training case."""
+    """Positions in the inputs of one training case."""
 
     thing: str
     edit: int
@@ -38,12 +38,21 @@ class EncodedPair:
 
 
 class TrainingData:
-    """Encoded cases and pairs over one table of states."""
+    """Cases and pairs as positions in a list of inputs, and where the states of those come from.
+
+    No states are kept here, so memory does not grow with the number of cases: a step asks for those
+    of its batch.
+    """
 
     def __init__(
-        self, table: StateTable, cases: Sequence[EncodedCase], pairs: Sequence[EncodedPair]
+        self,
+        inputs: Sequence[BackboneInput],
+        source: StateSource,
+        cases: Sequence[EncodedCase],
+        pairs: Sequence[EncodedPair],
     ) -> None:
-        self.table = table
+        self.inputs = inputs
+        self.source = source
         self.cases = list(cases)
         self.pairs = list(pairs)
         self.siblings: dict[str, list[int]] = {}
@@ -51,13 +60,13 @@ class TrainingData:
             self.siblings.setdefault(case.thing, []).append(i)
 
     def states(self, index: Sequence[int]) -> list[LayerStates]:
-        """States at some positions of the table."""
-        return [self.table[i] for i in index]
+        """States of the inputs at some positions."""
+        return self.source.states([self.inputs[i] for i in index])
 
     def save(self, folder: Path) -> None:
-        """Write `states.safetensors` and `cases.json`."""
+        """Write `inputs.safetensors` and `cases.json`."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.table.save(folder / "states.safetensors")
+        write_training_inputs(folder / "inputs.safetensors", self.inputs)
         index = {
             "cases": [asdict(case) for case in self.cases],
             "pairs": [asdict(pair) for pair in self.pairs],
@@ -65,8 +74,8 @@ class TrainingData:
         (folder / "cases.json").write_text(json.dumps(index))
 
     @classmethod
-    def load(cls, folder: Path) -> "TrainingData":
-        """Inverse of `save`."""
+    def load(cls, folder: Path, source: StateSource) -> "TrainingData":
+        """Inverse of `save`; inputs stay in their file."""
         index = json.loads((folder / "cases.json").read_text())
         cases = [
             EncodedCase(
@@ -79,29 +88,27 @@ class TrainingData:
             for case in index["cases"]
         ]
         pairs = [EncodedPair(**pair) for pair in index["pairs"]]
-        return cls(StateTable.load(folder / "states.safetensors"), cases, pairs)
+        return cls(TrainingInputs(folder / "inputs.safetensors"), source, cases, pairs)
 
 
-def encode_training_data(
-    backbone: Backbone,
+def draw_training_data(
     cases: Sequence[Case],
+    source: StateSource,
     *,
     num_pairs: int,
     has_image_locality: bool,
     random_target: Callable[[random.Random], str],
     rng: random.Random,
-    report: Callable[[int, int], None],
 ) -> TrainingData:
-    """Run the image tower and layers 0..l_e on all that training will see.
+    """All that training will see.
 
     Args:
-        backbone: frozen VLM.
         cases: training cases with the probe kinds of `EncodedCase`.
+        source: gives the states while training; nothing is encoded here.
         num_pairs: pairs with a random target; they teach the generator to write any target.
-        has_image_locality: also encode the probes that only the joint phase reads.
+        has_image_locality: also take the probes that only the joint phase reads.
         random_target: draws one.
         rng: source of randomness.
-        report: called with (done, total) inputs.
     """
     kinds = [
         ProbeKind.TEXT_GENERALITY,
@@ -130,13 +137,7 @@ def encode_training_data(
     for edit, query in draw_pairs(cases, num_pairs, random_target, rng):
         pairs.append(EncodedPair(edit=len(inputs), query=len(inputs) + 1))
         inputs += [edit, query]
-    table = StateTable()
-    for start in range(0, len(inputs), CHUNK):
-        chunk = inputs[start : start + CHUNK]
-        for item, state in zip(chunk, backbone.encode(chunk), strict=True):
-            table.append(state, item.image_bytes)
-        report(len(table), len(inputs))
-    return TrainingData(table, encoded, pairs)
+    return TrainingData(inputs, source, encoded, pairs)
 
 
 def draw_pairs(

@@ -1,24 +1,22 @@
-"""The losses of one training step, phase by phase (METHOD.md 5 and 10).
+"""The losses of one micro-batch, phase by phase (METHOD.md 5 and 10).
 
     prompt   routing features of prompts: rephrasings pass the gate, other questions do not
     experts  each question with the expert of its own edit
     joint    the paper's step: mixture masks, edit losses and all routing losses at once
 
 No phase runs a layer up to l_e; experts and joint run the layers after it, logits at targets only.
+Nothing is drawn here: `micro_batches` has done that.
 """
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.generator import LiveEditGenerator
 from liveedit_core.losses import (
-    KlDirection,
     gate_loss,
     hard_neighbour,
     hard_sentinel,
@@ -27,94 +25,68 @@ from liveedit_core.losses import (
     soft_absolute,
     target_nll,
 )
+from liveedit_core.micro_batches import ExpertBatch, JointBatch, PromptBatch
 from liveedit_core.routing import fused_residual, paired_similarity, route, similarity
-from liveedit_core.sampling import draw_different_domains, draw_same_domain, mixture_mask
 from liveedit_core.states import LayerStates, hidden_rows
-from liveedit_core.training_data import TrainingData
+from liveedit_core.training_recipe import KlDirection
 
-MINIMUM_OWN_WEIGHT = 0.6
-MAXIMUM_OTHER_WEIGHT = 0.3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Losses:
-    """A total to descend, and its parts and accuracies for the curve."""
-
-    total: Tensor
-    parts: dict[str, float]
+Parts = dict[str, Tensor]
+"""Scalars by name: losses and accuracies."""
 
 
-def prompt_losses(
-    generator: LiveEditGenerator, data: TrainingData, chosen: Sequence[int], rng: random.Random
-) -> Losses:
+class Suffix(Protocol):
+    """The frozen layers after l_e."""
+
+    def __call__(self, states: Sequence[LayerStates], hidden_BTD: Tensor) -> list[Tensor]:
+        """Logits [O + 1, V] of each item, at its target positions and the one after."""
+        ...
+
+
+def prompt_losses(generator: LiveEditGenerator, batch: PromptBatch) -> tuple[Parts, Parts]:
     """Soft-routing losses with true negatives (Eq. 15, 16).
 
-    In production many edits ask the same question, so another item of the batch is no negative.
-    Here the positives of an edit are itself, its rephrasing and its other picture; the negatives
-    are the other question about its picture, and another edit of the same thing.
+    Returns:
+        Losses, and shares of prompts that pass the gate.
     """
-    cases = [data.cases[i] for i in chosen]
-    siblings = [data.siblings[case.thing] for case in cases]
-    others = [
-        rng.choice([s for s in group if s != i] or [i])
-        for i, group in zip(chosen, siblings, strict=True)
-    ]
-    asked = [rng.choice((case.edit, *case.generality)) for case in cases]
-    swapped = [case.prompt_swap for case in cases]
-    rivals = [
-        rng.choice((data.cases[o].edit, *data.cases[o].generality)) if o != i else case.prompt_swap
-        for i, o, case in zip(chosen, others, cases, strict=True)
-    ]
-    stored = generator.edit_features(data.states([case.edit for case in cases])).prompt_BQM
-    features = generator.input_features(data.states([*asked, *swapped, *rivals])).prompt_BQM
-    own, swap, rival = features.split(len(cases))
-    scores = [paired_similarity(side, stored) for side in (own, swap, rival)]
-    absolute = gate_loss(scores[0], torch.cat(scores[1:]))
-    relative = info_nce(torch.stack(scores, dim=1), torch.zeros(len(cases), dtype=torch.int64))
-    parts = {
-        "absolute": absolute.item(),
-        "relative": relative.item(),
-        "own_passes": (scores[0] > 0).float().mean().item(),
-        "swap_passes": (scores[1] > 0).float().mean().item(),
-        "rival_passes": (scores[2] > 0).float().mean().item(),
+    stored = generator.edit_features(batch.edits).prompt_BQM
+    questions = [*batch.asked, *batch.swapped, *batch.rivals]
+    features = generator.input_features(questions).prompt_BQM
+    size = len(batch.edits)
+    own, swap, rival = (paired_similarity(side, stored) for side in features.split(size))
+    first = torch.zeros(size, dtype=torch.int64, device=own.device)
+    losses = {
+        "soft_absolute": gate_loss(own, torch.cat([swap, rival])),
+        "soft_relative": info_nce(torch.stack([own, swap, rival], dim=1), first),
     }
-    return Losses(total=absolute + relative, parts=parts)
+    passes = {"own_passes": own, "swap_passes": swap, "rival_passes": rival}
+    return losses, {name: (scores > 0).float().mean() for name, scores in passes.items()}
 
 
 def expert_losses(
-    generator: LiveEditGenerator,
-    backbone: Backbone,
-    edits: Sequence[LayerStates],
-    questions: Sequence[LayerStates],
-    end_id: int,
-    weights_rng: torch.Generator,
-) -> Losses:
+    generator: LiveEditGenerator, suffix: Suffix, batch: ExpertBatch, end_id: int
+) -> tuple[Parts, Parts]:
     """Reliability and generality NLL, each question with the expert of its own edit (Eq. 8, 9).
 
-    The own weight is drawn from 0.6..1, and the expert of one other edit gets up to 0.3: what soft
-    routing does at inference when it is not quite sure.
+    Args:
+        end_id: token that must follow the target.
+
+    Returns:
+        The loss, and the share of target tokens that are right.
     """
-    size = len(edits)
-    down_BRD, up_BRD = generator.write_matrices(edits)
-    own = torch.rand(size, generator=weights_rng) * (1 - MINIMUM_OWN_WEIGHT) + MINIMUM_OWN_WEIGHT
-    other = torch.rand(size, generator=weights_rng) * MAXIMUM_OTHER_WEIGHT
-    other = other * (torch.rand(size, generator=weights_rng) < 0.5)
-    weights_BB = torch.diag(own) + torch.diag(other).roll(1, dims=1)
-    logits = edited_logits(generator, backbone, questions, weights_BB, down_BRD, up_BRD)
-    end = torch.tensor([end_id])
-    labels = [torch.cat([state.target_ids_O, end]) for state in questions]
-    loss = target_nll(logits, labels)
+    down_BRD, up_BRD = generator.write_matrices(batch.edits)
+    logits = edited_logits(generator, suffix, batch.questions, batch.weights_BB, down_BRD, up_BRD)
+    end = batch.weights_BB.new_tensor([end_id], dtype=torch.int64)
+    labels = [torch.cat([state.target_ids_O, end]) for state in batch.questions]
     hits = [
         (row[:-1].argmax(-1) == label[:-1]).float().mean()
         for row, label in zip(logits, labels, strict=True)
     ]
-    parts = {"nll": loss.item(), "token_accuracy": torch.stack(hits).mean().item()}
-    return Losses(total=loss, parts=parts)
+    return {"nll": target_nll(logits, labels)}, {"token_accuracy": torch.stack(hits).mean()}
 
 
 def edited_logits(
     generator: LiveEditGenerator,
-    backbone: Backbone,
+    suffix: Suffix,
     questions: Sequence[LayerStates],
     weights_BN: Tensor,
     down_NRD: Tensor,
@@ -124,83 +96,76 @@ def edited_logits(
     hidden_BTD = hidden_rows(questions).rows_BSD
     normed_BTD = generator.hidden_norm(hidden_BTD)
     residual = fused_residual(normed_BTD, weights_BN, down_NRD, up_NRD, generator.config.gain)
-    return backbone.target_logits(questions, hidden_BTD + residual, has_end=True)
+    return suffix(questions, hidden_BTD + residual)
 
 
 def joint_losses(
     generator: LiveEditGenerator,
-    backbone: Backbone,
-    data: TrainingData,
-    chosen: Sequence[int],
-    rng: random.Random,
-    masks_rng: torch.Generator,
+    suffix: Suffix,
+    batch: JointBatch,
     kl_direction: KlDirection = "original_to_edited",
-) -> Losses:
-    """The paper's step: edit losses under mixture masks and all routing losses (Eq. 8 to 16)."""
-    cases = [data.cases[i] for i in chosen]
-    size = len(cases)
-    edits = data.states([case.edit for case in cases])
-    features = generator.edit_features(edits)
-    down_BRD, up_BRD = generator.write_matrices(edits)
+) -> tuple[Parts, Parts]:
+    """The paper's step: edit losses under mixture masks and all routing losses (Eq. 8 to 16).
+
+    Returns:
+        Losses, and the routing accuracies.
+    """
+    features = generator.edit_features(batch.edits)
+    down_BRD, up_BRD = generator.write_matrices(batch.edits)
     edit_keys = features.visual_BQM.flatten(1), features.prompt_BQM.flatten(1)
 
-    def logits(index: Sequence[int], *, has_own: bool) -> list[Tensor]:
-        questions = data.states(index)
-        routing = route(
-            generator.input_features(questions),
-            *edit_keys,
-            generator.config,
-            generator.visual_evidence(),
-            candidates_BN=mixture_mask(size, has_own=has_own, generator=masks_rng),
-        )
-        weights = routing.weights_BN
-        return edited_logits(generator, backbone, questions, weights, down_BRD, up_BRD)
+    def logits(questions: Sequence[LayerStates], candidates_BB: Tensor) -> list[Tensor]:
+        inputs, config = generator.input_features(questions), generator.config
+        evidence = generator.visual_evidence()
+        routing = route(inputs, *edit_keys, config, evidence, candidates_BN=candidates_BB)
+        return edited_logits(generator, suffix, questions, routing.weights_BN, down_BRD, up_BRD)
 
-    parts: dict[str, Tensor] = {}
+    losses: Parts = {}
     kinds = {
-        "reliability": [case.edit for case in cases],
-        "text_generality": [case.generality[0] for case in cases],
-        "modal_generality": [case.generality[1] for case in cases],
+        "reliability": (batch.reliability, batch.reliability_BB),
+        "text_generality": (batch.text_generality, batch.text_generality_BB),
+        "modal_generality": (batch.modal_generality, batch.modal_generality_BB),
     }
-    for name, index in kinds.items():
-        rows = [row[:-1] for row in logits(index, has_own=True)]
-        labels = [state.target_ids_O for state in data.states(index)]
-        parts[name] = target_nll(rows, labels)
-    distant = [rng.choice((*case.image_locality, case.prompt_swap)) for case in cases]
-    questions = data.states(distant)
+    for name, (questions, candidates_BB) in kinds.items():
+        rows = [row[:-1] for row in logits(questions, candidates_BB)]
+        losses[name] = target_nll(rows, [state.target_ids_O for state in questions])
     with torch.no_grad():
-        original = backbone.target_logits(questions, hidden_rows(questions).rows_BSD, has_end=True)
-    parts["locality"] = locality_kl(logits(distant, has_own=False), original, kl_direction)
-    parts |= routing_losses(generator, data, chosen, rng)
-    total = torch.stack(list(parts.values())).sum()
-    return Losses(total=total, parts={name: part.item() for name, part in parts.items()})
+        original = suffix(batch.locality, hidden_rows(batch.locality).rows_BSD)
+    edited = logits(batch.locality, batch.locality_BB)
+    losses["locality"] = locality_kl(edited, original, kl_direction)
+    routing, accuracies = routing_losses(generator, batch)
+    return losses | routing, accuracies
 
 
-def routing_losses(
-    generator: LiveEditGenerator, data: TrainingData, chosen: Sequence[int], rng: random.Random
-) -> dict[str, Tensor]:
-    """The four routing losses of the paper on one batch (Eq. 13 to 16)."""
-    cases = [data.cases[i] for i in chosen]
-    edit_views = [(case.edit, *case.generality) for case in cases]
-    locality_views = [case.image_locality for case in cases]
-    same = draw_same_domain(edit_views, locality_views, rng)
-    inputs = generator.input_features(data.states(same.input_side))
-    stored = generator.edit_features(data.states(same.edit_side))
+def routing_losses(generator: LiveEditGenerator, batch: JointBatch) -> tuple[Parts, Parts]:
+    """The four routing losses of the paper on one batch (Eq. 13 to 16).
+
+    Returns:
+        Losses, and accuracies: how often the own expert beats the sentinel when the views are of
+        one domain, and how often the sentinel beats it when they are not.
+    """
+    inputs = generator.input_features(batch.same_input)
+    stored = generator.edit_features(batch.same_edit)
     assert inputs.sentinel_BQM is not None
     soft = similarity(inputs.prompt_BQM, stored.prompt_BQM.flatten(1))
     hard = similarity(inputs.visual_BQM, stored.visual_BQM.flatten(1))
     threshold = paired_similarity(inputs.visual_BQM, inputs.sentinel_BQM)
-    across = draw_different_domains(edit_views, locality_views, rng)
-    distant = generator.input_features(data.states(across.input_side))
-    far = generator.edit_features(data.states(across.edit_side)).visual_BQM.flatten(1)
+    distant = generator.input_features(batch.distant_input)
+    far = generator.edit_features(batch.distant_edit).visual_BQM.flatten(1)
     assert distant.sentinel_BQM is not None
+    far_hard = similarity(distant.visual_BQM, far)
     far_threshold = paired_similarity(distant.visual_BQM, distant.sentinel_BQM)
-    return {
+    losses = {
         "soft_relative": info_nce(soft),
         "soft_absolute": soft_absolute(soft),
         "hard_neighbour": hard_neighbour(hard, threshold),
-        "hard_sentinel": hard_sentinel(similarity(distant.visual_BQM, far), far_threshold),
+        "hard_sentinel": hard_sentinel(far_hard, far_threshold),
     }
+    accuracies = {
+        "own_kept": (hard.diagonal() > threshold).float().mean(),
+        "sentinel_wins": (far_hard.diagonal() <= far_threshold).float().mean(),
+    }
+    return losses, accuracies
 
 
 @torch.no_grad()

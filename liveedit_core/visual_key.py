@@ -40,6 +40,8 @@ class VisualKey(nn.Module):
 
     mean: Tensor
     deviation: Tensor
+    log_scale: Tensor
+    offset: Tensor
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -49,8 +51,9 @@ class VisualKey(nn.Module):
         self.register_buffer("deviation", torch.ones(config.visual_size))
         self.projection = nn.Linear(config.visual_size, config.visual_rank, bias=False)
         self.sentinels = nn.Parameter(torch.randn(config.num_sentinels, config.visual_rank))
-        self.log_scale = nn.Parameter(torch.tensor(0.0))
-        self.offset = nn.Parameter(torch.tensor(0.0))
+        # not parameters: no gradient reaches them, and DeepSpeed cannot share out single numbers
+        self.register_buffer("log_scale", torch.tensor(0.0))
+        self.register_buffer("offset", torch.tensor(0.0))
 
     def forward(self, pyramid_BE: Tensor, *, is_edit: bool) -> tuple[Tensor, Tensor | None]:
         """Features of some pictures.

@@ -14,6 +14,7 @@ from typing import ClassVar
 from liveedit_core.errors import ConfigError
 from liveedit_core.limits import InputLimits
 from pipelines.recipe_loader import JOB_KEY, load_recipe, read_toml, to_dict, to_toml
+from pipelines.states_config import StatesSection
 from pipelines.train_config import TrainRecipe
 
 __all__ = [
@@ -263,6 +264,7 @@ class LifelongEditRecipe:
     embedding: EmbeddingSection = field(default_factory=EmbeddingSection)
     bank: BankSection = field(default_factory=BankSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    states: StatesSection = field(default_factory=lambda: StatesSection(is_cached=False))
     ray: RaySection = field(default_factory=RaySection)
     tracking: TrackingSection = field(default_factory=TrackingSection)
 

@@ -22,6 +22,7 @@ from pipelines.progress_view import ProgressView
 from pipelines.run_folder import run_facts
 from pipelines.run_records import RunRecords
 from pipelines.session import StopRequest, open_session
+from pipelines.state_filling import cache_names
 from workers.evaluation_pool import EvaluationPool
 from workers.expert_embedding_pool import ExpertEmbeddingPool
 from workers.generator_group import GeneratorGroup
@@ -152,6 +153,7 @@ def _started(config: LifelongEditRecipe, models: ModelNames) -> Iterator[_Stages
         + evaluation.num_cpus * evaluation.num_workers
     )
     max_in_flight = config.ray.max_in_flight
+    cache = cache_names(config.states, config.run_root)
     with open_session(config.ray, needed_cpus=needed_cpus):
         yield _Stages(
             generator=GeneratorGroup(
@@ -163,6 +165,7 @@ def _started(config: LifelongEditRecipe, models: ModelNames) -> Iterator[_Stages
                 num_threads=generator.num_threads,
                 num_cpus=generator.num_cpus,
                 node_resource=generator.node_resource,
+                cache=cache,
             ),
             embedder=ExpertEmbeddingPool(
                 model=embedding.open_clip_model,
@@ -183,6 +186,7 @@ def _started(config: LifelongEditRecipe, models: ModelNames) -> Iterator[_Stages
                 num_threads=evaluation.num_threads,
                 num_cpus=evaluation.num_cpus,
                 node_resource=evaluation.node_resource,
+                cache=cache,
             ),
         )
 

@@ -156,7 +156,7 @@ def _examples(sources: ReportSources, outcome: Outcome) -> tuple[list[Example], 
     results = sources.results.read(bank_version=last.bank_version, num_edits=last.num_edits)
     results = [result for result in results if result.edit_id in outcome.intake.cases]
     chosen = _choose_examples(results)
-    worst = _choose_worst(results)
+    worst = choose_worst(results)
     shown = [*chosen, *worst]
     cases = {
         case.edit.edit_id: case
@@ -179,7 +179,7 @@ def _choose_examples(results: Sequence[ProbeResult]) -> list[ProbeResult]:
     return chosen
 
 
-def _choose_worst(results: Sequence[ProbeResult]) -> list[ProbeResult]:
+def choose_worst(results: Sequence[ProbeResult]) -> list[ProbeResult]:
     """The cases with the lowest mean over their probes, each with its worst probe."""
     forced = [result for result in results if result.protocol == "teacher_forced"]
     by_case: dict[str, list[ProbeResult]] = {}

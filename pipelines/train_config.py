@@ -6,35 +6,23 @@ from typing import ClassVar
 
 from liveedit_core.config import SoftRouting, VisualKeyRecipe, VisualQuery, VisualSource
 from liveedit_core.errors import ConfigError
-
-
-def _positive(name: str, value: float) -> None:
-    if value <= 0:
-        raise ConfigError(f"{name} must be more than 0, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PhaseSection:
-    """One phase of training: Adam under a one-cycle learning rate."""
-
-    steps: int = 0
-    """Optimizer steps; 0 skips the phase."""
-    batch_size: int = 32
-    """Items per step."""
-    learning_rate: float = 1e-3
-    """Peak of the one-cycle schedule."""
-    warmup_fraction: float = 0.1
-    """Share of the steps in which the rate rises."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ConfigError(f"steps must be 0 or more, got {self.steps}")
-        _positive("batch_size", self.batch_size)
-        _positive("learning_rate", self.learning_rate)
-        if not 0 < self.warmup_fraction < 1:
-            raise ConfigError(
-                f"warmup_fraction must be between 0 and 1, got {self.warmup_fraction}"
-            )
+from liveedit_core.training_recipe import (
+    PHASES,
+    LossSection,
+    OptimizationSection,
+    Phase,
+    PhaseSection,
+    TrainingPlan,
+    check_positive,
+)
+from pipelines.states_config import StatesSection
+from pipelines.training_sections import (
+    DiagnosticsRecipe,
+    KeepSection,
+    LayerSearchSection,
+    ValidationSection,
+)
+from workers.sharding_config import ShardingSection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +35,7 @@ class DataSection:
     """Edits with a random target of 1 to 4 vocabulary words."""
 
     def __post_init__(self) -> None:
-        _positive("cases_per_thing", self.cases_per_thing)
+        check_positive("cases_per_thing", self.cases_per_thing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +64,9 @@ class ModelSection:
     visual_query: VisualQuery = "prompt"
     """What attends the image rows, when there is no pyramid."""
     soft_routing: SoftRouting = "prompt_and_visual"
-    """Logits of the softmax over kept experts."""
+    """Logits of the softmax over kept experts; or "average", the same weight for all of them."""
+    has_hard_filter: bool = True
+    """Whether an expert must beat the sentinel to answer."""
     max_kept: int = 4
     """At most so many experts answer."""
     min_gate: float = 0.5
@@ -97,7 +87,7 @@ class CheckpointSection:
     """Write the finished weights as float16 (they are used as float32)."""
 
     def __post_init__(self) -> None:
-        _positive("every_steps", self.every_steps)
+        check_positive("every_steps", self.every_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +102,39 @@ class TrainRecipe:
     """Folder of all runs."""
     run_name: str = "train_generator"
     """Folder of this run under `run_root`; a run that exists there is resumed."""
+    states: StatesSection = field(default_factory=StatesSection)
     data: DataSection = field(default_factory=DataSection)
     model: ModelSection = field(default_factory=ModelSection)
     visual_key: VisualKeyRecipe = field(default_factory=VisualKeyRecipe)
     prompt: PhaseSection = field(default_factory=PhaseSection)
     experts: PhaseSection = field(default_factory=PhaseSection)
     joint: PhaseSection = field(default_factory=PhaseSection)
+    losses: LossSection = field(default_factory=LossSection)
+    optimization: OptimizationSection = field(default_factory=OptimizationSection)
+    sharding: ShardingSection = field(default_factory=ShardingSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    keep: KeepSection = field(default_factory=KeepSection)
+    validation: ValidationSection = field(default_factory=ValidationSection)
+    diagnostics: DiagnosticsRecipe = field(default_factory=DiagnosticsRecipe)
+    layer_search: LayerSearchSection = field(default_factory=LayerSearchSection)
 
     @property
     def run_folder(self) -> Path:
         """Folder of this run."""
         return Path(self.run_root) / self.run_name
+
+    def __post_init__(self) -> None:
+        for phase, section in self.plan.phases.items():
+            if section.steps and section.accumulation % self.sharding.shards:
+                raise ConfigError(
+                    f"{phase}.accumulation: {section.accumulation} micro-batches cannot be shared "
+                    f"equally by sharding.shards = {self.sharding.shards}; use a multiple"
+                )
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """What a worker must know."""
+        phases: dict[Phase, PhaseSection] = {phase: getattr(self, phase) for phase in PHASES}
+        return TrainingPlan(
+            seed=self.seed, phases=phases, losses=self.losses, optimization=self.optimization
+        )

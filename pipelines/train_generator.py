@@ -5,15 +5,22 @@ The training split of EmblemEdit is encoded to the edit layer (and kept in the r
 phases of the recipe run one after another: visual key, prompt key, experts, joint. Interrupt it at
 any time; the same command goes on from the last checkpoint with the same numbers.
 
-    python pipelines/train_generator.py [--recipe FILE.toml] [SECTION.FIELD=VALUE ...]
+    train_generator.py [--recipe FILE.toml] [SECTION.FIELD=VALUE ...]
+    train_generator.py --find-layer layer_search.layers='[12, 16, 20]'
+    train_generator.py --dry-run --backbone-config config.json --num-cases 6000 --shards 8
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+_PROJECT = str(Path(__file__).resolve().parents[1])
+if sys.path[0] != _PROJECT:
+    # Run as a script: Python put this folder first, the packages lie one above it.
+    sys.path[0] = _PROJECT
+
+from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
+from pipelines.config import TrainRecipe, load_recipe, to_toml  # noqa: E402
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"
 
@@ -21,50 +28,139 @@ DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="train_generator.py", description=(__doc__ or "").partition("\n\n")[0]
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, help="TOML file")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
-    parser.add_argument("overrides", nargs="*", help="dotted overrides, like experts.steps=100")
-    return parser.parse_args(arguments)
+    parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, metavar="FILE.toml")
+    parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
+    parser.add_argument("--shards", metavar="K", help="processes that share the weights (ZeRO)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run; refuse to begin a new one"
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--find-layer",
+        action="store_true",
+        help="try candidate edit layers on a short run, recommend one, and stop",
+    )
+    what.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved recipe, and the memory, disk and time that it needs, and stop",
+    )
+    estimate = parser.add_argument_group("for --dry-run")
+    estimate.add_argument(
+        "--backbone-config",
+        type=Path,
+        metavar="FILE.json",
+        help="config.json of a transformers model (the built-in backbone's)",
+    )
+    estimate.add_argument("--edit-layer", type=int, metavar="N", help="(two thirds of the depth)")
+    estimate.add_argument(
+        "--num-cases", type=int, metavar="N", help="training cases (those of the built-in split)"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
+    )
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    from liveedit_core.errors import LiveEditError
-    from pipelines.config import TrainRecipe, load_recipe, to_toml
-
+    """Run the job; returns its exit code."""
     options = parse(arguments)
     try:
-        recipe = load_recipe(TrainRecipe, options.recipe, options.overrides)
+        recipe = resolve_recipe(options)
         if options.dry_run:
             print(to_toml(recipe))
+            print_estimate(recipe, options)
             return 0
+        if options.find_layer:
+            return find_layer(recipe)
+        if options.resume and not recipe.run_folder.exists():
+            raise ConfigError(f"--resume: there is no run in {str(recipe.run_folder)!r}")
         return train(recipe)
+    except ConfigError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 2
     except LiveEditError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error.message}", file=sys.stderr)
         return 1
 
 
-def train(recipe: "TrainRecipe") -> int:  # type: ignore[name-defined]  # noqa: F821
-    """Prepare the material, run the phases, write the checkpoint."""
+def resolve_recipe(options: argparse.Namespace) -> TrainRecipe:
+    """Recipe, then overrides, then the options that name a setting.
+
+    Raises:
+        ConfigError: A setting is unknown, of the wrong type or impossible.
+    """
+    overrides: list[str] = list(options.overrides)
+    for name, value in (("run_name", options.run_name), ("sharding.shards", options.shards)):
+        if value is not None:
+            overrides.append(f"{name}={value}")
+    return load_recipe(TrainRecipe, options.recipe, overrides)
+
+
+def print_estimate(recipe: TrainRecipe, options: argparse.Namespace) -> None:
+    """The estimate as comments, so that the whole output stays a recipe."""
+    from pipelines.recipe_estimate import estimate_recipe
+
+    done = estimate_recipe(
+        recipe,
+        config_file=options.backbone_config,
+        edit_layer=options.edit_layer,
+        num_cases=options.num_cases,
+    )
+    print("\n".join(f"# {line}" for line in done))
+
+
+def find_layer(recipe: TrainRecipe) -> int:
+    """Rank candidate edit layers of the built-in backbone."""
+    from rich.console import Console
+
     from liveedit_core.builtin.backbone import load_builtin_backbone
-    from liveedit_core.generator import save_generator
-    from pipelines.config import to_toml
-    from pipelines.training_loop import GeneratorTrainer
+    from liveedit_core.builtin.benchmark import load_builtin_cases
+    from pipelines.layer_search import find_layer as search
+    from pipelines.layer_search import to_table
+
+    console = Console()
+    ranking = search(
+        recipe.layer_search,
+        recipe.model,
+        lambda layer: load_builtin_backbone(edit_layer=layer, batch_size=32),
+        load_builtin_cases("train"),
+        num_layers=len(load_builtin_backbone().decoder.layers),
+        seed=recipe.seed,
+        say=lambda text: print(text, flush=True),
+    )
+    console.print(to_table(ranking))
+    path = recipe.run_folder / "layer_search.json"
+    ranking.save(path)
+    print(f"edit layer {ranking.recommended} is recommended; written to {path}")
+    return 0
+
+
+def train(recipe: TrainRecipe) -> int:
+    """Prepare the material, run the phases, publish the generator, write the report."""
+    from liveedit_core.builtin.backbone import load_builtin_backbone
+    from liveedit_core.builtin.benchmark import load_builtin_cases
+    from liveedit_core.training_validation import split_by_thing
+    from pipelines.run_folder import run_facts
+    from pipelines.training_job import do_training
     from pipelines.training_material import prepare_material
 
     folder = recipe.run_folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text(to_toml(recipe))
+    num_held_out = recipe.validation.bank_edits if recipe.validation.every_steps else 0
+    split = split_by_thing(load_builtin_cases("train"), num_held_out=num_held_out, seed=recipe.seed)
     backbone = load_builtin_backbone(batch_size=32)
-    material = prepare_material(recipe, backbone, folder / "material")
-    trainer = GeneratorTrainer(recipe, backbone, material, folder)
-    trainer.run()
-    generator = trainer.generator.half() if recipe.checkpoint.is_half else trainer.generator
-    digest = save_generator(generator, folder / "generator")
-    (folder / "generator" / "curve.json").write_text(json.dumps(trainer.curve))
-    print(f"generator {digest[:16]} written to {folder / 'generator'}")
+    material = prepare_material(recipe, backbone, folder / "material", split.held_out_things)
+    done = do_training(recipe, backbone, material, split.held_out, run_facts())
+    for warning in done.warnings:
+        print(f"warning: {warning}")
+    print(f"generator {done.digest[:16]} written to {done.folder}")
+    print(f"report: {done.report}")
+    if done.num_record_failures:
+        print(f"MLflow at {done.tracking_uri} did not take {done.num_record_failures} records yet")
     return 0
 
 

@@ -1,39 +1,65 @@
-"""The training loop: phases, one-cycle learning rate, checkpoints, resume.
+"""The training loop: phases, checkpoints, resume; what happens in a step is the worker's.
 
-All randomness of a step is drawn from (seed, phase, step), so a checkpoint is weights, optimizer
-moments and a position; a resumed run computes what the undisturbed one would have.
+The same loop drives a worker in this process and a gang of many. A run is its position (weights,
+moments, phase, step); everything random is drawn from it, so a resumed run computes what the
+undisturbed one would have.
 """
 
 import json
-import math
-import random
-import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.generator import LiveEditGenerator
-from liveedit_core.training_step import (
-    Losses,
-    calibrated_gain,
-    expert_losses,
-    joint_losses,
-    prompt_losses,
-)
+from liveedit_core.training_recipe import PHASES, Phase
+from liveedit_core.training_step import calibrated_gain
 from liveedit_core.visual_key_fit import fit_visual_key
-from pipelines.train_config import ModelSection, PhaseSection, TrainRecipe
+from pipelines.train_config import ModelSection, TrainRecipe
 from pipelines.training_material import Material
+from workers.models import ModelNames
+from workers.training_messages import (
+    MODEL,
+    LoadedSource,
+    SentSource,
+    Snapshot,
+    StepFigures,
+    TrainingSource,
+)
 
-PHASES = ("prompt", "experts", "joint")
-MAX_GRADIENT_NORM = 1.0
 PRINT_EVERY = 20
+MOST_STEPS_AT_ONCE = 10
+"""Steps between two looks at a gang: how late figures may come."""
 CALIBRATION_EDITS = 32
+
+OnStep = Callable[[Phase, int, dict[str, float]], None]
+"""Called after each step with phase, step (from 0) and figures: `total`, losses, accuracies,
+`learning_rate`, `gradient_norm`, `duration_s`."""
+OnCheckpoint = Callable[["GeneratorTrainer", Phase, int], None]
+"""Called after each checkpoint with the trainer, whose `generator` and `snapshot` are of that
+moment, the phase, and how many of its steps are done."""
+
+
+class StepWorker(Protocol):
+    """Who computes the steps: `TrainingWorker`, or `TrainingGroup` for many processes."""
+
+    def begin(self, position: Snapshot) -> None:
+        """Be where a snapshot was taken."""
+
+    def advance(self, num_steps: int) -> list[StepFigures]:
+        """Take some steps of the phase."""
+
+    def snapshot(self) -> Snapshot | None:
+        """Where the run is."""
+
+    def close(self) -> None:
+        """Give back models and processes."""
 
 
 class GeneratorTrainer:
@@ -44,6 +70,10 @@ class GeneratorTrainer:
         backbone: frozen model; only its layers after l_e run.
         material: encoded training data.
         folder: run folder; `checkpoint/` in it is resumed.
+        on_step: sees each step.
+        on_checkpoint: sees each checkpoint.
+        source: backbone and data for other processes, when the recipe asks for them; by default the
+            built-in backbone, and the material itself.
     """
 
     def __init__(
@@ -52,11 +82,18 @@ class GeneratorTrainer:
         backbone: HuggingFaceBackbone,
         material: Material,
         folder: Path,
+        *,
+        on_step: OnStep | None = None,
+        on_checkpoint: OnCheckpoint | None = None,
+        source: TrainingSource | None = None,
     ) -> None:
         self.recipe = recipe
         self.backbone = backbone
         self.material = material
         self.folder = folder / "checkpoint"
+        self.on_step = on_step
+        self.on_checkpoint = on_checkpoint
+        self.source = source
         self.curve: list[dict[str, float | str]] = []
         torch.manual_seed(recipe.seed)
         num_things = len(material.drawings.by_thing)
@@ -70,11 +107,12 @@ class GeneratorTrainer:
             size = recipe.model.relative_residual
             gain = calibrated_gain(self.generator, material.data.states(edits), size)
             self.generator.config = replace(config, gain=gain)
-        self.steps: dict[str, Callable[[PhaseSection, int], Losses]] = {
-            "prompt": self.prompt_step,
-            "experts": self.experts_step,
-            "joint": self.joint_step,
-        }
+        self.snapshot = self._initial()
+
+    def _initial(self) -> Snapshot:
+        tensors = {f"{MODEL}{k}": v.clone() for k, v in self.generator.state_dict().items()}
+        config = self.generator.config
+        return Snapshot(config=config, phase=PHASES[0], step=0, tensors=tensors)
 
     def fit_visual_key(self) -> None:
         """The closed form: no steps, half a minute."""
@@ -92,148 +130,118 @@ class GeneratorTrainer:
         figures = {name: round(value, 4) for name, value in vars(report).items()}
         self.curve.append({"phase": "visual_key", "step": 0, **figures})
         print(f"visual_key {figures}", flush=True)
+        self.snapshot = self._initial()
 
     def run(self) -> None:
         """Train from the last checkpoint (or the beginning) to the end."""
-        phase_done, first, moments = self.load()
-        if self.generator.has_pyramid and not self.curve:
+        if not self.load() and self.generator.has_pyramid and not self.curve:
             self.fit_visual_key()
-        for phase in PHASES[phase_done:]:
-            section: PhaseSection = getattr(self.recipe, phase)
-            optimizer = torch.optim.Adam(self.trained(phase), lr=section.learning_rate)
-            if moments:
-                self.restore(optimizer, moments, phase)
-            for step in range(first, section.steps):
-                self.descend(phase, section, optimizer, step)
-                if (step + 1) % self.recipe.checkpoint.every_steps == 0:
-                    self.save(phase, step + 1, optimizer)
-            first, moments = 0, {}
-            if section.steps:
-                self.save(phase, section.steps, optimizer)
+        phases = self.recipe.plan.remaining(self.snapshot.phase, self.snapshot.step)
+        worker = self.worker() if phases else None
+        try:
+            for phase, step in phases:
+                assert worker is not None
+                self.run_phase(worker, phase, step)
+        finally:
+            if worker is not None:
+                worker.close()
 
-    def trained(self, phase: str) -> list[nn.Parameter]:
-        """Parameters that a phase moves."""
-        return [parameter for _, parameter in self.named(phase)]
+    def worker(self) -> StepWorker:
+        """In this process, unless the recipe asks for other processes or for a GPU."""
+        sharding = self.recipe.sharding
+        if sharding.shards == 1 and not sharding.gpus_per_shard:
+            from workers.training_worker import TrainingWorker
 
-    def named(self, phase: str) -> list[tuple[str, nn.Parameter]]:
-        """The same, with names."""
-        return [
-            (name, parameter)
-            for name, parameter in self.generator.named_parameters()
-            if phase in phases_of(name)
-        ]
+            source = self.source or LoadedSource(backbone=self.backbone, data=self.material.data)
+            return TrainingWorker(self.recipe.plan, source)
+        from workers.training_group import TrainingGroup
 
-    def descend(
-        self, phase: str, section: PhaseSection, optimizer: torch.optim.Optimizer, step: int
-    ) -> None:
-        """One optimizer step."""
-        start = time.monotonic()
-        rate = one_cycle(step, section)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        losses = self.steps[phase](section, step)
-        optimizer.zero_grad()
-        losses.total.backward()
-        nn.utils.clip_grad_norm_(self.trained(phase), MAX_GRADIENT_NORM)
-        optimizer.step()
-        if step % PRINT_EVERY == 0 or step == section.steps - 1:
-            parts = {name: round(value, 4) for name, value in losses.parts.items()}
-            seconds = time.monotonic() - start
-            self.curve.append({"phase": phase, "step": step, "learning_rate": rate, **parts})
-            print(f"{phase} {step}/{section.steps} {parts} {seconds:.2f} s", flush=True)
+        sent = self.source or SentSource(models=ModelNames(), data=self.material.data)
+        return TrainingGroup(self.recipe.plan, sent, sharding)
 
-    def draws(self, phase: str, step: int) -> random.Random:
-        """Source of all randomness of one step."""
-        return random.Random(f"{self.recipe.seed} {phase} {step}")
+    def run_phase(self, worker: StepWorker, phase: Phase, step: int) -> None:
+        """Take the steps of a phase from one of them on, with checkpoints."""
+        if phase != self.snapshot.phase:  # a new phase: the weights of the last, and no moments
+            model = {f"{MODEL}{name}": value for name, value in self.snapshot.model.items()}
+            self.snapshot = replace(self.snapshot, phase=phase, step=step, tensors=model)
+        worker.begin(self.snapshot)
+        last, every = self.recipe.plan.phases[phase].steps, self.recipe.checkpoint.every_steps
+        while step < last:
+            stop = min(last, step + MOST_STEPS_AT_ONCE, (step // every + 1) * every)
+            for figures in worker.advance(stop - step):
+                self.record(figures, last)
+            step = stop
+            if step % every == 0 or step == last:
+                self.checkpoint(worker)
 
-    def prompt_step(self, section: PhaseSection, step: int) -> Losses:
-        """Gate and ranking of prompts."""
-        rng, data = self.draws("prompt", step), self.material.data
-        chosen = rng.sample(range(len(data.cases)), min(section.batch_size, len(data.cases)))
-        return prompt_losses(self.generator, data, chosen, rng)
+    def record(self, done: StepFigures, num_steps: int) -> None:
+        """Print and keep some steps, show each."""
+        if done.step % PRINT_EVERY == 0 or done.step == num_steps - 1:
+            parts = {name: round(value, 4) for name, value in done.figures.items()}
+            self.curve.append(
+                {
+                    "phase": done.phase,
+                    "step": done.step,
+                    "learning_rate": done.learning_rate,
+                    "gradient_norm": round(done.gradient_norm, 4),
+                    **parts,
+                }
+            )
+            print(
+                f"{done.phase} {done.step}/{num_steps} {parts} {done.duration_s:.2f} s", flush=True
+            )
+        if self.on_step is not None:
+            others = {
+                "learning_rate": done.learning_rate,
+                "gradient_norm": done.gradient_norm,
+                "duration_s": done.duration_s,
+            }
+            self.on_step(done.phase, done.step, done.figures | others)
 
-    def experts_step(self, section: PhaseSection, step: int) -> Losses:
-        """Half of the batch are cases, half are pairs with random targets."""
-        rng, data = self.draws("experts", step), self.material.data
-        num_pairs = min(section.batch_size // 2, len(data.pairs))
-        cases = rng.choices(data.cases, k=section.batch_size - num_pairs)
-        pairs = rng.sample(data.pairs, num_pairs)
-        edits = [case.edit for case in cases] + [pair.edit for pair in pairs]
-        asked = [rng.choice((case.edit, *case.generality)) for case in cases]
-        asked += [rng.choice((pair.edit, pair.query, pair.query)) for pair in pairs]
-        weights_rng = torch.Generator().manual_seed(rng.getrandbits(60))
-        return expert_losses(
-            self.generator,
-            self.backbone,
-            data.states(edits),
-            data.states(asked),
-            self.backbone.end_id,
-            weights_rng,
-        )
-
-    def joint_step(self, section: PhaseSection, step: int) -> Losses:
-        """The paper's step."""
-        rng, data = self.draws("joint", step), self.material.data
-        chosen = rng.sample(range(len(data.cases)), min(section.batch_size, len(data.cases)))
-        masks_rng = torch.Generator().manual_seed(rng.getrandbits(60))
-        return joint_losses(self.generator, self.backbone, data, chosen, rng, masks_rng)
-
-    def save(self, phase: str, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Write weights, moments and position, atomically."""
+    def checkpoint(self, worker: StepWorker) -> None:
+        """Write weights, moments and position, atomically, and show them."""
+        taken = worker.snapshot()
+        assert taken is not None
+        self.snapshot = taken
+        self.generator.load_state_dict(taken.model)
         self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"model.{k}": v.contiguous() for k, v in self.generator.state_dict().items()}
-        for name, parameter in self.named(phase):
-            for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"moment.{name}.{key}"] = value
         partial = self.folder / "partial.safetensors"
-        position = {"phase": phase, "step": step, "curve": self.curve}
-        save_file(tensors, partial, metadata={"position": json.dumps(position)})
+        position = {
+            "phase": taken.phase,
+            "step": taken.step,
+            "config": taken.config.to_dict(),
+            "curve": self.curve,
+        }
+        save_file(taken.tensors, partial, metadata={"position": json.dumps(position)})
         partial.replace(self.folder / "last.safetensors")
+        if self.on_checkpoint is not None:
+            self.on_checkpoint(self, taken.phase, taken.step)
 
-    def load(self) -> tuple[int, int, dict[str, Tensor]]:
-        """Index of the phase to run, its first step, and the optimizer moments."""
-        from safetensors import safe_open
-
+    def load(self) -> bool:
+        """Go to the last checkpoint; False when there is none."""
         path = self.folder / "last.safetensors"
         if not path.exists():
-            return 0, 0, {}
+            return False
         with safe_open(path, "pt") as file:
             position = json.loads(file.metadata()["position"])
-        tensors = load_file(path)
-        model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        self.generator.load_state_dict(model)
+        self.snapshot = Snapshot(
+            config=GeneratorConfig.from_dict(position["config"]),
+            phase=position["phase"],
+            step=position["step"],
+            tensors=load_file(path),
+        )
+        self.generator.config = self.snapshot.config
+        self.generator.load_state_dict(self.snapshot.model)
         self.curve = position["curve"]
         print(f"resumed at {position['phase']} {position['step']}", flush=True)
-        phase, step = PHASES.index(position["phase"]), position["step"]
-        if step >= getattr(self.recipe, position["phase"]).steps:
-            return phase + 1, 0, {}
-        return phase, step, {k: v for k, v in tensors.items() if k.startswith("moment.")}
-
-    def restore(
-        self, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor], phase: str
-    ) -> None:
-        """Give the optimizer its moments back."""
-        for name, parameter in self.named(phase):
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            optimizer.state[parameter] = {k: moments[f"moment.{name}.{k}"] for k in keys}
-
-
-def phases_of(parameter: str) -> frozenset[str]:
-    """Phases that move a parameter. None moves the visual key: it has a closed form."""
-    module, _, rest = parameter.partition(".")
-    if module == "visual_key":
-        return frozenset()
-    if module in ("edit_extractor", "input_extractor"):
-        is_prompt_side = rest.startswith(("psi", "prompt_norm"))
-        return frozenset({"prompt", "joint"} if is_prompt_side else {"joint"})
-    return frozenset({"joint"} if module == "visual_weight" else {"experts", "joint"})
+        return True
 
 
 def generator_config(
     model: ModelSection, backbone: HuggingFaceBackbone, num_things: int
 ) -> GeneratorConfig:
     """The generator's config for a backbone and a number of training things."""
-    fields = dict(vars(model))
+    fields = asdict(model)
     for name in ("relative_residual", "visual_rank", "num_sentinels", "nearest_sentinels"):
         del fields[name]
     if model.visual_source == "tower_pyramid":
@@ -250,12 +258,3 @@ def generator_config(
         edit_layer=backbone.edit_layer,
         **fields,
     )
-
-
-def one_cycle(step: int, section: PhaseSection) -> float:
-    """Learning rate: linear warm-up, then half a cosine to zero."""
-    warm = max(1, int(section.steps * section.warmup_fraction))
-    if step < warm:
-        return section.learning_rate * (step + 1) / warm
-    progress = (step - warm) / max(1, section.steps - warm)
-    return section.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

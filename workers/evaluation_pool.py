@@ -12,6 +12,7 @@ from workers.actor_pool import ActorPool, Call, actor_options
 from workers.evaluation_worker import EvaluationActor, EvaluationWorker, Preparation, Scores
 from workers.messages import EvaluationUnit, ScoredUnit
 from workers.models import ModelSource
+from workers.state_sources import CacheNames
 
 _UNITS_PER_WORKER = 4
 """So many waiting units for each worker are worth starting another one."""
@@ -40,6 +41,7 @@ class EvaluationPool:
         num_threads: int = 1,
         num_cpus: float = 0.5,
         node_resource: str = "",
+        cache: CacheNames | None = None,
     ) -> None:
         """Start the first actor; the others start when there is enough to do for them.
 
@@ -52,6 +54,7 @@ class EvaluationPool:
             num_threads: Threads of torch in each actor.
             num_cpus: CPUs that Ray sets aside for each actor.
             node_resource: Custom resource of the nodes to run on; "" for any.
+            cache: Of states, for the workers; None computes them all.
         """
         options = actor_options(num_cpus=num_cpus, node_resource=node_resource)
 
@@ -61,6 +64,7 @@ class EvaluationPool:
                 batch_size=batch_size,
                 max_new_tokens=max_new_tokens,
                 num_threads=num_threads,
+                cache=cache,
             )
 
         self._start_actor = start_actor

@@ -1,6 +1,7 @@
 """The evaluation worker: cases and a bank version in, one result for each probe out.
 
 Owns: one frozen backbone and one trained generator, loaded when it starts; no other state.
+    With a state cache it reads the rows of known probes there and adds those of new ones.
 Receives: cases to prepare (they are encoded up to layer l_e once, METHOD.md 6), and prepared cases
     to score against the experts of one pinned bank version. Prepared cases and experts live in
     Ray's object store, so any worker can score any of them.
@@ -21,6 +22,7 @@ from liveedit_core.repository import ExpertRepository
 from liveedit_core.schema import Case
 from workers.failures import converted_failures
 from workers.models import ModelSource, limit_threads
+from workers.state_sources import CacheNames, open_states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ class EvaluationWorker:
         batch_size: int = 16,
         max_new_tokens: int = 12,
         num_threads: int = 1,
+        cache: CacheNames | None = None,
     ) -> None:
         """Load the models.
 
@@ -60,11 +63,13 @@ class EvaluationWorker:
             batch_size: Probes in one forward pass.
             max_new_tokens: Longest answer under free generation.
             num_threads: Threads of torch in this process.
+            cache: Of states; None computes them all.
         """
         limit_threads(num_threads)
         generator = models.load_generator()
         nothing = ExpertRepository.empty(generator.config)
         editor = Editor(models.load_backbone(), generator, nothing)
+        self._states = open_states(editor.backbone, cache)
         self._scorer = CaseScorer(editor, batch_size=batch_size)
         self._max_new_tokens = max_new_tokens
 
@@ -81,6 +86,7 @@ class EvaluationWorker:
             cases,
             has_free_answers=FREE_GENERATION in protocols,
             max_new_tokens=self._max_new_tokens,
+            source=self._states,
         )
         return Preparation(cases=prepared, duration_s=time.perf_counter() - start_s)
 

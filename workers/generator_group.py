@@ -1,18 +1,21 @@
 """The generator group: what the driver sees of all generator workers.
 
 A gang of `shards` actors acts as one worker; several gangs are interchangeable and scale out. With
-one shard a gang is one actor with plain torch.
+one shard a gang is one actor with plain torch; more share one copy of the models (DeepSpeed ZeRO-3)
+behind an actor that speaks for them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from liveedit_core.errors import ConfigError
 from liveedit_core.limits import InputLimits
 from workers.actor_pool import ActorPool, Call, actor_options
+from workers.generator_gang import GeneratorGangActor
 from workers.generator_worker import GeneratorActor
 from workers.messages import GeneratedBatch, GeneratorFacts, NumberedRequest
 from workers.models import ModelSource
+from workers.sharding_config import ShardingSection
+from workers.state_sources import CacheNames
 
 
 class GeneratorGroup:
@@ -29,6 +32,7 @@ class GeneratorGroup:
         num_threads: int = 1,
         num_cpus: float = 1.0,
         node_resource: str = "",
+        cache: CacheNames | None = None,
     ) -> None:
         """Start the actors; they load their models meanwhile.
 
@@ -41,20 +45,27 @@ class GeneratorGroup:
             num_threads: Threads of torch in each actor.
             num_cpus: CPUs that Ray sets aside for each actor.
             node_resource: Custom resource of the nodes to run on; "" for any.
-
-        Raises:
-            ConfigError: More than one shard.
+            cache: Of states, for workers with a copy of their own (a gang of shards computes them
+                all); None computes them all.
         """
-        if shards != 1:
-            raise ConfigError(
-                f"generator.shards: expected 1, got {shards}; one model over several actors comes "
-                "with DeepSpeed ZeRO-3. Use generator.gangs for more copies"
+        actors: list[Any]
+        if shards > 1:
+            sharding = ShardingSection(
+                shards=shards, cpus_per_shard=num_cpus, threads_per_shard=num_threads
             )
-        options = actor_options(num_cpus=num_cpus, node_resource=node_resource)
-        actors = [
-            GeneratorActor.options(**options).remote(models, limits, num_threads=num_threads)
-            for _ in range(gangs)
-        ]
+            leader = GeneratorGangActor.options(**actor_options(num_cpus=0))
+            actors = [
+                leader.remote(models, limits, sharding, node_resource=node_resource)
+                for _ in range(gangs)
+            ]
+        else:
+            options = actor_options(num_cpus=num_cpus, node_resource=node_resource)
+            actors = [
+                GeneratorActor.options(**options).remote(
+                    models, limits, num_threads=num_threads, cache=cache
+                )
+                for _ in range(gangs)
+            ]
         self._pool = ActorPool("generator group", actors, max_in_flight=max_in_flight)
 
     def describe(self) -> GeneratorFacts:

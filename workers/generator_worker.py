@@ -1,6 +1,7 @@
 """The generator worker: requests in, experts out.
 
 Owns: one frozen backbone and one trained generator, both loaded when it starts; no other state.
+    With a state cache it reads the rows of known edits there and adds those of new ones.
 Receives: micro-batches of numbered requests.
 Returns: an expert or a refusal for each of them. A request that fails (too many tokens, a picture
     that cannot be decoded, NaN in its expert) is a refusal, never an exception, and does not touch
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import ray
 
 from liveedit_core.datasets import validate_request, validate_tokens
-from liveedit_core.editor import Editor
+from liveedit_core.editor import Editor, edit_input
 from liveedit_core.errors import LiveEditError, NumericsError
 from liveedit_core.expert import Expert
 from liveedit_core.limits import InputLimits
@@ -24,19 +25,28 @@ from liveedit_core.repository import ExpertRepository
 from workers.failures import converted_failures, is_retryable
 from workers.messages import GeneratedBatch, GeneratedExpert, GeneratorFacts, NumberedRequest
 from workers.models import ModelSource, limit_threads
+from workers.state_sources import CacheNames, open_states
 
 
 class GeneratorWorker:
     """Writes experts with a backbone and a generator held in memory."""
 
     @converted_failures
-    def __init__(self, models: ModelSource, limits: InputLimits, *, num_threads: int = 1) -> None:
+    def __init__(
+        self,
+        models: ModelSource,
+        limits: InputLimits,
+        *,
+        num_threads: int = 1,
+        cache: CacheNames | None = None,
+    ) -> None:
         """Load the models.
 
         Args:
             models: Which ones.
             limits: Most tokens of a prompt and a target, and the like.
             num_threads: Threads of torch in this process.
+            cache: Of states; None computes them all.
         """
         limit_threads(num_threads)
         self._backbone = models.load_backbone()
@@ -44,6 +54,7 @@ class GeneratorWorker:
         self._limits = limits
         nothing = ExpertRepository.empty(self._generator.config)
         self._editor = Editor(self._backbone, self._generator, nothing)
+        self._states = open_states(self._backbone, cache)
 
     def describe(self) -> GeneratorFacts:
         """What runs here."""
@@ -73,7 +84,7 @@ class GeneratorWorker:
             else:
                 rejected.append(refusal)
         experts: list[GeneratedExpert] = []
-        for item, outcome in zip(accepted, self._write(accepted), strict=True):
+        for item, outcome in self._outcomes(accepted):
             if isinstance(outcome, Expert):
                 experts.append(_generated(item, outcome))
             else:
@@ -101,11 +112,21 @@ class GeneratorWorker:
             return refusal_of(item.request.edit_id, error)
         return None
 
+    def _outcomes(
+        self, items: Sequence[NumberedRequest]
+    ) -> list[tuple[NumberedRequest, Expert | Exception]]:
+        """What becomes of accepted requests."""
+        return list(zip(items, self._write(items), strict=True))
+
     def _write(self, items: Sequence[NumberedRequest]) -> list[Expert | Exception]:
         """Experts of all, or one by one where the batch as a whole fails."""
+        if not items:
+            return []
         try:
-            experts = self._editor.write_experts([item.request for item in items]) if items else []
-            return [_finite_or_error(expert) for expert in experts]
+            requests = [item.request for item in items]
+            states = self._states.states([edit_input(request) for request in requests])
+            experts = self._editor.write_experts(requests, states)
+            return [finite_or_error(expert) for expert in experts]
         except Exception as error:
             if is_retryable(error) or isinstance(error, MemoryError):
                 raise
@@ -135,7 +156,8 @@ def refusal_of(edit_id: str, error: Exception) -> Rejected:
     )
 
 
-def _finite_or_error(expert: Expert) -> Expert | NumericsError:
+def finite_or_error(expert: Expert) -> Expert | NumericsError:
+    """The expert, or what is wrong with it."""
     try:
         expert.check_finite()
     except NumericsError as error:

@@ -9,6 +9,7 @@ real tokens never see right padding (causal attention), so batches need no mask.
 """
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,8 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from liveedit_core.backbones.picture_memory import PictureFeatures, PictureMemory
 from liveedit_core.backbones.protocol import BackboneInput, Residual, RouteOnce
 from liveedit_core.backbones.pyramid import PyramidLevel, TowerPyramid
+from liveedit_core.backbones.suffix import target_rows
 from liveedit_core.errors import InputError
 from liveedit_core.images import decode_image
 from liveedit_core.states import LayerStates, Span
@@ -42,8 +45,11 @@ def with_space(prompt: str, target: str) -> str:
     return f" {target}"
 
 
-ImageFeatures = dict[bytes | None, tuple[Tensor, Tensor]]
-"""(pyramid [E], projected rows [I, D]) by picture; None is no picture."""
+ImageFeatures = dict[bytes | None, PictureFeatures]
+"""Features by picture; None is no picture."""
+
+PICTURE_MEMORY_BYTES = 64 * 1024 * 1024
+"""Tower outputs kept between calls: about a thousand pictures of the built-in backbone."""
 
 
 class HuggingFaceBackbone:
@@ -57,6 +63,7 @@ class HuggingFaceBackbone:
         prompt_format: how a prompt with a picture is worded, with `{prompt}`.
         batch_size: sequences per forward of `encode` and `generate`.
         pyramid: levels of the image tower behind `pyramid_E`; without any it stays empty.
+        picture_memory_bytes: most bytes of tower outputs kept between calls.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class HuggingFaceBackbone:
         prompt_format: str = "{prompt}",
         batch_size: int = 16,
         pyramid: Sequence[PyramidLevel] = (),
+        picture_memory_bytes: int = PICTURE_MEMORY_BYTES,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
@@ -85,6 +93,8 @@ class HuggingFaceBackbone:
         self.hidden_size = int(self.model.config.text_config.hidden_size)
         self.pyramid = TowerPyramid(self.model.model.vision_tower, pyramid)
         self.visual_size = self.pyramid.size
+        self.encoding = json.dumps([prompt_format, [vars(level) for level in pyramid]])
+        self.pictures = PictureMemory(picture_memory_bytes)
         self.image_token_id = int(self.model.config.image_token_id)
         self.num_image_tokens = int(self.model.config.image_seq_length)
         self.end_id = int(self.tokenizer.eos_token_id)
@@ -152,18 +162,25 @@ class HuggingFaceBackbone:
         return torch.stack([features[picture][0] for picture in pictures])
 
     def _image_features(self, inputs: Sequence[BackboneInput]) -> ImageFeatures:
-        """Runs the image tower once for each distinct picture."""
-        pictures = list({item.image_bytes for item in inputs if item.image_bytes is not None})
+        """Runs the image tower once for each distinct picture that is not remembered."""
         features: ImageFeatures = {None: (torch.zeros(0), torch.zeros(0, self.hidden_size))}
-        for start in range(0, len(pictures), self.batch_size):
-            chunk = pictures[start : start + self.batch_size]
+        missing: list[bytes] = []
+        for picture in dict.fromkeys(item.image_bytes for item in inputs):
+            remembered = self.pictures.get(picture) if picture is not None else None
+            if remembered is not None:
+                features[picture] = remembered
+            elif picture is not None:
+                missing.append(picture)
+        for start in range(0, len(missing), self.batch_size):
+            chunk = missing[start : start + self.batch_size]
             images = [decode_image(picture) for picture in chunk]
             pixels = self.processor.image_processor(images=images, return_tensors="pt")
             with self.pyramid.reading() as outputs:
                 done = self.model.get_image_features(pixel_values=pixels["pixel_values"])
             pyramid_BE = self.pyramid.joined(outputs, len(chunk)).float().cpu()
             for picture, row, projected in zip(chunk, pyramid_BE, done.pooler_output, strict=True):
-                features[picture] = (row.clone(), projected)
+                features[picture] = (row.clone(), projected.clone())
+                self.pictures.keep(picture, features[picture])
         return features
 
     def _embed(self, ids: Tensor, item: BackboneInput, features: ImageFeatures) -> Tensor:
@@ -179,12 +196,8 @@ class HuggingFaceBackbone:
     ) -> list[Tensor]:
         """Layers l_e + 1 .. and logits at target positions; differentiable in the rows."""
         rows_BTD = self.suffix(inputs_embeds=hidden_BTD, use_cache=False).last_hidden_state
-        wanted = []
-        for row, state in enumerate(states):
-            start, stop = state.target_span
-            wanted.append(rows_BTD[row, start - 1 : stop if has_end else stop - 1])
-        logits = self.model.lm_head(torch.cat(wanted)).float()
-        return list(logits.split([len(part) for part in wanted]))
+        wanted_XD, lengths = target_rows(states, rows_BTD, has_end=has_end)
+        return list(self.model.lm_head(wanted_XD).float().split(lengths))
 
     @torch.no_grad()
     def generate(

@@ -33,6 +33,8 @@ class Backbone(Protocol):
     hidden_size: int
     visual_size: int
     num_image_tokens: int
+    encoding: str
+    """All that rows depend on beside weights, layer and input: prompt format, pyramid levels."""
 
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         """Image tower and layers 0..l_e; float32 on the CPU, in the order of the inputs."""

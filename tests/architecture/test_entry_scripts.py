@@ -42,6 +42,8 @@ sys.exit(status)
 """
 
 SCRIPTS = entry_scripts()
+WITHOUT_RECIPE = {"convert_checkpoint"}
+"""Commands that turn one file into another; all others are jobs."""
 
 
 def test_the_main_job_is_an_entry_script() -> None:
@@ -58,7 +60,7 @@ def test_help_needs_no_heavy_library(script: Path) -> None:
         stdin=subprocess.DEVNULL,
     )
     assert run.returncode == 0, run.stderr
-    assert "--recipe" in run.stdout
+    assert ("--recipe" in run.stdout) != (script.stem in WITHOUT_RECIPE)
     assert run.stderr.splitlines()[-1].strip() == "loaded:", run.stderr
 
 

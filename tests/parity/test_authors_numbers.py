@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from liveedit_core.authors_checkpoint import read_authors_checkpoint, write_authors_checkpoint
 from liveedit_core.authors_names import from_authors
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.features import Features
@@ -163,3 +164,28 @@ def test_losses(recorded: Fixture) -> None:
         (hard_sentinel(hard, sentinel), "hard_sentinel"),
     ):
         assert_close(ours, name, recorded.tensors[f"losses.{name}"][0])
+
+
+@torch.no_grad()
+def test_checkpoint_file_of_theirs_round_trips(recorded: Fixture, tmp_path: Path) -> None:
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in recorded.tensors.items():
+        if name.startswith("weights."):
+            module, _, rest = name.removeprefix("weights.").partition(".")
+            modules.setdefault(module, {})[rest] = tensor
+    theirs, again = tmp_path / "theirs.pt", tmp_path / "again.pt"
+    torch.save({"epoch": 1, "train_modules": modules}, theirs)
+    generator = read_authors_checkpoint(
+        theirs,
+        edit_layer=recorded.config.edit_layer,
+        num_attention_heads=recorded.config.num_attention_heads,
+        expert_scale=recorded.config.expert_scale,
+    )
+    assert generator.config == recorded.config
+    down_NRD, up_NRD = generator.write_matrices(recorded.many("edits", 1))
+    assert_close(down_NRD[0], "expert_down", recorded.tensors["edits.0.expert_down"])
+    assert_close(up_NRD[0], "expert_up", recorded.tensors["edits.0.expert_up"])
+    write_authors_checkpoint(generator, again)
+    back = torch.load(again, weights_only=True)["train_modules"]
+    assert {m: set(state) for m, state in back.items()} == {m: set(s) for m, s in modules.items()}
+    assert all(torch.equal(back[m][n], t) for m, s in modules.items() for n, t in s.items())

@@ -48,7 +48,7 @@ def test_features_and_experts(data: st.DataObject, config: GeneratorConfig, seed
             assert asked.sentinel is not None
             assert_close(inputs.sentinel_BQM[i], asked.sentinel)
     down_BRD, up_BRD = generator.write_matrices(edits)
-    end_row = numbers(generator.end_row[0]) if config.has_target_embeddings else None
+    end_row = numbers(generator.end_row()[0]) if config.has_target_embeddings else None
     for i, state in enumerate(edits):
         for matrix, module in (
             (down_BRD[i], generator.down_generator),

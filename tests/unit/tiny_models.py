@@ -37,6 +37,7 @@ class TinyBackbone:
     hidden_size = HIDDEN_SIZE
     visual_size = 0
     num_image_tokens = NUM_IMAGE_TOKENS
+    encoding = "one row a word"
 
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         return [self._encode(item) for item in inputs]

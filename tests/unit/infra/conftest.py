@@ -10,7 +10,6 @@ import torch
 
 from infra.expert_bank import BankIdentity, ExpertRow
 from infra.object_store import ObjectStore
-from infra.tracking import Tracker
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.expert import Expert
 from liveedit_core.schema import edit_id_of, subject_id_of
@@ -52,16 +51,6 @@ def generator_config() -> GeneratorConfig:
         num_image_tokens=2,
         edit_layer=5,
     )
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables; making one takes seconds, copying it does not."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        root = tmp_path_factory.mktemp("mlflow")
-        Tracker(root, experiment="Default", run_name="makes-the-tables").connect()
-    return root / "mlflow.db"
 
 
 @pytest.fixture

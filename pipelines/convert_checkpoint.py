@@ -1,0 +1,99 @@
+#!/usr/bin/env python
+"""Convert generator checkpoints between the authors' layout and ours.
+
+    convert_checkpoint.py to-ours FILE.pt FOLDER --edit-layer N
+    convert_checkpoint.py to-authors FOLDER FILE.pt
+
+Ours is a folder with generator.safetensors and config.json, theirs one torch.save file with
+`train_modules`. Shapes are read off the tensors and checked against what you state.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+_PROJECT = str(Path(__file__).resolve().parents[1])
+if sys.path[0] != _PROJECT:
+    # Run as a script: Python put this folder first, the packages lie one above it.
+    sys.path[0] = _PROJECT
+
+CHECKED = ("hidden_size", "num_image_tokens", "module_dim", "num_queries", "rank")
+"""Fields that the tensors tell; an option that differs is an error."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    ours = commands.add_parser("to-ours", help="their file -> our folder")
+    ours.add_argument("source", type=Path, metavar="FILE.pt")
+    ours.add_argument("target", type=Path, metavar="FOLDER")
+    ours.add_argument("--edit-layer", type=int, required=True, help="l_e, 0-based")
+    ours.add_argument("--num-attention-heads", type=int, default=8, help="of cross attention (8)")
+    ours.add_argument("--expert-scale", type=float, default=5.0, help="divisor of experts (5)")
+    ours.add_argument("--max-gigabytes", type=float, default=8.0, help="refuse larger files (8)")
+    for name in CHECKED:
+        option = f"--{name.replace('_', '-')}"
+        ours.add_argument(option, type=int, metavar="N", help="stop if the tensors say otherwise")
+    theirs = commands.add_parser("to-authors", help="our folder -> their file")
+    theirs.add_argument("source", type=Path, metavar="FOLDER")
+    theirs.add_argument("target", type=Path, metavar="FILE.pt")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    from liveedit_core.errors import ConfigError, LiveEditError
+
+    options = parse(arguments)
+    try:
+        print(to_ours(options) if options.command == "to-ours" else to_authors(options))
+    except ConfigError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 2
+    except LiveEditError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def to_ours(options: argparse.Namespace) -> str:
+    """Read their file, write our folder; returns what to tell."""
+    from liveedit_core.authors_checkpoint import read_authors_checkpoint
+    from liveedit_core.errors import ConfigError
+    from liveedit_core.generator import save_generator
+
+    generator = read_authors_checkpoint(
+        options.source,
+        edit_layer=options.edit_layer,
+        num_attention_heads=options.num_attention_heads,
+        expert_scale=options.expert_scale,
+        max_bytes=int(options.max_gigabytes * 1e9),
+    )
+    for name in CHECKED:
+        stated, found = getattr(options, name), getattr(generator.config, name)
+        if stated is not None and stated != found:
+            raise ConfigError(f"{name}: you state {stated}, the tensors of the file say {found}")
+    digest = save_generator(generator, options.target)
+    shapes = ", ".join(f"{name} {getattr(generator.config, name)}" for name in CHECKED)
+    return f"generator {digest[:16]} written to {options.target} ({shapes})"
+
+
+def to_authors(options: argparse.Namespace) -> str:
+    """Read our folder, write their file; returns what to tell."""
+    from liveedit_core.authors_checkpoint import write_authors_checkpoint
+    from liveedit_core.generator import load_generator
+
+    generator = load_generator(options.source)
+    write_authors_checkpoint(generator, options.target)
+    config = generator.config
+    return (
+        f"{options.target} written; their file holds no edit layer ({config.edit_layer}), heads "
+        f"({config.num_attention_heads}) and scale ({config.expert_scale:g}): keep them beside it"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The lines that `train_generator.py --dry-run` prints under a recipe."""
+
+from pathlib import Path
+
+from liveedit_core.builtin.backbone import EDIT_LAYER, PYRAMID, builtin_checkpoint
+from liveedit_core.builtin.benchmark import load_builtin_cases
+from pipelines.backbone_sizes import read_backbone
+from pipelines.estimate_settings import generator_shape, settings_of
+from pipelines.train_config import TrainRecipe
+from pipelines.training_estimate import estimate
+
+
+def estimate_recipe(
+    recipe: TrainRecipe,
+    *,
+    config_file: Path | None = None,
+    edit_layer: int | None = None,
+    num_cases: int | None = None,
+) -> list[str]:
+    """Memory of each card, disk and time.
+
+    Args:
+        recipe: resolved.
+        config_file: of a backbone; None: the built-in one, which is assembled at first use.
+        edit_layer: None: the built-in backbone's, or two thirds of the depth.
+        num_cases: training cases; None: those of the built-in split.
+
+    Raises:
+        ConfigError: the file describes no backbone, or the recipe does not fit it.
+    """
+    visual_size = 0
+    if config_file is None:
+        config_file = builtin_checkpoint() / "config.json"
+        visual_size = sum(level.size for level in PYRAMID)
+        edit_layer = EDIT_LAYER if edit_layer is None else edit_layer
+    by_thing: dict[str, int] = {}
+    if num_cases is None:
+        for case in load_builtin_cases("train"):
+            by_thing[case.thing] = by_thing.get(case.thing, 0) + 1
+        num_cases = sum(min(n, recipe.data.cases_per_thing) for n in by_thing.values())
+    backbone = read_backbone(config_file, edit_layer)
+    generator = generator_shape(
+        recipe, backbone, visual_size=visual_size, num_things=len(by_thing) or num_cases
+    )
+    settings = settings_of(recipe, num_cases=num_cases)
+    head = (
+        f"{backbone.family}, {backbone.total:,} parameters, edited after layer "
+        f"{backbone.edit_layer} of {backbone.num_layers}; {settings.shards} shards, ZeRO "
+        f"{settings.zero_stage}; phase {settings.phase}"
+    )
+    return [head, *estimate(backbone, generator, settings).lines()]

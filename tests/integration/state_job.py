@@ -1,0 +1,55 @@
+"""Encodes inputs with a pool of actors, slowly, as a process that a test kills.
+
+python -m tests.integration.state_job STORE
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+
+from infra.object_store import ObjectStore
+from infra.state_cache import StateCache
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.state_identity import StateIdentity
+from liveedit_core.states import LayerStates
+from pipelines.config import RaySection
+from pipelines.session import open_session
+from pipelines.state_filling import fill_cache
+from tests.unit.tiny_inputs import PROMPT, picture
+from tests.unit.tiny_models import TinyBackbone
+from workers.state_encoding_pool import StateEncodingPool
+
+IDENTITY = StateIdentity.of(TinyBackbone(), "float32")
+INPUTS = [
+    BackboneInput(prompt=PROMPT, target="a thing", image_bytes=picture(number))
+    for number in range(40)
+]
+CHUNK = 4
+SESSION = RaySection(object_store_memory_bytes=100 * 1024 * 1024)
+
+
+class SlowBackbone(TinyBackbone):
+    """Takes its time."""
+
+    def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
+        time.sleep(0.5)
+        return super().encode(inputs)
+
+
+def main(root: str) -> None:
+    """Fill the cache of a store, and say how far it is."""
+    with open_session(SESSION, needed_cpus=2):
+        pool = StateEncodingPool(SlowBackbone, num_workers=2, max_in_flight=3, num_cpus=0.5)
+        cache = StateCache(ObjectStore(root), IDENTITY)
+        fill_cache(
+            cache,
+            pool,
+            INPUTS,
+            lambda done, total: print(f"committed {done} of {total}", flush=True),
+            chunk_size=CHUNK,
+        )
+        pool.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

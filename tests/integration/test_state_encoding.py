@@ -1,0 +1,110 @@
+"""States encoded by real actors: whole after a killed worker or driver, and the same on S3."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from infra.object_store import ObjectStore
+from infra.state_cache import StateCache
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.states import LayerStates
+from pipelines.session import open_session
+from pipelines.state_filling import fill_cache
+from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line
+from tests.integration.state_job import CHUNK, IDENTITY, INPUTS, SESSION
+from tests.unit.tiny_models import TinyBackbone
+from workers.state_encoder import StateEncoder
+from workers.state_encoding_pool import StateEncodingPool
+
+
+class MortalBackbone(TinyBackbone):
+    """Kills its process in the middle of the work, once."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
+        if INPUTS[17] in inputs and not self._mark.exists():
+            self._mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(inputs)
+
+
+@dataclass(frozen=True)
+class MortalModels:
+    """Loads it, in an actor."""
+
+    mark: Path
+
+    def load_backbone(self) -> MortalBackbone:
+        return MortalBackbone(self.mark)
+
+
+def silent(done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def assert_complete(store: ObjectStore) -> None:
+    """Every input is held once, with the backbone's own rows."""
+    cache = StateCache(store, IDENTITY)
+    assert len(cache) == len(INPUTS)
+    for state, expected in zip(cache.read(INPUTS), TinyBackbone().encode(INPUTS), strict=True):
+        assert state is not None
+        assert torch.equal(state.hidden_TD, expected.hidden_TD)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_its_chunk_encoded(tmp_path: Path) -> None:
+    store = ObjectStore(tmp_path / "store")
+    models = MortalModels(tmp_path / "died")
+    with open_session(SESSION, needed_cpus=2):
+        pool = StateEncodingPool(models.load_backbone, num_workers=2, num_cpus=0.5)
+        added = fill_cache(StateCache(store, IDENTITY), pool, INPUTS, silent, chunk_size=CHUNK)
+        pool.close()
+    assert models.mark.exists()
+    assert added == len(INPUTS)
+    assert_complete(store)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_what_it_committed(tmp_path: Path) -> None:
+    store = ObjectStore(tmp_path / "store")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.state_job", store.root_uri],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_for_line(process, f"committed {3 * CHUNK} of {len(INPUTS)}")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    finally:
+        end_group(process)
+    cache = StateCache(store, IDENTITY)
+    held = len(cache)
+    assert 3 * CHUNK <= held < len(INPUTS)
+    encoder = StateEncoder(TinyBackbone)
+    assert fill_cache(cache, encoder, INPUTS, silent, chunk_size=CHUNK) == len(INPUTS) - held
+    assert_complete(store)
+
+
+def test_the_cache_works_on_s3(s3_root: str) -> None:
+    store = ObjectStore(s3_root)
+    cache = StateCache(store, IDENTITY, max_bytes=10**6)
+    assert fill_cache(cache, StateEncoder(TinyBackbone), INPUTS, silent, chunk_size=20) == 40
+    assert_complete(store)
+    cache._states.remove(cache.ids(INPUTS[:5]))
+    cache._remove_orphans()
+    assert fill_cache(cache, StateEncoder(TinyBackbone), INPUTS, silent) == 5
+    assert_complete(store)

@@ -1,0 +1,71 @@
+"""A whole training run of kilobytes: tiny backbone, eight cases, picklable."""
+
+import random
+from dataclasses import dataclass, replace
+
+import torch
+
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.generator import LiveEditGenerator
+from liveedit_core.training_data import TrainingData
+from liveedit_core.training_recipe import (
+    OptimizationSection,
+    Phase,
+    PhaseSection,
+    TrainingPlan,
+)
+from tests.encoded_data import encode_training_data
+from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone
+from workers.training_messages import MODEL, Snapshot
+
+
+def tiny_data(backbone: HuggingFaceBackbone) -> TrainingData:
+    """Eight cases of four things, and four pairs."""
+    return encode_training_data(
+        backbone,
+        [replace(case(i), thing=f"thing {i // 2}") for i in range(8)],
+        num_pairs=4,
+        has_image_locality=True,
+        random_target=lambda rng: rng.choice(("kettle", "harbor")),
+        rng=random.Random(0),
+    )
+
+
+@dataclass(frozen=True)
+class TinySource:
+    """Makes backbone and data where they are needed."""
+
+    def load_backbone(self) -> HuggingFaceBackbone:
+        """A backbone of its own, as a worker may take it apart."""
+        tiny_backbone.cache_clear()
+        return tiny_backbone()
+
+    def load_data(self) -> TrainingData:
+        """The same in every process."""
+        return tiny_data(tiny_backbone())
+
+
+def plan(
+    steps: int = 20,
+    *,
+    accumulation: int = 2,
+    optimization: OptimizationSection | None = None,
+) -> TrainingPlan:
+    """All phases alike."""
+    section = PhaseSection(steps=steps, batch_size=3, accumulation=accumulation)
+    phases: dict[Phase, PhaseSection] = {
+        "prompt": section,
+        "experts": section,
+        "joint": section,
+    }
+    return TrainingPlan(seed=3, phases=phases, optimization=optimization or OptimizationSection())
+
+
+def beginning(phase: Phase, config: GeneratorConfig = OUR_CONFIG) -> Snapshot:
+    """A generator with random weights at the beginning of a phase."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        state = LiveEditGenerator(config).state_dict()
+    tensors = {f"{MODEL}{name}": value for name, value in state.items()}
+    return Snapshot(config=config, phase=phase, step=0, tensors=tensors)

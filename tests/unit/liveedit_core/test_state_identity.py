@@ -1,0 +1,54 @@
+"""Equal names mean equal rows: whatever changes the rows changes the name."""
+
+from dataclasses import replace
+
+import pytest
+
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.state_identity import StateIdentity
+
+IDENTITY = StateIdentity(
+    backbone_digest="backbone",
+    edit_layer=3,
+    encoding='["{prompt} Answer:", []]',
+    hidden_size=8,
+    dtype="float32",
+)
+ITEM = BackboneInput(prompt="What is it?", target="a kettle", image_bytes=b"picture")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "What is it"},
+        {"target": ""},
+        {"image_bytes": b"another"},
+        {"image_bytes": None},
+        {"image_bytes": b""},
+        {"prompt": "What is it?a", "target": " kettle"},
+    ],
+)
+def test_an_input_that_differs_has_another_name(change: dict[str, object]) -> None:
+    assert IDENTITY.state_id(replace(ITEM, **change)) != IDENTITY.state_id(ITEM)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "has_other_picture"),
+    [
+        ({"backbone_digest": "other"}, True),
+        ({"encoding": "{prompt}"}, True),
+        ({"dtype": "float16"}, True),
+        ({"edit_layer": 4}, False),
+    ],
+)
+def test_a_backbone_that_differs_gives_other_names(
+    change: dict[str, object], has_other_picture: bool
+) -> None:
+    other = replace(IDENTITY, **change)  # type: ignore[arg-type]
+    assert other.state_id(ITEM) != IDENTITY.state_id(ITEM)
+    assert (other.picture_id(b"p") != IDENTITY.picture_id(b"p")) == has_other_picture
+
+
+def test_no_input_and_an_empty_picture_are_not_the_same() -> None:
+    without, empty = (replace(ITEM, image_bytes=image) for image in (None, b""))
+    assert IDENTITY.state_id(without) != IDENTITY.state_id(empty)

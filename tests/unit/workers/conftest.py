@@ -1,0 +1,13 @@
+"""A store for the tests of workers."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.object_store import ObjectStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    """An empty store on disk."""
+    return ObjectStore(tmp_path / "store")

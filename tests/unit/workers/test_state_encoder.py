@@ -1,0 +1,47 @@
+"""Chunks keep the prompts of one picture together; what is written is what the backbone gives."""
+
+import torch
+
+from infra.object_store import ObjectStore
+from infra.state_cache import MissingState, StateCache
+from liveedit_core.backbones.protocol import BackboneInput
+from tests.tiny_backbone import picture, tiny_backbone
+from workers.state_encoder import StateEncoder, picture_chunks
+
+
+def test_prompts_about_one_picture_share_a_chunk_and_nothing_is_lost() -> None:
+    pictures = ["a", "b", "", "a", "c", "c", "", "b", "a", "d"]
+    missing = [MissingState(position, name) for position, name in enumerate(pictures)]
+    chunks = list(picture_chunks(missing, size=4))
+    assert sorted(position for chunk in chunks for position in chunk) == list(range(10))
+    assert all(len(chunk) <= 4 for chunk in chunks)
+    for name in "abcd":
+        homes = [chunk for chunk in chunks if any(pictures[place] == name for place in chunk)]
+        assert len(homes) == 1
+
+
+def test_a_picture_with_more_prompts_than_a_chunk_stays_whole() -> None:
+    missing = [MissingState(position, "a") for position in range(5)]
+    assert list(picture_chunks(missing, size=2)) == [[0, 1, 2, 3, 4]]
+    assert list(picture_chunks([], size=2)) == []
+
+
+def test_states_written_are_those_of_the_backbone(store: ObjectStore) -> None:
+    backbone = tiny_backbone()
+    encoder = StateEncoder(lambda: backbone)
+    cache = StateCache(store, encoder.identity("float32"))
+    prompts = ("What is shown here?", "Who made this thing, and when was it first shown?")
+    inputs = [
+        BackboneInput(prompt=prompt, target="raven", image_bytes=picture(seed))
+        for prompt in prompts
+        for seed in (1, 2)
+    ]
+    for written in encoder.stream([inputs], cache.writer):
+        assert written.num_states == 4
+        assert cache.commit(written)
+    for read, state in zip(cache.read(inputs), backbone.encode(inputs), strict=True):
+        assert read is not None
+        assert read.prompt_span == state.prompt_span
+        assert torch.equal(read.target_ids_O, state.target_ids_O)
+        torch.testing.assert_close(read.hidden_TD, state.hidden_TD, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(read.pyramid_E, state.pyramid_E, rtol=1e-3, atol=1e-3)

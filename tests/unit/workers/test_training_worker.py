@@ -1,0 +1,140 @@
+"""A step is the mean of its micro-batches, whoever computes them; weights and ablations count."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from liveedit_core.backbones.suffix import DecoderSuffix
+from liveedit_core.errors import NumericsError
+from liveedit_core.generator import LiveEditGenerator
+from liveedit_core.micro_batches import draw, numbers_of_rank
+from liveedit_core.training_module import TrainingModule
+from liveedit_core.training_recipe import (
+    LOSSES_OF_PHASE,
+    PHASES,
+    LossSection,
+    OptimizationSection,
+    Phase,
+    TrainingPlan,
+)
+from tests.tiny_backbone import TINY_CONFIG, tiny_backbone
+from tests.tiny_training import beginning, plan, tiny_data
+from workers.training_messages import MODEL, LoadedSource, Snapshot
+from workers.training_worker import TrainingWorker
+
+BACKBONE = tiny_backbone()
+DATA = tiny_data(BACKBONE)
+
+
+def worker(training: TrainingPlan, start: Snapshot) -> TrainingWorker:
+    made = TrainingWorker(training, LoadedSource(backbone=BACKBONE, data=DATA))
+    made.begin(start)
+    return made
+
+
+def taken(made: TrainingWorker) -> Snapshot:
+    snapshot = made.snapshot()
+    assert snapshot is not None
+    return snapshot
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_accumulated_gradients_are_the_mean_over_micro_batches(phase: Phase) -> None:
+    """After one step Adam's first moment is a tenth of the gradient."""
+    start, training = beginning(phase), plan(accumulation=3)
+    training = replace(training, optimization=OptimizationSection(max_gradient_norm=1e9))
+    made = worker(training, start)
+    (step,) = made.advance(1)
+    module = TrainingModule(
+        LiveEditGenerator(start.config), DecoderSuffix(BACKBONE), training.losses
+    )
+    module.generator.load_state_dict(start.model)
+    trained = module.train_only(phase)
+    totals = []
+    for number in range(3):
+        total, _ = module(draw(DATA, phase, 3, seed=3, step=0, number=number))
+        (total / 3).backward()
+        totals.append(total.item())
+    assert step.figures["total"] == pytest.approx(sum(totals) / 3)
+    assert len({round(total, 4) for total in totals}) == 3
+    moments = taken(made).moments
+    for name, parameter in trained:
+        assert parameter.grad is not None, name
+        assert torch.allclose(moments[f"{name}.exp_avg"], parameter.grad / 10, atol=1e-6), name
+
+
+def test_ranks_share_the_micro_batches_of_a_step() -> None:
+    by_rank = [list(numbers_of_rank(6, rank=rank, shards=3)) for rank in range(3)]
+    assert by_rank == [[0, 3], [1, 4], [2, 5]]
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(0.25, 0.25), (1e9, None)])
+def test_gradients_are_clipped_to_their_norm(largest: float, expected: float | None) -> None:
+    bound = OptimizationSection(max_gradient_norm=largest)
+    made = worker(plan(accumulation=1, optimization=bound), beginning("experts"))
+    (step,) = made.advance(1)
+    assert step.gradient_norm > 1
+    moments = [value for name, value in taken(made).moments.items() if name.endswith("exp_avg")]
+    norm = torch.cat([value.flatten() for value in moments]).norm().item() * 10
+    assert norm == pytest.approx(expected or step.gradient_norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", LOSSES_OF_PHASE["joint"])
+def test_every_weight_and_only_its_loss_counts(name: str) -> None:
+    """An ablation of the paper is a weight of 0."""
+    start, training = beginning("joint"), plan(accumulation=1)
+    (full,) = worker(training, start).advance(1)
+    ablated = replace(training, losses=LossSection(**{name: 0.0}))  # type: ignore[arg-type]
+    (without,) = worker(ablated, start).advance(1)
+    assert without.figures[name] == pytest.approx(full.figures[name])
+    expected = full.figures["total"] - full.figures[name]
+    assert without.figures["total"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_kl_direction_changes_the_locality_loss() -> None:
+    start, training = beginning("joint"), plan(accumulation=1)
+    other = replace(training, losses=LossSection(kl_direction="edited_to_original"))
+    (one,), (two,) = worker(training, start).advance(1), worker(other, start).advance(1)
+    assert one.figures["locality"] != two.figures["locality"]
+    assert one.figures["reliability"] == two.figures["reliability"]
+
+
+def test_ablations_of_the_generator_are_trained_as_they_are_used() -> None:
+    """Experts averaged, and the image compressed without the prompt."""
+    averaged = replace(TINY_CONFIG, soft_routing="average")
+    (paper,) = worker(plan(), beginning("joint", TINY_CONFIG)).advance(1)
+    (mean,) = worker(plan(), beginning("joint", averaged)).advance(1)
+    assert mean.figures["reliability"] != paper.figures["reliability"]
+    assert mean.figures["soft_relative"] == paper.figures["soft_relative"]
+    alone = replace(TINY_CONFIG, visual_query="learned")
+    assert "phi_prompt" not in " ".join(beginning("joint", alone).tensors)
+    steps = worker(plan(), beginning("joint", alone)).advance(2)
+    assert steps[0].figures["total"] != steps[1].figures["total"]
+
+
+def test_bfloat16_layers_leave_generator_and_losses_in_float32() -> None:
+    training = plan(optimization=OptimizationSection(dtype="bfloat16"))
+    made = worker(training, beginning("experts"))
+    losses = [step.figures["nll"] for step in made.advance(20)]
+    (exact,) = worker(plan(), beginning("experts")).advance(1)
+    assert losses[0] == pytest.approx(exact.figures["nll"], rel=0.02)
+    assert losses[0] != exact.figures["nll"]
+    assert losses[-1] < losses[0]
+    assert {value.dtype for value in taken(made).tensors.values()} == {torch.float32}
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_the_step() -> None:
+    start = beginning("experts")
+    broken = start.tensors[f"{MODEL}hidden_norm.weight"] * float("nan")
+    tensors = start.tensors | {f"{MODEL}hidden_norm.weight": broken}
+    made = worker(plan(), replace(start, tensors=tensors))
+    with pytest.raises(NumericsError, match="phase experts, step 0: total, nll"):
+        made.advance(1)
+    assert torch.equal(taken(made).model["up_generator.query"], start.model["up_generator.query"])
+
+
+def test_one_process_needs_no_deepspeed() -> None:
+    worker(plan(), beginning("experts")).advance(1)
+    assert "deepspeed" not in sys.modules

@@ -1,0 +1,196 @@
+"""A gang: several actors, the ranks, that act as one. For the process that owns them.
+
+Every call goes to all ranks, as they compute together. When one dies, the others cannot go on: the
+gang is started anew as a whole, and its owner repeats what was lost.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import ray.exceptions
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from liveedit_core.errors import DeadlineError, LiveEditError, WorkerLostError
+from workers.actor_pool import Call
+from workers.failures import from_ray, is_retryable
+from workers.sharding_config import ShardingSection
+
+_PEER_FAILURE = re.compile(
+    r"closed by peer|connection reset|broken pipe|timed out|timeout|socket|gloo|nccl", re.IGNORECASE
+)
+"""How collectives of torch name the loss of a peer; they have no exception class of their own."""
+_GRACE_S = 5.0
+"""How long a first failure waits for the one that caused it."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Gang:
+    """Actors with `rendezvous()` and `join(rendezvous)`.
+
+    Args:
+        name: for messages.
+        create: makes the actor of a rank, from Ray's options and the rank.
+        sharding: how many, and on what.
+        node_resource: custom resource of the nodes to run on; "" for any.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        create: Callable[[dict[str, Any], int], Any],
+        sharding: ShardingSection,
+        *,
+        node_resource: str = "",
+    ) -> None:
+        self.name = name
+        self._create = create
+        self._sharding = sharding
+        self._node_resource = node_resource
+        self._actors: list[Any] = []
+        self._group: PlacementGroup | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the ranks have met and none is known to be lost."""
+        return bool(self._actors)
+
+    @property
+    def actors(self) -> list[Any]:
+        """Handles, by rank."""
+        return list(self._actors)
+
+    def start(self) -> None:
+        """Start all ranks and let them meet.
+
+        Raises:
+            WorkerLostError: A rank died meanwhile, or the port was taken; trying again may help.
+            DeadlineError: The cluster has no room, or a rank did not answer in time.
+            WorkerStartError: A rank cannot be constructed.
+        """
+        self.close()
+        start_s = time.perf_counter()
+        sharding = self._sharding
+        group = self._room()
+        options = {
+            "num_cpus": sharding.cpus_per_shard,
+            "num_gpus": sharding.gpus_per_shard,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
+        self._actors = [
+            self._create(options | _place(group, rank), rank) for rank in range(sharding.shards)
+        ]
+        timeout_s = sharding.start_timeout_s
+        # All are asked, so that none waits for a peer that still loads.
+        meeting = self.ask(lambda actor: actor.rendezvous.remote(), timeout_s=timeout_s)[0]
+        if sharding.shards > 1:
+            self.ask(lambda actor: actor.join.remote(meeting), timeout_s=timeout_s)
+        _logger.info("%s: up in %.1f s", self.name, time.perf_counter() - start_s)
+
+    def _room(self) -> PlacementGroup:
+        """Room for all ranks at once, so that two gangs never wait for each other's half."""
+        sharding = self._sharding
+        wanted = {"CPU": sharding.cpus_per_shard, "GPU": float(sharding.gpus_per_shard)}
+        wanted |= {self._node_resource: 0.001} if self._node_resource else {}
+        bundle = {name: amount for name, amount in wanted.items() if amount}
+        self._group = placement_group([bundle] * sharding.shards, strategy="PACK")
+        if not self._group.wait(sharding.start_timeout_s):
+            self.close()
+            raise DeadlineError(
+                f"{self.name}: the cluster gave no room for {sharding.shards} times {bundle} "
+                f"within {sharding.start_timeout_s:.0f} s; compare `ray status`"
+            )
+        return self._group
+
+    def ask(self, call: Call, *, timeout_s: float | None = None) -> list[Any]:
+        """Make a call on all ranks; the answers by rank. After any failure the gang is down.
+
+        Args:
+            call: the call.
+            timeout_s: how long it may take; None where the ranks watch each other.
+
+        Raises:
+            WorkerLostError: A rank was lost; `start` and repeat.
+            DeadlineError: A rank did not answer in time.
+            LiveEditError: A rank refused for a reason of its own.
+        """
+        calls = [call(actor) for actor in self._actors]
+        waiting, errors = list(calls), list[Exception]()
+        while waiting:
+            ready, waiting = ray.wait(waiting, num_returns=1, timeout=timeout_s)
+            if not ready and not errors:
+                errors.append(DeadlineError(f"{self.name}: no answer within {timeout_s} s"))
+            for ref in ready:
+                try:
+                    ray.get(ref)
+                except Exception as error:
+                    errors.append(from_ray(error, self.name))
+            if errors and (not ready or not _is_peer_failure(errors[-1])):
+                break
+            timeout_s = _GRACE_S if errors else timeout_s
+        if errors:
+            self.close()
+            raise self._cause(errors)
+        return [ray.get(ref) for ref in calls]
+
+    def _cause(self, errors: list[Exception]) -> Exception:
+        """The failure that the others followed from."""
+        own = [error for error in errors if not _is_peer_failure(error)]
+        if own:
+            return own[0]
+        return WorkerLostError(f"{self.name}: ranks lost each other: {errors[0]}")
+
+    def close(self) -> None:
+        """End all ranks at once."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+        if self._group is not None:
+            remove_placement_group(self._group)
+            self._group = None
+
+
+def _place(group: PlacementGroup, rank: int) -> dict[str, Any]:
+    """Options that put a rank where room was made for it."""
+    strategy = PlacementGroupSchedulingStrategy(
+        placement_group=group, placement_group_bundle_index=rank
+    )
+    return {"scheduling_strategy": strategy}
+
+
+def _is_peer_failure(error: Exception) -> bool:
+    """Whether a rank failed only because another one is gone."""
+    if isinstance(error, LiveEditError):
+        return False
+    return isinstance(getattr(error, "cause", error), RuntimeError) and bool(
+        _PEER_FAILURE.search(str(error))
+    )
+
+
+def retried_on_loss(gang: Gang, action: Callable[[], Any], max_rebuilds: int) -> Any:
+    """Do something with a gang; again, from the start, when it was lost.
+
+    Args:
+        action: starts the gang if it is not up, and brings it to where it must be.
+        max_rebuilds: how often at most.
+
+    Raises:
+        LiveEditError: It was lost too often, or failed for another reason.
+    """
+    for attempt in range(max_rebuilds + 1):
+        try:
+            return action()
+        except Exception as error:
+            gang.close()
+            if not is_retryable(error) or attempt == max_rebuilds:
+                raise
+            _logger.warning(
+                "%s; building the gang anew, %d of %d", error, attempt + 1, max_rebuilds
+            )
+    raise AssertionError("unreachable")

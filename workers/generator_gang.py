@@ -1,0 +1,199 @@
+"""One generator over several processes: a gang of shards, and the actor that makes it act as one.
+
+Owns: each shard a part of the weights (DeepSpeed ZeRO-3) of the image tower, the layers up to l_e
+    and the generator; the layers after l_e write no expert and are not held. `GeneratorGang` owns
+    the shards.
+Receives: micro-batches of numbered requests; the gang sends each to all shards, which take equal
+    parts of it, filled up with repetitions, as all must compute the same number of times.
+Returns: what `GeneratorWorker` returns.
+When a shard dies: the gang is built anew and the micro-batch sent again. When the gang's actor
+    dies: its shards die with it, and Ray starts it again.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from torch import nn
+
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.picture_memory import PictureMemory
+from liveedit_core.backbones.suffix import drop_suffix
+from liveedit_core.editor import Editor, edit_input
+from liveedit_core.errors import ConfigError, LiveEditError
+from liveedit_core.expert import Expert
+from liveedit_core.limits import InputLimits
+from liveedit_core.rejects import Rejected
+from liveedit_core.schema import EditRequest
+from workers.failures import converted_failures
+from workers.gang import Gang, retried_on_loss
+from workers.gang_messages import Rendezvous, own_rendezvous
+from workers.generator_worker import GeneratorWorker, finite_or_error, refusal_of
+from workers.messages import GeneratedBatch, GeneratorFacts, NumberedRequest
+from workers.models import ModelSource
+from workers.sharding_config import ShardingSection
+
+
+class ExpertWriter(nn.Module):
+    """All that writes an expert, as one module that can be sharded."""
+
+    def __init__(self, editor: Editor, backbone: HuggingFaceBackbone) -> None:
+        super().__init__()
+        self.editor = editor
+        self.vision_tower = backbone.model.model.vision_tower
+        self.projector = backbone.model.model.multi_modal_projector
+        self.prefix = backbone.prefix
+        self.generator = editor.generator
+
+    def forward(self, requests: Sequence[EditRequest]) -> list[Expert]:
+        """Experts, which may hold NaN."""
+        return self.editor.unchecked_experts(requests)
+
+
+class GeneratorShard(GeneratorWorker):
+    """One rank of a gang.
+
+    Args:
+        models: which ones.
+        limits: of requests.
+        sharding: how many ranks.
+        rank: which of them this is.
+    """
+
+    @converted_failures
+    def __init__(
+        self, models: ModelSource, limits: InputLimits, sharding: ShardingSection, *, rank: int
+    ) -> None:
+        super().__init__(models, limits, num_threads=sharding.threads_per_shard)
+        self._sharding = sharding
+        self._rank = rank
+        self._writer: ExpertWriter | None = None
+
+    def rendezvous(self) -> Rendezvous:
+        """An address of this process where its peers may meet."""
+        return own_rendezvous()
+
+    @converted_failures
+    def join(self, rendezvous: Rendezvous) -> None:
+        """Become a rank of a gang, and keep only its part of the weights.
+
+        Raises:
+            WorkerLostError: The peers did not come, or the port was taken meanwhile.
+            ConfigError: The backbone is of a kind that cannot be sharded.
+        """
+        from workers.sharding import join_gang, shard_for_inference
+
+        backbone = self._backbone
+        if not isinstance(backbone, HuggingFaceBackbone):
+            raise ConfigError(
+                f"generator.shards: a {type(backbone).__name__} cannot be shared by several "
+                "actors; use generator.gangs for more copies"
+            )
+        join_gang(self._rank, rendezvous, self._sharding)
+        drop_suffix(backbone)
+        # A picture that one shard remembers and another does not would part their ways.
+        backbone.pictures = PictureMemory(0)
+        self._writer = ExpertWriter(self._editor, backbone)
+        self._most_at_once = backbone.batch_size
+        self._engine = shard_for_inference(self._writer, self._sharding)
+
+    def parameter_bytes(self) -> int:
+        """Memory of this process for weights of backbone and generator."""
+        from workers.sharding import local_parameter_bytes
+
+        assert self._writer is not None
+        return local_parameter_bytes(self._writer)
+
+    def _refusal_before(self, item: NumberedRequest) -> Rejected | None:
+        """All that can be wrong with a request: later, a shard that fails alone ends the gang."""
+        refusal = super()._refusal_before(item)
+        if refusal is None:
+            try:
+                self._backbone.tokenize(edit_input(item.request))  # type: ignore[attr-defined]
+            except LiveEditError as error:
+                refusal = refusal_of(item.request.edit_id, error)
+        return refusal
+
+    def _outcomes(
+        self, items: Sequence[NumberedRequest]
+    ) -> list[tuple[NumberedRequest, Expert | Exception]]:
+        """This shard's part of the accepted requests."""
+        assert self._writer is not None
+        done: list[tuple[NumberedRequest, Expert | Exception]] = []
+        shards = self._sharding.shards
+        for start in range(0, len(items), shards * self._most_at_once):
+            together = items[start : start + shards * self._most_at_once]
+            own = together[self._rank :: shards]
+            num_missing = -(-len(together) // shards) - len(own)
+            filled = [*own, *[together[0]] * num_missing]
+            experts = self._writer([item.request for item in filled])
+            done += [
+                (item, finite_or_error(expert))
+                for item, expert in zip(own, experts, strict=False)  # the filling is left out
+            ]
+        return done
+
+
+class GeneratorGang:
+    """Shards that act as one `GeneratorWorker`.
+
+    Args:
+        models: which backbone and generator.
+        limits: of requests.
+        sharding: how many shards, and what Ray sets aside for each.
+        node_resource: custom resource of the nodes to run on; "" for any.
+    """
+
+    @converted_failures
+    def __init__(
+        self,
+        models: ModelSource,
+        limits: InputLimits,
+        sharding: ShardingSection,
+        *,
+        node_resource: str = "",
+    ) -> None:
+        def create(options: dict[str, Any], rank: int) -> Any:
+            shard = ray.remote(GeneratorShard).options(**options)
+            return shard.remote(models, limits, sharding, rank=rank)
+
+        self._max_rebuilds = sharding.max_rebuilds
+        self._gang = Gang("generator gang", create, sharding, node_resource=node_resource)
+
+    def describe(self) -> GeneratorFacts:
+        """What runs in the gang."""
+        facts: GeneratorFacts = self._ask(lambda shard: shard.describe.remote())[0]
+        return facts
+
+    def generate(self, batch: Sequence[NumberedRequest]) -> GeneratedBatch:
+        """Write the experts of a micro-batch; see `GeneratorWorker.generate`."""
+        return merged(self._ask(lambda shard: shard.generate.remote(batch)))
+
+    def parameter_bytes(self) -> list[int]:
+        """Memory for weights of backbone and generator, by shard."""
+        return self._ask(lambda shard: shard.parameter_bytes.remote())
+
+    def _ask(self, call: Any) -> list[Any]:
+        def ask() -> list[Any]:
+            if not self._gang.is_up:
+                self._gang.start()
+            return self._gang.ask(call)
+
+        answers: list[Any] = retried_on_loss(self._gang, ask, self._max_rebuilds)
+        return answers
+
+
+def merged(parts: Sequence[GeneratedBatch]) -> GeneratedBatch:
+    """One answer of all shards, in the order of the requests. Each has refused what was bad before
+    any model saw it, so a refusal is counted once."""
+    refused = {refusal.edit_id: refusal for part in parts for refusal in part.rejected}
+    experts = sorted((e for part in parts for e in part.experts), key=lambda e: e.sequence)
+    return GeneratedBatch(
+        experts=tuple(experts),
+        rejected=tuple(refused.values()),
+        last_sequence=parts[0].last_sequence,
+        duration_s=max(part.duration_s for part in parts),
+    )
+
+
+GeneratorGangActor = ray.remote(GeneratorGang)

@@ -1,0 +1,234 @@
+"""One model over several processes: all that knows DeepSpeed.
+
+`join_gang` makes this process a rank; `ShardedEngine` trains there and `shard_for_inference` writes
+experts there. Under ZeRO-3 a parameter is whole only while the forward or backward of its module
+runs, and every rank must run the same modules in the same order: a rank with nothing to do computes
+something all the same, and a rank that fails alone leaves its peers waiting until their timeout.
+"""
+
+import os
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from liveedit_core.errors import WorkerLostError
+from liveedit_core.micro_batches import MicroBatch, on_device
+from liveedit_core.training_module import TrainingModule
+from liveedit_core.training_recipe import OptimizationSection
+from workers.gang_messages import Rendezvous
+from workers.sharding_config import ShardingSection
+from workers.training_engine import MOMENT_KEYS, Named
+from workers.training_messages import MODEL, MOMENT
+
+_NEVER = 10**9
+
+
+def join_gang(rank: int, rendezvous: Rendezvous, sharding: ShardingSection) -> None:
+    """Meet the other ranks; once in the life of a process.
+
+    Raises:
+        WorkerLostError: The others did not come in time, or another process took the port.
+    """
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(sharding.shards),
+        "LOCAL_RANK": "0",  # Ray shows each process its own GPU only
+        "LOCAL_SIZE": "1",
+        "MASTER_ADDR": rendezvous.host,
+        "MASTER_PORT": str(rendezvous.port),
+        "DS_ACCELERATOR": "cuda" if sharding.gpus_per_shard else "cpu",
+    }
+    import deepspeed
+    import deepspeed.ops
+
+    # Its C++ build takes minutes and serves a collective of inference kernels that we do not use.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if sharding.gpus_per_shard else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=timedelta(seconds=sharding.timeout_s),
+        )
+    except RuntimeError as error:
+        raise WorkerLostError(
+            f"rank {rank} of {sharding.shards} did not meet its peers at {rendezvous.host}:"
+            f"{rendezvous.port}: {error}"
+        ) from error
+
+
+class ShardedEngine:
+    """This rank's share of a training phase (`training_engine.Engine`).
+
+    Args:
+        module: the whole model, with equal weights on all ranks; is sharded in place.
+        trained: its parameters that move.
+        moments: what Adam knows about them already, whole; may be empty.
+        optimization: clipping.
+        accumulation: micro-batches of this rank in a step.
+        sharding: how weights, gradients and moments are shared.
+    """
+
+    def __init__(
+        self,
+        module: TrainingModule,
+        trained: Named,
+        moments: dict[str, Tensor],
+        optimization: OptimizationSection,
+        accumulation: int,
+        sharding: ShardingSection,
+    ) -> None:
+        import deepspeed
+
+        self._module = module
+        self._trained = trained
+        self._stage = sharding.zero_stage
+        self._device = torch.device("cuda" if sharding.gpus_per_shard else "cpu")
+        parameters = [parameter for _, parameter in trained]
+        config = _configuration(sharding, sum(p.numel() for p in parameters)) | {
+            "gradient_accumulation_steps": accumulation,
+            "gradient_clipping": optimization.max_gradient_norm,
+        }
+        # A client optimizer: DeepSpeed's own ones compile kernels.
+        optimizer = torch.optim.Adam(parameters)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=module, model_parameters=parameters, optimizer=optimizer, config=config
+        )
+        if moments:
+            self._restore(moments)
+
+    def backward(self, batch: MicroBatch) -> dict[str, float]:
+        """See `Engine`; ranks average their gradients."""
+        total, figures = self._engine(on_device(batch, self._device))
+        self._engine.backward(total)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # counts the micro-batch
+        return {"total": total.item()} | {name: part.item() for name, part in figures.items()}
+
+    def step(self, learning_rate: float) -> float:
+        """See `Engine`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `Engine`: whole tensors, which do not depend on the number of ranks."""
+        tensors: dict[str, Tensor] = {}
+        for key, value in gathered_state(self._module.generator).items():
+            tensors[f"{MODEL}{key}"] = value
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        states = list(self._states().values())
+        if states and all(states):
+            steps = states[0]["step"].detach().to("cpu", copy=True)
+            for name, parameter in self._trained:
+                tensors[f"{MOMENT}{name}.step"] = steps.clone()
+                for key in MOMENT_KEYS[1:]:
+                    whole = safe_get_full_optimizer_state(parameter, key)
+                    tensors[f"{MOMENT}{name}.{key}"] = whole.to("cpu", copy=True).contiguous()
+        return tensors
+
+    def _states(self) -> dict[Tensor, dict[str, Tensor]]:
+        """State of Adam by flat partition of this rank."""
+        flats = (
+            self._optimizer.fp32_partitioned_groups_flat
+            if self._stage == 3
+            else self._optimizer.single_partition_of_fp32_groups
+        )
+        return {flat: self._optimizer.optimizer.state[flat] for flat in flats}
+
+    def _restore(self, moments: dict[str, Tensor]) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        steps = moments[f"{self._trained[0][0]}.step"]
+        for flat, state in self._states().items():
+            state["step"] = steps.clone()
+            for key in MOMENT_KEYS[1:]:
+                state[key] = torch.zeros_like(flat)
+        if self._stage < 3:
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+        for name, parameter in self._trained:
+            for key in MOMENT_KEYS[1:]:
+                whole = moments[f"{name}.{key}"].to(self._device)
+                if self._stage < 3:
+                    safe_set_full_optimizer_state(parameter, whole, key)
+                else:
+                    safe_set_local_optimizer_state(parameter, _own_part(whole, parameter), key)
+
+    def parameter_bytes(self) -> int:
+        """See `Engine`."""
+        return local_parameter_bytes(self._module)
+
+    def close(self) -> None:
+        """Take DeepSpeed's hooks off."""
+        self._engine.destroy()
+
+
+def shard_for_inference(module: nn.Module, sharding: ShardingSection) -> Any:
+    """Share out the weights of a frozen module among the ranks.
+
+    Args:
+        module: is sharded in place; equal on all ranks.
+        sharding: its stage must be 3, as the others share nothing of a frozen module.
+
+    Returns:
+        The engine that keeps it so; call the module itself.
+    """
+    import deepspeed
+
+    engine, *_ = deepspeed.initialize(model=module, config=_configuration(sharding, 1))
+    return engine
+
+
+def gathered_state(module: nn.Module) -> dict[str, Tensor]:
+    """Whole tensors of a module by name, copied to the CPU of rank 0 (other ranks: none); all ranks
+    must ask together."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(module.parameters())):
+        if int(os.environ["RANK"]):
+            return {}
+        return {
+            name: value.detach().to("cpu", copy=True).contiguous()
+            for name, value in module.state_dict().items()
+        }
+
+
+def local_parameter_bytes(module: nn.Module) -> int:
+    """Bytes that this rank holds of the parameters between two steps."""
+    held: Iterable[Tensor] = (getattr(p, "ds_tensor", p) for p in module.parameters())
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+def _own_part(whole: Tensor, parameter: nn.Parameter) -> Tensor:
+    """This rank's part of a value, as ZeRO-3 cuts it: flat, padded, in equal parts."""
+    size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+    padded = nn.functional.pad(whole.flatten(), (0, size * int(os.environ["WORLD_SIZE"])))
+    return padded.narrow(0, size * int(os.environ["RANK"]), size)
+
+
+def _configuration(sharding: ShardingSection, num_trained: int) -> dict[str, Any]:
+    """What DeepSpeed reads, but for the optimizer."""
+    zero: dict[str, Any] = {
+        "stage": sharding.zero_stage,
+        # Buffers of DeepSpeed are as large as this, whatever there is to reduce.
+        "reduce_bucket_size": max(1, min(num_trained, 50_000_000)),
+    }
+    if sharding.zero_stage == 3:
+        # Small parameters are shared too; at the default a small model would not be sharded at all.
+        zero["stage3_param_persistence_threshold"] = 0
+    if sharding.has_cpu_offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+        if sharding.zero_stage == 3:
+            zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": _NEVER,
+    }

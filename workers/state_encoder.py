@@ -1,0 +1,89 @@
+"""The state encoder: inputs in, rows of the state cache out.
+
+Owns: one frozen backbone, loaded when it starts; no other state but the pictures it saw last.
+Receives: chunks of inputs that the cache does not hold, and the handle to write with.
+Returns: what it wrote, for the driver to commit. Nothing that it writes is visible before that.
+When it dies: nothing is lost. The pool starts the process again and sends the unfinished chunks
+    again; files that the dead one left are never committed, and a row that were committed twice
+    would be skipped by its name.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import ray
+
+from infra.state_cache import MissingState
+from infra.state_rows import StateWriter, WrittenStates
+from liveedit_core.backbones.protocol import Backbone, BackboneInput
+from liveedit_core.config import StateDtype
+from liveedit_core.state_identity import StateIdentity
+from workers.failures import converted_failures
+from workers.models import limit_threads
+
+CHUNK_SIZE = 256
+"""Inputs of one commit: enough to sort by length, few enough to lose."""
+
+
+class StateEncoder:
+    """Encodes inputs and writes their states to the store."""
+
+    @converted_failures
+    def __init__(self, load_backbone: Callable[[], Backbone], *, num_threads: int = 0) -> None:
+        """Load the model.
+
+        Args:
+            load_backbone: Picklable; called once, here.
+            num_threads: Threads of torch in this process; 0 leaves them as they are.
+        """
+        if num_threads:
+            limit_threads(num_threads)
+        self._backbone = load_backbone()
+
+    def identity(self, dtype: StateDtype) -> StateIdentity:
+        """What the states that are encoded here have in common."""
+        return StateIdentity.of(self._backbone, dtype)
+
+    @converted_failures
+    def write(self, chunk: Sequence[BackboneInput], writer: StateWriter) -> WrittenStates:
+        """Encode a chunk, in padded batches sorted by length, and write its states.
+
+        Args:
+            chunk: Inputs, each once.
+            writer: Handle of the cache.
+
+        Raises:
+            InputError: An input cannot be encoded.
+            StorageUnavailableError: The store did not take them; writing again does no harm.
+        """
+        return writer.write(chunk, self._backbone.encode(chunk))
+
+    def stream(
+        self, chunks: Iterable[Sequence[BackboneInput]], writer: StateWriter
+    ) -> Iterator[WrittenStates]:
+        """The interface of `StateEncodingPool`, in this process."""
+        return (self.write(chunk, writer) for chunk in chunks)
+
+    def close(self) -> None:
+        """Nothing to give back before this process ends."""
+
+
+def picture_chunks(missing: Sequence[MissingState], size: int = CHUNK_SIZE) -> Iterator[list[int]]:
+    """Positions in chunks of about `size`, those about one picture in one chunk.
+
+    So each picture passes an image tower once, whichever worker gets it.
+    """
+    by_picture: dict[str, list[int]] = {}
+    for state in missing:
+        by_picture.setdefault(state.picture_id, []).append(state.position)
+    text_only = by_picture.pop("", [])
+    chunk: list[int] = []
+    for group in [*by_picture.values(), *([position] for position in text_only)]:
+        if chunk and len(chunk) + len(group) > size:
+            yield chunk
+            chunk = []
+        chunk += group
+    if chunk:
+        yield chunk
+
+
+StateEncoderActor = ray.remote(StateEncoder)

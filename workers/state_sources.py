@@ -1,0 +1,38 @@
+"""How a worker gets its states: named by the driver, opened where the work runs."""
+
+from dataclasses import dataclass
+
+from liveedit_core.backbones.protocol import Backbone
+from liveedit_core.config import StateDtype
+from liveedit_core.state_identity import StateIdentity
+from liveedit_core.state_source import BackboneStates, StateSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheNames:
+    """The state cache by what a recipe says about it; picklable and small."""
+
+    store_uri: str
+    dtype: StateDtype = "float16"
+    max_bytes: int = 0
+
+
+def open_states(backbone: Backbone, cache: CacheNames | None) -> StateSource:
+    """Where a worker reads states: from the cache, which it fills, or straight from the backbone.
+
+    Args:
+        backbone: Computes what is not in the cache.
+        cache: None for no cache.
+    """
+    computed = BackboneStates(backbone)
+    if cache is None:
+        return computed
+    # Lance is loaded only where there is a cache.
+    from infra.cached_states import CachedStates
+    from infra.object_store import ObjectStore
+    from infra.state_cache import StateCache
+
+    store = ObjectStore(cache.store_uri)
+    identity = StateIdentity.of(backbone, cache.dtype)
+    opened = StateCache(store, identity, max_bytes=cache.max_bytes)
+    return CachedStates(opened, computed, is_filling=True)

@@ -1,0 +1,111 @@
+"""What a training step does to the weights: gradients of micro-batches, clipping, Adam."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from liveedit_core.micro_batches import MicroBatch, on_device
+from liveedit_core.training_module import TrainingModule
+from liveedit_core.training_recipe import OptimizationSection
+from workers.training_messages import MODEL, MOMENT
+
+MOMENT_KEYS = ("step", "exp_avg", "exp_avg_sq")
+Named = list[tuple[str, nn.Parameter]]
+
+
+class Engine(Protocol):
+    """Trains one phase; plain torch here, DeepSpeed in `sharding`."""
+
+    def backward(self, batch: MicroBatch) -> dict[str, float]:
+        """Add the gradients of one micro-batch; returns its losses and accuracies."""
+        ...
+
+    def step(self, learning_rate: float) -> float:
+        """Move the weights by the mean of the gradients; returns their norm before clipping."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and moments as in `Snapshot`; a gang gives them on rank 0 and must be asked as a
+        whole."""
+        ...
+
+    def parameter_bytes(self) -> int:
+        """Memory of this process for weights of backbone and generator."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+        ...
+
+
+class TorchEngine:
+    """The whole model in one process.
+
+    Args:
+        module: what is trained, with the weights of the position to start from.
+        trained: its parameters that move.
+        moments: what Adam knows about them already; may be empty.
+        optimization: clipping.
+        accumulation: micro-batches of a step.
+        device: where it computes.
+    """
+
+    def __init__(
+        self,
+        module: TrainingModule,
+        trained: Named,
+        moments: dict[str, Tensor],
+        optimization: OptimizationSection,
+        accumulation: int,
+        device: torch.device,
+    ) -> None:
+        self._module = module.to(device)
+        self._trained = trained
+        self._max_norm = optimization.max_gradient_norm
+        self._accumulation = accumulation
+        self._device = device
+        self._optimizer = torch.optim.Adam([parameter for _, parameter in trained])
+        if moments:
+            for name, parameter in trained:
+                self._optimizer.state[parameter] = {
+                    # Adam counts on the CPU and changes its state in place
+                    key: moments[f"{name}.{key}"].to("cpu" if key == "step" else device, copy=True)
+                    for key in MOMENT_KEYS
+                }
+
+    def backward(self, batch: MicroBatch) -> dict[str, float]:
+        """See `Engine`."""
+        total, figures = self._module(on_device(batch, self._device))
+        (total / self._accumulation).backward()
+        return {"total": total.item()} | {name: part.item() for name, part in figures.items()}
+
+    def step(self, learning_rate: float) -> float:
+        """See `Engine`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        parameters = [parameter for _, parameter in self._trained]
+        norm = nn.utils.clip_grad_norm_(parameters, self._max_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return float(norm)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `Engine`."""
+        weights = self._module.generator.state_dict()
+        tensors = {f"{MODEL}{name}": _copied(value) for name, value in weights.items()}
+        for name, parameter in self._trained:
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"{MOMENT}{name}.{key}"] = _copied(value)
+        return tensors
+
+    def parameter_bytes(self) -> int:
+        """See `Engine`."""
+        return sum(p.numel() * p.element_size() for p in self._module.parameters())
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()

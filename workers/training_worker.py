@@ -1,0 +1,215 @@
+"""The training worker: computes the steps of a phase.
+
+Owns: generator, frozen suffix of the backbone, moments; between `begin` and the next `begin`.
+Receives: the position to start from, then how many steps to take.
+Returns: the figures of each step, and snapshots.
+When it dies: all since the last snapshot is lost and computed again, with the same numbers, as
+    everything random about a step is drawn from its position. A gang that loses a rank is rebuilt
+    as a whole (`training_group`).
+"""
+
+import gc
+import math
+import os
+import time
+
+import ray
+import torch
+from torch import Tensor
+
+from liveedit_core.backbones.suffix import DecoderSuffix
+from liveedit_core.errors import NumericsError
+from liveedit_core.generator import LiveEditGenerator
+from liveedit_core.micro_batches import draw, numbers_of_rank
+from liveedit_core.training_module import TrainingModule
+from liveedit_core.training_recipe import Phase, TrainingPlan
+from workers.failures import converted_failures
+from workers.gang_messages import Rendezvous, own_rendezvous
+from workers.models import limit_threads
+from workers.sharding_config import ShardingSection
+from workers.training_engine import Engine, TorchEngine
+from workers.training_messages import Snapshot, StepFigures, TrainingSource
+
+
+class TrainingWorker:
+    """One rank of a gang, or, alone, the whole of it.
+
+    Args:
+        plan: what is trained, and how.
+        source: backbone and data.
+        sharding: how many ranks there are.
+        rank: which of them this is.
+    """
+
+    @converted_failures
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        source: TrainingSource,
+        sharding: ShardingSection | None = None,
+        *,
+        rank: int = 0,
+    ) -> None:
+        self._plan = plan
+        self._source = source
+        self._sharding = sharding or ShardingSection()
+        self._rank = rank
+        self._data = source.load_data()
+        self._engine: Engine | None = None
+        self._module: TrainingModule | None = None
+        self._position: Snapshot | None = None
+        self._step = 0
+        has_gpu = bool(self._sharding.gpus_per_shard)
+        self._device = torch.device("cuda" if has_gpu else "cpu")
+
+    def process_id(self) -> int:
+        """Of the process that computes, for operators."""
+        return os.getpid()
+
+    def rendezvous(self) -> Rendezvous:
+        """An address of this process where its peers may meet."""
+        return own_rendezvous()
+
+    @converted_failures
+    def join(self, rendezvous: Rendezvous) -> None:
+        """Become a rank of a gang; in a process of its own, once.
+
+        Raises:
+            WorkerLostError: The peers did not come, or the port was taken meanwhile.
+        """
+        from workers.sharding import join_gang
+
+        limit_threads(self._sharding.threads_per_shard)
+        join_gang(self._rank, rendezvous, self._sharding)
+
+    def begin(self, position: Snapshot) -> None:
+        """Be where a snapshot was taken; its phase must have steps left."""
+        self.prepare(position)
+        self.start()
+
+    @converted_failures
+    def prepare(self, position: Snapshot) -> None:
+        """First half of `begin`: load the models, which ranks may do at different speeds."""
+        self.close()
+        gc.collect()
+        self._position, self._step = position, position.step
+        self._module = self._load(position)
+
+    @converted_failures
+    def start(self) -> None:
+        """Second half of `begin`: share the models out, all ranks together."""
+        position, module = self._begun(), self._module
+        assert module is not None
+        trained = module.train_only(position.phase)
+        recipe, optimization = self._plan.phases[position.phase], self._plan.optimization
+        if self._sharding.shards == 1:
+            self._engine = TorchEngine(
+                module, trained, position.moments, optimization, recipe.accumulation, self._device
+            )
+        else:
+            from workers.sharding import ShardedEngine
+
+            self._engine = ShardedEngine(
+                module,
+                trained,
+                position.moments,
+                optimization,
+                recipe.accumulation // self._sharding.shards,
+                self._sharding,
+            )
+        self._module = None
+
+    def _load(self, position: Snapshot) -> TrainingModule:
+        """Generator and suffix; of the backbone only what the suffix holds stays in memory."""
+        generator = LiveEditGenerator(position.config)
+        generator.load_state_dict(position.model)
+        optimization = self._plan.optimization
+        suffix = DecoderSuffix(
+            self._source.load_backbone(),
+            dtype=getattr(torch, optimization.dtype),
+            has_activation_checkpointing=optimization.has_activation_checkpointing,
+        )
+        return TrainingModule(generator, suffix, self._plan.losses)
+
+    @converted_failures
+    def advance(self, num_steps: int) -> list[StepFigures]:
+        """Take some steps of the phase.
+
+        Raises:
+            NumericsError: A loss is NaN or infinite; the weights are those before that step.
+        """
+        phase = self._begun().phase
+        done = []
+        for step in range(self._step, self._step + num_steps):
+            done.append(self._descend(phase, step))
+            self._step = step + 1
+        return done
+
+    def _descend(self, phase: Phase, step: int) -> StepFigures:
+        assert self._engine is not None
+        start_s = time.perf_counter()
+        recipe, seed = self._plan.phases[phase], self._plan.seed
+        rows = []
+        for number in numbers_of_rank(
+            recipe.accumulation, rank=self._rank, shards=self._sharding.shards
+        ):
+            batch = draw(self._data, phase, recipe.batch_size, seed=seed, step=step, number=number)
+            rows.append(self._engine.backward(batch))
+            check_finite(rows[-1], phase, step)
+        rate = recipe.rate(step)
+        norm = self._engine.step(rate)
+        return StepFigures(
+            phase=phase,
+            step=step,
+            learning_rate=rate,
+            gradient_norm=norm,
+            figures=mean_figures(rows),
+            duration_s=time.perf_counter() - start_s,
+        )
+
+    @converted_failures
+    def snapshot(self) -> Snapshot | None:
+        """Where this run is; None on other ranks than the first, which take part all the same."""
+        begun = self._begun()
+        assert self._engine is not None
+        tensors: dict[str, Tensor] = self._engine.tensors()
+        if self._rank:
+            return None
+        return Snapshot(config=begun.config, phase=begun.phase, step=self._step, tensors=tensors)
+
+    def parameter_bytes(self) -> int:
+        """Memory of this process for weights of backbone and generator."""
+        return 0 if self._engine is None else self._engine.parameter_bytes()
+
+    def close(self) -> None:
+        """Give back the model."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def _begun(self) -> Snapshot:
+        if self._position is None:
+            raise RuntimeError("TrainingWorker.begin() comes before all else")
+        return self._position
+
+
+def mean_figures(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Means by name; all rows have the same names."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def check_finite(figures: dict[str, float], phase: Phase, step: int) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        NumericsError: naming phase, step and losses.
+    """
+    broken = [name for name, value in figures.items() if not math.isfinite(value)]
+    if broken:
+        raise NumericsError(
+            f"phase {phase}, step {step}: {', '.join(broken)} not finite; the step is not taken. "
+            "Lower the learning rate or max_gradient_norm, and look at the pictures of this step"
+        )
+
+
+TrainingActor = ray.remote(TrainingWorker)
