@@ -123,7 +123,7 @@ class TrainRecipe:
 
     def __post_init__(self) -> None:
         for phase, section in self.plan.phases.items():
-            if section.accumulation % self.sharding.shards:
+            if section.steps and section.accumulation % self.sharding.shards:
                 raise ConfigError(
                     f"{phase}.accumulation: {section.accumulation} micro-batches cannot be shared "
                     f"equally by sharding.shards = {self.sharding.shards}; use a multiple"

@@ -76,16 +76,24 @@ class Gang:
         self.close()
         start_s = time.perf_counter()
         sharding = self._sharding
-        options = self._placed()
+        group = self._room()
+        options = {
+            "num_cpus": sharding.cpus_per_shard,
+            "num_gpus": sharding.gpus_per_shard,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
         self._actors = [
-            self._create(options | self._bundle(rank), rank) for rank in range(sharding.shards)
+            self._create(options | _place(group, rank), rank) for rank in range(sharding.shards)
         ]
+        timeout_s = sharding.start_timeout_s
+        # All are asked, so that none waits for a peer that still loads.
+        meeting = self.ask(lambda actor: actor.rendezvous.remote(), timeout_s=timeout_s)[0]
         if sharding.shards > 1:
-            meeting = self._answers([self._actors[0].rendezvous.remote()])[0]
-            self.ask(lambda actor: actor.join.remote(meeting))
+            self.ask(lambda actor: actor.join.remote(meeting), timeout_s=timeout_s)
         _logger.info("%s: up in %.1f s", self.name, time.perf_counter() - start_s)
 
-    def _placed(self) -> dict[str, Any]:
+    def _room(self) -> PlacementGroup:
         """Room for all ranks at once, so that two gangs never wait for each other's half."""
         sharding = self._sharding
         wanted = {"CPU": sharding.cpus_per_shard, "GPU": float(sharding.gpus_per_shard)}
@@ -98,35 +106,26 @@ class Gang:
                 f"{self.name}: the cluster gave no room for {sharding.shards} times {bundle} "
                 f"within {sharding.start_timeout_s:.0f} s; compare `ray status`"
             )
-        return {
-            "num_cpus": sharding.cpus_per_shard,
-            "num_gpus": sharding.gpus_per_shard,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-        }
+        return self._group
 
-    def _bundle(self, rank: int) -> dict[str, Any]:
-        strategy = PlacementGroupSchedulingStrategy(
-            placement_group=self._group, placement_group_bundle_index=rank
-        )
-        return {"scheduling_strategy": strategy}
-
-    def ask(self, call: Call) -> list[Any]:
+    def ask(self, call: Call, *, timeout_s: float | None = None) -> list[Any]:
         """Make a call on all ranks; the answers by rank. After any failure the gang is down.
+
+        Args:
+            call: the call.
+            timeout_s: how long it may take; None where the ranks watch each other.
 
         Raises:
             WorkerLostError: A rank was lost; `start` and repeat.
+            DeadlineError: A rank did not answer in time.
             LiveEditError: A rank refused for a reason of its own.
         """
-        return self._answers([call(actor) for actor in self._actors])
-
-    def _answers(self, calls: list[Any]) -> list[Any]:
-        waiting, timeout_s = list(calls), self._sharding.start_timeout_s
-        errors: list[Exception] = []
+        calls = [call(actor) for actor in self._actors]
+        waiting, errors = list(calls), list[Exception]()
         while waiting:
             ready, waiting = ray.wait(waiting, num_returns=1, timeout=timeout_s)
             if not ready and not errors:
-                errors.append(DeadlineError(f"{self.name}: no answer within {timeout_s:.0f} s"))
+                errors.append(DeadlineError(f"{self.name}: no answer within {timeout_s} s"))
             for ref in ready:
                 try:
                     ray.get(ref)
@@ -155,6 +154,14 @@ class Gang:
         if self._group is not None:
             remove_placement_group(self._group)
             self._group = None
+
+
+def _place(group: PlacementGroup, rank: int) -> dict[str, Any]:
+    """Options that put a rank where room was made for it."""
+    strategy = PlacementGroupSchedulingStrategy(
+        placement_group=group, placement_group_bundle_index=rank
+    )
+    return {"scheduling_strategy": strategy}
 
 
 def _is_peer_failure(error: Exception) -> bool:

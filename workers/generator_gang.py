@@ -121,7 +121,8 @@ class GeneratorShard(GeneratorWorker):
         for start in range(0, len(items), shards * self._most_at_once):
             together = items[start : start + shards * self._most_at_once]
             own = together[self._rank :: shards]
-            filled = [*own, *together[:1] * (-(-len(together) // shards) - len(own))]
+            num_missing = -(-len(together) // shards) - len(own)
+            filled = [*own, *[together[0]] * num_missing]
             experts = self._writer([item.request for item in filled])
             done += [
                 (item, finite_or_error(expert))

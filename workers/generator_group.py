@@ -44,6 +44,7 @@ class GeneratorGroup:
             num_cpus: CPUs that Ray sets aside for each actor.
             node_resource: Custom resource of the nodes to run on; "" for any.
         """
+        actors: list[Any]
         if shards > 1:
             sharding = ShardingSection(
                 shards=shards, cpus_per_shard=num_cpus, threads_per_shard=num_threads

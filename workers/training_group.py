@@ -7,6 +7,8 @@ takes the lost steps again, with the same numbers; the loop does not notice.
 from collections.abc import Callable
 from typing import Any
 
+import ray
+
 from liveedit_core.training_recipe import TrainingPlan
 from workers.gang import Gang, retried_on_loss
 from workers.sharding_config import ShardingSection
@@ -36,6 +38,7 @@ class TrainingGroup:
             return TrainingActor.options(**options).remote(plan, source, sharding, rank=rank)
 
         self._max_rebuilds = sharding.max_rebuilds
+        self._start_timeout_s = sharding.start_timeout_s
         self.gang = Gang("training group", create, sharding, node_resource=node_resource)
         self._position: Snapshot | None = None
         self._step = 0
@@ -47,7 +50,7 @@ class TrainingGroup:
         def begin() -> None:
             if not self.gang.is_up:
                 self.gang.start()
-            self.gang.ask(lambda actor: actor.begin.remote(position))
+            self._go_to(position)
 
         retried_on_loss(self.gang, begin, self._max_rebuilds)
 
@@ -83,9 +86,15 @@ class TrainingGroup:
         if position is None:
             raise RuntimeError("TrainingGroup.begin() comes before all else")
         self.gang.start()
-        self.gang.ask(lambda actor: actor.begin.remote(position))
+        self._go_to(position)
         if lost := self._step - position.step:
             self.gang.ask(lambda actor: actor.advance.remote(lost))
+
+    def _go_to(self, position: Snapshot) -> None:
+        timeout_s = self._start_timeout_s
+        sent = ray.put(position)
+        self.gang.ask(lambda actor: actor.prepare.remote(sent), timeout_s=timeout_s)
+        self.gang.ask(lambda actor: actor.start.remote(), timeout_s=timeout_s)
 
     def close(self) -> None:
         """End the gang."""

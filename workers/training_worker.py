@@ -56,6 +56,7 @@ class TrainingWorker:
         self._rank = rank
         self._data = source.load_data()
         self._engine: Engine | None = None
+        self._module: TrainingModule | None = None
         self._position: Snapshot | None = None
         self._step = 0
         has_gpu = bool(self._sharding.gpus_per_shard)
@@ -81,14 +82,24 @@ class TrainingWorker:
         limit_threads(self._sharding.threads_per_shard)
         join_gang(self._rank, rendezvous, self._sharding)
 
-    @converted_failures
     def begin(self, position: Snapshot) -> None:
         """Be where a snapshot was taken; its phase must have steps left."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
-            gc.collect()
-        module = self._module(position)
+        self.prepare(position)
+        self.start()
+
+    @converted_failures
+    def prepare(self, position: Snapshot) -> None:
+        """First half of `begin`: load the models, which ranks may do at different speeds."""
+        self.close()
+        gc.collect()
+        self._position, self._step = position, position.step
+        self._module = self._load(position)
+
+    @converted_failures
+    def start(self) -> None:
+        """Second half of `begin`: share the models out, all ranks together."""
+        position, module = self._begun(), self._module
+        assert module is not None
         trained = module.train_only(position.phase)
         recipe, optimization = self._plan.phases[position.phase], self._plan.optimization
         if self._sharding.shards == 1:
@@ -106,9 +117,9 @@ class TrainingWorker:
                 recipe.accumulation // self._sharding.shards,
                 self._sharding,
             )
-        self._position, self._step = position, position.step
+        self._module = None
 
-    def _module(self, position: Snapshot) -> TrainingModule:
+    def _load(self, position: Snapshot) -> TrainingModule:
         """Generator and suffix; of the backbone only what the suffix holds stays in memory."""
         generator = LiveEditGenerator(position.config)
         generator.load_state_dict(position.model)

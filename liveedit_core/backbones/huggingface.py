@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from liveedit_core.backbones.protocol import BackboneInput, Residual, RouteOnce
 from liveedit_core.backbones.pyramid import PyramidLevel, TowerPyramid
+from liveedit_core.backbones.suffix import target_rows
 from liveedit_core.errors import InputError
 from liveedit_core.images import decode_image
 from liveedit_core.states import LayerStates, Span
@@ -179,12 +180,8 @@ class HuggingFaceBackbone:
     ) -> list[Tensor]:
         """Layers l_e + 1 .. and logits at target positions; differentiable in the rows."""
         rows_BTD = self.suffix(inputs_embeds=hidden_BTD, use_cache=False).last_hidden_state
-        wanted = []
-        for row, state in enumerate(states):
-            start, stop = state.target_span
-            wanted.append(rows_BTD[row, start - 1 : stop if has_end else stop - 1])
-        logits = self.model.lm_head(torch.cat(wanted)).float()
-        return list(logits.split([len(part) for part in wanted]))
+        wanted_XD, lengths = target_rows(states, rows_BTD, has_end=has_end)
+        return list(self.model.lm_head(wanted_XD).float().split(lengths))
 
     @torch.no_grad()
     def generate(

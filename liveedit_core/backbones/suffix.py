@@ -40,9 +40,11 @@ class RecomputedLayer(nn.Module):
         """As the layer's."""
         if not (torch.is_grad_enabled() and hidden_BTD.requires_grad):
             return self.layer(hidden_BTD, *args, **kwargs)
-        # to the end, so that hooks which release the shards of a layer run too
-        once_more = {"use_reentrant": False, "early_stop": False}
-        return checkpoint(self.layer, hidden_BTD, *args, **once_more, **kwargs)
+        # Stopping early is a must under ZeRO-3: a recomputation to the very end releases weights
+        # before torch compares them with those of the first pass, and finds them empty.
+        return checkpoint(
+            self.layer, hidden_BTD, *args, use_reentrant=False, early_stop=True, **kwargs
+        )
 
 
 class DecoderSuffix(nn.Module):

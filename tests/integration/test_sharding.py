@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import ray
@@ -14,11 +15,20 @@ from liveedit_core.errors import NumericsError
 from liveedit_core.generator import LiveEditGenerator
 from liveedit_core.limits import InputLimits
 from liveedit_core.schema import EditRequest
-from liveedit_core.training_recipe import OptimizationSection
+from liveedit_core.training_recipe import OptimizationSection, PhaseSection
 from pipelines.config import RaySection
 from pipelines.session import open_session
-from tests.tiny_backbone import OUR_CONFIG, request, tiny_backbone, tiny_generator
-from tests.tiny_training import TinySource, beginning, plan
+from pipelines.train_config import CheckpointSection, ModelSection, TrainRecipe
+from pipelines.training_loop import GeneratorTrainer
+from pipelines.training_material import Drawings, Material
+from tests.tiny_backbone import (
+    OUR_CONFIG,
+    plain_convolutions,
+    request,
+    tiny_backbone,
+    tiny_generator,
+)
+from tests.tiny_training import TinySource, beginning, plan, tiny_data
 from workers.generator_group import GeneratorGroup
 from workers.generator_worker import GeneratorWorker
 from workers.messages import GeneratedBatch, NumberedRequest
@@ -79,18 +89,47 @@ def test_a_sharded_run_is_the_run_of_one_process(group: TrainingGroup) -> None:
     check_both_go_on(alone, group)
 
 
-def test_a_lower_stage_gives_the_same_losses() -> None:
-    """Stage 2 keeps the weights whole in each process."""
-    alone, group = (
-        TrainingWorker(PLAN, TinySource()),
-        TrainingGroup(PLAN, TinySource(), sharding(2)),
+class InterruptedRunError(Exception):
+    """Raised in the middle of a run."""
+
+
+def test_a_run_of_one_process_goes_on_in_two(tmp_path: Path) -> None:
+    """Checkpoints do not depend on the number of processes; here the gang shares moments and
+    gradients only (stage 2)."""
+    backbone = tiny_backbone()
+    material = Material(
+        data=tiny_data(backbone), drawings=Drawings(rows=torch.zeros(0), by_thing=())
     )
-    alone.begin(beginning("experts"))
-    group.begin(beginning("experts"))
-    assert group.parameter_bytes() == [alone.parameter_bytes()] * 2
-    assert largest_difference(alone.advance(4), group.advance(4)) < 1e-4
-    check_both_go_on(alone, group)
-    group.close()
+    recipe = TrainRecipe(
+        model=ModelSection(
+            module_dim=16, num_queries=2, rank=4, visual_source="edit_layer", visual_query="learned"
+        ),
+        experts=PhaseSection(steps=6, batch_size=3, accumulation=2),
+        checkpoint=CheckpointSection(every_steps=2),
+    )
+    whole = GeneratorTrainer(recipe, backbone, material, tmp_path / "whole")
+    steps: dict[str, list[float]] = {"whole": [], "parts": []}
+    whole.on_step = lambda phase, step, figures: steps["whole"].append(figures["total"])
+    whole.run()
+
+    def stop(trainer: GeneratorTrainer, phase: str, step: int) -> None:
+        raise InterruptedRunError
+
+    first = GeneratorTrainer(recipe, backbone, material, tmp_path / "parts", on_checkpoint=stop)
+    first.on_step = lambda phase, step, figures: steps["parts"].append(figures["total"])
+    with pytest.raises(InterruptedRunError):
+        first.run()
+    second = GeneratorTrainer(
+        replace(recipe, sharding=sharding(2)),
+        backbone,
+        material,
+        tmp_path / "parts",
+        on_step=first.on_step,
+        source=TinySource(),
+    )
+    second.run()
+    assert len(steps["parts"]) == 6
+    assert steps["parts"] == pytest.approx(steps["whole"], abs=1e-4)
 
 
 def check_both_go_on(alone: TrainingWorker, group: TrainingGroup) -> None:
@@ -140,6 +179,7 @@ class TinyHuggingFace:
     """Names the tiny backbone and a generator with every variant of ours."""
 
     def load_backbone(self) -> HuggingFaceBackbone:
+        torch.backends.mkldnn.set_flags(False)  # as `plain_convolutions` in another process
         tiny_backbone.cache_clear()
         return tiny_backbone()
 
@@ -161,12 +201,14 @@ def test_experts_of_a_sharded_gang_are_those_of_one_actor() -> None:
         numbered([bad, request(21)]),
         numbered([bad]),
     ]
-    alone = GeneratorWorker(TinyHuggingFace(), InputLimits())
     group = GeneratorGroup(TinyHuggingFace(), InputLimits(), shards=2, max_in_flight=2)
-    assert group.describe() == alone.describe()
+    with plain_convolutions():
+        alone = GeneratorWorker(TinyHuggingFace(), InputLimits())
+        assert group.describe() == alone.describe()
+        whole = list(alone.stream(batches))
     found: list[GeneratedBatch] = list(group.stream(batches))
     group.close()
-    for expected, batch in zip(alone.stream(batches), found, strict=True):
+    for expected, batch in zip(whole, found, strict=True):
         assert batch.last_sequence == expected.last_sequence
         assert batch.rejected == expected.rejected
         assert [e.sequence for e in batch.experts] == [e.sequence for e in expected.experts]

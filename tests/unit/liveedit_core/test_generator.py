@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import ConfigError, IntegrityError
@@ -16,6 +17,7 @@ from liveedit_core.generator import (
     load_generator,
     save_generator,
 )
+from liveedit_core.states import LayerStates
 from tests.random_states import random_states
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, tiny_generator
 
@@ -119,3 +121,49 @@ def test_routing_never_sees_the_target() -> None:
     assert not torch.equal(
         generator.write_matrices([state])[0], generator.write_matrices([changed])[0]
     )
+
+
+def test_checkpoints_name_learned_tensors_after_their_attribute(tmp_path: Path) -> None:
+    """The files of before hold plain `end_row` and a `visual_weight` without a dimension."""
+    generator = tiny_generator(OUR_CONFIG)
+    save_generator(generator, tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS_FILE)
+    assert torch.equal(tensors["end_row"], generator.end_row())
+    assert tensors["visual_weight"].shape == ()
+    assert not any(name.endswith(".value") for name in tensors)
+    other = tiny_generator(OUR_CONFIG, seed=4)
+    other.load_state_dict(tensors)
+    assert torch.equal(other.end_row(), generator.end_row())
+
+
+def test_every_parameter_is_used_in_the_forward_of_its_own_module() -> None:
+    """Else ZeRO-3 cannot share it out: here weights are there only while that forward runs."""
+    for config in (TINY_CONFIG, OUR_CONFIG, replace(TINY_CONFIG, visual_query="learned")):
+        generator = tiny_generator(config)
+        states = [random_states(seed, config=config) for seed in range(2)]
+        expected = everything(generator, states)
+        for module in generator.modules():
+            if own := dict(module.named_parameters(recurse=False)):
+                whole = {name: parameter.data for name, parameter in own.items()}
+                away(module, whole)
+                module.register_forward_pre_hook(lambda m, _, whole=whole: back(m, whole))
+                module.register_forward_hook(lambda m, _, __, whole=whole: away(m, whole))
+        for found, wanted in zip(everything(generator, states), expected, strict=True):
+            assert torch.equal(found, wanted)
+
+
+def back(module: torch.nn.Module, whole: dict[str, torch.Tensor]) -> None:
+    for name, value in whole.items():
+        getattr(module, name).data = value
+
+
+def away(module: torch.nn.Module, whole: dict[str, torch.Tensor]) -> None:
+    for name in whole:
+        getattr(module, name).data = torch.empty(0)
+
+
+def everything(generator: LiveEditGenerator, states: list[LayerStates]) -> list[torch.Tensor]:
+    features = [generator.edit_features(states), generator.input_features(states)]
+    tensors = [tensor for feature in features for tensor in feature if tensor is not None]
+    evidence = torch.as_tensor(generator.visual_evidence())
+    return [*tensors, *generator.write_matrices(states), evidence]

@@ -98,6 +98,24 @@ def test_visual_evidence_moves_weight_to_the_better_picture() -> None:
     assert ours.tolist() == pytest.approx([gate * share, gate * (1 - share)])
 
 
+def test_averaged_experts_have_one_weight_whatever_the_prompt() -> None:
+    config = replace(CONFIG, soft_routing="average")
+    routing = route(features(2.0, 2.0, 2.0), keys(3, 4, 1, 5), keys(1, -9, 1, 2), config)
+    assert routing.kept_BN.tolist() == [[True, True, False, True]]
+    assert routing.weights_BN[0].tolist() == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3])
+    nothing = route(features(2.0, 2.0, 9.0), keys(1, 1), keys(1, 1), config)
+    assert nothing.weights_BN.tolist() == [[0.0, 0.0]]
+
+
+def test_without_the_hard_filter_only_the_bounds_are_left() -> None:
+    inputs, visual, prompt = features(2.0, 2.0, 2.5), keys(1, 4, 2, 3), keys(1, 1, -1, 1)
+    free = replace(CONFIG, has_hard_filter=False)
+    assert route(inputs, visual, prompt, free).kept_BN.tolist() == [[True] * 4]
+    bound = replace(free, max_kept=2, min_gate=0.5)
+    kept = route(inputs, visual, prompt, bound).kept_BN.tolist()
+    assert kept == [[False, True, False, True]]
+
+
 def test_residual_by_hand() -> None:
     rows = torch.tensor([[[1.0, -2.0]]])
     down = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[3.0, 1.0]]])

@@ -1,5 +1,6 @@
 """A step is the mean of its micro-batches, whoever computes them; weights and ablations count."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -85,7 +86,7 @@ def test_every_weight_and_only_its_loss_counts(name: str) -> None:
     """An ablation of the paper is a weight of 0."""
     start, training = beginning("joint"), plan(accumulation=1)
     (full,) = worker(training, start).advance(1)
-    ablated = replace(training, losses=replace(LossSection(), **{name: 0.0}))
+    ablated = replace(training, losses=LossSection(**{name: 0.0}))  # type: ignore[arg-type]
     (without,) = worker(ablated, start).advance(1)
     assert without.figures[name] == pytest.approx(full.figures[name])
     expected = full.figures["total"] - full.figures[name]
@@ -132,3 +133,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_step() -> None:
     with pytest.raises(NumericsError, match="phase experts, step 0: total, nll"):
         made.advance(1)
     assert torch.equal(taken(made).model["up_generator.query"], start.model["up_generator.query"])
+
+
+def test_one_process_needs_no_deepspeed() -> None:
+    worker(plan(), beginning("experts")).advance(1)
+    assert "deepspeed" not in sys.modules

@@ -37,7 +37,7 @@ def test_checkpointing_runs_layers_twice_for_the_same_gradient() -> None:
         def count(*_: object, index: int = index) -> None:
             calls[index] += 1
 
-        handle = layer.register_forward_hook(count)
+        handle = layer.register_forward_pre_hook(count)
         gradients.append(gradient(suffix))
         handle.remove()
     assert calls == [1, 2]
