@@ -63,6 +63,8 @@ class LayerScore:
     loss: float
     """Of the last training steps, in nats a token."""
     seconds: float
+    by_case: tuple[float, ...] = ()
+    """Mean of the three accuracies for each scored case; the same cases for every layer."""
 
     def score(self, *, has_visual_rows: bool) -> float:
         """Mean of the three accuracies, and of the match where routing looks at image rows."""
@@ -82,6 +84,13 @@ class LayerRanking:
         """The layer to edit."""
         return self.scores[0].layer
 
+    @property
+    def rivals(self) -> tuple[int, ...]:
+        """Layers that this search cannot tell from the recommended one: the mean difference over
+        the cases is less than two standard errors."""
+        best, *others = self.scores
+        return tuple(row.layer for row in others if not is_clearly_better(best, row))
+
     def save(self, path: Path) -> None:
         """Write the ranking as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,8 +98,18 @@ class LayerRanking:
             {**dataclasses.asdict(row), "score": row.score(has_visual_rows=self.has_visual_rows)}
             for row in self.scores
         ]
-        content = {"recommended": self.recommended, "layers": rows}
+        content = {"recommended": self.recommended, "rivals": self.rivals, "layers": rows}
         path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def is_clearly_better(first: LayerScore, second: LayerScore) -> bool:
+    """Whether the paired differences of two layers are more than noise."""
+    pairs = zip(first.by_case, second.by_case, strict=True)
+    differences = torch.tensor([a - b for a, b in pairs])
+    if len(differences) < 2:
+        return False
+    error = differences.std() / len(differences) ** 0.5
+    return bool(differences.mean() > 2 * error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +158,7 @@ def find_layer(
             f"layer_search.layers: {outside} of a backbone with {num_layers} layers; expected 0 to "
             f"{num_layers - 2}, since layers must follow the edited one"
         )
-    split = split_by_thing(one_per_thing(cases), num_held_out=section.num_cases // 2, seed=seed)
+    split = split_by_thing(one_per_thing(cases), num_held_out=section.num_cases, seed=seed)
     training = draw_training(split.training, section.num_cases, seed)
     scores = []
     for layer in layers:
@@ -207,9 +226,10 @@ def try_layer(
         gain = calibrated_gain(generator, edits, model.relative_residual)
         generator.config = replace(generator.config, gain=gain)
     losses = train_experts(section, generator, backbone, trained, seed)
-    accuracies = [
-        token_accuracy(generator, backbone, scored, view, section.batch_size) for view in range(3)
-    ]
+    by_view = torch.tensor(
+        [token_hits(generator, backbone, scored, view, section.batch_size) for view in range(3)]
+    )
+    accuracies = by_view.mean(1).tolist()
     tail = losses[-max(1, len(losses) // 5) :]
     return LayerScore(
         layer=backbone.edit_layer,
@@ -219,6 +239,7 @@ def try_layer(
         picture_match=picture_match(scored),
         loss=sum(tail) / len(tail),
         seconds=time.monotonic() - start_s,
+        by_case=tuple(by_view.mean(0).tolist()),
     )
 
 
@@ -302,14 +323,14 @@ def answers(
 
 
 @torch.no_grad()
-def token_accuracy(
+def token_hits(
     generator: LiveEditGenerator,
     backbone: Backbone,
     items: Sequence[EncodedItem],
     view: int,
     batch_size: int,
-) -> float:
-    """Share of right target tokens when each question is answered by the expert of its edit."""
+) -> list[float]:
+    """Share of right target tokens of each question when the expert of its edit answers it."""
     hits: list[float] = []
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]
@@ -318,7 +339,7 @@ def token_accuracy(
         for row_OV, state in zip(logits, questions, strict=True):
             right = row_OV[: len(state.target_ids_O)].argmax(-1) == state.target_ids_O
             hits.append(float(right.float().mean()))
-    return sum(hits) / len(hits)
+    return hits
 
 
 def picture_match(items: Sequence[EncodedItem]) -> float:

@@ -134,6 +134,12 @@ def find_layer(recipe: TrainRecipe) -> int:
     console.print(to_table(ranking))
     path = recipe.run_folder / "layer_search.json"
     ranking.save(path)
+    if ranking.rivals:
+        layers = ", ".join(map(str, ranking.rivals))
+        print(
+            f"not clearly worse (less than two standard errors): {layers}; more "
+            "layer_search.num_cases and layer_search.steps tell them apart"
+        )
     print(f"edit layer {ranking.recommended} is recommended; written to {path}")
     return 0
 

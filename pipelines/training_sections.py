@@ -57,7 +57,7 @@ class LayerSearchSection:
     layers: tuple[int, ...] = ()
     """Candidate edit layers; empty: five, spread from a third of the depth to nine tenths."""
     num_cases: int = 48
-    """Training cases; half as many, of other things, are scored."""
+    """Training cases, of different things; as many, of other things, are scored."""
     steps: int = 40
     """Optimizer steps for each layer."""
     batch_size: int = 16

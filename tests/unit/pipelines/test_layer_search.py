@@ -70,6 +70,7 @@ def test_the_layer_that_answers_wins(tmp_path: Path) -> None:
     assert ranking.scores[0].reliability > 2 * ranking.scores[1].reliability
     assert ranking.scores[0].loss < ranking.scores[1].loss
     assert len(said) == 2
+    assert ranking.rivals == ()
     ranking.save(tmp_path / "layers.json")
     content = json.loads((tmp_path / "layers.json").read_text())
     assert content["recommended"] == EDIT_LAYER
@@ -91,6 +92,25 @@ def test_image_rows_count_where_routing_looks_at_them() -> None:
     assert seeing.score(has_visual_rows=True) == pytest.approx(0.7)
     ranking = LayerRanking(scores=(seeing,), has_visual_rows=True)
     assert ranking.recommended == 1
+
+
+@pytest.mark.parametrize(
+    ("others", "rivals"),
+    [
+        ((0.5, 0.6, 0.4, 0.5), ()),
+        ((1.0, 0.2, 0.9, 0.8), (7,)),  # worse on the average, for one case alone
+    ],
+)
+def test_a_lead_within_the_noise_is_told(
+    others: tuple[float, ...], rivals: tuple[int, ...]
+) -> None:
+    fields: dict[str, float] = dict.fromkeys(
+        ("reliability", "text_generality", "modal_generality", "picture_match", "loss", "seconds"),
+        0.5,
+    )
+    best = LayerScore(layer=5, by_case=(0.9, 0.9, 0.8, 0.9), **fields)
+    second = LayerScore(layer=7, by_case=others, **fields)
+    assert LayerRanking(scores=(best, second), has_visual_rows=False).rivals == rivals
 
 
 def test_candidates_leave_a_layer_behind_them() -> None:
