@@ -147,9 +147,10 @@ class GeneratorTrainer:
                 worker.close()
 
     def worker(self) -> StepWorker:
-        """In this process, unless the recipe asks for other processes or for a GPU."""
+        """In this process, unless the recipe asks for other processes or for a GPU, which takes an
+        open Ray session."""
         sharding = self.recipe.sharding
-        if sharding.shards == 1 and not sharding.gpus_per_shard:
+        if not sharding.needs_processes:
             from workers.training_worker import TrainingWorker
 
             source = self.source or LoadedSource(backbone=self.backbone, data=self.material.data)

@@ -7,6 +7,7 @@ something all the same, and a rank that fails alone leaves its peers waiting unt
 """
 
 import os
+import warnings
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -46,6 +47,8 @@ def join_gang(rank: int, rendezvous: Rendezvous, sharding: ShardingSection) -> N
 
     # Its C++ build takes minutes and serves a collective of inference kernels that we do not use.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed calls collectives by names that torch is about to change.
+    warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     try:
         deepspeed.init_distributed(
             dist_backend="nccl" if sharding.gpus_per_shard else "gloo",
@@ -88,7 +91,7 @@ class ShardedEngine:
         self._stage = sharding.zero_stage
         self._device = torch.device("cuda" if sharding.gpus_per_shard else "cpu")
         parameters = [parameter for _, parameter in trained]
-        config = _configuration(sharding, sum(p.numel() for p in parameters)) | {
+        config = deepspeed_configuration(sharding, sum(p.numel() for p in parameters)) | {
             "gradient_accumulation_steps": accumulation,
             "gradient_clipping": optimization.max_gradient_norm,
         }
@@ -180,7 +183,7 @@ def shard_for_inference(module: nn.Module, sharding: ShardingSection) -> Any:
     """
     import deepspeed
 
-    engine, *_ = deepspeed.initialize(model=module, config=_configuration(sharding, 1))
+    engine, *_ = deepspeed.initialize(model=module, config=deepspeed_configuration(sharding, 1))
     return engine
 
 
@@ -211,7 +214,7 @@ def _own_part(whole: Tensor, parameter: nn.Parameter) -> Tensor:
     return padded.narrow(0, size * int(os.environ["RANK"]), size)
 
 
-def _configuration(sharding: ShardingSection, num_trained: int) -> dict[str, Any]:
+def deepspeed_configuration(sharding: ShardingSection, num_trained: int) -> dict[str, Any]:
     """What DeepSpeed reads, but for the optimizer."""
     zero: dict[str, Any] = {
         "stage": sharding.zero_stage,

@@ -49,3 +49,13 @@ class ShardingSection:
                 "has_cpu_offload moves weights out of the memory of GPUs: it needs gpus_per_shard "
                 "= 1 and more than one shard"
             )
+
+    @property
+    def needs_processes(self) -> bool:
+        """Whether other processes than the driver's compute, so that a Ray session is needed."""
+        return self.shards > 1 or self.gpus_per_shard > 0
+
+    @property
+    def needed_cpus(self) -> float:
+        """CPUs that Ray sets aside for the whole gang."""
+        return self.shards * self.cpus_per_shard if self.needs_processes else 0.0

@@ -34,8 +34,10 @@ class TrainingGroup:
         *,
         node_resource: str = "",
     ) -> None:
+        sent = ray.put(source)  # once, for all ranks and all rebuilds
+
         def create(options: dict[str, Any], rank: int) -> Any:
-            return TrainingActor.options(**options).remote(plan, source, sharding, rank=rank)
+            return TrainingActor.options(**options).remote(plan, sent, sharding, rank=rank)
 
         self._max_rebuilds = sharding.max_rebuilds
         self._start_timeout_s = sharding.start_timeout_s

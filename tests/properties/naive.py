@@ -194,7 +194,7 @@ def keep(
     else:
         nearest = config.nearest_sentinels
         margins = [key_margin(inputs.visual, expert.visual, key, nearest) for expert in bank]
-    kept = [margin > 0 for margin in margins]
+    kept = [margin > 0 or not config.has_hard_filter for margin in margins]
     for n, expert in enumerate(bank):
         if config.min_gate and sigmoid(similarity(inputs.prompt, expert.prompt)) < config.min_gate:
             kept[n] = False
@@ -216,6 +216,8 @@ def weigh(
     scores = [similarity(inputs.prompt, expert.prompt) for expert in bank]
     members = [n for n in range(len(bank)) if kept[n]]
     weights = [0.0] * len(bank)
+    if config.soft_routing == "average":
+        return [1 / len(members) if kept[n] else 0.0 for n in range(len(bank))]
     if members:
         shares = softmax([scores[n] + evidence * margins[n] for n in members])
         for n, share in zip(members, shares, strict=True):

@@ -14,6 +14,8 @@ CONFIGS: tuple[GeneratorConfig, ...] = (
     replace(OUR_CONFIG, visual_size=48),
     replace(TINY_CONFIG, visual_query="learned", max_kept=2),
     replace(TINY_CONFIG, min_gate=0.5, has_target_embeddings=True),
+    replace(TINY_CONFIG, soft_routing="average", max_kept=3),
+    replace(TINY_CONFIG, has_hard_filter=False),
 )
 
 configs = st.sampled_from(CONFIGS)
