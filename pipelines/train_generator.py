@@ -36,6 +36,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--resume", action="store_true", help="go on with a run; refuse to begin a new one"
     )
+    parser.add_argument(
+        "--no-cache", action="store_true", help="compute every state whenever a step asks for it"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--find-layer",
@@ -96,6 +99,8 @@ def resolve_recipe(options: argparse.Namespace) -> TrainRecipe:
     for name, value in (("run_name", options.run_name), ("sharding.shards", options.shards)):
         if value is not None:
             overrides.append(f"{name}={value}")
+    if options.no_cache:
+        overrides.append("states.is_cached=false")
     return load_recipe(TrainRecipe, options.recipe, overrides)
 
 

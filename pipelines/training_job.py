@@ -4,6 +4,7 @@ The newest checkpoint in the store is where a run goes on. The loop's own file i
 only bridges the moment until a checkpoint is there: it is removed then, so there is one truth.
 """
 
+import contextlib
 import json
 import tempfile
 import time
@@ -21,12 +22,15 @@ from liveedit_core.generator import load_generator, save_generator
 from liveedit_core.schema import Case
 from liveedit_core.training_recipe import Phase
 from liveedit_core.training_validation import Validator
+from pipelines.config import RaySection
 from pipelines.generator_report import training_report_data
+from pipelines.session import open_session
 from pipelines.state_filling import cache_names
 from pipelines.train_config import TrainRecipe
 from pipelines.training_loop import GeneratorTrainer
 from pipelines.training_material import Material
 from pipelines.training_records import TrainingRecords, first_norm, recipe_digest
+from workers.sharding_config import ShardingSection
 from workers.state_sources import open_states
 from workers.training_messages import MODEL, MOMENT, Snapshot
 
@@ -88,7 +92,8 @@ def do_training(
         restore(trainer, records.checkpoints, recipe)
         if validator is not None:
             validator.first_norm = first_norm(trainer.curve)
-        trainer.run()
+        with processes(recipe.sharding):
+            trainer.run()
         if validator is not None and records.last_report is None:
             records.last_report = validator(trainer.generator)  # resumed after its last step
         folder = recipe.run_folder / "generator"
@@ -109,6 +114,13 @@ def do_training(
         num_record_failures=records.num_failures,
         tracking_uri=records.tracker.tracking_uri,
     )
+
+
+def processes(sharding: ShardingSection) -> contextlib.AbstractContextManager[object]:
+    """The Ray session of a sharded run; nothing for one process."""
+    if not sharding.needs_processes:
+        return contextlib.nullcontext()
+    return open_session(RaySection(), needed_cpus=sharding.needed_cpus)
 
 
 def open_records(recipe: TrainRecipe, validator: Validator | None) -> TrainingRecords:
