@@ -1,6 +1,6 @@
 """From the store to what the HTML report shows, after a run or a resumed one alike."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from infra.expert_bank import ExpertBank
@@ -17,7 +17,7 @@ from infra.request_log import RequestLog
 from infra.results import ResultsTable
 from liveedit_core.metrics import ProbeResult
 from liveedit_core.rejects import Rejected
-from liveedit_core.schema import Case, Probe, ProbeKind
+from liveedit_core.schema import Case, ProbeKind
 from pipelines.config import LifelongEditRecipe
 from pipelines.edit_stream import Outcome
 from pipelines.evaluation_schedule import Evaluation
@@ -25,7 +25,7 @@ from pipelines.similar_edits import AlikePair, alike_pairs
 
 _EXAMPLES_PER_KIND = 3
 _WORST_CASES = 16
-_KEPT_SHOWN = 4
+KEPT_SHOWN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +162,10 @@ def _examples(sources: ReportSources, outcome: Outcome) -> tuple[list[Example], 
         case.edit.edit_id: case
         for case in outcome.intake.cases.of([result.edit_id for result in shown])
     }
-    views = _Views(sources, (key for result in shown for key in result.kept[:_KEPT_SHOWN]))
+    views = _Views(sources, (key for result in shown for key in result.kept[:KEPT_SHOWN]))
     return (
-        [_example(result, last.num_edits, cases[result.edit_id], views) for result in chosen],
-        [_example(result, last.num_edits, cases[result.edit_id], views) for result in worst],
+        [example_of(result, last.num_edits, cases[result.edit_id], views.of) for result in chosen],
+        [example_of(result, last.num_edits, cases[result.edit_id], views.of) for result in worst],
     )
 
 
@@ -190,9 +190,19 @@ def choose_worst(results: Sequence[ProbeResult]) -> list[ProbeResult]:
     return [min(by_case[key], key=lambda result: result.score) for _, key in bad]
 
 
-def _example(result: ProbeResult, num_edits: int, case: Case, views: _Views) -> Example:
-    probe: Probe = case.all_probes()[result.probe_index]
-    kept = zip(result.kept[:_KEPT_SHOWN], result.weights, strict=False)
+def example_of(
+    result: ProbeResult, num_edits: int, case: Case, view: Callable[[str], EditView]
+) -> Example:
+    """One probe as the report shows it.
+
+    Args:
+        result: of the probe.
+        num_edits: in the bank.
+        case: to which it belongs.
+        view: gives an edit of the bank by its id.
+    """
+    probe = case.all_probes()[result.probe_index]
+    kept = zip(result.kept[:KEPT_SHOWN], result.weights, strict=False)
     return Example(
         case_id=result.case_id,
         num_edits=num_edits,
@@ -205,7 +215,7 @@ def _example(result: ProbeResult, num_edits: int, case: Case, views: _Views) -> 
         answer_after=result.answer_after,
         image_bytes=probe.image_bytes,
         kept=[
-            KeptExpert(edit=views.of(key), weight=weight, is_own=key == result.edit_id)
+            KeptExpert(edit=view(key), weight=weight, is_own=key == result.edit_id)
             for key, weight in kept
         ],
     )

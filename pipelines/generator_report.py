@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
-from infra.report_data import EditView, Example, KeptExpert
+from infra.report_data import EditView, Example
 from infra.training_report_data import Histogram, TrainingReportData
 from liveedit_core.metrics import ProbeResult
 from liveedit_core.schema import Case
 from liveedit_core.training_diagnostics import RoutingSamples
 from liveedit_core.training_validation import ValidationReport
-from pipelines.edit_report import choose_worst
+from pipelines.edit_report import choose_worst, example_of
 from pipelines.recipe_loader import to_toml
 from pipelines.train_config import TrainRecipe
 from pipelines.training_records import Curve
-
-KEPT_SHOWN = 4
 
 
 def training_report_data(
@@ -108,28 +106,14 @@ def histograms(samples: RoutingSamples, min_gate: float) -> list[Histogram]:
 def worst_cases(results: Sequence[ProbeResult], bank_cases: Sequence[Case]) -> list[Example]:
     """The cases with the lowest means, each by its worst probe, with pictures."""
     by_edit = {case.edit.edit_id: case for case in bank_cases}
-    return [_example(result, by_edit[result.edit_id], by_edit) for result in choose_worst(results)]
 
+    def view(edit_id: str) -> EditView:
+        return _view(by_edit[edit_id])
 
-def _example(result: ProbeResult, case: Case, by_edit: Mapping[str, Case]) -> Example:
-    probe = case.all_probes()[result.probe_index]
-    kept = zip(result.kept[:KEPT_SHOWN], result.weights, strict=False)
-    return Example(
-        case_id=result.case_id,
-        num_edits=len(by_edit),
-        kind=str(result.kind),
-        protocol=result.protocol,
-        score=result.score,
-        prompt=probe.prompt,
-        target=result.target,
-        answer_before=result.answer_before,
-        answer_after=result.answer_after,
-        image_bytes=probe.image_bytes,
-        kept=[
-            KeptExpert(edit=_view(by_edit[key]), weight=weight, is_own=key == result.edit_id)
-            for key, weight in kept
-        ],
-    )
+    return [
+        example_of(result, len(by_edit), by_edit[result.edit_id], view)
+        for result in choose_worst(results)
+    ]
 
 
 def _view(case: Case) -> EditView:

@@ -10,7 +10,7 @@ import difflib
 import json
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin
 
@@ -75,6 +75,19 @@ def read_toml(path: Path) -> dict[str, Any]:
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """Every field of a recipe with its value, nested as in the file, `job` first."""
     return {JOB_KEY: recipe.job, **dataclasses.asdict(recipe)}
+
+
+def to_flat_dict(recipe: Recipe) -> dict[str, Any]:
+    """The same by dotted name, as overrides write it."""
+
+    def flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in tree.items():
+            if _is_table(value):
+                yield from flat(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    return dict(flat(to_dict(recipe), ""))
 
 
 def to_toml(recipe: Recipe) -> str:

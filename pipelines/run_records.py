@@ -11,8 +11,9 @@ from infra.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking import Tracker
 from liveedit_core.errors import TrackingError
 from liveedit_core.metrics import paper_average
-from pipelines.config import LifelongEditRecipe, to_dict
+from pipelines.config import LifelongEditRecipe
 from pipelines.evaluation_schedule import Evaluation, Summary
+from pipelines.recipe_loader import to_flat_dict
 
 _logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class RunRecords:
 
     def started(self, config: LifelongEditRecipe, facts: Mapping[str, str]) -> None:
         """Record what the run is configured with."""
-        self._tracker.log_params(_flat(to_dict(config)))
+        self._tracker.log_params(to_flat_dict(config))
         self._tracker.set_tags(facts)
 
     def generator(self, folder: Path, digest: str) -> None:
@@ -95,13 +96,3 @@ def metric_values(summary: Summary) -> dict[str, float]:
     values = {f"{kind}.{protocol}": item.mean for (kind, protocol), item in summary.items()}
     average = paper_average(dict(summary))
     return values if average != average else {**values, "paper_average.teacher_forced": average}
-
-
-def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -26,7 +26,7 @@ from infra.tracking import Tracker
 from liveedit_core.errors import TrackingError
 from liveedit_core.generator import CONFIG_FILE, LiveEditGenerator
 from liveedit_core.training_validation import ValidationReport
-from pipelines.recipe_loader import Recipe, to_dict
+from pipelines.recipe_loader import Recipe, to_dict, to_flat_dict
 
 _logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class TrainingRecords:
 
     def started(self, facts: Mapping[str, str]) -> None:
         """Record what the run is configured with."""
-        self.tracker.log_params(flat(to_dict(self.recipe)))
+        self.tracker.log_params(to_flat_dict(self.recipe))
         self.tracker.set_tags(facts)
 
     def on_step(self, phase: str, step: int, figures: Mapping[str, float]) -> None:
@@ -284,14 +284,3 @@ def first_norm(curve: Curve) -> float:
     """`expert_norm_median` of the first validation in a curve; 0 when there is none."""
     norms = (row.get("routing.expert_norm_median") for row in curve)
     return next((float(norm) for norm in norms if norm is not None), 0.0)
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    """Nested settings by dotted name."""
-    values: dict[str, object] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[f"{prefix}{key}"] = value
-    return values
