@@ -134,7 +134,7 @@ class VisualKeyRecipe:
     """Principal components of the pyramids that are looked at."""
     ridge: float = 0.3
     """Added to the covariance within things, as a share of its mean variance."""
-    stranger_fraction: float = 0.08
+    stranger_fraction: float = 0.09
     """Share of pictures of untaught things that may pass the threshold of some expert."""
 
     def __post_init__(self) -> None:
