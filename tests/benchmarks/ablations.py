@@ -1,0 +1,128 @@
+#!/usr/bin/env python
+"""What each part of the method is worth: the built-in generator with one part changed at a time.
+
+    python tests/benchmarks/ablations.py [--edits 1000] [--output FILE.json] [section.key=value ...]
+
+N evaluation edits, then all their probes, teacher-forced; the same cases and seed for every row.
+Parts of inference are switched in the config. Losses of the prompt phase are switched by training
+that phase again (the experts do not depend on it), on the material of the built-in recipe, which is
+encoded first where no earlier run has left it. The paper's "image compressed without the prompt"
+has no row: our visual key never sees the prompt.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.builtin.backbone import load_builtin_backbone
+from liveedit_core.builtin.benchmark import load_builtin_cases
+from liveedit_core.builtin.generator import builtin_generator_folder
+from liveedit_core.editor import Editor
+from liveedit_core.generator import LiveEditGenerator, load_generator
+from liveedit_core.metrics import CaseScorer, PreparedCases, paper_average, summarize
+from liveedit_core.repository import ExpertRepository
+from liveedit_core.schema import Case
+from liveedit_core.training_validation import split_by_thing
+from pipelines.config import TrainRecipe, load_recipe
+from pipelines.train_generator import DEFAULT_RECIPE
+from pipelines.training_loop import GeneratorTrainer
+from pipelines.training_material import Material, prepare_material
+
+BATCH_SIZE = 32
+INFERENCE: dict[str, dict[str, object]] = {
+    "full": {},
+    "experts averaged": {"soft_routing": "average"},
+    "soft routing by prompt alone (paper)": {"soft_routing": "prompt"},
+    "no hard filter": {"has_hard_filter": False},
+    "no bound on kept experts": {"max_kept": 0},
+    "no prompt gate": {"min_gate": 0.0},
+}
+LOSSES = {"no absolute loss": "soft_absolute", "no relative loss": "soft_relative"}
+
+
+def variants(
+    recipe: TrainRecipe, backbone: HuggingFaceBackbone, material: Material
+) -> Iterator[tuple[str, LiveEditGenerator]]:
+    """Each row's name and generator."""
+    for name, change in INFERENCE.items():
+        generator = load_generator(builtin_generator_folder())
+        generator.config = replace(generator.config, **change)  # type: ignore[arg-type]
+        yield name, generator
+    for name, loss in LOSSES.items():
+        yield name, retrained(recipe, backbone, material, loss)
+
+
+def retrained(
+    recipe: TrainRecipe, backbone: HuggingFaceBackbone, material: Material, loss: str
+) -> LiveEditGenerator:
+    """The built-in generator with a prompt phase that lacks one loss."""
+    changed = replace(
+        recipe,
+        losses=replace(recipe.losses, **{loss: 0.0}),
+        experts=replace(recipe.experts, steps=0),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = GeneratorTrainer(changed, backbone, material, Path(folder))
+        trainer.run()
+    generator = load_generator(builtin_generator_folder())
+    for side in ("edit_extractor", "input_extractor"):
+        source = getattr(trainer.generator, side).state_dict()
+        getattr(generator, side).load_state_dict(source)
+    return generator
+
+
+def score(
+    backbone: HuggingFaceBackbone,
+    generator: LiveEditGenerator,
+    cases: list[Case],
+    prepared: PreparedCases,
+) -> dict[str, float]:
+    """Means in per cent, rounded to a tenth."""
+    editor = Editor(backbone, generator, ExpertRepository.empty(generator.config))
+    requests = [case.edit for case in cases]
+    edited = [probe.states for probe in prepared.probes if probe.probe_index == 0]
+    experts = editor.write_experts(requests, edited)
+    repository = ExpertRepository.from_experts(generator.config, experts)
+    scorer = CaseScorer(editor, batch_size=BATCH_SIZE)
+    summary = summarize(scorer.score(prepared, repository))
+    means = {str(kind): round(100 * item.mean, 1) for (kind, _), item in summary.items()}
+    return means | {"average_of_five": round(100 * paper_average(summary), 1)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print one row a variant, and write all of them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--edits", type=int, default=1000)
+    parser.add_argument("--output", type=Path, metavar="FILE.json")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    options = parser.parse_intermixed_args(arguments)
+    recipe = load_recipe(TrainRecipe, DEFAULT_RECIPE, options.overrides)
+    backbone = load_builtin_backbone(batch_size=BATCH_SIZE)
+    cases = load_builtin_cases("evaluation")[: options.edits]
+    nothing = load_generator(builtin_generator_folder())
+    empty = ExpertRepository.empty(nothing.config)
+    prepared = CaseScorer(Editor(backbone, nothing, empty), batch_size=BATCH_SIZE).prepare(cases)
+    split = split_by_thing(
+        load_builtin_cases("train"), num_held_out=recipe.validation.bank_edits, seed=recipe.seed
+    )
+    folder = recipe.run_folder / "material"
+    material = prepare_material(recipe, backbone, folder, split.held_out_things)
+    rows: dict[str, dict[str, float]] = {}
+    for name, generator in variants(recipe, backbone, material):
+        rows[name] = score(backbone, generator, cases, prepared)
+        print(f"{name}: {rows[name]}", flush=True)
+    if options.output:
+        result = {"edits": len(cases), "seed": recipe.seed, "protocol": "teacher_forced"}
+        options.output.write_text(json.dumps(result | {"rows": rows}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
