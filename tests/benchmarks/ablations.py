@@ -63,7 +63,7 @@ def retrained(
     """The built-in generator with a prompt phase that lacks one loss."""
     changed = replace(
         recipe,
-        losses=replace(recipe.losses, **{loss: 0.0}),
+        losses=replace(recipe.losses, **{loss: 0.0}),  # type: ignore[arg-type]
         experts=replace(recipe.experts, steps=0),
     )
     with tempfile.TemporaryDirectory() as folder:
