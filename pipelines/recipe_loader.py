@@ -122,7 +122,10 @@ def _build(cls: type[Any], tree: Mapping[str, Any], prefix: str) -> Any:
         if key not in types:
             raise _unknown(f"{prefix}{key}", key, types, prefix)
         values[key] = _convert(value, types[key], f"{prefix}{key}")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ConfigError as error:  # its message begins with the name of the field
+        raise ConfigError(f"{prefix}{error.message}") from error
 
 
 def _field_types(cls: type[Any]) -> dict[str, Any]:
