@@ -51,9 +51,9 @@ class RequestsSection:
         """Refuse two sources at once and a negative limit."""
         _check(
             not (self.path and self.cases),
-            "requests.path and requests.cases are both set; set one of them",
+            "path and requests.cases are both set; set one of them",
         )
-        _at_least("requests.limit", self.limit, 0)
+        _at_least("limit", self.limit, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class BackboneSection:
 
     def __post_init__(self) -> None:
         """Refuse an empty name."""
-        _not_empty("backbone.name", self.name)
+        _not_empty("name", self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +89,10 @@ class GeneratorSection:
 
     def __post_init__(self) -> None:
         """Refuse an empty checkpoint and counts below one."""
-        _not_empty("generator.checkpoint", self.checkpoint)
+        _not_empty("checkpoint", self.checkpoint)
         for name in ("shards", "gangs", "batch_size", "num_threads"):
-            _at_least(f"generator.{name}", getattr(self, name), 1)
-        _check_cpus("generator.num_cpus", self.num_cpus)
+            _at_least(name, getattr(self, name), 1)
+        _check_cpus("num_cpus", self.num_cpus)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +119,12 @@ class EmbeddingSection:
     def __post_init__(self) -> None:
         """Refuse counts below one, a similarity outside [-1, 1] and a model without weights."""
         for name in ("num_workers", "batch_size", "num_threads"):
-            _at_least(f"embedding.{name}", getattr(self, name), 1)
-        _check_cpus("embedding.num_cpus", self.num_cpus)
-        _not_empty("embedding.open_clip_model", self.open_clip_model)
+            _at_least(name, getattr(self, name), 1)
+        _check_cpus("num_cpus", self.num_cpus)
+        _not_empty("open_clip_model", self.open_clip_model)
         _check(
             -1.0 <= self.near_duplicate_similarity <= 1.0,
-            "embedding.near_duplicate_similarity must lie in [-1, 1], "
-            f"got {self.near_duplicate_similarity}",
+            f"near_duplicate_similarity must lie in [-1, 1], got {self.near_duplicate_similarity}",
         )
         is_builtin = self.open_clip_model == "builtin"
         _check(
@@ -134,7 +133,7 @@ class EmbeddingSection:
         )
         _check(
             is_builtin or bool(self.open_clip_pretrained),
-            f"embedding.open_clip_pretrained must name the weights of {self.open_clip_model!r}",
+            f"open_clip_pretrained must name the weights of {self.open_clip_model!r}",
         )
 
 
@@ -149,8 +148,8 @@ class BankSection:
 
     def __post_init__(self) -> None:
         """Refuse a name that is no file name and an empty window."""
-        _file_name("bank.name", self.name)
-        _at_least("bank.window_edits", self.window_edits, 1)
+        _file_name("name", self.name)
+        _at_least("window_edits", self.window_edits, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,17 +187,17 @@ class EvaluationSection:
             ("free_generation_cases", 0),
             ("max_new_tokens", 1),
         ):
-            _at_least(f"evaluation.{name}", getattr(self, name), least)
-        _check_cpus("evaluation.num_cpus", self.num_cpus)
+            _at_least(name, getattr(self, name), least)
+        _check_cpus("num_cpus", self.num_cpus)
         points = list(self.at)
         _check(
             points == sorted(set(points)) and all(point >= 1 for point in points),
-            f"evaluation.at must be rising numbers of at least 1, got {points}",
+            f"at must be rising numbers of at least 1, got {points}",
         )
         unknown = [protocol for protocol in self.protocols if protocol not in PROTOCOLS]
         _check(
             not unknown and len(set(self.protocols)) == len(self.protocols) > 0,
-            f"evaluation.protocols must name each at most once, and one at least, of "
+            "protocols must name each at most once, and one at least, of "
             f"{', '.join(PROTOCOLS)}; got {list(self.protocols)}",
         )
 
@@ -218,12 +217,12 @@ class RaySection:
 
     def __post_init__(self) -> None:
         """Refuse impossible sizes, and sizes of a cluster that is not started here."""
-        _at_least("ray.num_cpus", self.num_cpus, 0)
-        _at_least("ray.max_in_flight", self.max_in_flight, 1)
+        _at_least("num_cpus", self.num_cpus, 0)
+        _at_least("max_in_flight", self.max_in_flight, 1)
         smallest = 80 * 1024 * 1024  # Ray itself refuses less than about 75 MiB
         _check(
             self.object_store_memory_bytes == 0 or self.object_store_memory_bytes >= smallest,
-            f"ray.object_store_memory_bytes must be 0 or at least {smallest:,}, "
+            f"object_store_memory_bytes must be 0 or at least {smallest:,}, "
             f"got {self.object_store_memory_bytes:,}",
         )
 
@@ -237,7 +236,7 @@ class TrackingSection:
 
     def __post_init__(self) -> None:
         """Refuse an empty experiment."""
-        _not_empty("tracking.experiment", self.experiment)
+        _not_empty("experiment", self.experiment)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,13 +43,13 @@ class StatesSection:
             ("num_threads", 1),
         ):
             if getattr(self, name) < least:
-                raise ConfigError(f"states.{name} must be at least {least}")
+                raise ConfigError(f"{name} must be at least {least}")
         if not 0.0 <= self.num_cpus < float("inf"):
-            raise ConfigError(f"states.num_cpus must be 0 or more, got {self.num_cpus}")
+            raise ConfigError(f"num_cpus must be 0 or more, got {self.num_cpus}")
         scheme, separator, _ = self.store.partition("://")
         if separator and scheme not in ("file", "s3"):
             raise ConfigError(
-                f"states.store must be a folder, file:///... or s3://..., got {self.store!r}"
+                f"store must be a folder, file:///... or s3://..., got {self.store!r}"
             )
 
     def store_uri(self, run_root: str) -> str:
