@@ -1,7 +1,8 @@
 """Banks of the tiny backbone with its random generator, as the editing job would write them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from infra.expert_bank import ExpertBank
 from infra.object_store import ObjectStore
@@ -17,6 +18,7 @@ from workers.generator_worker import GeneratorWorker
 from workers.messages import EmbedderFacts, NumberedRequest
 from workers.models import ModelSource
 
+T = TypeVar("T")
 EMBEDDER = EmbedderFacts(model=HashEmbedder.name, size=HashEmbedder.size)
 
 
@@ -33,14 +35,29 @@ class SmallModels:
 
 
 def taught_bank(
-    store: ObjectStore, models: ModelSource, cases: Sequence[Case], *, name: str = "main"
+    store: ObjectStore,
+    models: ModelSource,
+    cases: Sequence[Case],
+    *,
+    name: str = "main",
+    window_edits: int = 1000,
+    batch_size: int = 16,
 ) -> ExpertBank:
-    """A bank of one window that holds the edits of some cases, in their order."""
+    """A bank that holds the edits of some cases, one version a window."""
     worker = GeneratorWorker(models, InputLimits())
+    embedder = ExpertEmbeddingWorker(HashEmbedder)
     identity = bank_identity(worker.describe(), EMBEDDER)
     bank = ExpertBank.open_or_create(store, name, identity)
+    epoch = bank.acquire_writer()
     requests = [NumberedRequest(sequence=n + 1, request=c.edit) for n, c in enumerate(cases)]
-    embedder = ExpertEmbeddingWorker(HashEmbedder)
-    written = embedder.write(worker.generate(requests), bank.fragment_writer())
-    bank.commit(written.fragments, epoch=bank.acquire_writer())
+    for window in chunks(requests, window_edits):
+        batches = worker.stream(chunks(window, batch_size))
+        written = list(embedder.stream(batches, bank.fragment_writer()))
+        bank.commit([name for batch in written for name in batch.fragments], epoch=epoch)
     return bank
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Items in pieces of one size, the last as large as it is."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

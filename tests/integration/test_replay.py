@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -78,7 +79,8 @@ def test_the_actors_of_a_node_read_the_same_memory() -> None:
         up_NRD=torch.rand(200, 4, 64),
     )
     shared = ray.put(SharedRepository.of(experts))
-    readers = [ray.remote(Reader).options(num_cpus=0.1).remote() for _ in range(2)]
+    actor: Any = ray.remote(Reader)
+    readers = [actor.options(num_cpus=0.1).remote() for _ in range(2)]
     first, second = ray.get([reader.place.remote(shared) for reader in readers])
     assert first[0] != second[0], "two processes"
     assert first[1] == second[1], "one file of shared memory, one place in it"
@@ -93,7 +95,7 @@ def test_the_actors_of_a_node_read_the_same_memory() -> None:
 def test_a_killed_actor_changes_no_number(
     store: ObjectStore, undisturbed: BankEvaluation, tmp_path: Path
 ) -> None:
-    killed = []
+    killed: list[int] = []
 
     def kill(num_done: int, num_units: int) -> None:
         pids = [int(path.name) for path in tmp_path.iterdir()]
