@@ -41,7 +41,7 @@ class MetricRow:
     own_rank_mean: float | None = None
     """Place of the edit's own expert by weight where it was kept, 1 is the first; a mean."""
     own_weight_mean: float | None = None
-    """Soft-routing weight of the edit's own expert, 0 where it was not kept; a mean."""
+    """Soft-routing weight of the edit's own expert where it was kept; a mean."""
 
 
 @dataclass(frozen=True, kw_only=True)

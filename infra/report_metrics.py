@@ -78,14 +78,27 @@ def metric_tables(metrics: Sequence[MetricRow]) -> list[MetricTable]:
     return tables
 
 
+def rows_by_protocol(metrics: Sequence[MetricRow]) -> list[tuple[str, list[MetricRow]]]:
+    """Rows of each protocol, in the order of a page."""
+    order = ordered_kinds({row.kind for row in metrics})
+    return [
+        (
+            protocol,
+            sorted(
+                (row for row in metrics if row.protocol == protocol),
+                key=lambda row: (row.num_edits, order.index(row.kind)),
+            ),
+        )
+        for protocol in _ordered({row.protocol for row in metrics}, _PROTOCOL_ORDER)
+    ]
+
+
 def metric_plots(metrics: Sequence[MetricRow], *, seed: int) -> list[MetricPlot]:
     """What was taught, what must not change, and the filter, each by number of edits."""
     return [
         MetricPlot(
             title=curves.title,
-            svg=Markup(
-                plot_by_num_edits(curves.lines, name=curves.name, description=curves.title)
-            ),
+            svg=Markup(plot_by_num_edits(curves.lines, name=curves.name, description=curves.title)),
             caption=f"Protocol: {spell(curves.protocol)}. Seed {seed}. Samples at each point: "
             f"{curves.samples}." + (" Bands: 95 % intervals." if curves.has_intervals else ""),
         )
@@ -101,6 +114,11 @@ def draw_metric_plots(folder: Path, metrics: Sequence[MetricRow]) -> list[Path]:
         paths.append(folder / f"{curves.name}.png")
         draw_by_num_edits(paths[-1], curves.lines, title=curves.title)
     return paths
+
+
+def ordered_kinds(kinds: set[str]) -> list[str]:
+    """Kinds of probes in the order of a page."""
+    return _ordered(kinds, _KIND_ORDER)
 
 
 def spell(name: str) -> str:
