@@ -232,6 +232,19 @@ class ExpertBank:
         arrays = (column_to_numpy(rows, name) for name in _REPOSITORY_COLUMNS)
         return ExpertRepository.from_arrays(config, rows.column("edit_id").to_pylist(), *arrays)
 
+    def file_keys(self, version: int) -> list[str]:
+        """Keys in the store of all files that the rows of a version are in.
+
+        Raises:
+            IntegrityError: There is no such version any more.
+        """
+        paths: list[str] = []
+        for fragment in self._table.at(version).get_fragments():
+            paths += [f"data/{file.path}" for file in fragment.data_files()]
+            removed_rows = fragment.deletion_file()
+            paths += [removed_rows] if removed_rows else []
+        return [f"banks/{self.name}/{path}" for path in sorted(paths)]
+
     def window(self, version: int) -> BankVersion:
         """How a version came to be.
 

@@ -8,26 +8,31 @@ same thing again finds the version that is there, so a job may register after ev
 import contextlib
 import hashlib
 import json
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra._compat import mlflow_default_uri
+from infra.bank_manifest import BankManifest
 from infra.expert_bank import ExpertBank
-from infra.tracking import Connection, Tracker
-from liveedit_core.errors import LiveEditError, TrackingError
+from infra.tracking import Connection, Tracker, open_client
+from liveedit_core.errors import InputError, IntegrityError, LiveEditError, TrackingError
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 GENERATOR_MODEL = "liveedit-generator"
 BANK_MODEL = "liveedit-bank"
+MANIFEST_FILE = "manifest.json"
 
 _KEY_TAG = "liveedit_key"
 """Tag that tells what a model version is a version of; never two with one key."""
+_MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<number>[0-9]{1,9}))")
 
 
 @dataclass(frozen=True)
@@ -131,15 +136,15 @@ class ModelRegistry:
         bank: ExpertBank,
         version: int,
         *,
-        manifest: Mapping[str, object] | None = None,
+        backbone: str = "builtin",
         metrics: Mapping[str, float] | None = None,
     ) -> RegisteredVersion:
-        """Register a committed bank version, once.
+        """Register a committed bank version, once; every file of it is read and digested.
 
         Args:
             bank: The bank.
             version: One that a commit returned.
-            manifest: Added to the manifest, which says where the bank is and what it was made for.
+            backbone: Name by which workers load the backbone.
             metrics: What the version reached; the step is its number of edits.
 
         Raises:
@@ -147,22 +152,17 @@ class ModelRegistry:
             TrackingError: MLflow does not answer.
         """
         window = bank.window(version)
-        content = {
-            **(manifest or {}),
-            "store_uri": bank.store_uri,
-            "bank": bank.name,
-            "bank_version": version,
-            "committed_at": window.committed_at.isoformat(),
-            "num_edits": window.num_edits,
-            "identity": asdict(bank.identity),
-        }
-        origin = [bank.store_uri, bank.name, version, content["committed_at"]]
+        origin = [bank.store_uri, bank.name, version, window.committed_at.isoformat()]
+        key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()
+        known = self._known(BANK_MODEL, key)
+        if known is not None:
+            return known
         with tempfile.TemporaryDirectory() as folder:
-            text = json.dumps(content, indent=2, sort_keys=True)
-            (Path(folder) / "manifest.json").write_text(text)
+            text = BankManifest.of(bank, version, backbone=backbone).to_json()
+            (Path(folder) / MANIFEST_FILE).write_text(text)
             return self._register(
                 BANK_MODEL,
-                key=hashlib.sha256(json.dumps(origin).encode()).hexdigest(),
+                key=key,
                 folder=Path(folder),
                 tags={
                     "store_uri": bank.store_uri,
@@ -170,44 +170,39 @@ class ModelRegistry:
                     "bank_version": str(version),
                     "num_edits": str(window.num_edits),
                     "generator_digest": bank.identity.generator_digest,
+                    "backbone_digest": bank.identity.backbone_digest,
                 },
                 params={},
                 metrics=metrics or {},
                 step=window.num_edits,
             )
 
-    def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Point an alias ("challenger", "champion") to a version.
-
-        Raises:
-            TrackingError: MLflow does not answer, or knows no such version.
-        """
-        with _tracking_errors(f"set alias {alias!r} of {name} to version {version}"):
-            client = self._tracker.connect().client
-            client.set_registered_model_alias(name, alias, str(version))
-
-    def set_tag(self, name: str, version: int, key: str, value: str) -> None:
-        """Tag a version.
-
-        Raises:
-            TrackingError: MLflow does not answer, or knows no such version.
-        """
-        with _tracking_errors(f"tag version {version} of {name}"):
-            client = self._tracker.connect().client
-            client.set_model_version_tag(name, str(version), key, value)
-
-    def get(self, name: str, alias: str) -> RegisteredVersion | None:
-        """The version that an alias points to, or None when nothing has this alias.
+    def versions(self) -> "ModelVersions":
+        """What is registered on the same server.
 
         Raises:
             TrackingError: MLflow does not answer.
         """
-        with _tracking_errors(f"look up alias {alias!r} of {name}"):
+        connection = self._tracker.connect()
+        return ModelVersions(connection.tracking_uri, connection.client)
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """See `ModelVersions.set_alias`."""
+        self.versions().set_alias(name, alias, version)
+
+    def set_tag(self, name: str, version: int, key: str, value: str) -> None:
+        """See `ModelVersions.set_tags`."""
+        self.versions().set_tags(name, version, {key: value})
+
+    def get(self, name: str, alias: str) -> RegisteredVersion | None:
+        """See `ModelVersions.by_alias`."""
+        return self.versions().by_alias(name, alias)
+
+    def _known(self, name: str, key: str) -> RegisteredVersion | None:
+        with _tracking_errors(f"look up a version of {name}"):
             client = self._tracker.connect().client
-            models = client.search_registered_models(f"name = '{name}'")
-            if not models or alias not in models[0].aliases:
-                return None
-            return _registered(client.get_model_version_by_alias(name, alias))
+            known = client.search_model_versions(f"name = '{name}' and tags.{_KEY_TAG} = '{key}'")
+            return _registered(known[0]) if known else None
 
     def _register(
         self,
@@ -225,9 +220,9 @@ class ModelRegistry:
             client = connection.client
             if not client.search_registered_models(f"name = '{name}'"):
                 client.create_registered_model(name)
-            known = client.search_model_versions(f"name = '{name}' and tags.{_KEY_TAG} = '{key}'")
-            if known:
-                return _registered(known[0])
+            known = self._known(name, key)
+            if known is not None:
+                return known
             model = client.create_logged_model(
                 connection.experiment_id,
                 name=name,
@@ -245,8 +240,123 @@ class ModelRegistry:
                     source=f"models:/{model.model_id}",
                     run_id=connection.run_id,
                     tags={**tags, _KEY_TAG: key},
+                    model_id=model.model_id,  # a server refuses the source without it
                 )
             return _registered(version)
+
+
+class ModelVersions:
+    """Looks up registered versions and marks them; needs no run."""
+
+    def __init__(self, tracking_uri: str, client: "MlflowClient | None" = None) -> None:
+        """Name the server.
+
+        Args:
+            tracking_uri: Of MLflow; its registry is the same.
+            client: Of that server, if there is one already.
+
+        Raises:
+            TrackingError: MLflow does not answer.
+        """
+        self.tracking_uri = tracking_uri
+        with _tracking_errors(f"open {tracking_uri}"):
+            self._client = client or open_client(tracking_uri)
+
+    def find(self, uri: str) -> RegisteredVersion:
+        """The version that a URI names.
+
+        Args:
+            uri: `models:/<name>@<alias>` or `models:/<name>/<number>`.
+
+        Raises:
+            InputError: It names no version that exists.
+            TrackingError: MLflow does not answer.
+        """
+        match = _MODEL_URI.fullmatch(uri)
+        if match is None:
+            raise InputError(f"expected models:/<name>@<alias> or models:/<name>/<n>, got {uri!r}")
+        name, alias, number = match["name"], match["alias"], match["number"]
+        if alias:
+            found = self.by_alias(name, alias)
+        else:
+            found = next((v for v in self.all(name) if v.version == int(number)), None)
+        if found is None:
+            known = ", ".join(str(version.version) for version in self.all(name)) or "none"
+            raise InputError(
+                f"{uri} does not exist on {self.tracking_uri}; versions there: {known}"
+            )
+        return found
+
+    def all(self, name: str) -> list[RegisteredVersion]:
+        """Every version of a model, oldest first; empty when there is no such model."""
+        with _tracking_errors(f"list the versions of {name}"):
+            versions: list[ModelVersion] = []
+            token: str | None = None
+            while token is None or token:
+                page = self._client.search_model_versions(f"name = '{name}'", page_token=token)
+                versions += page
+                token = page.token or ""
+            return sorted(map(_registered, versions), key=lambda item: item.version)
+
+    def by_alias(self, name: str, alias: str) -> RegisteredVersion | None:
+        """The version that an alias points to, or None when nothing has this alias."""
+        with _tracking_errors(f"look up alias {alias!r} of {name}"):
+            models = self._client.search_registered_models(f"name = '{name}'")
+            if not models or alias not in models[0].aliases:
+                return None
+            return _registered(self._client.get_model_version_by_alias(name, alias))
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Point an alias ("challenger", "champion") to a version; 0 takes the alias away.
+
+        Raises:
+            TrackingError: MLflow does not answer, or knows no such version.
+        """
+        with _tracking_errors(f"set alias {alias!r} of {name} to version {version}"):
+            if version:
+                self._client.set_registered_model_alias(name, alias, str(version))
+            else:
+                self._client.delete_registered_model_alias(name, alias)
+
+    def set_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
+        """Tag a version; the last value of a name stays."""
+        with _tracking_errors(f"tag version {version} of {name}"):
+            for key, value in tags.items():
+                self._client.set_model_version_tag(name, str(version), key, value)
+
+    def set_run_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Tag a run; the last value of a name stays."""
+        with _tracking_errors(f"tag run {run_id}"):
+            for key, value in tags.items():
+                self._client.set_tag(run_id, key, value)
+
+    def fetch(self, version: RegisteredVersion, folder: Path) -> Path:
+        """Bring the files of a version, as they were registered.
+
+        Returns:
+            The folder that holds them.
+        """
+        with _tracking_errors(f"bring the files of {version.name} {version.version}"):
+            from mlflow.artifacts import download_artifacts
+
+            # Without a folder of its own a local artifact store would hand out the very files.
+            with mlflow_default_uri(self.tracking_uri):
+                uri = f"models:/{version.model_id}"
+                return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+
+    def manifest(self, version: RegisteredVersion) -> BankManifest:
+        """The manifest of a bank version.
+
+        Raises:
+            IntegrityError: It is missing or damaged.
+            TrackingError: MLflow does not answer.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.fetch(version, Path(folder)) / MANIFEST_FILE
+            name = f"{version.name} {version.version}"
+            if not path.is_file():
+                raise IntegrityError(f"{name} has no {MANIFEST_FILE} among its files in MLflow")
+            return BankManifest.from_json(path.read_text(encoding="utf-8"), name)
 
 
 def _log_model_metrics(

@@ -1,10 +1,14 @@
-"""Plots of a report as inline SVG: no files, no network, readable on light and dark pages."""
+"""Plots of a report as inline SVG: no files, no network, readable on light and dark pages.
+
+Curves over the number of edits can also be drawn as PNG files, for MLflow's user interface.
+"""
 
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -33,6 +37,8 @@ class Line:
     num_edits: Sequence[int]
     fractions: Sequence[float]
     is_dashed: bool = False
+    intervals: Sequence[tuple[float, float]] = ()
+    """Lower and upper end at each point, drawn as a band; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +66,38 @@ def plot_by_num_edits(lines: Sequence[Line], *, name: str, description: str) -> 
         name: Makes the ids inside this SVG differ from those of other plots on the page.
         description: What a screen reader says; no markup.
     """
+    return _inline_svg(_figure_by_num_edits(lines), name, description)
+
+
+def draw_by_num_edits(path: Path, lines: Sequence[Line], *, title: str) -> None:
+    """Draw the same as a PNG file, on white.
+
+    Args:
+        path: Of the file; its folder exists.
+        lines: As for `plot_by_num_edits`.
+        title: Above the plot.
+    """
+    figure = _figure_by_num_edits(lines)
+    figure.suptitle(title, fontsize=11)
+    figure.patch.set_visible(True)
+    figure.set_facecolor("white")
+    figure.savefig(path, format="png", dpi=160, metadata={"Software": None})
+
+
+def _figure_by_num_edits(lines: Sequence[Line]) -> Figure:
     figure, axes = _empty_plot()
     for index, line in enumerate(lines):
+        colour = _COLOURS[index % len(_COLOURS)]
+        if line.intervals:
+            lows, highs = zip(*line.intervals, strict=True)
+            axes.fill_between(line.num_edits, lows, highs, color=colour, alpha=0.15, linewidth=0)
+            if len(line.num_edits) == 1:  # a band of one point has no width
+                axes.vlines(line.num_edits, lows, highs, color=colour, alpha=0.5, linewidth=2)
         axes.plot(
             line.num_edits,
             line.fractions,
             label=line.label,
-            color=_COLOURS[index % len(_COLOURS)],
+            color=colour,
             marker=_MARKERS[index % len(_MARKERS)],
             markersize=5.5,
             linewidth=2,
@@ -76,7 +107,7 @@ def plot_by_num_edits(lines: Sequence[Line], *, name: str, description: str) -> 
         )
     _style(axes, sorted({count for line in lines for count in line.num_edits}))
     figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize=9)
-    return _inline_svg(figure, name, description)
+    return figure
 
 
 def plot_by_step(

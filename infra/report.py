@@ -65,6 +65,7 @@ def page_environment() -> Environment:
     )
     environment.filters |= {
         "duration": format_duration,
+        "number": format_number,
         "percent": format_percent,
         "spell": spell,
         "thumbnail": thumbnail_uri,
@@ -150,6 +151,11 @@ def _paper_average(last: Mapping[str, MetricRow]) -> Tile | None:
 def format_percent(fraction: float | None) -> str:
     """0.974 -> "97.4 %"; a dash where there is no number."""
     return "-" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def format_number(value: float | None, num_digits: int = 2) -> str:
+    """1.2345 -> "1.23"; a dash where there is no number."""
+    return "-" if value is None else f"{value:,.{num_digits}f}"
 
 
 def format_duration(duration_s: float) -> str:

@@ -22,6 +22,26 @@ class MetricRow:
     """Share of probes for which the edit's own expert passed the hard filter; None: unknown."""
     empty_kept_fraction: float | None = None
     """Share of probes for which no expert passed the hard filter; None: unknown."""
+    num_cases: int | None = None
+    """Cases that the probes belong to; None: unknown. So for all that follows."""
+    low: float | None = None
+    """Lower end of the 95 % interval of the mean."""
+    high: float | None = None
+    """Upper end of the 95 % interval of the mean."""
+    exact_mean: float | None = None
+    """Share of probes whose answer is right as a whole."""
+    exact_low: float | None = None
+    exact_high: float | None = None
+    kept_mean: float | None = None
+    """Experts that passed the hard filter, on average over probes."""
+    kept_p95: float | None = None
+    """The same, 95th percentile."""
+    own_first_fraction: float | None = None
+    """Share of probes for which the edit's own expert had the largest weight of all."""
+    own_rank_mean: float | None = None
+    """Place of the edit's own expert by weight where it was kept, 1 is the first; a mean."""
+    own_weight_mean: float | None = None
+    """Soft-routing weight of the edit's own expert where it was kept; a mean."""
 
 
 @dataclass(frozen=True, kw_only=True)

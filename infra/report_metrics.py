@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from markupsafe import Markup
 
-from infra.plots import Line, plot_by_num_edits
+from infra.plots import Line, draw_by_num_edits, plot_by_num_edits
 from infra.report_data import MetricRow
 from liveedit_core.schema import ProbeKind
 
@@ -17,6 +18,18 @@ PROTOCOL_NOTES = {
     "are given",
     "free_generation": "greedy answer equals the target after normalisation",
 }
+
+METRIC_NOTES = {
+    "reliability": "the taught fact itself: its picture and its question",
+    "text_generality": "the taught picture, the question in other words",
+    "modal_generality": "another picture of the same thing, the same question",
+    "text_locality": "an unrelated question without a picture: the answer must stay",
+    "modal_locality": "an unrelated picture and question: the answer must stay",
+    "image_swap_locality": "the taught question on another picture: the answer must stay",
+    "prompt_swap_locality": "another question on the taught picture: the answer must stay",
+    "portability": "a question whose answer follows from the taught fact",
+}
+"""What each kind of probe asks."""
 
 _TAUGHT = [kind.value for kind in ProbeKind if not kind.is_locality]
 _UNCHANGED = [kind.value for kind in ProbeKind if kind.is_locality]
@@ -65,9 +78,75 @@ def metric_tables(metrics: Sequence[MetricRow]) -> list[MetricTable]:
     return tables
 
 
+def rows_by_protocol(metrics: Sequence[MetricRow]) -> list[tuple[str, list[MetricRow]]]:
+    """Rows of each protocol, in the order of a page."""
+    order = ordered_kinds({row.kind for row in metrics})
+    return [
+        (
+            protocol,
+            sorted(
+                (row for row in metrics if row.protocol == protocol),
+                key=lambda row: (row.num_edits, order.index(row.kind)),
+            ),
+        )
+        for protocol in _ordered({row.protocol for row in metrics}, _PROTOCOL_ORDER)
+    ]
+
+
 def metric_plots(metrics: Sequence[MetricRow], *, seed: int) -> list[MetricPlot]:
     """What was taught, what must not change, and the filter, each by number of edits."""
-    plots = []
+    return [
+        MetricPlot(
+            title=curves.title,
+            svg=Markup(plot_by_num_edits(curves.lines, name=curves.name, description=curves.title)),
+            caption=f"Protocol: {spell(curves.protocol)}. Seed {seed}. Samples at each point: "
+            f"{curves.samples}." + (" Bands: 95 % intervals." if curves.has_intervals else ""),
+        )
+        for curves in _curves(metrics)
+    ]
+
+
+def draw_metric_plots(folder: Path, metrics: Sequence[MetricRow]) -> list[Path]:
+    """Draw the same plots as PNG files; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for curves in _curves(metrics):
+        paths.append(folder / f"{curves.name}.png")
+        draw_by_num_edits(paths[-1], curves.lines, title=curves.title)
+    return paths
+
+
+def ordered_kinds(kinds: set[str]) -> list[str]:
+    """Kinds of probes in the order of a page."""
+    return _ordered(kinds, _KIND_ORDER)
+
+
+def spell(name: str) -> str:
+    """An identifier as a reader writes it: "text_locality" -> "text locality"."""
+    return "teacher-forced" if name == "teacher_forced" else name.replace("_", " ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Curves:
+    """The lines of one plot."""
+
+    title: str
+    protocol: str
+    lines: Sequence[Line]
+    samples: str
+
+    @property
+    def name(self) -> str:
+        """Names a file, and tells ids of one plot from those of another."""
+        return "-".join(self.title.replace(",", "").lower().split())
+
+    @property
+    def has_intervals(self) -> bool:
+        return any(line.intervals for line in self.lines)
+
+
+def _curves(metrics: Sequence[MetricRow]) -> list[_Curves]:
+    found = []
     protocols = _ordered({row.protocol for row in metrics}, _PROTOCOL_ORDER)
     for protocol in protocols:
         # The axis is logarithmic: an examination before the first edit is in the table only.
@@ -75,16 +154,11 @@ def metric_plots(metrics: Sequence[MetricRow], *, seed: int) -> list[MetricPlot]
         for title, kinds in (("What was taught", _TAUGHT), ("What must stay", _UNCHANGED)):
             chosen = [row for row in rows if row.kind in kinds]
             if chosen:
-                plots.append(_plot(title, protocol, chosen, seed, _mean))
+                found.append(_curves_of(title, protocol, chosen, _mean))
         kept = [row for row in rows if row.kind in _TAUGHT and row.own_kept_fraction is not None]
         if kept and protocol == protocols[0]:  # routing does not depend on how answers are scored
-            plots.append(_plot("Own expert kept by the filter", protocol, kept, seed, _own_kept))
-    return plots
-
-
-def spell(name: str) -> str:
-    """An identifier as a reader writes it: "text_locality" -> "text locality"."""
-    return "teacher-forced" if name == "teacher_forced" else name.replace("_", " ")
+            found.append(_curves_of("Own expert kept by the filter", protocol, kept, _own_kept))
+    return found
 
 
 def _mean(row: MetricRow) -> float:
@@ -95,33 +169,30 @@ def _own_kept(row: MetricRow) -> float:
     return row.own_kept_fraction or 0.0
 
 
-def _plot(
-    title: str,
-    protocol: str,
-    rows: Sequence[MetricRow],
-    seed: int,
-    value: Callable[[MetricRow], float],
-) -> MetricPlot:
+def _curves_of(
+    title: str, protocol: str, rows: Sequence[MetricRow], value: Callable[[MetricRow], float]
+) -> _Curves:
     lines, samples = [], []
     for kind in _ordered({row.kind for row in rows}, _KIND_ORDER):
         points = sorted((row for row in rows if row.kind == kind), key=lambda row: row.num_edits)
         is_fixed = kind in BY_CONSTRUCTION
+        intervals = [(row.low, row.high) for row in points if row.low is not None]
+        has_all = value is _mean and len(intervals) == len(points)
         lines.append(
             Line(
                 label=spell(kind) + (" (by construction)" if is_fixed else ""),
                 num_edits=[row.num_edits for row in points],
                 fractions=[value(row) for row in points],
                 is_dashed=is_fixed,
+                intervals=[(low or 0.0, high or 0.0) for low, high in intervals] if has_all else (),
             )
         )
         samples.append(f"{spell(kind)} {' / '.join(f'{row.num_samples:,}' for row in points)}")
-    heading = f"{title}, {spell(protocol)}"
-    name = "-".join(heading.replace(",", "").lower().split())
-    return MetricPlot(
-        title=heading,
-        svg=Markup(plot_by_num_edits(lines, name=name, description=heading)),
-        caption=f"Protocol: {spell(protocol)}. Seed {seed}. Samples at each point: "
-        f"{'; '.join(samples)}.",
+    return _Curves(
+        title=f"{title}, {spell(protocol)}",
+        protocol=protocol,
+        lines=lines,
+        samples="; ".join(samples),
     )
 
 

@@ -2,8 +2,9 @@
 
 Every record goes to a spool file first and from there to MLflow, in order. As long as MLflow does
 not answer, records wait in the file and delivery is tried again from time to time; a process that
-starts again delivers what its predecessor could not. Records that MLflow refuses for good (a
-parameter that changed) move to a file beside the spool with the reason. The driver alone uses it.
+starts again delivers what its predecessor could not, and any job that ends delivers what jobs that
+are gone left under the same root. Records that MLflow refuses for good (a parameter that changed)
+move to a file beside the spool with the reason. The driver alone uses it.
 """
 
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra._compat import limit_mlflow_database_retries
+from infra.metric_spool import SPOOL_SUFFIX, hold_run, left_behind
 from liveedit_core.errors import LiveEditError, TrackingError
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ _REFUSED_CODES = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
@@ -68,11 +71,12 @@ class Tracker:
         self._experiment = experiment
         self._run_name = run_name
         self._run_file = state / f"{run_name}.json"
-        self._spool_file = state / f"{run_name}.spool.jsonl"
+        self._spool_file = state / f"{run_name}{SPOOL_SUFFIX}"
         self._refused_file = state / f"{run_name}.refused.jsonl"
         self._connection: Connection | None = None
         self._retry_at_s = 0.0
         state.mkdir(parents=True, exist_ok=True)
+        self._hold = hold_run(state, run_name, experiment=experiment)
         left = self._spool_file.read_text() if self._spool_file.exists() else ""
         if left and not left.endswith("\n"):
             with self._spool_file.open("a") as file:
@@ -110,7 +114,8 @@ class Tracker:
     def end(self, status: str = "FINISHED") -> None:
         """Record how the run ended ("FINISHED", "FAILED", "KILLED") and deliver what waits."""
         self._record({"kind": "end", "status": status})
-        self.flush_spool()
+        if self.flush_spool() == 0:
+            self.deliver_left_behind()
 
     def flush_spool(self) -> int:
         """Try now to deliver what waits.
@@ -120,6 +125,31 @@ class Tracker:
         """
         self._retry_at_s = 0.0
         return self._deliver_spool()
+
+    def deliver_left_behind(self) -> int:
+        """Deliver what other runs under this root left because their drivers died in an outage.
+
+        A run that never said how it ended is recorded as killed.
+
+        Returns:
+            To how many runs everything was delivered.
+        """
+        num_delivered = 0
+        for run in left_behind(self._spool_file.parent):
+            root = self._default_artifacts.parent
+            other = Tracker(root, experiment=run.experiment, run_name=run.run_name)
+            if other.is_elsewhere:
+                continue
+            if not run.has_ended:
+                other._record({"kind": "end", "status": "KILLED"})
+            num_delivered += other.flush_spool() == 0
+        return num_delivered
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the run was begun on another server than the present one."""
+        known = json.loads(self._run_file.read_text()) if self._run_file.exists() else {}
+        return bool(known) and known.get("tracking_uri") != self.tracking_uri
 
     def connect(self) -> Connection:
         """The run on its server, made or found at the first call.

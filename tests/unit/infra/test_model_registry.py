@@ -1,6 +1,5 @@
 """Generator checkpoints and bank versions in a real MLflow registry."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from infra.expert_bank import BankIdentity, ExpertBank, ExpertRow
 from infra.model_registry import BANK_MODEL, GENERATOR_MODEL, ModelRegistry
 from infra.object_store import ObjectStore
 from infra.tracking import Tracker
-from liveedit_core.errors import IntegrityError, TrackingError
+from liveedit_core.errors import InputError, IntegrityError, TrackingError
 
 MakeRow = Callable[..., ExpertRow]
 
@@ -77,22 +76,47 @@ def test_a_bank_version_is_registered_once_with_its_manifest(
     registry: ModelRegistry, tracker: Tracker, bank: ExpertBank
 ) -> None:
     versions = [window.version for window in bank.history()]
-    first = registry.register_bank_version(
-        bank, versions[0], manifest={"recipe": "quickstart"}, metrics={"reliability": 1.0}
-    )
-    second = registry.register_bank_version(bank, versions[1])
+    first = registry.register_bank_version(bank, versions[0], metrics={"reliability": 1.0})
+    second = registry.register_bank_version(bank, versions[1], backbone="other")
     assert registry.register_bank_version(bank, versions[0]) == first
     assert (first.name, first.version, second.version) == (BANK_MODEL, 1, 2)
 
+    manifest = registry.versions().manifest(first)
+    assert (manifest.backbone, manifest.num_edits) == ("builtin", 1)
+    assert registry.versions().manifest(second).backbone == "other"
+    reopened = manifest.verified_bank("liveedit-bank 1")
+    assert reopened.edit_ids(manifest.bank_version) == bank.edit_ids(versions[0])
     model = MlflowClient(tracker.tracking_uri).get_logged_model(first.model_id)
-    folder = Path(model.artifact_location.removeprefix("file://"))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["recipe"] == "quickstart"
-    assert manifest["identity"]["generator_digest"] == "generator"
-    reopened = ExpertBank.open(ObjectStore(manifest["store_uri"]), manifest["bank"])
-    assert reopened.edit_ids(manifest["bank_version"]) == bank.edit_ids(versions[0])
-    assert manifest["num_edits"] == 1
     assert [(metric.key, metric.step) for metric in model.metrics or []] == [("reliability", 1)]
+
+
+def test_versions_are_found_by_alias_and_number(registry: ModelRegistry, bank: ExpertBank) -> None:
+    numbers = [window.version for window in bank.history()]
+    registered = [registry.register_bank_version(bank, number) for number in numbers]
+    versions = registry.versions()
+    assert versions.all(BANK_MODEL) == registered
+    assert versions.all("nothing") == []
+    assert versions.find("models:/liveedit-bank/2") == registered[1]
+    versions.set_alias(BANK_MODEL, "champion", 1)
+    assert versions.find("models:/liveedit-bank@champion") == registered[0]
+    versions.set_alias(BANK_MODEL, "champion", 0)
+    for uri in ("models:/liveedit-bank@champion", "models:/liveedit-bank/3"):
+        with pytest.raises(InputError, match="versions there: 1, 2"):
+            versions.find(uri)
+    with pytest.raises(InputError, match="expected models:/"):
+        versions.find("liveedit-bank")
+
+
+def test_tags_reach_the_version_and_the_run(
+    registry: ModelRegistry, tracker: Tracker, bank: ExpertBank
+) -> None:
+    first = registry.register_bank_version(bank, bank.version)
+    versions = registry.versions()
+    versions.set_tags(BANK_MODEL, first.version, {"promoted_by": "anna", "why": "better"})
+    run_id = tracker.connect().run_id
+    versions.set_run_tags(run_id, {"promoted_by": "anna"})
+    assert versions.find("models:/liveedit-bank/1").tags["why"] == "better"
+    assert MlflowClient(tracker.tracking_uri).get_run(run_id).data.tags["promoted_by"] == "anna"
 
 
 def test_a_version_that_is_no_window_is_not_registered(
