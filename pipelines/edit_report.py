@@ -18,9 +18,9 @@ from infra.results import ResultsTable
 from liveedit_core.metrics import ProbeResult
 from liveedit_core.rejects import Rejected
 from liveedit_core.schema import Case, ProbeKind
+from pipelines.bank_evaluation import BankEvaluation
 from pipelines.config import LifelongEditRecipe
 from pipelines.edit_stream import Outcome
-from pipelines.evaluation_schedule import Evaluation
 from pipelines.similar_edits import AlikePair, alike_pairs
 
 _EXAMPLES_PER_KIND = 3
@@ -83,7 +83,7 @@ def refused_requests(sources: ReportSources, outcome: Outcome) -> list[Rejected]
     ]
 
 
-def metric_rows(evaluation: Evaluation) -> list[MetricRow]:
+def metric_rows(evaluation: BankEvaluation) -> list[MetricRow]:
     """The metrics of one evaluation."""
     return [
         MetricRow(
@@ -103,7 +103,7 @@ def stage_times(outcome: Outcome) -> list[StageTime]:
     """Times and throughput of the stages; they run beside each other and do not add up."""
     timings = outcome.timings
     num_results = sum(item.num_new_results for item in outcome.evaluations)
-    evaluate_s = sum(item.worker_s for item in outcome.evaluations)
+    evaluate_s = sum(item.seconds for item in outcome.evaluations)
     stages = [
         ("intake", outcome.intake.num_accepted, "requests", timings.intake_s),
         ("generator workers", timings.num_taught, "edits", timings.generate_s),
@@ -153,8 +153,7 @@ def _examples(sources: ReportSources, outcome: Outcome) -> tuple[list[Example], 
     if not outcome.evaluations:
         return [], []
     last = outcome.evaluations[-1]
-    results = sources.results.read(bank_version=last.bank_version, num_edits=last.num_edits)
-    results = [result for result in results if result.edit_id in outcome.intake.cases]
+    results = last.results
     chosen = _choose_examples(results)
     worst = choose_worst(results)
     shown = [*chosen, *worst]

@@ -17,9 +17,10 @@ from infra.request_log import RequestLog
 from infra.results import ResultsTable
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.rejects import Rejected
+from pipelines.bank_evaluation import BankEvaluation
 from pipelines.config import LifelongEditRecipe
 from pipelines.edit_intake import Intake, Source, take_in
-from pipelines.evaluation_schedule import Evaluation, EvaluationSchedule
+from pipelines.evaluation_schedule import EvaluationSchedule
 from pipelines.stages import Embedder, Evaluator, Generator
 from pipelines.window_plan import OpenWindow, WindowPlan
 from workers.failures import retried
@@ -29,7 +30,7 @@ from workers.messages import WrittenBatch
 class Records(Protocol):
     """Takes note of what is worth tracking."""
 
-    def evaluated(self, bank: ExpertBank, evaluation: Evaluation) -> None:
+    def evaluated(self, bank: ExpertBank, evaluation: BankEvaluation) -> None:
         """An evaluation is complete."""
 
 
@@ -70,7 +71,7 @@ class Outcome:
     num_edits: int
     rejected: list[Rejected] = field(default_factory=list)
     """Requests that got no expert in this run."""
-    evaluations: list[Evaluation] = field(default_factory=list)
+    evaluations: list[BankEvaluation] = field(default_factory=list)
     timings: Timings
     was_stopped: bool = False
 

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from liveedit_core.metrics import TEACHER_FORCED, paper_average
 from liveedit_core.schema import ProbeKind
-from pipelines.evaluation_schedule import Evaluation
+from pipelines.bank_evaluation import BankEvaluation
 
 _TITLES = {
     TEACHER_FORCED: "teacher-forced: share of target tokens (%)",
@@ -14,13 +14,13 @@ _TITLES = {
 }
 
 
-def result_tables(evaluations: Sequence[Evaluation], protocols: Sequence[str]) -> list[Table]:
+def result_tables(evaluations: Sequence[BankEvaluation], protocols: Sequence[str]) -> list[Table]:
     """One table a protocol that has results; numbers of two protocols never share a column."""
     tables = [_table(evaluations, protocol) for protocol in protocols]
     return [table for table in tables if table.row_count]
 
 
-def _table(evaluations: Sequence[Evaluation], protocol: str) -> Table:
+def _table(evaluations: Sequence[BankEvaluation], protocol: str) -> Table:
     table = Table(title=_TITLES.get(protocol, protocol), title_justify="left")
     table.add_column("metric")
     for evaluation in evaluations:
@@ -38,6 +38,6 @@ def _table(evaluations: Sequence[Evaluation], protocol: str) -> Table:
     return table
 
 
-def _percent(evaluation: Evaluation, kind: ProbeKind, protocol: str) -> str:
+def _percent(evaluation: BankEvaluation, kind: ProbeKind, protocol: str) -> str:
     item = evaluation.summary.get((kind, protocol))
     return f"{100 * item.mean:.1f}" if item else ""

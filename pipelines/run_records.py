@@ -10,9 +10,9 @@ from infra.expert_bank import ExpertBank
 from infra.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking import Tracker
 from liveedit_core.errors import TrackingError
-from liveedit_core.metrics import paper_average
+from liveedit_core.metrics import Summary, paper_average
+from pipelines.bank_evaluation import BankEvaluation
 from pipelines.config import LifelongEditRecipe
-from pipelines.evaluation_schedule import Evaluation, Summary
 from pipelines.recipe_loader import to_flat_dict
 
 _logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class RunRecords:
         with self._tolerated():
             self._registry.register_generator(folder, digest=digest)
 
-    def evaluated(self, bank: ExpertBank, evaluation: Evaluation) -> None:
+    def evaluated(self, bank: ExpertBank, evaluation: BankEvaluation) -> None:
         """Register a bank version and record its metrics."""
         model_id = ""
         with self._tolerated():

@@ -8,6 +8,7 @@ from liveedit_core.repository import ExpertRepository
 from workers.messages import (
     EvaluationUnit,
     GeneratedBatch,
+    GeneratorFacts,
     NumberedRequest,
     ScoredUnit,
     WrittenBatch,
@@ -38,6 +39,9 @@ class Embedder(Protocol):
 
 class Evaluator(Protocol):
     """Cases and experts in, results out, while the caller goes on."""
+
+    def describe(self) -> GeneratorFacts:
+        """Which backbone and generator score."""
 
     @property
     def num_waiting(self) -> int:

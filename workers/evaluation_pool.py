@@ -10,8 +10,9 @@ import ray
 from liveedit_core.repository import ExpertRepository
 from workers.actor_pool import ActorPool, Call, actor_options
 from workers.evaluation_worker import EvaluationActor, EvaluationWorker, Preparation, Scores
-from workers.messages import EvaluationUnit, ScoredUnit
+from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit
 from workers.models import ModelSource
+from workers.shared_repository import SharedRepository
 from workers.state_sources import CacheNames
 
 _UNITS_PER_WORKER = 4
@@ -42,6 +43,7 @@ class EvaluationPool:
         num_cpus: float = 0.5,
         node_resource: str = "",
         cache: CacheNames | None = None,
+        answers_uri: str = "",
     ) -> None:
         """Start the first actor; the others start when there is enough to do for them.
 
@@ -54,7 +56,9 @@ class EvaluationPool:
             num_threads: Threads of torch in each actor.
             num_cpus: CPUs that Ray sets aside for each actor.
             node_resource: Custom resource of the nodes to run on; "" for any.
-            cache: Of states, for the workers; None computes them all.
+            cache: Of states, for the workers; None computes them once for this pool.
+            answers_uri: Root of the store that holds what the unedited backbone says; "" computes
+                it once for this pool.
         """
         options = actor_options(num_cpus=num_cpus, node_resource=node_resource)
 
@@ -65,6 +69,7 @@ class EvaluationPool:
                 max_new_tokens=max_new_tokens,
                 num_threads=num_threads,
                 cache=cache,
+                answers_uri=answers_uri,
             )
 
         self._start_actor = start_actor
@@ -75,6 +80,13 @@ class EvaluationPool:
         self._next_key = 0
         self._prepared: dict[_UnitKey, ray.ObjectRef[Any]] = {}
         self._charged: set[_UnitKey] = set()
+        # What lies in a cache need not fill the object store as well.
+        self._keeps_prepared = cache is None or not answers_uri
+
+    def describe(self) -> GeneratorFacts:
+        """Which models the workers hold; waits until the first has started."""
+        facts: GeneratorFacts = self._pool.ask_first(lambda actor: actor.describe.remote())
+        return facts
 
     @property
     def num_waiting(self) -> int:
@@ -88,10 +100,11 @@ class EvaluationPool:
 
         Args:
             bank_version: Comes back with each result.
-            repository: Its experts; put into the object store once.
+            repository: Its experts; put into the object store once, and read from there by all
+                actors of a node without a copy.
             units: Pieces of work; one that was scored before is not encoded again.
         """
-        shared = ray.put(repository)
+        shared = ray.put(SharedRepository.of(repository))
         for unit in units:
             self._queue.append((self._next_key, _Job(bank_version, shared, unit)))
             self._next_key += 1
@@ -132,18 +145,18 @@ class EvaluationPool:
             nonlocal is_retry
             if is_retry or job.unit.key not in self._prepared:
                 # Whatever was lost may have been the preparation: make it again.
-                ref = actor.prepare.remote(job.unit.cases, job.unit.protocols)
-                self._prepared[job.unit.key] = ref
+                self._prepared[job.unit.key] = actor.prepare.remote(job.unit)
             is_retry = True
-            return actor.score.remote(
-                self._prepared[job.unit.key], job.repository, job.unit.protocols
-            )
+            return actor.score.remote(self._prepared[job.unit.key], job.repository, job.unit)
 
         return make
 
     def _scored(self, job: _Job, scores: Scores) -> ScoredUnit:
         prepare_s = 0.0 if job.unit.key in self._charged else scores.prepare_s
         self._charged.add(job.unit.key)
+        if not self._keeps_prepared:
+            self._prepared.pop(job.unit.key, None)
+            self._charged.discard(job.unit.key)
         return ScoredUnit(
             bank_version=job.bank_version,
             results=scores.results,
@@ -164,6 +177,10 @@ class InlineEvaluator:
         self._queue: deque[_Job] = deque()
         self._prepared: dict[_UnitKey, Preparation] = {}
 
+    def describe(self) -> GeneratorFacts:
+        """Which models the worker holds."""
+        return self._worker.describe()
+
     @property
     def num_waiting(self) -> int:
         """Units submitted and not yet collected."""
@@ -173,7 +190,8 @@ class InlineEvaluator:
         self, bank_version: int, repository: ExpertRepository, units: Sequence[EvaluationUnit]
     ) -> None:
         """Queue the evaluation of one bank version."""
-        self._queue += [_Job(bank_version, repository, unit) for unit in units]
+        shared = SharedRepository.of(repository)
+        self._queue += [_Job(bank_version, shared, unit) for unit in units]
 
     def collect(self, *, wait: bool) -> list[ScoredUnit]:
         """Score the next unit; nothing is in progress between calls, so `wait` changes nothing."""
@@ -182,8 +200,8 @@ class InlineEvaluator:
         job = self._queue.popleft()
         unit = job.unit
         if unit.key not in self._prepared:
-            self._prepared[unit.key] = self._worker.prepare(unit.cases, unit.protocols)
-        scores = self._worker.score(self._prepared[unit.key], job.repository, unit.protocols)
+            self._prepared[unit.key] = self._worker.prepare(unit)
+        scores = self._worker.score(self._prepared[unit.key], job.repository, unit)
         return [
             ScoredUnit(
                 bank_version=job.bank_version, results=scores.results, duration_s=scores.score_s

@@ -1,28 +1,31 @@
 """The evaluation worker: cases and a bank version in, one result for each probe out.
 
 Owns: one frozen backbone and one trained generator, loaded when it starts; no other state.
-    With a state cache it reads the rows of known probes there and adds those of new ones.
-Receives: cases to prepare (they are encoded up to layer l_e once, METHOD.md 6), and prepared cases
-    to score against the experts of one pinned bank version. Prepared cases and experts live in
-    Ray's object store, so any worker can score any of them.
-Returns: prepared cases; results.
+    With a state cache it reads the rows of known probes there and adds those of new ones; with a
+    table of answers the same for what the unedited backbone says.
+Receives: units to prepare (their probes are encoded up to layer l_e once, METHOD.md 6), and
+    prepared units to score against the experts of one pinned bank version. Both live in Ray's
+    object store, so any worker can score any unit; the experts lie there once a node.
+Returns: prepared units; results.
 When it dies: nothing is lost. The pool starts the process again, and encodes and scores the
-    unfinished cases again; results already stored are not asked for again.
+    unfinished units again; results already stored are not asked for again.
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
 
 from liveedit_core.editor import Editor
-from liveedit_core.metrics import FREE_GENERATION, CaseScorer, PreparedCases, ProbeResult
+from liveedit_core.prepared_cases import PreparedCases, PreparedProbe
+from liveedit_core.probe_results import FREE_GENERATION, ProbeResult
 from liveedit_core.repository import ExpertRepository
-from liveedit_core.schema import Case
+from liveedit_core.scoring import CaseScorer
 from workers.failures import converted_failures
+from workers.messages import EvaluationUnit, GeneratorFacts
 from workers.models import ModelSource, limit_threads
-from workers.state_sources import CacheNames, open_states
+from workers.shared_repository import SharedRepository
+from workers.state_sources import CacheNames, open_answers, open_states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class EvaluationWorker:
         max_new_tokens: int = 12,
         num_threads: int = 1,
         cache: CacheNames | None = None,
+        answers_uri: str = "",
     ) -> None:
         """Load the models.
 
@@ -64,55 +68,87 @@ class EvaluationWorker:
             max_new_tokens: Longest answer under free generation.
             num_threads: Threads of torch in this process.
             cache: Of states; None computes them all.
+            answers_uri: Root of the store that holds unedited answers; "" computes them all.
         """
         limit_threads(num_threads)
         generator = models.load_generator()
         nothing = ExpertRepository.empty(generator.config)
         editor = Editor(models.load_backbone(), generator, nothing)
         self._states = open_states(editor.backbone, cache)
+        self._answers = open_answers(editor.backbone, cache, answers_uri)
         self._scorer = CaseScorer(editor, batch_size=batch_size)
         self._max_new_tokens = max_new_tokens
 
+    def describe(self) -> GeneratorFacts:
+        """Which models these are."""
+        editor = self._scorer.editor
+        return GeneratorFacts(
+            backbone_digest=editor.backbone.digest,
+            generator_digest=editor.generator.digest,
+            config=editor.generator.config,
+        )
+
     @converted_failures
-    def prepare(self, cases: Sequence[Case], protocols: Sequence[str]) -> Preparation:
-        """Encode the probes of cases, whatever the bank will be.
+    def prepare(self, unit: EvaluationUnit) -> Preparation:
+        """Encode the probes of a unit, whatever the bank will be.
 
         Args:
-            cases: At least one.
-            protocols: Under which they will be scored.
+            unit: At least one case.
         """
         start_s = time.perf_counter()
+        has_free = FREE_GENERATION in unit.protocols
         prepared = self._scorer.prepare(
-            cases,
-            has_free_answers=FREE_GENERATION in protocols,
+            unit.cases,
+            free_case_ids=unit.free_case_ids if has_free else (),
             max_new_tokens=self._max_new_tokens,
             source=self._states,
+            memory=self._answers,
         )
         return Preparation(cases=prepared, duration_s=time.perf_counter() - start_s)
 
     @converted_failures
     def score(
-        self, preparation: Preparation, repository: ExpertRepository, protocols: Sequence[str]
+        self, preparation: Preparation, shared: SharedRepository, unit: EvaluationUnit
     ) -> Scores:
-        """Score prepared cases with the experts of one bank version.
+        """Score a prepared unit with the experts of one bank version.
 
         Args:
             preparation: From `prepare`, of this or another worker.
-            repository: Experts of the version.
-            protocols: How to score.
+            shared: Experts of the version.
+            unit: Says how to score.
         """
         start_s = time.perf_counter()
-        results = self._scorer.score(
-            preparation.cases,
-            repository,
-            protocols=protocols,
-            max_new_tokens=self._max_new_tokens,
-        )
+        repository = shared.repository()
+        results: list[ProbeResult] = []
+        for part, experts in _parts(preparation.cases, repository, unit):
+            results += self._scorer.score(
+                part, experts, protocols=unit.protocols, max_new_tokens=self._max_new_tokens
+            )
         return Scores(
             results=tuple(results),
             prepare_s=preparation.duration_s,
             score_s=time.perf_counter() - start_s,
         )
+
+
+def _parts(
+    prepared: PreparedCases, repository: ExpertRepository, unit: EvaluationUnit
+) -> list[tuple[PreparedCases, ExpertRepository]]:
+    """Probes that are asked against the same experts, and these experts."""
+    if not unit.groups:
+        return [(prepared, repository)]
+    group_of = {case.case_id: group for case, group in zip(unit.cases, unit.groups, strict=True)}
+    place = {edit_id: n for n, edit_id in enumerate(repository.edit_ids)}
+    by_group: dict[tuple[str, ...], list[PreparedProbe]] = {}
+    for probe in prepared.probes:
+        by_group.setdefault(group_of[probe.case_id], []).append(probe)
+    return [
+        (
+            PreparedCases(probes=tuple(probes)),
+            repository.take([place[edit_id] for edit_id in group]),
+        )
+        for group, probes in by_group.items()
+    ]
 
 
 EvaluationActor = ray.remote(EvaluationWorker)

@@ -19,7 +19,7 @@ class NumberedRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorFacts:
-    """What a generator worker runs; the same for all workers of a group."""
+    """Which models a worker runs; the same for all workers of a group or pool."""
 
     backbone_digest: str
     generator_digest: str
@@ -73,20 +73,19 @@ class WrittenBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationUnit:
-    """Some cases to score under some protocols: one piece of work."""
+    """Some cases to score under some protocols: one piece of work, always the same batch."""
 
     cases: tuple[Case, ...]
     protocols: tuple[str, ...]
-
-    @property
-    def case_ids(self) -> tuple[str, ...]:
-        """Identities of the cases, in order."""
-        return tuple(case.case_id for case in self.cases)
+    free_case_ids: tuple[str, ...] = ()
+    """Those of the cases that free generation, where it is a protocol, scores."""
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Of each case, the edits of the version that it is asked against; empty: all of them."""
 
     @property
     def key(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What tells units apart."""
-        return self.case_ids, self.protocols
+        """What tells apart how units are prepared."""
+        return tuple(case.case_id for case in self.cases), self.free_case_ids
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How a worker gets its states: named by the driver, opened where the work runs."""
+"""Where a worker reads states and unedited answers: named by the driver, opened where it runs."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.config import StateDtype
 from liveedit_core.state_identity import StateIdentity
 from liveedit_core.state_source import BackboneStates, StateSource
+from liveedit_core.unedited_answers import AnswerMemory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +37,22 @@ def open_states(backbone: Backbone, cache: CacheNames | None) -> StateSource:
     identity = StateIdentity.of(backbone, cache.dtype)
     opened = StateCache(store, identity, max_bytes=cache.max_bytes)
     return CachedStates(opened, computed, is_filling=True)
+
+
+def open_answers(
+    backbone: Backbone, cache: CacheNames | None, answers_uri: str
+) -> AnswerMemory | None:
+    """What a worker remembers of the unedited backbone's answers.
+
+    Args:
+        backbone: That answers.
+        cache: Its states are what answers are computed from; None for exact ones.
+        answers_uri: Root URI of the store that holds them; "" remembers nothing.
+    """
+    if not answers_uri:
+        return None
+    from infra.answer_table import AnswerTable
+    from infra.object_store import ObjectStore
+
+    identity = StateIdentity.of(backbone, cache.dtype if cache else "float32")
+    return AnswerTable(ObjectStore(answers_uri), identity)

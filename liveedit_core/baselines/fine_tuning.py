@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone, slice_decoder
-from liveedit_core.editor import NOTHING_KEPT, Answer
+from liveedit_core.editor import NOTHING_KEPT
 from liveedit_core.errors import ConfigError
 from liveedit_core.metrics import (
     FREE_GENERATION,
@@ -141,7 +141,7 @@ class FineTuning:
                     [probe.question for probe in asked], None, max_new_tokens=max_new_tokens
                 )
             results += [
-                free_generation_result(probe, Answer(text=text, routing=None))
+                free_generation_result(probe, text, NOTHING_KEPT)
                 for probe, text in zip(asked, texts, strict=True)
             ]
         return results

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from liveedit_core.backbones.protocol import Backbone
-from liveedit_core.editor import NOTHING_KEPT, Answer
+from liveedit_core.editor import NOTHING_KEPT
 from liveedit_core.metrics import (
     FREE_GENERATION,
     TEACHER_FORCED,
@@ -39,7 +39,7 @@ class Unedited:
             ]
         if FREE_GENERATION in protocols:
             results += [
-                free_generation_result(p, Answer(text=p.unedited_answer, routing=None))
+                free_generation_result(p, p.unedited_answer, NOTHING_KEPT)
                 for p in prepared.probes
                 if p.unedited_answer is not None
             ]

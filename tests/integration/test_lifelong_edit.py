@@ -31,7 +31,7 @@ def test_edits_end_up_in_versions_that_are_scored(undisturbed: tuple[Run, str]) 
     run, output = undisturbed
     assert [window.num_edits for window in run.bank().history()] == [1, 2, 4, 6]
     results = ResultsTable(ObjectStore(run.root / "quickstart" / "store"), "quickstart")
-    assert [num_edits for _, num_edits in results.checkpoints()] == [1, 4, 6]
+    assert [item.num_edits for item in results.evaluations()] == [1, 4, 6]
     assert "6 edits in the bank, 6 of them new; none refused" in output
     assert "by construction" in output
 
@@ -85,7 +85,7 @@ def test_a_killed_driver_changes_nothing_in_the_end(
     assert [w.num_edits for w in run.bank().history()] == [1, 2, 4, 6]
     store = ObjectStore(tmp_path / "quickstart" / "store")
     assert len(RequestLog(store)) == 6
-    assert [n for _, n in ResultsTable(store, "quickstart").checkpoints()] == [1, 4, 6]
+    assert [item.num_edits for item in ResultsTable(store, "quickstart").evaluations()] == [1, 4, 6]
 
 
 def test_a_terminated_job_stops_after_the_window(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_log_bank_and_results_work_on_s3(store: ObjectStore) -> None:
         bank.commit(writer.write([row_of(9)]), epoch=epoch)
     bank.commit(writer.write([row_of(9)]), epoch=newer)
     assert bank.num_edits() == 3
-    assert ResultsTable(store, "run").checkpoints() == []
+    assert ResultsTable(store, "run").evaluations() == []
 
 
 def _append_some(root: str, first: int) -> None:

@@ -1,6 +1,7 @@
-"""Scores agree with the whole model run end to end, and summaries with sums by hand."""
+"""Scores agree with the whole model run end to end."""
 
 import pickle
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -17,11 +18,10 @@ from liveedit_core.metrics import (
     PreparedProbe,
     ProbeResult,
     normalize_answer,
-    paper_average,
-    summarize,
 )
 from liveedit_core.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
+from liveedit_core.unedited_answers import Question, UneditedAnswer
 from tests.tiny_backbone import EDIT_LAYER, OUR_CONFIG, case, tiny_generator
 
 CONFIG = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
@@ -104,18 +104,86 @@ def test_a_locality_probe_without_target_is_scored_on_the_backbones_own_answer(
     assert all(len(probe.unedited_ids) == len(probe.states.target_ids_O) for probe in probes)
 
 
-def test_free_generation_scores_accuracy_probes_by_exact_match(
+def test_free_answers_are_those_of_the_editor(
     scorer: CaseScorer, prepared: PreparedCases, bank: ExpertRepository
 ) -> None:
     results = scorer.score(prepared, bank, protocols=[FREE_GENERATION], max_new_tokens=5)
-    asked = [probe for probe in prepared.probes if not probe.kind.is_locality]
-    questions = [replace(probe.question, target="") for probe in asked]
+    assert any(result.answer_before != result.answer_after for result in results)
+    questions = [replace(probe.question, target="") for probe in prepared.probes]
     answers = scorer.editor.with_repository(bank).answer(questions, 5)
-    for probe, result, answer in zip(asked, results, answers, strict=True):
+    for probe, result, answer in zip(prepared.probes, results, answers, strict=True):
         assert (result.case_id, result.probe_index) == (probe.case_id, probe.probe_index)
         assert result.answer_after == answer.text
         assert result.answer_before == probe.unedited_answer
-        assert result.score == float(normalize_answer(answer.text) == result.target.lower())
+        assert result.kept == (answer.routing.kept if answer.routing else ())
+        expected = result.answer_before if probe.kind.is_locality else result.target
+        is_exact = normalize_answer(answer.text) == normalize_answer(expected)
+        assert (result.is_exact, result.score) == (is_exact, float(is_exact))
+
+
+def without_weights(result: ProbeResult) -> ProbeResult:
+    """Weights differ in their last bit with the batch; nothing else may."""
+    return replace(result, weights=(), own_weight=0.0)
+
+
+def test_free_answers_can_be_asked_of_some_cases_only(
+    scorer: CaseScorer, prepared: PreparedCases, bank: ExpertRepository
+) -> None:
+    some = scorer.prepare(CASES, free_case_ids=[CASES[1].case_id], max_new_tokens=5)
+    results = scorer.score(some, bank, protocols=PROTOCOLS, max_new_tokens=5)
+    whole = scorer.score(prepared, bank, protocols=PROTOCOLS, max_new_tokens=5)
+    assert [without_weights(result) for result in results] == [
+        without_weights(result)
+        for result in whole
+        if result.protocol == TEACHER_FORCED or result.case_id == CASES[1].case_id
+    ]
+
+
+def test_rank_and_weight_are_those_of_the_probes_own_expert(
+    scorer: CaseScorer, prepared: PreparedCases, bank: ExpertRepository
+) -> None:
+    results = scorer.score(prepared, bank)
+    assert {result.own_rank for result in results} >= {-1, 0}
+    for result in results:
+        pairs = dict(zip(result.kept, result.weights, strict=True))
+        assert result.own_weight == pairs.get(result.edit_id, 0.0)
+        better = sum(weight > result.own_weight for weight in result.weights)
+        assert result.own_rank == (better if result.edit_id in pairs else -1)
+        assert result.is_exact == (result.score == 1.0)
+
+
+class KeepingMemory:
+    """Keeps answers in a dictionary."""
+
+    def __init__(self) -> None:
+        self.answers: dict[Question, UneditedAnswer] = {}
+
+    def read(self, questions: Sequence[Question]) -> list[UneditedAnswer | None]:
+        return [self.answers.get(question) for question in questions]
+
+    def keep(self, answers: Mapping[Question, UneditedAnswer]) -> None:
+        self.answers |= answers
+
+
+def refuse(*arguments: object, **named: object) -> None:
+    raise AssertionError("the backbone was asked again")
+
+
+def test_unedited_answers_are_computed_once(
+    scorer: CaseScorer, prepared: PreparedCases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = KeepingMemory()
+    first = scorer.prepare(CASES, has_free_answers=True, max_new_tokens=5, memory=memory)
+    num_kept = len(memory.answers)
+    monkeypatch.setattr(type(scorer.backbone), "generate", refuse)
+    monkeypatch.setattr(type(scorer.backbone), "target_logits", refuse)
+    again = scorer.prepare(CASES, has_free_answers=True, max_new_tokens=5, memory=memory)
+    assert len(memory.answers) == num_kept
+    for probes in (first.probes, again.probes):
+        for probe, plain in zip(probes, prepared.probes, strict=True):
+            assert probe.unedited_ids == plain.unedited_ids
+            assert probe.unedited_answer == plain.unedited_answer
+            assert probe.question == plain.question
 
 
 def test_prepared_cases_travel_between_processes(
@@ -137,54 +205,3 @@ def test_prepared_cases_travel_between_processes(
 )
 def test_normalisation(text: str, expected: str) -> None:
     assert normalize_answer(text) == expected
-
-
-def result(kind: ProbeKind, protocol: str, score: float, kept: tuple[str, ...]) -> ProbeResult:
-    return ProbeResult(
-        case_id="c",
-        edit_id="own",
-        probe_index=0,
-        kind=kind,
-        protocol=protocol,
-        score=score,
-        target="t",
-        answer_before="b",
-        answer_after="a",
-        kept=kept,
-        weights=(1.0,) * len(kept),
-        own_expert_kept="own" in kept,
-    )
-
-
-def test_summaries_by_hand() -> None:
-    kind = ProbeKind.RELIABILITY
-    summary = summarize(
-        [
-            result(kind, TEACHER_FORCED, 1.0, ("own", "x")),
-            result(kind, TEACHER_FORCED, 0.5, ("x",)),
-            result(kind, TEACHER_FORCED, 0.0, ()),
-            result(kind, TEACHER_FORCED, 0.0, ("own",)),
-            result(kind, FREE_GENERATION, 1.0, ("own",)),
-            result(ProbeKind.PORTABILITY, TEACHER_FORCED, 1.0, ()),
-        ]
-    )
-    forced = summary[kind, TEACHER_FORCED]
-    assert (forced.mean, forced.num_samples) == (0.375, 4)
-    assert (forced.empty_fraction, forced.own_kept_fraction) == (0.25, 0.5)
-    assert summary[kind, FREE_GENERATION].mean == 1.0
-    assert summary[ProbeKind.PORTABILITY, TEACHER_FORCED].empty_fraction == 1.0
-
-
-def test_the_papers_average_leaves_out_all_but_its_five_metrics() -> None:
-    scores = {
-        ProbeKind.RELIABILITY: 1.0,
-        ProbeKind.TEXT_GENERALITY: 0.8,
-        ProbeKind.MODAL_GENERALITY: 0.6,
-        ProbeKind.TEXT_LOCALITY: 1.0,
-        ProbeKind.MODAL_LOCALITY: 0.6,
-        ProbeKind.PORTABILITY: 0.0,
-        ProbeKind.IMAGE_SWAP_LOCALITY: 0.0,
-    }
-    results = [result(kind, TEACHER_FORCED, score, ()) for kind, score in scores.items()]
-    results.append(result(ProbeKind.RELIABILITY, FREE_GENERATION, 0.0, ()))
-    assert paper_average(summarize(results)) == pytest.approx(0.8)

@@ -15,10 +15,10 @@ from liveedit_core.errors import StorageUnavailableError
 from liveedit_core.limits import InputLimits
 from liveedit_core.rejects import Rejected
 from liveedit_core.schema import ProbeKind
+from pipelines.bank_evaluation import BankEvaluation
 from pipelines.config import LifelongEditRecipe, load_recipe
 from pipelines.edit_intake import Item, Source
 from pipelines.edit_stream import Outcome, run
-from pipelines.evaluation_schedule import Evaluation
 from pipelines.stages import Embedder, Generator
 from tests.unit.tiny_inputs import HashEmbedder, case, request
 from tests.unit.tiny_models import CONFIG, TinyModels
@@ -41,9 +41,9 @@ OVERRIDES = (
 class Notes:
     """Takes down what a run records."""
 
-    evaluations: list[Evaluation] = field(default_factory=list)
+    evaluations: list[BankEvaluation] = field(default_factory=list)
 
-    def evaluated(self, bank: ExpertBank, evaluation: Evaluation) -> None:
+    def evaluated(self, bank: ExpertBank, evaluation: BankEvaluation) -> None:
         self.evaluations.append(evaluation)
 
 

@@ -38,8 +38,7 @@ def test_every_editor_is_scored_on_every_metric(comparison: Comparison) -> None:
     for scores in comparison.scores:
         for kind in ProbeKind:
             assert scores.summary[kind, TEACHER_FORCED].num_samples == 3
-            if not kind.is_locality:
-                assert scores.summary[kind, FREE_GENERATION].num_samples == 1
+            assert scores.summary[kind, FREE_GENERATION].num_samples == 1
 
 
 def test_the_table_tells_the_editors_apart(comparison: Comparison) -> None:
@@ -66,7 +65,7 @@ def test_json_carries_protocol_samples_and_seed(comparison: Comparison, tmp_path
     tree = json.loads((tmp_path / "new" / "table.json").read_text())
     assert (tree["num_edits"], tree["num_scored_cases"], tree["seed"]) == (3, 3, 0)
     keys = {(row["editor"], row["metric"], row["protocol"]) for row in tree["rows"]}
-    assert len(keys) == len(tree["rows"]) == 3 * (8 + 4)
+    assert len(keys) == len(tree["rows"]) == 3 * (8 + 8)
     assert ("FT-L", "reliability", "free_generation") in keys
     assert all(row["num_samples"] >= 1 for row in tree["rows"])
     assert set(tree["paper_average"]) == {"LiveEdit", "FT-L", "unedited"}
@@ -82,7 +81,7 @@ def test_protocols_never_share_a_table(comparison: Comparison) -> None:
         TEACHER_FORCED,
         FREE_GENERATION,
     ]
-    assert text.count("text_locality") == 1  # locality is not asked under free generation
+    assert text.count("text_locality") == 2
     assert "average of the paper's five" in text
 
 

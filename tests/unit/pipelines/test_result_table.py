@@ -4,29 +4,30 @@ import io
 
 from rich.console import Console
 
-from liveedit_core.metrics import MetricSummary
 from liveedit_core.schema import ProbeKind
-from pipelines.evaluation_schedule import Evaluation
+from pipelines.bank_evaluation import BankEvaluation
 from pipelines.result_table import result_tables
+from tests.unit.tiny_results import metric_summary
 
 PROTOCOLS = ("teacher_forced", "free_generation")
 
 
-def evaluation(num_edits: int, reliability: float) -> Evaluation:
-    def summary(mean: float) -> MetricSummary:
-        return MetricSummary(mean=mean, num_samples=4, empty_fraction=0.0, own_kept_fraction=1.0)
-
-    return Evaluation(
+def evaluation(num_edits: int, reliability: float) -> BankEvaluation:
+    return BankEvaluation(
+        bank="main",
         bank_version=num_edits + 1,
         num_edits=num_edits,
+        run="test",
         num_cases=num_edits,
+        results=(),
         summary={
-            (ProbeKind.RELIABILITY, "teacher_forced"): summary(reliability),
-            (ProbeKind.TEXT_LOCALITY, "teacher_forced"): summary(1.0),
-            (ProbeKind.RELIABILITY, "free_generation"): summary(0.25),
+            (ProbeKind.RELIABILITY, "teacher_forced"): metric_summary(reliability),
+            (ProbeKind.TEXT_LOCALITY, "teacher_forced"): metric_summary(1.0),
+            (ProbeKind.RELIABILITY, "free_generation"): metric_summary(0.25),
         },
+        is_complete=True,
         num_new_results=4,
-        worker_s=1.0,
+        seconds=1.0,
     )
 
 

@@ -1,15 +1,46 @@
 """Prepared once, cases are scored against any repository."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from infra.object_store import ObjectStore
+from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.limits import InputLimits
+from liveedit_core.probe_results import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
 from liveedit_core.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
 from tests.unit.tiny_inputs import case
-from tests.unit.tiny_models import CONFIG, TinyModels
+from tests.unit.tiny_models import CONFIG, TinyBackbone, TinyModels
 from workers.evaluation_worker import EvaluationWorker
 from workers.generator_worker import GeneratorWorker
-from workers.messages import NumberedRequest
+from workers.messages import EvaluationUnit, NumberedRequest
+from workers.shared_repository import SharedRepository
 
-CASES = [case(number) for number in range(3)]
+
+class SilentBackbone(TinyBackbone):
+    """Encodes, and fails when it is asked for an answer."""
+
+    def target_logits(self, *arguments: object, **named: object) -> list[Tensor]:
+        raise AssertionError("asked again")
+
+    def generate(self, inputs: Sequence[BackboneInput], *arguments: object, **named: object) -> Any:
+        assert not inputs, "asked again"
+        return []
+
+
+class SilentModels(TinyModels):
+    """Names that backbone."""
+
+    def load_backbone(self) -> TinyBackbone:
+        return SilentBackbone()
+
+
+CASES = tuple(case(number) for number in range(3))
+CASE_IDS = tuple(item.case_id for item in CASES)
+FORCED = EvaluationUnit(cases=CASES, protocols=(TEACHER_FORCED,))
 
 
 def repository() -> ExpertRepository:
@@ -18,21 +49,54 @@ def repository() -> ExpertRepository:
     return ExpertRepository.from_experts(CONFIG, [item.expert for item in batch.experts])
 
 
+def scored(unit: EvaluationUnit, experts: ExpertRepository) -> tuple[ProbeResult, ...]:
+    worker = EvaluationWorker(TinyModels())
+    return worker.score(worker.prepare(unit), SharedRepository.of(experts), unit).results
+
+
 def test_an_empty_repository_changes_no_answer() -> None:
-    worker = EvaluationWorker(TinyModels())
-    preparation = worker.prepare(CASES, ("teacher_forced",))
-    scores = worker.score(preparation, ExpertRepository.empty(CONFIG), ("teacher_forced",))
-    assert len(scores.results) == 3 * 4
-    assert all(result.answer_after == result.answer_before for result in scores.results)
+    results = scored(FORCED, ExpertRepository.empty(CONFIG))
+    assert len(results) == 3 * 4
+    assert all(result.answer_after == result.answer_before for result in results)
 
 
-def test_each_protocol_scores_what_it_can() -> None:
-    worker = EvaluationWorker(TinyModels())
-    both = ("teacher_forced", "free_generation")
-    scores = worker.score(worker.prepare(CASES, both), repository(), both)
-    kinds = {protocol: set[ProbeKind]() for protocol in both}
-    for result in scores.results:
-        kinds[result.protocol].add(result.kind)
-    assert ProbeKind.TEXT_LOCALITY in kinds["teacher_forced"]
-    assert kinds["free_generation"] == {ProbeKind.RELIABILITY, ProbeKind.TEXT_GENERALITY}
-    assert scores.prepare_s > 0
+def test_each_protocol_scores_all_probes_of_the_cases_it_is_asked_about() -> None:
+    unit = EvaluationUnit(cases=CASES, protocols=PROTOCOLS, free_case_ids=CASE_IDS[1:])
+    results = scored(unit, repository())
+    asked = {(r.case_id, r.kind) for r in results if r.protocol == TEACHER_FORCED}
+    free = {(r.case_id, r.kind) for r in results if r.protocol == FREE_GENERATION}
+    assert len(asked) == 3 * 4
+    assert free == {(case_id, kind) for case_id, kind in asked if case_id != CASE_IDS[0]}
+    assert {kind for _, kind in free} >= {ProbeKind.TEXT_LOCALITY, ProbeKind.MODAL_LOCALITY}
+
+
+def test_a_group_is_scored_as_if_its_edits_were_all() -> None:
+    experts = repository()
+    edits = tuple(item.edit.edit_id for item in CASES)
+    groups = (edits[:2], edits[:2], edits[2:])
+    unit = EvaluationUnit(cases=CASES, protocols=(TEACHER_FORCED,), groups=groups)
+    alone = [
+        *scored(EvaluationUnit(cases=CASES[:2], protocols=(TEACHER_FORCED,)), experts.take([0, 1])),
+        *scored(EvaluationUnit(cases=CASES[2:], protocols=(TEACHER_FORCED,)), experts.take([2])),
+    ]
+    assert list(scored(unit, experts)) == alone
+    assert scored(unit, experts) != scored(FORCED, experts)
+
+
+def test_unedited_answers_are_left_for_the_next_worker(store: ObjectStore) -> None:
+    unit = EvaluationUnit(cases=CASES, protocols=PROTOCOLS, free_case_ids=CASE_IDS)
+    first = EvaluationWorker(TinyModels(), answers_uri=store.root_uri).prepare(unit)
+    second = EvaluationWorker(SilentModels(), answers_uri=store.root_uri).prepare(unit)
+    for one, other in zip(first.cases.probes, second.cases.probes, strict=True):
+        assert one.unedited_ids == other.unedited_ids
+        assert one.unedited_answer == other.unedited_answer == "answer"
+
+
+def test_a_shared_repository_is_the_same_memory() -> None:
+    experts = repository()
+    again = SharedRepository.of(experts).repository()
+    assert again.edit_ids == experts.edit_ids
+    assert again.down_NRD.data_ptr() == experts.down_NRD.data_ptr()
+    read_only = SharedRepository.of(experts)
+    read_only.up_NRD.flags.writeable = False
+    assert np.array_equal(read_only.repository().up_NRD.numpy(), experts.up_NRD.numpy())

@@ -14,11 +14,12 @@ from tests.unit.tiny_inputs import case, request
 from tests.unit.tiny_models import CONFIG, TinyBackbone, TinyModels
 from workers.evaluation_worker import EvaluationWorker
 from workers.generator_worker import GeneratorWorker
-from workers.messages import NumberedRequest
+from workers.messages import EvaluationUnit, NumberedRequest
+from workers.shared_repository import SharedRepository
 from workers.state_sources import CacheNames
 
 CASES = [case(number) for number in range(22)]
-FORCED = ("teacher_forced",)
+UNIT = EvaluationUnit(cases=tuple(CASES), protocols=("teacher_forced",))
 
 
 class CountingBackbone(TinyBackbone):
@@ -47,21 +48,19 @@ def names(store: ObjectStore) -> CacheNames:
 
 
 def test_probes_that_a_worker_encoded_are_read_by_the_next(store: ObjectStore) -> None:
-    plain = EvaluationWorker(TinyModels()).prepare(CASES, FORCED)
+    plain = EvaluationWorker(TinyModels()).prepare(UNIT)
     first, second = CountingModels(), CountingModels()
-    EvaluationWorker(first, cache=names(store)).prepare(CASES, FORCED)
+    EvaluationWorker(first, cache=names(store)).prepare(UNIT)
     assert len(first.backbone.encoded) == 3 * len(CASES) + 1, "the text-only probe is shared"
     worker = EvaluationWorker(second, cache=names(store))
-    read = worker.prepare(CASES, FORCED)
+    read = worker.prepare(UNIT)
     assert second.backbone.encoded == []
-    nothing = ExpertRepository.empty(CONFIG)
-    assert worker.score(read, nothing, FORCED).results == (
-        worker.score(plain, nothing, FORCED).results
-    )
+    nothing = SharedRepository.of(ExpertRepository.empty(CONFIG))
+    assert worker.score(read, nothing, UNIT).results == worker.score(plain, nothing, UNIT).results
 
 
 def test_edits_are_shared_between_evaluation_and_generation(store: ObjectStore) -> None:
-    EvaluationWorker(TinyModels(), cache=names(store)).prepare(CASES, FORCED)
+    EvaluationWorker(TinyModels(), cache=names(store)).prepare(UNIT)
     requests = [item.edit for item in CASES] + [request(99)]
     batch = [NumberedRequest(sequence=n + 1, request=item) for n, item in enumerate(requests)]
     models = CountingModels()
