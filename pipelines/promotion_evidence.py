@@ -10,10 +10,10 @@ from infra.bank_manifest import BankManifest, content_problems
 from infra.evaluation_log import EvaluationLog, EvaluationRecord, ExaminedBank
 from infra.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from infra.object_store import ObjectStore
-from infra.results import ResultsTable
+from infra.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
-from liveedit_core.metrics import MetricSummary, ProbeResult, summarize
-from liveedit_core.schema import ProbeKind
+from liveedit_core.probe_results import ProbeResult
+from liveedit_core.summaries import Summary, summarize
 from pipelines.promotion_config import PromotionRecipe
 from pipelines.promotion_gates import Evidence
 from pipelines.registered_models import fetch_generator
@@ -68,7 +68,7 @@ def gather(
     old = read_results(store, record.champion) if record.champion else []
     num_missing = _num_missing(record.newest, newest)
     num_missing += _num_missing(record.champion, old) if record.champion else 0
-    summary = summarize(in_scope(newest, record.newest.held))
+    summary = summarize(in_scope(newest, record.newest.held), seed=recipe.seed)
     comparisons = _comparisons(recipe, record, newest, old) if not num_missing else []
     judged = Evidence(
         **{
@@ -87,9 +87,10 @@ def gather(
 
 def read_results(store: ObjectStore, examined: ExaminedBank) -> list[ProbeResult]:
     """All results of one evaluated version."""
-    return ResultsTable(store, examined.run).read(
-        bank_version=examined.bank_version, num_edits=examined.num_edits
+    key = EvaluationKey(
+        bank=examined.bank, bank_version=examined.bank_version, num_edits=examined.num_edits
     )
+    return ResultsTable(store, examined.run).read(key)
 
 
 def _content(
@@ -151,9 +152,7 @@ def _num_missing(examined: ExaminedBank, results: list[ProbeResult]) -> int:
     return max(0, examined.num_results - len(results))
 
 
-def _numbers(
-    summary: Mapping[tuple[ProbeKind, str], MetricSummary], comparisons: list[MetricComparison]
-) -> dict[str, float]:
+def _numbers(summary: Summary, comparisons: list[MetricComparison]) -> dict[str, float]:
     differences = {f"difference.{item.name}": item.difference.mean for item in comparisons}
     return {**metric_values(summary), **differences}
 
