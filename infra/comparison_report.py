@@ -98,13 +98,13 @@ def headline_tiles(data: ComparisonReportData) -> list[Tile]:
 def format_points(fraction: float) -> str:
     """-0.0123 -> "-1.2": percentage points, with a sign."""
     points = round(100 * fraction, 1)
-    return "0.0" if points == 0 else f"{points:+.1f}".replace("-", "−")
+    return "0.0" if points == 0 else f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def format_p_value(p_value: float | None) -> str:
     """0.00004 -> "< 0.001"; a dash where there is none."""
     if p_value is None:
-        return "–"
+        return "-"
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 

@@ -56,7 +56,7 @@ def left_behind(folder: Path) -> Iterator[LeftBehind]:
         with hold.open() as file:
             if not _lock(file, fcntl.LOCK_EX):
                 continue
-            # Shared again: others see that somebody holds the name, and the new tracker may as well.
+            # Shared again: others see that the name is held, and a new tracker may hold it too.
             if not _lock(file, fcntl.LOCK_SH):
                 continue
             try:

@@ -240,6 +240,7 @@ class ModelRegistry:
                     source=f"models:/{model.model_id}",
                     run_id=connection.run_id,
                     tags={**tags, _KEY_TAG: key},
+                    model_id=model.model_id,  # a server refuses the source without it
                 )
             return _registered(version)
 

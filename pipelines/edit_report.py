@@ -15,10 +15,9 @@ from infra.report_data import (
 )
 from infra.request_log import RequestLog
 from infra.results import ResultsTable
-from liveedit_core.metrics import ProbeResult
+from liveedit_core.metrics import ProbeResult, Summary
 from liveedit_core.rejects import Rejected
 from liveedit_core.schema import Case, ProbeKind
-from pipelines.bank_evaluation import BankEvaluation
 from pipelines.config import LifelongEditRecipe
 from pipelines.edit_stream import Outcome
 from pipelines.similar_edits import AlikePair, alike_pairs
@@ -61,7 +60,9 @@ def report_data(
         num_edits_before=outcome.num_edits_before,
         num_rejects=len(rejected),
         duration_s=duration_s,
-        metrics=[row for item in outcome.evaluations for row in metric_rows(item)],
+        metrics=[
+            row for item in outcome.evaluations for row in rows_of(item.summary, item.num_edits)
+        ],
         examples=examples,
         worst_cases=worst,
         rejects=rejected,
@@ -83,19 +84,30 @@ def refused_requests(sources: ReportSources, outcome: Outcome) -> list[Rejected]
     ]
 
 
-def metric_rows(evaluation: BankEvaluation) -> list[MetricRow]:
-    """The metrics of one evaluation."""
+def rows_of(summary: Summary, num_edits: int) -> list[MetricRow]:
+    """The metrics of one evaluation as a report shows them."""
     return [
         MetricRow(
-            num_edits=evaluation.num_edits,
+            num_edits=num_edits,
             kind=str(kind),
             protocol=protocol,
             mean=item.mean,
             num_samples=item.num_samples,
-            own_kept_fraction=item.own_kept_fraction,
+            num_cases=item.num_cases,
+            low=item.interval.low,
+            high=item.interval.high,
+            exact_mean=item.exact_mean,
+            exact_low=item.exact_interval.low,
+            exact_high=item.exact_interval.high,
+            kept_mean=item.kept_mean,
+            kept_p95=item.kept_p95,
             empty_kept_fraction=item.empty_fraction,
+            own_kept_fraction=item.own_kept_fraction,
+            own_first_fraction=item.own_first_fraction,
+            own_rank_mean=None if item.own_rank_mean is None else item.own_rank_mean + 1,
+            own_weight_mean=item.own_weight_mean,
         )
-        for (kind, protocol), item in evaluation.summary.items()
+        for (kind, protocol), item in summary.items()
     ]
 
 
@@ -154,7 +166,7 @@ def _examples(sources: ReportSources, outcome: Outcome) -> tuple[list[Example], 
         return [], []
     last = outcome.evaluations[-1]
     results = last.results
-    chosen = _choose_examples(results)
+    chosen = choose_examples(results)
     worst = choose_worst(results)
     shown = [*chosen, *worst]
     cases = {
@@ -168,7 +180,7 @@ def _examples(sources: ReportSources, outcome: Outcome) -> tuple[list[Example], 
     )
 
 
-def _choose_examples(results: Sequence[ProbeResult]) -> list[ProbeResult]:
+def choose_examples(results: Sequence[ProbeResult]) -> list[ProbeResult]:
     """A few of each kind: answers that were generated before those that were forced."""
     chosen = []
     for kind in ProbeKind:

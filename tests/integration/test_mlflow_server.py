@@ -1,0 +1,244 @@
+"""A real MLflow server with passwords that alone holds the artifacts; and what its outage loses."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlflow.artifacts
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from infra.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.model_registry import BANK_MODEL, ModelRegistry
+from infra.object_store import ObjectStore
+from infra.plots import Line, draw_by_num_edits
+from infra.tracking import Tracker
+from liveedit_core.errors import TrackingError
+from liveedit_core.expert import Expert
+from tests.integration.conftest import free_ports
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_TIMEOUT_S = 120.0
+
+DRIVER = """
+import os, signal, sys
+from pathlib import Path
+from infra.tracking import Tracker
+tracker = Tracker(Path(sys.argv[1]), experiment="outage", run_name="killed")
+for step in range(1, 4):
+    tracker.log_metrics({"reliability": step / 10}, step=step)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@dataclass
+class MlflowServer:
+    """`mlflow server` with basic authentication and artifact proxying, on loopback."""
+
+    folder: Path
+    port: int = field(default_factory=lambda: free_ports(1)[0])
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    secret_key: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """What a job needs to know; nothing of it is in any file of the project."""
+        return {
+            "MLFLOW_TRACKING_URI": self.uri,
+            "MLFLOW_TRACKING_USERNAME": "tests",
+            "MLFLOW_TRACKING_PASSWORD": self.password,
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the spool tries again; sooner over
+        }
+
+    def start(self) -> None:
+        """Start it, on what an earlier one left, and wait until it answers."""
+        config = self.folder / "auth.ini"
+        config.write_text(
+            "[mlflow]\n"
+            "default_permission = NO_PERMISSIONS\n"
+            f"database_uri = sqlite:///{self.folder / 'auth.db'}\n"
+            "admin_username = tests\n"
+        )
+        command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"]
+        command += ["--serve-artifacts", "--artifacts-destination", str(self.folder / "artifacts")]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    "MLFLOW_AUTH_CONFIG_PATH": str(config),
+                    "MLFLOW_AUTH_ADMIN_PASSWORD": self.password,
+                    "MLFLOW_FLASK_SERVER_SECRET_KEY": self.secret_key,
+                    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                },
+            )
+        self._wait(self.process)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline_s and process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        log = (self.folder / "server.log").read_text()
+        raise RuntimeError(f"the MLflow server did not come up: {log[-2000:]}")
+
+    def kill(self) -> None:
+        """End it and its workers at once, as a crash would."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)  # a session of its own: its group is its id
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="module")
+def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def server(running_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServer:
+    """The server, and its address and password in the environment."""
+    for name, value in running_server.client_environment.items():
+        monkeypatch.setenv(name, value)
+    return running_server
+
+
+def bank_with_one_edit(root: Path) -> tuple[ExpertBank, int]:
+    identity = BankIdentity(
+        backbone_digest="backbone",
+        generator_digest="generator",
+        edit_layer=5,
+        hidden_size=6,
+        module_dim=4,
+        num_queries=2,
+        rank=3,
+        embedding_model="tower",
+        embedding_size=5,
+    )
+    bank = ExpertBank.open_or_create(ObjectStore(root), "main", identity)
+    row = ExpertRow(
+        expert=Expert(
+            edit_id="e" * 64,
+            visual_feature_QM=torch.ones(2, 4),
+            prompt_feature_QM=torch.ones(2, 4),
+            down_RD=torch.ones(3, 6),
+            up_RD=torch.ones(3, 6),
+        ),
+        sequence=1,
+        subject_id="s" * 64,
+        clip_embedding=np.ones(5, dtype=np.float32),
+        provenance={},
+    )
+    fragments = bank.fragment_writer().write([row])
+    return bank, bank.commit(fragments, epoch=bank.acquire_writer(), message="window 1")
+
+
+def history(tracker: Tracker, run_id: str) -> list[tuple[int, float]]:
+    found = tracker.connect().client.get_metric_history(run_id, "reliability")
+    return [(metric.step, metric.value) for metric in found]
+
+
+@pytest.mark.slow
+def test_a_bank_version_goes_to_a_guarded_server_and_comes_back(
+    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, version = bank_with_one_edit(tmp_path / "store")
+    tracker = Tracker(tmp_path / "runs", experiment="served", run_name="run")
+    registry = ModelRegistry(tracker)
+    registered = registry.register_bank_version(bank, version, metrics={"reliability": 0.75})
+    registry.set_alias(BANK_MODEL, "champion", registered.version)
+    for step, value in ((1, 1.0), (10, 0.9)):
+        tracker.log_metrics({"reliability": value}, step=step, model_id=registered.model_id)
+    figure = tmp_path / "what-was-taught.png"
+    line = Line(label="reliability", num_edits=(1, 10), fractions=(1.0, 0.9))
+    draw_by_num_edits(figure, [line], title="What was taught")
+    tracker.log_artifact(figure, "figures")
+    tracker.end()
+
+    # Another machine: it shares no folder with the server, only address and password.
+    client = MlflowClient()
+    found = client.get_model_version_by_alias(BANK_MODEL, "champion")
+    assert found.version == str(registered.version)
+    run = client.get_run(tracker.connect().run_id)
+    assert run.info.artifact_uri is not None
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
+    assert history(tracker, run.info.run_id) == [(1, 0.75), (1, 1.0), (10, 0.9)]
+    picture = mlflow.artifacts.download_artifacts(
+        artifact_uri=f"{run.info.artifact_uri}/figures/{figure.name}", dst_path=str(tmp_path / "b")
+    )
+    assert Path(picture).read_bytes() == figure.read_bytes()
+    manifest = mlflow.artifacts.download_artifacts(
+        artifact_uri=f"models:/{BANK_MODEL}@champion", dst_path=str(tmp_path / "c")
+    )
+    content = json.loads((Path(manifest) / "manifest.json").read_text())
+    assert content["bank_version"] == version
+    assert not (tmp_path / "runs" / "mlflow_artifacts").exists()
+
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
+    with pytest.raises(TrackingError, match="authenticate"):
+        Tracker(tmp_path / "runs", experiment="served", run_name="stranger").connect()
+
+
+@pytest.mark.slow
+def test_an_outage_in_mid_run_loses_no_metric_and_doubles_none(
+    server: MlflowServer, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    tracker = Tracker(runs, experiment="outage", run_name="lives")
+    tracker.log_metrics({"reliability": 1.0}, step=1)
+    run_id = tracker.connect().run_id
+    assert history(tracker, run_id) == [(1, 1.0)]
+
+    server.kill()
+    for step in range(2, 6):
+        tracker.log_metrics({"reliability": 1.0 / step}, step=step)
+    figure = tmp_path / "figure.txt"
+    figure.write_text("kept until it can be sent")
+    tracker.log_artifact(figure)
+    assert tracker.flush_spool() == 5
+    subprocess.run([sys.executable, "-c", DRIVER, str(runs)], cwd=ROOT, check=False)
+
+    server.start()
+    tracker.log_metrics({"reliability": 0.1}, step=6)
+    tracker.end()
+    expected = [(1, 1.0), *((step, 1.0 / step) for step in range(2, 6)), (6, 0.1)]
+    assert history(tracker, run_id) == expected
+    run = tracker.connect().client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert [item.path for item in tracker.connect().client.list_artifacts(run_id)] == [figure.name]
+
+    experiment = tracker.connect().experiment_id
+    (killed,) = tracker.connect().client.search_runs([experiment], "run_name = 'killed'")
+    assert killed.info.status == "KILLED"
+    assert history(tracker, killed.info.run_id) == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    left = [path.read_text() for path in (runs / "mlflow_runs").glob("*.jsonl")]
+    assert left == ["", ""]

@@ -1,0 +1,74 @@
+"""The pages of an evaluation and of a comparison, looked at in a real browser."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.comparison_report import write_comparison_report
+from infra.evaluation_report import write_evaluation_report
+from tests.browser import NAMES, Browser, find_browser
+from tests.report_examples import comparison_example, evaluation_example
+
+PAGES: dict[str, Callable[[Path], None]] = {
+    "evaluation": lambda path: write_evaluation_report(path, evaluation_example()),
+    "comparison": lambda path: write_comparison_report(path, comparison_example()),
+}
+NUM_PICTURES = {
+    # Pictures of probes, and two experts on each card that shows some.
+    "evaluation": 9 + 2 * 5,
+    # A picture on each of five cards; three lost with two experts, two gained with one.
+    "comparison": 5 + 3 * 2 + 2,
+}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    path = find_browser()
+    if path is None:
+        pytest.skip(
+            f"NO PAGE WAS LOOKED AT: there is no browser ({', '.join(NAMES)}); "
+            "`make browser` installs one where apt-get may"
+        )
+    with Browser.started(path, tmp_path_factory.mktemp("browser")) as started:
+        yield started
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("width", [1240, 390])
+def test_a_page_shows_everything_and_asks_nobody(
+    browser: Browser, tmp_path: Path, name: str, width: int
+) -> None:
+    page = tmp_path / f"{name}.html"
+    PAGES[name](page)
+    visit = browser.open(page, width=width)
+    assert visit.problems == []
+    assert [url for url in visit.requests if not url.startswith("data:image/")] == [page.as_uri()]
+    widths = browser.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert len(widths) == NUM_PICTURES[name]
+    assert min(widths) > 0
+    assert browser.evaluate("document.scripts.length") == 0
+    # Wide tables scroll in a frame of their own; the page as a whole never does.
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    drawn = browser.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.clientWidth)")
+    assert (len(drawn) > 0) == (name == "evaluation")
+    assert all(value > 250 for value in drawn)
+
+
+def test_text_from_outside_is_read_and_never_run(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "evaluation.html"
+    PAGES["evaluation"](page)
+    browser.open(page)
+    text = browser.evaluate("document.querySelector('#worst .question').innerText")
+    assert text.startswith("<script>alert(1)</script>")
+
+
+def test_the_browser_would_tell(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "broken.html"
+    page.write_text(
+        "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'\">"
+        "<img src='http://127.0.0.1:9/x.png'><script>alert(1)</script>"
+    )
+    visit = browser.open(page)
+    assert any("Content Security Policy" in problem for problem in visit.problems)
+    assert browser.evaluate("document.images[0].naturalWidth") == 0
