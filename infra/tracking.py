@@ -67,7 +67,7 @@ class Tracker:
         root = run_root.absolute()
         state = root / "mlflow_runs"
         self._default_artifacts = root / "mlflow_artifacts"
-        self._uri_of_root = f"sqlite:///{root / 'mlflow.db'}"
+        self._uri_of_root = _database_uri(root)
         self._experiment = experiment
         self._run_name = run_name
         self._run_file = state / f"{run_name}.json"
@@ -221,6 +221,15 @@ class Tracker:
             _logger.warning("MLflow refused a record: %s", error)
             with self._refused_file.open("a") as file:
                 file.write(json.dumps({"record": line, "reason": error.message}) + "\n")
+
+
+def default_tracking_uri(run_root: Path) -> str:
+    """Of a job with this run root: MLFLOW_TRACKING_URI, or the database that its runs share."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _database_uri(run_root.absolute())
+
+
+def _database_uri(root: Path) -> str:
+    return f"sqlite:///{root / 'mlflow.db'}"
 
 
 def open_client(tracking_uri: str) -> "MlflowClient":

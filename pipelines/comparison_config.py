@@ -1,9 +1,13 @@
-"""Sections of a recipe that say when one bank version is worse than another, or good enough."""
+"""Sections about comparing, judging and promoting bank versions, shared by the recipes of jobs."""
 
+import re
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from liveedit_core.errors import ConfigError
 from liveedit_core.schema import ProbeKind
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +93,53 @@ class GatesSection:
             raise ConfigError(f"max_age_hours must be above 0, got {self.max_age_hours}")
         if self.min_samples < 1:
             raise ConfigError(f"min_samples must be at least 1, got {self.min_samples}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromotionAtEndSection:
+    """Whether the editing job ends with an evaluation against the champion and a promotion."""
+
+    at_end: bool = False
+    """Promote the newest version at the end, if it passes every gate."""
+    nightly_recipe: str = ""
+    """Recipe of `nightly_evaluation.py` by which to evaluate; empty for its defaults."""
+    recipe: str = ""
+    """Recipe of `promotion.py` by which to decide; empty for its defaults."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseSection:
+    """How long a dead process blocks the next one."""
+
+    term_s: float = 600.0
+    """A lease that was not renewed for so long is free; it is renewed four times as often."""
+
+    def __post_init__(self) -> None:
+        """Refuse a term in which no renewal could arrive."""
+        if not 1.0 <= self.term_s < float("inf"):
+            raise ConfigError(f"term_s must be at least 1, got {self.term_s}")
+
+
+def operations_uri(store: str, run_root: str) -> str:
+    """Root URI of the store for evaluations, audit log and leases.
+
+    Args:
+        store: As the recipe names it; "" for the folder `operations` of the run root.
+        run_root: Of the recipe.
+    """
+    if "://" in store:
+        return store
+    return Path(store or Path(run_root) / "operations").absolute().as_uri()
+
+
+def check_names(*, run_root: str, run_name: str, store: str) -> None:
+    """Refuse what nothing could be named or stored by."""
+    if not run_root.strip():
+        raise ConfigError("run_root must not be empty")
+    if not _NAME.fullmatch(run_name):
+        raise ConfigError(
+            f"run_name must be made of letters, digits, '.', '_' and '-', got {run_name!r}"
+        )
+    scheme, separator, _ = store.partition("://")
+    if separator and scheme not in ("file", "s3"):
+        raise ConfigError(f"store must be a folder, file:///... or s3://..., got {store!r}")

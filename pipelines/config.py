@@ -1,4 +1,4 @@
-"""The recipes of the jobs: every setting, its meaning, its default and what it may be.
+"""The recipe of the editing job: every setting, its meaning, its default and what it may be.
 
 A recipe is a TOML file in `recipes/`; see `recipe_loader` for how files and overrides are read.
 Nothing is optional in the sense of None: an empty text or a zero means "not set" where the
@@ -6,24 +6,20 @@ docstring of the field says so.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from liveedit_core.errors import ConfigError
 from liveedit_core.limits import InputLimits
-from pipelines.recipe_loader import JOB_KEY, load_recipe, read_toml, to_dict, to_toml
+from pipelines.comparison_config import PromotionAtEndSection
+from pipelines.recipe_loader import load_recipe, to_dict, to_toml
 from pipelines.states_config import StatesSection
-from pipelines.train_config import TrainRecipe
 
 __all__ = [
-    "JOBS",
     "QUICKSTART",
     "LifelongEditRecipe",
-    "TrainRecipe",
     "load_recipe",
-    "load_recipe_file",
     "to_dict",
     "to_toml",
 ]
@@ -266,6 +262,7 @@ class LifelongEditRecipe:
     states: StatesSection = field(default_factory=lambda: StatesSection(is_cached=False))
     ray: RaySection = field(default_factory=RaySection)
     tracking: TrackingSection = field(default_factory=TrackingSection)
+    promotion: PromotionAtEndSection = field(default_factory=PromotionAtEndSection)
 
     def __post_init__(self) -> None:
         """Refuse what no run could be named or stored by."""
@@ -287,24 +284,6 @@ class LifelongEditRecipe:
         if "://" in self.store:
             return self.store
         return Path(self.store or self.run_folder / "store").absolute().as_uri()
-
-
-AnyRecipe = LifelongEditRecipe | TrainRecipe
-
-JOBS: dict[str, type[LifelongEditRecipe] | type[TrainRecipe]] = {
-    LifelongEditRecipe.job: LifelongEditRecipe,
-    TrainRecipe.job: TrainRecipe,
-}
-"""The recipe of each job."""
-
-
-def load_recipe_file(path: Path, overrides: Sequence[str] = ()) -> AnyRecipe:
-    """Load a recipe of the job that its top-level key `job` names; raises ConfigError."""
-    job = read_toml(path).get(JOB_KEY)
-    if not isinstance(job, str) or job not in JOBS:
-        known = ", ".join(f'"{name}"' for name in JOBS)
-        raise ConfigError(f"{path}: job must be one of {known}, got {job!r}")
-    return load_recipe(JOBS[job], path, overrides)
 
 
 def _check(is_fine: bool, message: str) -> None:

@@ -7,12 +7,13 @@ All are asked, so that a refusal names everything that stands in the way. The ev
 by `promotion_evidence`; the numbers in it are computed from single probe results.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from liveedit_core.metrics import TEACHER_FORCED, MetricSummary
+from liveedit_core.probe_results import TEACHER_FORCED
 from liveedit_core.schema import ProbeKind
+from liveedit_core.summaries import Summary
 from pipelines.comparison_config import GatesSection, ThresholdsSection
 from pipelines.regressions import MetricComparison
 
@@ -43,7 +44,7 @@ class Evidence:
     """None: it was never evaluated."""
     num_missing_results: int = 0
     """Of this version or of the champion, probes that should have been scored and were not."""
-    summary: Mapping[tuple[ProbeKind, str], MetricSummary] = field(default_factory=dict)
+    summary: Summary = field(default_factory=dict)
     """Accuracy over the cases that the version holds, locality over all."""
     champion: int = 0
     """Version that serves now; 0 for none."""

@@ -11,16 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liveedit_core.errors import ConfigError
-from pipelines.config import (
-    JOBS,
-    QUICKSTART,
-    LifelongEditRecipe,
-    TrainRecipe,
-    load_recipe,
-    load_recipe_file,
-    to_dict,
-    to_toml,
-)
+from pipelines.all_recipes import JOBS, load_recipe_file
+from pipelines.config import QUICKSTART, LifelongEditRecipe, load_recipe, to_dict, to_toml
+from pipelines.train_config import TrainRecipe
 
 ROOT = Path(__file__).parents[3]
 
@@ -187,7 +180,8 @@ def test_the_default_store_lies_in_the_folder_of_the_run(tmp_path: Path) -> None
 
 def test_recipes_load_without_heavy_libraries() -> None:
     code = (
-        "import sys; from pipelines.config import QUICKSTART, load_recipe_file\n"
+        "import sys; from pipelines.all_recipes import load_recipe_file\n"
+        "from pipelines.config import QUICKSTART\n"
         "load_recipe_file(QUICKSTART)\n"
         "print(*{'torch', 'ray', 'transformers', 'mlflow', 'PIL', 'numpy'} & set(sys.modules))"
     )

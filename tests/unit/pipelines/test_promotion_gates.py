@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from liveedit_core.metrics import MetricSummary, summarize
 from liveedit_core.schema import ProbeKind
+from liveedit_core.summaries import Summary, summarize
 from pipelines.comparison_config import (
     GatesSection,
     RegressionSection,
@@ -36,7 +36,7 @@ def comparisons(num_right: int) -> list[MetricComparison]:
     )
 
 
-def summary(num_right: int, num_cases: int) -> dict[tuple[ProbeKind, str], MetricSummary]:
+def summary(num_right: int, num_cases: int) -> Summary:
     return summarize(scored(num_right, num_cases, ProbeKind.RELIABILITY))
 
 

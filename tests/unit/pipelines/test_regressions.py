@@ -5,30 +5,18 @@ from dataclasses import replace
 import pytest
 
 from liveedit_core.errors import IntegrityError
-from liveedit_core.metrics import ProbeResult
+from liveedit_core.probe_results import ProbeResult
 from liveedit_core.schema import ProbeKind
 from pipelines.comparison_config import RegressionSection, TolerancesSection
 from pipelines.regressions import MetricComparison, cases_held, compare_results, in_scope
 from tests.unit.tiny_inputs import case, request
+from tests.unit.tiny_results import probe_result
 
 QUICK = RegressionSection(num_resamples=1000)
 
 
 def result(number: int, score: float, kind: ProbeKind = ProbeKind.RELIABILITY) -> ProbeResult:
-    return ProbeResult(
-        case_id=f"case-{number}",
-        edit_id=f"edit-{number}",
-        probe_index=0 if kind == ProbeKind.RELIABILITY else 1,
-        kind=kind,
-        protocol="teacher_forced",
-        score=score,
-        target="yes",
-        answer_before="no",
-        answer_after="yes",
-        kept=(),
-        weights=(),
-        own_expert_kept=False,
-    )
+    return probe_result(f"case-{number}", kind=kind, score=score)
 
 
 def scored(num_right: int, num_cases: int, kind: ProbeKind) -> list[ProbeResult]:

@@ -1,0 +1,147 @@
+#!/usr/bin/env python
+"""Make a bank version the champion, if it passes every gate; or go back to the one before.
+
+    promotion.py                                 the newest registered version
+    promotion.py --version 7 --why "new logos"
+    promotion.py --rollback --why "wrong answers about flags"
+
+Evaluate first: nightly_evaluation.py. Every change is written to an audit log in the store.
+"""
+
+import argparse
+import getpass
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+_PROJECT = str(Path(__file__).resolve().parents[1])
+if sys.path[0] != _PROJECT:
+    # Run as a script: Python put this folder first, the packages lie one above it.
+    sys.path[0] = _PROJECT
+
+from liveedit_core.errors import LiveEditError  # noqa: E402
+from pipelines.promotion_config import PromotionRecipe  # noqa: E402
+from pipelines.recipe_loader import load_recipe, to_toml  # noqa: E402
+
+if TYPE_CHECKING:
+    from pipelines.promotion_job import Decision
+
+DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "promotion.toml"
+EXIT_CODES = """exit codes:
+  0    the version is the champion, or was it already; or the rollback is done
+  1    an error, or a wrong option or setting; the message says what to do
+  2    refused; every gate that failed is listed
+  5    another process changed the champion at the same time and was first
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Leaves exit code 2 to refusals."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line."""
+        self.print_usage(sys.stderr)
+        self.exit(1, f"error: {message}\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job; returns its exit code."""
+    options = parse_arguments(arguments)
+    try:
+        recipe = load_recipe(PromotionRecipe, options.recipe, options.overrides)
+        if options.dry_run:
+            print(to_toml(recipe), end="")
+            return 0
+        return run_job(recipe, options)
+    except LiveEditError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 1
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = _Parser(
+        description=__doc__,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--version", metavar="N", type=int, help="of liveedit-bank; by default the newest"
+    )
+    action.add_argument(
+        "--rollback", action="store_true", help="make the previous champion the champion again"
+    )
+    parser.add_argument("--why", metavar="TEXT", default="", help="kept in the audit log")
+    parser.add_argument("--who", metavar="NAME", help="kept there too; by default the user")
+    parser.add_argument(
+        "--recipe",
+        metavar="FILE.toml",
+        type=Path,
+        default=DEFAULT_RECIPE,
+        help="thresholds and tolerances",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and end")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+def run_job(recipe: PromotionRecipe, options: argparse.Namespace) -> int:
+    """Promote or roll back, and say what came of it; returns the exit code."""
+    from infra.model_registry import BANK_MODEL, ModelVersions
+    from infra.tracking import default_tracking_uri
+    from pipelines.promotion_job import Promoter, PromotionConflictError
+
+    promoter = Promoter(
+        recipe=recipe,
+        versions=ModelVersions(default_tracking_uri(Path(recipe.run_root))),
+        who=options.who or default_who(),
+        why=options.why,
+        say=print,
+    )
+    try:
+        if options.rollback:
+            return say_decision(promoter.roll_back())
+        uri = f"models:/{BANK_MODEL}/{options.version}" if options.version is not None else ""
+        return say_decision(promoter.promote(uri))
+    except PromotionConflictError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 5
+
+
+def say_decision(decision: "Decision") -> int:
+    """Print what was decided; returns the exit code."""
+    for gate in decision.gates:
+        print(f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.reason}")
+    if decision.refusals:
+        what = "was not promoted" if decision.gates else "stays the champion"
+        print(f"refused: version {decision.version} {what}", file=sys.stderr)
+        for refusal in decision.refusals:
+            print(f"refused: {refusal}", file=sys.stderr)
+        return 2
+    if decision.record is None:
+        print(f"version {decision.version} is the champion already, nothing to do")
+        return 0
+    before = f"version {decision.champion_before}" if decision.champion_before else "none"
+    print(
+        f"{decision.record.action}: version {decision.version} is the champion now, before: "
+        f"{before}; audit record {decision.record.sequence}"
+    )
+    return 0
+
+
+def default_who() -> str:
+    """User and host, as far as they are known."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

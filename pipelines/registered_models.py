@@ -1,0 +1,76 @@
+"""From the registry to what a job runs on: the newest bank version, the generator behind one."""
+
+from pathlib import Path
+
+from infra.generator_checkpoints import GeneratorCheckpoints
+from infra.model_registry import BANK_MODEL, GENERATOR_MODEL, ModelVersions, RegisteredVersion
+from infra.object_store import ObjectStore
+from liveedit_core.builtin.generator import builtin_generator_folder
+from liveedit_core.errors import IntegrityError
+from liveedit_core.generator import CONFIG_FILE, WEIGHTS_FILE, digest_of
+
+_READER = "reader"
+"""Name of a run that only reads checkpoints."""
+
+
+def newest_version(versions: ModelVersions) -> RegisteredVersion | None:
+    """The newest registered bank version; None when there is none.
+
+    Versions may be registered out of order (a resumed run makes up for what an outage left out):
+    of the bank that was registered last, it is the one with the most commits behind it.
+    """
+    registered = versions.all(BANK_MODEL)
+    if not registered:
+        return None
+    bank = _bank_of(registered[-1])
+    return max(
+        (item for item in registered if _bank_of(item) == bank),
+        key=lambda item: (int(item.tags.get("bank_version", "0")), item.version),
+    )
+
+
+def fetch_generator(versions: ModelVersions, digest: str, cache: Path) -> Path:
+    """The folder of a generator checkpoint, its content verified.
+
+    Args:
+        versions: Of the server where it is registered.
+        digest: Its sha256.
+        cache: Where it is brought to, below a folder of its digest.
+
+    Raises:
+        IntegrityError: It is registered nowhere, or its bytes were altered.
+        TrackingError: MLflow does not answer.
+    """
+    builtin = builtin_generator_folder()
+    if digest_of(builtin) == digest:
+        return builtin
+    folder = cache / digest
+    if _is_checkpoint(folder) and digest_of(folder) == digest:
+        return folder
+    registered = [v for v in versions.all(GENERATOR_MODEL) if v.tags.get("digest") == digest]
+    if not registered:
+        raise IntegrityError(
+            f"generator {digest[:16]} is not a version of {GENERATOR_MODEL} on "
+            f"{versions.tracking_uri}, nor the built-in one: start the run that used it once more, "
+            "it registers its generator"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    versions.fetch(registered[-1], folder)
+    if not _is_checkpoint(folder):
+        store_uri = registered[-1].tags["store_uri"]
+        return GeneratorCheckpoints(ObjectStore(store_uri), _READER).fetch(digest, folder)
+    found = digest_of(folder)
+    if found != digest:
+        raise IntegrityError(
+            f"generator {digest[:16]}: the bytes in MLflow have digest {found[:16]}; they were "
+            "altered and must not serve"
+        )
+    return folder
+
+
+def _bank_of(version: RegisteredVersion) -> tuple[str, str]:
+    return version.tags.get("store_uri", ""), version.tags.get("bank", "")
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))

@@ -1,0 +1,177 @@
+"""A tiny system in operation: a bank that grows, nights, promotions; real store, real MLflow."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from infra.bank_manifest import BankManifest
+from infra.bank_schema import BankIdentity
+from infra.expert_bank import ExpertBank, ExpertRow
+from infra.model_registry import BANK_MODEL, ModelRegistry, ModelVersions, RegisteredVersion
+from infra.object_store import ObjectStore
+from infra.tracking import Tracker, default_tracking_uri
+from liveedit_core.backbones.protocol import Backbone
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.editor import Editor
+from liveedit_core.generator import LiveEditGenerator, load_generator, save_generator
+from liveedit_core.repository import ExpertRepository
+from liveedit_core.schema import Case
+from pipelines.nightly_config import NightlyRecipe
+from pipelines.nightly_job import Night, NightResult
+from pipelines.nightly_records import NightlyRecords
+from pipelines.promotion_config import PromotionRecipe
+from pipelines.promotion_job import Promoter
+from pipelines.recipe_loader import load_recipe
+from pipelines.stages import Evaluator
+from tests.tiny_backbone import TINY_CONFIG, case, tiny_backbone, tiny_generator
+from workers.evaluation_pool import InlineEvaluator
+from workers.evaluation_worker import EvaluationWorker
+
+NIGHT_OVERRIDES = ("regression.num_resamples=1000", 'evaluation.protocols=["teacher_forced"]')
+GATE_OVERRIDES = (
+    "regression.num_resamples=1000",
+    "gates.min_samples=8",
+    "thresholds.reliability=0.0",
+    "thresholds.text_generality=0.0",
+    "thresholds.modal_generality=0.0",
+    "thresholds.modal_locality=0.5",
+)
+"""A generator with random weights teaches nothing, but it must leave other answers alone."""
+
+
+def weak_generator(config: GeneratorConfig = TINY_CONFIG) -> LiveEditGenerator:
+    """Experts that change next to nothing."""
+    return scaled(tiny_generator(config), 0.05)
+
+
+def scaled(generator: LiveEditGenerator, factor: float) -> LiveEditGenerator:
+    """The same generator with larger or smaller experts."""
+    for name, parameter in generator.named_parameters():
+        if "expert" in name:
+            parameter.data *= factor
+    return generator
+
+
+@dataclass(frozen=True)
+class TinyModels:
+    """The tiny backbone, and the generator of a folder."""
+
+    generator: Path
+
+    def load_backbone(self) -> Backbone:
+        return tiny_backbone()
+
+    def load_generator(self) -> LiveEditGenerator:
+        return load_generator(self.generator)
+
+
+class InlineEvaluators:
+    """Scores in this process, with the generator that the job fetched."""
+
+    def of(self, manifest: BankManifest, generator: Path) -> Evaluator:
+        assert manifest.identity.backbone_digest == tiny_backbone().digest
+        return InlineEvaluator(EvaluationWorker(TinyModels(generator)))
+
+
+@dataclass
+class Operations:
+    """One run root with its MLflow database, one store of banks."""
+
+    root: Path
+    generator: LiveEditGenerator = field(default_factory=weak_generator)
+    epoch: int = 0
+    num_taught: int = 0
+
+    def __post_init__(self) -> None:
+        self.folder = self.root / "checkpoint"
+        self.generator.digest = save_generator(self.generator, self.folder)
+        self.tracker = Tracker(self.root, experiment="tests", run_name="edits")
+        self.registry = ModelRegistry(self.tracker)
+        self.registry.register_generator(self.folder, digest=self.generator.digest)
+        self.store = ObjectStore(self.root / "banks_store")
+        self.bank = ExpertBank.open_or_create(self.store, "main", self.identity)
+        self.epoch = self.bank.acquire_writer()
+
+    @property
+    def identity(self) -> BankIdentity:
+        config = self.generator.config
+        return BankIdentity(
+            backbone_digest=tiny_backbone().digest,
+            generator_digest=self.generator.digest,
+            edit_layer=config.edit_layer,
+            hidden_size=config.hidden_size,
+            module_dim=config.module_dim,
+            num_queries=config.num_queries,
+            rank=config.rank,
+            embedding_model="none",
+            embedding_size=1,
+        )
+
+    @property
+    def versions(self) -> ModelVersions:
+        return ModelVersions(default_tracking_uri(self.root))
+
+    def teach(
+        self, cases: Iterable[Case], generator: LiveEditGenerator | None = None
+    ) -> RegisteredVersion:
+        """Commit a window and register its version, as the editing job does."""
+        writer = generator or self.generator
+        editor = Editor(tiny_backbone(), writer, ExpertRepository.empty(writer.config))
+        requests = [item.edit for item in cases]
+        rows = []
+        for request, expert in zip(requests, editor.write_experts(requests), strict=True):
+            self.num_taught += 1
+            rows.append(
+                ExpertRow(
+                    expert=expert,
+                    sequence=self.num_taught,
+                    subject_id=request.subject_id,
+                    clip_embedding=np.zeros(1, dtype=np.float32),
+                )
+            )
+        version = self.bank.commit(self.bank.fragment_writer().write(rows), epoch=self.epoch)
+        return self.registry.register_bank_version(self.bank, version)
+
+    def night(self, label: str, cases: Sequence[Case], *overrides: str) -> NightResult:
+        """A night on some cases."""
+        return self.make_night(label, *overrides).examine(lambda: cases)
+
+    def make_night(self, label: str, *overrides: str) -> Night:
+        recipe = load_recipe(
+            NightlyRecipe, None, [f"run_root={self.root}", *NIGHT_OVERRIDES, *overrides]
+        )
+        return Night(
+            recipe=recipe,
+            label=label,
+            versions=self.versions,
+            evaluators=InlineEvaluators(),
+            records=NightlyRecords(recipe, label),
+        )
+
+    def promoter(self, *overrides: str, who: str = "anna", why: str = "") -> Promoter:
+        """Who promotes."""
+        recipe = load_recipe(
+            PromotionRecipe, None, [f"run_root={self.root}", *GATE_OVERRIDES, *overrides]
+        )
+        return Promoter(recipe=recipe, versions=self.versions, who=who, why=why)
+
+    def alias(self, name: str) -> int:
+        found = self.versions.by_alias(BANK_MODEL, name)
+        return found.version if found else 0
+
+    def files(self) -> dict[str, str]:
+        """Digest of every file of the bank."""
+        folder = Path(self.store.table_uri("banks/main"))
+        return {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+
+
+def some_cases(first: int, last: int) -> list[Case]:
+    """Cases by number, the last one included."""
+    return [case(number) for number in range(first, last + 1)]
