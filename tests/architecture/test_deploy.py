@@ -252,9 +252,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         text = text.replace("/opt/liveedit/.venv/bin/python", "/bin/true")  # installed there only
         (tmp_path / f"liveedit-nightly.{suffix}").write_text(text)
     units = [str(path) for path in sorted(tmp_path.iterdir())]
-    run = subprocess.run(
-        [analyze, "verify", "--man=no", *units], capture_output=True, text=True
-    )
+    run = subprocess.run([analyze, "verify", "--man=no", *units], capture_output=True, text=True)
     complaints = [line for line in run.stderr.splitlines() if "liveedit-nightly" in line]
     assert complaints == []
     calendar = unit("timer")["Timer"]["OnCalendar"]

@@ -31,8 +31,7 @@ def test_the_batch_size_changes_no_score() -> None:
     editor = empty.with_edits([case.edit for case in cases])
     prepared = CaseScorer(editor).prepare(cases)
     expected, other_results = (
-        CaseScorer(editor, batch_size=size).score(prepared, editor.repository)
-        for size in (3, 64)
+        CaseScorer(editor, batch_size=size).score(prepared, editor.repository) for size in (3, 64)
     )
     assert any(result.kept for result in expected)
     assert len({result.score for result in expected}) > 2
