@@ -7,6 +7,7 @@ where at least one expert is kept: elsewhere the answer is the unedited one, bit
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +32,17 @@ MAX_LOCALITY_TOKENS = 6
 """Length of the unedited answer that stands in for the missing target of a locality probe."""
 
 
+class AskedProbe(NamedTuple):
+    """A probe of a case that is to be prepared."""
+
+    case: Case
+    probe_index: int
+    """Among all probes of the case."""
+    probe: Probe
+    has_free_answer: bool = False
+    """Whether the unedited backbone's free answer is wanted as well."""
+
+
 class CaseScorer:
     """Scores cases against repositories.
 
@@ -48,7 +60,6 @@ class CaseScorer:
         """The frozen model."""
         return self.editor.backbone
 
-    @torch.no_grad()
     def prepare(
         self,
         cases: Sequence[Case],
@@ -71,8 +82,26 @@ class CaseScorer:
             source: of the states; the backbone by default.
             memory: of unedited answers; by default all are computed.
         """
-        owners = [(case, i, probe) for case in cases for i, probe in enumerate(case.all_probes())]
-        probes = self._with_targets([probe for _, _, probe in owners], memory)
+        asked = [
+            AskedProbe(case, index, probe, has_free_answers or case.case_id in free_case_ids)
+            for case in cases
+            for index, probe in enumerate(case.all_probes())
+        ]
+        return self.prepare_probes(
+            asked, max_new_tokens=max_new_tokens, source=source, memory=memory
+        )
+
+    @torch.no_grad()
+    def prepare_probes(
+        self,
+        asked: Sequence[AskedProbe],
+        *,
+        max_new_tokens: int = 12,
+        source: StateSource | None = None,
+        memory: AnswerMemory | None = None,
+    ) -> PreparedCases:
+        """`prepare` for some probes of cases."""
+        probes = self._with_targets([item.probe for item in asked], memory)
         inputs = [probe_input(probe) for probe in probes]
         states = (source or BackboneStates(self.backbone)).states(inputs)
         forced = remembered(
@@ -80,25 +109,21 @@ class CaseScorer:
             memory,
             lambda index: self._unedited_ids([states[i] for i in index]),
         )
-        asked = [
-            i
-            for i, (case, _, _) in enumerate(owners)
-            if has_free_answers or case.case_id in free_case_ids
-        ]
-        texts = self._free_answers([probes[i] for i in asked], max_new_tokens, memory)
-        free = dict(zip(asked, texts, strict=True))
+        free = [i for i, item in enumerate(asked) if item.has_free_answer]
+        texts = self._free_answers([probes[i] for i in free], max_new_tokens, memory)
+        free_answers = dict(zip(free, texts, strict=True))
         prepared = [
             PreparedProbe(
-                case_id=case.case_id,
-                edit_id=case.edit.edit_id,
-                probe_index=index,
-                kind=probe.kind,
+                case_id=item.case.case_id,
+                edit_id=item.case.edit.edit_id,
+                probe_index=item.probe_index,
+                kind=item.probe.kind,
                 question=inputs[i],
                 states=states[i],
                 unedited_ids=forced[i].token_ids,
-                unedited_answer=free.get(i),
+                unedited_answer=free_answers.get(i),
             )
-            for i, ((case, index, _), probe) in enumerate(zip(owners, probes, strict=True))
+            for i, item in enumerate(asked)
         ]
         return PreparedCases(probes=tuple(prepared))
 

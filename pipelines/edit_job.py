@@ -187,6 +187,7 @@ def _started(config: LifelongEditRecipe, models: ModelNames) -> Iterator[_Stages
                 num_cpus=evaluation.num_cpus,
                 node_resource=evaluation.node_resource,
                 cache=cache,
+                answers_uri=config.store_uri,
             ),
         )
 

@@ -47,16 +47,22 @@ class EvaluationPlan:
         return [unit for unit in self.units if any(key in missing for key in wanted_by(unit))]
 
 
-def plan_evaluation(cases: Sequence[Case], settings: EvaluationSettings) -> EvaluationPlan:
+def plan_evaluation(
+    cases: Sequence[Case], settings: EvaluationSettings, *, group_size: int = 0
+) -> EvaluationPlan:
     """Choose cases and cut them into pieces.
 
     Args:
         cases: In a fixed order; what is drawn depends on their edits and the seed alone.
         settings: How much is asked.
+        group_size: 0 asks each case against the whole bank version. Otherwise the cases are taken
+            in groups of so many, the last one as large as it is, and each is asked against the
+            edits of its group alone.
     """
     drawn = _Drawn(cases, settings.max_cases, settings.seed)
     chosen = [case for case in cases if case in drawn]
     free = _Drawn(chosen, settings.free_generation_cases, settings.seed)
+    groups = _groups(chosen, group_size) if group_size else []
     units = []
     for start in range(0, len(chosen), UNIT_CASES):
         part = tuple(chosen[start : start + UNIT_CASES])
@@ -65,7 +71,14 @@ def plan_evaluation(cases: Sequence[Case], settings: EvaluationSettings) -> Eval
             name for name in settings.protocols if name != FREE_GENERATION or free_ids
         )
         if protocols:
-            units.append(EvaluationUnit(cases=part, protocols=protocols, free_case_ids=free_ids))
+            units.append(
+                EvaluationUnit(
+                    cases=part,
+                    protocols=protocols,
+                    free_case_ids=free_ids,
+                    groups=tuple(groups[start : start + UNIT_CASES]),
+                )
+            )
     return EvaluationPlan(cases=tuple(chosen), units=tuple(units))
 
 
@@ -78,6 +91,15 @@ def wanted_by(unit: EvaluationUnit) -> list[ResultKey]:
         if protocol != FREE_GENERATION or case.case_id in unit.free_case_ids
         for index in range(len(case.all_probes()))
     ]
+
+
+def _groups(cases: Sequence[Case], size: int) -> list[tuple[str, ...]]:
+    """Of each case, the edits of its group."""
+    groups = []
+    for start in range(0, len(cases), size):
+        part = cases[start : start + size]
+        groups += [tuple(case.edit.edit_id for case in part)] * len(part)
+    return groups
 
 
 class _Drawn:

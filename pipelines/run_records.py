@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from infra.expert_bank import ExpertBank
@@ -66,6 +66,12 @@ class RunRecords:
             self._tracker.log_metrics(metrics, step=evaluation.num_edits, model_id=model_id)
             self._recorded.add(key)
             self._state_file.write_text(json.dumps(sorted(self._recorded)))
+
+    def curve(self, points: Sequence[BankEvaluation]) -> None:
+        """Record a lifelong curve; its points of an earlier start are written over."""
+        for point in points:
+            metrics = {f"curve.{name}": v for name, v in metric_values(point.summary).items()}
+            self._tracker.log_metrics(metrics, step=point.num_edits)
 
     def finished(self, bank: ExpertBank, report: Path, seconds: Mapping[str, float]) -> None:
         """Register the newest bank version as the challenger; record times and the report."""

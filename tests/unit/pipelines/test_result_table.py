@@ -31,20 +31,35 @@ def evaluation(num_edits: int, reliability: float) -> BankEvaluation:
     )
 
 
-def test_one_table_a_protocol() -> None:
-    console = Console(file=io.StringIO(), width=100)
+def printed() -> list[str]:
+    """Each table as text."""
     tables = result_tables([evaluation(1, 1.0), evaluation(10, 0.9)], PROTOCOLS)
+    texts = []
     for table in tables:
+        console = Console(file=io.StringIO(), width=100)
         console.print(table)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    forced, free = text.split("free generation")
+        texts.append(console.file.getvalue())  # type: ignore[attr-defined]
+    return texts
+
+
+def test_protocols_and_ways_of_counting_have_tables_of_their_own() -> None:
+    forced, exact, free, _ = printed()
     assert "1 edit " in forced
     assert "10 edits" in forced
-    assert "90.0" in forced
+    assert "90.0 [85-95]" in forced
     assert "by construction" in forced
     assert "95.0" in forced  # the average of the two that were measured
-    assert "25.0" in free
+    assert "all target tokens" in exact
+    assert "average" not in exact
+    assert "25.0 [20-30]" in free
     assert "25.0" not in forced
+
+
+def test_routing_is_shown_at_the_last_point() -> None:
+    routing = printed()[-1]
+    assert "after 10 edits" in routing
+    assert "<= 3" in routing
+    assert "0.25" in routing
 
 
 def test_nothing_evaluated_no_table() -> None:

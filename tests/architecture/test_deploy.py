@@ -1,0 +1,266 @@
+"""The files of infra/deploy are what Kubernetes, KubeRay, systemd and Docker accept, as far as that
+can be told without them; they run our jobs, agree with one another and give nothing away.
+"""
+
+import configparser
+import copy
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.architecture.project import ROOT
+
+DEPLOY = ROOT / "infra" / "deploy"
+KUBERNETES_VERSIONS = ("1.31", "1.37")
+"""The oldest with a stable podFailurePolicy, and the newest that the schemas know."""
+KUBERAY = json.loads((DEPLOY / "schemas" / "kuberay.json").read_text(encoding="utf-8"))
+KUBERAY_FILES = {"ray-cluster": "RayCluster", "ray-job": "RayJob", "ray-cronjob": "RayCronJob"}
+
+Document = dict[str, Any]
+
+
+def documents(name: str) -> list[Document]:
+    return list(yaml.safe_load_all((DEPLOY / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def nightly() -> Document:
+    (cron_job,) = (item for item in documents("nightly-cronjob") if item["kind"] == "CronJob")
+    return cron_job
+
+
+def nightly_pod() -> Document:
+    pod: Document = nightly()["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    return pod
+
+
+def check_kubernetes(document: Document) -> None:
+    for version in KUBERNETES_VERSIONS:
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def check_kuberay(document: Document) -> None:
+    """The closed schema of ours around the pods, Kubernetes' own for the pods."""
+    jsonschema.Draft202012Validator(KUBERAY).validate(document)
+    for template in pod_templates(document):
+        check_kubernetes({"apiVersion": "v1", "kind": "PodTemplate", "template": template})
+
+
+def pod_templates(node: Any) -> Iterator[Document]:
+    """Every pod template below a node."""
+    if isinstance(node, dict):
+        for name, child in node.items():
+            if name in ("template", "submitterPodTemplate"):
+                yield child
+            else:
+                yield from pod_templates(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from pod_templates(child)
+
+
+def cluster_of(name: str) -> Document:
+    (document,) = documents(name)
+    spec: Document = document["spec"]
+    spec = spec.get("jobTemplate", spec)
+    return spec.get("rayClusterSpec", spec)
+
+
+def commands() -> Iterator[str]:
+    """What every file starts, as one line each."""
+    yield " ".join(
+        nightly()["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    )
+    for name in ("ray-job", "ray-cronjob"):
+        spec = documents(name)[0]["spec"]
+        yield spec.get("jobTemplate", spec)["entrypoint"].removeprefix("python ")
+    yield unit("service")["Service"]["ExecStart"].split("python ", 1)[1]
+
+
+def unit(suffix: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment]
+    parser.read_string((DEPLOY / f"liveedit-nightly.{suffix}").read_text(encoding="utf-8"))
+    return parser
+
+
+def test_kubernetes_accepts_the_default() -> None:
+    for document in documents("nightly-cronjob"):
+        check_kubernetes(document)
+
+
+@pytest.mark.parametrize(("name", "kind"), KUBERAY_FILES.items())
+def test_kuberay_accepts_its_files(name: str, kind: str) -> None:
+    (document,) = documents(name)
+    assert document["kind"] == kind
+    check_kuberay(document)
+
+
+def _misspell(path: str, wrong: str) -> Callable[[Document], None]:
+    def change(document: Document) -> None:
+        *parents, last = path.split(".")
+        node: Any = document
+        for step in parents:
+            node = node[int(step)] if step.isdigit() else node[step]
+        node[wrong] = node.pop(last)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _misspell("spec.schedule", "shedule"),
+        _misspell("spec.jobTemplate.entrypoint", "entryPoint"),
+        _misspell("spec.jobTemplate.rayClusterSpec.headGroupSpec", "headGroup"),
+        _misspell("spec.jobTemplate.rayClusterSpec.workerGroupSpecs.0.maxReplicas", "maximum"),
+        _misspell(
+            "spec.jobTemplate.rayClusterSpec.headGroupSpec.template.spec.containers.0.image", "img"
+        ),
+    ],
+)
+def test_a_misspelt_field_would_be_found(change: Callable[[Document], None]) -> None:
+    document = copy.deepcopy(documents("ray-cronjob")[0])
+    change(document)
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+        check_kuberay(document)
+
+
+def test_a_regression_is_not_tried_again_and_a_drained_node_is_no_failure() -> None:
+    job = nightly()["spec"]["jobTemplate"]["spec"]
+    pod = job["template"]["spec"]
+    fail, ignore = job["podFailurePolicy"]["rules"]
+    assert fail["action"] == "FailJob"
+    assert fail["onExitCodes"]["operator"] == "In"
+    assert 3 in fail["onExitCodes"]["values"]
+    assert 1 not in fail["onExitCodes"]["values"]  # an outage is worth another try
+    assert fail["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
+    assert ignore == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+    assert pod["restartPolicy"] == "Never"  # the policy is refused with any other
+    assert job["backoffLimit"] > 0
+    service = unit("service")["Service"]
+    assert "3" in service["RestartPreventExitStatus"].split()
+    assert service["Restart"] == "on-failure"
+    for name in ("ray-job", "ray-cronjob"):  # there the exit code cannot be told
+        spec = documents(name)[0]["spec"]
+        assert spec.get("jobTemplate", spec)["backoffLimit"] == 0
+
+
+def test_nights_do_not_overlap_and_records_outlive_the_pod() -> None:
+    spec = nightly()["spec"]
+    assert spec["concurrencyPolicy"] == "Forbid"
+    pod = spec["jobTemplate"]["spec"]["template"]["spec"]
+    (root,) = (re.search(r"run_root=(\S+)", line) for line in list(commands())[:1])
+    assert root is not None
+    (mount,) = (
+        item for item in pod["containers"][0]["volumeMounts"] if item["mountPath"] == root[1]
+    )
+    (volume,) = (item for item in pod["volumes"] if item["name"] == mount["name"])
+    assert "persistentVolumeClaim" in volume
+
+
+def test_the_commands_are_ones_that_our_jobs_take() -> None:
+    for line in commands():
+        script, *settings = line.split()
+        run = subprocess.run(
+            [sys.executable, str(ROOT / script), *settings, "--dry-run"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        assert run.returncode == 0, f"{line}: {run.stderr}"
+
+
+def test_one_cluster_is_described_everywhere_with_the_locked_ray() -> None:
+    standing, once, nightly_one = (cluster_of(name) for name in KUBERAY_FILES)
+    assert once == nightly_one
+    assert {**standing, "workerGroupSpecs": standing["workerGroupSpecs"][:1]} == once
+    locked = re.search(r"^ray==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert locked is not None
+    assert standing["rayVersion"] == locked[1]
+
+
+def test_every_pod_is_a_plain_user_without_privileges() -> None:
+    templates = [item for name in KUBERAY_FILES for item in pod_templates(documents(name))]
+    templates += list(pod_templates(nightly()["spec"]["jobTemplate"]["spec"]))
+    for template in templates:
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] >= 10_000
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert not container["securityContext"].get("privileged")
+            assert "memory" in container["resources"]["limits"]
+    assert all(cluster_of(name)["authOptions"] == {"mode": "token"} for name in KUBERAY_FILES)
+
+
+def test_no_secret_is_written_down() -> None:
+    secret = re.compile(
+        r"AKIA[0-9A-Z]{16}|-----BEGIN|(?i:password|secret_access_key|token)\s*[:=]\s*[\"']?[\w/+]{8,}"
+    )
+    for path in DEPLOY.iterdir():
+        if path.is_file():
+            assert not secret.search(path.read_text(encoding="utf-8")), path.name
+
+
+def test_the_image_is_pinned_locked_and_runs_as_a_user() -> None:
+    text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
+    bases = [line.split()[1] for line in lines if line.startswith("FROM ")]
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert wanted == ">=3.11,<3.13"
+    assert set(bases) == {bases[0]}
+    assert re.fullmatch(r"python:3\.1[12]\.\d+-slim-\w+", bases[0])
+    assert "--require-hashes --no-deps -r /tmp/requirements.lock" in text
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert users[-1].split(":")[0].isdigit()
+    assert users[-1].split(":")[0] != "0"
+    assert not any(line.startswith("ADD ") for line in lines)
+    copied = [
+        line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line
+    ]
+    for source in (item for group in copied for item in group):
+        assert (ROOT / source).exists(), source
+    let_in = {
+        line[1:]
+        for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    assert {Path(item).parts[0] for group in copied for item in group} == let_in
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("no systemd-analyze on this machine: the units were only read")
+    for suffix in ("service", "timer"):
+        text = (DEPLOY / f"liveedit-nightly.{suffix}").read_text(encoding="utf-8")
+        text = text.replace("/opt/liveedit/.venv/bin/python", "/bin/true")  # installed there only
+        (tmp_path / f"liveedit-nightly.{suffix}").write_text(text)
+    units = [str(path) for path in sorted(tmp_path.iterdir())]
+    run = subprocess.run([analyze, "verify", "--man=no", *units], capture_output=True, text=True)
+    complaints = [line for line in run.stderr.splitlines() if "liveedit-nightly" in line]
+    assert complaints == []
+    calendar = unit("timer")["Timer"]["OnCalendar"]
+    parsed = subprocess.run([analyze, "calendar", calendar], capture_output=True, text=True)
+    assert parsed.returncode == 0, parsed.stderr
+
+
+def test_the_readme_knows_every_file() -> None:
+    text = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    missing = [path.name for path in DEPLOY.iterdir() if path.is_file() and path.name not in text]
+    assert missing == []

@@ -1,0 +1,192 @@
+"""Replay by real actors: one copy of the experts a node, and one set of numbers whoever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from infra.object_store import ObjectStore
+from infra.results import ResultsTable
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.repository import ExpertRepository
+from liveedit_core.states import LayerStates
+from pipelines.bank_evaluation import BankEvaluation
+from pipelines.session import open_session
+from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line
+from tests.integration.replay_job import CASES, NUM_RESULTS, SESSION, evaluate, slow_pool
+from tests.tiny_bank import taught_bank
+from tests.unit.tiny_models import TinyBackbone, TinyModels
+from workers.evaluation_pool import EvaluationPool, InlineEvaluator
+from workers.evaluation_worker import EvaluationWorker
+from workers.shared_repository import SharedRepository
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    with open_session(SESSION, needed_cpus=4):
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ObjectStore:
+    """Holds a bank of all cases."""
+    store = ObjectStore(tmp_path_factory.mktemp("store"))
+    taught_bank(store, TinyModels(), CASES)
+    return store
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store: ObjectStore) -> BankEvaluation:
+    """By one plain worker."""
+    done = evaluate(store, InlineEvaluator(EvaluationWorker(TinyModels())), "undisturbed")
+    assert len(done.results) == NUM_RESULTS
+    assert any(result.kept for result in done.results)
+    return done
+
+
+def assert_equal(done: BankEvaluation, undisturbed: BankEvaluation) -> None:
+    assert done.is_complete
+    assert done.results == undisturbed.results, "bit for bit, weights included"
+    assert done.summary == undisturbed.summary
+
+
+class MortalBackbone(TinyBackbone):
+    """Kills its process in the middle of the replay, once."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
+        pictures = {item.image_bytes for item in inputs}
+        if CASES[30].edit.image_bytes in pictures and not self._mark.exists():
+            self._mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(inputs)
+
+
+@dataclass(frozen=True)
+class MortalModels(TinyModels):
+    """Loads it."""
+
+    mark: Path = Path()
+
+    def load_backbone(self) -> MortalBackbone:
+        return MortalBackbone(self.mark)
+
+
+class Reader:
+    """Says where in memory the experts lie that it was given."""
+
+    def place(self, shared: SharedRepository) -> tuple[int, str, float]:
+        tensor = shared.repository().down_NRD
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            span, _, offset, _, inode, *_ = line.split()
+            start, stop = (int(number, 16) for number in span.split("-"))
+            if start <= tensor.data_ptr() < stop:
+                position = tensor.data_ptr() - start + int(offset, 16)
+                return os.getpid(), f"{inode}:{position}", float(tensor.sum())
+        raise AssertionError("the tensor lies nowhere")
+
+
+@pytest.mark.usefixtures("session")
+def test_the_actors_of_a_node_read_the_same_memory() -> None:
+    experts = ExpertRepository(
+        edit_ids=tuple(str(n) for n in range(200)),
+        visual_features_NK=torch.rand(200, 8),
+        prompt_features_NK=torch.rand(200, 8),
+        down_NRD=torch.rand(200, 4, 64),
+        up_NRD=torch.rand(200, 4, 64),
+    )
+    shared = ray.put(SharedRepository.of(experts))
+    actor: Any = ray.remote(Reader)
+    readers = [actor.options(num_cpus=0.1).remote() for _ in range(2)]
+    first, second = ray.get([reader.place.remote(shared) for reader in readers])
+    assert first[0] != second[0], "two processes"
+    assert first[1] == second[1], "one file of shared memory, one place in it"
+    assert first[1] != "0:0"
+    assert first[2] == second[2] == float(experts.down_NRD.sum())
+    for reader in readers:
+        ray.kill(reader)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("session")
+def test_what_a_stopped_evaluation_left_in_the_pool_is_nobody_elses(
+    store: ObjectStore, undisturbed: BankEvaluation
+) -> None:
+    pool = slow_pool(store, num_workers=1)
+    stopped = evaluate(store, pool, "stopped", should_stop=lambda: True)
+    assert not stopped.is_complete
+    assert_equal(evaluate(store, pool, "after a stop"), undisturbed)
+    pool.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("session")
+def test_a_killed_actor_changes_no_number(
+    store: ObjectStore, undisturbed: BankEvaluation, tmp_path: Path
+) -> None:
+    models = MortalModels(mark=tmp_path / "died")
+    pool = EvaluationPool(models, num_workers=2, max_in_flight=3)
+    assert_equal(evaluate(store, pool, "killed actor"), undisturbed)
+    pool.close()
+    assert models.mark.exists()
+
+
+def test_results_and_answers_live_on_s3(undisturbed: BankEvaluation, s3_root: str) -> None:
+    store = ObjectStore(s3_root)
+    taught_bank(store, TinyModels(), CASES)
+
+    def fresh() -> InlineEvaluator:
+        return InlineEvaluator(EvaluationWorker(TinyModels(), answers_uri=store.root_uri))
+
+    done_units: list[int] = []
+    stopped = evaluate(
+        store,
+        fresh(),
+        "on s3",
+        lambda num_done, num_units: done_units.append(num_done),
+        should_stop=lambda: len(done_units) > 2,
+    )
+    assert 0 < stopped.num_new_results < NUM_RESULTS
+    done = evaluate(store, fresh(), "on s3")
+    assert done.num_new_results == NUM_RESULTS - stopped.num_new_results
+    assert_equal(done, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_where_it_was(
+    store: ObjectStore, undisturbed: BankEvaluation, request: pytest.FixtureRequest
+) -> None:
+    arguments = [store.root_uri, "killed driver"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.replay_job", *arguments],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_for_line(process, "scored 3 of 8")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    finally:
+        end_group(process)
+    num_stored = len(ResultsTable(store, "killed driver").read())
+    assert 0 < num_stored < NUM_RESULTS
+    request.getfixturevalue("session")
+    pool = slow_pool(store, num_workers=1)
+    done = evaluate(store, pool, "killed driver")
+    pool.close()
+    assert done.num_new_results == NUM_RESULTS - num_stored
+    assert_equal(done, undisturbed)
