@@ -72,8 +72,9 @@ def pod_templates(node: Any) -> Iterator[Document]:
 def cluster_of(name: str) -> Document:
     (document,) = documents(name)
     spec: Document = document["spec"]
-    spec = spec.get("jobTemplate", spec)
-    return spec.get("rayClusterSpec", spec)
+    job: Document = spec.get("jobTemplate", spec)
+    cluster: Document = job.get("rayClusterSpec", job)
+    return cluster
 
 
 def commands() -> Iterator[str]:
@@ -145,7 +146,8 @@ def test_a_regression_is_not_tried_again_and_a_drained_node_is_no_failure() -> N
     assert 3 in fail["onExitCodes"]["values"]
     assert 1 not in fail["onExitCodes"]["values"]  # an outage is worth another try
     assert fail["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
-    assert ignore == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+    drained = {"type": "DisruptionTarget", "status": "True"}
+    assert ignore == {"action": "Ignore", "onPodConditions": [drained]}
     assert pod["restartPolicy"] == "Never"  # the policy is refused with any other
     assert job["backoffLimit"] > 0
     service = unit("service")["Service"]
@@ -252,9 +254,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         text = text.replace("/opt/liveedit/.venv/bin/python", "/bin/true")  # installed there only
         (tmp_path / f"liveedit-nightly.{suffix}").write_text(text)
     units = [str(path) for path in sorted(tmp_path.iterdir())]
-    run = subprocess.run(
-        [analyze, "verify", "--man=no", *units], capture_output=True, text=True
-    )
+    run = subprocess.run([analyze, "verify", "--man=no", *units], capture_output=True, text=True)
     complaints = [line for line in run.stderr.splitlines() if "liveedit-nightly" in line]
     assert complaints == []
     calendar = unit("timer")["Timer"]["OnCalendar"]
@@ -264,5 +264,6 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 
 def test_the_readme_knows_every_file() -> None:
     text = (DEPLOY / "README.md").read_text(encoding="utf-8")
-    missing = [path.name for path in DEPLOY.iterdir() if path.is_file() and path.name not in text]
+    names = {path.name for path in DEPLOY.iterdir() if path.is_file()} - {"README.md"}
+    missing = sorted(name for name in names if f"`{name}`" not in text)
     assert missing == []
