@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from infra.expert_bank import ExpertBank
@@ -67,11 +67,19 @@ class RunRecords:
             self._recorded.add(key)
             self._state_file.write_text(json.dumps(sorted(self._recorded)))
 
-    def finished(self, bank: ExpertBank, report: Path, seconds: Mapping[str, float]) -> None:
-        """Register the newest bank version as the challenger; record times and the report."""
+    def finished(
+        self,
+        bank: ExpertBank,
+        report: Path,
+        seconds: Mapping[str, float],
+        figures: Sequence[Path] = (),
+    ) -> None:
+        """Register the newest bank version as the challenger; record times, report and figures."""
         num_edits = bank.num_edits()
         self._tracker.log_metrics(dict(seconds), step=num_edits)
         self._tracker.log_artifact(report)
+        for figure in figures:
+            self._tracker.log_artifact(figure, "figures")
         windows = bank.history()
         if windows:
             with self._tolerated():
