@@ -168,7 +168,14 @@ def test_nights_do_not_overlap_and_records_outlive_the_pod() -> None:
         item for item in pod["containers"][0]["volumeMounts"] if item["mountPath"] == root[1]
     )
     (volume,) = (item for item in pod["volumes"] if item["name"] == mount["name"])
-    assert "persistentVolumeClaim" in volume
+    claims = [item for item in documents("nightly-cronjob") if item["kind"].endswith("Claim")]
+    (claim,) = claims
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    budget = re.search(r"states\.max_bytes=(\d+)", next(commands()))
+    size = re.fullmatch(r"(\d+)Gi", claim["spec"]["resources"]["requests"]["storage"])
+    assert budget is not None
+    assert size is not None
+    assert int(budget[1]) < int(size[1]) * 2**30 / 2  # room for runs and for what waits
 
 
 def test_the_commands_are_ones_that_our_jobs_take() -> None:
