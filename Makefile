@@ -25,8 +25,8 @@ export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format lock train-backbone train-generator benchmark-data \
-	ray-head clean
+.PHONY: help setup quickstart test check format lock browser train-backbone train-generator \
+	benchmark-data ray-head clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +70,13 @@ lock: setup ## resolve pyproject.toml again and write requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet \
 		--output-file requirements.lock
+
+browser: ## install Chromium where there is none and apt-get may; tests look at report pages with it
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+		command -v $$name >/dev/null && exit 0; done; \
+	{ apt-get -qq -o DPkg::Lock::Timeout=300 update && DEBIAN_FRONTEND=noninteractive apt-get -qq \
+		-o DPkg::Lock::Timeout=300 install -y --no-install-recommends chromium >/dev/null; } \
+		|| echo "NO BROWSER could be installed: tests will look at no report page" >&2
 
 train-backbone: setup ## train the projector and LoRA that join the small backbone (about an hour)
 	$(BIN)/python -m liveedit_core.builtin.build.train_backbone --work runs/train_backbone

@@ -50,9 +50,9 @@ def render_comparison_report(data: ComparisonReportData) -> str:
             (
                 direction,
                 [flip for flip in data.flips if flip.direction == direction][:MAX_FLIPS],
-                _num_flips(data, direction),
+                num_flips,
             )
-            for direction in (LOST, GAINED)
+            for direction, num_flips in ((LOST, data.num_lost), (GAINED, data.num_gained))
         ],
     )
 
@@ -83,12 +83,12 @@ def headline_tiles(data: ComparisonReportData) -> list[Tile]:
         )
     if average := _average_difference(data.differences):
         tiles.append(average)
-    for direction, note in (
-        (LOST, "right before, wrong now"),
-        (GAINED, "wrong before, right now"),
+    for direction, num_flips, note in (
+        (LOST, data.num_lost, "right before, wrong now"),
+        (GAINED, data.num_gained, "wrong before, right now"),
     ):
-        count = _num_flips(data, direction)
-        tiles.append(Tile(label=f"answers {direction}", value=f"{count:,}", note=note))
+        note += "; under one protocol at least"
+        tiles.append(Tile(label=f"answers {direction}", value=f"{num_flips:,}", note=note))
     tiles.append(
         Tile(label="cases compared", value=f"{data.num_cases:,}", note="the same for both versions")
     )
@@ -119,12 +119,6 @@ def _average_difference(differences: Sequence[MetricDifference]) -> Tile | None:
         label="average of five metrics",
         value=f"{format_points(new - old)} points",
         note=f"{100 * old:.1f} % to {100 * new:.1f} %, {spell('teacher_forced')}",
-    )
-
-
-def _num_flips(data: ComparisonReportData, direction: str) -> int:
-    return sum(
-        count.num_lost if direction == LOST else count.num_gained for count in data.flip_counts
     )
 
 

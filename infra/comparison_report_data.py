@@ -8,6 +8,8 @@ from infra.report_data import KeptExpert
 REGRESSION = "regression"
 IMPROVEMENT = "improvement"
 NO_DIFFERENCE = "no difference"
+WITHIN_TOLERANCE = "within tolerance"
+NOT_SIGNIFICANT = "not significant"
 
 LOST = "lost"
 """Right under the older version, wrong under the newer one."""
@@ -50,7 +52,7 @@ class MetricDifference:
     tolerance: float | None = None
     """Loss that is accepted; None: none was stated."""
     verdict: str = ""
-    """`REGRESSION`, `IMPROVEMENT` or `NO_DIFFERENCE`; empty: nobody judged."""
+    """One of the verdicts above; empty: nobody judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,10 @@ class ComparisonReportData:
     """Cases that both versions were examined on."""
     differences: Sequence[MetricDifference] = ()
     flip_counts: Sequence[FlipCount] = ()
-    """Of all probes; `flips` may list fewer."""
+    num_lost: int = 0
+    """Probes that were lost under one protocol at least; `flips` may list fewer."""
+    num_gained: int = 0
+    """The same of those that were gained."""
     flips: Sequence[Flip] = ()
     test: str = ""
     """How the p-values were computed, in words."""

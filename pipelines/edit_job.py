@@ -105,7 +105,7 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
                 progress=progress,
                 should_stop=stop,
             )
-        report = _write_report(sources, outcome, facts, source.name, start_s)
+        report, figures = _write_report(sources, outcome, facts, source.name, start_s)
         seconds = {
             "generate_s": outcome.timings.generate_s,
             "embed_s": outcome.timings.embed_s,
@@ -113,7 +113,7 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
             "teach_s": outcome.timings.teach_s,
             "total_s": time.perf_counter() - start_s,
         }
-        records.finished(sources.bank, report, seconds)
+        records.finished(sources.bank, report, seconds, figures)
         status = "KILLED" if outcome.was_stopped else "FINISHED"
     finally:
         records.end(status)
@@ -194,8 +194,10 @@ def _started(config: LifelongEditRecipe, models: ModelNames) -> Iterator[_Stages
 
 def _write_report(
     sources: ReportSources, outcome: Outcome, facts: dict[str, str], source: str, start_s: float
-) -> Path:
+) -> tuple[Path, list[Path]]:
+    """The page, and its curves as pictures."""
     from infra.report import write_report
+    from infra.report_metrics import draw_metric_plots
 
     bank = sources.bank
     path = sources.config.run_folder / "report.html"
@@ -212,5 +214,6 @@ def _write_report(
         ),
     }
     duration_s = time.perf_counter() - start_s
-    write_report(path, report_data(sources, outcome, facts=shown, duration_s=duration_s))
-    return path
+    data = report_data(sources, outcome, facts=shown, duration_s=duration_s)
+    write_report(path, data)
+    return path, draw_metric_plots(path.with_name("figures"), data.metrics)

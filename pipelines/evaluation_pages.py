@@ -11,7 +11,9 @@ from infra.comparison_report_data import (
     IMPROVEMENT,
     LOST,
     NO_DIFFERENCE,
+    NOT_SIGNIFICANT,
     REGRESSION,
+    WITHIN_TOLERANCE,
     ComparisonReportData,
     Flip,
     FlipCount,
@@ -215,6 +217,8 @@ def write_comparison_page(
         num_cases=len({older.case_id for older, _ in pairs}),
         differences=differences,
         flip_counts=count_flips(pairs),
+        num_lost=len(flips_of(pairs, LOST)),
+        num_gained=len(flips_of(pairs, GAINED)),
         flips=[views.flip(older, newer) for older, newer in shown],
         test=TEST_NOTE,
         warnings=warnings,
@@ -240,14 +244,22 @@ def differences_of(comparisons: Iterable[MetricComparison]) -> list[MetricDiffer
             num_cases=item.difference.num_cases,
             adjusted_p_value=item.adjusted_p_value,
             tolerance=item.tolerance,
-            verdict=REGRESSION
-            if item.is_regression
-            else IMPROVEMENT
-            if item.is_improvement
-            else NO_DIFFERENCE,
+            verdict=verdict_of(item),
         )
         for item in comparisons
     ]
+
+
+def verdict_of(item: MetricComparison) -> str:
+    """What a reader may conclude; see `pipelines.regressions` for the rule."""
+    if item.is_regression:
+        return REGRESSION
+    if item.is_improvement:
+        return IMPROVEMENT
+    if item.difference.mean == 0.0:
+        return NO_DIFFERENCE
+    small = abs(item.difference.mean) <= item.tolerance
+    return WITHIN_TOLERANCE if small else NOT_SIGNIFICANT
 
 
 Pair = tuple[ProbeResult, ProbeResult]
@@ -301,18 +313,24 @@ def direction_of(pair: Pair) -> str:
     return LOST if older.is_exact else GAINED
 
 
-def choose_flips(pairs: Iterable[Pair]) -> list[Pair]:
-    """Flips that a page shows: of each metric in turn, each probe once, free answers preferred."""
+def flips_of(pairs: Iterable[Pair], direction: str) -> list[Pair]:
+    """Flips in one direction: each probe once, as a free answer where that flipped too."""
+    found: dict[tuple[str, int], Pair] = {}
+    for pair in pairs:
+        key = pair[0].case_id, pair[0].probe_index
+        if direction_of(pair) == direction and (
+            key not in found or pair[0].protocol == FREE_GENERATION
+        ):
+            found[key] = pair
+    return list(found.values())
+
+
+def choose_flips(pairs: Sequence[Pair]) -> list[Pair]:
+    """Flips that a page shows: as many as there is room for, of each metric in turn."""
     chosen: list[Pair] = []
     for direction in (LOST, GAINED):
-        found: dict[tuple[str, int], Pair] = {}
-        for pair in pairs:
-            key = pair[0].case_id, pair[0].probe_index
-            if direction_of(pair) == direction and (
-                key not in found or pair[0].protocol == FREE_GENERATION
-            ):
-                found[key] = pair
-        of_kinds = [[pair for pair in found.values() if pair[0].kind == kind] for kind in ProbeKind]
+        found = flips_of(pairs, direction)
+        of_kinds = [[pair for pair in found if pair[0].kind == kind] for kind in ProbeKind]
         rounds = [pair for turn in zip_longest(*of_kinds) for pair in turn if pair is not None]
         chosen += rounds[:MAX_FLIPS]
     return chosen

@@ -31,6 +31,7 @@ EXIT_CODES = """exit codes:
   0    all requests are in the bank
   1    an error; the message says what to do
   2    a wrong option or setting
+  3    done, but the newest version was not promoted (--promote); every gate that failed is listed
   4    done, but some requests were refused (see the report and the table `rejects`)
   130  stopped by Ctrl-C, 143 by SIGTERM, after a window; the same command goes on
 """
@@ -76,6 +77,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="fail unless the run exists; it is resumed",
     )
+    parser.add_argument(
+        "--promote",
+        action="store_true",
+        help="at the end, make the newest version the champion if it passes every gate",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and end")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
@@ -98,6 +104,8 @@ def resolve_config(options: argparse.Namespace) -> LifelongEditRecipe:
     ):
         if value is not None:
             overrides.append(f"{name}={value}")
+    if options.promote:
+        overrides.append("promotion.at_end=true")
     recipe: Path | None = options.recipe
     inputs = ("requests.path=", "requests.cases=")
     if recipe is None and not any(item.startswith(inputs) for item in overrides):
@@ -126,7 +134,12 @@ def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:
     from pipelines.edit_job import do_job
 
     result = do_job(config, console, start_s=start_s)
-    return say_goodbye(result, console)
+    code = say_goodbye(result, console)
+    if not config.promotion.at_end or result.outcome.was_stopped:
+        return code
+    from pipelines.edit_promotion import promote_at_end
+
+    return promote_at_end(config, console) or code
 
 
 def say_goodbye(result: "JobResult", console: "Console") -> int:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from infra.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, IntegrityError
@@ -87,9 +88,9 @@ class NightDiary:
         content = json.dumps(asdict(outcome), indent=2).encode()
         self._store.put_if_absent(f"{self._folder}/outcome.json", content)
 
-    def _read(self, key: str) -> dict[str, object]:
+    def _read(self, key: str) -> dict[str, Any]:
         try:
-            values: dict[str, object] = json.loads(self._store.get(key))
+            values: dict[str, Any] = json.loads(self._store.get(key))
         except ValueError as error:
             raise IntegrityError(f"{key} is damaged: {error}") from error
         return values

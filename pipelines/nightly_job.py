@@ -19,8 +19,7 @@ from infra.expert_bank import ExpertBank
 from infra.lease import Lease
 from infra.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from infra.object_store import ObjectStore
-from liveedit_core.errors import InputError, LiveEditError
-from liveedit_core.probe_results import ProbeResult
+from liveedit_core.errors import LiveEditError
 from liveedit_core.schema import Case
 from liveedit_core.summaries import Summary, summarize
 from pipelines.bank_evaluation import BankEvaluation, evaluate_bank_version
@@ -48,22 +47,29 @@ class Examined:
     summary: Summary
     """Accuracy over these, locality over all."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a night found out."""
+
+    cases: Sequence[Case]
+    newest: Examined
+    champion: Examined | None
+    """None: there is none, or it is the newest version."""
+    compared: frozenset[str]
+    """Cases whose accuracy was compared."""
+    comparisons: Sequence[MetricComparison]
+
     @property
-    def results(self) -> Sequence[ProbeResult]:
-        """Of every probe."""
-        return self.evaluation.results
+    def regressions(self) -> list[MetricComparison]:
+        """Metrics that are worse."""
+        return [item for item in self.comparisons if item.is_regression]
 
 
 class NightRecords(Protocol):
     """Takes note of a finished evaluation."""
 
-    def evaluated(
-        self,
-        newest: Examined,
-        champion: Examined | None,
-        comparisons: Sequence[MetricComparison],
-        cases: Sequence[Case],
-    ) -> str:
+    def evaluated(self, findings: Findings) -> str:
         """Record metrics and pages; returns the MLflow run, "" when MLflow does not answer."""
 
 
@@ -75,7 +81,8 @@ class NightResult:
     """None: it was stopped; the same command goes on."""
     was_done: bool = False
     """An earlier call had done it."""
-    comparisons: tuple[MetricComparison, ...] = ()
+    findings: Findings | None = None
+    """None when this call did not evaluate to the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +95,8 @@ class Night:
     versions: ModelVersions
     evaluators: Evaluators
     records: NightRecords
+    version: int = 0
+    """Examine this version of liveedit-bank; 0 for the newest one."""
     say: Callable[[str], None] = field(default=lambda text: None)
     on_progress: Callable[[int, int], None] = field(default=lambda num_done, num_units: None)
     should_stop: Callable[[], bool] = field(default=lambda: False)
@@ -152,36 +161,48 @@ class Night:
         if champion is not None and not champion.evaluation.is_complete:
             return NightResult(outcome=None)
         compared = self._compared(newest, champion, cases)
-        comparisons = self._comparisons(newest, champion, compared)
-        run_id = self.records.evaluated(newest, champion, comparisons, cases)
+        findings = Findings(
+            cases=cases,
+            newest=newest,
+            champion=champion,
+            compared=compared,
+            comparisons=self._comparisons(newest, champion, compared),
+        )
+        return self._concluded(findings, store, diary, lease)
+
+    def _concluded(
+        self, findings: Findings, store: ObjectStore, diary: NightDiary, lease: Lease
+    ) -> NightResult:
+        """Write down what was found, where each reader looks for it; the outcome last."""
+        run_id = self.records.evaluated(findings)
+        champion = findings.champion
         record = EvaluationRecord(
             evaluated_at=self.now().isoformat(),
             mlflow_run_id=run_id,
-            newest=self._as_record(newest, cases),
-            champion=self._as_record(champion, cases) if champion else None,
-            compared=tuple(sorted(compared)),
+            newest=self._as_record(findings.newest, findings.cases),
+            champion=self._as_record(champion, findings.cases) if champion else None,
+            compared=tuple(sorted(findings.compared)),
         )
         lease.check()
         EvaluationLog(store, BANK_MODEL).add(record)
+        improvements = [item for item in findings.comparisons if item.is_improvement]
         outcome = NightOutcome(
-            newest=plan.newest,
-            champion=plan.champion,
+            newest=record.newest.version,
+            champion=record.champion.version if record.champion else 0,
             evaluated_at=record.evaluated_at,
             num_results=record.newest.num_results,
-            regressions=tuple(item.sentence() for item in comparisons if item.is_regression),
-            improvements=tuple(item.sentence() for item in comparisons if item.is_improvement),
+            regressions=tuple(item.sentence() for item in findings.regressions),
+            improvements=tuple(item.sentence() for item in improvements),
             mlflow_run_id=run_id,
         )
         diary.conclude(outcome)
-        return NightResult(outcome=outcome, comparisons=tuple(comparisons))
+        return NightResult(outcome=outcome, findings=findings)
 
     def _proposed(self, cases: Sequence[Case]) -> NightPlan:
-        newest = newest_version(self.versions)
-        if newest is None:
-            raise InputError(
-                f"there is no version of {BANK_MODEL} on {self.versions.tracking_uri} yet: "
-                "lifelong_edit.py registers them"
-            )
+        if self.version:
+            newest = self.versions.find(f"models:/{BANK_MODEL}/{self.version}")
+        else:
+            newest = newest_version(self.versions)
         champion = self.versions.by_alias(BANK_MODEL, "champion")
         is_other = champion is not None and champion.version != newest.version
         longest = self.recipe.evaluation.max_new_tokens
@@ -243,8 +264,8 @@ class Night:
         if champion is None:
             return []
         return compare_results(
-            newest.results,
-            champion.results,
+            newest.evaluation.results,
+            champion.evaluation.results,
             held=compared,
             regression=self.recipe.regression,
             tolerances=self.recipe.tolerances,

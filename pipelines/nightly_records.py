@@ -3,14 +3,15 @@
 An outage of MLflow stops nothing: metrics and pages wait in the spool of the run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from infra.object_store import ObjectStore
+from infra.report_data import EditView
 from infra.request_log import RequestLog
 from infra.tracking import Tracker
 from liveedit_core.errors import TrackingError
-from liveedit_core.schema import Case
 from pipelines.evaluation_pages import (
     EditLookup,
     ExaminedVersion,
@@ -21,13 +22,13 @@ from pipelines.evaluation_pages import (
     write_figures,
 )
 from pipelines.nightly_config import NightlyRecipe
-from pipelines.nightly_job import Examined
+from pipelines.nightly_job import Examined, Findings
 from pipelines.recipe_loader import to_flat_dict
-from pipelines.regressions import MetricComparison
 from pipelines.run_folder import run_facts
 from pipelines.run_records import metric_values
 
 CHAMPION_PREFIX = "champion."
+"""Of the champion's metrics in the run of a night; the plain names are the newest version's."""
 
 
 class NightlyRecords:
@@ -44,13 +45,7 @@ class NightlyRecords:
         self._label = label
         self.folder = recipe.run_folder / label
 
-    def evaluated(
-        self,
-        newest: Examined,
-        champion: Examined | None,
-        comparisons: Sequence[MetricComparison],
-        cases: Sequence[Case],
-    ) -> str:
+    def evaluated(self, findings: Findings) -> str:
         """Write the pages, then send everything; returns the MLflow run, "" in an outage."""
         tracker = Tracker(
             Path(self._recipe.run_root),
@@ -58,28 +53,10 @@ class NightlyRecords:
             run_name=f"{self._recipe.run_name}-{self._label}",
         )
         facts = run_facts()
-        pages = self._write_pages(newest, champion, comparisons, cases, facts)
-        regressions = [item.name for item in comparisons if item.is_regression]
+        pages = self._write_pages(findings, facts)
         tracker.log_params(to_flat_dict(self._recipe))
-        tracker.set_tags(
-            {
-                **facts,
-                "night": self._label,
-                "newest_version": str(newest.registered.version),
-                "champion_version": str(champion.registered.version) if champion else "none",
-                "regressions": ", ".join(regressions) or "none",
-            }
-        )
-        self._log_metrics(tracker, newest, prefix="")
-        if champion is not None:
-            self._log_metrics(tracker, champion, prefix=CHAMPION_PREFIX)
-        if comparisons:
-            differences = {f"difference.{item.name}": item.difference.mean for item in comparisons}
-            tracker.log_metrics(
-                {**differences, "num_regressions": float(len(regressions))},
-                step=newest.evaluation.num_edits,
-                model_id=newest.registered.model_id,
-            )
+        tracker.set_tags({**facts, **self._tags(findings)})
+        self._log_metrics(tracker, findings)
         for page in pages:
             tracker.log_artifact(page, "figures" if page.suffix == ".png" else "")
         tracker.end()
@@ -88,84 +65,84 @@ class NightlyRecords:
         except TrackingError:
             return ""
 
-    def _log_metrics(self, tracker: Tracker, examined: Examined, *, prefix: str) -> None:
-        values = metric_values(examined.summary)
-        tracker.log_metrics(
-            {f"{prefix}{name}": value for name, value in values.items()},
-            step=examined.evaluation.num_edits,
-            model_id=examined.registered.model_id,
-        )
+    def _tags(self, findings: Findings) -> dict[str, str]:
+        champion = findings.champion
+        return {
+            "night": self._label,
+            "newest_version": str(findings.newest.registered.version),
+            "champion_version": str(champion.registered.version) if champion else "none",
+            "regressions": ", ".join(item.name for item in findings.regressions) or "none",
+        }
 
-    def _write_pages(
-        self,
-        newest: Examined,
-        champion: Examined | None,
-        comparisons: Sequence[MetricComparison],
-        cases: Sequence[Case],
-        facts: Mapping[str, str],
-    ) -> list[Path]:
-        seed = self._recipe.seed
-        edits = _edits(newest, champion)
-        new = _view("newest", newest)
-        pages = [
-            write_evaluation_page(
-                self.folder / "newest.html",
-                new,
-                cases=cases,
+    def _log_metrics(self, tracker: Tracker, findings: Findings) -> None:
+        """Each value belongs to the run and, by `model_id`, to the version it is about."""
+        newest, champion = findings.newest, findings.champion
+        for examined, prefix in ((newest, ""), (champion, CHAMPION_PREFIX)):
+            if examined is not None:
+                values = metric_values(examined.summary)
+                tracker.log_metrics(
+                    {f"{prefix}{name}": value for name, value in values.items()},
+                    step=examined.evaluation.num_edits,
+                    model_id=examined.registered.model_id,
+                )
+        if champion is not None:
+            differences = {
+                f"difference.{item.name}": item.difference.mean for item in findings.comparisons
+            }
+            tracker.log_metrics(
+                {**differences, "num_regressions": float(len(findings.regressions))},
+                step=newest.evaluation.num_edits,
+                model_id=newest.registered.model_id,
+            )
+
+    def _write_pages(self, findings: Findings, facts: Mapping[str, str]) -> list[Path]:
+        seed, edits = self._recipe.seed, _edits(findings)
+        views, pages = [], []
+        for label, examined in (("newest", findings.newest), ("champion", findings.champion)):
+            if examined is None:
+                continue
+            of = ExaminedVersion.of(examined.evaluation, label=label)
+            views.append(replace(of, summary=examined.summary))
+            page = write_evaluation_page(
+                self.folder / f"{label}.html",
+                views[-1],
+                cases=findings.cases,
                 edits=edits,
                 seed=seed,
-                facts=facts,
-                duration_s=newest.evaluation.seconds,
+                facts={**facts, "registered as": _name(examined)},
+                duration_s=examined.evaluation.seconds,
             )
-        ]
-        if champion is None:
-            return [*pages, *write_figures(self.folder, [new], seed=seed)]
-        old = _view("champion", champion)
-        pages.append(
-            write_evaluation_page(
-                self.folder / "champion.html",
-                old,
-                cases=cases,
-                edits=edits,
-                seed=seed,
-                facts=facts,
-                duration_s=champion.evaluation.seconds,
-            )
-        )
-        pages.append(
-            write_comparison_page(
+            pages.append(page)
+        if findings.champion is not None:
+            new, old = views
+            page = write_comparison_page(
                 self.folder / "comparison.html",
                 old,
                 new,
-                cases=cases,
+                cases=findings.cases,
                 edits=edits,
                 seed=seed,
                 facts=facts,
-                differences=differences_of(comparisons),
+                differences=differences_of(findings.comparisons),
+                held=findings.compared,
+                warnings=[f"regression: {item.sentence()}" for item in findings.regressions],
             )
-        )
-        return [*pages, *write_figures(self.folder, [old, new], seed=seed)]
+            pages.append(page)
+        return [*pages, *write_figures(self.folder, views[::-1], seed=seed)]
 
 
-def _view(label: str, examined: Examined) -> ExaminedVersion:
-    evaluation = examined.evaluation
-    return ExaminedVersion(
-        label=label,
-        bank=evaluation.bank,
-        bank_version=evaluation.bank_version,
-        num_edits=evaluation.num_edits,
-        results=evaluation.results,
-        is_complete=evaluation.is_complete,
-    )
+def _name(examined: Examined) -> str:
+    return f"{examined.registered.name} {examined.registered.version}"
 
 
-def _edits(newest: Examined, champion: Examined | None) -> EditLookup:
-    """Edits by id, from the request logs of both banks; a log that is gone shows ids only."""
-    stores = {item.bank.store_uri for item in (newest, champion) if item is not None}
+def _edits(findings: Findings) -> EditLookup:
+    """Edits by id, from the request logs beside both banks."""
+    both = (findings.newest, findings.champion)
+    stores = {examined.bank.store_uri for examined in both if examined is not None}
     lookups = [edits_of(RequestLog(ObjectStore(uri))) for uri in sorted(stores)]
 
-    def look_up(edit_ids):  # type: ignore[no-untyped-def]
-        found = {}
+    def look_up(edit_ids: Collection[str]) -> dict[str, EditView]:
+        found: dict[str, EditView] = {}
         for lookup in lookups:
             found.update(lookup(edit_ids))
         return found

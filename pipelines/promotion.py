@@ -9,12 +9,9 @@ Evaluate first: nightly_evaluation.py. Every change is written to an audit log i
 """
 
 import argparse
-import getpass
-import os
-import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 _PROJECT = str(Path(__file__).resolve().parents[1])
 if sys.path[0] != _PROJECT:
@@ -22,13 +19,9 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import LiveEditError  # noqa: E402
-from pipelines.promotion_config import PromotionRecipe  # noqa: E402
+from pipelines.promotion_config import DEFAULT_RECIPE, PromotionRecipe  # noqa: E402
 from pipelines.recipe_loader import load_recipe, to_toml  # noqa: E402
 
-if TYPE_CHECKING:
-    from pipelines.promotion_job import Decision
-
-DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "promotion.toml"
 EXIT_CODES = """exit codes:
   0    the version is the champion, or was it already; or the rollback is done
   1    an error, or a wrong option or setting; the message says what to do
@@ -95,6 +88,7 @@ def run_job(recipe: PromotionRecipe, options: argparse.Namespace) -> int:
     from infra.model_registry import BANK_MODEL, ModelVersions
     from infra.tracking import default_tracking_uri
     from pipelines.promotion_job import Promoter, PromotionConflictError
+    from pipelines.promotion_view import default_who, say_decision
 
     promoter = Promoter(
         recipe=recipe,
@@ -111,36 +105,6 @@ def run_job(recipe: PromotionRecipe, options: argparse.Namespace) -> int:
     except PromotionConflictError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 5
-
-
-def say_decision(decision: "Decision") -> int:
-    """Print what was decided; returns the exit code."""
-    for gate in decision.gates:
-        print(f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.reason}")
-    if decision.refusals:
-        what = "was not promoted" if decision.gates else "stays the champion"
-        print(f"refused: version {decision.version} {what}", file=sys.stderr)
-        for refusal in decision.refusals:
-            print(f"refused: {refusal}", file=sys.stderr)
-        return 2
-    if decision.record is None:
-        print(f"version {decision.version} is the champion already, nothing to do")
-        return 0
-    before = f"version {decision.champion_before}" if decision.champion_before else "none"
-    print(
-        f"{decision.record.action}: version {decision.version} is the champion now, before: "
-        f"{before}; audit record {decision.record.sequence}"
-    )
-    return 0
-
-
-def default_who() -> str:
-    """User and host, as far as they are known."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
 
 
 if __name__ == "__main__":

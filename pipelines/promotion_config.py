@@ -1,6 +1,7 @@
 """The recipe of `promotion.py`."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 from pipelines.comparison_config import (
@@ -12,6 +13,9 @@ from pipelines.comparison_config import (
     check_names,
     operations_uri,
 )
+
+DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "promotion.toml"
+"""The recipe that is used when none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -70,15 +70,13 @@ def gather(
     num_missing += _num_missing(record.champion, old) if record.champion else 0
     summary = summarize(in_scope(newest, record.newest.held), seed=recipe.seed)
     comparisons = _comparisons(recipe, record, newest, old) if not num_missing else []
-    judged = Evidence(
-        **{
-            **vars(evidence),
-            "evaluated_at": record.evaluated_time,
-            "num_missing_results": num_missing,
-            "summary": summary,
-            "compared_with": record.champion.version if record.champion else 0,
-            "comparisons": comparisons,
-        }
+    judged = replace(
+        evidence,
+        evaluated_at=record.evaluated_time,
+        num_missing_results=num_missing,
+        summary=summary,
+        compared_with=record.champion.version if record.champion else 0,
+        comparisons=comparisons,
     )
     return Findings(
         evidence=judged, numbers=_numbers(summary, comparisons), sources=_sources(record)

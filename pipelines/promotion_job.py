@@ -13,7 +13,7 @@ process that dies after its record was written is finished by the next one, what
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from infra.audit_log import Action, AuditLog, AuditRecord
@@ -96,7 +96,7 @@ class Promoter:
                 return decision
             record = self._record("promotion", records, candidate.version, champion, findings)
             self._decide(record)
-            return Decision(**{**vars(decision), "record": record})
+            return replace(decision, record=record)
 
     def roll_back(self) -> Decision:
         """Make the previous champion the champion again; its files are verified first.
@@ -153,11 +153,6 @@ class Promoter:
 
     def _candidate(self, uri: str) -> RegisteredVersion:
         found = self.versions.find(uri) if uri else newest_version(self.versions)
-        if found is None:
-            raise InputError(
-                f"there is no version of {BANK_MODEL} on {self.versions.tracking_uri} yet: "
-                "lifelong_edit.py registers them"
-            )
         if found.name != BANK_MODEL:
             raise InputError(f"only versions of {BANK_MODEL} are promoted, got {uri!r}")
         return found

@@ -2,30 +2,55 @@
 
 from pathlib import Path
 
+from infra.expert_bank import ExpertBank
 from infra.generator_checkpoints import GeneratorCheckpoints
 from infra.model_registry import BANK_MODEL, GENERATOR_MODEL, ModelVersions, RegisteredVersion
 from infra.object_store import ObjectStore
 from liveedit_core.builtin.generator import builtin_generator_folder
-from liveedit_core.errors import IntegrityError
+from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.generator import CONFIG_FILE, WEIGHTS_FILE, digest_of
 
 _READER = "reader"
 """Name of a run that only reads checkpoints."""
 
 
-def newest_version(versions: ModelVersions) -> RegisteredVersion | None:
-    """The newest registered bank version; None when there is none.
+def newest_version(versions: ModelVersions) -> RegisteredVersion:
+    """The newest registered bank version.
 
     Versions may be registered out of order (a resumed run makes up for what an outage left out):
     of the bank that was registered last, it is the one with the most commits behind it.
+
+    Raises:
+        InputError: None is registered.
+        TrackingError: MLflow does not answer.
     """
     registered = versions.all(BANK_MODEL)
     if not registered:
-        return None
+        raise InputError(
+            f"there is no version of {BANK_MODEL} on {versions.tracking_uri} yet: lifelong_edit.py "
+            "registers them"
+        )
     bank = _bank_of(registered[-1])
     return max(
         (item for item in registered if _bank_of(item) == bank),
         key=lambda item: (int(item.tags.get("bank_version", "0")), item.version),
+    )
+
+
+def version_of(versions: ModelVersions, bank: ExpertBank, version: int) -> RegisteredVersion:
+    """The registered version of a committed bank version.
+
+    Raises:
+        InputError: It is not registered.
+        TrackingError: MLflow does not answer.
+    """
+    for item in versions.all(BANK_MODEL):
+        is_same = item.tags.get("bank_version") == str(version)
+        if is_same and _bank_of(item) == (bank.store_uri, bank.name):
+            return item
+    raise InputError(
+        f"version {version} of bank {bank.name!r} is not registered on {versions.tracking_uri}; "
+        "start the run once more, it registers what an outage left out"
     )
 
 

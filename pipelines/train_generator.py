@@ -20,7 +20,8 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
-from pipelines.config import TrainRecipe, load_recipe, to_toml  # noqa: E402
+from pipelines.config import load_recipe, to_toml  # noqa: E402
+from pipelines.train_config import TrainRecipe  # noqa: E402
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"
 

@@ -60,9 +60,8 @@ def metric(kind: str, num_edits: int, mean: float, protocol: str = "teacher_forc
 
 def expert(name: str, colour: str, weight: float, *, is_own: bool = False) -> KeptExpert:
     """A kept expert with a picture."""
-    edit = EditView(
-        edit_id=name * 8, prompt=f"Who owns the {name}?", target=name, image_bytes=picture(colour)
-    )
+    prompt = f"Who owns the {name}, and " + "where was it seen last, " * 4 + "do you know?"
+    edit = EditView(edit_id=name * 8, prompt=prompt, target=name, image_bytes=picture(colour))
     return KeptExpert(edit=edit, weight=weight, is_own=is_own)
 
 
@@ -183,6 +182,8 @@ def comparison_example() -> ComparisonReportData:
                 num_samples=240,
             )
         ],
+        num_lost=90,
+        num_gained=2,
         flips=[
             *(flip(LOST, "reliability", prompt) for prompt in (HOSTILE, "Who is it?", "What now?")),
             flip(GAINED, "modal_generality"),

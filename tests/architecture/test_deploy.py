@@ -72,8 +72,9 @@ def pod_templates(node: Any) -> Iterator[Document]:
 def cluster_of(name: str) -> Document:
     (document,) = documents(name)
     spec: Document = document["spec"]
-    spec = spec.get("jobTemplate", spec)
-    return spec.get("rayClusterSpec", spec)
+    job: Document = spec.get("jobTemplate", spec)
+    cluster: Document = job.get("rayClusterSpec", job)
+    return cluster
 
 
 def commands() -> Iterator[str]:
@@ -145,7 +146,8 @@ def test_a_regression_is_not_tried_again_and_a_drained_node_is_no_failure() -> N
     assert 3 in fail["onExitCodes"]["values"]
     assert 1 not in fail["onExitCodes"]["values"]  # an outage is worth another try
     assert fail["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
-    assert ignore == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+    drained = {"type": "DisruptionTarget", "status": "True"}
+    assert ignore == {"action": "Ignore", "onPodConditions": [drained]}
     assert pod["restartPolicy"] == "Never"  # the policy is refused with any other
     assert job["backoffLimit"] > 0
     service = unit("service")["Service"]
@@ -166,7 +168,14 @@ def test_nights_do_not_overlap_and_records_outlive_the_pod() -> None:
         item for item in pod["containers"][0]["volumeMounts"] if item["mountPath"] == root[1]
     )
     (volume,) = (item for item in pod["volumes"] if item["name"] == mount["name"])
-    assert "persistentVolumeClaim" in volume
+    claims = [item for item in documents("nightly-cronjob") if item["kind"].endswith("Claim")]
+    (claim,) = claims
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    budget = re.search(r"states\.max_bytes=(\d+)", next(commands()))
+    size = re.fullmatch(r"(\d+)Gi", claim["spec"]["resources"]["requests"]["storage"])
+    assert budget is not None
+    assert size is not None
+    assert int(budget[1]) < int(size[1]) * 2**30 / 2  # room for runs and for what waits
 
 
 def test_the_commands_are_ones_that_our_jobs_take() -> None:
@@ -262,5 +271,6 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 
 def test_the_readme_knows_every_file() -> None:
     text = (DEPLOY / "README.md").read_text(encoding="utf-8")
-    missing = [path.name for path in DEPLOY.iterdir() if path.is_file() and path.name not in text]
+    names = {path.name for path in DEPLOY.iterdir() if path.is_file()} - {"README.md"}
+    missing = sorted(name for name in names if f"`{name}`" not in text)
     assert missing == []

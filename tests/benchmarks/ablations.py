@@ -28,7 +28,8 @@ from liveedit_core.metrics import CaseScorer, PreparedCases, paper_average, summ
 from liveedit_core.repository import ExpertRepository
 from liveedit_core.schema import Case
 from liveedit_core.training_validation import split_by_thing
-from pipelines.config import TrainRecipe, load_recipe
+from pipelines.config import load_recipe
+from pipelines.train_config import TrainRecipe
 from pipelines.train_generator import DEFAULT_RECIPE
 from pipelines.training_loop import GeneratorTrainer
 from pipelines.training_material import Material, prepare_material

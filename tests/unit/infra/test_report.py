@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -31,6 +30,7 @@ from infra.report_data import (
 from infra.report_metrics import metric_plots, metric_tables
 from liveedit_core.rejects import Rejected
 from liveedit_core.schema import PAPER_METRICS
+from tests.html_page import HtmlPage
 
 HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x.png" onerror=alert(2)>'
 
@@ -95,27 +95,8 @@ def data() -> ReportData:
     )
 
 
-class _Page(HTMLParser):
-    """What a browser would see: tags, attributes, text and pictures."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data + " "
-
-
 def test_every_picture_is_in_the_page_and_decodes(data: ReportData) -> None:
-    page = _Page(render_report(data))
+    page = HtmlPage(render_report(data))
     sources = [value for name, value in page.attributes if name == "src"]
     assert len(sources) == 4  # two examples, one expert, one side of a pair; the other is broken
     for source in sources:
@@ -127,7 +108,7 @@ def test_every_picture_is_in_the_page_and_decodes(data: ReportData) -> None:
 
 def test_texts_from_outside_stay_texts(data: ReportData) -> None:
     html = render_report(data)
-    page = _Page(html)
+    page = HtmlPage(html)
     assert "script" not in page.tags
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert page.text.count(HOSTILE) >= 8
@@ -137,7 +118,7 @@ def test_texts_from_outside_stay_texts(data: ReportData) -> None:
 
 def test_nothing_is_loaded_from_anywhere(data: ReportData) -> None:
     html = render_report(data)
-    page = _Page(html)
+    page = HtmlPage(html)
     assert not {"link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
     for name, value in page.attributes:
         if name in ("src", "href", "xlink:href", "action", "srcset", "poster"):
@@ -148,7 +129,7 @@ def test_nothing_is_loaded_from_anywhere(data: ReportData) -> None:
 
 
 def test_references_inside_the_page_have_a_target(data: ReportData) -> None:
-    page = _Page(render_report(data))
+    page = HtmlPage(render_report(data))
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     used = {value[1:] for name, value in page.attributes if name.endswith("href")}
@@ -157,7 +138,7 @@ def test_references_inside_the_page_have_a_target(data: ReportData) -> None:
 
 
 def test_what_was_measured_is_shown_with_its_conditions(data: ReportData) -> None:
-    text = " ".join(_Page(render_report(data)).text.split())
+    text = " ".join(HtmlPage(render_report(data)).text.split())
     assert "by construction" in text
     assert "32.1 %" in text
     assert "Protocol: teacher-forced. Seed 41." in text
@@ -218,7 +199,7 @@ def test_no_average_without_all_five_metrics(data: ReportData) -> None:
 def test_a_run_that_did_nothing_still_has_a_report(tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
     write_report(path, ReportData(title="Nothing", seed=0, num_edits=0, duration_s=0.0))
-    text = _Page(path.read_text(encoding="utf-8")).text
+    text = HtmlPage(path.read_text(encoding="utf-8")).text
     assert "Nothing was evaluated." in text
     assert "Nothing was refused." in text
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]

@@ -1,5 +1,6 @@
 """Pages are made from results: intervals, candidate sets, curves, worst cases and flips."""
 
+import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 
@@ -197,6 +198,27 @@ def test_the_page_of_a_comparison_names_the_regression_and_shows_both_answers(
     assert lost.count("Zürich") >= 15
     assert lost.count("Bern") >= 15
     assert "No answer was gained." in text
+
+
+@pytest.mark.parametrize(
+    ("num_right", "verdict"),
+    [(20, "no difference"), (19, "not significant"), (5, "regression")],
+)
+def test_a_verdict_is_as_strong_as_the_evidence(num_right: int, verdict: str) -> None:
+    comparisons = compare_results(
+        version(num_right, 4).results,
+        version(20, 2).results,
+        held=NAMES,
+        regression=RegressionSection(num_resamples=2000),
+        tolerances=TolerancesSection(),
+        seed=0,
+    )
+    found = {(d.kind, d.protocol): d.verdict for d in differences_of(comparisons)}
+    assert found["reliability", "free_generation"] == verdict
+    assert found["modal_locality", "free_generation"] == "no difference"
+    loose = dataclasses.replace(comparisons[-1], is_regression=False, tolerance=1.0)
+    if loose.difference.mean:
+        assert differences_of([loose])[0].verdict == "within tolerance"
 
 
 def test_results_of_other_cases_are_refused(tmp_path: Path) -> None:

@@ -21,13 +21,15 @@ def records(root: Path) -> RunRecords:
 def test_each_evaluation_is_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     driver = Driver(tmp_path / "store")
+    figure = tmp_path / "what-was-taught.png"
+    figure.write_bytes(b"a picture")
     for _ in range(2):
         outcome = driver.run([case(number) for number in range(6)])
         taken = records(tmp_path)
         taken.started(load_recipe(LifelongEditRecipe, None, OVERRIDES), {"python": "3.11"})
         for evaluation in outcome.evaluations:
             taken.evaluated(driver.bank, evaluation)
-        taken.finished(driver.bank, tmp_path / "no-report.html", {"total_s": 1.0})
+        taken.finished(driver.bank, tmp_path / "no-report.html", {"total_s": 1.0}, [figure])
         taken.end("FINISHED")
         assert taken.num_failures == 0
 
@@ -37,6 +39,8 @@ def test_each_evaluation_is_recorded_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert run.data.params["evaluation.at"] == "(1, 5)"
     history = client.get_metric_history(run.info.run_id, "reliability.teacher_forced")
     assert [metric.step for metric in history] == [1, 5, 6]
+    figures = client.list_artifacts(run.info.run_id, "figures")
+    assert [item.path for item in figures] == ["figures/what-was-taught.png"]
     versions = client.search_model_versions("name = 'liveedit-bank'")
     assert sorted(int(version.tags["num_edits"]) for version in versions) == [1, 5, 6]
     challenger = client.get_model_version_by_alias("liveedit-bank", "challenger")

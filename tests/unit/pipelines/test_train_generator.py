@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import TrainRecipe, load_recipe
+from pipelines.config import load_recipe
+from pipelines.train_config import TrainRecipe
 from pipelines.train_generator import main
 
 PIPELINES = Path(__file__).parents[3] / "pipelines"

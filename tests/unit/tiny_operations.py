@@ -1,24 +1,28 @@
 """A tiny system in operation: a bank that grows, nights, promotions; real store, real MLflow."""
 
 import hashlib
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from infra.bank_manifest import BankManifest
 from infra.bank_schema import BankIdentity
+from infra.evaluation_log import EvaluationLog, EvaluationRecord, ExaminedBank
 from infra.expert_bank import ExpertBank, ExpertRow
 from infra.model_registry import BANK_MODEL, ModelRegistry, ModelVersions, RegisteredVersion
 from infra.object_store import ObjectStore
+from infra.results import EvaluationKey, ResultsTable
 from infra.tracking import Tracker, default_tracking_uri
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.editor import Editor
 from liveedit_core.generator import LiveEditGenerator, load_generator, save_generator
 from liveedit_core.repository import ExpertRepository
-from liveedit_core.schema import Case
+from liveedit_core.schema import Case, ProbeKind
 from pipelines.nightly_config import NightlyRecipe
 from pipelines.nightly_job import Night, NightResult
 from pipelines.nightly_records import NightlyRecords
@@ -27,13 +31,14 @@ from pipelines.promotion_job import Promoter
 from pipelines.recipe_loader import load_recipe
 from pipelines.stages import Evaluator
 from tests.tiny_backbone import TINY_CONFIG, case, tiny_backbone, tiny_generator
+from tests.unit.tiny_results import probe_result
 from workers.evaluation_pool import InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
 
 NIGHT_OVERRIDES = ("regression.num_resamples=1000", 'evaluation.protocols=["teacher_forced"]')
 GATE_OVERRIDES = (
     "regression.num_resamples=1000",
-    "gates.min_samples=8",
+    "gates.min_samples=6",
     "thresholds.reliability=0.0",
     "thresholds.text_generality=0.0",
     "thresholds.modal_generality=0.0",
@@ -50,7 +55,7 @@ def weak_generator(config: GeneratorConfig = TINY_CONFIG) -> LiveEditGenerator:
 def scaled(generator: LiveEditGenerator, factor: float) -> LiveEditGenerator:
     """The same generator with larger or smaller experts."""
     for name, parameter in generator.named_parameters():
-        if "expert" in name:
+        if name.startswith(("down_generator", "up_generator")):
             parameter.data *= factor
     return generator
 
@@ -111,6 +116,11 @@ class Operations:
         )
 
     @property
+    def operations_store(self) -> ObjectStore:
+        """Of evaluations, audit log and leases."""
+        return ObjectStore(self.root / "operations")
+
+    @property
     def versions(self) -> ModelVersions:
         return ModelVersions(default_tracking_uri(self.root))
 
@@ -163,13 +173,68 @@ class Operations:
         return found.version if found else 0
 
     def files(self) -> dict[str, str]:
-        """Digest of every file of the bank."""
+        """Digest of every shard of the bank."""
         folder = Path(self.store.table_uri("banks/main"))
         return {
             path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in folder.rglob("*")
-            if path.is_file()
+            for path in folder.glob("data/*")
         }
+
+
+@dataclass
+class SyntheticNight:
+    """An evaluation as a night writes it down, with scores of the test's choice."""
+
+    operations: Operations
+    evaluated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def examined(self, version: RegisteredVersion, scores: Sequence[float]) -> ExaminedBank:
+        """Store results; every case is held."""
+        tags, run = version.tags, f"synthetic-{uuid.uuid4().hex[:8]}-v{version.version}"
+        key = EvaluationKey(
+            bank=tags["bank"],
+            bank_version=int(tags["bank_version"]),
+            num_edits=int(tags["num_edits"]),
+        )
+        results = [
+            probe_result(f"case-{number}", kind=kind, probe_index=index, score=value)
+            for number, score in enumerate(scores)
+            for index, (kind, value) in enumerate(
+                ((ProbeKind.RELIABILITY, score), (ProbeKind.TEXT_LOCALITY, 1.0))
+            )
+        ]
+        ResultsTable(self.operations.operations_store, run).append(results, key)
+        return ExaminedBank(
+            version=version.version,
+            bank=key.bank,
+            bank_version=key.bank_version,
+            num_edits=key.num_edits,
+            backbone_digest=tags["backbone_digest"],
+            generator_digest=tags["generator_digest"],
+            run=run,
+            num_results=len(results),
+            held=tuple(f"case-{number}" for number in range(len(scores))),
+        )
+
+    def record(
+        self,
+        version: RegisteredVersion,
+        scores: Sequence[float] = (1.0,) * 12,
+        *,
+        champion: RegisteredVersion | None = None,
+    ) -> EvaluationRecord:
+        """Add the record of an evaluation; the champion, if any, answered everything rightly."""
+        newest = self.examined(version, scores)
+        old = self.examined(champion, (1.0,) * len(scores)) if champion else None
+        record = EvaluationRecord(
+            evaluated_at=self.evaluated_at.isoformat(),
+            mlflow_run_id=self.operations.tracker.connect().run_id,
+            newest=newest,
+            champion=old,
+            compared=newest.held,
+        )
+        EvaluationLog(self.operations.operations_store, BANK_MODEL).add(record)
+        return record
 
 
 def some_cases(first: int, last: int) -> list[Case]:

@@ -1,0 +1,34 @@
+"""A page as a reader of HTML sees it."""
+
+import re
+from html.parser import HTMLParser
+
+
+class HtmlPage(HTMLParser):
+    """What a browser would see: tags, attributes, text and pictures."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + " "
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all elements."""
+        return [value for name, value in self.attributes if name == "id"]
+
+    @property
+    def references(self) -> set[str]:
+        """Ids that other elements point to."""
+        used = {value[1:] for name, value in self.attributes if name.endswith("href")}
+        return used | {m[1] for _, v in self.attributes if (m := re.match(r"url\(#(.*)\)", v))}

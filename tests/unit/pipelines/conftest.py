@@ -1,0 +1,16 @@
+"""A tiny system in operation, for the tests of nights and promotions."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.unit.tiny_operations import Operations
+
+
+@pytest.fixture
+def operations(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Operations:
+    """An empty bank, a registered generator, nothing promoted."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return Operations(tmp_path)
