@@ -195,10 +195,13 @@ def finish(
 ) -> None:
     """Do all that is left of one evaluation; the pool does nothing else meanwhile."""
     replay.start(pool, config)
-    on_progress(replay.num_units_done, replay.num_units)
-    while not replay.is_over and not should_stop():
-        replay.take(pool.collect(wait=True))
+    try:
         on_progress(replay.num_units_done, replay.num_units)
+        while not replay.is_over and not should_stop():
+            replay.take(pool.collect(wait=True))
+            on_progress(replay.num_units_done, replay.num_units)
+    finally:
+        pool.drop()
 
 
 def check_models(bank: ExpertBank, facts: GeneratorFacts) -> None:

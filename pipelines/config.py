@@ -164,6 +164,10 @@ class EvaluationSection:
     """Custom Ray resource that marks the nodes to run on; empty for any node."""
     at: tuple[int, ...] = (1, 10, 100, 1000)
     """Numbers of edits at which to evaluate; the end of the job is always evaluated."""
+    curve_at: tuple[int, ...] = ()
+    """Numbers of edits of a lifelong curve: at the end of the job the cases are taken in groups of
+    so many, and each is asked against the edits of its group, over all groups. Every number costs
+    an evaluation of its own; empty draws no curve."""
     max_cases: int = 0
     """Evaluate at most so many of the taught cases at each point; 0 takes all."""
     protocols: tuple[str, ...] = PROTOCOLS
@@ -185,11 +189,12 @@ class EvaluationSection:
         ):
             _at_least(name, getattr(self, name), least)
         _check_cpus("num_cpus", self.num_cpus)
-        points = list(self.at)
-        _check(
-            points == sorted(set(points)) and all(point >= 1 for point in points),
-            f"at must be rising numbers of at least 1, got {points}",
-        )
+        for name in ("at", "curve_at"):
+            points = list(getattr(self, name))
+            _check(
+                points == sorted(set(points)) and all(point >= 1 for point in points),
+                f"{name} must be rising numbers of at least 1, got {points}",
+            )
         unknown = [protocol for protocol in self.protocols if protocol not in PROTOCOLS]
         _check(
             not unknown and len(set(self.protocols)) == len(self.protocols) > 0,

@@ -8,7 +8,7 @@ restart the rest to do is read from the store: requests minus bank minus rejects
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,7 +20,8 @@ from liveedit_core.rejects import Rejected
 from pipelines.bank_evaluation import BankEvaluation
 from pipelines.config import LifelongEditRecipe
 from pipelines.edit_intake import Intake, Source, take_in
-from pipelines.evaluation_schedule import EvaluationSchedule
+from pipelines.evaluation_schedule import EvaluationSchedule, settings_of
+from pipelines.lifelong_curves import lifelong_curves
 from pipelines.stages import Embedder, Evaluator, Generator
 from pipelines.window_plan import OpenWindow, WindowPlan
 from workers.failures import retried
@@ -32,6 +33,9 @@ class Records(Protocol):
 
     def evaluated(self, bank: ExpertBank, evaluation: BankEvaluation) -> None:
         """An evaluation is complete."""
+
+    def curve(self, points: Sequence[BankEvaluation]) -> None:
+        """The lifelong curve is complete."""
 
 
 class Progress(Protocol):
@@ -72,6 +76,8 @@ class Outcome:
     rejected: list[Rejected] = field(default_factory=list)
     """Requests that got no expert in this run."""
     evaluations: list[BankEvaluation] = field(default_factory=list)
+    curve: list[BankEvaluation] = field(default_factory=list)
+    """The cases after so many edits each, over all groups, where the recipe asks for it."""
     timings: Timings
     was_stopped: bool = False
 
@@ -138,10 +144,41 @@ def run(
     while schedule.num_waiting and not should_stop():
         progress.evaluations(schedule.num_waiting)
         schedule.poll(wait=True)
+    if config.evaluation.curve_at and not should_stop():
+        outcome.curve = _curve(config, intake, bank, results, evaluator, progress, should_stop)
+        records.curve(outcome.curve)
     outcome.was_stopped = should_stop()
     outcome.evaluations = schedule.finished
     outcome.num_edits = bank.num_edits()
     return outcome
+
+
+def _curve(
+    config: LifelongEditRecipe,
+    intake: Intake,
+    bank: ExpertBank,
+    results: ResultsTable,
+    evaluator: Evaluator,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+) -> list[BankEvaluation]:
+    """Examine the newest version in groups of edits."""
+
+    def show(num_done: int, num_units: int) -> None:
+        if num_done < num_units:
+            progress.evaluations(num_units - num_done)
+
+    return lifelong_curves(
+        results=results,
+        bank=bank,
+        version=bank.version,
+        cases=intake.cases.of(intake.cases.edit_ids),
+        settings=settings_of(config.evaluation, config.seed),
+        pool=evaluator,
+        sizes=config.evaluation.curve_at,
+        on_progress=show,
+        should_stop=should_stop,
+    )
 
 
 @dataclass

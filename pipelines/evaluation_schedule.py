@@ -18,6 +18,16 @@ from pipelines.stages import Evaluator
 from workers.messages import ScoredUnit
 
 
+def settings_of(section: EvaluationSection, seed: int) -> EvaluationSettings:
+    """How much a recipe asks, and how."""
+    return EvaluationSettings(
+        protocols=section.protocols,
+        max_cases=section.max_cases,
+        free_generation_cases=section.free_generation_cases,
+        seed=seed,
+    )
+
+
 @dataclass
 class EvaluationSchedule:
     """Evaluations of one run; for the driver."""
@@ -86,16 +96,10 @@ class EvaluationSchedule:
         cases = self.cases.of([key for key in self.cases.edit_ids if key in held])
         if not cases:
             return
-        settings = EvaluationSettings(
-            protocols=self.config.protocols,
-            max_cases=self.config.max_cases,
-            free_generation_cases=self.config.free_generation_cases,
-            seed=self.seed,
-        )
         replay = Replay(
             self.bank,
             self.results,
-            plan_evaluation(cases, settings),
+            plan_evaluation(cases, settings_of(self.config, self.seed)),
             key=EvaluationKey(
                 bank=self.bank.name, bank_version=window.version, num_edits=window.num_edits
             ),

@@ -9,39 +9,34 @@ and the last, incomplete group as well.
 from collections.abc import Callable, Sequence
 
 from infra.expert_bank import ExpertBank
-from infra.object_store import ObjectStore
 from infra.results import EvaluationKey, ResultsTable
 from liveedit_core.schema import Case
 from pipelines.bank_evaluation import BankEvaluation, Replay, check_models, finish
 from pipelines.evaluation_plan import EvaluationSettings, plan_evaluation
 from pipelines.stages import Evaluator
 
-SIZES = (1, 10, 100, 1000)
-
 
 def lifelong_curves(
     *,
-    store: ObjectStore,
+    results: ResultsTable,
     bank: ExpertBank,
     version: int,
     cases: Sequence[Case],
     settings: EvaluationSettings,
     pool: Evaluator,
-    run: str,
-    sizes: Sequence[int] = SIZES,
+    sizes: Sequence[int],
     on_progress: Callable[[int, int], None] = lambda num_done, num_units: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[BankEvaluation]:
     """Score cases after so many edits each, or go on where an earlier call was ended.
 
     Args:
-        store: Holds `results/<run>`.
+        results: Takes the results.
         bank: Holds the version.
         version: Which one.
         cases: In the order of teaching; those whose edits the version does not hold are left out.
         settings: How much of them is asked, and how.
         pool: Scores; with the models that the bank was made with.
-        run: Name of the results table.
         sizes: Numbers of edits; one beyond the number of cases stands for all of them.
         on_progress: Is told the pieces of work done and all of them, for each point anew.
         should_stop: Asked as results come; True ends with what is there.
@@ -53,7 +48,6 @@ def lifelong_curves(
     check_models(bank, facts)
     held = set(bank.edit_ids(version))
     taught = [case for case in cases if case.edit.edit_id in held]
-    results = ResultsTable(store, run)
     curve = []
     for size in sorted({min(size, len(taught)) for size in sizes} - {0}):
         key = EvaluationKey(bank=bank.name, bank_version=version, num_edits=size, group_size=size)

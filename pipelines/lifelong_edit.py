@@ -149,6 +149,8 @@ def say_goodbye(result: "JobResult", console: "Console") -> int:
     outcome = result.outcome
     for table in result_tables(outcome.evaluations, result.protocols):
         console.print(table)
+    for table in result_tables(outcome.curve, result.protocols, note=", over all groups")[:-1]:
+        console.print(table)
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -37,15 +37,18 @@ _TABLES: tuple[tuple[str, str, Measure], ...] = (
 )
 
 
-def result_tables(evaluations: Sequence[BankEvaluation], protocols: Sequence[str]) -> list[Table]:
+def result_tables(
+    evaluations: Sequence[BankEvaluation], protocols: Sequence[str], *, note: str = ""
+) -> list[Table]:
     """Metrics by number of edits, and routing at the last of them.
 
     Args:
         evaluations: By number of edits.
         protocols: Those to show.
+        note: Ends each title.
     """
     tables = [
-        _table(evaluations, protocol, title, measure)
+        _table(evaluations, protocol, title + note, measure)
         for protocol, title, measure in _TABLES
         if protocol in protocols
     ]

@@ -33,6 +33,7 @@ class RunRecords:
         self._tracker = tracker
         self._registry = registry
         self._state_file = state_file
+        self._backbone = "builtin"
         self._recorded: set[str] = set()
         if state_file.exists():
             self._recorded = set(json.loads(state_file.read_text()))
@@ -46,6 +47,7 @@ class RunRecords:
 
     def started(self, config: LifelongEditRecipe, facts: Mapping[str, str]) -> None:
         """Record what the run is configured with."""
+        self._backbone = config.backbone.name
         self._tracker.log_params(to_flat_dict(config))
         self._tracker.set_tags(facts)
 
@@ -58,7 +60,9 @@ class RunRecords:
         """Register a bank version and record its metrics."""
         model_id = ""
         with self._tolerated():
-            registered = self._registry.register_bank_version(bank, evaluation.bank_version)
+            registered = self._registry.register_bank_version(
+                bank, evaluation.bank_version, backbone=self._backbone
+            )
             model_id = registered.model_id
         key = f"{bank.name}:{evaluation.bank_version}:{evaluation.num_edits}"
         if key not in self._recorded or evaluation.num_new_results:
@@ -66,6 +70,12 @@ class RunRecords:
             self._tracker.log_metrics(metrics, step=evaluation.num_edits, model_id=model_id)
             self._recorded.add(key)
             self._state_file.write_text(json.dumps(sorted(self._recorded)))
+
+    def curve(self, points: Sequence[BankEvaluation]) -> None:
+        """Record a lifelong curve; its points of an earlier start are written over."""
+        for point in points:
+            metrics = {f"curve.{name}": v for name, v in metric_values(point.summary).items()}
+            self._tracker.log_metrics(metrics, step=point.num_edits)
 
     def finished(
         self,
@@ -83,7 +93,9 @@ class RunRecords:
         windows = bank.history()
         if windows:
             with self._tolerated():
-                newest = self._registry.register_bank_version(bank, windows[-1].version)
+                newest = self._registry.register_bank_version(
+                    bank, windows[-1].version, backbone=self._backbone
+                )
                 self._registry.set_alias(BANK_MODEL, "challenger", newest.version)
 
     def end(self, status: str) -> None:

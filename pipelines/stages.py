@@ -52,5 +52,8 @@ class Evaluator(Protocol):
     ) -> None:
         """Queue the evaluation of one bank version."""
 
+    def drop(self) -> None:
+        """Forget the units that wait; what is in progress is not collected any more."""
+
     def collect(self, *, wait: bool) -> list[ScoredUnit]:
         """Units that are done; with `wait` at least one, if any was submitted."""

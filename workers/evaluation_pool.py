@@ -91,7 +91,7 @@ class EvaluationPool:
     @property
     def num_waiting(self) -> int:
         """Units submitted and not yet collected."""
-        return len(self._queue) + self._pool.num_in_flight
+        return len(self._queue) + len(self._jobs)
 
     def submit(
         self, bank_version: int, repository: ExpertRepository, units: Sequence[EvaluationUnit]
@@ -119,9 +119,19 @@ class EvaluationPool:
         Raises:
             LiveEditError: A unit failed for good.
         """
-        answers = self._pool.finished(wait=wait)
-        self._fill()
+        answers: dict[int, Scores] = {}
+        while not answers and self.num_waiting:
+            found = self._pool.finished(wait=wait)
+            answers = {key: scores for key, scores in found.items() if key in self._jobs}
+            self._fill()
+            if not wait:
+                break
         return [self._scored(self._jobs.pop(key), scores) for key, scores in answers.items()]
+
+    def drop(self) -> None:
+        """Forget the units that wait; those in progress end, and nobody collects them."""
+        self._queue.clear()
+        self._jobs.clear()
 
     def close(self) -> None:
         """End the actors; what waits is dropped."""
@@ -192,6 +202,10 @@ class InlineEvaluator:
         """Queue the evaluation of one bank version."""
         shared = SharedRepository.of(repository)
         self._queue += [_Job(bank_version, shared, unit) for unit in units]
+
+    def drop(self) -> None:
+        """Forget the units that wait."""
+        self._queue.clear()
 
     def collect(self, *, wait: bool) -> list[ScoredUnit]:
         """Score the next unit; nothing is in progress between calls, so `wait` changes nothing."""

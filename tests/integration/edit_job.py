@@ -46,13 +46,14 @@ class Run:
 
     root: Path
 
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, str(SCRIPT), f"run_root={self.root}", *arguments]
+    def command(self, *arguments: str, job: str = "lifelong_edit") -> list[str]:
+        script = SCRIPT.with_name(f"{job}.py")
+        return [sys.executable, str(script), f"run_root={self.root}", *arguments]
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, job: str = "lifelong_edit") -> subprocess.Popen[str]:
         """Start a job; it leads a process group of its own."""
         return subprocess.Popen(
-            self.command(*arguments),
+            self.command(*arguments, job=job),
             env=environment(),
             cwd=self.root,
             stdout=subprocess.PIPE,
@@ -61,9 +62,9 @@ class Run:
             start_new_session=True,
         )
 
-    def do(self, *arguments: str) -> tuple[int, str]:
+    def do(self, *arguments: str, job: str = "lifelong_edit") -> tuple[int, str]:
         """Run a job to its end; returns exit code and output."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, job=job)
         try:
             output, _ = process.communicate(timeout=300)
         finally:

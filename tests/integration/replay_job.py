@@ -1,18 +1,16 @@
 """Evaluates the bank of a store with two actors, slowly, as a process that a test kills.
 
-python -m tests.integration.replay_job STORE RUN PIDS
+python -m tests.integration.replay_job STORE RUN
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+
+from torch import Tensor
 
 from infra.expert_bank import ExpertBank
 from infra.object_store import ObjectStore
-from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.states import LayerStates
 from pipelines.bank_evaluation import BankEvaluation, EvaluationSettings, evaluate_bank_version
 from pipelines.config import RaySection
@@ -31,21 +29,19 @@ SESSION = RaySection(object_store_memory_bytes=100 * 1024 * 1024)
 
 
 class SlowBackbone(TinyBackbone):
-    """Takes its time."""
+    """Takes its time, also where all states are known."""
 
-    def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
-        time.sleep(0.3)
-        return super().encode(inputs)
+    def target_logits(
+        self, states: Sequence[LayerStates], hidden_BTD: Tensor, *, has_end: bool = False
+    ) -> list[Tensor]:
+        time.sleep(0.15)
+        return super().target_logits(states, hidden_BTD, has_end=has_end)
 
 
-@dataclass(frozen=True)
 class SlowModels(TinyModels):
-    """Loads it, and notes in which process."""
-
-    folder: Path = Path()
+    """Loads it."""
 
     def load_backbone(self) -> SlowBackbone:
-        (self.folder / str(os.getpid())).touch()
         return SlowBackbone()
 
 
@@ -58,6 +54,7 @@ def evaluate(
     pool: Evaluator,
     run: str,
     on_progress: Callable[[int, int], None] = silent,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> BankEvaluation:
     """Evaluate the newest version of the store's bank."""
     bank = ExpertBank.open(store, "main")
@@ -70,14 +67,15 @@ def evaluate(
         pool=pool,
         run=run,
         on_progress=on_progress,
+        should_stop=should_stop,
     )
 
 
-def slow_pool(store: ObjectStore, folder: Path, *, num_workers: int = 2) -> EvaluationPool:
-    """Actors that read states and answers from the store, and note their processes in a folder."""
+def slow_pool(store: ObjectStore, *, num_workers: int = 2) -> EvaluationPool:
+    """Actors that read states and answers from the store."""
     cache = CacheNames(store_uri=store.root_uri, dtype="float32")
     return EvaluationPool(
-        SlowModels(folder=folder),
+        SlowModels(),
         num_workers=num_workers,
         max_in_flight=3,
         cache=cache,
@@ -85,11 +83,11 @@ def slow_pool(store: ObjectStore, folder: Path, *, num_workers: int = 2) -> Eval
     )
 
 
-def main(root: str, run: str, folder: str) -> None:
+def main(root: str, run: str) -> None:
     """Evaluate, and say how far it is."""
     with open_session(SESSION, needed_cpus=2):
         store = ObjectStore(root)
-        pool = slow_pool(store, Path(folder))
+        pool = slow_pool(store)
         evaluate(
             store, pool, run, lambda done, total: print(f"scored {done} of {total}", flush=True)
         )

@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import torch
 
 from infra.object_store import ObjectStore
 from infra.results import ResultsTable
+from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.repository import ExpertRepository
+from liveedit_core.states import LayerStates
 from pipelines.bank_evaluation import BankEvaluation
 from pipelines.session import open_session
 from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line
 from tests.integration.replay_job import CASES, NUM_RESULTS, SESSION, evaluate, slow_pool
 from tests.tiny_bank import taught_bank
-from tests.unit.tiny_models import TinyModels
-from workers.evaluation_pool import InlineEvaluator
+from tests.unit.tiny_models import TinyBackbone, TinyModels
+from workers.evaluation_pool import EvaluationPool, InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
 from workers.shared_repository import SharedRepository
 
@@ -53,6 +56,30 @@ def assert_equal(done: BankEvaluation, undisturbed: BankEvaluation) -> None:
     assert done.is_complete
     assert done.results == undisturbed.results, "bit for bit, weights included"
     assert done.summary == undisturbed.summary
+
+
+class MortalBackbone(TinyBackbone):
+    """Kills its process in the middle of the replay, once."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
+        pictures = {item.image_bytes for item in inputs}
+        if CASES[30].edit.image_bytes in pictures and not self._mark.exists():
+            self._mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(inputs)
+
+
+@dataclass(frozen=True)
+class MortalModels(TinyModels):
+    """Loads it."""
+
+    mark: Path = Path()
+
+    def load_backbone(self) -> MortalBackbone:
+        return MortalBackbone(self.mark)
 
 
 class Reader:
@@ -92,30 +119,54 @@ def test_the_actors_of_a_node_read_the_same_memory() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("session")
+def test_what_a_stopped_evaluation_left_in_the_pool_is_nobody_elses(
+    store: ObjectStore, undisturbed: BankEvaluation
+) -> None:
+    pool = slow_pool(store, num_workers=1)
+    stopped = evaluate(store, pool, "stopped", should_stop=lambda: True)
+    assert not stopped.is_complete
+    assert_equal(evaluate(store, pool, "after a stop"), undisturbed)
+    pool.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("session")
 def test_a_killed_actor_changes_no_number(
     store: ObjectStore, undisturbed: BankEvaluation, tmp_path: Path
 ) -> None:
-    killed: list[int] = []
-
-    def kill(num_done: int, num_units: int) -> None:
-        pids = [int(path.name) for path in tmp_path.iterdir()]
-        if num_done >= 2 and not killed and len(pids) == 2:
-            killed.append(pids[0])
-            os.kill(pids[0], signal.SIGKILL)
-
-    pool = slow_pool(store, tmp_path)
-    done = evaluate(store, pool, "killed actor", kill)
+    models = MortalModels(mark=tmp_path / "died")
+    pool = EvaluationPool(models, num_workers=2, max_in_flight=3)
+    assert_equal(evaluate(store, pool, "killed actor"), undisturbed)
     pool.close()
-    assert killed
-    assert len(list(tmp_path.iterdir())) > 2, "another process took its place"
+    assert models.mark.exists()
+
+
+def test_results_and_answers_live_on_s3(undisturbed: BankEvaluation, s3_root: str) -> None:
+    store = ObjectStore(s3_root)
+    taught_bank(store, TinyModels(), CASES)
+
+    def fresh() -> InlineEvaluator:
+        return InlineEvaluator(EvaluationWorker(TinyModels(), answers_uri=store.root_uri))
+
+    done_units: list[int] = []
+    stopped = evaluate(
+        store,
+        fresh(),
+        "on s3",
+        lambda num_done, num_units: done_units.append(num_done),
+        should_stop=lambda: len(done_units) > 2,
+    )
+    assert 0 < stopped.num_new_results < NUM_RESULTS
+    done = evaluate(store, fresh(), "on s3")
+    assert done.num_new_results == NUM_RESULTS - stopped.num_new_results
     assert_equal(done, undisturbed)
 
 
 @pytest.mark.slow
 def test_a_killed_driver_goes_on_where_it_was(
-    store: ObjectStore, undisturbed: BankEvaluation, tmp_path: Path, request: pytest.FixtureRequest
+    store: ObjectStore, undisturbed: BankEvaluation, request: pytest.FixtureRequest
 ) -> None:
-    arguments = [store.root_uri, "killed driver", str(tmp_path)]
+    arguments = [store.root_uri, "killed driver"]
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.integration.replay_job", *arguments],
         env=environment(),
@@ -134,7 +185,7 @@ def test_a_killed_driver_goes_on_where_it_was(
     num_stored = len(ResultsTable(store, "killed driver").read())
     assert 0 < num_stored < NUM_RESULTS
     request.getfixturevalue("session")
-    pool = slow_pool(store, tmp_path, num_workers=1)
+    pool = slow_pool(store, num_workers=1)
     done = evaluate(store, pool, "killed driver")
     pool.close()
     assert done.num_new_results == NUM_RESULTS - num_stored

@@ -163,13 +163,12 @@ def test_other_models_than_the_banks_are_refused(bench: Bench) -> None:
 def test_a_curve_counts_every_case_at_each_number_of_edits(bench: Bench) -> None:
     forced = EvaluationSettings(protocols=(TEACHER_FORCED,))
     curve = lifelong_curves(
-        store=bench.store,
+        results=ResultsTable(bench.store, "curve"),
         bank=bench.bank,
         version=bench.bank.version,
         cases=[*CASES, case(99)],
         settings=forced,
         pool=inline(),
-        run="curve",
         sizes=(1, 5, 1000),
     )
     assert [point.num_edits for point in curve] == [1, 5, 19]

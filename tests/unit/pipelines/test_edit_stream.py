@@ -42,9 +42,13 @@ class Notes:
     """Takes down what a run records."""
 
     evaluations: list[BankEvaluation] = field(default_factory=list)
+    points: list[BankEvaluation] = field(default_factory=list)
 
     def evaluated(self, bank: ExpertBank, evaluation: BankEvaluation) -> None:
         self.evaluations.append(evaluation)
+
+    def curve(self, points: Sequence[BankEvaluation]) -> None:
+        self.points += points
 
 
 class Driver:
@@ -217,6 +221,19 @@ def test_only_some_cases_are_examined_when_asked(driver: Driver) -> None:
     summary = outcome.evaluations[-1].summary
     assert summary[ProbeKind.RELIABILITY, "teacher_forced"].num_samples == 4
     assert summary[ProbeKind.RELIABILITY, "free_generation"].num_samples == 2
+
+
+def test_a_curve_counts_all_cases_at_each_number_of_edits(driver: Driver) -> None:
+    items = [case(number) for number in range(10)]
+    assert driver.run(items).curve == []
+    curve = driver.run(items, "evaluation.curve_at=[1, 4, 1000]").curve
+    assert [point.num_edits for point in curve] == [1, 4, 10]
+    for point in curve:
+        assert point.summary[ProbeKind.RELIABILITY, "teacher_forced"].num_samples == 10
+        assert point.is_complete
+    again = driver.run(items, "evaluation.curve_at=[1, 4, 1000]").curve
+    assert [point.results for point in again] == [point.results for point in curve]
+    assert sum(point.num_new_results for point in again) == 0
 
 
 def test_requests_are_generated_only_as_there_is_room(driver: Driver) -> None:

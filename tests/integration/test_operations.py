@@ -1,0 +1,118 @@
+"""The drill as operators do it: the commands, the built-in models, a real Ray, a killed night."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from infra.model_registry import BANK_MODEL, ModelVersions
+from infra.object_store import ObjectStore
+from infra.results import ResultsTable
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.builtin.benchmark import load_builtin_cases
+from liveedit_core.builtin.generator import builtin_generator_folder
+from liveedit_core.generator import load_generator, save_generator
+from pipelines.promoted_editor import open_editor
+from tests.integration.edit_job import Run, end_group, needs_builtin_models, wait_for_line
+
+pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(900)]
+
+NUM_EDITS = 10
+COMMON = ("ray.object_store_memory_bytes=100000000",)
+EDIT = (
+    *COMMON,
+    'evaluation.protocols=["teacher_forced"]',
+    "evaluation.at=[10]",
+    "generator.batch_size=5",
+    "bank.window_edits=10",
+)
+NIGHT = (*COMMON, 'evaluation.protocols=["teacher_forced"]', f"cases.limit={NUM_EDITS}")
+STRICT = "gates.min_samples=10"
+LAX = (STRICT, *(f"tolerances.{name}=1.0" for name in ("reliability", "text_generality")))
+"""Lets anything through, as someone might who is in a hurry."""
+
+
+def corrupted_generator(folder: Path) -> Path:
+    """The built-in generator; what writes the experts' second factor is noise."""
+    generator = load_generator(builtin_generator_folder())
+    torch.manual_seed(0)
+    for name, parameter in generator.named_parameters():
+        if name.startswith("up_generator") and parameter.dim() == 2:
+            parameter.data = torch.randn_like(parameter) * parameter.std()
+    save_generator(generator, folder)
+    return folder
+
+
+def champion_answers(uri: str) -> list[tuple[str, tuple[float, ...]]]:
+    """Answers and routing weights of the champion."""
+    questions = [
+        BackboneInput(prompt=case.edit.prompt, image_bytes=case.edit.image_bytes)
+        for case in load_builtin_cases("evaluation")[: NUM_EDITS // 2]
+    ]
+    answers = open_editor(tracking_uri=uri).answer(questions)
+    return [(item.text, item.routing.weights if item.routing else ()) for item in answers]
+
+
+def test_the_whole_drill(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    gates = tmp_path / "gates.toml"
+    gates.write_text('job = "promotion"\n[gates]\nmin_samples = 10\n')
+
+    # Teach, and promote at the end: the option does what the two commands do.
+    code, output = run.do(
+        *EDIT, f"requests.limit={NUM_EDITS}", "--promote", f"promotion.recipe={gates}"
+    )
+    assert code == 0, output
+    assert "promotion: version 1 is the champion now, before: none; audit record 1" in output
+    before = champion_answers(uri)
+    assert all(weights for _, weights in before)
+
+    # More edits, by a corrupted generator.
+    damaged = corrupted_generator(tmp_path / "corrupted")
+    code, output = run.do(
+        *EDIT,
+        f"requests.limit={2 * NUM_EDITS}",
+        "--run-name=damaged",
+        f"--store={tmp_path / 'quickstart' / 'store'}",
+        "bank.name=second",
+        f"generator.checkpoint={damaged}",
+    )
+    assert code == 0, output
+
+    # The night is killed, goes on, finds it; once more it says so and is content.
+    night = (*NIGHT, "--date=2026-11-25")
+    process = run.start(*night, job="nightly_evaluation")
+    wait_for_line(process, "liveedit-bank 1: ")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    end_group(process)
+    operations = ObjectStore(tmp_path / "operations")
+    num_newest = len(ResultsTable(operations, "nightly-2026-11-25-v2").read())
+    code, output = run.do(*night, job="nightly_evaluation")
+    assert code == 3, output
+    assert "REGRESSION   reliability.teacher_forced: 1.000 -> " in output
+    assert len(ResultsTable(operations, "nightly-2026-11-25-v2").read()) == num_newest > 0
+    assert (tmp_path / "nightly" / "2026-11-25" / "comparison.html").exists()
+    code, output = run.do(*night, job="nightly_evaluation")
+    assert (code, output.startswith("done: the night 2026-11-25")) == (0, True), output
+
+    # It is refused with reasons; once it is let through, there is a way back.
+    code, output = run.do(STRICT, job="promotion")
+    assert code == 2, output
+    assert "refused: thresholds: reliability is 0." in output
+    assert "refused: no_regression: reliability.teacher_forced: 1.000 -> " in output
+    everything = [f"thresholds.{name}=0.0" for name in ("reliability", "text_generality")]
+    everything += ["thresholds.modal_generality=0.0", "tolerances.modal_generality=1.0"]
+    code, output = run.do(*LAX, *everything, "--why=a mistake", job="promotion")
+    assert code == 0, output
+    code, output = run.do("--rollback", "--why=wrong answers", job="promotion")
+    assert (code, output) == (
+        0,
+        "rollback: version 1 is the champion now, before: version 2; audit record 3\n",
+    )
+    assert champion_answers(uri) == before
+    tags = ModelVersions(uri).find(f"models:/{BANK_MODEL}@champion").tags
+    assert tags["rollback.why"] == "wrong answers"
