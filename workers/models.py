@@ -73,13 +73,18 @@ class ModelNames:
 
 @contextlib.contextmanager
 def one_process_at_a_time() -> Iterator[None]:
-    """Let the first worker of a node fetch and convert the built-in parts, while others wait."""
+    """Let the first worker of a node fetch and convert the built-in parts, while others wait.
+
+    In a cache that may not be written to, as in an image, there is nothing to wait for.
+    """
     from liveedit_core.builtin.parts import default_cache_dir
 
     cache = default_cache_dir()
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((cache / ".lock").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
