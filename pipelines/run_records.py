@@ -10,7 +10,7 @@ from infra.expert_bank import ExpertBank
 from infra.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking import Tracker
 from liveedit_core.errors import TrackingError
-from liveedit_core.metrics import Summary, paper_average
+from liveedit_core.metrics import TEACHER_FORCED, Summary, paper_average
 from pipelines.bank_evaluation import BankEvaluation
 from pipelines.config import LifelongEditRecipe
 from pipelines.recipe_loader import to_flat_dict
@@ -65,17 +65,26 @@ class RunRecords:
             )
             model_id = registered.model_id
         key = f"{bank.name}:{evaluation.bank_version}:{evaluation.num_edits}"
+        self._record_once(key, evaluation, metric_values(evaluation.summary), model_id)
+
+    def curve(self, points: Sequence[BankEvaluation]) -> None:
+        """Record a lifelong curve."""
+        for point in points:
+            metrics = {f"curve.{name}": v for name, v in metric_values(point.summary).items()}
+            key = f"curve {point.bank}:{point.bank_version}:{point.num_edits}"
+            self._record_once(key, point, metrics)
+
+    def _record_once(
+        self,
+        key: str,
+        evaluation: BankEvaluation,
+        metrics: Mapping[str, float],
+        model_id: str = "",
+    ) -> None:
         if key not in self._recorded or evaluation.num_new_results:
-            metrics = metric_values(evaluation.summary)
             self._tracker.log_metrics(metrics, step=evaluation.num_edits, model_id=model_id)
             self._recorded.add(key)
             self._state_file.write_text(json.dumps(sorted(self._recorded)))
-
-    def curve(self, points: Sequence[BankEvaluation]) -> None:
-        """Record a lifelong curve; its points of an earlier start are written over."""
-        for point in points:
-            metrics = {f"curve.{name}": v for name, v in metric_values(point.summary).items()}
-            self._tracker.log_metrics(metrics, step=point.num_edits)
 
     def finished(
         self,
@@ -112,7 +121,10 @@ class RunRecords:
 
 
 def metric_values(summary: Summary) -> dict[str, float]:
-    """Means by "metric.protocol", and the paper's average, for MLflow."""
+    """Means by "metric.protocol", exact match too, and the paper's average, for MLflow."""
     values = {f"{kind}.{protocol}": item.mean for (kind, protocol), item in summary.items()}
+    for (kind, protocol), item in summary.items():
+        if protocol == TEACHER_FORCED:  # under free generation the mean is one of exact matches
+            values[f"{kind}.{protocol}.exact"] = item.exact_mean
     average = paper_average(dict(summary))
     return values if average != average else {**values, "paper_average.teacher_forced": average}

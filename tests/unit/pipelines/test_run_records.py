@@ -51,6 +51,24 @@ def test_each_evaluation_is_recorded_once(tmp_path: Path, monkeypatch: pytest.Mo
         assert steps == [int(version.tags["num_edits"])]
 
 
+def test_a_curve_is_recorded_once_beside_the_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    driver = Driver(tmp_path / "store")
+    for _ in range(2):
+        outcome = driver.run([case(n) for n in range(6)], "evaluation.curve_at=[1, 4]")
+        taken = records(tmp_path)
+        taken.curve(outcome.curve)
+        taken.end("FINISHED")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'liveedit'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    for name in ("reliability.teacher_forced", "reliability.teacher_forced.exact"):
+        history = client.get_metric_history(run.info.run_id, f"curve.{name}")
+        assert [metric.step for metric in history] == [1, 4]
+
+
 def test_without_mlflow_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
