@@ -97,7 +97,8 @@ def headline_tiles(data: EvaluationReportData) -> list[Tile]:
         ("teacher_forced", ProbeKind.MODAL_LOCALITY),
     ):
         if row := by_key.get((protocol, kind)):
-            note = f"{spell(protocol)}{format_interval(row, ', 95 %: ')}, n = {row.num_samples:,}"
+            count = f"n = {row.num_samples:,}".replace(" ", "\N{NO-BREAK SPACE}")
+            note = f"{spell(protocol)}{format_interval(row, ', 95 %: ')}, {count}"
             tiles.append(Tile(label=spell(kind), value=format_percent(row.mean), note=note))
     five = [row for kind in PAPER_METRICS if (row := by_key.get(("teacher_forced", kind)))]
     if len(five) == len(PAPER_METRICS):
