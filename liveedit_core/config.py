@@ -57,6 +57,18 @@ class GeneratorConfig:
     max_kept: int = 0
     """Keep at most this many experts, the best by visual similarity; 0 means no bound. Experts that
     tie with the last one (edits of one picture) stay too, so that order carries no meaning."""
+    visual_gate: float = 0.0
+    """With more than 0, weights are also multiplied by sigmoid(visual_gate * (visual margin -
+    midpoint)): the hard filter may then let doubtful experts pass, for they answer with little
+    weight. 0, as in the paper, for no such factor."""
+    visual_midpoint: float = 0.0
+    """Visual margin at which `visual_gate` halves the weight."""
+    rival_midpoint: float = 0.0
+    """The same for the experts of other pictures, where the very picture asked about was edited
+    itself: then there is less reason to believe them."""
+    twin_share: float = 1.0
+    """The very picture asked about: an expert whose visual margin reaches this share of what the
+    same picture would have."""
     min_gate: float = 0.0
     """Experts with sigmoid(prompt similarity) under this are not kept; 0 in the paper."""
     num_target_positions: int = 0
@@ -82,7 +94,11 @@ class GeneratorConfig:
             raise ConfigError(
                 "visual_size, visual_rank and num_sentinels: for visual_source tower_pyramid only"
             )
-        for name in "edit_layer visual_size max_kept min_gate num_target_positions".split():
+        if not 0 < self.twin_share <= 1:
+            raise ConfigError(f"twin_share: expected more than 0, at most 1, got {self.twin_share}")
+        for (
+            name
+        ) in "edit_layer visual_size max_kept visual_gate min_gate num_target_positions".split():
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
@@ -134,14 +150,23 @@ class VisualKeyRecipe:
     """Principal components of the pyramids that are looked at."""
     ridge: float = 0.3
     """Added to the covariance within things, as a share of its mean variance."""
-    stranger_fraction: float = 0.09
+    stranger_fraction: float = 0.18
     """Share of pictures of untaught things that may pass the threshold of some expert."""
+    answer_fraction: float = 0.13
+    """Share of them that may pass `GeneratorConfig.visual_midpoint` as well."""
+    rival_fraction: float = 0.08
+    """Share of them that may pass `GeneratorConfig.rival_midpoint`."""
 
     def __post_init__(self) -> None:
         for name in ("num_components", "ridge"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be more than 0, got {getattr(self, name)}")
-        if not 0 < self.stranger_fraction < 1:
+        falling = (self.stranger_fraction, self.answer_fraction, self.rival_fraction)
+        for name, value in zip(("stranger", "answer", "rival"), falling, strict=True):
+            if not 0 < value < 1:
+                raise ConfigError(f"{name}_fraction must be between 0 and 1, got {value}")
+        if sorted(falling, reverse=True) != list(falling):
             raise ConfigError(
-                f"stranger_fraction must be between 0 and 1, got {self.stranger_fraction}"
+                "stranger_fraction, answer_fraction and rival_fraction must not grow, got "
+                f"{', '.join(map(str, falling))}"
             )

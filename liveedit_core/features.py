@@ -24,6 +24,8 @@ class Features(NamedTuple):
     prompt_BQM: Tensor
     sentinel_BQM: Tensor | None
     """Threshold features; None on the edit side."""
+    twin_BQM: Tensor | None = None
+    """What the edit side would store for the very same pictures, where the visual key knows it."""
 
 
 class PromptExtractor(nn.Module):

@@ -93,8 +93,8 @@ class LiveEditGenerator(nn.Module):
         prompt = prompt_rows(states)
         if self.has_pyramid:
             is_edit = extractor is self.edit_extractor
-            visual, sentinel = self.visual_key(pyramids(states), is_edit=is_edit)
-            return Features(visual_BQM=visual, prompt_BQM=extractor(prompt), sentinel_BQM=sentinel)
+            visual, sentinel, twin = self.visual_key(pyramids(states), is_edit=is_edit)
+            return Features(visual, extractor(prompt), sentinel, twin)
         features: Features = extractor(prompt, image_rows(states))
         return features
 

@@ -4,6 +4,9 @@
     w_n      =    sigmoid(s_n) * softmax_n(s),  s_n = sim(psi_in, psi_n)      Eq. 7, over kept ones
     residual =    sum_n w_n * relu(LN(h) @ down_n^T) @ up_n                   Eq. 6
 
+Ours, optional: the visual margin sim(phi_in, phi_n) - sim(phi_in, phi_sentinel) also moves the
+softmax (`soft_routing`) and is a second gate of the weight (`visual_gate`).
+
 All similarities are float32. Scoring a query against N experts is one product with an [N, K]
 matrix.
 """
@@ -68,8 +71,8 @@ def route(
         features: input-side features (with sentinel).
         visual_features_NK: visual features of the experts.
         prompt_features_NK: prompt features of the experts.
-        config: `max_kept`, `min_gate`, `soft_routing` and `has_hard_filter` change the paper's
-            rule; their defaults are the paper's.
+        config: `max_kept`, `min_gate`, `soft_routing`, `visual_gate` and `has_hard_filter` change
+            the paper's rule; their defaults are the paper's.
         visual_weight: c of `softmax(s_prompt + c * margin)` when `soft_routing` asks for it.
         candidates_BN: bool, replaces the hard filter (mixture masks of training).
 
@@ -89,6 +92,8 @@ def route(
         weights_BN = soft_weights(prompt_BN + visual_weight * margin_BN, prompt_BN, kept_BN)
     else:
         weights_BN = soft_weights(prompt_BN, prompt_BN, kept_BN)
+    if config.visual_gate > 0:
+        weights_BN = weights_BN * visual_gates(features, margin_BN, config)
     return RoutingBatch(
         kept_BN=kept_BN, weights_BN=weights_BN, margin_BN=margin_BN, prompt_BN=prompt_BN
     )
@@ -104,6 +109,17 @@ def hard_filter(margin_BN: Tensor, prompt_BN: Tensor, config: GeneratorConfig) -
         last_best_B1 = ranked.topk(config.max_kept, dim=-1).values[:, -1:]
         kept_BN = kept_BN & (ranked >= last_best_B1)
     return kept_BN
+
+
+def visual_gates(features: Features, margin_BN: Tensor, config: GeneratorConfig) -> Tensor:
+    """How much the pictures alone speak for each expert, [B, N] in 0..1 (`config.visual_gate`)."""
+    midpoint_BN = torch.full_like(margin_BN, config.visual_midpoint)
+    if features.twin_BQM is not None and features.sentinel_BQM is not None:
+        own_B = paired_similarity(features.visual_BQM, features.twin_BQM - features.sentinel_BQM)
+        is_twin_BN = margin_BN >= config.twin_share * own_B[:, None]
+        is_rival_BN = is_twin_BN.any(1, keepdim=True) & ~is_twin_BN
+        midpoint_BN = midpoint_BN.masked_fill(is_rival_BN, config.rival_midpoint)
+    return (config.visual_gate * (margin_BN - midpoint_BN)).sigmoid()
 
 
 def soft_weights(logits_BN: Tensor, gates_BN: Tensor, kept_BN: Tensor) -> Tensor:

@@ -15,10 +15,13 @@ differ from Eq. 3 and 4, and are optional (`visual_source = "tower_pyramid"`):
       r(x) = mean of the k largest cos(x, sentinel)
 
 The correction rides in two extra numbers of each feature, so that routing and the expert bank see
-plain features: q' = [q, 1, r(q)], e' = [e, -r(e) / 2, 0], threshold' = [0, offset, 1 / 2].
+plain features: q' = [q, 1, r(q)], e' = [e, -r(e) / 2, 0], threshold' = [0, offset, 1 / 2]. The
+input side also knows its twin, the feature that an edit of the very same picture has: routing
+compares with it to tell a picture that was edited itself from one that looks alike.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +31,16 @@ from liveedit_core.config import GeneratorConfig
 
 CORRECTION_SIZE = 2
 """Numbers of a feature that hold the correction."""
+
+
+class VisualFeatures(NamedTuple):
+    """Features of B pictures, each [B, Q, M]; the last two on the input side only."""
+
+    visual_BQM: Tensor
+    sentinel_BQM: Tensor | None = None
+    """Threshold."""
+    twin_BQM: Tensor | None = None
+    """What the edit side makes of the same pictures."""
 
 
 class VisualKey(nn.Module):
@@ -55,24 +68,22 @@ class VisualKey(nn.Module):
         self.register_buffer("log_scale", torch.tensor(0.0))
         self.register_buffer("offset", torch.tensor(0.0))
 
-    def forward(self, pyramid_BE: Tensor, *, is_edit: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(self, pyramid_BE: Tensor, *, is_edit: bool) -> VisualFeatures:
         """Features of some pictures.
 
         Args:
             pyramid_BE: their pyramids.
             is_edit: which side the features are for.
-
-        Returns:
-            (visual feature [B, Q, M], threshold feature [B, Q, M]); no threshold on the edit side.
         """
         scaled_BE = (pyramid_BE - self.mean) / self.deviation
         unit_BR = functional.normalize(self.projection(scaled_BE), dim=-1)
         common_B1 = commonness(unit_BR, functional.normalize(self.sentinels, dim=-1), self.nearest)
         one_B1, zero_B1 = torch.ones_like(common_B1), torch.zeros_like(common_B1)
+        stored_BQM = self._padded(unit_BR, -common_B1 / 2, zero_B1)
         if is_edit:
-            return self._padded(unit_BR, -common_B1 / 2, zero_B1), None
+            return VisualFeatures(stored_BQM)
         threshold = self._padded(torch.zeros_like(unit_BR), self.offset * one_B1, one_B1 / 2)
-        return self._padded(unit_BR, one_B1, common_B1), threshold
+        return VisualFeatures(self._padded(unit_BR, one_B1, common_B1), threshold, stored_BQM)
 
     def _padded(self, unit_BR: Tensor, *correction: Tensor) -> Tensor:
         """[B, Q, M], of a length that makes `similarity` scale times the product."""

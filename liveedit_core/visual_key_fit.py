@@ -29,6 +29,10 @@ class KeyReport:
     """Share of other drawings that pass the threshold of their own thing."""
     num_taught: float
     """Things in the bank of a fold."""
+    visual_midpoint: float
+    """Visual margin that `answer_fraction` of the strangers exceed."""
+    rival_midpoint: float
+    """Visual margin that `rival_fraction` of them exceed."""
 
 
 @torch.no_grad()
@@ -47,9 +51,12 @@ def fit_visual_key(
     folds = [
         _margins(key, rows_ME, things_M, order[f::NUM_FOLDS], recipe) for f in range(NUM_FOLDS)
     ]
-    offset = sum(_threshold(strangers, recipe) for _, strangers in folds) / NUM_FOLDS
+    owns = [own for own, _ in folds]
+    strangers = [stranger for _, stranger in folds]
+    offset = _exceeded_by(recipe.stranger_fraction, strangers)
+    scale = _best_scale(owns)
     key.offset.fill_(offset)
-    key.log_scale.copy_(torch.tensor(_best_scale([own for own, _ in folds])).log())
+    key.log_scale.copy_(torch.tensor(scale).log())
     fitted = _fit(key, rows_ME, things_M, recipe)
     key.mean.copy_(fitted.mean_E)
     key.deviation.copy_(fitted.deviation_E)
@@ -57,11 +64,12 @@ def fit_visual_key(
     crowd = _one_drawing_each(things_M)
     chosen = crowd[torch.randperm(len(crowd))[: len(key.sentinels)]]
     key.sentinels[: len(chosen)] = fitted.unit(rows_ME[chosen])
-    owns = [own for own, _ in folds]
     return KeyReport(
         own_first=_mean([(own.argmax(1) == torch.arange(len(own))).float() for own in owns]),
         own_kept=_mean([(own.diagonal() > offset).float() for own in owns]),
         num_taught=sum(len(own) for own in owns) / NUM_FOLDS,
+        visual_midpoint=scale * (_exceeded_by(recipe.answer_fraction, strangers) - offset),
+        rival_midpoint=scale * (_exceeded_by(recipe.rival_fraction, strangers) - offset),
     )
 
 
@@ -103,9 +111,9 @@ def _margins(
     return corrected(others), corrected(strangers)
 
 
-def _threshold(strangers_ST: Tensor, recipe: VisualKeyRecipe) -> float:
-    """What the allowed share of strangers exceeds."""
-    return float(strangers_ST.max(1).values.quantile(1 - recipe.stranger_fraction))
+def _exceeded_by(fraction: float, strangers: list[Tensor]) -> float:
+    """What this share of the strangers exceeds with some expert, mean over the folds."""
+    return sum(float(one.max(1).values.quantile(1 - fraction)) for one in strangers) / NUM_FOLDS
 
 
 def _best_scale(owns: list[Tensor]) -> float:

@@ -67,8 +67,13 @@ class ModelSection:
     """Logits of the softmax over kept experts; or "average", the same weight for all of them."""
     has_hard_filter: bool = True
     """Whether an expert must beat the sentinel to answer."""
-    max_kept: int = 4
+    max_kept: int = 6
     """At most so many experts answer."""
+    visual_gate: float = 6.0
+    """Steepness of the gate that pictures alone are (with a pyramid only); its midpoints come with
+    the visual key."""
+    twin_share: float = 0.9
+    """Share of a picture's margin with itself at which a picture counts as the same."""
     min_gate: float = 0.5
     """Experts whose prompt gate is below do not answer."""
     num_target_positions: int = 10

@@ -127,6 +127,11 @@ class GeneratorTrainer:
             things_M,
             self.recipe.visual_key,
         )
+        self.generator.config = replace(
+            self.generator.config,
+            visual_midpoint=report.visual_midpoint,
+            rival_midpoint=report.rival_midpoint,
+        )
         figures = {name: round(value, 4) for name, value in vars(report).items()}
         self.curve.append({"phase": "visual_key", "step": 0, **figures})
         print(f"visual_key {figures}", flush=True)
@@ -243,7 +248,8 @@ def generator_config(
 ) -> GeneratorConfig:
     """The generator's config for a backbone and a number of training things."""
     fields = asdict(model)
-    for name in ("relative_residual", "visual_rank", "num_sentinels", "nearest_sentinels"):
+    ours = ("visual_rank", "num_sentinels", "nearest_sentinels", "visual_gate")
+    for name in ("relative_residual", *ours):
         del fields[name]
     if model.visual_source == "tower_pyramid":
         num_sentinels = min(model.num_sentinels, num_things)
@@ -252,6 +258,7 @@ def generator_config(
             "visual_rank": model.visual_rank,
             "num_sentinels": num_sentinels,
             "nearest_sentinels": min(model.nearest_sentinels, num_sentinels),
+            "visual_gate": model.visual_gate,
         }
     return GeneratorConfig(
         hidden_size=backbone.hidden_size,

@@ -64,6 +64,7 @@ def prepare_material(
     stamp = folder / "drawn.json"
     identity = {
         "backbone": backbone.digest,
+        "encoding": backbone.encoding,
         "edit_layer": backbone.edit_layer,
         "seed": recipe.seed,
         "data": vars(recipe.data),

@@ -63,6 +63,7 @@ class HuggingFaceBackbone:
         prompt_format: how a prompt with a picture is worded, with `{prompt}`.
         batch_size: sequences per forward of `encode` and `generate`.
         pyramid: levels of the image tower behind `pyramid_E`; without any it stays empty.
+        pyramid_sizes: further picture sizes behind it (see `TowerPyramid`).
         picture_memory_bytes: most bytes of tower outputs kept between calls.
     """
 
@@ -76,6 +77,7 @@ class HuggingFaceBackbone:
         prompt_format: str = "{prompt}",
         batch_size: int = 16,
         pyramid: Sequence[PyramidLevel] = (),
+        pyramid_sizes: Sequence[int] = (),
         picture_memory_bytes: int = PICTURE_MEMORY_BYTES,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -91,9 +93,10 @@ class HuggingFaceBackbone:
         self.suffix = slice_decoder(decoder, slice(edit_layer + 1, None), has_norm=True)
         self.embed = self.model.get_input_embeddings()
         self.hidden_size = int(self.model.config.text_config.hidden_size)
-        self.pyramid = TowerPyramid(self.model.model.vision_tower, pyramid)
+        self.pyramid = TowerPyramid(self.model.model.vision_tower, pyramid, pyramid_sizes)
         self.visual_size = self.pyramid.size
-        self.encoding = json.dumps([prompt_format, [vars(level) for level in pyramid]])
+        levels = [vars(level) for level in pyramid]
+        self.encoding = json.dumps([prompt_format, levels, self.pyramid.more_sizes])
         self.pictures = PictureMemory(picture_memory_bytes)
         self.image_token_id = int(self.model.config.image_token_id)
         self.num_image_tokens = int(self.model.config.image_seq_length)
@@ -177,7 +180,7 @@ class HuggingFaceBackbone:
             pixels = self.processor.image_processor(images=images, return_tensors="pt")
             with self.pyramid.reading() as outputs:
                 done = self.model.get_image_features(pixel_values=pixels["pixel_values"])
-            pyramid_BE = self.pyramid.joined(outputs, len(chunk)).float().cpu()
+            pyramid_BE = self.pyramid.averaged(outputs, pixels["pixel_values"]).float().cpu()
             for picture, row, projected in zip(chunk, pyramid_BE, done.pooler_output, strict=True):
                 features[picture] = (row.clone(), projected.clone())
                 self.pictures.keep(picture, features[picture])

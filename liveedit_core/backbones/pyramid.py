@@ -33,9 +33,15 @@ class TowerPyramid:
     Args:
         tower: image tower whose modules give [B, C, height, width].
         levels: any number; without any, pyramids are empty.
+        more_sizes: pixels a side of further looks at each picture, averaged with the first: strokes
+            that are too fine for one size are seen at another.
     """
 
-    def __init__(self, tower: nn.Module, levels: Sequence[PyramidLevel]) -> None:
+    def __init__(
+        self, tower: nn.Module, levels: Sequence[PyramidLevel], more_sizes: Sequence[int] = ()
+    ) -> None:
+        self.tower = tower
+        self.more_sizes = tuple(more_sizes) if levels else ()
         self.modules = [tower.get_submodule(level.module) for level in levels]
         self.levels = tuple(levels)
         self.size = sum(level.size for level in levels)
@@ -56,6 +62,23 @@ class TowerPyramid:
                 handle = module.register_forward_hook(reader(position))
                 stack.callback(handle.remove)
             yield outputs
+
+    def averaged(self, outputs: dict[int, Tensor], pixels_BCHW: Tensor) -> Tensor:
+        """Pyramids [B, size] of pictures, the mean over all sizes at which they are looked at.
+
+        Args:
+            outputs: what `reading` left of the tower's pass over the pictures.
+            pixels_BCHW: what the tower was given.
+        """
+        total_BE = self.joined(outputs, len(pixels_BCHW))
+        for size in self.more_sizes:
+            resized = functional.interpolate(
+                pixels_BCHW, size=(size, size), mode="bicubic", antialias=True
+            )
+            with self.reading() as others:
+                self.tower(resized)
+            total_BE = total_BE + self.joined(others, len(pixels_BCHW))
+        return total_BE / (1 + len(self.more_sizes))
 
     def joined(self, outputs: dict[int, Tensor], batch: int) -> Tensor:
         """The levels pooled, flattened and side by side, [B, size]."""

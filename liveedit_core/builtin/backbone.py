@@ -36,6 +36,9 @@ PYRAMID = (
 )
 """Levels behind the visual key: strokes and colours in their places, parts, the whole."""
 
+PYRAMID_SIZES = (192,)
+"""Pictures are looked at once more, larger: the language model sees them at 128 pixels."""
+
 
 def backbone_digest() -> str:
     """Identity of the built-in backbone: its pinned parts, the joint, and how they are put
@@ -105,4 +108,5 @@ def load_builtin_backbone(
         prompt_format=PROMPT_FORMAT,
         batch_size=batch_size,
         pyramid=PYRAMID,
+        pyramid_sizes=PYRAMID_SIZES,
     )

@@ -37,6 +37,8 @@ def test_defaults_are_the_papers() -> None:
         ({"visual_size": 64}, "visual_size"),
         ({"num_sentinels": 2}, "num_sentinels"),
         ({"visual_source": "tower_pyramid"}, "visual_size"),
+        ({"twin_share": 0}, "twin_share"),
+        ({"visual_gate": -1}, "visual_gate"),
         ({"visual_source": "tower_pyramid", "visual_size": 9}, "visual_rank"),
         (OUR_CONFIG.to_dict() | {"visual_rank": 31}, "visual_rank"),
         (OUR_CONFIG.to_dict() | {"nearest_sentinels": 6}, "nearest_sentinels"),

@@ -81,6 +81,26 @@ def test_max_kept_takes_the_best_and_never_divides_a_tie() -> None:
     assert below.kept_BN.tolist() == [[False, True, False, False]]
 
 
+def test_the_visual_gate_believes_rivals_of_a_picture_that_was_edited_itself_less() -> None:
+    config = replace(
+        CONFIG, visual_gate=2.0, visual_midpoint=1.0, rival_midpoint=2.5, twin_share=0.9
+    )
+    twin = torch.tensor([[[4.0, 0.0, 0.0, 0.0]]])  # an edit of this very picture has margin 4 - 1
+    inputs = features(2.0, 2.0, 1.0)._replace(twin_BQM=twin)
+
+    def factors(*visual: float) -> list[float]:
+        stored, prompts = keys(*visual), keys(*[1.0] * len(visual))
+        plain = route(inputs, stored, prompts, CONFIG).weights_BN
+        gated = route(inputs, stored, prompts, config).weights_BN
+        return (gated / plain)[0].tolist()
+
+    def gate(margin: float, midpoint: float) -> float:
+        return 1 / (1 + math.exp(-2 * (margin - midpoint)))
+
+    assert factors(4, 3) == pytest.approx([gate(3, 1), gate(2, 2.5)])
+    assert factors(3.5, 3) == pytest.approx([gate(2.5, 1), gate(2, 1)])
+
+
 def test_min_gate_drops_experts_of_other_questions() -> None:
     config = replace(CONFIG, min_gate=0.5)
     routing = route(features(2.0, 2.0, 0.0), keys(1, 1), keys(-1, 1), config)

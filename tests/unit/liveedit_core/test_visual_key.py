@@ -30,14 +30,20 @@ def drawings(seed: int) -> Tensor:
 def fitted(stranger_fraction: float = 0.1) -> tuple[VisualKey, KeyReport]:
     torch.manual_seed(0)
     key = VisualKey(CONFIG)
-    recipe = VisualKeyRecipe(num_components=30, ridge=0.1, stranger_fraction=stranger_fraction)
+    recipe = VisualKeyRecipe(
+        num_components=30,
+        ridge=0.1,
+        stranger_fraction=stranger_fraction,
+        answer_fraction=stranger_fraction / 2,
+        rival_fraction=stranger_fraction / 4,
+    )
     return key, fit_visual_key(key, drawings(1), THINGS, recipe)
 
 
 def margins(key: VisualKey, asked: Tensor, stored: Tensor) -> Tensor:
-    visual, threshold = key(asked, is_edit=False)
-    edits, nothing = key(stored, is_edit=True)
-    assert nothing is None
+    visual, threshold, _ = key(asked, is_edit=False)
+    edits, *nothing = key(stored, is_edit=True)
+    assert nothing == [None, None]
     assert threshold is not None
     return similarity(visual, edits.flatten(1)) - paired_similarity(visual, threshold)[:, None]
 
@@ -66,6 +72,19 @@ def test_the_threshold_lets_the_asked_share_of_strangers_pass(fraction: float) -
 
 
 @torch.no_grad()
+def test_fewer_strangers_pass_the_midpoints() -> None:
+    key, report = fitted(0.4)
+    unseen, num_taught = drawings(2), int(report.num_taught)
+    stored, strangers = unseen[0::3][:num_taught], unseen[0::3][num_taught:]
+    best = margins(key, strangers, stored).max(1).values
+    passing = [
+        (best > m).float().mean() for m in (0, report.visual_midpoint, report.rival_midpoint)
+    ]
+    assert 0 < report.visual_midpoint < report.rival_midpoint
+    assert passing[0] > passing[1] > passing[2] > 0
+
+
+@torch.no_grad()
 def test_the_report_foretells_what_unseen_things_do() -> None:
     key, report = fitted()
     unseen, num_taught = drawings(2), int(report.num_taught)
@@ -86,6 +105,13 @@ def test_the_margin_is_symmetric() -> None:
     square = margins(key, some, some)
     torch.testing.assert_close(square, square.T, rtol=1e-4, atol=1e-4)
     assert (square.diagonal() > 0).all()
+
+
+@torch.no_grad()
+def test_the_twin_is_what_an_edit_of_the_same_picture_stores() -> None:
+    key, _ = fitted()
+    some = drawings(3)[:7]
+    assert torch.equal(key(some, is_edit=False).twin_BQM, key(some, is_edit=True).visual_BQM)
 
 
 @torch.no_grad()
