@@ -23,10 +23,11 @@ import pyarrow as pa
 from lance import LanceDataset
 from lance.fragment import FragmentMetadata
 
+from infra._compat import transaction_properties
 from infra.bank_schema import BankIdentity, ExpertRow, column_to_numpy
 from infra.bank_window import FragmentWriter, RowKey, WindowPlan, WrittenFragment, plan_window
 from infra.object_store import ObjectStore
-from infra.tables import Table, sql_in
+from infra.tables import Table, select_in, sql_in
 from infra.writer_fence import WriterFence
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
@@ -139,13 +140,16 @@ class ExpertBank:
             ConcurrentCommitError: Other commits kept coming between.
         """
         written = [WrittenFragment.from_json(text) for text in fragments]
+        subjects = {key.subject_id for fragment in written for key in fragment.keys}
 
         def attempt(base: LanceDataset) -> int:
             # The base is read before the epoch is checked: a commit that succeeds on it was not
             # preceded by any commit of a newer writer.
             self._fence.check(epoch)
-            held = RowKey.of_table(base.to_table(columns=list(RowKey._fields)))
-            plan = plan_window(held, written)
+            # Only rows of these subjects can be duplicates or rivals: a commit costs the same
+            # however many edits the bank holds.
+            rivals = select_in(base, RowKey._fields, "subject_id", subjects)
+            plan = plan_window(RowKey.of_table(rivals), written)
             if not plan.added:
                 return int(base.version)
             sequences = [key.sequence for key in plan.added]
@@ -153,7 +157,7 @@ class ExpertBank:
                 "committed_at": datetime.now(UTC).isoformat(),
                 "message": message,
                 "epoch": epoch,
-                "num_edits": len(held) + len(plan.added) - len(plan.superseded),
+                "num_edits": base.count_rows() + len(plan.added) - len(plan.superseded),
                 "num_added": len(plan.added),
                 "num_superseded": len(plan.superseded),
                 "first_sequence": min(sequences),
@@ -251,9 +255,7 @@ class ExpertBank:
         Raises:
             IntegrityError: No window was committed as this version.
         """
-        transaction = self._table.at(version).read_transaction(version)
-        properties = (transaction and transaction.transaction_properties) or {}
-        record = properties.get(_WINDOW_KEY)
+        record = transaction_properties(self._table.at(version), version).get(_WINDOW_KEY)
         if not record:
             raise IntegrityError(f"bank {self.name!r}: version {version} is no committed window")
         content = json.loads(record)
