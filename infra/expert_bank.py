@@ -24,7 +24,8 @@ from lance import LanceDataset
 from lance.fragment import FragmentMetadata
 
 from infra._compat import transaction_properties
-from infra.bank_schema import BankIdentity, ExpertRow, column_to_numpy
+from infra.bank_reader import MatrixPlace, read_repository
+from infra.bank_schema import BankIdentity, ExpertRow
 from infra.bank_window import FragmentWriter, RowKey, WindowPlan, WrittenFragment, plan_window
 from infra.object_store import ObjectStore
 from infra.tables import Table, select_in, sql_in
@@ -34,7 +35,6 @@ from liveedit_core.errors import IntegrityError, RepositoryMismatchError
 from liveedit_core.repository import ExpertRepository
 
 _WINDOW_KEY = "liveedit.window"
-_REPOSITORY_COLUMNS = ("visual_feature", "prompt_feature", "expert_down", "expert_up")
 
 __all__ = ["BankIdentity", "BankVersion", "ExpertBank", "ExpertRow", "FragmentWriter"]
 
@@ -215,13 +215,19 @@ class ExpertBank:
         return dict(pairs)
 
     def load_repository(
-        self, config: GeneratorConfig, version: int | None = None
+        self,
+        config: GeneratorConfig,
+        version: int | None = None,
+        *,
+        matrices: MatrixPlace = "auto",
     ) -> ExpertRepository:
-        """The experts of a version as tensors, sorted by sequence.
+        """The experts of a version as tensors, sorted by sequence; no other columns are read.
 
         Args:
             config: Of the generator that wrote them.
             version: Which version; the newest by default.
+            matrices: "resident" in memory; "on_demand", read when an input keeps their expert;
+                "auto", resident up to a gibibyte.
 
         Raises:
             RepositoryMismatchError: The generator's sizes are not the bank's.
@@ -232,9 +238,9 @@ class ExpertBank:
                 raise RepositoryMismatchError(
                     f"bank {self.name!r} has {name} {there}, the generator has {here}"
                 )
-        rows = self.load_rows(["edit_id", *_REPOSITORY_COLUMNS], version)
-        arrays = (column_to_numpy(rows, name) for name in _REPOSITORY_COLUMNS)
-        return ExpertRepository.from_arrays(config, rows.column("edit_id").to_pylist(), *arrays)
+        dataset = self._table.latest() if version is None else self._table.at(version)
+        options = self._store.table_options()
+        return read_repository(dataset, config, options=options, matrices=matrices)
 
     def file_keys(self, version: int) -> list[str]:
         """Keys in the store of all files that the rows of a version are in.
