@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from lance import LanceDataset
 
+from infra.change_log import ChangeLog
 from infra.object_store import ObjectStore
 from infra.reject_log import RejectLog, StoredReject
 from infra.tables import Table
@@ -75,14 +76,16 @@ class _Index:
     num_requests: int = 0
     sequence_of: dict[str, int] = field(default_factory=dict)
     supersedes_of: dict[str, str] = field(default_factory=dict)
-    newest_of: dict[str, str] = field(default_factory=dict)
-    """Of each subject, the newest edit."""
+    subject_of: dict[str, str] = field(default_factory=dict)
+    edits_of: dict[str, list[str]] = field(default_factory=dict)
+    """Of each subject, its edits in the order of the log."""
 
     def add(self, sequence: int, edit_id: str, subject_id: str, supersedes: str) -> None:
         self.num_requests += 1
         self.sequence_of[edit_id] = sequence
         self.supersedes_of[edit_id] = supersedes
-        self.newest_of[subject_id] = edit_id
+        self.subject_of[edit_id] = subject_id
+        self.edits_of.setdefault(subject_id, []).append(edit_id)
 
     @classmethod
     def read(cls, dataset: LanceDataset) -> "_Index":
@@ -105,6 +108,8 @@ class RequestLog:
         """
         self._table = Table.open_or_create(store, "requests", _SCHEMA)
         self._rejects = RejectLog(store)
+        self.changes = ChangeLog(store)
+        """Which edits were removed or restored since."""
         self._cached_index: _Index | None = None
 
     def _index_of(self, dataset: LanceDataset) -> _Index:
@@ -180,7 +185,7 @@ class RequestLog:
         yield from self.read([sequence for sequence in known if sequence is not None])
 
     def pending_sequences(self, bank: "ExpertBank") -> list[int]:
-        """Numbers of what is still to be done for a bank: requests minus bank minus rejects.
+        """Numbers of what is to be done for a bank: requests minus bank, rejects and removals.
 
         A request is done when the newest version holds its edit, or a later edit of its subject.
 
@@ -192,15 +197,38 @@ class RequestLog:
         """
         held = bank.subject_sequences()
         refused = self._rejects.refused_sequences(bank.name)
-        rows = self._table.latest().to_table(columns=["sequence", "subject_id"])
-        keys = zip(
-            rows.column("sequence").to_pylist(), rows.column("subject_id").to_pylist(), strict=True
-        )
+        removed = self.changes.removed()
+        index = self._index_of(self._table.latest())
         return sorted(
             sequence
-            for sequence, subject_id in keys
-            if held.get(subject_id, 0) < sequence and sequence not in refused
+            for edit_id, sequence in index.sequence_of.items()
+            if held.get(index.subject_of[edit_id], 0) < sequence
+            and sequence not in refused
+            and edit_id not in removed
         )
+
+    def subjects_of(self, edit_ids: Collection[str]) -> dict[str, str]:
+        """Subject of each edit.
+
+        Raises:
+            InputError: The log lacks one of them.
+        """
+        known = self._index_of(self._table.latest()).subject_of
+        unknown = [edit_id for edit_id in edit_ids if edit_id not in known]
+        if unknown:
+            raise InputError(f"the request log has no edit {unknown[0]!r}")
+        return {edit_id: known[edit_id] for edit_id in edit_ids}
+
+    def edits_of_subjects(self, subject_ids: Collection[str]) -> dict[str, list[tuple[int, str]]]:
+        """Of each subject, number and id of its edits, in the order of the log."""
+        index = self._index_of(self._table.latest())
+        return {
+            subject_id: [
+                (index.sequence_of[edit_id], edit_id) for edit_id in index.edits_of[subject_id]
+            ]
+            for subject_id in subject_ids
+            if subject_id in index.edits_of
+        }
 
     def pending(self, bank: "ExpertBank") -> Iterator[LoggedRequest]:
         """What is still to be done for a bank, by sequence and pictures included."""
@@ -247,7 +275,8 @@ def _admit(index: _Index, request: EditRequest) -> Admission:
     edit_id, subject_id = request.edit_id, request.subject_id
     is_duplicate = edit_id in index.sequence_of
     if not is_duplicate:
-        supersedes = index.newest_of.get(subject_id, "")
+        earlier = index.edits_of.get(subject_id)
+        supersedes = earlier[-1] if earlier else ""
         index.add(index.num_requests + 1, edit_id, subject_id, supersedes)
     return Admission(
         sequence=index.sequence_of[edit_id],
