@@ -23,6 +23,7 @@ from infra.change_log import Change, removed_after
 from infra.object_store import ObjectStore
 from infra.request_log import RequestLog
 from infra.tables import ConcurrentCommitError, Table, sql_in
+from infra.version_archive import VersionArchive
 from infra.writer_fence import WriterFence
 
 
@@ -42,7 +43,7 @@ class BankCommitter:
         self._bank = bank
         self._table = table
         self._writer = writer
-        self._history = BankHistory(table, bank)
+        self._history = BankHistory(table, bank, VersionArchive(store, bank))
         self._older_rows = OlderRows(table, self._history, writer.seals)
         self._fence = WriterFence(store, bank)
         self._sealed: set[str] = set()

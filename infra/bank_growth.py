@@ -32,6 +32,8 @@ _STALE_FRACTION = 0.1
 """An index is brought up to date when it lacks so large a part of the rows."""
 _REWRITE_FACTOR = 2
 """A fragment may be so many times larger than the newer rows that it is merged with."""
+_IN_USE = timedelta(minutes=10)
+"""What was the newest version so recently may just be read, or committed on top of."""
 _BATCH_BYTES = 8 * 1024 * 1024
 
 _logger = logging.getLogger(__name__)
@@ -172,7 +174,8 @@ class BankGrowth:
             return []
         counting = [number for number in present if counted is None or number in counted]
         stay = {*tagged, *counting[-keep:], max(present)}
-        limit = (now or datetime.now(UTC)) - timedelta(days=self._policy.keep_days)
+        age = max(timedelta(days=self._policy.keep_days), _IN_USE)
+        limit = (now or datetime.now(UTC)) - age
         return [
             number for number, made_at in present.items() if made_at < limit and number not in stay
         ]

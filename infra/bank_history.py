@@ -3,10 +3,11 @@
 Every commit keeps a record with its version: the edits that it added and removed by id, so that the
 history of an edit and the newest state of the log are read without touching a row. Versions that
 only reorder files (compaction) carry no record; they hold what the version before them holds.
+Records of versions that were cleaned up are read from where they were filed (`VersionArchive`).
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Literal
@@ -14,7 +15,9 @@ from typing import Literal
 import pyarrow as pa
 from lance import LanceDataset
 
-from infra.tables import Table
+from infra._compat import transaction_properties
+from infra.tables import Table, storage_errors
+from infra.version_archive import VersionArchive
 from liveedit_core.errors import InputError, IntegrityError
 
 _RECORD_KEY = "liveedit.window"
@@ -83,15 +86,17 @@ class BankDiff:
 class BankHistory:
     """Versions of one bank's table."""
 
-    def __init__(self, table: Table, bank: str) -> None:
+    def __init__(self, table: Table, bank: str, archive: VersionArchive) -> None:
         """Read an open table.
 
         Args:
             table: Of the bank.
             bank: Its name, for messages.
+            archive: Of the bank.
         """
         self._table = table
         self._bank = bank
+        self._archive = archive
 
     def record(self, version: int) -> BankVersion:
         """How a version came to be.
@@ -99,15 +104,17 @@ class BankHistory:
         Raises:
             IntegrityError: It has no record, no longer exists, or a newer release wrote it.
         """
-        record = self._find(self._table.at(version))
+        record = self._find(self._table.at(version), version)
         if record is None:
             raise IntegrityError(f"bank {self._bank!r}: version {version} is no committed window")
         return record
 
-    def _find(self, dataset: LanceDataset) -> BankVersion | None:
-        version = int(dataset.version)
-        transaction = dataset.read_transaction(version)
-        properties = (transaction and transaction.transaction_properties) or {}
+    def _find(self, dataset: LanceDataset, version: int) -> BankVersion | None:
+        with storage_errors(dataset.uri):
+            properties = transaction_properties(dataset, version)
+        return self._parsed(version, properties)
+
+    def _parsed(self, version: int, properties: Mapping[str, str]) -> BankVersion | None:
         text = properties.get(_RECORD_KEY)
         if not text:
             return None
@@ -126,15 +133,23 @@ class BankHistory:
 
     def newest_first(self, start: int) -> Iterator[BankVersion]:
         """Records from a version backwards; versions without one are passed over."""
-        for version in range(start, 0, -1):
+        newest = self._table.latest()
+        through = self._archive.through()
+        for version in range(start, through, -1):
             try:
-                record = self._find(self._table.at(version))
+                record = self._find(newest, version)
             except IntegrityError as error:
                 if "record of version" in error.message:
                     raise
-                continue  # cleaned up
+                continue  # cleaned up by other means
             if record is not None:
                 yield record
+        if through:
+            filed = self._archive.read().properties
+            for version in sorted((number for number in filed if number <= start), reverse=True):
+                record = self._parsed(version, filed[version])
+                if record is not None:
+                    yield record
 
     def state_of(self, dataset: LanceDataset) -> BankVersion | None:
         """The record that tells what a version holds: its own, or that of the last before it."""

@@ -28,6 +28,7 @@ from infra.bank_window import FragmentWriter, WrittenFragment
 from infra.file_seals import FileSeals
 from infra.object_store import ObjectStore
 from infra.tables import Table
+from infra.version_archive import VersionArchive
 from infra.writer_fence import WriterFence
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
@@ -46,7 +47,7 @@ class ExpertBank:
         self._store = store
         self._table = table
         self._fence = WriterFence(store, name)
-        self.versions = BankHistory(table, name)
+        self.versions = BankHistory(table, name, VersionArchive(store, name))
         """What each version changed, and tags."""
 
     @classmethod

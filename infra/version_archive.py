@@ -40,6 +40,12 @@ class VersionArchive:
         self._store = store
         self._prefix = f"histories/{bank}/"
 
+    def through(self) -> int:
+        """Every version up to this one is filed, or has no record; only names are read."""
+        keys = self._store.list(self._prefix)
+        numbers = (key.removeprefix(self._prefix).partition("-")[0] for key in keys)
+        return max(map(int, numbers), default=0)
+
     def read(self) -> ArchivedRecords:
         """All that has been filed.
 

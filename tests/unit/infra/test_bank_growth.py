@@ -19,6 +19,7 @@ from liveedit_core.errors import ConfigError, IntegrityError
 from tests.unit.tiny_inputs import request
 
 MakeRow = Callable[..., ExpertRow]
+SOON = timedelta(hours=1)
 NOTHING_STAYS = GrowthPolicy(every_windows=1, keep_versions=1, keep_days=0.0)
 
 
@@ -89,7 +90,8 @@ def test_a_bank_that_is_tended_takes_windows_as_one_that_is_not(
     assert Table(store, "banks/main").latest().describe_indices() != []
     for numbers in few:
         grow(bank, make_row, [numbers])
-        growth.tend()
+        growth.tend(now=datetime.now(UTC) + SOON)
+    assert num_present(store) == 2
     replayed = bank.version
     bank.commit(writer.write([make_row(n) for n in many]), epoch=bank.acquire_writer())
     assert bank.version == replayed
@@ -127,9 +129,14 @@ def test_records_outlive_their_versions(
 ) -> None:
     versions = grow(bank, make_row, WINDOWS[:3])
     growth = BankGrowth(store, "main", NOTHING_STAYS)
-    growth.tend()
+    windows = bank.history()
+    growth.tend(now=datetime.now(UTC) + SOON)
     versions += grow(bank, make_row, WINDOWS[3:5])
-    growth.tend()
+    windows += bank.history()[3:]
+    growth.tend(now=datetime.now(UTC) + SOON)
+    assert num_present(store) == 2
+    assert bank.history() == windows
+    assert [window.version for window in windows] == versions
     filed = VersionArchive(store, "main").read()
     assert list(filed.properties) == versions
     assert filed.through == bank.version
