@@ -14,6 +14,7 @@ from typing import Literal
 import pyarrow as pa
 from lance import LanceDataset
 
+from infra._compat import transaction_properties
 from infra.tables import Table
 from liveedit_core.errors import InputError, IntegrityError
 
@@ -106,9 +107,7 @@ class BankHistory:
 
     def _find(self, dataset: LanceDataset) -> BankVersion | None:
         version = int(dataset.version)
-        transaction = dataset.read_transaction(version)
-        properties = (transaction and transaction.transaction_properties) or {}
-        text = properties.get(_RECORD_KEY)
+        text = transaction_properties(dataset, version).get(_RECORD_KEY)
         if not text:
             return None
         content = json.loads(text)

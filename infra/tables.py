@@ -9,7 +9,7 @@ transactions of one base as a conflict; the first rows of an empty table are a s
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Self, TypeVar
 
@@ -22,6 +22,8 @@ from infra.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
 _MAX_COMMIT_TRIES = 10
+_TEXTS_AT_ONCE = 2000
+"""Texts in one SQL predicate."""
 
 _T = TypeVar("_T")
 
@@ -216,6 +218,34 @@ def sql_in(column: str, texts: Sequence[str]) -> str | None:
     """The predicate "column is one of these texts"; None when there are none."""
     quoted = ", ".join("'" + text.replace("'", "''") + "'" for text in texts)
     return f"{column} IN ({quoted})" if texts else None
+
+
+def select_in(
+    dataset: lance.LanceDataset, columns: Sequence[str], column: str, texts: Iterable[str]
+) -> pa.Table:
+    """The rows in which a column is one of some texts.
+
+    With a scalar index on the column only the rows that the index does not cover are looked
+    through.
+
+    Args:
+        dataset: A version of a table.
+        columns: What is wanted of the rows.
+        column: The one that is compared.
+        texts: In any order, also repeatedly.
+
+    Returns:
+        The rows, in no particular order.
+    """
+    wanted = sorted(set(texts))
+    parts = [
+        dataset.to_table(
+            columns=list(columns), filter=sql_in(column, wanted[start : start + _TEXTS_AT_ONCE])
+        )
+        for start in range(0, len(wanted), _TEXTS_AT_ONCE)
+    ]
+    nothing = pa.schema([dataset.schema.field(name) for name in columns]).empty_table()
+    return pa.concat_tables([nothing, *parts])
 
 
 def _update(
