@@ -17,7 +17,7 @@ from lance import LanceDataset
 from lance.fragment import FragmentMetadata
 
 from infra.bank_history import BankHistory, BankVersion
-from infra.bank_reconciliation import HeldKeys, OlderRows, reconcile, way_back
+from infra.bank_reconciliation import OlderRows, all_held, held_of, reconcile, way_back
 from infra.bank_window import FragmentWriter, RowKey, WindowPlan, WrittenFragment, plan_window
 from infra.change_log import Change, removed_after
 from infra.object_store import ObjectStore
@@ -48,7 +48,6 @@ class BankCommitter:
         self._fence = WriterFence(store, bank)
         self._sealed: set[str] = set()
         self._cached_log: RequestLog | None = None
-        self._cached_keys: HeldKeys | None = None
         self._cached_state: BankVersion | None = None
 
     @property
@@ -63,6 +62,8 @@ class BankCommitter:
     ) -> int:
         """See `ExpertBank.commit`."""
 
+        subjects = {key.subject_id for fragment in written for key in fragment.keys}
+
         def attempt(base: LanceDataset) -> int:
             # The base is read before the epoch is checked: a commit that succeeds on it was not
             # preceded by any commit of a newer writer. The same holds for changes of the log.
@@ -71,8 +72,10 @@ class BankCommitter:
             changes = self.log.changes.read()
             if state and state.last_change < len(changes):
                 raise ConcurrentCommitError(f"bank {self._bank!r}: a change of the log comes first")
-            keys = self._keys(base)
-            plan = plan_window(keys.by_subject, written, gone=self.log.changes.removed())
+            # Only rows of these subjects can be duplicates or rivals: a commit costs the same
+            # however many edits the bank holds.
+            held = held_of(base, subjects)
+            plan = plan_window(held, written, gone=self.log.changes.removed())
             if not plan.added:
                 return int(base.version)
             record = self._record(
@@ -176,13 +179,13 @@ class BankCommitter:
         committed = self._table.commit(
             base, new, without_fragments=fragment_ids, properties=record.properties()
         )
-        self._cached_keys, self._cached_state = None, None
+        self._cached_state = None
         return committed
 
     def way_back(self, old: LanceDataset) -> tuple[list[str], list[str]]:
         """Edits to remove and to restore; see `bank_reconciliation.way_back`."""
-        now = self._keys(self._table.latest())
-        return way_back(now, HeldKeys.read(old), self.log.edits_of_subjects)
+        now = all_held(self._table.latest())
+        return way_back(now, all_held(old), self.log.edits_of_subjects)
 
     def _write(self, rows: pa.Table) -> list[FragmentMetadata]:
         return [fragment for fragment, _ in self._writer.write_table(rows)]
@@ -191,11 +194,6 @@ class BankCommitter:
         if self._cached_state is None or self._cached_state.version != base.version:
             self._cached_state = self._history.state_of(base)
         return self._cached_state
-
-    def _keys(self, base: LanceDataset) -> HeldKeys:
-        if self._cached_keys is None or self._cached_keys.version != base.version:
-            self._cached_keys = HeldKeys.read(base)
-        return self._cached_keys
 
     def _record(self, base: LanceDataset, **values: Any) -> BankVersion:
         """A record of the next version, which changes no rows so far."""
@@ -242,8 +240,6 @@ class BankCommitter:
         )
         if removed:
             self._seal_removals(version)
-        if self._cached_keys and self._cached_keys.version == base.version:
-            self._cached_keys.move_on(version, added, removed)
         self._cached_state = BankVersion(**{**complete, "version": version})
         return version
 
@@ -278,7 +274,7 @@ class BankCommitter:
         """Commit one change of the log."""
         subjects = set(self.log.subjects_of(change.edit_ids).values())
         result = reconcile(
-            self._keys(base),
+            held_of(base, subjects),
             self.log.edits_of_subjects(subjects),
             removed_after(changes[: change.number]),
             lambda edit_ids: self._older_rows.find(base, edit_ids),

@@ -204,7 +204,9 @@ def _versions(table: Table) -> dict[int, datetime]:
     newest = table.latest()
     with storage_errors(table.uri):
         found = {
-            int(entry["version"]): entry["timestamp"].astimezone(UTC) for entry in newest.versions()
+            int(entry["version"]): made_at.astimezone(UTC)
+            for entry in newest.versions()
+            if isinstance(made_at := entry["timestamp"], datetime)
         }
     return dict(sorted(found.items()))
 

@@ -7,9 +7,8 @@ editing job writes the expert again, from the log.
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 from lance import LanceDataset
@@ -17,7 +16,7 @@ from lance import LanceDataset
 from infra.bank_history import BankHistory
 from infra.bank_window import RowKey
 from infra.file_seals import FileSeals, sealed_rows
-from infra.tables import Table, sql_in
+from infra.tables import Table, select_in, sql_in
 from liveedit_core.errors import IntegrityError
 
 _IDS_AT_ONCE = 2000
@@ -27,25 +26,20 @@ NumberedEdits = Mapping[str, Sequence[tuple[int, str]]]
 """Of each subject, number and id of its edits in the order of the log."""
 
 
-@dataclass
-class HeldKeys:
-    """The rows of one version by subject; a commit of our own moves it on without reading."""
+Held = Mapping[str, RowKey]
+"""Rows of a version by subject; one a subject at most."""
 
-    version: int
-    by_subject: dict[str, RowKey] = field(default_factory=dict)
 
-    @classmethod
-    def read(cls, dataset: LanceDataset) -> Self:
-        """Read the keys of all rows."""
-        keys = RowKey.of_table(dataset.to_table(columns=list(RowKey._fields)))
-        return cls(int(dataset.version), {key.subject_id: key for key in keys})
+def held_of(dataset: LanceDataset, subject_ids: Iterable[str]) -> Held:
+    """The rows of some subjects; no others are looked through where there is an index."""
+    rows = select_in(dataset, RowKey._fields, "subject_id", subject_ids)
+    return {key.subject_id: key for key in RowKey.of_table(rows)}
 
-    def move_on(self, version: int, added: Sequence[RowKey], removed: Sequence[RowKey]) -> None:
-        """Become the keys of the version that a commit made."""
-        for key in removed:
-            del self.by_subject[key.subject_id]
-        self.by_subject.update({key.subject_id: key for key in added})
-        self.version = version
+
+def all_held(dataset: LanceDataset) -> Held:
+    """All rows of a version."""
+    rows = dataset.to_table(columns=list(RowKey._fields))
+    return {key.subject_id: key for key in RowKey.of_table(rows)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +53,7 @@ class Reconciliation:
 
 
 def reconcile(
-    held: HeldKeys,
+    held: Held,
     edits: NumberedEdits,
     gone: Collection[str],
     find_rows: Callable[[Sequence[str]], Mapping[str, pa.Table]],
@@ -67,7 +61,7 @@ def reconcile(
     """Give each subject the newest of its edits that is not removed and has a row.
 
     Args:
-        held: The rows of the newest version.
+        held: What the newest version holds of these subjects.
         edits: The subjects to look at.
         gone: Edits that are removed.
         find_rows: Finds rows in older versions, as far as there are any.
@@ -75,7 +69,7 @@ def reconcile(
     wanted: dict[str, list[str]] = {}
     leaving: dict[str, RowKey] = {}
     for subject_id, numbered in edits.items():
-        rival = held.by_subject.get(subject_id)
+        rival = held.get(subject_id)
         if rival and rival.edit_id in gone:
             leaving[subject_id] = rival
             rival = None
@@ -90,8 +84,8 @@ def reconcile(
         edit_id = next((edit_id for edit_id in edit_ids if edit_id in found), "")
         if edit_id:
             coming.append(found[edit_id])
-            if subject_id in held.by_subject:
-                leaving[subject_id] = held.by_subject[subject_id]
+            if subject_id in held:
+                leaving[subject_id] = held[subject_id]
     rows = pa.concat_tables(coming) if coming else None
     return Reconciliation(
         rows=rows,
@@ -101,7 +95,7 @@ def reconcile(
 
 
 def way_back(
-    now: HeldKeys, before: HeldKeys, edits_of: Callable[[Collection[str]], NumberedEdits]
+    now: Held, before: Held, edits_of: Callable[[Collection[str]], NumberedEdits]
 ) -> tuple[list[str], list[str]]:
     """What to remove and to restore so that a bank holds what an older version holds.
 
@@ -113,12 +107,12 @@ def way_back(
     """
     differing = [
         subject_id
-        for subject_id in {**now.by_subject, **before.by_subject}
-        if now.by_subject.get(subject_id) != before.by_subject.get(subject_id)
+        for subject_id in {**now, **before}
+        if now.get(subject_id) != before.get(subject_id)
     ]
     removed, restored = [], []
     for subject_id, numbered in edits_of(differing).items():
-        old, new = before.by_subject.get(subject_id), now.by_subject.get(subject_id)
+        old, new = before.get(subject_id), now.get(subject_id)
         first, last = old.sequence if old else 0, new.sequence if new else 0
         removed += [edit_id for sequence, edit_id in numbered if first < sequence <= last]
         restored += [edit_id for sequence, edit_id in numbered if sequence == first]
