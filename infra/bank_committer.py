@@ -192,7 +192,7 @@ class BankCommitter:
 
     def _state(self, base: LanceDataset) -> BankVersion | None:
         if self._cached_state is None or self._cached_state.version != base.version:
-            self._cached_state = self._history.state_of(base)
+            self._cached_state = self._history.state_at(int(base.version))
         return self._cached_state
 
     def _record(self, base: LanceDataset, **values: Any) -> BankVersion:

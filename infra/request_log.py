@@ -219,6 +219,11 @@ class RequestLog:
             raise InputError(f"the request log has no edit {unknown[0]!r}")
         return {edit_id: known[edit_id] for edit_id in edit_ids}
 
+    def sequences_of(self, edit_ids: Collection[str]) -> list[int]:
+        """Numbers of some edits; those that the log lacks are left out."""
+        known = self._index_of(self._table.latest()).sequence_of
+        return [known[edit_id] for edit_id in edit_ids if edit_id in known]
+
     def edits_of_subjects(self, subject_ids: Collection[str]) -> dict[str, list[tuple[int, str]]]:
         """Of each subject, number and id of its edits, in the order of the log."""
         index = self._index_of(self._table.latest())
