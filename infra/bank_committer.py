@@ -58,7 +58,13 @@ class BankCommitter:
         return self._cached_log
 
     def commit_window(
-        self, written: Sequence[WrittenFragment], *, epoch: int, message: str, kind: str
+        self,
+        written: Sequence[WrittenFragment],
+        *,
+        epoch: int,
+        message: str,
+        kind: str = "window",
+        author: str = "",
     ) -> int:
         """See `ExpertBank.commit`."""
 
@@ -83,6 +89,7 @@ class BankCommitter:
                 epoch=epoch,
                 message=message,
                 kind=kind,
+                author=author,
                 num_superseded=len(plan.superseded),
                 last_change=len(changes),
             )

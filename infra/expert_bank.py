@@ -138,7 +138,16 @@ class ExpertBank:
             ConcurrentCommitError: Other commits kept coming between.
         """
         written = [WrittenFragment.from_json(text) for text in fragments]
-        return self.committer.commit_window(written, epoch=epoch, message=message, kind="window")
+        return self.committer.commit_window(written, epoch=epoch, message=message)
+
+    def commit_repair(
+        self, fragments: Sequence[str], *, author: str, reason: str, epoch: int
+    ) -> int:
+        """The same for experts that were lost and are written again."""
+        written = [WrittenFragment.from_json(text) for text in fragments]
+        return self.committer.commit_window(
+            written, epoch=epoch, message=reason, kind="repair", author=author
+        )
 
     def apply_changes(self, *, epoch: int) -> int:
         """Carry out the changes of the request log that the bank does not show yet.
