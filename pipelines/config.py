@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from infra.growth_policy import GrowthPolicy
 from liveedit_core.errors import ConfigError
 from liveedit_core.limits import InputLimits
 from pipelines.comparison_config import PromotionAtEndSection
@@ -263,6 +264,7 @@ class LifelongEditRecipe:
     generator: GeneratorSection = field(default_factory=GeneratorSection)
     embedding: EmbeddingSection = field(default_factory=EmbeddingSection)
     bank: BankSection = field(default_factory=BankSection)
+    growth: GrowthPolicy = field(default_factory=GrowthPolicy)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     states: StatesSection = field(default_factory=lambda: StatesSection(is_cached=False))
     ray: RaySection = field(default_factory=RaySection)

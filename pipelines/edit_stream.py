@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from infra.bank_growth import BankGrowth
 from infra.expert_bank import ExpertBank
+from infra.object_store import ObjectStore
 from infra.request_log import RequestLog
 from infra.results import ResultsTable
 from liveedit_core.config import GeneratorConfig
@@ -137,7 +139,8 @@ def run(
         evaluator=evaluator,
         on_finished=lambda evaluation: records.evaluated(bank, evaluation),
     )
-    _Teacher(config, bank, request_log, epoch, schedule, progress, outcome).teach(
+    growth = BankGrowth(ObjectStore(bank.store_uri), bank.name, config.growth)
+    _Teacher(config, bank, request_log, epoch, schedule, progress, outcome, growth).teach(
         generator, embedder, should_stop
     )
     generator.close()
@@ -193,6 +196,7 @@ class _Teacher:
     schedule: EvaluationSchedule
     progress: Progress
     outcome: Outcome
+    growth: BankGrowth
 
     def teach(
         self, generator: Generator, embedder: Embedder, should_stop: Callable[[], bool]
@@ -260,6 +264,9 @@ class _Teacher:
             self.progress.say(
                 f"committed bank version {version}: {self.bank.num_edits(version)} edits"
             )
+            upkeep = self.growth.after_window()
+            if upkeep is not None:
+                self.progress.say(f"upkeep: {upkeep.sentence()}")
         self.outcome.timings.commit_s += time.perf_counter() - start_s
         self.schedule.advance(window.last_sequence)
         return OpenWindow()
