@@ -58,7 +58,13 @@ class BankCommitter:
         return self._cached_log
 
     def commit_window(
-        self, written: Sequence[WrittenFragment], *, epoch: int, message: str, kind: str
+        self,
+        written: Sequence[WrittenFragment],
+        *,
+        epoch: int,
+        message: str,
+        kind: str = "window",
+        author: str = "",
     ) -> int:
         """See `ExpertBank.commit`."""
 
@@ -83,6 +89,7 @@ class BankCommitter:
                 epoch=epoch,
                 message=message,
                 kind=kind,
+                author=author,
                 num_superseded=len(plan.superseded),
                 last_change=len(changes),
             )
@@ -192,7 +199,7 @@ class BankCommitter:
 
     def _state(self, base: LanceDataset) -> BankVersion | None:
         if self._cached_state is None or self._cached_state.version != base.version:
-            self._cached_state = self._history.state_of(base)
+            self._cached_state = self._history.state_at(int(base.version))
         return self._cached_state
 
     def _record(self, base: LanceDataset, **values: Any) -> BankVersion:

@@ -151,9 +151,21 @@ class BankHistory:
                 if record is not None:
                     yield record
 
-    def state_of(self, dataset: LanceDataset) -> BankVersion | None:
+    def state_at(self, version: int) -> BankVersion | None:
         """The record that tells what a version holds: its own, or that of the last before it."""
-        return next(self.newest_first(int(dataset.version)), None)
+        return next(self.newest_first(version), None)
+
+    def held_at(self, version: int) -> set[str] | None:
+        """The edits that a version must hold, from records alone; None where they do not tell."""
+        state = self.state_at(version)
+        held: set[str] = set()
+        decided: set[str] = set()
+        for record in self.newest_first(version):
+            if record.added is None or record.removed is None:
+                return None
+            held.update(set(record.added) - decided)
+            decided.update(record.added, record.removed)
+        return held if state is not None and len(held) == state.num_edits else None
 
     def events(self, edit_id: str, start: int) -> list[EditEvent]:
         """What versions up to `start` did to one edit, oldest first."""

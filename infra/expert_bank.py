@@ -19,6 +19,7 @@ import functools
 from collections.abc import Collection, Sequence
 
 import pyarrow as pa
+from lance import LanceDataset
 
 from infra.bank_committer import BankCommitter
 from infra.bank_history import BankHistory, BankVersion
@@ -101,8 +102,17 @@ class ExpertBank:
         options = self._store.table_options()
         return FragmentWriter(self.uri, options, self.identity, FileSeals(self._store, self.name))
 
+    def dataset(self, version: int) -> LanceDataset:
+        """A version as Lance sees it, for upkeep and verification.
+
+        Raises:
+            IntegrityError: There is no such version any more.
+        """
+        return self._table.at(version)
+
     @functools.cached_property
-    def _committer(self) -> BankCommitter:
+    def committer(self) -> BankCommitter:
+        """Who writes versions; for what no method here does."""
         return BankCommitter(self._store, self.name, self._table, self.fragment_writer())
 
     def acquire_writer(self) -> int:
@@ -129,7 +139,16 @@ class ExpertBank:
             ConcurrentCommitError: Other commits kept coming between.
         """
         written = [WrittenFragment.from_json(text) for text in fragments]
-        return self._committer.commit_window(written, epoch=epoch, message=message, kind="window")
+        return self.committer.commit_window(written, epoch=epoch, message=message)
+
+    def commit_repair(
+        self, fragments: Sequence[str], *, author: str, reason: str, epoch: int
+    ) -> int:
+        """The same for experts that were lost and are written again."""
+        written = [WrittenFragment.from_json(text) for text in fragments]
+        return self.committer.commit_window(
+            written, epoch=epoch, message=reason, kind="repair", author=author
+        )
 
     def apply_changes(self, *, epoch: int) -> int:
         """Carry out the changes of the request log that the bank does not show yet.
@@ -145,7 +164,7 @@ class ExpertBank:
         Raises:
             WriterFencedError: A newer writer has taken over.
         """
-        return self._committer.apply_changes(epoch)
+        return self.committer.apply_changes(epoch)
 
     def remove(self, edit_ids: Collection[str], *, author: str, reason: str, epoch: int) -> int:
         """Withdraw edits: written down in the request log, then shown by one new version.
@@ -168,7 +187,7 @@ class ExpertBank:
             WriterFencedError: A newer writer has taken over.
         """
         self._fence.check(epoch)
-        log = self._committer.log
+        log = self.committer.log
         log.subjects_of(edit_ids)
         log.changes.append("remove", removed=edit_ids, bank=self.name, author=author, reason=reason)
         return self.apply_changes(epoch=epoch)
@@ -194,7 +213,7 @@ class ExpertBank:
             WriterFencedError: A newer writer has taken over.
         """
         self._fence.check(epoch)
-        log = self._committer.log
+        log = self.committer.log
         log.subjects_of(edit_ids)
         log.changes.append(
             "restore", restored=edit_ids, bank=self.name, author=author, reason=reason
@@ -221,8 +240,8 @@ class ExpertBank:
             WriterFencedError: A newer writer has taken over.
         """
         self.apply_changes(epoch=epoch)
-        removed, restored = self._committer.way_back(self._table.at(version))
-        self._committer.log.changes.append(
+        removed, restored = self.committer.way_back(self._table.at(version))
+        self.committer.log.changes.append(
             "rollback",
             removed=removed,
             restored=restored,
@@ -244,7 +263,7 @@ class ExpertBank:
             reason: Why.
             epoch: From `acquire_writer`.
         """
-        return self._committer.note(kind, epoch=epoch, message=reason, author=author)
+        return self.committer.note(kind, epoch=epoch, message=reason, author=author)
 
     def load_rows(self, columns: Sequence[str], version: int | None = None) -> pa.Table:
         """Some columns of all rows of a version, sorted by sequence.

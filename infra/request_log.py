@@ -6,11 +6,12 @@ as bytes even where a URI is known, as what a URI shows may change or vanish.
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from lance import LanceDataset
 
 from infra.change_log import ChangeLog
@@ -66,6 +67,21 @@ class LoggedRequest:
     request: EditRequest
     supersedes: str
     submitted_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestHeader:
+    """A request without its picture."""
+
+    sequence: int
+    edit_id: str
+    subject_id: str
+    prompt: str
+    target: str
+    image_uri: str
+    submitter: str
+    submitted_at: datetime
+    supersedes: str
 
 
 @dataclass
@@ -178,6 +194,33 @@ class RequestLog:
             for row in rows.to_pylist():
                 yield _from_row(row)
 
+    def headers(
+        self,
+        *,
+        submitter: str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[RequestHeader]:
+        """Requests by sequence, without pictures, which are not read.
+
+        Args:
+            submitter: Only theirs; "" for all.
+            since: Only those submitted then or later.
+            until: Only those submitted before.
+        """
+        rows = self._table.latest().to_table(columns=[item.name for item in fields(RequestHeader)])
+        if submitter:
+            rows = rows.filter(pc.equal(rows.column("submitter"), submitter))
+        if since:
+            rows = rows.filter(pc.greater_equal(rows.column("submitted_at"), pa.scalar(since)))
+        if until:
+            rows = rows.filter(pc.less(rows.column("submitted_at"), pa.scalar(until)))
+        return [RequestHeader(**row) for row in rows.sort_by("sequence").to_pylist()]
+
+    def refused_sequences(self, bank: str) -> set[int]:
+        """Numbers of the requests that a bank, or every bank, refused."""
+        return self._rejects.refused_sequences(bank)
+
     def find(self, edit_ids: Collection[str]) -> Iterator[LoggedRequest]:
         """The requests of some edits, by sequence; those that the log lacks are left out."""
         index = self._index_of(self._table.latest())
@@ -218,6 +261,11 @@ class RequestLog:
         if unknown:
             raise InputError(f"the request log has no edit {unknown[0]!r}")
         return {edit_id: known[edit_id] for edit_id in edit_ids}
+
+    def sequences_of(self, edit_ids: Collection[str]) -> list[int]:
+        """Numbers of some edits; those that the log lacks are left out."""
+        known = self._index_of(self._table.latest()).sequence_of
+        return [known[edit_id] for edit_id in edit_ids if edit_id in known]
 
     def edits_of_subjects(self, subject_ids: Collection[str]) -> dict[str, list[tuple[int, str]]]:
         """Of each subject, number and id of its edits, in the order of the log."""
