@@ -6,10 +6,10 @@
 
 Synthetic experts of the small backbone's shape (rank 8, hidden size 576, routing features 4 x 256),
 written and committed as the editing job does, with upkeep every `growth.every_windows` windows. An
-append is the time of writing and committing so many edits in one window; the first one goes into an
-empty bank, the last ones into the full one, and one of them is the first of a new process. Upkeep is
-counted apart. Reader and log are measured in processes of their own, whose memory before opening is
-subtracted.
+append is the time of writing and committing one window; the first one goes into an empty bank, the
+last ones into the full one, and one more is the first of a new process. Upkeep is counted apart.
+Reader and log are measured in processes of their own; what a process needs before it opens the bank
+(libraries, an empty bank) does not count as the reader's memory.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from infra.bank_growth import BankGrowth
 from infra.expert_bank import BankIdentity, ExpertBank, ExpertRow
 from infra.growth_policy import GrowthPolicy
 from infra.object_store import ObjectStore
+from infra.tables import select_in
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.expert import Expert
 
@@ -119,13 +119,16 @@ def grow(store: ObjectStore, num_edits: int, window: int) -> dict[str, Any]:
         "last_append_s": statistics.median(appends[-NUM_LAST:]),
         "slowest_append_s": max(appends),
         "upkeep_s": upkeeps,
+        "upkeep_s_per_edit": sum(upkeeps) / bank.num_edits(),
         "num_edits": bank.num_edits(),
     }
 
 
 def memory_bytes() -> int:
-    """Most memory that this process ever had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Most memory that this process ever had; `ru_maxrss` would count its parent's too."""
+    status = Path("/proc/self/status").read_text()
+    (peak,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(peak) * 1024
 
 
 def measure_reader(store: ObjectStore) -> dict[str, Any]:
@@ -164,7 +167,8 @@ def measure_log(store: ObjectStore) -> dict[str, Any]:
 
     def show() -> int:
         bank = ExpertBank.open(store, BANK)
-        return bank.num_edits() + len(bank.find_rows([edit_id]))
+        newest = bank.dataset(bank.version)
+        return len(select_in(newest, ["sequence", "provenance"], "edit_id", [edit_id]))
 
     def history() -> int:
         bank = ExpertBank.open(store, BANK)
@@ -206,6 +210,7 @@ def measure(num_edits: int, window: int, folder: Path) -> dict[str, Any]:
     result["append_ratio"] = (
         max(result["last_append_s"], result["restarted_append_s"]) / result["first_append_s"]
     )
+    result["slowest_upkeep_s"] = max(result.pop("upkeep_s"), default=0.0)
     result["memory_ratio"] = result["reader_bytes"] / result["feature_bytes"]
     slowest_look = max(result["log_s"], result["show_s"], result["history_s"])
     found = {**result, "log_s": slowest_look}
