@@ -15,6 +15,7 @@ from infra.matrix_place import MatrixPlace
 from liveedit_core.errors import ConfigError
 from liveedit_core.limits import InputLimits
 from pipelines.comparison_config import PromotionAtEndSection
+from pipelines.follow_config import FollowSection
 from pipelines.recipe_loader import load_recipe, to_dict, to_toml
 from pipelines.states_config import StatesSection
 
@@ -274,9 +275,15 @@ class LifelongEditRecipe:
     ray: RaySection = field(default_factory=RaySection)
     tracking: TrackingSection = field(default_factory=TrackingSection)
     promotion: PromotionAtEndSection = field(default_factory=PromotionAtEndSection)
+    follow: FollowSection = field(default_factory=FollowSection)
 
     def __post_init__(self) -> None:
-        """Refuse what no run could be named or stored by."""
+        """Refuse what no run could be named or stored by, and two inputs at once."""
+        _check(
+            not self.follow.is_on or not (self.requests.path or self.requests.cases),
+            "follow.is_on takes requests from its inbox: put the file there instead of naming it "
+            "in requests",
+        )
         _check_run(self.seed, self.run_root, self.run_name)
         scheme, separator, _ = self.store.partition("://")
         _check(
