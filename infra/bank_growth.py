@@ -5,8 +5,7 @@ writer epoch and may run beside a job, from any process: Lance refuses it, or a 
 touch the same file, and whoever was refused tries again. What it leaves are versions without a
 record of ours, which hold what the version before them holds.
 
-- Merging is geometric: a file is rewritten only together with newer rows of at least half its own
-  number, so that an edit is rewritten a logarithmic number of times, however large the bank is.
+- Files are merged geometrically (`fragment_merging.py`), each edit a logarithmic number of times.
 - Indices on `subject_id` and `edit_id` let a commit, and a look at one edit, skip what they cover.
 - A version goes when it is neither tagged, nor among the newest, nor young. Its record is filed
   first (`version_archive.py`), so the log of a bank stays whole.
@@ -14,27 +13,23 @@ record of ours, which hold what the version before them holds.
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from infra._compat import transaction_properties
+from infra.expert_bank import ExpertBank
+from infra.file_seals import FileSeals
+from infra.fragment_merging import merge_small, renew_index
 from infra.growth_policy import GrowthPolicy
 from infra.object_store import ObjectStore
 from infra.tables import ConcurrentCommitError, Table, storage_errors
 from infra.version_archive import RECORD_PREFIX, VersionArchive
-from liveedit_core.errors import StorageUnavailableError
+from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
 _INDEXED = ("subject_id", "edit_id")
-_FEW_ROWS = 1000
-"""Fewer rows outside an index are looked through as fast as they are found in it."""
-_STALE_FRACTION = 0.1
-"""An index is brought up to date when it lacks so large a part of the rows."""
-_REWRITE_FACTOR = 2
-"""A fragment may be so many times larger than the newer rows that it is merged with."""
 _IN_USE = timedelta(minutes=10)
 """What was the newest version so recently may just be read, or committed on top of."""
-_BATCH_BYTES = 8 * 1024 * 1024
 
 _logger = logging.getLogger(__name__)
 
@@ -71,6 +66,7 @@ class BankGrowth:
         self._table = Table(store, f"banks/{bank}")
         self._requests = Table(store, "requests")
         self._archive = VersionArchive(store, bank)
+        self._seals = FileSeals(store, bank)
         self._num_windows = 0
 
     def after_window(self) -> Upkeep | None:
@@ -86,15 +82,18 @@ class BankGrowth:
             return None
         try:
             return self.tend()
-        except StorageUnavailableError as error:
+        except (StorageUnavailableError, IntegrityError) as error:
             _logger.warning("upkeep is put off to the next round: %s", error)
             return None
 
-    def tend(self, *, now: datetime | None = None) -> Upkeep:
+    def tend(
+        self, *, now: datetime | None = None, note: Callable[[], object] | None = None
+    ) -> Upkeep:
         """Merge files, renew indices, file records and remove old versions.
 
         Args:
             now: The time that ages are reckoned from; the present by default.
+            note: Called after merging and before anything goes; leaves a record of this round.
 
         Raises:
             IntegrityError: There is no such bank, or a file of it is missing.
@@ -105,10 +104,14 @@ class BankGrowth:
             self.compact()
         if self._requests.exists():
             with _unless_overtaken("request log"):
-                _merge_small(self._requests, self._policy.fragment_bytes)
+                merge_small(self._requests, self._policy.fragment_bytes)
                 self._drop(self._requests, self._outdated(_versions(self._requests), now))
+        if note is not None:
+            note()
         self.file_records()
         removed, num_bytes = self.clean_up(now=now)
+        if removed:
+            self._seals.prune()
         return Upkeep(
             fragments_before=before,
             fragments_after=len(self._table.latest().get_fragments()),
@@ -122,9 +125,9 @@ class BankGrowth:
         Raises:
             ConcurrentCommitError: A commit came between; nothing is lost.
         """
-        _merge_small(self._table, self._policy.fragment_bytes)
+        merge_small(self._table, self._policy.fragment_bytes, self._seals)
         for column in _INDEXED:
-            _renew_index(self._table, column)
+            renew_index(self._table, column)
 
     def file_records(self) -> int:
         """File the records of all versions there are.
@@ -191,6 +194,36 @@ class BankGrowth:
         return int(stats.bytes_removed)
 
 
+def compact_bank(
+    bank: ExpertBank,
+    *,
+    author: str,
+    reason: str,
+    epoch: int,
+    policy: GrowthPolicy | None = None,
+    now: datetime | None = None,
+) -> Upkeep:
+    """One round of upkeep that a person asked for; the log of the bank says so.
+
+    Args:
+        bank: Which one.
+        author: Who asked.
+        reason: Why.
+        epoch: From `acquire_writer`.
+        policy: What stays; the default one by default.
+        now: The time that ages are reckoned from; the present by default.
+
+    Raises:
+        IntegrityError: A file is missing or damaged; nothing is merged.
+        StorageUnavailableError: The store does not answer.
+        WriterFencedError: A newer writer has taken over.
+    """
+    growth = BankGrowth(ObjectStore(bank.store_uri), bank.name, policy or GrowthPolicy())
+    return growth.tend(
+        now=now, note=lambda: bank.note("compact", author=author, reason=reason, epoch=epoch)
+    )
+
+
 @contextlib.contextmanager
 def _unless_overtaken(what: str) -> Iterator[None]:
     try:
@@ -215,61 +248,3 @@ def _tagged(table: Table) -> set[int]:
     newest = table.latest()
     with storage_errors(table.uri):
         return {int(tag["version"]) for tag in newest.tags.list().values()}
-
-
-def _merge_small(table: Table, fragment_bytes: int) -> None:
-    dataset = table.latest()
-    sizes = [(fragment.fragment_id, fragment.count_rows()) for fragment in dataset.get_fragments()]
-    num_rows = sum(rows for _, rows in sizes)
-    if len(sizes) < 2 or not num_rows:
-        return
-    num_bytes = sum(
-        file.file_size_bytes or 0
-        for fragment in dataset.get_fragments()
-        for file in fragment.data_files()
-    )
-    row_bytes = max(num_bytes // num_rows, 1)
-    with storage_errors(table.uri):
-        dataset.optimize.compact_files(
-            target_rows_per_fragment=max(fragment_bytes // row_bytes, 1),
-            batch_size=max(_BATCH_BYTES // row_bytes, 1),
-            num_threads=1,
-            excluded_fragment_ids=settled_fragments(sizes),
-        )
-
-
-def settled_fragments(sizes: Sequence[tuple[int, int]]) -> list[int]:
-    """The fragments that are too large to be rewritten for the few rows that came after them.
-
-    Args:
-        sizes: Fragment id and number of rows, oldest first.
-
-    Returns:
-        Ids, oldest first: all up to the newest that is too large.
-    """
-    newer_rows = 0
-    for position in range(len(sizes) - 1, -1, -1):
-        rows = sizes[position][1]
-        if newer_rows and rows > _REWRITE_FACTOR * newer_rows:
-            return [fragment_id for fragment_id, _ in sizes[: position + 1]]
-        newer_rows += rows
-    return []
-
-
-def _renew_index(table: Table, column: str) -> None:
-    dataset = table.latest()
-    name = f"{column}_index"
-    with storage_errors(table.uri):
-        covered: set[int] = set()
-        for index in dataset.describe_indices():
-            if index.name == name:
-                for segment in index.segments:
-                    covered |= set(segment.fragment_ids)
-        rows = {item.fragment_id: item.count_rows() for item in dataset.get_fragments()}
-        missing = sum(count for number, count in rows.items() if number not in covered)
-        if missing < max(_FEW_ROWS, _STALE_FRACTION * sum(rows.values())):
-            return
-        if covered:
-            dataset.optimize.optimize_indices(index_names=[name])
-        else:
-            dataset.create_scalar_index(column, "BTREE", name=name)

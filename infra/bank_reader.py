@@ -7,7 +7,6 @@ filled batch by batch into the arrays that are used afterwards: nothing is ever 
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
 
 import lance
 import numpy as np
@@ -15,16 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from infra.matrix_place import RESIDENT_BYTES, MatrixPlace
 from infra.tables import storage_errors
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.expert_matrices import Matrices
 from liveedit_core.repository import ExpertRepository
-
-MatrixPlace = Literal["auto", "resident", "on_demand"]
-"""Where matrices are: in memory, in the store, or in memory up to `RESIDENT_BYTES`."""
-
-RESIDENT_BYTES = 1 << 30
-"""So many bytes of matrices are read at once under "auto"; more stay in the store."""
 
 _FEATURES = ("visual_feature", "prompt_feature")
 _MATRICES = ("expert_down", "expert_up")

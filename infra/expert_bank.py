@@ -23,10 +23,11 @@ from lance import LanceDataset
 
 from infra.bank_committer import BankCommitter
 from infra.bank_history import BankHistory, BankVersion
-from infra.bank_reader import MatrixPlace, read_repository
+from infra.bank_reader import read_repository
 from infra.bank_schema import BankIdentity, ExpertRow
 from infra.bank_window import FragmentWriter, WrittenFragment
 from infra.file_seals import FileSeals
+from infra.matrix_place import MatrixPlace
 from infra.object_store import ObjectStore
 from infra.tables import Table
 from infra.version_archive import VersionArchive

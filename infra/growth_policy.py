@@ -11,7 +11,7 @@ class GrowthPolicy:
 
     every_windows: int = 20
     """Windows between two rounds of upkeep; 0 leaves it to `liveedit bank compact`."""
-    fragment_bytes: int = 256 * 1024 * 1024
+    fragment_bytes: int = 128 * 1024 * 1024
     """Small files are merged up to this size."""
     keep_versions: int = 100
     """So many of the newest bank versions stay whatever their age; 0 keeps all of them."""

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,45 @@ from infra.disk_objects import (
     Backend,
     DiskBackend,
     MissingObjectError,
+    ObjectEntry,
     too_large,
 )
 from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
 
 _PROBE_CONTENDERS = 4
+_MAX_PROBES = 5
 _MISSING_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
 _EXISTS_CODES = frozenset({"PreconditionFailed", "412"})
 _CONTENDED_CODES = frozenset({"ConditionalRequestConflict", "409"})
+_REFUSED_CODES = frozenset(
+    {
+        "403",
+        "AccessDenied",
+        "AllAccessDisabled",
+        "AuthorizationHeaderMalformed",
+        "InvalidAccessKeyId",
+        "InvalidBucketName",
+        "NoSuchBucket",
+        "PermanentRedirect",
+        "SignatureDoesNotMatch",
+    }
+)
+"""Answers that stay the same until a person changes something."""
+
+_TABLE_RETRIES = {"client_max_retries": "5", "client_retry_timeout": "20"}
+"""How long Lance asks on its own (seconds); after that the caller decides, and can say so."""
+
+
+class StorageRefusedError(StorageUnavailableError):
+    """The store answers, and says no: credentials, permissions or the bucket's name."""
+
+    retryable = False
+
+
+class UnsafeStoreError(StorageUnavailableError):
+    """The store cannot keep two writers apart; nothing may be committed there."""
+
+    retryable = False
 
 
 class ObjectStore:
@@ -91,7 +122,12 @@ class ObjectStore:
 
     def list(self, prefix: str = "") -> list[str]:
         """All keys that begin with the prefix, sorted."""
-        return sorted(self._backend.list(prefix))
+        return sorted(entry.key for entry in self._backend.entries(prefix))
+
+    def entries(self, prefix: str = "") -> Sequence[ObjectEntry]:
+        """All objects whose keys begin with the prefix, the oldest first, then by key."""
+        found = self._backend.entries(prefix)
+        return sorted(found, key=lambda entry: (entry.modified_at, entry.key))
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is fine."""
@@ -128,8 +164,19 @@ class ObjectStore:
         """Prove that conditional creation is exclusive here, as some S3 servers ignore it.
 
         Raises:
-            StorageUnavailableError: Two writers could both believe that they created one object.
+            UnsafeStoreError: Two writers could both believe that they created one object.
+            StorageUnavailableError: So many answers were lost that nothing is proven.
         """
+        for _ in range(_MAX_PROBES):
+            if self._probe_once():
+                return
+        raise StorageUnavailableError(
+            f"{self.root_uri}: {_MAX_PROBES} times the answer to the winner of a conditional PUT "
+            "was lost; whether the store creates objects exclusively is not proven"
+        )
+
+    def _probe_once(self) -> bool:
+        """Let several contenders create one object; False when the winner's answer was lost."""
         key = f"probes/exclusive-{uuid.uuid4().hex}"
         contents = [f"contender {index}".encode() for index in range(_PROBE_CONTENDERS)]
         try:
@@ -140,13 +187,16 @@ class ObjectStore:
         finally:
             self.delete(key)
         winners = [data for data, has_won in zip(contents, won, strict=True) if has_won]
+        if not winners and not won_late and stored in contents:
+            return False
         if won_late or winners != [stored]:
-            raise StorageUnavailableError(
+            raise UnsafeStoreError(
                 f"{self.root_uri} does not create objects exclusively: of {_PROBE_CONTENDERS + 1} "
                 f"conditional PUTs (If-None-Match: *) of one key {len(winners) + won_late} "
                 "succeeded, one should have. Concurrent writers would lose data; use another "
                 "server or a newer version of it"
             )
+        return True
 
     def table_uri(self, name: str) -> str:
         """Where a Lance table of this name lives: a path, or an s3:// URI."""
@@ -156,10 +206,13 @@ class ObjectStore:
 
     def table_options(self) -> dict[str, str]:
         """Lance storage options that the AWS environment implies (no credentials)."""
-        endpoint = _endpoint()
-        if not self.root_uri.startswith("s3://") or not endpoint:
+        if not self.root_uri.startswith("s3://"):
             return {}
-        return {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http:")).lower()}
+        endpoint = _endpoint()
+        if not endpoint:
+            return dict(_TABLE_RETRIES)
+        allow_http = str(endpoint.startswith("http:")).lower()
+        return {**_TABLE_RETRIES, "aws_endpoint": endpoint, "allow_http": allow_http}
 
 
 def _normalized_root(root_uri: str | Path) -> str:
@@ -203,8 +256,8 @@ def _s3_client(endpoint: str, access_key_id: str) -> Any:
 
     config = Config(
         connect_timeout=5,
-        read_timeout=60,
-        retries={"mode": "standard", "max_attempts": 3},
+        read_timeout=30,
+        retries={"mode": "standard", "max_attempts": 4},
         s3={"addressing_style": "path" if endpoint else "auto"},
     )
     return boto3.session.Session().client("s3", config=config)
@@ -230,7 +283,9 @@ class _S3Backend:
             ClientError,
             HTTPClientError,
             IncompleteReadError,
+            NoCredentialsError,
             ParamValidationError,
+            PartialCredentialsError,
         )
 
         try:
@@ -239,9 +294,15 @@ class _S3Backend:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in _MISSING_CODES:
                 raise MissingObjectError from None
-            raise StorageUnavailableError(
+            kind = StorageRefusedError if code in _REFUSED_CODES else StorageUnavailableError
+            raise kind(
                 f"s3://{self._bucket}: {key!r} was refused with {code or 'no code'} ({error}); "
                 "check the AWS_* environment: endpoint, region, credentials and the bucket's name"
+            ) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise StorageRefusedError(
+                f"s3://{self._bucket}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or give this machine a role"
             ) from error
         except ParamValidationError as error:
             raise InputError(f"s3://{self._bucket} with key {key!r}: {error}") from error
@@ -288,13 +349,17 @@ class _S3Backend:
             return False
         return True
 
-    def list(self, prefix: str) -> list[str]:
+    def entries(self, prefix: str) -> list[ObjectEntry]:
         with self._errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._base + prefix
             )
             return [
-                entry["Key"].removeprefix(self._base)
+                ObjectEntry(
+                    key=entry["Key"].removeprefix(self._base),
+                    num_bytes=entry["Size"],
+                    modified_at=entry["LastModified"],
+                )
                 for page in pages
                 for entry in page.get("Contents", [])
             ]

@@ -130,8 +130,10 @@ class ActorPool:
         """Answers in the order of the calls; calls are taken only as there is room.
 
         An answer is yielded as soon as it and its predecessors are there, at the latest after one
-        more call was taken from `calls`.
+        more call was taken from `calls`. What an earlier stream that failed left in flight is
+        dropped: its answers would be taken for those of this one.
         """
+        self._pieces.clear()
         source = iter(calls)
         is_exhausted = False
         answers: dict[int, Any] = {}

@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import torch
 
-from infra.bank_growth import BankGrowth, settled_fragments
+from infra.bank_growth import BankGrowth, compact_bank
 from infra.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.file_seals import FileSeals
+from infra.fragment_merging import settled_fragments
 from infra.growth_policy import GrowthPolicy
 from infra.object_store import ObjectStore
 from infra.request_log import RequestLog
@@ -44,6 +46,11 @@ def grow(bank: ExpertBank, make_row: MakeRow, windows: Sequence[Sequence[int]]) 
 
 def fragments(store: ObjectStore, name: str = "banks/main") -> int:
     return len(Table(store, name).latest().get_fragments())
+
+
+def data_paths(bank: ExpertBank) -> list[str]:
+    keys = (key.removeprefix("banks/main/") for key in bank.file_keys(bank.version))
+    return [key for key in keys if key.startswith("data/")]
 
 
 def num_present(store: ObjectStore) -> int:
@@ -100,6 +107,28 @@ def test_a_bank_that_is_tended_takes_windows_as_one_that_is_not(
     assert found.edit_ids[: len(expected)] == expected.edit_ids
     assert len(found) == len(expected) + len(many)
     assert torch.equal(found.down_NRD[: len(expected)], expected.down_NRD)
+
+
+def test_merged_files_are_sealed_and_damaged_ones_are_not_merged(
+    bank: ExpertBank, store: ObjectStore, make_row: MakeRow
+) -> None:
+    grow(bank, make_row, WINDOWS[:2])
+    growth = BankGrowth(store, "main", GrowthPolicy(every_windows=1))
+    growth.tend()
+    seals = FileSeals(store, "main")
+    for key in bank.file_keys(bank.version):
+        seal = seals.read(key.removeprefix("banks/main/"))
+        assert seal is not None
+        assert seal.problem_of(store.get(key)) == ""
+    (whole,) = [seal for seal in map(seals.read, data_paths(bank)) if seal]
+    assert {row.edit_id for row in whole.rows} == set(bank.edit_ids())
+    grow(bank, make_row, WINDOWS[2:4])
+    number = make_row(9, "flag 7", "no").clip_embedding[0].tobytes()
+    (key,) = [key for key in bank.file_keys(bank.version) if number in store.get(key)]
+    store.put(key, store.get(key).replace(number, number[::-1]))
+    before = fragments(store)
+    assert growth.after_window() is None
+    assert fragments(store) == before
 
 
 def test_old_versions_go_and_tagged_new_and_young_ones_stay(
@@ -218,6 +247,29 @@ def test_upkeep_is_due_every_so_many_windows(
     assert done == [False, False, True, False, False, True, False]
     never = BankGrowth(store, "main", GrowthPolicy(every_windows=0))
     assert never.after_window() is None
+
+
+def test_upkeep_that_was_asked_for_is_in_the_log(
+    bank: ExpertBank, store: ObjectStore, make_row: MakeRow
+) -> None:
+    versions = grow(bank, make_row, WINDOWS[:3])
+    bank.versions.tag("release", versions[0])
+    edits = bank.edit_ids()
+    upkeep = compact_bank(
+        bank,
+        author="ada",
+        reason="spring cleaning",
+        epoch=bank.acquire_writer(),
+        policy=NOTHING_STAYS,
+        now=datetime.now(UTC) + SOON,
+    )
+    assert set(versions[1:]) < set(upkeep.versions_removed)
+    newest = bank.history()[-1]
+    assert (newest.kind, newest.author, newest.message) == ("compact", "ada", "spring cleaning")
+    assert newest.num_edits == len(edits)
+    assert bank.edit_ids() == edits
+    assert bank.num_edits(versions[0]) == 3
+    assert grow(bank, make_row, [range(20, 22)]) == [newest.version + 1]
 
 
 def test_a_fragment_is_rewritten_a_logarithmic_number_of_times() -> None:

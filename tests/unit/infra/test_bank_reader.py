@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from infra.bank_reader import MatrixPlace, StoredColumn
+from infra.bank_reader import StoredColumn
 from infra.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.matrix_place import MatrixPlace
 from infra.object_store import ObjectStore
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import IntegrityError
