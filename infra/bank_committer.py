@@ -122,6 +122,11 @@ class BankCommitter:
             pass
         return version
 
+    def has_waiting_changes(self) -> bool:
+        """See `ExpertBank.has_waiting_changes`."""
+        state = self._state(self._table.latest())
+        return len(self.log.changes.read()) > (state.last_change if state else 0)
+
     def note(
         self, kind: str, *, epoch: int, message: str, author: str, num_removed: int = 0
     ) -> int:

@@ -136,9 +136,12 @@ def _change(
         output.say(f"{len(edit_ids):,} edits would be {word}" if edit_ids else f"nothing {word}")
         _list_edits(output, _headers(options, edit_ids), 0)
         return 0
-    epoch = bank.acquire_writer()
+    epoch = None if options.queue else bank.acquire_writer()
     version = change(bank, edit_ids, author=_author(options), reason=options.reason, epoch=epoch)
     _say_version(bank, version, output)
+    if options.queue:
+        output.say(f"{len(edit_ids):,} edits will be {word} before the next window of a job")
+        return 0
     waiting = set(edit_ids) & _pending(bank, request_log) if word == "restored" else set()
     output.data(pending=sorted(waiting))
     output.say(f"{len(edit_ids):,} edits {word}")
