@@ -24,6 +24,7 @@ from lance import LanceDataset
 
 from infra.bank_committer import BankCommitter
 from infra.bank_history import BankHistory, BankVersion
+from infra.bank_reconciliation import all_held, held_of
 from infra.bank_schema import BankIdentity, ExpertRow
 from infra.bank_window import FragmentWriter, WrittenFragment
 from infra.change_log import ChangeKind
@@ -301,13 +302,18 @@ class ExpertBank:
         dataset = self._table.latest() if version is None else self._table.at(version)
         return int(dataset.count_rows())
 
-    def subject_sequences(self, version: int | None = None) -> dict[str, int]:
-        """Of each subject that a version knows, the sequence of the edit it holds."""
-        rows = self.load_rows(["subject_id", "sequence"], version)
-        pairs = zip(
-            rows.column("subject_id").to_pylist(), rows.column("sequence").to_pylist(), strict=True
-        )
-        return dict(pairs)
+    def subject_sequences(
+        self, version: int | None = None, *, subject_ids: Collection[str] | None = None
+    ) -> dict[str, int]:
+        """Of each subject that a version knows, the sequence of the edit it holds.
+
+        Args:
+            version: Which version; the newest by default.
+            subject_ids: Look for these only, which takes no longer in a large bank.
+        """
+        dataset = self._table.latest() if version is None else self._table.at(version)
+        held = all_held(dataset) if subject_ids is None else held_of(dataset, subject_ids)
+        return {subject_id: key.sequence for subject_id, key in held.items()}
 
     def load_repository(
         self,
