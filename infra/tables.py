@@ -9,7 +9,7 @@ transactions of one base as a conflict; the first rows of an empty table are a s
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Self, TypeVar
 
@@ -22,6 +22,8 @@ from infra.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
 _MAX_COMMIT_TRIES = 10
+_TEXTS_AT_ONCE = 2000
+"""Texts in one SQL predicate."""
 
 _T = TypeVar("_T")
 
@@ -145,6 +147,7 @@ class Table:
         new: Sequence[FragmentMetadata],
         *,
         without: str | None = None,
+        without_fragments: Collection[int] = (),
         properties: Mapping[str, str] | None = None,
     ) -> int:
         """Commit new rows, and the removal of old ones, as one version on top of `base`.
@@ -153,6 +156,7 @@ class Table:
             base: The version on which the change was decided.
             new: Fragments whose rows appear.
             without: SQL predicate of the rows of `base` that disappear.
+            without_fragments: Fragments of `base` that disappear unread.
             properties: Short texts kept with the version.
 
         Returns:
@@ -164,7 +168,7 @@ class Table:
         with storage_errors(self.uri):
             operation: lance.LanceOperation.BaseOperation
             if base.get_fragments():
-                operation = _update(base, new, without)
+                operation = _update(base, new, without, without_fragments)
             else:
                 operation = lance.LanceOperation.Overwrite(base.schema, list(new))
             committed = lance.LanceDataset.commit(
@@ -216,24 +220,54 @@ def sql_in(column: str, texts: Sequence[str]) -> str | None:
     return f"{column} IN ({quoted})" if texts else None
 
 
+def select_in(
+    dataset: lance.LanceDataset, columns: Sequence[str], column: str, texts: Iterable[str]
+) -> pa.Table:
+    """The rows in which a column is one of some texts.
+
+    With a scalar index on the column only the rows that the index does not cover are looked
+    through.
+
+    Args:
+        dataset: A version of a table.
+        columns: What is wanted of the rows.
+        column: The one that is compared.
+        texts: In any order, also repeatedly.
+
+    Returns:
+        The rows, in no particular order.
+    """
+    wanted = sorted(set(texts))
+    parts = [
+        dataset.to_table(
+            columns=list(columns), filter=sql_in(column, wanted[start : start + _TEXTS_AT_ONCE])
+        )
+        for start in range(0, len(wanted), _TEXTS_AT_ONCE)
+    ]
+    nothing = pa.schema([dataset.schema.field(name) for name in columns]).empty_table()
+    return pa.concat_tables([nothing, *parts])
+
+
 def _update(
-    base: lance.LanceDataset, new: Sequence[FragmentMetadata], without: str | None
+    base: lance.LanceDataset,
+    new: Sequence[FragmentMetadata],
+    without: str | None,
+    without_fragments: Collection[int],
 ) -> lance.LanceOperation.Update:
     fragments = {fragment.fragment_id: fragment for fragment in base.get_fragments()}
     # Naming the last fragment, changed or not, is what makes two commits on one base conflict.
     updated = {max(fragments): fragments[max(fragments)].metadata}
-    removed: list[int] = []
+    removed = sorted(without_fragments)
     predicate = without or "false"
-    for fragment_id in _fragments_with(base, predicate):
+    for fragment_id in _fragments_with(base, predicate) if without else []:
         rest = fragments[fragment_id].delete(predicate)
         if rest is None:
             removed.append(fragment_id)
-            updated.pop(fragment_id, None)
         else:
             updated[fragment_id] = rest
     return lance.LanceOperation.Update(
         removed_fragment_ids=removed,
-        updated_fragments=list(updated.values()),
+        updated_fragments=[updated[key] for key in updated if key not in removed],
         new_fragments=list(new),
     )
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from infra.growth_policy import GrowthPolicy
+from infra.matrix_place import MatrixPlace
 from liveedit_core.errors import ConfigError
 from liveedit_core.limits import InputLimits
 from pipelines.comparison_config import PromotionAtEndSection
@@ -177,6 +179,9 @@ class EvaluationSection:
     """Free generation is slow: it scores at most so many cases at each point; 0 takes all."""
     max_new_tokens: int = 12
     """Longest answer under free generation, in tokens."""
+    matrices: MatrixPlace = "auto"
+    """Where an actor keeps the matrices of the experts: "resident" in memory, "on_demand" in the
+    store until an input keeps their expert, or "auto": in memory up to a gibibyte."""
 
     def __post_init__(self) -> None:
         """Refuse counts below their floor, unordered points and unknown protocols."""
@@ -264,6 +269,7 @@ class LifelongEditRecipe:
     generator: GeneratorSection = field(default_factory=GeneratorSection)
     embedding: EmbeddingSection = field(default_factory=EmbeddingSection)
     bank: BankSection = field(default_factory=BankSection)
+    growth: GrowthPolicy = field(default_factory=GrowthPolicy)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     states: StatesSection = field(default_factory=lambda: StatesSection(is_cached=False))
     ray: RaySection = field(default_factory=RaySection)

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from infra.bank_growth import BankGrowth
 from infra.expert_bank import ExpertBank
+from infra.object_store import ObjectStore
 from infra.request_log import RequestLog
 from liveedit_core.rejects import Rejected
 from pipelines.config import LifelongEditRecipe
@@ -74,6 +76,12 @@ class Teacher:
     """Counted up."""
     rejected: list[Rejected] = field(default_factory=list)
     """Requests that got no expert."""
+    _growth: BankGrowth = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Nothing is read or written yet."""
+        store = ObjectStore(self.bank.store_uri)
+        self._growth = BankGrowth(store, self.bank.name, self.config.growth)
 
     def teach(
         self, sequences: Sequence[int], should_stop: Callable[[], bool] = lambda: False
@@ -140,6 +148,9 @@ class Teacher:
             self.timings.num_windows += 1
             num_edits = retried(lambda: self.bank.num_edits(version))
             self.progress.say(f"committed bank version {version}: {num_edits} edits")
+            upkeep = self._growth.after_window()
+            if upkeep is not None:
+                self.progress.say(f"upkeep: {upkeep.sentence()}")
         self.timings.commit_s += time.perf_counter() - start_s
         self.observer.window_done(version, window.last_sequence)
         return OpenWindow()
