@@ -136,11 +136,9 @@ def _write_again(
         if window.batches and plan.end_of(window.last_sequence) != plan.end_of(batch.last_sequence):
             window = commit(window)
         window.batches.append(batch)
-        if batch.rejected:
-            refused = batch.rejected
-            retried(lambda refused=refused: request_log.reject_requests(refused, bank=bank.name))
-            rejected += refused
+        rejected += batch.rejected
     commit(window)
+    retried(lambda: request_log.reject_requests(rejected, bank=bank.name))
     return rejected
 
 
