@@ -19,7 +19,7 @@ from lance.fragment import FragmentMetadata
 from infra.bank_history import BankHistory, BankVersion
 from infra.bank_reconciliation import OlderRows, all_held, held_of, reconcile, way_back
 from infra.bank_window import FragmentWriter, RowKey, WindowPlan, WrittenFragment, plan_window
-from infra.change_log import Change, removed_after
+from infra.change_log import Change, ChangeLog, removed_after
 from infra.object_store import ObjectStore
 from infra.request_log import RequestLog
 from infra.tables import ConcurrentCommitError, Table, sql_in
@@ -46,6 +46,7 @@ class BankCommitter:
         self._history = BankHistory(table, bank, VersionArchive(store, bank))
         self._older_rows = OlderRows(table, self._history, writer.seals)
         self._fence = WriterFence(store, bank)
+        self._changes = ChangeLog(store)
         self._sealed: set[str] = set()
         self._cached_log: RequestLog | None = None
         self._cached_state: BankVersion | None = None
@@ -75,13 +76,13 @@ class BankCommitter:
             # preceded by any commit of a newer writer. The same holds for changes of the log.
             self._fence.check(epoch)
             state = self._state(base)
-            changes = self.log.changes.read()
+            changes = self._changes.read()
             if state and state.last_change < len(changes):
                 raise ConcurrentCommitError(f"bank {self._bank!r}: a change of the log comes first")
             # Only rows of these subjects can be duplicates or rivals: a commit costs the same
             # however many edits the bank holds.
             held = held_of(base, subjects)
-            plan = plan_window(held, written, gone=self.log.changes.removed())
+            plan = plan_window(held, written, gone=self._changes.removed())
             if not plan.added:
                 return int(base.version)
             record = self._record(
@@ -109,7 +110,7 @@ class BankCommitter:
         def attempt(base: LanceDataset) -> int | None:
             self._fence.check(epoch)
             state = self._state(base)
-            changes = self.log.changes.read()
+            changes = self._changes.read()
             waiting = changes[state.last_change if state else 0 :]
             if not waiting:
                 return int(base.version)
@@ -121,6 +122,11 @@ class BankCommitter:
         while (version := self._table.on_latest(attempt)) is None:
             pass
         return version
+
+    def has_waiting_changes(self) -> bool:
+        """See `ExpertBank.has_waiting_changes`."""
+        state = self._state(self._table.latest())
+        return len(self._changes.read()) > (state.last_change if state else 0)
 
     def note(
         self, kind: str, *, epoch: int, message: str, author: str, num_removed: int = 0

@@ -7,6 +7,7 @@ Records of versions that were cleaned up are read from where they were filed (`V
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from infra.version_archive import VersionArchive
 from liveedit_core.errors import InputError, IntegrityError
 
 _RECORD_KEY = "liveedit.window"
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ID_COLUMNS = ("edit_id", "subject_id")
 
 
@@ -229,12 +231,12 @@ class BankHistory:
             return
         if taken is not None:
             raise InputError(f"tag {name!r} of bank {self._bank!r} names version {taken} already")
-        if name.isdigit():
-            raise InputError(f"tag {name!r} would be taken for a version number")
-        try:
+        if name.isdigit() or not _TAG.fullmatch(name):
+            raise InputError(
+                f"tag {name!r}: expected letters, digits, '.', '-' and '_', and no version number"
+            )
+        with storage_errors(self._table.uri):
             dataset.tags.create(name, version)
-        except ValueError as error:
-            raise InputError(f"tag {name!r} of bank {self._bank!r}: {error}") from error
 
     def untag(self, name: str) -> None:
         """Take a name away; the version stays until it is cleaned up.

@@ -17,15 +17,17 @@ order or fragments.
 
 import functools
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from lance import LanceDataset
 
 from infra.bank_committer import BankCommitter
 from infra.bank_history import BankHistory, BankVersion
-from infra.bank_reader import read_repository
+from infra.bank_reconciliation import all_held, held_of
 from infra.bank_schema import BankIdentity, ExpertRow
 from infra.bank_window import FragmentWriter, WrittenFragment
+from infra.change_log import ChangeKind
 from infra.file_seals import FileSeals
 from infra.matrix_place import MatrixPlace
 from infra.object_store import ObjectStore
@@ -34,7 +36,9 @@ from infra.version_archive import VersionArchive
 from infra.writer_fence import WriterFence
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
-from liveedit_core.repository import ExpertRepository
+
+if TYPE_CHECKING:
+    from liveedit_core.repository import ExpertRepository
 
 __all__ = ["BankIdentity", "BankVersion", "ExpertBank", "ExpertRow", "FragmentWriter"]
 
@@ -166,7 +170,13 @@ class ExpertBank:
         """
         return self.committer.apply_changes(epoch)
 
-    def remove(self, edit_ids: Collection[str], *, author: str, reason: str, epoch: int) -> int:
+    def has_waiting_changes(self) -> bool:
+        """Whether the request log holds changes that the newest version does not show."""
+        return self.committer.has_waiting_changes()
+
+    def remove(
+        self, edit_ids: Collection[str], *, author: str, reason: str, epoch: int | None
+    ) -> int:
         """Withdraw edits: written down in the request log, then shown by one new version.
 
         The version answers, bit for bit, as one that never had the edits. So where a removed edit
@@ -177,7 +187,8 @@ class ExpertBank:
             edit_ids: Edits of the request log, whether the bank holds them or not.
             author: Who decided.
             reason: Why.
-            epoch: From `acquire_writer`.
+            epoch: From `acquire_writer`. None only writes it down: the job that is the writer now
+                carries it out before its next window.
 
         Returns:
             The new version; the newest one if all of them were removed before.
@@ -186,13 +197,11 @@ class ExpertBank:
             InputError: The log lacks one of the edits; nothing is removed then.
             WriterFencedError: A newer writer has taken over.
         """
-        self._fence.check(epoch)
-        log = self.committer.log
-        log.subjects_of(edit_ids)
-        log.changes.append("remove", removed=edit_ids, bank=self.name, author=author, reason=reason)
-        return self.apply_changes(epoch=epoch)
+        return self._decide("remove", author, reason, epoch, removed=edit_ids)
 
-    def restore(self, edit_ids: Collection[str], *, author: str, reason: str, epoch: int) -> int:
+    def restore(
+        self, edit_ids: Collection[str], *, author: str, reason: str, epoch: int | None
+    ) -> int:
         """Take removals back, in the same way.
 
         The expert comes from an older version of the bank; where none holds it any more, the edit
@@ -203,7 +212,7 @@ class ExpertBank:
             edit_ids: Removed edits; others are left as they are.
             author: Who decided.
             reason: Why.
-            epoch: From `acquire_writer`.
+            epoch: As of `remove`.
 
         Returns:
             The new version; the newest one if none of them was removed.
@@ -212,13 +221,27 @@ class ExpertBank:
             InputError: The log lacks one of the edits; nothing is restored then.
             WriterFencedError: A newer writer has taken over.
         """
-        self._fence.check(epoch)
+        return self._decide("restore", author, reason, epoch, restored=edit_ids)
+
+    def _decide(
+        self,
+        kind: ChangeKind,
+        author: str,
+        reason: str,
+        epoch: int | None,
+        *,
+        removed: Collection[str] = (),
+        restored: Collection[str] = (),
+    ) -> int:
+        """Write a change down, and carry it out."""
+        if epoch is not None:
+            self._fence.check(epoch)
         log = self.committer.log
-        log.subjects_of(edit_ids)
+        log.subjects_of([*removed, *restored])
         log.changes.append(
-            "restore", restored=edit_ids, bank=self.name, author=author, reason=reason
+            kind, removed=removed, restored=restored, bank=self.name, author=author, reason=reason
         )
-        return self.apply_changes(epoch=epoch)
+        return self.version if epoch is None else self.apply_changes(epoch=epoch)
 
     def roll_back(self, version: int, *, author: str, reason: str, epoch: int) -> int:
         """Make the newest version hold what an older one holds, by removing and restoring.
@@ -241,15 +264,8 @@ class ExpertBank:
         """
         self.apply_changes(epoch=epoch)
         removed, restored = self.committer.way_back(self._table.at(version))
-        self.committer.log.changes.append(
-            "rollback",
-            removed=removed,
-            restored=restored,
-            bank=self.name,
-            author=author,
-            reason=reason or f"back to version {version}",
-        )
-        return self.apply_changes(epoch=epoch)
+        why = reason or f"back to version {version}"
+        return self._decide("rollback", author, why, epoch, removed=removed, restored=restored)
 
     def note(self, kind: str, *, author: str, reason: str, epoch: int) -> int:
         """Make a version that holds what the one before holds, and says what was done.
@@ -286,13 +302,18 @@ class ExpertBank:
         dataset = self._table.latest() if version is None else self._table.at(version)
         return int(dataset.count_rows())
 
-    def subject_sequences(self, version: int | None = None) -> dict[str, int]:
-        """Of each subject that a version knows, the sequence of the edit it holds."""
-        rows = self.load_rows(["subject_id", "sequence"], version)
-        pairs = zip(
-            rows.column("subject_id").to_pylist(), rows.column("sequence").to_pylist(), strict=True
-        )
-        return dict(pairs)
+    def subject_sequences(
+        self, version: int | None = None, *, subject_ids: Collection[str] | None = None
+    ) -> dict[str, int]:
+        """Of each subject that a version knows, the sequence of the edit it holds.
+
+        Args:
+            version: Which version; the newest by default.
+            subject_ids: Look for these only, which takes no longer in a large bank.
+        """
+        dataset = self._table.latest() if version is None else self._table.at(version)
+        held = all_held(dataset) if subject_ids is None else held_of(dataset, subject_ids)
+        return {subject_id: key.sequence for subject_id, key in held.items()}
 
     def load_repository(
         self,
@@ -300,7 +321,7 @@ class ExpertBank:
         version: int | None = None,
         *,
         matrices: MatrixPlace = "auto",
-    ) -> ExpertRepository:
+    ) -> "ExpertRepository":
         """The experts of a version as tensors, sorted by sequence; no other columns are read.
 
         Args:
@@ -320,6 +341,9 @@ class ExpertBank:
                 )
         dataset = self._table.latest() if version is None else self._table.at(version)
         options = self._store.table_options()
+
+        from infra.bank_reader import read_repository  # torch: programs that only look need none
+
         return read_repository(dataset, config, options=options, matrices=matrices)
 
     def file_keys(self, version: int) -> list[str]:

@@ -17,7 +17,7 @@ from lance import LanceDataset
 from infra.change_log import ChangeLog
 from infra.object_store import ObjectStore
 from infra.reject_log import RejectLog, StoredReject
-from infra.tables import Table
+from infra.tables import Table, select_in
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.rejects import Rejected
 from liveedit_core.schema import EditRequest
@@ -200,6 +200,8 @@ class RequestLog:
         submitter: str = "",
         since: datetime | None = None,
         until: datetime | None = None,
+        begins_with: str = "",
+        edit_ids: Collection[str] | None = None,
     ) -> list[RequestHeader]:
         """Requests by sequence, without pictures, which are not read.
 
@@ -207,8 +209,16 @@ class RequestLog:
             submitter: Only theirs; "" for all.
             since: Only those submitted then or later.
             until: Only those submitted before.
+            begins_with: Only those whose edit_id begins so.
+            edit_ids: Only these edits.
         """
-        rows = self._table.latest().to_table(columns=[item.name for item in fields(RequestHeader)])
+        names = [item.name for item in fields(RequestHeader)]
+        dataset = self._table.latest()
+        if edit_ids is not None:
+            rows = select_in(dataset, names, "edit_id", edit_ids)
+        else:
+            begins = f"starts_with(edit_id, '{begins_with}')" if begins_with.isalnum() else None
+            rows = dataset.to_table(columns=names, filter=begins)
         if submitter:
             rows = rows.filter(pc.equal(rows.column("submitter"), submitter))
         if since:

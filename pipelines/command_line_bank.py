@@ -74,7 +74,7 @@ def show(options: argparse.Namespace, output: Output) -> int:
         )
     for name, value in identity.items():
         output.say(f"  {name:18} {value}")
-    _list_edits(output, _headers(options, edit_ids), options.limit)
+    _list_edits(output, _headers(options, edit_ids[: options.limit or None]))
     return 0
 
 
@@ -92,6 +92,7 @@ def diff(options: argparse.Namespace, output: Output) -> int:
     changes = [("+", edit_id, "") for edit_id in difference.added]
     changes += [("-", edit_id, "") for edit_id in difference.removed]
     changes += [("~", edit_id, successor) for edit_id, successor in pairs]
+    changes = changes[: options.limit or None]
     headers = _headers(options, [key for _, *keys in changes for key in keys])
     output.table(
         ("", "edit", "superseded by", "prompt", "target"),
@@ -103,7 +104,7 @@ def diff(options: argparse.Namespace, output: Output) -> int:
                 headers[edit_id].prompt[:_SHOWN_CHARS] if edit_id in headers else "",
                 headers[edit_id].target[:_SHOWN_CHARS] if edit_id in headers else "",
             )
-            for sign, edit_id, successor in changes[: options.limit or None]
+            for sign, edit_id, successor in changes
         ],
     )
     return 0
@@ -134,11 +135,14 @@ def _change(
     if options.dry_run or not edit_ids:
         output.data(version=bank.version)
         output.say(f"{len(edit_ids):,} edits would be {word}" if edit_ids else f"nothing {word}")
-        _list_edits(output, _headers(options, edit_ids), 0)
+        _list_edits(output, _headers(options, edit_ids))
         return 0
-    epoch = bank.acquire_writer()
+    epoch = None if options.queue else bank.acquire_writer()
     version = change(bank, edit_ids, author=_author(options), reason=options.reason, epoch=epoch)
     _say_version(bank, version, output)
+    if options.queue:
+        output.say(f"{len(edit_ids):,} edits will be {word} before the next window of a job")
+        return 0
     waiting = set(edit_ids) & _pending(bank, request_log) if word == "restored" else set()
     output.data(pending=sorted(waiting))
     output.say(f"{len(edit_ids):,} edits {word}")
@@ -271,12 +275,12 @@ def _tags_of_versions(bank: ExpertBank) -> dict[int, list[str]]:
 
 
 def _headers(options: argparse.Namespace, edit_ids: Collection[str]) -> dict[str, RequestHeader]:
-    wanted = set(edit_ids)
-    headers = RequestLog(ObjectStore(options.store)).headers() if wanted else []
-    return {item.edit_id: item for item in headers if item.edit_id in wanted}
+    """What the log says of some edits, by number."""
+    headers = RequestLog(ObjectStore(options.store)).headers(edit_ids=edit_ids)
+    return {item.edit_id: item for item in headers}
 
 
-def _list_edits(output: Output, headers: dict[str, RequestHeader], limit: int) -> None:
+def _list_edits(output: Output, headers: dict[str, RequestHeader]) -> None:
     output.table(
         ("number", "edit", "submitter", "prompt", "target"),
         [
@@ -287,7 +291,7 @@ def _list_edits(output: Output, headers: dict[str, RequestHeader], limit: int) -
                 item.prompt[:_SHOWN_CHARS],
                 item.target[:_SHOWN_CHARS],
             )
-            for item in list(headers.values())[: limit or None]
+            for item in headers.values()
         ],
     )
 

@@ -16,10 +16,12 @@ from liveedit_core.limits import InputLimits
 from liveedit_core.rejects import Rejected
 from liveedit_core.schema import EditRequest
 from pipelines.command_line_output import Output, short
-from pipelines.edit_selection import bank_names, open_bank, resolve_edits
+from pipelines.edit_selection import bank_names, find_edit, open_bank
 
 REFUSED = 4
 _SHOWN_CHARS = 60
+_FEW_EDITS = 1000
+"""So many are looked up one by one; for more the whole bank is read."""
 
 Command = Callable[[argparse.Namespace, Output], int]
 
@@ -113,16 +115,14 @@ def history(options: argparse.Namespace, output: Output) -> int:
     """All that happened to one edit: request, decisions, refusals, versions of the banks."""
     store = ObjectStore(options.store)
     request_log = RequestLog(store)
-    headers = request_log.headers()
-    (edit_id,) = resolve_edits(headers, [options.edit])
-    header = next(item for item in headers if item.edit_id == edit_id)
+    header = find_edit(request_log, options.edit)
     names = [options.bank] if options.bank else bank_names(store)
     banks = [ExpertBank.open(store, name) for name in names]
     events = [*_log_events(header, request_log), *_bank_events(header, banks)]
     events.sort(key=lambda item: item.time)
-    states = {bank.name: _states([header], request_log, bank)[edit_id] for bank in banks}
+    states = {bank.name: _states([header], request_log, bank)[header.edit_id] for bank in banks}
     output.data(**asdict(header), states=states, events=[asdict(event) for event in events])
-    output.say(f"edit {edit_id}")
+    output.say(f"edit {header.edit_id}")
     for name, text in (
         *((f"in {name}", state) for name, state in states.items()),
         ("prompt", header.prompt),
@@ -205,7 +205,8 @@ def _states(
 ) -> dict[str, str]:
     """Of each edit: held, superseded, pending, refused or removed, in a bank as it is now."""
     removed = request_log.changes.removed()
-    held = bank.subject_sequences() if bank else {}
+    subjects = {item.subject_id for item in headers} if len(headers) <= _FEW_EDITS else None
+    held = bank.subject_sequences(subject_ids=subjects) if bank else {}
     refused = request_log.refused_sequences(bank.name if bank else "")
     states = {}
     for item in headers:

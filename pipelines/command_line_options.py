@@ -101,6 +101,13 @@ def _selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="list what would be changed, and change nothing"
     )
+    parser.add_argument(
+        "--queue",
+        action="store_true",
+        help="write the decision down for the job that runs on this bank, which carries it out "
+        "before its next window; without it this command becomes the writer of the bank and such "
+        "a job stops",
+    )
 
 
 def _reason(parser: argparse.ArgumentParser) -> None:

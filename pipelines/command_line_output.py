@@ -10,6 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+_LONG = ("prompt", "target", "message", "reason", "submitter", "author", "by")
+"""Columns that fold where a terminal is narrow."""
+_PIPE_WIDTH = 2000
+
 
 class Output:
     """Standard output of one command."""
@@ -44,12 +48,18 @@ class Output:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for index, name in enumerate(columns):
             is_number = all(isinstance(row[index], int) for row in rows)
-            table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+            table.add_column(
+                name,
+                justify="right" if is_number else "left",
+                overflow="fold",
+                no_wrap=name not in _LONG,
+            )
         for row in rows:
             table.add_row(*(Text(shown(value)) for value in row))
         if not self._console.is_terminal:
             # Into a file or pipe: as wide as needed, so that no line is broken.
-            self._console.width = max(self._console.measure(table).maximum, 1)
+            wide = self._console.options.update(width=_PIPE_WIDTH)
+            self._console.width = self._console.measure(table, options=wide).maximum
         self._console.print(table)
 
     def close(self) -> None:

@@ -158,6 +158,9 @@ class Follower:
     def _turn(self, is_draining: bool) -> None:
         """Look once; teach what is due."""
         self.fence.check(self._teacher.epoch)
+        if self.bank.has_waiting_changes():
+            self.bank.apply_changes(epoch=self._teacher.epoch)
+            self._known_through = None  # a restored edit may be pending, a removed one is not
         if not is_draining:
             self._take_in()
         self._refresh()

@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from infra.expert_bank import ExpertBank
@@ -63,25 +63,32 @@ def resolve_version(bank: ExpertBank, text: str | None) -> int:
     )
 
 
-def resolve_edits(headers: Sequence[RequestHeader], names: Collection[str]) -> list[str]:
-    """Full ids of edits that are named by the beginnings of them.
+def find_edit(request_log: RequestLog, name: str) -> RequestHeader:
+    """The edit whose id begins with a name.
+
+    Raises:
+        InputError: The name is too short, unknown, or fits several edits.
+    """
+    prefix = name.strip().lower()
+    if len(prefix) < MIN_PREFIX_CHARS or not prefix.isalnum():
+        raise InputError(f"edit {name!r}: give {MIN_PREFIX_CHARS} characters of the id at least")
+    fitting = request_log.headers(begins_with=prefix)
+    if len(fitting) != 1:
+        what = "no edit" if not fitting else f"{len(fitting)} edits"
+        raise InputError(f"{what} of the request log begin with {name!r}")
+    return fitting[0]
+
+
+def resolve_edits(request_log: RequestLog, names: Collection[str]) -> list[str]:
+    """Full ids of edits; see `find_edit`. Full ids are not looked for one by one.
 
     Raises:
         InputError: A name is too short, unknown, or fits several edits.
     """
-    found = []
-    for name in names:
-        prefix = name.strip().lower()
-        if len(prefix) < MIN_PREFIX_CHARS:
-            raise InputError(
-                f"edit {name!r}: give {MIN_PREFIX_CHARS} characters of the id at least"
-            )
-        fitting = [item.edit_id for item in headers if item.edit_id.startswith(prefix)]
-        if len(fitting) != 1:
-            what = "no edit" if not fitting else f"{len(fitting)} edits"
-            raise InputError(f"{what} of the request log begin with {name!r}")
-        found += fitting
-    return found
+    full = [name for name in map(str.strip, names) if _EDIT_ID.fullmatch(name)]
+    request_log.subjects_of(full)
+    others = [name for name in map(str.strip, names) if not _EDIT_ID.fullmatch(name)]
+    return full + [find_edit(request_log, name).edit_id for name in others]
 
 
 def select_edits(options: argparse.Namespace, request_log: RequestLog) -> list[str]:
@@ -94,56 +101,49 @@ def select_edits(options: argparse.Namespace, request_log: RequestLog) -> list[s
     has_filter = bool(options.submitter or options.since or options.until)
     if not (options.edits or options.file or has_filter):
         raise ConfigError("name the edits: ids, --submitter, --since, --until or --from FILE")
-    headers = request_log.headers()
+    headers = request_log.headers(
+        submitter=options.submitter, since=options.since, until=options.until
+    )
     chosen = [item.edit_id for item in headers]
-    if has_filter:
-        chosen = [
-            item.edit_id
-            for item in request_log.headers(
-                submitter=options.submitter, since=options.since, until=options.until
-            )
-        ]
     if options.edits or options.file:
-        named = resolve_edits(headers, options.edits)
+        named = resolve_edits(request_log, options.edits)
         if options.file:
-            named += edits_of_file(options.file, ObjectStore(options.store), headers)
+            named += edits_of_file(options.file, ObjectStore(options.store), request_log)
         wanted = set(named)
         chosen = [edit_id for edit_id in chosen if edit_id in wanted]
     return chosen
 
 
-def edits_of_file(path: Path, store: ObjectStore, headers: Sequence[RequestHeader]) -> list[str]:
+def edits_of_file(path: Path, store: ObjectStore, request_log: RequestLog) -> list[str]:
     """Edit ids of a file: one a line, or the requests or cases that were handed in with it.
 
     Args:
         path: The file; "-" for standard input, which holds ids.
         store: Fetches pictures that are given by URI.
-        headers: All requests.
+        request_log: Knows the edits.
 
     Raises:
         InputError: The file cannot be read, or a line of it is no edit of the log.
     """
     if str(path) == "-":
-        return resolve_edits(headers, [line for line in sys.stdin if line.strip()])
+        return resolve_edits(request_log, [line for line in sys.stdin if line.strip()])
     try:
         first = next((line for line in path.open(encoding="utf-8") if line.strip()), "")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
     if not first.lstrip().startswith("{"):
         lines = path.read_text(encoding="utf-8").splitlines()
-        return resolve_edits(headers, [line for line in lines if line.strip()])
+        return resolve_edits(request_log, [line for line in lines if line.strip()])
     limits = InputLimits()
 
     def fetch(uri: str) -> bytes:
         return store.fetch(uri, limits.max_image_bytes)
 
     load = load_cases if '"edit"' in first else load_requests
-    known = {item.edit_id for item in headers}
-    edit_ids = []
-    for item in load(path, limits=limits, fetch=fetch):
-        if isinstance(item, Rejected):
-            continue  # never became a request
-        edit = item.edit if isinstance(item, Case) else item
-        if edit.edit_id in known:
-            edit_ids.append(edit.edit_id)
-    return edit_ids
+    items = load(path, limits=limits, fetch=fetch)
+    requests = [
+        item.edit if isinstance(item, Case) else item
+        for item in items
+        if not isinstance(item, Rejected)  # never became a request
+    ]
+    return [item.edit_id for item in requests if request_log.sequences_of([item.edit_id])]

@@ -90,6 +90,7 @@ def run(
     intake = take_in(source, request_log, limit=config.requests.limit, should_stop=should_stop)
     timings.intake_s = intake.duration_s
     epoch = retried(bank.acquire_writer)
+    retried(lambda: bank.apply_changes(epoch=epoch))
     outcome = Outcome(
         intake=intake,
         num_edits_before=bank.num_edits(),
