@@ -45,6 +45,8 @@ def storage_errors(uri: str) -> Iterator[None]:
             raise IntegrityError(
                 f"table {uri}: the version or a file is missing: {error}"
             ) from error
+        if "commit conflict" in str(error).lower():  # from a compaction, by no class of its own
+            raise ConcurrentCommitError(f"table {uri} was changed meanwhile") from error
         if isinstance(error, OSError):
             raise StorageUnavailableError(f"table {uri}: {error}") from error
         raise
