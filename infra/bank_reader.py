@@ -22,8 +22,9 @@ from liveedit_core.repository import ExpertRepository
 
 _FEATURES = ("visual_feature", "prompt_feature")
 _MATRICES = ("expert_down", "expert_up")
-_BATCH_BYTES = 8 << 20
-_BUFFER_BYTES = 64 << 20
+_BATCH_BYTES = 1 << 20
+"""Small, as the allocator keeps what Lance's threads have freed; larger ones are no faster."""
+_BUFFER_BYTES = 8 << 20
 
 
 class StoredColumn:
@@ -147,7 +148,7 @@ def _read_arrays(
     for batch in dataset.scanner(
         columns=list(widths),
         batch_size=max(_BATCH_BYTES // row_bytes, 1),
-        batch_readahead=2,
+        batch_readahead=1,
         fragment_readahead=1,
         io_buffer_size=_BUFFER_BYTES,
         scan_in_order=True,

@@ -85,7 +85,7 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     facts = run_facts()
     status = "FAILED"
     try:
-        with _started(config, models) as stages, stop.installed(), progress.shown():
+        with started_stages(config, models) as stages, stop.installed(), progress.shown():
             progress.say(f"teaching {source_name}; starting workers")
             records.started(config, facts)
             generator_facts = stages.generator.describe()
@@ -184,7 +184,7 @@ def bank_identity(generator: GeneratorFacts, embedder: EmbedderFacts) -> BankIde
 
 
 @contextmanager
-def _started(config: LifelongEditRecipe, models: ModelNames) -> Iterator[_Stages]:
+def started_stages(config: LifelongEditRecipe, models: ModelNames) -> Iterator[_Stages]:
     """A session with all actors starting up."""
     generator, embedding, evaluation = config.generator, config.embedding, config.evaluation
     needed_cpus = (

@@ -6,8 +6,10 @@
 
 Synthetic experts of the small backbone's shape (rank 8, hidden size 576, routing features 4 x 256),
 written and committed as the editing job does, with upkeep every `growth.every_windows` windows. An
-append is the time of writing and committing one window; the first one goes into an empty bank, the
-last ones into the full one, and one more is the first of a new process. Upkeep is counted apart.
+append is the time of writing and committing one window. Windows for the full bank and first windows
+of new, empty banks take turns, so that both meet the same machine; medians are compared. The same
+is done in a new process, which has read nothing before. Upkeep is counted apart.
+
 Reader and log are measured in processes of their own; what a process needs before it opens the bank
 (libraries, an empty bank) does not count as the reader's memory.
 """
@@ -41,8 +43,10 @@ from liveedit_core.expert import Expert
 BANK = "main"
 WRITTEN_AT_ONCE = 100
 """Rows of a fragment, as an embedding worker hands them over."""
-NUM_LAST = 5
-"""Appends to the full bank; their median counts."""
+NUM_TURNS = 5
+"""Appends to the full bank, and to empty ones."""
+LARGE = 20_000
+"""Below so many edits buffers of fixed size are most of a reader's memory."""
 LIMITS = {"append_ratio": 1.5, "open_s": 5.0, "memory_ratio": 1.3, "log_s": 1.0}
 CONFIG = GeneratorConfig(
     hidden_size=576,
@@ -103,25 +107,35 @@ def timed_append(bank: ExpertBank, epoch: int, start: int, count: int) -> float:
 
 
 def grow(store: ObjectStore, num_edits: int, window: int) -> dict[str, Any]:
-    """Fill a bank, then append to it; seconds of each part."""
+    """Fill a bank, then append to it and to empty ones; seconds of each part."""
     bank = ExpertBank.open_or_create(store, BANK, IDENTITY)
     epoch = bank.acquire_writer()
     growth = BankGrowth(store, BANK, GrowthPolicy())
-    appends, upkeeps = [], []
-    for start in range(1, num_edits + NUM_LAST * window, window):
-        appends.append(timed_append(bank, epoch, start, window))
+    upkeeps = []
+    for start in range(1, num_edits, window):
+        timed_append(bank, epoch, start, window)
         start_s = time.perf_counter()
         if growth.after_window() is not None:
             upkeeps.append(time.perf_counter() - start_s)
     return {
-        "first_append_s": appends[0],
-        "early_append_s": statistics.median(appends[1 : NUM_LAST + 1]),
-        "last_append_s": statistics.median(appends[-NUM_LAST:]),
-        "slowest_append_s": max(appends),
-        "upkeep_s": upkeeps,
-        "upkeep_s_per_edit": sum(upkeeps) / bank.num_edits(),
-        "num_edits": bank.num_edits(),
+        "append": appends_in_turns(store, bank, epoch, window),
+        "slowest_upkeep_s": max(upkeeps, default=0.0),
+        "upkeep_s_per_edit": sum(upkeeps) / num_edits,
     }
+
+
+def appends_in_turns(
+    store: ObjectStore, bank: ExpertBank, epoch: int, window: int
+) -> dict[str, Any]:
+    """Seconds of a window into the full bank, and of the first one into an empty bank."""
+    full, empty = [], []
+    for turn in range(NUM_TURNS):
+        name = f"empty-{os.getpid()}-{turn}"
+        other = ExpertBank.open_or_create(store, name, IDENTITY)
+        empty.append(timed_append(other, other.acquire_writer(), 1, window))
+        full.append(timed_append(bank, epoch, bank.num_edits() + 1, window))
+    full_s, empty_s = statistics.median(full), statistics.median(empty)
+    return {"full_s": full_s, "empty_s": empty_s, "ratio": full_s / empty_s}
 
 
 def memory_bytes() -> int:
@@ -185,11 +199,9 @@ def measure_log(store: ObjectStore) -> dict[str, Any]:
 
 
 def measure_restart(store: ObjectStore, window: int) -> dict[str, Any]:
-    """One more append by a process that has just begun."""
+    """Appends by a process that has just begun."""
     bank = ExpertBank.open(store, BANK)
-    epoch = bank.acquire_writer()
-    first = bank.num_edits() + 1
-    return {"restarted_append_s": timed_append(bank, epoch, first, window)}
+    return {"restarted_append": appends_in_turns(store, bank, bank.acquire_writer(), window)}
 
 
 def in_new_process(part: str, folder: Path, window: int) -> dict[str, Any]:
@@ -207,17 +219,19 @@ def measure(num_edits: int, window: int, folder: Path) -> dict[str, Any]:
     result = grow(ObjectStore(folder), num_edits, window)
     for part in ("reader", "log", "restart"):
         result |= in_new_process(part, folder, window)
-    result["append_ratio"] = (
-        max(result["last_append_s"], result["restarted_append_s"]) / result["first_append_s"]
-    )
-    result["slowest_upkeep_s"] = max(result.pop("upkeep_s"), default=0.0)
+    result["append_ratio"] = max(result["append"]["ratio"], result["restarted_append"]["ratio"])
     result["memory_ratio"] = result["reader_bytes"] / result["feature_bytes"]
     slowest_look = max(result["log_s"], result["show_s"], result["history_s"])
     found = {**result, "log_s": slowest_look}
-    result["is_within"] = {name: found[name] <= limit for name, limit in LIMITS.items()}
+    result["is_within"] = {
+        name: found[name] <= limit
+        for name, limit in LIMITS.items()
+        if name != "memory_ratio" or num_edits >= LARGE
+    }
     used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return result | {
         "store_bytes": used,
+        "num_edits": num_edits,
         "window_edits": window,
         "pylance": lance.__version__,
         "cores": os.cpu_count(),
@@ -257,8 +271,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 3)
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
     return value
 
 
