@@ -25,8 +25,8 @@ export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-long check format lock browser train-backbone train-generator \
-	benchmark-data ray-head clean
+.PHONY: help setup quickstart test test-long check format lock browser train-backbone \
+	train-generator benchmark-data ray-head clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from infra.durable import sync_folder
 from liveedit_core.errors import InputError, StorageUnavailableError
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -89,6 +90,7 @@ class DiskBackend:
         path = self._root / key
         with self._whole_file(path, data) as temporary:
             temporary.replace(path)
+        sync_folder(path.parent)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self._root / key
@@ -97,6 +99,7 @@ class DiskBackend:
                 path.hardlink_to(temporary)
             except FileExistsError:
                 return False
+        sync_folder(path.parent)
         return True
 
     def get(self, key: str, max_bytes: int | None) -> bytes:

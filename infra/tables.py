@@ -18,6 +18,7 @@ import pyarrow as pa
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata, write_fragments
 
+from infra.durable import sync_fragments, sync_version
 from infra.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
@@ -173,6 +174,7 @@ class Table:
                 operation = _update(base, new, without, without_fragments)
             else:
                 operation = lance.LanceOperation.Overwrite(base.schema, list(new))
+            sync_fragments(self.uri, new)
             committed = lance.LanceDataset.commit(
                 self.uri,
                 lance.Transaction(
@@ -181,6 +183,7 @@ class Table:
                 storage_options=self._options,
                 max_retries=0,
             )
+            sync_version(self.uri, int(committed.version))
         return int(committed.version)
 
     def append(self, base: lance.LanceDataset, rows: pa.Table) -> int:

@@ -24,7 +24,8 @@ def torture(scene: Scene, *, num_kills: int, num_edits: int, seed: int) -> None:
     draw.shuffle(victims)
     driver = scene.start(*arguments)
     for victim in victims:
-        driver.wait_for("committed bank version")
+        num_commits = driver.output.count("committed bank version")
+        driver.wait_for("committed bank version", count=num_commits + 1)
         time.sleep(draw.uniform(0.0, 0.5))
         assert driver.process.poll() is None, "more edits are needed for so many kills"
         if victim == "driver":
