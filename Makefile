@@ -25,8 +25,8 @@ export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format lock browser train-backbone train-generator \
-	benchmark-data ray-head clean
+.PHONY: help setup quickstart test test-long check format lock browser train-backbone \
+	train-generator benchmark-data ray-head clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,9 @@ quickstart: setup ## set up, then teach the built-in model its first facts and w
 
 test: check ## set up, then check and run all tests (PYTEST_ARGS="-k name" for some)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-long: setup ## the fault test of twenty kills, which takes minutes and `make test` leaves out
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 check: setup ## lint, format, types and import contracts
 	$(BIN)/ruff check .

@@ -4,6 +4,10 @@ import contextlib
 import os
 from collections.abc import Iterator
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lance import LanceDataset
 
 
 @contextlib.contextmanager
@@ -36,3 +40,18 @@ def limit_mlflow_database_retries(db_utils: ModuleType) -> None:
     if not hasattr(db_utils, "MAX_RETRY_COUNT"):
         raise AttributeError("mlflow.store.db.utils.MAX_RETRY_COUNT is gone: review this shim")
     vars(db_utils)["MAX_RETRY_COUNT"] = 3
+
+
+def transaction_properties(dataset: "LanceDataset", version: int) -> dict[str, str]:
+    """The short texts that were committed with a version; empty when there are none.
+
+    Fault: `read_transaction` raises TypeError for a compaction that moved a scalar index along, as
+    Python's `RewrittenIndex` lacks the fields that Rust hands over (pylance 14.0, lance/dataset.py
+    and python/src/transaction.rs). Such a compaction is Lance's own and has no texts of ours.
+    Delete when: it can be read.
+    """
+    try:
+        transaction = dataset.read_transaction(version)
+    except TypeError:
+        return {}
+    return dict((transaction and transaction.transaction_properties) or {})

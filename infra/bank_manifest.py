@@ -6,7 +6,6 @@ removed from them. Such files never change once they are written, so a version i
 damaged; `content_problems` says which files are gone or altered.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Self
 
 from infra.bank_schema import BankIdentity
 from infra.expert_bank import ExpertBank
+from infra.file_seals import FileSeals, sha256_of
 from infra.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
 
@@ -29,7 +29,7 @@ class BankContent:
 
     @classmethod
     def of(cls, bank: ExpertBank, version: int) -> Self:
-        """Read and digest every file of a version.
+        """Digests of all files of a version: those on their seals, or read where there are none.
 
         Args:
             bank: The bank.
@@ -38,8 +38,7 @@ class BankContent:
         Raises:
             IntegrityError: The version or one of its files is missing.
         """
-        store = ObjectStore(bank.store_uri)
-        files = {key: _sha256(store.get(key)) for key in bank.file_keys(version)}
+        files = {key: _written_digest(bank, key) for key in bank.file_keys(version)}
         return cls(edits_sha256=_edits_sha256(bank, version), files=files)
 
 
@@ -150,7 +149,7 @@ def content_problems(bank: ExpertBank, manifest: BankManifest) -> list[str]:
     problems += [f"{key} is no longer part of it" for key in sorted(set(expected) - found)]
     for key in sorted(found & set(expected)):
         try:
-            is_same = _sha256(store.get(key)) == expected[key]
+            is_same = sha256_of(store.get(key)) == expected[key]
         except IntegrityError:
             problems.append(f"{key} is missing")
             continue
@@ -164,8 +163,12 @@ def content_problems(bank: ExpertBank, manifest: BankManifest) -> list[str]:
 
 
 def _edits_sha256(bank: ExpertBank, version: int) -> str:
-    return _sha256("\n".join(bank.edit_ids(version)).encode())
+    return sha256_of("\n".join(bank.edit_ids(version)).encode())
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _written_digest(bank: ExpertBank, key: str) -> str:
+    store = ObjectStore(bank.store_uri)
+    seal = FileSeals(store, bank.name).read(key.removeprefix(f"banks/{bank.name}/"))
+    if seal is not None and store.exists(key):
+        return seal.sha256
+    return sha256_of(store.get(key))

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,9 @@ from liveedit_core.errors import (
     RepositoryMismatchError,
     ShapeError,
 )
-from liveedit_core.expert import Expert
+
+if TYPE_CHECKING:
+    from liveedit_core.expert import Expert
 
 _IDENTITY_KEY = b"liveedit.bank_identity"
 
@@ -106,7 +108,7 @@ class BankIdentity:
 class ExpertRow:
     """One row of a bank: an expert, and where it comes from."""
 
-    expert: Expert
+    expert: "Expert"
     sequence: int
     """Number of the request in the log."""
     subject_id: str

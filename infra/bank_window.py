@@ -4,7 +4,7 @@ ExpertEmbedding workers write -> JSON texts travel to the driver -> the driver d
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
 from infra.bank_schema import BankIdentity, ExpertRow, rows_to_table
+from infra.file_seals import FileSeals
 from infra.tables import write_rows
 
 
@@ -36,6 +37,7 @@ class FragmentWriter:
     uri: str
     options: dict[str, str]
     identity: BankIdentity
+    seals: FileSeals
 
     def write(self, rows: Sequence[ExpertRow]) -> list[str]:
         """Write rows as fragments that no version shows yet.
@@ -53,13 +55,22 @@ class FragmentWriter:
         if not rows:
             return []
         table = rows_to_table(self.identity, rows)
-        texts = []
+        return [
+            WrittenFragment(fragment, RowKey.of_table(part)).to_json()
+            for fragment, part in self.write_table(table)
+        ]
+
+    def write_table(self, rows: pa.Table) -> list[tuple[FragmentMetadata, pa.Table]]:
+        """Write and seal rows that are in the bank's schema; returns fragments and their rows."""
+        written = []
         start = 0
-        for fragment in write_rows(self.uri, table, self.options):
-            keys = RowKey.of_table(table.slice(start, fragment.num_rows))
-            texts.append(WrittenFragment(fragment, keys).to_json())
+        for fragment in write_rows(self.uri, rows, self.options):
+            part = rows.slice(start, fragment.num_rows)
+            for file in fragment.files:
+                self.seals.write(f"data/{file.path}", part)
+            written.append((fragment, part))
             start += fragment.num_rows
-        return texts
+        return written
 
 
 @dataclass(frozen=True)
@@ -92,18 +103,31 @@ class WindowPlan:
     """Rows held so far that disappear."""
 
 
-def plan_window(held: Sequence[RowKey], written: Sequence[WrittenFragment]) -> WindowPlan:
+def plan_window(
+    held: Mapping[str, RowKey],
+    written: Sequence[WrittenFragment],
+    *,
+    gone: Collection[str] = frozenset(),
+) -> WindowPlan:
     """Decide what a window changes on top of the rows held.
 
-    Of each subject the row with the largest sequence stays; rows held already are skipped. So the
-    outcome of several windows is that of the union of their rows, in any order.
+    Of each subject the row with the largest sequence stays; rows held already, and those of removed
+    edits, are skipped. So the outcome of several windows is that of the union of their rows, in any
+    order. Takes time by the rows written, not by those held.
+
+    Args:
+        held: The rows of a version by subject.
+        written: The rows of the window.
+        gone: Edits that were removed while they were on their way.
     """
-    newest = {key.subject_id: key for key in held}
+    newest: dict[str, RowKey] = {}
     place_of: dict[str, tuple[int, int]] = {}
     for fragment_index, fragment in enumerate(written):
         for position, key in enumerate(fragment.keys):
-            rival = newest.get(key.subject_id)
+            rival = newest.get(key.subject_id) or held.get(key.subject_id)
             if rival and (key.edit_id == rival.edit_id or key.sequence <= rival.sequence):
+                continue
+            if key.edit_id in gone:
                 continue
             newest[key.subject_id] = key
             place_of[key.subject_id] = (fragment_index, position)
@@ -113,5 +137,5 @@ def plan_window(held: Sequence[RowKey], written: Sequence[WrittenFragment]) -> W
     return WindowPlan(
         positions=positions,
         added=[newest[subject_id] for subject_id in place_of],
-        superseded=[key for key in held if key.subject_id in place_of],
+        superseded=[held[subject_id] for subject_id in place_of if subject_id in held],
     )

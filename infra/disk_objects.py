@@ -6,11 +6,15 @@ Used by `ObjectStore` only.
 import contextlib
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from infra.durable import sync_folder
 from liveedit_core.errors import InputError, StorageUnavailableError
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -21,6 +25,16 @@ class MissingObjectError(Exception):
     """No object has this key; turned into the error that fits by the caller."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ObjectEntry:
+    """What a listing says of an object."""
+
+    key: str
+    num_bytes: int
+    modified_at: datetime
+    """By the clock of the storage."""
+
+
 class Backend(Protocol):
     """What a kind of storage must do; keys are already checked."""
 
@@ -28,7 +42,7 @@ class Backend(Protocol):
     def put_if_absent(self, key: str, data: bytes) -> bool: ...
     def get(self, key: str, max_bytes: int | None) -> bytes: ...
     def exists(self, key: str) -> bool: ...
-    def list(self, prefix: str) -> list[str]: ...
+    def entries(self, prefix: str) -> list[ObjectEntry]: ...
     def delete(self, key: str) -> None: ...
 
 
@@ -76,6 +90,7 @@ class DiskBackend:
         path = self._root / key
         with self._whole_file(path, data) as temporary:
             temporary.replace(path)
+        sync_folder(path.parent)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self._root / key
@@ -84,6 +99,7 @@ class DiskBackend:
                 path.hardlink_to(temporary)
             except FileExistsError:
                 return False
+        sync_folder(path.parent)
         return True
 
     def get(self, key: str, max_bytes: int | None) -> bytes:
@@ -102,15 +118,21 @@ class DiskBackend:
         with _disk_errors(path):
             return path.is_file()
 
-    def list(self, prefix: str) -> list[str]:
+    def entries(self, prefix: str) -> list[ObjectEntry]:
         folder = self._root / prefix.rpartition("/")[0]
-        paths = [path for path in folder.rglob("*") if path.is_file()]
-        keys = [
-            path.relative_to(self._root).as_posix()
-            for path in paths
-            if not path.name.startswith(TEMPORARY_PREFIX)
-        ]
-        return [key for key in keys if key.startswith(prefix)]
+        found = []
+        for path in folder.rglob("*"):
+            key = path.relative_to(self._root).as_posix()
+            if path.name.startswith(TEMPORARY_PREFIX) or not key.startswith(prefix):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                about = path.stat()
+                if stat.S_ISREG(about.st_mode):
+                    changed_at = datetime.fromtimestamp(about.st_mtime, UTC)
+                    found.append(
+                        ObjectEntry(key=key, num_bytes=about.st_size, modified_at=changed_at)
+                    )
+        return found
 
     def delete(self, key: str) -> None:
         path = self._root / key

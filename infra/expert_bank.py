@@ -7,52 +7,40 @@ transaction. What keeps the effect exactly once, whatever dies or is sent again:
 - of two edits of one subject the one with the larger sequence stays. The older row leaves in the
   very transaction that brings the newer one, so no version shows both or neither, and versions
   read before keep the older one;
+- an edit that the request log calls removed leaves, and stays out, in the same way;
 - a commit succeeds only on top of the version on which it was decided (`Table.commit`), and only
   for the newest writer epoch (`WriterFence`).
 
-The rows of a version depend on the set of edits committed, not on windows, order or fragments.
+The rows of a version depend on the edits committed and the changes of the log, not on windows,
+order or fragments.
 """
 
-import contextlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import functools
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from lance import LanceDataset
-from lance.fragment import FragmentMetadata
 
-from infra.bank_schema import BankIdentity, ExpertRow, column_to_numpy
-from infra.bank_window import FragmentWriter, RowKey, WindowPlan, WrittenFragment, plan_window
+from infra.bank_committer import BankCommitter
+from infra.bank_history import BankHistory, BankVersion
+from infra.bank_reconciliation import all_held, held_of
+from infra.bank_schema import BankIdentity, ExpertRow
+from infra.bank_window import FragmentWriter, WrittenFragment
+from infra.change_log import ChangeKind
+from infra.file_seals import FileSeals
+from infra.matrix_place import MatrixPlace
 from infra.object_store import ObjectStore
-from infra.tables import Table, sql_in
+from infra.tables import Table, read_errors
+from infra.version_archive import VersionArchive
 from infra.writer_fence import WriterFence
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
-from liveedit_core.repository import ExpertRepository
 
-_WINDOW_KEY = "liveedit.window"
-_REPOSITORY_COLUMNS = ("visual_feature", "prompt_feature", "expert_down", "expert_up")
+if TYPE_CHECKING:
+    from liveedit_core.repository import ExpertRepository
 
 __all__ = ["BankIdentity", "BankVersion", "ExpertBank", "ExpertRow", "FragmentWriter"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BankVersion:
-    """What a version is and how it came to be."""
-
-    version: int
-    committed_at: datetime
-    message: str
-    epoch: int
-    num_edits: int
-    """Experts that the version holds."""
-    num_added: int
-    num_superseded: int
-    first_sequence: int
-    """Smallest request number that the window added."""
-    last_sequence: int
 
 
 class ExpertBank:
@@ -65,6 +53,8 @@ class ExpertBank:
         self._store = store
         self._table = table
         self._fence = WriterFence(store, name)
+        self.versions = BankHistory(table, name, VersionArchive(store, name))
+        """What each version changed, and tags."""
 
     @classmethod
     def open_or_create(cls, store: ObjectStore, name: str, identity: BankIdentity) -> "ExpertBank":
@@ -113,7 +103,21 @@ class ExpertBank:
 
     def fragment_writer(self) -> FragmentWriter:
         """The handle that workers write with."""
-        return FragmentWriter(self.uri, self._store.table_options(), self.identity)
+        options = self._store.table_options()
+        return FragmentWriter(self.uri, options, self.identity, FileSeals(self._store, self.name))
+
+    def dataset(self, version: int) -> LanceDataset:
+        """A version as Lance sees it, for upkeep and verification.
+
+        Raises:
+            IntegrityError: There is no such version any more.
+        """
+        return self._table.at(version)
+
+    @functools.cached_property
+    def committer(self) -> BankCommitter:
+        """Who writes versions; for what no method here does."""
+        return BankCommitter(self._store, self.name, self._table, self.fragment_writer())
 
     def acquire_writer(self) -> int:
         """Become the one committer: claim a new epoch, which fences every earlier writer.
@@ -124,7 +128,7 @@ class ExpertBank:
         return self._fence.acquire()
 
     def commit(self, fragments: Sequence[str], *, epoch: int, message: str = "") -> int:
-        """Make the rows of a window visible, in one version.
+        """Make the rows of a window visible, in one version, after all changes of the log.
 
         Args:
             fragments: What `FragmentWriter.write` returned, in any order, also repeatedly.
@@ -139,47 +143,143 @@ class ExpertBank:
             ConcurrentCommitError: Other commits kept coming between.
         """
         written = [WrittenFragment.from_json(text) for text in fragments]
+        return self.committer.commit_window(written, epoch=epoch, message=message)
 
-        def attempt(base: LanceDataset) -> int:
-            # The base is read before the epoch is checked: a commit that succeeds on it was not
-            # preceded by any commit of a newer writer.
-            self._fence.check(epoch)
-            held = RowKey.of_table(base.to_table(columns=list(RowKey._fields)))
-            plan = plan_window(held, written)
-            if not plan.added:
-                return int(base.version)
-            sequences = [key.sequence for key in plan.added]
-            record = {
-                "committed_at": datetime.now(UTC).isoformat(),
-                "message": message,
-                "epoch": epoch,
-                "num_edits": len(held) + len(plan.added) - len(plan.superseded),
-                "num_added": len(plan.added),
-                "num_superseded": len(plan.superseded),
-                "first_sequence": min(sequences),
-                "last_sequence": max(sequences),
-            }
-            return self._commit_plan(base, written, plan, {_WINDOW_KEY: json.dumps(record)})
-
-        return self._table.on_latest(attempt)
-
-    def _commit_plan(
-        self,
-        base: LanceDataset,
-        written: Sequence[WrittenFragment],
-        plan: WindowPlan,
-        properties: dict[str, str],
+    def commit_repair(
+        self, fragments: Sequence[str], *, author: str, reason: str, epoch: int
     ) -> int:
-        new: list[FragmentMetadata] = []
-        for fragment, positions in zip(written, plan.positions, strict=True):
-            if len(positions) == len(fragment.keys):
-                new.append(fragment.metadata)
-            elif positions:
-                # A fragment of wanted and unwanted rows: write the wanted ones again.
-                rows = self._table.read_fragment(fragment.metadata).take(pa.array(positions))
-                new += self._table.write_fragments(rows.cast(base.schema))
-        without = sql_in("edit_id", [key.edit_id for key in plan.superseded])
-        return self._table.commit(base, new, without=without, properties=properties)
+        """The same for experts that were lost and are written again."""
+        written = [WrittenFragment.from_json(text) for text in fragments]
+        return self.committer.commit_window(
+            written, epoch=epoch, message=reason, kind="repair", author=author
+        )
+
+    def apply_changes(self, *, epoch: int) -> int:
+        """Carry out the changes of the request log that the bank does not show yet.
+
+        Every commit does so first; a job that may have nothing to commit calls it when it starts.
+
+        Args:
+            epoch: From `acquire_writer`.
+
+        Returns:
+            The newest version; one was made for each change.
+
+        Raises:
+            WriterFencedError: A newer writer has taken over.
+        """
+        return self.committer.apply_changes(epoch)
+
+    def has_waiting_changes(self) -> bool:
+        """Whether the request log holds changes that the newest version does not show."""
+        return self.committer.has_waiting_changes()
+
+    def remove(
+        self, edit_ids: Collection[str], *, author: str, reason: str, epoch: int | None
+    ) -> int:
+        """Withdraw edits: written down in the request log, then shown by one new version.
+
+        The version answers, bit for bit, as one that never had the edits. So where a removed edit
+        had superseded another, that one answers again, unless it is removed as well. Older
+        versions stay as they are. The other banks of the store follow with their next commit.
+
+        Args:
+            edit_ids: Edits of the request log, whether the bank holds them or not.
+            author: Who decided.
+            reason: Why.
+            epoch: From `acquire_writer`. None only writes it down: the job that is the writer now
+                carries it out before its next window.
+
+        Returns:
+            The new version; the newest one if all of them were removed before.
+
+        Raises:
+            InputError: The log lacks one of the edits; nothing is removed then.
+            WriterFencedError: A newer writer has taken over.
+        """
+        return self._decide("remove", author, reason, epoch, removed=edit_ids)
+
+    def restore(
+        self, edit_ids: Collection[str], *, author: str, reason: str, epoch: int | None
+    ) -> int:
+        """Take removals back, in the same way.
+
+        The expert comes from an older version of the bank; where none holds it any more, the edit
+        is pending and the next editing job writes it again. A newer edit of the same picture and
+        prompt that was not removed stays in force.
+
+        Args:
+            edit_ids: Removed edits; others are left as they are.
+            author: Who decided.
+            reason: Why.
+            epoch: As of `remove`.
+
+        Returns:
+            The new version; the newest one if none of them was removed.
+
+        Raises:
+            InputError: The log lacks one of the edits; nothing is restored then.
+            WriterFencedError: A newer writer has taken over.
+        """
+        return self._decide("restore", author, reason, epoch, restored=edit_ids)
+
+    def _decide(
+        self,
+        kind: ChangeKind,
+        author: str,
+        reason: str,
+        epoch: int | None,
+        *,
+        removed: Collection[str] = (),
+        restored: Collection[str] = (),
+    ) -> int:
+        """Write a change down, and carry it out."""
+        if epoch is not None:
+            self._fence.check(epoch)
+        log = self.committer.log
+        log.subjects_of([*removed, *restored])
+        log.changes.append(
+            kind, removed=removed, restored=restored, bank=self.name, author=author, reason=reason
+        )
+        return self.version if epoch is None else self.apply_changes(epoch=epoch)
+
+    def roll_back(self, version: int, *, author: str, reason: str, epoch: int) -> int:
+        """Make the newest version hold what an older one holds, by removing and restoring.
+
+        Requests that no version has shown yet stay pending.
+
+        Args:
+            version: The one to go back to.
+            author: Who decided.
+            reason: Why.
+            epoch: From `acquire_writer`.
+
+        Returns:
+            The new version; the newest one if it holds the same edits already.
+
+        Raises:
+            InputError: The log lacks one of the edits.
+            IntegrityError: There is no such version any more.
+            WriterFencedError: A newer writer has taken over.
+        """
+        self.apply_changes(epoch=epoch)
+        removed, restored = self.committer.way_back(self._table.at(version))
+        why = reason or f"back to version {version}"
+        return self._decide("rollback", author, why, epoch, removed=removed, restored=restored)
+
+    def note(self, kind: str, *, author: str, reason: str, epoch: int) -> int:
+        """Make a version that holds what the one before holds, and says what was done.
+
+        For what changes files but no edits: call it after a compaction and before the clean-up, so
+        that the newest version knows how the bank came to be.
+
+        Args:
+            kind: One word, "compact".
+            author: Who did it.
+            reason: Why.
+            epoch: From `acquire_writer`.
+        """
+        return self.committer.note(kind, epoch=epoch, message=reason, author=author)
 
     def load_rows(self, columns: Sequence[str], version: int | None = None) -> pa.Table:
         """Some columns of all rows of a version, sorted by sequence.
@@ -189,7 +289,8 @@ class ExpertBank:
             version: Which version; the newest by default.
         """
         dataset = self._table.latest() if version is None else self._table.at(version)
-        rows = dataset.to_table(columns=[*dict.fromkeys([*columns, "sequence"])])
+        with read_errors(self.uri):
+            rows = dataset.to_table(columns=[*dict.fromkeys([*columns, "sequence"])])
         return rows.sort_by("sequence").select(list(columns))
 
     def edit_ids(self, version: int | None = None) -> list[str]:
@@ -202,22 +303,33 @@ class ExpertBank:
         dataset = self._table.latest() if version is None else self._table.at(version)
         return int(dataset.count_rows())
 
-    def subject_sequences(self, version: int | None = None) -> dict[str, int]:
-        """Of each subject that a version knows, the sequence of the edit it holds."""
-        rows = self.load_rows(["subject_id", "sequence"], version)
-        pairs = zip(
-            rows.column("subject_id").to_pylist(), rows.column("sequence").to_pylist(), strict=True
-        )
-        return dict(pairs)
+    def subject_sequences(
+        self, version: int | None = None, *, subject_ids: Collection[str] | None = None
+    ) -> dict[str, int]:
+        """Of each subject that a version knows, the sequence of the edit it holds.
+
+        Args:
+            version: Which version; the newest by default.
+            subject_ids: Look for these only, which takes no longer in a large bank.
+        """
+        dataset = self._table.latest() if version is None else self._table.at(version)
+        held = all_held(dataset) if subject_ids is None else held_of(dataset, subject_ids)
+        return {subject_id: key.sequence for subject_id, key in held.items()}
 
     def load_repository(
-        self, config: GeneratorConfig, version: int | None = None
-    ) -> ExpertRepository:
-        """The experts of a version as tensors, sorted by sequence.
+        self,
+        config: GeneratorConfig,
+        version: int | None = None,
+        *,
+        matrices: MatrixPlace = "auto",
+    ) -> "ExpertRepository":
+        """The experts of a version as tensors, sorted by sequence; no other columns are read.
 
         Args:
             config: Of the generator that wrote them.
             version: Which version; the newest by default.
+            matrices: "resident" in memory; "on_demand", read when an input keeps their expert;
+                "auto", resident up to a gibibyte.
 
         Raises:
             RepositoryMismatchError: The generator's sizes are not the bank's.
@@ -228,9 +340,12 @@ class ExpertBank:
                 raise RepositoryMismatchError(
                     f"bank {self.name!r} has {name} {there}, the generator has {here}"
                 )
-        rows = self.load_rows(["edit_id", *_REPOSITORY_COLUMNS], version)
-        arrays = (column_to_numpy(rows, name) for name in _REPOSITORY_COLUMNS)
-        return ExpertRepository.from_arrays(config, rows.column("edit_id").to_pylist(), *arrays)
+        dataset = self._table.latest() if version is None else self._table.at(version)
+        options = self._store.table_options()
+
+        from infra.bank_reader import read_repository  # torch: programs that only look need none
+
+        return read_repository(dataset, config, options=options, matrices=matrices)
 
     def file_keys(self, version: int) -> list[str]:
         """Keys in the store of all files that the rows of a version are in.
@@ -249,21 +364,10 @@ class ExpertBank:
         """How a version came to be.
 
         Raises:
-            IntegrityError: No window was committed as this version.
+            IntegrityError: No window or change was committed as this version.
         """
-        transaction = self._table.at(version).read_transaction(version)
-        properties = (transaction and transaction.transaction_properties) or {}
-        record = properties.get(_WINDOW_KEY)
-        if not record:
-            raise IntegrityError(f"bank {self.name!r}: version {version} is no committed window")
-        content = json.loads(record)
-        committed_at = datetime.fromisoformat(content.pop("committed_at"))
-        return BankVersion(version=version, committed_at=committed_at, **content)
+        return self.versions.record(version)
 
     def history(self) -> list[BankVersion]:
-        """All committed windows, oldest first."""
-        windows = []
-        for version in range(1, self.version + 1):
-            with contextlib.suppress(IntegrityError):
-                windows.append(self.window(version))
-        return windows
+        """All committed windows and changes, oldest first."""
+        return list(self.versions.newest_first(self.version))[::-1]

@@ -153,6 +153,7 @@ class ModelRegistry:
             TrackingError: MLflow does not answer.
         """
         window = bank.window(version)
+        bank.versions.tag(f"registered-{version}", version)  # clean-up keeps it, MLflow or not
         origin = [bank.store_uri, bank.name, version, window.committed_at.isoformat()]
         key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()
         known = self._known(BANK_MODEL, key)

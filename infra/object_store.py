@@ -2,14 +2,15 @@
 
 Keys are relative paths with "/" between their parts. Everything that is not a table goes through
 here: checkpoints, writer epochs, pictures by URI. S3 endpoint, region and credentials come from the
-standard AWS environment, never from us, so a store can be pickled and sent to another process.
+standard AWS environment. A store that is sent to another process takes its endpoint along, never
+credentials: those are the other process's own.
 """
 
 import contextlib
 import functools
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,37 +21,81 @@ from infra.disk_objects import (
     Backend,
     DiskBackend,
     MissingObjectError,
+    ObjectEntry,
     too_large,
 )
 from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
 
 _PROBE_CONTENDERS = 4
+_MAX_PROBES = 5
 _MISSING_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
 _EXISTS_CODES = frozenset({"PreconditionFailed", "412"})
 _CONTENDED_CODES = frozenset({"ConditionalRequestConflict", "409"})
+_REFUSED_CODES = frozenset(
+    {
+        "403",
+        "AccessDenied",
+        "AllAccessDisabled",
+        "AuthorizationHeaderMalformed",
+        "InvalidAccessKeyId",
+        "InvalidBucketName",
+        "NoSuchBucket",
+        "PermanentRedirect",
+        "SignatureDoesNotMatch",
+    }
+)
+"""Answers that stay the same until a person changes something."""
+
+_TABLE_RETRIES = {"client_max_retries": "5", "client_retry_timeout": "20"}
+"""How long Lance asks on its own (seconds); after that the caller decides, and can say so."""
+
+
+class StorageRefusedError(StorageUnavailableError):
+    """The store answers, and says no: credentials, permissions or the bucket's name."""
+
+    retryable = False
+
+
+class UnsafeStoreError(StorageUnavailableError):
+    """The store cannot keep two writers apart; nothing may be committed there."""
+
+    retryable = False
 
 
 class ObjectStore:
     """The one way to objects; picklable, holds no credentials."""
 
-    def __init__(self, root_uri: str | Path) -> None:
+    def __init__(self, root_uri: str | Path, endpoint: str = "") -> None:
         """Name the root; nothing is read or written yet.
 
         Args:
             root_uri: `file:///folder`, a plain path, or `s3://bucket/prefix`.
+            endpoint: URL of the S3 server; "" takes that of the AWS environment.
 
         Raises:
             InputError: The scheme is neither of these, or the bucket is missing.
         """
         self.root_uri = _normalized_root(root_uri)
+        self._given_endpoint = endpoint
 
-    def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str]]:
-        """Pickle the root only: clients are made anew where the store arrives."""
-        return ObjectStore, (self.root_uri,)
+    def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str, str]]:
+        """Pickle root and endpoint: clients are made anew where the store arrives.
+
+        The endpoint goes along, as it does in `table_options`: objects and tables of one store must
+        not end up on two servers because a node has another environment than the driver.
+        """
+        return ObjectStore, (self.root_uri, self._endpoint)
+
+    @property
+    def _endpoint(self) -> str:
+        return self._given_endpoint or _endpoint()
 
     @functools.cached_property
     def _backend(self) -> Backend:
-        return _backend_of(self.root_uri)
+        parts = urlsplit(self.root_uri)
+        if parts.scheme == "s3":
+            return _S3Backend(parts.netloc, parts.path.strip("/"), self._given_endpoint)
+        return DiskBackend(Path(unquote(parts.path)))
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object whole or not at all, replacing what was there."""
@@ -91,7 +136,12 @@ class ObjectStore:
 
     def list(self, prefix: str = "") -> list[str]:
         """All keys that begin with the prefix, sorted."""
-        return sorted(self._backend.list(prefix))
+        return sorted(entry.key for entry in self._backend.entries(prefix))
+
+    def entries(self, prefix: str = "") -> Sequence[ObjectEntry]:
+        """All objects whose keys begin with the prefix, the oldest first, then by key."""
+        found = self._backend.entries(prefix)
+        return sorted(found, key=lambda entry: (entry.modified_at, entry.key))
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is fine."""
@@ -118,7 +168,9 @@ class ObjectStore:
                 f"cannot fetch {uri[:200]!r}: give s3://bucket/key or file:///path "
                 "(http and https are not fetched; copy the picture into the store first)"
             )
-        backend: Backend = _S3Backend(host, "") if is_s3 else DiskBackend(Path("/"))
+        backend: Backend = DiskBackend(Path("/"))
+        if is_s3:
+            backend = _S3Backend(host, "", self._given_endpoint)
         try:
             return backend.get(key, max_bytes)
         except MissingObjectError:
@@ -128,8 +180,19 @@ class ObjectStore:
         """Prove that conditional creation is exclusive here, as some S3 servers ignore it.
 
         Raises:
-            StorageUnavailableError: Two writers could both believe that they created one object.
+            UnsafeStoreError: Two writers could both believe that they created one object.
+            StorageUnavailableError: So many answers were lost that nothing is proven.
         """
+        for _ in range(_MAX_PROBES):
+            if self._probe_once():
+                return
+        raise StorageUnavailableError(
+            f"{self.root_uri}: {_MAX_PROBES} times the answer to the winner of a conditional PUT "
+            "was lost; whether the store creates objects exclusively is not proven"
+        )
+
+    def _probe_once(self) -> bool:
+        """Let several contenders create one object; False when the winner's answer was lost."""
         key = f"probes/exclusive-{uuid.uuid4().hex}"
         contents = [f"contender {index}".encode() for index in range(_PROBE_CONTENDERS)]
         try:
@@ -140,13 +203,16 @@ class ObjectStore:
         finally:
             self.delete(key)
         winners = [data for data, has_won in zip(contents, won, strict=True) if has_won]
+        if not winners and not won_late and stored in contents:
+            return False
         if won_late or winners != [stored]:
-            raise StorageUnavailableError(
+            raise UnsafeStoreError(
                 f"{self.root_uri} does not create objects exclusively: of {_PROBE_CONTENDERS + 1} "
                 f"conditional PUTs (If-None-Match: *) of one key {len(winners) + won_late} "
                 "succeeded, one should have. Concurrent writers would lose data; use another "
                 "server or a newer version of it"
             )
+        return True
 
     def table_uri(self, name: str) -> str:
         """Where a Lance table of this name lives: a path, or an s3:// URI."""
@@ -156,10 +222,13 @@ class ObjectStore:
 
     def table_options(self) -> dict[str, str]:
         """Lance storage options that the AWS environment implies (no credentials)."""
-        endpoint = _endpoint()
-        if not self.root_uri.startswith("s3://") or not endpoint:
+        if not self.root_uri.startswith("s3://"):
             return {}
-        return {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http:")).lower()}
+        endpoint = self._endpoint
+        if not endpoint:
+            return dict(_TABLE_RETRIES)
+        allow_http = str(endpoint.startswith("http:")).lower()
+        return {**_TABLE_RETRIES, "aws_endpoint": endpoint, "allow_http": allow_http}
 
 
 def _normalized_root(root_uri: str | Path) -> str:
@@ -185,42 +254,40 @@ def _endpoint() -> str:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
 
 
-def _backend_of(root_uri: str) -> Backend:
-    parts = urlsplit(root_uri)
-    if parts.scheme == "s3":
-        return _S3Backend(parts.netloc, parts.path.strip("/"))
-    return DiskBackend(Path(unquote(parts.path)))
-
-
 @functools.cache
 def _s3_client(endpoint: str, access_key_id: str) -> Any:
     """One client a process, a new one when the environment changes.
 
-    The arguments only tell environments apart: boto3 reads them, and all else, by itself.
+    Args:
+        endpoint: URL of the server; "" for Amazon's.
+        access_key_id: Only tells environments apart: boto3 reads it, and all else, by itself.
     """
     import boto3  # slow, and stores on disk do without it
     from botocore.config import Config
 
     config = Config(
         connect_timeout=5,
-        read_timeout=60,
-        retries={"mode": "standard", "max_attempts": 3},
+        read_timeout=30,
+        retries={"mode": "standard", "max_attempts": 4},
         s3={"addressing_style": "path" if endpoint else "auto"},
     )
-    return boto3.session.Session().client("s3", config=config)
+    return boto3.session.Session().client("s3", config=config, endpoint_url=endpoint or None)
 
 
 class _S3Backend:
     """Objects below a prefix of a bucket."""
 
-    def __init__(self, bucket: str, prefix: str) -> None:
+    def __init__(self, bucket: str, prefix: str, endpoint: str) -> None:
+        self._endpoint = endpoint
         self._bucket = bucket
         self._base = f"{prefix}/" if prefix else ""
 
     @property
     def _client(self) -> Any:
         with self._errors("the bucket"):
-            return _s3_client(_endpoint(), os.environ.get("AWS_ACCESS_KEY_ID", ""))
+            return _s3_client(
+                self._endpoint or _endpoint(), os.environ.get("AWS_ACCESS_KEY_ID", "")
+            )
 
     @contextlib.contextmanager
     def _errors(self, key: str) -> Iterator[None]:
@@ -230,7 +297,9 @@ class _S3Backend:
             ClientError,
             HTTPClientError,
             IncompleteReadError,
+            NoCredentialsError,
             ParamValidationError,
+            PartialCredentialsError,
         )
 
         try:
@@ -239,9 +308,15 @@ class _S3Backend:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in _MISSING_CODES:
                 raise MissingObjectError from None
-            raise StorageUnavailableError(
+            kind = StorageRefusedError if code in _REFUSED_CODES else StorageUnavailableError
+            raise kind(
                 f"s3://{self._bucket}: {key!r} was refused with {code or 'no code'} ({error}); "
                 "check the AWS_* environment: endpoint, region, credentials and the bucket's name"
+            ) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise StorageRefusedError(
+                f"s3://{self._bucket}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or give this machine a role"
             ) from error
         except ParamValidationError as error:
             raise InputError(f"s3://{self._bucket} with key {key!r}: {error}") from error
@@ -288,13 +363,17 @@ class _S3Backend:
             return False
         return True
 
-    def list(self, prefix: str) -> list[str]:
+    def entries(self, prefix: str) -> list[ObjectEntry]:
         with self._errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._base + prefix
             )
             return [
-                entry["Key"].removeprefix(self._base)
+                ObjectEntry(
+                    key=entry["Key"].removeprefix(self._base),
+                    num_bytes=entry["Size"],
+                    modified_at=entry["LastModified"],
+                )
                 for page in pages
                 for entry in page.get("Contents", [])
             ]

@@ -6,16 +6,18 @@ as bytes even where a URI is known, as what a URI shows may change or vanish.
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from lance import LanceDataset
 
+from infra.change_log import ChangeLog
 from infra.object_store import ObjectStore
 from infra.reject_log import RejectLog, StoredReject
-from infra.tables import Table
+from infra.tables import Table, select_in
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.rejects import Rejected
 from liveedit_core.schema import EditRequest
@@ -67,6 +69,21 @@ class LoggedRequest:
     submitted_at: datetime
 
 
+@dataclass(frozen=True, kw_only=True)
+class RequestHeader:
+    """A request without its picture."""
+
+    sequence: int
+    edit_id: str
+    subject_id: str
+    prompt: str
+    target: str
+    image_uri: str
+    submitter: str
+    submitted_at: datetime
+    supersedes: str
+
+
 @dataclass
 class _Index:
     """Which edits one version of the table holds."""
@@ -75,14 +92,16 @@ class _Index:
     num_requests: int = 0
     sequence_of: dict[str, int] = field(default_factory=dict)
     supersedes_of: dict[str, str] = field(default_factory=dict)
-    newest_of: dict[str, str] = field(default_factory=dict)
-    """Of each subject, the newest edit."""
+    subject_of: dict[str, str] = field(default_factory=dict)
+    edits_of: dict[str, list[str]] = field(default_factory=dict)
+    """Of each subject, its edits in the order of the log."""
 
     def add(self, sequence: int, edit_id: str, subject_id: str, supersedes: str) -> None:
         self.num_requests += 1
         self.sequence_of[edit_id] = sequence
         self.supersedes_of[edit_id] = supersedes
-        self.newest_of[subject_id] = edit_id
+        self.subject_of[edit_id] = subject_id
+        self.edits_of.setdefault(subject_id, []).append(edit_id)
 
     @classmethod
     def read(cls, dataset: LanceDataset) -> "_Index":
@@ -105,6 +124,8 @@ class RequestLog:
         """
         self._table = Table.open_or_create(store, "requests", _SCHEMA)
         self._rejects = RejectLog(store)
+        self.changes = ChangeLog(store)
+        """Which edits were removed or restored since."""
         self._cached_index: _Index | None = None
 
     def _index_of(self, dataset: LanceDataset) -> _Index:
@@ -173,6 +194,43 @@ class RequestLog:
             for row in rows.to_pylist():
                 yield _from_row(row)
 
+    def headers(
+        self,
+        *,
+        submitter: str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+        begins_with: str = "",
+        edit_ids: Collection[str] | None = None,
+    ) -> list[RequestHeader]:
+        """Requests by sequence, without pictures, which are not read.
+
+        Args:
+            submitter: Only theirs; "" for all.
+            since: Only those submitted then or later.
+            until: Only those submitted before.
+            begins_with: Only those whose edit_id begins so.
+            edit_ids: Only these edits.
+        """
+        names = [item.name for item in fields(RequestHeader)]
+        dataset = self._table.latest()
+        if edit_ids is not None:
+            rows = select_in(dataset, names, "edit_id", edit_ids)
+        else:
+            begins = f"starts_with(edit_id, '{begins_with}')" if begins_with.isalnum() else None
+            rows = dataset.to_table(columns=names, filter=begins)
+        if submitter:
+            rows = rows.filter(pc.equal(rows.column("submitter"), submitter))
+        if since:
+            rows = rows.filter(pc.greater_equal(rows.column("submitted_at"), pa.scalar(since)))
+        if until:
+            rows = rows.filter(pc.less(rows.column("submitted_at"), pa.scalar(until)))
+        return [RequestHeader(**row) for row in rows.sort_by("sequence").to_pylist()]
+
+    def refused_sequences(self, bank: str) -> set[int]:
+        """Numbers of the requests that a bank, or every bank, refused."""
+        return self._rejects.refused_sequences(bank)
+
     def find(self, edit_ids: Collection[str]) -> Iterator[LoggedRequest]:
         """The requests of some edits, by sequence; those that the log lacks are left out."""
         index = self._index_of(self._table.latest())
@@ -180,7 +238,7 @@ class RequestLog:
         yield from self.read([sequence for sequence in known if sequence is not None])
 
     def pending_sequences(self, bank: "ExpertBank") -> list[int]:
-        """Numbers of what is still to be done for a bank: requests minus bank minus rejects.
+        """Numbers of what is to be done for a bank: requests minus bank, rejects and removals.
 
         A request is done when the newest version holds its edit, or a later edit of its subject.
 
@@ -192,15 +250,43 @@ class RequestLog:
         """
         held = bank.subject_sequences()
         refused = self._rejects.refused_sequences(bank.name)
-        rows = self._table.latest().to_table(columns=["sequence", "subject_id"])
-        keys = zip(
-            rows.column("sequence").to_pylist(), rows.column("subject_id").to_pylist(), strict=True
-        )
+        removed = self.changes.removed()
+        index = self._index_of(self._table.latest())
         return sorted(
             sequence
-            for sequence, subject_id in keys
-            if held.get(subject_id, 0) < sequence and sequence not in refused
+            for edit_id, sequence in index.sequence_of.items()
+            if held.get(index.subject_of[edit_id], 0) < sequence
+            and sequence not in refused
+            and edit_id not in removed
         )
+
+    def subjects_of(self, edit_ids: Collection[str]) -> dict[str, str]:
+        """Subject of each edit.
+
+        Raises:
+            InputError: The log lacks one of them.
+        """
+        known = self._index_of(self._table.latest()).subject_of
+        unknown = [edit_id for edit_id in edit_ids if edit_id not in known]
+        if unknown:
+            raise InputError(f"the request log has no edit {unknown[0]!r}")
+        return {edit_id: known[edit_id] for edit_id in edit_ids}
+
+    def sequences_of(self, edit_ids: Collection[str]) -> list[int]:
+        """Numbers of some edits; those that the log lacks are left out."""
+        known = self._index_of(self._table.latest()).sequence_of
+        return [known[edit_id] for edit_id in edit_ids if edit_id in known]
+
+    def edits_of_subjects(self, subject_ids: Collection[str]) -> dict[str, list[tuple[int, str]]]:
+        """Of each subject, number and id of its edits, in the order of the log."""
+        index = self._index_of(self._table.latest())
+        return {
+            subject_id: [
+                (index.sequence_of[edit_id], edit_id) for edit_id in index.edits_of[subject_id]
+            ]
+            for subject_id in subject_ids
+            if subject_id in index.edits_of
+        }
 
     def pending(self, bank: "ExpertBank") -> Iterator[LoggedRequest]:
         """What is still to be done for a bank, by sequence and pictures included."""
@@ -247,7 +333,8 @@ def _admit(index: _Index, request: EditRequest) -> Admission:
     edit_id, subject_id = request.edit_id, request.subject_id
     is_duplicate = edit_id in index.sequence_of
     if not is_duplicate:
-        supersedes = index.newest_of.get(subject_id, "")
+        earlier = index.edits_of.get(subject_id)
+        supersedes = earlier[-1] if earlier else ""
         index.add(index.num_requests + 1, edit_id, subject_id, supersedes)
     return Admission(
         sequence=index.sequence_of[edit_id],

@@ -9,7 +9,7 @@ transactions of one base as a conflict; the first rows of an empty table are a s
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Self, TypeVar
 
@@ -18,10 +18,13 @@ import pyarrow as pa
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata, write_fragments
 
+from infra.durable import sync_fragments, sync_version
 from infra.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
 _MAX_COMMIT_TRIES = 10
+_TEXTS_AT_ONCE = 2000
+"""Texts in one SQL predicate."""
 
 _T = TypeVar("_T")
 
@@ -42,9 +45,25 @@ def storage_errors(uri: str) -> Iterator[None]:
             raise IntegrityError(
                 f"table {uri}: the version or a file is missing: {error}"
             ) from error
+        if "commit conflict" in str(error).lower():  # from a compaction, by no class of its own
+            raise ConcurrentCommitError(f"table {uri} was changed meanwhile") from error
         if isinstance(error, OSError):
             raise StorageUnavailableError(f"table {uri}: {error}") from error
         raise
+
+
+@contextlib.contextmanager
+def read_errors(uri: str) -> Iterator[None]:
+    """The same while rows are read, where Lance hides what failed in one error of Arrow."""
+    try:
+        with storage_errors(uri):
+            yield
+    except pa.ArrowInvalid as error:
+        if "Generic S3 error" in str(error):
+            raise StorageUnavailableError(f"table {uri}: {error}") from error
+        raise IntegrityError(
+            f"table {uri}: a file is damaged: {error}. For a bank, `liveedit bank verify` names it"
+        ) from error
 
 
 class Table:
@@ -145,6 +164,7 @@ class Table:
         new: Sequence[FragmentMetadata],
         *,
         without: str | None = None,
+        without_fragments: Collection[int] = (),
         properties: Mapping[str, str] | None = None,
     ) -> int:
         """Commit new rows, and the removal of old ones, as one version on top of `base`.
@@ -153,6 +173,7 @@ class Table:
             base: The version on which the change was decided.
             new: Fragments whose rows appear.
             without: SQL predicate of the rows of `base` that disappear.
+            without_fragments: Fragments of `base` that disappear unread.
             properties: Short texts kept with the version.
 
         Returns:
@@ -164,9 +185,10 @@ class Table:
         with storage_errors(self.uri):
             operation: lance.LanceOperation.BaseOperation
             if base.get_fragments():
-                operation = _update(base, new, without)
+                operation = _update(base, new, without, without_fragments)
             else:
                 operation = lance.LanceOperation.Overwrite(base.schema, list(new))
+            sync_fragments(self.uri, new)
             committed = lance.LanceDataset.commit(
                 self.uri,
                 lance.Transaction(
@@ -175,6 +197,7 @@ class Table:
                 storage_options=self._options,
                 max_retries=0,
             )
+            sync_version(self.uri, int(committed.version))
         return int(committed.version)
 
     def append(self, base: lance.LanceDataset, rows: pa.Table) -> int:
@@ -216,24 +239,54 @@ def sql_in(column: str, texts: Sequence[str]) -> str | None:
     return f"{column} IN ({quoted})" if texts else None
 
 
+def select_in(
+    dataset: lance.LanceDataset, columns: Sequence[str], column: str, texts: Iterable[str]
+) -> pa.Table:
+    """The rows in which a column is one of some texts.
+
+    With a scalar index on the column only the rows that the index does not cover are looked
+    through.
+
+    Args:
+        dataset: A version of a table.
+        columns: What is wanted of the rows.
+        column: The one that is compared.
+        texts: In any order, also repeatedly.
+
+    Returns:
+        The rows, in no particular order.
+    """
+    wanted = sorted(set(texts))
+    parts = [
+        dataset.to_table(
+            columns=list(columns), filter=sql_in(column, wanted[start : start + _TEXTS_AT_ONCE])
+        )
+        for start in range(0, len(wanted), _TEXTS_AT_ONCE)
+    ]
+    nothing = pa.schema([dataset.schema.field(name) for name in columns]).empty_table()
+    return pa.concat_tables([nothing, *parts])
+
+
 def _update(
-    base: lance.LanceDataset, new: Sequence[FragmentMetadata], without: str | None
+    base: lance.LanceDataset,
+    new: Sequence[FragmentMetadata],
+    without: str | None,
+    without_fragments: Collection[int],
 ) -> lance.LanceOperation.Update:
     fragments = {fragment.fragment_id: fragment for fragment in base.get_fragments()}
     # Naming the last fragment, changed or not, is what makes two commits on one base conflict.
     updated = {max(fragments): fragments[max(fragments)].metadata}
-    removed: list[int] = []
+    removed = sorted(without_fragments)
     predicate = without or "false"
-    for fragment_id in _fragments_with(base, predicate):
+    for fragment_id in _fragments_with(base, predicate) if without else []:
         rest = fragments[fragment_id].delete(predicate)
         if rest is None:
             removed.append(fragment_id)
-            updated.pop(fragment_id, None)
         else:
             updated[fragment_id] = rest
     return lance.LanceOperation.Update(
         removed_fragment_ids=removed,
-        updated_fragments=list(updated.values()),
+        updated_fragments=[updated[key] for key in updated if key not in removed],
         new_fragments=list(new),
     )
 

@@ -39,7 +39,11 @@ _Item = TypeVar("_Item", EditRequest, Case)
 
 
 def load_requests(
-    path: Path | str, *, limits: InputLimits = DEFAULT_LIMITS, fetch: Fetch | None = None
+    path: Path | str,
+    *,
+    limits: InputLimits = DEFAULT_LIMITS,
+    fetch: Fetch | None = None,
+    pictures_at: Path | str | None = None,
 ) -> Iterator[EditRequest | Rejected]:
     """Stream the plain requests of a JSONL file.
 
@@ -47,12 +51,15 @@ def load_requests(
         path: The file; picture paths in it are relative to its folder.
         limits: How much is accepted.
         fetch: Gets the pictures that are given as `s3://` URIs; without it they are rejected.
+        pictures_at: Where picture paths start from instead: a folder, or an `s3://` URI as text.
 
     Raises:
         InputError: The file itself cannot be opened.
+        LiveEditError: A retryable error of `fetch`: nothing is wrong with the file, read it again.
     """
     file_path = _existing_file(path)
-    reader = RequestParser(folder=file_path.parent, limits=limits, fetch=fetch)
+    folder = pictures_at or file_path.parent
+    reader = RequestParser(folder=folder, limits=limits, fetch=fetch)
     return _stream(file_path, limits, reader.request, lambda request: request.edit_id)
 
 

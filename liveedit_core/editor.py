@@ -152,7 +152,7 @@ class Editor:
         if not len(used):
             return None
         weights_BN = routing.weights_BN[:, used]
-        down_NRD, up_NRD = self.repository.down_NRD[used], self.repository.up_NRD[used]
+        down_NRD, up_NRD = self.repository.matrices(used)
 
         def add(hidden_BTD: Tensor) -> Tensor:
             normed_BTD = self.generator.hidden_norm(hidden_BTD)

@@ -1,4 +1,7 @@
-"""The expert repository: N experts as stacked tensors in memory."""
+"""The expert repository: N experts, their routing features as stacked tensors in memory.
+
+Their matrices are in memory too, or read when an input keeps them (`expert_matrices.py`).
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +14,7 @@ from torch import Tensor
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import ShapeError
 from liveedit_core.expert import Expert
+from liveedit_core.expert_matrices import Matrices, dense, joined, selected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +24,12 @@ class ExpertRepository:
     edit_ids: tuple[str, ...]
     visual_features_NK: Tensor
     prompt_features_NK: Tensor
-    down_NRD: Tensor
-    up_NRD: Tensor
+    down: Matrices
+    """[N, R, D]."""
+    up: Matrices
 
     def __post_init__(self) -> None:
-        for name in ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD"):
+        for name in ("visual_features_NK", "prompt_features_NK", "down", "up"):
             tensor = getattr(self, name)
             if tensor.shape[0] != len(self.edit_ids):
                 raise ShapeError(
@@ -33,6 +38,20 @@ class ExpertRepository:
 
     def __len__(self) -> int:
         return len(self.edit_ids)
+
+    @property
+    def down_NRD(self) -> Tensor:
+        """All of them; reads them where they are stored."""
+        return dense(self.down)
+
+    @property
+    def up_NRD(self) -> Tensor:
+        """All of them; reads them where they are stored."""
+        return dense(self.up)
+
+    def matrices(self, index_U: Tensor) -> tuple[Tensor, Tensor]:
+        """Down and up of the experts at some positions, two [U, R, D]; no others are read."""
+        return self.down[index_U], self.up[index_U]
 
     @classmethod
     def empty(cls, config: GeneratorConfig) -> Self:
@@ -49,15 +68,15 @@ class ExpertRepository:
                 edit_ids=(),
                 visual_features_NK=torch.zeros(features),
                 prompt_features_NK=torch.zeros(features),
-                down_NRD=torch.zeros(matrices),
-                up_NRD=torch.zeros(matrices),
+                down=torch.zeros(matrices),
+                up=torch.zeros(matrices),
             )
         return cls(
             edit_ids=tuple(expert.edit_id for expert in experts),
             visual_features_NK=torch.stack([e.visual_feature_QM.flatten() for e in experts]),
             prompt_features_NK=torch.stack([e.prompt_feature_QM.flatten() for e in experts]),
-            down_NRD=torch.stack([expert.down_RD for expert in experts]),
-            up_NRD=torch.stack([expert.up_RD for expert in experts]),
+            down=torch.stack([expert.down_RD for expert in experts]),
+            up=torch.stack([expert.up_RD for expert in experts]),
         )
 
     @classmethod
@@ -93,8 +112,8 @@ class ExpertRepository:
             edit_ids=tuple(edit_ids),
             visual_features_NK=stacked[0],
             prompt_features_NK=stacked[1],
-            down_NRD=stacked[2],
-            up_NRD=stacked[3],
+            down=stacked[2],
+            up=stacked[3],
         )
 
     def with_experts(self, config: GeneratorConfig, experts: Sequence[Expert]) -> Self:
@@ -105,8 +124,8 @@ class ExpertRepository:
             edit_ids=self.edit_ids + more.edit_ids,
             visual_features_NK=torch.cat([self.visual_features_NK, more.visual_features_NK]),
             prompt_features_NK=torch.cat([self.prompt_features_NK, more.prompt_features_NK]),
-            down_NRD=torch.cat([self.down_NRD, more.down_NRD]),
-            up_NRD=torch.cat([self.up_NRD, more.up_NRD]),
+            down=joined(self.down, more.down),
+            up=joined(self.up, more.up),
         )
 
     def without(self, edit_ids: Collection[str]) -> Self:
@@ -122,6 +141,6 @@ class ExpertRepository:
             edit_ids=tuple(self.edit_ids[i] for i in index),
             visual_features_NK=self.visual_features_NK[chosen],
             prompt_features_NK=self.prompt_features_NK[chosen],
-            down_NRD=self.down_NRD[chosen],
-            up_NRD=self.up_NRD[chosen],
+            down=selected(self.down, chosen),
+            up=selected(self.up, chosen),
         )

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from liveedit_core.errors import LiveEditError
 from liveedit_core.images import check_image_bytes, decode_image, read_image_file
 from liveedit_core.jsonl import json_type_name
 from liveedit_core.limits import InputLimits
@@ -14,7 +15,11 @@ from liveedit_core.rejects import RefusedInputError, RejectType
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 
 Fetch = Callable[[str], bytes]
-"""Gets the bytes behind an object-store URI; any exception means that it cannot be reached."""
+"""Gets the bytes behind an object-store URI.
+
+A retryable error says nothing about the picture and stops the reading of the whole file, which is
+read again later; any other exception means that this picture cannot be had.
+"""
 
 _REQUEST_KEYS = ("image", "prompt", "target", "submitter")
 _CASE_KEYS = ("edit", "probes")
@@ -26,7 +31,14 @@ _KINDS_WITHOUT_IMAGE = (ProbeKind.TEXT_LOCALITY, ProbeKind.PORTABILITY)
 class RequestParser:
     """Turns the objects of one file into requests and cases; pictures are read and decoded."""
 
-    def __init__(self, *, folder: Path, limits: InputLimits, fetch: Fetch | None) -> None:
+    def __init__(self, *, folder: Path | str, limits: InputLimits, fetch: Fetch | None) -> None:
+        """Set up for one file.
+
+        Args:
+            folder: Where relative pictures start from: a folder, or an `s3://` URI as a text.
+            limits: How much is accepted.
+            fetch: Gets pictures by `s3://` URI; None refuses them.
+        """
         self._folder = folder
         self._limits = limits
         self._fetch = fetch
@@ -80,7 +92,7 @@ class RequestParser:
             image_bytes=image_bytes,
             prompt=prompt,
             target=target,
-            image_uri=self._uri_of(content["image"]),
+            image_uri=self._uri_of(self._absolute(content["image"])),
             submitter=submitter,
         )
 
@@ -110,7 +122,7 @@ class RequestParser:
         return Probe(kind=kind, prompt=prompt, target=target, image_bytes=image_bytes)
 
     def _picture(self, location: object, name: str, pictures: dict[str, bytes]) -> bytes:
-        text = check_text(location, name, 4_096)
+        text = self._absolute(check_text(location, name, 4_096))
         if text not in pictures:
             try:
                 image_bytes = self._read(text)
@@ -138,15 +150,23 @@ class RequestParser:
             return self._fetch(location)
         except RefusedInputError:
             raise
-        except Exception as error:  # whatever the caller's store raises, the stream goes on
+        except Exception as error:
+            if isinstance(error, LiveEditError) and error.retryable:
+                raise
+            # Whatever else the caller's store raises: this line is refused, the stream goes on.
             raise RefusedInputError(
                 f"cannot be fetched ({error})", error_type=RejectType.IMAGE_UNREACHABLE
             ) from error
 
+    def _absolute(self, location: str) -> str:
+        """A picture beside a file in an object store has a URI; other paths stay as they are."""
+        is_remote = isinstance(self._folder, str) and "://" not in location
+        return f"{self._folder}/{location}" if is_remote else location
+
     def _path_of(self, location: str) -> Path:
         if location.startswith("file://"):
             return Path(url2pathname(urlsplit(location).path))
-        return self._folder / location
+        return Path(self._folder) / location
 
     def _uri_of(self, location: str) -> str:
         is_local = "://" not in location or location.startswith("file://")

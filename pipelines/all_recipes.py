@@ -7,14 +7,15 @@ from liveedit_core.errors import ConfigError
 from pipelines.config import LifelongEditRecipe
 from pipelines.nightly_config import NightlyRecipe
 from pipelines.promotion_config import PromotionRecipe
+from pipelines.rebuild_config import RebuildRecipe
 from pipelines.recipe_loader import JOB_KEY, load_recipe, read_toml
 from pipelines.train_config import TrainRecipe
 
-AnyRecipe = LifelongEditRecipe | NightlyRecipe | PromotionRecipe | TrainRecipe
+AnyRecipe = LifelongEditRecipe | NightlyRecipe | PromotionRecipe | RebuildRecipe | TrainRecipe
 
 JOBS: dict[str, type[AnyRecipe]] = {
     recipe.job: recipe
-    for recipe in (LifelongEditRecipe, NightlyRecipe, PromotionRecipe, TrainRecipe)
+    for recipe in (LifelongEditRecipe, NightlyRecipe, PromotionRecipe, RebuildRecipe, TrainRecipe)
 }
 """The recipe of each job."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from infra.expert_bank import ExpertBank
+from infra.matrix_place import MatrixPlace
 from infra.object_store import ObjectStore
 from infra.results import EvaluationKey, ResultKey, ResultsTable, result_key
 from liveedit_core.config import GeneratorConfig
@@ -66,6 +67,7 @@ class Replay:
         *,
         key: EvaluationKey,
         seed: int,
+        matrices: MatrixPlace = "auto",
     ) -> None:
         """Look up what is left to do.
 
@@ -75,7 +77,9 @@ class Replay:
             plan: What is asked.
             key: Which evaluation this is.
             seed: Of the intervals.
+            matrices: Where an actor keeps the matrices of the experts.
         """
+        self._matrices = matrices
         self.key = key
         self._bank = bank
         self._results = results
@@ -113,7 +117,8 @@ class Replay:
         units = self._plan.units_for(self._missing)
         if units:
             version = self.key.bank_version
-            evaluator.submit(version, self._bank.load_repository(config, version), units)
+            repository = self._bank.load_repository(config, version, matrices=self._matrices)
+            evaluator.submit(version, repository, units)
 
     def take(self, scored: Sequence[ScoredUnit]) -> None:
         """Store what has come, in one commit."""
@@ -180,7 +185,9 @@ def evaluate_bank_version(
     check_models(bank, facts)
     key = EvaluationKey(bank=bank.name, bank_version=version, num_edits=bank.num_edits(version))
     plan = plan_evaluation(cases, settings)
-    replay = Replay(bank, ResultsTable(store, run), plan, key=key, seed=settings.seed)
+    table = ResultsTable(store, run)
+    seed, matrices = settings.seed, settings.matrices
+    replay = Replay(bank, table, plan, key=key, seed=seed, matrices=matrices)
     finish(replay, pool, facts.config, on_progress=on_progress, should_stop=should_stop)
     return replay.evaluation()
 

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from infra.growth_policy import GrowthPolicy
+from infra.matrix_place import MatrixPlace
 from liveedit_core.errors import ConfigError
 from liveedit_core.limits import InputLimits
 from pipelines.comparison_config import PromotionAtEndSection
+from pipelines.follow_config import FollowSection
 from pipelines.recipe_loader import load_recipe, to_dict, to_toml
 from pipelines.states_config import StatesSection
 
@@ -176,6 +179,9 @@ class EvaluationSection:
     """Free generation is slow: it scores at most so many cases at each point; 0 takes all."""
     max_new_tokens: int = 12
     """Longest answer under free generation, in tokens."""
+    matrices: MatrixPlace = "auto"
+    """Where an actor keeps the matrices of the experts: "resident" in memory, "on_demand" in the
+    store until an input keeps their expert, or "auto": in memory up to a gibibyte."""
 
     def __post_init__(self) -> None:
         """Refuse counts below their floor, unordered points and unknown protocols."""
@@ -263,14 +269,21 @@ class LifelongEditRecipe:
     generator: GeneratorSection = field(default_factory=GeneratorSection)
     embedding: EmbeddingSection = field(default_factory=EmbeddingSection)
     bank: BankSection = field(default_factory=BankSection)
+    growth: GrowthPolicy = field(default_factory=GrowthPolicy)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     states: StatesSection = field(default_factory=lambda: StatesSection(is_cached=False))
     ray: RaySection = field(default_factory=RaySection)
     tracking: TrackingSection = field(default_factory=TrackingSection)
     promotion: PromotionAtEndSection = field(default_factory=PromotionAtEndSection)
+    follow: FollowSection = field(default_factory=FollowSection)
 
     def __post_init__(self) -> None:
-        """Refuse what no run could be named or stored by."""
+        """Refuse what no run could be named or stored by, and two inputs at once."""
+        _check(
+            not self.follow.is_on or not (self.requests.path or self.requests.cases),
+            "follow.is_on takes requests from its inbox: put the file there instead of naming it "
+            "in requests",
+        )
         _check_run(self.seed, self.run_root, self.run_name)
         scheme, separator, _ = self.store.partition("://")
         _check(

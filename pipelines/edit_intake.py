@@ -32,16 +32,18 @@ class Source:
     items: Iterable[Item]
 
 
+def fetcher(store: ObjectStore, max_bytes: int) -> Callable[[str], bytes]:
+    """Reads pictures by URI; an outage of their store is waited for a little, then passed on."""
+    return lambda uri: retried(lambda: store.fetch(uri, max_bytes))
+
+
 def open_source(config: LifelongEditRecipe, store: ObjectStore) -> Source:
     """The source that a recipe names, not read yet.
 
     Raises:
         InputError: The file cannot be opened.
     """
-
-    def fetch(uri: str) -> bytes:
-        return store.fetch(uri, config.limits.max_image_bytes)
-
+    fetch = fetcher(store, config.limits.max_image_bytes)
     if config.requests.path:
         path = config.requests.path
         items: Iterable[Item] = load_requests(path, limits=config.limits, fetch=fetch)

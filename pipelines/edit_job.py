@@ -14,7 +14,10 @@ from infra.object_store import ObjectStore
 from infra.request_log import RequestLog
 from infra.results import ResultsTable
 from infra.tracking import Tracker
+from infra.writer_fence import WriterFence
 from pipelines.config import LifelongEditRecipe
+from pipelines.edit_follow import Follower
+from pipelines.edit_inbox import Inbox
 from pipelines.edit_intake import open_source
 from pipelines.edit_report import ReportSources, refused_requests, report_data
 from pipelines.edit_stream import Outcome, run
@@ -25,6 +28,7 @@ from pipelines.session import StopRequest, open_session
 from pipelines.state_filling import cache_names
 from workers.evaluation_pool import EvaluationPool
 from workers.expert_embedding_pool import ExpertEmbeddingPool
+from workers.failures import retried
 from workers.generator_group import GeneratorGroup
 from workers.messages import EmbedderFacts, GeneratorFacts
 from workers.models import ModelNames
@@ -65,7 +69,9 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     progress = ProgressView(console)
     stop = StopRequest(progress.say)
     store = ObjectStore(config.store_uri)
-    source = open_source(config, store)
+    source = None if config.follow.is_on else open_source(config, store)
+    source_name = source.name if source else config.follow.inbox_uri(config.store_uri)
+    retried(store.check_exclusive_create)
     models = ModelNames(backbone=config.backbone.name, generator=config.generator.checkpoint)
     folder = models.generator_folder()
     tracker = Tracker(
@@ -79,8 +85,8 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     facts = run_facts()
     status = "FAILED"
     try:
-        with _started(config, models) as stages, stop.installed(), progress.shown():
-            progress.say(f"teaching {source.name}; starting workers")
+        with started_stages(config, models) as stages, stop.installed(), progress.shown():
+            progress.say(f"teaching {source_name}; starting workers")
             records.started(config, facts)
             generator_facts = stages.generator.describe()
             records.generator(folder, generator_facts.generator_digest)
@@ -91,21 +97,24 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
                 request_log=RequestLog(store),
                 results=ResultsTable(store, config.run_name),
             )
-            outcome = run(
-                config,
-                source=source,
-                generator=stages.generator,
-                embedder=stages.embedder,
-                evaluator=stages.evaluator,
-                generator_config=generator_facts.config,
-                bank=sources.bank,
-                request_log=sources.request_log,
-                results=sources.results,
-                records=records,
-                progress=progress,
-                should_stop=stop,
-            )
-        report, figures = _write_report(sources, outcome, facts, source.name, start_s)
+            if source is None:
+                outcome = _follower(sources, stages, records, progress, stop).follow()
+            else:
+                outcome = run(
+                    config,
+                    source=source,
+                    generator=stages.generator,
+                    embedder=stages.embedder,
+                    evaluator=stages.evaluator,
+                    generator_config=generator_facts.config,
+                    bank=sources.bank,
+                    request_log=sources.request_log,
+                    results=sources.results,
+                    records=records,
+                    progress=progress,
+                    should_stop=stop,
+                )
+        report, figures = _write_report(sources, outcome, facts, source_name, start_s)
         seconds = {
             "generate_s": outcome.timings.generate_s,
             "embed_s": outcome.timings.embed_s,
@@ -128,6 +137,37 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     )
 
 
+def _follower(
+    sources: ReportSources,
+    stages: _Stages,
+    records: RunRecords,
+    progress: ProgressView,
+    should_stop: StopRequest,
+) -> Follower:
+    """The continuous mode with the workers of this job."""
+    config, section = sources.config, sources.config.follow
+    store = ObjectStore(config.store_uri)
+    return Follower(
+        config=config,
+        inbox=Inbox(
+            section.inbox_uri(config.store_uri),
+            limits=config.limits,
+            settle_s=section.settle_s,
+            max_file_bytes=section.max_file_bytes,
+            say=progress.say,
+        ),
+        bank=sources.bank,
+        request_log=sources.request_log,
+        fence=WriterFence(store, config.bank.name),
+        generator=stages.generator,
+        embedder=stages.embedder,
+        records=records,
+        progress=progress,
+        status_file=config.run_folder / "follow.json",
+        should_stop=should_stop,
+    )
+
+
 def bank_identity(generator: GeneratorFacts, embedder: EmbedderFacts) -> BankIdentity:
     """What the experts of these workers have in common."""
     return BankIdentity(
@@ -144,7 +184,7 @@ def bank_identity(generator: GeneratorFacts, embedder: EmbedderFacts) -> BankIde
 
 
 @contextmanager
-def _started(config: LifelongEditRecipe, models: ModelNames) -> Iterator[_Stages]:
+def started_stages(config: LifelongEditRecipe, models: ModelNames) -> Iterator[_Stages]:
     """A session with all actors starting up."""
     generator, embedding, evaluation = config.generator, config.embedding, config.evaluation
     needed_cpus = (

@@ -7,7 +7,6 @@ The driver alone commits. Everything before a commit may be repeated without eff
 restart the rest to do is read from the store: requests minus bank minus rejects.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,12 +19,11 @@ from liveedit_core.rejects import Rejected
 from pipelines.bank_evaluation import BankEvaluation
 from pipelines.config import LifelongEditRecipe
 from pipelines.edit_intake import Intake, Source, take_in
+from pipelines.edit_teacher import Progress, Teacher, Timings
 from pipelines.evaluation_schedule import EvaluationSchedule, settings_of
 from pipelines.lifelong_curves import lifelong_curves
 from pipelines.stages import Embedder, Evaluator, Generator
-from pipelines.window_plan import OpenWindow, WindowPlan
 from workers.failures import retried
-from workers.messages import WrittenBatch
 
 
 class Records(Protocol):
@@ -36,34 +34,6 @@ class Records(Protocol):
 
     def curve(self, points: Sequence[BankEvaluation]) -> None:
         """The lifelong curve is complete."""
-
-
-class Progress(Protocol):
-    """Shows how far the job is."""
-
-    def say(self, text: str) -> None:
-        """One line for people."""
-
-    def edits(self, num_done: int, num_total: int) -> None:
-        """Requests of this run that are through."""
-
-    def evaluations(self, num_waiting: int) -> None:
-        """Pieces of evaluation that are not done."""
-
-
-@dataclass(kw_only=True)
-class Timings:
-    """Where the time went; the stages run beside each other, so these do not add up."""
-
-    intake_s: float = 0.0
-    generate_s: float = 0.0
-    embed_s: float = 0.0
-    commit_s: float = 0.0
-    teach_s: float = 0.0
-    """From the first micro-batch to the last commit."""
-    num_taught: int = 0
-    """Requests that went through the generator."""
-    num_windows: int = 0
 
 
 @dataclass(kw_only=True)
@@ -120,6 +90,7 @@ def run(
     intake = take_in(source, request_log, limit=config.requests.limit, should_stop=should_stop)
     timings.intake_s = intake.duration_s
     epoch = retried(bank.acquire_writer)
+    retried(lambda: bank.apply_changes(epoch=epoch))
     outcome = Outcome(
         intake=intake,
         num_edits_before=bank.num_edits(),
@@ -136,9 +107,19 @@ def run(
         evaluator=evaluator,
         on_finished=lambda evaluation: records.evaluated(bank, evaluation),
     )
-    _Teacher(config, bank, request_log, epoch, schedule, progress, outcome).teach(
-        generator, embedder, should_stop
+    teacher = Teacher(
+        config=config,
+        bank=bank,
+        request_log=request_log,
+        epoch=epoch,
+        generator=generator,
+        embedder=embedder,
+        observer=_Examiner(schedule),
+        progress=progress,
+        timings=timings,
+        rejected=outcome.rejected,
     )
+    _teach(teacher, schedule, should_stop)
     generator.close()
     embedder.close()
     while schedule.num_waiting and not should_stop():
@@ -181,84 +162,28 @@ def _curve(
     )
 
 
-@dataclass
-class _Teacher:
-    """Drives requests through the stages and commits their windows."""
+@dataclass(frozen=True)
+class _Examiner:
+    """Starts the evaluations that windows make due."""
 
-    config: LifelongEditRecipe
-    bank: ExpertBank
-    request_log: RequestLog
-    epoch: int
     schedule: EvaluationSchedule
-    progress: Progress
-    outcome: Outcome
 
-    def teach(
-        self, generator: Generator, embedder: Embedder, should_stop: Callable[[], bool]
-    ) -> None:
-        """Do everything that is pending."""
-        sequences = self.request_log.pending_sequences(self.bank)
-        num_requests = len(self.request_log)
-        self.schedule.advance(min(sequences) - 1 if sequences else num_requests)
-        if not sequences:
-            self.schedule.advance(num_requests, is_end=True)
-            return
-        plan = WindowPlan(
-            window_edits=self.config.bank.window_edits, points=self.config.evaluation.at
-        )
-        start_s = time.perf_counter()
-        batches = plan.micro_batches(
-            self.request_log.read(sequences), self.config.generator.batch_size
-        )
-        window = OpenWindow()
-        num_through = 0
-        for batch in embedder.stream(generator.stream(batches), self.bank.fragment_writer()):
-            end = plan.end_of(batch.last_sequence)
-            if window.batches and plan.end_of(window.last_sequence) != end:
-                window = self._commit(window)
-            window.batches.append(batch)
-            num_through += batch.num_experts + self._note(batch)
-            self.progress.edits(num_through, len(sequences))
-            if batch.last_sequence == end:
-                window = self._commit(window)
-                if should_stop():
-                    break
-            self.schedule.poll()
-        self._commit(window)
-        self.outcome.timings.teach_s = time.perf_counter() - start_s
-        if not should_stop():
-            self.schedule.advance(num_requests, is_end=True)
-
-    def _note(self, batch: WrittenBatch) -> int:
-        """Take down times and refusals of a batch; returns how many were refused in it."""
-        timings = self.outcome.timings
-        timings.generate_s += batch.generate_s
-        timings.embed_s += batch.embed_s
-        num_refused = sum(1 for item in batch.rejected)
-        timings.num_taught += batch.num_experts + num_refused
-        if num_refused:
-            retried(lambda: self.request_log.reject_requests(batch.rejected, bank=self.bank.name))
-            self.outcome.rejected += batch.rejected
-        return num_refused
-
-    def _commit(self, window: OpenWindow) -> OpenWindow:
-        """Make a window visible and start the evaluations that are due; returns an empty window."""
-        if not window.batches:
-            return window
-        start_s = time.perf_counter()
-        if window.fragments:
-            version = retried(
-                lambda: self.bank.commit(
-                    window.fragments,
-                    epoch=self.epoch,
-                    message=f"requests up to {window.last_sequence}",
-                )
-            )
+    def window_done(self, version: int | None, last_sequence: int) -> None:
+        if version is not None:
             self.schedule.add_window(version)
-            self.outcome.timings.num_windows += 1
-            self.progress.say(
-                f"committed bank version {version}: {self.bank.num_edits(version)} edits"
-            )
-        self.outcome.timings.commit_s += time.perf_counter() - start_s
-        self.schedule.advance(window.last_sequence)
-        return OpenWindow()
+        self.schedule.advance(last_sequence)
+
+    def batch_done(self) -> None:
+        self.schedule.poll()
+
+
+def _teach(teacher: Teacher, schedule: EvaluationSchedule, should_stop: Callable[[], bool]) -> None:
+    """Do everything that is pending."""
+    log = teacher.request_log
+    sequences = log.pending_sequences(teacher.bank)
+    num_requests = len(log)
+    schedule.advance(min(sequences) - 1 if sequences else num_requests)
+    if sequences:
+        teacher.teach(sequences, should_stop)
+    if not sequences or not should_stop():
+        schedule.advance(num_requests, is_end=True)

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from infra.matrix_place import MatrixPlace
 from infra.results import ResultKey
 from liveedit_core.probe_results import FREE_GENERATION, PROTOCOLS
 from liveedit_core.schema import Case
@@ -28,6 +29,8 @@ class EvaluationSettings:
     """Free generation is slow: so many of them at most; 0 takes all."""
     seed: int = 0
     """Of what is drawn, and of the bootstrap intervals."""
+    matrices: MatrixPlace = "auto"
+    """Where an actor keeps the matrices of the experts; changes memory, no result."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ def settings_of(section: EvaluationSection, seed: int) -> EvaluationSettings:
         max_cases=section.max_cases,
         free_generation_cases=section.free_generation_cases,
         seed=seed,
+        matrices=section.matrices,
     )
 
 
@@ -104,6 +105,7 @@ class EvaluationSchedule:
                 bank=self.bank.name, bank_version=window.version, num_edits=window.num_edits
             ),
             seed=self.seed,
+            matrices=self.config.matrices,
         )
         self._running[window.version] = replay
         replay.start(self.evaluator, self.generator_config)

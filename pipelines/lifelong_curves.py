@@ -52,7 +52,8 @@ def lifelong_curves(
     for size in sorted({min(size, len(taught)) for size in sizes} - {0}):
         key = EvaluationKey(bank=bank.name, bank_version=version, num_edits=size, group_size=size)
         plan = plan_evaluation(taught, settings, group_size=size)
-        replay = Replay(bank, results, plan, key=key, seed=settings.seed)
+        seed, matrices = settings.seed, settings.matrices
+        replay = Replay(bank, results, plan, key=key, seed=seed, matrices=matrices)
         finish(replay, pool, facts.config, on_progress=on_progress, should_stop=should_stop)
         curve.append(replay.evaluation())
         if should_stop():

@@ -99,6 +99,10 @@ class RunRecords:
         self._tracker.log_artifact(report)
         for figure in figures:
             self._tracker.log_artifact(figure, "figures")
+        self.register_newest(bank)
+
+    def register_newest(self, bank: ExpertBank) -> None:
+        """Register the newest bank version, if there is any, as the challenger."""
         windows = bank.history()
         if windows:
             with self._tolerated():
@@ -106,6 +110,11 @@ class RunRecords:
                     bank, windows[-1].version, backbone=self._backbone
                 )
                 self._registry.set_alias(BANK_MODEL, "challenger", newest.version)
+
+    def followed(self, bank: ExpertBank, lag_s: float) -> None:
+        """Record how far the continuous mode is."""
+        metrics = {"num_edits": float(bank.num_edits()), "lag_s": lag_s}
+        self._tracker.log_metrics(metrics, step=bank.version)
 
     def end(self, status: str) -> None:
         """Record how the run ended: "FINISHED", "FAILED" or "KILLED"."""

@@ -33,6 +33,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, metavar="FILE.toml")
     parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
+    parser.add_argument(
+        "--store", metavar="URI", help="of checkpoints: file:///folder or s3://bucket/prefix"
+    )
     parser.add_argument("--shards", metavar="K", help="processes that share the weights (ZeRO)")
     parser.add_argument(
         "--resume", action="store_true", help="go on with a run; refuse to begin a new one"
@@ -97,7 +100,11 @@ def resolve_recipe(options: argparse.Namespace) -> TrainRecipe:
         ConfigError: A setting is unknown, of the wrong type or impossible.
     """
     overrides: list[str] = list(options.overrides)
-    for name, value in (("run_name", options.run_name), ("sharding.shards", options.shards)):
+    for name, value in (
+        ("run_name", options.run_name),
+        ("keep.store", options.store),
+        ("sharding.shards", options.shards),
+    ):
         if value is not None:
             overrides.append(f"{name}={value}")
     if options.no_cache:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # No test talks to a hub or reports usage.
+os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # nor asks the machine for credentials
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -31,8 +32,15 @@ settings.load_profile("liveedit")
 _INTEGRATION = Path(__file__).parent / "integration"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything in tests/integration, so that `-m "not integration"` leaves it out."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark everything in tests/integration, so that `-m "not integration"` leaves it out.
+
+    Tests marked `long` run only when `-m` speaks of them.
+    """
     for item in items:
         if _INTEGRATION in item.path.parents:
             item.add_marker(pytest.mark.integration)
+    if "long" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]

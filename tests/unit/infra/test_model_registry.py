@@ -1,12 +1,15 @@
 """Generator checkpoints and bank versions in a real MLflow registry."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from infra.bank_growth import BankGrowth
 from infra.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.growth_policy import GrowthPolicy
 from infra.model_registry import BANK_MODEL, GENERATOR_MODEL, ModelRegistry
 from infra.object_store import ObjectStore
 from infra.tracking import Tracker
@@ -88,6 +91,24 @@ def test_a_bank_version_is_registered_once_with_its_manifest(
     assert reopened.edit_ids(manifest.bank_version) == bank.edit_ids(versions[0])
     model = MlflowClient(tracker.tracking_uri).get_logged_model(first.model_id)
     assert [(metric.key, metric.step) for metric in model.metrics or []] == [("reliability", 1)]
+
+
+def test_a_registered_version_outlives_clean_up_even_if_mlflow_never_heard_of_it(
+    bank: ExpertBank, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
+    registry = ModelRegistry(Tracker(tmp_path / "runs", experiment="tests", run_name="down"))
+    first, second = (window.version for window in bank.history())
+    edits = bank.edit_ids(first)
+    with pytest.raises(TrackingError):
+        registry.register_bank_version(bank, first)
+    policy = GrowthPolicy(keep_versions=1, keep_days=0.0)
+    upkeep = BankGrowth(store, bank.name, policy).tend(now=datetime.now(UTC) + timedelta(days=1))
+    assert first not in upkeep.versions_removed
+    assert second not in upkeep.versions_removed
+    assert upkeep.versions_removed != ()
+    assert bank.edit_ids(first) == edits
 
 
 def test_versions_are_found_by_alias_and_number(registry: ModelRegistry, bank: ExpertBank) -> None:

@@ -1,12 +1,13 @@
 """Objects on disk: whole, exclusive, confined to the root, limited in size."""
 
+import os
 import pickle
 import threading
 from pathlib import Path
 
 import pytest
 
-from infra.object_store import ObjectStore
+from infra.object_store import ObjectStore, UnsafeStoreError
 from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
 
 LIMIT = 1000
@@ -84,6 +85,43 @@ class _CarelessStore(ObjectStore):
 def test_a_store_that_ignores_the_condition_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailableError, match="5 succeeded, one should have"):
         _CarelessStore(tmp_path).check_exclusive_create()
+    assert not UnsafeStoreError.retryable, "waiting makes no server honour the condition"
+
+
+class _ForgetfulStore(ObjectStore):
+    """Loses the answer to every winner, some times."""
+
+    num_lost = 0
+    num_left = 2
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        won = super().put_if_absent(key, data)
+        if won and self.num_left:
+            self.num_left -= 1
+            self.num_lost += 1
+            return False
+        return won
+
+
+def test_a_lost_answer_is_not_taken_for_a_careless_server(tmp_path: Path) -> None:
+    store = _ForgetfulStore(tmp_path)
+    store.check_exclusive_create()
+    assert store.num_lost == 2
+    store.num_left = 100
+    with pytest.raises(StorageUnavailableError, match="not proven"):
+        store.check_exclusive_create()
+
+
+def test_entries_are_listed_by_age(store: ObjectStore) -> None:
+    for age, key in enumerate(("in/b", "in/a", "in/c")):
+        store.put(key, b"x" * age)
+        changed_s = 1_000_000_000 - 10 * age
+        os.utime(Path(store.table_uri("in")) / key[-1], (changed_s, changed_s))
+    assert [(entry.key, entry.num_bytes) for entry in store.entries("in/")] == [
+        ("in/c", 2),
+        ("in/a", 1),
+        ("in/b", 0),
+    ]
 
 
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "a/../../b", "..", "a//b", "./a", "a/"])

@@ -224,7 +224,7 @@ def test_too_many_bytes_or_pixels(folder: Path) -> None:
 def test_uris_go_through_the_callers_store(folder: Path) -> None:
     def fetch(uri: str) -> bytes:
         if uri != "s3://bucket/rose.png":
-            raise StorageUnavailableError("no answer from the store")
+            raise PermissionError("the store does not let us")
         return _png("red")
 
     path = _write(
@@ -235,7 +235,26 @@ def test_uris_go_through_the_callers_store(folder: Path) -> None:
     assert request.image_uri == "s3://bucket/rose.png"
     assert isinstance(reject, Rejected)
     assert reject.error_type == "ImageUnreachable"
-    assert "no answer from the store" in reject.message
+    assert "the store does not let us" in reject.message
+
+
+def test_an_outage_of_the_pictures_store_refuses_nothing(folder: Path) -> None:
+    def fetch(uri: str) -> bytes:
+        raise StorageUnavailableError("no answer from the store")
+
+    path = _write(folder, GOOD | {"image": "s3://bucket/rose.png"})
+    with pytest.raises(StorageUnavailableError, match="no answer"):
+        next(load_requests(path, fetch=fetch))
+
+
+def test_pictures_may_lie_elsewhere_than_the_file(folder: Path, tmp_path: Path) -> None:
+    path = _write(tmp_path / "album", GOOD | {"image": "red.png"})
+    (here,) = load_requests(path, pictures_at=folder)
+    (there,) = load_requests(path, fetch=lambda uri: _png("blue"), pictures_at="s3://bucket/inbox")
+    assert isinstance(here, EditRequest)
+    assert here.image_bytes == _png("red")
+    assert isinstance(there, EditRequest)
+    assert (there.image_bytes, there.image_uri) == (_png("blue"), "s3://bucket/inbox/red.png")
 
 
 def test_absolute_paths_file_uris_and_links(folder: Path, tmp_path: Path) -> None:

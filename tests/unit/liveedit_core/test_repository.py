@@ -70,4 +70,10 @@ def test_arrays_of_another_shape_are_refused() -> None:
 def test_ids_and_tensors_must_agree() -> None:
     good = repository(1, 2)
     with pytest.raises(ShapeError, match="visual_features_NK"):
-        ExpertRepository(edit_ids=("one",), **{name: getattr(good, name) for name in TENSORS})
+        ExpertRepository(
+            edit_ids=("one",),
+            visual_features_NK=good.visual_features_NK,
+            prompt_features_NK=good.prompt_features_NK,
+            down=good.down,
+            up=good.up,
+        )

@@ -83,8 +83,8 @@ def test_expert_norm_is_that_of_the_whole_map() -> None:
         edit_ids=("a", "b", "c"),
         visual_features_NK=torch.zeros(3, 4),
         prompt_features_NK=torch.zeros(3, 4),
-        down_NRD=down_NRD,
-        up_NRD=up_NRD,
+        down=down_NRD,
+        up=up_NRD,
     )
     expected = [float((2.0 * d.T @ u).norm()) for d, u in zip(down_NRD, up_NRD, strict=True)]
     assert expert_norms(repository, 2.0).tolist() == pytest.approx(expected, rel=1e-5)

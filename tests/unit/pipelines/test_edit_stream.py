@@ -56,6 +56,7 @@ class Driver:
 
     def __init__(self, folder: Path) -> None:
         store = ObjectStore(folder)
+        self.store = store
         self.bank = ExpertBank.open_or_create(store, "test", IDENTITY)
         self.log = RequestLog(store)
         self.results = ResultsTable(store, "test")

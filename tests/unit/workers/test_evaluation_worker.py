@@ -98,5 +98,6 @@ def test_a_shared_repository_is_the_same_memory() -> None:
     assert again.edit_ids == experts.edit_ids
     assert again.down_NRD.data_ptr() == experts.down_NRD.data_ptr()
     read_only = SharedRepository.of(experts)
-    read_only.up_NRD.flags.writeable = False
-    assert np.array_equal(read_only.repository().up_NRD.numpy(), experts.up_NRD.numpy())
+    read_only.prompt_features_NK.flags.writeable = False
+    shared_NK = read_only.repository().prompt_features_NK
+    assert np.array_equal(shared_NK.numpy(), experts.prompt_features_NK.numpy())

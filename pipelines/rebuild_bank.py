@@ -1,0 +1,135 @@
+#!/usr/bin/env python
+"""Make a new bank from the request log with another generator.
+
+    rebuild_bank.py --store s3://bucket/prefix --generator runs/train/generator --bank main-2
+    rebuild_bank.py --store runs/quickstart/store --generator FOLDER --bank new --from quickstart
+
+The old bank stays as it is. The same command again goes on where the last one stopped, however it
+stopped.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+_PROJECT = str(Path(__file__).resolve().parents[1])
+if sys.path[0] != _PROJECT:
+    # Run as a script: Python put this folder first, the packages lie one above it.
+    sys.path[0] = _PROJECT
+
+from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
+from pipelines.rebuild_config import RebuildRecipe  # noqa: E402
+from pipelines.recipe_loader import load_recipe, to_toml  # noqa: E402
+
+if TYPE_CHECKING:
+    from pipelines.rebuild_job import RebuildResult
+
+EXIT_CODES = """exit codes:
+  0    every request is in the new bank
+  1    an error; the message says what to do
+  2    a wrong option or setting
+  4    done, but some requests were refused (the table `rejects` says why)
+  130  stopped by Ctrl-C, 143 by SIGTERM, after a window; the same command goes on
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job; returns its exit code."""
+    options = parse_arguments(arguments)
+    try:
+        recipe = resolve_recipe(options)
+        if options.dry_run:
+            print(to_toml(recipe), end="")
+            return 0
+        return run_job(recipe)
+    except ConfigError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 2
+    except LiveEditError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 1
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--store", metavar="URI", help="holds the request log")
+    parser.add_argument("--generator", metavar="FOLDER", help="checkpoint that writes the experts")
+    parser.add_argument("--bank", metavar="NAME", help="of the new bank")
+    parser.add_argument(
+        "--from", dest="source", metavar="NAME", help="only the edits that this bank holds"
+    )
+    parser.add_argument("--recipe", metavar="FILE.toml", type=Path, help="settings")
+    parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and end")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+def resolve_recipe(options: argparse.Namespace) -> RebuildRecipe:
+    """Recipe, then overrides, then the options that name a setting.
+
+    Raises:
+        ConfigError: A setting is unknown, of the wrong type or impossible.
+    """
+    overrides: list[str] = list(options.overrides)
+    for name, value in (
+        ("store", options.store),
+        ("generator.checkpoint", options.generator),
+        ("bank.name", options.bank),
+        ("source.bank", options.source),
+        ("run_name", options.run_name),
+    ):
+        if value is not None:
+            overrides.append(f"{name}={value}")
+    return load_recipe(RebuildRecipe, options.recipe, overrides)
+
+
+def run_job(recipe: RebuildRecipe) -> int:
+    """Do the job and say how it ended."""
+    if not recipe.store:
+        raise ConfigError("store must name the store of the request log: --store URI")
+    from rich.console import Console
+
+    from pipelines.run_folder import log_to_file
+
+    try:
+        recipe.run_folder.mkdir(parents=True, exist_ok=True)
+        (recipe.run_folder / "config.toml").write_text(to_toml(recipe), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"run folder {recipe.run_folder} cannot be written: {error}") from error
+    log_to_file(recipe.run_folder)
+    from pipelines.session import prepare_environment
+
+    prepare_environment(recipe.ray)
+    from pipelines.rebuild_job import do_rebuild
+
+    result = do_rebuild(recipe, Console())
+    print(ending(recipe, result))
+    if result.outcome.was_stopped:
+        return result.stop_code
+    return 4 if result.outcome.num_refused else 0
+
+
+def ending(recipe: RebuildRecipe, result: "RebuildResult") -> str:
+    """The last line."""
+    outcome = result.outcome
+    name = f"bank {recipe.bank.name!r}, version {result.version}"
+    if outcome.was_stopped:
+        return f"stopped with {outcome.num_edits} edits in {name}; the same command goes on"
+    refused = f"{outcome.num_refused} requests refused" if outcome.num_refused else "none refused"
+    registered = f"; {result.registered}" if result.registered else ""
+    return (
+        f"{outcome.num_edits} edits in {name}, {outcome.num_new} of them new; {refused}{registered}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""A proxy before an S3 server that answers a share of the requests badly, as busy services do.
+
+The signature of a request covers its Host header, so requests pass through it byte by byte.
+"""
+
+import http.client
+import http.server
+import random
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "upgrade"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """Of all requests."""
+
+    slow_down: float = 0.0
+    """503, not passed on."""
+    internal_error: float = 0.0
+    """500, not passed on."""
+    lost_answer: float = 0.0
+    """Passed on and done, but the answer never comes: the worst there is."""
+
+
+class FaultyProxy:
+    """Listens on a port of its own until `close`."""
+
+    def __init__(self, upstream: str, shares: Shares, *, seed: int = 0) -> None:
+        self._upstream = urlsplit(upstream).netloc
+        self.shares = shares
+        self._draw = random.Random(seed)
+        self._lock = threading.Lock()
+        self.injected: Counter[str] = Counter()
+        proxy = self
+
+        class Handler(_Handler):
+            owner = proxy
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def num_faults(self) -> int:
+        return sum(count for name, count in self.injected.items() if name)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def fault(self) -> str:
+        """What the next request gets; "" for a true answer."""
+        with self._lock:
+            number = self._draw.random()
+            name = ""
+            for candidate in ("slow_down", "internal_error", "lost_answer"):
+                share = getattr(self.shares, candidate)
+                if number < share:
+                    name = candidate
+                    break
+                number -= share
+            self.injected[name] += 1
+            return name
+
+    def ask(
+        self, method: str, path: str, headers: list[tuple[str, str]], body: bytes
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
+        """What the server really says."""
+        connection = http.client.HTTPConnection(self._upstream, timeout=30)
+        try:
+            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+            for name, value in headers:
+                connection.putheader(name, value)
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            return answer.status, answer.getheaders(), answer.read()
+        finally:
+            connection.close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    owner: FaultyProxy
+
+    def _handle(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.owner.fault()
+        if fault == "slow_down":
+            self._refuse(503, "SlowDown")
+            return
+        if fault == "internal_error":
+            self._refuse(500, "InternalError")
+            return
+        headers = [
+            (name, value)
+            for name, value in self.headers.items()
+            if name.lower() not in _HOP_BY_HOP and name.lower() != "expect"
+        ]
+        try:
+            status, answer_headers, content = self.owner.ask(self.command, self.path, headers, body)
+        except OSError:
+            self._refuse(503, "ServiceUnavailable")
+            return
+        if fault == "lost_answer":
+            self.close_connection = True
+            return
+        self.send_response_only(status)
+        is_sized = False
+        for name, value in answer_headers:
+            if name.lower() not in _HOP_BY_HOP:
+                self.send_header(name, value)
+                is_sized = is_sized or name.lower() == "content-length"
+        if not is_sized:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def _refuse(self, status: int, code: str) -> None:
+        content = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+        self.send_response_only(status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _handle

@@ -1,0 +1,60 @@
+"""Rows of a bank without a model: numbers depend on the edit only, as those of a generator."""
+
+import numpy as np
+import torch
+
+from infra.bank_schema import BankIdentity, ExpertRow
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.expert import Expert
+from liveedit_core.schema import EditRequest
+
+SMALL_IDENTITY = BankIdentity(
+    backbone_digest="backbone",
+    generator_digest="generator",
+    edit_layer=5,
+    hidden_size=6,
+    module_dim=4,
+    num_queries=2,
+    rank=3,
+    embedding_model="tower",
+    embedding_size=5,
+)
+SMALL_CONFIG = GeneratorConfig(
+    hidden_size=6,
+    module_dim=4,
+    num_queries=2,
+    num_attention_heads=2,
+    rank=3,
+    num_image_tokens=2,
+    edit_layer=5,
+)
+
+
+def small_request(picture: str, target: str = "yes", submitter: str = "someone") -> EditRequest:
+    """A request; nothing here decodes its picture."""
+    return EditRequest(
+        image_bytes=picture.encode(), prompt="What is it?", target=target, submitter=submitter
+    )
+
+
+def small_row(sequence: int, picture: str = "", target: str = "yes") -> ExpertRow:
+    """The row of a request."""
+    request = small_request(picture or f"picture {sequence}", target)
+    random = np.random.default_rng(int(request.edit_id[:8], 16))
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(random.standard_normal(shape).astype(np.float32))
+
+    return ExpertRow(
+        expert=Expert(
+            edit_id=request.edit_id,
+            visual_feature_QM=normal(2, 4),
+            prompt_feature_QM=normal(2, 4),
+            down_RD=normal(3, 6),
+            up_RD=normal(3, 6),
+        ),
+        sequence=sequence,
+        subject_id=request.subject_id,
+        clip_embedding=normal(5).numpy(),
+        provenance={"worker": "test"},
+    )

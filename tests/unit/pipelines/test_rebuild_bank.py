@@ -1,0 +1,236 @@
+"""A rebuilt bank is the one that the other generator would have written from the beginning."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from infra.expert_bank import ExpertBank
+from infra.object_store import ObjectStore
+from infra.request_log import RequestLog
+from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
+from liveedit_core.generator import LiveEditGenerator
+from liveedit_core.limits import InputLimits
+from liveedit_core.schema import EditRequest
+from pipelines.config import LifelongEditRecipe, load_recipe
+from pipelines.edit_job import bank_identity
+from pipelines.rebuild_bank import main
+from pipelines.rebuild_config import RebuildRecipe, RebuildSourceSection
+from pipelines.rebuild_job import RebuildOutcome, rebuild, source_sequences
+from tests.tiny_bank import EMBEDDER
+from tests.unit.tiny_inputs import HashEmbedder, request
+from tests.unit.tiny_models import CONFIG, TinyModels
+from workers.expert_embedding_worker import ExpertEmbeddingWorker
+from workers.generator_worker import GeneratorWorker
+from workers.messages import GeneratedBatch, NumberedRequest
+
+
+@dataclass(frozen=True)
+class OtherModels(TinyModels):
+    """The same backbone with another generator."""
+
+    def load_generator(self) -> LiveEditGenerator:
+        torch.manual_seed(1)
+        generator = LiveEditGenerator(CONFIG).eval().requires_grad_(False)
+        generator.digest = "other-generator"
+        return generator
+
+
+@dataclass
+class Counting:
+    """A generator that notes what it was asked."""
+
+    worker: GeneratorWorker
+    asked: list[int] = field(default_factory=list)
+
+    def stream(self, batches: Iterable[Sequence[NumberedRequest]]) -> Iterator[GeneratedBatch]:
+        def noted() -> Iterator[Sequence[NumberedRequest]]:
+            for batch in batches:
+                self.asked += [item.sequence for item in batch]
+                yield batch
+
+        return iter(self.worker.stream(noted()))
+
+    def close(self) -> None:
+        pass
+
+
+class Silence:
+    def say(self, text: str) -> None:
+        pass
+
+    def edits(self, num_done: int, num_total: int) -> None:
+        pass
+
+    def evaluations(self, num_waiting: int) -> None:
+        pass
+
+
+def settings() -> LifelongEditRecipe:
+    overrides = ["bank.window_edits=3", "generator.batch_size=2", "source.bank=main"]
+    return load_recipe(RebuildRecipe, None, overrides).editing()
+
+
+class House:
+    """One store: a log of eleven requests, and the bank that the first generator wrote of it.
+
+    Request 11 gives the picture of request 3 a new target; edits 5 and 6 were removed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.store = ObjectStore(folder)
+        self.log = RequestLog(self.store)
+        requests = [request(n) for n in range(1, 11)] + [request(3, target="another thing")]
+        self.log.append(requests)
+        self.bank = self.taught("main", TinyModels(), requests)
+        gone = [requests[4].edit_id, requests[5].edit_id]
+        epoch = self.bank.acquire_writer()
+        self.bank.remove(gone, author="ada", reason="test", epoch=epoch)
+
+    def open(self, name: str, models: TinyModels) -> ExpertBank:
+        facts = GeneratorWorker(models, InputLimits()).describe()
+        return ExpertBank.open_or_create(self.store, name, bank_identity(facts, EMBEDDER))
+
+    def taught(self, name: str, models: TinyModels, requests: Sequence[EditRequest]) -> ExpertBank:
+        bank = self.open(name, models)
+        numbered = [NumberedRequest(sequence=n + 1, request=r) for n, r in enumerate(requests)]
+        batches = GeneratorWorker(models, InputLimits()).stream([numbered])
+        written = ExpertEmbeddingWorker(HashEmbedder).stream(batches, bank.fragment_writer())
+        fragments = [text for batch in written for text in batch.fragments]
+        bank.commit(fragments, epoch=bank.acquire_writer())
+        return bank
+
+    def rebuild(
+        self,
+        name: str,
+        *,
+        source: str = "main",
+        version: str = "",
+        models: TinyModels | None = None,
+        stop_after: int | None = None,
+    ) -> tuple[RebuildOutcome, list[int]]:
+        """Rebuild with plain workers; returns the outcome, and which requests were written."""
+        models = models or OtherModels()
+        bank = self.open(name, models)
+        section = RebuildSourceSection(bank=source, version=version)
+        generator = Counting(GeneratorWorker(models, InputLimits()))
+        before = len(bank.history())
+
+        def should_stop() -> bool:
+            return stop_after is not None and len(bank.history()) - before >= stop_after
+
+        outcome = rebuild(
+            settings(),
+            wanted=source_sequences(self.store, section),
+            generator=generator,
+            embedder=ExpertEmbeddingWorker(HashEmbedder),
+            bank=bank,
+            request_log=self.log,
+            progress=Silence(),
+            should_stop=should_stop,
+        )
+        return outcome, generator.asked
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path / "store")
+
+
+def assert_same(first: ExpertBank, second: ExpertBank) -> None:
+    one, other = first.load_repository(CONFIG), second.load_repository(CONFIG)
+    assert one.edit_ids == other.edit_ids
+    for name in ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_the_new_bank_holds_the_edits_of_the_old_one_as_the_other_generator_writes_them(
+    house: House,
+) -> None:
+    before = house.bank.version
+    outcome, asked = house.rebuild("new")
+    assert asked == [1, 2, 4, 7, 8, 9, 10, 11]  # neither what was removed nor superseded
+    assert (outcome.num_edits, outcome.num_new, outcome.num_refused) == (8, 8, 0)
+    new = ExpertBank.open(house.store, "new")
+    assert new.edit_ids() == house.bank.edit_ids()
+    expected = house.taught("expected", OtherModels(), [item.request for item in house.log.read()])
+    assert_same(new, expected)
+    old = house.bank.load_repository(CONFIG)
+    assert not torch.equal(new.load_repository(CONFIG).down_NRD, old.down_NRD)
+    assert house.bank.version == before
+    assert house.rebuild("new") == (
+        RebuildOutcome(num_edits=8, num_new=0, num_refused=0, was_stopped=False),
+        [],
+    )
+
+
+def test_a_rebuild_goes_on_where_it_was_stopped(house: House) -> None:
+    stopped, first = house.rebuild("new", stop_after=1)
+    assert stopped.was_stopped
+    assert 0 < stopped.num_edits < 8
+    outcome, rest = house.rebuild("new")
+    assert (outcome.num_edits, outcome.was_stopped) == (8, False)
+    held = [1, 2, 4, 7, 8, 9, 10, 11]
+    assert sorted({*first, *rest}) == held
+    assert rest == held[stopped.num_edits :]
+    house.rebuild("undisturbed")
+    new, undisturbed = (ExpertBank.open(house.store, name) for name in ("new", "undisturbed"))
+    assert_same(new, undisturbed)
+
+
+def test_a_tagged_version_can_be_the_source(house: House) -> None:
+    first = house.bank.history()[0].version
+    house.bank.versions.tag("before", first)
+    late = request(20)
+    house.log.append([late])
+    house.rebuild("new", version="before")
+    new = ExpertBank.open(house.store, "new")
+    assert new.edit_ids() == house.bank.edit_ids()  # what was removed since stays out
+    assert late.edit_id not in new.edit_ids()
+    with pytest.raises(InputError, match="before"):
+        house.rebuild("newer", version="after")
+    with pytest.raises(IntegrityError):
+        house.rebuild("newer", source="nothing")
+
+
+def test_without_a_source_the_whole_log_is_written(house: House) -> None:
+    late = request(20)
+    house.log.append([late])
+    outcome, _ = house.rebuild("new", source="")
+    new = ExpertBank.open(house.store, "new")
+    assert new.edit_ids() == [*house.bank.edit_ids(), late.edit_id]
+    assert outcome.num_edits == 9
+
+
+def test_what_the_other_generator_cannot_write_is_refused_there_only(house: House) -> None:
+    house.log.append([request(20, prompt="poison")])
+    poisoned = OtherModels(poisoned_prompt="poison")
+    outcome, _ = house.rebuild("new", source="", models=poisoned)
+    assert (outcome.num_edits, outcome.num_refused) == (8, 1)
+    assert house.log.pending_sequences(house.bank) == [12]
+    again, asked = house.rebuild("new", source="", models=poisoned)
+    assert (again.num_refused, asked) == (1, [])
+
+
+def test_a_bank_of_another_generator_is_not_written_to(house: House) -> None:
+    with pytest.raises(RepositoryMismatchError, match="generator_digest"):
+        house.rebuild("main", source="")
+
+
+def test_settings_that_cannot_be_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=r"source\.bank"):
+        load_recipe(RebuildRecipe, None, ["source.bank=main", "bank.name=main"])
+    with pytest.raises(ConfigError, match="version"):
+        load_recipe(RebuildRecipe, None, ["source.version=3"])
+    assert main(["--bank", "new"]) == 2
+    assert "--store" in capsys.readouterr().err
+
+
+def test_options_name_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--store", "s3://b/p", "--generator", "folder", "--bank", "new", "--from", "main"]
+    assert main([*options, "--dry-run", "generator.gangs=3"]) == 0
+    shown = capsys.readouterr().out
+    for line in ('store = "s3://b/p"', 'checkpoint = "folder"', 'name = "new"', "gangs = 3"):
+        assert line in shown
