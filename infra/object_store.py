@@ -2,7 +2,8 @@
 
 Keys are relative paths with "/" between their parts. Everything that is not a table goes through
 here: checkpoints, writer epochs, pictures by URI. S3 endpoint, region and credentials come from the
-standard AWS environment, never from us, so a store can be pickled and sent to another process.
+standard AWS environment. A store that is sent to another process takes its endpoint along, never
+credentials: those are the other process's own.
 """
 
 import contextlib
@@ -64,24 +65,37 @@ class UnsafeStoreError(StorageUnavailableError):
 class ObjectStore:
     """The one way to objects; picklable, holds no credentials."""
 
-    def __init__(self, root_uri: str | Path) -> None:
+    def __init__(self, root_uri: str | Path, endpoint: str = "") -> None:
         """Name the root; nothing is read or written yet.
 
         Args:
             root_uri: `file:///folder`, a plain path, or `s3://bucket/prefix`.
+            endpoint: URL of the S3 server; "" takes that of the AWS environment.
 
         Raises:
             InputError: The scheme is neither of these, or the bucket is missing.
         """
         self.root_uri = _normalized_root(root_uri)
+        self._given_endpoint = endpoint
 
-    def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str]]:
-        """Pickle the root only: clients are made anew where the store arrives."""
-        return ObjectStore, (self.root_uri,)
+    def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str, str]]:
+        """Pickle root and endpoint: clients are made anew where the store arrives.
+
+        The endpoint goes along, as it does in `table_options`: objects and tables of one store must
+        not end up on two servers because a node has another environment than the driver.
+        """
+        return ObjectStore, (self.root_uri, self._endpoint)
+
+    @property
+    def _endpoint(self) -> str:
+        return self._given_endpoint or _endpoint()
 
     @functools.cached_property
     def _backend(self) -> Backend:
-        return _backend_of(self.root_uri)
+        parts = urlsplit(self.root_uri)
+        if parts.scheme == "s3":
+            return _S3Backend(parts.netloc, parts.path.strip("/"), self._given_endpoint)
+        return DiskBackend(Path(unquote(parts.path)))
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object whole or not at all, replacing what was there."""
@@ -154,7 +168,9 @@ class ObjectStore:
                 f"cannot fetch {uri[:200]!r}: give s3://bucket/key or file:///path "
                 "(http and https are not fetched; copy the picture into the store first)"
             )
-        backend: Backend = _S3Backend(host, "") if is_s3 else DiskBackend(Path("/"))
+        backend: Backend = DiskBackend(Path("/"))
+        if is_s3:
+            backend = _S3Backend(host, "", self._given_endpoint)
         try:
             return backend.get(key, max_bytes)
         except MissingObjectError:
@@ -208,7 +224,7 @@ class ObjectStore:
         """Lance storage options that the AWS environment implies (no credentials)."""
         if not self.root_uri.startswith("s3://"):
             return {}
-        endpoint = _endpoint()
+        endpoint = self._endpoint
         if not endpoint:
             return dict(_TABLE_RETRIES)
         allow_http = str(endpoint.startswith("http:")).lower()
@@ -238,18 +254,13 @@ def _endpoint() -> str:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
 
 
-def _backend_of(root_uri: str) -> Backend:
-    parts = urlsplit(root_uri)
-    if parts.scheme == "s3":
-        return _S3Backend(parts.netloc, parts.path.strip("/"))
-    return DiskBackend(Path(unquote(parts.path)))
-
-
 @functools.cache
 def _s3_client(endpoint: str, access_key_id: str) -> Any:
     """One client a process, a new one when the environment changes.
 
-    The arguments only tell environments apart: boto3 reads them, and all else, by itself.
+    Args:
+        endpoint: URL of the server; "" for Amazon's.
+        access_key_id: Only tells environments apart: boto3 reads it, and all else, by itself.
     """
     import boto3  # slow, and stores on disk do without it
     from botocore.config import Config
@@ -260,20 +271,23 @@ def _s3_client(endpoint: str, access_key_id: str) -> Any:
         retries={"mode": "standard", "max_attempts": 4},
         s3={"addressing_style": "path" if endpoint else "auto"},
     )
-    return boto3.session.Session().client("s3", config=config)
+    return boto3.session.Session().client("s3", config=config, endpoint_url=endpoint or None)
 
 
 class _S3Backend:
     """Objects below a prefix of a bucket."""
 
-    def __init__(self, bucket: str, prefix: str) -> None:
+    def __init__(self, bucket: str, prefix: str, endpoint: str) -> None:
+        self._endpoint = endpoint
         self._bucket = bucket
         self._base = f"{prefix}/" if prefix else ""
 
     @property
     def _client(self) -> Any:
         with self._errors("the bucket"):
-            return _s3_client(_endpoint(), os.environ.get("AWS_ACCESS_KEY_ID", ""))
+            return _s3_client(
+                self._endpoint or _endpoint(), os.environ.get("AWS_ACCESS_KEY_ID", "")
+            )
 
     @contextlib.contextmanager
     def _errors(self, key: str) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """The store on a real S3 server: objects, tables, bank, log, outages."""
 
 import multiprocessing
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -181,3 +182,15 @@ def test_a_missing_bucket_is_named() -> None:
     store = ObjectStore("s3://no-such-bucket/x")
     with pytest.raises(StorageUnavailableError, match=r"no-such-bucket.*NoSuchBucket"):
         store.get("a")
+
+
+def test_a_store_that_travels_takes_its_server_along_and_no_credentials(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("a", b"x")
+    parcel = pickle.dumps(store)
+    assert b"tests-secret" not in parcel
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    arrived: ObjectStore = pickle.loads(parcel)
+    assert arrived.get("a") == b"x"
+    assert arrived.table_options()["aws_endpoint"] != "http://127.0.0.1:9"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pyarrow as pa
 from ray.cluster_utils import Cluster
@@ -38,7 +38,7 @@ COLUMNS = (
     "clip_embedding",
     "generator_digest",
 )
-TIMEOUT_S = 120.0
+TIMEOUT_S = 250.0
 QUICK_HEALTH_CHECKS = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000}
 """A node that is gone is noticed in some seconds; by default it takes Ray half a minute."""
 
@@ -142,7 +142,7 @@ class Scene:
     def end(self) -> None:
         """Kill whoever is left."""
         for driver in self.drivers:
-            end_group(driver.process)  # type: ignore[arg-type]
+            end_group(driver.process)
         self._log.close()
 
     def living(self, kind: str) -> list[tuple[int, str]]:
@@ -200,12 +200,12 @@ def add_node(cluster: Cluster, *, is_head: bool = False) -> None:
     before = {name: os.environ.get(name) for name in S3_CREDENTIALS}
     os.environ.update(S3_CREDENTIALS)
     try:
+        options: dict[str, Any] = {"resources": {WORK: 1.0}}
+        if is_head:
+            options = {"resources": {}, "_system_config": QUICK_HEALTH_CHECKS}
+        memory_bytes = 80 * 1024 * 1024
         cluster.add_node(
-            **({"_system_config": QUICK_HEALTH_CHECKS} if is_head else {}),
-            num_cpus=1,
-            object_store_memory=80 * 1024 * 1024,
-            resources={} if is_head else {WORK: 1.0},
-            include_dashboard=False,
+            num_cpus=1, object_store_memory=memory_bytes, include_dashboard=False, **options
         )
     finally:
         for name, value in before.items():

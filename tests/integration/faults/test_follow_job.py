@@ -10,7 +10,7 @@ from infra.request_log import RequestLog
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from tests.integration.edit_job import Run, end_group, needs_builtin_models, wait_for_line
 
-pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_facts_that_arrive_on_s3_are_taught_until_a_signal(s3_root: str, run: Run) -> None:

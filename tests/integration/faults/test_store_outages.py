@@ -15,7 +15,7 @@ from tests.integration.edit_job import ROOT
 from tests.integration.faults.faulty_proxy import FaultyProxy, Shares
 from tests.integration.faults.scene import LEDGER, Scene, rows_of, undisturbed
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

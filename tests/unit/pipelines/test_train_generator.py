@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.config import load_recipe
 from pipelines.train_config import TrainRecipe
-from pipelines.train_generator import main
+from pipelines.train_generator import main, parse, resolve_recipe
 
 PIPELINES = Path(__file__).parents[3] / "pipelines"
 LLAVA = [
@@ -61,3 +61,8 @@ def test_a_wrong_setting_is_one_line(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_checkpoints_go_to_the_store_that_is_named() -> None:
+    recipe = resolve_recipe(parse(["--store=s3://bucket/prefix"]))
+    assert recipe.keep.store == "s3://bucket/prefix"
