@@ -17,7 +17,7 @@ import pyarrow as pa
 from lance import LanceDataset
 
 from infra._compat import transaction_properties
-from infra.tables import Table, storage_errors
+from infra.tables import Table, read_errors, storage_errors
 from infra.version_archive import VersionArchive
 from liveedit_core.errors import InputError, IntegrityError
 
@@ -185,7 +185,8 @@ class BankHistory:
     def lists_of(self, record: BankVersion) -> tuple[Sequence[str], Sequence[str]]:
         """Edits that a version added, and that it took away.
 
-        Both are empty for a version of an earlier release whose predecessor is cleaned up.
+        Both are empty for a version of an earlier release where it or its predecessor is cleaned
+        up or damaged.
         """
         if record.added is not None and record.removed is not None:
             return record.added, record.removed
@@ -215,7 +216,8 @@ class BankHistory:
         )
 
     def _subjects(self, version: int) -> dict[str, str]:
-        rows: pa.Table = self._table.at(version).to_table(columns=[*_ID_COLUMNS])
+        with read_errors(self._table.uri):
+            rows: pa.Table = self._table.at(version).to_table(columns=[*_ID_COLUMNS])
         return dict(zip(*(rows.column(name).to_pylist() for name in _ID_COLUMNS), strict=True))
 
     def tag(self, name: str, version: int) -> None:

@@ -19,7 +19,7 @@ from infra.file_seals import FileSeal, FileSeals, SealedRow, sealed_rows
 from infra.integrity_report import DamagedFragment, EditProblem, FileProblem, IntegrityReport
 from infra.object_store import ObjectStore
 from infra.request_log import RequestLog
-from infra.tables import Table
+from infra.tables import Table, read_errors
 from liveedit_core.errors import IntegrityError
 
 
@@ -44,52 +44,32 @@ def verify_version(
     return verification.finished()
 
 
-def seal_version(bank: ExpertBank, version: int | None = None, *, source: int | None = None) -> int:
-    """Seal the files of a version that have no seal: those of a compaction or an earlier release.
+def seal_version(bank: ExpertBank, version: int | None = None) -> int:
+    """Seal the files of a version that have no seal, as they are now: those of earlier releases.
 
     Args:
         bank: The bank.
         version: Which version; the newest by default.
-        source: The version that was compacted: each row of a new file must be one that is sealed
-            there, so that what a compaction might have done to it is found.
 
     Returns:
         How many files were sealed.
 
     Raises:
-        IntegrityError: A row is not what was written first; or a file is damaged.
+        IntegrityError: A file is missing or damaged.
     """
     seals = FileSeals(ObjectStore(bank.store_uri), bank.name)
-    fragments = bank.dataset(bank.version if version is None else version).get_fragments()
-    files = {f"data/{file.path}": item for item in fragments for file in item.data_files()}
-    new = {path: fragment for path, fragment in files.items() if seals.read(path) is None}
-    known = _replaced_rows(bank, source, files, seals) if source is not None and new else {}
-    for path, fragment in new.items():
-        rows = _all_rows(bank, fragment)
-        for row in sealed_rows(rows):
-            if known.get(row.edit_id, row) != row:
-                raise IntegrityError(
-                    f"{seals.file_key(path)} holds another row of edit {row.edit_id} than was "
-                    "written first; it is not sealed"
-                )
-        seals.write(path, rows)
-    lists = {fragment.deletion_file() for fragment in fragments} - {None}
-    unsealed = [path for path in lists if path and seals.read(path) is None]
-    for path in unsealed:
-        seals.write(path)
-    return len(new) + len(unsealed)
-
-
-def _replaced_rows(
-    bank: ExpertBank, source: int, files: Collection[str], seals: FileSeals
-) -> dict[str, SealedRow]:
-    """The sealed rows of files that a compaction read."""
-    rows: dict[str, SealedRow] = {}
-    for fragment in bank.dataset(source).get_fragments():
+    num_sealed = 0
+    for fragment in bank.dataset(bank.version if version is None else version).get_fragments():
+        removals = fragment.deletion_file()
+        if removals and seals.read(removals) is None:
+            seals.write(removals)
+            num_sealed += 1
         for file in fragment.data_files():
-            seal = seals.read(f"data/{file.path}") if f"data/{file.path}" not in files else None
-            rows.update({row.edit_id: row for row in seal.rows} if seal else {})
-    return rows
+            if seals.read(f"data/{file.path}") is None:
+                with read_errors(bank.uri):
+                    seals.write(f"data/{file.path}", _all_rows(bank, fragment))
+                num_sealed += 1
+    return num_sealed
 
 
 @dataclass(frozen=True)

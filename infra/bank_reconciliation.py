@@ -16,7 +16,7 @@ from lance import LanceDataset
 from infra.bank_history import BankHistory
 from infra.bank_window import RowKey
 from infra.file_seals import FileSeals, sealed_rows
-from infra.tables import Table, select_in, sql_in
+from infra.tables import Table, read_errors, select_in, sql_in
 from liveedit_core.errors import IntegrityError
 
 _IDS_AT_ONCE = 2000
@@ -32,13 +32,15 @@ Held = Mapping[str, RowKey]
 
 def held_of(dataset: LanceDataset, subject_ids: Iterable[str]) -> Held:
     """The rows of some subjects; no others are looked through where there is an index."""
-    rows = select_in(dataset, RowKey._fields, "subject_id", subject_ids)
+    with read_errors(dataset.uri):
+        rows = select_in(dataset, RowKey._fields, "subject_id", subject_ids)
     return {key.subject_id: key for key in RowKey.of_table(rows)}
 
 
 def all_held(dataset: LanceDataset) -> Held:
     """All rows of a version."""
-    rows = dataset.to_table(columns=list(RowKey._fields))
+    with read_errors(dataset.uri):
+        rows = dataset.to_table(columns=list(RowKey._fields))
     return {key.subject_id: key for key in RowKey.of_table(rows)}
 
 

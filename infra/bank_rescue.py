@@ -62,6 +62,7 @@ def lost_sequences(bank: ExpertBank, request_log: RequestLog) -> list[int]:
     once_held = {
         edit_id
         for record in bank.versions.newest_first(bank.version)
-        for edit_id in bank.versions.lists_of(record)[0]
+        for edit_ids in bank.versions.lists_of(record)
+        for edit_id in edit_ids
     }
     return sorted(pending & set(request_log.sequences_of(once_held)))

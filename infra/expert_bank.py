@@ -31,7 +31,7 @@ from infra.change_log import ChangeKind
 from infra.file_seals import FileSeals
 from infra.matrix_place import MatrixPlace
 from infra.object_store import ObjectStore
-from infra.tables import Table
+from infra.tables import Table, read_errors
 from infra.version_archive import VersionArchive
 from infra.writer_fence import WriterFence
 from liveedit_core.config import GeneratorConfig
@@ -289,7 +289,8 @@ class ExpertBank:
             version: Which version; the newest by default.
         """
         dataset = self._table.latest() if version is None else self._table.at(version)
-        rows = dataset.to_table(columns=[*dict.fromkeys([*columns, "sequence"])])
+        with read_errors(self.uri):
+            rows = dataset.to_table(columns=[*dict.fromkeys([*columns, "sequence"])])
         return rows.sort_by("sequence").select(list(columns))
 
     def edit_ids(self, version: int | None = None) -> list[str]:

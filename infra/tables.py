@@ -52,6 +52,20 @@ def storage_errors(uri: str) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def read_errors(uri: str) -> Iterator[None]:
+    """The same while rows are read, where Lance hides what failed in one error of Arrow."""
+    try:
+        with storage_errors(uri):
+            yield
+    except pa.ArrowInvalid as error:
+        if "Generic S3 error" in str(error):
+            raise StorageUnavailableError(f"table {uri}: {error}") from error
+        raise IntegrityError(
+            f"table {uri}: a file is damaged: {error}. For a bank, `liveedit bank verify` names it"
+        ) from error
+
+
 class Table:
     """One Lance table: open, read a version, commit a change on top of a version."""
 

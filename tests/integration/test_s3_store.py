@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from infra.bank_integrity import verify_version
+from infra.bank_rescue import drop_damaged
 from infra.expert_bank import BankIdentity, ExpertBank, ExpertRow
 from infra.object_store import ObjectStore
 from infra.request_log import RequestLog
@@ -153,6 +155,41 @@ def test_log_bank_and_results_work_on_s3(store: ObjectStore) -> None:
     bank.commit(writer.write([row_of(9)]), epoch=newer)
     assert bank.num_edits() == 3
     assert ResultsTable(store, "run").evaluations() == []
+
+
+def test_edits_live_and_damage_is_named_on_s3(store: ObjectStore) -> None:
+    log = RequestLog(store)
+    requests = [request_of(1), request_of(2), request_of(1, "no")]
+    log.append(requests)
+    bank = ExpertBank.open_or_create(store, "main", IDENTITY)
+    epoch = bank.acquire_writer()
+    rows = [row_of(number, request) for number, request in enumerate(requests, start=1)]
+    for row in rows:
+        bank.commit(bank.fragment_writer().write([row]), epoch=epoch)
+    newest = [requests[2].edit_id]
+    bank.remove(newest, author="anna", reason="", epoch=epoch)
+    assert bank.edit_ids() == [requests[0].edit_id, requests[1].edit_id]
+    bank.restore(newest, author="anna", reason="", epoch=epoch)
+    assert bank.edit_ids() == [requests[1].edit_id, requests[2].edit_id]
+    bank.versions.tag("good", bank.version)
+    assert verify_version(bank, request_log=log).is_whole
+
+    key = next(key for key in bank.file_keys(bank.version) if "/data/" in key)
+    data = bytearray(store.get(key))
+    data[100] ^= 1
+    store.put(key, bytes(data))
+    report = verify_version(ExpertBank.open(store, "main"), request_log=log)
+    assert [(item.key, item.problem) for item in report.files] == [
+        (key, "is altered, its sha256 is another")
+    ]
+    store.delete(key)
+    bank = ExpertBank.open(store, "main")
+    report = verify_version(bank, request_log=log)
+    assert "is missing" in report.lines()[0]
+    drop_damaged(bank, report, author="anna", reason="", epoch=epoch)
+    assert verify_version(bank, request_log=log).is_whole
+    bank.commit(bank.fragment_writer().write(rows), epoch=epoch)
+    assert bank.edit_ids() == [requests[1].edit_id, requests[2].edit_id]
 
 
 def _append_some(root: str, first: int) -> None:

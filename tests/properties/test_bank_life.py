@@ -3,14 +3,16 @@
 import tempfile
 from collections.abc import Callable
 
-import lance
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from infra.bank_growth import BankGrowth
+from infra.bank_integrity import verify_version
 from infra.bank_schema import ExpertRow, column_to_numpy
 from infra.expert_bank import ExpertBank
+from infra.growth_policy import GrowthPolicy
 from infra.object_store import ObjectStore
 from infra.request_log import RequestLog
 from liveedit_core.schema import EditRequest
@@ -78,6 +80,8 @@ class BankLife(RuleBasedStateMachine):
         self.is_behind = False
 
     def teardown(self) -> None:
+        report = verify_version(self.bank, request_log=self.log)
+        assert report.lines() == []
         for version, held in self.snapshots.items():
             assert self.read(version) == self.expected(held)
         self.folder.cleanup()
@@ -192,7 +196,8 @@ class BankLife(RuleBasedStateMachine):
 
     @rule()
     def compact(self) -> None:
-        lance.dataset(self.bank.uri).optimize.compact_files()
+        """Upkeep merges files and fills indices; no version goes, as all are young."""
+        BankGrowth(self.store, "main", GrowthPolicy()).tend()
         self.seen(self.bank.apply_changes(epoch=self.epoch))
 
     @precondition(lambda self: len(self.snapshots) > 1)

@@ -1,9 +1,14 @@
 """Removing, restoring and rolling back: records of the log, exactly once in effect."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
+from infra.bank_growth import BankGrowth
+from infra.bank_rescue import lost_sequences
 from infra.change_log import ChangeLog
 from infra.expert_bank import ExpertBank
+from infra.growth_policy import GrowthPolicy
 from infra.object_store import ObjectStore
 from infra.request_log import RequestLog
 from infra.tables import ConcurrentCommitError
@@ -249,3 +254,18 @@ def test_a_repair_of_a_bank_that_moved_on_is_refused(life: Life) -> None:
             message="",
             author="anna",
         )
+
+
+def test_a_restored_edit_that_no_version_holds_any_more_is_pending(life: Life) -> None:
+    life.remove(4)
+    policy = GrowthPolicy(keep_versions=1, keep_days=0.0)
+    growth = BankGrowth(life.store, "main", policy)
+    assert growth.tend(now=datetime.now(UTC) + timedelta(days=9)).versions_removed
+    life.restore(4)
+    assert life.held() == [2, 3]
+    assert life.log.pending_sequences(life.bank) == [4]
+    assert lost_sequences(life.bank, life.log) == [4]
+    life.teach(4)
+    assert life.held() == [2, 3, 4]
+    events = life.bank.versions.events(life.ids(4)[0], life.bank.version)
+    assert [event.event for event in events] == ["added", "removed", "added"]

@@ -231,6 +231,14 @@ def test_verify_is_exit_code_3_on_damage_and_names_it(terminal: Terminal) -> Non
     assert content["files"][0]["key"].endswith(file.name)
 
 
+def test_a_damaged_bank_is_an_error_that_says_what_to_do(terminal: Terminal) -> None:
+    for file in (terminal.folder / "store/banks/main/data").iterdir():
+        file.unlink()
+    terminal("bank", "show", code=1)
+    assert "is missing" in terminal.errors
+    assert table(terminal("bank", "log"))[1][0] == "3", "the log is read without a row"
+
+
 def test_verify_seals_what_has_no_digest(terminal: Terminal) -> None:
     for key in terminal.store.list("seals/"):
         terminal.store.delete(key)
