@@ -13,12 +13,11 @@ record of ours, which hold what the version before them holds.
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from infra._compat import transaction_properties
-from infra.expert_bank import ExpertBank
 from infra.file_seals import FileSeals
 from infra.fragment_merging import merge_small, renew_index
 from infra.growth_policy import GrowthPolicy
@@ -86,14 +85,11 @@ class BankGrowth:
             _logger.warning("upkeep is put off to the next round: %s", error)
             return None
 
-    def tend(
-        self, *, now: datetime | None = None, note: Callable[[], object] | None = None
-    ) -> Upkeep:
+    def tend(self, *, now: datetime | None = None) -> Upkeep:
         """Merge files, renew indices, file records and remove old versions.
 
         Args:
             now: The time that ages are reckoned from; the present by default.
-            note: Called after merging and before anything goes; leaves a record of this round.
 
         Raises:
             IntegrityError: There is no such bank, or a file of it is missing.
@@ -106,8 +102,6 @@ class BankGrowth:
             with _unless_overtaken("request log"):
                 merge_small(self._requests, self._policy.fragment_bytes)
                 self._drop(self._requests, self._outdated(_versions(self._requests), now))
-        if note is not None:
-            note()
         self.file_records()
         removed, num_bytes = self.clean_up(now=now)
         if removed:
@@ -192,36 +186,6 @@ class BankGrowth:
                 versions=list(versions), error_if_tagged_old_versions=False
             )
         return int(stats.bytes_removed)
-
-
-def compact_bank(
-    bank: ExpertBank,
-    *,
-    author: str,
-    reason: str,
-    epoch: int,
-    policy: GrowthPolicy | None = None,
-    now: datetime | None = None,
-) -> Upkeep:
-    """One round of upkeep that a person asked for; the log of the bank says so.
-
-    Args:
-        bank: Which one.
-        author: Who asked.
-        reason: Why.
-        epoch: From `acquire_writer`.
-        policy: What stays; the default one by default.
-        now: The time that ages are reckoned from; the present by default.
-
-    Raises:
-        IntegrityError: A file is missing or damaged; nothing is merged.
-        StorageUnavailableError: The store does not answer.
-        WriterFencedError: A newer writer has taken over.
-    """
-    growth = BankGrowth(ObjectStore(bank.store_uri), bank.name, policy or GrowthPolicy())
-    return growth.tend(
-        now=now, note=lambda: bank.note("compact", author=author, reason=reason, epoch=epoch)
-    )
 
 
 @contextlib.contextmanager

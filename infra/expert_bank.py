@@ -114,6 +114,14 @@ class ExpertBank:
         """
         return self._table.at(version)
 
+    def has_version(self, version: int) -> bool:
+        """Whether a version is still there; its record stays when it is cleaned up."""
+        try:
+            self._table.at(version)
+        except IntegrityError:
+            return False
+        return True
+
     @functools.cached_property
     def committer(self) -> BankCommitter:
         """Who writes versions; for what no method here does."""

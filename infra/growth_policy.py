@@ -15,7 +15,7 @@ class GrowthPolicy:
     """Small files are merged up to this size."""
     keep_versions: int = 100
     """So many of the newest bank versions stay whatever their age; 0 keeps all of them."""
-    keep_days: float = 30.0
+    keep_days: float = 7.0
     """Versions younger than this stay, however many there are. Tagged and registered versions stay
     for ever."""
 

@@ -38,7 +38,7 @@ def add(options: argparse.Namespace, output: Output) -> int:
         items=_requests(options.file, store, options.submitter),
     )
     intake = take_in(source, request_log)
-    removed = sorted(request_log.changes.removed().intersection(intake.cases.edit_ids))
+    removed = sorted(request_log.changes.removed() & set(intake.cases.edit_ids))
     output.data(
         num_accepted=intake.num_accepted,
         num_new=intake.num_new,

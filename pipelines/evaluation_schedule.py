@@ -93,6 +93,8 @@ class EvaluationSchedule:
         return up_to[-1] if up_to else None
 
     def _start(self, window: BankVersion) -> None:
+        if not self.bank.has_version(window.version):
+            return  # cleaned up before anyone evaluated it
         held = set(self.bank.edit_ids(window.version))
         cases = self.cases.of([key for key in self.cases.edit_ids if key in held])
         if not cases:

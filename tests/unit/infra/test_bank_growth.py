@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import torch
 
-from infra.bank_growth import BankGrowth, compact_bank
+from infra.bank_growth import BankGrowth
 from infra.expert_bank import BankIdentity, ExpertBank, ExpertRow
 from infra.file_seals import FileSeals
 from infra.fragment_merging import settled_fragments
@@ -247,29 +247,6 @@ def test_upkeep_is_due_every_so_many_windows(
     assert done == [False, False, True, False, False, True, False]
     never = BankGrowth(store, "main", GrowthPolicy(every_windows=0))
     assert never.after_window() is None
-
-
-def test_upkeep_that_was_asked_for_is_in_the_log(
-    bank: ExpertBank, store: ObjectStore, make_row: MakeRow
-) -> None:
-    versions = grow(bank, make_row, WINDOWS[:3])
-    bank.versions.tag("release", versions[0])
-    edits = bank.edit_ids()
-    upkeep = compact_bank(
-        bank,
-        author="ada",
-        reason="spring cleaning",
-        epoch=bank.acquire_writer(),
-        policy=NOTHING_STAYS,
-        now=datetime.now(UTC) + SOON,
-    )
-    assert set(versions[1:]) < set(upkeep.versions_removed)
-    newest = bank.history()[-1]
-    assert (newest.kind, newest.author, newest.message) == ("compact", "ada", "spring cleaning")
-    assert newest.num_edits == len(edits)
-    assert bank.edit_ids() == edits
-    assert bank.num_edits(versions[0]) == 3
-    assert grow(bank, make_row, [range(20, 22)]) == [newest.version + 1]
 
 
 def test_a_fragment_is_rewritten_a_logarithmic_number_of_times() -> None:
