@@ -66,7 +66,11 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     stop = StopRequest(progress.say)
     store = ObjectStore(config.store_uri)
     source = open_source(config, store)
-    models = ModelNames(backbone=config.backbone.name, generator=config.generator.checkpoint)
+    models = ModelNames(
+        backbone=config.backbone.name,
+        generator=config.generator.checkpoint,
+        options=config.backbone.options(),
+    )
     folder = models.generator_folder()
     tracker = Tracker(
         Path(config.run_root), experiment=config.tracking.experiment, run_name=config.run_name

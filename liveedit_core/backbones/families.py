@@ -117,8 +117,8 @@ def family_of(config: Any) -> Family:
     if any(kinds) or getattr(config, "use_decoder_only_language_model", True) is False:
         raise ConfigError(
             f"{config.model_type} with {text.model_type} is an encoder-decoder; the method edits "
-            "rows of a decoder-only model, where picture, prompt and answer are one sequence. Use a "
-            "decoder-only variant, such as BLIP-2 with OPT instead of T5."
+            "rows of a decoder-only model, where picture, prompt and answer are one sequence. Use "
+            "a decoder-only variant, such as BLIP-2 with OPT instead of T5."
         )
     family = FAMILIES.get(config.model_type)
     if family is None:

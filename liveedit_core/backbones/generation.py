@@ -2,11 +2,11 @@
 
 The model generates behind a view (`views.py`) whose layer l_e asks for the residual the first time
 it runs, on the rows of the prompts, and adds it from then on. All arguments of transformers'
-`generate` are allowed: beams and several sequences of one prompt stand side by side in the batch and
-share the routing of their prompt.
+`generate` are allowed: beams and several sequences of one prompt stand side by side in the batch
+and share the routing of their prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -29,8 +29,9 @@ class PromptBatch:
     """What transformers' `generate` takes of them, padded on the left."""
     spans: Sequence[tuple[Span, Span]]
     """Image and prompt rows of each, without padding."""
-    pyramids: Sequence[Tensor]
     has_image: bool
+    pyramids: Callable[[], Sequence[Tensor]]
+    """Asked when the batch is routed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ class Generating(Protocol):
     """A backbone that generates by transformers."""
 
     end_ids: frozenset[int]
+    pad_id: int
 
     def prompt_batches(self, inputs: Sequence[BackboneInput]) -> list[PromptBatch]:
         """The prompts in batches, whatever targets the inputs carry."""
@@ -138,12 +140,13 @@ class RoutedLayer:
 
     def _states(self, rows_BTD: Tensor) -> list[LayerStates]:
         states = []
+        pyramids = self._batch.pyramids()
         for row, (image, prompt) in enumerate(self._batch.spans):
             hidden_TD = rows_BTD[row, rows_BTD.shape[1] - prompt[1] :].float().cpu().clone()
             states.append(
                 LayerStates(
                     hidden_TD=hidden_TD,
-                    pyramid_E=self._batch.pyramids[row],
+                    pyramid_E=pyramids[row],
                     target_embeddings_OD=hidden_TD[:0],
                     image_span=image,
                     prompt_span=prompt,

@@ -1,6 +1,7 @@
 """Inputs as a family's processor words them: token ids, pixels, and where picture, prompt and
 target are."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -85,6 +86,8 @@ class PromptReader:
         self.image_token_id = image_token_id
         self.image_token = str(self.tokenizer.convert_ids_to_tokens(image_token_id))
         self.num_image_tokens = num_image_tokens
+        self.lock = threading.Lock()
+        """Tokenizers refuse to be asked by two threads at once."""
         self.format = prompt_format or self._format_of_processor()
 
     def _format_of_processor(self) -> PromptFormat:
@@ -115,6 +118,10 @@ class PromptReader:
                 f"prompt {item.prompt[:60]!r}: must hold text, and neither it nor the target may "
                 f"hold {self.image_token!r}"
             )
+        with self.lock:
+            return self._prepared(item)
+
+    def _prepared(self, item: BackboneInput) -> Prepared:
         if item.image_bytes is None:
             fields = self._tokenized(self.format.text_only.replace(PROMPT, item.prompt))
         else:

@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -120,11 +121,13 @@ class VisionLanguageBackbone:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, without special tokens."""
-        return len(self.tokenizer.encode(text, add_special_tokens=False))
+        with self.reader.lock:
+            return len(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of some tokens, special ones left out, stripped."""
-        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        with self.reader.lock:
+            text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text.strip()
 
     @torch.no_grad()
@@ -243,8 +246,8 @@ class VisionLanguageBackbone:
                     index=chosen,
                     arguments=self._collated(items, "left"),
                     spans=[(item.image, item.prompt) for item in items],
-                    pyramids=[torch.zeros(0)] * len(items),
                     has_image=bool(items[0].pictures),
+                    pyramids=partial(_no_pyramids, len(items)),
                 )
             )
         return batches
@@ -275,6 +278,10 @@ class VisionLanguageBackbone:
             pad_token_id=self.pad_id,
         )
         return [one.texts[0] for one in done]
+
+
+def _no_pyramids(count: int) -> list[Tensor]:
+    return [torch.zeros(0)] * count
 
 
 def decoder_path(model: Any, path: str) -> str:
