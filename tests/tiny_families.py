@@ -271,3 +271,15 @@ def family_backbone(name: str) -> VisionLanguageBackbone:
     return VisionLanguageBackbone(
         model, processor, edit_layer=EDIT_LAYER, digest=name, batch_size=4
     )
+
+
+def tiny_llama() -> tuple[Any, Any]:
+    """A language model alone, whose tokenizer knows no image token."""
+    from tokenizers import Tokenizer
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    plain = Tokenizer.from_str(tiny_tokenizer().backend_tokenizer.to_str().replace(IMAGE, "<img>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<bos>", eos_token=END)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return LlamaForCausalLM(_text("llama", tokenizer)).float().eval(), tokenizer

@@ -61,8 +61,8 @@ def checkpoint_folder(name: str) -> Path:
             f"backbone {name!r}: the hub has no such repository, or it is private: check the name, "
             "or log in with `hf auth login`"
         ) from error
-    except (errors.HFValidationError, errors.HfHubHTTPError, ConnectionError) as error:
-        raise _unreachable(name, error) from error
+    except errors.HFValidationError as error:
+        raise ConfigError(f"backbone {name!r}: not the name of a repository: {error}") from error
     except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError, OSError) as error:
         raise _unreachable(name, error) from error
     return Path(fetched)

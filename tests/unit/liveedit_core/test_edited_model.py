@@ -1,4 +1,4 @@
-"""The edited model as a library: requests of all kinds, in batches and threads, and no trace left."""
+"""The edited model as a library: any request, in batches and threads, and no trace left."""
 
 import copy
 from collections.abc import Iterator
