@@ -5,8 +5,8 @@
     language_model                        <- a Llama folder (Vicuna)
 
 MiniGPT-4 (Zhu et al., 2023) publishes the projection alone, as a `torch.save` of {"model": {...}}.
-Files are copied one by one, so a 7B model needs the memory of its largest file. The vocabulary grows
-by one token, the placeholder of image rows.
+Files are copied one by one, so a 7B model needs the memory of its largest file. The vocabulary
+grows by one token, the placeholder of image rows.
 """
 
 import json
