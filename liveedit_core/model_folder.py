@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -86,7 +86,7 @@ def load_facts(folder: Path) -> dict[str, Fact]:
         raise IntegrityError(f"{folder / EDITS_FILE}: {error}") from error
 
 
-def _content(folder: Path) -> dict[str, object] | dict[str, dict[str, dict[str, str]]]:
+def _content(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / EDITS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

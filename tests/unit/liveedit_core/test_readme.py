@@ -17,5 +17,5 @@ def test_the_example_prints_what_the_page_says() -> None:
     assert found is not None
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(found[1], "README.md", "exec"), {})  # noqa: S102
+        exec(compile(found[1], "README.md", "exec"), {})
     assert printed.getvalue() == found[2]

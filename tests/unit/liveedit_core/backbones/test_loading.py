@@ -14,8 +14,11 @@ from liveedit_core.backbones.loading import check_memory, load_backbone, store_f
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, IntegrityError, StorageUnavailableError
 from liveedit_core.generator import save_generator
-from tests.tiny_backbone import TINY_CONFIG, picture, tiny_generator
+from liveedit_core.limits import InputLimits
+from tests.tiny_backbone import TINY_CONFIG, picture, request, tiny_generator
 from tests.tiny_families import family_backbone, model_and_processor
+from workers.generator_worker import GeneratorWorker
+from workers.messages import NumberedRequest
 from workers.models import ModelNames
 
 SEEN = BackboneInput(prompt="What is shown here?", target="silver", image_bytes=picture(1))
@@ -80,6 +83,18 @@ def test_a_job_cuts_the_backbone_at_its_generators_layer(saved: Path, tmp_path: 
     assert names.load_backbone().edit_layer == 0
     named = replace(names, options=LoadOptions(edit_layer=1))
     assert named.load_backbone().edit_layer == 1
+
+
+def test_a_worker_writes_experts_with_it(saved: Path, tmp_path: Path) -> None:
+    save_generator(tiny_generator(TINY_CONFIG), tmp_path)
+    worker = GeneratorWorker(
+        ModelNames(backbone=str(saved), generator=str(tmp_path)), InputLimits()
+    )
+    batch = worker.generate([NumberedRequest(sequence=1, request=request(1))])
+    assert batch.rejected == ()
+    (expert,) = batch.experts
+    assert expert.expert.edit_id == request(1).edit_id
+    assert worker.describe().backbone_digest == checkpoint_digest(saved)
 
 
 def test_the_digest_is_that_of_the_contents_wherever_they_lie(folder: Path, tmp_path: Path) -> None:
