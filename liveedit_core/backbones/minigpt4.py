@@ -92,7 +92,7 @@ def convert_minigpt4(checkpoint: Path, blip2: Path, llama: Path, target: Path) -
         qformer_config=source.qformer_config,
         text_config=text,
         num_query_tokens=source.num_query_tokens,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_token_index=tokenizer.get_vocab()[IMAGE_TOKEN],
         architectures=["Blip2ForConditionalGeneration"],
     ).save_pretrained(target)
     count = source.num_query_tokens

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ from liveedit_core.generator import load_generator
 from liveedit_core.repository import ExpertRepository
 
 RESULTS = Path(__file__).with_suffix(".json")
-OPTIONS = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False}
+OPTIONS: dict[str, Any] = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False}
 
 
 def random_experts(count: int, config: GeneratorConfig) -> list[Expert]:

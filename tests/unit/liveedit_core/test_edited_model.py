@@ -25,8 +25,9 @@ from tests.tiny_backbone import (
 from tests.tiny_families import family_backbone
 
 WHAT = "What is shown here?"
-QUESTIONS = ((picture(0), WHAT), (None, "The opposite of hot is"), (picture(1), "Who made this?"))
-IMAGES, PROMPTS = zip(*QUESTIONS, strict=True)
+IMAGES: tuple[bytes | None, ...] = (picture(0), None, picture(1))
+PROMPTS = (WHAT, "The opposite of hot is", "Who made this?")
+QUESTIONS = tuple(zip(IMAGES, PROMPTS, strict=True))
 GREEDY: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
 
 
@@ -142,7 +143,7 @@ def test_an_edit_can_be_replaced_and_taken_back(backbone: Any) -> None:
         model.remove(second, first)
     assert model.edits == (second,)
     model.remove(second)
-    assert model.edits == ()
+    assert len(model.edits) == 0
     after = model.generate(IMAGES, PROMPTS, **GREEDY)
     assert [g.token_ids for g in after] == [g.token_ids for g in before]
 

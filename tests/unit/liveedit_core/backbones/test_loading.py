@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -194,6 +195,7 @@ def test_damaged_weights_and_wrong_options(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(IntegrityError, match=r"model\.safetensors"):
         load_backbone(str(folder))
-    for options in ({"dtype": "int8"}, {"device": "gpu"}, {"edit_layer": -2}):
+    wrong: tuple[dict[str, Any], ...] = ({"dtype": "int8"}, {"device": "gpu"}, {"edit_layer": -2})
+    for options in wrong:
         with pytest.raises(ConfigError):
-            LoadOptions(**options)  # type: ignore[arg-type]
+            LoadOptions(**options)
