@@ -31,7 +31,9 @@ class PromptBatch:
     """Image and prompt rows of each, without padding."""
     has_image: bool
     pyramids: Callable[[], Sequence[Tensor]]
-    """Asked when the batch is routed."""
+    """Asked when the batch is routed: at layer l_e, after the image tower."""
+    model: Any = None
+    """A view of the backbone's model to generate with; None for the model itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +59,8 @@ class Generating(Protocol):
         """The prompts in batches, whatever targets the inputs carry."""
         ...
 
-    def generating_model(self, hook: RowsHook | None, *, has_image: bool) -> Any:
-        """What generates: the model, or a view of it with a hook at layer l_e."""
+    def generating_model(self, hook: RowsHook | None, batch: PromptBatch) -> Any:
+        """What generates a batch: the model, or a view of it with a hook at layer l_e."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -89,7 +91,7 @@ def continuations(
     done: dict[int, Continuation] = {}
     for batch in backbone.prompt_batches(inputs):
         hook = RoutedLayer(route, batch) if route is not None and batch.has_image else None
-        model = backbone.generating_model(hook, has_image=batch.has_image)
+        model = backbone.generating_model(hook, batch)
         output = model.generate(**batch.arguments, **arguments)
         sequences = output if isinstance(output, Tensor) else output.sequences
         start = batch.arguments["input_ids"].shape[1]

@@ -229,6 +229,7 @@ class HuggingFaceBackbone:
                 ones = [torch.ones_like(row) for row in ids]
                 pad = partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
                 pictures = [inputs[i].image_bytes for i in chosen]
+                model, outputs = self.pyramid.reading_view(self.model, "model.vision_tower")
                 batches.append(
                     PromptBatch(
                         index=chosen,
@@ -239,7 +240,9 @@ class HuggingFaceBackbone:
                         },
                         spans=[tokens[i][1:3] for i in chosen],
                         has_image=has_image,
-                        pyramids=partial(self._pyramids, [inputs[i] for i in chosen]),
+                        # the tower runs when the prompts do, once for both
+                        pyramids=partial(self.pyramid.each, outputs, len(chosen)),
+                        model=model,
                     )
                 )
         return batches
@@ -250,14 +253,10 @@ class HuggingFaceBackbone:
         images = [decode_image(picture) for picture in pictures]
         return dict(self.processor.image_processor(images=images, return_tensors="pt"))
 
-    def _pyramids(self, inputs: Sequence[BackboneInput]) -> list[Tensor]:
-        features = self._image_features(inputs)
-        return [features[item.image_bytes][0] for item in inputs]
-
-    def generating_model(self, hook: RowsHook | None, *, has_image: bool) -> Any:
+    def generating_model(self, hook: RowsHook | None, batch: PromptBatch) -> Any:
         """See `generation.Generating`."""
         layer = f"model.language_model.layers.{self.edit_layer}"
-        return self.model if hook is None else with_hook(self.model, layer, hook)
+        return self.model if hook is None else with_hook(batch.model, layer, hook)
 
     @torch.no_grad()
     def generate(

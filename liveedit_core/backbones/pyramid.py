@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from liveedit_core.backbones.views import with_hook
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,26 @@ class TowerPyramid:
                 handle = module.register_forward_hook(reader(position))
                 stack.callback(handle.remove)
             yield outputs
+
+    def reading_view(self, model: Any, path: str) -> tuple[Any, dict[int, Tensor]]:
+        """A view of a whole model that leaves each level's output in a dict of its own.
+
+        Args:
+            model: holds the tower; is not altered.
+            path: of the tower.
+        """
+        outputs: dict[int, Tensor] = {}
+        for position, level in enumerate(self.levels):
+            place = f"{path}.{level.module}".rstrip(".")
+            model = with_hook(model, place, partial(outputs.__setitem__, position))
+        return model, outputs
+
+    def each(self, outputs: dict[int, Tensor], count: int) -> list[Tensor]:
+        """The pyramids of `count` pictures, each of which may have passed the tower repeatedly."""
+        if not self.levels:
+            return [torch.zeros(0)] * count
+        pyramid_BE = self.joined(outputs, count).float().cpu()
+        return list(pyramid_BE[:: len(pyramid_BE) // count])
 
     def joined(self, outputs: dict[int, Tensor], batch: int) -> Tensor:
         """The levels pooled, flattened and side by side, [B, size]."""

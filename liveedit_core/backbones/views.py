@@ -53,7 +53,8 @@ class _Exchange:
         self._hook = hook
 
     def __call__(self, module: nn.Module, arguments: Any, output: Any) -> Any:
-        rows_BTD = output[0] if isinstance(output, tuple) else output
+        rows_BTD = getattr(output, "last_hidden_state", output)
+        rows_BTD = rows_BTD[0] if isinstance(rows_BTD, tuple) else rows_BTD
         if not isinstance(rows_BTD, Tensor):
             raise ShapeError(
                 f"{type(module).__name__} gives {type(rows_BTD).__name__}, expected rows "

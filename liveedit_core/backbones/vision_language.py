@@ -252,11 +252,11 @@ class VisionLanguageBackbone:
             )
         return batches
 
-    def generating_model(self, hook: RowsHook | None, *, has_image: bool) -> Any:
+    def generating_model(self, hook: RowsHook | None, batch: PromptBatch) -> Any:
         """See `generation.Generating`; always a view, as some families keep state in the model."""
         layer = f"{self.decoder_path}.layers.{self.edit_layer}"
         view = with_hook(self.model, layer, hook or (lambda rows_BTD: None))
-        return view.get_submodule("" if has_image else self.family.text_generator)
+        return view.get_submodule("" if batch.has_image else self.family.text_generator)
 
     def generate(
         self,

@@ -60,7 +60,7 @@ def arguments(backbone: VisionLanguageBackbone, item: BackboneInput) -> dict[str
 def whole_model(backbone: VisionLanguageBackbone, item: BackboneInput) -> Any:
     """The uncut model, the way transformers runs it: (rows at l_e [T, D], logits [T, V])."""
     has_image = item.image_bytes is not None
-    model = backbone.model if has_image else backbone.generating_model(None, has_image=False)
+    model = backbone.model.get_submodule("" if has_image else backbone.family.text_generator)
     with torch.no_grad():
         output = model(**arguments(backbone, item), output_hidden_states=True, use_cache=False)
     output = getattr(output, "language_model_outputs", None) or output
