@@ -80,7 +80,8 @@ class StateWriter:
         pairs = [
             (item, state)
             for item, state in zip(inputs, states, strict=True)
-            if can_hold(state, self.identity.dtype)
+            # a row has no place for a grid; such states are computed whenever they are needed
+            if can_hold(state, self.identity.dtype) and state.grid is None
         ]
         rows = [_state_row(self.identity, item, state) for item, state in pairs]
         pictures = {

@@ -5,6 +5,7 @@ editor = editor.with_edits([EditRequest(image_bytes=..., prompt=..., target=...)
 editor.answer([BackboneInput(prompt=..., image_bytes=...)])[0].text
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -151,13 +152,19 @@ class Editor:
         used = routing.kept_BN.any(0).nonzero().flatten()
         if not len(used):
             return None
-        weights_BN = routing.weights_BN[:, used]
-        down_NRD, up_NRD = self.repository.matrices(used)
+        kept = [routing.weights_BN[:, used], *self.repository.matrices(used)]
+        norm, gain = self.generator.hidden_norm, self.generator.config.gain
 
         def add(hidden_BTD: Tensor) -> Tensor:
-            normed_BTD = self.generator.hidden_norm(hidden_BTD)
-            gain = self.generator.config.gain
-            return fused_residual(normed_BTD, weights_BN, down_NRD, up_NRD, gain)
+            """In float32, where the rows are; the kept experts go there once."""
+            nonlocal norm, kept
+            if hidden_BTD.device != kept[1].device:
+                norm = copy.deepcopy(norm).to(hidden_BTD.device)
+                kept = [part.to(hidden_BTD.device) for part in kept]
+            weights_BN, down_NRD, up_NRD = kept
+            normed_BTD = norm(hidden_BTD.float())
+            added = fused_residual(normed_BTD, weights_BN, down_NRD, up_NRD, gain)
+            return added.to(hidden_BTD.dtype)
 
         return add
 

@@ -35,6 +35,8 @@ class LayerStates:
     target_span: Span
     target_ids_O: Tensor
     """int64 token ids of the target."""
+    grid: tuple[int, ...] | None = None
+    """Grid of the picture's patches, for families whose positions depend on it."""
 
     @property
     def has_image(self) -> bool:

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from infra.growth_policy import GrowthPolicy
 from infra.matrix_place import MatrixPlace
+from liveedit_core.backbones.load_options import LoadOptions, ModelDtype
 from liveedit_core.errors import ConfigError
 from liveedit_core.limits import InputLimits
 from pipelines.comparison_config import PromotionAtEndSection
@@ -60,11 +61,23 @@ class BackboneSection:
     """The frozen vision-language model."""
 
     name: str = "builtin"
-    """"builtin", the small one that the project brings, or a checkpoint folder."""
+    """"builtin", the small one that the project brings; a checkpoint folder; or a repository of the
+    Hugging Face hub, "owner/model" or "owner/model@revision"."""
+    dtype: ModelDtype = "auto"
+    """Number format of the weights: "auto" (as stored), "float32", "bfloat16" or "float16"."""
+    device: str = "cpu"
+    """"cpu", "cuda", "cuda:1"; or "auto", layers spread over GPUs and CPU."""
+    edit_layer: int = -1
+    """l_e; -1 for that of the generator checkpoint."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty name."""
+        """Refuse an empty name and what cannot be loaded."""
         _not_empty("name", self.name)
+        self.options()
+
+    def options(self) -> LoadOptions:
+        """How any backbone but the built-in one is loaded."""
+        return LoadOptions(dtype=self.dtype, device=self.device, edit_layer=self.edit_layer)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Convert generator checkpoints between the authors' layout and ours.
+"""Convert generator checkpoints between the authors' layout and ours, and MiniGPT-4 to BLIP-2's.
 
     convert_checkpoint.py to-ours FILE.pt FOLDER --edit-layer N
     convert_checkpoint.py to-authors FOLDER FILE.pt
+    convert_checkpoint.py minigpt4 FILE.pth FOLDER --blip2 FOLDER --llama FOLDER
 
 Ours is a folder with generator.safetensors and config.json, theirs one torch.save file with
 `train_modules`. Shapes are read off the tensors and checked against what you state.
@@ -40,6 +41,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     theirs = commands.add_parser("to-authors", help="our folder -> their file")
     theirs.add_argument("source", type=Path, metavar="FOLDER")
     theirs.add_argument("target", type=Path, metavar="FILE.pt")
+    minigpt4 = commands.add_parser("minigpt4", help="MiniGPT-4's file -> a backbone folder")
+    minigpt4.add_argument("source", type=Path, metavar="FILE.pth")
+    minigpt4.add_argument("target", type=Path, metavar="FOLDER")
+    for name, model in (("--blip2", "BLIP-2 model"), ("--llama", "Llama that it was made for")):
+        minigpt4.add_argument(name, type=Path, required=True, metavar="FOLDER", help=f"the {model}")
     return parser.parse_args(arguments)
 
 
@@ -49,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     options = parse(arguments)
     try:
-        print(to_ours(options) if options.command == "to-ours" else to_authors(options))
+        commands = {"to-ours": to_ours, "to-authors": to_authors, "minigpt4": from_minigpt4}
+        print(commands[options.command](options))
     except ConfigError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 2
@@ -79,6 +86,14 @@ def to_ours(options: argparse.Namespace) -> str:
     digest = save_generator(generator, options.target)
     shapes = ", ".join(f"{name} {getattr(generator.config, name)}" for name in CHECKED)
     return f"generator {digest[:16]} written to {options.target} ({shapes})"
+
+
+def from_minigpt4(options: argparse.Namespace) -> str:
+    """Write a backbone folder; returns what to tell."""
+    from liveedit_core.backbones.minigpt4 import convert_minigpt4
+
+    folder = convert_minigpt4(options.source, options.blip2, options.llama, options.target)
+    return f"{folder} written: give it as the name of a backbone"
 
 
 def to_authors(options: argparse.Namespace) -> str:

@@ -74,6 +74,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--store", metavar="URI", help="file:///folder or s3://bucket/prefix")
     parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help='"builtin", a checkpoint folder, or owner/model[@revision] of the Hugging Face hub',
+    )
+    parser.add_argument(
         "--recipe",
         metavar="FILE.toml",
         type=Path,
@@ -108,6 +113,7 @@ def resolve_config(options: argparse.Namespace) -> LifelongEditRecipe:
         ("requests.path", options.requests),
         ("requests.cases", options.cases),
         ("store", options.store),
+        ("backbone.name", options.backbone),
         ("run_name", options.run_name),
     ):
         if value is not None:

@@ -22,6 +22,8 @@ _PACKAGES = ("torch", "transformers", "ray", "pylance", "mlflow", "open_clip_tor
 _FIXED = (
     "seed",
     "backbone.name",
+    "backbone.dtype",
+    "backbone.edit_layer",
     "generator.checkpoint",
     "embedding.open_clip_model",
     "embedding.open_clip_pretrained",

@@ -2,14 +2,16 @@
 
 import contextlib
 import fcntl
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import ConfigError
-from liveedit_core.generator import LiveEditGenerator, load_generator
+from liveedit_core.generator import CONFIG_FILE, LiveEditGenerator, load_generator
 
 BUILTIN = "builtin"
 
@@ -29,24 +31,36 @@ class ModelNames:
     """Models by the names that a recipe gives them."""
 
     backbone: str = BUILTIN
+    """"builtin", a folder, or a repository of the hub ("owner/model" or "owner/model@revision")."""
     generator: str = BUILTIN
+    options: LoadOptions = field(default_factory=LoadOptions)
+    """Of any backbone but the built-in one."""
 
     def load_backbone(self) -> Backbone:
-        """Load the frozen model.
+        """Load the frozen model, cut at the layer of the generator unless the options name one.
 
         Raises:
-            ConfigError: The name is not known.
+            ConfigError: The backbone cannot be loaded; the message says why.
+            StorageUnavailableError: The hub, or a part of the built-in one, cannot be reached.
         """
         if self.backbone != BUILTIN:
-            raise ConfigError(
-                f'backbone.name: expected "{BUILTIN}", got {self.backbone!r}; no other backbone '
-                "can be loaded yet"
-            )
+            from liveedit_core.backbones.loading import load_backbone
+
+            return load_backbone(self.backbone, self._options_of_generator())
         from liveedit_core.builtin.backbone import builtin_checkpoint, load_builtin_backbone
 
         with one_process_at_a_time():
             builtin_checkpoint()
         return load_builtin_backbone()
+
+    def _options_of_generator(self) -> LoadOptions:
+        if self.options.edit_layer >= 0 or self.generator == BUILTIN:
+            return self.options
+        try:
+            config = json.loads((self.generator_folder() / CONFIG_FILE).read_text(encoding="utf-8"))
+            return replace(self.options, edit_layer=int(config["edit_layer"]))
+        except (OSError, ValueError, KeyError):
+            return self.options  # load_generator says what is wrong with the checkpoint
 
     def load_generator(self) -> LiveEditGenerator:
         """Load the trained generator; raises ConfigError when there is no such folder."""

@@ -10,6 +10,7 @@ real tokens never see right padding (causal attention), so batches need no mask.
 
 import copy
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,10 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from liveedit_core.backbones.generation import PromptBatch
 from liveedit_core.backbones.picture_memory import PictureFeatures, PictureMemory
 from liveedit_core.backbones.protocol import BackboneInput, Residual, RouteOnce
 from liveedit_core.backbones.pyramid import PyramidLevel, TowerPyramid
 from liveedit_core.backbones.suffix import target_rows
+from liveedit_core.backbones.views import RowsHook, with_hook
 from liveedit_core.errors import InputError
 from liveedit_core.images import decode_image
 from liveedit_core.states import LayerStates, Span
@@ -100,15 +103,20 @@ class HuggingFaceBackbone:
         self.pictures = PictureMemory(picture_memory_bytes)
         self.image_token_id = int(self.model.config.image_token_id)
         self.num_image_tokens = int(self.model.config.image_seq_length)
-        self.end_id = int(self.tokenizer.eos_token_id)
+        self.end_id = self.pad_id = int(self.tokenizer.eos_token_id)
+        self.end_ids = frozenset((self.end_id,))
+        self._asked = threading.RLock()
+        """Neither a tokenizer nor hooks on the image tower serve two threads at once."""
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, without special tokens."""
-        return len(self.tokenizer.encode(text, add_special_tokens=False))
+        with self._asked:
+            return len(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of some tokens, special ones left out, stripped."""
-        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        with self._asked:
+            text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text.strip()
 
     def tokenize(self, item: BackboneInput) -> tuple[Tensor, Span, Span, Span]:
@@ -117,6 +125,10 @@ class HuggingFaceBackbone:
         Raises:
             InputError: the prompt or target spells the image placeholder, or is empty.
         """
+        with self._asked:
+            return self._tokenized(item)
+
+    def _tokenized(self, item: BackboneInput) -> tuple[Tensor, Span, Span, Span]:
         placeholder = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
         if not item.prompt.strip() or placeholder in item.prompt + item.target:
             raise InputError(
@@ -166,6 +178,10 @@ class HuggingFaceBackbone:
 
     def _image_features(self, inputs: Sequence[BackboneInput]) -> ImageFeatures:
         """Runs the image tower once for each distinct picture that is not remembered."""
+        with self._asked:
+            return self._asked_features(inputs)
+
+    def _asked_features(self, inputs: Sequence[BackboneInput]) -> ImageFeatures:
         features: ImageFeatures = {None: (torch.zeros(0), torch.zeros(0, self.hidden_size))}
         missing: list[bytes] = []
         for picture in dict.fromkeys(item.image_bytes for item in inputs):
@@ -201,6 +217,52 @@ class HuggingFaceBackbone:
         rows_BTD = self.suffix(inputs_embeds=hidden_BTD, use_cache=False).last_hidden_state
         wanted_XD, lengths = target_rows(states, rows_BTD, has_end=has_end)
         return list(self.model.lm_head(wanted_XD).float().split(lengths))
+
+    def prompt_batches(self, inputs: Sequence[BackboneInput]) -> list[PromptBatch]:
+        """See `generation.Generating`."""
+        inputs = [replace(item, target="") for item in inputs]
+        tokens = [self.tokenize(item) for item in inputs]
+        batches = []
+        for has_image in (False, True):
+            members = [i for i, x in enumerate(inputs) if (x.image_bytes is not None) == has_image]
+            members.sort(key=lambda i: len(tokens[i][0]))
+            for start in range(0, len(members), self.batch_size):
+                chosen = members[start : start + self.batch_size]
+                ids = [tokens[i][0] for i in chosen]
+                ones = [torch.ones_like(row) for row in ids]
+                pad = partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
+                pictures = [inputs[i].image_bytes for i in chosen]
+                pixels = self._pixels([picture for picture in pictures if picture])
+                model, outputs = self.pyramid.reading_view(self.model, "model.vision_tower")
+                batches.append(
+                    PromptBatch(
+                        index=chosen,
+                        arguments={
+                            "input_ids": pad(ids, padding_value=self.pad_id),
+                            "attention_mask": pad(ones),
+                            **pixels,
+                        },
+                        spans=[tokens[i][1:3] for i in chosen],
+                        has_image=has_image,
+                        # the tower runs when the prompts do, once for both
+                        pyramids=partial(
+                            self.pyramid.each, outputs, pixels.get("pixel_values", torch.zeros(0))
+                        ),
+                        model=model,
+                    )
+                )
+        return batches
+
+    def _pixels(self, pictures: Sequence[bytes]) -> dict[str, Tensor]:
+        if not pictures:
+            return {}
+        images = [decode_image(picture) for picture in pictures]
+        return dict(self.processor.image_processor(images=images, return_tensors="pt"))
+
+    def generating_model(self, hook: RowsHook | None, batch: PromptBatch) -> Any:
+        """See `generation.Generating`."""
+        layer = f"model.language_model.layers.{self.edit_layer}"
+        return self.model if hook is None else with_hook(batch.model, layer, hook)
 
     @torch.no_grad()
     def generate(

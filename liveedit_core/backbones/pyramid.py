@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from liveedit_core.backbones.views import with_hook
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +70,38 @@ class TowerPyramid:
         """Pyramids [B, size] of pictures, the mean over all sizes at which they are looked at.
 
         Args:
-            outputs: what `reading` left of the tower's pass over the pictures.
+            outputs: of the tower's pass over the pictures, each of which may have passed it several
+                times in a row.
             pixels_BCHW: what the tower was given.
         """
         total_BE = self.joined(outputs, len(pixels_BCHW))
+        total_BE = total_BE[:: len(total_BE) // len(pixels_BCHW)]
         for size in self.more_sizes:
             resized = functional.interpolate(
                 pixels_BCHW, size=(size, size), mode="bicubic", antialias=True
             )
-            with self.reading() as others:
-                self.tower(resized)
+            view, others = self.reading_view(nn.Sequential(self.tower), "0")
+            view(resized)
             total_BE = total_BE + self.joined(others, len(pixels_BCHW))
         return total_BE / (1 + len(self.more_sizes))
+
+    def reading_view(self, model: Any, path: str) -> tuple[Any, dict[int, Tensor]]:
+        """A view of a whole model that leaves each level's output in a dict of its own.
+
+        Args:
+            model: holds the tower; is not altered.
+            path: of the tower.
+        """
+        outputs: dict[int, Tensor] = {}
+        for position, level in enumerate(self.levels):
+            place = f"{path}.{level.module}".rstrip(".")
+            model = with_hook(model, place, partial(outputs.__setitem__, position))
+        return model, outputs
+
+    @torch.no_grad()
+    def each(self, outputs: dict[int, Tensor], pixels_BCHW: Tensor) -> list[Tensor]:
+        """`averaged`, a row for each picture."""
+        return list(self.averaged(outputs, pixels_BCHW).float().cpu())
 
     def joined(self, outputs: dict[int, Tensor], batch: int) -> Tensor:
         """The levels pooled, flattened and side by side, [B, size]."""

@@ -63,6 +63,16 @@ def test_what_was_committed_comes_back_in_the_order_asked_for(cache: StateCache)
         assert_same(state, expected)
 
 
+def test_a_state_that_needs_more_than_a_row_holds_is_not_kept(cache: StateCache) -> None:
+    """Positions of some families depend on the grid of the picture."""
+    inputs = [question(1), question(2)]
+    one, other = BACKBONE.encode(inputs)
+    written = cache.writer.write(inputs, [replace(one, grid=(1, 4, 6)), other])
+    assert (written.num_states, written.num_left_out) == (1, 1)
+    assert cache.commit(written)
+    assert held(cache, inputs) == [False, True]
+
+
 def test_missing_names_each_once_and_only_what_is_missing(cache: StateCache) -> None:
     inputs = [question(1), TEXT_ONLY, question(2), question(2), question(1)]
     fill(cache, [question(1)])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from liveedit_core.backbones.load_options import LoadOptions
 from pipelines.config import LifelongEditRecipe
 from pipelines.lifelong_edit import main, parse_arguments, resolve_config
 
@@ -27,6 +28,13 @@ def test_options_and_overrides_may_be_mixed() -> None:
     config = resolved("seed=3", "--store", "s3://bucket/p", "bank.name=b", "--run-name", "x")
     assert (config.seed, config.store_uri, config.bank.name) == (3, "s3://bucket/p", "b")
     assert config.run_name == "x"
+
+
+def test_a_backbone_is_named_with_its_revision_and_how_it_is_loaded() -> None:
+    config = resolved("--backbone", "owner/model@v2", "backbone.dtype=bfloat16")
+    assert config.backbone.name == "owner/model@v2"
+    assert config.backbone.options() == LoadOptions(dtype="bfloat16")
+    assert main(["--dry-run", "backbone.device=gpu"]) == 2
 
 
 def test_each_run_has_its_own_store_by_default(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""What differs between families of vision-language models, as data.
+
+Everything else is asked of the model and its processor. Families are known by the `model_type` of
+their configuration; `CONTRIBUTING.md` says how to add one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from liveedit_core.errors import ConfigError
+
+Positions = Literal["plain", "grid", "prefix"]
+IMAGE = "{image}"
+PROMPT = "{prompt}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptFormat:
+    """How prompts are worded; `{image}` is where the rows of the picture go."""
+
+    with_image: str
+    text_only: str
+
+    def __post_init__(self) -> None:
+        for name in ("with_image", "text_only"):
+            if getattr(self, name).count(PROMPT) != 1:
+                raise ConfigError(
+                    f"prompt format {name}: expected {PROMPT} once, got {getattr(self, name)!r}"
+                )
+        if self.with_image.count(IMAGE) != 1 or IMAGE in self.text_only:
+            raise ConfigError(
+                f"prompt format: expected {IMAGE} once in with_image and nowhere else, got "
+                f"{self.with_image!r} and {self.text_only!r}"
+            )
+        if self.with_image.index(IMAGE) > self.with_image.index(PROMPT):
+            raise ConfigError(
+                f"prompt format with_image: expected {IMAGE} before {PROMPT}, got "
+                f"{self.with_image!r}; prompt rows must have seen the picture"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Where the parts of a family's models are, and how its prompts look."""
+
+    prompt_format: PromptFormat
+    """Used where the processor has no chat template."""
+    decoder: str = "model.language_model"
+    """Path of the module that holds `layers`."""
+    trunk: str = "model"
+    """Path of the module that takes token ids and pixels and ends before the head."""
+    text_trunk: str = "model"
+    """Path of a module that takes embeddings alone."""
+    text_generator: str = ""
+    """Path of the module that generates for prompts without a picture; "" is the model."""
+    positions: Positions = "plain"
+    """"grid": positions depend on the picture's grid of rows (multimodal rotary embeddings);
+    "prefix": prompt rows see each other in both directions, target rows only what is before."""
+    has_chat_template: bool = True
+    """Whether a chat template of the processor words the prompts."""
+    assembles_tokens: bool = False
+    """Whether image tokens are put among the text here and not by the processor."""
+    picture_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the processor for pictures."""
+
+
+_PLAIN = PromptFormat(with_image="{image}\n{prompt}", text_only="{prompt}")
+_USER = PromptFormat(
+    with_image="USER: {image}\n{prompt} ASSISTANT:", text_only="USER: {prompt} ASSISTANT:"
+)
+_QWEN = PromptFormat(
+    with_image="<|vision_start|>{image}<|vision_end|>{prompt}", text_only="{prompt}"
+)
+_IDEFICS = Family(
+    prompt_format=_PLAIN,
+    decoder="model.text_model",
+    # One tile a picture: rows of a picture are one run, and few.
+    picture_options={"do_image_splitting": False},
+)
+
+FAMILIES: Mapping[str, Family] = {
+    "llava": Family(prompt_format=_USER),
+    "fast_vlm": Family(prompt_format=_PLAIN),
+    "llava_onevision": Family(prompt_format=_PLAIN),
+    "qwen2_vl": Family(prompt_format=_QWEN, positions="grid"),
+    "qwen2_5_vl": Family(prompt_format=_QWEN, positions="grid"),
+    "idefics3": _IDEFICS,
+    "smolvlm": _IDEFICS,
+    "paligemma": Family(
+        prompt_format=PromptFormat(with_image="{image}{prompt}", text_only="{prompt}\n"),
+        positions="prefix",
+        has_chat_template=False,
+    ),
+    "blip-2": Family(
+        prompt_format=PromptFormat(
+            with_image="{image}Question: {prompt} Answer:", text_only="Question: {prompt} Answer:"
+        ),
+        decoder="language_model.model",
+        trunk="",
+        text_trunk="language_model.model",
+        text_generator="language_model",
+        has_chat_template=False,
+        assembles_tokens=True,
+    ),
+}
+
+
+def family_of(config: Any) -> Family:
+    """The family of a model, by its configuration (`transformers.PreTrainedConfig`).
+
+    Raises:
+        ConfigError: an encoder-decoder, or a family that nobody has added yet.
+    """
+    text = config.get_text_config(decoder=True)
+    kinds = [getattr(part, "is_encoder_decoder", False) for part in (config, text)]
+    if any(kinds) or getattr(config, "use_decoder_only_language_model", True) is False:
+        raise ConfigError(
+            f"{config.model_type} with {text.model_type} is an encoder-decoder; the method edits "
+            "rows of a decoder-only model, where picture, prompt and answer are one sequence. Use "
+            "a decoder-only variant, such as BLIP-2 with OPT instead of T5."
+        )
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise ConfigError(
+            f"backbone family {config.model_type!r} is not known; expected one of "
+            f"{', '.join(FAMILIES)}. CONTRIBUTING.md says how to add one."
+        )
+    return family

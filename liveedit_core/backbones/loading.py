@@ -1,0 +1,163 @@
+"""Backbones by name: `llava-hf/llava-1.5-7b-hf`, a pinned revision of it, or a local folder."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from liveedit_core.backbones.checkpoints import (
+    checkpoint_digest,
+    checkpoint_folder,
+    checkpoint_size,
+    free_memory_bytes,
+)
+from liveedit_core.backbones.families import PromptFormat, family_of
+from liveedit_core.backbones.load_options import LoadOptions
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.errors import ConfigError, IntegrityError
+
+PROMPT_FILE = "liveedit_prompt.json"
+"""Beside the weights, where a checkpoint needs a prompt format that its processor does not know."""
+_ROOM = 1.1
+"""What loading takes over the weights themselves: buffers, activations of one batch."""
+
+
+def load_backbone(
+    name: str,
+    options: LoadOptions | None = None,
+    *,
+    prompt_format: PromptFormat | None = None,
+) -> VisionLanguageBackbone:
+    """Load a backbone of a known family.
+
+    Args:
+        name: folder, or "owner/model" with or without "@revision".
+        options: number format, device, edit layer.
+        prompt_format: replaces that of the checkpoint.
+
+    Raises:
+        ConfigError: no such checkpoint, no access, an unknown family or an encoder-decoder, no
+            processor, or too little memory.
+        StorageUnavailableError: the hub cannot be reached.
+        IntegrityError: a file is damaged.
+    """
+    options = options or LoadOptions()
+    folder = checkpoint_folder(name)
+    config = _read_config(name, folder)
+    family_of(config)
+    check_memory(name, folder, options)
+    processor = _read_processor(name, folder)
+    model = _read_model(name, folder, options)
+    return VisionLanguageBackbone(
+        model,
+        processor,
+        edit_layer=chosen_layer(config, options),
+        digest=checkpoint_digest(folder),
+        prompt_format=prompt_format or stored_format(folder),
+        batch_size=options.batch_size,
+    )
+
+
+def chosen_layer(config: Any, options: LoadOptions) -> int:
+    """l_e: as asked for, or two thirds of the depth (21 of 32, as in the paper)."""
+    if options.edit_layer >= 0:
+        return options.edit_layer
+    depth = int(config.get_text_config(decoder=True).num_hidden_layers)
+    return min(2 * depth // 3, depth - 2)
+
+
+def stored_format(folder: Path) -> PromptFormat | None:
+    """The prompt format that lies beside the weights, if one does."""
+    file = folder / PROMPT_FILE
+    if not file.exists():
+        return None
+    try:
+        return PromptFormat(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise IntegrityError(f"{file}: expected with_image and text_only: {error}") from error
+
+
+def store_format(folder: Path, prompt_format: PromptFormat) -> None:
+    """Put a prompt format beside the weights."""
+    text = json.dumps(dataclasses.asdict(prompt_format), indent=2)
+    (folder / PROMPT_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def check_memory(
+    name: str, folder: Path, options: LoadOptions, *, free_bytes: int | None = None
+) -> None:
+    """Refuse what does not fit, before anything is loaded.
+
+    Args:
+        name: for the message.
+        folder: of the checkpoint.
+        options: number format and device.
+        free_bytes: what there is; by default the device is asked.
+
+    Raises:
+        ConfigError: there is too little memory.
+    """
+    size = checkpoint_size(folder, options.dtype)
+    free = free_memory_bytes(options.device) if free_bytes is None else free_bytes
+    needed = size.num_bytes * _ROOM
+    if free is not None and needed > free:
+        cures = ['device = "auto"'] if options.device != "auto" else ["a larger machine"]
+        if options.dtype in ("auto", "float32"):
+            cures.append('dtype = "bfloat16" where the weights are float32')
+        raise ConfigError(
+            f"backbone {name!r}: {size.num_parameters / 1e9:.2f} billion parameters as "
+            f"{options.dtype} need {needed / 1e9:.2f} GB on {options.device}, "
+            f"{free / 1e9:.2f} GB are free. Try {' or '.join(cures)}, or a smaller model"
+        )
+
+
+def _read_config(name: str, folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"backbone {name!r}: its config.json cannot be used: {_first_line(error)}"
+        ) from error
+
+
+def _read_processor(name: str, folder: Path) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ConfigError(
+            f"backbone {name!r}: its processor cannot be loaded: {_first_line(error)}. Expected "
+            "preprocessor_config.json and tokenizer files beside the weights; copy them from the "
+            "original checkpoint (processor.save_pretrained)"
+        ) from error
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise ConfigError(
+            f"backbone {name!r}: only a {type(processor).__name__} was found, no processor of "
+            "pictures. Expected preprocessor_config.json or processor_config.json beside the "
+            "weights"
+        )
+    return processor
+
+
+def _read_model(name: str, folder: Path, options: LoadOptions) -> Any:
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    place = {} if options.device == "cpu" else {"device_map": options.device}
+    try:
+        return AutoModelForImageTextToText.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=options.dtype, **place
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(
+            f"backbone {name!r}: its weights cannot be loaded: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

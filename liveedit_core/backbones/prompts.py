@@ -1,0 +1,244 @@
+"""Inputs as a family's processor words them: token ids, pixels, and where picture, prompt and
+target are."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from liveedit_core.backbones.families import IMAGE, PROMPT, Family, PromptFormat
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.errors import ConfigError, InputError
+from liveedit_core.images import decode_image
+from liveedit_core.states import Span
+
+PaddingSide = Literal["left", "right"]
+
+TOKEN_FIELDS: Mapping[str, int] = {
+    "input_ids": 0,
+    "attention_mask": 1,
+    "token_type_ids": 1,
+    "mm_token_type_ids": 0,
+}
+"""What a model takes one number a token of, and the number of a target token."""
+_MARK = "MARK8MARK"
+
+
+def with_space(prompt: str, target: str) -> str:
+    """The target with one leading space, unless one is there already (METHOD.md 7)."""
+    if not target or prompt[-1:].isspace() or target[0].isspace():
+        return target
+    return f" {target}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """One input as its model takes it."""
+
+    tokens: dict[str, Tensor]
+    """int64 [T] by the names of `TOKEN_FIELDS`."""
+    pictures: dict[str, Tensor]
+    """What the image tower takes; empty without a picture."""
+    image: Span
+    prompt: Span
+    target: Span
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return len(self.tokens["input_ids"])
+
+    @property
+    def grid(self) -> tuple[int, ...] | None:
+        """Grid of the picture's patches (time, height, width), for families that have one."""
+        grid = self.pictures.get("image_grid_thw")
+        return None if grid is None else tuple(grid[0].tolist())
+
+
+class PromptReader:
+    """Turns inputs into token ids and pixels.
+
+    Args:
+        family: of the model.
+        processor: of the model.
+        image_token_id: its placeholder.
+        num_image_tokens: of every picture, for a family that `assembles_tokens`.
+        prompt_format: replaces the chat template and the family's own.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        processor: Any,
+        *,
+        image_token_id: int,
+        num_image_tokens: int = 0,
+        prompt_format: PromptFormat | None = None,
+    ) -> None:
+        self.family = family
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.image_token_id = image_token_id
+        self.image_token = str(self.tokenizer.convert_ids_to_tokens(image_token_id))
+        self.num_image_tokens = num_image_tokens
+        self.lock = threading.Lock()
+        """Tokenizers refuse to be asked by two threads at once."""
+        self.format = prompt_format or self._format_of_processor()
+
+    def _format_of_processor(self) -> PromptFormat:
+        """The chat template as a format; the family's own where there is none."""
+        if not (self.family.has_chat_template and getattr(self.processor, "chat_template", None)):
+            return self.family.prompt_format
+        text = {"type": "text", "text": _MARK}
+        turns = ([{"type": "image"}, text], [text])
+        with_image, text_only = (
+            self.processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            ).replace(_MARK, PROMPT)
+            for content in turns
+        )
+        return PromptFormat(
+            with_image=with_image.replace(self.image_token, IMAGE), text_only=text_only
+        )
+
+    def prepare(self, item: BackboneInput) -> Prepared:
+        """One input with its target.
+
+        Raises:
+            InputError: the prompt is empty, or spells the image placeholder, or the picture cannot
+                be decoded.
+        """
+        if not item.prompt.strip() or self.image_token in item.prompt + item.target:
+            raise InputError(
+                f"prompt {item.prompt[:60]!r}: must hold text, and neither it nor the target may "
+                f"hold {self.image_token!r}"
+            )
+        with self.lock:
+            return self._prepared(item)
+
+    def _prepared(self, item: BackboneInput) -> Prepared:
+        if item.image_bytes is None:
+            fields = self._tokenized(self.format.text_only.replace(PROMPT, item.prompt))
+        else:
+            fields = self._with_picture(item.prompt, decode_image(item.image_bytes))
+        tokens = {
+            name: torch.as_tensor(fields[name])[0].long() for name in TOKEN_FIELDS if name in fields
+        }
+        ids = tokens["input_ids"]
+        places = (ids == self.image_token_id).nonzero().flatten().tolist()
+        image = (places[0], places[-1] + 1) if places else (0, 0)
+        if (item.image_bytes is not None) != bool(places):
+            raise ConfigError(
+                f"the processor put {len(places)} image tokens into the prompt; the prompt format "
+                "or the processor's configuration does not fit the model"
+            )
+        target_ids = self._target_ids(item)
+        for name, tensor in tokens.items():
+            new = target_ids if name == "input_ids" else target_ids * 0 + TOKEN_FIELDS[name]
+            tokens[name] = torch.cat([tensor, new])
+        start, stop = len(ids), len(ids) + len(target_ids)
+        pictures = {
+            name: value
+            for name, value in fields.items()
+            if name not in TOKEN_FIELDS and name != "labels" and isinstance(value, Tensor)
+        }
+        return Prepared(
+            tokens=tokens,
+            pictures=pictures,
+            image=image,
+            prompt=(image[1], start),
+            target=(start, stop),
+        )
+
+    def _target_ids(self, item: BackboneInput) -> Tensor:
+        """Tokens of the target, as they are after the prompt."""
+        end = self.format.text_only.replace(PROMPT, item.prompt)
+        target = with_space(end, item.target)
+        head, whole = (
+            self.tokenizer.encode(text, add_special_tokens=False) for text in (end, end + target)
+        )
+        if whole[: len(head)] != head:  # the last word of the prompt grows together with the target
+            whole, head = self.tokenizer.encode(target, add_special_tokens=False), []
+        return torch.tensor(whole[len(head) :], dtype=torch.int64)
+
+    def _tokenized(self, text: str, *, has_special: bool = True) -> dict[str, Tensor]:
+        begin = self.tokenizer.bos_token
+        has_special = has_special and not (begin and text.startswith(begin))
+        ids = self.tokenizer.encode(text, add_special_tokens=has_special)
+        if has_special and ids and text and ids[-1] == self.tokenizer.eos_token_id:
+            ids = ids[:-1] if len(ids) > 1 else ids
+        row = torch.tensor([ids], dtype=torch.int64)
+        fields = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+        if self.family.positions == "prefix":
+            fields["token_type_ids"] = torch.zeros_like(row)
+        return fields
+
+    def _with_picture(self, prompt: str, picture: Image.Image) -> dict[str, Tensor]:
+        before, after = self.format.with_image.replace(PROMPT, prompt).split(IMAGE, 1)
+        if self.family.assembles_tokens:
+            done = self.processor.image_processor(images=[picture], return_tensors="pt")
+            left = self._tokenized(before)["input_ids"] if before else torch.zeros(1, 0).long()
+            right = self._tokenized(after, has_special=not before)["input_ids"]
+            image = torch.full((1, self.num_image_tokens), self.image_token_id)
+            ids = torch.cat([left, image, right], dim=1)
+            return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **done}
+        text = f"{before}{self.image_token}{after}"
+        begin = self.tokenizer.bos_token
+        done = self.processor(
+            images=[picture],
+            text=[text],
+            add_special_tokens=not (begin and text.startswith(begin)),
+            return_tensors="pt",
+            **self.family.picture_options,
+        )
+        return dict(done)
+
+
+def collate(
+    items: Sequence[Prepared], *, pad_id: int, side: PaddingSide, dtype: torch.dtype, device: Any
+) -> dict[str, Tensor]:
+    """Keyword arguments of a forward: one padded batch of inputs.
+
+    Args:
+        items: what `PromptReader` prepared; all with a picture, or none.
+        pad_id: token of padding.
+        side: where it goes.
+        dtype: of pixels.
+        device: of the result.
+    """
+    width = max(item.num_tokens for item in items)
+    batch = {}
+    for name in items[0].tokens:
+        fill = {"input_ids": pad_id}.get(name, 0)
+        rows = [_padded(item.tokens[name], width, side, fill) for item in items]
+        batch[name] = torch.stack(rows).to(device)
+    for name in items[0].pictures:
+        parts = [item.pictures[name] for item in items]
+        if parts[0].ndim >= 4 or name == "pixel_attention_mask":
+            parts = _same_shape(parts)
+        joined = torch.cat(parts)
+        if joined.is_floating_point():
+            joined = joined.to(dtype)
+        batch[name] = joined.to(device)
+    return batch
+
+
+def _padded(row_T: Tensor, width: int, side: PaddingSide, fill: int) -> Tensor:
+    missing = width - len(row_T)
+    return functional.pad(row_T, (missing, 0) if side == "left" else (0, missing), value=fill)
+
+
+def _same_shape(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Pictures of one batch padded with zeros to one size; models know which part is real."""
+    sizes = [max(lengths) for lengths in zip(*(part.shape[1:] for part in parts), strict=True)]
+    done = []
+    for part in parts:
+        missing = [(0, size - n) for size, n in zip(sizes, part.shape[1:], strict=True)]
+        flat = [number for pair in reversed(missing) for number in pair]
+        done.append(functional.pad(part, flat))
+    return done

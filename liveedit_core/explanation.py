@@ -1,0 +1,152 @@
+"""Why an edited model answers so: which edits a question keeps, in numbers and in a picture."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.editor import Editor
+from liveedit_core.errors import InputError
+from liveedit_core.images import decode_image
+from liveedit_core.model_folder import Fact
+from liveedit_core.routing import paired_similarity
+
+NUM_REFUSED = 3
+"""Edits that are shown though the question does not keep them: the nearest ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainedEdit:
+    """One edit as a question sees it."""
+
+    edit_id: str
+    fact: Fact | None
+    """What it taught, where that is known."""
+    is_kept: bool
+    visual_similarity: float
+    """Of the pictures; the edit is kept if this beats the threshold, within the configured bounds
+    (Eq. 5)."""
+    prompt_similarity: float
+    gate: float
+    """sigmoid(prompt similarity)."""
+    weight: float
+    """Share in the residual (Eq. 7); 0 where not kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Which edits a question keeps: those first, the heaviest first; then the nearest refused."""
+
+    prompt: str
+    image_bytes: bytes = field(repr=False)
+    threshold: float
+    """Similarity of the picture with the sentinel, for this prompt (Eq. 5)."""
+    num_edits: int
+    """In the whole bank."""
+    edits: tuple[ExplainedEdit, ...]
+
+    @property
+    def kept(self) -> tuple[ExplainedEdit, ...]:
+        """Those that answer."""
+        return tuple(edit for edit in self.edits if edit.is_kept)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.kept)} of {self.num_edits} edits kept; threshold {self.threshold:.3f}"]
+        for edit in self.edits:
+            verdict = f"weight {edit.weight:.3f}" if edit.is_kept else "refused"
+            lines.append(f"  {verdict}, visual {edit.visual_similarity:.3f}: {_words(edit)}")
+        return "\n".join(lines)
+
+    def picture(self) -> Image.Image:
+        """The question's picture beside a bar for each edit; the line is the threshold."""
+        return draw(self)
+
+
+@torch.no_grad()
+def explain(editor: Editor, item: BackboneInput, facts: Mapping[str, Fact]) -> Explanation:
+    """Route one question and write down what happened.
+
+    Raises:
+        InputError: the question has no picture, so no expert is ever asked.
+    """
+    if item.image_bytes is None:
+        raise InputError("a question without a picture never reaches the experts")
+    (states,) = editor.backbone.encode([item])
+    routing = editor.route([states])
+    features = editor.generator.input_features([states])
+    assert features.sentinel_BQM is not None
+    threshold = float(paired_similarity(features.visual_BQM, features.sentinel_BQM)[0])
+    kept_N, margin_N = routing.kept_BN[0], routing.margin_BN[0]
+    order = sorted(range(len(kept_N)), key=lambda n: -float(routing.weights_BN[0, n]))
+    kept = [n for n in order if kept_N[n]]
+    refused = sorted((n for n in order if not kept_N[n]), key=lambda n: -float(margin_N[n]))
+    edits = [
+        ExplainedEdit(
+            edit_id=editor.repository.edit_ids[n],
+            fact=facts.get(editor.repository.edit_ids[n]),
+            is_kept=bool(kept_N[n]),
+            visual_similarity=float(margin_N[n]) + threshold,
+            prompt_similarity=float(routing.prompt_BN[0, n]),
+            gate=float(routing.prompt_BN[0, n].sigmoid()),
+            weight=float(routing.weights_BN[0, n]),
+        )
+        for n in [*kept, *refused[:NUM_REFUSED]]
+    ]
+    return Explanation(
+        prompt=item.prompt,
+        image_bytes=item.image_bytes,
+        threshold=threshold,
+        num_edits=len(editor.repository),
+        edits=tuple(edits),
+    )
+
+
+def _words(edit: ExplainedEdit) -> str:
+    if edit.fact is None:
+        return f"edit {edit.edit_id[:12]}"
+    return f"{edit.fact.prompt[:48]} -> {edit.fact.target[:32]}"
+
+
+_SIDE, _ROW, _WIDTH, _GAP = 192, 44, 420, 16
+_KEPT, _REFUSED, _INK = (32, 110, 160), (190, 190, 190), (30, 30, 30)
+
+
+def draw(explanation: Explanation) -> Image.Image:
+    """See `Explanation.picture`."""
+    height = max(_SIDE + 3 * _GAP, (len(explanation.edits) + 1) * _ROW + 2 * _GAP)
+    canvas = Image.new("RGB", (_SIDE + _WIDTH + 3 * _GAP, height), "white")
+    shown = decode_image(explanation.image_bytes)
+    shown.thumbnail((_SIDE, _SIDE))
+    canvas.paste(shown, (_GAP, _GAP))
+    pen = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(13)
+    left = _SIDE + 2 * _GAP
+    pen.text((left, _GAP), explanation.prompt[:60], fill=_INK, font=font)
+    scale = _Scale(explanation.edits, explanation.threshold)
+    for number, edit in enumerate(explanation.edits):
+        top = _GAP + (number + 1) * _ROW
+        verdict = f"weight {edit.weight:.2f}" if edit.is_kept else "refused"
+        pen.text((left, top), f"{verdict}  {_words(edit)}"[:62], fill=_INK, font=font)
+        stop = left + max(2, int(scale(edit.visual_similarity) * _WIDTH))
+        colour = _KEPT if edit.is_kept else _REFUSED
+        pen.rectangle((left, top + 18, stop, top + 32), fill=colour)
+    at = left + int(scale(explanation.threshold) * _WIDTH)
+    bottom = _GAP + (len(explanation.edits) + 1) * _ROW
+    pen.line((at, _GAP + _ROW - 4, at, bottom), fill=(180, 40, 40), width=2)
+    return canvas
+
+
+class _Scale:
+    """Similarities on 0 .. 1 of the width, the threshold always in sight."""
+
+    def __init__(self, edits: Sequence[ExplainedEdit], threshold: float) -> None:
+        values = [threshold, *(edit.visual_similarity for edit in edits)]
+        self._low, high = min(values), max(values)
+        margin = 0.1 * (high - self._low) or 1.0
+        self._low -= margin
+        self._range = high + margin - self._low
+
+    def __call__(self, value: float) -> float:
+        return (value - self._low) / self._range

@@ -1,0 +1,94 @@
+"""Experts of an edited model in a folder: `experts.safetensors` and `edits.json`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from liveedit_core.editor import Editor
+from liveedit_core.errors import IntegrityError, RepositoryMismatchError, ShapeError
+from liveedit_core.generator import LiveEditGenerator
+from liveedit_core.repository import ExpertRepository
+from liveedit_core.schema import EditRequest
+
+EXPERTS_FILE = "experts.safetensors"
+EDITS_FILE = "edits.json"
+_TENSORS = ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """What an edit taught; its picture is known by the edit's id alone."""
+
+    prompt: str
+    target: str
+    subject_id: str
+    """sha256 of picture and prompt."""
+
+    @classmethod
+    def of(cls, request: EditRequest) -> Self:
+        """The fact of a request."""
+        return cls(prompt=request.prompt, target=request.target, subject_id=request.subject_id)
+
+
+def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> None:
+    """Write the experts of an editor and what they belong to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    repository = editor.repository
+    tensors = {name: getattr(repository, name).contiguous() for name in _TENSORS}
+    save_file(tensors, folder / EXPERTS_FILE)
+    content = {
+        "backbone_digest": editor.backbone.digest,
+        "generator_digest": editor.generator.digest,
+        "edit_ids": repository.edit_ids,
+        "facts": {edit_id: asdict(fact) for edit_id, fact in facts.items()},
+    }
+    (folder / EDITS_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_repository(
+    folder: Path, backbone_digest: str, generator: LiveEditGenerator
+) -> ExpertRepository:
+    """The experts of a folder.
+
+    Raises:
+        IntegrityError: a file is missing or damaged.
+        RepositoryMismatchError: they were written for another backbone or generator.
+    """
+    content = _content(folder)
+    for name, found in (
+        ("backbone_digest", backbone_digest),
+        ("generator_digest", generator.digest),
+    ):
+        if content.get(name) != found:
+            raise RepositoryMismatchError(
+                f"{folder}: its experts belong to the {name} {content.get(name)}, this one is "
+                f"{found}; they mean nothing there"
+            )
+    try:
+        tensors = load_file(folder / EXPERTS_FILE)
+        return ExpertRepository(
+            edit_ids=tuple(content["edit_ids"]), **{name: tensors[name] for name in _TENSORS}
+        )
+    except (OSError, KeyError, SafetensorError, ShapeError) as error:
+        raise IntegrityError(f"{folder / EXPERTS_FILE}: {error}") from error
+
+
+def load_facts(folder: Path) -> dict[str, Fact]:
+    """What the experts of a folder were made from; raises IntegrityError."""
+    try:
+        return {edit_id: Fact(**fact) for edit_id, fact in _content(folder)["facts"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{folder / EDITS_FILE}: {error}") from error
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / EDITS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{folder / EDITS_FILE}: {error}") from error
+    return dict(content)

@@ -1,0 +1,121 @@
+#!/usr/bin/env python
+"""What routing and experts add to the time of an answer: 20 tokens, batch 1, a bank of 1 000.
+
+    python tests/benchmarks/generation_overhead.py [--edits 1000] [--rounds 8] [--at-most 0.10]
+
+The built-in model answers questions about taught pictures, in turn as transformers generates them
+and through the edited model, each round with another picture; the medians are compared. A picture
+passes the image tower in both.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.builtin.backbone import load_builtin_backbone
+from liveedit_core.builtin.benchmark import load_builtin_cases
+from liveedit_core.builtin.generator import builtin_generator_folder
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.edited_model import EditedModel
+from liveedit_core.expert import Expert
+from liveedit_core.generator import load_generator
+from liveedit_core.repository import ExpertRepository
+
+RESULTS = Path(__file__).with_suffix(".json")
+OPTIONS: dict[str, Any] = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False}
+
+
+def random_experts(count: int, config: GeneratorConfig) -> list[Expert]:
+    """Experts that nobody keeps, but everybody is compared with."""
+    features = (config.num_queries, config.module_dim)
+    matrices = (config.rank, config.hidden_size)
+    return [
+        Expert(
+            edit_id=f"random {number}",
+            visual_feature_QM=torch.zeros(features),
+            prompt_feature_QM=torch.randn(features),
+            down_RD=torch.randn(matrices),
+            up_RD=torch.randn(matrices),
+        )
+        for number in range(count)
+    ]
+
+
+def measure(num_edits: int, rounds: int) -> dict[str, float]:
+    """Median seconds of both, and how many questions kept an edit."""
+    backbone = load_builtin_backbone()
+    generator = load_generator(builtin_generator_folder())
+    edits = [case.edit for case in load_builtin_cases()[: rounds + 1]]
+    experts = random_experts(num_edits - len(edits), generator.config)
+    bank = ExpertRepository.empty(generator.config).with_experts(generator.config, experts)
+    model = EditedModel(backbone, generator, bank)
+    model.edit_many((edit.image_bytes, edit.prompt, edit.target) for edit in edits)
+    backbone.pictures.max_bytes = 0  # each question is about a picture that was not seen lately
+    plain_s, edited_s, num_kept = [], [], 0
+    for number, edit in enumerate(edits):
+        item = BackboneInput(prompt=edit.prompt, image_bytes=edit.image_bytes)
+
+        def plain(item: BackboneInput = item) -> None:
+            (batch,) = backbone.prompt_batches([item])
+            backbone.model.generate(**batch.arguments, pad_token_id=backbone.pad_id, **OPTIONS)
+
+        def edited(item: BackboneInput = item) -> bool:
+            (done,) = model.generate([item.image_bytes], [item.prompt], **OPTIONS)
+            return bool(done.routing and done.routing.kept)
+
+        first, second = (plain, edited) if number % 2 else (edited, plain)
+        times = {first: _seconds(first), second: _seconds(second)}
+        if number:  # the first round warms up
+            plain_s.append(times[plain])
+            edited_s.append(times[edited])
+            num_kept += edited()
+    ratios = [one / other for one, other in zip(edited_s, plain_s, strict=True)]
+    return {
+        "plain_s": statistics.median(plain_s),
+        "edited_s": statistics.median(edited_s),
+        "overhead": statistics.median(ratios) - 1,
+        "questions_that_kept_an_edit": num_kept,
+    }
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start_s = time.perf_counter()
+    call()
+    return time.perf_counter() - start_s
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, and compare with `--at-most`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--edits", type=int, default=1000, help="experts in the bank (1000)")
+    parser.add_argument("--rounds", type=int, default=8, help="questions (8)")
+    parser.add_argument("--at-most", type=float, default=0.0, help="fail above this share")
+    parser.add_argument("--write", action="store_true", help=f"keep the result in {RESULTS.name}")
+    options = parser.parse_args(arguments)
+    figures = measure(options.edits, options.rounds)
+    result = {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}",
+        "edits": options.edits,
+        "rounds": options.rounds,
+        **{name: round(value, 4) for name, value in figures.items()},
+    }
+    print(json.dumps(result, indent=2))
+    if options.write:
+        RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return int(bool(options.at_most) and figures["overhead"] > options.at_most)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,285 @@
+"""Tiny random models of every supported family, with their real processors; float32, seeded."""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from tests.tiny_backbone import CORPUS, plain_convolutions, tiny_model, tiny_processor
+
+FAMILY_NAMES = (
+    "llava",
+    "fast_vlm",
+    "llava_onevision",
+    "blip-2",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "idefics3",
+    "smolvlm",
+    "paligemma",
+    "minigpt4",
+)
+"""MiniGPT-4 is the layout that the converter writes: BLIP-2 with Llama."""
+VARIABLE = ("llava_onevision", "qwen2_vl", "qwen2_5_vl")
+"""Families whose pictures have as many rows as their size asks for."""
+EDIT_LAYER = 1
+END, IMAGE = "<end>", "<image>"
+SPECIAL = (
+    END,
+    "<bos>",
+    "<pad>",
+    IMAGE,
+    "<video>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<fake_token_around_image>",
+    "<global-img>",
+    "<end_of_utterance>",
+)
+SIDE, PATCH, WIDTH = 28, 14, 32
+
+
+def tiny_tokenizer() -> Any:
+    """A byte-level BPE tokenizer that knows the special tokens of all families."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token=END,
+        pad_token="<pad>",
+        additional_special_tokens=list(SPECIAL[3:]),
+    )
+
+
+def _text(kind: str, tokenizer: Any, **more: Any) -> Any:
+    from transformers import AutoConfig
+
+    fields = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.15,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return AutoConfig.for_model(kind, **(fields | more))
+
+
+def _vision(kind: str, **more: Any) -> Any:
+    from transformers import AutoConfig
+
+    fields = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SIDE,
+        "patch_size": PATCH,
+        "initializer_range": 0.3,
+    }
+    return AutoConfig.for_model(kind, **(fields | more))
+
+
+def _id(tokenizer: Any, token: str) -> int:
+    return int(tokenizer.convert_tokens_to_ids(token))
+
+
+def _square() -> dict[str, Any]:
+    return {"size": {"height": SIDE, "width": SIDE}, "do_center_crop": False}
+
+
+def _llava(tokenizer: Any) -> tuple[Any, Any]:
+    import transformers as t
+
+    config = t.LlavaConfig(
+        vision_config=_vision("clip_vision_model"),
+        text_config=_text("llama", tokenizer),
+        image_token_index=_id(tokenizer, IMAGE),
+    )
+    processor = t.LlavaProcessor(
+        image_processor=t.CLIPImageProcessor(**_square()),
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    return t.LlavaForConditionalGeneration(config), processor
+
+
+def _onevision(tokenizer: Any) -> tuple[Any, Any]:
+    import transformers as t
+
+    points = [[SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
+    config = t.LlavaOnevisionConfig(
+        vision_config=_vision("siglip_vision_model", vision_use_head=False),
+        text_config=_text("qwen2", tokenizer),
+        image_token_index=_id(tokenizer, IMAGE),
+        video_token_index=_id(tokenizer, "<video>"),
+        image_grid_pinpoints=points,
+    )
+    processor = t.LlavaOnevisionProcessor(
+        image_processor=t.LlavaOnevisionImageProcessor(
+            size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=points
+        ),
+        tokenizer=tokenizer,
+        video_processor=t.LlavaOnevisionVideoProcessor(),
+        num_image_tokens=(SIDE // PATCH) ** 2,
+        vision_feature_select_strategy="full",
+    )
+    return t.LlavaOnevisionForConditionalGeneration(config), processor
+
+
+def _blip2(tokenizer: Any, kind: str = "opt") -> tuple[Any, Any]:
+    import transformers as t
+
+    more = {"ffn_dim": 64, "word_embed_proj_dim": WIDTH} if kind == "opt" else {}
+    config = t.Blip2Config(
+        vision_config=_vision("blip_2_vision_model"),
+        qformer_config=t.Blip2QFormerConfig(
+            hidden_size=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            encoder_hidden_size=WIDTH,
+        ),
+        text_config=_text(kind, tokenizer, **more),
+        num_query_tokens=4,
+        image_token_index=_id(tokenizer, IMAGE),
+    )
+    image_processor = t.BlipImageProcessor(size={"height": SIDE, "width": SIDE})
+    processor = t.Blip2Processor(image_processor, tokenizer, num_query_tokens=4)
+    model = t.Blip2ForConditionalGeneration(config)
+    torch.nn.init.normal_(model.query_tokens)
+    return model, processor
+
+
+def _qwen(tokenizer: Any, version: str) -> tuple[Any, Any]:
+    import transformers as t
+
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    text = _text(f"qwen{version}_vl_text", tokenizer, rope_parameters=rope)
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    tokens: Any = dict(zip(names, (_id(tokenizer, token) for token in SPECIAL[5:9]), strict=True))
+    if version == "2":
+        vision: dict[str, Any] = {
+            "depth": 2,
+            "embed_dim": WIDTH,
+            "hidden_size": WIDTH,
+            "num_heads": 2,
+        }
+        config: Any = t.Qwen2VLConfig(text_config=text, vision_config=vision, **tokens)
+        model: Any = t.Qwen2VLForConditionalGeneration(config)
+    else:
+        vision = {"depth": 2, "hidden_size": WIDTH, "out_hidden_size": WIDTH, "num_heads": 2}
+        vision |= {"intermediate_size": 64, "fullatt_block_indexes": [1]}
+        config = t.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens)
+        model = t.Qwen2_5_VLForConditionalGeneration(config)
+    size = {"shortest_edge": 28 * 28, "longest_edge": 8 * 28 * 28}
+    processor_class = t.Qwen2VLProcessor if version == "2" else t.Qwen2_5_VLProcessor
+    processor = processor_class(
+        image_processor=t.Qwen2VLImageProcessor(size=size),
+        tokenizer=tokenizer,
+        video_processor=t.Qwen2VLVideoProcessor(),
+    )
+    return model, processor
+
+
+def _idefics(tokenizer: Any, kind: str) -> tuple[Any, Any]:
+    """Both have one processor here: SmolVLM's own needs num2words, for videos alone."""
+    import transformers as t
+
+    config_class = t.Idefics3Config if kind == "idefics3" else t.SmolVLMConfig
+    model_class: Any = (
+        t.Idefics3ForConditionalGeneration
+        if kind == "idefics3"
+        else t.SmolVLMForConditionalGeneration
+    )
+    config = config_class(
+        vision_config=_vision(f"{kind}_vision", image_size=56),
+        text_config=_text("llama", tokenizer),
+        image_token_id=_id(tokenizer, IMAGE),
+        scale_factor=2,
+    )
+    image_processor = t.Idefics3ImageProcessor(
+        size={"longest_edge": 56}, max_image_size={"longest_edge": 56}
+    )
+    return model_class(config), t.Idefics3Processor(image_processor, tokenizer, image_seq_len=4)
+
+
+def _paligemma(tokenizer: Any) -> tuple[Any, Any]:
+    import transformers as t
+
+    image_processor: Any = t.SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
+    image_processor.image_seq_length = (SIDE // PATCH) ** 2
+    processor = t.PaliGemmaProcessor(image_processor, tokenizer)
+    config = t.PaliGemmaConfig(
+        vision_config=_vision("siglip_vision_model", vision_use_head=False),
+        text_config=_text("gemma", tokenizer, head_dim=8),
+        image_token_index=_id(tokenizer, IMAGE),
+        projection_dim=WIDTH,
+        hidden_size=WIDTH,
+    )
+    return t.PaliGemmaForConditionalGeneration(config), processor
+
+
+def model_and_processor(name: str, seed: int = 0) -> tuple[Any, Any]:
+    """A model with random weights and its processor."""
+    tokenizer = tiny_tokenizer()
+    builders = {
+        "llava": _llava,
+        "llava_onevision": _onevision,
+        "blip-2": _blip2,
+        "minigpt4": lambda tokenizer: _blip2(tokenizer, "llama"),
+        "qwen2_vl": lambda tokenizer: _qwen(tokenizer, "2"),
+        "qwen2_5_vl": lambda tokenizer: _qwen(tokenizer, "2_5"),
+        "idefics3": lambda tokenizer: _idefics(tokenizer, "idefics3"),
+        "smolvlm": lambda tokenizer: _idefics(tokenizer, "smolvlm"),
+        "paligemma": _paligemma,
+    }
+    with torch.random.fork_rng(), plain_convolutions():
+        torch.manual_seed(seed)
+        if name == "fast_vlm":
+            return tiny_model(tokenizer), tiny_processor(tokenizer)
+        model, processor = builders[name](tokenizer)
+    return model.float().eval(), processor
+
+
+@lru_cache(maxsize=2)
+def family_backbone(name: str) -> VisionLanguageBackbone:
+    """The model behind the adapter; never altered."""
+    model, processor = model_and_processor(name)
+    return VisionLanguageBackbone(
+        model, processor, edit_layer=EDIT_LAYER, digest=name, batch_size=4
+    )
+
+
+def tiny_llama() -> tuple[Any, Any]:
+    """A language model alone, whose tokenizer knows no image token."""
+    from tokenizers import Tokenizer
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    plain = Tokenizer.from_str(tiny_tokenizer().backend_tokenizer.to_str().replace(IMAGE, "<img>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<bos>", eos_token=END)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return LlamaForCausalLM(_text("llama", tokenizer)).float().eval(), tokenizer

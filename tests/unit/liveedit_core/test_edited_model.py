@@ -1,0 +1,237 @@
+"""The edited model as a library: any request, in batches and threads, and no trace left."""
+
+import copy
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from liveedit_core.config import GeneratorConfig
+from liveedit_core.edited_model import EditedModel
+from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
+from liveedit_core.model_folder import load_facts, read_repository
+from tests.tiny_backbone import (
+    OUR_CONFIG,
+    TINY_CONFIG,
+    picture,
+    plain_convolutions,
+    tiny_backbone,
+    tiny_generator,
+)
+from tests.tiny_families import family_backbone
+
+WHAT = "What is shown here?"
+IMAGES: tuple[bytes | None, ...] = (picture(0), None, picture(1))
+PROMPTS = (WHAT, "The opposite of hot is", "Who made this?")
+QUESTIONS = tuple(zip(IMAGES, PROMPTS, strict=True))
+GREEDY: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
+
+
+@pytest.fixture(scope="module", params=["builtin", "qwen2_vl"])
+def backbone(request: pytest.FixtureRequest) -> Iterator[Any]:
+    with plain_convolutions():
+        yield tiny_backbone() if request.param == "builtin" else family_backbone(request.param)
+
+
+def config_of(backbone: Any) -> GeneratorConfig:
+    if backbone.visual_size:
+        return replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
+    rows = backbone.num_image_tokens
+    return replace(TINY_CONFIG, gain=200.0, num_image_tokens=rows, has_hard_filter=False)
+
+
+def edited(backbone: Any, number: int = 3) -> EditedModel:
+    model = EditedModel(backbone, tiny_generator(config_of(backbone)))
+    model.edit_many([(picture(i), WHAT, f"thing {i}") for i in range(number)])
+    return model
+
+
+def own_tokens(backbone: Any, image: bytes | None, prompt: str, **arguments: Any) -> list[Any]:
+    """What transformers itself generates for one prompt."""
+    from liveedit_core.backbones.protocol import BackboneInput
+
+    (batch,) = backbone.prompt_batches([BackboneInput(prompt=prompt, image_bytes=image)])
+    done = backbone.model.generate(**batch.arguments, pad_token_id=backbone.pad_id, **arguments)
+    start = batch.arguments["input_ids"].shape[1]
+    return [[i for i in row if i not in backbone.end_ids] for row in done[:, start:].tolist()]
+
+
+@pytest.mark.parametrize("arguments", [GREEDY, GREEDY | {"use_cache": False, "num_beams": 2}])
+def test_without_edits_it_generates_as_transformers_does(
+    backbone: Any, arguments: dict[str, Any]
+) -> None:
+    done = EditedModel(backbone, tiny_generator(config_of(backbone))).generate(
+        IMAGES, PROMPTS, **arguments
+    )
+    for one, image, prompt in zip(done, IMAGES, PROMPTS, strict=True):
+        assert one.routing is None
+        assert [list(ids) for ids in one.token_ids] == own_tokens(
+            backbone, image, prompt, **arguments
+        )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        GREEDY,
+        GREEDY | {"use_cache": False},
+        GREEDY | {"num_beams": 3, "num_return_sequences": 2},
+    ],
+    ids=["greedy", "no cache", "beams"],
+)
+def test_a_batch_answers_as_its_requests_do_alone(backbone: Any, arguments: dict[str, Any]) -> None:
+    model = edited(backbone)
+    together = model.generate(IMAGES, PROMPTS, **arguments)
+    for one, image, prompt in zip(together, IMAGES, PROMPTS, strict=True):
+        (alone,) = model.generate([image], [prompt], **arguments)
+        assert one.token_ids == alone.token_ids
+        assert len(one.texts) == arguments.get("num_return_sequences", 1)
+    assert together[0].routing is not None
+    assert together[0].routing.kept
+    assert together[1].routing is None
+    assert [list(ids) for ids in together[1].token_ids] == own_tokens(
+        backbone, None, PROMPTS[1], **arguments
+    )
+
+
+def test_edits_change_answers_and_a_cache_does_not(backbone: Any) -> None:
+    model = edited(backbone)
+    plain = EditedModel(backbone, model._editor.generator)
+    before, after = (m.generate(IMAGES, PROMPTS, **GREEDY) for m in (plain, model))
+    assert after[0].token_ids != before[0].token_ids
+    assert [g.token_ids for g in model.generate(IMAGES, PROMPTS, **GREEDY, use_cache=False)] == [
+        g.token_ids for g in after
+    ]
+
+
+def test_sampling_follows_the_seed(backbone: Any) -> None:
+    model = edited(backbone)
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        (done,) = model.generate(
+            [picture(0)], [WHAT], do_sample=True, max_new_tokens=5, num_return_sequences=3
+        )
+        drawn.append(done.token_ids)
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) > 1
+
+
+def test_the_output_of_transformers_is_there_when_asked_for(backbone: Any) -> None:
+    options = GREEDY | {"return_dict_in_generate": True, "output_logits": True}
+    (done,) = edited(backbone).generate([picture(0)], [WHAT], **options)
+    assert done.details.logits[0][done.row].argmax().item() == done.token_ids[0][0]
+
+
+def test_an_edit_can_be_replaced_and_taken_back(backbone: Any) -> None:
+    model = EditedModel(backbone, tiny_generator(config_of(backbone)))
+    before = model.generate(IMAGES, PROMPTS, **GREEDY)
+    first = model.edit(picture(0), WHAT, "silver kettle")
+    assert model.edit(picture(0), WHAT, "silver kettle") == first
+    assert model.edits == (first,)
+    second = model.edit(picture(0), WHAT, "golden raven")
+    assert model.edits == (second,)
+    fact = model.fact(second)
+    assert fact is not None
+    assert fact.target == "golden raven"
+    assert model.fact(first) is None
+    with pytest.raises(InputError, match="no such edits"):
+        model.remove(second, first)
+    assert model.edits == (second,)
+    model.remove(second)
+    assert second not in model.edits
+    after = model.generate(IMAGES, PROMPTS, **GREEDY)
+    assert [g.token_ids for g in after] == [g.token_ids for g in before]
+
+
+def test_what_cannot_be_taught_changes_nothing(backbone: Any) -> None:
+    model = edited(backbone, 1)
+    with pytest.raises(InputError):
+        model.edit_many([(picture(7), WHAT, "raven"), (b"no picture", WHAT, "raven")])
+    with pytest.raises(InputError):
+        model.edit(picture(7), "", "raven")
+    assert len(model.edits) == 1
+    with pytest.raises(InputError, match="for each of 2 prompts"):
+        model.generate([None], ["Who?", "What?"])
+    with pytest.raises(ConfigError, match="prefill_chunk_size"):
+        model.generate([picture(0)], [WHAT], prefill_chunk_size=2)
+
+
+def test_it_can_be_saved_and_read_again(backbone: Any, tmp_path: Path) -> None:
+    model = edited(backbone)
+    model.save(tmp_path)
+    generator = tiny_generator(config_of(backbone))
+    repository = read_repository(tmp_path, backbone.digest, generator)
+    again = EditedModel(backbone, generator, repository, load_facts(tmp_path))
+    one, other = (m.generate(IMAGES, PROMPTS, **GREEDY) for m in (model, again))
+    assert [g.token_ids for g in one] == [g.token_ids for g in other]
+    again.edit(picture(0), WHAT, "another thing")  # the fact of the old one is known
+    assert len(again.edits) == 3
+    with pytest.raises(RepositoryMismatchError, match="backbone_digest"):
+        read_repository(tmp_path, "another", generator)
+    (tmp_path / "experts.safetensors").write_bytes(b"short")
+    with pytest.raises(IntegrityError):
+        read_repository(tmp_path, backbone.digest, generator)
+
+
+def test_the_backbone_is_untouched_during_and_after(backbone: Any) -> None:
+    weights = copy.deepcopy(backbone.model.state_dict())
+
+    def hooks() -> list[int]:
+        return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in backbone.model.modules()]
+
+    before = hooks()
+    model = edited(backbone)
+    model.generate(IMAGES, PROMPTS, **GREEDY)
+    with model, pytest.raises(ConfigError, match="prefill"):
+        model.generate(IMAGES, PROMPTS, prefill_chunk_size=1)
+    assert hooks() == before
+    assert all(torch.equal(weights[k], v) for k, v in backbone.model.state_dict().items())
+    with pytest.raises(ConfigError, match="closed"):
+        model.answer(picture(0), WHAT)
+
+
+def test_threads_read_at_once_while_another_teaches(backbone: Any) -> None:
+    """Each sees one state of the experts, and none sees another's question."""
+    models = [edited(backbone), EditedModel(backbone, tiny_generator(config_of(backbone)))]
+    expected = [[m.answer(i, p, max_new_tokens=4) for i, p in QUESTIONS] for m in models]
+    taught = edited(backbone, 1)
+
+    def ask(number: int) -> list[str]:
+        model = models[number % 2]
+        if number % 5 == 0:
+            taught.edit(picture(50 + number), WHAT, "raven")
+        return [model.answer(image, prompt, max_new_tokens=4) for image, prompt in QUESTIONS]
+
+    with ThreadPoolExecutor(4) as pool:
+        for number, answers in enumerate(pool.map(ask, range(12))):
+            assert answers == expected[number % 2]
+    assert len(taught.edits) == 4
+
+
+def test_an_explanation_agrees_with_the_routing_of_an_answer(backbone: Any) -> None:
+    model = edited(backbone, 5)
+    (done,) = model.generate([picture(0)], [WHAT], **GREEDY)
+    why = model.explain(picture(0), WHAT)
+    assert done.routing is not None
+    assert tuple(edit.edit_id for edit in why.kept) == done.routing.kept
+    assert [edit.weight for edit in why.kept] == pytest.approx(list(done.routing.weights), rel=1e-3)
+    for edit, margin in zip(why.kept, done.routing.visual_margins, strict=True):
+        assert edit.visual_similarity - why.threshold == pytest.approx(margin, abs=1e-3)
+    assert why.num_edits == 5
+    assert all(edit.fact is not None and edit.fact.target in str(why) for edit in why.edits)
+    shown = why.picture()
+    plain = replace(why, edits=()).picture()
+    assert shown.size[0] > shown.size[1] > 0
+    assert shown.tobytes() != plain.tobytes()
+
+
+def test_an_explanation_of_an_empty_bank_keeps_nothing(backbone: Any) -> None:
+    why = EditedModel(backbone, tiny_generator(config_of(backbone))).explain(picture(0), WHAT)
+    assert why.kept == ()
+    assert "0 of 0 edits kept" in str(why)
+    assert why.picture().size[0] > 0
