@@ -17,7 +17,6 @@ def mlflow_default_uri(uri: str) -> Iterator[None]:
     Fault: on a database store, `MlflowClient.create_model_version(source="models:/m-...")` looks
     the LoggedModel up through the process-wide tracking URI, not through the client's own
     (mlflow 3.17, store/model_registry/sqlalchemy_store.py, the "TODO: Propagate tracking URI").
-    So does `mlflow.artifacts.download_artifacts` for a LoggedModel, whatever URI it is given.
     Delete when: that lookup uses the store's own URI.
     """
     before = os.environ.get("MLFLOW_TRACKING_URI")

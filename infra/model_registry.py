@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -331,19 +332,17 @@ class ModelVersions:
             for key, value in tags.items():
                 self._client.set_tag(run_id, key, value)
 
-    def fetch(self, version: RegisteredVersion, folder: Path) -> Path:
-        """Bring the files of a version, as they were registered.
-
-        Returns:
-            The folder that holds them.
-        """
+    def fetch(self, version: RegisteredVersion, folder: Path) -> None:
+        """Bring the files of a version into a folder, as they were registered."""
         with _tracking_errors(f"bring the files of {version.name} {version.version}"):
             from mlflow.artifacts import download_artifacts
 
-            # Without a folder of its own a local artifact store would hand out the very files.
-            with mlflow_default_uri(self.tracking_uri):
-                uri = f"models:/{version.model_id}"
-                return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+            # By the place of the files, as MLflow looks a LoggedModel up through the process-wide
+            # tracking URI. Without a folder of its own a local store hands out the very files.
+            place = self._client.get_logged_model(version.model_id).artifact_location
+            with tempfile.TemporaryDirectory() as scratch:
+                found = download_artifacts(place, dst_path=scratch, tracking_uri=self.tracking_uri)
+                shutil.copytree(found, folder, dirs_exist_ok=True)
 
     def manifest(self, version: RegisteredVersion) -> BankManifest:
         """The manifest of a bank version.
@@ -353,7 +352,8 @@ class ModelVersions:
             TrackingError: MLflow does not answer.
         """
         with tempfile.TemporaryDirectory() as folder:
-            path = self.fetch(version, Path(folder)) / MANIFEST_FILE
+            self.fetch(version, Path(folder))
+            path = Path(folder) / MANIFEST_FILE
             name = f"{version.name} {version.version}"
             if not path.is_file():
                 raise IntegrityError(f"{name} has no {MANIFEST_FILE} among its files in MLflow")

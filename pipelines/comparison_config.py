@@ -120,6 +120,21 @@ class LeaseSection:
             raise ConfigError(f"term_s must be at least 1, got {self.term_s}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class NightLeaseSection(LeaseSection):
+    """The same of a night, which may wait for its turn."""
+
+    wait_s: float = 0.0
+    """So long another process may be at the night before this one gives up. More than `term_s` lets
+    a new machine take over from one that was lost, without another start."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no time."""
+        super().__post_init__()
+        if not 0.0 <= self.wait_s < float("inf"):
+            raise ConfigError(f"wait_s must be 0 or more, got {self.wait_s}")
+
+
 def operations_uri(store: str, run_root: str) -> str:
     """Root URI of the store for evaluations, audit log and leases.
 

@@ -43,6 +43,9 @@ def promote_at_end(config: LifelongEditRecipe, console: Console) -> int:
     bank = ExpertBank.open(ObjectStore(config.store_uri), config.bank.name)
     newest = version_of(versions, bank, bank.history()[-1].version)
     champion = versions.by_alias(BANK_MODEL, "champion")
+    if champion is not None and champion.version == newest.version:
+        console.print(f"version {newest.version} is the champion already, nothing to do")
+        return 0
     label = f"v{newest.version}-against-v{champion.version if champion else 0}"
     result, stop_code = run_night(nightly_recipe(config), label, console, version=newest.version)
     if result.outcome is None:

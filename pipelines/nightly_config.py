@@ -7,7 +7,7 @@ from typing import ClassVar
 from liveedit_core.errors import ConfigError
 from liveedit_core.limits import InputLimits
 from pipelines.comparison_config import (
-    LeaseSection,
+    NightLeaseSection,
     RegressionSection,
     TolerancesSection,
     check_names,
@@ -93,7 +93,7 @@ class NightlyRecipe:
     evaluation: ReplaySection = field(default_factory=ReplaySection)
     regression: RegressionSection = field(default_factory=RegressionSection)
     tolerances: TolerancesSection = field(default_factory=TolerancesSection)
-    lease: LeaseSection = field(default_factory=LeaseSection)
+    lease: NightLeaseSection = field(default_factory=NightLeaseSection)
     states: StatesSection = field(default_factory=StatesSection)
     ray: RaySection = field(default_factory=RaySection)
     tracking: TrackingSection = field(default_factory=TrackingSection)

@@ -7,6 +7,9 @@ All that takes long is in the results table as it comes, so a night that was kil
 the same command; every later step may be done again without effect.
 """
 
+import itertools
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +32,8 @@ from pipelines.night_evaluators import Evaluators
 from pipelines.nightly_config import NightlyRecipe
 from pipelines.registered_models import fetch_generator, newest_version
 from pipelines.regressions import MetricComparison, cases_held, compare_results, in_scope
+
+_WAIT_STEP_S = 5.0
 
 
 class NightBusyError(LiveEditError):
@@ -101,6 +106,7 @@ class Night:
     on_progress: Callable[[int, int], None] = field(default=lambda num_done, num_units: None)
     should_stop: Callable[[], bool] = field(default=lambda: False)
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    sleep: Callable[[float], None] = field(default=time.sleep)
 
     def examine(self, cases: Callable[[], Sequence[Case]]) -> NightResult:
         """Do what is left of this night.
@@ -127,17 +133,37 @@ class Night:
             f"nights/{self.recipe.run_name}/{self.label}",
             term_s=self.recipe.lease.term_s,
         )
-        other = lease.acquire()
-        if other is not None:
-            raise NightBusyError(
-                f"{other.holder} is at the night {self.label} of {self.recipe.run_name!r}; if it "
-                f"is dead, the night is free in at most {self.recipe.lease.term_s:.0f} seconds"
-            )
+        if self._has_to_leave(lease):
+            return NightResult(outcome=None)
         with lease.kept():
             outcome = diary.outcome()  # the former holder may have finished meanwhile
             if outcome is not None:
                 return NightResult(outcome=outcome, was_done=True)
             return self._do(store, diary, lease, list(cases()))
+
+    def _has_to_leave(self, lease: Lease) -> bool:
+        """Take the lease, waiting as long as the recipe allows; True when asked to stop meanwhile.
+
+        Raises:
+            NightBusyError: Another process is still at it.
+        """
+        section = self.recipe.lease
+        most_waits = math.ceil(section.wait_s / _WAIT_STEP_S)
+        for num_waits in itertools.count():
+            other = lease.acquire()
+            if other is None:
+                return False
+            if num_waits == most_waits:
+                raise NightBusyError(
+                    f"{other.holder} is at the night {self.label} of {self.recipe.run_name!r}; if "
+                    f"it is dead, the night is free in at most {section.term_s:.0f} seconds"
+                )
+            if num_waits == 0:
+                self.say(f"waiting for {other.holder}, which is at this night")
+            if self.should_stop():
+                break
+            self.sleep(_WAIT_STEP_S)
+        return True
 
     @property
     def _settings(self) -> EvaluationSettings:

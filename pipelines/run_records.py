@@ -9,7 +9,7 @@ from pathlib import Path
 from infra.expert_bank import ExpertBank
 from infra.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking import Tracker
-from liveedit_core.errors import TrackingError
+from liveedit_core.errors import StorageUnavailableError, TrackingError
 from liveedit_core.metrics import TEACHER_FORCED, Summary, paper_average
 from pipelines.bank_evaluation import BankEvaluation
 from pipelines.config import LifelongEditRecipe
@@ -38,7 +38,7 @@ class RunRecords:
         if state_file.exists():
             self._recorded = set(json.loads(state_file.read_text()))
         self.num_failures = 0
-        """Registrations that MLflow did not take; the next start of the run tries again."""
+        """Registrations for which MLflow or the store was away; the next start tries again."""
 
     @property
     def tracking_uri(self) -> str:
@@ -124,7 +124,7 @@ class RunRecords:
     def _tolerated(self) -> Iterator[None]:
         try:
             yield
-        except TrackingError as error:
+        except (TrackingError, StorageUnavailableError) as error:
             self.num_failures += 1
             _logger.warning("%s; the next start of this run tries again", error)
 

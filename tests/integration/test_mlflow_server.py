@@ -26,7 +26,10 @@ from infra.plots import Line, draw_by_num_edits
 from infra.tracking import Tracker
 from liveedit_core.errors import TrackingError
 from liveedit_core.expert import Expert
+from pipelines.promoted_editor import open_editor
 from tests.integration.conftest import free_ports
+from tests.tiny_backbone import tiny_backbone
+from tests.unit.tiny_operations import Operations, SyntheticNight, some_cases
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 120.0
@@ -242,3 +245,20 @@ def test_an_outage_in_mid_run_loses_no_metric_and_doubles_none(
     assert history(tracker, killed.info.run_id) == [(1, 0.1), (2, 0.2), (3, 0.3)]
     left = [path.read_text() for path in (runs / "mlflow_runs").glob("*.jsonl")]
     assert left == ["", ""]
+
+
+def test_a_champion_is_promoted_and_opened_through_the_server(
+    server: MlflowServer, tmp_path: Path
+) -> None:
+    operations = Operations(tmp_path)
+    version = operations.teach(some_cases(1, 3))
+    SyntheticNight(operations).record(version)
+    number = str(version.version)
+    promoter = operations.promoter("thresholds.modal_locality=0.0")
+    decision = promoter.promote(f"models:/{BANK_MODEL}/{number}")
+    assert decision.refusals == ()
+    editor = open_editor(backbone=tiny_backbone())  # the environment names the server
+    assert list(editor.repository.edit_ids) == operations.bank.edit_ids()
+    client = MlflowClient(server.uri)
+    assert client.get_model_version_by_alias(BANK_MODEL, "champion").version == number
+    assert client.get_model_version(BANK_MODEL, number).tags["promotion.who"] == "anna"

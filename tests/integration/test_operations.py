@@ -24,7 +24,8 @@ COMMON = ("ray.object_store_memory_bytes=100000000",)
 EDIT = (
     *COMMON,
     'evaluation.protocols=["teacher_forced"]',
-    "evaluation.at=[10]",
+    "evaluation.at=[1000]",
+    "evaluation.max_cases=1",
     "generator.batch_size=5",
     "bank.window_edits=10",
 )

@@ -128,6 +128,10 @@ class Operations:
         self, cases: Iterable[Case], generator: LiveEditGenerator | None = None
     ) -> RegisteredVersion:
         """Commit a window and register its version, as the editing job does."""
+        return self.registry.register_bank_version(self.bank, self.commit(cases, generator))
+
+    def commit(self, cases: Iterable[Case], generator: LiveEditGenerator | None = None) -> int:
+        """Commit a window that nobody registers."""
         writer = generator or self.generator
         editor = Editor(tiny_backbone(), writer, ExpertRepository.empty(writer.config))
         requests = [item.edit for item in cases]
@@ -142,8 +146,7 @@ class Operations:
                     clip_embedding=np.zeros(1, dtype=np.float32),
                 )
             )
-        version = self.bank.commit(self.bank.fragment_writer().write(rows), epoch=self.epoch)
-        return self.registry.register_bank_version(self.bank, version)
+        return self.bank.commit(self.bank.fragment_writer().write(rows), epoch=self.epoch)
 
     def night(self, label: str, cases: Sequence[Case], *overrides: str) -> NightResult:
         """A night on some cases."""

@@ -100,6 +100,19 @@ def test_a_night_that_another_process_is_at_is_left_to_it(operations: Operations
     assert operations.night("2026-11-24", CASES).outcome is not None
 
 
+def test_a_night_waits_for_its_turn_as_long_as_it_may(operations: Operations) -> None:
+    operations.teach(CASES[:4])
+    lease = Lease(operations.operations_store, "nights/nightly/n", term_s=60.0)
+    lease.acquire()
+    slept: list[float] = []
+    night = replace(operations.make_night("n", "lease.wait_s=20"), sleep=slept.append)
+    with pytest.raises(NightBusyError):
+        night.examine(lambda: CASES)
+    assert sum(slept) == 20.0
+    turn = replace(night, sleep=lambda _: lease.release())
+    assert turn.examine(lambda: CASES).outcome is not None
+
+
 def test_a_night_cannot_be_resumed_with_other_cases(operations: Operations) -> None:
     operations.teach(CASES[:4])
     night = replace(operations.make_night("n"), evaluators=CountingEvaluators(dies_after=1))

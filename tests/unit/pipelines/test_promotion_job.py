@@ -113,7 +113,8 @@ def test_a_damaged_shard_stops_promotion_and_rollback(
 ) -> None:
     promote(operations, versions[0])
     promote(operations, versions[1])
-    shard = next(Path(operations.store.table_uri("banks/main")).glob("data/*"))
+    (key,) = operations.bank.file_keys(int(versions[0].tags["bank_version"]))
+    shard = Path(operations.store.table_uri(key))  # of the first window, so of every version
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     decision = promote(operations, versions[2])
     (refusal,) = decision.refusals
