@@ -38,7 +38,7 @@ COLUMNS = (
     "clip_embedding",
     "generator_digest",
 )
-TIMEOUT_S = 250.0
+TIMEOUT_S = 500.0
 QUICK_HEALTH_CHECKS = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000}
 """A node that is gone is noticed in some seconds; by default it takes Ray half a minute."""
 
