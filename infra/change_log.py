@@ -6,7 +6,7 @@ another generator does not bring a withdrawn edit back. A record is written befo
 it; a process that dies in between leaves a change that the bank's next writer carries out.
 """
 
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -69,7 +69,7 @@ class ChangeLog:
         self._table = Table(store, "changes")
         self._version = 0
         self._changes: list[Change] = []
-        self._removed: set[str] = set()
+        self._removed: frozenset[str] = frozenset()
 
     def read(self) -> list[Change]:
         """All changes, oldest first; the table is only read again when it has grown."""
@@ -83,11 +83,11 @@ class ChangeLog:
             for row in rows:
                 row["removed"], row["restored"] = tuple(row["removed"]), tuple(row["restored"])
             self._changes = [Change(**row) for row in rows]
-            self._removed = removed_after(self._changes)
+            self._removed = frozenset(removed_after(self._changes))
             self._version = int(dataset.version)
         return self._changes
 
-    def removed(self) -> Set[str]:
+    def removed(self) -> frozenset[str]:
         """The edits that are withdrawn now."""
         self.read()
         return self._removed

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from lance.fragment import FragmentMetadata
 from lance.optimize import Compaction, CompactionOptions
 
+from infra.durable import sync_fragments, sync_version
 from infra.file_seals import FileSeals, sealed_rows
 from infra.tables import Table, storage_errors
 from liveedit_core.errors import IntegrityError
@@ -63,11 +64,13 @@ def merge_small(table: Table, fragment_bytes: int, seals: FileSeals | None = Non
         for task in Compaction.plan(dataset, options).tasks:
             rewrites.append(task.execute(dataset))
             merged = rewrites[-1].new_fragments
+            sync_fragments(table.uri, merged)  # older copies of these rows may be cleaned up soon
             num_fewer += len(task.fragments) - len(merged)
             if seals is not None:
                 _seal(table, seals, task.fragments, merged)
         if rewrites:
             Compaction.commit(dataset, rewrites, options)
+            sync_version(table.uri, int(dataset.latest_version))
     return num_fewer
 
 

@@ -13,6 +13,7 @@ from infra.matrix_place import MatrixPlace
 from infra.object_store import ObjectStore
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import IntegrityError
+from workers.shared_repository import SharedRepository
 
 MakeRow = Callable[..., ExpertRow]
 
@@ -79,3 +80,14 @@ def test_an_empty_version_has_no_matrices(
     repository = bank.load_repository(generator_config, matrices="on_demand")
     assert len(repository) == 0
     assert repository.down_NRD.shape == (0, 3, 6)
+
+
+def test_what_is_read_on_demand_is_not_sent_to_other_processes(
+    bank: ExpertBank, generator_config: GeneratorConfig
+) -> None:
+    on_demand = bank.load_repository(generator_config, matrices="on_demand")
+    sent = pickle.loads(pickle.dumps(SharedRepository.of(on_demand))).repository()
+    assert isinstance(sent.down, StoredColumn)
+    resident = bank.load_repository(generator_config, matrices="resident")
+    assert torch.equal(sent.visual_features_NK, resident.visual_features_NK)
+    assert torch.equal(sent.up_NRD, resident.up_NRD)
