@@ -17,7 +17,13 @@ from liveedit_core.schema import EditRequest
 
 EXPERTS_FILE = "experts.safetensors"
 EDITS_FILE = "edits.json"
-_TENSORS = ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD")
+_TENSORS = {
+    "visual_features_NK": "visual_features_NK",
+    "prompt_features_NK": "prompt_features_NK",
+    "down_NRD": "down",
+    "up_NRD": "up",
+}
+"""Names in the file, and the fields of a repository that they fill."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +78,8 @@ def read_repository(
     try:
         tensors = load_file(folder / EXPERTS_FILE)
         return ExpertRepository(
-            edit_ids=tuple(content["edit_ids"]), **{name: tensors[name] for name in _TENSORS}
+            edit_ids=tuple(content["edit_ids"]),
+            **{field: tensors[name] for name, field in _TENSORS.items()},
         )
     except (OSError, KeyError, SafetensorError, ShapeError) as error:
         raise IntegrityError(f"{folder / EXPERTS_FILE}: {error}") from error

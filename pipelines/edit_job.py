@@ -72,11 +72,7 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     source = None if config.follow.is_on else open_source(config, store)
     source_name = source.name if source else config.follow.inbox_uri(config.store_uri)
     retried(store.check_exclusive_create)
-    models = ModelNames(
-        backbone=config.backbone.name,
-        generator=config.generator.checkpoint,
-        options=config.backbone.options(),
-    )
+    models = _model_names(config)
     folder = models.generator_folder()
     tracker = Tracker(
         Path(config.run_root), experiment=config.tracking.experiment, run_name=config.run_name
@@ -138,6 +134,14 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
         report=report,
         tracking_uri=records.tracking_uri,
         stop_code=stop.exit_code,
+    )
+
+
+def _model_names(config: LifelongEditRecipe) -> ModelNames:
+    return ModelNames(
+        backbone=config.backbone.name,
+        generator=config.generator.checkpoint,
+        options=config.backbone.options(),
     )
 
 

@@ -38,9 +38,14 @@ COLUMNS = (
     "clip_embedding",
     "generator_digest",
 )
-TIMEOUT_S = 250.0
-QUICK_HEALTH_CHECKS = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000}
-"""A node that is gone is noticed in some seconds; by default it takes Ray half a minute."""
+TIMEOUT_S = 500.0
+CLUSTER_CONFIG = {
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 5000,
+    "worker_niceness": 0,
+}
+"""A node that is gone is noticed in some seconds; by default it takes Ray half a minute. Ray makes
+its workers nicer by 15, so that on a machine with other work an actor needs minutes to start."""
 
 LEDGER: dict[str, tuple[str, int, int]] = {}
 """Of each test: the fault, how often it was injected, how many edits were compared."""
@@ -202,7 +207,7 @@ def add_node(cluster: Cluster, *, is_head: bool = False) -> None:
     try:
         options: dict[str, Any] = {"resources": {WORK: 1.0}}
         if is_head:
-            options = {"resources": {}, "_system_config": QUICK_HEALTH_CHECKS}
+            options = {"resources": {}, "_system_config": CLUSTER_CONFIG}
         memory_bytes = 80 * 1024 * 1024
         cluster.add_node(
             num_cpus=1, object_store_memory=memory_bytes, include_dashboard=False, **options

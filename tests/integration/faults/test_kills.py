@@ -47,7 +47,7 @@ def test_three_kills_at_random_moments(scene: Scene) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3000)
 def test_twenty_kills_at_random_moments(scene: Scene) -> None:
     torture(scene, num_kills=20, num_edits=400, seed=2)
 
