@@ -155,7 +155,7 @@ def test_a_missing_file_and_an_unknown_job(tmp_path: Path) -> None:
 def test_the_resolved_recipe_reads_back_equal(
     tmp_path: Path, recipe_class: type[LifelongEditRecipe]
 ) -> None:
-    recipe = recipe_class(seed=7, run_name="again")
+    recipe = recipe_class(run_name="again")
     path = _recipe(tmp_path, to_toml(recipe))
     assert load_recipe_file(path) == recipe
     assert to_dict(recipe)["job"] == recipe.job
