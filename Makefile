@@ -53,9 +53,14 @@ quickstart: setup ## set up, then teach the built-in model its first facts and w
 	$(BIN)/python pipelines/lifelong_edit.py
 
 test: check ## set up, then check and run all tests (PYTEST_ARGS="-k name" for some)
+ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+else
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/architecture tests/parity tests/properties tests/unit
+	$(BIN)/python -m pytest tests/integration
+endif
 
-test-long: setup ## the fault test of twenty kills, which takes minutes and `make test` leaves out
+test-long: setup ## tests that take minutes and that `make test` leaves out: twenty kills, whole drills
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 check: setup ## lint, format, types and import contracts

@@ -17,7 +17,7 @@ from liveedit_core.generator import load_generator, save_generator
 from pipelines.promoted_editor import open_editor
 from tests.integration.edit_job import Run, end_group, needs_builtin_models, wait_for_line
 
-pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [needs_builtin_models, pytest.mark.long, pytest.mark.timeout(900)]
 
 NUM_EDITS = 10
 COMMON = ("ray.object_store_memory_bytes=100000000",)

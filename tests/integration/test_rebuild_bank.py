@@ -16,7 +16,7 @@ from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.generator import load_generator, save_generator
 from tests.integration.edit_job import Run, end_group, needs_builtin_models, wait_for_line
 
-pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [needs_builtin_models, pytest.mark.long, pytest.mark.timeout(600)]
 
 NUM_EDITS = 6
 
