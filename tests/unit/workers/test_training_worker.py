@@ -1,6 +1,8 @@
 """A step is the mean of its micro-batches, whoever computes them; weights and ablations count."""
 
+import subprocess
 import sys
+from pathlib import Path
 from dataclasses import replace
 
 import pytest
@@ -136,5 +138,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_step() -> None:
 
 
 def test_one_process_needs_no_deepspeed() -> None:
-    worker(plan(), beginning("experts")).advance(1)
-    assert "deepspeed" not in sys.modules
+    # in a process of its own: other tests may have imported it
+    code = (
+        "import sys\n"
+        "from tests.unit.workers.test_training_worker import beginning, plan, worker\n"
+        "worker(plan(), beginning('experts')).advance(1)\n"
+        "assert 'deepspeed' not in sys.modules\n"
+    )
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=120)
