@@ -247,6 +247,7 @@ def test_an_outage_in_mid_run_loses_no_metric_and_doubles_none(
     assert left == ["", ""]
 
 
+@pytest.mark.long
 def test_a_champion_is_promoted_and_opened_through_the_server(
     server: MlflowServer, tmp_path: Path
 ) -> None:

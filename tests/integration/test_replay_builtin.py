@@ -9,7 +9,7 @@ from liveedit_core.metrics import CaseScorer, ProbeResult
 from liveedit_core.repository import ExpertRepository
 from tests.integration.edit_job import needs_builtin_models
 
-pytestmark = [needs_builtin_models, pytest.mark.slow]
+pytestmark = [needs_builtin_models, pytest.mark.long]
 
 NUM_CASES = 20
 
