@@ -128,25 +128,6 @@ class BankCommitter:
         state = self._state(self._table.latest())
         return len(self._changes.read()) > (state.last_change if state else 0)
 
-    def note(
-        self, kind: str, *, epoch: int, message: str, author: str, num_removed: int = 0
-    ) -> int:
-        """See `ExpertBank.note`."""
-
-        def attempt(base: LanceDataset) -> int:
-            self._fence.check(epoch)
-            record = self._record(
-                base,
-                epoch=epoch,
-                message=message,
-                kind=kind,
-                author=author,
-                num_removed=num_removed,
-            )
-            return self._commit(base, record, [], [], [])
-
-        return self._table.on_latest(attempt)
-
     def replace(
         self,
         *,

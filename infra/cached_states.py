@@ -11,8 +11,8 @@ from liveedit_core.errors import IntegrityError, StorageUnavailableError
 from liveedit_core.state_source import StateSource
 from liveedit_core.states import LayerStates
 
-_WRITE_AT_ONCE = 64
-"""States that are worth a commit."""
+WRITE_AT_ONCE = 64
+"""States that are worth a commit, where they come a few at a time."""
 _WRITE_AFTER_S = 10.0
 
 _logger = logging.getLogger(__name__)
@@ -26,7 +26,12 @@ class CachedStates:
     """
 
     def __init__(
-        self, cache: StateCache, source: StateSource | None, *, is_filling: bool = False
+        self,
+        cache: StateCache,
+        source: StateSource | None,
+        *,
+        is_filling: bool = False,
+        write_at_once: int = WRITE_AT_ONCE,
     ) -> None:
         """Put a cache before a source.
 
@@ -35,10 +40,13 @@ class CachedStates:
             source: Computes what the cache does not hold; None where nothing can be computed.
             is_filling: Write what was computed into the cache, and note what was used. A job whose
                 states are filled beforehand leaves both out.
+            write_at_once: So many computed states are written at once; the last few are lost when
+                the process ends. 1 writes those of every call.
         """
         self._cache = cache
         self._source = source
         self._is_filling = is_filling
+        self._write_at_once = write_at_once
         self._unwritten: dict[BackboneInput, LayerStates] = {}
         self._written_s = time.monotonic()
 
@@ -73,7 +81,7 @@ class CachedStates:
 
     def _write_some(self) -> None:
         is_late = time.monotonic() - self._written_s > _WRITE_AFTER_S
-        if len(self._unwritten) >= _WRITE_AT_ONCE or is_late:
+        if len(self._unwritten) >= self._write_at_once or is_late:
             self.flush()
 
     def flush(self) -> None:

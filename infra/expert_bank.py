@@ -275,20 +275,6 @@ class ExpertBank:
         why = reason or f"back to version {version}"
         return self._decide("rollback", author, why, epoch, removed=removed, restored=restored)
 
-    def note(self, kind: str, *, author: str, reason: str, epoch: int) -> int:
-        """Make a version that holds what the one before holds, and says what was done.
-
-        For what changes files but no edits: call it after a compaction and before the clean-up, so
-        that the newest version knows how the bank came to be.
-
-        Args:
-            kind: One word, "compact".
-            author: Who did it.
-            reason: Why.
-            epoch: From `acquire_writer`.
-        """
-        return self.committer.note(kind, epoch=epoch, message=reason, author=author)
-
     def load_rows(self, columns: Sequence[str], version: int | None = None) -> pa.Table:
         """Some columns of all rows of a version, sorted by sequence.
 

@@ -74,7 +74,7 @@ class EvaluationWorker:
         generator = models.load_generator()
         nothing = ExpertRepository.empty(generator.config)
         editor = Editor(models.load_backbone(), generator, nothing)
-        self._states = open_states(editor.backbone, cache)
+        self._states = open_states(editor.backbone, cache, has_large_calls=True)
         self._answers = open_answers(editor.backbone, cache, answers_uri)
         self._scorer = CaseScorer(editor, batch_size=batch_size)
         self._max_new_tokens = max_new_tokens

@@ -18,25 +18,33 @@ class CacheNames:
     max_bytes: int = 0
 
 
-def open_states(backbone: Backbone, cache: CacheNames | None) -> StateSource:
+def open_states(
+    backbone: Backbone, cache: CacheNames | None, *, has_large_calls: bool = False
+) -> StateSource:
     """Where a worker reads states: from the cache, which it fills, or straight from the backbone.
 
     Args:
         backbone: Computes what is not in the cache.
         cache: None for no cache.
+        has_large_calls: What one call computes is worth a commit, so none is lost with the worker.
     """
     computed = BackboneStates(backbone)
     if cache is None:
         return computed
     # Lance is loaded only where there is a cache.
-    from infra.cached_states import CachedStates
+    from infra.cached_states import WRITE_AT_ONCE, CachedStates
     from infra.object_store import ObjectStore
     from infra.state_cache import StateCache
 
     store = ObjectStore(cache.store_uri)
     identity = StateIdentity.of(backbone, cache.dtype)
     opened = StateCache(store, identity, max_bytes=cache.max_bytes)
-    return CachedStates(opened, computed, is_filling=True)
+    return CachedStates(
+        opened,
+        computed,
+        is_filling=True,
+        write_at_once=1 if has_large_calls else WRITE_AT_ONCE,
+    )
 
 
 def open_answers(
