@@ -120,12 +120,17 @@ class StateCache:
     ) -> list[LayerStates | None]:
         """States of inputs, in order; None where the cache has none.
 
+        Others may have written meanwhile: where one is not known here, the newest version is looked
+        at.
+
         Args:
             inputs: Any number, repetitions included.
             has_record: Note the use of all of them.
         """
         names = self.ids(inputs)
         try:
+            if any(name not in self._states for name in names):
+                self.refresh()
             found = self._read(names)
         except IntegrityError:
             # Another process has evicted rows and dropped the version that was read here.

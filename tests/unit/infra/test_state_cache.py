@@ -265,3 +265,14 @@ def test_many_small_commits_are_merged_and_readers_go_on(store: ObjectStore) -> 
     assert len(cache._states._dataset.get_fragments()) == 1
     assert held(reading, [question(0), question(39)]) == [True, True]
     assert_same(cache.read(inputs)[7], BACKBONE.encode(inputs)[7])
+
+
+def test_what_others_wrote_meanwhile_is_read_and_not_computed(store: ObjectStore) -> None:
+    class SilentBackbone(TinyBackbone):
+        def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
+            raise AssertionError("computed again")
+
+    reading = StateCache(store, EXACT)
+    source = CachedStates(reading, BackboneStates(SilentBackbone()), is_filling=True)
+    fill(StateCache(store, EXACT), [question(1), TEXT_ONLY])
+    assert_same(source.states([question(1)])[0], BACKBONE.encode([question(1)])[0])
