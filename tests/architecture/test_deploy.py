@@ -107,6 +107,35 @@ def test_kuberay_accepts_its_files(name: str, kind: str) -> None:
     check_kuberay(document)
 
 
+def test_the_schema_lists_what_the_files_use_and_no_more() -> None:
+    """So every field of it is one that somebody had a reason to compare with KubeRay's own."""
+    used: set[tuple[str, str]] = set()
+
+    def walk(node: Any, schema: Document, place: str) -> None:
+        if "$ref" in schema:
+            place = schema["$ref"].rpartition("/")[2]
+            schema = KUBERAY["$defs"][place]
+        if isinstance(node, list):
+            for item in node:
+                walk(item, schema["items"], place)
+        elif isinstance(node, dict) and "properties" in schema:
+            assert schema["additionalProperties"] is False, place
+            for name, child in node.items():
+                used.add((place, name))
+                walk(child, schema["properties"][name], f"{place}.{name}")
+
+    def listed(schema: Document, place: str) -> Iterator[tuple[str, str]]:
+        for name, child in schema.get("properties", {}).items():
+            yield place, name
+            yield from listed(child, f"{place}.{name}")
+
+    for name, kind in KUBERAY_FILES.items():
+        walk(documents(name)[0], {"$ref": f"#/$defs/{kind}"}, kind)
+    assert {
+        item for place, part in KUBERAY["$defs"].items() for item in listed(part, place)
+    } == used
+
+
 def _misspell(path: str, wrong: str) -> Callable[[Document], None]:
     def change(document: Document) -> None:
         *parents, last = path.split(".")
@@ -125,6 +154,14 @@ def _misspell(path: str, wrong: str) -> Callable[[Document], None]:
         _misspell("spec.jobTemplate.entrypoint", "entryPoint"),
         _misspell("spec.jobTemplate.rayClusterSpec.headGroupSpec", "headGroup"),
         _misspell("spec.jobTemplate.rayClusterSpec.workerGroupSpecs.0.maxReplicas", "maximum"),
+        _misspell("metadata.name", "nam"),
+        _misspell("spec.jobTemplate.ttlSecondsAfterFinished", "ttlSecondsAfterFinish"),
+        _misspell("spec.jobTemplate.rayClusterSpec.authOptions.mode", "modus"),
+        _misspell("spec.jobTemplate.rayClusterSpec.autoscalerOptions.idleTimeoutSeconds", "idle"),
+        _misspell("spec.jobTemplate.rayClusterSpec.workerGroupSpecs.0.groupName", "name"),
+        _misspell(
+            "spec.jobTemplate.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus", "num-cpu"
+        ),
         _misspell(
             "spec.jobTemplate.rayClusterSpec.headGroupSpec.template.spec.containers.0.image", "img"
         ),
