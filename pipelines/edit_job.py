@@ -245,6 +245,7 @@ def _write_report(
 ) -> tuple[Path, list[Path]]:
     """The page, and its curves as pictures."""
     from infra.report import write_report
+    from infra.report_curve import draw_curve_plots
     from infra.report_metrics import draw_metric_plots
 
     bank = sources.bank
@@ -264,4 +265,8 @@ def _write_report(
     duration_s = time.perf_counter() - start_s
     data = report_data(sources, outcome, facts=shown, duration_s=duration_s)
     write_report(path, data)
-    return path, draw_metric_plots(path.with_name("figures"), data.metrics)
+    figures = path.with_name("figures")
+    return path, [
+        *draw_metric_plots(figures, data.metrics),
+        *draw_curve_plots(figures, data.curve),
+    ]
