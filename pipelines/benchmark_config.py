@@ -7,6 +7,7 @@ from typing import Literal
 from liveedit_core.errors import ConfigError
 
 BENCHMARKS = ("evqa", "eic", "vlkeb")
+MISSING_PICTURES = ("fatal", "skipped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class BenchmarkSection:
 def add_benchmark_options(
     parser: argparse.ArgumentParser, sources: "argparse._MutuallyExclusiveGroup | None" = None
 ) -> None:
-    """Add `--benchmark` and `--data`.
+    """Add `--benchmark`, `--data`, `--images` and `--missing-pictures`.
 
     Args:
         parser: Gets the options.
@@ -51,9 +52,22 @@ def add_benchmark_options(
         "--benchmark", choices=BENCHMARKS, help="cases of a published benchmark"
     )
     parser.add_argument("--data", metavar="DIR", help="folder with the files of the benchmark")
+    parser.add_argument(
+        "--images", metavar="ROOT", help="where its picture paths start from (found in --data)"
+    )
+    parser.add_argument(
+        "--missing-pictures",
+        choices=MISSING_PICTURES,
+        help="begin nothing when pictures are missing or unreadable, or leave their records out",
+    )
 
 
 def benchmark_overrides(options: argparse.Namespace) -> list[str]:
     """The settings that the options stand for."""
-    named = (("name", options.benchmark), ("data", options.data))
+    named = (
+        ("name", options.benchmark),
+        ("data", options.data),
+        ("images", options.images),
+        ("missing_pictures", options.missing_pictures),
+    )
     return [f"benchmark.{field}={value}" for field, value in named if value is not None]

@@ -1,0 +1,73 @@
+"""A record as an edit and its probes, with pictures by path (METHOD.md 7).
+
+Targets stay as published: a backbone puts the one leading space before them (`spaced_target`).
+"""
+
+from dataclasses import dataclass
+
+from liveedit_core.published.layout import ANSWER_CUE, TEXT_LOCALITY_ENDING, Layout
+from liveedit_core.published.records import PublishedRecord
+from liveedit_core.schema import ProbeKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A probe, or the edit itself (`RELIABILITY`)."""
+
+    kind: ProbeKind
+    prompt: str
+    target: str
+    picture: str | None
+    """Path below the image root."""
+    hop: int = 0
+
+
+def edit_prompt(record: PublishedRecord, layout: Layout) -> str:
+    """The prompt that is taught."""
+    return record.src + layout.prompt_ending
+
+
+def questions_of(
+    record: PublishedRecord, layout: Layout, *, has_swaps: bool
+) -> tuple[Question, ...]:
+    """The edit, then its probes.
+
+    Args:
+        record: As published.
+        layout: Of its benchmark.
+        has_swaps: Also the two probes that training draws locality from: the edit's prompt about
+            the unrelated picture, and the unrelated question about the edit's picture.
+    """
+    kind = ProbeKind
+    prompt = edit_prompt(record, layout)
+    other_question = record.m_loc_q + ANSWER_CUE
+    asked: list[tuple[ProbeKind, str, str, str | None]] = [
+        (kind.RELIABILITY, prompt, record.alt, record.image),
+        (kind.TEXT_GENERALITY, record.rephrase + layout.prompt_ending, record.alt, record.image),
+        (kind.MODAL_GENERALITY, prompt, record.alt, record.image_rephrase),
+        (kind.TEXT_LOCALITY, record.loc + TEXT_LOCALITY_ENDING, record.loc_ans, None),
+        (kind.MODAL_LOCALITY, other_question, record.m_loc_a, record.m_loc),
+    ]
+    if has_swaps:
+        asked += [
+            (kind.IMAGE_SWAP_LOCALITY, prompt, record.alt, record.m_loc),
+            (kind.PROMPT_SWAP_LOCALITY, other_question, record.m_loc_a, record.image),
+        ]
+    plain = [Question(kind=k, prompt=p, target=t, picture=at) for k, p, t, at in asked]
+    hops = [
+        Question(
+            kind=kind.PORTABILITY,
+            prompt=item.question,
+            target=item.answer,
+            picture=record.image,
+            hop=item.hop,
+        )
+        for item in record.hops
+    ]
+    return (*plain, *hops)
+
+
+def thing_of(record: PublishedRecord, layout: Layout) -> str:
+    """What the edit's picture shows: VLKEB's entity folder, otherwise the picture itself."""
+    folder, _, _ = record.image.rpartition("/")
+    return folder if layout.has_entity_folders and folder else record.image
