@@ -1,6 +1,6 @@
 """A record as an edit and its probes, with pictures by path (METHOD.md 7).
 
-Targets stay as published: a backbone puts the one leading space before them (`spaced_target`).
+Targets stay as published: a backbone puts the one leading space before them (`with_space`).
 """
 
 from dataclasses import dataclass
