@@ -70,7 +70,7 @@ class BackboneSection:
     device: str = "cpu"
     """"cpu", "cuda", "cuda:1"; or "auto", layers spread over GPUs and CPU."""
     edit_layer: int = -1
-    """l_e; -1 for that of the generator checkpoint."""
+    """l_e; -1 for that of the generator checkpoint, and in training two thirds of the depth."""
 
     def __post_init__(self) -> None:
         """Refuse an empty name and what cannot be loaded."""
