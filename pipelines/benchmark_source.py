@@ -8,17 +8,14 @@ from liveedit_core.limits import InputLimits
 from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
 from liveedit_core.published.layout import Split, find_files, find_images, layout_of
 from liveedit_core.schema import Case
+from liveedit_core.training_cases import trainable_cases
 from pipelines.benchmark_config import BenchmarkSection
 
 _DEFAULT_LIMITS = InputLimits()
 
 
 def open_published(
-    section: BenchmarkSection,
-    split: Split,
-    *,
-    limits: InputLimits = _DEFAULT_LIMITS,
-    has_swaps: bool = False,
+    section: BenchmarkSection, split: Split, *, limits: InputLimits = _DEFAULT_LIMITS
 ) -> PublishedBenchmark:
     """The benchmark of a recipe, whole and checked; its pictures are not held.
 
@@ -26,7 +23,6 @@ def open_published(
         section: Which one, and where it lies.
         split: Which of its files.
         limits: How much is accepted.
-        has_swaps: Add the two probes that training draws locality from.
 
     Raises:
         InputError: A file is missing, or something is wrong with the benchmark; all of it is said.
@@ -38,7 +34,6 @@ def open_published(
         Path(section.images) if section.images else find_images(layout, data),
         limits=limits,
         missing_pictures=section.missing_pictures,
-        has_swaps=has_swaps,
     )
 
 
@@ -61,10 +56,10 @@ def load_training_cases(
     Raises:
         InputError: See `open_published`.
     """
-    benchmark = open_published(section, "train", limits=limits, has_swaps=True)
+    benchmark = open_published(section, "train", limits=limits)
     for note in benchmark.notes():
         say(note)
-    return list(benchmark)
+    return trainable_cases(list(benchmark))
 
 
 def load_evaluation_cases(

@@ -41,7 +41,6 @@ class PublishedBenchmark:
     """sha256 over what the files hold."""
     num_bad_pictures: int
     """Pictures that `refused` records name and that are missing or cannot be read."""
-    has_swaps: bool
     folder: PictureFolder = field(repr=False)
 
     @property
@@ -72,7 +71,7 @@ class PublishedBenchmark:
                     held.pop(path, None)
 
     def _case(self, record: PublishedRecord, pictures: dict[str, bytes]) -> Case:
-        own, *others = questions_of(record, self.layout, has_swaps=self.has_swaps)
+        own, *others = questions_of(record, self.layout)
         edit = EditRequest(
             image_bytes=pictures[record.image],
             prompt=own.prompt,
@@ -119,7 +118,6 @@ def open_benchmark(
     *,
     limits: InputLimits = _DEFAULT_LIMITS,
     missing_pictures: MissingPictures = "fatal",
-    has_swaps: bool = False,
 ) -> PublishedBenchmark:
     """Read and check the whole of a benchmark; no picture is kept in memory.
 
@@ -131,7 +129,6 @@ def open_benchmark(
         limits: How much is accepted.
         missing_pictures: Whether pictures that are missing or cannot be read stop everything, or
             cost the records that name them.
-        has_swaps: Add the two probes that training draws locality from.
 
     Raises:
         ConfigError: The benchmark is not known.
@@ -157,7 +154,6 @@ def open_benchmark(
         refused=refused,
         digest=digest,
         num_bad_pictures=len(seen.faults),
-        has_swaps=has_swaps,
         folder=folder,
     )
 

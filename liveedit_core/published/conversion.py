@@ -41,7 +41,7 @@ def write_cases(benchmark: PublishedBenchmark, output: Path) -> int:
 
 
 def _case(record: PublishedRecord, benchmark: PublishedBenchmark, images: str) -> dict[str, Any]:
-    own, *others = questions_of(record, benchmark.layout, has_swaps=benchmark.has_swaps)
+    own, *others = questions_of(record, benchmark.layout)
     return {
         "edit": _line(own, images),
         "probes": [_line(item, images) for item in others],

@@ -27,32 +27,17 @@ def edit_prompt(record: PublishedRecord, layout: Layout) -> str:
     return record.src + layout.prompt_ending
 
 
-def questions_of(
-    record: PublishedRecord, layout: Layout, *, has_swaps: bool
-) -> tuple[Question, ...]:
-    """The edit, then its probes.
-
-    Args:
-        record: As published.
-        layout: Of its benchmark.
-        has_swaps: Also the two probes that training draws locality from: the edit's prompt about
-            the unrelated picture, and the unrelated question about the edit's picture.
-    """
+def questions_of(record: PublishedRecord, layout: Layout) -> tuple[Question, ...]:
+    """The edit, then its probes."""
     kind = ProbeKind
     prompt = edit_prompt(record, layout)
-    other_question = record.m_loc_q + ANSWER_CUE
     asked: list[tuple[ProbeKind, str, str, str | None]] = [
         (kind.RELIABILITY, prompt, record.alt, record.image),
         (kind.TEXT_GENERALITY, record.rephrase + layout.prompt_ending, record.alt, record.image),
         (kind.MODAL_GENERALITY, prompt, record.alt, record.image_rephrase),
         (kind.TEXT_LOCALITY, record.loc + TEXT_LOCALITY_ENDING, record.loc_ans, None),
-        (kind.MODAL_LOCALITY, other_question, record.m_loc_a, record.m_loc),
+        (kind.MODAL_LOCALITY, record.m_loc_q + ANSWER_CUE, record.m_loc_a, record.m_loc),
     ]
-    if has_swaps:
-        asked += [
-            (kind.IMAGE_SWAP_LOCALITY, prompt, record.alt, record.m_loc),
-            (kind.PROMPT_SWAP_LOCALITY, other_question, record.m_loc_a, record.image),
-        ]
     plain = [Question(kind=k, prompt=p, target=t, picture=at) for k, p, t, at in asked]
     hops = [
         Question(

@@ -86,22 +86,6 @@ def test_a_thing_is_the_entity_of_vlkeb_and_otherwise_the_picture(tmp_path: Path
     assert [case.thing for case in opened(tmp_path, record(1))] == ["bench1/front.png"]
 
 
-def test_swapped_halves_are_for_training(tmp_path: Path) -> None:
-    (case,) = opened(tmp_path, record(1), has_swaps=True)
-    image_swap, prompt_swap = case.probes[-2:]
-    modal_locality = case.probes[3]
-    assert (image_swap.kind, image_swap.prompt, image_swap.image_bytes) == (
-        ProbeKind.IMAGE_SWAP_LOCALITY,
-        case.edit.prompt,
-        modal_locality.image_bytes,
-    )
-    assert (prompt_swap.kind, prompt_swap.prompt, prompt_swap.image_bytes) == (
-        ProbeKind.PROMPT_SWAP_LOCALITY,
-        modal_locality.prompt,
-        case.edit.image_bytes,
-    )
-
-
 def test_portability_comes_with_its_hops_from_either_layout(tmp_path: Path) -> None:
     many = [hop(4, "Who runs its maker?", "Ann"), hop(1, "Where was it made?", "Rome")]
     one = [{"port_edit_q": "q", "port_edit_a": "a", "port_q": "Where?", "port_a": "Rome"}]
