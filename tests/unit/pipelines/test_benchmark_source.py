@@ -29,6 +29,7 @@ from pipelines.nightly_config import NightlyRecipe
 from pipelines.nightly_run import read_cases
 from pipelines.recipe_loader import load_recipe
 from pipelines.result_table import result_tables
+from pipelines.run_records import hop_values
 from tests.published_files import benchmark_folder, draw_pictures, hop, record, write_json
 from tests.unit.pipelines.test_edit_stream import Driver
 
@@ -154,6 +155,10 @@ def test_portability_is_summed_up_by_hops(tmp_path: Path) -> None:
         "  over 1 hop",
         "  over 2 hops",
     ]
+    assert hop_values(last.by_hop) == {
+        f"portability.{number}_hops.teacher_forced": last.by_hop[number, TEACHER_FORCED].mean
+        for number in (1, 2)
+    }
 
 
 def test_skipped_records_are_on_record(tmp_path: Path) -> None:
