@@ -297,6 +297,12 @@ class LifelongEditRecipe:
             "follow.is_on takes requests from its inbox: put the file there instead of naming it "
             "in requests",
         )
+        _check(
+            self.generator.shards == 1 or self.backbone.device == "cpu",
+            f"backbone.device: {self.backbone.device!r} with generator.shards = "
+            f"{self.generator.shards}; shards are processes that compute on the CPU, use one of "
+            "the two",
+        )
         _check_run(self.seed, self.run_root, self.run_name)
         scheme, separator, _ = self.store.partition("://")
         _check(
