@@ -69,6 +69,8 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     progress = ProgressView(console)
     stop = StopRequest(progress.say)
     store = ObjectStore(config.store_uri)
+    if config.benchmark.is_on:
+        progress.say("checking every record and picture of the benchmark")
     source = None if config.follow.is_on else open_source(config, store)
     source_name = source.name if source else config.follow.inbox_uri(config.store_uri)
     retried(store.check_exclusive_create)
@@ -86,6 +88,8 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     status = "FAILED"
     try:
         with started_stages(config, models) as stages, stop.installed(), progress.shown():
+            for note in source.notes if source else ():
+                progress.say(note)
             progress.say(f"teaching {source_name}; starting workers")
             records.started(config, facts)
             generator_facts = stages.generator.describe()

@@ -75,6 +75,7 @@ def nightly_recipe(config: LifelongEditRecipe) -> NightlyRecipe:
     ]
     if not config.requests.path:
         overrides += [f"cases.path={config.requests.cases}", f"cases.limit={config.requests.limit}"]
+        overrides += [f"benchmark.{name}={value}" for name, value in vars(config.benchmark).items()]
     return load_recipe(NightlyRecipe, Path(path) if path else None, overrides)
 
 

@@ -10,7 +10,7 @@ from infra.expert_bank import ExpertBank
 from infra.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking import Tracker
 from liveedit_core.errors import StorageUnavailableError, TrackingError
-from liveedit_core.metrics import TEACHER_FORCED, Summary, paper_average
+from liveedit_core.metrics import TEACHER_FORCED, HopSummary, Summary, paper_average
 from pipelines.bank_evaluation import BankEvaluation
 from pipelines.config import LifelongEditRecipe
 from pipelines.recipe_loader import to_flat_dict
@@ -66,7 +66,8 @@ class RunRecords:
             )
             model_id = registered.model_id
         key = f"{bank.name}:{evaluation.bank_version}:{evaluation.num_edits}"
-        self._record_once(key, evaluation, metric_values(evaluation.summary), model_id)
+        metrics = metric_values(evaluation.summary) | hop_values(evaluation.by_hop)
+        self._record_once(key, evaluation, metrics, model_id)
 
     def curve(self, points: Sequence[BankEvaluation]) -> None:
         """Record a lifelong curve."""
@@ -128,6 +129,13 @@ class RunRecords:
         except (TrackingError, StorageUnavailableError) as error:
             self.num_failures += 1
             _logger.warning("%s; the next start of this run tries again", error)
+
+
+def hop_values(by_hop: HopSummary) -> dict[str, float]:
+    """Means of portability by "portability.2_hops.protocol", for MLflow."""
+    return {
+        f"portability.{hop}_hops.{protocol}": item.mean for (hop, protocol), item in by_hop.items()
+    }
 
 
 def metric_values(summary: Summary) -> dict[str, float]:

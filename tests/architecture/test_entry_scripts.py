@@ -42,7 +42,7 @@ sys.exit(status)
 """
 
 SCRIPTS = entry_scripts()
-WITHOUT_RECIPE = {"command_line", "convert_checkpoint"}
+WITHOUT_RECIPE = {"command_line", "convert_benchmark", "convert_checkpoint"}
 """Commands that look after a store or turn one file into another; all others are jobs."""
 
 
