@@ -16,6 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from infra.report_curve import curve_plots, curve_tables
 from infra.report_data import MetricRow, ReportData
 from infra.report_metrics import MetricPlot, MetricTable, metric_plots, metric_tables, spell
 from liveedit_core.errors import InputError
@@ -85,6 +86,8 @@ def render_report(data: ReportData) -> str:
             tiles=headline_tiles(data),
             tables=tables,
             plots=plots,
+            curve_tables=curve_tables(data.curve),
+            curve_plots=curve_plots(data.curve, seed=data.seed),
             examples=data.examples[:MAX_EXAMPLES],
             worst_cases=data.worst_cases[:MAX_WORST_CASES],
             rejects=data.rejects[:MAX_REJECTS],

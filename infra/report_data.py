@@ -45,6 +45,17 @@ class MetricRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """One number of edits of a lifelong curve: all cases, in groups of so many."""
+
+    num_edits: int
+    """Edits of a group; the last group may hold fewer."""
+    num_groups: int
+    metrics: Sequence[MetricRow]
+    """Over all groups; each row has this number of edits."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EditView:
     """An edit as a reader sees it."""
 
@@ -128,6 +139,8 @@ class ReportData:
     """Inputs that were refused; `rejects` may list fewer."""
     duration_s: float
     metrics: Sequence[MetricRow] = ()
+    curve: Sequence[CurvePoint] = ()
+    """The lifelong curve of the newest version, by number of edits; empty: none was asked for."""
     examples: Sequence[Example] = ()
     worst_cases: Sequence[Example] = ()
     rejects: Sequence[Rejected] = ()

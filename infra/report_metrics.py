@@ -93,8 +93,14 @@ def rows_by_protocol(metrics: Sequence[MetricRow]) -> list[tuple[str, list[Metri
     ]
 
 
-def metric_plots(metrics: Sequence[MetricRow], *, seed: int) -> list[MetricPlot]:
-    """What was taught, what must not change, and the filter, each by number of edits."""
+def metric_plots(metrics: Sequence[MetricRow], *, seed: int, heading: str = "") -> list[MetricPlot]:
+    """What was taught, what must not change, and the filter, each by number of edits.
+
+    Args:
+        metrics: What to draw.
+        seed: Of samples and intervals.
+        heading: Begins each title; tells plots of one page apart that show different rows.
+    """
     return [
         MetricPlot(
             title=curves.title,
@@ -102,15 +108,17 @@ def metric_plots(metrics: Sequence[MetricRow], *, seed: int) -> list[MetricPlot]
             caption=f"Protocol: {spell(curves.protocol)}. Seed {seed}. Samples at each point: "
             f"{curves.samples}." + (" Bands: 95 % intervals." if curves.has_intervals else ""),
         )
-        for curves in _curves(metrics)
+        for curves in _curves(metrics, heading)
     ]
 
 
-def draw_metric_plots(folder: Path, metrics: Sequence[MetricRow]) -> list[Path]:
-    """Draw the same plots as PNG files; returns their paths."""
+def draw_metric_plots(
+    folder: Path, metrics: Sequence[MetricRow], *, heading: str = ""
+) -> list[Path]:
+    """Draw the same plots as PNG files, named by their titles; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for curves in _curves(metrics):
+    for curves in _curves(metrics, heading):
         paths.append(folder / f"{curves.name}.png")
         draw_by_num_edits(paths[-1], curves.lines, title=curves.title)
     return paths
@@ -138,14 +146,14 @@ class _Curves:
     @property
     def name(self) -> str:
         """Names a file, and tells ids of one plot from those of another."""
-        return "-".join(self.title.replace(",", "").lower().split())
+        return "-".join(self.title.replace(",", "").replace(":", "").lower().split())
 
     @property
     def has_intervals(self) -> bool:
         return any(line.intervals for line in self.lines)
 
 
-def _curves(metrics: Sequence[MetricRow]) -> list[_Curves]:
+def _curves(metrics: Sequence[MetricRow], heading: str) -> list[_Curves]:
     found = []
     protocols = _ordered({row.protocol for row in metrics}, _PROTOCOL_ORDER)
     for protocol in protocols:
@@ -154,10 +162,11 @@ def _curves(metrics: Sequence[MetricRow]) -> list[_Curves]:
         for title, kinds in (("What was taught", _TAUGHT), ("What must stay", _UNCHANGED)):
             chosen = [row for row in rows if row.kind in kinds]
             if chosen:
-                found.append(_curves_of(title, protocol, chosen, _mean))
+                found.append(_curves_of(heading + title, protocol, chosen, _mean))
         kept = [row for row in rows if row.kind in _TAUGHT and row.own_kept_fraction is not None]
         if kept and protocol == protocols[0]:  # routing does not depend on how answers are scored
-            found.append(_curves_of("Own expert kept by the filter", protocol, kept, _own_kept))
+            title = f"{heading}Own expert kept by the filter"
+            found.append(_curves_of(title, protocol, kept, _own_kept))
     return found
 
 

@@ -53,7 +53,7 @@ def parse_object(text: str) -> dict[str, Any]:
         InputError: Not JSON, or JSON that is not an object.
     """
     try:
-        content = json.loads(text, object_pairs_hook=_unique_keys)
+        content = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise RefusedInputError(
@@ -91,7 +91,12 @@ def _parse(line_number: int, line: bytes) -> JsonLine | Rejected:
         return Rejected.from_error(error, line_number=line_number, raw=raw)
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`: an object whose keys are all different.
+
+    Raises:
+        InputError: A key is given twice.
+    """
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]

@@ -22,12 +22,17 @@ class InputLimits:
     """Longest prompt in characters; refused before anything is tokenized."""
     max_target_chars: int = 500
     """Longest target in characters."""
+    max_locality_target_chars: int = 4_000
+    """The same for locality probes, whose target is a hint: the unedited answer counts."""
     max_prompt_tokens: int = 256
     """Longest prompt in tokens of the backbone."""
     max_target_tokens: int = 32
     """Longest target in tokens of the backbone."""
     max_probes: int = 256
     """Most probes of one case."""
+    max_benchmark_bytes: int = 134_217_728
+    """Largest JSON file of a published benchmark, which is read as a whole; the real ones have
+    about 4 million bytes."""
 
     def __post_init__(self) -> None:
         """Refuse limits that would refuse everything, or that Pillow would overrule."""

@@ -23,10 +23,12 @@ from liveedit_core.probe_results import (
 from liveedit_core.scoring import MAX_LOCALITY_TOKENS, CaseScorer
 from liveedit_core.summaries import (
     BY_CONSTRUCTION,
+    HopSummary,
     MetricSummary,
     Summary,
     paper_average,
     summarize,
+    summarize_hops,
     summary_of,
 )
 
@@ -38,6 +40,7 @@ __all__ = [
     "PROTOCOLS",
     "TEACHER_FORCED",
     "CaseScorer",
+    "HopSummary",
     "Interval",
     "MetricSummary",
     "PreparedCases",
@@ -50,6 +53,7 @@ __all__ = [
     "paper_average",
     "probe_input",
     "summarize",
+    "summarize_hops",
     "summary_of",
     "teacher_forced_result",
 ]

@@ -22,8 +22,10 @@ read again later; any other exception means that this picture cannot be had.
 """
 
 _REQUEST_KEYS = ("image", "prompt", "target", "submitter")
-_CASE_KEYS = ("edit", "probes")
-_PROBE_KEYS = ("kind", "image", "prompt", "target")
+_CASE_KEYS = ("edit", "probes", "thing")
+_PROBE_KEYS = ("kind", "image", "prompt", "target", "hop")
+MAX_THING_CHARS = 4_096
+MAX_HOP = 16
 _KINDS = tuple(kind.value for kind in ProbeKind if kind is not ProbeKind.RELIABILITY)
 _KINDS_WITHOUT_IMAGE = (ProbeKind.TEXT_LOCALITY, ProbeKind.PORTABILITY)
 
@@ -61,12 +63,16 @@ class RequestParser:
                 "are accepted",
                 error_type=RejectType.TOO_MANY_PROBES,
             )
+        thing = content.get("thing", "")
+        if thing != "":
+            check_text(thing, "thing", MAX_THING_CHARS)
         # Most probes ask about the edit's own picture: each is read and decoded once a case.
         pictures: dict[str, bytes] = {}
         edit = self._request(content["edit"], "edit.", pictures)
         return Case(
             case_id=edit.edit_id,
             edit=edit,
+            thing=thing,
             probes=tuple(
                 self._probe(probe, f"probes[{index}]", pictures)
                 for index, probe in enumerate(probes)
@@ -105,7 +111,9 @@ class RequestParser:
         target = content.get("target", "")
         # The right answer to a locality probe is the unedited backbone's: none need be given.
         if target != "" or not kind.is_locality:
-            check_text(target, f"{where}.target", self._limits.max_target_chars)
+            most = self._limits.max_target_chars
+            most = self._limits.max_locality_target_chars if kind.is_locality else most
+            check_text(target, f"{where}.target", most)
         image = content.get("image")
         if image is None and kind not in _KINDS_WITHOUT_IMAGE:
             raise RefusedInputError(
@@ -119,7 +127,8 @@ class RequestParser:
                 error_type=RejectType.WRONG_TYPE,
             )
         image_bytes = None if image is None else self._picture(image, f"{where}.image", pictures)
-        return Probe(kind=kind, prompt=prompt, target=target, image_bytes=image_bytes)
+        hop = _hop(content.get("hop", 0), kind, where)
+        return Probe(kind=kind, prompt=prompt, target=target, image_bytes=image_bytes, hop=hop)
 
     def _picture(self, location: object, name: str, pictures: dict[str, bytes]) -> bytes:
         text = self._absolute(check_text(location, name, 4_096))
@@ -221,6 +230,19 @@ def _probe_kind(value: object, where: str) -> ProbeKind:
             f"{where}.kind {value[:80]!r} {reason}", error_type=RejectType.UNKNOWN_PROBE_KIND
         )
     return ProbeKind(value)
+
+
+def _hop(value: object, kind: ProbeKind, where: str) -> int:
+    """How many steps a portability probe takes; 0 where it does not say."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong_type(f"{where}.hop", "a whole number", value)
+    if not 0 <= value <= MAX_HOP or (value and kind is not ProbeKind.PORTABILITY):
+        raise RefusedInputError(
+            f"{where}.hop is for portability probes, from 1 to {MAX_HOP}; "
+            f"got {value} in a {kind.value} probe",
+            error_type=RejectType.WRONG_TYPE,
+        )
+    return value
 
 
 def _encodable(text: str, name: str) -> str:

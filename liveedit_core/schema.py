@@ -80,6 +80,9 @@ class Probe:
     """The right answer; for locality probes a hint only: the unedited backbone's answer counts."""
     image_bytes: bytes | None = field(default=None, repr=False)
     """Encoded picture, or None for a text-only question."""
+    hop: int = 0
+    """Of a portability probe: steps from the taught fact to the answer (VLKEB: 1 to 4); 0 where the
+    number is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,7 @@ class Case:
     edit: EditRequest
     probes: tuple[Probe, ...] = ()
     thing: str = ""
-    """Name of the thing in the picture, for reports."""
+    """Name of the thing in the picture, for reports; training holds out whole things."""
 
     def all_probes(self) -> tuple[Probe, ...]:
         """The reliability probe (the edit itself), then the others."""

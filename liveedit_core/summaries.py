@@ -12,7 +12,7 @@ import numpy as np
 
 from liveedit_core.bootstrap import Interval, bootstrap_interval
 from liveedit_core.probe_results import TEACHER_FORCED, ProbeResult
-from liveedit_core.schema import PAPER_METRICS, ProbeKind
+from liveedit_core.schema import PAPER_METRICS, Case, ProbeKind
 
 BY_CONSTRUCTION = frozenset({ProbeKind.TEXT_LOCALITY})
 """Without a picture there are no image rows to compare, so no expert can ever be kept: the metric
@@ -50,6 +50,9 @@ class MetricSummary:
 
 Summary = Mapping[tuple[ProbeKind, str], MetricSummary]
 """By metric and protocol."""
+
+HopSummary = Mapping[tuple[int, str], MetricSummary]
+"""Portability by number of hops and protocol."""
 
 
 def summarize(
@@ -89,6 +92,30 @@ def summary_of(results: Sequence[ProbeResult], *, seed: int) -> MetricSummary:
         own_rank_mean=_mean([result.own_rank for result in own]) if own else None,
         own_weight_mean=_mean([result.own_weight for result in own]) if own else None,
     )
+
+
+def summarize_hops(
+    results: Iterable[ProbeResult], cases: Iterable[Case], *, seed: int = 0
+) -> dict[tuple[int, str], MetricSummary]:
+    """Portability by number of hops and protocol (VLKEB); probes that name none are left out.
+
+    Args:
+        results: of one evaluation.
+        cases: those that were asked; they know the hops, which no result needs to repeat.
+        seed: of the intervals.
+    """
+    hop_of = {
+        (case.case_id, index): probe.hop
+        for case in cases
+        for index, probe in enumerate(case.all_probes())
+        if probe.hop
+    }
+    groups: dict[tuple[int, str], list[ProbeResult]] = {}
+    for result in results:
+        hop = hop_of.get((result.case_id, result.probe_index))
+        if hop is not None:
+            groups.setdefault((hop, result.protocol), []).append(result)
+    return {key: summary_of(groups[key], seed=seed) for key in sorted(groups)}
 
 
 def paper_average(summary: Summary) -> float:

@@ -9,7 +9,7 @@ several `Replay`s beside its own work.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from infra.expert_bank import ExpertBank
 from infra.matrix_place import MatrixPlace
@@ -19,7 +19,7 @@ from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import RepositoryMismatchError
 from liveedit_core.probe_results import ProbeResult
 from liveedit_core.schema import Case
-from liveedit_core.summaries import Summary, summarize
+from liveedit_core.summaries import HopSummary, Summary, summarize, summarize_hops
 from pipelines.evaluation_plan import EvaluationPlan, EvaluationSettings, plan_evaluation
 from pipelines.stages import Evaluator
 from workers.failures import retried
@@ -54,6 +54,8 @@ class BankEvaluation:
     """Rows that were not in the store before."""
     seconds: float
     """Time that workers spent on them."""
+    by_hop: HopSummary = field(default_factory=dict)
+    """Portability by number of hops, where cases tell it."""
 
 
 class Replay:
@@ -145,6 +147,7 @@ class Replay:
             num_cases=len(self._plan.cases),
             results=results,
             summary=summarize(results, seed=self._seed),
+            by_hop=summarize_hops(results, self._plan.cases, seed=self._seed),
             is_complete=self.is_complete,
             num_new_results=self._num_new,
             seconds=self._seconds,

@@ -15,6 +15,7 @@ from infra.matrix_place import MatrixPlace
 from liveedit_core.backbones.load_options import LoadOptions, ModelDtype
 from liveedit_core.errors import ConfigError
 from liveedit_core.limits import InputLimits
+from pipelines.benchmark_config import BenchmarkSection
 from pipelines.comparison_config import PromotionAtEndSection
 from pipelines.follow_config import FollowSection
 from pipelines.recipe_loader import load_recipe, to_dict, to_toml
@@ -38,7 +39,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True, kw_only=True)
 class RequestsSection:
-    """Which facts to teach. With neither `path` nor `cases`: the built-in evaluation cases."""
+    """Which facts to teach. With neither `path` nor `cases`: those of `benchmark`, or the built-in
+    evaluation cases."""
 
     path: str = ""
     """JSONL file of plain requests: {"image": ..., "prompt": ..., "target": ...}."""
@@ -68,7 +70,7 @@ class BackboneSection:
     device: str = "cpu"
     """"cpu", "cuda", "cuda:1"; or "auto", layers spread over GPUs and CPU."""
     edit_layer: int = -1
-    """l_e; -1 for that of the generator checkpoint."""
+    """l_e; -1 for that of the generator checkpoint, and in training two thirds of the depth."""
 
     def __post_init__(self) -> None:
         """Refuse an empty name and what cannot be loaded."""
@@ -277,6 +279,7 @@ class LifelongEditRecipe:
     A store holds one request log: every bank in it is made from all requests of the log.
     """
     requests: RequestsSection = field(default_factory=RequestsSection)
+    benchmark: BenchmarkSection = field(default_factory=BenchmarkSection)
     limits: InputLimits = field(default_factory=InputLimits)
     backbone: BackboneSection = field(default_factory=BackboneSection)
     generator: GeneratorSection = field(default_factory=GeneratorSection)
@@ -292,10 +295,21 @@ class LifelongEditRecipe:
 
     def __post_init__(self) -> None:
         """Refuse what no run could be named or stored by, and two inputs at once."""
+        has_file = bool(self.requests.path or self.requests.cases)
         _check(
-            not self.follow.is_on or not (self.requests.path or self.requests.cases),
+            not self.follow.is_on or not (has_file or self.benchmark.is_on),
             "follow.is_on takes requests from its inbox: put the file there instead of naming it "
-            "in requests",
+            "in requests or benchmark",
+        )
+        _check(
+            not (has_file and self.benchmark.is_on),
+            "benchmark.name and a file of requests are both set; set one of them",
+        )
+        _check(
+            self.generator.shards == 1 or self.backbone.device == "cpu",
+            f"backbone.device: {self.backbone.device!r} with generator.shards = "
+            f"{self.generator.shards}; shards are processes that compute on the CPU, use one of "
+            "the two",
         )
         _check_run(self.seed, self.run_root, self.run_name)
         scheme, separator, _ = self.store.partition("://")

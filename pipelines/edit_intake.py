@@ -12,6 +12,7 @@ from infra.request_log import Admission, RequestLog
 from liveedit_core.datasets import load_cases, load_requests
 from liveedit_core.rejects import Rejected, RejectType
 from liveedit_core.schema import Case, EditRequest
+from pipelines.benchmark_source import open_published
 from pipelines.config import LifelongEditRecipe
 from workers.failures import retried
 
@@ -28,8 +29,10 @@ class Source:
     name: str
     """For people."""
     digest: str
-    """sha256 of the file; "" for the built-in cases."""
+    """sha256 of what was read; "" for the built-in cases."""
     items: Iterable[Item]
+    notes: tuple[str, ...] = ()
+    """What is worth knowing before it is read."""
 
 
 def fetcher(store: ObjectStore, max_bytes: int) -> Callable[[str], bytes]:
@@ -41,8 +44,16 @@ def open_source(config: LifelongEditRecipe, store: ObjectStore) -> Source:
     """The source that a recipe names, not read yet.
 
     Raises:
-        InputError: The file cannot be opened.
+        InputError: The file cannot be opened, or a published benchmark is not whole.
     """
+    if config.benchmark.is_on:
+        benchmark = open_published(config.benchmark, "evaluation", limits=config.limits)
+        return Source(
+            name=benchmark.title,
+            digest=benchmark.digest,
+            items=itertools.chain(benchmark.refused, benchmark),
+            notes=tuple(benchmark.notes()),
+        )
     fetch = fetcher(store, config.limits.max_image_bytes)
     if config.requests.path:
         path = config.requests.path

@@ -69,10 +69,12 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     progress = ProgressView(console)
     stop = StopRequest(progress.say)
     store = ObjectStore(config.store_uri)
+    if config.benchmark.is_on:
+        progress.say("checking every record and picture of the benchmark")
     source = None if config.follow.is_on else open_source(config, store)
     source_name = source.name if source else config.follow.inbox_uri(config.store_uri)
     retried(store.check_exclusive_create)
-    models = _model_names(config)
+    models = model_names(config)
     folder = models.generator_folder()
     tracker = Tracker(
         Path(config.run_root), experiment=config.tracking.experiment, run_name=config.run_name
@@ -86,6 +88,8 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     status = "FAILED"
     try:
         with started_stages(config, models) as stages, stop.installed(), progress.shown():
+            for note in source.notes if source else ():
+                progress.say(note)
             progress.say(f"teaching {source_name}; starting workers")
             records.started(config, facts)
             generator_facts = stages.generator.describe()
@@ -137,7 +141,8 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     )
 
 
-def _model_names(config: LifelongEditRecipe) -> ModelNames:
+def model_names(config: LifelongEditRecipe) -> ModelNames:
+    """Backbone and generator as a recipe names them."""
     return ModelNames(
         backbone=config.backbone.name,
         generator=config.generator.checkpoint,
@@ -245,6 +250,7 @@ def _write_report(
 ) -> tuple[Path, list[Path]]:
     """The page, and its curves as pictures."""
     from infra.report import write_report
+    from infra.report_curve import draw_curve_plots
     from infra.report_metrics import draw_metric_plots
 
     bank = sources.bank
@@ -264,4 +270,8 @@ def _write_report(
     duration_s = time.perf_counter() - start_s
     data = report_data(sources, outcome, facts=shown, duration_s=duration_s)
     write_report(path, data)
-    return path, draw_metric_plots(path.with_name("figures"), data.metrics)
+    figures = path.with_name("figures")
+    return path, [
+        *draw_metric_plots(figures, data.metrics),
+        *draw_curve_plots(figures, data.curve),
+    ]

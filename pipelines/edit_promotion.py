@@ -1,9 +1,11 @@
 """`lifelong_edit.py --promote`: the newest version is examined beside the champion and promoted.
 
 The same two steps as `nightly_evaluation.py` and `promotion.py`, with their recipes, on the cases
-of the run; whatever the one command decides, the two commands would have decided.
+of the run; whatever the one command decides, the two commands would have decided. Evaluation and
+audit log go to the store of the recipes, else to the `--store` of the run, else to the run root.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -75,10 +77,13 @@ def nightly_recipe(config: LifelongEditRecipe) -> NightlyRecipe:
     ]
     if not config.requests.path:
         overrides += [f"cases.path={config.requests.cases}", f"cases.limit={config.requests.limit}"]
-    return load_recipe(NightlyRecipe, Path(path) if path else None, overrides)
+        overrides += [f"benchmark.{name}={value}" for name, value in vars(config.benchmark).items()]
+    recipe = load_recipe(NightlyRecipe, Path(path) if path else None, overrides)
+    return replace(recipe, store=recipe.store or config.store)
 
 
 def promotion_recipe(config: LifelongEditRecipe) -> PromotionRecipe:
     """How the editing job decides."""
     path = Path(config.promotion.recipe) if config.promotion.recipe else DEFAULT_RECIPE
-    return load_recipe(PromotionRecipe, path, [f"run_root={config.run_root}"])
+    recipe = load_recipe(PromotionRecipe, path, [f"run_root={config.run_root}"])
+    return replace(recipe, store=recipe.store or config.store)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from infra.expert_bank import ExpertBank
 from infra.report_data import (
+    CurvePoint,
     EditView,
     Example,
     KeptExpert,
@@ -18,6 +19,7 @@ from infra.results import ResultsTable
 from liveedit_core.metrics import ProbeResult, Summary
 from liveedit_core.rejects import Rejected
 from liveedit_core.schema import Case, ProbeKind
+from pipelines.bank_evaluation import BankEvaluation
 from pipelines.config import LifelongEditRecipe
 from pipelines.edit_stream import Outcome
 from pipelines.similar_edits import AlikePair, alike_pairs
@@ -63,6 +65,7 @@ def report_data(
         metrics=[
             row for item in outcome.evaluations for row in rows_of(item.summary, item.num_edits)
         ],
+        curve=[curve_point(item) for item in outcome.curve],
         examples=examples,
         worst_cases=worst,
         rejects=rejected,
@@ -109,6 +112,15 @@ def rows_of(summary: Summary, num_edits: int) -> list[MetricRow]:
         )
         for (kind, protocol), item in summary.items()
     ]
+
+
+def curve_point(point: BankEvaluation) -> CurvePoint:
+    """One point of a lifelong curve as a report shows it."""
+    return CurvePoint(
+        num_edits=point.num_edits,
+        num_groups=-(-point.num_cases // point.num_edits),
+        metrics=rows_of(point.summary, point.num_edits),
+    )
 
 
 def stage_times(outcome: Outcome) -> list[StageTime]:

@@ -37,7 +37,7 @@ def lifelong_curves(
         cases: In the order of teaching; those whose edits the version does not hold are left out.
         settings: How much of them is asked, and how.
         pool: Scores; with the models that the bank was made with.
-        sizes: Numbers of edits; one beyond the number of cases stands for all of them.
+        sizes: Numbers of edits; one beyond the number of cases asked stands for all of them.
         on_progress: Is told the pieces of work done and all of them, for each point anew.
         should_stop: Asked as results come; True ends with what is there.
 
@@ -48,8 +48,10 @@ def lifelong_curves(
     check_models(bank, facts)
     held = set(bank.edit_ids(version))
     taught = [case for case in cases if case.edit.edit_id in held]
+    # Groups are cut from the cases that are asked: no group can hold more edits than those.
+    num_asked = min(len(taught), settings.max_cases or len(taught))
     curve = []
-    for size in sorted({min(size, len(taught)) for size in sizes} - {0}):
+    for size in sorted({min(size, num_asked) for size in sizes} - {0}):
         key = EvaluationKey(bank=bank.name, bank_version=version, num_edits=size, group_size=size)
         plan = plan_evaluation(taught, settings, group_size=size)
         seed, matrices = settings.seed, settings.matrices

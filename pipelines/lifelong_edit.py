@@ -4,6 +4,7 @@
     lifelong_edit.py                             the quickstart: 100 built-in facts
     lifelong_edit.py --requests facts.jsonl      facts of your own
     lifelong_edit.py --cases cases.jsonl --store s3://bucket/prefix
+    lifelong_edit.py --benchmark evqa --data DIR     a published benchmark (E-VQA, E-IC, VLKEB)
     lifelong_edit.py --follow --store s3://bucket/prefix     facts that arrive in its inbox/*.jsonl
 
 The same command again goes on where the last one stopped, however it stopped.
@@ -21,6 +22,7 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
+from pipelines.benchmark_config import add_benchmark_options, benchmark_overrides  # noqa: E402
 from pipelines.config import QUICKSTART, LifelongEditRecipe, load_recipe, to_toml  # noqa: E402
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--requests", metavar="FILE.jsonl", help="facts to teach, one a line")
     source.add_argument("--cases", metavar="FILE.jsonl", help="facts with probes, one a line")
+    add_benchmark_options(parser, source)
     source.add_argument(
         "--follow",
         action="store_true",
@@ -82,7 +85,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--recipe",
         metavar="FILE.toml",
         type=Path,
-        help="settings; by default the quickstart, or plain defaults with --requests or --cases",
+        help="settings; by default the quickstart, or plain defaults with facts of your own",
     )
     parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
     parser.add_argument(
@@ -108,7 +111,7 @@ def resolve_config(options: argparse.Namespace) -> LifelongEditRecipe:
     Raises:
         ConfigError: A setting is unknown, of the wrong type or impossible.
     """
-    overrides: list[str] = list(options.overrides)
+    overrides = [*options.overrides, *benchmark_overrides(options)]
     for name, value in (
         ("requests.path", options.requests),
         ("requests.cases", options.cases),
@@ -123,7 +126,7 @@ def resolve_config(options: argparse.Namespace) -> LifelongEditRecipe:
     if options.promote:
         overrides.append("promotion.at_end=true")
     recipe: Path | None = options.recipe
-    inputs = ("requests.path=", "requests.cases=", "follow.is_on=")
+    inputs = ("requests.path=", "requests.cases=", "benchmark.name=", "follow.is_on=")
     if recipe is None and not any(item.startswith(inputs) for item in overrides):
         recipe = QUICKSTART
     return load_recipe(LifelongEditRecipe, recipe, overrides)

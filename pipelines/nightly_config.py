@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from liveedit_core.errors import ConfigError
 from liveedit_core.limits import InputLimits
+from pipelines.benchmark_config import BenchmarkSection
 from pipelines.comparison_config import (
     NightLeaseSection,
     RegressionSection,
@@ -22,7 +23,7 @@ class CasesSection:
     """The fixed cases; the same ones every night."""
 
     path: str = ""
-    """JSONL file of cases; empty for the built-in evaluation cases."""
+    """JSONL file of cases; empty for those of `benchmark`, or the built-in evaluation cases."""
     limit: int = 200
     """Only the first so many; 0 takes all."""
 
@@ -42,6 +43,8 @@ class ReplaySection:
     """Free generation is slow: it scores at most so many cases; 0 takes all."""
     max_new_tokens: int = 12
     """Longest answer under free generation, in tokens."""
+    device: str = "cpu"
+    """Where a backbone that is not the built-in one computes: "cpu", "cuda" or "auto"."""
     num_workers: int = 2
     """Most actors in the pool; they start as there is work for them."""
     batch_size: int = 16
@@ -89,6 +92,7 @@ class NightlyRecipe:
     """Root URI of the store for results, evaluations, audit log and leases; the one that
     `promotion.py` uses. Empty: the folder `operations` under `run_root`."""
     cases: CasesSection = field(default_factory=CasesSection)
+    benchmark: BenchmarkSection = field(default_factory=BenchmarkSection)
     limits: InputLimits = field(default_factory=InputLimits)
     evaluation: ReplaySection = field(default_factory=ReplaySection)
     regression: RegressionSection = field(default_factory=RegressionSection)
@@ -102,6 +106,8 @@ class NightlyRecipe:
         """Refuse what no night could be named or stored by."""
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must lie in [0, 2**32), got {self.seed}")
+        if self.cases.path and self.benchmark.is_on:
+            raise ConfigError("benchmark.name and cases.path are both set; set one of them")
         check_names(run_root=self.run_root, run_name=self.run_name, store=self.store)
 
     @property

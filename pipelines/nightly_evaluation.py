@@ -19,6 +19,7 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
+from pipelines.benchmark_config import add_benchmark_options, benchmark_overrides  # noqa: E402
 from pipelines.nightly_config import NightlyRecipe  # noqa: E402
 from pipelines.recipe_loader import load_recipe, to_toml  # noqa: E402
 
@@ -61,9 +62,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--date", metavar="YYYY-MM-DD", help="of the night; by default today (UTC)")
-    parser.add_argument(
+    cases = parser.add_mutually_exclusive_group()
+    cases.add_argument(
         "--cases", metavar="FILE.jsonl", help="fixed cases, one a line; all of them are taken"
     )
+    add_benchmark_options(parser, cases)
     parser.add_argument("--store", metavar="URI", help="file:///folder or s3://bucket/prefix")
     parser.add_argument(
         "--recipe",
@@ -88,6 +91,9 @@ def resolve_recipe(options: argparse.Namespace) -> NightlyRecipe:
     named = []
     if options.cases is not None:
         named += [f"cases.path={options.cases}", "cases.limit=0"]
+    if options.benchmark is not None:
+        named.append("cases.limit=0")
+    named += benchmark_overrides(options)
     if options.store is not None:
         named.append(f"store={options.store}")
     return load_recipe(NightlyRecipe, options.recipe, [*named, *options.overrides])

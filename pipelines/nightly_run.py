@@ -1,6 +1,6 @@
 """A night with all its parts: Ray, MLflow, the fixed cases, progress and log."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from liveedit_core.datasets import load_cases
 from liveedit_core.errors import InputError
 from liveedit_core.rejects import Rejected
 from liveedit_core.schema import Case
+from pipelines.benchmark_source import load_evaluation_cases
 from pipelines.night_evaluators import RayEvaluators
 from pipelines.nightly_config import NightlyRecipe
 from pipelines.nightly_job import Night, NightResult
@@ -56,16 +57,22 @@ def run_night(
             on_progress=lambda num_done, num_units: progress.evaluations(num_units - num_done),
             should_stop=stop,
         )
-        return night.examine(lambda: read_cases(recipe)), stop.exit_code
+        return night.examine(lambda: read_cases(recipe, progress.say)), stop.exit_code
 
 
-def read_cases(recipe: NightlyRecipe) -> Sequence[Case]:
+def read_cases(recipe: NightlyRecipe, say: Callable[[str], None] = print) -> Sequence[Case]:
     """The fixed cases; every one of them must be readable.
 
+    Args:
+        recipe: Names them.
+        say: Is told what a published benchmark leaves out.
+
     Raises:
-        InputError: The file is missing, or a line of it is no case.
+        InputError: The file is missing, or a line of it is no case; a benchmark is not whole.
     """
     limit = recipe.cases.limit or None
+    if recipe.benchmark.is_on:
+        return load_evaluation_cases(recipe.benchmark, limits=recipe.limits, limit=limit, say=say)
     if not recipe.cases.path:
         return load_builtin_cases("evaluation")[:limit]
     store = ObjectStore(recipe.store_uri)

@@ -3,6 +3,7 @@
 
     promotion.py                                 the newest registered version
     promotion.py --version 7 --why "new logos"
+    promotion.py --store s3://bucket/prefix
     promotion.py --rollback --why "wrong answers about flags"
 
 Evaluate first: nightly_evaluation.py. Every change is written to an audit log in the store.
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
     try:
-        recipe = load_recipe(PromotionRecipe, options.recipe, options.overrides)
+        recipe = resolve_recipe(options)
         if options.dry_run:
             print(to_toml(recipe), end="")
             return 0
@@ -67,6 +68,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     action.add_argument(
         "--rollback", action="store_true", help="make the previous champion the champion again"
     )
+    parser.add_argument(
+        "--store",
+        metavar="URI",
+        help="of evaluations and audit log, that of nightly_evaluation.py; a folder or s3://...",
+    )
     parser.add_argument("--why", metavar="TEXT", default="", help="kept in the audit log")
     parser.add_argument("--who", metavar="NAME", help="kept there too; by default the user")
     parser.add_argument(
@@ -81,6 +87,18 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
     )
     return parser.parse_intermixed_args(arguments)
+
+
+def resolve_recipe(options: argparse.Namespace) -> PromotionRecipe:
+    """Recipe, then overrides, then the options that name a setting.
+
+    Raises:
+        ConfigError: A setting is unknown, of the wrong type or impossible.
+    """
+    overrides: list[str] = list(options.overrides)
+    if options.store is not None:
+        overrides.append(f"store={options.store}")
+    return load_recipe(PromotionRecipe, options.recipe, overrides)
 
 
 def run_job(recipe: PromotionRecipe, options: argparse.Namespace) -> int:

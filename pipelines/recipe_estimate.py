@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from liveedit_core.builtin.backbone import EDIT_LAYER, PYRAMID, builtin_checkpoint
-from liveedit_core.builtin.benchmark import load_builtin_cases
+from liveedit_core.errors import ConfigError
 from pipelines.backbone_sizes import read_backbone
 from pipelines.estimate_settings import generator_shape, settings_of
 from pipelines.train_config import TrainRecipe
+from pipelines.training_cases import training_cases
 from pipelines.training_estimate import estimate
 
 
@@ -21,21 +22,31 @@ def estimate_recipe(
 
     Args:
         recipe: resolved.
-        config_file: of a backbone; None: the built-in one, which is assembled at first use.
-        edit_layer: None: the built-in backbone's, or two thirds of the depth.
-        num_cases: training cases; None: those of the built-in split.
+        config_file: of a backbone; None: that of the recipe. The built-in one is assembled at first
+            use, of another one the folder is read, but nothing is fetched.
+        edit_layer: None: the recipe's, the built-in backbone's, or two thirds of the depth.
+        num_cases: training cases; None: those of the recipe are counted.
 
     Raises:
         ConfigError: the file describes no backbone, or the recipe does not fit it.
     """
     visual_size = 0
+    if edit_layer is None and recipe.backbone.edit_layer >= 0:
+        edit_layer = recipe.backbone.edit_layer
+    if config_file is None and recipe.backbone.name != "builtin":
+        config_file = Path(recipe.backbone.name).expanduser() / "config.json"
+        if not config_file.is_file():
+            raise ConfigError(
+                f"backbone.name: {recipe.backbone.name!r} is no folder with a config.json; name "
+                "the file with --backbone-config"
+            )
     if config_file is None:
         config_file = builtin_checkpoint() / "config.json"
         visual_size = sum(level.size for level in PYRAMID)
         edit_layer = EDIT_LAYER if edit_layer is None else edit_layer
     by_thing: dict[str, int] = {}
     if num_cases is None:
-        for case in load_builtin_cases("train"):
+        for case in training_cases(recipe):
             by_thing[case.thing] = by_thing.get(case.thing, 0) + 1
         num_cases = sum(min(n, recipe.data.cases_per_thing) for n in by_thing.values())
     backbone = read_backbone(config_file, edit_layer)

@@ -66,9 +66,13 @@ def _table(
         noun = "edit" if evaluation.num_edits == 1 else "edits"
         table.add_column(f"{evaluation.num_edits} {noun}", justify="right")
     for kind in ProbeKind:
-        cells = [_cell(item, kind, protocol, measure) for item in evaluations]
+        cells = [_cell(item.summary.get((kind, protocol)), measure) for item in evaluations]
         if any(cells):
             table.add_row(_name(kind), *cells)
+    for hop in sorted({hop for item in evaluations for hop, _ in item.by_hop}):
+        cells = [_cell(item.by_hop.get((hop, protocol)), measure) for item in evaluations]
+        if any(cells):
+            table.add_row(f"  over {hop} {'hop' if hop == 1 else 'hops'}", *cells)
     if measure is _score and protocol == TEACHER_FORCED and table.row_count:
         averages = [paper_average(item.summary) for item in evaluations]
         table.add_section()
@@ -80,8 +84,7 @@ def _name(kind: ProbeKind) -> str:
     return f"{kind} (by construction)" if kind in BY_CONSTRUCTION else str(kind)
 
 
-def _cell(evaluation: BankEvaluation, kind: ProbeKind, protocol: str, measure: Measure) -> str:
-    item = evaluation.summary.get((kind, protocol))
+def _cell(item: MetricSummary | None, measure: Measure) -> str:
     if item is None:
         return ""
     mean, interval = measure(item)

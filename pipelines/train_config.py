@@ -15,6 +15,7 @@ from liveedit_core.training_recipe import (
     TrainingPlan,
     check_positive,
 )
+from pipelines.config import BackboneSection
 from pipelines.states_config import StatesSection
 from pipelines.training_sections import (
     DiagnosticsRecipe,
@@ -29,6 +30,8 @@ from workers.sharding_config import ShardingSection
 class DataSection:
     """What is encoded once, before the first step."""
 
+    cases: str = ""
+    """JSONL file of training cases; empty for the training split of the built-in benchmark."""
     cases_per_thing: int = 3
     """Training cases of each thing."""
     num_pairs: int = 3500
@@ -107,6 +110,7 @@ class TrainRecipe:
     """Folder of all runs."""
     run_name: str = "train_generator"
     """Folder of this run under `run_root`; a run that exists there is resumed."""
+    backbone: BackboneSection = field(default_factory=BackboneSection)
     states: StatesSection = field(default_factory=StatesSection)
     data: DataSection = field(default_factory=DataSection)
     model: ModelSection = field(default_factory=ModelSection)
@@ -129,6 +133,17 @@ class TrainRecipe:
         return Path(self.run_root) / self.run_name
 
     def __post_init__(self) -> None:
+        if self.backbone.name != "builtin" and self.model.visual_source == "tower_pyramid":
+            raise ConfigError(
+                "model.visual_source: which levels of the image tower make a pyramid is known for "
+                "the built-in backbone only; use model.visual_source=edit_layer, or the recipe "
+                "train_any_backbone.toml"
+            )
+        if self.backbone.device != "cpu" and not self.sharding.needs_processes:
+            raise ConfigError(
+                f"backbone.device: {self.backbone.device!r} is where the backbone encodes; to "
+                "train there too set sharding.gpus_per_shard=1"
+            )
         for phase, section in self.plan.phases.items():
             if section.steps and section.accumulation % self.sharding.shards:
                 raise ConfigError(

@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Train a generator on states that are computed once.
+"""Train a generator for a backbone, on states that are computed once.
 
-The training split of EmblemEdit is encoded to the edit layer (and kept in the run folder), then the
-phases of the recipe run one after another: visual key, prompt key, experts, joint. Interrupt it at
-any time; the same command goes on from the last checkpoint with the same numbers.
+The training cases (by default the training split of EmblemEdit) are encoded to the edit layer, then
+the phases of the recipe run one after another: visual key, prompt key, experts, joint. Interrupt it
+at any time; the same command goes on from the last checkpoint with the same numbers.
 
     train_generator.py [--recipe FILE.toml] [SECTION.FIELD=VALUE ...]
+    train_generator.py --backbone llava-hf/llava-1.5-7b-hf --cases cases.jsonl
     train_generator.py --find-layer layer_search.layers='[12, 16, 20]'
     train_generator.py --dry-run --backbone-config config.json --num-cases 6000 --shards 8
 """
@@ -23,7 +24,9 @@ from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
 from pipelines.config import load_recipe, to_toml  # noqa: E402
 from pipelines.train_config import TrainRecipe  # noqa: E402
 
-DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"
+BUILTIN_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"
+OTHER_RECIPE = Path(__file__).parent / "recipes" / "train_any_backbone.toml"
+"""When another backbone is named, and no recipe."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -31,7 +34,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, metavar="FILE.toml")
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="FILE.toml",
+        help=f"settings; by default {BUILTIN_RECIPE.name}, or {OTHER_RECIPE.name} with --backbone",
+    )
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help='"builtin", a checkpoint folder, or owner/model[@revision] of the Hugging Face hub',
+    )
+    parser.add_argument("--cases", metavar="FILE.jsonl", help="training cases, one a line")
     parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
     parser.add_argument(
         "--store", metavar="URI", help="of checkpoints: file:///folder or s3://bucket/prefix"
@@ -101,6 +115,8 @@ def resolve_recipe(options: argparse.Namespace) -> TrainRecipe:
     """
     overrides: list[str] = list(options.overrides)
     for name, value in (
+        ("backbone.name", options.backbone),
+        ("data.cases", options.cases),
         ("run_name", options.run_name),
         ("keep.store", options.store),
         ("sharding.shards", options.shards),
@@ -109,7 +125,10 @@ def resolve_recipe(options: argparse.Namespace) -> TrainRecipe:
             overrides.append(f"{name}={value}")
     if options.no_cache:
         overrides.append("states.is_cached=false")
-    return load_recipe(TrainRecipe, options.recipe, overrides)
+    named = [item for item in overrides if item.startswith("backbone.name=")]
+    is_other = bool(named) and named[-1] != "backbone.name=builtin"
+    default = OTHER_RECIPE if is_other else BUILTIN_RECIPE
+    return load_recipe(TrainRecipe, options.recipe or default, overrides)
 
 
 def print_estimate(recipe: TrainRecipe, options: argparse.Namespace) -> None:
@@ -126,21 +145,22 @@ def print_estimate(recipe: TrainRecipe, options: argparse.Namespace) -> None:
 
 
 def find_layer(recipe: TrainRecipe) -> int:
-    """Rank candidate edit layers of the built-in backbone."""
+    """Rank candidate edit layers of a backbone."""
     from rich.console import Console
 
-    from liveedit_core.builtin.backbone import load_builtin_backbone
-    from liveedit_core.builtin.benchmark import load_builtin_cases
     from pipelines.layer_search import find_layer as search
     from pipelines.layer_search import to_table
+    from pipelines.training_backbone import layer_loader
+    from pipelines.training_cases import training_cases
 
     console = Console()
+    load, num_layers = layer_loader(recipe)
     ranking = search(
         recipe.layer_search,
         recipe.model,
-        lambda layer: load_builtin_backbone(edit_layer=layer, batch_size=32),
-        load_builtin_cases("train"),
-        num_layers=len(load_builtin_backbone().decoder.layers),
+        load,
+        training_cases(recipe),
+        num_layers=num_layers,
         seed=recipe.seed,
         say=lambda text: print(text, flush=True),
     )
@@ -153,16 +173,19 @@ def find_layer(recipe: TrainRecipe) -> int:
             f"not clearly worse (less than two standard errors): {layers}; more "
             "layer_search.num_cases and layer_search.steps tell them apart"
         )
-    print(f"edit layer {ranking.recommended} is recommended; written to {path}")
+    print(
+        f"edit layer {ranking.recommended} is recommended (backbone.edit_layer="
+        f"{ranking.recommended}); written to {path}"
+    )
     return 0
 
 
 def train(recipe: TrainRecipe) -> int:
     """Prepare the material, run the phases, publish the generator, write the report."""
-    from liveedit_core.builtin.backbone import load_builtin_backbone
-    from liveedit_core.builtin.benchmark import load_builtin_cases
     from liveedit_core.training_validation import split_by_thing
     from pipelines.run_folder import run_facts
+    from pipelines.training_backbone import load_training_backbone
+    from pipelines.training_cases import training_cases
     from pipelines.training_job import do_training
     from pipelines.training_material import prepare_material
 
@@ -170,9 +193,12 @@ def train(recipe: TrainRecipe) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text(to_toml(recipe))
     num_held_out = recipe.validation.bank_edits if recipe.validation.every_steps else 0
-    split = split_by_thing(load_builtin_cases("train"), num_held_out=num_held_out, seed=recipe.seed)
-    backbone = load_builtin_backbone(batch_size=32)
-    material = prepare_material(recipe, backbone, folder / "material", split.held_out_things)
+    cases = training_cases(recipe)
+    split = split_by_thing(cases, num_held_out=num_held_out, seed=recipe.seed)
+    backbone = load_training_backbone(recipe)
+    material = prepare_material(
+        recipe, backbone, folder / "material", split.held_out_things, cases=cases
+    )
     done = do_training(recipe, backbone, material, split.held_out, run_facts())
     for warning in done.warnings:
         print(f"warning: {warning}")

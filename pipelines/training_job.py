@@ -17,7 +17,7 @@ from infra.model_registry import ModelRegistry
 from infra.object_store import ObjectStore
 from infra.tracking import Tracker
 from infra.training_report import write_training_report
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.protocol import TrainableBackbone
 from liveedit_core.generator import load_generator, save_generator
 from liveedit_core.schema import Case
 from liveedit_core.training_recipe import Phase
@@ -52,7 +52,7 @@ class TrainingResult:
 
 def do_training(
     recipe: TrainRecipe,
-    backbone: HuggingFaceBackbone,
+    backbone: TrainableBackbone,
     material: Material,
     held_out: Sequence[Case],
     facts: Mapping[str, str],
@@ -144,7 +144,7 @@ def open_records(recipe: TrainRecipe, validator: Validator | None) -> TrainingRe
 
 
 def make_validator(
-    recipe: TrainRecipe, backbone: HuggingFaceBackbone, held_out: Sequence[Case]
+    recipe: TrainRecipe, backbone: TrainableBackbone, held_out: Sequence[Case]
 ) -> Validator | None:
     """The validator of a recipe; None where nothing is held out."""
     if not held_out:

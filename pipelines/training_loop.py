@@ -15,15 +15,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.protocol import TrainableBackbone
 from liveedit_core.config import GeneratorConfig
+from liveedit_core.errors import ConfigError
 from liveedit_core.generator import LiveEditGenerator
 from liveedit_core.training_recipe import PHASES, Phase
 from liveedit_core.training_step import calibrated_gain
 from liveedit_core.visual_key_fit import fit_visual_key
 from pipelines.train_config import ModelSection, TrainRecipe
+from pipelines.training_backbone import suffix_models
 from pipelines.training_material import Material
-from workers.models import ModelNames
 from workers.training_messages import (
     MODEL,
     LoadedSource,
@@ -72,14 +73,14 @@ class GeneratorTrainer:
         folder: run folder; `checkpoint/` in it is resumed.
         on_step: sees each step.
         on_checkpoint: sees each checkpoint.
-        source: backbone and data for other processes, when the recipe asks for them; by default the
-            built-in backbone, and the material itself.
+        source: backbone and data for other processes, when the recipe asks for them; by default
+            the backbone that the recipe names, and the material itself.
     """
 
     def __init__(
         self,
         recipe: TrainRecipe,
-        backbone: HuggingFaceBackbone,
+        backbone: TrainableBackbone,
         material: Material,
         folder: Path,
         *,
@@ -162,7 +163,7 @@ class GeneratorTrainer:
             return TrainingWorker(self.recipe.plan, source)
         from workers.training_group import TrainingGroup
 
-        sent = self.source or SentSource(models=ModelNames(), data=self.material.data)
+        sent = self.source or SentSource(models=suffix_models(self.recipe), data=self.material.data)
         return TrainingGroup(self.recipe.plan, sent, sharding)
 
     def run_phase(self, worker: StepWorker, phase: Phase, step: int) -> None:
@@ -244,14 +245,23 @@ class GeneratorTrainer:
 
 
 def generator_config(
-    model: ModelSection, backbone: HuggingFaceBackbone, num_things: int
+    model: ModelSection, backbone: TrainableBackbone, num_things: int
 ) -> GeneratorConfig:
-    """The generator's config for a backbone and a number of training things."""
+    """The generator's config for a backbone and a number of training things.
+
+    Raises:
+        ConfigError: the recipe wants a pyramid, but the backbone has none.
+    """
     fields = asdict(model)
     ours = ("visual_rank", "num_sentinels", "nearest_sentinels", "visual_gate")
     for name in ("relative_residual", *ours):
         del fields[name]
     if model.visual_source == "tower_pyramid":
+        if not backbone.visual_size:
+            raise ConfigError(
+                "model.visual_source: this backbone has no tower_pyramid; use "
+                "model.visual_source=edit_layer"
+            )
         num_sentinels = min(model.num_sentinels, num_things)
         fields |= {
             "visual_size": backbone.visual_size,

@@ -4,32 +4,39 @@ state cache."""
 import json
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from infra.state_cache import StateCache
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.builtin.benchmark import load_builtin_cases, load_things
+from liveedit_core.backbones.protocol import TrainableBackbone
+from liveedit_core.errors import ConfigError
 from liveedit_core.schema import Case
 from liveedit_core.state_source import BackboneStates, StateSource
 from liveedit_core.training_data import TrainingData, draw_training_data
 from liveedit_core.training_inputs import TrainingInputs
 from pipelines.state_filling import fill_cache, open_cache, state_encoder, training_source
 from pipelines.train_config import TrainRecipe
-from workers.models import ModelNames, ModelSource
+from pipelines.training_backbone import training_models
+from pipelines.training_cases import cases_digest, pictures_by_thing, training_cases
+from workers.models import ModelSource
 
 PICTURE_CHUNK = 64
 DRAWINGS = "drawings.safetensors"
-BUILTIN_MODELS = ModelNames()
+_WORD_BEGINNINGS = "\u0120\u2581"
+"""How tokenizers write the space before a word: byte-level ones, and SentencePiece."""
+_MOST_WORDS = 4
+"""Of a random target."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawings:
-    """Pyramids of all training pictures."""
+    """Pyramids of all training pictures; none for a generator without a visual key."""
 
     rows: Tensor
     """float16 [pictures, E]."""
@@ -47,10 +54,11 @@ class Material:
 
 def prepare_material(
     recipe: TrainRecipe,
-    backbone: HuggingFaceBackbone,
+    backbone: TrainableBackbone,
     folder: Path,
     held_out_things: frozenset[str] = frozenset(),
-    models: ModelSource = BUILTIN_MODELS,
+    models: ModelSource | None = None,
+    cases: Sequence[Case] | None = None,
 ) -> Material:
     """Draw cases, pairs and pictures, or read what an earlier call has drawn; fill the state cache.
 
@@ -59,8 +67,11 @@ def prepare_material(
         backbone: Encodes pictures, and all states that are not in the cache.
         folder: Keeps what was drawn.
         held_out_things: Names of things to leave out, in every drawing.
-        models: The same backbone by name, for workers; the built-in one by default.
+        models: The same backbone by name, for workers; by default as the recipe names it.
+        cases: All training cases; by default those that the recipe names.
     """
+    models = models or training_models(recipe)
+    cases = training_cases(recipe) if cases is None else cases
     stamp = folder / "drawn.json"
     identity = {
         "backbone": backbone.digest,
@@ -70,10 +81,11 @@ def prepare_material(
         "data": vars(recipe.data),
         "has_image_locality": recipe.joint.steps > 0,
         "held_out_things": sorted(held_out_things),
+        "cases": cases_digest(cases),
     }
     if not stamp.exists() or json.loads(stamp.read_text()) != identity:
         folder.mkdir(parents=True, exist_ok=True)
-        draw_material(recipe, backbone, folder, held_out_things)
+        draw_material(recipe, backbone, folder, cases, held_out_things)
         stamp.write_text(json.dumps(identity))
     cache = open_cache(recipe.states, recipe.run_root, backbone)
     if cache is not None:
@@ -81,23 +93,25 @@ def prepare_material(
         if cache.missing(inputs):  # else no worker need start
             with state_encoder(recipe.states, backbone, models) as encoder:
                 fill_cache(cache, encoder, inputs, Progress("encoding edits and probes"))
-    if not (folder / DRAWINGS).exists():
-        encode_drawings(backbone, folder, cache, held_out_things)
+    if recipe.model.visual_source == "tower_pyramid" and not (folder / DRAWINGS).exists():
+        pictures = pictures_by_thing(recipe, cases, held_out_things)
+        encode_drawings(backbone, folder, cache, pictures)
     return load_material(folder, training_source(cache, backbone, models))
 
 
 def draw_material(
     recipe: TrainRecipe,
-    backbone: HuggingFaceBackbone,
+    backbone: TrainableBackbone,
     folder: Path,
+    cases: Sequence[Case],
     held_out_things: frozenset[str] = frozenset(),
 ) -> None:
     """Draw all that training will ask, from the seed, and write it to the folder."""
     (folder / DRAWINGS).unlink(missing_ok=True)
     rng = random.Random(recipe.seed)
-    words = vocabulary_words(backbone)
+    words = vocabulary_words(backbone.tokenizer)
     draw_training_data(
-        choose_cases(recipe.data.cases_per_thing, rng, held_out_things),
+        choose_cases(cases, recipe.data.cases_per_thing, rng, held_out_things),
         BackboneStates(backbone),
         num_pairs=recipe.data.num_pairs,
         has_image_locality=recipe.joint.steps > 0,
@@ -108,9 +122,11 @@ def draw_material(
 
 def load_material(folder: Path, source: StateSource) -> Material:
     """What `prepare_material` has drawn, in any process; states come from `source`."""
-    things = json.loads((folder / "things.json").read_text())
-    rows = load_file(folder / DRAWINGS)["rows"]
-    drawings = Drawings(rows=rows, by_thing=tuple(tuple(index) for index in things))
+    drawings = Drawings(rows=torch.zeros(0), by_thing=())
+    if (folder / DRAWINGS).exists():
+        things = json.loads((folder / "things.json").read_text())
+        rows = load_file(folder / DRAWINGS)["rows"]
+        drawings = Drawings(rows=rows, by_thing=tuple(tuple(index) for index in things))
     return Material(data=TrainingData.load(folder, source), drawings=drawings)
 
 
@@ -130,54 +146,78 @@ class Progress:
 
 
 def choose_cases(
-    per_thing: int, rng: random.Random, held_out_things: frozenset[str] = frozenset()
+    cases: Sequence[Case],
+    per_thing: int,
+    rng: random.Random,
+    held_out_things: frozenset[str] = frozenset(),
 ) -> list[Case]:
     """Some cases of each training thing that is not held out."""
     by_thing: dict[str, list[Case]] = {}
-    for case in load_builtin_cases("train"):
+    for case in cases:
         if case.thing in held_out_things:
             continue
         by_thing.setdefault(case.thing, []).append(case)
     chosen = []
-    for cases in by_thing.values():
-        chosen += rng.sample(cases, min(per_thing, len(cases)))
+    for group in by_thing.values():
+        chosen += rng.sample(group, min(per_thing, len(group)))
     return chosen
 
 
-def vocabulary_words(backbone: HuggingFaceBackbone) -> list[str]:
-    """Tokens that begin a word and are plain letters or digits."""
-    size = backbone.embed.weight.shape[0]
-    texts = [backbone.tokenizer.decode([token]) for token in range(17, size)]
-    return [text[1:] for text in texts if text[0] == " " and text[1:].isalnum() and text.isascii()]
+def vocabulary_words(tokenizer: Any) -> list[str]:
+    """Tokens that begin a word and are plain letters or digits.
+
+    Raises:
+        ConfigError: the tokenizer marks no beginnings of words.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    pieces = [str(token) for token in tokens if token is not None]
+    words = [
+        piece[1:]
+        for piece in pieces
+        if piece[:1] in _WORD_BEGINNINGS and piece[1:].isalnum() and piece[1:].isascii()
+    ]
+    if len(words) < _MOST_WORDS:
+        raise ConfigError(
+            f"{len(words)} tokens of the backbone's vocabulary begin a word of plain letters, too "
+            "few to draw targets from; expected a byte-level or SentencePiece tokenizer"
+        )
+    return words
 
 
 def random_target(words: list[str], rng: random.Random) -> str:
     """1 to 4 random words, short answers being more common."""
-    return " ".join(rng.sample(words, rng.choice((1, 1, 2, 2, 2, 3, 4))))
+    return " ".join(rng.sample(words, rng.choice((1, 1, 2, 2, 2, 3, _MOST_WORDS))))
 
 
 @torch.no_grad()
 def encode_drawings(
-    backbone: HuggingFaceBackbone,
+    backbone: TrainableBackbone,
     folder: Path,
     cache: StateCache | None,
-    held_out_things: frozenset[str] = frozenset(),
+    pictures_of_things: Sequence[Sequence[bytes]],
 ) -> None:
-    """Pyramids of every drawing of every training thing that is not held out.
+    """Pyramids of the pictures of every training thing.
 
     Args:
         backbone: Encodes those that the cache does not hold.
         folder: Gets `drawings.safetensors` and `things.json`.
         cache: Holds those of all pictures that an edit or probe asks about.
-        held_out_things: Names.
+        pictures_of_things: At least two of each thing.
+
+    Raises:
+        ConfigError: No thing has two pictures, or the backbone has no pyramid.
     """
+    encode_pictures = getattr(backbone, "encode_pictures", None)
+    if encode_pictures is None or not pictures_of_things:
+        raise ConfigError(
+            "model.visual_source: a tower_pyramid needs the built-in backbone, and cases that show "
+            "things in more than one picture; use model.visual_source=edit_layer"
+        )
     pictures: list[bytes] = []
     things = []
-    for thing in load_things("train", "known_train"):
-        if thing.name in held_out_things:
-            continue
-        things.append(list(range(len(pictures), len(pictures) + len(thing.pictures))))
-        pictures += [image_bytes for _, image_bytes in sorted(thing.pictures.items())]
+    for group in pictures_of_things:
+        things.append(list(range(len(pictures), len(pictures) + len(group))))
+        pictures += group
     report = Progress("encoding pictures")
     rows = []
     for start in range(0, len(pictures), PICTURE_CHUNK):
@@ -185,7 +225,7 @@ def encode_drawings(
         known = cache.pyramids(chunk) if cache is not None else {}
         new = [picture for picture in chunk if picture not in known]
         if new:
-            known |= dict(zip(new, backbone.encode_pictures(new), strict=True))
+            known |= dict(zip(new, encode_pictures(new), strict=True))
         rows.append(torch.stack([known[picture] for picture in chunk]).half())
         report(start + len(chunk), len(pictures))
     (folder / "things.json").write_text(json.dumps(things))

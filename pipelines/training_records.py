@@ -277,6 +277,8 @@ class TrainingRecords:
 def recipe_digest(recipe: Recipe) -> str:
     """sha256 of all settings that shape the weights, which a resumed run keeps."""
     tree = {key: value for key, value in to_dict(recipe).items() if key not in NEUTRAL}
+    if isinstance(backbone := tree.get("backbone"), dict):
+        tree["backbone"] = {key: value for key, value in backbone.items() if key != "device"}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 

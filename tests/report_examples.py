@@ -1,6 +1,7 @@
 """Pages with something in every part, for the tests that read them and those that look at them."""
 
 import io
+from dataclasses import replace
 
 from PIL import Image, ImageDraw
 
@@ -17,7 +18,7 @@ from infra.comparison_report_data import (
     VersionView,
 )
 from infra.evaluation_report_data import EvaluationReportData
-from infra.report_data import EditView, Example, KeptExpert, MetricRow
+from infra.report_data import CurvePoint, EditView, Example, KeptExpert, MetricRow, ReportData
 from liveedit_core.schema import ProbeKind
 
 HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x.png" onerror=alert(2)>'
@@ -109,6 +110,40 @@ def evaluation_example() -> EvaluationReportData:
         worst_cases=[example("reliability", 0.5, HOSTILE), example("modal_locality", 0.0)],
         warnings=["3 of 2,400 probes have no result."],
         facts={"store": "s3://bucket/prefix", "recipe": HOSTILE},
+    )
+
+
+def run_example() -> ReportData:
+    """The report of an editing run that drew a lifelong curve of 1 000 cases."""
+    evaluation = evaluation_example()
+    means = dict(zip(ProbeKind, (0.99, 0.95, 0.84, 1.0, 0.98, 0.9, 0.92, 0.4), strict=True))
+    curve = [
+        CurvePoint(
+            num_edits=num_edits,
+            num_groups=1000 // num_edits,
+            metrics=[
+                replace(
+                    metric(kind.value, num_edits, mean - slope * step, protocol),
+                    num_samples=3 * num_cases,
+                    num_cases=num_cases,
+                )
+                for protocol, num_cases in zip(PROTOCOLS, (1000, 100), strict=True)
+                for kind, mean in means.items()
+                for slope in [0.0 if kind == ProbeKind.TEXT_LOCALITY else 0.01]
+            ],
+        )
+        for step, num_edits in enumerate((1, 10, 100, 1000))
+    ]
+    return ReportData(
+        title="Lifelong editing: example",
+        seed=7,
+        num_edits=1000,
+        duration_s=412.0,
+        metrics=evaluation.curve,
+        curve=curve,
+        examples=evaluation.examples,
+        worst_cases=evaluation.worst_cases,
+        facts=evaluation.facts,
     )
 
 

@@ -16,11 +16,9 @@ from typing import Any
 import ray
 from torch import nn
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.backbones.picture_memory import PictureMemory
-from liveedit_core.backbones.suffix import drop_suffix
+from liveedit_core.backbones.protocol import TrainableBackbone, as_trainable
 from liveedit_core.editor import Editor, edit_input
-from liveedit_core.errors import ConfigError, LiveEditError
+from liveedit_core.errors import LiveEditError
 from liveedit_core.expert import Expert
 from liveedit_core.limits import InputLimits
 from liveedit_core.rejects import Rejected
@@ -37,12 +35,10 @@ from workers.sharding_config import ShardingSection
 class ExpertWriter(nn.Module):
     """All that writes an expert, as one module that can be sharded."""
 
-    def __init__(self, editor: Editor, backbone: HuggingFaceBackbone) -> None:
+    def __init__(self, editor: Editor, backbone: TrainableBackbone) -> None:
         super().__init__()
         self.editor = editor
-        self.vision_tower = backbone.model.model.vision_tower
-        self.projector = backbone.model.model.multi_modal_projector
-        self.prefix = backbone.prefix
+        self.prefix = nn.ModuleList(backbone.drop_suffix())
         self.generator = editor.generator
 
     def forward(self, requests: Sequence[EditRequest]) -> list[Expert]:
@@ -83,16 +79,8 @@ class GeneratorShard(GeneratorWorker):
         """
         from workers.sharding import join_gang, shard_for_inference
 
-        backbone = self._backbone
-        if not isinstance(backbone, HuggingFaceBackbone):
-            raise ConfigError(
-                f"generator.shards: a {type(backbone).__name__} cannot be shared by several "
-                "actors; use generator.gangs for more copies"
-            )
+        backbone = as_trainable(self._backbone)
         join_gang(self._rank, rendezvous, self._sharding)
-        drop_suffix(backbone)
-        # A picture that one shard remembers and another does not would part their ways.
-        backbone.pictures = PictureMemory(0)
         self._writer = ExpertWriter(self._editor, backbone)
         self._most_at_once = backbone.batch_size
         self._engine = shard_for_inference(self._writer, self._sharding)
@@ -109,7 +97,7 @@ class GeneratorShard(GeneratorWorker):
         refusal = super()._refusal_before(item)
         if refusal is None:
             try:
-                self._backbone.tokenize(edit_input(item.request))  # type: ignore[attr-defined]
+                as_trainable(self._backbone).check_input(edit_input(item.request))
             except LiveEditError as error:
                 refusal = refusal_of(item.request.edit_id, error)
         return refusal

@@ -34,7 +34,7 @@ class ModelNames:
     """"builtin", a folder, or a repository of the hub ("owner/model" or "owner/model@revision")."""
     generator: str = BUILTIN
     options: LoadOptions = field(default_factory=LoadOptions)
-    """Of any backbone but the built-in one."""
+    """Of any backbone; of the built-in one the edit layer alone."""
 
     def load_backbone(self) -> Backbone:
         """Load the frozen model, cut at the layer of the generator unless the options name one.
@@ -43,15 +43,18 @@ class ModelNames:
             ConfigError: The backbone cannot be loaded; the message says why.
             StorageUnavailableError: The hub, or a part of the built-in one, cannot be reached.
         """
+        options = self._options_of_generator()
         if self.backbone != BUILTIN:
             from liveedit_core.backbones.loading import load_backbone
 
-            return load_backbone(self.backbone, self._options_of_generator())
+            return load_backbone(self.backbone, options)
         from liveedit_core.builtin.backbone import builtin_checkpoint, load_builtin_backbone
 
         with one_process_at_a_time():
             builtin_checkpoint()
-        return load_builtin_backbone()
+        if options.edit_layer < 0:
+            return load_builtin_backbone()
+        return load_builtin_backbone(edit_layer=options.edit_layer)
 
     def _options_of_generator(self) -> LoadOptions:
         if self.options.edit_layer >= 0 or self.generator == BUILTIN:

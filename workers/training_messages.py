@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.protocol import TrainableBackbone, as_trainable
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.training_data import TrainingData
 from liveedit_core.training_recipe import Phase
@@ -61,7 +61,7 @@ class StepFigures:
 class TrainingSource(Protocol):
     """Where a worker gets what it reads; picklable when the worker is in another process."""
 
-    def load_backbone(self) -> HuggingFaceBackbone:
+    def load_backbone(self) -> TrainableBackbone:
         """The frozen model."""
 
     def load_data(self) -> TrainingData:
@@ -72,10 +72,10 @@ class TrainingSource(Protocol):
 class LoadedSource:
     """Models and data of this process."""
 
-    backbone: HuggingFaceBackbone
+    backbone: TrainableBackbone
     data: TrainingData
 
-    def load_backbone(self) -> HuggingFaceBackbone:
+    def load_backbone(self) -> TrainableBackbone:
         """The frozen model."""
         return self.backbone
 
@@ -92,11 +92,9 @@ class SentSource:
     models: ModelSource
     data: TrainingData
 
-    def load_backbone(self) -> HuggingFaceBackbone:
+    def load_backbone(self) -> TrainableBackbone:
         """The frozen model."""
-        backbone = self.models.load_backbone()
-        assert isinstance(backbone, HuggingFaceBackbone)
-        return backbone
+        return as_trainable(self.models.load_backbone())
 
     def load_data(self) -> TrainingData:
         """Encoded cases and pairs."""

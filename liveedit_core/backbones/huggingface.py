@@ -24,7 +24,7 @@ from liveedit_core.backbones.generation import PromptBatch
 from liveedit_core.backbones.picture_memory import PictureFeatures, PictureMemory
 from liveedit_core.backbones.protocol import BackboneInput, Residual, RouteOnce
 from liveedit_core.backbones.pyramid import PyramidLevel, TowerPyramid
-from liveedit_core.backbones.suffix import target_rows
+from liveedit_core.backbones.suffix import SuffixParts, target_rows, without_embeddings
 from liveedit_core.backbones.views import RowsHook, with_hook
 from liveedit_core.errors import InputError
 from liveedit_core.images import decode_image
@@ -217,6 +217,25 @@ class HuggingFaceBackbone:
         rows_BTD = self.suffix(inputs_embeds=hidden_BTD, use_cache=False).last_hidden_state
         wanted_XD, lengths = target_rows(states, rows_BTD, has_end=has_end)
         return list(self.model.lm_head(wanted_XD).float().split(lengths))
+
+    def suffix_parts(self) -> SuffixParts:
+        """See `protocol.TrainableBackbone`."""
+        trunk = without_embeddings(self.suffix)
+        trunk.layers = nn.ModuleList(list(trunk.layers))
+        return SuffixParts(trunk=trunk, layers="layers", head=self.model.lm_head, positions=None)
+
+    def drop_suffix(self) -> list[nn.Module]:
+        """See `protocol.TrainableBackbone`."""
+        self.decoder.layers = self.prefix.layers
+        self.suffix = nn.Identity()
+        self.model.lm_head = nn.Identity()
+        # A picture that one shard remembers and another does not would part their ways.
+        self.pictures = PictureMemory(0)
+        return [self.model.model.vision_tower, self.model.model.multi_modal_projector, self.prefix]
+
+    def check_input(self, item: BackboneInput) -> None:
+        """See `protocol.TrainableBackbone`."""
+        self.tokenize(item)
 
     def prompt_batches(self, inputs: Sequence[BackboneInput]) -> list[PromptBatch]:
         """See `generation.Generating`."""

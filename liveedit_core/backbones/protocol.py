@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from liveedit_core.backbones.suffix import SuffixParts
+from liveedit_core.errors import ConfigError
 from liveedit_core.states import LayerStates
 
 
@@ -68,3 +70,45 @@ class Backbone(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of some tokens, special ones left out, stripped."""
         ...
+
+
+@runtime_checkable
+class TrainableBackbone(Backbone, Protocol):
+    """A backbone that a generator can be trained for, and whose weights processes can share."""
+
+    tokenizer: Any
+    decoder: Any
+    """Holds `layers`."""
+    batch_size: int
+    end_id: int
+    """Token that must follow an answer."""
+
+    def suffix_parts(self) -> SuffixParts:
+        """What runs after l_e, as views that share the weights (see `suffix.DecoderSuffix`)."""
+        ...
+
+    def drop_suffix(self) -> list[nn.Module]:
+        """Free the layers after l_e; from now on the backbone only encodes.
+
+        Returns:
+            The modules that run up to l_e, for a gang of processes to share out.
+        """
+        ...
+
+    def check_input(self, item: BackboneInput) -> None:
+        """All that `encode` could refuse, before any model runs; raises InputError."""
+        ...
+
+
+def as_trainable(backbone: Backbone) -> TrainableBackbone:
+    """The backbone, if it can be trained for and shared out.
+
+    Raises:
+        ConfigError: it provides too little.
+    """
+    if not isinstance(backbone, TrainableBackbone):
+        raise ConfigError(
+            f"a {type(backbone).__name__} can neither be trained for nor shared by several "
+            "processes: it lacks what `TrainableBackbone` asks of it"
+        )
+    return backbone

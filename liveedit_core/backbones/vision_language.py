@@ -23,7 +23,7 @@ from liveedit_core.backbones.families import PromptFormat, family_of
 from liveedit_core.backbones.generation import PromptBatch, continuations
 from liveedit_core.backbones.prompts import PaddingSide, Prepared, PromptReader, collate
 from liveedit_core.backbones.protocol import BackboneInput, RouteOnce
-from liveedit_core.backbones.suffix import target_rows
+from liveedit_core.backbones.suffix import DecoderSuffix, SuffixParts, own_hooks
 from liveedit_core.backbones.views import (
     NoPositions,
     PassingLayer,
@@ -85,6 +85,8 @@ class VisionLanguageBackbone:
         self.embed = model.get_input_embeddings()
         self.head = model.get_output_embeddings()
         self.end_ids = _end_ids(model, self.tokenizer)
+        end_id = self.tokenizer.eos_token_id
+        self.end_id = int(end_id if end_id is not None else min(self.end_ids, default=0))
         pad_id = self.tokenizer.pad_token_id
         self.pad_id = int(pad_id if pad_id is not None else min(self.end_ids, default=0))
         self.reader = PromptReader(
@@ -96,7 +98,7 @@ class VisionLanguageBackbone:
         )
         self.num_image_tokens = self._count_image_rows()
         self.encoding = json.dumps([vars(self.reader.format), str(model.dtype)])
-        self._resumed = self._resumed_view()
+        self._suffix: nn.Module = DecoderSuffix(self, dtype=self.model.dtype)
 
     def _count_image_rows(self) -> int:
         """Rows of a square picture: those of the sentinel, whatever a picture has."""
@@ -106,18 +108,61 @@ class VisionLanguageBackbone:
         start, stop = self.reader.prepare(item).image
         return stop - start
 
+    def suffix_parts(self) -> SuffixParts:
+        """See `protocol.TrainableBackbone`."""
+        trunk, decoder = self.family.text_trunk, self.decoder_path
+        return SuffixParts(
+            trunk=self._resumed_view().get_submodule(trunk),
+            layers=f"{decoder}.layers".removeprefix(f"{trunk}."),
+            head=self.head,
+            positions=self.family.positions,
+            logit_cap=getattr(self.text_config, "final_logit_softcapping", None),
+        )
+
     def _resumed_view(self) -> Any:
-        """The trunk for embeddings alone, whose layers 0..l_e pass their rows on."""
+        """The model for embeddings alone: layers 0..l_e pass their rows on, and all that comes
+        before them is gone."""
         layers = [
             PassingLayer(layer) if i <= self.edit_layer else layer
             for i, layer in enumerate(self.decoder.layers)
         ]
-        view = with_part(self.model, f"{self.decoder_path}.layers", nn.ModuleList(layers))
+        path = self.decoder_path
+        view = with_part(self.model, f"{path}.layers", nn.ModuleList(layers))
+        view = with_part(view, f"{path}.embed_tokens", nn.Identity())
         if hasattr(self.decoder, "embed_positions"):
-            view = with_part(view, f"{self.decoder_path}.embed_positions", NoPositions())
+            view = with_part(view, f"{path}.embed_positions", NoPositions())
         if getattr(self.decoder, "project_in", None) is not None:
-            view = with_part(view, f"{self.decoder_path}.project_in", nn.Identity())
-        return view.get_submodule(self.family.text_trunk)
+            view = with_part(view, f"{path}.project_in", nn.Identity())
+        part = view
+        for name in path.split("."):
+            part._modules = {n: m if n == name else None for n, m in part._modules.items()}
+            own_hooks(part)
+            part = part._modules[name]
+        own_hooks(part)
+        return view
+
+    def at_layer(self, edit_layer: int) -> "VisionLanguageBackbone":
+        """The same model cut at another layer; weights are shared."""
+        return VisionLanguageBackbone(
+            self.model,
+            self.processor,
+            edit_layer=edit_layer,
+            digest=self.digest,
+            prompt_format=self.reader.format,
+            batch_size=self.batch_size,
+        )
+
+    def drop_suffix(self) -> list[nn.Module]:
+        """See `protocol.TrainableBackbone`."""
+        self.decoder.layers = nn.ModuleList(list(self.decoder.layers)[: self.edit_layer + 1])
+        path = next(name for name, module in self.model.named_modules() if module is self.head)
+        self.model.set_submodule(path, nn.Identity())
+        self.head = self._suffix = nn.Identity()
+        return [self.model]
+
+    def check_input(self, item: BackboneInput) -> None:
+        """See `protocol.TrainableBackbone`."""
+        self.reader.prepare(item)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, without special tokens."""
@@ -198,42 +243,8 @@ class VisionLanguageBackbone:
     ) -> list[Tensor]:
         """Layers l_e + 1 .. and logits at target positions; differentiable in the rows."""
         rows_BTD = hidden_BTD.to(self.device, self.model.dtype)
-        output = self._resumed(
-            inputs_embeds=rows_BTD, use_cache=False, **self._places(states, rows_BTD)
-        )
-        wanted_XD, lengths = target_rows(states, output.last_hidden_state, has_end=has_end)
-        logits_XV = self.head(wanted_XD).float()
-        cap = getattr(self.text_config, "final_logit_softcapping", None)
-        if cap is not None:
-            logits_XV = torch.tanh(logits_XV / cap) * cap
-        return list(logits_XV.split(lengths))
-
-    def _places(self, states: Sequence[LayerStates], rows_BTD: Tensor) -> dict[str, Tensor]:
-        """Mask and positions of padded rows, as the family derives them from tokens."""
-        mask_BT = torch.zeros(rows_BTD.shape[:2], dtype=torch.int64, device=rows_BTD.device)
-        kinds_BT = torch.zeros_like(mask_BT)
-        for row, state in enumerate(states):
-            mask_BT[row, : state.num_tokens] = 1
-            if self.family.positions == "prefix":
-                kinds_BT[row, state.target_span[0] :] = 1
-            elif state.has_image:
-                kinds_BT[row, slice(*state.image_span)] = 1
-        if self.family.positions == "prefix":
-            return {"attention_mask": mask_BT, "token_type_ids": kinds_BT}
-        if self.family.positions == "plain":
-            return {"attention_mask": mask_BT}
-        grids = [state.grid for state in states if state.has_image]
-        if None in grids:
-            raise IntegrityError(
-                "states without the grid of their picture: positions cannot be known"
-            )
-        positions, _ = self._resumed.get_rope_index(
-            mask_BT,
-            mm_token_type_ids=kinds_BT,
-            image_grid_thw=torch.tensor(grids, device=mask_BT.device) if grids else None,
-            attention_mask=mask_BT,
-        )
-        return {"attention_mask": mask_BT, "position_ids": positions}
+        logits: list[Tensor] = self._suffix(states, rows_BTD, has_end=has_end)
+        return [logits_OV.to(hidden_BTD.device) for logits_OV in logits]
 
     def prompt_batches(self, inputs: Sequence[BackboneInput]) -> list[PromptBatch]:
         """See `generation.Generating`."""

@@ -5,10 +5,12 @@ can be told without them; they run our jobs, agree with one another and give not
 import configparser
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from pipelines import lifelong_edit
+from pipelines.follow_config import FollowSection
 from tests.architecture.project import ROOT
 
 DEPLOY = ROOT / "infra" / "deploy"
@@ -41,6 +45,18 @@ def nightly() -> Document:
 
 def nightly_pod() -> Document:
     pod: Document = nightly()["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    return pod
+
+
+def follower() -> Document:
+    (deployment,) = (
+        item for item in documents("follow-deployment") if item["kind"] == "Deployment"
+    )
+    return deployment
+
+
+def follower_pod() -> Document:
+    pod: Document = follower()["spec"]["template"]["spec"]
     return pod
 
 
@@ -85,18 +101,21 @@ def commands() -> Iterator[str]:
     for name in ("ray-job", "ray-cronjob"):
         spec = documents(name)[0]["spec"]
         yield spec.get("jobTemplate", spec)["entrypoint"].removeprefix("python ")
-    yield unit("service")["Service"]["ExecStart"].split("python ", 1)[1]
+    yield " ".join(follower_pod()["containers"][0]["args"])
+    for service in ("liveedit-nightly.service", "liveedit-follow.service"):
+        yield unit(service)["Service"]["ExecStart"].split("python ", 1)[1]
 
 
-def unit(suffix: str) -> configparser.ConfigParser:
+def unit(name: str) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
     parser.optionxform = str  # type: ignore[assignment]
-    parser.read_string((DEPLOY / f"liveedit-nightly.{suffix}").read_text(encoding="utf-8"))
+    parser.read_string((DEPLOY / name).read_text(encoding="utf-8"))
     return parser
 
 
-def test_kubernetes_accepts_the_default() -> None:
-    for document in documents("nightly-cronjob"):
+@pytest.mark.parametrize("name", ["nightly-cronjob", "follow-deployment"])
+def test_kubernetes_accepts_its_files(name: str) -> None:
+    for document in documents(name):
         check_kubernetes(document)
 
 
@@ -105,6 +124,35 @@ def test_kuberay_accepts_its_files(name: str, kind: str) -> None:
     (document,) = documents(name)
     assert document["kind"] == kind
     check_kuberay(document)
+
+
+def test_the_schema_lists_what_the_files_use_and_no_more() -> None:
+    """So every field of it is one that somebody had a reason to compare with KubeRay's own."""
+    used: set[tuple[str, str]] = set()
+
+    def walk(node: Any, schema: Document, place: str) -> None:
+        if "$ref" in schema:
+            place = schema["$ref"].rpartition("/")[2]
+            schema = KUBERAY["$defs"][place]
+        if isinstance(node, list):
+            for item in node:
+                walk(item, schema["items"], place)
+        elif isinstance(node, dict) and "properties" in schema:
+            assert schema["additionalProperties"] is False, place
+            for name, child in node.items():
+                used.add((place, name))
+                walk(child, schema["properties"][name], f"{place}.{name}")
+
+    def listed(schema: Document, place: str) -> Iterator[tuple[str, str]]:
+        for name, child in schema.get("properties", {}).items():
+            yield place, name
+            yield from listed(child, f"{place}.{name}")
+
+    for name, kind in KUBERAY_FILES.items():
+        walk(documents(name)[0], {"$ref": f"#/$defs/{kind}"}, kind)
+    assert {
+        item for place, part in KUBERAY["$defs"].items() for item in listed(part, place)
+    } == used
 
 
 def _misspell(path: str, wrong: str) -> Callable[[Document], None]:
@@ -125,6 +173,14 @@ def _misspell(path: str, wrong: str) -> Callable[[Document], None]:
         _misspell("spec.jobTemplate.entrypoint", "entryPoint"),
         _misspell("spec.jobTemplate.rayClusterSpec.headGroupSpec", "headGroup"),
         _misspell("spec.jobTemplate.rayClusterSpec.workerGroupSpecs.0.maxReplicas", "maximum"),
+        _misspell("metadata.name", "nam"),
+        _misspell("spec.jobTemplate.ttlSecondsAfterFinished", "ttlSecondsAfterFinish"),
+        _misspell("spec.jobTemplate.rayClusterSpec.authOptions.mode", "modus"),
+        _misspell("spec.jobTemplate.rayClusterSpec.autoscalerOptions.idleTimeoutSeconds", "idle"),
+        _misspell("spec.jobTemplate.rayClusterSpec.workerGroupSpecs.0.groupName", "name"),
+        _misspell(
+            "spec.jobTemplate.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus", "num-cpu"
+        ),
         _misspell(
             "spec.jobTemplate.rayClusterSpec.headGroupSpec.template.spec.containers.0.image", "img"
         ),
@@ -150,7 +206,7 @@ def test_a_regression_is_not_tried_again_and_a_drained_node_is_no_failure() -> N
     assert ignore == {"action": "Ignore", "onPodConditions": [drained]}
     assert pod["restartPolicy"] == "Never"  # the policy is refused with any other
     assert job["backoffLimit"] > 0
-    service = unit("service")["Service"]
+    service = unit("liveedit-nightly.service")["Service"]
     assert "3" in service["RestartPreventExitStatus"].split()
     assert service["Restart"] == "on-failure"
     for name in ("ray-job", "ray-cronjob"):  # there the exit code cannot be told
@@ -178,6 +234,44 @@ def test_nights_do_not_overlap_and_records_outlive_the_pod() -> None:
     assert int(budget[1]) < int(size[1]) * 2**30 / 2  # room for runs and for what waits
 
 
+def test_one_driver_follows_the_inbox_and_has_time_to_drain() -> None:
+    spec = follower()["spec"]
+    assert spec["replicas"] == 1
+    assert spec["strategy"] == {"type": "Recreate"}  # never two pods, not even during an update
+    assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+    drain_s = FollowSection().drain_s
+    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] >= drain_s + 120
+    service = unit("liveedit-follow.service")["Service"]
+    assert service["TimeoutStopSec"] == "5min"
+    assert service["KillMode"] == "mixed"  # workers must outlive the signal
+    assert service["Restart"] == "on-failure"
+    assert service["RestartPreventExitStatus"] == "2"
+
+
+def test_a_follower_that_hangs_is_seen_by_the_file_that_it_writes(tmp_path: Path) -> None:
+    (container,) = follower_pod()["containers"]
+    options = lifelong_edit.parse_arguments(container["args"][1:])
+    status_file = lifelong_edit.resolve_config(options).run_folder / "follow.json"
+    for name in ("startupProbe", "livenessProbe"):
+        command = container[name]["exec"]["command"]
+        assert str(status_file) in command[-1]
+        here = [part.replace(str(status_file), str(tmp_path / "follow.json")) for part in command]
+
+        def is_fresh(probe: list[str] = here) -> bool:
+            return subprocess.run(probe, capture_output=True).returncode == 0
+
+        (tmp_path / "follow.json").unlink(missing_ok=True)
+        assert not is_fresh()
+        (tmp_path / "follow.json").write_text("{}")
+        assert is_fresh()
+        long_ago = time.time() - 3600
+        os.utime(tmp_path / "follow.json", (long_ago, long_ago))
+        assert not is_fresh()
+    (claim,) = (item for item in documents("follow-deployment") if item["kind"].endswith("Claim"))
+    volumes = [item.get("persistentVolumeClaim") for item in follower_pod()["volumes"]]
+    assert {"claimName": claim["metadata"]["name"]} in volumes
+
+
 def test_the_commands_are_ones_that_our_jobs_take() -> None:
     for line in commands():
         script, *settings = line.split()
@@ -203,6 +297,7 @@ def test_one_cluster_is_described_everywhere_with_the_locked_ray() -> None:
 def test_every_pod_is_a_plain_user_without_privileges() -> None:
     templates = [item for name in KUBERAY_FILES for item in pod_templates(documents(name))]
     templates += list(pod_templates(nightly()["spec"]["jobTemplate"]["spec"]))
+    templates += list(pod_templates(follower()["spec"]))
     for template in templates:
         pod = template["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -256,15 +351,16 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("no systemd-analyze on this machine: the units were only read")
-    for suffix in ("service", "timer"):
-        text = (DEPLOY / f"liveedit-nightly.{suffix}").read_text(encoding="utf-8")
+    for path in DEPLOY.glob("liveedit-*"):
+        text = path.read_text(encoding="utf-8")
         text = text.replace("/opt/liveedit/.venv/bin/python", "/bin/true")  # installed there only
-        (tmp_path / f"liveedit-nightly.{suffix}").write_text(text)
+        (tmp_path / path.name).write_text(text)
+    assert len(list(tmp_path.iterdir())) == 3
     units = [str(path) for path in sorted(tmp_path.iterdir())]
     run = subprocess.run([analyze, "verify", "--man=no", *units], capture_output=True, text=True)
-    complaints = [line for line in run.stderr.splitlines() if "liveedit-nightly" in line]
+    complaints = [line for line in run.stderr.splitlines() if "liveedit-" in line]
     assert complaints == []
-    calendar = unit("timer")["Timer"]["OnCalendar"]
+    calendar = unit("liveedit-nightly.timer")["Timer"]["OnCalendar"]
     parsed = subprocess.run([analyze, "calendar", calendar], capture_output=True, text=True)
     assert parsed.returncode == 0, parsed.stderr
 

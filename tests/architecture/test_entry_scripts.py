@@ -42,8 +42,11 @@ sys.exit(status)
 """
 
 SCRIPTS = entry_scripts()
-WITHOUT_RECIPE = {"command_line", "convert_checkpoint"}
+WITHOUT_RECIPE = {"command_line", "convert_benchmark", "convert_checkpoint"}
 """Commands that look after a store or turn one file into another; all others are jobs."""
+
+WITHOUT_STORE = WITHOUT_RECIPE | {"compare_editors"}
+"""What keeps nothing: the comparison holds its editors in memory. (`liveedit` has --store too.)"""
 
 
 def test_the_main_job_is_an_entry_script() -> None:
@@ -62,6 +65,21 @@ def test_help_needs_no_heavy_library(script: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert ("--recipe" in run.stdout) != (script.stem in WITHOUT_RECIPE)
     assert run.stderr.splitlines()[-1].strip() == "loaded:", run.stderr
+
+
+@pytest.mark.parametrize(
+    "script", [s for s in SCRIPTS if s.stem not in WITHOUT_STORE], ids=lambda script: script.stem
+)
+def test_every_job_runs_on_a_store_in_object_storage(script: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, str(ROOT / script), "--store", "s3://bucket/prefix", "--dry-run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert run.returncode == 0, run.stderr
+    assert 'store = "s3://bucket/prefix"' in run.stdout.splitlines()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

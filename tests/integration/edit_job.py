@@ -62,11 +62,13 @@ class Run:
             start_new_session=True,
         )
 
-    def do(self, *arguments: str, job: str = "lifelong_edit") -> tuple[int, str]:
+    def do(
+        self, *arguments: str, job: str = "lifelong_edit", timeout_s: float = 300.0
+    ) -> tuple[int, str]:
         """Run a job to its end; returns exit code and output."""
         process = self.start(*arguments, job=job)
         try:
-            output, _ = process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=timeout_s)
         finally:
             end_group(process)
         return process.returncode, output

@@ -14,24 +14,32 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.generator import load_generator, save_generator
+from liveedit_core.schema import PAPER_METRICS, ProbeKind
 from pipelines.promoted_editor import open_editor
 from tests.integration.edit_job import Run, end_group, needs_builtin_models, wait_for_line
 
-pytestmark = [needs_builtin_models, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [needs_builtin_models, pytest.mark.long, pytest.mark.timeout(2400)]
 
-NUM_EDITS = 10
+NUM_EDITS = 100
+"""Of the champion; as many more follow, and all are written by the corrupted generator."""
+NUM_EXAMINED = 40
+"""Cases of the night."""
 COMMON = ("ray.object_store_memory_bytes=100000000",)
 EDIT = (
     *COMMON,
     'evaluation.protocols=["teacher_forced"]',
     "evaluation.at=[1000]",
     "evaluation.max_cases=1",
-    "generator.batch_size=5",
-    "bank.window_edits=10",
+    "generator.batch_size=10",
+    "bank.window_edits=50",
 )
-NIGHT = (*COMMON, 'evaluation.protocols=["teacher_forced"]', f"cases.limit={NUM_EDITS}")
-STRICT = "gates.min_samples=10"
-LAX = (STRICT, *(f"tolerances.{name}=1.0" for name in ("reliability", "text_generality")))
+NIGHT = (*COMMON, 'evaluation.protocols=["teacher_forced"]', f"cases.limit={NUM_EXAMINED}")
+STRICT = f"gates.min_samples={NUM_EXAMINED}"
+LAX = (
+    STRICT,
+    *(f"tolerances.{kind}=1.0" for kind in ProbeKind),
+    *(f"thresholds.{kind}=0.0" for kind in PAPER_METRICS),
+)
 """Lets anything through, as someone might who is in a hurry."""
 
 
@@ -50,7 +58,7 @@ def champion_answers(uri: str) -> list[tuple[str, tuple[float, ...]]]:
     """Answers and routing weights of the champion."""
     questions = [
         BackboneInput(prompt=case.edit.prompt, image_bytes=case.edit.image_bytes)
-        for case in load_builtin_cases("evaluation")[: NUM_EDITS // 2]
+        for case in load_builtin_cases("evaluation")[:5]
     ]
     answers = open_editor(tracking_uri=uri).answer(questions)
     return [(item.text, item.routing.weights if item.routing else ()) for item in answers]
@@ -59,12 +67,20 @@ def champion_answers(uri: str) -> list[tuple[str, tuple[float, ...]]]:
 def test_the_whole_drill(tmp_path: Path) -> None:
     run = Run(tmp_path)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    gates = tmp_path / "gates.toml"
-    gates.write_text('job = "promotion"\n[gates]\nmin_samples = 10\n')
+    gates, examination = tmp_path / "gates.toml", tmp_path / "examination.toml"
+    gates.write_text(f'job = "promotion"\n[gates]\nmin_samples = {NUM_EXAMINED}\n')
+    examination.write_text(
+        'job = "nightly_evaluation"\n[evaluation]\nprotocols = ["teacher_forced"]\n'
+    )
 
     # Teach, and promote at the end: the option does what the two commands do.
     code, output = run.do(
-        *EDIT, f"requests.limit={NUM_EDITS}", "--promote", f"promotion.recipe={gates}"
+        *EDIT,
+        f"requests.limit={NUM_EDITS}",
+        "--promote",
+        f"promotion.recipe={gates}",
+        f"promotion.nightly_recipe={examination}",
+        timeout_s=900.0,
     )
     assert code == 0, output
     assert "promotion: version 1 is the champion now, before: none; audit record 1" in output
@@ -80,6 +96,7 @@ def test_the_whole_drill(tmp_path: Path) -> None:
         f"--store={tmp_path / 'quickstart' / 'store'}",
         "bank.name=second",
         f"generator.checkpoint={damaged}",
+        timeout_s=900.0,
     )
     assert code == 0, output
 
@@ -94,7 +111,7 @@ def test_the_whole_drill(tmp_path: Path) -> None:
     num_newest = len(ResultsTable(operations, "nightly-2026-11-25-v2").read())
     code, output = run.do(*night, job="nightly_evaluation")
     assert code == 3, output
-    assert "REGRESSION   reliability.teacher_forced: 1.000 -> " in output
+    assert "REGRESSION   reliability.teacher_forced: " in output
     assert len(ResultsTable(operations, "nightly-2026-11-25-v2").read()) == num_newest > 0
     assert (tmp_path / "nightly" / "2026-11-25" / "comparison.html").exists()
     code, output = run.do(*night, job="nightly_evaluation")
@@ -104,10 +121,8 @@ def test_the_whole_drill(tmp_path: Path) -> None:
     code, output = run.do(STRICT, job="promotion")
     assert code == 2, output
     assert "refused: thresholds: reliability is 0." in output
-    assert "refused: no_regression: reliability.teacher_forced: 1.000 -> " in output
-    everything = [f"thresholds.{name}=0.0" for name in ("reliability", "text_generality")]
-    everything += ["thresholds.modal_generality=0.0", "tolerances.modal_generality=1.0"]
-    code, output = run.do(*LAX, *everything, "--why=a mistake", job="promotion")
+    assert "refused: no_regression: reliability.teacher_forced: " in output
+    code, output = run.do(*LAX, "--why=a mistake", job="promotion")
     assert code == 0, output
     code, output = run.do("--rollback", "--why=wrong answers", job="promotion")
     assert (code, output) == (

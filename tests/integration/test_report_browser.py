@@ -7,15 +7,20 @@ import pytest
 
 from infra.comparison_report import write_comparison_report
 from infra.evaluation_report import write_evaluation_report
+from infra.report import write_report
 from tests.browser import NAMES, Browser, find_browser
-from tests.report_examples import comparison_example, evaluation_example
+from tests.report_examples import comparison_example, evaluation_example, run_example
 
+NUM_PLOTS = {"run": 10, "evaluation": 5, "comparison": 0}
+"""Of the run: five over its evaluations and five of its lifelong curve."""
 PAGES: dict[str, Callable[[Path], None]] = {
+    "run": lambda path: write_report(path, run_example()),
     "evaluation": lambda path: write_evaluation_report(path, evaluation_example()),
     "comparison": lambda path: write_comparison_report(path, comparison_example()),
 }
 NUM_PICTURES = {
     # Pictures of probes, and two experts on each card that shows some.
+    "run": 9 + 2 * 5,
     "evaluation": 9 + 2 * 5,
     # A picture on each of five cards; three lost with two experts, two gained with one.
     "comparison": 5 + 3 * 2 + 2,
@@ -51,7 +56,7 @@ def test_a_page_shows_everything_and_asks_nobody(
     # Wide tables scroll in a frame of their own; the page as a whole never does.
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     drawn = browser.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.clientWidth)")
-    assert (len(drawn) > 0) == (name == "evaluation")
+    assert len(drawn) == NUM_PLOTS[name]
     assert all(value > 250 for value in drawn)
 
 

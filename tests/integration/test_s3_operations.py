@@ -1,8 +1,11 @@
-"""Leases, audit log and shard digests on a real S3 server."""
+"""Nights, promotions, comparisons, leases and shard digests on a real S3 server."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from infra.audit_log import AuditLog
 from infra.bank_manifest import BankManifest, content_problems
@@ -10,8 +13,14 @@ from infra.bank_schema import BankIdentity, ExpertRow
 from infra.expert_bank import ExpertBank
 from infra.lease import Lease
 from infra.object_store import ObjectStore
+from pipelines.nightly_evaluation import say_outcome
+from pipelines.promotion_view import say_decision
+from tests.unit.conftest import empty_database  # noqa: F401
 from tests.unit.infra.conftest import identity, make_row  # noqa: F401
 from tests.unit.infra.test_audit_log import FIRST
+from tests.unit.pipelines import test_version_comparison as comparison
+from tests.unit.pipelines.conftest import run_root  # noqa: F401
+from tests.unit.tiny_operations import Operations, some_cases
 
 
 def test_of_many_claims_one_wins(s3_root: str) -> None:
@@ -53,3 +62,35 @@ def test_an_altered_and_a_missing_shard_are_named(
         f"{first} is altered, its sha256 is another",
         f"{second} is missing",
     ]
+
+
+def test_a_night_a_promotion_and_a_rollback_need_no_disk_but_the_run_root(
+    s3_root: str,
+    run_root: Path,  # noqa: F811
+) -> None:
+    operations = Operations(run_root, store_uri=s3_root)
+    cases = some_cases(1, 8)
+    versions = []
+    for number, part in enumerate((cases[:6], cases[6:]), start=1):
+        versions.append(operations.teach(part))
+        label = f"2026-11-2{number}"
+        night = operations.night(label, cases)
+        assert say_outcome(night, label, operations.root) == 0
+        assert say_decision(operations.promoter().promote()) == 0
+        assert operations.alias("champion") == versions[-1].version
+    assert say_decision(operations.promoter().roll_back()) == 0
+    assert operations.alias("champion") == versions[0].version
+    log = AuditLog(ObjectStore(s3_root), "liveedit-bank").records()
+    assert [item.action for item in log] == ["promotion", "promotion", "rollback"]
+    assert not (run_root / "operations").exists()
+
+
+def test_versions_are_compared_by_results_on_s3(
+    s3_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = comparison.filled(ObjectStore(s3_root))
+    older, newer = comparison.versions(store)
+    comparison.put(store, "run", older, 6, 1.0)
+    comparison.put(store, "run", newer, comparison.NUM_CASES, 0.0)
+    assert comparison.compare(store, tmp_path / "page.html", "--old", str(older)) == 3
+    assert "WORSE   reliability.teacher_forced: 1.000 -> 0.000" in capsys.readouterr().out

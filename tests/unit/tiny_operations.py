@@ -87,6 +87,8 @@ class Operations:
 
     root: Path
     generator: LiveEditGenerator = field(default_factory=weak_generator)
+    store_uri: str = ""
+    """Of the bank, and of evaluations, audit log and leases; empty: two folders of the root."""
     epoch: int = 0
     num_taught: int = 0
 
@@ -96,7 +98,7 @@ class Operations:
         self.tracker = Tracker(self.root, experiment="tests", run_name="edits")
         self.registry = ModelRegistry(self.tracker)
         self.registry.register_generator(self.folder, digest=self.generator.digest)
-        self.store = ObjectStore(self.root / "banks_store")
+        self.store = ObjectStore(self.store_uri or self.root / "banks_store")
         self.bank = ExpertBank.open_or_create(self.store, "main", self.identity)
         self.epoch = self.bank.acquire_writer()
 
@@ -116,9 +118,14 @@ class Operations:
         )
 
     @property
+    def settings(self) -> list[str]:
+        """Of both jobs: where things are."""
+        return [f"run_root={self.root}", f"store={self.store_uri}"]
+
+    @property
     def operations_store(self) -> ObjectStore:
         """Of evaluations, audit log and leases."""
-        return ObjectStore(self.root / "operations")
+        return ObjectStore(self.store_uri or self.root / "operations")
 
     @property
     def versions(self) -> ModelVersions:
@@ -153,9 +160,7 @@ class Operations:
         return self.make_night(label, *overrides).examine(lambda: cases)
 
     def make_night(self, label: str, *overrides: str) -> Night:
-        recipe = load_recipe(
-            NightlyRecipe, None, [f"run_root={self.root}", *NIGHT_OVERRIDES, *overrides]
-        )
+        recipe = load_recipe(NightlyRecipe, None, [*self.settings, *NIGHT_OVERRIDES, *overrides])
         return Night(
             recipe=recipe,
             label=label,
@@ -166,9 +171,7 @@ class Operations:
 
     def promoter(self, *overrides: str, who: str = "anna", why: str = "") -> Promoter:
         """Who promotes."""
-        recipe = load_recipe(
-            PromotionRecipe, None, [f"run_root={self.root}", *GATE_OVERRIDES, *overrides]
-        )
+        recipe = load_recipe(PromotionRecipe, None, [*self.settings, *GATE_OVERRIDES, *overrides])
         return Promoter(recipe=recipe, versions=self.versions, who=who, why=why)
 
     def alias(self, name: str) -> int:

@@ -18,6 +18,7 @@ from infra.report import (
     thumbnail_uri,
     write_report,
 )
+from infra.report_curve import draw_curve_plots
 from infra.report_data import (
     EditView,
     Example,
@@ -27,10 +28,11 @@ from infra.report_data import (
     SimilarPair,
     StageTime,
 )
-from infra.report_metrics import metric_plots, metric_tables
+from infra.report_metrics import draw_metric_plots, metric_plots, metric_tables
 from liveedit_core.rejects import Rejected
 from liveedit_core.schema import PAPER_METRICS
 from tests.html_page import HtmlPage
+from tests.report_examples import run_example
 
 HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x.png" onerror=alert(2)>'
 
@@ -159,6 +161,36 @@ def test_protocols_never_share_a_table_or_a_plot(data: ReportData) -> None:
         assert {cell.protocol for cell in cells} == {table.protocol}
     for plot in metric_plots(data.metrics, seed=0):
         assert ("teacher-forced" in plot.title) != ("free generation" in plot.title)
+
+
+def test_a_lifelong_curve_has_its_table_and_figures_beside_those_of_the_run() -> None:
+    html = render_report(run_example())
+    section = html[html.index('<section id="curve">') : html.index('<section id="examples">')]
+    text = " ".join(HtmlPage(section).text.split())
+    forced, free = text[text.index("teacher-forced") :].split("free generation", 1)
+    for part, num_cases in ((forced, "1,000"), (free, "100")):
+        assert "edits 1 10 100 1,000 groups 1,000 100 10 1 cases asked" in part
+        assert f"cases asked {' '.join([num_cases] * 4)} reliability" in part
+        assert "reliability 99.0 % 95.0 to 100.0" in part
+        for kind in PAPER_METRICS:
+            assert kind.replace("_", " ") in part
+    assert section.count("<svg") == 5
+    assert "Lifelong curve: what was taught, free generation" in section
+    ids = [value for name, value in HtmlPage(html).attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_run_without_a_curve_does_not_speak_of_one(data: ReportData) -> None:
+    assert 'id="curve"' not in render_report(data)
+    assert 'href="#curve"' not in render_report(data)
+
+
+def test_figures_of_the_curve_never_replace_those_of_the_run(tmp_path: Path) -> None:
+    data = run_example()
+    drawn = draw_metric_plots(tmp_path, data.metrics) + draw_curve_plots(tmp_path, data.curve)
+    assert len({path.name for path in drawn}) == len(drawn) == 10
+    assert all(path.stat().st_size > 5_000 for path in drawn)
+    assert tmp_path / "lifelong-curve-what-was-taught-teacher-forced.png" in drawn
 
 
 def test_tables_mark_gaps_and_what_is_fixed_by_construction() -> None:

@@ -183,3 +183,16 @@ def test_a_curve_counts_every_case_at_each_number_of_edits(bench: Bench) -> None
             expected += scorer.score(prepared, whole.take(part))
         assert without_weights(point.results) == without_weights(expected)
     assert all(len(result.kept) <= 1 for result in curve[0].results)
+
+
+def test_a_curve_of_some_cases_says_how_many_edits_its_groups_really_hold(bench: Bench) -> None:
+    curve = lifelong_curves(
+        results=ResultsTable(bench.store, "curve of some"),
+        bank=bench.bank,
+        version=bench.bank.version,
+        cases=CASES,
+        settings=EvaluationSettings(protocols=(TEACHER_FORCED,), max_cases=4),
+        pool=inline(),
+        sizes=(1, 10, 1000),
+    )
+    assert [(point.num_edits, point.num_cases) for point in curve] == [(1, 4), (4, 4)]

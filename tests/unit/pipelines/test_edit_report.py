@@ -53,6 +53,22 @@ def test_all_of_a_run_is_in_the_report(driver: Driver) -> None:
     assert all(kept.edit.image_bytes for kept in own)
 
 
+def test_a_lifelong_curve_is_in_the_report_with_its_groups(driver: Driver) -> None:
+    items = [case(number) for number in range(10)]
+    _, data = data_of(driver, driver.run(items, "evaluation.curve_at=[1, 4, 1000]"))
+    assert [(point.num_edits, point.num_groups) for point in data.curve] == [
+        (1, 10),
+        (4, 3),
+        (10, 1),
+    ]
+    for point in data.curve:
+        reliability = next(row for row in point.metrics if row.kind == "reliability")
+        assert (reliability.num_cases, reliability.num_edits) == (10, point.num_edits)
+        assert reliability.low is not None
+    html = render_report(data)
+    assert "Lifelong curve: what was taught, teacher-forced" in html
+
+
 def test_a_replaced_answer_is_a_conflict(driver: Driver) -> None:
     _, data = data_of(driver, driver.run(input_items()))
     conflict = data.similar_pairs[0]

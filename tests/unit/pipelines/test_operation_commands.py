@@ -77,6 +77,10 @@ def test_promotion_at_the_end_examines_the_cases_of_the_run(tmp_path: Path) -> N
     decide = edit_promotion.promotion_recipe(config)
     assert decide.store_uri == recipe.store_uri == (tmp_path / "operations").as_uri()
     assert decide.thresholds.reliability == 0.9
+    elsewhere = ["--promote", "--store", "s3://bucket/prefix"]
+    away = lifelong_edit.resolve_config(lifelong_edit.parse_arguments(elsewhere))
+    for job in (edit_promotion.nightly_recipe(away), edit_promotion.promotion_recipe(away)):
+        assert job.store_uri == "s3://bucket/prefix"
     plain = lifelong_edit.parse_arguments(["--requests", "facts.jsonl", "--promote"])
     fixed = edit_promotion.nightly_recipe(lifelong_edit.resolve_config(plain))
     assert (fixed.cases.path, fixed.cases.limit) == ("", 200)

@@ -20,8 +20,11 @@ from pipelines.promotion_view import say_decision
 from tests.tiny_backbone import picture, tiny_backbone
 from tests.unit.tiny_operations import Operations, scaled, some_cases
 
-NUM_EDITS = 12
+NUM_EDITS = 100
+"""Of the first version; as many are added by the corrupted generator."""
 CASES = some_cases(1, NUM_EDITS)
+EXAMINED = CASES[:40]
+"""What a night asks: the scoring of all would be most of this test's time."""
 
 
 def answers(editor: Editor) -> tuple[list[str], list[Any]]:
@@ -48,7 +51,7 @@ def test_a_corrupted_generator_is_noticed_refused_and_undone(
 ) -> None:
     uri = operations.versions.tracking_uri
     good = operations.teach(CASES)
-    fine = operations.night("2026-11-24", CASES)
+    fine = operations.night("2026-11-24", EXAMINED)
     assert say_outcome(fine, "2026-11-24", operations.root) == 0
     assert say_decision(operations.promoter(why="the first").promote()) == 0
     champion = answers(open_editor(backbone=tiny_backbone(), tracking_uri=uri))
@@ -56,8 +59,10 @@ def test_a_corrupted_generator_is_noticed_refused_and_undone(
 
     corrupted = scaled(load_generator(operations.folder), 400.0)
     corrupted.digest = operations.generator.digest  # damaged in memory: no digest tells
+    assert operations.bank.num_edits() == NUM_EDITS
     bad = operations.teach(some_cases(NUM_EDITS + 1, 2 * NUM_EDITS), corrupted)
-    night = operations.night("2026-11-25", CASES)
+    assert operations.bank.num_edits() == 2 * NUM_EDITS
+    night = operations.night("2026-11-25", EXAMINED)
     capsys.readouterr()
     assert say_outcome(night, "2026-11-25", operations.root) == 3
     assert "REGRESSION   modal_locality.teacher_forced: 1.000 ->" in capsys.readouterr().err

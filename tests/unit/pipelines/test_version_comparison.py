@@ -28,8 +28,12 @@ def edit(number: int) -> EditRequest:
 
 @pytest.fixture
 def store(tmp_path: Path) -> ObjectStore:
-    """A bank whose version holds all edits, and their requests."""
-    store = ObjectStore(tmp_path / "store")
+    """A store on disk."""
+    return filled(ObjectStore(tmp_path / "store"))
+
+
+def filled(store: ObjectStore) -> ObjectStore:
+    """With a bank whose version holds all edits, and their requests."""
     RequestLog(store).append([edit(i) for i in range(NUM_CASES)])
     identity = BankIdentity(
         backbone_digest="b",

@@ -1,0 +1,1 @@
+"""The published benchmarks E-VQA, E-IC and VLKEB, from their JSON files and pictures."""

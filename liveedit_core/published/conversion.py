@@ -1,0 +1,60 @@
+"""A published benchmark as our cases JSONL, which `liveedit_core.datasets.load_cases` reads."""
+
+import json
+import os.path
+from pathlib import Path
+from typing import Any
+
+from liveedit_core.errors import InputError
+from liveedit_core.published.benchmark import PublishedBenchmark
+from liveedit_core.published.questions import Question, questions_of, thing_of
+from liveedit_core.published.records import PublishedRecord
+from liveedit_core.schema import ProbeKind
+
+
+def write_cases(benchmark: PublishedBenchmark, output: Path) -> int:
+    """Write one line a case; pictures stay where they are and are named relative to the file.
+
+    Args:
+        benchmark: Checked; its pictures are not read again.
+        output: The file; a former one is replaced once the new one is whole.
+
+    Returns:
+        How many cases were written.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # Both ends resolved: `..` does not lead back through a link.
+        images = os.path.relpath(benchmark.folder.root.resolve(), output.parent.resolve())
+        with partial.open("w", encoding="utf-8") as file:
+            for record in benchmark.records:
+                line = _case(record, benchmark, images)
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        partial.replace(output)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error}") from error
+    return len(benchmark)
+
+
+def _case(record: PublishedRecord, benchmark: PublishedBenchmark, images: str) -> dict[str, Any]:
+    own, *others = questions_of(record, benchmark.layout)
+    return {
+        "edit": _line(own, images),
+        "probes": [_line(item, images) for item in others],
+        "thing": thing_of(record, benchmark.layout),
+    }
+
+
+def _line(question: Question, images: str) -> dict[str, Any]:
+    line: dict[str, Any] = {"prompt": question.prompt, "target": question.target}
+    if question.kind is not ProbeKind.RELIABILITY:
+        line = {"kind": question.kind.value, **line}
+    if question.picture is not None:
+        line["image"] = os.path.normpath(f"{images}/{question.picture}")
+    if question.hop:
+        line["hop"] = question.hop
+    return line

@@ -1,0 +1,71 @@
+"""The pictures below an image root: all looked at before a run, read one by one in it."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from liveedit_core.errors import InputError
+from liveedit_core.images import decode_image, read_image_file
+from liveedit_core.limits import InputLimits
+from liveedit_core.rejects import RefusedInputError, RejectType
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureCheck:
+    """What was found out about pictures, by path."""
+
+    digests: dict[str, bytes] = field(default_factory=dict)
+    """sha256 of those that can be used."""
+    faults: dict[str, RefusedInputError] = field(default_factory=dict)
+    """Why the others cannot."""
+
+
+class PictureFolder:
+    """An image root. Links in it are followed: they are its owner's, not the benchmark file's."""
+
+    def __init__(self, root: Path, limits: InputLimits) -> None:
+        """Open a root.
+
+        Args:
+            root: The folder that paths start from.
+            limits: Largest picture.
+
+        Raises:
+            InputError: It is no folder.
+        """
+        if not root.is_dir():
+            raise InputError(f"image root {str(root)!r} is not a folder")
+        self.root = root
+        self._limits = limits
+
+    def read(self, path: str) -> bytes:
+        """Encoded bytes of a picture.
+
+        Raises:
+            InputError: It is missing or cannot be read.
+        """
+        return read_image_file(self.root / path, max_bytes=self._limits.max_image_bytes)
+
+    def uri(self, path: str) -> str:
+        """Where a picture lies."""
+        return (self.root / path).resolve().as_uri()
+
+    def check(self, paths: Iterable[str]) -> PictureCheck:
+        """Read and decode every picture once; nothing of them is kept but a digest."""
+        found = PictureCheck()
+        for path in dict.fromkeys(paths):
+            try:
+                image_bytes = self.read(path)
+                decode_image(image_bytes, max_pixels=self._limits.max_image_pixels)
+                found.digests[path] = hashlib.sha256(image_bytes).digest()
+            except RefusedInputError as error:
+                what = "does not exist in the image root" if _is_missing(error) else error.message
+                found.faults[path] = RefusedInputError(
+                    f"picture {path!r}: {what}", error_type=error.error_type
+                )
+        return found
+
+
+def _is_missing(error: RefusedInputError) -> bool:
+    return error.error_type == RejectType.IMAGE_NOT_FOUND

@@ -1,0 +1,69 @@
+"""Cases of any origin as training needs them: named by their thing, with every kind of probe."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from liveedit_core.errors import ConfigError
+from liveedit_core.schema import Case, Probe, ProbeKind
+
+NEEDED = (ProbeKind.TEXT_GENERALITY, ProbeKind.MODAL_GENERALITY, ProbeKind.MODAL_LOCALITY)
+"""Kinds that nobody can make up from the edit alone."""
+_SHOWN = 5
+"""Names of cases in one message."""
+
+
+def trainable_cases(cases: Sequence[Case]) -> list[Case]:
+    """Cases with all that training asks of them.
+
+    A case without a thing is named after its picture, so that edits of one picture stay together.
+    Where the swapped questions are missing they are made from its own probe of modal locality: its
+    question about the edit's picture, and the edit's question about its picture.
+
+    Args:
+        cases: of a training split.
+
+    Raises:
+        ConfigError: there is none, or some lack a probe that cannot be made.
+    """
+    if not cases:
+        raise ConfigError("there are no training cases")
+    lacking = {case.case_id: gone for case in cases if (gone := _missing(case))}
+    if lacking:
+        first = list(lacking.items())[:_SHOWN]
+        shown = "; ".join(f"{name} has no {', '.join(gone)}" for name, gone in first)
+        raise ConfigError(
+            f"{len(lacking)} of {len(cases)} cases cannot be trained on: {shown}. Each needs a "
+            f"probe with a picture of every kind of {', '.join(NEEDED)}"
+        )
+    return [_completed(case) for case in cases]
+
+
+def _missing(case: Case) -> list[ProbeKind]:
+    there = {probe.kind for probe in case.probes if probe.image_bytes is not None}
+    return [kind for kind in NEEDED if kind not in there]
+
+
+def _completed(case: Case) -> Case:
+    first: dict[ProbeKind, Probe] = {}
+    for probe in case.probes:
+        if probe.image_bytes is not None:
+            first.setdefault(probe.kind, probe)
+    other, edit = first[ProbeKind.MODAL_LOCALITY], case.edit
+    swaps = (
+        Probe(
+            kind=ProbeKind.PROMPT_SWAP_LOCALITY,
+            prompt=other.prompt,
+            target=other.target,
+            image_bytes=edit.image_bytes,
+        ),
+        Probe(
+            kind=ProbeKind.IMAGE_SWAP_LOCALITY,
+            prompt=edit.prompt,
+            target=edit.target,
+            image_bytes=other.image_bytes,
+        ),
+    )
+    made = [probe for probe in swaps if probe.kind not in first]
+    thing = case.thing or hashlib.sha256(edit.image_bytes).hexdigest()[:16]
+    return replace(case, probes=(*case.probes, *made), thing=thing)

@@ -1,0 +1,74 @@
+#!/usr/bin/env python
+"""Convert a published benchmark to cases JSONL, which every job takes with --cases.
+
+    convert_benchmark.py evqa vqa_eval.json --images ROOT --output cases.jsonl
+    convert_benchmark.py vlkeb eval.json eval_multihop.json --images ROOT --output cases.jsonl
+
+All records and pictures are checked first; pictures stay where they are. A second file adds its
+portability questions to the edits of the first.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+_PROJECT = str(Path(__file__).resolve().parents[1])
+if sys.path[0] != _PROJECT:
+    # Run as a script: Python put this folder first, the packages lie one above it.
+    sys.path[0] = _PROJECT
+
+from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
+from pipelines.benchmark_config import BENCHMARKS, MISSING_PICTURES  # noqa: E402
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="as published")
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="ROOT", help="where picture paths start from"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.jsonl")
+    parser.add_argument(
+        "--missing-pictures",
+        choices=MISSING_PICTURES,
+        default=MISSING_PICTURES[0],
+        help="records whose pictures are missing or unreadable: write nothing, or leave them out",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = parse(arguments)
+    try:
+        print(convert(options))
+    except ConfigError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 2
+    except LiveEditError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def convert(options: argparse.Namespace) -> str:
+    """Check, then write; returns what to tell."""
+    from liveedit_core.published.benchmark import open_benchmark
+    from liveedit_core.published.conversion import write_cases
+
+    benchmark = open_benchmark(
+        options.benchmark,
+        options.files,
+        options.images,
+        missing_pictures=options.missing_pictures,
+    )
+    num_cases = write_cases(benchmark, options.output)
+    return "\n".join([*benchmark.notes(), f"{num_cases:,} cases written to {options.output}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
