@@ -55,9 +55,13 @@ class BankManifest:
     content: BankContent
     backbone: str
     """Name by which workers load the backbone; the identity holds its digest."""
+    backbone_dtype: str = "auto"
+    """Number format in which they load it."""
 
     @classmethod
-    def of(cls, bank: ExpertBank, version: int, *, backbone: str) -> Self:
+    def of(
+        cls, bank: ExpertBank, version: int, *, backbone: str, backbone_dtype: str = "auto"
+    ) -> Self:
         """Describe a committed version.
 
         Raises:
@@ -73,6 +77,7 @@ class BankManifest:
             identity=bank.identity,
             content=BankContent.of(bank, version),
             backbone=backbone,
+            backbone_dtype=backbone_dtype,
         )
 
     def to_json(self) -> str:

@@ -99,7 +99,10 @@ class ContentTable:
 
     def _open_once(self) -> None:
         self._table = Table.open_or_create(self._store, self._name, self._schema)
-        self._read_index(self._table.latest())
+        newest = self._table.latest()
+        if newest.schema.names != self._schema.names:
+            raise IntegrityError("it has the columns of another release")
+        self._read_index(newest)
 
     def _read_index(self, dataset: LanceDataset) -> None:
         with storage_errors(self.uri):

@@ -138,6 +138,7 @@ class ModelRegistry:
         version: int,
         *,
         backbone: str = "builtin",
+        backbone_dtype: str = "auto",
         metrics: Mapping[str, float] | None = None,
     ) -> RegisteredVersion:
         """Register a committed bank version, once; every file of it is read and digested.
@@ -146,6 +147,7 @@ class ModelRegistry:
             bank: The bank.
             version: One that a commit returned.
             backbone: Name by which workers load the backbone.
+            backbone_dtype: Number format in which they load it.
             metrics: What the version reached; the step is its number of edits.
 
         Raises:
@@ -160,8 +162,10 @@ class ModelRegistry:
         if known is not None:
             return known
         with tempfile.TemporaryDirectory() as folder:
-            text = BankManifest.of(bank, version, backbone=backbone).to_json()
-            (Path(folder) / MANIFEST_FILE).write_text(text)
+            manifest = BankManifest.of(
+                bank, version, backbone=backbone, backbone_dtype=backbone_dtype
+            )
+            (Path(folder) / MANIFEST_FILE).write_text(manifest.to_json())
             return self._register(
                 BANK_MODEL,
                 key=key,

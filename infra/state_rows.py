@@ -32,10 +32,12 @@ STATE_SCHEMA = pa.schema(
         pa.field("target_ids", pa.list_(pa.int64()), nullable=False),
         pa.field("hidden", pa.large_binary(), nullable=False),
         pa.field("target_embeddings", pa.large_binary(), nullable=False),
+        pa.field("grid", pa.list_(pa.int32()), nullable=False),
         pa.field("num_bytes", pa.int64(), nullable=False),
     ]
 )
-"""`picture_id` is "" for a text-only input; `spans` are those of image, prompt and target."""
+"""`picture_id` is "" for a text-only input; `spans` are those of image, prompt and target; `grid`
+is empty for families whose positions do not depend on it."""
 
 PICTURE_SCHEMA = pa.schema(
     [
@@ -80,8 +82,7 @@ class StateWriter:
         pairs = [
             (item, state)
             for item, state in zip(inputs, states, strict=True)
-            # a row has no place for a grid; such states are computed whenever they are needed
-            if can_hold(state, self.identity.dtype) and state.grid is None
+            if can_hold(state, self.identity.dtype)
         ]
         rows = [_state_row(self.identity, item, state) for item, state in pairs]
         pictures = {
@@ -119,6 +120,7 @@ def _state_row(identity: StateIdentity, item: BackboneInput, state: LayerStates)
         "target_ids": state.target_ids_O.tolist(),
         "hidden": hidden,
         "target_embeddings": embeddings,
+        "grid": list(state.grid or ()),
         "num_bytes": len(hidden) + len(embeddings),
     }
 
@@ -163,6 +165,7 @@ class StateReader:
             prompt_span=(start, stop),
             target_span=(target_start, target_stop),
             target_ids_O=torch.tensor(row["target_ids"], dtype=torch.int64),
+            grid=tuple(row["grid"]) or None,
         )
 
     def _tensor(self, data: bytes) -> Tensor:

@@ -167,7 +167,11 @@ def ray_workers(config: LifelongEditRecipe) -> OpenWorkers:
         )
         with open_session(config.ray, needed_cpus=needed_cpus):
             group = GeneratorGroup(
-                ModelNames(backbone=config.backbone.name, generator=generator.checkpoint),
+                ModelNames(
+                    backbone=config.backbone.name,
+                    generator=generator.checkpoint,
+                    options=config.backbone.options(),
+                ),
                 config.limits,
                 shards=generator.shards,
                 gangs=generator.gangs,

@@ -305,6 +305,12 @@ class LifelongEditRecipe:
             not (has_file and self.benchmark.is_on),
             "benchmark.name and a file of requests are both set; set one of them",
         )
+        _check(
+            self.generator.shards == 1 or self.backbone.device == "cpu",
+            f"backbone.device: {self.backbone.device!r} with generator.shards = "
+            f"{self.generator.shards}; shards are processes that compute on the CPU, use one of "
+            "the two",
+        )
         _check_run(self.seed, self.run_root, self.run_name)
         scheme, separator, _ = self.store.partition("://")
         _check(

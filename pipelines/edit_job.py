@@ -74,7 +74,7 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     source = None if config.follow.is_on else open_source(config, store)
     source_name = source.name if source else config.follow.inbox_uri(config.store_uri)
     retried(store.check_exclusive_create)
-    models = _model_names(config)
+    models = model_names(config)
     folder = models.generator_folder()
     tracker = Tracker(
         Path(config.run_root), experiment=config.tracking.experiment, run_name=config.run_name
@@ -141,7 +141,8 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     )
 
 
-def _model_names(config: LifelongEditRecipe) -> ModelNames:
+def model_names(config: LifelongEditRecipe) -> ModelNames:
+    """Backbone and generator as a recipe names them."""
     return ModelNames(
         backbone=config.backbone.name,
         generator=config.generator.checkpoint,

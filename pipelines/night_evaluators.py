@@ -6,6 +6,7 @@ from typing import Protocol, Self
 
 from infra.bank_manifest import BankManifest
 from pipelines.nightly_config import NightlyRecipe
+from pipelines.registered_models import registered_models
 from pipelines.session import StopRequest, open_session
 from pipelines.stages import Evaluator
 from pipelines.state_filling import cache_names
@@ -48,7 +49,8 @@ class RayEvaluators:
 
     def of(self, manifest: BankManifest, generator: Path) -> Evaluator:
         """The pool for a bank version; the last one stays when the models are the same."""
-        models = ModelNames(backbone=manifest.backbone, generator=str(generator))
+        device = self._recipe.evaluation.device
+        models = registered_models(manifest, generator=str(generator), device=device)
         if self._pool is None or models != self._models:
             self._close_pool()
             self._open_session()

@@ -43,6 +43,8 @@ class ReplaySection:
     """Free generation is slow: it scores at most so many cases; 0 takes all."""
     max_new_tokens: int = 12
     """Longest answer under free generation, in tokens."""
+    device: str = "cpu"
+    """Where a backbone that is not the built-in one computes: "cpu", "cuda" or "auto"."""
     num_workers: int = 2
     """Most actors in the pool; they start as there is work for them."""
     batch_size: int = 16

@@ -16,28 +16,32 @@ from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.editor import Editor
 from liveedit_core.errors import ConfigError, RepositoryMismatchError
 from liveedit_core.generator import load_generator
-from pipelines.registered_models import fetch_generator
-from workers.models import ModelNames
+from pipelines.registered_models import fetch_generator, registered_models
 
 CHAMPION_URI = f"models:/{BANK_MODEL}@champion"
 
 
 def open_editor(
-    uri: str = CHAMPION_URI, backbone: Backbone | None = None, *, tracking_uri: str = ""
+    uri: str = CHAMPION_URI,
+    backbone: Backbone | None = None,
+    *,
+    device: str = "cpu",
+    tracking_uri: str = "",
 ) -> Editor:
     """Open a registered bank version.
 
     Args:
         uri: `models:/liveedit-bank@champion`, or `models:/liveedit-bank/7`.
         backbone: The frozen model, if it is loaded already; by default the one that the version was
-            made with is loaded by its name.
+            made with is loaded by its name, in the number format that it was made in.
+        device: Where a backbone that is loaded here computes: "cpu", "cuda", "cuda:1" or "auto".
         tracking_uri: Of MLflow; by default the environment's MLFLOW_TRACKING_URI.
 
     Returns:
         An editor; its repository holds the experts of that very version.
 
     Raises:
-        ConfigError: No tracking URI is known.
+        ConfigError: No tracking URI is known, or the backbone cannot be loaded.
         InputError: The URI names no version that exists.
         IntegrityError: A file of the bank version or of the generator is missing or altered.
         RepositoryMismatchError: The backbone is another one, or the bank was made anew.
@@ -54,7 +58,7 @@ def open_editor(
     manifest = versions.manifest(version)
     name = f"{version.name} {version.version}"
     bank = manifest.verified_bank(name)
-    model = backbone or ModelNames(backbone=manifest.backbone).load_backbone()
+    model = backbone or registered_models(manifest, device=device).load_backbone()
     if model.digest != manifest.identity.backbone_digest:
         raise RepositoryMismatchError(
             f"{name} was made with the backbone {manifest.identity.backbone_digest}, this one is "

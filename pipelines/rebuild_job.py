@@ -25,6 +25,7 @@ from pipelines.edit_job import bank_identity, started_stages
 from pipelines.edit_teacher import Progress, Teacher, Timings
 from pipelines.progress_view import ProgressView
 from pipelines.rebuild_config import RebuildRecipe, RebuildSourceSection
+from pipelines.registered_models import recorded_backbone
 from pipelines.session import StopRequest
 from pipelines.stages import Embedder, Generator
 from workers.failures import retried
@@ -84,7 +85,11 @@ def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
     config = recipe.editing()
     store = ObjectStore(config.store_uri)
     wanted = source_sequences(store, recipe.source)
-    models = ModelNames(backbone=recipe.backbone.name, generator=recipe.generator.checkpoint)
+    models = ModelNames(
+        backbone=recipe.backbone.name,
+        generator=recipe.generator.checkpoint,
+        options=recipe.backbone.options(),
+    )
     folder = models.generator_folder()
     with started_stages(config, models) as stages, stop.installed(), progress.shown():
         progress.say(f"rebuilding into bank {recipe.bank.name!r}; starting workers")
@@ -192,7 +197,9 @@ def _register(recipe: RebuildRecipe, bank: ExpertBank, version: int, folder: Pat
     registry = ModelRegistry(tracker)
     try:
         registry.register_generator(folder, digest=bank.identity.generator_digest)
-        registered = registry.register_bank_version(bank, version, backbone=recipe.backbone.name)
+        registered = registry.register_bank_version(
+            bank, version, **recorded_backbone(recipe.backbone)
+        )
         if recipe.alias:
             registry.set_alias(BANK_MODEL, recipe.alias, registered.version)
     except TrackingError as error:

@@ -1,14 +1,20 @@
-"""From the registry to what a job runs on: the newest bank version, the generator behind one."""
+"""From the registry to what a job runs on: the newest bank version, the models behind one."""
 
 from pathlib import Path
+from typing import TypedDict
 
+from infra.bank_manifest import BankManifest
 from infra.expert_bank import ExpertBank
 from infra.generator_checkpoints import GeneratorCheckpoints
 from infra.model_registry import BANK_MODEL, GENERATOR_MODEL, ModelVersions, RegisteredVersion
 from infra.object_store import ObjectStore
+from liveedit_core.backbones.checkpoints import lasting_name
+from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.generator import CONFIG_FILE, WEIGHTS_FILE, digest_of
+from pipelines.config import BackboneSection
+from workers.models import BUILTIN, ModelNames
 
 _READER = "reader"
 """Name of a run that only reads checkpoints."""
@@ -52,6 +58,44 @@ def version_of(versions: ModelVersions, bank: ExpertBank, version: int) -> Regis
         f"version {version} of bank {bank.name!r} is not registered on {versions.tracking_uri}; "
         "start the run once more, it registers what an outage left out"
     )
+
+
+class RecordedBackbone(TypedDict, total=False):
+    """Arguments of `ModelRegistry.register_bank_version`."""
+
+    backbone: str
+    backbone_dtype: str
+
+
+def recorded_backbone(section: BackboneSection) -> RecordedBackbone:
+    """What `ModelRegistry.register_bank_version` writes down of a recipe's backbone; where it
+    computes is the business of whoever opens the version."""
+    is_builtin = section.name == BUILTIN
+    return {
+        "backbone": section.name if is_builtin else lasting_name(section.name),
+        "backbone_dtype": section.dtype,
+    }
+
+
+def registered_models(
+    manifest: BankManifest, *, generator: str = BUILTIN, device: str = "cpu"
+) -> ModelNames:
+    """The models of a bank version by name, the backbone cut where its experts act.
+
+    Args:
+        manifest: Of the version.
+        generator: Folder of its generator.
+        device: Where the backbone computes; see `LoadOptions`.
+
+    Raises:
+        ConfigError: There is no such device or number format.
+    """
+    options = LoadOptions(
+        dtype=manifest.backbone_dtype,  # type: ignore[arg-type]  # checked there
+        device=device,
+        edit_layer=manifest.identity.edit_layer,
+    )
+    return ModelNames(backbone=manifest.backbone, generator=generator, options=options)
 
 
 def fetch_generator(versions: ModelVersions, digest: str, cache: Path) -> Path:

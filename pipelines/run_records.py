@@ -14,6 +14,7 @@ from liveedit_core.metrics import TEACHER_FORCED, HopSummary, Summary, paper_ave
 from pipelines.bank_evaluation import BankEvaluation
 from pipelines.config import LifelongEditRecipe
 from pipelines.recipe_loader import to_flat_dict
+from pipelines.registered_models import RecordedBackbone, recorded_backbone
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class RunRecords:
         self._tracker = tracker
         self._registry = registry
         self._state_file = state_file
-        self._backbone = "builtin"
+        self._backbone: RecordedBackbone = {}
         self._recorded: set[str] = set()
         if state_file.exists():
             self._recorded = set(json.loads(state_file.read_text()))
@@ -47,7 +48,7 @@ class RunRecords:
 
     def started(self, config: LifelongEditRecipe, facts: Mapping[str, str]) -> None:
         """Record what the run is configured with."""
-        self._backbone = config.backbone.name
+        self._backbone = recorded_backbone(config.backbone)
         self._tracker.log_params(to_flat_dict(config))
         self._tracker.set_tags(facts)
 
@@ -61,7 +62,7 @@ class RunRecords:
         model_id = ""
         with self._tolerated():
             registered = self._registry.register_bank_version(
-                bank, evaluation.bank_version, backbone=self._backbone
+                bank, evaluation.bank_version, **self._backbone
             )
             model_id = registered.model_id
         key = f"{bank.name}:{evaluation.bank_version}:{evaluation.num_edits}"
@@ -108,7 +109,7 @@ class RunRecords:
         if windows:
             with self._tolerated():
                 newest = self._registry.register_bank_version(
-                    bank, windows[-1].version, backbone=self._backbone
+                    bank, windows[-1].version, **self._backbone
                 )
                 self._registry.set_alias(BANK_MODEL, "challenger", newest.version)
 

@@ -1,4 +1,4 @@
-"""What a training run learns from: the built-in benchmark, or cases of a file."""
+"""What a training run learns from: the built-in benchmark, a published one, or cases of a file."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,8 +16,12 @@ def training_cases(recipe: TrainRecipe) -> list[Case]:
 
     Raises:
         ConfigError: a case cannot be trained on.
-        InputError: the file cannot be read.
+        InputError: a file cannot be read, or records of a published benchmark are wrong.
     """
+    if recipe.benchmark.is_on:
+        from pipelines.benchmark_source import load_training_cases
+
+        return load_training_cases(recipe.benchmark)
     from liveedit_core.training_cases import trainable_cases
 
     if recipe.data.cases:
@@ -69,7 +73,7 @@ def pictures_by_thing(
         cases: all of them.
         held_out_things: names of things that are not trained on.
     """
-    if not recipe.data.cases:
+    if not (recipe.data.cases or recipe.benchmark.is_on):
         from liveedit_core.builtin.benchmark import load_things
 
         return [

@@ -17,6 +17,9 @@ _BYTES: Mapping[str, float] = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8
 """Bytes of a number by safetensors' names; any other kind is kept as it is stored."""
 
 
+_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
 def split_name(name: str) -> tuple[str, str]:
     """A name as (folder or owner/model, revision); the revision is "" where none is pinned."""
     if Path(name).is_dir():
@@ -140,6 +143,45 @@ def checkpoint_digest(folder: Path) -> str:
     for file in sorted({file for pattern in _FILES for file in folder.glob(pattern)}):
         digest.update(f"{file.name}\n{_file_digest(file)}\n".encode())
     return digest.hexdigest()
+
+
+def loaded_digest(folder: Path, dtype: str) -> str:
+    """Identity of a checkpoint in a number format: that of its files, unless they were rounded.
+
+    Args:
+        folder: of the checkpoint.
+        dtype: in memory, as torch names it.
+    """
+    digest = checkpoint_digest(folder)
+    if dtype == _stored_dtype(folder):
+        return digest
+    return sha256(f"{digest} {dtype}".encode()).hexdigest()
+
+
+def _stored_dtype(folder: Path) -> str:
+    """Number format of most weights in the files."""
+    counts: dict[str, int] = {}
+    for file in folder.glob(WEIGHTS):
+        for tensor in _header(file).values():
+            name = _NAMES.get(tensor["dtype"], "")
+            counts[name] = counts.get(name, 0) + math.prod(tensor["shape"])
+    return max(counts, key=lambda name: counts[name], default="")
+
+
+def lasting_name(name: str) -> str:
+    """A name that means the same tomorrow: a folder from the root, a repository with its commit.
+
+    The commit is known where the repository was fetched; elsewhere the name stays as it is.
+    """
+    repository, revision = split_name(name)
+    if Path(repository).is_dir():
+        return str(Path(repository).absolute())
+    if repository.count("/") != 1:
+        return name
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+    return f"{repository}@{Path(file).parent.name}" if isinstance(file, str) else name
 
 
 def _file_digest(file: Path) -> str:

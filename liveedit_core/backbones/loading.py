@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from liveedit_core.backbones.checkpoints import (
-    checkpoint_digest,
     checkpoint_folder,
     checkpoint_size,
     free_memory_bytes,
+    loaded_digest,
 )
 from liveedit_core.backbones.families import PromptFormat, family_of
 from liveedit_core.backbones.load_options import LoadOptions
@@ -52,7 +52,7 @@ def load_backbone(
         model,
         processor,
         edit_layer=chosen_layer(config, options),
-        digest=checkpoint_digest(folder),
+        digest=loaded_digest(folder, str(model.dtype).removeprefix("torch.")),
         prompt_format=prompt_format or stored_format(folder),
         batch_size=options.batch_size,
     )

@@ -5,13 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
 from infra.cached_states import CachedStates
+from infra.content_table import ContentTable
 from infra.object_store import ObjectStore
 from infra.state_cache import StateCache
-from infra.state_rows import WrittenStates
+from infra.state_rows import STATE_SCHEMA, WrittenStates
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import IntegrityError
 from liveedit_core.state_identity import StateIdentity
@@ -63,14 +65,24 @@ def test_what_was_committed_comes_back_in_the_order_asked_for(cache: StateCache)
         assert_same(state, expected)
 
 
-def test_a_state_that_needs_more_than_a_row_holds_is_not_kept(cache: StateCache) -> None:
-    """Positions of some families depend on the grid of the picture."""
+def test_the_grid_of_a_picture_comes_back(cache: StateCache) -> None:
+    """Positions of some families depend on it."""
     inputs = [question(1), question(2)]
     one, other = BACKBONE.encode(inputs)
-    written = cache.writer.write(inputs, [replace(one, grid=(1, 4, 6)), other])
-    assert (written.num_states, written.num_left_out) == (1, 1)
-    assert cache.commit(written)
-    assert held(cache, inputs) == [False, True]
+    on_grid = replace(one, grid=(1, 4, 6))
+    assert cache.commit(cache.writer.write(inputs, [on_grid, other]))
+    for state, expected in zip(cache.read(inputs), (on_grid, other), strict=True):
+        assert_same(state, expected)
+
+
+def test_a_table_of_another_release_begins_anew(store: ObjectStore) -> None:
+    """Its rows lack a column; they are computed again."""
+    old = pa.schema([field for field in STATE_SCHEMA if field.name != "grid"])
+    name = f"states/{EXACT.backbone_digest[:16]}-{EXACT.edit_layer}"
+    ContentTable(store, name, old, key="state_id")
+    cache = StateCache(store, EXACT)
+    assert fill(cache, [question(1)])
+    assert held(cache, [question(1)]) == [True]
 
 
 def test_missing_names_each_once_and_only_what_is_missing(cache: StateCache) -> None:

@@ -1,0 +1,93 @@
+"""Other backbones than the built-in one, shared by processes, compute what one process does."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from liveedit_core.generator import save_generator
+from liveedit_core.limits import InputLimits
+from pipelines.config import RaySection
+from pipelines.session import open_session
+from pipelines.train_generator import parse, resolve_recipe
+from pipelines.training_backbone import load_training_backbone
+from pipelines.training_loop import GeneratorTrainer
+from pipelines.training_material import prepare_material
+from tests.integration.test_sharding import numbered
+from tests.other_backbones import TINY, cases_file, saved_family
+from tests.tiny_backbone import request
+from tests.tiny_families import FAMILY_NAMES
+from workers.generator_group import GeneratorGroup
+from workers.generator_worker import GeneratorWorker
+from workers.models import ModelNames
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def session() -> Iterator[None]:
+    with open_session(RaySection(object_store_memory_bytes=100 * 1024 * 1024), needed_cpus=3):
+        yield
+
+
+def test_llava_is_trained_and_written_with_in_two_shards(session: None, tmp_path: Path) -> None:
+    """The losses of a gang, then the experts that another gang writes with what it trained."""
+    backbone, cases = saved_family("llava", tmp_path / "llava"), cases_file(tmp_path / "cases")
+
+    def train(name: str, *more: str) -> tuple[GeneratorTrainer, list[float]]:
+        given = [f"--backbone={backbone}", f"--cases={cases}", f"run_root={tmp_path}", *TINY]
+        steps = ["prompt.steps=0", "experts.steps=0", "joint.steps=2", "joint.accumulation=2"]
+        recipe = resolve_recipe(parse([*given, *steps, *more]))
+        loaded = load_training_backbone(recipe)
+        material = prepare_material(recipe, loaded, tmp_path / "material")
+        totals: list[float] = []
+        trainer = GeneratorTrainer(
+            recipe,
+            loaded,
+            material,
+            tmp_path / name,
+            on_step=lambda phase, step, figures: totals.append(figures["total"]),
+        )
+        trainer.run()
+        return trainer, totals
+
+    _, alone = train("alone")
+    trainer, together = train("together", "--shards=2", "sharding.timeout_s=60")
+    assert len(alone) == 2
+    assert together == pytest.approx(alone, abs=1e-4)
+
+    folder = tmp_path / "generator"
+    save_generator(trainer.generator, folder)
+    models = ModelNames(backbone=backbone, generator=str(folder))
+    batches = [numbered([request(seed) for seed in range(5)])]
+    expected = list(GeneratorWorker(models, InputLimits()).stream(batches))
+    group = GeneratorGroup(models, InputLimits(), shards=2)
+    found = list(group.stream(batches))
+    group.close()
+    pairs = zip(expected[0].experts, found[0].experts, strict=True)
+    assert max(float((a.expert.down_RD - b.expert.down_RD).abs().max()) for a, b in pairs) < 1e-5
+
+
+@pytest.mark.long
+def test_every_family_can_be_sharded() -> None:
+    """All weights are shared out, in either number format, and no number changes."""
+    project = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.integration.every_family_sharded"],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(project)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"family"')]
+    assert [row["family"] for row in rows] == list(FAMILY_NAMES)
+    for row in rows:
+        assert row["whole"] == 0, row
+        assert max(row["experts"], row["bfloat16"]) < 1e-5, row
+        assert row["losses"] < 1e-4, row
