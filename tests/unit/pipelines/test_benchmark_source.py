@@ -222,7 +222,7 @@ def test_an_image_root_of_ones_own(tmp_path: Path) -> None:
     named = {"name": "evqa", "data": str(tmp_path / "data")}
     section = BenchmarkSection(**named, images=str(tmp_path / "coco"))  # type: ignore[arg-type]
     assert len(open_published(section, "evaluation")) == 1
-    with pytest.raises(InputError, match="3 pictures are missing"):
+    with pytest.raises(InputError, match="cannot be read: 3 "):
         open_published(BenchmarkSection(**named), "evaluation")  # type: ignore[arg-type]
 
 
@@ -245,5 +245,5 @@ def test_the_converter_writes_cases_and_says_so(
     skipped = [*map(str, arguments), "--missing-pictures", "skipped"]
     assert convert_benchmark.main(skipped) == 0
     said = capsys.readouterr().out
-    assert "1 records are left out, for 1 pictures" in said
+    assert "cannot be read: 1 (pictures: 1)" in said
     assert "2 cases written" in said
