@@ -30,6 +30,7 @@ from pipelines.nightly_run import read_cases
 from pipelines.recipe_loader import load_recipe
 from pipelines.result_table import result_tables
 from pipelines.run_records import hop_values
+from pipelines.training_cases import cases_digest
 from tests.published_files import benchmark_folder, draw_pictures, hop, record, write_json
 from tests.unit.pipelines.test_edit_stream import Driver
 
@@ -214,6 +215,16 @@ def test_training_has_every_kind_of_probe_and_things_to_hold_out(tmp_path: Path)
     held_out = {case.edit.image_bytes for case in split.held_out}
     assert len(split.held_out) == 4
     assert not held_out & {case.edit.image_bytes for case in split.training}
+
+
+def test_training_notices_other_cases(tmp_path: Path) -> None:
+    folder = benchmark_folder(tmp_path, "evqa", 3, "train")
+    section = BenchmarkSection(name="evqa", data=str(folder))
+    before = cases_digest(load_training_cases(section))
+    assert cases_digest(load_training_cases(section)[::-1]) == before
+    changed = [record(number, rephrase="Which one?") for number in range(3)]
+    write_json(folder / "vqa_train.json", changed)
+    assert cases_digest(load_training_cases(section)) != before
 
 
 def test_an_image_root_of_ones_own(tmp_path: Path) -> None:
