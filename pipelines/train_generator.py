@@ -26,7 +26,7 @@ from pipelines.benchmark_config import add_benchmark_options, benchmark_override
 from pipelines.config import load_recipe, to_toml  # noqa: E402
 from pipelines.train_config import TrainRecipe  # noqa: E402
 
-BUILTIN_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"
+DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"
 OTHER_RECIPE = Path(__file__).parent / "recipes" / "train_any_backbone.toml"
 """When another backbone is named, and no recipe."""
 
@@ -40,7 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--recipe",
         type=Path,
         metavar="FILE.toml",
-        help=f"settings; by default {BUILTIN_RECIPE.name}, or {OTHER_RECIPE.name} with --backbone",
+        help=f"settings; by default {DEFAULT_RECIPE.name}, or {OTHER_RECIPE.name} with --backbone",
     )
     parser.add_argument(
         "--backbone",
@@ -132,7 +132,7 @@ def resolve_recipe(options: argparse.Namespace) -> TrainRecipe:
     overrides += benchmark_overrides(options)
     named = [item for item in overrides if item.startswith("backbone.name=")]
     is_other = bool(named) and named[-1] != "backbone.name=builtin"
-    default = OTHER_RECIPE if is_other else BUILTIN_RECIPE
+    default = OTHER_RECIPE if is_other else DEFAULT_RECIPE
     return load_recipe(TrainRecipe, options.recipe or default, overrides)
 
 
