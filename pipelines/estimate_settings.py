@@ -44,6 +44,10 @@ class EstimateSettings:
     """Sustained, of one shard."""
     link_gigabytes_per_s: float = CPU_LINK_GIGABYTES_PER_S
     """Sustained, into one shard."""
+    num_encoders: int = 1
+    """Processes that encode, each with the whole backbone."""
+    encoder_teraflops: float = CPU_TERAFLOPS
+    """Sustained, of one of them."""
 
     @property
     def num_tokens(self) -> int:
@@ -62,6 +66,7 @@ def settings_of(recipe: TrainRecipe, *, num_cases: int) -> EstimateSettings:
     phase: Phase = phases[0] if phases else "experts"  # type: ignore[assignment]
     section = recipe.plan.phases[phase]
     has_gpu = recipe.sharding.gpus_per_shard > 0
+    encodes_on_gpu = recipe.backbone.device != "cpu"
     return EstimateSettings(
         shards=recipe.sharding.shards,
         zero_stage=recipe.sharding.zero_stage,
@@ -78,6 +83,8 @@ def settings_of(recipe: TrainRecipe, *, num_cases: int) -> EstimateSettings:
         state_budget_bytes=recipe.states.max_bytes,
         card_teraflops=GPU_TERAFLOPS if has_gpu else CPU_TERAFLOPS,
         link_gigabytes_per_s=GPU_LINK_GIGABYTES_PER_S if has_gpu else CPU_LINK_GIGABYTES_PER_S,
+        num_encoders=max(1, recipe.states.num_workers),
+        encoder_teraflops=GPU_TERAFLOPS if encodes_on_gpu else CPU_TERAFLOPS,
     )
 
 

@@ -1,6 +1,7 @@
 """From the registry to what a job runs on: the newest bank version, the models behind one."""
 
 from pathlib import Path
+from typing import TypedDict
 
 from infra.bank_manifest import BankManifest
 from infra.expert_bank import ExpertBank
@@ -59,7 +60,14 @@ def version_of(versions: ModelVersions, bank: ExpertBank, version: int) -> Regis
     )
 
 
-def recorded_backbone(section: BackboneSection) -> dict[str, str]:
+class RecordedBackbone(TypedDict, total=False):
+    """Arguments of `ModelRegistry.register_bank_version`."""
+
+    backbone: str
+    backbone_dtype: str
+
+
+def recorded_backbone(section: BackboneSection) -> RecordedBackbone:
     """What `ModelRegistry.register_bank_version` writes down of a recipe's backbone; where it
     computes is the business of whoever opens the version."""
     is_builtin = section.name == BUILTIN

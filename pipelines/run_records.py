@@ -14,7 +14,7 @@ from liveedit_core.metrics import TEACHER_FORCED, HopSummary, Summary, paper_ave
 from pipelines.bank_evaluation import BankEvaluation
 from pipelines.config import LifelongEditRecipe
 from pipelines.recipe_loader import to_flat_dict
-from pipelines.registered_models import recorded_backbone
+from pipelines.registered_models import RecordedBackbone, recorded_backbone
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class RunRecords:
         self._tracker = tracker
         self._registry = registry
         self._state_file = state_file
-        self._backbone: dict[str, str] = {}
+        self._backbone: RecordedBackbone = {}
         self._recorded: set[str] = set()
         if state_file.exists():
             self._recorded = set(json.loads(state_file.read_text()))

@@ -15,6 +15,7 @@ from liveedit_core.training_recipe import (
     TrainingPlan,
     check_positive,
 )
+from pipelines.benchmark_config import BenchmarkSection
 from pipelines.config import BackboneSection
 from pipelines.states_config import StatesSection
 from pipelines.training_sections import (
@@ -112,6 +113,7 @@ class TrainRecipe:
     """Folder of this run under `run_root`; a run that exists there is resumed."""
     backbone: BackboneSection = field(default_factory=BackboneSection)
     states: StatesSection = field(default_factory=StatesSection)
+    benchmark: BenchmarkSection = field(default_factory=BenchmarkSection)
     data: DataSection = field(default_factory=DataSection)
     model: ModelSection = field(default_factory=ModelSection)
     visual_key: VisualKeyRecipe = field(default_factory=VisualKeyRecipe)
@@ -133,6 +135,11 @@ class TrainRecipe:
         return Path(self.run_root) / self.run_name
 
     def __post_init__(self) -> None:
+        if self.data.cases and self.benchmark.is_on:
+            raise ConfigError(
+                f"data.cases and benchmark.name ({self.benchmark.name}) both name training cases; "
+                "set one of them"
+            )
         if self.backbone.name != "builtin" and self.model.visual_source == "tower_pyramid":
             raise ConfigError(
                 "model.visual_source: which levels of the image tower make a pyramid is known for "

@@ -6,7 +6,8 @@ the phases of the recipe run one after another: visual key, prompt key, experts,
 at any time; the same command goes on from the last checkpoint with the same numbers.
 
     train_generator.py [--recipe FILE.toml] [SECTION.FIELD=VALUE ...]
-    train_generator.py --backbone llava-hf/llava-1.5-7b-hf --cases cases.jsonl
+    train_generator.py --backbone llava-hf/llava-1.5-7b-hf --benchmark evqa --data DIR
+    train_generator.py --backbone FOLDER --cases cases.jsonl
     train_generator.py --find-layer layer_search.layers='[12, 16, 20]'
     train_generator.py --dry-run --backbone-config config.json --num-cases 6000 --shards 8
 """
@@ -21,10 +22,11 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
+from pipelines.benchmark_config import add_benchmark_options, benchmark_overrides  # noqa: E402
 from pipelines.config import load_recipe, to_toml  # noqa: E402
 from pipelines.train_config import TrainRecipe  # noqa: E402
 
-BUILTIN_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"
+DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"
 OTHER_RECIPE = Path(__file__).parent / "recipes" / "train_any_backbone.toml"
 """When another backbone is named, and no recipe."""
 
@@ -38,14 +40,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--recipe",
         type=Path,
         metavar="FILE.toml",
-        help=f"settings; by default {BUILTIN_RECIPE.name}, or {OTHER_RECIPE.name} with --backbone",
+        help=f"settings; by default {DEFAULT_RECIPE.name}, or {OTHER_RECIPE.name} with --backbone",
     )
     parser.add_argument(
         "--backbone",
         metavar="NAME",
         help='"builtin", a checkpoint folder, or owner/model[@revision] of the Hugging Face hub',
     )
-    parser.add_argument("--cases", metavar="FILE.jsonl", help="training cases, one a line")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--cases", metavar="FILE.jsonl", help="training cases, one a line")
+    add_benchmark_options(parser, source)
     parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
     parser.add_argument(
         "--store", metavar="URI", help="of checkpoints: file:///folder or s3://bucket/prefix"
@@ -125,9 +129,10 @@ def resolve_recipe(options: argparse.Namespace) -> TrainRecipe:
             overrides.append(f"{name}={value}")
     if options.no_cache:
         overrides.append("states.is_cached=false")
+    overrides += benchmark_overrides(options)
     named = [item for item in overrides if item.startswith("backbone.name=")]
     is_other = bool(named) and named[-1] != "backbone.name=builtin"
-    default = OTHER_RECIPE if is_other else BUILTIN_RECIPE
+    default = OTHER_RECIPE if is_other else DEFAULT_RECIPE
     return load_recipe(TrainRecipe, options.recipe or default, overrides)
 
 

@@ -237,6 +237,7 @@ def time_lines(
     num_tokens = backbone.num_image_tokens + settings.num_tokens
     per_state = 2 * (backbone.prefix * num_tokens + backbone.image_tower * _tower_rows(backbone))
     cards = settings.shards * settings.card_teraflops * 1e12
+    encoding = settings.num_encoders * settings.encoder_teraflops * 1e12
     grounds = f"{settings.card_teraflops:g} TFLOP/s on each of {settings.shards} shards"
     # forward 2, gradients of inputs 2, and 2 more where layers run again
     factor = 6 if settings.has_activation_checkpointing else 4
@@ -255,9 +256,10 @@ def time_lines(
     return [
         EstimateLine(
             what="time to encode",
-            amount=num_states(settings) * per_state / cards,
+            amount=num_states(settings) * per_state / encoding,
             unit="seconds",
-            ground=f"{settings.card_teraflops:g} TFLOP/s on each of {settings.shards} shards",
+            ground=f"{settings.encoder_teraflops:g} TFLOP/s, processes that encode: "
+            f"{settings.num_encoders}",
         ),
         EstimateLine(
             what=f"time of a step ({items} items)", amount=step_s, unit="seconds", ground=grounds

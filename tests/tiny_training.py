@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.config import GeneratorConfig
 from liveedit_core.generator import LiveEditGenerator
 from liveedit_core.training_data import TrainingData
@@ -20,7 +21,7 @@ from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone
 from workers.training_messages import MODEL, Snapshot
 
 
-def tiny_data(backbone: HuggingFaceBackbone) -> TrainingData:
+def tiny_data(backbone: Backbone) -> TrainingData:
     """Eight cases of four things, and four pairs."""
     return encode_training_data(
         backbone,

@@ -5,7 +5,6 @@ each family: largest differences of experts and of training losses, and what was
 """
 
 import json
-import sys
 
 import torch
 
@@ -113,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -33,6 +33,7 @@ from pipelines.training_cases import cases_of_file, training_cases
 from pipelines.training_loop import GeneratorTrainer
 from pipelines.training_material import Material, prepare_material, vocabulary_words
 from tests.other_backbones import TINY, cases_file, saved_family
+from tests.published_files import benchmark_folder
 from tests.tiny_backbone import case, plain_convolutions
 from tests.tiny_families import tiny_tokenizer
 from tests.unit.pipelines.test_edit_stream import _Progress
@@ -276,3 +277,18 @@ def test_the_device_does_not_end_a_run_but_the_number_format_does() -> None:
 
     assert with_backbone(device="cuda") == recipe_digest(recipe)
     assert with_backbone(dtype="bfloat16") != recipe_digest(recipe)
+
+
+def test_a_published_benchmark_is_trained_on(
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--benchmark evqa --data DIR`: its training file, held-out pictures and all."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    backbone = saved_family("llava", tmp_path / "llava")
+    data = benchmark_folder(tmp_path / "data", "evqa", 6, "train")
+    given = [f"--backbone={backbone}", "--benchmark=evqa", f"--data={data}", "--run-name=tiny"]
+    assert main([*given, f"run_root={tmp_path}", *TINY]) == 0
+    inputs = json.loads((tmp_path / "tiny" / "material" / "cases.json").read_text())
+    assert len(inputs["cases"]) == 4  # two are held out
+    assert (tmp_path / "tiny" / "generator" / "config.json").exists()
