@@ -1,16 +1,22 @@
 #!/usr/bin/env python
-"""Compare LiveEdit with fine-tuning the last layer (FT-L) and with the unedited backbone.
+"""The evaluation job of editors: LiveEdit and the baselines on the same edits and probes.
 
-    compare_editors.py                                        100 built-in edits
-    compare_editors.py --edits 1000 --output comparison.json
+    compare_editors.py                                        1, 10 and 100 built-in edits
+    compare_editors.py --edits 1000 --editors liveedit,grace
+    compare_editors.py scored_cases=0 lora.rank=16
 
-All edits are taught one after another, then the probes of all of them are scored. One process, no
-Ray, no store: run it again for the same numbers.
+For each number of edits N every editor is taught a group of N edits, scored on cases of the
+group, and restored, group after group. Leaves one table, as JSON and in MLflow, and a figure of the
+average over N. One process, no Ray: run it again for the same numbers.
 """
 
 import argparse
+import contextlib
+import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 _PROJECT = str(Path(__file__).resolve().parents[1])
 if sys.path[0] != _PROJECT:
@@ -18,8 +24,16 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
-from pipelines.editor_comparison import CompareRecipe  # noqa: E402
+from pipelines.editor_comparison_config import CompareRecipe  # noqa: E402
+from pipelines.editor_registry import EDITORS  # noqa: E402
 from pipelines.recipe_loader import load_recipe, to_toml  # noqa: E402
+
+if TYPE_CHECKING:
+    from liveedit_core.backbones.protocol import Backbone
+    from liveedit_core.state_source import StateSource
+    from pipelines.editor_comparison import Comparison
+
+TABLE_WIDTH = 150
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,8 +58,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--edits", metavar="N", help="edits to teach (100)")
-    parser.add_argument("--output", metavar="FILE.json", help="also write the table there")
+    parser.add_argument("--edits", metavar="N,N", help="numbers of edits (1,10,100)")
+    parser.add_argument("--editors", metavar="NAME,NAME", help=f"some of {', '.join(EDITORS)}")
+    parser.add_argument("--output", metavar="FILE.json", help="where the table goes")
+    parser.add_argument("--run-name", metavar="NAME", help="folder under runs/, and in MLflow")
     parser.add_argument("--recipe", metavar="FILE.toml", type=Path, help="settings")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and end")
     parser.add_argument(
@@ -61,19 +77,24 @@ def resolve_recipe(options: argparse.Namespace) -> CompareRecipe:
         ConfigError: A setting is unknown, of the wrong type or impossible.
     """
     overrides: list[str] = list(options.overrides)
-    for name, value in (("edits", options.edits), ("output", options.output)):
+    if options.edits is not None:
+        overrides.append(f"edits=[{options.edits}]")
+    if options.editors is not None:
+        overrides.append(f"editors={json.dumps(options.editors.split(','))}")
+    for name, value in (("output", options.output), ("run_name", options.run_name)):
         if value is not None:
             overrides.append(f"{name}={value}")
     return load_recipe(CompareRecipe, options.recipe, overrides)
 
 
 def run_job(recipe: CompareRecipe) -> int:
-    """Load the models, compare, print and write the table."""
+    """Load the models, compare; print, write and record the table."""
     from rich.console import Console
 
     from liveedit_core.builtin.backbone import load_builtin_backbone
     from liveedit_core.builtin.benchmark import load_builtin_cases
-    from pipelines.editor_comparison import compare, to_tables, write_json
+    from pipelines.editor_comparison import compare
+    from pipelines.editor_tables import to_table, write_files
     from workers.models import ModelNames
 
     console = Console()
@@ -85,13 +106,52 @@ def run_job(recipe: CompareRecipe) -> int:
     backbone = load_builtin_backbone(
         say=say, edit_layer=generator.config.edit_layer, batch_size=recipe.batch_size
     )
-    comparison = compare(recipe, backbone, generator, load_builtin_cases("evaluation"), say)
-    for table in to_tables(comparison):
-        console.print(table)
-    if recipe.output:
-        write_json(comparison, Path(recipe.output))
-        say(f"written to {recipe.output}")
+    cases = load_builtin_cases("evaluation")
+    with state_source(recipe, backbone) as source:
+        comparison = compare(recipe, backbone, generator, cases, source, say)
+    # The table has its own width, whatever the terminal's: columns that wrap cannot be read.
+    Console(width=max(console.width, TABLE_WIDTH)).print(to_table(comparison))
+    files = write_files(comparison)
+    say(f"written to {' and '.join(map(str, files))}")
+    record(comparison, files)
     return 0
+
+
+@contextlib.contextmanager
+def state_source(recipe: CompareRecipe, backbone: "Backbone") -> "Iterator[StateSource]":
+    """The backbone, behind the state cache where the recipe asks for one."""
+    from infra.cached_states import CachedStates
+    from liveedit_core.state_source import BackboneStates
+    from pipelines.state_filling import open_cache
+
+    computed = BackboneStates(backbone)
+    cache = open_cache(recipe.states, recipe.run_root, backbone)
+    if cache is None:
+        yield computed
+        return
+    cached = CachedStates(cache, computed, is_filling=True)
+    yield cached
+    cached.flush()
+
+
+def record(comparison: "Comparison", files: "Sequence[Path]") -> None:
+    """Settings, numbers by N, table and figure in MLflow; an outage only delays them."""
+    from infra.tracking import Tracker
+    from pipelines.editor_tables import metric_values
+    from pipelines.recipe_loader import to_flat_dict
+    from pipelines.run_folder import run_facts
+
+    recipe = comparison.recipe
+    tracker = Tracker(
+        Path(recipe.run_root), experiment=recipe.tracking.experiment, run_name=recipe.run_name
+    )
+    tracker.log_params(to_flat_dict(recipe))
+    tracker.set_tags({**run_facts(), **comparison.digests})
+    for scores in comparison.scores:
+        tracker.log_metrics(metric_values(scores), step=scores.num_edits)
+    for file in files:
+        tracker.log_artifact(file)
+    tracker.end()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.baselines.protocol import EditorMemory, num_bytes
 from liveedit_core.editor import Editor
 from liveedit_core.metrics import CaseScorer, PreparedCases, ProbeResult
 from liveedit_core.schema import EditRequest
@@ -21,6 +23,7 @@ class LiveEdit:
     def __init__(self, editor: Editor, *, batch_size: int = 16) -> None:
         self.editor = editor
         self.scorer = CaseScorer(editor, batch_size=batch_size)
+        self._untaught = editor
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
         """Write an expert per edit."""
@@ -29,6 +32,14 @@ class LiveEdit:
         repository = self.editor.repository.with_experts(config, experts)
         self.editor = self.editor.with_repository(repository)
 
+    def restore(self) -> None:
+        """Back to the experts of the beginning."""
+        self.editor = self._untaught
+
+    def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
+        """Greedy answers through the experts that routing keeps."""
+        return [answer.text for answer in self.editor.answer(inputs, max_new_tokens)]
+
     def score(
         self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
     ) -> list[ProbeResult]:
@@ -36,3 +47,16 @@ class LiveEdit:
         return self.scorer.score(
             prepared, self.editor.repository, protocols=protocols, max_new_tokens=max_new_tokens
         )
+
+    def memory(self) -> EditorMemory:
+        """The generator; and features and matrices of each expert."""
+        stored = self.editor.repository
+        tensors = (
+            stored.visual_features_NK,
+            stored.prompt_features_NK,
+            stored.down_NRD,
+            stored.up_NRD,
+        )
+        generator = self.editor.generator
+        fixed = num_bytes([*generator.parameters(), *generator.buffers()])
+        return EditorMemory(fixed_bytes=fixed, stored_bytes=num_bytes(tensors))

@@ -2,16 +2,9 @@
 
 from collections.abc import Sequence
 
-from liveedit_core.backbones.protocol import Backbone
-from liveedit_core.editor import NOTHING_KEPT
-from liveedit_core.metrics import (
-    FREE_GENERATION,
-    TEACHER_FORCED,
-    PreparedCases,
-    ProbeResult,
-    free_generation_result,
-    teacher_forced_result,
-)
+from liveedit_core.backbones.protocol import Backbone, BackboneInput
+from liveedit_core.baselines.protocol import EditorMemory, score_answers
+from liveedit_core.metrics import PreparedCases, ProbeResult
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 
@@ -27,20 +20,25 @@ class Unedited:
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
         """Do nothing."""
 
+    def restore(self) -> None:
+        """Do nothing."""
+
+    def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
+        """Greedy answers of the backbone."""
+        return self.backbone.generate(inputs, None, max_new_tokens=max_new_tokens)
+
     def score(
         self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
     ) -> list[ProbeResult]:
         """Score the prepared answers."""
-        results: list[ProbeResult] = []
-        if TEACHER_FORCED in protocols:
-            results += [
-                teacher_forced_result(p, p.unedited_ids, NOTHING_KEPT, self.backbone.decode)
-                for p in prepared.probes
-            ]
-        if FREE_GENERATION in protocols:
-            results += [
-                free_generation_result(p, p.unedited_answer, NOTHING_KEPT)
-                for p in prepared.probes
-                if p.unedited_answer is not None
-            ]
-        return results
+        return score_answers(
+            prepared,
+            protocols,
+            target_ids=lambda probes: [probe.unedited_ids for probe in probes],
+            answers=lambda probes: [probe.unedited_answer or "" for probe in probes],
+            decode=self.backbone.decode,
+        )
+
+    def memory(self) -> EditorMemory:
+        """Nothing."""
+        return EditorMemory(fixed_bytes=0, stored_bytes=0)

@@ -109,7 +109,7 @@ def test_edits_are_learned_one_after_another(
     for request in REQUESTS:
         teach(apart, editor, [request])
     teach(backwards, editor, REQUESTS[::-1])
-    first, second, other = (list(m.layer.parameters()) for m in (together, apart, backwards))
+    first, second, other = (list(m.tuned.parameters()) for m in (together, apart, backwards))
     for one, same in zip(first, second, strict=True):
         torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-4)
     assert any(not torch.allclose(o, b, atol=1e-3) for o, b in zip(first, other, strict=True))
@@ -122,7 +122,7 @@ def test_an_edit_below_the_stop_loss_costs_no_steps(
     for stop_loss, is_tuned in ((1e6, False), (0.0, True)):
         model = FineTuning(backbone, FineTuningConfig(max_steps=1, stop_loss=stop_loss))
         teach(model, editor, REQUESTS[:1])
-        pairs = zip(original, model.layer.parameters(), strict=True)
+        pairs = zip(original, model.tuned.parameters(), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs) is not is_tuned
 
 

@@ -1,0 +1,76 @@
+"""The most similar edits are told, in the paper's words, the most similar one last."""
+
+from dataclasses import replace
+
+import pytest
+
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.baselines.in_context import InContext, InContextConfig, told_prompt
+from liveedit_core.editor import edit_input
+from liveedit_core.schema import EditRequest
+from tests.tiny_backbone import picture, request
+
+
+def taught(backbone: HuggingFaceBackbone, config: InContextConfig) -> InContext:
+    requests = [
+        EditRequest(image_bytes=picture(seed), prompt="Who made this?", target=f"maker {seed}")
+        for seed in range(4)
+    ]
+    model = InContext(backbone, config)
+    model.teach(requests, backbone.encode([edit_input(item) for item in requests]))
+    return model
+
+
+def test_the_text_is_exactly_this() -> None:
+    facts = [("What is shown here?", "silver kettle"), ("Who made this?", "Anna Keller")]
+    assert told_prompt(facts, "Who is the artist?") == (
+        "New Fact: What is shown here? silver kettle\n"
+        "New Fact: Who made this? Anna Keller\n"
+        "Prompt: Who is the artist?"
+    )
+    assert told_prompt([], "Who is the artist?") == "Who is the artist?"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_own_picture_is_told_last(seed: int, backbone: HuggingFaceBackbone) -> None:
+    model = taught(backbone, InContextConfig(num_facts=2))
+    item = BackboneInput(prompt="Who made this?", image_bytes=picture(seed), target="x")
+    (state,) = backbone.encode([item])
+    told = model.told(item, state)
+    lines = told.prompt.splitlines()
+    assert lines[-1] == "Prompt: Who made this?"
+    assert lines[-2] == f"New Fact: Who made this? maker {seed}"
+    assert len(lines) == 3
+    assert (told.image_bytes, told.target) == (item.image_bytes, "x")
+
+
+def test_a_prompt_tells_edits_of_one_picture_apart(backbone: HuggingFaceBackbone) -> None:
+    model = InContext(backbone, InContextConfig(num_facts=1))
+    one = request(0)
+    other = replace(one, prompt="The color of the sky is", target="blue")
+    model.teach([one, other], backbone.encode([edit_input(item) for item in (one, other)]))
+    for asked in (one, other):
+        item = BackboneInput(prompt=asked.prompt, image_bytes=asked.image_bytes)
+        (state,) = backbone.encode([item])
+        line = model.told(item, state).prompt.splitlines()[0]
+        assert line == f"New Fact: {asked.prompt} {asked.target}"
+
+
+def test_pictures_count_for_nothing_where_a_question_has_none(
+    backbone: HuggingFaceBackbone,
+) -> None:
+    item = BackboneInput(prompt="The color of the sky is")
+    (state,) = backbone.encode([item])
+    told = [
+        taught(backbone, InContextConfig(num_facts=2, picture_weight=share)).told(item, state)
+        for share in (0.0, 1.0)
+    ]
+    assert told[0] == told[1]
+
+
+def test_fewer_facts_than_asked_for_are_all_told(backbone: HuggingFaceBackbone) -> None:
+    model = taught(backbone, InContextConfig(num_facts=9))
+    item = BackboneInput(prompt="Who made this?", image_bytes=picture(0))
+    (state,) = backbone.encode([item])
+    assert model.told(item, state).prompt.count("New Fact:") == 4
