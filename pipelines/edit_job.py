@@ -146,6 +146,18 @@ def model_names(config: LifelongEditRecipe) -> ModelNames:
     )
 
 
+def _opened_source(
+    config: LifelongEditRecipe, store: ObjectStore, progress: ProgressView
+) -> Source:
+    """The source of a recipe, with what people should know of it said."""
+    if config.benchmark.is_on:
+        progress.say("checking every record and picture of the benchmark")
+    source = open_source(config, store)
+    for note in source.notes:
+        progress.say(note)
+    return source
+
+
 def _follower(
     sources: ReportSources,
     stages: _Stages,
