@@ -1,6 +1,7 @@
 """JSON Lines from outside, read line by line: each line becomes an object or a `Rejected`."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,10 +100,10 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        counts = Counter(key for key, _ in pairs)
+        repeated = min(key for key, count in counts.items() if count > 1)
         raise RefusedInputError(
-            f"key {repeated[0]!r} is given more than once", error_type=RejectType.REPEATED_KEY
+            f"key {repeated[:80]!r} is given more than once", error_type=RejectType.REPEATED_KEY
         )
     return content
 

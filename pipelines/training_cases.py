@@ -1,11 +1,12 @@
 """What a training run learns from: the built-in benchmark, a published one, or cases of a file."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 from liveedit_core.errors import ConfigError
 from liveedit_core.rejects import Rejected
-from liveedit_core.schema import Case, ProbeKind
+from liveedit_core.schema import Case, Probe, ProbeKind
 from pipelines.train_config import TrainRecipe
 
 _SHOWN = 5
@@ -54,9 +55,17 @@ def cases_of_file(path: str) -> list[Case]:
 
 
 def cases_digest(cases: Sequence[Case]) -> str:
-    """sha256 over the names of cases and what they teach, whatever their order."""
-    names = sorted(f"{case.case_id} {case.edit.edit_id}" for case in cases)
+    """sha256 over all that cases teach and ask, whatever their order."""
+    names = sorted(
+        json.dumps([case.case_id, case.edit.edit_id, case.thing, *map(_asked, case.probes)])
+        for case in cases
+    )
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _asked(probe: Probe) -> list[str]:
+    picture = hashlib.sha256(probe.image_bytes or b"").hexdigest()
+    return [probe.kind, probe.prompt, probe.target, picture]
 
 
 def pictures_by_thing(

@@ -100,13 +100,13 @@ class PublishedBenchmark:
         unseen = reasons.total()
         found = []
         if empty:
-            found.append(f"{empty:,} records have an empty `alt` and are left out")
+            found.append(f"records left out because `alt` is empty: {empty:,}")
         if repeated:
-            found.append(f"{repeated:,} records repeat an earlier edit and are left out")
+            found.append(f"records left out because they repeat an earlier edit: {repeated:,}")
         if unseen:
             found.append(
-                f"{unseen:,} records are left out, for {self.num_bad_pictures:,} pictures that "
-                "are missing or cannot be read"
+                f"records left out because pictures are missing or cannot be read: {unseen:,} "
+                f"(pictures: {self.num_bad_pictures:,})"
             )
         return found
 
@@ -223,10 +223,10 @@ def _listed(problems: Sequence[str], unseen: Sequence[str]) -> list[str]:
     """Both kinds of problems, counted, the first ones in full."""
     lines: list[str] = []
     for title, items in (
-        (f"{len(problems):,} problems:", problems),
+        (f"problems: {len(problems):,}", problems),
         (
-            f"{len(unseen):,} pictures are missing or cannot be read (benchmark.missing_pictures = "
-            '"skipped" leaves out the records that need them):',
+            f"pictures that are missing or cannot be read: {len(unseen):,} "
+            '(missing_pictures = "skipped" leaves out the records that need them)',
             unseen,
         ),
     ):

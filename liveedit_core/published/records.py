@@ -181,7 +181,7 @@ def picture_path(value: object, key: str) -> str:
     """
     text = check_text(value, key, MAX_PATH_CHARS)
     path = os.path.normpath(text)
-    if os.path.isabs(path) or path.split("/")[0] == ".." or path == "." or "\0" in path:
+    if os.path.isabs(path) or path.split("/")[0] == ".." or path == "." or "\0" in text:
         raise RefusedInputError(f"{key} {text[:200]!r} leads out of the image root")
     return path
 

@@ -88,6 +88,24 @@ def test_a_case_comes_out_whole(folder: Path) -> None:
     assert case.probes[2].target == ""
 
 
+def test_a_case_names_its_thing_and_portability_its_hops(folder: Path) -> None:
+    probe = {"kind": "portability", "image": "red.png", "prompt": "Who grew it?", "target": "Ann"}
+    line = {"edit": GOOD, "probes": [probe, probe | {"hop": 3}], "thing": "rose"}
+    (case,) = load_cases(_write(folder, line))
+    assert isinstance(case, Case)
+    assert case.thing == "rose"
+    assert [item.hop for item in case.probes] == [0, 3]
+
+
+def test_a_locality_target_is_a_hint_and_may_be_longer(folder: Path) -> None:
+    probe = {"kind": "text_locality", "prompt": "Why?", "target": "x" * 3_000}
+    (case,) = load_cases(_write(folder, {"edit": GOOD, "probes": [probe]}))
+    assert isinstance(case, Case)
+    probe["target"] += "x" * 2_000
+    reject = _only_reject(_write(folder, {"edit": GOOD, "probes": [probe]}), load_cases)
+    assert "at most 4,000" in reject.message
+
+
 def test_bad_lines_do_not_stop_the_stream(folder: Path) -> None:
     path = _write(folder, GOOD, b"{oops", b"", GOOD | {"image": "blue.png"}, b'"\xff"', GOOD)
     items = list(load_requests(path))
@@ -167,6 +185,10 @@ def test_lines_that_are_no_request(folder: Path, line: bytes, error_type: str, r
         ({"kind": "text_locality"}, "WrongType", "must be left out"),
         ({"image": "none.png"}, "ImageNotFound", "probes[0].image"),
         ({"picture": "a"}, "UnknownKey", "in probes[0]"),
+        ({"hop": "2"}, "WrongType", "probes[0].hop must be a whole number, got a text"),
+        ({"hop": True}, "WrongType", "probes[0].hop must be a whole number, got true/false"),
+        ({"hop": 2}, "WrongType", "got 2 in a text_generality probe"),
+        ({"hop": 17, "kind": "portability"}, "WrongType", "from 1 to 16"),
     ],
 )
 def test_bad_probes_refuse_the_case(
@@ -188,6 +210,7 @@ def test_bad_probes_refuse_the_case(
         ({"edit": GOOD | {"target": ""}}, "edit.target is empty"),
         (GOOD, "unknown key 'image' in a case"),
         ({"edit": GOOD, "probes": [{}] * 257}, "257 probes"),
+        ({"edit": GOOD, "thing": 3}, "thing must be a text"),
     ],
 )
 def test_cases_of_another_shape(folder: Path, case: dict[str, object], reason: str) -> None:

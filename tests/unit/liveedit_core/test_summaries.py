@@ -1,12 +1,14 @@
 """Summaries agree with sums by hand, and depend on nothing but the results."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from liveedit_core.probe_results import FREE_GENERATION, TEACHER_FORCED
-from liveedit_core.schema import ProbeKind
-from liveedit_core.summaries import paper_average, summarize
+from liveedit_core.schema import Probe, ProbeKind
+from liveedit_core.summaries import paper_average, summarize, summarize_hops
+from tests.unit.tiny_inputs import case
 from tests.unit.tiny_results import probe_result
 
 RELIABILITY = ProbeKind.RELIABILITY
@@ -46,6 +48,23 @@ def test_the_order_of_results_changes_nothing() -> None:
     shuffled = draw.sample(results, len(results))
     assert summarize(shuffled, seed=1) == summarize(results, seed=1)
     assert summarize(shuffled, seed=2) != summarize(results, seed=1), "intervals are drawn"
+
+
+def test_portability_by_hops_by_hand() -> None:
+    def probe(hop: int) -> Probe:
+        return Probe(kind=ProbeKind.PORTABILITY, prompt="Who?", target="Zürich", hop=hop)
+
+    cases = [replace(case(0), case_id="c", probes=(probe(1), probe(2), probe(2), probe(0)))]
+    scores = {0: 0.9, 1: 1.0, 2: 0.5, 3: 0.0, 4: 0.25}
+    results = [probe_result(probe_index=index, score=score) for index, score in scores.items()]
+    results.append(probe_result(probe_index=2, score=1.0, protocol=FREE_GENERATION))
+    results.append(probe_result("another run's case", probe_index=1))
+    by_hop = summarize_hops(results, cases)
+    assert {key: (item.mean, item.num_samples) for key, item in by_hop.items()} == {
+        (1, TEACHER_FORCED): (1.0, 1),
+        (2, TEACHER_FORCED): (0.25, 2),
+        (2, FREE_GENERATION): (1.0, 1),
+    }
 
 
 def test_the_papers_average_leaves_out_all_but_its_five_metrics() -> None:

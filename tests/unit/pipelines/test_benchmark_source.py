@@ -29,6 +29,8 @@ from pipelines.nightly_config import NightlyRecipe
 from pipelines.nightly_run import read_cases
 from pipelines.recipe_loader import load_recipe
 from pipelines.result_table import result_tables
+from pipelines.run_records import hop_values
+from pipelines.training_cases import cases_digest
 from tests.published_files import benchmark_folder, draw_pictures, hop, record, write_json
 from tests.unit.pipelines.test_edit_stream import Driver
 
@@ -154,6 +156,10 @@ def test_portability_is_summed_up_by_hops(tmp_path: Path) -> None:
         "  over 1 hop",
         "  over 2 hops",
     ]
+    assert hop_values(last.by_hop) == {
+        f"portability.{number}_hops.teacher_forced": last.by_hop[number, TEACHER_FORCED].mean
+        for number in (1, 2)
+    }
 
 
 def test_skipped_records_are_on_record(tmp_path: Path) -> None:
@@ -211,13 +217,23 @@ def test_training_has_every_kind_of_probe_and_things_to_hold_out(tmp_path: Path)
     assert not held_out & {case.edit.image_bytes for case in split.training}
 
 
+def test_training_notices_other_cases(tmp_path: Path) -> None:
+    folder = benchmark_folder(tmp_path, "evqa", 3, "train")
+    section = BenchmarkSection(name="evqa", data=str(folder))
+    before = cases_digest(load_training_cases(section))
+    assert cases_digest(load_training_cases(section)[::-1]) == before
+    changed = [record(number, rephrase="Which one?") for number in range(3)]
+    write_json(folder / "vqa_train.json", changed)
+    assert cases_digest(load_training_cases(section)) != before
+
+
 def test_an_image_root_of_ones_own(tmp_path: Path) -> None:
     write_json(tmp_path / "data" / "vqa_eval.json", [record(1)])
     draw_pictures(tmp_path / "coco", [record(1)])
     named = {"name": "evqa", "data": str(tmp_path / "data")}
     section = BenchmarkSection(**named, images=str(tmp_path / "coco"))  # type: ignore[arg-type]
     assert len(open_published(section, "evaluation")) == 1
-    with pytest.raises(InputError, match="3 pictures are missing"):
+    with pytest.raises(InputError, match="cannot be read: 3 "):
         open_published(BenchmarkSection(**named), "evaluation")  # type: ignore[arg-type]
 
 
@@ -240,5 +256,5 @@ def test_the_converter_writes_cases_and_says_so(
     skipped = [*map(str, arguments), "--missing-pictures", "skipped"]
     assert convert_benchmark.main(skipped) == 0
     said = capsys.readouterr().out
-    assert "1 records are left out, for 1 pictures" in said
+    assert "cannot be read: 1 (pictures: 1)" in said
     assert "2 cases written" in said
