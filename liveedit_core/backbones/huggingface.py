@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from liveedit_core.backbones.generation import PromptBatch
 from liveedit_core.backbones.picture_memory import PictureFeatures, PictureMemory
+from liveedit_core.backbones.prompts import with_space
 from liveedit_core.backbones.protocol import BackboneInput, Residual, RouteOnce
 from liveedit_core.backbones.pyramid import PyramidLevel, TowerPyramid
 from liveedit_core.backbones.suffix import SuffixParts, target_rows, without_embeddings
@@ -39,13 +40,6 @@ def slice_decoder(decoder: nn.Module, layers: slice, *, has_norm: bool) -> Any:
     if not has_norm:
         part.norm = nn.Identity()
     return part
-
-
-def with_space(prompt: str, target: str) -> str:
-    """The target with one leading space, unless one is there already (METHOD.md 7)."""
-    if not target or prompt[-1:].isspace() or target[0].isspace():
-        return target
-    return f" {target}"
 
 
 ImageFeatures = dict[bytes | None, PictureFeatures]

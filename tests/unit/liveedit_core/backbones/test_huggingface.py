@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone, with_space
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.prompts import with_space
 from liveedit_core.backbones.protocol import BackboneInput, Residual
 from liveedit_core.errors import InputError
 from liveedit_core.images import decode_image
