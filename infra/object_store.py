@@ -24,6 +24,7 @@ from infra.disk_objects import (
     ObjectEntry,
     too_large,
 )
+from infra.s3_timeouts import connect_timeout_s, request_timeout_s, table_timeouts
 from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
 
 _PROBE_CONTENDERS = 4
@@ -46,9 +47,6 @@ _REFUSED_CODES = frozenset(
 )
 """Answers that stay the same until a person changes something."""
 
-_TABLE_RETRIES = {"client_max_retries": "5", "client_retry_timeout": "20"}
-"""How long Lance asks on its own (seconds); after that the caller decides, and can say so."""
-
 
 class StorageRefusedError(StorageUnavailableError):
     """The store answers, and says no: credentials, permissions or the bucket's name."""
@@ -65,26 +63,29 @@ class UnsafeStoreError(StorageUnavailableError):
 class ObjectStore:
     """The one way to objects; picklable, holds no credentials."""
 
-    def __init__(self, root_uri: str | Path, endpoint: str = "") -> None:
+    def __init__(self, root_uri: str | Path, endpoint: str = "", timeout_s: float = 0.0) -> None:
         """Name the root; nothing is read or written yet.
 
         Args:
             root_uri: `file:///folder`, a plain path, or `s3://bucket/prefix`.
             endpoint: URL of the S3 server; "" takes that of the AWS environment.
+            timeout_s: Of one request to it; 0 takes LIVEEDIT_S3_TIMEOUT_S, or 30.
 
         Raises:
             InputError: The scheme is neither of these, or the bucket is missing.
+            ConfigError: The environment gives a timeout that is none.
         """
         self.root_uri = _normalized_root(root_uri)
         self._given_endpoint = endpoint
+        self._timeout_s = timeout_s or request_timeout_s()
 
-    def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str, str]]:
-        """Pickle root and endpoint: clients are made anew where the store arrives.
+    def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str, str, float]]:
+        """Pickle root, endpoint and timeout: clients are made anew where the store arrives.
 
         The endpoint goes along, as it does in `table_options`: objects and tables of one store must
         not end up on two servers because a node has another environment than the driver.
         """
-        return ObjectStore, (self.root_uri, self._endpoint)
+        return ObjectStore, (self.root_uri, self._endpoint, self._timeout_s)
 
     @property
     def _endpoint(self) -> str:
@@ -94,8 +95,11 @@ class ObjectStore:
     def _backend(self) -> Backend:
         parts = urlsplit(self.root_uri)
         if parts.scheme == "s3":
-            return _S3Backend(parts.netloc, parts.path.strip("/"), self._given_endpoint)
+            return self._s3_backend(parts.netloc, parts.path.strip("/"))
         return DiskBackend(Path(unquote(parts.path)))
+
+    def _s3_backend(self, bucket: str, prefix: str) -> Backend:
+        return _S3Backend(bucket, prefix, self._given_endpoint, self._timeout_s)
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object whole or not at all, replacing what was there."""
@@ -170,7 +174,7 @@ class ObjectStore:
             )
         backend: Backend = DiskBackend(Path("/"))
         if is_s3:
-            backend = _S3Backend(host, "", self._given_endpoint)
+            backend = self._s3_backend(host, "")
         try:
             return backend.get(key, max_bytes)
         except MissingObjectError:
@@ -225,10 +229,11 @@ class ObjectStore:
         if not self.root_uri.startswith("s3://"):
             return {}
         endpoint = self._endpoint
-        if not endpoint:
-            return dict(_TABLE_RETRIES)
-        allow_http = str(endpoint.startswith("http:")).lower()
-        return {**_TABLE_RETRIES, "aws_endpoint": endpoint, "allow_http": allow_http}
+        options = table_timeouts(self._timeout_s)
+        if endpoint:
+            options["aws_endpoint"] = endpoint
+            options["allow_http"] = str(endpoint.startswith("http:")).lower()
+        return options
 
 
 def _normalized_root(root_uri: str | Path) -> str:
@@ -255,20 +260,21 @@ def _endpoint() -> str:
 
 
 @functools.cache
-def _s3_client(endpoint: str, access_key_id: str) -> Any:
+def _s3_client(endpoint: str, access_key_id: str, timeout_s: float) -> Any:
     """One client a process, a new one when the environment changes.
 
     Args:
         endpoint: URL of the server; "" for Amazon's.
         access_key_id: Only tells environments apart: boto3 reads it, and all else, by itself.
+        timeout_s: Of one request.
     """
     import boto3  # slow, and stores on disk do without it
     from botocore.config import Config
 
     config = Config(
-        connect_timeout=5,
-        read_timeout=30,
-        retries={"mode": "standard", "max_attempts": 4},
+        connect_timeout=connect_timeout_s(timeout_s),
+        read_timeout=timeout_s,
+        retries={"mode": "standard", "total_max_attempts": 4},
         s3={"addressing_style": "path" if endpoint else "auto"},
     )
     return boto3.session.Session().client("s3", config=config, endpoint_url=endpoint or None)
@@ -277,17 +283,17 @@ def _s3_client(endpoint: str, access_key_id: str) -> Any:
 class _S3Backend:
     """Objects below a prefix of a bucket."""
 
-    def __init__(self, bucket: str, prefix: str, endpoint: str) -> None:
+    def __init__(self, bucket: str, prefix: str, endpoint: str, timeout_s: float) -> None:
         self._endpoint = endpoint
+        self._timeout_s = timeout_s
         self._bucket = bucket
         self._base = f"{prefix}/" if prefix else ""
 
     @property
     def _client(self) -> Any:
         with self._errors("the bucket"):
-            return _s3_client(
-                self._endpoint or _endpoint(), os.environ.get("AWS_ACCESS_KEY_ID", "")
-            )
+            access_key_id = os.environ.get("AWS_ACCESS_KEY_ID", "")
+            return _s3_client(self._endpoint or _endpoint(), access_key_id, self._timeout_s)
 
     @contextlib.contextmanager
     def _errors(self, key: str) -> Iterator[None]:

@@ -41,6 +41,9 @@ def storage_errors(uri: str) -> Iterator[None]:
     except CommitConflictError as error:
         raise ConcurrentCommitError(f"table {uri} was changed meanwhile") from error
     except (OSError, ValueError) as error:
+        # What S3 did not answer comes as either; as a ValueError while a table is opened or read.
+        if "Generic S3 error" in str(error):
+            raise StorageUnavailableError(f"table {uri}: {error}") from error
         if "not found" in str(error).lower():
             raise IntegrityError(
                 f"table {uri}: the version or a file is missing: {error}"
@@ -54,13 +57,11 @@ def storage_errors(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_errors(uri: str) -> Iterator[None]:
-    """The same while rows are read, where Lance hides what failed in one error of Arrow."""
+    """The same while rows are read, where damage shows as an error of Arrow."""
     try:
         with storage_errors(uri):
             yield
     except pa.ArrowInvalid as error:
-        if "Generic S3 error" in str(error):
-            raise StorageUnavailableError(f"table {uri}: {error}") from error
         raise IntegrityError(
             f"table {uri}: a file is damaged: {error}. For a bank, `liveedit bank verify` names it"
         ) from error
@@ -84,11 +85,16 @@ class Table:
         """The table of this name, created empty with this schema when there is none."""
         table = cls(store, name)
         if not table.exists():
-            # Losing a race of creators leaves a table, which is what we want.
-            with contextlib.suppress(StorageUnavailableError), storage_errors(table.uri):
-                lance.write_dataset(
-                    schema.empty_table(), table.uri, mode="create", storage_options=table._options
-                )
+            try:
+                with storage_errors(table.uri):
+                    lance.write_dataset(
+                        schema.empty_table(), table.uri, "create", storage_options=table._options
+                    )
+            except StorageUnavailableError:
+                # A lost race or a lost answer leaves a table, which is what we want; an outage
+                # leaves none, and is no missing file.
+                if not table.exists():
+                    raise
         _ = table._dataset
         return table
 

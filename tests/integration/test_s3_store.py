@@ -4,67 +4,28 @@ import multiprocessing
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
 
 from infra.bank_integrity import verify_version
 from infra.bank_rescue import drop_damaged
-from infra.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.expert_bank import ExpertBank, ExpertRow
 from infra.object_store import ObjectStore
 from infra.request_log import RequestLog
 from infra.results import ResultsTable
 from infra.writer_fence import WriterFencedError
-from liveedit_core.config import GeneratorConfig
 from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
-from liveedit_core.expert import Expert
 from liveedit_core.schema import EditRequest
-
-IDENTITY = BankIdentity(
-    backbone_digest="backbone",
-    generator_digest="generator",
-    edit_layer=5,
-    hidden_size=6,
-    module_dim=4,
-    num_queries=2,
-    rank=3,
-    embedding_model="tower",
-    embedding_size=5,
-)
-CONFIG = GeneratorConfig(
-    hidden_size=6,
-    module_dim=4,
-    num_queries=2,
-    num_attention_heads=2,
-    rank=3,
-    num_image_tokens=2,
-    edit_layer=5,
-)
+from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY, small_request, small_row
 
 
 def request_of(sequence: int, target: str = "yes") -> EditRequest:
-    return EditRequest(image_bytes=b"picture %d" % sequence, prompt="What is it?", target=target)
+    return small_request(f"picture {sequence}", target)
 
 
 def row_of(sequence: int, request: EditRequest | None = None) -> ExpertRow:
-    request = request or request_of(sequence)
-    random = np.random.default_rng(int(request.edit_id[:8], 16))
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.from_numpy(random.standard_normal(shape).astype(np.float32))
-
-    return ExpertRow(
-        expert=Expert(
-            edit_id=request.edit_id,
-            visual_feature_QM=normal(2, 4),
-            prompt_feature_QM=normal(2, 4),
-            down_RD=normal(3, 6),
-            up_RD=normal(3, 6),
-        ),
-        sequence=sequence,
-        subject_id=request.subject_id,
-        clip_embedding=normal(5).numpy(),
-    )
+    wanted = request or request_of(sequence)
+    return small_row(sequence, (wanted.image_bytes or b"").decode(), wanted.target)
 
 
 @pytest.fixture
@@ -135,7 +96,7 @@ def test_a_server_that_is_away_is_a_storage_error(
 def test_log_bank_and_results_work_on_s3(store: ObjectStore) -> None:
     log = RequestLog(store)
     log.append([request_of(1), request_of(2), request_of(1), request_of(1, "no")])
-    bank = ExpertBank.open_or_create(store, "main", IDENTITY)
+    bank = ExpertBank.open_or_create(store, "main", SMALL_IDENTITY)
     epoch = bank.acquire_writer()
     todo = list(log.pending(bank))
     assert [logged.sequence for logged in todo] == [1, 2, 3]
@@ -145,7 +106,7 @@ def test_log_bank_and_results_work_on_s3(store: ObjectStore) -> None:
     second = bank.commit(writer.write(rows), epoch=epoch, message="two")
     assert list(log.pending(bank)) == []
     assert bank.edit_ids(first) == [row.expert.edit_id for row in rows[:2]]
-    repository = ExpertBank.open(store, "main").load_repository(CONFIG, second)
+    repository = ExpertBank.open(store, "main").load_repository(SMALL_CONFIG, second)
     assert list(repository.edit_ids) == [row.expert.edit_id for row in rows[1:]]
     assert torch.equal(repository.up_NRD[1], rows[2].expert.up_RD)
     assert [window.message for window in bank.history()] == ["one", "two"]
@@ -161,7 +122,7 @@ def test_edits_live_and_damage_is_named_on_s3(store: ObjectStore) -> None:
     log = RequestLog(store)
     requests = [request_of(1), request_of(2), request_of(1, "no")]
     log.append(requests)
-    bank = ExpertBank.open_or_create(store, "main", IDENTITY)
+    bank = ExpertBank.open_or_create(store, "main", SMALL_IDENTITY)
     epoch = bank.acquire_writer()
     rows = [row_of(number, request) for number, request in enumerate(requests, start=1)]
     for row in rows:

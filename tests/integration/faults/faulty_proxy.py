@@ -3,12 +3,13 @@
 The signature of a request covers its Host header, so requests pass through it byte by byte.
 """
 
+import contextlib
 import http.client
 import http.server
 import random
 import threading
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "upgrade"})
@@ -24,6 +25,15 @@ class Shares:
     """500, not passed on."""
     lost_answer: float = 0.0
     """Passed on and done, but the answer never comes: the worst there is."""
+    stall: float = 0.0
+    """Taken, not passed on, and never answered: the client must give up by itself."""
+    late_answer: float = 0.0
+    """Passed on and done; when the answer would come, the client has given up."""
+
+
+_FAULTS = tuple(field.name for field in fields(Shares))
+_MAX_HOLD_S = 120.0
+"""A client that waits longer for an answer is at fault; its connection is broken."""
 
 
 class FaultyProxy:
@@ -62,7 +72,7 @@ class FaultyProxy:
         with self._lock:
             number = self._draw.random()
             name = ""
-            for candidate in ("slow_down", "internal_error", "lost_answer"):
+            for candidate in _FAULTS:
                 share = getattr(self.shares, candidate)
                 if number < share:
                     name = candidate
@@ -101,6 +111,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault == "internal_error":
             self._refuse(500, "InternalError")
             return
+        if fault == "stall":
+            self._hold()
+            return
         headers = [
             (name, value)
             for name, value in self.headers.items()
@@ -114,6 +127,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault == "lost_answer":
             self.close_connection = True
             return
+        if fault == "late_answer":
+            self._hold()
+            return
         self.send_response_only(status)
         is_sized = False
         for name, value in answer_headers:
@@ -124,7 +140,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            with contextlib.suppress(ConnectionError):  # a client that gave up meanwhile
+                self.wfile.write(content)
+
+    def _hold(self) -> None:
+        """Say nothing until the client hangs up."""
+        self.close_connection = True
+        self.connection.settimeout(_MAX_HOLD_S)
+        with contextlib.suppress(OSError):
+            self.connection.recv(1)
 
     def _refuse(self, status: int, code: str) -> None:
         content = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()

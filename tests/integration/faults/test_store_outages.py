@@ -10,6 +10,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from infra.bank_schema import column_to_numpy
+from infra.s3_timeouts import TIMEOUT_VARIABLE
 from tests.integration.conftest import S3Server, s3_ports, start_s3_server
 from tests.integration.edit_job import ROOT
 from tests.integration.faults.faulty_proxy import FaultyProxy, Shares
@@ -38,9 +39,15 @@ def s3_scene(
 def test_a_store_that_fails_every_fifth_request(s3_server: S3Server, s3_scene: Scene) -> None:
     """A third of the faults are writes that were done, although nobody was told."""
     scene = s3_scene
-    shares = Shares(slow_down=0.10, internal_error=0.05, lost_answer=0.05)
+    shares = Shares(
+        slow_down=0.09, internal_error=0.05, lost_answer=0.04, stall=0.01, late_answer=0.01
+    )
     proxy = FaultyProxy(s3_server.endpoint, shares, seed=3)
-    scene.environment = {**s3_server.environment, "AWS_ENDPOINT_URL": proxy.endpoint}
+    scene.environment = {
+        **s3_server.environment,
+        "AWS_ENDPOINT_URL": proxy.endpoint,
+        TIMEOUT_VARIABLE: "2",
+    }
     try:
         scene.drop("a.jsonl", range(6))
         driver = scene.start("--follow")
@@ -51,7 +58,7 @@ def test_a_store_that_fails_every_fifth_request(s3_server: S3Server, s3_scene: S
     finally:
         proxy.close()
     assert proxy.num_faults > 10
-    fault = "S3 request answered 503 or 500, or its answer lost"
+    fault = "S3 request answered 503 or 500, or late or never, or its answer lost"
     scene.check(12, fault=fault, num_faults=proxy.num_faults, batch_size=1)
     assert scene.store.list("inbox/") == [f"inbox/{n}.png" for n in sorted(range(12), key=str)]
 
