@@ -58,5 +58,5 @@ def test_another_dtype_leaves_the_backbone_as_it_is() -> None:
 
 def test_it_holds_nothing_of_the_layers_before() -> None:
     names = {name for name, _ in DecoderSuffix(BACKBONE).named_parameters()}
-    assert any(name.startswith("decoder.layers.1.") for name in names)
-    assert not any(name.startswith("decoder.layers.2.") or "embed" in name for name in names)
+    assert any(name.startswith("trunk.layers.1.") for name in names)
+    assert not any(name.startswith("trunk.layers.2.") or "embed" in name for name in names)
