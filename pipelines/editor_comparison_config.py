@@ -33,12 +33,12 @@ class CompareRecipe:
     edits: tuple[int, ...] = (1, 10, 100)
     """Numbers of edits, N: cases are taken in groups of N, and every editor is taught a group,
     scored on cases of the group, and restored."""
-    min_cases: int = 30
+    min_cases: int = 20
     """At each N, so many cases are taught at least: their number divided by N, rounded up, is the
     number of groups."""
-    scored_cases: int = 40
+    scored_cases: int = 20
     """At each N, score so many of the taught cases, evenly spread; 0 takes all."""
-    free_cases: int = 20
+    free_cases: int = 10
     """Of the scored cases, so many are scored under free generation as well, evenly spread."""
     max_new_tokens: int = 12
     """Longest free answer, in tokens."""

@@ -111,8 +111,9 @@ def test_edits_are_learned_one_after_another(
     teach(backwards, editor, REQUESTS[::-1])
     first, second, other = (list(m.tuned.parameters()) for m in (together, apart, backwards))
     for one, same in zip(first, second, strict=True):
-        torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-4)
-    assert any(not torch.allclose(o, b, atol=1e-3) for o, b in zip(first, other, strict=True))
+        # Adam makes a step of any size of gradient, so rounding in one of them shows.
+        torch.testing.assert_close(one, same, rtol=0, atol=1e-3)
+    assert any(not torch.allclose(o, b, atol=1e-2) for o, b in zip(first, other, strict=True))
 
 
 def test_an_edit_below_the_stop_loss_costs_no_steps(

@@ -15,11 +15,12 @@ from liveedit_core.baselines.fine_tuning import (
     MaskedFineTuning,
     MaskedFineTuningConfig,
 )
-from liveedit_core.baselines.grace import Grace, GraceConfig
-from liveedit_core.baselines.in_context import InContext, InContextConfig
+from liveedit_core.baselines.grace import Grace
+from liveedit_core.baselines.in_context import InContext
 from liveedit_core.baselines.live_edit import LiveEdit
-from liveedit_core.baselines.lora import Lora, LoraConfig
+from liveedit_core.baselines.lora import Lora
 from liveedit_core.baselines.protocol import ComparedEditor
+from liveedit_core.baselines.settings import GraceConfig, InContextConfig, LoraConfig
 from liveedit_core.baselines.unedited import Unedited
 from liveedit_core.editor import Editor, edit_input
 from liveedit_core.metrics import (
