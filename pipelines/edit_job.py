@@ -18,7 +18,7 @@ from infra.writer_fence import WriterFence
 from pipelines.config import LifelongEditRecipe
 from pipelines.edit_follow import Follower
 from pipelines.edit_inbox import Inbox
-from pipelines.edit_intake import open_source
+from pipelines.edit_intake import Source, open_source
 from pipelines.edit_report import ReportSources, refused_requests, report_data
 from pipelines.edit_stream import Outcome, run
 from pipelines.progress_view import ProgressView
@@ -69,9 +69,7 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     progress = ProgressView(console)
     stop = StopRequest(progress.say)
     store = ObjectStore(config.store_uri)
-    if config.benchmark.is_on:
-        progress.say("checking every record and picture of the benchmark")
-    source = None if config.follow.is_on else open_source(config, store)
+    source = None if config.follow.is_on else _opened_source(config, store, progress)
     source_name = source.name if source else config.follow.inbox_uri(config.store_uri)
     retried(store.check_exclusive_create)
     models = model_names(config)
@@ -88,8 +86,6 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     status = "FAILED"
     try:
         with started_stages(config, models) as stages, stop.installed(), progress.shown():
-            for note in source.notes if source else ():
-                progress.say(note)
             progress.say(f"teaching {source_name}; starting workers")
             records.started(config, facts)
             generator_facts = stages.generator.describe()
@@ -148,6 +144,18 @@ def model_names(config: LifelongEditRecipe) -> ModelNames:
         generator=config.generator.checkpoint,
         options=config.backbone.options(),
     )
+
+
+def _opened_source(
+    config: LifelongEditRecipe, store: ObjectStore, progress: ProgressView
+) -> Source:
+    """The source of a recipe, with what people should know of it said."""
+    if config.benchmark.is_on:
+        progress.say("checking every record and picture of the benchmark")
+    source = open_source(config, store)
+    for note in source.notes:
+        progress.say(note)
+    return source
 
 
 def _follower(
