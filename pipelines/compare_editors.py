@@ -4,6 +4,7 @@
     compare_editors.py                                        1, 10 and 100 built-in edits
     compare_editors.py --edits 1000 --editors liveedit,grace
     compare_editors.py scored_cases=0 lora.rank=16
+    compare_editors.py --benchmark evqa --data DIR
 
 For each number of edits N every editor is taught a group of N edits, scored on cases of the
 group, and restored, group after group. Leaves one table, as JSON and in MLflow, and a figure of the
@@ -23,10 +24,11 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
+from pipelines.benchmark_config import add_benchmark_options, benchmark_overrides  # noqa: E402
 from pipelines.editor_comparison_config import CompareRecipe  # noqa: E402
 from pipelines.editor_registry import EDITORS  # noqa: E402
-from pipelines.recipe_loader import load_recipe, to_toml  # noqa: E402
+from pipelines.entry import job_parser, parse_job, run_entry  # noqa: E402
+from pipelines.recipe_loader import load_recipe  # noqa: E402
 
 if TYPE_CHECKING:
     from liveedit_core.backbones.protocol import Backbone
@@ -34,40 +36,28 @@ if TYPE_CHECKING:
     from pipelines.editor_comparison import Comparison
 
 TABLE_WIDTH = 150
+EXIT_CODES = """exit codes:
+  0  the table is written
+  1  an error; the message says what to do
+  2  a wrong option or setting
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    try:
-        recipe = resolve_recipe(options)
-        if options.dry_run:
-            print(to_toml(recipe), end="")
-            return 0
-        return run_job(recipe)
-    except ConfigError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 2
-    except LiveEditError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 1
+    return run_entry(lambda: resolve_recipe(options), run_job, is_dry_run=options.dry_run)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = job_parser(__doc__, EXIT_CODES)
     parser.add_argument("--edits", metavar="N,N", help="numbers of edits (1,10,100)")
     parser.add_argument("--editors", metavar="NAME,NAME", help=f"some of {', '.join(EDITORS)}")
     parser.add_argument("--output", metavar="FILE.json", help="where the table goes")
     parser.add_argument("--run-name", metavar="NAME", help="folder under runs/, and in MLflow")
-    parser.add_argument("--recipe", metavar="FILE.toml", type=Path, help="settings")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and end")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
-    )
-    return parser.parse_intermixed_args(arguments)
+    add_benchmark_options(parser)
+    return parse_job(parser, arguments)
 
 
 def resolve_recipe(options: argparse.Namespace) -> CompareRecipe:
@@ -76,7 +66,7 @@ def resolve_recipe(options: argparse.Namespace) -> CompareRecipe:
     Raises:
         ConfigError: A setting is unknown, of the wrong type or impossible.
     """
-    overrides: list[str] = list(options.overrides)
+    overrides = [*options.overrides, *benchmark_overrides(options)]
     if options.edits is not None:
         overrides.append(f"edits=[{options.edits}]")
     if options.editors is not None:
@@ -93,6 +83,7 @@ def run_job(recipe: CompareRecipe) -> int:
 
     from liveedit_core.builtin.backbone import load_builtin_backbone
     from liveedit_core.builtin.benchmark import load_builtin_cases
+    from pipelines.benchmark_source import load_evaluation_cases
     from pipelines.editor_comparison import compare
     from pipelines.editor_tables import to_table, write_files
     from workers.models import ModelNames
@@ -106,7 +97,10 @@ def run_job(recipe: CompareRecipe) -> int:
     backbone = load_builtin_backbone(
         say=say, edit_layer=generator.config.edit_layer, batch_size=recipe.batch_size
     )
-    cases = load_builtin_cases("evaluation")
+    if recipe.benchmark.is_on:
+        cases = load_evaluation_cases(recipe.benchmark, say=say)
+    else:
+        cases = load_builtin_cases("evaluation")
     with state_source(recipe, backbone) as source:
         comparison = compare(recipe, backbone, generator, cases, source, say)
     # The table has its own width, whatever the terminal's: columns that wrap cannot be read.

@@ -18,8 +18,7 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
-from pipelines.recipe_loader import load_recipe, to_toml  # noqa: E402
+from pipelines.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
 from pipelines.version_comparison_config import VersionComparisonRecipe  # noqa: E402
 
 EXIT_CODES = """exit codes:
@@ -33,39 +32,19 @@ EXIT_CODES = """exit codes:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    try:
-        recipe = resolve_recipe(options)
-        if options.dry_run:
-            print(to_toml(recipe), end="")
-            return 0
-        return run_job(recipe)
-    except ConfigError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 2
-    except LiveEditError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 1
+    return run_entry(lambda: resolve_recipe(options), run_job, is_dry_run=options.dry_run)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = job_parser(__doc__, EXIT_CODES)
     parser.add_argument("--store", metavar="URI", help="holds the results; a folder or s3://...")
     parser.add_argument("--results", metavar="RUN", help="results table of both versions")
     parser.add_argument("--old", metavar="N", help="older version of the bank")
     parser.add_argument("--new", metavar="N", help="newer version; by default the newest")
     parser.add_argument("--cases", metavar="FILE.jsonl", help="the cases that were examined")
     parser.add_argument("--output", metavar="FILE.html", help="the page")
-    parser.add_argument("--recipe", metavar="FILE.toml", type=Path, help="settings")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and end")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
-    )
-    return parser.parse_intermixed_args(arguments)
+    return parse_job(parser, arguments)
 
 
 def resolve_recipe(options: argparse.Namespace) -> VersionComparisonRecipe:
@@ -74,19 +53,19 @@ def resolve_recipe(options: argparse.Namespace) -> VersionComparisonRecipe:
     Raises:
         ConfigError: A setting is unknown, of the wrong type or impossible.
     """
-    overrides: list[str] = list(options.overrides)
-    for name, value in (
-        ("store", options.store),
-        ("old.results", options.results),
-        ("new.results", options.results),
-        ("old.version", options.old),
-        ("new.version", options.new),
-        ("cases", options.cases),
-        ("output", options.output),
-    ):
-        if value is not None:
-            overrides.append(f"{name}={value}")
-    return load_recipe(VersionComparisonRecipe, options.recipe, overrides)
+    return resolve(
+        VersionComparisonRecipe,
+        options,
+        [
+            ("store", options.store),
+            ("old.results", options.results),
+            ("new.results", options.results),
+            ("old.version", options.old),
+            ("new.version", options.new),
+            ("cases", options.cases),
+            ("output", options.output),
+        ],
+    )
 
 
 def run_job(recipe: VersionComparisonRecipe) -> int:

@@ -13,6 +13,7 @@ from liveedit_core.baselines.settings import (
     MaskedFineTuningConfig,
 )
 from liveedit_core.errors import ConfigError
+from pipelines.benchmark_config import BenchmarkSection
 from pipelines.config import TrackingSection
 from pipelines.editor_registry import EDITORS
 from pipelines.states_config import StatesSection
@@ -46,6 +47,8 @@ class CompareRecipe:
     """Probes in one forward pass."""
     editors: tuple[str, ...] = tuple(EDITORS)
     """Which to compare."""
+    benchmark: BenchmarkSection = field(default_factory=BenchmarkSection)
+    """Cases of a published benchmark; by default the built-in evaluation cases."""
     generator: str = "builtin"
     """Folder of LiveEdit's generator checkpoint, or "builtin"."""
     output: str = ""

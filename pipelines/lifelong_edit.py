@@ -21,9 +21,9 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
 from pipelines.benchmark_config import add_benchmark_options, benchmark_overrides  # noqa: E402
-from pipelines.config import QUICKSTART, LifelongEditRecipe, load_recipe, to_toml  # noqa: E402
+from pipelines.config import QUICKSTART, LifelongEditRecipe, load_recipe  # noqa: E402
+from pipelines.entry import job_parser, parse_job, run_entry  # noqa: E402
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,27 +44,16 @@ EXIT_CODES = """exit codes:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    try:
-        config = resolve_config(options)
-        if options.dry_run:
-            print(to_toml(config), end="")
-            return 0
-        return run_job(config, must_exist=options.resume)
-    except ConfigError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 2
-    except LiveEditError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 1
+    return run_entry(
+        lambda: resolve_config(options),
+        lambda config: run_job(config, must_exist=options.resume),
+        is_dry_run=options.dry_run,
+    )
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = job_parser(__doc__, EXIT_CODES)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--requests", metavar="FILE.jsonl", help="facts to teach, one a line")
     source.add_argument("--cases", metavar="FILE.jsonl", help="facts with probes, one a line")
@@ -81,12 +70,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help='"builtin", a checkpoint folder, or owner/model[@revision] of the Hugging Face hub',
     )
-    parser.add_argument(
-        "--recipe",
-        metavar="FILE.toml",
-        type=Path,
-        help="settings; by default the quickstart, or plain defaults with facts of your own",
-    )
     parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
     parser.add_argument(
         "--resume",
@@ -98,11 +81,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="at the end, make the newest version the champion if it passes every gate",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and end")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
+    return parse_job(
+        parser,
+        arguments,
+        recipe_help="settings; by default the quickstart, or plain defaults with facts of your own",
     )
-    return parser.parse_intermixed_args(arguments)
 
 
 def resolve_config(options: argparse.Namespace) -> LifelongEditRecipe:

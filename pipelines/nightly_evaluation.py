@@ -18,10 +18,11 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
+from liveedit_core.errors import ConfigError  # noqa: E402
 from pipelines.benchmark_config import add_benchmark_options, benchmark_overrides  # noqa: E402
+from pipelines.entry import job_parser, parse_job, run_entry  # noqa: E402
 from pipelines.nightly_config import NightlyRecipe  # noqa: E402
-from pipelines.recipe_loader import load_recipe, to_toml  # noqa: E402
+from pipelines.recipe_loader import load_recipe  # noqa: E402
 
 if TYPE_CHECKING:
     from pipelines.nightly_job import NightResult
@@ -40,27 +41,16 @@ EXIT_CODES = """exit codes:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    try:
-        recipe = resolve_recipe(options)
-        if options.dry_run:
-            print(to_toml(recipe), end="")
-            return 0
-        return run_job(recipe, night_of(options.date))
-    except ConfigError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 2
-    except LiveEditError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 1
+    return run_entry(
+        lambda: resolve_recipe(options),
+        lambda recipe: run_job(recipe, night_of(options.date)),
+        is_dry_run=options.dry_run,
+    )
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = job_parser(__doc__, EXIT_CODES)
     parser.add_argument("--date", metavar="YYYY-MM-DD", help="of the night; by default today (UTC)")
     cases = parser.add_mutually_exclusive_group()
     cases.add_argument(
@@ -68,18 +58,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     add_benchmark_options(parser, cases)
     parser.add_argument("--store", metavar="URI", help="file:///folder or s3://bucket/prefix")
-    parser.add_argument(
-        "--recipe",
-        metavar="FILE.toml",
-        type=Path,
-        default=DEFAULT_RECIPE,
-        help="cases, tolerances, workers",
+    return parse_job(
+        parser, arguments, recipe=DEFAULT_RECIPE, recipe_help="cases, tolerances, workers"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and end")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
-    )
-    return parser.parse_intermixed_args(arguments)
 
 
 def resolve_recipe(options: argparse.Namespace) -> NightlyRecipe:

@@ -19,9 +19,8 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from liveedit_core.errors import LiveEditError  # noqa: E402
+from pipelines.entry import FAILED, job_parser, parse_job, resolve, run_entry  # noqa: E402
 from pipelines.promotion_config import DEFAULT_RECIPE, PromotionRecipe  # noqa: E402
-from pipelines.recipe_loader import load_recipe, to_toml  # noqa: E402
 
 EXIT_CODES = """exit codes:
   0    the version is the champion, or was it already; or the rollback is done
@@ -43,24 +42,17 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    try:
-        recipe = resolve_recipe(options)
-        if options.dry_run:
-            print(to_toml(recipe), end="")
-            return 0
-        return run_job(recipe, options)
-    except LiveEditError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 1
+    return run_entry(
+        lambda: resolve_recipe(options),
+        lambda recipe: run_job(recipe, options),
+        is_dry_run=options.dry_run,
+        wrong_setting=FAILED,
+    )
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = _Parser(
-        description=__doc__,
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = job_parser(__doc__, EXIT_CODES, parser_class=_Parser)
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
         "--version", metavar="N", type=int, help="of liveedit-bank; by default the newest"
@@ -75,18 +67,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--why", metavar="TEXT", default="", help="kept in the audit log")
     parser.add_argument("--who", metavar="NAME", help="kept there too; by default the user")
-    parser.add_argument(
-        "--recipe",
-        metavar="FILE.toml",
-        type=Path,
-        default=DEFAULT_RECIPE,
-        help="thresholds and tolerances",
+    return parse_job(
+        parser, arguments, recipe=DEFAULT_RECIPE, recipe_help="thresholds and tolerances"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and end")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
-    )
-    return parser.parse_intermixed_args(arguments)
 
 
 def resolve_recipe(options: argparse.Namespace) -> PromotionRecipe:
@@ -95,10 +78,7 @@ def resolve_recipe(options: argparse.Namespace) -> PromotionRecipe:
     Raises:
         ConfigError: A setting is unknown, of the wrong type or impossible.
     """
-    overrides: list[str] = list(options.overrides)
-    if options.store is not None:
-        overrides.append(f"store={options.store}")
-    return load_recipe(PromotionRecipe, options.recipe, overrides)
+    return resolve(PromotionRecipe, options, [("store", options.store)])
 
 
 def run_job(recipe: PromotionRecipe, options: argparse.Namespace) -> int:

@@ -18,9 +18,10 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
+from liveedit_core.errors import ConfigError  # noqa: E402
+from pipelines.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
 from pipelines.rebuild_config import RebuildRecipe  # noqa: E402
-from pipelines.recipe_loader import load_recipe, to_toml  # noqa: E402
+from pipelines.recipe_loader import to_toml  # noqa: E402
 
 if TYPE_CHECKING:
     from pipelines.rebuild_job import RebuildResult
@@ -37,40 +38,20 @@ EXIT_CODES = """exit codes:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    try:
-        recipe = resolve_recipe(options)
-        if options.dry_run:
-            print(to_toml(recipe), end="")
-            return 0
-        return run_job(recipe)
-    except ConfigError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 2
-    except LiveEditError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 1
+    return run_entry(lambda: resolve_recipe(options), run_job, is_dry_run=options.dry_run)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = job_parser(__doc__, EXIT_CODES)
     parser.add_argument("--store", metavar="URI", help="holds the request log")
     parser.add_argument("--generator", metavar="FOLDER", help="checkpoint that writes the experts")
     parser.add_argument("--bank", metavar="NAME", help="of the new bank")
     parser.add_argument(
         "--from", dest="source", metavar="NAME", help="only the edits that this bank holds"
     )
-    parser.add_argument("--recipe", metavar="FILE.toml", type=Path, help="settings")
     parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and end")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
-    )
-    return parser.parse_intermixed_args(arguments)
+    return parse_job(parser, arguments)
 
 
 def resolve_recipe(options: argparse.Namespace) -> RebuildRecipe:
@@ -79,17 +60,17 @@ def resolve_recipe(options: argparse.Namespace) -> RebuildRecipe:
     Raises:
         ConfigError: A setting is unknown, of the wrong type or impossible.
     """
-    overrides: list[str] = list(options.overrides)
-    for name, value in (
-        ("store", options.store),
-        ("generator.checkpoint", options.generator),
-        ("bank.name", options.bank),
-        ("source.bank", options.source),
-        ("run_name", options.run_name),
-    ):
-        if value is not None:
-            overrides.append(f"{name}={value}")
-    return load_recipe(RebuildRecipe, options.recipe, overrides)
+    return resolve(
+        RebuildRecipe,
+        options,
+        [
+            ("store", options.store),
+            ("generator.checkpoint", options.generator),
+            ("bank.name", options.bank),
+            ("source.bank", options.source),
+            ("run_name", options.run_name),
+        ],
+    )
 
 
 def run_job(recipe: RebuildRecipe) -> int:

@@ -21,9 +21,10 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
+from liveedit_core.errors import ConfigError  # noqa: E402
 from pipelines.benchmark_config import add_benchmark_options, benchmark_overrides  # noqa: E402
 from pipelines.config import load_recipe, to_toml  # noqa: E402
+from pipelines.entry import run_entry  # noqa: E402
 from pipelines.train_config import TrainRecipe  # noqa: E402
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"
@@ -92,23 +93,26 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse(arguments)
-    try:
-        recipe = resolve_recipe(options)
-        if options.dry_run:
-            print(to_toml(recipe))
-            print_estimate(recipe, options)
-            return 0
-        if options.find_layer:
-            return find_layer(recipe)
-        if options.resume and not recipe.run_folder.exists():
-            raise ConfigError(f"--resume: there is no run in {str(recipe.run_folder)!r}")
-        return train(recipe)
-    except ConfigError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 2
-    except LiveEditError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 1
+    return run_entry(
+        lambda: resolve_recipe(options), lambda recipe: do(recipe, options), is_dry_run=False
+    )
+
+
+def do(recipe: TrainRecipe, options: argparse.Namespace) -> int:
+    """Estimate, search or train.
+
+    Raises:
+        ConfigError: There is no run to go on with.
+    """
+    if options.dry_run:
+        print(to_toml(recipe))
+        print_estimate(recipe, options)
+        return 0
+    if options.find_layer:
+        return find_layer(recipe)
+    if options.resume and not recipe.run_folder.exists():
+        raise ConfigError(f"--resume: there is no run in {str(recipe.run_folder)!r}")
+    return train(recipe)
 
 
 def resolve_recipe(options: argparse.Namespace) -> TrainRecipe:

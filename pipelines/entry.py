@@ -1,0 +1,105 @@
+"""The frame of every entry script: options that all jobs have, and errors as exit codes.
+
+A script reads its arguments before anything heavy is imported, so nothing heavy is imported here.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from liveedit_core.errors import ConfigError, LiveEditError
+from pipelines.recipe_loader import RecipeT, load_recipe, to_toml
+
+FAILED = 1
+WRONG_SETTING = 2
+
+
+def job_parser(
+    description: str | None,
+    exit_codes: str,
+    *,
+    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring and its exit codes, as they are written.
+
+    Args:
+        description: `__doc__` of the script.
+        exit_codes: Below the options.
+        parser_class: Another one changes what a wrong option does.
+    """
+    return parser_class(
+        description=description,
+        epilog=exit_codes,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def parse_job(
+    parser: argparse.ArgumentParser,
+    arguments: list[str] | None,
+    *,
+    recipe: Path | None = None,
+    recipe_help: str = "settings",
+) -> argparse.Namespace:
+    """Add what every job takes, and read the command line.
+
+    Args:
+        parser: With the options of the job.
+        arguments: None for those of the process.
+        recipe: The recipe that is used when none is named.
+        recipe_help: What it holds.
+    """
+    parser.add_argument(
+        "--recipe", metavar="FILE.toml", type=Path, default=recipe, help=recipe_help
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and end")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+def resolve(
+    recipe_class: type[RecipeT],
+    options: argparse.Namespace,
+    named: Iterable[tuple[str, object]] = (),
+) -> RecipeT:
+    """The recipe, then overrides, then the options that name a setting.
+
+    Args:
+        recipe_class: What to build.
+        options: As `parse_job` read them.
+        named: Settings by dotted name; one that is None was not given.
+
+    Raises:
+        ConfigError: A setting is unknown, of the wrong type or impossible.
+    """
+    given = [f"{name}={value}" for name, value in named if value is not None]
+    return load_recipe(recipe_class, options.recipe, [*options.overrides, *given])
+
+
+def run_entry(
+    load: Callable[[], RecipeT],
+    run: Callable[[RecipeT], int],
+    *,
+    is_dry_run: bool,
+    wrong_setting: int = WRONG_SETTING,
+) -> int:
+    """Resolve the recipe, then print it or do the job; our errors become one line and a code.
+
+    Args:
+        load: Resolves it.
+        run: Does the job; returns its exit code.
+        is_dry_run: Print it and end.
+        wrong_setting: Exit code of a `ConfigError`.
+    """
+    try:
+        recipe = load()
+        if is_dry_run:
+            print(to_toml(recipe), end="")
+            return 0
+        return run(recipe)
+    except LiveEditError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return wrong_setting if isinstance(error, ConfigError) else FAILED
