@@ -11,6 +11,7 @@ from liveedit_core.baselines.settings import (
     InContextConfig,
     LoraConfig,
     MaskedFineTuningConfig,
+    WiseConfig,
 )
 from liveedit_core.errors import ConfigError
 from pipelines.benchmark_config import BenchmarkSection
@@ -62,6 +63,7 @@ class CompareRecipe:
     lora: LoraConfig = field(default_factory=LoraConfig)
     in_context: InContextConfig = field(default_factory=InContextConfig)
     grace: GraceConfig = field(default_factory=GraceConfig)
+    wise: WiseConfig = field(default_factory=WiseConfig)
 
     def __post_init__(self) -> None:
         """Refuse counts below their floor and unknown editors."""

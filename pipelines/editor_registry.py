@@ -68,6 +68,16 @@ def _grace(
     return Grace(backbone, recipe.grace, batch_size=recipe.batch_size)
 
 
+def _wise(
+    recipe: "CompareRecipe", backbone: "HuggingFaceBackbone", generator: "LiveEditGenerator"
+) -> "ComparedEditor":
+    from liveedit_core.baselines.wise import Wise, unrelated_questions
+    from liveedit_core.builtin.benchmark import load_builtin_cases
+
+    unrelated = unrelated_questions(load_builtin_cases("train"), recipe.wise)
+    return Wise(backbone, recipe.wise, unrelated=unrelated, batch_size=recipe.batch_size)
+
+
 def _unedited(
     recipe: "CompareRecipe", backbone: "HuggingFaceBackbone", generator: "LiveEditGenerator"
 ) -> "ComparedEditor":
@@ -83,6 +93,7 @@ EDITORS: "Mapping[str, Maker]" = {
     "lora": _lora,
     "ike": _in_context,
     "grace": _grace,
+    "wise": _wise,
     "unedited": _unedited,
 }
 """In the order of the table."""

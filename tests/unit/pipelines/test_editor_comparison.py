@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from liveedit_core.baselines.fine_tuning import FineTuning, FineTuningConfig
-from liveedit_core.baselines.settings import GraceConfig, LoraConfig
+from liveedit_core.baselines.settings import GraceConfig, LoraConfig, WiseConfig
 from liveedit_core.editor import Editor, edit_input
 from liveedit_core.errors import ConfigError
 from liveedit_core.metrics import (
@@ -34,7 +34,7 @@ from pipelines.editor_comparison_config import CompareRecipe
 from pipelines.editor_tables import lines, metric_values, to_table, to_tree, write_files
 from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone, tiny_generator
 
-NAMES = ["LiveEdit", "FT-L", "FT-M", "LoRA", "IKE", "GRACE", "unedited"]
+NAMES = ["LiveEdit", "FT-L", "FT-M", "LoRA", "IKE", "GRACE", "WISE", "unedited"]
 RECIPE = CompareRecipe(
     edits=(3, 1),
     min_cases=3,
@@ -44,6 +44,7 @@ RECIPE = CompareRecipe(
     batch_size=8,
     lora=LoraConfig(max_steps=8),
     grace=GraceConfig(max_steps=8),
+    wise=WiseConfig(max_steps=2),
 )
 CASES = [case(seed) for seed in range(5)]
 
@@ -142,7 +143,11 @@ def test_json_carries_protocol_samples_seed_time_and_memory(
     table, figure = write_files(replace(comparison, recipe=recipe))
     tree = json.loads(table.read_text())
     assert figure.read_bytes().startswith(b"\x89PNG")
-    assert (tree["seed"], tree["settings"]["edits"], len(tree["rows"])) == (0, [3, 1], 14)
+    assert (tree["seed"], tree["settings"]["edits"], len(tree["rows"])) == (
+        0,
+        [3, 1],
+        2 * len(NAMES),
+    )
     assert set(tree["digests"]) == {"backbone", "generator"}
     for row in tree["rows"]:
         assert row["edit_s"] >= 0
@@ -163,7 +168,7 @@ def test_protocols_never_share_a_column(comparison: Comparison) -> None:
     heads = [str(column.header) for column in table.columns]
     assert sum(head.endswith("\ntf") for head in heads) == 6
     assert sum(head.endswith("\nfree") for head in heads) == 3
-    assert table.row_count == 14
+    assert table.row_count == 2 * len(NAMES)
     assert "3 / 1" in text
     assert "…" not in text
 

@@ -19,9 +19,15 @@ from liveedit_core.baselines.grace import Grace
 from liveedit_core.baselines.in_context import InContext
 from liveedit_core.baselines.live_edit import LiveEdit
 from liveedit_core.baselines.lora import Lora
-from liveedit_core.baselines.protocol import ComparedEditor
-from liveedit_core.baselines.settings import GraceConfig, InContextConfig, LoraConfig
+from liveedit_core.baselines.protocol import ComparedEditor, EditorMemory
+from liveedit_core.baselines.settings import (
+    GraceConfig,
+    InContextConfig,
+    LoraConfig,
+    WiseConfig,
+)
 from liveedit_core.baselines.unedited import Unedited
+from liveedit_core.baselines.wise import Wise
 from liveedit_core.editor import Editor, edit_input
 from liveedit_core.metrics import (
     FREE_GENERATION,
@@ -44,6 +50,8 @@ INPUTS = [
     BackboneInput(prompt="The opposite of hot is"),
 ]
 
+WISE = WiseConfig(alpha=0.5, beta=2.0, gamma=1.0, max_steps=100, learning_rate=1.0)
+
 Maker = Callable[[HuggingFaceBackbone], ComparedEditor]
 
 
@@ -58,6 +66,7 @@ LEARNING: dict[str, Maker] = {
     ),
     "LoRA": lambda b: Lora(b, LoraConfig(max_steps=150, learning_rate=3e-2)),
     "GRACE": lambda b: Grace(b, GraceConfig(max_steps=200, learning_rate=0.3)),
+    "WISE": lambda b: Wise(b, WISE, unrelated=[question(50), INPUTS[-1]]),
 }
 ALL: dict[str, Maker] = {**LEARNING, "IKE": InContext, "LiveEdit": live_edit, "unedited": Unedited}
 
@@ -139,7 +148,7 @@ def test_answers_in_a_batch_are_those_given_alone(name: str, backbone: HuggingFa
     assert model.answer(INPUTS, 4) == [model.answer([item], 4)[0] for item in INPUTS]
 
 
-@pytest.mark.parametrize("name", ["FT-L", "FT-M", "LoRA", "GRACE", "IKE"])
+@pytest.mark.parametrize("name", ["FT-L", "FT-M", "LoRA", "GRACE", "WISE", "IKE"])
 def test_free_generation_goes_through_the_edit(
     name: str, backbone: HuggingFaceBackbone, prepared: PreparedCases
 ) -> None:
@@ -169,6 +178,13 @@ def test_memory_is_counted_from_tensors(backbone: HuggingFaceBackbone) -> None:
     teach(grace, backbone, 1)
     labels = 8 * len(backbone.tokenizer.encode(" o"))
     assert grace.memory().stored_bytes == 4 * (2 * hidden + 1) + labels
+    wise = Wise(backbone, WISE, unrelated=[question(50), INPUTS[-1]])
+    rows = wise.inputs_of(backbone.encode([question(50), INPUTS[-1]]))
+    # the open shard, 4 bytes an element, its mask, 1 byte, and rows of the two unrelated questions
+    fixed = 5 * hidden * inner + rows.mask_BS.numel() * (4 * inner + 1)
+    assert wise.memory() == EditorMemory(fixed_bytes=fixed, stored_bytes=0)
+    teach(wise, backbone, 1)
+    assert wise.memory() == EditorMemory(fixed_bytes=fixed, stored_bytes=4 * hidden * inner)
     in_context = InContext(backbone, InContextConfig())
     teach(in_context, backbone, 1)
     text = len((REQUESTS[0].prompt + REQUESTS[0].target).encode())

@@ -1,0 +1,344 @@
+"""WISE: a side memory beside one feed-forward matrix, and a router that decides which is read.
+
+    a(x)   input rows of W_v, `mlp.down_proj` of one layer; W_v' the side memory, a copy
+    act(x) = mean over the prompt's rows of |a(x) (W_v' - W_v)|
+    the layer multiplies with W_v' if act(x) >= epsilon, with W_v if not
+
+Wang et al., "WISE: Rethinking the Knowledge Memory for Lifelong Model Editing of Large Language
+Models" (NeurIPS 2024, arXiv 2405.14768), its WISE-Merge:
+
+- An edit minimizes its target's cross-entropy through W_v' plus the margin loss over unrelated
+  questions x_i: max(0, act(x_i) - alpha) + max(0, beta - act(x_e)) +
+  max(0, gamma - (act(x_e) - act(x_i))), each a mean over the terms that are not zero (EasyEdit).
+- epsilon is the smallest act(x_e) that an edit had when it was learned, times a ratio (EasyEdit).
+- Edits in a row share a shard: a random mask leaves rho of W_v' free to learn. After so many shards
+  Ties merges them. Answers are given by the Ties merge of all that is there, unfinished shards
+  included, as EasyEdit does before it evaluates.
+
+What differs. The route is taken once for an input, from its prompt with its picture, and holds for
+all of its rows and for every token that follows; EasyEdit asks anew at each forward pass, so at
+each decoding step from one token, and takes the largest row of inputs over 100 tokens. Rows are
+compared as they are; EasyEdit applies the activation function to them first. The margin loss has a
+weight, and the rate is higher (`WiseConfig`). An edit trains against all unrelated questions, not
+against one of its own. No random prefixes before a prompt, no weight decay, no bound on the change.
+The end of an answer is learned with it (`LayerEditor.target_loss`).
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone, slice_decoder
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.views import with_part
+from liveedit_core.baselines.edited_layers import LayerEditor
+from liveedit_core.baselines.fine_tuning import TUNED_MATRIX
+from liveedit_core.baselines.protocol import EditorMemory, num_bytes
+from liveedit_core.baselines.settings import WiseConfig
+from liveedit_core.errors import ConfigError
+from liveedit_core.schema import Case, EditRequest, ProbeKind
+from liveedit_core.states import LayerStates, Rows
+
+MERGED_WEIGHT = 0.6
+"""Of what was merged before, when Ties merges it with later shards (EasyEdit)."""
+
+
+def activations(inputs: Rows, change_DI: Tensor) -> Tensor:
+    """act(x) of some inputs, [B]: mean length of their rows after the change."""
+    lengths_BT: Tensor = functional.linear(inputs.rows_BSD.float(), change_DI).norm(dim=-1)
+    return (lengths_BT * inputs.mask_BS).sum(1) / inputs.mask_BS.sum(1)
+
+
+def hinge(values: Tensor) -> Tensor:
+    """Mean of the positive values; 0 if there is none."""
+    positive = values[values > 0]
+    return positive.mean() if len(positive) else values.sum() * 0.0
+
+
+def ties(changes: Sequence[Tensor], weights: Sequence[float], density: float) -> Tensor:
+    """Ties merge (Yadav et al., NeurIPS 2023) of changes of one matrix.
+
+    Args:
+        changes: their smaller elements are trimmed to 0.
+        weights: one for each.
+        density: share of elements that is left of each.
+
+    Returns:
+        At each place the weighted mean of those elements that have the sign of their weighted sum.
+    """
+    shares = torch.tensor(weights)[:, None, None]
+    kept = torch.stack([_trimmed(change, density) for change in changes])
+    weighted = kept * shares
+    sign = torch.where(weighted.sum(0) >= 0, 1.0, -1.0)
+    agrees = kept.sign() == sign
+    total = (shares * agrees).sum(0)
+    return (weighted * agrees).sum(0) / torch.where(total > 0, total, 1.0)
+
+
+def _trimmed(change: Tensor, density: float) -> Tensor:
+    count = max(1, round(density * change.numel()))
+    least = change.abs().flatten().kthvalue(change.numel() - count + 1).values
+    return torch.where(change.abs() >= least, change, 0.0)
+
+
+def unrelated_questions(cases: Sequence[Case], config: WiseConfig) -> list[BackboneInput]:
+    """A seeded handful of questions of cases that are not edited: what they ask about other
+    pictures, and without one. The first half, rounded up, has pictures.
+
+    Raises:
+        ConfigError: there are too few.
+    """
+    chosen: list[BackboneInput] = []
+    num_pictures = (config.num_unrelated + 1) // 2
+    for kind, count in (
+        (ProbeKind.MODAL_LOCALITY, num_pictures),
+        (ProbeKind.TEXT_LOCALITY, config.num_unrelated - num_pictures),
+    ):
+        asked = [probe for case in cases for probe in case.probes if probe.kind is kind]
+        inputs = list(dict.fromkeys((p.prompt, p.image_bytes) for p in asked))
+        if len(inputs) < count:
+            raise ConfigError(
+                f"num_unrelated: {config.num_unrelated} are to be drawn, but there are only "
+                f"{len(inputs)} questions of {kind}"
+            )
+        drawn = random.Random(config.seed).sample(inputs, count)
+        chosen += [BackboneInput(prompt=text, image_bytes=image) for text, image in drawn]
+    return chosen
+
+
+class SideMemory(nn.Module):
+    """W_v with W_v' beside it; stands where W_v stood.
+
+    Args:
+        main: the matrix; is not altered.
+    """
+
+    def __init__(self, main: nn.Linear) -> None:
+        super().__init__()
+        self.main = main
+        self.change_DI: Tensor | None = None
+        """W_v' - W_v; None before the first edit."""
+        self.epsilon = float("inf")
+        """Inputs with an activation of at least this go through W_v'."""
+        self.is_learning = False
+        """Whether all inputs go through W_v'."""
+        self.is_decoding = False
+        """Whether rows continue inputs whose routes were taken before."""
+        self.ends_B: Tensor | None = None
+        """Number of each input's rows up to its prompt's end; None: all of them."""
+        self.routes_B = torch.zeros(0, dtype=torch.bool)
+        """Which inputs go through W_v'."""
+
+    def forward(self, rows_BTI: Tensor) -> Tensor:
+        """[B, T, I] -> [B, T, D]; inputs that stay with W_v get what it gives, bit for bit."""
+        if self.change_DI is None:
+            output_BTD: Tensor = self.main(rows_BTI)
+            return output_BTD
+        side_DI = (self.main.weight + self.change_DI).to(rows_BTI)
+        if self.is_learning:
+            return functional.linear(rows_BTI, side_DI, self.main.bias)
+        output_BTD = self.main(rows_BTI)
+        if not self.is_decoding:
+            prompts = Rows(rows_BTI, self._prompt_mask(rows_BTI))
+            self.routes_B = activations(prompts, self.change_DI) >= self.epsilon
+        if self.routes_B.any():
+            output_BTD = output_BTD.clone()
+            routed_BTI = rows_BTI[self.routes_B]
+            output_BTD[self.routes_B] = functional.linear(routed_BTI, side_DI, self.main.bias)
+        return output_BTD
+
+    def _prompt_mask(self, rows_BTI: Tensor) -> Tensor:
+        num_inputs, num_rows = rows_BTI.shape[:2]
+        ends_B = torch.full((num_inputs,), num_rows) if self.ends_B is None else self.ends_B
+        return torch.arange(num_rows) < ends_B[:, None]
+
+
+class WiseLayer(nn.Module):
+    """A decoder layer with a side memory, which it tells a prompt from a decoding step.
+
+    Args:
+        layer: has the side memory in it.
+        index: its number, by which a key-value cache knows it.
+        memory: the side memory.
+    """
+
+    def __init__(self, layer: nn.Module, index: int, memory: SideMemory) -> None:
+        super().__init__()
+        self.layer = layer
+        self.index = index
+        self.memory = memory
+
+    def forward(self, hidden_BTD: Tensor, **options: Any) -> Any:
+        """As the layer's."""
+        cache = options.get("past_key_values")
+        self.memory.is_decoding = cache is not None and cache.get_seq_length(self.index) > 0
+        return self.layer(hidden_BTD, **options)
+
+
+class Wise(LayerEditor):
+    """A backbone one feed-forward matrix of which has a side memory.
+
+    Args:
+        backbone: the frozen model.
+        config: the memory, its shards and margins, and how an edit is learned.
+        unrelated: questions that no edit is about; edits are kept apart from them.
+        batch_size: probes per forward.
+
+    Raises:
+        ConfigError: the layer cannot be edited, or there are no unrelated questions.
+    """
+
+    name = "WISE"
+
+    def __init__(
+        self,
+        backbone: HuggingFaceBackbone,
+        config: WiseConfig | None = None,
+        *,
+        unrelated: Sequence[BackboneInput],
+        batch_size: int = 16,
+    ) -> None:
+        self.config = config or WiseConfig()
+        if not unrelated:
+            raise ConfigError("WISE: edits are learned against unrelated questions; give some")
+        super().__init__(backbone, first_layer=self.config.layer, batch_size=batch_size)
+        self.unrelated = self.inputs_of(backbone.encode(unrelated))
+
+    def fresh_layers(self) -> list[nn.Module]:
+        """The layers, the first with an empty side memory."""
+        first, *others = list(self.backbone.decoder.layers)[self.first_layer :]
+        self.side_memory = SideMemory(first.get_submodule(TUNED_MATRIX))
+        layer = with_part(first, TUNED_MATRIX, self.side_memory)
+        self.edited = WiseLayer(layer, self.first_layer, self.side_memory)
+        self.merged_DI: Tensor | None = None
+        self.shards: list[Tensor] = []
+        self.smallest_activation = float("inf")
+        self._random = torch.Generator().manual_seed(self.config.seed)
+        self._open_shard()
+        return [self.edited, *others]
+
+    def _open_shard(self) -> None:
+        """An empty shard with a mask of its own."""
+        shape = self.side_memory.main.weight.shape
+        self.mask_DI = torch.rand(shape, generator=self._random) < self.config.mask_share
+        self.free_DI = nn.Parameter(torch.zeros(shape))
+        self.num_in_shard = 0
+
+    @contextmanager
+    def prompts_end(self, states: Sequence[LayerStates] | None) -> Iterator[None]:
+        """See `LayerEditor.prompts_end`."""
+        if states is not None:
+            self.side_memory.ends_B = torch.tensor([state.target_span[0] for state in states])
+        try:
+            yield
+        finally:
+            self.side_memory.ends_B = None
+
+    @torch.no_grad()
+    def inputs_of(self, states: Sequence[LayerStates]) -> Rows:
+        """a(x) of the prompts' rows; no edit changes them."""
+        seen: list[Tensor] = []
+        first = slice(self.first_layer, self.first_layer + 1)
+        own = slice_decoder(self.backbone.decoder, first, has_norm=False)
+        own.layers = nn.ModuleList([self.edited])
+        hook = self.side_memory.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        with hook:
+            own(inputs_embeds=self.rows(states), use_cache=False)
+        return Rows.pad(
+            [row[: state.target_span[0]] for row, state in zip(seen[0], states, strict=True)]
+        )
+
+    def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
+        """Learn one edit after another into the open shard; close and merge shards when full."""
+        for row_TD, state in zip(self.rows(states), states, strict=True):
+            self._learn(row_TD[None, : state.num_tokens], state)
+            self.num_in_shard += 1
+            if self.num_in_shard == self.config.shard_edits:
+                self._close_shard()
+        self._show()
+
+    def _learn(self, rows_1TD: Tensor, state: LayerStates) -> None:
+        """One edit; epsilon takes its activation into account."""
+        inputs = self.inputs_of([state])
+        memory = self.side_memory
+        memory.is_learning = True
+        try:
+            self._descend(partial(self._wise_loss, rows_1TD, state, inputs))
+        finally:
+            memory.is_learning = False
+        activation = float(activations(inputs, self.shard_change_DI.detach()))
+        self.smallest_activation = min(self.smallest_activation, activation)
+
+    def _descend(self, loss_of: Callable[[], Tensor]) -> None:
+        """Plain gradient descent, as in the paper: a change stays a sum of products of its edit's
+        own rows, which rows of other inputs hardly wake. Adam's steps, of one size everywhere, wake
+        them all."""
+        optimizer = torch.optim.SGD([self.free_DI], lr=self.config.learning_rate)
+        with torch.enable_grad():
+            for _ in range(self.config.max_steps):
+                loss = loss_of()
+                if loss.item() < self.config.stop_loss:
+                    break
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+    def _wise_loss(self, rows_1TD: Tensor, state: LayerStates, inputs: Rows) -> Tensor:
+        change_DI = self.shard_change_DI
+        self.side_memory.change_DI = change_DI
+        margin = self.margin_loss(
+            activations(inputs, change_DI), activations(self.unrelated, change_DI)
+        )
+        return self._edit_loss(rows_1TD, state) + self.config.margin_weight * margin
+
+    def margin_loss(self, edit_1: Tensor, unrelated_U: Tensor) -> Tensor:
+        """The paper's L_a."""
+        return (
+            hinge(unrelated_U - self.config.alpha)
+            + hinge(self.config.beta - edit_1)
+            + hinge(self.config.gamma - (edit_1 - unrelated_U))
+        )
+
+    @property
+    def shard_change_DI(self) -> Tensor:
+        """W_v' - W_v of the open shard: 0 wherever its mask is; the mask of the gradients follows
+        from that."""
+        return self.free_DI * self.mask_DI
+
+    def _close_shard(self) -> None:
+        self.shards.append(self.shard_change_DI.detach())
+        self._open_shard()
+        if len(self.shards) == self.config.merged_shards:
+            self.merged_DI = self._all_merged()
+            self.shards = []
+
+    def _all_merged(self) -> Tensor:
+        """The Ties merge of all that was learned."""
+        parts = list(self.shards)
+        if self.num_in_shard:
+            parts.append(self.shard_change_DI.detach())
+        weights = [1.0 / len(parts) for _ in parts]
+        if self.merged_DI is not None:
+            weights = [(1.0 - MERGED_WEIGHT) * weight for weight in weights] + [MERGED_WEIGHT]
+            parts.append(self.merged_DI)
+        return parts[0] if len(parts) == 1 else ties(parts, weights, self.config.density)
+
+    def _show(self) -> None:
+        """Answer from what is learned by now."""
+        if self.smallest_activation < float("inf"):
+            self.side_memory.change_DI = self._all_merged()
+            self.side_memory.epsilon = self.config.threshold_ratio * self.smallest_activation
+
+    def memory(self) -> EditorMemory:
+        """Fixed: the open shard with its mask, and a(x) of the unrelated questions. Stored: what
+        was merged, closed shards, and the change that answers."""
+        fixed = [self.free_DI, self.mask_DI, *self.unrelated]
+        kept = [self.merged_DI, self.side_memory.change_DI]
+        stored = [*self.shards, *(tensor for tensor in kept if tensor is not None)]
+        return EditorMemory(fixed_bytes=num_bytes(fixed), stored_bytes=num_bytes(stored))
