@@ -8,6 +8,7 @@
 Tables are for people, --json is for programs: one document on standard output.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -16,32 +17,35 @@ if sys.path[0] == str(Path(__file__).resolve().parent):
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
+from liveedit_core.errors import ConfigError  # noqa: E402
 from pipelines.command_line_options import parse_arguments  # noqa: E402
+from pipelines.entry import exit_code_of  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     options = parse_arguments(__doc__ or "", arguments)
-    try:
-        if not options.store:
-            raise ConfigError("name the store: --store file:///folder or s3://bucket/prefix")
-        from pipelines.command_line_output import Output
+    return exit_code_of(lambda: run_command(options))
 
-        output = Output(is_json=options.json)
-        if options.group == "bank":
-            from pipelines.command_line_bank import BANK_COMMANDS as COMMANDS
-        else:
-            from pipelines.command_line_edits import EDITS_COMMANDS as COMMANDS
-        code = COMMANDS[options.command](options, output)
-        output.close()
-        return code
-    except ConfigError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 2
-    except LiveEditError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 1
+
+def run_command(options: argparse.Namespace) -> int:
+    """Run what was asked for.
+
+    Raises:
+        ConfigError: No store is named.
+    """
+    if not options.store:
+        raise ConfigError("name the store: --store file:///folder or s3://bucket/prefix")
+    from pipelines.command_line_output import Output
+
+    output = Output(is_json=options.json)
+    if options.group == "bank":
+        from pipelines.command_line_bank import BANK_COMMANDS as COMMANDS
+    else:
+        from pipelines.command_line_edits import EDITS_COMMANDS as COMMANDS
+    code = COMMANDS[options.command](options, output)
+    output.close()
+    return code
 
 
 if __name__ == "__main__":

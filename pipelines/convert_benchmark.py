@@ -17,8 +17,8 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from liveedit_core.errors import ConfigError, LiveEditError  # noqa: E402
 from pipelines.benchmark_config import BENCHMARKS, MISSING_PICTURES  # noqa: E402
+from pipelines.entry import exit_code_of  # noqa: E402
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -44,19 +44,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options = parse(arguments)
-    try:
-        print(convert(options))
-    except ConfigError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 2
-    except LiveEditError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code_of(lambda: convert(options))
 
 
-def convert(options: argparse.Namespace) -> str:
-    """Check, then write; returns what to tell."""
+def convert(options: argparse.Namespace) -> int:
+    """Check, then write; returns the exit code."""
     from liveedit_core.published.benchmark import open_benchmark
     from liveedit_core.published.conversion import write_cases
 
@@ -67,7 +59,8 @@ def convert(options: argparse.Namespace) -> str:
         missing_pictures=options.missing_pictures,
     )
     num_cases = write_cases(benchmark, options.output)
-    return "\n".join([*benchmark.notes(), f"{num_cases:,} cases written to {options.output}"])
+    print(*benchmark.notes(), f"{num_cases:,} cases written to {options.output}", sep="\n")
+    return 0
 
 
 if __name__ == "__main__":

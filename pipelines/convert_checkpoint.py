@@ -18,6 +18,8 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
+from pipelines.entry import exit_code_of  # noqa: E402
+
 CHECKED = ("hidden_size", "num_image_tokens", "module_dim", "num_queries", "rank")
 """Fields that the tensors tell; an option that differs is an error."""
 
@@ -51,18 +53,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    from liveedit_core.errors import ConfigError, LiveEditError
-
     options = parse(arguments)
-    try:
-        commands = {"to-ours": to_ours, "to-authors": to_authors, "minigpt4": from_minigpt4}
-        print(commands[options.command](options))
-    except ConfigError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 2
-    except LiveEditError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 1
+    return exit_code_of(lambda: convert(options))
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Do what was asked and tell; returns the exit code."""
+    commands = {"to-ours": to_ours, "to-authors": to_authors, "minigpt4": from_minigpt4}
+    print(commands[options.command](options))
     return 0
 
 

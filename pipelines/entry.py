@@ -86,7 +86,7 @@ def run_entry(
     is_dry_run: bool,
     wrong_setting: int = WRONG_SETTING,
 ) -> int:
-    """Resolve the recipe, then print it or do the job; our errors become one line and a code.
+    """Resolve the recipe, then print it or do the job.
 
     Args:
         load: Resolves it.
@@ -94,12 +94,26 @@ def run_entry(
         is_dry_run: Print it and end.
         wrong_setting: Exit code of a `ConfigError`.
     """
-    try:
+
+    def job() -> int:
         recipe = load()
         if is_dry_run:
             print(to_toml(recipe), end="")
             return 0
         return run(recipe)
+
+    return exit_code_of(job, wrong_setting=wrong_setting)
+
+
+def exit_code_of(run: Callable[[], int], *, wrong_setting: int = WRONG_SETTING) -> int:
+    """Do something; our errors become one line and an exit code.
+
+    Args:
+        run: Returns its exit code.
+        wrong_setting: Exit code of a `ConfigError`.
+    """
+    try:
+        return run()
     except LiveEditError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return wrong_setting if isinstance(error, ConfigError) else FAILED

@@ -11,12 +11,13 @@ from infra.expert_bank import ExpertBank
 from infra.growth_policy import GrowthPolicy
 from infra.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
-from tests.integration.test_s3_store import CONFIG, IDENTITY, row_of
+from tests.integration.test_s3_store import row_of
+from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY
 
 
 def test_a_bank_on_s3_is_merged_cleaned_up_and_read_on_demand(s3_root: str) -> None:
     store = ObjectStore(s3_root)
-    bank = ExpertBank.open_or_create(store, "main", IDENTITY)
+    bank = ExpertBank.open_or_create(store, "main", SMALL_IDENTITY)
     epoch = bank.acquire_writer()
     writer = bank.fragment_writer()
     versions = []
@@ -24,7 +25,7 @@ def test_a_bank_on_s3_is_merged_cleaned_up_and_read_on_demand(s3_root: str) -> N
         fragments = [text for n in range(start, start + 3) for text in writer.write([row_of(n)])]
         versions.append(bank.commit(fragments, epoch=epoch))
     bank.versions.tag("first", versions[0])
-    expected = bank.load_repository(CONFIG, versions[-1])
+    expected = bank.load_repository(SMALL_CONFIG, versions[-1])
 
     policy = GrowthPolicy(keep_versions=1, keep_days=0.0)
     later = datetime.now(UTC) + timedelta(hours=1)
@@ -39,7 +40,7 @@ def test_a_bank_on_s3_is_merged_cleaned_up_and_read_on_demand(s3_root: str) -> N
     report = verify_version(bank)
     assert report.is_whole, list(report.lines())
     assert report.unsealed == []
-    found = ExpertBank.open(store, "main").load_repository(CONFIG, matrices="on_demand")
+    found = ExpertBank.open(store, "main").load_repository(SMALL_CONFIG, matrices="on_demand")
     assert found.edit_ids == expected.edit_ids
     assert torch.equal(found.visual_features_NK, expected.visual_features_NK)
     index = torch.tensor([11, 0, 5])

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -79,10 +80,10 @@ def test_what_stalls_now_and_then_is_outlasted_and_done_once(
         bank = retried(lambda: ExpertBank.open_or_create(store, "main", SMALL_IDENTITY))
         epoch = retried(bank.acquire_writer)
         for start in range(0, 4, 2):
-            retried(lambda start=start: log.append(requests[start : start + 2]))
+            retried(partial(log.append, requests[start : start + 2]))
             rows = [small_row(number) for number in range(start + 1, start + 3)]
-            fragments = retried(lambda rows=rows: bank.fragment_writer().write(rows))
-            retried(lambda fragments=fragments: bank.commit(fragments, epoch=epoch))
+            fragments = retried(partial(bank.fragment_writer().write, rows))
+            retried(partial(bank.commit, fragments, epoch=epoch))
         assert proxy.injected["stall"] > 0
         assert proxy.injected["late_answer"] > 0
     quiet = ObjectStore(s3_root)
