@@ -14,20 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlflow.artifacts
-import numpy as np
 import pytest
-import torch
 from mlflow import MlflowClient
 
-from infra.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.expert_bank import ExpertBank
 from infra.model_registry import BANK_MODEL, ModelRegistry
 from infra.object_store import ObjectStore
 from infra.plots import Line, draw_by_num_edits
 from infra.tracking import Tracker
 from liveedit_core.errors import TrackingError
-from liveedit_core.expert import Expert
 from pipelines.promoted_editor import open_editor
 from tests.integration.conftest import free_ports
+from tests.small_rows import SMALL_IDENTITY, small_row
 from tests.tiny_backbone import tiny_backbone
 from tests.unit.tiny_operations import Operations, SyntheticNight, some_cases
 
@@ -136,31 +134,8 @@ def server(running_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Mlf
 
 
 def bank_with_one_edit(root: Path) -> tuple[ExpertBank, int]:
-    identity = BankIdentity(
-        backbone_digest="backbone",
-        generator_digest="generator",
-        edit_layer=5,
-        hidden_size=6,
-        module_dim=4,
-        num_queries=2,
-        rank=3,
-        embedding_model="tower",
-        embedding_size=5,
-    )
-    bank = ExpertBank.open_or_create(ObjectStore(root), "main", identity)
-    row = ExpertRow(
-        expert=Expert(
-            edit_id="e" * 64,
-            visual_feature_QM=torch.ones(2, 4),
-            prompt_feature_QM=torch.ones(2, 4),
-            down_RD=torch.ones(3, 6),
-            up_RD=torch.ones(3, 6),
-        ),
-        sequence=1,
-        subject_id="s" * 64,
-        clip_embedding=np.ones(5, dtype=np.float32),
-        provenance={},
-    )
+    bank = ExpertBank.open_or_create(ObjectStore(root), "main", SMALL_IDENTITY)
+    row = small_row(1)
     fragments = bank.fragment_writer().write([row])
     return bank, bank.commit(fragments, epoch=bank.acquire_writer(), message="window 1")
 
