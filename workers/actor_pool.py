@@ -35,8 +35,6 @@ class _Piece:
     call: Call
     actor_index: int
     num_attempts: int = 1
-    unavailable_since_s: float | None = None
-    """By the monotonic clock, when its actor could not be reached for the first time."""
 
 
 class ActorPool:
@@ -133,20 +131,36 @@ class ActorPool:
         self._send(piece)
 
     def _wait_for_actor(self, piece: _Piece, error: Exception) -> None:
-        """Make a call again that found nobody.
+        """Make a call again that found nobody, as soon as somebody is there.
 
         Of a node that was pulled out nobody says that it is dead: for some seconds its actors do
-        not answer, and Ray uses up its attempts in the first of them. Then they start elsewhere.
+        not answer, and Ray uses up its attempts in the first of them. Then they start elsewhere. A
+        call that kills whoever takes it looks the same, but finds an actor each time: it is made
+        only so often.
         """
-        now_s = time.monotonic()
-        if piece.unavailable_since_s is None:
-            piece.unavailable_since_s = now_s
-            _logger.warning("%s; trying again for %.0f s", error, _UNAVAILABLE_S)
-        if now_s - piece.unavailable_since_s > _UNAVAILABLE_S:
+        if piece.num_attempts >= MAX_ATTEMPTS:
             raise error
-        time.sleep(1.0)
-        piece.actor_index = (piece.actor_index + 1) % len(self._actors)
+        piece.num_attempts += 1
+        _logger.warning("%s; trying again within %.0f s", error, _UNAVAILABLE_S)
+        end_s = time.monotonic() + _UNAVAILABLE_S
+        while (index := self._reachable_actor(piece.actor_index)) is None:
+            if time.monotonic() > end_s:
+                raise error
+            time.sleep(1.0)
+        piece.actor_index = index
         self._send(piece)
+
+    def _reachable_actor(self, after: int) -> int | None:
+        """Number of the next actor that does not turn a call away; a busy one does not."""
+        count = len(self._actors)
+        for index in ((after + step) % count for step in range(1, count + 1)):
+            ready, _ = ray.wait([self._actors[index].__ray_ready__.remote()], timeout=2.0)
+            try:
+                ray.get(ready)
+            except ray.exceptions.RayActorError:
+                continue
+            return index
+        return None
 
     def stream(self, calls: Iterable[Call]) -> Iterator[Any]:
         """Answers in the order of the calls; calls are taken only as there is room.
