@@ -93,14 +93,14 @@ def run_job(recipe: CompareRecipe) -> int:
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    generator = ModelNames(generator=recipe.generator).load_generator()
-    backbone = load_builtin_backbone(
-        say=say, edit_layer=generator.config.edit_layer, batch_size=recipe.batch_size
-    )
     if recipe.benchmark.is_on:
         cases = load_evaluation_cases(recipe.benchmark, say=say)
     else:
         cases = load_builtin_cases("evaluation")
+    generator = ModelNames(generator=recipe.generator).load_generator()
+    backbone = load_builtin_backbone(
+        say=say, edit_layer=generator.config.edit_layer, batch_size=recipe.batch_size
+    )
     with state_source(recipe, backbone) as source:
         comparison = compare(recipe, backbone, generator, cases, source, say)
     # The table has its own width, whatever the terminal's: columns that wrap cannot be read.
