@@ -118,14 +118,11 @@ def summarize_hops(
     return {key: summary_of(groups[key], seed=seed) for key in sorted(groups)}
 
 
-def paper_average(summary: Summary) -> float:
-    """Mean of the paper's five teacher-forced metrics (those that were measured)."""
-    means = [
-        summary[kind, TEACHER_FORCED].mean
-        for kind in PAPER_METRICS
-        if (kind, TEACHER_FORCED) in summary
-    ]
-    return sum(means) / len(means) if means else float("nan")
+def paper_average(summary: Summary) -> float | None:
+    """Mean of the paper's five teacher-forced metrics; None unless all five were measured."""
+    measured = [summary.get((kind, TEACHER_FORCED)) for kind in PAPER_METRICS]
+    means = [item.mean for item in measured if item is not None]
+    return sum(means) / len(means) if len(means) == len(PAPER_METRICS) else None
 
 
 def _mean(numbers: Sequence[float]) -> float:

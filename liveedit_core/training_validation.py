@@ -26,7 +26,7 @@ from liveedit_core.metrics import (
     summarize,
 )
 from liveedit_core.repository import ExpertRepository
-from liveedit_core.schema import Case, ProbeKind
+from liveedit_core.schema import PAPER_METRICS, Case, ProbeKind
 from liveedit_core.state_source import BackboneStates, StateSource
 from liveedit_core.states import LayerStates
 from liveedit_core.training_diagnostics import (
@@ -103,8 +103,13 @@ class ValidationReport:
 
     @property
     def score(self) -> float | None:
-        """Average of the five metrics: which checkpoint is the best; None: nothing was scored."""
-        return self.figures.get("validation.average")
+        """Mean of the paper's metrics that were measured: which checkpoint is the best.
+
+        None where none was.
+        """
+        names = [f"validation.{kind}" for kind in PAPER_METRICS]
+        means = [self.figures[name] for name in names if name in self.figures]
+        return sum(means) / len(means) if means else None
 
 
 class Validator:
@@ -214,4 +219,4 @@ def metric_figures(results: Sequence[ProbeResult]) -> dict[str, float]:
         if protocol == TEACHER_FORCED
     }
     average = paper_average(summary)
-    return figures if average != average else {**figures, "validation.average": average}
+    return figures if average is None else {**figures, "validation.average": average}

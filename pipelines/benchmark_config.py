@@ -62,12 +62,11 @@ def add_benchmark_options(
     )
 
 
-def benchmark_overrides(options: argparse.Namespace) -> list[str]:
-    """The settings that the options stand for."""
-    named = (
-        ("name", options.benchmark),
-        ("data", options.data),
-        ("images", options.images),
-        ("missing_pictures", options.missing_pictures),
-    )
-    return [f"benchmark.{field}={value}" for field, value in named if value is not None]
+def benchmark_settings(options: argparse.Namespace) -> list[tuple[str, object]]:
+    """The settings that the options name, as `entry.resolve` takes them."""
+    return [
+        ("benchmark.name", options.benchmark),
+        ("benchmark.data", options.data),
+        ("benchmark.images", options.images),
+        ("benchmark.missing_pictures", options.missing_pictures),
+    ]

@@ -24,11 +24,10 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.benchmark_config import add_benchmark_options, benchmark_overrides  # noqa: E402
+from pipelines.benchmark_config import add_benchmark_options, benchmark_settings  # noqa: E402
 from pipelines.editor_comparison_config import CompareRecipe  # noqa: E402
 from pipelines.editor_registry import EDITORS  # noqa: E402
-from pipelines.entry import job_parser, parse_job, run_entry  # noqa: E402
-from pipelines.recipe_loader import load_recipe  # noqa: E402
+from pipelines.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
 
 if TYPE_CHECKING:
     from liveedit_core.backbones.protocol import Backbone
@@ -66,15 +65,18 @@ def resolve_recipe(options: argparse.Namespace) -> CompareRecipe:
     Raises:
         ConfigError: A setting is unknown, of the wrong type or impossible.
     """
-    overrides = [*options.overrides, *benchmark_overrides(options)]
-    if options.edits is not None:
-        overrides.append(f"edits=[{options.edits}]")
-    if options.editors is not None:
-        overrides.append(f"editors={json.dumps(options.editors.split(','))}")
-    for name, value in (("output", options.output), ("run_name", options.run_name)):
-        if value is not None:
-            overrides.append(f"{name}={value}")
-    return load_recipe(CompareRecipe, options.recipe, overrides)
+    edits, editors = options.edits, options.editors
+    return resolve(
+        CompareRecipe,
+        options,
+        [
+            ("edits", None if edits is None else f"[{edits}]"),
+            ("editors", None if editors is None else json.dumps(editors.split(","))),
+            ("output", options.output),
+            ("run_name", options.run_name),
+            *benchmark_settings(options),
+        ],
+    )
 
 
 def run_job(recipe: CompareRecipe) -> int:

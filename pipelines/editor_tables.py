@@ -39,6 +39,7 @@ def to_tree(comparison: Comparison) -> dict[str, Any]:
 
 
 def _row(scores: EditorScores) -> dict[str, Any]:
+    average = paper_average(scores.summary)
     return {
         "editor": scores.name,
         "num_edits": scores.num_edits,
@@ -48,7 +49,7 @@ def _row(scores: EditorScores) -> dict[str, Any]:
         "score_s": round(scores.score_s, 2),
         "fixed_bytes": scores.memory.fixed_bytes,
         "stored_bytes": scores.memory.stored_bytes,
-        "paper_average": {TEACHER_FORCED: round(paper_average(dict(scores.summary)), 6)},
+        "paper_average": {TEACHER_FORCED: None if average is None else round(average, 6)},
         "metrics": [
             {
                 "metric": str(kind),
@@ -74,26 +75,27 @@ def write_files(comparison: Comparison) -> tuple[Path, Path]:
 
 
 def lines(comparison: Comparison) -> list[Line]:
-    """The average of each editor over the number of edits."""
-    by_editor: dict[str, list[EditorScores]] = {}
+    """The average of each editor over the number of edits, where all five were measured."""
+    by_editor: dict[str, dict[int, float]] = {}
     for scores in comparison.scores:
-        by_editor.setdefault(scores.name, []).append(scores)
+        if (average := paper_average(scores.summary)) is not None:
+            by_editor.setdefault(scores.name, {})[scores.num_edits] = average
     return [
         Line(
             label=name,
-            num_edits=[row.num_edits for row in rows],
-            fractions=[paper_average(dict(row.summary)) for row in rows],
+            num_edits=list(points),
+            fractions=list(points.values()),
             is_dashed=name == "unedited",
         )
-        for name, rows in by_editor.items()
+        for name, points in by_editor.items()
     ]
 
 
 def metric_values(scores: EditorScores) -> Mapping[str, float]:
     """Means, time and memory by "editor.metric.protocol" or "editor.quantity", for MLflow."""
     values = {f"{kind}.{protocol}": m.mean for (kind, protocol), m in scores.summary.items()}
-    average = paper_average(dict(scores.summary))
-    if average == average:
+    average = paper_average(scores.summary)
+    if average is not None:
         values[f"paper_average.{TEACHER_FORCED}"] = average
     values["edit_s"] = scores.edit_s
     values["score_s"] = scores.score_s
@@ -129,6 +131,7 @@ def to_table(comparison: Comparison) -> Table:
 
 def _cells(scores: EditorScores) -> list[str]:
     summary = scores.summary
+    average = paper_average(summary)
     counts = [
         _samples(summary, ProbeKind.RELIABILITY, protocol)
         for protocol in (TEACHER_FORCED, FREE_GENERATION)
@@ -138,7 +141,7 @@ def _cells(scores: EditorScores) -> list[str]:
         scores.name,
         " / ".join(map(str, counts)),
         *(_percent(summary.get((kind, TEACHER_FORCED))) for kind in PAPER_METRICS),
-        f"{100 * paper_average(dict(summary)):.1f}",
+        "" if average is None else f"{100 * average:.1f}",
         *(_percent(summary.get((kind, FREE_GENERATION))) for kind in FREE_KINDS),
         f"{scores.edit_s:.2f}" if scores.edit_s >= 0.005 else f"{scores.edit_s:.4f}",
         _size(scores.memory.fixed_bytes),

@@ -5,7 +5,7 @@ A script reads its arguments before anything heavy is imported, so nothing heavy
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from liveedit_core.errors import ConfigError, LiveEditError
@@ -41,6 +41,7 @@ def parse_job(
     *,
     recipe: Path | None = None,
     recipe_help: str = "settings",
+    dry_run_help: str = "print the resolved recipe and end",
 ) -> argparse.Namespace:
     """Add what every job takes, and read the command line.
 
@@ -49,11 +50,12 @@ def parse_job(
         arguments: None for those of the process.
         recipe: The recipe that is used when none is named.
         recipe_help: What it holds.
+        dry_run_help: What `--dry-run` prints.
     """
     parser.add_argument(
         "--recipe", metavar="FILE.toml", type=Path, default=recipe, help=recipe_help
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and end")
+    parser.add_argument("--dry-run", action="store_true", help=dry_run_help)
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
     )
@@ -64,19 +66,32 @@ def resolve(
     recipe_class: type[RecipeT],
     options: argparse.Namespace,
     named: Iterable[tuple[str, object]] = (),
+    *,
+    defaults: Sequence[str] = (),
 ) -> RecipeT:
-    """The recipe, then overrides, then the options that name a setting.
+    """The recipe, then overrides, then the options that name a setting: the later one wins.
 
     Args:
         recipe_class: What to build.
         options: As `parse_job` read them.
         named: Settings by dotted name; one that is None was not given.
+        defaults: Settings, as overrides write them, that the job prefers to the recipe's; whatever
+            is given on the command line wins.
 
     Raises:
         ConfigError: A setting is unknown, of the wrong type or impossible.
     """
     given = [f"{name}={value}" for name, value in named if value is not None]
-    return load_recipe(recipe_class, options.recipe, [*options.overrides, *given])
+    return load_recipe(recipe_class, options.recipe, [*defaults, *options.overrides, *given])
+
+
+def given_settings(
+    options: argparse.Namespace, named: Iterable[tuple[str, object]] = ()
+) -> dict[str, str]:
+    """Values set on the command line by dotted name; an option wins over an override."""
+    pairs = [item.partition("=")[::2] for item in options.overrides]
+    settings = {name.strip(): value.strip() for name, value in pairs}
+    return settings | {name: str(value) for name, value in named if value is not None}
 
 
 def run_entry(

@@ -21,9 +21,9 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.benchmark_config import add_benchmark_options, benchmark_overrides  # noqa: E402
-from pipelines.config import QUICKSTART, LifelongEditRecipe, load_recipe  # noqa: E402
-from pipelines.entry import job_parser, parse_job, run_entry  # noqa: E402
+from pipelines.benchmark_config import add_benchmark_options, benchmark_settings  # noqa: E402
+from pipelines.config import QUICKSTART, LifelongEditRecipe  # noqa: E402
+from pipelines.entry import given_settings, job_parser, parse_job, resolve, run_entry  # noqa: E402
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,25 +94,20 @@ def resolve_config(options: argparse.Namespace) -> LifelongEditRecipe:
     Raises:
         ConfigError: A setting is unknown, of the wrong type or impossible.
     """
-    overrides = [*options.overrides, *benchmark_overrides(options)]
-    for name, value in (
+    named = [
         ("requests.path", options.requests),
         ("requests.cases", options.cases),
         ("store", options.store),
         ("backbone.name", options.backbone),
         ("run_name", options.run_name),
-    ):
-        if value is not None:
-            overrides.append(f"{name}={value}")
-    if options.follow:
-        overrides.append("follow.is_on=true")
-    if options.promote:
-        overrides.append("promotion.at_end=true")
-    recipe: Path | None = options.recipe
-    inputs = ("requests.path=", "requests.cases=", "benchmark.name=", "follow.is_on=")
-    if recipe is None and not any(item.startswith(inputs) for item in overrides):
-        recipe = QUICKSTART
-    return load_recipe(LifelongEditRecipe, recipe, overrides)
+        ("follow.is_on", "true" if options.follow else None),
+        ("promotion.at_end", "true" if options.promote else None),
+        *benchmark_settings(options),
+    ]
+    inputs = {"requests.path", "requests.cases", "benchmark.name", "follow.is_on"}
+    if options.recipe is None and not inputs & given_settings(options, named).keys():
+        options.recipe = QUICKSTART
+    return resolve(LifelongEditRecipe, options, named)
 
 
 def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:

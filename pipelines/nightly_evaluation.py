@@ -19,10 +19,9 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError  # noqa: E402
-from pipelines.benchmark_config import add_benchmark_options, benchmark_overrides  # noqa: E402
-from pipelines.entry import job_parser, parse_job, run_entry  # noqa: E402
+from pipelines.benchmark_config import add_benchmark_options, benchmark_settings  # noqa: E402
+from pipelines.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
 from pipelines.nightly_config import NightlyRecipe  # noqa: E402
-from pipelines.recipe_loader import load_recipe  # noqa: E402
 
 if TYPE_CHECKING:
     from pipelines.nightly_job import NightResult
@@ -64,20 +63,22 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def resolve_recipe(options: argparse.Namespace) -> NightlyRecipe:
-    """Recipe, then options, then overrides.
+    """Recipe, then overrides, then the options that name a setting.
 
     Raises:
         ConfigError: A setting is unknown, of the wrong type or impossible.
     """
-    named = []
-    if options.cases is not None:
-        named += [f"cases.path={options.cases}", "cases.limit=0"]
-    if options.benchmark is not None:
-        named.append("cases.limit=0")
-    named += benchmark_overrides(options)
-    if options.store is not None:
-        named.append(f"store={options.store}")
-    return load_recipe(NightlyRecipe, options.recipe, [*named, *options.overrides])
+    has_own_cases = options.cases is not None or options.benchmark is not None
+    return resolve(
+        NightlyRecipe,
+        options,
+        [
+            ("cases.path", options.cases),
+            ("store", options.store),
+            *benchmark_settings(options),
+        ],
+        defaults=["cases.limit=0"] if has_own_cases else [],
+    )
 
 
 def night_of(date: str | None) -> str:

@@ -75,8 +75,10 @@ def _table(
             table.add_row(f"  over {hop} {'hop' if hop == 1 else 'hops'}", *cells)
     if measure is _score and protocol == TEACHER_FORCED and table.row_count:
         averages = [paper_average(item.summary) for item in evaluations]
-        table.add_section()
-        table.add_row("average of the paper's five", *(f"{100 * value:.1f}" for value in averages))
+        if any(average is not None for average in averages):
+            cells = ["" if average is None else f"{100 * average:.1f}" for average in averages]
+            table.add_section()
+            table.add_row("average of the paper's five", *cells)
     return table
 
 

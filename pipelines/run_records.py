@@ -144,5 +144,5 @@ def metric_values(summary: Summary) -> dict[str, float]:
     for (kind, protocol), item in summary.items():
         if protocol == TEACHER_FORCED:  # under free generation the mean is one of exact matches
             values[f"{kind}.{protocol}.exact"] = item.exact_mean
-    average = paper_average(dict(summary))
-    return values if average != average else {**values, "paper_average.teacher_forced": average}
+    average = paper_average(summary)
+    return values if average is None else {**values, "paper_average.teacher_forced": average}

@@ -22,27 +22,30 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError  # noqa: E402
-from pipelines.benchmark_config import add_benchmark_options, benchmark_overrides  # noqa: E402
-from pipelines.config import load_recipe, to_toml  # noqa: E402
-from pipelines.entry import run_entry  # noqa: E402
+from pipelines.benchmark_config import add_benchmark_options, benchmark_settings  # noqa: E402
+from pipelines.config import to_toml  # noqa: E402
+from pipelines.entry import (  # noqa: E402
+    given_settings,
+    job_parser,
+    parse_job,
+    resolve,
+    run_entry,
+)
 from pipelines.train_config import TrainRecipe  # noqa: E402
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"
 OTHER_RECIPE = Path(__file__).parent / "recipes" / "train_any_backbone.toml"
 """When another backbone is named, and no recipe."""
+EXIT_CODES = """exit codes:
+  0    done
+  1    an error; the message says what to do
+  2    a wrong option or setting
+"""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--recipe",
-        type=Path,
-        metavar="FILE.toml",
-        help=f"settings; by default {DEFAULT_RECIPE.name}, or {OTHER_RECIPE.name} with --backbone",
-    )
+    parser = job_parser(__doc__, EXIT_CODES)
     parser.add_argument(
         "--backbone",
         metavar="NAME",
@@ -62,16 +65,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--no-cache", action="store_true", help="compute every state whenever a step asks for it"
     )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
+    parser.add_argument(
         "--find-layer",
         action="store_true",
         help="try candidate edit layers on a short run, recommend one, and stop",
-    )
-    what.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the resolved recipe, and the memory, disk and time that it needs, and stop",
     )
     estimate = parser.add_argument_group("for --dry-run")
     estimate.add_argument(
@@ -84,10 +81,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     estimate.add_argument(
         "--num-cases", type=int, metavar="N", help="training cases (those of the built-in split)"
     )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
+    return parse_job(
+        parser,
+        arguments,
+        recipe_help=f"settings; by default {DEFAULT_RECIPE.name}, or {OTHER_RECIPE.name} with "
+        "--backbone",
+        dry_run_help="print the resolved recipe, and the memory, disk and time that it needs",
     )
-    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -121,23 +121,19 @@ def resolve_recipe(options: argparse.Namespace) -> TrainRecipe:
     Raises:
         ConfigError: A setting is unknown, of the wrong type or impossible.
     """
-    overrides: list[str] = list(options.overrides)
-    for name, value in (
+    named = [
         ("backbone.name", options.backbone),
         ("data.cases", options.cases),
         ("run_name", options.run_name),
         ("keep.store", options.store),
         ("sharding.shards", options.shards),
-    ):
-        if value is not None:
-            overrides.append(f"{name}={value}")
-    if options.no_cache:
-        overrides.append("states.is_cached=false")
-    overrides += benchmark_overrides(options)
-    named = [item for item in overrides if item.startswith("backbone.name=")]
-    is_other = bool(named) and named[-1] != "backbone.name=builtin"
-    default = OTHER_RECIPE if is_other else DEFAULT_RECIPE
-    return load_recipe(TrainRecipe, options.recipe or default, overrides)
+        ("states.is_cached", "false" if options.no_cache else None),
+        *benchmark_settings(options),
+    ]
+    if options.recipe is None:
+        name = given_settings(options, named).get("backbone.name", "builtin")
+        options.recipe = DEFAULT_RECIPE if name == "builtin" else OTHER_RECIPE
+    return resolve(TrainRecipe, options, named)
 
 
 def print_estimate(recipe: TrainRecipe, options: argparse.Namespace) -> None:

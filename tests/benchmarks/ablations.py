@@ -96,7 +96,9 @@ def score(
     scorer = CaseScorer(editor, batch_size=BATCH_SIZE)
     summary = summarize(scorer.score(prepared, repository))
     means = {str(kind): round(100 * item.mean, 1) for (kind, _), item in summary.items()}
-    return means | {"average_of_five": round(100 * paper_average(summary), 1)}
+    average = paper_average(summary)
+    assert average is not None
+    return means | {"average_of_five": round(100 * average, 1)}
 
 
 def main(arguments: list[str] | None = None) -> int:

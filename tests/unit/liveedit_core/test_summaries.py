@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from liveedit_core.probe_results import FREE_GENERATION, TEACHER_FORCED
-from liveedit_core.schema import Probe, ProbeKind
+from liveedit_core.schema import PAPER_METRICS, Probe, ProbeKind
 from liveedit_core.summaries import paper_average, summarize, summarize_hops
 from tests.unit.tiny_inputs import case
 from tests.unit.tiny_results import probe_result
@@ -80,3 +80,10 @@ def test_the_papers_average_leaves_out_all_but_its_five_metrics() -> None:
     results = [probe_result(kind=kind, score=score) for kind, score in scores.items()]
     results.append(probe_result(protocol=FREE_GENERATION, score=0.0))
     assert paper_average(summarize(results)) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("missing", PAPER_METRICS)
+def test_four_of_the_papers_metrics_have_no_average(missing: ProbeKind) -> None:
+    results = [probe_result(kind=kind) for kind in PAPER_METRICS if kind is not missing]
+    results.append(probe_result(kind=missing, protocol=FREE_GENERATION))
+    assert paper_average(summarize(results)) is None

@@ -22,6 +22,7 @@ def test_cases_of_a_file_are_all_taken_unless_a_limit_is_given() -> None:
     mine = nightly("--cases", "mine.jsonl", "--store", "s3://bucket/x")
     assert (mine.cases.path, mine.cases.limit, mine.store_uri) == ("mine.jsonl", 0, "s3://bucket/x")
     assert nightly("--cases", "mine.jsonl", "cases.limit=5").cases.limit == 5
+    assert nightly("--cases", "mine.jsonl", "cases.path=other.jsonl").cases.path == "mine.jsonl"
 
 
 def test_the_night_is_today_or_a_date() -> None:
