@@ -20,14 +20,14 @@ from typing import Any, Protocol, Self
 from liveedit_core.backbones.generation import Continuation, Generating, continuations
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual
-from liveedit_core.datasets import validate_request, validate_tokens
-from liveedit_core.editor import Editor, Routing
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
-from liveedit_core.generator import LiveEditGenerator, load_generator
-from liveedit_core.images import read_image_file
+from liveedit_core.inputs.datasets import validate_request, validate_tokens
+from liveedit_core.inputs.images import read_image_file
+from liveedit_core.method.editor import Editor, Routing
+from liveedit_core.method.generator import LiveEditGenerator, load_generator
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.model_folder import Fact, load_facts, read_repository, save_model
-from liveedit_core.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 

@@ -7,11 +7,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.editor import Editor
 from liveedit_core.errors import InputError
-from liveedit_core.images import decode_image
+from liveedit_core.inputs.images import decode_image
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.routing import paired_similarity
 from liveedit_core.model_folder import Fact
-from liveedit_core.routing import paired_similarity
 
 NUM_REFUSED = 3
 """Edits that are shown though the question does not keep them: the nearest ones."""

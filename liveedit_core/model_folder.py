@@ -9,10 +9,10 @@ from typing import Any, Self
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from liveedit_core.editor import Editor
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError, ShapeError
-from liveedit_core.generator import LiveEditGenerator
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
 
 EXPERTS_FILE = "experts.safetensors"

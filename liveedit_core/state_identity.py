@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
-from liveedit_core.config import StateDtype
+from liveedit_core.method.config import StateDtype
 
 
 @dataclass(frozen=True, kw_only=True)

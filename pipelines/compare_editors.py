@@ -24,15 +24,15 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.benchmark_config import add_benchmark_options, benchmark_settings  # noqa: E402
-from pipelines.editor_comparison_config import CompareRecipe  # noqa: E402
-from pipelines.editor_registry import EDITORS  # noqa: E402
-from pipelines.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
+from pipelines.baselines.editor_comparison_config import CompareRecipe  # noqa: E402
+from pipelines.baselines.editors import EDITORS  # noqa: E402
+from pipelines.job.benchmark_options import add_benchmark_options, benchmark_settings  # noqa: E402
+from pipelines.job.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
 
 if TYPE_CHECKING:
     from liveedit_core.backbones.protocol import Backbone
     from liveedit_core.state_source import StateSource
-    from pipelines.editor_comparison import Comparison
+    from pipelines.baselines.compare import Comparison
 
 TABLE_WIDTH = 150
 EXIT_CODES = """exit codes:
@@ -85,9 +85,9 @@ def run_job(recipe: CompareRecipe) -> int:
 
     from liveedit_core.builtin.backbone import load_builtin_backbone
     from liveedit_core.builtin.benchmark import load_builtin_cases
-    from pipelines.benchmark_source import load_evaluation_cases
-    from pipelines.editor_comparison import compare
-    from pipelines.editor_tables import to_table, write_files
+    from pipelines.baselines.compare import compare
+    from pipelines.baselines.tables import to_table, write_files
+    from pipelines.job.cases import load_evaluation_cases
     from workers.models import ModelNames
 
     console = Console()
@@ -116,9 +116,9 @@ def run_job(recipe: CompareRecipe) -> int:
 @contextlib.contextmanager
 def state_source(recipe: CompareRecipe, backbone: "Backbone") -> "Iterator[StateSource]":
     """The backbone, behind the state cache where the recipe asks for one."""
-    from infra.cached_states import CachedStates
+    from infra.cache.cached_states import CachedStates
     from liveedit_core.state_source import BackboneStates
-    from pipelines.state_filling import open_cache
+    from pipelines.job.state_cache import open_cache
 
     computed = BackboneStates(backbone)
     cache = open_cache(recipe.states, recipe.run_root, backbone)
@@ -132,10 +132,10 @@ def state_source(recipe: CompareRecipe, backbone: "Backbone") -> "Iterator[State
 
 def record(comparison: "Comparison", files: "Sequence[Path]") -> None:
     """Settings, numbers by N, table and figure in MLflow; an outage only delays them."""
-    from infra.tracking import Tracker
-    from pipelines.editor_tables import metric_values
-    from pipelines.recipe_loader import to_flat_dict
-    from pipelines.run_folder import run_facts
+    from infra.tracking.tracker import Tracker
+    from pipelines.baselines.tables import metric_values
+    from pipelines.job.recipe_loader import to_flat_dict
+    from pipelines.job.run_folder import run_facts
 
     recipe = comparison.recipe
     tracker = Tracker(

@@ -18,8 +18,8 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
-from pipelines.version_comparison_config import VersionComparisonRecipe  # noqa: E402
+from pipelines.evaluation.versions_recipe import VersionComparisonRecipe  # noqa: E402
+from pipelines.job.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
 
 EXIT_CODES = """exit codes:
   0  no metric became worse by more than its tolerance
@@ -70,7 +70,7 @@ def resolve_recipe(options: argparse.Namespace) -> VersionComparisonRecipe:
 
 def run_job(recipe: VersionComparisonRecipe) -> int:
     """Compare, print what was found, and write the page."""
-    from pipelines.version_comparison import compare_versions
+    from pipelines.evaluation.versions import compare_versions
 
     comparison = compare_versions(recipe)
     for item in comparison.comparisons:

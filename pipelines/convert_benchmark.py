@@ -17,8 +17,8 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.benchmark_config import BENCHMARKS, MISSING_PICTURES  # noqa: E402
-from pipelines.entry import exit_code_of  # noqa: E402
+from pipelines.job.benchmark_options import BENCHMARKS, MISSING_PICTURES  # noqa: E402
+from pipelines.job.entry import exit_code_of  # noqa: E402
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -18,7 +18,7 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.entry import exit_code_of  # noqa: E402
+from pipelines.job.entry import exit_code_of  # noqa: E402
 
 CHECKED = ("hidden_size", "num_image_tokens", "module_dim", "num_queries", "rank")
 """Fields that the tensors tell; an option that differs is an error."""
@@ -66,9 +66,9 @@ def convert(options: argparse.Namespace) -> int:
 
 def to_ours(options: argparse.Namespace) -> str:
     """Read their file, write our folder; returns what to tell."""
-    from liveedit_core.authors_checkpoint import read_authors_checkpoint
     from liveedit_core.errors import ConfigError
-    from liveedit_core.generator import save_generator
+    from liveedit_core.method.authors_checkpoint import read_authors_checkpoint
+    from liveedit_core.method.generator import save_generator
 
     generator = read_authors_checkpoint(
         options.source,
@@ -96,8 +96,8 @@ def from_minigpt4(options: argparse.Namespace) -> str:
 
 def to_authors(options: argparse.Namespace) -> str:
     """Read our folder, write their file; returns what to tell."""
-    from liveedit_core.authors_checkpoint import write_authors_checkpoint
-    from liveedit_core.generator import load_generator
+    from liveedit_core.method.authors_checkpoint import write_authors_checkpoint
+    from liveedit_core.method.generator import load_generator
 
     generator = load_generator(options.source)
     write_authors_checkpoint(generator, options.target)

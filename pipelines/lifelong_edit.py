@@ -21,14 +21,14 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.benchmark_config import add_benchmark_options, benchmark_settings  # noqa: E402
-from pipelines.config import QUICKSTART, LifelongEditRecipe  # noqa: E402
-from pipelines.entry import given_settings, job_parser, parse_job, resolve, run_entry  # noqa: E402
+from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe  # noqa: E402
+from pipelines.job.benchmark_options import add_benchmark_options, benchmark_settings  # noqa: E402
+from pipelines.job.entry import given_settings, job_parser, parse_job, resolve, run_entry  # noqa: E402
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipelines.edit_job import JobResult
+    from pipelines.editing.job import JobResult
 
 EXIT_CODES = """exit codes:
   0    all requests are in the bank
@@ -114,7 +114,7 @@ def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:
     """Enter the run's folder, do the job and say how it ended."""
     from rich.console import Console
 
-    from pipelines.run_folder import enter_run_folder, log_to_file
+    from pipelines.job.run_folder import enter_run_folder, log_to_file
 
     console = Console()
     start_s = time.perf_counter()
@@ -125,16 +125,16 @@ def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    from pipelines.session import prepare_environment
+    from pipelines.job.ray_session import prepare_environment
 
     prepare_environment(config.ray)
-    from pipelines.edit_job import do_job
+    from pipelines.editing.job import do_job
 
     result = do_job(config, console, start_s=start_s)
     code = say_goodbye(result, console, is_following=config.follow.is_on)
     if not config.promotion.at_end or result.outcome.was_stopped:
         return code
-    from pipelines.edit_promotion import promote_at_end
+    from pipelines.operations.promote_at_end import promote_at_end
 
     return promote_at_end(config, console) or code
 
@@ -145,7 +145,7 @@ def say_goodbye(result: "JobResult", console: "Console", *, is_following: bool =
     Refused lines are the daily bread of a job that follows an inbox, and no reason to call its end
     a failure.
     """
-    from pipelines.result_table import result_tables
+    from pipelines.evaluation.result_table import result_tables
 
     outcome = result.outcome
     for table in result_tables(outcome.evaluations, result.protocols):

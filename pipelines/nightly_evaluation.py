@@ -19,12 +19,12 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError  # noqa: E402
-from pipelines.benchmark_config import add_benchmark_options, benchmark_settings  # noqa: E402
-from pipelines.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
-from pipelines.nightly_config import NightlyRecipe  # noqa: E402
+from pipelines.job.benchmark_options import add_benchmark_options, benchmark_settings  # noqa: E402
+from pipelines.job.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
+from pipelines.operations.nightly_recipe import NightlyRecipe  # noqa: E402
 
 if TYPE_CHECKING:
-    from pipelines.nightly_job import NightResult
+    from pipelines.operations.nightly import NightResult
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "nightly_evaluation.toml"
 EXIT_CODES = """exit codes:
@@ -99,11 +99,11 @@ def run_job(recipe: NightlyRecipe, label: str) -> int:
     """Do what is left of a night and say what came of it; returns the exit code."""
     from rich.console import Console
 
-    from pipelines.session import prepare_environment
+    from pipelines.job.ray_session import prepare_environment
 
     prepare_environment(recipe.ray)
-    from pipelines.nightly_job import NightBusyError
-    from pipelines.nightly_run import run_night
+    from pipelines.operations.nightly import NightBusyError
+    from pipelines.operations.nightly_run import run_night
 
     try:
         result, stop_code = run_night(recipe, label, Console())

@@ -19,8 +19,8 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.entry import FAILED, job_parser, parse_job, resolve, run_entry  # noqa: E402
-from pipelines.promotion_config import DEFAULT_RECIPE, PromotionRecipe  # noqa: E402
+from pipelines.job.entry import FAILED, job_parser, parse_job, resolve, run_entry  # noqa: E402
+from pipelines.operations.promotion_recipe import DEFAULT_RECIPE, PromotionRecipe  # noqa: E402
 
 EXIT_CODES = """exit codes:
   0    the version is the champion, or was it already; or the rollback is done
@@ -83,10 +83,10 @@ def resolve_recipe(options: argparse.Namespace) -> PromotionRecipe:
 
 def run_job(recipe: PromotionRecipe, options: argparse.Namespace) -> int:
     """Promote or roll back, and say what came of it; returns the exit code."""
-    from infra.model_registry import BANK_MODEL, ModelVersions
-    from infra.tracking import default_tracking_uri
-    from pipelines.promotion_job import Promoter, PromotionConflictError
-    from pipelines.promotion_view import default_who, say_decision
+    from infra.tracking.model_registry import BANK_MODEL, ModelVersions
+    from infra.tracking.tracker import default_tracking_uri
+    from pipelines.operations.promoter import Promoter, PromotionConflictError
+    from pipelines.operations.promotion_view import default_who, say_decision
 
     promoter = Promoter(
         recipe=recipe,

@@ -19,12 +19,12 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError  # noqa: E402
-from pipelines.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
-from pipelines.rebuild_config import RebuildRecipe  # noqa: E402
-from pipelines.recipe_loader import to_toml  # noqa: E402
+from pipelines.editing.rebuild_recipe import RebuildRecipe  # noqa: E402
+from pipelines.job.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
+from pipelines.job.recipe_loader import to_toml  # noqa: E402
 
 if TYPE_CHECKING:
-    from pipelines.rebuild_job import RebuildResult
+    from pipelines.editing.rebuild import RebuildResult
 
 EXIT_CODES = """exit codes:
   0    every request is in the new bank
@@ -79,7 +79,7 @@ def run_job(recipe: RebuildRecipe) -> int:
         raise ConfigError("store must name the store of the request log: --store URI")
     from rich.console import Console
 
-    from pipelines.run_folder import log_to_file
+    from pipelines.job.run_folder import log_to_file
 
     try:
         recipe.run_folder.mkdir(parents=True, exist_ok=True)
@@ -87,10 +87,10 @@ def run_job(recipe: RebuildRecipe) -> int:
     except OSError as error:
         raise ConfigError(f"run folder {recipe.run_folder} cannot be written: {error}") from error
     log_to_file(recipe.run_folder)
-    from pipelines.session import prepare_environment
+    from pipelines.job.ray_session import prepare_environment
 
     prepare_environment(recipe.ray)
-    from pipelines.rebuild_job import do_rebuild
+    from pipelines.editing.rebuild import do_rebuild
 
     result = do_rebuild(recipe, Console())
     print(ending(recipe, result))

@@ -22,16 +22,16 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError  # noqa: E402
-from pipelines.benchmark_config import add_benchmark_options, benchmark_settings  # noqa: E402
-from pipelines.config import to_toml  # noqa: E402
-from pipelines.entry import (  # noqa: E402
+from pipelines.editing.recipe import to_toml  # noqa: E402
+from pipelines.job.benchmark_options import add_benchmark_options, benchmark_settings  # noqa: E402
+from pipelines.job.entry import (  # noqa: E402
     given_settings,
     job_parser,
     parse_job,
     resolve,
     run_entry,
 )
-from pipelines.train_config import TrainRecipe  # noqa: E402
+from pipelines.training.recipe import TrainRecipe  # noqa: E402
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"
 OTHER_RECIPE = Path(__file__).parent / "recipes" / "train_any_backbone.toml"
@@ -138,7 +138,7 @@ def resolve_recipe(options: argparse.Namespace) -> TrainRecipe:
 
 def print_estimate(recipe: TrainRecipe, options: argparse.Namespace) -> None:
     """The estimate as comments, so that the whole output stays a recipe."""
-    from pipelines.recipe_estimate import estimate_recipe
+    from pipelines.training.recipe_estimate import estimate_recipe
 
     done = estimate_recipe(
         recipe,
@@ -153,10 +153,10 @@ def find_layer(recipe: TrainRecipe) -> int:
     """Rank candidate edit layers of a backbone."""
     from rich.console import Console
 
-    from pipelines.layer_search import find_layer as search
-    from pipelines.layer_search import to_table
-    from pipelines.training_backbone import layer_loader
-    from pipelines.training_cases import training_cases
+    from pipelines.training.cases import training_cases
+    from pipelines.training.layer_search import find_layer as search
+    from pipelines.training.layer_search import to_table
+    from pipelines.training.training_backbone import layer_loader
 
     console = Console()
     load, num_layers = layer_loader(recipe)
@@ -187,12 +187,12 @@ def find_layer(recipe: TrainRecipe) -> int:
 
 def train(recipe: TrainRecipe) -> int:
     """Prepare the material, run the phases, publish the generator, write the report."""
-    from liveedit_core.training_validation import split_by_thing
-    from pipelines.run_folder import run_facts
-    from pipelines.training_backbone import load_training_backbone
-    from pipelines.training_cases import training_cases
-    from pipelines.training_job import do_training
-    from pipelines.training_material import prepare_material
+    from liveedit_core.training.validation import split_by_thing
+    from pipelines.job.run_folder import run_facts
+    from pipelines.training.cases import training_cases
+    from pipelines.training.data import prepare_material
+    from pipelines.training.job import do_training
+    from pipelines.training.training_backbone import load_training_backbone
 
     folder = recipe.run_folder
     folder.mkdir(parents=True, exist_ok=True)

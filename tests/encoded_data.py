@@ -7,7 +7,7 @@ from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.schema import Case
 from liveedit_core.state_source import BackboneStates
 from liveedit_core.states import LayerStates
-from liveedit_core.training_data import TrainingData, draw_training_data
+from liveedit_core.training.data import TrainingData, draw_training_data
 
 
 class RememberedStates:

@@ -2,8 +2,8 @@
 
 import torch
 
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.expert import Expert
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.expert import Expert
 from liveedit_core.states import LayerStates
 from tests.tiny_backbone import TINY_CONFIG
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from PIL import Image, ImageDraw
 
-from infra.comparison_report_data import (
+from infra.reports.comparison_report_data import (
     GAINED,
     IMPROVEMENT,
     LOST,
@@ -17,8 +17,8 @@ from infra.comparison_report_data import (
     MetricDifference,
     VersionView,
 )
-from infra.evaluation_report_data import EvaluationReportData
-from infra.report_data import CurvePoint, EditView, Example, KeptExpert, MetricRow, ReportData
+from infra.reports.data import CurvePoint, EditView, Example, KeptExpert, MetricRow, ReportData
+from infra.reports.evaluation_report_data import EvaluationReportData
 from liveedit_core.schema import ProbeKind
 
 HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x.png" onerror=alert(2)>'

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from infra.bank_schema import BankIdentity, ExpertRow
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.expert import Expert
+from infra.bank.schema import BankIdentity, ExpertRow
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.expert import Expert
 from liveedit_core.schema import EditRequest
 
 SMALL_IDENTITY = BankIdentity(

@@ -19,8 +19,8 @@ from PIL import Image
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.pyramid import PyramidLevel
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.generator import LiveEditGenerator
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 
 SIDE = 64

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from infra.expert_bank import ExpertBank
-from infra.object_store import ObjectStore
+from infra.bank.expert_bank import ExpertBank
+from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.generator import LiveEditGenerator
-from liveedit_core.limits import InputLimits
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import Case
-from pipelines.edit_job import bank_identity
+from pipelines.editing.job import bank_identity
 from tests.tiny_backbone import OUR_CONFIG, tiny_backbone, tiny_generator
 from tests.unit.tiny_inputs import HashEmbedder
 from workers.expert_embedding_worker import ExpertEmbeddingWorker

@@ -7,10 +7,10 @@ import torch
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import Backbone
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.generator import LiveEditGenerator
-from liveedit_core.training_data import TrainingData
-from liveedit_core.training_recipe import (
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.training.data import TrainingData
+from liveedit_core.training.recipe import (
     OptimizationSection,
     Phase,
     PhaseSection,

@@ -15,7 +15,7 @@ import torch
 from PIL.Image import Image
 
 from liveedit_core.errors import ConfigError
-from liveedit_core.images import decode_image
+from liveedit_core.inputs.images import decode_image
 from workers.models import one_process_at_a_time
 
 BUILTIN = "builtin"

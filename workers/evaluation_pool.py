@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.method.repository import ExpertRepository
 from workers.actor_pool import ActorPool, Call, actor_options
 from workers.evaluation_worker import EvaluationActor, EvaluationWorker, Preparation, Scores
 from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit

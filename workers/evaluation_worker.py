@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import ray
 
-from liveedit_core.editor import Editor
-from liveedit_core.prepared_cases import PreparedCases, PreparedProbe
-from liveedit_core.probe_results import FREE_GENERATION, ProbeResult
-from liveedit_core.repository import ExpertRepository
-from liveedit_core.scoring import CaseScorer
+from liveedit_core.evaluation.probe_results import FREE_GENERATION, ProbeResult
+from liveedit_core.evaluation.probes import PreparedCases, PreparedProbe
+from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.repository import ExpertRepository
 from workers.failures import converted_failures
 from workers.messages import EvaluationUnit, GeneratorFacts
 from workers.models import ModelSource, limit_threads

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from infra.expert_bank import FragmentWriter
+from infra.bank.expert_bank import FragmentWriter
 from workers.actor_pool import ActorPool, Call, actor_options
 from workers.expert_embedding_worker import ExpertEmbeddingActor
 from workers.messages import EmbedderFacts, GeneratedBatch, WrittenBatch

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from infra.expert_bank import ExpertRow, FragmentWriter
+from infra.bank.expert_bank import ExpertRow, FragmentWriter
 from liveedit_core.errors import NumericsError, ShapeError
-from liveedit_core.rejects import Rejected
+from liveedit_core.inputs.rejects import Rejected
 from workers.failures import converted_failures
 from workers.generator_worker import refusal_of
 from workers.messages import EmbedderFacts, GeneratedBatch, GeneratedExpert, WrittenBatch

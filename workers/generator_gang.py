@@ -17,11 +17,11 @@ import ray
 from torch import nn
 
 from liveedit_core.backbones.protocol import TrainableBackbone, as_trainable
-from liveedit_core.editor import Editor, edit_input
 from liveedit_core.errors import LiveEditError
-from liveedit_core.expert import Expert
-from liveedit_core.limits import InputLimits
-from liveedit_core.rejects import Rejected
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import Rejected
+from liveedit_core.method.editor import Editor, edit_input
+from liveedit_core.method.expert import Expert
 from liveedit_core.schema import EditRequest
 from workers.failures import converted_failures
 from workers.gang import Gang, retried_on_loss

@@ -8,7 +8,7 @@ behind an actor that speaks for them.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from liveedit_core.limits import InputLimits
+from liveedit_core.inputs.limits import InputLimits
 from workers.actor_pool import ActorPool, Call, actor_options
 from workers.generator_gang import GeneratorGangActor
 from workers.generator_worker import GeneratorActor

@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import ray
 
-from liveedit_core.datasets import validate_request, validate_tokens
-from liveedit_core.editor import Editor, edit_input
 from liveedit_core.errors import LiveEditError, NumericsError
-from liveedit_core.expert import Expert
-from liveedit_core.limits import InputLimits
-from liveedit_core.rejects import Rejected, RejectType
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.inputs.datasets import validate_request, validate_tokens
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import Rejected, RejectType
+from liveedit_core.method.editor import Editor, edit_input
+from liveedit_core.method.expert import Expert
+from liveedit_core.method.repository import ExpertRepository
 from workers.failures import converted_failures, is_retryable
 from workers.messages import GeneratedBatch, GeneratedExpert, GeneratorFacts, NumberedRequest
 from workers.models import ModelSource, limit_threads

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.expert import Expert
-from liveedit_core.metrics import ProbeResult
-from liveedit_core.rejects import Rejected
+from liveedit_core.evaluation.metrics import ProbeResult
+from liveedit_core.inputs.rejects import Rejected
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.expert import Expert
 from liveedit_core.schema import Case, EditRequest
 
 

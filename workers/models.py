@@ -11,7 +11,7 @@ from typing import Protocol
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import ConfigError
-from liveedit_core.generator import CONFIG_FILE, LiveEditGenerator, load_generator
+from liveedit_core.method.generator import CONFIG_FILE, LiveEditGenerator, load_generator
 
 BUILTIN = "builtin"
 

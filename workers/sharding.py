@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from liveedit_core.errors import WorkerLostError
-from liveedit_core.micro_batches import MicroBatch, on_device
-from liveedit_core.training_module import TrainingModule
-from liveedit_core.training_recipe import OptimizationSection
+from liveedit_core.training.micro_batches import MicroBatch, on_device
+from liveedit_core.training.recipe import OptimizationSection
+from liveedit_core.training.training_module import TrainingModule
 from workers.gang_messages import Rendezvous
 from workers.sharding_config import ShardingSection
 from workers.training_engine import MOMENT_KEYS, Named

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from liveedit_core.expert_matrices import Matrices, StoredMatrices
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.method.expert_matrices import Matrices, StoredMatrices
+from liveedit_core.method.repository import ExpertRepository
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from infra.state_rows import StateWriter, WrittenStates
+from infra.cache.state_rows import StateWriter, WrittenStates
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
-from liveedit_core.config import StateDtype
+from liveedit_core.method.config import StateDtype
 from liveedit_core.state_identity import StateIdentity
 from workers.actor_pool import ActorPool, Call, actor_options
 from workers.state_encoder import StateEncoderActor

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from liveedit_core.backbones.protocol import Backbone
-from liveedit_core.config import StateDtype
+from liveedit_core.evaluation.unedited_answers import AnswerMemory
+from liveedit_core.method.config import StateDtype
 from liveedit_core.state_identity import StateIdentity
 from liveedit_core.state_source import BackboneStates, StateSource
-from liveedit_core.unedited_answers import AnswerMemory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +32,9 @@ def open_states(
     if cache is None:
         return computed
     # Lance is loaded only where there is a cache.
-    from infra.cached_states import WRITE_AT_ONCE, CachedStates
-    from infra.object_store import ObjectStore
-    from infra.state_cache import StateCache
+    from infra.cache.cached_states import WRITE_AT_ONCE, CachedStates
+    from infra.cache.state_cache import StateCache
+    from infra.storage.object_store import ObjectStore
 
     store = ObjectStore(cache.store_uri)
     identity = StateIdentity.of(backbone, cache.dtype)
@@ -59,8 +59,8 @@ def open_answers(
     """
     if not answers_uri:
         return None
-    from infra.answer_table import AnswerTable
-    from infra.object_store import ObjectStore
+    from infra.cache.answer_table import AnswerTable
+    from infra.storage.object_store import ObjectStore
 
     identity = StateIdentity.of(backbone, cache.dtype if cache else "float32")
     return AnswerTable(ObjectStore(answers_uri), identity)

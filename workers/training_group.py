@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from liveedit_core.training_recipe import TrainingPlan
+from liveedit_core.training.recipe import TrainingPlan
 from workers.gang import Gang, retried_on_loss
 from workers.sharding_config import ShardingSection
 from workers.training_messages import Snapshot, StepFigures, TrainingSource

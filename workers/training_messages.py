@@ -6,9 +6,9 @@ from typing import Protocol
 from torch import Tensor
 
 from liveedit_core.backbones.protocol import TrainableBackbone, as_trainable
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.training_data import TrainingData
-from liveedit_core.training_recipe import Phase
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.training.data import TrainingData
+from liveedit_core.training.recipe import Phase
 from workers.models import ModelSource
 
 MODEL = "model."

@@ -28,7 +28,7 @@ from liveedit_core.backbones.pyramid import PyramidLevel, TowerPyramid
 from liveedit_core.backbones.suffix import SuffixParts, target_rows, without_embeddings
 from liveedit_core.backbones.views import RowsHook, with_hook
 from liveedit_core.errors import InputError
-from liveedit_core.images import decode_image
+from liveedit_core.inputs.images import decode_image
 from liveedit_core.states import LayerStates, Span
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from liveedit_core.backbones.families import IMAGE, PROMPT, Family, PromptFormat
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, InputError
-from liveedit_core.images import decode_image
+from liveedit_core.inputs.images import decode_image
 from liveedit_core.states import Span
 
 PaddingSide = Literal["left", "right"]

@@ -14,8 +14,7 @@ from typing import Protocol
 from torch import Tensor
 
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.editor import NOTHING_KEPT
-from liveedit_core.metrics import (
+from liveedit_core.evaluation.metrics import (
     FREE_GENERATION,
     TEACHER_FORCED,
     PreparedCases,
@@ -24,6 +23,7 @@ from liveedit_core.metrics import (
     free_generation_result,
     teacher_forced_result,
 )
+from liveedit_core.method.editor import NOTHING_KEPT
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from liveedit_core.errors import InputError
-from liveedit_core.limits import InputLimits
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import RefusedInputError, Rejected, RejectType
 from liveedit_core.published.layout import Layout, layout_of
 from liveedit_core.published.pictures import PictureCheck, PictureFolder
 from liveedit_core.published.questions import edit_prompt, questions_of, thing_of
 from liveedit_core.published.reading import read_files
 from liveedit_core.published.records import PublishedRecord
-from liveedit_core.rejects import RefusedInputError, Rejected, RejectType
 from liveedit_core.schema import Case, EditRequest, Probe
 
 MissingPictures = Literal["fatal", "skipped"]

@@ -1,4 +1,4 @@
-"""A published benchmark as our cases JSONL, which `liveedit_core.datasets.load_cases` reads."""
+"""A published benchmark as cases JSONL, read by `liveedit_core.inputs.datasets.load_cases`."""
 
 import json
 import os.path

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from liveedit_core.errors import InputError
-from liveedit_core.images import decode_image, read_image_file
-from liveedit_core.limits import InputLimits
-from liveedit_core.rejects import RefusedInputError, RejectType
+from liveedit_core.inputs.images import decode_image, read_image_file
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from liveedit_core.errors import InputError
-from liveedit_core.jsonl import json_type_name, unique_keys
-from liveedit_core.limits import InputLimits
+from liveedit_core.inputs.jsonl import json_type_name, unique_keys
+from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.published.layout import Layout
 from liveedit_core.published.records import PublishedRecord, RecordParser
 

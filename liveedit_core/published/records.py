@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from liveedit_core.jsonl import json_type_name
-from liveedit_core.limits import InputLimits
+from liveedit_core.inputs.jsonl import json_type_name
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import RefusedInputError
+from liveedit_core.inputs.request_parser import check_text
 from liveedit_core.published.layout import ANSWER_CUE, TEXT_LOCALITY_ENDING, Layout
-from liveedit_core.rejects import RefusedInputError
-from liveedit_core.request_parser import check_text
 
 TEXT_KEYS = ("src", "rephrase", "alt", "loc", "loc_ans", "m_loc_q", "m_loc_a")
 PICTURE_KEYS = ("image", "image_rephrase", "m_loc")

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from pipelines import lifelong_edit
-from pipelines.follow_config import FollowSection
+from pipelines.editing.follow_config import FollowSection
 from tests.architecture.project import ROOT
 
 DEPLOY = ROOT / "infra" / "deploy"

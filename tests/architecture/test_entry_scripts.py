@@ -42,11 +42,11 @@ sys.exit(status)
 """
 
 SCRIPTS = entry_scripts()
-WITHOUT_RECIPE = {"command_line", "convert_benchmark", "convert_checkpoint"}
-"""Commands that look after a store or turn one file into another; all others are jobs."""
+WITHOUT_RECIPE = {"convert_benchmark", "convert_checkpoint"}
+"""They turn one file into another; all others are jobs."""
 
 WITHOUT_STORE = WITHOUT_RECIPE | {"compare_editors"}
-"""What keeps nothing: the comparison holds its editors in memory. (`liveedit` has --store too.)"""
+"""What keeps nothing: the comparison holds its editors in memory."""
 
 
 def test_the_main_job_is_an_entry_script() -> None:
@@ -65,6 +65,19 @@ def test_help_needs_no_heavy_library(script: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert ("--recipe" in run.stdout) != (script.stem in WITHOUT_RECIPE)
     assert run.stderr.splitlines()[-1].strip() == "loaded:", run.stderr
+
+
+def test_help_of_liveedit_needs_no_heavy_library() -> None:
+    code = (
+        "import sys; from pipelines.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(*sorted(set(sys.argv[1:]) & set(sys.modules)), file=sys.stderr)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, *HEAVY], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "liveedit bank verify" in run.stdout
+    assert run.stderr.strip() == ""
 
 
 @pytest.mark.parametrize(

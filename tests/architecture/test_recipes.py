@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.all_recipes import load_recipe_file
+from pipelines.cli.all_recipes import load_recipe_file
 from tests.architecture.project import ROOT, project_files
 
 RECIPES = [

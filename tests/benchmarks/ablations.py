@@ -22,17 +22,17 @@ from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.builtin.backbone import load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.builtin.generator import builtin_generator_folder
-from liveedit_core.editor import Editor
-from liveedit_core.generator import LiveEditGenerator, load_generator
-from liveedit_core.metrics import CaseScorer, PreparedCases, paper_average, summarize
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.evaluation.metrics import CaseScorer, PreparedCases, paper_average, summarize
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.generator import LiveEditGenerator, load_generator
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case
-from liveedit_core.training_validation import split_by_thing
-from pipelines.config import load_recipe
-from pipelines.train_config import TrainRecipe
+from liveedit_core.training.validation import split_by_thing
+from pipelines.editing.recipe import load_recipe
 from pipelines.train_generator import DEFAULT_RECIPE
-from pipelines.training_loop import GeneratorTrainer
-from pipelines.training_material import Material, prepare_material
+from pipelines.training.data import Material, prepare_material
+from pipelines.training.loop import GeneratorTrainer
+from pipelines.training.recipe import TrainRecipe
 
 BATCH_SIZE = 32
 INFERENCE: dict[str, dict[str, object]] = {

@@ -32,13 +32,13 @@ import lance
 import numpy as np
 import torch
 
-from infra.bank_growth import BankGrowth
-from infra.expert_bank import BankIdentity, ExpertBank, ExpertRow
-from infra.growth_policy import GrowthPolicy
-from infra.object_store import ObjectStore
-from infra.tables import select_in
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.expert import Expert
+from infra.bank.compaction import BankGrowth
+from infra.bank.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.bank.policy import GrowthPolicy
+from infra.storage.object_store import ObjectStore
+from infra.storage.tables import select_in
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.expert import Expert
 
 BANK = "main"
 WRITTEN_AT_ONCE = 100

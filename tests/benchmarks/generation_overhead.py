@@ -24,11 +24,11 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.builtin.backbone import load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.builtin.generator import builtin_generator_folder
-from liveedit_core.config import GeneratorConfig
 from liveedit_core.edited_model import EditedModel
-from liveedit_core.expert import Expert
-from liveedit_core.generator import load_generator
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.expert import Expert
+from liveedit_core.method.generator import load_generator
+from liveedit_core.method.repository import ExpertRepository
 
 RESULTS = Path(__file__).with_suffix(".json")
 OPTIONS: dict[str, Any] = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False}

@@ -32,19 +32,19 @@ from typing import Any
 
 import torch
 
-from infra.expert_bank import ExpertBank
-from infra.object_store import ObjectStore
+from infra.bank.expert_bank import ExpertBank
+from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.picture_memory import PictureMemory
 from liveedit_core.builtin.backbone import load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
-from liveedit_core.config import StateDtype
-from liveedit_core.editor import Editor
-from liveedit_core.metrics import TEACHER_FORCED, CaseScorer, ProbeResult
+from liveedit_core.evaluation.metrics import TEACHER_FORCED, CaseScorer, ProbeResult
+from liveedit_core.evaluation.scoring import AskedProbe
+from liveedit_core.method.config import StateDtype
+from liveedit_core.method.editor import Editor
 from liveedit_core.schema import Case
-from liveedit_core.scoring import AskedProbe
-from pipelines.bank_evaluation import BankEvaluation, EvaluationSettings, evaluate_bank_version
-from pipelines.config import RaySection
-from pipelines.session import open_session
+from pipelines.editing.recipe import RaySection
+from pipelines.evaluation.replay import BankEvaluation, EvaluationSettings, evaluate_bank_version
+from pipelines.job.ray_session import open_session
 from tests.tiny_bank import taught_bank
 from workers.evaluation_pool import EvaluationPool
 from workers.models import ModelNames

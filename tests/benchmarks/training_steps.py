@@ -30,9 +30,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infra.cached_states import CachedStates
-from infra.object_store import ObjectStore
-from infra.state_cache import StateCache
+from infra.cache.cached_states import CachedStates
+from infra.cache.state_cache import StateCache
+from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.picture_memory import PictureMemory
 from liveedit_core.backbones.protocol import BackboneInput
@@ -40,16 +40,16 @@ from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.builtin.backbone import load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.builtin.generator import builtin_generator_folder
-from liveedit_core.generator import load_generator
-from liveedit_core.losses import target_nll
-from liveedit_core.micro_batches import ExpertBatch, draw
+from liveedit_core.method.generator import load_generator
 from liveedit_core.state_identity import StateIdentity
 from liveedit_core.state_source import BackboneStates, StateSource
 from liveedit_core.states import LayerStates
-from liveedit_core.training_data import TrainingData, draw_training_data
-from liveedit_core.training_module import TrainingModule
-from liveedit_core.training_recipe import LossSection, OptimizationSection
-from liveedit_core.training_step import edited_logits
+from liveedit_core.training.data import TrainingData, draw_training_data
+from liveedit_core.training.losses import target_nll
+from liveedit_core.training.micro_batches import ExpertBatch, draw
+from liveedit_core.training.recipe import LossSection, OptimizationSection
+from liveedit_core.training.step import edited_logits
+from liveedit_core.training.training_module import TrainingModule
 from workers.training_engine import TorchEngine
 
 SEED = 5

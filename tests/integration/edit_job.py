@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from infra.expert_bank import ExpertBank
-from infra.object_store import ObjectStore
+from infra.bank.expert_bank import ExpertBank
+from infra.storage.object_store import ObjectStore
 from liveedit_core.builtin.backbone import JOINT
 
 ROOT = Path(__file__).resolve().parents[2]

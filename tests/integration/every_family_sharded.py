@@ -10,14 +10,14 @@ import torch
 
 from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.editor import Editor
-from liveedit_core.generator import LiveEditGenerator
-from liveedit_core.micro_batches import draw
-from liveedit_core.repository import ExpertRepository
-from liveedit_core.training_data import TrainingData
-from liveedit_core.training_module import TrainingModule
-from liveedit_core.training_recipe import LossSection, OptimizationSection
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.training.data import TrainingData
+from liveedit_core.training.micro_batches import draw
+from liveedit_core.training.recipe import LossSection, OptimizationSection
+from liveedit_core.training.training_module import TrainingModule
 from tests.tiny_backbone import request, tiny_generator
 from tests.tiny_families import EDIT_LAYER, FAMILY_NAMES, WIDTH, model_and_processor
 from tests.tiny_training import tiny_data

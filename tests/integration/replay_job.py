@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from infra.expert_bank import ExpertBank
-from infra.object_store import ObjectStore
+from infra.bank.expert_bank import ExpertBank
+from infra.storage.object_store import ObjectStore
 from liveedit_core.states import LayerStates
-from pipelines.bank_evaluation import BankEvaluation, EvaluationSettings, evaluate_bank_version
-from pipelines.config import RaySection
-from pipelines.session import open_session
-from pipelines.stages import Evaluator
+from pipelines.editing.recipe import RaySection
+from pipelines.evaluation.replay import BankEvaluation, EvaluationSettings, evaluate_bank_version
+from pipelines.job.ray_session import open_session
+from pipelines.job.stages import Evaluator
 from tests.unit.tiny_inputs import case
 from tests.unit.tiny_models import TinyBackbone, TinyModels
 from workers.evaluation_pool import EvaluationPool

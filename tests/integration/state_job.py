@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Sequence
 
-from infra.object_store import ObjectStore
-from infra.state_cache import StateCache
+from infra.cache.state_cache import StateCache
+from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.state_identity import StateIdentity
 from liveedit_core.states import LayerStates
-from pipelines.config import RaySection
-from pipelines.session import open_session
-from pipelines.state_filling import fill_cache
+from pipelines.editing.recipe import RaySection
+from pipelines.job.ray_session import open_session
+from pipelines.job.state_cache import fill_cache
 from tests.unit.tiny_inputs import PROMPT, picture
 from tests.unit.tiny_models import TinyBackbone
 from workers.state_encoding_pool import StateEncodingPool

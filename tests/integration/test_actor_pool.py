@@ -10,10 +10,10 @@ import pytest
 import ray
 
 from liveedit_core.errors import InputError, WorkerLostError
-from liveedit_core.limits import InputLimits
-from liveedit_core.repository import ExpertRepository
-from pipelines.config import RaySection
-from pipelines.session import open_session
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.repository import ExpertRepository
+from pipelines.editing.recipe import RaySection
+from pipelines.job.ray_session import open_session
 from tests.unit.tiny_inputs import case, request
 from tests.unit.tiny_models import CONFIG, TinyModels
 from workers.actor_pool import ActorPool, actor_options

@@ -9,9 +9,9 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from infra.object_store import ObjectStore
-from infra.request_log import RequestLog
-from infra.results import ResultsTable
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from infra.tracking.results import ResultsTable
 from tests.integration.edit_job import SMALL, Run, end_group, needs_builtin_models, wait_for_line
 from tests.unit.tiny_inputs import PROMPT, picture
 

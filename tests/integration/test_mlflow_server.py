@@ -17,13 +17,13 @@ import mlflow.artifacts
 import pytest
 from mlflow import MlflowClient
 
-from infra.expert_bank import ExpertBank
-from infra.model_registry import BANK_MODEL, ModelRegistry
-from infra.object_store import ObjectStore
-from infra.plots import Line, draw_by_num_edits
-from infra.tracking import Tracker
+from infra.bank.expert_bank import ExpertBank
+from infra.reports.plots import Line, draw_by_num_edits
+from infra.storage.object_store import ObjectStore
+from infra.tracking.model_registry import BANK_MODEL, ModelRegistry
+from infra.tracking.tracker import Tracker
 from liveedit_core.errors import TrackingError
-from pipelines.promoted_editor import open_editor
+from pipelines.operations.open_editor import open_editor
 from tests.integration.conftest import free_ports
 from tests.small_rows import SMALL_IDENTITY, small_row
 from tests.tiny_backbone import tiny_backbone
@@ -35,7 +35,7 @@ READY_TIMEOUT_S = 120.0
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
-from infra.tracking import Tracker
+from infra.tracking.tracker import Tracker
 tracker = Tracker(Path(sys.argv[1]), experiment="outage", run_name="killed")
 for step in range(1, 4):
     tracker.log_metrics({"reliability": step / 10}, step=step)

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from infra.model_registry import BANK_MODEL, ModelVersions
-from infra.object_store import ObjectStore
-from infra.results import ResultsTable
+from infra.storage.object_store import ObjectStore
+from infra.tracking.model_registry import BANK_MODEL, ModelVersions
+from infra.tracking.results import ResultsTable
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.builtin.generator import builtin_generator_folder
-from liveedit_core.generator import load_generator, save_generator
+from liveedit_core.method.generator import load_generator, save_generator
 from liveedit_core.schema import PAPER_METRICS, ProbeKind
-from pipelines.promoted_editor import open_editor
+from pipelines.operations.open_editor import open_editor
 from tests.integration.edit_job import Run, end_group, needs_builtin_models, wait_for_line
 
 pytestmark = [needs_builtin_models, pytest.mark.long, pytest.mark.timeout(2400)]

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from liveedit_core.generator import save_generator
-from liveedit_core.limits import InputLimits
-from pipelines.config import RaySection
-from pipelines.session import open_session
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.generator import save_generator
+from pipelines.editing.recipe import RaySection
+from pipelines.job.ray_session import open_session
 from pipelines.train_generator import parse, resolve_recipe
-from pipelines.training_backbone import load_training_backbone
-from pipelines.training_loop import GeneratorTrainer
-from pipelines.training_material import prepare_material
+from pipelines.training.data import prepare_material
+from pipelines.training.loop import GeneratorTrainer
+from pipelines.training.training_backbone import load_training_backbone
 from tests.integration.test_sharding import numbered
 from tests.other_backbones import TINY, cases_file, saved_family
 from tests.tiny_backbone import request

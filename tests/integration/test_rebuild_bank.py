@@ -8,12 +8,12 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from infra.expert_bank import ExpertBank
-from infra.object_store import ObjectStore
-from infra.request_log import RequestLog
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.builtin.generator import builtin_generator_folder
-from liveedit_core.generator import load_generator, save_generator
+from liveedit_core.method.generator import load_generator, save_generator
 from tests.integration.edit_job import Run, end_group, needs_builtin_models, wait_for_line
 
 pytestmark = [needs_builtin_models, pytest.mark.long, pytest.mark.timeout(600)]

@@ -13,13 +13,13 @@ import pytest
 import ray
 import torch
 
-from infra.object_store import ObjectStore
-from infra.results import ResultsTable
+from infra.storage.object_store import ObjectStore
+from infra.tracking.results import ResultsTable
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.states import LayerStates
-from pipelines.bank_evaluation import BankEvaluation
-from pipelines.session import open_session
+from pipelines.evaluation.replay import BankEvaluation
+from pipelines.job.ray_session import open_session
 from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line
 from tests.integration.replay_job import CASES, NUM_RESULTS, SESSION, evaluate, slow_pool
 from tests.tiny_bank import taught_bank

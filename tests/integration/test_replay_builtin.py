@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from liveedit_core.editor import Editor
-from liveedit_core.metrics import CaseScorer, ProbeResult
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.evaluation.metrics import CaseScorer, ProbeResult
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.repository import ExpertRepository
 from tests.integration.edit_job import needs_builtin_models
 
 pytestmark = [needs_builtin_models, pytest.mark.long]
@@ -23,7 +23,7 @@ def test_the_batch_size_changes_no_score() -> None:
     from liveedit_core.builtin.backbone import load_builtin_backbone
     from liveedit_core.builtin.benchmark import load_builtin_cases
     from liveedit_core.builtin.generator import builtin_generator_folder
-    from liveedit_core.generator import load_generator
+    from liveedit_core.method.generator import load_generator
 
     cases = load_builtin_cases("evaluation")[:NUM_CASES]
     generator = load_generator(builtin_generator_folder())

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.comparison_report import write_comparison_report
-from infra.evaluation_report import write_evaluation_report
-from infra.report import write_report
+from infra.reports.comparison import write_comparison_report
+from infra.reports.editing import write_report
+from infra.reports.evaluation import write_evaluation_report
 from tests.browser import NAMES, Browser, find_browser
 from tests.report_examples import comparison_example, evaluation_example, run_example
 

@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import torch
 
-from infra.bank_growth import BankGrowth
-from infra.bank_integrity import verify_version
-from infra.expert_bank import ExpertBank
-from infra.growth_policy import GrowthPolicy
-from infra.object_store import ObjectStore
+from infra.bank.compaction import BankGrowth
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.integrity import verify_version
+from infra.bank.policy import GrowthPolicy
+from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
 from tests.integration.test_s3_store import row_of
 from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from infra.audit_log import AuditLog
-from infra.bank_manifest import BankManifest, content_problems
-from infra.bank_schema import BankIdentity, ExpertRow
-from infra.expert_bank import ExpertBank
-from infra.lease import Lease
-from infra.object_store import ObjectStore
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.manifest import BankManifest, content_problems
+from infra.bank.schema import BankIdentity, ExpertRow
+from infra.storage.lease import Lease
+from infra.storage.object_store import ObjectStore
+from infra.tracking.audit_log import AuditLog
 from pipelines.nightly_evaluation import say_outcome
-from pipelines.promotion_view import say_decision
+from pipelines.operations.promotion_view import say_decision
 from tests.unit.conftest import empty_database  # noqa: F401
 from tests.unit.infra.conftest import identity, make_row  # noqa: F401
-from tests.unit.infra.test_audit_log import FIRST
-from tests.unit.pipelines import test_version_comparison as comparison
+from tests.unit.infra.tracking.test_audit_log import FIRST
 from tests.unit.pipelines.conftest import run_root  # noqa: F401
+from tests.unit.pipelines.evaluation import test_versions as comparison
 from tests.unit.tiny_operations import Operations, some_cases
 
 

@@ -7,11 +7,11 @@ from functools import partial
 
 import pytest
 
-from infra.expert_bank import ExpertBank
-from infra.object_store import ObjectStore
-from infra.request_log import RequestLog
-from infra.s3_timeouts import TIMEOUT_VARIABLE
-from infra.tables import Table
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from infra.storage.s3_timeouts import TIMEOUT_VARIABLE
+from infra.storage.tables import Table
 from liveedit_core.errors import ConfigError, StorageUnavailableError
 from tests.integration.conftest import S3Server
 from tests.integration.faults.faulty_proxy import FaultyProxy, Shares

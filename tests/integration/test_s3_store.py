@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from infra.bank_integrity import verify_version
-from infra.bank_rescue import drop_damaged
-from infra.expert_bank import ExpertBank, ExpertRow
-from infra.object_store import ObjectStore
-from infra.request_log import RequestLog
-from infra.results import ResultsTable
-from infra.writer_fence import WriterFencedError
+from infra.bank.expert_bank import ExpertBank, ExpertRow
+from infra.bank.integrity import verify_version
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from infra.storage.writer_fence import WriterFencedError
+from infra.tracking.results import ResultsTable
 from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
 from liveedit_core.schema import EditRequest
+from pipelines.editing.bank_rescue import drop_damaged
 from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY, small_request, small_row
 
 

@@ -13,15 +13,15 @@ import torch
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.errors import NumericsError
-from liveedit_core.generator import LiveEditGenerator
-from liveedit_core.limits import InputLimits
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import EditRequest
-from liveedit_core.training_recipe import OptimizationSection, PhaseSection
-from pipelines.config import RaySection
-from pipelines.session import open_session
-from pipelines.train_config import CheckpointSection, ModelSection, TrainRecipe
-from pipelines.training_loop import GeneratorTrainer
-from pipelines.training_material import Drawings, Material
+from liveedit_core.training.recipe import OptimizationSection, PhaseSection
+from pipelines.editing.recipe import RaySection
+from pipelines.job.ray_session import open_session
+from pipelines.training.data import Drawings, Material
+from pipelines.training.loop import GeneratorTrainer
+from pipelines.training.recipe import CheckpointSection, ModelSection, TrainRecipe
 from tests.tiny_backbone import (
     OUR_CONFIG,
     plain_convolutions,

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from infra.object_store import ObjectStore
-from infra.state_cache import StateCache
+from infra.cache.state_cache import StateCache
+from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.states import LayerStates
-from pipelines.session import open_session
-from pipelines.state_filling import fill_cache
+from pipelines.job.ray_session import open_session
+from pipelines.job.state_cache import fill_cache
 from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line
 from tests.integration.state_job import CHUNK, IDENTITY, INPUTS, SESSION
 from tests.unit.tiny_models import TinyBackbone

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from infra.audit_log import AuditLog
-from infra.bank_manifest import BankManifest
-from infra.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
-from infra.object_store import ObjectStore
-from infra.tracking import default_tracking_uri
-from pipelines.promotion_config import PromotionRecipe
-from pipelines.promotion_job import Promoter, PromotionConflictError
-from pipelines.recipe_loader import load_recipe
+from infra.bank.manifest import BankManifest
+from infra.storage.object_store import ObjectStore
+from infra.tracking.audit_log import AuditLog
+from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
+from infra.tracking.tracker import default_tracking_uri
+from pipelines.job.recipe_loader import load_recipe
+from pipelines.operations.promoter import Promoter, PromotionConflictError
+from pipelines.operations.promotion_recipe import PromotionRecipe
 from tests.unit.conftest import empty_database  # noqa: F401
 from tests.unit.pipelines.conftest import run_root  # noqa: F401
-from tests.unit.pipelines.test_promotion_job import LAX
+from tests.unit.pipelines.operations.test_promoter import LAX
 from tests.unit.tiny_operations import GATE_OVERRIDES, Operations, SyntheticNight, some_cases
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]

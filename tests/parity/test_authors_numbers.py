@@ -13,14 +13,17 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from liveedit_core.authors_checkpoint import read_authors_checkpoint, write_authors_checkpoint
-from liveedit_core.authors_names import from_authors
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.features import Features
-from liveedit_core.generator import LiveEditGenerator
-from liveedit_core.losses import hard_neighbour, hard_sentinel, info_nce, soft_absolute
-from liveedit_core.routing import fused_residual, paired_similarity, route, similarity
+from liveedit_core.method.authors_checkpoint import (
+    read_authors_checkpoint,
+    write_authors_checkpoint,
+)
+from liveedit_core.method.authors_names import from_authors
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.features import Features
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.routing import fused_residual, paired_similarity, route, similarity
 from liveedit_core.states import LayerStates
+from liveedit_core.training.losses import hard_neighbour, hard_sentinel, info_nce, soft_absolute
 
 FOLDER = Path(os.environ.get("LIVEEDIT_PARITY_FIXTURES", Path(__file__).parent / "fixtures"))
 FILES = sorted(FOLDER.glob("*parity*.safetensors"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from liveedit_core.config import GeneratorConfig
+from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.states import LayerStates
 
 Array = np.ndarray

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from liveedit_core.config import GeneratorConfig
+from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.states import LayerStates
 from tests.random_states import random_states
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from infra.bank_growth import BankGrowth
-from infra.bank_integrity import verify_version
-from infra.bank_schema import ExpertRow, column_to_numpy
-from infra.expert_bank import ExpertBank
-from infra.growth_policy import GrowthPolicy
-from infra.object_store import ObjectStore
-from infra.request_log import RequestLog
+from infra.bank.compaction import BankGrowth
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.integrity import verify_version
+from infra.bank.policy import GrowthPolicy
+from infra.bank.schema import ExpertRow, column_to_numpy
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
 from liveedit_core.schema import EditRequest
 from tests.small_rows import SMALL_IDENTITY, small_request, small_row
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.editor import Editor
-from liveedit_core.metrics import CaseScorer
-from liveedit_core.repository import ExpertRepository
-from liveedit_core.routing import fused_residual, route
+from liveedit_core.evaluation.metrics import CaseScorer
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.method.routing import fused_residual, route
 from liveedit_core.states import hidden_rows
 from tests.properties.strategies import configs, seeds, states
 from tests.random_states import random_expert

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liveedit_core import losses
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.generator import LiveEditGenerator
-from liveedit_core.routing import fused_residual, route
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.routing import fused_residual, route
 from liveedit_core.states import LayerStates, hidden_rows
+from liveedit_core.training import losses
 from tests.properties import naive
 from tests.properties.naive import NaiveFeatures, Weights, numbers
 from tests.properties.strategies import configs, seeds, states

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import Residual
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.editor import Editor
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.states import LayerStates, hidden_rows
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, question, request, tiny_generator
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from infra.expert_bank import ExpertBank
-from infra.object_store import ObjectStore
-from infra.request_log import RequestLog
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.editor import Editor
-from liveedit_core.metrics import TEACHER_FORCED, CaseScorer
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.evaluation.metrics import TEACHER_FORCED, CaseScorer
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case
 from tests.tiny_backbone import OUR_CONFIG, case, question, tiny_generator
 from tests.tiny_bank import SmallModels, taught_bank

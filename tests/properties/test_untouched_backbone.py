@@ -11,10 +11,10 @@ from torch import Tensor
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.editor import Editor
-from liveedit_core.metrics import PROTOCOLS, CaseScorer
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.evaluation.metrics import PROTOCOLS, CaseScorer
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.states import LayerStates, hidden_rows
 from tests.random_states import random_expert
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, case, question, request, tiny_generator

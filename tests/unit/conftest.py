@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.tracking import Tracker
+from infra.tracking.tracker import Tracker
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from liveedit_core.backbones.protocol import BackboneInput, RouteOnce
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.generator import LiveEditGenerator
-from liveedit_core.images import decode_image
+from liveedit_core.inputs.images import decode_image
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.states import LayerStates
 
 HIDDEN_SIZE = 16

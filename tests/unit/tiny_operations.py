@@ -9,27 +9,32 @@ from pathlib import Path
 
 import numpy as np
 
-from infra.bank_manifest import BankManifest
-from infra.bank_schema import BankIdentity
-from infra.evaluation_log import EvaluationLog, EvaluationRecord, ExaminedBank
-from infra.expert_bank import ExpertBank, ExpertRow
-from infra.model_registry import BANK_MODEL, ModelRegistry, ModelVersions, RegisteredVersion
-from infra.object_store import ObjectStore
-from infra.results import EvaluationKey, ResultsTable
-from infra.tracking import Tracker, default_tracking_uri
+from infra.bank.expert_bank import ExpertBank, ExpertRow
+from infra.bank.manifest import BankManifest
+from infra.bank.schema import BankIdentity
+from infra.storage.object_store import ObjectStore
+from infra.tracking.evaluation_log import EvaluationLog, EvaluationRecord, ExaminedBank
+from infra.tracking.model_registry import (
+    BANK_MODEL,
+    ModelRegistry,
+    ModelVersions,
+    RegisteredVersion,
+)
+from infra.tracking.results import EvaluationKey, ResultsTable
+from infra.tracking.tracker import Tracker, default_tracking_uri
 from liveedit_core.backbones.protocol import Backbone
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.editor import Editor
-from liveedit_core.generator import LiveEditGenerator, load_generator, save_generator
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.generator import LiveEditGenerator, load_generator, save_generator
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, ProbeKind
-from pipelines.nightly_config import NightlyRecipe
-from pipelines.nightly_job import Night, NightResult
-from pipelines.nightly_records import NightlyRecords
-from pipelines.promotion_config import PromotionRecipe
-from pipelines.promotion_job import Promoter
-from pipelines.recipe_loader import load_recipe
-from pipelines.stages import Evaluator
+from pipelines.job.recipe_loader import load_recipe
+from pipelines.job.stages import Evaluator
+from pipelines.operations.nightly import Night, NightResult
+from pipelines.operations.nightly_recipe import NightlyRecipe
+from pipelines.operations.nightly_records import NightlyRecords
+from pipelines.operations.promoter import Promoter
+from pipelines.operations.promotion_recipe import PromotionRecipe
 from tests.tiny_backbone import TINY_CONFIG, case, tiny_backbone, tiny_generator
 from tests.unit.tiny_results import probe_result
 from workers.evaluation_pool import InlineEvaluator

@@ -1,6 +1,6 @@
 """Results and summaries by hand, for tests of what is made from them."""
 
-from liveedit_core.metrics import Interval, MetricSummary, ProbeResult
+from liveedit_core.evaluation.metrics import Interval, MetricSummary, ProbeResult
 from liveedit_core.schema import ProbeKind
 
 

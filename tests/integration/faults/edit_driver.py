@@ -19,25 +19,25 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from infra.expert_bank import ExpertBank
-from infra.object_store import ObjectStore
-from infra.request_log import RequestLog
-from infra.results import ResultsTable
-from infra.writer_fence import WriterFence
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from infra.storage.writer_fence import WriterFence
+from infra.tracking.results import ResultsTable
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import LiveEditError
-from liveedit_core.generator import LiveEditGenerator
-from liveedit_core.limits import InputLimits
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.states import LayerStates
-from pipelines.bank_evaluation import BankEvaluation
-from pipelines.config import LifelongEditRecipe, RaySection, load_recipe
-from pipelines.edit_follow import Follower
-from pipelines.edit_inbox import Inbox
-from pipelines.edit_intake import Source
-from pipelines.edit_job import bank_identity
-from pipelines.edit_stream import run
-from pipelines.progress_view import ProgressView
-from pipelines.session import StopRequest, open_session
+from pipelines.editing.follow import Follower
+from pipelines.editing.inbox import Inbox
+from pipelines.editing.intake import Source
+from pipelines.editing.job import bank_identity
+from pipelines.editing.recipe import LifelongEditRecipe, RaySection, load_recipe
+from pipelines.editing.run import run
+from pipelines.evaluation.replay import BankEvaluation
+from pipelines.job.progress import ProgressView
+from pipelines.job.ray_session import StopRequest, open_session
 from tests.unit.tiny_inputs import HashEmbedder, case
 from tests.unit.tiny_models import CONFIG, TinyBackbone, TinyModels
 from workers.actor_pool import ActorPool, actor_options

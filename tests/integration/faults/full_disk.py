@@ -10,20 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.bank_schema import column_to_numpy
-from infra.expert_bank import ExpertBank
-from infra.object_store import ObjectStore
-from infra.request_log import RequestLog
-from infra.results import ResultsTable
-from infra.writer_fence import WriterFence
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.schema import column_to_numpy
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from infra.storage.writer_fence import WriterFence
+from infra.tracking.results import ResultsTable
 from liveedit_core.errors import StorageUnavailableError
-from liveedit_core.limits import InputLimits
-from pipelines.config import LifelongEditRecipe, load_recipe
-from pipelines.edit_follow import Follower
-from pipelines.edit_inbox import Inbox
-from pipelines.edit_intake import Source
-from pipelines.edit_job import bank_identity
-from pipelines.edit_stream import run
+from liveedit_core.inputs.limits import InputLimits
+from pipelines.editing.follow import Follower
+from pipelines.editing.inbox import Inbox
+from pipelines.editing.intake import Source
+from pipelines.editing.job import bank_identity
+from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.editing.run import run
 from tests.integration.faults.edit_driver import BANK, WINDOW_EDITS, Notes
 from tests.tiny_bank import EMBEDDER
 from tests.unit.tiny_inputs import HashEmbedder, case

@@ -17,9 +17,9 @@ from typing import Any, TextIO
 import pyarrow as pa
 from ray.cluster_utils import Cluster
 
-from infra.expert_bank import ExpertBank
-from infra.object_store import ObjectStore
-from infra.request_log import RequestLog
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
 from tests.integration.conftest import S3_CREDENTIALS
 from tests.integration.edit_job import ROOT, end_group
 from tests.integration.faults.edit_driver import BANK, BATCH_SIZE, WINDOW_EDITS, WORK

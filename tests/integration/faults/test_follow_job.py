@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from infra.expert_bank import ExpertBank
-from infra.object_store import ObjectStore
-from infra.request_log import RequestLog
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from tests.integration.edit_job import Run, end_group, needs_builtin_models, wait_for_line
 

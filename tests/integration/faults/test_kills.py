@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.writer_fence import WriterFence
+from infra.storage.writer_fence import WriterFence
 from tests.integration.faults.edit_driver import BANK, BATCH_SIZE
 from tests.integration.faults.scene import Scene, add_node
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.expert_bank import BankIdentity, ExpertRow
-from infra.object_store import ObjectStore
-from liveedit_core.config import GeneratorConfig
+from infra.bank.expert_bank import BankIdentity, ExpertRow
+from infra.storage.object_store import ObjectStore
+from liveedit_core.method.config import GeneratorConfig
 from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY, small_row
 
 MakeRow = Callable[..., ExpertRow]

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.editor import Editor
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.repository import ExpertRepository
 from tests.tiny_backbone import TINY_CONFIG, plain_convolutions, tiny_backbone, tiny_generator
 
 

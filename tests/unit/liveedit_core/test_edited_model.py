@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from liveedit_core.config import GeneratorConfig
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
+from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.model_folder import load_facts, read_repository
 from tests.tiny_backbone import (
     OUR_CONFIG,

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from liveedit_core.authors_checkpoint import write_authors_checkpoint
-from liveedit_core.generator import load_generator
+from liveedit_core.method.authors_checkpoint import write_authors_checkpoint
+from liveedit_core.method.generator import load_generator
 from pipelines.convert_checkpoint import main
 from tests.unit.tiny_models import CONFIG, TinyModels
 

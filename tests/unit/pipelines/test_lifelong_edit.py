@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from liveedit_core.backbones.load_options import LoadOptions
-from pipelines.config import LifelongEditRecipe
+from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.lifelong_edit import main, parse_arguments, resolve_config
 
 

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from infra.expert_bank import ExpertBank
-from infra.object_store import ObjectStore
-from infra.request_log import RequestLog
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
-from liveedit_core.generator import LiveEditGenerator
-from liveedit_core.limits import InputLimits
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import EditRequest
-from pipelines.config import LifelongEditRecipe, load_recipe
-from pipelines.edit_job import bank_identity
+from pipelines.editing.job import bank_identity
+from pipelines.editing.rebuild import RebuildOutcome, rebuild, source_sequences
+from pipelines.editing.rebuild_recipe import RebuildRecipe, RebuildSourceSection
+from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
 from pipelines.rebuild_bank import main
-from pipelines.rebuild_config import RebuildRecipe, RebuildSourceSection
-from pipelines.rebuild_job import RebuildOutcome, rebuild, source_sequences
 from tests.tiny_bank import EMBEDDER
 from tests.unit.tiny_inputs import HashEmbedder, request
 from tests.unit.tiny_models import CONFIG, TinyModels

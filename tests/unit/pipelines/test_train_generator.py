@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import load_recipe
-from pipelines.train_config import TrainRecipe
+from pipelines.editing.recipe import load_recipe
 from pipelines.train_generator import main, parse, resolve_recipe
+from pipelines.training.recipe import TrainRecipe
 
 PIPELINES = Path(__file__).parents[3] / "pipelines"
 LLAVA = [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.object_store import ObjectStore
+from infra.storage.object_store import ObjectStore
 
 
 @pytest.fixture

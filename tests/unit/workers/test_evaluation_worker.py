@@ -6,11 +6,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from infra.object_store import ObjectStore
+from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.limits import InputLimits
-from liveedit_core.probe_results import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.evaluation.probe_results import (
+    FREE_GENERATION,
+    PROTOCOLS,
+    TEACHER_FORCED,
+    ProbeResult,
+)
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
 from tests.unit.tiny_inputs import case
 from tests.unit.tiny_models import CONFIG, TinyBackbone, TinyModels

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from infra.expert_bank import BankIdentity, ExpertBank
-from infra.object_store import ObjectStore
-from liveedit_core.limits import InputLimits
+from infra.bank.expert_bank import BankIdentity, ExpertBank
+from infra.storage.object_store import ObjectStore
+from liveedit_core.inputs.limits import InputLimits
 from tests.unit.tiny_inputs import HashEmbedder, picture, request
 from tests.unit.tiny_models import CONFIG, TinyModels
 from workers.expert_embedding_worker import ExpertEmbeddingWorker

@@ -2,7 +2,7 @@
 
 import torch
 
-from liveedit_core.limits import InputLimits
+from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.schema import EditRequest
 from tests.unit.tiny_inputs import PROMPT, picture, request
 from tests.unit.tiny_models import CONFIG, TinyModels

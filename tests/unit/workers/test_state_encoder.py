@@ -2,8 +2,8 @@
 
 import torch
 
-from infra.object_store import ObjectStore
-from infra.state_cache import MissingState, StateCache
+from infra.cache.state_cache import MissingState, StateCache
+from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from tests.tiny_backbone import picture, tiny_backbone
 from workers.state_encoder import StateEncoder, picture_chunks

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from infra.object_store import ObjectStore
+from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.limits import InputLimits
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.states import LayerStates
 from tests.unit.tiny_inputs import case, request
 from tests.unit.tiny_models import CONFIG, TinyBackbone, TinyModels

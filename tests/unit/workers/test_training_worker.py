@@ -10,10 +10,9 @@ import torch
 
 from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.errors import NumericsError
-from liveedit_core.generator import LiveEditGenerator
-from liveedit_core.micro_batches import draw, numbers_of_rank
-from liveedit_core.training_module import TrainingModule
-from liveedit_core.training_recipe import (
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.training.micro_batches import draw, numbers_of_rank
+from liveedit_core.training.recipe import (
     LOSSES_OF_PHASE,
     PHASES,
     LossSection,
@@ -21,6 +20,7 @@ from liveedit_core.training_recipe import (
     Phase,
     TrainingPlan,
 )
+from liveedit_core.training.training_module import TrainingModule
 from tests.tiny_backbone import TINY_CONFIG, tiny_backbone
 from tests.tiny_training import beginning, plan, tiny_data
 from workers.training_messages import MODEL, LoadedSource, Snapshot

@@ -15,11 +15,11 @@ from liveedit_core.backbones.generation import Continuation, continuations
 from liveedit_core.backbones.prompts import collate
 from liveedit_core.backbones.protocol import BackboneInput, Residual
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.config import GeneratorConfig
-from liveedit_core.editor import Editor
 from liveedit_core.errors import ConfigError, InputError
-from liveedit_core.images import decode_image
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.inputs.images import decode_image
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates, hidden_rows
 from tests.tiny_backbone import picture, plain_convolutions, tiny_generator

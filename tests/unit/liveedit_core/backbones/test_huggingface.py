@@ -12,7 +12,7 @@ from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.prompts import with_space
 from liveedit_core.backbones.protocol import BackboneInput, Residual
 from liveedit_core.errors import InputError
-from liveedit_core.images import decode_image
+from liveedit_core.inputs.images import decode_image
 from liveedit_core.states import LayerStates, hidden_rows
 from tests.tiny_backbone import (
     EDIT_LAYER,

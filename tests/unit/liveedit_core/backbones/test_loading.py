@@ -14,8 +14,8 @@ from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.loading import check_memory, load_backbone, store_format
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, IntegrityError, StorageUnavailableError
-from liveedit_core.generator import save_generator
-from liveedit_core.limits import InputLimits
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.generator import save_generator
 from tests.tiny_backbone import TINY_CONFIG, picture, request, tiny_generator
 from tests.tiny_families import family_backbone, model_and_processor
 from workers.generator_worker import GeneratorWorker

@@ -3,7 +3,7 @@
 import torch
 
 from liveedit_core.backbones.suffix import DecoderSuffix
-from liveedit_core.editor import edit_input
+from liveedit_core.method.editor import edit_input
 from liveedit_core.states import hidden_rows
 from tests.tiny_backbone import case, tiny_backbone
 

@@ -10,9 +10,8 @@ from liveedit_core.baselines.fine_tuning import FineTuning, FineTuningConfig
 from liveedit_core.baselines.live_edit import LiveEdit
 from liveedit_core.baselines.protocol import ComparedEditor
 from liveedit_core.baselines.unedited import Unedited
-from liveedit_core.editor import Editor, edit_input
 from liveedit_core.errors import ConfigError
-from liveedit_core.metrics import (
+from liveedit_core.evaluation.metrics import (
     FREE_GENERATION,
     PROTOCOLS,
     TEACHER_FORCED,
@@ -21,7 +20,8 @@ from liveedit_core.metrics import (
     ProbeResult,
     summarize,
 )
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.method.editor import Editor, edit_input
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest, ProbeKind
 from tests.tiny_backbone import NUM_LAYERS, OUR_CONFIG, case, tiny_generator
 

@@ -28,15 +28,15 @@ from liveedit_core.baselines.settings import (
 )
 from liveedit_core.baselines.unedited import Unedited
 from liveedit_core.baselines.wise import Wise
-from liveedit_core.editor import Editor, edit_input
-from liveedit_core.metrics import (
+from liveedit_core.evaluation.metrics import (
     FREE_GENERATION,
     PROTOCOLS,
     TEACHER_FORCED,
     CaseScorer,
     PreparedCases,
 )
-from liveedit_core.repository import ExpertRepository
+from liveedit_core.method.editor import Editor, edit_input
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
 from tests.tiny_backbone import OUR_CONFIG, case, picture, question, tiny_generator
 

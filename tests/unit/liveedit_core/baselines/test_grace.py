@@ -7,7 +7,7 @@ import torch
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.baselines.grace import Codebook, Grace
 from liveedit_core.baselines.settings import GraceConfig
-from liveedit_core.editor import edit_input
+from liveedit_core.method.editor import edit_input
 from liveedit_core.states import hidden_rows
 from tests.tiny_backbone import request
 

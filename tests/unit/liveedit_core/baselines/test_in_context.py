@@ -8,7 +8,7 @@ from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.baselines.in_context import InContext, told_prompt
 from liveedit_core.baselines.settings import InContextConfig
-from liveedit_core.editor import edit_input
+from liveedit_core.method.editor import edit_input
 from liveedit_core.schema import EditRequest
 from tests.tiny_backbone import picture, request
 

@@ -7,8 +7,8 @@ from torch import nn
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.baselines.lora import AdaptedLinear, Lora
 from liveedit_core.baselines.settings import LoraConfig
-from liveedit_core.editor import edit_input
 from liveedit_core.errors import ConfigError
+from liveedit_core.method.editor import edit_input
 from liveedit_core.states import hidden_rows
 from tests.tiny_backbone import request
 

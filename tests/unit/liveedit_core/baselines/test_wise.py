@@ -17,8 +17,8 @@ from liveedit_core.baselines.wise import (
     ties,
     unrelated_questions,
 )
-from liveedit_core.editor import edit_input
 from liveedit_core.errors import ConfigError
+from liveedit_core.method.editor import edit_input
 from liveedit_core.schema import Case, EditRequest
 from liveedit_core.states import LayerStates, Rows, hidden_rows
 from tests.tiny_backbone import case, question, request

@@ -9,9 +9,9 @@ import pytest
 
 from liveedit_core.backbones.prompts import with_space
 from liveedit_core.errors import ConfigError, InputError
-from liveedit_core.limits import InputLimits
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import RejectType
 from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
-from liveedit_core.rejects import RejectType
 from liveedit_core.schema import Case, ProbeKind
 from tests.published_files import draw_pictures, hop, record, without, write_json
 from tests.unit.tiny_inputs import picture

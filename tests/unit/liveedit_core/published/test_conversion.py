@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from liveedit_core.datasets import load_cases
 from liveedit_core.errors import InputError
+from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
 from liveedit_core.published.conversion import write_cases
 from tests.published_files import draw_pictures, hop, record, write_json

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from liveedit_core.datasets import load_cases
+from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
 from liveedit_core.published.conversion import write_cases
 from liveedit_core.schema import ProbeKind

@@ -1,0 +1,179 @@
+"""What a registered bank version is made of, so that it can be opened and any change is found.
+
+A manifest names store, bank and version, what the experts were made for, and the sha256 of every
+file that the version consists of: Lance data files (the shards) and the lists of rows that were
+removed from them. Such files never change once they are written, so a version is either whole or
+damaged; `content_problems` says which files are gone or altered.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Self
+
+from infra.bank.checksums import FileSeals, sha256_of
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.schema import BankIdentity
+from infra.storage.object_store import ObjectStore
+from liveedit_core.errors import IntegrityError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankContent:
+    """Digests of a version."""
+
+    edits_sha256: str
+    """Over the edit ids that it holds, by sequence."""
+    files: Mapping[str, str]
+    """sha256 of each file by its key in the store."""
+
+    @classmethod
+    def of(cls, bank: ExpertBank, version: int) -> Self:
+        """Digests of all files of a version: those on their seals, or read where there are none.
+
+        Args:
+            bank: The bank.
+            version: Which version.
+
+        Raises:
+            IntegrityError: The version or one of its files is missing.
+        """
+        files = {key: _written_digest(bank, key) for key in bank.file_keys(version)}
+        return cls(edits_sha256=_edits_sha256(bank, version), files=files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankManifest:
+    """A registered version, as MLflow keeps it."""
+
+    store_uri: str
+    bank: str
+    bank_version: int
+    committed_at: str
+    num_edits: int
+    identity: BankIdentity
+    content: BankContent
+    backbone: str
+    """Name by which workers load the backbone; the identity holds its digest."""
+    backbone_dtype: str = "auto"
+    """Number format in which they load it."""
+
+    @classmethod
+    def of(
+        cls, bank: ExpertBank, version: int, *, backbone: str, backbone_dtype: str = "auto"
+    ) -> Self:
+        """Describe a committed version.
+
+        Raises:
+            IntegrityError: No window was committed as this version, or a file is missing.
+        """
+        window = bank.window(version)
+        return cls(
+            store_uri=bank.store_uri,
+            bank=bank.name,
+            bank_version=version,
+            committed_at=window.committed_at.isoformat(),
+            num_edits=window.num_edits,
+            identity=bank.identity,
+            content=BankContent.of(bank, version),
+            backbone=backbone,
+            backbone_dtype=backbone_dtype,
+        )
+
+    def to_json(self) -> str:
+        """As text; `from_json` reads it back."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, name: str) -> Self:
+        """Read a manifest.
+
+        Args:
+            text: The file.
+            name: For the message.
+
+        Raises:
+            IntegrityError: It is damaged, or was written by an earlier release.
+        """
+        try:
+            values = json.loads(text)
+            values["identity"] = BankIdentity(**values["identity"])
+            values["content"] = BankContent(**values["content"])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(
+                f"the manifest of {name} is damaged or was written by another release ({error!r}): "
+                "register a newer bank version"
+            ) from error
+
+    def open_bank(self) -> ExpertBank:
+        """The bank, if it is still made for the same things.
+
+        Raises:
+            IntegrityError: There is no such bank any more.
+            RepositoryMismatchError: A bank of this name was made anew for something else.
+        """
+        bank = ExpertBank.open(ObjectStore(self.store_uri), self.bank)
+        bank.identity.check_same(self.identity, self.bank)
+        return bank
+
+    def verified_bank(self, name: str) -> ExpertBank:
+        """The bank, after every file of the version was read and compared.
+
+        Args:
+            name: Of the registered version, for the message.
+
+        Raises:
+            IntegrityError: Names the files that are missing or altered.
+            RepositoryMismatchError: A bank of this name was made anew for something else.
+        """
+        bank = self.open_bank()
+        problems = content_problems(bank, self)
+        if problems:
+            raise IntegrityError(
+                f"{name} is damaged and must not serve: {'; '.join(problems)}. Restore the files "
+                "from a copy, or rebuild the bank from the request log under another name"
+            )
+        return bank
+
+
+def content_problems(bank: ExpertBank, manifest: BankManifest) -> list[str]:
+    """What is missing or altered in a registered version; empty when nothing is.
+
+    Args:
+        bank: The bank of the manifest.
+        manifest: What was registered.
+    """
+    expected = manifest.content.files
+    try:
+        found = set(bank.file_keys(manifest.bank_version))
+    except IntegrityError as error:
+        return [f"version {manifest.bank_version} of bank {bank.name!r}: {error.message}"]
+    store = ObjectStore(manifest.store_uri)
+    problems = [f"{key} was not part of the version" for key in sorted(found - set(expected))]
+    problems += [f"{key} is no longer part of it" for key in sorted(set(expected) - found)]
+    for key in sorted(found & set(expected)):
+        try:
+            is_same = sha256_of(store.get(key)) == expected[key]
+        except IntegrityError:
+            problems.append(f"{key} is missing")
+            continue
+        if not is_same:
+            problems.append(f"{key} is altered, its sha256 is another")
+    # A damaged file must not be parsed, so edits are compared only where all bytes are right.
+    edits = manifest.content.edits_sha256
+    if not problems and _edits_sha256(bank, manifest.bank_version) != edits:
+        problems.append(f"version {manifest.bank_version} holds other edits")
+    return problems
+
+
+def _edits_sha256(bank: ExpertBank, version: int) -> str:
+    return sha256_of("\n".join(bank.edit_ids(version)).encode())
+
+
+def _written_digest(bank: ExpertBank, key: str) -> str:
+    store = ObjectStore(bank.store_uri)
+    seal = FileSeals(store, bank.name).read(key.removeprefix(f"banks/{bank.name}/"))
+    if seal is not None and store.exists(key):
+        return seal.sha256
+    return sha256_of(store.get(key))

@@ -1,0 +1,161 @@
+"""A bank version as tensors, within a bound of memory.
+
+Routing compares an input with every expert, so routing features are resident; an input keeps few
+experts, so their matrices may stay in the store and be read when they are asked for. Features are
+filled batch by batch into the arrays that are used afterwards: nothing is ever held twice.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import lance
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from infra.bank.matrix_place import RESIDENT_BYTES, MatrixPlace
+from infra.storage.tables import storage_errors
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.expert_matrices import Matrices
+from liveedit_core.method.repository import ExpertRepository
+
+_FEATURES = ("visual_feature", "prompt_feature")
+_MATRICES = ("expert_down", "expert_up")
+_BATCH_BYTES = 1 << 20
+"""Small, as the allocator keeps what Lance's threads have freed; larger ones are no faster."""
+_BUFFER_BYTES = 8 << 20
+
+
+class StoredColumn:
+    """One factor of all experts of a pinned version, read where it is indexed; picklable."""
+
+    def __init__(
+        self,
+        dataset: lance.LanceDataset,
+        options: dict[str, str],
+        column: str,
+        places_N: npt.NDArray[np.int64],
+        shape: tuple[int, ...],
+    ) -> None:
+        """Name what is to be read.
+
+        Args:
+            dataset: The version.
+            options: Of the store, to open it in another process.
+            column: Holds the factor, flattened.
+            places_N: Row of each expert in the version.
+            shape: (N, R, D).
+        """
+        self._uri = dataset.uri
+        self._version = int(dataset.version)
+        self._options = options
+        self._column = column
+        self._places_N = places_N
+        self.shape = shape
+
+    @functools.cached_property
+    def _dataset(self) -> lance.LanceDataset:
+        return lance.dataset(self._uri, version=self._version, storage_options=self._options)
+
+    def __getstate__(self) -> dict[str, object]:
+        """All but the open table: it is opened again where this arrives."""
+        return {name: value for name, value in self.__dict__.items() if name != "_dataset"}
+
+    def __getitem__(self, index_U: Tensor) -> Tensor:
+        """Read some of them.
+
+        Args:
+            index_U: int64 positions, each in [0, N).
+
+        Returns:
+            [U, R, D] float32, in the order asked for.
+
+        Raises:
+            IntegrityError: The version or a file of it is gone.
+            StorageUnavailableError: The store does not answer, or a file is damaged.
+        """
+        if not len(index_U):
+            return torch.empty(0, *self.shape[1:])
+        places_V, inverse_U = np.unique(self._places_N[index_U.numpy()], return_inverse=True)
+        with storage_errors(self._uri):
+            rows = self._dataset.take(places_V.tolist(), columns=[self._column])
+        values = rows.column(self._column).combine_chunks().flatten()
+        flat = values.to_numpy(zero_copy_only=False).reshape(len(places_V), *self.shape[1:])
+        return torch.from_numpy(flat[inverse_U])
+
+
+def read_repository(
+    dataset: lance.LanceDataset,
+    config: GeneratorConfig,
+    *,
+    options: dict[str, str],
+    matrices: MatrixPlace = "auto",
+) -> ExpertRepository:
+    """The experts of a version, sorted by sequence.
+
+    Args:
+        dataset: The version.
+        config: Of the generator that wrote them; fits the bank.
+        options: Of the store.
+        matrices: Where they are to be.
+
+    Raises:
+        IntegrityError: The version or a file of it is gone.
+        StorageUnavailableError: The store does not answer, or a file is damaged.
+    """
+    with storage_errors(dataset.uri):
+        keys = dataset.to_table(columns=["edit_id", "sequence"])
+        places_N = np.argsort(keys.column("sequence").to_numpy(), kind="stable")
+        edit_ids = keys.column("edit_id").take(places_N).to_pylist()
+        shape = (len(edit_ids), config.rank, config.hidden_size)
+        is_resident = matrices == "resident" or (
+            matrices == "auto" and len(_MATRICES) * 4 * int(np.prod(shape)) <= RESIDENT_BYTES
+        )
+        widths = dict.fromkeys(_FEATURES, config.feature_size)
+        if is_resident:
+            widths |= dict.fromkeys(_MATRICES, config.rank * config.hidden_size)
+        arrays = _read_arrays(dataset, places_N, widths)
+    down, up = (
+        _resident(arrays[name], shape)
+        if is_resident
+        else StoredColumn(dataset, options, name, places_N, shape)
+        for name in _MATRICES
+    )
+    return ExpertRepository(
+        edit_ids=tuple(edit_ids),
+        visual_features_NK=torch.from_numpy(arrays["visual_feature"]),
+        prompt_features_NK=torch.from_numpy(arrays["prompt_feature"]),
+        down=down,
+        up=up,
+    )
+
+
+def _resident(array: npt.NDArray[np.float32], shape: Sequence[int]) -> Matrices:
+    return torch.from_numpy(array.reshape(shape))
+
+
+def _read_arrays(
+    dataset: lance.LanceDataset, places_N: npt.NDArray[np.int64], widths: dict[str, int]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Fixed-size-list columns, row n from place `places_N[n]`."""
+    count = len(places_N)
+    arrays = {name: np.empty((count, width), np.float32) for name, width in widths.items()}
+    target_N = np.empty_like(places_N)
+    target_N[places_N] = np.arange(count)
+    row_bytes = 4 * sum(widths.values())
+    start = 0
+    for batch in dataset.scanner(
+        columns=list(widths),
+        batch_size=max(_BATCH_BYTES // row_bytes, 1),
+        batch_readahead=1,
+        fragment_readahead=1,
+        io_buffer_size=_BUFFER_BYTES,
+        scan_in_order=True,
+    ).to_batches():
+        rows = target_N[start : start + batch.num_rows]
+        for name, width in widths.items():
+            values = batch.column(name).flatten().to_numpy(zero_copy_only=False)
+            arrays[name][rows] = values.reshape(batch.num_rows, width)
+        start += batch.num_rows
+    return arrays

@@ -1,0 +1,182 @@
+"""What a bank holds: its identity, its rows, and their columns in Arrow."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from liveedit_core.errors import (
+    IntegrityError,
+    NumericsError,
+    RepositoryMismatchError,
+    ShapeError,
+)
+
+if TYPE_CHECKING:
+    from liveedit_core.method.expert import Expert
+
+_IDENTITY_KEY = b"liveedit.bank_identity"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankIdentity:
+    """All that must agree for two experts to live in one bank."""
+
+    backbone_digest: str
+    generator_digest: str
+    edit_layer: int
+    hidden_size: int
+    module_dim: int
+    num_queries: int
+    rank: int
+    embedding_model: str
+    """Name of the picture embedding; embeddings of two models cannot be compared."""
+    embedding_size: int
+
+    @property
+    def feature_size(self) -> int:
+        """Width of a routing feature: Q * M."""
+        return self.num_queries * self.module_dim
+
+    @property
+    def factor_size(self) -> int:
+        """Width of a flattened expert factor: R * D."""
+        return self.rank * self.hidden_size
+
+    def check_same(self, other: "BankIdentity", bank: str) -> None:
+        """Compare what the bank was made for with what is asked of it.
+
+        Args:
+            other: What is asked for.
+            bank: Name, for the message.
+
+        Raises:
+            RepositoryMismatchError: Names each field that differs.
+        """
+        differences = [
+            f"{item.name} is {getattr(self, item.name)!r} there, {getattr(other, item.name)!r} here"
+            for item in fields(self)
+            if getattr(self, item.name) != getattr(other, item.name)
+        ]
+        if differences:
+            raise RepositoryMismatchError(
+                f"bank {bank!r} was made for something else: {'; '.join(differences)}. "
+                "Use a bank of another name; it is rebuilt from the request log"
+            )
+
+    def schema(self) -> pa.Schema:
+        """Columns of a bank of this identity; the identity itself is in the schema's metadata."""
+        widths = {
+            "visual_feature": self.feature_size,
+            "prompt_feature": self.feature_size,
+            "expert_down": self.factor_size,
+            "expert_up": self.factor_size,
+            "clip_embedding": self.embedding_size,
+        }
+        columns: list[tuple[str, pa.DataType]] = [
+            ("edit_id", pa.string()),
+            ("sequence", pa.int64()),
+            ("subject_id", pa.string()),
+            *((name, pa.list_(pa.float32(), width)) for name, width in widths.items()),
+            ("generator_digest", pa.string()),
+            ("provenance", pa.string()),
+        ]
+        return pa.schema(
+            [pa.field(name, kind, nullable=False) for name, kind in columns],
+            metadata={_IDENTITY_KEY: json.dumps(asdict(self)).encode()},
+        )
+
+    @classmethod
+    def from_schema(cls, schema: pa.Schema, bank: str) -> Self:
+        """The identity that `schema` keeps.
+
+        Raises:
+            IntegrityError: The table is no bank, or one of another release.
+        """
+        metadata: Mapping[bytes, bytes] = schema.metadata or {}
+        try:
+            return cls(**json.loads(metadata[_IDENTITY_KEY]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"bank {bank!r} has no readable identity: {error!r}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertRow:
+    """One row of a bank: an expert, and where it comes from."""
+
+    expert: "Expert"
+    sequence: int
+    """Number of the request in the log."""
+    subject_id: str
+    clip_embedding: npt.NDArray[np.float32]
+    """Picture embedding [embedding_size]."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def vectors(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The float columns of this row, flattened."""
+        return {
+            "visual_feature": _flat(self.expert.visual_feature_QM.numpy()),
+            "prompt_feature": _flat(self.expert.prompt_feature_QM.numpy()),
+            "expert_down": _flat(self.expert.down_RD.numpy()),
+            "expert_up": _flat(self.expert.up_RD.numpy()),
+            "clip_embedding": _flat(self.clip_embedding),
+        }
+
+    def check(self, identity: BankIdentity) -> None:
+        """Refuse what must never be stored.
+
+        Raises:
+            NumericsError: NaN or infinity; column and edit are named.
+            ShapeError: A vector does not have the bank's width.
+        """
+        self.expert.check_finite()
+        schema = identity.schema()
+        for name, vector in self.vectors().items():
+            width = schema.field(name).type.list_size
+            if vector.size != width:
+                raise ShapeError(
+                    f"{name} of edit {self.expert.edit_id} has {vector.size} numbers, the bank "
+                    f"stores {width}"
+                )
+        if not np.isfinite(self.clip_embedding).all():
+            raise NumericsError(f"edit {self.expert.edit_id}: clip_embedding holds NaN or infinity")
+
+
+def rows_to_table(identity: BankIdentity, rows: Sequence[ExpertRow]) -> pa.Table:
+    """Checked rows as an Arrow table of the bank's schema, in the order given.
+
+    Raises:
+        NumericsError: NaN or infinity in a row.
+        ShapeError: A row does not fit the bank.
+    """
+    for row in rows:
+        row.check(identity)
+    schema = identity.schema()
+    columns: dict[str, object] = {
+        "edit_id": [row.expert.edit_id for row in rows],
+        "sequence": [row.sequence for row in rows],
+        "subject_id": [row.subject_id for row in rows],
+        "generator_digest": [identity.generator_digest] * len(rows),
+        "provenance": [json.dumps(dict(row.provenance), sort_keys=True) for row in rows],
+    }
+    vectors = [row.vectors() for row in rows]
+    for column in schema:
+        if pa.types.is_fixed_size_list(column.type):
+            flat = np.concatenate([vector[column.name] for vector in vectors])
+            columns[column.name] = pa.FixedSizeListArray.from_arrays(flat, type=column.type)
+    return pa.table(columns, schema=schema)
+
+
+def column_to_numpy(table: pa.Table, name: str) -> npt.NDArray[np.float32]:
+    """A fixed-size-list column as a read-only float32 array [N, width]."""
+    column = table.column(name).combine_chunks()
+    flat: npt.NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(table), column.type.list_size)
+
+
+def _flat(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.ascontiguousarray(array, dtype=np.float32).reshape(-1)

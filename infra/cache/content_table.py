@@ -1,0 +1,244 @@
+"""A Lance table of rows that are named by what they are made from, and can be made again.
+
+Any process may write fragments; a commit shows those of their rows whose names the table does not
+hold, so that there is never a second row of one name, whoever writes what how often. A reader keeps
+an index of one version, {name: place}; when its files are gone it reads the newest.
+"""
+
+import contextlib
+import json
+import logging
+from array import array
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import pyarrow as pa
+from lance import LanceDataset
+from lance.fragment import FragmentMetadata
+
+from infra.storage.object_store import ObjectStore
+from infra.storage.tables import ConcurrentCommitError, Table, sql_in, storage_errors, write_rows
+from liveedit_core.errors import IntegrityError
+
+_REMOVED_AT_ONCE = 2000
+"""Names in one SQL predicate."""
+_OPEN_TRIES = 3
+_FRAGMENT_BYTES = 512 * 1024 * 1024
+"""Small fragments are merged up to this size."""
+_SPARE_FRAGMENTS = 32
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WrittenRows:
+    """Fragments that no version shows yet, and the names of their rows in order."""
+
+    fragments: tuple[tuple[FragmentMetadata, tuple[str, ...]], ...]
+
+    @classmethod
+    def write(cls, uri: str, rows: pa.Table, options: dict[str, str], key: str) -> Self:
+        """Write rows beside a table; any process may, at any time."""
+        if not len(rows):
+            return cls(())
+        fragments = []
+        start = 0
+        for fragment in write_rows(uri, rows, options):
+            part = rows.slice(start, fragment.num_rows).column(key)
+            fragments.append((fragment, tuple(part.to_pylist())))
+            start += fragment.num_rows
+        return cls(tuple(fragments))
+
+    def to_json(self) -> str:
+        """As text, for the way from worker to driver."""
+        return json.dumps([[meta.to_json(), names] for meta, names in self.fragments])
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read back what `to_json` wrote."""
+        pairs = [
+            (FragmentMetadata.from_json(json.dumps(meta)), tuple(names))
+            for meta, names in json.loads(text)
+        ]
+        return cls(tuple(pairs))
+
+
+class ContentTable:
+    """Rows by name."""
+
+    def __init__(self, store: ObjectStore, name: str, schema: pa.Schema, *, key: str) -> None:
+        """Open the table, made empty when there is none, or none that can be read.
+
+        Args:
+            store: Where it lives.
+            name: Key of the table.
+            schema: Columns; `num_bytes` (int64) must be one of them.
+            key: The column that names a row.
+        """
+        self._store = store
+        self._name = name
+        self._schema = schema
+        self._key = key
+        self._places: dict[str, int] = {}
+        self._sizes: Sequence[int] = ()
+        self._open()
+
+    def _open(self) -> None:
+        for _ in range(_OPEN_TRIES):
+            try:
+                self._open_once()
+                return
+            except (IntegrityError, ValueError) as error:
+                # Perhaps another process was just dropping an old version.
+                damage = error
+        _logger.warning("table %s is damaged and begins anew: %s", self._name, damage)
+        for key in self._store.list(f"{self._name}/"):
+            self._store.delete(key)
+        self._open_once()
+
+    def _open_once(self) -> None:
+        self._table = Table.open_or_create(self._store, self._name, self._schema)
+        newest = self._table.latest()
+        if newest.schema.names != self._schema.names:
+            raise IntegrityError("it has the columns of another release")
+        self._read_index(newest)
+
+    def _read_index(self, dataset: LanceDataset) -> None:
+        with storage_errors(self.uri):
+            rows = dataset.to_table(columns=[self._key, "num_bytes"])
+        names = rows.column(self._key).to_pylist()
+        self._places = {name: place for place, name in enumerate(names)}
+        self._sizes = array("q", rows.column("num_bytes").to_pylist())
+        self._dataset = dataset
+
+    @property
+    def uri(self) -> str:
+        """Where the table is."""
+        return self._table.uri
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all rows."""
+        return sum(self._sizes)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each row."""
+        return dict(zip(self._places, self._sizes, strict=True))
+
+    def names(self) -> list[str]:
+        """Of all rows, in the order of writing."""
+        return list(self._places)
+
+    def refresh(self) -> None:
+        """Read what other processes have changed; a table that is gone is made anew, empty."""
+        try:
+            newest = self._table.latest()
+            if newest.version != self._dataset.version:
+                self._read_index(newest)
+        except (IntegrityError, ValueError):
+            self._open()
+
+    def take(self, names: Sequence[str]) -> pa.Table:
+        """Rows by name.
+
+        Args:
+            names: Held here, each once.
+
+        Returns:
+            One row a name, in the order of the table.
+
+        Raises:
+            IntegrityError: Files of the version are gone; `refresh` and look again.
+            StorageUnavailableError: The store did not answer, or a file is damaged.
+        """
+        with storage_errors(self.uri):
+            return self._dataset.take(sorted(self._places[name] for name in names))
+
+    def column(self, name: str) -> list[str]:
+        """One text column of all rows, in the order of `names`."""
+        with storage_errors(self.uri):
+            texts: list[str] = self._dataset.to_table(columns=[name]).column(name).to_pylist()
+        return texts
+
+    def commit(self, written: Iterable[WrittenRows]) -> int:
+        """Show rows whose names are not held yet.
+
+        Args:
+            written: In any order, also repeatedly.
+
+        Returns:
+            How many rows are new.
+        """
+        fragments = [pair for rows in written for pair in rows.fragments]
+
+        def attempt(base: LanceDataset) -> int:
+            if base.version != self._dataset.version:
+                self._read_index(base)
+            new, num_new = self._unknown_rows(fragments)
+            if num_new:
+                self._table.commit(base, new)
+            return num_new
+
+        self.refresh()
+        num_new = self._table.on_latest(attempt)
+        self.refresh()
+        self.compact(spare_fragments=_SPARE_FRAGMENTS)
+        return num_new
+
+    def compact(self, *, spare_fragments: int = 0) -> None:
+        """Merge small fragments where there are many: a random read opens most of them.
+
+        Args:
+            spare_fragments: So many more than needed are left alone.
+        """
+        needed = self.num_bytes // _FRAGMENT_BYTES + 1
+        if len(self._dataset.get_fragments()) <= needed + spare_fragments:
+            return
+        row_bytes = max(self.num_bytes // max(len(self), 1), 1)
+        self._reclaim(target_rows=max(_FRAGMENT_BYTES // row_bytes, 1))
+
+    def _reclaim(self, *, target_rows: int = 1) -> None:
+        # What another process hinders now is done at the next occasion.
+        with contextlib.suppress(ConcurrentCommitError):
+            self._table.reclaim(target_rows=target_rows)
+        self.refresh()
+
+    def _unknown_rows(
+        self, fragments: Sequence[tuple[FragmentMetadata, tuple[str, ...]]]
+    ) -> tuple[list[FragmentMetadata], int]:
+        seen: set[str] = set()
+        new: list[FragmentMetadata] = []
+        for metadata, names in fragments:
+            wanted = []
+            for position, name in enumerate(names):
+                if name not in self._places and name not in seen:
+                    wanted.append(position)
+                    seen.add(name)
+            if len(wanted) == len(names):
+                new.append(metadata)
+            elif wanted:
+                # A fragment of wanted and unwanted rows: write the wanted ones again.
+                rows = self._table.read_fragment(metadata).take(pa.array(wanted))
+                new += self._table.write_fragments(rows.cast(self._schema))
+        return new, len(seen)
+
+    def remove(self, names: Collection[str]) -> None:
+        """Remove rows and give their space back; names that are not held are fine."""
+        gone = [name for name in names if name in self._places]
+        for start in range(0, len(gone), _REMOVED_AT_ONCE):
+            without = sql_in(self._key, gone[start : start + _REMOVED_AT_ONCE])
+
+            def attempt(base: LanceDataset, without: str | None = without) -> None:
+                if base.get_fragments():
+                    self._table.commit(base, [], without=without)
+
+            self._table.on_latest(attempt)
+        if gone:
+            self._reclaim()

@@ -1,0 +1,201 @@
+"""States as rows of two tables: states, and the pyramids of their pictures.
+
+A pyramid stands once, however many prompts ask about its picture. Tensors are bytes in the number
+format of the identity, as Arrow has no bfloat16.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from infra.cache.content_table import WrittenRows
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.method.config import StateDtype
+from liveedit_core.state_identity import StateIdentity
+from liveedit_core.states import LayerStates
+
+_DTYPES: Mapping[StateDtype, torch.dtype] = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+}
+
+STATE_SCHEMA = pa.schema(
+    [
+        pa.field("state_id", pa.string(), nullable=False),
+        pa.field("picture_id", pa.string(), nullable=False),
+        pa.field("spans", pa.list_(pa.int32(), 6), nullable=False),
+        pa.field("target_ids", pa.list_(pa.int64()), nullable=False),
+        pa.field("hidden", pa.large_binary(), nullable=False),
+        pa.field("target_embeddings", pa.large_binary(), nullable=False),
+        pa.field("grid", pa.list_(pa.int32()), nullable=False),
+        pa.field("num_bytes", pa.int64(), nullable=False),
+    ]
+)
+"""`picture_id` is "" for a text-only input; `spans` are those of image, prompt and target; `grid`
+is empty for families whose positions do not depend on it."""
+
+PICTURE_SCHEMA = pa.schema(
+    [
+        pa.field("picture_id", pa.string(), nullable=False),
+        pa.field("pyramid", pa.large_binary(), nullable=False),
+        pa.field("num_bytes", pa.int64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class WrittenStates:
+    """What a worker wrote, not yet visible; small."""
+
+    states: str
+    """`WrittenRows` as text."""
+    pictures: str
+    num_states: int
+    num_bytes: int
+    num_left_out: int = 0
+    """States that the number format cannot hold; they are computed whenever they are needed."""
+
+
+@dataclass(frozen=True)
+class StateWriter:
+    """What a worker needs to write states; picklable, holds no credentials."""
+
+    states_uri: str
+    pictures_uri: str
+    options: dict[str, str]
+    identity: StateIdentity
+
+    def write(
+        self, inputs: Sequence[BackboneInput], states: Sequence[LayerStates]
+    ) -> WrittenStates:
+        """Write states as fragments that no version shows yet.
+
+        Args:
+            inputs: What was encoded, each once.
+            states: Their states; one that is not finite at rest is left out.
+        """
+        pairs = [
+            (item, state)
+            for item, state in zip(inputs, states, strict=True)
+            if can_hold(state, self.identity.dtype)
+        ]
+        rows = [_state_row(self.identity, item, state) for item, state in pairs]
+        pictures = {
+            item.image_bytes: state.pyramid_E
+            for item, state in pairs
+            if item.image_bytes is not None
+        }
+        picture_rows = [
+            _picture_row(self.identity, picture, pyramid_E)
+            for picture, pyramid_E in pictures.items()
+        ]
+        return WrittenStates(
+            states=self._write(self.states_uri, rows, STATE_SCHEMA, "state_id"),
+            pictures=self._write(self.pictures_uri, picture_rows, PICTURE_SCHEMA, "picture_id"),
+            num_states=len(rows),
+            num_bytes=sum(row["num_bytes"] for row in [*rows, *picture_rows]),
+            num_left_out=len(inputs) - len(rows),
+        )
+
+    def _write(
+        self, uri: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, key: str
+    ) -> str:
+        table = pa.Table.from_pylist(list(rows), schema=schema)
+        return WrittenRows.write(uri, table, self.options, key).to_json()
+
+
+def _state_row(identity: StateIdentity, item: BackboneInput, state: LayerStates) -> dict[str, Any]:
+    hidden = _to_bytes(state.hidden_TD, identity.dtype)
+    embeddings = _to_bytes(state.target_embeddings_OD, identity.dtype)
+    picture = item.image_bytes
+    return {
+        "state_id": identity.state_id(item),
+        "picture_id": "" if picture is None else identity.picture_id(picture),
+        "spans": [*state.image_span, *state.prompt_span, *state.target_span],
+        "target_ids": state.target_ids_O.tolist(),
+        "hidden": hidden,
+        "target_embeddings": embeddings,
+        "grid": list(state.grid or ()),
+        "num_bytes": len(hidden) + len(embeddings),
+    }
+
+
+def _picture_row(identity: StateIdentity, picture: bytes, pyramid_E: Tensor) -> dict[str, Any]:
+    pyramid = _to_bytes(pyramid_E, identity.dtype)
+    return {
+        "picture_id": identity.picture_id(picture),
+        "pyramid": pyramid,
+        "num_bytes": len(pyramid),
+    }
+
+
+@dataclass(frozen=True)
+class StateReader:
+    """Turns rows back into states."""
+
+    identity: StateIdentity
+
+    def pyramids(self, rows: pa.Table) -> dict[str, Tensor]:
+        """Pyramid of each picture, float32 [E]."""
+        columns = (rows.column(name).to_pylist() for name in ("picture_id", "pyramid"))
+        return {name: self._tensor(data) for name, data in zip(*columns, strict=True)}
+
+    def states(self, rows: pa.Table, pyramids: Mapping[str, Tensor]) -> list[LayerStates | None]:
+        """States in the order of the rows; None where the picture's row is missing."""
+        return [
+            self._state(row, pyramids)
+            if not row["picture_id"] or row["picture_id"] in pyramids
+            else None
+            for row in rows.to_pylist()
+        ]
+
+    def _state(self, row: Mapping[str, Any], pyramids: Mapping[str, Tensor]) -> LayerStates:
+        size = self.identity.hidden_size
+        image_start, image_stop, start, stop, target_start, target_stop = row["spans"]
+        return LayerStates(
+            hidden_TD=self._tensor(row["hidden"]).view(-1, size),
+            pyramid_E=pyramids[row["picture_id"]] if row["picture_id"] else torch.zeros(0),
+            target_embeddings_OD=self._tensor(row["target_embeddings"]).view(-1, size),
+            image_span=(image_start, image_stop),
+            prompt_span=(start, stop),
+            target_span=(target_start, target_stop),
+            target_ids_O=torch.tensor(row["target_ids"], dtype=torch.int64),
+            grid=tuple(row["grid"]) or None,
+        )
+
+    def _tensor(self, data: bytes) -> Tensor:
+        if not data:
+            return torch.zeros(0)
+        return torch.frombuffer(bytearray(data), dtype=_DTYPES[self.identity.dtype]).float()
+
+
+def can_hold(state: LayerStates, dtype: StateDtype) -> bool:
+    """Whether all numbers of a state stay finite in a number format."""
+    tensors = (state.hidden_TD, state.pyramid_E, state.target_embeddings_OD)
+    return all(bool(tensor.to(_DTYPES[dtype]).isfinite().all()) for tensor in tensors)
+
+
+def at_rest(state: LayerStates, dtype: StateDtype) -> LayerStates:
+    """A state as it comes back from the cache, rounded; one that is never stored as it is.
+
+    So a state that is computed because its row is gone equals the one that was read before.
+    """
+    if not can_hold(state, dtype):
+        return state
+    kind = _DTYPES[dtype]
+    return replace(
+        state,
+        hidden_TD=state.hidden_TD.to(kind).float(),
+        pyramid_E=state.pyramid_E.to(kind).float(),
+        target_embeddings_OD=state.target_embeddings_OD.to(kind).float(),
+    )
+
+
+def _to_bytes(tensor: Tensor, dtype: StateDtype) -> bytes:
+    data: bytes = tensor.to(_DTYPES[dtype]).contiguous().view(torch.uint8).numpy().tobytes()
+    return data

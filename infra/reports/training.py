@@ -1,0 +1,196 @@
+"""The report of a training run: one HTML file, made like that of an editing run (`report.py`)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from infra.reports.editing import (
+    Tile,
+    format_duration,
+    format_percent,
+    page_environment,
+    write_page,
+)
+from infra.reports.metrics import MetricPlot, spell
+from infra.reports.plots import Samples, Series, plot_by_step, plot_histogram
+from infra.reports.training_report_data import Histogram, TrainingReportData
+from liveedit_core.schema import PAPER_METRICS
+
+MAX_WORST_CASES = 24
+
+_TEMPLATE = "training_report.html.j2"
+_SHARES = ("accuracy", "passes", "kept", "first", "fraction", "beaten", "wins")
+"""A figure whose last word is one of these is a share of the batch, any other is a loss."""
+_NORMS = ("routing.expert_norm_median", "routing.expert_norm_max")
+
+
+def write_training_report(path: Path, data: TrainingReportData) -> None:
+    """Write the report; a reader never sees half of one."""
+    write_page(path, render_training_report(data))
+
+
+def render_training_report(data: TrainingReportData) -> str:
+    """The report as HTML text."""
+    return (
+        page_environment()
+        .get_template(_TEMPLATE)
+        .render(
+            data=data,
+            tiles=headline_tiles(data),
+            closed_forms=closed_forms(data),
+            phases=phase_plots(data),
+            validations=validation_plots(data),
+            histograms=[histogram_plot(item) for item in data.histograms if any_values(item)],
+            worst_cases=data.worst_cases[:MAX_WORST_CASES],
+        )
+    )
+
+
+def headline_tiles(data: TrainingReportData) -> list[Tile]:
+    """The numbers of the first screen, of the last validation."""
+    rows = [row for row in data.curve if "validation.average" in row]
+    last = rows[-1] if rows else {}
+    steps = sum(data.phase_steps.values())
+    note = ", ".join(f"{spell(name)} {count:,}" for name, count in data.phase_steps.items())
+    tiles = [Tile(label="training steps", value=f"{steps:,}", note=note)]
+    for name, label, note in (
+        ("validation.average", "average of five metrics", "held-out things, teacher-forced"),
+        ("validation.reliability", "reliability", "held-out things, teacher-forced"),
+        ("validation.modal_generality", "modal generality", "other drawings, teacher-forced"),
+        ("routing.own_kept", "own expert kept", "on questions that it must answer"),
+        ("routing.sentinel_beaten", "sentinel beaten", "by some expert, on other pictures"),
+    ):
+        if name in last:
+            tiles.append(Tile(label=label, value=format_percent(float(last[name])), note=note))
+    tiles.append(
+        Tile(
+            label="warnings",
+            value=str(len(data.warnings)),
+            note="listed below" if data.warnings else "none at the last validation",
+            is_alert=bool(data.warnings),
+        )
+    )
+    tiles.append(Tile(label="wall time", value=format_duration(data.duration_s)))
+    return tiles
+
+
+def closed_forms(data: TrainingReportData) -> list[tuple[str, dict[str, float]]]:
+    """Rows of the curve that no phase of steps belongs to, like the fit of the visual key."""
+    return [
+        (str(row["phase"]), figures_of(row))
+        for row in data.curve
+        if row["phase"] not in data.phase_steps
+    ]
+
+
+def phase_plots(data: TrainingReportData) -> list[MetricPlot]:
+    """Losses and shares of each phase, then learning rate and gradients of all."""
+    plots = []
+    common: dict[str, list[Series]] = {"learning_rate": [], "gradient_norm": []}
+    for phase, num_steps in data.phase_steps.items():
+        points: dict[str, list[tuple[int, float]]] = {}
+        for row in data.curve:
+            if row["phase"] == phase and not is_validation(row):
+                for name, value in figures_of(row).items():
+                    points.setdefault(name, []).append((int(row["step"]), value))
+        for name, of_phases in common.items():
+            if name in points:
+                of_phases.append(_series(spell(phase), points.pop(name)))
+        shares = {name for name in points if name.rsplit("_", 1)[-1] in _SHARES}
+        for title, chosen, is_fraction in (
+            ("losses", set(points) - shares, False),
+            ("accuracies", shares, True),
+        ):
+            if chosen:
+                series = [_series(spell(n), points[n]) for n in points if n in chosen]
+                caption = f"On the batch of the step; {num_steps:,} steps. Seed {data.seed}."
+                plots.append(_step_plot(f"{spell(phase)}: {title}", series, caption, is_fraction))
+    for name, of_phases in common.items():
+        if of_phases:
+            caption = "By step of its phase."
+            plots.append(_step_plot(spell(name), of_phases, caption, is_fraction=False))
+    return plots
+
+
+def validation_plots(data: TrainingReportData) -> list[MetricPlot]:
+    """Metrics, routing shares and norms on held-out things, over the steps of the whole run."""
+    offsets: dict[str, int] = {}
+    for phase, steps in data.phase_steps.items():
+        offsets[phase] = sum(data.phase_steps[name] for name in offsets)
+        assert steps >= 0
+    points: dict[str, list[tuple[int, float]]] = {}
+    for row in data.curve:
+        if is_validation(row):
+            step = offsets.get(str(row["phase"]), 0) + int(row["step"])
+            for name, value in figures_of(row).items():
+                points.setdefault(name, []).append((step, value))
+    five = ["validation.average", *(f"validation.{kind.value}" for kind in PAPER_METRICS)]
+    groups = (
+        ("the five metrics", five, True),
+        ("other metrics", [n for n in points if n.startswith("validation.")], True),
+        ("routing", [n for n in points if n.startswith("routing.") and n not in _NORMS], True),
+        ("norm of experts", list(_NORMS), False),
+    )
+    plots = []
+    for title, names, is_fraction in groups:
+        chosen = [name for name in names if name in points]
+        if title == "other metrics":
+            chosen = [name for name in chosen if name not in five]
+        if chosen:
+            series = [_series(spell(name.partition(".")[2]), points[name]) for name in chosen]
+            caption = "On held-out training things; steps of all phases."
+            plots.append(_step_plot(f"validation: {title}", series, caption, is_fraction))
+    return plots
+
+
+def histogram_plot(histogram: Histogram) -> MetricPlot:
+    """One histogram with its caption."""
+    samples = [
+        Samples(label=label, values=values) for label, values in histogram.samples.items() if values
+    ]
+    svg = plot_histogram(
+        samples,
+        name=_name(histogram.title),
+        description=histogram.title,
+        x_label=histogram.x_label,
+        threshold=histogram.threshold,
+    )
+    return MetricPlot(title=histogram.title, svg=Markup(svg), caption=histogram.caption)
+
+
+def any_values(histogram: Histogram) -> bool:
+    """Whether there is anything to draw."""
+    return any(histogram.samples.values())
+
+
+def is_validation(row: Mapping[str, float | str]) -> bool:
+    """Whether a row of the curve was measured on held-out things."""
+    return any(name.startswith(("validation.", "routing.")) for name in row)
+
+
+def figures_of(row: Mapping[str, float | str]) -> dict[str, float]:
+    """The numbers of a row of the curve."""
+    return {
+        name: float(value)
+        for name, value in row.items()
+        if name != "step" and not isinstance(value, str)
+    }
+
+
+def _series(label: str, points: Sequence[tuple[int, float]]) -> Series:
+    ordered = sorted(points)
+    return Series(
+        label=label,
+        steps=[step for step, _ in ordered],
+        values=[value for _, value in ordered],
+    )
+
+
+def _step_plot(title: str, series: list[Series], caption: str, is_fraction: bool) -> MetricPlot:
+    svg = plot_by_step(series, name=_name(title), description=title, is_fraction=is_fraction)
+    return MetricPlot(title=title, svg=Markup(svg), caption=caption)
+
+
+def _name(title: str) -> str:
+    return "-".join(title.replace(",", "").replace(":", "").lower().split())

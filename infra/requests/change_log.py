@@ -1,0 +1,165 @@
+"""The table `changes`: which edits were withdrawn or brought back, when, by whom and why.
+
+Together with `requests` it is the source of truth: a bank holds, of each subject, the newest edit
+that is not removed. Changes concern every bank of a store, so that a bank that is rebuilt with
+another generator does not bring a withdrawn edit back. A record is written before any bank shows
+it; a process that dies in between leaves a change that the bank's next writer carries out.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import pyarrow as pa
+from lance import LanceDataset
+
+from infra.storage.object_store import ObjectStore
+from infra.storage.tables import Table
+from liveedit_core.errors import InputError
+
+ChangeKind = Literal["remove", "restore", "rollback"]
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("number", pa.int64(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("removed", pa.list_(pa.string()), nullable=False),
+        pa.field("restored", pa.list_(pa.string()), nullable=False),
+        pa.field("bank", pa.string(), nullable=False),
+        pa.field("author", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("decided_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+_MAX_TEXT_CHARS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One decision of a person about edits that were accepted before."""
+
+    number: int
+    """From 1, in the order of deciding."""
+    kind: ChangeKind
+    removed: tuple[str, ...]
+    restored: tuple[str, ...]
+    bank: str
+    """The bank that was looked at; the change is meant for all banks."""
+    author: str
+    reason: str
+    decided_at: datetime
+
+    @property
+    def edit_ids(self) -> tuple[str, ...]:
+        """All edits that it names."""
+        return self.removed + self.restored
+
+
+class ChangeLog:
+    """Numbered changes of one store; the table is made with the first of them."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        """Name the log; nothing is read yet.
+
+        Args:
+            store: Where it lives.
+        """
+        self._store = store
+        self._table = Table(store, "changes")
+        self._version = 0
+        self._changes: list[Change] = []
+        self._removed: frozenset[str] = frozenset()
+
+    def read(self) -> list[Change]:
+        """All changes, oldest first; the table is only read again when it has grown."""
+        if self._version == 0 and not self._table.exists():
+            return []
+        return self._read(self._table.latest())
+
+    def _read(self, dataset: LanceDataset) -> list[Change]:
+        if dataset.version != self._version:
+            rows = dataset.to_table().sort_by("number").to_pylist()
+            for row in rows:
+                row["removed"], row["restored"] = tuple(row["removed"]), tuple(row["restored"])
+            self._changes = [Change(**row) for row in rows]
+            self._removed = frozenset(removed_after(self._changes))
+            self._version = int(dataset.version)
+        return self._changes
+
+    def removed(self) -> frozenset[str]:
+        """The edits that are withdrawn now."""
+        self.read()
+        return self._removed
+
+    def append(
+        self,
+        kind: ChangeKind,
+        *,
+        removed: Collection[str] = (),
+        restored: Collection[str] = (),
+        bank: str,
+        author: str,
+        reason: str,
+    ) -> Change | None:
+        """Write a change down.
+
+        Args:
+            kind: What a person asked for.
+            removed: Edits to withdraw; those withdrawn already are left out.
+            restored: Edits to bring back; those that are not withdrawn are left out.
+            bank: The bank that was looked at.
+            author: Who decided.
+            reason: Why.
+
+        Returns:
+            The change, or None when the log says all of this already.
+
+        Raises:
+            InputError: No author, or a text that is too long.
+            ConcurrentCommitError: Other processes kept appending between.
+        """
+        _check_text("author", author)
+        _check_text("reason", reason, may_be_empty=True)
+        self._table = Table.open_or_create(self._store, "changes", _SCHEMA)
+
+        def attempt(base: LanceDataset) -> Change | None:
+            known = self._read(base)
+            gone = self._removed
+            change = Change(
+                number=len(known) + 1,
+                kind=kind,
+                removed=tuple(key for key in dict.fromkeys(removed) if key not in gone),
+                restored=tuple(key for key in dict.fromkeys(restored) if key in gone),
+                bank=bank,
+                author=author,
+                reason=reason,
+                decided_at=datetime.now(UTC),
+            )
+            if not change.edit_ids:
+                return None
+            self._table.append(base, _to_rows(change))
+            return change
+
+        return self._table.on_latest(attempt)
+
+
+def removed_after(changes: Sequence[Change]) -> set[str]:
+    """The edits that are withdrawn after these changes, in order."""
+    gone: set[str] = set()
+    for change in changes:
+        gone.difference_update(change.restored)
+        gone.update(change.removed)
+    return gone
+
+
+def _to_rows(change: Change) -> pa.Table:
+    row = {name: getattr(change, name) for name in _SCHEMA.names}
+    return pa.Table.from_pylist([row], schema=_SCHEMA)
+
+
+def _check_text(name: str, text: str, *, may_be_empty: bool = False) -> None:
+    if not text.strip() and not may_be_empty:
+        raise InputError(f"a change needs its {name}")
+    if len(text) > _MAX_TEXT_CHARS:
+        raise InputError(f"{name} has {len(text)} characters, at most {_MAX_TEXT_CHARS} are kept")

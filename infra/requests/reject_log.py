@@ -1,0 +1,127 @@
+"""The table `rejects`: what was refused and why. Reached through `RequestLog`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+from lance import LanceDataset
+
+from infra.storage.object_store import ObjectStore
+from infra.storage.tables import Table
+from liveedit_core.inputs.rejects import MAX_RAW_CHARS, Rejected
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("sequence", pa.int64()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("line_number", pa.int64(), nullable=False),
+        pa.field("bank", pa.string(), nullable=False),
+        pa.field("edit_id", pa.string(), nullable=False),
+        pa.field("error_type", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("raw", pa.string(), nullable=False),
+        pa.field("rejected_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredReject:
+    """A refusal as the store keeps it."""
+
+    rejected: Rejected
+    sequence: int | None
+    """Number of the refused request; None for a line that never became one."""
+    source: str
+    """Digest of the file that a refused line came from."""
+    bank: str
+    """The bank that refused the request; "" for every bank."""
+    rejected_at: datetime
+
+
+class RejectLog:
+    """Refused lines, known by (source, line number), and refused requests, by (bank, sequence)."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        """Open the table, made empty when there is none."""
+        self._table = Table.open_or_create(store, "rejects", _SCHEMA)
+
+    def append(
+        self,
+        rejected: Sequence[tuple[int | None, Rejected]],
+        *,
+        source: str = "",
+        bank: str = "",
+    ) -> int:
+        """Write refusals down, those known already left out.
+
+        Args:
+            rejected: Request number (None for lines) and refusal.
+            source: Digest of the file, for lines.
+            bank: The bank that refuses, for requests.
+
+        Returns:
+            How many rows are new.
+        """
+        rows = [_to_row(sequence, item, source, bank) for sequence, item in rejected]
+
+        def attempt(base: LanceDataset) -> int:
+            known = base.to_table(columns=["sequence", "source", "line_number", "bank"]).to_pylist()
+            known_keys = {_key(row) for row in known}
+            first_of = {_key(row): row for row in reversed(rows)}
+            new = [first_of[key] for key in dict.fromkeys(map(_key, rows)) if key not in known_keys]
+            if new:
+                self._table.append(base, pa.Table.from_pylist(new, schema=_SCHEMA))
+            return len(new)
+
+        return self._table.on_latest(attempt)
+
+    def refused_sequences(self, bank: str) -> set[int]:
+        """Numbers of the requests that this bank, or every bank, refused."""
+        rows = self._table.latest().to_table(columns=["sequence", "bank"]).to_pylist()
+        return {
+            row["sequence"]
+            for row in rows
+            if row["sequence"] is not None and row["bank"] in ("", bank)
+        }
+
+    def read(self) -> list[StoredReject]:
+        """All refusals, in the order of writing."""
+        return [
+            StoredReject(
+                rejected=Rejected(
+                    line_number=row["line_number"],
+                    error_type=row["error_type"],
+                    message=row["message"],
+                    raw=row["raw"],
+                    edit_id=row["edit_id"],
+                ),
+                sequence=row["sequence"],
+                source=row["source"],
+                bank=row["bank"],
+                rejected_at=row["rejected_at"],
+            )
+            for row in self._table.latest().to_table().to_pylist()
+        ]
+
+
+def _to_row(sequence: int | None, item: Rejected, source: str, bank: str) -> dict[str, Any]:
+    return {
+        "sequence": sequence,
+        "source": source,
+        "line_number": item.line_number,
+        "bank": bank,
+        "edit_id": item.edit_id,
+        "error_type": item.error_type,
+        "message": item.message,
+        "raw": item.raw[:MAX_RAW_CHARS],
+        "rejected_at": datetime.now(UTC),
+    }
+
+
+def _key(row: Mapping[str, Any]) -> tuple[object, ...]:
+    if row["sequence"] is None:
+        return ("line", row["source"], row["line_number"])
+    return ("request", row["bank"], row["sequence"])

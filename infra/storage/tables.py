@@ -1,0 +1,303 @@
+"""Lance tables under an object store, with one extra guarantee: compare-and-swap commits.
+
+Lance rebases concurrent appends silently: two processes that read the same version can both append
+the same row. Here a commit succeeds only on top of the very version that was read, otherwise
+`ConcurrentCommitError` asks the caller to read again and decide anew. How: the transaction is an
+`Update` that also names the last fragment as rewritten (unchanged), so that Lance sees two
+transactions of one base as a conflict; the first rows of an empty table are a strict `Overwrite`.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Self, TypeVar
+
+import lance
+import pyarrow as pa
+from lance.commit import CommitConflictError
+from lance.fragment import FragmentMetadata, write_fragments
+
+from infra.storage.durable import sync_fragments, sync_version
+from infra.storage.object_store import ObjectStore
+from liveedit_core.errors import IntegrityError, StorageUnavailableError
+
+_MAX_COMMIT_TRIES = 10
+_TEXTS_AT_ONCE = 2000
+"""Texts in one SQL predicate."""
+
+_T = TypeVar("_T")
+
+
+class ConcurrentCommitError(StorageUnavailableError):
+    """Another process committed first: read the new version, decide again."""
+
+
+@contextlib.contextmanager
+def storage_errors(uri: str) -> Iterator[None]:
+    """Turn what Lance raises into our errors."""
+    try:
+        yield
+    except CommitConflictError as error:
+        raise ConcurrentCommitError(f"table {uri} was changed meanwhile") from error
+    except (OSError, ValueError) as error:
+        # What S3 did not answer comes as either; as a ValueError while a table is opened or read.
+        if "Generic S3 error" in str(error):
+            raise StorageUnavailableError(f"table {uri}: {error}") from error
+        if "not found" in str(error).lower():
+            raise IntegrityError(
+                f"table {uri}: the version or a file is missing: {error}"
+            ) from error
+        if "commit conflict" in str(error).lower():  # from a compaction, by no class of its own
+            raise ConcurrentCommitError(f"table {uri} was changed meanwhile") from error
+        if isinstance(error, OSError):
+            raise StorageUnavailableError(f"table {uri}: {error}") from error
+        raise
+
+
+@contextlib.contextmanager
+def read_errors(uri: str) -> Iterator[None]:
+    """The same while rows are read, where damage shows as an error of Arrow."""
+    try:
+        with storage_errors(uri):
+            yield
+    except pa.ArrowInvalid as error:
+        raise IntegrityError(
+            f"table {uri}: a file is damaged: {error}. For a bank, `liveedit bank verify` names it"
+        ) from error
+
+
+class Table:
+    """One Lance table: open, read a version, commit a change on top of a version."""
+
+    def __init__(self, store: ObjectStore, name: str) -> None:
+        """Name a table; it must exist before it is read.
+
+        Args:
+            store: Where all tables live.
+            name: Key of the table, "banks/main".
+        """
+        self.uri = store.table_uri(name)
+        self._options = store.table_options()
+
+    @classmethod
+    def open_or_create(cls, store: ObjectStore, name: str, schema: pa.Schema) -> Self:
+        """The table of this name, created empty with this schema when there is none."""
+        table = cls(store, name)
+        if not table.exists():
+            try:
+                with storage_errors(table.uri):
+                    lance.write_dataset(
+                        schema.empty_table(), table.uri, "create", storage_options=table._options
+                    )
+            except StorageUnavailableError:
+                # A lost race or a lost answer leaves a table, which is what we want; an outage
+                # leaves none, and is no missing file.
+                if not table.exists():
+                    raise
+        _ = table._dataset
+        return table
+
+    @functools.cached_property
+    def _dataset(self) -> lance.LanceDataset:
+        with storage_errors(self.uri):
+            return lance.dataset(self.uri, storage_options=self._options)
+
+    def exists(self) -> bool:
+        """Whether the table has been created; an outage is an error, not a "no"."""
+        try:
+            _ = self._dataset
+        except IntegrityError:
+            return False
+        return True
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and schema metadata, as created."""
+        return self._dataset.schema
+
+    def latest(self) -> lance.LanceDataset:
+        """The newest version; the handle stays on it when others commit."""
+        with storage_errors(self.uri):
+            newest = self._dataset.latest_version
+            return self.at(newest)
+
+    def at(self, version: int) -> lance.LanceDataset:
+        """One version, pinned."""
+        with storage_errors(self.uri):
+            return self._dataset.checkout_version(version)
+
+    def on_latest(self, attempt: Callable[[lance.LanceDataset], _T]) -> _T:
+        """Read the newest version, decide and commit; once more when others were faster.
+
+        Args:
+            attempt: Decides on the version it is given and commits on top of it.
+
+        Returns:
+            What the attempt that succeeded returned.
+
+        Raises:
+            ConcurrentCommitError: Others were faster every time.
+        """
+        for _ in range(_MAX_COMMIT_TRIES):
+            with contextlib.suppress(ConcurrentCommitError):
+                return attempt(self.latest())
+        raise ConcurrentCommitError(
+            f"table {self.uri}: {_MAX_COMMIT_TRIES} commits were overtaken by other processes"
+        )
+
+    def write_fragments(self, rows: pa.Table) -> list[FragmentMetadata]:
+        """Write rows as files of the table that no version shows yet."""
+        return write_rows(self.uri, rows, self._options)
+
+    def read_fragment(self, fragment: FragmentMetadata) -> pa.Table:
+        """All rows of a fragment, committed or not."""
+        from lance.file import LanceFileReader
+
+        with storage_errors(self.uri):
+            tables = [
+                LanceFileReader(f"{self.uri}/data/{file.path}", storage_options=self._options)
+                .read_all()
+                .to_table()
+                for file in fragment.files
+            ]
+        (rows,) = tables
+        return rows
+
+    def commit(
+        self,
+        base: lance.LanceDataset,
+        new: Sequence[FragmentMetadata],
+        *,
+        without: str | None = None,
+        without_fragments: Collection[int] = (),
+        properties: Mapping[str, str] | None = None,
+    ) -> int:
+        """Commit new rows, and the removal of old ones, as one version on top of `base`.
+
+        Args:
+            base: The version on which the change was decided.
+            new: Fragments whose rows appear.
+            without: SQL predicate of the rows of `base` that disappear.
+            without_fragments: Fragments of `base` that disappear unread.
+            properties: Short texts kept with the version.
+
+        Returns:
+            The version that shows the change.
+
+        Raises:
+            ConcurrentCommitError: `base` is no longer the newest version.
+        """
+        with storage_errors(self.uri):
+            operation: lance.LanceOperation.BaseOperation
+            if base.get_fragments():
+                operation = _update(base, new, without, without_fragments)
+            else:
+                operation = lance.LanceOperation.Overwrite(base.schema, list(new))
+            sync_fragments(self.uri, new)
+            committed = lance.LanceDataset.commit(
+                self.uri,
+                lance.Transaction(
+                    base.version, operation, transaction_properties=dict(properties or {})
+                ),
+                storage_options=self._options,
+                max_retries=0,
+            )
+            sync_version(self.uri, int(committed.version))
+        return int(committed.version)
+
+    def append(self, base: lance.LanceDataset, rows: pa.Table) -> int:
+        """Commit rows on top of `base`; see `commit`."""
+        return self.commit(base, self.write_fragments(rows))
+
+    def reclaim(self, *, target_rows: int = 1) -> None:
+        """Give back the space of removed rows and merge small fragments; drop all older versions.
+
+        Readers of an older version find its files missing. Only for tables whose rows can be made
+        again; a table with a history has no use for this.
+
+        Args:
+            target_rows: Fragments with fewer rows are merged; 1 merges none.
+
+        Raises:
+            ConcurrentCommitError: Another process committed meanwhile; nothing is lost.
+        """
+        newest = self.latest()
+        with storage_errors(self.uri):
+            newest.optimize.compact_files(
+                target_rows_per_fragment=target_rows, materialize_deletions_threshold=0.0
+            )
+            self.latest().cleanup_old_versions(older_than=timedelta(0))
+
+
+def write_rows(uri: str, rows: pa.Table, options: Mapping[str, str]) -> list[FragmentMetadata]:
+    """Write rows as uncommitted files of the table at `uri`; any process may, at any time."""
+    with storage_errors(uri):
+        fragments = write_fragments(
+            rows, uri, schema=rows.schema, mode="append", storage_options=dict(options)
+        )
+    return list(fragments)
+
+
+def sql_in(column: str, texts: Sequence[str]) -> str | None:
+    """The predicate "column is one of these texts"; None when there are none."""
+    quoted = ", ".join("'" + text.replace("'", "''") + "'" for text in texts)
+    return f"{column} IN ({quoted})" if texts else None
+
+
+def select_in(
+    dataset: lance.LanceDataset, columns: Sequence[str], column: str, texts: Iterable[str]
+) -> pa.Table:
+    """The rows in which a column is one of some texts.
+
+    With a scalar index on the column only the rows that the index does not cover are looked
+    through.
+
+    Args:
+        dataset: A version of a table.
+        columns: What is wanted of the rows.
+        column: The one that is compared.
+        texts: In any order, also repeatedly.
+
+    Returns:
+        The rows, in no particular order.
+    """
+    wanted = sorted(set(texts))
+    parts = [
+        dataset.to_table(
+            columns=list(columns), filter=sql_in(column, wanted[start : start + _TEXTS_AT_ONCE])
+        )
+        for start in range(0, len(wanted), _TEXTS_AT_ONCE)
+    ]
+    nothing = pa.schema([dataset.schema.field(name) for name in columns]).empty_table()
+    return pa.concat_tables([nothing, *parts])
+
+
+def _update(
+    base: lance.LanceDataset,
+    new: Sequence[FragmentMetadata],
+    without: str | None,
+    without_fragments: Collection[int],
+) -> lance.LanceOperation.Update:
+    fragments = {fragment.fragment_id: fragment for fragment in base.get_fragments()}
+    # Naming the last fragment, changed or not, is what makes two commits on one base conflict.
+    updated = {max(fragments): fragments[max(fragments)].metadata}
+    removed = sorted(without_fragments)
+    predicate = without or "false"
+    for fragment_id in _fragments_with(base, predicate) if without else []:
+        rest = fragments[fragment_id].delete(predicate)
+        if rest is None:
+            removed.append(fragment_id)
+        else:
+            updated[fragment_id] = rest
+    return lance.LanceOperation.Update(
+        removed_fragment_ids=removed,
+        updated_fragments=[updated[key] for key in updated if key not in removed],
+        new_fragments=list(new),
+    )
+
+
+def _fragments_with(base: lance.LanceDataset, predicate: str) -> list[int]:
+    """The fragments that hold rows of which the predicate is true."""
+    rows = base.to_table(columns=[], filter=predicate, with_row_address=True)
+    return sorted({address >> 32 for address in rows.column("_rowaddr").to_pylist()})

@@ -1,0 +1,61 @@
+"""Writer epochs: a new writer of a bank shuts out every earlier one, even one thought dead."""
+
+import json
+import os
+import socket
+from datetime import UTC, datetime
+
+from infra.storage.object_store import ObjectStore
+from liveedit_core.errors import LiveEditError
+
+
+class WriterFencedError(LiveEditError):
+    """A newer writer has taken over; this process must stop writing."""
+
+
+class WriterFence:
+    """Consecutive epochs of one bank, each claimed by creating its object exclusively."""
+
+    def __init__(self, store: ObjectStore, bank: str) -> None:
+        """Name the bank whose writers are fenced."""
+        self._store = store
+        self._bank = bank
+
+    def _key(self, epoch: int) -> str:
+        return f"writers/{self._bank}/{epoch:012d}"
+
+    def acquire(self) -> int:
+        """Claim the next epoch; all earlier ones are worth nothing from now on.
+
+        Raises:
+            StorageUnavailableError: The store does not create objects exclusively.
+        """
+        self._store.check_exclusive_create()
+        keys = self._store.list(f"writers/{self._bank}/")
+        epoch = int(keys[-1].rpartition("/")[2]) if keys else 0
+        claim = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "acquired_at": datetime.now(UTC).isoformat(),
+        }
+        while True:
+            epoch += 1
+            if self._store.put_if_absent(self._key(epoch), json.dumps(claim).encode()):
+                return epoch
+
+    def check(self, epoch: int) -> None:
+        """Fail unless this epoch was claimed and is the newest.
+
+        Raises:
+            WriterFencedError: It is not.
+        """
+        if not self._store.exists(self._key(epoch)):
+            raise WriterFencedError(
+                f"bank {self._bank!r}: no writer ever claimed epoch {epoch}; acquire_writer()"
+            )
+        if self._store.exists(self._key(epoch + 1)):
+            newer = self._store.get(self._key(epoch + 1)).decode()
+            raise WriterFencedError(
+                f"bank {self._bank!r}: writer epoch {epoch} is fenced by a newer writer {newer}; "
+                "this process must stop, its uncommitted work is done again by the newer one"
+            )

@@ -1,0 +1,287 @@
+"""Generator checkpoints of training runs in the object store, content-addressed.
+
+generators/<digest>/generator.safetensors, config.json   what `load_generator` opens
+generators/<digest>/runs/<run>/resume.safetensors        optimizer moments of the run that wrote it
+generators/<digest>/runs/<run>/position.json             where in its recipe the run was
+generators/<digest>/runs/<run>/published.json            the run's result: never deleted by it
+generator_runs/<run>.json                                the run's list: its last k and its best
+
+Objects are written before the list names them and deleted after it no longer does, so a process
+that is killed at any moment leaves a list of whole checkpoints; what it left besides is swept by
+the next save. Two runs may reach the same weights: each keeps a folder of its own below them, and
+weights go when the last folder does.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from infra.storage.object_store import ObjectStore
+from liveedit_core.errors import ConfigError, IntegrityError
+from liveedit_core.method.generator import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    LiveEditGenerator,
+    digest_of,
+    save_generator,
+)
+
+ROOT = "generators"
+RUNS = "generator_runs"
+RESUME_FILE = "resume.safetensors"
+POSITION_FILE = "position.json"
+PUBLISHED_FILE = "published.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointEntry:
+    """A line of a run's list."""
+
+    digest: str
+    phase: str
+    step: int
+    """Optimizer steps of the phase that are in the weights."""
+    score: float | None = None
+    """Validation average, the higher the better; None where it was not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where in its recipe a run was."""
+
+    phase: str
+    step: int
+    seed: int
+    recipe_digest: str
+    curve: Sequence[Mapping[str, Any]]
+    """What was logged so far, as JSON values."""
+
+    def check_same_run(self, *, seed: int, recipe_digest: str) -> None:
+        """Refuse to go on under another recipe.
+
+        Raises:
+            ConfigError: seed or recipe differ from those of the checkpoint.
+        """
+        if (self.seed, self.recipe_digest) != (seed, recipe_digest):
+            raise ConfigError(
+                f"the checkpoint at {self.phase} {self.step} was made with seed {self.seed} and "
+                f"recipe {self.recipe_digest[:12]}, now seed {seed} and recipe "
+                f"{recipe_digest[:12]}: a resumed run keeps its recipe; give the new one another "
+                "run_name"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeState:
+    """All that a run needs to go on, but for the weights, which `fetch` brings."""
+
+    entry: CheckpointEntry
+    position: Position
+    moments: dict[str, Tensor]
+
+
+class GeneratorCheckpoints:
+    """Checkpoints of one run; one process at a time writes."""
+
+    def __init__(self, store: ObjectStore, run_name: str, *, last_k: int = 3) -> None:
+        """Name the run; nothing is read or written yet.
+
+        Args:
+            store: where.
+            run_name: a plain name.
+            last_k: how many of the newest are kept, beside the best.
+
+        Raises:
+            ConfigError: impossible name or number.
+        """
+        if not run_name or "/" in run_name or run_name in (".", ".."):
+            raise ConfigError(f"run_name must be a plain name, got {run_name!r}")
+        if last_k < 1:
+            raise ConfigError(f"last_k must be at least 1, got {last_k}")
+        self.store = store
+        self.run_name = run_name
+        self.last_k = last_k
+        self._list_key = f"{RUNS}/{run_name}.json"
+
+    def save(
+        self,
+        generator: LiveEditGenerator,
+        moments: Mapping[str, Tensor],
+        position: Position,
+        score: float | None = None,
+    ) -> CheckpointEntry:
+        """Write a checkpoint, then drop those that are neither among the last k nor the best.
+
+        Args:
+            generator: its weights, whole (not sharded), in training precision.
+            moments: optimizer state by name.
+            position: where the run is.
+            score: validation average, the higher the better.
+
+        Returns:
+            Its line in the list.
+
+        Raises:
+            StorageUnavailableError: the store did not take it; the list is as before.
+        """
+        entries = self.entries()
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            digest = save_generator(generator, folder)
+            old = next((e for e in entries if e.digest == digest), None)
+            entries = [e for e in entries if e is not old]
+            if old is None or (old.phase, old.step) != (position.phase, position.step):
+                if old is not None:
+                    self._write_list(entries)  # its position is about to be overwritten
+                    old = None
+                self._put_all(digest, folder, moments, position)
+        if score is None and old is not None:
+            score = old.score
+        entry = CheckpointEntry(
+            digest=digest, phase=position.phase, step=position.step, score=score
+        )
+        entries = self._kept([*entries, entry])
+        self._write_list(entries)
+        self._sweep({e.digest for e in entries})
+        return entry
+
+    def publish(self, folder: Path) -> str:
+        """Write a generator folder as the run's result; it is never deleted by the run.
+
+        Returns:
+            Its digest.
+        """
+        digest = digest_of(folder)
+        marker = json.dumps({"run_name": self.run_name}).encode()
+        self.store.put(f"{self._run_folder(digest)}/{PUBLISHED_FILE}", marker)
+        self._put_weights(digest, folder)
+        return digest
+
+    def entries(self) -> list[CheckpointEntry]:
+        """The run's list, oldest first; empty for a run that has none.
+
+        Raises:
+            IntegrityError: the list is damaged.
+        """
+        if not self.store.exists(self._list_key):
+            return []
+        try:
+            content = json.loads(self.store.get(self._list_key))
+            return [CheckpointEntry(**entry) for entry in content["checkpoints"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"{self._list_key} in {self.store.root_uri}: {error}") from error
+
+    def last(self) -> CheckpointEntry | None:
+        """The newest checkpoint, or None."""
+        return next(reversed(self.entries()), None)
+
+    def best(self) -> CheckpointEntry | None:
+        """The one with the highest score, of equals the newest; None when none was scored."""
+        return best_of(self.entries())
+
+    def fetch(self, digest: str, folder: Path) -> Path:
+        """Bring weights and config of a checkpoint into a folder.
+
+        Returns:
+            The folder, as `load_generator` opens it.
+
+        Raises:
+            IntegrityError: an object is missing, or the content is not that of the digest.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            (folder / name).write_bytes(self.store.get(f"{ROOT}/{digest}/{name}"))
+        found = digest_of(folder)
+        if found != digest:
+            for name in (CONFIG_FILE, WEIGHTS_FILE):
+                (folder / name).unlink()
+            raise IntegrityError(
+                f"generator checkpoint {digest[:16]} in {self.store.root_uri}: its bytes have "
+                f"digest {found[:16]}; they were altered. Resume from another checkpoint"
+            )
+        return folder
+
+    def resume(self, entry: CheckpointEntry | None = None) -> ResumeState | None:
+        """Position and moments of a checkpoint of this run, by default the newest.
+
+        Returns:
+            None when the run has no checkpoint.
+
+        Raises:
+            IntegrityError: an object is missing or its content is not what was written.
+        """
+        entry = entry or self.last()
+        if entry is None:
+            return None
+        folder = self._run_folder(entry.digest)
+        data = self.store.get(f"{folder}/{RESUME_FILE}")
+        try:
+            values = json.loads(self.store.get(f"{folder}/{POSITION_FILE}"))
+            expected = values.pop("resume_sha256")
+            position = Position(**values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"{folder}/{POSITION_FILE}: {error!r}") from error
+        if hashlib.sha256(data).hexdigest() != expected:
+            raise IntegrityError(f"{folder}/{RESUME_FILE}: altered, its sha256 is another")
+        try:
+            moments = load(data)
+        except SafetensorError as error:
+            raise IntegrityError(f"{folder}/{RESUME_FILE}: {error}") from error
+        return ResumeState(entry=entry, position=position, moments=moments)
+
+    def _run_folder(self, digest: str) -> str:
+        return f"{ROOT}/{digest}/runs/{self.run_name}"
+
+    def _put_all(
+        self, digest: str, folder: Path, moments: Mapping[str, Tensor], position: Position
+    ) -> None:
+        """Moments first, which mark the weights as in use; position last."""
+        data = save({name: tensor.contiguous() for name, tensor in moments.items()})
+        self.store.put(f"{self._run_folder(digest)}/{RESUME_FILE}", data)
+        self._put_weights(digest, folder)
+        values = {**asdict(position), "resume_sha256": hashlib.sha256(data).hexdigest()}
+        text = json.dumps(values, sort_keys=True)
+        self.store.put(f"{self._run_folder(digest)}/{POSITION_FILE}", text.encode())
+
+    def _put_weights(self, digest: str, folder: Path) -> None:
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            self.store.put(f"{ROOT}/{digest}/{name}", (folder / name).read_bytes())
+
+    def _kept(self, entries: Sequence[CheckpointEntry]) -> list[CheckpointEntry]:
+        best = best_of(entries)
+        first_kept = len(entries) - self.last_k
+        return [e for i, e in enumerate(entries) if i >= first_kept or e is best]
+
+    def _write_list(self, entries: Sequence[CheckpointEntry]) -> None:
+        content = {"checkpoints": [asdict(entry) for entry in entries]}
+        self.store.put(self._list_key, json.dumps(content, indent=2).encode())
+
+    def _sweep(self, kept: set[str]) -> None:
+        """Delete this run's part of all other checkpoints, and weights that nobody uses."""
+        own = f"/runs/{self.run_name}/"
+        keys = self.store.list(f"{ROOT}/")
+        dropped = {key.split("/")[1] for key in keys if own in key} - kept
+        for digest in dropped:
+            mine = [f"{self._run_folder(digest)}/{n}" for n in (POSITION_FILE, RESUME_FILE)]
+            used = [k for k in keys if k.startswith(f"{ROOT}/{digest}/runs/") and k not in mine]
+            if not used:
+                mine += [f"{ROOT}/{digest}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE)]
+            for key in mine:
+                self.store.delete(key)
+
+
+def best_of(entries: Sequence[CheckpointEntry]) -> CheckpointEntry | None:
+    """The entry with the highest score, of equals the newest; None when none was scored."""
+    best: CheckpointEntry | None = None
+    for entry in entries:
+        if entry.score is not None and (best is None or entry.score >= (best.score or 0.0)):
+            best = entry
+    return best

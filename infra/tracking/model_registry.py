@@ -1,0 +1,384 @@
+"""Generator checkpoints and bank versions as versions of registered MLflow models.
+
+Each is a LoggedModel (its files, its metrics) that a model version points to; aliases say which one
+serves. A bank version holds a small manifest only: the tensors stay in the store. Registering the
+same thing again finds the version that is there, so a job may register after every resume.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra._compat import mlflow_default_uri
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.manifest import BankManifest
+from infra.tracking.tracker import Connection, Tracker, open_client
+from liveedit_core.errors import InputError, IntegrityError, LiveEditError, TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+GENERATOR_MODEL = "liveedit-generator"
+BANK_MODEL = "liveedit-bank"
+MANIFEST_FILE = "manifest.json"
+
+_KEY_TAG = "liveedit_key"
+"""Tag that tells what a model version is a version of; never two with one key."""
+_MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<number>[0-9]{1,9}))")
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """One version of a registered model."""
+
+    name: str
+    version: int
+    model_id: str
+    """The LoggedModel behind it."""
+    tags: dict[str, str]
+
+
+@contextlib.contextmanager
+def _tracking_errors(action: str) -> Iterator[None]:
+    try:
+        yield
+    except LiveEditError:
+        raise
+    except Exception as error:  # MLflow lets errors of many libraries through
+        raise TrackingError(f"MLflow could not {action}: {error}") from error
+
+
+class ModelRegistry:
+    """Registers for one run; a job goes on without it when it raises TrackingError."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        """Use the server and the run of a tracker.
+
+        Args:
+            tracker: Of the job that registers.
+        """
+        self._tracker = tracker
+
+    def register_generator(
+        self,
+        folder: Path,
+        *,
+        digest: str,
+        metrics: Mapping[str, float] | None = None,
+        params: Mapping[str, object] | None = None,
+        step: int = 0,
+    ) -> RegisteredVersion:
+        """Register a generator checkpoint, once per digest.
+
+        Args:
+            folder: safetensors and config.json; copied into MLflow's artifacts.
+            digest: sha256 of the checkpoint.
+            metrics: What it reached.
+            params: How it was made.
+            step: Optimizer steps of the run, for the metrics.
+
+        Raises:
+            TrackingError: MLflow does not answer.
+        """
+        return self._register(
+            GENERATOR_MODEL,
+            key=digest,
+            folder=folder,
+            tags={"digest": digest},
+            params=params or {},
+            metrics=metrics or {},
+            step=step,
+        )
+
+    def register_checkpoint(
+        self,
+        config_text: str,
+        *,
+        digest: str,
+        store_uri: str,
+        tags: Mapping[str, str],
+    ) -> RegisteredVersion:
+        """Register a checkpoint of a training run, once per digest; its weights stay in the store.
+
+        Args:
+            config_text: its config.json.
+            digest: sha256 of the checkpoint.
+            store_uri: root of the store that holds `generators/<digest>/`.
+            tags: where in training it was made.
+
+        Raises:
+            TrackingError: MLflow does not answer.
+        """
+        manifest = {**tags, "store_uri": store_uri, "key": f"generators/{digest}"}
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(config_text)
+            text = json.dumps(manifest, indent=2, sort_keys=True)
+            (Path(folder) / "manifest.json").write_text(text)
+            return self._register(
+                GENERATOR_MODEL,
+                key=digest,
+                folder=Path(folder),
+                tags={**tags, "digest": digest, "store_uri": store_uri},
+                params={},
+                metrics={},
+            )
+
+    def register_bank_version(
+        self,
+        bank: ExpertBank,
+        version: int,
+        *,
+        backbone: str = "builtin",
+        backbone_dtype: str = "auto",
+        metrics: Mapping[str, float] | None = None,
+    ) -> RegisteredVersion:
+        """Register a committed bank version, once; every file of it is read and digested.
+
+        Args:
+            bank: The bank.
+            version: One that a commit returned.
+            backbone: Name by which workers load the backbone.
+            backbone_dtype: Number format in which they load it.
+            metrics: What the version reached; the step is its number of edits.
+
+        Raises:
+            IntegrityError: No window was committed as this version.
+            TrackingError: MLflow does not answer.
+        """
+        window = bank.window(version)
+        bank.versions.tag(f"registered-{version}", version)  # clean-up keeps it, MLflow or not
+        origin = [bank.store_uri, bank.name, version, window.committed_at.isoformat()]
+        key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()
+        known = self._known(BANK_MODEL, key)
+        if known is not None:
+            return known
+        with tempfile.TemporaryDirectory() as folder:
+            manifest = BankManifest.of(
+                bank, version, backbone=backbone, backbone_dtype=backbone_dtype
+            )
+            (Path(folder) / MANIFEST_FILE).write_text(manifest.to_json())
+            return self._register(
+                BANK_MODEL,
+                key=key,
+                folder=Path(folder),
+                tags={
+                    "store_uri": bank.store_uri,
+                    "bank": bank.name,
+                    "bank_version": str(version),
+                    "num_edits": str(window.num_edits),
+                    "generator_digest": bank.identity.generator_digest,
+                    "backbone_digest": bank.identity.backbone_digest,
+                },
+                params={},
+                metrics=metrics or {},
+                step=window.num_edits,
+            )
+
+    def versions(self) -> "ModelVersions":
+        """What is registered on the same server.
+
+        Raises:
+            TrackingError: MLflow does not answer.
+        """
+        connection = self._tracker.connect()
+        return ModelVersions(connection.tracking_uri, connection.client)
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """See `ModelVersions.set_alias`."""
+        self.versions().set_alias(name, alias, version)
+
+    def set_tag(self, name: str, version: int, key: str, value: str) -> None:
+        """See `ModelVersions.set_tags`."""
+        self.versions().set_tags(name, version, {key: value})
+
+    def get(self, name: str, alias: str) -> RegisteredVersion | None:
+        """See `ModelVersions.by_alias`."""
+        return self.versions().by_alias(name, alias)
+
+    def _known(self, name: str, key: str) -> RegisteredVersion | None:
+        with _tracking_errors(f"look up a version of {name}"):
+            client = self._tracker.connect().client
+            known = client.search_model_versions(f"name = '{name}' and tags.{_KEY_TAG} = '{key}'")
+            return _registered(known[0]) if known else None
+
+    def _register(
+        self,
+        name: str,
+        *,
+        key: str,
+        folder: Path,
+        tags: Mapping[str, str],
+        params: Mapping[str, object],
+        metrics: Mapping[str, float],
+        step: int = 0,
+    ) -> RegisteredVersion:
+        with _tracking_errors(f"register a version of {name}"):
+            connection = self._tracker.connect()
+            client = connection.client
+            if not client.search_registered_models(f"name = '{name}'"):
+                client.create_registered_model(name)
+            known = self._known(name, key)
+            if known is not None:
+                return known
+            model = client.create_logged_model(
+                connection.experiment_id,
+                name=name,
+                source_run_id=connection.run_id,
+                tags=dict(tags),
+                params={param: str(value) for param, value in params.items()},
+                model_type=name,
+            )
+            client.log_model_artifacts(model.model_id, str(folder))
+            _log_model_metrics(connection, model.model_id, metrics, step)
+            client.finalize_logged_model(model.model_id, "READY")
+            with mlflow_default_uri(connection.tracking_uri):
+                version = client.create_model_version(
+                    name,
+                    source=f"models:/{model.model_id}",
+                    run_id=connection.run_id,
+                    tags={**tags, _KEY_TAG: key},
+                    model_id=model.model_id,  # a server refuses the source without it
+                )
+            return _registered(version)
+
+
+class ModelVersions:
+    """Looks up registered versions and marks them; needs no run."""
+
+    def __init__(self, tracking_uri: str, client: "MlflowClient | None" = None) -> None:
+        """Name the server.
+
+        Args:
+            tracking_uri: Of MLflow; its registry is the same.
+            client: Of that server, if there is one already.
+
+        Raises:
+            TrackingError: MLflow does not answer.
+        """
+        self.tracking_uri = tracking_uri
+        with _tracking_errors(f"open {tracking_uri}"):
+            self._client = client or open_client(tracking_uri)
+
+    def find(self, uri: str) -> RegisteredVersion:
+        """The version that a URI names.
+
+        Args:
+            uri: `models:/<name>@<alias>` or `models:/<name>/<number>`.
+
+        Raises:
+            InputError: It names no version that exists.
+            TrackingError: MLflow does not answer.
+        """
+        match = _MODEL_URI.fullmatch(uri)
+        if match is None:
+            raise InputError(f"expected models:/<name>@<alias> or models:/<name>/<n>, got {uri!r}")
+        name, alias, number = match["name"], match["alias"], match["number"]
+        if alias:
+            found = self.by_alias(name, alias)
+        else:
+            found = next((v for v in self.all(name) if v.version == int(number)), None)
+        if found is None:
+            known = ", ".join(str(version.version) for version in self.all(name)) or "none"
+            raise InputError(
+                f"{uri} does not exist on {self.tracking_uri}; versions there: {known}"
+            )
+        return found
+
+    def all(self, name: str) -> list[RegisteredVersion]:
+        """Every version of a model, oldest first; empty when there is no such model."""
+        with _tracking_errors(f"list the versions of {name}"):
+            versions: list[ModelVersion] = []
+            token: str | None = None
+            while token is None or token:
+                page = self._client.search_model_versions(f"name = '{name}'", page_token=token)
+                versions += page
+                token = page.token or ""
+            return sorted(map(_registered, versions), key=lambda item: item.version)
+
+    def by_alias(self, name: str, alias: str) -> RegisteredVersion | None:
+        """The version that an alias points to, or None when nothing has this alias."""
+        with _tracking_errors(f"look up alias {alias!r} of {name}"):
+            models = self._client.search_registered_models(f"name = '{name}'")
+            if not models or alias not in models[0].aliases:
+                return None
+            return _registered(self._client.get_model_version_by_alias(name, alias))
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Point an alias ("challenger", "champion") to a version; 0 takes the alias away.
+
+        Raises:
+            TrackingError: MLflow does not answer, or knows no such version.
+        """
+        with _tracking_errors(f"set alias {alias!r} of {name} to version {version}"):
+            if version:
+                self._client.set_registered_model_alias(name, alias, str(version))
+            else:
+                self._client.delete_registered_model_alias(name, alias)
+
+    def set_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
+        """Tag a version; the last value of a name stays."""
+        with _tracking_errors(f"tag version {version} of {name}"):
+            for key, value in tags.items():
+                self._client.set_model_version_tag(name, str(version), key, value)
+
+    def set_run_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Tag a run; the last value of a name stays."""
+        with _tracking_errors(f"tag run {run_id}"):
+            for key, value in tags.items():
+                self._client.set_tag(run_id, key, value)
+
+    def fetch(self, version: RegisteredVersion, folder: Path) -> None:
+        """Bring the files of a version into a folder, as they were registered."""
+        with _tracking_errors(f"bring the files of {version.name} {version.version}"):
+            from mlflow.artifacts import download_artifacts
+
+            # By the place of the files, as MLflow looks a LoggedModel up through the process-wide
+            # tracking URI. Without a folder of its own a local store hands out the very files.
+            place = self._client.get_logged_model(version.model_id).artifact_location
+            with tempfile.TemporaryDirectory() as scratch:
+                found = download_artifacts(place, dst_path=scratch, tracking_uri=self.tracking_uri)
+                shutil.copytree(found, folder, dirs_exist_ok=True)
+
+    def manifest(self, version: RegisteredVersion) -> BankManifest:
+        """The manifest of a bank version.
+
+        Raises:
+            IntegrityError: It is missing or damaged.
+            TrackingError: MLflow does not answer.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.fetch(version, Path(folder))
+            path = Path(folder) / MANIFEST_FILE
+            name = f"{version.name} {version.version}"
+            if not path.is_file():
+                raise IntegrityError(f"{name} has no {MANIFEST_FILE} among its files in MLflow")
+            return BankManifest.from_json(path.read_text(encoding="utf-8"), name)
+
+
+def _log_model_metrics(
+    connection: Connection, model_id: str, metrics: Mapping[str, float], step: int
+) -> None:
+    from mlflow.entities import Metric
+
+    now_ms = int(time.time() * 1000)
+    connection.client.log_batch(
+        connection.run_id,
+        metrics=[
+            Metric(metric, float(value), now_ms, step, model_id=model_id)
+            for metric, value in metrics.items()
+        ],
+    )
+
+
+def _registered(version: "ModelVersion") -> RegisteredVersion:
+    model_id = (version.source or "").removeprefix("models:/")
+    return RegisteredVersion(version.name, int(version.version), model_id, dict(version.tags))

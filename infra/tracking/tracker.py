@@ -1,0 +1,305 @@
+"""One MLflow run, written to so that an outage of MLflow never stops or slows the work.
+
+Every record goes to a spool file first and from there to MLflow, in order. As long as MLflow does
+not answer, records wait in the file and delivery is tried again from time to time; a process that
+starts again delivers what its predecessor could not, and any job that ends delivers what jobs that
+are gone left under the same root. Records that MLflow refuses for good (a parameter that changed)
+move to a file beside the spool with the reason. The driver alone uses it.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra._compat import limit_mlflow_database_retries
+from infra.tracking.metric_spool import SPOOL_SUFFIX, hold_run, left_behind
+from liveedit_core.errors import LiveEditError, TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_RETRY_INTERVAL_S = 30.0
+_MAX_WASTED_FRACTION = 0.1
+"""Of the time during an outage, at most so much goes into trying again."""
+_REFUSED_CODES = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+}
+"""Set where the user did not: MLflow itself would retry for minutes, the spool does it better."""
+
+_logger = logging.getLogger(__name__)
+
+
+class RefusedRecordError(LiveEditError):
+    """MLflow will never take this record."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A run on a tracking server that answered."""
+
+    client: "MlflowClient"
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+
+
+class Tracker:
+    """The MLflow run of a job."""
+
+    def __init__(self, run_root: Path, *, experiment: str, run_name: str) -> None:
+        """Name the run; nothing is sent yet.
+
+        Args:
+            run_root: Holds the default database and artifacts, the spool, and which run is whose.
+            experiment: MLflow experiment.
+            run_name: The same root and name continue the same MLflow run.
+        """
+        root = run_root.absolute()
+        state = root / "mlflow_runs"
+        self._default_artifacts = root / "mlflow_artifacts"
+        self._uri_of_root = _database_uri(root)
+        self._experiment = experiment
+        self._run_name = run_name
+        self._run_file = state / f"{run_name}.json"
+        self._spool_file = state / f"{run_name}{SPOOL_SUFFIX}"
+        self._refused_file = state / f"{run_name}.refused.jsonl"
+        self._connection: Connection | None = None
+        self._retry_at_s = 0.0
+        state.mkdir(parents=True, exist_ok=True)
+        self._hold = hold_run(state, run_name, experiment=experiment)
+        left = self._spool_file.read_text() if self._spool_file.exists() else ""
+        if left and not left.endswith("\n"):
+            with self._spool_file.open("a") as file:
+                file.write("\n")  # end the line that a killed predecessor did not
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLFLOW_TRACKING_URI, or a database under the run root."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or self._uri_of_root
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Record what the run was configured with; the first value of a name stays."""
+        self._record(*({"kind": "param", "key": k, "value": str(v)} for k, v in params.items()))
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int, model_id: str = "") -> None:
+        """Record measurements.
+
+        Args:
+            metrics: By name.
+            step: Number of edits, or training step.
+            model_id: LoggedModel that they are about as well, if any.
+        """
+        values = {name: float(value) for name, value in metrics.items()}
+        record = {"kind": "metrics", "values": values, "step": step}
+        self._record({**record, "model_id": model_id} if model_id else record)
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Record a file; it must stay where it is until the spool is empty."""
+        self._record({"kind": "artifact", "path": str(path.absolute()), "folder": folder})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Record tags; the last value of a name stays."""
+        self._record(*({"kind": "tag", "key": k, "value": str(v)} for k, v in tags.items()))
+
+    def end(self, status: str = "FINISHED") -> None:
+        """Record how the run ended ("FINISHED", "FAILED", "KILLED") and deliver what waits."""
+        self._record({"kind": "end", "status": status})
+        if self.flush_spool() == 0:
+            self.deliver_left_behind()
+
+    def flush_spool(self) -> int:
+        """Try now to deliver what waits.
+
+        Returns:
+            How many records still wait.
+        """
+        self._retry_at_s = 0.0
+        return self._deliver_spool()
+
+    def deliver_left_behind(self) -> int:
+        """Deliver what other runs under this root left because their drivers died in an outage.
+
+        A run that never said how it ended is recorded as killed.
+
+        Returns:
+            To how many runs everything was delivered.
+        """
+        num_delivered = 0
+        for run in left_behind(self._spool_file.parent):
+            root = self._default_artifacts.parent
+            other = Tracker(root, experiment=run.experiment, run_name=run.run_name)
+            if other.is_elsewhere:
+                continue
+            if not run.has_ended:
+                other._record({"kind": "end", "status": "KILLED"})
+            num_delivered += other.flush_spool() == 0
+        return num_delivered
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the run was begun on another server than the present one."""
+        known = json.loads(self._run_file.read_text()) if self._run_file.exists() else {}
+        return bool(known) and known.get("tracking_uri") != self.tracking_uri
+
+    def connect(self) -> Connection:
+        """The run on its server, made or found at the first call.
+
+        Raises:
+            TrackingError: MLflow does not answer.
+        """
+        if self._connection is None:
+            try:
+                self._connection = self._open_run()
+            except Exception as error:  # MLflow lets errors of many libraries through
+                raise TrackingError(f"MLflow at {self.tracking_uri}: {error}") from error
+        return self._connection
+
+    def _open_run(self) -> Connection:
+        uri = self.tracking_uri
+        client = open_client(uri)
+        artifacts = self._default_artifacts.as_uri() if uri == self._uri_of_root else None
+        experiment = client.get_experiment_by_name(self._experiment)
+        experiment_id: str = (
+            experiment.experiment_id
+            if experiment
+            else client.create_experiment(self._experiment, artifact_location=artifacts)
+        )
+        known = json.loads(self._run_file.read_text()) if self._run_file.exists() else {}
+        if known.get("tracking_uri") == uri:
+            run_id: str = known["run_id"]
+            client.update_run(run_id, status="RUNNING")
+        else:
+            run_id = client.create_run(experiment_id, run_name=self._run_name).info.run_id
+            self._run_file.write_text(json.dumps({"tracking_uri": uri, "run_id": run_id}))
+        return Connection(client, uri, experiment_id, run_id)
+
+    def _record(self, *records: dict[str, Any]) -> None:
+        now_ms = int(time.time() * 1000)
+        with self._spool_file.open("a") as file:
+            file.writelines(json.dumps({**record, "time_ms": now_ms}) + "\n" for record in records)
+        self._deliver_spool()
+
+    def _deliver_spool(self) -> int:
+        """Deliver in order until the spool is empty or MLflow fails; what is left stays."""
+        lines = self._spool_file.read_text().splitlines() if self._spool_file.exists() else []
+        if not lines or time.monotonic() < self._retry_at_s:
+            return len(lines)
+        num_delivered = 0
+        start_s = time.monotonic()
+        try:
+            connection = self.connect()
+            for line in lines:
+                self._deliver_or_refuse(connection, line)
+                num_delivered += 1
+        except TrackingError as error:
+            now_s = time.monotonic()
+            pause_s = max(_RETRY_INTERVAL_S, (now_s - start_s) / _MAX_WASTED_FRACTION)
+            self._retry_at_s = now_s + pause_s
+            self._connection = None
+            _logger.warning("%d records for MLflow wait: %s", len(lines) - num_delivered, error)
+        waiting = lines[num_delivered:]
+        if num_delivered:
+            temporary = self._spool_file.with_suffix(".tmp")
+            temporary.write_text("".join(f"{line}\n" for line in waiting))
+            temporary.replace(self._spool_file)
+        return len(waiting)
+
+    def _deliver_or_refuse(self, connection: Connection, line: str) -> None:
+        try:
+            _deliver(connection, line)
+        except RefusedRecordError as error:
+            _logger.warning("MLflow refused a record: %s", error)
+            with self._refused_file.open("a") as file:
+                file.write(json.dumps({"record": line, "reason": error.message}) + "\n")
+
+
+def default_tracking_uri(run_root: Path) -> str:
+    """Of a job with this run root: MLFLOW_TRACKING_URI, or the database that its runs share."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _database_uri(run_root.absolute())
+
+
+def _database_uri(root: Path) -> str:
+    return f"sqlite:///{root / 'mlflow.db'}"
+
+
+def open_client(tracking_uri: str) -> "MlflowClient":
+    """A client with telemetry off and short timeouts; importing MLflow takes seconds."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    if not tracking_uri.startswith("http"):
+        from mlflow.store.db import utils as db_utils
+
+        limit_mlflow_database_retries(db_utils)
+        logging.getLogger(db_utils.__name__).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def _deliver(connection: Connection, line: str) -> None:
+    """Send one record.
+
+    Raises:
+        RefusedRecordError: MLflow will never take it.
+        TrackingError: MLflow did not take it this time.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        record = json.loads(line)
+        _SENDERS[record["kind"]](connection, record)
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise RefusedRecordError(f"unreadable record or missing file: {error!r}") from error
+    except MlflowException as error:
+        if error.error_code in _REFUSED_CODES:
+            raise RefusedRecordError(str(error)) from error
+        raise TrackingError(f"MLflow at {connection.tracking_uri}: {error}") from error
+    except Exception as error:  # MLflow lets errors of many libraries through
+        raise TrackingError(f"MLflow at {connection.tracking_uri}: {error}") from error
+
+
+def _send_param(connection: Connection, record: dict[str, Any]) -> None:
+    connection.client.log_param(connection.run_id, record["key"], record["value"])
+
+
+def _send_tag(connection: Connection, record: dict[str, Any]) -> None:
+    connection.client.set_tag(connection.run_id, record["key"], record["value"])
+
+
+def _send_metrics(connection: Connection, record: dict[str, Any]) -> None:
+    from mlflow.entities import Metric
+
+    metrics = [
+        Metric(name, value, record["time_ms"], record["step"], model_id=record.get("model_id"))
+        for name, value in record["values"].items()
+    ]
+    connection.client.log_batch(connection.run_id, metrics=metrics)
+
+
+def _send_artifact(connection: Connection, record: dict[str, Any]) -> None:
+    if not Path(record["path"]).is_file():
+        raise FileNotFoundError(record["path"])
+    connection.client.log_artifact(connection.run_id, record["path"], record["folder"] or None)
+
+
+def _send_end(connection: Connection, record: dict[str, Any]) -> None:
+    connection.client.set_terminated(connection.run_id, record["status"], record["time_ms"])
+
+
+_SENDERS: dict[str, Callable[[Connection, dict[str, Any]], None]] = {
+    "param": _send_param,
+    "tag": _send_tag,
+    "metrics": _send_metrics,
+    "artifact": _send_artifact,
+    "end": _send_end,
+}

@@ -1,0 +1,263 @@
+"""Prepares cases and scores them against any repository (METHOD.md 6, 7).
+
+`prepare` does everything that no edit can change, once: rows at l_e and the unedited answers.
+`score` then replays the probes against a repository, running only the layers after l_e, and only
+where at least one expert is kept: elsewhere the answer is the unedited one, bit for bit.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from liveedit_core.backbones.protocol import Backbone, Residual
+from liveedit_core.evaluation.probe_results import FREE_GENERATION, TEACHER_FORCED, ProbeResult
+from liveedit_core.evaluation.probes import (
+    PreparedCases,
+    PreparedProbe,
+    free_generation_result,
+    probe_input,
+    teacher_forced_result,
+)
+from liveedit_core.evaluation.unedited_answers import (
+    AnswerMemory,
+    Question,
+    UneditedAnswer,
+    remembered,
+)
+from liveedit_core.method.editor import NOTHING_KEPT, Editor, Routing
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.schema import Case, Probe
+from liveedit_core.state_source import BackboneStates, StateSource
+from liveedit_core.states import LayerStates, hidden_rows
+
+MAX_LOCALITY_TOKENS = 6
+"""Length of the unedited answer that stands in for the missing target of a locality probe."""
+
+
+class AskedProbe(NamedTuple):
+    """A probe of a case that is to be prepared."""
+
+    case: Case
+    probe_index: int
+    """Among all probes of the case."""
+    probe: Probe
+    has_free_answer: bool = False
+    """Whether the unedited backbone's free answer is wanted as well."""
+
+
+class CaseScorer:
+    """Scores cases against repositories.
+
+    Args:
+        editor: backbone and generator; its own repository plays no part.
+        batch_size: probes per forward.
+    """
+
+    def __init__(self, editor: Editor, *, batch_size: int = 16) -> None:
+        self.editor = editor
+        self.batch_size = batch_size
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen model."""
+        return self.editor.backbone
+
+    def prepare(
+        self,
+        cases: Sequence[Case],
+        *,
+        has_free_answers: bool = False,
+        free_case_ids: Collection[str] = (),
+        max_new_tokens: int = 12,
+        source: StateSource | None = None,
+        memory: AnswerMemory | None = None,
+    ) -> PreparedCases:
+        """Everything bank-independent about the probes of some cases.
+
+        A locality probe without a target is scored on the backbone's own greedy answer.
+
+        Args:
+            cases: cases.
+            has_free_answers: also give the unedited free answers to all probes.
+            free_case_ids: or to those of some cases only.
+            max_new_tokens: bound of those.
+            source: of the states; the backbone by default.
+            memory: of unedited answers; by default all are computed.
+        """
+        asked = [
+            AskedProbe(case, index, probe, has_free_answers or case.case_id in free_case_ids)
+            for case in cases
+            for index, probe in enumerate(case.all_probes())
+        ]
+        return self.prepare_probes(
+            asked, max_new_tokens=max_new_tokens, source=source, memory=memory
+        )
+
+    @torch.no_grad()
+    def prepare_probes(
+        self,
+        asked: Sequence[AskedProbe],
+        *,
+        max_new_tokens: int = 12,
+        source: StateSource | None = None,
+        memory: AnswerMemory | None = None,
+    ) -> PreparedCases:
+        """`prepare` for some probes of cases."""
+        probes = self._with_targets([item.probe for item in asked], memory)
+        inputs = [probe_input(probe) for probe in probes]
+        states = (source or BackboneStates(self.backbone)).states(inputs)
+        forced = remembered(
+            [Question(item) for item in inputs],
+            memory,
+            lambda index: self._unedited_ids([states[i] for i in index]),
+        )
+        free = [i for i, item in enumerate(asked) if item.has_free_answer]
+        texts = self._free_answers([probes[i] for i in free], max_new_tokens, memory)
+        free_answers = dict(zip(free, texts, strict=True))
+        prepared = [
+            PreparedProbe(
+                case_id=item.case.case_id,
+                edit_id=item.case.edit.edit_id,
+                probe_index=item.probe_index,
+                kind=item.probe.kind,
+                question=inputs[i],
+                states=states[i],
+                unedited_ids=forced[i].token_ids,
+                unedited_answer=free_answers.get(i),
+            )
+            for i, item in enumerate(asked)
+        ]
+        return PreparedCases(probes=tuple(prepared))
+
+    def _with_targets(self, probes: Sequence[Probe], memory: AnswerMemory | None) -> list[Probe]:
+        """Locality probes without a target get the backbone's greedy answer as one."""
+        filled = list(probes)
+        missing = [i for i, probe in enumerate(probes) if not probe.target]
+        texts = self._free_answers([probes[i] for i in missing], MAX_LOCALITY_TOKENS, memory)
+        for i, text in zip(missing, texts, strict=True):
+            filled[i] = replace(probes[i], target=text or "nothing")
+        return filled
+
+    def _free_answers(
+        self, probes: Sequence[Probe], max_new_tokens: int, memory: AnswerMemory | None
+    ) -> list[str]:
+        """Greedy answers of the unedited backbone."""
+        inputs = [replace(probe_input(probe), target="") for probe in probes]
+
+        def compute(index: Sequence[int]) -> list[UneditedAnswer]:
+            chosen = [inputs[i] for i in index]
+            texts = self.backbone.generate(chosen, None, max_new_tokens=max_new_tokens)
+            return [UneditedAnswer(text=text) for text in texts]
+
+        questions = [Question(item, max_new_tokens) for item in inputs]
+        return [answer.text for answer in remembered(questions, memory, compute)]
+
+    def _unedited_ids(self, states: Sequence[LayerStates]) -> list[UneditedAnswer]:
+        ids = self._argmax_ids(states, [None] * len(states))
+        return [UneditedAnswer(token_ids=row) for row in ids]
+
+    @torch.no_grad()
+    def score(
+        self,
+        prepared: PreparedCases,
+        repository: ExpertRepository,
+        *,
+        protocols: Sequence[str] = (TEACHER_FORCED,),
+        max_new_tokens: int = 12,
+    ) -> list[ProbeResult]:
+        """Score all probes against a repository.
+
+        Args:
+            prepared: from `prepare`. Free generation is scored on the probes that have a free
+                answer of the unedited backbone.
+            repository: the experts.
+            protocols: how to score.
+            max_new_tokens: longest free answer; as in `prepare`.
+        """
+        editor = self.editor.with_repository(repository)
+        results: list[ProbeResult] = []
+        if TEACHER_FORCED in protocols:
+            results += self._score_teacher_forced(editor, prepared.probes)
+        if FREE_GENERATION in protocols:
+            asked = [probe for probe in prepared.probes if probe.unedited_answer is not None]
+            results += self._score_free_generation(editor, asked, max_new_tokens)
+        return results
+
+    def _score_teacher_forced(
+        self, editor: Editor, probes: Sequence[PreparedProbe]
+    ) -> list[ProbeResult]:
+        routings: list[Routing] = [NOTHING_KEPT] * len(probes)
+        edited_ids = [probe.unedited_ids for probe in probes]
+        for chosen in self._batches(probes):
+            states = [probes[i].states for i in chosen]
+            routing = editor.route(states)
+            residual = editor.residual(routing)
+            for i, explained in zip(chosen, editor.explain(routing), strict=True):
+                routings[i] = explained
+            if residual is None:
+                continue
+            added_BTD = residual(hidden_rows(states).rows_BSD)
+            kept = routing.kept_BN.any(1).nonzero().flatten().tolist()
+            ids = self._argmax_ids([states[row] for row in kept], [added_BTD[row] for row in kept])
+            for row, answer in zip(kept, ids, strict=True):
+                edited_ids[chosen[row]] = answer
+        return [
+            teacher_forced_result(probe, edited_ids[i], routings[i], self.backbone.decode)
+            for i, probe in enumerate(probes)
+        ]
+
+    def _score_free_generation(
+        self, editor: Editor, probes: Sequence[PreparedProbe], max_new_tokens: int
+    ) -> list[ProbeResult]:
+        """Generate where an expert is kept; elsewhere the answer is the unedited one."""
+        routings: list[Routing] = [NOTHING_KEPT] * len(probes)
+        for chosen in self._batches(probes):
+            explained = editor.explain(editor.route([probes[i].states for i in chosen]))
+            for i, routing in zip(chosen, explained, strict=True):
+                routings[i] = routing
+        kept = [i for i, routing in enumerate(routings) if routing.kept]
+
+        def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
+            # The prepared rows, as in the other protocol: both then see the same experts.
+            return editor.residual(editor.route([probes[kept[j]].states for j in index]))
+
+        generated = self.backbone.generate(
+            [probes[i].question for i in kept], route_once, max_new_tokens=max_new_tokens
+        )
+        texts = [probe.unedited_answer or "" for probe in probes]
+        for i, text in zip(kept, generated, strict=True):
+            texts[i] = text
+        return [
+            free_generation_result(probe, texts[i], routings[i]) for i, probe in enumerate(probes)
+        ]
+
+    def _batches(self, probes: Sequence[PreparedProbe]) -> Iterable[list[int]]:
+        """Positions of the probes with a picture, in batches of similar length."""
+        seen = [i for i, probe in enumerate(probes) if probe.states.has_image]
+        order = sorted(seen, key=lambda i: probes[i].states.num_tokens)
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    def _argmax_ids(
+        self, states: Sequence[LayerStates], residuals: Sequence[Tensor | None]
+    ) -> list[tuple[int, ...]]:
+        """Argmax token at each target position, after the layers behind l_e."""
+        order = sorted(range(len(states)), key=lambda i: states[i].num_tokens)
+        ids: list[tuple[int, ...]] = [()] * len(states)
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            batch = [states[i] for i in chosen]
+            hidden_BTD = hidden_rows(batch).rows_BSD
+            for row, i in enumerate(chosen):
+                added = residuals[i]
+                if added is not None:
+                    length = batch[row].num_tokens
+                    hidden_BTD[row, :length] += added[:length]
+            for i, logits in zip(
+                chosen, self.backbone.target_logits(batch, hidden_BTD), strict=True
+            ):
+                ids[i] = tuple(logits.argmax(-1).tolist())
+        return ids

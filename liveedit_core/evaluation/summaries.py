@@ -1,0 +1,129 @@
+"""Results of many probes as one number a metric and protocol, with intervals and sample counts.
+
+No number depends on the order of the results: sums are exact (`math.fsum`), and cases are drawn in
+the order of their names.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from liveedit_core.evaluation.probe_results import TEACHER_FORCED, ProbeResult
+from liveedit_core.evaluation.statistics import Interval, bootstrap_interval
+from liveedit_core.schema import PAPER_METRICS, Case, ProbeKind
+
+BY_CONSTRUCTION = frozenset({ProbeKind.TEXT_LOCALITY})
+"""Without a picture there are no image rows to compare, so no expert can ever be kept: the metric
+is 1 whatever was edited."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSummary:
+    """One metric under one protocol. Intervals are 95 % bootstrap intervals over cases."""
+
+    mean: float
+    """Of the scores."""
+    interval: Interval
+    exact_mean: float
+    """Share of probes that are right in every token; under free_generation equal to `mean`."""
+    exact_interval: Interval
+    num_samples: int
+    """Probes."""
+    num_cases: int
+    empty_fraction: float
+    """Share of probes for which no expert was kept."""
+    kept_mean: float
+    """Experts kept for a probe, on average."""
+    kept_p95: float
+    """So many or fewer for 95 % of the probes."""
+    own_kept_fraction: float
+    """Share of probes for which the expert of their own edit was kept."""
+    own_first_fraction: float
+    """Share of probes for which that expert had the largest weight of all."""
+    own_rank_mean: float | None
+    """Its mean rank where it was kept, 0 for the largest weight; None when it never was."""
+    own_weight_mean: float | None
+    """Its mean weight where it was kept; None when it never was."""
+
+
+Summary = Mapping[tuple[ProbeKind, str], MetricSummary]
+"""By metric and protocol."""
+
+HopSummary = Mapping[tuple[int, str], MetricSummary]
+"""Portability by number of hops and protocol."""
+
+
+def summarize(
+    results: Iterable[ProbeResult], *, seed: int = 0
+) -> dict[tuple[ProbeKind, str], MetricSummary]:
+    """Summaries by metric and protocol; numbers of different protocols are never mixed.
+
+    Args:
+        results: of one evaluation.
+        seed: of the intervals.
+    """
+    groups: dict[tuple[ProbeKind, str], list[ProbeResult]] = {}
+    for result in results:
+        groups.setdefault((result.kind, result.protocol), []).append(result)
+    return {key: summary_of(group, seed=seed) for key, group in groups.items()}
+
+
+def summary_of(results: Sequence[ProbeResult], *, seed: int) -> MetricSummary:
+    """Summary of the results of one metric under one protocol; one at least."""
+    cases = [result.case_id for result in results]
+    scores = [result.score for result in results]
+    exact = [float(result.is_exact) for result in results]
+    num_kept = [len(result.kept) for result in results]
+    own = [result for result in results if result.own_expert_kept]
+    return MetricSummary(
+        mean=_mean(scores),
+        interval=bootstrap_interval(scores, groups=cases, seed=seed),
+        exact_mean=_mean(exact),
+        exact_interval=bootstrap_interval(exact, groups=cases, seed=seed),
+        num_samples=len(results),
+        num_cases=len(set(cases)),
+        empty_fraction=_mean([float(count == 0) for count in num_kept]),
+        kept_mean=_mean(num_kept),
+        kept_p95=float(np.quantile(num_kept, 0.95, method="inverted_cdf")),
+        own_kept_fraction=len(own) / len(results),
+        own_first_fraction=sum(result.own_rank == 0 for result in own) / len(results),
+        own_rank_mean=_mean([result.own_rank for result in own]) if own else None,
+        own_weight_mean=_mean([result.own_weight for result in own]) if own else None,
+    )
+
+
+def summarize_hops(
+    results: Iterable[ProbeResult], cases: Iterable[Case], *, seed: int = 0
+) -> dict[tuple[int, str], MetricSummary]:
+    """Portability by number of hops and protocol (VLKEB); probes that name none are left out.
+
+    Args:
+        results: of one evaluation.
+        cases: those that were asked; they know the hops, which no result needs to repeat.
+        seed: of the intervals.
+    """
+    hop_of = {
+        (case.case_id, index): probe.hop
+        for case in cases
+        for index, probe in enumerate(case.all_probes())
+        if probe.hop
+    }
+    groups: dict[tuple[int, str], list[ProbeResult]] = {}
+    for result in results:
+        hop = hop_of.get((result.case_id, result.probe_index))
+        if hop is not None:
+            groups.setdefault((hop, result.protocol), []).append(result)
+    return {key: summary_of(groups[key], seed=seed) for key in sorted(groups)}
+
+
+def paper_average(summary: Summary) -> float | None:
+    """Mean of the paper's five teacher-forced metrics; None unless all five were measured."""
+    measured = [summary.get((kind, TEACHER_FORCED)) for kind in PAPER_METRICS]
+    means = [item.mean for item in measured if item is not None]
+    return sum(means) / len(means) if len(means) == len(PAPER_METRICS) else None
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return math.fsum(numbers) / len(numbers)

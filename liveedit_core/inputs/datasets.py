@@ -1,0 +1,182 @@
+"""Edit requests and cases from the outside: JSONL in, `EditRequest` / `Case` or `Rejected` out.
+
+    {"image": "cat.png", "prompt": "What is this?", "target": "Tom"}                      a request
+    {"edit": {...a request...}, "probes": [{"kind": "text_generality", ...}, ...]}            a case
+
+One bad line never stops the stream: it comes out as a `Rejected` with a reason that the person who
+wrote the line understands.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from liveedit_core.errors import InputError
+from liveedit_core.inputs.images import check_image_bytes, decode_image
+from liveedit_core.inputs.jsonl import JsonLine, read_json_lines
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import RefusedInputError, Rejected, RejectType
+from liveedit_core.inputs.request_parser import Fetch, RequestParser, check_text
+from liveedit_core.schema import Case, EditRequest
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Fetch",
+    "InputLimits",
+    "RefusedInputError",
+    "RejectType",
+    "Rejected",
+    "load_cases",
+    "load_requests",
+    "read_request",
+    "validate_request",
+    "validate_tokens",
+]
+
+DEFAULT_LIMITS = InputLimits()
+
+_Item = TypeVar("_Item", EditRequest, Case)
+
+
+def load_requests(
+    path: Path | str,
+    *,
+    limits: InputLimits = DEFAULT_LIMITS,
+    fetch: Fetch | None = None,
+    pictures_at: Path | str | None = None,
+) -> Iterator[EditRequest | Rejected]:
+    """Stream the plain requests of a JSONL file.
+
+    Args:
+        path: The file; picture paths in it are relative to its folder.
+        limits: How much is accepted.
+        fetch: Gets the pictures that are given as `s3://` URIs; without it they are rejected.
+        pictures_at: Where picture paths start from instead: a folder, or an `s3://` URI as text.
+
+    Raises:
+        InputError: The file itself cannot be opened.
+        LiveEditError: A retryable error of `fetch`: nothing is wrong with the file, read it again.
+    """
+    file_path = _existing_file(path)
+    folder = pictures_at or file_path.parent
+    reader = RequestParser(folder=folder, limits=limits, fetch=fetch)
+    return _stream(file_path, limits, reader.request, lambda request: request.edit_id)
+
+
+def load_cases(
+    path: Path | str, *, limits: InputLimits = DEFAULT_LIMITS, fetch: Fetch | None = None
+) -> Iterator[Case | Rejected]:
+    """Stream the cases (edit and probes) of a JSONL file; arguments as in `load_requests`.
+
+    Raises:
+        InputError: The file itself cannot be opened.
+    """
+    file_path = _existing_file(path)
+    reader = RequestParser(folder=file_path.parent, limits=limits, fetch=fetch)
+    return _stream(file_path, limits, reader.case, lambda case: case.case_id)
+
+
+def read_request(
+    image: bytes | str | Path,
+    prompt: str,
+    target: str,
+    *,
+    submitter: str = "",
+    limits: InputLimits = DEFAULT_LIMITS,
+    fetch: Fetch | None = None,
+) -> EditRequest:
+    """Make one checked request from encoded picture bytes, a path or a URI.
+
+    Raises:
+        InputError: What `load_requests` would reject.
+    """
+    content: dict[str, Any] = {"prompt": prompt, "target": target, "submitter": submitter}
+    if isinstance(image, bytes):
+        request = EditRequest(image_bytes=image, **content)
+        validate_request(request, limits=limits)
+        return request
+    reader = RequestParser(folder=Path(), limits=limits, fetch=fetch)
+    return reader.request({"image": str(image), **content})
+
+
+def validate_request(request: EditRequest, *, limits: InputLimits = DEFAULT_LIMITS) -> None:
+    """Check texts and picture of a request that was not made by this module.
+
+    Raises:
+        InputError: What `load_requests` would reject.
+    """
+    check_text(request.prompt, "prompt", limits.max_prompt_chars)
+    check_text(request.target, "target", limits.max_target_chars)
+    check_image_bytes(request.image_bytes, max_bytes=limits.max_image_bytes)
+    decode_image(request.image_bytes, max_pixels=limits.max_image_pixels)
+
+
+def validate_tokens(
+    request: EditRequest,
+    count_tokens: Callable[[str], int],
+    *,
+    limits: InputLimits = DEFAULT_LIMITS,
+) -> None:
+    """Check the length of prompt and target in tokens of the backbone.
+
+    Args:
+        request: The request.
+        count_tokens: The backbone's own count (`Backbone.count_tokens`).
+        limits: Most tokens of a prompt and of a target.
+
+    Raises:
+        InputError: Prompt or target has too many tokens, or none.
+    """
+    for name, text, most in (
+        ("prompt", request.prompt, limits.max_prompt_tokens),
+        ("target", request.target, limits.max_target_tokens),
+    ):
+        num_tokens = count_tokens(text)
+        if num_tokens > most:
+            raise RefusedInputError(
+                f"{name} has {num_tokens:,} tokens; at most {most:,} are accepted: shorten it",
+                error_type=RejectType.TOO_MANY_TOKENS,
+            )
+        if num_tokens == 0:
+            raise RefusedInputError(
+                f"{name} has no token that the backbone knows", error_type=RejectType.EMPTY_TEXT
+            )
+
+
+def _stream(
+    path: Path,
+    limits: InputLimits,
+    convert: Callable[[Mapping[str, Any]], _Item],
+    identity: Callable[[_Item], str],
+) -> Iterator[_Item | Rejected]:
+    """Convert each line; a line that says what an earlier one said is reported as a duplicate."""
+    first_line_of: dict[bytes, int] = {}
+    for line in read_json_lines(path, max_line_bytes=limits.max_line_bytes):
+        if isinstance(line, Rejected):
+            yield line
+            continue
+        try:
+            item = convert(line.content)
+        except InputError as error:
+            yield Rejected.from_error(error, line_number=line.line_number, raw=line.raw)
+            continue
+        first = first_line_of.setdefault(bytes.fromhex(identity(item)), line.line_number)
+        if first == line.line_number:
+            yield item
+        else:
+            yield _duplicate(line, first, identity(item))
+
+
+def _duplicate(line: JsonLine, first_line: int, edit_id: str) -> Rejected:
+    error = RefusedInputError(
+        f"same picture, prompt and target as line {first_line}; it is taught once",
+        error_type=RejectType.DUPLICATE,
+    )
+    return Rejected.from_error(error, line_number=line.line_number, raw=line.raw, edit_id=edit_id)
+
+
+def _existing_file(path: Path | str) -> Path:
+    file_path = Path(path)
+    if not file_path.is_file():
+        raise InputError(f"{str(file_path)!r} is not a file; expected a JSONL file")
+    return file_path

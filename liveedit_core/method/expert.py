@@ -1,0 +1,93 @@
+"""Experts and the generator that writes them: f_eg of Eq. 1."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from liveedit_core.errors import NumericsError
+from liveedit_core.method.attention import CrossAttention
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.states import Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expert:
+    """What one edit becomes: a low-rank map and the features that route to it (float32, CPU)."""
+
+    edit_id: str
+    visual_feature_QM: Tensor
+    prompt_feature_QM: Tensor
+    down_RD: Tensor
+    up_RD: Tensor
+
+    def check_finite(self) -> None:
+        """Refuse NaN and infinity.
+
+        Raises:
+            NumericsError: naming the edit and the tensor.
+        """
+        for name in ("visual_feature_QM", "prompt_feature_QM", "down_RD", "up_RD"):
+            if not torch.isfinite(getattr(self, name)).all():
+                raise NumericsError(
+                    f"edit {self.edit_id}: {name} holds NaN or infinity; the expert is not stored. "
+                    "Look at the picture and target of this edit, and at the generator checkpoint."
+                )
+
+
+FOCUS = 40.0
+"""Strength of the attention of a slot to its position when a copying generator begins."""
+
+
+class ExpertGenerator(nn.Module):
+    """Writes one of the two matrices of an expert from the rows of its edit (Eq. 1).
+
+    With target positions (a variant of ours), keys carry a position embedding, and rank slot r
+    begins by copying one row: the one before target token r (for "down": when to answer), or the
+    embedding of target token r (for "up": what to answer). Without, it begins at random as in the
+    paper, and takes many times longer to train.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.scale = 1.0 / (config.expert_scale * math.sqrt(config.rank))
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.query = nn.Parameter(torch.empty(1, config.rank, config.module_dim))
+        nn.init.kaiming_normal_(self.query)
+        self.attention = CrossAttention(
+            config.module_dim, config.hidden_size, config.hidden_size, config.num_attention_heads
+        )
+        if config.num_target_positions:
+            # 0: any other row; 1: the last prompt row; then target rows; then target embeddings
+            shape = (2 * config.num_target_positions + 2, config.hidden_size)
+            self.position = nn.Parameter(torch.randn(shape))
+
+    @torch.no_grad()
+    def begin_as_copier(self, first_position: int) -> None:
+        """Let slot r attend the rows at position `first_position + r` and copy them."""
+        attention = self.attention
+        slots = torch.arange(self.query.shape[1]) + first_position
+        slots = slots.clamp(max=self.position.shape[0] - 1)
+        keys_RM = self.position[slots] @ attention.k_proj.weight.T
+        per_head = keys_RM.unflatten(-1, (attention.num_heads, -1))
+        focused = FOCUS * per_head / per_head.square().sum(-1, keepdim=True)
+        self.query.copy_(focused.flatten(-2)[None])
+        for linear in (attention.q_proj, attention.v_proj):
+            nn.init.eye_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, signal: Rows, position_BS: Tensor) -> Tensor:
+        """Generate.
+
+        Args:
+            signal: h_v ++ h_p ++ h_o (++ target embeddings), [B, S, D].
+            position_BS: int64 index into the position embeddings; unused when there are none.
+
+        Returns:
+            [B, R, D].
+        """
+        rows_BSD = self.norm(signal.rows_BSD)
+        keys_BSD = rows_BSD + self.position[position_BS] if hasattr(self, "position") else None
+        matrix: Tensor = self.attention(self.query, rows_BSD, signal.mask_BS, keys_BSD)
+        return matrix * self.scale

@@ -1,0 +1,187 @@
+"""All trained modules of LiveEdit in one place, and their file format.
+
+A generator checkpoint is a folder with `generator.safetensors` and `config.json`; its digest is the
+sha256 over both.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from liveedit_core.errors import IntegrityError
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.expert import ExpertGenerator
+from liveedit_core.method.features import FeatureExtractor, Features, PromptExtractor
+from liveedit_core.method.visual_key import VisualKey
+from liveedit_core.states import LayerStates, Rows, image_rows, prompt_rows, pyramids
+
+WEIGHTS_FILE = "generator.safetensors"
+CONFIG_FILE = "config.json"
+
+
+class LearnedTensor(nn.Module):
+    """A parameter that belongs to no other module.
+
+    Shards of a parameter are gathered while the forward of its module runs, so it may be used
+    nowhere else; what leaves this forward is therefore a copy. A number is held as one row, as
+    DeepSpeed cannot share out tensors without a dimension.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.shape = value.shape
+        self.value = nn.Parameter(value.reshape(self.shape or (1,)))
+
+    def forward(self) -> Tensor:
+        """The tensor."""
+        return self.value.clone().reshape(self.shape)
+
+
+class LiveEditGenerator(nn.Module):
+    """The trained part of the system: two expert generators, two feature extractors, a LayerNorm.
+
+    It owns no parameter itself: each belongs to a submodule whose one forward is the only place
+    where it is used, so that ZeRO-3 can shard them all.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.has_pyramid = config.visual_source == "tower_pyramid"
+        if self.has_pyramid:
+            self.visual_key = VisualKey(config)
+            self.edit_extractor: nn.Module = PromptExtractor(config)
+            self.input_extractor: nn.Module = PromptExtractor(config)
+        else:
+            self.edit_extractor = FeatureExtractor(config, has_sentinel=False)
+            self.input_extractor = FeatureExtractor(config, has_sentinel=True)
+        self.down_generator = ExpertGenerator(config)
+        self.up_generator = ExpertGenerator(config)
+        self.hidden_norm = nn.LayerNorm(config.hidden_size)
+        if config.has_target_embeddings:
+            self.end_row = LearnedTensor(torch.randn(1, config.hidden_size))
+        if config.num_target_positions:
+            self.down_generator.begin_as_copier(1)
+            past = config.num_target_positions if config.has_target_embeddings else 0
+            self.up_generator.begin_as_copier(2 + past)
+        if config.soft_routing == "prompt_and_visual":
+            self.visual_weight = LearnedTensor(torch.tensor(1.0))
+        self.digest = ""
+        self.register_state_dict_post_hook(_shorten_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_lengthen_names)  # type: ignore[no-untyped-call]
+
+    def visual_evidence(self) -> Tensor | float:
+        """c: weight of the visual margin in the softmax; 0 in the paper."""
+        return self.visual_weight() if hasattr(self, "visual_weight") else 0.0
+
+    def edit_features(self, states: Sequence[LayerStates]) -> Features:
+        """Features stored with an expert (Eq. 3 and 4, edit side)."""
+        return self._features(self.edit_extractor, states)
+
+    def input_features(self, states: Sequence[LayerStates]) -> Features:
+        """Features of a question, with its threshold (Eq. 3 to 5, input side)."""
+        return self._features(self.input_extractor, states)
+
+    def _features(self, extractor: nn.Module, states: Sequence[LayerStates]) -> Features:
+        prompt = prompt_rows(states)
+        if self.has_pyramid:
+            is_edit = extractor is self.edit_extractor
+            visual, sentinel, twin = self.visual_key(pyramids(states), is_edit=is_edit)
+            return Features(visual, extractor(prompt), sentinel, twin)
+        features: Features = extractor(prompt, image_rows(states))
+        return features
+
+    def write_matrices(self, states: Sequence[LayerStates]) -> tuple[Tensor, Tensor]:
+        """(down, up), each [B, R, D], of the experts of some edits (Eq. 1)."""
+        signal, position_BS = self.edit_signal(states)
+        return self.down_generator(signal, position_BS), self.up_generator(signal, position_BS)
+
+    def edit_signal(self, states: Sequence[LayerStates]) -> tuple[Rows, Tensor]:
+        """h_v ++ h_p ++ h_o (++ target embeddings ++ end) and the position index of each row."""
+        parts, positions = [], []
+        end_row = self.end_row() if self.config.has_target_embeddings else None
+        count = self.config.num_target_positions
+        for state in states:
+            rows = [state.hidden_TD[slice(*span)] for span in self._signal_spans(state)]
+            targets = torch.arange(len(rows[2])).clamp(max=max(count - 1, 0)) + 2
+            others = torch.zeros(len(rows[0]) + len(rows[1]), dtype=torch.int64)
+            others[-1] = 1
+            index = [others, targets]
+            if end_row is not None:
+                rows += [state.target_embeddings_OD, end_row]
+                end = torch.tensor([min(len(targets), max(count - 1, 0)) + 2])
+                index += [targets + count, end + count]
+            parts.append(torch.cat(rows))
+            positions.append(torch.cat(index))
+        padded = nn.utils.rnn.pad_sequence(positions, batch_first=True)
+        signal = Rows.pad(parts)
+        return signal, padded.to(signal.rows_BSD.device)
+
+    @staticmethod
+    def _signal_spans(state: LayerStates) -> tuple[tuple[int, int], ...]:
+        return state.image_span, state.prompt_span, state.target_span
+
+
+OWN_TENSORS = ("end_row", "visual_weight")
+"""Tensors of a checkpoint that are a `LearnedTensor` in memory."""
+
+
+def _shorten_names(module: nn.Module, tensors: Any, prefix: str, _: Any) -> None:
+    """A `LearnedTensor` goes by the name of its attribute in checkpoints."""
+    for name in OWN_TENSORS:
+        if f"{prefix}{name}.value" in tensors:
+            value = tensors.pop(f"{prefix}{name}.value")
+            tensors[f"{prefix}{name}"] = value.reshape(getattr(module, name).shape)
+
+
+def _lengthen_names(module: nn.Module, tensors: Any, prefix: str, *_: Any) -> None:
+    for name in OWN_TENSORS:
+        if f"{prefix}{name}" in tensors and hasattr(module, name):
+            value = tensors.pop(f"{prefix}{name}")
+            tensors[f"{prefix}{name}.value"] = value.reshape(getattr(module, name).value.shape)
+
+
+def save_generator(generator: LiveEditGenerator, folder: Path) -> str:
+    """Write weights and config; returns the digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    text = json.dumps(generator.config.to_dict(), indent=2, sort_keys=True)
+    (folder / CONFIG_FILE).write_text(text + "\n")
+    return digest_of(folder)
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 over weights and config of a checkpoint folder."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def load_generator(folder: Path) -> LiveEditGenerator:
+    """Read a checkpoint folder; float32, eval mode, frozen.
+
+    Raises:
+        IntegrityError: a file is missing or damaged, or the weights do not fit the config.
+        ConfigError: the config holds unknown or impossible values.
+    """
+    try:
+        config = GeneratorConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text()))
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise IntegrityError(f"generator checkpoint {folder}: {error}") from error
+    generator = LiveEditGenerator(config)
+    try:
+        generator.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise IntegrityError(f"generator checkpoint {folder}: {error}") from error
+    generator.digest = digest_of(folder)
+    return generator.eval().requires_grad_(False)

@@ -1,0 +1,156 @@
+"""Which experts answer, and with what weight: hard filter, soft routing, fusion (Eq. 5 to 7).
+
+    keep n   iff  sim(phi_in, phi_n) > sim(phi_in, phi_sentinel)              Eq. 5
+    w_n      =    sigmoid(s_n) * softmax_n(s),  s_n = sim(psi_in, psi_n)      Eq. 7, over kept ones
+    residual =    sum_n w_n * relu(LN(h) @ down_n^T) @ up_n                   Eq. 6
+
+Ours, optional: the visual margin sim(phi_in, phi_n) - sim(phi_in, phi_sentinel) also moves the
+softmax (`soft_routing`) and is a second gate of the weight (`visual_gate`).
+
+All similarities are float32. Scoring a query against N experts is one product with an [N, K]
+matrix.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.features import Features
+
+
+def similarity(queries_BQM: Tensor, keys_NK: Tensor) -> Tensor:
+    """<flatten(a), flatten(b)> / (Q * sqrt(M)) (METHOD.md 3).
+
+    Args:
+        queries_BQM: features of B inputs.
+        keys_NK: flattened features of N experts.
+
+    Returns:
+        [B, N] float32.
+    """
+    num_queries, width = queries_BQM.shape[-2:]
+    flat = queries_BQM.flatten(-2).float()
+    return flat @ keys_NK.float().T / (num_queries * math.sqrt(width))
+
+
+def paired_similarity(first_BQM: Tensor, second_BQM: Tensor) -> Tensor:
+    """Similarity of the b-th feature of each side, [B] float32."""
+    num_queries, width = first_BQM.shape[-2:]
+    product = (first_BQM.float() * second_BQM.float()).sum((-1, -2))
+    return product / (num_queries * math.sqrt(width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingBatch:
+    """Routing of B inputs over N experts."""
+
+    kept_BN: Tensor
+    """bool: experts that answer."""
+    weights_BN: Tensor
+    """float32: fusion weights, zero where not kept."""
+    margin_BN: Tensor
+    """float32: visual similarity minus the sentinel's."""
+    prompt_BN: Tensor
+    """float32: prompt similarity."""
+
+
+def route(
+    features: Features,
+    visual_features_NK: Tensor,
+    prompt_features_NK: Tensor,
+    config: GeneratorConfig,
+    visual_weight: Tensor | float = 0.0,
+    candidates_BN: Tensor | None = None,
+) -> RoutingBatch:
+    """Route a batch (Eq. 5 and Eq. 7).
+
+    Args:
+        features: input-side features (with sentinel).
+        visual_features_NK: visual features of the experts.
+        prompt_features_NK: prompt features of the experts.
+        config: `max_kept`, `min_gate`, `soft_routing`, `visual_gate` and `has_hard_filter` change
+            the paper's rule; their defaults are the paper's.
+        visual_weight: c of `softmax(s_prompt + c * margin)` when `soft_routing` asks for it.
+        candidates_BN: bool, replaces the hard filter (mixture masks of training).
+
+    Returns:
+        The routing; a row without a kept expert has all weights zero.
+    """
+    if features.sentinel_BQM is None:
+        raise ValueError("route() needs input-side features, with the sentinel's")
+    visual_BN = similarity(features.visual_BQM, visual_features_NK)
+    threshold_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
+    margin_BN = visual_BN - threshold_B[:, None]
+    prompt_BN = similarity(features.prompt_BQM, prompt_features_NK)
+    kept_BN = hard_filter(margin_BN, prompt_BN, config) if candidates_BN is None else candidates_BN
+    if config.soft_routing == "average":
+        weights_BN = average_weights(kept_BN)
+    elif config.soft_routing == "prompt_and_visual":
+        weights_BN = soft_weights(prompt_BN + visual_weight * margin_BN, prompt_BN, kept_BN)
+    else:
+        weights_BN = soft_weights(prompt_BN, prompt_BN, kept_BN)
+    if config.visual_gate > 0:
+        weights_BN = weights_BN * visual_gates(features, margin_BN, config)
+    return RoutingBatch(
+        kept_BN=kept_BN, weights_BN=weights_BN, margin_BN=margin_BN, prompt_BN=prompt_BN
+    )
+
+
+def hard_filter(margin_BN: Tensor, prompt_BN: Tensor, config: GeneratorConfig) -> Tensor:
+    """Experts whose picture beats the sentinel (Eq. 5), within the configured bounds."""
+    kept_BN = margin_BN > 0 if config.has_hard_filter else torch.ones_like(margin_BN).bool()
+    if config.min_gate > 0:
+        kept_BN = kept_BN & (prompt_BN.sigmoid() >= config.min_gate)
+    if 0 < config.max_kept < margin_BN.shape[1]:
+        ranked = margin_BN.masked_fill(~kept_BN, -torch.inf)
+        last_best_B1 = ranked.topk(config.max_kept, dim=-1).values[:, -1:]
+        kept_BN = kept_BN & (ranked >= last_best_B1)
+    return kept_BN
+
+
+def visual_gates(features: Features, margin_BN: Tensor, config: GeneratorConfig) -> Tensor:
+    """How much the pictures alone speak for each expert, [B, N] in 0..1 (`config.visual_gate`)."""
+    midpoint_BN = torch.full_like(margin_BN, config.visual_midpoint)
+    if features.twin_BQM is not None and features.sentinel_BQM is not None:
+        own_B = paired_similarity(features.visual_BQM, features.twin_BQM - features.sentinel_BQM)
+        is_twin_BN = margin_BN >= config.twin_share * own_B[:, None]
+        is_rival_BN = is_twin_BN.any(1, keepdim=True) & ~is_twin_BN
+        midpoint_BN = midpoint_BN.masked_fill(is_rival_BN, config.rival_midpoint)
+    return (config.visual_gate * (margin_BN - midpoint_BN)).sigmoid()
+
+
+def soft_weights(logits_BN: Tensor, gates_BN: Tensor, kept_BN: Tensor) -> Tensor:
+    """sigmoid(gate) * softmax(logits) over the kept experts (Eq. 7); zero rows where none is."""
+    masked = logits_BN.masked_fill(~kept_BN, -torch.inf)
+    shares = masked.softmax(-1).nan_to_num(0.0) if masked.shape[1] else masked
+    return torch.where(kept_BN, shares, 0.0) * gates_BN.sigmoid()
+
+
+def average_weights(kept_BN: Tensor) -> Tensor:
+    """The same weight for all kept experts, together 1; zero rows where none is."""
+    count_B1 = kept_BN.sum(-1, keepdim=True).clamp(min=1)
+    return kept_BN.float() / count_B1
+
+
+def fused_residual(
+    normed_BTD: Tensor, weights_BN: Tensor, down_NRD: Tensor, up_NRD: Tensor, gain: float
+) -> Tensor:
+    """What is added to the rows at l_e (Eq. 6).
+
+    Args:
+        normed_BTD: LN(h).
+        weights_BN: fusion weights.
+        down_NRD, up_NRD: experts.
+        gain: factor of the residual (1 in the paper).
+
+    Returns:
+        [B, T, D].
+    """
+    num_experts, rank, width = down_NRD.shape
+    activation = torch.relu(normed_BTD @ down_NRD.reshape(-1, width).T)
+    weighted = activation.unflatten(-1, (num_experts, rank)) * weights_BN[:, None, :, None]
+    residual: Tensor = weighted.flatten(-2) @ up_NRD.reshape(-1, width) * gain
+    return residual

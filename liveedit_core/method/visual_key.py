@@ -1,0 +1,100 @@
+"""The visual key on an image pyramid: which expert knows the thing in this picture.
+
+Many questions share their wording ("What is shown here?"), so the picture alone tells the experts
+apart, and it must do so for things never seen in training, in another hand's drawing. Two choices
+differ from Eq. 3 and 4, and are optional (`visual_source = "tower_pyramid"`):
+
+- The picture is one row, a pyramid of several image-tower levels, each pooled to a coarse grid
+  (`backbones/pyramid.py`); a linear map of it, from discriminant analysis, is the feature. Middle
+  levels and places carry what the last level has already forgotten.
+- The sentinel is not one picture but a crowd of C of them. How near a picture is to its nearest
+  sentinels says how common it looks, and both sides are corrected by it (cross-domain similarity
+  local scaling: Conneau et al., ICLR 2018):
+
+      sim(q, e) - threshold(q)  =  scale * (cos(q, e) - (r(q) + r(e)) / 2 - offset)
+      r(x) = mean of the k largest cos(x, sentinel)
+
+The correction rides in two extra numbers of each feature, so that routing and the expert bank see
+plain features: q' = [q, 1, r(q)], e' = [e, -r(e) / 2, 0], threshold' = [0, offset, 1 / 2]. The
+input side also knows its twin, the feature that an edit of the very same picture has: routing
+compares with it to tell a picture that was edited itself from one that looks alike.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from liveedit_core.method.config import GeneratorConfig
+
+CORRECTION_SIZE = 2
+"""Numbers of a feature that hold the correction."""
+
+
+class VisualFeatures(NamedTuple):
+    """Features of B pictures, each [B, Q, M]; the last two on the input side only."""
+
+    visual_BQM: Tensor
+    sentinel_BQM: Tensor | None = None
+    """Threshold."""
+    twin_BQM: Tensor | None = None
+    """What the edit side makes of the same pictures."""
+
+
+class VisualKey(nn.Module):
+    """Visual features of both sides, from pyramids; `visual_key_fit` gives it its weights.
+
+    Args:
+        config: `visual_size` (E), `visual_rank`, `num_sentinels` (C), `nearest_sentinels` (k), and
+            Q and M, the shape into which features are padded.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    log_scale: Tensor
+    offset: Tensor
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.shape = (config.num_queries, config.module_dim)
+        self.nearest = config.nearest_sentinels
+        self.register_buffer("mean", torch.zeros(config.visual_size))
+        self.register_buffer("deviation", torch.ones(config.visual_size))
+        self.projection = nn.Linear(config.visual_size, config.visual_rank, bias=False)
+        self.sentinels = nn.Parameter(torch.randn(config.num_sentinels, config.visual_rank))
+        # not parameters: no gradient reaches them, and DeepSpeed cannot share out single numbers
+        self.register_buffer("log_scale", torch.tensor(0.0))
+        self.register_buffer("offset", torch.tensor(0.0))
+
+    def forward(self, pyramid_BE: Tensor, *, is_edit: bool) -> VisualFeatures:
+        """Features of some pictures.
+
+        Args:
+            pyramid_BE: their pyramids.
+            is_edit: which side the features are for.
+        """
+        scaled_BE = (pyramid_BE - self.mean) / self.deviation
+        unit_BR = functional.normalize(self.projection(scaled_BE), dim=-1)
+        common_B1 = commonness(unit_BR, functional.normalize(self.sentinels, dim=-1), self.nearest)
+        one_B1, zero_B1 = torch.ones_like(common_B1), torch.zeros_like(common_B1)
+        stored_BQM = self._padded(unit_BR, -common_B1 / 2, zero_B1)
+        if is_edit:
+            return VisualFeatures(stored_BQM)
+        threshold = self._padded(torch.zeros_like(unit_BR), self.offset * one_B1, one_B1 / 2)
+        return VisualFeatures(self._padded(unit_BR, one_B1, common_B1), threshold, stored_BQM)
+
+    def _padded(self, unit_BR: Tensor, *correction: Tensor) -> Tensor:
+        """[B, Q, M], of a length that makes `similarity` scale times the product."""
+        num_queries, width = self.shape
+        length = (self.log_scale.exp() * num_queries * math.sqrt(width)).sqrt()
+        row = torch.cat([unit_BR, *correction], dim=-1) * length
+        padded = functional.pad(row, (0, num_queries * width - row.shape[-1]))
+        return padded.reshape(-1, *self.shape)
+
+
+def commonness(unit_BR: Tensor, sentinels_CR: Tensor, nearest: int) -> Tensor:
+    """r: mean cosine with the nearest sentinels, [B, 1]; both sides of length one."""
+    cosines_BC = unit_BR @ sentinels_CR.T
+    return cosines_BC.topk(nearest, dim=-1).values.mean(-1, keepdim=True)

@@ -1,0 +1,75 @@
+"""Losses of training (Eq. 8 to 16). Each is a mean over the batch; logs carry `EPSILON`."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from liveedit_core.training.recipe import KlDirection
+
+EPSILON = 1e-8
+
+
+def target_nll(logits: list[Tensor], labels: list[Tensor]) -> Tensor:
+    """Mean over target tokens, then over the batch, of -log p(token) (Eq. 8, 9).
+
+    Args:
+        logits: per item [O, V].
+        labels: per item int64 [O].
+    """
+    return torch.stack(
+        [functional.cross_entropy(row, label) for row, label in zip(logits, labels, strict=True)]
+    ).mean()
+
+
+def locality_kl(
+    edited: list[Tensor], original: list[Tensor], direction: KlDirection = "original_to_edited"
+) -> Tensor:
+    """Mean KL between the backbone's and the edited distribution at target tokens (Eq. 10).
+
+    The paper has KL(original || edited); the authors' code computes the other direction.
+    """
+    losses = []
+    for edited_OV, original_OV in zip(edited, original, strict=True):
+        edited_log, original_log = edited_OV.log_softmax(-1), original_OV.log_softmax(-1)
+        if direction == "edited_to_original":
+            edited_log, original_log = original_log, edited_log
+        divergence = functional.kl_div(edited_log, original_log, reduction="sum", log_target=True)
+        losses.append(divergence / len(edited_OV))
+    return torch.stack(losses).mean()
+
+
+def info_nce(scores_BC: Tensor, positive_B: Tensor | None = None) -> Tensor:
+    """-log softmax at the positive column, the diagonal by default (Eq. 13 to 15).
+
+    Args:
+        scores_BC: similarities of B queries with C >= B candidates.
+        positive_B: int64 positive columns.
+    """
+    if positive_B is None:
+        positive_B = torch.arange(len(scores_BC), device=scores_BC.device)
+    shares = scores_BC.float().softmax(-1).gather(1, positive_B[:, None])
+    return -(shares + EPSILON).log().mean()
+
+
+def soft_absolute(scores_BB: Tensor) -> Tensor:
+    """-log sigmoid(s_jj) - log(1 - sigmoid(s_j,j-1)): the negative is the batch rolled (Eq. 16)."""
+    return gate_loss(scores_BB.diagonal(), scores_BB.roll(1, dims=1).diagonal())
+
+
+def gate_loss(positive_B: Tensor, negative_B: Tensor) -> Tensor:
+    """Mean of -log sigmoid(positive) - log(1 - sigmoid(negative))."""
+    push = -(positive_B.float().sigmoid() + EPSILON).log()
+    pull = -(1 - negative_B.float().sigmoid() + EPSILON).log()
+    return push.mean() + pull.mean()
+
+
+def hard_neighbour(scores_BB: Tensor, sentinel_B: Tensor) -> Tensor:
+    """InfoNCE over the batch's experts and the own sentinel, positive on the diagonal (Eq. 13)."""
+    return info_nce(torch.cat([scores_BB, sentinel_B[:, None]], dim=1))
+
+
+def hard_sentinel(scores_BB: Tensor, sentinel_B: Tensor) -> Tensor:
+    """InfoNCE over the same columns, the sentinel being the positive (Eq. 14)."""
+    columns = torch.cat([scores_BB, sentinel_B[:, None]], dim=1)
+    last = columns.shape[1] - 1
+    return info_nce(columns, torch.full((len(columns),), last, device=columns.device))

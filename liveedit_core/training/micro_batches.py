@@ -1,0 +1,178 @@
+"""Micro-batches: the unit of work of training, and the only place where training draws at random.
+
+Everything random about a micro-batch comes from (seed, phase, step, number in the step), so it does
+not matter which process computes it, and a resumed run draws what an undisturbed one would have.
+Losses that compare items compare those of one micro-batch only.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from liveedit_core.states import LayerStates
+from liveedit_core.training.data import TrainingData
+from liveedit_core.training.recipe import Phase
+from liveedit_core.training.sampling import draw_different_domains, draw_same_domain, mixture_mask
+
+MINIMUM_OWN_WEIGHT = 0.6
+MAXIMUM_OTHER_WEIGHT = 0.3
+
+States = list[LayerStates]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptBatch:
+    """For each edit: a question that asks for it and two that do not."""
+
+    edits: States
+    asked: States
+    """The edit itself, its rephrasing, or its other picture."""
+    swapped: States
+    """Another question about its picture."""
+    rivals: States
+    """A question that asks for another edit of the same thing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertBatch:
+    """Edits, one question for each, and the weights of their experts."""
+
+    edits: States
+    questions: States
+    weights_BB: Tensor
+    """The own weight is drawn from 0.6..1, and the expert of one other edit gets up to 0.3: what
+    soft routing does at inference when it is not quite sure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointBatch:
+    """Edits, their probes with mixture masks, and the views of the routing losses."""
+
+    edits: States
+    reliability: States
+    text_generality: States
+    modal_generality: States
+    locality: States
+    reliability_BB: Tensor
+    text_generality_BB: Tensor
+    modal_generality_BB: Tensor
+    locality_BB: Tensor
+    """Mixture masks (METHOD.md 5), one a kind."""
+    same_input: States
+    same_edit: States
+    """Two views of one domain: input side, edit side."""
+    distant_input: States
+    distant_edit: States
+    """Two views of different domains."""
+
+
+MicroBatch = PromptBatch | ExpertBatch | JointBatch
+MicroBatchT = TypeVar("MicroBatchT", bound=MicroBatch)
+
+
+def draw(
+    data: TrainingData, phase: Phase, batch_size: int, *, seed: int, step: int, number: int
+) -> MicroBatch:
+    """The micro-batch of this number in a step of a phase."""
+    suffix = (
+        f" {number}" if number else ""
+    )  # the first one draws as steps did before there were more
+    rng = random.Random(f"{seed} {phase} {step}{suffix}")
+    if phase == "experts":
+        return draw_experts(data, batch_size, rng)
+    chosen = rng.sample(range(len(data.cases)), min(batch_size, len(data.cases)))
+    return draw_prompt(data, chosen, rng) if phase == "prompt" else draw_joint(data, chosen, rng)
+
+
+def draw_prompt(data: TrainingData, chosen: Sequence[int], rng: random.Random) -> PromptBatch:
+    """Questions about some cases. In production many edits ask the same question, so another item
+    of the batch is no negative; another edit of the same thing is."""
+    cases = [data.cases[i] for i in chosen]
+    siblings = [data.siblings[case.thing] for case in cases]
+    others = [
+        rng.choice([s for s in group if s != i] or [i])
+        for i, group in zip(chosen, siblings, strict=True)
+    ]
+    asked = [rng.choice((case.edit, *case.generality)) for case in cases]
+    rivals = [
+        rng.choice((data.cases[o].edit, *data.cases[o].generality)) if o != i else case.prompt_swap
+        for i, o, case in zip(chosen, others, cases, strict=True)
+    ]
+    return PromptBatch(
+        edits=data.states([case.edit for case in cases]),
+        asked=data.states(asked),
+        swapped=data.states([case.prompt_swap for case in cases]),
+        rivals=data.states(rivals),
+    )
+
+
+def draw_experts(data: TrainingData, batch_size: int, rng: random.Random) -> ExpertBatch:
+    """Half of the items are cases, half are pairs with random targets."""
+    num_pairs = min(batch_size // 2, len(data.pairs))
+    cases = rng.choices(data.cases, k=batch_size - num_pairs)
+    pairs = rng.sample(data.pairs, num_pairs)
+    edits = [case.edit for case in cases] + [pair.edit for pair in pairs]
+    asked = [rng.choice((case.edit, *case.generality)) for case in cases]
+    asked += [rng.choice((pair.edit, pair.query, pair.query)) for pair in pairs]
+    weights_rng = torch.Generator().manual_seed(rng.getrandbits(60))
+    own = torch.rand(batch_size, generator=weights_rng)
+    own = own * (1 - MINIMUM_OWN_WEIGHT) + MINIMUM_OWN_WEIGHT
+    other = torch.rand(batch_size, generator=weights_rng) * MAXIMUM_OTHER_WEIGHT
+    other = other * (torch.rand(batch_size, generator=weights_rng) < 0.5)
+    weights_BB = torch.diag(own) + torch.diag(other).roll(1, dims=1)
+    return ExpertBatch(
+        edits=data.states(edits), questions=data.states(asked), weights_BB=weights_BB
+    )
+
+
+def draw_joint(data: TrainingData, chosen: Sequence[int], rng: random.Random) -> JointBatch:
+    """The paper's batch."""
+    cases = [data.cases[i] for i in chosen]
+    masks_rng = torch.Generator().manual_seed(rng.getrandbits(60))
+    own = [mixture_mask(len(cases), has_own=True, generator=masks_rng) for _ in range(3)]
+    distant = [rng.choice((*case.image_locality, case.prompt_swap)) for case in cases]
+    edit_views = [(case.edit, *case.generality) for case in cases]
+    locality_views = [case.image_locality for case in cases]
+    same = draw_same_domain(edit_views, locality_views, rng)
+    across = draw_different_domains(edit_views, locality_views, rng)
+    edits = data.states([case.edit for case in cases])
+    return JointBatch(
+        edits=edits,
+        reliability=edits,
+        text_generality=data.states([case.generality[0] for case in cases]),
+        modal_generality=data.states([case.generality[1] for case in cases]),
+        locality=data.states(distant),
+        reliability_BB=own[0],
+        text_generality_BB=own[1],
+        modal_generality_BB=own[2],
+        locality_BB=mixture_mask(len(cases), has_own=False, generator=masks_rng),
+        same_input=data.states(same.input_side),
+        same_edit=data.states(same.edit_side),
+        distant_input=data.states(across.input_side),
+        distant_edit=data.states(across.edit_side),
+    )
+
+
+def on_device(batch: MicroBatchT, device: torch.device) -> MicroBatchT:
+    """The same micro-batch with all tensors on a device."""
+    if device.type == "cpu":
+        return batch
+    return replace(batch, **{f.name: _moved(getattr(batch, f.name), device) for f in fields(batch)})
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, LayerStates):
+        changed = {f.name: _moved(getattr(value, f.name), device) for f in fields(value)}
+        return replace(value, **changed)
+    return [_moved(item, device) for item in value] if isinstance(value, list) else value
+
+
+def numbers_of_rank(accumulation: int, *, rank: int, shards: int) -> Iterable[int]:
+    """Which micro-batches of a step a rank computes: its number, then every `shards`-th."""
+    return range(rank, accumulation, shards)

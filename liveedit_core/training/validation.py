@@ -1,0 +1,222 @@
+"""Validation of a generator while it is trained: the five metrics on things it never saw.
+
+    training things --split_by_thing--> trained on | held out --> bank of 100 edits, probes scored
+
+Held-out things are taken from the training split, so the evaluation split stays unseen by every
+decision. All that no generator can change (rows at l_e, unedited answers) is prepared once.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from liveedit_core.backbones.protocol import Backbone
+from liveedit_core.errors import ConfigError
+from liveedit_core.evaluation.metrics import (
+    TEACHER_FORCED,
+    CaseScorer,
+    PreparedCases,
+    ProbeResult,
+    paper_average,
+    summarize,
+)
+from liveedit_core.method.editor import Editor, edit_input
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.schema import PAPER_METRICS, Case, ProbeKind
+from liveedit_core.state_source import BackboneStates, StateSource
+from liveedit_core.states import LayerStates
+from liveedit_core.training.diagnostics import (
+    RoutedProbe,
+    RoutingSamples,
+    expert_norms,
+    routed_probes,
+    routing_figures,
+    routing_samples,
+    routing_warnings,
+)
+from liveedit_core.training.diagnostics_recipe import DiagnosticsRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseSplit:
+    """Cases to train on and cases to validate on; no thing is in both."""
+
+    training: tuple[Case, ...]
+    held_out: tuple[Case, ...]
+    """In a drawn order, one subject once; the first ones are scored."""
+
+    @property
+    def held_out_things(self) -> frozenset[str]:
+        """Names of the things that training must not see, in no drawing."""
+        return frozenset(case.thing for case in self.held_out)
+
+
+def split_by_thing(cases: Sequence[Case], *, num_held_out: int, seed: int) -> CaseSplit:
+    """Hold out whole things until they have enough edits of different subjects.
+
+    The draw depends on the names of the things and the seed, not on the order of the cases. A
+    probe of a training case may still show a held-out thing as a picture to leave alone.
+
+    Args:
+        cases: of the training split.
+        num_held_out: edits to hold out; 0 holds out nothing.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: more than half of the things would go.
+    """
+    by_thing: dict[str, list[Case]] = {}
+    for case in sorted(cases, key=lambda case: case.case_id):
+        by_thing.setdefault(case.thing, []).append(case)
+    things = sorted(by_thing)
+    draw = random.Random(f"{seed} validation")
+    draw.shuffle(things)
+    chosen: set[str] = set()
+    held_out: list[Case] = []
+    for thing in things:
+        if len(held_out) >= num_held_out:
+            break
+        chosen.add(thing)
+        held_out += {case.edit.subject_id: case for case in by_thing[thing]}.values()
+    if 2 * len(chosen) > len(things) or len(held_out) < num_held_out:
+        raise ConfigError(
+            f"bank_edits: {num_held_out} edits of held-out things need {len(chosen)} of the "
+            f"{len(things)} training things, more than half; lower it or bring more cases"
+        )
+    draw.shuffle(held_out)
+    training = tuple(case for case in cases if case.thing not in chosen)
+    return CaseSplit(training=training, held_out=tuple(held_out[:num_held_out]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationReport:
+    """What one validation found."""
+
+    figures: dict[str, float]
+    """By name: `validation.<metric>`, `validation.average`, `routing.<figure>`."""
+    results: tuple[ProbeResult, ...]
+    samples: RoutingSamples
+    warnings: tuple[str, ...]
+
+    @property
+    def score(self) -> float | None:
+        """Mean of the paper's metrics that were measured: which checkpoint is the best.
+
+        None where none was.
+        """
+        names = [f"validation.{kind}" for kind in PAPER_METRICS]
+        means = [self.figures[name] for name in names if name in self.figures]
+        return sum(means) / len(means) if means else None
+
+
+class Validator:
+    """Scores generators on held-out cases, against a bank of their edits.
+
+    Args:
+        backbone: frozen VLM.
+        held_out: cases whose edits fill the bank, of things that were not trained on.
+        num_cases: so many of them, the first, are scored.
+        limits: when to warn.
+        batch_size: probes per forward.
+        source: of states; the backbone by default.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        held_out: Sequence[Case],
+        *,
+        num_cases: int,
+        limits: DiagnosticsRecipe,
+        batch_size: int = 16,
+        source: StateSource | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.source = source or BackboneStates(backbone)
+        self.bank_cases = list(held_out)
+        self.num_cases = num_cases
+        self.limits = limits
+        self.batch_size = batch_size
+        self.first_norm = 0.0
+        """`expert_norm_median` of the first validation; a resumed run may set it."""
+        self._prepared = PreparedCases(probes=())
+        self._edit_states: list[LayerStates] = []
+        self._positions = {case.edit.edit_id: i for i, case in enumerate(self.bank_cases)}
+        by_thing: dict[str, list[int]] = {}
+        for i, case in enumerate(self.bank_cases):
+            by_thing.setdefault(case.thing, []).append(i)
+        self._relatives = [tuple(by_thing[case.thing]) for case in self.bank_cases]
+
+    @torch.no_grad()
+    def __call__(self, generator: LiveEditGenerator) -> ValidationReport:
+        """Write the bank, route and score all probes.
+
+        Raises:
+            NumericsError: the generator writes experts that are not finite.
+            RepositoryMismatchError: it does not fit the backbone.
+        """
+        empty = Editor(self.backbone, generator, ExpertRepository.empty(generator.config))
+        scorer = CaseScorer(empty, batch_size=self.batch_size)
+        if not self._prepared.probes:
+            self._prepare(scorer)
+        requests = [case.edit for case in self.bank_cases]
+        experts = []
+        for start in range(0, len(requests), self.batch_size):
+            chunk = slice(start, start + self.batch_size)
+            experts += empty.write_experts(requests[chunk], self._edit_states[chunk])
+        repository = ExpertRepository.from_experts(generator.config, experts)
+        results = scorer.score(self._prepared, repository)
+        routed = self._route(empty.with_repository(repository))
+        routing = routing_figures(routed)
+        norms = expert_norms(repository, generator.config.gain)
+        routing["expert_norm_median"] = float(norms.median())
+        routing["expert_norm_max"] = float(norms.max())
+        self.first_norm = self.first_norm or routing["expert_norm_median"]
+        return ValidationReport(
+            figures=metric_figures(results)
+            | {f"routing.{name}": value for name, value in routing.items()},
+            results=tuple(results),
+            samples=routing_samples(routed),
+            warnings=tuple(routing_warnings(routing, self.limits, first_norm=self.first_norm)),
+        )
+
+    def _prepare(self, scorer: CaseScorer) -> None:
+        """What no generator can change; the edits of scored cases are encoded as probes already."""
+        prepared = scorer.prepare(self.bank_cases[: self.num_cases], source=self.source)
+        known = {
+            probe.edit_id: probe.states
+            for probe in prepared.probes
+            if probe.kind is ProbeKind.RELIABILITY
+        }
+        missing = [case.edit for case in self.bank_cases if case.edit.edit_id not in known]
+        encoded = self.source.states([edit_input(request) for request in missing])
+        known |= {request.edit_id: states for request, states in zip(missing, encoded, strict=True)}
+        self._edit_states = [known[case.edit.edit_id] for case in self.bank_cases]
+        self._prepared = prepared
+
+    def _route(self, editor: Editor) -> list[RoutedProbe]:
+        """Routing of every probe with a picture over the bank."""
+        seen = [probe for probe in self._prepared.probes if probe.states.has_image]
+        routed = []
+        for start in range(0, len(seen), self.batch_size):
+            batch = seen[start : start + self.batch_size]
+            own = [self._positions[probe.edit_id] for probe in batch]
+            routing = editor.route([probe.states for probe in batch])
+            kinds = [probe.kind for probe in batch]
+            routed += routed_probes(routing, kinds, own, [self._relatives[i] for i in own])
+        return routed
+
+
+def metric_figures(results: Sequence[ProbeResult]) -> dict[str, float]:
+    """Means of all metrics and the average of the paper's five, for the curve."""
+    summary = summarize(results)
+    figures = {
+        f"validation.{kind.value}": item.mean
+        for (kind, protocol), item in summary.items()
+        if protocol == TEACHER_FORCED
+    }
+    average = paper_average(summary)
+    return figures if average is None else {**figures, "validation.average": average}

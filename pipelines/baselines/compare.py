@@ -1,0 +1,248 @@
+"""Several editors, the same edits in the same order, the same probes.
+
+For each N the cases are taken in groups of N, in their order: every editor is taught a group,
+scored on cases of the group, and restored, as `lifelong_curves.py` does for one bank. One process,
+no Ray.
+"""
+
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.baselines.protocol import ComparedEditor, EditorMemory
+from liveedit_core.errors import ConfigError
+from liveedit_core.evaluation.metrics import (
+    PROTOCOLS,
+    CaseScorer,
+    PreparedCases,
+    PreparedProbe,
+    ProbeResult,
+    Summary,
+    summarize,
+)
+from liveedit_core.evaluation.scoring import AskedProbe
+from liveedit_core.method.editor import Editor, edit_input
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.schema import Case, ProbeKind
+from liveedit_core.state_source import StateSource
+from pipelines.baselines.editor_comparison_config import CompareRecipe
+from pipelines.baselines.editors import EDITORS
+
+CHUNK_CASES = 32
+"""Cases prepared at a time: 250 probes of some 150 kB for the built-in backbone."""
+HELD_CASES = 128
+"""Prepared cases that are kept for the next number of edits, some 150 MB."""
+FREE_KINDS = (ProbeKind.RELIABILITY, ProbeKind.TEXT_GENERALITY, ProbeKind.MODAL_GENERALITY)
+"""Metrics that are reported under free generation as well."""
+
+NO_MEMORY = EditorMemory(fixed_bytes=0, stored_bytes=0)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditorScores:
+    """What one editor reached after N edits, over all groups of N."""
+
+    name: str
+    num_edits: int
+    """N."""
+    num_groups: int
+    num_scored_cases: int
+    summary: Summary
+    teach_s: float
+    """Of all groups."""
+    score_s: float
+    memory: EditorMemory
+    """After the last group."""
+
+    @property
+    def edit_s(self) -> float:
+        """Time of one edit."""
+        return self.teach_s / (self.num_edits * self.num_groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All editors at all numbers of edits."""
+
+    recipe: CompareRecipe
+    scores: tuple[EditorScores, ...]
+    """By number of edits, then in the order of the recipe."""
+    digests: Mapping[str, str]
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """What adds up over groups."""
+
+    results: list[ProbeResult] = field(default_factory=list)
+    teach_s: float = 0.0
+    score_s: float = 0.0
+    memory: EditorMemory = NO_MEMORY
+
+
+class ProbeDesk:
+    """Prepares the probes of cases, and keeps them for the next number of edits.
+
+    Args:
+        scorer: prepares.
+        source: gives states.
+        max_new_tokens: of free answers.
+    """
+
+    def __init__(self, scorer: CaseScorer, source: StateSource, max_new_tokens: int) -> None:
+        self._scorer = scorer
+        self._source = source
+        self._max_new_tokens = max_new_tokens
+        self._held: OrderedDict[tuple[str, bool], list[PreparedProbe]] = OrderedDict()
+
+    def prepare(self, cases: Sequence[Case], free_ids: frozenset[str]) -> PreparedCases:
+        """Probes of some cases; those named by `free_ids` with free answers where they count."""
+        keys = [(case.case_id, case.case_id in free_ids) for case in cases]
+        asked = [
+            AskedProbe(case, index, probe, has_free and probe.kind in FREE_KINDS)
+            for case, (_, has_free) in zip(cases, keys, strict=True)
+            if (case.case_id, has_free) not in self._held
+            for index, probe in enumerate(case.all_probes())
+        ]
+        done = self._scorer.prepare_probes(
+            asked, max_new_tokens=self._max_new_tokens, source=self._source
+        )
+        for item, prepared in zip(asked, done.probes, strict=True):
+            key = (item.case.case_id, item.case.case_id in free_ids)
+            self._held.setdefault(key, []).append(prepared)
+        probes = tuple(probe for key in keys for probe in self._held[key])
+        while len(self._held) > HELD_CASES:
+            self._held.popitem(last=False)
+        return PreparedCases(probes=probes)
+
+
+def choose_cases(recipe: CompareRecipe, cases: Sequence[Case]) -> list[Case]:
+    """The taught cases in the order of teaching; fewer edits are taught the first of them.
+
+    Raises:
+        ConfigError: There are fewer cases than are to be taught.
+    """
+    if recipe.num_cases > len(cases):
+        raise ConfigError(
+            f"edits: {list(recipe.edits)} with min_cases {recipe.min_cases} need "
+            f"{recipe.num_cases} cases, there are at most {len(cases)}"
+        )
+    return random.Random(recipe.seed).sample(list(cases), recipe.num_cases)
+
+
+def evenly_spread(items: Sequence[Case], count: int) -> list[Case]:
+    """So many items at even distances."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def compare(
+    recipe: CompareRecipe,
+    backbone: HuggingFaceBackbone,
+    generator: LiveEditGenerator,
+    cases: Sequence[Case],
+    source: StateSource,
+    say: Say,
+) -> Comparison:
+    """Teach, score and restore every editor, group after group, at each number of edits.
+
+    Args:
+        recipe: what is compared, and how.
+        backbone: frozen; no editor alters it.
+        generator: LiveEdit's.
+        cases: to draw from.
+        source: of states; the backbone itself or a cache before it.
+        say: takes progress messages.
+    """
+    chosen = choose_cases(recipe, cases)
+    editors = [EDITORS[name](recipe, backbone, generator) for name in recipe.editors]
+    empty = Editor(backbone, generator, ExpertRepository.empty(generator.config))
+    scorer = CaseScorer(empty, batch_size=recipe.batch_size)
+    desk = ProbeDesk(scorer, source, recipe.max_new_tokens)
+    scores: list[EditorScores] = []
+    for size in recipe.sizes:
+        taught = chosen[: size * recipe.num_groups(size)]
+        scores += compare_at(recipe, size, taught, editors, desk, source, say)
+    digests = {"backbone": backbone.digest, "generator": generator.digest}
+    return Comparison(recipe=recipe, scores=tuple(scores), digests=digests)
+
+
+def compare_at(
+    recipe: CompareRecipe,
+    size: int,
+    taught: Sequence[Case],
+    editors: Sequence[ComparedEditor],
+    desk: ProbeDesk,
+    source: StateSource,
+    say: Say,
+) -> list[EditorScores]:
+    """One number of edits: a row for each editor."""
+    scored = evenly_spread(taught, recipe.scored_cases or len(taught))
+    free_ids = frozenset(case.case_id for case in evenly_spread(scored, recipe.free_cases))
+    scored_ids = {case.case_id for case in scored}
+    tallies = {editor.name: _Tally() for editor in editors}
+    for start in range(0, len(taught), size):
+        group = taught[start : start + size]
+        teach_group(editors, group, source, tallies)
+        asked = [case for case in group if case.case_id in scored_ids]
+        score_group(recipe, editors, asked, free_ids, desk, tallies)
+        for editor in editors:
+            editor.restore()
+        say(f"{size} edits: group {start // size + 1} of {len(taught) // size}")
+    return [
+        EditorScores(
+            name=editor.name,
+            num_edits=size,
+            num_groups=len(taught) // size,
+            num_scored_cases=len(scored),
+            summary=summarize(tallies[editor.name].results),
+            teach_s=tallies[editor.name].teach_s,
+            score_s=tallies[editor.name].score_s,
+            memory=tallies[editor.name].memory,
+        )
+        for editor in editors
+    ]
+
+
+def teach_group(
+    editors: Sequence[ComparedEditor],
+    group: Sequence[Case],
+    source: StateSource,
+    tallies: Mapping[str, _Tally],
+) -> None:
+    """Teach a group in order. What is timed begins at the rows at l_e, which all have in common."""
+    for start in range(0, len(group), CHUNK_CASES):
+        requests = [case.edit for case in group[start : start + CHUNK_CASES]]
+        states = source.states([edit_input(request) for request in requests])
+        for editor in editors:
+            start_s = time.perf_counter()
+            editor.teach(requests, states)
+            tallies[editor.name].teach_s += time.perf_counter() - start_s
+    for editor in editors:
+        tallies[editor.name].memory = editor.memory()
+
+
+def score_group(
+    recipe: CompareRecipe,
+    editors: Sequence[ComparedEditor],
+    cases: Sequence[Case],
+    free_ids: frozenset[str],
+    desk: ProbeDesk,
+    tallies: Mapping[str, _Tally],
+) -> None:
+    """Score cases of a group with every editor, in chunks that fit into memory."""
+    for start in range(0, len(cases), CHUNK_CASES):
+        prepared = desk.prepare(cases[start : start + CHUNK_CASES], free_ids)
+        for editor in editors:
+            tally = tallies[editor.name]
+            start_s = time.perf_counter()
+            tally.results += editor.score(
+                prepared, protocols=PROTOCOLS, max_new_tokens=recipe.max_new_tokens
+            )
+            tally.score_s += time.perf_counter() - start_s

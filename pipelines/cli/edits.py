@@ -1,0 +1,226 @@
+"""`liveedit edits ...`: requests of the log, and what became of them."""
+
+import argparse
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestHeader, RequestLog
+from infra.storage.object_store import ObjectStore
+from liveedit_core.errors import InputError
+from liveedit_core.inputs.datasets import load_requests
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import Rejected
+from liveedit_core.schema import EditRequest
+from pipelines.cli.output import Output, short
+from pipelines.cli.selection import bank_names, find_edit, open_bank
+
+REFUSED = 4
+_SHOWN_CHARS = 60
+_FEW_EDITS = 1000
+"""So many are looked up one by one; for more the whole bank is read."""
+
+Command = Callable[[argparse.Namespace, Output], int]
+
+
+def add(options: argparse.Namespace, output: Output) -> int:
+    """Write the requests of a file down in the log."""
+    from pipelines.editing.intake import Source, take_in
+
+    store = ObjectStore(options.store)
+    request_log = RequestLog(store)
+    source = Source(
+        name=str(options.file),
+        digest=_digest(options.file),
+        items=_requests(options.file, store, options.submitter),
+    )
+    intake = take_in(source, request_log)
+    removed = sorted(request_log.changes.removed() & set(intake.cases.edit_ids))
+    output.data(
+        num_accepted=intake.num_accepted,
+        num_new=intake.num_new,
+        num_repeated_lines=intake.num_duplicates,
+        rejected=[vars(item) for item in intake.rejected],
+        supersedes=intake.superseded_by,
+        removed=removed,
+        edits=intake.cases.edit_ids,
+    )
+    output.say(
+        f"{intake.num_accepted:,} requests, {intake.num_new:,} of them new to the log; the next "
+        "editing job on this store teaches them"
+    )
+    if removed:
+        output.say(
+            f"{len(removed):,} of them were removed; `liveedit bank restore` brings them back"
+        )
+    output.table(
+        ("line", "error", "message"),
+        [(item.line_number, item.error_type, item.message) for item in intake.rejected],
+    )
+    return REFUSED if intake.rejected else 0
+
+
+def list_edits(options: argparse.Namespace, output: Output) -> int:
+    """Requests, by number, each with its state."""
+    store = ObjectStore(options.store)
+    request_log = RequestLog(store)
+    headers = request_log.headers(
+        submitter=options.submitter, since=options.since, until=options.until
+    )
+    bank = open_bank(options) if options.bank or bank_names(store) else None
+    states = _states(headers, request_log, bank)
+    chosen = [item for item in headers if options.state in (None, states[item.edit_id])]
+    shown = chosen[: options.limit or None]
+    output.data(
+        bank=bank.name if bank else None,
+        num_edits=len(chosen),
+        edits=[{**asdict(item), "state": states[item.edit_id]} for item in shown],
+    )
+    output.table(
+        ("number", "edit", "state", "submitted (UTC)", "submitter", "prompt", "target"),
+        [
+            (
+                item.sequence,
+                short(item.edit_id),
+                states[item.edit_id],
+                item.submitted_at,
+                item.submitter,
+                item.prompt[:_SHOWN_CHARS],
+                item.target[:_SHOWN_CHARS],
+            )
+            for item in shown
+        ],
+    )
+    more = f", the first {len(shown):,} are shown" if len(shown) < len(chosen) else ""
+    output.say(f"{len(chosen):,} edits{more}")
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Event:
+    """A line in the life of an edit."""
+
+    time: datetime
+    event: str
+    bank: str = ""
+    version: int | str = ""
+    author: str = ""
+    reason: str = ""
+
+
+def history(options: argparse.Namespace, output: Output) -> int:
+    """All that happened to one edit: request, decisions, refusals, versions of the banks."""
+    store = ObjectStore(options.store)
+    request_log = RequestLog(store)
+    header = find_edit(request_log, options.edit)
+    names = [options.bank] if options.bank else bank_names(store)
+    banks = [ExpertBank.open(store, name) for name in names]
+    events = [*_log_events(header, request_log), *_bank_events(header, banks)]
+    events.sort(key=lambda item: item.time)
+    states = {bank.name: _states([header], request_log, bank)[header.edit_id] for bank in banks}
+    output.data(**asdict(header), states=states, events=[asdict(event) for event in events])
+    output.say(f"edit {header.edit_id}")
+    for name, text in (
+        *((f"in {name}", state) for name, state in states.items()),
+        ("prompt", header.prompt),
+        ("target", header.target),
+        ("picture", header.image_uri or "given as bytes"),
+    ):
+        output.say(f"  {name:10} {text}")
+    output.table(
+        ("time (UTC)", "event", "bank", "version", "by", "reason"),
+        [tuple(asdict(event).values()) for event in events],
+    )
+    return 0
+
+
+def _log_events(header: RequestHeader, request_log: RequestLog) -> Iterator[_Event]:
+    """What the log says of an edit."""
+    yield _Event(
+        time=header.submitted_at,
+        event="submitted",
+        author=header.submitter,
+        reason=f"request {header.sequence}",
+    )
+    for change in request_log.changes.read():
+        if header.edit_id in change.edit_ids:
+            word = "removal" if header.edit_id in change.removed else "restoration"
+            yield _Event(
+                time=change.decided_at,
+                event=f"{word} decided",
+                author=change.author,
+                reason=change.reason,
+            )
+    for refusal in request_log.rejects():
+        if refusal.sequence == header.sequence:
+            yield _Event(
+                time=refusal.rejected_at,
+                event="refused",
+                bank=refusal.bank,
+                reason=refusal.rejected.message,
+            )
+
+
+def _bank_events(header: RequestHeader, banks: list[ExpertBank]) -> Iterator[_Event]:
+    """What versions did to an edit."""
+    for bank in banks:
+        for event in bank.versions.events(header.edit_id, bank.version):
+            yield _Event(
+                time=event.window.committed_at,
+                event=event.event,
+                bank=bank.name,
+                version=event.version,
+                author=event.window.author,
+                reason=event.window.message,
+            )
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _requests(path: Path, store: ObjectStore, submitter: str) -> Iterator[EditRequest | Rejected]:
+    """The lines of a file; those that name no submitter get this one."""
+    limits = InputLimits()
+
+    def fetch(uri: str) -> bytes:
+        return store.fetch(uri, limits.max_image_bytes)
+
+    for item in load_requests(path, limits=limits, fetch=fetch):
+        if isinstance(item, EditRequest) and not item.submitter:
+            yield replace(item, submitter=submitter)
+        else:
+            yield item
+
+
+def _states(
+    headers: list[RequestHeader], request_log: RequestLog, bank: ExpertBank | None
+) -> dict[str, str]:
+    """Of each edit: held, superseded, pending, refused or removed, in a bank as it is now."""
+    removed = request_log.changes.removed()
+    subjects = {item.subject_id for item in headers} if len(headers) <= _FEW_EDITS else None
+    held = bank.subject_sequences(subject_ids=subjects) if bank else {}
+    refused = request_log.refused_sequences(bank.name if bank else "")
+    states = {}
+    for item in headers:
+        answering = held.get(item.subject_id, 0)
+        if item.edit_id in removed:
+            state = "removed"
+        elif answering == item.sequence:
+            state = "held"
+        elif item.sequence in refused:
+            state = "refused"
+        else:
+            state = "superseded" if answering > item.sequence else "pending"
+        states[item.edit_id] = state
+    return states
+
+
+EDITS_COMMANDS: dict[str, Command] = {"add": add, "list": list_edits, "history": history}

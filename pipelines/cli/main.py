@@ -1,0 +1,45 @@
+"""Look after expert banks and the edits in them.
+
+    liveedit edits list --store runs/quickstart/store --submitter anna
+    liveedit bank remove --store s3://bucket/prefix --submitter anna --reason "wrong catalogue"
+    liveedit bank verify --store s3://bucket/prefix --json
+
+Tables are for people, --json is for programs: one document on standard output.
+"""
+
+import argparse
+import sys
+
+from liveedit_core.errors import ConfigError
+from pipelines.cli.options import parse_arguments
+from pipelines.job.entry import exit_code_of
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    options = parse_arguments(__doc__ or "", arguments)
+    return exit_code_of(lambda: run_command(options))
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Run what was asked for.
+
+    Raises:
+        ConfigError: No store is named.
+    """
+    if not options.store:
+        raise ConfigError("name the store: --store file:///folder or s3://bucket/prefix")
+    from pipelines.cli.output import Output
+
+    output = Output(is_json=options.json)
+    if options.group == "bank":
+        from pipelines.cli.bank import BANK_COMMANDS as COMMANDS
+    else:
+        from pipelines.cli.edits import EDITS_COMMANDS as COMMANDS
+    code = COMMANDS[options.command](options, output)
+    output.close()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""When which bank version is examined on which cases, while later edits go on.
+
+At each point the cases of this run whose edits the pinned version holds are scored against it (see
+`bank_evaluation`). What the results table holds already is never computed again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from infra.bank.expert_bank import BankVersion, ExpertBank
+from infra.tracking.results import EvaluationKey, ResultsTable
+from liveedit_core.method.config import GeneratorConfig
+from pipelines.editing.intake import CaseBook
+from pipelines.editing.recipe import EvaluationSection
+from pipelines.evaluation.evaluation_plan import EvaluationSettings, plan_evaluation
+from pipelines.evaluation.replay import BankEvaluation, Replay
+from pipelines.job.stages import Evaluator
+from workers.messages import ScoredUnit
+
+
+def settings_of(section: EvaluationSection, seed: int) -> EvaluationSettings:
+    """How much a recipe asks, and how."""
+    return EvaluationSettings(
+        protocols=section.protocols,
+        max_cases=section.max_cases,
+        free_generation_cases=section.free_generation_cases,
+        seed=seed,
+        matrices=section.matrices,
+    )
+
+
+@dataclass
+class EvaluationSchedule:
+    """Evaluations of one run; for the driver."""
+
+    config: EvaluationSection
+    seed: int
+    cases: CaseBook
+    bank: ExpertBank
+    generator_config: GeneratorConfig
+    results: ResultsTable
+    evaluator: Evaluator
+    on_finished: Callable[[BankEvaluation], None]
+    finished: list[BankEvaluation] = field(default_factory=list)
+    """By number of edits."""
+    _windows: list[BankVersion] = field(default_factory=list)
+    _handled: set[int] = field(default_factory=set)
+    _running: dict[int, Replay] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read how the bank came to be."""
+        self._windows = self.bank.history()
+
+    def add_window(self, version: int) -> None:
+        """Take note of a commit; one that added nothing is known already."""
+        if all(window.version != version for window in self._windows):
+            self._windows.append(self.bank.window(version))
+
+    def advance(self, done_through: int, *, is_end: bool = False) -> None:
+        """Start the evaluations that have become due.
+
+        Args:
+            done_through: All requests up to this number are in the bank or refused.
+            is_end: No more edits come: the newest version is due as well.
+        """
+        due = [self._version_at(point) for point in self.config.at if point <= done_through]
+        if is_end:
+            due += self._windows[-1:]
+        for window in due:
+            if window is not None and window.version not in self._handled:
+                self._handled.add(window.version)
+                self._start(window)
+
+    def poll(self, *, wait: bool = False) -> None:
+        """Store what has come; `wait` waits for one unit at least."""
+        by_version: dict[int, list[ScoredUnit]] = {}
+        for scored in self.evaluator.collect(wait=wait):
+            by_version.setdefault(scored.bank_version, []).append(scored)
+        for version, units in by_version.items():
+            replay = self._running[version]
+            replay.take(units)
+            if replay.is_over:
+                self._finish(replay)
+
+    @property
+    def num_waiting(self) -> int:
+        """Units whose results are not stored yet."""
+        return self.evaluator.num_waiting
+
+    def _version_at(self, point: int) -> BankVersion | None:
+        """The version after the first `point` requests, if one was committed."""
+        up_to = [window for window in self._windows if window.last_sequence <= point]
+        return up_to[-1] if up_to else None
+
+    def _start(self, window: BankVersion) -> None:
+        if not self.bank.has_version(window.version):
+            return  # cleaned up before anyone evaluated it
+        held = set(self.bank.edit_ids(window.version))
+        cases = self.cases.of([key for key in self.cases.edit_ids if key in held])
+        if not cases:
+            return
+        replay = Replay(
+            self.bank,
+            self.results,
+            plan_evaluation(cases, settings_of(self.config, self.seed)),
+            key=EvaluationKey(
+                bank=self.bank.name, bank_version=window.version, num_edits=window.num_edits
+            ),
+            seed=self.seed,
+            matrices=self.config.matrices,
+        )
+        self._running[window.version] = replay
+        replay.start(self.evaluator, self.generator_config)
+        if replay.is_over:
+            self._finish(replay)
+
+    def _finish(self, replay: Replay) -> None:
+        evaluation = replay.evaluation()
+        del self._running[evaluation.bank_version]
+        self.finished.append(evaluation)
+        self.finished.sort(key=lambda item: (item.num_edits, item.bank_version))
+        self.on_finished(evaluation)

@@ -1,0 +1,299 @@
+"""The continuous mode: take in what arrives, teach it window by window, outlast outages, drain.
+
+    inbox --look every poll_s--> request log --n edits or t seconds--> windows --> bank versions
+
+Nothing of importance is in memory: files are in the inbox until they are in the log, and what is
+left to teach is requests minus bank minus rejects. So an outage is answered by waiting and then
+asking the store where things stand, and a killed process by starting it again.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestLog
+from infra.storage.writer_fence import WriterFence
+from liveedit_core.errors import LiveEditError
+from pipelines.editing.inbox import Inbox, TakenFile
+from pipelines.editing.intake import CaseBook, Intake
+from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.editing.run import Outcome
+from pipelines.editing.windows import Progress, Teacher, Timings
+from pipelines.job.stages import Embedder, Generator
+from workers.failures import retried
+
+_FIRST_WAIT_S = 1.0
+_STOP_CHECK_S = 0.2
+_MAX_REJECTS_KEPT = 1000
+"""For the report at the end; all of them are in the table `rejects`."""
+
+
+class FollowRecords(Protocol):
+    """Takes note of versions while the job goes on."""
+
+    def followed(self, bank: ExpertBank, lag_s: float) -> None:
+        """Windows were committed; the oldest request among them had waited so long."""
+
+    def register_newest(self, bank: ExpertBank) -> None:
+        """Nightly jobs should see the newest version."""
+
+
+@dataclass(kw_only=True)
+class Lag:
+    """How far teaching is behind arrival."""
+
+    num_files: int = 0
+    """In the inbox."""
+    num_requests: int = 0
+    """In the log, not in the bank."""
+    oldest_at: datetime | None = None
+    """Arrival of the oldest of them."""
+
+    @property
+    def age_s(self) -> float:
+        """Since when the oldest one waits; 0 when nothing does."""
+        if self.oldest_at is None:
+            return 0.0
+        return max(0.0, (datetime.now(UTC) - self.oldest_at).total_seconds())
+
+
+@dataclass(kw_only=True)
+class Follower:
+    """One driver that follows an inbox; `follow` returns when it was told to stop."""
+
+    config: LifelongEditRecipe
+    inbox: Inbox
+    bank: ExpertBank
+    request_log: RequestLog
+    fence: WriterFence
+    """Of the bank."""
+    generator: Generator
+    embedder: Embedder
+    records: FollowRecords
+    progress: Progress
+    status_file: Path
+    """Always holds how the job is, for health checks: JSON."""
+    should_stop: Callable[[], bool]
+    pause: Callable[[float], None] = time.sleep
+    lag: Lag = field(default_factory=Lag)
+    _teacher: Teacher = field(init=False)
+    _intake: Intake = field(init=False)
+    """Of this process."""
+    _num_edits_before: int = 0
+    _num_edits: int = 0
+    _waiting: list[int] = field(default_factory=list)
+    """Request numbers that are left to teach."""
+    _known_through: int | None = None
+    """Requests up to this number are taught, refused or in `_waiting`; None: ask the store."""
+    _wait_s: float = _FIRST_WAIT_S
+    _said_at_s: float = field(default_factory=time.monotonic)
+    _registered_at_s: float = field(default_factory=time.monotonic)
+    _busy_at_s: float = field(default_factory=time.monotonic)
+
+    def follow(self) -> Outcome:
+        """Go on until `should_stop`, then drain.
+
+        Returns:
+            What this process did, as of a run that came to its end.
+
+        Raises:
+            WriterFencedError: Another driver has taken over the bank.
+            LiveEditError: Data or program are at fault, or the store was away while draining.
+        """
+        self._teacher = self._begin()
+        self._intake = Intake(cases=CaseBook(self.request_log))
+        self.progress.say(f"following {self.inbox.uri}")
+        while True:
+            is_draining = self.should_stop()
+            try:
+                self._turn(is_draining)
+            except LiveEditError as error:
+                self._known_through = None  # what was under way may or may not be done
+                if not error.retryable:
+                    raise
+                if is_draining:
+                    raise type(error)(
+                        f"stopped while the store was away ({error.message}); nothing is lost, "
+                        "the same command goes on from the request log and the inbox"
+                    ) from error
+                self._wait_out(error)
+                continue
+            self._wait_s = _FIRST_WAIT_S
+            if is_draining or self._is_idle_for_good():
+                break
+            self._sleep(self.config.follow.poll_s)
+        return self._ended()
+
+    def _begin(self) -> Teacher:
+        """Take over the bank: every earlier driver is fenced from now on."""
+        self._num_edits = self._num_edits_before = retried(self.bank.num_edits)
+        return Teacher(
+            config=self.config,
+            bank=self.bank,
+            request_log=self.request_log,
+            epoch=retried(self.bank.acquire_writer),
+            generator=self.generator,
+            embedder=self.embedder,
+            observer=self,
+            progress=self.progress,
+            timings=Timings(),
+        )
+
+    def window_done(self, version: int | None, last_sequence: int) -> None:
+        """What was committed does not wait any more."""
+        self._waiting = [number for number in self._waiting if number > last_sequence]
+        if version is not None:
+            self._num_edits = retried(lambda: self.bank.num_edits(version))
+
+    def batch_done(self) -> None:
+        """A long window is no reason to look dead."""
+        self._write_status("teaching")
+
+    def _turn(self, is_draining: bool) -> None:
+        """Look once; teach what is due."""
+        self.fence.check(self._teacher.epoch)
+        if self.bank.has_waiting_changes():
+            self.bank.apply_changes(epoch=self._teacher.epoch)
+            self._known_through = None  # a restored edit may be pending, a removed one is not
+        if not is_draining:
+            self._take_in()
+        self._refresh()
+        section = self.config.follow
+        is_full = len(self._waiting) >= self.config.bank.window_edits
+        if self._waiting and (is_full or is_draining or self.lag.age_s >= section.window_s):
+            self._teach(is_draining)
+        self._report(is_draining)
+
+    def _take_in(self) -> None:
+        """Files into the log, until a window is full."""
+        files = self.inbox.waiting()
+        self.lag.num_files = len(files)
+        num_waiting = len(self._waiting)
+        for entry in files:
+            self._note_arrival(entry.modified_at)
+            taken = self.inbox.take(entry, self.request_log)
+            self._busy_at_s = time.monotonic()
+            self.lag.num_files -= 1
+            if taken is not None:
+                num_waiting += taken.intake.num_new
+                self._count(taken)
+            if self.should_stop() or num_waiting >= self.config.bank.window_edits:
+                return
+
+    def _count(self, taken: TakenFile) -> None:
+        intake, total = taken.intake, self._intake
+        faults = f", {len(intake.rejected)} lines refused" if intake.rejected else ""
+        self.progress.say(f"took in {taken.name}: {intake.num_new} new requests{faults}")
+        total.num_accepted += intake.num_accepted
+        total.num_new += intake.num_new
+        total.num_duplicates += intake.num_duplicates
+        total.duration_s += intake.duration_s
+        total.rejected = [*total.rejected, *intake.rejected][-_MAX_REJECTS_KEPT:]
+
+    def _refresh(self) -> None:
+        """What waits: asked of the store once, then followed by the numbers of the log alone."""
+        num_logged = len(self.request_log)
+        if self._known_through is None:
+            self._waiting = self.request_log.pending_sequences(self.bank)
+        else:
+            self._waiting += range(self._known_through + 1, num_logged + 1)
+        self._known_through = num_logged
+        self.lag.num_requests = len(self._waiting)
+        if not self._waiting and not self.lag.num_files:
+            self.lag.oldest_at = None
+        elif self._waiting and self.lag.oldest_at is None:
+            oldest = next(self.request_log.read(self._waiting[:1]))
+            self._note_arrival(oldest.submitted_at)
+
+    def _note_arrival(self, arrived_at: datetime) -> None:
+        self.lag.oldest_at = min(self.lag.oldest_at or arrived_at, arrived_at)
+
+    def _teach(self, is_draining: bool) -> None:
+        end_s = time.monotonic() + self.config.follow.drain_s
+
+        def should_stop() -> bool:
+            return time.monotonic() >= end_s if is_draining else self.should_stop()
+
+        self._teacher.teach(list(self._waiting), should_stop)
+        lag_s = self.lag.age_s
+        self.lag.num_requests = len(self._waiting)
+        self.lag.oldest_at = None
+        self._busy_at_s = self._said_at_s = time.monotonic()
+        self.progress.say(
+            f"{self._num_edits} edits in the bank; lag {lag_s:.1f} s; waiting: "
+            f"{self.lag.num_requests} requests, {self.lag.num_files} files"
+        )
+        self.records.followed(self.bank, lag_s)
+        if time.monotonic() - self._registered_at_s >= self.config.follow.register_s:
+            self._registered_at_s = time.monotonic()
+            self.records.register_newest(self.bank)
+
+    def _report(self, is_draining: bool) -> None:
+        self._write_status("draining" if is_draining else "following")
+        if time.monotonic() - self._said_at_s >= self.config.follow.report_s:
+            self._said_at_s = time.monotonic()
+            self.progress.say(
+                f"following {self.inbox.uri}; {self._num_edits} edits in the bank; "
+                f"lag {self.lag.age_s:.1f} s"
+            )
+
+    def _is_idle_for_good(self) -> bool:
+        limit_s = self.config.follow.stop_when_idle_s
+        is_idle = not self._waiting and not self.lag.num_files
+        return bool(limit_s) and is_idle and time.monotonic() - self._busy_at_s >= limit_s
+
+    def _wait_out(self, error: LiveEditError) -> None:
+        """Say that the store is away, and wait twice as long as the last time."""
+        reason = error.message.splitlines()[0][:300]
+        self.progress.say(
+            f"waiting {self._wait_s:.0f} s, as something did not answer: {reason} "
+            f"(lag {self.lag.age_s:.1f} s; {len(self._waiting)} requests wait; nothing is lost)"
+        )
+        self._write_status("waiting for the store", reason)
+        self._sleep(self._wait_s)
+        self._wait_s = min(2 * self._wait_s, self.config.follow.wait_s)
+
+    def _sleep(self, duration_s: float) -> None:
+        """Pause; a wish to stop ends it."""
+        end_s = time.monotonic() + duration_s
+        while not self.should_stop() and (rest_s := end_s - time.monotonic()) > 0:
+            self.pause(min(rest_s, _STOP_CHECK_S))
+
+    def _write_status(self, state: str, reason: str = "") -> None:
+        status = {
+            "state": state,
+            "reason": reason,
+            "updated_at": datetime.now(UTC).isoformat(),
+            "inbox": self.inbox.uri,
+            "num_edits": self._num_edits,
+            "num_waiting_files": self.lag.num_files,
+            "num_waiting_requests": len(self._waiting),
+            "lag_s": round(self.lag.age_s, 3),
+        }
+        temporary = self.status_file.with_suffix(".tmp")
+        with contextlib.suppress(OSError):  # a full disk under the run folder stops nothing
+            temporary.write_text(json.dumps(status, indent=2))
+            temporary.replace(self.status_file)
+
+    def _ended(self) -> Outcome:
+        self._write_status("ended")
+        if self._waiting:
+            self.progress.say(
+                f"{len(self._waiting)} requests of the log are left for the next start "
+                "(follow.drain_s was over)"
+            )
+        self.generator.close()
+        self.embedder.close()
+        return Outcome(
+            intake=self._intake,
+            num_edits_before=self._num_edits_before,
+            num_edits=self._num_edits,
+            rejected=self._teacher.rejected,
+            timings=self._teacher.timings,
+        )

@@ -1,0 +1,173 @@
+"""The inbox of the continuous mode: JSONL files that arrive in a folder or under an S3 prefix.
+
+    inbox/facts.jsonl  ->  request log  ->  inbox_done/facts-<digest>.jsonl
+                           (all lines)      inbox_done/facts-<digest>.receipt.json
+
+A file leaves the inbox when all its lines are in the log or on record as refused. Whatever happens
+in between, reading it once more changes nothing: the log knows every edit, and a copy has the name
+of its content. Submitters on disk write a file elsewhere and rename it into the inbox.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from infra.requests.request_log import RequestLog
+from infra.storage.disk import ObjectEntry
+from infra.storage.object_store import ObjectStore
+from liveedit_core.errors import IntegrityError
+from liveedit_core.inputs.datasets import load_requests
+from liveedit_core.inputs.limits import InputLimits
+from pipelines.editing.intake import Intake, Source, fetcher, take_in
+from workers.failures import retried
+
+_SUFFIX = ".jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakenFile:
+    """A file that is in the log as a whole."""
+
+    name: str
+    arrived_at: datetime
+    """When it was last changed, by the clock of the storage."""
+    intake: Intake
+
+
+class Inbox:
+    """Files that wait, the oldest first; each is taken in whole or not at all."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        limits: InputLimits,
+        settle_s: float = 1.0,
+        max_file_bytes: int = 268_435_456,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Name the place; nothing is read yet.
+
+        Args:
+            uri: Folder, `file:///...` or `s3://bucket/prefix`.
+            limits: Of requests.
+            settle_s: A file on disk that changed since is not read yet.
+            max_file_bytes: Larger files stay where they are.
+            say: Told of such files.
+        """
+        self._store = ObjectStore(uri)
+        self._done = ObjectStore(f"{self._store.root_uri}_done")
+        self._limits = limits
+        self._is_on_disk = self.uri.startswith("file:")
+        self._settle = timedelta(seconds=settle_s if self._is_on_disk else 0.0)
+        self._max_file_bytes = max_file_bytes
+        self._say = say
+        self._named: set[str] = set()
+
+    @property
+    def uri(self) -> str:
+        """Where files arrive."""
+        return self._store.root_uri
+
+    def waiting(self) -> Sequence[ObjectEntry]:
+        """Files that may be taken in now, in the order of their arrival.
+
+        The order decides which of two targets for one picture and prompt is the newer one. S3 knows
+        arrival to the second; within one, the name decides.
+
+        Raises:
+            StorageUnavailableError: The inbox cannot be listed.
+        """
+        settled_at = datetime.now(UTC) - self._settle
+        files = [
+            entry
+            for entry in self._store.entries()
+            if entry.key.endswith(_SUFFIX) and "/" not in entry.key
+        ]
+        for entry in files:
+            if entry.num_bytes > self._max_file_bytes and entry.key not in self._named:
+                self._named.add(entry.key)
+                self._say(
+                    f"{self.uri}/{entry.key} has {entry.num_bytes:,} bytes, more than "
+                    f"follow.max_file_bytes ({self._max_file_bytes:,}): it is left there, split it"
+                )
+        return [
+            entry
+            for entry in files
+            if entry.num_bytes <= self._max_file_bytes
+            and (not self._is_on_disk or entry.modified_at <= settled_at)
+        ]
+
+    def take(self, entry: ObjectEntry, request_log: RequestLog) -> TakenFile | None:
+        """Write all lines of a file down, then move it out of the inbox.
+
+        Args:
+            entry: From `waiting`.
+            request_log: Where requests and refusals go.
+
+        Returns:
+            What came of it; None if the file is gone, as another driver was faster.
+
+        Raises:
+            StorageUnavailableError: The inbox, the log or a picture's store did not answer; the
+                file is still there, and taking it in again doubles nothing.
+        """
+        data = self._content(entry)
+        if data is None:
+            return None
+        digest = hashlib.sha256(data).hexdigest()
+        with tempfile.TemporaryDirectory(prefix="liveedit-inbox-") as folder:
+            copy = Path(folder) / "copy.jsonl"
+            copy.write_bytes(data)
+            items = load_requests(
+                copy,
+                limits=self._limits,
+                fetch=fetcher(self._store, self._limits.max_image_bytes),
+                pictures_at=self._pictures_at(),
+            )
+            name = f"{self.uri}/{entry.key}"
+            intake = take_in(Source(name=name, digest=digest, items=items), request_log)
+        self._move(entry, data, digest, intake)
+        return TakenFile(name=entry.key, arrived_at=entry.modified_at, intake=intake)
+
+    def _content(self, entry: ObjectEntry) -> bytes | None:
+        try:
+            return retried(lambda: self._store.get(entry.key))
+        except IntegrityError:
+            return None
+
+    def _pictures_at(self) -> Path | str:
+        return Path(unquote(urlsplit(self.uri).path)) if self._is_on_disk else self.uri
+
+    def _move(self, entry: ObjectEntry, data: bytes, digest: str, intake: Intake) -> None:
+        copy = f"{entry.key.removesuffix(_SUFFIX)}-{digest[:12]}"
+        receipt = json.dumps(
+            {
+                "file": entry.key,
+                "sha256": digest,
+                "arrived_at": entry.modified_at.isoformat(),
+                "taken_at": datetime.now(UTC).isoformat(),
+                "num_accepted": intake.num_accepted,
+                "num_new": intake.num_new,
+                "num_duplicates": intake.num_duplicates,
+                "refused": [
+                    {
+                        "line": item.line_number,
+                        "error_type": item.error_type,
+                        "message": item.message,
+                    }
+                    for item in intake.rejected
+                ],
+            },
+            indent=2,
+        )
+        retried(lambda: self._done.put(f"{copy}{_SUFFIX}", data))
+        retried(lambda: self._done.put(f"{copy}.receipt.json", receipt.encode()))
+        # Lines that were added meanwhile are not lost: the file is read again as it is now.
+        if self._content(entry) == data:
+            retried(lambda: self._store.delete(entry.key))

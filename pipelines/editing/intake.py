@@ -1,0 +1,185 @@
+"""From input to request log: read lazily, number, fingerprint, put refusals on record."""
+
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from infra.requests.request_log import Admission, RequestLog
+from infra.storage.object_store import ObjectStore
+from liveedit_core.inputs.datasets import load_cases, load_requests
+from liveedit_core.inputs.rejects import Rejected, RejectType
+from liveedit_core.schema import Case, EditRequest
+from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.job.cases import open_published
+from workers.failures import retried
+
+_CHUNK_ITEMS = 128
+"""Inputs that enter the log in one commit."""
+
+Item = Case | EditRequest | Rejected
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the requests of a run come from."""
+
+    name: str
+    """For people."""
+    digest: str
+    """sha256 of what was read; "" for the built-in cases."""
+    items: Iterable[Item]
+    notes: tuple[str, ...] = ()
+    """What is worth knowing before it is read."""
+
+
+def fetcher(store: ObjectStore, max_bytes: int) -> Callable[[str], bytes]:
+    """Reads pictures by URI; an outage of their store is waited for a little, then passed on."""
+    return lambda uri: retried(lambda: store.fetch(uri, max_bytes))
+
+
+def open_source(config: LifelongEditRecipe, store: ObjectStore) -> Source:
+    """The source that a recipe names, not read yet.
+
+    Raises:
+        InputError: The file cannot be opened, or a published benchmark is not whole.
+    """
+    if config.benchmark.is_on:
+        benchmark = open_published(config.benchmark, "evaluation", limits=config.limits)
+        return Source(
+            name=benchmark.title,
+            digest=benchmark.digest,
+            items=itertools.chain(benchmark.refused, benchmark),
+            notes=tuple(benchmark.notes()),
+        )
+    fetch = fetcher(store, config.limits.max_image_bytes)
+    if config.requests.path:
+        path = config.requests.path
+        items: Iterable[Item] = load_requests(path, limits=config.limits, fetch=fetch)
+    elif config.requests.cases:
+        path = config.requests.cases
+        items = load_cases(path, limits=config.limits, fetch=fetch)
+    else:
+        from liveedit_core.builtin.benchmark import load_builtin_cases
+
+        cases = load_builtin_cases("evaluation")
+        return Source(name="built-in cases", digest="", items=cases)
+    with Path(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Source(name=path, digest=digest, items=items)
+
+
+class CaseBook:
+    """The cases of a run by edit; those of plain requests are read from the log when needed."""
+
+    def __init__(self, request_log: RequestLog) -> None:
+        """Start empty.
+
+        Args:
+            request_log: Holds the pictures of plain requests.
+        """
+        self._log = request_log
+        self._cases: dict[str, Case | None] = {}
+
+    def add(self, item: Case | EditRequest) -> None:
+        """Enter a case, or a plain request whose only probe is the edit itself."""
+        if isinstance(item, Case):
+            self._cases[item.edit.edit_id] = item
+        else:
+            self._cases.setdefault(item.edit_id, None)
+
+    def __contains__(self, edit_id: str) -> bool:
+        """Whether this run has a case for the edit."""
+        return edit_id in self._cases
+
+    @property
+    def edit_ids(self) -> list[str]:
+        """Edits with a case, in the order of the input."""
+        return list(self._cases)
+
+    def of(self, edit_ids: Collection[str]) -> list[Case]:
+        """The cases of some edits, in the order of the input."""
+        wanted = set(edit_ids)
+        chosen = {key: case for key, case in self._cases.items() if key in wanted}
+        plain = [key for key, case in chosen.items() if case is None]
+        for logged in self._log.find(plain):
+            edit_id = logged.request.edit_id
+            chosen[edit_id] = Case(case_id=edit_id, edit=logged.request)
+        return [case for case in chosen.values() if case is not None]
+
+
+@dataclass(kw_only=True)
+class Intake:
+    """What the log made of a source."""
+
+    cases: CaseBook
+    num_accepted: int = 0
+    """Valid inputs, those that the log held already included."""
+    num_new: int = 0
+    """Of these, new to the log."""
+    num_duplicates: int = 0
+    """Lines that repeat an earlier line; no fault."""
+    rejected: list[Rejected] = field(default_factory=list)
+    """Lines that were refused."""
+    superseded_by: dict[str, str] = field(default_factory=dict)
+    """Of each edit of this source that replaces an older one: older edit_id -> its own."""
+    duration_s: float = 0.0
+
+
+def take_in(
+    source: Source,
+    request_log: RequestLog,
+    *,
+    limit: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Intake:
+    """Write the inputs of a source down in the request log.
+
+    Args:
+        source: Read once, from the beginning; what the log holds already is recognised.
+        request_log: The log.
+        limit: Take only so many valid inputs; 0 takes all.
+        should_stop: Asked after each chunk.
+    """
+    start_s = time.perf_counter()
+    intake = Intake(cases=CaseBook(request_log))
+    items = _limited(source.items, limit)
+    while chunk := list(itertools.islice(items, _CHUNK_ITEMS)):
+        _take_chunk(intake, chunk, source.digest, request_log)
+        if should_stop():
+            break
+    intake.duration_s = time.perf_counter() - start_s
+    return intake
+
+
+def _limited(items: Iterable[Item], limit: int) -> Iterator[Item]:
+    num_valid = 0
+    for item in items:
+        yield item
+        num_valid += not isinstance(item, Rejected)
+        if limit and num_valid >= limit:
+            return
+
+
+def _take_chunk(intake: Intake, chunk: list[Item], digest: str, request_log: RequestLog) -> None:
+    refused = [item for item in chunk if isinstance(item, Rejected)]
+    valid = [item for item in chunk if not isinstance(item, Rejected)]
+    if refused:
+        retried(lambda: request_log.reject_lines(refused, source=digest))
+    faults = [item for item in refused if item.error_type != RejectType.DUPLICATE]
+    intake.rejected += faults
+    intake.num_duplicates += len(refused) - len(faults)
+    requests = [item.edit if isinstance(item, Case) else item for item in valid]
+    admissions = retried(lambda: request_log.append(requests)) if requests else []
+    for item, admission in zip(valid, admissions, strict=True):
+        _admit(intake, item, admission)
+
+
+def _admit(intake: Intake, item: Case | EditRequest, admission: Admission) -> None:
+    intake.cases.add(item)
+    intake.num_accepted += 1
+    intake.num_new += not admission.is_duplicate
+    if admission.supersedes:
+        intake.superseded_by[admission.supersedes] = admission.edit_id

@@ -1,0 +1,148 @@
+"""What a run leaves in MLflow; an outage of MLflow never stops a run."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from infra.bank.expert_bank import ExpertBank
+from infra.tracking.model_registry import BANK_MODEL, ModelRegistry
+from infra.tracking.tracker import Tracker
+from liveedit_core.errors import StorageUnavailableError, TrackingError
+from liveedit_core.evaluation.metrics import TEACHER_FORCED, HopSummary, Summary, paper_average
+from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.evaluation.replay import BankEvaluation
+from pipelines.job.recipe_loader import to_flat_dict
+from pipelines.job.registered_models import RecordedBackbone, recorded_backbone
+
+_logger = logging.getLogger(__name__)
+
+
+class RunRecords:
+    """Parameters, metrics by number of edits, and registered versions of one run."""
+
+    def __init__(self, tracker: Tracker, registry: ModelRegistry, *, state_file: Path) -> None:
+        """Use a tracker and the registry of the same server.
+
+        Args:
+            tracker: Takes parameters and metrics.
+            registry: Takes the generator and bank versions.
+            state_file: Remembers which evaluations were recorded, so that a resumed run does not
+                record them twice.
+        """
+        self._tracker = tracker
+        self._registry = registry
+        self._state_file = state_file
+        self._backbone: RecordedBackbone = {}
+        self._recorded: set[str] = set()
+        if state_file.exists():
+            self._recorded = set(json.loads(state_file.read_text()))
+        self.num_failures = 0
+        """Registrations for which MLflow or the store was away; the next start tries again."""
+
+    @property
+    def tracking_uri(self) -> str:
+        """Where MLflow is."""
+        return self._tracker.tracking_uri
+
+    def started(self, config: LifelongEditRecipe, facts: Mapping[str, str]) -> None:
+        """Record what the run is configured with."""
+        self._backbone = recorded_backbone(config.backbone)
+        self._tracker.log_params(to_flat_dict(config))
+        self._tracker.set_tags(facts)
+
+    def generator(self, folder: Path, digest: str) -> None:
+        """Register the generator checkpoint."""
+        with self._tolerated():
+            self._registry.register_generator(folder, digest=digest)
+
+    def evaluated(self, bank: ExpertBank, evaluation: BankEvaluation) -> None:
+        """Register a bank version and record its metrics."""
+        model_id = ""
+        with self._tolerated():
+            registered = self._registry.register_bank_version(
+                bank, evaluation.bank_version, **self._backbone
+            )
+            model_id = registered.model_id
+        key = f"{bank.name}:{evaluation.bank_version}:{evaluation.num_edits}"
+        metrics = metric_values(evaluation.summary) | hop_values(evaluation.by_hop)
+        self._record_once(key, evaluation, metrics, model_id)
+
+    def curve(self, points: Sequence[BankEvaluation]) -> None:
+        """Record a lifelong curve."""
+        for point in points:
+            metrics = {f"curve.{name}": v for name, v in metric_values(point.summary).items()}
+            key = f"curve {point.bank}:{point.bank_version}:{point.num_edits}"
+            self._record_once(key, point, metrics)
+
+    def _record_once(
+        self,
+        key: str,
+        evaluation: BankEvaluation,
+        metrics: Mapping[str, float],
+        model_id: str = "",
+    ) -> None:
+        if key not in self._recorded or evaluation.num_new_results:
+            self._tracker.log_metrics(metrics, step=evaluation.num_edits, model_id=model_id)
+            self._recorded.add(key)
+            self._state_file.write_text(json.dumps(sorted(self._recorded)))
+
+    def finished(
+        self,
+        bank: ExpertBank,
+        report: Path,
+        seconds: Mapping[str, float],
+        figures: Sequence[Path] = (),
+    ) -> None:
+        """Register the newest bank version as the challenger; record times, report and figures."""
+        num_edits = bank.num_edits()
+        self._tracker.log_metrics(dict(seconds), step=num_edits)
+        self._tracker.log_artifact(report)
+        for figure in figures:
+            self._tracker.log_artifact(figure, "figures")
+        self.register_newest(bank)
+
+    def register_newest(self, bank: ExpertBank) -> None:
+        """Register the newest bank version, if there is any, as the challenger."""
+        windows = bank.history()
+        if windows:
+            with self._tolerated():
+                newest = self._registry.register_bank_version(
+                    bank, windows[-1].version, **self._backbone
+                )
+                self._registry.set_alias(BANK_MODEL, "challenger", newest.version)
+
+    def followed(self, bank: ExpertBank, lag_s: float) -> None:
+        """Record how far the continuous mode is."""
+        metrics = {"num_edits": float(bank.num_edits()), "lag_s": lag_s}
+        self._tracker.log_metrics(metrics, step=bank.version)
+
+    def end(self, status: str) -> None:
+        """Record how the run ended: "FINISHED", "FAILED" or "KILLED"."""
+        self._tracker.end(status)
+
+    @contextlib.contextmanager
+    def _tolerated(self) -> Iterator[None]:
+        try:
+            yield
+        except (TrackingError, StorageUnavailableError) as error:
+            self.num_failures += 1
+            _logger.warning("%s; the next start of this run tries again", error)
+
+
+def hop_values(by_hop: HopSummary) -> dict[str, float]:
+    """Means of portability by "portability.2_hops.protocol", for MLflow."""
+    return {
+        f"portability.{hop}_hops.{protocol}": item.mean for (hop, protocol), item in by_hop.items()
+    }
+
+
+def metric_values(summary: Summary) -> dict[str, float]:
+    """Means by "metric.protocol", exact match too, and the paper's average, for MLflow."""
+    values = {f"{kind}.{protocol}": item.mean for (kind, protocol), item in summary.items()}
+    for (kind, protocol), item in summary.items():
+        if protocol == TEACHER_FORCED:  # under free generation the mean is one of exact matches
+            values[f"{kind}.{protocol}.exact"] = item.exact_mean
+    average = paper_average(summary)
+    return values if average is None else {**values, "paper_average.teacher_forced": average}

@@ -1,0 +1,211 @@
+"""A new bank from the request log with another generator, beside the old one.
+
+    request log, or the edits that a bank holds -> generator -> embedder -> windows of the new bank
+
+The log is the source of truth, so nothing is asked of the old bank but which edits it holds. What
+is left to do is read from the store every time: requests minus new bank, refusals and removals. So
+the same call after any death ends with the bank of an undisturbed one, by any number of workers.
+"""
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from infra.tracking.model_registry import BANK_MODEL, ModelRegistry
+from infra.tracking.tracker import Tracker
+from liveedit_core.errors import InputError, TrackingError
+from pipelines.editing.job import bank_identity, started_stages
+from pipelines.editing.rebuild_recipe import RebuildRecipe, RebuildSourceSection
+from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.editing.windows import Progress, Teacher, Timings
+from pipelines.job.progress import ProgressView
+from pipelines.job.ray_session import StopRequest
+from pipelines.job.registered_models import recorded_backbone
+from pipelines.job.stages import Embedder, Generator
+from workers.failures import retried
+from workers.models import ModelNames
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebuildOutcome:
+    """What was done to the new bank."""
+
+    num_edits: int
+    """Experts that it holds now."""
+    num_new: int
+    num_refused: int
+    """Requests that got no expert, now or in an earlier start."""
+    was_stopped: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebuildResult:
+    """What is left to say at the end."""
+
+    outcome: RebuildOutcome
+    version: int
+    """Newest window of the new bank."""
+    registered: str
+    """What MLflow calls it, for people; "" when it was not registered."""
+    stop_code: int
+
+
+class _Silent:
+    """Nobody waits for windows."""
+
+    def window_done(self, version: int | None, last_sequence: int) -> None:
+        pass
+
+    def batch_done(self) -> None:
+        pass
+
+
+def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
+    """Do the whole job.
+
+    Args:
+        recipe: Resolved.
+        console: For people.
+
+    Raises:
+        InputError: The source names no bank or version.
+        RepositoryMismatchError: A bank of the new name was made with another generator.
+        LiveEditError: The job cannot go on; what was committed stays.
+    """
+    progress = ProgressView(console)
+    stop = StopRequest(progress.say)
+    config = recipe.editing()
+    store = ObjectStore(config.store_uri)
+    wanted = source_sequences(store, recipe.source)
+    models = ModelNames(
+        backbone=recipe.backbone.name,
+        generator=recipe.generator.checkpoint,
+        options=recipe.backbone.options(),
+    )
+    folder = models.generator_folder()
+    with started_stages(config, models) as stages, stop.installed(), progress.shown():
+        progress.say(f"rebuilding into bank {recipe.bank.name!r}; starting workers")
+        facts = stages.generator.describe()
+        identity = bank_identity(facts, stages.embedder.describe())
+        bank = ExpertBank.open_or_create(store, recipe.bank.name, identity)
+        outcome = rebuild(
+            config,
+            wanted=wanted,
+            generator=stages.generator,
+            embedder=stages.embedder,
+            bank=bank,
+            request_log=RequestLog(store),
+            progress=progress,
+            should_stop=stop,
+        )
+    windows = bank.history()
+    is_done = bool(windows) and not outcome.was_stopped
+    registered = _register(recipe, bank, windows[-1].version, folder) if is_done else ""
+    return RebuildResult(
+        outcome=outcome,
+        version=windows[-1].version if windows else bank.version,
+        registered=registered,
+        stop_code=stop.exit_code,
+    )
+
+
+def source_sequences(store: ObjectStore, source: RebuildSourceSection) -> set[int] | None:
+    """Numbers of the requests whose edits the source holds; None when it is the whole log.
+
+    Raises:
+        InputError: There is no such tag.
+        IntegrityError: There is no such bank or version.
+    """
+    if not source.bank:
+        return None
+    bank = ExpertBank.open(store, source.bank)
+    tags = bank.versions.tags()
+    if source.version and not source.version.isdigit() and source.version not in tags:
+        known = ", ".join(sorted(tags)) or "none"
+        raise InputError(f"bank {source.bank!r} has no tag {source.version!r}; tags: {known}")
+    version = tags.get(source.version) or int(source.version or bank.version)
+    return set(bank.load_rows(["sequence"], version).column("sequence").to_pylist())
+
+
+def rebuild(
+    config: LifelongEditRecipe,
+    *,
+    wanted: Collection[int] | None,
+    generator: Generator,
+    embedder: Embedder,
+    bank: ExpertBank,
+    request_log: RequestLog,
+    progress: Progress,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RebuildOutcome:
+    """Write the experts that the new bank lacks.
+
+    Args:
+        config: Sizes of windows and batches, and the upkeep of the bank.
+        wanted: Numbers of requests; None takes the whole log.
+        generator: Writes experts.
+        embedder: Embeds pictures and writes rows.
+        bank: The new one.
+        request_log: The source of truth.
+        progress: Shows the way.
+        should_stop: Asked after each window; True ends cleanly.
+
+    Raises:
+        LiveEditError: Infrastructure failed for good, or a newer writer took over.
+    """
+    epoch = retried(bank.acquire_writer)
+    retried(lambda: bank.apply_changes(epoch=epoch))
+    num_before = bank.num_edits()
+    pending = request_log.pending_sequences(bank)
+    sequences = [number for number in pending if wanted is None or number in wanted]
+    teacher = Teacher(
+        config=config,
+        bank=bank,
+        request_log=request_log,
+        epoch=epoch,
+        generator=generator,
+        embedder=embedder,
+        observer=_Silent(),
+        progress=progress,
+        timings=Timings(),
+    )
+    if sequences:
+        teacher.teach(sequences, should_stop)
+    refused = request_log.refused_sequences(bank.name)
+    num_edits = bank.num_edits()
+    return RebuildOutcome(
+        num_edits=num_edits,
+        num_new=num_edits - num_before,
+        num_refused=len(refused if wanted is None else refused.intersection(wanted)),
+        was_stopped=should_stop(),
+    )
+
+
+def _register(recipe: RebuildRecipe, bank: ExpertBank, version: int, folder: Path) -> str:
+    """Tell MLflow of generator and bank; an outage is no reason to fail, the bank is made."""
+    tracker = Tracker(
+        Path(recipe.run_root), experiment=recipe.tracking.experiment, run_name=recipe.run_name
+    )
+    registry = ModelRegistry(tracker)
+    try:
+        registry.register_generator(folder, digest=bank.identity.generator_digest)
+        registered = registry.register_bank_version(
+            bank, version, **recorded_backbone(recipe.backbone)
+        )
+        if recipe.alias:
+            registry.set_alias(BANK_MODEL, recipe.alias, registered.version)
+    except TrackingError as error:
+        _logger.warning("%s; the same command registers it later", error)
+        return ""
+    finally:
+        tracker.end("FINISHED")
+    alias = f", alias {recipe.alias!r}" if recipe.alias else ""
+    return f"registered as {registered.name} {registered.version}{alias}"

@@ -1,0 +1,122 @@
+"""The last thing on the terminal: metrics by number of edits, and what the filter kept.
+
+One table for each protocol and way of counting; numbers of two protocols never share a column.
+"""
+
+from collections.abc import Callable, Sequence
+
+from rich.table import Table
+
+from liveedit_core.evaluation.metrics import (
+    BY_CONSTRUCTION,
+    FREE_GENERATION,
+    TEACHER_FORCED,
+    MetricSummary,
+    paper_average,
+)
+from liveedit_core.evaluation.statistics import Interval
+from liveedit_core.schema import ProbeKind
+from pipelines.evaluation.replay import BankEvaluation
+
+Measure = Callable[[MetricSummary], tuple[float, Interval]]
+"""A mean and its interval."""
+
+
+def _score(item: MetricSummary) -> tuple[float, Interval]:
+    return item.mean, item.interval
+
+
+def _exact(item: MetricSummary) -> tuple[float, Interval]:
+    return item.exact_mean, item.exact_interval
+
+
+_TABLES: tuple[tuple[str, str, Measure], ...] = (
+    (TEACHER_FORCED, "teacher-forced: share of target tokens, % [95 % interval]", _score),
+    (TEACHER_FORCED, "teacher-forced: all target tokens, % [95 % interval]", _exact),
+    (FREE_GENERATION, "free generation: exact match, % [95 % interval]", _score),
+)
+
+
+def result_tables(
+    evaluations: Sequence[BankEvaluation], protocols: Sequence[str], *, note: str = ""
+) -> list[Table]:
+    """Metrics by number of edits, and routing at the last of them.
+
+    Args:
+        evaluations: By number of edits.
+        protocols: Those to show.
+        note: Ends each title.
+    """
+    tables = [
+        _table(evaluations, protocol, title + note, measure)
+        for protocol, title, measure in _TABLES
+        if protocol in protocols
+    ]
+    if evaluations:
+        tables.append(_routing_table(evaluations[-1], protocols[0]))
+    return [table for table in tables if table.row_count]
+
+
+def _table(
+    evaluations: Sequence[BankEvaluation], protocol: str, title: str, measure: Measure
+) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    for evaluation in evaluations:
+        noun = "edit" if evaluation.num_edits == 1 else "edits"
+        table.add_column(f"{evaluation.num_edits} {noun}", justify="right")
+    for kind in ProbeKind:
+        cells = [_cell(item.summary.get((kind, protocol)), measure) for item in evaluations]
+        if any(cells):
+            table.add_row(_name(kind), *cells)
+    for hop in sorted({hop for item in evaluations for hop, _ in item.by_hop}):
+        cells = [_cell(item.by_hop.get((hop, protocol)), measure) for item in evaluations]
+        if any(cells):
+            table.add_row(f"  over {hop} {'hop' if hop == 1 else 'hops'}", *cells)
+    if measure is _score and protocol == TEACHER_FORCED and table.row_count:
+        averages = [paper_average(item.summary) for item in evaluations]
+        if any(average is not None for average in averages):
+            cells = ["" if average is None else f"{100 * average:.1f}" for average in averages]
+            table.add_section()
+            table.add_row("average of the paper's five", *cells)
+    return table
+
+
+def _name(kind: ProbeKind) -> str:
+    return f"{kind} (by construction)" if kind in BY_CONSTRUCTION else str(kind)
+
+
+def _cell(item: MetricSummary | None, measure: Measure) -> str:
+    if item is None:
+        return ""
+    mean, interval = measure(item)
+    bounds = f"{100 * interval.low:.0f}-{100 * interval.high:.0f}"
+    return f"{100 * mean:.1f} \\[{bounds}]"
+
+
+def _routing_table(evaluation: BankEvaluation, protocol: str) -> Table:
+    """How many experts answered, and what place the right one had among them."""
+    table = Table(
+        title=f"experts kept after {evaluation.num_edits} edits, and the right one among them",
+        title_justify="left",
+    )
+    table.add_column("metric")
+    columns = ("probes", "kept", "95 % keep", "none %", "right kept %", "first %", "rank", "weight")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for kind in ProbeKind:
+        item = evaluation.summary.get((kind, protocol))
+        if item is not None:
+            rank, weight = item.own_rank_mean, item.own_weight_mean
+            table.add_row(
+                _name(kind),
+                str(item.num_samples),
+                f"{item.kept_mean:.2f}",
+                f"<= {item.kept_p95:.0f}",
+                f"{100 * item.empty_fraction:.1f}",
+                f"{100 * item.own_kept_fraction:.1f}",
+                f"{100 * item.own_first_fraction:.1f}",
+                "" if rank is None else f"{rank:.2f}",
+                "" if weight is None else f"{weight:.2f}",
+            )
+    return table

@@ -1,0 +1,137 @@
+"""Two bank versions compared by the results that the store holds: no model is loaded."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from infra.tracking.results import EvaluationKey, ResultsTable
+from liveedit_core.errors import InputError
+from liveedit_core.inputs.datasets import load_cases
+from liveedit_core.schema import Case
+from pipelines.evaluation.pages import (
+    ExaminedVersion,
+    Pair,
+    differences_of,
+    edits_of,
+    paired_results,
+    write_comparison_page,
+)
+from pipelines.evaluation.regressions import MetricComparison, cases_held, compare_results
+from pipelines.evaluation.versions_recipe import VersionComparisonRecipe, VersionSection
+from pipelines.job.run_folder import run_facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionComparison:
+    """What came of it."""
+
+    page: Path
+    comparisons: tuple[MetricComparison, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def regressions(self) -> list[MetricComparison]:
+        """Metrics that became worse."""
+        return [item for item in self.comparisons if item.is_regression]
+
+
+def compare_versions(recipe: VersionComparisonRecipe) -> VersionComparison:
+    """Compare, and write the page.
+
+    Raises:
+        InputError: The store lacks the results, or the cases given are others.
+    """
+    recipe.check_complete()
+    store, bank_store = ObjectStore(recipe.store_uri), ObjectStore(recipe.bank_store_uri)
+    old = find_version(store, recipe.bank, recipe.old)
+    new = find_version(store, recipe.bank, recipe.new)
+    pairs = paired_results(old.results, new.results)
+    if not pairs:
+        raise InputError("no probe was asked of both versions: there is nothing to compare")
+    cases = read_cases(recipe, bank_store, pairs)
+    bank = ExpertBank.open(bank_store, recipe.bank)
+    held = cases_held(cases, bank.edit_ids(old.bank_version))
+    comparisons = compare_results(
+        [newer for _, newer in pairs],
+        [older for older, _ in pairs],
+        held=held,
+        regression=recipe.regression,
+        tolerances=recipe.tolerances,
+        seed=recipe.seed,
+    )
+    warnings = _warnings(old, new, pairs)
+    page = write_comparison_page(
+        recipe.page(old.bank_version, new.bank_version),
+        old,
+        new,
+        cases=cases,
+        edits=edits_of(RequestLog(bank_store)),
+        seed=recipe.seed,
+        facts={
+            **run_facts(),
+            "store": recipe.store_uri,
+            "results": f"{recipe.old.results} and {recipe.new.results}",
+            "cases": recipe.cases or "built-in",
+        },
+        differences=differences_of(comparisons),
+        held=held,
+        warnings=warnings,
+    )
+    return VersionComparison(page=page, comparisons=tuple(comparisons), warnings=tuple(warnings))
+
+
+def find_version(store: ObjectStore, bank: str, section: VersionSection) -> ExaminedVersion:
+    """The stored results of a version: of its largest examination.
+
+    Raises:
+        InputError: The table has none.
+    """
+    table = ResultsTable(store, section.results)
+    known = [key for key in table.evaluations() if key.bank == bank and key.group_size == 0]
+    found = [key for key in known if section.version in (0, key.bank_version)]
+    # Where there is nothing, reading says what there is.
+    nothing = EvaluationKey(bank=bank, bank_version=section.version, num_edits=0)
+    key = max(found, key=lambda item: (item.bank_version, item.num_edits), default=nothing)
+    label = section.label or f"version {key.bank_version}"
+    return ExaminedVersion.stored(table, key, label=label)
+
+
+def read_cases(
+    recipe: VersionComparisonRecipe, bank_store: ObjectStore, pairs: Iterable[Pair]
+) -> list[Case]:
+    """The cases that were examined; those of plain requests come from the bank's request log."""
+    wanted = {older.case_id for older, _ in pairs}
+    if recipe.cases:
+
+        def fetch(uri: str) -> bytes:
+            return bank_store.fetch(uri, recipe.limits.max_image_bytes)
+
+        items = load_cases(recipe.cases, limits=recipe.limits, fetch=fetch)
+        cases = [item for item in items if isinstance(item, Case)]
+    else:
+        from liveedit_core.builtin.benchmark import load_builtin_cases
+
+        cases = list(load_builtin_cases("evaluation"))
+    found = {case.case_id: case for case in cases if case.case_id in wanted}
+    for logged in RequestLog(bank_store).find(wanted - set(found)):
+        request = logged.request
+        found[request.edit_id] = Case(case_id=request.edit_id, edit=request)
+    return [found[name] for name in sorted(found)]
+
+
+def _warnings(old: ExaminedVersion, new: ExaminedVersion, pairs: Iterable[Pair]) -> list[str]:
+    warnings = []
+    num_pairs = len(list(pairs))
+    for version in (old, new):
+        num_alone = len(version.results) - num_pairs
+        if num_alone:
+            warnings.append(
+                f"{num_alone:,} of {len(version.results):,} results of {version.label} have no "
+                "counterpart in the other version and were left out."
+            )
+    if old.bank_version == new.bank_version:
+        warnings.append("Both are results of the same version.")
+    return warnings

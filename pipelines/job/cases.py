@@ -1,0 +1,86 @@
+"""Cases of a published benchmark, as the section `[benchmark]` of a recipe names it."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
+from liveedit_core.published.layout import Split, find_files, find_images, layout_of
+from liveedit_core.schema import Case
+from liveedit_core.training.cases import trainable_cases
+from pipelines.job.benchmark_options import BenchmarkSection
+
+_DEFAULT_LIMITS = InputLimits()
+
+
+def open_published(
+    section: BenchmarkSection, split: Split, *, limits: InputLimits = _DEFAULT_LIMITS
+) -> PublishedBenchmark:
+    """The benchmark of a recipe, whole and checked; its pictures are not held.
+
+    Args:
+        section: Which one, and where it lies.
+        split: Which of its files.
+        limits: How much is accepted.
+
+    Raises:
+        InputError: A file is missing, or something is wrong with the benchmark; all of it is said.
+    """
+    layout, data = layout_of(section.name), Path(section.data)
+    return open_benchmark(
+        section.name,
+        find_files(layout, data, split),
+        Path(section.images) if section.images else find_images(layout, data),
+        limits=limits,
+        missing_pictures=section.missing_pictures,
+    )
+
+
+def load_training_cases(
+    section: BenchmarkSection,
+    *,
+    limits: InputLimits = _DEFAULT_LIMITS,
+    say: Callable[[str], None] = print,
+) -> list[Case]:
+    """Cases of the training file, each with one probe of every kind that training asks.
+
+    `Case.thing` is VLKEB's entity, otherwise the picture. All pictures are in memory at once, each
+    of them once.
+
+    Args:
+        section: Which benchmark.
+        limits: How much is accepted.
+        say: Is told what was left out.
+
+    Raises:
+        InputError: See `open_published`.
+    """
+    benchmark = open_published(section, "train", limits=limits)
+    for note in benchmark.notes():
+        say(note)
+    return trainable_cases(list(benchmark))
+
+
+def load_evaluation_cases(
+    section: BenchmarkSection,
+    *,
+    limits: InputLimits = _DEFAULT_LIMITS,
+    limit: int | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Case]:
+    """Cases of the evaluation file.
+
+    Args:
+        section: Which benchmark.
+        limits: How much is accepted.
+        limit: Only the first so many; the file is checked whole all the same.
+        say: Is told what was left out.
+
+    Raises:
+        InputError: See `open_published`.
+    """
+    benchmark = open_published(section, "evaluation", limits=limits)
+    for note in benchmark.notes():
+        say(note)
+    return list(itertools.islice(benchmark, limit))

@@ -1,0 +1,134 @@
+"""The frame of every entry script: options that all jobs have, and errors as exit codes.
+
+A script reads its arguments before anything heavy is imported, so nothing heavy is imported here.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from liveedit_core.errors import ConfigError, LiveEditError
+from pipelines.job.recipe_loader import RecipeT, load_recipe, to_toml
+
+FAILED = 1
+WRONG_SETTING = 2
+
+
+def job_parser(
+    description: str | None,
+    exit_codes: str,
+    *,
+    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring and its exit codes, as they are written.
+
+    Args:
+        description: `__doc__` of the script.
+        exit_codes: Below the options.
+        parser_class: Another one changes what a wrong option does.
+    """
+    return parser_class(
+        description=description,
+        epilog=exit_codes,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def parse_job(
+    parser: argparse.ArgumentParser,
+    arguments: list[str] | None,
+    *,
+    recipe: Path | None = None,
+    recipe_help: str = "settings",
+    dry_run_help: str = "print the resolved recipe and end",
+) -> argparse.Namespace:
+    """Add what every job takes, and read the command line.
+
+    Args:
+        parser: With the options of the job.
+        arguments: None for those of the process.
+        recipe: The recipe that is used when none is named.
+        recipe_help: What it holds.
+        dry_run_help: What `--dry-run` prints.
+    """
+    parser.add_argument(
+        "--recipe", metavar="FILE.toml", type=Path, default=recipe, help=recipe_help
+    )
+    parser.add_argument("--dry-run", action="store_true", help=dry_run_help)
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+def resolve(
+    recipe_class: type[RecipeT],
+    options: argparse.Namespace,
+    named: Iterable[tuple[str, object]] = (),
+    *,
+    defaults: Sequence[str] = (),
+) -> RecipeT:
+    """The recipe, then overrides, then the options that name a setting: the later one wins.
+
+    Args:
+        recipe_class: What to build.
+        options: As `parse_job` read them.
+        named: Settings by dotted name; one that is None was not given.
+        defaults: Settings, as overrides write them, that the job prefers to the recipe's; whatever
+            is given on the command line wins.
+
+    Raises:
+        ConfigError: A setting is unknown, of the wrong type or impossible.
+    """
+    given = [f"{name}={value}" for name, value in named if value is not None]
+    return load_recipe(recipe_class, options.recipe, [*defaults, *options.overrides, *given])
+
+
+def given_settings(
+    options: argparse.Namespace, named: Iterable[tuple[str, object]] = ()
+) -> dict[str, str]:
+    """Values set on the command line by dotted name; an option wins over an override."""
+    pairs = [item.partition("=")[::2] for item in options.overrides]
+    settings = {name.strip(): value.strip() for name, value in pairs}
+    return settings | {name: str(value) for name, value in named if value is not None}
+
+
+def run_entry(
+    load: Callable[[], RecipeT],
+    run: Callable[[RecipeT], int],
+    *,
+    is_dry_run: bool,
+    wrong_setting: int = WRONG_SETTING,
+) -> int:
+    """Resolve the recipe, then print it or do the job.
+
+    Args:
+        load: Resolves it.
+        run: Does the job; returns its exit code.
+        is_dry_run: Print it and end.
+        wrong_setting: Exit code of a `ConfigError`.
+    """
+
+    def job() -> int:
+        recipe = load()
+        if is_dry_run:
+            print(to_toml(recipe), end="")
+            return 0
+        return run(recipe)
+
+    return exit_code_of(job, wrong_setting=wrong_setting)
+
+
+def exit_code_of(run: Callable[[], int], *, wrong_setting: int = WRONG_SETTING) -> int:
+    """Do something; our errors become one line and an exit code.
+
+    Args:
+        run: Returns its exit code.
+        wrong_setting: Exit code of a `ConfigError`.
+    """
+    try:
+        return run()
+    except LiveEditError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return wrong_setting if isinstance(error, ConfigError) else FAILED

@@ -1,0 +1,162 @@
+"""The Ray session of a job, and how a job is asked to stop.
+
+A job joins the cluster that its recipe, `RAY_ADDRESS` or the job server names; otherwise it starts
+a Ray of its own inside this process: loopback only, no dashboard, no usage reports.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from liveedit_core.errors import ConfigError, WorkerLostError
+from pipelines.editing.recipe import RaySection
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming behaviour; else it warns about it
+    "RAY_TQDM_PATCH_PRINT": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",  # bars of libraries in worker processes
+}
+"""Set where the user did not; children inherit it."""
+
+_LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+"""Makes Ray listen on 127.0.0.1 alone, on Linux too; otherwise it takes the machine's address."""
+_TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
+_PROJECT = Path(__file__).resolve().parents[2]
+
+
+def prepare_environment(config: RaySection) -> None:
+    """Set what this process and its children read from the environment.
+
+    To be called before Ray is imported for the first time, which reads some of it then.
+
+    Args:
+        config: Says whether there is a cluster to join.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not _address(config):
+        os.environ.setdefault(*_LOOPBACK_ONLY)
+        _let_children_import_the_project()
+
+
+def _address(config: RaySection) -> str:
+    """Of the cluster to join; "" to start a local Ray."""
+    return config.address or os.environ.get("RAY_ADDRESS", "")
+
+
+@contextlib.contextmanager
+def open_session(config: RaySection, *, needed_cpus: float) -> Iterator[None]:
+    """Join or start Ray, and leave or end it.
+
+    Args:
+        config: Where, and how large a local session is.
+        needed_cpus: CPUs that all actors of the job ask for together; a local session offers so
+            many at least, as its actors may share the cores.
+
+    Raises:
+        ConfigError: There is no cluster at the address.
+    """
+    prepare_environment(config)
+    # Ray forks only to start other programs, which is harmless.
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")
+    import ray
+
+    address = _address(config)
+    if address:
+        options: dict[str, Any] = {"address": address}
+    else:
+        # Ray protects a local session with a token of its own, and says so at length.
+        logging.getLogger(_TOKEN_LOGGER).setLevel(logging.ERROR)
+        options = {
+            "address": "local",
+            "num_cpus": max(config.num_cpus or os.cpu_count() or 1, math.ceil(needed_cpus)),
+            "object_store_memory": config.object_store_memory_bytes or None,
+            "include_dashboard": False,
+        }
+    try:
+        ray.init(**options, logging_level=logging.WARNING, log_to_driver=True)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"ray.address: there is no Ray at {address!r}. Start one (`make ray-head`), or unset "
+            "ray.address and RAY_ADDRESS to use a local session"
+        ) from error
+    except (OSError, RuntimeError, TimeoutError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WorkerLostError(f"Ray could not start: {reason}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def ray_version() -> str:
+    """Version of Ray."""
+    import ray
+
+    return str(ray.__version__)
+
+
+def _let_children_import_the_project() -> None:
+    """Ray passes on the folder of the script and the current one, which may both be others."""
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(_PROJECT) not in known:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(_PROJECT), *filter(None, known)])
+
+
+class StopRequest:
+    """Ctrl-C or SIGTERM, taken as a wish to stop after the current window.
+
+    A second signal ends the job at once; that is safe too, as every state is in the store.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """Note nothing yet.
+
+        Args:
+            say: Tells people that the wish was heard.
+        """
+        self._say = say
+        self.signal_number = 0
+        """Of the signal that came; 0 when none did."""
+
+    def __call__(self) -> bool:
+        """Whether the job should stop."""
+        return self.signal_number != 0
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the number of the signal, as shells do it."""
+        return 128 + self.signal_number
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Listen to both signals; to be entered after Ray has started, which sets its own."""
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self._handle) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, signal_number: int, _frame: FrameType | None) -> None:
+        if self.signal_number:
+            sys.exit(128 + signal_number)
+        self.signal_number = signal_number
+        self._say(
+            "stopping after the current window; the same command goes on from there "
+            "(once more: stop at once)"
+        )

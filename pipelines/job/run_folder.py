@@ -1,0 +1,132 @@
+"""The folder of a run: what it was configured with, by which code, and its log.
+
+runs/<run_name>/config.toml    the resolved recipe of the newest start
+runs/<run_name>/starts.jsonl   one line a start: time, command, git commit, versions, seed
+runs/<run_name>/log.txt        warnings and messages
+runs/<run_name>/report.html    written at the end
+"""
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from liveedit_core.errors import ConfigError
+from pipelines.editing.recipe import LifelongEditRecipe, load_recipe, to_dict, to_toml
+
+_PACKAGES = ("torch", "transformers", "ray", "pylance", "mlflow", "open_clip_torch")
+_FIXED = (
+    "seed",
+    "backbone.name",
+    "backbone.dtype",
+    "backbone.edit_layer",
+    "generator.checkpoint",
+    "embedding.open_clip_model",
+    "embedding.open_clip_pretrained",
+    "bank.name",
+    "evaluation.max_new_tokens",
+)
+"""What stored results depend on: must stay the same while a run is resumed. So must the store."""
+
+
+def enter_run_folder(config: LifelongEditRecipe, *, must_exist: bool = False) -> bool:
+    """Create or re-enter the folder of a run and write down this start.
+
+    Args:
+        config: The resolved recipe.
+        must_exist: Refuse to begin a new run.
+
+    Returns:
+        Whether the run existed, so that this start resumes it.
+
+    Raises:
+        ConfigError: `must_exist`, but there is no such run; or a run of this name was made with
+            settings that cannot change.
+    """
+    folder = config.run_folder
+    recipe_file = folder / "config.toml"
+    exists = recipe_file.exists()
+    if exists:
+        _check_same(load_recipe(LifelongEditRecipe, recipe_file), config)
+    elif must_exist:
+        raise ConfigError(f"--resume: there is no run in {str(folder)!r}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        recipe_file.write_text(to_toml(config), encoding="utf-8")
+        with (folder / "starts.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**run_facts(), "seed": config.seed, "argv": sys.argv}) + "\n")
+    except OSError as error:
+        raise ConfigError(f"run folder {str(folder)!r} cannot be written: {error}") from error
+    return exists
+
+
+def log_to_file(folder: Path) -> None:
+    """Send everything that is logged to the run's log, and warnings to the terminal as well."""
+    to_file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    to_terminal = logging.StreamHandler()
+    to_terminal.setLevel(logging.WARNING)
+    to_terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[to_file, to_terminal], force=True)
+
+
+def run_facts() -> dict[str, str]:
+    """Time, code and versions of this start."""
+    return {
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        **{f"{name}_version": _version(name) for name in _PACKAGES},
+    }
+
+
+def git_commit() -> str:
+    """Commit of the project's folder, with "+changes" where files differ; "" outside git."""
+    folder = Path(__file__).resolve().parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return commit + ("+changes" if changes else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _check_same(before: LifelongEditRecipe, now: LifelongEditRecipe) -> None:
+    differences = [
+        f"{name} was {_get(before, name)!r}, is now {_get(now, name)!r}"
+        for name in _FIXED
+        if _get(before, name) != _get(now, name)
+    ]
+    if before.store_uri != now.store_uri:
+        differences.append(f"store was {before.store_uri!r}, is now {now.store_uri!r}")
+    if differences:
+        raise ConfigError(
+            f"run {now.run_name!r} exists with other settings: {'; '.join(differences)}. "
+            "Give the new run another name with --run-name"
+        )
+
+
+def _get(recipe: LifelongEditRecipe, dotted: str) -> object:
+    value: object = to_dict(recipe)
+    for name in dotted.split("."):
+        assert isinstance(value, dict)
+        value = value[name]
+    return value

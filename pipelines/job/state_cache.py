@@ -1,0 +1,156 @@
+"""The state cache as jobs use it: opened from a recipe, filled with all that will be asked for."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from infra.cache.cached_states import CachedStates
+from infra.cache.state_cache import StateCache
+from infra.cache.state_rows import StateWriter, WrittenStates
+from infra.storage.object_store import ObjectStore
+from liveedit_core.backbones.protocol import Backbone, BackboneInput
+from liveedit_core.errors import ConfigError
+from liveedit_core.method.config import StateDtype
+from liveedit_core.state_identity import StateIdentity
+from liveedit_core.state_source import LazyBackboneStates, StateSource
+from pipelines.editing.recipe import RaySection
+from pipelines.job.ray_session import open_session
+from pipelines.job.states_config import StatesSection
+from workers.failures import retried
+from workers.models import ModelSource
+from workers.state_encoder import CHUNK_SIZE, StateEncoder, picture_chunks
+from workers.state_sources import CacheNames
+
+
+class Encoder(Protocol):
+    """Inputs in, uncommitted rows of the cache out; chunks are taken only as there is room."""
+
+    def identity(self, dtype: StateDtype) -> StateIdentity:
+        """What the states that it encodes have in common."""
+
+    def stream(
+        self, chunks: Iterator[Sequence[BackboneInput]], writer: StateWriter
+    ) -> Iterator[WrittenStates]:
+        """One answer a chunk, in order."""
+
+    def close(self) -> None:
+        """Nothing more will be asked: give memory and cores back."""
+
+
+def cache_names(section: StatesSection, run_root: str) -> CacheNames | None:
+    """The cache of a recipe for workers; None when it is switched off."""
+    if not section.is_cached:
+        return None
+    return CacheNames(
+        store_uri=section.store_uri(run_root), dtype=section.dtype, max_bytes=section.max_bytes
+    )
+
+
+def open_cache(section: StatesSection, run_root: str, backbone: Backbone) -> StateCache | None:
+    """The cache of a recipe; None when it is switched off."""
+    if not section.is_cached:
+        return None
+    store = ObjectStore(section.store_uri(run_root))
+    identity = StateIdentity.of(backbone, section.dtype)
+    return StateCache(store, identity, max_bytes=section.max_bytes)
+
+
+def training_source(
+    cache: StateCache | None, backbone: Backbone, models: ModelSource
+) -> StateSource:
+    """Where training reads: a cache that was filled beforehand, or straight from the backbone.
+
+    Args:
+        cache: None for none.
+        backbone: Computes what the cache does not hold.
+        models: The same backbone for other processes: the source travels to them without it.
+    """
+    computed = LazyBackboneStates(models.load_backbone, backbone)
+    return computed if cache is None else CachedStates(cache, computed)
+
+
+@contextlib.contextmanager
+def state_encoder(
+    section: StatesSection, backbone: Backbone, models: ModelSource
+) -> Iterator[Encoder]:
+    """What encodes a split: a pool in a Ray session of its own, or this process.
+
+    Args:
+        section: Says which.
+        backbone: The one that is loaded here.
+        models: The same backbone for other processes.
+    """
+    if section.num_workers == 0:
+        yield StateEncoder(lambda: backbone)
+        return
+    from workers.state_encoding_pool import StateEncodingPool
+
+    with open_session(RaySection(), needed_cpus=section.num_cpus * section.num_workers):
+        pool = StateEncodingPool(
+            models.load_backbone,
+            num_workers=section.num_workers,
+            max_in_flight=section.max_in_flight,
+            num_threads=section.num_threads,
+            num_cpus=section.num_cpus,
+            node_resource=section.node_resource,
+        )
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+def fill_cache(
+    cache: StateCache,
+    encoder: Encoder,
+    inputs: Sequence[BackboneInput],
+    report: Callable[[int, int], None],
+    *,
+    chunk_size: int = CHUNK_SIZE,
+) -> int:
+    """Encode what the cache does not hold; a job that is killed goes on where it was.
+
+    States of other jobs leave when the budget asks for it. When there is no room for more of these,
+    the rest is left to be computed while it is needed.
+
+    Args:
+        cache: To be filled.
+        encoder: Does the work.
+        inputs: All that will be asked for.
+        report: Called with (held, total) inputs.
+        chunk_size: Inputs of one commit.
+
+    Returns:
+        How many states were added.
+
+    Raises:
+        ConfigError: The encoder encodes something else than the cache holds.
+    """
+    missing = cache.missing(inputs)
+    if not missing:
+        return 0
+    found = encoder.identity(cache.identity.dtype)
+    if found != cache.identity:
+        raise ConfigError(
+            f"states: the encoder has {found}, the cache is for {cache.identity}; name the same "
+            "backbone and edit layer for both"
+        )
+    wanted = frozenset(cache.ids(inputs))
+    is_full = False
+
+    def chunks() -> Iterator[Sequence[BackboneInput]]:
+        for chunk in picture_chunks(missing, chunk_size):
+            if is_full:
+                return
+            yield [inputs[position] for position in chunk]
+
+    num_added = 0
+    for written in encoder.stream(chunks(), cache.writer):
+        if not retried(functools.partial(cache.commit, written, keep=wanted)):
+            is_full = True
+            continue
+        num_added += written.num_states
+        report(len(wanted) - len(missing) + num_added, len(wanted))
+    cache.compact()
+    return num_added

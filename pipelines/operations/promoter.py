@@ -1,0 +1,231 @@
+"""Moves the alias `champion`, one process at a time, with a record of every move.
+
+    take the turn -> finish what a dead process left -> ask the gates -> write the audit record
+    (lease)                                                               (the decision)
+                  -> previous_champion, champion, tags -> mark the record done
+
+Two guards: a lease keeps two promotions from working at one time, and the audit record is created
+under the next number exclusively, so that even two processes that both believe to hold the lease
+cannot both decide on the same state. MLflow's aliases have neither; they only follow the log. A
+process that dies after its record was written is finished by the next one, whatever that wants.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from infra.storage.lease import Lease
+from infra.storage.object_store import ObjectStore
+from infra.tracking.audit_log import Action, AuditLog, AuditRecord
+from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
+from liveedit_core.errors import InputError, LiveEditError
+from pipelines.job.registered_models import newest_version
+from pipelines.operations.evidence import Findings, gather
+from pipelines.operations.gates import GateResult, all_gates
+from pipelines.operations.promotion_recipe import PromotionRecipe
+
+CHAMPION = "champion"
+PREVIOUS_CHAMPION = "previous_champion"
+
+
+class PromotionConflictError(LiveEditError):
+    """Another process promotes or rolls back at the same time, and was first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What came of a promotion or a rollback."""
+
+    version: int
+    """The champion after it; the version that was refused."""
+    champion_before: int
+    """0 for none."""
+    gates: tuple[GateResult, ...] = ()
+    refusals: tuple[str, ...] = ()
+    """Why nothing was changed; empty when it was, or when nothing had to be."""
+    record: AuditRecord | None = None
+    """None when nothing was changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promoter:
+    """Promotes and rolls back bank versions of one registry."""
+
+    recipe: PromotionRecipe
+    versions: ModelVersions
+    who: str
+    why: str
+    say: Callable[[str], None] = field(default=lambda text: None)
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+    def promote(self, uri: str = "") -> Decision:
+        """Make a version the champion if it passes every gate.
+
+        Args:
+            uri: `models:/liveedit-bank/7` or `models:/liveedit-bank@challenger`; "" for the newest
+                registered version.
+
+        Raises:
+            InputError: There is no such version.
+            PromotionConflictError: Another process was first.
+            StorageUnavailableError: A store does not answer.
+            TrackingError: MLflow does not answer; what was decided is carried out later.
+        """
+        with self._turn():
+            records = self._finished_records()
+            candidate = self._candidate(uri)
+            champion = self._alias(CHAMPION)
+            if candidate.version == champion:
+                return Decision(version=champion, champion_before=champion)
+            findings = gather(
+                self.recipe,
+                store=self._store,
+                versions=self.versions,
+                candidate=candidate,
+                champion=champion,
+                now=self.now(),
+            )
+            gates = all_gates(findings.evidence, self.recipe.gates, self.recipe.thresholds)
+            refusals = tuple(f"{gate.name}: {gate.reason}" for gate in gates if not gate.passed)
+            decision = Decision(
+                version=candidate.version, champion_before=champion, gates=gates, refusals=refusals
+            )
+            if refusals:
+                return decision
+            record = self._record("promotion", records, candidate.version, champion, findings)
+            self._decide(record)
+            return replace(decision, record=record)
+
+    def roll_back(self) -> Decision:
+        """Make the previous champion the champion again; its files are verified first.
+
+        Raises:
+            IntegrityError: A file of the previous champion is missing or altered.
+            PromotionConflictError: Another process was first.
+            TrackingError: MLflow does not answer; what was decided is carried out later.
+        """
+        with self._turn():
+            records = self._finished_records()
+            champion, previous = self._alias(CHAMPION), self._alias(PREVIOUS_CHAMPION)
+            if not previous:
+                refusal = "rollback: there is no previous champion"
+                return Decision(version=champion, champion_before=champion, refusals=(refusal,))
+            target = self.versions.find(f"models:/{BANK_MODEL}/{previous}")
+            self.versions.manifest(target).verified_bank(f"{BANK_MODEL} {previous}")
+            record = self._record("rollback", records, previous, champion, None)
+            self._decide(record)
+            return Decision(version=previous, champion_before=champion, record=record)
+
+    @property
+    def _store(self) -> ObjectStore:
+        return ObjectStore(self.recipe.store_uri)
+
+    @property
+    def _log(self) -> AuditLog:
+        return AuditLog(self._store, BANK_MODEL)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        self._store.check_exclusive_create()
+        lease = Lease(self._store, f"promotion/{BANK_MODEL}", term_s=self.recipe.lease.term_s)
+        other = lease.acquire()
+        if other is not None:
+            raise PromotionConflictError(
+                f"{other.holder} is changing the champion of {BANK_MODEL} right now; look at what "
+                "it decided, then try again"
+            )
+        with lease.kept():
+            yield
+
+    def _finished_records(self) -> list[AuditRecord]:
+        """All records, after the last one was carried out."""
+        records = self._log.records()
+        if records and not self._log.is_done(records[-1]):
+            last = records[-1]
+            self.say(
+                f"finishing the {last.action} of version {last.version} by {last.who}, which was "
+                "interrupted"
+            )
+            self._carry_out(last)
+        return records
+
+    def _candidate(self, uri: str) -> RegisteredVersion:
+        found = self.versions.find(uri) if uri else newest_version(self.versions)
+        if found.name != BANK_MODEL:
+            raise InputError(f"only versions of {BANK_MODEL} are promoted, got {uri!r}")
+        return found
+
+    def _alias(self, alias: str) -> int:
+        found = self.versions.by_alias(BANK_MODEL, alias)
+        return found.version if found else 0
+
+    def _record(
+        self,
+        action: Action,
+        records: list[AuditRecord],
+        version: int,
+        champion: int,
+        findings: Findings | None,
+    ) -> AuditRecord:
+        return AuditRecord(
+            sequence=len(records) + 1,
+            action=action,
+            version=version,
+            champion_before=champion,
+            previous_champion=champion if action == "promotion" else _before(records, version),
+            who=self.who,
+            why=self.why,
+            decided_at=self.now().isoformat(timespec="seconds"),
+            numbers=findings.numbers if findings else {},
+            evidence=findings.sources if findings else {},
+        )
+
+    def _decide(self, record: AuditRecord) -> None:
+        if not self._log.append(record):
+            first = self._log.records()[record.sequence - 1]
+            raise PromotionConflictError(
+                f"{first.who} was first: {first.action} of version {first.version} at "
+                f"{first.decided_at}. Nothing was changed by this call; look at that, then try "
+                "again"
+            )
+        self._carry_out(record)
+
+    def _carry_out(self, record: AuditRecord) -> None:
+        """Let registry and run show the newest record; may be done again at any time."""
+        while True:
+            if record.previous_champion or self._alias(PREVIOUS_CHAMPION):
+                self.versions.set_alias(BANK_MODEL, PREVIOUS_CHAMPION, record.previous_champion)
+            self.versions.set_alias(BANK_MODEL, CHAMPION, record.version)
+            self._tag(record)
+            self._log.mark_done(record)
+            # A process that slept through its lease must not leave its own, older state behind.
+            newest = self._log.records()[-1]
+            if newest.sequence == record.sequence:
+                return
+            record = newest
+
+    def _tag(self, record: AuditRecord) -> None:
+        tags = {
+            f"{record.action}.who": record.who,
+            f"{record.action}.why": record.why,
+            f"{record.action}.when": record.decided_at,
+            f"{record.action}.audit_sequence": str(record.sequence),
+            f"{record.action}.champion_before": str(record.champion_before),
+        }
+        if record.numbers:
+            rounded = {name: round(value, 6) for name, value in sorted(record.numbers.items())}
+            tags[f"{record.action}.numbers"] = json.dumps(rounded)
+        self.versions.set_tags(BANK_MODEL, record.version, tags)
+        run_id = record.evidence.get("mlflow_run_id", "")
+        if run_id:
+            self.versions.set_run_tags(run_id, tags)
+
+
+def _before(records: list[AuditRecord], version: int) -> int:
+    """Whom a version had replaced when it became the champion; 0 when the log does not tell."""
+    for record in reversed(records):
+        if record.version == version:
+            return record.previous_champion
+    return 0

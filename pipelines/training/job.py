@@ -1,0 +1,226 @@
+"""Wires the training job: checkpoints, validation and MLflow around the loop; publishes, reports.
+
+The newest checkpoint in the store is where a run goes on. The loop's own file in the run folder
+only bridges the moment until a checkpoint is there: it is removed then, so there is one truth.
+"""
+
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.reports.training import write_training_report
+from infra.storage.object_store import ObjectStore
+from infra.tracking.generator_checkpoints import GeneratorCheckpoints
+from infra.tracking.model_registry import ModelRegistry
+from infra.tracking.tracker import Tracker
+from liveedit_core.backbones.protocol import TrainableBackbone
+from liveedit_core.method.generator import load_generator, save_generator
+from liveedit_core.schema import Case
+from liveedit_core.training.recipe import Phase
+from liveedit_core.training.validation import Validator
+from pipelines.editing.recipe import RaySection
+from pipelines.job.ray_session import open_session
+from pipelines.job.state_cache import cache_names
+from pipelines.training.data import Material
+from pipelines.training.loop import GeneratorTrainer
+from pipelines.training.recipe import TrainRecipe
+from pipelines.training.records import TrainingRecords, first_norm, recipe_digest
+from pipelines.training.report import training_report_data
+from workers.sharding_config import ShardingSection
+from workers.state_sources import open_states
+from workers.training_messages import MODEL, MOMENT, Snapshot
+
+EXPERIMENT = "liveedit-training"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What is left to say at the end."""
+
+    digest: str
+    folder: Path
+    """generator.safetensors, config.json and the curve."""
+    report: Path
+    warnings: tuple[str, ...]
+    num_record_failures: int
+    tracking_uri: str
+
+
+def do_training(
+    recipe: TrainRecipe,
+    backbone: TrainableBackbone,
+    material: Material,
+    held_out: Sequence[Case],
+    facts: Mapping[str, str],
+) -> TrainingResult:
+    """Train from the last checkpoint (or the beginning) to the end.
+
+    Args:
+        recipe: resolved.
+        backbone: frozen model.
+        material: encoded training data, without the things of `held_out`.
+        held_out: cases to validate on; none: no validation.
+        facts: of this start, for MLflow and the report.
+
+    Raises:
+        ConfigError: the run was begun with another recipe.
+        LiveEditError: the job cannot go on; its checkpoints stay.
+    """
+    start_s = time.perf_counter()
+    validator = make_validator(recipe, backbone, held_out)
+    records = open_records(recipe, validator)
+
+    def on_checkpoint(trainer: GeneratorTrainer, phase: Phase, step: int) -> None:
+        records.on_checkpoint(trainer, phase, step)
+        bridge_file(trainer).unlink(missing_ok=True)
+
+    trainer = GeneratorTrainer(
+        recipe,
+        backbone,
+        material,
+        recipe.run_folder,
+        on_step=records.on_step,
+        on_checkpoint=on_checkpoint,
+    )
+    status = "FAILED"
+    try:
+        records.started(facts)
+        restore(trainer, records.checkpoints, recipe)
+        if validator is not None:
+            validator.first_norm = first_norm(trainer.curve)
+        with processes(recipe.sharding):
+            trainer.run()
+        if validator is not None and records.last_report is None:
+            records.last_report = validator(trainer.generator)  # resumed after its last step
+        folder = recipe.run_folder / "generator"
+        write_result(trainer, folder, is_half=recipe.checkpoint.is_half)
+        report = write_report(recipe, trainer, records, held_out, facts, start_s)
+        digest = records.finished(folder, report)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        records.tracker.end(status)
+    return TrainingResult(
+        digest=digest,
+        folder=folder,
+        report=report,
+        warnings=records.last_report.warnings if records.last_report is not None else (),
+        num_record_failures=records.num_failures,
+        tracking_uri=records.tracker.tracking_uri,
+    )
+
+
+def processes(sharding: ShardingSection) -> contextlib.AbstractContextManager[object]:
+    """The Ray session of a sharded run; nothing for one process."""
+    if not sharding.needs_processes:
+        return contextlib.nullcontext()
+    return open_session(RaySection(), needed_cpus=sharding.needed_cpus)
+
+
+def open_records(recipe: TrainRecipe, validator: Validator | None) -> TrainingRecords:
+    """Store and MLflow of a run; nothing is written yet."""
+    folder = recipe.run_folder
+    store = ObjectStore(recipe.keep.store or folder / "store")
+    tracker = Tracker(Path(recipe.run_root), experiment=EXPERIMENT, run_name=recipe.run_name)
+    return TrainingRecords(
+        recipe,
+        seed=recipe.seed,
+        phase_steps={
+            name: section.steps for name, section in recipe.plan.phases.items() if section.steps
+        },
+        tracker=tracker,
+        registry=ModelRegistry(tracker),
+        checkpoints=GeneratorCheckpoints(store, recipe.run_name, last_k=recipe.keep.last_k),
+        state_file=folder / "recorded.json",
+        validate=validator,
+        validate_every=recipe.validation.every_steps,
+    )
+
+
+def make_validator(
+    recipe: TrainRecipe, backbone: TrainableBackbone, held_out: Sequence[Case]
+) -> Validator | None:
+    """The validator of a recipe; None where nothing is held out."""
+    if not held_out:
+        return None
+    return Validator(
+        backbone,
+        held_out,
+        num_cases=recipe.validation.num_cases,
+        limits=recipe.diagnostics,
+        batch_size=recipe.validation.batch_size,
+        source=open_states(backbone, cache_names(recipe.states, recipe.run_root)),
+    )
+
+
+def bridge_file(trainer: GeneratorTrainer) -> Path:
+    """The loop's own checkpoint, which `GeneratorTrainer.load` reads."""
+    return trainer.folder / "last.safetensors"
+
+
+def restore(
+    trainer: GeneratorTrainer, checkpoints: GeneratorCheckpoints, recipe: TrainRecipe
+) -> None:
+    """Put a trainer where the newest checkpoint in the store was taken, if there is one.
+
+    Raises:
+        ConfigError: it was taken under another recipe.
+        IntegrityError: it is damaged.
+    """
+    state = checkpoints.resume()
+    if state is None:
+        return
+    position = state.position
+    position.check_same_run(seed=recipe.seed, recipe_digest=recipe_digest(recipe))
+    if bridge_file(trainer).exists():
+        return  # it is newer: a process ended before this checkpoint was in the store
+    with tempfile.TemporaryDirectory() as scratch:
+        generator = load_generator(checkpoints.fetch(state.entry.digest, Path(scratch)))
+    model = {f"{MODEL}{name}": value for name, value in generator.state_dict().items()}
+    moments = {f"{MOMENT}{name}": value for name, value in state.moments.items()}
+    phases: dict[str, Phase] = {name: name for name in recipe.plan.phases}
+    trainer.snapshot = Snapshot(
+        config=generator.config,
+        phase=phases[position.phase],
+        step=position.step,
+        tensors=model | moments,
+    )
+    trainer.generator.config = generator.config
+    trainer.generator.load_state_dict(trainer.snapshot.model)
+    trainer.curve = [dict(row) for row in position.curve]
+    print(f"resumed at {position.phase} {position.step}", flush=True)
+
+
+def write_result(trainer: GeneratorTrainer, folder: Path, *, is_half: bool) -> None:
+    """Weights, config and curve of the trained generator."""
+    save_generator(trainer.generator.half() if is_half else trainer.generator, folder)
+    (folder / "curve.json").write_text(json.dumps(trainer.curve))
+
+
+def write_report(
+    recipe: TrainRecipe,
+    trainer: GeneratorTrainer,
+    records: TrainingRecords,
+    held_out: Sequence[Case],
+    facts: Mapping[str, str],
+    start_s: float,
+) -> Path:
+    """The HTML report; returns where it is."""
+    data = training_report_data(
+        recipe,
+        phase_steps=records.phase_steps,
+        curve=trainer.curve,
+        validation=records.last_report,
+        bank_cases=held_out,
+        facts=facts,
+        duration_s=time.perf_counter() - start_s,
+    )
+    path = recipe.run_folder / "report.html"
+    write_training_report(path, data)
+    return path

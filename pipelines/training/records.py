@@ -1,0 +1,288 @@
+"""What a training run leaves in the store and in MLflow, step by step.
+
+    on_step         losses, accuracies, learning rate                     -> MLflow
+    on_checkpoint   validation when it is due; checkpoint, last k and best -> store, MLflow
+    finished        the result and its report                             -> store, MLflow
+
+An outage of MLflow never stops training: metrics wait in the tracker's spool, registrations are
+tried again at the next checkpoint and at the next start. A store that fails does stop it: training
+on without checkpoints is what nobody wants to find out a day later.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from infra.tracking.generator_checkpoints import CheckpointEntry, GeneratorCheckpoints, Position
+from infra.tracking.model_registry import GENERATOR_MODEL, ModelRegistry
+from infra.tracking.tracker import Tracker
+from liveedit_core.errors import TrackingError
+from liveedit_core.method.generator import CONFIG_FILE, LiveEditGenerator
+from liveedit_core.training.validation import ValidationReport
+from pipelines.job.recipe_loader import Recipe, to_dict, to_flat_dict
+
+_logger = logging.getLogger(__name__)
+
+NEUTRAL = frozenset(
+    {"run_root", "sharding", "states", "checkpoint", "keep", "diagnostics", "layer_search"}
+)
+"""Settings that change where and how a run is computed and kept, not what comes out."""
+Curve = list[dict[str, float | str]]
+Validate = Callable[[LiveEditGenerator], ValidationReport]
+
+
+class SnapshotView(Protocol):
+    """What records read of a snapshot."""
+
+    @property
+    def moments(self) -> Mapping[str, Tensor]:
+        """Optimizer state of the running phase, by name."""
+        ...
+
+
+class TrainerView(Protocol):
+    """What records read of a trainer."""
+
+    generator: LiveEditGenerator
+    """Whole weights, in training precision."""
+    curve: Curve
+    """Rows of `phase`, `step` and figures; validations are appended to it."""
+
+    @property
+    def snapshot(self) -> SnapshotView:
+        """Of the moment."""
+        ...
+
+
+class TrainingRecords:
+    """Records of one run.
+
+    Args:
+        recipe: of the run; its digest guards a resume.
+        seed: of the run.
+        phase_steps: length of each phase in their order, for steps that count through.
+        tracker: takes metrics.
+        registry: takes checkpoints as versions of `liveedit-generator`.
+        checkpoints: takes them whole.
+        state_file: remembers what was recorded, so that a resumed run does not do it twice.
+        validate: scores a generator; None: never.
+        validate_every: optimizer steps of a phase between two validations; the end of a phase
+            always has one.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        seed: int,
+        phase_steps: Mapping[str, int],
+        tracker: Tracker,
+        registry: ModelRegistry,
+        checkpoints: GeneratorCheckpoints,
+        state_file: Path,
+        validate: Validate | None = None,
+        validate_every: int = 100,
+    ) -> None:
+        self.recipe = recipe
+        self.seed = seed
+        self.phase_steps = dict(phase_steps)
+        self.tracker = tracker
+        self.registry = registry
+        self.checkpoints = checkpoints
+        self.state_file = state_file
+        self.validate = validate
+        self.validate_every = validate_every
+        self.last_report: ValidationReport | None = None
+        """Of the newest validation in this process."""
+        self.num_failures = 0
+        """Registrations that MLflow did not take in this process."""
+        state = json.loads(state_file.read_text()) if state_file.exists() else {}
+        self._last_step: int = state.get("last_step", -1)
+        self._versions: dict[str, int] = state.get("versions", {})
+        self._pending: dict[str, dict[str, Any]] = state.get("pending", {})
+        """Validations by checkpoint that wait until its version is there."""
+
+    def started(self, facts: Mapping[str, str]) -> None:
+        """Record what the run is configured with."""
+        self.tracker.log_params(to_flat_dict(self.recipe))
+        self.tracker.set_tags(facts)
+
+    def on_step(self, phase: str, step: int, figures: Mapping[str, float]) -> None:
+        """Record one optimizer step.
+
+        Args:
+            phase: which it belongs to.
+            step: number of the step in its phase, from 0.
+            figures: losses, accuracies, learning rate.
+        """
+        total = self.total_step(phase, step)
+        if total <= self._last_step:
+            return  # a resumed run repeats the steps after its checkpoint, with the same numbers
+        values = {f"{phase}.{name}": value for name, value in figures.items()}
+        self.tracker.log_metrics(values, step=total)
+        self._last_step = total
+        self._remember()
+
+    def on_checkpoint(self, trainer: TrainerView, phase: str, step: int) -> CheckpointEntry:
+        """Validate if it is due, write the checkpoint, register what is kept.
+
+        Args:
+            trainer: of the run.
+            phase: which was running.
+            step: its optimizer steps so far.
+
+        Raises:
+            NumericsError: the generator writes experts that are not finite.
+            StorageUnavailableError: the checkpoint could not be written.
+        """
+        total = self.total_step(phase, step)
+        report = self._validated(trainer, phase, step) if self._is_due(phase, step) else None
+        position = Position(
+            phase=phase,
+            step=step,
+            seed=self.seed,
+            recipe_digest=recipe_digest(self.recipe),
+            curve=list(trainer.curve),
+        )
+        score = report.score if report is not None else None
+        entry = self.checkpoints.save(trainer.generator, trainer.snapshot.moments, position, score)
+        if report is not None:
+            self._pending[entry.digest] = {"step": total, "figures": report.figures}
+            self._remember()
+        self._register_kept()
+        return entry
+
+    def finished(self, folder: Path, report: Path | None = None) -> str:
+        """Publish the trained generator and register it as `last`; record the report.
+
+        Args:
+            folder: generator.safetensors and config.json.
+            report: the HTML report.
+
+        Returns:
+            The digest of the generator.
+        """
+        digest = self.checkpoints.publish(folder)
+        self._register_kept()
+        for pending in self._pending.values():  # MLflow is away: the spool takes them
+            self.tracker.log_metrics(pending["figures"], step=pending["step"])
+        self._pending = {}
+        self._remember()
+        metrics = self.last_report.figures if self.last_report is not None else {}
+        with self._tolerated():
+            done = self.registry.register_generator(
+                folder, digest=digest, metrics=metrics, step=sum(self.phase_steps.values())
+            )
+            self.registry.set_alias(GENERATOR_MODEL, "last", done.version)
+        if report is not None:
+            self.tracker.log_artifact(report)
+        return digest
+
+    def total_step(self, phase: str, step: int) -> int:
+        """Steps since the beginning of the run: those of earlier phases and of this one."""
+        before = 0
+        for name, steps in self.phase_steps.items():
+            if name == phase:
+                return before + step
+            before += steps
+        return step  # before the first phase: the visual key's closed form
+
+    def _is_due(self, phase: str, step: int) -> bool:
+        if self.validate is None:
+            return False
+        is_end = step >= self.phase_steps.get(phase, 0)
+        return is_end or (self.validate_every > 0 and step % self.validate_every == 0)
+
+    def _validated(self, trainer: TrainerView, phase: str, step: int) -> ValidationReport:
+        assert self.validate is not None
+        report = self.validate(trainer.generator)
+        self.last_report = report
+        trainer.curve.append({"phase": phase, "step": step, **report.figures})
+        for warning in report.warnings:
+            _logger.warning("%s %d: %s", phase, step, warning)
+        return report
+
+    def _register_kept(self) -> None:
+        """Register every kept checkpoint that is not yet, then say which are last and best."""
+        entries = self.checkpoints.entries()
+        with self._tolerated():
+            for entry in entries:
+                if entry.digest not in self._versions:
+                    self._register(entry)
+            for alias, chosen in (
+                ("last", self.checkpoints.last()),
+                ("best", self.checkpoints.best()),
+            ):
+                if chosen is not None:
+                    version = self._versions[chosen.digest]
+                    self.registry.set_alias(GENERATOR_MODEL, alias, version)
+            for digest in set(self._versions) - {entry.digest for entry in entries}:
+                self.registry.set_tag(GENERATOR_MODEL, self._versions[digest], "dropped", "true")
+                del self._versions[digest]
+        for digest in set(self._pending) - {entry.digest for entry in entries}:
+            pending = self._pending.pop(digest)  # dropped before MLflow was back
+            self.tracker.log_metrics(pending["figures"], step=pending["step"])
+        self._remember()
+
+    def _register(self, entry: CheckpointEntry) -> None:
+        """Register a checkpoint, and record its validation as that of the version."""
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = self.checkpoints.fetch(entry.digest, Path(scratch))
+            config_text = (folder / CONFIG_FILE).read_text()
+        registered = self.registry.register_checkpoint(
+            config_text,
+            digest=entry.digest,
+            store_uri=self.checkpoints.store.root_uri,
+            tags={
+                "run_name": self.checkpoints.run_name,
+                "phase": entry.phase,
+                "step": str(entry.step),
+            },
+        )
+        self._versions[entry.digest] = registered.version
+        pending = self._pending.pop(entry.digest, None)
+        if pending is not None:
+            self.tracker.log_metrics(
+                pending["figures"], step=pending["step"], model_id=registered.model_id
+            )
+        self._remember()
+
+    def _remember(self) -> None:
+        state = {
+            "last_step": self._last_step,
+            "versions": self._versions,
+            "pending": self._pending,
+        }
+        self.state_file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.state_file.with_name(f".{self.state_file.name}.tmp")
+        partial.write_text(json.dumps(state))
+        partial.replace(self.state_file)
+
+    @contextlib.contextmanager
+    def _tolerated(self) -> Iterator[None]:
+        try:
+            yield
+        except TrackingError as error:
+            self.num_failures += 1
+            _logger.warning("%s; the next checkpoint tries again", error)
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """sha256 of all settings that shape the weights, which a resumed run keeps."""
+    tree = {key: value for key, value in to_dict(recipe).items() if key not in NEUTRAL}
+    if isinstance(backbone := tree.get("backbone"), dict):
+        tree["backbone"] = {key: value for key, value in backbone.items() if key != "device"}
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def first_norm(curve: Curve) -> float:
+    """`expert_norm_median` of the first validation in a curve; 0 when there is none."""
+    norms = (row.get("routing.expert_norm_median") for row in curve)
+    return next((float(norm) for norm in norms if norm is not None), 0.0)

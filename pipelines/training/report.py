@@ -1,0 +1,125 @@
+"""What the report of a training run shows, gathered from its curve and its last validation."""
+
+from collections.abc import Mapping, Sequence
+
+from infra.reports.data import EditView, Example
+from infra.reports.training_report_data import Histogram, TrainingReportData
+from liveedit_core.evaluation.metrics import ProbeResult
+from liveedit_core.schema import Case
+from liveedit_core.training.diagnostics import RoutingSamples
+from liveedit_core.training.validation import ValidationReport
+from pipelines.editing.report import choose_worst, example_of
+from pipelines.job.recipe_loader import to_toml
+from pipelines.training.recipe import TrainRecipe
+from pipelines.training.records import Curve
+
+
+def training_report_data(
+    recipe: TrainRecipe,
+    *,
+    phase_steps: Mapping[str, int],
+    curve: Curve,
+    validation: ValidationReport | None,
+    bank_cases: Sequence[Case],
+    facts: Mapping[str, str],
+    duration_s: float,
+) -> TrainingReportData:
+    """Everything for `infra.reports.training.write_training_report`.
+
+    Args:
+        recipe: resolved.
+        phase_steps: optimizer steps of each phase, in their order.
+        curve: of the trainer, validations included.
+        validation: the last one; None where nothing was validated.
+        bank_cases: the cases whose edits were in its bank.
+        facts: of the run: commit, versions, digests.
+        duration_s: wall time of this start.
+    """
+    return TrainingReportData(
+        title=f"Training of {recipe.run_name}",
+        subtitle="" if validation is None else validation_subtitle(validation, bank_cases),
+        seed=recipe.seed,
+        duration_s=duration_s,
+        phase_steps=phase_steps,
+        curve=curve,
+        histograms=histograms(validation.samples, recipe.model.min_gate) if validation else [],
+        worst_cases=[] if validation is None else worst_cases(validation.results, bank_cases),
+        warnings=() if validation is None else validation.warnings,
+        facts=facts,
+        recipe_text=to_toml(recipe),
+    )
+
+
+def validation_subtitle(validation: ValidationReport, bank_cases: Sequence[Case]) -> str:
+    """How the numbers of the validation were measured."""
+    num_cases = len({result.case_id for result in validation.results})
+    num_things = len({case.thing for case in bank_cases})
+    return (
+        f"Validation: {len(validation.results):,} probes of {num_cases} cases against a bank of "
+        f"{len(bank_cases)} edits, of {num_things} training things that were held out"
+    )
+
+
+def histograms(samples: RoutingSamples, min_gate: float) -> list[Histogram]:
+    """Visual margins, experts kept, prompt gates.
+
+    Args:
+        samples: of a validation.
+        min_gate: experts with a smaller gate do not answer.
+    """
+    return [
+        Histogram(
+            title="Visual margins",
+            caption="Visual similarity minus the sentinel's: above 0 an expert passes the hard "
+            "filter. Strangers: the nearest expert of another thing, for each question.",
+            x_label="visual margin",
+            samples={
+                "own expert": samples.own_margins,
+                "nearest stranger": samples.stranger_margins,
+            },
+            threshold=0.0,
+        ),
+        Histogram(
+            title="Experts that answer",
+            caption="Number of experts kept by hard filter and gate. On other pictures none should "
+            "be.",
+            x_label="experts kept",
+            samples={
+                "own thing in the picture": samples.num_kept,
+                "another picture": samples.num_kept_strangers,
+            },
+        ),
+        Histogram(
+            title="Prompt gates",
+            caption="sigmoid of the prompt similarity to the own expert: near 1 on its own "
+            "question, near 0 on another question about the same picture.",
+            x_label="gate of the own expert",
+            samples={
+                "its own question": samples.own_gates,
+                "another question": samples.other_question_gates,
+            },
+            threshold=min_gate or None,
+        ),
+    ]
+
+
+def worst_cases(results: Sequence[ProbeResult], bank_cases: Sequence[Case]) -> list[Example]:
+    """The cases with the lowest means, each by its worst probe, with pictures."""
+    by_edit = {case.edit.edit_id: case for case in bank_cases}
+
+    def view(edit_id: str) -> EditView:
+        return _view(by_edit[edit_id])
+
+    return [
+        example_of(result, len(by_edit), by_edit[result.edit_id], view)
+        for result in choose_worst(results)
+    ]
+
+
+def _view(case: Case) -> EditView:
+    return EditView(
+        edit_id=case.edit.edit_id,
+        prompt=case.edit.prompt,
+        target=case.edit.target,
+        image_bytes=case.edit.image_bytes,
+    )

@@ -1,0 +1,273 @@
+"""Upkeep: fewer files, the same rows; what is tagged, new or young stays, and so does the log."""
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import torch
+
+from infra.bank.checksums import FileSeals
+from infra.bank.compaction import BankGrowth
+from infra.bank.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.bank.fragment_merging import settled_fragments
+from infra.bank.policy import GrowthPolicy
+from infra.bank.version_archive import VersionArchive
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from infra.storage.tables import Table
+from liveedit_core.errors import ConfigError, IntegrityError
+from liveedit_core.method.config import GeneratorConfig
+from tests.unit.tiny_inputs import request
+
+MakeRow = Callable[..., ExpertRow]
+SOON = timedelta(hours=1)
+NOTHING_STAYS = GrowthPolicy(every_windows=1, keep_versions=1, keep_days=0.0)
+
+
+@pytest.fixture
+def bank(store: ObjectStore, identity: BankIdentity) -> ExpertBank:
+    return ExpertBank.open_or_create(store, "main", identity)
+
+
+def grow(bank: ExpertBank, make_row: MakeRow, windows: Sequence[Sequence[int]]) -> list[int]:
+    """Commit windows of single-row fragments; every third edit supersedes an earlier one."""
+    epoch = bank.acquire_writer()
+    writer = bank.fragment_writer()
+    versions = []
+    for numbers in windows:
+        fragments: list[str] = []
+        for n in numbers:
+            row = make_row(n, f"flag {n - 2}", "no") if n % 3 == 0 else make_row(n, f"flag {n}")
+            fragments += writer.write([row])
+        versions.append(bank.commit(fragments, epoch=epoch))
+    return versions
+
+
+def fragments(store: ObjectStore, name: str = "banks/main") -> int:
+    return len(Table(store, name).latest().get_fragments())
+
+
+def data_paths(bank: ExpertBank) -> list[str]:
+    keys = (key.removeprefix("banks/main/") for key in bank.file_keys(bank.version))
+    return [key for key in keys if key.startswith("data/")]
+
+
+def num_present(store: ObjectStore) -> int:
+    return len(Table(store, "banks/main").latest().versions())
+
+
+WINDOWS = [range(start, start + 4) for start in range(1, 41, 4)]
+
+
+def assert_same_rows(
+    bank: ExpertBank, config: GeneratorConfig, first: int | None, second: int | None
+) -> None:
+    old, new = (bank.load_repository(config, version) for version in (first, second))
+    assert old.edit_ids == new.edit_ids
+    for name in ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD"):
+        assert torch.equal(getattr(old, name), getattr(new, name)), name
+
+
+def test_merged_files_hold_the_same_rows(
+    bank: ExpertBank, store: ObjectStore, make_row: MakeRow, generator_config: GeneratorConfig
+) -> None:
+    versions = grow(bank, make_row, WINDOWS)
+    before = fragments(store)
+    upkeep = BankGrowth(store, "main", GrowthPolicy()).tend()
+    assert (upkeep.fragments_before, upkeep.fragments_after) == (before, fragments(store))
+    assert fragments(store) < before / 10
+    assert upkeep.versions_removed == ()
+    assert_same_rows(bank, generator_config, versions[-1], None)
+    assert [window.version for window in bank.history()] == versions
+
+
+def test_a_bank_that_is_tended_takes_windows_as_one_that_is_not(
+    bank: ExpertBank, store: ObjectStore, make_row: MakeRow, generator_config: GeneratorConfig
+) -> None:
+    """Replays, superseding and indices after merging, against a bank that was never merged."""
+    untouched = ExpertBank.open_or_create(store, "untouched", bank.identity)
+    growth = BankGrowth(store, "main", NOTHING_STAYS)
+    few = [numbers for numbers in WINDOWS[:6] for _ in range(2)]
+    grow(untouched, make_row, few)
+    many = range(1000, 2200)  # enough that indices are made
+    writer, epoch = bank.fragment_writer(), bank.acquire_writer()
+    bank.commit(writer.write([make_row(n) for n in many]), epoch=epoch)
+    growth.tend()
+    assert Table(store, "banks/main").latest().describe_indices() != []
+    for numbers in few:
+        grow(bank, make_row, [numbers])
+        growth.tend(now=datetime.now(UTC) + SOON)
+    assert num_present(store) == 2
+    replayed = bank.version
+    bank.commit(writer.write([make_row(n) for n in many]), epoch=bank.acquire_writer())
+    assert bank.version == replayed
+    expected = untouched.load_repository(generator_config)
+    found = bank.load_repository(generator_config)
+    assert found.edit_ids[: len(expected)] == expected.edit_ids
+    assert len(found) == len(expected) + len(many)
+    assert torch.equal(found.down_NRD[: len(expected)], expected.down_NRD)
+
+
+def test_merged_files_are_sealed_and_damaged_ones_are_not_merged(
+    bank: ExpertBank, store: ObjectStore, make_row: MakeRow
+) -> None:
+    grow(bank, make_row, WINDOWS[:2])
+    growth = BankGrowth(store, "main", GrowthPolicy(every_windows=1))
+    growth.tend()
+    seals = FileSeals(store, "main")
+    for key in bank.file_keys(bank.version):
+        seal = seals.read(key.removeprefix("banks/main/"))
+        assert seal is not None
+        assert seal.problem_of(store.get(key)) == ""
+    (whole,) = [seal for seal in map(seals.read, data_paths(bank)) if seal]
+    assert {row.edit_id for row in whole.rows} == set(bank.edit_ids())
+    grow(bank, make_row, WINDOWS[2:4])
+    number = make_row(9, "flag 7", "no").clip_embedding[0].tobytes()
+    (key,) = [key for key in bank.file_keys(bank.version) if number in store.get(key)]
+    store.put(key, store.get(key).replace(number, number[::-1]))
+    before = fragments(store)
+    assert growth.after_window() is None
+    assert fragments(store) == before
+
+
+def test_old_versions_go_and_tagged_new_and_young_ones_stay(
+    bank: ExpertBank, store: ObjectStore, make_row: MakeRow, generator_config: GeneratorConfig
+) -> None:
+    versions = grow(bank, make_row, WINDOWS)
+    tagged = bank.load_repository(generator_config, versions[2])
+    Table(store, "banks/main").latest().tags.create("registered", versions[2])
+    windows = [bank.window(version) for version in versions]
+    young = BankGrowth(store, "main", GrowthPolicy(keep_versions=3, keep_days=1.0))
+    assert young.tend().versions_removed == ()
+    later = datetime.now(UTC) + timedelta(days=2)
+    upkeep = young.tend(now=later)
+    assert set(versions) & set(upkeep.versions_removed) == set(versions[:2] + versions[3:-3])
+    assert upkeep.bytes_removed > 0
+    assert num_present(store) == 1 + 3 + 1  # tagged, newest, merged
+    again = bank.load_repository(generator_config, versions[2])
+    assert again.edit_ids == tagged.edit_ids
+    assert torch.equal(again.down_NRD, tagged.down_NRD)
+    assert len(bank.load_repository(generator_config)) == windows[-1].num_edits
+    with pytest.raises(IntegrityError):
+        bank.load_repository(generator_config, versions[4])
+
+
+def test_records_outlive_their_versions(
+    bank: ExpertBank, store: ObjectStore, make_row: MakeRow
+) -> None:
+    versions = grow(bank, make_row, WINDOWS[:3])
+    growth = BankGrowth(store, "main", NOTHING_STAYS)
+    windows = bank.history()
+    growth.tend(now=datetime.now(UTC) + SOON)
+    versions += grow(bank, make_row, WINDOWS[3:5])
+    windows += bank.history()[3:]
+    growth.tend(now=datetime.now(UTC) + SOON)
+    assert num_present(store) == 2
+    assert bank.history() == windows
+    assert [window.version for window in windows] == versions
+    filed = VersionArchive(store, "main").read()
+    assert list(filed.properties) == versions
+    assert filed.through == bank.version
+    assert all("liveedit.window" in texts for texts in filed.properties.values())
+    assert len(store.list("histories/main/")) == 1
+
+
+def test_archives_that_were_filed_at_once_are_merged(store: ObjectStore) -> None:
+    first, second = VersionArchive(store, "main"), VersionArchive(store, "main")
+    first.add(2, {1: {"liveedit.window": "one"}})
+    (key,) = store.list("histories/main/")
+    earlier = store.get(key)
+    second.add(3, {3: {"liveedit.window": "three"}})
+    store.put(key, earlier)  # the other one read before and wrote after
+    read = first.read()
+    assert (read.through, sorted(read.properties)) == (3, [1, 3])
+    first.add(4, {4: {"liveedit.window": "four"}})
+    assert len(store.list("histories/main/")) == 1
+    assert sorted(second.read().properties) == [1, 3, 4]
+
+
+def test_a_damaged_archive_is_named(store: ObjectStore) -> None:
+    store.put("histories/main/000000000001-x.json", b"{")
+    with pytest.raises(IntegrityError, match="000000000001-x"):
+        VersionArchive(store, "main").read()
+
+
+def test_upkeep_beside_a_writer_loses_and_doubles_nothing(
+    bank: ExpertBank, store: ObjectStore, make_row: MakeRow, generator_config: GeneratorConfig
+) -> None:
+    undisturbed = ExpertBank.open_or_create(store, "undisturbed", bank.identity)
+    grow(undisturbed, make_row, WINDOWS)
+    is_over = threading.Event()
+    failures: list[BaseException] = []
+
+    def tend() -> None:
+        growth = BankGrowth(store, "main", NOTHING_STAYS)
+        while not is_over.is_set():
+            try:
+                growth.tend()
+            except BaseException as error:
+                failures.append(error)
+                return
+
+    thread = threading.Thread(target=tend)
+    thread.start()
+    try:
+        grow(bank, make_row, WINDOWS)
+    finally:
+        is_over.set()
+        thread.join()
+    assert failures == []
+    expected = undisturbed.load_repository(generator_config)
+    found = bank.load_repository(generator_config)
+    assert found.edit_ids == expected.edit_ids
+    assert torch.equal(found.down_NRD, expected.down_NRD)
+
+
+def test_the_request_log_is_merged_too(
+    bank: ExpertBank, store: ObjectStore, make_row: MakeRow
+) -> None:
+    log = RequestLog(store)
+    for number in range(12):
+        log.append([request(number)])
+    grow(bank, make_row, WINDOWS[:1])
+    BankGrowth(store, "main", NOTHING_STAYS).tend()
+    assert fragments(store, "requests") == 1
+    assert [item.request for item in RequestLog(store).read()] == [request(n) for n in range(12)]
+    assert log.append([request(12)])[0].sequence == 13
+    assert log.append([request(3)])[0].is_duplicate
+
+
+def test_upkeep_is_due_every_so_many_windows(
+    bank: ExpertBank, store: ObjectStore, make_row: MakeRow
+) -> None:
+    grow(bank, make_row, WINDOWS[:2])
+    growth = BankGrowth(store, "main", GrowthPolicy(every_windows=3))
+    done = [growth.after_window() is not None for _ in range(7)]
+    assert done == [False, False, True, False, False, True, False]
+    never = BankGrowth(store, "main", GrowthPolicy(every_windows=0))
+    assert never.after_window() is None
+
+
+def test_a_fragment_is_rewritten_a_logarithmic_number_of_times() -> None:
+    """1 024 windows of one row each: what is rewritten in all, by the rule of which may be."""
+    sizes: list[tuple[int, int]] = []
+    num_rewritten = 0
+    for number in range(1024):
+        sizes.append((number, 1))
+        settled = settled_fragments(sizes)
+        rest = [rows for _, rows in sizes[len(settled) :]]
+        if len(rest) > 1:
+            num_rewritten += sum(rest)
+            sizes = [*sizes[: len(settled)], (number, sum(rest))]
+    assert len(sizes) <= 12
+    assert num_rewritten <= 1024 * 15
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"keep_days": -1.0}, {"keep_versions": -1}, {"every_windows": -1}, {"fragment_bytes": 0}],
+)
+def test_an_impossible_policy_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        GrowthPolicy(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,241 @@
+"""The bank: exactly once in effect, superseding, fencing, determinism, identity."""
+
+import dataclasses
+import json
+import pickle
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from infra.bank.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.storage.object_store import ObjectStore
+from infra.storage.writer_fence import WriterFencedError
+from liveedit_core.errors import (
+    IntegrityError,
+    NumericsError,
+    RepositoryMismatchError,
+    ShapeError,
+)
+from liveedit_core.method.config import GeneratorConfig
+
+MakeRow = Callable[..., ExpertRow]
+
+
+@pytest.fixture
+def bank(store: ObjectStore, identity: BankIdentity) -> ExpertBank:
+    return ExpertBank.open_or_create(store, "main", identity)
+
+
+def ids(rows: Sequence[ExpertRow]) -> list[str]:
+    return [row.expert.edit_id for row in rows]
+
+
+def commit(bank: ExpertBank, rows: Sequence[ExpertRow], epoch: int | None = None) -> int:
+    epoch = bank.acquire_writer() if epoch is None else epoch
+    return bank.commit(bank.fragment_writer().write(rows), epoch=epoch)
+
+
+def test_fragments_are_invisible_until_committed_and_then_exact(
+    bank: ExpertBank, make_row: MakeRow, generator_config: GeneratorConfig
+) -> None:
+    rows = [make_row(2), make_row(1)]
+    empty = bank.version
+    epoch = bank.acquire_writer()
+    writer = pickle.loads(pickle.dumps(bank.fragment_writer()))
+    fragments = [*writer.write(rows[:1]), *writer.write(rows[1:])]
+    assert bank.version == empty
+    assert bank.edit_ids() == []
+
+    version = bank.commit(fragments, epoch=epoch, message="window 1")
+
+    repository = bank.load_repository(generator_config, version)
+    assert list(repository.edit_ids) == ids([rows[1], rows[0]])
+    for index, row in enumerate([rows[1], rows[0]]):
+        expert = row.expert
+        assert torch.equal(
+            repository.visual_features_NK[index], expert.visual_feature_QM.reshape(-1)
+        )
+        assert torch.equal(
+            repository.prompt_features_NK[index], expert.prompt_feature_QM.reshape(-1)
+        )
+        assert torch.equal(repository.down_NRD[index], expert.down_RD)
+        assert torch.equal(repository.up_NRD[index], expert.up_RD)
+    stored = bank.load_rows(["clip_embedding", "provenance"], version).to_pylist()
+    assert stored[0]["clip_embedding"] == rows[1].clip_embedding.tolist()
+    assert json.loads(stored[0]["provenance"]) == {"worker": "test"}
+
+
+def test_an_empty_bank_loads_an_empty_repository(
+    bank: ExpertBank, generator_config: GeneratorConfig
+) -> None:
+    repository = bank.load_repository(generator_config)
+    assert len(repository) == 0
+    assert repository.down_NRD.shape == (0, 3, 6)
+
+
+def test_replaying_a_window_changes_nothing(bank: ExpertBank, make_row: MakeRow) -> None:
+    rows = [make_row(1), make_row(2)]
+    epoch = bank.acquire_writer()
+    fragments = bank.fragment_writer().write(rows)
+    version = bank.commit(fragments, epoch=epoch)
+    assert bank.commit(fragments, epoch=epoch) == version
+    assert commit(bank, rows, epoch) == version
+    assert bank.commit([], epoch=epoch) == version
+
+
+def test_of_a_mixed_fragment_only_the_new_rows_appear(bank: ExpertBank, make_row: MakeRow) -> None:
+    first, second, third = make_row(1), make_row(2), make_row(3)
+    epoch = bank.acquire_writer()
+    commit(bank, [first], epoch)
+    writer = bank.fragment_writer()
+    fragments = [*writer.write([second, first, second]), *writer.write([third, second])]
+    bank.commit(fragments, epoch=epoch)
+    assert bank.edit_ids() == ids([first, second, third])
+    stored = bank.load_rows(["edit_id", "clip_embedding"]).to_pylist()
+    assert [row["clip_embedding"] for row in stored] == [
+        row.clip_embedding.tolist() for row in (first, second, third)
+    ]
+
+
+def test_a_new_target_supersedes_in_one_version(bank: ExpertBank, make_row: MakeRow) -> None:
+    old, other = make_row(1, "flag", "red"), make_row(2)
+    new = make_row(3, "flag", "blue")
+    epoch = bank.acquire_writer()
+    before = commit(bank, [old, other], epoch)
+    after = commit(bank, [new], epoch)
+    assert after == before + 1
+    assert bank.edit_ids(before) == ids([old, other])
+    assert bank.edit_ids(after) == ids([other, new])
+    assert bank.subject_sequences(after) == {other.subject_id: 2, new.subject_id: 3}
+    window = bank.window(after)
+    assert (window.num_added, window.num_superseded, window.num_edits) == (1, 1, 2)
+
+
+def test_an_older_edit_that_comes_late_stays_out(bank: ExpertBank, make_row: MakeRow) -> None:
+    old, new = make_row(1, "flag", "red"), make_row(3, "flag", "blue")
+    epoch = bank.acquire_writer()
+    version = commit(bank, [new], epoch)
+    assert commit(bank, [old], epoch) == version
+    assert bank.edit_ids() == ids([new])
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_equal_sets_of_edits_give_equal_tensors_whatever_the_windows(
+    store: ObjectStore,
+    identity: BankIdentity,
+    make_row: MakeRow,
+    generator_config: GeneratorConfig,
+    data: st.DataObject,
+) -> None:
+    # Six edits of four subjects, each handed in at least once, in any order and any windows.
+    all_rows = [
+        make_row(sequence, picture, f"target {sequence}")
+        for sequence, picture in enumerate(["a", "b", "a", "c", "b", "d"], start=1)
+    ]
+    order = data.draw(st.permutations(range(6)))
+    repeats = data.draw(st.lists(st.integers(0, 5), max_size=4))
+    handed_in = [all_rows[index] for index in [*order, *repeats]]
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(handed_in) - 1))))
+    name = f"bank-{len(store.list('writers/'))}"
+    bank = ExpertBank.open_or_create(store, name, identity)
+    epoch = bank.acquire_writer()
+    for start, end in zip([0, *cuts], [*cuts, len(handed_in)], strict=True):
+        window = handed_in[start:end]
+        writer = bank.fragment_writer()
+        bank.commit([*writer.write(window[:2]), *writer.write(window[2:])], epoch=epoch)
+    repository = bank.load_repository(generator_config)
+    expected = [all_rows[index] for index in (2, 3, 4, 5)]
+    assert list(repository.edit_ids) == ids(expected)
+    assert torch.equal(repository.down_NRD, torch.stack([row.expert.down_RD for row in expected]))
+    assert torch.equal(repository.up_NRD, torch.stack([row.expert.up_RD for row in expected]))
+
+
+def test_history_tells_each_window(bank: ExpertBank, make_row: MakeRow) -> None:
+    epoch = bank.acquire_writer()
+    writer = bank.fragment_writer()
+    first = bank.commit(writer.write([make_row(1), make_row(2)]), epoch=epoch, message="one")
+    second = bank.commit(writer.write([make_row(7)]), epoch=epoch, message="two")
+    history = bank.history()
+    assert [(w.version, w.message, w.num_edits, w.num_added) for w in history] == [
+        (first, "one", 2, 2),
+        (second, "two", 3, 1),
+    ]
+    assert [(w.first_sequence, w.last_sequence, w.epoch) for w in history] == [
+        (1, 2, epoch),
+        (7, 7, epoch),
+    ]
+    assert history[0].committed_at <= history[1].committed_at
+    with pytest.raises(IntegrityError, match="no committed window"):
+        bank.window(1)
+
+
+def test_a_newer_writer_fences_the_older(
+    bank: ExpertBank, store: ObjectStore, make_row: MakeRow
+) -> None:
+    old_epoch = bank.acquire_writer()
+    new_epoch = ExpertBank.open(store, "main").acquire_writer()
+    assert new_epoch == old_epoch + 1
+    with pytest.raises(WriterFencedError, match=f"epoch {old_epoch} is fenced by a newer writer"):
+        commit(bank, [make_row(1)], old_epoch)
+    assert bank.edit_ids() == []
+    commit(bank, [make_row(1)], new_epoch)
+    assert bank.num_edits() == 1
+
+
+def test_an_epoch_that_nobody_claimed_cannot_commit(bank: ExpertBank, make_row: MakeRow) -> None:
+    with pytest.raises(WriterFencedError, match="no writer ever claimed epoch 1"):
+        commit(bank, [make_row(1)], 1)
+
+
+@pytest.mark.parametrize("column", ["down_RD", "up_RD", "visual_feature_QM", "prompt_feature_QM"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_never_written(
+    bank: ExpertBank, make_row: MakeRow, column: str, bad: float
+) -> None:
+    row = make_row(1)
+    getattr(row.expert, column)[1, 2] = bad
+    with pytest.raises(NumericsError, match=f"edit {row.expert.edit_id}: {column} holds NaN"):
+        bank.fragment_writer().write([make_row(2), row])
+
+
+def test_an_embedding_that_is_not_finite_or_of_another_width_is_never_written(
+    bank: ExpertBank, make_row: MakeRow
+) -> None:
+    row = make_row(1)
+    broken = row.clip_embedding.copy()
+    broken[0] = np.nan
+    with pytest.raises(NumericsError, match="clip_embedding holds NaN"):
+        bank.fragment_writer().write([dataclasses.replace(row, clip_embedding=broken)])
+    with pytest.raises(ShapeError, match="has 4 numbers, the bank stores 5"):
+        bank.fragment_writer().write([dataclasses.replace(row, clip_embedding=broken[1:])])
+
+
+def test_another_identity_is_refused_field_by_field(
+    bank: ExpertBank, store: ObjectStore, identity: BankIdentity
+) -> None:
+    other = dataclasses.replace(identity, generator_digest="newer", edit_layer=9)
+    with pytest.raises(RepositoryMismatchError) as caught:
+        ExpertBank.open_or_create(store, "main", other)
+    assert "generator_digest is 'generator' there, 'newer' here" in caught.value.message
+    assert "edit_layer is 5 there, 9 here" in caught.value.message
+    assert "backbone_digest" not in caught.value.message
+    assert ExpertBank.open(store, bank.name).identity == identity
+
+
+def test_a_generator_of_other_sizes_cannot_load_it(
+    bank: ExpertBank, generator_config: GeneratorConfig
+) -> None:
+    with pytest.raises(RepositoryMismatchError, match="has rank 3, the generator has 2"):
+        bank.load_repository(dataclasses.replace(generator_config, rank=2))
+
+
+def test_open_of_a_bank_that_is_not_there(store: ObjectStore) -> None:
+    with pytest.raises(IntegrityError, match="there is no bank 'none'"):
+        ExpertBank.open(store, "none")

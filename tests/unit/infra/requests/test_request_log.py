@@ -1,0 +1,178 @@
+"""The log: numbering, duplicates, superseding, what is pending, what was refused."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import lance
+import pytest
+
+from infra.bank.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from liveedit_core.errors import InputError, IntegrityError
+from liveedit_core.inputs.rejects import MAX_RAW_CHARS, Rejected
+from liveedit_core.schema import EditRequest
+
+MakeRow = Callable[..., ExpertRow]
+
+
+def request(picture: str, target: str = "yes") -> EditRequest:
+    return EditRequest(
+        image_bytes=picture.encode(),
+        prompt="What is it?",
+        target=target,
+        image_uri=f"s3://bucket/{picture}",
+        submitter="someone",
+    )
+
+
+def refusal(line: int, message: str = "bad", *, edit_id: str = "") -> Rejected:
+    return Rejected(
+        line_number=line, error_type="NotJson", message=message, raw="{" * 9, edit_id=edit_id
+    )
+
+
+@pytest.fixture
+def log(store: ObjectStore) -> RequestLog:
+    return RequestLog(store)
+
+
+@pytest.fixture
+def bank(store: ObjectStore, identity: BankIdentity) -> ExpertBank:
+    return ExpertBank.open_or_create(store, "main", identity)
+
+
+def pending(log: RequestLog, bank: ExpertBank) -> list[int]:
+    return [logged.sequence for logged in log.pending(bank)]
+
+
+def test_numbers_go_on_over_calls_and_processes(log: RequestLog, store: ObjectStore) -> None:
+    first = log.append([request("a"), request("b")])
+    second = RequestLog(store).append([request("c")])
+    third = log.append([request("d")])
+    assert [item.sequence for item in [*first, *second, *third]] == [1, 2, 3, 4]
+    assert len(log) == 4
+
+
+def test_what_is_read_back_is_what_was_handed_in(log: RequestLog) -> None:
+    requests = [request(f"picture {index}") for index in range(70)]
+    before = datetime.now(UTC)
+    log.append(requests)
+    logged = list(log.read())
+    assert [item.request for item in logged] == requests
+    assert [item.sequence for item in logged] == list(range(1, 71))
+    assert before <= logged[0].submitted_at <= before + timedelta(minutes=1)
+    assert [item.request for item in log.read([40, 3])] == [requests[2], requests[39]]
+
+
+def test_an_edit_is_logged_once_and_the_caller_is_told(log: RequestLog) -> None:
+    first = log.append([request("a"), request("b"), request("a")])
+    again = log.append([request("b"), request("c")])
+    assert [(item.sequence, item.is_duplicate) for item in first] == [
+        (1, False),
+        (2, False),
+        (1, True),
+    ]
+    assert [(item.sequence, item.is_duplicate) for item in again] == [(2, True), (3, False)]
+    assert len(log) == 3
+
+
+def test_a_new_target_says_which_edit_it_supersedes(log: RequestLog) -> None:
+    red, blue, green = (request("flag", target) for target in ("red", "blue", "green"))
+    (first,) = log.append([red])
+    second, third = log.append([blue, green])
+    assert first.supersedes == ""
+    assert second.supersedes == red.edit_id
+    assert third.supersedes == blue.edit_id
+    assert first.subject_id == third.subject_id
+    assert [item.supersedes for item in log.read()] == ["", red.edit_id, blue.edit_id]
+
+
+def test_handing_in_a_file_again_does_nothing_even_after_superseding(log: RequestLog) -> None:
+    file = [request("flag", "red"), request("flag", "blue")]
+    log.append(file)
+    assert all(item.is_duplicate for item in log.append(file))
+    assert len(log) == 2
+
+
+def test_pending_is_requests_minus_bank(
+    log: RequestLog, bank: ExpertBank, make_row: MakeRow
+) -> None:
+    log.append([request(f"picture {sequence}") for sequence in (1, 2, 3)])
+    assert log.pending_sequences(bank) == pending(log, bank) == [1, 2, 3]
+    epoch = bank.acquire_writer()
+    row = make_row(2)
+    assert row.expert.edit_id == request("picture 2").edit_id
+    bank.commit(bank.fragment_writer().write([row]), epoch=epoch)
+    assert pending(log, bank) == [1, 3]
+    assert next(log.pending(bank)).request == request("picture 1")
+
+
+def test_an_edit_superseded_in_the_bank_is_done_but_one_superseded_only_in_the_log_is_not(
+    log: RequestLog, bank: ExpertBank, make_row: MakeRow
+) -> None:
+    log.append([request("flag", "red"), request("flag", "blue")])
+    assert pending(log, bank) == [1, 2]
+    epoch = bank.acquire_writer()
+    writer = bank.fragment_writer()
+    bank.commit(writer.write([make_row(1, "flag", "red")]), epoch=epoch)
+    assert pending(log, bank) == [2]
+    bank.commit(writer.write([make_row(2, "flag", "blue")]), epoch=epoch)
+    assert pending(log, bank) == []
+
+
+def test_refused_requests_are_not_pending_for_the_bank_that_refused_them(
+    log: RequestLog, bank: ExpertBank, store: ObjectStore, identity: BankIdentity
+) -> None:
+    other = ExpertBank.open_or_create(store, "other", identity)
+    log.append([request("a"), request("b"), request("c")])
+    log.reject_requests([refusal(0, "NaN", edit_id=request("a").edit_id)], bank="main")
+    log.reject_requests([refusal(0, "too long", edit_id=request("b").edit_id)])
+    assert pending(log, bank) == [3]
+    assert pending(log, other) == [1, 3]
+
+
+def test_refused_lines_are_told_apart_by_source_and_line(log: RequestLog) -> None:
+    lines = [refusal(4), refusal(9, "worse"), refusal(4, "again")]
+    assert log.reject_lines(lines, source="file one") == 2
+    assert log.reject_lines(lines, source="file one") == 0
+    assert log.reject_lines([refusal(4)], source="file two") == 1
+    stored = log.rejects()
+    assert [(item.source, item.rejected.line_number) for item in stored] == [
+        ("file one", 4),
+        ("file one", 9),
+        ("file two", 4),
+    ]
+    assert stored[1].rejected == lines[1]
+    assert stored[0].sequence is None
+
+
+def test_a_refused_duplicate_line_does_not_hide_its_request(
+    log: RequestLog, bank: ExpertBank
+) -> None:
+    log.append([request("a")])
+    log.reject_lines([refusal(2, "duplicate", edit_id=request("a").edit_id)], source="file")
+    assert pending(log, bank) == [1]
+
+
+def test_refused_requests_are_written_once_and_must_be_in_the_log(log: RequestLog) -> None:
+    log.append([request("a")])
+    item = refusal(0, edit_id=request("a").edit_id)
+    assert log.reject_requests([item, item], bank="main") == 1
+    assert log.reject_requests([item], bank="main") == 0
+    assert log.rejects()[0].sequence == 1
+    with pytest.raises(InputError, match="the request log has no such edit"):
+        log.reject_requests([refusal(0, edit_id=request("z").edit_id)])
+
+
+def test_the_raw_excerpt_is_bounded(log: RequestLog) -> None:
+    long = Rejected(line_number=1, error_type="LineTooLong", message="long", raw="x" * 9999)
+    log.reject_lines([long], source="file")
+    assert log.rejects()[0].rejected.raw == "x" * MAX_RAW_CHARS
+
+
+def test_altered_bytes_are_noticed(log: RequestLog, store: ObjectStore) -> None:
+    log.append([request("a")])
+    lance.dataset(store.table_uri("requests")).update({"prompt": "'What was it?'"})
+    with pytest.raises(IntegrityError, match="request 1 of the log"):
+        list(RequestLog(store).read())

@@ -1,0 +1,107 @@
+"""Compare-and-swap commits on Lance."""
+
+import lance
+import pyarrow as pa
+import pytest
+
+from infra.storage.object_store import ObjectStore
+from infra.storage.tables import ConcurrentCommitError, Table, sql_in
+from liveedit_core.errors import IntegrityError
+
+SCHEMA = pa.schema([pa.field("name", pa.string(), nullable=False)], metadata={"made": "here"})
+
+
+def names(*values: str) -> pa.Table:
+    return pa.table({"name": list(values)}, schema=SCHEMA)
+
+
+def content(table: Table, version: int | None = None) -> list[str]:
+    dataset = table.latest() if version is None else table.at(version)
+    values: list[str] = dataset.to_table().column("name").to_pylist()
+    return values
+
+
+@pytest.fixture
+def table(store: ObjectStore) -> Table:
+    return Table.open_or_create(store, "folder/names", SCHEMA)
+
+
+def test_open_or_create_keeps_what_is_there(table: Table, store: ObjectStore) -> None:
+    table.append(table.latest(), names("a"))
+    again = Table.open_or_create(store, "folder/names", SCHEMA)
+    assert content(again) == ["a"]
+    assert again.schema.metadata == {b"made": b"here"}
+
+
+def test_a_table_that_is_not_there(store: ObjectStore) -> None:
+    table = Table(store, "none")
+    assert not table.exists()
+    with pytest.raises(IntegrityError, match="missing"):
+        table.latest()
+
+
+@pytest.mark.parametrize("rows_before", [[], ["a"], ["a", "b"]])
+def test_only_one_of_two_commits_on_one_base_succeeds(
+    table: Table, store: ObjectStore, rows_before: list[str]
+) -> None:
+    for name in rows_before:
+        table.append(table.latest(), names(name))
+    other = Table(store, "folder/names")
+    base, same_base = table.latest(), other.latest()
+    table.append(base, names("first"))
+    with pytest.raises(ConcurrentCommitError, match="changed meanwhile"):
+        other.append(same_base, names("second"))
+    assert content(other) == [*rows_before, "first"]
+
+
+def test_removal_and_append_are_one_version(table: Table) -> None:
+    before = table.append(table.latest(), names("a", "b"))
+    new = table.write_fragments(names("c"))
+    after = table.commit(table.latest(), new, without=sql_in("name", ["a"]))
+    assert after == before + 1
+    assert content(table, before) == ["a", "b"]
+    assert content(table, after) == ["b", "c"]
+
+
+def test_removing_every_old_row_still_conflicts_with_another_commit(table: Table) -> None:
+    table.append(table.latest(), names("a"))
+    base = table.latest()
+    table.commit(base, table.write_fragments(names("b")), without="name = 'a'")
+    with pytest.raises(ConcurrentCommitError):
+        table.append(base, names("c"))
+    assert content(table) == ["b"]
+
+
+def test_on_latest_decides_again_after_being_overtaken(table: Table) -> None:
+    seen: list[list[str]] = []
+
+    def attempt(base: lance.LanceDataset) -> int:
+        seen.append(content(table))
+        if len(seen) == 1:
+            table.append(table.latest(), names("faster"))
+        return table.append(base, names("mine"))
+
+    assert table.on_latest(attempt) == table.latest().version
+    assert seen == [[], ["faster"]]
+    assert content(table) == ["faster", "mine"]
+
+
+def test_on_latest_gives_up_when_always_overtaken(table: Table) -> None:
+    def attempt(base: lance.LanceDataset) -> int:
+        table.append(table.latest(), names("faster"))
+        return table.append(base, names("mine"))
+
+    with pytest.raises(ConcurrentCommitError, match="10 commits were overtaken"):
+        table.on_latest(attempt)
+    assert "mine" not in content(table)
+
+
+def test_a_missing_version_is_an_integrity_error(table: Table) -> None:
+    with pytest.raises(IntegrityError, match="version or a file is missing"):
+        table.at(99)
+
+
+def test_quotes_in_a_predicate_are_text(table: Table) -> None:
+    table.append(table.latest(), names("it's", "b"))
+    table.commit(table.latest(), [], without=sql_in("name", ["it's", "') OR ('1'='1"]))
+    assert content(table) == ["b"]

@@ -1,0 +1,207 @@
+"""Scores agree with the whole model run end to end."""
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.evaluation.metrics import (
+    FREE_GENERATION,
+    PROTOCOLS,
+    TEACHER_FORCED,
+    CaseScorer,
+    PreparedCases,
+    PreparedProbe,
+    ProbeResult,
+    normalize_answer,
+)
+from liveedit_core.evaluation.unedited_answers import Question, UneditedAnswer
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.schema import ProbeKind
+from tests.tiny_backbone import EDIT_LAYER, OUR_CONFIG, case, tiny_generator
+
+CONFIG = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
+CASES = [case(seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def scorer(backbone: HuggingFaceBackbone) -> CaseScorer:
+    editor = Editor(backbone, tiny_generator(CONFIG), ExpertRepository.empty(CONFIG))
+    return CaseScorer(editor, batch_size=5)
+
+
+@pytest.fixture(scope="module")
+def prepared(scorer: CaseScorer) -> PreparedCases:
+    return scorer.prepare(CASES, has_free_answers=True, max_new_tokens=5)
+
+
+@pytest.fixture(scope="module")
+def bank(scorer: CaseScorer) -> ExpertRepository:
+    return scorer.editor.with_edits([case.edit for case in CASES]).repository
+
+
+def end_to_end_ids(editor: Editor, probe: PreparedProbe) -> list[int]:
+    """Argmax ids of the whole, hooked decoder; routing from the question without its target."""
+    backbone = editor.backbone
+    assert isinstance(backbone, HuggingFaceBackbone)
+    bare = replace(probe.question, target="")
+    residual = editor.residual(editor.route(backbone.encode([bare])))
+    ids, *_, target = backbone.tokenize(probe.question)
+    features = backbone._image_features([probe.question])
+    embeds = backbone._embed(ids, probe.question, features)[None]
+
+    def hook(module: object, arguments: object, output: torch.Tensor) -> torch.Tensor:
+        return output if residual is None else output + residual(output)
+
+    handle = backbone.decoder.layers[EDIT_LAYER].register_forward_hook(hook)
+    try:
+        with torch.no_grad():
+            hidden = backbone.decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
+            logits = backbone.model.lm_head(hidden[0, target[0] - 1 : target[1] - 1])
+    finally:
+        handle.remove()
+    return [int(token) for token in logits.argmax(-1)]
+
+
+def test_scores_are_those_of_the_whole_model(
+    scorer: CaseScorer, prepared: PreparedCases, bank: ExpertRepository
+) -> None:
+    editor = scorer.editor.with_repository(bank)
+    results = scorer.score(prepared, bank)
+    assert any(result.kept for result in results)
+    assert any(result.answer_before != result.answer_after for result in results)
+    for probe, result in zip(prepared.probes, results, strict=True):
+        if probe.states.has_image:
+            ids = end_to_end_ids(editor, probe)
+        else:
+            ids = list(probe.unedited_ids)
+            assert result.kept == ()
+        expected = probe.unedited_ids if probe.kind.is_locality else probe.states.target_ids_O
+        right = [int(a) == int(b) for a, b in zip(ids, expected, strict=True)]
+        assert result.score == pytest.approx(sum(right) / len(right))
+        assert result.answer_after == scorer.backbone.decode(ids)
+        assert result.own_expert_kept == (probe.edit_id in result.kept)
+
+
+def test_an_empty_bank_changes_no_answer(scorer: CaseScorer, prepared: PreparedCases) -> None:
+    empty = ExpertRepository.empty(CONFIG)
+    for result in scorer.score(prepared, empty, protocols=PROTOCOLS, max_new_tokens=5):
+        assert result.answer_after == result.answer_before
+        assert result.kept == ()
+        if result.kind.is_locality:
+            assert result.score == 1.0
+
+
+def test_a_locality_probe_without_target_is_scored_on_the_backbones_own_answer(
+    prepared: PreparedCases,
+) -> None:
+    probes = [probe for probe in prepared.probes if probe.kind is ProbeKind.MODAL_LOCALITY]
+    assert all(probe.question.target for probe in probes)
+    assert all(len(probe.unedited_ids) == len(probe.states.target_ids_O) for probe in probes)
+
+
+def test_free_answers_are_those_of_the_editor(
+    scorer: CaseScorer, prepared: PreparedCases, bank: ExpertRepository
+) -> None:
+    results = scorer.score(prepared, bank, protocols=[FREE_GENERATION], max_new_tokens=5)
+    assert any(result.answer_before != result.answer_after for result in results)
+    questions = [replace(probe.question, target="") for probe in prepared.probes]
+    answers = scorer.editor.with_repository(bank).answer(questions, 5)
+    for probe, result, answer in zip(prepared.probes, results, answers, strict=True):
+        assert (result.case_id, result.probe_index) == (probe.case_id, probe.probe_index)
+        assert result.answer_after == answer.text
+        assert result.answer_before == probe.unedited_answer
+        assert result.kept == (answer.routing.kept if answer.routing else ())
+        expected = result.answer_before if probe.kind.is_locality else result.target
+        is_exact = normalize_answer(answer.text) == normalize_answer(expected)
+        assert (result.is_exact, result.score) == (is_exact, float(is_exact))
+
+
+def without_weights(result: ProbeResult) -> ProbeResult:
+    """Weights differ in their last bit with the batch; nothing else may."""
+    return replace(result, weights=(), own_weight=0.0)
+
+
+def test_free_answers_can_be_asked_of_some_cases_only(
+    scorer: CaseScorer, prepared: PreparedCases, bank: ExpertRepository
+) -> None:
+    some = scorer.prepare(CASES, free_case_ids=[CASES[1].case_id], max_new_tokens=5)
+    results = scorer.score(some, bank, protocols=PROTOCOLS, max_new_tokens=5)
+    whole = scorer.score(prepared, bank, protocols=PROTOCOLS, max_new_tokens=5)
+    assert [without_weights(result) for result in results] == [
+        without_weights(result)
+        for result in whole
+        if result.protocol == TEACHER_FORCED or result.case_id == CASES[1].case_id
+    ]
+
+
+def test_rank_and_weight_are_those_of_the_probes_own_expert(
+    scorer: CaseScorer, prepared: PreparedCases, bank: ExpertRepository
+) -> None:
+    results = scorer.score(prepared, bank)
+    assert {result.own_rank for result in results} >= {-1, 0}
+    for result in results:
+        pairs = dict(zip(result.kept, result.weights, strict=True))
+        assert result.own_weight == pairs.get(result.edit_id, 0.0)
+        better = sum(weight > result.own_weight for weight in result.weights)
+        assert result.own_rank == (better if result.edit_id in pairs else -1)
+        assert result.is_exact == (result.score == 1.0)
+
+
+class KeepingMemory:
+    """Keeps answers in a dictionary."""
+
+    def __init__(self) -> None:
+        self.answers: dict[Question, UneditedAnswer] = {}
+
+    def read(self, questions: Sequence[Question]) -> list[UneditedAnswer | None]:
+        return [self.answers.get(question) for question in questions]
+
+    def keep(self, answers: Mapping[Question, UneditedAnswer]) -> None:
+        self.answers |= answers
+
+
+def refuse(*arguments: object, **named: object) -> None:
+    raise AssertionError("the backbone was asked again")
+
+
+def test_unedited_answers_are_computed_once(
+    scorer: CaseScorer, prepared: PreparedCases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = KeepingMemory()
+    first = scorer.prepare(CASES, has_free_answers=True, max_new_tokens=5, memory=memory)
+    num_kept = len(memory.answers)
+    monkeypatch.setattr(type(scorer.backbone), "generate", refuse)
+    monkeypatch.setattr(type(scorer.backbone), "target_logits", refuse)
+    again = scorer.prepare(CASES, has_free_answers=True, max_new_tokens=5, memory=memory)
+    assert len(memory.answers) == num_kept
+    for probes in (first.probes, again.probes):
+        for probe, plain in zip(probes, prepared.probes, strict=True):
+            assert probe.unedited_ids == plain.unedited_ids
+            assert probe.unedited_answer == plain.unedited_answer
+            assert probe.question == plain.question
+
+
+def test_prepared_cases_travel_between_processes(
+    scorer: CaseScorer, prepared: PreparedCases, bank: ExpertRepository
+) -> None:
+    copy = pickle.loads(pickle.dumps(prepared))
+    assert scorer.score(copy, bank) == scorer.score(prepared, bank)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" The  Golden\nRaven. ", "the golden raven"),
+        ("'1984'", "1984"),
+        ("H2O!?", "h2o"),
+        ("U.S.A.", "u.s.a"),
+        ("...", ""),
+    ],
+)
+def test_normalisation(text: str, expected: str) -> None:
+    assert normalize_answer(text) == expected

@@ -1,0 +1,89 @@
+"""Summaries agree with sums by hand, and depend on nothing but the results."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from liveedit_core.evaluation.probe_results import FREE_GENERATION, TEACHER_FORCED
+from liveedit_core.evaluation.summaries import paper_average, summarize, summarize_hops
+from liveedit_core.schema import PAPER_METRICS, Probe, ProbeKind
+from tests.unit.tiny_inputs import case
+from tests.unit.tiny_results import probe_result
+
+RELIABILITY = ProbeKind.RELIABILITY
+
+
+def test_summaries_by_hand() -> None:
+    own = "own of c"
+    summary = summarize(
+        [
+            probe_result(score=1.0, kept=(own, "x"), weights=(0.7, 0.2)),
+            probe_result(score=0.5, kept=("x",)),
+            probe_result(score=0.0, kept=()),
+            probe_result(score=0.0, kept=("x", "y", own), weights=(0.5, 0.2, 0.1)),
+            probe_result(protocol=FREE_GENERATION, score=1.0, kept=(own,)),
+            probe_result(kind=ProbeKind.PORTABILITY, score=1.0),
+        ]
+    )
+    forced = summary[RELIABILITY, TEACHER_FORCED]
+    assert (forced.mean, forced.exact_mean) == (0.375, 0.25)
+    assert (forced.num_samples, forced.num_cases) == (4, 1)
+    assert (forced.empty_fraction, forced.own_kept_fraction) == (0.25, 0.5)
+    assert (forced.kept_mean, forced.kept_p95) == (1.5, 3.0)
+    assert (forced.own_first_fraction, forced.own_rank_mean) == (0.25, 1.0)
+    assert forced.own_weight_mean == pytest.approx(0.4)
+    assert summary[RELIABILITY, FREE_GENERATION].mean == 1.0
+    portability = summary[ProbeKind.PORTABILITY, TEACHER_FORCED]
+    assert portability.empty_fraction == 1.0
+    assert (portability.own_rank_mean, portability.own_weight_mean) == (None, None)
+
+
+def test_the_order_of_results_changes_nothing() -> None:
+    draw = random.Random(0)
+    results = [
+        probe_result(f"case {n % 40}", score=draw.random(), kept=(f"own of case {n % 40}",))
+        for n in range(200)
+    ]
+    shuffled = draw.sample(results, len(results))
+    assert summarize(shuffled, seed=1) == summarize(results, seed=1)
+    assert summarize(shuffled, seed=2) != summarize(results, seed=1), "intervals are drawn"
+
+
+def test_portability_by_hops_by_hand() -> None:
+    def probe(hop: int) -> Probe:
+        return Probe(kind=ProbeKind.PORTABILITY, prompt="Who?", target="Zürich", hop=hop)
+
+    cases = [replace(case(0), case_id="c", probes=(probe(1), probe(2), probe(2), probe(0)))]
+    scores = {0: 0.9, 1: 1.0, 2: 0.5, 3: 0.0, 4: 0.25}
+    results = [probe_result(probe_index=index, score=score) for index, score in scores.items()]
+    results.append(probe_result(probe_index=2, score=1.0, protocol=FREE_GENERATION))
+    results.append(probe_result("another run's case", probe_index=1))
+    by_hop = summarize_hops(results, cases)
+    assert {key: (item.mean, item.num_samples) for key, item in by_hop.items()} == {
+        (1, TEACHER_FORCED): (1.0, 1),
+        (2, TEACHER_FORCED): (0.25, 2),
+        (2, FREE_GENERATION): (1.0, 1),
+    }
+
+
+def test_the_papers_average_leaves_out_all_but_its_five_metrics() -> None:
+    scores = {
+        ProbeKind.RELIABILITY: 1.0,
+        ProbeKind.TEXT_GENERALITY: 0.8,
+        ProbeKind.MODAL_GENERALITY: 0.6,
+        ProbeKind.TEXT_LOCALITY: 1.0,
+        ProbeKind.MODAL_LOCALITY: 0.6,
+        ProbeKind.PORTABILITY: 0.0,
+        ProbeKind.IMAGE_SWAP_LOCALITY: 0.0,
+    }
+    results = [probe_result(kind=kind, score=score) for kind, score in scores.items()]
+    results.append(probe_result(protocol=FREE_GENERATION, score=0.0))
+    assert paper_average(summarize(results)) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("missing", PAPER_METRICS)
+def test_four_of_the_papers_metrics_have_no_average(missing: ProbeKind) -> None:
+    results = [probe_result(kind=kind) for kind in PAPER_METRICS if kind is not missing]
+    results.append(probe_result(kind=missing, protocol=FREE_GENERATION))
+    assert paper_average(summarize(results)) is None

@@ -1,0 +1,383 @@
+"""Files of requests and cases: good lines come out whole, bad ones as rejects, in file order."""
+
+import io
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from liveedit_core.errors import ConfigError, InputError, StorageUnavailableError
+from liveedit_core.inputs.datasets import (
+    InputLimits,
+    RefusedInputError,
+    Rejected,
+    load_cases,
+    load_requests,
+    read_request,
+    validate_request,
+    validate_tokens,
+)
+from liveedit_core.schema import Case, EditRequest, ProbeKind, edit_id_of
+
+GOOD: dict[str, Any] = {"image": "red.png", "prompt": "What is this?", "target": "a rose"}
+
+
+def _png(colour: str, side: int = 8) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "red.png").write_bytes(_png("red"))
+    (tmp_path / "blue.png").write_bytes(_png("blue"))
+    (tmp_path / "notes.png").write_text("these are notes")
+    (tmp_path / "cut.png").write_bytes(_png("green", side=64)[:90])
+    (tmp_path / "album").mkdir()
+    return tmp_path
+
+
+def _write(folder: Path, *lines: object) -> Path:
+    path = folder / "lines.jsonl"
+    rows = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+    path.write_bytes(b"\n".join(rows))
+    return path
+
+
+def _only_reject(path: Path, load: Callable[..., Any] = load_requests, **options: Any) -> Rejected:
+    (item,) = load(path, **options)
+    assert isinstance(item, Rejected)
+    return item
+
+
+def test_a_request_comes_out_whole(folder: Path) -> None:
+    (request,) = load_requests(_write(folder, GOOD | {"submitter": "ann"}))
+    assert isinstance(request, EditRequest)
+    assert (request.prompt, request.target, request.submitter) == (
+        "What is this?",
+        "a rose",
+        "ann",
+    )
+    assert request.image_bytes == _png("red")
+    assert request.image_uri == (folder / "red.png").resolve().as_uri()
+    assert request.edit_id == edit_id_of(_png("red"), "What is this?", "a rose")
+
+
+def test_a_case_comes_out_whole(folder: Path) -> None:
+    probes = [
+        {"kind": "text_generality", "image": "red.png", "prompt": "Name it.", "target": "a rose"},
+        {"kind": "modal_generality", "image": "blue.png", "prompt": "What?", "target": "a rose"},
+        {"kind": "text_locality", "image": None, "prompt": "Capital of France?"},
+    ]
+    (case,) = load_cases(_write(folder, {"edit": GOOD, "probes": probes}))
+    assert isinstance(case, Case)
+    assert case.case_id == case.edit.edit_id
+    assert [probe.kind for probe in case.probes] == [
+        ProbeKind.TEXT_GENERALITY,
+        ProbeKind.MODAL_GENERALITY,
+        ProbeKind.TEXT_LOCALITY,
+    ]
+    assert [probe.image_bytes for probe in case.probes] == [_png("red"), _png("blue"), None]
+    assert case.probes[2].target == ""
+
+
+def test_a_case_names_its_thing_and_portability_its_hops(folder: Path) -> None:
+    probe = {"kind": "portability", "image": "red.png", "prompt": "Who grew it?", "target": "Ann"}
+    line = {"edit": GOOD, "probes": [probe, probe | {"hop": 3}], "thing": "rose"}
+    (case,) = load_cases(_write(folder, line))
+    assert isinstance(case, Case)
+    assert case.thing == "rose"
+    assert [item.hop for item in case.probes] == [0, 3]
+
+
+def test_a_locality_target_is_a_hint_and_may_be_longer(folder: Path) -> None:
+    probe = {"kind": "text_locality", "prompt": "Why?", "target": "x" * 3_000}
+    (case,) = load_cases(_write(folder, {"edit": GOOD, "probes": [probe]}))
+    assert isinstance(case, Case)
+    probe["target"] += "x" * 2_000
+    reject = _only_reject(_write(folder, {"edit": GOOD, "probes": [probe]}), load_cases)
+    assert "at most 4,000" in reject.message
+
+
+def test_bad_lines_do_not_stop_the_stream(folder: Path) -> None:
+    path = _write(folder, GOOD, b"{oops", b"", GOOD | {"image": "blue.png"}, b'"\xff"', GOOD)
+    items = list(load_requests(path))
+    assert [type(item).__name__ for item in items] == [
+        "EditRequest",
+        "Rejected",
+        "EditRequest",
+        "Rejected",
+        "Rejected",
+    ]
+    rejects = [item for item in items if isinstance(item, Rejected)]
+    assert [(reject.line_number, reject.error_type) for reject in rejects] == [
+        (2, "NotJson"),
+        (5, "NotUtf8"),
+        (6, "Duplicate"),
+    ]
+    assert "line 1" in rejects[2].message
+    assert rejects[2].edit_id == edit_id_of(_png("red"), "What is this?", "a rose")
+
+
+@pytest.mark.parametrize(
+    ("change", "error_type", "reason"),
+    [
+        ({"image": "none.png"}, "ImageNotFound", "none.png does not exist"),
+        ({"image": "album"}, "ImageNotAFile", "is a directory"),
+        ({"image": "notes.png"}, "ImageUnreadable", "not a picture"),
+        ({"image": "cut.png"}, "ImageUnreadable", "truncated"),
+        ({"image": "http://example.org/a.png"}, "ImageUnreachable", "s3://"),
+        ({"image": "s3://bucket/a.png"}, "ImageUnreachable", "no object store"),
+        ({"image": 7}, "WrongType", "image must be a text, got a number"),
+        ({"image": None}, "WrongType", "got null"),
+        ({"image": "a\0.png"}, "ImageUnreadable", "cannot be read"),
+        ({"prompt": ""}, "EmptyText", "prompt is empty"),
+        ({"target": " \n"}, "EmptyText", "target is empty"),
+        ({"target": ["a"]}, "WrongType", "target must be a text, got a list"),
+        ({"prompt": "x" * 2001}, "TextTooLong", "2,001 characters"),
+        ({"target": "x" * 501}, "TextTooLong", "at most 500"),
+        ({"target": "\ud800"}, "BadText", "half of a character pair"),
+        ({"promt": "typo"}, "UnknownKey", "did you mean 'prompt'"),
+        ({"submitter": True}, "WrongType", "submitter must be a text, got true/false"),
+    ],
+)
+def test_refusals_name_the_field_and_the_reason(
+    folder: Path, change: dict[str, object], error_type: str, reason: str
+) -> None:
+    reject = _only_reject(_write(folder, GOOD | change))
+    assert reject.error_type == error_type
+    assert reason in reject.message
+    assert reject.raw.startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("line", "error_type", "reason"),
+    [
+        (b"[1, 2]", "WrongType", "got a list"),
+        (b"[" * 100_000, "NotJson", "nested too deeply"),
+        (b"1" * 5_000, "NotJson", "not valid JSON"),
+        (b'{"image": "red.png", "image": "blue.png"}', "RepeatedKey", "'image'"),
+        (b'{"image": "red.png"}', "MissingKey", "key 'prompt' is missing"),
+    ],
+)
+def test_lines_that_are_no_request(folder: Path, line: bytes, error_type: str, reason: str) -> None:
+    reject = _only_reject(_write(folder, line))
+    assert reject.error_type == error_type
+    assert reason in reject.message
+    assert len(reject.raw) <= 500
+
+
+@pytest.mark.parametrize(
+    ("probe", "error_type", "reason"),
+    [
+        ({"kind": "locality"}, "UnknownProbeKind", "text_generality"),
+        ({"kind": "reliability"}, "UnknownProbeKind", "the edit itself"),
+        ({"kind": 3}, "WrongType", "probes[0].kind must be a text"),
+        ({"image": None}, "MissingKey", "probes[0].image is missing"),
+        ({"target": ""}, "EmptyText", "probes[0].target is empty"),
+        ({"kind": "text_locality"}, "WrongType", "must be left out"),
+        ({"image": "none.png"}, "ImageNotFound", "probes[0].image"),
+        ({"picture": "a"}, "UnknownKey", "in probes[0]"),
+        ({"hop": "2"}, "WrongType", "probes[0].hop must be a whole number, got a text"),
+        ({"hop": True}, "WrongType", "probes[0].hop must be a whole number, got true/false"),
+        ({"hop": 2}, "WrongType", "got 2 in a text_generality probe"),
+        ({"hop": 17, "kind": "portability"}, "WrongType", "from 1 to 16"),
+    ],
+)
+def test_bad_probes_refuse_the_case(
+    folder: Path, probe: dict[str, object], error_type: str, reason: str
+) -> None:
+    good = {"kind": "text_generality", "image": "red.png", "prompt": "Name?", "target": "a rose"}
+    reject = _only_reject(_write(folder, {"edit": GOOD, "probes": [good | probe]}), load_cases)
+    assert reject.error_type == error_type
+    assert reason in reject.message
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ({"probes": []}, "'edit' is missing"),
+        ({"edit": "red.png"}, "edit must be an object"),
+        ({"edit": GOOD, "probes": {}}, "probes must be a list"),
+        ({"edit": GOOD, "probes": ["x"]}, "probes[0] must be an object, got a text"),
+        ({"edit": GOOD | {"target": ""}}, "edit.target is empty"),
+        (GOOD, "unknown key 'image' in a case"),
+        ({"edit": GOOD, "probes": [{}] * 257}, "257 probes"),
+        ({"edit": GOOD, "thing": 3}, "thing must be a text"),
+    ],
+)
+def test_cases_of_another_shape(folder: Path, case: dict[str, object], reason: str) -> None:
+    assert reason in _only_reject(_write(folder, case), load_cases).message
+
+
+def test_an_over_long_line_is_skipped_whole(folder: Path) -> None:
+    long = json.dumps(GOOD | {"prompt": "x" * 200_000}).encode()
+    items = list(load_requests(_write(folder, long, GOOD), limits=InputLimits(max_line_bytes=999)))
+    assert isinstance(items[0], Rejected)
+    assert (items[0].error_type, items[0].line_number) == ("LineTooLong", 1)
+    assert isinstance(items[1], EditRequest)
+    assert len(items) == 2
+
+
+def test_a_line_of_exactly_the_limit_is_read(folder: Path) -> None:
+    line = json.dumps(GOOD).encode()
+    limits = InputLimits(max_line_bytes=len(line))
+    path = folder / "exact.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf".join([b"", line]) + b"\r\n" + line.replace(b"rose", b"lily"))
+    first, second = load_requests(path, limits=InputLimits(max_line_bytes=len(line) + 3))
+    assert isinstance(first, EditRequest)
+    assert isinstance(second, EditRequest)
+    path.write_bytes(line + b"\n")
+    assert isinstance(next(load_requests(path, limits=limits)), EditRequest)
+
+
+def test_too_many_bytes_or_pixels(folder: Path) -> None:
+    path = _write(folder, GOOD)
+    for limits in (InputLimits(max_image_bytes=20), InputLimits(max_image_pixels=63)):
+        assert _only_reject(path, limits=limits).error_type == "ImageTooLarge"
+
+
+def test_uris_go_through_the_callers_store(folder: Path) -> None:
+    def fetch(uri: str) -> bytes:
+        if uri != "s3://bucket/rose.png":
+            raise PermissionError("the store does not let us")
+        return _png("red")
+
+    path = _write(
+        folder, GOOD | {"image": "s3://bucket/rose.png"}, GOOD | {"image": "s3://bucket/gone.png"}
+    )
+    request, reject = load_requests(path, fetch=fetch)
+    assert isinstance(request, EditRequest)
+    assert request.image_uri == "s3://bucket/rose.png"
+    assert isinstance(reject, Rejected)
+    assert reject.error_type == "ImageUnreachable"
+    assert "the store does not let us" in reject.message
+
+
+def test_an_outage_of_the_pictures_store_refuses_nothing(folder: Path) -> None:
+    def fetch(uri: str) -> bytes:
+        raise StorageUnavailableError("no answer from the store")
+
+    path = _write(folder, GOOD | {"image": "s3://bucket/rose.png"})
+    with pytest.raises(StorageUnavailableError, match="no answer"):
+        next(load_requests(path, fetch=fetch))
+
+
+def test_pictures_may_lie_elsewhere_than_the_file(folder: Path, tmp_path: Path) -> None:
+    path = _write(tmp_path / "album", GOOD | {"image": "red.png"})
+    (here,) = load_requests(path, pictures_at=folder)
+    (there,) = load_requests(path, fetch=lambda uri: _png("blue"), pictures_at="s3://bucket/inbox")
+    assert isinstance(here, EditRequest)
+    assert here.image_bytes == _png("red")
+    assert isinstance(there, EditRequest)
+    assert (there.image_bytes, there.image_uri) == (_png("blue"), "s3://bucket/inbox/red.png")
+
+
+def test_absolute_paths_file_uris_and_links(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside link.png").symlink_to(folder / "red.png")
+    uri = (tmp_path / "outside link.png").as_uri()
+    first, second = load_requests(
+        _write(folder, GOOD | {"image": str(folder / "blue.png")}, GOOD | {"image": uri})
+    )
+    assert isinstance(first, EditRequest)
+    assert first.image_bytes == _png("blue")
+    assert isinstance(second, EditRequest)
+    assert second.image_bytes == _png("red")
+
+
+def test_a_missing_file_is_an_error_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a file"):
+        load_requests(tmp_path / "none.jsonl")
+
+
+def test_one_request_from_bytes_or_path(folder: Path) -> None:
+    request = read_request(_png("red"), "What?", "a rose", submitter="ann")
+    assert (request.image_uri, request.submitter) == ("", "ann")
+    assert read_request(folder / "red.png", "What?", "a rose").edit_id == request.edit_id
+    with pytest.raises(RefusedInputError, match="target is empty"):
+        read_request(_png("red"), "What?", "")
+    with pytest.raises(RefusedInputError, match="not a picture"):
+        validate_request(EditRequest(image_bytes=b"text", prompt="What?", target="a rose"))
+
+
+def test_token_limits_use_the_callers_count() -> None:
+    request = EditRequest(image_bytes=b"", prompt="one two three", target="four")
+
+    def count_words(text: str) -> int:
+        return len(text.split())
+
+    validate_tokens(request, count_words, limits=InputLimits(max_prompt_tokens=3))
+    with pytest.raises(RefusedInputError, match="prompt has 3 tokens; at most 2") as caught:
+        validate_tokens(request, count_words, limits=InputLimits(max_prompt_tokens=2))
+    reject = Rejected.from_error(caught.value, edit_id=request.edit_id)
+    assert (reject.error_type, reject.line_number) == ("TooManyTokens", 0)
+    with pytest.raises(RefusedInputError, match="no token"):
+        validate_tokens(request, lambda text: 0)
+
+
+def test_a_refusal_survives_pickling(folder: Path) -> None:
+    with pytest.raises(RefusedInputError) as caught:
+        read_request(folder / "none.png", "What?", "a rose")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.message, copy.error_type) == (caught.value.message, caught.value.error_type)
+
+
+def test_impossible_limits_name_the_field() -> None:
+    with pytest.raises(ConfigError, match=r"limits\.max_probes must be at least 1"):
+        InputLimits(max_probes=0)
+    with pytest.raises(ConfigError, match=r"limits\.max_image_pixels must be at most"):
+        InputLimits(max_image_pixels=10**9)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["image", "prompt", "target", "edit", "probes", "kind"])
+            | st.text(max_size=5),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+_near_case = st.fixed_dictionaries(
+    {
+        "edit": st.fixed_dictionaries(
+            {"image": st.just("red.png") | _json, "prompt": st.text(), "target": _json}
+        )
+    },
+    optional={"probes": st.lists(_json, max_size=3) | _json},
+)
+_lines = st.lists(
+    st.binary(max_size=60)
+    | (_json | _near_case).map(lambda value: json.dumps(value).encode())
+    | (_json | _near_case).map(
+        lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+    ),
+    max_size=6,
+)
+
+
+@settings(
+    max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(lines=_lines)
+def test_any_bytes_become_cases_or_rejects(folder: Path, lines: list[bytes]) -> None:
+    path = folder / "fuzz.jsonl"
+    content = b"\n".join(lines)
+    path.write_bytes(content)
+    num_lines = sum(1 for line in content.split(b"\n") if line.strip())
+    for load, good in ((load_cases, Case), (load_requests, EditRequest)):
+        items: list[Any] = list(load(path))
+        assert len(items) == num_lines
+        assert all(isinstance(item, good | Rejected) for item in items)
+        assert all(item.message for item in items if isinstance(item, Rejected))

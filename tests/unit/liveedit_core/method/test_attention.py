@@ -1,0 +1,63 @@
+"""Cross attention does what Eq. 2 says."""
+
+import math
+
+import pytest
+import torch
+
+from liveedit_core.method.attention import CrossAttention
+
+QUERY, ROW, VALUE, HEADS = 8, 6, 12, 2
+
+
+@pytest.fixture
+def attention() -> CrossAttention:
+    torch.manual_seed(0)
+    return CrossAttention(QUERY, ROW, VALUE, HEADS).eval().requires_grad_(False)
+
+
+def everywhere(rows_BSD: torch.Tensor) -> torch.Tensor:
+    return torch.ones(rows_BSD.shape[:2], dtype=torch.bool)
+
+
+def test_one_row_is_passed_on_whatever_the_query(attention: CrossAttention) -> None:
+    row = torch.randn(1, 1, ROW)
+    for query in (torch.zeros(1, 2, QUERY), torch.randn(1, 2, QUERY)):
+        mixed = attention(query, row, everywhere(row))
+        torch.testing.assert_close(mixed[0, 0], attention.v_proj(row[0, 0]))
+
+
+def test_a_zero_query_projection_averages(attention: CrossAttention) -> None:
+    attention.q_proj.weight.zero_()
+    attention.q_proj.bias.zero_()
+    rows = torch.randn(1, 5, ROW)
+    mixed = attention(torch.randn(1, 1, QUERY), rows, everywhere(rows))
+    torch.testing.assert_close(mixed[0, 0], attention.v_proj(rows[0]).mean(0))
+
+
+def test_masked_rows_have_no_influence(attention: CrossAttention) -> None:
+    query, rows = torch.randn(1, 2, QUERY), torch.randn(1, 4, ROW)
+    padded = torch.cat([rows, 1e4 * torch.randn(1, 3, ROW)], dim=1)
+    mask = torch.tensor([[True] * 4 + [False] * 3])
+    alone = attention(query, rows, everywhere(rows))
+    torch.testing.assert_close(attention(query, padded, mask), alone)
+
+
+def test_heads_see_only_their_share_of_the_width(attention: CrossAttention) -> None:
+    """Each head has its own softmax, scaled by 1 / sqrt(QUERY / HEADS)."""
+    query, rows = torch.randn(1, 1, QUERY), torch.randn(1, 3, ROW)
+    mixed = attention(query, rows, everywhere(rows))[0, 0]
+    q, k, v = attention.q_proj(query)[0, 0], attention.k_proj(rows)[0], attention.v_proj(rows)[0]
+    for head in range(HEADS):
+        keys = slice(head * QUERY // HEADS, (head + 1) * QUERY // HEADS)
+        values = slice(head * VALUE // HEADS, (head + 1) * VALUE // HEADS)
+        shares = (k[:, keys] @ q[keys] / math.sqrt(QUERY / HEADS)).softmax(0)
+        torch.testing.assert_close(mixed[values], shares @ v[:, values])
+
+
+def test_a_query_of_batch_one_is_shared(attention: CrossAttention) -> None:
+    query, rows = torch.randn(1, 2, QUERY), torch.randn(3, 4, ROW)
+    together = attention(query, rows, everywhere(rows))
+    for row in range(3):
+        single = attention(query, rows[row : row + 1], everywhere(rows[row : row + 1]))
+        torch.testing.assert_close(together[row], single[0])

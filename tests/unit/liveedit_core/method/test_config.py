@@ -1,0 +1,62 @@
+"""A generator's configuration refuses what cannot work and survives JSON."""
+
+import json
+from typing import Any
+
+import pytest
+
+from liveedit_core.errors import ConfigError
+from liveedit_core.method.config import GeneratorConfig
+from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG
+
+
+@pytest.mark.parametrize("config", [TINY_CONFIG, OUR_CONFIG], ids=["paper", "ours"])
+def test_json_round_trip(config: GeneratorConfig) -> None:
+    assert GeneratorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_defaults_are_the_papers() -> None:
+    config = GeneratorConfig(hidden_size=4096, num_image_tokens=576, edit_layer=21)
+    assert (config.module_dim, config.num_queries, config.rank) == (1024, 4, 4)
+    assert (config.expert_scale, config.gain, config.max_kept, config.min_gate) == (5.0, 1.0, 0, 0)
+    assert (config.visual_source, config.visual_query) == ("edit_layer", "prompt")
+    assert config.soft_routing == "prompt"
+    assert config.feature_size == 4096
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"rank": 0}, "rank"),
+        ({"num_queries": -1}, "num_queries"),
+        ({"module_dim": 18}, "module_dim"),
+        ({"hidden_size": 30}, "hidden_size"),
+        ({"max_kept": -1}, "max_kept"),
+        ({"min_gate": -0.5}, "min_gate"),
+        ({"edit_layer": -1}, "edit_layer"),
+        ({"visual_size": 64}, "visual_size"),
+        ({"num_sentinels": 2}, "num_sentinels"),
+        ({"visual_source": "tower_pyramid"}, "visual_size"),
+        ({"twin_share": 0}, "twin_share"),
+        ({"visual_gate": -1}, "visual_gate"),
+        ({"visual_source": "tower_pyramid", "visual_size": 9}, "visual_rank"),
+        (OUR_CONFIG.to_dict() | {"visual_rank": 31}, "visual_rank"),
+        (OUR_CONFIG.to_dict() | {"nearest_sentinels": 6}, "nearest_sentinels"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_impossible_values_are_refused_by_name(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        GeneratorConfig.from_dict(TINY_CONFIG.to_dict() | change)
+
+
+def test_unknown_fields_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="ranks"):
+        GeneratorConfig.from_dict(TINY_CONFIG.to_dict() | {"ranks": 3})
+
+
+def test_missing_fields_are_refused_by_name() -> None:
+    values = TINY_CONFIG.to_dict()
+    del values["edit_layer"]
+    with pytest.raises(ConfigError, match="edit_layer"):
+        GeneratorConfig.from_dict(values)

@@ -1,0 +1,109 @@
+"""Experts are written, found again, explained and taken away."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.errors import NumericsError, RepositoryMismatchError
+from liveedit_core.method.editor import Editor, edit_input
+from liveedit_core.method.repository import ExpertRepository
+from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, picture, question, request, tiny_generator
+
+LOUD = replace(OUR_CONFIG, gain=60.0, min_gate=0.0, max_kept=0)
+REQUESTS = [request(seed) for seed in range(5)]
+QUESTIONS = [question(seed) for seed in range(5)]
+
+
+@pytest.fixture(scope="module")
+def loud_editor(backbone: HuggingFaceBackbone) -> Editor:
+    """Five edits whose residual is large enough to change answers."""
+    editor = Editor(backbone, tiny_generator(LOUD), ExpertRepository.empty(LOUD))
+    return editor.with_edits(REQUESTS)
+
+
+PYRAMID = {"visual_source": "tower_pyramid", "visual_size": 9, "visual_rank": 4}
+
+
+@pytest.mark.parametrize("change", [{"edit_layer": 2}, {"num_image_tokens": 9}, PYRAMID])
+def test_a_generator_of_another_backbone_is_refused(
+    backbone: HuggingFaceBackbone, change: dict[str, Any]
+) -> None:
+    config = replace(TINY_CONFIG, **change)
+    with pytest.raises(RepositoryMismatchError, match="trained on this backbone"):
+        Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
+
+
+def test_known_states_give_the_same_experts(empty_editor: Editor) -> None:
+    states = empty_editor.backbone.encode([edit_input(edit) for edit in REQUESTS])
+    first = empty_editor.write_experts(REQUESTS)
+    second = empty_editor.write_experts(REQUESTS, states)
+    assert [expert.edit_id for expert in first] == [edit.edit_id for edit in REQUESTS]
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one.down_RD, other.down_RD)
+        assert torch.equal(one.visual_feature_QM, other.visual_feature_QM)
+    assert empty_editor.write_experts([]) == []
+
+
+def test_a_target_changes_the_expert_and_not_its_features(empty_editor: Editor) -> None:
+    edit = REQUESTS[0]
+    one, other = empty_editor.write_experts([edit, replace(edit, target="2020")])
+    assert not torch.allclose(one.up_RD, other.up_RD, atol=1e-4)
+    torch.testing.assert_close(one.visual_feature_QM, other.visual_feature_QM)
+    torch.testing.assert_close(one.prompt_feature_QM, other.prompt_feature_QM)
+
+
+def test_a_non_finite_expert_never_leaves_the_editor(backbone: HuggingFaceBackbone) -> None:
+    generator = tiny_generator(TINY_CONFIG)
+    generator.up_generator.query[0, 0, 0] = math.nan
+    editor = Editor(backbone, generator, ExpertRepository.empty(TINY_CONFIG))
+    with pytest.raises(NumericsError, match=REQUESTS[0].edit_id):
+        editor.write_experts(REQUESTS)
+
+
+def test_edits_change_answers_and_removing_them_undoes_it(loud_editor: Editor) -> None:
+    empty = loud_editor.with_repository(ExpertRepository.empty(LOUD))
+    before = [answer.text for answer in empty.answer(QUESTIONS)]
+    assert [answer.text for answer in loud_editor.answer(QUESTIONS)] != before
+    bare = loud_editor.repository.without([edit.edit_id for edit in REQUESTS])
+    after = loud_editor.with_repository(bare).answer(QUESTIONS)
+    assert [answer.text for answer in after] == before
+
+
+def test_text_only_questions_have_no_routing(loud_editor: Editor) -> None:
+    seen, unseen = loud_editor.answer([QUESTIONS[0], BackboneInput(prompt="The opposite of up is")])
+    assert seen.routing is not None
+    assert unseen.routing is None
+
+
+def test_the_explanation_is_the_routing_by_name(loud_editor: Editor) -> None:
+    states = loud_editor.backbone.encode(QUESTIONS)
+    batch = loud_editor.route(states)
+    assert batch.kept_BN.any()
+    for row, routing in enumerate(loud_editor.explain(batch)):
+        assert list(routing.weights) == sorted(routing.weights, reverse=True)
+        kept = batch.kept_BN[row]
+        assert len(routing.kept) == int(kept.sum())
+        for edit_id, weight, margin in zip(
+            routing.kept, routing.weights, routing.visual_margins, strict=True
+        ):
+            column = loud_editor.repository.edit_ids.index(edit_id)
+            assert weight == batch.weights_BN[row, column].item()
+            assert margin == batch.margin_BN[row, column].item() > 0
+
+
+def test_answers_carry_the_routing_of_their_own_question(loud_editor: Editor) -> None:
+    """Batches are made by length, so positions must be mapped back."""
+    questions = [*QUESTIONS, BackboneInput(prompt="Who?", image_bytes=picture(0))]
+    expected = [
+        loud_editor.explain(loud_editor.route(loud_editor.backbone.encode([q])))[0]
+        for q in questions
+    ]
+    for answer, routing in zip(loud_editor.answer(questions), expected, strict=True):
+        assert answer.routing is not None
+        assert answer.routing.kept == routing.kept
+        assert answer.routing.weights == pytest.approx(routing.weights, rel=1e-4)

@@ -1,0 +1,68 @@
+"""What each routing feature may and may not depend on (Eq. 3, 4)."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.features import FeatureExtractor, Features
+from liveedit_core.states import Rows
+from tests.tiny_backbone import TINY_CONFIG
+
+LEARNED = replace(TINY_CONFIG, visual_query="learned")
+
+
+def extractor(config: GeneratorConfig, *, has_sentinel: bool = True) -> FeatureExtractor:
+    torch.manual_seed(0)
+    return FeatureExtractor(config, has_sentinel=has_sentinel).eval().requires_grad_(False)
+
+
+def rows(seed: int, count: int, width: int) -> Rows:
+    draw = torch.Generator().manual_seed(seed)
+    return Rows.pad([torch.randn(count, width, generator=draw)])
+
+
+def features(config: GeneratorConfig, prompt_seed: int, image_seed: int) -> Features:
+    prompt = rows(prompt_seed, 5, config.hidden_size)
+    visual = rows(image_seed, config.num_image_tokens, config.hidden_size)
+    result: Features = extractor(config)(prompt, visual)
+    return result
+
+
+@pytest.mark.parametrize("config", [TINY_CONFIG, LEARNED])
+def test_the_picture_moves_the_visual_feature_alone(config: GeneratorConfig) -> None:
+    first, second = features(config, 1, 2), features(config, 1, 3)
+    assert not torch.allclose(first.visual_BQM, second.visual_BQM, atol=1e-3)
+    assert torch.equal(first.prompt_BQM, second.prompt_BQM)
+    assert first.sentinel_BQM is not None
+    assert second.sentinel_BQM is not None
+    assert torch.equal(first.sentinel_BQM, second.sentinel_BQM)
+
+
+def test_after_the_prompt_the_visual_feature_depends_on_the_prompt() -> None:
+    first, second = features(TINY_CONFIG, 1, 2), features(TINY_CONFIG, 7, 2)
+    assert not torch.allclose(first.visual_BQM, second.visual_BQM, atol=1e-4)
+    assert first.sentinel_BQM is not None
+    assert second.sentinel_BQM is not None
+    assert not torch.allclose(first.sentinel_BQM, second.sentinel_BQM, atol=1e-4)
+
+
+def test_a_learned_query_does_not_look_at_the_prompt() -> None:
+    first, second = features(LEARNED, 1, 2), features(LEARNED, 7, 2)
+    assert torch.equal(first.visual_BQM, second.visual_BQM)
+    assert not torch.allclose(first.prompt_BQM, second.prompt_BQM, atol=1e-3)
+
+
+def test_the_sentinel_is_a_picture_of_its_own() -> None:
+    """Shown the sentinel's rows, the visual path gives the threshold feature."""
+    module = extractor(TINY_CONFIG)
+    shown = module(rows(1, 5, TINY_CONFIG.hidden_size), Rows.pad([module.sentinel[0]]))
+    torch.testing.assert_close(shown.visual_BQM, shown.sentinel_BQM)
+
+
+def test_the_edit_side_has_no_sentinel() -> None:
+    module = extractor(TINY_CONFIG, has_sentinel=False)
+    assert "sentinel" not in module.state_dict()
+    visual = rows(2, TINY_CONFIG.num_image_tokens, TINY_CONFIG.hidden_size)
+    assert module(rows(1, 5, TINY_CONFIG.hidden_size), visual).sentinel_BQM is None

@@ -1,0 +1,146 @@
+"""Filter, weights and fusion on cases worked out by hand (Eq. 5 to 7)."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from liveedit_core.method.features import Features
+from liveedit_core.method.routing import (
+    fused_residual,
+    paired_similarity,
+    route,
+    similarity,
+    soft_weights,
+)
+from tests.tiny_backbone import TINY_CONFIG
+
+# One query token of width 4: sim(a, b) = <a, b> / 2.
+CONFIG = replace(TINY_CONFIG, num_queries=1, module_dim=4, num_attention_heads=4)
+
+
+def features(visual: float, prompt: float, sentinel: float) -> Features:
+    """Features whose similarity to a unit key is half of the given number."""
+
+    def along(value: float) -> torch.Tensor:
+        return torch.tensor([[[value, 0.0, 0.0, 0.0]]])
+
+    # The sentinel's own similarity is <visual, sentinel> / 2.
+    return Features(
+        visual_BQM=along(visual), prompt_BQM=along(prompt), sentinel_BQM=along(sentinel)
+    )
+
+
+def keys(*values: float) -> torch.Tensor:
+    return torch.tensor([[value, 0.0, 0.0, 0.0] for value in values])
+
+
+def test_similarity_by_hand() -> None:
+    first = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+    second = torch.tensor([[[5.0, 6.0], [7.0, 8.0]]])
+    expected = (5 + 12 + 21 + 32) / (2 * math.sqrt(2))
+    assert similarity(first, second.flatten(1)).item() == pytest.approx(expected)
+    assert paired_similarity(first, second).item() == pytest.approx(expected)
+
+
+def test_only_experts_above_the_sentinel_are_kept() -> None:
+    # similarities 3, 1, 2 against the sentinel's 2: equality is not enough
+    routing = route(features(2.0, 2.0, 2.0), keys(3, 1, 2), keys(1, 1, 1), CONFIG)
+    assert routing.kept_BN.tolist() == [[True, False, False]]
+    assert routing.margin_BN.tolist() == [[1.0, -1.0, 0.0]]
+
+
+def test_weights_share_among_the_kept_only() -> None:
+    routing = route(features(2.0, 2.0, 0.0), keys(1, -1, 1), keys(1, 50, 2), CONFIG)
+    shares = [math.exp(1), 0.0, math.exp(2)]
+    gates = [1 / (1 + math.exp(-s)) for s in (1, 50, 2)]
+    expected = [share / sum(shares) * gate for share, gate in zip(shares, gates, strict=True)]
+    assert routing.weights_BN[0].tolist() == pytest.approx(expected)
+
+
+def test_nothing_kept_gives_zero_weights() -> None:
+    routing = route(features(2.0, 2.0, 9.0), keys(1, 2), keys(1, 1), CONFIG)
+    assert not routing.kept_BN.any()
+    assert routing.weights_BN.tolist() == [[0.0, 0.0]]
+
+
+def test_an_empty_bank_keeps_nothing() -> None:
+    routing = route(features(2.0, 2.0, 0.0), keys()[:0].reshape(0, 4), torch.zeros(0, 4), CONFIG)
+    assert routing.kept_BN.shape == (1, 0)
+    assert soft_weights(torch.zeros(1, 0), torch.zeros(1, 0), routing.kept_BN).shape == (1, 0)
+
+
+def test_max_kept_takes_the_best_and_never_divides_a_tie() -> None:
+    config = replace(CONFIG, max_kept=2)
+    best = route(features(2.0, 2.0, 0.0), keys(1, 4, 2, 3), keys(1, 1, 1, 1), config)
+    assert best.kept_BN.tolist() == [[False, True, False, True]]
+    tied = route(features(2.0, 2.0, 0.0), keys(3, 4, 3, 1), keys(1, 1, 1, 1), config)
+    assert tied.kept_BN.tolist() == [[True, True, True, False]]
+    below = route(features(2.0, 2.0, 2.5), keys(1, 4, 2, 1), keys(1, 1, 1, 1), config)
+    assert below.kept_BN.tolist() == [[False, True, False, False]]
+
+
+def test_the_visual_gate_believes_rivals_of_a_picture_that_was_edited_itself_less() -> None:
+    config = replace(
+        CONFIG, visual_gate=2.0, visual_midpoint=1.0, rival_midpoint=2.5, twin_share=0.9
+    )
+    twin = torch.tensor([[[4.0, 0.0, 0.0, 0.0]]])  # an edit of this very picture has margin 4 - 1
+    inputs = features(2.0, 2.0, 1.0)._replace(twin_BQM=twin)
+
+    def factors(*visual: float) -> list[float]:
+        stored, prompts = keys(*visual), keys(*[1.0] * len(visual))
+        plain = route(inputs, stored, prompts, CONFIG).weights_BN
+        gated = route(inputs, stored, prompts, config).weights_BN
+        return (gated / plain)[0].tolist()
+
+    def gate(margin: float, midpoint: float) -> float:
+        return 1 / (1 + math.exp(-2 * (margin - midpoint)))
+
+    assert factors(4, 3) == pytest.approx([gate(3, 1), gate(2, 2.5)])
+    assert factors(3.5, 3) == pytest.approx([gate(2.5, 1), gate(2, 1)])
+
+
+def test_min_gate_drops_experts_of_other_questions() -> None:
+    config = replace(CONFIG, min_gate=0.5)
+    routing = route(features(2.0, 2.0, 0.0), keys(1, 1), keys(-1, 1), config)
+    assert routing.kept_BN.tolist() == [[False, True]]
+
+
+def test_visual_evidence_moves_weight_to_the_better_picture() -> None:
+    config = replace(CONFIG, soft_routing="prompt_and_visual")
+    inputs = features(2.0, 2.0, 0.0)
+    paper = route(inputs, keys(1, 3), keys(1, 1), CONFIG).weights_BN[0]
+    ours = route(inputs, keys(1, 3), keys(1, 1), config, torch.tensor(1.5)).weights_BN[0]
+    assert paper[0].item() == pytest.approx(paper[1].item())
+    gate = 1 / (1 + math.exp(-1))
+    share = 1 / (1 + math.exp(1.5 * (3 - 1)))
+    assert ours.tolist() == pytest.approx([gate * share, gate * (1 - share)])
+
+
+def test_averaged_experts_have_one_weight_whatever_the_prompt() -> None:
+    config = replace(CONFIG, soft_routing="average")
+    routing = route(features(2.0, 2.0, 2.0), keys(3, 4, 1, 5), keys(1, -9, 1, 2), config)
+    assert routing.kept_BN.tolist() == [[True, True, False, True]]
+    assert routing.weights_BN[0].tolist() == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3])
+    nothing = route(features(2.0, 2.0, 9.0), keys(1, 1), keys(1, 1), config)
+    assert nothing.weights_BN.tolist() == [[0.0, 0.0]]
+
+
+def test_without_the_hard_filter_only_the_bounds_are_left() -> None:
+    inputs, visual, prompt = features(2.0, 2.0, 2.5), keys(1, 4, 2, 3), keys(1, 1, -1, 1)
+    free = replace(CONFIG, has_hard_filter=False)
+    assert route(inputs, visual, prompt, free).kept_BN.tolist() == [[True] * 4]
+    bound = replace(free, max_kept=2, min_gate=0.5)
+    kept = route(inputs, visual, prompt, bound).kept_BN.tolist()
+    assert kept == [[False, True, False, True]]
+
+
+def test_residual_by_hand() -> None:
+    rows = torch.tensor([[[1.0, -2.0]]])
+    down = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[3.0, 1.0]]])
+    up = torch.tensor([[[0.0, 1.0]], [[100.0, 100.0]], [[2.0, 0.0]]])
+    weights = torch.tensor([[0.5, 0.3, 0.2]])
+    # relu activations 1, 0, 1 -> 0.5 * (0, 1) + 0 + 0.2 * (2, 0), twice that with gain 2
+    residual = fused_residual(rows, weights, down, up, 2.0)
+    torch.testing.assert_close(residual, torch.tensor([[[0.8, 1.0]]]))

@@ -1,0 +1,129 @@
+"""The visual key and its fit: what it makes of things it has never seen."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from liveedit_core.method.config import VisualKeyRecipe
+from liveedit_core.method.routing import paired_similarity, similarity
+from liveedit_core.method.visual_key import VisualKey
+from liveedit_core.training.visual_key_fit import KeyReport, fit_visual_key
+from tests.tiny_backbone import OUR_CONFIG
+
+NUM_THINGS = 120
+CONFIG = replace(OUR_CONFIG, visual_size=30, visual_rank=8, num_sentinels=NUM_THINGS)
+THINGS = torch.arange(NUM_THINGS).repeat_interleave(3)
+STYLE = 3.0
+
+
+def drawings(seed: int) -> Tensor:
+    """Three drawings of each thing: 10 channels tell things apart, 20 louder ones are style."""
+    draw = torch.Generator().manual_seed(seed)
+    things = torch.randn(NUM_THINGS, 10, generator=draw)[THINGS]
+    things = things + 0.3 * torch.randn(things.shape, generator=draw)
+    style = STYLE * torch.randn(len(THINGS), 20, generator=draw)
+    return torch.cat([things, style], dim=1)
+
+
+def fitted(stranger_fraction: float = 0.1) -> tuple[VisualKey, KeyReport]:
+    torch.manual_seed(0)
+    key = VisualKey(CONFIG)
+    recipe = VisualKeyRecipe(
+        num_components=30,
+        ridge=0.1,
+        stranger_fraction=stranger_fraction,
+        answer_fraction=stranger_fraction / 2,
+        rival_fraction=stranger_fraction / 4,
+    )
+    return key, fit_visual_key(key, drawings(1), THINGS, recipe)
+
+
+def margins(key: VisualKey, asked: Tensor, stored: Tensor) -> Tensor:
+    visual, threshold, _ = key(asked, is_edit=False)
+    edits, *nothing = key(stored, is_edit=True)
+    assert nothing == [None, None]
+    assert threshold is not None
+    return similarity(visual, edits.flatten(1)) - paired_similarity(visual, threshold)[:, None]
+
+
+@torch.no_grad()
+def test_unseen_things_are_recognised_in_other_drawings() -> None:
+    key, _ = fitted()
+    torch.manual_seed(0)
+    unfitted = VisualKey(CONFIG)
+    unseen, own = drawings(2), torch.arange(NUM_THINGS)
+    first = margins(key, unseen[1::3], unseen[0::3]).argmax(1) == own
+    first_unfitted = margins(unfitted, unseen[1::3], unseen[0::3]).argmax(1) == own
+    assert first.float().mean() > 0.7
+    assert first_unfitted.float().mean() < 0.3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fraction", [0.05, 0.3])
+def test_the_threshold_lets_the_asked_share_of_strangers_pass(fraction: float) -> None:
+    key, report = fitted(fraction)
+    unseen = drawings(2)
+    num_taught = int(report.num_taught)
+    stored, strangers = unseen[0::3][:num_taught], unseen[0::3][num_taught:]
+    passing = (margins(key, strangers, stored) > 0).any(1).float().mean().item()
+    assert fraction / 3 < passing < 3 * fraction
+
+
+@torch.no_grad()
+def test_fewer_strangers_pass_the_midpoints() -> None:
+    key, report = fitted(0.4)
+    unseen, num_taught = drawings(2), int(report.num_taught)
+    stored, strangers = unseen[0::3][:num_taught], unseen[0::3][num_taught:]
+    best = margins(key, strangers, stored).max(1).values
+    passing = [
+        (best > m).float().mean() for m in (0, report.visual_midpoint, report.rival_midpoint)
+    ]
+    assert 0 < report.visual_midpoint < report.rival_midpoint
+    assert passing[0] > passing[1] > passing[2] > 0
+
+
+@torch.no_grad()
+def test_the_report_foretells_what_unseen_things_do() -> None:
+    key, report = fitted()
+    unseen, num_taught = drawings(2), int(report.num_taught)
+    own = margins(key, unseen[1::3], unseen[0::3])
+    kept = (own.diagonal() > 0).float().mean().item()
+    firsts = [
+        own[i : i + num_taught, i : i + num_taught].argmax(1) == torch.arange(num_taught)
+        for i in range(0, NUM_THINGS, num_taught)
+    ]
+    assert report.own_kept == pytest.approx(kept, abs=0.15)
+    assert report.own_first == pytest.approx(torch.cat(firsts).float().mean().item(), abs=0.15)
+
+
+@torch.no_grad()
+def test_the_margin_is_symmetric() -> None:
+    key, _ = fitted()
+    some = drawings(3)[:7]
+    square = margins(key, some, some)
+    torch.testing.assert_close(square, square.T, rtol=1e-4, atol=1e-4)
+    assert (square.diagonal() > 0).all()
+
+
+@torch.no_grad()
+def test_the_twin_is_what_an_edit_of_the_same_picture_stores() -> None:
+    key, _ = fitted()
+    some = drawings(3)[:7]
+    assert torch.equal(key(some, is_edit=False).twin_BQM, key(some, is_edit=True).visual_BQM)
+
+
+@torch.no_grad()
+def test_sentinels_are_drawings_of_different_things() -> None:
+    key, _ = fitted()
+    projected = key.projection((drawings(1)[::3] - key.mean) / key.deviation)
+    distances = torch.cdist(key.sentinels, torch.nn.functional.normalize(projected, dim=-1))
+    assert sorted(distances.argmin(1).tolist()) == list(range(NUM_THINGS))
+    assert distances.min(1).values.max() < 1e-3
+
+
+def test_the_fit_depends_on_the_seed_alone() -> None:
+    first, second = fitted()[0].state_dict(), fitted()[0].state_dict()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name

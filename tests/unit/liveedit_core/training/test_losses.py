@@ -1,0 +1,72 @@
+"""Losses on numbers worked out by hand (Eq. 8 to 16)."""
+
+import math
+
+import pytest
+import torch
+
+from liveedit_core.training.losses import (
+    gate_loss,
+    hard_neighbour,
+    hard_sentinel,
+    info_nce,
+    locality_kl,
+    soft_absolute,
+    target_nll,
+)
+
+
+def log_sum(*values: float) -> float:
+    return math.log(sum(math.exp(value) for value in values))
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+def test_nll_is_a_mean_over_tokens_then_items() -> None:
+    one_token = torch.tensor([[0.0, math.log(3)]])  # p = 1/4, 3/4
+    three_tokens = torch.zeros(3, 2)  # p = 1/2
+    loss = target_nll([one_token, three_tokens], [torch.tensor([1]), torch.tensor([0, 1, 0])])
+    assert loss.item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+
+
+def test_kl_directions_by_hand() -> None:
+    edited = [torch.tensor([[0.25, 0.75]]).log()]
+    original = [torch.tensor([[0.5, 0.5]]).log()]
+    forward = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    backward = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    assert locality_kl(edited, original).item() == pytest.approx(forward)
+    assert locality_kl(edited, original, "edited_to_original").item() == pytest.approx(backward)
+    assert locality_kl(original, original).item() == pytest.approx(0.0, abs=1e-7)
+
+
+def test_info_nce_takes_the_diagonal_or_given_columns() -> None:
+    scores = torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.5, 1.0]])
+    diagonal = (log_sum(1, 2, 0) - 1 + log_sum(3, 0.5, 1) - 0.5) / 2
+    assert info_nce(scores).item() == pytest.approx(diagonal, rel=1e-5)
+    chosen = (log_sum(1, 2, 0) - 0 + log_sum(3, 0.5, 1) - 3) / 2
+    assert info_nce(scores, torch.tensor([2, 0])).item() == pytest.approx(chosen, rel=1e-5)
+
+
+def test_the_absolute_negative_is_the_previous_column() -> None:
+    scores = torch.tensor([[1.0, 9.0, -1.0], [0.5, 2.0, 9.0], [9.0, -0.5, 3.0]])
+    positive = sum(-math.log(sigmoid(value)) for value in (1, 2, 3)) / 3
+    negative = sum(-math.log(1 - sigmoid(value)) for value in (-1, 0.5, -0.5)) / 3
+    assert soft_absolute(scores).item() == pytest.approx(positive + negative, rel=1e-5)
+
+
+def test_hard_losses_have_the_sentinel_as_last_column() -> None:
+    scores = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
+    sentinel = torch.tensor([0.5, -1.0])
+    neighbour = (log_sum(2, 1, 0.5) - 2 + log_sum(0, 3, -1) - 3) / 2
+    assert hard_neighbour(scores, sentinel).item() == pytest.approx(neighbour, rel=1e-5)
+    own = (log_sum(2, 1, 0.5) - 0.5 + log_sum(0, 3, -1) + 1) / 2
+    assert hard_sentinel(scores, sentinel).item() == pytest.approx(own, rel=1e-5)
+
+
+def test_saturated_scores_stay_finite() -> None:
+    """1e-8 inside every log: a hopeless pair costs about 18, not infinity."""
+    worst = gate_loss(torch.tensor([-500.0]), torch.tensor([500.0]))
+    assert worst.item() == pytest.approx(-2 * math.log(1e-8), rel=1e-4)
+    assert math.isfinite(info_nce(torch.tensor([[0.0, 900.0], [0.0, 0.0]])).item())

@@ -1,0 +1,310 @@
+"""`liveedit`: what people read, what programs read, and exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from pipelines.cli.main import main
+from tests.architecture.project import ROOT
+from tests.small_rows import SMALL_IDENTITY, small_request, small_row
+from tests.unit.tiny_inputs import picture
+
+FACTS = (("flag", "red"), ("lamp", "on"), ("flag", "blue"), ("tree", "oak"))
+
+
+class Terminal:
+    """Runs commands on one store."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self.store = ObjectStore(folder / "store")
+        self.capsys = capsys
+        self.errors = ""
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        """What people see."""
+        group, command, *rest = words
+        assert main([group, command, "--store", self.store.root_uri, *rest]) == code
+        printed = self.capsys.readouterr()
+        self.errors = printed.err
+        return printed.out
+
+    def json(self, *words: str, code: int = 0) -> dict[str, Any]:
+        """What programs see."""
+        content: dict[str, Any] = json.loads(self(*words, "--json", code=code))
+        return content
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    """A store with a bank of three edits in two windows; the fourth has superseded the first."""
+    terminal = Terminal(tmp_path, capsys)
+    log = RequestLog(terminal.store)
+    for submitter, facts in (("anna", FACTS[:2]), ("ben", FACTS[2:])):
+        log.append([small_request(*fact, submitter=submitter) for fact in facts])
+    bank = ExpertBank.open_or_create(terminal.store, "main", SMALL_IDENTITY)
+    epoch = bank.acquire_writer()
+    for numbers in ((1, 2), (3, 4)):
+        rows = [small_row(number, *FACTS[number - 1]) for number in numbers]
+        message = f"requests up to {numbers[1]}"
+        bank.commit(bank.fragment_writer().write(rows), epoch=epoch, message=message)
+    return terminal
+
+
+def edit_id(number: int) -> str:
+    return small_request(*FACTS[number - 1]).edit_id
+
+
+def table(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_log_lists_versions_newest_first(terminal: Terminal) -> None:
+    header, newest, oldest = table(terminal("bank", "log"))
+    assert header[:2] == ["version", "kind"]
+    assert (newest[:2], oldest[:2]) == (["3", "window"], ["2", "window"])
+    assert newest[-5:] == ["1", "requests", "up", "to", "4"]
+    assert len(table(terminal("bank", "log", "--limit", "1"))) == 2
+    content = terminal.json("bank", "log")
+    assert [item["version"] for item in content["versions"]] == [3, 2]
+    assert content["versions"][0]["num_superseded"] == 1
+
+
+def test_show_tells_a_version_and_its_edits(terminal: Terminal) -> None:
+    text = terminal("bank", "show", "2")
+    assert "bank 'main', version 2: 2 edits" in text
+    assert "generator_digest   generator" in text
+    assert edit_id(1)[:12] in text
+    content = terminal.json("bank", "show")
+    assert content["edits"] == [edit_id(number) for number in (2, 3, 4)]
+    assert content["identity"]["rank"] == 3
+
+
+def test_diff_names_what_differs(terminal: Terminal) -> None:
+    content = terminal.json("bank", "diff", "2", "3")
+    assert content["added"] == [edit_id(4)]
+    assert content["superseded"] == [[edit_id(1), edit_id(3)]]
+    first, _, *rows = table(terminal("bank", "diff", "2", "3"))
+    assert " ".join(first) == "from version 2 to 3: 1 added, 0 removed, 1 superseded"
+    assert [row[:2] for row in rows] == [["+", edit_id(4)[:12]], ["~", edit_id(1)[:12]]]
+
+
+def test_an_edit_is_removed_and_restored_by_the_beginning_of_its_id(terminal: Terminal) -> None:
+    why = ("--reason", "lamp is broken", "--author", "carla")
+    text = terminal("bank", "remove", edit_id(2)[:8], *why)
+    assert "version 4: 2 edits" in text
+    record = terminal.json("bank", "log")["versions"][0]
+    assert (record["kind"], record["author"], record["message"]) == (
+        "remove",
+        "carla",
+        "lamp is broken",
+    )
+    assert terminal.json("bank", "remove", edit_id(2))["version"] == 4
+    assert "nothing removed" in terminal("bank", "remove", edit_id(2))
+    restored = terminal.json("bank", "restore", edit_id(2))
+    assert (restored["version"], restored["edits"], restored["pending"]) == (5, [edit_id(2)], [])
+
+
+@pytest.mark.parametrize(
+    ("words", "numbers"),
+    [
+        (("--submitter", "ben"), (3, 4)),
+        (("--submitter", "ben", "--until", "2020-01-01"), ()),
+        (("--since", "2020-01-01"), (1, 2, 3, 4)),
+        (("--since", "2020-01-01T00:00+02:00", "--submitter", "anna"), (1, 2)),
+    ],
+)
+def test_edits_are_selected_by_who_handed_them_in_and_when(
+    terminal: Terminal, words: tuple[str, ...], numbers: tuple[int, ...]
+) -> None:
+    would = terminal.json("bank", "remove", *words, "--dry-run")
+    assert would["edits"] == [edit_id(number) for number in numbers]
+    assert terminal.json("bank", "log")["newest"] == 3
+    assert terminal.json("bank", "remove", *words)["edits"] == would["edits"]
+
+
+def test_edits_are_selected_by_a_file_of_ids_or_by_the_file_that_was_handed_in(
+    terminal: Terminal,
+) -> None:
+    ids = terminal.folder / "ids.txt"
+    ids.write_text(f"{edit_id(2)}\n\n{edit_id(4)[:10]}\n")
+    chosen = terminal.json("bank", "remove", "--from", str(ids), "--dry-run")["edits"]
+    assert chosen == [edit_id(2), edit_id(4)]
+    both = ("--from", str(ids), "--submitter", "ben", "--dry-run")
+    assert terminal.json("bank", "remove", *both)["edits"] == [edit_id(4)]
+    facts = requests_file(terminal, 1, 2)
+    terminal("edits", "add", str(facts))
+    chosen = terminal.json("bank", "remove", "--from", str(facts))["edits"]
+    assert len(chosen) == 2
+    states = {item["edit_id"]: item["state"] for item in terminal.json("edits", "list")["edits"]}
+    assert [states[key] for key in chosen] == ["removed", "removed"]
+
+
+def requests_file(terminal: Terminal, *numbers: int) -> Path:
+    lines = []
+    for number in numbers:
+        path = terminal.folder / f"{number}.png"
+        path.write_bytes(picture(number))
+        lines.append(json.dumps({"image": path.name, "prompt": "What is it?", "target": "it"}))
+    file = terminal.folder / "facts.jsonl"
+    file.write_text("\n".join(lines))
+    return file
+
+
+def test_requests_are_added_once_and_refusals_are_exit_code_4(terminal: Terminal) -> None:
+    file = requests_file(terminal, 1, 2)
+    file.write_text(file.read_text() + "\n{broken")
+    first = terminal.json("edits", "add", str(file), "--submitter", "dora", code=4)
+    again = terminal.json("edits", "add", str(file), code=4)
+    assert (first["num_new"], again["num_new"], again["num_accepted"]) == (2, 0, 2)
+    assert first["rejected"][0]["line_number"] == 3
+    listed = terminal.json("edits", "list", "--submitter", "dora", "--state", "pending")
+    assert [item["edit_id"] for item in listed["edits"]] == first["edits"]
+    assert "2 requests, 0 of them new" in terminal("edits", "add", str(file), code=4)
+
+
+def test_list_tells_the_state_of_each_edit(terminal: Terminal) -> None:
+    terminal("bank", "remove", edit_id(4))
+    _, *rows, last = table(terminal("edits", "list"))
+    assert [row[:3] for row in rows] == [
+        ["1", edit_id(1)[:12], "superseded"],
+        ["2", edit_id(2)[:12], "held"],
+        ["3", edit_id(3)[:12], "held"],
+        ["4", edit_id(4)[:12], "removed"],
+    ]
+    assert " ".join(last) == "4 edits"
+    assert "4 edits, the first 2 are shown" in terminal("edits", "list", "--limit", "2")
+
+
+def test_history_tells_the_life_of_an_edit(terminal: Terminal) -> None:
+    terminal("bank", "remove", edit_id(3), "--reason", "not blue", "--author", "carla")
+    content = terminal.json("edits", "history", edit_id(1)[:9])
+    events = [(item["event"], item["version"]) for item in content["events"]]
+    assert events == [("submitted", ""), ("added", 2), ("superseded", 3), ("added", 4)]
+    content = terminal.json("edits", "history", edit_id(3))
+    assert [item["event"] for item in content["events"]] == [
+        "submitted",
+        "added",
+        "removal decided",
+        "removed",
+    ]
+    assert content["events"][-1]["author"] == "carla"
+    assert content["states"] == {"main": "removed"}
+    text = terminal("edits", "history", edit_id(3))
+    assert "not blue" in text
+    assert "target     blue" in text
+
+
+def test_a_queued_removal_leaves_the_running_job_its_bank(terminal: Terminal) -> None:
+    bank = ExpertBank.open(terminal.store, "main")
+    epoch = bank.acquire_writer()
+    terminal("bank", "remove", edit_id(2), "--queue")
+    assert bank.num_edits() == 3
+    bank.apply_changes(epoch=epoch)
+    assert bank.num_edits() == 2
+
+
+def test_tags_name_versions_and_rollback_takes_them(terminal: Terminal) -> None:
+    assert terminal.json("bank", "tag", "good", "2")["tags"] == {"good": 2}
+    assert terminal.json("bank", "rollback", "good")["version"] == 4
+    assert terminal.json("bank", "show")["edits"] == terminal.json("bank", "show", "2")["edits"]
+    terminal("bank", "tag", "good", "3", code=1)
+    assert "names version 2 already" in terminal.errors
+    assert terminal.json("bank", "tag", "good", "--delete")["tags"] == {}
+
+
+def test_verify_is_exit_code_3_on_damage_and_names_it(terminal: Terminal) -> None:
+    assert "is whole: 3 edits" in terminal("bank", "verify")
+    file = sorted((terminal.folder / "store/banks/main/data").iterdir())[0]
+    file.write_bytes(file.read_bytes()[:-9])
+    text = terminal("bank", "verify", code=3)
+    assert f"DAMAGED  banks/main/data/{file.name} is truncated" in text
+    content = terminal.json("bank", "verify", code=3)
+    assert not content["is_whole"]
+    assert content["files"][0]["key"].endswith(file.name)
+
+
+def test_a_damaged_bank_is_an_error_that_says_what_to_do(terminal: Terminal) -> None:
+    for file in (terminal.folder / "store/banks/main/data").iterdir():
+        file.unlink()
+    terminal("bank", "show", code=1)
+    assert "is missing" in terminal.errors
+    assert table(terminal("bank", "log"))[1][0] == "3", "the log is read without a row"
+
+
+def test_verify_seals_what_has_no_digest(terminal: Terminal) -> None:
+    for key in terminal.store.list("seals/"):
+        terminal.store.delete(key)
+    assert "3 files have no digest yet" in terminal("bank", "verify")
+    assert terminal.json("bank", "verify", "--seal")["num_sealed"] == 3
+    assert "no digest" not in terminal("bank", "verify")
+
+
+def test_compact_merges_files_and_keeps_the_edits(terminal: Terminal) -> None:
+    before = terminal.json("bank", "show")["edits"]
+    done = terminal.json("bank", "compact")
+    assert (done["fragments_before"], done["fragments_after"]) == (2, 1)
+    assert terminal.json("bank", "show")["edits"] == before
+    assert terminal.json("bank", "verify")["unsealed"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("bank", "remove"), 2, "name the edits"),
+        (("bank", "show", "nine"), 1, "no version 'nine'; the newest is 3"),
+        (("bank", "remove", "abc"), 1, "give 4 characters of the id at least"),
+        (("bank", "remove", "0123456789"), 1, "no edit of the request log"),
+        (("bank", "log", "--bank", "none"), 1, "there is no bank 'none'"),
+        (("edits", "add", "nowhere.jsonl"), 1, "cannot read nowhere.jsonl"),
+        (("bank", "compact", "growth.nothing=1"), 2, "growth.nothing"),
+    ],
+)
+def test_errors_say_what_to_do(
+    terminal: Terminal, words: tuple[str, ...], code: int, message: str
+) -> None:
+    assert terminal(*words, code=code) == ""
+    assert message in terminal.errors
+
+
+def test_of_several_banks_one_must_be_named(terminal: Terminal) -> None:
+    ExpertBank.open_or_create(terminal.store, "other", SMALL_IDENTITY)
+    terminal("bank", "log", code=2)
+    assert "--bank, one of main, other" in terminal.errors
+    assert len(terminal.json("bank", "log", "--bank", "main")["versions"]) == 2
+
+
+def test_without_a_store_nothing_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LIVEEDIT_STORE", raising=False)
+    assert main(["bank", "log"]) == 2
+    assert "name the store" in capsys.readouterr().err
+
+
+def test_looking_loads_no_model_library(terminal: Terminal) -> None:
+    """Importing torch alone takes longer than any of these commands may."""
+    program = """
+import sys
+from pipelines.cli.main import main
+store, *heavy = sys.argv[1:]
+for words in (["bank", "log"], ["bank", "show"], ["edits", "list"], ["bank", "diff", "2", "3"]):
+    assert main([*words, "--store", store]) == 0
+print("loaded:", *sorted(set(heavy) & set(sys.modules)))
+"""
+    heavy = ("torch", "ray", "mlflow", "transformers", "boto3")
+    run = subprocess.run(
+        [sys.executable, "-c", program, terminal.store.root_uri, *heavy],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.splitlines()[-1] == "loaded:"

@@ -1,0 +1,129 @@
+"""Files of the inbox: whole, in order, moved out once they are in the log, doubled by nothing."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from liveedit_core.inputs.limits import InputLimits
+from pipelines.editing.inbox import Inbox
+from tests.unit.tiny_inputs import picture, request
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> RequestLog:
+    return RequestLog(ObjectStore(tmp_path / "store"))
+
+
+def drop(inbox: Path, name: str, numbers: Sequence[int], *, age_s: float = 60.0) -> Path:
+    """Put a file of facts into a folder, with pictures beside it."""
+    inbox.mkdir(exist_ok=True)
+    lines = []
+    for number in numbers:
+        (inbox / f"{number}.png").write_bytes(picture(number))
+        fact = {"image": f"{number}.png", "prompt": "What is shown here?"}
+        lines.append(json.dumps({**fact, "target": f"thing number {number}"}))
+    path = inbox / name
+    path.write_text("\n".join(lines) + "\n")
+    os.utime(path, (time.time() - age_s,) * 2)
+    return path
+
+
+def inbox_of(folder: Path, *, settle_s: float = 1.0) -> Inbox:
+    return Inbox(str(folder), limits=InputLimits(), settle_s=settle_s)
+
+
+def test_files_enter_the_log_by_age_and_leave_with_a_receipt(
+    tmp_path: Path, log: RequestLog
+) -> None:
+    drop(tmp_path / "in", "a.jsonl", [1, 2])
+    drop(tmp_path / "in", "b.jsonl", [3], age_s=120)
+    inbox = inbox_of(tmp_path / "in")
+    taken = [inbox.take(entry, log) for entry in inbox.waiting()]
+    assert [item and item.name for item in taken] == ["b.jsonl", "a.jsonl"]
+    logged = [item.request.edit_id for item in log.read()]
+    assert logged == [request(number).edit_id for number in (3, 1, 2)]
+    assert inbox.waiting() == []
+    done = sorted(path.name for path in (tmp_path / "in_done").iterdir())
+    assert [name[:2] for name in done] == ["a-", "a-", "b-", "b-"]
+    receipt = json.loads((tmp_path / "in_done" / done[1]).read_text())
+    assert (receipt["file"], receipt["num_new"], receipt["refused"]) == ("a.jsonl", 2, [])
+
+
+def test_a_file_that_is_read_again_doubles_nothing(tmp_path: Path, log: RequestLog) -> None:
+    drop(tmp_path / "in", "a.jsonl", [1, 2])
+    inbox = inbox_of(tmp_path / "in")
+    (entry,) = inbox.waiting()
+    assert inbox.take(entry, log) is not None
+    drop(tmp_path / "in", "a.jsonl", [1, 2])  # as if the process had died before it was deleted
+    (entry,) = inbox.waiting()
+    again = inbox.take(entry, log)
+    assert again is not None
+    assert (again.intake.num_new, again.intake.num_accepted) == (0, 2)
+    assert len(log) == 2
+    assert len(list((tmp_path / "in_done").iterdir())) == 2
+
+
+def test_bad_lines_are_named_in_the_receipt_and_on_record(tmp_path: Path, log: RequestLog) -> None:
+    path = drop(tmp_path / "in", "a.jsonl", [1])
+    path.write_text(path.read_text() + "{not JSON\n")
+    os.utime(path, (1, 1))
+    inbox = inbox_of(tmp_path / "in")
+    (entry,) = inbox.waiting()
+    inbox.take(entry, log)
+    (receipt,) = (tmp_path / "in_done").glob("*.receipt.json")
+    (refused,) = json.loads(receipt.read_text())["refused"]
+    assert (refused["line"], refused["error_type"]) == (2, "NotJson")
+    assert [stored.rejected.line_number for stored in log.rejects()] == [2]
+
+
+def test_only_settled_jsonl_files_of_the_folder_itself_are_taken(tmp_path: Path) -> None:
+    drop(tmp_path / "in", "fresh.jsonl", [1], age_s=0)
+    drop(tmp_path / "in", "notes.txt", [1])
+    (tmp_path / "in" / "deeper").mkdir()
+    drop(tmp_path / "in" / "deeper", "other.jsonl", [1])
+    assert inbox_of(tmp_path / "in", settle_s=3600).waiting() == []
+    assert [entry.key for entry in inbox_of(tmp_path / "in", settle_s=0).waiting()] == [
+        "fresh.jsonl"
+    ]
+    assert inbox_of(tmp_path / "nowhere").waiting() == []
+
+
+def test_a_file_that_is_too_large_stays_and_is_named_once(tmp_path: Path) -> None:
+    drop(tmp_path / "in", "a.jsonl", [1])
+    said: list[str] = []
+    inbox = Inbox(str(tmp_path / "in"), limits=InputLimits(), max_file_bytes=10, say=said.append)
+    assert [inbox.waiting(), inbox.waiting()] == [[], []]
+    assert len(said) == 1
+    assert "split it" in said[0]
+
+
+def test_what_another_driver_took_first_is_no_error(tmp_path: Path, log: RequestLog) -> None:
+    drop(tmp_path / "in", "a.jsonl", [1])
+    inbox = inbox_of(tmp_path / "in")
+    (entry,) = inbox.waiting()
+    assert inbox.take(entry, log) is not None
+    assert inbox.take(entry, log) is None
+
+
+def test_lines_that_were_added_meanwhile_are_not_lost(tmp_path: Path, log: RequestLog) -> None:
+    path = drop(tmp_path / "in", "a.jsonl", [1])
+
+    class GrowingLog(RequestLog):
+        def append(self, requests):  # type: ignore[no-untyped-def]
+            drop(tmp_path / "in", "a.jsonl", [1, 2])
+            return super().append(requests)
+
+    inbox = inbox_of(tmp_path / "in")
+    (entry,) = inbox.waiting()
+    inbox.take(entry, GrowingLog(ObjectStore(tmp_path / "store")))
+    assert path.exists()
+    (entry,) = inbox.waiting()
+    inbox.take(entry, log)
+    assert len(log) == 2
+    assert not path.exists()

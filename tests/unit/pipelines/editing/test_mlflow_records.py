@@ -1,0 +1,79 @@
+"""What a run leaves in MLflow: once, also when it is resumed."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from infra.tracking.model_registry import ModelRegistry
+from infra.tracking.tracker import Tracker
+from pipelines.editing.mlflow_records import RunRecords
+from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from tests.unit.pipelines.editing.test_run import OVERRIDES, Driver
+from tests.unit.tiny_inputs import case
+
+
+def records(root: Path) -> RunRecords:
+    tracker = Tracker(root, experiment="liveedit", run_name="test")
+    return RunRecords(tracker, ModelRegistry(tracker), state_file=root / "recorded.json")
+
+
+def test_each_evaluation_is_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    driver = Driver(tmp_path / "store")
+    figure = tmp_path / "what-was-taught.png"
+    figure.write_bytes(b"a picture")
+    for _ in range(2):
+        outcome = driver.run([case(number) for number in range(6)])
+        taken = records(tmp_path)
+        taken.started(load_recipe(LifelongEditRecipe, None, OVERRIDES), {"python": "3.11"})
+        for evaluation in outcome.evaluations:
+            taken.evaluated(driver.bank, evaluation)
+        taken.finished(driver.bank, tmp_path / "no-report.html", {"total_s": 1.0}, [figure])
+        taken.end("FINISHED")
+        assert taken.num_failures == 0
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'liveedit'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.params["evaluation.at"] == "(1, 5)"
+    history = client.get_metric_history(run.info.run_id, "reliability.teacher_forced")
+    assert [metric.step for metric in history] == [1, 5, 6]
+    figures = client.list_artifacts(run.info.run_id, "figures")
+    assert [item.path for item in figures] == ["figures/what-was-taught.png"]
+    versions = client.search_model_versions("name = 'liveedit-bank'")
+    assert sorted(int(version.tags["num_edits"]) for version in versions) == [1, 5, 6]
+    challenger = client.get_model_version_by_alias("liveedit-bank", "challenger")
+    assert challenger.tags["num_edits"] == "6"
+    for version in versions:
+        model = client.get_logged_model((version.source or "").removeprefix("models:/"))
+        steps = [m.step for m in model.metrics or [] if m.key == "reliability.teacher_forced"]
+        assert steps == [int(version.tags["num_edits"])]
+
+
+def test_a_curve_is_recorded_once_beside_the_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    driver = Driver(tmp_path / "store")
+    for _ in range(2):
+        outcome = driver.run([case(n) for n in range(6)], "evaluation.curve_at=[1, 4]")
+        taken = records(tmp_path)
+        taken.curve(outcome.curve)
+        taken.end("FINISHED")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'liveedit'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    for name in ("reliability.teacher_forced", "reliability.teacher_forced.exact"):
+        history = client.get_metric_history(run.info.run_id, f"curve.{name}")
+        assert [metric.step for metric in history] == [1, 4]
+
+
+def test_without_mlflow_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    driver = Driver(tmp_path / "store")
+    outcome = driver.run([case(0)])
+    taken = records(tmp_path)
+    taken.evaluated(driver.bank, outcome.evaluations[0])
+    assert taken.num_failures == 1

@@ -1,0 +1,294 @@
+"""The life of a generator for another backbone: trained, taught with, scored, opened again."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from infra.tracking.model_registry import BANK_MODEL, ModelRegistry, ModelVersions
+from infra.tracking.results import ResultsTable
+from infra.tracking.tracker import Tracker, default_tracking_uri
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.errors import ConfigError, RepositoryMismatchError
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.schema import ProbeKind
+from pipelines.editing.intake import Source
+from pipelines.editing.job import bank_identity, model_names
+from pipelines.editing.mlflow_records import RunRecords
+from pipelines.editing.recipe import BackboneSection, LifelongEditRecipe, load_recipe
+from pipelines.editing.run import run
+from pipelines.job.registered_models import registered_models
+from pipelines.operations.open_editor import open_editor
+from pipelines.train_generator import main, parse, resolve_recipe
+from pipelines.training.cases import cases_of_file, training_cases
+from pipelines.training.data import Material, prepare_material, vocabulary_words
+from pipelines.training.loop import GeneratorTrainer
+from pipelines.training.training_backbone import layer_loader, load_training_backbone
+from tests.other_backbones import TINY, cases_file, saved_family
+from tests.published_files import benchmark_folder
+from tests.tiny_backbone import case, plain_convolutions
+from tests.tiny_families import tiny_tokenizer
+from tests.unit.pipelines.editing.test_run import _Progress
+from tests.unit.tiny_inputs import HashEmbedder
+from workers.evaluation_pool import InlineEvaluator
+from workers.evaluation_worker import EvaluationWorker
+from workers.expert_embedding_worker import ExpertEmbeddingWorker
+from workers.generator_worker import GeneratorWorker
+
+
+@pytest.fixture(scope="module", params=["llava", "qwen2_vl"])
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return saved_family(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cases_file(tmp_path_factory.mktemp("cases"))
+
+
+def arguments(root: Path, backbone: str, cases: Path, *more: str) -> list[str]:
+    return [
+        f"--backbone={backbone}",
+        f"--cases={cases}",
+        f"run_root={root}",
+        "--run-name=tiny",
+        *TINY,
+        *more,
+    ]
+
+
+def trainer(root: Path, backbone: str, cases: Path, *more: str) -> GeneratorTrainer:
+    """A run without records; states are encoded once, under the root's parent."""
+    store = root.parent / "states"
+    recipe = resolve_recipe(parse(arguments(root, backbone, cases, f"states.store={store}", *more)))
+    loaded = load_training_backbone(recipe)
+    material = prepare_material(recipe, loaded, root / "material")
+    return GeneratorTrainer(recipe, loaded, material, root)
+
+
+def test_each_phase_learns_and_states_come_from_the_cache(
+    backbone: str, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for pictures on a grid, whose states need it to be placed."""
+    more = ("joint.steps=0", "experts.steps=25", "experts.batch_size=6", "data.num_pairs=0")
+    run = trainer(tmp_path / "run", backbone, cases, *more, "experts.learning_rate=0.01")
+    assert isinstance(run.backbone, VisionLanguageBackbone)
+    monkeypatch.setattr(run.backbone, "encode", None)
+    run.run()
+    losses = [float(row["nll"]) for row in run.curve if row["phase"] == "experts"]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+class InterruptedRunError(Exception):
+    """Raised in the middle of a run."""
+
+
+def test_a_resumed_run_ends_like_an_undisturbed_one(
+    backbone: str, cases: Path, tmp_path: Path
+) -> None:
+    undisturbed = trainer(tmp_path / "a", backbone, cases)
+    seen: list[float] = []
+    undisturbed.on_step = lambda phase, step, figures: seen.append(figures["total"])
+    undisturbed.run()
+    assert len(seen) == 6
+    assert all(map(math.isfinite, seen))
+
+    def fail(trainer: GeneratorTrainer, phase: str, step: int) -> None:
+        if (phase, step) == ("joint", 2):
+            raise InterruptedRunError
+
+    broken = trainer(tmp_path / "b", backbone, cases)
+    broken.on_checkpoint = fail
+    with pytest.raises(InterruptedRunError):
+        broken.run()
+    resumed = trainer(tmp_path / "b", backbone, cases)
+    resumed.run()
+    for name, tensor in undisturbed.generator.state_dict().items():
+        assert torch.equal(tensor, resumed.generator.state_dict()[name]), name
+
+
+@pytest.mark.slow
+def test_trained_taught_scored_and_opened_by_name(
+    backbone: str,
+    cases: Path,
+    tmp_path: Path,
+    empty_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing but names goes from one job to the next."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    with plain_convolutions():
+        assert main(arguments(tmp_path, backbone, cases)) == 0
+        folder = tmp_path / "tiny" / "generator"
+        teach_and_open(tmp_path, backbone, cases, folder)
+
+
+def teach_and_open(root: Path, backbone: str, cases: Path, folder: Path) -> None:
+    config = load_recipe(
+        LifelongEditRecipe,
+        None,
+        [
+            f"backbone.name={backbone}",
+            f"generator.checkpoint={folder}",
+            "backbone.dtype=bfloat16",
+            f"run_root={root}",
+            'evaluation.protocols=["teacher_forced"]',
+            "evaluation.at=[]",
+        ],
+    )
+    models = model_names(config)
+    generator = GeneratorWorker(models, InputLimits())
+    embedder = ExpertEmbeddingWorker(HashEmbedder)
+    store = ObjectStore(root / "banks")
+    identity = bank_identity(generator.describe(), embedder.describe())
+    bank = ExpertBank.open_or_create(store, "main", identity)
+    tracker = Tracker(root, experiment="tests", run_name="edits")
+    records = RunRecords(tracker, ModelRegistry(tracker), state_file=root / "recorded.json")
+    records.started(config, {})
+    records.generator(folder, identity.generator_digest)
+    outcome = run(
+        config,
+        source=Source(name="test", digest="digest", items=cases_of_file(str(cases))),
+        generator=generator,
+        embedder=embedder,
+        evaluator=InlineEvaluator(EvaluationWorker(models)),
+        generator_config=generator.describe().config,
+        bank=bank,
+        request_log=RequestLog(store),
+        results=ResultsTable(store, "test"),
+        records=records,
+        progress=_Progress(),
+        should_stop=lambda: False,
+    )
+    assert outcome.num_edits == 6
+    summary = outcome.evaluations[-1].summary
+    assert 0 <= summary[ProbeKind.RELIABILITY, "teacher_forced"].mean <= 1
+    records.register_newest(bank)
+
+    versions = ModelVersions(default_tracking_uri(root))
+    uri = f"models:/{BANK_MODEL}@challenger"
+    manifest = versions.manifest(versions.find(uri))
+    assert (manifest.backbone, manifest.backbone_dtype) == (backbone, "bfloat16")
+    editor = open_editor(uri, tracking_uri=versions.tracking_uri)
+    assert editor.repository.edit_ids == tuple(bank.edit_ids(manifest.bank_version))
+    assert isinstance(editor.backbone, VisionLanguageBackbone)
+    assert editor.backbone.model.dtype == torch.bfloat16
+    question = BackboneInput(prompt=case(0).edit.prompt, image_bytes=case(0).edit.image_bytes)
+    (answer,) = editor.answer([question])
+    assert answer.routing is not None
+
+    night = EvaluationWorker(registered_models(manifest, generator=str(folder)))
+    assert night.describe() == generator.describe()
+    exact = replace(manifest, backbone_dtype="float32")
+    with pytest.raises(RepositoryMismatchError, match="this one is"):
+        open_editor(
+            uri, registered_models(exact).load_backbone(), tracking_uri=versions.tracking_uri
+        )
+
+
+def test_edit_layers_share_one_model(backbone: str, cases: Path, tmp_path: Path) -> None:
+    recipe = resolve_recipe(parse(arguments(tmp_path, backbone, cases)))
+    load, num_layers = layer_loader(recipe)
+    first, second = load(0), load(2)
+    assert (first.edit_layer, second.edit_layer, num_layers) == (0, 2, 4)
+    assert first.digest == second.digest
+    assert first.decoder is second.decoder
+    search = ("layer_search.layers=[0,2]", "layer_search.num_cases=2", "layer_search.steps=1")
+    assert main([*arguments(tmp_path, backbone, cases, *search), "--find-layer"]) == 0
+    found = json.loads((tmp_path / "tiny" / "layer_search.json").read_text())
+    assert {row["layer"] for row in found["layers"]} == {0, 2}
+
+
+def test_a_pyramid_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train_any_backbone\.toml"):
+        resolve_recipe(parse(["--backbone=no/where", "model.visual_source=tower_pyramid"]))
+    with pytest.raises(ConfigError, match=r"sharding\.gpus_per_shard=1"):
+        resolve_recipe(parse(["--backbone=no/where", "backbone.device=cuda"]))
+
+
+def test_cases_of_a_file_are_completed_or_refused(cases: Path, tmp_path: Path) -> None:
+    recipe = resolve_recipe(parse(["--backbone=no/where", f"--cases={cases}"]))
+    for one in training_cases(recipe):
+        probes = {probe.kind: probe for probe in one.probes}
+        other = probes[ProbeKind.MODAL_LOCALITY]
+        swapped = probes[ProbeKind.PROMPT_SWAP_LOCALITY], probes[ProbeKind.IMAGE_SWAP_LOCALITY]
+        assert [(p.prompt, p.image_bytes) for p in swapped] == [
+            (other.prompt, one.edit.image_bytes),
+            (one.edit.prompt, other.image_bytes),
+        ]
+        assert one.thing
+    lines = cases.read_text().splitlines()
+    lines[1] = lines[1].replace("modal_locality", "portability")
+    poor = cases.with_name("poor.jsonl")
+    poor.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=r"1 of 6 cases.*has no modal_locality"):
+        training_cases(replace(recipe, data=replace(recipe.data, cases=str(poor))))
+
+
+def test_words_are_those_that_the_tokenizer_begins() -> None:
+    words = vocabulary_words(tiny_tokenizer())
+    assert "is" in words
+    assert all(word.isalnum() and word.isascii() for word in words)
+
+    class Pieces:
+        """SentencePiece marks the beginning of a word, and decodes without it."""
+
+        def __len__(self) -> int:
+            return 6
+
+        def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+            return ["<s>", "\u2581kettle", "tle", "\u2581raven", "\u2581is", "\u2581it"]
+
+    assert vocabulary_words(Pieces()) == ["kettle", "raven", "is", "it"]
+
+
+def test_material_of_other_cases_replaces_what_was_drawn(cases: Path, tmp_path: Path) -> None:
+    folder = saved_family("llava", tmp_path / "llava")
+
+    def material(file: Path) -> Material:
+        recipe = resolve_recipe(
+            parse([*arguments(tmp_path, folder, file), "states.is_cached=false"])
+        )
+        return prepare_material(recipe, load_training_backbone(recipe), tmp_path / "material")
+
+    few = cases.with_name("few.jsonl")
+    few.write_text("\n".join(cases.read_text().splitlines()[:3]))
+    assert len(material(cases).data.cases) == 6
+    assert len(material(few).data.cases) == 3
+
+
+def test_the_device_does_not_end_a_run_but_the_number_format_does() -> None:
+    from pipelines.training.records import recipe_digest
+
+    recipe = resolve_recipe(parse(["--backbone=no/where", "sharding.gpus_per_shard=1"]))
+
+    def with_backbone(**changes: str) -> str:
+        section = BackboneSection(name="no/where", **changes)  # type: ignore[arg-type]
+        return recipe_digest(replace(recipe, backbone=section))
+
+    assert with_backbone(device="cuda") == recipe_digest(recipe)
+    assert with_backbone(dtype="bfloat16") != recipe_digest(recipe)
+
+
+def test_a_published_benchmark_is_trained_on(
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--benchmark evqa --data DIR`: its training file, held-out pictures and all."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    backbone = saved_family("llava", tmp_path / "llava")
+    data = benchmark_folder(tmp_path / "data", "evqa", 6, "train")
+    given = [f"--backbone={backbone}", "--benchmark=evqa", f"--data={data}", "--run-name=tiny"]
+    assert main([*given, f"run_root={tmp_path}", *TINY]) == 0
+    inputs = json.loads((tmp_path / "tiny" / "material" / "cases.json").read_text())
+    assert len(inputs["cases"]) == 4  # two are held out
+    assert (tmp_path / "tiny" / "generator" / "config.json").exists()

@@ -1,0 +1,193 @@
+"""Recipes: what is read, from where, and how mistakes are named."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liveedit_core.errors import ConfigError
+from pipelines.cli.all_recipes import JOBS, load_recipe_file
+from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe, load_recipe, to_dict, to_toml
+from pipelines.training.recipe import TrainRecipe
+
+ROOT = Path(__file__).parents[4]
+
+
+def _recipe(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_no_file_and_no_override_gives_the_defaults() -> None:
+    assert load_recipe(LifelongEditRecipe) == LifelongEditRecipe()
+
+
+def test_a_file_sets_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    path = _recipe(tmp_path, "seed = 3\n[evaluation]\nat = [2, 4]\n[embedding]\nnum_workers = 2\n")
+    recipe = load_recipe(LifelongEditRecipe, path)
+    default = LifelongEditRecipe()
+    assert recipe == dataclasses.replace(
+        default,
+        seed=3,
+        evaluation=dataclasses.replace(default.evaluation, at=(2, 4)),
+        embedding=dataclasses.replace(default.embedding, num_workers=2),
+    )
+
+
+def test_the_quickstart_teaches_a_hundred_built_in_cases() -> None:
+    recipe = load_recipe_file(QUICKSTART)
+    assert isinstance(recipe, LifelongEditRecipe)
+    assert (recipe.requests.path, recipe.requests.cases, recipe.requests.limit) == ("", "", 100)
+    assert recipe.evaluation.at == (1, 10, 100)
+    assert recipe.ray.address == ""
+
+
+def test_later_overrides_win_over_earlier_ones_and_the_file(tmp_path: Path) -> None:
+    path = _recipe(tmp_path, "[generator]\nbatch_size = 2\n")
+    overrides = ["generator.batch_size=3", "generator.batch_size = 4", "evaluation.at=[5, 6]"]
+    recipe = load_recipe(LifelongEditRecipe, path, overrides)
+    assert recipe.generator.batch_size == 4
+    assert recipe.evaluation.at == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("night", "night"),
+        ("2026-11-23", "2026-11-23"),
+        ("7", "7"),
+        ('"quoted"', "quoted"),
+        ("true", "true"),
+    ],
+)
+def test_texts_need_no_quotes_in_overrides(text: str, value: str) -> None:
+    assert load_recipe(LifelongEditRecipe, None, [f"run_name={text}"]).run_name == value
+
+
+def test_a_value_may_hold_equals_signs() -> None:
+    recipe = load_recipe(LifelongEditRecipe, None, ["requests.path=a=b.jsonl"])
+    assert recipe.requests.path == "a=b.jsonl"
+
+
+def test_a_whole_number_is_a_number() -> None:
+    recipe = load_recipe(LifelongEditRecipe, None, ["embedding.near_duplicate_similarity=1"])
+    assert recipe.embedding.near_duplicate_similarity == 1.0
+    assert type(recipe.embedding.near_duplicate_similarity) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("sed = 1", "sed is no known setting; did you mean seed?"),
+        ("[evalution]\nat = [1]", "evalution is no known setting; did you mean evaluation?"),
+        ("[evaluation]\nbatchsize = 1", "did you mean evaluation.batch_size?"),
+        ("[bank]\nxyzzy = 1", "bank.xyzzy is no known setting; known keys: name, window_edits"),
+        ("seed = '1'", "seed must be a whole number, got '1'"),
+        ("seed = true", "seed must be a whole number, got True"),
+        ("seed = 1.0", "seed must be a whole number, got 1.0"),
+        ("evaluation = 3", "evaluation is a section: write [evaluation]"),
+        ("[evaluation]\nat = 3", "evaluation.at must be a list, got 3"),
+        ("[evaluation]\nat = [1, 'x']", "evaluation.at[1] must be a whole number, got 'x'"),
+        ("[evaluation]\nat = [10, 1]", "evaluation.at must be rising"),
+        ("[evaluation]\nat = [0]", "evaluation.at must be rising"),
+        ("[evaluation]\nprotocols = []", "evaluation.protocols must name"),
+        ("[evaluation]\nprotocols = ['loose']", "evaluation.protocols must name"),
+        ("[evaluation]\nmax_new_tokens = 0", "evaluation.max_new_tokens must be at least 1"),
+        ("[generator]\nshards = 0", "generator.shards must be at least 1, got 0"),
+        ("[embedding]\nnear_duplicate_similarity = nan", "near_duplicate_similarity must lie in"),
+        ("[embedding]\nopen_clip_model = 'ViT-B-32'", "open_clip_pretrained must name"),
+        ("[embedding]\nopen_clip_pretrained = 'x'", "needs embedding.open_clip_model"),
+        ("[bank]\nname = '../up'", "bank.name must be made of letters"),
+        ("[requests]\npath = 'a'\ncases = 'b'", "requests.path and requests.cases are both set"),
+        ("[limits]\nmax_prompt_chars = 0", "limits.max_prompt_chars must be at least 1"),
+        ("[ray]\nobject_store_memory_bytes = 5", "ray.object_store_memory_bytes must be 0 or"),
+        ("store = 'http://host/x'", "store must be a folder"),
+        ("run_name = ''", "run_name must be made of letters"),
+        ("seed = -1", "seed must lie in"),
+        ("job = 'train_generator'", "recipe of the job 'train_generator'"),
+        ("seed = ", "not valid TOML"),
+    ],
+)
+def test_mistakes_name_the_field_and_the_file(tmp_path: Path, text: str, reason: str) -> None:
+    path = _recipe(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(LifelongEditRecipe, path)
+    assert reason in caught.value.message
+    assert caught.value.message.startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("seed", "must look like section.key=value"),
+        ("evaluation.bath_size=1", "did you mean evaluation.batch_size?"),
+        ("evluation.batch_size=1", "did you mean evaluation?"),
+        ("evaluation=1", "set one of its keys"),
+        ("seed.x=1", "seed is a single value"),
+        ("seed=1\nrun_name='x'", "seed must be a whole number"),
+        ("seed=", "seed must be a whole number, got ''"),
+        ("evaluation.batch_size=0", "evaluation.batch_size must be at least 1, got 0"),
+        ("job=train_generator", "job is no known setting"),
+    ],
+)
+def test_mistakes_in_overrides(override: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(LifelongEditRecipe, None, [override])
+    assert reason in caught.value.message
+
+
+def test_a_missing_file_and_an_unknown_job(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_recipe(LifelongEditRecipe, tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match='job must be one of "lifelong_edit"'):
+        load_recipe_file(_recipe(tmp_path, "seed = 1"))
+    recipe = load_recipe_file(_recipe(tmp_path, 'job = "train_generator"'), ["seed=5"])
+    assert recipe == TrainRecipe(seed=5)
+
+
+@pytest.mark.parametrize("recipe_class", JOBS.values(), ids=JOBS)
+def test_the_resolved_recipe_reads_back_equal(
+    tmp_path: Path, recipe_class: type[LifelongEditRecipe]
+) -> None:
+    recipe = recipe_class(run_name="again")
+    path = _recipe(tmp_path, to_toml(recipe))
+    assert load_recipe_file(path) == recipe
+    assert to_dict(recipe)["job"] == recipe.job
+
+
+@given(text=st.text(st.characters(codec="utf-8"), max_size=30))
+def test_any_text_reads_back_from_toml(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    recipe = load_recipe(LifelongEditRecipe, None, [])
+    recipe = dataclasses.replace(recipe, requests=dataclasses.replace(recipe.requests, path=text))
+    path = _recipe(tmp_path_factory.mktemp("toml"), "")
+    path.write_bytes(to_toml(recipe).encode())
+    assert load_recipe_file(path) == recipe
+
+
+def test_the_default_store_lies_in_the_folder_of_the_run(tmp_path: Path) -> None:
+    recipe = LifelongEditRecipe(run_root=str(tmp_path), run_name="first")
+    assert recipe.store_uri == (tmp_path / "first" / "store").as_uri()
+    assert recipe.run_folder == tmp_path / "first"
+    assert LifelongEditRecipe(store="s3://bucket/x").store_uri == "s3://bucket/x"
+    assert LifelongEditRecipe(store=str(tmp_path)).store_uri == tmp_path.as_uri()
+
+
+def test_recipes_load_without_heavy_libraries() -> None:
+    code = (
+        "import sys; from pipelines.cli.all_recipes import load_recipe_file\n"
+        "from pipelines.editing.recipe import QUICKSTART\n"
+        "load_recipe_file(QUICKSTART)\n"
+        "print(*{'torch', 'ray', 'transformers', 'mlflow', 'PIL', 'numpy'} & set(sys.modules))"
+    )
+    start_s = time.perf_counter()
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == ""
+    assert time.perf_counter() - start_s < 2.0

@@ -1,0 +1,132 @@
+"""A damaged bank is made whole again from the request log, with plain workers."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infra.bank.history import BankVersion
+from infra.bank.integrity import verify_version
+from liveedit_core.errors import RepositoryMismatchError, StorageUnavailableError
+from liveedit_core.inputs.limits import InputLimits
+from pipelines.editing.bank_rescue import drop_damaged
+from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.editing.repair import Repair, RepairWorkers, repair_bank
+from tests.unit.pipelines.editing.test_run import Driver, DyingEmbedder
+from tests.unit.tiny_inputs import HashEmbedder, request
+from tests.unit.tiny_models import TinyModels
+from tests.unit.workers.test_expert_embedding_worker import IDENTITY
+from workers.expert_embedding_worker import ExpertEmbeddingWorker
+from workers.generator_worker import GeneratorWorker
+
+
+class Repairer:
+    """A taught bank, and who repairs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.driver = Driver(folder)
+        self.driver.run([request(number) for number in range(1, 11)])
+        self.embedder: ExpertEmbeddingWorker | DyingEmbedder = ExpertEmbeddingWorker(HashEmbedder)
+        self.identity = IDENTITY
+        self.was_opened = False
+
+    @contextmanager
+    def workers(self) -> Iterator[RepairWorkers]:
+        self.was_opened = True
+        generator = GeneratorWorker(TinyModels(), InputLimits(max_target_tokens=4))
+        yield RepairWorkers(identity=self.identity, generator=generator, embedder=self.embedder)
+
+    def repair(self) -> Repair:
+        config = load_recipe(
+            LifelongEditRecipe, None, ["generator.batch_size=2", "bank.window_edits=4"]
+        )
+        return repair_bank(
+            self.driver.bank,
+            self.driver.log,
+            self.workers,
+            config,
+            author="anna",
+            reason="bad disk",
+        )
+
+    def files(self) -> list[Path]:
+        bank = self.driver.bank
+        fragments = bank.dataset(bank.version).get_fragments()
+        return [Path(bank.uri) / "data" / item.data_files()[0].path for item in fragments]
+
+
+@pytest.fixture
+def repairer(tmp_path: Path) -> Repairer:
+    return Repairer(tmp_path)
+
+
+def test_lost_experts_are_written_again_to_the_same_numbers(repairer: Repairer) -> None:
+    undisturbed = repairer.driver.rows()
+    first, second, *_ = repairer.files()
+    first.unlink()
+    second.unlink()
+    repair = repairer.repair()
+    assert repairer.driver.rows().equals(undisturbed)
+    assert repair.after.is_whole
+    assert repair.num_rewritten == len(repair.before.damaged_edits) > 2
+    kinds = {(item.kind, item.author, item.message) for item in repairer.driver.bank.history()[-2:]}
+    assert kinds == {("repair", "anna", "bad disk")}
+    assert repairer.driver.log.pending_sequences(repairer.driver.bank) == []
+
+
+def test_a_bank_of_an_earlier_release_is_repaired_too(
+    repairer: Repairer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its records list no edits, so what a version brought is read from the versions themselves.
+    find = repairer.driver.bank.versions._parsed
+
+    def without_lists(version: int, properties: Mapping[str, str]) -> BankVersion | None:
+        record = find(version, properties)
+        is_old = record is not None and record.kind == "window"
+        return replace(record, added=None, removed=None) if record and is_old else record
+
+    monkeypatch.setattr(repairer.driver.bank.versions, "_parsed", without_lists)
+    undisturbed = repairer.driver.rows()
+    repairer.files()[0].unlink()
+    assert repairer.repair().after.is_whole
+    assert repairer.driver.rows().equals(undisturbed)
+
+
+def test_a_whole_bank_starts_no_worker_and_gets_no_version(repairer: Repairer) -> None:
+    before = repairer.driver.bank.version
+    assert repairer.repair().num_rewritten == 0
+    assert repairer.driver.bank.version == before
+    assert not repairer.was_opened
+
+
+def test_the_next_repair_finishes_one_that_was_killed(repairer: Repairer) -> None:
+    undisturbed = repairer.driver.rows()
+    for file in repairer.files():
+        file.unlink()
+    repairer.embedder = DyingEmbedder(2)
+    with pytest.raises(StorageUnavailableError):
+        repairer.repair()
+    repairer.embedder = ExpertEmbeddingWorker(HashEmbedder)
+    repair = repairer.repair()
+    assert repair.num_rewritten > 0
+    assert repairer.driver.rows().equals(undisturbed)
+
+
+def test_so_does_the_next_editing_job(repairer: Repairer) -> None:
+    undisturbed = repairer.driver.rows()
+    bank, log = repairer.driver.bank, repairer.driver.log
+    repairer.files()[0].unlink()
+    report = verify_version(bank, request_log=log)
+    drop_damaged(bank, report, author="anna", reason="", epoch=bank.acquire_writer())
+    assert bank.num_edits() < len(undisturbed)
+    repairer.driver.run([])
+    assert repairer.driver.rows().equals(undisturbed)
+
+
+def test_another_generator_must_not_repair(repairer: Repairer) -> None:
+    repairer.files()[0].unlink()
+    repairer.identity = replace(IDENTITY, generator_digest="another")
+    with pytest.raises(RepositoryMismatchError, match="generator_digest"):
+        repairer.repair()

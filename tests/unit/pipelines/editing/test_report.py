@@ -1,0 +1,85 @@
+"""What the report shows comes from the store, so a resumed run shows what the first one did."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.reports.data import ReportData
+from infra.reports.editing import render_report
+from liveedit_core.inputs.rejects import Rejected
+from liveedit_core.schema import EditRequest
+from pipelines.editing.intake import Item
+from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.editing.report import ReportSources, refused_requests, report_data
+from pipelines.editing.run import Outcome
+from tests.unit.pipelines.editing.test_run import OVERRIDES, Driver
+from tests.unit.tiny_inputs import case, request
+
+REFUSED_LINE = Rejected(line_number=3, error_type="NotJson", message="line 3 is not JSON", raw="{")
+
+
+def input_items() -> list[Item]:
+    same_picture = EditRequest(
+        image_bytes=case(0).edit.image_bytes, prompt=case(0).edit.prompt, target="another answer"
+    )
+    return [case(0), case(1), REFUSED_LINE, request(5, prompt="poison"), case(2), same_picture]
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Driver:
+    return Driver(tmp_path)
+
+
+def data_of(driver: Driver, outcome: Outcome) -> tuple[ReportSources, ReportData]:
+    sources = ReportSources(
+        config=load_recipe(LifelongEditRecipe, None, OVERRIDES),
+        bank=driver.bank,
+        request_log=driver.log,
+        results=driver.results,
+    )
+    return sources, report_data(sources, outcome, facts={"python": "3.11"}, duration_s=1.0)
+
+
+def test_all_of_a_run_is_in_the_report(driver: Driver) -> None:
+    outcome = driver.run(input_items())
+    sources, data = data_of(driver, outcome)
+    assert [item.error_type for item in data.rejects] == ["NotJson", "NumericsError"]
+    assert data.num_rejects == 1 + len(refused_requests(sources, outcome)) == 2
+    assert (data.num_edits, data.num_edits_before) == (3, 0)
+    assert {row.num_edits for row in data.metrics} == {1, 3}
+    assert {example.kind for example in data.examples} >= {"reliability", "text_locality"}
+    assert all(example.score < 1 for example in data.worst_cases)
+    own = [kept for example in data.examples for kept in example.kept if kept.is_own]
+    assert all(kept.edit.image_bytes for kept in own)
+
+
+def test_a_lifelong_curve_is_in_the_report_with_its_groups(driver: Driver) -> None:
+    items = [case(number) for number in range(10)]
+    _, data = data_of(driver, driver.run(items, "evaluation.curve_at=[1, 4, 1000]"))
+    assert [(point.num_edits, point.num_groups) for point in data.curve] == [
+        (1, 10),
+        (4, 3),
+        (10, 1),
+    ]
+    for point in data.curve:
+        reliability = next(row for row in point.metrics if row.kind == "reliability")
+        assert (reliability.num_cases, reliability.num_edits) == (10, point.num_edits)
+        assert reliability.low is not None
+    html = render_report(data)
+    assert "Lifelong curve: what was taught, teacher-forced" in html
+
+
+def test_a_replaced_answer_is_a_conflict(driver: Driver) -> None:
+    _, data = data_of(driver, driver.run(input_items()))
+    conflict = data.similar_pairs[0]
+    assert conflict.relation == "conflict"
+    assert (conflict.first.target, conflict.second.target) == ("thing number 0", "another answer")
+
+
+def test_a_resumed_run_shows_the_same(driver: Driver) -> None:
+    _, first = data_of(driver, driver.run(input_items()))
+    _, second = data_of(driver, driver.run(input_items()))
+    assert second.num_edits_before == 3
+    for name in ("metrics", "examples", "worst_cases", "rejects", "similar_pairs"):
+        assert getattr(second, name) == getattr(first, name)
+    assert "line 3 is not JSON" in render_report(second)

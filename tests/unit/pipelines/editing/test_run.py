@@ -1,0 +1,270 @@
+"""The whole job on plain workers, without Ray: what a run does, and what a second one does not."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from infra.bank.expert_bank import ExpertBank, FragmentWriter
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from infra.tracking.results import ResultsTable
+from liveedit_core.errors import StorageUnavailableError
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import Rejected
+from liveedit_core.schema import ProbeKind
+from pipelines.editing.intake import Item, Source
+from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.editing.run import Outcome, run
+from pipelines.evaluation.replay import BankEvaluation
+from pipelines.job.stages import Embedder, Generator
+from tests.unit.tiny_inputs import HashEmbedder, case, request
+from tests.unit.tiny_models import CONFIG, TinyModels
+from tests.unit.workers.test_expert_embedding_worker import IDENTITY
+from workers.evaluation_pool import InlineEvaluator
+from workers.evaluation_worker import EvaluationWorker
+from workers.expert_embedding_worker import ExpertEmbeddingWorker
+from workers.generator_worker import GeneratorWorker
+from workers.messages import GeneratedBatch, NumberedRequest, WrittenBatch
+
+OVERRIDES = (
+    "generator.batch_size=3",
+    "bank.window_edits=4",
+    "evaluation.at=[1, 5]",
+    'evaluation.protocols=["teacher_forced"]',
+)
+
+
+@dataclass
+class Notes:
+    """Takes down what a run records."""
+
+    evaluations: list[BankEvaluation] = field(default_factory=list)
+    points: list[BankEvaluation] = field(default_factory=list)
+
+    def evaluated(self, bank: ExpertBank, evaluation: BankEvaluation) -> None:
+        self.evaluations.append(evaluation)
+
+    def curve(self, points: Sequence[BankEvaluation]) -> None:
+        self.points += points
+
+
+class Driver:
+    """One store, and runs on it with plain workers."""
+
+    def __init__(self, folder: Path) -> None:
+        store = ObjectStore(folder)
+        self.store = store
+        self.bank = ExpertBank.open_or_create(store, "test", IDENTITY)
+        self.log = RequestLog(store)
+        self.results = ResultsTable(store, "test")
+        self.generator: Generator = GeneratorWorker(
+            TinyModels(poisoned_prompt="poison"), InputLimits(max_target_tokens=4)
+        )
+        self.embedder: Embedder = ExpertEmbeddingWorker(HashEmbedder)
+
+    def run(self, items: Iterable[Item], *overrides: str, stop_after: int | None = None) -> Outcome:
+        config = load_recipe(LifelongEditRecipe, None, [*OVERRIDES, *overrides])
+        return run(
+            config,
+            source=Source(name="test", digest="digest", items=items),
+            generator=self.generator,
+            embedder=self.embedder,
+            evaluator=InlineEvaluator(EvaluationWorker(TinyModels())),
+            generator_config=CONFIG,
+            bank=self.bank,
+            request_log=self.log,
+            results=self.results,
+            records=Notes(),
+            progress=_Progress(),
+            should_stop=lambda: stop_after is not None and self.bank.num_edits() >= stop_after,
+        )
+
+    def rows(self) -> pa.Table:
+        return self.bank.load_rows(["edit_id", "sequence", "expert_down", "expert_up"])
+
+
+class _Progress:
+    def say(self, text: str) -> None:
+        """Nobody listens."""
+
+    def edits(self, num_done: int, num_total: int) -> None:
+        assert 0 < num_done <= num_total
+
+    def evaluations(self, num_waiting: int) -> None:
+        assert num_waiting > 0
+
+
+class DyingEmbedder:
+    """Ends the run with an error after some batches, as a killed process would."""
+
+    def __init__(self, num_batches: int) -> None:
+        self._worker = ExpertEmbeddingWorker(HashEmbedder)
+        self._num_batches = num_batches
+
+    def stream(
+        self, batches: Iterable[GeneratedBatch], writer: FragmentWriter
+    ) -> Iterator[WrittenBatch]:
+        for index, batch in enumerate(batches):
+            if index == self._num_batches:
+                raise StorageUnavailableError("the store is gone")
+            yield self._worker.write(batch, writer)
+
+    def close(self) -> None:
+        """Has nothing."""
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Driver:
+    return Driver(tmp_path)
+
+
+def test_windows_end_at_multiples_and_points(driver: Driver) -> None:
+    outcome = driver.run([case(number) for number in range(10)])
+    assert [window.num_edits for window in driver.bank.history()] == [1, 4, 5, 8, 10]
+    assert [item.num_edits for item in outcome.evaluations] == [1, 5, 10]
+    assert outcome.num_edits == 10
+    assert outcome.timings.num_taught == 10
+
+
+def test_each_point_is_scored_on_the_cases_it_holds(driver: Driver) -> None:
+    outcome = driver.run([case(number) for number in range(10)])
+    for evaluation in outcome.evaluations:
+        reliability = evaluation.summary[ProbeKind.RELIABILITY, "teacher_forced"]
+        assert reliability.num_samples == evaluation.num_cases == evaluation.num_edits
+        locality = evaluation.summary[ProbeKind.TEXT_LOCALITY, "teacher_forced"]
+        assert locality.mean == 1.0
+
+
+def test_a_second_run_does_nothing_and_reads_the_same_results(driver: Driver) -> None:
+    first = driver.run([case(number) for number in range(10)])
+    version = driver.bank.version
+    second = driver.run([case(number) for number in range(10)])
+    assert driver.bank.version == version
+    assert second.timings.num_taught == 0
+    assert second.num_edits_before == second.num_edits == 10
+    assert [e.summary for e in second.evaluations] == [e.summary for e in first.evaluations]
+    assert sum(e.num_new_results for e in second.evaluations) == 0
+
+
+@pytest.mark.parametrize("num_batches", range(5))
+def test_after_any_death_the_bank_is_that_of_an_undisturbed_run(
+    tmp_path: Path, num_batches: int
+) -> None:
+    items = [case(number) for number in range(10)]
+    undisturbed = Driver(tmp_path / "undisturbed")
+    expected = undisturbed.run(items)
+    killed = Driver(tmp_path / "killed")
+    killed.embedder = DyingEmbedder(num_batches)
+    with pytest.raises(StorageUnavailableError):
+        killed.run(items)
+    killed.embedder = ExpertEmbeddingWorker(HashEmbedder)
+    outcome = killed.run(items)
+    assert killed.rows() == undisturbed.rows()
+    windows = [[w.num_edits for w in d.bank.history()] for d in (killed, undisturbed)]
+    assert windows[0] == windows[1]
+    assert [e.summary for e in outcome.evaluations] == [e.summary for e in expected.evaluations]
+
+
+def test_a_stop_ends_with_the_window(driver: Driver) -> None:
+    items = [case(number) for number in range(10)]
+    outcome = driver.run(items, stop_after=4)
+    assert outcome.was_stopped
+    assert driver.bank.num_edits() == 4
+    assert driver.run(items).num_edits == 10
+
+
+def test_what_cannot_be_taught_is_on_record_and_not_tried_again(driver: Driver) -> None:
+    items: list[Item] = [
+        request(0),
+        Rejected(line_number=2, error_type="NotJson", message="not JSON", raw="{"),
+        request(1, target="far too many words in this answer"),
+        request(2, prompt="poison"),
+        Rejected(line_number=5, error_type="Duplicate", message="same as line 1"),
+        request(3),
+    ]
+    outcome = driver.run(items)
+    assert outcome.num_edits == 2
+    assert [item.error_type for item in outcome.intake.rejected] == ["NotJson"]
+    assert outcome.intake.num_duplicates == 1
+    assert [item.error_type for item in outcome.rejected] == ["TooManyTokens", "NumericsError"]
+    assert len(driver.log.rejects()) == 4
+    again = driver.run(items)
+    assert again.timings.num_taught == 0
+    assert len(driver.log.rejects()) == 4
+
+
+def test_a_new_target_supersedes_the_old_edit(driver: Driver) -> None:
+    outcome = driver.run([request(0, target="old"), request(1), request(0, target="new")])
+    old, new = request(0, target="old"), request(0, target="new")
+    assert driver.bank.edit_ids() == [request(1).edit_id, new.edit_id]
+    assert outcome.intake.superseded_by == {old.edit_id: new.edit_id}
+    last = outcome.evaluations[-1]
+    assert (last.num_edits, last.num_cases) == (2, 2)
+
+
+def test_the_limit_counts_valid_inputs(driver: Driver) -> None:
+    bad = Rejected(line_number=1, error_type="NotJson", message="not JSON")
+    outcome = driver.run([bad, *(request(number) for number in range(5))], "requests.limit=3")
+    assert outcome.num_edits == 3
+
+
+def test_only_some_cases_are_examined_when_asked(driver: Driver) -> None:
+    both = 'evaluation.protocols=["teacher_forced", "free_generation"]'
+    outcome = driver.run(
+        [case(number) for number in range(10)],
+        "evaluation.max_cases=4",
+        "evaluation.free_generation_cases=2",
+        both,
+    )
+    summary = outcome.evaluations[-1].summary
+    assert summary[ProbeKind.RELIABILITY, "teacher_forced"].num_samples == 4
+    assert summary[ProbeKind.RELIABILITY, "free_generation"].num_samples == 2
+
+
+def test_a_curve_counts_all_cases_at_each_number_of_edits(driver: Driver) -> None:
+    items = [case(number) for number in range(10)]
+    assert driver.run(items).curve == []
+    curve = driver.run(items, "evaluation.curve_at=[1, 4, 1000]").curve
+    assert [point.num_edits for point in curve] == [1, 4, 10]
+    for point in curve:
+        assert point.summary[ProbeKind.RELIABILITY, "teacher_forced"].num_samples == 10
+        assert point.is_complete
+    again = driver.run(items, "evaluation.curve_at=[1, 4, 1000]").curve
+    assert [point.results for point in again] == [point.results for point in curve]
+    assert sum(point.num_new_results for point in again) == 0
+
+
+def test_requests_are_generated_only_as_there_is_room(driver: Driver) -> None:
+    """The job takes micro-batches one by one: it never reads the whole log ahead."""
+    watching = WatchingGenerator(driver.generator)
+    driver.generator = watching
+    driver.run([case(number) for number in range(10)])
+    assert watching.taken == [1, 3, 1, 3, 2]
+    assert watching.num_ahead_most == 1
+
+
+class WatchingGenerator:
+    """Counts the micro-batches that were taken before earlier ones were through."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+        self.taken: list[int] = []
+        self.num_ahead_most = 0
+
+    def stream(self, batches: Iterable[Sequence[NumberedRequest]]) -> Iterator[GeneratedBatch]:
+        for num_through, answer in enumerate(self._generator.stream(self._watched(batches))):
+            self.num_ahead_most = max(self.num_ahead_most, len(self.taken) - num_through)
+            yield answer
+
+    def _watched(
+        self, batches: Iterable[Sequence[NumberedRequest]]
+    ) -> Iterator[Sequence[NumberedRequest]]:
+        for batch in batches:
+            self.taken.append(len(batch))
+            yield batch
+
+    def close(self) -> None:
+        """Has nothing."""

@@ -1,0 +1,105 @@
+"""What counts as a regression: the tolerance, the test and the scope, each decisive once."""
+
+from dataclasses import replace
+
+import pytest
+
+from liveedit_core.errors import IntegrityError
+from liveedit_core.evaluation.probe_results import ProbeResult
+from liveedit_core.schema import ProbeKind
+from pipelines.evaluation.regressions import MetricComparison, cases_held, compare_results, in_scope
+from pipelines.evaluation.sections import RegressionSection, TolerancesSection
+from tests.unit.tiny_inputs import case, request
+from tests.unit.tiny_results import probe_result
+
+QUICK = RegressionSection(num_resamples=1000)
+
+
+def result(number: int, score: float, kind: ProbeKind = ProbeKind.RELIABILITY) -> ProbeResult:
+    return probe_result(f"case-{number}", kind=kind, score=score)
+
+
+def scored(num_right: int, num_cases: int, kind: ProbeKind) -> list[ProbeResult]:
+    return [result(number, float(number < num_right), kind) for number in range(num_cases)]
+
+
+def compare(
+    new: list[ProbeResult], old: list[ProbeResult], tolerance: float = 0.01
+) -> list[MetricComparison]:
+    return compare_results(
+        new,
+        old,
+        held={item.case_id for item in old},
+        regression=QUICK,
+        tolerances=TolerancesSection(reliability=tolerance, modal_locality=tolerance),
+        seed=0,
+    )
+
+
+def test_a_clear_fall_is_a_regression_and_says_so() -> None:
+    kind = ProbeKind.RELIABILITY
+    (found,) = compare(scored(80, 100, kind), scored(98, 100, kind))
+    assert (found.is_regression, found.is_improvement) == (True, False)
+    assert found.difference.mean == pytest.approx(-0.18)
+    assert "reliability.teacher_forced: 0.980 -> 0.800 (-0.180" in found.sentence()
+
+
+def test_a_fall_within_the_tolerance_is_none_however_certain() -> None:
+    kind = ProbeKind.RELIABILITY
+    new, old = scored(1940, 2000, kind), scored(1990, 2000, kind)
+    assert compare(new, old)[0].is_regression
+    (found,) = compare(new, old, tolerance=0.03)
+    assert found.adjusted_p_value < 0.01
+    assert not found.is_regression
+
+
+def test_a_fall_that_chance_explains_is_none_however_large() -> None:
+    kind = ProbeKind.RELIABILITY
+    (found,) = compare(scored(1, 4, kind), scored(3, 4, kind))
+    assert found.difference.mean == -0.5
+    assert not found.is_regression
+
+
+def test_more_metrics_ask_for_more_evidence() -> None:
+    kinds = (ProbeKind.RELIABILITY, ProbeKind.MODAL_LOCALITY)
+    old = [item for kind in kinds for item in scored(100, 100, kind)]
+    new = scored(95, 100, kinds[0]) + scored(100, 100, kinds[1])
+    alone = compare(new[:100], old[:100])[0]
+    both = {item.kind: item for item in compare(new, old)}
+    assert alone.is_regression
+    assert both[ProbeKind.RELIABILITY].adjusted_p_value == 2 * alone.adjusted_p_value > 0.05
+    assert not both[ProbeKind.RELIABILITY].is_regression
+
+
+def test_a_rise_is_an_improvement() -> None:
+    kind = ProbeKind.RELIABILITY
+    (found,) = compare(scored(98, 100, kind), scored(80, 100, kind))
+    assert (found.is_regression, found.is_improvement) == (False, True)
+
+
+def test_the_order_of_results_does_not_matter() -> None:
+    kind = ProbeKind.RELIABILITY
+    new, old = scored(80, 100, kind), scored(90, 100, kind)
+    assert compare(new[::-1], old) == compare(new, old)
+
+
+def test_accuracy_counts_where_the_edit_is_held_and_locality_everywhere() -> None:
+    accuracy = [result(number, 1.0) for number in range(3)]
+    locality = [result(number, 1.0, ProbeKind.MODAL_LOCALITY) for number in range(3)]
+    kept = in_scope([*accuracy, *locality], {"case-1"})
+    assert kept == [accuracy[1], *locality]
+
+
+def test_an_edit_that_was_replaced_on_purpose_is_not_missed() -> None:
+    cases = [case(number) for number in range(3)]
+    edit_ids = [item.edit.edit_id for item in cases[:2]]
+    assert cases_held(cases, edit_ids) == {"case-0", "case-1"}
+    replacement = replace(request(1), target="something else")
+    newer = {replacement.subject_id: replacement.edit_id}
+    assert cases_held(cases, edit_ids, newer) == {"case-0"}
+
+
+def test_results_without_a_partner_are_refused() -> None:
+    kind = ProbeKind.RELIABILITY
+    with pytest.raises(IntegrityError, match="case-3"):
+        compare(scored(3, 3, kind), scored(3, 4, kind))

@@ -1,0 +1,198 @@
+"""A bank version has one set of numbers: whatever the batch, the order, the deaths on the way."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+
+from infra.bank.expert_bank import ExpertBank
+from infra.storage.object_store import ObjectStore
+from infra.tracking.results import EvaluationKey, ResultsTable
+from liveedit_core.errors import RepositoryMismatchError, StorageUnavailableError
+from liveedit_core.evaluation.metrics import PROTOCOLS, TEACHER_FORCED, CaseScorer, ProbeResult
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.schema import ProbeKind
+from pipelines.evaluation.curves import lifelong_curves
+from pipelines.evaluation.replay import BankEvaluation, EvaluationSettings, evaluate_bank_version
+from pipelines.job.stages import Evaluator
+from tests.tiny_backbone import case
+from tests.tiny_bank import SmallModels, taught_bank
+from tests.unit.tiny_models import TinyModels
+from workers.evaluation_pool import InlineEvaluator
+from workers.evaluation_worker import EvaluationWorker
+from workers.messages import EvaluationUnit, ScoredUnit
+
+CASES = [case(seed) for seed in range(19)]
+SETTINGS = EvaluationSettings(free_generation_cases=5)
+NUM_RESULTS = (19 + 5) * 8
+MODELS = SmallModels()
+
+
+@dataclass
+class Bench:
+    """A taught bank and evaluations of it."""
+
+    store: ObjectStore
+    bank: ExpertBank
+
+    def evaluate(self, evaluator: Evaluator, run: str, *, num_cases: int = 19) -> BankEvaluation:
+        return evaluate_bank_version(
+            store=self.store,
+            bank=self.bank,
+            version=self.bank.version,
+            cases=CASES[:num_cases],
+            settings=SETTINGS,
+            pool=evaluator,
+            run=run,
+        )
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    store = ObjectStore(tmp_path_factory.mktemp("store"))
+    return Bench(store, taught_bank(store, MODELS, CASES))
+
+
+def inline(batch_size: int = 16) -> InlineEvaluator:
+    return InlineEvaluator(EvaluationWorker(MODELS, batch_size=batch_size, max_new_tokens=4))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(bench: Bench) -> BankEvaluation:
+    return bench.evaluate(inline(), "undisturbed")
+
+
+def without_weights(results: Sequence[ProbeResult]) -> list[ProbeResult]:
+    """Of another batch weights differ in their last bits; nothing else may."""
+    return [replace(result, weights=(), own_weight=0.0) for result in results]
+
+
+def test_every_probe_has_its_result(undisturbed: BankEvaluation) -> None:
+    assert undisturbed.is_complete
+    assert len(undisturbed.results) == undisturbed.num_new_results == NUM_RESULTS
+    assert (undisturbed.num_edits, undisturbed.num_cases) == (19, 19)
+    assert len({result.score for result in undisturbed.results}) > 2
+    for kind in ProbeKind:
+        for protocol, num_samples in zip(PROTOCOLS, (19, 5), strict=True):
+            metric = undisturbed.summary[kind, protocol]
+            assert metric.num_samples == num_samples
+            assert metric.interval.low <= metric.mean <= metric.interval.high
+    certain = undisturbed.summary[ProbeKind.TEXT_LOCALITY, TEACHER_FORCED]
+    assert (certain.mean, certain.empty_fraction) == (1.0, 1.0)
+
+
+def test_the_same_call_again_computes_nothing(bench: Bench, undisturbed: BankEvaluation) -> None:
+    again = bench.evaluate(inline(), "undisturbed")
+    assert again == replace(undisturbed, num_new_results=0, seconds=0.0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_the_batch_size_changes_no_score(
+    bench: Bench, undisturbed: BankEvaluation, batch_size: int
+) -> None:
+    other = bench.evaluate(inline(batch_size), f"batches of {batch_size}")
+    assert without_weights(other.results) == without_weights(undisturbed.results)
+
+
+class Disturbed(InlineEvaluator):
+    """Takes units in another order, and dies after some of them."""
+
+    def __init__(self, num_units: int, seed: int) -> None:
+        super().__init__(EvaluationWorker(MODELS, max_new_tokens=4))
+        self._num_units = num_units
+        self._draw = random.Random(seed)
+
+    def submit(
+        self, bank_version: int, repository: ExpertRepository, units: Sequence[EvaluationUnit]
+    ) -> None:
+        super().submit(bank_version, repository, self._draw.sample(units, len(units)))
+
+    def collect(self, *, wait: bool) -> list[ScoredUnit]:
+        if self._num_units == 0:
+            raise StorageUnavailableError("killed")
+        self._num_units -= 1
+        return super().collect(wait=wait)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_after_a_death_the_numbers_are_those_of_an_undisturbed_run(
+    bench: Bench, undisturbed: BankEvaluation, seed: int
+) -> None:
+    run = f"killed {seed}"
+    for _ in range(2):
+        with pytest.raises(StorageUnavailableError):
+            bench.evaluate(Disturbed(1, seed), run)
+    last = bench.evaluate(Disturbed(-1, seed), run)
+    assert 0 < last.num_new_results < NUM_RESULTS
+    assert last.results == undisturbed.results, "the very weights as well"
+    assert last.summary == undisturbed.summary
+
+
+def test_a_piece_that_is_stored_in_part_is_made_whole(
+    bench: Bench, undisturbed: BankEvaluation
+) -> None:
+    key = EvaluationKey(bank="main", bank_version=bench.bank.version, num_edits=19)
+    ResultsTable(bench.store, "in part").append(undisturbed.results[-3:], key)
+    done = bench.evaluate(inline(), "in part")
+    assert done.num_new_results == NUM_RESULTS - 3
+    assert done.results == undisturbed.results
+
+
+def test_a_stop_leaves_an_incomplete_evaluation_that_says_so(bench: Bench) -> None:
+    stopped = evaluate_bank_version(
+        store=bench.store,
+        bank=bench.bank,
+        version=bench.bank.version,
+        cases=CASES,
+        settings=SETTINGS,
+        pool=inline(),
+        run="stopped",
+        should_stop=lambda: bool(ResultsTable(bench.store, "stopped").read()),
+    )
+    assert not stopped.is_complete
+    assert 0 < len(stopped.results) < NUM_RESULTS
+
+
+def test_other_models_than_the_banks_are_refused(bench: Bench) -> None:
+    with pytest.raises(RepositoryMismatchError, match="backbone_digest tiny"):
+        bench.evaluate(InlineEvaluator(EvaluationWorker(TinyModels())), "other models")
+
+
+def test_a_curve_counts_every_case_at_each_number_of_edits(bench: Bench) -> None:
+    forced = EvaluationSettings(protocols=(TEACHER_FORCED,))
+    curve = lifelong_curves(
+        results=ResultsTable(bench.store, "curve"),
+        bank=bench.bank,
+        version=bench.bank.version,
+        cases=[*CASES, case(99)],
+        settings=forced,
+        pool=inline(),
+        sizes=(1, 5, 1000),
+    )
+    assert [point.num_edits for point in curve] == [1, 5, 19]
+    whole = bench.bank.load_repository(MODELS.load_generator().config)
+    editor = Editor(MODELS.load_backbone(), MODELS.load_generator(), whole)
+    scorer = CaseScorer(editor)
+    for point in curve:
+        expected = []
+        for start in range(0, 19, point.num_edits):
+            part = range(start, min(start + point.num_edits, 19))
+            prepared = scorer.prepare([CASES[i] for i in part])
+            expected += scorer.score(prepared, whole.take(part))
+        assert without_weights(point.results) == without_weights(expected)
+    assert all(len(result.kept) <= 1 for result in curve[0].results)
+
+
+def test_a_curve_of_some_cases_says_how_many_edits_its_groups_really_hold(bench: Bench) -> None:
+    curve = lifelong_curves(
+        results=ResultsTable(bench.store, "curve of some"),
+        bank=bench.bank,
+        version=bench.bank.version,
+        cases=CASES,
+        settings=EvaluationSettings(protocols=(TEACHER_FORCED,), max_cases=4),
+        pool=inline(),
+        sizes=(1, 10, 1000),
+    )
+    assert [(point.num_edits, point.num_cases) for point in curve] == [(1, 4), (4, 4)]

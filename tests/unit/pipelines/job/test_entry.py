@@ -1,0 +1,71 @@
+"""The frame of the entry scripts: what a setting is taken from, and what an error becomes."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from liveedit_core.errors import ConfigError, InputError
+from pipelines.job.entry import job_parser, parse_job, resolve, run_entry
+from pipelines.operations.promotion_recipe import PromotionRecipe
+
+
+def options_of(*arguments: str) -> argparse.Namespace:
+    parser = job_parser("What it does.", "exit codes:\n  0  fine\n")
+    parser.add_argument("--store")
+    return parse_job(parser, list(arguments))
+
+
+def resolved(*arguments: str) -> PromotionRecipe:
+    options = options_of(*arguments)
+    return resolve(PromotionRecipe, options, [("store", options.store)])
+
+
+def test_an_option_beats_an_override_and_an_override_the_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('store = "of-the-recipe"\nseed = 1\n')
+    assert resolved("--recipe", str(recipe)).store == "of-the-recipe"
+    assert resolved("--recipe", str(recipe), "store=of-an-override").store == "of-an-override"
+    given = resolved("store=of-an-override", "--store", "given", "seed=5", "--recipe", str(recipe))
+    assert (given.store, given.seed) == ("given", 5)
+
+
+def test_help_is_the_docstring_and_the_exit_codes_as_they_are_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        options_of("--help")
+    shown = capsys.readouterr().out
+    assert "What it does." in shown
+    assert shown.endswith("exit codes:\n  0  fine\n")
+
+
+def test_errors_of_ours_are_one_line_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(recipe: PromotionRecipe) -> int:
+        raise InputError("there is no such file")
+
+    assert run_entry(PromotionRecipe, fail, is_dry_run=False) == 1
+    assert capsys.readouterr().err == "error: there is no such file\n"
+
+    def refuse() -> PromotionRecipe:
+        raise ConfigError("seed must be a whole number")
+
+    assert run_entry(refuse, fail, is_dry_run=False) == 2
+    assert run_entry(refuse, fail, is_dry_run=False, wrong_setting=1) == 1
+    assert run_entry(PromotionRecipe, lambda recipe: 3, is_dry_run=False) == 3
+
+
+def test_a_fault_of_the_program_keeps_its_traceback() -> None:
+    def fail(recipe: PromotionRecipe) -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_entry(PromotionRecipe, fail, is_dry_run=False)
+
+
+def test_a_dry_run_prints_the_recipe_and_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(recipe: PromotionRecipe) -> int:
+        raise AssertionError("nothing may be done")
+
+    assert run_entry(lambda: resolved("seed=7"), fail, is_dry_run=True) == 0
+    assert "seed = 7\n" in capsys.readouterr().out

@@ -1,0 +1,104 @@
+"""Each gate lets good evidence through and stops on the one thing it guards against."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from liveedit_core.evaluation.summaries import Summary, summarize
+from liveedit_core.schema import ProbeKind
+from pipelines.evaluation.regressions import MetricComparison, compare_results
+from pipelines.evaluation.sections import (
+    GatesSection,
+    RegressionSection,
+    ThresholdsSection,
+    TolerancesSection,
+)
+from pipelines.operations.gates import Evidence, all_gates
+from tests.unit.pipelines.evaluation.test_regressions import scored
+
+NOW = datetime(2026, 11, 25, 6, tzinfo=UTC)
+GATES = GatesSection(max_age_hours=24.0, min_samples=50)
+THRESHOLDS = ThresholdsSection(
+    reliability=0.9, text_generality=0.0, modal_generality=0.0, text_locality=0.0, modal_locality=0
+)
+
+
+def comparisons(num_right: int) -> list[MetricComparison]:
+    old, new = (scored(n, 100, ProbeKind.RELIABILITY) for n in (98, num_right))
+    return compare_results(
+        new,
+        old,
+        held={item.case_id for item in old},
+        regression=RegressionSection(num_resamples=1000),
+        tolerances=TolerancesSection(),
+        seed=0,
+    )
+
+
+def summary(num_right: int, num_cases: int) -> Summary:
+    return summarize(scored(num_right, num_cases, ProbeKind.RELIABILITY))
+
+
+GOOD = Evidence(
+    version=7,
+    now=NOW,
+    evaluated_at=NOW - timedelta(hours=3),
+    summary=summary(98, 100),
+    champion=5,
+    compared_with=5,
+    comparisons=comparisons(98),
+)
+
+
+def failures(evidence: Evidence, gates: GatesSection = GATES) -> dict[str, str]:
+    asked = all_gates(evidence, gates, THRESHOLDS)
+    assert len({gate.name for gate in asked}) == 7
+    return {gate.name: gate.reason for gate in asked if not gate.passed}
+
+
+def test_good_evidence_passes_every_gate() -> None:
+    assert failures(GOOD) == {}
+    assert failures(replace(GOOD, champion=0, compared_with=0, comparisons=())) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "gate", "reason"),
+    [
+        ({"digest_problems": ["the generator is another"]}, "digests", "generator is another"),
+        ({"shard_problems": ["data/a.lance is missing"]}, "shards", "data/a.lance is missing"),
+        ({"num_missing_results": 3}, "evaluation_complete", "3 results are missing"),
+        ({"evaluated_at": NOW - timedelta(hours=25)}, "freshness", "25.0 hours ago"),
+        ({"evaluated_at": NOW + timedelta(days=2)}, "freshness", "-48.0 hours ago"),
+        ({"summary": summary(49, 49)}, "min_samples", "reliability rests on 49 probes"),
+        ({"summary": summary(89, 100)}, "thresholds", "reliability is 0.890"),
+        ({"comparisons": comparisons(80)}, "no_regression", "0.980 -> 0.800"),
+        ({"champion": 6}, "no_regression", "compared with version 5, the champion is version 6"),
+        ({"compared_with": 0}, "no_regression", "compared with nothing"),
+        ({"comparisons": ()}, "no_regression", "cannot be compared"),
+    ],
+)
+def test_each_fault_stops_at_its_own_gate(
+    change: dict[str, object], gate: str, reason: str
+) -> None:
+    found = failures(replace(GOOD, **change))  # type: ignore[arg-type]
+    assert list(found) == [gate]
+    assert reason in found[gate]
+
+
+def test_without_an_evaluation_every_gate_that_needs_one_says_so() -> None:
+    found = failures(Evidence(version=7, now=NOW))
+    assert set(found) == {
+        "evaluation_complete",
+        "freshness",
+        "min_samples",
+        "thresholds",
+        "no_regression",
+    }
+    assert "never evaluated" in found["evaluation_complete"]
+
+
+def test_a_metric_that_was_not_measured_does_not_reach_its_threshold() -> None:
+    found = failures(replace(GOOD, summary={}))
+    assert "reliability was not measured" in found["thresholds"]
+    assert "reliability rests on 0 probes" in found["min_samples"]

@@ -1,0 +1,92 @@
+"""What was registered opens as an editor that answers, or not at all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from infra.tracking.model_registry import BANK_MODEL, GENERATOR_MODEL
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.repository import ExpertRepository
+from pipelines.operations.open_editor import open_editor
+from tests.tiny_backbone import PROMPTS, picture, tiny_backbone
+from tests.unit.tiny_models import TinyBackbone
+from tests.unit.tiny_operations import Operations, some_cases
+
+CASES = some_cases(1, 6)
+
+
+@pytest.fixture
+def uri(operations: Operations) -> str:
+    """Two versions of four and six edits; the first one is the champion."""
+    operations.teach(CASES[:4])
+    operations.teach(CASES[4:])
+    operations.versions.set_alias(BANK_MODEL, "champion", 1)
+    return operations.versions.tracking_uri
+
+
+def test_alias_and_number_open_the_very_experts_that_were_written(
+    operations: Operations, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    nothing = ExpertRepository.empty(operations.generator.config)
+    written = Editor(tiny_backbone(), operations.generator, nothing)
+    for window in (CASES[:4], CASES[4:]):
+        written = written.with_edits([case.edit for case in window])
+    for name, num_edits in (("@champion", 4), ("/2", 6)):
+        editor = open_editor(f"models:/{BANK_MODEL}{name}", tiny_backbone())
+        expected = written.repository.take(range(num_edits))
+        assert editor.repository.edit_ids == expected.edit_ids
+        assert torch.equal(editor.repository.down_NRD, expected.down_NRD)
+        assert torch.equal(editor.repository.visual_features_NK, expected.visual_features_NK)
+        questions = [BackboneInput(prompt=PROMPTS[0], image_bytes=picture(n)) for n in range(3)]
+        answers = editor.answer(questions)
+        assert answers == written.with_repository(expected).answer(questions)
+        assert all(answer.routing is not None for answer in answers)
+
+
+def test_without_a_server_or_a_version_it_says_what_is_missing(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigError, match="set MLFLOW_TRACKING_URI"):
+        open_editor()
+    with pytest.raises(InputError, match="versions there: 1, 2"):
+        open_editor(f"models:/{BANK_MODEL}/3", tiny_backbone(), tracking_uri=uri)
+
+
+def test_an_alias_to_an_altered_or_missing_shard_is_refused(
+    operations: Operations, uri: str
+) -> None:
+    (first, *_) = operations.bank.file_keys(2)
+    path = Path(operations.store.table_uri(first))
+    data = path.read_bytes()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(IntegrityError, match=f"liveedit-bank 1 is damaged.*{path.name} is altered"):
+        open_editor(backbone=tiny_backbone(), tracking_uri=uri)
+    path.unlink()
+    with pytest.raises(IntegrityError, match=f"{path.name} is missing"):
+        open_editor(backbone=tiny_backbone(), tracking_uri=uri)
+
+
+def test_another_backbone_is_refused(uri: str) -> None:
+    with pytest.raises(RepositoryMismatchError, match="this one is tiny-backbone"):
+        open_editor(backbone=TinyBackbone(), tracking_uri=uri)
+
+
+def test_an_altered_or_unknown_generator_is_refused(operations: Operations, uri: str) -> None:
+    (version,) = operations.versions.all(GENERATOR_MODEL)
+    (path,) = operations.root.glob(
+        f"mlflow_artifacts/**/{version.model_id}/**/generator.safetensors"
+    )
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError, match="they were altered and must not serve"):
+        open_editor(backbone=tiny_backbone(), tracking_uri=uri)
+    client = operations.tracker.connect().client
+    client.delete_registered_model(GENERATOR_MODEL)
+    with pytest.raises(IntegrityError, match="is not a version of liveedit-generator"):
+        open_editor(backbone=tiny_backbone(), tracking_uri=uri)

@@ -1,0 +1,151 @@
+"""The training job: what it leaves behind, and that an interrupted one ends like another."""
+
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from infra.storage.object_store import ObjectStore
+from infra.tracking.generator_checkpoints import CheckpointEntry, GeneratorCheckpoints
+from liveedit_core.errors import ConfigError
+from liveedit_core.method.config import VisualKeyRecipe
+from liveedit_core.method.generator import load_generator
+from liveedit_core.schema import Case
+from liveedit_core.training.recipe import PhaseSection
+from pipelines.training.data import Drawings, Material
+from pipelines.training.job import TrainingResult, do_training
+from pipelines.training.loop import GeneratorTrainer
+from pipelines.training.recipe import CheckpointSection, ModelSection, TrainRecipe
+from pipelines.training.training_sections import KeepSection, ValidationSection
+from tests.encoded_data import encode_training_data
+from tests.tiny_backbone import case, tiny_backbone
+from workers.training_messages import StepFigures
+
+HELD_OUT = [case(number) for number in range(20, 24)]
+PROMPT, JOINT = PhaseSection(steps=1, batch_size=3), PhaseSection(steps=3, batch_size=3)
+
+
+@pytest.fixture(scope="module")
+def material() -> Material:
+    data = encode_training_data(
+        tiny_backbone(),
+        [replace(case(i), thing=f"thing {i // 2}") for i in range(8)],
+        num_pairs=4,
+        has_image_locality=True,
+        random_target=lambda rng: rng.choice(("kettle", "harbor")),
+        rng=random.Random(0),
+    )
+    rows = torch.randn(16, tiny_backbone().visual_size, generator=torch.Generator().manual_seed(0))
+    by_thing = tuple((2 * i, 2 * i + 1) for i in range(8))
+    return Material(data=data, drawings=Drawings(rows=rows.half(), by_thing=by_thing))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> TrainRecipe:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return TrainRecipe(
+        seed=5,
+        run_root=str(tmp_path),
+        run_name="tiny",
+        model=ModelSection(
+            module_dim=16,
+            num_queries=2,
+            num_attention_heads=2,
+            rank=4,
+            visual_rank=6,
+            num_sentinels=8,
+        ),
+        visual_key=VisualKeyRecipe(num_components=8),
+        prompt=PROMPT,
+        joint=JOINT,
+        checkpoint=CheckpointSection(every_steps=2, is_half=False),
+        keep=KeepSection(last_k=1),
+        validation=ValidationSection(every_steps=2, num_cases=2, bank_edits=4),
+    )
+
+
+def train(
+    recipe: TrainRecipe, material: Material, held_out: Sequence[Case] = HELD_OUT
+) -> TrainingResult:
+    return do_training(recipe, tiny_backbone(), material, held_out, {"git_commit": "abc"})
+
+
+class InterruptedRunError(Exception):
+    """Raised in the middle of a run."""
+
+
+def interrupt(recipe: TrainRecipe, material: Material, at: str) -> None:
+    """Begin a run that is killed in the phase joint."""
+    with pytest.MonkeyPatch.context() as patch:
+        if at == "a step":
+            record = GeneratorTrainer.record
+
+            def record_or_fail(self: GeneratorTrainer, done: StepFigures, num_steps: int) -> None:
+                record(self, done, num_steps)
+                if (self.snapshot.phase, self.snapshot.step) == ("joint", 2):
+                    raise InterruptedRunError
+
+            patch.setattr(GeneratorTrainer, "record", record_or_fail)
+        else:
+            save = GeneratorCheckpoints.save
+
+            def save_or_fail(self: GeneratorCheckpoints, *args: Any) -> CheckpointEntry:
+                if args[2].step == 3:
+                    raise InterruptedRunError
+                return save(self, *args)
+
+            patch.setattr(GeneratorCheckpoints, "save", save_or_fail)
+        with pytest.raises(InterruptedRunError):
+            train(recipe, material, [])
+
+
+def test_an_interrupted_run_ends_like_an_undisturbed_one(
+    recipe: TrainRecipe, material: Material
+) -> None:
+    undisturbed = train(replace(recipe, run_name="undisturbed"), material, [])
+    for at in ("a step", "a checkpoint"):
+        broken = replace(recipe, run_name=at.replace(" ", "-"))
+        interrupt(broken, material, at)
+        resumed = train(broken, material, [])
+        assert resumed.digest == undisturbed.digest
+        curve = json.loads((undisturbed.folder / "curve.json").read_text())
+        assert json.loads((resumed.folder / "curve.json").read_text()) == curve
+
+
+def test_what_a_run_leaves_behind(recipe: TrainRecipe, material: Material) -> None:
+    done = train(recipe, material)
+    generator = load_generator(done.folder)
+    assert generator.digest == done.digest
+    checkpoints = GeneratorCheckpoints(ObjectStore(recipe.run_folder / "store"), "tiny")
+    checkpoints.fetch(done.digest, recipe.run_folder / "fetched")
+    last = checkpoints.last()
+    assert last is not None
+    assert (last.phase, last.step) == ("joint", 3)
+    assert last.score is not None
+    assert not (recipe.run_folder / "checkpoint" / "last.safetensors").exists()
+    text = done.report.read_text()
+    assert "Joint: losses" in text
+    assert "of 4 training things that were held out" in text
+    client = MlflowClient(done.tracking_uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'liveedit-training'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert {"joint.reliability", "joint.own_kept", "validation.average"} <= set(run.data.metrics)
+    again = train(recipe, material)  # nothing is left to do
+    assert again.digest == done.digest
+
+
+def test_another_recipe_does_not_go_on_with_a_run(recipe: TrainRecipe, material: Material) -> None:
+    short = replace(recipe, joint=PhaseSection(), validation=ValidationSection(every_steps=0))
+    done = train(short, material, [])
+    assert "There was no validation." in done.report.read_text()
+    with pytest.raises(ConfigError, match="another run_name"):
+        train(recipe, material)

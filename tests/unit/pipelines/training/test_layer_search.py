@@ -1,0 +1,169 @@
+"""The search for an edit layer: fair, short, and it finds the layer that can be edited."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.errors import ConfigError
+from pipelines.training.layer_search import (
+    LayerRanking,
+    LayerScore,
+    candidate_layers,
+    draw_training,
+    encode_items,
+    find_layer,
+    one_per_thing,
+    picture_match,
+    to_table,
+)
+from pipelines.training.recipe import ModelSection
+from pipelines.training.training_sections import LayerSearchSection
+from tests.tiny_backbone import EDIT_LAYER, NUM_LAYERS, case, tiny_backbone
+
+MODEL = ModelSection(module_dim=16, num_queries=2, num_attention_heads=2, rank=4)
+CASES = [case(number) for number in range(24)]
+SECTION = LayerSearchSection(num_cases=8, steps=30, batch_size=8, learning_rate=5e-3)
+
+
+class DeafBackbone:
+    """A backbone whose answers no edit can change: the rows after its layer are ignored."""
+
+    def __init__(self, backbone: HuggingFaceBackbone, layer: int) -> None:
+        self.backbone = backbone
+        self.edit_layer = layer
+        self.digest = backbone.digest
+        self.hidden_size = backbone.hidden_size
+        self.visual_size = backbone.visual_size
+        self.num_image_tokens = backbone.num_image_tokens
+        self.end_id = backbone.end_id
+        self.encode = backbone.encode
+        self.generate = backbone.generate
+        self.count_tokens = backbone.count_tokens
+        self.decode = backbone.decode
+
+    def target_logits(
+        self, states: list[object], hidden_BTD: Tensor, *, has_end: bool = False
+    ) -> list[Tensor]:
+        logits = self.backbone.target_logits(states, hidden_BTD, has_end=has_end)  # type: ignore[arg-type]
+        return [row_OV * 0 for row_OV in logits]
+
+
+def test_the_layer_that_answers_wins(tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    said: list[str] = []
+
+    def load(layer: int) -> HuggingFaceBackbone:
+        if layer == EDIT_LAYER:
+            return backbone
+        return DeafBackbone(backbone, layer)  # type: ignore[return-value]
+
+    section = replace(SECTION, layers=(EDIT_LAYER - 1, EDIT_LAYER))
+    ranking = find_layer(
+        section, MODEL, load, CASES, num_layers=NUM_LAYERS, seed=1, say=said.append
+    )
+    assert ranking.recommended == EDIT_LAYER
+    assert ranking.scores[0].reliability > 2 * ranking.scores[1].reliability
+    assert ranking.scores[0].loss < ranking.scores[1].loss
+    assert len(said) == 2
+    assert ranking.rivals == ()
+    ranking.save(tmp_path / "layers.json")
+    content = json.loads((tmp_path / "layers.json").read_text())
+    assert content["recommended"] == EDIT_LAYER
+    assert [row["layer"] for row in content["layers"]] == [EDIT_LAYER, EDIT_LAYER - 1]
+    assert to_table(ranking).row_count == 2
+
+
+def test_image_rows_count_where_routing_looks_at_them() -> None:
+    seeing = LayerScore(
+        layer=1,
+        reliability=0.6,
+        text_generality=0.6,
+        modal_generality=0.6,
+        picture_match=1.0,
+        loss=1.0,
+        seconds=1.0,
+    )
+    assert seeing.score(has_visual_rows=False) == pytest.approx(0.6)
+    assert seeing.score(has_visual_rows=True) == pytest.approx(0.7)
+    ranking = LayerRanking(scores=(seeing,), has_visual_rows=True)
+    assert ranking.recommended == 1
+
+
+@pytest.mark.parametrize(
+    ("others", "rivals"),
+    [
+        ((0.5, 0.6, 0.4, 0.5), ()),
+        ((1.0, 0.2, 0.9, 0.8), (7,)),  # worse on the average, for one case alone
+    ],
+)
+def test_a_lead_within_the_noise_is_told(
+    others: tuple[float, ...], rivals: tuple[int, ...]
+) -> None:
+    fields: dict[str, float] = dict.fromkeys(
+        ("reliability", "text_generality", "modal_generality", "picture_match", "loss", "seconds"),
+        0.5,
+    )
+    best = LayerScore(layer=5, by_case=(0.9, 0.9, 0.8, 0.9), **fields)
+    second = LayerScore(layer=7, by_case=others, **fields)
+    assert LayerRanking(scores=(best, second), has_visual_rows=False).rivals == rivals
+
+
+def test_candidates_leave_a_layer_behind_them() -> None:
+    assert candidate_layers(30) == (10, 15, 20, 24, 27)
+    assert candidate_layers(32) == (11, 16, 21, 26, 29)
+    assert max(candidate_layers(4)) == 2
+
+
+def test_a_layer_that_is_not_there_is_refused() -> None:
+    section = replace(SECTION, layers=(NUM_LAYERS - 1,))
+    with pytest.raises(ConfigError, match="layers must follow"):
+        find_layer(
+            section,
+            MODEL,
+            lambda layer: tiny_backbone(),
+            CASES,
+            num_layers=NUM_LAYERS,
+            seed=1,
+            say=print,
+        )
+
+
+def test_half_of_the_targets_cannot_be_guessed_from_the_picture() -> None:
+    drawn = draw_training(CASES, 8, seed=1)
+    own = {case.edit.image_bytes: case.edit.target for case in CASES}
+    assert all(case.edit.target == own[case.edit.image_bytes] for case in drawn[::2])
+    for before, after in zip(drawn[::2], drawn[1::2], strict=True):
+        assert after.edit.target == before.edit.target
+        kinds = {probe.kind.value: probe.target for probe in after.probes}
+        assert kinds["text_generality"] == kinds["modal_generality"] == after.edit.target
+    assert drawn == draw_training(CASES[::-1], 8, seed=1)
+    with pytest.raises(ConfigError, match="num_cases"):
+        draw_training(CASES, 25, seed=1)
+
+
+def test_picture_match_finds_the_same_picture() -> None:
+    items = encode_items(tiny_backbone(), CASES[:4])
+    same = [replace(item, questions=(item.edit,) * 3) for item in items]
+    assert picture_match(same) == 1.0
+    rolled = [
+        replace(item, questions=(other.edit,) * 3)
+        for item, other in zip(items, [*items[1:], items[0]], strict=True)
+    ]
+    assert picture_match(rolled) == 0.0
+
+
+def test_a_thing_is_tried_once_and_only_with_all_questions() -> None:
+    same = [replace(case, thing="kettle") for case in CASES[:3]]
+    mute = replace(CASES[3], probes=CASES[3].probes[:1])
+    assert one_per_thing([*same[::-1], mute, CASES[4]]) == [same[0], CASES[4]]
+
+
+def test_questions_carry_the_target_of_the_edit() -> None:
+    (item,) = encode_items(tiny_backbone(), CASES[:1])
+    assert len(item.questions) == 3
+    assert all(torch.equal(q.target_ids_O, item.edit.target_ids_O) for q in item.questions)
