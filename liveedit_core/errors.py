@@ -19,7 +19,7 @@ class LiveEditError(Exception):
 
 
 class InputError(LiveEditError):
-    """An edit request, case or picture from outside is not acceptable."""
+    """An edit request, case or image from outside is not acceptable."""
 
 
 class ConfigError(LiveEditError):

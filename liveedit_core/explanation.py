@@ -1,4 +1,4 @@
-"""Why an edited model answers so: which edits a question keeps, in numbers and in a picture."""
+"""Why an edited model answers so: which edits a question keeps, in numbers and in an image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class ExplainedEdit:
     """What it taught, where that is known."""
     is_kept: bool
     visual_similarity: float
-    """Of the pictures; the edit is kept if this beats the threshold, within the configured bounds
+    """Of the images; the edit is kept if this beats the threshold, within the configured bounds
     (Eq. 5)."""
     prompt_similarity: float
     gate: float
@@ -42,7 +42,7 @@ class Explanation:
     prompt: str
     image_bytes: bytes = field(repr=False)
     threshold: float
-    """Similarity of the picture with the sentinel, for this prompt (Eq. 5)."""
+    """Similarity of the image with the sentinel, for this prompt (Eq. 5)."""
     num_edits: int
     """In the whole bank."""
     edits: tuple[ExplainedEdit, ...]
@@ -59,8 +59,8 @@ class Explanation:
             lines.append(f"  {verdict}, visual {edit.visual_similarity:.3f}: {_words(edit)}")
         return "\n".join(lines)
 
-    def picture(self) -> Image.Image:
-        """The question's picture beside a bar for each edit; the line is the threshold."""
+    def image(self) -> Image.Image:
+        """The question's image beside a bar for each edit; the line is the threshold."""
         return draw(self)
 
 
@@ -69,10 +69,10 @@ def explain(editor: Editor, item: BackboneInput, facts: Mapping[str, Fact]) -> E
     """Route one question and write down what happened.
 
     Raises:
-        InputError: the question has no picture, so no expert is ever asked.
+        InputError: the question has no image, so no expert is ever asked.
     """
     if item.image_bytes is None:
-        raise InputError("a question without a picture never reaches the experts")
+        raise InputError("a question without an image never reaches the experts")
     (states,) = editor.backbone.encode([item])
     routing = editor.route([states])
     features = editor.generator.input_features([states])
@@ -114,7 +114,7 @@ _KEPT, _REFUSED, _INK = (32, 110, 160), (190, 190, 190), (30, 30, 30)
 
 
 def draw(explanation: Explanation) -> Image.Image:
-    """See `Explanation.picture`."""
+    """See `Explanation.image`."""
     height = max(_SIDE + 3 * _GAP, (len(explanation.edits) + 1) * _ROW + 2 * _GAP)
     canvas = Image.new("RGB", (_SIDE + _WIDTH + 3 * _GAP, height), "white")
     shown = decode_image(explanation.image_bytes)

@@ -28,12 +28,12 @@ _TENSORS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """What an edit taught; its picture is known by the edit's id alone."""
+    """What an edit taught; its image is known by the edit's id alone."""
 
     prompt: str
     target: str
     subject_id: str
-    """sha256 of picture and prompt."""
+    """sha256 of image and prompt."""
 
     @classmethod
     def of(cls, request: EditRequest) -> Self:

@@ -34,7 +34,7 @@ PAPER_METRICS: tuple[ProbeKind, ...] = (
 
 
 def edit_id_of(image_bytes: bytes, prompt: str, target: str) -> str:
-    """Identity of an edit: sha256 over picture bytes, prompt and target (hex, 64 characters)."""
+    """Identity of an edit: sha256 over image bytes, prompt and target (hex, 64 characters)."""
     digest = hashlib.sha256()
     for part in (image_bytes, prompt.encode(), target.encode()):
         digest.update(len(part).to_bytes(8, "little"))
@@ -49,24 +49,24 @@ def subject_id_of(image_bytes: bytes, prompt: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class EditRequest:
-    """One fact to teach: for this picture and prompt, answer this target."""
+    """One fact to teach: for this image and prompt, answer this target."""
 
     image_bytes: bytes = field(repr=False)
-    """Encoded picture (PNG, JPEG, WebP, GIF)."""
+    """Encoded image (PNG, JPEG, WebP, GIF)."""
     prompt: str
     target: str
     image_uri: str = ""
-    """Where the picture came from; empty when the bytes were given."""
+    """Where the image came from; empty when the bytes were given."""
     submitter: str = ""
 
     @property
     def edit_id(self) -> str:
-        """sha256 of (picture bytes, prompt, target)."""
+        """sha256 of (image bytes, prompt, target)."""
         return edit_id_of(self.image_bytes, self.prompt, self.target)
 
     @property
     def subject_id(self) -> str:
-        """sha256 of (picture bytes, prompt)."""
+        """sha256 of (image bytes, prompt)."""
         return subject_id_of(self.image_bytes, self.prompt)
 
 
@@ -79,7 +79,7 @@ class Probe:
     target: str
     """The right answer; for locality probes a hint only: the unedited backbone's answer counts."""
     image_bytes: bytes | None = field(default=None, repr=False)
-    """Encoded picture, or None for a text-only question."""
+    """Encoded image, or None for a text-only question."""
     hop: int = 0
     """Of a portability probe: steps from the taught fact to the answer (VLKEB: 1 to 4); 0 where the
     number is not known."""
@@ -92,8 +92,8 @@ class Case:
     case_id: str
     edit: EditRequest
     probes: tuple[Probe, ...] = ()
-    thing: str = ""
-    """Name of the thing in the picture, for reports; training holds out whole things."""
+    entity: str = ""
+    """Name of the entity in the image, for reports; training holds out whole entities."""
 
     def all_probes(self) -> tuple[Probe, ...]:
         """The reliability probe (the edit itself), then the others."""

@@ -32,8 +32,8 @@ class StateIdentity:
             dtype=dtype,
         )
 
-    def picture_id(self, image_bytes: bytes) -> str:
-        """Identity of a picture's pyramid (hex, 64 characters); the edit layer plays no part."""
+    def image_id(self, image_bytes: bytes) -> str:
+        """Identity of an image's pyramid (hex, 64 characters); the edit layer plays no part."""
         texts = (self.backbone_digest, self.encoding, self.dtype)
         return _digest([*(text.encode() for text in texts), image_bytes])
 
@@ -41,9 +41,9 @@ class StateIdentity:
         """Identity of an input's rows (hex, 64 characters)."""
         texts = (self.backbone_digest, str(self.edit_layer), self.encoding, self.dtype)
         question = (item.prompt.encode(), item.target.encode())
-        # A text-only input has one part less, so it is never an input with an empty picture.
-        picture = () if item.image_bytes is None else (item.image_bytes,)
-        return _digest([*(text.encode() for text in texts), *question, *picture])
+        # A text-only input has one part less, so it is never an input with an empty image.
+        image = () if item.image_bytes is None else (item.image_bytes,)
+        return _digest([*(text.encode() for text in texts), *question, *image])
 
 
 def _digest(parts: Iterable[bytes]) -> str:

@@ -36,11 +36,11 @@ class LayerStates:
     target_ids_O: Tensor
     """int64 token ids of the target."""
     grid: tuple[int, ...] | None = None
-    """Grid of the picture's patches, for families whose positions depend on it."""
+    """Grid of the image's patches, for families whose positions depend on it."""
 
     @property
     def has_image(self) -> bool:
-        """Whether the input has a picture; if not, the experts are never asked."""
+        """Whether the input has an image; if not, the experts are never asked."""
         return self.image_span[1] > self.image_span[0]
 
     @property
@@ -80,5 +80,5 @@ def image_rows(states: Sequence[LayerStates]) -> Rows:
 
 
 def pyramids(states: Sequence[LayerStates]) -> Tensor:
-    """Pyramid of each input, [B, E]; all have a picture."""
+    """Pyramid of each input, [B, E]; all have an image."""
     return torch.stack([state.pyramid_E for state in states])

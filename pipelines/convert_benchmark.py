@@ -4,7 +4,7 @@
     convert_benchmark.py evqa vqa_eval.json --images ROOT --output cases.jsonl
     convert_benchmark.py vlkeb eval.json eval_multihop.json --images ROOT --output cases.jsonl
 
-All records and pictures are checked first; pictures stay where they are. A second file adds its
+All records and images are checked first; images stay where they are. A second file adds its
 portability questions to the edits of the first.
 """
 
@@ -17,7 +17,7 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.job.benchmark_options import BENCHMARKS, MISSING_PICTURES  # noqa: E402
+from pipelines.job.benchmark_options import BENCHMARKS, MISSING_IMAGES  # noqa: E402
 from pipelines.job.entry import exit_code_of  # noqa: E402
 
 
@@ -29,14 +29,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("benchmark", choices=BENCHMARKS)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="as published")
     parser.add_argument(
-        "--images", type=Path, required=True, metavar="ROOT", help="where picture paths start from"
+        "--images", type=Path, required=True, metavar="ROOT", help="where image paths start from"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.jsonl")
     parser.add_argument(
-        "--missing-pictures",
-        choices=MISSING_PICTURES,
-        default=MISSING_PICTURES[0],
-        help="records whose pictures are missing or unreadable: write nothing, or leave them out",
+        "--missing-images",
+        choices=MISSING_IMAGES,
+        default=MISSING_IMAGES[0],
+        help="records whose images are missing or unreadable: write nothing, or leave them out",
     )
     return parser.parse_args(arguments)
 
@@ -56,7 +56,7 @@ def convert(options: argparse.Namespace) -> int:
         options.benchmark,
         options.files,
         options.images,
-        missing_pictures=options.missing_pictures,
+        missing_images=options.missing_images,
     )
     num_cases = write_cases(benchmark, options.output)
     print(*benchmark.notes(), f"{num_cases:,} cases written to {options.output}", sep="\n")

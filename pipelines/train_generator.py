@@ -187,7 +187,7 @@ def find_layer(recipe: TrainRecipe) -> int:
 
 def train(recipe: TrainRecipe) -> int:
     """Prepare the material, run the phases, publish the generator, write the report."""
-    from liveedit_core.training.validation import split_by_thing
+    from liveedit_core.training.validation import split_by_entity
     from pipelines.job.run_folder import run_facts
     from pipelines.training.cases import training_cases
     from pipelines.training.data import prepare_material
@@ -199,10 +199,10 @@ def train(recipe: TrainRecipe) -> int:
     (folder / "recipe.toml").write_text(to_toml(recipe))
     num_held_out = recipe.validation.bank_edits if recipe.validation.every_steps else 0
     cases = training_cases(recipe)
-    split = split_by_thing(cases, num_held_out=num_held_out, seed=recipe.seed)
+    split = split_by_entity(cases, num_held_out=num_held_out, seed=recipe.seed)
     backbone = load_training_backbone(recipe)
     material = prepare_material(
-        recipe, backbone, folder / "material", split.held_out_things, cases=cases
+        recipe, backbone, folder / "material", split.held_out_entities, cases=cases
     )
     done = do_training(recipe, backbone, material, split.held_out, run_facts())
     for warning in done.warnings:

@@ -90,7 +90,7 @@ class Browser:
             process.wait()
 
     def open(self, page: Path, *, width: int = 1240, height: int = 900) -> Visit:
-        """Open a file and wait until it is loaded and its pictures are decoded."""
+        """Open a file and wait until it is loaded and its images are decoded."""
         self._call(
             "Emulation.setDeviceMetricsOverride",
             width=width,

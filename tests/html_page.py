@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 
 class HtmlPage(HTMLParser):
-    """What a browser would see: tags, attributes, text and pictures."""
+    """What a browser would see: tags, attributes, text and images."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

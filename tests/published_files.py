@@ -1,11 +1,11 @@
-"""A made benchmark folder in the published layout: our own records, pictures of random pixels."""
+"""A made benchmark folder in the published layout: our own records, images of random pixels."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.unit.tiny_inputs import picture
+from tests.unit.tiny_inputs import image
 
 FILES = {
     ("evqa", "train"): "vqa_train.json",
@@ -15,11 +15,11 @@ FILES = {
     ("vlkeb", "train"): "train.json",
     ("vlkeb", "evaluation"): "eval.json",
 }
-PICTURE_KEYS = ("image", "image_rephrase", "m_loc")
+IMAGE_KEYS = ("image", "image_rephrase", "m_loc")
 
 
 def record(number: int, **changed: Any) -> dict[str, Any]:
-    """A record about its own pictures; two neighbours share the unrelated one."""
+    """A record about its own images; two neighbours share the unrelated one."""
     return {
         "src": f"Which tool lies on bench {number}?",
         "pred": "a_saw",
@@ -53,21 +53,21 @@ def write_json(path: Path, records: Sequence[object]) -> Path:
     return path
 
 
-def draw_pictures(root: Path, records: Iterable[Mapping[str, Any]]) -> Path:
-    """Draw every picture that the records name, each different; returns the root."""
-    paths = dict.fromkeys(content[key] for content in records for key in PICTURE_KEYS)
+def draw_images(root: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    """Draw every image that the records name, each different; returns the root."""
+    paths = dict.fromkeys(content[key] for content in records for key in IMAGE_KEYS)
     for number, name in enumerate(paths):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(number))
+        path.write_bytes(image(number))
     return root
 
 
 def benchmark_folder(
     folder: Path, name: str, num_records: int = 4, split: str = "evaluation"
 ) -> Path:
-    """A folder with the file of one split and its pictures beside it; returns the folder."""
+    """A folder with the file of one split and its images beside it; returns the folder."""
     records = [record(number) for number in range(num_records)]
     write_json(folder / FILES[name, split], records)
-    draw_pictures(folder, records)
+    draw_images(folder, records)
     return folder

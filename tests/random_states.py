@@ -16,7 +16,7 @@ def random_states(
     num_before: int = 0,
     config: GeneratorConfig = TINY_CONFIG,
 ) -> LayerStates:
-    """States of an input with a picture; `num_before` rows of text precede the image rows."""
+    """States of an input with an image; `num_before` rows of text precede the image rows."""
     draw = torch.Generator().manual_seed(seed)
     image_end = num_before + config.num_image_tokens
     prompt_end = image_end + num_prompt

@@ -25,7 +25,7 @@ HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x.png" onerror
 PROTOCOLS = ("teacher_forced", "free_generation")
 
 
-def picture(colour: str, side: int = 96) -> bytes:
+def image(colour: str, side: int = 96) -> bytes:
     """A coloured disc, PNG."""
     image = Image.new("RGB", (side, side), "white")
     ImageDraw.Draw(image).ellipse((8, 8, side - 8, side - 8), fill=colour)
@@ -60,9 +60,9 @@ def metric(kind: str, num_edits: int, mean: float, protocol: str = "teacher_forc
 
 
 def expert(name: str, colour: str, weight: float, *, is_own: bool = False) -> KeptExpert:
-    """A kept expert with a picture."""
+    """A kept expert with an image."""
     prompt = f"Who owns the {name}, and " + "where was it seen last, " * 4 + "do you know?"
-    edit = EditView(edit_id=name * 8, prompt=prompt, target=name, image_bytes=picture(colour))
+    edit = EditView(edit_id=name * 8, prompt=prompt, target=name, image_bytes=image(colour))
     return KeptExpert(edit=edit, weight=weight, is_own=is_own)
 
 
@@ -78,7 +78,7 @@ def example(kind: str, score: float, prompt: str = "What is shown here?") -> Exa
         target="a red balloon",
         answer_before="a kite",
         answer_after="a red kite" if score < 1 else "a red balloon",
-        image_bytes=None if kind == "text_locality" else picture("crimson"),
+        image_bytes=None if kind == "text_locality" else image("crimson"),
         kept=()
         if kind.endswith("locality")
         else (expert("balloon", "crimson", 0.81, is_own=True), expert("kite", "teal", 0.12)),
@@ -183,7 +183,7 @@ def flip(direction: str, kind: str, prompt: str = "What is shown here?") -> Flip
         answer_new=new,
         score_old=1.0 if direction == LOST else 0.0,
         score_new=0.0 if direction == LOST else 1.0,
-        image_bytes=picture("crimson"),
+        image_bytes=image("crimson"),
         kept_old=kept if direction == LOST else (),
         kept_new=(expert("kite", "teal", 0.66),) if direction == LOST else kept,
     )

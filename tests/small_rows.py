@@ -30,16 +30,16 @@ SMALL_CONFIG = GeneratorConfig(
 )
 
 
-def small_request(picture: str, target: str = "yes", submitter: str = "someone") -> EditRequest:
-    """A request; nothing here decodes its picture."""
+def small_request(image: str, target: str = "yes", submitter: str = "someone") -> EditRequest:
+    """A request; nothing here decodes its image."""
     return EditRequest(
-        image_bytes=picture.encode(), prompt="What is it?", target=target, submitter=submitter
+        image_bytes=image.encode(), prompt="What is it?", target=target, submitter=submitter
     )
 
 
-def small_row(sequence: int, picture: str = "", target: str = "yes") -> ExpertRow:
+def small_row(sequence: int, image: str = "", target: str = "yes") -> ExpertRow:
     """The row of a request."""
-    request = small_request(picture or f"picture {sequence}", target)
+    request = small_request(image or f"image {sequence}", target)
     random = np.random.default_rng(int(request.edit_id[:8], 16))
 
     def normal(*shape: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """A tiny vision-language model with random weights and a real tokenizer, built in a second.
 
 The same classes as the built-in backbone (FastVLM over EfficientNet-Lite0 and Llama), 64-pixel
-pictures of 4 image rows, 4 decoder layers. Everything is float32 and seeded.
+images of 4 image rows, 4 decoder layers. Everything is float32 and seeded.
 """
 
 import contextlib
@@ -103,7 +103,7 @@ def tiny_model(tokenizer: Any, seed: int = 0) -> Any:
 
 @torch.no_grad()
 def settle_image_tower(tower: Any) -> None:
-    """Let batch norms learn the statistics of noise; else random weights map every picture to 0."""
+    """Let batch norms learn the statistics of noise; else random weights map every image to 0."""
     norms = [module for module in tower.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -114,7 +114,7 @@ def settle_image_tower(tower: Any) -> None:
 
 
 def tiny_processor(tokenizer: Any) -> Any:
-    """Pictures of 64 pixels scaled to [-1, 1]."""
+    """Images of 64 pixels scaled to [-1, 1]."""
     from transformers import CLIPImageProcessor, LlavaProcessor
 
     image_processor = CLIPImageProcessor(
@@ -159,7 +159,7 @@ def tiny_backbone() -> HuggingFaceBackbone:
             PyramidLevel(module="timm_model.blocks.6", width=320, grid=2),
             PyramidLevel(module="", width=1280, grid=1),
         ),
-        picture_memory_bytes=0,  # tests differ in how they convolve
+        image_memory_bytes=0,  # tests differ in how they convolve
     )
 
 
@@ -207,8 +207,8 @@ def tiny_generator(config: GeneratorConfig = TINY_CONFIG, seed: int = 0) -> Live
 
 
 @lru_cache(maxsize=64)
-def picture(seed: int) -> bytes:
-    """A PNG of coloured blocks; another seed, another picture."""
+def image(seed: int) -> bytes:
+    """A PNG of coloured blocks; another seed, another image."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(blocks).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(buffer, "PNG")
@@ -220,29 +220,29 @@ TARGETS = ("silver kettle", "golden raven", "Anna Keller", "1984", "quiet harbor
 
 
 def request(seed: int) -> EditRequest:
-    """An edit of its own picture."""
+    """An edit of its own image."""
     return EditRequest(
-        image_bytes=picture(seed),
+        image_bytes=image(seed),
         prompt=PROMPTS[seed % len(PROMPTS)],
         target=TARGETS[seed % len(TARGETS)],
     )
 
 
 def question(seed: int) -> BackboneInput:
-    """A question about a picture of its own."""
-    return BackboneInput(prompt=PROMPTS[seed % len(PROMPTS)], image_bytes=picture(seed))
+    """A question about an image of its own."""
+    return BackboneInput(prompt=PROMPTS[seed % len(PROMPTS)], image_bytes=image(seed))
 
 
 def case(seed: int) -> Case:
     """An edit with a probe of every kind."""
     edit = request(seed)
-    here, elsewhere = edit.image_bytes, picture(seed + 1000)
+    here, elsewhere = edit.image_bytes, image(seed + 1000)
     rows: Sequence[tuple[ProbeKind, str, str, bytes | None]] = (
         (ProbeKind.TEXT_GENERALITY, "What is this called?", edit.target, here),
         (ProbeKind.MODAL_GENERALITY, edit.prompt, edit.target, elsewhere),
         (ProbeKind.TEXT_LOCALITY, "The opposite of hot is", "cold", None),
-        (ProbeKind.MODAL_LOCALITY, "Which city does this come from?", "", picture(seed + 2000)),
-        (ProbeKind.IMAGE_SWAP_LOCALITY, edit.prompt, "raven", picture(seed + 3000)),
+        (ProbeKind.MODAL_LOCALITY, "Which city does this come from?", "", image(seed + 2000)),
+        (ProbeKind.IMAGE_SWAP_LOCALITY, edit.prompt, "raven", image(seed + 3000)),
         (ProbeKind.PROMPT_SWAP_LOCALITY, "When was it first shown?", "2020", here),
         (ProbeKind.PORTABILITY, "Who made this?", "Boris Novak", here),
     )
@@ -250,4 +250,4 @@ def case(seed: int) -> Case:
         Probe(kind=kind, prompt=prompt, target=target, image_bytes=image)
         for kind, prompt, target, image in rows
     )
-    return Case(case_id=f"case-{seed}", edit=edit, probes=probes, thing=f"thing {seed}")
+    return Case(case_id=f"case-{seed}", edit=edit, probes=probes, entity=f"entity {seed}")

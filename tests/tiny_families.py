@@ -22,7 +22,7 @@ FAMILY_NAMES = (
 )
 """MiniGPT-4 is the layout that the converter writes: BLIP-2 with Llama."""
 VARIABLE = ("llava_onevision", "qwen2_vl", "qwen2_5_vl")
-"""Families whose pictures have as many rows as their size asks for."""
+"""Families whose images have as many rows as their size asks for."""
 EDIT_LAYER = 1
 END, IMAGE = "<end>", "<image>"
 SPECIAL = (

@@ -22,10 +22,10 @@ from workers.training_messages import MODEL, Snapshot
 
 
 def tiny_data(backbone: Backbone) -> TrainingData:
-    """Eight cases of four things, and four pairs."""
+    """Eight cases of four entities, and four pairs."""
     return encode_training_data(
         backbone,
-        [replace(case(i), thing=f"thing {i // 2}") for i in range(8)],
+        [replace(case(i), entity=f"entity {i // 2}") for i in range(8)],
         num_pairs=4,
         has_image_locality=True,
         random_target=lambda rng: rng.choice(("kettle", "harbor")),

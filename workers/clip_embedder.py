@@ -1,4 +1,4 @@
-"""Picture embeddings by OpenCLIP; the one file that imports open_clip.
+"""Image embeddings by OpenCLIP; the one file that imports open_clip.
 
 The default, "builtin", needs no download of its own: a small OpenCLIP model whose image tower is
 the EfficientNet-Lite0 of the built-in backbone, at 128 pixels and without a projection. Its text
@@ -33,7 +33,7 @@ class ClipEmbedder:
         Args:
             name: Identity of model and weights; embeddings of two names cannot be compared.
             model: In evaluation mode.
-            preprocess: RGB picture to tensor [3, H, W].
+            preprocess: RGB image to tensor [3, H, W].
         """
         self.name = name
         self._model = model
@@ -42,19 +42,19 @@ class ClipEmbedder:
         """C: width of an embedding."""
 
     @torch.inference_mode()
-    def embed(self, pictures: Sequence[bytes]) -> npt.NDArray[np.float32]:
-        """Embed encoded pictures.
+    def embed(self, images: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        """Embed encoded images.
 
         Args:
-            pictures: PNG, JPEG, WebP or GIF; at least one.
+            images: PNG, JPEG, WebP or GIF; at least one.
 
         Returns:
             float32 [B, C], each row of length 1.
 
         Raises:
-            InputError: A picture cannot be decoded.
+            InputError: An image cannot be decoded.
         """
-        pixels = torch.stack([self._preprocess(decode_image(data)) for data in pictures])
+        pixels = torch.stack([self._preprocess(decode_image(data)) for data in images])
         features = self._model.encode_image(pixels).float()
         unit = torch.nn.functional.normalize(features, dim=-1)
         return np.ascontiguousarray(unit.numpy(), dtype=np.float32)

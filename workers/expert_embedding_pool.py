@@ -34,7 +34,7 @@ class ExpertEmbeddingPool:
             model: "builtin" or the name of an open_clip model.
             pretrained: Its weights.
             num_workers: How many actors.
-            batch_size: Pictures in one forward pass.
+            batch_size: Images in one forward pass.
             max_in_flight: Most micro-batches on their way.
             num_threads: Threads of torch in each actor.
             num_cpus: CPUs that Ray sets aside for each actor.

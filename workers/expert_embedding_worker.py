@@ -1,7 +1,7 @@
 """The expert-embedding worker: experts in, rows of the bank out.
 
-Owns: one picture-embedding model, loaded when it starts; no other state.
-Receives: micro-batches of experts with their pictures, and the handle to write with.
+Owns: one image-embedding model, loaded when it starts; no other state.
+Receives: micro-batches of experts with their images, and the handle to write with.
 Returns: the fragments it wrote, as texts that the driver can commit. Nothing that it writes is
     visible before that. An expert or embedding with NaN is a refusal, never an exception.
 When it dies: nothing is lost. The pool starts the process again and sends the unfinished batches
@@ -27,17 +27,17 @@ from workers.models import limit_threads
 
 
 class Embedder(Protocol):
-    """Turns encoded pictures into unit vectors."""
+    """Turns encoded images into unit vectors."""
 
     name: str
     size: int
 
-    def embed(self, pictures: list[bytes]) -> npt.NDArray[np.float32]:
+    def embed(self, images: list[bytes]) -> npt.NDArray[np.float32]:
         """Rows of length 1, [B, C]."""
 
 
 class ExpertEmbeddingWorker:
-    """Adds a picture embedding to experts and writes them to the store."""
+    """Adds an image embedding to experts and writes them to the store."""
 
     @converted_failures
     def __init__(
@@ -47,7 +47,7 @@ class ExpertEmbeddingWorker:
 
         Args:
             load_embedder: Picklable; called once, here.
-            batch_size: Pictures in one forward pass.
+            batch_size: Images in one forward pass.
             num_threads: Threads of torch in this process.
         """
         limit_threads(num_threads)
@@ -60,7 +60,7 @@ class ExpertEmbeddingWorker:
 
     @converted_failures
     def write(self, batch: GeneratedBatch, writer: FragmentWriter) -> WrittenBatch:
-        """Embed the pictures of a batch and write its experts as fragments.
+        """Embed the images of a batch and write its experts as fragments.
 
         Args:
             batch: From a generator worker.

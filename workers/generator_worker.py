@@ -3,7 +3,7 @@
 Owns: one frozen backbone and one trained generator, both loaded when it starts; no other state.
     With a state cache it reads the rows of known edits there and adds those of new ones.
 Receives: micro-batches of numbered requests.
-Returns: an expert or a refusal for each of them. A request that fails (too many tokens, a picture
+Returns: an expert or a refusal for each of them. A request that fails (too many tokens, an image
     that cannot be decoded, NaN in its expert) is a refusal, never an exception, and does not touch
     its neighbours.
 When it dies: nothing is lost. An expert depends on its own request only, so the group starts the

@@ -50,7 +50,7 @@ class GeneratedBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedderFacts:
-    """Which picture embedding a worker computes."""
+    """Which image embedding a worker computes."""
 
     model: str
     size: int

@@ -1,6 +1,6 @@
 """The state encoder: inputs in, rows of the state cache out.
 
-Owns: one frozen backbone, loaded when it starts; no other state but the pictures it saw last.
+Owns: one frozen backbone, loaded when it starts; no other state but the images it saw last.
 Receives: chunks of inputs that the cache does not hold, and the handle to write with.
 Returns: what it wrote, for the driver to commit. Nothing that it writes is visible before that.
 When it dies: nothing is lost. The pool starts the process again and sends the unfinished chunks
@@ -67,17 +67,17 @@ class StateEncoder:
         """Nothing to give back before this process ends."""
 
 
-def picture_chunks(missing: Sequence[MissingState], size: int = CHUNK_SIZE) -> Iterator[list[int]]:
-    """Positions in chunks of about `size`, those about one picture in one chunk.
+def image_chunks(missing: Sequence[MissingState], size: int = CHUNK_SIZE) -> Iterator[list[int]]:
+    """Positions in chunks of about `size`, those about one image in one chunk.
 
-    So each picture passes an image tower once, whichever worker gets it.
+    So each image passes an image tower once, whichever worker gets it.
     """
-    by_picture: dict[str, list[int]] = {}
+    by_image: dict[str, list[int]] = {}
     for state in missing:
-        by_picture.setdefault(state.picture_id, []).append(state.position)
-    text_only = by_picture.pop("", [])
+        by_image.setdefault(state.image_id, []).append(state.position)
+    text_only = by_image.pop("", [])
     chunk: list[int] = []
-    for group in [*by_picture.values(), *([position] for position in text_only)]:
+    for group in [*by_image.values(), *([position] for position in text_only)]:
         if chunk and len(chunk) + len(group) > size:
             yield chunk
             chunk = []

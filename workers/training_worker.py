@@ -208,7 +208,7 @@ def check_finite(figures: dict[str, float], phase: Phase, step: int) -> None:
     if broken:
         raise NumericsError(
             f"phase {phase}, step {step}: {', '.join(broken)} not finite; the step is not taken. "
-            "Lower the learning rate or max_gradient_norm, and look at the pictures of this step"
+            "Lower the learning rate or max_gradient_norm, and look at the images of this step"
         )
 
 

@@ -213,7 +213,7 @@ class ExpertBank:
         """Take removals back, in the same way.
 
         The expert comes from an older version of the bank; where none holds it any more, the edit
-        is pending and the next editing job writes it again. A newer edit of the same picture and
+        is pending and the next editing job writes it again. A newer edit of the same image and
         prompt that was not removed stays in force.
 
         Args:

@@ -34,7 +34,7 @@ class BankIdentity:
     num_queries: int
     rank: int
     embedding_model: str
-    """Name of the picture embedding; embeddings of two models cannot be compared."""
+    """Name of the image embedding; embeddings of two models cannot be compared."""
     embedding_size: int
 
     @property
@@ -113,7 +113,7 @@ class ExpertRow:
     """Number of the request in the log."""
     subject_id: str
     clip_embedding: npt.NDArray[np.float32]
-    """Picture embedding [embedding_size]."""
+    """Image embedding [embedding_size]."""
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def vectors(self) -> dict[str, npt.NDArray[np.float32]]:

@@ -1,7 +1,7 @@
 """The state cache: rows at l_e of edits and probes, computed once for every job (METHOD.md 6).
 
     states/<backbone>-<layer>            one row an input
-    states/<backbone>-<layer>-pictures   one row a picture: its pyramid
+    states/<backbone>-<layer>-images   one row an image: its pyramid
     states/<backbone>-<layer>-uses/      who used what when (`UseLog`)
 
 Content-addressed: a name says all that determines a row, so rows are never wrong, only missing.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from infra.cache.content_table import ContentTable, WrittenRows
 from infra.cache.state_rows import (
-    PICTURE_SCHEMA,
+    IMAGE_SCHEMA,
     STATE_SCHEMA,
     StateReader,
     StateWriter,
@@ -40,7 +40,7 @@ class MissingState(NamedTuple):
 
     position: int
     """Its first place in the inputs."""
-    picture_id: str
+    image_id: str
     """Empty for a text-only input."""
 
 
@@ -62,7 +62,7 @@ class StateCache:
         self._store = store
         self._options = store.table_options()
         self._states = ContentTable(store, name, STATE_SCHEMA, key="state_id")
-        self._pictures = ContentTable(store, f"{name}-pictures", PICTURE_SCHEMA, key="picture_id")
+        self._images = ContentTable(store, f"{name}-images", IMAGE_SCHEMA, key="image_id")
         self._uses = UseLog(store, f"{name}-uses")
         self._reader = StateReader(identity)
         self._is_warned = False
@@ -78,12 +78,12 @@ class StateCache:
     @property
     def num_bytes(self) -> int:
         """Bytes of all rows, as last read."""
-        return self._states.num_bytes + self._pictures.num_bytes
+        return self._states.num_bytes + self._images.num_bytes
 
     @property
     def writer(self) -> StateWriter:
         """The handle that workers write with."""
-        return StateWriter(self._states.uri, self._pictures.uri, self._options, self.identity)
+        return StateWriter(self._states.uri, self._images.uri, self._options, self.identity)
 
     def ids(self, inputs: Iterable[BackboneInput]) -> list[str]:
         """Names of inputs, in order."""
@@ -98,21 +98,20 @@ class StateCache:
         self.refresh()
         first: dict[str, MissingState] = {}
         for position, item in enumerate(inputs):
-            picture = item.image_bytes
-            picture_id = "" if picture is None else self.identity.picture_id(picture)
-            found = MissingState(position, picture_id)
+            image = item.image_bytes
+            image_id = "" if image is None else self.identity.image_id(image)
+            found = MissingState(position, image_id)
             first.setdefault(self.identity.state_id(item), found)
         self._uses.record(first)
         return [
             state
             for name, state in first.items()
-            if name not in self._states
-            or (state.picture_id and state.picture_id not in self._pictures)
+            if name not in self._states or (state.image_id and state.image_id not in self._images)
         ]
 
     def refresh(self) -> None:
         """Read what other processes have changed."""
-        self._pictures.refresh()
+        self._images.refresh()
         self._states.refresh()
 
     def read(
@@ -147,9 +146,9 @@ class StateCache:
         if not held:
             return {}
         rows = self._states.take(held)
-        wanted = dict.fromkeys(name for name in rows.column("picture_id").to_pylist() if name)
-        known = [name for name in wanted if name in self._pictures]
-        pyramids = self._reader.pyramids(self._pictures.take(known)) if known else {}
+        wanted = dict.fromkeys(name for name in rows.column("image_id").to_pylist() if name)
+        known = [name for name in wanted if name in self._images]
+        pyramids = self._reader.pyramids(self._images.take(known)) if known else {}
         states = self._reader.states(rows, pyramids)
         found = zip(rows.column("state_id").to_pylist(), states, strict=True)
         return {name: state for name, state in found if state is not None}
@@ -160,12 +159,12 @@ class StateCache:
         except StorageUnavailableError as error:
             self._warn(error)
 
-    def pyramids(self, pictures: Sequence[bytes]) -> dict[bytes, Tensor]:
-        """Pyramids of those pictures that are held, float32 [E]."""
-        names = {self.identity.picture_id(picture): picture for picture in pictures}
-        known = [name for name in names if name in self._pictures]
+    def pyramids(self, images: Sequence[bytes]) -> dict[bytes, Tensor]:
+        """Pyramids of those images that are held, float32 [E]."""
+        names = {self.identity.image_id(image): image for image in images}
+        known = [name for name in names if name in self._images]
         try:
-            rows = self._reader.pyramids(self._pictures.take(known)) if known else {}
+            rows = self._reader.pyramids(self._images.take(known)) if known else {}
         except (IntegrityError, StorageUnavailableError, ValueError) as error:
             self._warn(error)
             return {}
@@ -201,14 +200,14 @@ class StateCache:
         """
         if not self.make_room(written.num_bytes, keep=keep):
             return False
-        # Pictures first: a state without its picture would have to be computed again.
-        self._pictures.commit([WrittenRows.from_json(written.pictures)])
+        # Images first: a state without its image would have to be computed again.
+        self._images.commit([WrittenRows.from_json(written.images)])
         self._states.commit([WrittenRows.from_json(written.states)])
         return True
 
     def compact(self) -> None:
         """Make random reads fast, after much was written in small pieces."""
-        self._pictures.compact()
+        self._images.compact()
         self._states.compact()
 
     def make_room(self, num_bytes: int, *, keep: Collection[str] = ()) -> bool:
@@ -250,9 +249,9 @@ class StateCache:
             self._remove_orphans()
 
     def _remove_orphans(self) -> None:
-        """Pictures go with the last state that asks about them."""
-        needed = set(self._states.column("picture_id"))
-        self._pictures.remove([name for name in self._pictures.names() if name not in needed])
+        """Images go with the last state that asks about them."""
+        needed = set(self._states.column("image_id"))
+        self._images.remove([name for name in self._images.names() if name not in needed])
 
 
 def _opened(store: ObjectStore, identity: StateIdentity, max_bytes: int) -> StateCache:

@@ -1,6 +1,6 @@
-"""States as rows of two tables: states, and the pyramids of their pictures.
+"""States as rows of two tables: states, and the pyramids of their images.
 
-A pyramid stands once, however many prompts ask about its picture. Tensors are bytes in the number
+A pyramid stands once, however many prompts ask about its image. Tensors are bytes in the number
 format of the identity, as Arrow has no bfloat16.
 """
 
@@ -27,7 +27,7 @@ _DTYPES: Mapping[StateDtype, torch.dtype] = {
 STATE_SCHEMA = pa.schema(
     [
         pa.field("state_id", pa.string(), nullable=False),
-        pa.field("picture_id", pa.string(), nullable=False),
+        pa.field("image_id", pa.string(), nullable=False),
         pa.field("spans", pa.list_(pa.int32(), 6), nullable=False),
         pa.field("target_ids", pa.list_(pa.int64()), nullable=False),
         pa.field("hidden", pa.large_binary(), nullable=False),
@@ -36,12 +36,12 @@ STATE_SCHEMA = pa.schema(
         pa.field("num_bytes", pa.int64(), nullable=False),
     ]
 )
-"""`picture_id` is "" for a text-only input; `spans` are those of image, prompt and target; `grid`
+"""`image_id` is "" for a text-only input; `spans` are those of image, prompt and target; `grid`
 is empty for families whose positions do not depend on it."""
 
-PICTURE_SCHEMA = pa.schema(
+IMAGE_SCHEMA = pa.schema(
     [
-        pa.field("picture_id", pa.string(), nullable=False),
+        pa.field("image_id", pa.string(), nullable=False),
         pa.field("pyramid", pa.large_binary(), nullable=False),
         pa.field("num_bytes", pa.int64(), nullable=False),
     ]
@@ -54,7 +54,7 @@ class WrittenStates:
 
     states: str
     """`WrittenRows` as text."""
-    pictures: str
+    images: str
     num_states: int
     num_bytes: int
     num_left_out: int = 0
@@ -66,7 +66,7 @@ class StateWriter:
     """What a worker needs to write states; picklable, holds no credentials."""
 
     states_uri: str
-    pictures_uri: str
+    images_uri: str
     options: dict[str, str]
     identity: StateIdentity
 
@@ -85,20 +85,19 @@ class StateWriter:
             if can_hold(state, self.identity.dtype)
         ]
         rows = [_state_row(self.identity, item, state) for item, state in pairs]
-        pictures = {
+        images = {
             item.image_bytes: state.pyramid_E
             for item, state in pairs
             if item.image_bytes is not None
         }
-        picture_rows = [
-            _picture_row(self.identity, picture, pyramid_E)
-            for picture, pyramid_E in pictures.items()
+        image_rows = [
+            _image_row(self.identity, image, pyramid_E) for image, pyramid_E in images.items()
         ]
         return WrittenStates(
             states=self._write(self.states_uri, rows, STATE_SCHEMA, "state_id"),
-            pictures=self._write(self.pictures_uri, picture_rows, PICTURE_SCHEMA, "picture_id"),
+            images=self._write(self.images_uri, image_rows, IMAGE_SCHEMA, "image_id"),
             num_states=len(rows),
-            num_bytes=sum(row["num_bytes"] for row in [*rows, *picture_rows]),
+            num_bytes=sum(row["num_bytes"] for row in [*rows, *image_rows]),
             num_left_out=len(inputs) - len(rows),
         )
 
@@ -112,10 +111,10 @@ class StateWriter:
 def _state_row(identity: StateIdentity, item: BackboneInput, state: LayerStates) -> dict[str, Any]:
     hidden = _to_bytes(state.hidden_TD, identity.dtype)
     embeddings = _to_bytes(state.target_embeddings_OD, identity.dtype)
-    picture = item.image_bytes
+    image = item.image_bytes
     return {
         "state_id": identity.state_id(item),
-        "picture_id": "" if picture is None else identity.picture_id(picture),
+        "image_id": "" if image is None else identity.image_id(image),
         "spans": [*state.image_span, *state.prompt_span, *state.target_span],
         "target_ids": state.target_ids_O.tolist(),
         "hidden": hidden,
@@ -125,10 +124,10 @@ def _state_row(identity: StateIdentity, item: BackboneInput, state: LayerStates)
     }
 
 
-def _picture_row(identity: StateIdentity, picture: bytes, pyramid_E: Tensor) -> dict[str, Any]:
+def _image_row(identity: StateIdentity, image: bytes, pyramid_E: Tensor) -> dict[str, Any]:
     pyramid = _to_bytes(pyramid_E, identity.dtype)
     return {
-        "picture_id": identity.picture_id(picture),
+        "image_id": identity.image_id(image),
         "pyramid": pyramid,
         "num_bytes": len(pyramid),
     }
@@ -141,15 +140,15 @@ class StateReader:
     identity: StateIdentity
 
     def pyramids(self, rows: pa.Table) -> dict[str, Tensor]:
-        """Pyramid of each picture, float32 [E]."""
-        columns = (rows.column(name).to_pylist() for name in ("picture_id", "pyramid"))
+        """Pyramid of each image, float32 [E]."""
+        columns = (rows.column(name).to_pylist() for name in ("image_id", "pyramid"))
         return {name: self._tensor(data) for name, data in zip(*columns, strict=True)}
 
     def states(self, rows: pa.Table, pyramids: Mapping[str, Tensor]) -> list[LayerStates | None]:
-        """States in the order of the rows; None where the picture's row is missing."""
+        """States in the order of the rows; None where the image's row is missing."""
         return [
             self._state(row, pyramids)
-            if not row["picture_id"] or row["picture_id"] in pyramids
+            if not row["image_id"] or row["image_id"] in pyramids
             else None
             for row in rows.to_pylist()
         ]
@@ -159,7 +158,7 @@ class StateReader:
         image_start, image_stop, start, stop, target_start, target_stop = row["spans"]
         return LayerStates(
             hidden_TD=self._tensor(row["hidden"]).view(-1, size),
-            pyramid_E=pyramids[row["picture_id"]] if row["picture_id"] else torch.zeros(0),
+            pyramid_E=pyramids[row["image_id"]] if row["image_id"] else torch.zeros(0),
             target_embeddings_OD=self._tensor(row["target_embeddings"]).view(-1, size),
             image_span=(image_start, image_stop),
             prompt_span=(start, stop),

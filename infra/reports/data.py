@@ -96,12 +96,12 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarPair:
-    """Two edits whose pictures are alike."""
+    """Two edits whose images are alike."""
 
     relation: str
     """"duplicate", "near_duplicate" or "conflict" (alike, with different targets)."""
     similarity: float
-    """Cosine of the two picture embeddings."""
+    """Cosine of the two image embeddings."""
     first: EditView
     second: EditView
 

@@ -1,6 +1,6 @@
 """The report of a run: one HTML file that needs nothing else, no network and no script.
 
-Prompts, targets and pictures come from outside: texts are escaped by the template engine, pictures
+Prompts, targets and images come from outside: texts are escaped by the template engine, images
 are decoded and written anew as thumbnails, and a content policy in the page forbids the rest.
 """
 
@@ -174,7 +174,7 @@ def format_duration(duration_s: float) -> str:
 
 @lru_cache(maxsize=1024)
 def thumbnail_uri(image_bytes: bytes | None) -> str:
-    """A small copy of a picture as a data URI; empty when there is none that can be shown."""
+    """A small copy of an image as a data URI; empty when there is none that can be shown."""
     if not image_bytes:
         return ""
     try:

@@ -11,7 +11,7 @@ from infra.reports.plots import Line, draw_by_num_edits, plot_by_num_edits
 from liveedit_core.schema import ProbeKind
 
 BY_CONSTRUCTION = frozenset({ProbeKind.TEXT_LOCALITY.value})
-"""Without a picture there are no image rows to compare, so no expert can ever be kept."""
+"""Without an image there are no image rows to compare, so no expert can ever be kept."""
 
 PROTOCOL_NOTES = {
     "teacher_forced": "share of the target's tokens that come first when the tokens before them "
@@ -20,13 +20,13 @@ PROTOCOL_NOTES = {
 }
 
 METRIC_NOTES = {
-    "reliability": "the taught fact itself: its picture and its question",
-    "text_generality": "the taught picture, the question in other words",
-    "modal_generality": "another picture of the same thing, the same question",
-    "text_locality": "an unrelated question without a picture: the answer must stay",
-    "modal_locality": "an unrelated picture and question: the answer must stay",
-    "image_swap_locality": "the taught question on another picture: the answer must stay",
-    "prompt_swap_locality": "another question on the taught picture: the answer must stay",
+    "reliability": "the taught fact itself: its image and its question",
+    "text_generality": "the taught image, the question in other words",
+    "modal_generality": "another image of the same entity, the same question",
+    "text_locality": "an unrelated question without an image: the answer must stay",
+    "modal_locality": "an unrelated image and question: the answer must stay",
+    "image_swap_locality": "the taught question on another image: the answer must stay",
+    "prompt_swap_locality": "another question on the taught image: the answer must stay",
     "portability": "a question whose answer follows from the taught fact",
 }
 """What each kind of probe asks."""

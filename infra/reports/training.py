@@ -55,11 +55,11 @@ def headline_tiles(data: TrainingReportData) -> list[Tile]:
     note = ", ".join(f"{spell(name)} {count:,}" for name, count in data.phase_steps.items())
     tiles = [Tile(label="training steps", value=f"{steps:,}", note=note)]
     for name, label, note in (
-        ("validation.average", "average of five metrics", "held-out things, teacher-forced"),
-        ("validation.reliability", "reliability", "held-out things, teacher-forced"),
+        ("validation.average", "average of five metrics", "held-out entities, teacher-forced"),
+        ("validation.reliability", "reliability", "held-out entities, teacher-forced"),
         ("validation.modal_generality", "modal generality", "other drawings, teacher-forced"),
         ("routing.own_kept", "own expert kept", "on questions that it must answer"),
-        ("routing.sentinel_beaten", "sentinel beaten", "by some expert, on other pictures"),
+        ("routing.sentinel_beaten", "sentinel beaten", "by some expert, on other images"),
     ):
         if name in last:
             tiles.append(Tile(label=label, value=format_percent(float(last[name])), note=note))
@@ -114,7 +114,7 @@ def phase_plots(data: TrainingReportData) -> list[MetricPlot]:
 
 
 def validation_plots(data: TrainingReportData) -> list[MetricPlot]:
-    """Metrics, routing shares and norms on held-out things, over the steps of the whole run."""
+    """Metrics, routing shares and norms on held-out entities, over the steps of the whole run."""
     offsets: dict[str, int] = {}
     for phase, steps in data.phase_steps.items():
         offsets[phase] = sum(data.phase_steps[name] for name in offsets)
@@ -139,7 +139,7 @@ def validation_plots(data: TrainingReportData) -> list[MetricPlot]:
             chosen = [name for name in chosen if name not in five]
         if chosen:
             series = [_series(spell(name.partition(".")[2]), points[name]) for name in chosen]
-            caption = "On held-out training things; steps of all phases."
+            caption = "On held-out training entities; steps of all phases."
             plots.append(_step_plot(f"validation: {title}", series, caption, is_fraction))
     return plots
 
@@ -165,7 +165,7 @@ def any_values(histogram: Histogram) -> bool:
 
 
 def is_validation(row: Mapping[str, float | str]) -> bool:
-    """Whether a row of the curve was measured on held-out things."""
+    """Whether a row of the curve was measured on held-out entities."""
     return any(name.startswith(("validation.", "routing.")) for name in row)
 
 

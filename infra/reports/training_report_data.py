@@ -32,7 +32,7 @@ class TrainingReportData:
     """Optimizer steps of each phase, in their order."""
     curve: Sequence[Mapping[str, float | str]]
     """Rows of `phase`, `step` and figures. A figure named `validation.*` or `routing.*` was
-    measured on held-out things, any other on the step's batch."""
+    measured on held-out entities, any other on the step's batch."""
     histograms: Sequence[Histogram] = ()
     worst_cases: Sequence[Example] = ()
     warnings: Sequence[str] = ()

@@ -1,6 +1,6 @@
 """The durable log of all requests ever accepted, and of all that was refused.
 
-The log is the source of truth: every bank can be made again from it. Therefore pictures are kept
+The log is the source of truth: every bank can be made again from it. Therefore images are kept
 as bytes even where a URI is known, as what a URI shows may change or vanish.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from infra.bank.expert_bank import ExpertBank
 
 _READ_ROWS = 32
-"""Requests read at once: pictures are large."""
+"""Requests read at once: images are large."""
 
 _SCHEMA = pa.schema(
     [
@@ -56,7 +56,7 @@ class Admission:
     is_duplicate: bool
     """The log held this very edit already; nothing was appended."""
     supersedes: str
-    """The edit of the same picture and prompt that this one replaces, or ""."""
+    """The edit of the same image and prompt that this one replaces, or ""."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class LoggedRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestHeader:
-    """A request without its picture."""
+    """A request without its image."""
 
     sequence: int
     edit_id: str
@@ -170,7 +170,7 @@ class RequestLog:
         return self._table.on_latest(attempt)
 
     def read(self, sequences: Sequence[int] | None = None) -> Iterator[LoggedRequest]:
-        """Read requests with their pictures, a few at a time.
+        """Read requests with their images, a few at a time.
 
         Args:
             sequences: Numbers of the wanted ones, all by default.
@@ -203,7 +203,7 @@ class RequestLog:
         begins_with: str = "",
         edit_ids: Collection[str] | None = None,
     ) -> list[RequestHeader]:
-        """Requests by sequence, without pictures, which are not read.
+        """Requests by sequence, without images, which are not read.
 
         Args:
             submitter: Only theirs; "" for all.
@@ -289,7 +289,7 @@ class RequestLog:
         }
 
     def pending(self, bank: "ExpertBank") -> Iterator[LoggedRequest]:
-        """What is still to be done for a bank, by sequence and pictures included."""
+        """What is still to be done for a bank, by sequence and images included."""
         yield from self.read(self.pending_sequences(bank))
 
     def reject_lines(self, rejected: Sequence[Rejected], *, source: str) -> int:

@@ -1,7 +1,7 @@
 """Objects under one root URI: a folder on disk or a prefix in an S3 bucket, with one behaviour.
 
 Keys are relative paths with "/" between their parts. Everything that is not a table goes through
-here: checkpoints, writer epochs, pictures by URI. S3 endpoint, region and credentials come from the
+here: checkpoints, writer epochs, images by URI. S3 endpoint, region and credentials come from the
 standard AWS environment. A store that is sent to another process takes its endpoint along, never
 credentials: those are the other process's own.
 """
@@ -152,7 +152,7 @@ class ObjectStore:
         self._backend.delete(_checked(key))
 
     def fetch(self, uri: str, max_bytes: int) -> bytes:
-        """Read any object by its full URI, as requests name their pictures.
+        """Read any object by its full URI, as requests name their images.
 
         Args:
             uri: `s3://bucket/key` of any bucket that the credentials open, or `file:///path`.
@@ -170,7 +170,7 @@ class ObjectStore:
         if not key or not (is_s3 or is_file):
             raise InputError(
                 f"cannot fetch {uri[:200]!r}: give s3://bucket/key or file:///path "
-                "(http and https are not fetched; copy the picture into the store first)"
+                "(http and https are not fetched; copy the image into the store first)"
             )
         backend: Backend = DiskBackend(Path("/"))
         if is_s3:

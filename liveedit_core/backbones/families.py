@@ -17,7 +17,7 @@ PROMPT = "{prompt}"
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFormat:
-    """How prompts are worded; `{image}` is where the rows of the picture go."""
+    """How prompts are worded; `{image}` is where the rows of the image go."""
 
     with_image: str
     text_only: str
@@ -36,7 +36,7 @@ class PromptFormat:
         if self.with_image.index(IMAGE) > self.with_image.index(PROMPT):
             raise ConfigError(
                 f"prompt format with_image: expected {IMAGE} before {PROMPT}, got "
-                f"{self.with_image!r}; prompt rows must have seen the picture"
+                f"{self.with_image!r}; prompt rows must have seen the image"
             )
 
 
@@ -53,16 +53,16 @@ class Family:
     text_trunk: str = "model"
     """Path of a module that takes embeddings alone."""
     text_generator: str = ""
-    """Path of the module that generates for prompts without a picture; "" is the model."""
+    """Path of the module that generates for prompts without an image; "" is the model."""
     positions: Positions = "plain"
-    """"grid": positions depend on the picture's grid of rows (multimodal rotary embeddings);
+    """"grid": positions depend on the image's grid of rows (multimodal rotary embeddings);
     "prefix": prompt rows see each other in both directions, target rows only what is before."""
     has_chat_template: bool = True
     """Whether a chat template of the processor words the prompts."""
     assembles_tokens: bool = False
     """Whether image tokens are put among the text here and not by the processor."""
-    picture_options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the processor for pictures."""
+    image_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the processor for images."""
 
 
 _PLAIN = PromptFormat(with_image="{image}\n{prompt}", text_only="{prompt}")
@@ -75,8 +75,8 @@ _QWEN = PromptFormat(
 _IDEFICS = Family(
     prompt_format=_PLAIN,
     decoder="model.text_model",
-    # One tile a picture: rows of a picture are one run, and few.
-    picture_options={"do_image_splitting": False},
+    # One tile an image: rows of an image are one run, and few.
+    image_options={"do_image_splitting": False},
 )
 
 FAMILIES: Mapping[str, Family] = {
@@ -117,7 +117,7 @@ def family_of(config: Any) -> Family:
     if any(kinds) or getattr(config, "use_decoder_only_language_model", True) is False:
         raise ConfigError(
             f"{config.model_type} with {text.model_type} is an encoder-decoder; the method edits "
-            "rows of a decoder-only model, where picture, prompt and answer are one sequence. Use "
+            "rows of a decoder-only model, where image, prompt and answer are one sequence. Use "
             "a decoder-only variant, such as BLIP-2 with OPT instead of T5."
         )
     family = FAMILIES.get(config.model_type)

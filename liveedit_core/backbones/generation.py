@@ -21,7 +21,7 @@ from liveedit_core.states import LayerStates, Span
 
 @dataclass(frozen=True, kw_only=True)
 class PromptBatch:
-    """Prompts that generate together: all with a picture, or none."""
+    """Prompts that generate together: all with an image, or none."""
 
     index: Sequence[int]
     """Where they are in the list of inputs."""
@@ -79,8 +79,8 @@ def continuations(
 
     Args:
         backbone: has the model.
-        inputs: prompts with or without pictures.
-        route: asked once for each batch with pictures; None leaves the backbone alone.
+        inputs: prompts with or without images.
+        route: asked once for each batch with images; None leaves the backbone alone.
         arguments: of transformers' `generate`.
 
     Raises:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from liveedit_core.backbones.generation import PromptBatch
-from liveedit_core.backbones.picture_memory import PictureFeatures, PictureMemory
+from liveedit_core.backbones.image_memory import ImageFeatures, ImageMemory
 from liveedit_core.backbones.prompts import with_space
 from liveedit_core.backbones.protocol import BackboneInput, Residual, RouteOnce
 from liveedit_core.backbones.pyramid import PyramidLevel, TowerPyramid
@@ -42,11 +42,11 @@ def slice_decoder(decoder: nn.Module, layers: slice, *, has_norm: bool) -> Any:
     return part
 
 
-ImageFeatures = dict[bytes | None, PictureFeatures]
-"""Features by picture; None is no picture."""
+FeaturesByImage = dict[bytes | None, ImageFeatures]
+"""Features by image; None is no image."""
 
-PICTURE_MEMORY_BYTES = 64 * 1024 * 1024
-"""Tower outputs kept between calls: about a thousand pictures of the built-in backbone."""
+IMAGE_MEMORY_BYTES = 64 * 1024 * 1024
+"""Tower outputs kept between calls: about a thousand images of the built-in backbone."""
 
 
 class HuggingFaceBackbone:
@@ -57,11 +57,11 @@ class HuggingFaceBackbone:
         processor: its processor.
         edit_layer: l_e.
         digest: identity of the weights.
-        prompt_format: how a prompt with a picture is worded, with `{prompt}`.
+        prompt_format: how a prompt with an image is worded, with `{prompt}`.
         batch_size: sequences per forward of `encode` and `generate`.
         pyramid: levels of the image tower behind `pyramid_E`; without any it stays empty.
-        pyramid_sizes: further picture sizes behind it (see `TowerPyramid`).
-        picture_memory_bytes: most bytes of tower outputs kept between calls.
+        pyramid_sizes: further image sizes behind it (see `TowerPyramid`).
+        image_memory_bytes: most bytes of tower outputs kept between calls.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class HuggingFaceBackbone:
         batch_size: int = 16,
         pyramid: Sequence[PyramidLevel] = (),
         pyramid_sizes: Sequence[int] = (),
-        picture_memory_bytes: int = PICTURE_MEMORY_BYTES,
+        image_memory_bytes: int = IMAGE_MEMORY_BYTES,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
@@ -94,7 +94,7 @@ class HuggingFaceBackbone:
         self.visual_size = self.pyramid.size
         levels = [vars(level) for level in pyramid]
         self.encoding = json.dumps([prompt_format, levels, self.pyramid.more_sizes])
-        self.pictures = PictureMemory(picture_memory_bytes)
+        self.images = ImageMemory(image_memory_bytes)
         self.image_token_id = int(self.model.config.image_token_id)
         self.num_image_tokens = int(self.model.config.image_seq_length)
         self.end_id = self.pad_id = int(self.tokenizer.eos_token_id)
@@ -164,39 +164,39 @@ class HuggingFaceBackbone:
         return [state for state in states if state is not None]
 
     @torch.no_grad()
-    def encode_pictures(self, pictures: Sequence[bytes]) -> Tensor:
-        """`pyramid_E` of some encoded pictures, [B, E], float32."""
-        items = [BackboneInput(prompt="", image_bytes=picture) for picture in pictures]
+    def encode_images(self, images: Sequence[bytes]) -> Tensor:
+        """`pyramid_E` of some encoded images, [B, E], float32."""
+        items = [BackboneInput(prompt="", image_bytes=image) for image in images]
         features = self._image_features(items)
-        return torch.stack([features[picture][0] for picture in pictures])
+        return torch.stack([features[image][0] for image in images])
 
-    def _image_features(self, inputs: Sequence[BackboneInput]) -> ImageFeatures:
-        """Runs the image tower once for each distinct picture that is not remembered."""
+    def _image_features(self, inputs: Sequence[BackboneInput]) -> FeaturesByImage:
+        """Runs the image tower once for each distinct image that is not remembered."""
         with self._asked:
             return self._asked_features(inputs)
 
-    def _asked_features(self, inputs: Sequence[BackboneInput]) -> ImageFeatures:
-        features: ImageFeatures = {None: (torch.zeros(0), torch.zeros(0, self.hidden_size))}
+    def _asked_features(self, inputs: Sequence[BackboneInput]) -> FeaturesByImage:
+        features: FeaturesByImage = {None: (torch.zeros(0), torch.zeros(0, self.hidden_size))}
         missing: list[bytes] = []
-        for picture in dict.fromkeys(item.image_bytes for item in inputs):
-            remembered = self.pictures.get(picture) if picture is not None else None
+        for image in dict.fromkeys(item.image_bytes for item in inputs):
+            remembered = self.images.get(image) if image is not None else None
             if remembered is not None:
-                features[picture] = remembered
-            elif picture is not None:
-                missing.append(picture)
+                features[image] = remembered
+            elif image is not None:
+                missing.append(image)
         for start in range(0, len(missing), self.batch_size):
             chunk = missing[start : start + self.batch_size]
-            images = [decode_image(picture) for picture in chunk]
+            images = [decode_image(image) for image in chunk]
             pixels = self.processor.image_processor(images=images, return_tensors="pt")
             with self.pyramid.reading() as outputs:
                 done = self.model.get_image_features(pixel_values=pixels["pixel_values"])
             pyramid_BE = self.pyramid.averaged(outputs, pixels["pixel_values"]).float().cpu()
-            for picture, row, projected in zip(chunk, pyramid_BE, done.pooler_output, strict=True):
-                features[picture] = (row.clone(), projected.clone())
-                self.pictures.keep(picture, features[picture])
+            for image, row, projected in zip(chunk, pyramid_BE, done.pooler_output, strict=True):
+                features[image] = (row.clone(), projected.clone())
+                self.images.keep(image, features[image])
         return features
 
-    def _embed(self, ids: Tensor, item: BackboneInput, features: ImageFeatures) -> Tensor:
+    def _embed(self, ids: Tensor, item: BackboneInput, features: FeaturesByImage) -> Tensor:
         """Input embeddings [T, D], image rows in place."""
         rows: Tensor = self.embed(ids)
         if item.image_bytes is not None:
@@ -223,8 +223,8 @@ class HuggingFaceBackbone:
         self.decoder.layers = self.prefix.layers
         self.suffix = nn.Identity()
         self.model.lm_head = nn.Identity()
-        # A picture that one shard remembers and another does not would part their ways.
-        self.pictures = PictureMemory(0)
+        # An image that one shard remembers and another does not would part their ways.
+        self.images = ImageMemory(0)
         return [self.model.model.vision_tower, self.model.model.multi_modal_projector, self.prefix]
 
     def check_input(self, item: BackboneInput) -> None:
@@ -244,8 +244,8 @@ class HuggingFaceBackbone:
                 ids = [tokens[i][0] for i in chosen]
                 ones = [torch.ones_like(row) for row in ids]
                 pad = partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
-                pictures = [inputs[i].image_bytes for i in chosen]
-                pixels = self._pixels([picture for picture in pictures if picture])
+                images = [inputs[i].image_bytes for i in chosen]
+                pixels = self._pixels([image for image in images if image])
                 model, outputs = self.pyramid.reading_view(self.model, "model.vision_tower")
                 batches.append(
                     PromptBatch(
@@ -266,11 +266,11 @@ class HuggingFaceBackbone:
                 )
         return batches
 
-    def _pixels(self, pictures: Sequence[bytes]) -> dict[str, Tensor]:
-        if not pictures:
+    def _pixels(self, images: Sequence[bytes]) -> dict[str, Tensor]:
+        if not images:
             return {}
-        images = [decode_image(picture) for picture in pictures]
-        return dict(self.processor.image_processor(images=images, return_tensors="pt"))
+        decoded = [decode_image(image) for image in images]
+        return dict(self.processor.image_processor(images=decoded, return_tensors="pt"))
 
     def generating_model(self, hook: RowsHook | None, batch: PromptBatch) -> Any:
         """See `generation.Generating`."""

@@ -136,7 +136,7 @@ def _read_processor(name: str, folder: Path) -> Any:
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise ConfigError(
             f"backbone {name!r}: only a {type(processor).__name__} was found, no processor of "
-            "pictures. Expected preprocessor_config.json or processor_config.json beside the "
+            "images. Expected preprocessor_config.json or processor_config.json beside the "
             "weights"
         )
     return processor

@@ -68,7 +68,7 @@ def convert_minigpt4(checkpoint: Path, blip2: Path, llama: Path, target: Path) -
         source = AutoConfig.from_pretrained(blip2, local_files_only=True)
         text = AutoConfig.from_pretrained(llama, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(llama, local_files_only=True)
-        pictures = AutoImageProcessor.from_pretrained(blip2, local_files_only=True)
+        images = AutoImageProcessor.from_pretrained(blip2, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{blip2} or {llama} cannot be read: {error}") from error
     if source.model_type != "blip-2" or text.model_type != "llama":
@@ -96,7 +96,7 @@ def convert_minigpt4(checkpoint: Path, blip2: Path, llama: Path, target: Path) -
         architectures=["Blip2ForConditionalGeneration"],
     ).save_pretrained(target)
     count = source.num_query_tokens
-    Blip2Processor(pictures, tokenizer, num_query_tokens=count).save_pretrained(target)
+    Blip2Processor(images, tokenizer, num_query_tokens=count).save_pretrained(target)
     _write_weights(_parts(projection, blip2, llama, text.vocab_size), target)
     store_format(target, PROMPT_FORMAT)
     return target

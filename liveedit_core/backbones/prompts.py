@@ -1,4 +1,4 @@
-"""Inputs as a family's processor words them: token ids, pixels, and where picture, prompt and
+"""Inputs as a family's processor words them: token ids, pixels, and where image, prompt and
 target are."""
 
 import threading
@@ -42,8 +42,8 @@ class Prepared:
 
     tokens: dict[str, Tensor]
     """int64 [T] by the names of `TOKEN_FIELDS`."""
-    pictures: dict[str, Tensor]
-    """What the image tower takes; empty without a picture."""
+    images: dict[str, Tensor]
+    """What the image tower takes; empty without an image."""
     image: Span
     prompt: Span
     target: Span
@@ -55,8 +55,8 @@ class Prepared:
 
     @property
     def grid(self) -> tuple[int, ...] | None:
-        """Grid of the picture's patches (time, height, width), for families that have one."""
-        grid = self.pictures.get("image_grid_thw")
+        """Grid of the image's patches (time, height, width), for families that have one."""
+        grid = self.images.get("image_grid_thw")
         return None if grid is None else tuple(grid[0].tolist())
 
 
@@ -67,7 +67,7 @@ class PromptReader:
         family: of the model.
         processor: of the model.
         image_token_id: its placeholder.
-        num_image_tokens: of every picture, for a family that `assembles_tokens`.
+        num_image_tokens: of every image, for a family that `assembles_tokens`.
         prompt_format: replaces the chat template and the family's own.
     """
 
@@ -110,7 +110,7 @@ class PromptReader:
         """One input with its target.
 
         Raises:
-            InputError: the prompt is empty, or spells the image placeholder, or the picture cannot
+            InputError: the prompt is empty, or spells the image placeholder, or the image cannot
                 be decoded.
         """
         if not item.prompt.strip() or self.image_token in item.prompt + item.target:
@@ -125,7 +125,7 @@ class PromptReader:
         if item.image_bytes is None:
             fields = self._tokenized(self.format.text_only.replace(PROMPT, item.prompt))
         else:
-            fields = self._with_picture(item.prompt, decode_image(item.image_bytes))
+            fields = self._with_image(item.prompt, decode_image(item.image_bytes))
         tokens = {
             name: torch.as_tensor(fields[name])[0].long() for name in TOKEN_FIELDS if name in fields
         }
@@ -142,14 +142,14 @@ class PromptReader:
             new = target_ids if name == "input_ids" else target_ids * 0 + TOKEN_FIELDS[name]
             tokens[name] = torch.cat([tensor, new])
         start, stop = len(ids), len(ids) + len(target_ids)
-        pictures = {
+        images = {
             name: value
             for name, value in fields.items()
             if name not in TOKEN_FIELDS and name != "labels" and isinstance(value, Tensor)
         }
         return Prepared(
             tokens=tokens,
-            pictures=pictures,
+            images=images,
             image=image,
             prompt=(image[1], start),
             target=(start, stop),
@@ -178,23 +178,23 @@ class PromptReader:
             fields["token_type_ids"] = torch.zeros_like(row)
         return fields
 
-    def _with_picture(self, prompt: str, picture: Image.Image) -> dict[str, Tensor]:
+    def _with_image(self, prompt: str, image: Image.Image) -> dict[str, Tensor]:
         before, after = self.format.with_image.replace(PROMPT, prompt).split(IMAGE, 1)
         if self.family.assembles_tokens:
-            done = self.processor.image_processor(images=[picture], return_tensors="pt")
+            done = self.processor.image_processor(images=[image], return_tensors="pt")
             left = self._tokenized(before)["input_ids"] if before else torch.zeros(1, 0).long()
             right = self._tokenized(after, has_special=not before)["input_ids"]
-            image = torch.full((1, self.num_image_tokens), self.image_token_id)
-            ids = torch.cat([left, image, right], dim=1)
+            placeholders = torch.full((1, self.num_image_tokens), self.image_token_id)
+            ids = torch.cat([left, placeholders, right], dim=1)
             return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **done}
         text = f"{before}{self.image_token}{after}"
         begin = self.tokenizer.bos_token
         done = self.processor(
-            images=[picture],
+            images=[image],
             text=[text],
             add_special_tokens=not (begin and text.startswith(begin)),
             return_tensors="pt",
-            **self.family.picture_options,
+            **self.family.image_options,
         )
         return dict(done)
 
@@ -205,7 +205,7 @@ def collate(
     """Keyword arguments of a forward: one padded batch of inputs.
 
     Args:
-        items: what `PromptReader` prepared; all with a picture, or none.
+        items: what `PromptReader` prepared; all with an image, or none.
         pad_id: token of padding.
         side: where it goes.
         dtype: of pixels.
@@ -217,8 +217,8 @@ def collate(
         fill = {"input_ids": pad_id}.get(name, 0)
         rows = [_padded(item.tokens[name], width, side, fill) for item in items]
         batch[name] = torch.stack(rows).to(device)
-    for name in items[0].pictures:
-        parts = [item.pictures[name] for item in items]
+    for name in items[0].images:
+        parts = [item.images[name] for item in items]
         if parts[0].ndim >= 4 or name == "pixel_attention_mask":
             parts = _same_shape(parts)
         joined = torch.cat(parts)
@@ -234,7 +234,7 @@ def _padded(row_T: Tensor, width: int, side: PaddingSide, fill: int) -> Tensor:
 
 
 def _same_shape(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Pictures of one batch padded with zeros to one size; models know which part is real."""
+    """Images of one batch padded with zeros to one size; models know which part is real."""
     sizes = [max(lengths) for lengths in zip(*(part.shape[1:] for part in parts), strict=True)]
     done = []
     for part in parts:

@@ -13,7 +13,7 @@ from liveedit_core.states import LayerStates
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneInput:
-    """A question, with or without a picture, and (for teacher forcing) its answer."""
+    """A question, with or without an image, and (for teacher forcing) its answer."""
 
     prompt: str
     target: str = ""
@@ -59,7 +59,7 @@ class Backbone(Protocol):
     ) -> list[str]:
         """Greedy answers to the prompts, whatever targets the inputs carry.
 
-        `route` is asked once per batch of inputs with pictures.
+        `route` is asked once per batch of inputs with images.
         """
         ...
 

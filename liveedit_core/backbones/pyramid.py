@@ -1,4 +1,4 @@
-"""One row about a whole picture: several levels of an image tower, each pooled to a coarse grid."""
+"""One row about a whole image: several levels of an image tower, each pooled to a coarse grid."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -36,7 +36,7 @@ class TowerPyramid:
     Args:
         tower: image tower whose modules give [B, C, height, width].
         levels: any number; without any, pyramids are empty.
-        more_sizes: pixels a side of further looks at each picture, averaged with the first: strokes
+        more_sizes: pixels a side of further looks at each image, averaged with the first: strokes
             that are too fine for one size are seen at another.
     """
 
@@ -67,10 +67,10 @@ class TowerPyramid:
             yield outputs
 
     def averaged(self, outputs: dict[int, Tensor], pixels_BCHW: Tensor) -> Tensor:
-        """Pyramids [B, size] of pictures, the mean over all sizes at which they are looked at.
+        """Pyramids [B, size] of images, the mean over all sizes at which they are looked at.
 
         Args:
-            outputs: of the tower's pass over the pictures, each of which may have passed it several
+            outputs: of the tower's pass over the images, each of which may have passed it several
                 times in a row.
             pixels_BCHW: what the tower was given.
         """
@@ -100,7 +100,7 @@ class TowerPyramid:
 
     @torch.no_grad()
     def each(self, outputs: dict[int, Tensor], pixels_BCHW: Tensor) -> list[Tensor]:
-        """`averaged`, a row for each picture."""
+        """`averaged`, a row for each image."""
         return list(self.averaged(outputs, pixels_BCHW).float().cpu())
 
     def joined(self, outputs: dict[int, Tensor], batch: int) -> Tensor:

@@ -135,7 +135,7 @@ def padded_places(
     """Mask and positions of padded rows, as a family derives them from tokens.
 
     Raises:
-        IntegrityError: positions depend on the grid of a picture, and a state does not have it.
+        IntegrityError: positions depend on the grid of an image, and a state does not have it.
     """
     if positions is None:
         return {}
@@ -153,7 +153,7 @@ def padded_places(
         return {"attention_mask": mask_BT}
     grids = [state.grid for state in states if state.has_image]
     if None in grids:
-        raise IntegrityError("states without the grid of their picture: positions cannot be known")
+        raise IntegrityError("states without the grid of their image: positions cannot be known")
     places_3BT, _ = trunk.get_rope_index(
         mask_BT,
         mm_token_type_ids=kinds_BT,

@@ -35,7 +35,7 @@ from liveedit_core.errors import ConfigError, IntegrityError
 from liveedit_core.states import LayerStates
 
 REFERENCE_SIDE = 336
-"""Side of the square picture whose rows are counted as `num_image_tokens`."""
+"""Side of the square image whose rows are counted as `num_image_tokens`."""
 
 
 class VisionLanguageBackbone:
@@ -101,7 +101,7 @@ class VisionLanguageBackbone:
         self._suffix: nn.Module = DecoderSuffix(self, dtype=self.model.dtype)
 
     def _count_image_rows(self) -> int:
-        """Rows of a square picture: those of the sentinel, whatever a picture has."""
+        """Rows of a square image: those of the sentinel, whatever an image has."""
         buffer = io.BytesIO()
         Image.new("RGB", (REFERENCE_SIDE, REFERENCE_SIDE), (128, 128, 128)).save(buffer, "PNG")
         item = BackboneInput(prompt="x", image_bytes=buffer.getvalue())
@@ -207,10 +207,10 @@ class VisionLanguageBackbone:
         return device if device.type != "meta" else torch.device("cpu")
 
     def _batches(self, prepared: Sequence[Prepared]) -> list[list[int]]:
-        """Positions of inputs in batches of like length, with and without pictures apart."""
+        """Positions of inputs in batches of like length, with and without images apart."""
         batches = []
         for has_image in (False, True):
-            members = [i for i, item in enumerate(prepared) if bool(item.pictures) == has_image]
+            members = [i for i, item in enumerate(prepared) if bool(item.images) == has_image]
             members.sort(key=lambda i: prepared[i].num_tokens)
             batches += [
                 members[start : start + self.batch_size]
@@ -228,7 +228,7 @@ class VisionLanguageBackbone:
         layers = nn.ModuleList(list(self.decoder.layers)[: self.edit_layer + 1])
         view = with_part(self.model, f"{self.decoder_path}.layers", layers)
         view = with_hook(view, f"{self.decoder_path}.layers.{self.edit_layer}", seen.append)
-        has_image = bool(items[0].pictures)
+        has_image = bool(items[0].images)
         trunk = view.get_submodule(self.family.trunk if has_image else self.family.text_trunk)
         if trunk is view:
             trunk(**self._collated(items, side), use_cache=False, logits_to_keep=1)
@@ -257,7 +257,7 @@ class VisionLanguageBackbone:
                     index=chosen,
                     arguments=self._collated(items, "left"),
                     spans=[(item.image, item.prompt) for item in items],
-                    has_image=bool(items[0].pictures),
+                    has_image=bool(items[0].images),
                     pyramids=partial(_no_pyramids, len(items)),
                 )
             )

@@ -13,7 +13,7 @@ As in both codes: Adam starts anew with each edit, no weight decay, no norm cons
 early at a loss of 0.01. What differs: the end of the answer is learned with it (`target_loss`).
 
 What lies before the tuned part is frozen, so the rows that enter it are constants of an edit.
-Unlike LiveEdit's experts the tuned part serves every input, those without a picture too.
+Unlike LiveEdit's experts the tuned part serves every input, those without an image too.
 """
 
 import copy

@@ -9,9 +9,9 @@ and question in that wording, the most similar fact last. No weight changes and 
 
 What differs. IKE is given the one edit that a question is about, with demonstrations from a
 training set around it; in the lifelong protocol nobody says which edit that is, so the facts
-themselves are retrieved among the edits taken so far, by cosine similarity of picture and prompt.
-The backbone takes one picture an input, that of the question, so facts are told as text without
-theirs. A question without a picture retrieves by its prompt alone; every question is told facts, as
+themselves are retrieved among the edits taken so far, by cosine similarity of image and prompt.
+The backbone takes one image an input, that of the question, so facts are told as text without
+theirs. A question without an image retrieves by its prompt alone; every question is told facts, as
 in IKE.
 """
 
@@ -60,15 +60,15 @@ class InContext:
     def restore(self) -> None:
         """Forget all facts."""
         self.facts: list[tuple[str, str]] = []
-        self.pictures_NE = torch.zeros(0, 0)
+        self.images_NE = torch.zeros(0, 0)
         self.prompts_ND = torch.zeros(0, self.backbone.hidden_size)
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
         """Remember the facts and what they are found by."""
-        pictures_BE = torch.stack([picture_feature(state) for state in states])
+        images_BE = torch.stack([image_feature(state) for state in states])
         prompts_BD = torch.stack([prompt_feature(state) for state in states])
-        known = [self.pictures_NE] if self.facts else []
-        self.pictures_NE = torch.cat([*known, pictures_BE])
+        known = [self.images_NE] if self.facts else []
+        self.images_NE = torch.cat([*known, images_BE])
         self.prompts_ND = torch.cat([self.prompts_ND, prompts_BD])
         self.facts += [(request.prompt, request.target) for request in requests]
 
@@ -76,10 +76,10 @@ class InContext:
         """An input with the facts that are most similar to it, the most similar one last."""
         if not self.facts:
             return item
-        share = self.config.picture_weight if state.has_image else 0.0
+        share = self.config.image_weight if state.has_image else 0.0
         similarity_N = (1 - share) * (self.prompts_ND @ prompt_feature(state))
         if share:
-            similarity_N = similarity_N + share * (self.pictures_NE @ picture_feature(state))
+            similarity_N = similarity_N + share * (self.images_NE @ image_feature(state))
         count = min(self.config.num_facts, len(self.facts))
         best = similarity_N.topk(count).indices.flip(0).tolist()
         return replace(item, prompt=told_prompt([self.facts[i] for i in best], item.prompt))
@@ -126,7 +126,7 @@ class InContext:
     def memory(self) -> EditorMemory:
         """What facts are found by, and their texts in UTF-8."""
         texts = sum(len(text.encode()) for fact in self.facts for text in fact)
-        stored = num_bytes([self.pictures_NE, self.prompts_ND]) + texts
+        stored = num_bytes([self.images_NE, self.prompts_ND]) + texts
         return EditorMemory(fixed_bytes=0, stored_bytes=stored)
 
 
@@ -137,7 +137,7 @@ def prompt_feature(state: LayerStates) -> Tensor:
     return functional.normalize(rows_SD.mean(0), dim=0)
 
 
-def picture_feature(state: LayerStates) -> Tensor:
+def image_feature(state: LayerStates) -> Tensor:
     """Direction of the image tower's levels, or of the mean image row where there are none, [E]."""
     if state.pyramid_E.numel():
         return functional.normalize(state.pyramid_E, dim=0)

@@ -91,13 +91,13 @@ class InContextConfig:
     num_facts: int = 4
     """k: facts before a question. IKE tells 32 to models of 6 billion parameters and more; here all
     of them are read at each question by a small model on few cores."""
-    picture_weight: float = 0.5
-    """Share of the picture in the similarity; the rest is the prompt's."""
+    image_weight: float = 0.5
+    """Share of the image in the similarity; the rest is the prompt's."""
 
     def __post_init__(self) -> None:
         _check(self, "num_facts", least=1)
-        if not 0.0 <= self.picture_weight <= 1.0:
-            raise ConfigError(f"picture_weight must lie in [0, 1], got {self.picture_weight}")
+        if not 0.0 <= self.image_weight <= 1.0:
+            raise ConfigError(f"image_weight must lie in [0, 1], got {self.image_weight}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class GraceConfig:
     a distance in the rows of T5 and GPT-2, and lengths of rows differ between backbones by orders
     of magnitude. On ten training cases of the built-in benchmark rephrasings lay 0.12 to 0.34 from
     the key of their edit (median 0.16), other drawings 0.09 to 0.32 (0.13), the same question about
-    another picture 0.13 to 0.25 (0.18), unrelated questions 0.33 and more."""
+    another image 0.13 to 0.25 (0.18), unrelated questions 0.33 and more."""
     max_steps: int = 100
     """Adam steps of one value."""
     learning_rate: float = 1.0
@@ -163,7 +163,7 @@ class WiseConfig:
     stop_loss: float = 0.02
     """An edit ends early below this loss, margins included; 0 never does."""
     num_unrelated: int = 8
-    """Questions that edits are kept apart from, half of them with a picture."""
+    """Questions that edits are kept apart from, half of them with an image."""
     seed: int = 0
     """Of the masks, and of the choice of unrelated questions."""
 

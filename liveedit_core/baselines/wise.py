@@ -15,7 +15,7 @@ Models" (NeurIPS 2024, arXiv 2405.14768), its WISE-Merge:
   Ties merges them. Answers are given by the Ties merge of all that is there, unfinished shards
   included, as EasyEdit does before it evaluates.
 
-What differs. The route is taken once for an input, from its prompt with its picture, and holds for
+What differs. The route is taken once for an input, from its prompt with its image, and holds for
 all of its rows and for every token that follows; EasyEdit asks anew at each forward pass, so at
 each decoding step from one token, and takes the largest row of inputs over 100 tokens. Rows are
 compared as they are; EasyEdit applies the activation function to them first. The margin loss has a
@@ -89,16 +89,16 @@ def _trimmed(change: Tensor, density: float) -> Tensor:
 
 def unrelated_questions(cases: Sequence[Case], config: WiseConfig) -> list[BackboneInput]:
     """A seeded handful of questions of cases that are not edited: what they ask about other
-    pictures, and without one. The first half, rounded up, has pictures.
+    images, and without one. The first half, rounded up, has images.
 
     Raises:
         ConfigError: there are too few.
     """
     chosen: list[BackboneInput] = []
-    num_pictures = (config.num_unrelated + 1) // 2
+    num_images = (config.num_unrelated + 1) // 2
     for kind, count in (
-        (ProbeKind.MODAL_LOCALITY, num_pictures),
-        (ProbeKind.TEXT_LOCALITY, config.num_unrelated - num_pictures),
+        (ProbeKind.MODAL_LOCALITY, num_images),
+        (ProbeKind.TEXT_LOCALITY, config.num_unrelated - num_images),
     ):
         asked = [probe for case in cases for probe in case.probes if probe.kind is kind]
         inputs = list(dict.fromkeys((p.prompt, p.image_bytes) for p in asked))

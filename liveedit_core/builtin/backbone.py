@@ -37,7 +37,7 @@ PYRAMID = (
 """Levels behind the visual key: strokes and colours in their places, parts, the whole."""
 
 PYRAMID_SIZES = (192,)
-"""Pictures are looked at once more, larger: the language model sees them at 128 pixels."""
+"""Images are looked at once more, larger: the language model sees them at 128 pixels."""
 
 
 def backbone_digest() -> str:

@@ -13,14 +13,14 @@ Split = Literal["known_train", "known_evaluation", "train", "evaluation", "bysta
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThingRow:
-    """A thing of the benchmark and its pictures by origin."""
+class EntityRow:
+    """An entity of the benchmark and its images by origin."""
 
-    thing_id: str
+    entity_id: str
     name: str
     kind: str
     split: str
-    pictures: dict[str, bytes] = field(repr=False)
+    images: dict[str, bytes] = field(repr=False)
 
 
 @lru_cache(maxsize=1)
@@ -31,15 +31,15 @@ def _rows() -> tuple[dict[str, Any], ...]:
     return tuple(pq.read_table(BENCHMARK_FILE).to_pylist())
 
 
-def load_things(*splits: str) -> list[ThingRow]:
-    """Things of some splits (of all, when none is named)."""
+def load_entities(*splits: str) -> list[EntityRow]:
+    """Entities of some splits (of all, when none is named)."""
     return [
-        ThingRow(
-            thing_id=row["thing_id"],
+        EntityRow(
+            entity_id=row["thing_id"],
             name=row["name"],
             kind=row["kind"],
             split=row["split"],
-            pictures={picture["origin"]: picture["image"] for picture in row["pictures"]},
+            images={image["origin"]: image["image"] for image in row["pictures"]},
         )
         for row in _rows()
         if not splits or row["split"] in splits
@@ -55,13 +55,13 @@ def load_builtin_cases(split: str = "evaluation") -> list[Case]:
     members = {"evaluation": ("evaluation",), "train": ("train", "known_train")}.get(split)
     if members is None:
         raise ConfigError(f"split: expected 'train' or 'evaluation', got {split!r}")
-    pictures = {
-        (row["thing_id"], picture["origin"]): picture["image"]
+    images = {
+        (row["thing_id"], image["origin"]): image["image"]
         for row in _rows()
-        for picture in row["pictures"]
+        for image in row["pictures"]
     }
     cases = [
-        _case(row, case, pictures)
+        _case(row, case, images)
         for row in _rows()
         if row["split"] in members
         for case in row["cases"]
@@ -69,12 +69,10 @@ def load_builtin_cases(split: str = "evaluation") -> list[Case]:
     return sorted(cases, key=lambda case: case.case_id)
 
 
-def _case(
-    row: dict[str, Any], case: dict[str, Any], pictures: dict[tuple[str, str], bytes]
-) -> Case:
-    """A stored case with its pictures."""
+def _case(row: dict[str, Any], case: dict[str, Any], images: dict[tuple[str, str], bytes]) -> Case:
+    """A stored case with its images."""
     edit = EditRequest(
-        image_bytes=pictures[row["thing_id"], case["origin"]],
+        image_bytes=images[row["thing_id"], case["origin"]],
         prompt=case["prompt"],
         target=case["target"],
         image_uri=f"emblem-edit://{row['thing_id']}/{case['origin']}",
@@ -85,8 +83,8 @@ def _case(
             kind=ProbeKind(probe["kind"]),
             prompt=probe["prompt"],
             target=probe["target"],
-            image_bytes=pictures.get((probe["thing_id"], probe["origin"])),
+            image_bytes=images.get((probe["thing_id"], probe["origin"])),
         )
         for probe in case["probes"]
     )
-    return Case(case_id=edit.edit_id, edit=edit, probes=probes, thing=row["name"])
+    return Case(case_id=edit.edit_id, edit=edit, probes=probes, entity=row["name"])

@@ -1,7 +1,7 @@
 """Is one of two systems worse, on the same probes? Sign flips, a paired bootstrap, Holm.
 
 Two versions answer the same probes, so each probe gives one difference of scores, newer minus
-older. Probes of one case share a picture and an expert and are not independent: a case is the unit
+older. Probes of one case share an image and an expert and are not independent: a case is the unit
 that is flipped and drawn, with all its probes.
 
     d_i = new_i - old_i        S_g = sum of d_i over the probes of case g        mean = sum S_g / n

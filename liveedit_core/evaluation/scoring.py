@@ -235,7 +235,7 @@ class CaseScorer:
         ]
 
     def _batches(self, probes: Sequence[PreparedProbe]) -> Iterable[list[int]]:
-        """Positions of the probes with a picture, in batches of similar length."""
+        """Positions of the probes with an image, in batches of similar length."""
         seen = [i for i, probe in enumerate(probes) if probe.states.has_image]
         order = sorted(seen, key=lambda i: probes[i].states.num_tokens)
         for start in range(0, len(order), self.batch_size):

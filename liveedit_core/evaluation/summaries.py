@@ -15,7 +15,7 @@ from liveedit_core.evaluation.statistics import Interval, bootstrap_interval
 from liveedit_core.schema import PAPER_METRICS, Case, ProbeKind
 
 BY_CONSTRUCTION = frozenset({ProbeKind.TEXT_LOCALITY})
-"""Without a picture there are no image rows to compare, so no expert can ever be kept: the metric
+"""Without an image there are no image rows to compare, so no expert can ever be kept: the metric
 is 1 whatever was edited."""
 
 

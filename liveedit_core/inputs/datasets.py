@@ -43,22 +43,22 @@ def load_requests(
     *,
     limits: InputLimits = DEFAULT_LIMITS,
     fetch: Fetch | None = None,
-    pictures_at: Path | str | None = None,
+    images_at: Path | str | None = None,
 ) -> Iterator[EditRequest | Rejected]:
     """Stream the plain requests of a JSONL file.
 
     Args:
-        path: The file; picture paths in it are relative to its folder.
+        path: The file; image paths in it are relative to its folder.
         limits: How much is accepted.
-        fetch: Gets the pictures that are given as `s3://` URIs; without it they are rejected.
-        pictures_at: Where picture paths start from instead: a folder, or an `s3://` URI as text.
+        fetch: Gets the images that are given as `s3://` URIs; without it they are rejected.
+        images_at: Where image paths start from instead: a folder, or an `s3://` URI as text.
 
     Raises:
         InputError: The file itself cannot be opened.
         LiveEditError: A retryable error of `fetch`: nothing is wrong with the file, read it again.
     """
     file_path = _existing_file(path)
-    folder = pictures_at or file_path.parent
+    folder = images_at or file_path.parent
     reader = RequestParser(folder=folder, limits=limits, fetch=fetch)
     return _stream(file_path, limits, reader.request, lambda request: request.edit_id)
 
@@ -85,7 +85,7 @@ def read_request(
     limits: InputLimits = DEFAULT_LIMITS,
     fetch: Fetch | None = None,
 ) -> EditRequest:
-    """Make one checked request from encoded picture bytes, a path or a URI.
+    """Make one checked request from encoded image bytes, a path or a URI.
 
     Raises:
         InputError: What `load_requests` would reject.
@@ -100,7 +100,7 @@ def read_request(
 
 
 def validate_request(request: EditRequest, *, limits: InputLimits = DEFAULT_LIMITS) -> None:
-    """Check texts and picture of a request that was not made by this module.
+    """Check texts and image of a request that was not made by this module.
 
     Raises:
         InputError: What `load_requests` would reject.
@@ -169,7 +169,7 @@ def _stream(
 
 def _duplicate(line: JsonLine, first_line: int, edit_id: str) -> Rejected:
     error = RefusedInputError(
-        f"same picture, prompt and target as line {first_line}; it is taught once",
+        f"same image, prompt and target as line {first_line}; it is taught once",
         error_type=RejectType.DUPLICATE,
     )
     return Rejected.from_error(error, line_number=line.line_number, raw=line.raw, edit_id=edit_id)

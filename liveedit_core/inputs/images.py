@@ -1,4 +1,4 @@
-"""Safe decoding of pictures from outside: size from the header first, then every pixel."""
+"""Safe decoding of images from outside: size from the header first, then every pixel."""
 
 import io
 import os
@@ -19,23 +19,23 @@ _DEFAULT_LIMITS = InputLimits()
 def decode_image(
     image_bytes: bytes, *, max_pixels: int = _DEFAULT_LIMITS.max_image_pixels
 ) -> Image.Image:
-    """Decode a whole picture to RGB; transparent parts become white, animations their first frame.
+    """Decode a whole image to RGB; transparent parts become white, animations their first frame.
 
     Args:
-        image_bytes: The encoded picture (PNG, JPEG, WebP, GIF or BMP).
+        image_bytes: The encoded image (PNG, JPEG, WebP, GIF or BMP).
         max_pixels: Most pixels to decode; compared with the header before any pixel is decoded.
 
     Raises:
-        InputError: The bytes are no picture, are damaged or truncated, or hold too many pixels.
+        InputError: The bytes are no image, are damaged or truncated, or hold too many pixels.
     """
     if not image_bytes:
-        raise _unreadable("the picture is empty (0 bytes)")
+        raise _unreadable("the image is empty (0 bytes)")
     try:
         with Image.open(io.BytesIO(image_bytes), formats=IMAGE_FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise RefusedInputError(
-                    f"the picture has {width} x {height} pixels; at most {max_pixels:,} "
+                    f"the image has {width} x {height} pixels; at most {max_pixels:,} "
                     "are accepted: scale it down",
                     error_type=RejectType.IMAGE_TOO_LARGE,
                 )
@@ -45,17 +45,17 @@ def decode_image(
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RefusedInputError(
-            f"the picture claims far more than the {max_pixels:,} pixels that are accepted "
+            f"the image claims far more than the {max_pixels:,} pixels that are accepted "
             "(a decompression bomb?)",
             error_type=RejectType.IMAGE_TOO_LARGE,
         ) from error
     except UnidentifiedImageError as error:
         raise _unreadable(
-            f"these {len(image_bytes):,} bytes are not a picture that can be read; "
+            f"these {len(image_bytes):,} bytes are not an image that can be read; "
             "expected PNG, JPEG, WebP, GIF or BMP"
         ) from error
     except Exception as error:  # decoders raise nearly any class on hostile bytes
-        raise _unreadable(f"the picture is damaged or truncated ({error})") from error
+        raise _unreadable(f"the image is damaged or truncated ({error})") from error
 
 
 def read_image_file(path: Path, *, max_bytes: int = _DEFAULT_LIMITS.max_image_bytes) -> bytes:
@@ -70,7 +70,7 @@ def read_image_file(path: Path, *, max_bytes: int = _DEFAULT_LIMITS.max_image_by
         if not stat.S_ISREG(status.st_mode):
             what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
             raise RefusedInputError(
-                f"{path} is {what}; expected a picture file",
+                f"{path} is {what}; expected an image file",
                 error_type=RejectType.IMAGE_NOT_A_FILE,
             )
         with open(path, "rb") as file:
@@ -87,10 +87,10 @@ def read_image_file(path: Path, *, max_bytes: int = _DEFAULT_LIMITS.max_image_by
 
 
 def check_image_bytes(image_bytes: bytes, *, max_bytes: int) -> None:
-    """Refuse an encoded picture of more than `max_bytes`."""
+    """Refuse an encoded image of more than `max_bytes`."""
     if len(image_bytes) > max_bytes:
         raise RefusedInputError(
-            f"the picture file has more than {max_bytes:,} bytes: compress it or scale it down",
+            f"the image file has more than {max_bytes:,} bytes: compress it or scale it down",
             error_type=RejectType.IMAGE_TOO_LARGE,
         )
 

@@ -15,9 +15,9 @@ class InputLimits:
     max_line_bytes: int = 1_048_576
     """Longest line of a JSONL file."""
     max_image_bytes: int = 20_971_520
-    """Largest encoded picture."""
+    """Largest encoded image."""
     max_image_pixels: int = 40_000_000
-    """Most pixels (width times height) of a picture; read from its header, before decoding."""
+    """Most pixels (width times height) of an image; read from its header, before decoding."""
     max_prompt_chars: int = 2_000
     """Longest prompt in characters; refused before anything is tokenized."""
     max_target_chars: int = 500

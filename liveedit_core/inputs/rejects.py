@@ -36,7 +36,7 @@ class RejectType(StrEnum):
 
 
 class RefusedInputError(InputError):
-    """One request, case or picture is refused; the others go on."""
+    """One request, case or image is refused; the others go on."""
 
     def __init__(self, message: str, *, error_type: RejectType = RejectType.OTHER) -> None:
         super().__init__(message)

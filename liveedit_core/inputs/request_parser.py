@@ -17,29 +17,29 @@ from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 Fetch = Callable[[str], bytes]
 """Gets the bytes behind an object-store URI.
 
-A retryable error says nothing about the picture and stops the reading of the whole file, which is
-read again later; any other exception means that this picture cannot be had.
+A retryable error says nothing about the image and stops the reading of the whole file, which is
+read again later; any other exception means that this image cannot be had.
 """
 
 _REQUEST_KEYS = ("image", "prompt", "target", "submitter")
-_CASE_KEYS = ("edit", "probes", "thing")
+_CASE_KEYS = ("edit", "probes", "entity")
 _PROBE_KEYS = ("kind", "image", "prompt", "target", "hop")
-MAX_THING_CHARS = 4_096
+MAX_ENTITY_CHARS = 4_096
 MAX_HOP = 16
 _KINDS = tuple(kind.value for kind in ProbeKind if kind is not ProbeKind.RELIABILITY)
 _KINDS_WITHOUT_IMAGE = (ProbeKind.TEXT_LOCALITY, ProbeKind.PORTABILITY)
 
 
 class RequestParser:
-    """Turns the objects of one file into requests and cases; pictures are read and decoded."""
+    """Turns the objects of one file into requests and cases; images are read and decoded."""
 
     def __init__(self, *, folder: Path | str, limits: InputLimits, fetch: Fetch | None) -> None:
         """Set up for one file.
 
         Args:
-            folder: Where relative pictures start from: a folder, or an `s3://` URI as a text.
+            folder: Where relative images start from: a folder, or an `s3://` URI as a text.
             limits: How much is accepted.
-            fetch: Gets pictures by `s3://` URI; None refuses them.
+            fetch: Gets images by `s3://` URI; None refuses them.
         """
         self._folder = folder
         self._limits = limits
@@ -63,24 +63,23 @@ class RequestParser:
                 "are accepted",
                 error_type=RejectType.TOO_MANY_PROBES,
             )
-        thing = content.get("thing", "")
-        if thing != "":
-            check_text(thing, "thing", MAX_THING_CHARS)
-        # Most probes ask about the edit's own picture: each is read and decoded once a case.
-        pictures: dict[str, bytes] = {}
-        edit = self._request(content["edit"], "edit.", pictures)
+        entity = content.get("entity", "")
+        if entity != "":
+            check_text(entity, "entity", MAX_ENTITY_CHARS)
+        # Most probes ask about the edit's own image: each is read and decoded once a case.
+        images: dict[str, bytes] = {}
+        edit = self._request(content["edit"], "edit.", images)
         return Case(
             case_id=edit.edit_id,
             edit=edit,
-            thing=thing,
+            entity=entity,
             probes=tuple(
-                self._probe(probe, f"probes[{index}]", pictures)
-                for index, probe in enumerate(probes)
+                self._probe(probe, f"probes[{index}]", images) for index, probe in enumerate(probes)
             ),
         )
 
     def _request(
-        self, content: Mapping[str, Any], prefix: str, pictures: dict[str, bytes]
+        self, content: Mapping[str, Any], prefix: str, images: dict[str, bytes]
     ) -> EditRequest:
         _check_keys(
             content,
@@ -93,7 +92,7 @@ class RequestParser:
         submitter = content.get("submitter", "")
         if submitter != "":
             check_text(submitter, f"{prefix}submitter", 200)
-        image_bytes = self._picture(content["image"], f"{prefix}image", pictures)
+        image_bytes = self._image(content["image"], f"{prefix}image", images)
         return EditRequest(
             image_bytes=image_bytes,
             prompt=prompt,
@@ -102,7 +101,7 @@ class RequestParser:
             submitter=submitter,
         )
 
-    def _probe(self, content: object, where: str, pictures: dict[str, bytes]) -> Probe:
+    def _probe(self, content: object, where: str, images: dict[str, bytes]) -> Probe:
         if not isinstance(content, dict):
             raise _wrong_type(where, "an object", content)
         _check_keys(content, allowed=_PROBE_KEYS, required=("kind", "prompt"), where=where)
@@ -117,22 +116,22 @@ class RequestParser:
         image = content.get("image")
         if image is None and kind not in _KINDS_WITHOUT_IMAGE:
             raise RefusedInputError(
-                f"{where}.image is missing: a {kind.value} probe asks about a picture",
+                f"{where}.image is missing: a {kind.value} probe asks about an image",
                 error_type=RejectType.MISSING_KEY,
             )
         if image is not None and kind is ProbeKind.TEXT_LOCALITY:
             raise RefusedInputError(
-                f"{where}.image must be left out: text_locality asks without a picture "
+                f"{where}.image must be left out: text_locality asks without an image "
                 "(modal_locality asks with one)",
                 error_type=RejectType.WRONG_TYPE,
             )
-        image_bytes = None if image is None else self._picture(image, f"{where}.image", pictures)
+        image_bytes = None if image is None else self._image(image, f"{where}.image", images)
         hop = _hop(content.get("hop", 0), kind, where)
         return Probe(kind=kind, prompt=prompt, target=target, image_bytes=image_bytes, hop=hop)
 
-    def _picture(self, location: object, name: str, pictures: dict[str, bytes]) -> bytes:
+    def _image(self, location: object, name: str, images: dict[str, bytes]) -> bytes:
         text = self._absolute(check_text(location, name, 4_096))
-        if text not in pictures:
+        if text not in images:
             try:
                 image_bytes = self._read(text)
                 check_image_bytes(image_bytes, max_bytes=self._limits.max_image_bytes)
@@ -140,8 +139,8 @@ class RequestParser:
             except RefusedInputError as error:
                 message = f"{name} {text!r}: {error.message}"
                 raise RefusedInputError(message, error_type=error.error_type) from error
-            pictures[text] = image_bytes
-        return pictures[text]
+            images[text] = image_bytes
+        return images[text]
 
     def _read(self, location: str) -> bytes:
         if "://" not in location or location.startswith("file://"):
@@ -168,7 +167,7 @@ class RequestParser:
             ) from error
 
     def _absolute(self, location: str) -> str:
-        """A picture beside a file in an object store has a URI; other paths stay as they are."""
+        """An image beside a file in an object store has a URI; other paths stay as they are."""
         is_remote = isinstance(self._folder, str) and "://" not in location
         return f"{self._folder}/{location}" if is_remote else location
 

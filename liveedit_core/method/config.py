@@ -20,7 +20,7 @@ class GeneratorConfig:
     hidden_size: int
     """D: width of the language model."""
     num_image_tokens: int
-    """I: image rows of one picture."""
+    """I: image rows of one image."""
     edit_layer: int
     """l_e, 0-based: the output of this decoder layer is edited."""
     module_dim: int = 1024
@@ -43,7 +43,7 @@ class GeneratorConfig:
     visual_rank: int = 0
     """Width of the linear map of a pyramid; 0 without one."""
     num_sentinels: int = 1
-    """C: 1 in the paper, whose sentinel is a picture; a pyramid is compared with a crowd."""
+    """C: 1 in the paper, whose sentinel is an image; a pyramid is compared with a crowd."""
     nearest_sentinels: int = 1
     """How many of the crowd, the nearest, make the threshold."""
     visual_query: VisualQuery = "prompt"
@@ -56,7 +56,7 @@ class GeneratorConfig:
     `min_gate` are the only bounds (the paper's ablation)."""
     max_kept: int = 0
     """Keep at most this many experts, the best by visual similarity; 0 means no bound. Experts that
-    tie with the last one (edits of one picture) stay too, so that order carries no meaning."""
+    tie with the last one (edits of one image) stay too, so that order carries no meaning."""
     visual_gate: float = 0.0
     """With more than 0, weights are also multiplied by sigmoid(visual_gate * (visual margin -
     midpoint)): the hard filter may then let doubtful experts pass, for they answer with little
@@ -64,11 +64,11 @@ class GeneratorConfig:
     visual_midpoint: float = 0.0
     """Visual margin at which `visual_gate` halves the weight."""
     rival_midpoint: float = 0.0
-    """The same for the experts of other pictures, where the very picture asked about was edited
+    """The same for the experts of other images, where the very image asked about was edited
     itself: then there is less reason to believe them."""
     twin_share: float = 1.0
-    """The very picture asked about: an expert whose visual margin reaches this share of what the
-    same picture would have."""
+    """The very image asked about: an expert whose visual margin reaches this share of what the
+    same image would have."""
     min_gate: float = 0.0
     """Experts with sigmoid(prompt similarity) under this are not kept; 0 in the paper."""
     num_target_positions: int = 0
@@ -149,9 +149,9 @@ class VisualKeyRecipe:
     num_components: int = 1024
     """Principal components of the pyramids that are looked at."""
     ridge: float = 0.3
-    """Added to the covariance within things, as a share of its mean variance."""
+    """Added to the covariance within entities, as a share of its mean variance."""
     stranger_fraction: float = 0.18
-    """Share of pictures of untaught things that may pass the threshold of some expert."""
+    """Share of images of untaught entities that may pass the threshold of some expert."""
     answer_fraction: float = 0.13
     """Share of them that may pass `GeneratorConfig.visual_midpoint` as well."""
     rival_fraction: float = 0.08

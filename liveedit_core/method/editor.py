@@ -123,7 +123,7 @@ class Editor:
 
     @torch.no_grad()
     def route(self, states: Sequence[LayerStates]) -> RoutingBatch:
-        """Routing of inputs that all have a picture (Eq. 5, 7)."""
+        """Routing of inputs that all have an image (Eq. 5, 7)."""
         return route(
             self.generator.input_features(states),
             self.repository.visual_features_NK,
@@ -171,7 +171,7 @@ class Editor:
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int = 12) -> list[Answer]:
         """Greedy answers; routing happens once, at prefill.
 
-        Inputs without a picture, and inputs for which nothing is kept, get exactly the backbone's
+        Inputs without an image, and inputs for which nothing is kept, get exactly the backbone's
         answer.
         """
         routings: dict[int, Routing] = {}

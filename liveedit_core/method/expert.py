@@ -32,7 +32,7 @@ class Expert:
             if not torch.isfinite(getattr(self, name)).all():
                 raise NumericsError(
                     f"edit {self.edit_id}: {name} holds NaN or infinity; the expert is not stored. "
-                    "Look at the picture and target of this edit, and at the generator checkpoint."
+                    "Look at the image and target of this edit, and at the generator checkpoint."
                 )
 
 

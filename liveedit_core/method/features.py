@@ -25,11 +25,11 @@ class Features(NamedTuple):
     sentinel_BQM: Tensor | None
     """Threshold features; None on the edit side."""
     twin_BQM: Tensor | None = None
-    """What the edit side would store for the very same pictures, where the visual key knows it."""
+    """What the edit side would store for the very same images, where the visual key knows it."""
 
 
 class PromptExtractor(nn.Module):
-    """Prompt features of one side, where pictures have a `VisualKey` (Eq. 4)."""
+    """Prompt features of one side, where images have a `VisualKey` (Eq. 4)."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class FeatureExtractor(nn.Module):
             self.sentinel = nn.Parameter(torch.randn(1, config.num_image_tokens, rows))
 
     def forward(self, prompt: Rows, visual: Rows) -> Features:
-        """Extract features of a batch whose inputs all have a picture.
+        """Extract features of a batch whose inputs all have an image.
 
         Args:
             prompt: h_p, [B, P, D].

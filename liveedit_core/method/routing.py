@@ -100,7 +100,7 @@ def route(
 
 
 def hard_filter(margin_BN: Tensor, prompt_BN: Tensor, config: GeneratorConfig) -> Tensor:
-    """Experts whose picture beats the sentinel (Eq. 5), within the configured bounds."""
+    """Experts whose image beats the sentinel (Eq. 5), within the configured bounds."""
     kept_BN = margin_BN > 0 if config.has_hard_filter else torch.ones_like(margin_BN).bool()
     if config.min_gate > 0:
         kept_BN = kept_BN & (prompt_BN.sigmoid() >= config.min_gate)
@@ -112,7 +112,7 @@ def hard_filter(margin_BN: Tensor, prompt_BN: Tensor, config: GeneratorConfig) -
 
 
 def visual_gates(features: Features, margin_BN: Tensor, config: GeneratorConfig) -> Tensor:
-    """How much the pictures alone speak for each expert, [B, N] in 0..1 (`config.visual_gate`)."""
+    """How much the images alone speak for each expert, [B, N] in 0..1 (`config.visual_gate`)."""
     midpoint_BN = torch.full_like(margin_BN, config.visual_midpoint)
     if features.twin_BQM is not None and features.sentinel_BQM is not None:
         own_B = paired_similarity(features.visual_BQM, features.twin_BQM - features.sentinel_BQM)

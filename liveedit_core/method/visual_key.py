@@ -1,13 +1,13 @@
-"""The visual key on an image pyramid: which expert knows the thing in this picture.
+"""The visual key on an image pyramid: which expert knows the entity in this image.
 
-Many questions share their wording ("What is shown here?"), so the picture alone tells the experts
-apart, and it must do so for things never seen in training, in another hand's drawing. Two choices
+Many questions share their wording ("What is shown here?"), so the image alone tells the experts
+apart, and it must do so for entities never seen in training, in another hand's drawing. Two choices
 differ from Eq. 3 and 4, and are optional (`visual_source = "tower_pyramid"`):
 
-- The picture is one row, a pyramid of several image-tower levels, each pooled to a coarse grid
+- The image is one row, a pyramid of several image-tower levels, each pooled to a coarse grid
   (`backbones/pyramid.py`); a linear map of it, from discriminant analysis, is the feature. Middle
   levels and places carry what the last level has already forgotten.
-- The sentinel is not one picture but a crowd of C of them. How near a picture is to its nearest
+- The sentinel is not one image but a crowd of C of them. How near an image is to its nearest
   sentinels says how common it looks, and both sides are corrected by it (cross-domain similarity
   local scaling: Conneau et al., ICLR 2018):
 
@@ -16,8 +16,8 @@ differ from Eq. 3 and 4, and are optional (`visual_source = "tower_pyramid"`):
 
 The correction rides in two extra numbers of each feature, so that routing and the expert bank see
 plain features: q' = [q, 1, r(q)], e' = [e, -r(e) / 2, 0], threshold' = [0, offset, 1 / 2]. The
-input side also knows its twin, the feature that an edit of the very same picture has: routing
-compares with it to tell a picture that was edited itself from one that looks alike.
+input side also knows its twin, the feature that an edit of the very same image has: routing
+compares with it to tell an image that was edited itself from one that looks alike.
 """
 
 import math
@@ -34,13 +34,13 @@ CORRECTION_SIZE = 2
 
 
 class VisualFeatures(NamedTuple):
-    """Features of B pictures, each [B, Q, M]; the last two on the input side only."""
+    """Features of B images, each [B, Q, M]; the last two on the input side only."""
 
     visual_BQM: Tensor
     sentinel_BQM: Tensor | None = None
     """Threshold."""
     twin_BQM: Tensor | None = None
-    """What the edit side makes of the same pictures."""
+    """What the edit side makes of the same images."""
 
 
 class VisualKey(nn.Module):
@@ -69,7 +69,7 @@ class VisualKey(nn.Module):
         self.register_buffer("offset", torch.tensor(0.0))
 
     def forward(self, pyramid_BE: Tensor, *, is_edit: bool) -> VisualFeatures:
-        """Features of some pictures.
+        """Features of some images.
 
         Args:
             pyramid_BE: their pyramids.

@@ -1,1 +1,1 @@
-"""The published benchmarks E-VQA, E-IC and VLKEB, from their JSON files and pictures."""
+"""The published benchmarks E-VQA, E-IC and VLKEB, from their JSON files and images."""

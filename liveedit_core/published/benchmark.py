@@ -1,6 +1,6 @@
 """A published benchmark from its files to cases.
 
-JSON files --read_files--> records --pictures looked at--> usable | refused --> cases, one by one
+JSON files --read_files--> records --images looked at--> usable | refused --> cases, one by one
 
 Everything is checked before the first case is made, and all that is wrong is in one message.
 """
@@ -14,14 +14,14 @@ from typing import Literal
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, Rejected, RejectType
+from liveedit_core.published.images import ImageCheck, ImageFolder
 from liveedit_core.published.layout import Layout, layout_of
-from liveedit_core.published.pictures import PictureCheck, PictureFolder
-from liveedit_core.published.questions import edit_prompt, questions_of, thing_of
+from liveedit_core.published.questions import edit_prompt, entity_of, questions_of
 from liveedit_core.published.reading import read_files
 from liveedit_core.published.records import PublishedRecord
 from liveedit_core.schema import Case, EditRequest, Probe
 
-MissingPictures = Literal["fatal", "skipped"]
+MissingImages = Literal["fatal", "skipped"]
 MAX_SHOWN = 20
 """So many problems of a kind are listed; the others are counted."""
 _DEFAULT_LIMITS = InputLimits()
@@ -29,7 +29,7 @@ _DEFAULT_LIMITS = InputLimits()
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedBenchmark:
-    """Checked records whose cases are made one by one, so that pictures need not all be held."""
+    """Checked records whose cases are made one by one, so that images need not all be held."""
 
     layout: Layout
     files: tuple[Path, ...]
@@ -39,9 +39,9 @@ class PublishedBenchmark:
     """Records that were left out, each with its reason."""
     digest: str
     """sha256 over what the files hold."""
-    num_bad_pictures: int
-    """Pictures that `refused` records name and that are missing or cannot be read."""
-    folder: PictureFolder = field(repr=False)
+    num_bad_images: int
+    """Images that `refused` records name and that are missing or cannot be read."""
+    folder: ImageFolder = field(repr=False)
 
     @property
     def title(self) -> str:
@@ -53,27 +53,27 @@ class PublishedBenchmark:
         return len(self.records)
 
     def __iter__(self) -> Iterator[Case]:
-        """The cases in order; a picture that several of them show is in memory once.
+        """The cases in order; an image that several of them show is in memory once.
 
         Raises:
-            InputError: A picture was removed since it was looked at.
+            InputError: An image was removed since it was looked at.
         """
-        uses = Counter(path for record in self.records for path in record.pictures)
+        uses = Counter(path for record in self.records for path in record.images)
         held: dict[str, bytes] = {}
         for record in self.records:
-            for path in record.pictures:
+            for path in record.images:
                 if path not in held:
                     held[path] = self.folder.read(path)
             yield self._case(record, held)
-            for path in record.pictures:
+            for path in record.images:
                 uses[path] -= 1
                 if not uses[path]:
                     held.pop(path, None)
 
-    def _case(self, record: PublishedRecord, pictures: dict[str, bytes]) -> Case:
+    def _case(self, record: PublishedRecord, images: dict[str, bytes]) -> Case:
         own, *others = questions_of(record, self.layout)
         edit = EditRequest(
-            image_bytes=pictures[record.image],
+            image_bytes=images[record.image],
             prompt=own.prompt,
             target=own.target,
             image_uri=self.folder.uri(record.image),
@@ -83,13 +83,13 @@ class PublishedBenchmark:
                 kind=item.kind,
                 prompt=item.prompt,
                 target=item.target,
-                image_bytes=None if item.picture is None else pictures[item.picture],
+                image_bytes=None if item.image is None else images[item.image],
                 hop=item.hop,
             )
             for item in others
         )
         return Case(
-            case_id=edit.edit_id, edit=edit, probes=probes, thing=thing_of(record, self.layout)
+            case_id=edit.edit_id, edit=edit, probes=probes, entity=entity_of(record, self.layout)
         )
 
     def notes(self) -> list[str]:
@@ -105,8 +105,8 @@ class PublishedBenchmark:
             found.append(f"records left out because they repeat an earlier edit: {repeated:,}")
         if unseen:
             found.append(
-                f"records left out because pictures are missing or cannot be read: {unseen:,} "
-                f"(pictures: {self.num_bad_pictures:,})"
+                f"records left out because images are missing or cannot be read: {unseen:,} "
+                f"(images: {self.num_bad_images:,})"
             )
         return found
 
@@ -117,17 +117,17 @@ def open_benchmark(
     images: Path,
     *,
     limits: InputLimits = _DEFAULT_LIMITS,
-    missing_pictures: MissingPictures = "fatal",
+    missing_images: MissingImages = "fatal",
 ) -> PublishedBenchmark:
-    """Read and check the whole of a benchmark; no picture is kept in memory.
+    """Read and check the whole of a benchmark; no image is kept in memory.
 
     Args:
         name: "evqa", "eic" or "vlkeb".
         files: Its JSON files, the one with the edits first; later ones may add portability
             questions to edits of the first.
-        images: The folder that picture paths start from.
+        images: The folder that image paths start from.
         limits: How much is accepted.
-        missing_pictures: Whether pictures that are missing or cannot be read stop everything, or
+        missing_images: Whether images that are missing or cannot be read stop everything, or
             cost the records that name them.
 
     Raises:
@@ -135,13 +135,13 @@ def open_benchmark(
         InputError: Something is wrong; the message lists all of it.
     """
     layout = layout_of(name)
-    folder = PictureFolder(images, limits)
+    folder = ImageFolder(images, limits)
     problems: list[str] = []
     records, digest = read_files(files, layout, limits, problems)
     merged = _merged(records)
-    seen = folder.check(path for record in merged if record.alt for path in record.pictures)
+    seen = folder.check(path for record in merged if record.alt for path in record.images)
     usable, refused = _sorted_out(merged, seen, layout)
-    unseen = _pictures_named(merged, seen) if missing_pictures == "fatal" else []
+    unseen = _images_named(merged, seen) if missing_images == "fatal" else []
     if not (problems or unseen or usable):
         problems.append("no record is left to teach")
     if problems or unseen:
@@ -153,7 +153,7 @@ def open_benchmark(
         records=usable,
         refused=refused,
         digest=digest,
-        num_bad_pictures=len(seen.faults),
+        num_bad_images=len(seen.faults),
         folder=folder,
     )
 
@@ -174,7 +174,7 @@ def _merged(records: Sequence[PublishedRecord]) -> list[PublishedRecord]:
 
 
 def _sorted_out(
-    records: Sequence[PublishedRecord], seen: PictureCheck, layout: Layout
+    records: Sequence[PublishedRecord], seen: ImageCheck, layout: Layout
 ) -> tuple[tuple[PublishedRecord, ...], tuple[Rejected, ...]]:
     """Records that become cases, and those that cannot, with the reason."""
     usable: list[PublishedRecord] = []
@@ -187,7 +187,7 @@ def _sorted_out(
             first = first_of.setdefault(edit, record)
             if first is not record:
                 raise RefusedInputError(
-                    f"same picture, prompt and target as {first.place}; it is taught once",
+                    f"same image, prompt and target as {first.place}; it is taught once",
                     error_type=RejectType.DUPLICATE,
                 )
             usable.append(record)
@@ -199,21 +199,21 @@ def _sorted_out(
     return tuple(usable), tuple(refused)
 
 
-def _check_teachable(record: PublishedRecord, seen: PictureCheck) -> None:
+def _check_teachable(record: PublishedRecord, seen: ImageCheck) -> None:
     if not record.alt:
         raise RefusedInputError(
             "alt is empty: there is nothing to teach", error_type=RejectType.EMPTY_TEXT
         )
-    for path in record.pictures:
+    for path in record.images:
         if path in seen.faults:
             raise seen.faults[path]
 
 
-def _pictures_named(records: Sequence[PublishedRecord], seen: PictureCheck) -> list[str]:
-    """Each picture that cannot be used, with the first record that names it."""
+def _images_named(records: Sequence[PublishedRecord], seen: ImageCheck) -> list[str]:
+    """Each image that cannot be used, with the first record that names it."""
     named: dict[str, str] = {}
     for record in records:
-        for path in record.pictures:
+        for path in record.images:
             if path in seen.faults and path not in named:
                 named[path] = f"{record.place}: {seen.faults[path].message}"
     return list(named.values())
@@ -225,8 +225,8 @@ def _listed(problems: Sequence[str], unseen: Sequence[str]) -> list[str]:
     for title, items in (
         (f"problems: {len(problems):,}", problems),
         (
-            f"pictures that are missing or cannot be read: {len(unseen):,} "
-            '(missing_pictures = "skipped" leaves out the records that need them)',
+            f"images that are missing or cannot be read: {len(unseen):,} "
+            '(missing_images = "skipped" leaves out the records that need them)',
             unseen,
         ),
     ):

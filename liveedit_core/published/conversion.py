@@ -7,16 +7,16 @@ from typing import Any
 
 from liveedit_core.errors import InputError
 from liveedit_core.published.benchmark import PublishedBenchmark
-from liveedit_core.published.questions import Question, questions_of, thing_of
+from liveedit_core.published.questions import Question, entity_of, questions_of
 from liveedit_core.published.records import PublishedRecord
 from liveedit_core.schema import ProbeKind
 
 
 def write_cases(benchmark: PublishedBenchmark, output: Path) -> int:
-    """Write one line a case; pictures stay where they are and are named relative to the file.
+    """Write one line a case; images stay where they are and are named relative to the file.
 
     Args:
-        benchmark: Checked; its pictures are not read again.
+        benchmark: Checked; its images are not read again.
         output: The file; a former one is replaced once the new one is whole.
 
     Returns:
@@ -45,7 +45,7 @@ def _case(record: PublishedRecord, benchmark: PublishedBenchmark, images: str) -
     return {
         "edit": _line(own, images),
         "probes": [_line(item, images) for item in others],
-        "thing": thing_of(record, benchmark.layout),
+        "entity": entity_of(record, benchmark.layout),
     }
 
 
@@ -53,8 +53,8 @@ def _line(question: Question, images: str) -> dict[str, Any]:
     line: dict[str, Any] = {"prompt": question.prompt, "target": question.target}
     if question.kind is not ProbeKind.RELIABILITY:
         line = {"kind": question.kind.value, **line}
-    if question.picture is not None:
-        line["image"] = os.path.normpath(f"{images}/{question.picture}")
+    if question.image is not None:
+        line["image"] = os.path.normpath(f"{images}/{question.image}")
     if question.hop:
         line["hop"] = question.hop
     return line

@@ -14,7 +14,7 @@ from liveedit_core.errors import ConfigError, InputError
 Split = Literal["train", "evaluation"]
 
 ANSWER_CUE = " The answer is:"
-"""Ends E-VQA's own prompts, and the question about an unrelated picture in all three."""
+"""Ends E-VQA's own prompts, and the question about an unrelated image in all three."""
 TEXT_LOCALITY_ENDING = "?"
 
 
@@ -25,16 +25,16 @@ class Layout:
     name: str
     title: str
     prompt_ending: str
-    """Of the edit's prompt, its rephrasing, and the prompt of the other picture."""
+    """Of the edit's prompt, its rephrasing, and the prompt of the other image."""
     files: Mapping[Split, str]
     portability_files: tuple[str, ...] = ()
     """Add questions to the evaluation; the first one that exists is read."""
     file_folders: tuple[str, ...]
     """Folders of `data` that the files may lie in, "" for `data` itself; the first one is taken."""
     image_folders: tuple[str, ...]
-    """Folders of `data` that pictures may lie in; without any of them, `data` itself."""
+    """Folders of `data` that images may lie in; without any of them, `data` itself."""
     has_entity_folders: bool = False
-    """Whether the folder of a picture names what it shows; otherwise the picture is its own."""
+    """Whether the folder of an image names what it shows; otherwise the image is its own."""
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -103,6 +103,6 @@ def find_files(layout: Layout, data: Path, split: Split) -> tuple[Path, ...]:
 
 
 def find_images(layout: Layout, data: Path) -> Path:
-    """Where picture paths start from, when nobody says it."""
+    """Where image paths start from, when nobody says it."""
     folders = [data / name for name in layout.image_folders if (data / name).is_dir()]
     return folders[0] if folders else data

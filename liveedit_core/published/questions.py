@@ -1,4 +1,4 @@
-"""A record as an edit and its probes, with pictures by path (METHOD.md 7).
+"""A record as an edit and its probes, with images by path (METHOD.md 7).
 
 Targets stay as published: a backbone puts the one leading space before them (`with_space`).
 """
@@ -17,7 +17,7 @@ class Question:
     kind: ProbeKind
     prompt: str
     target: str
-    picture: str | None
+    image: str | None
     """Path below the image root."""
     hop: int = 0
 
@@ -38,13 +38,13 @@ def questions_of(record: PublishedRecord, layout: Layout) -> tuple[Question, ...
         (kind.TEXT_LOCALITY, record.loc + TEXT_LOCALITY_ENDING, record.loc_ans, None),
         (kind.MODAL_LOCALITY, record.m_loc_q + ANSWER_CUE, record.m_loc_a, record.m_loc),
     ]
-    plain = [Question(kind=k, prompt=p, target=t, picture=at) for k, p, t, at in asked]
+    plain = [Question(kind=k, prompt=p, target=t, image=at) for k, p, t, at in asked]
     hops = [
         Question(
             kind=kind.PORTABILITY,
             prompt=item.question,
             target=item.answer,
-            picture=record.image,
+            image=record.image,
             hop=item.hop,
         )
         for item in record.hops
@@ -52,7 +52,7 @@ def questions_of(record: PublishedRecord, layout: Layout) -> tuple[Question, ...
     return (*plain, *hops)
 
 
-def thing_of(record: PublishedRecord, layout: Layout) -> str:
-    """What the edit's picture shows: VLKEB's entity folder, otherwise the picture itself."""
+def entity_of(record: PublishedRecord, layout: Layout) -> str:
+    """What the edit's image shows: VLKEB's entity folder, otherwise the image itself."""
     folder, _, _ = record.image.rpartition("/")
     return folder if layout.has_entity_folders and folder else record.image

@@ -1,10 +1,10 @@
 """One published record: eleven texts and, in VLKEB's portability files, further questions.
 
-    src, alt, image            the edit: prompt, target, picture
+    src, alt, image            the edit: prompt, target, image
     rephrase                   its prompt in other words
-    image_rephrase             another picture of the same thing
-    loc, loc_ans               a question without picture that has nothing to do with it
-    m_loc, m_loc_q, m_loc_a    a picture, question and answer that have nothing to do with it
+    image_rephrase             another image of the same entity
+    loc, loc_ans               a question without image that has nothing to do with it
+    m_loc, m_loc_q, m_loc_a    an image, question and answer that have nothing to do with it
     port_new                   {"port_type": "2-hop", "Q&A": {"Question": ..., "Answer": ...}}, or
                                {"port_q": ..., "port_a": ...} for one hop
 
@@ -24,14 +24,14 @@ from liveedit_core.inputs.request_parser import check_text
 from liveedit_core.published.layout import ANSWER_CUE, TEXT_LOCALITY_ENDING, Layout
 
 TEXT_KEYS = ("src", "rephrase", "alt", "loc", "loc_ans", "m_loc_q", "m_loc_a")
-PICTURE_KEYS = ("image", "image_rephrase", "m_loc")
+IMAGE_KEYS = ("image", "image_rephrase", "m_loc")
 MAX_PATH_CHARS = 4_096
 _HOPS = re.compile(r"([1-4])-hop")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HopQuestion:
-    """A question about the edit's picture whose answer follows from the taught fact."""
+    """A question about the edit's image whose answer follows from the taught fact."""
 
     hop: int
     question: str
@@ -67,8 +67,8 @@ class PublishedRecord:
         return f"{self.file}, record {self.index}"
 
     @property
-    def pictures(self) -> tuple[str, ...]:
-        """Paths of all its pictures."""
+    def images(self) -> tuple[str, ...]:
+        """Paths of all its images."""
         return self.image, self.image_rephrase, self.m_loc
 
 
@@ -111,7 +111,7 @@ class RecordParser:
             return None, [f"must be an object, got {json_type_name(content)}"]
         problems: list[str] = []
         values: dict[str, Any] = {}
-        for key in (*TEXT_KEYS, *PICTURE_KEYS):
+        for key in (*TEXT_KEYS, *IMAGE_KEYS):
             if key not in content:
                 problems.append(f"key {key!r} is missing")
                 continue
@@ -125,8 +125,8 @@ class RecordParser:
         return PublishedRecord(file=file, index=index, number=number, hops=hops, **values), []
 
     def _value(self, key: str, value: object) -> str:
-        if key in PICTURE_KEYS:
-            return picture_path(value, key)
+        if key in IMAGE_KEYS:
+            return image_path(value, key)
         if key == "alt" and value == "":
             return ""  # published loaders leave such a record out; so does ours, on record
         return check_text(value, key, self._most[key])
@@ -173,8 +173,8 @@ class RecordParser:
         )
 
 
-def picture_path(value: object, key: str) -> str:
-    """A picture's path below the image root, in its shortest form.
+def image_path(value: object, key: str) -> str:
+    """An image's path below the image root, in its shortest form.
 
     Raises:
         InputError: Not a text, empty, or the path leads out of the image root.

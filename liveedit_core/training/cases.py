@@ -1,4 +1,4 @@
-"""Cases of any origin as training needs them: named by their thing, with every kind of probe."""
+"""Cases of any origin as training needs them: named by their entity, with every kind of probe."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ _SHOWN = 5
 def trainable_cases(cases: Sequence[Case]) -> list[Case]:
     """Cases with all that training asks of them.
 
-    A case without a thing is named after its picture, so that edits of one picture stay together.
+    A case without an entity is named after its image, so that edits of one image stay together.
     Where the swapped questions are missing they are made from its own probe of modal locality: its
-    question about the edit's picture, and the edit's question about its picture.
+    question about the edit's image, and the edit's question about its image.
 
     Args:
         cases: of a training split.
@@ -34,7 +34,7 @@ def trainable_cases(cases: Sequence[Case]) -> list[Case]:
         shown = "; ".join(f"{name} has no {', '.join(gone)}" for name, gone in first)
         raise ConfigError(
             f"{len(lacking)} of {len(cases)} cases cannot be trained on: {shown}. Each needs a "
-            f"probe with a picture of every kind of {', '.join(NEEDED)}"
+            f"probe with an image of every kind of {', '.join(NEEDED)}"
         )
     return [_completed(case) for case in cases]
 
@@ -65,5 +65,5 @@ def _completed(case: Case) -> Case:
         ),
     )
     made = [probe for probe in swaps if probe.kind not in first]
-    thing = case.thing or hashlib.sha256(edit.image_bytes).hexdigest()[:16]
-    return replace(case, probes=(*case.probes, *made), thing=thing)
+    entity = case.entity or hashlib.sha256(edit.image_bytes).hexdigest()[:16]
+    return replace(case, probes=(*case.probes, *made), entity=entity)

@@ -20,7 +20,7 @@ from liveedit_core.training.training_inputs import TrainingInputs, write_trainin
 class EncodedCase:
     """Positions in the inputs of one training case."""
 
-    thing: str
+    entity: str
     edit: int
     generality: tuple[int, ...]
     """text_generality, modal_generality."""
@@ -57,7 +57,7 @@ class TrainingData:
         self.pairs = list(pairs)
         self.siblings: dict[str, list[int]] = {}
         for i, case in enumerate(self.cases):
-            self.siblings.setdefault(case.thing, []).append(i)
+            self.siblings.setdefault(case.entity, []).append(i)
 
     def states(self, index: Sequence[int]) -> list[LayerStates]:
         """States of the inputs at some positions."""
@@ -79,7 +79,7 @@ class TrainingData:
         index = json.loads((folder / "cases.json").read_text())
         cases = [
             EncodedCase(
-                thing=case["thing"],
+                entity=case["entity"],
                 edit=case["edit"],
                 generality=tuple(case["generality"]),
                 prompt_swap=case["prompt_swap"],
@@ -126,7 +126,7 @@ def draw_training_data(
         inputs += [probe_input(_with_some_target(probes[kind])) for kind in kinds]
         encoded.append(
             EncodedCase(
-                thing=case.thing,
+                entity=case.entity,
                 edit=first,
                 generality=(first + 1, first + 2),
                 prompt_swap=first + 3,
@@ -147,7 +147,7 @@ def draw_pairs(
     rng: random.Random,
 ) -> Iterator[tuple[BackboneInput, BackboneInput]]:
     """Edits of random cases with random targets, and a question for each: the edit itself, its
-    rephrasing, or its other picture."""
+    rephrasing, or its other image."""
     for _ in range(count):
         case = rng.choice(cases)
         target = random_target(rng)

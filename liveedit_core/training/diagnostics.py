@@ -1,4 +1,4 @@
-"""What routing does on held-out things while a generator is trained, and what to warn about.
+"""What routing does on held-out entities while a generator is trained, and what to warn about.
 
 Three faults make a generator useless long before its losses say so: no expert passes the hard
 filter, nearly all of them pass, or some expert is so large that it drowns the others.
@@ -18,18 +18,18 @@ from liveedit_core.training.diagnostics_recipe import DiagnosticsRecipe
 TAUGHT = (ProbeKind.RELIABILITY, ProbeKind.TEXT_GENERALITY, ProbeKind.MODAL_GENERALITY)
 """Kinds that the own expert must answer."""
 STRANGERS = (ProbeKind.MODAL_LOCALITY, ProbeKind.IMAGE_SWAP_LOCALITY)
-"""Kinds that show another picture: the sentinel must beat every expert."""
+"""Kinds that show another image: the sentinel must beat every expert."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoutedProbe:
-    """Routing of one probe with a picture over the whole bank."""
+    """Routing of one probe with an image over the whole bank."""
 
     kind: ProbeKind
     own: int
     """Position of the expert of the probe's edit."""
     relatives: tuple[int, ...]
-    """Positions of all experts of the probe's thing, own included."""
+    """Positions of all experts of the probe's entity, own included."""
     kept_N: Tensor
     """bool: experts that answer."""
     margin_N: Tensor
@@ -50,15 +50,15 @@ class RoutingSamples:
     own_margins: tuple[float, ...]
     """Margin of the own expert on probes that it must answer; above 0 it passes the filter."""
     stranger_margins: tuple[float, ...]
-    """The largest margin among experts of other things, on every probe with a picture."""
+    """The largest margin among experts of other entities, on every probe with an image."""
     num_kept: tuple[int, ...]
     """Experts that answer a probe that one must answer."""
     num_kept_strangers: tuple[int, ...]
-    """Experts that answer a probe with another picture."""
+    """Experts that answer a probe with another image."""
     own_gates: tuple[float, ...]
     """Gate of the own expert on probes that it must answer."""
     other_question_gates: tuple[float, ...]
-    """Gate of the own expert on another question about its picture."""
+    """Gate of the own expert on another question about its image."""
 
 
 def routed_probes(
@@ -113,13 +113,13 @@ def routing_figures(probes: Sequence[RoutedProbe]) -> dict[str, float]:
     """Routing accuracies and shares, for the curve; a figure without samples is left out.
 
     own_kept                  own expert kept, on probes that it must answer
-    own_kept_other_drawing    the same, on other drawings of the thing only
+    own_kept_other_drawing    the same, on other drawings of the entity only
     empty_candidates          nothing kept, on probes that an expert must answer
-    no_picture_match          the part of these where no expert passes the hard filter; where one
+    no_image_match          the part of these where no expert passes the hard filter; where one
                               does, the prompt gates are shut
-    sentinel_beaten           some expert beats the sentinel, on probes with another picture
-    other_question_answered   own expert kept, on another question about its picture
-    kept_fraction             share of the bank that is kept, on all probes with a picture
+    sentinel_beaten           some expert beats the sentinel, on probes with another image
+    other_question_answered   own expert kept, on another question about its image
+    kept_fraction             share of the bank that is kept, on all probes with an image
     """
     taught = [p for p in probes if p.kind in TAUGHT]
     samples: dict[str, list[float]] = {
@@ -128,7 +128,7 @@ def routing_figures(probes: Sequence[RoutedProbe]) -> dict[str, float]:
             p.own_kept for p in taught if p.kind is ProbeKind.MODAL_GENERALITY
         ],
         "empty_candidates": [not p.kept_N.any() for p in taught],
-        "no_picture_match": [not (p.kept_N.any() or (p.margin_N > 0).any()) for p in taught],
+        "no_image_match": [not (p.kept_N.any() or (p.margin_N > 0).any()) for p in taught],
         "sentinel_beaten": [bool((p.margin_N > 0).any()) for p in probes if p.kind in STRANGERS],
         "other_question_answered": [
             p.own_kept for p in probes if p.kind is ProbeKind.PROMPT_SWAP_LOCALITY
@@ -158,15 +158,15 @@ def routing_warnings(
     """
     warnings = []
     if (empty := figures.get("empty_candidates", 0.0)) > limits.max_empty_fraction:
-        if figures.get("no_picture_match", empty) >= empty / 2:
+        if figures.get("no_image_match", empty) >= empty / 2:
             cause = (
-                "Mostly no picture passes the hard filter: its threshold is too high, or the "
-                "visual features do not recognise things. Raise visual_key.stranger_fraction, or "
+                "Mostly no image passes the hard filter: its threshold is too high, or the "
+                "visual features do not recognise entities. Raise visual_key.stranger_fraction, or "
                 "try another edit layer (--find-layer)."
             )
         else:
             cause = (
-                "Mostly pictures pass, but the prompt gates are shut: train the phase prompt "
+                "Mostly images pass, but the prompt gates are shut: train the phase prompt "
                 "longer, or lower model.min_gate."
             )
         warnings.append(f"No expert answers {empty:.0%} of the questions that one must. {cause}")
@@ -181,7 +181,7 @@ def routing_warnings(
     if largest > limits.max_norm_ratio * median:
         warnings.append(
             f"The largest expert has norm {largest:.3g}, the median one {median:.3g}: it drowns "
-            "what it is mixed with. Lower the learning rate, or look at its picture and target."
+            "what it is mixed with. Lower the learning rate, or look at its image and target."
         )
     if first_norm and median > limits.max_norm_growth * first_norm:
         warnings.append(

@@ -12,7 +12,7 @@ class DiagnosticsRecipe:
     max_empty_fraction: float = 0.2
     """Warn when more of the probes that an expert must answer have no candidate at all."""
     max_kept_fraction: float = 0.8
-    """Warn when more of the bank is kept, on the average over probes with a picture."""
+    """Warn when more of the bank is kept, on the average over probes with an image."""
     max_norm_ratio: float = 20.0
     """Warn when the largest expert is so many times the median one."""
     max_norm_growth: float = 50.0

@@ -1,5 +1,5 @@
-"""Linear discriminant analysis: the linear map that keeps what differs between things and drops
-what differs between drawings of one thing (Fisher 1936; as used for metric learning)."""
+"""Linear discriminant analysis: the linear map that keeps what differs between entities and drops
+what differs between drawings of one entity (Fisher 1936; as used for metric learning)."""
 
 from dataclasses import dataclass
 
@@ -26,23 +26,23 @@ class Discriminant:
 
 @torch.no_grad()
 def fit_discriminant(
-    rows_ME: Tensor, things_M: Tensor, *, rank: int, num_components: int, ridge: float
+    rows_ME: Tensor, entities_M: Tensor, *, rank: int, num_components: int, ridge: float
 ) -> Discriminant:
     """Fit on labelled rows, in closed form.
 
     Args:
         rows_ME: float32 rows of M drawings.
-        things_M: int64 label of each; a label with one drawing says nothing about style.
+        entities_M: int64 label of each; a label with one drawing says nothing about style.
         rank: R.
         num_components: principal components that are looked at, at most min(M, E).
-        ridge: added to the within-thing covariance, as a share of its mean variance.
+        ridge: added to the within-entity covariance, as a share of its mean variance.
     """
     mean, deviation = rows_ME.mean(0), rows_ME.std(0) + SMALLEST_DEVIATION
     scaled = (rows_ME - mean) / deviation
     num_components = min(num_components, *scaled.shape)
     _, _, components_EC = torch.pca_lowrank(scaled, num_components, center=False, niter=4)
     reduced_MC = scaled @ components_EC
-    means_SC, label_M = means_of(reduced_MC, things_M)
+    means_SC, label_M = means_of(reduced_MC, entities_M)
     within_CC = torch.cov((reduced_MC - means_SC[label_M]).T, correction=0)
     within_CC += ridge * within_CC.diagonal().mean() * torch.eye(num_components)
     whiten_CC = torch.linalg.inv(torch.linalg.cholesky(within_CC)).T
@@ -56,9 +56,9 @@ def fit_discriminant(
     )
 
 
-def means_of(rows_MC: Tensor, things_M: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean row of each thing [S, C], its position for each row [M])."""
-    _, label_M = things_M.unique(return_inverse=True)
+def means_of(rows_MC: Tensor, entities_M: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean row of each entity [S, C], its position for each row [M])."""
+    _, label_M = entities_M.unique(return_inverse=True)
     counts_S1 = torch.bincount(label_M)[:, None]
     sums_SC = rows_MC.new_zeros(len(counts_S1), rows_MC.shape[1]).index_add_(0, label_M, rows_MC)
     return sums_SC / counts_S1, label_M

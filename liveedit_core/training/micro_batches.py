@@ -30,11 +30,11 @@ class PromptBatch:
 
     edits: States
     asked: States
-    """The edit itself, its rephrasing, or its other picture."""
+    """The edit itself, its rephrasing, or its other image."""
     swapped: States
-    """Another question about its picture."""
+    """Another question about its image."""
     rivals: States
-    """A question that asks for another edit of the same thing."""
+    """A question that asks for another edit of the same entity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +90,9 @@ def draw(
 
 def draw_prompt(data: TrainingData, chosen: Sequence[int], rng: random.Random) -> PromptBatch:
     """Questions about some cases. In production many edits ask the same question, so another item
-    of the batch is no negative; another edit of the same thing is."""
+    of the batch is no negative; another edit of the same entity is."""
     cases = [data.cases[i] for i in chosen]
-    siblings = [data.siblings[case.thing] for case in cases]
+    siblings = [data.siblings[case.entity] for case in cases]
     others = [
         rng.choice([s for s in group if s != i] or [i])
         for i, group in zip(chosen, siblings, strict=True)

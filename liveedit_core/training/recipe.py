@@ -87,7 +87,7 @@ class LossSection:
     text_generality: float = 1.0
     """Eq. 9, rephrased prompt."""
     modal_generality: float = 1.0
-    """Eq. 9, other picture."""
+    """Eq. 9, other image."""
     locality: float = 1.0
     """Eq. 10."""
     soft_relative: float = 1.0

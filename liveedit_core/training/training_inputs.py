@@ -1,8 +1,8 @@
 """Inputs of training in one file, so that a million of them need no memory.
 
-bytes   all texts and all distinct pictures, end to end
+bytes   all texts and all distinct images, end to end
 places  for each input: start of the prompt, of the target, end of the target, start and end of
-        the picture; -1, -1 where there is none
+        the image; -1, -1 where there is none
 """
 
 from collections.abc import Sequence
@@ -49,11 +49,11 @@ class TrainingInputs(Sequence[BackboneInput]):
         if not 0 <= index < self._length:
             raise IndexError(index)
         (row,) = self._places[index : index + 1].tolist()
-        prompt, target, end, picture, picture_end = row
+        prompt, target, end, image, image_end = row
         return BackboneInput(
             prompt=self._read(prompt, target).decode(),
             target=self._read(target, end).decode(),
-            image_bytes=self._read(picture, picture_end) if picture >= 0 else None,
+            image_bytes=self._read(image, image_end) if image >= 0 else None,
         )
 
     def _read(self, start: int, stop: int) -> bytes:
@@ -62,7 +62,7 @@ class TrainingInputs(Sequence[BackboneInput]):
 
 
 def write_training_inputs(path: Path, inputs: Sequence[BackboneInput]) -> None:
-    """Write inputs to a file; a picture that many share is written once."""
+    """Write inputs to a file; an image that many share is written once."""
     parts: list[bytes] = []
     size = 0
 
@@ -73,14 +73,14 @@ def write_training_inputs(path: Path, inputs: Sequence[BackboneInput]) -> None:
         return size - len(part)
 
     places: list[tuple[int, ...]] = []
-    pictures: dict[bytes | None, tuple[int, int]] = {None: (-1, -1)}
+    images: dict[bytes | None, tuple[int, int]] = {None: (-1, -1)}
     for item in inputs:
-        picture = item.image_bytes
-        if picture is not None and picture not in pictures:
-            start = add(picture)
-            pictures[picture] = (start, start + len(picture))
+        image = item.image_bytes
+        if image is not None and image not in images:
+            start = add(image)
+            images[image] = (start, start + len(image))
         prompt, target = add(item.prompt.encode()), add(item.target.encode())
-        places.append((prompt, target, size, *pictures[picture]))
+        places.append((prompt, target, size, *images[image]))
     tensors: dict[str, npt.NDArray[Any]] = {
         "bytes": np.frombuffer(b"".join(parts), dtype=np.uint8),
         "places": np.array(places, dtype=np.int64).reshape(-1, 5),

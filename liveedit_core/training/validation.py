@@ -1,8 +1,8 @@
-"""Validation of a generator while it is trained: the five metrics on things it never saw.
+"""Validation of a generator while it is trained: the five metrics on entities it never saw.
 
-    training things --split_by_thing--> trained on | held out --> bank of 100 edits, probes scored
+    training entities --split_by_entity--> trained on | held out --> bank of edits, probes scored
 
-Held-out things are taken from the training split, so the evaluation split stays unseen by every
+Held-out entities are taken from the training split, so the evaluation split stays unseen by every
 decision. All that no generator can change (rows at l_e, unedited answers) is prepared once.
 """
 
@@ -42,23 +42,23 @@ from liveedit_core.training.diagnostics_recipe import DiagnosticsRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class CaseSplit:
-    """Cases to train on and cases to validate on; no thing is in both."""
+    """Cases to train on and cases to validate on; no entity is in both."""
 
     training: tuple[Case, ...]
     held_out: tuple[Case, ...]
     """In a drawn order, one subject once; the first ones are scored."""
 
     @property
-    def held_out_things(self) -> frozenset[str]:
-        """Names of the things that training must not see, in no drawing."""
-        return frozenset(case.thing for case in self.held_out)
+    def held_out_entities(self) -> frozenset[str]:
+        """Names of the entities that training must not see, in no drawing."""
+        return frozenset(case.entity for case in self.held_out)
 
 
-def split_by_thing(cases: Sequence[Case], *, num_held_out: int, seed: int) -> CaseSplit:
-    """Hold out whole things until they have enough edits of different subjects.
+def split_by_entity(cases: Sequence[Case], *, num_held_out: int, seed: int) -> CaseSplit:
+    """Hold out whole entities until they have enough edits of different subjects.
 
-    The draw depends on the names of the things and the seed, not on the order of the cases. A
-    probe of a training case may still show a held-out thing as a picture to leave alone.
+    The draw depends on the names of the entities and the seed, not on the order of the cases. A
+    probe of a training case may still show a held-out entity as an image to leave alone.
 
     Args:
         cases: of the training split.
@@ -66,28 +66,28 @@ def split_by_thing(cases: Sequence[Case], *, num_held_out: int, seed: int) -> Ca
         seed: of the draw.
 
     Raises:
-        ConfigError: more than half of the things would go.
+        ConfigError: more than half of the entities would go.
     """
-    by_thing: dict[str, list[Case]] = {}
+    by_entity: dict[str, list[Case]] = {}
     for case in sorted(cases, key=lambda case: case.case_id):
-        by_thing.setdefault(case.thing, []).append(case)
-    things = sorted(by_thing)
+        by_entity.setdefault(case.entity, []).append(case)
+    entities = sorted(by_entity)
     draw = random.Random(f"{seed} validation")
-    draw.shuffle(things)
+    draw.shuffle(entities)
     chosen: set[str] = set()
     held_out: list[Case] = []
-    for thing in things:
+    for entity in entities:
         if len(held_out) >= num_held_out:
             break
-        chosen.add(thing)
-        held_out += {case.edit.subject_id: case for case in by_thing[thing]}.values()
-    if 2 * len(chosen) > len(things) or len(held_out) < num_held_out:
+        chosen.add(entity)
+        held_out += {case.edit.subject_id: case for case in by_entity[entity]}.values()
+    if 2 * len(chosen) > len(entities) or len(held_out) < num_held_out:
         raise ConfigError(
-            f"bank_edits: {num_held_out} edits of held-out things need {len(chosen)} of the "
-            f"{len(things)} training things, more than half; lower it or bring more cases"
+            f"bank_edits: {num_held_out} edits of held-out entities need {len(chosen)} of the "
+            f"{len(entities)} training entities, more than half; lower it or bring more cases"
         )
     draw.shuffle(held_out)
-    training = tuple(case for case in cases if case.thing not in chosen)
+    training = tuple(case for case in cases if case.entity not in chosen)
     return CaseSplit(training=training, held_out=tuple(held_out[:num_held_out]))
 
 
@@ -117,7 +117,7 @@ class Validator:
 
     Args:
         backbone: frozen VLM.
-        held_out: cases whose edits fill the bank, of things that were not trained on.
+        held_out: cases whose edits fill the bank, of entities that were not trained on.
         num_cases: so many of them, the first, are scored.
         limits: when to warn.
         batch_size: probes per forward.
@@ -145,10 +145,10 @@ class Validator:
         self._prepared = PreparedCases(probes=())
         self._edit_states: list[LayerStates] = []
         self._positions = {case.edit.edit_id: i for i, case in enumerate(self.bank_cases)}
-        by_thing: dict[str, list[int]] = {}
+        by_entity: dict[str, list[int]] = {}
         for i, case in enumerate(self.bank_cases):
-            by_thing.setdefault(case.thing, []).append(i)
-        self._relatives = [tuple(by_thing[case.thing]) for case in self.bank_cases]
+            by_entity.setdefault(case.entity, []).append(i)
+        self._relatives = [tuple(by_entity[case.entity]) for case in self.bank_cases]
 
     @torch.no_grad()
     def __call__(self, generator: LiveEditGenerator) -> ValidationReport:
@@ -198,7 +198,7 @@ class Validator:
         self._prepared = prepared
 
     def _route(self, editor: Editor) -> list[RoutedProbe]:
-        """Routing of every probe with a picture over the bank."""
+        """Routing of every probe with an image over the bank."""
         seen = [probe for probe in self._prepared.probes if probe.states.has_image]
         routed = []
         for start in range(0, len(seen), self.batch_size):

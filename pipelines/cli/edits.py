@@ -127,7 +127,7 @@ def history(options: argparse.Namespace, output: Output) -> int:
         *((f"in {name}", state) for name, state in states.items()),
         ("prompt", header.prompt),
         ("target", header.target),
-        ("picture", header.image_uri or "given as bytes"),
+        ("image", header.image_uri or "given as bytes"),
     ):
         output.say(f"  {name:10} {text}")
     output.table(

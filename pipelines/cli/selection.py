@@ -119,7 +119,7 @@ def edits_of_file(path: Path, store: ObjectStore, request_log: RequestLog) -> li
 
     Args:
         path: The file; "-" for standard input, which holds ids.
-        store: Fetches pictures that are given by URI.
+        store: Fetches images that are given by URI.
         request_log: Knows the edits.
 
     Raises:

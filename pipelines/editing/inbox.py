@@ -77,7 +77,7 @@ class Inbox:
     def waiting(self) -> Sequence[ObjectEntry]:
         """Files that may be taken in now, in the order of their arrival.
 
-        The order decides which of two targets for one picture and prompt is the newer one. S3 knows
+        The order decides which of two targets for one image and prompt is the newer one. S3 knows
         arrival to the second; within one, the name decides.
 
         Raises:
@@ -114,7 +114,7 @@ class Inbox:
             What came of it; None if the file is gone, as another driver was faster.
 
         Raises:
-            StorageUnavailableError: The inbox, the log or a picture's store did not answer; the
+            StorageUnavailableError: The inbox, the log or an image's store did not answer; the
                 file is still there, and taking it in again doubles nothing.
         """
         data = self._content(entry)
@@ -128,7 +128,7 @@ class Inbox:
                 copy,
                 limits=self._limits,
                 fetch=fetcher(self._store, self._limits.max_image_bytes),
-                pictures_at=self._pictures_at(),
+                images_at=self._images_at(),
             )
             name = f"{self.uri}/{entry.key}"
             intake = take_in(Source(name=name, digest=digest, items=items), request_log)
@@ -141,7 +141,7 @@ class Inbox:
         except IntegrityError:
             return None
 
-    def _pictures_at(self) -> Path | str:
+    def _images_at(self) -> Path | str:
         return Path(unquote(urlsplit(self.uri).path)) if self._is_on_disk else self.uri
 
     def _move(self, entry: ObjectEntry, data: bytes, digest: str, intake: Intake) -> None:

@@ -36,7 +36,7 @@ class Source:
 
 
 def fetcher(store: ObjectStore, max_bytes: int) -> Callable[[str], bytes]:
-    """Reads pictures by URI; an outage of their store is waited for a little, then passed on."""
+    """Reads images by URI; an outage of their store is waited for a little, then passed on."""
     return lambda uri: retried(lambda: store.fetch(uri, max_bytes))
 
 
@@ -78,7 +78,7 @@ class CaseBook:
         """Start empty.
 
         Args:
-            request_log: Holds the pictures of plain requests.
+            request_log: Holds the images of plain requests.
         """
         self._log = request_log
         self._cases: dict[str, Case | None] = {}

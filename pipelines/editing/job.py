@@ -151,7 +151,7 @@ def _opened_source(
 ) -> Source:
     """The source of a recipe, with what people should know of it said."""
     if config.benchmark.is_on:
-        progress.say("checking every record and picture of the benchmark")
+        progress.say("checking every record and image of the benchmark")
     source = open_source(config, store)
     for note in source.notes:
         progress.say(note)
@@ -256,7 +256,7 @@ def started_stages(config: LifelongEditRecipe, models: ModelNames) -> Iterator[_
 def _write_report(
     sources: ReportSources, outcome: Outcome, facts: dict[str, str], source: str, start_s: float
 ) -> tuple[Path, list[Path]]:
-    """The page, and its curves as pictures."""
+    """The page, and its curves as images."""
     from infra.reports.editing import write_report
     from infra.reports.metrics import draw_metric_plots
     from infra.reports.report_curve import draw_curve_plots
@@ -270,7 +270,7 @@ def _write_report(
         "bank": f"{bank.name}, version {bank.version}",
         "backbone digest": bank.identity.backbone_digest,
         "generator digest": bank.identity.generator_digest,
-        "picture embedding": bank.identity.embedding_model,
+        "image embedding": bank.identity.embedding_model,
         "evaluated versions": ", ".join(
             f"{item.bank_version} ({item.num_edits} edits)" for item in outcome.evaluations
         ),

@@ -152,7 +152,7 @@ def rebuild(
         config: Sizes of windows and batches, and the upkeep of the bank.
         wanted: Numbers of requests; None takes the whole log.
         generator: Writes experts.
-        embedder: Embeds pictures and writes rows.
+        embedder: Embeds images and writes rows.
         bank: The new one.
         request_log: The source of truth.
         progress: Shows the way.

@@ -111,12 +111,12 @@ class GeneratorSection:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingSection:
-    """The pool that adds a picture embedding to each expert and writes it to the store."""
+    """The pool that adds an image embedding to each expert and writes it to the store."""
 
     num_workers: int = 1
     """Actors in the pool."""
     batch_size: int = 32
-    """Pictures in one forward pass."""
+    """Images in one forward pass."""
     num_threads: int = 1
     """Threads of torch in each actor."""
     num_cpus: float = 0.5
@@ -128,7 +128,7 @@ class EmbeddingSection:
     open_clip_pretrained: str = ""
     """Weights of the open_clip model: a tag such as "laion2b_s34b_b79k", or a file."""
     near_duplicate_similarity: float = 0.95
-    """Edits whose pictures are at least so similar (cosine) are flagged in the report."""
+    """Edits whose images are at least so similar (cosine) are flagged in the report."""
 
     def __post_init__(self) -> None:
         """Refuse counts below one, a similarity outside [-1, 1] and a model without weights."""

@@ -155,7 +155,7 @@ def _warnings(outcome: Outcome) -> list[str]:
 
 
 class _Views:
-    """Edits by identity, read from the log with their pictures."""
+    """Edits by identity, read from the log with their images."""
 
     def __init__(self, sources: ReportSources, edit_ids: Iterable[str]) -> None:
         self._views = {

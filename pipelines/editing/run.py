@@ -73,7 +73,7 @@ def run(
         config: The recipe.
         source: New requests.
         generator: Writes experts.
-        embedder: Embeds pictures and writes rows.
+        embedder: Embeds images and writes rows.
         evaluator: Scores cases.
         generator_config: Of the generator that the workers hold.
         bank: Where the experts go.

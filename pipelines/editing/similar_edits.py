@@ -1,4 +1,4 @@
-"""Edits that look alike: near-duplicates and conflicts, found by picture embedding."""
+"""Edits that look alike: near-duplicates and conflicts, found by image embedding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _MAX_PAIRS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class AlikePair:
-    """Two edits whose pictures are alike."""
+    """Two edits whose images are alike."""
 
     similarity: float
     first: str
@@ -26,12 +26,12 @@ class AlikePair:
 def alike_pairs(
     bank: ExpertBank, edit_ids: Sequence[str], *, least_similarity: float
 ) -> list[AlikePair]:
-    """Pairs of edits of the newest bank version with like pictures, most alike first.
+    """Pairs of edits of the newest bank version with like images, most alike first.
 
     Args:
         bank: The bank.
         edit_ids: One edit of each pair is among the last 4 096 of these.
-        least_similarity: Cosine from which two pictures count as alike.
+        least_similarity: Cosine from which two images count as alike.
 
     Returns:
         At most 200 pairs.

@@ -337,7 +337,7 @@ def choose_flips(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 class _Views:
-    """Results as a page shows them, with pictures of their probes and of the kept experts."""
+    """Results as a page shows them, with images of their probes and of the kept experts."""
 
     def __init__(
         self, cases: Sequence[Case], edits: EditLookup, results: Sequence[ProbeResult]

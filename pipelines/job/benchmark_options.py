@@ -7,7 +7,7 @@ from typing import Literal
 from liveedit_core.errors import ConfigError
 
 BENCHMARKS = ("evqa", "eic", "vlkeb")
-MISSING_PICTURES = ("fatal", "skipped")
+MISSING_IMAGES = ("fatal", "skipped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +19,10 @@ class BenchmarkSection:
     data: str = ""
     """Folder with its JSON files. Training takes the training file, other jobs the evaluation."""
     images: str = ""
-    """Folder that picture paths start from; empty: the one that lies in `data` under its published
+    """Folder that image paths start from; empty: the one that lies in `data` under its published
     name, otherwise `data` itself."""
-    missing_pictures: Literal["fatal", "skipped"] = "fatal"
-    """What a picture that is missing or unreadable does: nothing begins ("fatal"), or the records
+    missing_images: Literal["fatal", "skipped"] = "fatal"
+    """What an image that is missing or unreadable does: nothing begins ("fatal"), or the records
     that need it are left out, on record ("skipped")."""
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class BenchmarkSection:
 def add_benchmark_options(
     parser: argparse.ArgumentParser, sources: "argparse._MutuallyExclusiveGroup | None" = None
 ) -> None:
-    """Add `--benchmark`, `--data`, `--images` and `--missing-pictures`.
+    """Add `--benchmark`, `--data`, `--images` and `--missing-images`.
 
     Args:
         parser: Gets the options.
@@ -53,12 +53,12 @@ def add_benchmark_options(
     )
     parser.add_argument("--data", metavar="DIR", help="folder with the files of the benchmark")
     parser.add_argument(
-        "--images", metavar="ROOT", help="where its picture paths start from (found in --data)"
+        "--images", metavar="ROOT", help="where its image paths start from (found in --data)"
     )
     parser.add_argument(
-        "--missing-pictures",
-        choices=MISSING_PICTURES,
-        help="begin nothing when pictures are missing or unreadable, or leave their records out",
+        "--missing-images",
+        choices=MISSING_IMAGES,
+        help="begin nothing when images are missing or unreadable, or leave their records out",
     )
 
 
@@ -68,5 +68,5 @@ def benchmark_settings(options: argparse.Namespace) -> list[tuple[str, object]]:
         ("benchmark.name", options.benchmark),
         ("benchmark.data", options.data),
         ("benchmark.images", options.images),
-        ("benchmark.missing_pictures", options.missing_pictures),
+        ("benchmark.missing_images", options.missing_images),
     ]

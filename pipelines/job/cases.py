@@ -17,7 +17,7 @@ _DEFAULT_LIMITS = InputLimits()
 def open_published(
     section: BenchmarkSection, split: Split, *, limits: InputLimits = _DEFAULT_LIMITS
 ) -> PublishedBenchmark:
-    """The benchmark of a recipe, whole and checked; its pictures are not held.
+    """The benchmark of a recipe, whole and checked; its images are not held.
 
     Args:
         section: Which one, and where it lies.
@@ -33,7 +33,7 @@ def open_published(
         find_files(layout, data, split),
         Path(section.images) if section.images else find_images(layout, data),
         limits=limits,
-        missing_pictures=section.missing_pictures,
+        missing_images=section.missing_images,
     )
 
 
@@ -45,7 +45,7 @@ def load_training_cases(
 ) -> list[Case]:
     """Cases of the training file, each with one probe of every kind that training asks.
 
-    `Case.thing` is VLKEB's entity, otherwise the picture. All pictures are in memory at once, each
+    `Case.entity` is VLKEB's entity, otherwise the image. All images are in memory at once, each
     of them once.
 
     Args:

@@ -18,6 +18,13 @@ from liveedit_core.errors import ConfigError
 
 JOB_KEY = "job"
 
+RENAMED = {
+    "missing_pictures": "missing_images",
+    "picture_weight": "image_weight",
+    "cases_per_thing": "cases_per_entity",
+}
+"""Keys that recipes may still hold, and what they are called now."""
+
 
 class Recipe(Protocol):
     """A dataclass that says which job it is the recipe of."""
@@ -211,5 +218,7 @@ def _parse(text: str, expected: Any) -> Any:
 
 def _unknown(name: str, key: str, valid: Mapping[str, Any], prefix: str) -> ConfigError:
     near = difflib.get_close_matches(key, valid, n=1)
+    if RENAMED.get(key) in valid:
+        return ConfigError(f"{name} is now called {prefix}{RENAMED[key]}")
     hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(sorted(valid))}"
     return ConfigError(f"{name} is no known setting; {hint}")

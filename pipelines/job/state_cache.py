@@ -19,7 +19,7 @@ from pipelines.job.ray_session import open_session
 from pipelines.job.states_config import StatesSection
 from workers.failures import retried
 from workers.models import ModelSource
-from workers.state_encoder import CHUNK_SIZE, StateEncoder, picture_chunks
+from workers.state_encoder import CHUNK_SIZE, StateEncoder, image_chunks
 from workers.state_sources import CacheNames
 
 
@@ -140,7 +140,7 @@ def fill_cache(
     is_full = False
 
     def chunks() -> Iterator[Sequence[BackboneInput]]:
-        for chunk in picture_chunks(missing, chunk_size):
+        for chunk in image_chunks(missing, chunk_size):
             if is_full:
                 return
             yield [inputs[position] for position in chunk]

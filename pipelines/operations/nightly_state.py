@@ -110,5 +110,5 @@ def questions_digest(cases: Sequence[Case], settings: EvaluationSettings, longes
 
 
 def _question(probe: Probe) -> list[str]:
-    picture = hashlib.sha256(probe.image_bytes or b"").hexdigest()
-    return [probe.kind, probe.prompt, probe.target, picture]
+    image = hashlib.sha256(probe.image_bytes or b"").hexdigest()
+    return [probe.kind, probe.prompt, probe.target, image]

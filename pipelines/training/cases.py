@@ -57,46 +57,46 @@ def cases_of_file(path: str) -> list[Case]:
 def cases_digest(cases: Sequence[Case]) -> str:
     """sha256 over all that cases teach and ask, whatever their order."""
     names = sorted(
-        json.dumps([case.case_id, case.edit.edit_id, case.thing, *map(_asked, case.probes)])
+        json.dumps([case.case_id, case.edit.edit_id, case.entity, *map(_asked, case.probes)])
         for case in cases
     )
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def _asked(probe: Probe) -> list[str]:
-    picture = hashlib.sha256(probe.image_bytes or b"").hexdigest()
-    return [probe.kind, probe.prompt, probe.target, picture]
+    image = hashlib.sha256(probe.image_bytes or b"").hexdigest()
+    return [probe.kind, probe.prompt, probe.target, image]
 
 
-def pictures_by_thing(
-    recipe: TrainRecipe, cases: Sequence[Case], held_out_things: frozenset[str]
+def images_by_entity(
+    recipe: TrainRecipe, cases: Sequence[Case], held_out_entities: frozenset[str]
 ) -> list[list[bytes]]:
-    """Pictures of every thing that is trained on, for a pyramid's key.
+    """Images of every entity that is trained on, for a pyramid's key.
 
-    The built-in benchmark has drawings that no case shows; elsewhere a thing has the pictures of
-    its edits and of its probes of modal generality. Things with one picture say nothing about
-    what pictures of a thing have in common, and are left out.
+    The built-in benchmark has drawings that no case shows; elsewhere an entity has the images of
+    its edits and of its probes of modal generality. Entities with one image say nothing about
+    what images of an entity have in common, and are left out.
 
     Args:
         recipe: says where the cases come from.
         cases: all of them.
-        held_out_things: names of things that are not trained on.
+        held_out_entities: names of entities that are not trained on.
     """
     if not (recipe.data.cases or recipe.benchmark.is_on):
-        from liveedit_core.builtin.benchmark import load_things
+        from liveedit_core.builtin.benchmark import load_entities
 
         return [
-            [image_bytes for _, image_bytes in sorted(thing.pictures.items())]
-            for thing in load_things("train", "known_train")
-            if thing.name not in held_out_things
+            [image_bytes for _, image_bytes in sorted(entity.images.items())]
+            for entity in load_entities("train", "known_train")
+            if entity.name not in held_out_entities
         ]
-    by_thing: dict[str, dict[bytes, None]] = {}
+    by_entity: dict[str, dict[bytes, None]] = {}
     for case in cases:
-        if case.thing in held_out_things:
+        if case.entity in held_out_entities:
             continue
-        pictures = by_thing.setdefault(case.thing, {})
-        pictures[case.edit.image_bytes] = None
+        images = by_entity.setdefault(case.entity, {})
+        images[case.edit.image_bytes] = None
         for probe in case.probes:
             if probe.kind is ProbeKind.MODAL_GENERALITY and probe.image_bytes is not None:
-                pictures[probe.image_bytes] = None
-    return [list(pictures) for pictures in by_thing.values() if len(pictures) > 1]
+                images[probe.image_bytes] = None
+    return [list(images) for images in by_entity.values() if len(images) > 1]

@@ -21,12 +21,12 @@ from liveedit_core.state_source import BackboneStates, StateSource
 from liveedit_core.training.data import TrainingData, draw_training_data
 from liveedit_core.training.training_inputs import TrainingInputs
 from pipelines.job.state_cache import fill_cache, open_cache, state_encoder, training_source
-from pipelines.training.cases import cases_digest, pictures_by_thing, training_cases
+from pipelines.training.cases import cases_digest, images_by_entity, training_cases
 from pipelines.training.recipe import TrainRecipe
 from pipelines.training.training_backbone import training_models
 from workers.models import ModelSource
 
-PICTURE_CHUNK = 64
+IMAGE_CHUNK = 64
 DRAWINGS = "drawings.safetensors"
 _WORD_BEGINNINGS = "\u0120\u2581"
 """How tokenizers write the space before a word: byte-level ones, and SentencePiece."""
@@ -36,12 +36,12 @@ _MOST_WORDS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Drawings:
-    """Pyramids of all training pictures; none for a generator without a visual key."""
+    """Pyramids of all training images; none for a generator without a visual key."""
 
     rows: Tensor
-    """float16 [pictures, E]."""
-    by_thing: tuple[tuple[int, ...], ...]
-    """Picture positions of each thing; every thing has at least two."""
+    """float16 [images, E]."""
+    by_entity: tuple[tuple[int, ...], ...]
+    """Image positions of each entity; every entity has at least two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +56,17 @@ def prepare_material(
     recipe: TrainRecipe,
     backbone: TrainableBackbone,
     folder: Path,
-    held_out_things: frozenset[str] = frozenset(),
+    held_out_entities: frozenset[str] = frozenset(),
     models: ModelSource | None = None,
     cases: Sequence[Case] | None = None,
 ) -> Material:
-    """Draw cases, pairs and pictures, or read what an earlier call has drawn; fill the state cache.
+    """Draw cases, pairs and images, or read what an earlier call has drawn; fill the state cache.
 
     Args:
         recipe: What to draw, and how states are remembered.
-        backbone: Encodes pictures, and all states that are not in the cache.
+        backbone: Encodes images, and all states that are not in the cache.
         folder: Keeps what was drawn.
-        held_out_things: Names of things to leave out, in every drawing.
+        held_out_entities: Names of entities to leave out, in every drawing.
         models: The same backbone by name, for workers; by default as the recipe names it.
         cases: All training cases; by default those that the recipe names.
     """
@@ -80,12 +80,12 @@ def prepare_material(
         "seed": recipe.seed,
         "data": vars(recipe.data),
         "has_image_locality": recipe.joint.steps > 0,
-        "held_out_things": sorted(held_out_things),
+        "held_out_entities": sorted(held_out_entities),
         "cases": cases_digest(cases),
     }
     if not stamp.exists() or json.loads(stamp.read_text()) != identity:
         folder.mkdir(parents=True, exist_ok=True)
-        draw_material(recipe, backbone, folder, cases, held_out_things)
+        draw_material(recipe, backbone, folder, cases, held_out_entities)
         stamp.write_text(json.dumps(identity))
     cache = open_cache(recipe.states, recipe.run_root, backbone)
     if cache is not None:
@@ -94,8 +94,8 @@ def prepare_material(
             with state_encoder(recipe.states, backbone, models) as encoder:
                 fill_cache(cache, encoder, inputs, Progress("encoding edits and probes"))
     if recipe.model.visual_source == "tower_pyramid" and not (folder / DRAWINGS).exists():
-        pictures = pictures_by_thing(recipe, cases, held_out_things)
-        encode_drawings(backbone, folder, cache, pictures)
+        images = images_by_entity(recipe, cases, held_out_entities)
+        encode_drawings(backbone, folder, cache, images)
     return load_material(folder, training_source(cache, backbone, models))
 
 
@@ -104,14 +104,14 @@ def draw_material(
     backbone: TrainableBackbone,
     folder: Path,
     cases: Sequence[Case],
-    held_out_things: frozenset[str] = frozenset(),
+    held_out_entities: frozenset[str] = frozenset(),
 ) -> None:
     """Draw all that training will ask, from the seed, and write it to the folder."""
     (folder / DRAWINGS).unlink(missing_ok=True)
     rng = random.Random(recipe.seed)
     words = vocabulary_words(backbone.tokenizer)
     draw_training_data(
-        choose_cases(cases, recipe.data.cases_per_thing, rng, held_out_things),
+        choose_cases(cases, recipe.data.cases_per_entity, rng, held_out_entities),
         BackboneStates(backbone),
         num_pairs=recipe.data.num_pairs,
         has_image_locality=recipe.joint.steps > 0,
@@ -122,11 +122,11 @@ def draw_material(
 
 def load_material(folder: Path, source: StateSource) -> Material:
     """What `prepare_material` has drawn, in any process; states come from `source`."""
-    drawings = Drawings(rows=torch.zeros(0), by_thing=())
+    drawings = Drawings(rows=torch.zeros(0), by_entity=())
     if (folder / DRAWINGS).exists():
-        things = json.loads((folder / "things.json").read_text())
+        entities = json.loads((folder / "entities.json").read_text())
         rows = load_file(folder / DRAWINGS)["rows"]
-        drawings = Drawings(rows=rows, by_thing=tuple(tuple(index) for index in things))
+        drawings = Drawings(rows=rows, by_entity=tuple(tuple(index) for index in entities))
     return Material(data=TrainingData.load(folder, source), drawings=drawings)
 
 
@@ -147,19 +147,19 @@ class Progress:
 
 def choose_cases(
     cases: Sequence[Case],
-    per_thing: int,
+    per_entity: int,
     rng: random.Random,
-    held_out_things: frozenset[str] = frozenset(),
+    held_out_entities: frozenset[str] = frozenset(),
 ) -> list[Case]:
-    """Some cases of each training thing that is not held out."""
-    by_thing: dict[str, list[Case]] = {}
+    """Some cases of each training entity that is not held out."""
+    by_entity: dict[str, list[Case]] = {}
     for case in cases:
-        if case.thing in held_out_things:
+        if case.entity in held_out_entities:
             continue
-        by_thing.setdefault(case.thing, []).append(case)
+        by_entity.setdefault(case.entity, []).append(case)
     chosen = []
-    for group in by_thing.values():
-        chosen += rng.sample(group, min(per_thing, len(group)))
+    for group in by_entity.values():
+        chosen += rng.sample(group, min(per_entity, len(group)))
     return chosen
 
 
@@ -194,41 +194,41 @@ def encode_drawings(
     backbone: TrainableBackbone,
     folder: Path,
     cache: StateCache | None,
-    pictures_of_things: Sequence[Sequence[bytes]],
+    images_of_entities: Sequence[Sequence[bytes]],
 ) -> None:
-    """Pyramids of the pictures of every training thing.
+    """Pyramids of the images of every training entity.
 
     Args:
         backbone: Encodes those that the cache does not hold.
-        folder: Gets `drawings.safetensors` and `things.json`.
-        cache: Holds those of all pictures that an edit or probe asks about.
-        pictures_of_things: At least two of each thing.
+        folder: Gets `drawings.safetensors` and `entities.json`.
+        cache: Holds those of all images that an edit or probe asks about.
+        images_of_entities: At least two of each entity.
 
     Raises:
-        ConfigError: No thing has two pictures, or the backbone has no pyramid.
+        ConfigError: No entity has two images, or the backbone has no pyramid.
     """
-    encode_pictures = getattr(backbone, "encode_pictures", None)
-    if encode_pictures is None or not pictures_of_things:
+    encode_images = getattr(backbone, "encode_images", None)
+    if encode_images is None or not images_of_entities:
         raise ConfigError(
             "model.visual_source: a tower_pyramid needs the built-in backbone, and cases that show "
-            "things in more than one picture; use model.visual_source=edit_layer"
+            "entities in more than one image; use model.visual_source=edit_layer"
         )
-    pictures: list[bytes] = []
-    things = []
-    for group in pictures_of_things:
-        things.append(list(range(len(pictures), len(pictures) + len(group))))
-        pictures += group
-    report = Progress("encoding pictures")
+    images: list[bytes] = []
+    entities = []
+    for group in images_of_entities:
+        entities.append(list(range(len(images), len(images) + len(group))))
+        images += group
+    report = Progress("encoding images")
     rows = []
-    for start in range(0, len(pictures), PICTURE_CHUNK):
-        chunk = pictures[start : start + PICTURE_CHUNK]
+    for start in range(0, len(images), IMAGE_CHUNK):
+        chunk = images[start : start + IMAGE_CHUNK]
         known = cache.pyramids(chunk) if cache is not None else {}
-        new = [picture for picture in chunk if picture not in known]
+        new = [image for image in chunk if image not in known]
         if new:
-            known |= dict(zip(new, encode_pictures(new), strict=True))
-        rows.append(torch.stack([known[picture] for picture in chunk]).half())
-        report(start + len(chunk), len(pictures))
-    (folder / "things.json").write_text(json.dumps(things))
+            known |= dict(zip(new, encode_images(new), strict=True))
+        rows.append(torch.stack([known[image] for image in chunk]).half())
+        report(start + len(chunk), len(images))
+    (folder / "entities.json").write_text(json.dumps(entities))
     partial = folder / f".{DRAWINGS}.partial"
     save_file({"rows": torch.cat(rows)}, partial)
     partial.replace(folder / DRAWINGS)

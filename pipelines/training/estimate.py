@@ -24,7 +24,7 @@ own question; reliability, text and modal generality, locality."""
 PLAIN_PASSES: dict[Phase, int] = {"prompt": 0, "experts": 0, "joint": 1}
 """Passes without gradients: the unedited answers of the locality loss."""
 STATES_PER_CASE: dict[Phase, int] = {"prompt": 4, "experts": 4, "joint": 6}
-"""Edit, rephrasing, other drawing, other question; for the joint phase two other pictures."""
+"""Edit, rephrasing, other drawing, other question; for the joint phase two other images."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ class EstimateSettings:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of an input without its picture."""
+        """Tokens of an input without its image."""
         return self.prompt_tokens + self.target_tokens
 
 
@@ -89,7 +89,7 @@ def settings_of(recipe: TrainRecipe, *, num_cases: int) -> EstimateSettings:
 
 
 def generator_shape(
-    recipe: TrainRecipe, backbone: BackboneSizes, *, visual_size: int, num_things: int
+    recipe: TrainRecipe, backbone: BackboneSizes, *, visual_size: int, num_entities: int
 ) -> GeneratorConfig:
     """The generator that a recipe would train on a backbone.
 
@@ -97,7 +97,7 @@ def generator_shape(
         recipe: resolved.
         backbone: sizes.
         visual_size: width of the backbone's pyramid; 0 where it has none.
-        num_things: training things, which bound the sentinels.
+        num_entities: training entities, which bound the sentinels.
 
     Raises:
         ConfigError: the recipe wants a pyramid, but the backbone has none.
@@ -113,8 +113,8 @@ def generator_shape(
         pyramid = {
             "visual_size": visual_size,
             "visual_rank": model.visual_rank,
-            "num_sentinels": min(model.num_sentinels, num_things),
-            "nearest_sentinels": min(model.nearest_sentinels, num_things),
+            "num_sentinels": min(model.num_sentinels, num_entities),
+            "nearest_sentinels": min(model.nearest_sentinels, num_entities),
         }
     return GeneratorConfig(
         hidden_size=backbone.hidden_size,

@@ -62,7 +62,7 @@ def do_training(
     Args:
         recipe: resolved.
         backbone: frozen model.
-        material: encoded training data, without the things of `held_out`.
+        material: encoded training data, without the entities of `held_out`.
         held_out: cases to validate on; none: no validation.
         facts: of this start, for MLflow and the report.
 

@@ -1,11 +1,11 @@
 """`--find-layer`: which layer of a backbone to edit, found on a short run for each candidate.
 
 For each layer a fresh generator learns to write experts for a few dozen edits, some steps only, and
-is scored on edits of other things: does the expert of an edit make the backbone say its target, to
-the edit's own question, to a rephrasing, and to another drawing? Half of the training edits carry
-the target of another case, so that a target must be read from the edit and not from the picture.
+is scored on edits of other entities: does the expert of an edit make the backbone say its target,
+to its own question, to a rephrasing, and to another drawing? Half of the training edits carry
+the target of another case, so that a target must be read from the edit and not from the image.
 Routing is not trained here; what a layer means for it is told by how often the image rows of
-another drawing are nearest to those of the own picture (`picture_match`).
+another drawing are nearest to those of the own image (`image_match`).
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from liveedit_core.schema import Case, ProbeKind
 from liveedit_core.states import LayerStates, hidden_rows
 from liveedit_core.training.losses import target_nll
 from liveedit_core.training.step import calibrated_gain
-from liveedit_core.training.validation import split_by_thing
+from liveedit_core.training.validation import split_by_entity
 from pipelines.training.recipe import ModelSection
 from pipelines.training.training_sections import LayerSearchSection
 
@@ -51,15 +51,15 @@ class SearchBackbone(Backbone, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerScore:
-    """What a layer reached on edits of things that the generator did not see."""
+    """What a layer reached on edits of entities that the generator did not see."""
 
     layer: int
     reliability: float
     """Share of target tokens that are right on the edit's own question."""
     text_generality: float
     modal_generality: float
-    picture_match: float
-    """Share of cases whose other drawing is nearest to the own picture, by mean image rows."""
+    image_match: float
+    """Share of cases whose other drawing is nearest to the own image, by mean image rows."""
     loss: float
     """Of the last training steps, in nats a token."""
     seconds: float
@@ -69,7 +69,7 @@ class LayerScore:
     def score(self, *, has_visual_rows: bool) -> float:
         """Mean of the three accuracies, and of the match where routing looks at image rows."""
         parts = [self.reliability, self.text_generality, self.modal_generality]
-        return sum(parts + [self.picture_match] * has_visual_rows) / (3 + has_visual_rows)
+        return sum(parts + [self.image_match] * has_visual_rows) / (3 + has_visual_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,7 @@ def find_layer(
             f"layer_search.layers: {outside} of a backbone with {num_layers} layers; expected 0 to "
             f"{num_layers - 2}, since layers must follow the edited one"
         )
-    split = split_by_thing(one_per_thing(cases), num_held_out=section.num_cases, seed=seed)
+    split = split_by_entity(one_per_entity(cases), num_held_out=section.num_cases, seed=seed)
     training = draw_training(split.training, section.num_cases, seed)
     scores = []
     for layer in layers:
@@ -174,14 +174,14 @@ def find_layer(
     return LayerRanking(scores=tuple(ranked), has_visual_rows=has_visual_rows)
 
 
-def one_per_thing(cases: Sequence[Case]) -> list[Case]:
-    """The first case of each thing that has the questions that are asked here; two cases of one
-    thing would share their pictures."""
-    by_thing: dict[str, Case] = {}
+def one_per_entity(cases: Sequence[Case]) -> list[Case]:
+    """The first case of each entity that has the questions that are asked here; two cases of one
+    entity would share their images."""
+    by_entity: dict[str, Case] = {}
     for case in sorted(cases, key=lambda case: case.case_id):
         if {probe.kind for probe in case.probes} >= set(ASKED):
-            by_thing.setdefault(case.thing, case)
-    return list(by_thing.values())
+            by_entity.setdefault(case.entity, case)
+    return list(by_entity.values())
 
 
 def draw_training(cases: Sequence[Case], count: int, seed: int) -> list[Case]:
@@ -236,7 +236,7 @@ def try_layer(
         reliability=accuracies[0],
         text_generality=accuracies[1],
         modal_generality=accuracies[2],
-        picture_match=picture_match(scored),
+        image_match=image_match(scored),
         loss=sum(tail) / len(tail),
         seconds=time.monotonic() - start_s,
         by_case=tuple(by_view.mean(0).tolist()),
@@ -342,8 +342,8 @@ def token_hits(
     return hits
 
 
-def picture_match(items: Sequence[EncodedItem]) -> float:
-    """Share of items whose other drawing is nearest to the own picture (centred cosine)."""
+def image_match(items: Sequence[EncodedItem]) -> float:
+    """Share of items whose other drawing is nearest to the own image (centred cosine)."""
     own_BD = _mean_image_rows([item.edit for item in items])
     other_BD = _mean_image_rows([item.questions[-1] for item in items])
     nearest = (other_BD @ own_BD.T).argmax(-1)
@@ -358,7 +358,7 @@ def _mean_image_rows(states: Sequence[LayerStates]) -> Tensor:
 def to_table(ranking: LayerRanking) -> Table:
     """The ranking for a terminal."""
     table = Table(title="Edit layers, best first")
-    columns = ("layer", "score", "reliability", "rephrased", "other drawing", "picture match")
+    columns = ("layer", "score", "reliability", "rephrased", "other drawing", "image match")
     for name in (*columns, "loss", "time"):
         table.add_column(name, justify="right")
     for row in ranking.scores:
@@ -367,7 +367,7 @@ def to_table(ranking: LayerRanking) -> Table:
             row.reliability,
             row.text_generality,
             row.modal_generality,
-            row.picture_match,
+            row.image_match,
         )
         cells = [f"{100 * share:.1f} %" for share in shares]
         table.add_row(str(row.layer), *cells, f"{row.loss:.2f}", f"{row.seconds:.0f} s")

@@ -97,8 +97,8 @@ class GeneratorTrainer:
         self.source = source
         self.curve: list[dict[str, float | str]] = []
         torch.manual_seed(recipe.seed)
-        num_things = len(material.drawings.by_thing)
-        config = generator_config(recipe.model, backbone, num_things)
+        num_entities = len(material.drawings.by_entity)
+        config = generator_config(recipe.model, backbone, num_entities)
         self.generator = LiveEditGenerator(config)
         # both sides begin alike: a question is its own best match from the start
         edit_side = self.generator.edit_extractor.state_dict()
@@ -118,14 +118,14 @@ class GeneratorTrainer:
     def fit_visual_key(self) -> None:
         """The closed form: no steps, half a minute."""
         drawings = self.material.drawings
-        things_M = torch.tensor(
-            [thing for thing, index in enumerate(drawings.by_thing) for _ in index]
+        entities_M = torch.tensor(
+            [entity for entity, index in enumerate(drawings.by_entity) for _ in index]
         )
-        index_M = torch.tensor([row for index in drawings.by_thing for row in index])
+        index_M = torch.tensor([row for index in drawings.by_entity for row in index])
         report = fit_visual_key(
             self.generator.visual_key,
             drawings.rows[index_M].float(),
-            things_M,
+            entities_M,
             self.recipe.visual_key,
         )
         self.generator.config = replace(
@@ -245,9 +245,9 @@ class GeneratorTrainer:
 
 
 def generator_config(
-    model: ModelSection, backbone: TrainableBackbone, num_things: int
+    model: ModelSection, backbone: TrainableBackbone, num_entities: int
 ) -> GeneratorConfig:
-    """The generator's config for a backbone and a number of training things.
+    """The generator's config for a backbone and a number of training entities.
 
     Raises:
         ConfigError: the recipe wants a pyramid, but the backbone has none.
@@ -262,7 +262,7 @@ def generator_config(
                 "model.visual_source: this backbone has no tower_pyramid; use "
                 "model.visual_source=edit_layer"
             )
-        num_sentinels = min(model.num_sentinels, num_things)
+        num_sentinels = min(model.num_sentinels, num_entities)
         fields |= {
             "visual_size": backbone.visual_size,
             "visual_rank": model.visual_rank,

@@ -33,13 +33,13 @@ class DataSection:
 
     cases: str = ""
     """JSONL file of training cases; empty for the training split of the built-in benchmark."""
-    cases_per_thing: int = 3
-    """Training cases of each thing."""
+    cases_per_entity: int = 3
+    """Training cases of each entity."""
     num_pairs: int = 3500
     """Edits with a random target of 1 to 4 vocabulary words."""
 
     def __post_init__(self) -> None:
-        check_positive("cases_per_thing", self.cases_per_thing)
+        check_positive("cases_per_entity", self.cases_per_entity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class ModelSection:
     visual_rank: int = 300
     """Width of the linear map of a pyramid."""
     num_sentinels: int = 2000
-    """Sentinels of a pyramid: one drawing of each of at most so many training things."""
+    """Sentinels of a pyramid: one drawing of each of at most so many training entities."""
     nearest_sentinels: int = 10
     """How many of them, the nearest, make the threshold."""
     visual_query: VisualQuery = "prompt"
@@ -74,10 +74,10 @@ class ModelSection:
     max_kept: int = 6
     """At most so many experts answer."""
     visual_gate: float = 6.0
-    """Steepness of the gate that pictures alone are (with a pyramid only); its midpoints come with
+    """Steepness of the gate that images alone are (with a pyramid only); its midpoints come with
     the visual key."""
     twin_share: float = 0.9
-    """Share of a picture's margin with itself at which a picture counts as the same."""
+    """Share of an image's margin with itself at which an image counts as the same."""
     min_gate: float = 0.5
     """Experts whose prompt gate is below do not answer."""
     num_target_positions: int = 10

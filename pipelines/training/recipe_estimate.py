@@ -44,14 +44,14 @@ def estimate_recipe(
         config_file = builtin_checkpoint() / "config.json"
         visual_size = sum(level.size for level in PYRAMID)
         edit_layer = EDIT_LAYER if edit_layer is None else edit_layer
-    by_thing: dict[str, int] = {}
+    by_entity: dict[str, int] = {}
     if num_cases is None:
         for case in training_cases(recipe):
-            by_thing[case.thing] = by_thing.get(case.thing, 0) + 1
-        num_cases = sum(min(n, recipe.data.cases_per_thing) for n in by_thing.values())
+            by_entity[case.entity] = by_entity.get(case.entity, 0) + 1
+        num_cases = sum(min(n, recipe.data.cases_per_entity) for n in by_entity.values())
     backbone = read_backbone(config_file, edit_layer)
     generator = generator_shape(
-        recipe, backbone, visual_size=visual_size, num_things=len(by_thing) or num_cases
+        recipe, backbone, visual_size=visual_size, num_entities=len(by_entity) or num_cases
     )
     settings = settings_of(recipe, num_cases=num_cases)
     head = (

@@ -53,10 +53,10 @@ def training_report_data(
 def validation_subtitle(validation: ValidationReport, bank_cases: Sequence[Case]) -> str:
     """How the numbers of the validation were measured."""
     num_cases = len({result.case_id for result in validation.results})
-    num_things = len({case.thing for case in bank_cases})
+    num_entities = len({case.entity for case in bank_cases})
     return (
         f"Validation: {len(validation.results):,} probes of {num_cases} cases against a bank of "
-        f"{len(bank_cases)} edits, of {num_things} training things that were held out"
+        f"{len(bank_cases)} edits, of {num_entities} training entities that were held out"
     )
 
 
@@ -71,7 +71,7 @@ def histograms(samples: RoutingSamples, min_gate: float) -> list[Histogram]:
         Histogram(
             title="Visual margins",
             caption="Visual similarity minus the sentinel's: above 0 an expert passes the hard "
-            "filter. Strangers: the nearest expert of another thing, for each question.",
+            "filter. Strangers: the nearest expert of another entity, for each question.",
             x_label="visual margin",
             samples={
                 "own expert": samples.own_margins,
@@ -81,18 +81,18 @@ def histograms(samples: RoutingSamples, min_gate: float) -> list[Histogram]:
         ),
         Histogram(
             title="Experts that answer",
-            caption="Number of experts kept by hard filter and gate. On other pictures none should "
+            caption="Number of experts kept by hard filter and gate. On other images none should "
             "be.",
             x_label="experts kept",
             samples={
-                "own thing in the picture": samples.num_kept,
-                "another picture": samples.num_kept_strangers,
+                "own entity in the image": samples.num_kept,
+                "another image": samples.num_kept_strangers,
             },
         ),
         Histogram(
             title="Prompt gates",
             caption="sigmoid of the prompt similarity to the own expert: near 1 on its own "
-            "question, near 0 on another question about the same picture.",
+            "question, near 0 on another question about the same image.",
             x_label="gate of the own expert",
             samples={
                 "its own question": samples.own_gates,
@@ -104,7 +104,7 @@ def histograms(samples: RoutingSamples, min_gate: float) -> list[Histogram]:
 
 
 def worst_cases(results: Sequence[ProbeResult], bank_cases: Sequence[Case]) -> list[Example]:
-    """The cases with the lowest means, each by its worst probe, with pictures."""
+    """The cases with the lowest means, each by its worst probe, with images."""
     by_edit = {case.edit.edit_id: case for case in bank_cases}
 
     def view(edit_id: str) -> EditView:

@@ -24,16 +24,16 @@ class KeepSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSection:
-    """The five metrics while training, on things that are not trained on."""
+    """The five metrics while training, on entities that are not trained on."""
 
     every_steps: int = 100
     """Optimizer steps of a phase between two validations; they are taken at checkpoints, so use a
     multiple of `checkpoint.every_steps`. There is always one at the end of a phase. 0: no
-    validation, and no thing is held out."""
+    validation, and no entity is held out."""
     num_cases: int = 50
     """Cases whose probes are scored; their edits are in the bank."""
     bank_edits: int = 100
-    """Edits in the bank, all of held-out things."""
+    """Edits in the bank, all of held-out entities."""
     batch_size: int = 16
     """Probes per forward."""
 
@@ -57,7 +57,7 @@ class LayerSearchSection:
     layers: tuple[int, ...] = ()
     """Candidate edit layers; empty: five, spread from a third of the depth to nine tenths."""
     num_cases: int = 48
-    """Training cases, of different things; as many, of other things, are scored."""
+    """Training cases, of different entities; as many, of other entities, are scored."""
     steps: int = 40
     """Optimizer steps for each layer."""
     batch_size: int = 16

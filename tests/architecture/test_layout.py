@@ -63,7 +63,7 @@ def test_no_file_names_one_machine_or_registry() -> None:
         try:
             text = (ROOT / path).read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            continue  # pictures, tensors and tables
+            continue  # images, tensors and tables
         for meaning, pattern in LOCAL_TRACES.items():
             found += [f"{path}: {meaning}: {match.group()}" for match in pattern.finditer(text)]
     assert found == []

@@ -27,7 +27,7 @@ from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case
-from liveedit_core.training.validation import split_by_thing
+from liveedit_core.training.validation import split_by_entity
 from pipelines.editing.recipe import load_recipe
 from pipelines.train_generator import DEFAULT_RECIPE
 from pipelines.training.data import Material, prepare_material
@@ -41,7 +41,7 @@ INFERENCE: dict[str, dict[str, object]] = {
     "soft routing by prompt alone (paper)": {"soft_routing": "prompt"},
     "no hard filter": {"has_hard_filter": False},
     "no visual gate": {"visual_gate": 0.0},
-    "rivals of an edited picture like any": {"rival_midpoint": None},
+    "rivals of an edited image like any": {"rival_midpoint": None},
     "no bound on kept experts": {"max_kept": 0},
     "no prompt gate": {"min_gate": 0.0},
 }
@@ -116,11 +116,11 @@ def main(arguments: list[str] | None = None) -> int:
     nothing = load_generator(builtin_generator_folder())
     empty = ExpertRepository.empty(nothing.config)
     prepared = CaseScorer(Editor(backbone, nothing, empty), batch_size=BATCH_SIZE).prepare(cases)
-    split = split_by_thing(
+    split = split_by_entity(
         load_builtin_cases("train"), num_held_out=recipe.validation.bank_edits, seed=recipe.seed
     )
     folder = recipe.run_folder / "material"
-    material = prepare_material(recipe, backbone, folder, split.held_out_things)
+    material = prepare_material(recipe, backbone, folder, split.held_out_entities)
     rows: dict[str, dict[str, float]] = {}
     for name, generator in variants(recipe, backbone, material):
         rows[name] = score(backbone, generator, cases, prepared)

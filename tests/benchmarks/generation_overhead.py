@@ -3,8 +3,8 @@
 
     python tests/benchmarks/generation_overhead.py [--edits 1000] [--rounds 8] [--at-most 0.10]
 
-The built-in model answers questions about taught pictures, in turn as transformers generates them
-and through the edited model, each round with another picture; the medians are compared. A picture
+The built-in model answers questions about taught images, in turn as transformers generates them
+and through the edited model, each round with another image; the medians are compared. An image
 passes the image tower in both.
 """
 
@@ -59,7 +59,7 @@ def measure(num_edits: int, rounds: int) -> dict[str, float]:
     bank = ExpertRepository.empty(generator.config).with_experts(generator.config, experts)
     model = EditedModel(backbone, generator, bank)
     model.edit_many((edit.image_bytes, edit.prompt, edit.target) for edit in edits)
-    backbone.pictures.max_bytes = 0  # each question is about a picture that was not seen lately
+    backbone.images.max_bytes = 0  # each question is about an image that was not seen lately
     plain_s, edited_s, num_kept = [], [], 0
     for number, edit in enumerate(edits):
         item = BackboneInput(prompt=edit.prompt, image_bytes=edit.image_bytes)

@@ -34,7 +34,7 @@ import torch
 
 from infra.bank.expert_bank import ExpertBank
 from infra.storage.object_store import ObjectStore
-from liveedit_core.backbones.picture_memory import PictureMemory
+from liveedit_core.backbones.image_memory import ImageMemory
 from liveedit_core.builtin.backbone import load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.evaluation.metrics import TEACHER_FORCED, CaseScorer, ProbeResult
@@ -127,7 +127,7 @@ def item_by_item(bench: Bench, cases: Sequence[Case]) -> Timed:
     """One probe after another against the new version."""
     torch.set_num_threads(os.cpu_count() or 1)
     backbone = load_builtin_backbone(batch_size=1)
-    backbone.pictures = PictureMemory(0)  # nothing is remembered
+    backbone.images = ImageMemory(0)  # nothing is remembered
     generator = MODELS.load_generator()
     repository = bench.bank.load_repository(generator.config, bench.versions[-1])
     scorer = CaseScorer(Editor(backbone, generator, repository), batch_size=1)

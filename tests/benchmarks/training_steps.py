@@ -34,7 +34,7 @@ from infra.cache.cached_states import CachedStates
 from infra.cache.state_cache import StateCache
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.backbones.picture_memory import PictureMemory
+from liveedit_core.backbones.image_memory import ImageMemory
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.builtin.backbone import load_builtin_backbone
@@ -165,7 +165,7 @@ def compare(steps: int, batch_size: int) -> dict[str, Any]:
         Seconds a step (median), ratios, losses, and what they were measured with.
     """
     backbone = load_builtin_backbone(batch_size=batch_size)
-    backbone.pictures = PictureMemory(0)  # without a cache means: nothing is remembered
+    backbone.images = ImageMemory(0)  # without a cache means: nothing is remembered
     cases = load_builtin_cases("train")[:NUM_CASES]
     data = draw_training_data(
         cases,

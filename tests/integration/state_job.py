@@ -15,13 +15,13 @@ from liveedit_core.states import LayerStates
 from pipelines.editing.recipe import RaySection
 from pipelines.job.ray_session import open_session
 from pipelines.job.state_cache import fill_cache
-from tests.unit.tiny_inputs import PROMPT, picture
+from tests.unit.tiny_inputs import PROMPT, image
 from tests.unit.tiny_models import TinyBackbone
 from workers.state_encoding_pool import StateEncodingPool
 
 IDENTITY = StateIdentity.of(TinyBackbone(), "float32")
 INPUTS = [
-    BackboneInput(prompt=PROMPT, target="a thing", image_bytes=picture(number))
+    BackboneInput(prompt=PROMPT, target="an entity", image_bytes=image(number))
     for number in range(40)
 ]
 CHUNK = 4

@@ -13,7 +13,7 @@ from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import ResultsTable
 from tests.integration.edit_job import SMALL, Run, end_group, needs_builtin_models, wait_for_line
-from tests.unit.tiny_inputs import PROMPT, picture
+from tests.unit.tiny_inputs import PROMPT, image
 
 pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -104,11 +104,11 @@ def test_a_terminated_job_stops_after_the_window(tmp_path: Path) -> None:
 
 
 def test_junk_is_refused_line_by_line_and_the_rest_is_taught(tmp_path: Path) -> None:
-    (tmp_path / "good.png").write_bytes(picture(1))
-    (tmp_path / "cut.png").write_bytes(picture(2)[:60])
-    (tmp_path / "text.png").write_text("no picture at all")
+    (tmp_path / "good.png").write_bytes(image(1))
+    (tmp_path / "cut.png").write_bytes(image(2)[:60])
+    (tmp_path / "text.png").write_text("no image at all")
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
-    fact = {"image": "good.png", "prompt": PROMPT, "target": "a thing"}
+    fact = {"image": "good.png", "prompt": PROMPT, "target": "an entity"}
     junk: list[tuple[object, str]] = [
         ("{not JSON", ""),
         ([1, 2], ""),

@@ -170,10 +170,10 @@ def test_a_bank_version_goes_to_a_guarded_server_and_comes_back(
     assert run.info.artifact_uri is not None
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
     assert history(tracker, run.info.run_id) == [(1, 0.75), (1, 1.0), (10, 0.9)]
-    picture = mlflow.artifacts.download_artifacts(
+    image = mlflow.artifacts.download_artifacts(
         artifact_uri=f"{run.info.artifact_uri}/figures/{figure.name}", dst_path=str(tmp_path / "b")
     )
-    assert Path(picture).read_bytes() == figure.read_bytes()
+    assert Path(image).read_bytes() == figure.read_bytes()
     manifest = mlflow.artifacts.download_artifacts(
         artifact_uri=f"models:/{BANK_MODEL}@champion", dst_path=str(tmp_path / "c")
     )

@@ -65,8 +65,8 @@ class MortalBackbone(TinyBackbone):
         self._mark = mark
 
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
-        pictures = {item.image_bytes for item in inputs}
-        if CASES[30].edit.image_bytes in pictures and not self._mark.exists():
+        images = {item.image_bytes for item in inputs}
+        if CASES[30].edit.image_bytes in images and not self._mark.exists():
             self._mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().encode(inputs)

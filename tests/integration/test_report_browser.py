@@ -18,11 +18,11 @@ PAGES: dict[str, Callable[[Path], None]] = {
     "evaluation": lambda path: write_evaluation_report(path, evaluation_example()),
     "comparison": lambda path: write_comparison_report(path, comparison_example()),
 }
-NUM_PICTURES = {
-    # Pictures of probes, and two experts on each card that shows some.
+NUM_IMAGES = {
+    # Images of probes, and two experts on each card that shows some.
     "run": 9 + 2 * 5,
     "evaluation": 9 + 2 * 5,
-    # A picture on each of five cards; three lost with two experts, two gained with one.
+    # An image on each of five cards; three lost with two experts, two gained with one.
     "comparison": 5 + 3 * 2 + 2,
 }
 
@@ -50,7 +50,7 @@ def test_a_page_shows_everything_and_asks_nobody(
     assert visit.problems == []
     assert [url for url in visit.requests if not url.startswith("data:image/")] == [page.as_uri()]
     widths = browser.evaluate("[...document.images].map(image => image.naturalWidth)")
-    assert len(widths) == NUM_PICTURES[name]
+    assert len(widths) == NUM_IMAGES[name]
     assert min(widths) > 0
     assert browser.evaluate("document.scripts.length") == 0
     # Wide tables scroll in a frame of their own; the page as a whole never does.

@@ -74,7 +74,7 @@ def test_a_server_that_never_answers_is_asked_again_and_then_an_error(
 def test_what_stalls_now_and_then_is_outlasted_and_done_once(
     s3_server: S3Server, s3_root: str
 ) -> None:
-    requests = [small_request(f"picture {number}") for number in range(1, 5)]
+    requests = [small_request(f"image {number}") for number in range(1, 5)]
     with stalling(s3_server, s3_root, Shares(), PATIENT_S, NowAndThen) as (store, proxy):
         log = retried(lambda: RequestLog(store))
         bank = retried(lambda: ExpertBank.open_or_create(store, "main", SMALL_IDENTITY))

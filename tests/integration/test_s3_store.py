@@ -20,7 +20,7 @@ from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY, small_request, small_
 
 
 def request_of(sequence: int, target: str = "yes") -> EditRequest:
-    return small_request(f"picture {sequence}", target)
+    return small_request(f"image {sequence}", target)
 
 
 def row_of(sequence: int, request: EditRequest | None = None) -> ExpertRow:
@@ -67,14 +67,14 @@ def test_creation_is_exclusive_and_the_probe_leaves_nothing(store: ObjectStore) 
     assert store.list() == []
 
 
-def test_pictures_are_fetched_by_uri(store: ObjectStore, s3_root: str) -> None:
-    store.put("my picture%20.png", b"png")
-    assert store.fetch(f"{s3_root}/my picture%20.png", 100) == b"png"
-    assert ObjectStore("/anywhere").fetch(f"{s3_root}/my picture%20.png", 100) == b"png"
+def test_images_are_fetched_by_uri(store: ObjectStore, s3_root: str) -> None:
+    store.put("my image%20.png", b"png")
+    assert store.fetch(f"{s3_root}/my image%20.png", 100) == b"png"
+    assert ObjectStore("/anywhere").fetch(f"{s3_root}/my image%20.png", 100) == b"png"
     with pytest.raises(InputError, match="does not exist"):
         store.fetch(f"{s3_root}/none.png", 100)
     with pytest.raises(InputError, match="larger than the limit"):
-        store.fetch(f"{s3_root}/my picture%20.png", 2)
+        store.fetch(f"{s3_root}/my image%20.png", 2)
 
 
 def test_wrong_keys_are_a_storage_error_that_says_what_to_check(

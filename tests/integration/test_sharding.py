@@ -99,7 +99,7 @@ def test_a_run_of_one_process_goes_on_in_two(tmp_path: Path) -> None:
     gradients only (stage 2)."""
     backbone = tiny_backbone()
     material = Material(
-        data=tiny_data(backbone), drawings=Drawings(rows=torch.zeros(0), by_thing=())
+        data=tiny_data(backbone), drawings=Drawings(rows=torch.zeros(0), by_entity=())
     )
     recipe = TrainRecipe(
         model=ModelSection(
@@ -202,7 +202,7 @@ def kill_a_process_of(actor: str) -> None:
 def test_experts_of_a_sharded_gang_are_those_of_one_actor() -> None:
     """Also where the parts are not equal, a request is refused, a shard has nothing to do, or one
     has died."""
-    bad = EditRequest(image_bytes=b"no picture", prompt="What is shown here?", target="a thing")
+    bad = EditRequest(image_bytes=b"no image", prompt="What is shown here?", target="an entity")
     batches = [
         numbered([request(seed) for seed in range(5)]),
         numbered([request(seed) for seed in range(5, 16)]),  # more than the backbone takes at once

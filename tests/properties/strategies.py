@@ -24,7 +24,7 @@ seeds = st.integers(0, 10_000)
 
 @st.composite
 def states(draw: st.DrawFn, config: GeneratorConfig, least: int, most: int) -> list[LayerStates]:
-    """Some inputs of different lengths, their pictures anywhere in the text."""
+    """Some inputs of different lengths, their images anywhere in the text."""
     size = draw(st.integers(least, most))
     return [
         random_states(

@@ -18,13 +18,13 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.schema import EditRequest
 from tests.small_rows import SMALL_IDENTITY, small_request, small_row
 
-PICTURES = ("flag", "lamp", "tree")
+IMAGES = ("flag", "lamp", "tree")
 TARGETS = ("red", "green", "blue")
 some = st.integers(0, 10**6)
 
 
 class Model:
-    """What the words mean: the newest taught edit of a picture that is not removed."""
+    """What the words mean: the newest taught edit of an image that is not removed."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
@@ -32,11 +32,11 @@ class Model:
         self.removed: set[int] = set()
 
     def held(self) -> dict[str, int]:
-        """Of each picture, the number of the edit that answers."""
+        """Of each image, the number of the edit that answers."""
         answering: dict[str, int] = {}
-        for number, (picture, _) in enumerate(self.requests, start=1):
+        for number, (image, _) in enumerate(self.requests, start=1):
             if number in self.taught and number not in self.removed:
-                answering[picture] = number
+                answering[image] = number
         return answering
 
     def pending(self) -> list[int]:
@@ -44,23 +44,23 @@ class Model:
         held = self.held()
         return [
             number
-            for number, (picture, _) in enumerate(self.requests, start=1)
-            if number not in self.removed and number > held.get(picture, 0)
+            for number, (image, _) in enumerate(self.requests, start=1)
+            if number not in self.removed and number > held.get(image, 0)
         ]
 
     def teach(self, numbers: set[int]) -> None:
-        """Of each picture the newest row appears, unless a newer one is held or it is removed."""
+        """Of each image the newest row appears, unless a newer one is held or it is removed."""
         held = self.held()
         newest: dict[str, int] = {}
         for number in sorted(numbers - self.removed):
             newest[self.requests[number - 1][0]] = number
-        self.taught |= {n for picture, n in newest.items() if n > held.get(picture, 0)}
+        self.taught |= {n for image, n in newest.items() if n > held.get(image, 0)}
 
     def roll_back(self, old: dict[str, int]) -> None:
         """Remove and restore what it takes."""
         now = self.held()
-        for number, (picture, _) in enumerate(self.requests, start=1):
-            first, last = old.get(picture, 0), now.get(picture, 0)
+        for number, (image, _) in enumerate(self.requests, start=1):
+            first, last = old.get(image, 0), now.get(image, 0)
             if first != last and first < number <= last:
                 self.removed.add(number)
             if first != last and number == first:
@@ -120,7 +120,7 @@ class BankLife(RuleBasedStateMachine):
     def row(self, number: int) -> ExpertRow:
         return small_row(number, *self.model.requests[number - 1])
 
-    @rule(fact=st.tuples(st.sampled_from(PICTURES), st.sampled_from(TARGETS)))
+    @rule(fact=st.tuples(st.sampled_from(IMAGES), st.sampled_from(TARGETS)))
     def submit(self, fact: tuple[str, str]) -> None:
         """A request enters the log; a second time it is a duplicate, removed or not."""
         (admission,) = self.log.append([small_request(*fact)])

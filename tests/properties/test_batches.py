@@ -17,7 +17,7 @@ from liveedit_core.method.routing import fused_residual, route
 from liveedit_core.states import hidden_rows
 from tests.properties.strategies import configs, seeds, states
 from tests.random_states import random_expert
-from tests.tiny_backbone import OUR_CONFIG, case, picture, request, tiny_generator
+from tests.tiny_backbone import OUR_CONFIG, case, image, request, tiny_generator
 
 
 def assert_same(batched: Tensor, single: Tensor) -> None:
@@ -66,7 +66,7 @@ def test_features_experts_routing_residual(
 PROMPTS = ("Who?", "What is shown here?", "Name the thing in the picture, if you can tell.")
 inputs = st.builds(
     lambda prompt, target, seed, is_seen: BackboneInput(
-        prompt=prompt, target=target, image_bytes=picture(seed) if is_seen else None
+        prompt=prompt, target=target, image_bytes=image(seed) if is_seen else None
     ),
     st.sampled_from(PROMPTS),
     st.sampled_from(("1984", "golden raven", "a")),

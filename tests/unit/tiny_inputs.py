@@ -1,4 +1,4 @@
-"""Small pictures, requests and cases, each different from the others."""
+"""Small images, requests and cases, each different from the others."""
 
 import io
 
@@ -11,7 +11,7 @@ from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 PROMPT = "What is shown here?"
 
 
-def picture(number: int) -> bytes:
+def image(number: int) -> bytes:
     """A PNG of random pixels."""
     pixels = np.random.default_rng(number).integers(0, 255, (8, 8, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -20,9 +20,9 @@ def picture(number: int) -> bytes:
 
 
 def request(number: int, *, prompt: str = PROMPT, target: str = "") -> EditRequest:
-    """A request about its own picture."""
+    """A request about its own image."""
     return EditRequest(
-        image_bytes=picture(number), prompt=prompt, target=target or f"thing number {number}"
+        image_bytes=image(number), prompt=prompt, target=target or f"entity number {number}"
     )
 
 
@@ -42,8 +42,8 @@ def case(number: int) -> Case:
             Probe(
                 kind=ProbeKind.MODAL_LOCALITY,
                 prompt=PROMPT,
-                target="another thing",
-                image_bytes=picture(10_000 + number),
+                target="another entity",
+                image_bytes=image(10_000 + number),
             ),
             Probe(kind=ProbeKind.TEXT_LOCALITY, prompt="The capital of France is", target="Paris"),
         ),
@@ -51,14 +51,14 @@ def case(number: int) -> Case:
 
 
 class HashEmbedder:
-    """Embeds pictures by their bytes."""
+    """Embeds images by their bytes."""
 
     name = "hash"
     size = 6
 
-    def embed(self, pictures: list[bytes]) -> npt.NDArray[np.float32]:
+    def embed(self, images: list[bytes]) -> npt.NDArray[np.float32]:
         """Unit vectors [B, 6]."""
-        rows = [np.random.default_rng(list(data[-24:])).normal(size=self.size) for data in pictures]
+        rows = [np.random.default_rng(list(data[-24:])).normal(size=self.size) for data in images]
         matrix = np.array(rows, dtype=np.float32)
         unit: npt.NDArray[np.float32] = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
         return unit

@@ -30,7 +30,7 @@ CONFIG = GeneratorConfig(
 
 
 class TinyBackbone:
-    """A deterministic stand-in: rows are drawn from a hash of word or picture."""
+    """A deterministic stand-in: rows are drawn from a hash of word or image."""
 
     digest = "tiny-backbone"
     edit_layer = EDIT_LAYER

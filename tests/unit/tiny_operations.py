@@ -124,7 +124,7 @@ class Operations:
 
     @property
     def settings(self) -> list[str]:
-        """Of both jobs: where things are."""
+        """Of both jobs: where entities are."""
         return [f"run_root={self.root}", f"store={self.store_uri}"]
 
     @property

@@ -18,7 +18,7 @@ from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.builtin.assembly import assemble
 from liveedit_core.builtin.backbone import load_builtin_backbone
-from liveedit_core.builtin.benchmark import ThingRow, load_things
+from liveedit_core.builtin.benchmark import EntityRow, load_entities
 from liveedit_core.builtin.build.questions import FAMILIES, MORE_TEXT_FACTS, TEXT_FACTS
 from liveedit_core.builtin.parts import IMAGE_TOWER, LANGUAGE_MODEL, default_cache_dir, fetch_part
 from liveedit_core.evaluation.metrics import normalize_answer
@@ -37,10 +37,10 @@ def right_facts(backbone: HuggingFaceBackbone, facts: Sequence[tuple[str, str]])
     return [normalize_answer(text).startswith(answer.lower()) for text, (_, answer) in pairs]
 
 
-def named(backbone: HuggingFaceBackbone, things: Sequence[ThingRow]) -> dict[str, list[bool]]:
+def named(backbone: HuggingFaceBackbone, things: Sequence[EntityRow]) -> dict[str, list[bool]]:
     """Per origin, whether each picture is named exactly right."""
     rng = random.Random(SEED)
-    asked = [(t, origin, picture) for t in things for origin, picture in t.pictures.items()]
+    asked = [(t, origin, picture) for t in things for origin, picture in t.images.items()]
     inputs = [
         BackboneInput(prompt=rng.choice(FAMILIES["name"]), image_bytes=picture)
         for _, _, picture in asked
@@ -73,9 +73,9 @@ def check() -> dict[str, Any]:
     is_right = right_facts(unjoined, facts)
     known_before = [fact for fact, right in zip(facts, is_right, strict=True) if right][:NUM_FACTS]
     del unjoined
-    held_out = random.Random(SEED).sample(load_things("evaluation", "bystander"), NUM_HELD_OUT)
+    held_out = random.Random(SEED).sample(load_entities("evaluation", "bystander"), NUM_HELD_OUT)
     held_out_right = [flag for flags in named(backbone, held_out).values() for flag in flags]
-    known = named(backbone, load_things("known_train", "known_evaluation"))
+    known = named(backbone, load_entities("known_train", "known_evaluation"))
     return {
         "protocol": "greedy generation, exact match after normalisation",
         "seed": SEED,

@@ -24,7 +24,7 @@ from tests.integration.conftest import S3_CREDENTIALS
 from tests.integration.edit_job import ROOT, end_group
 from tests.integration.faults.edit_driver import BANK, BATCH_SIZE, WINDOW_EDITS, WORK
 from tests.tiny_bank import taught_bank
-from tests.unit.tiny_inputs import PROMPT, case, picture, request
+from tests.unit.tiny_inputs import PROMPT, case, image, request
 from tests.unit.tiny_models import TinyModels
 
 COLUMNS = (
@@ -168,10 +168,10 @@ class Scene:
             os.kill(process_id, signal.SIGKILL)
 
     def drop(self, name: str, numbers: Iterable[int]) -> None:
-        """Put a file of facts into the inbox, pictures first."""
+        """Put a file of facts into the inbox, images first."""
         lines = []
         for number in numbers:
-            self.store.put(f"inbox/{number}.png", picture(number))
+            self.store.put(f"inbox/{number}.png", image(number))
             edit = request(number)
             fact = {"image": f"{number}.png", "prompt": PROMPT, "target": edit.target}
             lines.append(json.dumps(fact))

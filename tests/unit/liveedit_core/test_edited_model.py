@@ -17,7 +17,7 @@ from liveedit_core.model_folder import load_facts, read_repository
 from tests.tiny_backbone import (
     OUR_CONFIG,
     TINY_CONFIG,
-    picture,
+    image,
     plain_convolutions,
     tiny_backbone,
     tiny_generator,
@@ -25,7 +25,7 @@ from tests.tiny_backbone import (
 from tests.tiny_families import family_backbone
 
 WHAT = "What is shown here?"
-IMAGES: tuple[bytes | None, ...] = (picture(0), None, picture(1))
+IMAGES: tuple[bytes | None, ...] = (image(0), None, image(1))
 PROMPTS = (WHAT, "The opposite of hot is", "Who made this?")
 QUESTIONS = tuple(zip(IMAGES, PROMPTS, strict=True))
 GREEDY: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
@@ -46,7 +46,7 @@ def config_of(backbone: Any) -> GeneratorConfig:
 
 def edited(backbone: Any, number: int = 3) -> EditedModel:
     model = EditedModel(backbone, tiny_generator(config_of(backbone)))
-    model.edit_many([(picture(i), WHAT, f"thing {i}") for i in range(number)])
+    model.edit_many([(image(i), WHAT, f"entity {i}") for i in range(number)])
     return model
 
 
@@ -67,10 +67,10 @@ def test_without_edits_it_generates_as_transformers_does(
     done = EditedModel(backbone, tiny_generator(config_of(backbone))).generate(
         IMAGES, PROMPTS, **arguments
     )
-    for one, image, prompt in zip(done, IMAGES, PROMPTS, strict=True):
+    for one, shown, prompt in zip(done, IMAGES, PROMPTS, strict=True):
         assert one.routing is None
         assert [list(ids) for ids in one.token_ids] == own_tokens(
-            backbone, image, prompt, **arguments
+            backbone, shown, prompt, **arguments
         )
 
 
@@ -86,8 +86,8 @@ def test_without_edits_it_generates_as_transformers_does(
 def test_a_batch_answers_as_its_requests_do_alone(backbone: Any, arguments: dict[str, Any]) -> None:
     model = edited(backbone)
     together = model.generate(IMAGES, PROMPTS, **arguments)
-    for one, image, prompt in zip(together, IMAGES, PROMPTS, strict=True):
-        (alone,) = model.generate([image], [prompt], **arguments)
+    for one, shown, prompt in zip(together, IMAGES, PROMPTS, strict=True):
+        (alone,) = model.generate([shown], [prompt], **arguments)
         assert one.token_ids == alone.token_ids
         assert len(one.texts) == arguments.get("num_return_sequences", 1)
     assert together[0].routing is not None
@@ -114,7 +114,7 @@ def test_sampling_follows_the_seed(backbone: Any) -> None:
     for _ in range(2):
         torch.manual_seed(5)
         (done,) = model.generate(
-            [picture(0)], [WHAT], do_sample=True, max_new_tokens=5, num_return_sequences=3
+            [image(0)], [WHAT], do_sample=True, max_new_tokens=5, num_return_sequences=3
         )
         drawn.append(done.token_ids)
     assert drawn[0] == drawn[1]
@@ -123,17 +123,17 @@ def test_sampling_follows_the_seed(backbone: Any) -> None:
 
 def test_the_output_of_transformers_is_there_when_asked_for(backbone: Any) -> None:
     options = GREEDY | {"return_dict_in_generate": True, "output_logits": True}
-    (done,) = edited(backbone).generate([picture(0)], [WHAT], **options)
+    (done,) = edited(backbone).generate([image(0)], [WHAT], **options)
     assert done.details.logits[0][done.row].argmax().item() == done.token_ids[0][0]
 
 
 def test_an_edit_can_be_replaced_and_taken_back(backbone: Any) -> None:
     model = EditedModel(backbone, tiny_generator(config_of(backbone)))
     before = model.generate(IMAGES, PROMPTS, **GREEDY)
-    first = model.edit(picture(0), WHAT, "silver kettle")
-    assert model.edit(picture(0), WHAT, "silver kettle") == first
+    first = model.edit(image(0), WHAT, "silver kettle")
+    assert model.edit(image(0), WHAT, "silver kettle") == first
     assert model.edits == (first,)
-    second = model.edit(picture(0), WHAT, "golden raven")
+    second = model.edit(image(0), WHAT, "golden raven")
     assert model.edits == (second,)
     fact = model.fact(second)
     assert fact is not None
@@ -151,14 +151,14 @@ def test_an_edit_can_be_replaced_and_taken_back(backbone: Any) -> None:
 def test_what_cannot_be_taught_changes_nothing(backbone: Any) -> None:
     model = edited(backbone, 1)
     with pytest.raises(InputError):
-        model.edit_many([(picture(7), WHAT, "raven"), (b"no picture", WHAT, "raven")])
+        model.edit_many([(image(7), WHAT, "raven"), (b"no image", WHAT, "raven")])
     with pytest.raises(InputError):
-        model.edit(picture(7), "", "raven")
+        model.edit(image(7), "", "raven")
     assert len(model.edits) == 1
     with pytest.raises(InputError, match="for each of 2 prompts"):
         model.generate([None], ["Who?", "What?"])
     with pytest.raises(ConfigError, match="prefill_chunk_size"):
-        model.generate([picture(0)], [WHAT], prefill_chunk_size=2)
+        model.generate([image(0)], [WHAT], prefill_chunk_size=2)
 
 
 def test_it_can_be_saved_and_read_again(backbone: Any, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_it_can_be_saved_and_read_again(backbone: Any, tmp_path: Path) -> None:
     again = EditedModel(backbone, generator, repository, load_facts(tmp_path))
     one, other = (m.generate(IMAGES, PROMPTS, **GREEDY) for m in (model, again))
     assert [g.token_ids for g in one] == [g.token_ids for g in other]
-    again.edit(picture(0), WHAT, "another thing")  # the fact of the old one is known
+    again.edit(image(0), WHAT, "another entity")  # the fact of the old one is known
     assert len(again.edits) == 3
     with pytest.raises(RepositoryMismatchError, match="backbone_digest"):
         read_repository(tmp_path, "another", generator)
@@ -192,7 +192,7 @@ def test_the_backbone_is_untouched_during_and_after(backbone: Any) -> None:
     assert hooks() == before
     assert all(torch.equal(weights[k], v) for k, v in backbone.model.state_dict().items())
     with pytest.raises(ConfigError, match="closed"):
-        model.answer(picture(0), WHAT)
+        model.answer(image(0), WHAT)
 
 
 def test_threads_read_at_once_while_another_teaches(backbone: Any) -> None:
@@ -204,7 +204,7 @@ def test_threads_read_at_once_while_another_teaches(backbone: Any) -> None:
     def ask(number: int) -> list[str]:
         model = models[number % 2]
         if number % 5 == 0:
-            taught.edit(picture(50 + number), WHAT, "raven")
+            taught.edit(image(50 + number), WHAT, "raven")
         return [model.answer(image, prompt, max_new_tokens=4) for image, prompt in QUESTIONS]
 
     with ThreadPoolExecutor(4) as pool:
@@ -215,8 +215,8 @@ def test_threads_read_at_once_while_another_teaches(backbone: Any) -> None:
 
 def test_an_explanation_agrees_with_the_routing_of_an_answer(backbone: Any) -> None:
     model = edited(backbone, 5)
-    (done,) = model.generate([picture(0)], [WHAT], **GREEDY)
-    why = model.explain(picture(0), WHAT)
+    (done,) = model.generate([image(0)], [WHAT], **GREEDY)
+    why = model.explain(image(0), WHAT)
     assert done.routing is not None
     assert tuple(edit.edit_id for edit in why.kept) == done.routing.kept
     assert [edit.weight for edit in why.kept] == pytest.approx(list(done.routing.weights), rel=1e-3)
@@ -224,14 +224,14 @@ def test_an_explanation_agrees_with_the_routing_of_an_answer(backbone: Any) -> N
         assert edit.visual_similarity - why.threshold == pytest.approx(margin, abs=1e-3)
     assert why.num_edits == 5
     assert all(edit.fact is not None and edit.fact.target in str(why) for edit in why.edits)
-    shown = why.picture()
-    plain = replace(why, edits=()).picture()
+    shown = why.image()
+    plain = replace(why, edits=()).image()
     assert shown.size[0] > shown.size[1] > 0
     assert shown.tobytes() != plain.tobytes()
 
 
 def test_an_explanation_of_an_empty_bank_keeps_nothing(backbone: Any) -> None:
-    why = EditedModel(backbone, tiny_generator(config_of(backbone))).explain(picture(0), WHAT)
+    why = EditedModel(backbone, tiny_generator(config_of(backbone))).explain(image(0), WHAT)
     assert why.kept == ()
     assert "0 of 0 edits kept" in str(why)
-    assert why.picture().size[0] > 0
+    assert why.image().size[0] > 0

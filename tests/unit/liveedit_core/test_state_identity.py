@@ -14,7 +14,7 @@ IDENTITY = StateIdentity(
     hidden_size=8,
     dtype="float32",
 )
-ITEM = BackboneInput(prompt="What is it?", target="a kettle", image_bytes=b"picture")
+ITEM = BackboneInput(prompt="What is it?", target="a kettle", image_bytes=b"image")
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_an_input_that_differs_has_another_name(change: dict[str, object]) -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "has_other_picture"),
+    ("change", "has_other_image"),
     [
         ({"backbone_digest": "other"}, True),
         ({"encoding": "{prompt}"}, True),
@@ -42,13 +42,13 @@ def test_an_input_that_differs_has_another_name(change: dict[str, object]) -> No
     ],
 )
 def test_a_backbone_that_differs_gives_other_names(
-    change: dict[str, object], has_other_picture: bool
+    change: dict[str, object], has_other_image: bool
 ) -> None:
     other = replace(IDENTITY, **change)  # type: ignore[arg-type]
     assert other.state_id(ITEM) != IDENTITY.state_id(ITEM)
-    assert (other.picture_id(b"p") != IDENTITY.picture_id(b"p")) == has_other_picture
+    assert (other.image_id(b"p") != IDENTITY.image_id(b"p")) == has_other_image
 
 
-def test_no_input_and_an_empty_picture_are_not_the_same() -> None:
+def test_no_input_and_an_empty_image_are_not_the_same() -> None:
     without, empty = (replace(ITEM, image_bytes=image) for image in (None, b""))
     assert IDENTITY.state_id(without) != IDENTITY.state_id(empty)

@@ -76,13 +76,13 @@ def settings() -> LifelongEditRecipe:
 class House:
     """One store: a log of eleven requests, and the bank that the first generator wrote of it.
 
-    Request 11 gives the picture of request 3 a new target; edits 5 and 6 were removed.
+    Request 11 gives the image of request 3 a new target; edits 5 and 6 were removed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.store = ObjectStore(folder)
         self.log = RequestLog(self.store)
-        requests = [request(n) for n in range(1, 11)] + [request(3, target="another thing")]
+        requests = [request(n) for n in range(1, 11)] + [request(3, target="another entity")]
         self.log.append(requests)
         self.bank = self.taught("main", TinyModels(), requests)
         gone = [requests[4].edit_id, requests[5].edit_id]
@@ -139,11 +139,12 @@ def house(tmp_path: Path) -> House:
     return House(tmp_path / "store")
 
 
-def assert_same(first: ExpertBank, second: ExpertBank) -> None:
+def assert_same(first: ExpertBank, second: ExpertBank, *, atol: float = 0.0) -> None:
+    """Micro-batches of another composition may round differently: then allow for it by `atol`."""
     one, other = first.load_repository(CONFIG), second.load_repository(CONFIG)
     assert one.edit_ids == other.edit_ids
     for name in ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD"):
-        assert torch.equal(getattr(one, name), getattr(other, name)), name
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=atol)
 
 
 def test_the_new_bank_holds_the_edits_of_the_old_one_as_the_other_generator_writes_them(
@@ -156,7 +157,7 @@ def test_the_new_bank_holds_the_edits_of_the_old_one_as_the_other_generator_writ
     new = ExpertBank.open(house.store, "new")
     assert new.edit_ids() == house.bank.edit_ids()
     expected = house.taught("expected", OtherModels(), [item.request for item in house.log.read()])
-    assert_same(new, expected)
+    assert_same(new, expected, atol=1e-5)
     old = house.bank.load_repository(CONFIG)
     assert not torch.equal(new.load_repository(CONFIG).down_NRD, old.down_NRD)
     assert house.bank.version == before

@@ -1,4 +1,4 @@
-"""Experts become rows that a commit shows, with their picture embeddings."""
+"""Experts become rows that a commit shows, with their image embeddings."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from infra.bank.expert_bank import BankIdentity, ExpertBank
 from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.limits import InputLimits
-from tests.unit.tiny_inputs import HashEmbedder, picture, request
+from tests.unit.tiny_inputs import HashEmbedder, image, request
 from tests.unit.tiny_models import CONFIG, TinyModels
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker
@@ -29,11 +29,11 @@ IDENTITY = BankIdentity(
 
 
 class BlindEmbedder(HashEmbedder):
-    """Cannot embed the first picture."""
+    """Cannot embed the first image."""
 
-    def embed(self, pictures: list[bytes]) -> npt.NDArray[np.float32]:
-        matrix = super().embed(pictures)
-        matrix[[data == picture(0) for data in pictures]] = np.nan
+    def embed(self, images: list[bytes]) -> npt.NDArray[np.float32]:
+        matrix = super().embed(images)
+        matrix[[data == image(0) for data in images]] = np.nan
         return matrix
 
 
@@ -58,7 +58,7 @@ def test_rows_appear_with_the_commit(bank: ExpertBank, batch: GeneratedBatch) ->
     rows = bank.load_rows(["edit_id", "clip_embedding"])
     assert rows.column("edit_id").to_pylist() == [item.expert.edit_id for item in batch.experts]
     stored = np.array(rows.column("clip_embedding").to_pylist())
-    expected = HashEmbedder().embed([picture(number) for number in range(5)])
+    expected = HashEmbedder().embed([image(number) for number in range(5)])
     np.testing.assert_allclose(stored, expected, rtol=1e-6)
 
 

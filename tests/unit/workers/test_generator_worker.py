@@ -4,7 +4,7 @@ import torch
 
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.schema import EditRequest
-from tests.unit.tiny_inputs import PROMPT, picture, request
+from tests.unit.tiny_inputs import PROMPT, image, request
 from tests.unit.tiny_models import CONFIG, TinyModels
 from workers.generator_worker import GeneratorWorker
 from workers.messages import NumberedRequest
@@ -47,8 +47,8 @@ def test_a_bad_request_is_refused_and_its_neighbours_are_as_without_it() -> None
         assert torch.equal(one.expert.down_RD, other.expert.down_RD)
 
 
-def test_a_picture_that_cannot_be_decoded_is_refused() -> None:
-    broken = EditRequest(image_bytes=picture(1)[:40], prompt=PROMPT, target="a thing")
+def test_a_image_that_cannot_be_decoded_is_refused() -> None:
+    broken = EditRequest(image_bytes=image(1)[:40], prompt=PROMPT, target="an entity")
     batch = worker().generate(numbered(broken, request(0)))
     assert [item.edit_id for item in batch.rejected] == [broken.edit_id]
     assert len(batch.experts) == 1

@@ -1,38 +1,38 @@
-"""Chunks keep the prompts of one picture together; what is written is what the backbone gives."""
+"""Chunks keep the prompts of one image together; what is written is what the backbone gives."""
 
 import torch
 
 from infra.cache.state_cache import MissingState, StateCache
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
-from tests.tiny_backbone import picture, tiny_backbone
-from workers.state_encoder import StateEncoder, picture_chunks
+from tests.tiny_backbone import image, tiny_backbone
+from workers.state_encoder import StateEncoder, image_chunks
 
 
-def test_prompts_about_one_picture_share_a_chunk_and_nothing_is_lost() -> None:
-    pictures = ["a", "b", "", "a", "c", "c", "", "b", "a", "d"]
-    missing = [MissingState(position, name) for position, name in enumerate(pictures)]
-    chunks = list(picture_chunks(missing, size=4))
+def test_prompts_about_one_image_share_a_chunk_and_nothing_is_lost() -> None:
+    images = ["a", "b", "", "a", "c", "c", "", "b", "a", "d"]
+    missing = [MissingState(position, name) for position, name in enumerate(images)]
+    chunks = list(image_chunks(missing, size=4))
     assert sorted(position for chunk in chunks for position in chunk) == list(range(10))
     assert all(len(chunk) <= 4 for chunk in chunks)
     for name in "abcd":
-        homes = [chunk for chunk in chunks if any(pictures[place] == name for place in chunk)]
+        homes = [chunk for chunk in chunks if any(images[place] == name for place in chunk)]
         assert len(homes) == 1
 
 
-def test_a_picture_with_more_prompts_than_a_chunk_stays_whole() -> None:
+def test_a_image_with_more_prompts_than_a_chunk_stays_whole() -> None:
     missing = [MissingState(position, "a") for position in range(5)]
-    assert list(picture_chunks(missing, size=2)) == [[0, 1, 2, 3, 4]]
-    assert list(picture_chunks([], size=2)) == []
+    assert list(image_chunks(missing, size=2)) == [[0, 1, 2, 3, 4]]
+    assert list(image_chunks([], size=2)) == []
 
 
 def test_states_written_are_those_of_the_backbone(store: ObjectStore) -> None:
     backbone = tiny_backbone()
     encoder = StateEncoder(lambda: backbone)
     cache = StateCache(store, encoder.identity("float32"))
-    prompts = ("What is shown here?", "Who made this thing, and when was it first shown?")
+    prompts = ("What is shown here?", "Who made this entity, and when was it first shown?")
     inputs = [
-        BackboneInput(prompt=prompt, target="raven", image_bytes=picture(seed))
+        BackboneInput(prompt=prompt, target="raven", image_bytes=image(seed))
         for prompt in prompts
         for seed in (1, 2)
     ]

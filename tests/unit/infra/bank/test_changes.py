@@ -18,7 +18,7 @@ from tests.small_rows import SMALL_IDENTITY, small_request, small_row
 
 
 class Life:
-    """A store with a bank and its log; facts are (picture, target)."""
+    """A store with a bank and its log; facts are (image, target)."""
 
     def __init__(self, store: ObjectStore, *facts: tuple[str, str]) -> None:
         self.store = store

@@ -136,8 +136,8 @@ def test_equal_sets_of_edits_give_equal_tensors_whatever_the_windows(
 ) -> None:
     # Six edits of four subjects, each handed in at least once, in any order and any windows.
     all_rows = [
-        make_row(sequence, picture, f"target {sequence}")
-        for sequence, picture in enumerate(["a", "b", "a", "c", "b", "d"], start=1)
+        make_row(sequence, image, f"target {sequence}")
+        for sequence, image in enumerate(["a", "b", "a", "c", "b", "d"], start=1)
     ]
     order = data.draw(st.permutations(range(6)))
     repeats = data.draw(st.lists(st.integers(0, 5), max_size=4))

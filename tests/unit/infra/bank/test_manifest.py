@@ -20,9 +20,9 @@ def bank(store: ObjectStore, identity: BankIdentity, make_row: MakeRow) -> Exper
     bank = ExpertBank.open_or_create(store, "main", identity)
     epoch = bank.acquire_writer()
     for rows in (
-        [make_row(1, picture="one"), make_row(2)],
+        [make_row(1, image="one"), make_row(2)],
         [make_row(3)],
-        [make_row(4, picture="one", target="no")],
+        [make_row(4, image="one", target="no")],
     ):
         bank.commit(bank.fragment_writer().write(rows), epoch=epoch)
     return bank

@@ -19,7 +19,7 @@ from liveedit_core.errors import IntegrityError
 from liveedit_core.state_identity import StateIdentity
 from liveedit_core.state_source import BackboneStates
 from liveedit_core.states import LayerStates
-from tests.unit.tiny_inputs import picture
+from tests.unit.tiny_inputs import image
 from tests.unit.tiny_models import TinyBackbone
 
 BACKBONE = TinyBackbone()
@@ -28,7 +28,7 @@ TEXT_ONLY = BackboneInput(prompt="The capital of France is", target="Paris")
 
 
 def question(number: int, prompt: str = "What is it?") -> BackboneInput:
-    return BackboneInput(prompt=prompt, target="a thing", image_bytes=picture(number))
+    return BackboneInput(prompt=prompt, target="an entity", image_bytes=image(number))
 
 
 def write(cache: StateCache, inputs: Sequence[BackboneInput]) -> WrittenStates:
@@ -65,7 +65,7 @@ def test_what_was_committed_comes_back_in_the_order_asked_for(cache: StateCache)
         assert_same(state, expected)
 
 
-def test_the_grid_of_a_picture_comes_back(cache: StateCache) -> None:
+def test_the_grid_of_a_image_comes_back(cache: StateCache) -> None:
     """Positions of some families depend on it."""
     inputs = [question(1), question(2)]
     one, other = BACKBONE.encode(inputs)
@@ -88,9 +88,9 @@ def test_a_table_of_another_release_begins_anew(store: ObjectStore) -> None:
 def test_missing_names_each_once_and_only_what_is_missing(cache: StateCache) -> None:
     inputs = [question(1), TEXT_ONLY, question(2), question(2), question(1)]
     fill(cache, [question(1)])
-    assert [(found.position, found.picture_id) for found in cache.missing(inputs)] == [
+    assert [(found.position, found.image_id) for found in cache.missing(inputs)] == [
         (1, ""),
-        (2, EXACT.picture_id(picture(2))),
+        (2, EXACT.image_id(image(2))),
     ]
 
 
@@ -107,10 +107,10 @@ def test_a_state_is_held_once_whoever_writes_it_how_often(
     assert held(other, [question(1), question(2), TEXT_ONLY]) == [True] * 3
 
 
-def test_a_picture_is_stored_once_for_all_its_prompts(cache: StateCache) -> None:
+def test_a_image_is_stored_once_for_all_its_prompts(cache: StateCache) -> None:
     fill(cache, [question(1), question(1, "Who made it?"), TEXT_ONLY])
     fill(cache, [question(1, "When?")])
-    assert (len(cache), len(cache._pictures)) == (4, 1)
+    assert (len(cache), len(cache._images)) == (4, 1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -209,12 +209,12 @@ def test_what_a_job_wants_does_not_push_out_its_own(store: ObjectStore) -> None:
     assert held(cache, wanted) == [True, True, False, False]
 
 
-def test_pictures_go_with_their_last_state(store: ObjectStore) -> None:
+def test_images_go_with_their_last_state(store: ObjectStore) -> None:
     cache = StateCache(store, EXACT, max_bytes=10**9)
     fill(cache, [question(1), question(1, "Who made it?"), question(2)])
     cache._states.remove(cache.ids([question(1), question(2)]))
     cache._remove_orphans()
-    assert cache._pictures.names() == [EXACT.picture_id(picture(1))]
+    assert cache._images.names() == [EXACT.image_id(image(1))]
     cache._states.remove(cache.ids([question(1, "Who made it?")]))
     assert len(cache) == 0
     assert fill(cache, [question(3)])
@@ -242,7 +242,7 @@ def truncate_the_manifest(folder: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [remove_all, remove_a_file, truncate_a_file, truncate_the_manifest]
 )
-@pytest.mark.parametrize("suffix", ["", "-pictures"])
+@pytest.mark.parametrize("suffix", ["", "-images"])
 def test_a_damaged_cache_costs_time_only(
     damage: Callable[[Path], None], suffix: str, store: ObjectStore
 ) -> None:

@@ -97,7 +97,7 @@ def data() -> ReportData:
     )
 
 
-def test_every_picture_is_in_the_page_and_decodes(data: ReportData) -> None:
+def test_every_image_is_in_the_page_and_decodes(data: ReportData) -> None:
     page = HtmlPage(render_report(data))
     sources = [value for name, value in page.attributes if name == "src"]
     assert len(sources) == 4  # two examples, one expert, one side of a pair; the other is broken
@@ -105,7 +105,7 @@ def test_every_picture_is_in_the_page_and_decodes(data: ReportData) -> None:
         head, _, body = source.partition(",")
         assert head == "data:image/webp;base64"
         Image.open(io.BytesIO(base64.b64decode(body, validate=True))).load()
-    assert page.text.count("no picture") == 1
+    assert page.text.count("no image") == 1
 
 
 def test_texts_from_outside_stay_texts(data: ReportData) -> None:
@@ -256,7 +256,7 @@ def test_thumbnails_are_small_and_missing_ones_empty() -> None:
     uri = thumbnail_uri(_png("green", side=900))
     image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
     assert image.size == (160, 160)
-    assert thumbnail_uri(None) == thumbnail_uri(b"no picture") == ""
+    assert thumbnail_uri(None) == thumbnail_uri(b"no image") == ""
 
 
 def test_plots_take_the_colour_of_the_page_and_escape_labels() -> None:

@@ -16,7 +16,7 @@ from infra.reports.training import (
     write_training_report,
 )
 from infra.reports.training_report_data import Histogram, TrainingReportData
-from tests.unit.tiny_inputs import picture
+from tests.unit.tiny_inputs import image
 
 HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x.png">'
 RATE = {"learning_rate": 1e-3}
@@ -65,7 +65,7 @@ def data() -> TrainingReportData:
                 target="a kettle",
                 answer_before="a cup",
                 answer_after="a cup",
-                image_bytes=picture(1),
+                image_bytes=image(1),
             )
         ],
         warnings=["No expert passes"],

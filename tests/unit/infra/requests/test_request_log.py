@@ -16,12 +16,12 @@ from liveedit_core.schema import EditRequest
 MakeRow = Callable[..., ExpertRow]
 
 
-def request(picture: str, target: str = "yes") -> EditRequest:
+def request(image: str, target: str = "yes") -> EditRequest:
     return EditRequest(
-        image_bytes=picture.encode(),
+        image_bytes=image.encode(),
         prompt="What is it?",
         target=target,
-        image_uri=f"s3://bucket/{picture}",
+        image_uri=f"s3://bucket/{image}",
         submitter="someone",
     )
 
@@ -55,7 +55,7 @@ def test_numbers_go_on_over_calls_and_processes(log: RequestLog, store: ObjectSt
 
 
 def test_what_is_read_back_is_what_was_handed_in(log: RequestLog) -> None:
-    requests = [request(f"picture {index}") for index in range(70)]
+    requests = [request(f"image {index}") for index in range(70)]
     before = datetime.now(UTC)
     log.append(requests)
     logged = list(log.read())
@@ -98,14 +98,14 @@ def test_handing_in_a_file_again_does_nothing_even_after_superseding(log: Reques
 def test_pending_is_requests_minus_bank(
     log: RequestLog, bank: ExpertBank, make_row: MakeRow
 ) -> None:
-    log.append([request(f"picture {sequence}") for sequence in (1, 2, 3)])
+    log.append([request(f"image {sequence}") for sequence in (1, 2, 3)])
     assert log.pending_sequences(bank) == pending(log, bank) == [1, 2, 3]
     epoch = bank.acquire_writer()
     row = make_row(2)
-    assert row.expert.edit_id == request("picture 2").edit_id
+    assert row.expert.edit_id == request("image 2").edit_id
     bank.commit(bank.fragment_writer().write([row]), epoch=epoch)
     assert pending(log, bank) == [1, 3]
-    assert next(log.pending(bank)).request == request("picture 1")
+    assert next(log.pending(bank)).request == request("image 1")
 
 
 def test_an_edit_superseded_in_the_bank_is_done_but_one_superseded_only_in_the_log_is_not(

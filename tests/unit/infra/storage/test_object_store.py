@@ -150,11 +150,11 @@ def test_a_pickled_store_opens_the_same_place(store: ObjectStore) -> None:
 
 
 def test_fetch_reads_a_file_by_uri(store: ObjectStore, tmp_path: Path) -> None:
-    picture = tmp_path / "my picture%.png"
-    picture.write_bytes(b"png")
-    assert store.fetch(picture.as_uri(), LIMIT) == b"png"
+    image = tmp_path / "my image%.png"
+    image.write_bytes(b"png")
+    assert store.fetch(image.as_uri(), LIMIT) == b"png"
     with pytest.raises(InputError, match="larger than the limit of 2 bytes"):
-        store.fetch(picture.as_uri(), 2)
+        store.fetch(image.as_uri(), 2)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_fetch_reads_a_file_by_uri(store: ObjectStore, tmp_path: Path) -> None:
         "a.png",
     ],
 )
-def test_fetch_refuses_what_is_no_uri_of_a_picture(store: ObjectStore, uri: str) -> None:
+def test_fetch_refuses_what_is_no_uri_of_a_image(store: ObjectStore, uri: str) -> None:
     with pytest.raises(InputError, match="cannot fetch"):
         store.fetch(uri, LIMIT)
 

@@ -22,25 +22,23 @@ from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates, hidden_rows
-from tests.tiny_backbone import picture, plain_convolutions, tiny_generator
+from tests.tiny_backbone import image, plain_convolutions, tiny_generator
 from tests.tiny_families import EDIT_LAYER, FAMILY_NAMES, VARIABLE, family_backbone, tiny_tokenizer
 
 
 def sized(seed: int, width: int, height: int) -> bytes:
-    """The picture of a seed, stretched."""
+    """The image of a seed, stretched."""
     buffer = io.BytesIO()
-    decode_image(picture(seed)).resize((width, height), Image.Resampling.NEAREST).save(
-        buffer, "PNG"
-    )
+    decode_image(image(seed)).resize((width, height), Image.Resampling.NEAREST).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-SEEN = BackboneInput(prompt="What is shown here?", target="silver kettle", image_bytes=picture(1))
+SEEN = BackboneInput(prompt="What is shown here?", target="silver kettle", image_bytes=image(1))
 ITEMS = (
     SEEN,
     BackboneInput(prompt="Who?", target="Anna", image_bytes=sized(2, 112, 56)),
     BackboneInput(prompt="The opposite of hot is", target="cold"),
-    BackboneInput(prompt="Name the thing in the picture.", target="1984", image_bytes=picture(3)),
+    BackboneInput(prompt="Name the thing in the picture.", target="1984", image_bytes=image(3)),
     BackboneInput(prompt="When was it?", target="2020"),
 )
 
@@ -112,11 +110,11 @@ def changed(one: Tensor, other: Tensor) -> list[int]:
     return (one != other).any(-1).nonzero().flatten().tolist()
 
 
-def test_another_picture_changes_the_image_rows_and_no_others(
+def test_another_image_changes_the_image_rows_and_no_others(
     backbone: VisionLanguageBackbone,
 ) -> None:
     rows = embeddings(backbone, SEEN)
-    others = embeddings(backbone, replace(SEEN, image_bytes=picture(7)))
+    others = embeddings(backbone, replace(SEEN, image_bytes=image(7)))
     expected = list(range(*backbone.encode([SEEN])[0].image_span))
     if backbone.digest == "llava_onevision":  # a learned row ends each line of its grid
         expected = [row for i, row in enumerate(expected) if i not in (6, 9)]
@@ -153,10 +151,10 @@ def test_tokens_are_the_processors(backbone: VisionLanguageBackbone) -> None:
         text = backbone.reader.format.with_image.replace(PROMPT, SEEN.prompt)
         text = text.replace(IMAGE, backbone.reader.image_token)
     done = backbone.processor(
-        images=[decode_image(picture(1))],
+        images=[decode_image(image(1))],
         text=[text],
         return_tensors="pt",
-        **backbone.family.picture_options,
+        **backbone.family.image_options,
     )
     prepared = backbone.reader.prepare(replace(SEEN, target=""))
     assert prepared.tokens["input_ids"].tolist() == done["input_ids"][0].tolist()
@@ -222,7 +220,7 @@ def edited(backbone: VisionLanguageBackbone) -> Editor:
     editor = Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
     return editor.with_edits(
         [
-            EditRequest(image_bytes=picture(seed), prompt="What is shown here?", target="raven")
+            EditRequest(image_bytes=image(seed), prompt="What is shown here?", target="raven")
             for seed in range(4)
         ]
     )
@@ -231,7 +229,7 @@ def edited(backbone: VisionLanguageBackbone) -> Editor:
 def test_experts_act_alike_with_and_without_cache_in_batches_and_beams(
     backbone: VisionLanguageBackbone,
 ) -> None:
-    """Each request keeps its own experts; a request without a picture keeps none."""
+    """Each request keeps its own experts; a request without an image keeps none."""
     editor = edited(backbone)
     asked: list[int] = []
 
@@ -288,7 +286,7 @@ def test_generated_tokens_are_the_teacher_forced_argmax(backbone: VisionLanguage
 
 
 @pytest.mark.parametrize("name", VARIABLE)
-def test_the_sentinel_copes_with_pictures_of_any_size(name: str) -> None:
+def test_the_sentinel_copes_with_images_of_any_size(name: str) -> None:
     """Sentinel and image rows are both pooled by attention, so their numbers may differ."""
     backbone = family_backbone(name)
     items = [replace(SEEN, image_bytes=sized(4, *size)) for size in ((56, 56), (140, 42))]

@@ -18,11 +18,11 @@ from tests.tiny_backbone import (
     EDIT_LAYER,
     IMAGE_TOKEN,
     NUM_IMAGE_TOKENS,
-    picture,
+    image,
     question,
 )
 
-SEEN = BackboneInput(prompt="What is shown here?", target="silver kettle", image_bytes=picture(1))
+SEEN = BackboneInput(prompt="What is shown here?", target="silver kettle", image_bytes=image(1))
 UNSEEN = BackboneInput(prompt="The opposite of hot is", target="cold")
 
 
@@ -37,7 +37,7 @@ def whole_model(backbone: HuggingFaceBackbone, item: BackboneInput) -> Any:
         return backbone.model(input_ids=ids, **pixels, output_hidden_states=True, use_cache=False)
 
 
-@pytest.mark.parametrize("item", [SEEN, UNSEEN], ids=["picture", "text"])
+@pytest.mark.parametrize("item", [SEEN, UNSEEN], ids=["image", "text"])
 def test_both_halves_give_the_whole_models_numbers(
     backbone: HuggingFaceBackbone, item: BackboneInput
 ) -> None:
@@ -75,9 +75,9 @@ def test_spans_and_ids_spell_the_input(backbone: HuggingFaceBackbone) -> None:
 
 
 def test_encode_keeps_the_order_of_its_inputs(backbone: HuggingFaceBackbone) -> None:
-    prompts = ["Who?", "What is the opposite of the thing that is shown here?", "Name it."] * 3
+    prompts = ["Who?", "What is the opposite of the entity that is shown here?", "Name it."] * 3
     inputs = [
-        BackboneInput(prompt=prompt, target="1984", image_bytes=picture(seed) if seed % 2 else None)
+        BackboneInput(prompt=prompt, target="1984", image_bytes=image(seed) if seed % 2 else None)
         for seed, prompt in enumerate(prompts)
     ]
     for item, state in zip(inputs, backbone.encode(inputs), strict=True):
@@ -89,7 +89,7 @@ def test_encode_keeps_the_order_of_its_inputs(backbone: HuggingFaceBackbone) -> 
 
 def test_the_pyramid_holds_pooled_levels_of_the_tower(backbone: HuggingFaceBackbone) -> None:
     (state,) = backbone.encode([SEEN])
-    images = [decode_image(picture(1))]
+    images = [decode_image(image(1))]
     pixels = backbone.processor.image_processor(images=images, return_tensors="pt")
     with torch.no_grad():
         last = backbone.model.model.vision_tower(pixels["pixel_values"]).last_hidden_state[0]
@@ -162,14 +162,14 @@ def test_gradients_flow_to_the_rows(backbone: HuggingFaceBackbone) -> None:
 def test_prompts_that_would_confuse_the_model_are_refused(
     backbone: HuggingFaceBackbone, prompt: str, target: str
 ) -> None:
-    item = BackboneInput(prompt=prompt, target=target, image_bytes=picture(0))
+    item = BackboneInput(prompt=prompt, target=target, image_bytes=image(0))
     with pytest.raises(InputError, match="must hold text"):
         backbone.encode([item])
 
 
 def test_braces_in_a_prompt_are_text(backbone: HuggingFaceBackbone) -> None:
     ids, _, prompt, _ = backbone.tokenize(
-        BackboneInput(prompt="What is {0} {prompt}?", image_bytes=picture(0))
+        BackboneInput(prompt="What is {0} {prompt}?", image_bytes=image(0))
     )
     assert backbone.decode(ids[slice(*prompt)].tolist()) == "What is {0} {prompt}? Answer:"
 

@@ -16,13 +16,13 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, IntegrityError, StorageUnavailableError
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import save_generator
-from tests.tiny_backbone import TINY_CONFIG, picture, request, tiny_generator
+from tests.tiny_backbone import TINY_CONFIG, image, request, tiny_generator
 from tests.tiny_families import family_backbone, model_and_processor
 from workers.generator_worker import GeneratorWorker
 from workers.messages import NumberedRequest
 from workers.models import ModelNames
 
-SEEN = BackboneInput(prompt="What is shown here?", target="silver", image_bytes=picture(1))
+SEEN = BackboneInput(prompt="What is shown here?", target="silver", image_bytes=image(1))
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from liveedit_core.backbones.loading import load_backbone
 from liveedit_core.backbones.minigpt4 import PROMPT_FORMAT, convert_minigpt4
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, InputError
-from tests.tiny_backbone import picture
+from tests.tiny_backbone import image
 from tests.tiny_families import WIDTH, model_and_processor, tiny_llama
 
-SEEN = BackboneInput(prompt="What is shown here?", target="silver", image_bytes=picture(1))
+SEEN = BackboneInput(prompt="What is shown here?", target="silver", image_bytes=image(1))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_the_folder_is_loaded_like_any_other(sources: Path, tmp_path: Path) -> N
     assert backbone.reader.format == PROMPT_FORMAT
     (state,) = backbone.encode([SEEN])
     start, stop = state.image_span
-    assert (start > 0, stop - start) == (True, 4)  # the picture stands within the text
+    assert (start > 0, stop - start) == (True, 4)  # the image stands within the text
     assert (
         backbone.decode(
             backbone.reader.prepare(SEEN).tokens["input_ids"][: state.target_span[0]].tolist()

@@ -1,4 +1,4 @@
-"""Pyramids: which numbers of the tower they hold, and at which picture sizes."""
+"""Pyramids: which numbers of the tower they hold, and at which image sizes."""
 
 import torch
 from torch import Tensor, nn

@@ -82,7 +82,7 @@ def test_fine_tuning_learns_its_last_edit(fine_tuned: list[ProbeResult]) -> None
     assert learned.startswith(REQUESTS[-1].target[:2])
 
 
-def test_fine_tuning_reaches_text_without_a_picture(fine_tuned: list[ProbeResult]) -> None:
+def test_fine_tuning_reaches_text_without_a_image(fine_tuned: list[ProbeResult]) -> None:
     text = [result for result in fine_tuned if result.kind is ProbeKind.TEXT_LOCALITY]
     assert any(result.answer_after != result.answer_before for result in text)
 

@@ -38,7 +38,7 @@ from liveedit_core.evaluation.metrics import (
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
-from tests.tiny_backbone import OUR_CONFIG, case, picture, question, tiny_generator
+from tests.tiny_backbone import OUR_CONFIG, case, image, question, tiny_generator
 
 CONFIG = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
 # GRACE exchanges one row, from which one layer of a random model can make one token, not eight.
@@ -191,7 +191,7 @@ def test_memory_is_counted_from_tensors(backbone: HuggingFaceBackbone) -> None:
     assert in_context.memory().stored_bytes == 4 * (backbone.visual_size + hidden) + text
 
 
-def test_pictures_of_the_questions_are_their_own() -> None:
-    """The inputs above differ in their pictures, so a batch cannot be right by chance."""
+def test_images_of_the_questions_are_their_own() -> None:
+    """The inputs above differ in their images, so a batch cannot be right by chance."""
     assert len({item.image_bytes for item in INPUTS}) == len(INPUTS)
-    assert picture(0) != picture(1)
+    assert image(0) != image(1)

@@ -10,12 +10,12 @@ from liveedit_core.baselines.in_context import InContext, told_prompt
 from liveedit_core.baselines.settings import InContextConfig
 from liveedit_core.method.editor import edit_input
 from liveedit_core.schema import EditRequest
-from tests.tiny_backbone import picture, request
+from tests.tiny_backbone import image, request
 
 
 def taught(backbone: HuggingFaceBackbone, config: InContextConfig) -> InContext:
     requests = [
-        EditRequest(image_bytes=picture(seed), prompt="Who made this?", target=f"maker {seed}")
+        EditRequest(image_bytes=image(seed), prompt="Who made this?", target=f"maker {seed}")
         for seed in range(4)
     ]
     model = InContext(backbone, config)
@@ -34,9 +34,9 @@ def test_the_text_is_exactly_this() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_own_picture_is_told_last(seed: int, backbone: HuggingFaceBackbone) -> None:
+def test_the_own_image_is_told_last(seed: int, backbone: HuggingFaceBackbone) -> None:
     model = taught(backbone, InContextConfig(num_facts=2))
-    item = BackboneInput(prompt="Who made this?", image_bytes=picture(seed), target="x")
+    item = BackboneInput(prompt="Who made this?", image_bytes=image(seed), target="x")
     (state,) = backbone.encode([item])
     told = model.told(item, state)
     lines = told.prompt.splitlines()
@@ -46,7 +46,7 @@ def test_the_own_picture_is_told_last(seed: int, backbone: HuggingFaceBackbone) 
     assert (told.image_bytes, told.target) == (item.image_bytes, "x")
 
 
-def test_a_prompt_tells_edits_of_one_picture_apart(backbone: HuggingFaceBackbone) -> None:
+def test_a_prompt_tells_edits_of_one_image_apart(backbone: HuggingFaceBackbone) -> None:
     model = InContext(backbone, InContextConfig(num_facts=1))
     one = request(0)
     other = replace(one, prompt="The color of the sky is", target="blue")
@@ -58,13 +58,13 @@ def test_a_prompt_tells_edits_of_one_picture_apart(backbone: HuggingFaceBackbone
         assert line == f"New Fact: {asked.prompt} {asked.target}"
 
 
-def test_pictures_count_for_nothing_where_a_question_has_none(
+def test_images_count_for_nothing_where_a_question_has_none(
     backbone: HuggingFaceBackbone,
 ) -> None:
     item = BackboneInput(prompt="The color of the sky is")
     (state,) = backbone.encode([item])
     told = [
-        taught(backbone, InContextConfig(num_facts=2, picture_weight=share)).told(item, state)
+        taught(backbone, InContextConfig(num_facts=2, image_weight=share)).told(item, state)
         for share in (0.0, 1.0)
     ]
     assert told[0] == told[1]
@@ -72,6 +72,6 @@ def test_pictures_count_for_nothing_where_a_question_has_none(
 
 def test_fewer_facts_than_asked_for_are_all_told(backbone: HuggingFaceBackbone) -> None:
     model = taught(backbone, InContextConfig(num_facts=9))
-    item = BackboneInput(prompt="Who made this?", image_bytes=picture(0))
+    item = BackboneInput(prompt="Who made this?", image_bytes=image(0))
     (state,) = backbone.encode([item])
     assert model.told(item, state).prompt.count("New Fact:") == 4

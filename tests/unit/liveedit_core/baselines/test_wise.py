@@ -180,7 +180,7 @@ def test_a_restored_memory_learns_the_same_again(backbone: HuggingFaceBackbone) 
     assert torch.equal(change_of(model), first_DI)
 
 
-def test_unrelated_questions_are_drawn_by_seed_and_half_have_pictures() -> None:
+def test_unrelated_questions_are_drawn_by_seed_and_half_have_images() -> None:
     cases = [asking(seed) for seed in range(20)]
     config = WiseConfig(num_unrelated=5)
     questions = unrelated_questions(cases, config)

@@ -1,4 +1,4 @@
-"""EmblemEdit keeps its promises: disjoint splits, whole cases, decodable and licensed pictures."""
+"""EmblemEdit keeps its promises: disjoint splits, whole cases, decodable and licensed images."""
 
 import io
 import re
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from liveedit_core.builtin.backbone import JOINT, backbone_digest
-from liveedit_core.builtin.benchmark import BENCHMARK_FILE, load_builtin_cases, load_things
+from liveedit_core.builtin.benchmark import BENCHMARK_FILE, load_builtin_cases, load_entities
 from liveedit_core.builtin.parts import default_cache_dir
 from liveedit_core.errors import ConfigError
 from liveedit_core.schema import Case, ProbeKind
@@ -36,7 +36,7 @@ def evaluation() -> list[Case]:
     return load_builtin_cases("evaluation")
 
 
-def pictures_of(case: Case) -> set[bytes]:
+def images_of(case: Case) -> set[bytes]:
     shown = {probe.image_bytes for probe in case.all_probes()}
     return {image for image in shown if image is not None}
 
@@ -52,23 +52,23 @@ def test_there_are_enough_cases(train: list[Case], evaluation: list[Case]) -> No
         assert len({case.case_id for case in cases}) == len(cases)
 
 
-def test_splits_share_no_thing(rows: list[dict[str, Any]]) -> None:
+def test_splits_share_no_entity(rows: list[dict[str, Any]]) -> None:
     for key in ("thing_id", "name"):
         assert Counter(row[key].lower() for row in rows).most_common(1)[0][1] == 1
 
 
-def test_splits_share_no_picture(rows: list[dict[str, Any]]) -> None:
+def test_splits_share_no_image(rows: list[dict[str, Any]]) -> None:
     split_of: dict[bytes, str] = {}
     for row in rows:
         for shown in row["pictures"]:
             assert split_of.setdefault(shown["image"], row["split"]) == row["split"], row["name"]
 
 
-def test_training_and_evaluation_cases_show_no_common_picture(
+def test_training_and_evaluation_cases_show_no_common_image(
     train: list[Case], evaluation: list[Case]
 ) -> None:
-    trained = set().union(*(pictures_of(case) for case in train))
-    examined = set().union(*(pictures_of(case) for case in evaluation))
+    trained = set().union(*(images_of(case) for case in train))
+    examined = set().union(*(images_of(case) for case in evaluation))
     assert not trained & examined
 
 
@@ -77,8 +77,8 @@ def test_evaluation_edits_are_about_nothing_the_backbone_was_taught(
 ) -> None:
     taught = {
         image
-        for thing in load_things("known_train", "known_evaluation")
-        for image in thing.pictures.values()
+        for entity in load_entities("known_train", "known_evaluation")
+        for image in entity.images.values()
     }
     assert not taught & {case.edit.image_bytes for case in evaluation}
 
@@ -148,7 +148,7 @@ def test_targets_have_one_to_eight_tokens(train: list[Case], evaluation: list[Ca
     assert len(targets) > 1000
 
 
-def test_every_picture_decodes_and_names_its_licence(rows: list[dict[str, Any]]) -> None:
+def test_every_image_decodes_and_names_its_licence(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         assert len({shown["origin"] for shown in row["pictures"]}) == len(row["pictures"]) >= 2
         for shown in row["pictures"]:
@@ -160,7 +160,7 @@ def test_every_picture_decodes_and_names_its_licence(rows: list[dict[str, Any]])
                 assert 64 <= min(image.size) <= max(image.size) <= 160
 
 
-def test_one_thing_has_drawings_that_differ(rows: list[dict[str, Any]]) -> None:
+def test_one_entity_has_drawings_that_differ(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         images = [shown["image"] for shown in row["pictures"]]
         assert len(set(images)) == len(images), row["name"]

@@ -88,12 +88,12 @@ def test_a_case_comes_out_whole(folder: Path) -> None:
     assert case.probes[2].target == ""
 
 
-def test_a_case_names_its_thing_and_portability_its_hops(folder: Path) -> None:
+def test_a_case_names_its_entity_and_portability_its_hops(folder: Path) -> None:
     probe = {"kind": "portability", "image": "red.png", "prompt": "Who grew it?", "target": "Ann"}
-    line = {"edit": GOOD, "probes": [probe, probe | {"hop": 3}], "thing": "rose"}
+    line = {"edit": GOOD, "probes": [probe, probe | {"hop": 3}], "entity": "rose"}
     (case,) = load_cases(_write(folder, line))
     assert isinstance(case, Case)
-    assert case.thing == "rose"
+    assert case.entity == "rose"
     assert [item.hop for item in case.probes] == [0, 3]
 
 
@@ -131,7 +131,7 @@ def test_bad_lines_do_not_stop_the_stream(folder: Path) -> None:
     [
         ({"image": "none.png"}, "ImageNotFound", "none.png does not exist"),
         ({"image": "album"}, "ImageNotAFile", "is a directory"),
-        ({"image": "notes.png"}, "ImageUnreadable", "not a picture"),
+        ({"image": "notes.png"}, "ImageUnreadable", "not an image"),
         ({"image": "cut.png"}, "ImageUnreadable", "truncated"),
         ({"image": "http://example.org/a.png"}, "ImageUnreachable", "s3://"),
         ({"image": "s3://bucket/a.png"}, "ImageUnreachable", "no object store"),
@@ -184,7 +184,7 @@ def test_lines_that_are_no_request(folder: Path, line: bytes, error_type: str, r
         ({"target": ""}, "EmptyText", "probes[0].target is empty"),
         ({"kind": "text_locality"}, "WrongType", "must be left out"),
         ({"image": "none.png"}, "ImageNotFound", "probes[0].image"),
-        ({"picture": "a"}, "UnknownKey", "in probes[0]"),
+        ({"photo": "a"}, "UnknownKey", "in probes[0]"),
         ({"hop": "2"}, "WrongType", "probes[0].hop must be a whole number, got a text"),
         ({"hop": True}, "WrongType", "probes[0].hop must be a whole number, got true/false"),
         ({"hop": 2}, "WrongType", "got 2 in a text_generality probe"),
@@ -210,7 +210,7 @@ def test_bad_probes_refuse_the_case(
         ({"edit": GOOD | {"target": ""}}, "edit.target is empty"),
         (GOOD, "unknown key 'image' in a case"),
         ({"edit": GOOD, "probes": [{}] * 257}, "257 probes"),
-        ({"edit": GOOD, "thing": 3}, "thing must be a text"),
+        ({"edit": GOOD, "entity": 3}, "entity must be a text"),
     ],
 )
 def test_cases_of_another_shape(folder: Path, case: dict[str, object], reason: str) -> None:
@@ -261,7 +261,7 @@ def test_uris_go_through_the_callers_store(folder: Path) -> None:
     assert "the store does not let us" in reject.message
 
 
-def test_an_outage_of_the_pictures_store_refuses_nothing(folder: Path) -> None:
+def test_an_outage_of_the_images_store_refuses_nothing(folder: Path) -> None:
     def fetch(uri: str) -> bytes:
         raise StorageUnavailableError("no answer from the store")
 
@@ -270,10 +270,10 @@ def test_an_outage_of_the_pictures_store_refuses_nothing(folder: Path) -> None:
         next(load_requests(path, fetch=fetch))
 
 
-def test_pictures_may_lie_elsewhere_than_the_file(folder: Path, tmp_path: Path) -> None:
+def test_images_may_lie_elsewhere_than_the_file(folder: Path, tmp_path: Path) -> None:
     path = _write(tmp_path / "album", GOOD | {"image": "red.png"})
-    (here,) = load_requests(path, pictures_at=folder)
-    (there,) = load_requests(path, fetch=lambda uri: _png("blue"), pictures_at="s3://bucket/inbox")
+    (here,) = load_requests(path, images_at=folder)
+    (there,) = load_requests(path, fetch=lambda uri: _png("blue"), images_at="s3://bucket/inbox")
     assert isinstance(here, EditRequest)
     assert here.image_bytes == _png("red")
     assert isinstance(there, EditRequest)
@@ -303,7 +303,7 @@ def test_one_request_from_bytes_or_path(folder: Path) -> None:
     assert read_request(folder / "red.png", "What?", "a rose").edit_id == request.edit_id
     with pytest.raises(RefusedInputError, match="target is empty"):
         read_request(_png("red"), "What?", "")
-    with pytest.raises(RefusedInputError, match="not a picture"):
+    with pytest.raises(RefusedInputError, match="not an image"):
         validate_request(EditRequest(image_bytes=b"text", prompt="What?", target="a rose"))
 
 

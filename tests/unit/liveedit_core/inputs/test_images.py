@@ -1,4 +1,4 @@
-"""Pictures from outside: what decodes, to which colours, and what is refused."""
+"""Images from outside: what decodes, to which colours, and what is refused."""
 
 import contextlib
 import io
@@ -92,7 +92,7 @@ def test_a_bomb_is_refused_from_its_header(side: int) -> None:
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "BMP"])
-def test_truncated_pictures_are_refused(image_format: str) -> None:
+def test_truncated_images_are_refused(image_format: str) -> None:
     noise = Image.effect_noise((64, 64), 80).convert("RGB")
     whole = _encode(noise, image_format)
     refusal = _refusal(whole[: len(whole) // 2])
@@ -101,9 +101,9 @@ def test_truncated_pictures_are_refused(image_format: str) -> None:
 
 @pytest.mark.parametrize(
     ("image_bytes", "reason"),
-    [(b"", "empty"), (b"<svg></svg>", "not a picture"), (b"\x89PNG\r\n\x1a\n", "damaged|not a")],
+    [(b"", "empty"), (b"<svg></svg>", "not an image"), (b"\x89PNG\r\n\x1a\n", "damaged|not a")],
 )
-def test_no_picture_is_refused(image_bytes: bytes, reason: str) -> None:
+def test_no_image_is_refused(image_bytes: bytes, reason: str) -> None:
     refusal = _refusal(image_bytes)
     assert refusal.error_type is RejectType.IMAGE_UNREADABLE
     with pytest.raises(InputError, match=reason):
@@ -111,7 +111,7 @@ def test_no_picture_is_refused(image_bytes: bytes, reason: str) -> None:
 
 
 @given(position=st.integers(0, 200), value=st.integers(0, 255), cut=st.integers(1, 400))
-def test_damaged_pictures_decode_or_are_refused(position: int, value: int, cut: int) -> None:
+def test_damaged_images_decode_or_are_refused(position: int, value: int, cut: int) -> None:
     damaged = bytearray(_encode(Image.linear_gradient("L").resize((24, 24)).convert("P")))
     damaged[position % len(damaged)] = value
     with contextlib.suppress(InputError):
@@ -119,13 +119,13 @@ def test_damaged_pictures_decode_or_are_refused(position: int, value: int, cut: 
 
 
 def test_file_kinds_and_sizes(tmp_path: Path) -> None:
-    picture = tmp_path / "p.png"
-    picture.write_bytes(_encode(Image.new("RGB", (4, 4))))
+    image = tmp_path / "p.png"
+    image.write_bytes(_encode(Image.new("RGB", (4, 4))))
     link = tmp_path / "link.png"
-    link.symlink_to(picture)
+    link.symlink_to(image)
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
-    assert read_image_file(link) == picture.read_bytes()
+    assert read_image_file(link) == image.read_bytes()
     for path, expected in (
         (tmp_path / "none.png", RejectType.IMAGE_NOT_FOUND),
         (tmp_path, RejectType.IMAGE_NOT_A_FILE),
@@ -138,4 +138,4 @@ def test_file_kinds_and_sizes(tmp_path: Path) -> None:
             read_image_file(path)
         assert caught.value.error_type is expected
     with pytest.raises(RefusedInputError, match="more than 10 bytes"):
-        read_image_file(picture, max_bytes=10)
+        read_image_file(image, max_bytes=10)

@@ -12,7 +12,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import NumericsError, RepositoryMismatchError
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
-from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, picture, question, request, tiny_generator
+from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, image, question, request, tiny_generator
 
 LOUD = replace(OUR_CONFIG, gain=60.0, min_gate=0.0, max_kept=0)
 REQUESTS = [request(seed) for seed in range(5)]
@@ -98,7 +98,7 @@ def test_the_explanation_is_the_routing_by_name(loud_editor: Editor) -> None:
 
 def test_answers_carry_the_routing_of_their_own_question(loud_editor: Editor) -> None:
     """Batches are made by length, so positions must be mapped back."""
-    questions = [*QUESTIONS, BackboneInput(prompt="Who?", image_bytes=picture(0))]
+    questions = [*QUESTIONS, BackboneInput(prompt="Who?", image_bytes=image(0))]
     expected = [
         loud_editor.explain(loud_editor.route(loud_editor.backbone.encode([q])))[0]
         for q in questions

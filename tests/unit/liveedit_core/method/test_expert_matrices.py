@@ -9,7 +9,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from tests.random_states import random_expert
-from tests.tiny_backbone import TINY_CONFIG, picture, tiny_backbone, tiny_generator
+from tests.tiny_backbone import TINY_CONFIG, image, tiny_backbone, tiny_generator
 
 
 @dataclass
@@ -55,7 +55,7 @@ def test_what_is_stored_can_be_chosen_from_and_added_to_without_reading_it() -> 
 
 def test_an_editor_reads_the_experts_that_it_keeps() -> None:
     backbone, generator = tiny_backbone(), tiny_generator()
-    inputs = [BackboneInput(prompt="what is it?", image_bytes=picture(1))]
+    inputs = [BackboneInput(prompt="what is it?", image_bytes=image(1))]
     states = backbone.encode(inputs)
     resident = repository(*range(40))
     lazy, down = stored(resident)

@@ -31,7 +31,7 @@ def features(config: GeneratorConfig, prompt_seed: int, image_seed: int) -> Feat
 
 
 @pytest.mark.parametrize("config", [TINY_CONFIG, LEARNED])
-def test_the_picture_moves_the_visual_feature_alone(config: GeneratorConfig) -> None:
+def test_the_image_moves_the_visual_feature_alone(config: GeneratorConfig) -> None:
     first, second = features(config, 1, 2), features(config, 1, 3)
     assert not torch.allclose(first.visual_BQM, second.visual_BQM, atol=1e-3)
     assert torch.equal(first.prompt_BQM, second.prompt_BQM)
@@ -54,7 +54,7 @@ def test_a_learned_query_does_not_look_at_the_prompt() -> None:
     assert not torch.allclose(first.prompt_BQM, second.prompt_BQM, atol=1e-3)
 
 
-def test_the_sentinel_is_a_picture_of_its_own() -> None:
+def test_the_sentinel_is_a_image_of_its_own() -> None:
     """Shown the sentinel's rows, the visual path gives the threshold feature."""
     module = extractor(TINY_CONFIG)
     shown = module(rows(1, 5, TINY_CONFIG.hidden_size), Rows.pad([module.sentinel[0]]))

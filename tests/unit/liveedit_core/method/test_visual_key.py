@@ -1,4 +1,4 @@
-"""The visual key and its fit: what it makes of things it has never seen."""
+"""The visual key and its fit: what it makes of entities it has never seen."""
 
 from dataclasses import replace
 
@@ -12,19 +12,19 @@ from liveedit_core.method.visual_key import VisualKey
 from liveedit_core.training.visual_key_fit import KeyReport, fit_visual_key
 from tests.tiny_backbone import OUR_CONFIG
 
-NUM_THINGS = 120
-CONFIG = replace(OUR_CONFIG, visual_size=30, visual_rank=8, num_sentinels=NUM_THINGS)
-THINGS = torch.arange(NUM_THINGS).repeat_interleave(3)
+NUM_ENTITYS = 120
+CONFIG = replace(OUR_CONFIG, visual_size=30, visual_rank=8, num_sentinels=NUM_ENTITYS)
+ENTITYS = torch.arange(NUM_ENTITYS).repeat_interleave(3)
 STYLE = 3.0
 
 
 def drawings(seed: int) -> Tensor:
-    """Three drawings of each thing: 10 channels tell things apart, 20 louder ones are style."""
+    """Three drawings of each entity: 10 channels tell entities apart, 20 louder ones are style."""
     draw = torch.Generator().manual_seed(seed)
-    things = torch.randn(NUM_THINGS, 10, generator=draw)[THINGS]
-    things = things + 0.3 * torch.randn(things.shape, generator=draw)
-    style = STYLE * torch.randn(len(THINGS), 20, generator=draw)
-    return torch.cat([things, style], dim=1)
+    entities = torch.randn(NUM_ENTITYS, 10, generator=draw)[ENTITYS]
+    entities = entities + 0.3 * torch.randn(entities.shape, generator=draw)
+    style = STYLE * torch.randn(len(ENTITYS), 20, generator=draw)
+    return torch.cat([entities, style], dim=1)
 
 
 def fitted(stranger_fraction: float = 0.1) -> tuple[VisualKey, KeyReport]:
@@ -37,7 +37,7 @@ def fitted(stranger_fraction: float = 0.1) -> tuple[VisualKey, KeyReport]:
         answer_fraction=stranger_fraction / 2,
         rival_fraction=stranger_fraction / 4,
     )
-    return key, fit_visual_key(key, drawings(1), THINGS, recipe)
+    return key, fit_visual_key(key, drawings(1), ENTITYS, recipe)
 
 
 def margins(key: VisualKey, asked: Tensor, stored: Tensor) -> Tensor:
@@ -49,11 +49,11 @@ def margins(key: VisualKey, asked: Tensor, stored: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_unseen_things_are_recognised_in_other_drawings() -> None:
+def test_unseen_entities_are_recognised_in_other_drawings() -> None:
     key, _ = fitted()
     torch.manual_seed(0)
     unfitted = VisualKey(CONFIG)
-    unseen, own = drawings(2), torch.arange(NUM_THINGS)
+    unseen, own = drawings(2), torch.arange(NUM_ENTITYS)
     first = margins(key, unseen[1::3], unseen[0::3]).argmax(1) == own
     first_unfitted = margins(unfitted, unseen[1::3], unseen[0::3]).argmax(1) == own
     assert first.float().mean() > 0.7
@@ -85,14 +85,14 @@ def test_fewer_strangers_pass_the_midpoints() -> None:
 
 
 @torch.no_grad()
-def test_the_report_foretells_what_unseen_things_do() -> None:
+def test_the_report_foretells_what_unseen_entities_do() -> None:
     key, report = fitted()
     unseen, num_taught = drawings(2), int(report.num_taught)
     own = margins(key, unseen[1::3], unseen[0::3])
     kept = (own.diagonal() > 0).float().mean().item()
     firsts = [
         own[i : i + num_taught, i : i + num_taught].argmax(1) == torch.arange(num_taught)
-        for i in range(0, NUM_THINGS, num_taught)
+        for i in range(0, NUM_ENTITYS, num_taught)
     ]
     assert report.own_kept == pytest.approx(kept, abs=0.15)
     assert report.own_first == pytest.approx(torch.cat(firsts).float().mean().item(), abs=0.15)
@@ -108,18 +108,18 @@ def test_the_margin_is_symmetric() -> None:
 
 
 @torch.no_grad()
-def test_the_twin_is_what_an_edit_of_the_same_picture_stores() -> None:
+def test_the_twin_is_what_an_edit_of_the_same_image_stores() -> None:
     key, _ = fitted()
     some = drawings(3)[:7]
     assert torch.equal(key(some, is_edit=False).twin_BQM, key(some, is_edit=True).visual_BQM)
 
 
 @torch.no_grad()
-def test_sentinels_are_drawings_of_different_things() -> None:
+def test_sentinels_are_drawings_of_different_entities() -> None:
     key, _ = fitted()
     projected = key.projection((drawings(1)[::3] - key.mean) / key.deviation)
     distances = torch.cdist(key.sentinels, torch.nn.functional.normalize(projected, dim=-1))
-    assert sorted(distances.argmin(1).tolist()) == list(range(NUM_THINGS))
+    assert sorted(distances.argmin(1).tolist()) == list(range(NUM_ENTITYS))
     assert distances.min(1).values.max() < 1e-3
 
 

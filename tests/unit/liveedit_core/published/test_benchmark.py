@@ -13,15 +13,15 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RejectType
 from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
 from liveedit_core.schema import Case, ProbeKind
-from tests.published_files import draw_pictures, hop, record, without, write_json
-from tests.unit.tiny_inputs import picture
+from tests.published_files import draw_images, hop, record, without, write_json
+from tests.unit.tiny_inputs import image
 
 
 def opened(
     folder: Path, *contents: dict[str, Any], name: str = "evqa", **options: Any
 ) -> PublishedBenchmark:
-    """A benchmark of some records whose pictures all exist."""
-    draw_pictures(folder / "root", [record(number) for number in range(9)])
+    """A benchmark of some records whose images all exist."""
+    draw_images(folder / "root", [record(number) for number in range(9)])
     file = write_json(folder / "file.json", contents)
     return open_benchmark(name, [file], folder / "root", **options)
 
@@ -70,7 +70,7 @@ def test_a_target_gets_one_space_from_the_backbone_and_none_here(tmp_path: Path)
         assert with_space(case.probes[0].prompt, case.probes[0].target) == expected
 
 
-def test_each_question_is_about_its_picture(tmp_path: Path) -> None:
+def test_each_question_is_about_its_image(tmp_path: Path) -> None:
     (case,) = opened(tmp_path, record(1))
     root = tmp_path / "root"
     paths = ["bench1/front.png", "bench1/side.png", None, "boats/boat0.png"]
@@ -81,9 +81,9 @@ def test_each_question_is_about_its_picture(tmp_path: Path) -> None:
     assert case.case_id == case.edit.edit_id
 
 
-def test_a_thing_is_the_entity_of_vlkeb_and_otherwise_the_picture(tmp_path: Path) -> None:
-    assert [case.thing for case in opened(tmp_path, record(1), name="vlkeb")] == ["bench1"]
-    assert [case.thing for case in opened(tmp_path, record(1))] == ["bench1/front.png"]
+def test_a_entity_is_the_entity_of_vlkeb_and_otherwise_the_image(tmp_path: Path) -> None:
+    assert [case.entity for case in opened(tmp_path, record(1), name="vlkeb")] == ["bench1"]
+    assert [case.entity for case in opened(tmp_path, record(1))] == ["bench1/front.png"]
 
 
 def test_portability_comes_with_its_hops_from_either_layout(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_portability_comes_with_its_hops_from_either_layout(tmp_path: Path) -> N
 
 def test_a_second_file_adds_questions_to_the_edits_of_the_first(tmp_path: Path) -> None:
     contents = [record(number) for number in range(3)]
-    root = draw_pictures(tmp_path / "root", contents)
+    root = draw_images(tmp_path / "root", contents)
     files = [
         write_json(tmp_path / "eval.json", contents[:2]),
         write_json(
@@ -136,8 +136,8 @@ def test_all_problems_are_in_one_message(tmp_path: Path) -> None:
         "file.json, record 4: image '../outside.png' leads out of the image root",
         "file.json, record 5: image_rephrase '/outside.png' leads out of the image root",
         "file.json, record 7: alt has 501 characters",
-        "pictures that are missing or cannot be read: 1 ",
-        "file.json, record 6: picture 'gone.png': does not exist in the image root",
+        "images that are missing or cannot be read: 1 ",
+        "file.json, record 6: image 'gone.png': does not exist in the image root",
     ):
         assert line in message
 
@@ -150,12 +150,12 @@ def test_long_lists_are_cut_and_counted(tmp_path: Path) -> None:
     assert "and 10 more" in message
 
 
-def test_missing_and_damaged_pictures_stop_everything_or_cost_their_records(
+def test_missing_and_damaged_images_stop_everything_or_cost_their_records(
     tmp_path: Path,
 ) -> None:
     damaged = tmp_path / "root" / "cut.png"
     damaged.parent.mkdir()
-    damaged.write_bytes(picture(1)[:60])
+    damaged.write_bytes(image(1)[:60])
     contents = [
         record(1),
         record(2, m_loc="gone.png"),
@@ -163,10 +163,10 @@ def test_missing_and_damaged_pictures_stop_everything_or_cost_their_records(
         record(4, image="cut.png"),
     ]
     message = refusal(tmp_path, *contents)
-    assert "pictures that are missing or cannot be read: 2 " in message
-    assert "record 2: picture 'gone.png'" in message
-    assert "record 4: picture 'cut.png': the picture is damaged" in message
-    benchmark = opened(tmp_path, *contents, missing_pictures="skipped")
+    assert "images that are missing or cannot be read: 2 " in message
+    assert "record 2: image 'gone.png'" in message
+    assert "record 4: image 'cut.png': the image is damaged" in message
+    benchmark = opened(tmp_path, *contents, missing_images="skipped")
     assert [case.edit.target for case in benchmark] == ["plane 1"]
     assert [(item.line_number, item.error_type) for item in benchmark.refused] == [
         (2, RejectType.IMAGE_NOT_FOUND),
@@ -174,7 +174,7 @@ def test_missing_and_damaged_pictures_stop_everything_or_cost_their_records(
         (4, RejectType.IMAGE_UNREADABLE),
     ]
     assert benchmark.notes() == [
-        "records left out because pictures are missing or cannot be read: 3 (pictures: 2)"
+        "records left out because images are missing or cannot be read: 3 (images: 2)"
     ]
 
 
@@ -191,7 +191,7 @@ def test_what_teaches_nothing_new_is_left_out_on_record(tmp_path: Path) -> None:
 def test_nothing_to_teach_is_an_error(tmp_path: Path) -> None:
     assert "no record is left to teach" in refusal(tmp_path, record(1, alt=""))
     gone = record(1, image="gone.png")
-    assert "no record is left" in refusal(tmp_path, gone, missing_pictures="skipped")
+    assert "no record is left" in refusal(tmp_path, gone, missing_images="skipped")
 
 
 @pytest.mark.parametrize(
@@ -241,21 +241,21 @@ def test_no_file_no_folder_no_benchmark(tmp_path: Path) -> None:
         open_benchmark("vqa", [file], tmp_path)
 
 
-def test_a_named_pipe_is_no_picture_and_blocks_nothing(tmp_path: Path) -> None:
+def test_a_named_pipe_is_no_image_and_blocks_nothing(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     os.mkfifo(tmp_path / "root" / "pipe.png")
     assert "no regular file" in refusal(tmp_path, record(1, image="pipe.png"))
 
 
 def test_a_link_inside_the_root_is_followed(tmp_path: Path) -> None:
-    elsewhere = draw_pictures(tmp_path / "elsewhere", [record(1)])
+    elsewhere = draw_images(tmp_path / "elsewhere", [record(1)])
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "linked").symlink_to(elsewhere)
     (case,) = opened(tmp_path, record(1, image="linked/bench1/front.png"))
     assert case.edit.image_bytes == (elsewhere / "bench1/front.png").read_bytes()
 
 
-def test_a_shared_picture_is_in_memory_once_and_no_longer_than_needed(tmp_path: Path) -> None:
+def test_a_shared_image_is_in_memory_once_and_no_longer_than_needed(tmp_path: Path) -> None:
     benchmark = opened(tmp_path, record(2), record(3), record(4))
     cases = list(benchmark)
     assert cases[0].probes[3].image_bytes is cases[1].probes[3].image_bytes

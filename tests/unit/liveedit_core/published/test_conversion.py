@@ -9,7 +9,7 @@ from liveedit_core.errors import InputError
 from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
 from liveedit_core.published.conversion import write_cases
-from tests.published_files import draw_pictures, hop, record, write_json
+from tests.published_files import draw_images, hop, record, write_json
 
 
 def opened(folder: Path, name: str = "vlkeb") -> PublishedBenchmark:
@@ -17,7 +17,7 @@ def opened(folder: Path, name: str = "vlkeb") -> PublishedBenchmark:
         record(0, alt="Ä plane.\n"),
         record(1, loc_ans="x" * 3_000, port_new=[hop(2, "Whose is it?", "Bo")]),
     ]
-    root = draw_pictures(folder / "pictures", contents)
+    root = draw_images(folder / "images", contents)
     return open_benchmark(name, [write_json(folder / "eval.json", contents)], root)
 
 
@@ -30,13 +30,13 @@ def test_cases_come_back_equal(tmp_path: Path, name: str) -> None:
     assert [path.name for path in output.parent.iterdir()] == ["cases.jsonl"]
 
 
-def test_file_and_pictures_may_move_together(tmp_path: Path) -> None:
+def test_file_and_images_may_move_together(tmp_path: Path) -> None:
     write_cases(opened(tmp_path / "here"), tmp_path / "here" / "cases.jsonl")
     (tmp_path / "here").rename(tmp_path / "there")
     first, _ = load_cases(tmp_path / "there" / "cases.jsonl")
     line = json.loads((tmp_path / "there" / "cases.jsonl").read_text().splitlines()[0])
-    assert line["edit"]["image"] == "pictures/bench0/front.png"
-    assert line["thing"] == "bench0"
+    assert line["edit"]["image"] == "images/bench0/front.png"
+    assert line["entity"] == "bench0"
     assert "Rejected" not in type(first).__name__
 
 

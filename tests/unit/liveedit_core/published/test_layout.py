@@ -1,4 +1,4 @@
-"""Files and pictures are found under their published names."""
+"""Files and images are found under their published names."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_portability_joins_the_evaluation_of_vlkeb_alone(tmp_path: Path) -> None
     ("name", "folder"),
     [("evqa", "images"), ("eic", "images"), ("vlkeb", "mmkb_images"), ("vlkeb", "VLKEB_images")],
 )
-def test_pictures_start_from_their_published_folder_or_the_data(
+def test_images_start_from_their_published_folder_or_the_data(
     tmp_path: Path, name: str, folder: str
 ) -> None:
     assert find_images(LAYOUTS[name], tmp_path) == tmp_path

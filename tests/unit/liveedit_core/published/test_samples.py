@@ -1,4 +1,4 @@
-"""The loaders on the first records of the published files, with generated pictures.
+"""The loaders on the first records of the published files, with generated images.
 
 The records are not part of the project: `LIVEEDIT_PUBLISHED_SAMPLES` names a folder with them, or
 they lie in `shared/benchmarks` beside the project or a folder above it.
@@ -15,7 +15,7 @@ from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
 from liveedit_core.published.conversion import write_cases
 from liveedit_core.schema import ProbeKind
-from tests.published_files import draw_pictures
+from tests.published_files import draw_images
 
 VARIABLE = "LIVEEDIT_PUBLISHED_SAMPLES"
 PROJECT = Path(__file__).resolve().parents[4]
@@ -45,7 +45,7 @@ def sample(file: str) -> Path:
 
 def opened(name: str, file: Path, root: Path) -> tuple[list[dict[str, Any]], PublishedBenchmark]:
     contents = json.loads(file.read_text(encoding="utf-8"))
-    return contents, open_benchmark(name, [file], draw_pictures(root, contents))
+    return contents, open_benchmark(name, [file], draw_images(root, contents))
 
 
 @pytest.mark.parametrize(("name", "file"), FILES)
@@ -79,7 +79,7 @@ def test_portability_of_vlkeb_joins_its_evaluation(tmp_path: Path) -> None:
     files = [sample("vlkeb_eval_sample.json"), sample("vlkeb_onehop_sample.json")]
     contents = [content for file in files for content in json.loads(file.read_text())]
     edits = {(item["image"], item["src"], item["alt"]) for item in contents}
-    cases = list(open_benchmark("vlkeb", files, draw_pictures(tmp_path, contents)))
+    cases = list(open_benchmark("vlkeb", files, draw_images(tmp_path, contents)))
     assert len(cases) == len(edits)
     asked = [case for case in cases if case.probes[-1].kind is ProbeKind.PORTABILITY]
     assert len(asked) == 120

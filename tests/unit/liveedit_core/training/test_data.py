@@ -25,7 +25,7 @@ from liveedit_core.training.step import joint_losses
 from liveedit_core.training.training_inputs import TrainingInputs, write_training_inputs
 from tests.tiny_backbone import TINY_CONFIG, case, plain_convolutions, tiny_backbone, tiny_generator
 from tests.unit.tiny_models import TinyBackbone
-from workers.state_encoder import StateEncoder, picture_chunks
+from workers.state_encoder import StateEncoder, image_chunks
 
 
 def drawn(cases: Sequence[Case], source: StateSource) -> TrainingData:
@@ -40,7 +40,7 @@ def drawn(cases: Sequence[Case], source: StateSource) -> TrainingData:
 
 
 def filled(cache: StateCache, encoder: StateEncoder, data: TrainingData) -> None:
-    for chunk in picture_chunks(cache.missing(data.inputs), 64):
+    for chunk in image_chunks(cache.missing(data.inputs), 64):
         cache.commit(encoder.write([data.inputs[position] for position in chunk], cache.writer))
 
 
@@ -83,7 +83,7 @@ def test_losses_with_the_cache_are_those_without(
             StateIdentity.of(backbone, dtype),  # type: ignore[arg-type]
         )
         computed = BackboneStates(backbone)
-        cases = [replace(case(seed), thing=f"thing {seed // 2}") for seed in range(4)]
+        cases = [replace(case(seed), entity=f"entity {seed // 2}") for seed in range(4)]
         data = drawn(cases, computed)
         filled(cache, encoder, data)
         stored = CachedStates(cache, None)

@@ -19,7 +19,7 @@ LIMITS = DiagnosticsRecipe()
 
 
 def probe(kind: ProbeKind, margins: list[float], gates: list[float], own: int = 0) -> RoutedProbe:
-    """A probe over a bank of four: experts 0 and 1 know its thing; gates under a half are shut."""
+    """A probe over a bank of four: experts 0 and 1 know its entity; gates under a half are shut."""
     margin_N, gate_N = torch.tensor(margins).float(), torch.tensor(gates)
     return RoutedProbe(
         kind=kind,
@@ -45,7 +45,7 @@ def test_figures() -> None:
         "own_kept": 0.5,
         "own_kept_other_drawing": 0.0,
         "empty_candidates": 0.5,
-        "no_picture_match": 0.5,
+        "no_image_match": 0.5,
         "sentinel_beaten": 0.5,
         "other_question_answered": 0.0,
         "kept_fraction": pytest.approx((2 + 2) / 20),
@@ -53,14 +53,14 @@ def test_figures() -> None:
 
 
 def test_figures_without_samples_are_left_out() -> None:
-    expected = {"own_kept", "empty_candidates", "no_picture_match", "kept_fraction"}
+    expected = {"own_kept", "empty_candidates", "no_image_match", "kept_fraction"}
     assert set(routing_figures(PROBES[:1])) == expected
 
 
-def test_a_shut_gate_is_no_missing_picture() -> None:
+def test_a_shut_gate_is_no_missing_image() -> None:
     shut = [probe(ProbeKind.RELIABILITY, [2, 1, -1, -3], [0.1, 0.1, 0.9, 0.9])]
     figures = routing_figures(shut)
-    assert (figures["empty_candidates"], figures["no_picture_match"]) == (1.0, 0.0)
+    assert (figures["empty_candidates"], figures["no_image_match"]) == (1.0, 0.0)
     (warning,) = routing_warnings(figures, LIMITS)
     assert "prompt gates are shut" in warning
 
@@ -68,7 +68,7 @@ def test_a_shut_gate_is_no_missing_picture() -> None:
 def test_histograms_show_own_experts_and_strangers_apart() -> None:
     samples = routing_samples(PROBES)
     assert samples.own_margins == (2.0, -1.0)
-    # the best of experts 2 and 3 where the thing is in the picture, else the best of all
+    # the best of experts 2 and 3 where the entity is in the image, else the best of all
     assert samples.stranger_margins == (-1.0, -3.0, 1.0, -1.0, 1.0)
     assert samples.num_kept == (2, 0)
     assert samples.num_kept_strangers == (0, 0)

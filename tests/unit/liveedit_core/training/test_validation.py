@@ -1,4 +1,4 @@
-"""Validation: held-out things stay out, and the numbers are those of the evaluation protocol."""
+"""Validation: held-out entities stay out, and the numbers are those of the evaluation protocol."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, ProbeKind
 from liveedit_core.states import LayerStates
 from liveedit_core.training.diagnostics_recipe import DiagnosticsRecipe
-from liveedit_core.training.validation import Validator, split_by_thing
+from liveedit_core.training.validation import Validator, split_by_entity
 from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone, tiny_generator
 from tests.unit.tiny_models import TinyBackbone, TinyModels
 
@@ -22,41 +22,41 @@ LIMITS = DiagnosticsRecipe()
 
 
 def cases(count: int) -> list[Case]:
-    """Two cases of each thing."""
-    return [replace(case(i), thing=f"thing {i // 2}") for i in range(count)]
+    """Two cases of each entity."""
+    return [replace(case(i), entity=f"entity {i // 2}") for i in range(count)]
 
 
-def test_a_held_out_thing_is_not_trained_on() -> None:
-    split = split_by_thing(cases(20), num_held_out=5, seed=1)
+def test_a_held_out_entity_is_not_trained_on() -> None:
+    split = split_by_entity(cases(20), num_held_out=5, seed=1)
     assert len(split.held_out) == 5
-    assert split.held_out_things.isdisjoint(case.thing for case in split.training)
-    # three things were needed for five edits, two cases each; their sixth case is not trained on
+    assert split.held_out_entities.isdisjoint(case.entity for case in split.training)
+    # three entities were needed for five edits, two cases each; their sixth case is not trained on
     assert len(split.training) == 20 - 6
 
 
 def test_the_split_depends_on_seed_and_names_only() -> None:
-    forward = split_by_thing(cases(20), num_held_out=6, seed=1)
-    backward = split_by_thing(cases(20)[::-1], num_held_out=6, seed=1)
+    forward = split_by_entity(cases(20), num_held_out=6, seed=1)
+    backward = split_by_entity(cases(20)[::-1], num_held_out=6, seed=1)
     assert forward.held_out == backward.held_out
     assert [c.case_id for c in forward.training] == [c.case_id for c in backward.training[::-1]]
-    others = [split_by_thing(cases(20), num_held_out=6, seed=seed).held_out for seed in (2, 3)]
+    others = [split_by_entity(cases(20), num_held_out=6, seed=seed).held_out for seed in (2, 3)]
     assert any(other != forward.held_out for other in others)
 
 
 def test_one_subject_is_taught_once() -> None:
-    twice = [*cases(8), replace(case(0), case_id="again", thing="thing 0")]
-    held_out = split_by_thing(twice, num_held_out=4, seed=0).held_out
+    twice = [*cases(8), replace(case(0), case_id="again", entity="entity 0")]
+    held_out = split_by_entity(twice, num_held_out=4, seed=0).held_out
     assert len({case.edit.subject_id for case in held_out}) == 4
 
 
 def test_nothing_is_held_out_when_nothing_is_asked_for() -> None:
-    split = split_by_thing(cases(6), num_held_out=0, seed=0)
+    split = split_by_entity(cases(6), num_held_out=0, seed=0)
     assert (list(split.training), split.held_out) == (cases(6), ())
 
 
-def test_half_of_the_things_stay_for_training() -> None:
+def test_half_of_the_entities_stay_for_training() -> None:
     with pytest.raises(ConfigError, match="more than half"):
-        split_by_thing(cases(8), num_held_out=6, seed=0)
+        split_by_entity(cases(8), num_held_out=6, seed=0)
 
 
 @pytest.mark.parametrize("config", [OUR_CONFIG, replace(OUR_CONFIG, max_kept=0, min_gate=0.0)])

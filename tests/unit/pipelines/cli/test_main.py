@@ -14,7 +14,7 @@ from infra.storage.object_store import ObjectStore
 from pipelines.cli.main import main
 from tests.architecture.project import ROOT
 from tests.small_rows import SMALL_IDENTITY, small_request, small_row
-from tests.unit.tiny_inputs import picture
+from tests.unit.tiny_inputs import image
 
 FACTS = (("flag", "red"), ("lamp", "on"), ("flag", "blue"), ("tree", "oak"))
 
@@ -151,7 +151,7 @@ def requests_file(terminal: Terminal, *numbers: int) -> Path:
     lines = []
     for number in numbers:
         path = terminal.folder / f"{number}.png"
-        path.write_bytes(picture(number))
+        path.write_bytes(image(number))
         lines.append(json.dumps({"image": path.name, "prompt": "What is it?", "target": "it"}))
     file = terminal.folder / "facts.jsonl"
     file.write_text("\n".join(lines))

@@ -12,7 +12,7 @@ from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.inbox import Inbox
-from tests.unit.tiny_inputs import picture, request
+from tests.unit.tiny_inputs import image, request
 
 
 @pytest.fixture
@@ -21,13 +21,13 @@ def log(tmp_path: Path) -> RequestLog:
 
 
 def drop(inbox: Path, name: str, numbers: Sequence[int], *, age_s: float = 60.0) -> Path:
-    """Put a file of facts into a folder, with pictures beside it."""
+    """Put a file of facts into a folder, with images beside it."""
     inbox.mkdir(exist_ok=True)
     lines = []
     for number in numbers:
-        (inbox / f"{number}.png").write_bytes(picture(number))
+        (inbox / f"{number}.png").write_bytes(image(number))
         fact = {"image": f"{number}.png", "prompt": "What is shown here?"}
-        lines.append(json.dumps({**fact, "target": f"thing number {number}"}))
+        lines.append(json.dumps({**fact, "target": f"entity number {number}"}))
     path = inbox / name
     path.write_text("\n".join(lines) + "\n")
     os.utime(path, (time.time() - age_s,) * 2)

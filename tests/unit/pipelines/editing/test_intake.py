@@ -7,7 +7,7 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.rejects import Rejected
 from pipelines.editing.intake import Source, open_source, take_in
 from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
-from tests.unit.tiny_inputs import PROMPT, case, picture, request
+from tests.unit.tiny_inputs import PROMPT, case, image, request
 
 
 def test_a_file_read_twice_changes_nothing(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_cases_keep_their_probes_and_requests_come_back_from_the_log(tmp_path: P
 
 
 def test_a_file_of_requests_is_a_source(tmp_path: Path) -> None:
-    (tmp_path / "cat.png").write_bytes(picture(1))
+    (tmp_path / "cat.png").write_bytes(image(1))
     file = tmp_path / "facts.jsonl"
     line = f'{{"image": "cat.png", "prompt": "{PROMPT}", "target": "Tom"}}\n'
     file.write_text(line + "not JSON\n" + line)

@@ -22,7 +22,7 @@ def test_each_evaluation_is_recorded_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     driver = Driver(tmp_path / "store")
     figure = tmp_path / "what-was-taught.png"
-    figure.write_bytes(b"a picture")
+    figure.write_bytes(b"an image")
     for _ in range(2):
         outcome = driver.run([case(number) for number in range(6)])
         taken = records(tmp_path)

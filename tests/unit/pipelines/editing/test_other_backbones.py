@@ -77,7 +77,7 @@ def trainer(root: Path, backbone: str, cases: Path, *more: str) -> GeneratorTrai
 def test_each_phase_learns_and_states_come_from_the_cache(
     backbone: str, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also for pictures on a grid, whose states need it to be placed."""
+    """Also for images on a grid, whose states need it to be placed."""
     more = ("joint.steps=0", "experts.steps=25", "experts.batch_size=6", "data.num_pairs=0")
     run = trainer(tmp_path / "run", backbone, cases, *more, "experts.learning_rate=0.01")
     assert isinstance(run.backbone, VisionLanguageBackbone)
@@ -225,7 +225,7 @@ def test_cases_of_a_file_are_completed_or_refused(cases: Path, tmp_path: Path) -
             (other.prompt, one.edit.image_bytes),
             (one.edit.prompt, other.image_bytes),
         ]
-        assert one.thing
+        assert one.entity
     lines = cases.read_text().splitlines()
     lines[1] = lines[1].replace("modal_locality", "portability")
     poor = cases.with_name("poor.jsonl")
@@ -282,7 +282,7 @@ def test_the_device_does_not_end_a_run_but_the_number_format_does() -> None:
 def test_a_published_benchmark_is_trained_on(
     tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--benchmark evqa --data DIR`: its training file, held-out pictures and all."""
+    """`--benchmark evqa --data DIR`: its training file, held-out images and all."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     backbone = saved_family("llava", tmp_path / "llava")

@@ -87,6 +87,10 @@ def test_a_whole_number_is_a_number() -> None:
         ("sed = 1", "sed is no known setting; did you mean seed?"),
         ("[evalution]\nat = [1]", "evalution is no known setting; did you mean evaluation?"),
         ("[evaluation]\nbatchsize = 1", "did you mean evaluation.batch_size?"),
+        (
+            "[benchmark]\nmissing_pictures = 'fatal'",
+            "benchmark.missing_pictures is now called benchmark.missing_images",
+        ),
         ("[bank]\nxyzzy = 1", "bank.xyzzy is no known setting; known keys: name, window_edits"),
         ("seed = '1'", "seed must be a whole number, got '1'"),
         ("seed = true", "seed must be a whole number, got True"),

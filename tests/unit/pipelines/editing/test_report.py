@@ -19,10 +19,10 @@ REFUSED_LINE = Rejected(line_number=3, error_type="NotJson", message="line 3 is 
 
 
 def input_items() -> list[Item]:
-    same_picture = EditRequest(
+    same_image = EditRequest(
         image_bytes=case(0).edit.image_bytes, prompt=case(0).edit.prompt, target="another answer"
     )
-    return [case(0), case(1), REFUSED_LINE, request(5, prompt="poison"), case(2), same_picture]
+    return [case(0), case(1), REFUSED_LINE, request(5, prompt="poison"), case(2), same_image]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_replaced_answer_is_a_conflict(driver: Driver) -> None:
     _, data = data_of(driver, driver.run(input_items()))
     conflict = data.similar_pairs[0]
     assert conflict.relation == "conflict"
-    assert (conflict.first.target, conflict.second.target) == ("thing number 0", "another answer")
+    assert (conflict.first.target, conflict.second.target) == ("entity number 0", "another answer")
 
 
 def test_a_resumed_run_shows_the_same(driver: Driver) -> None:

@@ -1,4 +1,4 @@
-"""Pictures that are alike are found across the whole bank."""
+"""Images that are alike are found across the whole bank."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ ANGLES = [0.0, 0.1, 1.5, 1.55, 3.0]
 
 @pytest.fixture
 def bank(tmp_path: Path) -> ExpertBank:
-    """Five edits whose pictures point into known directions."""
+    """Five edits whose images point into known directions."""
     bank = ExpertBank.open_or_create(ObjectStore(tmp_path), "test", IDENTITY)
     requests = [NumberedRequest(sequence=n + 1, request=request(n)) for n in range(5)]
     batch = GeneratorWorker(TinyModels(), InputLimits()).generate(requests)
@@ -43,7 +43,7 @@ def row(expert: Expert, number: int, angle: float) -> ExpertRow:
     )
 
 
-def test_alike_pictures_are_found_once_most_alike_first(bank: ExpertBank) -> None:
+def test_alike_images_are_found_once_most_alike_first(bank: ExpertBank) -> None:
     pairs = alike_pairs(bank, bank.edit_ids(), least_similarity=0.99)
     ids = bank.edit_ids()
     assert [(pair.first, pair.second) for pair in pairs] == [(ids[2], ids[3]), (ids[0], ids[1])]

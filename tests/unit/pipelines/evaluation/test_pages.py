@@ -26,21 +26,19 @@ from pipelines.evaluation.pages import (
 )
 from pipelines.evaluation.regressions import compare_results
 from pipelines.evaluation.sections import RegressionSection, TolerancesSection
-from tests.report_examples import picture
+from tests.report_examples import image
 from tests.unit.tiny_results import probe_result
 
 NAMES = [f"case-{i}" for i in range(20)]
 
 
 def make_case(name: str) -> Case:
-    edit = EditRequest(
-        image_bytes=picture("navy"), prompt=f"Where is {name} made?", target="Zürich"
-    )
+    edit = EditRequest(image_bytes=image("navy"), prompt=f"Where is {name} made?", target="Zürich")
     probe = Probe(
         kind=ProbeKind.MODAL_LOCALITY,
         prompt="What is this?",
         target="",
-        image_bytes=picture("olive"),
+        image_bytes=image("olive"),
     )
     return Case(case_id=name, edit=edit, probes=(probe,))
 
@@ -80,7 +78,7 @@ def version(num_right: int, number: int, num_edits: int = 100) -> ExaminedVersio
 def edits(edit_ids: Collection[str]) -> dict[str, EditView]:
     """Knows all edits but the stranger."""
     return {
-        key: EditView(edit_id=key, prompt="Where?", target="Uri", image_bytes=picture("gold"))
+        key: EditView(edit_id=key, prompt="Where?", target="Uri", image_bytes=image("gold"))
         for key in edit_ids
         if key != "stranger"
     }
@@ -109,7 +107,7 @@ def test_the_page_of_an_evaluation_says_what_was_measured_and_how(tmp_path: Path
     assert "<td>2.00</td><td>2</td>" in section  # two experts for each reliability probe
 
 
-def test_curves_of_all_points_are_drawn_as_pictures(tmp_path: Path) -> None:
+def test_curves_of_all_points_are_drawn_as_images(tmp_path: Path) -> None:
     paths = write_figures(tmp_path / "figures", [version(20, 2, 10), version(15, 4)], seed=0)
     assert {path.stem for path in paths} == {
         "what-was-taught-teacher-forced",

@@ -14,7 +14,7 @@ from liveedit_core.evaluation.metrics import ProbeResult
 from liveedit_core.method.expert import Expert
 from liveedit_core.schema import EditRequest, ProbeKind
 from pipelines.compare_versions import main
-from tests.report_examples import picture
+from tests.report_examples import image
 from tests.unit.tiny_results import probe_result
 
 NUM_CASES = 12
@@ -22,7 +22,7 @@ NUM_CASES = 12
 
 def edit(number: int) -> EditRequest:
     return EditRequest(
-        image_bytes=picture("navy", side=20 + number), prompt=f"Who is {number}?", target="Zürich"
+        image_bytes=image("navy", side=20 + number), prompt=f"Who is {number}?", target="Zürich"
     )
 
 

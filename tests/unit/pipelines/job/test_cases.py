@@ -11,7 +11,7 @@ from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.evaluation.probe_results import TEACHER_FORCED
 from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.schema import ProbeKind
-from liveedit_core.training.validation import split_by_thing
+from liveedit_core.training.validation import split_by_entity
 from pipelines import convert_benchmark, lifelong_edit, nightly_evaluation
 from pipelines.editing.intake import open_source
 from pipelines.editing.mlflow_records import hop_values
@@ -32,7 +32,7 @@ from pipelines.operations.nightly_recipe import NightlyRecipe
 from pipelines.operations.nightly_run import read_cases
 from pipelines.operations.nightly_state import questions_digest
 from pipelines.training.cases import cases_digest
-from tests.published_files import benchmark_folder, draw_pictures, hop, record, write_json
+from tests.published_files import benchmark_folder, draw_images, hop, record, write_json
 from tests.unit.pipelines.editing.test_run import Driver
 
 
@@ -64,9 +64,9 @@ def test_options_set_the_settings() -> None:
         section = resolve("--benchmark", "evqa", "--data", "there").benchmark
         assert section == BenchmarkSection(name="evqa", data="there")
         whole = ["--benchmark", "vlkeb", "--data", "a", "--images", "b"]
-        section = resolve(*whole, "--missing-pictures", "skipped").benchmark
+        section = resolve(*whole, "--missing-images", "skipped").benchmark
         assert section == BenchmarkSection(
-            name="vlkeb", data="a", images="b", missing_pictures="skipped"
+            name="vlkeb", data="a", images="b", missing_images="skipped"
         )
 
 
@@ -148,7 +148,7 @@ def test_portability_is_summed_up_by_hops(tmp_path: Path) -> None:
     write_json(tmp_path / "data" / "eval.json", contents)
     asked = [content | {"port_new": questions} for content in contents[:3]]
     write_json(tmp_path / "data" / "eval_multihop.json", asked)
-    draw_pictures(tmp_path / "data" / "mmkb_images", contents)
+    draw_images(tmp_path / "data" / "mmkb_images", contents)
     last = taught(tmp_path / "data", Driver(tmp_path / "store"), "vlkeb").evaluations[-1]
     assert last.summary[ProbeKind.PORTABILITY, TEACHER_FORCED].num_samples == 9
     assert {hop: item.num_samples for (hop, _), item in last.by_hop.items()} == {1: 3, 2: 6}
@@ -166,13 +166,13 @@ def test_portability_is_summed_up_by_hops(tmp_path: Path) -> None:
 def test_skipped_records_are_on_record(tmp_path: Path) -> None:
     folder, driver = benchmark_folder(tmp_path / "evqa", "evqa", 4), Driver(tmp_path / "store")
     (folder / "bench2" / "side.png").unlink()
-    with pytest.raises(InputError, match=r"record 3: picture 'bench2/side\.png'"):
+    with pytest.raises(InputError, match=r"record 3: image 'bench2/side\.png'"):
         taught(folder, driver, "evqa")
     assert len(driver.log) == 0
-    outcome = taught(folder, driver, "evqa", "benchmark.missing_pictures=skipped")
+    outcome = taught(folder, driver, "evqa", "benchmark.missing_images=skipped")
     assert outcome.num_edits == 3
     (refused,) = driver.log.rejects()
-    assert "vqa_eval.json, record 3: picture 'bench2/side.png'" in refused.rejected.message
+    assert "vqa_eval.json, record 3: image 'bench2/side.png'" in refused.rejected.message
 
 
 def test_a_night_reads_the_benchmark_and_notices_other_questions(tmp_path: Path) -> None:
@@ -199,20 +199,20 @@ def test_what_a_night_leaves_out_is_said(tmp_path: Path) -> None:
 
 def test_promotion_at_the_end_examines_the_same_benchmark(tmp_path: Path) -> None:
     arguments = ["--promote", "--benchmark", "eic", "--data", "there", f"run_root={tmp_path}"]
-    config = editing(*arguments, "--missing-pictures", "skipped")
+    config = editing(*arguments, "--missing-images", "skipped")
     recipe = edit_promotion.nightly_recipe(config)
     assert (recipe.benchmark, recipe.cases.limit) == (config.benchmark, 0)
 
 
-def test_training_has_every_kind_of_probe_and_things_to_hold_out(tmp_path: Path) -> None:
+def test_training_has_every_kind_of_probe_and_entities_to_hold_out(tmp_path: Path) -> None:
     contents = [record(n, src=q) for n in range(6) for q in ("What is it?", "Whose is it?")]
     write_json(tmp_path / "vqa_train.json", contents)
-    draw_pictures(tmp_path, contents)
+    draw_images(tmp_path, contents)
     cases = load_training_cases(BenchmarkSection(name="evqa", data=str(tmp_path)))
     kinds = [kind for kind in ProbeKind if kind not in (ProbeKind.RELIABILITY, "portability")]
     for case in cases:
         assert sorted(probe.kind for probe in case.probes) == sorted(kinds)
-    split = split_by_thing(cases, num_held_out=4, seed=0)
+    split = split_by_entity(cases, num_held_out=4, seed=0)
     held_out = {case.edit.image_bytes for case in split.held_out}
     assert len(split.held_out) == 4
     assert not held_out & {case.edit.image_bytes for case in split.training}
@@ -230,7 +230,7 @@ def test_training_notices_other_cases(tmp_path: Path) -> None:
 
 def test_an_image_root_of_ones_own(tmp_path: Path) -> None:
     write_json(tmp_path / "data" / "vqa_eval.json", [record(1)])
-    draw_pictures(tmp_path / "coco", [record(1)])
+    draw_images(tmp_path / "coco", [record(1)])
     named = {"name": "evqa", "data": str(tmp_path / "data")}
     section = BenchmarkSection(**named, images=str(tmp_path / "coco"))  # type: ignore[arg-type]
     assert len(open_published(section, "evaluation")) == 1
@@ -252,10 +252,10 @@ def test_the_converter_writes_cases_and_says_so(
     (folder / "bench1" / "front.png").unlink()
     output.unlink()
     assert convert_benchmark.main([str(item) for item in arguments]) == 1
-    assert "record 2: picture 'bench1/front.png'" in capsys.readouterr().err
+    assert "record 2: image 'bench1/front.png'" in capsys.readouterr().err
     assert not output.exists()
-    skipped = [*map(str, arguments), "--missing-pictures", "skipped"]
+    skipped = [*map(str, arguments), "--missing-images", "skipped"]
     assert convert_benchmark.main(skipped) == 0
     said = capsys.readouterr().out
-    assert "cannot be read: 1 (pictures: 1)" in said
+    assert "cannot be read: 1 (images: 1)" in said
     assert "2 cases written" in said

@@ -16,14 +16,14 @@ from liveedit_core.state_identity import StateIdentity
 from liveedit_core.training.data import TrainingData
 from pipelines.job.state_cache import cache_names, fill_cache, open_cache, training_source
 from pipelines.job.states_config import StatesSection
-from tests.unit.tiny_inputs import picture
+from tests.unit.tiny_inputs import image
 from tests.unit.tiny_models import TinyBackbone, TinyModels
 from workers.models import ModelNames
 from workers.state_encoder import StateEncoder
 
 IDENTITY = StateIdentity.of(TinyBackbone(), "float32")
 INPUTS = [
-    BackboneInput(prompt=prompt, target="a thing", image_bytes=picture(number))
+    BackboneInput(prompt=prompt, target="an entity", image_bytes=image(number))
     for number in range(10)
     for prompt in ("What is it?", "Who made it?", "What is it?")
 ]

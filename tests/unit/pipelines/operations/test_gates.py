@@ -1,4 +1,4 @@
-"""Each gate lets good evidence through and stops on the one thing it guards against."""
+"""Each gate lets good evidence through and stops on the one entity it guards against."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

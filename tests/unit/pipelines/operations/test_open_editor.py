@@ -11,7 +11,7 @@ from liveedit_core.errors import ConfigError, InputError, IntegrityError, Reposi
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from pipelines.operations.open_editor import open_editor
-from tests.tiny_backbone import PROMPTS, picture, tiny_backbone
+from tests.tiny_backbone import PROMPTS, image, tiny_backbone
 from tests.unit.tiny_models import TinyBackbone
 from tests.unit.tiny_operations import Operations, some_cases
 
@@ -41,7 +41,7 @@ def test_alias_and_number_open_the_very_experts_that_were_written(
         assert editor.repository.edit_ids == expected.edit_ids
         assert torch.equal(editor.repository.down_NRD, expected.down_NRD)
         assert torch.equal(editor.repository.visual_features_NK, expected.visual_features_NK)
-        questions = [BackboneInput(prompt=PROMPTS[0], image_bytes=picture(n)) for n in range(3)]
+        questions = [BackboneInput(prompt=PROMPTS[0], image_bytes=image(n)) for n in range(3)]
         answers = editor.answer(questions)
         assert answers == written.with_repository(expected).answer(questions)
         assert all(answer.routing is not None for answer in answers)

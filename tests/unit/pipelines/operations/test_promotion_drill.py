@@ -17,7 +17,7 @@ from liveedit_core.method.generator import load_generator
 from pipelines.nightly_evaluation import say_outcome
 from pipelines.operations.open_editor import open_editor
 from pipelines.operations.promotion_view import say_decision
-from tests.tiny_backbone import picture, tiny_backbone
+from tests.tiny_backbone import image, tiny_backbone
 from tests.unit.tiny_operations import Operations, scaled, some_cases
 
 NUM_EDITS = 100
@@ -29,10 +29,10 @@ EXAMINED = CASES[:40]
 
 def answers(editor: Editor) -> tuple[list[str], list[Any]]:
     """Texts, and the logits behind some of them, of edited and of other questions."""
-    pictures = [case.edit.image_bytes for case in CASES[:4]] + [picture(777)]
+    images = [case.edit.image_bytes for case in CASES[:4]] + [image(777)]
     questions = [
         BackboneInput(prompt="What is shown here?", target="golden raven", image_bytes=image)
-        for image in pictures
+        for image in images
     ]
     states = editor.backbone.encode(questions)
     residual = editor.residual(editor.route(states))

@@ -10,15 +10,15 @@ import torch
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.builtin.benchmark import load_things
+from liveedit_core.builtin.benchmark import load_entities
 from liveedit_core.states import LayerStates
 from pipelines.job.states_config import StatesSection
 from pipelines.training.data import Material, prepare_material
 from pipelines.training.recipe import DataSection, TrainRecipe
 from tests.tiny_backbone import tiny_backbone
 
-HELD_OUT = frozenset(thing.name for thing in load_things("train", "known_train")[3:])
-DATA = DataSection(cases_per_thing=2, num_pairs=3)
+HELD_OUT = frozenset(entity.name for entity in load_entities("train", "known_train")[3:])
+DATA = DataSection(cases_per_entity=2, num_pairs=3)
 
 
 def recipe(root: Path, *, is_cached: bool = True) -> TrainRecipe:
@@ -100,4 +100,4 @@ def test_another_draw_replaces_the_material(tmp_path: Path) -> None:
     made = replace(recipe(tmp_path), seed=8)
     second = prepare_material(made, tiny_backbone(), tmp_path / "material", HELD_OUT)
     assert list(second.data.inputs) != inputs
-    assert len(second.drawings.by_thing) == 3
+    assert len(second.drawings.by_entity) == 3

@@ -188,8 +188,8 @@ def test_a_recipe_says_what_is_estimated(tiny: BackboneSizes) -> None:
 
 def test_a_pyramid_needs_its_levels(tiny: BackboneSizes) -> None:
     with pytest.raises(ConfigError, match="visual_source"):
-        generator_shape(TrainRecipe(), tiny, visual_size=0, num_things=5)
-    shape = generator_shape(TrainRecipe(), tiny, visual_size=2560, num_things=5)
+        generator_shape(TrainRecipe(), tiny, visual_size=0, num_entities=5)
+    shape = generator_shape(TrainRecipe(), tiny, visual_size=2560, num_entities=5)
     assert (shape.visual_size, shape.num_sentinels) == (2560, 5)
 
 

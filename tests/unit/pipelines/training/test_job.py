@@ -36,15 +36,15 @@ PROMPT, JOINT = PhaseSection(steps=1, batch_size=3), PhaseSection(steps=3, batch
 def material() -> Material:
     data = encode_training_data(
         tiny_backbone(),
-        [replace(case(i), thing=f"thing {i // 2}") for i in range(8)],
+        [replace(case(i), entity=f"entity {i // 2}") for i in range(8)],
         num_pairs=4,
         has_image_locality=True,
         random_target=lambda rng: rng.choice(("kettle", "harbor")),
         rng=random.Random(0),
     )
     rows = torch.randn(16, tiny_backbone().visual_size, generator=torch.Generator().manual_seed(0))
-    by_thing = tuple((2 * i, 2 * i + 1) for i in range(8))
-    return Material(data=data, drawings=Drawings(rows=rows.half(), by_thing=by_thing))
+    by_entity = tuple((2 * i, 2 * i + 1) for i in range(8))
+    return Material(data=data, drawings=Drawings(rows=rows.half(), by_entity=by_entity))
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_what_a_run_leaves_behind(recipe: TrainRecipe, material: Material) -> No
     assert not (recipe.run_folder / "checkpoint" / "last.safetensors").exists()
     text = done.report.read_text()
     assert "Joint: losses" in text
-    assert "of 4 training things that were held out" in text
+    assert "of 4 training entities that were held out" in text
     client = MlflowClient(done.tracking_uri)
     (experiment,) = client.search_experiments(filter_string="name = 'liveedit-training'")
     (run,) = client.search_runs([experiment.experiment_id])

@@ -17,8 +17,8 @@ from pipelines.training.layer_search import (
     draw_training,
     encode_items,
     find_layer,
-    one_per_thing,
-    picture_match,
+    image_match,
+    one_per_entity,
     to_table,
 )
 from pipelines.training.recipe import ModelSection
@@ -84,7 +84,7 @@ def test_image_rows_count_where_routing_looks_at_them() -> None:
         reliability=0.6,
         text_generality=0.6,
         modal_generality=0.6,
-        picture_match=1.0,
+        image_match=1.0,
         loss=1.0,
         seconds=1.0,
     )
@@ -105,7 +105,7 @@ def test_a_lead_within_the_noise_is_told(
     others: tuple[float, ...], rivals: tuple[int, ...]
 ) -> None:
     fields: dict[str, float] = dict.fromkeys(
-        ("reliability", "text_generality", "modal_generality", "picture_match", "loss", "seconds"),
+        ("reliability", "text_generality", "modal_generality", "image_match", "loss", "seconds"),
         0.5,
     )
     best = LayerScore(layer=5, by_case=(0.9, 0.9, 0.8, 0.9), **fields)
@@ -133,7 +133,7 @@ def test_a_layer_that_is_not_there_is_refused() -> None:
         )
 
 
-def test_half_of_the_targets_cannot_be_guessed_from_the_picture() -> None:
+def test_half_of_the_targets_cannot_be_guessed_from_the_image() -> None:
     drawn = draw_training(CASES, 8, seed=1)
     own = {case.edit.image_bytes: case.edit.target for case in CASES}
     assert all(case.edit.target == own[case.edit.image_bytes] for case in drawn[::2])
@@ -146,21 +146,21 @@ def test_half_of_the_targets_cannot_be_guessed_from_the_picture() -> None:
         draw_training(CASES, 25, seed=1)
 
 
-def test_picture_match_finds_the_same_picture() -> None:
+def test_image_match_finds_the_same_image() -> None:
     items = encode_items(tiny_backbone(), CASES[:4])
     same = [replace(item, questions=(item.edit,) * 3) for item in items]
-    assert picture_match(same) == 1.0
+    assert image_match(same) == 1.0
     rolled = [
         replace(item, questions=(other.edit,) * 3)
         for item, other in zip(items, [*items[1:], items[0]], strict=True)
     ]
-    assert picture_match(rolled) == 0.0
+    assert image_match(rolled) == 0.0
 
 
-def test_a_thing_is_tried_once_and_only_with_all_questions() -> None:
-    same = [replace(case, thing="kettle") for case in CASES[:3]]
+def test_a_entity_is_tried_once_and_only_with_all_questions() -> None:
+    same = [replace(case, entity="kettle") for case in CASES[:3]]
     mute = replace(CASES[3], probes=CASES[3].probes[:1])
-    assert one_per_thing([*same[::-1], mute, CASES[4]]) == [same[0], CASES[4]]
+    assert one_per_entity([*same[::-1], mute, CASES[4]]) == [same[0], CASES[4]]
 
 
 def test_questions_carry_the_target_of_the_edit() -> None:

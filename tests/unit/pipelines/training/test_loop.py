@@ -32,7 +32,7 @@ def backbone() -> HuggingFaceBackbone:
 
 @pytest.fixture(scope="module")
 def material(backbone: HuggingFaceBackbone) -> Material:
-    cases = [replace(case(i), thing=f"thing {i // 2}") for i in range(8)]
+    cases = [replace(case(i), entity=f"entity {i // 2}") for i in range(8)]
     data = encode_training_data(
         backbone,
         cases,
@@ -42,8 +42,8 @@ def material(backbone: HuggingFaceBackbone) -> Material:
         rng=random.Random(0),
     )
     rows = torch.randn(16, backbone.visual_size)
-    by_thing = tuple((2 * i, 2 * i + 1) for i in range(8))
-    return Material(data=data, drawings=Drawings(rows=rows.half(), by_thing=by_thing))
+    by_entity = tuple((2 * i, 2 * i + 1) for i in range(8))
+    return Material(data=data, drawings=Drawings(rows=rows.half(), by_entity=by_entity))
 
 
 def recipe(**phases: PhaseSection) -> TrainRecipe:

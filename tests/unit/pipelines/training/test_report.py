@@ -45,7 +45,7 @@ def test_the_report_of_a_run() -> None:
     )
     text = render_training_report(data)
     assert data.title == "Training of mine"
-    assert "24 probes of 3 cases against a bank of 4 edits, of 4 training things" in text
+    assert "24 probes of 3 cases against a bank of 4 edits, of 4 training entities" in text
     assert f"own expert (n = {len(report.samples.own_margins)})" in text
     assert "[experts]" in text
     assert data.warnings == report.warnings

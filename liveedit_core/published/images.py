@@ -1,4 +1,4 @@
-"""The pictures below an image root: all looked at before a run, read one by one in it."""
+"""The images below an image root: all looked at before a run, read one by one in it."""
 
 import hashlib
 from collections.abc import Iterable
@@ -12,8 +12,8 @@ from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureCheck:
-    """What was found out about pictures, by path."""
+class ImageCheck:
+    """What was found out about images, by path."""
 
     digests: dict[str, bytes] = field(default_factory=dict)
     """sha256 of those that can be used."""
@@ -21,7 +21,7 @@ class PictureCheck:
     """Why the others cannot."""
 
 
-class PictureFolder:
+class ImageFolder:
     """An image root. Links in it are followed: they are its owner's, not the benchmark file's."""
 
     def __init__(self, root: Path, limits: InputLimits) -> None:
@@ -29,7 +29,7 @@ class PictureFolder:
 
         Args:
             root: The folder that paths start from.
-            limits: Largest picture.
+            limits: Largest image.
 
         Raises:
             InputError: It is no folder.
@@ -40,7 +40,7 @@ class PictureFolder:
         self._limits = limits
 
     def read(self, path: str) -> bytes:
-        """Encoded bytes of a picture.
+        """Encoded bytes of an image.
 
         Raises:
             InputError: It is missing or cannot be read.
@@ -48,12 +48,12 @@ class PictureFolder:
         return read_image_file(self.root / path, max_bytes=self._limits.max_image_bytes)
 
     def uri(self, path: str) -> str:
-        """Where a picture lies."""
+        """Where an image lies."""
         return (self.root / path).resolve().as_uri()
 
-    def check(self, paths: Iterable[str]) -> PictureCheck:
-        """Read and decode every picture once; nothing of them is kept but a digest."""
-        found = PictureCheck()
+    def check(self, paths: Iterable[str]) -> ImageCheck:
+        """Read and decode every image once; nothing of them is kept but a digest."""
+        found = ImageCheck()
         for path in dict.fromkeys(paths):
             try:
                 image_bytes = self.read(path)
@@ -62,7 +62,7 @@ class PictureFolder:
             except RefusedInputError as error:
                 what = "does not exist in the image root" if _is_missing(error) else error.message
                 found.faults[path] = RefusedInputError(
-                    f"picture {path!r}: {what}", error_type=error.error_type
+                    f"image {path!r}: {what}", error_type=error.error_type
                 )
         return found
 
