@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from liveedit_core.backbones.generation import Continuation, Generating, continuations
 from liveedit_core.backbones.load_options import LoadOptions
-from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual
+from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
@@ -29,12 +29,12 @@ from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.model_folder import Fact, load_facts, read_repository, save_model
 from liveedit_core.schema import EditRequest
-from liveedit_core.states import LayerStates
 
 ImageSource = bytes | str | Path
 """An encoded image, or where it lies."""
 
 
+@runtime_checkable
 class GeneratingBackbone(Backbone, Generating, Protocol):
     """A backbone that also generates with transformers' own arguments."""
 
@@ -67,16 +67,19 @@ class EditedModel:
             a new answer to an old question takes its place.
 
     Raises:
+        ConfigError: the backbone cannot generate.
         RepositoryMismatchError: backbone and generator do not fit each other.
     """
 
     def __init__(
         self,
-        backbone: GeneratingBackbone,
+        backbone: Backbone,
         generator: LiveEditGenerator,
         repository: ExpertRepository | None = None,
         facts: Mapping[str, Fact] | None = None,
     ) -> None:
+        if not isinstance(backbone, GeneratingBackbone):
+            raise ConfigError(f"a {type(backbone).__name__} cannot generate (see `Generating`)")
         self._backbone = backbone
         experts = repository or ExpertRepository.empty(generator.config)
         self._editor = Editor(backbone, generator, experts)
@@ -101,6 +104,17 @@ class EditedModel:
         self._editor = self._editor.with_repository(
             ExpertRepository.empty(self._editor.generator.config)
         )
+
+    @property
+    def editor(self) -> Editor:
+        """The engine with the current experts; it never changes, an edit puts another in its place.
+
+        Raises:
+            ConfigError: the model is closed.
+        """
+        if not self._is_open:
+            raise ConfigError("this edited model is closed; open another one")
+        return self._editor
 
     @property
     def edits(self) -> tuple[str, ...]:
@@ -134,7 +148,7 @@ class EditedModel:
             validate_request(request)
             validate_tokens(request, self._backbone.count_tokens)
         with self._writing:
-            editor = self._open_editor()
+            editor = self.editor
             latest = {request.subject_id: request for request in requests}
             new = [r for r in latest.values() if r.edit_id not in editor.repository.edit_ids]
             replaced = {
@@ -159,7 +173,7 @@ class EditedModel:
             InputError: there is no such edit; then nothing is removed.
         """
         with self._writing:
-            editor = self._open_editor()
+            editor = self.editor
             if unknown := sorted(set(edit_ids) - set(editor.repository.edit_ids)):
                 raise InputError(f"no such edits: {', '.join(unknown)}")
             self._editor = editor.with_repository(editor.repository.without(edit_ids))
@@ -185,15 +199,9 @@ class EditedModel:
             BackboneInput(prompt=prompt, image_bytes=None if image is None else _bytes_of(image))
             for image, prompt in zip(images, prompts, strict=True)
         ]
-        editor = self._open_editor()
+        editor = self.editor
         routings: dict[int, Routing] = {}
-
-        def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
-            routing = editor.route(states)
-            routings.update(zip(index, editor.explain(routing), strict=True))
-            return editor.residual(routing)
-
-        route = route_once if len(editor.repository) else None
+        route = editor.router(routings) if len(editor.repository) else None
         options = {"pad_token_id": self._backbone.pad_id} | arguments
         done = continuations(self._backbone, inputs, route, **options)
         return [_generation(one, routings.get(i)) for i, one in enumerate(done)]
@@ -206,7 +214,7 @@ class EditedModel:
     def explain(self, image: ImageSource, prompt: str) -> Explanation:
         """Which edits a question keeps, and why."""
         item = BackboneInput(prompt=prompt, image_bytes=_bytes_of(image))
-        return explain(self._open_editor(), item, self._facts)
+        return explain(self.editor, item, self._facts)
 
     def save(self, folder: Path | str) -> None:
         """Write the experts, what they were made from and what they belong to.
@@ -214,12 +222,7 @@ class EditedModel:
         `open_model(..., experts=folder)` reads it again.
         """
         with self._writing:
-            save_model(Path(folder), self._open_editor(), self._facts)
-
-    def _open_editor(self) -> Editor:
-        if not self._is_open:
-            raise ConfigError("this edited model is closed; open another one")
-        return self._editor
+            save_model(Path(folder), self.editor, self._facts)
 
 
 def open_model(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual
+from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual, RouteOnce
 from liveedit_core.errors import RepositoryMismatchError
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.generator import LiveEditGenerator
@@ -168,6 +168,17 @@ class Editor:
 
         return add
 
+    def router(self, routings: dict[int, Routing] | None = None) -> RouteOnce:
+        """What a generating backbone calls at each prefill; notes each input's routing by index."""
+
+        def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
+            routing = self.route(states)
+            if routings is not None:
+                routings.update(zip(index, self.explain(routing), strict=True))
+            return self.residual(routing)
+
+        return route_once
+
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int = 12) -> list[Answer]:
         """Greedy answers; routing happens once, at prefill.
 
@@ -175,13 +186,7 @@ class Editor:
         answer.
         """
         routings: dict[int, Routing] = {}
-
-        def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
-            routing = self.route(states)
-            routings.update(zip(index, self.explain(routing), strict=True))
-            return self.residual(routing)
-
-        texts = self.backbone.generate(inputs, route_once, max_new_tokens=max_new_tokens)
+        texts = self.backbone.generate(inputs, self.router(routings), max_new_tokens=max_new_tokens)
         return [Answer(text=text, routing=routings.get(i)) for i, text in enumerate(texts)]
 
 

@@ -100,7 +100,7 @@ def test_a_batch_answers_as_its_requests_do_alone(backbone: Any, arguments: dict
 
 def test_edits_change_answers_and_a_cache_does_not(backbone: Any) -> None:
     model = edited(backbone)
-    plain = EditedModel(backbone, model._editor.generator)
+    plain = EditedModel(backbone, model.editor.generator)
     before, after = (m.generate(IMAGES, PROMPTS, **GREEDY) for m in (plain, model))
     assert after[0].token_ids != before[0].token_ids
     assert [g.token_ids for g in model.generate(IMAGES, PROMPTS, **GREEDY, use_cache=False)] == [
