@@ -58,3 +58,14 @@ def small_row(sequence: int, image: str = "", target: str = "yes") -> ExpertRow:
         clip_embedding=normal(5).numpy(),
         provenance={"worker": "test"},
     )
+
+
+def request_of(sequence: int, target: str = "yes") -> EditRequest:
+    """The request of a sequence number."""
+    return small_request(f"image {sequence}", target)
+
+
+def row_of(sequence: int, request: EditRequest | None = None) -> ExpertRow:
+    """The row of a sequence number, or of another request."""
+    wanted = request or request_of(sequence)
+    return small_row(sequence, (wanted.image_bytes or b"").decode(), wanted.target)

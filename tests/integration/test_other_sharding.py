@@ -17,10 +17,10 @@ from pipelines.train_generator import parse, resolve_recipe
 from pipelines.training.data import prepare_material
 from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.training_backbone import load_training_backbone
-from tests.integration.test_sharding import numbered
 from tests.other_backbones import TINY, cases_file, saved_family
 from tests.tiny_backbone import request
 from tests.tiny_families import FAMILY_NAMES
+from tests.unit.tiny_inputs import numbered
 from workers.generator_group import GeneratorGroup
 from workers.generator_worker import GeneratorWorker
 from workers.models import ModelNames

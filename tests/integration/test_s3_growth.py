@@ -11,8 +11,7 @@ from infra.bank.integrity import verify_version
 from infra.bank.policy import GrowthPolicy
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
-from tests.integration.test_s3_store import row_of
-from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY
+from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY, row_of
 
 
 def test_a_bank_on_s3_is_merged_cleaned_up_and_read_on_demand(s3_root: str) -> None:

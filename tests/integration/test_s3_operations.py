@@ -15,12 +15,11 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.audit_log import AuditLog
 from pipelines.nightly_evaluation import say_outcome
 from pipelines.operations.promotion_view import say_decision
+from tests.unit import tiny_versions as comparison
 from tests.unit.conftest import empty_database  # noqa: F401
 from tests.unit.infra.conftest import identity, make_row  # noqa: F401
-from tests.unit.infra.tracking.test_audit_log import FIRST
 from tests.unit.pipelines.conftest import run_root  # noqa: F401
-from tests.unit.pipelines.evaluation import test_versions as comparison
-from tests.unit.tiny_operations import Operations, some_cases
+from tests.unit.tiny_operations import FIRST_AUDIT, Operations, some_cases
 
 
 def test_of_many_claims_one_wins(s3_root: str) -> None:
@@ -36,7 +35,7 @@ def test_of_many_claims_one_wins(s3_root: str) -> None:
 
 def test_of_many_decisions_one_is_recorded(s3_root: str) -> None:
     log = AuditLog(ObjectStore(s3_root), "liveedit-bank")
-    rivals = [replace(FIRST, who=f"person {i}", token=f"token {i}") for i in range(4)]
+    rivals = [replace(FIRST_AUDIT, who=f"person {i}", token=f"token {i}") for i in range(4)]
     with ThreadPoolExecutor(4) as pool:
         won = list(pool.map(log.append, rivals))
     assert [log.records()] == [[rivals[won.index(True)]]]

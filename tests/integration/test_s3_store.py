@@ -7,25 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from infra.bank.expert_bank import ExpertBank, ExpertRow
+from infra.bank.expert_bank import ExpertBank
 from infra.bank.integrity import verify_version
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.storage.writer_fence import WriterFencedError
 from infra.tracking.results import ResultsTable
 from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
-from liveedit_core.schema import EditRequest
 from pipelines.editing.bank_rescue import drop_damaged
-from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY, small_request, small_row
-
-
-def request_of(sequence: int, target: str = "yes") -> EditRequest:
-    return small_request(f"image {sequence}", target)
-
-
-def row_of(sequence: int, request: EditRequest | None = None) -> ExpertRow:
-    wanted = request or request_of(sequence)
-    return small_row(sequence, (wanted.image_bytes or b"").decode(), wanted.target)
+from tests.small_rows import (
+    SMALL_CONFIG,
+    SMALL_IDENTITY,
+    request_of,
+    row_of,
+)
 
 
 @pytest.fixture

@@ -30,9 +30,10 @@ from tests.tiny_backbone import (
     tiny_generator,
 )
 from tests.tiny_training import TinySource, beginning, plan, tiny_data
+from tests.unit.tiny_inputs import numbered
 from workers.generator_group import GeneratorGroup
 from workers.generator_worker import GeneratorWorker
-from workers.messages import GeneratedBatch, NumberedRequest
+from workers.messages import GeneratedBatch
 from workers.sharding_config import ShardingSection
 from workers.training_group import TrainingGroup
 from workers.training_messages import MODEL, Snapshot, StepFigures
@@ -186,10 +187,6 @@ class TinyHuggingFace:
 
     def load_generator(self) -> LiveEditGenerator:
         return tiny_generator(OUR_CONFIG)
-
-
-def numbered(requests: Sequence[EditRequest]) -> list[NumberedRequest]:
-    return [NumberedRequest(sequence=i, request=item) for i, item in enumerate(requests, 1)]
 
 
 def kill_a_process_of(actor: str) -> None:

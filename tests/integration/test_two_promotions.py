@@ -19,8 +19,7 @@ from pipelines.operations.promoter import Promoter, PromotionConflictError
 from pipelines.operations.promotion_recipe import PromotionRecipe
 from tests.unit.conftest import empty_database  # noqa: F401
 from tests.unit.pipelines.conftest import run_root  # noqa: F401
-from tests.unit.pipelines.operations.test_promoter import LAX
-from tests.unit.tiny_operations import GATE_OVERRIDES, Operations, SyntheticNight, some_cases
+from tests.unit.tiny_operations import GATE_OVERRIDES, LAX, Operations, SyntheticNight, some_cases
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 

@@ -1,12 +1,18 @@
 """Small images, requests and cases, each different from the others."""
 
 import io
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
+from workers.messages import NumberedRequest
 
 PROMPT = "What is shown here?"
 
@@ -62,3 +68,22 @@ class HashEmbedder:
         matrix = np.array(rows, dtype=np.float32)
         unit: npt.NDArray[np.float32] = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
         return unit
+
+
+def drop(inbox: Path, name: str, numbers: Sequence[int], *, age_s: float = 60.0) -> Path:
+    """Put a file of facts into a folder, with images beside it."""
+    inbox.mkdir(exist_ok=True)
+    lines = []
+    for number in numbers:
+        (inbox / f"{number}.png").write_bytes(image(number))
+        fact = {"image": f"{number}.png", "prompt": "What is shown here?"}
+        lines.append(json.dumps({**fact, "target": f"entity number {number}"}))
+    path = inbox / name
+    path.write_text("\n".join(lines) + "\n")
+    os.utime(path, (time.time() - age_s,) * 2)
+    return path
+
+
+def numbered(requests: Sequence[EditRequest]) -> list[NumberedRequest]:
+    """Requests with the sequence numbers of a new log."""
+    return [NumberedRequest(sequence=i, request=item) for i, item in enumerate(requests, 1)]

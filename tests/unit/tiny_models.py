@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from infra.bank.expert_bank import BankIdentity
 from liveedit_core.backbones.protocol import BackboneInput, RouteOnce
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.method.config import GeneratorConfig
@@ -27,6 +28,19 @@ CONFIG = GeneratorConfig(
     num_attention_heads=2,
     rank=2,
 )
+
+IDENTITY = BankIdentity(
+    backbone_digest="tiny-backbone",
+    generator_digest="tiny-generator",
+    edit_layer=CONFIG.edit_layer,
+    hidden_size=CONFIG.hidden_size,
+    module_dim=CONFIG.module_dim,
+    num_queries=CONFIG.num_queries,
+    rank=CONFIG.rank,
+    embedding_model="hash",
+    embedding_size=6,
+)
+"""Of banks whose experts come from `TinyModels` and whose embeddings from `HashEmbedder`."""
 
 
 class TinyBackbone:

@@ -13,6 +13,7 @@ from infra.bank.expert_bank import ExpertBank, ExpertRow
 from infra.bank.manifest import BankManifest
 from infra.bank.schema import BankIdentity
 from infra.storage.object_store import ObjectStore
+from infra.tracking.audit_log import AuditRecord
 from infra.tracking.evaluation_log import EvaluationLog, EvaluationRecord, ExaminedBank
 from infra.tracking.model_registry import (
     BANK_MODEL,
@@ -50,6 +51,20 @@ GATE_OVERRIDES = (
     "thresholds.modal_locality=0.5",
 )
 """A generator with random weights teaches nothing, but it must leave other answers alone."""
+FIRST_AUDIT = AuditRecord(
+    sequence=1,
+    action="promotion",
+    version=7,
+    champion_before=0,
+    previous_champion=0,
+    who="anna",
+    why="the first",
+    decided_at="2026-11-25T06:00:00+00:00",
+    numbers={"reliability.teacher_forced": 0.98},
+    evidence={"run": "nightly-2026-11-25-v7"},
+)
+LAX = ("thresholds.modal_locality=0.0",)
+"""Overrides of a promotion that asks little."""
 
 
 def weak_generator(config: GeneratorConfig = TINY_CONFIG) -> LiveEditGenerator:

@@ -57,3 +57,11 @@ def metric_summary(mean: float, num_samples: int = 4) -> MetricSummary:
         own_rank_mean=0.25,
         own_weight_mean=0.8,
     )
+
+
+def scored(num_right: int, num_cases: int, kind: ProbeKind) -> list[ProbeResult]:
+    """One result a case, the first of them right."""
+    return [
+        probe_result(f"case-{number}", kind=kind, score=float(number < num_right))
+        for number in range(num_cases)
+    ]

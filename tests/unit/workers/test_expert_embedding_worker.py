@@ -6,26 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from infra.bank.expert_bank import BankIdentity, ExpertBank
+from infra.bank.expert_bank import ExpertBank
 from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.limits import InputLimits
 from tests.unit.tiny_inputs import HashEmbedder, image, request
-from tests.unit.tiny_models import CONFIG, TinyModels
+from tests.unit.tiny_models import IDENTITY, TinyModels
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker
 from workers.messages import GeneratedBatch, NumberedRequest
-
-IDENTITY = BankIdentity(
-    backbone_digest="tiny-backbone",
-    generator_digest="tiny-generator",
-    edit_layer=CONFIG.edit_layer,
-    hidden_size=CONFIG.hidden_size,
-    module_dim=CONFIG.module_dim,
-    num_queries=CONFIG.num_queries,
-    rank=CONFIG.rank,
-    embedding_model="hash",
-    embedding_size=6,
-)
 
 
 class BlindEmbedder(HashEmbedder):

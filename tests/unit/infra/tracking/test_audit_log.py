@@ -6,21 +6,9 @@ from dataclasses import replace
 import pytest
 
 from infra.storage.object_store import ObjectStore
-from infra.tracking.audit_log import AuditLog, AuditRecord
+from infra.tracking.audit_log import AuditLog
 from liveedit_core.errors import IntegrityError
-
-FIRST = AuditRecord(
-    sequence=1,
-    action="promotion",
-    version=7,
-    champion_before=0,
-    previous_champion=0,
-    who="anna",
-    why="the first",
-    decided_at="2026-11-25T06:00:00+00:00",
-    numbers={"reliability.teacher_forced": 0.98},
-    evidence={"run": "nightly-2026-11-25-v7"},
-)
+from tests.unit.tiny_operations import FIRST_AUDIT
 
 
 @pytest.fixture
@@ -30,14 +18,14 @@ def log(store: ObjectStore) -> AuditLog:
 
 def test_records_come_back_in_order(log: AuditLog) -> None:
     assert log.records() == []
-    second = replace(FIRST, sequence=2, version=9, champion_before=7, token="another")
-    assert log.append(FIRST)
+    second = replace(FIRST_AUDIT, sequence=2, version=9, champion_before=7, token="another")
+    assert log.append(FIRST_AUDIT)
     assert log.append(second)
-    assert log.records() == [FIRST, second]
+    assert log.records() == [FIRST_AUDIT, second]
 
 
 def test_a_number_is_given_once(log: AuditLog) -> None:
-    rivals = [replace(FIRST, who=f"person {i}", token=f"token {i}") for i in range(8)]
+    rivals = [replace(FIRST_AUDIT, who=f"person {i}", token=f"token {i}") for i in range(8)]
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(log.append, rivals))
     assert won.count(True) == 1
@@ -45,21 +33,21 @@ def test_a_number_is_given_once(log: AuditLog) -> None:
 
 
 def test_a_lost_answer_is_no_lost_race(log: AuditLog) -> None:
-    assert log.append(FIRST)
-    assert log.append(FIRST)
+    assert log.append(FIRST_AUDIT)
+    assert log.append(FIRST_AUDIT)
 
 
 def test_a_record_is_done_when_it_was_marked(log: AuditLog) -> None:
-    log.append(FIRST)
-    assert not log.is_done(FIRST)
-    log.mark_done(FIRST)
-    log.mark_done(FIRST)
-    assert log.is_done(FIRST)
-    assert log.records() == [FIRST]
+    log.append(FIRST_AUDIT)
+    assert not log.is_done(FIRST_AUDIT)
+    log.mark_done(FIRST_AUDIT)
+    log.mark_done(FIRST_AUDIT)
+    assert log.is_done(FIRST_AUDIT)
+    assert log.records() == [FIRST_AUDIT]
 
 
 def test_a_gap_and_a_damaged_record_are_noticed(log: AuditLog, store: ObjectStore) -> None:
-    log.append(replace(FIRST, sequence=2))
+    log.append(replace(FIRST_AUDIT, sequence=2))
     with pytest.raises(IntegrityError, match="records are missing"):
         log.records()
     store.put("audit/liveedit-bank/000000000001.json", b"{}")

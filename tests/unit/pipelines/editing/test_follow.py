@@ -16,9 +16,8 @@ from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.follow import Follower
 from pipelines.editing.inbox import Inbox
 from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
-from tests.unit.pipelines.editing.test_inbox import drop
-from tests.unit.pipelines.editing.test_run import Driver
-from tests.unit.tiny_inputs import HashEmbedder, request
+from tests.unit.tiny_editing import Driver
+from tests.unit.tiny_inputs import HashEmbedder, drop, request
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.messages import GeneratedBatch, WrittenBatch
 

@@ -8,7 +8,7 @@ import torch
 from infra.bank.compaction import BankGrowth
 from infra.bank.policy import GrowthPolicy
 from infra.storage.object_store import ObjectStore
-from tests.unit.pipelines.editing.test_run import Driver
+from tests.unit.tiny_editing import Driver
 from tests.unit.tiny_inputs import case
 from tests.unit.tiny_models import CONFIG
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,26 +10,12 @@ from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.inbox import Inbox
-from tests.unit.tiny_inputs import image, request
+from tests.unit.tiny_inputs import drop, request
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> RequestLog:
     return RequestLog(ObjectStore(tmp_path / "store"))
-
-
-def drop(inbox: Path, name: str, numbers: Sequence[int], *, age_s: float = 60.0) -> Path:
-    """Put a file of facts into a folder, with images beside it."""
-    inbox.mkdir(exist_ok=True)
-    lines = []
-    for number in numbers:
-        (inbox / f"{number}.png").write_bytes(image(number))
-        fact = {"image": f"{number}.png", "prompt": "What is shown here?"}
-        lines.append(json.dumps({**fact, "target": f"entity number {number}"}))
-    path = inbox / name
-    path.write_text("\n".join(lines) + "\n")
-    os.utime(path, (time.time() - age_s,) * 2)
-    return path
 
 
 def inbox_of(folder: Path, *, settle_s: float = 1.0) -> Inbox:

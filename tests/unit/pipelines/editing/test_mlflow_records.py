@@ -9,7 +9,7 @@ from infra.tracking.model_registry import ModelRegistry
 from infra.tracking.tracker import Tracker
 from pipelines.editing.mlflow_records import RunRecords
 from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
-from tests.unit.pipelines.editing.test_run import OVERRIDES, Driver
+from tests.unit.tiny_editing import OVERRIDES, Driver
 from tests.unit.tiny_inputs import case
 
 

@@ -36,7 +36,7 @@ from tests.other_backbones import TINY, cases_file, saved_family
 from tests.published_files import benchmark_folder
 from tests.tiny_backbone import case, plain_convolutions
 from tests.tiny_families import tiny_tokenizer
-from tests.unit.pipelines.editing.test_run import _Progress
+from tests.unit.tiny_editing import CheckedProgress
 from tests.unit.tiny_inputs import HashEmbedder
 from workers.evaluation_pool import InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
@@ -166,7 +166,7 @@ def teach_and_open(root: Path, backbone: str, cases: Path, folder: Path) -> None
         request_log=RequestLog(store),
         results=ResultsTable(store, "test"),
         records=records,
-        progress=_Progress(),
+        progress=CheckedProgress(),
         should_stop=lambda: False,
     )
     assert outcome.num_edits == 6

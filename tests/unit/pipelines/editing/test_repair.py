@@ -14,10 +14,9 @@ from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.bank_rescue import drop_damaged
 from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
 from pipelines.editing.repair import Repair, RepairWorkers, repair_bank
-from tests.unit.pipelines.editing.test_run import Driver, DyingEmbedder
+from tests.unit.tiny_editing import Driver, DyingEmbedder
 from tests.unit.tiny_inputs import HashEmbedder, request
-from tests.unit.tiny_models import TinyModels
-from tests.unit.workers.test_expert_embedding_worker import IDENTITY
+from tests.unit.tiny_models import IDENTITY, TinyModels
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker
 

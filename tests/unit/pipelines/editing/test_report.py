@@ -12,7 +12,7 @@ from pipelines.editing.intake import Item
 from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
 from pipelines.editing.report import ReportSources, refused_requests, report_data
 from pipelines.editing.run import Outcome
-from tests.unit.pipelines.editing.test_run import OVERRIDES, Driver
+from tests.unit.tiny_editing import OVERRIDES, Driver
 from tests.unit.tiny_inputs import case, request
 
 REFUSED_LINE = Rejected(line_number=3, error_type="NotJson", message="line 3 is not JSON", raw="{")

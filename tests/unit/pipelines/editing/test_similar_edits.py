@@ -11,8 +11,7 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.expert import Expert
 from pipelines.editing.similar_edits import alike_pairs
 from tests.unit.tiny_inputs import request
-from tests.unit.tiny_models import TinyModels
-from tests.unit.workers.test_expert_embedding_worker import IDENTITY
+from tests.unit.tiny_models import IDENTITY, TinyModels
 from workers.generator_worker import GeneratorWorker
 from workers.messages import NumberedRequest
 

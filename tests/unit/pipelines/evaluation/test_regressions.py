@@ -10,17 +10,13 @@ from liveedit_core.schema import ProbeKind
 from pipelines.evaluation.regressions import MetricComparison, cases_held, compare_results, in_scope
 from pipelines.evaluation.sections import RegressionSection, TolerancesSection
 from tests.unit.tiny_inputs import case, request
-from tests.unit.tiny_results import probe_result
+from tests.unit.tiny_results import probe_result, scored
 
 QUICK = RegressionSection(num_resamples=1000)
 
 
 def result(number: int, score: float, kind: ProbeKind = ProbeKind.RELIABILITY) -> ProbeResult:
     return probe_result(f"case-{number}", kind=kind, score=score)
-
-
-def scored(num_right: int, num_cases: int, kind: ProbeKind) -> list[ProbeResult]:
-    return [result(number, float(number < num_right), kind) for number in range(num_cases)]
 
 
 def compare(

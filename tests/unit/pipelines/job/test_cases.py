@@ -33,7 +33,7 @@ from pipelines.operations.nightly_run import read_cases
 from pipelines.operations.nightly_state import questions_digest
 from pipelines.training.cases import cases_digest
 from tests.published_files import benchmark_folder, draw_images, hop, record, write_json
-from tests.unit.pipelines.editing.test_run import Driver
+from tests.unit.tiny_editing import Driver
 
 
 def editing(*arguments: str) -> LifelongEditRecipe:

@@ -15,7 +15,7 @@ from pipelines.evaluation.sections import (
     TolerancesSection,
 )
 from pipelines.operations.gates import Evidence, all_gates
-from tests.unit.pipelines.evaluation.test_regressions import scored
+from tests.unit.tiny_results import scored
 
 NOW = datetime(2026, 11, 25, 6, tzinfo=UTC)
 GATES = GatesSection(max_age_hours=24.0, min_samples=50)

@@ -14,9 +14,7 @@ from infra.tracking.evaluation_log import EvaluationLog
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from liveedit_core.errors import InputError, IntegrityError, TrackingError
 from pipelines.operations.promoter import Decision, PromotionConflictError
-from tests.unit.tiny_operations import Operations, SyntheticNight, some_cases
-
-LAX = ("thresholds.modal_locality=0.0",)
+from tests.unit.tiny_operations import LAX, Operations, SyntheticNight, some_cases
 
 
 @pytest.fixture
