@@ -5,20 +5,25 @@ from dataclasses import replace
 
 from PIL import Image, ImageDraw
 
-from infra.reports.comparison_report_data import (
+from infra.reports.data import (
     GAINED,
     IMPROVEMENT,
     LOST,
     NO_DIFFERENCE,
     REGRESSION,
     ComparisonReportData,
+    CurvePoint,
+    EditView,
+    EvaluationReportData,
+    Example,
     Flip,
     FlipCount,
+    KeptExpert,
     MetricDifference,
+    MetricRow,
+    ReportData,
     VersionView,
 )
-from infra.reports.data import CurvePoint, EditView, Example, KeptExpert, MetricRow, ReportData
-from infra.reports.evaluation_report_data import EvaluationReportData
 from liveedit_core.schema import ProbeKind
 
 HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x.png" onerror=alert(2)>'

@@ -16,8 +16,12 @@ from dataclasses import dataclass
 
 import ray
 
-from liveedit_core.evaluation.probe_results import FREE_GENERATION, ProbeResult
-from liveedit_core.evaluation.probes import PreparedCases, PreparedProbe
+from liveedit_core.evaluation.probes import (
+    FREE_GENERATION,
+    PreparedCases,
+    PreparedProbe,
+    ProbeResult,
+)
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from liveedit_core.evaluation.metrics import ProbeResult
+from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.expert import Expert

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from liveedit_core.backbones.protocol import Backbone
-from liveedit_core.evaluation.unedited_answers import AnswerMemory
+from liveedit_core.evaluation.unedited_answers import AnswerCache
 from liveedit_core.method.config import StateDtype
 from liveedit_core.state_identity import StateIdentity
 from liveedit_core.state_source import BackboneStates, StateSource
@@ -49,7 +49,7 @@ def open_states(
 
 def open_answers(
     backbone: Backbone, cache: CacheNames | None, answers_uri: str
-) -> AnswerMemory | None:
+) -> AnswerCache | None:
     """What a worker remembers of the unedited backbone's answers.
 
     Args:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from infra.cache.content_table import ContentTable, WrittenRows
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
-from liveedit_core.evaluation.unedited_answers import Question, UneditedAnswer, answer_id
+from liveedit_core.evaluation.unedited_answers import UneditedAnswer, UneditedQuery, answer_id
 from liveedit_core.state_identity import StateIdentity
 
 _SCHEMA = pa.schema(
@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 
 
 class AnswerTable:
-    """An `AnswerMemory` in a store, shared by every bank version and every job."""
+    """An `AnswerCache` in a store, shared by every bank version and every job."""
 
     def __init__(self, store: ObjectStore, identity: StateIdentity) -> None:
         """Open the table, made empty when there is none.
@@ -47,8 +47,8 @@ class AnswerTable:
         """Answers held, as last read."""
         return len(self._rows)
 
-    def read(self, questions: Sequence[Question]) -> list[UneditedAnswer | None]:
-        """See `AnswerMemory.read`; a store that is away now only costs time."""
+    def read(self, questions: Sequence[UneditedQuery]) -> list[UneditedAnswer | None]:
+        """See `AnswerCache.read`; a store that is away now only costs time."""
         names = [answer_id(self._identity, question) for question in questions]
         try:
             if any(name not in self._rows for name in names):
@@ -69,8 +69,8 @@ class AnswerTable:
             for row in rows
         }
 
-    def keep(self, answers: Mapping[Question, UneditedAnswer]) -> None:
-        """See `AnswerMemory.keep`; a store that is away now only costs time."""
+    def keep(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None:
+        """See `AnswerCache.keep`; a store that is away now only costs time."""
         # Questions that differ in a target that plays no part share a name.
         rows = dict(_row(self._identity, *pair) for pair in answers.items())
         table = pa.Table.from_pylist(list(rows.values()), schema=_SCHEMA)
@@ -84,7 +84,7 @@ class AnswerTable:
 
 
 def _row(
-    identity: StateIdentity, question: Question, answer: UneditedAnswer
+    identity: StateIdentity, question: UneditedQuery, answer: UneditedAnswer
 ) -> tuple[str, dict[str, Any]]:
     name = answer_id(identity, question)
     token_ids = list(answer.token_ids)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from infra.reports.comparison_report_data import (
+from infra.reports.data import (
     GAINED,
     IMPROVEMENT,
     LOST,

@@ -17,8 +17,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from infra.reports.data import MetricRow, ReportData
-from infra.reports.metrics import MetricPlot, MetricTable, metric_plots, metric_tables, spell
-from infra.reports.report_curve import curve_plots, curve_tables
+from infra.reports.metrics import (
+    MetricPlot,
+    MetricTable,
+    curve_plots,
+    curve_tables,
+    metric_plots,
+    metric_tables,
+    spell,
+)
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.schema import PAPER_METRICS, ProbeKind

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.reports.data import MetricRow
+from infra.reports.data import EvaluationReportData, MetricRow
 from infra.reports.editing import (
     Tile,
     format_duration,
@@ -12,7 +12,6 @@ from infra.reports.editing import (
     page_environment,
     write_page,
 )
-from infra.reports.evaluation_report_data import EvaluationReportData
 from infra.reports.metrics import (
     BY_CONSTRUCTION,
     METRIC_NOTES,

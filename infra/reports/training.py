@@ -5,6 +5,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from infra.reports.data import Histogram, TrainingReportData
 from infra.reports.editing import (
     Tile,
     format_duration,
@@ -14,7 +15,6 @@ from infra.reports.editing import (
 )
 from infra.reports.metrics import MetricPlot, spell
 from infra.reports.plots import Samples, Series, plot_by_step, plot_histogram
-from infra.reports.training_report_data import Histogram, TrainingReportData
 from liveedit_core.schema import PAPER_METRICS
 
 MAX_WORST_CASES = 24

@@ -13,7 +13,7 @@ from lance import LanceDataset
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
 from liveedit_core.errors import IntegrityError
-from liveedit_core.evaluation.probe_results import ProbeResult
+from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.schema import ProbeKind
 
 _SCHEMA = pa.schema(

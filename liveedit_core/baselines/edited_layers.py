@@ -23,7 +23,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.suffix import target_rows
 from liveedit_core.baselines.protocol import EditorMemory, score_answers
 from liveedit_core.errors import ConfigError
-from liveedit_core.evaluation.metrics import PreparedCases, PreparedProbe, ProbeResult
+from liveedit_core.evaluation.probes import PreparedCases, PreparedProbe, ProbeResult
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates, hidden_rows
 

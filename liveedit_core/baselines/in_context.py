@@ -25,7 +25,7 @@ from torch.nn import functional
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.baselines.protocol import EditorMemory, num_bytes, score_answers
 from liveedit_core.baselines.settings import InContextConfig
-from liveedit_core.evaluation.metrics import PreparedCases, PreparedProbe, ProbeResult
+from liveedit_core.evaluation.probes import PreparedCases, PreparedProbe, ProbeResult
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates, hidden_rows
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.baselines.protocol import EditorMemory, num_bytes
-from liveedit_core.evaluation.metrics import CaseScorer, PreparedCases, ProbeResult
+from liveedit_core.evaluation.probes import PreparedCases, ProbeResult
+from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates

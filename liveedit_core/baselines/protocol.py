@@ -14,7 +14,7 @@ from typing import Protocol
 from torch import Tensor
 
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.evaluation.metrics import (
+from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     TEACHER_FORCED,
     PreparedCases,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.baselines.protocol import EditorMemory, score_answers
-from liveedit_core.evaluation.metrics import PreparedCases, ProbeResult
+from liveedit_core.evaluation.probes import PreparedCases, ProbeResult
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 

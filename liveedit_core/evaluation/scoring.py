@@ -13,18 +13,20 @@ import torch
 from torch import Tensor
 
 from liveedit_core.backbones.protocol import Backbone, Residual
-from liveedit_core.evaluation.probe_results import FREE_GENERATION, TEACHER_FORCED, ProbeResult
 from liveedit_core.evaluation.probes import (
+    FREE_GENERATION,
+    TEACHER_FORCED,
     PreparedCases,
     PreparedProbe,
+    ProbeResult,
     free_generation_result,
     probe_input,
     teacher_forced_result,
 )
 from liveedit_core.evaluation.unedited_answers import (
-    AnswerMemory,
-    Question,
+    AnswerCache,
     UneditedAnswer,
+    UneditedQuery,
     remembered,
 )
 from liveedit_core.method.editor import NOTHING_KEPT, Editor, Routing
@@ -37,7 +39,7 @@ MAX_LOCALITY_TOKENS = 6
 """Length of the unedited answer that stands in for the missing target of a locality probe."""
 
 
-class AskedProbe(NamedTuple):
+class CaseProbe(NamedTuple):
     """A probe of a case that is to be prepared."""
 
     case: Case
@@ -73,7 +75,7 @@ class CaseScorer:
         free_case_ids: Collection[str] = (),
         max_new_tokens: int = 12,
         source: StateSource | None = None,
-        memory: AnswerMemory | None = None,
+        memory: AnswerCache | None = None,
     ) -> PreparedCases:
         """Everything bank-independent about the probes of some cases.
 
@@ -88,7 +90,7 @@ class CaseScorer:
             memory: of unedited answers; by default all are computed.
         """
         asked = [
-            AskedProbe(case, index, probe, has_free_answers or case.case_id in free_case_ids)
+            CaseProbe(case, index, probe, has_free_answers or case.case_id in free_case_ids)
             for case in cases
             for index, probe in enumerate(case.all_probes())
         ]
@@ -99,18 +101,18 @@ class CaseScorer:
     @torch.no_grad()
     def prepare_probes(
         self,
-        asked: Sequence[AskedProbe],
+        asked: Sequence[CaseProbe],
         *,
         max_new_tokens: int = 12,
         source: StateSource | None = None,
-        memory: AnswerMemory | None = None,
+        memory: AnswerCache | None = None,
     ) -> PreparedCases:
         """`prepare` for some probes of cases."""
         probes = self._with_targets([item.probe for item in asked], memory)
         inputs = [probe_input(probe) for probe in probes]
         states = (source or BackboneStates(self.backbone)).states(inputs)
         forced = remembered(
-            [Question(item) for item in inputs],
+            [UneditedQuery(item) for item in inputs],
             memory,
             lambda index: self._unedited_ids([states[i] for i in index]),
         )
@@ -132,7 +134,7 @@ class CaseScorer:
         ]
         return PreparedCases(probes=tuple(prepared))
 
-    def _with_targets(self, probes: Sequence[Probe], memory: AnswerMemory | None) -> list[Probe]:
+    def _with_targets(self, probes: Sequence[Probe], memory: AnswerCache | None) -> list[Probe]:
         """Locality probes without a target get the backbone's greedy answer as one."""
         filled = list(probes)
         missing = [i for i, probe in enumerate(probes) if not probe.target]
@@ -142,7 +144,7 @@ class CaseScorer:
         return filled
 
     def _free_answers(
-        self, probes: Sequence[Probe], max_new_tokens: int, memory: AnswerMemory | None
+        self, probes: Sequence[Probe], max_new_tokens: int, memory: AnswerCache | None
     ) -> list[str]:
         """Greedy answers of the unedited backbone."""
         inputs = [replace(probe_input(probe), target="") for probe in probes]
@@ -152,7 +154,7 @@ class CaseScorer:
             texts = self.backbone.generate(chosen, None, max_new_tokens=max_new_tokens)
             return [UneditedAnswer(text=text) for text in texts]
 
-        questions = [Question(item, max_new_tokens) for item in inputs]
+        questions = [UneditedQuery(item, max_new_tokens) for item in inputs]
         return [answer.text for answer in remembered(questions, memory, compute)]
 
     def _unedited_ids(self, states: Sequence[LayerStates]) -> list[UneditedAnswer]:

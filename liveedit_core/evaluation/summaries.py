@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from liveedit_core.evaluation.probe_results import TEACHER_FORCED, ProbeResult
+from liveedit_core.evaluation.probes import TEACHER_FORCED, ProbeResult
 from liveedit_core.evaluation.statistics import Interval, bootstrap_interval
 from liveedit_core.schema import PAPER_METRICS, Case, ProbeKind
 

@@ -12,7 +12,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.state_identity import StateIdentity
 
 
-class Question(NamedTuple):
+class UneditedQuery(NamedTuple):
     """A question to the unedited backbone."""
 
     item: BackboneInput
@@ -29,21 +29,21 @@ class UneditedAnswer(NamedTuple):
     """Argmax at each target position; empty for a free answer."""
 
 
-class AnswerMemory(Protocol):
+class AnswerCache(Protocol):
     """Remembers answers; forgetting one costs only the time to compute it again."""
 
-    def read(self, questions: Sequence[Question]) -> list[UneditedAnswer | None]:
+    def read(self, questions: Sequence[UneditedQuery]) -> list[UneditedAnswer | None]:
         """Answers in order; None where there is none."""
         ...
 
-    def keep(self, answers: Mapping[Question, UneditedAnswer]) -> None:
+    def keep(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None:
         """Remember answers."""
         ...
 
 
 def remembered(
-    questions: Sequence[Question],
-    memory: AnswerMemory | None,
+    questions: Sequence[UneditedQuery],
+    memory: AnswerCache | None,
     compute: Callable[[Sequence[int]], Sequence[UneditedAnswer]],
 ) -> list[UneditedAnswer]:
     """Answers in order, those that nobody remembers computed and kept.
@@ -66,7 +66,7 @@ def remembered(
     return [answers[question] for question in questions]
 
 
-def answer_id(identity: StateIdentity, question: Question) -> str:
+def answer_id(identity: StateIdentity, question: UneditedQuery) -> str:
     """Name of an answer (hex, 64 characters, and how it was asked for).
 
     Args:

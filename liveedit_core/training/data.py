@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.evaluation.metrics import probe_input
+from liveedit_core.evaluation.probes import probe_input
 from liveedit_core.method.editor import edit_input
 from liveedit_core.schema import Case, Probe, ProbeKind
 from liveedit_core.state_source import StateSource

@@ -14,14 +14,9 @@ import torch
 
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import ConfigError
-from liveedit_core.evaluation.metrics import (
-    TEACHER_FORCED,
-    CaseScorer,
-    PreparedCases,
-    ProbeResult,
-    paper_average,
-    summarize,
-)
+from liveedit_core.evaluation.probes import TEACHER_FORCED, PreparedCases, ProbeResult
+from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.evaluation.summaries import paper_average, summarize
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository

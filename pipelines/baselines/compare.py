@@ -14,16 +14,9 @@ from dataclasses import dataclass, field
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.baselines.protocol import ComparedEditor, EditorMemory
 from liveedit_core.errors import ConfigError
-from liveedit_core.evaluation.metrics import (
-    PROTOCOLS,
-    CaseScorer,
-    PreparedCases,
-    PreparedProbe,
-    ProbeResult,
-    Summary,
-    summarize,
-)
-from liveedit_core.evaluation.scoring import AskedProbe
+from liveedit_core.evaluation.probes import PROTOCOLS, PreparedCases, PreparedProbe, ProbeResult
+from liveedit_core.evaluation.scoring import CaseProbe, CaseScorer
+from liveedit_core.evaluation.summaries import Summary, summarize
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository
@@ -105,7 +98,7 @@ class ProbeDesk:
         """Probes of some cases; those named by `free_ids` with free answers where they count."""
         keys = [(case.case_id, case.case_id in free_ids) for case in cases]
         asked = [
-            AskedProbe(case, index, probe, has_free and probe.kind in FREE_KINDS)
+            CaseProbe(case, index, probe, has_free and probe.kind in FREE_KINDS)
             for case, (_, has_free) in zip(cases, keys, strict=True)
             if (case.case_id, has_free) not in self._held
             for index, probe in enumerate(case.all_probes())

@@ -8,13 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from infra.reports.plots import Line, draw_by_num_edits
-from liveedit_core.evaluation.metrics import (
-    FREE_GENERATION,
-    TEACHER_FORCED,
-    MetricSummary,
-    Summary,
-    paper_average,
-)
+from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
+from liveedit_core.evaluation.summaries import MetricSummary, Summary, paper_average
 from liveedit_core.schema import PAPER_METRICS, ProbeKind
 from pipelines.baselines.compare import FREE_KINDS, Comparison, EditorScores
 from pipelines.job.recipe_loader import to_dict

@@ -12,8 +12,12 @@ from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.method.config import GeneratorConfig
 from pipelines.editing.intake import CaseBook
 from pipelines.editing.recipe import EvaluationSection
-from pipelines.evaluation.evaluation_plan import EvaluationSettings, plan_evaluation
-from pipelines.evaluation.replay import BankEvaluation, Replay
+from pipelines.evaluation.bank_evaluation import (
+    BankEvaluation,
+    EvaluationSettings,
+    EvaluationTask,
+    plan_evaluation,
+)
 from pipelines.job.stages import Evaluator
 from workers.messages import ScoredUnit
 
@@ -45,7 +49,7 @@ class EvaluationSchedule:
     """By number of edits."""
     _windows: list[BankVersion] = field(default_factory=list)
     _handled: set[int] = field(default_factory=set)
-    _running: dict[int, Replay] = field(default_factory=dict)
+    _running: dict[int, EvaluationTask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Read how the bank came to be."""
@@ -99,7 +103,7 @@ class EvaluationSchedule:
         cases = self.cases.of([key for key in self.cases.edit_ids if key in held])
         if not cases:
             return
-        replay = Replay(
+        replay = EvaluationTask(
             self.bank,
             self.results,
             plan_evaluation(cases, settings_of(self.config, self.seed)),
@@ -114,7 +118,7 @@ class EvaluationSchedule:
         if replay.is_over:
             self._finish(replay)
 
-    def _finish(self, replay: Replay) -> None:
+    def _finish(self, replay: EvaluationTask) -> None:
         evaluation = replay.evaluation()
         del self._running[evaluation.bank_version]
         self.finished.append(evaluation)

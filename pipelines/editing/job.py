@@ -258,8 +258,7 @@ def _write_report(
 ) -> tuple[Path, list[Path]]:
     """The page, and its curves as images."""
     from infra.reports.editing import write_report
-    from infra.reports.metrics import draw_metric_plots
-    from infra.reports.report_curve import draw_curve_plots
+    from infra.reports.metrics import draw_curve_plots, draw_metric_plots
 
     bank = sources.bank
     path = sources.config.run_folder / "report.html"

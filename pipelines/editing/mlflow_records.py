@@ -10,9 +10,10 @@ from infra.bank.expert_bank import ExpertBank
 from infra.tracking.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import StorageUnavailableError, TrackingError
-from liveedit_core.evaluation.metrics import TEACHER_FORCED, HopSummary, Summary, paper_average
+from liveedit_core.evaluation.probes import TEACHER_FORCED
+from liveedit_core.evaluation.summaries import HopSummary, Summary, paper_average
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.evaluation.replay import BankEvaluation
+from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.recipe_loader import to_flat_dict
 from pipelines.job.registered_models import RecordedBackbone, recorded_backbone
 

@@ -16,13 +16,14 @@ from infra.reports.data import (
 )
 from infra.requests.request_log import RequestLog
 from infra.tracking.results import ResultsTable
-from liveedit_core.evaluation.metrics import ProbeResult, Summary
+from liveedit_core.evaluation.probes import ProbeResult
+from liveedit_core.evaluation.summaries import Summary
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import Case, ProbeKind
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import Outcome
 from pipelines.editing.similar_edits import AlikePair, alike_pairs
-from pipelines.evaluation.replay import BankEvaluation
+from pipelines.evaluation.bank_evaluation import BankEvaluation
 
 _EXAMPLES_PER_KIND = 3
 _WORST_CASES = 16

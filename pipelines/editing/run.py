@@ -20,8 +20,8 @@ from pipelines.editing.evaluation_schedule import EvaluationSchedule, settings_o
 from pipelines.editing.intake import Intake, Source, take_in
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.windows import Progress, Teacher, Timings
+from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.evaluation.curves import lifelong_curves
-from pipelines.evaluation.replay import BankEvaluation
 from pipelines.job.stages import Embedder, Evaluator, Generator
 from workers.failures import retried
 

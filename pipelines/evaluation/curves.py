@@ -11,8 +11,14 @@ from collections.abc import Callable, Sequence
 from infra.bank.expert_bank import ExpertBank
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.schema import Case
-from pipelines.evaluation.evaluation_plan import EvaluationSettings, plan_evaluation
-from pipelines.evaluation.replay import BankEvaluation, Replay, check_models, finish
+from pipelines.evaluation.bank_evaluation import (
+    BankEvaluation,
+    EvaluationSettings,
+    EvaluationTask,
+    check_models,
+    finish,
+    plan_evaluation,
+)
 from pipelines.job.stages import Evaluator
 
 
@@ -55,7 +61,7 @@ def lifelong_curves(
         key = EvaluationKey(bank=bank.name, bank_version=version, num_edits=size, group_size=size)
         plan = plan_evaluation(taught, settings, group_size=size)
         seed, matrices = settings.seed, settings.matrices
-        replay = Replay(bank, results, plan, key=key, seed=seed, matrices=matrices)
+        replay = EvaluationTask(bank, results, plan, key=key, seed=seed, matrices=matrices)
         finish(replay, pool, facts.config, on_progress=on_progress, should_stop=should_stop)
         curve.append(replay.evaluation())
         if should_stop():

@@ -6,7 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from infra.reports.comparison import MAX_FLIPS, write_comparison_report
-from infra.reports.comparison_report_data import (
+from infra.reports.data import (
     GAINED,
     IMPROVEMENT,
     LOST,
@@ -15,23 +15,27 @@ from infra.reports.comparison_report_data import (
     REGRESSION,
     WITHIN_TOLERANCE,
     ComparisonReportData,
+    EditView,
+    EvaluationReportData,
+    Example,
     Flip,
     FlipCount,
+    KeptExpert,
     MetricDifference,
+    MetricRow,
     VersionView,
 )
-from infra.reports.data import EditView, Example, KeptExpert, MetricRow
 from infra.reports.evaluation import write_evaluation_report
-from infra.reports.evaluation_report_data import EvaluationReportData
 from infra.reports.metrics import draw_metric_plots
 from infra.requests.request_log import RequestLog
 from infra.tracking.results import EvaluationKey, ResultKey, ResultsTable, result_key
 from liveedit_core.errors import InputError
-from liveedit_core.evaluation.metrics import FREE_GENERATION, ProbeResult, Summary, summarize
+from liveedit_core.evaluation.probes import FREE_GENERATION, ProbeResult
+from liveedit_core.evaluation.summaries import Summary, summarize
 from liveedit_core.schema import Case, ProbeKind
 from pipelines.editing.report import KEPT_SHOWN, choose_examples, choose_worst, example_of, rows_of
+from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.evaluation.regressions import MetricComparison
-from pipelines.evaluation.replay import BankEvaluation
 
 TEST_NOTE = (
     "Test: sign flips over whole cases, one-sided; intervals: paired bootstrap over cases; "
@@ -43,7 +47,7 @@ EditLookup = Callable[[Collection[str]], Mapping[str, EditView]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExaminedVersion:
+class EvaluatedVersion:
     """A bank version with the results of its examination."""
 
     label: str
@@ -57,7 +61,7 @@ class ExaminedVersion:
     """Of the results; None: computed when it is needed."""
 
     @classmethod
-    def of(cls, evaluation: BankEvaluation, *, label: str) -> "ExaminedVersion":
+    def of(cls, evaluation: BankEvaluation, *, label: str) -> "EvaluatedVersion":
         """A version that has just been examined."""
         return cls(
             label=label,
@@ -70,7 +74,7 @@ class ExaminedVersion:
         )
 
     @classmethod
-    def stored(cls, table: ResultsTable, key: EvaluationKey, *, label: str) -> "ExaminedVersion":
+    def stored(cls, table: ResultsTable, key: EvaluationKey, *, label: str) -> "EvaluatedVersion":
         """A version whose results lie in the store.
 
         Raises:
@@ -119,13 +123,13 @@ def edits_of(request_log: RequestLog) -> EditLookup:
 
 def write_evaluation_page(
     path: Path,
-    version: ExaminedVersion,
+    version: EvaluatedVersion,
     *,
     cases: Sequence[Case],
     edits: EditLookup,
     seed: int,
     facts: Mapping[str, str],
-    curve: Sequence[ExaminedVersion] = (),
+    curve: Sequence[EvaluatedVersion] = (),
     duration_s: float = 0.0,
     warnings: Sequence[str] = (),
 ) -> Path:
@@ -167,7 +171,7 @@ def write_evaluation_page(
     return path
 
 
-def write_figures(folder: Path, points: Sequence[ExaminedVersion], *, seed: int) -> list[Path]:
+def write_figures(folder: Path, points: Sequence[EvaluatedVersion], *, seed: int) -> list[Path]:
     """Draw the lifelong curves as PNG files, for MLflow.
 
     Args:
@@ -180,8 +184,8 @@ def write_figures(folder: Path, points: Sequence[ExaminedVersion], *, seed: int)
 
 def write_comparison_page(
     path: Path,
-    old: ExaminedVersion,
-    new: ExaminedVersion,
+    old: EvaluatedVersion,
+    new: EvaluatedVersion,
     *,
     cases: Sequence[Case],
     edits: EditLookup,
@@ -387,7 +391,7 @@ class _Views:
         ]
 
 
-def _version_view(version: ExaminedVersion) -> VersionView:
+def _version_view(version: EvaluatedVersion) -> VersionView:
     return VersionView(
         label=version.label,
         bank=version.bank,

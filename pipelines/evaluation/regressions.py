@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from liveedit_core.errors import IntegrityError
-from liveedit_core.evaluation.paired_test import PairedDifference, holm_adjusted, paired_difference
-from liveedit_core.evaluation.probe_results import ProbeResult
+from liveedit_core.evaluation.probes import ProbeResult
+from liveedit_core.evaluation.statistics import PairedDifference, holm_adjusted, paired_difference
 from liveedit_core.schema import Case, ProbeKind
 from pipelines.evaluation.sections import RegressionSection, TolerancesSection
 

@@ -7,16 +7,11 @@ from collections.abc import Callable, Sequence
 
 from rich.table import Table
 
-from liveedit_core.evaluation.metrics import (
-    BY_CONSTRUCTION,
-    FREE_GENERATION,
-    TEACHER_FORCED,
-    MetricSummary,
-    paper_average,
-)
+from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
 from liveedit_core.evaluation.statistics import Interval
+from liveedit_core.evaluation.summaries import BY_CONSTRUCTION, MetricSummary, paper_average
 from liveedit_core.schema import ProbeKind
-from pipelines.evaluation.replay import BankEvaluation
+from pipelines.evaluation.bank_evaluation import BankEvaluation
 
 Measure = Callable[[MetricSummary], tuple[float, Interval]]
 """A mean and its interval."""

@@ -12,7 +12,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True, kw_only=True)
 class RegressionSection:
-    """The paired test of `liveedit_core.evaluation.paired_test`, over all metrics together."""
+    """The paired test of `liveedit_core.evaluation.statistics`, over all metrics together."""
 
     alpha: float = 0.05
     """Chance of a false alarm that is accepted, over all metrics of a night (Holm)."""

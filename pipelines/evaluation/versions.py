@@ -12,7 +12,7 @@ from liveedit_core.errors import InputError
 from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.schema import Case
 from pipelines.evaluation.pages import (
-    ExaminedVersion,
+    EvaluatedVersion,
     Pair,
     differences_of,
     edits_of,
@@ -83,7 +83,7 @@ def compare_versions(recipe: VersionComparisonRecipe) -> VersionComparison:
     return VersionComparison(page=page, comparisons=tuple(comparisons), warnings=tuple(warnings))
 
 
-def find_version(store: ObjectStore, bank: str, section: VersionSection) -> ExaminedVersion:
+def find_version(store: ObjectStore, bank: str, section: VersionSection) -> EvaluatedVersion:
     """The stored results of a version: of its largest examination.
 
     Raises:
@@ -96,7 +96,7 @@ def find_version(store: ObjectStore, bank: str, section: VersionSection) -> Exam
     nothing = EvaluationKey(bank=bank, bank_version=section.version, num_edits=0)
     key = max(found, key=lambda item: (item.bank_version, item.num_edits), default=nothing)
     label = section.label or f"version {key.bank_version}"
-    return ExaminedVersion.stored(table, key, label=label)
+    return EvaluatedVersion.stored(table, key, label=label)
 
 
 def read_cases(
@@ -122,7 +122,7 @@ def read_cases(
     return [found[name] for name in sorted(found)]
 
 
-def _warnings(old: ExaminedVersion, new: ExaminedVersion, pairs: Iterable[Pair]) -> list[str]:
+def _warnings(old: EvaluatedVersion, new: EvaluatedVersion, pairs: Iterable[Pair]) -> list[str]:
     warnings = []
     num_pairs = len(list(pairs))
     for version in (old, new):

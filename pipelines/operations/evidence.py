@@ -12,7 +12,7 @@ from infra.tracking.evaluation_log import EvaluationLog, EvaluationRecord, Exami
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
-from liveedit_core.evaluation.probe_results import ProbeResult
+from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.evaluation.summaries import Summary, summarize
 from pipelines.editing.mlflow_records import metric_values
 from pipelines.evaluation.regressions import MetricComparison, compare_results, in_scope

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from liveedit_core.evaluation.probe_results import TEACHER_FORCED
+from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.evaluation.summaries import Summary
 from liveedit_core.schema import ProbeKind
 from pipelines.evaluation.regressions import MetricComparison

@@ -25,9 +25,13 @@ from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredV
 from liveedit_core.errors import LiveEditError
 from liveedit_core.evaluation.summaries import Summary, summarize
 from liveedit_core.schema import Case
-from pipelines.evaluation.evaluation_plan import EvaluationSettings, plan_evaluation
+from pipelines.evaluation.bank_evaluation import (
+    BankEvaluation,
+    EvaluationSettings,
+    evaluate_bank_version,
+    plan_evaluation,
+)
 from pipelines.evaluation.regressions import MetricComparison, cases_held, compare_results, in_scope
-from pipelines.evaluation.replay import BankEvaluation, evaluate_bank_version
 from pipelines.job.registered_models import fetch_generator, newest_version
 from pipelines.operations.night_evaluators import Evaluators
 from pipelines.operations.nightly_recipe import NightlyRecipe

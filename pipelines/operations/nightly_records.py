@@ -15,7 +15,7 @@ from liveedit_core.errors import TrackingError
 from pipelines.editing.mlflow_records import metric_values
 from pipelines.evaluation.pages import (
     EditLookup,
-    ExaminedVersion,
+    EvaluatedVersion,
     differences_of,
     edits_of,
     write_comparison_page,
@@ -101,7 +101,7 @@ class NightlyRecords:
         for label, examined in (("newest", findings.newest), ("champion", findings.champion)):
             if examined is None:
                 continue
-            of = ExaminedVersion.of(examined.evaluation, label=label)
+            of = EvaluatedVersion.of(examined.evaluation, label=label)
             views.append(replace(of, summary=examined.summary))
             page = write_evaluation_page(
                 self.folder / f"{label}.html",

@@ -13,7 +13,7 @@ from typing import Any
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, IntegrityError
 from liveedit_core.schema import Case, Probe
-from pipelines.evaluation.evaluation_plan import EvaluationSettings
+from pipelines.evaluation.bank_evaluation import EvaluationSettings
 
 
 @dataclass(frozen=True, kw_only=True)

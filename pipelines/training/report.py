@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from infra.reports.data import EditView, Example
-from infra.reports.training_report_data import Histogram, TrainingReportData
-from liveedit_core.evaluation.metrics import ProbeResult
+from infra.reports.data import EditView, Example, Histogram, TrainingReportData
+from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.schema import Case
 from liveedit_core.training.diagnostics import RoutingSamples
 from liveedit_core.training.validation import ValidationReport

@@ -22,7 +22,9 @@ from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.builtin.backbone import load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.builtin.generator import builtin_generator_folder
-from liveedit_core.evaluation.metrics import CaseScorer, PreparedCases, paper_average, summarize
+from liveedit_core.evaluation.probes import PreparedCases
+from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.evaluation.summaries import paper_average, summarize
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.repository import ExpertRepository

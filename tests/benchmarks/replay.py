@@ -37,13 +37,17 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.image_memory import ImageMemory
 from liveedit_core.builtin.backbone import load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
-from liveedit_core.evaluation.metrics import TEACHER_FORCED, CaseScorer, ProbeResult
-from liveedit_core.evaluation.scoring import AskedProbe
+from liveedit_core.evaluation.probes import TEACHER_FORCED, ProbeResult
+from liveedit_core.evaluation.scoring import CaseProbe, CaseScorer
 from liveedit_core.method.config import StateDtype
 from liveedit_core.method.editor import Editor
 from liveedit_core.schema import Case
 from pipelines.editing.recipe import RaySection
-from pipelines.evaluation.replay import BankEvaluation, EvaluationSettings, evaluate_bank_version
+from pipelines.evaluation.bank_evaluation import (
+    BankEvaluation,
+    EvaluationSettings,
+    evaluate_bank_version,
+)
 from pipelines.job.ray_session import open_session
 from tests.tiny_bank import taught_bank
 from workers.evaluation_pool import EvaluationPool
@@ -135,7 +139,7 @@ def item_by_item(bench: Bench, cases: Sequence[Case]) -> Timed:
     start_s = time.perf_counter()
     for case in cases:
         for index, probe in enumerate(case.all_probes()):
-            alone = scorer.prepare_probes([AskedProbe(case, index, probe)])
+            alone = scorer.prepare_probes([CaseProbe(case, index, probe)])
             results += scorer.score(alone, repository)
     return Timed(results=tuple(results), seconds=time.perf_counter() - start_s)
 

@@ -13,7 +13,11 @@ from infra.bank.expert_bank import ExpertBank
 from infra.storage.object_store import ObjectStore
 from liveedit_core.states import LayerStates
 from pipelines.editing.recipe import RaySection
-from pipelines.evaluation.replay import BankEvaluation, EvaluationSettings, evaluate_bank_version
+from pipelines.evaluation.bank_evaluation import (
+    BankEvaluation,
+    EvaluationSettings,
+    evaluate_bank_version,
+)
 from pipelines.job.ray_session import open_session
 from pipelines.job.stages import Evaluator
 from tests.unit.tiny_inputs import case

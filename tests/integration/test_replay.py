@@ -1,4 +1,4 @@
-"""Replay by real actors: one copy of the experts a node, and one set of numbers whoever dies."""
+"""Evaluation by real actors: one copy of the experts a node, equal numbers whoever dies."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from infra.tracking.results import ResultsTable
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.states import LayerStates
-from pipelines.evaluation.replay import BankEvaluation
+from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.ray_session import open_session
 from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line
 from tests.integration.replay_job import CASES, NUM_RESULTS, SESSION, evaluate, slow_pool

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from liveedit_core.evaluation.metrics import CaseScorer, ProbeResult
+from liveedit_core.evaluation.probes import ProbeResult
+from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from tests.integration.edit_job import needs_builtin_models

@@ -23,7 +23,7 @@ from infra.tracking.results import ResultsTable
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.edited_model import EditedModel, open_model
-from liveedit_core.evaluation.metrics import summarize
+from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import load_generator
 from liveedit_core.method.repository import ExpertRepository

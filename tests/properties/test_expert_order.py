@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.evaluation.metrics import PROTOCOLS, CaseScorer
+from liveedit_core.evaluation.probes import PROTOCOLS
+from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository

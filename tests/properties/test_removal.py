@@ -10,7 +10,8 @@ from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.evaluation.metrics import TEACHER_FORCED, CaseScorer
+from liveedit_core.evaluation.probes import TEACHER_FORCED
+from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case

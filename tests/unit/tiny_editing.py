@@ -15,7 +15,7 @@ from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.intake import Item, Source
 from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
 from pipelines.editing.run import Outcome, run
-from pipelines.evaluation.replay import BankEvaluation
+from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.stages import Embedder, Generator
 from tests.unit.tiny_inputs import HashEmbedder
 from tests.unit.tiny_models import CONFIG, IDENTITY, TinyModels

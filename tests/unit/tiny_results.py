@@ -1,6 +1,8 @@
 """Results and summaries by hand, for tests of what is made from them."""
 
-from liveedit_core.evaluation.metrics import Interval, MetricSummary, ProbeResult
+from liveedit_core.evaluation.probes import ProbeResult
+from liveedit_core.evaluation.statistics import Interval
+from liveedit_core.evaluation.summaries import MetricSummary
 from liveedit_core.schema import ProbeKind
 
 

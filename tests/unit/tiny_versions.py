@@ -9,7 +9,7 @@ from infra.bank.expert_bank import BankIdentity, ExpertBank, ExpertRow
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import EvaluationKey, ResultsTable
-from liveedit_core.evaluation.metrics import ProbeResult
+from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.method.expert import Expert
 from liveedit_core.schema import EditRequest, ProbeKind
 from pipelines.compare_versions import main

@@ -35,7 +35,7 @@ from pipelines.editing.intake import Source
 from pipelines.editing.job import bank_identity
 from pipelines.editing.recipe import LifelongEditRecipe, RaySection, load_recipe
 from pipelines.editing.run import run
-from pipelines.evaluation.replay import BankEvaluation
+from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from tests.unit.tiny_inputs import HashEmbedder, case

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.evaluation.probe_results import (
+from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     PROTOCOLS,
     TEACHER_FORCED,

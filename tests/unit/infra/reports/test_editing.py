@@ -26,9 +26,8 @@ from infra.reports.editing import (
     thumbnail_uri,
     write_report,
 )
-from infra.reports.metrics import draw_metric_plots, metric_plots, metric_tables
+from infra.reports.metrics import draw_curve_plots, draw_metric_plots, metric_plots, metric_tables
 from infra.reports.plots import Line, plot_by_num_edits
-from infra.reports.report_curve import draw_curve_plots
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import PAPER_METRICS
 from tests.html_page import HtmlPage

@@ -14,14 +14,13 @@ from infra.reports.comparison import (
     write_comparison_report,
 )
 from infra.reports.comparison import headline_tiles as comparison_tiles
-from infra.reports.comparison_report_data import LOST, ComparisonReportData, VersionView
+from infra.reports.data import LOST, ComparisonReportData, EvaluationReportData, VersionView
 from infra.reports.evaluation import (
     headline_tiles,
     protocol_tables,
     render_evaluation_report,
     write_evaluation_report,
 )
-from infra.reports.evaluation_report_data import EvaluationReportData
 from tests.html_page import HtmlPage
 from tests.report_examples import HOSTILE, comparison_example, evaluation_example, flip
 

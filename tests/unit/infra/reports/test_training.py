@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.reports.data import Example
+from infra.reports.data import Example, Histogram, TrainingReportData
 from infra.reports.plots import histogram_edges
 from infra.reports.training import (
     phase_plots,
@@ -15,7 +15,6 @@ from infra.reports.training import (
     validation_plots,
     write_training_report,
 )
-from infra.reports.training_report_data import Histogram, TrainingReportData
 from tests.unit.tiny_inputs import image
 
 HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x.png">'

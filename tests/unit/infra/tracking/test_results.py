@@ -9,7 +9,7 @@ from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import IntegrityError
-from liveedit_core.evaluation.probe_results import ProbeResult
+from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.schema import ProbeKind
 from tests.unit.tiny_results import probe_result
 

@@ -11,15 +11,15 @@ from liveedit_core.baselines.live_edit import LiveEdit
 from liveedit_core.baselines.protocol import ComparedEditor
 from liveedit_core.baselines.unedited import Unedited
 from liveedit_core.errors import ConfigError
-from liveedit_core.evaluation.metrics import (
+from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     PROTOCOLS,
     TEACHER_FORCED,
-    CaseScorer,
     PreparedCases,
     ProbeResult,
-    summarize,
 )
+from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest, ProbeKind

@@ -28,13 +28,13 @@ from liveedit_core.baselines.settings import (
 )
 from liveedit_core.baselines.unedited import Unedited
 from liveedit_core.baselines.wise import Wise
-from liveedit_core.evaluation.metrics import (
+from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     PROTOCOLS,
     TEACHER_FORCED,
-    CaseScorer,
     PreparedCases,
 )
+from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from liveedit_core.errors import ShapeError
-from liveedit_core.evaluation.paired_test import PairedDifference, holm_adjusted, paired_difference
+from liveedit_core.evaluation.statistics import PairedDifference, holm_adjusted, paired_difference
 
 
 def compare(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from liveedit_core.evaluation.probe_results import FREE_GENERATION, TEACHER_FORCED
+from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
 from liveedit_core.evaluation.summaries import paper_average, summarize, summarize_hops
 from liveedit_core.schema import PAPER_METRICS, Probe, ProbeKind
 from tests.unit.tiny_inputs import case

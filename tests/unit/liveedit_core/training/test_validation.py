@@ -7,7 +7,8 @@ import pytest
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError
-from liveedit_core.evaluation.metrics import CaseScorer, paper_average, summarize
+from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.evaluation.summaries import paper_average, summarize
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository

@@ -10,13 +10,9 @@ from rich.console import Console
 from liveedit_core.baselines.fine_tuning import FineTuning, FineTuningConfig
 from liveedit_core.baselines.settings import GraceConfig, LoraConfig, WiseConfig
 from liveedit_core.errors import ConfigError
-from liveedit_core.evaluation.metrics import (
-    FREE_GENERATION,
-    TEACHER_FORCED,
-    CaseScorer,
-    ProbeResult,
-    summarize,
-)
+from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED, ProbeResult
+from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from liveedit_core.evaluation.probe_results import FREE_GENERATION, TEACHER_FORCED
-from pipelines.evaluation.evaluation_plan import (
+from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
+from pipelines.evaluation.bank_evaluation import (
     UNIT_CASES,
     EvaluationSettings,
     plan_evaluation,

@@ -8,13 +8,12 @@ import pytest
 from PIL import Image
 
 from infra.reports.comparison import MAX_FLIPS
-from infra.reports.comparison_report_data import GAINED, LOST, REGRESSION
-from infra.reports.data import EditView
+from infra.reports.data import GAINED, LOST, REGRESSION, EditView
 from liveedit_core.errors import InputError
-from liveedit_core.evaluation.metrics import ProbeResult
+from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 from pipelines.evaluation.pages import (
-    ExaminedVersion,
+    EvaluatedVersion,
     choose_flips,
     count_flips,
     differences_of,
@@ -65,8 +64,8 @@ def results_of(num_right: int) -> list[ProbeResult]:
     ]
 
 
-def version(num_right: int, number: int, num_edits: int = 100) -> ExaminedVersion:
-    return ExaminedVersion(
+def version(num_right: int, number: int, num_edits: int = 100) -> EvaluatedVersion:
+    return EvaluatedVersion(
         label=f"version {number}",
         bank="main",
         bank_version=number,

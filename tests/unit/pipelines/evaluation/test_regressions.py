@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from liveedit_core.errors import IntegrityError
-from liveedit_core.evaluation.probe_results import ProbeResult
+from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.schema import ProbeKind
 from pipelines.evaluation.regressions import MetricComparison, cases_held, compare_results, in_scope
 from pipelines.evaluation.sections import RegressionSection, TolerancesSection

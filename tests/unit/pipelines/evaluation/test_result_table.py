@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from liveedit_core.schema import ProbeKind
-from pipelines.evaluation.replay import BankEvaluation
+from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.evaluation.result_table import result_tables
 from tests.unit.tiny_results import metric_summary
 

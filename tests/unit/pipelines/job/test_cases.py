@@ -8,7 +8,7 @@ import pytest
 
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, InputError
-from liveedit_core.evaluation.probe_results import TEACHER_FORCED
+from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.schema import ProbeKind
 from liveedit_core.training.validation import split_by_entity
@@ -17,7 +17,7 @@ from pipelines.editing.intake import open_source
 from pipelines.editing.mlflow_records import hop_values
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import Outcome
-from pipelines.evaluation.evaluation_plan import EvaluationSettings
+from pipelines.evaluation.bank_evaluation import EvaluationSettings
 from pipelines.evaluation.result_table import result_tables
 from pipelines.job.benchmark_options import (
     BENCHMARKS,

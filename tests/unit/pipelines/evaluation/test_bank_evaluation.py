@@ -10,12 +10,17 @@ from infra.bank.expert_bank import ExpertBank
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import RepositoryMismatchError, StorageUnavailableError
-from liveedit_core.evaluation.metrics import PROTOCOLS, TEACHER_FORCED, CaseScorer, ProbeResult
+from liveedit_core.evaluation.probes import PROTOCOLS, TEACHER_FORCED, ProbeResult
+from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
+from pipelines.evaluation.bank_evaluation import (
+    BankEvaluation,
+    EvaluationSettings,
+    evaluate_bank_version,
+)
 from pipelines.evaluation.curves import lifelong_curves
-from pipelines.evaluation.replay import BankEvaluation, EvaluationSettings, evaluate_bank_version
 from pipelines.job.stages import Evaluator
 from tests.tiny_backbone import case
 from tests.tiny_bank import SmallModels, taught_bank

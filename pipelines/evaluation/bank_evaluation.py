@@ -5,10 +5,11 @@
 
 What the table holds decides what is left to do, so the same call after any death ends with the
 numbers of an undisturbed one. `evaluate_bank_version` waits for the end; the editing job drives
-several `Replay`s beside its own work.
+several `EvaluationTask`s beside its own work.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from infra.bank.expert_bank import ExpertBank
@@ -16,19 +17,123 @@ from infra.bank.matrix_place import MatrixPlace
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import EvaluationKey, ResultKey, ResultsTable, result_key
 from liveedit_core.errors import RepositoryMismatchError
-from liveedit_core.evaluation.probe_results import ProbeResult
+from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, ProbeResult
 from liveedit_core.evaluation.summaries import HopSummary, Summary, summarize, summarize_hops
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.schema import Case
-from pipelines.evaluation.evaluation_plan import EvaluationPlan, EvaluationSettings, plan_evaluation
 from pipelines.job.stages import Evaluator
 from workers.failures import retried
-from workers.messages import GeneratorFacts, ScoredUnit
+from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit
+
+UNIT_CASES = 8
+"""Cases of one piece of work: about a second or two of a core for the built-in backbone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How much of the cases is asked, and how."""
+
+    protocols: tuple[str, ...] = PROTOCOLS
+    max_cases: int = 0
+    """So many cases at most, drawn by the seed; 0 takes all."""
+    free_generation_cases: int = 100
+    """Free generation is slow: so many of them at most; 0 takes all."""
+    seed: int = 0
+    """Of what is drawn, and of the bootstrap intervals."""
+    matrices: MatrixPlace = "auto"
+    """Where an actor keeps the matrices of the experts; changes memory, no result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """All that an evaluation asks."""
+
+    cases: tuple[Case, ...]
+    units: tuple[EvaluationUnit, ...]
+
+    @property
+    def wanted(self) -> list[ResultKey]:
+        """Keys of all results, in order."""
+        return [key for unit in self.units for key in wanted_by(unit)]
+
+    def units_for(self, missing: Collection[ResultKey]) -> list[EvaluationUnit]:
+        """The pieces of work that some of the missing results come from, whole."""
+        return [unit for unit in self.units if any(key in missing for key in wanted_by(unit))]
+
+
+def plan_evaluation(
+    cases: Sequence[Case], settings: EvaluationSettings, *, group_size: int = 0
+) -> EvaluationPlan:
+    """Choose cases and cut them into pieces.
+
+    Args:
+        cases: In a fixed order; what is drawn depends on their edits and the seed alone.
+        settings: How much is asked.
+        group_size: 0 asks each case against the whole bank version. Otherwise the cases are taken
+            in groups of so many, the last one as large as it is, and each is asked against the
+            edits of its group alone.
+    """
+    drawn = _Drawn(cases, settings.max_cases, settings.seed)
+    chosen = [case for case in cases if case in drawn]
+    free = _Drawn(chosen, settings.free_generation_cases, settings.seed)
+    groups = _groups(chosen, group_size) if group_size else []
+    units = []
+    for start in range(0, len(chosen), UNIT_CASES):
+        part = tuple(chosen[start : start + UNIT_CASES])
+        free_ids = tuple(case.case_id for case in part if case in free)
+        protocols = tuple(
+            name for name in settings.protocols if name != FREE_GENERATION or free_ids
+        )
+        if protocols:
+            units.append(
+                EvaluationUnit(
+                    cases=part,
+                    protocols=protocols,
+                    free_case_ids=free_ids,
+                    groups=tuple(groups[start : start + UNIT_CASES]),
+                )
+            )
+    return EvaluationPlan(cases=tuple(chosen), units=tuple(units))
+
+
+def wanted_by(unit: EvaluationUnit) -> list[ResultKey]:
+    """Keys of the results that a piece of work gives."""
+    return [
+        (case.case_id, index, protocol)
+        for case in unit.cases
+        for protocol in unit.protocols
+        if protocol != FREE_GENERATION or case.case_id in unit.free_case_ids
+        for index in range(len(case.all_probes()))
+    ]
+
+
+def _groups(cases: Sequence[Case], size: int) -> list[tuple[str, ...]]:
+    """Of each case, the edits of its group."""
+    groups = []
+    for start in range(0, len(cases), size):
+        part = cases[start : start + size]
+        groups += [tuple(case.edit.edit_id for case in part)] * len(part)
+    return groups
+
+
+class _Drawn:
+    """A random choice of cases that is the same whenever it is made."""
+
+    def __init__(self, cases: Sequence[Case], count: int, seed: int) -> None:
+        def rank(case: Case) -> bytes:
+            return hashlib.sha256(f"{seed}:{case.edit.edit_id}".encode()).digest()
+
+        drawn = sorted(cases, key=rank)[: count or len(cases)]
+        self._case_ids = {case.case_id for case in drawn}
+
+    def __contains__(self, case: Case) -> bool:
+        return case.case_id in self._case_ids
+
 
 __all__ = [
     "BankEvaluation",
     "EvaluationSettings",
-    "Replay",
+    "EvaluationTask",
     "check_models",
     "evaluate_bank_version",
 ]
@@ -58,7 +163,7 @@ class BankEvaluation:
     """Portability by number of hops, where cases tell it."""
 
 
-class Replay:
+class EvaluationTask:
     """One evaluation in progress; for the driver."""
 
     def __init__(
@@ -190,13 +295,13 @@ def evaluate_bank_version(
     plan = plan_evaluation(cases, settings)
     table = ResultsTable(store, run)
     seed, matrices = settings.seed, settings.matrices
-    replay = Replay(bank, table, plan, key=key, seed=seed, matrices=matrices)
+    replay = EvaluationTask(bank, table, plan, key=key, seed=seed, matrices=matrices)
     finish(replay, pool, facts.config, on_progress=on_progress, should_stop=should_stop)
     return replay.evaluation()
 
 
 def finish(
-    replay: Replay,
+    replay: EvaluationTask,
     pool: Evaluator,
     config: GeneratorConfig,
     *,

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.evaluation.metrics import (
+from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     PROTOCOLS,
     TEACHER_FORCED,
-    CaseScorer,
     PreparedCases,
     PreparedProbe,
     ProbeResult,
     normalize_answer,
 )
-from liveedit_core.evaluation.unedited_answers import Question, UneditedAnswer
+from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.evaluation.unedited_answers import UneditedAnswer, UneditedQuery
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
@@ -156,12 +156,12 @@ class KeepingMemory:
     """Keeps answers in a dictionary."""
 
     def __init__(self) -> None:
-        self.answers: dict[Question, UneditedAnswer] = {}
+        self.answers: dict[UneditedQuery, UneditedAnswer] = {}
 
-    def read(self, questions: Sequence[Question]) -> list[UneditedAnswer | None]:
+    def read(self, questions: Sequence[UneditedQuery]) -> list[UneditedAnswer | None]:
         return [self.answers.get(question) for question in questions]
 
-    def keep(self, answers: Mapping[Question, UneditedAnswer]) -> None:
+    def keep(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None:
         self.answers |= answers
 
 
