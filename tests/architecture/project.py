@@ -33,20 +33,30 @@ def package_files() -> list[Path]:
     return [path for path in python_files() if path.parts[0] in PACKAGES]
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     """Syntax tree of a file given relative to the root."""
     return ast.parse((ROOT / path).read_text(encoding="utf-8"), filename=str(path))
 
 
-def imported_modules(tree: ast.AST) -> set[str]:
-    """Top-level names of all modules that a file imports, at its head or inside a function."""
+def imported_paths(tree: ast.AST) -> set[str]:
+    """Dotted names of all that a file imports, at its head or inside a function.
+
+    `from a.b import c` counts as `a.b` and `a.b.c`, as c may be a module.
+    """
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names.update(alias.name.partition(".")[0] for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module.partition(".")[0])
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
     return names
+
+
+def imported_modules(tree: ast.AST) -> set[str]:
+    """Top-level names of the modules that a file imports."""
+    return {name.partition(".")[0] for name in imported_paths(tree)}
 
 
 def is_entry_script(path: Path) -> bool:
