@@ -15,7 +15,6 @@ from lance.fragment import FragmentMetadata
 from lance.optimize import Compaction, CompactionOptions
 
 from infra.bank.checksums import FileSeals, sealed_rows
-from infra.storage.durable import sync_fragments, sync_version
 from infra.storage.tables import Table, storage_errors
 from liveedit_core.errors import IntegrityError
 
@@ -64,13 +63,13 @@ def merge_small(table: Table, fragment_bytes: int, seals: FileSeals | None = Non
         for task in Compaction.plan(dataset, options).tasks:
             rewrites.append(task.execute(dataset))
             merged = rewrites[-1].new_fragments
-            sync_fragments(table.uri, merged)  # older copies of these rows may be cleaned up soon
+            table.sync_fragments(merged)  # older copies of these rows may be cleaned up soon
             num_fewer += len(task.fragments) - len(merged)
             if seals is not None:
                 _seal(table, seals, task.fragments, merged)
         if rewrites:
             Compaction.commit(dataset, rewrites, options)
-            sync_version(table.uri, int(dataset.latest_version))
+            table.sync_version(int(dataset.latest_version))
     return num_fewer
 
 

@@ -1,53 +1,37 @@
-"""Objects as files of a folder, and what any kind of storage must be able to do.
-
-Used by `ObjectStore` only.
-"""
+"""Objects as files of a folder; files and folders are forced to disk (fsync)."""
 
 import contextlib
 import errno
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
-from infra.storage.durable import sync_folder
 from liveedit_core.errors import InputError, StorageUnavailableError
 
 TEMPORARY_PREFIX = ".tmp-"
-"""File names that begin so are writes under way, or left by a killed process; never objects."""
+"""Start of the names of unfinished files, also those left by a killed process; never objects."""
 
 
 class MissingObjectError(Exception):
-    """No object has this key; turned into the error that fits by the caller."""
+    """No object has this key; `ObjectStore` converts it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectEntry:
-    """What a listing says of an object."""
+    """An object in a listing."""
 
     key: str
     num_bytes: int
     modified_at: datetime
-    """By the clock of the storage."""
-
-
-class Backend(Protocol):
-    """What a kind of storage must do; keys are already checked."""
-
-    def put(self, key: str, data: bytes) -> None: ...
-    def put_if_absent(self, key: str, data: bytes) -> bool: ...
-    def get(self, key: str, max_bytes: int | None) -> bytes: ...
-    def exists(self, key: str) -> bool: ...
-    def entries(self, prefix: str) -> list[ObjectEntry]: ...
-    def delete(self, key: str) -> None: ...
+    """By the storage's clock."""
 
 
 def too_large(name: str, max_bytes: int) -> InputError:
-    """The error of an object that is larger than the reader allows."""
+    """The error for an object that is larger than the reader allows."""
     return InputError(f"{name!r} is larger than the limit of {max_bytes:,} bytes")
 
 
@@ -64,13 +48,14 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 
 class DiskBackend:
-    """Files below a folder; a write is a temporary file that gets its name when it is whole."""
+    """Files below a folder; a write is a temporary file that is renamed when complete."""
 
     def __init__(self, root: Path) -> None:
+        """Name the folder."""
         self._root = root
 
     @contextlib.contextmanager
-    def _whole_file(self, path: Path, data: bytes) -> Iterator[Path]:
+    def _temporary_file(self, path: Path, data: bytes) -> Iterator[Path]:
         temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,14 +72,16 @@ class DiskBackend:
             temporary.unlink(missing_ok=True)
 
     def put(self, key: str, data: bytes) -> None:
+        """Write or replace a file."""
         path = self._root / key
-        with self._whole_file(path, data) as temporary:
+        with self._temporary_file(path, data) as temporary:
             temporary.replace(path)
         sync_folder(path.parent)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Create a file by a hard link; False when it exists."""
         path = self._root / key
-        with self._whole_file(path, data) as temporary:
+        with self._temporary_file(path, data) as temporary:
             try:
                 path.hardlink_to(temporary)
             except FileExistsError:
@@ -103,6 +90,7 @@ class DiskBackend:
         return True
 
     def get(self, key: str, max_bytes: int | None) -> bytes:
+        """Read a file of at most `max_bytes`."""
         path = self._root / key
         with _disk_errors(path):
             if not path.is_file():
@@ -114,11 +102,13 @@ class DiskBackend:
         return data
 
     def exists(self, key: str) -> bool:
+        """Whether there is a file of this key."""
         path = self._root / key
         with _disk_errors(path):
             return path.is_file()
 
     def entries(self, prefix: str) -> list[ObjectEntry]:
+        """All files whose keys begin with the prefix."""
         folder = self._root / prefix.rpartition("/")[0]
         found = []
         for path in folder.rglob("*"):
@@ -135,6 +125,32 @@ class DiskBackend:
         return found
 
     def delete(self, key: str) -> None:
+        """Delete a file; a missing one is fine."""
         path = self._root / key
         with contextlib.suppress(MissingObjectError), _disk_errors(path):
             path.unlink()
+
+
+def sync_files(paths: Iterable[Path]) -> None:
+    """Force files and the entries of their folders to disk; missing files are skipped."""
+    folders = set()
+    for path in paths:
+        if path.is_file():
+            _sync(path)
+            folders.add(path.parent)
+    for folder in folders:
+        _sync(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the entries of a folder to disk, where the file system can."""
+    with contextlib.suppress(OSError):
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,13 +1,13 @@
-"""A lease: one process at a time does a piece of work, and a dead one blocks it only for a while.
+"""A lease: one process at a time does a piece of work; the lease of a dead process expires.
 
 leases/<name>/<epoch>     who holds it, until when; each epoch is created exclusively, once
 
-The holder writes its own epoch again to stay; another process may create the next epoch once the
+The holder renews by writing its own epoch again. Another process may create the next epoch once the
 newest one has expired, was released, or belongs to a dead process of the same machine. A holder
-that finds a newer epoch, or comes too late to renew, has lost the lease and must stop. Machines are
-expected to agree on the time to well within the lease's length. Two processes may still overlap for
-a moment (one sleeps through its expiry), so the work under a lease must be safe to do twice; the
-lease saves the double work, it does not guard the data.
+that finds a newer epoch, or renews too late, has lost the lease and must stop. Clocks of the
+machines must agree to well within the lease's term. Two processes may still overlap briefly (one
+sleeps through its expiry), so work under a lease must be safe to do twice: the lease avoids double
+work, it does not protect the data.
 """
 
 import contextlib
@@ -40,13 +40,13 @@ class LeaseClaim:
     host: str
     pid: int
     machine: str
-    """Names the running kernel and its process numbers; "" where that cannot be told."""
+    """Identifies the running kernel and its pid namespace; "" where that is unknown."""
     expires_at: float
-    """Seconds since 1970; 0 once it was given back."""
+    """Seconds since 1970; 0 once it was released."""
 
     @property
     def holder(self) -> str:
-        """Who holds it, for people."""
+        """Who holds it, for messages."""
         return f"process {self.pid} on {self.host}"
 
     def is_over(self, now_s: float) -> bool:
@@ -76,14 +76,7 @@ class Lease:
         term_s: float,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        """Name the lease; nothing is claimed yet.
-
-        Args:
-            store: Where it lives.
-            name: What it is about; the same name is the same lease.
-            term_s: How long it lasts without being renewed.
-            now_s: Seconds since 1970.
-        """
+        """Name the lease; nothing is claimed yet. It lasts `term_s` without a renewal."""
         self._store = store
         self._name = name
         self._term_s = term_s
@@ -93,13 +86,9 @@ class Lease:
         self._expires_at = 0.0
 
     def acquire(self) -> LeaseClaim | None:
-        """Claim the lease, without waiting.
+        """Claim the lease without waiting; returns the claim of the process that holds it, if any.
 
-        Returns:
-            None when it is held now; otherwise the claim of the other process that holds it.
-
-        Raises:
-            StorageUnavailableError: The store does not answer.
+        None means that this process holds it now.
         """
         while True:
             newest, claim = self._newest()
@@ -108,22 +97,17 @@ class Lease:
             expires_at = self._now_s() + self._term_s
             epoch = newest + 1
             if self._store.put_if_absent(self._key(epoch), self._claim(expires_at)) or (
-                self._read(epoch).token == self._token  # created, but the answer was lost
+                self._read(epoch).token == self._token  # created, but the response was lost
             ):
                 self._epoch, self._expires_at = epoch, expires_at
                 return None
 
     def renew(self) -> None:
-        """Stay for another term.
-
-        Raises:
-            LeaseLostError: It expired, or another process has it.
-            StorageUnavailableError: The store does not answer.
-        """
+        """Extend the lease by another term; LeaseLostError when it has expired or was taken."""
         if self._now_s() >= self._expires_at:
             raise LeaseLostError(
                 f"lease {self._name!r} expired before it was renewed; this process must stop, "
-                "the same command goes on"
+                "run the same command again to resume"
             )
         self.check()
         expires_at = self._now_s() + self._term_s
@@ -132,37 +116,33 @@ class Lease:
         self._expires_at = expires_at
 
     def check(self) -> None:
-        """Fail when another process has taken the lease.
-
-        Raises:
-            LeaseLostError: It has.
-        """
+        """LeaseLostError when another process has taken the lease."""
         if self._store.exists(self._key(self._epoch + 1)):
             holder = self._read(self._epoch + 1).holder
             raise LeaseLostError(f"lease {self._name!r} was taken over by {holder}")
 
     def release(self) -> None:
-        """Give it back, so that the next process need not wait for the end of the term."""
+        """Give it back, so that the next process need not wait for the term to end."""
         self._store.put(self._key(self._epoch), self._claim(0.0))
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Renew beside the work, and give the lease back at the end, also after an error.
+        """Renew in a thread during the work, and release the lease at the end, also after an error.
 
-        A lease that is lost on the way shows at the next `check` or `renew` of the work itself.
+        A lost lease shows at the next `check` or `renew` of the work itself.
         """
         is_over = threading.Event()
 
-        def renew_now_and_then() -> None:
+        def renew_regularly() -> None:
             while not is_over.wait(self._term_s / _RENEWALS_PER_TERM):
                 try:
                     self.renew()
                 except StorageUnavailableError:
-                    continue  # there is time for another try before the term ends
+                    continue  # retried before the term ends
                 except LiveEditError:
                     return
 
-        thread = threading.Thread(target=renew_now_and_then, name="lease", daemon=True)
+        thread = threading.Thread(target=renew_regularly, name="lease", daemon=True)
         thread.start()
         try:
             yield
@@ -183,7 +163,7 @@ class Lease:
         try:
             return LeaseClaim(**json.loads(self._store.get(self._key(epoch))))
         except (ValueError, TypeError) as error:
-            raise IntegrityError(f"{self._key(epoch)} is no lease: {error!r}") from error
+            raise IntegrityError(f"{self._key(epoch)} is not a valid lease: {error!r}") from error
 
     def _claim(self, expires_at: float) -> bytes:
         claim = LeaseClaim(
@@ -200,7 +180,7 @@ class Lease:
 
 
 def _machine() -> str:
-    """The boot of the kernel and the space of process numbers: within both, a pid is unique."""
+    """Kernel boot and pid namespace: within both, a pid is unique."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

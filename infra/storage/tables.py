@@ -5,12 +5,17 @@ the same row. Here a commit succeeds only on top of the very version that was re
 `ConcurrentCommitError` asks the caller to read again and decide anew. How: the transaction is an
 `Update` that also names the last fragment as rewritten (unchanged), so that Lance sees two
 transactions of one base as a conflict; the first rows of an empty table are a strict `Overwrite`.
+
+On disk, data files are forced to disk before the commit that names them, and the new manifest
+after it. Lance leaves both in the page cache; after a power cut a version could exist whose rows
+do not.
 """
 
 import contextlib
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Self, TypeVar
 
 import lance
@@ -18,13 +23,15 @@ import pyarrow as pa
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata, write_fragments
 
-from infra.storage.durable import sync_fragments, sync_version
+from infra.storage.disk import sync_files
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
-_MAX_COMMIT_TRIES = 10
-_TEXTS_AT_ONCE = 2000
+_MAX_TEXTS = 2000
 """Texts in one SQL predicate."""
+_MAX_COMMIT_TRIES = 10
+_NEWEST_NAME = 2**64 - 1
+"""Lance names manifests by this number minus their version, so that the newest is listed first."""
 
 _T = TypeVar("_T")
 
@@ -35,20 +42,20 @@ class ConcurrentCommitError(StorageUnavailableError):
 
 @contextlib.contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
-    """Turn what Lance raises into our errors."""
+    """Convert Lance's exceptions to ours."""
     try:
         yield
     except CommitConflictError as error:
         raise ConcurrentCommitError(f"table {uri} was changed meanwhile") from error
     except (OSError, ValueError) as error:
-        # What S3 did not answer comes as either; as a ValueError while a table is opened or read.
+        # A failed request to S3 is either; a ValueError while a table is opened or read.
         if "Generic S3 error" in str(error):
             raise StorageUnavailableError(f"table {uri}: {error}") from error
         if "not found" in str(error).lower():
             raise IntegrityError(
                 f"table {uri}: the version or a file is missing: {error}"
             ) from error
-        if "commit conflict" in str(error).lower():  # from a compaction, by no class of its own
+        if "commit conflict" in str(error).lower():  # of a compaction, which has no class for it
             raise ConcurrentCommitError(f"table {uri} was changed meanwhile") from error
         if isinstance(error, OSError):
             raise StorageUnavailableError(f"table {uri}: {error}") from error
@@ -57,7 +64,7 @@ def storage_errors(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_errors(uri: str) -> Iterator[None]:
-    """The same while rows are read, where damage shows as an error of Arrow."""
+    """The same while rows are read, where a damaged file is an Arrow error."""
     try:
         with storage_errors(uri):
             yield
@@ -71,12 +78,7 @@ class Table:
     """One Lance table: open, read a version, commit a change on top of a version."""
 
     def __init__(self, store: ObjectStore, name: str) -> None:
-        """Name a table; it must exist before it is read.
-
-        Args:
-            store: Where all tables live.
-            name: Key of the table, "banks/main".
-        """
+        """Name a table by its key, "banks/main"; it must exist before it is read."""
         self.uri = store.table_uri(name)
         self._options = store.table_options()
 
@@ -91,8 +93,8 @@ class Table:
                         schema.empty_table(), table.uri, "create", storage_options=table._options
                     )
             except StorageUnavailableError:
-                # A lost race or a lost answer leaves a table, which is what we want; an outage
-                # leaves none, and is no missing file.
+                # After a lost race or a lost response the table exists; during an outage it does
+                # not, and an outage must not look like a missing table.
                 if not table.exists():
                     raise
         _ = table._dataset
@@ -119,22 +121,17 @@ class Table:
     def latest(self) -> lance.LanceDataset:
         """The newest version; the handle stays on it when others commit."""
         with storage_errors(self.uri):
-            newest = self._dataset.latest_version
-            return self.at(newest)
+            return self.at(self._dataset.latest_version)
 
-    def at(self, version: int) -> lance.LanceDataset:
-        """One version, pinned."""
+    def at(self, version: int | None) -> lance.LanceDataset:
+        """One version, pinned; None is the newest."""
+        if version is None:
+            return self.latest()
         with storage_errors(self.uri):
             return self._dataset.checkout_version(version)
 
     def on_latest(self, attempt: Callable[[lance.LanceDataset], _T]) -> _T:
-        """Read the newest version, decide and commit; once more when others were faster.
-
-        Args:
-            attempt: Decides on the version it is given and commits on top of it.
-
-        Returns:
-            What the attempt that succeeded returned.
+        """Run `attempt` on the newest version, again after each `ConcurrentCommitError`.
 
         Raises:
             ConcurrentCommitError: Others were faster every time.
@@ -151,18 +148,13 @@ class Table:
         return write_rows(self.uri, rows, self._options)
 
     def read_fragment(self, fragment: FragmentMetadata) -> pa.Table:
-        """All rows of a fragment, committed or not."""
+        """All rows of a fragment, committed or not, removed ones included."""
         from lance.file import LanceFileReader
 
+        (file,) = fragment.files
         with storage_errors(self.uri):
-            tables = [
-                LanceFileReader(f"{self.uri}/data/{file.path}", storage_options=self._options)
-                .read_all()
-                .to_table()
-                for file in fragment.files
-            ]
-        (rows,) = tables
-        return rows
+            path = f"{self.uri}/data/{file.path}"
+            return LanceFileReader(path, storage_options=self._options).read_all().to_table()
 
     def commit(
         self,
@@ -182,9 +174,6 @@ class Table:
             without_fragments: Fragments of `base` that disappear unread.
             properties: Short texts kept with the version.
 
-        Returns:
-            The version that shows the change.
-
         Raises:
             ConcurrentCommitError: `base` is no longer the newest version.
         """
@@ -194,7 +183,7 @@ class Table:
                 operation = _update(base, new, without, without_fragments)
             else:
                 operation = lance.LanceOperation.Overwrite(base.schema, list(new))
-            sync_fragments(self.uri, new)
+            self.sync_fragments(new)
             committed = lance.LanceDataset.commit(
                 self.uri,
                 lance.Transaction(
@@ -203,7 +192,7 @@ class Table:
                 storage_options=self._options,
                 max_retries=0,
             )
-            sync_version(self.uri, int(committed.version))
+            self.sync_version(int(committed.version))
         return int(committed.version)
 
     def append(self, base: lance.LanceDataset, rows: pa.Table) -> int:
@@ -211,13 +200,10 @@ class Table:
         return self.commit(base, self.write_fragments(rows))
 
     def reclaim(self, *, target_rows: int = 1) -> None:
-        """Give back the space of removed rows and merge small fragments; drop all older versions.
+        """Free the space of removed rows, merge fragments under `target_rows`, drop old versions.
 
-        Readers of an older version find its files missing. Only for tables whose rows can be made
-        again; a table with a history has no use for this.
-
-        Args:
-            target_rows: Fragments with fewer rows are merged; 1 merges none.
+        Readers of an older version find its files missing, so this is only for tables whose rows
+        can be computed again.
 
         Raises:
             ConcurrentCommitError: Another process committed meanwhile; nothing is lost.
@@ -229,6 +215,19 @@ class Table:
             )
             self.latest().cleanup_old_versions(older_than=timedelta(0))
 
+    def sync_fragments(self, fragments: Iterable[FragmentMetadata]) -> None:
+        """Before a commit: force the data files that the new version will name to disk."""
+        if "://" not in self.uri:
+            data = Path(self.uri) / "data"
+            sync_files(data / file.path for fragment in fragments for file in fragment.files)
+
+    def sync_version(self, version: int) -> None:
+        """After a commit: force the manifest of the new version to disk."""
+        if "://" not in self.uri:
+            folder = Path(self.uri) / "_versions"
+            names = (f"{_NEWEST_NAME - version:020d}.manifest", f"{version}.manifest")
+            sync_files(folder / name for name in names)
+
 
 def write_rows(uri: str, rows: pa.Table, options: Mapping[str, str]) -> list[FragmentMetadata]:
     """Write rows as uncommitted files of the table at `uri`; any process may, at any time."""
@@ -237,6 +236,12 @@ def write_rows(uri: str, rows: pa.Table, options: Mapping[str, str]) -> list[Fra
             rows, uri, schema=rows.schema, mode="append", storage_options=dict(options)
         )
     return list(fragments)
+
+
+def batches_of(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Texts in pieces that are small enough for one SQL predicate."""
+    for start in range(0, len(texts), _MAX_TEXTS):
+        yield texts[start : start + _MAX_TEXTS]
 
 
 def sql_in(column: str, texts: Sequence[str]) -> str | None:
@@ -248,26 +253,13 @@ def sql_in(column: str, texts: Sequence[str]) -> str | None:
 def select_in(
     dataset: lance.LanceDataset, columns: Sequence[str], column: str, texts: Iterable[str]
 ) -> pa.Table:
-    """The rows in which a column is one of some texts.
+    """The rows in which a column is one of some texts, in no particular order.
 
-    With a scalar index on the column only the rows that the index does not cover are looked
-    through.
-
-    Args:
-        dataset: A version of a table.
-        columns: What is wanted of the rows.
-        column: The one that is compared.
-        texts: In any order, also repeatedly.
-
-    Returns:
-        The rows, in no particular order.
+    With a scalar index on the column, only rows that the index does not cover are scanned.
     """
-    wanted = sorted(set(texts))
     parts = [
-        dataset.to_table(
-            columns=list(columns), filter=sql_in(column, wanted[start : start + _TEXTS_AT_ONCE])
-        )
-        for start in range(0, len(wanted), _TEXTS_AT_ONCE)
+        dataset.to_table(columns=list(columns), filter=sql_in(column, batch))
+        for batch in batches_of(sorted(set(texts)))
     ]
     nothing = pa.schema([dataset.schema.field(name) for name in columns]).empty_table()
     return pa.concat_tables([nothing, *parts])
@@ -298,6 +290,6 @@ def _update(
 
 
 def _fragments_with(base: lance.LanceDataset, predicate: str) -> list[int]:
-    """The fragments that hold rows of which the predicate is true."""
+    """The fragments that hold rows for which the predicate is true."""
     rows = base.to_table(columns=[], filter=predicate, with_row_address=True)
     return sorted({address >> 32 for address in rows.column("_rowaddr").to_pylist()})

@@ -1,4 +1,4 @@
-"""Writer epochs: a new writer of a bank shuts out every earlier one, even one thought dead."""
+"""Writer epochs: a new writer of a bank fences every earlier one, also one that still runs."""
 
 import json
 import os
@@ -17,7 +17,7 @@ class WriterFence:
     """Consecutive epochs of one bank, each claimed by creating its object exclusively."""
 
     def __init__(self, store: ObjectStore, bank: str) -> None:
-        """Name the bank whose writers are fenced."""
+        """Name the bank."""
         self._store = store
         self._bank = bank
 
@@ -25,7 +25,7 @@ class WriterFence:
         return f"writers/{self._bank}/{epoch:012d}"
 
     def acquire(self) -> int:
-        """Claim the next epoch; all earlier ones are worth nothing from now on.
+        """Claim the next epoch, which fences all earlier ones.
 
         Raises:
             StorageUnavailableError: The store does not create objects exclusively.
@@ -44,11 +44,7 @@ class WriterFence:
                 return epoch
 
     def check(self, epoch: int) -> None:
-        """Fail unless this epoch was claimed and is the newest.
-
-        Raises:
-            WriterFencedError: It is not.
-        """
+        """WriterFencedError unless this epoch was claimed and is the newest."""
         if not self._store.exists(self._key(epoch)):
             raise WriterFencedError(
                 f"bank {self._bank!r}: no writer ever claimed epoch {epoch}; acquire_writer()"
@@ -57,5 +53,5 @@ class WriterFence:
             newer = self._store.get(self._key(epoch + 1)).decode()
             raise WriterFencedError(
                 f"bank {self._bank!r}: writer epoch {epoch} is fenced by a newer writer {newer}; "
-                "this process must stop, its uncommitted work is done again by the newer one"
+                "this process must stop, the newer one repeats its uncommitted work"
             )

@@ -10,7 +10,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from infra.bank.schema import column_to_numpy
-from infra.storage.s3_timeouts import TIMEOUT_VARIABLE
+from infra.storage.s3 import TIMEOUT_VARIABLE
 from tests.integration.conftest import S3Server, s3_ports, start_s3_server
 from tests.integration.edit_job import ROOT
 from tests.integration.faults.faulty_proxy import FaultyProxy, Shares

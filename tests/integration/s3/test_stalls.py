@@ -10,7 +10,7 @@ import pytest
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from infra.storage.s3_timeouts import TIMEOUT_VARIABLE
+from infra.storage.s3 import TIMEOUT_VARIABLE
 from infra.storage.tables import Table
 from liveedit_core.errors import ConfigError, StorageUnavailableError
 from tests.integration.conftest import S3Server

@@ -84,7 +84,7 @@ def test_a_server_that_is_away_is_a_storage_error(
     s3_root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StorageUnavailableError, match="no whole answer"):
+    with pytest.raises(StorageUnavailableError, match="no complete response"):
         ObjectStore(s3_root).get("a")
 
 

@@ -180,5 +180,5 @@ def test_fetch_refuses_what_is_no_uri_of_a_image(store: ObjectStore, uri: str) -
 def test_fetch_of_what_is_no_file_is_an_input_error(
     store: ObjectStore, tmp_path: Path, name: str
 ) -> None:
-    with pytest.raises(InputError, match="does not exist or is no file"):
+    with pytest.raises(InputError, match="does not exist or is not a file"):
         store.fetch(f"file://{tmp_path}/{name}", LIMIT)

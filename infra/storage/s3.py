@@ -1,0 +1,220 @@
+"""Objects below a prefix of an S3 bucket, and the time limits of every request to S3.
+
+A server that accepts a request and never answers would stall a job silently. So each request ends
+after `request_timeout_s` and is retried by the client that made it (boto3, or Lance for tables);
+after the last retry it becomes a `StorageUnavailableError`.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from infra.storage.disk import MissingObjectError, ObjectEntry, too_large
+from liveedit_core.errors import ConfigError, InputError, StorageUnavailableError
+
+TIMEOUT_VARIABLE = "LIVEEDIT_S3_TIMEOUT_S"
+"""Seconds that one request may take; raise it for links too slow for one file in 30 s."""
+
+_DEFAULT_TIMEOUT_S = 30.0
+_MAX_CONNECT_TIMEOUT_S = 5.0
+_MAX_RETRY_S = 20.0
+_MISSING_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
+_EXISTS_CODES = frozenset({"PreconditionFailed", "412"})
+_CONTENDED_CODES = frozenset({"ConditionalRequestConflict", "409"})
+_REFUSED_CODES = frozenset(
+    {
+        "403",
+        "AccessDenied",
+        "AllAccessDisabled",
+        "AuthorizationHeaderMalformed",
+        "InvalidAccessKeyId",
+        "InvalidBucketName",
+        "NoSuchBucket",
+        "PermanentRedirect",
+        "SignatureDoesNotMatch",
+    }
+)
+"""Errors that stay until a person changes something."""
+
+
+class StorageRefusedError(StorageUnavailableError):
+    """The store refused the request: credentials, permissions or the bucket's name."""
+
+    retryable = False
+
+
+def request_timeout_s() -> float:
+    """Seconds from LIVEEDIT_S3_TIMEOUT_S, 30 by default; ConfigError if it is not a duration."""
+    text = os.environ.get(TIMEOUT_VARIABLE, "")
+    try:
+        timeout_s = float(text) if text else _DEFAULT_TIMEOUT_S
+    except ValueError:
+        timeout_s = 0.0
+    if not 0.0 < timeout_s < float("inf"):
+        raise ConfigError(f"{TIMEOUT_VARIABLE} must be a number of seconds above 0, got {text!r}")
+    return timeout_s
+
+
+def default_endpoint() -> str:
+    """The S3 endpoint of the AWS environment; "" for Amazon's own."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+
+
+def table_options(endpoint: str, timeout_s: float) -> dict[str, str]:
+    """Options of Lance's S3 client, without credentials.
+
+    Refused requests are retried five times within 20 s. A stalled request has used up that time
+    when it ends (`client_retry_timeout` is shorter than `timeout`), so only Lance's own five
+    retries remain; otherwise the two would multiply.
+    """
+    options = {
+        "timeout": f"{round(1000 * timeout_s)}ms",
+        "connect_timeout": f"{round(1000 * _connect_timeout_s(timeout_s))}ms",
+        "client_max_retries": "5",
+        "client_retry_timeout": str(int(min(_MAX_RETRY_S, timeout_s / 1.5))),
+    }
+    if endpoint:
+        options["aws_endpoint"] = endpoint
+        options["allow_http"] = str(endpoint.startswith("http:")).lower()
+    return options
+
+
+def _connect_timeout_s(timeout_s: float) -> float:
+    return min(timeout_s, _MAX_CONNECT_TIMEOUT_S)
+
+
+@functools.cache
+def _s3_client(endpoint: str, access_key_id: str, timeout_s: float) -> Any:
+    """One client per process and environment; boto3 itself reads the credentials."""
+    import boto3  # slow to import, and stores on disk do not need it
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=_connect_timeout_s(timeout_s),
+        read_timeout=timeout_s,
+        retries={"mode": "standard", "total_max_attempts": 4},
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )
+    return boto3.session.Session().client("s3", config=config, endpoint_url=endpoint or None)
+
+
+class S3Backend:
+    """Objects below a prefix of a bucket."""
+
+    def __init__(self, bucket: str, prefix: str, endpoint: str, timeout_s: float) -> None:
+        """Name the bucket; `endpoint` "" reads the environment at each request."""
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._bucket = bucket
+        self._base = f"{prefix}/" if prefix else ""
+
+    @property
+    def _client(self) -> Any:
+        with self._errors("the bucket"):
+            access_key_id = os.environ.get("AWS_ACCESS_KEY_ID", "")
+            return _s3_client(self._endpoint or default_endpoint(), access_key_id, self._timeout_s)
+
+    @contextlib.contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        """Convert boto3's exceptions to ours; the S3 error code stays in the message."""
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            HTTPClientError,
+            IncompleteReadError,
+            NoCredentialsError,
+            ParamValidationError,
+            PartialCredentialsError,
+        )
+
+        try:
+            yield
+        except ClientError as error:
+            code = _error_code(error)
+            if code in _MISSING_CODES:
+                raise MissingObjectError from None
+            kind = StorageRefusedError if code in _REFUSED_CODES else StorageUnavailableError
+            raise kind(
+                f"s3://{self._bucket}: {key!r} was refused with {code or 'no code'} ({error}); "
+                "check the AWS_* environment: endpoint, region, credentials and the bucket's name"
+            ) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise StorageRefusedError(
+                f"s3://{self._bucket}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or give this machine a role"
+            ) from error
+        except ParamValidationError as error:
+            raise InputError(f"s3://{self._bucket} with key {key!r}: {error}") from error
+        except (BotoCoreError, HTTPClientError, IncompleteReadError, OSError) as error:
+            raise StorageUnavailableError(
+                f"s3://{self._bucket}: no complete response for {key!r}: {error}"
+            ) from error
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object."""
+        with self._errors(key):
+            self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=data)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Create an object by a conditional PUT; False when it exists."""
+        from botocore.exceptions import ClientError
+
+        with self._errors(key):
+            try:
+                self._client.put_object(
+                    Bucket=self._bucket, Key=self._base + key, Body=data, IfNoneMatch="*"
+                )
+            except ClientError as error:
+                code = _error_code(error)
+                if code in _EXISTS_CODES:
+                    return False
+                if code in _CONTENDED_CODES and self.exists(key):
+                    return False
+                raise
+        return True
+
+    def get(self, key: str, max_bytes: int | None) -> bytes:
+        """Read an object; the body of one that is too large is not read."""
+        with self._errors(key):
+            response = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
+            with contextlib.closing(response["Body"]) as body:
+                if max_bytes is not None and response["ContentLength"] > max_bytes:
+                    raise too_large(f"s3://{self._bucket}/{self._base}{key}", max_bytes)
+                data: bytes = body.read()
+        return data
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of this key."""
+        try:
+            with self._errors(key):
+                self._client.head_object(Bucket=self._bucket, Key=self._base + key)
+        except MissingObjectError:
+            return False
+        return True
+
+    def entries(self, prefix: str) -> list[ObjectEntry]:
+        """All objects whose keys begin with the prefix."""
+        with self._errors(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._base + prefix
+            )
+            return [
+                ObjectEntry(
+                    key=entry["Key"].removeprefix(self._base),
+                    num_bytes=entry["Size"],
+                    modified_at=entry["LastModified"],
+                )
+                for page in pages
+                for entry in page.get("Contents", [])
+            ]
+
+    def delete(self, key: str) -> None:
+        """Delete an object; a missing one is fine."""
+        with self._errors(key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._base + key)
+
+
+def _error_code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
