@@ -1,12 +1,12 @@
-"""The audit log of a registered model: every change of its champion, in order, for ever.
+"""The audit log of a registered model: every change of its champion, in order, append-only.
 
 audit/<model>/<sequence>.json   what was decided, by whom, why, on which numbers; created once
-audit/<model>/<sequence>.done   the aliases show it
+audit/<model>/<sequence>.done   the aliases were moved
 
-A record is created exclusively under the next number, so of two processes that decided on the same
-state one wins and the other learns it. MLflow's aliases know no such comparison; the log decides,
-the aliases follow. The record is the intent: a process that dies before the aliases have moved
-leaves a record without `.done`, which the next process carries out first.
+A record is created exclusively under the next sequence number, so of two processes that decide on
+the same state one wins and the other is told. MLflow's aliases have no compare-and-set; the log
+decides and the aliases follow. A process that dies before it moved the aliases leaves a record
+without `.done`, which the next process applies first.
 """
 
 import json
@@ -29,33 +29,27 @@ class AuditRecord:
     """1 for the first change of the model."""
     action: Action
     version: int
-    """The champion from now on."""
+    """The new champion."""
     champion_before: int
     """0 for none."""
     previous_champion: int
-    """Where a rollback from here leads; 0 for nowhere."""
+    """Target of a rollback from here; 0 for none."""
     who: str
     why: str
     decided_at: str
     """ISO 8601, UTC."""
     numbers: Mapping[str, float] = field(default_factory=dict)
-    """Metrics that decided."""
+    """Metrics behind the decision."""
     evidence: Mapping[str, str] = field(default_factory=dict)
-    """Where they come from: results, MLflow run, bank, digests."""
+    """Sources of the metrics: results, MLflow run, bank, digests."""
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Tells this record from any other."""
+    """Unique to this record."""
 
 
 class AuditLog:
-    """Append-only records of one model."""
+    """The records of one model; all processes that promote must use one store."""
 
     def __init__(self, store: ObjectStore, model: str) -> None:
-        """Name the log; nothing is read yet.
-
-        Args:
-            store: Where it lives: one store for all processes that promote.
-            model: Registered model, "liveedit-bank".
-        """
         self._store = store
         self._folder = f"audit/{model}/"
 
@@ -63,7 +57,7 @@ class AuditLog:
         """All records, oldest first.
 
         Raises:
-            IntegrityError: One is missing or unreadable.
+            IntegrityError: one is missing or unreadable.
         """
         keys = [key for key in self._store.list(self._folder) if key.endswith(".json")]
         records = [self._read(key) for key in keys]
@@ -73,14 +67,7 @@ class AuditLog:
         return records
 
     def append(self, record: AuditRecord) -> bool:
-        """Write a record, if its number is still free.
-
-        Returns:
-            Whether it was; otherwise another process decided first.
-
-        Raises:
-            StorageUnavailableError: The store does not answer.
-        """
+        """Store a record if its sequence number is free; False if another process was first."""
         key = self._key(record.sequence)
         if self._store.put_if_absent(key, json.dumps(asdict(record), indent=2).encode()):
             return True
@@ -91,14 +78,14 @@ class AuditLog:
         return self._store.exists(self._done_key(record.sequence))
 
     def mark_done(self, record: AuditRecord) -> None:
-        """Note that the aliases show the record."""
+        """Note that the aliases were moved."""
         self._store.put_if_absent(self._done_key(record.sequence), b"{}")
 
     def _read(self, key: str) -> AuditRecord:
         try:
             return AuditRecord(**json.loads(self._store.get(key)))
         except (ValueError, TypeError) as error:
-            raise IntegrityError(f"{key} is no audit record: {error!r}") from error
+            raise IntegrityError(f"{key} is not an audit record: {error!r}") from error
 
     def _key(self, sequence: int) -> str:
         return f"{self._folder}{sequence:012d}.json"

@@ -2,14 +2,14 @@
 
 generators/<digest>/generator.safetensors, config.json   what `load_generator` opens
 generators/<digest>/runs/<run>/resume.safetensors        optimizer moments of the run that wrote it
-generators/<digest>/runs/<run>/position.json             where in its recipe the run was
-generators/<digest>/runs/<run>/published.json            the run's result: never deleted by it
+generators/<digest>/runs/<run>/position.json             phase and step of the run
+generators/<digest>/runs/<run>/published.json            final result of the run, never deleted
 generator_runs/<run>.json                                the run's list: its last k and its best
 
 Objects are written before the list names them and deleted after it no longer does, so a process
-that is killed at any moment leaves a list of whole checkpoints; what it left besides is swept by
-the next save. Two runs may reach the same weights: each keeps a folder of its own below them, and
-weights go when the last folder does.
+killed at any moment leaves a list of whole checkpoints; the next save deletes leftovers. Two runs
+may reach the same weights: each has its own folder below them, and the weights are deleted with the
+last such folder.
 """
 
 import hashlib
@@ -43,33 +43,29 @@ PUBLISHED_FILE = "published.json"
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointEntry:
-    """A line of a run's list."""
+    """One checkpoint in a run's list."""
 
     digest: str
     phase: str
     step: int
     """Optimizer steps of the phase that are in the weights."""
     score: float | None = None
-    """Validation average, the higher the better; None where it was not measured."""
+    """Validation average, higher is better; None if not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where in its recipe a run was."""
+    """Phase and step of a run, and its training curve so far."""
 
     phase: str
     step: int
     seed: int
     recipe_digest: str
     curve: Sequence[Mapping[str, Any]]
-    """What was logged so far, as JSON values."""
+    """Logged values so far, as JSON."""
 
     def check_same_run(self, *, seed: int, recipe_digest: str) -> None:
-        """Refuse to go on under another recipe.
-
-        Raises:
-            ConfigError: seed or recipe differ from those of the checkpoint.
-        """
+        """Raise ConfigError when seed or recipe differ from those of the checkpoint."""
         if (self.seed, self.recipe_digest) != (seed, recipe_digest):
             raise ConfigError(
                 f"the checkpoint at {self.phase} {self.step} was made with seed {self.seed} and "
@@ -81,7 +77,7 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeState:
-    """All that a run needs to go on, but for the weights, which `fetch` brings."""
+    """What a run needs to resume, except the weights, which `fetch` downloads."""
 
     entry: CheckpointEntry
     position: Position
@@ -89,19 +85,9 @@ class ResumeState:
 
 
 class GeneratorCheckpoints:
-    """Checkpoints of one run; one process at a time writes."""
+    """Checkpoints of one run; keeps the newest `last_k` and the best. One writer at a time."""
 
     def __init__(self, store: ObjectStore, run_name: str, *, last_k: int = 3) -> None:
-        """Name the run; nothing is read or written yet.
-
-        Args:
-            store: where.
-            run_name: a plain name.
-            last_k: how many of the newest are kept, beside the best.
-
-        Raises:
-            ConfigError: impossible name or number.
-        """
         if not run_name or "/" in run_name or run_name in (".", ".."):
             raise ConfigError(f"run_name must be a plain name, got {run_name!r}")
         if last_k < 1:
@@ -118,19 +104,16 @@ class GeneratorCheckpoints:
         position: Position,
         score: float | None = None,
     ) -> CheckpointEntry:
-        """Write a checkpoint, then drop those that are neither among the last k nor the best.
+        """Store a checkpoint, then delete those that are neither among the last k nor the best.
 
         Args:
-            generator: its weights, whole (not sharded), in training precision.
+            generator: whole (not sharded), in training precision.
             moments: optimizer state by name.
             position: where the run is.
-            score: validation average, the higher the better.
-
-        Returns:
-            Its line in the list.
+            score: validation average, higher is better.
 
         Raises:
-            StorageUnavailableError: the store did not take it; the list is as before.
+            StorageUnavailableError: the store failed; the list is unchanged.
         """
         entries = self.entries()
         with tempfile.TemporaryDirectory() as scratch:
@@ -154,11 +137,7 @@ class GeneratorCheckpoints:
         return entry
 
     def publish(self, folder: Path) -> str:
-        """Write a generator folder as the run's result; it is never deleted by the run.
-
-        Returns:
-            Its digest.
-        """
+        """Store a generator folder as the run's result, never to be deleted; returns its digest."""
         digest = digest_of(folder)
         marker = json.dumps({"run_name": self.run_name}).encode()
         self.store.put(f"{self._run_folder(digest)}/{PUBLISHED_FILE}", marker)
@@ -166,7 +145,7 @@ class GeneratorCheckpoints:
         return digest
 
     def entries(self) -> list[CheckpointEntry]:
-        """The run's list, oldest first; empty for a run that has none.
+        """The run's list, oldest first.
 
         Raises:
             IntegrityError: the list is damaged.
@@ -180,21 +159,18 @@ class GeneratorCheckpoints:
             raise IntegrityError(f"{self._list_key} in {self.store.root_uri}: {error}") from error
 
     def last(self) -> CheckpointEntry | None:
-        """The newest checkpoint, or None."""
+        """The newest checkpoint, if any."""
         return next(reversed(self.entries()), None)
 
     def best(self) -> CheckpointEntry | None:
-        """The one with the highest score, of equals the newest; None when none was scored."""
+        """The checkpoint with the highest score, the newest of equals; None if none has one."""
         return best_of(self.entries())
 
     def fetch(self, digest: str, folder: Path) -> Path:
-        """Bring weights and config of a checkpoint into a folder.
-
-        Returns:
-            The folder, as `load_generator` opens it.
+        """Download weights and config into a folder for `load_generator`; returns the folder.
 
         Raises:
-            IntegrityError: an object is missing, or the content is not that of the digest.
+            IntegrityError: an object is missing, or the content does not match the digest.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -210,13 +186,10 @@ class GeneratorCheckpoints:
         return folder
 
     def resume(self, entry: CheckpointEntry | None = None) -> ResumeState | None:
-        """Position and moments of a checkpoint of this run, by default the newest.
-
-        Returns:
-            None when the run has no checkpoint.
+        """Position and moments of a checkpoint, by default the newest; None if there is none.
 
         Raises:
-            IntegrityError: an object is missing or its content is not what was written.
+            IntegrityError: an object is missing or was altered.
         """
         entry = entry or self.last()
         if entry is None:
@@ -230,7 +203,7 @@ class GeneratorCheckpoints:
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(f"{folder}/{POSITION_FILE}: {error!r}") from error
         if hashlib.sha256(data).hexdigest() != expected:
-            raise IntegrityError(f"{folder}/{RESUME_FILE}: altered, its sha256 is another")
+            raise IntegrityError(f"{folder}/{RESUME_FILE}: altered, its sha256 differs")
         try:
             moments = load(data)
         except SafetensorError as error:
@@ -243,7 +216,7 @@ class GeneratorCheckpoints:
     def _put_all(
         self, digest: str, folder: Path, moments: Mapping[str, Tensor], position: Position
     ) -> None:
-        """Moments first, which mark the weights as in use; position last."""
+        """Moments first: they mark the weights as in use. Position last."""
         data = save({name: tensor.contiguous() for name, tensor in moments.items()})
         self.store.put(f"{self._run_folder(digest)}/{RESUME_FILE}", data)
         self._put_weights(digest, folder)
@@ -265,7 +238,7 @@ class GeneratorCheckpoints:
         self.store.put(self._list_key, json.dumps(content, indent=2).encode())
 
     def _sweep(self, kept: set[str]) -> None:
-        """Delete this run's part of all other checkpoints, and weights that nobody uses."""
+        """Delete this run's part of all other checkpoints, and weights that no run uses."""
         own = f"/runs/{self.run_name}/"
         keys = self.store.list(f"{ROOT}/")
         dropped = {key.split("/")[1] for key in keys if own in key} - kept
@@ -279,7 +252,7 @@ class GeneratorCheckpoints:
 
 
 def best_of(entries: Sequence[CheckpointEntry]) -> CheckpointEntry | None:
-    """The entry with the highest score, of equals the newest; None when none was scored."""
+    """The entry with the highest score, the newest of equals; None if none has a score."""
     best: CheckpointEntry | None = None
     for entry in entries:
         if entry.score is not None and (best is None or entry.score >= (best.score or 0.0)):

@@ -2,7 +2,7 @@
 
 Each is a LoggedModel (its files, its metrics) that a model version points to; aliases say which one
 serves. A bank version holds a small manifest only: the tensors stay in the store. Registering the
-same thing again finds the version that is there, so a job may register after every resume.
+same content again returns the existing version, so a job may register after every resume.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ BANK_MODEL = "liveedit-bank"
 MANIFEST_FILE = "manifest.json"
 
 _KEY_TAG = "liveedit_key"
-"""Tag that tells what a model version is a version of; never two with one key."""
+"""Tag that identifies the content of a model version; unique within a model."""
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<number>[0-9]{1,9}))")
 
 
@@ -58,14 +58,9 @@ def _tracking_errors(action: str) -> Iterator[None]:
 
 
 class ModelRegistry:
-    """Registers for one run; a job goes on without it when it raises TrackingError."""
+    """Registers versions for the run of a tracker; jobs go on when it raises TrackingError."""
 
     def __init__(self, tracker: Tracker) -> None:
-        """Use the server and the run of a tracker.
-
-        Args:
-            tracker: Of the job that registers.
-        """
         self._tracker = tracker
 
     def register_generator(
@@ -77,17 +72,9 @@ class ModelRegistry:
         params: Mapping[str, object] | None = None,
         step: int = 0,
     ) -> RegisteredVersion:
-        """Register a generator checkpoint, once per digest.
+        """Register a generator folder, once per digest; its files are copied to MLflow.
 
-        Args:
-            folder: safetensors and config.json; copied into MLflow's artifacts.
-            digest: sha256 of the checkpoint.
-            metrics: What it reached.
-            params: How it was made.
-            step: Optimizer steps of the run, for the metrics.
-
-        Raises:
-            TrackingError: MLflow does not answer.
+        `step` is the number of optimizer steps, for the metrics.
         """
         return self._register(
             GENERATOR_MODEL,
@@ -100,36 +87,26 @@ class ModelRegistry:
         )
 
     def register_checkpoint(
-        self,
-        config_text: str,
-        *,
-        digest: str,
-        store_uri: str,
-        tags: Mapping[str, str],
+        self, config_text: str, *, digest: str, store_uri: str, tags: Mapping[str, str]
     ) -> RegisteredVersion:
-        """Register a checkpoint of a training run, once per digest; its weights stay in the store.
+        """Register a training checkpoint, once per digest; its weights stay in the store.
 
         Args:
             config_text: its config.json.
             digest: sha256 of the checkpoint.
             store_uri: root of the store that holds `generators/<digest>/`.
             tags: where in training it was made.
-
-        Raises:
-            TrackingError: MLflow does not answer.
         """
         manifest = {**tags, "store_uri": store_uri, "key": f"generators/{digest}"}
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(config_text)
             text = json.dumps(manifest, indent=2, sort_keys=True)
-            (Path(folder) / "manifest.json").write_text(text)
+            (Path(folder) / MANIFEST_FILE).write_text(text)
             return self._register(
                 GENERATOR_MODEL,
                 key=digest,
                 folder=Path(folder),
                 tags={**tags, "digest": digest, "store_uri": store_uri},
-                params={},
-                metrics={},
             )
 
     def register_bank_version(
@@ -141,17 +118,17 @@ class ModelRegistry:
         backbone_dtype: str = "auto",
         metrics: Mapping[str, float] | None = None,
     ) -> RegisteredVersion:
-        """Register a committed bank version, once; every file of it is read and digested.
+        """Register a committed bank version, once; reads every file of it for its checksum.
 
         Args:
-            bank: The bank.
-            version: One that a commit returned.
-            backbone: Name by which workers load the backbone.
-            backbone_dtype: Number format in which they load it.
-            metrics: What the version reached; the step is its number of edits.
+            bank: the bank.
+            version: one that a commit returned.
+            backbone: name by which workers load the backbone.
+            backbone_dtype: dtype in which they load it.
+            metrics: of this version; the step is its number of edits.
 
         Raises:
-            IntegrityError: No window was committed as this version.
+            IntegrityError: no window was committed as this version.
             TrackingError: MLflow does not answer.
         """
         window = bank.window(version)
@@ -178,31 +155,14 @@ class ModelRegistry:
                     "generator_digest": bank.identity.generator_digest,
                     "backbone_digest": bank.identity.backbone_digest,
                 },
-                params={},
                 metrics=metrics or {},
                 step=window.num_edits,
             )
 
     def versions(self) -> "ModelVersions":
-        """What is registered on the same server.
-
-        Raises:
-            TrackingError: MLflow does not answer.
-        """
+        """What is registered on the same server."""
         connection = self._tracker.connect()
         return ModelVersions(connection.tracking_uri, connection.client)
-
-    def set_alias(self, name: str, alias: str, version: int) -> None:
-        """See `ModelVersions.set_alias`."""
-        self.versions().set_alias(name, alias, version)
-
-    def set_tag(self, name: str, version: int, key: str, value: str) -> None:
-        """See `ModelVersions.set_tags`."""
-        self.versions().set_tags(name, version, {key: value})
-
-    def get(self, name: str, alias: str) -> RegisteredVersion | None:
-        """See `ModelVersions.by_alias`."""
-        return self.versions().by_alias(name, alias)
 
     def _known(self, name: str, key: str) -> RegisteredVersion | None:
         with _tracking_errors(f"look up a version of {name}"):
@@ -217,8 +177,8 @@ class ModelRegistry:
         key: str,
         folder: Path,
         tags: Mapping[str, str],
-        params: Mapping[str, object],
-        metrics: Mapping[str, float],
+        params: Mapping[str, object] | None = None,
+        metrics: Mapping[str, float] | None = None,
         step: int = 0,
     ) -> RegisteredVersion:
         with _tracking_errors(f"register a version of {name}"):
@@ -234,11 +194,11 @@ class ModelRegistry:
                 name=name,
                 source_run_id=connection.run_id,
                 tags=dict(tags),
-                params={param: str(value) for param, value in params.items()},
+                params={param: str(value) for param, value in (params or {}).items()},
                 model_type=name,
             )
             client.log_model_artifacts(model.model_id, str(folder))
-            _log_model_metrics(connection, model.model_id, metrics, step)
+            _log_model_metrics(connection, model.model_id, metrics or {}, step)
             client.finalize_logged_model(model.model_id, "READY")
             with mlflow_default_uri(connection.tracking_uri):
                 version = client.create_model_version(
@@ -252,31 +212,22 @@ class ModelRegistry:
 
 
 class ModelVersions:
-    """Looks up registered versions and marks them; needs no run."""
+    """Looks up, aliases and tags registered versions; needs no run.
+
+    Raises:
+        TrackingError: MLflow does not answer (so does every method).
+    """
 
     def __init__(self, tracking_uri: str, client: "MlflowClient | None" = None) -> None:
-        """Name the server.
-
-        Args:
-            tracking_uri: Of MLflow; its registry is the same.
-            client: Of that server, if there is one already.
-
-        Raises:
-            TrackingError: MLflow does not answer.
-        """
         self.tracking_uri = tracking_uri
         with _tracking_errors(f"open {tracking_uri}"):
             self._client = client or open_client(tracking_uri)
 
     def find(self, uri: str) -> RegisteredVersion:
-        """The version that a URI names.
-
-        Args:
-            uri: `models:/<name>@<alias>` or `models:/<name>/<number>`.
+        """The version of `models:/<name>@<alias>` or `models:/<name>/<number>`.
 
         Raises:
-            InputError: It names no version that exists.
-            TrackingError: MLflow does not answer.
+            InputError: there is no such version.
         """
         match = _MODEL_URI.fullmatch(uri)
         if match is None:
@@ -305,7 +256,7 @@ class ModelVersions:
             return sorted(map(_registered, versions), key=lambda item: item.version)
 
     def by_alias(self, name: str, alias: str) -> RegisteredVersion | None:
-        """The version that an alias points to, or None when nothing has this alias."""
+        """The version that an alias points to, if any."""
         with _tracking_errors(f"look up alias {alias!r} of {name}"):
             models = self._client.search_registered_models(f"name = '{name}'")
             if not models or alias not in models[0].aliases:
@@ -313,11 +264,7 @@ class ModelVersions:
             return _registered(self._client.get_model_version_by_alias(name, alias))
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Point an alias ("challenger", "champion") to a version; 0 takes the alias away.
-
-        Raises:
-            TrackingError: MLflow does not answer, or knows no such version.
-        """
+        """Point an alias ("challenger", "champion") to a version; 0 deletes the alias."""
         with _tracking_errors(f"set alias {alias!r} of {name} to version {version}"):
             if version:
                 self._client.set_registered_model_alias(name, alias, str(version))
@@ -325,35 +272,36 @@ class ModelVersions:
                 self._client.delete_registered_model_alias(name, alias)
 
     def set_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
-        """Tag a version; the last value of a name stays."""
+        """Tag a version; the last value of a name wins."""
         with _tracking_errors(f"tag version {version} of {name}"):
             for key, value in tags.items():
                 self._client.set_model_version_tag(name, str(version), key, value)
 
     def set_run_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Tag a run; the last value of a name stays."""
+        """Tag a run; the last value of a name wins."""
         with _tracking_errors(f"tag run {run_id}"):
             for key, value in tags.items():
                 self._client.set_tag(run_id, key, value)
 
     def fetch(self, version: RegisteredVersion, folder: Path) -> None:
-        """Bring the files of a version into a folder, as they were registered."""
-        with _tracking_errors(f"bring the files of {version.name} {version.version}"):
+        """Download the files of a version into a folder."""
+        with _tracking_errors(f"download the files of {version.name} {version.version}"):
             from mlflow.artifacts import download_artifacts
 
-            # By the place of the files, as MLflow looks a LoggedModel up through the process-wide
-            # tracking URI. Without a folder of its own a local store hands out the very files.
-            place = self._client.get_logged_model(version.model_id).artifact_location
+            # By artifact location: MLflow would look a LoggedModel up through the process-wide
+            # tracking URI. Into a scratch folder: a local store returns its own files otherwise.
+            location = self._client.get_logged_model(version.model_id).artifact_location
             with tempfile.TemporaryDirectory() as scratch:
-                found = download_artifacts(place, dst_path=scratch, tracking_uri=self.tracking_uri)
+                found = download_artifacts(
+                    location, dst_path=scratch, tracking_uri=self.tracking_uri
+                )
                 shutil.copytree(found, folder, dirs_exist_ok=True)
 
     def manifest(self, version: RegisteredVersion) -> BankManifest:
         """The manifest of a bank version.
 
         Raises:
-            IntegrityError: It is missing or damaged.
-            TrackingError: MLflow does not answer.
+            IntegrityError: it is missing or damaged.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.fetch(version, Path(folder))

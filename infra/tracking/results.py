@@ -1,7 +1,7 @@
-"""Per-probe results of a run: one row a probe, protocol and evaluation of a bank version.
+"""Per-probe results of a run: one row per probe, protocol and evaluation of a bank version.
 
-Results are appended as they come, so that a killed evaluation goes on where it was. A row that is
-known already is never written again, whoever sends it how often.
+Results are appended as they come, so that a killed evaluation resumes. A row that is stored already
+is never written again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,23 +44,23 @@ _RESULT_COLUMNS = [name for name in _SCHEMA.names if name not in _EVALUATION_COL
 _KEY_COLUMNS = ["case_id", "probe_index", "protocol"]
 
 ResultKey = tuple[str, int, str]
-"""Case, place of the probe in it, protocol."""
+"""Case id, index of the probe in the case, protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationKey:
-    """What was evaluated."""
+    """Which bank version was evaluated, and against how many of its edits."""
 
     bank: str
     bank_version: int
     num_edits: int
-    """How many edits a probe was asked against."""
+    """How many edits each probe was evaluated against."""
     group_size: int = 0
-    """0: each probe against the whole version. Otherwise the edits were taken in groups of so many,
-    in their order, and each probe was asked against the group of its own edit."""
+    """0: each probe against the whole version. Otherwise against the group of its own edit, where
+    edits are taken in order, `group_size` at a time."""
 
     def predicate(self) -> str:
-        """The rows of this evaluation, in SQL."""
+        """SQL filter for the rows of this evaluation."""
         bank = self.bank.replace("'", "''")
         return (
             f"bank = '{bank}' AND bank_version = {self.bank_version} "
@@ -69,23 +69,18 @@ class EvaluationKey:
 
 
 def result_key(result: ProbeResult) -> ResultKey:
-    """What tells the results of one evaluation apart."""
+    """Identifies a result within one evaluation."""
     return result.case_id, result.probe_index, result.protocol
 
 
 class ResultsTable:
-    """The table `results/<run>`."""
+    """The table `results/<run>`, created when missing.
+
+    Raises:
+        IntegrityError: the stored table has other columns.
+    """
 
     def __init__(self, store: ObjectStore, run: str) -> None:
-        """Open the table, made empty when there is none.
-
-        Args:
-            store: Where it lives.
-            run: Name of the run.
-
-        Raises:
-            IntegrityError: An older release wrote it, with other columns.
-        """
         self.run = run
         self._table = Table.open_or_create(store, f"results/{run}", _SCHEMA)
         if self._table.schema.names != _SCHEMA.names:
@@ -97,15 +92,7 @@ class ResultsTable:
         self._seen: tuple[int, EvaluationKey, set[ResultKey]] | None = None
 
     def append(self, results: Sequence[ProbeResult], evaluation: EvaluationKey) -> int:
-        """Write results down in one commit, those known already left out.
-
-        Args:
-            results: Of one evaluation of one bank version.
-            evaluation: Which one.
-
-        Returns:
-            How many rows are new.
-        """
+        """Store results in one commit, skipping stored ones; returns the number of new rows."""
 
         def attempt(base: LanceDataset) -> int:
             known = self._keys(base, evaluation)
@@ -120,18 +107,14 @@ class ResultsTable:
         return self._table.on_latest(attempt)
 
     def _keys(self, base: LanceDataset, evaluation: EvaluationKey) -> set[ResultKey]:
-        """Keys that a version of the table holds; read only when others have written."""
+        """Keys in a version of the table; read only when another process has written."""
         if self._seen and self._seen[:2] == (base.version, evaluation):
             return self._seen[2]
         rows = base.to_table(columns=_KEY_COLUMNS, filter=evaluation.predicate())
         return set(zip(*(column.to_pylist() for column in rows.columns), strict=True))
 
     def read(self, evaluation: EvaluationKey | None = None) -> list[ProbeResult]:
-        """Results in the order of writing.
-
-        Args:
-            evaluation: Only those of this one.
-        """
+        """Results in the order of writing, of one evaluation or of all."""
         rows = self._table.latest().to_table(
             columns=_RESULT_COLUMNS, filter=evaluation.predicate() if evaluation else None
         )
@@ -142,7 +125,7 @@ class ResultsTable:
         return self._table.latest().to_table()
 
     def evaluations(self) -> list[EvaluationKey]:
-        """The evaluations that have results, by bank, version and number of edits."""
+        """The evaluations that have results, sorted by bank, version and number of edits."""
         rows = self._table.latest().to_table(columns=_EVALUATION_COLUMNS)
         found = set(zip(*(column.to_pylist() for column in rows.columns), strict=True))
         return [

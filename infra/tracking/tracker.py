@@ -1,10 +1,9 @@
-"""One MLflow run, written to so that an outage of MLflow never stops or slows the work.
+"""One MLflow run, written so that an MLflow outage never stops or slows a job.
 
-Every record goes to a spool file first and from there to MLflow, in order. As long as MLflow does
-not answer, records wait in the file and delivery is tried again from time to time; a process that
-starts again delivers what its predecessor could not, and any job that ends delivers what jobs that
-are gone left under the same root. Records that MLflow refuses for good (a parameter that changed)
-move to a file beside the spool with the reason. The driver alone uses it.
+Every record goes to a spool file first and from there to MLflow, in order. While MLflow does not
+answer, records wait in the file and sending is retried from time to time; a restarted run sends
+what its predecessor could not. Records that MLflow rejects for good (a parameter that changed) move
+to a file beside the spool, with the reason. Only the driver uses it.
 """
 
 import json
@@ -17,16 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra._compat import limit_mlflow_database_retries
-from infra.tracking.metric_spool import SPOOL_SUFFIX, hold_run, left_behind
 from liveedit_core.errors import LiveEditError, TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _RETRY_INTERVAL_S = 30.0
-_MAX_WASTED_FRACTION = 0.1
-"""Of the time during an outage, at most so much goes into trying again."""
-_REFUSED_CODES = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
+_MAX_RETRY_FRACTION = 0.1
+"""At most this fraction of the time during an outage goes into retries."""
+_REJECTED_CODES = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -34,13 +32,13 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
-"""Set where the user did not: MLflow itself would retry for minutes, the spool does it better."""
+"""Defaults that the environment overrides. MLflow would retry for minutes; the spool retries."""
 
 _logger = logging.getLogger(__name__)
 
 
-class RefusedRecordError(LiveEditError):
-    """MLflow will never take this record."""
+class RejectedRecordError(LiveEditError):
+    """MLflow will never accept this record."""
 
 
 @dataclass(frozen=True)
@@ -54,105 +52,70 @@ class Connection:
 
 
 class Tracker:
-    """The MLflow run of a job."""
+    """The MLflow run of a job; the same root and name continue the same run.
+
+    Args:
+        run_root: folder of the default database and artifacts, the spools, and the run ids.
+        experiment: MLflow experiment.
+        run_name: one name, one MLflow run.
+    """
 
     def __init__(self, run_root: Path, *, experiment: str, run_name: str) -> None:
-        """Name the run; nothing is sent yet.
-
-        Args:
-            run_root: Holds the default database and artifacts, the spool, and which run is whose.
-            experiment: MLflow experiment.
-            run_name: The same root and name continue the same MLflow run.
-        """
         root = run_root.absolute()
         state = root / "mlflow_runs"
         self._default_artifacts = root / "mlflow_artifacts"
-        self._uri_of_root = _database_uri(root)
+        self._default_uri = _database_uri(root)
         self._experiment = experiment
         self._run_name = run_name
         self._run_file = state / f"{run_name}.json"
-        self._spool_file = state / f"{run_name}{SPOOL_SUFFIX}"
-        self._refused_file = state / f"{run_name}.refused.jsonl"
+        self._spool_file = state / f"{run_name}.spool.jsonl"
+        self._rejected_file = state / f"{run_name}.refused.jsonl"
         self._connection: Connection | None = None
         self._retry_at_s = 0.0
         state.mkdir(parents=True, exist_ok=True)
-        self._hold = hold_run(state, run_name, experiment=experiment)
-        left = self._spool_file.read_text() if self._spool_file.exists() else ""
-        if left and not left.endswith("\n"):
+        waiting = self._spool_file.read_text() if self._spool_file.exists() else ""
+        if waiting and not waiting.endswith("\n"):
             with self._spool_file.open("a") as file:
-                file.write("\n")  # end the line that a killed predecessor did not
+                file.write("\n")  # complete the line that a killed predecessor did not
 
     @property
     def tracking_uri(self) -> str:
         """MLFLOW_TRACKING_URI, or a database under the run root."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or self._uri_of_root
+        return os.environ.get("MLFLOW_TRACKING_URI") or self._default_uri
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Record what the run was configured with; the first value of a name stays."""
+        """Record settings of the run; MLflow keeps the first value of a name."""
         self._record(*({"kind": "param", "key": k, "value": str(v)} for k, v in params.items()))
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int, model_id: str = "") -> None:
-        """Record measurements.
+        """Record metrics of the run and, with `model_id`, of that LoggedModel as well.
 
-        Args:
-            metrics: By name.
-            step: Number of edits, or training step.
-            model_id: LoggedModel that they are about as well, if any.
+        `step` is the number of edits or the training step.
         """
         values = {name: float(value) for name, value in metrics.items()}
         record = {"kind": "metrics", "values": values, "step": step}
         self._record({**record, "model_id": model_id} if model_id else record)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Record a file; it must stay where it is until the spool is empty."""
+        """Record a file; it must not be moved until the spool is empty."""
         self._record({"kind": "artifact", "path": str(path.absolute()), "folder": folder})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Record tags; the last value of a name stays."""
+        """Record tags; the last value of a name wins."""
         self._record(*({"kind": "tag", "key": k, "value": str(v)} for k, v in tags.items()))
 
     def end(self, status: str = "FINISHED") -> None:
-        """Record how the run ended ("FINISHED", "FAILED", "KILLED") and deliver what waits."""
+        """Record how the run ended ("FINISHED", "FAILED", "KILLED") and send what waits."""
         self._record({"kind": "end", "status": status})
-        if self.flush_spool() == 0:
-            self.deliver_left_behind()
+        self.flush_spool()
 
     def flush_spool(self) -> int:
-        """Try now to deliver what waits.
-
-        Returns:
-            How many records still wait.
-        """
+        """Send what waits, now; returns how many records still wait."""
         self._retry_at_s = 0.0
-        return self._deliver_spool()
-
-    def deliver_left_behind(self) -> int:
-        """Deliver what other runs under this root left because their drivers died in an outage.
-
-        A run that never said how it ended is recorded as killed.
-
-        Returns:
-            To how many runs everything was delivered.
-        """
-        num_delivered = 0
-        for run in left_behind(self._spool_file.parent):
-            root = self._default_artifacts.parent
-            other = Tracker(root, experiment=run.experiment, run_name=run.run_name)
-            if other.is_elsewhere:
-                continue
-            if not run.has_ended:
-                other._record({"kind": "end", "status": "KILLED"})
-            num_delivered += other.flush_spool() == 0
-        return num_delivered
-
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether the run was begun on another server than the present one."""
-        known = json.loads(self._run_file.read_text()) if self._run_file.exists() else {}
-        return bool(known) and known.get("tracking_uri") != self.tracking_uri
+        return self._send_spool()
 
     def connect(self) -> Connection:
-        """The run on its server, made or found at the first call.
+        """The run on its server, created or found at the first call.
 
         Raises:
             TrackingError: MLflow does not answer.
@@ -167,7 +130,7 @@ class Tracker:
     def _open_run(self) -> Connection:
         uri = self.tracking_uri
         client = open_client(uri)
-        artifacts = self._default_artifacts.as_uri() if uri == self._uri_of_root else None
+        artifacts = self._default_artifacts.as_uri() if uri == self._default_uri else None
         experiment = client.get_experiment_by_name(self._experiment)
         experiment_id: str = (
             experiment.experiment_id
@@ -187,44 +150,46 @@ class Tracker:
         now_ms = int(time.time() * 1000)
         with self._spool_file.open("a") as file:
             file.writelines(json.dumps({**record, "time_ms": now_ms}) + "\n" for record in records)
-        self._deliver_spool()
+        self._send_spool()
 
-    def _deliver_spool(self) -> int:
-        """Deliver in order until the spool is empty or MLflow fails; what is left stays."""
+    def _send_spool(self) -> int:
+        """Send in order until the spool is empty or MLflow fails; returns how many are left."""
         lines = self._spool_file.read_text().splitlines() if self._spool_file.exists() else []
         if not lines or time.monotonic() < self._retry_at_s:
             return len(lines)
-        num_delivered = 0
+        num_sent = 0
         start_s = time.monotonic()
         try:
             connection = self.connect()
             for line in lines:
-                self._deliver_or_refuse(connection, line)
-                num_delivered += 1
+                self._send_or_reject(connection, line)
+                num_sent += 1
         except TrackingError as error:
             now_s = time.monotonic()
-            pause_s = max(_RETRY_INTERVAL_S, (now_s - start_s) / _MAX_WASTED_FRACTION)
+            pause_s = max(_RETRY_INTERVAL_S, (now_s - start_s) / _MAX_RETRY_FRACTION)
             self._retry_at_s = now_s + pause_s
             self._connection = None
-            _logger.warning("%d records for MLflow wait: %s", len(lines) - num_delivered, error)
-        waiting = lines[num_delivered:]
-        if num_delivered:
+            _logger.warning(
+                "%d records wait in %s: %s", len(lines) - num_sent, self._spool_file, error
+            )
+        waiting = lines[num_sent:]
+        if num_sent:
             temporary = self._spool_file.with_suffix(".tmp")
             temporary.write_text("".join(f"{line}\n" for line in waiting))
             temporary.replace(self._spool_file)
         return len(waiting)
 
-    def _deliver_or_refuse(self, connection: Connection, line: str) -> None:
+    def _send_or_reject(self, connection: Connection, line: str) -> None:
         try:
-            _deliver(connection, line)
-        except RefusedRecordError as error:
-            _logger.warning("MLflow refused a record: %s", error)
-            with self._refused_file.open("a") as file:
+            _send(connection, line)
+        except RejectedRecordError as error:
+            _logger.warning("MLflow rejected a record: %s", error)
+            with self._rejected_file.open("a") as file:
                 file.write(json.dumps({"record": line, "reason": error.message}) + "\n")
 
 
 def default_tracking_uri(run_root: Path) -> str:
-    """Of a job with this run root: MLFLOW_TRACKING_URI, or the database that its runs share."""
+    """MLFLOW_TRACKING_URI, or the database that all runs under this root share."""
     return os.environ.get("MLFLOW_TRACKING_URI") or _database_uri(run_root.absolute())
 
 
@@ -246,12 +211,12 @@ def open_client(tracking_uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
-def _deliver(connection: Connection, line: str) -> None:
+def _send(connection: Connection, line: str) -> None:
     """Send one record.
 
     Raises:
-        RefusedRecordError: MLflow will never take it.
-        TrackingError: MLflow did not take it this time.
+        RejectedRecordError: MLflow will never accept it.
+        TrackingError: MLflow did not accept it this time.
     """
     from mlflow.exceptions import MlflowException
 
@@ -259,10 +224,10 @@ def _deliver(connection: Connection, line: str) -> None:
         record = json.loads(line)
         _SENDERS[record["kind"]](connection, record)
     except (ValueError, KeyError, FileNotFoundError) as error:
-        raise RefusedRecordError(f"unreadable record or missing file: {error!r}") from error
+        raise RejectedRecordError(f"unreadable record or missing file: {error!r}") from error
     except MlflowException as error:
-        if error.error_code in _REFUSED_CODES:
-            raise RefusedRecordError(str(error)) from error
+        if error.error_code in _REJECTED_CODES:
+            raise RejectedRecordError(str(error)) from error
         raise TrackingError(f"MLflow at {connection.tracking_uri}: {error}") from error
     except Exception as error:  # MLflow lets errors of many libraries through
         raise TrackingError(f"MLflow at {connection.tracking_uri}: {error}") from error

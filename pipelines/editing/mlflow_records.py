@@ -112,7 +112,7 @@ class RunRecords:
                 newest = self._registry.register_bank_version(
                     bank, windows[-1].version, **self._backbone
                 )
-                self._registry.set_alias(BANK_MODEL, "challenger", newest.version)
+                self._registry.versions().set_alias(BANK_MODEL, "challenger", newest.version)
 
     def followed(self, bank: ExpertBank, lag_s: float) -> None:
         """Record how far the continuous mode is."""

@@ -201,7 +201,7 @@ def _register(recipe: RebuildRecipe, bank: ExpertBank, version: int, folder: Pat
             bank, version, **recorded_backbone(recipe.backbone)
         )
         if recipe.alias:
-            registry.set_alias(BANK_MODEL, recipe.alias, registered.version)
+            registry.versions().set_alias(BANK_MODEL, recipe.alias, registered.version)
     except TrackingError as error:
         _logger.warning("%s; the same command registers it later", error)
         return ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from infra.bank.manifest import BankManifest, content_problems
 from infra.storage.object_store import ObjectStore
-from infra.tracking.evaluation_log import EvaluationLog, EvaluationRecord, ExaminedBank
+from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, EvaluationRecord
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
@@ -83,7 +83,7 @@ def gather(
     )
 
 
-def read_results(store: ObjectStore, examined: ExaminedBank) -> list[ProbeResult]:
+def read_results(store: ObjectStore, examined: EvaluatedBank) -> list[ProbeResult]:
     """All results of one evaluated version."""
     key = EvaluationKey(
         bank=examined.bank, bank_version=examined.bank_version, num_edits=examined.num_edits
@@ -146,7 +146,7 @@ def _comparisons(
     )
 
 
-def _num_missing(examined: ExaminedBank, results: list[ProbeResult]) -> int:
+def _num_missing(examined: EvaluatedBank, results: list[ProbeResult]) -> int:
     return max(0, examined.num_results - len(results))
 
 

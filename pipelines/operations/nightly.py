@@ -20,7 +20,7 @@ from infra.bank.expert_bank import ExpertBank
 from infra.bank.manifest import BankManifest
 from infra.storage.lease import Lease
 from infra.storage.object_store import ObjectStore
-from infra.tracking.evaluation_log import EvaluationLog, EvaluationRecord, ExaminedBank
+from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, EvaluationRecord
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from liveedit_core.errors import LiveEditError
 from liveedit_core.evaluation.summaries import Summary, summarize
@@ -302,9 +302,9 @@ class Night:
             seed=self.recipe.seed,
         )
 
-    def _as_record(self, examined: Examined, cases: Sequence[Case]) -> ExaminedBank:
+    def _as_record(self, examined: Examined, cases: Sequence[Case]) -> EvaluatedBank:
         evaluation, identity = examined.evaluation, examined.bank.identity
-        return ExaminedBank(
+        return EvaluatedBank(
             version=examined.registered.version,
             bank=evaluation.bank,
             bank_version=evaluation.bank_version,

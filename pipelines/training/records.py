@@ -180,7 +180,7 @@ class TrainingRecords:
             done = self.registry.register_generator(
                 folder, digest=digest, metrics=metrics, step=sum(self.phase_steps.values())
             )
-            self.registry.set_alias(GENERATOR_MODEL, "last", done.version)
+            self.registry.versions().set_alias(GENERATOR_MODEL, "last", done.version)
         if report is not None:
             self.tracker.log_artifact(report)
         return digest
@@ -222,9 +222,10 @@ class TrainingRecords:
             ):
                 if chosen is not None:
                     version = self._versions[chosen.digest]
-                    self.registry.set_alias(GENERATOR_MODEL, alias, version)
+                    self.registry.versions().set_alias(GENERATOR_MODEL, alias, version)
             for digest in set(self._versions) - {entry.digest for entry in entries}:
-                self.registry.set_tag(GENERATOR_MODEL, self._versions[digest], "dropped", "true")
+                version = self._versions[digest]
+                self.registry.versions().set_tags(GENERATOR_MODEL, version, {"dropped": "true"})
                 del self._versions[digest]
         for digest in set(self._pending) - {entry.digest for entry in entries}:
             pending = self._pending.pop(digest)  # dropped before MLflow was back

@@ -153,7 +153,7 @@ def test_a_bank_version_goes_to_a_guarded_server_and_comes_back(
     tracker = Tracker(tmp_path / "runs", experiment="served", run_name="run")
     registry = ModelRegistry(tracker)
     registered = registry.register_bank_version(bank, version, metrics={"reliability": 0.75})
-    registry.set_alias(BANK_MODEL, "champion", registered.version)
+    registry.versions().set_alias(BANK_MODEL, "champion", registered.version)
     for step, value in ((1, 1.0), (10, 0.9)):
         tracker.log_metrics({"reliability": value}, step=step, model_id=registered.model_id)
     figure = tmp_path / "what-was-taught.png"

@@ -14,7 +14,7 @@ from infra.bank.manifest import BankManifest
 from infra.bank.schema import BankIdentity
 from infra.storage.object_store import ObjectStore
 from infra.tracking.audit_log import AuditRecord
-from infra.tracking.evaluation_log import EvaluationLog, EvaluationRecord, ExaminedBank
+from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, EvaluationRecord
 from infra.tracking.model_registry import (
     BANK_MODEL,
     ModelRegistry,
@@ -214,7 +214,7 @@ class SyntheticNight:
     operations: Operations
     evaluated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    def examined(self, version: RegisteredVersion, scores: Sequence[float]) -> ExaminedBank:
+    def examined(self, version: RegisteredVersion, scores: Sequence[float]) -> EvaluatedBank:
         """Store results; every case is held."""
         tags, run = version.tags, f"synthetic-{uuid.uuid4().hex[:8]}-v{version.version}"
         key = EvaluationKey(
@@ -230,7 +230,7 @@ class SyntheticNight:
             )
         ]
         ResultsTable(self.operations.operations_store, run).append(results, key)
-        return ExaminedBank(
+        return EvaluatedBank(
             version=version.version,
             bank=key.bank,
             bank_version=key.bank_version,

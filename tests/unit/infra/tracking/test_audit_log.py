@@ -51,5 +51,5 @@ def test_a_gap_and_a_damaged_record_are_noticed(log: AuditLog, store: ObjectStor
     with pytest.raises(IntegrityError, match="records are missing"):
         log.records()
     store.put("audit/liveedit-bank/000000000001.json", b"{}")
-    with pytest.raises(IntegrityError, match="is no audit record"):
+    with pytest.raises(IntegrityError, match="is not an audit record"):
         log.records()

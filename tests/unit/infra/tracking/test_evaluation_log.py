@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from infra.storage.object_store import ObjectStore
-from infra.tracking.evaluation_log import EvaluationLog, EvaluationRecord, ExaminedBank
+from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, EvaluationRecord
 from liveedit_core.errors import IntegrityError
 
-NEWEST = ExaminedBank(
+NEWEST = EvaluatedBank(
     version=7,
     bank="main",
     bank_version=12,
@@ -42,5 +42,5 @@ def test_a_damaged_record_is_noticed(store: ObjectStore) -> None:
     log.add(RECORD)
     (key,) = store.list("evaluations/")
     store.put(key, b'{"newest": {}}')
-    with pytest.raises(IntegrityError, match="is no evaluation record"):
+    with pytest.raises(IntegrityError, match="is not an evaluation record"):
         log.newest_of(7)

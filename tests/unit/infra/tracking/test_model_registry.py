@@ -148,17 +148,17 @@ def test_a_version_that_is_no_window_is_not_registered(
 
 
 def test_aliases_move_and_unknown_ones_are_none(registry: ModelRegistry, checkpoint: Path) -> None:
-    assert registry.get(GENERATOR_MODEL, "champion") is None
+    assert registry.versions().by_alias(GENERATOR_MODEL, "champion") is None
     first = registry.register_generator(checkpoint, digest="d1")
     second = registry.register_generator(checkpoint, digest="d2")
-    assert registry.get(GENERATOR_MODEL, "champion") is None
-    registry.set_alias(GENERATOR_MODEL, "champion", first.version)
-    registry.set_alias(GENERATOR_MODEL, "challenger", second.version)
-    assert registry.get(GENERATOR_MODEL, "champion") == first
-    registry.set_alias(GENERATOR_MODEL, "champion", second.version)
-    assert registry.get(GENERATOR_MODEL, "champion") == second
+    assert registry.versions().by_alias(GENERATOR_MODEL, "champion") is None
+    registry.versions().set_alias(GENERATOR_MODEL, "champion", first.version)
+    registry.versions().set_alias(GENERATOR_MODEL, "challenger", second.version)
+    assert registry.versions().by_alias(GENERATOR_MODEL, "champion") == first
+    registry.versions().set_alias(GENERATOR_MODEL, "champion", second.version)
+    assert registry.versions().by_alias(GENERATOR_MODEL, "champion") == second
     with pytest.raises(TrackingError, match="version 99"):
-        registry.set_alias(GENERATOR_MODEL, "champion", 99)
+        registry.versions().set_alias(GENERATOR_MODEL, "champion", 99)
 
 
 def test_an_outage_is_a_tracking_error_and_the_environment_stays(
