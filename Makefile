@@ -49,7 +49,7 @@ $(STAMP):
 	$(PIP) install -qq --no-deps --no-build-isolation -e .
 	touch $@
 
-quickstart: setup ## set up, then teach the built-in model its first facts and write a report
+quickstart: setup ## set up, then teach the built-in model 100 facts and write a report
 	$(BIN)/python pipelines/lifelong_edit.py
 
 test: check ## set up, then check and run all tests (PYTEST_ARGS="-k name" for some)
@@ -69,7 +69,7 @@ check: setup ## lint, format, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-format: setup ## put the code in its one form
+format: setup ## format the code and apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
