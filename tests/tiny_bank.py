@@ -10,7 +10,7 @@ from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import Case
-from pipelines.editing.job import bank_identity
+from pipelines.job.stages import bank_identity
 from tests.tiny_backbone import OUR_CONFIG, tiny_backbone, tiny_generator
 from tests.unit.tiny_inputs import HashEmbedder
 from workers.expert_embedding_worker import ExpertEmbeddingWorker

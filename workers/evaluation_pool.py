@@ -1,19 +1,17 @@
 """The evaluation pool: what the driver sees of all evaluation workers. Data parallel over cases."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from liveedit_core.method.repository import ExpertRepository
-from workers.actor_pool import ActorPool, Call, actor_options
-from workers.evaluation_worker import EvaluationActor, EvaluationWorker, Preparation, Scores
+from workers.actor_pool import ActorPool, Call
+from workers.evaluation_worker import EvaluationWorker, Preparation, Scores
 from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit
-from workers.models import ModelSource
 from workers.shared_repository import SharedRepository
-from workers.state_sources import CacheNames
 
 _UNITS_PER_WORKER = 4
 """So many waiting units for each worker are worth starting another one."""
@@ -33,45 +31,20 @@ class EvaluationPool:
 
     def __init__(
         self,
-        models: ModelSource,
+        start_actor: Callable[[], Any],
         *,
-        num_workers: int = 1,
-        batch_size: int = 16,
-        max_new_tokens: int = 12,
-        max_in_flight: int = 4,
-        num_threads: int = 1,
-        num_cpus: float = 0.5,
-        node_resource: str = "",
-        cache: CacheNames | None = None,
-        answers_uri: str = "",
+        num_workers: int,
+        max_in_flight: int,
+        keeps_prepared: bool,
     ) -> None:
         """Start the first actor; the others start when there is enough to do for them.
 
         Args:
-            models: Which backbone and generator.
+            start_actor: Starts an `EvaluationActor`.
             num_workers: Most actors.
-            batch_size: Probes in one forward pass.
-            max_new_tokens: Longest answer under free generation.
-            max_in_flight: Most units on their way.
-            num_threads: Threads of torch in each actor.
-            num_cpus: CPUs that Ray sets aside for each actor.
-            node_resource: Custom resource of the nodes to run on; "" for any.
-            cache: Of states, for the workers; None computes them once for this pool.
-            answers_uri: Root of the store that holds what the unedited backbone says; "" computes
-                it once for this pool.
+            max_in_flight: Most units in progress at one time.
+            keeps_prepared: Keep encoded cases in the object store for the next bank version.
         """
-        options = actor_options(num_cpus=num_cpus, node_resource=node_resource)
-
-        def start_actor() -> Any:
-            return EvaluationActor.options(**options).remote(
-                models,
-                batch_size=batch_size,
-                max_new_tokens=max_new_tokens,
-                num_threads=num_threads,
-                cache=cache,
-                answers_uri=answers_uri,
-            )
-
         self._start_actor = start_actor
         self._num_workers = num_workers
         self._pool = ActorPool("evaluation pool", [start_actor()], max_in_flight=max_in_flight)
@@ -80,8 +53,7 @@ class EvaluationPool:
         self._next_key = 0
         self._prepared: dict[_UnitKey, ray.ObjectRef[Any]] = {}
         self._charged: set[_UnitKey] = set()
-        # What lies in a cache need not fill the object store as well.
-        self._keeps_prepared = cache is None or not answers_uri
+        self._keeps_prepared = keeps_prepared
 
     def describe(self) -> GeneratorFacts:
         """Which models the workers hold; waits until the first has started."""

@@ -94,7 +94,7 @@ class ExpertEmbeddingWorker:
     def stream(
         self, batches: Iterable[GeneratedBatch], writer: FragmentWriter
     ) -> Iterator[WrittenBatch]:
-        """The interface of `ExpertEmbeddingPool`, in this process."""
+        """The interface of `WorkerPool`, in this process."""
         return (self.write(batch, writer) for batch in batches)
 
     def close(self) -> None:
@@ -117,6 +117,13 @@ def _refusal(row: ExpertRow, writer: FragmentWriter) -> Rejected | None:
     except (NumericsError, ShapeError) as error:
         return refusal_of(row.expert.edit_id, error)
     return None
+
+
+def load_embedder(model: str, pretrained: str) -> Embedder:
+    """An OpenCLIP model; open_clip is imported only where it runs."""
+    from workers.clip_embedder import load_clip_embedder
+
+    return load_clip_embedder(model, pretrained)
 
 
 ExpertEmbeddingActor = ray.remote(ExpertEmbeddingWorker)

@@ -97,7 +97,7 @@ class GeneratorWorker:
         )
 
     def stream(self, batches: Iterable[Sequence[NumberedRequest]]) -> Iterator[GeneratedBatch]:
-        """The interface of `GeneratorGroup`, in this process."""
+        """The interface of `WorkerPool`, in this process."""
         return map(self.generate, batches)
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ class StateEncoder:
             limit_threads(num_threads)
         self._backbone = load_backbone()
 
-    def identity(self, dtype: StateDtype) -> StateIdentity:
+    def describe(self, dtype: StateDtype) -> StateIdentity:
         """What the states that are encoded here have in common."""
         return StateIdentity.of(self._backbone, dtype)
 
@@ -60,7 +60,7 @@ class StateEncoder:
     def stream(
         self, chunks: Iterable[Sequence[BackboneInput]], writer: StateWriter
     ) -> Iterator[WrittenStates]:
-        """The interface of `StateEncodingPool`, in this process."""
+        """The interface of `WorkerPool`, in this process."""
         return (self.write(chunk, writer) for chunk in chunks)
 
     def close(self) -> None:

@@ -1,14 +1,12 @@
 """Wires the editing job: session, groups and pools, store, records; then runs it and reports."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from infra.bank.expert_bank import BankIdentity, ExpertBank
+from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.storage.writer_fence import WriterFence
@@ -25,13 +23,10 @@ from pipelines.editing.run import Outcome, run
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.run_folder import run_facts
+from pipelines.job.stages import ExpertWriters
+from pipelines.job.start_workers import model_names, start_evaluator, start_writers, writer_cpus
 from pipelines.job.state_cache import cache_names
-from workers.evaluation_pool import EvaluationPool
-from workers.expert_embedding_pool import ExpertEmbeddingPool
 from workers.failures import retried
-from workers.generator_group import GeneratorGroup
-from workers.messages import EmbedderFacts, GeneratorFacts
-from workers.models import ModelNames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +43,8 @@ class JobResult:
     stop_code: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stages:
-    generator: GeneratorGroup
-    embedder: ExpertEmbeddingPool
-    evaluator: EvaluationPool
-
-
 def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> JobResult:
-    """Do the whole job.
+    """Edit, write the report, and record both in MLflow.
 
     Args:
         config: The resolved recipe.
@@ -70,10 +58,8 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     stop = StopRequest(progress.say)
     store = ObjectStore(config.store_uri)
     source = None if config.follow.is_on else _opened_source(config, store, progress)
-    source_name = source.name if source else config.follow.inbox_uri(config.store_uri)
     retried(store.check_exclusive_create)
-    models = model_names(config)
-    folder = models.generator_folder()
+    model_names(config).generator_folder()  # fail early if it is missing
     tracker = Tracker(
         Path(config.run_root), experiment=config.tracking.experiment, run_name=config.run_name
     )
@@ -85,36 +71,9 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     facts = run_facts()
     status = "FAILED"
     try:
-        with started_stages(config, models) as stages, stop.installed(), progress.shown():
-            progress.say(f"teaching {source_name}; starting workers")
-            records.started(config, facts)
-            generator_facts = stages.generator.describe()
-            records.generator(folder, generator_facts.generator_digest)
-            identity = bank_identity(generator_facts, stages.embedder.describe())
-            sources = ReportSources(
-                config=config,
-                bank=ExpertBank.open_or_create(store, config.bank.name, identity),
-                request_log=RequestLog(store),
-                results=ResultsTable(store, config.run_name),
-            )
-            if source is None:
-                outcome = _follower(sources, stages, records, progress, stop).follow()
-            else:
-                outcome = run(
-                    config,
-                    source=source,
-                    generator=stages.generator,
-                    embedder=stages.embedder,
-                    evaluator=stages.evaluator,
-                    generator_config=generator_facts.config,
-                    bank=sources.bank,
-                    request_log=sources.request_log,
-                    results=sources.results,
-                    records=records,
-                    progress=progress,
-                    should_stop=stop,
-                )
-        report, figures = _write_report(sources, outcome, facts, source_name, start_s)
+        sources, outcome = _edit(config, source, facts, records, progress, stop)
+        facts["input"] = source.name if source else config.follow.inbox_uri(config.store_uri)
+        report, figures = _write_report(sources, outcome, facts, start_s)
         seconds = {
             "generate_s": outcome.timings.generate_s,
             "embed_s": outcome.timings.embed_s,
@@ -137,13 +96,56 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     )
 
 
-def model_names(config: LifelongEditRecipe) -> ModelNames:
-    """Backbone and generator as a recipe names them."""
-    return ModelNames(
-        backbone=config.backbone.name,
-        generator=config.generator.checkpoint,
-        options=config.backbone.options(),
-    )
+def _edit(
+    config: LifelongEditRecipe,
+    source: Source | None,
+    facts: dict[str, str],
+    records: RunRecords,
+    progress: ProgressView,
+    stop: StopRequest,
+) -> tuple[ReportSources, Outcome]:
+    """Start the workers and edit with them: once through `source`, or following the inbox."""
+    store = ObjectStore(config.store_uri)
+    models = model_names(config)
+    evaluation = config.evaluation
+    cpus = writer_cpus(config) + evaluation.num_cpus * evaluation.num_workers
+    with open_session(config.ray, needed_cpus=cpus), stop.installed(), progress.shown():
+        writers = start_writers(config, models)
+        evaluator = start_evaluator(
+            models,
+            evaluation,
+            max_in_flight=config.ray.max_in_flight,
+            cache=cache_names(config.states, config.run_root),
+            answers_uri=config.store_uri,
+        )
+        progress.say(f"input: {source.name if source else 'the inbox'}; starting workers")
+        records.started(config, facts)
+        generator = writers.generator.describe()
+        records.generator(models.generator_folder(), generator.generator_digest)
+        identity = writers.bank_identity()
+        sources = ReportSources(
+            config=config,
+            bank=ExpertBank.open_or_create(store, config.bank.name, identity),
+            request_log=RequestLog(store),
+            results=ResultsTable(store, config.run_name),
+        )
+        if source is None:
+            return sources, _follower(sources, writers, records, progress, stop).follow()
+        outcome = run(
+            config,
+            source=source,
+            generator=writers.generator,
+            embedder=writers.embedder,
+            evaluator=evaluator,
+            generator_config=generator.config,
+            bank=sources.bank,
+            request_log=sources.request_log,
+            results=sources.results,
+            records=records,
+            progress=progress,
+            should_stop=stop,
+        )
+    return sources, outcome
 
 
 def _opened_source(
@@ -160,7 +162,7 @@ def _opened_source(
 
 def _follower(
     sources: ReportSources,
-    stages: _Stages,
+    writers: ExpertWriters,
     records: RunRecords,
     progress: ProgressView,
     should_stop: StopRequest,
@@ -180,8 +182,8 @@ def _follower(
         bank=sources.bank,
         request_log=sources.request_log,
         fence=WriterFence(store, config.bank.name),
-        generator=stages.generator,
-        embedder=stages.embedder,
+        generator=writers.generator,
+        embedder=writers.embedder,
         records=records,
         progress=progress,
         status_file=config.run_folder / "follow.json",
@@ -189,72 +191,8 @@ def _follower(
     )
 
 
-def bank_identity(generator: GeneratorFacts, embedder: EmbedderFacts) -> BankIdentity:
-    """What the experts of these workers have in common."""
-    return BankIdentity(
-        backbone_digest=generator.backbone_digest,
-        generator_digest=generator.generator_digest,
-        edit_layer=generator.config.edit_layer,
-        hidden_size=generator.config.hidden_size,
-        module_dim=generator.config.module_dim,
-        num_queries=generator.config.num_queries,
-        rank=generator.config.rank,
-        embedding_model=embedder.model,
-        embedding_size=embedder.size,
-    )
-
-
-@contextmanager
-def started_stages(config: LifelongEditRecipe, models: ModelNames) -> Iterator[_Stages]:
-    """A session with all actors starting up."""
-    generator, embedding, evaluation = config.generator, config.embedding, config.evaluation
-    needed_cpus = (
-        generator.num_cpus * generator.gangs * generator.shards
-        + embedding.num_cpus * embedding.num_workers
-        + evaluation.num_cpus * evaluation.num_workers
-    )
-    max_in_flight = config.ray.max_in_flight
-    cache = cache_names(config.states, config.run_root)
-    with open_session(config.ray, needed_cpus=needed_cpus):
-        yield _Stages(
-            generator=GeneratorGroup(
-                models,
-                config.limits,
-                shards=generator.shards,
-                gangs=generator.gangs,
-                max_in_flight=max_in_flight,
-                num_threads=generator.num_threads,
-                num_cpus=generator.num_cpus,
-                node_resource=generator.node_resource,
-                cache=cache,
-            ),
-            embedder=ExpertEmbeddingPool(
-                model=embedding.open_clip_model,
-                pretrained=embedding.open_clip_pretrained,
-                num_workers=embedding.num_workers,
-                batch_size=embedding.batch_size,
-                max_in_flight=max_in_flight,
-                num_threads=embedding.num_threads,
-                num_cpus=embedding.num_cpus,
-                node_resource=embedding.node_resource,
-            ),
-            evaluator=EvaluationPool(
-                models,
-                num_workers=evaluation.num_workers,
-                batch_size=evaluation.batch_size,
-                max_new_tokens=evaluation.max_new_tokens,
-                max_in_flight=max_in_flight,
-                num_threads=evaluation.num_threads,
-                num_cpus=evaluation.num_cpus,
-                node_resource=evaluation.node_resource,
-                cache=cache,
-                answers_uri=config.store_uri,
-            ),
-        )
-
-
 def _write_report(
-    sources: ReportSources, outcome: Outcome, facts: dict[str, str], source: str, start_s: float
+    sources: ReportSources, outcome: Outcome, facts: dict[str, str], start_s: float
 ) -> tuple[Path, list[Path]]:
     """The page, and its curves as images."""
     from infra.reports.editing import write_report
@@ -264,7 +202,6 @@ def _write_report(
     path = sources.config.run_folder / "report.html"
     shown = {
         **facts,
-        "input": source,
         "store": bank.store_uri,
         "bank": f"{bank.name}, version {bank.version}",
         "backbone digest": bank.identity.backbone_digest,

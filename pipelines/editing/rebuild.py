@@ -20,16 +20,15 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import InputError, TrackingError
-from pipelines.editing.job import bank_identity, started_stages
 from pipelines.editing.rebuild_recipe import RebuildRecipe, RebuildSourceSection
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.windows import Progress, Teacher, Timings
 from pipelines.job.progress import ProgressView
-from pipelines.job.ray_session import StopRequest
+from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.registered_models import recorded_backbone
 from pipelines.job.stages import Embedder, Generator
+from pipelines.job.start_workers import model_names, start_writers, writer_cpus
 from workers.failures import retried
-from workers.models import ModelNames
 
 _logger = logging.getLogger(__name__)
 
@@ -85,22 +84,18 @@ def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
     config = recipe.editing()
     store = ObjectStore(config.store_uri)
     wanted = source_sequences(store, recipe.source)
-    models = ModelNames(
-        backbone=recipe.backbone.name,
-        generator=recipe.generator.checkpoint,
-        options=recipe.backbone.options(),
-    )
+    models = model_names(config)
     folder = models.generator_folder()
-    with started_stages(config, models) as stages, stop.installed(), progress.shown():
+    cpus = writer_cpus(config)
+    with open_session(config.ray, needed_cpus=cpus), stop.installed(), progress.shown():
+        writers = start_writers(config, models)
         progress.say(f"rebuilding into bank {recipe.bank.name!r}; starting workers")
-        facts = stages.generator.describe()
-        identity = bank_identity(facts, stages.embedder.describe())
-        bank = ExpertBank.open_or_create(store, recipe.bank.name, identity)
+        bank = ExpertBank.open_or_create(store, recipe.bank.name, writers.bank_identity())
         outcome = rebuild(
             config,
             wanted=wanted,
-            generator=stages.generator,
-            embedder=stages.embedder,
+            generator=writers.generator,
+            embedder=writers.embedder,
             bank=bank,
             request_log=RequestLog(store),
             progress=progress,

@@ -12,28 +12,16 @@ from dataclasses import dataclass
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.integrity import verify_version
 from infra.bank.integrity_report import IntegrityReport
-from infra.bank.schema import BankIdentity
 from infra.requests.request_log import RequestLog
 from liveedit_core.errors import IntegrityError
 from liveedit_core.inputs.rejects import Rejected
 from pipelines.editing.bank_rescue import drop_damaged, lost_sequences
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.window_plan import OpenWindow, WindowPlan
-from pipelines.job.stages import Embedder, Generator
+from pipelines.job.stages import ExpertWriters
 from workers.failures import retried
 
-
-@dataclass(frozen=True, kw_only=True)
-class RepairWorkers:
-    """Those who write experts again."""
-
-    identity: BankIdentity
-    """Of the experts that they write."""
-    generator: Generator
-    embedder: Embedder
-
-
-OpenWorkers = Callable[[], AbstractContextManager[RepairWorkers]]
+OpenWorkers = Callable[[], AbstractContextManager[ExpertWriters]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +71,7 @@ def repair_bank(
     rejected: list[Rejected] = []
     if lost:
         with open_workers() as workers:
-            workers.identity.check_same(bank.identity, bank.name)
+            workers.bank_identity().check_same(bank.identity, bank.name)
             rejected = _write_again(
                 bank, request_log, workers, config, lost, epoch, author=author, reason=reason
             )
@@ -110,7 +98,7 @@ def _check_mendable(report: IntegrityReport, request_log: RequestLog) -> None:
 def _write_again(
     bank: ExpertBank,
     request_log: RequestLog,
-    workers: RepairWorkers,
+    workers: ExpertWriters,
     config: LifelongEditRecipe,
     sequences: list[int],
     epoch: int,
@@ -143,55 +131,16 @@ def _write_again(
 
 
 def ray_workers(config: LifelongEditRecipe) -> OpenWorkers:
-    """Workers in a Ray session, as the editing job runs them.
-
-    Args:
-        config: Names models, numbers of actors and the cluster.
-    """
+    """Workers in a Ray session, as the editing job runs them."""
 
     @contextmanager
-    def opened() -> Iterator[RepairWorkers]:
+    def opened() -> Iterator[ExpertWriters]:
         from pipelines.job.ray_session import open_session, prepare_environment
 
         prepare_environment(config.ray)
-        from pipelines.editing.job import bank_identity
-        from pipelines.job.state_cache import cache_names
-        from workers.expert_embedding_pool import ExpertEmbeddingPool
-        from workers.generator_group import GeneratorGroup
-        from workers.models import ModelNames
+        from pipelines.job.start_workers import model_names, start_writers, writer_cpus
 
-        generator, embedding = config.generator, config.embedding
-        needed_cpus = (
-            generator.num_cpus * generator.gangs * generator.shards
-            + embedding.num_cpus * embedding.num_workers
-        )
-        with open_session(config.ray, needed_cpus=needed_cpus):
-            group = GeneratorGroup(
-                ModelNames(
-                    backbone=config.backbone.name,
-                    generator=generator.checkpoint,
-                    options=config.backbone.options(),
-                ),
-                config.limits,
-                shards=generator.shards,
-                gangs=generator.gangs,
-                max_in_flight=config.ray.max_in_flight,
-                num_threads=generator.num_threads,
-                num_cpus=generator.num_cpus,
-                node_resource=generator.node_resource,
-                cache=cache_names(config.states, config.run_root),
-            )
-            pool = ExpertEmbeddingPool(
-                model=embedding.open_clip_model,
-                pretrained=embedding.open_clip_pretrained,
-                num_workers=embedding.num_workers,
-                batch_size=embedding.batch_size,
-                max_in_flight=config.ray.max_in_flight,
-                num_threads=embedding.num_threads,
-                num_cpus=embedding.num_cpus,
-                node_resource=embedding.node_resource,
-            )
-            identity = bank_identity(group.describe(), pool.describe())
-            yield RepairWorkers(identity=identity, generator=group, embedder=pool)
+        with open_session(config.ray, needed_cpus=writer_cpus(config)):
+            yield start_writers(config, model_names(config))
 
     return opened

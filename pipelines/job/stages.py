@@ -1,11 +1,13 @@
-"""What the editing job asks of its stages; groups, pools and plain workers all provide it."""
+"""The stages of the editing job; pools of actors and plain workers provide the same interface."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from infra.bank.expert_bank import FragmentWriter
+from infra.bank.expert_bank import BankIdentity, FragmentWriter
 from liveedit_core.method.repository import ExpertRepository
 from workers.messages import (
+    EmbedderFacts,
     EvaluationUnit,
     GeneratedBatch,
     GeneratorFacts,
@@ -18,7 +20,10 @@ from workers.messages import (
 class Generator(Protocol):
     """Requests in, experts out; micro-batches are taken only as there is room."""
 
-    def stream(self, batches: Iterable[Sequence[NumberedRequest]]) -> Iterator[GeneratedBatch]:
+    def describe(self) -> GeneratorFacts:
+        """Which backbone and generator write."""
+
+    def stream(self, batches: Iterable[Sequence[NumberedRequest]], /) -> Iterator[GeneratedBatch]:
         """One answer a micro-batch, in order."""
 
     def close(self) -> None:
@@ -28,8 +33,11 @@ class Generator(Protocol):
 class Embedder(Protocol):
     """Experts in, uncommitted rows of the bank out."""
 
+    def describe(self) -> EmbedderFacts:
+        """Which image embedding is computed."""
+
     def stream(
-        self, batches: Iterable[GeneratedBatch], writer: FragmentWriter
+        self, batches: Iterable[GeneratedBatch], writer: FragmentWriter, /
     ) -> Iterator[WrittenBatch]:
         """One answer a batch, in order."""
 
@@ -57,3 +65,30 @@ class Evaluator(Protocol):
 
     def collect(self, *, wait: bool) -> list[ScoredUnit]:
         """Units that are done; with `wait` at least one, if any was submitted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertWriters:
+    """The two stages that write experts."""
+
+    generator: Generator
+    embedder: Embedder
+
+    def bank_identity(self) -> BankIdentity:
+        """What their experts have in common; waits until they have started."""
+        return bank_identity(self.generator.describe(), self.embedder.describe())
+
+
+def bank_identity(generator: GeneratorFacts, embedder: EmbedderFacts) -> BankIdentity:
+    """What the experts of these workers have in common."""
+    return BankIdentity(
+        backbone_digest=generator.backbone_digest,
+        generator_digest=generator.generator_digest,
+        edit_layer=generator.config.edit_layer,
+        hidden_size=generator.config.hidden_size,
+        module_dim=generator.config.module_dim,
+        num_queries=generator.config.num_queries,
+        rank=generator.config.rank,
+        embedding_model=embedder.model,
+        embedding_size=embedder.size,
+    )

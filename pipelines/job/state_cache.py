@@ -17,20 +17,22 @@ from liveedit_core.state_source import LazyBackboneStates, StateSource
 from pipelines.editing.recipe import RaySection
 from pipelines.job.ray_session import open_session
 from pipelines.job.states_config import StatesSection
+from workers.actor_pool import actor_options
 from workers.failures import retried
 from workers.models import ModelSource
-from workers.state_encoder import CHUNK_SIZE, StateEncoder, image_chunks
+from workers.state_encoder import CHUNK_SIZE, StateEncoder, StateEncoderActor, image_chunks
 from workers.state_sources import CacheNames
+from workers.worker_pool import WorkerPool
 
 
 class Encoder(Protocol):
     """Inputs in, uncommitted rows of the cache out; chunks are taken only as there is room."""
 
-    def identity(self, dtype: StateDtype) -> StateIdentity:
+    def describe(self, dtype: StateDtype, /) -> StateIdentity:
         """What the states that it encodes have in common."""
 
     def stream(
-        self, chunks: Iterator[Sequence[BackboneInput]], writer: StateWriter
+        self, chunks: Iterator[Sequence[BackboneInput]], writer: StateWriter, /
     ) -> Iterator[WrittenStates]:
         """One answer a chunk, in order."""
 
@@ -84,21 +86,30 @@ def state_encoder(
     if section.num_workers == 0:
         yield StateEncoder(lambda: backbone)
         return
-    from workers.state_encoding_pool import StateEncodingPool
-
     with open_session(RaySection(), needed_cpus=section.num_cpus * section.num_workers):
-        pool = StateEncodingPool(
-            models.load_backbone,
-            num_workers=section.num_workers,
-            max_in_flight=section.max_in_flight,
-            num_threads=section.num_threads,
-            num_cpus=section.num_cpus,
-            node_resource=section.node_resource,
-        )
+        pool = start_encoders(models.load_backbone, section)
         try:
             yield pool
         finally:
             pool.close()
+
+
+def start_encoders(
+    load_backbone: Callable[[], Backbone], section: StatesSection
+) -> WorkerPool[Sequence[BackboneInput], WrittenStates, StateIdentity]:
+    """Actors that encode chunks, in an open Ray session."""
+    worker = StateEncoderActor.options(
+        **actor_options(num_cpus=section.num_cpus, node_resource=section.node_resource)
+    )
+    return WorkerPool(
+        "state-encoding pool",
+        [
+            worker.remote(load_backbone, num_threads=section.num_threads)
+            for _ in range(section.num_workers)
+        ],
+        lambda actor, chunk, writer: actor.write.remote(chunk, writer),
+        max_in_flight=section.max_in_flight,
+    )
 
 
 def fill_cache(
@@ -130,7 +141,7 @@ def fill_cache(
     missing = cache.missing(inputs)
     if not missing:
         return 0
-    found = encoder.identity(cache.identity.dtype)
+    found = encoder.describe(cache.identity.dtype)
     if found != cache.identity:
         raise ConfigError(
             f"states: the encoder has {found}, the cache is for {cache.identity}; name the same "

@@ -8,6 +8,7 @@ from infra.bank.manifest import BankManifest
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.registered_models import registered_models
 from pipelines.job.stages import Evaluator
+from pipelines.job.start_workers import start_evaluator
 from pipelines.job.state_cache import cache_names
 from pipelines.operations.nightly_recipe import NightlyRecipe
 from workers.evaluation_pool import EvaluationPool
@@ -67,15 +68,10 @@ class RayEvaluators:
 
     def _start_pool(self, models: ModelNames) -> EvaluationPool:
         recipe, section = self._recipe, self._recipe.evaluation
-        return EvaluationPool(
+        return start_evaluator(
             models,
-            num_workers=section.num_workers,
-            batch_size=section.batch_size,
-            max_new_tokens=section.max_new_tokens,
+            section,
             max_in_flight=recipe.ray.max_in_flight,
-            num_threads=section.num_threads,
-            num_cpus=section.num_cpus,
-            node_resource=section.node_resource,
             cache=cache_names(recipe.states, recipe.run_root),
             answers_uri=recipe.store_uri if recipe.states.is_cached else "",
         )

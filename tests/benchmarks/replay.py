@@ -42,13 +42,14 @@ from liveedit_core.evaluation.scoring import CaseProbe, CaseScorer
 from liveedit_core.method.config import StateDtype
 from liveedit_core.method.editor import Editor
 from liveedit_core.schema import Case
-from pipelines.editing.recipe import RaySection
+from pipelines.editing.recipe import EvaluationSection, RaySection
 from pipelines.evaluation.bank_evaluation import (
     BankEvaluation,
     EvaluationSettings,
     evaluate_bank_version,
 )
 from pipelines.job.ray_session import open_session
+from pipelines.job.start_workers import start_evaluator
 from tests.tiny_bank import taught_bank
 from workers.evaluation_pool import EvaluationPool
 from workers.models import ModelNames
@@ -97,12 +98,10 @@ class Bench:
     @contextmanager
     def pool(self, num_workers: int) -> Iterator[EvaluationPool]:
         """Actors of one thread."""
-        pool = EvaluationPool(
+        pool = start_evaluator(
             MODELS,
-            num_workers=num_workers,
-            batch_size=BATCH_SIZE,
+            EvaluationSection(num_workers=num_workers, batch_size=BATCH_SIZE),
             max_in_flight=2 * num_workers,
-            num_threads=1,
             cache=self.cache,
             answers_uri=self.store.root_uri,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from infra.bank.expert_bank import ExpertBank
 from infra.storage.object_store import ObjectStore
 from liveedit_core.states import LayerStates
-from pipelines.editing.recipe import RaySection
+from pipelines.editing.recipe import EvaluationSection, RaySection
 from pipelines.evaluation.bank_evaluation import (
     BankEvaluation,
     EvaluationSettings,
@@ -20,6 +20,7 @@ from pipelines.evaluation.bank_evaluation import (
 )
 from pipelines.job.ray_session import open_session
 from pipelines.job.stages import Evaluator
+from pipelines.job.start_workers import start_evaluator
 from tests.unit.tiny_inputs import case
 from tests.unit.tiny_models import TinyBackbone, TinyModels
 from workers.evaluation_pool import EvaluationPool
@@ -78,9 +79,9 @@ def evaluate(
 def slow_pool(store: ObjectStore, *, num_workers: int = 2) -> EvaluationPool:
     """Actors that read states and answers from the store."""
     cache = CacheNames(store_uri=store.root_uri, dtype="float32")
-    return EvaluationPool(
+    return start_evaluator(
         SlowModels(),
-        num_workers=num_workers,
+        EvaluationSection(num_workers=num_workers),
         max_in_flight=3,
         cache=cache,
         answers_uri=store.root_uri,

@@ -14,10 +14,10 @@ from liveedit_core.state_identity import StateIdentity
 from liveedit_core.states import LayerStates
 from pipelines.editing.recipe import RaySection
 from pipelines.job.ray_session import open_session
-from pipelines.job.state_cache import fill_cache
+from pipelines.job.state_cache import fill_cache, start_encoders
+from pipelines.job.states_config import StatesSection
 from tests.unit.tiny_inputs import PROMPT, image
 from tests.unit.tiny_models import TinyBackbone
-from workers.state_encoding_pool import StateEncodingPool
 
 IDENTITY = StateIdentity.of(TinyBackbone(), "float32")
 INPUTS = [
@@ -39,7 +39,9 @@ class SlowBackbone(TinyBackbone):
 def main(root: str) -> None:
     """Fill the cache of a store, and say how far it is."""
     with open_session(SESSION, needed_cpus=2):
-        pool = StateEncodingPool(SlowBackbone, num_workers=2, max_in_flight=3, num_cpus=0.5)
+        pool = start_encoders(
+            SlowBackbone, StatesSection(num_workers=2, max_in_flight=3, num_cpus=0.5)
+        )
         cache = StateCache(ObjectStore(root), IDENTITY)
         fill_cache(
             cache,

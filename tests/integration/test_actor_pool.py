@@ -12,15 +12,15 @@ import ray
 from liveedit_core.errors import InputError, WorkerLostError
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.repository import ExpertRepository
-from pipelines.editing.recipe import RaySection
+from pipelines.editing.recipe import EvaluationSection, GeneratorSection, RaySection
 from pipelines.job.ray_session import open_session
+from pipelines.job.start_workers import start_evaluator, start_generator
 from tests.unit.tiny_inputs import case, request
 from tests.unit.tiny_models import CONFIG, TinyModels
 from workers.actor_pool import ActorPool, actor_options
 from workers.evaluation_pool import EvaluationPool, InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
 from workers.failures import MAX_ATTEMPTS, WorkerStartError
-from workers.generator_group import GeneratorGroup
 from workers.generator_worker import GeneratorWorker
 from workers.messages import EvaluationUnit, NumberedRequest, ScoredUnit
 
@@ -111,7 +111,7 @@ class UnloadableModels(TinyModels):
 
 
 def test_a_worker_that_cannot_start_says_why() -> None:
-    group = GeneratorGroup(UnloadableModels(), InputLimits(), num_cpus=0.5)
+    group = start_generator(UnloadableModels(), InputLimits(), GeneratorSection(num_cpus=0.5))
     with pytest.raises(WorkerStartError, match="no such checkpoint"):
         group.describe()
     group.close()
@@ -120,7 +120,7 @@ def test_a_worker_that_cannot_start_says_why() -> None:
 def test_a_group_of_gangs_writes_what_one_plain_worker_writes() -> None:
     batches = [[NumberedRequest(sequence=n + 1, request=request(n))] for n in range(6)]
     plain = GeneratorWorker(TinyModels(), InputLimits())
-    group = GeneratorGroup(TinyModels(), InputLimits(), gangs=2, num_cpus=0.5)
+    group = start_generator(TinyModels(), InputLimits(), GeneratorSection(gangs=2, num_cpus=0.5))
     assert group.describe() == plain.describe()
     for one, other in zip(plain.stream(batches), group.stream(batches), strict=True):
         assert one.last_sequence == other.last_sequence
@@ -145,7 +145,7 @@ def evaluated(evaluator: EvaluationPool | InlineEvaluator) -> list[ScoredUnit]:
 
 def test_the_evaluation_pool_scores_what_one_plain_worker_scores() -> None:
     inline = evaluated(InlineEvaluator(EvaluationWorker(TinyModels())))
-    pool = EvaluationPool(TinyModels(), num_workers=2, max_in_flight=2)
+    pool = start_evaluator(TinyModels(), EvaluationSection(num_workers=2), max_in_flight=2)
     pooled = evaluated(pool)
     pool.close()
     assert [unit.bank_version for unit in pooled] == [3, 3, 3, 7, 7, 7]

@@ -11,8 +11,9 @@ import pytest
 
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import save_generator
-from pipelines.editing.recipe import RaySection
+from pipelines.editing.recipe import GeneratorSection, RaySection
 from pipelines.job.ray_session import open_session
+from pipelines.job.start_workers import start_generator
 from pipelines.train_generator import parse, resolve_recipe
 from pipelines.training.data import prepare_material
 from pipelines.training.loop import GeneratorTrainer
@@ -21,7 +22,6 @@ from tests.other_backbones import TINY, cases_file, saved_family
 from tests.tiny_backbone import request
 from tests.tiny_families import FAMILY_NAMES
 from tests.unit.tiny_inputs import numbered
-from workers.generator_group import GeneratorGroup
 from workers.generator_worker import GeneratorWorker
 from workers.models import ModelNames
 
@@ -65,7 +65,7 @@ def test_llava_is_trained_and_written_with_in_two_shards(session: None, tmp_path
     models = ModelNames(backbone=backbone, generator=str(folder))
     batches = [numbered([request(seed) for seed in range(5)])]
     expected = list(GeneratorWorker(models, InputLimits()).stream(batches))
-    group = GeneratorGroup(models, InputLimits(), shards=2)
+    group = start_generator(models, InputLimits(), GeneratorSection(shards=2))
     found = list(group.stream(batches))
     group.close()
     pairs = zip(expected[0].experts, found[0].experts, strict=True)

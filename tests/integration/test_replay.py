@@ -18,13 +18,15 @@ from infra.tracking.results import ResultsTable
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.states import LayerStates
+from pipelines.editing.recipe import EvaluationSection
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.ray_session import open_session
+from pipelines.job.start_workers import start_evaluator
 from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line
 from tests.integration.replay_job import CASES, NUM_RESULTS, SESSION, evaluate, slow_pool
 from tests.tiny_bank import taught_bank
 from tests.unit.tiny_models import TinyBackbone, TinyModels
-from workers.evaluation_pool import EvaluationPool, InlineEvaluator
+from workers.evaluation_pool import InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
 from workers.shared_repository import SharedRepository
 
@@ -135,7 +137,7 @@ def test_a_killed_actor_changes_no_number(
     store: ObjectStore, undisturbed: BankEvaluation, tmp_path: Path
 ) -> None:
     models = MortalModels(mark=tmp_path / "died")
-    pool = EvaluationPool(models, num_workers=2, max_in_flight=3)
+    pool = start_evaluator(models, EvaluationSection(num_workers=2), max_in_flight=3)
     assert_equal(evaluate(store, pool, "killed actor"), undisturbed)
     pool.close()
     assert models.mark.exists()

@@ -17,8 +17,9 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import EditRequest
 from liveedit_core.training.recipe import OptimizationSection, PhaseSection
-from pipelines.editing.recipe import RaySection
+from pipelines.editing.recipe import GeneratorSection, RaySection
 from pipelines.job.ray_session import open_session
+from pipelines.job.start_workers import start_generator
 from pipelines.training.data import Drawings, Material
 from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.recipe import CheckpointSection, ModelSection, TrainRecipe
@@ -31,7 +32,6 @@ from tests.tiny_backbone import (
 )
 from tests.tiny_training import TinySource, beginning, plan, tiny_data
 from tests.unit.tiny_inputs import numbered
-from workers.generator_group import GeneratorGroup
 from workers.generator_worker import GeneratorWorker
 from workers.messages import GeneratedBatch
 from workers.sharding_config import ShardingSection
@@ -207,7 +207,9 @@ def test_experts_of_a_sharded_gang_are_those_of_one_actor() -> None:
         numbered([bad, request(21)]),
         numbered([bad]),
     ]
-    group = GeneratorGroup(TinyHuggingFace(), InputLimits(), shards=2, max_in_flight=2)
+    group = start_generator(
+        TinyHuggingFace(), InputLimits(), GeneratorSection(shards=2), max_in_flight=2
+    )
     with plain_convolutions():
         alone = GeneratorWorker(TinyHuggingFace(), InputLimits())
         assert group.describe() == alone.describe()

@@ -16,12 +16,12 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.states import LayerStates
 from pipelines.job.ray_session import open_session
-from pipelines.job.state_cache import fill_cache
+from pipelines.job.state_cache import fill_cache, start_encoders
+from pipelines.job.states_config import StatesSection
 from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line
 from tests.integration.state_job import CHUNK, IDENTITY, INPUTS, SESSION
 from tests.unit.tiny_models import TinyBackbone
 from workers.state_encoder import StateEncoder
-from workers.state_encoding_pool import StateEncodingPool
 
 
 class MortalBackbone(TinyBackbone):
@@ -65,7 +65,7 @@ def test_a_killed_worker_is_replaced_and_its_chunk_encoded(tmp_path: Path) -> No
     store = ObjectStore(tmp_path / "store")
     models = MortalModels(tmp_path / "died")
     with open_session(SESSION, needed_cpus=2):
-        pool = StateEncodingPool(models.load_backbone, num_workers=2, num_cpus=0.5)
+        pool = start_encoders(models.load_backbone, StatesSection(num_workers=2, num_cpus=0.5))
         added = fill_cache(StateCache(store, IDENTITY), pool, INPUTS, silent, chunk_size=CHUNK)
         pool.close()
     assert models.mark.exists()

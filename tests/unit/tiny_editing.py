@@ -23,7 +23,7 @@ from workers.evaluation_pool import InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker
-from workers.messages import GeneratedBatch, WrittenBatch
+from workers.messages import EmbedderFacts, GeneratedBatch, WrittenBatch
 
 OVERRIDES = (
     "generator.batch_size=3",
@@ -101,6 +101,9 @@ class DyingEmbedder:
     def __init__(self, num_batches: int) -> None:
         self._worker = ExpertEmbeddingWorker(HashEmbedder)
         self._num_batches = num_batches
+
+    def describe(self) -> EmbedderFacts:
+        return self._worker.describe()
 
     def stream(
         self, batches: Iterable[GeneratedBatch], writer: FragmentWriter

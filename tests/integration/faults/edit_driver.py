@@ -32,20 +32,20 @@ from liveedit_core.states import LayerStates
 from pipelines.editing.follow import Follower
 from pipelines.editing.inbox import Inbox
 from pipelines.editing.intake import Source
-from pipelines.editing.job import bank_identity
-from pipelines.editing.recipe import LifelongEditRecipe, RaySection, load_recipe
+from pipelines.editing.recipe import GeneratorSection, LifelongEditRecipe, RaySection, load_recipe
 from pipelines.editing.run import run
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
+from pipelines.job.stages import bank_identity
+from pipelines.job.start_workers import EmbedderPool, start_generator
 from tests.unit.tiny_inputs import HashEmbedder, case
 from tests.unit.tiny_models import CONFIG, TinyBackbone, TinyModels
-from workers.actor_pool import ActorPool, actor_options
+from workers.actor_pool import actor_options
 from workers.evaluation_pool import InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
-from workers.expert_embedding_pool import ExpertEmbeddingPool
 from workers.expert_embedding_worker import ExpertEmbeddingActor
-from workers.generator_group import GeneratorGroup
+from workers.worker_pool import WorkerPool
 
 BANK = "main"
 WORK = "work"
@@ -91,13 +91,16 @@ class MarkedEmbedder:
         return HashEmbedder()
 
 
-class HashEmbeddingPool(ExpertEmbeddingPool):
+def start_hash_embedder(marks: str) -> EmbedderPool:
     """The pool of the job, with an embedder that needs no weights."""
-
-    def __init__(self, marks: str) -> None:
-        options = actor_options(num_cpus=0.1, node_resource=WORK)
-        actor = ExpertEmbeddingActor.options(**options).remote(MarkedEmbedder(marks))
-        self._pool = ActorPool("embedding pool", [actor], max_in_flight=2)
+    options = actor_options(num_cpus=0.1, node_resource=WORK)
+    actor = ExpertEmbeddingActor.options(**options).remote(MarkedEmbedder(marks))
+    return WorkerPool(
+        "embedding pool",
+        [actor],
+        lambda actor, batch, writer: actor.write.remote(batch, writer),
+        max_in_flight=2,
+    )
 
 
 class MortalBank(ExpertBank):
@@ -155,10 +158,13 @@ def drive(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.enter_context(open_session(session, needed_cpus=1))
         stack.enter_context(stop.installed())
-        generator = GeneratorGroup(
-            models, InputLimits(), num_cpus=0.1, node_resource=WORK, max_in_flight=2
+        generator = start_generator(
+            models,
+            InputLimits(),
+            GeneratorSection(num_cpus=0.1, node_resource=WORK),
+            max_in_flight=2,
         )
-        embedder = HashEmbeddingPool(options.marks)
+        embedder = start_hash_embedder(options.marks)
         identity = bank_identity(generator.describe(), embedder.describe())
         bank = MortalBank.open_or_create(store, BANK, identity)
         assert isinstance(bank, MortalBank)

@@ -21,9 +21,9 @@ from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.follow import Follower
 from pipelines.editing.inbox import Inbox
 from pipelines.editing.intake import Source
-from pipelines.editing.job import bank_identity
 from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
 from pipelines.editing.run import run
+from pipelines.job.stages import bank_identity
 from tests.integration.faults.edit_driver import BANK, WINDOW_EDITS, Notes
 from tests.tiny_bank import EMBEDDER
 from tests.unit.tiny_inputs import HashEmbedder, case

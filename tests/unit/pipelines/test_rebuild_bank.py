@@ -14,17 +14,17 @@ from liveedit_core.errors import ConfigError, InputError, IntegrityError, Reposi
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import EditRequest
-from pipelines.editing.job import bank_identity
 from pipelines.editing.rebuild import RebuildOutcome, rebuild, source_sequences
 from pipelines.editing.rebuild_recipe import RebuildRecipe, RebuildSourceSection
 from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.job.stages import bank_identity
 from pipelines.rebuild_bank import main
 from tests.tiny_bank import EMBEDDER
 from tests.unit.tiny_inputs import HashEmbedder, request
 from tests.unit.tiny_models import CONFIG, TinyModels
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker
-from workers.messages import GeneratedBatch, NumberedRequest
+from workers.messages import GeneratedBatch, GeneratorFacts, NumberedRequest
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Counting:
 
     worker: GeneratorWorker
     asked: list[int] = field(default_factory=list)
+
+    def describe(self) -> GeneratorFacts:
+        return self.worker.describe()
 
     def stream(self, batches: Iterable[Sequence[NumberedRequest]]) -> Iterator[GeneratedBatch]:
         def noted() -> Iterator[Sequence[NumberedRequest]]:

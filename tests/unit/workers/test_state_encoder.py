@@ -29,7 +29,7 @@ def test_a_image_with_more_prompts_than_a_chunk_stays_whole() -> None:
 def test_states_written_are_those_of_the_backbone(store: ObjectStore) -> None:
     backbone = tiny_backbone()
     encoder = StateEncoder(lambda: backbone)
-    cache = StateCache(store, encoder.identity("float32"))
+    cache = StateCache(store, encoder.describe("float32"))
     prompts = ("What is shown here?", "Who made this entity, and when was it first shown?")
     inputs = [
         BackboneInput(prompt=prompt, target="raven", image_bytes=image(seed))

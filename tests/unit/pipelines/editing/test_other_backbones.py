@@ -21,11 +21,12 @@ from liveedit_core.errors import ConfigError, RepositoryMismatchError
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.schema import ProbeKind
 from pipelines.editing.intake import Source
-from pipelines.editing.job import bank_identity, model_names
 from pipelines.editing.mlflow_records import RunRecords
 from pipelines.editing.recipe import BackboneSection, LifelongEditRecipe, load_recipe
 from pipelines.editing.run import run
 from pipelines.job.registered_models import registered_models
+from pipelines.job.stages import bank_identity
+from pipelines.job.start_workers import model_names
 from pipelines.operations.open_editor import open_editor
 from pipelines.train_generator import main, parse, resolve_recipe
 from pipelines.training.cases import cases_of_file, training_cases

@@ -11,14 +11,25 @@ from infra.bank.history import BankVersion
 from infra.bank.integrity import verify_version
 from liveedit_core.errors import RepositoryMismatchError, StorageUnavailableError
 from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.generator import LiveEditGenerator
 from pipelines.editing.bank_rescue import drop_damaged
 from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
-from pipelines.editing.repair import Repair, RepairWorkers, repair_bank
+from pipelines.editing.repair import Repair, repair_bank
+from pipelines.job.stages import ExpertWriters
 from tests.unit.tiny_editing import Driver, DyingEmbedder
 from tests.unit.tiny_inputs import HashEmbedder, request
-from tests.unit.tiny_models import IDENTITY, TinyModels
+from tests.unit.tiny_models import TinyModels
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker
+
+
+class OtherModels(TinyModels):
+    """The same backbone with another generator."""
+
+    def load_generator(self) -> LiveEditGenerator:
+        generator = super().load_generator()
+        generator.digest = "another"
+        return generator
 
 
 class Repairer:
@@ -28,14 +39,14 @@ class Repairer:
         self.driver = Driver(folder)
         self.driver.run([request(number) for number in range(1, 11)])
         self.embedder: ExpertEmbeddingWorker | DyingEmbedder = ExpertEmbeddingWorker(HashEmbedder)
-        self.identity = IDENTITY
+        self.models = TinyModels()
         self.was_opened = False
 
     @contextmanager
-    def workers(self) -> Iterator[RepairWorkers]:
+    def workers(self) -> Iterator[ExpertWriters]:
         self.was_opened = True
-        generator = GeneratorWorker(TinyModels(), InputLimits(max_target_tokens=4))
-        yield RepairWorkers(identity=self.identity, generator=generator, embedder=self.embedder)
+        generator = GeneratorWorker(self.models, InputLimits(max_target_tokens=4))
+        yield ExpertWriters(generator=generator, embedder=self.embedder)
 
     def repair(self) -> Repair:
         config = load_recipe(
@@ -126,6 +137,6 @@ def test_so_does_the_next_editing_job(repairer: Repairer) -> None:
 
 def test_another_generator_must_not_repair(repairer: Repairer) -> None:
     repairer.files()[0].unlink()
-    repairer.identity = replace(IDENTITY, generator_digest="another")
+    repairer.models = OtherModels()
     with pytest.raises(RepositoryMismatchError, match="generator_digest"):
         repairer.repair()

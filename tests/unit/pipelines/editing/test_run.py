@@ -13,7 +13,7 @@ from pipelines.job.stages import Generator
 from tests.unit.tiny_editing import Driver, DyingEmbedder
 from tests.unit.tiny_inputs import HashEmbedder, case, request
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
-from workers.messages import GeneratedBatch, NumberedRequest
+from workers.messages import GeneratedBatch, GeneratorFacts, NumberedRequest
 
 
 @pytest.fixture
@@ -153,6 +153,9 @@ class WatchingGenerator:
         self._generator = generator
         self.taken: list[int] = []
         self.num_ahead_most = 0
+
+    def describe(self) -> GeneratorFacts:
+        return self._generator.describe()
 
     def stream(self, batches: Iterable[Sequence[NumberedRequest]]) -> Iterator[GeneratedBatch]:
         for num_through, answer in enumerate(self._generator.stream(self._watched(batches))):

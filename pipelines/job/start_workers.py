@@ -1,0 +1,177 @@
+"""Starts the workers of a job from the sections of its recipe, in an open Ray session."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from liveedit_core.inputs.limits import InputLimits
+from pipelines.editing.recipe import EmbeddingSection, GeneratorSection, LifelongEditRecipe
+from pipelines.job.stages import ExpertWriters
+from pipelines.job.state_cache import cache_names
+from workers.actor_pool import actor_options
+from workers.evaluation_pool import EvaluationPool
+from workers.evaluation_worker import EvaluationActor
+from workers.expert_embedding_worker import ExpertEmbeddingActor, load_embedder
+from workers.generator_gang import GeneratorGangActor
+from workers.generator_worker import GeneratorActor
+from workers.messages import (
+    EmbedderFacts,
+    GeneratedBatch,
+    GeneratorFacts,
+    NumberedRequest,
+    WrittenBatch,
+)
+from workers.models import ModelNames, ModelSource
+from workers.sharding_config import ShardingSection
+from workers.state_sources import CacheNames
+from workers.worker_pool import WorkerPool
+
+GeneratorPool = WorkerPool[Sequence[NumberedRequest], GeneratedBatch, GeneratorFacts]
+EmbedderPool = WorkerPool[GeneratedBatch, WrittenBatch, EmbedderFacts]
+
+
+class EvaluatorSettings(Protocol):
+    """What the recipe of any job says about its evaluation workers."""
+
+    @property
+    def num_workers(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def max_new_tokens(self) -> int: ...
+    @property
+    def num_threads(self) -> int: ...
+    @property
+    def num_cpus(self) -> float: ...
+    @property
+    def node_resource(self) -> str: ...
+
+
+def model_names(config: LifelongEditRecipe) -> ModelNames:
+    """Backbone and generator as a recipe names them."""
+    return ModelNames(
+        backbone=config.backbone.name,
+        generator=config.generator.checkpoint,
+        options=config.backbone.options(),
+    )
+
+
+def writer_cpus(config: LifelongEditRecipe) -> float:
+    """CPUs that the actors of `start_writers` ask for together."""
+    generator, embedding = config.generator, config.embedding
+    return (
+        generator.num_cpus * generator.gangs * generator.shards
+        + embedding.num_cpus * embedding.num_workers
+    )
+
+
+def start_writers(config: LifelongEditRecipe, models: ModelSource) -> ExpertWriters:
+    """The stages that write experts."""
+    return ExpertWriters(
+        generator=start_generator(
+            models,
+            config.limits,
+            config.generator,
+            max_in_flight=config.ray.max_in_flight,
+            cache=cache_names(config.states, config.run_root),
+        ),
+        embedder=start_embedder(config.embedding, max_in_flight=config.ray.max_in_flight),
+    )
+
+
+def start_generator(
+    models: ModelSource,
+    limits: InputLimits,
+    section: GeneratorSection,
+    *,
+    max_in_flight: int = 4,
+    cache: CacheNames | None = None,
+) -> GeneratorPool:
+    """Generator workers: `gangs` interchangeable copies of the models.
+
+    With one shard a copy is one actor with plain torch. With more, it is a gang of actors that
+    share the models (DeepSpeed ZeRO-3) behind an actor that speaks for them; a gang computes all
+    states itself and uses no `cache`.
+    """
+    actors: list[Any]
+    if section.shards > 1:
+        sharding = ShardingSection(
+            shards=section.shards,
+            cpus_per_shard=section.num_cpus,
+            threads_per_shard=section.num_threads,
+        )
+        gang = GeneratorGangActor.options(**actor_options(num_cpus=0))
+        actors = [
+            gang.remote(models, limits, sharding, node_resource=section.node_resource)
+            for _ in range(section.gangs)
+        ]
+    else:
+        worker = GeneratorActor.options(
+            **actor_options(num_cpus=section.num_cpus, node_resource=section.node_resource)
+        )
+        actors = [
+            worker.remote(models, limits, num_threads=section.num_threads, cache=cache)
+            for _ in range(section.gangs)
+        ]
+    return WorkerPool(
+        "generator pool",
+        actors,
+        lambda actor, batch: actor.generate.remote(batch),
+        max_in_flight=max_in_flight,
+    )
+
+
+def start_embedder(section: EmbeddingSection, *, max_in_flight: int = 4) -> EmbedderPool:
+    """Workers that embed images and write experts to the store."""
+    worker = ExpertEmbeddingActor.options(
+        **actor_options(num_cpus=section.num_cpus, node_resource=section.node_resource)
+    )
+    load = functools.partial(load_embedder, section.open_clip_model, section.open_clip_pretrained)
+    return WorkerPool(
+        "embedding pool",
+        [
+            worker.remote(load, batch_size=section.batch_size, num_threads=section.num_threads)
+            for _ in range(section.num_workers)
+        ],
+        lambda actor, batch, writer: actor.write.remote(batch, writer),
+        max_in_flight=max_in_flight,
+    )
+
+
+def start_evaluator(
+    models: ModelSource,
+    section: EvaluatorSettings,
+    *,
+    max_in_flight: int = 4,
+    cache: CacheNames | None = None,
+    answers_uri: str = "",
+) -> EvaluationPool:
+    """Evaluation workers; the second and later ones start when there is enough work for them.
+
+    Args:
+        models: Backbone and generator.
+        section: Of the recipe.
+        max_in_flight: Most units in progress at one time.
+        cache: Of states; None computes them once for this pool.
+        answers_uri: Root of the store that holds answers of the unedited backbone; "" computes
+            them once for this pool.
+    """
+    worker = EvaluationActor.options(
+        **actor_options(num_cpus=section.num_cpus, node_resource=section.node_resource)
+    )
+    start_actor = functools.partial(
+        worker.remote,
+        models,
+        batch_size=section.batch_size,
+        max_new_tokens=section.max_new_tokens,
+        num_threads=section.num_threads,
+        cache=cache,
+        answers_uri=answers_uri,
+    )
+    return EvaluationPool(
+        start_actor,
+        num_workers=section.num_workers,
+        max_in_flight=max_in_flight,
+        # What lies in a cache need not fill the object store as well.
+        keeps_prepared=cache is None or not answers_uri,
+    )
