@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from infra.bank.expert_bank import ExpertRow, FragmentWriter
+from infra.bank.fragments import FragmentWriter
+from infra.bank.schema import ExpertRow
 from liveedit_core.errors import NumericsError, ShapeError
 from liveedit_core.inputs.rejects import Rejected
 from workers.failures import converted_failures

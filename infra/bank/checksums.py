@@ -1,10 +1,9 @@
-"""Seals: what a file of a bank must contain, written down beside it when it is made.
+"""Checksums of a bank's files and rows, stored beside the table when a file is written.
 
-seals/<bank>/<path of the file>.json   sha256 and length of the file, and a digest of each row
+seals/<bank>/<path of the file>.json   sha256 and length of the file, and a checksum of each row
 
-A seal outlives its file: when the file is missing, truncated or altered, the seal still says which
-edits were in it, and tells which of its rows are unharmed. Files are written once and never change,
-and so do their seals. Files of earlier releases have none until `seal_version` makes them.
+When a file is missing, truncated or altered, its checksum object still says which edits were in it
+and which of its rows are undamaged. Files and their checksums are written once and never change.
 """
 
 import hashlib
@@ -19,8 +18,11 @@ import pyarrow as pa
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
 
+_FOLDER = "seals"
+"""The stored name; it must not change."""
 
-class SealedRow(NamedTuple):
+
+class RowChecksum(NamedTuple):
     """A row, and the digest of all its columns."""
 
     edit_id: str
@@ -30,30 +32,25 @@ class SealedRow(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileSeal:
-    """What a file must be."""
+class FileChecksum:
+    """What a file must contain."""
 
     sha256: str
     num_bytes: int
-    rows: tuple[SealedRow, ...] = ()
+    rows: tuple[RowChecksum, ...] = ()
     """In the order of the file; none for lists of removed rows."""
 
-    @classmethod
-    def of(cls, data: bytes, rows: Sequence[SealedRow] = ()) -> "FileSeal":
-        """Describe a file by its bytes."""
-        return cls(sha256=sha256_of(data), num_bytes=len(data), rows=tuple(rows))
-
     def problem_of(self, data: bytes) -> str:
-        """How a file differs from what it must be; "" when it does not."""
+        """How a file's bytes differ from what was written; "" when they do not."""
         if len(data) < self.num_bytes:
             return f"is truncated: {len(data):,} of {self.num_bytes:,} bytes"
         if sha256_of(data) != self.sha256:
-            return "is altered, its sha256 is another"
+            return "is altered, its sha256 differs"
         return ""
 
 
-class FileSeals:
-    """The seals of one bank; picklable."""
+class BankChecksums:
+    """The checksums of one bank; picklable. A path is below the bank's folder, "data/x.lance"."""
 
     def __init__(self, store: ObjectStore, bank: str) -> None:
         """Name the bank; nothing is read yet."""
@@ -61,56 +58,51 @@ class FileSeals:
         self._bank = bank
 
     def _key(self, path: str) -> str:
-        return f"seals/{self._bank}/{path}.json"
+        return f"{_FOLDER}/{self._bank}/{path}.json"
 
     def file_key(self, path: str) -> str:
-        """Key in the store of a file of the bank, "data/x.lance"."""
+        """Key in the store of a file of the bank."""
         return f"banks/{self._bank}/{path}"
 
     def write(self, path: str, rows: pa.Table | None = None) -> None:
-        """Seal a file that was just written.
-
-        Args:
-            path: Below the bank's folder.
-            rows: What was to be written, for files of rows.
-        """
+        """Store the checksums of a file that was just written, and of its rows if it has any."""
         data = self._store.get(self.file_key(path))
-        seal = FileSeal.of(data, list(sealed_rows(rows)) if rows is not None else ())
-        content = {"sha256": seal.sha256, "num_bytes": seal.num_bytes, "rows": seal.rows}
+        content = {
+            "sha256": sha256_of(data),
+            "num_bytes": len(data),
+            "rows": [] if rows is None else list(row_checksums(rows)),
+        }
         self._store.put(self._key(path), json.dumps(content).encode())
 
-    def read(self, path: str) -> FileSeal | None:
-        """The seal of a file; None when it has none.
-
-        Raises:
-            IntegrityError: The seal itself is damaged.
-        """
+    def read(self, path: str) -> FileChecksum | None:
+        """The checksum of a file; None when it has none, IntegrityError when it is damaged."""
         key = self._key(path)
         if not self._store.exists(key):
             return None
         try:
             content = json.loads(self._store.get(key))
-            content["rows"] = tuple(SealedRow(*row) for row in content["rows"])
-            return FileSeal(**content)
+            content["rows"] = tuple(RowChecksum(*row) for row in content["rows"])
+            return FileChecksum(**content)
         except (ValueError, TypeError, KeyError) as error:
-            raise IntegrityError(f"the seal {key} is damaged: {error!r}") from error
+            raise IntegrityError(f"the checksum object {key} is damaged: {error!r}") from error
 
-    def prune(self) -> int:
-        """Delete the seals of files that are gone; returns how many. After a clean-up only."""
-        prefix = f"seals/{self._bank}/"
+    def rows_of(self, paths: Sequence[str]) -> set[RowChecksum] | None:
+        """The rows that were written to some files; None when one of them has no checksum."""
+        checksums = [self.read(path) for path in paths]
+        rows = {row for checksum in checksums if checksum for row in checksum.rows}
+        return rows if all(checksums) else None
+
+    def prune(self) -> None:
+        """Delete the checksums of files that are gone; only after old versions were deleted."""
+        prefix = f"{_FOLDER}/{self._bank}/"
         files = set(self._store.list(f"banks/{self._bank}/"))
-        gone = [
-            key
-            for key in self._store.list(prefix)
-            if self.file_key(key.removeprefix(prefix).removesuffix(".json")) not in files
-        ]
-        for key in gone:
-            self._store.delete(key)
-        return len(gone)
+        for key in self._store.list(prefix):
+            if self.file_key(key.removeprefix(prefix).removesuffix(".json")) not in files:
+                self._store.delete(key)
 
 
-def sealed_rows(rows: pa.Table) -> Iterator[SealedRow]:
-    """The digest of every row: sha256 over its short columns as JSON, then its vectors."""
+def row_checksums(rows: pa.Table) -> Iterator[RowChecksum]:
+    """The checksum of every row: sha256 over its short columns as JSON, then its vectors."""
     short: list[str] = []
     vectors: list[np.ndarray] = []
     for column in rows.schema:
@@ -124,9 +116,9 @@ def sealed_rows(rows: pa.Table) -> Iterator[SealedRow]:
         digest = hashlib.sha256(json.dumps(row, sort_keys=True).encode())
         for vector in vectors:
             digest.update(np.ascontiguousarray(vector[index]).tobytes())
-        yield SealedRow(row["edit_id"], row["subject_id"], row["sequence"], digest.hexdigest())
+        yield RowChecksum(row["edit_id"], row["subject_id"], row["sequence"], digest.hexdigest())
 
 
 def sha256_of(data: bytes) -> str:
-    """Hex digest; the one way in which files of a bank are digested."""
+    """Hex digest of a file."""
     return hashlib.sha256(data).hexdigest()

@@ -1,14 +1,16 @@
 """The one committer of a bank: decides on top of a version, and commits there or not at all.
 
-Three kinds of version leave here, all by the same rules (newest writer epoch, compare-and-swap on
-the version that was read): windows of new rows, changes of the log (`ChangeLog`) carried out, and
-notes of what else was done to a bank. A window is only committed when every change that the log
-holds is carried out, so an edit that was removed while its expert was being written stays out; and
-a change makes a version even when no row moves, so a window that was decided before it is decided
-again. A killed process leaves a change that the next commit carries out.
+It writes three kinds of versions by the same rules (newest writer epoch, compare-and-swap on the
+version that was read): windows of new rows, applied changes of the log (`ChangeLog`), and repairs.
+A window is only committed when every change in the log has been applied, so an edit that was
+removed while its expert was being computed stays out; and a change makes a version even when no row
+moves, so a window that was planned before it is planned again. If a process dies before it applies
+a change, the next commit does.
 """
 
+import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,10 +18,10 @@ import pyarrow as pa
 from lance import LanceDataset
 from lance.fragment import FragmentMetadata
 
+from infra.bank import reconciliation
+from infra.bank.fragments import FragmentWriter, RowKey, WrittenFragment
 from infra.bank.history import BankHistory, BankVersion
-from infra.bank.reconciliation import OlderRows, all_held, held_of, reconcile, way_back
-from infra.bank.version_archive import VersionArchive
-from infra.bank.window import FragmentWriter, RowKey, WindowPlan, WrittenFragment, plan_window
+from infra.bank.reconciliation import CommitPlan, OlderRows, all_held, held_of, plan_commit
 from infra.requests.change_log import Change, ChangeLog, removed_after
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
@@ -28,44 +30,41 @@ from infra.storage.writer_fence import WriterFence
 
 
 class BankCommitter:
-    """Writes versions of one bank; reached through `ExpertBank`."""
+    """Writes versions of one bank; used through `ExpertBank`."""
 
-    def __init__(self, store: ObjectStore, bank: str, table: Table, writer: FragmentWriter) -> None:
-        """Write to an open table.
-
-        Args:
-            store: Where it lives.
-            bank: The bank's name.
-            table: Of the bank.
-            writer: Writes rows of the bank.
-        """
+    def __init__(
+        self,
+        store: ObjectStore,
+        bank: str,
+        table: Table,
+        writer: FragmentWriter,
+        history: BankHistory,
+    ) -> None:
+        """Write to the open table of a bank."""
         self._store = store
         self._bank = bank
         self._table = table
         self._writer = writer
-        self._history = BankHistory(table, bank, VersionArchive(store, bank))
-        self._older_rows = OlderRows(table, self._history, writer.seals)
+        self._history = history
+        self._older_rows = OlderRows(table, history, writer.checksums)
         self._fence = WriterFence(store, bank)
         self._changes = ChangeLog(store)
-        self._sealed: set[str] = set()
-        self._cached_log: RequestLog | None = None
+        self._removals_with_checksum: set[str] = set()
         self._cached_state: BankVersion | None = None
 
-    @property
+    @functools.cached_property
     def log(self) -> RequestLog:
         """The request log of the store."""
-        if self._cached_log is None:
-            self._cached_log = RequestLog(self._store)
-        return self._cached_log
+        return RequestLog(self._store)
 
-    def commit_window(
+    def commit(
         self,
         written: Sequence[WrittenFragment],
         *,
         epoch: int,
         message: str,
-        kind: str = "window",
-        author: str = "",
+        kind: str,
+        author: str,
     ) -> int:
         """See `ExpertBank.commit`."""
 
@@ -79,10 +78,10 @@ class BankCommitter:
             changes = self._changes.read()
             if state and state.last_change < len(changes):
                 raise ConcurrentCommitError(f"bank {self._bank!r}: a change of the log comes first")
-            # Only rows of these subjects can be duplicates or rivals: a commit costs the same
-            # however many edits the bank holds.
+            # Only rows of these subjects can be duplicates or superseded: the time of a commit
+            # does not depend on how many edits the bank holds.
             held = held_of(base, subjects)
-            plan = plan_window(held, written, gone=self._changes.removed())
+            plan = plan_commit(held, written, removed=self._changes.removed())
             if not plan.added:
                 return int(base.version)
             record = self._record(
@@ -101,11 +100,7 @@ class BankCommitter:
         return self._table.on_latest(attempt)
 
     def apply_changes(self, epoch: int) -> int:
-        """Carry out what the log holds and the bank does not show; one version a change.
-
-        Returns:
-            The newest version.
-        """
+        """See `ExpertBank.apply_changes`."""
 
         def attempt(base: LanceDataset) -> int | None:
             self._fence.check(epoch)
@@ -114,7 +109,7 @@ class BankCommitter:
             waiting = changes[state.last_change if state else 0 :]
             if not waiting:
                 return int(base.version)
-            # An empty bank has nothing to change: one version says that it knows of all of them.
+            # An empty bank has nothing to change: one version takes all changes into account.
             change = waiting[0] if state else waiting[-1]
             self._apply(base, change, changes, epoch)
             return None
@@ -140,12 +135,12 @@ class BankCommitter:
         message: str,
         author: str,
     ) -> int:
-        """Take damaged fragments out of the newest version and put what is left of them back.
+        """Replace damaged fragments of the newest version by their undamaged rows.
 
         Args:
-            fragment_ids: Of the damaged ones.
-            rows: Their rows that are unharmed.
-            lost: Edits whose rows are gone; they are pending from now on.
+            fragment_ids: The damaged fragments.
+            rows: Their undamaged rows.
+            lost: Edits whose rows are gone; they become pending.
             num_edits: Experts that remain.
             version: The version that was verified.
             epoch: From `acquire_writer`.
@@ -153,12 +148,14 @@ class BankCommitter:
             author: Who repairs.
 
         Raises:
-            ConcurrentCommitError: The bank has moved on since it was verified.
+            ConcurrentCommitError: There is a newer version than the verified one.
         """
         base = self._table.latest()
         self._fence.check(epoch)
         if base.version != version:
-            raise ConcurrentCommitError(f"bank {self._bank!r} has moved on, verify it again")
+            raise ConcurrentCommitError(
+                f"bank {self._bank!r} has a newer version than the verified one, verify it again"
+            )
         record = self._record(
             base,
             epoch=epoch,
@@ -176,10 +173,10 @@ class BankCommitter:
         self._cached_state = None
         return committed
 
-    def way_back(self, old: LanceDataset) -> tuple[list[str], list[str]]:
-        """Edits to remove and to restore; see `bank_reconciliation.way_back`."""
+    def plan_rollback(self, old: LanceDataset) -> tuple[list[str], list[str]]:
+        """Edits to remove and to restore, so that the bank holds what `old` holds."""
         now = all_held(self._table.latest())
-        return way_back(now, all_held(old), self.log.edits_of_subjects)
+        return reconciliation.plan_rollback(now, all_held(old), self.log.edits_of_subjects)
 
     def _write(self, rows: pa.Table) -> list[FragmentMetadata]:
         return [fragment for fragment, _ in self._writer.write_table(rows)]
@@ -216,48 +213,48 @@ class BankCommitter:
     ) -> int:
         """Commit rows with a record that lists them."""
         sequences = [key.sequence for key in added]
-        complete = {
-            **vars(record),
-            "num_edits": record.num_edits + len(added) - len(removed),
-            "num_added": len(added),
-            "first_sequence": min(sequences, default=0),
-            "last_sequence": max([record.last_sequence, *sequences]),
-            "added": tuple(key.edit_id for key in added),
-            "removed": tuple(key.edit_id for key in removed),
-        }
-        record = BankVersion(**complete)
+        record = replace(
+            record,
+            num_edits=record.num_edits + len(added) - len(removed),
+            num_added=len(added),
+            first_sequence=min(sequences, default=0),
+            last_sequence=max([record.last_sequence, *sequences]),
+            added=tuple(key.edit_id for key in added),
+            removed=tuple(key.edit_id for key in removed),
+        )
         version = self._table.commit(
             base,
             new,
-            without=sql_in("edit_id", [key.edit_id for key in removed]),
+            without=sql_in("edit_id", record.removed),
             properties=record.properties(),
         )
         if removed:
-            self._seal_removals(version)
-        self._cached_state = BankVersion(**{**complete, "version": version})
+            self._write_removal_checksums(version)
+        self._cached_state = replace(record, version=version)
         return version
 
-    def _seal_removals(self, version: int) -> None:
-        """Seal the lists of removed rows that a version brought.
+    def _write_removal_checksums(self, version: int) -> None:
+        """Write the missing checksums of a version's lists of removed rows.
 
-        A process killed before this leaves them without a seal, which a verification tells.
+        Lance writes these lists during the commit. A process killed before this point leaves them
+        without a checksum; verification reports them, and the next removal writes it.
         """
         for fragment in self._table.at(version).get_fragments():
             path = fragment.deletion_file()
-            if path and path not in self._sealed:
-                if self._writer.seals.read(path) is None:
-                    self._writer.seals.write(path)
-                self._sealed.add(path)
+            if path and path not in self._removals_with_checksum:
+                if self._writer.checksums.read(path) is None:
+                    self._writer.checksums.write(path)
+                self._removals_with_checksum.add(path)
 
     def _wanted_fragments(
-        self, base: LanceDataset, written: Sequence[WrittenFragment], plan: WindowPlan
+        self, base: LanceDataset, written: Sequence[WrittenFragment], plan: CommitPlan
     ) -> list[FragmentMetadata]:
         new: list[FragmentMetadata] = []
         for fragment, positions in zip(written, plan.positions, strict=True):
             if len(positions) == len(fragment.keys):
                 new.append(fragment.metadata)
             elif positions:
-                # A fragment of wanted and unwanted rows: write the wanted ones again.
+                # Only some rows of the fragment are wanted: write those again.
                 rows = self._table.read_fragment(fragment.metadata).take(pa.array(positions))
                 new += self._write(rows.cast(base.schema))
         return new
@@ -267,7 +264,7 @@ class BankCommitter:
     ) -> None:
         """Commit one change of the log."""
         subjects = set(self.log.subjects_of(change.edit_ids).values())
-        result = reconcile(
+        result = reconciliation.reconcile(
             held_of(base, subjects),
             self.log.edits_of_subjects(subjects),
             removed_after(changes[: change.number]),

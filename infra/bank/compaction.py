@@ -1,14 +1,17 @@
-"""Upkeep of a bank that grows for years: merged files, fresh indices, old versions cleaned up.
+"""Compaction of a bank that grows for years: merged files, current indices, old versions deleted.
 
-Every window adds files, and every version keeps its own. Upkeep never changes a row, so it needs no
-writer epoch and may run beside a job, from any process: Lance refuses it, or a commit, where both
-touch the same file, and whoever was refused tries again. What it leaves are versions without a
-record of ours, which hold what the version before them holds.
+Every window adds files, and every version keeps its own. Compaction never changes a row, so it
+needs no writer epoch and may run beside a job, from any process: where a commit and a compaction
+touch the same file Lance refuses the later one, which is retried. The versions that it makes have
+no record of ours; they hold what the version before them holds.
 
-- Files are merged geometrically (`fragment_merging.py`), each edit a logarithmic number of times.
-- Indices on `subject_id` and `edit_id` let a commit, and a look at one edit, skip what they cover.
-- A version goes when it is neither tagged, nor among the newest, nor young. Its record is filed
-  first (`version_archive.py`), so the log of a bank stays whole.
+- Small files are merged geometrically: a file is rewritten only together with newer rows of at
+  least half its own number, so a row is rewritten a logarithmic number of times. Rows are compared
+  with their checksums on the way, so damage is found before it is written again, and the checksums
+  of merged files are written before a version shows the files.
+- Indices on `subject_id` and `edit_id` let a commit, and a look at one edit, skip most rows.
+- A version is deleted when it is neither tagged, nor among the newest, nor young. Its record is
+  archived first (`BankHistory.archive`), so the history of a bank stays complete.
 """
 
 import contextlib
@@ -17,25 +20,33 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from infra._compat import transaction_properties
-from infra.bank.checksums import FileSeals
-from infra.bank.fragment_merging import merge_small, renew_index
+from lance import optimize
+from lance.fragment import FragmentMetadata
+
+from infra.bank.checksums import BankChecksums, row_checksums
+from infra.bank.history import BankHistory, versions_of
 from infra.bank.policy import GrowthPolicy
-from infra.bank.version_archive import RECORD_PREFIX, VersionArchive
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import ConcurrentCommitError, Table, storage_errors
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
 _INDEXED = ("subject_id", "edit_id")
 _IN_USE = timedelta(minutes=10)
-"""What was the newest version so recently may just be read, or committed on top of."""
+"""A version that was the newest so recently may still be read, or committed on top of."""
+_FEW_ROWS = 1000
+"""So few rows outside an index are scanned as fast as they are looked up in it."""
+_STALE_FRACTION = 0.1
+"""An index is renewed when it lacks more than this fraction of the rows."""
+_REWRITE_FACTOR = 2
+"""A fragment may be this many times larger than the newer rows that it is merged with."""
+_BATCH_BYTES = 8 * 1024 * 1024
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upkeep:
-    """What a round did."""
+class CompactionReport:
+    """What a compaction did."""
 
     fragments_before: int
     fragments_after: int
@@ -43,120 +54,75 @@ class Upkeep:
     bytes_removed: int = 0
 
     def sentence(self) -> str:
-        """For people."""
-        merged = f"{self.fragments_before} files of rows are now {self.fragments_after}"
-        gone = f"{len(self.versions_removed)} old versions went, {self.bytes_removed:,} bytes freed"
-        return f"{merged}; {gone}"
+        """For the terminal."""
+        return (
+            f"{self.fragments_before} files of rows are now {self.fragments_after}; "
+            f"{len(self.versions_removed)} old versions deleted, {self.bytes_removed:,} bytes freed"
+        )
 
 
-class BankGrowth:
-    """Upkeep of one bank and of the request log it is made from."""
+class Compaction:
+    """Compaction of one bank and of the request log of its store."""
 
     def __init__(self, store: ObjectStore, bank: str, policy: GrowthPolicy) -> None:
-        """Name the bank; it need not exist yet.
-
-        Args:
-            store: Where it lives.
-            bank: Its name.
-            policy: What stays.
-        """
-        self._store = store
+        """Name the bank; it need not exist yet."""
         self._policy = policy
         self._table = Table(store, f"banks/{bank}")
         self._requests = Table(store, "requests")
-        self._archive = VersionArchive(store, bank)
-        self._seals = FileSeals(store, bank)
+        self._history = BankHistory(store, bank, self._table)
+        self._checksums = BankChecksums(store, bank)
         self._num_windows = 0
 
-    def after_window(self) -> Upkeep | None:
-        """Count a window of the editing job, and do what is due.
+    def after_window(self) -> CompactionReport | None:
+        """Count a window of the editing job, and run when a compaction is due.
 
-        Returns:
-            What was done; None when nothing was due, or the store did not let it happen: the next
-            round does it then.
+        None when it was not due, or failed because of the store: it runs with the next one then.
         """
         self._num_windows += 1
         every = self._policy.every_windows
         if every == 0 or self._num_windows % every:
             return None
         try:
-            return self.tend()
+            return self.run()
         except (StorageUnavailableError, IntegrityError) as error:
-            _logger.warning("upkeep is put off to the next round: %s", error)
+            _logger.warning("compaction failed and runs with the next one: %s", error)
             return None
 
-    def tend(self, *, now: datetime | None = None) -> Upkeep:
-        """Merge files, renew indices, file records and remove old versions.
+    def run(self, *, now: datetime | None = None) -> CompactionReport:
+        """Merge files, renew indices, archive records and delete old versions.
 
-        Args:
-            now: The time that ages are reckoned from; the present by default.
+        `now` is the time for the ages of versions, the present by default.
 
         Raises:
-            IntegrityError: There is no such bank, or a file of it is missing.
+            IntegrityError: There is no such bank, or a file of it is missing or damaged.
             StorageUnavailableError: The store does not answer.
         """
         before = len(self._table.latest().get_fragments())
         with _unless_overtaken("bank"):
-            self.compact()
+            merge_small(self._table, self._policy.fragment_bytes, self._checksums)
+            for column in _INDEXED:
+                renew_index(self._table, column)
         if self._requests.exists():
             with _unless_overtaken("request log"):
                 merge_small(self._requests, self._policy.fragment_bytes)
-                self._drop(self._requests, self._outdated(_versions(self._requests), now))
-        self.file_records()
-        removed, num_bytes = self.clean_up(now=now)
-        if removed:
-            self._seals.prune()
-        return Upkeep(
+                _delete_versions(self._requests, self._outdated(versions_of(self._requests), now))
+        removed, num_bytes = self._delete_old_versions(now)
+        return CompactionReport(
             fragments_before=before,
             fragments_after=len(self._table.latest().get_fragments()),
             versions_removed=tuple(removed),
             bytes_removed=num_bytes,
         )
 
-    def compact(self) -> None:
-        """Merge small files and renew the indices.
-
-        Raises:
-            ConcurrentCommitError: A commit came between; nothing is lost.
-        """
-        merge_small(self._table, self._policy.fragment_bytes, self._seals)
-        for column in _INDEXED:
-            renew_index(self._table, column)
-
-    def file_records(self) -> int:
-        """File the records of all versions there are.
-
-        Returns:
-            How many versions were looked at.
-        """
-        newest = self._table.latest()
-        through = self._archive.read().through
-        present = [number for number in _versions(self._table) if number > through]
-        if not present:
-            return 0
-        with storage_errors(newest.uri):
-            texts = {number: transaction_properties(newest, number) for number in present}
-        ours = {
-            number: {key: text for key, text in pairs.items() if key.startswith(RECORD_PREFIX)}
-            for number, pairs in texts.items()
-        }
-        self._archive.add(max(present), {number: kept for number, kept in ours.items() if kept})
-        return len(present)
-
-    def clean_up(self, *, now: datetime | None = None) -> tuple[list[int], int]:
-        """Remove versions that the policy does not keep, and files that no version needs.
-
-        Args:
-            now: The time that ages are reckoned from; the present by default.
-
-        Returns:
-            The versions that went, and the bytes that were freed.
-        """
-        filed = self._archive.read()
-        present = _versions(self._table)
-        gone = self._outdated(present, now, _tagged(self._table), filed.properties)
-        gone = [number for number in gone if number <= filed.through]
-        return gone, self._drop(self._table, gone)
+    def _delete_old_versions(self, now: datetime | None) -> tuple[list[int], int]:
+        archived = self._history.archive()
+        tagged = self._history.tags().values()
+        outdated = self._outdated(versions_of(self._table), now, tagged, archived.properties)
+        old = [number for number in outdated if number <= archived.through]
+        num_bytes = _delete_versions(self._table, old)
+        if old:
+            self._checksums.prune()
+        return old, num_bytes
 
     def _outdated(
         self,
@@ -165,7 +131,7 @@ class BankGrowth:
         tagged: Collection[int] = (),
         counted: Collection[int] | None = None,
     ) -> list[int]:
-        """Versions that are neither tagged, nor young, nor among the newest of those that count."""
+        """Versions that are neither tagged, nor young, nor among the newest of those counted."""
         keep = self._policy.keep_versions
         if keep == 0 or not present:
             return []
@@ -177,38 +143,121 @@ class BankGrowth:
             number for number, made_at in present.items() if made_at < limit and number not in stay
         ]
 
-    def _drop(self, table: Table, versions: Sequence[int]) -> int:
-        if not versions:
-            return 0
-        with storage_errors(table.uri):
-            # Files of no version are left for a week: a worker may just be writing them.
-            stats = table.latest().cleanup_old_versions(
-                versions=list(versions), error_if_tagged_old_versions=False
-            )
-        return int(stats.bytes_removed)
-
 
 @contextlib.contextmanager
 def _unless_overtaken(what: str) -> Iterator[None]:
     try:
         yield
     except ConcurrentCommitError as error:
-        _logger.info("upkeep of the %s is left to the next round: %s", what, error)
+        _logger.info("compaction of the %s is left to the next run: %s", what, error)
 
 
-def _versions(table: Table) -> dict[int, datetime]:
-    """When each version that is still there was made, rising."""
-    newest = table.latest()
+def _delete_versions(table: Table, versions: Sequence[int]) -> int:
+    """Delete versions and files that no version needs; returns the bytes freed."""
+    if not versions:
+        return 0
     with storage_errors(table.uri):
-        found = {
-            int(entry["version"]): made_at.astimezone(UTC)
-            for entry in newest.versions()
-            if isinstance(made_at := entry["timestamp"], datetime)
-        }
-    return dict(sorted(found.items()))
+        # Lance keeps unreferenced files for a week: a worker may be writing them.
+        stats = table.latest().cleanup_old_versions(
+            versions=list(versions), error_if_tagged_old_versions=False
+        )
+    return int(stats.bytes_removed)
 
 
-def _tagged(table: Table) -> set[int]:
-    newest = table.latest()
+def merge_small(table: Table, fragment_bytes: int, checksums: BankChecksums | None = None) -> None:
+    """Merge small files into larger ones of about `fragment_bytes`; no row changes.
+
+    Raises:
+        ConcurrentCommitError: A commit touched the same files; nothing is lost.
+        IntegrityError: A row is not what was written; nothing is merged.
+        StorageUnavailableError: The store does not answer.
+    """
+    dataset = table.latest()
+    fragments = [fragment.metadata for fragment in dataset.get_fragments()]
+    sizes = [(fragment.id, fragment.num_rows) for fragment in fragments]
+    num_rows = sum(rows for _, rows in sizes)
+    if len(sizes) < 2 or not num_rows:
+        return
+    num_bytes = sum(file.file_size_bytes or 0 for fragment in fragments for file in fragment.files)
+    row_bytes = max(num_bytes // num_rows, 1)
+    options = optimize.CompactionOptions(
+        target_rows_per_fragment=max(fragment_bytes // row_bytes, 1),
+        batch_size=max(_BATCH_BYTES // row_bytes, 1),
+        num_threads=1,
+        excluded_fragment_ids=settled_fragments(sizes),
+    )
     with storage_errors(table.uri):
-        return {int(tag["version"]) for tag in newest.tags.list().values()}
+        rewrites = []
+        for task in optimize.Compaction.plan(dataset, options).tasks:
+            rewrites.append(task.execute(dataset))
+            merged = rewrites[-1].new_fragments
+            table.sync_fragments(merged)  # older copies of these rows may be deleted soon
+            if checksums is not None:
+                _check_merged(table, checksums, task.fragments, merged)
+        if rewrites:
+            optimize.Compaction.commit(dataset, rewrites, options)
+            table.sync_version(int(dataset.latest_version))
+
+
+def settled_fragments(sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """The fragments that are too large to be rewritten for the few rows that came after them.
+
+    `sizes` are fragment ids and numbers of rows, oldest first. Returns all ids up to the newest
+    fragment that is too large.
+    """
+    newer_rows = 0
+    for position in range(len(sizes) - 1, -1, -1):
+        rows = sizes[position][1]
+        if newer_rows and rows > _REWRITE_FACTOR * newer_rows:
+            return [fragment_id for fragment_id, _ in sizes[: position + 1]]
+        newer_rows += rows
+    return []
+
+
+def _check_merged(
+    table: Table,
+    checksums: BankChecksums,
+    old: Sequence[FragmentMetadata],
+    new: Sequence[FragmentMetadata],
+) -> None:
+    """Compare merged rows with the checksums of the old files, and write those of the new ones."""
+    written = checksums.rows_of(_paths(old))
+    for fragment in new:
+        rows = table.read_fragment(fragment)
+        for row in row_checksums(rows):
+            if written is not None and row not in written:
+                raise IntegrityError(
+                    f"table {table.uri}: the row of edit {row.edit_id} is not what was written; "
+                    "nothing is merged. Verify the bank, and repair it"
+                )
+        for path in _paths([fragment]):
+            checksums.write(path, rows)
+
+
+def _paths(fragments: Sequence[FragmentMetadata]) -> list[str]:
+    return [f"data/{file.path}" for fragment in fragments for file in fragment.files]
+
+
+def renew_index(table: Table, column: str) -> None:
+    """Create or renew the index on a text column when many rows are outside it.
+
+    Raises:
+        ConcurrentCommitError: A commit came between; nothing is lost.
+        StorageUnavailableError: The store does not answer.
+    """
+    dataset = table.latest()
+    name = f"{column}_index"
+    with storage_errors(table.uri):
+        covered: set[int] = set()
+        for index in dataset.describe_indices():
+            if index.name == name:
+                for segment in index.segments:
+                    covered |= set(segment.fragment_ids)
+        rows = {item.fragment_id: item.count_rows() for item in dataset.get_fragments()}
+        missing = sum(count for number, count in rows.items() if number not in covered)
+        if missing < max(_FEW_ROWS, _STALE_FRACTION * sum(rows.values())):
+            return
+        if covered:
+            dataset.optimize.optimize_indices(index_names=[name])
+        else:
+            dataset.create_scalar_index(column, "BTREE", name=name)

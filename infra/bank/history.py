@@ -1,34 +1,43 @@
 """How a bank came to be: what each version changed, when, by whom and why.
 
-Every commit keeps a record with its version: the edits that it added and removed by id, so that the
-history of an edit and the newest state of the log are read without touching a row. Versions that
-only reorder files (compaction) carry no record; they hold what the version before them holds.
-Records of versions that were cleaned up are read from where they were filed (`VersionArchive`).
+Every commit stores a record with its version: the edits that it added and removed by id, so the
+history of an edit and the newest state of the log are known without reading rows. Versions that
+only reorder files (compaction) have no record; they hold what the version before them holds.
+
+Lance keeps our record of a version in the version's own transaction, so it would be lost when the
+version is deleted. Before that, `archive` copies records to `histories/<bank>/`. Such a file is
+written once and never changed; two processes that archive at once leave two files with the same
+records, and the next call merges them.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
-import pyarrow as pa
 from lance import LanceDataset
 
 from infra._compat import transaction_properties
-from infra.bank.version_archive import VersionArchive
+from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, read_errors, storage_errors
 from liveedit_core.errors import InputError, IntegrityError
 
+_RECORD_PREFIX = "liveedit."
+"""Only properties of a version with this prefix are archived."""
 _RECORD_KEY = "liveedit.window"
+"""The stored name; it must not change."""
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_ID_COLUMNS = ("edit_id", "subject_id")
+_SEGMENT_BYTES = 4 * 1024 * 1024
+"""Smaller archive files are merged with newer records; larger ones stay as they are."""
+_READ_TRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class BankVersion:
-    """What a version is and how it came to be."""
+    """The record of a version."""
 
     version: int
     committed_at: datetime
@@ -39,26 +48,25 @@ class BankVersion:
     """Experts that the version holds."""
     num_added: int
     num_superseded: int
-    """Experts that gave way to a newer edit of their subject."""
+    """Experts that were replaced by a newer edit of their subject."""
     first_sequence: int
     """Smallest request number that the version added; 0 when it added none."""
     last_sequence: int
-    """Largest request number that any window up to this version added."""
+    """Largest request number that any version up to this one added."""
     kind: str = "window"
     """"window", or what a person asked for: "remove", "restore", "rollback", "repair", ..."""
     author: str = ""
     """Who asked for it; "" for the windows of a job."""
     num_removed: int = 0
-    """Experts that left because their edit was removed, or their rows were damaged."""
+    """Experts that left because their edit was removed or their rows were damaged."""
     last_change: int = 0
     """Number of the newest change (`ChangeLog`) that the version takes into account."""
-    added: tuple[str, ...] | None = None
-    """Edits that came; None in versions of earlier releases, which kept no list."""
-    removed: tuple[str, ...] | None = None
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
     """Edits that left, superseded ones included."""
 
     def properties(self) -> dict[str, str]:
-        """As Lance keeps it with the version."""
+        """As Lance stores it with the version."""
         content = {**asdict(self), "committed_at": self.committed_at.isoformat()}
         del content["version"]
         return {_RECORD_KEY: json.dumps(content)}
@@ -68,10 +76,8 @@ class BankVersion:
 class EditEvent:
     """What a version did to one edit."""
 
-    version: int
     event: Literal["added", "removed", "superseded"]
-    window: BankVersion
-    """The version's record: time, author, reason."""
+    record: BankVersion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,35 +92,20 @@ class BankDiff:
 
 
 class BankHistory:
-    """Versions of one bank's table."""
+    """Versions, records and tags of one bank's table."""
 
-    def __init__(self, table: Table, bank: str, archive: VersionArchive) -> None:
-        """Read an open table.
-
-        Args:
-            table: Of the bank.
-            bank: Its name, for messages.
-            archive: Of the bank.
-        """
+    def __init__(self, store: ObjectStore, bank: str, table: Table) -> None:
+        """Read the table of this bank."""
         self._table = table
         self._bank = bank
-        self._archive = archive
+        self._archive = VersionArchive(store, bank)
 
     def record(self, version: int) -> BankVersion:
-        """How a version came to be.
-
-        Raises:
-            IntegrityError: It has no record, no longer exists, or a newer release wrote it.
-        """
-        record = self._find(self._table.at(version), version)
+        """The record of a version; IntegrityError when it has none or no longer exists."""
+        record = self._parsed(version, _properties(self._table.at(version), version))
         if record is None:
-            raise IntegrityError(f"bank {self._bank!r}: version {version} is no committed window")
+            raise IntegrityError(f"bank {self._bank!r}: version {version} has no record")
         return record
-
-    def _find(self, dataset: LanceDataset, version: int) -> BankVersion | None:
-        with storage_errors(dataset.uri):
-            properties = transaction_properties(dataset, version)
-        return self._parsed(version, properties)
 
     def _parsed(self, version: int, properties: Mapping[str, str]) -> BankVersion | None:
         text = properties.get(_RECORD_KEY)
@@ -122,117 +113,96 @@ class BankHistory:
             return None
         content = json.loads(text)
         content["committed_at"] = datetime.fromisoformat(content["committed_at"])
-        for name in ("added", "removed"):
-            if content.get(name) is not None:
-                content[name] = tuple(content[name])
         try:
+            for name in ("added", "removed"):
+                content[name] = tuple(content[name])
             return BankVersion(version=version, **content)
-        except TypeError as error:
+        except (KeyError, TypeError) as error:
             raise IntegrityError(
                 f"bank {self._bank!r}: the record of version {version} was written by another "
                 f"release ({error}); use that one"
             ) from error
 
     def newest_first(self, start: int) -> Iterator[BankVersion]:
-        """Records from a version backwards; versions without one are passed over."""
+        """Records from a version backwards; versions without one are skipped."""
         newest = self._table.latest()
         through = self._archive.through()
         for version in range(start, through, -1):
             try:
-                record = self._find(newest, version)
-            except IntegrityError as error:
-                if "record of version" in error.message:
-                    raise
-                continue  # cleaned up by other means
+                properties = _properties(newest, version)
+            except IntegrityError:
+                continue  # deleted by other means than `Compaction`
+            record = self._parsed(version, properties)
             if record is not None:
                 yield record
         if through:
-            filed = self._archive.read().properties
-            for version in sorted((number for number in filed if number <= start), reverse=True):
-                record = self._parsed(version, filed[version])
+            archived = self._archive.read().properties
+            for version in sorted((number for number in archived if number <= start), reverse=True):
+                record = self._parsed(version, archived[version])
                 if record is not None:
                     yield record
 
     def state_at(self, version: int) -> BankVersion | None:
-        """The record that tells what a version holds: its own, or that of the last before it."""
+        """The record of what a version holds: its own, or that of the last version before it."""
         return next(self.newest_first(version), None)
 
     def held_at(self, version: int) -> set[str] | None:
-        """The edits that a version must hold, from records alone; None where they do not tell."""
+        """The edits that a version must hold, by its records; None when records are missing."""
         state = self.state_at(version)
         held: set[str] = set()
         decided: set[str] = set()
         for record in self.newest_first(version):
-            if record.added is None or record.removed is None:
-                return None
             held.update(set(record.added) - decided)
             decided.update(record.added, record.removed)
         return held if state is not None and len(held) == state.num_edits else None
 
     def events(self, edit_id: str, start: int) -> list[EditEvent]:
         """What versions up to `start` did to one edit, oldest first."""
-        found = []
+        found: list[EditEvent] = []
         for record in self.newest_first(start):
-            added, removed = self.lists_of(record)
-            if edit_id in added:
-                found.append(EditEvent(version=record.version, event="added", window=record))
-            if edit_id in removed:
-                found.append(
-                    EditEvent(version=record.version, event=_leaving(record), window=record)
-                )
+            if edit_id in record.added:
+                found.append(EditEvent(event="added", record=record))
+            if edit_id in record.removed:
+                # Only new and restored edits supersede others.
+                is_superseded = record.kind in ("window", "restore")
+                event: Literal["superseded", "removed"]
+                event = "superseded" if is_superseded else "removed"
+                found.append(EditEvent(event=event, record=record))
         return found[::-1]
 
-    def lists_of(self, record: BankVersion) -> tuple[Sequence[str], Sequence[str]]:
-        """Edits that a version added, and that it took away.
-
-        Both are empty for a version of an earlier release where it or its predecessor is cleaned
-        up or damaged.
-        """
-        if record.added is not None and record.removed is not None:
-            return record.added, record.removed
-        try:
-            difference = self.diff(record.version - 1, record.version)
-        except IntegrityError:
-            return (), ()
-        gone = [old for old, _ in difference.superseded] + list(difference.removed)
-        return [*difference.added, *(new for _, new in difference.superseded)], gone
-
     def diff(self, old: int, new: int) -> BankDiff:
-        """What differs between two versions.
-
-        Raises:
-            IntegrityError: One of them no longer exists.
-        """
+        """What differs between two versions; IntegrityError when one no longer exists."""
         before, after = (self._subjects(version) for version in (old, new))
-        gone = {key: subject for key, subject in before.items() if key not in after}
-        come = {key: subject for key, subject in after.items() if key not in before}
-        successor = {subject: key for key, subject in come.items()}
-        pairs = [(key, successor[subject]) for key, subject in gone.items() if subject in successor]
+        left = {key: subject for key, subject in before.items() if key not in after}
+        added = {key: subject for key, subject in after.items() if key not in before}
+        successor = {subject: key for key, subject in added.items()}
+        pairs = [(key, successor[subject]) for key, subject in left.items() if subject in successor]
         replaced, replacing = {old for old, _ in pairs}, {new for _, new in pairs}
         return BankDiff(
-            added=tuple(key for key in come if key not in replacing),
-            removed=tuple(key for key in gone if key not in replaced),
+            added=tuple(key for key in added if key not in replacing),
+            removed=tuple(key for key in left if key not in replaced),
             superseded=tuple(pairs),
         )
 
     def _subjects(self, version: int) -> dict[str, str]:
+        names = ["edit_id", "subject_id"]
         with read_errors(self._table.uri):
-            rows: pa.Table = self._table.at(version).to_table(columns=[*_ID_COLUMNS])
-        return dict(zip(*(rows.column(name).to_pylist() for name in _ID_COLUMNS), strict=True))
+            rows = self._table.at(version).to_table(columns=names)
+        return dict(zip(*(rows.column(name).to_pylist() for name in names), strict=True))
 
     def tag(self, name: str, version: int) -> None:
-        """Give a version a name; it is kept by clean-up as long as it has one.
+        """Name a version; tagged versions are never deleted.
 
         Raises:
-            InputError: The name is taken by another version, or is no name.
+            InputError: The name is used for another version, or is not a valid tag.
             IntegrityError: There is no such version.
         """
         dataset = self._table.at(version)
-        taken = self.tags().get(name)
-        if taken == version:
+        tagged = self.tags().get(name)
+        if tagged == version:
             return
-        if taken is not None:
-            raise InputError(f"tag {name!r} of bank {self._bank!r} names version {taken} already")
+        if tagged is not None:
+            raise InputError(f"tag {name!r} of bank {self._bank!r} names version {tagged} already")
         if name.isdigit() or not _TAG.fullmatch(name):
             raise InputError(
                 f"tag {name!r}: expected letters, digits, '.', '-' and '_', and no version number"
@@ -241,20 +211,106 @@ class BankHistory:
             dataset.tags.create(name, version)
 
     def untag(self, name: str) -> None:
-        """Take a name away; the version stays until it is cleaned up.
-
-        Raises:
-            InputError: There is no such tag.
-        """
+        """Delete a tag; InputError when there is none."""
         if name not in self.tags():
             raise InputError(f"bank {self._bank!r} has no tag {name!r}")
         self._table.latest().tags.delete(name)
 
     def tags(self) -> dict[str, int]:
         """Version of each tag."""
-        return {name: int(tag["version"]) for name, tag in self._table.latest().tags.list().items()}
+        newest = self._table.latest()
+        with storage_errors(self._table.uri):
+            return {name: int(tag["version"]) for name, tag in newest.tags.list().items()}
+
+    def archive(self) -> "ArchivedRecords":
+        """Archive the records of all versions there are; returns all that is archived then."""
+        newest = self._table.latest()
+        through = self._archive.read().through
+        present = [number for number in versions_of(self._table) if number > through]
+        if present:
+            records = {number: _properties(newest, number) for number in present}
+            self._archive.add(max(present), {key: kept for key, kept in records.items() if kept})
+        return self._archive.read()
 
 
-def _leaving(record: BankVersion) -> Literal["superseded", "removed"]:
-    """Why edits left with a version: only new and restored edits push others out."""
-    return "superseded" if record.kind in ("window", "restore") else "removed"
+@dataclass
+class ArchivedRecords:
+    """Records that outlive their versions."""
+
+    through: int = 0
+    """Every version up to this one is archived or had no record; 0 when nothing is archived."""
+    properties: dict[int, dict[str, str]] = field(default_factory=dict)
+    """Of each version that has a record, in rising order."""
+
+
+class VersionArchive:
+    """Objects `histories/<bank>/<through>-<token>.json`."""
+
+    def __init__(self, store: ObjectStore, bank: str) -> None:
+        """Name the bank; nothing is read yet."""
+        self._store = store
+        self._prefix = f"histories/{bank}/"
+
+    def through(self) -> int:
+        """As of `ArchivedRecords`, from the names of the objects alone."""
+        keys = self._store.list(self._prefix)
+        numbers = (key.removeprefix(self._prefix).partition("-")[0] for key in keys)
+        return max(map(int, numbers), default=0)
+
+    def read(self) -> ArchivedRecords:
+        """Everything that is archived; IntegrityError when an object is damaged."""
+        return _merged(self._segments())
+
+    def add(self, through: int, properties: Mapping[int, dict[str, str]]) -> None:
+        """Archive the properties of the versions up to `through`."""
+        small = {key: text for key, text in self._segments().items() if len(text) < _SEGMENT_BYTES}
+        records = _merged(small)
+        records.through = max(records.through, through)
+        records.properties |= properties
+        name = f"{records.through:012d}-{uuid.uuid4().hex[:12]}.json"
+        self._store.put(self._prefix + name, json.dumps(asdict(records)).encode())
+        for key in small:
+            self._store.delete(key)
+
+    def _segments(self) -> dict[str, bytes]:
+        """Objects by key; another process may merge some while they are read."""
+        for _ in range(_READ_TRIES):
+            keys = self._store.list(self._prefix)
+            try:
+                return {key: self._store.get(key) for key in keys}
+            except IntegrityError as error:
+                missing = error
+        raise missing
+
+
+def _merged(segments: Mapping[str, bytes]) -> ArchivedRecords:
+    records = ArchivedRecords()
+    for key, data in segments.items():
+        try:
+            content = json.loads(data)
+            records.through = max(records.through, content["through"])
+            for version, texts in content["properties"].items():
+                records.properties[int(version)] = texts
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IntegrityError(f"the archived records {key!r} are damaged: {error!r}") from error
+    records.properties = dict(sorted(records.properties.items()))
+    return records
+
+
+def _properties(dataset: LanceDataset, version: int) -> dict[str, str]:
+    """Our properties of a version; empty when it has none."""
+    with storage_errors(dataset.uri):
+        found = transaction_properties(dataset, version)
+    return {key: text for key, text in found.items() if key.startswith(_RECORD_PREFIX)}
+
+
+def versions_of(table: Table) -> dict[int, datetime]:
+    """When each version that still exists was made, in rising order."""
+    newest = table.latest()
+    with storage_errors(table.uri):
+        found = {
+            int(entry["version"]): made_at.astimezone(UTC)
+            for entry in newest.versions()
+            if isinstance(made_at := entry["timestamp"], datetime)
+        }
+    return dict(sorted(found.items()))

@@ -1,26 +1,119 @@
-"""Verification of a bank version: every file, every row, and what the request log says of them.
+"""Verification of a bank version: every file, every row, and what the request log says about them.
 
-Damage is named, not only found: which file is missing, truncated or altered, and which edits were
-in it. All other rows stay usable, and so do those rows of an altered file whose digests are right:
-a report keeps them for the repair.
+The report names which file is missing, truncated or altered, and which edits were in it. All other
+rows stay usable, and so do the rows of an altered file whose checksums are right: the report keeps
+them for the repair.
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from lance import LanceFragment
 
-from infra.bank.checksums import FileSeal, FileSeals, SealedRow, sealed_rows
+from infra.bank.checksums import FileChecksum, RowChecksum, row_checksums
 from infra.bank.expert_bank import ExpertBank
-from infra.bank.integrity_report import DamagedFragment, EditProblem, FileProblem, IntegrityReport
 from infra.bank.schema import column_to_numpy
 from infra.requests.change_log import removed_after
 from infra.requests.request_log import RequestLog
-from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, read_errors
 from liveedit_core.errors import IntegrityError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileProblem:
+    """A file that is not what was written."""
+
+    key: str
+    """In the store."""
+    problem: str
+    """"is missing", "is truncated: ...", "is altered ..."."""
+    edit_ids: tuple[str, ...]
+    """Edits of the version that are lost with it, as far as they are known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditProblem:
+    """An edit whose row is wrong."""
+
+    edit_id: str
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DamagedFragment:
+    """A fragment of a version with a damaged file or row."""
+
+    fragment_id: int
+    undamaged_rows: pa.Table
+
+
+@dataclass(kw_only=True)
+class IntegrityReport:
+    """What a verification found."""
+
+    bank: str
+    version: int
+    num_edits: int
+    """Experts that the version should hold."""
+    num_verified: int = 0
+    """Rows that were read and are right."""
+    num_files: int = 0
+    num_bytes: int = 0
+    files: list[FileProblem] = field(default_factory=list)
+    edits: list[EditProblem] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """Problems of the version as a whole."""
+    unchecked_files: list[str] = field(default_factory=list)
+    """Readable files without a checksum: the process that wrote them was killed before."""
+    damaged: list[DamagedFragment] = field(default_factory=list)
+    """For the repair."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.files or self.edits or self.problems)
+
+    @property
+    def damaged_edits(self) -> tuple[str, ...]:
+        """Edits whose rows are gone or wrong."""
+        named = [edit_id for item in self.files for edit_id in item.edit_ids]
+        return tuple(dict.fromkeys([*named, *(item.edit_id for item in self.edits)]))
+
+    def lines(self) -> list[str]:
+        """All problems, one per line."""
+        return [
+            *(f"{item.key} {item.problem}; {len(item.edit_ids)} edits" for item in self.files),
+            *(f"edit {item.edit_id}: {item.problem}" for item in self.edits),
+            *self.problems,
+        ]
+
+    def content(self) -> dict[str, Any]:
+        """For JSON output."""
+        return {
+            "bank": self.bank,
+            "version": self.version,
+            "is_whole": self.is_whole,
+            "num_edits": self.num_edits,
+            "num_verified": self.num_verified,
+            "num_files": self.num_files,
+            "num_bytes": self.num_bytes,
+            "files": [vars(item) for item in self.files],
+            "edits": [vars(item) for item in self.edits],
+            "problems": self.problems,
+            "unchecked_files": self.unchecked_files,
+            "damaged_edits": self.damaged_edits,
+        }
+
+    def raise_if_damaged(self) -> None:
+        """IntegrityError that names every damaged file and edit."""
+        if not self.is_whole:
+            raise IntegrityError(
+                f"bank {self.bank!r}, version {self.version}: {'; '.join(self.lines())}. The other "
+                "rows are undamaged; `liveedit bank repair` computes the damaged experts again "
+                "from the log"
+            )
 
 
 def verify_version(
@@ -30,7 +123,7 @@ def verify_version(
 
     Args:
         bank: The bank.
-        version: Which version; the newest by default.
+        version: The newest by default.
         request_log: Of the same store; without it rows are not compared with their requests.
 
     Raises:
@@ -44,42 +137,13 @@ def verify_version(
     return verification.finished()
 
 
-def seal_version(bank: ExpertBank, version: int | None = None) -> int:
-    """Seal the files of a version that have no seal, as they are now: those of earlier releases.
-
-    Args:
-        bank: The bank.
-        version: Which version; the newest by default.
-
-    Returns:
-        How many files were sealed.
-
-    Raises:
-        IntegrityError: A file is missing or damaged.
-    """
-    seals = FileSeals(ObjectStore(bank.store_uri), bank.name)
-    num_sealed = 0
-    for fragment in bank.dataset(bank.version if version is None else version).get_fragments():
-        removals = fragment.deletion_file()
-        if removals and seals.read(removals) is None:
-            seals.write(removals)
-            num_sealed += 1
-        for file in fragment.data_files():
-            if seals.read(f"data/{file.path}") is None:
-                with read_errors(bank.uri):
-                    seals.write(f"data/{file.path}", _all_rows(bank, fragment))
-                num_sealed += 1
-    return num_sealed
-
-
 @dataclass(frozen=True)
 class _ReadFile:
     """A file of a fragment."""
 
     path: str
-    seal: FileSeal | None
+    checksum: FileChecksum | None
     problem: str
-    num_bytes: int
 
 
 @dataclass
@@ -88,14 +152,11 @@ class _Verification:
     version: int
     report: IntegrityReport = field(init=False)
     held: set[str] | None = field(init=False)
-    """Edits that the records promise; None where they do not tell."""
-    subjects: dict[str, SealedRow] = field(default_factory=dict)
+    """Edits that the version must hold; None when records are missing."""
+    verified: dict[str, RowChecksum] = field(default_factory=dict)
     """Right rows by subject."""
-    _suspects: list[tuple[LanceFragment, list[_ReadFile], pa.Table]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.seals = FileSeals(ObjectStore(self.bank.store_uri), self.bank.name)
-        self.store = ObjectStore(self.bank.store_uri)
         num_rows = self.bank.num_edits(self.version)
         self.state = self.bank.versions.state_at(self.version)
         self.held = self.bank.versions.held_at(self.version)
@@ -110,31 +171,33 @@ class _Verification:
             )
 
     def read_fragments(self) -> None:
-        """Check files and rows, a fragment at a time."""
+        """Check files and rows, one fragment at a time."""
+        suspects: list[tuple[LanceFragment, list[_ReadFile], pa.Table]] = []
         for fragment in self.bank.dataset(self.version).get_fragments():
-            paths = [f"data/{file.path}" for file in fragment.data_files()]
+            data = [self._read_file(f"data/{file.path}") for file in fragment.data_files()]
             removals = fragment.deletion_file()
-            files = [self._read_file(path) for path in [*paths, *filter(None, [removals])]]
+            files = [*data, self._read_file(removals)] if removals else data
             rows = self._readable_rows(fragment, files)
-            sealed = {row for file in files if file.seal for row in file.seal.rows}
-            has_seals = all(file.seal for file in files if file.path in paths)
-            right = self._right_rows(rows, sealed if has_seals else None)
+            written = {row for file in data if file.checksum for row in file.checksum.rows}
+            has_checksums = all(file.checksum for file in data)
+            right = self._right_rows(rows, written if has_checksums else None)
             if len(right) < len(rows) or any(file.problem for file in files):
-                self._suspects.append((fragment, files, rows.take(pa.array(right, pa.int64()))))
-        for fragment, files, rows in self._suspects:
-            self._take_down_damage(fragment, files, rows)
+                suspects.append((fragment, files, rows.take(pa.array(right, pa.int64()))))
+        for fragment, files, rows in suspects:  # once it is known which edits are right elsewhere
+            self._report_damage(fragment, files, rows)
 
     def _read_file(self, path: str) -> _ReadFile:
         self.report.num_files += 1
-        seal = self.seals.read(path)
+        checksum = self.bank.checksums.read(path)
+        key = self.bank.checksums.file_key(path)
         try:
-            data = self.store.get(self.seals.file_key(path))
+            data = self.bank.store.get(key)
         except IntegrityError:
-            return _ReadFile(path, seal, "is missing", 0)
+            return _ReadFile(path, checksum, "is missing")
         self.report.num_bytes += len(data)
-        if seal is None:
-            self.report.unsealed.append(self.seals.file_key(path))
-        return _ReadFile(path, seal, seal.problem_of(data) if seal else "", len(data))
+        if checksum is None:
+            self.report.unchecked_files.append(key)
+        return _ReadFile(path, checksum, checksum.problem_of(data) if checksum else "")
 
     def _readable_rows(self, fragment: LanceFragment, files: list[_ReadFile]) -> pa.Table:
         nothing = self.bank.dataset(self.version).schema.empty_table()
@@ -143,64 +206,66 @@ class _Verification:
             return _attempt(fragment.to_table, nothing)
         if self.held is None:
             return nothing
-        # Which rows were removed is unknown, but not which edits the version holds.
-        rows = _attempt(lambda: _all_rows(self.bank, fragment), nothing)
+        # The list of removed rows is lost, but it is known which edits the version holds.
+        rows = _attempt(lambda: self.bank.read_fragment(fragment), nothing)
         wanted = [key in self.held for key in rows.column("edit_id").to_pylist()]
         return rows.filter(pa.array(wanted, pa.bool_()))
 
-    def _right_rows(self, rows: pa.Table, sealed: Collection[SealedRow] | None) -> list[int]:
+    def _right_rows(self, rows: pa.Table, written: Collection[RowChecksum] | None) -> list[int]:
         """Positions of the rows that are what was written; the others are reported."""
         finite = np.ones(len(rows), dtype=bool)
         for column in rows.schema:
             if pa.types.is_fixed_size_list(column.type):
                 finite &= np.isfinite(column_to_numpy(rows, column.name)).all(axis=1)
         generators = rows.column("generator_digest").to_pylist()
-        ids = {row.edit_id for row in sealed or ()}
+        written_ids = {row.edit_id for row in written or ()}
         right = []
-        for index, row in enumerate(sealed_rows(rows)):
+        for index, row in enumerate(row_checksums(rows)):
             problem = ""
-            if sealed is not None and row not in sealed:
-                # An id that was altered itself is nobody's; its edit is missing in the file.
-                problem = "its row is not what was written" if row.edit_id in ids else "no edit"
+            if written is not None and row not in written:
+                if row.edit_id not in written_ids:
+                    continue  # a corrupted edit_id; the edit itself is reported as lost
+                problem = "its row is not what was written"
             elif not finite[index]:
                 problem = "its row holds NaN or infinity"
             elif generators[index] != self.bank.identity.generator_digest:
                 problem = f"its expert was written by another generator, {generators[index]}"
-            elif row.subject_id in self.subjects:
-                problem = f"edit {self.subjects[row.subject_id].edit_id} has the same subject"
-            if not problem:
-                self.subjects[row.subject_id] = row
-                right.append(index)
-            elif problem != "no edit":
+            elif row.subject_id in self.verified:
+                problem = f"edit {self.verified[row.subject_id].edit_id} has the same subject"
+            if problem:
                 self.report.edits.append(EditProblem(edit_id=row.edit_id, problem=problem))
+            else:
+                self.verified[row.subject_id] = row
+                right.append(index)
         return right
 
-    def _take_down_damage(
+    def _report_damage(
         self, fragment: LanceFragment, files: list[_ReadFile], rows: pa.Table
     ) -> None:
-        right = {row.edit_id for row in self.subjects.values()}
-        in_file = [row.edit_id for file in files if file.seal for row in file.seal.rows]
+        right = {row.edit_id for row in self.verified.values()}
+        in_file = [row.edit_id for file in files if file.checksum for row in file.checksum.rows]
         lost = tuple(
             edit_id
             for edit_id in in_file
             if edit_id not in right and (self.held is None or edit_id in self.held)
         )
         self.report.files += [
-            FileProblem(key=self.seals.file_key(file.path), problem=file.problem, edit_ids=lost)
+            FileProblem(
+                key=self.bank.checksums.file_key(file.path), problem=file.problem, edit_ids=lost
+            )
             for file in files
             if file.problem
         ]
         self.report.damaged.append(
-            DamagedFragment(fragment_id=fragment.fragment_id, unharmed_rows=rows)
+            DamagedFragment(fragment_id=fragment.fragment_id, undamaged_rows=rows)
         )
 
     def compare_with_log(self, request_log: RequestLog) -> None:
         """Every row must have its request, under its number, and must not be removed."""
-        requests = request_log.edits_of_subjects(list(self.subjects))
+        requests = request_log.edits_of_subjects(list(self.verified))
         changes = request_log.changes.read()
-        known = changes[: self.state.last_change] if self.state else []
-        removed = removed_after(known)
-        for subject_id, row in self.subjects.items():
+        removed = removed_after(changes[: self.state.last_change] if self.state else [])
+        for subject_id, row in self.verified.items():
             problem = ""
             if (row.sequence, row.edit_id) not in requests.get(subject_id, ()):
                 problem = f"the request log has no request {row.sequence} of this edit"
@@ -210,14 +275,14 @@ class _Verification:
                 self.report.edits.append(EditProblem(edit_id=row.edit_id, problem=problem))
 
     def finished(self) -> IntegrityReport:
-        """The report, after everything that is promised was looked for."""
-        self.report.num_verified = len(self.subjects)
+        """The report, with the edits that are in no file."""
+        self.report.num_verified = len(self.verified)
         if self.held is not None:
-            named = {row.edit_id for row in self.subjects.values()}
-            named.update(self.report.damaged_edits)
+            found = {row.edit_id for row in self.verified.values()}
+            found.update(self.report.damaged_edits)
             self.report.edits += [
                 EditProblem(edit_id=edit_id, problem="it is in no file of the version")
-                for edit_id in sorted(self.held - named)
+                for edit_id in sorted(self.held - found)
             ]
         elif self.report.num_verified != self.report.num_edits and self.report.is_whole:
             self.report.problems.append(
@@ -226,19 +291,13 @@ class _Verification:
         return self.report
 
 
-def _all_rows(bank: ExpertBank, fragment: LanceFragment) -> pa.Table:
-    """All rows of a fragment, the removed ones too."""
-    table = Table(ObjectStore(bank.store_uri), f"banks/{bank.name}")
-    return table.read_fragment(fragment.metadata)
-
-
 def _attempt(read: Callable[[], pa.Table], nothing: pa.Table) -> pa.Table:
-    """What can be read of a file that may be damaged, its texts included."""
+    """What can be read of a file that may be damaged."""
     try:
         rows = read()
-        list(sealed_rows(rows))
+        list(row_checksums(rows))  # decodes the texts too
         return rows
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException:  # damaged bytes make Lance panic, which is no Exception
+    except BaseException:  # damaged bytes make Lance panic, which is not an Exception
         return nothing

@@ -1,9 +1,8 @@
-"""What a registered bank version is made of, so that it can be opened and any change is found.
+"""The manifest of a registered bank version, by which it can be opened and any change is found.
 
-A manifest names store, bank and version, what the experts were made for, and the sha256 of every
-file that the version consists of: Lance data files (the shards) and the lists of rows that were
-removed from them. Such files never change once they are written, so a version is either whole or
-damaged; `content_problems` says which files are gone or altered.
+A manifest names store, bank and version, the identity of the bank, and the sha256 of every file of
+the version: Lance data files and the lists of rows that were removed from them. Such files never
+change once they are written; `content_problems` says which are missing or altered.
 """
 
 import json
@@ -11,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
-from infra.bank.checksums import FileSeals, sha256_of
+from infra.bank.checksums import sha256_of
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.schema import BankIdentity
 from infra.storage.object_store import ObjectStore
@@ -23,17 +22,13 @@ class BankContent:
     """Digests of a version."""
 
     edits_sha256: str
-    """Over the edit ids that it holds, by sequence."""
+    """Of the edit ids that it holds, by sequence."""
     files: Mapping[str, str]
     """sha256 of each file by its key in the store."""
 
     @classmethod
     def of(cls, bank: ExpertBank, version: int) -> Self:
-        """Digests of all files of a version: those on their seals, or read where there are none.
-
-        Args:
-            bank: The bank.
-            version: Which version.
+        """Digests of a version's files: the stored checksums; files without one are read.
 
         Raises:
             IntegrityError: The version or one of its files is missing.
@@ -44,7 +39,7 @@ class BankContent:
 
 @dataclass(frozen=True, kw_only=True)
 class BankManifest:
-    """A registered version, as MLflow keeps it."""
+    """A registered version, as MLflow stores it."""
 
     store_uri: str
     bank: str
@@ -54,26 +49,22 @@ class BankManifest:
     identity: BankIdentity
     content: BankContent
     backbone: str
-    """Name by which workers load the backbone; the identity holds its digest."""
+    """Name by which workers load the backbone; its digest is in `identity`."""
     backbone_dtype: str = "auto"
-    """Number format in which they load it."""
+    """dtype in which they load it."""
 
     @classmethod
     def of(
         cls, bank: ExpertBank, version: int, *, backbone: str, backbone_dtype: str = "auto"
     ) -> Self:
-        """Describe a committed version.
-
-        Raises:
-            IntegrityError: No window was committed as this version, or a file is missing.
-        """
-        window = bank.window(version)
+        """Describe a committed version; IntegrityError when it has no record or lacks a file."""
+        record = bank.versions.record(version)
         return cls(
-            store_uri=bank.store_uri,
+            store_uri=bank.store.root_uri,
             bank=bank.name,
             bank_version=version,
-            committed_at=window.committed_at.isoformat(),
-            num_edits=window.num_edits,
+            committed_at=record.committed_at.isoformat(),
+            num_edits=record.num_edits,
             identity=bank.identity,
             content=BankContent.of(bank, version),
             backbone=backbone,
@@ -86,15 +77,7 @@ class BankManifest:
 
     @classmethod
     def from_json(cls, text: str, name: str) -> Self:
-        """Read a manifest.
-
-        Args:
-            text: The file.
-            name: For the message.
-
-        Raises:
-            IntegrityError: It is damaged, or was written by an earlier release.
-        """
+        """Read a manifest; IntegrityError when it is damaged. `name` is for the message."""
         try:
             values = json.loads(text)
             values["identity"] = BankIdentity(**values["identity"])
@@ -107,11 +90,11 @@ class BankManifest:
             ) from error
 
     def open_bank(self) -> ExpertBank:
-        """The bank, if it is still made for the same things.
+        """The bank.
 
         Raises:
-            IntegrityError: There is no such bank any more.
-            RepositoryMismatchError: A bank of this name was made anew for something else.
+            IntegrityError: It no longer exists.
+            RepositoryMismatchError: The bank of this name now has another identity.
         """
         bank = ExpertBank.open(ObjectStore(self.store_uri), self.bank)
         bank.identity.check_same(self.identity, self.bank)
@@ -125,7 +108,7 @@ class BankManifest:
 
         Raises:
             IntegrityError: Names the files that are missing or altered.
-            RepositoryMismatchError: A bank of this name was made anew for something else.
+            RepositoryMismatchError: The bank of this name now has another identity.
         """
         bank = self.open_bank()
         problems = content_problems(bank, self)
@@ -138,12 +121,7 @@ class BankManifest:
 
 
 def content_problems(bank: ExpertBank, manifest: BankManifest) -> list[str]:
-    """What is missing or altered in a registered version; empty when nothing is.
-
-    Args:
-        bank: The bank of the manifest.
-        manifest: What was registered.
-    """
+    """What is missing or altered in a registered version of `bank`."""
     expected = manifest.content.files
     try:
         found = set(bank.file_keys(manifest.bank_version))
@@ -159,7 +137,7 @@ def content_problems(bank: ExpertBank, manifest: BankManifest) -> list[str]:
             problems.append(f"{key} is missing")
             continue
         if not is_same:
-            problems.append(f"{key} is altered, its sha256 is another")
+            problems.append(f"{key} is altered, its sha256 differs")
     # A damaged file must not be parsed, so edits are compared only where all bytes are right.
     edits = manifest.content.edits_sha256
     if not problems and _edits_sha256(bank, manifest.bank_version) != edits:
@@ -172,8 +150,7 @@ def _edits_sha256(bank: ExpertBank, version: int) -> str:
 
 
 def _written_digest(bank: ExpertBank, key: str) -> str:
-    store = ObjectStore(bank.store_uri)
-    seal = FileSeals(store, bank.name).read(key.removeprefix(f"banks/{bank.name}/"))
-    if seal is not None and store.exists(key):
-        return seal.sha256
-    return sha256_of(store.get(key))
+    checksum = bank.checksums.read(key.removeprefix(bank.checksums.file_key("")))
+    if checksum is not None and bank.store.exists(key):
+        return checksum.sha256
+    return sha256_of(bank.store.get(key))

@@ -1,12 +1,11 @@
-"""A bank version as tensors, within a bound of memory.
+"""A bank version as tensors, within a memory limit.
 
-Routing compares an input with every expert, so routing features are resident; an input keeps few
-experts, so their matrices may stay in the store and be read when they are asked for. Features are
-filled batch by batch into the arrays that are used afterwards: nothing is ever held twice.
+Routing compares an input with every expert, so routing features are in memory; an input keeps few
+experts, so their matrices may stay in the store until they are needed. Features are filled batch by
+batch into the final arrays, so that nothing is in memory twice.
 """
 
 import functools
-from collections.abc import Sequence
 
 import lance
 import numpy as np
@@ -17,18 +16,17 @@ from torch import Tensor
 from infra.bank.matrix_place import RESIDENT_BYTES, MatrixPlace
 from infra.storage.tables import storage_errors
 from liveedit_core.method.config import GeneratorConfig
-from liveedit_core.method.expert_matrices import Matrices
 from liveedit_core.method.repository import ExpertRepository
 
 _FEATURES = ("visual_feature", "prompt_feature")
 _MATRICES = ("expert_down", "expert_up")
 _BATCH_BYTES = 1 << 20
-"""Small, as the allocator keeps what Lance's threads have freed; larger ones are no faster."""
+"""Small, as the allocator keeps what Lance's threads free; larger ones are not faster."""
 _BUFFER_BYTES = 8 << 20
 
 
 class StoredColumn:
-    """One factor of all experts of a pinned version, read where it is indexed; picklable."""
+    """One factor of all experts of a pinned version, read when it is indexed; picklable."""
 
     def __init__(
         self,
@@ -38,14 +36,9 @@ class StoredColumn:
         places_N: npt.NDArray[np.int64],
         shape: tuple[int, ...],
     ) -> None:
-        """Name what is to be read.
+        """Name the column; expert n of `shape` (N, R, D) is row `places_N[n]` of the version.
 
-        Args:
-            dataset: The version.
-            options: Of the store, to open it in another process.
-            column: Holds the factor, flattened.
-            places_N: Row of each expert in the version.
-            shape: (N, R, D).
+        `options` are those of the store, to open it in another process.
         """
         self._uri = dataset.uri
         self._version = int(dataset.version)
@@ -59,17 +52,11 @@ class StoredColumn:
         return lance.dataset(self._uri, version=self._version, storage_options=self._options)
 
     def __getstate__(self) -> dict[str, object]:
-        """All but the open table: it is opened again where this arrives."""
+        """Everything but the open table, which is opened again in the other process."""
         return {name: value for name, value in self.__dict__.items() if name != "_dataset"}
 
     def __getitem__(self, index_U: Tensor) -> Tensor:
-        """Read some of them.
-
-        Args:
-            index_U: int64 positions, each in [0, N).
-
-        Returns:
-            [U, R, D] float32, in the order asked for.
+        """Read experts by position, int64 in [0, N); returns float32 [U, R, D] in that order.
 
         Raises:
             IntegrityError: The version or a file of it is gone.
@@ -92,13 +79,7 @@ def read_repository(
     options: dict[str, str],
     matrices: MatrixPlace = "auto",
 ) -> ExpertRepository:
-    """The experts of a version, sorted by sequence.
-
-    Args:
-        dataset: The version.
-        config: Of the generator that wrote them; fits the bank.
-        options: Of the store.
-        matrices: Where they are to be.
+    """The experts of a version, sorted by sequence; `config` must fit the bank.
 
     Raises:
         IntegrityError: The version or a file of it is gone.
@@ -117,7 +98,7 @@ def read_repository(
             widths |= dict.fromkeys(_MATRICES, config.rank * config.hidden_size)
         arrays = _read_arrays(dataset, places_N, widths)
     down, up = (
-        _resident(arrays[name], shape)
+        torch.from_numpy(arrays[name].reshape(shape))
         if is_resident
         else StoredColumn(dataset, options, name, places_N, shape)
         for name in _MATRICES
@@ -131,14 +112,10 @@ def read_repository(
     )
 
 
-def _resident(array: npt.NDArray[np.float32], shape: Sequence[int]) -> Matrices:
-    return torch.from_numpy(array.reshape(shape))
-
-
 def _read_arrays(
     dataset: lance.LanceDataset, places_N: npt.NDArray[np.int64], widths: dict[str, int]
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Fixed-size-list columns, row n from place `places_N[n]`."""
+    """Fixed-size-list columns as arrays; element n is row `places_N[n]`."""
     count = len(places_N)
     arrays = {name: np.empty((count, width), np.float32) for name, width in widths.items()}
     target_N = np.empty_like(places_N)

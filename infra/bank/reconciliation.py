@@ -1,9 +1,9 @@
-"""What a change of the request log does to the rows of a bank.
+"""What a commit, a removal or a restoration changes in the rows of a bank.
 
 The rule: of each subject a bank holds the newest edit that is not removed. When an edit leaves, an
 older one of its subject comes back, and its row is taken from an older version of the bank, which
-never changes. Where no version holds that row any more, unharmed, the edit is pending: the next
-editing job writes the expert again, from the log.
+never changes. If no version holds an undamaged row of it, the edit is pending: the next editing
+job computes the expert again, from the log.
 """
 
 import contextlib
@@ -13,25 +13,21 @@ from dataclasses import dataclass
 import pyarrow as pa
 from lance import LanceDataset
 
-from infra.bank.checksums import FileSeals, sealed_rows
+from infra.bank.checksums import BankChecksums, RowChecksum, row_checksums
+from infra.bank.fragments import RowKey, WrittenFragment
 from infra.bank.history import BankHistory
-from infra.bank.window import RowKey
-from infra.storage.tables import Table, read_errors, select_in, sql_in
+from infra.storage.tables import Table, batches_of, read_errors, select_in, sql_in
 from liveedit_core.errors import IntegrityError
 
-_IDS_AT_ONCE = 2000
-"""Edits in one SQL predicate."""
-
 NumberedEdits = Mapping[str, Sequence[tuple[int, str]]]
-"""Of each subject, number and id of its edits in the order of the log."""
-
+"""Sequence and edit_id of each subject's edits, in the order of the log."""
 
 Held = Mapping[str, RowKey]
-"""Rows of a version by subject; one a subject at most."""
+"""Rows of a version by subject; at most one per subject."""
 
 
 def held_of(dataset: LanceDataset, subject_ids: Iterable[str]) -> Held:
-    """The rows of some subjects; no others are looked through where there is an index."""
+    """The rows of some subjects; with an index, other rows are not scanned."""
     with read_errors(dataset.uri):
         rows = select_in(dataset, RowKey._fields, "subject_id", subject_ids)
     return {key.subject_id: key for key in RowKey.of_table(rows)}
@@ -42,6 +38,47 @@ def all_held(dataset: LanceDataset) -> Held:
     with read_errors(dataset.uri):
         rows = dataset.to_table(columns=list(RowKey._fields))
     return {key.subject_id: key for key in RowKey.of_table(rows)}
+
+
+@dataclass(frozen=True)
+class CommitPlan:
+    """What a commit of new fragments changes."""
+
+    positions: list[list[int]]
+    """Of each fragment, the rows that appear."""
+    added: list[RowKey]
+    superseded: list[RowKey]
+    """Rows held so far that disappear."""
+
+
+def plan_commit(
+    held: Held, written: Sequence[WrittenFragment], *, removed: Collection[str] = frozenset()
+) -> CommitPlan:
+    """Decide what new fragments change on top of the rows held.
+
+    Of each subject the row with the largest sequence stays; rows held already, and those of removed
+    edits, are skipped. So several commits give the same rows as one commit of their union, in any
+    order. The time depends on the rows written, not on those held.
+    """
+    newest: dict[str, RowKey] = {}
+    place_of: dict[str, tuple[int, int]] = {}
+    for fragment_index, fragment in enumerate(written):
+        for position, key in enumerate(fragment.keys):
+            other = newest.get(key.subject_id) or held.get(key.subject_id)
+            if other and (key.edit_id == other.edit_id or key.sequence <= other.sequence):
+                continue
+            if key.edit_id in removed:
+                continue
+            newest[key.subject_id] = key
+            place_of[key.subject_id] = (fragment_index, position)
+    positions: list[list[int]] = [[] for _ in written]
+    for fragment_index, position in sorted(place_of.values()):
+        positions[fragment_index].append(position)
+    return CommitPlan(
+        positions=positions,
+        added=[newest[subject_id] for subject_id in place_of],
+        superseded=[held[subject_id] for subject_id in place_of if subject_id in held],
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +94,7 @@ class Reconciliation:
 def reconcile(
     held: Held,
     edits: NumberedEdits,
-    gone: Collection[str],
+    removed: Collection[str],
     find_rows: Callable[[Sequence[str]], Mapping[str, pa.Table]],
 ) -> Reconciliation:
     """Give each subject the newest of its edits that is not removed and has a row.
@@ -65,30 +102,30 @@ def reconcile(
     Args:
         held: What the newest version holds of these subjects.
         edits: The subjects to look at.
-        gone: Edits that are removed.
+        removed: Edits that must not be held.
         find_rows: Finds rows in older versions, as far as there are any.
     """
     wanted: dict[str, list[str]] = {}
     leaving: dict[str, RowKey] = {}
     for subject_id, numbered in edits.items():
-        rival = held.get(subject_id)
-        if rival and rival.edit_id in gone:
-            leaving[subject_id] = rival
-            rival = None
+        current = held.get(subject_id)
+        if current and current.edit_id in removed:
+            leaving[subject_id] = current
+            current = None
         wanted[subject_id] = [
             edit_id
             for sequence, edit_id in reversed(numbered)
-            if edit_id not in gone and sequence > (rival.sequence if rival else 0)
+            if edit_id not in removed and sequence > (current.sequence if current else 0)
         ]
     found = find_rows([edit_id for edit_ids in wanted.values() for edit_id in edit_ids])
-    coming: list[pa.Table] = []
+    returning: list[pa.Table] = []
     for subject_id, edit_ids in wanted.items():
         edit_id = next((edit_id for edit_id in edit_ids if edit_id in found), "")
         if edit_id:
-            coming.append(found[edit_id])
+            returning.append(found[edit_id])
             if subject_id in held:
                 leaving[subject_id] = held[subject_id]
-    rows = pa.concat_tables(coming) if coming else None
+    rows = pa.concat_tables(returning) if returning else None
     return Reconciliation(
         rows=rows,
         added=RowKey.of_table(rows) if rows else [],
@@ -96,16 +133,13 @@ def reconcile(
     )
 
 
-def way_back(
+def plan_rollback(
     now: Held, before: Held, edits_of: Callable[[Collection[str]], NumberedEdits]
 ) -> tuple[list[str], list[str]]:
-    """What to remove and to restore so that a bank holds what an older version holds.
+    """What to remove and what to restore so that a bank holds what an older version holds.
 
-    Of each subject that differs, all edits after the older version's leave, up to the one held now:
-    otherwise one of them would take its place.
-
-    Returns:
-        Edits to remove, and edits to restore where they are removed.
+    Of each subject that differs, all edits newer than the older version's are removed, up to the
+    one held now: otherwise one of them would take its place.
     """
     differing = [
         subject_id
@@ -124,22 +158,21 @@ def way_back(
 class OlderRows:
     """Rows that left the newest version, as older versions still hold them."""
 
-    def __init__(self, table: Table, history: BankHistory, seals: FileSeals) -> None:
+    def __init__(self, table: Table, history: BankHistory, checksums: BankChecksums) -> None:
         """Read a bank's table."""
         self._table = table
         self._history = history
-        self._seals = seals
+        self._checksums = checksums
 
     def find(self, base: LanceDataset, edit_ids: Sequence[str]) -> dict[str, pa.Table]:
-        """One row an edit, each from the newest version before `base` that holds it unharmed."""
+        """One row per edit, from the newest version before `base` that holds it undamaged."""
         missing = set(edit_ids)
         found: dict[str, pa.Table] = {}
         for record in self._history.newest_first(int(base.version)):
             if not missing:
                 break
-            left = sorted(missing.intersection(self._history.lists_of(record)[1]))
-            for start in range(0, len(left), _IDS_AT_ONCE):
-                for row in self._read(record.version - 1, left[start : start + _IDS_AT_ONCE]):
+            for batch in batches_of(sorted(missing.intersection(record.removed))):
+                for row in self._read(record.version - 1, batch):
                     edit_id = row.column("edit_id")[0].as_py()
                     found[edit_id] = row
                     missing.discard(edit_id)
@@ -148,22 +181,21 @@ class OlderRows:
     def _read(self, version: int, edit_ids: Sequence[str]) -> list[pa.Table]:
         try:
             fragments = self._table.at(version).get_fragments()
-        except IntegrityError:  # cleaned up
+        except IntegrityError:  # the version was deleted
             return []
         found: list[pa.Table] = []
         for fragment in fragments:
             with contextlib.suppress(IntegrityError, OSError, ValueError):  # missing or damaged
                 rows = fragment.to_table(filter=sql_in("edit_id", edit_ids))
-                found += self._unharmed(rows, [file.path for file in fragment.data_files()])
+                if len(rows):
+                    paths = [f"data/{file.path}" for file in fragment.data_files()]
+                    found += _undamaged(rows, self._checksums.rows_of(paths))
         return found
 
-    def _unharmed(self, rows: pa.Table, files: Sequence[str]) -> list[pa.Table]:
-        if not len(rows):
-            return []
-        seals = [self._seals.read(f"data/{path}") for path in files]
-        sealed = {row for seal in seals if seal for row in seal.rows}
-        return [
-            rows.slice(index, 1)
-            for index, row in enumerate(sealed_rows(rows))
-            if not all(seals) or row in sealed
-        ]
+
+def _undamaged(rows: pa.Table, written: Collection[RowChecksum] | None) -> list[pa.Table]:
+    return [
+        rows.slice(index, 1)
+        for index, row in enumerate(row_checksums(rows))
+        if written is None or row in written
+    ]

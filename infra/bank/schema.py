@@ -1,4 +1,4 @@
-"""What a bank holds: its identity, its rows, and their columns in Arrow."""
+"""The identity of a bank, its rows, and their columns in Arrow."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ _IDENTITY_KEY = b"liveedit.bank_identity"
 
 @dataclass(frozen=True, kw_only=True)
 class BankIdentity:
-    """All that must agree for two experts to live in one bank."""
+    """Everything that must be equal for two experts to be in one bank."""
 
     backbone_digest: str
     generator_digest: str
@@ -34,7 +34,7 @@ class BankIdentity:
     num_queries: int
     rank: int
     embedding_model: str
-    """Name of the image embedding; embeddings of two models cannot be compared."""
+    """Name of the image embedding model."""
     embedding_size: int
 
     @property
@@ -48,15 +48,7 @@ class BankIdentity:
         return self.rank * self.hidden_size
 
     def check_same(self, other: "BankIdentity", bank: str) -> None:
-        """Compare what the bank was made for with what is asked of it.
-
-        Args:
-            other: What is asked for.
-            bank: Name, for the message.
-
-        Raises:
-            RepositoryMismatchError: Names each field that differs.
-        """
+        """RepositoryMismatchError that names each field in which `other` differs."""
         differences = [
             f"{item.name} is {getattr(self, item.name)!r} there, {getattr(other, item.name)!r} here"
             for item in fields(self)
@@ -69,7 +61,7 @@ class BankIdentity:
             )
 
     def schema(self) -> pa.Schema:
-        """Columns of a bank of this identity; the identity itself is in the schema's metadata."""
+        """Columns of a bank; the identity is in the schema's metadata."""
         widths = {
             "visual_feature": self.feature_size,
             "prompt_feature": self.feature_size,
@@ -92,11 +84,7 @@ class BankIdentity:
 
     @classmethod
     def from_schema(cls, schema: pa.Schema, bank: str) -> Self:
-        """The identity that `schema` keeps.
-
-        Raises:
-            IntegrityError: The table is no bank, or one of another release.
-        """
+        """The identity in `schema`; IntegrityError when the table is not a bank."""
         metadata: Mapping[bytes, bytes] = schema.metadata or {}
         try:
             return cls(**json.loads(metadata[_IDENTITY_KEY]))
@@ -130,7 +118,7 @@ class ExpertRow:
         """Refuse what must never be stored.
 
         Raises:
-            NumericsError: NaN or infinity; column and edit are named.
+            NumericsError: NaN or infinity; names column and edit.
             ShapeError: A vector does not have the bank's width.
         """
         self.expert.check_finite()
@@ -147,12 +135,7 @@ class ExpertRow:
 
 
 def rows_to_table(identity: BankIdentity, rows: Sequence[ExpertRow]) -> pa.Table:
-    """Checked rows as an Arrow table of the bank's schema, in the order given.
-
-    Raises:
-        NumericsError: NaN or infinity in a row.
-        ShapeError: A row does not fit the bank.
-    """
+    """Checked rows (`ExpertRow.check`) as an Arrow table of the bank's schema."""
     for row in rows:
         row.check(identity)
     schema = identity.schema()

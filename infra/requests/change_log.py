@@ -1,9 +1,9 @@
-"""The table `changes`: which edits were withdrawn or brought back, when, by whom and why.
+"""The table `changes`: which edits were removed or restored, when, by whom and why.
 
 Together with `requests` it is the source of truth: a bank holds, of each subject, the newest edit
-that is not removed. Changes concern every bank of a store, so that a bank that is rebuilt with
-another generator does not bring a withdrawn edit back. A record is written before any bank shows
-it; a process that dies in between leaves a change that the bank's next writer carries out.
+that is not removed. Changes apply to every bank of a store, so rebuilding a bank with another
+generator does not bring a removed edit back. A change is stored before any bank shows it; if the
+process dies in between, the bank's next writer applies it.
 """
 
 from collections.abc import Collection, Sequence
@@ -37,34 +37,30 @@ _MAX_TEXT_CHARS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One decision of a person about edits that were accepted before."""
+    """One decision of a person about accepted edits."""
 
     number: int
-    """From 1, in the order of deciding."""
+    """From 1, in the order of the decisions."""
     kind: ChangeKind
     removed: tuple[str, ...]
     restored: tuple[str, ...]
     bank: str
-    """The bank that was looked at; the change is meant for all banks."""
+    """The bank that the person looked at; the change applies to all banks."""
     author: str
     reason: str
     decided_at: datetime
 
     @property
     def edit_ids(self) -> tuple[str, ...]:
-        """All edits that it names."""
+        """All edits that the change names."""
         return self.removed + self.restored
 
 
 class ChangeLog:
-    """Numbered changes of one store; the table is made with the first of them."""
+    """Numbered changes of one store; the first of them creates the table."""
 
     def __init__(self, store: ObjectStore) -> None:
-        """Name the log; nothing is read yet.
-
-        Args:
-            store: Where it lives.
-        """
+        """Name the log; nothing is read yet."""
         self._store = store
         self._table = Table(store, "changes")
         self._version = 0
@@ -72,7 +68,7 @@ class ChangeLog:
         self._removed: frozenset[str] = frozenset()
 
     def read(self) -> list[Change]:
-        """All changes, oldest first; the table is only read again when it has grown."""
+        """All changes, oldest first; the table is read again only when it has grown."""
         if self._version == 0 and not self._table.exists():
             return []
         return self._read(self._table.latest())
@@ -88,7 +84,7 @@ class ChangeLog:
         return self._changes
 
     def removed(self) -> frozenset[str]:
-        """The edits that are withdrawn now."""
+        """The edits that are removed now."""
         self.read()
         return self._removed
 
@@ -102,22 +98,14 @@ class ChangeLog:
         author: str,
         reason: str,
     ) -> Change | None:
-        """Write a change down.
+        """Store a change; None when nothing is left of it.
 
-        Args:
-            kind: What a person asked for.
-            removed: Edits to withdraw; those withdrawn already are left out.
-            restored: Edits to bring back; those that are not withdrawn are left out.
-            bank: The bank that was looked at.
-            author: Who decided.
-            reason: Why.
-
-        Returns:
-            The change, or None when the log says all of this already.
+        Edits to remove that are removed already, and edits to restore that are not removed, are
+        left out.
 
         Raises:
             InputError: No author, or a text that is too long.
-            ConcurrentCommitError: Other processes kept appending between.
+            ConcurrentCommitError: Other processes committed first every time.
         """
         _check_text("author", author)
         _check_text("reason", reason, may_be_empty=True)
@@ -145,7 +133,7 @@ class ChangeLog:
 
 
 def removed_after(changes: Sequence[Change]) -> set[str]:
-    """The edits that are withdrawn after these changes, in order."""
+    """The edits that are removed after these changes, applied in order."""
     gone: set[str] = set()
     for change in changes:
         gone.difference_update(change.restored)
@@ -162,4 +150,6 @@ def _check_text(name: str, text: str, *, may_be_empty: bool = False) -> None:
     if not text.strip() and not may_be_empty:
         raise InputError(f"a change needs its {name}")
     if len(text) > _MAX_TEXT_CHARS:
-        raise InputError(f"{name} has {len(text)} characters, at most {_MAX_TEXT_CHARS} are kept")
+        raise InputError(
+            f"{name} has {len(text)} characters, at most {_MAX_TEXT_CHARS} are allowed"
+        )

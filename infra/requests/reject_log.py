@@ -1,4 +1,4 @@
-"""The table `rejects`: what was refused and why. Reached through `RequestLog`."""
+"""The table `rejects`: what was rejected and why. Used through `RequestLog`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,23 +29,23 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class StoredReject:
-    """A refusal as the store keeps it."""
+    """A stored rejection."""
 
     rejected: Rejected
     sequence: int | None
-    """Number of the refused request; None for a line that never became one."""
+    """Number of the rejected request; None for a line that never became one."""
     source: str
-    """Digest of the file that a refused line came from."""
+    """Digest of the file that the line came from."""
     bank: str
-    """The bank that refused the request; "" for every bank."""
+    """The bank that rejected the request; "" for every bank."""
     rejected_at: datetime
 
 
 class RejectLog:
-    """Refused lines, known by (source, line number), and refused requests, by (bank, sequence)."""
+    """Rejected lines, identified by (source, line), and requests, by (bank, sequence)."""
 
     def __init__(self, store: ObjectStore) -> None:
-        """Open the table, made empty when there is none."""
+        """Open the table, created empty when there is none."""
         self._table = Table.open_or_create(store, "rejects", _SCHEMA)
 
     def append(
@@ -55,15 +55,12 @@ class RejectLog:
         source: str = "",
         bank: str = "",
     ) -> int:
-        """Write refusals down, those known already left out.
+        """Store rejections that are not stored yet; how many are new.
 
         Args:
-            rejected: Request number (None for lines) and refusal.
+            rejected: Request number (None for lines) and rejection.
             source: Digest of the file, for lines.
-            bank: The bank that refuses, for requests.
-
-        Returns:
-            How many rows are new.
+            bank: The bank that rejects, for requests.
         """
         rows = [_to_row(sequence, item, source, bank) for sequence, item in rejected]
 
@@ -79,7 +76,7 @@ class RejectLog:
         return self._table.on_latest(attempt)
 
     def refused_sequences(self, bank: str) -> set[int]:
-        """Numbers of the requests that this bank, or every bank, refused."""
+        """Numbers of the requests that were rejected for this bank, or for every bank."""
         rows = self._table.latest().to_table(columns=["sequence", "bank"]).to_pylist()
         return {
             row["sequence"]
@@ -88,7 +85,7 @@ class RejectLog:
         }
 
     def read(self) -> list[StoredReject]:
-        """All refusals, in the order of writing."""
+        """All rejections, in the order of writing."""
         return [
             StoredReject(
                 rejected=Rejected(

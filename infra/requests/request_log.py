@@ -1,14 +1,14 @@
-"""The durable log of all requests ever accepted, and of all that was refused.
+"""The durable log of all requests ever accepted, and of everything that was rejected.
 
-The log is the source of truth: every bank can be made again from it. Therefore images are kept
-as bytes even where a URI is known, as what a URI shows may change or vanish.
+The log is the source of truth: every bank can be rebuilt from it. So images are stored as bytes
+even where a URI is known, because the object behind a URI may change or vanish.
 """
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,11 +22,8 @@ from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import EditRequest
 
-if TYPE_CHECKING:
-    from infra.bank.expert_bank import ExpertBank
-
 _READ_ROWS = 32
-"""Requests read at once: images are large."""
+"""Requests read at a time: images are large."""
 
 _SCHEMA = pa.schema(
     [
@@ -47,21 +44,21 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Admission:
-    """What the log made of a request."""
+    """The result of appending a request."""
 
     sequence: int
     """Its number, from 1; a duplicate has the number of the first."""
     edit_id: str
     subject_id: str
     is_duplicate: bool
-    """The log held this very edit already; nothing was appended."""
+    """The log has this edit already; nothing was appended."""
     supersedes: str
     """The edit of the same image and prompt that this one replaces, or ""."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedRequest:
-    """A request as the log keeps it."""
+    """A stored request."""
 
     sequence: int
     request: EditRequest
@@ -84,32 +81,36 @@ class RequestHeader:
     supersedes: str
 
 
+class RequestKey(NamedTuple):
+    """What identifies a request."""
+
+    sequence: int
+    edit_id: str
+    subject_id: str
+    supersedes: str
+
+
 @dataclass
 class _Index:
-    """Which edits one version of the table holds."""
+    """The requests in one version of the table."""
 
     version: int
-    num_requests: int = 0
-    sequence_of: dict[str, int] = field(default_factory=dict)
-    supersedes_of: dict[str, str] = field(default_factory=dict)
-    subject_of: dict[str, str] = field(default_factory=dict)
-    edits_of: dict[str, list[str]] = field(default_factory=dict)
-    """Of each subject, its edits in the order of the log."""
+    keys: dict[str, RequestKey] = field(default_factory=dict)
+    """By edit_id."""
+    edits_of: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    """Sequence and edit_id of each subject's edits, in the order of the log."""
 
-    def add(self, sequence: int, edit_id: str, subject_id: str, supersedes: str) -> None:
-        self.num_requests += 1
-        self.sequence_of[edit_id] = sequence
-        self.supersedes_of[edit_id] = supersedes
-        self.subject_of[edit_id] = subject_id
-        self.edits_of.setdefault(subject_id, []).append(edit_id)
+    def add(self, key: RequestKey) -> None:
+        self.keys[key.edit_id] = key
+        self.edits_of.setdefault(key.subject_id, []).append((key.sequence, key.edit_id))
 
     @classmethod
     def read(cls, dataset: LanceDataset) -> "_Index":
-        names = ["sequence", "edit_id", "subject_id", "supersedes"]
         index = cls(dataset.version)
-        columns = (column.to_pylist() for column in dataset.to_table(columns=names).columns)
-        for row in zip(*columns, strict=True):
-            index.add(*row)
+        rows = dataset.to_table(columns=list(RequestKey._fields))
+        columns = [rows.column(name).to_pylist() for name in RequestKey._fields]
+        for values in zip(*columns, strict=True):
+            index.add(RequestKey(*values))
         return index
 
 
@@ -117,15 +118,11 @@ class RequestLog:
     """The tables `requests` and `rejects` of a store."""
 
     def __init__(self, store: ObjectStore) -> None:
-        """Open the log, made empty when there is none.
-
-        Args:
-            store: Where it lives.
-        """
+        """Open the log, created empty when there is none."""
         self._table = Table.open_or_create(store, "requests", _SCHEMA)
         self._rejects = RejectLog(store)
         self.changes = ChangeLog(store)
-        """Which edits were removed or restored since."""
+        """Which edits were removed or restored later."""
         self._cached_index: _Index | None = None
 
     def _index_of(self, dataset: LanceDataset) -> _Index:
@@ -133,28 +130,29 @@ class RequestLog:
             self._cached_index = _Index.read(dataset)
         return self._cached_index
 
+    def _index(self) -> _Index:
+        return self._index_of(self._table.latest())
+
     def __len__(self) -> int:
         """How many requests were ever accepted."""
         return int(self._table.latest().count_rows())
 
     def append(self, requests: Sequence[EditRequest]) -> list[Admission]:
-        """Number new requests and write them down, all in one commit.
+        """Number new requests in their order and store them in one commit.
 
-        Args:
-            requests: Valid requests; their order gives their numbers. One commit is made a call,
-                so hand over some dozens at once.
+        Each call is one commit, so pass some dozens at once. An edit that is in the log is a
+        duplicate, even when a later one superseded it: submitting a file again does nothing.
 
         Returns:
-            One admission a request, in the same order. An edit that the log ever held is a
-            duplicate, even when a later one superseded it: handing in a file again does nothing.
+            One admission per request, in the same order.
 
         Raises:
-            ConcurrentCommitError: Other processes kept appending between.
+            ConcurrentCommitError: Other processes committed first every time.
         """
 
         def attempt(base: LanceDataset) -> list[Admission]:
             index = self._index_of(base)
-            # The index now runs ahead of the table; it is right again if the commit succeeds.
+            # `_admit` changes the index ahead of the table: forget it in case the commit fails.
             self._cached_index = None
             admissions = [_admit(index, request) for request in requests]
             accepted = [
@@ -170,13 +168,7 @@ class RequestLog:
         return self._table.on_latest(attempt)
 
     def read(self, sequences: Sequence[int] | None = None) -> Iterator[LoggedRequest]:
-        """Read requests with their images, a few at a time.
-
-        Args:
-            sequences: Numbers of the wanted ones, all by default.
-
-        Yields:
-            Requests by sequence.
+        """Read requests with their images, by sequence, a few at a time; all by default.
 
         Raises:
             IntegrityError: A stored request does not hash to its edit_id.
@@ -206,10 +198,10 @@ class RequestLog:
         """Requests by sequence, without images, which are not read.
 
         Args:
-            submitter: Only theirs; "" for all.
-            since: Only those submitted then or later.
-            until: Only those submitted before.
-            begins_with: Only those whose edit_id begins so.
+            submitter: Only of this submitter; "" for all.
+            since: Only those submitted at this time or later.
+            until: Only those submitted before this time.
+            begins_with: Only those whose edit_id has this prefix.
             edit_ids: Only these edits.
         """
         names = [item.name for item in fields(RequestHeader)]
@@ -227,122 +219,82 @@ class RequestLog:
             rows = rows.filter(pc.less(rows.column("submitted_at"), pa.scalar(until)))
         return [RequestHeader(**row) for row in rows.sort_by("sequence").to_pylist()]
 
+    def request_keys(self) -> list[RequestKey]:
+        """What identifies each request, in the order of the log."""
+        return list(self._index().keys.values())
+
     def refused_sequences(self, bank: str) -> set[int]:
-        """Numbers of the requests that a bank, or every bank, refused."""
+        """Numbers of the requests that were rejected for this bank, or for every bank."""
         return self._rejects.refused_sequences(bank)
 
     def find(self, edit_ids: Collection[str]) -> Iterator[LoggedRequest]:
-        """The requests of some edits, by sequence; those that the log lacks are left out."""
-        index = self._index_of(self._table.latest())
-        known = (index.sequence_of.get(edit_id) for edit_id in edit_ids)
-        yield from self.read([sequence for sequence in known if sequence is not None])
-
-    def pending_sequences(self, bank: "ExpertBank") -> list[int]:
-        """Numbers of what is to be done for a bank: requests minus bank, rejects and removals.
-
-        A request is done when the newest version holds its edit, or a later edit of its subject.
-
-        Args:
-            bank: The bank to complete.
-
-        Returns:
-            Numbers for `read`, rising.
-        """
-        held = bank.subject_sequences()
-        refused = self._rejects.refused_sequences(bank.name)
-        removed = self.changes.removed()
-        index = self._index_of(self._table.latest())
-        return sorted(
-            sequence
-            for edit_id, sequence in index.sequence_of.items()
-            if held.get(index.subject_of[edit_id], 0) < sequence
-            and sequence not in refused
-            and edit_id not in removed
-        )
+        """The requests of some edits, by sequence; unknown edits are skipped."""
+        yield from self.read(self.sequences_of(edit_ids))
 
     def subjects_of(self, edit_ids: Collection[str]) -> dict[str, str]:
-        """Subject of each edit.
-
-        Raises:
-            InputError: The log lacks one of them.
-        """
-        known = self._index_of(self._table.latest()).subject_of
+        """The subject of each edit; InputError when the log lacks one of them."""
+        known = self._index().keys
         unknown = [edit_id for edit_id in edit_ids if edit_id not in known]
         if unknown:
             raise InputError(f"the request log has no edit {unknown[0]!r}")
-        return {edit_id: known[edit_id] for edit_id in edit_ids}
+        return {edit_id: known[edit_id].subject_id for edit_id in edit_ids}
 
     def sequences_of(self, edit_ids: Collection[str]) -> list[int]:
-        """Numbers of some edits; those that the log lacks are left out."""
-        known = self._index_of(self._table.latest()).sequence_of
-        return [known[edit_id] for edit_id in edit_ids if edit_id in known]
+        """Numbers of some edits; unknown edits are skipped."""
+        known = self._index().keys
+        return [known[edit_id].sequence for edit_id in edit_ids if edit_id in known]
 
     def edits_of_subjects(self, subject_ids: Collection[str]) -> dict[str, list[tuple[int, str]]]:
-        """Of each subject, number and id of its edits, in the order of the log."""
-        index = self._index_of(self._table.latest())
+        """Sequence and edit_id of each subject's edits, in the order of the log."""
+        edits_of = self._index().edits_of
         return {
-            subject_id: [
-                (index.sequence_of[edit_id], edit_id) for edit_id in index.edits_of[subject_id]
-            ]
+            subject_id: list(edits_of[subject_id])
             for subject_id in subject_ids
-            if subject_id in index.edits_of
+            if subject_id in edits_of
         }
 
-    def pending(self, bank: "ExpertBank") -> Iterator[LoggedRequest]:
-        """What is still to be done for a bank, by sequence and images included."""
-        yield from self.read(self.pending_sequences(bank))
-
     def reject_lines(self, rejected: Sequence[Rejected], *, source: str) -> int:
-        """Write down lines of a file that never became requests.
+        """Store rejected lines of a file, each (source, line number) once; how many are new.
 
-        Args:
-            rejected: What was refused; `line_number` tells lines of one source apart.
-            source: Digest of the file, so that a resumed run doubles nothing.
-
-        Returns:
-            How many of them are new.
+        `source` is the digest of the file, so that a resumed run stores nothing twice.
         """
         return self._rejects.append([(None, item) for item in rejected], source=source)
 
     def reject_requests(self, rejected: Sequence[Rejected], *, bank: str = "") -> int:
-        """Write down requests of the log that cannot become experts; they are not pending any more.
+        """Store requests that cannot become experts; they are no longer pending.
 
         Args:
-            rejected: What was refused; `edit_id` names the request.
-            bank: The bank that refuses them, or "" when no bank could take them.
+            rejected: Each names its request by `edit_id`.
+            bank: The bank that rejects them; "" when no bank can take them.
 
         Returns:
-            How many of them are new.
+            How many are new.
 
         Raises:
             InputError: An edit_id is not in the log.
         """
-        index = self._index_of(self._table.latest())
-        unknown = [item.edit_id for item in rejected if item.edit_id not in index.sequence_of]
+        known = self._index().keys
+        unknown = [item.edit_id for item in rejected if item.edit_id not in known]
         if unknown:
             raise InputError(f"cannot reject {unknown[0]!r}: the request log has no such edit")
-        numbered = [(index.sequence_of[item.edit_id], item) for item in rejected]
+        numbered = [(known[item.edit_id].sequence, item) for item in rejected]
         return self._rejects.append(numbered, bank=bank)
 
     def rejects(self) -> list[StoredReject]:
-        """All that was refused, in the order of writing."""
+        """Everything that was rejected, in the order of writing."""
         return self._rejects.read()
 
 
 def _admit(index: _Index, request: EditRequest) -> Admission:
     edit_id, subject_id = request.edit_id, request.subject_id
-    is_duplicate = edit_id in index.sequence_of
-    if not is_duplicate:
+    key = index.keys.get(edit_id)
+    is_duplicate = key is not None
+    if key is None:
         earlier = index.edits_of.get(subject_id)
-        supersedes = earlier[-1] if earlier else ""
-        index.add(index.num_requests + 1, edit_id, subject_id, supersedes)
-    return Admission(
-        sequence=index.sequence_of[edit_id],
-        edit_id=edit_id,
-        subject_id=subject_id,
-        is_duplicate=is_duplicate,
-        supersedes=index.supersedes_of[edit_id],
-    )
+        supersedes = earlier[-1][1] if earlier else ""
+        key = RequestKey(len(index.keys) + 1, edit_id, subject_id, supersedes)
+        index.add(key)
+    return Admission(**key._asdict(), is_duplicate=is_duplicate)
 
 
 def _to_rows(accepted: Sequence[tuple[Admission, EditRequest]]) -> pa.Table:

@@ -131,9 +131,9 @@ class ModelRegistry:
             IntegrityError: no window was committed as this version.
             TrackingError: MLflow does not answer.
         """
-        window = bank.window(version)
+        window = bank.versions.record(version)
         bank.versions.tag(f"registered-{version}", version)  # clean-up keeps it, MLflow or not
-        origin = [bank.store_uri, bank.name, version, window.committed_at.isoformat()]
+        origin = [bank.store.root_uri, bank.name, version, window.committed_at.isoformat()]
         key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()
         known = self._known(BANK_MODEL, key)
         if known is not None:
@@ -148,7 +148,7 @@ class ModelRegistry:
                 key=key,
                 folder=Path(folder),
                 tags={
-                    "store_uri": bank.store_uri,
+                    "store_uri": bank.store.root_uri,
                     "bank": bank.name,
                     "bank_version": str(version),
                     "num_edits": str(window.num_edits),

@@ -180,7 +180,7 @@ def tag(options: argparse.Namespace, output: Output) -> int:
 
 def verify(options: argparse.Namespace, output: Output) -> int:
     """Compare a version with what was written."""
-    from infra.bank.integrity import seal_version, verify_version
+    from infra.bank.integrity import verify_version
 
     bank = open_bank(options)
     version = resolve_version(bank, options.version)
@@ -194,10 +194,8 @@ def verify(options: argparse.Namespace, output: Output) -> int:
             f"{report.num_edits:,} edits are right. `liveedit bank repair` mends the newest version"
         )
         return DAMAGED
-    if report.unsealed and options.seal:
-        output.data(num_sealed=seal_version(bank, version))
-    elif report.unsealed:
-        output.say(f"{len(report.unsealed)} files have no digest yet; --seal writes them down")
+    if report.unchecked_files:
+        output.say(f"{len(report.unchecked_files)} files have no checksum; their rows were read")
     output.say(
         f"bank {bank.name!r}, version {version} is whole: {report.num_verified:,} edits, "
         f"{report.num_files:,} files, {report.num_bytes:,} bytes"
@@ -240,12 +238,12 @@ def repair(options: argparse.Namespace, output: Output) -> int:
 
 def compact(options: argparse.Namespace, output: Output) -> int:
     """Merge small files, clean up old versions."""
-    from infra.bank.compaction import BankGrowth
+    from infra.bank.compaction import Compaction
     from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe, load_recipe
 
     config = load_recipe(LifelongEditRecipe, options.recipe or QUICKSTART, options.overrides)
     bank = open_bank(options)
-    done = BankGrowth(ObjectStore(options.store), bank.name, config.growth).tend()
+    done = Compaction(ObjectStore(options.store), bank.name, config.growth).run()
     output.data(bank=bank.name, version=bank.version, **asdict(done))
     output.say(done.sentence())
     return 0
@@ -263,7 +261,7 @@ def _say_version(bank: ExpertBank, version: int, output: Output) -> None:
 
 
 def _pending(bank: ExpertBank, request_log: RequestLog) -> set[str]:
-    numbers = set(request_log.pending_sequences(bank))
+    numbers = set(bank.pending_sequences(request_log))
     return {item.edit_id for item in request_log.headers() if item.sequence in numbers}
 
 

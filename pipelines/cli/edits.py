@@ -169,12 +169,12 @@ def _bank_events(header: RequestHeader, banks: list[ExpertBank]) -> Iterator[_Ev
     for bank in banks:
         for event in bank.versions.events(header.edit_id, bank.version):
             yield _Event(
-                time=event.window.committed_at,
+                time=event.record.committed_at,
                 event=event.event,
                 bank=bank.name,
-                version=event.version,
-                author=event.window.author,
-                reason=event.window.message,
+                version=event.record.version,
+                author=event.record.author,
+                reason=event.record.message,
             )
 
 

@@ -183,10 +183,7 @@ _BANK: _Commands = {
     ),
     "verify": (
         "read every file and row of a version and compare them with what was written",
-        (
-            _version,
-            _flag("--seal", "write digests for files that have none, of earlier releases"),
-        ),
+        (_version,),
     ),
     "repair": (
         "drop damaged files, keep unharmed rows, write lost experts again from the log",

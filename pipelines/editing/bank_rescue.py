@@ -8,7 +8,7 @@ one, or by the next editing job.
 import pyarrow as pa
 
 from infra.bank.expert_bank import ExpertBank
-from infra.bank.integrity_report import IntegrityReport
+from infra.bank.integrity import IntegrityReport
 from infra.requests.request_log import RequestLog
 
 
@@ -33,7 +33,7 @@ def drop_damaged(
     """
     if not report.damaged:
         return report.version
-    rows = pa.concat_tables([fragment.unharmed_rows for fragment in report.damaged])
+    rows = pa.concat_tables([fragment.undamaged_rows for fragment in report.damaged])
     return bank.committer.replace(
         fragment_ids=[fragment.fragment_id for fragment in report.damaged],
         rows=rows,
@@ -56,13 +56,12 @@ def lost_sequences(bank: ExpertBank, request_log: RequestLog) -> list[int]:
     Returns:
         Rising; empty when nothing that was taught is missing.
     """
-    pending = set(request_log.pending_sequences(bank))
+    pending = set(bank.pending_sequences(request_log))
     if not pending:
         return []
     once_held = {
         edit_id
         for record in bank.versions.newest_first(bank.version)
-        for edit_ids in bank.versions.lists_of(record)
-        for edit_id in edit_ids
+        for edit_id in (*record.added, *record.removed)
     }
     return sorted(pending & set(request_log.sequences_of(once_held)))

@@ -7,7 +7,8 @@ At each point the cases of this run whose edits the pinned version holds are sco
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from infra.bank.expert_bank import BankVersion, ExpertBank
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.history import BankVersion
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.method.config import GeneratorConfig
 from pipelines.editing.intake import CaseBook
@@ -58,7 +59,7 @@ class EvaluationSchedule:
     def add_window(self, version: int) -> None:
         """Take note of a commit; one that added nothing is known already."""
         if all(window.version != version for window in self._windows):
-            self._windows.append(self.bank.window(version))
+            self._windows.append(self.bank.versions.record(version))
 
     def advance(self, done_through: int, *, is_end: bool = False) -> None:
         """Start the evaluations that have become due.

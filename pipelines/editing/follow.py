@@ -200,7 +200,7 @@ class Follower:
         """What waits: asked of the store once, then followed by the numbers of the log alone."""
         num_logged = len(self.request_log)
         if self._known_through is None:
-            self._waiting = self.request_log.pending_sequences(self.bank)
+            self._waiting = self.bank.pending_sequences(self.request_log)
         else:
             self._waiting += range(self._known_through + 1, num_logged + 1)
         self._known_through = num_logged

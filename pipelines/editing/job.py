@@ -202,7 +202,7 @@ def _write_report(
     path = sources.config.run_folder / "report.html"
     shown = {
         **facts,
-        "store": bank.store_uri,
+        "store": bank.store.root_uri,
         "bank": f"{bank.name}, version {bank.version}",
         "backbone digest": bank.identity.backbone_digest,
         "generator digest": bank.identity.generator_digest,

@@ -159,7 +159,7 @@ def rebuild(
     epoch = retried(bank.acquire_writer)
     retried(lambda: bank.apply_changes(epoch=epoch))
     num_before = bank.num_edits()
-    pending = request_log.pending_sequences(bank)
+    pending = bank.pending_sequences(request_log)
     sequences = [number for number in pending if wanted is None or number in wanted]
     teacher = Teacher(
         config=config,

@@ -10,8 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from infra.bank.expert_bank import ExpertBank
-from infra.bank.integrity import verify_version
-from infra.bank.integrity_report import IntegrityReport
+from infra.bank.integrity import IntegrityReport, verify_version
 from infra.requests.request_log import RequestLog
 from liveedit_core.errors import IntegrityError
 from liveedit_core.inputs.rejects import Rejected
@@ -78,7 +77,7 @@ def repair_bank(
     return Repair(
         before=before,
         after=verify_version(bank, request_log=request_log),
-        num_rescued=sum(len(item.unharmed_rows) for item in before.damaged),
+        num_rescued=sum(len(item.undamaged_rows) for item in before.damaged),
         num_rewritten=len(lost) - len(rejected),
         rejected=tuple(rejected),
     )
@@ -115,7 +114,9 @@ def _write_again(
         if window.fragments:
             fragments = window.fragments
             retried(
-                lambda: bank.commit_repair(fragments, epoch=epoch, author=author, reason=reason)
+                lambda: bank.commit(
+                    fragments, epoch=epoch, message=reason, kind="repair", author=author
+                )
             )
         return OpenWindow()
 

@@ -180,7 +180,7 @@ class _Examiner:
 def _teach(teacher: Teacher, schedule: EvaluationSchedule, should_stop: Callable[[], bool]) -> None:
     """Do everything that is pending."""
     log = teacher.request_log
-    sequences = log.pending_sequences(teacher.bank)
+    sequences = teacher.bank.pending_sequences(log)
     num_requests = len(log)
     schedule.advance(min(sequences) - 1 if sequences else num_requests)
     if sequences:

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from infra.bank.compaction import BankGrowth
+from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
-from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.rejects import Rejected
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.window_plan import OpenWindow, WindowPlan
@@ -76,12 +75,12 @@ class Teacher:
     """Counted up."""
     rejected: list[Rejected] = field(default_factory=list)
     """Requests that got no expert."""
-    _growth: BankGrowth = field(init=False)
+    _growth: Compaction = field(init=False)
 
     def __post_init__(self) -> None:
         """Nothing is read or written yet."""
-        store = ObjectStore(self.bank.store_uri)
-        self._growth = BankGrowth(store, self.bank.name, self.config.growth)
+        store = self.bank.store
+        self._growth = Compaction(store, self.bank.name, self.config.growth)
 
     def teach(
         self, sequences: Sequence[int], should_stop: Callable[[], bool] = lambda: False

@@ -57,7 +57,7 @@ def version_of(versions: ModelVersions, bank: ExpertBank, version: int) -> Regis
     """
     for item in versions.all(BANK_MODEL):
         is_same = item.tags.get("bank_version") == str(version)
-        if is_same and _bank_of(item) == (bank.store_uri, bank.name):
+        if is_same and _bank_of(item) == (bank.store.root_uri, bank.name):
             return item
     raise InputError(
         f"version {version} of bank {bank.name!r} is not registered on {versions.tracking_uri}; "

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from infra.bank.expert_bank import BankIdentity, FragmentWriter
+from infra.bank.fragments import FragmentWriter
+from infra.bank.schema import BankIdentity
 from liveedit_core.method.repository import ExpertRepository
 from workers.messages import (
     EmbedderFacts,

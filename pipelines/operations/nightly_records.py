@@ -138,7 +138,7 @@ def _name(examined: Examined) -> str:
 def _edits(findings: Findings) -> EditLookup:
     """Edits by id, from the request logs beside both banks."""
     both = (findings.newest, findings.champion)
-    stores = {examined.bank.store_uri for examined in both if examined is not None}
+    stores = {examined.bank.store.root_uri for examined in both if examined is not None}
     lookups = [edits_of(RequestLog(ObjectStore(uri))) for uri in sorted(stores)]
 
     def look_up(edit_ids: Collection[str]) -> dict[str, EditView]:

@@ -32,9 +32,10 @@ import lance
 import numpy as np
 import torch
 
-from infra.bank.compaction import BankGrowth
-from infra.bank.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.bank.compaction import Compaction
+from infra.bank.expert_bank import ExpertBank
 from infra.bank.policy import GrowthPolicy
+from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import select_in
 from liveedit_core.method.config import GeneratorConfig
@@ -110,7 +111,7 @@ def grow(store: ObjectStore, num_edits: int, window: int) -> dict[str, Any]:
     """Fill a bank, then append to it and to empty ones; seconds of each part."""
     bank = ExpertBank.open_or_create(store, BANK, IDENTITY)
     epoch = bank.acquire_writer()
-    growth = BankGrowth(store, BANK, GrowthPolicy())
+    growth = Compaction(store, BANK, GrowthPolicy())
     upkeeps = []
     for start in range(1, num_edits, window):
         timed_append(bank, epoch, start, window)

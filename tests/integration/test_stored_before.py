@@ -136,7 +136,7 @@ def test_the_run_is_resumed_with_nothing_to_do(
     monkeypatch.chdir(stored)  # the run root of the recipe is the relative folder `runs`
     recipe = load_recipe(LifelongEditRecipe, Path("runs/before/config.toml"))
     assert enter_run_folder(recipe, must_exist=True)
-    assert RequestLog(ObjectStore(recipe.store_uri)).pending_sequences(bank) == []
+    assert bank.pending_sequences(RequestLog(ObjectStore(recipe.store_uri))) == []
 
 
 def test_stored_results_give_the_same_summaries(stored: Path, expected: dict[str, Any]) -> None:

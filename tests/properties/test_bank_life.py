@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from infra.bank.compaction import BankGrowth
+from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.integrity import verify_version
 from infra.bank.policy import GrowthPolicy
@@ -197,7 +197,7 @@ class BankLife(RuleBasedStateMachine):
     @rule()
     def compact(self) -> None:
         """Upkeep merges files and fills indices; no version goes, as all are young."""
-        BankGrowth(self.store, "main", GrowthPolicy()).tend()
+        Compaction(self.store, "main", GrowthPolicy()).run()
         self.seen(self.bank.apply_changes(epoch=self.epoch))
 
     @precondition(lambda self: len(self.snapshots) > 1)
@@ -223,7 +223,7 @@ class BankLife(RuleBasedStateMachine):
             return
         held = self.model.held()
         assert self.read(self.bank.version) == self.expected(held)
-        assert self.log.pending_sequences(self.bank) == self.model.pending()
+        assert self.bank.pending_sequences(self.log) == self.model.pending()
         assert self.bank.versions.tags() == self.tags
         records = self.bank.history()
         assert not records or records[-1].num_edits == len(held)
@@ -233,11 +233,11 @@ class BankLife(RuleBasedStateMachine):
     def history_ends_in_what_is_held(self, pick: int) -> None:
         number = pick % len(self.model.requests) + 1
         events = self.bank.versions.events(self.edit_id(number), self.bank.version)
-        versions = sorted({event.version for event in events})
+        versions = sorted({event.record.version for event in events})
         is_held = False
         for version, held in sorted(self.snapshots.items()):
             for event in events:
-                if event.version == version:
+                if event.record.version == version:
                     is_held = event.event == "added"
             assert is_held == (number in held.values())
         assert set(versions) <= set(self.snapshots)

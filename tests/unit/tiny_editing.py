@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from infra.bank.expert_bank import ExpertBank, FragmentWriter
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.fragments import FragmentWriter
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import ResultsTable

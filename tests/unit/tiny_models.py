@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from infra.bank.expert_bank import BankIdentity
+from infra.bank.schema import BankIdentity
 from liveedit_core.backbones.protocol import BackboneInput, RouteOnce
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.method.config import GeneratorConfig

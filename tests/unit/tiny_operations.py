@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from infra.bank.expert_bank import ExpertBank, ExpertRow
+from infra.bank.expert_bank import ExpertBank
 from infra.bank.manifest import BankManifest
-from infra.bank.schema import BankIdentity
+from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.object_store import ObjectStore
 from infra.tracking.audit_log import AuditRecord
 from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, EvaluationRecord

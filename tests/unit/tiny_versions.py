@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from infra.bank.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.schema import BankIdentity, ExpertRow
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import EvaluationKey, ResultsTable

@@ -108,11 +108,11 @@ class MortalBank(ExpertBank):
 
     last_commit = -1
 
-    def commit(self, fragments: Sequence[str], *, epoch: int, message: str = "") -> int:
+    def commit(self, fragments: Sequence[str], *, epoch: int, **values: str) -> int:
         self.last_commit -= 1
         if self.last_commit == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().commit(fragments, epoch=epoch, message=message)
+        return super().commit(fragments, epoch=epoch, **values)
 
 
 class Notes:

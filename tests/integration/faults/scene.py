@@ -192,7 +192,7 @@ class Scene:
         assert counts == sorted(set(counts)), "every version holds more than the one before"
         for window in bank.history():
             assert bank.edit_ids(window.version) == logged[: window.num_edits], "and no orphan"
-        assert list(RequestLog(self.store).pending(bank)) == []
+        assert bank.pending_sequences(RequestLog(self.store)) == []
         LEDGER[self.name] = (fault, num_faults, num_edits)
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import torch
 
-from infra.bank.compaction import BankGrowth
+from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.integrity import verify_version
 from infra.bank.policy import GrowthPolicy
@@ -28,7 +28,7 @@ def test_a_bank_on_s3_is_merged_cleaned_up_and_read_on_demand(s3_root: str) -> N
 
     policy = GrowthPolicy(keep_versions=1, keep_days=0.0)
     later = datetime.now(UTC) + timedelta(hours=1)
-    upkeep = BankGrowth(store, bank.name, policy).tend(now=later)
+    upkeep = Compaction(store, bank.name, policy).run(now=later)
 
     assert (upkeep.fragments_before, upkeep.fragments_after) == (12, 1)
     assert set(versions[1:-1]) < set(upkeep.versions_removed)
@@ -38,7 +38,7 @@ def test_a_bank_on_s3_is_merged_cleaned_up_and_read_on_demand(s3_root: str) -> N
     assert [record.version for record in bank.history()] == versions
     report = verify_version(bank)
     assert report.is_whole, list(report.lines())
-    assert report.unsealed == []
+    assert report.unchecked_files == []
     found = ExpertBank.open(store, "main").load_repository(SMALL_CONFIG, matrices="on_demand")
     assert found.edit_ids == expected.edit_ids
     assert torch.equal(found.visual_features_NK, expected.visual_features_NK)

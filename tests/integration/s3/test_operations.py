@@ -58,7 +58,7 @@ def test_an_altered_and_a_missing_shard_are_named(
     store.put(first, store.get(first)[:-1] + b"?")
     store.delete(second)
     assert content_problems(bank, manifest) == [
-        f"{first} is altered, its sha256 is another",
+        f"{first} is altered, its sha256 differs",
         f"{second} is missing",
     ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.bank.expert_bank import BankIdentity, ExpertRow
+from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.object_store import ObjectStore
 from liveedit_core.method.config import GeneratorConfig
 from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY, small_row

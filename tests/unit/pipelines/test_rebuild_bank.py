@@ -213,7 +213,7 @@ def test_what_the_other_generator_cannot_write_is_refused_there_only(house: Hous
     poisoned = OtherModels(poisoned_prompt="poison")
     outcome, _ = house.rebuild("new", source="", models=poisoned)
     assert (outcome.num_edits, outcome.num_refused) == (8, 1)
-    assert house.log.pending_sequences(house.bank) == [12]
+    assert house.bank.pending_sequences(house.log) == [12]
     again, asked = house.rebuild("new", source="", models=poisoned)
     assert (again.num_refused, asked) == (1, [])
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from infra.bank.compaction import BankGrowth
+from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.policy import GrowthPolicy
 from infra.requests.change_log import ChangeLog
@@ -61,10 +61,10 @@ def test_a_removal_is_a_version_with_author_time_and_reason(life: Life) -> None:
     version = life.remove(2, reason="lamp was off")
     assert version == before + 1
     assert (life.held(before), life.held(version)) == ([2, 3, 4], [3, 4])
-    record = life.bank.window(version)
+    record = life.bank.versions.record(version)
     assert (record.kind, record.author, record.message) == ("remove", "anna", "lamp was off")
     assert (record.num_edits, record.num_removed, record.num_added) == (2, 1, 0)
-    assert record.committed_at >= life.bank.window(before).committed_at
+    assert record.committed_at >= life.bank.versions.record(before).committed_at
     (change,) = life.log.changes.read()
     assert (change.author, change.reason, change.removed) == (
         "anna",
@@ -76,7 +76,7 @@ def test_a_removal_is_a_version_with_author_time_and_reason(life: Life) -> None:
 def test_what_a_removed_edit_had_superseded_answers_again(life: Life) -> None:
     version = life.remove(3)
     assert life.held() == [1, 2, 4]
-    assert life.bank.window(version).added == tuple(life.ids(1))
+    assert life.bank.versions.record(version).added == tuple(life.ids(1))
     life.remove(1)
     assert life.held() == [2, 4]
     life.restore(1, 3)
@@ -98,16 +98,16 @@ def test_an_edit_handed_in_again_stays_removed(life: Life) -> None:
     assert admission.is_duplicate
     life.teach(2)
     assert life.held() == [3, 4]
-    assert life.log.pending_sequences(life.bank) == []
+    assert life.bank.pending_sequences(life.log) == []
 
 
 def test_a_pending_edit_can_be_removed_and_is_never_taught(life: Life) -> None:
     (admission,) = life.log.append([small_request("door", "shut")])
     edit_id = admission.edit_id
     life.bank.remove([edit_id], author="anna", reason="", epoch=life.epoch)
-    assert life.log.pending_sequences(life.bank) == []
+    assert life.bank.pending_sequences(life.log) == []
     life.bank.restore([edit_id], author="anna", reason="", epoch=life.epoch)
-    assert life.log.pending_sequences(life.bank) == [5]
+    assert life.bank.pending_sequences(life.log) == [5]
 
 
 def test_an_unknown_edit_changes_nothing(life: Life) -> None:
@@ -200,9 +200,9 @@ def test_a_rollback_holds_what_the_older_version_held(life: Life) -> None:
     older = life.bank.history()[0].version
     version = life.bank.roll_back(older, author="anna", reason="bad batch", epoch=life.epoch)
     assert life.held(version) == life.held(older) == [1, 2]
-    assert life.bank.window(version).kind == "rollback"
+    assert life.bank.versions.record(version).kind == "rollback"
     assert life.bank.versions.diff(older, version).added == ()
-    assert life.log.pending_sequences(life.bank) == []
+    assert life.bank.pending_sequences(life.log) == []
     life.bank.roll_back(version - 1, author="anna", reason="", epoch=life.epoch)
     assert life.held() == [2, 3, 4]
 
@@ -243,7 +243,7 @@ def test_changes_of_two_processes_are_numbered_one_after_the_other(store: Object
 
 def test_a_repair_of_a_bank_that_moved_on_is_refused(life: Life) -> None:
     rows = life.bank.load_rows(["edit_id"]).slice(0, 0)
-    with pytest.raises(ConcurrentCommitError, match="moved on"):
+    with pytest.raises(ConcurrentCommitError, match="newer version than the verified"):
         life.bank.committer.replace(
             fragment_ids=[0],
             rows=rows,
@@ -259,11 +259,11 @@ def test_a_repair_of_a_bank_that_moved_on_is_refused(life: Life) -> None:
 def test_a_restored_edit_that_no_version_holds_any_more_is_pending(life: Life) -> None:
     life.remove(4)
     policy = GrowthPolicy(keep_versions=1, keep_days=0.0)
-    growth = BankGrowth(life.store, "main", policy)
-    assert growth.tend(now=datetime.now(UTC) + timedelta(days=9)).versions_removed
+    growth = Compaction(life.store, "main", policy)
+    assert growth.run(now=datetime.now(UTC) + timedelta(days=9)).versions_removed
     life.restore(4)
     assert life.held() == [2, 3]
-    assert life.log.pending_sequences(life.bank) == [4]
+    assert life.bank.pending_sequences(life.log) == [4]
     assert lost_sequences(life.bank, life.log) == [4]
     life.teach(4)
     assert life.held() == [2, 3, 4]

@@ -1,4 +1,4 @@
-"""Upkeep: fewer files, the same rows; what is tagged, new or young stays, and so does the log."""
+"""Compaction: fewer files, same rows; tagged, new and young versions stay, and all records."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import torch
 
-from infra.bank.checksums import FileSeals
-from infra.bank.compaction import BankGrowth
-from infra.bank.expert_bank import BankIdentity, ExpertBank, ExpertRow
-from infra.bank.fragment_merging import settled_fragments
+from infra.bank.checksums import BankChecksums
+from infra.bank.compaction import Compaction, settled_fragments
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.history import VersionArchive
 from infra.bank.policy import GrowthPolicy
-from infra.bank.version_archive import VersionArchive
+from infra.bank.schema import BankIdentity, ExpertRow
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
@@ -74,30 +74,30 @@ def test_merged_files_hold_the_same_rows(
 ) -> None:
     versions = grow(bank, make_row, WINDOWS)
     before = fragments(store)
-    upkeep = BankGrowth(store, "main", GrowthPolicy()).tend()
-    assert (upkeep.fragments_before, upkeep.fragments_after) == (before, fragments(store))
+    report = Compaction(store, "main", GrowthPolicy()).run()
+    assert (report.fragments_before, report.fragments_after) == (before, fragments(store))
     assert fragments(store) < before / 10
-    assert upkeep.versions_removed == ()
+    assert report.versions_removed == ()
     assert_same_rows(bank, generator_config, versions[-1], None)
     assert [window.version for window in bank.history()] == versions
 
 
-def test_a_bank_that_is_tended_takes_windows_as_one_that_is_not(
+def test_a_compacted_bank_takes_windows_as_one_that_is_not(
     bank: ExpertBank, store: ObjectStore, make_row: MakeRow, generator_config: GeneratorConfig
 ) -> None:
     """Replays, superseding and indices after merging, against a bank that was never merged."""
     untouched = ExpertBank.open_or_create(store, "untouched", bank.identity)
-    growth = BankGrowth(store, "main", NOTHING_STAYS)
+    compaction = Compaction(store, "main", NOTHING_STAYS)
     few = [numbers for numbers in WINDOWS[:6] for _ in range(2)]
     grow(untouched, make_row, few)
     many = range(1000, 2200)  # enough that indices are made
     writer, epoch = bank.fragment_writer(), bank.acquire_writer()
     bank.commit(writer.write([make_row(n) for n in many]), epoch=epoch)
-    growth.tend()
+    compaction.run()
     assert Table(store, "banks/main").latest().describe_indices() != []
     for numbers in few:
         grow(bank, make_row, [numbers])
-        growth.tend(now=datetime.now(UTC) + SOON)
+        compaction.run(now=datetime.now(UTC) + SOON)
     assert num_present(store) == 2
     replayed = bank.version
     bank.commit(writer.write([make_row(n) for n in many]), epoch=bank.acquire_writer())
@@ -109,25 +109,25 @@ def test_a_bank_that_is_tended_takes_windows_as_one_that_is_not(
     assert torch.equal(found.down_NRD[: len(expected)], expected.down_NRD)
 
 
-def test_merged_files_are_sealed_and_damaged_ones_are_not_merged(
+def test_merged_files_have_checksums_and_damaged_ones_are_not_merged(
     bank: ExpertBank, store: ObjectStore, make_row: MakeRow
 ) -> None:
     grow(bank, make_row, WINDOWS[:2])
-    growth = BankGrowth(store, "main", GrowthPolicy(every_windows=1))
-    growth.tend()
-    seals = FileSeals(store, "main")
+    compaction = Compaction(store, "main", GrowthPolicy(every_windows=1))
+    compaction.run()
+    checksums = BankChecksums(store, "main")
     for key in bank.file_keys(bank.version):
-        seal = seals.read(key.removeprefix("banks/main/"))
-        assert seal is not None
-        assert seal.problem_of(store.get(key)) == ""
-    (whole,) = [seal for seal in map(seals.read, data_paths(bank)) if seal]
-    assert {row.edit_id for row in whole.rows} == set(bank.edit_ids())
+        checksum = checksums.read(key.removeprefix("banks/main/"))
+        assert checksum is not None
+        assert checksum.problem_of(store.get(key)) == ""
+    (merged,) = [item for item in map(checksums.read, data_paths(bank)) if item]
+    assert {row.edit_id for row in merged.rows} == set(bank.edit_ids())
     grow(bank, make_row, WINDOWS[2:4])
     number = make_row(9, "flag 7", "no").clip_embedding[0].tobytes()
     (key,) = [key for key in bank.file_keys(bank.version) if number in store.get(key)]
     store.put(key, store.get(key).replace(number, number[::-1]))
     before = fragments(store)
-    assert growth.after_window() is None
+    assert compaction.after_window() is None
     assert fragments(store) == before
 
 
@@ -137,13 +137,13 @@ def test_old_versions_go_and_tagged_new_and_young_ones_stay(
     versions = grow(bank, make_row, WINDOWS)
     tagged = bank.load_repository(generator_config, versions[2])
     Table(store, "banks/main").latest().tags.create("registered", versions[2])
-    windows = [bank.window(version) for version in versions]
-    young = BankGrowth(store, "main", GrowthPolicy(keep_versions=3, keep_days=1.0))
-    assert young.tend().versions_removed == ()
+    windows = [bank.versions.record(version) for version in versions]
+    young = Compaction(store, "main", GrowthPolicy(keep_versions=3, keep_days=1.0))
+    assert young.run().versions_removed == ()
     later = datetime.now(UTC) + timedelta(days=2)
-    upkeep = young.tend(now=later)
-    assert set(versions) & set(upkeep.versions_removed) == set(versions[:2] + versions[3:-3])
-    assert upkeep.bytes_removed > 0
+    report = young.run(now=later)
+    assert set(versions) & set(report.versions_removed) == set(versions[:2] + versions[3:-3])
+    assert report.bytes_removed > 0
     assert num_present(store) == 1 + 3 + 1  # tagged, newest, merged
     again = bank.load_repository(generator_config, versions[2])
     assert again.edit_ids == tagged.edit_ids
@@ -157,23 +157,23 @@ def test_records_outlive_their_versions(
     bank: ExpertBank, store: ObjectStore, make_row: MakeRow
 ) -> None:
     versions = grow(bank, make_row, WINDOWS[:3])
-    growth = BankGrowth(store, "main", NOTHING_STAYS)
+    compaction = Compaction(store, "main", NOTHING_STAYS)
     windows = bank.history()
-    growth.tend(now=datetime.now(UTC) + SOON)
+    compaction.run(now=datetime.now(UTC) + SOON)
     versions += grow(bank, make_row, WINDOWS[3:5])
     windows += bank.history()[3:]
-    growth.tend(now=datetime.now(UTC) + SOON)
+    compaction.run(now=datetime.now(UTC) + SOON)
     assert num_present(store) == 2
     assert bank.history() == windows
     assert [window.version for window in windows] == versions
-    filed = VersionArchive(store, "main").read()
-    assert list(filed.properties) == versions
-    assert filed.through == bank.version
-    assert all("liveedit.window" in texts for texts in filed.properties.values())
+    archived = VersionArchive(store, "main").read()
+    assert list(archived.properties) == versions
+    assert archived.through == bank.version
+    assert all("liveedit.window" in texts for texts in archived.properties.values())
     assert len(store.list("histories/main/")) == 1
 
 
-def test_archives_that_were_filed_at_once_are_merged(store: ObjectStore) -> None:
+def test_archives_that_were_archived_at_once_are_merged(store: ObjectStore) -> None:
     first, second = VersionArchive(store, "main"), VersionArchive(store, "main")
     first.add(2, {1: {"liveedit.window": "one"}})
     (key,) = store.list("histories/main/")
@@ -193,7 +193,7 @@ def test_a_damaged_archive_is_named(store: ObjectStore) -> None:
         VersionArchive(store, "main").read()
 
 
-def test_upkeep_beside_a_writer_loses_and_doubles_nothing(
+def test_compaction_beside_a_writer_loses_and_doubles_nothing(
     bank: ExpertBank, store: ObjectStore, make_row: MakeRow, generator_config: GeneratorConfig
 ) -> None:
     undisturbed = ExpertBank.open_or_create(store, "undisturbed", bank.identity)
@@ -201,16 +201,16 @@ def test_upkeep_beside_a_writer_loses_and_doubles_nothing(
     is_over = threading.Event()
     failures: list[BaseException] = []
 
-    def tend() -> None:
-        growth = BankGrowth(store, "main", NOTHING_STAYS)
+    def compact() -> None:
+        compaction = Compaction(store, "main", NOTHING_STAYS)
         while not is_over.is_set():
             try:
-                growth.tend()
+                compaction.run()
             except BaseException as error:
                 failures.append(error)
                 return
 
-    thread = threading.Thread(target=tend)
+    thread = threading.Thread(target=compact)
     thread.start()
     try:
         grow(bank, make_row, WINDOWS)
@@ -231,21 +231,21 @@ def test_the_request_log_is_merged_too(
     for number in range(12):
         log.append([request(number)])
     grow(bank, make_row, WINDOWS[:1])
-    BankGrowth(store, "main", NOTHING_STAYS).tend()
+    Compaction(store, "main", NOTHING_STAYS).run()
     assert fragments(store, "requests") == 1
     assert [item.request for item in RequestLog(store).read()] == [request(n) for n in range(12)]
     assert log.append([request(12)])[0].sequence == 13
     assert log.append([request(3)])[0].is_duplicate
 
 
-def test_upkeep_is_due_every_so_many_windows(
+def test_compaction_is_due_every_so_many_windows(
     bank: ExpertBank, store: ObjectStore, make_row: MakeRow
 ) -> None:
     grow(bank, make_row, WINDOWS[:2])
-    growth = BankGrowth(store, "main", GrowthPolicy(every_windows=3))
-    done = [growth.after_window() is not None for _ in range(7)]
+    compaction = Compaction(store, "main", GrowthPolicy(every_windows=3))
+    done = [compaction.after_window() is not None for _ in range(7)]
     assert done == [False, False, True, False, False, True, False]
-    never = BankGrowth(store, "main", GrowthPolicy(every_windows=0))
+    never = Compaction(store, "main", GrowthPolicy(every_windows=0))
     assert never.after_window() is None
 
 

@@ -11,7 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infra.bank.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.object_store import ObjectStore
 from infra.storage.writer_fence import WriterFencedError
 from liveedit_core.errors import (
@@ -111,7 +112,7 @@ def test_a_new_target_supersedes_in_one_version(bank: ExpertBank, make_row: Make
     assert bank.edit_ids(before) == ids([old, other])
     assert bank.edit_ids(after) == ids([other, new])
     assert bank.subject_sequences(after) == {other.subject_id: 2, new.subject_id: 3}
-    window = bank.window(after)
+    window = bank.versions.record(after)
     assert (window.num_added, window.num_superseded, window.num_edits) == (1, 1, 2)
 
 
@@ -172,8 +173,8 @@ def test_history_tells_each_window(bank: ExpertBank, make_row: MakeRow) -> None:
         (7, 7, epoch),
     ]
     assert history[0].committed_at <= history[1].committed_at
-    with pytest.raises(IntegrityError, match="no committed window"):
-        bank.window(1)
+    with pytest.raises(IntegrityError, match="has no record"):
+        bank.versions.record(1)
 
 
 def test_a_newer_writer_fences_the_older(

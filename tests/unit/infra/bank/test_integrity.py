@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.bank.expert_bank import ExpertBank, ExpertRow
-from infra.bank.integrity import seal_version, verify_version
-from infra.bank.integrity_report import IntegrityReport
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.integrity import IntegrityReport, verify_version
+from infra.bank.schema import ExpertRow
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
@@ -74,7 +74,7 @@ def test_a_whole_version_is_read_to_the_last_row(taught: Taught) -> None:
     report.raise_if_damaged()
     assert (report.num_edits, report.num_verified) == (5, 5)
     assert report.num_files == 3  # two of rows, one list of removed rows
-    assert report.unsealed == []
+    assert report.unchecked_files == []
     sizes = [taught.file(*which).stat().st_size for which in (("data", 0), ("data", 1), ("list",))]
     assert report.num_bytes == sum(sizes)
 
@@ -84,7 +84,7 @@ def test_a_whole_version_is_read_to_the_last_row(taught: Taught) -> None:
     [
         (remove, "is missing; 2 edits"),
         (truncate, "is truncated: "),
-        *((flip(position), "is altered, its sha256 is another") for position in range(0, 999, 97)),
+        *((flip(position), "is altered, its sha256 differs") for position in range(0, 999, 97)),
         (flip(-20), "is altered"),
         (flip(-3), "is altered"),
     ],
@@ -108,9 +108,9 @@ def test_a_damaged_file_of_rows_is_named_and_the_others_stay_usable(
 
     assert set(taught.bank.edit_ids()) == set(taught.ids[1:]) - set(report.damaged_edits)
     assert taught.verify() == []
-    record = taught.bank.window(version)
+    record = taught.bank.versions.record(version)
     assert (record.kind, record.author, record.message) == ("repair", "anna", "bad disk")
-    pending = [taught.ids[number - 1] for number in taught.log.pending_sequences(taught.bank)]
+    pending = [taught.ids[number - 1] for number in taught.bank.pending_sequences(taught.log)]
     assert set(pending) - {taught.ids[0]} == set(report.damaged_edits)
     taught.teach(taught.rows)
     assert taught.bank.edit_ids() == taught.ids[1:]
@@ -156,22 +156,37 @@ def test_older_versions_are_verified_too(taught: Taught) -> None:
     assert set(report.damaged_edits) == set(taught.ids[:3])
 
 
-def test_a_bank_of_an_earlier_release_is_read_and_can_be_sealed(taught: Taught) -> None:
+def test_a_file_whose_writer_was_killed_before_its_checksum_is_named_and_checked_later(
+    taught: Taught,
+) -> None:
+    removals = taught.file("list").name
+    taught.store.delete(f"seals/main/_deletions/{removals}.json")
+    report = verify_version(taught.bank, request_log=taught.log)
+    assert report.is_whole
+    assert report.unchecked_files == [f"banks/main/_deletions/{removals}"]
+    epoch = ExpertBank.open(taught.store, "main").acquire_writer()
+    bank = ExpertBank.open(taught.store, "main")
+    bank.remove([taught.ids[4]], author="anna", reason="", epoch=epoch)
+    assert verify_version(bank).unchecked_files == []
+
+
+def test_without_checksums_all_rows_are_still_read(taught: Taught) -> None:
     for key in taught.store.list("seals/"):
         taught.store.delete(key)
     report = verify_version(taught.bank, request_log=taught.log)
     assert report.is_whole
-    assert len(report.unsealed) == 3
-    assert seal_version(taught.bank) == 3
-    assert seal_version(taught.bank) == 0
-    assert verify_version(taught.bank).unsealed == []
+    assert (report.num_verified, len(report.unchecked_files)) == (5, 3)
 
 
-def test_seals_of_files_that_are_gone_are_pruned(taught: Taught) -> None:
-    seals = taught.bank.fragment_writer().seals
-    assert seals.prune() == 0
-    taught.file("data").unlink()
-    assert seals.prune() == 1
+def test_checksums_of_deleted_files_are_pruned(taught: Taught) -> None:
+    before = taught.store.list("seals/")
+    taught.bank.checksums.prune()
+    assert taught.store.list("seals/") == before
+    path = taught.file("data")
+    path.unlink()
+    taught.bank.checksums.prune()
+    gone = f"seals/main/data/{path.name}.json"
+    assert taught.store.list("seals/") == [key for key in before if key != gone]
 
 
 def test_an_altered_row_is_not_brought_back(taught: Taught) -> None:
@@ -180,4 +195,4 @@ def test_an_altered_row_is_not_brought_back(taught: Taught) -> None:
     flip(path.read_bytes().index(taught.rows[1].expert.down_RD.numpy().tobytes()[:16]))(path)
     taught.bank.restore([taught.ids[1]], author="anna", reason="", epoch=taught.epoch)
     assert taught.ids[1] not in taught.bank.edit_ids()
-    assert 2 in taught.log.pending_sequences(taught.bank)
+    assert 2 in taught.bank.pending_sequences(taught.log)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.bank.expert_bank import ExpertBank, ExpertRow
+from infra.bank.expert_bank import ExpertBank
 from infra.bank.manifest import BankManifest, content_problems
-from infra.bank.schema import BankIdentity
+from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
 
@@ -60,7 +60,7 @@ def test_one_flipped_bit_is_found_in_any_file(
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert content_problems(bank, manifest) == [f"{key} is altered, its sha256 is another"]
+    assert content_problems(bank, manifest) == [f"{key} is altered, its sha256 differs"]
     with pytest.raises(IntegrityError, match=f"it is damaged and must not serve: {key}"):
         manifest.verified_bank("it")
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from infra.bank.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.bank.expert_bank import ExpertBank
 from infra.bank.matrix_place import MatrixPlace
 from infra.bank.reader import StoredColumn
+from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
 from liveedit_core.method.config import GeneratorConfig

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from infra.bank.compaction import BankGrowth
-from infra.bank.expert_bank import BankIdentity, ExpertBank, ExpertRow
+from infra.bank.compaction import Compaction
+from infra.bank.expert_bank import ExpertBank
 from infra.bank.policy import GrowthPolicy
+from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import BANK_MODEL, GENERATOR_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
@@ -104,7 +105,7 @@ def test_a_registered_version_outlives_clean_up_even_if_mlflow_never_heard_of_it
     with pytest.raises(TrackingError):
         registry.register_bank_version(bank, first)
     policy = GrowthPolicy(keep_versions=1, keep_days=0.0)
-    upkeep = BankGrowth(store, bank.name, policy).tend(now=datetime.now(UTC) + timedelta(days=1))
+    upkeep = Compaction(store, bank.name, policy).run(now=datetime.now(UTC) + timedelta(days=1))
     assert first not in upkeep.versions_removed
     assert second not in upkeep.versions_removed
     assert upkeep.versions_removed != ()
@@ -143,7 +144,7 @@ def test_tags_reach_the_version_and_the_run(
 def test_a_version_that_is_no_window_is_not_registered(
     registry: ModelRegistry, bank: ExpertBank
 ) -> None:
-    with pytest.raises(IntegrityError, match="no committed window"):
+    with pytest.raises(IntegrityError, match="has no record"):
         registry.register_bank_version(bank, 1)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.bank.expert_bank import ExpertBank, FragmentWriter
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.fragments import FragmentWriter
 from infra.storage.writer_fence import WriterFence, WriterFencedError
 from liveedit_core.errors import ConfigError, StorageUnavailableError
 from liveedit_core.inputs.limits import InputLimits

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from infra.bank.compaction import BankGrowth
+from infra.bank.compaction import Compaction
 from infra.bank.policy import GrowthPolicy
 from infra.storage.object_store import ObjectStore
 from tests.unit.tiny_editing import Driver
@@ -38,7 +38,7 @@ def test_a_version_that_was_cleaned_up_is_not_evaluated_any_more(tmp_path: Path)
     windows = driver.bank.history()
     policy = GrowthPolicy(keep_versions=1, keep_days=0.0)
     later = datetime.now(UTC) + timedelta(hours=1)
-    BankGrowth(ObjectStore(tmp_path), driver.bank.name, policy).tend(now=later)
+    Compaction(ObjectStore(tmp_path), driver.bank.name, policy).run(now=later)
     assert not driver.bank.has_version(windows[0].version)
     again = driver.run(cases, "evaluation.at=[4, 8]")
     assert [item.num_edits for item in again.evaluations] == [12]

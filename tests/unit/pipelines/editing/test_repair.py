@@ -1,13 +1,11 @@
 """A damaged bank is made whole again from the request log, with plain workers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from infra.bank.history import BankVersion
 from infra.bank.integrity import verify_version
 from liveedit_core.errors import RepositoryMismatchError, StorageUnavailableError
 from liveedit_core.inputs.limits import InputLimits
@@ -83,25 +81,7 @@ def test_lost_experts_are_written_again_to_the_same_numbers(repairer: Repairer) 
     assert repair.num_rewritten == len(repair.before.damaged_edits) > 2
     kinds = {(item.kind, item.author, item.message) for item in repairer.driver.bank.history()[-2:]}
     assert kinds == {("repair", "anna", "bad disk")}
-    assert repairer.driver.log.pending_sequences(repairer.driver.bank) == []
-
-
-def test_a_bank_of_an_earlier_release_is_repaired_too(
-    repairer: Repairer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Its records list no edits, so what a version brought is read from the versions themselves.
-    find = repairer.driver.bank.versions._parsed
-
-    def without_lists(version: int, properties: Mapping[str, str]) -> BankVersion | None:
-        record = find(version, properties)
-        is_old = record is not None and record.kind == "window"
-        return replace(record, added=None, removed=None) if record and is_old else record
-
-    monkeypatch.setattr(repairer.driver.bank.versions, "_parsed", without_lists)
-    undisturbed = repairer.driver.rows()
-    repairer.files()[0].unlink()
-    assert repairer.repair().after.is_whole
-    assert repairer.driver.rows().equals(undisturbed)
+    assert repairer.driver.bank.pending_sequences(repairer.driver.log) == []
 
 
 def test_a_whole_bank_starts_no_worker_and_gets_no_version(repairer: Repairer) -> None:

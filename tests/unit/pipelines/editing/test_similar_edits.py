@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infra.bank.expert_bank import ExpertBank, ExpertRow
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.schema import ExpertRow
 from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.expert import Expert
