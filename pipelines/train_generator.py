@@ -138,7 +138,7 @@ def resolve_recipe(options: argparse.Namespace) -> TrainRecipe:
 
 def print_estimate(recipe: TrainRecipe, options: argparse.Namespace) -> None:
     """The estimate as comments, so that the whole output stays a recipe."""
-    from pipelines.training.recipe_estimate import estimate_recipe
+    from pipelines.training.estimate import estimate_recipe
 
     done = estimate_recipe(
         recipe,
@@ -153,10 +153,9 @@ def find_layer(recipe: TrainRecipe) -> int:
     """Rank candidate edit layers of a backbone."""
     from rich.console import Console
 
-    from pipelines.training.cases import training_cases
+    from pipelines.training.cases import layer_loader, training_cases
     from pipelines.training.layer_search import find_layer as search
     from pipelines.training.layer_search import to_table
-    from pipelines.training.training_backbone import layer_loader
 
     console = Console()
     load, num_layers = layer_loader(recipe)
@@ -172,8 +171,8 @@ def find_layer(recipe: TrainRecipe) -> int:
     console.print(to_table(ranking))
     path = recipe.run_folder / "layer_search.json"
     ranking.save(path)
-    if ranking.rivals:
-        layers = ", ".join(map(str, ranking.rivals))
+    if ranking.runners_up:
+        layers = ", ".join(map(str, ranking.runners_up))
         print(
             f"not clearly worse (less than two standard errors): {layers}; more "
             "layer_search.num_cases and layer_search.steps tell them apart"
@@ -189,10 +188,9 @@ def train(recipe: TrainRecipe) -> int:
     """Prepare the material, run the phases, publish the generator, write the report."""
     from liveedit_core.training.validation import split_by_entity
     from pipelines.job.run_folder import run_facts
-    from pipelines.training.cases import training_cases
+    from pipelines.training.cases import load_training_backbone, training_cases
     from pipelines.training.data import prepare_material
     from pipelines.training.job import do_training
-    from pipelines.training.training_backbone import load_training_backbone
 
     folder = recipe.run_folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import torch
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import Backbone
-from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.config import GeneratorConfig, VisualKeyRecipe
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.data import TrainingData
 from liveedit_core.training.recipe import (
@@ -16,6 +16,8 @@ from liveedit_core.training.recipe import (
     PhaseSection,
     TrainingPlan,
 )
+from pipelines.training.data import Drawings, Material
+from pipelines.training.recipe import ModelSection
 from tests.encoded_data import encode_training_data
 from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone
 from workers.training_messages import MODEL, Snapshot
@@ -30,6 +32,23 @@ def tiny_data(backbone: Backbone) -> TrainingData:
         has_image_locality=True,
         random_target=lambda rng: rng.choice(("kettle", "harbor")),
         rng=random.Random(0),
+    )
+
+
+TINY_MODEL = ModelSection(
+    module_dim=16, num_queries=2, num_attention_heads=2, rank=4, visual_rank=6, num_sentinels=8
+)
+"""Shape of a generator with a visual key."""
+TINY_KEY = VisualKeyRecipe(num_components=8)
+
+
+def tiny_material(backbone: Backbone) -> Material:
+    """`tiny_data`, and two random pyramids for each of eight entities."""
+    seeded = torch.Generator().manual_seed(0)
+    rows = torch.randn(16, backbone.visual_size, generator=seeded)
+    by_entity = tuple((2 * i, 2 * i + 1) for i in range(8))
+    return Material(
+        data=tiny_data(backbone), drawings=Drawings(rows=rows.half(), by_entity=by_entity)
     )
 
 

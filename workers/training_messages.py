@@ -1,5 +1,6 @@
 """What travels between the training loop and its worker or gang."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,8 +18,10 @@ MOMENT = "moment."
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Everything a training run is at one point, whoever computes it and on how many processes:
-    randomness is drawn from the position, so this is all that resuming needs."""
+    """The state of a training run at one point, independent of the number of processes.
+
+    Randomness is drawn from the position, so this is all that resuming needs.
+    """
 
     config: GeneratorConfig
     phase: Phase
@@ -31,15 +34,20 @@ class Snapshot:
     @property
     def model(self) -> dict[str, Tensor]:
         """Weights by name, as in a generator checkpoint."""
-        return _part(self.tensors, MODEL)
+        return _without_prefix(MODEL, self.tensors)
 
     @property
     def moments(self) -> dict[str, Tensor]:
         """Moments by name and key."""
-        return _part(self.tensors, MOMENT)
+        return _without_prefix(MOMENT, self.tensors)
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights (`MODEL`) or moments (`MOMENT`) under their names in `Snapshot.tensors`."""
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
+def _without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
@@ -59,7 +67,7 @@ class StepFigures:
 
 
 class TrainingSource(Protocol):
-    """Where a worker gets what it reads; picklable when the worker is in another process."""
+    """Backbone and data of a worker; picklable when the worker is in another process."""
 
     def load_backbone(self) -> TrainableBackbone:
         """The frozen model."""
@@ -86,8 +94,11 @@ class LoadedSource:
 
 @dataclass(frozen=True, kw_only=True)
 class SentSource:
-    """The backbone by name, and the data: its inputs and states are read where they lie, so the run
-    folder and the state cache must be within reach of each process."""
+    """The backbone by name, and the data.
+
+    Inputs and states are read where they lie, so each process must reach the run folder and the
+    state cache.
+    """
 
     models: ModelSource
     data: TrainingData

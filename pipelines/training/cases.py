@@ -1,15 +1,21 @@
-"""What a training run learns from: the built-in benchmark, a published one, or cases of a file."""
+"""The training cases and the backbone that a recipe names."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from liveedit_core.backbones.load_options import LoadOptions
+from liveedit_core.backbones.protocol import TrainableBackbone
 from liveedit_core.errors import ConfigError
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import Case, Probe, ProbeKind
 from pipelines.training.recipe import TrainRecipe
+from workers.models import BUILTIN, ModelNames
 
 _SHOWN = 5
+_BATCH_SIZE = 32
+"""Sequences of the built-in backbone in one forward pass."""
 
 
 def training_cases(recipe: TrainRecipe) -> list[Case]:
@@ -71,16 +77,10 @@ def _asked(probe: Probe) -> list[str]:
 def images_by_entity(
     recipe: TrainRecipe, cases: Sequence[Case], held_out_entities: frozenset[str]
 ) -> list[list[bytes]]:
-    """Images of every entity that is trained on, for a pyramid's key.
+    """At least two images of each training entity that is not held out, to fit the visual key.
 
-    The built-in benchmark has drawings that no case shows; elsewhere an entity has the images of
-    its edits and of its probes of modal generality. Entities with one image say nothing about
-    what images of an entity have in common, and are left out.
-
-    Args:
-        recipe: says where the cases come from.
-        cases: all of them.
-        held_out_entities: names of entities that are not trained on.
+    The built-in benchmark has images that no case shows. Elsewhere an entity has the images of its
+    edits and modal generality probes; entities with a single image are left out.
     """
     if not (recipe.data.cases or recipe.benchmark.is_on):
         from liveedit_core.builtin.benchmark import load_entities
@@ -100,3 +100,48 @@ def images_by_entity(
             if probe.kind is ProbeKind.MODAL_GENERALITY and probe.image_bytes is not None:
                 images[probe.image_bytes] = None
     return [list(images) for images in by_entity.values() if len(images) > 1]
+
+
+def training_models(recipe: TrainRecipe) -> ModelNames:
+    """The backbone by name, for processes that encode."""
+    return ModelNames(backbone=recipe.backbone.name, options=recipe.backbone.options())
+
+
+def suffix_models(recipe: TrainRecipe) -> ModelNames:
+    """The backbone by name, for processes that train.
+
+    They load it on the CPU, keep the layers after l_e, and move those to the training device.
+    """
+    models = training_models(recipe)
+    return replace(models, options=replace(models.options, device=LoadOptions.device))
+
+
+def load_training_backbone(recipe: TrainRecipe) -> TrainableBackbone:
+    """The backbone in this process, which encodes and validates.
+
+    Raises:
+        ConfigError: It cannot be loaded; the message says why.
+        StorageUnavailableError: The hub, or a part of the built-in backbone, cannot be reached.
+    """
+    if recipe.backbone.name == BUILTIN:
+        from liveedit_core.builtin.backbone import load_builtin_backbone
+
+        if recipe.backbone.edit_layer < 0:
+            return load_builtin_backbone(batch_size=_BATCH_SIZE)
+        return load_builtin_backbone(edit_layer=recipe.backbone.edit_layer, batch_size=_BATCH_SIZE)
+    from liveedit_core.backbones.loading import load_backbone
+
+    return load_backbone(recipe.backbone.name, recipe.backbone.options())
+
+
+def layer_loader(recipe: TrainRecipe) -> tuple[Callable[[int], TrainableBackbone], int]:
+    """A function that returns the backbone with a given edit layer, and the number of layers."""
+    if recipe.backbone.name == BUILTIN:
+        from liveedit_core.builtin.backbone import load_builtin_backbone
+
+        depth = len(load_builtin_backbone().decoder.layers)
+        return lambda layer: load_builtin_backbone(edit_layer=layer, batch_size=_BATCH_SIZE), depth
+    from liveedit_core.backbones.loading import load_backbone
+
+    whole = load_backbone(recipe.backbone.name, recipe.backbone.options())
+    return whole.at_layer, len(whole.decoder.layers)

@@ -21,9 +21,13 @@ from liveedit_core.state_source import BackboneStates, StateSource
 from liveedit_core.training.data import TrainingData, draw_training_data
 from liveedit_core.training.training_inputs import TrainingInputs
 from pipelines.job.state_cache import fill_cache, open_cache, state_encoder, training_source
-from pipelines.training.cases import cases_digest, images_by_entity, training_cases
+from pipelines.training.cases import (
+    cases_digest,
+    images_by_entity,
+    training_cases,
+    training_models,
+)
 from pipelines.training.recipe import TrainRecipe
-from pipelines.training.training_backbone import training_models
 from workers.models import ModelSource
 
 IMAGE_CHUNK = 64

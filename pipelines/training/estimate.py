@@ -1,40 +1,56 @@
-"""`--dry-run`: how much memory, disk and time a training run needs, before anything is loaded.
+"""`--dry-run`: memory, disk space and time of a training run, before anything is loaded.
 
-Parameters are counted exactly (`backbone_sizes`), all else is arithmetic, and each line says what
-it rests on. The CUDA context, about half a gigabyte, and fragmentation come on top.
+Parameters are counted exactly (`model_sizes`); the rest is arithmetic, and each line states its
+assumptions. The CUDA context (about half a gigabyte) and fragmentation are not included.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+from liveedit_core.builtin.backbone import EDIT_LAYER, PYRAMID, builtin_checkpoint
+from liveedit_core.errors import ConfigError
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.training.recipe import Phase
-from pipelines.training.estimate_settings import EstimateSettings
-from pipelines.training.model_sizes import BackboneSizes, count_generator
+from pipelines.training.cases import training_cases
+from pipelines.training.model_sizes import (
+    BackboneSizes,
+    count_generator,
+    generator_config,
+    read_backbone,
+)
+from pipelines.training.recipe import TrainRecipe
 
 FLOAT = 4
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PROMPT_TOKENS, TARGET_TOKENS = 32, 8
+"""Assumed length of an edit, without its image."""
+CPU_TERAFLOPS, CPU_LINK_GIGABYTES_PER_S = 0.15, 1.0
+"""Two cores with AVX-512, measured; loopback."""
+GPU_TERAFLOPS, GPU_LINK_GIGABYTES_PER_S = 100.0, 100.0
+"""About a third of the peak of an A100 and its NVLink, in bfloat16."""
 MAX_LIVE_PARAMETERS = 1_000_000_000
-"""ZeRO-3 keeps at most so many gathered parameters at a time (DeepSpeed's default)."""
+"""ZeRO-3 keeps at most this many gathered parameters at a time (DeepSpeed's default)."""
 MAX_BUCKET = 50_000_000
 """Numbers in the buffer in which gradients are reduced."""
 GRADIENT_PASSES: dict[Phase, int] = {"prompt": 0, "experts": 1, "joint": 4}
-"""Passes through the suffix whose activations a step of a phase keeps for its backward pass:
-own question; reliability, text and modal generality, locality."""
+"""Passes through the layers after l_e whose activations a step keeps for its backward pass:
+reliability; or reliability, text and modal generality, locality."""
 PLAIN_PASSES: dict[Phase, int] = {"prompt": 0, "experts": 0, "joint": 1}
 """Passes without gradients: the unedited answers of the locality loss."""
 STATES_PER_CASE: dict[Phase, int] = {"prompt": 4, "experts": 4, "joint": 6}
-"""Edit, rephrasing, other drawing, other question; for the joint phase two other images."""
+"""Edit, rephrasing, other image, other question; for the joint phase two locality images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateLine:
-    """One number with its ground."""
+    """One number and what it is based on."""
 
     what: str
     amount: float
-    unit: Literal["bytes", "seconds"]
     ground: str
+    unit: Literal["bytes", "seconds"] = "bytes"
 
     def text(self) -> str:
         """`what   amount   ground`."""
@@ -43,92 +59,135 @@ class EstimateLine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """All lines; memory adds up."""
+class Workload:
+    """What is estimated: a recipe in its most demanding phase, on a backbone."""
 
-    card: tuple[EstimateLine, ...]
-    """Memory of each card while training."""
-    elsewhere: tuple[EstimateLine, ...]
-    """Memory of encoding, disk, time."""
+    recipe: TrainRecipe
+    backbone: BackboneSizes
+    generator: GeneratorConfig
+    num_cases: int
 
     @property
-    def card_bytes(self) -> float:
-        """Memory of each card."""
-        return sum(line.amount for line in self.card)
+    def phase(self) -> Phase:
+        """The phase with steps that needs most memory."""
+        phases: tuple[Phase, ...] = ("joint", "experts", "prompt")
+        return next((phase for phase in phases if getattr(self.recipe, phase).steps), "experts")
 
-    def lines(self) -> list[str]:
-        """For a terminal."""
-        total = EstimateLine(
-            what="sum for each card", amount=self.card_bytes, unit="bytes", ground=""
-        )
-        return [line.text().rstrip() for line in (*self.card, total, *self.elsewhere)]
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of an input with its image."""
+        return self.backbone.num_image_tokens + PROMPT_TOKENS + TARGET_TOKENS
+
+    @property
+    def num_states(self) -> int:
+        """States that training reads: of cases, and of pairs with a random target."""
+        per_case = STATES_PER_CASE[self.phase]
+        return self.num_cases * per_case + 2 * self.recipe.data.num_pairs
 
 
-def estimate(
-    backbone: BackboneSizes, generator: GeneratorConfig, settings: EstimateSettings
-) -> Estimate:
-    """Memory of each card, disk and time.
+def estimate_recipe(
+    recipe: TrainRecipe,
+    *,
+    config_file: Path | None = None,
+    edit_layer: int | None = None,
+    num_cases: int | None = None,
+) -> list[str]:
+    """Memory of each card, disk space and time, as lines of text.
 
     Args:
-        backbone: sizes.
-        generator: its shape.
-        settings: batch, precision, sharding, data.
+        recipe: resolved.
+        config_file: config.json of a backbone; None for the recipe's. The built-in backbone is
+            assembled at first use; of another one only the local folder is read.
+        edit_layer: None for the recipe's, the built-in backbone's, or two thirds of the depth.
+        num_cases: training cases; None counts those of the recipe.
+
+    Raises:
+        ConfigError: the file describes no backbone, or the recipe does not fit it.
     """
-    num_generator = count_generator(generator)
-    return Estimate(
-        card=(
-            *parameter_lines(backbone, num_generator, settings),
-            *activation_lines(backbone, generator, settings),
-        ),
-        elsewhere=(
-            *encoding_lines(backbone, settings),
-            *time_lines(backbone, num_generator, settings),
-        ),
+    visual_size = 0
+    if edit_layer is None and recipe.backbone.edit_layer >= 0:
+        edit_layer = recipe.backbone.edit_layer
+    if config_file is None and recipe.backbone.name != "builtin":
+        config_file = Path(recipe.backbone.name).expanduser() / "config.json"
+        if not config_file.is_file():
+            raise ConfigError(
+                f"backbone.name: {recipe.backbone.name!r} is no folder with a config.json; name "
+                "the file with --backbone-config"
+            )
+    if config_file is None:
+        config_file = builtin_checkpoint() / "config.json"
+        visual_size = sum(level.size for level in PYRAMID)
+        edit_layer = EDIT_LAYER if edit_layer is None else edit_layer
+    by_entity: Counter[str] = Counter()
+    if num_cases is None:
+        by_entity.update(case.entity for case in training_cases(recipe))
+        num_cases = sum(min(n, recipe.data.cases_per_entity) for n in by_entity.values())
+    backbone = replace(read_backbone(config_file, edit_layer), visual_size=visual_size)
+    num_entities = len(by_entity) or num_cases
+    work = Workload(
+        recipe=recipe,
+        backbone=backbone,
+        generator=generator_config(recipe.model, backbone, num_entities=num_entities),
+        num_cases=num_cases,
     )
+    head = (
+        f"{backbone.family}, {backbone.total:,} parameters, edited after layer "
+        f"{backbone.edit_layer} of {backbone.num_layers}; {recipe.sharding.shards} shards, ZeRO "
+        f"{recipe.sharding.zero_stage}; phase {work.phase}"
+    )
+    card = card_lines(work)
+    total = EstimateLine(
+        what="sum for each card", amount=sum(line.amount for line in card), ground=""
+    )
+    lines = [*card, total, *encoding_lines(work), *time_lines(work)]
+    return [head, *(line.text().rstrip() for line in lines)]
 
 
-def parameter_lines(
-    backbone: BackboneSizes, num_generator: int, settings: EstimateSettings
-) -> list[EstimateLine]:
+def card_lines(work: Workload) -> list[EstimateLine]:
+    """Memory of each card while training."""
+    return [*parameter_lines(work), *activation_lines(work)]
+
+
+def parameter_lines(work: Workload) -> list[EstimateLine]:
     """Weights, gradients and moments that a card holds between two steps."""
-    shards, stage = settings.shards, settings.zero_stage if settings.shards > 1 else 0
-    share = {level: shards if stage >= level else 1 for level in (1, 2, 3)}
-    weight_bytes = DTYPE_BYTES[settings.dtype]
-    on_host = {1: settings.has_cpu_offload, 3: settings.has_cpu_offload and stage == 3}
-    host = "in the memory of the host"
+    sharding, dtype = work.recipe.sharding, work.recipe.optimization.dtype
+    num_frozen, num_trained = work.backbone.suffix, count_generator(work.generator)
+    shards = sharding.shards
+    stage = sharding.zero_stage if shards > 1 else 0
 
     def line(what: str, amount: float, level: int, ground: str) -> EstimateLine:
-        is_away = on_host.get(level, False) and stage > 0
-        ground += f", {host}" if is_away else f", 1/{share[level]}" if share[level] > 1 else ""
-        amount = 0.0 if is_away else amount / share[level]
-        return EstimateLine(what=what, amount=amount, unit="bytes", ground=ground)
+        """A tensor that is sharded from this ZeRO stage on."""
+        is_sharded = stage >= level
+        is_offloaded = sharding.has_cpu_offload and is_sharded and level in (1, 3)
+        if is_offloaded:
+            return EstimateLine(
+                what=what, amount=0.0, ground=f"{ground}, in the memory of the host"
+            )
+        if is_sharded:
+            return EstimateLine(what=what, amount=amount / shards, ground=f"{ground}, 1/{shards}")
+        return EstimateLine(what=what, amount=amount, ground=ground)
 
-    frozen = f"{backbone.suffix:,} numbers, {settings.dtype}"
-    trained = f"{num_generator:,} numbers, float32"
+    frozen = f"{num_frozen:,} numbers, {dtype}"
+    trained = f"{num_trained:,} numbers, float32"
     lines = [
-        line("parameters: layers after l_e, head", backbone.suffix * weight_bytes, 3, frozen),
-        line("parameters: generator", num_generator * FLOAT, 3, trained),
-        line("gradients", num_generator * FLOAT, 2, trained),
-        line("optimizer: Adam's moments", 2 * num_generator * FLOAT, 1, f"2 x {trained}"),
+        line("parameters: layers after l_e, head", num_frozen * DTYPE_BYTES[dtype], 3, frozen),
+        line("parameters: generator", num_trained * FLOAT, 3, trained),
+        line("gradients", num_trained * FLOAT, 2, trained),
+        line("optimizer: Adam's moments", 2 * num_trained * FLOAT, 1, f"2 x {trained}"),
     ]
     if stage:
-        master = line("optimizer: DeepSpeed's own weights", num_generator * FLOAT, 1, trained)
-        bucket = min(num_generator, MAX_BUCKET) * FLOAT
-        lines += [
-            master,
-            EstimateLine(
-                what="buffer: reduced gradients", amount=bucket, unit="bytes", ground="one bucket"
-            ),
-        ]
+        lines.append(line("optimizer: DeepSpeed's own weights", num_trained * FLOAT, 1, trained))
+        bucket = min(num_trained, MAX_BUCKET) * FLOAT
+        lines.append(
+            EstimateLine(what="buffer: reduced gradients", amount=bucket, ground="one bucket")
+        )
     if stage == 3:
-        live = min(backbone.suffix, MAX_LIVE_PARAMETERS)
-        ground = f"at most {live:,} numbers gathered at a time"
+        live = min(num_frozen, MAX_LIVE_PARAMETERS)
         lines.append(
             EstimateLine(
                 what="buffer: gathered parameters",
-                amount=live * weight_bytes,
-                unit="bytes",
-                ground=ground,
+                amount=live * DTYPE_BYTES[dtype],
+                ground=f"at most {live:,} numbers gathered at a time",
             )
         )
     return lines
@@ -148,134 +207,126 @@ def layer_activation_bytes(backbone: BackboneSizes, dtype: str) -> float:
     return norms + attention + gated
 
 
-def activation_lines(
-    backbone: BackboneSizes, generator: GeneratorConfig, settings: EstimateSettings
-) -> list[EstimateLine]:
+def activation_lines(work: Workload) -> list[EstimateLine]:
     """What the backward pass of one micro-batch needs."""
-    batch, size = settings.batch_size, DTYPE_BYTES[settings.dtype]
-    passes = GRADIENT_PASSES[settings.phase]
-    num_tokens = backbone.num_image_tokens + settings.num_tokens
-    rows = passes * batch * num_tokens
+    backbone, generator, optimization = work.backbone, work.generator, work.recipe.optimization
+    batch, size = getattr(work.recipe, work.phase).batch_size, DTYPE_BYTES[optimization.dtype]
+    passes = GRADIENT_PASSES[work.phase]
+    rows = passes * batch * work.num_tokens
     num_layers = backbone.num_layers - backbone.edit_layer - 1
-    each = layer_activation_bytes(backbone, settings.dtype)
-    ground = f"{passes} x {batch} items x {num_tokens} tokens x {num_layers} layers"
+    each = layer_activation_bytes(backbone, optimization.dtype)
+    ground = f"{passes} x {batch} items x {work.num_tokens} tokens x {num_layers} layers"
     layers = rows * num_layers * each
-    if settings.has_activation_checkpointing:
-        layers = rows * num_layers * backbone.hidden_size * size + batch * num_tokens * each
+    if optimization.has_activation_checkpointing:
+        layers = rows * num_layers * backbone.hidden_size * size + batch * work.num_tokens * each
         ground += ", inputs only, and one layer whole"
     # rows, normed rows, residual and their sum; then what the rank slots of the experts keep
     edited = rows * (4 * backbone.hidden_size + 2 * batch * generator.rank) * FLOAT
-    written = batch * num_tokens * (4 * backbone.hidden_size + 2 * generator.module_dim) * FLOAT
-    logits = 3 * passes * batch * (settings.target_tokens + 1) * backbone.vocabulary_size * FLOAT
+    per_token = 4 * backbone.hidden_size + 2 * generator.module_dim
+    written = batch * work.num_tokens * per_token * FLOAT
+    logits = 3 * passes * batch * (TARGET_TOKENS + 1) * backbone.vocabulary_size * FLOAT
     return [
-        EstimateLine(
-            what="activations: layers after l_e", amount=layers, unit="bytes", ground=ground
-        ),
+        EstimateLine(what="activations: layers after l_e", amount=layers, ground=ground),
         EstimateLine(
             what="activations: edited rows",
             amount=edited,
-            unit="bytes",
             ground=f"{rows:,} rows of {backbone.hidden_size:,} and {batch} experts, float32",
         ),
         EstimateLine(
             what="activations: writing experts",
             amount=2 * written,
-            unit="bytes",
             ground="keys and values of two generators, float32",
         ),
         EstimateLine(
             what="activations: logits",
             amount=logits,
-            unit="bytes",
-            ground=f"{settings.target_tokens + 1} target positions of "
-            f"{backbone.vocabulary_size:,} tokens, with softmax and gradient",
+            ground=f"{TARGET_TOKENS + 1} target positions of {backbone.vocabulary_size:,} tokens, "
+            "with softmax and gradient",
         ),
     ]
 
 
-def num_states(settings: EstimateSettings) -> int:
-    """States that training reads: of cases and of pairs with a random target."""
-    return settings.num_cases * STATES_PER_CASE[settings.phase] + 2 * settings.num_pairs
+def state_bytes(
+    backbone: BackboneSizes,
+    dtype: str,
+    *,
+    prompt_tokens: int = PROMPT_TOKENS,
+    target_tokens: int = TARGET_TOKENS,
+) -> float:
+    """One cached state: hidden states at l_e, and the target's embeddings."""
+    rows = backbone.num_image_tokens + prompt_tokens + 2 * target_tokens
+    return rows * backbone.hidden_size * DTYPE_BYTES[dtype]
 
 
-def state_bytes(backbone: BackboneSizes, settings: EstimateSettings) -> float:
-    """Of one state at rest: all rows at l_e, and the target's embeddings."""
-    rows = backbone.num_image_tokens + settings.num_tokens + settings.target_tokens
-    return rows * backbone.hidden_size * DTYPE_BYTES[settings.state_dtype]
-
-
-def encoding_lines(backbone: BackboneSizes, settings: EstimateSettings) -> list[EstimateLine]:
-    """The state cache, and the memory of those who fill it."""
-    each, states = state_bytes(backbone, settings), num_states(settings)
-    whole = backbone.total * DTYPE_BYTES[settings.dtype]
-    budget = settings.state_budget_bytes
+def encoding_lines(work: Workload) -> list[EstimateLine]:
+    """The state cache, and the memory of the processes that fill it."""
+    states, dtype = work.recipe.states, work.recipe.optimization.dtype
+    each = state_bytes(work.backbone, states.dtype)
+    total = work.num_states * each
     over = (
-        f"; the budget is {format_bytes(budget)}, the rest is computed whenever it is needed"
-        if 0 < budget < states * each
+        f"; the budget is {format_bytes(states.max_bytes)}, the rest is computed whenever it is "
+        "needed"
+        if 0 < states.max_bytes < total
         else ""
     )
     return [
         EstimateLine(
             what="state cache, on disk",
-            amount=states * each,
-            unit="bytes",
-            ground=f"{states:,} states of {format_bytes(each)}, {settings.state_dtype}{over}",
+            amount=total,
+            ground=f"{work.num_states:,} states of {format_bytes(each)}, {states.dtype}{over}",
         ),
         EstimateLine(
             what="memory of a process that encodes",
-            amount=whole,
-            unit="bytes",
-            ground=f"the whole backbone, {backbone.total:,} numbers, {settings.dtype}",
+            amount=work.backbone.total * DTYPE_BYTES[dtype],
+            ground=f"the whole backbone, {work.backbone.total:,} numbers, {dtype}",
         ),
     ]
 
 
-def time_lines(
-    backbone: BackboneSizes, num_generator: int, settings: EstimateSettings
-) -> list[EstimateLine]:
+def time_lines(work: Workload) -> list[EstimateLine]:
     """Encoding and training, from floating point operations and bytes on the link."""
-    num_tokens = backbone.num_image_tokens + settings.num_tokens
-    per_state = 2 * (backbone.prefix * num_tokens + backbone.image_tower * _tower_rows(backbone))
-    cards = settings.shards * settings.card_teraflops * 1e12
-    encoding = settings.num_encoders * settings.encoder_teraflops * 1e12
-    grounds = f"{settings.card_teraflops:g} TFLOP/s on each of {settings.shards} shards"
+    backbone, recipe, phase = work.backbone, work.recipe, work.phase
+    section, sharding = recipe.plan.phases[phase], recipe.sharding
+    card_teraflops = GPU_TERAFLOPS if sharding.gpus_per_shard else CPU_TERAFLOPS
+    encoder_teraflops = CPU_TERAFLOPS if recipe.backbone.device == "cpu" else GPU_TERAFLOPS
+    num_encoders = max(1, recipe.states.num_workers)
+    # an image tower works on about as many rows as it returns
+    per_state = 2 * (
+        backbone.prefix * work.num_tokens + backbone.image_tower * backbone.num_image_tokens
+    )
+    encoding_s = work.num_states * per_state / (num_encoders * encoder_teraflops * 1e12)
     # forward 2, gradients of inputs 2, and 2 more where layers run again
-    factor = 6 if settings.has_activation_checkpointing else 4
-    passes = factor * GRADIENT_PASSES[settings.phase] + 2 * PLAIN_PASSES[settings.phase]
-    items = settings.batch_size * settings.accumulation
-    operations = items * num_tokens * (passes * backbone.suffix + 6 * num_generator)
-    compute_s = operations / cards
-    link_s = 0.0
-    if settings.shards > 1 and settings.zero_stage == 3:
-        gathers = GRADIENT_PASSES[settings.phase] * 2 + PLAIN_PASSES[settings.phase]
-        micro_batches = -(-settings.accumulation // settings.shards)
-        moved = gathers * micro_batches * backbone.suffix * DTYPE_BYTES[settings.dtype]
-        link_s = moved / (settings.link_gigabytes_per_s * 1e9)
-        grounds += f", weights gathered at {settings.link_gigabytes_per_s:g} GB/s"
-    step_s = compute_s + link_s
+    factor = 6 if recipe.optimization.has_activation_checkpointing else 4
+    passes = factor * GRADIENT_PASSES[phase] + 2 * PLAIN_PASSES[phase]
+    items = section.batch_size * section.accumulation
+    trained = 6 * count_generator(work.generator)
+    operations = items * work.num_tokens * (passes * backbone.suffix + trained)
+    step_s = operations / (sharding.shards * card_teraflops * 1e12)
+    ground = f"{card_teraflops:g} TFLOP/s on each of {sharding.shards} shards"
+    if sharding.shards > 1 and sharding.zero_stage == 3:
+        link = GPU_LINK_GIGABYTES_PER_S if sharding.gpus_per_shard else CPU_LINK_GIGABYTES_PER_S
+        gathers = GRADIENT_PASSES[phase] * 2 + PLAIN_PASSES[phase]
+        micro_batches = -(-section.accumulation // sharding.shards)
+        gathered = backbone.suffix * DTYPE_BYTES[recipe.optimization.dtype]
+        step_s += gathers * micro_batches * gathered / (link * 1e9)
+        ground += f", weights gathered at {link:g} GB/s"
     return [
         EstimateLine(
             what="time to encode",
-            amount=num_states(settings) * per_state / encoding,
+            amount=encoding_s,
             unit="seconds",
-            ground=f"{settings.encoder_teraflops:g} TFLOP/s, processes that encode: "
-            f"{settings.num_encoders}",
+            ground=f"{encoder_teraflops:g} TFLOP/s, processes that encode: {num_encoders}",
         ),
         EstimateLine(
-            what=f"time of a step ({items} items)", amount=step_s, unit="seconds", ground=grounds
+            what=f"time of a step ({items} items)", amount=step_s, unit="seconds", ground=ground
         ),
         EstimateLine(
-            what=f"time of the phase {settings.phase}",
-            amount=settings.steps * step_s,
+            what=f"time of the phase {phase}",
+            amount=section.steps * step_s,
             unit="seconds",
-            ground=f"{settings.steps:,} steps",
+            ground=f"{section.steps:,} steps",
         ),
     ]
-
-
-def _tower_rows(backbone: BackboneSizes) -> int:
-    """Rows that a transformer tower works on: about as many as it gives."""
-    return backbone.num_image_tokens
 
 
 def format_bytes(amount: float) -> str:

@@ -1,7 +1,6 @@
 """Wires the training job: checkpoints, validation and MLflow around the loop; publishes, reports.
 
-The newest checkpoint in the store is where a run goes on. The loop's own file in the run folder
-only bridges the moment until a checkpoint is there: it is removed then, so there is one truth.
+The newest checkpoint in the store is where a run resumes.
 """
 
 import contextlib
@@ -32,14 +31,14 @@ from pipelines.training.records import TrainingRecords, first_norm, recipe_diges
 from pipelines.training.report import training_report_data
 from workers.sharding_config import ShardingSection
 from workers.state_sources import open_states
-from workers.training_messages import MODEL, MOMENT, Snapshot
+from workers.training_messages import MODEL, MOMENT, Snapshot, with_prefix
 
 EXPERIMENT = "liveedit-training"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What is left to say at the end."""
+    """What a finished training job tells the user."""
 
     digest: str
     folder: Path
@@ -57,34 +56,24 @@ def do_training(
     held_out: Sequence[Case],
     facts: Mapping[str, str],
 ) -> TrainingResult:
-    """Train from the last checkpoint (or the beginning) to the end.
+    """Train from the newest checkpoint (or the beginning) to the end.
 
     Args:
         recipe: resolved.
         backbone: frozen model.
         material: encoded training data, without the entities of `held_out`.
-        held_out: cases to validate on; none: no validation.
+        held_out: validation cases; none for no validation.
         facts: of this start, for MLflow and the report.
 
     Raises:
-        ConfigError: the run was begun with another recipe.
+        ConfigError: the run was started with another recipe.
         LiveEditError: the job cannot go on; its checkpoints stay.
     """
     start_s = time.perf_counter()
     validator = make_validator(recipe, backbone, held_out)
     records = open_records(recipe, validator)
-
-    def on_checkpoint(trainer: GeneratorTrainer, phase: Phase, step: int) -> None:
-        records.on_checkpoint(trainer, phase, step)
-        bridge_file(trainer).unlink(missing_ok=True)
-
     trainer = GeneratorTrainer(
-        recipe,
-        backbone,
-        material,
-        recipe.run_folder,
-        on_step=records.on_step,
-        on_checkpoint=on_checkpoint,
+        recipe, backbone, material, on_step=records.on_step, on_checkpoint=records.on_checkpoint
     )
     status = "FAILED"
     try:
@@ -125,21 +114,15 @@ def processes(sharding: ShardingSection) -> contextlib.AbstractContextManager[ob
 
 def open_records(recipe: TrainRecipe, validator: Validator | None) -> TrainingRecords:
     """Store and MLflow of a run; nothing is written yet."""
-    folder = recipe.run_folder
-    store = ObjectStore(recipe.keep.store or folder / "store")
+    store = ObjectStore(recipe.keep.store or recipe.run_folder / "store")
     tracker = Tracker(Path(recipe.run_root), experiment=EXPERIMENT, run_name=recipe.run_name)
     return TrainingRecords(
         recipe,
-        seed=recipe.seed,
-        phase_steps={
-            name: section.steps for name, section in recipe.plan.phases.items() if section.steps
-        },
         tracker=tracker,
         registry=ModelRegistry(tracker),
         checkpoints=GeneratorCheckpoints(store, recipe.run_name, last_k=recipe.keep.last_k),
-        state_file=folder / "recorded.json",
+        state_file=recipe.run_folder / "recorded.json",
         validate=validator,
-        validate_every=recipe.validation.every_steps,
     )
 
 
@@ -159,18 +142,13 @@ def make_validator(
     )
 
 
-def bridge_file(trainer: GeneratorTrainer) -> Path:
-    """The loop's own checkpoint, which `GeneratorTrainer.load` reads."""
-    return trainer.folder / "last.safetensors"
-
-
 def restore(
     trainer: GeneratorTrainer, checkpoints: GeneratorCheckpoints, recipe: TrainRecipe
 ) -> None:
-    """Put a trainer where the newest checkpoint in the store was taken, if there is one.
+    """Resume a trainer from the newest checkpoint in the store, if there is one.
 
     Raises:
-        ConfigError: it was taken under another recipe.
+        ConfigError: it was written under another recipe.
         IntegrityError: it is damaged.
     """
     state = checkpoints.resume()
@@ -178,23 +156,16 @@ def restore(
         return
     position = state.position
     position.check_same_run(seed=recipe.seed, recipe_digest=recipe_digest(recipe))
-    if bridge_file(trainer).exists():
-        return  # it is newer: a process ended before this checkpoint was in the store
     with tempfile.TemporaryDirectory() as scratch:
         generator = load_generator(checkpoints.fetch(state.entry.digest, Path(scratch)))
-    model = {f"{MODEL}{name}": value for name, value in generator.state_dict().items()}
-    moments = {f"{MOMENT}{name}": value for name, value in state.moments.items()}
     phases: dict[str, Phase] = {name: name for name in recipe.plan.phases}
-    trainer.snapshot = Snapshot(
+    snapshot = Snapshot(
         config=generator.config,
         phase=phases[position.phase],
         step=position.step,
-        tensors=model | moments,
+        tensors=with_prefix(MODEL, generator.state_dict()) | with_prefix(MOMENT, state.moments),
     )
-    trainer.generator.config = generator.config
-    trainer.generator.load_state_dict(trainer.snapshot.model)
-    trainer.curve = [dict(row) for row in position.curve]
-    print(f"resumed at {position.phase} {position.step}", flush=True)
+    trainer.resume(snapshot, [dict(row) for row in position.curve])
 
 
 def write_result(trainer: GeneratorTrainer, folder: Path, *, is_half: bool) -> None:
@@ -211,7 +182,7 @@ def write_report(
     facts: Mapping[str, str],
     start_s: float,
 ) -> Path:
-    """The HTML report; returns where it is."""
+    """Write the HTML report; returns its path."""
     data = training_report_data(
         recipe,
         phase_steps=records.phase_steps,

@@ -1,7 +1,7 @@
-"""Sizes of a backbone, from its config.json alone: nothing is downloaded, no weight takes memory.
+"""Parameter counts of a backbone, read from its config.json, and the shape of its generator.
 
 transformers builds the model on torch's meta device, where tensors have shapes but no storage, so
-every family that it knows is counted exactly.
+every family is counted exactly and nothing is downloaded.
 """
 
 import json
@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import ConfigError
-from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.config import GeneratorConfig, VisualSource
 from liveedit_core.method.generator import LiveEditGenerator
+from pipelines.training.recipe import ModelSection
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSizes:
-    """What of a backbone matters here; parameters are counts."""
+    """Parameter counts and dimensions of a backbone."""
 
     family: str
     num_layers: int
@@ -31,13 +33,70 @@ class BackboneSizes:
     """Width of keys (and of values) of all key-value heads."""
     vocabulary_size: int
     num_image_tokens: int
+    visual_size: int = 0
+    """Width of an image pyramid; 0 where the backbone has none."""
     total: int
     image_tower: int
     """Image tower and projector."""
     prefix: int
     """Layers 0 to l_e."""
     suffix: int
-    """Layers after l_e, final norm and head: all of the backbone that training runs."""
+    """Layers after l_e, final norm and head: the only part of the backbone that training runs."""
+
+
+def generator_config(
+    model: ModelSection,
+    backbone: Backbone | BackboneSizes,
+    *,
+    num_entities: int,
+    visual_source: VisualSource | None = None,
+) -> GeneratorConfig:
+    """The generator that a recipe trains on a backbone.
+
+    Args:
+        model: shape and variants.
+        backbone: loaded, or counted only.
+        num_entities: training entities, which bound the number of sentinels.
+        visual_source: replaces `model.visual_source`.
+
+    Raises:
+        ConfigError: the recipe wants an image pyramid, but the backbone has none.
+    """
+    visual_source = visual_source or model.visual_source
+    pyramid: dict[str, Any] = {}
+    if visual_source == "tower_pyramid":
+        if not backbone.visual_size:
+            raise ConfigError(
+                "model.visual_source: this backbone has no tower_pyramid; use "
+                "model.visual_source=edit_layer"
+            )
+        num_sentinels = min(model.num_sentinels, num_entities)
+        pyramid = {
+            "visual_size": backbone.visual_size,
+            "visual_rank": model.visual_rank,
+            "num_sentinels": num_sentinels,
+            "nearest_sentinels": min(model.nearest_sentinels, num_sentinels),
+            "visual_gate": model.visual_gate,
+        }
+    return GeneratorConfig(
+        hidden_size=backbone.hidden_size,
+        num_image_tokens=backbone.num_image_tokens,
+        edit_layer=backbone.edit_layer,
+        module_dim=model.module_dim,
+        num_queries=model.num_queries,
+        num_attention_heads=model.num_attention_heads,
+        rank=model.rank,
+        visual_source=visual_source,
+        visual_query=model.visual_query,
+        soft_routing=model.soft_routing,
+        has_hard_filter=model.has_hard_filter,
+        max_kept=model.max_kept,
+        twin_share=model.twin_share,
+        min_gate=model.min_gate,
+        num_target_positions=model.num_target_positions,
+        has_target_embeddings=model.has_target_embeddings,
+        **pyramid,
+    )
 
 
 def read_backbone(config_file: Path, edit_layer: int | None = None) -> BackboneSizes:
@@ -45,10 +104,11 @@ def read_backbone(config_file: Path, edit_layer: int | None = None) -> BackboneS
 
     Args:
         config_file: of an image-text-to-text model.
-        edit_layer: l_e; None: two thirds of the depth.
+        edit_layer: l_e; None for two thirds of the depth.
 
     Raises:
-        ConfigError: no such file, no model that transformers knows, or no such layer.
+        ConfigError: the file is missing, transformers does not know the model, or it has no such
+            layer.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -89,7 +149,7 @@ def read_backbone(config_file: Path, edit_layer: int | None = None) -> BackboneS
 
 
 def count(modules: Sequence[nn.Module]) -> int:
-    """Parameters of some modules, shared ones once."""
+    """Parameters of some modules; shared parameters count once."""
     return sum(parameter.numel() for parameter in nn.ModuleList(modules).parameters())
 
 

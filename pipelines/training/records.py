@@ -1,12 +1,12 @@
-"""What a training run leaves in the store and in MLflow, step by step.
+"""What a training run writes to the store and to MLflow, step by step.
 
     on_step         losses, accuracies, learning rate                     -> MLflow
     on_checkpoint   validation when it is due; checkpoint, last k and best -> store, MLflow
     finished        the result and its report                             -> store, MLflow
 
-An outage of MLflow never stops training: metrics wait in the tracker's spool, registrations are
-tried again at the next checkpoint and at the next start. A store that fails does stop it: training
-on without checkpoints is what nobody wants to find out a day later.
+An MLflow outage never stops training: metrics wait in the tracker's spool, registrations are
+retried at the next checkpoint and at the next start. A store that fails does stop it, as training
+without checkpoints would lose the work.
 """
 
 import contextlib
@@ -16,9 +16,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from infra.tracking.generator_checkpoints import CheckpointEntry, GeneratorCheckpoints, Position
 from infra.tracking.model_registry import GENERATOR_MODEL, ModelRegistry
@@ -26,39 +24,18 @@ from infra.tracking.tracker import Tracker
 from liveedit_core.errors import TrackingError
 from liveedit_core.method.generator import CONFIG_FILE, LiveEditGenerator
 from liveedit_core.training.validation import ValidationReport
-from pipelines.job.recipe_loader import Recipe, to_dict, to_flat_dict
+from pipelines.job.recipe_loader import to_dict, to_flat_dict
+from pipelines.training.loop import Curve
+from pipelines.training.recipe import TrainRecipe
+from workers.training_messages import Snapshot
 
 _logger = logging.getLogger(__name__)
 
 NEUTRAL = frozenset(
     {"run_root", "sharding", "states", "checkpoint", "keep", "diagnostics", "layer_search"}
 )
-"""Settings that change where and how a run is computed and kept, not what comes out."""
-Curve = list[dict[str, float | str]]
+"""Settings that change where and how a run is computed and kept, not its result."""
 Validate = Callable[[LiveEditGenerator], ValidationReport]
-
-
-class SnapshotView(Protocol):
-    """What records read of a snapshot."""
-
-    @property
-    def moments(self) -> Mapping[str, Tensor]:
-        """Optimizer state of the running phase, by name."""
-        ...
-
-
-class TrainerView(Protocol):
-    """What records read of a trainer."""
-
-    generator: LiveEditGenerator
-    """Whole weights, in training precision."""
-    curve: Curve
-    """Rows of `phase`, `step` and figures; validations are appended to it."""
-
-    @property
-    def snapshot(self) -> SnapshotView:
-        """Of the moment."""
-        ...
 
 
 class TrainingRecords:
@@ -66,39 +43,33 @@ class TrainingRecords:
 
     Args:
         recipe: of the run; its digest guards a resume.
-        seed: of the run.
-        phase_steps: length of each phase in their order, for steps that count through.
         tracker: takes metrics.
         registry: takes checkpoints as versions of `liveedit-generator`.
-        checkpoints: takes them whole.
-        state_file: remembers what was recorded, so that a resumed run does not do it twice.
-        validate: scores a generator; None: never.
-        validate_every: optimizer steps of a phase between two validations; the end of a phase
-            always has one.
+        checkpoints: takes weights, moments and position.
+        state_file: what was recorded already, so that a resumed run does not repeat it.
+        validate: scores a generator; None for no validation.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: TrainRecipe,
         *,
-        seed: int,
-        phase_steps: Mapping[str, int],
         tracker: Tracker,
         registry: ModelRegistry,
         checkpoints: GeneratorCheckpoints,
         state_file: Path,
         validate: Validate | None = None,
-        validate_every: int = 100,
     ) -> None:
         self.recipe = recipe
-        self.seed = seed
-        self.phase_steps = dict(phase_steps)
+        phases = recipe.plan.phases
+        self.phase_steps: dict[str, int] = {
+            name: phase.steps for name, phase in phases.items() if phase.steps
+        }
         self.tracker = tracker
         self.registry = registry
         self.checkpoints = checkpoints
         self.state_file = state_file
         self.validate = validate
-        self.validate_every = validate_every
         self.last_report: ValidationReport | None = None
         """Of the newest validation in this process."""
         self.num_failures = 0
@@ -107,64 +78,54 @@ class TrainingRecords:
         self._last_step: int = state.get("last_step", -1)
         self._versions: dict[str, int] = state.get("versions", {})
         self._pending: dict[str, dict[str, Any]] = state.get("pending", {})
-        """Validations by checkpoint that wait until its version is there."""
+        """Validations by checkpoint whose model version is not registered yet."""
 
     def started(self, facts: Mapping[str, str]) -> None:
-        """Record what the run is configured with."""
+        """Record the configuration of the run."""
         self.tracker.log_params(to_flat_dict(self.recipe))
         self.tracker.set_tags(facts)
 
     def on_step(self, phase: str, step: int, figures: Mapping[str, float]) -> None:
-        """Record one optimizer step.
-
-        Args:
-            phase: which it belongs to.
-            step: number of the step in its phase, from 0.
-            figures: losses, accuracies, learning rate.
-        """
+        """Record one optimizer step, counted from 0 in its phase."""
         total = self.total_step(phase, step)
         if total <= self._last_step:
             return  # a resumed run repeats the steps after its checkpoint, with the same numbers
         values = {f"{phase}.{name}": value for name, value in figures.items()}
         self.tracker.log_metrics(values, step=total)
         self._last_step = total
-        self._remember()
+        self._save_state()
 
-    def on_checkpoint(self, trainer: TrainerView, phase: str, step: int) -> CheckpointEntry:
+    def on_checkpoint(self, generator: LiveEditGenerator, snapshot: Snapshot, curve: Curve) -> None:
         """Validate if it is due, write the checkpoint, register what is kept.
 
         Args:
-            trainer: of the run.
-            phase: which was running.
-            step: its optimizer steps so far.
+            generator: whole weights, in training precision.
+            snapshot: where the run is.
+            curve: a validation is appended to it.
 
         Raises:
             NumericsError: the generator writes experts that are not finite.
             StorageUnavailableError: the checkpoint could not be written.
         """
-        total = self.total_step(phase, step)
-        report = self._validated(trainer, phase, step) if self._is_due(phase, step) else None
+        phase, step = snapshot.phase, snapshot.step
+        report = self._validation(generator, snapshot, curve)
         position = Position(
             phase=phase,
             step=step,
-            seed=self.seed,
+            seed=self.recipe.seed,
             recipe_digest=recipe_digest(self.recipe),
-            curve=list(trainer.curve),
+            curve=list(curve),
         )
         score = report.score if report is not None else None
-        entry = self.checkpoints.save(trainer.generator, trainer.snapshot.moments, position, score)
+        entry = self.checkpoints.save(generator, snapshot.moments, position, score)
         if report is not None:
+            total = self.total_step(phase, step)
             self._pending[entry.digest] = {"step": total, "figures": report.figures}
-            self._remember()
+            self._save_state()
         self._register_kept()
-        return entry
 
     def finished(self, folder: Path, report: Path | None = None) -> str:
-        """Publish the trained generator and register it as `last`; record the report.
-
-        Args:
-            folder: generator.safetensors and config.json.
-            report: the HTML report.
+        """Publish the trained generator and register it as `last`; record the HTML report.
 
         Returns:
             The digest of the generator.
@@ -174,7 +135,7 @@ class TrainingRecords:
         for pending in self._pending.values():  # MLflow is away: the spool takes them
             self.tracker.log_metrics(pending["figures"], step=pending["step"])
         self._pending = {}
-        self._remember()
+        self._save_state()
         metrics = self.last_report.figures if self.last_report is not None else {}
         with self._tolerated():
             done = self.registry.register_generator(
@@ -194,32 +155,30 @@ class TrainingRecords:
             before += steps
         return step  # before the first phase: the visual key's closed form
 
-    def _is_due(self, phase: str, step: int) -> bool:
-        if self.validate is None:
-            return False
+    def _validation(
+        self, generator: LiveEditGenerator, snapshot: Snapshot, curve: Curve
+    ) -> ValidationReport | None:
+        """None if no validation is due."""
+        phase, step, every = snapshot.phase, snapshot.step, self.recipe.validation.every_steps
         is_end = step >= self.phase_steps.get(phase, 0)
-        return is_end or (self.validate_every > 0 and step % self.validate_every == 0)
-
-    def _validated(self, trainer: TrainerView, phase: str, step: int) -> ValidationReport:
-        assert self.validate is not None
-        report = self.validate(trainer.generator)
-        self.last_report = report
-        trainer.curve.append({"phase": phase, "step": step, **report.figures})
+        is_due = is_end or (every > 0 and step % every == 0)
+        if self.validate is None or not is_due:
+            return None
+        report = self.last_report = self.validate(generator)
+        curve.append({"phase": phase, "step": step, **report.figures})
         for warning in report.warnings:
             _logger.warning("%s %d: %s", phase, step, warning)
         return report
 
     def _register_kept(self) -> None:
-        """Register every kept checkpoint that is not yet, then say which are last and best."""
+        """Register the checkpoints that are kept; set the aliases last and best."""
         entries = self.checkpoints.entries()
         with self._tolerated():
             for entry in entries:
                 if entry.digest not in self._versions:
                     self._register(entry)
-            for alias, chosen in (
-                ("last", self.checkpoints.last()),
-                ("best", self.checkpoints.best()),
-            ):
+            aliases = {"last": self.checkpoints.last(), "best": self.checkpoints.best()}
+            for alias, chosen in aliases.items():
                 if chosen is not None:
                     version = self._versions[chosen.digest]
                     self.registry.versions().set_alias(GENERATOR_MODEL, alias, version)
@@ -230,10 +189,10 @@ class TrainingRecords:
         for digest in set(self._pending) - {entry.digest for entry in entries}:
             pending = self._pending.pop(digest)  # dropped before MLflow was back
             self.tracker.log_metrics(pending["figures"], step=pending["step"])
-        self._remember()
+        self._save_state()
 
     def _register(self, entry: CheckpointEntry) -> None:
-        """Register a checkpoint, and record its validation as that of the version."""
+        """Register a checkpoint; its validation becomes that of the model version."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = self.checkpoints.fetch(entry.digest, Path(scratch))
             config_text = (folder / CONFIG_FILE).read_text()
@@ -253,9 +212,9 @@ class TrainingRecords:
             self.tracker.log_metrics(
                 pending["figures"], step=pending["step"], model_id=registered.model_id
             )
-        self._remember()
+        self._save_state()
 
-    def _remember(self) -> None:
+    def _save_state(self) -> None:
         state = {
             "last_step": self._last_step,
             "versions": self._versions,
@@ -272,11 +231,11 @@ class TrainingRecords:
             yield
         except TrackingError as error:
             self.num_failures += 1
-            _logger.warning("%s; the next checkpoint tries again", error)
+            _logger.warning("%s; the next checkpoint retries", error)
 
 
-def recipe_digest(recipe: Recipe) -> str:
-    """sha256 of all settings that shape the weights, which a resumed run keeps."""
+def recipe_digest(recipe: TrainRecipe) -> str:
+    """sha256 of all settings that determine the weights, which a resumed run must keep."""
     tree = {key: value for key, value in to_dict(recipe).items() if key not in NEUTRAL}
     if isinstance(backbone := tree.get("backbone"), dict):
         tree["backbone"] = {key: value for key, value in backbone.items() if key != "device"}
@@ -284,6 +243,6 @@ def recipe_digest(recipe: Recipe) -> str:
 
 
 def first_norm(curve: Curve) -> float:
-    """`expert_norm_median` of the first validation in a curve; 0 when there is none."""
+    """`expert_norm_median` of the first validation in a curve; 0 without one."""
     norms = (row.get("routing.expert_norm_median") for row in curve)
     return next((float(norm) for norm in norms if norm is not None), 0.0)

@@ -9,8 +9,8 @@ from liveedit_core.training.diagnostics import RoutingSamples
 from liveedit_core.training.validation import ValidationReport
 from pipelines.editing.report import choose_worst, example_of
 from pipelines.job.recipe_loader import to_toml
+from pipelines.training.loop import Curve
 from pipelines.training.recipe import TrainRecipe
-from pipelines.training.records import Curve
 
 
 def training_report_data(

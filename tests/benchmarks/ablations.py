@@ -13,7 +13,6 @@ has no row: our visual key never sees the prompt.
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,9 +72,8 @@ def retrained(
         losses=replace(recipe.losses, **{loss: 0.0}),  # type: ignore[arg-type]
         experts=replace(recipe.experts, steps=0),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = GeneratorTrainer(changed, backbone, material, Path(folder))
-        trainer.run()
+    trainer = GeneratorTrainer(changed, backbone, material)
+    trainer.run()
     generator = load_generator(builtin_generator_folder())
     for side in ("edit_extractor", "input_extractor"):
         source = getattr(trainer.generator, side).state_dict()

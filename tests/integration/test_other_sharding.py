@@ -15,9 +15,9 @@ from pipelines.editing.recipe import GeneratorSection, RaySection
 from pipelines.job.ray_session import open_session
 from pipelines.job.start_workers import start_generator
 from pipelines.train_generator import parse, resolve_recipe
+from pipelines.training.cases import load_training_backbone
 from pipelines.training.data import prepare_material
 from pipelines.training.loop import GeneratorTrainer
-from pipelines.training.training_backbone import load_training_backbone
 from tests.other_backbones import TINY, cases_file, saved_family
 from tests.tiny_backbone import request
 from tests.tiny_families import FAMILY_NAMES
@@ -38,7 +38,7 @@ def test_llava_is_trained_and_written_with_in_two_shards(session: None, tmp_path
     """The losses of a gang, then the experts that another gang writes with what it trained."""
     backbone, cases = saved_family("llava", tmp_path / "llava"), cases_file(tmp_path / "cases")
 
-    def train(name: str, *more: str) -> tuple[GeneratorTrainer, list[float]]:
+    def train(*more: str) -> tuple[GeneratorTrainer, list[float]]:
         given = [f"--backbone={backbone}", f"--cases={cases}", f"run_root={tmp_path}", *TINY]
         steps = ["prompt.steps=0", "experts.steps=0", "joint.steps=2", "joint.accumulation=2"]
         recipe = resolve_recipe(parse([*given, *steps, *more]))
@@ -49,14 +49,13 @@ def test_llava_is_trained_and_written_with_in_two_shards(session: None, tmp_path
             recipe,
             loaded,
             material,
-            tmp_path / name,
             on_step=lambda phase, step, figures: totals.append(figures["total"]),
         )
         trainer.run()
         return trainer, totals
 
-    _, alone = train("alone")
-    trainer, together = train("together", "--shards=2", "sharding.timeout_s=60")
+    _, alone = train()
+    trainer, together = train("--shards=2", "sharding.timeout_s=60")
     assert len(alone) == 2
     assert together == pytest.approx(alone, abs=1e-4)
 

@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import psutil
 import pytest
@@ -21,7 +20,7 @@ from pipelines.editing.recipe import GeneratorSection, RaySection
 from pipelines.job.ray_session import open_session
 from pipelines.job.start_workers import start_generator
 from pipelines.training.data import Drawings, Material
-from pipelines.training.loop import GeneratorTrainer
+from pipelines.training.loop import Curve, GeneratorTrainer
 from pipelines.training.recipe import CheckpointSection, ModelSection, TrainRecipe
 from tests.tiny_backbone import (
     OUR_CONFIG,
@@ -95,7 +94,7 @@ class InterruptedRunError(Exception):
     """Raised in the middle of a run."""
 
 
-def test_a_run_of_one_process_goes_on_in_two(tmp_path: Path) -> None:
+def test_a_run_of_one_process_goes_on_in_two() -> None:
     """Checkpoints do not depend on the number of processes; here the gang shares moments and
     gradients only (stage 2)."""
     backbone = tiny_backbone()
@@ -109,15 +108,15 @@ def test_a_run_of_one_process_goes_on_in_two(tmp_path: Path) -> None:
         experts=PhaseSection(steps=6, batch_size=3, accumulation=2),
         checkpoint=CheckpointSection(every_steps=2),
     )
-    whole = GeneratorTrainer(recipe, backbone, material, tmp_path / "whole")
+    whole = GeneratorTrainer(recipe, backbone, material)
     steps: dict[str, list[float]] = {"whole": [], "parts": []}
     whole.on_step = lambda phase, step, figures: steps["whole"].append(figures["total"])
     whole.run()
 
-    def stop(trainer: GeneratorTrainer, phase: str, step: int) -> None:
+    def stop(generator: LiveEditGenerator, snapshot: Snapshot, curve: Curve) -> None:
         raise InterruptedRunError
 
-    first = GeneratorTrainer(recipe, backbone, material, tmp_path / "parts", on_checkpoint=stop)
+    first = GeneratorTrainer(recipe, backbone, material, on_checkpoint=stop)
     first.on_step = lambda phase, step, figures: steps["parts"].append(figures["total"])
     with pytest.raises(InterruptedRunError):
         first.run()
@@ -125,10 +124,10 @@ def test_a_run_of_one_process_goes_on_in_two(tmp_path: Path) -> None:
         replace(recipe, sharding=sharding(2)),
         backbone,
         material,
-        tmp_path / "parts",
         on_step=first.on_step,
         source=TinySource(),
     )
+    second.resume(first.snapshot, first.curve)
     second.run()
     assert len(steps["parts"]) == 6
     assert steps["parts"] == pytest.approx(steps["whole"], abs=1e-4)

@@ -19,6 +19,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import ConfigError, RepositoryMismatchError
 from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import ProbeKind
 from pipelines.editing.intake import Source
 from pipelines.editing.mlflow_records import RunRecords
@@ -29,10 +30,14 @@ from pipelines.job.stages import bank_identity
 from pipelines.job.start_workers import model_names
 from pipelines.operations.open_editor import open_editor
 from pipelines.train_generator import main, parse, resolve_recipe
-from pipelines.training.cases import cases_of_file, training_cases
+from pipelines.training.cases import (
+    cases_of_file,
+    layer_loader,
+    load_training_backbone,
+    training_cases,
+)
 from pipelines.training.data import Material, prepare_material, vocabulary_words
-from pipelines.training.loop import GeneratorTrainer
-from pipelines.training.training_backbone import layer_loader, load_training_backbone
+from pipelines.training.loop import Curve, GeneratorTrainer
 from tests.other_backbones import TINY, cases_file, saved_family
 from tests.published_files import benchmark_folder
 from tests.tiny_backbone import case, plain_convolutions
@@ -43,6 +48,7 @@ from workers.evaluation_pool import InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker
+from workers.training_messages import Snapshot
 
 
 @pytest.fixture(scope="module", params=["llava", "qwen2_vl"])
@@ -72,7 +78,7 @@ def trainer(root: Path, backbone: str, cases: Path, *more: str) -> GeneratorTrai
     recipe = resolve_recipe(parse(arguments(root, backbone, cases, f"states.store={store}", *more)))
     loaded = load_training_backbone(recipe)
     material = prepare_material(recipe, loaded, root / "material")
-    return GeneratorTrainer(recipe, loaded, material, root)
+    return GeneratorTrainer(recipe, loaded, material)
 
 
 def test_each_phase_learns_and_states_come_from_the_cache(
@@ -102,8 +108,8 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(
     assert len(seen) == 6
     assert all(map(math.isfinite, seen))
 
-    def fail(trainer: GeneratorTrainer, phase: str, step: int) -> None:
-        if (phase, step) == ("joint", 2):
+    def fail(generator: LiveEditGenerator, snapshot: Snapshot, curve: Curve) -> None:
+        if (snapshot.phase, snapshot.step) == ("joint", 2):
             raise InterruptedRunError
 
     broken = trainer(tmp_path / "b", backbone, cases)
@@ -111,6 +117,7 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(
     with pytest.raises(InterruptedRunError):
         broken.run()
     resumed = trainer(tmp_path / "b", backbone, cases)
+    resumed.resume(broken.snapshot, broken.curve)
     resumed.run()
     for name, tensor in undisturbed.generator.state_dict().items():
         assert torch.equal(tensor, resumed.generator.state_dict()[name]), name

@@ -14,16 +14,22 @@ from liveedit_core.method.editor import edit_input
 from liveedit_core.method.generator import LiveEditGenerator
 from pipelines.editing.recipe import load_recipe
 from pipelines.training.estimate import (
-    estimate,
+    Workload,
+    card_lines,
+    encoding_lines,
     format_bytes,
     format_time,
     layer_activation_bytes,
-    num_states,
     state_bytes,
+    time_lines,
 )
-from pipelines.training.estimate_settings import EstimateSettings, generator_shape, settings_of
-from pipelines.training.model_sizes import BackboneSizes, count_generator, read_backbone
-from pipelines.training.recipe import TrainRecipe
+from pipelines.training.model_sizes import (
+    BackboneSizes,
+    count_generator,
+    generator_config,
+    read_backbone,
+)
+from pipelines.training.recipe import ModelSection, TrainRecipe
 from tests.tiny_backbone import (
     EDIT_LAYER,
     NUM_LAYERS,
@@ -95,23 +101,28 @@ def test_a_state_has_the_bytes_of_its_rows(tiny: BackboneSizes) -> None:
     backbone = tiny_backbone()
     (state,) = backbone.encode([edit_input(edit)])
     num_target = len(state.target_ids_O)
-    settings = EstimateSettings(
-        prompt_tokens=state.num_tokens - backbone.num_image_tokens - num_target,
-        target_tokens=num_target,
-        state_dtype="float32",
-    )
     measured = state.hidden_TD.nbytes + state.target_embeddings_OD.nbytes
-    assert state_bytes(tiny, settings) == measured
+    num_prompt = state.num_tokens - backbone.num_image_tokens - num_target
+    expected = state_bytes(tiny, "float32", prompt_tokens=num_prompt, target_tokens=num_target)
+    assert expected == measured
 
 
-def amounts(backbone: BackboneSizes, settings: EstimateSettings) -> dict[str, float]:
-    done = estimate(backbone, TINY_CONFIG, settings)
-    return {line.what: line.amount for line in (*done.card, *done.elsewhere)}
+def workload(backbone: BackboneSizes, *overrides: str, num_cases: int = 0) -> Workload:
+    steps = [f"{phase}.accumulation=4" for phase in ("prompt", "experts", "joint")]
+    return Workload(
+        recipe=load_recipe(TrainRecipe, None, [*steps, *overrides]),
+        backbone=backbone,
+        generator=TINY_CONFIG,
+        num_cases=num_cases,
+    )
+
+
+def card_bytes(backbone: BackboneSizes, *overrides: str) -> dict[str, float]:
+    return {line.what: line.amount for line in card_lines(workload(backbone, *overrides))}
 
 
 def test_shards_hold_their_part_of_weights_gradients_and_moments(tiny: BackboneSizes) -> None:
-    one = amounts(tiny, EstimateSettings())
-    two = amounts(tiny, EstimateSettings(shards=2, accumulation=2))
+    one, two = card_bytes(tiny), card_bytes(tiny, "sharding.shards=2")
     for what in (
         "parameters: layers after l_e, head",
         "parameters: generator",
@@ -127,8 +138,8 @@ def test_shards_hold_their_part_of_weights_gradients_and_moments(tiny: BackboneS
 
 @pytest.mark.parametrize(("stage", "shared"), [(1, {1}), (2, {1, 2}), (3, {1, 2, 3})])
 def test_each_stage_shares_more(stage: int, shared: set[int], tiny: BackboneSizes) -> None:
-    whole = amounts(tiny, EstimateSettings())
-    four = amounts(tiny, EstimateSettings(shards=4, zero_stage=stage, accumulation=4))
+    whole = card_bytes(tiny)
+    four = card_bytes(tiny, "sharding.shards=4", f"sharding.zero_stage={stage}")
     levels = {
         "optimizer: Adam's moments": 1,
         "gradients": 2,
@@ -138,59 +149,63 @@ def test_each_stage_shares_more(stage: int, shared: set[int], tiny: BackboneSize
         assert four[what] == whole[what] / (4 if level in shared else 1)
 
 
+def test_offloaded_tensors_take_no_memory_of_the_card(tiny: BackboneSizes) -> None:
+    gpus = ("sharding.shards=2", "sharding.gpus_per_shard=1", "sharding.has_cpu_offload=true")
+    offloaded = card_bytes(tiny, *gpus)
+    assert offloaded["parameters: generator"] == offloaded["optimizer: Adam's moments"] == 0
+    assert offloaded["gradients"] == card_bytes(tiny)["gradients"] / 2
+    offloaded = card_bytes(tiny, *gpus, "sharding.zero_stage=2")
+    assert offloaded["optimizer: Adam's moments"] == 0
+    assert offloaded["parameters: generator"] == card_bytes(tiny)["parameters: generator"]
+
+
 def test_checkpointing_and_half_precision_save_activations(tiny: BackboneSizes) -> None:
     what = "activations: layers after l_e"
-    plain = EstimateSettings()
-    whole = amounts(tiny, plain)[what]
-    assert amounts(tiny, replace(plain, dtype="bfloat16"))[what] < whole
-    assert amounts(tiny, replace(plain, has_activation_checkpointing=True))[what] < whole
+    whole = card_bytes(tiny)[what]
+    assert card_bytes(tiny, "optimization.dtype=bfloat16")[what] < whole
+    assert card_bytes(tiny, "optimization.has_activation_checkpointing=true")[what] < whole
 
 
 def test_states_are_those_that_training_reads(tiny: BackboneSizes) -> None:
-    settings = EstimateSettings(num_cases=10, num_pairs=3)
-    assert num_states(settings) == 10 * 4 + 2 * 3
-    assert num_states(replace(settings, phase="joint")) == 10 * 6 + 2 * 3
-    done = estimate(tiny, TINY_CONFIG, replace(settings, state_budget_bytes=1000))
-    assert any("the budget is 1.0 kB" in line for line in done.lines())
+    overrides = ["data.num_pairs=3", "states.max_bytes=1000"]
+    assert workload(tiny, *overrides, num_cases=10).num_states == 10 * 4 + 2 * 3
+    joint = workload(tiny, *overrides, "joint.steps=1", num_cases=10)
+    assert joint.num_states == 10 * 6 + 2 * 3
+    assert "the budget is 1.0 kB" in encoding_lines(joint)[0].ground
 
 
-def test_a_recipe_says_what_is_estimated(tiny: BackboneSizes) -> None:
-    overrides = [
-        "experts.steps=5",
-        "joint.steps=7",
-        "joint.batch_size=4",
-        "sharding.shards=2",
-        "sharding.gpus_per_shard=1",
-        *(f"{phase}.accumulation=6" for phase in ("prompt", "experts", "joint")),
-        "optimization.dtype=bfloat16",
-        "optimization.has_activation_checkpointing=true",
-        "data.num_pairs=9",
-        "states.dtype=float32",
-        "states.max_bytes=5",
-    ]
-    settings = settings_of(load_recipe(TrainRecipe, None, overrides), num_cases=11)
-    assert settings == EstimateSettings(
-        state_dtype="float32",
-        state_budget_bytes=5,
-        shards=2,
-        dtype="bfloat16",
-        has_activation_checkpointing=True,
-        phase="joint",
-        steps=7,
-        batch_size=4,
-        accumulation=6,
-        num_cases=11,
-        num_pairs=9,
-        card_teraflops=100.0,
-        link_gigabytes_per_s=100.0,
-    )
+def test_the_most_demanding_phase_with_steps_is_estimated(tiny: BackboneSizes) -> None:
+    overrides = ["prompt.steps=9", "experts.steps=5"]
+    assert workload(tiny, *overrides).phase == "experts"
+    joint = workload(tiny, *overrides, "joint.steps=7", "joint.batch_size=3")
+    assert joint.phase == "joint"
+    texts = [line.text() for line in time_lines(joint)]
+    assert "time of a step (12 items)" in texts[1]
+    assert texts[2].endswith("7 steps")
+
+
+def test_shards_and_gpus_save_time(tiny: BackboneSizes) -> None:
+    def step_s(*overrides: str) -> float:
+        return time_lines(workload(tiny, *overrides))[1].amount
+
+    assert step_s("sharding.shards=4", "sharding.zero_stage=2") == step_s() / 4
+    assert step_s("sharding.shards=4") > step_s("sharding.shards=4", "sharding.zero_stage=2")
+    assert step_s("sharding.gpus_per_shard=1") < step_s()
 
 
 def test_a_pyramid_needs_its_levels(tiny: BackboneSizes) -> None:
+    model = ModelSection(num_sentinels=7, nearest_sentinels=6)
     with pytest.raises(ConfigError, match="visual_source"):
-        generator_shape(TrainRecipe(), tiny, visual_size=0, num_entities=5)
-    shape = generator_shape(TrainRecipe(), tiny, visual_size=2560, num_entities=5)
-    assert (shape.visual_size, shape.num_sentinels) == (2560, 5)
+        generator_config(model, tiny, num_entities=5)
+    pyramid = replace(tiny, visual_size=2560)
+    config = generator_config(model, pyramid, num_entities=5)
+    assert (config.visual_size, config.num_sentinels, config.nearest_sentinels) == (2560, 5, 5)
+    config = generator_config(model, pyramid, num_entities=9)
+    assert (config.num_sentinels, config.nearest_sentinels) == (7, 6)
+    few = replace(model, num_sentinels=3)
+    assert generator_config(few, pyramid, num_entities=9).nearest_sentinels == 3
+    plain = generator_config(model, tiny, num_entities=5, visual_source="edit_layer")
+    assert (plain.num_sentinels, plain.visual_gate, plain.max_kept) == (1, 0.0, model.max_kept)
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"model_type": "bert"}', "no json"])

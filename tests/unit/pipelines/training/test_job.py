@@ -1,7 +1,6 @@
 """The training job: what it leaves behind, and that an interrupted one ends like another."""
 
 import json
-import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,23 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from mlflow import MlflowClient
 
 from infra.storage.object_store import ObjectStore
 from infra.tracking.generator_checkpoints import CheckpointEntry, GeneratorCheckpoints
 from liveedit_core.errors import ConfigError
-from liveedit_core.method.config import VisualKeyRecipe
 from liveedit_core.method.generator import load_generator
 from liveedit_core.schema import Case
 from liveedit_core.training.recipe import PhaseSection
-from pipelines.training.data import Drawings, Material
+from pipelines.training.data import Material
 from pipelines.training.job import TrainingResult, do_training
 from pipelines.training.loop import GeneratorTrainer
-from pipelines.training.recipe import CheckpointSection, ModelSection, TrainRecipe
+from pipelines.training.recipe import CheckpointSection, TrainRecipe
 from pipelines.training.training_sections import KeepSection, ValidationSection
-from tests.encoded_data import encode_training_data
 from tests.tiny_backbone import case, tiny_backbone
+from tests.tiny_training import TINY_KEY, TINY_MODEL, tiny_material
 from workers.training_messages import StepFigures
 
 HELD_OUT = [case(number) for number in range(20, 24)]
@@ -34,17 +31,7 @@ PROMPT, JOINT = PhaseSection(steps=1, batch_size=3), PhaseSection(steps=3, batch
 
 @pytest.fixture(scope="module")
 def material() -> Material:
-    data = encode_training_data(
-        tiny_backbone(),
-        [replace(case(i), entity=f"entity {i // 2}") for i in range(8)],
-        num_pairs=4,
-        has_image_locality=True,
-        random_target=lambda rng: rng.choice(("kettle", "harbor")),
-        rng=random.Random(0),
-    )
-    rows = torch.randn(16, tiny_backbone().visual_size, generator=torch.Generator().manual_seed(0))
-    by_entity = tuple((2 * i, 2 * i + 1) for i in range(8))
-    return Material(data=data, drawings=Drawings(rows=rows.half(), by_entity=by_entity))
+    return tiny_material(tiny_backbone())
 
 
 @pytest.fixture
@@ -55,15 +42,8 @@ def recipe(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
         seed=5,
         run_root=str(tmp_path),
         run_name="tiny",
-        model=ModelSection(
-            module_dim=16,
-            num_queries=2,
-            num_attention_heads=2,
-            rank=4,
-            visual_rank=6,
-            num_sentinels=8,
-        ),
-        visual_key=VisualKeyRecipe(num_components=8),
+        model=TINY_MODEL,
+        visual_key=TINY_KEY,
         prompt=PROMPT,
         joint=JOINT,
         checkpoint=CheckpointSection(every_steps=2, is_half=False),
@@ -130,7 +110,6 @@ def test_what_a_run_leaves_behind(recipe: TrainRecipe, material: Material) -> No
     assert last is not None
     assert (last.phase, last.step) == ("joint", 3)
     assert last.score is not None
-    assert not (recipe.run_folder / "checkpoint" / "last.safetensors").exists()
     text = done.report.read_text()
     assert "Joint: losses" in text
     assert "of 4 training entities that were held out" in text

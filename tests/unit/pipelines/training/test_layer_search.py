@@ -1,12 +1,13 @@
 """The search for an edit layer: fair, short, and it finds the layer that can be edited."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.errors import ConfigError
@@ -15,7 +16,7 @@ from pipelines.training.layer_search import (
     LayerScore,
     candidate_layers,
     draw_training,
-    encode_items,
+    encode_views,
     find_layer,
     image_match,
     one_per_entity,
@@ -30,27 +31,25 @@ CASES = [case(number) for number in range(24)]
 SECTION = LayerSearchSection(num_cases=8, steps=30, batch_size=8, learning_rate=5e-3)
 
 
-class DeafBackbone:
-    """A backbone whose answers no edit can change: the rows after its layer are ignored."""
+class SilentHead(nn.Module):
+    """Gives every token the same logit."""
 
-    def __init__(self, backbone: HuggingFaceBackbone, layer: int) -> None:
-        self.backbone = backbone
-        self.edit_layer = layer
-        self.digest = backbone.digest
-        self.hidden_size = backbone.hidden_size
-        self.visual_size = backbone.visual_size
-        self.num_image_tokens = backbone.num_image_tokens
-        self.end_id = backbone.end_id
-        self.encode = backbone.encode
-        self.generate = backbone.generate
-        self.count_tokens = backbone.count_tokens
-        self.decode = backbone.decode
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self.head = head
 
-    def target_logits(
-        self, states: list[object], hidden_BTD: Tensor, *, has_end: bool = False
-    ) -> list[Tensor]:
-        logits = self.backbone.target_logits(states, hidden_BTD, has_end=has_end)  # type: ignore[arg-type]
-        return [row_OV * 0 for row_OV in logits]
+    def forward(self, rows_XD: Tensor) -> Tensor:
+        logits: Tensor = self.head(rows_XD) * 0
+        return logits
+
+
+def unteachable_backbone(layer: int) -> HuggingFaceBackbone:
+    """A backbone whose answers no edit can change."""
+    backbone = copy.copy(tiny_backbone())
+    parts = backbone.suffix_parts()
+    backbone.edit_layer = layer
+    backbone.suffix_parts = lambda: replace(parts, head=SilentHead(parts.head))  # type: ignore[method-assign]
+    return backbone
 
 
 def test_the_layer_that_answers_wins(tmp_path: Path) -> None:
@@ -58,9 +57,7 @@ def test_the_layer_that_answers_wins(tmp_path: Path) -> None:
     said: list[str] = []
 
     def load(layer: int) -> HuggingFaceBackbone:
-        if layer == EDIT_LAYER:
-            return backbone
-        return DeafBackbone(backbone, layer)  # type: ignore[return-value]
+        return backbone if layer == EDIT_LAYER else unteachable_backbone(layer)
 
     section = replace(SECTION, layers=(EDIT_LAYER - 1, EDIT_LAYER))
     ranking = find_layer(
@@ -70,7 +67,7 @@ def test_the_layer_that_answers_wins(tmp_path: Path) -> None:
     assert ranking.scores[0].reliability > 2 * ranking.scores[1].reliability
     assert ranking.scores[0].loss < ranking.scores[1].loss
     assert len(said) == 2
-    assert ranking.rivals == ()
+    assert ranking.runners_up == ()
     ranking.save(tmp_path / "layers.json")
     content = json.loads((tmp_path / "layers.json").read_text())
     assert content["recommended"] == EDIT_LAYER
@@ -95,14 +92,14 @@ def test_image_rows_count_where_routing_looks_at_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("others", "rivals"),
+    ("others", "runners_up"),
     [
         ((0.5, 0.6, 0.4, 0.5), ()),
         ((1.0, 0.2, 0.9, 0.8), (7,)),  # worse on the average, for one case alone
     ],
 )
 def test_a_lead_within_the_noise_is_told(
-    others: tuple[float, ...], rivals: tuple[int, ...]
+    others: tuple[float, ...], runners_up: tuple[int, ...]
 ) -> None:
     fields: dict[str, float] = dict.fromkeys(
         ("reliability", "text_generality", "modal_generality", "image_match", "loss", "seconds"),
@@ -110,7 +107,7 @@ def test_a_lead_within_the_noise_is_told(
     )
     best = LayerScore(layer=5, by_case=(0.9, 0.9, 0.8, 0.9), **fields)
     second = LayerScore(layer=7, by_case=others, **fields)
-    assert LayerRanking(scores=(best, second), has_visual_rows=False).rivals == rivals
+    assert LayerRanking(scores=(best, second), has_visual_rows=False).runners_up == runners_up
 
 
 def test_candidates_leave_a_layer_behind_them() -> None:
@@ -147,23 +144,19 @@ def test_half_of_the_targets_cannot_be_guessed_from_the_image() -> None:
 
 
 def test_image_match_finds_the_same_image() -> None:
-    items = encode_items(tiny_backbone(), CASES[:4])
-    same = [replace(item, questions=(item.edit,) * 3) for item in items]
-    assert image_match(same) == 1.0
-    rolled = [
-        replace(item, questions=(other.edit,) * 3)
-        for item, other in zip(items, [*items[1:], items[0]], strict=True)
-    ]
-    assert image_match(rolled) == 0.0
+    edits = [views[0] for views in encode_views(tiny_backbone(), CASES[:4])]
+    assert image_match([(edit, edit, edit) for edit in edits]) == 1.0
+    rolled = zip(edits, [*edits[1:], edits[0]], strict=True)
+    assert image_match([(edit, other, other) for edit, other in rolled]) == 0.0
 
 
-def test_a_entity_is_tried_once_and_only_with_all_questions() -> None:
+def test_an_entity_is_tried_once_and_only_with_all_questions() -> None:
     same = [replace(case, entity="kettle") for case in CASES[:3]]
     mute = replace(CASES[3], probes=CASES[3].probes[:1])
     assert one_per_entity([*same[::-1], mute, CASES[4]]) == [same[0], CASES[4]]
 
 
 def test_questions_carry_the_target_of_the_edit() -> None:
-    (item,) = encode_items(tiny_backbone(), CASES[:1])
-    assert len(item.questions) == 3
-    assert all(torch.equal(q.target_ids_O, item.edit.target_ids_O) for q in item.questions)
+    (views,) = encode_views(tiny_backbone(), CASES[:1])
+    assert len(views) == 3
+    assert all(torch.equal(view.target_ids_O, views[0].target_ids_O) for view in views)

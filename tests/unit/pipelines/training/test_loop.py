@@ -1,28 +1,21 @@
 """Training on a tiny backbone: every phase learns, and a resumed run equals an undisturbed one."""
 
-import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.method.config import VisualKeyRecipe
+from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.data import TrainingData
 from liveedit_core.training.recipe import PhaseSection
 from liveedit_core.training.training_module import phases_of
-from pipelines.training.data import Drawings, Material
-from pipelines.training.loop import GeneratorTrainer
-from pipelines.training.recipe import CheckpointSection, ModelSection, TrainRecipe
-from tests.encoded_data import encode_training_data
-from tests.tiny_backbone import case, tiny_backbone
-
-MODEL = ModelSection(
-    module_dim=16, num_queries=2, num_attention_heads=2, rank=4, visual_rank=6, num_sentinels=8
-)
-
-KEY = VisualKeyRecipe(num_components=8)
+from pipelines.training.data import Material
+from pipelines.training.loop import Curve, GeneratorTrainer
+from pipelines.training.recipe import CheckpointSection, TrainRecipe
+from tests.tiny_backbone import tiny_backbone
+from tests.tiny_training import TINY_KEY, TINY_MODEL, tiny_material
+from workers.training_messages import Snapshot
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +25,17 @@ def backbone() -> HuggingFaceBackbone:
 
 @pytest.fixture(scope="module")
 def material(backbone: HuggingFaceBackbone) -> Material:
-    cases = [replace(case(i), entity=f"entity {i // 2}") for i in range(8)]
-    data = encode_training_data(
-        backbone,
-        cases,
-        num_pairs=4,
-        has_image_locality=True,
-        random_target=lambda rng: rng.choice(("kettle", "harbor")),
-        rng=random.Random(0),
-    )
-    rows = torch.randn(16, backbone.visual_size)
-    by_entity = tuple((2 * i, 2 * i + 1) for i in range(8))
-    return Material(data=data, drawings=Drawings(rows=rows.half(), by_entity=by_entity))
+    return tiny_material(backbone)
 
 
 def recipe(**phases: PhaseSection) -> TrainRecipe:
-    base = TrainRecipe(
-        seed=5, model=MODEL, visual_key=KEY, checkpoint=CheckpointSection(every_steps=2)
+    return TrainRecipe(
+        seed=5,
+        model=TINY_MODEL,
+        visual_key=TINY_KEY,
+        checkpoint=CheckpointSection(every_steps=2),
+        **phases,  # type: ignore[arg-type]
     )
-    return replace(base, **phases)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -62,20 +47,20 @@ def recipe(**phases: PhaseSection) -> TrainRecipe:
     ],
 )
 def test_each_phase_descends(
-    phase: str, figure: str, backbone: HuggingFaceBackbone, material: Material, tmp_path: Path
+    phase: str, figure: str, backbone: HuggingFaceBackbone, material: Material
 ) -> None:
     section = PhaseSection(steps=40, batch_size=6, learning_rate=5e-3)
-    trainer = GeneratorTrainer(recipe(**{phase: section}), backbone, material, tmp_path)
+    trainer = GeneratorTrainer(recipe(**{phase: section}), backbone, material)
     trainer.run()
     figures = [float(row[figure]) for row in trainer.curve if row["phase"] == phase]
     assert figures[-1] < 0.9 * figures[0]
 
 
 def test_a_phase_moves_only_its_own_parameters(
-    backbone: HuggingFaceBackbone, material: Material, tmp_path: Path
+    backbone: HuggingFaceBackbone, material: Material
 ) -> None:
     section = PhaseSection(steps=2, batch_size=4)
-    trainer = GeneratorTrainer(recipe(prompt=section), backbone, material, tmp_path)
+    trainer = GeneratorTrainer(recipe(prompt=section), backbone, material)
     trainer.fit_visual_key()
     before = {k: v.clone() for k, v in trainer.generator.state_dict().items()}
     trainer.run()
@@ -84,28 +69,19 @@ def test_a_phase_moves_only_its_own_parameters(
     assert all("prompt" in phases_of(name) for name in moved)
 
 
-class InterruptedRunError(Exception):
-    """Raised in the middle of a run."""
-
-
-def test_resumed_run_is_bit_identical(
-    backbone: HuggingFaceBackbone,
-    material: Material,
-    tmp_path: Path,
-) -> None:
+def test_resumed_run_is_bit_identical(backbone: HuggingFaceBackbone, material: Material) -> None:
     section = PhaseSection(steps=5, batch_size=4)
     whole = recipe(prompt=section, experts=section)
-    undisturbed = GeneratorTrainer(whole, backbone, material, tmp_path / "a")
+    checkpoints: list[tuple[Snapshot, Curve]] = []
+
+    def on_checkpoint(generator: LiveEditGenerator, snapshot: Snapshot, curve: Curve) -> None:
+        checkpoints.append((snapshot, list(curve)))
+
+    undisturbed = GeneratorTrainer(whole, backbone, material, on_checkpoint=on_checkpoint)
     undisturbed.run()
-
-    def fail(phase: str, step: int, figures: dict[str, float]) -> None:
-        if (phase, step) == ("experts", 3):
-            raise InterruptedRunError
-
-    broken = GeneratorTrainer(whole, backbone, material, tmp_path / "b", on_step=fail)
-    with pytest.raises(InterruptedRunError):
-        broken.run()
-    resumed = GeneratorTrainer(whole, backbone, material, tmp_path / "b")
+    assert [(s.phase, s.step) for s, _ in checkpoints[3:5]] == [("experts", 2), ("experts", 4)]
+    resumed = GeneratorTrainer(whole, backbone, material)
+    resumed.resume(*checkpoints[3])
     resumed.run()
     for name, tensor in undisturbed.generator.state_dict().items():
         assert torch.equal(tensor, resumed.generator.state_dict()[name]), name
@@ -113,7 +89,7 @@ def test_resumed_run_is_bit_identical(
 
 
 def test_hooks_see_every_step_and_checkpoint(
-    backbone: HuggingFaceBackbone, material: Material, tmp_path: Path
+    backbone: HuggingFaceBackbone, material: Material
 ) -> None:
     steps: list[tuple[str, int]] = []
     checkpoints: list[tuple[str, int]] = []
@@ -127,16 +103,15 @@ def test_hooks_see_every_step_and_checkpoint(
         if losses:
             assert figures["total"] == pytest.approx(losses)
 
-    def on_checkpoint(trainer: GeneratorTrainer, phase: str, step: int) -> None:
-        checkpoints.append((phase, step))
-        for name, value in trainer.generator.state_dict().items():
-            assert torch.equal(value, trainer.snapshot.model[name])
+    def on_checkpoint(generator: LiveEditGenerator, snapshot: Snapshot, curve: Curve) -> None:
+        checkpoints.append((snapshot.phase, snapshot.step))
+        for name, value in generator.state_dict().items():
+            assert torch.equal(value, snapshot.model[name])
 
     trainer = GeneratorTrainer(
         recipe(prompt=section, experts=section),
         backbone,
         material,
-        tmp_path,
         on_step=on_step,
         on_checkpoint=on_checkpoint,
     )

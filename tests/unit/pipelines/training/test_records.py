@@ -1,14 +1,12 @@
 """What training leaves in the store and in MLflow, also when it is resumed or MLflow is away."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 from mlflow import MlflowClient
-from torch import Tensor
 
 from infra.storage.object_store import ObjectStore
 from infra.tracking.generator_checkpoints import GeneratorCheckpoints
@@ -16,21 +14,21 @@ from infra.tracking.model_registry import GENERATOR_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.method.generator import LiveEditGenerator, save_generator
 from liveedit_core.training.diagnostics_recipe import DiagnosticsRecipe
+from liveedit_core.training.recipe import Phase, PhaseSection
 from liveedit_core.training.validation import Validator
+from pipelines.training.loop import Curve
 from pipelines.training.recipe import TrainRecipe
-from pipelines.training.records import Curve, TrainingRecords, first_norm, recipe_digest
-from pipelines.training.training_sections import KeepSection
+from pipelines.training.records import TrainingRecords, first_norm, recipe_digest
+from pipelines.training.training_sections import KeepSection, ValidationSection
 from tests.tiny_backbone import case
 from tests.unit.tiny_models import CONFIG, TinyBackbone
+from workers.training_messages import Snapshot
 
-PHASES = {"prompt": 2, "experts": 4}
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What Adam knows."""
-
-    moments: Mapping[str, Tensor]
+RECIPE = TrainRecipe(
+    prompt=PhaseSection(steps=2),
+    experts=PhaseSection(steps=4),
+    validation=ValidationSection(every_steps=2),
+)
 
 
 @dataclass
@@ -40,16 +38,16 @@ class Trainer:
     generator: LiveEditGenerator = field(default_factory=lambda: LiveEditGenerator(CONFIG))
     curve: Curve = field(default_factory=list)
 
-    snapshot: Snapshot = Snapshot({"hidden_norm.weight.step": torch.tensor(1.0)})
-
-    def run(self, records: TrainingRecords, phase: str, first: int, last: int) -> None:
+    def run(self, records: TrainingRecords, phase: Phase, first: int, last: int) -> None:
         for step in range(first, last):
             with torch.no_grad():
                 self.generator.hidden_norm.weight.add_(1)
             figures = {"nll": 1.0 / (step + 1), "learning_rate": 1e-3}
             self.curve.append({"phase": phase, "step": step, **figures})
             records.on_step(phase, step, figures)
-        records.on_checkpoint(self, phase, last)
+        moments = {"moment.hidden_norm.weight.step": torch.tensor(1.0)}
+        snapshot = Snapshot(config=CONFIG, phase=phase, step=last, tensors=moments)
+        records.on_checkpoint(self.generator, snapshot, self.curve)
 
 
 @pytest.fixture
@@ -63,15 +61,12 @@ def make_records(root: Path) -> TrainingRecords:
     tracker = Tracker(root, experiment="liveedit", run_name="training")
     limits = DiagnosticsRecipe(max_norm_ratio=1.0001)
     return TrainingRecords(
-        TrainRecipe(),
-        seed=1,
-        phase_steps=PHASES,
+        RECIPE,
         tracker=tracker,
         registry=ModelRegistry(tracker),
         checkpoints=GeneratorCheckpoints(ObjectStore(root / "store"), "training", last_k=1),
         state_file=root / "recorded.json",
         validate=Validator(TinyBackbone(), [case(0), case(1)], num_cases=1, limits=limits),
-        validate_every=2,
     )
 
 
@@ -134,7 +129,7 @@ def test_without_mlflow_training_goes_on_and_later_catches_up(
     state = records.checkpoints.resume()
     assert state is not None
     assert (state.position.phase, state.position.step) == ("prompt", 2)
-    assert state.position.recipe_digest == recipe_digest(TrainRecipe())
+    assert state.position.recipe_digest == recipe_digest(RECIPE)
     assert state.position.curve[-1]["validation.average"] == state.entry.score
 
     records = make_records(root)
