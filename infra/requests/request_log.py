@@ -25,6 +25,7 @@ from liveedit_core.schema import EditRequest
 _READ_ROWS = 32
 """Requests read at a time: images are large."""
 
+_TABLE = "requests"
 _SCHEMA = pa.schema(
     [
         pa.field("sequence", pa.int64(), nullable=False),
@@ -119,11 +120,16 @@ class RequestLog:
 
     def __init__(self, store: ObjectStore) -> None:
         """Open the log, created empty when there is none."""
-        self._table = Table.open_or_create(store, "requests", _SCHEMA)
+        self._table = Table.open_or_create(store, _TABLE, _SCHEMA)
         self._rejects = RejectLog(store)
         self.changes = ChangeLog(store)
         """Which edits were removed or restored later."""
         self._cached_index: _Index | None = None
+
+    @staticmethod
+    def exists(store: ObjectStore) -> bool:
+        """Whether a store has a request log; opening one creates it."""
+        return Table(store, _TABLE).exists()
 
     def _index_of(self, dataset: LanceDataset) -> _Index:
         if self._cached_index is None or self._cached_index.version != dataset.version:

@@ -1,21 +1,25 @@
-"""Open what was promoted: a registered bank version becomes an editor that answers.
+"""Open a promoted bank version as an edited model.
 
-    editor = open_editor("models:/liveedit-bank@champion")
-    editor.answer([BackboneInput(prompt="What is this?", image_bytes=...)])[0].text
+    model = open_editor("models:/liveedit-bank@champion")
+    model.answer("tapir.png", "What animal is this?")
+    model.explain("tapir.png", "What animal is this?")
 
-Everything that the answers depend on is compared with what was registered: the backbone's digest,
-the generator's bytes, and every file of the bank version.
+Backbone, generator and every file of the bank version are compared with their registered digests.
 """
 
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions
 from liveedit_core.backbones.protocol import Backbone
+from liveedit_core.edited_model import EditedModel
 from liveedit_core.errors import ConfigError, RepositoryMismatchError
-from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import load_generator
+from liveedit_core.model_folder import Fact
 from pipelines.job.registered_models import fetch_generator, registered_models
 
 CHAMPION_URI = f"models:/{BANK_MODEL}@champion"
@@ -27,30 +31,27 @@ def open_editor(
     *,
     device: str = "cpu",
     tracking_uri: str = "",
-) -> Editor:
-    """Open a registered bank version.
+) -> EditedModel:
+    """Open a registered bank version; edits made to the result stay in memory.
 
     Args:
         uri: `models:/liveedit-bank@champion`, or `models:/liveedit-bank/7`.
-        backbone: The frozen model, if it is loaded already; by default the one that the version was
-            made with is loaded by its name, in the number format that it was made in.
-        device: Where a backbone that is loaded here computes: "cpu", "cuda", "cuda:1" or "auto".
-        tracking_uri: Of MLflow; by default the environment's MLFLOW_TRACKING_URI.
-
-    Returns:
-        An editor; its repository holds the experts of that very version.
+        backbone: the frozen model if it is loaded already; by default the one recorded with the
+            version, in its recorded dtype.
+        device: for a backbone that is loaded here: "cpu", "cuda", "cuda:1" or "auto".
+        tracking_uri: MLflow server; by default the environment's MLFLOW_TRACKING_URI.
 
     Raises:
-        ConfigError: No tracking URI is known, or the backbone cannot be loaded.
-        InputError: The URI names no version that exists.
-        IntegrityError: A file of the bank version or of the generator is missing or altered.
-        RepositoryMismatchError: The backbone is another one, or the bank was made anew.
+        ConfigError: no tracking URI is set, or the backbone cannot be loaded.
+        InputError: there is no such version.
+        IntegrityError: a file of the bank version or of the generator is missing or altered.
+        RepositoryMismatchError: the backbone differs, or the bank was created anew.
         TrackingError: MLflow does not answer.
     """
     server = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not server:
         raise ConfigError(
-            "no MLflow is named: set MLFLOW_TRACKING_URI or give tracking_uri "
+            "no MLflow server: set MLFLOW_TRACKING_URI or pass tracking_uri "
             "(sqlite:////folder/of/runs/mlflow.db for runs without a server)"
         )
     versions = ModelVersions(server)
@@ -62,11 +63,24 @@ def open_editor(
     if model.digest != manifest.identity.backbone_digest:
         raise RepositoryMismatchError(
             f"{name} was made with the backbone {manifest.identity.backbone_digest}, this one is "
-            f"{model.digest}: its experts mean nothing there"
+            f"{model.digest}: its experts do not fit"
         )
     with tempfile.TemporaryDirectory() as cache:
         generator = load_generator(
             fetch_generator(versions, manifest.identity.generator_digest, Path(cache))
         )
     repository = bank.load_repository(generator.config, manifest.bank_version)
-    return Editor(model, generator, repository)
+    facts = _facts(ObjectStore(bank.store_uri), repository.edit_ids)
+    return EditedModel(model, generator, repository, facts)
+
+
+def _facts(store: ObjectStore, edit_ids: Collection[str]) -> dict[str, Fact]:
+    """Prompts and targets from the request log beside the bank; empty without a log."""
+    if not RequestLog.exists(store):
+        return {}
+    return {
+        header.edit_id: Fact(
+            prompt=header.prompt, target=header.target, subject_id=header.subject_id
+        )
+        for header in RequestLog(store).headers(edit_ids=edit_ids)
+    }

@@ -233,8 +233,8 @@ def test_a_champion_is_promoted_and_opened_through_the_server(
     promoter = operations.promoter("thresholds.modal_locality=0.0")
     decision = promoter.promote(f"models:/{BANK_MODEL}/{number}")
     assert decision.refusals == ()
-    editor = open_editor(backbone=tiny_backbone())  # the environment names the server
-    assert list(editor.repository.edit_ids) == operations.bank.edit_ids()
+    model = open_editor(backbone=tiny_backbone())  # the environment names the server
+    assert list(model.edits) == operations.bank.edit_ids()
     client = MlflowClient(server.uri)
     assert client.get_model_version_by_alias(BANK_MODEL, "champion").version == number
     assert client.get_model_version(BANK_MODEL, number).tags["promotion.who"] == "anna"

@@ -10,7 +10,6 @@ import torch
 from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions
 from infra.tracking.results import ResultsTable
-from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.method.generator import load_generator, save_generator
@@ -56,11 +55,13 @@ def corrupted_generator(folder: Path) -> Path:
 
 def champion_answers(uri: str) -> list[tuple[str, tuple[float, ...]]]:
     """Answers and routing weights of the champion."""
-    questions = [
-        BackboneInput(prompt=case.edit.prompt, image_bytes=case.edit.image_bytes)
-        for case in load_builtin_cases("evaluation")[:5]
-    ]
-    answers = open_editor(tracking_uri=uri).answer(questions)
+    edits = [case.edit for case in load_builtin_cases("evaluation")[:5]]
+    answers = open_editor(tracking_uri=uri).generate(
+        [edit.image_bytes for edit in edits],
+        [edit.prompt for edit in edits],
+        max_new_tokens=12,
+        do_sample=False,
+    )
     return [(item.text, item.routing.weights if item.routing else ()) for item in answers]
 
 

@@ -186,7 +186,7 @@ def teach_and_open(root: Path, backbone: str, cases: Path, folder: Path) -> None
     uri = f"models:/{BANK_MODEL}@challenger"
     manifest = versions.manifest(versions.find(uri))
     assert (manifest.backbone, manifest.backbone_dtype) == (backbone, "bfloat16")
-    editor = open_editor(uri, tracking_uri=versions.tracking_uri)
+    editor = open_editor(uri, tracking_uri=versions.tracking_uri).editor
     assert editor.repository.edit_ids == tuple(bank.edit_ids(manifest.bank_version))
     assert isinstance(editor.backbone, VisionLanguageBackbone)
     assert editor.backbone.model.dtype == torch.bfloat16

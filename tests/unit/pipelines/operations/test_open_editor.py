@@ -1,15 +1,17 @@
-"""What was registered opens as an editor that answers, or not at all."""
+"""What was registered opens as an edited model that answers, or not at all."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+from infra.requests.request_log import RequestLog
 from infra.tracking.model_registry import BANK_MODEL, GENERATOR_MODEL
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.model_folder import Fact
 from pipelines.operations.open_editor import open_editor
 from tests.tiny_backbone import PROMPTS, image, tiny_backbone
 from tests.unit.tiny_models import TinyBackbone
@@ -36,15 +38,35 @@ def test_alias_and_number_open_the_very_experts_that_were_written(
     for window in (CASES[:4], CASES[4:]):
         written = written.with_edits([case.edit for case in window])
     for name, num_edits in (("@champion", 4), ("/2", 6)):
-        editor = open_editor(f"models:/{BANK_MODEL}{name}", tiny_backbone())
+        model = open_editor(f"models:/{BANK_MODEL}{name}", tiny_backbone())
+        repository = model.editor.repository
         expected = written.repository.take(range(num_edits))
-        assert editor.repository.edit_ids == expected.edit_ids
-        assert torch.equal(editor.repository.down_NRD, expected.down_NRD)
-        assert torch.equal(editor.repository.visual_features_NK, expected.visual_features_NK)
+        assert model.edits == expected.edit_ids
+        assert torch.equal(repository.down_NRD, expected.down_NRD)
+        assert torch.equal(repository.visual_features_NK, expected.visual_features_NK)
         questions = [BackboneInput(prompt=PROMPTS[0], image_bytes=image(n)) for n in range(3)]
-        answers = editor.answer(questions)
-        assert answers == written.with_repository(expected).answer(questions)
+        answers = written.with_repository(expected).answer(questions)
         assert all(answer.routing is not None for answer in answers)
+        texts = [model.answer(item.image_bytes, item.prompt) for item in questions]
+        assert texts == [answer.text for answer in answers]
+
+
+def test_edits_are_explained_by_the_requests_beside_the_bank(
+    operations: Operations, uri: str
+) -> None:
+    request = CASES[0].edit
+    assert open_editor(backbone=tiny_backbone(), tracking_uri=uri).fact(request.edit_id) is None
+    assert not RequestLog.exists(operations.store), "opening writes nothing to the store"
+    RequestLog(operations.store).append([case.edit for case in CASES])
+    model = open_editor(backbone=tiny_backbone(), tracking_uri=uri)
+    assert model.fact(request.edit_id) == Fact.of(request)
+    assert model.fact(CASES[5].edit.edit_id) is None, "the champion does not hold it"
+    assert request.image_bytes is not None
+    explanation = model.explain(request.image_bytes, request.prompt)
+    assert explanation.num_edits == 4
+    assert all(edit.fact == model.fact(edit.edit_id) is not None for edit in explanation.edits)
+    with pytest.raises(InputError, match="no such edits"):
+        model.remove(CASES[5].edit.edit_id)
 
 
 def test_without_a_server_or_a_version_it_says_what_is_missing(

@@ -12,7 +12,7 @@ import pytest
 from infra.tracking.audit_log import AuditLog
 from infra.tracking.model_registry import BANK_MODEL
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.method.editor import Editor
+from liveedit_core.edited_model import EditedModel
 from liveedit_core.method.generator import load_generator
 from pipelines.nightly_evaluation import say_outcome
 from pipelines.operations.open_editor import open_editor
@@ -27,13 +27,14 @@ EXAMINED = CASES[:40]
 """What a night asks: the scoring of all would be most of this test's time."""
 
 
-def answers(editor: Editor) -> tuple[list[str], list[Any]]:
+def answers(model: EditedModel) -> tuple[list[str], list[Any]]:
     """Texts, and the logits behind some of them, of edited and of other questions."""
     images = [case.edit.image_bytes for case in CASES[:4]] + [image(777)]
     questions = [
         BackboneInput(prompt="What is shown here?", target="golden raven", image_bytes=image)
         for image in images
     ]
+    editor = model.editor
     states = editor.backbone.encode(questions)
     residual = editor.residual(editor.route(states))
     assert residual is not None
@@ -42,7 +43,8 @@ def answers(editor: Editor) -> tuple[list[str], list[Any]]:
         editor.backbone.target_logits([state], row + residual(row)[index : index + 1])[0].tolist()
         for index, (state, row) in enumerate(zip(states, rows, strict=True))
     ]
-    return [answer.text for answer in editor.answer(questions)], logits
+    texts = [model.answer(item.image_bytes, item.prompt) for item in questions]
+    return texts, logits
 
 
 @pytest.mark.slow
