@@ -70,7 +70,7 @@ def open_editor(
             fetch_generator(versions, manifest.identity.generator_digest, Path(cache))
         )
     repository = bank.load_repository(generator.config, manifest.bank_version)
-    facts = _facts(ObjectStore(bank.store_uri), repository.edit_ids)
+    facts = _facts(bank.store, repository.edit_ids)
     return EditedModel(model, generator, repository, facts)
 
 
