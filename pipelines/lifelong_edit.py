@@ -164,7 +164,7 @@ def say_goodbye(result: "JobResult", console: "Console", *, is_following: bool =
         say(f"stopped with {outcome.num_edits} edits in the bank; the same command goes on")
         return result.stop_code
     num_new = outcome.num_edits - outcome.num_edits_before
-    if outcome.timings.num_taught:
+    if outcome.timings.num_processed:
         ending = f"{outcome.num_edits} edits in the bank, {num_new} of them new"
     else:
         ending = f"{outcome.num_edits} edits already in the bank, nothing to do"

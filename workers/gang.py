@@ -6,12 +6,15 @@ gang is started anew as a whole, and its owner repeats what was lost.
 
 import logging
 import re
+import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.exceptions
+import ray.util
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -28,6 +31,25 @@ _GRACE_S = 5.0
 """How long a first failure waits for the one that caused it."""
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendezvous:
+    """Address at which rank 0 waits for its peers."""
+
+    host: str
+    port: int
+
+
+def own_rendezvous() -> Rendezvous:
+    """A free port of this node.
+
+    Another process may take it before rank 0 does, so joining may fail and must be retried.
+    """
+    host = ray.util.get_node_ip_address()
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return Rendezvous(host=host, port=probe.getsockname()[1])
 
 
 class Gang:

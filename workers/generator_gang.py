@@ -24,8 +24,7 @@ from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.expert import Expert
 from liveedit_core.schema import EditRequest
 from workers.failures import converted_failures
-from workers.gang import Gang, retried_on_loss
-from workers.gang_messages import Rendezvous, own_rendezvous
+from workers.gang import Gang, Rendezvous, own_rendezvous, retried_on_loss
 from workers.generator_worker import GeneratorWorker, finite_or_error, refusal_of
 from workers.messages import GeneratedBatch, GeneratorFacts, NumberedRequest
 from workers.models import ModelSource

@@ -24,7 +24,7 @@ from liveedit_core.training.micro_batches import draw, numbers_of_rank
 from liveedit_core.training.recipe import Phase, TrainingPlan
 from liveedit_core.training.training_module import TrainingModule
 from workers.failures import converted_failures
-from workers.gang_messages import Rendezvous, own_rendezvous
+from workers.gang import Rendezvous, own_rendezvous
 from workers.models import limit_threads
 from workers.sharding_config import ShardingSection
 from workers.training_engine import Engine, TorchEngine

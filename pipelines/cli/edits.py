@@ -28,7 +28,7 @@ Command = Callable[[argparse.Namespace, Output], int]
 
 def add(options: argparse.Namespace, output: Output) -> int:
     """Write the requests of a file down in the log."""
-    from pipelines.editing.intake import Source, take_in
+    from pipelines.editing.intake import Source, log_requests
 
     store = ObjectStore(options.store)
     request_log = RequestLog(store)
@@ -37,7 +37,7 @@ def add(options: argparse.Namespace, output: Output) -> int:
         digest=_digest(options.file),
         items=_requests(options.file, store, options.submitter),
     )
-    intake = take_in(source, request_log)
+    intake = log_requests(source, request_log)
     removed = sorted(request_log.changes.removed() & set(intake.cases.edit_ids))
     output.data(
         num_accepted=intake.num_accepted,

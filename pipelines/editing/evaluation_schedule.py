@@ -1,7 +1,7 @@
-"""When which bank version is examined on which cases, while later edits go on.
+"""When which bank version is evaluated on which cases, while later edits go on.
 
-At each point the cases of this run whose edits the pinned version holds are scored against it (see
-`bank_evaluation`). What the results table holds already is never computed again.
+At each point of `evaluation.at` and at the end, the cases of this run whose edits the version holds
+are scored against it. Results that the table holds already are not computed again.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from infra.bank.expert_bank import ExpertBank
 from infra.bank.history import BankVersion
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.method.config import GeneratorConfig
-from pipelines.editing.intake import CaseBook
+from pipelines.editing.intake import CaseIndex
 from pipelines.editing.recipe import EvaluationSection
 from pipelines.evaluation.bank_evaluation import (
     BankEvaluation,
@@ -24,7 +24,7 @@ from workers.messages import ScoredUnit
 
 
 def settings_of(section: EvaluationSection, seed: int) -> EvaluationSettings:
-    """How much a recipe asks, and how."""
+    """What a recipe evaluates, and how."""
     return EvaluationSettings(
         protocols=section.protocols,
         max_cases=section.max_cases,
@@ -36,11 +36,11 @@ def settings_of(section: EvaluationSection, seed: int) -> EvaluationSettings:
 
 @dataclass
 class EvaluationSchedule:
-    """Evaluations of one run; for the driver."""
+    """The evaluations of one run."""
 
     config: EvaluationSection
     seed: int
-    cases: CaseBook
+    cases: CaseIndex
     bank: ExpertBank
     generator_config: GeneratorConfig
     results: ResultsTable
@@ -53,16 +53,17 @@ class EvaluationSchedule:
     _running: dict[int, EvaluationTask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Read how the bank came to be."""
         self._windows = self.bank.history()
 
-    def add_window(self, version: int) -> None:
-        """Take note of a commit; one that added nothing is known already."""
-        if all(window.version != version for window in self._windows):
+    def window_done(self, version: int | None, last_sequence: int) -> None:
+        """Start what a window made due; `version` is None if all its requests were refused."""
+        is_known = any(window.version == version for window in self._windows)
+        if version is not None and not is_known:
             self._windows.append(self.bank.versions.record(version))
+        self.start_due(last_sequence)
 
-    def advance(self, done_through: int, *, is_end: bool = False) -> None:
-        """Start the evaluations that have become due.
+    def start_due(self, done_through: int, *, is_end: bool = False) -> None:
+        """Start the evaluations that are due.
 
         Args:
             done_through: All requests up to this number are in the bank or refused.
@@ -77,7 +78,7 @@ class EvaluationSchedule:
                 self._start(window)
 
     def poll(self, *, wait: bool = False) -> None:
-        """Store what has come; `wait` waits for one unit at least."""
+        """Store finished results; with `wait`, wait for at least one unit."""
         by_version: dict[int, list[ScoredUnit]] = {}
         for scored in self.evaluator.collect(wait=wait):
             by_version.setdefault(scored.bank_version, []).append(scored)
@@ -99,7 +100,7 @@ class EvaluationSchedule:
 
     def _start(self, window: BankVersion) -> None:
         if not self.bank.has_version(window.version):
-            return  # cleaned up before anyone evaluated it
+            return  # removed before it was evaluated
         held = set(self.bank.edit_ids(window.version))
         cases = self.cases.of([key for key in self.cases.edit_ids if key in held])
         if not cases:

@@ -1,10 +1,10 @@
-"""The continuous mode: take in what arrives, teach it window by window, outlast outages, drain.
+"""The continuous mode: log what arrives, edit window by window, wait out outages, drain.
 
     inbox --look every poll_s--> request log --n edits or t seconds--> windows --> bank versions
 
-Nothing of importance is in memory: files are in the inbox until they are in the log, and what is
-left to teach is requests minus bank minus rejects. So an outage is answered by waiting and then
-asking the store where things stand, and a killed process by starting it again.
+Nothing of importance is kept in memory: files stay in the inbox until they are logged, and the
+remaining work is requests minus bank minus rejects. After an outage the job waits and reads the
+state of the store again; a killed process is simply started again.
 """
 
 import contextlib
@@ -14,17 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.writer_fence import WriterFence
 from liveedit_core.errors import LiveEditError
-from pipelines.editing.inbox import Inbox, TakenFile
-from pipelines.editing.intake import CaseBook, Intake
+from pipelines.editing.inbox import Inbox
+from pipelines.editing.intake import CaseIndex, Intake
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.editing.run import Outcome
-from pipelines.editing.windows import Progress, Teacher, Timings
+from pipelines.editing.run import Outcome, Records
+from pipelines.editing.windows import Progress, WindowRunner
 from pipelines.job.stages import Embedder, Generator
 from workers.failures import retried
 
@@ -34,19 +33,9 @@ _MAX_REJECTS_KEPT = 1000
 """For the report at the end; all of them are in the table `rejects`."""
 
 
-class FollowRecords(Protocol):
-    """Takes note of versions while the job goes on."""
-
-    def followed(self, bank: ExpertBank, lag_s: float) -> None:
-        """Windows were committed; the oldest request among them had waited so long."""
-
-    def register_newest(self, bank: ExpertBank) -> None:
-        """Nightly jobs should see the newest version."""
-
-
 @dataclass(kw_only=True)
 class Lag:
-    """How far teaching is behind arrival."""
+    """How far the bank is behind the inbox."""
 
     num_files: int = 0
     """In the inbox."""
@@ -57,7 +46,7 @@ class Lag:
 
     @property
     def age_s(self) -> float:
-        """Since when the oldest one waits; 0 when nothing does."""
+        """How long the oldest one has waited; 0 when nothing waits."""
         if self.oldest_at is None:
             return 0.0
         return max(0.0, (datetime.now(UTC) - self.oldest_at).total_seconds())
@@ -65,7 +54,7 @@ class Lag:
 
 @dataclass(kw_only=True)
 class Follower:
-    """One driver that follows an inbox; `follow` returns when it was told to stop."""
+    """The driver that follows an inbox until it is told to stop."""
 
     config: LifelongEditRecipe
     inbox: Inbox
@@ -75,129 +64,117 @@ class Follower:
     """Of the bank."""
     generator: Generator
     embedder: Embedder
-    records: FollowRecords
+    records: Records
     progress: Progress
     status_file: Path
-    """Always holds how the job is, for health checks: JSON."""
+    """JSON with the state of the job, for health checks."""
     should_stop: Callable[[], bool]
     pause: Callable[[float], None] = time.sleep
     lag: Lag = field(default_factory=Lag)
-    _teacher: Teacher = field(init=False)
+    _runner: WindowRunner = field(init=False)
     _intake: Intake = field(init=False)
     """Of this process."""
     _num_edits_before: int = 0
     _num_edits: int = 0
     _waiting: list[int] = field(default_factory=list)
-    """Request numbers that are left to teach."""
+    """Numbers of the requests that wait."""
     _known_through: int | None = None
-    """Requests up to this number are taught, refused or in `_waiting`; None: ask the store."""
+    """Requests up to this number are done or in `_waiting`; None: unknown, read the store."""
     _wait_s: float = _FIRST_WAIT_S
-    _said_at_s: float = field(default_factory=time.monotonic)
+    _reported_at_s: float = field(default_factory=time.monotonic)
     _registered_at_s: float = field(default_factory=time.monotonic)
-    _busy_at_s: float = field(default_factory=time.monotonic)
+    _active_at_s: float = field(default_factory=time.monotonic)
 
     def follow(self) -> Outcome:
-        """Go on until `should_stop`, then drain.
-
-        Returns:
-            What this process did, as of a run that came to its end.
+        """Process what arrives until `should_stop`, then drain; returns what this process did.
 
         Raises:
             WriterFencedError: Another driver has taken over the bank.
             LiveEditError: Data or program are at fault, or the store was away while draining.
         """
-        self._teacher = self._begin()
-        self._intake = Intake(cases=CaseBook(self.request_log))
-        self.progress.say(f"following {self.inbox.uri}")
+        self._start()
         while True:
             is_draining = self.should_stop()
             try:
-                self._turn(is_draining)
+                self._poll(is_draining)
             except LiveEditError as error:
-                self._known_through = None  # what was under way may or may not be done
+                self._known_through = None  # what was in progress may or may not be done
                 if not error.retryable:
                     raise
                 if is_draining:
                     raise type(error)(
-                        f"stopped while the store was away ({error.message}); nothing is lost, "
-                        "the same command goes on from the request log and the inbox"
+                        f"stopped while the store was unavailable ({error.message}); nothing is "
+                        "lost, the same command goes on from the request log and the inbox"
                     ) from error
-                self._wait_out(error)
+                self._back_off(error)
                 continue
             self._wait_s = _FIRST_WAIT_S
-            if is_draining or self._is_idle_for_good():
+            if is_draining or self._is_idle_too_long():
                 break
             self._sleep(self.config.follow.poll_s)
-        return self._ended()
+        return self._end()
 
-    def _begin(self) -> Teacher:
+    def _start(self) -> None:
         """Take over the bank: every earlier driver is fenced from now on."""
         self._num_edits = self._num_edits_before = retried(self.bank.num_edits)
-        return Teacher(
+        self._runner = WindowRunner(
             config=self.config,
             bank=self.bank,
             request_log=self.request_log,
             epoch=retried(self.bank.acquire_writer),
             generator=self.generator,
             embedder=self.embedder,
-            observer=self,
             progress=self.progress,
-            timings=Timings(),
+            on_window=self._window_done,
+            on_batch=lambda: self._write_status("teaching"),  # a long window must not look dead
         )
+        self._intake = Intake(cases=CaseIndex(self.request_log))
+        self.progress.say(f"following {self.inbox.uri}")
 
-    def window_done(self, version: int | None, last_sequence: int) -> None:
-        """What was committed does not wait any more."""
-        self._waiting = [number for number in self._waiting if number > last_sequence]
-        if version is not None:
-            self._num_edits = retried(lambda: self.bank.num_edits(version))
-
-    def batch_done(self) -> None:
-        """A long window is no reason to look dead."""
-        self._write_status("teaching")
-
-    def _turn(self, is_draining: bool) -> None:
-        """Look once; teach what is due."""
-        self.fence.check(self._teacher.epoch)
+    def _poll(self, is_draining: bool) -> None:
+        """Look into the inbox once; process what is due."""
+        epoch = self._runner.epoch
+        self.fence.check(epoch)
         if self.bank.has_waiting_changes():
-            self.bank.apply_changes(epoch=self._teacher.epoch)
+            self.bank.apply_changes(epoch=epoch)
             self._known_through = None  # a restored edit may be pending, a removed one is not
         if not is_draining:
-            self._take_in()
-        self._refresh()
-        section = self.config.follow
+            self._log_files()
+        self._update_waiting()
         is_full = len(self._waiting) >= self.config.bank.window_edits
-        if self._waiting and (is_full or is_draining or self.lag.age_s >= section.window_s):
-            self._teach(is_draining)
+        is_overdue = self.lag.age_s >= self.config.follow.window_s
+        if self._waiting and (is_full or is_overdue or is_draining):
+            self._process_waiting(is_draining)
         self._report(is_draining)
 
-    def _take_in(self) -> None:
-        """Files into the log, until a window is full."""
+    def _log_files(self) -> None:
+        """Log files of the inbox until a window is full."""
         files = self.inbox.waiting()
         self.lag.num_files = len(files)
         num_waiting = len(self._waiting)
         for entry in files:
             self._note_arrival(entry.modified_at)
-            taken = self.inbox.take(entry, self.request_log)
-            self._busy_at_s = time.monotonic()
+            intake = self.inbox.log_file(entry, self.request_log)
+            self._active_at_s = time.monotonic()
             self.lag.num_files -= 1
-            if taken is not None:
-                num_waiting += taken.intake.num_new
-                self._count(taken)
+            if intake is not None:
+                num_waiting += intake.num_new
+                self._count(entry.key, intake)
             if self.should_stop() or num_waiting >= self.config.bank.window_edits:
                 return
 
-    def _count(self, taken: TakenFile) -> None:
-        intake, total = taken.intake, self._intake
-        faults = f", {len(intake.rejected)} lines refused" if intake.rejected else ""
-        self.progress.say(f"took in {taken.name}: {intake.num_new} new requests{faults}")
+    def _count(self, name: str, intake: Intake) -> None:
+        rejected = f", {len(intake.rejected)} lines rejected" if intake.rejected else ""
+        self.progress.say(f"read {name}: {intake.num_new} new requests{rejected}")
+        total = self._intake
         total.num_accepted += intake.num_accepted
         total.num_new += intake.num_new
         total.num_duplicates += intake.num_duplicates
         total.duration_s += intake.duration_s
         total.rejected = [*total.rejected, *intake.rejected][-_MAX_REJECTS_KEPT:]
 
-    def _refresh(self) -> None:
-        """What waits: asked of the store once, then followed by the numbers of the log alone."""
+    def _update_waiting(self) -> None:
+        """Read what waits from the store once; afterwards only new numbers of the log are added."""
         num_logged = len(self.request_log)
         if self._known_through is None:
             self._waiting = self.bank.pending_sequences(self.request_log)
@@ -214,17 +191,17 @@ class Follower:
     def _note_arrival(self, arrived_at: datetime) -> None:
         self.lag.oldest_at = min(self.lag.oldest_at or arrived_at, arrived_at)
 
-    def _teach(self, is_draining: bool) -> None:
+    def _process_waiting(self, is_draining: bool) -> None:
         end_s = time.monotonic() + self.config.follow.drain_s
 
         def should_stop() -> bool:
             return time.monotonic() >= end_s if is_draining else self.should_stop()
 
-        self._teacher.teach(list(self._waiting), should_stop)
+        self._runner.run(list(self._waiting), should_stop)
         lag_s = self.lag.age_s
         self.lag.num_requests = len(self._waiting)
         self.lag.oldest_at = None
-        self._busy_at_s = self._said_at_s = time.monotonic()
+        self._active_at_s = self._reported_at_s = time.monotonic()
         self.progress.say(
             f"{self._num_edits} edits in the bank; lag {lag_s:.1f} s; waiting: "
             f"{self.lag.num_requests} requests, {self.lag.num_files} files"
@@ -234,25 +211,30 @@ class Follower:
             self._registered_at_s = time.monotonic()
             self.records.register_newest(self.bank)
 
+    def _window_done(self, version: int | None, last_sequence: int) -> None:
+        self._waiting = [number for number in self._waiting if number > last_sequence]
+        if version is not None:
+            self._num_edits = retried(lambda: self.bank.num_edits(version))
+
     def _report(self, is_draining: bool) -> None:
         self._write_status("draining" if is_draining else "following")
-        if time.monotonic() - self._said_at_s >= self.config.follow.report_s:
-            self._said_at_s = time.monotonic()
+        if time.monotonic() - self._reported_at_s >= self.config.follow.report_s:
+            self._reported_at_s = time.monotonic()
             self.progress.say(
                 f"following {self.inbox.uri}; {self._num_edits} edits in the bank; "
                 f"lag {self.lag.age_s:.1f} s"
             )
 
-    def _is_idle_for_good(self) -> bool:
+    def _is_idle_too_long(self) -> bool:
         limit_s = self.config.follow.stop_when_idle_s
         is_idle = not self._waiting and not self.lag.num_files
-        return bool(limit_s) and is_idle and time.monotonic() - self._busy_at_s >= limit_s
+        return bool(limit_s) and is_idle and time.monotonic() - self._active_at_s >= limit_s
 
-    def _wait_out(self, error: LiveEditError) -> None:
-        """Say that the store is away, and wait twice as long as the last time."""
+    def _back_off(self, error: LiveEditError) -> None:
+        """Log the outage and wait, twice as long each time."""
         reason = error.message.splitlines()[0][:300]
         self.progress.say(
-            f"waiting {self._wait_s:.0f} s, as something did not answer: {reason} "
+            f"waiting {self._wait_s:.0f} s after an outage: {reason} "
             f"(lag {self.lag.age_s:.1f} s; {len(self._waiting)} requests wait; nothing is lost)"
         )
         self._write_status("waiting for the store", reason)
@@ -260,7 +242,7 @@ class Follower:
         self._wait_s = min(2 * self._wait_s, self.config.follow.wait_s)
 
     def _sleep(self, duration_s: float) -> None:
-        """Pause; a wish to stop ends it."""
+        """Pause; a request to stop ends it."""
         end_s = time.monotonic() + duration_s
         while not self.should_stop() and (rest_s := end_s - time.monotonic()) > 0:
             self.pause(min(rest_s, _STOP_CHECK_S))
@@ -281,12 +263,12 @@ class Follower:
             temporary.write_text(json.dumps(status, indent=2))
             temporary.replace(self.status_file)
 
-    def _ended(self) -> Outcome:
+    def _end(self) -> Outcome:
         self._write_status("ended")
         if self._waiting:
             self.progress.say(
-                f"{len(self._waiting)} requests of the log are left for the next start "
-                "(follow.drain_s was over)"
+                f"{len(self._waiting)} logged requests are left for the next start "
+                "(follow.drain_s has passed)"
             )
         self.generator.close()
         self.embedder.close()
@@ -294,6 +276,6 @@ class Follower:
             intake=self._intake,
             num_edits_before=self._num_edits_before,
             num_edits=self._num_edits,
-            rejected=self._teacher.rejected,
-            timings=self._teacher.timings,
+            rejected=self._runner.rejected,
+            timings=self._runner.timings,
         )

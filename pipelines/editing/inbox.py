@@ -3,16 +3,15 @@
     inbox/facts.jsonl  ->  request log  ->  inbox_done/facts-<digest>.jsonl
                            (all lines)      inbox_done/facts-<digest>.receipt.json
 
-A file leaves the inbox when all its lines are in the log or on record as refused. Whatever happens
-in between, reading it once more changes nothing: the log knows every edit, and a copy has the name
-of its content. Submitters on disk write a file elsewhere and rename it into the inbox.
+A file leaves the inbox when all its lines are logged or stored as rejects. Reading a file again
+after a failure changes nothing: the log recognizes every edit, and the copy is named by its
+content. On disk, write a file elsewhere and rename it into the inbox.
 """
 
 import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -23,24 +22,14 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
 from liveedit_core.inputs.datasets import load_requests
 from liveedit_core.inputs.limits import InputLimits
-from pipelines.editing.intake import Intake, Source, fetcher, take_in
+from pipelines.editing.intake import Intake, Source, fetcher, log_requests
 from workers.failures import retried
 
 _SUFFIX = ".jsonl"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TakenFile:
-    """A file that is in the log as a whole."""
-
-    name: str
-    arrived_at: datetime
-    """When it was last changed, by the clock of the storage."""
-    intake: Intake
-
-
 class Inbox:
-    """Files that wait, the oldest first; each is taken in whole or not at all."""
+    """Files that wait, oldest first; a file is logged as a whole or not at all."""
 
     def __init__(
         self,
@@ -51,14 +40,14 @@ class Inbox:
         max_file_bytes: int = 268_435_456,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Name the place; nothing is read yet.
+        """Read nothing yet.
 
         Args:
             uri: Folder, `file:///...` or `s3://bucket/prefix`.
             limits: Of requests.
-            settle_s: A file on disk that changed since is not read yet.
-            max_file_bytes: Larger files stay where they are.
-            say: Told of such files.
+            settle_s: A file on disk that changed more recently is not read yet.
+            max_file_bytes: Larger files are left in the inbox.
+            say: Called with a message about each of these.
         """
         self._store = ObjectStore(uri)
         self._done = ObjectStore(f"{self._store.root_uri}_done")
@@ -67,7 +56,7 @@ class Inbox:
         self._settle = timedelta(seconds=settle_s if self._is_on_disk else 0.0)
         self._max_file_bytes = max_file_bytes
         self._say = say
-        self._named: set[str] = set()
+        self._reported: set[str] = set()
 
     @property
     def uri(self) -> str:
@@ -75,10 +64,10 @@ class Inbox:
         return self._store.root_uri
 
     def waiting(self) -> Sequence[ObjectEntry]:
-        """Files that may be taken in now, in the order of their arrival.
+        """Files that can be read now, in order of arrival.
 
         The order decides which of two targets for one image and prompt is the newer one. S3 knows
-        arrival to the second; within one, the name decides.
+        arrival to the second; within one second, the name decides.
 
         Raises:
             StorageUnavailableError: The inbox cannot be listed.
@@ -90,11 +79,12 @@ class Inbox:
             if entry.key.endswith(_SUFFIX) and "/" not in entry.key
         ]
         for entry in files:
-            if entry.num_bytes > self._max_file_bytes and entry.key not in self._named:
-                self._named.add(entry.key)
+            if entry.num_bytes > self._max_file_bytes and entry.key not in self._reported:
+                self._reported.add(entry.key)
                 self._say(
                     f"{self.uri}/{entry.key} has {entry.num_bytes:,} bytes, more than "
-                    f"follow.max_file_bytes ({self._max_file_bytes:,}): it is left there, split it"
+                    f"follow.max_file_bytes ({self._max_file_bytes:,}); it stays in the inbox: "
+                    "split it"
                 )
         return [
             entry
@@ -103,19 +93,12 @@ class Inbox:
             and (not self._is_on_disk or entry.modified_at <= settled_at)
         ]
 
-    def take(self, entry: ObjectEntry, request_log: RequestLog) -> TakenFile | None:
-        """Write all lines of a file down, then move it out of the inbox.
-
-        Args:
-            entry: From `waiting`.
-            request_log: Where requests and refusals go.
-
-        Returns:
-            What came of it; None if the file is gone, as another driver was faster.
+    def log_file(self, entry: ObjectEntry, request_log: RequestLog) -> Intake | None:
+        """Log all lines of a file, then move it out of the inbox; None if the file is gone.
 
         Raises:
-            StorageUnavailableError: The inbox, the log or an image's store did not answer; the
-                file is still there, and taking it in again doubles nothing.
+            StorageUnavailableError: The inbox, the log or the store of an image did not answer;
+                the file is still there and can be logged again.
         """
         data = self._content(entry)
         if data is None:
@@ -131,9 +114,9 @@ class Inbox:
                 images_at=self._images_at(),
             )
             name = f"{self.uri}/{entry.key}"
-            intake = take_in(Source(name=name, digest=digest, items=items), request_log)
+            intake = log_requests(Source(name=name, digest=digest, items=items), request_log)
         self._move(entry, data, digest, intake)
-        return TakenFile(name=entry.key, arrived_at=entry.modified_at, intake=intake)
+        return intake
 
     def _content(self, entry: ObjectEntry) -> bytes | None:
         try:
@@ -168,6 +151,6 @@ class Inbox:
         )
         retried(lambda: self._done.put(f"{copy}{_SUFFIX}", data))
         retried(lambda: self._done.put(f"{copy}.receipt.json", receipt.encode()))
-        # Lines that were added meanwhile are not lost: the file is read again as it is now.
+        # If lines were added meanwhile, the file stays and is read again.
         if self._content(entry) == data:
             retried(lambda: self._store.delete(entry.key))

@@ -1,4 +1,4 @@
-"""From input to request log: read lazily, number, fingerprint, put refusals on record."""
+"""From input to request log: read lazily, number, store refusals."""
 
 import hashlib
 import itertools
@@ -17,7 +17,7 @@ from pipelines.job.cases import open_published
 from workers.failures import retried
 
 _CHUNK_ITEMS = 128
-"""Inputs that enter the log in one commit."""
+"""Inputs that are logged in one commit."""
 
 Item = Case | EditRequest | Rejected
 
@@ -32,11 +32,11 @@ class Source:
     """sha256 of what was read; "" for the built-in cases."""
     items: Iterable[Item]
     notes: tuple[str, ...] = ()
-    """What is worth knowing before it is read."""
+    """To be shown before it is read."""
 
 
 def fetcher(store: ObjectStore, max_bytes: int) -> Callable[[str], bytes]:
-    """Reads images by URI; an outage of their store is waited for a little, then passed on."""
+    """Reads images by URI, with retries."""
     return lambda uri: retried(lambda: store.fetch(uri, max_bytes))
 
 
@@ -71,20 +71,15 @@ def open_source(config: LifelongEditRecipe, store: ObjectStore) -> Source:
     return Source(name=path, digest=digest, items=items)
 
 
-class CaseBook:
+class CaseIndex:
     """The cases of a run by edit; those of plain requests are read from the log when needed."""
 
     def __init__(self, request_log: RequestLog) -> None:
-        """Start empty.
-
-        Args:
-            request_log: Holds the images of plain requests.
-        """
         self._log = request_log
         self._cases: dict[str, Case | None] = {}
 
     def add(self, item: Case | EditRequest) -> None:
-        """Enter a case, or a plain request whose only probe is the edit itself."""
+        """Add a case, or a plain request, whose only probe is the edit itself."""
         if isinstance(item, Case):
             self._cases[item.edit.edit_id] = item
         else:
@@ -112,15 +107,15 @@ class CaseBook:
 
 @dataclass(kw_only=True)
 class Intake:
-    """What the log made of a source."""
+    """What became of the inputs of a source."""
 
-    cases: CaseBook
+    cases: CaseIndex
     num_accepted: int = 0
-    """Valid inputs, those that the log held already included."""
+    """Valid inputs, including those that the log held already."""
     num_new: int = 0
     """Of these, new to the log."""
     num_duplicates: int = 0
-    """Lines that repeat an earlier line; no fault."""
+    """Lines that repeat an earlier line."""
     rejected: list[Rejected] = field(default_factory=list)
     """Lines that were refused."""
     superseded_by: dict[str, str] = field(default_factory=dict)
@@ -128,26 +123,26 @@ class Intake:
     duration_s: float = 0.0
 
 
-def take_in(
+def log_requests(
     source: Source,
     request_log: RequestLog,
     *,
     limit: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Intake:
-    """Write the inputs of a source down in the request log.
+    """Add the inputs of a source to the request log; those it holds already are recognized.
 
     Args:
-        source: Read once, from the beginning; what the log holds already is recognised.
+        source: Read once, from the beginning.
         request_log: The log.
-        limit: Take only so many valid inputs; 0 takes all.
-        should_stop: Asked after each chunk.
+        limit: Most valid inputs to read; 0 reads all.
+        should_stop: Called after each chunk.
     """
     start_s = time.perf_counter()
-    intake = Intake(cases=CaseBook(request_log))
+    intake = Intake(cases=CaseIndex(request_log))
     items = _limited(source.items, limit)
     while chunk := list(itertools.islice(items, _CHUNK_ITEMS)):
-        _take_chunk(intake, chunk, source.digest, request_log)
+        _log_chunk(intake, chunk, source.digest, request_log)
         if should_stop():
             break
     intake.duration_s = time.perf_counter() - start_s
@@ -163,7 +158,7 @@ def _limited(items: Iterable[Item], limit: int) -> Iterator[Item]:
             return
 
 
-def _take_chunk(intake: Intake, chunk: list[Item], digest: str, request_log: RequestLog) -> None:
+def _log_chunk(intake: Intake, chunk: list[Item], digest: str, request_log: RequestLog) -> None:
     refused = [item for item in chunk if isinstance(item, Rejected)]
     valid = [item for item in chunk if not isinstance(item, Rejected)]
     if refused:

@@ -78,7 +78,7 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
             "generate_s": outcome.timings.generate_s,
             "embed_s": outcome.timings.embed_s,
             "commit_s": outcome.timings.commit_s,
-            "teach_s": outcome.timings.teach_s,
+            "teach_s": outcome.timings.edit_s,
             "total_s": time.perf_counter() - start_s,
         }
         records.finished(sources.bank, report, seconds, figures)

@@ -2,9 +2,9 @@
 
     request log, or the edits that a bank holds -> generator -> embedder -> windows of the new bank
 
-The log is the source of truth, so nothing is asked of the old bank but which edits it holds. What
-is left to do is read from the store every time: requests minus new bank, refusals and removals. So
-the same call after any death ends with the bank of an undisturbed one, by any number of workers.
+The log is the source of truth: of the old bank only the list of its edits is read. The remaining
+work is read from the store every time (requests minus new bank, refusals and removals), so the same
+call after any failure ends with the bank of an undisturbed one, with any number of workers.
 """
 
 import logging
@@ -22,7 +22,7 @@ from infra.tracking.tracker import Tracker
 from liveedit_core.errors import InputError, TrackingError
 from pipelines.editing.rebuild_recipe import RebuildRecipe, RebuildSourceSection
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.editing.windows import Progress, Teacher, Timings
+from pipelines.editing.windows import Progress, WindowRunner
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.registered_models import recorded_backbone
@@ -47,32 +47,18 @@ class RebuildOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class RebuildResult:
-    """What is left to say at the end."""
+    """What the command reports at the end."""
 
     outcome: RebuildOutcome
     version: int
     """Newest window of the new bank."""
     registered: str
-    """What MLflow calls it, for people; "" when it was not registered."""
+    """Its name in MLflow, for people; "" if it was not registered."""
     stop_code: int
 
 
-class _Silent:
-    """Nobody waits for windows."""
-
-    def window_done(self, version: int | None, last_sequence: int) -> None:
-        pass
-
-    def batch_done(self) -> None:
-        pass
-
-
 def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
-    """Do the whole job.
-
-    Args:
-        recipe: Resolved.
-        console: For people.
+    """Write the new bank and register it.
 
     Raises:
         InputError: The source names no bank or version.
@@ -144,14 +130,14 @@ def rebuild(
     """Write the experts that the new bank lacks.
 
     Args:
-        config: Sizes of windows and batches, and the upkeep of the bank.
+        config: Sizes of windows and batches, and when to compact the bank.
         wanted: Numbers of requests; None takes the whole log.
         generator: Writes experts.
         embedder: Embeds images and writes rows.
         bank: The new one.
         request_log: The source of truth.
-        progress: Shows the way.
-        should_stop: Asked after each window; True ends cleanly.
+        progress: Shows progress.
+        should_stop: Called after each window; True ends cleanly.
 
     Raises:
         LiveEditError: Infrastructure failed for good, or a newer writer took over.
@@ -161,19 +147,17 @@ def rebuild(
     num_before = bank.num_edits()
     pending = bank.pending_sequences(request_log)
     sequences = [number for number in pending if wanted is None or number in wanted]
-    teacher = Teacher(
+    runner = WindowRunner(
         config=config,
         bank=bank,
         request_log=request_log,
         epoch=epoch,
         generator=generator,
         embedder=embedder,
-        observer=_Silent(),
         progress=progress,
-        timings=Timings(),
     )
     if sequences:
-        teacher.teach(sequences, should_stop)
+        runner.run(sequences, should_stop)
     refused = request_log.refused_sequences(bank.name)
     num_edits = bank.num_edits()
     return RebuildOutcome(
@@ -185,7 +169,7 @@ def rebuild(
 
 
 def _register(recipe: RebuildRecipe, bank: ExpertBank, version: int, folder: Path) -> str:
-    """Tell MLflow of generator and bank; an outage is no reason to fail, the bank is made."""
+    """Register generator and bank in MLflow; an outage only warns, as the bank is complete."""
     tracker = Tracker(
         Path(recipe.run_root), experiment=recipe.tracking.experiment, run_name=recipe.run_name
     )

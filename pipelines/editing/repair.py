@@ -1,22 +1,23 @@
-"""Repair of a bank: damaged files leave, unharmed rows stay, lost experts are written again.
+"""Repair of a bank: drop damaged files, keep their intact rows, write lost experts again.
 
-A generator is frozen, so an expert that is written again from the log is the one that was lost. A
+The generator is frozen, so an expert that is written again from the request log is the lost one. A
 repair that is killed in between is finished by the next one, or by the next editing job: what is
-lost is pending in the store, and nowhere else.
+lost is pending in the store.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.integrity import IntegrityReport, verify_version
 from infra.requests.request_log import RequestLog
 from liveedit_core.errors import IntegrityError
 from liveedit_core.inputs.rejects import Rejected
-from pipelines.editing.bank_rescue import drop_damaged, lost_sequences
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.editing.window_plan import OpenWindow, WindowPlan
+from pipelines.editing.windows import OpenWindow, WindowPlan
 from pipelines.job.stages import ExpertWriters
 from workers.failures import retried
 
@@ -30,7 +31,7 @@ class Repair:
     before: IntegrityReport
     after: IntegrityReport
     num_rescued: int
-    """Rows of damaged files that were unharmed."""
+    """Intact rows of damaged files."""
     num_rewritten: int
     """Experts that were written again."""
     rejected: tuple[Rejected, ...] = ()
@@ -46,34 +47,36 @@ def repair_bank(
     author: str,
     reason: str,
 ) -> Repair:
-    """Make the newest version whole again; older versions stay as they are.
+    """Repair the newest version; older versions stay as they are.
 
     Args:
         bank: The bank.
         request_log: Of the same store.
-        open_workers: Starts workers; only called when an expert has to be written.
+        open_workers: Starts workers; called only if an expert has to be written.
         config: Sizes of windows and micro-batches.
         author: Who repairs.
         reason: Why.
 
     Raises:
         RepositoryMismatchError: The workers run other models than those that wrote the bank.
-        IntegrityError: Something is wrong that a repair cannot mend, such as rows without requests.
+        IntegrityError: Something that a repair cannot fix, such as rows without requests.
         WriterFencedError: A newer writer has taken over.
     """
     epoch = retried(bank.acquire_writer)
     before = verify_version(bank, request_log=request_log)
-    _check_mendable(before, request_log)
+    _check_repairable(before, request_log)
     drop_damaged(bank, before, author=author, reason=reason, epoch=epoch)
     bank.apply_changes(epoch=epoch)
     lost = lost_sequences(bank, request_log)
     rejected: list[Rejected] = []
     if lost:
+
+        def commit(fragments: list[str]) -> None:
+            bank.commit(fragments, epoch=epoch, message=reason, kind="repair", author=author)
+
         with open_workers() as workers:
             workers.bank_identity().check_same(bank.identity, bank.name)
-            rejected = _write_again(
-                bank, request_log, workers, config, lost, epoch, author=author, reason=reason
-            )
+            rejected = _write_again(bank, request_log, workers, config, lost, commit)
     return Repair(
         before=before,
         after=verify_version(bank, request_log=request_log),
@@ -83,8 +86,8 @@ def repair_bank(
     )
 
 
-def _check_mendable(report: IntegrityReport, request_log: RequestLog) -> None:
-    """Refuse to drop what the log cannot give back."""
+def _check_repairable(report: IntegrityReport, request_log: RequestLog) -> None:
+    """Drop nothing that the request log cannot restore."""
     damaged = report.damaged_edits
     known = len(request_log.sequences_of(damaged))
     if known < len(damaged):
@@ -94,39 +97,78 @@ def _check_mendable(report: IntegrityReport, request_log: RequestLog) -> None:
         )
 
 
+def drop_damaged(
+    bank: ExpertBank, report: IntegrityReport, *, author: str, reason: str, epoch: int
+) -> int:
+    """Commit a version without damaged files, their intact rows written anew.
+
+    Args:
+        bank: The bank.
+        report: Of its newest version.
+        author: Who repairs.
+        reason: Why.
+        epoch: From `acquire_writer`.
+
+    Returns:
+        The new version; the newest one if nothing is damaged.
+
+    Raises:
+        ConcurrentCommitError: The bank has moved on since it was verified.
+        WriterFencedError: A newer writer has taken over.
+    """
+    if not report.damaged:
+        return report.version
+    return bank.committer.replace(
+        fragment_ids=[fragment.fragment_id for fragment in report.damaged],
+        rows=pa.concat_tables([fragment.undamaged_rows for fragment in report.damaged]),
+        lost=report.damaged_edits,
+        num_edits=report.num_verified,
+        version=report.version,
+        epoch=epoch,
+        message=reason,
+        author=author,
+    )
+
+
+def lost_sequences(bank: ExpertBank, request_log: RequestLog) -> list[int]:
+    """Numbers, rising, of the pending requests whose experts the bank once held."""
+    pending = set(bank.pending_sequences(request_log))
+    if not pending:
+        return []
+    once_held = {
+        edit_id
+        for record in bank.versions.newest_first(bank.version)
+        for edit_id in (*record.added, *record.removed)
+    }
+    return sorted(pending & set(request_log.sequences_of(once_held)))
+
+
 def _write_again(
     bank: ExpertBank,
     request_log: RequestLog,
     workers: ExpertWriters,
     config: LifelongEditRecipe,
     sequences: list[int],
-    epoch: int,
-    *,
-    author: str,
-    reason: str,
+    commit: Callable[[list[str]], None],
 ) -> list[Rejected]:
+    """Write lost experts, committed window by window; returns the refused requests."""
     plan = WindowPlan(window_edits=config.bank.window_edits)
     batches = plan.micro_batches(request_log.read(sequences), config.generator.batch_size)
     rejected: list[Rejected] = []
     window = OpenWindow()
 
-    def commit(window: OpenWindow) -> OpenWindow:
-        if window.fragments:
-            fragments = window.fragments
-            retried(
-                lambda: bank.commit(
-                    fragments, epoch=epoch, message=reason, kind="repair", author=author
-                )
-            )
-        return OpenWindow()
+    def commit_window() -> None:
+        if fragments := window.fragments:
+            retried(lambda: commit(fragments))
 
     stream = workers.embedder.stream(workers.generator.stream(batches), bank.fragment_writer())
     for batch in stream:
         if window.batches and plan.end_of(window.last_sequence) != plan.end_of(batch.last_sequence):
-            window = commit(window)
+            commit_window()
+            window = OpenWindow()
         window.batches.append(batch)
         rejected += batch.rejected
-    commit(window)
+    commit_window()
     retried(lambda: request_log.reject_requests(rejected, bank=bank.name))
     return rejected
 

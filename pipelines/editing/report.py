@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from infra.bank.expert_bank import ExpertBank
 from infra.reports.data import (
@@ -22,12 +25,15 @@ from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import Case, ProbeKind
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import Outcome
-from pipelines.editing.similar_edits import AlikePair, alike_pairs
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 
 _EXAMPLES_PER_KIND = 3
 _WORST_CASES = 16
 KEPT_SHOWN = 4
+
+_BLOCK_ROWS = 256
+_MAX_COMPARED = 4096
+_MAX_PAIRS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +137,10 @@ def stage_times(outcome: Outcome) -> list[StageTime]:
     evaluate_s = sum(item.seconds for item in outcome.evaluations)
     stages = [
         ("intake", outcome.intake.num_accepted, "requests", timings.intake_s),
-        ("generator workers", timings.num_taught, "edits", timings.generate_s),
-        ("embedding workers", timings.num_taught, "edits", timings.embed_s),
+        ("generator workers", timings.num_processed, "edits", timings.generate_s),
+        ("embedding workers", timings.num_processed, "edits", timings.embed_s),
         ("commits", timings.num_windows, "windows", timings.commit_s),
-        ("edits, from start to last commit", timings.num_taught, "edits", timings.teach_s),
+        ("edits, from start to last commit", timings.num_processed, "edits", timings.edit_s),
         ("evaluation workers", num_results, "probes", evaluate_s),
     ]
     return [
@@ -246,18 +252,15 @@ def example_of(
 
 
 def _similar_pairs(sources: ReportSources, outcome: Outcome) -> list[SimilarPair]:
-    """Alike edits of the bank, and edits that replaced an older answer; conflicts first."""
+    """Similar edits of the bank, and edits that replaced an older answer; conflicts first."""
     intake = outcome.intake
-    alike = alike_pairs(
+    similar = similar_edits(
         sources.bank,
         intake.cases.edit_ids,
-        least_similarity=sources.config.embedding.near_duplicate_similarity,
+        min_similarity=sources.config.embedding.near_duplicate_similarity,
     )
-    replaced = [
-        AlikePair(similarity=1.0, first=older, second=newer)
-        for older, newer in intake.superseded_by.items()
-    ]
-    found = [*replaced, *alike]
+    replaced = [SimilarEdits(1.0, older, newer) for older, newer in intake.superseded_by.items()]
+    found = [*replaced, *similar]
     views = _Views(sources, (key for pair in found for key in (pair.first, pair.second)))
     pairs = [_pair(views.of(pair.first), views.of(pair.second), pair.similarity) for pair in found]
     return sorted(pairs, key=lambda pair: (pair.relation != "conflict", -pair.similarity))
@@ -271,3 +274,42 @@ def _pair(first: EditView, second: EditView, similarity: float) -> SimilarPair:
         first=first,
         second=second,
     )
+
+
+class SimilarEdits(NamedTuple):
+    """Two edits, older first, with similar images."""
+
+    similarity: float
+    first: str
+    second: str
+
+
+def similar_edits(
+    bank: ExpertBank, edit_ids: Sequence[str], *, min_similarity: float
+) -> list[SimilarEdits]:
+    """Pairs of edits of the newest bank version with similar images, most similar first.
+
+    Args:
+        bank: The bank.
+        edit_ids: One edit of each pair is among the last 4 096 of these.
+        min_similarity: Cosine from which two images count as similar.
+
+    Returns:
+        At most 200 pairs.
+    """
+    rows = bank.load_rows(["edit_id", "clip_embedding"])
+    held: list[str] = rows.column("edit_id").to_pylist()
+    flat = rows.column("clip_embedding").combine_chunks().flatten()
+    embeddings_NC = flat.to_numpy(zero_copy_only=False).reshape(len(held), -1)
+    wanted = set(edit_ids[-_MAX_COMPARED:])
+    positions = [index for index, edit_id in enumerate(held) if edit_id in wanted]
+    found: dict[tuple[int, int], float] = {}
+    for start in range(0, len(positions), _BLOCK_ROWS):
+        block = np.array(positions[start : start + _BLOCK_ROWS])
+        similarity_BN = embeddings_NC[block] @ embeddings_NC.T
+        for row, other in np.argwhere(similarity_BN >= min_similarity):
+            first, second = sorted((int(block[row]), int(other)))
+            if first != second:
+                found[first, second] = min(float(similarity_BN[row, other]), 1.0)
+    best = sorted(found, key=lambda pair: (-found[pair], pair))[:_MAX_PAIRS]
+    return [SimilarEdits(found[pair], held[pair[0]], held[pair[1]]) for pair in best]

@@ -3,8 +3,8 @@
     request log -> generator -> embedder -> window -> commit -> evaluation of pinned versions
                   (bounded work in flight)           (driver)   (beside the next windows)
 
-The driver alone commits. Everything before a commit may be repeated without effect, and after a
-restart the rest to do is read from the store: requests minus bank minus rejects.
+Only the driver commits. Everything before a commit may be repeated without effect, and after a
+restart the remaining work is read from the store: requests minus bank minus rejects.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ from infra.tracking.results import ResultsTable
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.method.config import GeneratorConfig
 from pipelines.editing.evaluation_schedule import EvaluationSchedule, settings_of
-from pipelines.editing.intake import Intake, Source, take_in
+from pipelines.editing.intake import Intake, Source, log_requests
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.editing.windows import Progress, Teacher, Timings
+from pipelines.editing.windows import Progress, Timings, WindowRunner
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.evaluation.curves import lifelong_curves
 from pipelines.job.stages import Embedder, Evaluator, Generator
@@ -27,13 +27,19 @@ from workers.failures import retried
 
 
 class Records(Protocol):
-    """Takes note of what is worth tracking."""
+    """Where a run is tracked."""
 
     def evaluated(self, bank: ExpertBank, evaluation: BankEvaluation) -> None:
         """An evaluation is complete."""
 
     def curve(self, points: Sequence[BankEvaluation]) -> None:
         """The lifelong curve is complete."""
+
+    def followed(self, bank: ExpertBank, lag_s: float) -> None:
+        """With --follow: windows were committed; the oldest request in them had waited `lag_s`."""
+
+    def register_newest(self, bank: ExpertBank) -> None:
+        """Make the newest version visible to the nightly jobs."""
 
 
 @dataclass(kw_only=True)
@@ -47,7 +53,7 @@ class Outcome:
     """Requests that got no expert in this run."""
     evaluations: list[BankEvaluation] = field(default_factory=list)
     curve: list[BankEvaluation] = field(default_factory=list)
-    """The cases after so many edits each, over all groups, where the recipe asks for it."""
+    """One point for each number of `evaluation.curve_at`, over all groups of so many edits."""
     timings: Timings
     was_stopped: bool = False
 
@@ -67,36 +73,29 @@ def run(
     progress: Progress,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Teach all that the log holds and the bank lacks, and examine the bank on the way.
+    """Edit with all requests that the log holds and the bank lacks; evaluate the bank on the way.
 
     Args:
         config: The recipe.
-        source: New requests.
+        source: New requests, which are logged first.
         generator: Writes experts.
         embedder: Embeds images and writes rows.
         evaluator: Scores cases.
         generator_config: Of the generator that the workers hold.
         bank: Where the experts go.
-        request_log: Where requests and refusals are written down.
+        request_log: Where requests and refusals go.
         results: Where scores go.
-        records: Is told of each evaluation.
-        progress: Shows the way.
-        should_stop: Asked after each window; True ends the run cleanly.
+        records: Where evaluations are tracked.
+        progress: Shows progress.
+        should_stop: Called after each window; True ends the run cleanly.
 
     Raises:
         LiveEditError: Infrastructure failed for good, or a newer writer took over.
     """
-    timings = Timings()
-    intake = take_in(source, request_log, limit=config.requests.limit, should_stop=should_stop)
-    timings.intake_s = intake.duration_s
+    intake = log_requests(source, request_log, limit=config.requests.limit, should_stop=should_stop)
     epoch = retried(bank.acquire_writer)
     retried(lambda: bank.apply_changes(epoch=epoch))
-    outcome = Outcome(
-        intake=intake,
-        num_edits_before=bank.num_edits(),
-        num_edits=bank.num_edits(),
-        timings=timings,
-    )
+    num_edits_before = bank.num_edits()
     schedule = EvaluationSchedule(
         config.evaluation,
         config.seed,
@@ -107,31 +106,52 @@ def run(
         evaluator=evaluator,
         on_finished=lambda evaluation: records.evaluated(bank, evaluation),
     )
-    teacher = Teacher(
+    runner = WindowRunner(
         config=config,
         bank=bank,
         request_log=request_log,
         epoch=epoch,
         generator=generator,
         embedder=embedder,
-        observer=_Examiner(schedule),
         progress=progress,
-        timings=timings,
-        rejected=outcome.rejected,
+        on_window=schedule.window_done,
+        on_batch=schedule.poll,
+        timings=Timings(intake_s=intake.duration_s),
     )
-    _teach(teacher, schedule, should_stop)
+    _run_pending(runner, schedule, should_stop)
     generator.close()
     embedder.close()
     while schedule.num_waiting and not should_stop():
         progress.evaluations(schedule.num_waiting)
         schedule.poll(wait=True)
+    curve: list[BankEvaluation] = []
     if config.evaluation.curve_at and not should_stop():
-        outcome.curve = _curve(config, intake, bank, results, evaluator, progress, should_stop)
-        records.curve(outcome.curve)
-    outcome.was_stopped = should_stop()
-    outcome.evaluations = schedule.finished
-    outcome.num_edits = bank.num_edits()
-    return outcome
+        curve = _curve(config, intake, bank, results, evaluator, progress, should_stop)
+        records.curve(curve)
+    return Outcome(
+        intake=intake,
+        num_edits_before=num_edits_before,
+        num_edits=bank.num_edits(),
+        rejected=runner.rejected,
+        evaluations=schedule.finished,
+        curve=curve,
+        timings=runner.timings,
+        was_stopped=should_stop(),
+    )
+
+
+def _run_pending(
+    runner: WindowRunner, schedule: EvaluationSchedule, should_stop: Callable[[], bool]
+) -> None:
+    """Run all pending requests, with the evaluations that are due before, between and after."""
+    log = runner.request_log
+    sequences = runner.bank.pending_sequences(log)
+    num_requests = len(log)
+    schedule.start_due(sequences[0] - 1 if sequences else num_requests)
+    if sequences:
+        runner.run(sequences, should_stop)
+    if not sequences or not should_stop():
+        schedule.start_due(num_requests, is_end=True)
 
 
 def _curve(
@@ -143,7 +163,7 @@ def _curve(
     progress: Progress,
     should_stop: Callable[[], bool],
 ) -> list[BankEvaluation]:
-    """Examine the newest version in groups of edits."""
+    """Evaluate the newest version in groups of edits."""
 
     def show(num_done: int, num_units: int) -> None:
         if num_done < num_units:
@@ -160,30 +180,3 @@ def _curve(
         on_progress=show,
         should_stop=should_stop,
     )
-
-
-@dataclass(frozen=True)
-class _Examiner:
-    """Starts the evaluations that windows make due."""
-
-    schedule: EvaluationSchedule
-
-    def window_done(self, version: int | None, last_sequence: int) -> None:
-        if version is not None:
-            self.schedule.add_window(version)
-        self.schedule.advance(last_sequence)
-
-    def batch_done(self) -> None:
-        self.schedule.poll()
-
-
-def _teach(teacher: Teacher, schedule: EvaluationSchedule, should_stop: Callable[[], bool]) -> None:
-    """Do everything that is pending."""
-    log = teacher.request_log
-    sequences = teacher.bank.pending_sequences(log)
-    num_requests = len(log)
-    schedule.advance(min(sequences) - 1 if sequences else num_requests)
-    if sequences:
-        teacher.teach(sequences, should_stop)
-    if not sequences or not should_stop():
-        schedule.advance(num_requests, is_end=True)

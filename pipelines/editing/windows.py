@@ -1,23 +1,25 @@
-"""Drives logged requests through the stages and commits their windows, in whatever mode.
+"""Runs logged requests through the stages and commits them window by window.
 
-Everything before a commit may be repeated without effect. So whatever fails on the way, the caller
-may ask for the rest once more.
+Windows end at fixed numbers of the request log: at every multiple of `window_edits` and at the
+points of evaluation, so that a bank version exists for each of them. An interrupted run therefore
+commits the same windows as an undisturbed one. Everything before a commit may be repeated without
+effect: after a failure the caller runs what is still pending.
 """
 
+import bisect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
-from infra.requests.request_log import RequestLog
+from infra.requests.request_log import LoggedRequest, RequestLog
 from liveedit_core.inputs.rejects import Rejected
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.editing.window_plan import OpenWindow, WindowPlan
 from pipelines.job.stages import Embedder, Generator
 from workers.failures import retried
-from workers.messages import WrittenBatch
+from workers.messages import NumberedRequest, WrittenBatch
 
 
 class Progress(Protocol):
@@ -27,40 +29,76 @@ class Progress(Protocol):
         """One line for people."""
 
     def edits(self, num_done: int, num_total: int) -> None:
-        """Requests of this run that are through."""
+        """Requests of this run that are done."""
 
     def evaluations(self, num_waiting: int) -> None:
         """Pieces of evaluation that are not done."""
 
 
-class WindowObserver(Protocol):
-    """Is told how far teaching is."""
-
-    def window_done(self, version: int | None, last_sequence: int) -> None:
-        """All requests up to a number are through, in a new version unless all were refused."""
-
-    def batch_done(self) -> None:
-        """A micro-batch is through."""
-
-
 @dataclass(kw_only=True)
 class Timings:
-    """Where the time went; the stages run beside each other, so these do not add up."""
+    """Where the time went; the stages run in parallel, so these do not add up."""
 
     intake_s: float = 0.0
     generate_s: float = 0.0
     embed_s: float = 0.0
     commit_s: float = 0.0
-    teach_s: float = 0.0
+    edit_s: float = 0.0
     """From the first micro-batch to the last commit."""
-    num_taught: int = 0
+    num_processed: int = 0
     """Requests that went through the generator."""
     num_windows: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class WindowPlan:
+    """Where windows end."""
+
+    window_edits: int
+    points: Sequence[int] = ()
+    """Additional ends, rising."""
+
+    def end_of(self, sequence: int) -> int:
+        """The last request number of the window that a request belongs to."""
+        regular = -(-sequence // self.window_edits) * self.window_edits
+        position = bisect.bisect_left(self.points, sequence)
+        return min([regular, *self.points[position : position + 1]])
+
+    def micro_batches(
+        self, requests: Iterable[LoggedRequest], batch_size: int
+    ) -> Iterator[tuple[NumberedRequest, ...]]:
+        """Cut requests, read only as needed, into batches that never cross a window's end."""
+        batch: list[NumberedRequest] = []
+        for logged in requests:
+            is_new_window = batch and self.end_of(logged.sequence) != self.end_of(batch[0].sequence)
+            if is_new_window or len(batch) == batch_size:
+                yield tuple(batch)
+                batch = []
+            batch.append(NumberedRequest(sequence=logged.sequence, request=logged.request))
+        if batch:
+            yield tuple(batch)
+
+
+@dataclass
+class OpenWindow:
+    """What has been written for the window that is not committed yet."""
+
+    batches: list[WrittenBatch] = field(default_factory=list)
+
+    @property
+    def last_sequence(self) -> int:
+        """Largest request number so far; 0 when there is none."""
+        return self.batches[-1].last_sequence if self.batches else 0
+
+    @property
+    def fragments(self) -> list[str]:
+        """For `ExpertBank.commit`."""
+        return [text for batch in self.batches for text in batch.fragments]
+
+
 @dataclass(kw_only=True)
-class Teacher:
-    """The one committer of a bank, and the stages that work for it."""
+class WindowRunner:
+    """The one writer of a bank, with the stages that work for it."""
 
     config: LifelongEditRecipe
     bank: ExpertBank
@@ -69,27 +107,28 @@ class Teacher:
     """From `bank.acquire_writer`."""
     generator: Generator
     embedder: Embedder
-    observer: WindowObserver
     progress: Progress
-    timings: Timings
-    """Counted up."""
+    on_window: Callable[[int | None, int], None] = lambda version, last_sequence: None
+    """Called when all requests up to a number are done, with the new version; None if all were
+    refused."""
+    on_batch: Callable[[], None] = lambda: None
+    """Called after each micro-batch."""
+    timings: Timings = field(default_factory=Timings)
     rejected: list[Rejected] = field(default_factory=list)
     """Requests that got no expert."""
-    _growth: Compaction = field(init=False)
+    _compaction: Compaction = field(init=False)
 
     def __post_init__(self) -> None:
-        """Nothing is read or written yet."""
-        store = self.bank.store
-        self._growth = Compaction(store, self.bank.name, self.config.growth)
+        self._compaction = Compaction(self.bank.store, self.bank.name, self.config.growth)
 
-    def teach(
+    def run(
         self, sequences: Sequence[int], should_stop: Callable[[], bool] = lambda: False
     ) -> None:
-        """Teach some requests of the log.
+        """Write and commit the experts of some requests of the log.
 
         Args:
             sequences: Their numbers, rising.
-            should_stop: Asked after each window; True leaves the rest undone.
+            should_stop: Called after each window; True leaves the rest undone.
 
         Raises:
             LiveEditError: Infrastructure failed, or a newer writer took over.
@@ -102,36 +141,35 @@ class Teacher:
             self.request_log.read(sequences), self.config.generator.batch_size
         )
         window = OpenWindow()
-        num_through = 0
+        num_done = 0
         written = self.embedder.stream(self.generator.stream(batches), self.bank.fragment_writer())
         for batch in written:
             end = plan.end_of(batch.last_sequence)
             if window.batches and plan.end_of(window.last_sequence) != end:
                 window = self._commit(window)
             window.batches.append(batch)
-            num_through += batch.num_experts + self._note(batch)
-            self.progress.edits(num_through, len(sequences))
+            self._record(batch)
+            num_done += batch.num_experts + len(batch.rejected)
+            self.progress.edits(num_done, len(sequences))
             if batch.last_sequence == end:
                 window = self._commit(window)
                 if should_stop():
                     break
-            self.observer.batch_done()
+            self.on_batch()
         self._commit(window)
-        self.timings.teach_s += time.perf_counter() - start_s
+        self.timings.edit_s += time.perf_counter() - start_s
 
-    def _note(self, batch: WrittenBatch) -> int:
-        """Take down times and refusals of a batch; returns how many were refused in it."""
+    def _record(self, batch: WrittenBatch) -> None:
+        """Add up times; store refusals."""
         self.timings.generate_s += batch.generate_s
         self.timings.embed_s += batch.embed_s
-        num_refused = sum(1 for item in batch.rejected)
-        self.timings.num_taught += batch.num_experts + num_refused
-        if num_refused:
+        self.timings.num_processed += batch.num_experts + len(batch.rejected)
+        if batch.rejected:
             retried(lambda: self.request_log.reject_requests(batch.rejected, bank=self.bank.name))
             self.rejected += batch.rejected
-        return num_refused
 
     def _commit(self, window: OpenWindow) -> OpenWindow:
-        """Make a window visible and tell of it; returns an empty window."""
+        """Make a window visible; returns an empty one."""
         if not window.batches:
             return window
         start_s = time.perf_counter()
@@ -147,9 +185,9 @@ class Teacher:
             self.timings.num_windows += 1
             num_edits = retried(lambda: self.bank.num_edits(version))
             self.progress.say(f"committed bank version {version}: {num_edits} edits")
-            upkeep = self._growth.after_window()
-            if upkeep is not None:
-                self.progress.say(f"upkeep: {upkeep.sentence()}")
+            compacted = self._compaction.after_window()
+            if compacted is not None:
+                self.progress.say(f"compaction: {compacted.sentence()}")
         self.timings.commit_s += time.perf_counter() - start_s
-        self.observer.window_done(version, window.last_sequence)
+        self.on_window(version, window.last_sequence)
         return OpenWindow()

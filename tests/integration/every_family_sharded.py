@@ -21,7 +21,7 @@ from liveedit_core.training.training_module import TrainingModule
 from tests.tiny_backbone import request, tiny_generator
 from tests.tiny_families import EDIT_LAYER, FAMILY_NAMES, WIDTH, model_and_processor
 from tests.tiny_training import tiny_data
-from workers.gang_messages import own_rendezvous
+from workers.gang import own_rendezvous
 from workers.generator_gang import ExpertWriter
 from workers.sharding import ShardedEngine, join_gang, shard_for_inference
 from workers.sharding_config import ShardingSection

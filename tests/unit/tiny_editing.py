@@ -40,12 +40,20 @@ class Notes:
 
     evaluations: list[BankEvaluation] = field(default_factory=list)
     points: list[BankEvaluation] = field(default_factory=list)
+    lags: list[float] = field(default_factory=list)
+    num_registered: int = 0
 
     def evaluated(self, bank: ExpertBank, evaluation: BankEvaluation) -> None:
         self.evaluations.append(evaluation)
 
     def curve(self, points: Sequence[BankEvaluation]) -> None:
         self.points += points
+
+    def followed(self, bank: ExpertBank, lag_s: float) -> None:
+        self.lags.append(lag_s)
+
+    def register_newest(self, bank: ExpertBank) -> None:
+        self.num_registered += 1
 
 
 class Driver:

@@ -14,7 +14,7 @@ from infra.storage.object_store import ObjectStore
 from infra.storage.writer_fence import WriterFencedError
 from infra.tracking.results import ResultsTable
 from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
-from pipelines.editing.bank_rescue import drop_damaged
+from pipelines.editing.repair import drop_damaged
 from tests.small_rows import (
     SMALL_CONFIG,
     SMALL_IDENTITY,

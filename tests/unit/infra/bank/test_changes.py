@@ -13,7 +13,7 @@ from infra.storage.object_store import ObjectStore
 from infra.storage.tables import ConcurrentCommitError
 from infra.storage.writer_fence import WriterFencedError
 from liveedit_core.errors import InputError
-from pipelines.editing.bank_rescue import lost_sequences
+from pipelines.editing.repair import lost_sequences
 from tests.small_rows import SMALL_IDENTITY, small_request, small_row
 
 

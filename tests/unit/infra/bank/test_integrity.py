@@ -11,7 +11,7 @@ from infra.bank.schema import ExpertRow
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
-from pipelines.editing.bank_rescue import drop_damaged
+from pipelines.editing.repair import drop_damaged
 from tests.small_rows import SMALL_IDENTITY, small_request, small_row
 
 Damage = Callable[[Path], None]

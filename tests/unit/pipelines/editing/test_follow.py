@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from infra.bank.expert_bank import ExpertBank
 from infra.bank.fragments import FragmentWriter
 from infra.storage.writer_fence import WriterFence, WriterFencedError
 from liveedit_core.errors import ConfigError, StorageUnavailableError
@@ -17,19 +16,17 @@ from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.follow import Follower
 from pipelines.editing.inbox import Inbox
 from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
-from tests.unit.tiny_editing import Driver
+from tests.unit.tiny_editing import Driver, Notes
 from tests.unit.tiny_inputs import HashEmbedder, drop, request
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.messages import GeneratedBatch, WrittenBatch
 
 
 @dataclass
-class Notes:
-    """What the job told of itself."""
+class Lines:
+    """What the job said."""
 
     lines: list[str] = field(default_factory=list)
-    lags: list[float] = field(default_factory=list)
-    num_registered: int = 0
 
     def say(self, text: str) -> None:
         self.lines.append(text)
@@ -40,18 +37,13 @@ class Notes:
     def evaluations(self, num_waiting: int) -> None:
         raise AssertionError("nothing is evaluated here")
 
-    def followed(self, bank: ExpertBank, lag_s: float) -> None:
-        self.lags.append(lag_s)
-
-    def register_newest(self, bank: ExpertBank) -> None:
-        self.num_registered += 1
-
 
 @dataclass
 class Place:
     """A store, an inbox, and followers whose pauses the test fills with events."""
 
     root: Path
+    said: Lines = field(default_factory=Lines)
     notes: Notes = field(default_factory=Notes)
     num_pauses: int = 0
 
@@ -101,7 +93,7 @@ class Place:
             generator=driver.generator,
             embedder=options.get("embedder", driver.embedder),  # type: ignore[arg-type]
             records=self.notes,
-            progress=self.notes,
+            progress=self.said,
             status_file=self.root / "follow.json",
             should_stop=lambda: is_over,
             pause=pause,
@@ -129,7 +121,7 @@ def test_files_that_arrive_are_taught_one_after_the_other(place: Place) -> None:
     assert [window.num_edits for window in place.driver.bank.history()] == [2, 3, 4]
     assert (outcome.num_edits, outcome.intake.num_new, outcome.was_stopped) == (4, 4, False)
     assert 30 <= place.notes.lags[0] < 300
-    assert any("lag 3" in line for line in place.notes.lines)
+    assert any("lag 3" in line for line in place.said.lines)
     status = place.status()
     assert (status["state"], status["num_edits"], status["lag_s"]) == ("ended", 4, 0.0)
 
@@ -149,7 +141,7 @@ def test_a_window_waits_for_company_until_it_is_full(place: Place) -> None:
     assert seen == [0, 5]
     windows = [window.num_edits for window in place.driver.bank.history()]
     assert windows == [4, 5], "windows end at multiples, then with what is there"
-    place.notes.lines.clear()
+    place.said.lines.clear()
     drop(place.inbox, "c.jsonl", [6])
     place.follower("follow.window_s=1000", events=[look]).follow()
     assert seen[-1] == 5
@@ -182,7 +174,7 @@ def test_an_outage_is_waited_out_and_said(place: Place) -> None:
         embedder=FlakyEmbedder([False, True, True, False, True]), events=nothing
     ).follow()
     assert place.driver.bank.edit_ids() == edit_ids(*range(10))
-    said = [line for line in place.notes.lines if line.startswith("waiting ")]
+    said = [line for line in place.said.lines if line.startswith("waiting ")]
     assert len(said) == 3
     assert "the store is gone" in said[0]
     assert "nothing is lost" in said[0]

@@ -28,8 +28,10 @@ def test_files_enter_the_log_by_age_and_leave_with_a_receipt(
     drop(tmp_path / "in", "a.jsonl", [1, 2])
     drop(tmp_path / "in", "b.jsonl", [3], age_s=120)
     inbox = inbox_of(tmp_path / "in")
-    taken = [inbox.take(entry, log) for entry in inbox.waiting()]
-    assert [item and item.name for item in taken] == ["b.jsonl", "a.jsonl"]
+    entries = inbox.waiting()
+    assert [entry.key for entry in entries] == ["b.jsonl", "a.jsonl"]
+    for entry in entries:
+        assert inbox.log_file(entry, log) is not None
     logged = [item.request.edit_id for item in log.read()]
     assert logged == [request(number).edit_id for number in (3, 1, 2)]
     assert inbox.waiting() == []
@@ -43,12 +45,12 @@ def test_a_file_that_is_read_again_doubles_nothing(tmp_path: Path, log: RequestL
     drop(tmp_path / "in", "a.jsonl", [1, 2])
     inbox = inbox_of(tmp_path / "in")
     (entry,) = inbox.waiting()
-    assert inbox.take(entry, log) is not None
+    assert inbox.log_file(entry, log) is not None
     drop(tmp_path / "in", "a.jsonl", [1, 2])  # as if the process had died before it was deleted
     (entry,) = inbox.waiting()
-    again = inbox.take(entry, log)
+    again = inbox.log_file(entry, log)
     assert again is not None
-    assert (again.intake.num_new, again.intake.num_accepted) == (0, 2)
+    assert (again.num_new, again.num_accepted) == (0, 2)
     assert len(log) == 2
     assert len(list((tmp_path / "in_done").iterdir())) == 2
 
@@ -59,7 +61,7 @@ def test_bad_lines_are_named_in_the_receipt_and_on_record(tmp_path: Path, log: R
     os.utime(path, (1, 1))
     inbox = inbox_of(tmp_path / "in")
     (entry,) = inbox.waiting()
-    inbox.take(entry, log)
+    inbox.log_file(entry, log)
     (receipt,) = (tmp_path / "in_done").glob("*.receipt.json")
     (refused,) = json.loads(receipt.read_text())["refused"]
     assert (refused["line"], refused["error_type"]) == (2, "NotJson")
@@ -91,8 +93,8 @@ def test_what_another_driver_took_first_is_no_error(tmp_path: Path, log: Request
     drop(tmp_path / "in", "a.jsonl", [1])
     inbox = inbox_of(tmp_path / "in")
     (entry,) = inbox.waiting()
-    assert inbox.take(entry, log) is not None
-    assert inbox.take(entry, log) is None
+    assert inbox.log_file(entry, log) is not None
+    assert inbox.log_file(entry, log) is None
 
 
 def test_lines_that_were_added_meanwhile_are_not_lost(tmp_path: Path, log: RequestLog) -> None:
@@ -105,9 +107,9 @@ def test_lines_that_were_added_meanwhile_are_not_lost(tmp_path: Path, log: Reque
 
     inbox = inbox_of(tmp_path / "in")
     (entry,) = inbox.waiting()
-    inbox.take(entry, GrowingLog(ObjectStore(tmp_path / "store")))
+    inbox.log_file(entry, GrowingLog(ObjectStore(tmp_path / "store")))
     assert path.exists()
     (entry,) = inbox.waiting()
-    inbox.take(entry, log)
+    inbox.log_file(entry, log)
     assert len(log) == 2
     assert not path.exists()

@@ -5,7 +5,7 @@ from pathlib import Path
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.rejects import Rejected
-from pipelines.editing.intake import Source, open_source, take_in
+from pipelines.editing.intake import Source, log_requests, open_source
 from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
 from tests.unit.tiny_inputs import PROMPT, case, image, request
 
@@ -14,7 +14,7 @@ def test_a_file_read_twice_changes_nothing(tmp_path: Path) -> None:
     log = RequestLog(ObjectStore(tmp_path))
     refused = Rejected(line_number=3, error_type="NotJson", message="not JSON")
     source = Source(name="test", digest="d", items=[request(0), request(1), refused])
-    first, second = take_in(source, log), take_in(source, log)
+    first, second = log_requests(source, log), log_requests(source, log)
     assert (first.num_accepted, first.num_new) == (2, 2)
     assert (second.num_accepted, second.num_new) == (2, 0)
     assert second.rejected == [refused]
@@ -25,14 +25,14 @@ def test_a_file_read_twice_changes_nothing(tmp_path: Path) -> None:
 def test_a_stop_ends_the_reading(tmp_path: Path) -> None:
     log = RequestLog(ObjectStore(tmp_path))
     items = (request(number) for number in range(1000))
-    take_in(Source(name="endless", digest="", items=items), log, should_stop=lambda: True)
+    log_requests(Source(name="endless", digest="", items=items), log, should_stop=lambda: True)
     assert 0 < len(log) < 1000
 
 
 def test_cases_keep_their_probes_and_requests_come_back_from_the_log(tmp_path: Path) -> None:
     log = RequestLog(ObjectStore(tmp_path))
     plain = request(5)
-    intake = take_in(Source(name="test", digest="", items=[case(0), plain]), log)
+    intake = log_requests(Source(name="test", digest="", items=[case(0), plain]), log)
     found = intake.cases.of([plain.edit_id, case(0).edit.edit_id])
     assert found[0] == case(0)
     assert (found[1].case_id, found[1].edit, found[1].probes) == (plain.edit_id, plain, ())
@@ -45,7 +45,7 @@ def test_a_file_of_requests_is_a_source(tmp_path: Path) -> None:
     file.write_text(line + "not JSON\n" + line)
     recipe = load_recipe(LifelongEditRecipe, None, [f"requests.path={file}"])
     source = open_source(recipe, ObjectStore(tmp_path))
-    intake = take_in(source, RequestLog(ObjectStore(tmp_path)))
+    intake = log_requests(source, RequestLog(ObjectStore(tmp_path)))
     assert source.digest
     assert (intake.num_accepted, intake.num_duplicates, len(intake.rejected)) == (1, 1, 1)
 
@@ -54,6 +54,8 @@ def test_an_unreachable_uri_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "facts.jsonl"
     file.write_text('{"image": "http://example.com/a.png", "prompt": "What?", "target": "Tom"}\n')
     recipe = load_recipe(LifelongEditRecipe, None, [f"requests.path={file}"])
-    intake = take_in(open_source(recipe, ObjectStore(tmp_path)), RequestLog(ObjectStore(tmp_path)))
+    intake = log_requests(
+        open_source(recipe, ObjectStore(tmp_path)), RequestLog(ObjectStore(tmp_path))
+    )
     (refused,) = intake.rejected
     assert "http" in refused.message

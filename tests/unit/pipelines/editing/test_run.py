@@ -26,7 +26,7 @@ def test_windows_end_at_multiples_and_points(driver: Driver) -> None:
     assert [window.num_edits for window in driver.bank.history()] == [1, 4, 5, 8, 10]
     assert [item.num_edits for item in outcome.evaluations] == [1, 5, 10]
     assert outcome.num_edits == 10
-    assert outcome.timings.num_taught == 10
+    assert outcome.timings.num_processed == 10
 
 
 def test_each_point_is_scored_on_the_cases_it_holds(driver: Driver) -> None:
@@ -43,7 +43,7 @@ def test_a_second_run_does_nothing_and_reads_the_same_results(driver: Driver) ->
     version = driver.bank.version
     second = driver.run([case(number) for number in range(10)])
     assert driver.bank.version == version
-    assert second.timings.num_taught == 0
+    assert second.timings.num_processed == 0
     assert second.num_edits_before == second.num_edits == 10
     assert [e.summary for e in second.evaluations] == [e.summary for e in first.evaluations]
     assert sum(e.num_new_results for e in second.evaluations) == 0
@@ -92,7 +92,7 @@ def test_what_cannot_be_taught_is_on_record_and_not_tried_again(driver: Driver) 
     assert [item.error_type for item in outcome.rejected] == ["TooManyTokens", "NumericsError"]
     assert len(driver.log.rejects()) == 4
     again = driver.run(items)
-    assert again.timings.num_taught == 0
+    assert again.timings.num_processed == 0
     assert len(driver.log.rejects()) == 4
 
 

@@ -10,7 +10,7 @@ from infra.bank.schema import ExpertRow
 from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.expert import Expert
-from pipelines.editing.similar_edits import alike_pairs
+from pipelines.editing.report import similar_edits
 from tests.unit.tiny_inputs import request
 from tests.unit.tiny_models import IDENTITY, TinyModels
 from workers.generator_worker import GeneratorWorker
@@ -44,7 +44,7 @@ def row(expert: Expert, number: int, angle: float) -> ExpertRow:
 
 
 def test_alike_images_are_found_once_most_alike_first(bank: ExpertBank) -> None:
-    pairs = alike_pairs(bank, bank.edit_ids(), least_similarity=0.99)
+    pairs = similar_edits(bank, bank.edit_ids(), min_similarity=0.99)
     ids = bank.edit_ids()
     assert [(pair.first, pair.second) for pair in pairs] == [(ids[2], ids[3]), (ids[0], ids[1])]
     assert [pair.similarity for pair in pairs] == pytest.approx([np.cos(0.05), np.cos(0.1)])
@@ -52,6 +52,6 @@ def test_alike_images_are_found_once_most_alike_first(bank: ExpertBank) -> None:
 
 def test_only_pairs_with_an_edit_of_this_run_count(bank: ExpertBank) -> None:
     ids = bank.edit_ids()
-    pairs = alike_pairs(bank, [ids[0]], least_similarity=0.99)
+    pairs = similar_edits(bank, [ids[0]], min_similarity=0.99)
     assert [(pair.first, pair.second) for pair in pairs] == [(ids[0], ids[1])]
-    assert alike_pairs(bank, [], least_similarity=0.99) == []
+    assert similar_edits(bank, [], min_similarity=0.99) == []

@@ -129,7 +129,7 @@ def test_an_editing_job_teaches_and_asks_a_benchmark(tmp_path: Path) -> None:
         ProbeKind.MODAL_LOCALITY: 6,
     }
     again = taught(folder, driver, "evqa")
-    assert (again.intake.num_new, again.timings.num_taught) == (0, 0)
+    assert (again.intake.num_new, again.timings.num_processed) == (0, 0)
     assert again.evaluations[-1].num_new_results == 0
 
 

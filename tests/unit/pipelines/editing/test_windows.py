@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from infra.requests.request_log import LoggedRequest
-from pipelines.editing.window_plan import WindowPlan
+from pipelines.editing.windows import WindowPlan
 from tests.unit.tiny_inputs import request
 
 PLAN = WindowPlan(window_edits=25, points=(1, 10, 100))
