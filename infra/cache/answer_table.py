@@ -1,12 +1,11 @@
-"""What the unedited backbone says, remembered between jobs: the table `answers/<backbone>-<layer>`.
+"""Answers of the unedited backbone, kept between jobs: the table `answers/<backbone>-<layer>`.
 
-Content-addressed like the state cache: a name says all that an answer depends on, so a row is never
-wrong, only missing. The table may be deleted at any time; its answers are then computed again.
+Content-addressed like the state cache: an id covers everything that an answer depends on, so a row
+is never wrong, only missing. The table may be deleted at any time; answers are computed again.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -29,15 +28,13 @@ _logger = logging.getLogger(__name__)
 
 
 class AnswerTable:
-    """An `AnswerCache` in a store, shared by every bank version and every job."""
+    """An `AnswerCache` in a store, shared by all bank versions and jobs.
+
+    A failure of the store is logged; the answers are then computed again.
+    """
 
     def __init__(self, store: ObjectStore, identity: StateIdentity) -> None:
-        """Open the table, made empty when there is none.
-
-        Args:
-            store: Where it lives.
-            identity: Of the rows that answers are computed from.
-        """
+        """Open the table, created empty when there is none."""
         self._store = store
         self._identity = identity
         name = f"answers/{identity.backbone_digest[:16]}-{identity.edit_layer}"
@@ -48,51 +45,44 @@ class AnswerTable:
         return len(self._rows)
 
     def read(self, questions: Sequence[UneditedQuery]) -> list[UneditedAnswer | None]:
-        """See `AnswerCache.read`; a store that is away now only costs time."""
-        names = [answer_id(self._identity, question) for question in questions]
+        """See `AnswerCache.read`."""
+        ids = [answer_id(self._identity, question) for question in questions]
         try:
-            if any(name not in self._rows for name in names):
+            if any(key not in self._rows for key in ids):
                 self._rows.refresh()
-            found = self._read(names)
+            found = self._read(ids)
         except (IntegrityError, StorageUnavailableError, ValueError) as error:
             _logger.warning("unedited answers are computed again: %s", error)
             found = {}
-        return [found.get(name) for name in names]
+        return [found.get(key) for key in ids]
 
-    def _read(self, names: Sequence[str]) -> dict[str, UneditedAnswer]:
-        held = [name for name in dict.fromkeys(names) if name in self._rows]
+    def _read(self, ids: Sequence[str]) -> dict[str, UneditedAnswer]:
+        held = [key for key in dict.fromkeys(ids) if key in self._rows]
         if not held:
             return {}
-        rows = self._rows.take(held).to_pylist()
         return {
             row["answer_id"]: UneditedAnswer(text=row["text"], token_ids=tuple(row["token_ids"]))
-            for row in rows
+            for row in self._rows.take(held).to_pylist()
         }
 
     def keep(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None:
-        """See `AnswerCache.keep`; a store that is away now only costs time."""
-        # Questions that differ in a target that plays no part share a name.
-        rows = dict(_row(self._identity, *pair) for pair in answers.items())
-        table = pa.Table.from_pylist(list(rows.values()), schema=_SCHEMA)
+        """See `AnswerCache.keep`."""
+        # Questions that differ only in a target that plays no part share an id.
+        answer_of = {answer_id(self._identity, key): answer for key, answer in answers.items()}
+        rows = [
+            {
+                "answer_id": key,
+                "text": answer.text,
+                "token_ids": list(answer.token_ids),
+                "num_bytes": len(answer.text.encode()) + 8 * len(answer.token_ids),
+            }
+            for key, answer in answer_of.items()
+        ]
+        table = pa.Table.from_pylist(rows, schema=_SCHEMA)
         try:
             written = WrittenRows.write(
                 self._rows.uri, table, self._store.table_options(), "answer_id"
             )
             self._rows.commit([written])
         except (IntegrityError, StorageUnavailableError) as error:
-            _logger.warning("unedited answers were not written down: %s", error)
-
-
-def _row(
-    identity: StateIdentity, question: UneditedQuery, answer: UneditedAnswer
-) -> tuple[str, dict[str, Any]]:
-    name = answer_id(identity, question)
-    token_ids = list(answer.token_ids)
-    num_bytes = len(answer.text.encode()) + 8 * len(token_ids)
-    row = {
-        "answer_id": name,
-        "text": answer.text,
-        "token_ids": token_ids,
-        "num_bytes": num_bytes,
-    }
-    return name, row
+            _logger.warning("unedited answers were not stored: %s", error)

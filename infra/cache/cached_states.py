@@ -1,28 +1,28 @@
-"""A `StateSource` that remembers: from the cache where it can, computed where it must."""
+"""A `StateSource` that reads states from the cache where it can and computes the others."""
 
 import logging
 import time
 from collections.abc import Sequence
 
 from infra.cache.state_cache import StateCache
-from infra.cache.state_rows import at_rest
+from infra.cache.state_rows import rounded
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 from liveedit_core.state_source import StateSource
 from liveedit_core.states import LayerStates
 
 WRITE_AT_ONCE = 64
-"""States that are worth a commit, where they come a few at a time."""
+"""States that are worth a commit, where they are computed a few at a time."""
 _WRITE_AFTER_S = 10.0
 
 _logger = logging.getLogger(__name__)
 
 
 class CachedStates:
-    """Reads states of a cache; those that are not there come from another source.
+    """Reads states from a cache; the others come from another source.
 
-    Every state is rounded to the number format of the cache, read or computed, so that an eviction
-    does not change what a job computes.
+    Every state is rounded to the dtype of the cache, read or computed, so that an eviction does
+    not change the results of a job.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class CachedStates:
         """Put a cache before a source.
 
         Args:
-            cache: Read without telling when it fails: it only saves time.
+            cache: A failure to read it is no error: it only saves time.
             source: Computes what the cache does not hold; None where nothing can be computed.
-            is_filling: Write what was computed into the cache, and note what was used. A job whose
-                states are filled beforehand leaves both out.
-            write_at_once: So many computed states are written at once; the last few are lost when
-                the process ends. 1 writes those of every call.
+            is_filling: Write computed states into the cache and record the use of all states. A
+                job that fills the cache beforehand needs neither.
+            write_at_once: Number of computed states per write; the last few are lost when the
+                process ends. 1 writes those of every call.
         """
         self._cache = cache
         self._source = source
@@ -51,20 +51,18 @@ class CachedStates:
         self._written_s = time.monotonic()
 
     def states(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
-        """See `StateSource.states`.
-
-        Raises:
-            IntegrityError: A state is not in the cache and there is no other source.
-        """
+        """See `StateSource.states`; IntegrityError when a state is missing and has no source."""
         found = self._cache.read(inputs, has_record=self._is_filling)
         states = {item: state for item, state in zip(inputs, found, strict=True) if state}
         states |= {item: self._unwritten[item] for item in inputs if item in self._unwritten}
-        lost = [item for item in dict.fromkeys(inputs) if item not in states]
-        computed = self._computed(lost)
+        missing = [item for item in dict.fromkeys(inputs) if item not in states]
+        computed = self._computed(missing)
         states |= computed
         if self._is_filling and computed:
             self._unwritten |= computed
-            self._write_some()
+            is_due = time.monotonic() - self._written_s > _WRITE_AFTER_S
+            if is_due or len(self._unwritten) >= self._write_at_once:
+                self.flush()
         return [states[item] for item in inputs]
 
     def _computed(self, inputs: Sequence[BackboneInput]) -> dict[BackboneInput, LayerStates]:
@@ -76,16 +74,11 @@ class CachedStates:
                 f"{inputs[0].prompt[:60]!r}; encode them first"
             )
         dtype = self._cache.identity.dtype
-        states = [at_rest(state, dtype) for state in self._source.states(inputs)]
+        states = [rounded(state, dtype) for state in self._source.states(inputs)]
         return dict(zip(inputs, states, strict=True))
 
-    def _write_some(self) -> None:
-        is_late = time.monotonic() - self._written_s > _WRITE_AFTER_S
-        if len(self._unwritten) >= self._write_at_once or is_late:
-            self.flush()
-
     def flush(self) -> None:
-        """Write what was computed; a store that is away now only costs time later."""
+        """Write computed states; an outage of the store only costs time later."""
         pairs, self._unwritten = self._unwritten, {}
         self._written_s = time.monotonic()
         if not pairs:

@@ -1,8 +1,8 @@
-"""A Lance table of rows that are named by what they are made from, and can be made again.
+"""A content-addressed Lance table: the id of a row covers all its inputs; rows can be recomputed.
 
-Any process may write fragments; a commit shows those of their rows whose names the table does not
-hold, so that there is never a second row of one name, whoever writes what how often. A reader keeps
-an index of one version, {name: place}; when its files are gone it reads the newest.
+Any process may write fragments; a commit shows only rows whose ids the table does not hold, so an
+id never has two rows. A reader keeps an index of one version, {id: place}; when the files of that
+version are gone it reads the newest.
 """
 
 import contextlib
@@ -18,11 +18,16 @@ from lance import LanceDataset
 from lance.fragment import FragmentMetadata
 
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import ConcurrentCommitError, Table, sql_in, storage_errors, write_rows
+from infra.storage.tables import (
+    ConcurrentCommitError,
+    Table,
+    batches_of,
+    sql_in,
+    storage_errors,
+    write_rows,
+)
 from liveedit_core.errors import IntegrityError
 
-_REMOVED_AT_ONCE = 2000
-"""Names in one SQL predicate."""
 _OPEN_TRIES = 3
 _FRAGMENT_BYTES = 512 * 1024 * 1024
 """Small fragments are merged up to this size."""
@@ -33,7 +38,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WrittenRows:
-    """Fragments that no version shows yet, and the names of their rows in order."""
+    """Fragments that no version shows yet, and the ids of their rows in order."""
 
     fragments: tuple[tuple[FragmentMetadata, tuple[str, ...]], ...]
 
@@ -51,7 +56,7 @@ class WrittenRows:
         return cls(tuple(fragments))
 
     def to_json(self) -> str:
-        """As text, for the way from worker to driver."""
+        """As text, to send it from worker to driver."""
         return json.dumps([[meta.to_json(), names] for meta, names in self.fragments])
 
     @classmethod
@@ -65,16 +70,12 @@ class WrittenRows:
 
 
 class ContentTable:
-    """Rows by name."""
+    """Rows by id."""
 
     def __init__(self, store: ObjectStore, name: str, schema: pa.Schema, *, key: str) -> None:
-        """Open the table, made empty when there is none, or none that can be read.
+        """Open the table, created empty when there is none or its files are damaged.
 
-        Args:
-            store: Where it lives.
-            name: Key of the table.
-            schema: Columns; `num_bytes` (int64) must be one of them.
-            key: The column that names a row.
+        Column `key` of the schema is the id of a row; `num_bytes` (int64) must be a column.
         """
         self._store = store
         self._name = name
@@ -90,9 +91,9 @@ class ContentTable:
                 self._open_once()
                 return
             except (IntegrityError, ValueError) as error:
-                # Perhaps another process was just dropping an old version.
+                # Perhaps another process was just deleting an old version.
                 damage = error
-        _logger.warning("table %s is damaged and begins anew: %s", self._name, damage)
+        _logger.warning("table %s is damaged and is created anew: %s", self._name, damage)
         for key in self._store.list(f"{self._name}/"):
             self._store.delete(key)
         self._open_once()
@@ -101,7 +102,7 @@ class ContentTable:
         self._table = Table.open_or_create(self._store, self._name, self._schema)
         newest = self._table.latest()
         if newest.schema.names != self._schema.names:
-            raise IntegrityError("it has the columns of another release")
+            raise IntegrityError("it has other columns")
         self._read_index(newest)
 
     def _read_index(self, dataset: LanceDataset) -> None:
@@ -132,12 +133,12 @@ class ContentTable:
         """Bytes of each row."""
         return dict(zip(self._places, self._sizes, strict=True))
 
-    def names(self) -> list[str]:
-        """Of all rows, in the order of writing."""
+    def ids(self) -> list[str]:
+        """Ids of all rows, in the order of the table."""
         return list(self._places)
 
     def refresh(self) -> None:
-        """Read what other processes have changed; a table that is gone is made anew, empty."""
+        """Read what other processes have changed; a missing table is created anew, empty."""
         try:
             newest = self._table.latest()
             if newest.version != self._dataset.version:
@@ -146,36 +147,23 @@ class ContentTable:
             self._open()
 
     def take(self, names: Sequence[str]) -> pa.Table:
-        """Rows by name.
-
-        Args:
-            names: Held here, each once.
-
-        Returns:
-            One row a name, in the order of the table.
+        """The rows of some held ids, in the order of the table.
 
         Raises:
-            IntegrityError: Files of the version are gone; `refresh` and look again.
+            IntegrityError: Files of the version are gone; `refresh` and try again.
             StorageUnavailableError: The store did not answer, or a file is damaged.
         """
         with storage_errors(self.uri):
             return self._dataset.take(sorted(self._places[name] for name in names))
 
     def column(self, name: str) -> list[str]:
-        """One text column of all rows, in the order of `names`."""
+        """One text column of all rows, in the order of `ids`."""
         with storage_errors(self.uri):
             texts: list[str] = self._dataset.to_table(columns=[name]).column(name).to_pylist()
         return texts
 
     def commit(self, written: Iterable[WrittenRows]) -> int:
-        """Show rows whose names are not held yet.
-
-        Args:
-            written: In any order, also repeatedly.
-
-        Returns:
-            How many rows are new.
-        """
+        """Show rows whose ids are not held yet; returns how many. Repetitions are harmless."""
         fragments = [pair for rows in written for pair in rows.fragments]
 
         def attempt(base: LanceDataset) -> int:
@@ -193,10 +181,9 @@ class ContentTable:
         return num_new
 
     def compact(self, *, spare_fragments: int = 0) -> None:
-        """Merge small fragments where there are many: a random read opens most of them.
+        """Merge small fragments, since a random read opens most of them.
 
-        Args:
-            spare_fragments: So many more than needed are left alone.
+        Up to `spare_fragments` more than needed are tolerated.
         """
         needed = self.num_bytes // _FRAGMENT_BYTES + 1
         if len(self._dataset.get_fragments()) <= needed + spare_fragments:
@@ -205,7 +192,7 @@ class ContentTable:
         self._reclaim(target_rows=max(_FRAGMENT_BYTES // row_bytes, 1))
 
     def _reclaim(self, *, target_rows: int = 1) -> None:
-        # What another process hinders now is done at the next occasion.
+        # If another process commits meanwhile, the next call reclaims the space.
         with contextlib.suppress(ConcurrentCommitError):
             self._table.reclaim(target_rows=target_rows)
         self.refresh()
@@ -224,16 +211,16 @@ class ContentTable:
             if len(wanted) == len(names):
                 new.append(metadata)
             elif wanted:
-                # A fragment of wanted and unwanted rows: write the wanted ones again.
+                # Only some rows of the fragment are wanted: write those again.
                 rows = self._table.read_fragment(metadata).take(pa.array(wanted))
                 new += self._table.write_fragments(rows.cast(self._schema))
         return new, len(seen)
 
     def remove(self, names: Collection[str]) -> None:
-        """Remove rows and give their space back; names that are not held are fine."""
+        """Remove rows and free their space; ids that are not held are ignored."""
         gone = [name for name in names if name in self._places]
-        for start in range(0, len(gone), _REMOVED_AT_ONCE):
-            without = sql_in(self._key, gone[start : start + _REMOVED_AT_ONCE])
+        for batch in batches_of(gone):
+            without = sql_in(self._key, batch)
 
             def attempt(base: LanceDataset, without: str | None = without) -> None:
                 if base.get_fragments():

@@ -1,14 +1,16 @@
-"""The state cache: rows at l_e of edits and probes, computed once for every job (METHOD.md 6).
+"""The state cache: hidden states at l_e of edits and probes, shared by all jobs (METHOD.md 6).
 
-    states/<backbone>-<layer>            one row an input
-    states/<backbone>-<layer>-images   one row an image: its pyramid
-    states/<backbone>-<layer>-uses/      who used what when (`UseLog`)
+    states/<backbone>-<layer>            one row per input
+    states/<backbone>-<layer>-images     one row per image: its pyramid
+    states/<backbone>-<layer>-uses/      which process used what, and when (`UseLog`)
 
-Content-addressed: a name says all that determines a row, so rows are never wrong, only missing.
-Deleting the folder, wholly or in part, at any time, costs the time to compute it again.
+Content-addressed: an id covers everything that determines a state, so rows are never wrong, only
+missing. Any part of the folder may be deleted at any time; it is then computed again.
 """
 
 import logging
+import time
+import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -18,11 +20,11 @@ from infra.cache.content_table import ContentTable, WrittenRows
 from infra.cache.state_rows import (
     IMAGE_SCHEMA,
     STATE_SCHEMA,
-    StateReader,
     StateWriter,
     WrittenStates,
+    to_pyramids,
+    to_states,
 )
-from infra.cache.use_log import UseLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
@@ -30,7 +32,11 @@ from liveedit_core.state_identity import StateIdentity
 from liveedit_core.states import LayerStates
 
 _SPARE_FRACTION = 0.05
-"""Of the budget, freed beyond what is needed, so that not every commit has to make room."""
+"""Of the budget, freed beyond what is needed, so that not every commit has to evict."""
+_ID_BYTES = 32
+_MIN_PAUSE_S = 60.0
+_KEPT_S = 86_400
+"""A record of states that are not committed yet is no use now, but soon will be."""
 
 _logger = logging.getLogger(__name__)
 
@@ -44,16 +50,72 @@ class MissingState(NamedTuple):
     """Empty for a text-only input."""
 
 
+class UseLog:
+    """Last use of states: objects `<prefix>/<time>-<token>` with the 32-byte ids of a process.
+
+    A process collects the ids that it used and overwrites its one object from time to time. If it
+    is killed, the uses of its last minute are lost, which costs at most a recomputation.
+    """
+
+    def __init__(self, store: ObjectStore, prefix: str) -> None:
+        """Begin with nothing used."""
+        self._store = store
+        self._prefix = prefix
+        self._token = uuid.uuid4().hex
+        self._used: set[str] = set()
+        self._key = ""
+        self._written_s = float("-inf")
+        self._num_written = 0
+
+    def record(self, names: Iterable[str]) -> None:
+        """Record used ids (sha256 in hex); stored at once, then at most once a minute."""
+        self._used.update(names)
+        is_due = time.monotonic() - self._written_s >= _MIN_PAUSE_S
+        if is_due and len(self._used) > self._num_written:
+            self.flush()
+
+    def flush(self) -> None:
+        """Store all uses, in place of the object that this process wrote before."""
+        earlier, now_us = self._key, time.time_ns() // 1000
+        self._key = f"{self._prefix}/{now_us:020d}-{self._token}"
+        self._store.put(self._key, b"".join(bytes.fromhex(name) for name in sorted(self._used)))
+        if earlier and earlier != self._key:
+            self._store.delete(earlier)
+        self._written_s, self._num_written = time.monotonic(), len(self._used)
+
+    def newest_first(self, held: Collection[str]) -> list[str]:
+        """The held ids by last use; deletes old objects that add nothing."""
+        rest = set(held)
+        ordered: list[str] = []
+        for key in reversed(self._store.list(f"{self._prefix}/")):
+            try:
+                data = self._store.get(key)
+            except IntegrityError:
+                continue  # its process has just replaced it
+            names = (data[i : i + _ID_BYTES].hex() for i in range(0, len(data), _ID_BYTES))
+            known = [name for name in names if name in rest]
+            ordered += known
+            rest.difference_update(known)
+            if not known and time.time() - _recorded_s(key) > _KEPT_S:
+                self._store.delete(key)
+        return ordered
+
+
+def _recorded_s(key: str) -> float:
+    """Seconds since 1970 at which an object was written, from its key."""
+    return int(key.rpartition("/")[2].partition("-")[0]) / 1e6
+
+
 class StateCache:
-    """States of one backbone, cut at one layer, in one number format."""
+    """States of one backbone at one layer, in one dtype."""
 
     def __init__(self, store: ObjectStore, identity: StateIdentity, *, max_bytes: int = 0) -> None:
-        """Open the cache, made empty when there is none.
+        """Open the cache, created empty when there is none.
 
         Args:
             store: Where it lives.
-            identity: What all its rows have in common. Rows of other formats or prompts live in
-                the same tables under other names.
+            identity: Common to all states. Other dtypes or prompt formats have other ids in the
+                same tables.
             max_bytes: Budget of all rows of the tables; 0 for none.
         """
         self.identity = identity
@@ -64,11 +126,10 @@ class StateCache:
         self._states = ContentTable(store, name, STATE_SCHEMA, key="state_id")
         self._images = ContentTable(store, f"{name}-images", IMAGE_SCHEMA, key="image_id")
         self._uses = UseLog(store, f"{name}-uses")
-        self._reader = StateReader(identity)
         self._is_warned = False
 
     def __reduce__(self) -> tuple[Callable[..., "StateCache"], tuple[object, ...]]:
-        """Pickle what names the cache; it is opened anew where it arrives."""
+        """Pickle the arguments; the cache is opened again in the other process."""
         return _opened, (self._store, self.identity, self.max_bytes)
 
     def __len__(self) -> int:
@@ -86,14 +147,13 @@ class StateCache:
         return StateWriter(self._states.uri, self._images.uri, self._options, self.identity)
 
     def ids(self, inputs: Iterable[BackboneInput]) -> list[str]:
-        """Names of inputs, in order."""
+        """Ids of inputs, in order."""
         return [self.identity.state_id(item) for item in inputs]
 
     def missing(self, inputs: Iterable[BackboneInput]) -> list[MissingState]:
-        """What would have to be encoded, each once, in order; notes the use of all inputs.
+        """What would have to be encoded, each once, in order; records the use of all inputs.
 
-        Args:
-            inputs: Looked at one by one, so they need not fit into memory.
+        Inputs are consumed one by one, so they need not fit into memory.
         """
         self.refresh()
         first: dict[str, MissingState] = {}
@@ -119,27 +179,28 @@ class StateCache:
     ) -> list[LayerStates | None]:
         """States of inputs, in order; None where the cache has none.
 
-        Others may have written meanwhile: where one is not known here, the newest version is looked
-        at.
-
-        Args:
-            inputs: Any number, repetitions included.
-            has_record: Note the use of all of them.
+        If one is not known here, the newest version is read, as others may have written meanwhile.
+        `has_record` records the use of all inputs.
         """
-        names = self.ids(inputs)
+        ids = self.ids(inputs)
+        found: dict[str, LayerStates] = {}
         try:
-            if any(name not in self._states for name in names):
+            if any(key not in self._states for key in ids):
                 self.refresh()
-            found = self._read(names)
-        except IntegrityError:
-            # Another process has evicted rows and dropped the version that was read here.
-            found = self._read_again(names)
-        except (StorageUnavailableError, ValueError) as error:
+            try:
+                found = self._read(ids)
+            except IntegrityError:
+                # Another process has evicted rows and deleted the version that was read here.
+                self.refresh()
+                found = self._read(ids)
+        except (IntegrityError, StorageUnavailableError, ValueError) as error:
             self._warn(error)
-            found = {}
         if has_record:
-            self._record(names)
-        return [found.get(name) for name in names]
+            try:
+                self._uses.record(ids)
+            except StorageUnavailableError as error:
+                self._warn(error)
+        return [found.get(key) for key in ids]
 
     def _read(self, names: Sequence[str]) -> dict[str, LayerStates]:
         held = [name for name in dict.fromkeys(names) if name in self._states]
@@ -148,35 +209,23 @@ class StateCache:
         rows = self._states.take(held)
         wanted = dict.fromkeys(name for name in rows.column("image_id").to_pylist() if name)
         known = [name for name in wanted if name in self._images]
-        pyramids = self._reader.pyramids(self._images.take(known)) if known else {}
-        states = self._reader.states(rows, pyramids)
-        found = zip(rows.column("state_id").to_pylist(), states, strict=True)
-        return {name: state for name, state in found if state is not None}
+        return to_states(rows, self._pyramids(known), self.identity)
 
-    def _record(self, names: Iterable[str]) -> None:
-        try:
-            self._uses.record(names)
-        except StorageUnavailableError as error:
-            self._warn(error)
+    def _pyramids(self, image_ids: Sequence[str]) -> dict[str, Tensor]:
+        if not image_ids:
+            return {}
+        return to_pyramids(self._images.take(image_ids), self.identity.dtype)
 
     def pyramids(self, images: Sequence[bytes]) -> dict[bytes, Tensor]:
         """Pyramids of those images that are held, float32 [E]."""
         names = {self.identity.image_id(image): image for image in images}
         known = [name for name in names if name in self._images]
         try:
-            rows = self._reader.pyramids(self._images.take(known)) if known else {}
+            found = self._pyramids(known)
         except (IntegrityError, StorageUnavailableError, ValueError) as error:
             self._warn(error)
             return {}
-        return {names[name]: pyramid_E for name, pyramid_E in rows.items()}
-
-    def _read_again(self, names: Sequence[str]) -> dict[str, LayerStates]:
-        try:
-            self.refresh()
-            return self._read(names)
-        except (IntegrityError, StorageUnavailableError, ValueError) as error:
-            self._warn(error)
-            return {}
+        return {names[name]: pyramid_E for name, pyramid_E in found.items()}
 
     def _warn(self, error: Exception) -> None:
         if not self._is_warned:
@@ -189,14 +238,9 @@ class StateCache:
             )
 
     def commit(self, written: WrittenStates, *, keep: Collection[str] = ()) -> bool:
-        """Make states visible, unless the budget forbids it.
+        """Show written states if the budget allows it; whether it did. Repeating is harmless.
 
-        Args:
-            written: From a `StateWriter`; committed twice it does no harm.
-            keep: Names of states that must not leave for these.
-
-        Returns:
-            Whether they are there now.
+        States whose ids are in `keep` are not evicted for them.
         """
         if not self.make_room(written.num_bytes, keep=keep):
             return False
@@ -206,20 +250,12 @@ class StateCache:
         return True
 
     def compact(self) -> None:
-        """Make random reads fast, after much was written in small pieces."""
+        """Make random reads fast after many small writes."""
         self._images.compact()
         self._states.compact()
 
     def make_room(self, num_bytes: int, *, keep: Collection[str] = ()) -> bool:
-        """Let the states go that were not used for the longest time, until there is room.
-
-        Args:
-            num_bytes: That will be added.
-            keep: Names of states that stay in any case.
-
-        Returns:
-            Whether there is room now.
-        """
+        """Evict least recently used states until `num_bytes` fit; whether they fit now."""
         if not self.max_bytes:
             return True
         self.refresh()
@@ -229,9 +265,9 @@ class StateCache:
         return self.num_bytes + num_bytes <= self.max_bytes
 
     def _evict(self, num_bytes: int, keep: Collection[str]) -> None:
-        names = self._states.names()
+        names = self._states.ids()
         used = self._uses.newest_first(names)
-        # Rows that no record names are older than any that one does.
+        # States without a recorded use are older than any with one.
         unused = dict.fromkeys(names)
         for name in used:
             del unused[name]
@@ -249,9 +285,9 @@ class StateCache:
             self._remove_orphans()
 
     def _remove_orphans(self) -> None:
-        """Images go with the last state that asks about them."""
+        """Remove images that no state refers to."""
         needed = set(self._states.column("image_id"))
-        self._images.remove([name for name in self._images.names() if name not in needed])
+        self._images.remove([name for name in self._images.ids() if name not in needed])
 
 
 def _opened(store: ObjectStore, identity: StateIdentity, max_bytes: int) -> StateCache:

@@ -1,7 +1,7 @@
 """States as rows of two tables: states, and the pyramids of their images.
 
-A pyramid stands once, however many prompts ask about its image. Tensors are bytes in the number
-format of the identity, as Arrow has no bfloat16.
+A pyramid is stored once, however many prompts are about its image. Tensors are bytes in the dtype
+of the identity, as Arrow has no bfloat16.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ IMAGE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class WrittenStates:
-    """What a worker wrote, not yet visible; small."""
+    """What a worker wrote and no version shows yet."""
 
     states: str
     """`WrittenRows` as text."""
@@ -58,7 +58,7 @@ class WrittenStates:
     num_states: int
     num_bytes: int
     num_left_out: int = 0
-    """States that the number format cannot hold; they are computed whenever they are needed."""
+    """States that the dtype cannot hold; they are computed whenever they are needed."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,14 @@ class StateWriter:
     def write(
         self, inputs: Sequence[BackboneInput], states: Sequence[LayerStates]
     ) -> WrittenStates:
-        """Write states as fragments that no version shows yet.
+        """Write the states of distinct inputs as fragments that no version shows yet.
 
-        Args:
-            inputs: What was encoded, each once.
-            states: Their states; one that is not finite at rest is left out.
+        A state that is not finite in the dtype of the cache is left out.
         """
         pairs = [
             (item, state)
             for item, state in zip(inputs, states, strict=True)
-            if can_hold(state, self.identity.dtype)
+            if _can_hold(state, self.identity.dtype)
         ]
         rows = [_state_row(self.identity, item, state) for item, state in pairs]
         images = {
@@ -133,58 +131,58 @@ def _image_row(identity: StateIdentity, image: bytes, pyramid_E: Tensor) -> dict
     }
 
 
-@dataclass(frozen=True)
-class StateReader:
-    """Turns rows back into states."""
-
-    identity: StateIdentity
-
-    def pyramids(self, rows: pa.Table) -> dict[str, Tensor]:
-        """Pyramid of each image, float32 [E]."""
-        columns = (rows.column(name).to_pylist() for name in ("image_id", "pyramid"))
-        return {name: self._tensor(data) for name, data in zip(*columns, strict=True)}
-
-    def states(self, rows: pa.Table, pyramids: Mapping[str, Tensor]) -> list[LayerStates | None]:
-        """States in the order of the rows; None where the image's row is missing."""
-        return [
-            self._state(row, pyramids)
-            if not row["image_id"] or row["image_id"] in pyramids
-            else None
-            for row in rows.to_pylist()
-        ]
-
-    def _state(self, row: Mapping[str, Any], pyramids: Mapping[str, Tensor]) -> LayerStates:
-        size = self.identity.hidden_size
-        image_start, image_stop, start, stop, target_start, target_stop = row["spans"]
-        return LayerStates(
-            hidden_TD=self._tensor(row["hidden"]).view(-1, size),
-            pyramid_E=pyramids[row["image_id"]] if row["image_id"] else torch.zeros(0),
-            target_embeddings_OD=self._tensor(row["target_embeddings"]).view(-1, size),
-            image_span=(image_start, image_stop),
-            prompt_span=(start, stop),
-            target_span=(target_start, target_stop),
-            target_ids_O=torch.tensor(row["target_ids"], dtype=torch.int64),
-            grid=tuple(row["grid"]) or None,
-        )
-
-    def _tensor(self, data: bytes) -> Tensor:
-        if not data:
-            return torch.zeros(0)
-        return torch.frombuffer(bytearray(data), dtype=_DTYPES[self.identity.dtype]).float()
+def to_pyramids(rows: pa.Table, dtype: StateDtype) -> dict[str, Tensor]:
+    """The pyramid of each image id, float32 [E], from rows of `IMAGE_SCHEMA`."""
+    columns = (rows.column(name).to_pylist() for name in ("image_id", "pyramid"))
+    return {name: _to_tensor(data, dtype) for name, data in zip(*columns, strict=True)}
 
 
-def can_hold(state: LayerStates, dtype: StateDtype) -> bool:
-    """Whether all numbers of a state stay finite in a number format."""
+def to_states(
+    rows: pa.Table, pyramids: Mapping[str, Tensor], identity: StateIdentity
+) -> dict[str, LayerStates]:
+    """States by id from rows of `STATE_SCHEMA`, without those whose image's row is missing."""
+    return {
+        row["state_id"]: _to_state(row, pyramids, identity)
+        for row in rows.to_pylist()
+        if not row["image_id"] or row["image_id"] in pyramids
+    }
+
+
+def _to_state(
+    row: Mapping[str, Any], pyramids: Mapping[str, Tensor], identity: StateIdentity
+) -> LayerStates:
+    size, dtype = identity.hidden_size, identity.dtype
+    image_start, image_stop, start, stop, target_start, target_stop = row["spans"]
+    return LayerStates(
+        hidden_TD=_to_tensor(row["hidden"], dtype).view(-1, size),
+        pyramid_E=pyramids[row["image_id"]] if row["image_id"] else torch.zeros(0),
+        target_embeddings_OD=_to_tensor(row["target_embeddings"], dtype).view(-1, size),
+        image_span=(image_start, image_stop),
+        prompt_span=(start, stop),
+        target_span=(target_start, target_stop),
+        target_ids_O=torch.tensor(row["target_ids"], dtype=torch.int64),
+        grid=tuple(row["grid"]) or None,
+    )
+
+
+def _to_tensor(data: bytes, dtype: StateDtype) -> Tensor:
+    if not data:
+        return torch.zeros(0)
+    return torch.frombuffer(bytearray(data), dtype=_DTYPES[dtype]).float()
+
+
+def _can_hold(state: LayerStates, dtype: StateDtype) -> bool:
+    """Whether all numbers of a state are finite in a dtype."""
     tensors = (state.hidden_TD, state.pyramid_E, state.target_embeddings_OD)
     return all(bool(tensor.to(_DTYPES[dtype]).isfinite().all()) for tensor in tensors)
 
 
-def at_rest(state: LayerStates, dtype: StateDtype) -> LayerStates:
-    """A state as it comes back from the cache, rounded; one that is never stored as it is.
+def rounded(state: LayerStates, dtype: StateDtype) -> LayerStates:
+    """A state as it comes back from the cache; one that cannot be stored stays as it is.
 
     So a state that is computed because its row is gone equals the one that was read before.
     """
-    if not can_hold(state, dtype):
+    if not _can_hold(state, dtype):
         return state
     kind = _DTYPES[dtype]
     return replace(

@@ -214,7 +214,7 @@ def test_images_go_with_their_last_state(store: ObjectStore) -> None:
     fill(cache, [question(1), question(1, "Who made it?"), question(2)])
     cache._states.remove(cache.ids([question(1), question(2)]))
     cache._remove_orphans()
-    assert cache._images.names() == [EXACT.image_id(image(1))]
+    assert cache._images.ids() == [EXACT.image_id(image(1))]
     cache._states.remove(cache.ids([question(1, "Who made it?")]))
     assert len(cache) == 0
     assert fill(cache, [question(3)])

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from infra.cache.use_log import UseLog
+from infra.cache.state_cache import UseLog
 from infra.storage.object_store import ObjectStore
 
 A, B, C = (letter * 64 for letter in "abc")
