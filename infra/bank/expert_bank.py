@@ -7,7 +7,9 @@ transaction. What keeps the effect exactly once, whatever process dies or is ret
 - of two edits of one subject the one with the larger sequence stays. The older row leaves in the
   same transaction that adds the newer one, so no version shows both or neither, and older
   versions keep the older one;
-- an edit that is removed in the request log leaves, and stays out, in the same way;
+- an edit that is removed in the request log leaves, and stays out, in the same way. A window is
+  only committed when every change of the log (`ChangeLog`) has been applied; a change makes a
+  version even when no row moves, so a window that was planned before it is planned again;
 - a commit succeeds only on top of the version on which it was decided (`Table.commit`), and only
   for the newest writer epoch (`WriterFence`).
 
@@ -17,105 +19,53 @@ order or fragments.
 
 import functools
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
-from lance import LanceDataset, LanceFragment
+from lance import LanceDataset
+from lance.fragment import FragmentMetadata
 
-from infra.bank.checksums import BankChecksums
-from infra.bank.committer import BankCommitter
-from infra.bank.fragments import FragmentWriter, WrittenFragment
-from infra.bank.history import BankHistory, BankVersion
-from infra.bank.matrix_place import MatrixPlace
-from infra.bank.reconciliation import all_held, held_of
+from infra.bank.fragments import RowKey, WrittenFragment
+from infra.bank.history import BankVersion
+from infra.bank.reconciliation import (
+    CommitPlan,
+    OlderRows,
+    all_held,
+    held_of,
+    plan_commit,
+    plan_rollback,
+    reconcile,
+)
 from infra.bank.schema import BankIdentity
-from infra.requests.change_log import ChangeKind
+from infra.bank.stored_bank import StoredBank
+from infra.requests.change_log import Change, ChangeKind, ChangeLog, removed_after
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, read_errors
+from infra.storage.tables import ConcurrentCommitError, Table, sql_in
 from infra.storage.writer_fence import WriterFence
-from liveedit_core.errors import IntegrityError, RepositoryMismatchError
-from liveedit_core.method.config import GeneratorConfig
-
-if TYPE_CHECKING:
-    from liveedit_core.method.repository import ExpertRepository
 
 
-class ExpertBank:
+class ExpertBank(StoredBank):
     """A bank in a store; open it with `open_or_create` or `open`.
 
-    A version of None is the newest one. Methods that read a version raise IntegrityError when it
-    no longer exists; methods that write raise WriterFencedError when a newer writer has taken over.
+    Methods that write need the epoch from `acquire_writer`, return the newest version, and raise
+    WriterFencedError when a newer writer has taken over.
     """
 
     def __init__(self, store: ObjectStore, name: str, table: Table, identity: BankIdentity) -> None:
-        """Wrap an open table; for the class methods."""
-        self.name = name
-        self.identity = identity
-        self.store = store
-        self._table = table
+        """Wrap an open table; use `open` or `open_or_create`."""
+        super().__init__(store, name, table, identity)
         self._fence = WriterFence(store, name)
-        self.checksums = BankChecksums(store, name)
-        self.versions = BankHistory(store, name, table)
-        """What each version changed, and tags."""
-
-    @classmethod
-    def open_or_create(cls, store: ObjectStore, name: str, identity: BankIdentity) -> "ExpertBank":
-        """The bank of this name, created empty when there is none.
-
-        Raises:
-            RepositoryMismatchError: It exists and was made for another backbone, generator, layer,
-                shape or embedding.
-        """
-        table = Table.open_or_create(store, f"banks/{name}", identity.schema())
-        found = BankIdentity.from_schema(table.schema, name)
-        found.check_same(identity, name)
-        return cls(store, name, table, found)
-
-    @classmethod
-    def open(cls, store: ObjectStore, name: str) -> "ExpertBank":
-        """An existing bank, whatever its identity; IntegrityError when there is none."""
-        table = Table(store, f"banks/{name}")
-        if not table.exists():
-            raise IntegrityError(f"there is no bank {name!r} in {store.root_uri}")
-        return cls(store, name, table, BankIdentity.from_schema(table.schema, name))
-
-    @property
-    def uri(self) -> str:
-        """Where the table is."""
-        return self._table.uri
-
-    @property
-    def version(self) -> int:
-        """The newest version."""
-        return int(self._table.latest().version)
-
-    def fragment_writer(self) -> FragmentWriter:
-        """The handle that workers write with."""
-        return FragmentWriter(self.uri, self.store.table_options(), self.identity, self.checksums)
-
-    def dataset(self, version: int | None = None) -> LanceDataset:
-        """A version as a Lance dataset."""
-        return self._table.at(version)
-
-    def read_fragment(self, fragment: LanceFragment) -> pa.Table:
-        """All rows of a fragment, removed ones included."""
-        return self._table.read_fragment(fragment.metadata)
-
-    def has_version(self, version: int) -> bool:
-        """Whether a version still exists; its record is kept when it is deleted."""
-        try:
-            self._table.at(version)
-        except IntegrityError:
-            return False
-        return True
+        self._changes = ChangeLog(store)
+        self._older_rows = OlderRows(table, self.versions, self.checksums)
+        self._removals_with_checksum: set[str] = set()
+        self._cached_state: BankVersion | None = None
 
     @functools.cached_property
-    def committer(self) -> BankCommitter:
-        """Writes versions."""
-        return BankCommitter(
-            self.store, self.name, self._table, self.fragment_writer(), self.versions
-        )
+    def _log(self) -> RequestLog:
+        return RequestLog(self.store)
 
     def acquire_writer(self) -> int:
         """Become the one committer: claim a new epoch, which fences every earlier writer.
@@ -134,7 +84,7 @@ class ExpertBank:
         kind: str = "window",
         author: str = "",
     ) -> int:
-        """Show new rows in one version, after all changes of the log.
+        """Show new rows in one version, after all changes of the log; none when no row is new.
 
         Args:
             fragments: What `FragmentWriter.write` returned, in any order, also repeatedly.
@@ -143,28 +93,67 @@ class ExpertBank:
             kind: "window", or "repair" for lost experts that were computed again.
             author: Who asked for it; "" for the windows of a job.
 
-        Returns:
-            The new version, or the newest one when no row is new.
-
         Raises:
             ConcurrentCommitError: Others committed first every time.
         """
         written = [WrittenFragment.from_json(text) for text in fragments]
-        return self.committer.commit(
-            written, epoch=epoch, message=message, kind=kind, author=author
-        )
+        subjects = {key.subject_id for fragment in written for key in fragment.keys}
+
+        def attempt(base: LanceDataset) -> int:
+            # The base is read before the epoch is checked: a commit that succeeds on it was not
+            # preceded by any commit of a newer writer. The same holds for changes of the log.
+            self._fence.check(epoch)
+            state = self._state(base)
+            changes = self._changes.read()
+            if state and state.last_change < len(changes):
+                raise ConcurrentCommitError(f"bank {self.name!r}: a change of the log comes first")
+            # Only rows of these subjects can be duplicates or superseded: the time of a commit
+            # does not depend on how many edits the bank holds.
+            held = held_of(base, subjects)
+            plan = plan_commit(held, written, removed=self._changes.removed())
+            if not plan.added:
+                return int(base.version)
+            record = self._record(
+                base,
+                epoch=epoch,
+                message=message,
+                kind=kind,
+                author=author,
+                num_superseded=len(plan.superseded),
+                last_change=len(changes),
+            )
+            new = self._wanted_fragments(base, written, plan)
+            return self._commit(base, record, new, plan.added, plan.superseded)
+
+        self.apply_changes(epoch=epoch)
+        return self._table.on_latest(attempt)
 
     def apply_changes(self, *, epoch: int) -> int:
         """Apply the changes of the log that the bank does not show yet, one version each.
 
         Every commit does so first; a job that may have nothing to commit calls it when it starts.
-        Returns the newest version.
         """
-        return self.committer.apply_changes(epoch)
+
+        def attempt(base: LanceDataset) -> int | None:
+            self._fence.check(epoch)
+            state = self._state(base)
+            changes = self._changes.read()
+            waiting = changes[state.last_change if state else 0 :]
+            if not waiting:
+                return int(base.version)
+            # An empty bank has nothing to change: one version takes all changes into account.
+            change = waiting[0] if state else waiting[-1]
+            self._apply(base, change, changes, epoch)
+            return None
+
+        while (version := self._table.on_latest(attempt)) is None:
+            pass
+        return version
 
     def has_waiting_changes(self) -> bool:
         """Whether the log holds changes that the newest version does not show."""
-        return self.committer.has_waiting_changes()
+        state = self._state(self._table.latest())
+        return len(self._changes.read()) > (state.last_change if state else 0)
 
     def remove(
         self, edit_ids: Collection[str], *, author: str, reason: str, epoch: int | None
@@ -182,9 +171,6 @@ class ExpertBank:
             epoch: From `acquire_writer`. None only stores the change: the current writer applies
                 it before its next window.
 
-        Returns:
-            The new version; the newest one if all of them were removed before.
-
         Raises:
             InputError: The log lacks one of the edits; nothing is removed then.
         """
@@ -201,6 +187,17 @@ class ExpertBank:
         """
         return self._change("restore", author, reason, epoch, restored=edit_ids)
 
+    def roll_back(self, version: int, *, author: str, reason: str, epoch: int) -> int:
+        """Make the newest version hold what an older one holds, by removing and restoring.
+
+        Requests that no version has shown yet stay pending.
+        """
+        self.apply_changes(epoch=epoch)
+        now, before = all_held(self._table.latest()), all_held(self._table.at(version))
+        removed, restored = plan_rollback(now, before, self._log.edits_of_subjects)
+        why = reason or f"back to version {version}"
+        return self._change("rollback", author, why, epoch, removed=removed, restored=restored)
+
     def _change(
         self,
         kind: ChangeKind,
@@ -214,101 +211,165 @@ class ExpertBank:
         """Store a change in the log, and apply it."""
         if epoch is not None:
             self._fence.check(epoch)
-        log = self.committer.log
-        log.subjects_of([*removed, *restored])
-        log.changes.append(
+        self._log.subjects_of([*removed, *restored])
+        self._log.changes.append(
             kind, removed=removed, restored=restored, bank=self.name, author=author, reason=reason
         )
         return self.version if epoch is None else self.apply_changes(epoch=epoch)
 
-    def roll_back(self, version: int, *, author: str, reason: str, epoch: int) -> int:
-        """Make the newest version hold what an older one holds, by removing and restoring.
-
-        Requests that no version has shown yet stay pending. Returns the new version; the newest
-        one if it holds the same edits already.
-        """
-        self.apply_changes(epoch=epoch)
-        removed, restored = self.committer.plan_rollback(self._table.at(version))
-        why = reason or f"back to version {version}"
-        return self._change("rollback", author, why, epoch, removed=removed, restored=restored)
-
-    def load_rows(self, columns: Sequence[str], version: int | None = None) -> pa.Table:
-        """Some columns of all rows of a version, sorted by sequence; others are not read."""
-        dataset = self._table.at(version)
-        with read_errors(self.uri):
-            rows = dataset.to_table(columns=[*dict.fromkeys([*columns, "sequence"])])
-        return rows.sort_by("sequence").select(list(columns))
-
-    def edit_ids(self, version: int | None = None) -> list[str]:
-        """The edits that a version holds, by sequence."""
-        ids: list[str] = self.load_rows(["edit_id"], version).column("edit_id").to_pylist()
-        return ids
-
-    def num_edits(self, version: int | None = None) -> int:
-        """How many experts a version holds."""
-        return int(self._table.at(version).count_rows())
-
-    def subject_sequences(
-        self, version: int | None = None, *, subject_ids: Collection[str] | None = None
-    ) -> dict[str, int]:
-        """Of each subject that a version holds, the sequence of its edit.
-
-        With `subject_ids` only these are looked up, in a time that does not grow with the bank.
-        """
-        dataset = self._table.at(version)
-        held = all_held(dataset) if subject_ids is None else held_of(dataset, subject_ids)
-        return {subject_id: key.sequence for subject_id, key in held.items()}
-
-    def pending_sequences(self, log: RequestLog) -> list[int]:
-        """Numbers of the requests that still need an expert here, rising.
-
-        A request is done when the newest version holds its edit, or a later edit of its subject.
-        Rejected and removed ones are not pending.
-        """
-        held = self.subject_sequences()
-        rejected = log.refused_sequences(self.name)
-        removed = log.changes.removed()
-        return sorted(
-            key.sequence
-            for key in log.request_keys()
-            if held.get(key.subject_id, 0) < key.sequence
-            and key.sequence not in rejected
-            and key.edit_id not in removed
-        )
-
-    def load_repository(
+    def replace_damaged(
         self,
-        config: GeneratorConfig,
-        version: int | None = None,
         *,
-        matrices: MatrixPlace = "auto",
-    ) -> "ExpertRepository":
-        """The experts of a version as tensors, sorted by sequence; see `MatrixPlace`.
+        fragment_ids: Sequence[int],
+        rows: pa.Table,
+        lost: Sequence[str],
+        num_edits: int,
+        version: int,
+        epoch: int,
+        message: str,
+        author: str,
+    ) -> int:
+        """Replace damaged fragments of the newest version by their undamaged rows.
+
+        Args:
+            fragment_ids: The damaged fragments.
+            rows: Their undamaged rows.
+            lost: Edits whose rows are gone; they become pending.
+            num_edits: Experts that remain.
+            version: The version that was verified.
+            epoch: From `acquire_writer`.
+            message: The reason.
+            author: Who repairs.
 
         Raises:
-            RepositoryMismatchError: The generator's sizes are not the bank's.
+            ConcurrentCommitError: There is a newer version than the verified one.
         """
-        for name in ("edit_layer", "hidden_size", "module_dim", "num_queries", "rank"):
-            here, there = getattr(config, name), getattr(self.identity, name)
-            if here != there:
-                raise RepositoryMismatchError(
-                    f"bank {self.name!r} has {name} {there}, the generator has {here}"
-                )
+        base = self._table.latest()
+        self._fence.check(epoch)
+        if base.version != version:
+            raise ConcurrentCommitError(
+                f"bank {self.name!r} has a newer version than the verified one, verify it again"
+            )
+        record = self._record(
+            base,
+            epoch=epoch,
+            message=message,
+            kind="repair",
+            author=author,
+            num_edits=num_edits,
+            num_removed=len(lost),
+            removed=tuple(lost),
+        )
+        new = self._write(rows.cast(base.schema)) if len(rows) else []
+        committed = self._table.commit(
+            base, new, without_fragments=fragment_ids, properties=record.properties()
+        )
+        self._cached_state = None
+        return committed
 
-        from infra.bank.reader import read_repository  # torch: the command line starts without it
+    def _write(self, rows: pa.Table) -> list[FragmentMetadata]:
+        return [fragment for fragment, _ in self.fragment_writer().write_table(rows)]
 
-        options = self.store.table_options()
-        return read_repository(self._table.at(version), config, options=options, matrices=matrices)
+    def _state(self, base: LanceDataset) -> BankVersion | None:
+        if self._cached_state is None or self._cached_state.version != base.version:
+            self._cached_state = self.versions.state_at(int(base.version))
+        return self._cached_state
 
-    def file_keys(self, version: int) -> list[str]:
-        """Keys in the store of all files that the rows of a version are in."""
-        paths: list[str] = []
+    def _record(self, base: LanceDataset, **values: Any) -> BankVersion:
+        """A record of the next version, which changes no rows so far."""
+        state = self._state(base)
+        common: dict[str, Any] = {
+            "version": int(base.version) + 1,
+            "committed_at": datetime.now(UTC),
+            "num_edits": int(base.count_rows()) if state is None else state.num_edits,
+            "num_added": 0,
+            "num_superseded": 0,
+            "first_sequence": 0,
+            "last_sequence": state.last_sequence if state else 0,
+            "last_change": state.last_change if state else 0,
+            "added": (),
+            "removed": (),
+        }
+        return BankVersion(**{**common, **values})
+
+    def _commit(
+        self,
+        base: LanceDataset,
+        record: BankVersion,
+        new: Sequence[FragmentMetadata],
+        added: Sequence[RowKey],
+        removed: Sequence[RowKey],
+    ) -> int:
+        """Commit rows with a record that lists them."""
+        sequences = [key.sequence for key in added]
+        record = replace(
+            record,
+            num_edits=record.num_edits + len(added) - len(removed),
+            num_added=len(added),
+            first_sequence=min(sequences, default=0),
+            last_sequence=max([record.last_sequence, *sequences]),
+            added=tuple(key.edit_id for key in added),
+            removed=tuple(key.edit_id for key in removed),
+        )
+        version = self._table.commit(
+            base,
+            new,
+            without=sql_in("edit_id", record.removed),
+            properties=record.properties(),
+        )
+        if removed:
+            self._write_removal_checksums(version)
+        self._cached_state = replace(record, version=version)
+        return version
+
+    def _write_removal_checksums(self, version: int) -> None:
+        """Write the missing checksums of a version's lists of removed rows.
+
+        Lance writes these lists during the commit. A process killed before this point leaves them
+        without a checksum; verification reports them, and the next removal writes it.
+        """
         for fragment in self._table.at(version).get_fragments():
-            paths += [f"data/{file.path}" for file in fragment.data_files()]
-            removed_rows = fragment.deletion_file()
-            paths += [removed_rows] if removed_rows else []
-        return [self.checksums.file_key(path) for path in sorted(paths)]
+            path = fragment.deletion_file()
+            if path and path not in self._removals_with_checksum:
+                if self.checksums.read(path) is None:
+                    self.checksums.write(path)
+                self._removals_with_checksum.add(path)
 
-    def history(self) -> list[BankVersion]:
-        """The records of all versions, oldest first."""
-        return list(self.versions.newest_first(self.version))[::-1]
+    def _wanted_fragments(
+        self, base: LanceDataset, written: Sequence[WrittenFragment], plan: CommitPlan
+    ) -> list[FragmentMetadata]:
+        new: list[FragmentMetadata] = []
+        for fragment, positions in zip(written, plan.positions, strict=True):
+            if len(positions) == len(fragment.keys):
+                new.append(fragment.metadata)
+            elif positions:
+                # Only some rows of the fragment are wanted: write those again.
+                rows = self._table.read_fragment(fragment.metadata).take(pa.array(positions))
+                new += self._write(rows.cast(base.schema))
+        return new
+
+    def _apply(
+        self, base: LanceDataset, change: Change, changes: Sequence[Change], epoch: int
+    ) -> None:
+        """Commit one change of the log."""
+        subjects = set(self._log.subjects_of(change.edit_ids).values())
+        result = reconcile(
+            held_of(base, subjects),
+            self._log.edits_of_subjects(subjects),
+            removed_after(changes[: change.number]),
+            lambda edit_ids: self._older_rows.find(base, edit_ids),
+        )
+        gone = set(change.removed)
+        num_removed = sum(key.edit_id in gone for key in result.removed)
+        record = self._record(
+            base,
+            epoch=epoch,
+            message=change.reason,
+            kind=change.kind,
+            author=change.author,
+            num_removed=num_removed,
+            num_superseded=len(result.removed) - num_removed,
+            last_change=change.number,
+        )
+        new = self._write(result.rows.cast(base.schema)) if result.rows else []
+        self._commit(base, record, new, result.added, result.removed)

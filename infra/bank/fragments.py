@@ -59,14 +59,10 @@ class FragmentWriter:
 
     def write_table(self, rows: pa.Table) -> list[tuple[FragmentMetadata, pa.Table]]:
         """Write rows of the bank's schema with their checksums; returns fragments and rows."""
-        written = []
-        start = 0
-        for fragment in write_rows(self.uri, rows, self.options):
-            part = rows.slice(start, fragment.num_rows)
+        written = write_rows(self.uri, rows, self.options)
+        for fragment, part in written:
             for file in fragment.files:
                 self.checksums.write(f"data/{file.path}", part)
-            written.append((fragment, part))
-            start += fragment.num_rows
         return written
 
 

@@ -91,18 +91,12 @@ class IntegrityReport:
 
     def content(self) -> dict[str, Any]:
         """For JSON output."""
+        content = {key: value for key, value in vars(self).items() if key != "damaged"}
         return {
-            "bank": self.bank,
-            "version": self.version,
-            "is_whole": self.is_whole,
-            "num_edits": self.num_edits,
-            "num_verified": self.num_verified,
-            "num_files": self.num_files,
-            "num_bytes": self.num_bytes,
+            **content,
             "files": [vars(item) for item in self.files],
             "edits": [vars(item) for item in self.edits],
-            "problems": self.problems,
-            "unchecked_files": self.unchecked_files,
+            "is_whole": self.is_whole,
             "damaged_edits": self.damaged_edits,
         }
 

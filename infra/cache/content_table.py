@@ -47,13 +47,12 @@ class WrittenRows:
         """Write rows beside a table; any process may, at any time."""
         if not len(rows):
             return cls(())
-        fragments = []
-        start = 0
-        for fragment in write_rows(uri, rows, options):
-            part = rows.slice(start, fragment.num_rows).column(key)
-            fragments.append((fragment, tuple(part.to_pylist())))
-            start += fragment.num_rows
-        return cls(tuple(fragments))
+        return cls(
+            tuple(
+                (fragment, tuple(part.column(key).to_pylist()))
+                for fragment, part in write_rows(uri, rows, options)
+            )
+        )
 
     def to_json(self) -> str:
         """As text, to send it from worker to driver."""

@@ -1,7 +1,7 @@
 """The table `rejects`: what was rejected and why. Used through `RequestLog`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -86,36 +86,23 @@ class RejectLog:
 
     def read(self) -> list[StoredReject]:
         """All rejections, in the order of writing."""
-        return [
-            StoredReject(
-                rejected=Rejected(
-                    line_number=row["line_number"],
-                    error_type=row["error_type"],
-                    message=row["message"],
-                    raw=row["raw"],
-                    edit_id=row["edit_id"],
-                ),
-                sequence=row["sequence"],
-                source=row["source"],
-                bank=row["bank"],
-                rejected_at=row["rejected_at"],
-            )
-            for row in self._table.latest().to_table().to_pylist()
-        ]
+        return [_from_row(row) for row in self._table.latest().to_table().to_pylist()]
 
 
 def _to_row(sequence: int | None, item: Rejected, source: str, bank: str) -> dict[str, Any]:
     return {
+        **vars(item),
+        "raw": item.raw[:MAX_RAW_CHARS],
         "sequence": sequence,
         "source": source,
-        "line_number": item.line_number,
         "bank": bank,
-        "edit_id": item.edit_id,
-        "error_type": item.error_type,
-        "message": item.message,
-        "raw": item.raw[:MAX_RAW_CHARS],
         "rejected_at": datetime.now(UTC),
     }
+
+
+def _from_row(row: dict[str, Any]) -> StoredReject:
+    rejected = Rejected(**{item.name: row.pop(item.name) for item in fields(Rejected)})
+    return StoredReject(rejected=rejected, **row)
 
 
 def _key(row: Mapping[str, Any]) -> tuple[object, ...]:

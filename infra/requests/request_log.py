@@ -24,6 +24,7 @@ from liveedit_core.schema import EditRequest
 
 _READ_ROWS = 32
 """Requests read at a time: images are large."""
+_REQUEST_COLUMNS = ("image_bytes", "prompt", "target", "image_uri", "submitter")
 
 _TABLE = "requests"
 _SCHEMA = pa.schema(
@@ -181,15 +182,11 @@ class RequestLog:
         """
         dataset = self._table.latest()
         numbers = dataset.to_table(columns=["sequence"]).column("sequence").to_pylist()
-        wanted = None if sequences is None else set(sequences)
-        places = sorted(
-            (number, row)
-            for row, number in enumerate(numbers)
-            if wanted is None or number in wanted
-        )
-        for start in range(0, len(places), _READ_ROWS):
-            rows = dataset.take([row for _, row in places[start : start + _READ_ROWS]])
-            for row in rows.to_pylist():
+        place_of = {number: place for place, number in enumerate(numbers)}
+        wanted = sorted(place_of if sequences is None else place_of.keys() & set(sequences))
+        for start in range(0, len(wanted), _READ_ROWS):
+            places = [place_of[number] for number in wanted[start : start + _READ_ROWS]]
+            for row in dataset.take(places).to_pylist():
                 yield _from_row(row)
 
     def headers(
@@ -305,35 +302,20 @@ def _admit(index: _Index, request: EditRequest) -> Admission:
 
 def _to_rows(accepted: Sequence[tuple[Admission, EditRequest]]) -> pa.Table:
     now = datetime.now(UTC)
-    return pa.Table.from_pylist(
-        [
-            {
-                "sequence": admission.sequence,
-                "edit_id": admission.edit_id,
-                "subject_id": admission.subject_id,
-                "prompt": request.prompt,
-                "target": request.target,
-                "image_digest": hashlib.sha256(request.image_bytes).hexdigest(),
-                "image_uri": request.image_uri,
-                "image_bytes": request.image_bytes,
-                "submitter": request.submitter,
-                "submitted_at": now,
-                "supersedes": admission.supersedes,
-            }
-            for admission, request in accepted
-        ],
-        schema=_SCHEMA,
-    )
+    rows = [
+        {
+            **{name: getattr(admission, name) for name in RequestKey._fields},
+            **{name: getattr(request, name) for name in _REQUEST_COLUMNS},
+            "image_digest": hashlib.sha256(request.image_bytes).hexdigest(),
+            "submitted_at": now,
+        }
+        for admission, request in accepted
+    ]
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
 
 def _from_row(row: dict[str, Any]) -> LoggedRequest:
-    request = EditRequest(
-        image_bytes=row["image_bytes"],
-        prompt=row["prompt"],
-        target=row["target"],
-        image_uri=row["image_uri"],
-        submitter=row["submitter"],
-    )
+    request = EditRequest(**{name: row[name] for name in _REQUEST_COLUMNS})
     if request.edit_id != row["edit_id"]:
         raise IntegrityError(
             f"request {row['sequence']} of the log hashes to {request.edit_id}, "

@@ -13,6 +13,7 @@ do not.
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -145,7 +146,7 @@ class Table:
 
     def write_fragments(self, rows: pa.Table) -> list[FragmentMetadata]:
         """Write rows as files of the table that no version shows yet."""
-        return write_rows(self.uri, rows, self._options)
+        return [fragment for fragment, _ in write_rows(self.uri, rows, self._options)]
 
     def read_fragment(self, fragment: FragmentMetadata) -> pa.Table:
         """All rows of a fragment, committed or not, removed ones included."""
@@ -229,13 +230,22 @@ class Table:
             sync_files(folder / name for name in names)
 
 
-def write_rows(uri: str, rows: pa.Table, options: Mapping[str, str]) -> list[FragmentMetadata]:
-    """Write rows as uncommitted files of the table at `uri`; any process may, at any time."""
+def write_rows(
+    uri: str, rows: pa.Table, options: Mapping[str, str]
+) -> list[tuple[FragmentMetadata, pa.Table]]:
+    """Write rows as uncommitted fragments of the table at `uri`; returns each with its rows.
+
+    Any process may do so at any time.
+    """
     with storage_errors(uri):
         fragments = write_fragments(
             rows, uri, schema=rows.schema, mode="append", storage_options=dict(options)
         )
-    return list(fragments)
+    ends = itertools.accumulate(fragment.num_rows for fragment in fragments)
+    return [
+        (fragment, rows.slice(end - fragment.num_rows, fragment.num_rows))
+        for fragment, end in zip(fragments, ends, strict=True)
+    ]
 
 
 def batches_of(texts: Sequence[str]) -> Iterator[Sequence[str]]:

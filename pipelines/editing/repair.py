@@ -118,7 +118,7 @@ def drop_damaged(
     """
     if not report.damaged:
         return report.version
-    return bank.committer.replace(
+    return bank.replace_damaged(
         fragment_ids=[fragment.fragment_id for fragment in report.damaged],
         rows=pa.concat_tables([fragment.undamaged_rows for fragment in report.damaged]),
         lost=report.damaged_edits,

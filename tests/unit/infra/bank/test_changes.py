@@ -160,7 +160,7 @@ def test_a_window_decided_before_a_removal_is_decided_again(
     life.facts = (*life.facts, ("door", "shut"))
     fragments = life.fragments(5)
     removals = iter([True])
-    commit = life.bank.committer._commit
+    commit = life.bank._commit
 
     def late(*arguments: object) -> int:
         if next(removals, False):
@@ -168,7 +168,7 @@ def test_a_window_decided_before_a_removal_is_decided_again(
             other.remove(life.ids(5), author="anna", reason="", epoch=life.epoch)
         return commit(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(life.bank.committer, "_commit", late)
+    monkeypatch.setattr(life.bank, "_commit", late)
     life.bank.commit(fragments, epoch=life.epoch)
     assert life.held() == [2, 3, 4]
 
@@ -244,7 +244,7 @@ def test_changes_of_two_processes_are_numbered_one_after_the_other(store: Object
 def test_a_repair_of_a_bank_that_moved_on_is_refused(life: Life) -> None:
     rows = life.bank.load_rows(["edit_id"]).slice(0, 0)
     with pytest.raises(ConcurrentCommitError, match="newer version than the verified"):
-        life.bank.committer.replace(
+        life.bank.replace_damaged(
             fragment_ids=[0],
             rows=rows,
             lost=[],

@@ -1,0 +1,171 @@
+"""A bank in a store, for reading: its versions, their rows, files and experts."""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Self
+
+import pyarrow as pa
+from lance import LanceDataset, LanceFragment
+
+from infra.bank.checksums import BankChecksums
+from infra.bank.fragments import FragmentWriter
+from infra.bank.history import BankHistory, BankVersion
+from infra.bank.matrix_place import MatrixPlace
+from infra.bank.reconciliation import all_held, held_of
+from infra.bank.schema import BankIdentity
+from infra.requests.request_log import RequestLog
+from infra.storage.object_store import ObjectStore
+from infra.storage.tables import Table, read_errors
+from liveedit_core.errors import IntegrityError, RepositoryMismatchError
+from liveedit_core.method.config import GeneratorConfig
+
+if TYPE_CHECKING:
+    from liveedit_core.method.repository import ExpertRepository
+
+
+class StoredBank:
+    """The reading half of `ExpertBank`.
+
+    A version of None is the newest one; a version that no longer exists is an IntegrityError.
+    """
+
+    def __init__(self, store: ObjectStore, name: str, table: Table, identity: BankIdentity) -> None:
+        """Wrap an open table; use `open` or `open_or_create`."""
+        self.name = name
+        self.identity = identity
+        self.store = store
+        self.checksums = BankChecksums(store, name)
+        self.versions = BankHistory(store, name, table)
+        """What each version changed, and tags."""
+        self._table = table
+
+    @classmethod
+    def open_or_create(cls, store: ObjectStore, name: str, identity: BankIdentity) -> Self:
+        """The bank of this name, created empty when there is none.
+
+        Raises:
+            RepositoryMismatchError: It exists and was made for another backbone, generator, layer,
+                shape or embedding.
+        """
+        table = Table.open_or_create(store, f"banks/{name}", identity.schema())
+        found = BankIdentity.from_schema(table.schema, name)
+        found.check_same(identity, name)
+        return cls(store, name, table, found)
+
+    @classmethod
+    def open(cls, store: ObjectStore, name: str) -> Self:
+        """An existing bank, whatever its identity; IntegrityError when there is none."""
+        table = Table(store, f"banks/{name}")
+        if not table.exists():
+            raise IntegrityError(f"there is no bank {name!r} in {store.root_uri}")
+        return cls(store, name, table, BankIdentity.from_schema(table.schema, name))
+
+    @property
+    def uri(self) -> str:
+        """Where the table is."""
+        return self._table.uri
+
+    @property
+    def version(self) -> int:
+        """The newest version."""
+        return int(self._table.latest().version)
+
+    def has_version(self, version: int) -> bool:
+        """Whether a version still exists; its record is kept when it is deleted."""
+        try:
+            self._table.at(version)
+        except IntegrityError:
+            return False
+        return True
+
+    def history(self) -> list[BankVersion]:
+        """The records of all versions, oldest first."""
+        return list(self.versions.newest_first(self.version))[::-1]
+
+    def fragment_writer(self) -> FragmentWriter:
+        """The handle that workers write with."""
+        return FragmentWriter(self.uri, self.store.table_options(), self.identity, self.checksums)
+
+    def dataset(self, version: int | None = None) -> LanceDataset:
+        """A version as a Lance dataset."""
+        return self._table.at(version)
+
+    def read_fragment(self, fragment: LanceFragment) -> pa.Table:
+        """All rows of a fragment, removed ones included."""
+        return self._table.read_fragment(fragment.metadata)
+
+    def file_keys(self, version: int) -> list[str]:
+        """Keys in the store of all files that the rows of a version are in."""
+        paths: list[str] = []
+        for fragment in self._table.at(version).get_fragments():
+            paths += [f"data/{file.path}" for file in fragment.data_files()]
+            removed_rows = fragment.deletion_file()
+            paths += [removed_rows] if removed_rows else []
+        return [self.checksums.file_key(path) for path in sorted(paths)]
+
+    def load_rows(self, columns: Sequence[str], version: int | None = None) -> pa.Table:
+        """Some columns of all rows of a version, sorted by sequence; others are not read."""
+        dataset = self._table.at(version)
+        with read_errors(self.uri):
+            rows = dataset.to_table(columns=[*dict.fromkeys([*columns, "sequence"])])
+        return rows.sort_by("sequence").select(list(columns))
+
+    def edit_ids(self, version: int | None = None) -> list[str]:
+        """The edits that a version holds, by sequence."""
+        ids: list[str] = self.load_rows(["edit_id"], version).column("edit_id").to_pylist()
+        return ids
+
+    def num_edits(self, version: int | None = None) -> int:
+        """How many experts a version holds."""
+        return int(self._table.at(version).count_rows())
+
+    def subject_sequences(
+        self, version: int | None = None, *, subject_ids: Collection[str] | None = None
+    ) -> dict[str, int]:
+        """Of each subject that a version holds, the sequence of its edit.
+
+        With `subject_ids` only these are looked up, in a time that does not grow with the bank.
+        """
+        dataset = self._table.at(version)
+        held = all_held(dataset) if subject_ids is None else held_of(dataset, subject_ids)
+        return {subject_id: key.sequence for subject_id, key in held.items()}
+
+    def pending_sequences(self, log: RequestLog) -> list[int]:
+        """Numbers of the requests that still need an expert here, rising.
+
+        A request is done when the newest version holds its edit, or a later edit of its subject.
+        Rejected and removed ones are not pending.
+        """
+        held = self.subject_sequences()
+        rejected = log.refused_sequences(self.name)
+        removed = log.changes.removed()
+        return sorted(
+            key.sequence
+            for key in log.request_keys()
+            if held.get(key.subject_id, 0) < key.sequence
+            and key.sequence not in rejected
+            and key.edit_id not in removed
+        )
+
+    def load_repository(
+        self,
+        config: GeneratorConfig,
+        version: int | None = None,
+        *,
+        matrices: MatrixPlace = "auto",
+    ) -> "ExpertRepository":
+        """The experts of a version as tensors, sorted by sequence.
+
+        Raises:
+            RepositoryMismatchError: The generator's sizes are not the bank's.
+        """
+        for name in ("edit_layer", "hidden_size", "module_dim", "num_queries", "rank"):
+            here, there = getattr(config, name), getattr(self.identity, name)
+            if here != there:
+                raise RepositoryMismatchError(
+                    f"bank {self.name!r} has {name} {there}, the generator has {here}"
+                )
+
+        from infra.bank.reader import read_repository  # torch: the command line starts without it
+
+        options = self.store.table_options()
+        return read_repository(self._table.at(version), config, options=options, matrices=matrices)
