@@ -1,9 +1,8 @@
-"""A pool of interchangeable actors with bounded work in flight, used by every group and pool.
+"""A pool of interchangeable actors with bounded work in flight; the base of every other pool.
 
-The driver hands over calls (`lambda actor: actor.method.remote(...)`); the least busy actor gets
-the next one. A call whose actor died is made again by Ray, which restarts the actor; a call that
-failed for a reason of infrastructure is made again here. Both a bounded number of times, so every
-call must be idempotent.
+The driver submits calls (`lambda actor: actor.method.remote(...)`); the least busy actor gets the
+next one. Ray restarts a dead actor and repeats its calls; this pool repeats calls that failed with
+an infrastructure error. Both a bounded number of times, so every call must be idempotent.
 """
 
 import logging
@@ -24,13 +23,13 @@ Call = Callable[[Any], "ray.ObjectRef[Any]"]
 START_TIMEOUT_S = 900.0
 _STILL_WAITING_AFTER_S = 60.0
 _UNAVAILABLE_S = 120.0
-"""How long actors of a node that is gone may take to start elsewhere."""
+"""How long the actors of a lost node may take to start elsewhere."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass
-class _Piece:
+class _PendingCall:
     key: int
     call: Call
     actor_index: int
@@ -38,7 +37,7 @@ class _Piece:
 
 
 class ActorPool:
-    """Actors of one kind; for the driver."""
+    """Actors of one kind, seen from the driver."""
 
     def __init__(self, name: str, actors: Sequence[Any], *, max_in_flight: int) -> None:
         """Take over actors that were just created.
@@ -46,22 +45,17 @@ class ActorPool:
         Args:
             name: For messages.
             actors: Handles, at least one.
-            max_in_flight: Most calls at one time; at least one an actor is always allowed.
+            max_in_flight: Most calls at one time; raised to one per actor if it is less.
         """
         self.name = name
         self._actors = list(actors)
         self._max_in_flight = max(max_in_flight, len(self._actors))
-        self._pieces: dict[ray.ObjectRef[Any], _Piece] = {}
-
-    @property
-    def num_in_flight(self) -> int:
-        """Calls made and not yet answered."""
-        return len(self._pieces)
+        self._pending: dict[ray.ObjectRef[Any], _PendingCall] = {}
 
     @property
     def has_room(self) -> bool:
         """Whether another call may be made now."""
-        return len(self._pieces) < self._max_in_flight
+        return len(self._pending) < self._max_in_flight
 
     @property
     def num_actors(self) -> int:
@@ -74,84 +68,75 @@ class ActorPool:
         self._max_in_flight = max(self._max_in_flight, len(self._actors))
 
     def submit(self, key: int, call: Call) -> None:
-        """Make a call on the least busy actor.
-
-        Args:
-            key: Comes back with the answer.
-            call: The call.
-        """
+        """Make a call on the least busy actor; its answer comes back under `key`."""
         load = [0] * len(self._actors)
-        for piece in self._pieces.values():
-            load[piece.actor_index] += 1
-        self._send(_Piece(key, call, load.index(min(load))))
+        for pending in self._pending.values():
+            load[pending.actor_index] += 1
+        self._send(_PendingCall(key, call, load.index(min(load))))
 
-    def _send(self, piece: _Piece) -> None:
-        self._pieces[piece.call(self._actors[piece.actor_index])] = piece
+    def _send(self, pending: _PendingCall) -> None:
+        self._pending[pending.call(self._actors[pending.actor_index])] = pending
 
     def finished(self, *, wait: bool) -> dict[int, Any]:
-        """Answers that have come, by key.
-
-        Args:
-            wait: Wait until there is one at least, if any call is in flight.
+        """Answers that have arrived, by key; with `wait`, at least one if any call is in flight.
 
         Raises:
             LiveEditError: A call failed for good.
         """
         answers: dict[int, Any] = {}
-        while self._pieces:
+        while self._pending:
             ready, _ = ray.wait(
-                list(self._pieces), num_returns=len(self._pieces), timeout=0, fetch_local=False
+                list(self._pending), num_returns=len(self._pending), timeout=0, fetch_local=False
             )
             if not ready and wait and not answers:
-                ready, _ = ray.wait(list(self._pieces), num_returns=1, timeout=1.0)
+                ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=1.0)
                 if not ready:
                     continue
             for ref in ready:
-                piece = self._pieces.pop(ref)
+                pending = self._pending.pop(ref)
                 try:
-                    answers[piece.key] = ray.get(ref)
+                    answers[pending.key] = ray.get(ref)
                 except ray.exceptions.ActorUnavailableError as error:
-                    self._wait_for_actor(piece, from_ray(error, self.name))
+                    self._retry_when_reachable(pending, from_ray(error, self.name))
                 except ray.exceptions.RayActorError as error:
-                    # Ray made the call again already, as often as `actor_options` says.
+                    # Ray has retried it already, as often as `actor_options` says.
                     raise from_ray(error, self.name) from error
                 except Exception as error:
-                    self._try_again(piece, from_ray(error, self.name))
+                    self._retry(pending, from_ray(error, self.name))
             if not wait or answers:
                 break
         return answers
 
-    def _try_again(self, piece: _Piece, error: Exception) -> None:
-        if not is_retryable(error) or piece.num_attempts >= MAX_ATTEMPTS:
+    def _retry(self, pending: _PendingCall, error: Exception) -> None:
+        if not is_retryable(error) or pending.num_attempts >= MAX_ATTEMPTS:
             raise error
-        _logger.warning("%s; attempt %d of %d", error, piece.num_attempts + 1, MAX_ATTEMPTS)
-        time.sleep(min(0.5 * 2**piece.num_attempts, 10.0))
-        piece.num_attempts += 1
-        piece.actor_index = (piece.actor_index + 1) % len(self._actors)
-        self._send(piece)
+        _logger.warning("%s; attempt %d of %d", error, pending.num_attempts + 1, MAX_ATTEMPTS)
+        time.sleep(min(0.5 * 2**pending.num_attempts, 10.0))
+        pending.num_attempts += 1
+        pending.actor_index = (pending.actor_index + 1) % len(self._actors)
+        self._send(pending)
 
-    def _wait_for_actor(self, piece: _Piece, error: Exception) -> None:
-        """Make a call again that found nobody, as soon as somebody is there.
+    def _retry_when_reachable(self, pending: _PendingCall, error: Exception) -> None:
+        """Retry a call once an actor is reachable.
 
-        Of a node that was pulled out nobody says that it is dead: for some seconds its actors do
-        not answer, and Ray uses up its attempts in the first of them. Then they start elsewhere. A
-        call that kills whoever takes it looks the same, but finds an actor each time: it is made
-        only so often.
+        For some seconds after a node was lost, its actors do not answer and are not yet known to
+        be dead: Ray uses up its own attempts in that time. Then the actors start elsewhere. A call
+        that kills every actor looks the same but finds an actor each time, so attempts are bounded.
         """
-        if piece.num_attempts >= MAX_ATTEMPTS:
+        if pending.num_attempts >= MAX_ATTEMPTS:
             raise error
-        piece.num_attempts += 1
-        _logger.warning("%s; trying again within %.0f s", error, _UNAVAILABLE_S)
+        pending.num_attempts += 1
+        _logger.warning("%s; retrying within %.0f s", error, _UNAVAILABLE_S)
         end_s = time.monotonic() + _UNAVAILABLE_S
-        while (index := self._reachable_actor(piece.actor_index)) is None:
+        while (index := self._reachable_actor(pending.actor_index)) is None:
             if time.monotonic() > end_s:
                 raise error
             time.sleep(1.0)
-        piece.actor_index = index
-        self._send(piece)
+        pending.actor_index = index
+        self._send(pending)
 
     def _reachable_actor(self, after: int) -> int | None:
-        """Number of the next actor that does not turn a call away; a busy one does not."""
+        """Index of the next actor that accepts calls; a busy one does."""
         count = len(self._actors)
         for index in ((after + step) % count for step in range(1, count + 1)):
             ready, _ = ray.wait([self._actors[index].__ray_ready__.remote()], timeout=2.0)
@@ -163,13 +148,13 @@ class ActorPool:
         return None
 
     def stream(self, calls: Iterable[Call]) -> Iterator[Any]:
-        """Answers in the order of the calls; calls are taken only as there is room.
+        """Answers in the order of the calls; the next call is taken only when there is room.
 
-        An answer is yielded as soon as it and its predecessors are there, at the latest after one
-        more call was taken from `calls`. What an earlier stream that failed left in flight is
-        dropped: its answers would be taken for those of this one.
+        An answer is yielded as soon as it and its predecessors have arrived, at the latest after
+        one more call was taken from `calls`. Calls that an earlier, failed stream left in flight
+        are dropped, so their answers are not mistaken for answers of this one.
         """
-        self._pieces.clear()
+        self._pending.clear()
         source = iter(calls)
         is_exhausted = False
         answers: dict[int, Any] = {}
@@ -191,11 +176,11 @@ class ActorPool:
                 return
             answers.update(self.finished(wait=not may_take))
 
-    def ask_first(self, call: Call) -> Any:
-        """Wait for the first actor to start, and ask it something.
+    def call_first(self, call: Call) -> Any:
+        """Wait for the first actor to start, and call it.
 
         Raises:
-            DeadlineError: The cluster gave no room for it in time.
+            DeadlineError: It did not start in time.
         """
         ref = call(self._actors[0])
         for timeout_s in (_STILL_WAITING_AFTER_S, START_TIMEOUT_S - _STILL_WAITING_AFTER_S):
@@ -214,23 +199,18 @@ class ActorPool:
         )
 
     def close(self) -> None:
-        """End the actors at once; what is in flight is dropped."""
-        self._pieces.clear()
+        """End the actors at once; calls in flight are dropped."""
+        self._pending.clear()
         for actor in self._actors:
             ray.kill(actor)
 
 
 def actor_options(*, num_cpus: float, node_resource: str = "") -> dict[str, Any]:
-    """Options of every actor of ours.
-
-    Args:
-        num_cpus: For Ray's placement.
-        node_resource: Custom resource that marks the nodes it may run on; "" for any node.
-    """
+    """Ray options of every actor; `node_resource` marks the nodes it may run on ("" for any)."""
     return {
         "num_cpus": num_cpus,
         "resources": {node_resource: 0.001} if node_resource else None,
-        # An actor may die any number of times in a long life, a call only so often.
+        # An actor may restart any number of times, a call is retried a bounded number of times.
         "max_restarts": -1,
         "max_task_retries": MAX_ATTEMPTS - 1,
     }

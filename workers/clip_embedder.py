@@ -28,11 +28,11 @@ class ClipEmbedder:
     """An OpenCLIP model of which only `encode_image` is used."""
 
     def __init__(self, name: str, model: Any, preprocess: Callable[[Image], torch.Tensor]) -> None:
-        """Wrap a model; use `load_clip_embedder`.
+        """Wrap a model in evaluation mode; use `load_clip_embedder`.
 
         Args:
             name: Identity of model and weights; embeddings of two names cannot be compared.
-            model: In evaluation mode.
+            model: Of open_clip.
             preprocess: RGB image to tensor [3, H, W].
         """
         self.name = name
@@ -43,13 +43,7 @@ class ClipEmbedder:
 
     @torch.inference_mode()
     def embed(self, images: Sequence[bytes]) -> npt.NDArray[np.float32]:
-        """Embed encoded images.
-
-        Args:
-            images: PNG, JPEG, WebP or GIF; at least one.
-
-        Returns:
-            float32 [B, C], each row of length 1.
+        """Embed at least one PNG, JPEG, WebP or GIF image: float32 [B, C], rows of length 1.
 
         Raises:
             InputError: An image cannot be decoded.

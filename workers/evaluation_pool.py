@@ -1,4 +1,4 @@
-"""The evaluation pool: what the driver sees of all evaluation workers. Data parallel over cases."""
+"""The evaluation workers as the driver sees them. Data parallel over cases."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -9,12 +9,12 @@ import ray
 
 from liveedit_core.method.repository import ExpertRepository
 from workers.actor_pool import ActorPool, Call
-from workers.evaluation_worker import EvaluationWorker, Preparation, Scores
+from workers.evaluation_worker import Scores
 from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit
 from workers.shared_repository import SharedRepository
 
 _UNITS_PER_WORKER = 4
-"""So many waiting units for each worker are worth starting another one."""
+"""Another worker starts when more units than this wait for each worker."""
 
 _UnitKey = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -27,7 +27,7 @@ class _Job:
 
 
 class EvaluationPool:
-    """Scores units in other processes while the driver goes on."""
+    """Scores units in other processes while the driver continues."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class EvaluationPool:
         max_in_flight: int,
         keeps_prepared: bool,
     ) -> None:
-        """Start the first actor; the others start when there is enough to do for them.
+        """Start the first actor; the others start when there is enough work for them.
 
         Args:
             start_actor: Starts an `EvaluationActor`.
@@ -56,8 +56,8 @@ class EvaluationPool:
         self._keeps_prepared = keeps_prepared
 
     def describe(self) -> GeneratorFacts:
-        """Which models the workers hold; waits until the first has started."""
-        facts: GeneratorFacts = self._pool.ask_first(lambda actor: actor.describe.remote())
+        """The models of the workers; waits until the first has started."""
+        facts: GeneratorFacts = self._pool.call_first(lambda actor: actor.describe.remote())
         return facts
 
     @property
@@ -72,9 +72,9 @@ class EvaluationPool:
 
         Args:
             bank_version: Comes back with each result.
-            repository: Its experts; put into the object store once, and read from there by all
-                actors of a node without a copy.
-            units: Pieces of work; one that was scored before is not encoded again.
+            repository: Its experts; put into the object store once, where all actors of a node read
+                them without a copy.
+            units: Pieces of work; a unit that was scored before is not encoded again.
         """
         shared = ray.put(SharedRepository.of(repository))
         for unit in units:
@@ -83,10 +83,7 @@ class EvaluationPool:
         self._fill()
 
     def collect(self, *, wait: bool) -> list[ScoredUnit]:
-        """Units that are done.
-
-        Args:
-            wait: Wait until there is one at least, if any was submitted.
+        """Units that are done; with `wait`, at least one if any was submitted.
 
         Raises:
             LiveEditError: A unit failed for good.
@@ -101,17 +98,17 @@ class EvaluationPool:
         return [self._scored(self._jobs.pop(key), scores) for key, scores in answers.items()]
 
     def drop(self) -> None:
-        """Forget the units that wait; those in progress end, and nobody collects them."""
+        """Forget all units; the results of those in progress are ignored."""
         self._queue.clear()
         self._jobs.clear()
 
     def close(self) -> None:
-        """End the actors; what waits is dropped."""
+        """End the actors; waiting units are dropped."""
         self._queue.clear()
         self._pool.close()
 
     def _fill(self) -> None:
-        """Keep the workers busy; one more of them where the queue is long."""
+        """Keep the workers busy; start another one if the queue is long."""
         num_actors = self._pool.num_actors
         if num_actors < self._num_workers and len(self._queue) > _UNITS_PER_WORKER * num_actors:
             self._pool.add(self._start_actor())
@@ -126,7 +123,7 @@ class EvaluationPool:
         def make(actor: Any) -> Any:
             nonlocal is_retry
             if is_retry or job.unit.key not in self._prepared:
-                # Whatever was lost may have been the preparation: make it again.
+                # The preparation may be what was lost: repeat it.
                 self._prepared[job.unit.key] = actor.prepare.remote(job.unit)
             is_retry = True
             return actor.score.remote(self._prepared[job.unit.key], job.repository, job.unit)
@@ -144,52 +141,3 @@ class EvaluationPool:
             results=scores.results,
             duration_s=scores.score_s + prepare_s,
         )
-
-
-class InlineEvaluator:
-    """The interface of `EvaluationPool` with one plain worker, in this process."""
-
-    def __init__(self, worker: EvaluationWorker) -> None:
-        """Use a worker.
-
-        Args:
-            worker: Does all the work, at `collect`.
-        """
-        self._worker = worker
-        self._queue: deque[_Job] = deque()
-        self._prepared: dict[_UnitKey, Preparation] = {}
-
-    def describe(self) -> GeneratorFacts:
-        """Which models the worker holds."""
-        return self._worker.describe()
-
-    @property
-    def num_waiting(self) -> int:
-        """Units submitted and not yet collected."""
-        return len(self._queue)
-
-    def submit(
-        self, bank_version: int, repository: ExpertRepository, units: Sequence[EvaluationUnit]
-    ) -> None:
-        """Queue the evaluation of one bank version."""
-        shared = SharedRepository.of(repository)
-        self._queue += [_Job(bank_version, shared, unit) for unit in units]
-
-    def drop(self) -> None:
-        """Forget the units that wait."""
-        self._queue.clear()
-
-    def collect(self, *, wait: bool) -> list[ScoredUnit]:
-        """Score the next unit; nothing is in progress between calls, so `wait` changes nothing."""
-        if not self._queue:
-            return []
-        job = self._queue.popleft()
-        unit = job.unit
-        if unit.key not in self._prepared:
-            self._prepared[unit.key] = self._worker.prepare(unit)
-        scores = self._worker.score(self._prepared[unit.key], job.repository, unit)
-        return [
-            ScoredUnit(
-                bank_version=job.bank_version, results=scores.results, duration_s=scores.score_s
-            )
-        ]

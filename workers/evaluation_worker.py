@@ -1,14 +1,14 @@
 """The evaluation worker: cases and a bank version in, one result for each probe out.
 
 Owns: one frozen backbone and one trained generator, loaded when it starts; no other state.
-    With a state cache it reads the rows of known probes there and adds those of new ones; with a
-    table of answers the same for what the unedited backbone says.
+    With a state cache it reads the hidden states of known probes and adds those of new ones; with
+    an answer table it does the same for the answers of the unedited backbone.
 Receives: units to prepare (their probes are encoded up to layer l_e once, METHOD.md 6), and
-    prepared units to score against the experts of one pinned bank version. Both live in Ray's
-    object store, so any worker can score any unit; the experts lie there once a node.
+    prepared units to score against the experts of one pinned bank version. Both are in Ray's object
+    store, so any worker can score any unit; the experts are there once a node.
 Returns: prepared units; results.
-When it dies: nothing is lost. The pool starts the process again, and encodes and scores the
-    unfinished units again; results already stored are not asked for again.
+When it dies: nothing is lost. The pool restarts the process, and encodes and scores the unfinished
+    units again; stored results are not computed again.
 """
 
 import time
@@ -46,7 +46,7 @@ class Scores:
 
     results: tuple[ProbeResult, ...]
     prepare_s: float
-    """What the preparation had taken, once."""
+    """Duration of the preparation."""
     score_s: float
 
 
@@ -67,12 +67,12 @@ class EvaluationWorker:
         """Load the models.
 
         Args:
-            models: Which ones.
+            models: Backbone and generator.
             batch_size: Probes in one forward pass.
             max_new_tokens: Longest answer under free generation.
             num_threads: Threads of torch in this process.
             cache: Of states; None computes them all.
-            answers_uri: Root of the store that holds unedited answers; "" computes them all.
+            answers_uri: Root of the store with the unedited answers; "" computes them all.
         """
         limit_threads(num_threads)
         generator = models.load_generator()
@@ -84,7 +84,7 @@ class EvaluationWorker:
         self._max_new_tokens = max_new_tokens
 
     def describe(self) -> GeneratorFacts:
-        """Which models these are."""
+        """The models of this worker."""
         editor = self._scorer.editor
         return GeneratorFacts(
             backbone_digest=editor.backbone.digest,
@@ -94,11 +94,7 @@ class EvaluationWorker:
 
     @converted_failures
     def prepare(self, unit: EvaluationUnit) -> Preparation:
-        """Encode the probes of a unit, whatever the bank will be.
-
-        Args:
-            unit: At least one case.
-        """
+        """Encode the probes of a unit, independently of the bank."""
         start_s = time.perf_counter()
         has_free = FREE_GENERATION in unit.protocols
         prepared = self._scorer.prepare(
@@ -114,13 +110,7 @@ class EvaluationWorker:
     def score(
         self, preparation: Preparation, shared: SharedRepository, unit: EvaluationUnit
     ) -> Scores:
-        """Score a prepared unit with the experts of one bank version.
-
-        Args:
-            preparation: From `prepare`, of this or another worker.
-            shared: Experts of the version.
-            unit: Says how to score.
-        """
+        """Score a unit that this or another worker prepared with the experts of a bank version."""
         start_s = time.perf_counter()
         repository = shared.repository()
         results: list[ProbeResult] = []
@@ -138,7 +128,7 @@ class EvaluationWorker:
 def _parts(
     prepared: PreparedCases, repository: ExpertRepository, unit: EvaluationUnit
 ) -> list[tuple[PreparedCases, ExpertRepository]]:
-    """Probes that are asked against the same experts, and these experts."""
+    """Groups of probes that are scored against the same experts, with these experts."""
     if not unit.groups:
         return [(prepared, repository)]
     group_of = {case.case_id: group for case, group in zip(unit.cases, unit.groups, strict=True)}

@@ -2,11 +2,10 @@
 
 Owns: one image-embedding model, loaded when it starts; no other state.
 Receives: micro-batches of experts with their images, and the handle to write with.
-Returns: the fragments it wrote, as texts that the driver can commit. Nothing that it writes is
-    visible before that. An expert or embedding with NaN is a refusal, never an exception.
-When it dies: nothing is lost. The pool starts the process again and sends the unfinished batches
-    again; files that the dead one left are never committed, and a row that were committed twice
-    would be skipped by its edit_id.
+Returns: the fragments it wrote, as texts that the driver can commit; nothing is visible before
+    that. An expert or embedding with NaN is a refusal, never an exception.
+When it dies: nothing is lost. The pool restarts the process and sends the unfinished batches again;
+    files of the dead process are never committed, and a second row of an edit_id would be skipped.
 """
 
 import time
@@ -47,7 +46,7 @@ class ExpertEmbeddingWorker:
         """Load the model.
 
         Args:
-            load_embedder: Picklable; called once, here.
+            load_embedder: Picklable; called once.
             batch_size: Images in one forward pass.
             num_threads: Threads of torch in this process.
         """
@@ -56,19 +55,15 @@ class ExpertEmbeddingWorker:
         self._batch_size = batch_size
 
     def describe(self) -> EmbedderFacts:
-        """Which embedding is computed here."""
+        """The embedding that this worker computes."""
         return EmbedderFacts(model=self._embedder.name, size=self._embedder.size)
 
     @converted_failures
     def write(self, batch: GeneratedBatch, writer: FragmentWriter) -> WrittenBatch:
-        """Embed the images of a batch and write its experts as fragments.
-
-        Args:
-            batch: From a generator worker.
-            writer: Handle of the bank.
+        """Embed the images of a batch and write its experts as fragments of the bank.
 
         Raises:
-            StorageUnavailableError: The store did not take them; writing again does no harm.
+            StorageUnavailableError: The write failed; it can be repeated.
         """
         start_s = time.perf_counter()
         rows: list[ExpertRow] = []
@@ -99,7 +94,7 @@ class ExpertEmbeddingWorker:
         return (self.write(batch, writer) for batch in batches)
 
     def close(self) -> None:
-        """Nothing to give back before this process ends."""
+        """Nothing to release."""
 
 
 def _row(item: GeneratedExpert, embedding: npt.NDArray[np.float32]) -> ExpertRow:

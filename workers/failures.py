@@ -1,10 +1,9 @@
-"""Failures at the border between driver and workers, sorted into two kinds.
+"""Failures between driver and workers, sorted into two kinds.
 
-Data errors (`retryable` is False) come back at once and are never retried. Infrastructure errors
-(`retryable` is True) are tried again a bounded number of times. Inside an actor
-`converted_failures` turns what libraries raise about the outside world into our errors; on the
-driver `from_ray` turns the loss of a process or node into `WorkerLostError`. Anything else is a
-fault of the program and travels unchanged, with its traceback.
+Data errors (`retryable` is False) are never retried. Infrastructure errors (`retryable` is True)
+are retried a bounded number of times. In an actor, `converted_failures` turns connection and memory
+errors into ours; on the driver, `from_ray` turns the loss of a process or node into
+`WorkerLostError`. Any other exception is a bug and is raised unchanged, with its traceback.
 """
 
 import functools
@@ -14,14 +13,10 @@ from typing import ParamSpec, TypeVar
 import ray.exceptions
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from liveedit_core.errors import (
-    LiveEditError,
-    StorageUnavailableError,
-    WorkerLostError,
-)
+from liveedit_core.errors import LiveEditError, StorageUnavailableError, WorkerLostError
 
 MAX_ATTEMPTS = 4
-"""How often one piece of work is tried before its infrastructure error ends the job."""
+"""Attempts of one piece of work before its infrastructure error ends the job."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -37,12 +32,12 @@ _LOST = (
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether trying again may help."""
+    """Whether a retry may help."""
     return isinstance(error, LiveEditError) and error.retryable
 
 
 def converted_failures(method: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Let a worker's method raise our errors where the outside world failed."""
+    """Make a worker's method raise our errors for connection and memory errors."""
 
     @functools.wraps(method)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -61,12 +56,7 @@ def converted_failures(method: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def from_ray(error: Exception, pool: str) -> Exception:
-    """The error behind what `ray.get` raised.
-
-    Args:
-        error: As raised on the driver.
-        pool: Name of the pool, for the message.
-    """
+    """The cause of what `ray.get` raised; `pool` is its name, for the message."""
     if isinstance(error, ray.exceptions.RayTaskError):
         cause = error.cause
         if isinstance(cause, LiveEditError):
@@ -82,14 +72,11 @@ def from_ray(error: Exception, pool: str) -> Exception:
 
 
 class WorkerStartError(LiveEditError):
-    """A worker cannot be constructed; it would fail the same way again."""
+    """A worker cannot be constructed; a retry would fail the same way."""
 
 
 def retried(action: Callable[[], _T]) -> _T:
-    """Do something in the outside world; again, with pauses, when infrastructure fails.
-
-    Args:
-        action: Idempotent, as every write of ours.
+    """Retry an idempotent action, with growing pauses, while it fails with infrastructure errors.
 
     Raises:
         LiveEditError: The last infrastructure error, or a data error at once.

@@ -1,7 +1,7 @@
-"""A gang: several actors, the ranks, that act as one. For the process that owns them.
+"""A gang: several actors, the ranks, that act as one, seen from the process that owns them.
 
-Every call goes to all ranks, as they compute together. When one dies, the others cannot go on: the
-gang is started anew as a whole, and its owner repeats what was lost.
+Every call goes to all ranks, as they compute together. When one dies, the others cannot continue:
+the whole gang is restarted, and its owner repeats what was lost.
 """
 
 import logging
@@ -26,9 +26,9 @@ from workers.sharding_config import ShardingSection
 _PEER_FAILURE = re.compile(
     r"closed by peer|connection reset|broken pipe|timed out|timeout|socket|gloo|nccl", re.IGNORECASE
 )
-"""How collectives of torch name the loss of a peer; they have no exception class of their own."""
+"""Torch's collectives have no exception class for a lost peer, only these messages."""
 _GRACE_S = 5.0
-"""How long a first failure waits for the one that caused it."""
+"""How long to wait for the failure that caused a lost peer."""
 
 _logger = logging.getLogger(__name__)
 
@@ -56,10 +56,10 @@ class Gang:
     """Actors with `rendezvous()` and `join(rendezvous)`.
 
     Args:
-        name: for messages.
-        create: makes the actor of a rank, from Ray's options and the rank.
-        sharding: how many, and on what.
-        node_resource: custom resource of the nodes to run on; "" for any.
+        name: For messages.
+        create: Starts the actor of a rank, from Ray's options and the rank.
+        sharding: Number and resources of the ranks.
+        node_resource: Custom resource of the nodes to run on; "" for any.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Gang:
 
     @property
     def is_up(self) -> bool:
-        """Whether the ranks have met and none is known to be lost."""
+        """Whether the ranks are connected and none is known to be lost."""
         return bool(self._actors)
 
     @property
@@ -88,17 +88,17 @@ class Gang:
         return list(self._actors)
 
     def start(self) -> None:
-        """Start all ranks and let them meet.
+        """Start and connect all ranks.
 
         Raises:
-            WorkerLostError: A rank died meanwhile, or the port was taken; trying again may help.
+            WorkerLostError: A rank died, or the port was taken; a retry may help.
             DeadlineError: The cluster has no room, or a rank did not answer in time.
             WorkerStartError: A rank cannot be constructed.
         """
         self.close()
         start_s = time.perf_counter()
         sharding = self._sharding
-        group = self._room()
+        group = self._reserve()
         options = {
             "num_cpus": sharding.cpus_per_shard,
             "num_gpus": sharding.gpus_per_shard,
@@ -109,14 +109,14 @@ class Gang:
             self._create(options | _place(group, rank), rank) for rank in range(sharding.shards)
         ]
         timeout_s = sharding.start_timeout_s
-        # All are asked, so that none waits for a peer that still loads.
+        # Calling all of them waits until every rank has loaded.
         meeting = self.ask(lambda actor: actor.rendezvous.remote(), timeout_s=timeout_s)[0]
         if sharding.shards > 1:
             self.ask(lambda actor: actor.join.remote(meeting), timeout_s=timeout_s)
         _logger.info("%s: up in %.1f s", self.name, time.perf_counter() - start_s)
 
-    def _room(self) -> PlacementGroup:
-        """Room for all ranks at once, so that two gangs never wait for each other's half."""
+    def _reserve(self) -> PlacementGroup:
+        """Reserve resources for all ranks at once, so that two gangs cannot deadlock."""
         sharding = self._sharding
         wanted = {"CPU": sharding.cpus_per_shard, "GPU": float(sharding.gpus_per_shard)}
         wanted |= {self._node_resource: 0.001} if self._node_resource else {}
@@ -134,13 +134,13 @@ class Gang:
         """Make a call on all ranks; the answers by rank. After any failure the gang is down.
 
         Args:
-            call: the call.
-            timeout_s: how long it may take; None where the ranks watch each other.
+            call: The call.
+            timeout_s: None if the ranks time out on each other.
 
         Raises:
             WorkerLostError: A rank was lost; `start` and repeat.
             DeadlineError: A rank did not answer in time.
-            LiveEditError: A rank refused for a reason of its own.
+            LiveEditError: A rank raised an error of its own.
         """
         calls = [call(actor) for actor in self._actors]
         waiting, errors = list(calls), list[Exception]()
@@ -162,7 +162,7 @@ class Gang:
         return [ray.get(ref) for ref in calls]
 
     def _cause(self, errors: list[Exception]) -> Exception:
-        """The failure that the others followed from."""
+        """The failure that caused the others."""
         own = [error for error in errors if not _is_peer_failure(error)]
         if own:
             return own[0]
@@ -179,7 +179,7 @@ class Gang:
 
 
 def _place(group: PlacementGroup, rank: int) -> dict[str, Any]:
-    """Options that put a rank where room was made for it."""
+    """Options that place a rank in its reserved bundle."""
     strategy = PlacementGroupSchedulingStrategy(
         placement_group=group, placement_group_bundle_index=rank
     )
@@ -196,11 +196,12 @@ def _is_peer_failure(error: Exception) -> bool:
 
 
 def retried_on_loss(gang: Gang, action: Callable[[], Any], max_rebuilds: int) -> Any:
-    """Do something with a gang; again, from the start, when it was lost.
+    """Repeat an action while it fails because the gang was lost.
 
     Args:
-        action: starts the gang if it is not up, and brings it to where it must be.
-        max_rebuilds: how often at most.
+        gang: Is closed after each failure.
+        action: Restarts the gang if it is down, and restores its state.
+        max_rebuilds: Most repetitions.
 
     Raises:
         LiveEditError: It was lost too often, or failed for another reason.
@@ -212,7 +213,5 @@ def retried_on_loss(gang: Gang, action: Callable[[], Any], max_rebuilds: int) ->
             gang.close()
             if not is_retryable(error) or attempt == max_rebuilds:
                 raise
-            _logger.warning(
-                "%s; building the gang anew, %d of %d", error, attempt + 1, max_rebuilds
-            )
+            _logger.warning("%s; restarting the gang, %d of %d", error, attempt + 1, max_rebuilds)
     raise AssertionError("unreachable")

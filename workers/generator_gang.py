@@ -1,13 +1,12 @@
 """One generator over several processes: a gang of shards, and the actor that makes it act as one.
 
 Owns: each shard a part of the weights (DeepSpeed ZeRO-3) of the image tower, the layers up to l_e
-    and the generator; the layers after l_e write no expert and are not held. `GeneratorGang` owns
-    the shards.
+    and the generator; the layers after l_e are not needed. `GeneratorGang` owns the shards.
 Receives: micro-batches of numbered requests; the gang sends each to all shards, which take equal
-    parts of it, filled up with repetitions, as all must compute the same number of times.
+    parts of it, padded with repetitions, as all must run the same number of forward passes.
 Returns: what `GeneratorWorker` returns.
-When a shard dies: the gang is built anew and the micro-batch sent again. When the gang's actor
-    dies: its shards die with it, and Ray starts it again.
+When a shard dies: the gang is restarted and the micro-batch sent again. When the gang's actor dies:
+    its shards die with it, and Ray restarts it.
 """
 
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from workers.sharding_config import ShardingSection
 
 
 class ExpertWriter(nn.Module):
-    """All that writes an expert, as one module that can be sharded."""
+    """Everything that computes an expert, as one module that can be sharded."""
 
     def __init__(self, editor: Editor, backbone: TrainableBackbone) -> None:
         super().__init__()
@@ -41,19 +40,12 @@ class ExpertWriter(nn.Module):
         self.generator = editor.generator
 
     def forward(self, requests: Sequence[EditRequest]) -> list[Expert]:
-        """Experts, which may hold NaN."""
+        """Experts, not checked for NaN."""
         return self.editor.unchecked_experts(requests)
 
 
 class GeneratorShard(GeneratorWorker):
-    """One rank of a gang.
-
-    Args:
-        models: which ones.
-        limits: of requests.
-        sharding: how many ranks.
-        rank: which of them this is.
-    """
+    """One rank of a gang."""
 
     @converted_failures
     def __init__(
@@ -65,16 +57,16 @@ class GeneratorShard(GeneratorWorker):
         self._writer: ExpertWriter | None = None
 
     def rendezvous(self) -> Rendezvous:
-        """An address of this process where its peers may meet."""
+        """An address of this process where its peers can connect."""
         return own_rendezvous()
 
     @converted_failures
     def join(self, rendezvous: Rendezvous) -> None:
-        """Become a rank of a gang, and keep only its part of the weights.
+        """Connect to the other ranks, and keep only this rank's part of the weights.
 
         Raises:
-            WorkerLostError: The peers did not come, or the port was taken meanwhile.
-            ConfigError: The backbone is of a kind that cannot be sharded.
+            WorkerLostError: The peers did not connect, or the port was taken.
+            ConfigError: The backbone cannot be sharded.
         """
         from workers.sharding import join_gang, shard_for_inference
 
@@ -85,14 +77,14 @@ class GeneratorShard(GeneratorWorker):
         self._engine = shard_for_inference(self._writer, self._sharding)
 
     def parameter_bytes(self) -> int:
-        """Memory of this process for weights of backbone and generator."""
+        """Memory of this process for the weights of backbone and generator."""
         from workers.sharding import local_parameter_bytes
 
         assert self._writer is not None
         return local_parameter_bytes(self._writer)
 
     def _refusal_before(self, item: NumberedRequest) -> Rejected | None:
-        """All that can be wrong with a request: later, a shard that fails alone ends the gang."""
+        """Check everything here: later, an error in a single shard would end the gang."""
         refusal = super()._refusal_before(item)
         if refusal is None:
             try:
@@ -116,20 +108,13 @@ class GeneratorShard(GeneratorWorker):
             experts = self._writer([item.request for item in filled])
             done += [
                 (item, finite_or_error(expert))
-                for item, expert in zip(own, experts, strict=False)  # the filling is left out
+                for item, expert in zip(own, experts, strict=False)  # without the padding
             ]
         return done
 
 
 class GeneratorGang:
-    """Shards that act as one `GeneratorWorker`.
-
-    Args:
-        models: which backbone and generator.
-        limits: of requests.
-        sharding: how many shards, and what Ray sets aside for each.
-        node_resource: custom resource of the nodes to run on; "" for any.
-    """
+    """Shards that act as one `GeneratorWorker`."""
 
     @converted_failures
     def __init__(
@@ -148,7 +133,7 @@ class GeneratorGang:
         self._gang = Gang("generator gang", create, sharding, node_resource=node_resource)
 
     def describe(self) -> GeneratorFacts:
-        """What runs in the gang."""
+        """The models of the gang."""
         facts: GeneratorFacts = self._ask(lambda shard: shard.describe.remote())[0]
         return facts
 
@@ -157,7 +142,7 @@ class GeneratorGang:
         return merged(self._ask(lambda shard: shard.generate.remote(batch)))
 
     def parameter_bytes(self) -> list[int]:
-        """Memory for weights of backbone and generator, by shard."""
+        """Memory for the weights of backbone and generator, by shard."""
         return self._ask(lambda shard: shard.parameter_bytes.remote())
 
     def _ask(self, call: Any) -> list[Any]:
@@ -171,8 +156,10 @@ class GeneratorGang:
 
 
 def merged(parts: Sequence[GeneratedBatch]) -> GeneratedBatch:
-    """One answer of all shards, in the order of the requests. Each has refused what was bad before
-    any model saw it, so a refusal is counted once."""
+    """One answer of all shards, in the order of the requests.
+
+    Every shard has made the same refusals, so each is counted once.
+    """
     refused = {refusal.edit_id: refusal for part in parts for refusal in part.rejected}
     experts = sorted((e for part in parts for e in part.experts), key=lambda e: e.sequence)
     return GeneratedBatch(

@@ -1,13 +1,13 @@
 """The generator worker: requests in, experts out.
 
 Owns: one frozen backbone and one trained generator, both loaded when it starts; no other state.
-    With a state cache it reads the rows of known edits there and adds those of new ones.
+    With a state cache it reads the hidden states of known edits and adds those of new ones.
 Receives: micro-batches of numbered requests.
 Returns: an expert or a refusal for each of them. A request that fails (too many tokens, an image
     that cannot be decoded, NaN in its expert) is a refusal, never an exception, and does not touch
     its neighbours.
-When it dies: nothing is lost. An expert depends on its own request only, so the group starts the
-    process again and sends the unfinished batches again; the result is the same.
+When it dies: nothing is lost. An expert depends on its own request only, so the pool restarts the
+    process and sends the unfinished batches again; the result is the same.
 """
 
 import time
@@ -43,8 +43,8 @@ class GeneratorWorker:
         """Load the models.
 
         Args:
-            models: Which ones.
-            limits: Most tokens of a prompt and a target, and the like.
+            models: Backbone and generator.
+            limits: Of requests.
             num_threads: Threads of torch in this process.
             cache: Of states; None computes them all.
         """
@@ -57,7 +57,7 @@ class GeneratorWorker:
         self._states = open_states(self._backbone, cache)
 
     def describe(self) -> GeneratorFacts:
-        """What runs here."""
+        """The models of this worker."""
         return GeneratorFacts(
             backbone_digest=self._backbone.digest,
             generator_digest=self._generator.digest,
@@ -66,14 +66,7 @@ class GeneratorWorker:
 
     @converted_failures
     def generate(self, batch: Sequence[NumberedRequest]) -> GeneratedBatch:
-        """Write the experts of a micro-batch.
-
-        Args:
-            batch: At least one request.
-
-        Returns:
-            Experts by sequence, and the refusals.
-        """
+        """Write the experts of a micro-batch of at least one request."""
         start_s = time.perf_counter()
         accepted: list[NumberedRequest] = []
         rejected: list[Rejected] = []
@@ -101,10 +94,10 @@ class GeneratorWorker:
         return map(self.generate, batches)
 
     def close(self) -> None:
-        """Nothing to give back before this process ends."""
+        """Nothing to release."""
 
     def _refusal_before(self, item: NumberedRequest) -> Rejected | None:
-        """What speaks against a request before any model sees it."""
+        """Why a request is refused before any model sees it; None if it is not."""
         try:
             validate_request(item.request, limits=self._limits)
             validate_tokens(item.request, self._backbone.count_tokens, limits=self._limits)
@@ -115,11 +108,11 @@ class GeneratorWorker:
     def _outcomes(
         self, items: Sequence[NumberedRequest]
     ) -> list[tuple[NumberedRequest, Expert | Exception]]:
-        """What becomes of accepted requests."""
+        """The expert or error of each accepted request."""
         return list(zip(items, self._write(items), strict=True))
 
     def _write(self, items: Sequence[NumberedRequest]) -> list[Expert | Exception]:
-        """Experts of all, or one by one where the batch as a whole fails."""
+        """Experts of all requests; one by one if the batch as a whole fails."""
         if not items:
             return []
         try:
@@ -133,19 +126,18 @@ class GeneratorWorker:
             if len(items) == 1:
                 return [error]
         outcomes = [outcome for item in items for outcome in self._write([item])]
-        if all(is_unexpected(outcome) for outcome in outcomes):
-            # Not one passed, and none for a reason that data could give: a fault of the program.
+        if all(_is_unexpected(outcome) for outcome in outcomes):
+            # None succeeded, and none failed because of its data: the program is at fault.
             raise next(outcome for outcome in outcomes if isinstance(outcome, Exception))
         return outcomes
 
 
-def is_unexpected(outcome: object) -> bool:
-    """Whether this is an exception that nobody raised on purpose."""
+def _is_unexpected(outcome: object) -> bool:
     return isinstance(outcome, Exception) and not isinstance(outcome, LiveEditError)
 
 
 def refusal_of(edit_id: str, error: Exception) -> Rejected:
-    """The record of a request that failed."""
+    """The reject of a request that failed."""
     kind = getattr(error, "error_type", type(error).__name__)
     message = str(error) or repr(error)
     return Rejected(
@@ -157,7 +149,7 @@ def refusal_of(edit_id: str, error: Exception) -> Rejected:
 
 
 def finite_or_error(expert: Expert) -> Expert | NumericsError:
-    """The expert, or what is wrong with it."""
+    """The expert, or the error if it is not finite."""
     try:
         expert.check_finite()
     except NumericsError as error:

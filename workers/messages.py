@@ -11,7 +11,7 @@ from liveedit_core.schema import Case, EditRequest
 
 @dataclass(frozen=True, kw_only=True)
 class NumberedRequest:
-    """A request and its number in the log."""
+    """A request with its number in the log."""
 
     sequence: int
     request: EditRequest
@@ -19,7 +19,7 @@ class NumberedRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorFacts:
-    """Which models a worker runs; the same for all workers of a group or pool."""
+    """The models of a worker; the same for all workers of a pool."""
 
     backbone_digest: str
     generator_digest: str
@@ -28,7 +28,7 @@ class GeneratorFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedExpert:
-    """An expert, with what the embedding stage needs of its request."""
+    """An expert, with the parts of its request that the embedding stage needs."""
 
     sequence: int
     subject_id: str
@@ -39,18 +39,18 @@ class GeneratedExpert:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedBatch:
-    """What became of a micro-batch of requests: each is an expert or a refusal."""
+    """The outcome of a micro-batch: an expert or a refusal for each request."""
 
     experts: tuple[GeneratedExpert, ...]
     rejected: tuple[Rejected, ...]
     last_sequence: int
-    """Largest number among the requests, refused ones included."""
+    """Largest number of the requests, including refused ones."""
     duration_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedderFacts:
-    """Which image embedding a worker computes."""
+    """The image embedding that a worker computes."""
 
     model: str
     size: int
@@ -59,7 +59,7 @@ class EmbedderFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenBatch:
-    """A micro-batch that lies in the store, not yet visible."""
+    """A micro-batch that is in the store, not yet visible."""
 
     fragments: tuple[str, ...]
     """For `ExpertBank.commit`."""
@@ -78,13 +78,13 @@ class EvaluationUnit:
     cases: tuple[Case, ...]
     protocols: tuple[str, ...]
     free_case_ids: tuple[str, ...] = ()
-    """Those of the cases that free generation, where it is a protocol, scores."""
+    """The cases that free generation, if it is one of the protocols, scores."""
     groups: tuple[tuple[str, ...], ...] = ()
-    """Of each case, the edits of the version that it is asked against; empty: all of them."""
+    """For each case, the edits it is evaluated against; empty: all edits of the version."""
 
     @property
     def key(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What tells apart how units are prepared."""
+        """Units with the same key are prepared alike."""
         return tuple(case.case_id for case in self.cases), self.free_case_ids
 
 
@@ -95,4 +95,4 @@ class ScoredUnit:
     bank_version: int
     results: tuple[ProbeResult, ...]
     duration_s: float
-    """Time of a worker, encoding of the cases included where it was done for this unit."""
+    """Worker time, including the encoding of the cases if it was done for this unit."""

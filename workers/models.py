@@ -1,4 +1,4 @@
-"""How a worker gets its frozen models: named by the driver, loaded where the work runs."""
+"""How a worker gets its frozen models: named by the driver, loaded in the worker."""
 
 import contextlib
 import fcntl
@@ -28,19 +28,19 @@ class ModelSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelNames:
-    """Models by the names that a recipe gives them."""
+    """Models by their names in a recipe."""
 
     backbone: str = BUILTIN
     """"builtin", a folder, or a repository of the hub ("owner/model" or "owner/model@revision")."""
     generator: str = BUILTIN
     options: LoadOptions = field(default_factory=LoadOptions)
-    """Of any backbone; of the built-in one the edit layer alone."""
+    """Of the built-in backbone, only the edit layer is used."""
 
     def load_backbone(self) -> Backbone:
-        """Load the frozen model, cut at the layer of the generator unless the options name one.
+        """Load the frozen model, split at the generator's layer unless the options name one.
 
         Raises:
-            ConfigError: The backbone cannot be loaded; the message says why.
+            ConfigError: The backbone cannot be loaded.
             StorageUnavailableError: The hub, or a part of the built-in one, cannot be reached.
         """
         options = self._options_of_generator()
@@ -63,18 +63,14 @@ class ModelNames:
             config = json.loads((self.generator_folder() / CONFIG_FILE).read_text(encoding="utf-8"))
             return replace(self.options, edit_layer=int(config["edit_layer"]))
         except (OSError, ValueError, KeyError):
-            return self.options  # load_generator says what is wrong with the checkpoint
+            return self.options  # load_generator reports what is wrong with the checkpoint
 
     def load_generator(self) -> LiveEditGenerator:
-        """Load the trained generator; raises ConfigError when there is no such folder."""
+        """Load the trained generator; raises ConfigError if there is no such folder."""
         return load_generator(self.generator_folder())
 
     def generator_folder(self) -> Path:
-        """Where the checkpoint lies.
-
-        Raises:
-            ConfigError: There is no such folder.
-        """
+        """Folder of the checkpoint; raises ConfigError if there is none."""
         if self.generator == BUILTIN:
             from liveedit_core.builtin.generator import builtin_generator_folder
 
@@ -90,9 +86,9 @@ class ModelNames:
 
 @contextlib.contextmanager
 def one_process_at_a_time() -> Iterator[None]:
-    """Let the first worker of a node fetch and convert the built-in parts, while others wait.
+    """Let the first worker of a node fetch and convert the built-in parts while the others wait.
 
-    In a cache that may not be written to, as in an image, there is nothing to wait for.
+    A read-only cache, as in a container image, needs no lock.
     """
     from liveedit_core.builtin.parts import default_cache_dir
 
@@ -106,7 +102,7 @@ def one_process_at_a_time() -> Iterator[None]:
 
 
 def limit_threads(num_threads: int) -> None:
-    """Let torch use this many threads in this process; actors share the cores of a node."""
+    """Threads of torch in this process; actors share the cores of a node."""
     import torch
 
     torch.set_num_threads(num_threads)

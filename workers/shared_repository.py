@@ -1,8 +1,8 @@
 """The experts of one bank version in a form that Ray's object store shares without copies.
 
-Ray lays NumPy arrays out of band: each node holds them once, in shared memory, and every actor of
-the node reads that very memory. Torch tensors would be copied into each call.
-Matrices that are read on demand stay in the store; only where they are travels.
+Ray keeps NumPy arrays once a node in shared memory, which every actor of the node reads; torch
+tensors would be copied into each call. Of matrices that are read on demand, only the location is
+sent.
 """
 
 import warnings
@@ -19,7 +19,7 @@ from liveedit_core.method.repository import ExpertRepository
 
 @dataclass(frozen=True, kw_only=True)
 class SharedRepository:
-    """An `ExpertRepository` as arrays; read-only where it arrives."""
+    """An `ExpertRepository` as arrays, read-only in the receiving process."""
 
     edit_ids: tuple[str, ...]
     visual_features_NK: np.ndarray
@@ -29,7 +29,7 @@ class SharedRepository:
 
     @classmethod
     def of(cls, repository: ExpertRepository) -> Self:
-        """The same memory, seen by NumPy."""
+        """The same memory as NumPy arrays."""
         return cls(
             edit_ids=repository.edit_ids,
             visual_features_NK=repository.visual_features_NK.numpy(),
@@ -39,7 +39,7 @@ class SharedRepository:
         )
 
     def repository(self) -> ExpertRepository:
-        """The same memory, seen by torch; nothing may write into it."""
+        """The same memory as torch tensors, which must not be written to."""
         return ExpertRepository(
             edit_ids=self.edit_ids,
             visual_features_NK=_tensor(self.visual_features_NK),
@@ -59,6 +59,6 @@ def _matrices(shared: np.ndarray | StoredMatrices) -> Matrices:
 
 def _tensor(array: np.ndarray) -> Tensor:
     with warnings.catch_warnings():
-        # Torch has no read-only tensors and says so; a repository is never written to.
+        # Torch has no read-only tensors and warns; a repository is never written to.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

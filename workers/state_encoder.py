@@ -2,10 +2,9 @@
 
 Owns: one frozen backbone, loaded when it starts; no other state but the images it saw last.
 Receives: chunks of inputs that the cache does not hold, and the handle to write with.
-Returns: what it wrote, for the driver to commit. Nothing that it writes is visible before that.
-When it dies: nothing is lost. The pool starts the process again and sends the unfinished chunks
-    again; files that the dead one left are never committed, and a row that were committed twice
-    would be skipped by its name.
+Returns: what it wrote, for the driver to commit; nothing is visible before that.
+When it dies: nothing is lost. The pool restarts the process and sends the unfinished chunks again;
+    files of the dead process are never committed, and a second row of a state would be skipped.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from workers.failures import converted_failures
 from workers.models import limit_threads
 
 CHUNK_SIZE = 256
-"""Inputs of one commit: enough to sort by length, few enough to lose."""
+"""Inputs of one commit: enough to sort by length, few enough to repeat."""
 
 
 class StateEncoder:
@@ -29,31 +28,22 @@ class StateEncoder:
 
     @converted_failures
     def __init__(self, load_backbone: Callable[[], Backbone], *, num_threads: int = 0) -> None:
-        """Load the model.
-
-        Args:
-            load_backbone: Picklable; called once, here.
-            num_threads: Threads of torch in this process; 0 leaves them as they are.
-        """
+        """Load the model; `num_threads` 0 leaves torch's threads as they are."""
         if num_threads:
             limit_threads(num_threads)
         self._backbone = load_backbone()
 
     def describe(self, dtype: StateDtype) -> StateIdentity:
-        """What the states that are encoded here have in common."""
+        """What the states of this worker have in common."""
         return StateIdentity.of(self._backbone, dtype)
 
     @converted_failures
     def write(self, chunk: Sequence[BackboneInput], writer: StateWriter) -> WrittenStates:
         """Encode a chunk, in padded batches sorted by length, and write its states.
 
-        Args:
-            chunk: Inputs, each once.
-            writer: Handle of the cache.
-
         Raises:
             InputError: An input cannot be encoded.
-            StorageUnavailableError: The store did not take them; writing again does no harm.
+            StorageUnavailableError: The write failed; it can be repeated.
         """
         return writer.write(chunk, self._backbone.encode(chunk))
 
@@ -64,14 +54,12 @@ class StateEncoder:
         return (self.write(chunk, writer) for chunk in chunks)
 
     def close(self) -> None:
-        """Nothing to give back before this process ends."""
+        """Nothing to release."""
 
 
 def image_chunks(missing: Sequence[MissingState], size: int = CHUNK_SIZE) -> Iterator[list[int]]:
-    """Positions in chunks of about `size`, those about one image in one chunk.
-
-    So each image passes an image tower once, whichever worker gets it.
-    """
+    """Positions in chunks of about `size`; those of one image share a chunk, so that each image is
+    encoded by the image tower once."""
     by_image: dict[str, list[int]] = {}
     for state in missing:
         by_image.setdefault(state.image_id, []).append(state.position)

@@ -1,4 +1,4 @@
-"""Where a worker reads states and unedited answers: named by the driver, opened where it runs."""
+"""Where a worker reads states and unedited answers: named by the driver, opened in the worker."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from liveedit_core.state_source import BackboneStates, StateSource
 
 @dataclass(frozen=True, kw_only=True)
 class CacheNames:
-    """The state cache by what a recipe says about it; picklable and small."""
+    """The state cache of a recipe; picklable and small."""
 
     store_uri: str
     dtype: StateDtype = "float16"
@@ -21,17 +21,17 @@ class CacheNames:
 def open_states(
     backbone: Backbone, cache: CacheNames | None, *, has_large_calls: bool = False
 ) -> StateSource:
-    """Where a worker reads states: from the cache, which it fills, or straight from the backbone.
+    """States from the cache, which the worker fills, or directly from the backbone.
 
     Args:
         backbone: Computes what is not in the cache.
         cache: None for no cache.
-        has_large_calls: What one call computes is worth a commit, so none is lost with the worker.
+        has_large_calls: Commit after every call, so that a lost worker loses nothing.
     """
     computed = BackboneStates(backbone)
     if cache is None:
         return computed
-    # Lance is loaded only where there is a cache.
+    # Import Lance only if there is a cache.
     from infra.cache.cached_states import WRITE_AT_ONCE, CachedStates
     from infra.cache.state_cache import StateCache
     from infra.storage.object_store import ObjectStore
@@ -50,12 +50,12 @@ def open_states(
 def open_answers(
     backbone: Backbone, cache: CacheNames | None, answers_uri: str
 ) -> AnswerCache | None:
-    """What a worker remembers of the unedited backbone's answers.
+    """The stored answers of the unedited backbone.
 
     Args:
-        backbone: That answers.
-        cache: Its states are what answers are computed from; None for exact ones.
-        answers_uri: Root URI of the store that holds them; "" remembers nothing.
+        backbone: The one that answers.
+        cache: Whose states the answers are computed from; None for exact states.
+        answers_uri: Root URI of the store that holds them; "" stores none.
     """
     if not answers_uri:
         return None

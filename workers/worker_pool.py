@@ -34,7 +34,7 @@ class WorkerPool(Generic[_Item, _Answer, _Facts]):
 
     def describe(self, *context: Any) -> _Facts:
         """What runs in the actors; waits until the first has started."""
-        facts: _Facts = self._pool.ask_first(lambda actor: actor.describe.remote(*context))
+        facts: _Facts = self._pool.call_first(lambda actor: actor.describe.remote(*context))
         return facts
 
     def stream(self, items: Iterable[_Item], /, *context: Any) -> Iterator[_Answer]:

@@ -15,10 +15,11 @@ from liveedit_core.method.repository import ExpertRepository
 from pipelines.editing.recipe import EvaluationSection, GeneratorSection, RaySection
 from pipelines.job.ray_session import open_session
 from pipelines.job.start_workers import start_evaluator, start_generator
+from tests.inline_evaluator import InlineEvaluator
 from tests.unit.tiny_inputs import case, request
 from tests.unit.tiny_models import CONFIG, TinyModels
 from workers.actor_pool import ActorPool, actor_options
-from workers.evaluation_pool import EvaluationPool, InlineEvaluator
+from workers.evaluation_pool import EvaluationPool
 from workers.evaluation_worker import EvaluationWorker
 from workers.failures import MAX_ATTEMPTS, WorkerStartError
 from workers.generator_worker import GeneratorWorker

@@ -22,11 +22,11 @@ from pipelines.editing.recipe import EvaluationSection
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.ray_session import open_session
 from pipelines.job.start_workers import start_evaluator
+from tests.inline_evaluator import InlineEvaluator
 from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line
 from tests.integration.replay_job import CASES, NUM_RESULTS, SESSION, evaluate, slow_pool
 from tests.tiny_bank import taught_bank
 from tests.unit.tiny_models import TinyBackbone, TinyModels
-from workers.evaluation_pool import InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
 from workers.shared_repository import SharedRepository
 

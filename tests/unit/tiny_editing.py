@@ -18,9 +18,9 @@ from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
 from pipelines.editing.run import Outcome, run
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.stages import Embedder, Generator
+from tests.inline_evaluator import InlineEvaluator
 from tests.unit.tiny_inputs import HashEmbedder
 from tests.unit.tiny_models import CONFIG, IDENTITY, TinyModels
-from workers.evaluation_pool import InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker

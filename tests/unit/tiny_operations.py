@@ -36,9 +36,9 @@ from pipelines.operations.nightly_recipe import NightlyRecipe
 from pipelines.operations.nightly_records import NightlyRecords
 from pipelines.operations.promoter import Promoter
 from pipelines.operations.promotion_recipe import PromotionRecipe
+from tests.inline_evaluator import InlineEvaluator
 from tests.tiny_backbone import TINY_CONFIG, case, tiny_backbone, tiny_generator
 from tests.unit.tiny_results import probe_result
-from workers.evaluation_pool import InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
 
 NIGHT_OVERRIDES = ("regression.num_resamples=1000", 'evaluation.protocols=["teacher_forced"]')

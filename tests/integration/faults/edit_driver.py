@@ -39,10 +39,10 @@ from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.stages import bank_identity
 from pipelines.job.start_workers import EmbedderPool, start_generator
+from tests.inline_evaluator import InlineEvaluator
 from tests.unit.tiny_inputs import HashEmbedder, case
 from tests.unit.tiny_models import CONFIG, TinyBackbone, TinyModels
 from workers.actor_pool import actor_options
-from workers.evaluation_pool import InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingActor
 from workers.worker_pool import WorkerPool

@@ -24,11 +24,11 @@ from pipelines.editing.intake import Source
 from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
 from pipelines.editing.run import run
 from pipelines.job.stages import bank_identity
+from tests.inline_evaluator import InlineEvaluator
 from tests.integration.faults.edit_driver import BANK, WINDOW_EDITS, Notes
 from tests.tiny_bank import EMBEDDER
 from tests.unit.tiny_inputs import HashEmbedder, case
 from tests.unit.tiny_models import CONFIG, TinyModels
-from workers.evaluation_pool import InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker

@@ -38,13 +38,13 @@ from pipelines.training.cases import (
 )
 from pipelines.training.data import Material, prepare_material, vocabulary_words
 from pipelines.training.loop import Curve, GeneratorTrainer
+from tests.inline_evaluator import InlineEvaluator
 from tests.other_backbones import TINY, cases_file, saved_family
 from tests.published_files import benchmark_folder
 from tests.tiny_backbone import case, plain_convolutions
 from tests.tiny_families import tiny_tokenizer
 from tests.unit.tiny_editing import CheckedProgress
 from tests.unit.tiny_inputs import HashEmbedder
-from workers.evaluation_pool import InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker

@@ -22,10 +22,10 @@ from pipelines.evaluation.bank_evaluation import (
 )
 from pipelines.evaluation.curves import lifelong_curves
 from pipelines.job.stages import Evaluator
+from tests.inline_evaluator import InlineEvaluator
 from tests.tiny_backbone import case
 from tests.tiny_bank import SmallModels, taught_bank
 from tests.unit.tiny_models import TinyModels
-from workers.evaluation_pool import InlineEvaluator
 from workers.evaluation_worker import EvaluationWorker
 from workers.messages import EvaluationUnit, ScoredUnit
 

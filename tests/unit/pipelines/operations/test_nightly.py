@@ -16,8 +16,8 @@ from liveedit_core.errors import ConfigError, InputError, IntegrityError, Storag
 from pipelines.job.stages import Evaluator
 from pipelines.nightly_evaluation import say_outcome
 from pipelines.operations.nightly import NightBusyError
+from tests.inline_evaluator import InlineEvaluator
 from tests.unit.tiny_operations import InlineEvaluators, Operations, some_cases
-from workers.evaluation_pool import InlineEvaluator
 from workers.messages import ScoredUnit
 
 CASES = some_cases(1, 9)
