@@ -1,20 +1,20 @@
-"""Where states come from: training, expert generation and evaluation ask a `StateSource`."""
+"""Where hidden states come from, computed or cached, and what identifies them in a cache."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
+from liveedit_core.method.config import StateDtype
 from liveedit_core.states import LayerStates
 
 
 class StateSource(Protocol):
-    """Gives the states of inputs, computed or remembered."""
+    """Gives the states of inputs, computed or cached."""
 
     def states(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
-        """Rows at l_e and all that belongs to them; float32 on the CPU, in the order of inputs.
-
-        Args:
-            inputs: any number, repetitions included.
+        """float32 on the CPU, in the order of the inputs.
 
         Raises:
             InputError: an input cannot be encoded.
@@ -23,11 +23,7 @@ class StateSource(Protocol):
 
 
 class BackboneStates:
-    """Straight from the backbone: everything is computed whenever it is asked for.
-
-    Args:
-        backbone: frozen VLM.
-    """
+    """Encodes inputs with a backbone, without a cache."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
@@ -38,13 +34,9 @@ class BackboneStates:
 
 
 class LazyBackboneStates:
-    """Straight from a backbone that is loaded when it is asked for the first time.
+    """Like `BackboneStates`, but the backbone is loaded at the first call.
 
-    Travels to other processes without the backbone.
-
-    Args:
-        load: picklable; gives the backbone.
-        backbone: the same one, where it is loaded already.
+    Pickles as `load` alone, so that it travels to other processes without the backbone.
     """
 
     def __init__(self, load: Callable[[], Backbone], backbone: Backbone | None = None) -> None:
@@ -52,7 +44,6 @@ class LazyBackboneStates:
         self._backbone = backbone
 
     def __reduce__(self) -> tuple[type["LazyBackboneStates"], tuple[Callable[[], Backbone]]]:
-        """Pickle the way to load it."""
         return LazyBackboneStates, (self._load,)
 
     def states(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
@@ -60,3 +51,48 @@ class LazyBackboneStates:
         if self._backbone is None:
             self._backbone = self._load()
         return self._backbone.encode(inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateIdentity:
+    """Everything that states depend on, except the input; equal ids mean equal states."""
+
+    backbone_digest: str
+    edit_layer: int
+    encoding: str
+    """Prompt format and pyramid levels; see `Backbone.encoding`."""
+    hidden_size: int
+    dtype: StateDtype
+    """In which the states are stored: rounding changes them."""
+
+    @classmethod
+    def of(cls, backbone: Backbone, dtype: StateDtype) -> Self:
+        """Identity of what a backbone encodes."""
+        return cls(
+            backbone_digest=backbone.digest,
+            edit_layer=backbone.edit_layer,
+            encoding=backbone.encoding,
+            hidden_size=backbone.hidden_size,
+            dtype=dtype,
+        )
+
+    def image_id(self, image_bytes: bytes) -> str:
+        """Identity of an image's pyramid (64 hex digits); it does not depend on the edit layer."""
+        texts = (self.backbone_digest, self.encoding, self.dtype)
+        return _digest([*(text.encode() for text in texts), image_bytes])
+
+    def state_id(self, item: BackboneInput) -> str:
+        """Identity of an input's states (64 hex digits)."""
+        texts = (self.backbone_digest, str(self.edit_layer), self.encoding, self.dtype)
+        question = (item.prompt.encode(), item.target.encode())
+        # One part less for a text-only input, so that it differs from an empty image.
+        image = () if item.image_bytes is None else (item.image_bytes,)
+        return _digest([*(text.encode() for text in texts), *question, *image])
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()

@@ -19,7 +19,9 @@ from PIL import Image
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.pyramid import PyramidLevel
+from liveedit_core.edited_model import EditedModel, Generation
 from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 
@@ -186,8 +188,8 @@ OUR_CONFIG = replace(
     max_kept=3,
     visual_gate=0.5,
     visual_midpoint=0.2,
-    rival_midpoint=0.6,
-    twin_share=0.9,
+    other_image_midpoint=0.6,
+    same_image_ratio=0.9,
     min_gate=0.02,
     num_target_positions=4,
     has_target_embeddings=True,
@@ -213,6 +215,19 @@ def image(seed: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(blocks).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def answers(
+    editor: Editor, questions: Sequence[BackboneInput], max_new_tokens: int = 12
+) -> list[Generation]:
+    """Greedy answers of the edited model around an engine."""
+    model = EditedModel(editor.backbone, editor.generator, editor.repository)
+    return model.generate(
+        [item.image_bytes for item in questions],
+        [item.prompt for item in questions],
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+    )
 
 
 PROMPTS = ("What is shown here?", "Who made this?", "Name the thing in the picture.")

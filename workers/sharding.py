@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from liveedit_core.errors import WorkerLostError
 from liveedit_core.training.micro_batches import MicroBatch, on_device
 from liveedit_core.training.recipe import OptimizationSection
-from liveedit_core.training.training_module import TrainingModule
+from liveedit_core.training.step import TrainingModule
 from workers.gang import Rendezvous
 from workers.sharding_config import ShardingSection
 from workers.training_engine import MOMENT_KEYS, Named

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from liveedit_core.method.expert_matrices import Matrices, StoredMatrices
-from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.method.repository import ExpertRepository, Matrices, StoredMatrices
 
 
 @dataclass(frozen=True, kw_only=True)

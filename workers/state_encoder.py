@@ -15,7 +15,7 @@ from infra.cache.state_cache import MissingState
 from infra.cache.state_rows import StateWriter, WrittenStates
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.method.config import StateDtype
-from liveedit_core.state_identity import StateIdentity
+from liveedit_core.state_source import StateIdentity
 from workers.failures import converted_failures
 from workers.models import limit_threads
 

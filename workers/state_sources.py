@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.evaluation.unedited_answers import AnswerCache
 from liveedit_core.method.config import StateDtype
-from liveedit_core.state_identity import StateIdentity
-from liveedit_core.state_source import BackboneStates, StateSource
+from liveedit_core.state_source import BackboneStates, StateIdentity, StateSource
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from liveedit_core.training.micro_batches import MicroBatch, on_device
 from liveedit_core.training.recipe import OptimizationSection
-from liveedit_core.training.training_module import TrainingModule
+from liveedit_core.training.step import TrainingModule
 from workers.training_messages import MODEL, MOMENT
 
 MOMENT_KEYS = ("step", "exp_avg", "exp_avg_sq")

@@ -22,7 +22,7 @@ from liveedit_core.errors import NumericsError
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.micro_batches import draw, numbers_of_rank
 from liveedit_core.training.recipe import Phase, TrainingPlan
-from liveedit_core.training.training_module import TrainingModule
+from liveedit_core.training.step import TrainingModule
 from workers.failures import converted_failures
 from workers.gang import Rendezvous, own_rendezvous
 from workers.models import limit_threads

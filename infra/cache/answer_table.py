@@ -13,7 +13,7 @@ from infra.cache.content_table import ContentTable, WrittenRows
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 from liveedit_core.evaluation.unedited_answers import UneditedAnswer, UneditedQuery, answer_id
-from liveedit_core.state_identity import StateIdentity
+from liveedit_core.state_source import StateIdentity
 
 _SCHEMA = pa.schema(
     [

@@ -28,7 +28,7 @@ from infra.cache.state_rows import (
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
-from liveedit_core.state_identity import StateIdentity
+from liveedit_core.state_source import StateIdentity
 from liveedit_core.states import LayerStates
 
 _SPARE_FRACTION = 0.05

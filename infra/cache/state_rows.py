@@ -15,7 +15,7 @@ from torch import Tensor
 from infra.cache.content_table import WrittenRows
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.method.config import StateDtype
-from liveedit_core.state_identity import StateIdentity
+from liveedit_core.state_source import StateIdentity
 from liveedit_core.states import LayerStates
 
 _DTYPES: Mapping[StateDtype, torch.dtype] = {

@@ -25,7 +25,7 @@ from liveedit_core.baselines.protocol import EditorMemory, score_answers
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import PreparedCases, PreparedProbe, ProbeResult
 from liveedit_core.schema import EditRequest
-from liveedit_core.states import LayerStates, hidden_rows
+from liveedit_core.states import LayerStates, pad_hidden
 
 
 class Steps(Protocol):
@@ -90,7 +90,7 @@ class LayerEditor(ABC):
     @torch.no_grad()
     def rows(self, states: Sequence[LayerStates]) -> Tensor:
         """Padded rows that enter `first_layer`, [B, T, D]; no edit changes them."""
-        hidden_BTD = hidden_rows(states).rows_BSD
+        hidden_BTD = pad_hidden(states).values_BSD
         if not len(self._middle.layers):
             return hidden_BTD
         rows: Tensor = self._middle(inputs_embeds=hidden_BTD, use_cache=False).last_hidden_state

@@ -27,7 +27,7 @@ from liveedit_core.baselines.protocol import EditorMemory, num_bytes, score_answ
 from liveedit_core.baselines.settings import InContextConfig
 from liveedit_core.evaluation.probes import PreparedCases, PreparedProbe, ProbeResult
 from liveedit_core.schema import EditRequest
-from liveedit_core.states import LayerStates, hidden_rows
+from liveedit_core.states import LayerStates, pad_hidden
 
 
 def told_prompt(facts: Sequence[tuple[str, str]], prompt: str) -> str:
@@ -118,7 +118,7 @@ class InContext:
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             states = self.backbone.encode([told[i] for i in chosen])
-            logits = self.backbone.target_logits(states, hidden_rows(states).rows_BSD)
+            logits = self.backbone.target_logits(states, pad_hidden(states).values_BSD)
             for i, row_OV in zip(chosen, logits, strict=True):
                 ids[i] = tuple(row_OV.argmax(-1).tolist())
         return ids

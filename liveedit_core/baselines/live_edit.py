@@ -39,7 +39,8 @@ class LiveEdit:
 
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
         """Greedy answers through the experts that routing keeps."""
-        return [answer.text for answer in self.editor.answer(inputs, max_new_tokens)]
+        backbone, router = self.editor.backbone, self.editor.router()
+        return backbone.generate(inputs, router, max_new_tokens=max_new_tokens)
 
     def score(
         self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int

@@ -43,15 +43,15 @@ from liveedit_core.baselines.protocol import EditorMemory, num_bytes
 from liveedit_core.baselines.settings import WiseConfig
 from liveedit_core.errors import ConfigError
 from liveedit_core.schema import Case, EditRequest, ProbeKind
-from liveedit_core.states import LayerStates, Rows
+from liveedit_core.states import LayerStates, Padded
 
 MERGED_WEIGHT = 0.6
 """Of what was merged before, when Ties merges it with later shards (EasyEdit)."""
 
 
-def activations(inputs: Rows, change_DI: Tensor) -> Tensor:
+def activations(inputs: Padded, change_DI: Tensor) -> Tensor:
     """act(x) of some inputs, [B]: mean length of their rows after the change."""
-    lengths_BT: Tensor = functional.linear(inputs.rows_BSD.float(), change_DI).norm(dim=-1)
+    lengths_BT: Tensor = functional.linear(inputs.values_BSD.float(), change_DI).norm(dim=-1)
     return (lengths_BT * inputs.mask_BS).sum(1) / inputs.mask_BS.sum(1)
 
 
@@ -145,7 +145,7 @@ class SideMemory(nn.Module):
             return functional.linear(rows_BTI, side_DI, self.main.bias)
         output_BTD = self.main(rows_BTI)
         if not self.is_decoding:
-            prompts = Rows(rows_BTI, self._prompt_mask(rows_BTI))
+            prompts = Padded(rows_BTI, self._prompt_mask(rows_BTI))
             self.routes_B = activations(prompts, self.change_DI) >= self.epsilon
         if self.routes_B.any():
             output_BTD = output_BTD.clone()
@@ -241,7 +241,7 @@ class Wise(LayerEditor):
             self.side_memory.ends_B = None
 
     @torch.no_grad()
-    def inputs_of(self, states: Sequence[LayerStates]) -> Rows:
+    def inputs_of(self, states: Sequence[LayerStates]) -> Padded:
         """a(x) of the prompts' rows; no edit changes them."""
         seen: list[Tensor] = []
         first = slice(self.first_layer, self.first_layer + 1)
@@ -250,7 +250,7 @@ class Wise(LayerEditor):
         hook = self.side_memory.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         with hook:
             own(inputs_embeds=self.rows(states), use_cache=False)
-        return Rows.pad(
+        return Padded.pad(
             [row[: state.target_span[0]] for row, state in zip(seen[0], states, strict=True)]
         )
 
@@ -289,7 +289,7 @@ class Wise(LayerEditor):
                 loss.backward()
                 optimizer.step()
 
-    def _wise_loss(self, rows_1TD: Tensor, state: LayerStates, inputs: Rows) -> Tensor:
+    def _wise_loss(self, rows_1TD: Tensor, state: LayerStates, inputs: Padded) -> Tensor:
         change_DI = self.shard_change_DI
         self.side_memory.change_DI = change_DI
         margin = self.margin_loss(

@@ -33,7 +33,7 @@ from liveedit_core.method.editor import NOTHING_KEPT, Editor, Routing
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, Probe
 from liveedit_core.state_source import BackboneStates, StateSource
-from liveedit_core.states import LayerStates, hidden_rows
+from liveedit_core.states import LayerStates, pad_hidden
 
 MAX_LOCALITY_TOKENS = 6
 """Length of the unedited answer that stands in for the missing target of a locality probe."""
@@ -201,7 +201,7 @@ class CaseScorer:
                 routings[i] = explained
             if residual is None:
                 continue
-            added_BTD = residual(hidden_rows(states).rows_BSD)
+            added_BTD = residual(pad_hidden(states).values_BSD)
             kept = routing.kept_BN.any(1).nonzero().flatten().tolist()
             ids = self._argmax_ids([states[row] for row in kept], [added_BTD[row] for row in kept])
             for row, answer in zip(kept, ids, strict=True):
@@ -252,7 +252,7 @@ class CaseScorer:
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             batch = [states[i] for i in chosen]
-            hidden_BTD = hidden_rows(batch).rows_BSD
+            hidden_BTD = pad_hidden(batch).values_BSD
             for row, i in enumerate(chosen):
                 added = residuals[i]
                 if added is not None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.state_identity import StateIdentity
+from liveedit_core.state_source import StateIdentity
 
 
 class UneditedQuery(NamedTuple):

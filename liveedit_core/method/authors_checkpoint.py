@@ -1,11 +1,11 @@
-"""Checkpoints of the authors' implementation, read into a generator and written from one.
+"""Reads and writes checkpoints of the authors' implementation.
 
-Their file is a `torch.save` of a dict: `train_modules` holds five state dicts (`authors_names`),
-beside it lie step, losses and optimizer state, which we leave alone. A pickle can run code, so it
-is read with `weights_only=True`: tensors and plain values, nothing else.
+Their file is a `torch.save` of a dict whose `train_modules` holds five state dicts; step, losses
+and optimizer state beside it are ignored. A pickle can run code, so it is read with
+`weights_only=True`: tensors and plain values only.
 
-Shapes are read off the tensors. Three numbers leave no trace in them and must be told: the edit
-layer, the attention heads and the scale of the experts.
+Shapes are inferred from the tensors. Three numbers cannot be: the edit layer, the number of
+attention heads and the scale of the experts.
 """
 
 import dataclasses
@@ -20,9 +20,32 @@ import torch
 from torch import Tensor
 
 from liveedit_core.errors import ConfigError, InputError, NumericsError
-from liveedit_core.method.authors_names import MODULES, from_authors, their_name, to_authors
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
+
+ATTENTION = {"q_mlp": "q_proj", "k_mlp": "k_proj", "v_mlp": "v_proj"}
+EXTRACTOR = {
+    "eqe1": "phi",
+    "eqe2": "psi",
+    "vis_rep_prot": "sentinel",
+    "ca_query_info_ext1": "phi_prompt_attention",
+    "ca_vision_info_ext": "phi_image_attention",
+    "ca_query_info_ext2": "psi_attention",
+    "layer_norm1": "visual_norm",
+    "layer_norm2": "prompt_norm",
+}
+GENERATOR = {"phi": "query", "ca_lora": "attention", "layer_norm": "norm"}
+MODULES: dict[str, tuple[str, dict[str, str]]] = {
+    "edit_extractor": ("edit_extractor", EXTRACTOR),
+    "inpt_extractor": ("input_extractor", EXTRACTOR),
+    "moegen_c": ("down_generator", GENERATOR),
+    "moegen_r": ("up_generator", GENERATOR),
+    "instant_reps_norm": ("hidden_norm", {}),
+}
+_REVERSED: dict[str, tuple[str, dict[str, str]]] = {
+    ours: (theirs, {value: key for key, value in (ATTENTION | table).items()})
+    for theirs, (ours, table) in MODULES.items()
+}
 
 MAX_BYTES = 8 * 1024**3
 """A checkpoint for a 7B model with its optimizer state has about 1 GB."""
@@ -49,12 +72,7 @@ def read_authors_checkpoint(
 ) -> LiveEditGenerator:
     """The generator in one of their files; float32, eval mode, frozen, without a digest.
 
-    Args:
-        path: a `torch.save` file that holds `train_modules`.
-        edit_layer: l_e, 0-based.
-        num_attention_heads: H of every cross attention; theirs is 8.
-        expert_scale: theirs is 5.
-        max_bytes: a larger file is refused before it is read.
+    The defaults for heads and scale are theirs. A file above `max_bytes` is not read.
 
     Raises:
         InputError: the file is missing, too large, no such checkpoint, or its tensors do not fit.
@@ -76,10 +94,10 @@ def read_authors_checkpoint(
 
 
 def write_authors_checkpoint(generator: LiveEditGenerator, path: Path) -> None:
-    """Write a generator as one of their files, whole or not at all.
+    """Write a generator as one of their files, atomically.
 
     Raises:
-        ConfigError: the generator uses a variant of ours that their layout cannot express.
+        ConfigError: the generator uses a variant of ours that their format cannot hold.
     """
     variants = [
         f"{field.name} = {getattr(generator.config, field.name)!r} (theirs: {field.default!r})"
@@ -89,7 +107,7 @@ def write_authors_checkpoint(generator: LiveEditGenerator, path: Path) -> None:
     ]
     if variants:
         raise ConfigError(
-            "the authors' layout holds the paper's generator only, this one differs: "
+            "the authors' format holds the paper's generator only, this one differs: "
             + "; ".join(variants)
         )
     tensors = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
@@ -113,8 +131,8 @@ def infer_config(
     """The paper's config in the shapes of their tensors.
 
     Raises:
-        InputError: a tensor that tells a shape is missing or has another number of axes.
-        ConfigError: the told numbers are impossible for these shapes.
+        InputError: a tensor is missing or has another number of axes.
+        ConfigError: the given numbers are impossible for these shapes.
     """
     shapes = {
         name: _three_axes(path, tensors, name)
@@ -135,7 +153,7 @@ def infer_config(
 
 
 def _load(path: Path, max_bytes: int) -> Any:
-    """Tensors and plain values of a file; NumPy scalars, as losses often are, count as plain."""
+    """Tensors and plain values of a file; NumPy scalars (losses) count as plain."""
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -154,11 +172,12 @@ def _load(path: Path, max_bytes: int) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: holds more than tensors and plain values, or is no torch.save file; it is "
-            f"not read any further, because a pickle can run code ({_first_line(error)})"
+            f"{path}: holds more than tensors and plain values, or is not a torch.save file; it "
+            f"is not read, because a pickle can run code ({_first_line(error)})"
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: damaged, or no torch.save file: {_first_line(error)}") from error
+        reason = _first_line(error)
+        raise InputError(f"{path}: damaged, or not a torch.save file: {reason}") from error
 
 
 def _flat_tensors(path: Path, content: Any) -> dict[str, Tensor]:
@@ -175,7 +194,7 @@ def _flat_tensors(path: Path, content: Any) -> dict[str, Tensor]:
             raise InputError(f"{path}: {module} is {type(state).__name__}, not a state dict")
         for name, tensor in state.items():
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-                raise InputError(f"{path}: {module}.{name} is no tensor of floating point numbers")
+                raise InputError(f"{path}: {module}.{name} is not a floating-point tensor")
             if not torch.isfinite(tensor).all():
                 raise NumericsError(f"{path}: {module}.{name} holds NaN or infinity")
             tensors[f"{module}.{name}"] = tensor.float()
@@ -183,18 +202,18 @@ def _flat_tensors(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def _check_fit(path: Path, tensors: Mapping[str, Tensor], generator: LiveEditGenerator) -> None:
-    """Say in their names what is missing, unknown or of another shape."""
+    """Raises InputError for missing, unknown and misshapen tensors, under the authors' names."""
     expected = {their_name(name): value.shape for name, value in generator.state_dict().items()}
-    faults = [f"{name} is missing" for name in sorted(set(expected) - set(tensors))]
-    faults += [f"{name} is unknown" for name in sorted(set(tensors) - set(expected))]
-    faults += [
+    errors = [f"{name} is missing" for name in sorted(set(expected) - set(tensors))]
+    errors += [f"{name} is unknown" for name in sorted(set(tensors) - set(expected))]
+    errors += [
         f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}"
         for name, shape in expected.items()
         if name in tensors and tensors[name].shape != shape
     ]
-    if faults:
-        more = f" and {len(faults) - 5} more faults" if len(faults) > 5 else ""
-        raise InputError(f"{path}: {'; '.join(faults[:5])}{more}")
+    if errors:
+        more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
+        raise InputError(f"{path}: {'; '.join(errors[:5])}{more}")
 
 
 def _three_axes(path: Path, tensors: Mapping[str, Tensor], name: str) -> tuple[int, int, int]:
@@ -207,3 +226,32 @@ def _three_axes(path: Path, tensors: Mapping[str, Tensor], name: str) -> tuple[i
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def our_name(name: str) -> str:
+    """Our name of one of their tensors, `<module>.<name in its state dict>`."""
+    module, _, rest = name.partition(".")
+    ours, table = MODULES[module]
+    parts = [table.get(part, ATTENTION.get(part, part)) for part in rest.split(".")]
+    return ".".join([ours, *parts])
+
+
+def their_name(name: str) -> str:
+    """Their name of one of our tensors: the inverse of `our_name`."""
+    module, _, rest = name.partition(".")
+    theirs, table = _REVERSED[module]
+    return ".".join([theirs, *(table.get(part, part) for part in rest.split("."))])
+
+
+def from_authors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Their tensors under our names."""
+    return {our_name(name): tensor for name, tensor in tensors.items()}
+
+
+def to_authors(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Our tensors as their five state dicts."""
+    modules: dict[str, dict[str, Tensor]] = {module: {} for module in MODULES}
+    for name, tensor in tensors.items():
+        module, _, rest = their_name(name).partition(".")
+        modules[module][rest] = tensor
+    return modules

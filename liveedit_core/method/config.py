@@ -1,4 +1,4 @@
-"""Shape and behaviour of a generator; saved beside its weights as `config.json`."""
+"""Shape and variants of a generator; stored beside its weights as `config.json`."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,24 +9,28 @@ from liveedit_core.errors import ConfigError
 VisualSource = Literal["edit_layer", "tower_pyramid"]
 VisualQuery = Literal["prompt", "learned"]
 StateDtype = Literal["float16", "bfloat16", "float32"]
-"""Number formats that rows at l_e may have at rest; in use they are float32."""
+"""In which hidden states are stored; they are always used as float32."""
 SoftRouting = Literal["prompt", "prompt_and_visual", "average"]
+
+STORED_NAMES = {"other_image_midpoint": "rival_midpoint", "same_image_ratio": "twin_share"}
+"""Fields that have another name in `config.json`. The stored names cannot change: a checkpoint's
+digest covers the bytes of the file, and every bank refers to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    """All that decides what a generator computes; the defaults are the paper's."""
+    """Everything that determines what a generator computes; the defaults are the paper's."""
 
     hidden_size: int
-    """D: width of the language model."""
+    """D: hidden size of the language model."""
     num_image_tokens: int
-    """I: image rows of one image."""
+    """I: tokens of one image."""
     edit_layer: int
     """l_e, 0-based: the output of this decoder layer is edited."""
     module_dim: int = 1024
     """M: width of routing features."""
     num_queries: int = 4
-    """Q: learned query tokens of a routing feature."""
+    """Q: learned queries of a routing feature."""
     num_attention_heads: int = 8
     """H: heads of every cross attention."""
     rank: int = 4
@@ -34,52 +38,50 @@ class GeneratorConfig:
     expert_scale: float = 5.0
     """Generated matrices are divided by `expert_scale * sqrt(R)`."""
     gain: float = 1.0
-    """Factor of the residual: 1 in the paper, else calibrated to the rows of the backbone."""
+    """Factor of the residual: 1 in the paper, else calibrated to the backbone's hidden states."""
     visual_source: VisualSource = "edit_layer"
-    """What is behind the visual feature: image rows at l_e (paper), or one row with a pyramid of
-    the image tower's levels (see `visual_key`)."""
+    """Input of the visual feature: hidden states of the image at l_e (paper), or a pyramid of image
+    tower levels (see `visual_key`)."""
     visual_size: int = 0
     """E: width of a pyramid; 0 without one."""
     visual_rank: int = 0
-    """Width of the linear map of a pyramid; 0 without one."""
+    """Width of a pyramid's linear projection; 0 without one."""
     num_sentinels: int = 1
-    """C: 1 in the paper, whose sentinel is an image; a pyramid is compared with a crowd."""
+    """C: 1 in the paper, where the sentinel replaces the image; a visual key has many."""
     nearest_sentinels: int = 1
-    """How many of the crowd, the nearest, make the threshold."""
+    """How many of the nearest sentinels determine the threshold."""
     visual_query: VisualQuery = "prompt"
-    """What attends the image rows at l_e: phi after the prompt rows (Eq. 3), or phi itself."""
+    """Query of the image at l_e: phi after attending to the prompt (Eq. 3), or phi itself."""
     soft_routing: SoftRouting = "prompt"
     """Softmax over prompt similarities (Eq. 7), or with the visual margin added; "average" gives
     all kept experts the same weight (the paper's ablation)."""
     has_hard_filter: bool = True
-    """Whether an expert must beat the sentinel to be kept (Eq. 5); without it `max_kept` and
+    """Whether an expert must beat the sentinel to be kept (Eq. 5); without it, `max_kept` and
     `min_gate` are the only bounds (the paper's ablation)."""
     max_kept: int = 0
-    """Keep at most this many experts, the best by visual similarity; 0 means no bound. Experts that
-    tie with the last one (edits of one image) stay too, so that order carries no meaning."""
+    """Keep at most this many experts, by visual similarity; 0 for no bound. Experts that tie with
+    the last one (edits of one image) are kept too, so that order does not matter."""
     visual_gate: float = 0.0
-    """With more than 0, weights are also multiplied by sigmoid(visual_gate * (visual margin -
-    midpoint)): the hard filter may then let doubtful experts pass, for they answer with little
-    weight. 0, as in the paper, for no such factor."""
+    """Above 0, weights are also multiplied by sigmoid(visual_gate * (visual margin - midpoint)), so
+    that an expert that barely passes the hard filter gets little weight. 0 (off) in the paper."""
     visual_midpoint: float = 0.0
     """Visual margin at which `visual_gate` halves the weight."""
-    rival_midpoint: float = 0.0
-    """The same for the experts of other images, where the very image asked about was edited
-    itself: then there is less reason to believe them."""
-    twin_share: float = 1.0
-    """The very image asked about: an expert whose visual margin reaches this share of what the
-    same image would have."""
+    other_image_midpoint: float = 0.0
+    """The same for experts of other images, when the image itself was edited: they are then less
+    likely to be meant."""
+    same_image_ratio: float = 1.0
+    """An expert counts as an edit of the image itself when its visual margin reaches this share of
+    the margin that the image has with itself."""
     min_gate: float = 0.0
-    """Experts with sigmoid(prompt similarity) under this are not kept; 0 in the paper."""
+    """Experts with sigmoid(prompt similarity) below this are not kept; 0 in the paper."""
     num_target_positions: int = 0
-    """Learned position embeddings on target rows of the generator; 0 (none) in the paper."""
+    """Learned position embeddings of target tokens; 0 (none) in the paper."""
     has_target_embeddings: bool = False
-    """Let the generator also see the input embeddings of the target tokens."""
+    """Whether the generator also sees the input embeddings of the target tokens."""
 
     def __post_init__(self) -> None:
-        for (
-            name
-        ) in "hidden_size num_image_tokens module_dim num_queries num_attention_heads rank".split():
+        positive = ("hidden_size", "num_image_tokens", "module_dim", "num_queries")
+        for name in (*positive, "num_attention_heads", "rank"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
         for name in ("module_dim", "hidden_size"):
@@ -94,11 +96,12 @@ class GeneratorConfig:
             raise ConfigError(
                 "visual_size, visual_rank and num_sentinels: for visual_source tower_pyramid only"
             )
-        if not 0 < self.twin_share <= 1:
-            raise ConfigError(f"twin_share: expected more than 0, at most 1, got {self.twin_share}")
-        for (
-            name
-        ) in "edit_layer visual_size max_kept visual_gate min_gate num_target_positions".split():
+        if not 0 < self.same_image_ratio <= 1:
+            raise ConfigError(
+                f"same_image_ratio: expected more than 0, at most 1, got {self.same_image_ratio}"
+            )
+        bounds = ("max_kept", "visual_gate", "min_gate", "num_target_positions")
+        for name in ("edit_layer", "visual_size", *bounds):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
@@ -123,21 +126,18 @@ class GeneratorConfig:
         return self.num_queries * self.module_dim
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
+        """Values by their names in `config.json`."""
+        values = dataclasses.asdict(self)
+        return {STORED_NAMES.get(name, name): value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`.
-
-        Raises:
-            ConfigError: unknown or missing fields.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
+        """Inverse of `to_dict`; raises ConfigError for unknown or missing fields."""
+        names = {STORED_NAMES.get(f.name, f.name): f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - set(names)):
             raise ConfigError(f"generator config: unknown fields {', '.join(unknown)}")
         try:
-            return cls(**values)
+            return cls(**{names[name]: value for name, value in values.items()})
         except TypeError as error:
             raise ConfigError(f"generator config: {error}") from error
 
@@ -147,26 +147,27 @@ class VisualKeyRecipe:
     """How the visual key of a pyramid is fitted (see `visual_key_fit`)."""
 
     num_components: int = 1024
-    """Principal components of the pyramids that are looked at."""
+    """Principal components of the pyramids that the discriminant is fitted on."""
     ridge: float = 0.3
-    """Added to the covariance within entities, as a share of its mean variance."""
-    stranger_fraction: float = 0.18
-    """Share of images of untaught entities that may pass the threshold of some expert."""
+    """Added to the within-entity covariance, as a share of its mean variance."""
+    unedited_fraction: float = 0.18
+    """Share of images of unedited entities that may pass the threshold of some expert."""
     answer_fraction: float = 0.13
-    """Share of them that may pass `GeneratorConfig.visual_midpoint` as well."""
-    rival_fraction: float = 0.08
-    """Share of them that may pass `GeneratorConfig.rival_midpoint`."""
+    """Share of them that may exceed `GeneratorConfig.visual_midpoint`."""
+    other_image_fraction: float = 0.08
+    """Share of them that may exceed `GeneratorConfig.other_image_midpoint`."""
 
     def __post_init__(self) -> None:
         for name in ("num_components", "ridge"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be more than 0, got {getattr(self, name)}")
-        falling = (self.stranger_fraction, self.answer_fraction, self.rival_fraction)
-        for name, value in zip(("stranger", "answer", "rival"), falling, strict=True):
+        names = ("unedited_fraction", "answer_fraction", "other_image_fraction")
+        fractions = [getattr(self, name) for name in names]
+        for name, value in zip(names, fractions, strict=True):
             if not 0 < value < 1:
-                raise ConfigError(f"{name}_fraction must be between 0 and 1, got {value}")
-        if sorted(falling, reverse=True) != list(falling):
+                raise ConfigError(f"{name} must be between 0 and 1, got {value}")
+        if sorted(fractions, reverse=True) != fractions:
             raise ConfigError(
-                "stranger_fraction, answer_fraction and rival_fraction must not grow, got "
-                f"{', '.join(map(str, falling))}"
+                f"{names[0]}, {names[1]} and {names[2]} must not grow, got "
+                f"{', '.join(map(str, fractions))}"
             )

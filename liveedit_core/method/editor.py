@@ -1,8 +1,6 @@
-"""The edited model: a frozen backbone, a trained generator and a repository of experts.
+"""The engine of an edited model: writes experts, routes inputs and computes the residual.
 
-editor = Editor(backbone, generator, ExpertRepository.empty(generator.config))
-editor = editor.with_edits([EditRequest(image_bytes=..., prompt=..., target=...)])
-editor.answer([BackboneInput(prompt=..., image_bytes=...)])[0].text
+`liveedit_core.edited_model.EditedModel` is the interface that answers questions.
 """
 
 import copy
@@ -24,10 +22,10 @@ from liveedit_core.states import LayerStates
 
 @dataclass(frozen=True, kw_only=True)
 class Routing:
-    """Which experts answered one input; best weight first."""
+    """The experts that one input keeps, largest weight first."""
 
     kept: tuple[str, ...]
-    """edit_ids."""
+    """Edit ids."""
     weights: tuple[float, ...]
     visual_margins: tuple[float, ...]
     """Visual similarity minus the sentinel's."""
@@ -36,21 +34,8 @@ class Routing:
 NOTHING_KEPT = Routing(kept=(), weights=(), visual_margins=())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A generated answer and the routing behind it (none for text-only inputs)."""
-
-    text: str
-    routing: Routing | None
-
-
 class Editor:
-    """Writes experts and answers through them.
-
-    Args:
-        backbone: frozen VLM.
-        generator: trained modules; must have been made for this backbone's shape and edit layer.
-        repository: the experts.
+    """A frozen backbone, a generator made for it and a repository of experts; immutable.
 
     Raises:
         RepositoryMismatchError: generator and backbone do not fit each other.
@@ -73,11 +58,11 @@ class Editor:
         self.repository = repository
 
     def with_repository(self, repository: ExpertRepository) -> "Editor":
-        """The same model with other experts."""
+        """The same engine with other experts."""
         return Editor(self.backbone, self.generator, repository)
 
     def with_edits(self, requests: Sequence[EditRequest]) -> "Editor":
-        """The same model with some more edits."""
+        """The same engine with more edits."""
         experts = self.write_experts(requests)
         return self.with_repository(self.repository.with_experts(self.generator.config, experts))
 
@@ -85,11 +70,7 @@ class Editor:
     def write_experts(
         self, requests: Sequence[EditRequest], states: Sequence[LayerStates] | None = None
     ) -> list[Expert]:
-        """One expert per request (Eq. 1, 3, 4).
-
-        Args:
-            requests: edits.
-            states: their rows at l_e, if they are known already.
+        """One expert per request (Eq. 1, 3, 4); `states` are those of `edit_input`, if known.
 
         Raises:
             NumericsError: an expert is not finite.
@@ -103,7 +84,7 @@ class Editor:
     def unchecked_experts(
         self, requests: Sequence[EditRequest], states: Sequence[LayerStates] | None = None
     ) -> list[Expert]:
-        """`write_experts` for callers that look for NaN themselves."""
+        """`write_experts` for callers that check for NaN themselves."""
         if not requests:
             return []
         if states is None:
@@ -123,17 +104,17 @@ class Editor:
 
     @torch.no_grad()
     def route(self, states: Sequence[LayerStates]) -> RoutingBatch:
-        """Routing of inputs that all have an image (Eq. 5, 7)."""
+        """Routing of inputs (Eq. 5, 7); all must have an image."""
         return route(
             self.generator.input_features(states),
             self.repository.visual_features_NK,
             self.repository.prompt_features_NK,
             self.generator.config,
-            self.generator.visual_evidence(),
+            self.generator.margin_weight(),
         )
 
     def explain(self, routing: RoutingBatch) -> list[Routing]:
-        """The kept experts of each input by name, best weight first."""
+        """The kept experts of each input."""
         explained = []
         for row in range(routing.kept_BN.shape[0]):
             kept = routing.kept_BN[row].nonzero().flatten().tolist()
@@ -148,7 +129,10 @@ class Editor:
         return explained
 
     def residual(self, routing: RoutingBatch) -> Residual | None:
-        """The fused experts as a function of the rows (Eq. 6); None when nothing is kept."""
+        """The fused experts as a function of hidden states (Eq. 6); None if none is kept.
+
+        It computes in float32 on the device of the hidden states.
+        """
         used = routing.kept_BN.any(0).nonzero().flatten()
         if not len(used):
             return None
@@ -156,7 +140,6 @@ class Editor:
         norm, gain = self.generator.hidden_norm, self.generator.config.gain
 
         def add(hidden_BTD: Tensor) -> Tensor:
-            """In float32, where the rows are; the kept experts go there once."""
             nonlocal norm, kept
             if hidden_BTD.device != kept[1].device:
                 norm = copy.deepcopy(norm).to(hidden_BTD.device)
@@ -169,7 +152,11 @@ class Editor:
         return add
 
     def router(self, routings: dict[int, Routing] | None = None) -> RouteOnce:
-        """What a generating backbone calls at each prefill; notes each input's routing by index."""
+        """What `Backbone.generate` calls once per batch, at prefill.
+
+        Args:
+            routings: is filled with the routing of each input with an image, by its index.
+        """
 
         def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
             routing = self.route(states)
@@ -179,19 +166,9 @@ class Editor:
 
         return route_once
 
-    def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int = 12) -> list[Answer]:
-        """Greedy answers; routing happens once, at prefill.
-
-        Inputs without an image, and inputs for which nothing is kept, get exactly the backbone's
-        answer.
-        """
-        routings: dict[int, Routing] = {}
-        texts = self.backbone.generate(inputs, self.router(routings), max_new_tokens=max_new_tokens)
-        return [Answer(text=text, routing=routings.get(i)) for i, text in enumerate(texts)]
-
 
 def edit_input(request: EditRequest) -> BackboneInput:
-    """An edit as the teacher-forced input whose rows the generator reads."""
+    """An edit as the teacher-forced input that the generator reads."""
     return BackboneInput(
         prompt=request.prompt, target=request.target, image_bytes=request.image_bytes
     )

@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from liveedit_core.errors import NumericsError
 from liveedit_core.method.attention import CrossAttention
 from liveedit_core.method.config import GeneratorConfig
-from liveedit_core.states import Rows
+from liveedit_core.states import Padded
+
+FOCUS = 40.0
+"""Attention logit of a rank slot at its position after `initialize_as_copier`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expert:
-    """What one edit becomes: a low-rank map and the features that route to it (float32, CPU)."""
+    """What one edit becomes: a low-rank map and its routing features (float32, CPU)."""
 
     edit_id: str
     visual_feature_QM: Tensor
@@ -23,30 +26,22 @@ class Expert:
     up_RD: Tensor
 
     def check_finite(self) -> None:
-        """Refuse NaN and infinity.
-
-        Raises:
-            NumericsError: naming the edit and the tensor.
-        """
+        """Raises NumericsError if a tensor holds NaN or infinity."""
         for name in ("visual_feature_QM", "prompt_feature_QM", "down_RD", "up_RD"):
             if not torch.isfinite(getattr(self, name)).all():
                 raise NumericsError(
                     f"edit {self.edit_id}: {name} holds NaN or infinity; the expert is not stored. "
-                    "Look at the image and target of this edit, and at the generator checkpoint."
+                    "Check the image and target of this edit, and the generator checkpoint."
                 )
 
 
-FOCUS = 40.0
-"""Strength of the attention of a slot to its position when a copying generator begins."""
-
-
 class ExpertGenerator(nn.Module):
-    """Writes one of the two matrices of an expert from the rows of its edit (Eq. 1).
+    """Writes one of the two matrices of an expert from the hidden states of its edit (Eq. 1).
 
-    With target positions (a variant of ours), keys carry a position embedding, and rank slot r
-    begins by copying one row: the one before target token r (for "down": when to answer), or the
-    embedding of target token r (for "up": what to answer). Without, it begins at random as in the
-    paper, and takes many times longer to train.
+    With target positions (ours), keys carry position embeddings, and rank slot r is initialised to
+    copy one position: the one before target token r for `down` (when to answer), or the embedding
+    of target token r for `up` (what to answer). Without them it starts at random, as in the paper,
+    and takes many times longer to train.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -59,13 +54,13 @@ class ExpertGenerator(nn.Module):
             config.module_dim, config.hidden_size, config.hidden_size, config.num_attention_heads
         )
         if config.num_target_positions:
-            # 0: any other row; 1: the last prompt row; then target rows; then target embeddings
+            # 0: other positions; 1: the last prompt token; then target tokens, target embeddings
             shape = (2 * config.num_target_positions + 2, config.hidden_size)
             self.position = nn.Parameter(torch.randn(shape))
 
     @torch.no_grad()
-    def begin_as_copier(self, first_position: int) -> None:
-        """Let slot r attend the rows at position `first_position + r` and copy them."""
+    def initialize_as_copier(self, first_position: int) -> None:
+        """Let slot r attend to position index `first_position + r` and copy its value."""
         attention = self.attention
         slots = torch.arange(self.query.shape[1]) + first_position
         slots = slots.clamp(max=self.position.shape[0] - 1)
@@ -77,17 +72,14 @@ class ExpertGenerator(nn.Module):
             nn.init.eye_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, signal: Rows, position_BS: Tensor) -> Tensor:
-        """Generate.
+    def forward(self, signal: Padded, position_BS: Tensor) -> Tensor:
+        """One matrix per edit, [B, R, D].
 
         Args:
             signal: h_v ++ h_p ++ h_o (++ target embeddings), [B, S, D].
-            position_BS: int64 index into the position embeddings; unused when there are none.
-
-        Returns:
-            [B, R, D].
+            position_BS: int64 index into the position embeddings; ignored when there are none.
         """
-        rows_BSD = self.norm(signal.rows_BSD)
-        keys_BSD = rows_BSD + self.position[position_BS] if hasattr(self, "position") else None
-        matrix: Tensor = self.attention(self.query, rows_BSD, signal.mask_BS, keys_BSD)
+        context_BSD = self.norm(signal.values_BSD)
+        keys_BSD = context_BSD + self.position[position_BS] if hasattr(self, "position") else None
+        matrix: Tensor = self.attention(self.query, context_BSD, signal.mask_BS, keys_BSD)
         return matrix * self.scale

@@ -1,7 +1,7 @@
-"""All trained modules of LiveEdit in one place, and their file format.
+"""The generator: all trained modules of LiveEdit, and their checkpoint format.
 
-A generator checkpoint is a folder with `generator.safetensors` and `config.json`; its digest is the
-sha256 over both.
+A checkpoint is a folder with `generator.safetensors` and `config.json`; its digest is the sha256
+over both.
 """
 
 import hashlib
@@ -20,18 +20,17 @@ from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.expert import ExpertGenerator
 from liveedit_core.method.features import FeatureExtractor, Features, PromptExtractor
 from liveedit_core.method.visual_key import VisualKey
-from liveedit_core.states import LayerStates, Rows, image_rows, prompt_rows, pyramids
+from liveedit_core.states import LayerStates, Padded, pad_images, pad_prompts, stack_pyramids
 
 WEIGHTS_FILE = "generator.safetensors"
 CONFIG_FILE = "config.json"
 
 
 class LearnedTensor(nn.Module):
-    """A parameter that belongs to no other module.
+    """A parameter in a module of its own.
 
-    Shards of a parameter are gathered while the forward of its module runs, so it may be used
-    nowhere else; what leaves this forward is therefore a copy. A number is held as one row, as
-    DeepSpeed cannot share out tensors without a dimension.
+    ZeRO-3 gathers a parameter's shards only while the forward of its module runs, so `forward`
+    returns a copy. A scalar is stored with one dimension, as DeepSpeed cannot shard scalars.
     """
 
     def __init__(self, value: Tensor) -> None:
@@ -45,10 +44,10 @@ class LearnedTensor(nn.Module):
 
 
 class LiveEditGenerator(nn.Module):
-    """The trained part of the system: two expert generators, two feature extractors, a LayerNorm.
+    """Two expert generators, two feature extractors and a LayerNorm.
 
-    It owns no parameter itself: each belongs to a submodule whose one forward is the only place
-    where it is used, so that ZeRO-3 can shard them all.
+    Every parameter belongs to a submodule and is used in that submodule's forward only, so that
+    ZeRO-3 can shard them all.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -68,34 +67,40 @@ class LiveEditGenerator(nn.Module):
         if config.has_target_embeddings:
             self.end_row = LearnedTensor(torch.randn(1, config.hidden_size))
         if config.num_target_positions:
-            self.down_generator.begin_as_copier(1)
+            self.down_generator.initialize_as_copier(1)
             past = config.num_target_positions if config.has_target_embeddings else 0
-            self.up_generator.begin_as_copier(2 + past)
+            self.up_generator.initialize_as_copier(2 + past)
         if config.soft_routing == "prompt_and_visual":
             self.visual_weight = LearnedTensor(torch.tensor(1.0))
         self.digest = ""
+        """Of the checkpoint it was loaded from."""
         self.register_state_dict_post_hook(_shorten_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_lengthen_names)  # type: ignore[no-untyped-call]
 
-    def visual_evidence(self) -> Tensor | float:
+    def margin_weight(self) -> Tensor | float:
         """c: weight of the visual margin in the softmax; 0 in the paper."""
         return self.visual_weight() if hasattr(self, "visual_weight") else 0.0
 
     def edit_features(self, states: Sequence[LayerStates]) -> Features:
-        """Features stored with an expert (Eq. 3 and 4, edit side)."""
+        """Features stored with an expert (Eq. 3 and 4)."""
         return self._features(self.edit_extractor, states)
 
     def input_features(self, states: Sequence[LayerStates]) -> Features:
-        """Features of a question, with its threshold (Eq. 3 to 5, input side)."""
+        """Features of an input, with its threshold (Eq. 3 to 5)."""
         return self._features(self.input_extractor, states)
 
     def _features(self, extractor: nn.Module, states: Sequence[LayerStates]) -> Features:
-        prompt = prompt_rows(states)
+        prompt = pad_prompts(states)
         if self.has_pyramid:
             is_edit = extractor is self.edit_extractor
-            visual, sentinel, twin = self.visual_key(pyramids(states), is_edit=is_edit)
-            return Features(visual, extractor(prompt), sentinel, twin)
-        features: Features = extractor(prompt, image_rows(states))
+            visual = self.visual_key(stack_pyramids(states), is_edit=is_edit)
+            return Features(
+                visual_BQM=visual.visual_BQM,
+                prompt_BQM=extractor(prompt),
+                sentinel_BQM=visual.sentinel_BQM,
+                same_image_BQM=visual.same_image_BQM,
+            )
+        features: Features = extractor(prompt, pad_images(states))
         return features
 
     def write_matrices(self, states: Sequence[LayerStates]) -> tuple[Tensor, Tensor]:
@@ -103,53 +108,56 @@ class LiveEditGenerator(nn.Module):
         signal, position_BS = self.edit_signal(states)
         return self.down_generator(signal, position_BS), self.up_generator(signal, position_BS)
 
-    def edit_signal(self, states: Sequence[LayerStates]) -> tuple[Rows, Tensor]:
-        """h_v ++ h_p ++ h_o (++ target embeddings ++ end) and the position index of each row."""
+    def edit_signal(self, states: Sequence[LayerStates]) -> tuple[Padded, Tensor]:
+        """h_v ++ h_p ++ h_o (++ target embeddings ++ end) and the position index of each element.
+
+        Target positions beyond `num_target_positions` share the last index.
+        """
         parts, positions = [], []
         end_row = self.end_row() if self.config.has_target_embeddings else None
         count = self.config.num_target_positions
+        last = max(count - 1, 0)
         for state in states:
-            rows = [state.hidden_TD[slice(*span)] for span in self._signal_spans(state)]
-            targets = torch.arange(len(rows[2])).clamp(max=max(count - 1, 0)) + 2
-            others = torch.zeros(len(rows[0]) + len(rows[1]), dtype=torch.int64)
+            spans = (state.image_span, state.prompt_span, state.target_span)
+            part = [state.hidden_TD[slice(*span)] for span in spans]
+            num_image, num_prompt, num_target = (len(piece) for piece in part)
+            targets = torch.arange(num_target).clamp(max=last) + 2
+            others = torch.zeros(num_image + num_prompt, dtype=torch.int64)
             others[-1] = 1
             index = [others, targets]
             if end_row is not None:
-                rows += [state.target_embeddings_OD, end_row]
-                end = torch.tensor([min(len(targets), max(count - 1, 0)) + 2])
+                part += [state.target_embeddings_OD, end_row]
+                end = torch.tensor([min(num_target, last) + 2])
                 index += [targets + count, end + count]
-            parts.append(torch.cat(rows))
+            parts.append(torch.cat(part))
             positions.append(torch.cat(index))
-        padded = nn.utils.rnn.pad_sequence(positions, batch_first=True)
-        signal = Rows.pad(parts)
-        return signal, padded.to(signal.rows_BSD.device)
-
-    @staticmethod
-    def _signal_spans(state: LayerStates) -> tuple[tuple[int, int], ...]:
-        return state.image_span, state.prompt_span, state.target_span
+        signal = Padded.pad(parts)
+        position_BS = nn.utils.rnn.pad_sequence(positions, batch_first=True)
+        return signal, position_BS.to(signal.values_BSD.device)
 
 
-OWN_TENSORS = ("end_row", "visual_weight")
-"""Tensors of a checkpoint that are a `LearnedTensor` in memory."""
+LEARNED_TENSORS = ("end_row", "visual_weight")
+"""Attributes that are a `LearnedTensor`; checkpoints hold them without `.value` and unreshaped."""
 
 
 def _shorten_names(module: nn.Module, tensors: Any, prefix: str, _: Any) -> None:
-    """A `LearnedTensor` goes by the name of its attribute in checkpoints."""
-    for name in OWN_TENSORS:
+    """From names in memory to names in checkpoints."""
+    for name in LEARNED_TENSORS:
         if f"{prefix}{name}.value" in tensors:
             value = tensors.pop(f"{prefix}{name}.value")
             tensors[f"{prefix}{name}"] = value.reshape(getattr(module, name).shape)
 
 
 def _lengthen_names(module: nn.Module, tensors: Any, prefix: str, *_: Any) -> None:
-    for name in OWN_TENSORS:
+    """Inverse of `_shorten_names`."""
+    for name in LEARNED_TENSORS:
         if f"{prefix}{name}" in tensors and hasattr(module, name):
             value = tensors.pop(f"{prefix}{name}")
             tensors[f"{prefix}{name}.value"] = value.reshape(getattr(module, name).value.shape)
 
 
 def save_generator(generator: LiveEditGenerator, folder: Path) -> str:
-    """Write weights and config; returns the digest."""
+    """Write weights and config, and return the digest."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
     save_file(tensors, folder / WEIGHTS_FILE)

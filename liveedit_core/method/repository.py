@@ -1,11 +1,12 @@
-"""The expert repository: N experts, their routing features as stacked tensors in memory.
+"""The expert repository: N experts as stacked tensors.
 
-Their matrices are in memory too, or read when an input keeps them (`expert_matrices.py`).
+Routing needs every feature but only the matrices of the few experts that an input keeps (Eq. 6).
+So features are in memory, while matrices may stay in storage and be read when they are indexed.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -14,12 +15,30 @@ from torch import Tensor
 from liveedit_core.errors import ShapeError
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.expert import Expert
-from liveedit_core.method.expert_matrices import Matrices, dense, joined, selected
+
+
+class StoredMatrices(Protocol):
+    """One factor of N experts, [N, R, D] float32, read when it is indexed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, R, D)."""
+
+    def __getitem__(self, index_U: Tensor) -> Tensor:
+        """The matrices at some positions, in that order, [U, R, D].
+
+        Raises:
+            StorageUnavailableError: the store does not answer.
+            IntegrityError: a file is missing or damaged.
+        """
+
+
+Matrices = Tensor | StoredMatrices
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertRepository:
-    """Immutable stack of experts; the order carries no meaning."""
+    """Immutable stack of experts; their order does not affect any result."""
 
     edit_ids: tuple[str, ...]
     visual_features_NK: Tensor
@@ -41,36 +60,35 @@ class ExpertRepository:
 
     @property
     def down_NRD(self) -> Tensor:
-        """All of them; reads them where they are stored."""
-        return dense(self.down)
+        """All of them in memory; reads stored ones."""
+        return _in_memory(self.down)
 
     @property
     def up_NRD(self) -> Tensor:
-        """All of them; reads them where they are stored."""
-        return dense(self.up)
+        """All of them in memory; reads stored ones."""
+        return _in_memory(self.up)
 
     def matrices(self, index_U: Tensor) -> tuple[Tensor, Tensor]:
-        """Down and up of the experts at some positions, two [U, R, D]; no others are read."""
+        """Down and up of the experts at some positions, two [U, R, D]; reads no others."""
         return self.down[index_U], self.up[index_U]
 
     @classmethod
     def empty(cls, config: GeneratorConfig) -> Self:
         """A repository without experts."""
-        return cls.from_experts(config, ())
+        matrices = (0, config.rank, config.hidden_size)
+        return cls(
+            edit_ids=(),
+            visual_features_NK=torch.zeros(0, config.feature_size),
+            prompt_features_NK=torch.zeros(0, config.feature_size),
+            down=torch.zeros(matrices),
+            up=torch.zeros(matrices),
+        )
 
     @classmethod
     def from_experts(cls, config: GeneratorConfig, experts: Sequence[Expert]) -> Self:
         """Stack experts."""
-        features = (0, config.feature_size)
-        matrices = (0, config.rank, config.hidden_size)
         if not experts:
-            return cls(
-                edit_ids=(),
-                visual_features_NK=torch.zeros(features),
-                prompt_features_NK=torch.zeros(features),
-                down=torch.zeros(matrices),
-                up=torch.zeros(matrices),
-            )
+            return cls.empty(config)
         return cls(
             edit_ids=tuple(expert.edit_id for expert in experts),
             visual_features_NK=torch.stack([e.visual_feature_QM.flatten() for e in experts]),
@@ -89,49 +107,45 @@ class ExpertRepository:
         down: np.ndarray,
         up: np.ndarray,
     ) -> Self:
-        """Wrap stored arrays.
-
-        Args:
-            visual, prompt: float32 [N, K].
-            down, up: float32 [N, R, D] (or flattened).
+        """Wrap stored float32 arrays: features [N, K], matrices [N, R, D] (or flattened).
 
         Raises:
             ShapeError: the arrays do not fit the config.
         """
         count = len(edit_ids)
+        features = (count, config.feature_size)
         matrices = (count, config.rank, config.hidden_size)
-        shapes = ((count, config.feature_size),) * 2 + (matrices,) * 2
+
+        def wrap(array: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+            return torch.from_numpy(np.array(array, dtype=np.float32).reshape(shape))
+
         try:
-            stacked = [
-                torch.from_numpy(np.array(array, dtype=np.float32).reshape(shape))
-                for array, shape in zip((visual, prompt, down, up), shapes, strict=True)
-            ]
+            return cls(
+                edit_ids=tuple(edit_ids),
+                visual_features_NK=wrap(visual, features),
+                prompt_features_NK=wrap(prompt, features),
+                down=wrap(down, matrices),
+                up=wrap(up, matrices),
+            )
         except ValueError as error:
             raise ShapeError(f"repository of {count} edits: {error}") from error
-        return cls(
-            edit_ids=tuple(edit_ids),
-            visual_features_NK=stacked[0],
-            prompt_features_NK=stacked[1],
-            down=stacked[2],
-            up=stacked[3],
-        )
 
     def with_experts(self, config: GeneratorConfig, experts: Sequence[Expert]) -> Self:
-        """This repository and some more experts."""
+        """This repository plus some experts."""
         more = type(self).from_experts(config, experts)
         return replace(
             self,
             edit_ids=self.edit_ids + more.edit_ids,
             visual_features_NK=torch.cat([self.visual_features_NK, more.visual_features_NK]),
             prompt_features_NK=torch.cat([self.prompt_features_NK, more.prompt_features_NK]),
-            down=joined(self.down, more.down),
-            up=joined(self.up, more.up),
+            down=_concatenate(self.down, more.down),
+            up=_concatenate(self.up, more.up),
         )
 
     def without(self, edit_ids: Collection[str]) -> Self:
-        """This repository without some edits."""
-        gone = set(edit_ids)
-        return self.take([i for i, edit_id in enumerate(self.edit_ids) if edit_id not in gone])
+        """This repository without some edits; unknown ids are ignored."""
+        removed = set(edit_ids)
+        return self.take([i for i, edit_id in enumerate(self.edit_ids) if edit_id not in removed])
 
     def take(self, index: Sequence[int]) -> Self:
         """The experts at some positions, in that order."""
@@ -141,6 +155,58 @@ class ExpertRepository:
             edit_ids=tuple(self.edit_ids[i] for i in index),
             visual_features_NK=self.visual_features_NK[chosen],
             prompt_features_NK=self.prompt_features_NK[chosen],
-            down=selected(self.down, chosen),
-            up=selected(self.up, chosen),
+            down=_select(self.down, chosen),
+            up=_select(self.up, chosen),
         )
+
+
+def _in_memory(matrices: Matrices) -> Tensor:
+    if isinstance(matrices, Tensor):
+        return matrices
+    return matrices[torch.arange(matrices.shape[0])]
+
+
+def _select(matrices: Matrices, index_U: Tensor) -> Matrices:
+    """Some of the matrices; stored ones stay in storage."""
+    if isinstance(matrices, Tensor):
+        return matrices[index_U]
+    return _Selected(matrices, index_U)
+
+
+def _concatenate(first: Matrices, second: Matrices) -> Matrices:
+    """Both in sequence; stored ones stay in storage."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.cat([first, second])
+    return _Concatenated(first, second)
+
+
+@dataclass(frozen=True)
+class _Selected:
+    base: StoredMatrices
+    index_U: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.index_U), *self.base.shape[1:])
+
+    def __getitem__(self, index_U: Tensor) -> Tensor:
+        return self.base[self.index_U[index_U]]
+
+
+@dataclass(frozen=True)
+class _Concatenated:
+    first: Matrices
+    second: Matrices
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        count = self.first.shape[0] + self.second.shape[0]
+        return (count, *self.first.shape[1:])
+
+    def __getitem__(self, index_U: Tensor) -> Tensor:
+        num_first = self.first.shape[0]
+        is_first_U = index_U < num_first
+        picked = torch.empty(len(index_U), *self.first.shape[1:])
+        picked[is_first_U] = self.first[index_U[is_first_U]]
+        picked[~is_first_U] = self.second[index_U[~is_first_U] - num_first]
+        return picked

@@ -1,14 +1,13 @@
-"""Which experts answer, and with what weight: hard filter, soft routing, fusion (Eq. 5 to 7).
+"""Which experts are kept, and with what weight: hard filter, soft routing, fusion (Eq. 5 to 7).
 
     keep n   iff  sim(phi_in, phi_n) > sim(phi_in, phi_sentinel)              Eq. 5
     w_n      =    sigmoid(s_n) * softmax_n(s),  s_n = sim(psi_in, psi_n)      Eq. 7, over kept ones
     residual =    sum_n w_n * relu(LN(h) @ down_n^T) @ up_n                   Eq. 6
 
-Ours, optional: the visual margin sim(phi_in, phi_n) - sim(phi_in, phi_sentinel) also moves the
-softmax (`soft_routing`) and is a second gate of the weight (`visual_gate`).
+Ours, optional: the visual margin sim(phi_in, phi_n) - sim(phi_in, phi_sentinel) is also added to
+the softmax logits (`soft_routing`) and gates the weight (`visual_gate`).
 
-All similarities are float32. Scoring a query against N experts is one product with an [N, K]
-matrix.
+All similarities are float32; scoring against N experts is one product with an [N, K] matrix.
 """
 
 import math
@@ -22,15 +21,7 @@ from liveedit_core.method.features import Features
 
 
 def similarity(queries_BQM: Tensor, keys_NK: Tensor) -> Tensor:
-    """<flatten(a), flatten(b)> / (Q * sqrt(M)) (METHOD.md 3).
-
-    Args:
-        queries_BQM: features of B inputs.
-        keys_NK: flattened features of N experts.
-
-    Returns:
-        [B, N] float32.
-    """
+    """<flatten(a), flatten(b)> / (Q * sqrt(M)) of inputs and experts, [B, N] float32."""
     num_queries, width = queries_BQM.shape[-2:]
     flat = queries_BQM.flatten(-2).float()
     return flat @ keys_NK.float().T / (num_queries * math.sqrt(width))
@@ -48,7 +39,7 @@ class RoutingBatch:
     """Routing of B inputs over N experts."""
 
     kept_BN: Tensor
-    """bool: experts that answer."""
+    """bool."""
     weights_BN: Tensor
     """float32: fusion weights, zero where not kept."""
     margin_BN: Tensor
@@ -65,22 +56,18 @@ def route(
     visual_weight: Tensor | float = 0.0,
     candidates_BN: Tensor | None = None,
 ) -> RoutingBatch:
-    """Route a batch (Eq. 5 and Eq. 7).
+    """Route a batch (Eq. 5 and Eq. 7); an input without a kept expert has zero weights.
 
     Args:
-        features: input-side features (with sentinel).
-        visual_features_NK: visual features of the experts.
-        prompt_features_NK: prompt features of the experts.
+        features: of the input side.
+        visual_features_NK, prompt_features_NK: of the experts.
         config: `max_kept`, `min_gate`, `soft_routing`, `visual_gate` and `has_hard_filter` change
             the paper's rule; their defaults are the paper's.
-        visual_weight: c of `softmax(s_prompt + c * margin)` when `soft_routing` asks for it.
+        visual_weight: c of `softmax(s_prompt + c * margin)` for `soft_routing` prompt_and_visual.
         candidates_BN: bool, replaces the hard filter (mixture masks of training).
-
-    Returns:
-        The routing; a row without a kept expert has all weights zero.
     """
     if features.sentinel_BQM is None:
-        raise ValueError("route() needs input-side features, with the sentinel's")
+        raise ValueError("route() needs input-side features, which include the sentinel's")
     visual_BN = similarity(features.visual_BQM, visual_features_NK)
     threshold_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
     margin_BN = visual_BN - threshold_B[:, None]
@@ -100,7 +87,7 @@ def route(
 
 
 def hard_filter(margin_BN: Tensor, prompt_BN: Tensor, config: GeneratorConfig) -> Tensor:
-    """Experts whose image beats the sentinel (Eq. 5), within the configured bounds."""
+    """bool [B, N]: experts whose image beats the sentinel (Eq. 5), within the config's bounds."""
     kept_BN = margin_BN > 0 if config.has_hard_filter else torch.ones_like(margin_BN).bool()
     if config.min_gate > 0:
         kept_BN = kept_BN & (prompt_BN.sigmoid() >= config.min_gate)
@@ -112,25 +99,27 @@ def hard_filter(margin_BN: Tensor, prompt_BN: Tensor, config: GeneratorConfig) -
 
 
 def visual_gates(features: Features, margin_BN: Tensor, config: GeneratorConfig) -> Tensor:
-    """How much the images alone speak for each expert, [B, N] in 0..1 (`config.visual_gate`)."""
+    """Gate of each expert by its image alone, [B, N] in 0..1 (`config.visual_gate`)."""
     midpoint_BN = torch.full_like(margin_BN, config.visual_midpoint)
-    if features.twin_BQM is not None and features.sentinel_BQM is not None:
-        own_B = paired_similarity(features.visual_BQM, features.twin_BQM - features.sentinel_BQM)
-        is_twin_BN = margin_BN >= config.twin_share * own_B[:, None]
-        is_rival_BN = is_twin_BN.any(1, keepdim=True) & ~is_twin_BN
-        midpoint_BN = midpoint_BN.masked_fill(is_rival_BN, config.rival_midpoint)
+    if features.same_image_BQM is not None and features.sentinel_BQM is not None:
+        margin_with_itself_B = paired_similarity(
+            features.visual_BQM, features.same_image_BQM - features.sentinel_BQM
+        )
+        is_same_BN = margin_BN >= config.same_image_ratio * margin_with_itself_B[:, None]
+        is_other_BN = is_same_BN.any(1, keepdim=True) & ~is_same_BN
+        midpoint_BN = midpoint_BN.masked_fill(is_other_BN, config.other_image_midpoint)
     return (config.visual_gate * (margin_BN - midpoint_BN)).sigmoid()
 
 
 def soft_weights(logits_BN: Tensor, gates_BN: Tensor, kept_BN: Tensor) -> Tensor:
-    """sigmoid(gate) * softmax(logits) over the kept experts (Eq. 7); zero rows where none is."""
+    """sigmoid(gate) * softmax(logits) over the kept experts (Eq. 7); zeros where none is kept."""
     masked = logits_BN.masked_fill(~kept_BN, -torch.inf)
     shares = masked.softmax(-1).nan_to_num(0.0) if masked.shape[1] else masked
     return torch.where(kept_BN, shares, 0.0) * gates_BN.sigmoid()
 
 
 def average_weights(kept_BN: Tensor) -> Tensor:
-    """The same weight for all kept experts, together 1; zero rows where none is."""
+    """The same weight for all kept experts, summing to 1; zeros where none is kept."""
     count_B1 = kept_BN.sum(-1, keepdim=True).clamp(min=1)
     return kept_BN.float() / count_B1
 
@@ -138,16 +127,13 @@ def average_weights(kept_BN: Tensor) -> Tensor:
 def fused_residual(
     normed_BTD: Tensor, weights_BN: Tensor, down_NRD: Tensor, up_NRD: Tensor, gain: float
 ) -> Tensor:
-    """What is added to the rows at l_e (Eq. 6).
+    """What is added to the hidden states at l_e, [B, T, D] (Eq. 6).
 
     Args:
         normed_BTD: LN(h).
         weights_BN: fusion weights.
         down_NRD, up_NRD: experts.
         gain: factor of the residual (1 in the paper).
-
-    Returns:
-        [B, T, D].
     """
     num_experts, rank, width = down_NRD.shape
     activation = torch.relu(normed_BTD @ down_NRD.reshape(-1, width).T)

@@ -1,23 +1,23 @@
-"""The visual key on an image pyramid: which expert knows the entity in this image.
+"""The visual key: which experts know the entity in this image, from a pyramid of the image tower.
 
-Many questions share their wording ("What is shown here?"), so the image alone tells the experts
-apart, and it must do so for entities never seen in training, in another hand's drawing. Two choices
-differ from Eq. 3 and 4, and are optional (`visual_source = "tower_pyramid"`):
+Many questions share their wording ("What is shown here?"), so the image alone must tell experts
+apart, also for entities never seen in training and in a new drawing. With
+`visual_source = "tower_pyramid"` it replaces the visual half of Eq. 3 and 4 in two ways:
 
-- The image is one row, a pyramid of several image-tower levels, each pooled to a coarse grid
-  (`backbones/pyramid.py`); a linear map of it, from discriminant analysis, is the feature. Middle
-  levels and places carry what the last level has already forgotten.
-- The sentinel is not one image but a crowd of C of them. How near an image is to its nearest
-  sentinels says how common it looks, and both sides are corrected by it (cross-domain similarity
-  local scaling: Conneau et al., ICLR 2018):
+- The image is one vector, a pyramid of several image tower levels, each pooled to a coarse grid
+  (`backbones/pyramid.py`). The feature is a linear projection of it, from discriminant analysis.
+  Middle levels and positions keep what the last level has discarded.
+- Instead of one sentinel there are C of them. The cosine with the nearest ones says how common an
+  image looks, and both sides are corrected by it (cross-domain similarity local scaling: Conneau et
+  al., ICLR 2018):
 
       sim(q, e) - threshold(q)  =  scale * (cos(q, e) - (r(q) + r(e)) / 2 - offset)
       r(x) = mean of the k largest cos(x, sentinel)
 
-The correction rides in two extra numbers of each feature, so that routing and the expert bank see
-plain features: q' = [q, 1, r(q)], e' = [e, -r(e) / 2, 0], threshold' = [0, offset, 1 / 2]. The
-input side also knows its twin, the feature that an edit of the very same image has: routing
-compares with it to tell an image that was edited itself from one that looks alike.
+The correction is stored in two extra numbers of each feature, so that routing and the expert bank
+see plain features: q' = [q, 1, r(q)], e' = [e, -r(e) / 2, 0], threshold' = [0, offset, 1 / 2]. The
+input side also returns the feature that an edit of the same image would have: routing compares with
+it to tell an edit of this image from an edit of a similar one.
 """
 
 import math
@@ -29,27 +29,19 @@ from torch.nn import functional
 
 from liveedit_core.method.config import GeneratorConfig
 
-CORRECTION_SIZE = 2
-"""Numbers of a feature that hold the correction."""
-
 
 class VisualFeatures(NamedTuple):
-    """Features of B images, each [B, Q, M]; the last two on the input side only."""
+    """Features of B images; the last two on the input side only."""
 
     visual_BQM: Tensor
     sentinel_BQM: Tensor | None = None
     """Threshold."""
-    twin_BQM: Tensor | None = None
-    """What the edit side makes of the same images."""
+    same_image_BQM: Tensor | None = None
+    """Edit-side features of the same images."""
 
 
 class VisualKey(nn.Module):
-    """Visual features of both sides, from pyramids; `visual_key_fit` gives it its weights.
-
-    Args:
-        config: `visual_size` (E), `visual_rank`, `num_sentinels` (C), `nearest_sentinels` (k), and
-            Q and M, the shape into which features are padded.
-    """
+    """Visual features of both sides from pyramids; `visual_key_fit` computes its weights."""
 
     mean: Tensor
     deviation: Tensor
@@ -64,17 +56,12 @@ class VisualKey(nn.Module):
         self.register_buffer("deviation", torch.ones(config.visual_size))
         self.projection = nn.Linear(config.visual_size, config.visual_rank, bias=False)
         self.sentinels = nn.Parameter(torch.randn(config.num_sentinels, config.visual_rank))
-        # not parameters: no gradient reaches them, and DeepSpeed cannot share out single numbers
+        # Buffers: no gradient reaches them, and DeepSpeed cannot shard scalars.
         self.register_buffer("log_scale", torch.tensor(0.0))
         self.register_buffer("offset", torch.tensor(0.0))
 
     def forward(self, pyramid_BE: Tensor, *, is_edit: bool) -> VisualFeatures:
-        """Features of some images.
-
-        Args:
-            pyramid_BE: their pyramids.
-            is_edit: which side the features are for.
-        """
+        """Features of images for the edit side or the input side."""
         scaled_BE = (pyramid_BE - self.mean) / self.deviation
         unit_BR = functional.normalize(self.projection(scaled_BE), dim=-1)
         common_B1 = commonness(unit_BR, functional.normalize(self.sentinels, dim=-1), self.nearest)
@@ -86,15 +73,15 @@ class VisualKey(nn.Module):
         return VisualFeatures(self._padded(unit_BR, one_B1, common_B1), threshold, stored_BQM)
 
     def _padded(self, unit_BR: Tensor, *correction: Tensor) -> Tensor:
-        """[B, Q, M], of a length that makes `similarity` scale times the product."""
+        """[B, Q, M], scaled so that `similarity` is `scale` times the inner product."""
         num_queries, width = self.shape
         length = (self.log_scale.exp() * num_queries * math.sqrt(width)).sqrt()
-        row = torch.cat([unit_BR, *correction], dim=-1) * length
-        padded = functional.pad(row, (0, num_queries * width - row.shape[-1]))
+        feature = torch.cat([unit_BR, *correction], dim=-1) * length
+        padded = functional.pad(feature, (0, num_queries * width - feature.shape[-1]))
         return padded.reshape(-1, *self.shape)
 
 
 def commonness(unit_BR: Tensor, sentinels_CR: Tensor, nearest: int) -> Tensor:
-    """r: mean cosine with the nearest sentinels, [B, 1]; both sides of length one."""
+    """r: mean cosine with the nearest sentinels, [B, 1]; both arguments are unit vectors."""
     cosines_BC = unit_BR @ sentinels_CR.T
     return cosines_BC.topk(nearest, dim=-1).values.mean(-1, keepdim=True)

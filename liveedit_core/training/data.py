@@ -1,11 +1,24 @@
-"""Training material: every edit and probe of the training cases, and where their states come from
-(METHOD.md 6)."""
+"""Training data: edits and probes of the training cases as inputs in a file, states on demand.
+
+Neither inputs nor states are kept in memory, so memory does not grow with the number of cases.
+`inputs.safetensors` holds two tensors:
+
+    bytes   all texts and all distinct images, concatenated
+    places  for each input: start of the prompt, of the target, end of the target, start and end of
+            the image (-1, -1 without one)
+"""
 
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, cast, overload
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.evaluation.probes import probe_input
@@ -13,12 +26,11 @@ from liveedit_core.method.editor import edit_input
 from liveedit_core.schema import Case, Probe, ProbeKind
 from liveedit_core.state_source import StateSource
 from liveedit_core.states import LayerStates
-from liveedit_core.training.training_inputs import TrainingInputs, write_training_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedCase:
-    """Positions in the inputs of one training case."""
+    """One training case, as positions in the list of inputs."""
 
     entity: str
     edit: int
@@ -26,23 +38,19 @@ class EncodedCase:
     """text_generality, modal_generality."""
     prompt_swap: int
     image_locality: tuple[int, ...]
-    """modal_locality and image_swap_locality; empty when they were not asked for."""
+    """modal_locality and image_swap_locality; empty unless the joint phase needs them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedPair:
-    """An edit with a random target, and one question that it must answer."""
+    """An edit with a random target, and one question with that target."""
 
     edit: int
     query: int
 
 
 class TrainingData:
-    """Cases and pairs as positions in a list of inputs, and where the states of those come from.
-
-    No states are kept here, so memory does not grow with the number of cases: a step asks for those
-    of its batch.
-    """
+    """Cases and pairs as positions in a list of inputs, and the source of the inputs' states."""
 
     def __init__(
         self,
@@ -56,6 +64,7 @@ class TrainingData:
         self.cases = list(cases)
         self.pairs = list(pairs)
         self.siblings: dict[str, list[int]] = {}
+        """Positions of the cases of each entity."""
         for i, case in enumerate(self.cases):
             self.siblings.setdefault(case.entity, []).append(i)
 
@@ -100,13 +109,13 @@ def draw_training_data(
     random_target: Callable[[random.Random], str],
     rng: random.Random,
 ) -> TrainingData:
-    """All that training will see.
+    """Lay out the cases and draw the pairs; nothing is encoded here.
 
     Args:
-        cases: training cases with the probe kinds of `EncodedCase`.
-        source: gives the states while training; nothing is encoded here.
+        cases: with the probe kinds of `EncodedCase`.
+        source: gives the states during training.
         num_pairs: pairs with a random target; they teach the generator to write any target.
-        has_image_locality: also take the probes that only the joint phase reads.
+        has_image_locality: also include the probes that only the joint phase reads.
         random_target: draws one.
         rng: source of randomness.
     """
@@ -146,8 +155,7 @@ def draw_pairs(
     random_target: Callable[[random.Random], str],
     rng: random.Random,
 ) -> Iterator[tuple[BackboneInput, BackboneInput]]:
-    """Edits of random cases with random targets, and a question for each: the edit itself, its
-    rephrasing, or its other image."""
+    """Edits of random cases with random targets, each with a rephrased or other-image question."""
     for _ in range(count):
         case = rng.choice(cases)
         target = random_target(rng)
@@ -158,5 +166,72 @@ def draw_pairs(
 
 
 def _with_some_target(probe: Probe) -> Probe:
-    """Locality is measured at target positions; a probe without a target gets a neutral one."""
+    """Locality is measured at target positions, so every probe needs a target."""
     return probe if probe.target else replace(probe, target="unknown")
+
+
+class TrainingInputs(Sequence[BackboneInput]):
+    """The inputs in a file of `write_training_inputs`, read when they are indexed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        self._file = cast(Any, safe_open(path, "np"))
+        self._bytes = self._file.get_slice("bytes")
+        self._places = self._file.get_slice("places")
+        self._length = int(self._places.get_shape()[0])
+
+    def __reduce__(self) -> tuple[type["TrainingInputs"], tuple[Path]]:
+        return TrainingInputs, (self._path,)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> BackboneInput: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[BackboneInput]: ...
+    def __getitem__(self, index: int | slice) -> BackboneInput | list[BackboneInput]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._length))]
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        (row,) = self._places[index : index + 1].tolist()
+        prompt, target, end, image, image_end = row
+        return BackboneInput(
+            prompt=self._read(prompt, target).decode(),
+            target=self._read(target, end).decode(),
+            image_bytes=self._read(image, image_end) if image >= 0 else None,
+        )
+
+    def _read(self, start: int, stop: int) -> bytes:
+        data: bytes = self._bytes[start:stop].tobytes() if stop > start else b""
+        return data
+
+
+def write_training_inputs(path: Path, inputs: Sequence[BackboneInput]) -> None:
+    """Write inputs to a file, each distinct image once."""
+    parts: list[bytes] = []
+    size = 0
+
+    def add(part: bytes) -> int:
+        nonlocal size
+        parts.append(part)
+        size += len(part)
+        return size - len(part)
+
+    places: list[tuple[int, ...]] = []
+    images: dict[bytes | None, tuple[int, int]] = {None: (-1, -1)}
+    for item in inputs:
+        image = item.image_bytes
+        if image is not None and image not in images:
+            start = add(image)
+            images[image] = (start, start + len(image))
+        prompt, target = add(item.prompt.encode()), add(item.target.encode())
+        places.append((prompt, target, size, *images[image]))
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "bytes": np.frombuffer(b"".join(parts), dtype=np.uint8),
+        "places": np.array(places, dtype=np.int64).reshape(-1, 5),
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(tensors, partial)
+    partial.replace(path)

@@ -161,7 +161,7 @@ def routing_warnings(
         if figures.get("no_image_match", empty) >= empty / 2:
             cause = (
                 "Mostly no image passes the hard filter: its threshold is too high, or the "
-                "visual features do not recognise entities. Raise visual_key.stranger_fraction, or "
+                "visual features do not recognise entities. Raise visual_key.unedited_fraction, or "
                 "try another edit layer (--find-layer)."
             )
         else:
@@ -174,7 +174,7 @@ def routing_warnings(
         warnings.append(
             f"{kept:.0%} of the bank passes the hard filter on the average question: it filters "
             "nothing, and locality rests on the prompt gates alone. Lower "
-            "visual_key.stranger_fraction, set model.max_kept, or try another edit layer "
+            "visual_key.unedited_fraction, set model.max_kept, or try another edit layer "
             "(--find-layer)."
         )
     median, largest = figures.get("expert_norm_median", 0.0), figures.get("expert_norm_max", 0.0)

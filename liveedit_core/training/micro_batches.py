@@ -1,8 +1,8 @@
-"""Micro-batches: the unit of work of training, and the only place where training draws at random.
+"""Micro-batches: the unit of work of training, and the only place where training is random.
 
-Everything random about a micro-batch comes from (seed, phase, step, number in the step), so it does
-not matter which process computes it, and a resumed run draws what an undisturbed one would have.
-Losses that compare items compare those of one micro-batch only.
+A micro-batch depends on (seed, phase, step, number in the step) only, so any process may compute
+it, and a resumed run draws the same ones. Losses that compare items compare those of one
+micro-batch.
 """
 
 import random
@@ -16,25 +16,25 @@ from torch import Tensor
 from liveedit_core.states import LayerStates
 from liveedit_core.training.data import TrainingData
 from liveedit_core.training.recipe import Phase
-from liveedit_core.training.sampling import draw_different_domains, draw_same_domain, mixture_mask
 
 MINIMUM_OWN_WEIGHT = 0.6
 MAXIMUM_OTHER_WEIGHT = 0.3
+EDIT_DOMAIN_PROBABILITY = 2 / 3
 
 States = list[LayerStates]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptBatch:
-    """For each edit: a question that asks for it and two that do not."""
+    """For each edit: one question that it should answer and two that it should not."""
 
     edits: States
-    asked: States
+    own: States
     """The edit itself, its rephrasing, or its other image."""
     swapped: States
     """Another question about its image."""
-    rivals: States
-    """A question that asks for another edit of the same entity."""
+    siblings: States
+    """A question for another edit of the same entity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +44,13 @@ class ExpertBatch:
     edits: States
     questions: States
     weights_BB: Tensor
-    """The own weight is drawn from 0.6..1, and the expert of one other edit gets up to 0.3: what
-    soft routing does at inference when it is not quite sure."""
+    """The own expert's weight is drawn from 0.6..1, and one other expert gets up to 0.3, as in soft
+    routing at inference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointBatch:
-    """Edits, their probes with mixture masks, and the views of the routing losses."""
+    """The paper's batch: edits, their probes with mixture masks, views for the routing losses."""
 
     edits: States
     reliability: States
@@ -61,7 +61,7 @@ class JointBatch:
     text_generality_BB: Tensor
     modal_generality_BB: Tensor
     locality_BB: Tensor
-    """Mixture masks (METHOD.md 5), one a kind."""
+    """Mixture masks, one per kind of probe."""
     same_input: States
     same_edit: States
     """Two views of one domain: input side, edit side."""
@@ -78,9 +78,8 @@ def draw(
     data: TrainingData, phase: Phase, batch_size: int, *, seed: int, step: int, number: int
 ) -> MicroBatch:
     """The micro-batch of this number in a step of a phase."""
-    suffix = (
-        f" {number}" if number else ""
-    )  # the first one draws as steps did before there were more
+    # Number 0 has no suffix: these seeds are older than steps of several micro-batches.
+    suffix = f" {number}" if number else ""
     rng = random.Random(f"{seed} {phase} {step}{suffix}")
     if phase == "experts":
         return draw_experts(data, batch_size, rng)
@@ -89,24 +88,26 @@ def draw(
 
 
 def draw_prompt(data: TrainingData, chosen: Sequence[int], rng: random.Random) -> PromptBatch:
-    """Questions about some cases. In production many edits ask the same question, so another item
-    of the batch is no negative; another edit of the same entity is."""
+    """Questions about some cases.
+
+    Many edits ask the same question in production, so another item of the batch is no negative;
+    another edit of the same entity is.
+    """
     cases = [data.cases[i] for i in chosen]
-    siblings = [data.siblings[case.entity] for case in cases]
-    others = [
-        rng.choice([s for s in group if s != i] or [i])
-        for i, group in zip(chosen, siblings, strict=True)
+    siblings = [
+        rng.choice([s for s in data.siblings[case.entity] if s != i] or [i])
+        for i, case in zip(chosen, cases, strict=True)
     ]
-    asked = [rng.choice((case.edit, *case.generality)) for case in cases]
-    rivals = [
-        rng.choice((data.cases[o].edit, *data.cases[o].generality)) if o != i else case.prompt_swap
-        for i, o, case in zip(chosen, others, cases, strict=True)
+    own = [rng.choice((case.edit, *case.generality)) for case in cases]
+    others = [
+        rng.choice((data.cases[s].edit, *data.cases[s].generality)) if s != i else case.prompt_swap
+        for i, s, case in zip(chosen, siblings, cases, strict=True)
     ]
     return PromptBatch(
         edits=data.states([case.edit for case in cases]),
-        asked=data.states(asked),
+        own=data.states(own),
         swapped=data.states([case.prompt_swap for case in cases]),
-        rivals=data.states(rivals),
+        siblings=data.states(others),
     )
 
 
@@ -157,6 +158,53 @@ def draw_joint(data: TrainingData, chosen: Sequence[int], rng: random.Random) ->
     )
 
 
+def mixture_mask(batch: int, *, has_own: bool, generator: torch.Generator) -> Tensor:
+    """bool [B, B]: the experts of the batch that each item sees.
+
+    They are the first n, n uniform in 0..B, and its own unless it is a locality item.
+    """
+    counts_B1 = torch.randint(0, batch + 1, (batch, 1), generator=generator)
+    mask_BB = torch.arange(batch)[None, :] < counts_B1
+    return mask_BB | torch.eye(batch, dtype=torch.bool) if has_own else mask_BB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Two inputs per item, by position: one for the input side, one for the edit side."""
+
+    input_side: list[int]
+    edit_side: list[int]
+
+
+def draw_same_domain(
+    edit_views: list[tuple[int, ...]], locality_views: list[tuple[int, ...]], rng: random.Random
+) -> Views:
+    """Both views of an edit with probability 2/3, else both the same locality probe (Eq. 13)."""
+    first, second = [], []
+    for edits, localities in zip(edit_views, locality_views, strict=True):
+        if rng.random() < EDIT_DOMAIN_PROBABILITY:
+            first.append(rng.choice(edits))
+            second.append(rng.choice(edits))
+        else:
+            probe = rng.choice(localities)
+            first.append(probe)
+            second.append(probe)
+    return Views(input_side=first, edit_side=second)
+
+
+def draw_different_domains(
+    edit_views: list[tuple[int, ...]], locality_views: list[tuple[int, ...]], rng: random.Random
+) -> Views:
+    """One view of the edit and one locality probe, in random order (Eq. 14)."""
+    first, second = [], []
+    for edits, localities in zip(edit_views, locality_views, strict=True):
+        pair = [rng.choice(edits), rng.choice(localities)]
+        rng.shuffle(pair)
+        first.append(pair[0])
+        second.append(pair[1])
+    return Views(input_side=first, edit_side=second)
+
+
 def on_device(batch: MicroBatchT, device: torch.device) -> MicroBatchT:
     """The same micro-batch with all tensors on a device."""
     if device.type == "cpu":
@@ -174,5 +222,5 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def numbers_of_rank(accumulation: int, *, rank: int, shards: int) -> Iterable[int]:
-    """Which micro-batches of a step a rank computes: its number, then every `shards`-th."""
+    """Micro-batches of a step that a rank computes: its number, then every `shards`-th."""
     return range(rank, accumulation, shards)

@@ -1,129 +1,131 @@
-"""How a visual key gets its weights: no gradient steps, but closed forms and held-out entities.
+"""Fits the visual key: no gradient steps, but closed forms and held-out entities.
 
-The linear map is a discriminant of all training entities. Its scale and threshold would be too
-optimistic if they were measured on the same things, so they come from folds: a map of the other
-folds, and the drawings of the entities held out, half of them taught and half of them strangers.
+The projection is a linear discriminant of all training entities: it keeps what differs between
+entities and drops what differs between drawings of one entity (Fisher 1936). Scale and threshold
+would be too optimistic if they were measured on the same entities, so they come from folds: the
+projection of the other folds on drawings of the held-out entities, half of which are edited.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from liveedit_core.method.config import VisualKeyRecipe
 from liveedit_core.method.visual_key import VisualKey, commonness
-from liveedit_core.training.discriminant import Discriminant, fit_discriminant
 
 NUM_FOLDS = 4
 SCALES = tuple(2 ** (exponent / 4) for exponent in range(8, 29))
 """4 to 128: candidates for the scale of the margins."""
+SMALLEST_DEVIATION = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyReport:
-    """What the folds say about entities that the map was not fitted on, means over the folds."""
+    """Results on entities that the projection was not fitted on, means over the folds."""
 
     own_first: float
-    """Share of other drawings whose own entity ranks first among those taught."""
+    """Share of other drawings whose own entity ranks first among the edited ones."""
     own_kept: float
     """Share of other drawings that pass the threshold of their own entity."""
-    num_taught: float
+    num_edited: float
     """Entities in the bank of a fold."""
     visual_midpoint: float
-    """Visual margin that `answer_fraction` of the strangers exceed."""
-    rival_midpoint: float
-    """Visual margin that `rival_fraction` of them exceed."""
+    """Visual margin exceeded by `answer_fraction` of the images of unedited entities."""
+    other_image_midpoint: float
+    """Visual margin exceeded by `other_image_fraction` of them."""
 
 
 @torch.no_grad()
 def fit_visual_key(
-    key: VisualKey, rows_ME: Tensor, entities_M: Tensor, recipe: VisualKeyRecipe
+    key: VisualKey, pyramids_ME: Tensor, entities_M: Tensor, recipe: VisualKeyRecipe
 ) -> KeyReport:
-    """Fit map, sentinels, scale and threshold on drawings of training entities.
+    """Fit projection, sentinels, scale and threshold of a key, in place.
 
     Args:
-        key: is filled in place.
-        rows_ME: pyramids of M drawings.
+        key: receives the weights.
+        pyramids_ME: of M drawings.
         entities_M: int64 entity of each, 0.., each with two drawings or more.
         recipe: settings.
     """
     order = torch.randperm(int(entities_M.max()) + 1)
     folds = [
-        _margins(key, rows_ME, entities_M, order[f::NUM_FOLDS], recipe) for f in range(NUM_FOLDS)
+        _cosines(key, pyramids_ME, entities_M, order[f::NUM_FOLDS], recipe)
+        for f in range(NUM_FOLDS)
     ]
-    owns = [own for own, _ in folds]
-    strangers = [stranger for _, stranger in folds]
-    offset = _exceeded_by(recipe.stranger_fraction, strangers)
-    scale = _best_scale(owns)
+    edited = [edited_SS for edited_SS, _ in folds]
+    unedited = [unedited_SS for _, unedited_SS in folds]
+    offset = _exceeded_by(recipe.unedited_fraction, unedited)
+    scale = _best_scale(edited)
     key.offset.fill_(offset)
     key.log_scale.copy_(torch.tensor(scale).log())
-    fitted = _fit(key, rows_ME, entities_M, recipe)
+    fitted = _fit(key, pyramids_ME, entities_M, recipe)
     key.mean.copy_(fitted.mean_E)
     key.deviation.copy_(fitted.deviation_E)
     key.projection.weight.copy_(fitted.weight_RE)
-    crowd = _one_drawing_each(entities_M)
-    chosen = crowd[torch.randperm(len(crowd))[: len(key.sentinels)]]
-    key.sentinels[: len(chosen)] = fitted.unit(rows_ME[chosen])
+    sentinels = _one_drawing_each(entities_M)
+    chosen = sentinels[torch.randperm(len(sentinels))[: len(key.sentinels)]]
+    key.sentinels[: len(chosen)] = fitted.unit(pyramids_ME[chosen])
     return KeyReport(
-        own_first=_mean([(own.argmax(1) == torch.arange(len(own))).float() for own in owns]),
-        own_kept=_mean([(own.diagonal() > offset).float() for own in owns]),
-        num_taught=sum(len(own) for own in owns) / NUM_FOLDS,
-        visual_midpoint=scale * (_exceeded_by(recipe.answer_fraction, strangers) - offset),
-        rival_midpoint=scale * (_exceeded_by(recipe.rival_fraction, strangers) - offset),
+        own_first=_mean([(one.argmax(1) == torch.arange(len(one))).float() for one in edited]),
+        own_kept=_mean([(one.diagonal() > offset).float() for one in edited]),
+        num_edited=sum(len(one) for one in edited) / NUM_FOLDS,
+        visual_midpoint=scale * (_exceeded_by(recipe.answer_fraction, unedited) - offset),
+        other_image_midpoint=scale * (_exceeded_by(recipe.other_image_fraction, unedited) - offset),
     )
 
 
-def _fit(
-    key: VisualKey, rows_ME: Tensor, entities_M: Tensor, recipe: VisualKeyRecipe
-) -> Discriminant:
-    rank = key.projection.out_features
-    return fit_discriminant(
-        rows_ME, entities_M, rank=rank, num_components=recipe.num_components, ridge=recipe.ridge
-    )
-
-
-def _margins(
-    key: VisualKey, rows_ME: Tensor, entities_M: Tensor, held_out_S: Tensor, recipe: VisualKeyRecipe
+def _cosines(
+    key: VisualKey,
+    pyramids_ME: Tensor,
+    entities_M: Tensor,
+    held_out_S: Tensor,
+    recipe: VisualKeyRecipe,
 ) -> tuple[Tensor, Tensor]:
-    """Of a map that never saw some entities: cosines, corrected but not yet scaled.
+    """Corrected but unscaled cosines with the edited drawings, one per edited entity.
+
+    The projection has seen none of the held-out entities.
 
     Returns:
-        (other drawings of taught entities [S/2, S/2], drawings of strangers [S/2, S/2]) with the
-        drawings that were taught, one an entity.
+        (other drawings of edited entities [S/2, S/2], drawings of unedited entities [S/2, S/2]).
     """
     is_held_M = torch.isin(entities_M, held_out_S)
-    fitted = _fit(key, rows_ME[~is_held_M], entities_M[~is_held_M], recipe)
-    unit_MR = fitted.unit(rows_ME)
-    crowd = _one_drawing_each(entities_M)
-    crowd = crowd[~is_held_M[crowd]]
-    common_M = commonness(unit_MR, unit_MR[crowd], min(key.nearest, len(crowd)))[:, 0]
+    fitted = _fit(key, pyramids_ME[~is_held_M], entities_M[~is_held_M], recipe)
+    unit_MR = fitted.unit(pyramids_ME)
+    sentinels = _one_drawing_each(entities_M)
+    sentinels = sentinels[~is_held_M[sentinels]]
+    nearest = min(key.nearest, len(sentinels))
+    common_M = commonness(unit_MR, unit_MR[sentinels], nearest)[:, 0]
     drawings = [(entities_M == entity).nonzero().flatten() for entity in held_out_S]
     pairs = [index[torch.randperm(len(index))[:2]] for index in drawings]
     half = len(pairs) // 2
-    taught = torch.stack([first for first, _ in pairs[:half]])
+    edited = torch.stack([first for first, _ in pairs[:half]])
 
-    def corrected(asked: Tensor) -> Tensor:
-        local = (common_M[asked][:, None] + common_M[taught]) / 2
-        return unit_MR[asked] @ unit_MR[taught].T - local
+    def corrected(images: Tensor) -> Tensor:
+        local = (common_M[images][:, None] + common_M[edited]) / 2
+        return unit_MR[images] @ unit_MR[edited].T - local
 
     others = torch.stack([second for _, second in pairs[:half]])
-    strangers = torch.stack([first for first, _ in pairs[half:]])
-    return corrected(others), corrected(strangers)
+    unedited = torch.stack([first for first, _ in pairs[half:]])
+    return corrected(others), corrected(unedited)
 
 
-def _exceeded_by(fraction: float, strangers: list[Tensor]) -> float:
-    """What this share of the strangers exceeds with some expert, mean over the folds."""
-    return sum(float(one.max(1).values.quantile(1 - fraction)) for one in strangers) / NUM_FOLDS
+def _exceeded_by(fraction: float, unedited: list[Tensor]) -> float:
+    """The largest cosine that this share of the images exceeds, mean over the folds."""
+    return sum(float(one.max(1).values.quantile(1 - fraction)) for one in unedited) / NUM_FOLDS
 
 
-def _best_scale(owns: list[Tensor]) -> float:
-    """The scale at which a softmax over margins is least surprised by the own entity (temperature
-    scaling: Guo et al., ICML 2017)."""
+def _best_scale(edited: list[Tensor]) -> float:
+    """Scale with the lowest cross-entropy of the own entity under a softmax over margins.
 
-    def surprise(scale: float) -> float:
-        return -_mean([(own * scale).log_softmax(1).diagonal() for own in owns])
+    Temperature scaling: Guo et al., ICML 2017.
+    """
 
-    return min(SCALES, key=surprise)
+    def cross_entropy(scale: float) -> float:
+        return -_mean([(one * scale).log_softmax(1).diagonal() for one in edited])
+
+    return min(SCALES, key=cross_entropy)
 
 
 def _one_drawing_each(entities_M: Tensor) -> Tensor:
@@ -133,3 +135,69 @@ def _one_drawing_each(entities_M: Tensor) -> Tensor:
 
 def _mean(parts: list[Tensor]) -> float:
     return float(torch.cat(parts).mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discriminant:
+    """Standardise, then project."""
+
+    mean_E: Tensor
+    deviation_E: Tensor
+    weight_RE: Tensor
+
+    def unit(self, values_ME: Tensor) -> Tensor:
+        """Projections as unit vectors, [M, R]."""
+        scaled_ME = (values_ME - self.mean_E) / self.deviation_E
+        return functional.normalize(scaled_ME @ self.weight_RE.T, dim=-1)
+
+
+def _fit(
+    key: VisualKey, pyramids_ME: Tensor, entities_M: Tensor, recipe: VisualKeyRecipe
+) -> Discriminant:
+    return fit_discriminant(
+        pyramids_ME,
+        entities_M,
+        rank=key.projection.out_features,
+        num_components=recipe.num_components,
+        ridge=recipe.ridge,
+    )
+
+
+@torch.no_grad()
+def fit_discriminant(
+    values_ME: Tensor, entities_M: Tensor, *, rank: int, num_components: int, ridge: float
+) -> Discriminant:
+    """Linear discriminant analysis in closed form.
+
+    Args:
+        values_ME: float32, one row per drawing.
+        entities_M: int64 label of each; a label with one drawing does not inform the covariance.
+        rank: R.
+        num_components: principal components to fit on, at most min(M, E).
+        ridge: added to the within-entity covariance, as a share of its mean variance.
+    """
+    mean, deviation = values_ME.mean(0), values_ME.std(0) + SMALLEST_DEVIATION
+    scaled = (values_ME - mean) / deviation
+    num_components = min(num_components, *scaled.shape)
+    _, _, components_EC = torch.pca_lowrank(scaled, num_components, center=False, niter=4)
+    reduced_MC = scaled @ components_EC
+    means_SC, label_M = means_of(reduced_MC, entities_M)
+    within_CC = torch.cov((reduced_MC - means_SC[label_M]).T, correction=0)
+    within_CC += ridge * within_CC.diagonal().mean() * torch.eye(num_components)
+    whiten_CC = torch.linalg.inv(torch.linalg.cholesky(within_CC)).T
+    between_CC = torch.cov((means_SC @ whiten_CC).T, correction=0)
+    directions_CR = torch.linalg.eigh(between_CC).eigenvectors[:, -rank:]
+    weight = (components_EC @ whiten_CC @ directions_CR).T
+    return Discriminant(
+        mean_E=mean,
+        deviation_E=deviation,
+        weight_RE=weight / (scaled @ weight.T).std(),  # unit size, so that it fits float16
+    )
+
+
+def means_of(values_MC: Tensor, entities_M: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean of each entity [S, C], its index for each row [M])."""
+    _, label_M = entities_M.unique(return_inverse=True)
+    counts_S1 = torch.bincount(label_M)[:, None]
+    sums_SC = values_MC.new_zeros(len(counts_S1), values_MC.shape[1])
+    return sums_SC.index_add_(0, label_M, values_MC) / counts_S1, label_M

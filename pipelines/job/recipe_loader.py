@@ -22,6 +22,9 @@ RENAMED = {
     "missing_pictures": "missing_images",
     "picture_weight": "image_weight",
     "cases_per_thing": "cases_per_entity",
+    "twin_share": "same_image_ratio",
+    "stranger_fraction": "unedited_fraction",
+    "rival_fraction": "other_image_fraction",
 }
 """Keys that recipes may still hold, and what they are called now."""
 

@@ -12,8 +12,7 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.config import StateDtype
-from liveedit_core.state_identity import StateIdentity
-from liveedit_core.state_source import LazyBackboneStates, StateSource
+from liveedit_core.state_source import LazyBackboneStates, StateIdentity, StateSource
 from pipelines.editing.recipe import RaySection
 from pipelines.job.ray_session import open_session
 from pipelines.job.states_config import StatesSection

@@ -30,8 +30,7 @@ from liveedit_core.schema import Case, ProbeKind
 from liveedit_core.states import LayerStates
 from liveedit_core.training.micro_batches import ExpertBatch, on_device
 from liveedit_core.training.recipe import LossSection, OptimizationSection
-from liveedit_core.training.step import calibrated_gain, edited_logits
-from liveedit_core.training.training_module import TrainingModule
+from liveedit_core.training.step import TrainingModule, calibrated_gain, edited_logits
 from liveedit_core.training.validation import split_by_entity
 from pipelines.training.model_sizes import generator_config
 from pipelines.training.recipe import ModelSection

@@ -138,7 +138,7 @@ class GeneratorTrainer:
         self.generator.config = replace(
             self.generator.config,
             visual_midpoint=report.visual_midpoint,
-            rival_midpoint=report.rival_midpoint,
+            other_image_midpoint=report.other_image_midpoint,
         )
         figures = {name: round(value, 4) for name, value in vars(report).items()}
         self.curve.append({"phase": "visual_key", "step": 0, **figures})

@@ -91,7 +91,7 @@ def generator_config(
         soft_routing=model.soft_routing,
         has_hard_filter=model.has_hard_filter,
         max_kept=model.max_kept,
-        twin_share=model.twin_share,
+        same_image_ratio=model.same_image_ratio,
         min_gate=model.min_gate,
         num_target_positions=model.num_target_positions,
         has_target_embeddings=model.has_target_embeddings,

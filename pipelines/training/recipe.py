@@ -76,7 +76,7 @@ class ModelSection:
     visual_gate: float = 6.0
     """Steepness of the gate that images alone are (with a pyramid only); its midpoints come with
     the visual key."""
-    twin_share: float = 0.9
+    same_image_ratio: float = 0.9
     """Share of an image's margin with itself at which an image counts as the same."""
     min_gate: float = 0.5
     """Experts whose prompt gate is below do not answer."""

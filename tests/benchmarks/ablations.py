@@ -42,7 +42,7 @@ INFERENCE: dict[str, dict[str, object]] = {
     "soft routing by prompt alone (paper)": {"soft_routing": "prompt"},
     "no hard filter": {"has_hard_filter": False},
     "no visual gate": {"visual_gate": 0.0},
-    "rivals of an edited image like any": {"rival_midpoint": None},
+    "one midpoint for all images": {"other_image_midpoint": None},
     "no bound on kept experts": {"max_kept": 0},
     "no prompt gate": {"min_gate": 0.0},
 }
@@ -55,8 +55,8 @@ def variants(
     """Each row's name and generator."""
     for name, change in INFERENCE.items():
         generator = load_generator(builtin_generator_folder())
-        if "rival_midpoint" in change:
-            change = change | {"rival_midpoint": generator.config.visual_midpoint}
+        if "other_image_midpoint" in change:
+            change = change | {"other_image_midpoint": generator.config.visual_midpoint}
         generator.config = replace(generator.config, **change)  # type: ignore[arg-type]
         yield name, generator
     for name, loss in LOSSES.items():

@@ -41,15 +41,13 @@ from liveedit_core.builtin.backbone import load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.method.generator import load_generator
-from liveedit_core.state_identity import StateIdentity
-from liveedit_core.state_source import BackboneStates, StateSource
+from liveedit_core.state_source import BackboneStates, StateIdentity, StateSource
 from liveedit_core.states import LayerStates
 from liveedit_core.training.data import TrainingData, draw_training_data
 from liveedit_core.training.losses import target_nll
 from liveedit_core.training.micro_batches import ExpertBatch, draw
 from liveedit_core.training.recipe import LossSection, OptimizationSection
-from liveedit_core.training.step import edited_logits
-from liveedit_core.training.training_module import TrainingModule
+from liveedit_core.training.step import TrainingModule, edited_logits
 from workers.training_engine import TorchEngine
 
 SEED = 5

@@ -17,7 +17,7 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.training.data import TrainingData
 from liveedit_core.training.micro_batches import draw
 from liveedit_core.training.recipe import LossSection, OptimizationSection
-from liveedit_core.training.training_module import TrainingModule
+from liveedit_core.training.step import TrainingModule
 from tests.tiny_backbone import request, tiny_generator
 from tests.tiny_families import EDIT_LAYER, FAMILY_NAMES, WIDTH, model_and_processor
 from tests.tiny_training import tiny_data

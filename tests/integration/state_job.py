@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from infra.cache.state_cache import StateCache
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.state_identity import StateIdentity
+from liveedit_core.state_source import StateIdentity
 from liveedit_core.states import LayerStates
 from pipelines.editing.recipe import RaySection
 from pipelines.job.ray_session import open_session

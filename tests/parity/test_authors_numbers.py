@@ -14,10 +14,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from liveedit_core.method.authors_checkpoint import (
+    from_authors,
     read_authors_checkpoint,
     write_authors_checkpoint,
 )
-from liveedit_core.method.authors_names import from_authors
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.features import Features
 from liveedit_core.method.generator import LiveEditGenerator

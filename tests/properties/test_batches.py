@@ -14,7 +14,7 @@ from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import fused_residual, route
-from liveedit_core.states import hidden_rows
+from liveedit_core.states import pad_hidden
 from tests.properties.strategies import configs, seeds, states
 from tests.random_states import random_expert
 from tests.tiny_backbone import OUR_CONFIG, case, image, request, tiny_generator
@@ -36,12 +36,12 @@ def test_features_experts_routing_residual(
     bank = ExpertRepository.from_experts(
         config, [random_expert(seed + n, config) for n in range(data.draw(st.integers(0, 6)))]
     )
-    keys = bank.visual_features_NK, bank.prompt_features_NK, config, generator.visual_evidence()
+    keys = bank.visual_features_NK, bank.prompt_features_NK, config, generator.margin_weight()
     features, edits = generator.input_features(batch), generator.edit_features(batch)
     down_BRD, up_BRD = generator.write_matrices(batch)
     routing = route(features, *keys)
     matrices = bank.down_NRD, bank.up_NRD, config.gain
-    normed_BTD = generator.hidden_norm(hidden_rows(batch).rows_BSD)
+    normed_BTD = generator.hidden_norm(pad_hidden(batch).values_BSD)
     residual_BTD = fused_residual(normed_BTD, routing.weights_BN, *matrices)
     assert features.sentinel_BQM is not None
     for i, state in enumerate(batch):
@@ -79,7 +79,7 @@ inputs = st.builds(
 @settings(max_examples=8)
 def test_the_backbones_halves(backbone: HuggingFaceBackbone, items: list[BackboneInput]) -> None:
     batch = backbone.encode(items)
-    logits = backbone.target_logits(batch, hidden_rows(batch).rows_BSD)
+    logits = backbone.target_logits(batch, pad_hidden(batch).values_BSD)
     for item, state, row in zip(items, batch, logits, strict=True):
         (alone,) = backbone.encode([item])
         assert_same(state.hidden_TD, alone.hidden_TD)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.routing import fused_residual, route
-from liveedit_core.states import LayerStates, hidden_rows
+from liveedit_core.states import LayerStates, pad_hidden
 from liveedit_core.training import losses
 from tests.properties import naive
 from tests.properties.naive import NaiveFeatures, Weights, numbers
@@ -72,9 +72,9 @@ def test_routing_and_residual(data: st.DataObject, config: GeneratorConfig, seed
         features = generator.edit_features(edits)
         visual_NK, prompt_NK = features.visual_BQM.flatten(1), features.prompt_BQM.flatten(1)
         down_NRD, up_NRD = generator.write_matrices(edits)
-    evidence = float(generator.visual_evidence())
+    evidence = float(generator.margin_weight())
     routing = route(generator.input_features(questions), visual_NK, prompt_NK, config, evidence)
-    hidden_BTD = hidden_rows(questions).rows_BSD
+    hidden_BTD = pad_hidden(questions).values_BSD
     added_BTD = fused_residual(
         generator.hidden_norm(hidden_BTD), routing.weights_BN, down_NRD, up_NRD, config.gain
     )

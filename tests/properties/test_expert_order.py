@@ -13,10 +13,10 @@ from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import fused_residual, route
-from liveedit_core.states import hidden_rows
+from liveedit_core.states import pad_hidden
 from tests.properties.strategies import configs, seeds, states
 from tests.random_states import random_expert
-from tests.tiny_backbone import OUR_CONFIG, case, question, tiny_generator
+from tests.tiny_backbone import OUR_CONFIG, answers, case, question, tiny_generator
 
 
 @given(st.data(), configs, seeds, st.permutations(range(7)))
@@ -31,7 +31,7 @@ def test_routing_and_residual(
     )
     shuffled = bank.take(order)
     features = generator.input_features(questions)
-    hidden_BTD = hidden_rows(questions).rows_BSD
+    hidden_BTD = pad_hidden(questions).values_BSD
     outcomes = []
     for members in (bank, shuffled):
         routing = route(
@@ -39,7 +39,7 @@ def test_routing_and_residual(
             members.visual_features_NK,
             members.prompt_features_NK,
             config,
-            generator.visual_evidence(),
+            generator.margin_weight(),
         )
         residual_BTD = fused_residual(
             generator.hidden_norm(hidden_BTD),
@@ -64,7 +64,7 @@ def test_answers_and_scores(backbone: HuggingFaceBackbone, order: list[int]) -> 
     editor = empty.with_edits([case.edit for case in cases])
     shuffled = editor.with_repository(editor.repository.take(order))
     questions = [question(number) for number in range(6)]
-    for one, other in zip(editor.answer(questions), shuffled.answer(questions), strict=True):
+    for one, other in zip(answers(editor, questions), answers(shuffled, questions), strict=True):
         assert one.text == other.text
         assert one.routing is not None
         assert other.routing is not None

@@ -15,7 +15,7 @@ from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case
-from tests.tiny_backbone import OUR_CONFIG, case, question, tiny_generator
+from tests.tiny_backbone import OUR_CONFIG, answers, case, question, tiny_generator
 from tests.tiny_bank import SmallModels, taught_bank
 
 CONFIG = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
@@ -31,10 +31,7 @@ class Answers:
         self.repository = bank.load_repository(CONFIG, version)
         empty = Editor(backbone, tiny_generator(CONFIG), ExpertRepository.empty(CONFIG))
         editor = empty.with_repository(self.repository)
-        self.texts = [
-            answer.text
-            for answer in editor.answer([question(n) for n in range(3)], max_new_tokens=4)
-        ]
+        self.texts = [answer.text for answer in answers(editor, [question(n) for n in range(3)], 4)]
         scorer = CaseScorer(empty)
         prepared = scorer.prepare([CASES[3], AGAIN], has_free_answers=False)
         results = scorer.score(prepared, self.repository, protocols=(TEACHER_FORCED,))

@@ -16,9 +16,17 @@ from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.states import LayerStates, hidden_rows
+from liveedit_core.states import LayerStates, pad_hidden
 from tests.random_states import random_expert
-from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, case, question, request, tiny_generator
+from tests.tiny_backbone import (
+    OUR_CONFIG,
+    TINY_CONFIG,
+    answers,
+    case,
+    question,
+    request,
+    tiny_generator,
+)
 
 LOUD = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
 LOUD_PAPER = replace(TINY_CONFIG, gain=60.0)
@@ -65,10 +73,10 @@ def assert_same_bits(
     editor: Editor, backbone: HuggingFaceBackbone, questions: list[BackboneInput]
 ) -> None:
     with LogitRecorder(backbone) as ours:
-        answers = editor.answer(questions, 5)
+        found = answers(editor, questions, 5)
     with LogitRecorder(backbone) as expected:
         texts = backbone.generate(questions, None, max_new_tokens=5)
-    assert [answer.text for answer in answers] == texts
+    assert [answer.text for answer in found] == texts
     assert len(ours) == len(expected)
     assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
 
@@ -149,7 +157,7 @@ def test_an_unkept_row_of_a_batch_is_untouched(
     routing = editor.route(states)
     routing.kept_BN[2] = False
     routing.weights_BN[2] = 0.0
-    hidden_BTD = hidden_rows(states).rows_BSD
+    hidden_BTD = pad_hidden(states).values_BSD
     residual = editor.residual(routing)
     edited_BTD = hidden_BTD if residual is None else hidden_BTD + residual(hidden_BTD)
     assert torch.equal(edited_BTD[2], hidden_BTD[2])
@@ -170,9 +178,9 @@ def test_an_edit_added_and_removed_leaves_no_trace(
     assert removed.repository.edit_ids == editor.repository.edit_ids
     questions = [question(number), *(question(o + 100) for o in others)]
     with LogitRecorder(backbone) as expected:
-        before = editor.answer(questions, 5)
+        before = answers(editor, questions, 5)
     with LogitRecorder(backbone) as ours:
-        after = removed.answer(questions, 5)
+        after = answers(removed, questions, 5)
     assert after == before
     assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
     scorer = CaseScorer(editor)

@@ -4,11 +4,11 @@ import torch
 
 from liveedit_core.states import (
     LayerStates,
-    Rows,
-    hidden_rows,
-    image_rows,
-    prompt_rows,
-    pyramids,
+    Padded,
+    pad_hidden,
+    pad_images,
+    pad_prompts,
+    stack_pyramids,
 )
 from tests.random_states import random_states
 
@@ -18,13 +18,13 @@ LONG = random_states(2, num_prompt=6, num_target=4)
 
 def test_padding_keeps_rows_and_marks_them() -> None:
     parts = [torch.ones(2, 3), 2 * torch.ones(4, 3), torch.zeros(0, 3)]
-    padded = Rows.pad(parts)
+    padded = Padded.pad(parts)
     assert padded.mask_BS.tolist() == [
         [True, True, False, False],
         [True] * 4,
         [False] * 4,
     ]
-    for part, rows, mask in zip(parts, padded.rows_BSD, padded.mask_BS, strict=True):
+    for part, rows, mask in zip(parts, padded.values_BSD, padded.mask_BS, strict=True):
         assert torch.equal(rows[mask], part)
         assert not rows[~mask].any()
 
@@ -32,18 +32,18 @@ def test_padding_keeps_rows_and_marks_them() -> None:
 def test_spans_pick_the_right_rows() -> None:
     pair = [SHORT, LONG]
     for rows, spans in (
-        (image_rows(pair), [(3, 7), (0, 4)]),
-        (prompt_rows(pair), [(7, 9), (4, 10)]),
-        (hidden_rows(pair), [(0, 10), (0, 14)]),
+        (pad_images(pair), [(3, 7), (0, 4)]),
+        (pad_prompts(pair), [(7, 9), (4, 10)]),
+        (pad_hidden(pair), [(0, 10), (0, 14)]),
     ):
         for row, (start, stop) in enumerate(spans):
             own = pair[row].hidden_TD[start:stop]
-            assert torch.equal(rows.rows_BSD[row, : stop - start], own)
+            assert torch.equal(rows.values_BSD[row, : stop - start], own)
             assert int(rows.mask_BS[row].sum()) == stop - start
 
 
 def test_pyramids_are_stacked() -> None:
-    assert torch.equal(pyramids([SHORT, LONG])[1], LONG.pyramid_E)
+    assert torch.equal(stack_pyramids([SHORT, LONG])[1], LONG.pyramid_E)
 
 
 def test_an_empty_image_span_means_no_image() -> None:

@@ -20,7 +20,7 @@ from liveedit_core.training.recipe import (
     Phase,
     TrainingPlan,
 )
-from liveedit_core.training.training_module import TrainingModule
+from liveedit_core.training.step import TrainingModule
 from tests.tiny_backbone import TINY_CONFIG, tiny_backbone
 from tests.tiny_training import beginning, plan, tiny_data
 from workers.training_messages import MODEL, LoadedSource, Snapshot

@@ -16,8 +16,7 @@ from infra.cache.state_rows import STATE_SCHEMA, WrittenStates
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import IntegrityError
-from liveedit_core.state_identity import StateIdentity
-from liveedit_core.state_source import BackboneStates
+from liveedit_core.state_source import BackboneStates, StateIdentity
 from liveedit_core.states import LayerStates
 from tests.unit.tiny_inputs import image
 from tests.unit.tiny_models import TinyBackbone

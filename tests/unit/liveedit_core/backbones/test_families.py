@@ -21,7 +21,7 @@ from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
-from liveedit_core.states import LayerStates, hidden_rows
+from liveedit_core.states import LayerStates, pad_hidden
 from tests.tiny_backbone import image, plain_convolutions, tiny_generator
 from tests.tiny_families import EDIT_LAYER, FAMILY_NAMES, VARIABLE, family_backbone, tiny_tokenizer
 
@@ -90,7 +90,7 @@ def test_a_padded_batch_gives_what_its_members_give_alone(
             other.grid,
         )
         torch.testing.assert_close(one.hidden_TD, other.hidden_TD, rtol=1e-4, atol=2e-5)
-    batch = backbone.target_logits(states, hidden_rows(states).rows_BSD)
+    batch = backbone.target_logits(states, pad_hidden(states).values_BSD)
     for state, logits in zip(alone, batch, strict=True):
         (expected,) = backbone.target_logits([state], state.hidden_TD[None])
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
@@ -303,7 +303,7 @@ def test_the_sentinel_copes_with_images_of_any_size(name: str) -> None:
 
 def test_gradients_flow_to_the_rows(backbone: VisionLanguageBackbone) -> None:
     states = backbone.encode([SEEN])
-    rows = hidden_rows(states).rows_BSD.requires_grad_()
+    rows = pad_hidden(states).values_BSD.requires_grad_()
     backbone.target_logits(states, rows)[0].square().mean().backward()
     assert rows.grad is not None
     assert rows.grad[0, : states[0].target_span[1] - 1].abs().sum(-1).gt(0).all()

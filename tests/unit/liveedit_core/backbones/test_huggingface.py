@@ -13,7 +13,7 @@ from liveedit_core.backbones.prompts import with_space
 from liveedit_core.backbones.protocol import BackboneInput, Residual
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.images import decode_image
-from liveedit_core.states import LayerStates, hidden_rows
+from liveedit_core.states import LayerStates, pad_hidden
 from tests.tiny_backbone import (
     EDIT_LAYER,
     IMAGE_TOKEN,
@@ -148,7 +148,7 @@ def test_a_route_is_asked_once_and_its_residual_added(backbone: HuggingFaceBackb
 
 def test_gradients_flow_to_the_rows(backbone: HuggingFaceBackbone) -> None:
     states = backbone.encode([SEEN])
-    hidden: Tensor = hidden_rows(states).rows_BSD.requires_grad_()
+    hidden: Tensor = pad_hidden(states).values_BSD.requires_grad_()
     backbone.target_logits(states, hidden)[0].square().mean().backward()
     assert hidden.grad is not None
     last_used = states[0].target_span[1] - 2  # the last target token predicts nothing here

@@ -4,12 +4,12 @@ import torch
 
 from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.method.editor import edit_input
-from liveedit_core.states import hidden_rows
+from liveedit_core.states import pad_hidden
 from tests.tiny_backbone import case, tiny_backbone
 
 BACKBONE = tiny_backbone()
 STATES = BACKBONE.encode([edit_input(case(seed).edit) for seed in range(3)])
-HIDDEN = hidden_rows(STATES).rows_BSD
+HIDDEN = pad_hidden(STATES).values_BSD
 
 
 def gradient(suffix: DecoderSuffix) -> torch.Tensor:

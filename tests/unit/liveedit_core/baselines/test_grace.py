@@ -8,7 +8,7 @@ from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.baselines.grace import Codebook, Grace
 from liveedit_core.baselines.settings import GraceConfig
 from liveedit_core.method.editor import edit_input
-from liveedit_core.states import hidden_rows
+from liveedit_core.states import pad_hidden
 from tests.tiny_backbone import request
 
 
@@ -60,7 +60,7 @@ def test_inputs_outside_all_radii_are_bit_identical(backbone: HuggingFaceBackbon
     states = backbone.encode(inputs)
     model = Grace(backbone, GraceConfig(radius=1e-3, max_steps=20, learning_rate=0.3))
     model.teach([request(1)], states[1:2])
-    expected = backbone.target_logits(states, hidden_rows(states).rows_BSD)
+    expected = backbone.target_logits(states, pad_hidden(states).values_BSD)
     with torch.no_grad(), model.prompts_end(states):
         found = model.logits(model.rows(states), states)
     same = [torch.equal(one, other) for one, other in zip(found, expected, strict=True)]
@@ -85,7 +85,7 @@ def test_a_value_is_taken_when_the_loss_is_low_enough(backbone: HuggingFaceBackb
     states = backbone.encode([edit_input(request(0))])
     model = Grace(backbone, GraceConfig(stop_loss=1e6))
     model.teach([request(0)], states)
-    expected = backbone.target_logits(states, hidden_rows(states).rows_BSD)
+    expected = backbone.target_logits(states, pad_hidden(states).values_BSD)
     with torch.no_grad(), model.prompts_end(states):
         (found,) = model.logits(model.rows(states), states)
     torch.testing.assert_close(found, expected[0])

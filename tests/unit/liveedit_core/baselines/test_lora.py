@@ -9,14 +9,14 @@ from liveedit_core.baselines.lora import AdaptedLinear, Lora
 from liveedit_core.baselines.settings import LoraConfig
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.editor import edit_input
-from liveedit_core.states import hidden_rows
+from liveedit_core.states import pad_hidden
 from tests.tiny_backbone import request
 
 
 def test_an_untaught_adapter_is_bit_identical(backbone: HuggingFaceBackbone) -> None:
     states = backbone.encode([edit_input(request(seed)) for seed in range(4)])
     model = Lora(backbone)
-    expected = backbone.target_logits(states, hidden_rows(states).rows_BSD)
+    expected = backbone.target_logits(states, pad_hidden(states).values_BSD)
     for one, other in zip(model.logits(model.rows(states), states), expected, strict=True):
         assert torch.equal(one, other)
 

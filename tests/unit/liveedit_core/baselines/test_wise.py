@@ -20,7 +20,7 @@ from liveedit_core.baselines.wise import (
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.editor import edit_input
 from liveedit_core.schema import Case, EditRequest
-from liveedit_core.states import LayerStates, Rows, hidden_rows
+from liveedit_core.states import LayerStates, Padded, pad_hidden
 from tests.tiny_backbone import case, question, request
 
 TINY = WiseConfig(
@@ -69,7 +69,7 @@ def test_inputs_below_epsilon_are_bit_identical(seed: int, backbone: HuggingFace
     is_routed = (found_B >= model.side_memory.epsilon).tolist()
     assert is_routed[seed]
     assert not any(is_routed[len(REQUESTS) :])
-    expected = backbone.target_logits(states, hidden_rows(states).rows_BSD, has_end=True)
+    expected = backbone.target_logits(states, pad_hidden(states).values_BSD, has_end=True)
     with torch.no_grad(), model.prompts_end(states):
         logits = model.logits(model.rows(states), states, has_end=True)
     same = [torch.equal(one, other) for one, other in zip(logits, expected, strict=True)]
@@ -147,7 +147,7 @@ def test_rows_after_the_prompt_do_not_count() -> None:
 
 
 def test_activations_are_means_over_the_rows_of_an_input() -> None:
-    inputs = Rows.pad([torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[6.0, 8.0]])])
+    inputs = Padded.pad([torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[6.0, 8.0]])])
     torch.testing.assert_close(activations(inputs, torch.eye(2)), torch.tensor([3.0, 10.0]))
 
 

@@ -22,7 +22,7 @@ from liveedit_core.evaluation.unedited_answers import UneditedAnswer, UneditedQu
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
-from tests.tiny_backbone import EDIT_LAYER, OUR_CONFIG, case, tiny_generator
+from tests.tiny_backbone import EDIT_LAYER, OUR_CONFIG, answers, case, tiny_generator
 
 CONFIG = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
 CASES = [case(seed) for seed in range(3)]
@@ -110,8 +110,8 @@ def test_free_answers_are_those_of_the_editor(
     results = scorer.score(prepared, bank, protocols=[FREE_GENERATION], max_new_tokens=5)
     assert any(result.answer_before != result.answer_after for result in results)
     questions = [replace(probe.question, target="") for probe in prepared.probes]
-    answers = scorer.editor.with_repository(bank).answer(questions, 5)
-    for probe, result, answer in zip(prepared.probes, results, answers, strict=True):
+    found = answers(scorer.editor.with_repository(bank), questions, 5)
+    for probe, result, answer in zip(prepared.probes, results, found, strict=True):
         assert (result.case_id, result.probe_index) == (probe.case_id, probe.probe_index)
         assert result.answer_after == answer.text
         assert result.answer_before == probe.unedited_answer

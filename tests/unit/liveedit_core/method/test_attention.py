@@ -16,8 +16,8 @@ def attention() -> CrossAttention:
     return CrossAttention(QUERY, ROW, VALUE, HEADS).eval().requires_grad_(False)
 
 
-def everywhere(rows_BSD: torch.Tensor) -> torch.Tensor:
-    return torch.ones(rows_BSD.shape[:2], dtype=torch.bool)
+def everywhere(values_BSD: torch.Tensor) -> torch.Tensor:
+    return torch.ones(values_BSD.shape[:2], dtype=torch.bool)
 
 
 def test_one_row_is_passed_on_whatever_the_query(attention: CrossAttention) -> None:

@@ -12,10 +12,12 @@ import torch
 
 from liveedit_core.errors import ConfigError, InputError, NumericsError
 from liveedit_core.method.authors_checkpoint import (
+    our_name,
     read_authors_checkpoint,
+    their_name,
+    to_authors,
     write_authors_checkpoint,
 )
-from liveedit_core.method.authors_names import our_name, their_name, to_authors
 from tests.unit.tiny_models import CONFIG, TinyModels
 
 Change = Callable[[dict[str, Any]], object]
@@ -99,7 +101,7 @@ def test_a_pickle_that_runs_code_is_refused(
         ),
         (
             lambda c: c["train_modules"]["moegen_c"].update(phi="text"),
-            "moegen_c.phi is no tensor",
+            "moegen_c.phi is not a floating-point tensor",
         ),
     ],
 )

@@ -5,14 +5,24 @@ from typing import Any
 
 import pytest
 
+from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.generator import CONFIG_FILE
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG
 
 
 @pytest.mark.parametrize("config", [TINY_CONFIG, OUR_CONFIG], ids=["paper", "ours"])
 def test_json_round_trip(config: GeneratorConfig) -> None:
     assert GeneratorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_committed_config_is_written_as_it_was_read() -> None:
+    """Its bytes are part of the digest that every bank of the built-in generator stores."""
+    text = (builtin_generator_folder() / CONFIG_FILE).read_text()
+    config = GeneratorConfig.from_dict(json.loads(text))
+    assert (config.other_image_midpoint, config.same_image_ratio) == (1.4871, 0.9)
+    assert json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n" == text
 
 
 def test_defaults_are_the_papers() -> None:
@@ -37,7 +47,7 @@ def test_defaults_are_the_papers() -> None:
         ({"visual_size": 64}, "visual_size"),
         ({"num_sentinels": 2}, "num_sentinels"),
         ({"visual_source": "tower_pyramid"}, "visual_size"),
-        ({"twin_share": 0}, "twin_share"),
+        ({"same_image_ratio": 0}, "same_image_ratio"),
         ({"visual_gate": -1}, "visual_gate"),
         ({"visual_source": "tower_pyramid", "visual_size": 9}, "visual_rank"),
         (OUR_CONFIG.to_dict() | {"visual_rank": 31}, "visual_rank"),

@@ -12,7 +12,15 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import NumericsError, RepositoryMismatchError
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
-from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, image, question, request, tiny_generator
+from tests.tiny_backbone import (
+    OUR_CONFIG,
+    TINY_CONFIG,
+    answers,
+    image,
+    question,
+    request,
+    tiny_generator,
+)
 
 LOUD = replace(OUR_CONFIG, gain=60.0, min_gate=0.0, max_kept=0)
 REQUESTS = [request(seed) for seed in range(5)]
@@ -67,15 +75,17 @@ def test_a_non_finite_expert_never_leaves_the_editor(backbone: HuggingFaceBackbo
 
 def test_edits_change_answers_and_removing_them_undoes_it(loud_editor: Editor) -> None:
     empty = loud_editor.with_repository(ExpertRepository.empty(LOUD))
-    before = [answer.text for answer in empty.answer(QUESTIONS)]
-    assert [answer.text for answer in loud_editor.answer(QUESTIONS)] != before
+    before = [answer.text for answer in answers(empty, QUESTIONS)]
+    assert [answer.text for answer in answers(loud_editor, QUESTIONS)] != before
     bare = loud_editor.repository.without([edit.edit_id for edit in REQUESTS])
-    after = loud_editor.with_repository(bare).answer(QUESTIONS)
+    after = answers(loud_editor.with_repository(bare), QUESTIONS)
     assert [answer.text for answer in after] == before
 
 
 def test_text_only_questions_have_no_routing(loud_editor: Editor) -> None:
-    seen, unseen = loud_editor.answer([QUESTIONS[0], BackboneInput(prompt="The opposite of up is")])
+    seen, unseen = answers(
+        loud_editor, [QUESTIONS[0], BackboneInput(prompt="The opposite of up is")]
+    )
     assert seen.routing is not None
     assert unseen.routing is None
 
@@ -103,7 +113,7 @@ def test_answers_carry_the_routing_of_their_own_question(loud_editor: Editor) ->
         loud_editor.explain(loud_editor.route(loud_editor.backbone.encode([q])))[0]
         for q in questions
     ]
-    for answer, routing in zip(loud_editor.answer(questions), expected, strict=True):
+    for answer, routing in zip(answers(loud_editor, questions), expected, strict=True):
         assert answer.routing is not None
         assert answer.routing.kept == routing.kept
         assert answer.routing.weights == pytest.approx(routing.weights, rel=1e-4)

@@ -8,7 +8,7 @@ import torch
 
 from liveedit_core.errors import NumericsError
 from liveedit_core.method.expert import ExpertGenerator
-from liveedit_core.states import Rows
+from liveedit_core.states import Padded
 from tests.random_states import random_expert
 from tests.tiny_backbone import TINY_CONFIG
 
@@ -30,7 +30,7 @@ def generator(**change: float) -> ExpertGenerator:
     return ExpertGenerator(config).eval().requires_grad_(False)
 
 
-SIGNAL = Rows.pad([torch.randn(9, 32, generator=torch.Generator().manual_seed(1))])
+SIGNAL = Padded.pad([torch.randn(9, 32, generator=torch.Generator().manual_seed(1))])
 NOWHERE = torch.zeros(1, 9, dtype=torch.int64)
 
 
@@ -42,7 +42,7 @@ def test_the_scale_divides_the_matrix() -> None:
 def test_without_position_embeddings_order_means_nothing() -> None:
     module = generator()
     order = torch.randperm(9, generator=torch.Generator().manual_seed(2))
-    shuffled = Rows(rows_BSD=SIGNAL.rows_BSD[:, order], mask_BS=SIGNAL.mask_BS)
+    shuffled = Padded(values_BSD=SIGNAL.values_BSD[:, order], mask_BS=SIGNAL.mask_BS)
     torch.testing.assert_close(module(SIGNAL, NOWHERE), module(shuffled, NOWHERE))
 
 

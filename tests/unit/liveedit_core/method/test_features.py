@@ -7,7 +7,7 @@ import torch
 
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.features import FeatureExtractor, Features
-from liveedit_core.states import Rows
+from liveedit_core.states import Padded
 from tests.tiny_backbone import TINY_CONFIG
 
 LEARNED = replace(TINY_CONFIG, visual_query="learned")
@@ -18,9 +18,9 @@ def extractor(config: GeneratorConfig, *, has_sentinel: bool = True) -> FeatureE
     return FeatureExtractor(config, has_sentinel=has_sentinel).eval().requires_grad_(False)
 
 
-def rows(seed: int, count: int, width: int) -> Rows:
+def rows(seed: int, count: int, width: int) -> Padded:
     draw = torch.Generator().manual_seed(seed)
-    return Rows.pad([torch.randn(count, width, generator=draw)])
+    return Padded.pad([torch.randn(count, width, generator=draw)])
 
 
 def features(config: GeneratorConfig, prompt_seed: int, image_seed: int) -> Features:
@@ -57,7 +57,7 @@ def test_a_learned_query_does_not_look_at_the_prompt() -> None:
 def test_the_sentinel_is_a_image_of_its_own() -> None:
     """Shown the sentinel's rows, the visual path gives the threshold feature."""
     module = extractor(TINY_CONFIG)
-    shown = module(rows(1, 5, TINY_CONFIG.hidden_size), Rows.pad([module.sentinel[0]]))
+    shown = module(rows(1, 5, TINY_CONFIG.hidden_size), Padded.pad([module.sentinel[0]]))
     torch.testing.assert_close(shown.visual_BQM, shown.sentinel_BQM)
 
 

@@ -80,7 +80,7 @@ def test_weights_of_another_shape_are_an_integrity_error(tmp_path: Path) -> None
 def test_the_edit_signal_is_image_prompt_and_target() -> None:
     state = random_states(1, num_prompt=3, num_target=2, num_before=4)
     signal, position = tiny_generator(TINY_CONFIG).edit_signal([state])
-    assert torch.equal(signal.rows_BSD[0], state.hidden_TD[4:])
+    assert torch.equal(signal.values_BSD[0], state.hidden_TD[4:])
     assert position.shape == (1, 9)
 
 
@@ -89,7 +89,7 @@ def test_our_edit_signal_numbers_target_rows_and_repeats_them_as_embeddings() ->
     generator = tiny_generator(OUR_CONFIG)
     signal, position = generator.edit_signal([state])
     expected = torch.cat([state.hidden_TD, state.target_embeddings_OD, generator.end_row()])
-    assert torch.equal(signal.rows_BSD[0], expected)
+    assert torch.equal(signal.values_BSD[0], expected)
     targets = [2, 3, 4, 5, 5, 5]  # four positions: later tokens share the last
     embeddings = [index + 4 for index in targets]
     assert position[0].tolist() == [0] * 6 + [1] + targets + embeddings + [9]
@@ -165,5 +165,5 @@ def away(module: torch.nn.Module, whole: dict[str, torch.Tensor]) -> None:
 def everything(generator: LiveEditGenerator, states: list[LayerStates]) -> list[torch.Tensor]:
     features = [generator.edit_features(states), generator.input_features(states)]
     tensors = [tensor for feature in features for tensor in feature if tensor is not None]
-    evidence = torch.as_tensor(generator.visual_evidence())
+    evidence = torch.as_tensor(generator.margin_weight())
     return [*tensors, *generator.write_matrices(states), evidence]

@@ -83,10 +83,10 @@ def test_max_kept_takes_the_best_and_never_divides_a_tie() -> None:
 
 def test_the_visual_gate_believes_rivals_of_a_image_that_was_edited_itself_less() -> None:
     config = replace(
-        CONFIG, visual_gate=2.0, visual_midpoint=1.0, rival_midpoint=2.5, twin_share=0.9
+        CONFIG, visual_gate=2.0, visual_midpoint=1.0, other_image_midpoint=2.5, same_image_ratio=0.9
     )
     twin = torch.tensor([[[4.0, 0.0, 0.0, 0.0]]])  # an edit of this very image has margin 4 - 1
-    inputs = features(2.0, 2.0, 1.0)._replace(twin_BQM=twin)
+    inputs = features(2.0, 2.0, 1.0)._replace(same_image_BQM=twin)
 
     def factors(*visual: float) -> list[float]:
         stored, prompts = keys(*visual), keys(*[1.0] * len(visual))
@@ -107,7 +107,7 @@ def test_min_gate_drops_experts_of_other_questions() -> None:
     assert routing.kept_BN.tolist() == [[False, True]]
 
 
-def test_visual_evidence_moves_weight_to_the_better_image() -> None:
+def test_margin_weight_moves_weight_to_the_better_image() -> None:
     config = replace(CONFIG, soft_routing="prompt_and_visual")
     inputs = features(2.0, 2.0, 0.0)
     paper = route(inputs, keys(1, 3), keys(1, 1), CONFIG).weights_BN[0]

@@ -27,15 +27,15 @@ def drawings(seed: int) -> Tensor:
     return torch.cat([entities, style], dim=1)
 
 
-def fitted(stranger_fraction: float = 0.1) -> tuple[VisualKey, KeyReport]:
+def fitted(unedited_fraction: float = 0.1) -> tuple[VisualKey, KeyReport]:
     torch.manual_seed(0)
     key = VisualKey(CONFIG)
     recipe = VisualKeyRecipe(
         num_components=30,
         ridge=0.1,
-        stranger_fraction=stranger_fraction,
-        answer_fraction=stranger_fraction / 2,
-        rival_fraction=stranger_fraction / 4,
+        unedited_fraction=unedited_fraction,
+        answer_fraction=unedited_fraction / 2,
+        other_image_fraction=unedited_fraction / 4,
     )
     return key, fit_visual_key(key, drawings(1), ENTITYS, recipe)
 
@@ -65,8 +65,8 @@ def test_unseen_entities_are_recognised_in_other_drawings() -> None:
 def test_the_threshold_lets_the_asked_share_of_strangers_pass(fraction: float) -> None:
     key, report = fitted(fraction)
     unseen = drawings(2)
-    num_taught = int(report.num_taught)
-    stored, strangers = unseen[0::3][:num_taught], unseen[0::3][num_taught:]
+    num_edited = int(report.num_edited)
+    stored, strangers = unseen[0::3][:num_edited], unseen[0::3][num_edited:]
     passing = (margins(key, strangers, stored) > 0).any(1).float().mean().item()
     assert fraction / 3 < passing < 3 * fraction
 
@@ -74,25 +74,25 @@ def test_the_threshold_lets_the_asked_share_of_strangers_pass(fraction: float) -
 @torch.no_grad()
 def test_fewer_strangers_pass_the_midpoints() -> None:
     key, report = fitted(0.4)
-    unseen, num_taught = drawings(2), int(report.num_taught)
-    stored, strangers = unseen[0::3][:num_taught], unseen[0::3][num_taught:]
+    unseen, num_edited = drawings(2), int(report.num_edited)
+    stored, strangers = unseen[0::3][:num_edited], unseen[0::3][num_edited:]
     best = margins(key, strangers, stored).max(1).values
     passing = [
-        (best > m).float().mean() for m in (0, report.visual_midpoint, report.rival_midpoint)
+        (best > m).float().mean() for m in (0, report.visual_midpoint, report.other_image_midpoint)
     ]
-    assert 0 < report.visual_midpoint < report.rival_midpoint
+    assert 0 < report.visual_midpoint < report.other_image_midpoint
     assert passing[0] > passing[1] > passing[2] > 0
 
 
 @torch.no_grad()
 def test_the_report_foretells_what_unseen_entities_do() -> None:
     key, report = fitted()
-    unseen, num_taught = drawings(2), int(report.num_taught)
+    unseen, num_edited = drawings(2), int(report.num_edited)
     own = margins(key, unseen[1::3], unseen[0::3])
     kept = (own.diagonal() > 0).float().mean().item()
     firsts = [
-        own[i : i + num_taught, i : i + num_taught].argmax(1) == torch.arange(num_taught)
-        for i in range(0, NUM_ENTITYS, num_taught)
+        own[i : i + num_edited, i : i + num_edited].argmax(1) == torch.arange(num_edited)
+        for i in range(0, NUM_ENTITYS, num_edited)
     ]
     assert report.own_kept == pytest.approx(kept, abs=0.15)
     assert report.own_first == pytest.approx(torch.cat(firsts).float().mean().item(), abs=0.15)
@@ -111,7 +111,7 @@ def test_the_margin_is_symmetric() -> None:
 def test_the_twin_is_what_an_edit_of_the_same_image_stores() -> None:
     key, _ = fitted()
     some = drawings(3)[:7]
-    assert torch.equal(key(some, is_edit=False).twin_BQM, key(some, is_edit=True).visual_BQM)
+    assert torch.equal(key(some, is_edit=False).same_image_BQM, key(some, is_edit=True).visual_BQM)
 
 
 @torch.no_grad()

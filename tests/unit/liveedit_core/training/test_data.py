@@ -16,13 +16,16 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.schema import Case
-from liveedit_core.state_identity import StateIdentity
-from liveedit_core.state_source import BackboneStates, StateSource
+from liveedit_core.state_source import BackboneStates, StateIdentity, StateSource
 from liveedit_core.states import LayerStates
-from liveedit_core.training.data import TrainingData, draw_training_data
+from liveedit_core.training.data import (
+    TrainingData,
+    TrainingInputs,
+    draw_training_data,
+    write_training_inputs,
+)
 from liveedit_core.training.micro_batches import JointBatch, draw
 from liveedit_core.training.step import joint_losses
-from liveedit_core.training.training_inputs import TrainingInputs, write_training_inputs
 from tests.tiny_backbone import TINY_CONFIG, case, plain_convolutions, tiny_backbone, tiny_generator
 from tests.unit.tiny_models import TinyBackbone
 from workers.state_encoder import StateEncoder, image_chunks

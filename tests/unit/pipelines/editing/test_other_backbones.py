@@ -41,7 +41,7 @@ from pipelines.training.loop import Curve, GeneratorTrainer
 from tests.inline_evaluator import InlineEvaluator
 from tests.other_backbones import TINY, cases_file, saved_family
 from tests.published_files import benchmark_folder
-from tests.tiny_backbone import case, plain_convolutions
+from tests.tiny_backbone import answers, case, plain_convolutions
 from tests.tiny_families import tiny_tokenizer
 from tests.unit.tiny_editing import CheckedProgress
 from tests.unit.tiny_inputs import HashEmbedder
@@ -191,7 +191,7 @@ def teach_and_open(root: Path, backbone: str, cases: Path, folder: Path) -> None
     assert isinstance(editor.backbone, VisionLanguageBackbone)
     assert editor.backbone.model.dtype == torch.bfloat16
     question = BackboneInput(prompt=case(0).edit.prompt, image_bytes=case(0).edit.image_bytes)
-    (answer,) = editor.answer([question])
+    (answer,) = answers(editor, [question])
     assert answer.routing is not None
 
     night = EvaluationWorker(registered_models(manifest, generator=str(folder)))

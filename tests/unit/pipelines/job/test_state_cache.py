@@ -12,7 +12,7 @@ from infra.cache.state_rows import StateWriter, WrittenStates
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError
-from liveedit_core.state_identity import StateIdentity
+from liveedit_core.state_source import StateIdentity
 from liveedit_core.training.data import TrainingData
 from pipelines.job.state_cache import cache_names, fill_cache, open_cache, training_source
 from pipelines.job.states_config import StatesSection

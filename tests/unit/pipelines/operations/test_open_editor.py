@@ -13,7 +13,7 @@ from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.model_folder import Fact
 from pipelines.operations.open_editor import open_editor
-from tests.tiny_backbone import PROMPTS, image, tiny_backbone
+from tests.tiny_backbone import PROMPTS, answers, image, tiny_backbone
 from tests.unit.tiny_models import TinyBackbone
 from tests.unit.tiny_operations import Operations, some_cases
 
@@ -45,10 +45,10 @@ def test_alias_and_number_open_the_very_experts_that_were_written(
         assert torch.equal(repository.down_NRD, expected.down_NRD)
         assert torch.equal(repository.visual_features_NK, expected.visual_features_NK)
         questions = [BackboneInput(prompt=PROMPTS[0], image_bytes=image(n)) for n in range(3)]
-        answers = written.with_repository(expected).answer(questions)
-        assert all(answer.routing is not None for answer in answers)
+        expected_answers = answers(written.with_repository(expected), questions)
+        assert all(answer.routing is not None for answer in expected_answers)
         texts = [model.answer(item.image_bytes, item.prompt) for item in questions]
-        assert texts == [answer.text for answer in answers]
+        assert texts == [answer.text for answer in expected_answers]
 
 
 def test_edits_are_explained_by_the_requests_beside_the_bank(

@@ -9,7 +9,7 @@ from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.data import TrainingData
 from liveedit_core.training.recipe import PhaseSection
-from liveedit_core.training.training_module import phases_of
+from liveedit_core.training.step import phases_of
 from pipelines.training.data import Material
 from pipelines.training.loop import Curve, GeneratorTrainer
 from pipelines.training.recipe import CheckpointSection, TrainRecipe

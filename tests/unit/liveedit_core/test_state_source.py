@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.state_identity import StateIdentity
+from liveedit_core.state_source import StateIdentity
 
 IDENTITY = StateIdentity(
     backbone_digest="backbone",
