@@ -32,3 +32,8 @@ class HtmlPage(HTMLParser):
         """Ids that other elements point to."""
         used = {value[1:] for name, value in self.attributes if name.endswith("href")}
         return used | {m[1] for _, v in self.attributes if (m := re.match(r"url\(#(.*)\)", v))}
+
+
+def words(html: str) -> str:
+    """The text of a page with single spaces."""
+    return " ".join(HtmlPage(html).text.split())

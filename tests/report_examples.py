@@ -6,28 +6,30 @@ from dataclasses import replace
 from PIL import Image, ImageDraw
 
 from infra.reports.data import (
-    GAINED,
-    IMPROVEMENT,
-    LOST,
-    NO_DIFFERENCE,
-    REGRESSION,
     ComparisonReportData,
     CurvePoint,
-    EditView,
+    EvaluatedVersion,
     EvaluationReportData,
     Example,
     Flip,
-    FlipCount,
     KeptExpert,
-    MetricDifference,
-    MetricRow,
     ReportData,
-    VersionView,
 )
-from liveedit_core.schema import ProbeKind
+from liveedit_core.evaluation.comparison import (
+    IMPROVEMENT,
+    LOST,
+    NOT_SIGNIFICANT,
+    REGRESSION,
+    MetricComparison,
+    Pair,
+)
+from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
+from liveedit_core.evaluation.statistics import Interval, PairedDifference
+from liveedit_core.evaluation.summaries import MetricSummary
+from liveedit_core.schema import EditRequest, Probe, ProbeKind
+from tests.unit.tiny_results import probe_result
 
 HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x.png" onerror=alert(2)>'
-PROTOCOLS = ("teacher_forced", "free_generation")
 
 
 def image(colour: str, side: int = 96) -> bytes:
@@ -39,80 +41,96 @@ def image(colour: str, side: int = 96) -> bytes:
     return buffer.getvalue()
 
 
-def metric(kind: str, num_edits: int, mean: float, protocol: str = "teacher_forced") -> MetricRow:
-    """A row with every number filled in."""
-    is_locality = kind.endswith("_locality")
-    return MetricRow(
-        num_edits=num_edits,
-        kind=kind,
-        protocol=protocol,
+def metric(kind: ProbeKind, num_cases: int, mean: float) -> MetricSummary:
+    """A metric with three probes for each case."""
+    has_rank = kind != ProbeKind.TEXT_LOCALITY
+    return MetricSummary(
         mean=mean,
-        num_samples=3 * num_edits,
-        num_cases=num_edits,
-        low=max(0.0, mean - 0.04),
-        high=min(1.0, mean + 0.03),
+        interval=Interval(low=max(0.0, mean - 0.04), high=min(1.0, mean + 0.03)),
         exact_mean=mean - 0.1,
-        exact_low=mean - 0.15,
-        exact_high=mean - 0.05,
-        kept_mean=0.35 if is_locality else 1.85,
+        exact_interval=Interval(low=mean - 0.15, high=mean - 0.05),
+        num_samples=3 * num_cases,
+        num_cases=num_cases,
+        kept_mean=0.35 if kind.is_locality else 1.85,
         kept_p95=3.0,
-        empty_kept_fraction=0.72 if is_locality else 0.031,
-        own_kept_fraction=0.012 if is_locality else 0.931,
-        own_first_fraction=0.008 if is_locality else 0.874,
-        own_rank_mean=None if kind == "text_locality" else 1.07,
-        own_weight_mean=None if kind == "text_locality" else 0.83,
+        empty_fraction=0.72 if kind.is_locality else 0.031,
+        own_kept_fraction=0.012 if kind.is_locality else 0.931,
+        own_first_fraction=0.008 if kind.is_locality else 0.874,
+        own_rank_mean=0.07 if has_rank else None,
+        own_weight_mean=0.83 if has_rank else None,
     )
+
+
+def edit(name: str, colour: str, prompt: str) -> EditRequest:
+    """An edit with an image."""
+    return EditRequest(image_bytes=image(colour), prompt=prompt, target=name)
 
 
 def expert(name: str, colour: str, weight: float, *, is_own: bool = False) -> KeptExpert:
     """A kept expert with an image."""
     prompt = f"Who owns the {name}, and " + "where was it seen last, " * 4 + "do you know?"
-    edit = EditView(edit_id=name * 8, prompt=prompt, target=name, image_bytes=image(colour))
-    return KeptExpert(edit=edit, weight=weight, is_own=is_own)
+    return KeptExpert(
+        edit_id=name * 8, edit=edit(name, colour, prompt), weight=weight, is_own=is_own
+    )
 
 
-def example(kind: str, score: float, prompt: str = "What is shown here?") -> Example:
-    """An examined probe."""
-    return Example(
-        case_id=f"case-{kind}",
-        num_edits=100,
+def example(kind: ProbeKind, score: float, prompt: str = "What is shown here?") -> Example:
+    """A scored probe."""
+    result = probe_result(
+        f"case-{kind}",
         kind=kind,
-        protocol="teacher_forced",
         score=score,
-        prompt=prompt,
-        target="a red balloon",
-        answer_before="a kite",
-        answer_after="a red kite" if score < 1 else "a red balloon",
-        image_bytes=None if kind == "text_locality" else image("crimson"),
-        kept=()
-        if kind.endswith("locality")
-        else (expert("balloon", "crimson", 0.81, is_own=True), expert("kite", "teal", 0.12)),
+        before="a kite",
+        after="a red kite" if score < 1 else "a red balloon",
+    )
+    shown = None if kind == ProbeKind.TEXT_LOCALITY else image("crimson")
+    own, other = expert("balloon", "crimson", 0.81, is_own=True), expert("kite", "teal", 0.12)
+    return Example(
+        result=replace(result, target="a red balloon"),
+        probe=Probe(kind=kind, prompt=prompt, target="a red balloon", image_bytes=shown),
+        num_edits=100,
+        kept=() if kind.is_locality else (own, other),
+    )
+
+
+def version(label: str, bank_version: int, num_edits: int) -> EvaluatedVersion:
+    """A version with a result for each of 100 cases."""
+    return EvaluatedVersion(
+        label=label,
+        bank="main",
+        bank_version=bank_version,
+        num_edits=num_edits,
+        results=[probe_result(f"case-{i}") for i in range(100)],
     )
 
 
 def evaluation_example() -> EvaluationReportData:
-    """A page of an evaluation."""
+    """The page of an evaluation."""
     means = dict(zip(ProbeKind, (0.96, 0.93, 0.81, 1.0, 0.97, 0.88, 0.9, 0.4), strict=True))
-    rows = [
-        metric(kind.value, n, mean - (0.0 if kind == "text_locality" else 0.02 * step), protocol)
-        for protocol in PROTOCOLS
-        for step, n in enumerate((1, 10, 100))
-        for kind, mean in means.items()
+    points = [
+        CurvePoint(
+            num_edits=num_edits,
+            summary={
+                (kind, protocol): metric(
+                    kind, num_edits, mean - (0.0 if kind == "text_locality" else 0.02 * step)
+                )
+                for protocol in PROTOCOLS
+                for kind, mean in means.items()
+            },
+        )
+        for step, num_edits in enumerate((1, 10, 100))
     ]
     return EvaluationReportData(
-        title="Evaluation of main, version 4",
-        subtitle="100 edits, examined on 100 cases",
+        version=replace(version("newest", 4, 100), is_complete=False),
+        summary=points[-1].summary,
         seed=7,
-        bank="main",
-        bank_version=4,
-        num_edits=100,
-        num_cases=100,
-        is_complete=False,
         duration_s=83.0,
-        metrics=[row for row in rows if row.num_edits == 100],
-        curve=rows,
-        examples=[example(kind.value, 1.0) for kind in ProbeKind],
-        worst_cases=[example("reliability", 0.5, HOSTILE), example("modal_locality", 0.0)],
+        curve=points,
+        examples=[example(kind, 1.0) for kind in ProbeKind],
+        worst_cases=[
+            example(ProbeKind.RELIABILITY, 0.5, HOSTILE),
+            example(ProbeKind.MODAL_LOCALITY, 0.0),
+        ],
         warnings=["3 of 2,400 probes have no result."],
         facts={"store": "s3://bucket/prefix", "recipe": HOSTILE},
     )
@@ -126,16 +144,12 @@ def run_example() -> ReportData:
         CurvePoint(
             num_edits=num_edits,
             num_groups=1000 // num_edits,
-            metrics=[
-                replace(
-                    metric(kind.value, num_edits, mean - slope * step, protocol),
-                    num_samples=3 * num_cases,
-                    num_cases=num_cases,
-                )
+            summary={
+                (kind, protocol): metric(kind, num_cases, mean - slope * step)
                 for protocol, num_cases in zip(PROTOCOLS, (1000, 100), strict=True)
                 for kind, mean in means.items()
                 for slope in [0.0 if kind == ProbeKind.TEXT_LOCALITY else 0.01]
-            ],
+            },
         )
         for step, num_edits in enumerate((1, 10, 100, 1000))
     ]
@@ -152,84 +166,88 @@ def run_example() -> ReportData:
     )
 
 
-def difference(kind: str, protocol: str, value: float, verdict: str) -> MetricDifference:
+def comparison(kind: ProbeKind, protocol: str, value: float, verdict: str) -> MetricComparison:
     """A compared metric."""
-    return MetricDifference(
+    is_regression = verdict == REGRESSION
+    return MetricComparison(
         kind=kind,
         protocol=protocol,
         old_mean=0.9,
         new_mean=0.9 + value,
-        difference=value,
-        low=value - 0.03,
-        high=value + 0.02,
-        p_value=0.0002 if verdict == REGRESSION else 0.61,
-        adjusted_p_value=0.0014 if verdict == REGRESSION else 1.0,
+        difference=PairedDifference(
+            mean=value,
+            low=value - 0.03,
+            high=value + 0.02,
+            p_value=0.0002 if is_regression else 0.61,
+            p_value_better=0.5,
+            num_samples=240,
+            num_cases=100,
+        ),
+        adjusted_p_value=0.0014 if is_regression else 1.0,
         tolerance=0.01,
-        verdict=verdict,
-        num_samples=240,
-        num_cases=100,
+        is_regression=is_regression,
+        is_improvement=verdict == IMPROVEMENT,
     )
 
 
-def flip(direction: str, kind: str, prompt: str = "What is shown here?") -> Flip:
-    """A probe that flipped."""
-    answers = ("a red balloon", "a kite")
-    old, new = answers if direction == LOST else answers[::-1]
-    kept = (expert("balloon", "crimson", 0.81, is_own=True),)
+def changed(direction: str, kind: ProbeKind, case_id: str, probe_index: int = 0) -> Pair:
+    """Free answers of a probe that flipped."""
+
+    def scored(is_right: bool) -> ProbeResult:
+        result = probe_result(
+            case_id,
+            kind=kind,
+            protocol=FREE_GENERATION,
+            probe_index=probe_index,
+            score=float(is_right),
+            before="a toy",
+            after="a red balloon" if is_right else "a kite",
+        )
+        return replace(result, target="a red balloon")
+
+    return scored(direction == LOST), scored(direction != LOST)
+
+
+def flip(direction: str, kind: ProbeKind, prompt: str = "What is shown here?") -> Flip:
+    """A probe that flipped, as it is shown."""
+    old, new = changed(direction, kind, f"case-{kind}")
+    own = (expert("balloon", "crimson", 0.81, is_own=True),)
     return Flip(
-        direction=direction,
-        case_id=f"case-{kind}",
-        kind=kind,
-        protocol="free_generation",
-        prompt=prompt,
-        target="a red balloon",
-        answer_unedited="a toy",
-        answer_old=old,
-        answer_new=new,
-        score_old=1.0 if direction == LOST else 0.0,
-        score_new=0.0 if direction == LOST else 1.0,
-        image_bytes=image("crimson"),
-        kept_old=kept if direction == LOST else (),
-        kept_new=(expert("kite", "teal", 0.66),) if direction == LOST else kept,
+        old=old,
+        new=new,
+        probe=Probe(kind=kind, prompt=prompt, target="a red balloon", image_bytes=image("crimson")),
+        kept_old=own if direction == LOST else (),
+        kept_new=(expert("kite", "teal", 0.66),) if direction == LOST else own,
     )
 
 
 def comparison_example() -> ComparisonReportData:
-    """A page of a comparison."""
-    verdicts = (REGRESSION, NO_DIFFERENCE, IMPROVEMENT)
-    values = {REGRESSION: -0.12, NO_DIFFERENCE: -0.002, IMPROVEMENT: 0.06}
-    differences = [
-        difference(kind.value, protocol, 0.0, NO_DIFFERENCE)
+    """The page of a comparison."""
+    verdicts = (REGRESSION, NOT_SIGNIFICANT, IMPROVEMENT)
+    values = {REGRESSION: -0.12, NOT_SIGNIFICANT: -0.002, IMPROVEMENT: 0.06}
+    comparisons = [
+        comparison(kind, protocol, 0.0, NOT_SIGNIFICANT)
         if kind == ProbeKind.TEXT_LOCALITY
-        else difference(kind.value, protocol, values[verdicts[i % 3]], verdicts[i % 3])
+        else comparison(kind, protocol, values[verdicts[i % 3]], verdicts[i % 3])
         for protocol in PROTOCOLS
         for i, kind in enumerate(ProbeKind)
     ]
+    kind = ProbeKind.RELIABILITY
+    same = probe_result("case-0", kind=kind, protocol=TEACHER_FORCED)
+    lost = [changed("lost", kind, f"case-{i}") for i in range(90)]
+    gained = [changed("gained", kind, f"case-{i}") for i in range(90, 92)]
+    unchanged = [(replace(same, case_id=f"case-{i}"),) * 2 for i in range(100)]
     return ComparisonReportData(
-        title="main: version 7 against version 4",
-        subtitle="newest against champion",
+        old=version("champion", 4, 100),
+        new=version("newest", 7, 200),
         seed=7,
-        old=VersionView(label="champion", bank="main", bank_version=4, num_edits=100),
-        new=VersionView(label="newest", bank="main", bank_version=7, num_edits=200),
-        num_cases=100,
-        differences=differences,
-        flip_counts=[
-            FlipCount(
-                kind="reliability",
-                protocol="free_generation",
-                num_lost=90,
-                num_gained=2,
-                num_samples=240,
-            )
-        ],
-        num_lost=90,
-        num_gained=2,
+        pairs=[*lost, *gained, *((a, b) for a, b in unchanged)],
+        comparisons=comparisons,
         flips=[
-            *(flip(LOST, "reliability", prompt) for prompt in (HOSTILE, "Who is it?", "What now?")),
-            flip(GAINED, "modal_generality"),
-            flip(GAINED, "image_swap_locality"),
+            *(flip("lost", kind, prompt) for prompt in (HOSTILE, "Who is it?", "What now?")),
+            flip("gained", ProbeKind.MODAL_GENERALITY),
+            flip("gained", ProbeKind.IMAGE_SWAP_LOCALITY),
         ],
-        test="Sign-flip permutation test over cases, 10,000 resamples; Holm's correction.",
         warnings=["The versions hold different numbers of edits."],
         facts={"store": "s3://bucket/prefix", "recipe": HOSTILE},
     )

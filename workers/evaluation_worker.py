@@ -102,7 +102,7 @@ class EvaluationWorker:
             free_case_ids=unit.free_case_ids if has_free else (),
             max_new_tokens=self._max_new_tokens,
             source=self._states,
-            memory=self._answers,
+            answer_cache=self._answers,
         )
         return Preparation(cases=prepared, duration_s=time.perf_counter() - start_s)
 

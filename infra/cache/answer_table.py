@@ -44,9 +44,9 @@ class AnswerTable:
         """Answers held, as last read."""
         return len(self._rows)
 
-    def read(self, questions: Sequence[UneditedQuery]) -> list[UneditedAnswer | None]:
+    def read(self, queries: Sequence[UneditedQuery]) -> list[UneditedAnswer | None]:
         """See `AnswerCache.read`."""
-        ids = [answer_id(self._identity, question) for question in questions]
+        ids = [answer_id(self._identity, query) for query in queries]
         try:
             if any(key not in self._rows for key in ids):
                 self._rows.refresh()
@@ -65,9 +65,9 @@ class AnswerTable:
             for row in self._rows.take(held).to_pylist()
         }
 
-    def keep(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None:
-        """See `AnswerCache.keep`."""
-        # Questions that differ only in a target that plays no part share an id.
+    def write(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None:
+        """See `AnswerCache.write`."""
+        # Queries that differ only in an unused target share an id.
         answer_of = {answer_id(self._identity, key): answer for key, answer in answers.items()}
         rows = [
             {

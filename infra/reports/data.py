@@ -1,109 +1,74 @@
-"""What a report is made of: plain values, so that a report can be made and tested from anything."""
+"""What each page shows: the core's own results and summaries, with titles, counts and facts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from liveedit_core.evaluation.comparison import MetricComparison, Pair, direction_of
+from liveedit_core.evaluation.probes import ProbeResult
+from liveedit_core.evaluation.summaries import Summary
 from liveedit_core.inputs.rejects import Rejected
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricRow:
-    """One metric after one number of edits, under one protocol."""
-
-    num_edits: int
-    kind: str
-    """A `ProbeKind`."""
-    protocol: str
-    """"teacher_forced" or "free_generation"; never two of them in one column."""
-    mean: float
-    """Mean score, 0 to 1."""
-    num_samples: int
-    own_kept_fraction: float | None = None
-    """Share of probes for which the edit's own expert passed the hard filter; None: unknown."""
-    empty_kept_fraction: float | None = None
-    """Share of probes for which no expert passed the hard filter; None: unknown."""
-    num_cases: int | None = None
-    """Cases that the probes belong to; None: unknown. So for all that follows."""
-    low: float | None = None
-    """Lower end of the 95 % interval of the mean."""
-    high: float | None = None
-    """Upper end of the 95 % interval of the mean."""
-    exact_mean: float | None = None
-    """Share of probes whose answer is right as a whole."""
-    exact_low: float | None = None
-    exact_high: float | None = None
-    kept_mean: float | None = None
-    """Experts that passed the hard filter, on average over probes."""
-    kept_p95: float | None = None
-    """The same, 95th percentile."""
-    own_first_fraction: float | None = None
-    """Share of probes for which the edit's own expert had the largest weight of all."""
-    own_rank_mean: float | None = None
-    """Place of the edit's own expert by weight where it was kept, 1 is the first; a mean."""
-    own_weight_mean: float | None = None
-    """Soft-routing weight of the edit's own expert where it was kept; a mean."""
+from liveedit_core.schema import EditRequest, Probe
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """One number of edits of a lifelong curve: all cases, in groups of so many."""
+    """The metrics after one number of edits."""
 
     num_edits: int
-    """Edits of a group; the last group may hold fewer."""
-    num_groups: int
-    metrics: Sequence[MetricRow]
-    """Over all groups; each row has this number of edits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditView:
-    """An edit as a reader sees it."""
-
-    edit_id: str
-    prompt: str
-    target: str
-    image_bytes: bytes | None = None
+    summary: Summary
+    num_groups: int = 1
+    """Lifelong curves evaluate the cases in groups of `num_edits`; the last may be smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptExpert:
     """An expert that passed the hard filter for a probe."""
 
-    edit: EditView
+    edit_id: str
+    edit: EditRequest | None
+    """None if the request log does not hold it."""
     weight: float
     """Its soft-routing weight, 0 to 1."""
     is_own: bool = False
-    """Whether it is the expert of the very edit that the probe examines."""
+    """Whether it is the expert of the edit that the probe belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One examined probe: what the model said before and after the edits."""
+    """One scored probe: the model's answers before and after the edits."""
 
-    case_id: str
+    result: ProbeResult
+    probe: Probe
     num_edits: int
-    kind: str
-    protocol: str
-    score: float
-    """0 to 1."""
-    prompt: str
-    target: str
-    answer_before: str
-    answer_after: str
-    image_bytes: bytes | None = None
     kept: Sequence[KeptExpert] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
+class Flip:
+    """A probe that was entirely right under one of two versions only."""
+
+    old: ProbeResult
+    new: ProbeResult
+    probe: Probe
+    kept_old: Sequence[KeptExpert] = ()
+    kept_new: Sequence[KeptExpert] = ()
+
+    @property
+    def direction(self) -> str:
+        """`LOST` or `GAINED`."""
+        return direction_of((self.old, self.new))
+
+
+@dataclass(frozen=True, kw_only=True)
 class SimilarPair:
-    """Two edits whose images are alike."""
+    """Two edits with similar images."""
 
     relation: str
-    """"duplicate", "near_duplicate" or "conflict" (alike, with different targets)."""
+    """"near_duplicate" or "conflict" (same prompt, different targets)."""
     similarity: float
     """Cosine of the two image embeddings."""
-    first: EditView
-    second: EditView
+    first: EditRequest
+    second: EditRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,29 +83,29 @@ class StageTime:
 
     @property
     def items_per_s(self) -> float:
-        """Throughput; 0 when the stage took no measurable time."""
+        """Throughput; 0 if the stage took no measurable time."""
         return self.num_items / self.duration_s if self.duration_s > 0 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """Everything that one report shows."""
+    """The report of an editing run."""
 
     title: str
     subtitle: str = ""
     seed: int
     facts: Mapping[str, str] = field(default_factory=dict)
-    """Facts of the run by name: recipe, git commit, versions, digests, bank versions."""
+    """Shown as they are: recipe, git commit, digests, bank versions."""
     num_edits: int
     """Edits in the bank at the end."""
     num_edits_before: int = 0
-    """Of these, how many the bank held already and were not done again."""
+    """Of these, how many the bank held before this run."""
     num_rejects: int = 0
-    """Inputs that were refused; `rejects` may list fewer."""
+    """Rejected inputs; `rejects` may list fewer."""
     duration_s: float
-    metrics: Sequence[MetricRow] = ()
+    metrics: Sequence[CurvePoint] = ()
     curve: Sequence[CurvePoint] = ()
-    """The lifelong curve of the newest version, by number of edits; empty: none was asked for."""
+    """The lifelong curve of the newest version; empty: none was evaluated."""
     examples: Sequence[Example] = ()
     worst_cases: Sequence[Example] = ()
     rejects: Sequence[Rejected] = ()
@@ -150,143 +115,78 @@ class ReportData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationReportData:
-    """Everything that the page of one evaluation shows."""
+class EvaluatedVersion:
+    """A bank version with its results."""
 
-    title: str
-    subtitle: str = ""
-    seed: int
-    """Of samples and intervals."""
+    label: str
+    """Its role: "champion", "newest"."""
     bank: str
     bank_version: int
     num_edits: int
-    """Edits that the version holds."""
-    num_cases: int
-    """Cases that were examined."""
-    is_complete: bool
-    """Whether every probe asked for has a result."""
+    results: Sequence[ProbeResult]
+    is_complete: bool = True
+    """Whether every probe has a result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReportData:
+    """The page of one evaluation of one bank version."""
+
+    version: EvaluatedVersion
+    summary: Summary
+    seed: int
+    """Of samples and intervals."""
     duration_s: float = 0.0
-    """What scoring took; 0: unknown."""
-    metrics: Sequence[MetricRow] = ()
-    """Of this version."""
-    curve: Sequence[MetricRow] = ()
-    """Of this version and others of its bank, by number of edits."""
+    """Time of scoring; 0: unknown."""
+    curve: Sequence[CurvePoint] = ()
+    """Other numbers of edits of the same bank."""
     examples: Sequence[Example] = ()
     worst_cases: Sequence[Example] = ()
     warnings: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        """Heading of the page."""
+        return f"Evaluation of {self.version.bank}, version {self.version.bank_version}"
 
-REGRESSION = "regression"
-IMPROVEMENT = "improvement"
-NO_DIFFERENCE = "no difference"
-WITHIN_TOLERANCE = "within tolerance"
-NOT_SIGNIFICANT = "not significant"
-
-LOST = "lost"
-"""Right under the older version, wrong under the newer one."""
-GAINED = "gained"
-"""Wrong under the older version, right under the newer one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VersionView:
-    """One of the two versions."""
-
-    label: str
-    """What people call it: "champion", "newest"."""
-    bank: str
-    bank_version: int
-    num_edits: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricDifference:
-    """One metric under one protocol, on the probes that both versions answered."""
-
-    kind: str
-    """A `ProbeKind`."""
-    protocol: str
-    old_mean: float
-    new_mean: float
-    difference: float
-    """Newer minus older, -1 to 1."""
-    low: float
-    """Lower end of the 95 % interval of the difference."""
-    high: float
-    p_value: float
-    """One-sided: how often chance alone makes the newer one look so bad, or worse."""
-    num_samples: int
-    """Pairs of probes."""
-    num_cases: int
-    adjusted_p_value: float | None = None
-    """The same after correction for many metrics; None: not corrected."""
-    tolerance: float | None = None
-    """Loss that is accepted; None: none was stated."""
-    verdict: str = ""
-    """One of the verdicts above; empty: nobody judged."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flip:
-    """A probe that one version answered right as a whole and the other did not."""
-
-    direction: str
-    """`LOST` or `GAINED`."""
-    case_id: str
-    kind: str
-    protocol: str
-    prompt: str
-    target: str
-    answer_unedited: str
-    answer_old: str
-    answer_new: str
-    score_old: float
-    score_new: float
-    image_bytes: bytes | None = None
-    kept_old: Sequence[KeptExpert] = ()
-    kept_new: Sequence[KeptExpert] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlipCount:
-    """How many probes of one metric flipped, each way."""
-
-    kind: str
-    protocol: str
-    num_lost: int
-    num_gained: int
-    num_samples: int
+    @property
+    def subtitle(self) -> str:
+        """Line below it."""
+        return self.version.label
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonReportData:
-    """Everything that the page of a comparison shows."""
+    """The page that compares two bank versions on the same probes."""
 
-    title: str
-    subtitle: str = ""
+    old: EvaluatedVersion
+    new: EvaluatedVersion
     seed: int
     """Of the test and the intervals."""
-    old: VersionView
-    new: VersionView
-    num_cases: int
-    """Cases that both versions were examined on."""
-    differences: Sequence[MetricDifference] = ()
-    flip_counts: Sequence[FlipCount] = ()
-    num_lost: int = 0
-    """Probes that were lost under one protocol at least; `flips` may list fewer."""
-    num_gained: int = 0
-    """The same of those that were gained."""
+    pairs: Sequence[Pair] = ()
+    """All probes compared."""
+    comparisons: Sequence[MetricComparison] = ()
     flips: Sequence[Flip] = ()
-    test: str = ""
-    """How the p-values were computed, in words."""
+    """A selection of the probes that flipped."""
     warnings: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Heading of the page."""
+        new, old = self.new, self.old
+        return f"{new.bank}: version {new.bank_version} against version {old.bank_version}"
+
+    @property
+    def subtitle(self) -> str:
+        """Line below it."""
+        return f"{self.new.label} against {self.old.label}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Histogram:
-    """Distributions of one number, drawn over one another."""
+    """Distributions of one quantity, drawn over one another."""
 
     title: str
     caption: str
@@ -299,18 +199,18 @@ class Histogram:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReportData:
-    """Everything that one training report shows."""
+    """The report of a training run."""
 
     title: str
     subtitle: str = ""
     seed: int
     duration_s: float
-    """Of this start; an earlier one of a resumed run is not in it."""
+    """Of this start, without earlier starts of a resumed run."""
     phase_steps: Mapping[str, int]
-    """Optimizer steps of each phase, in their order."""
+    """Optimizer steps of each phase, in order."""
     curve: Sequence[Mapping[str, float | str]]
-    """Rows of `phase`, `step` and figures. A figure named `validation.*` or `routing.*` was
-    measured on held-out entities, any other on the step's batch."""
+    """Rows of `phase`, `step` and quantities. `validation.*` and `routing.*` were measured on
+    held-out entities, any other quantity on the step's batch."""
     histograms: Sequence[Histogram] = ()
     worst_cases: Sequence[Example] = ()
     warnings: Sequence[str] = ()

@@ -1,137 +1,100 @@
-"""Metrics of a report, arranged: one table and its plots for each protocol, never two in one."""
+"""Metrics arranged for a page: one table and its plots for each protocol, never two in one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from markupsafe import Markup
-
-from infra.reports.data import CurvePoint, MetricRow
-from infra.reports.plots import Line, draw_by_num_edits, plot_by_num_edits
+from infra.reports.data import CurvePoint
+from infra.reports.formats import spell
+from infra.reports.plots import Line, Plot, draw_by_num_edits, plot_by_num_edits, plot_name
+from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED
+from liveedit_core.evaluation.summaries import BY_CONSTRUCTION, MetricSummary
 from liveedit_core.schema import ProbeKind
 
-BY_CONSTRUCTION = frozenset({ProbeKind.TEXT_LOCALITY.value})
-"""Without an image there are no image rows to compare, so no expert can ever be kept."""
-
 PROTOCOL_NOTES = {
-    "teacher_forced": "share of the target's tokens that come first when the tokens before them "
-    "are given",
-    "free_generation": "greedy answer equals the target after normalisation",
+    TEACHER_FORCED: "share of the target's tokens that are the model's first choice when the "
+    "target's earlier tokens are given",
+    FREE_GENERATION: "greedy answer equals the target after normalisation",
 }
 
 METRIC_NOTES = {
-    "reliability": "the taught fact itself: its image and its question",
-    "text_generality": "the taught image, the question in other words",
-    "modal_generality": "another image of the same entity, the same question",
-    "text_locality": "an unrelated question without an image: the answer must stay",
-    "modal_locality": "an unrelated image and question: the answer must stay",
-    "image_swap_locality": "the taught question on another image: the answer must stay",
-    "prompt_swap_locality": "another question on the taught image: the answer must stay",
-    "portability": "a question whose answer follows from the taught fact",
+    ProbeKind.RELIABILITY: "the edit itself: its image and its prompt",
+    ProbeKind.TEXT_GENERALITY: "the image of the edit, its prompt rephrased",
+    ProbeKind.MODAL_GENERALITY: "another image of the same entity, the same prompt",
+    ProbeKind.TEXT_LOCALITY: "an unrelated question without an image: the answer must not change",
+    ProbeKind.MODAL_LOCALITY: "an unrelated image and question: the answer must not change",
+    ProbeKind.IMAGE_SWAP_LOCALITY: "the prompt on another image: the answer must not change",
+    ProbeKind.PROMPT_SWAP_LOCALITY: "another question on the image: the answer must not change",
+    ProbeKind.PORTABILITY: "a question whose answer follows from the edit",
 }
 """What each kind of probe asks."""
 
-_TAUGHT = [kind.value for kind in ProbeKind if not kind.is_locality]
-_UNCHANGED = [kind.value for kind in ProbeKind if kind.is_locality]
-_KIND_ORDER = [kind.value for kind in ProbeKind]
-_PROTOCOL_ORDER = list(PROTOCOL_NOTES)
+CURVE_HEADING = "Lifelong curve: "
+"""Start of the titles of the lifelong curve's plots, and so of their file names and ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricTable:
-    """Means of one protocol: a row for each kind, a column for each number of edits."""
+    """Metrics of one protocol: a row for each kind of probe, a column for each number of edits."""
 
     protocol: str
-    note: str
-    num_edits: Sequence[int]
-    kinds: Sequence[tuple[str, bool, Sequence[MetricRow | None]]]
-    """Kind, whether its value is fixed by construction, and its cells."""
+    points: Sequence[CurvePoint]
+    rows: Sequence[tuple[ProbeKind, Sequence[MetricSummary | None]]]
+
+    @property
+    def note(self) -> str:
+        """How the protocol scores."""
+        return PROTOCOL_NOTES[self.protocol]
+
+    @property
+    def num_cases(self) -> list[int]:
+        """Cases scored under this protocol, for each column."""
+        columns = zip(*(cells for _, cells in self.rows), strict=True)
+        return [max(cell.num_cases for cell in column if cell) for column in columns]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MetricPlot:
-    """One plot with what a reader must know to trust it."""
-
-    title: str
-    svg: Markup
-    caption: str
-
-
-def metric_tables(metrics: Sequence[MetricRow]) -> list[MetricTable]:
-    """One table for each protocol that was measured."""
+def metric_tables(points: Sequence[CurvePoint]) -> list[MetricTable]:
+    """One table for each protocol that was scored."""
     tables = []
-    for protocol in _ordered({row.protocol for row in metrics}, _PROTOCOL_ORDER):
-        rows = {(row.kind, row.num_edits): row for row in metrics if row.protocol == protocol}
-        counts = sorted({num_edits for _, num_edits in rows})
-        kinds = _ordered({kind for kind, _ in rows}, _KIND_ORDER)
-        tables.append(
-            MetricTable(
-                protocol=protocol,
-                note=PROTOCOL_NOTES.get(protocol, ""),
-                num_edits=counts,
-                kinds=[
-                    (kind, kind in BY_CONSTRUCTION, [rows.get((kind, n)) for n in counts])
-                    for kind in kinds
-                ],
-            )
-        )
+    for protocol in PROTOCOLS:
+        by_edits = {
+            point.num_edits: point
+            for point in points
+            if any(name == protocol for _, name in point.summary)
+        }
+        columns = [by_edits[count] for count in sorted(by_edits)]
+        rows = [
+            (kind, [point.summary.get((kind, protocol)) for point in columns]) for kind in ProbeKind
+        ]
+        if columns:
+            shown = [(kind, cells) for kind, cells in rows if any(cells)]
+            tables.append(MetricTable(protocol=protocol, points=columns, rows=shown))
     return tables
 
 
-def rows_by_protocol(metrics: Sequence[MetricRow]) -> list[tuple[str, list[MetricRow]]]:
-    """Rows of each protocol, in the order of a page."""
-    order = ordered_kinds({row.kind for row in metrics})
+def metric_plots(points: Sequence[CurvePoint], *, seed: int, heading: str = "") -> list[Plot]:
+    """Accuracy, locality and the filter by number of edits; `heading` starts each title."""
     return [
-        (
-            protocol,
-            sorted(
-                (row for row in metrics if row.protocol == protocol),
-                key=lambda row: (row.num_edits, order.index(row.kind)),
-            ),
-        )
-        for protocol in _ordered({row.protocol for row in metrics}, _PROTOCOL_ORDER)
-    ]
-
-
-def metric_plots(metrics: Sequence[MetricRow], *, seed: int, heading: str = "") -> list[MetricPlot]:
-    """What was taught, what must not change, and the filter, each by number of edits.
-
-    Args:
-        metrics: What to draw.
-        seed: Of samples and intervals.
-        heading: Begins each title; tells plots of one page apart that show different rows.
-    """
-    return [
-        MetricPlot(
+        Plot(
             title=curves.title,
-            svg=Markup(plot_by_num_edits(curves.lines, name=curves.name, description=curves.title)),
+            svg=plot_by_num_edits(curves.lines, curves.title),
             caption=f"Protocol: {spell(curves.protocol)}. Seed {seed}. Samples at each point: "
             f"{curves.samples}." + (" Bands: 95 % intervals." if curves.has_intervals else ""),
         )
-        for curves in _curves(metrics, heading)
+        for curves in _curves(points, heading)
     ]
 
 
 def draw_metric_plots(
-    folder: Path, metrics: Sequence[MetricRow], *, heading: str = ""
+    folder: Path, points: Sequence[CurvePoint], *, heading: str = ""
 ) -> list[Path]:
     """Draw the same plots as PNG files, named by their titles; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for curves in _curves(metrics, heading):
-        paths.append(folder / f"{curves.name}.png")
+    for curves in _curves(points, heading):
+        paths.append(folder / f"{plot_name(curves.title)}.png")
         draw_by_num_edits(paths[-1], curves.lines, title=curves.title)
     return paths
-
-
-def ordered_kinds(kinds: set[str]) -> list[str]:
-    """Kinds of probes in the order of a page."""
-    return _ordered(kinds, _KIND_ORDER)
-
-
-def spell(name: str) -> str:
-    """An identifier as a reader writes it: "text_locality" -> "text locality"."""
-    return "teacher-forced" if name == "teacher_forced" else name.replace("_", " ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,113 +107,75 @@ class _Curves:
     samples: str
 
     @property
-    def name(self) -> str:
-        """Names a file, and tells ids of one plot from those of another."""
-        return "-".join(self.title.replace(",", "").replace(":", "").lower().split())
-
-    @property
     def has_intervals(self) -> bool:
         return any(line.intervals for line in self.lines)
 
 
-def _curves(metrics: Sequence[MetricRow], heading: str) -> list[_Curves]:
+_Samples = Sequence[tuple[int, MetricSummary]]
+"""Number of edits, and the metric there."""
+
+
+def _curves(points: Sequence[CurvePoint], heading: str) -> list[_Curves]:
+    # The axis is logarithmic: an evaluation before the first edit is in the table only.
+    ordered = sorted((p for p in points if p.num_edits > 0), key=lambda point: point.num_edits)
+    protocols = [
+        name for name in PROTOCOLS if any(key[1] == name for p in points for key in p.summary)
+    ]
     found = []
-    protocols = _ordered({row.protocol for row in metrics}, _PROTOCOL_ORDER)
     for protocol in protocols:
-        # The axis is logarithmic: an examination before the first edit is in the table only.
-        rows = [row for row in metrics if row.protocol == protocol and row.num_edits > 0]
-        for title, kinds in (("What was taught", _TAUGHT), ("What must stay", _UNCHANGED)):
-            chosen = [row for row in rows if row.kind in kinds]
+        series = {
+            kind: [
+                (point.num_edits, item)
+                for point in ordered
+                if (item := point.summary.get((kind, protocol)))
+            ]
+            for kind in ProbeKind
+        }
+        taught = {kind: rows for kind, rows in series.items() if rows and not kind.is_locality}
+        unchanged = {kind: rows for kind, rows in series.items() if rows and kind.is_locality}
+        for title, chosen in (("What was taught", taught), ("What must stay", unchanged)):
             if chosen:
-                found.append(_curves_of(heading + title, protocol, chosen, _mean))
-        kept = [row for row in rows if row.kind in _TAUGHT and row.own_kept_fraction is not None]
-        if kept and protocol == protocols[0]:  # routing does not depend on how answers are scored
+                found.append(_curves_of(heading + title, protocol, chosen, _mean_line))
+        if taught and protocol == protocols[0]:  # routing does not depend on the protocol
             title = f"{heading}Own expert kept by the filter"
-            found.append(_curves_of(title, protocol, kept, _own_kept))
+            found.append(_curves_of(title, protocol, taught, _own_kept_line))
     return found
 
 
-def _mean(row: MetricRow) -> float:
-    return row.mean
+def _mean_line(label: str, samples: _Samples, is_dashed: bool) -> Line:
+    return Line(
+        label=label,
+        num_edits=[num_edits for num_edits, _ in samples],
+        fractions=[item.mean for _, item in samples],
+        is_dashed=is_dashed,
+        intervals=[(item.interval.low, item.interval.high) for _, item in samples],
+    )
 
 
-def _own_kept(row: MetricRow) -> float:
-    return row.own_kept_fraction or 0.0
+def _own_kept_line(label: str, samples: _Samples, is_dashed: bool) -> Line:
+    return Line(
+        label=label,
+        num_edits=[num_edits for num_edits, _ in samples],
+        fractions=[item.own_kept_fraction for _, item in samples],
+        is_dashed=is_dashed,
+    )
 
 
 def _curves_of(
-    title: str, protocol: str, rows: Sequence[MetricRow], value: Callable[[MetricRow], float]
+    title: str,
+    protocol: str,
+    series: Mapping[ProbeKind, _Samples],
+    line: Callable[[str, _Samples, bool], Line],
 ) -> _Curves:
     lines, samples = [], []
-    for kind in _ordered({row.kind for row in rows}, _KIND_ORDER):
-        points = sorted((row for row in rows if row.kind == kind), key=lambda row: row.num_edits)
+    for kind, items in series.items():
         is_fixed = kind in BY_CONSTRUCTION
-        intervals = [(row.low, row.high) for row in points if row.low is not None]
-        has_all = value is _mean and len(intervals) == len(points)
-        lines.append(
-            Line(
-                label=spell(kind) + (" (by construction)" if is_fixed else ""),
-                num_edits=[row.num_edits for row in points],
-                fractions=[value(row) for row in points],
-                is_dashed=is_fixed,
-                intervals=[(low or 0.0, high or 0.0) for low, high in intervals] if has_all else (),
-            )
-        )
-        samples.append(f"{spell(kind)} {' / '.join(f'{row.num_samples:,}' for row in points)}")
+        label = spell(kind) + (" (by construction)" if is_fixed else "")
+        lines.append(line(label, items, is_fixed))
+        samples.append(f"{spell(kind)} {' / '.join(f'{item.num_samples:,}' for _, item in items)}")
     return _Curves(
         title=f"{title}, {spell(protocol)}",
         protocol=protocol,
         lines=lines,
         samples="; ".join(samples),
     )
-
-
-def _ordered(names: set[str], order: Sequence[str]) -> list[str]:
-    """Known names in their order, then the others by the alphabet."""
-    return sorted(names, key=lambda name: (order.index(name) if name in order else 999, name))
-
-
-CURVE_HEADING = "Lifelong curve: "
-"""Begins the titles of its plots, and so their file names and the ids inside them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurveTable:
-    """The curve under one protocol: a row for each metric, a column for each number of edits."""
-
-    metrics: MetricTable
-    num_groups: Sequence[int]
-    """Groups that the cases were taken in, for each column."""
-    num_cases: Sequence[int | None]
-    """Cases that were asked under this protocol, for each column; None: unknown."""
-
-
-def curve_tables(curve: Sequence[CurvePoint]) -> list[CurveTable]:
-    """One table for each protocol that was measured."""
-    num_groups = {point.num_edits: point.num_groups for point in curve}
-    return [
-        CurveTable(
-            metrics=table,
-            num_groups=[num_groups[count] for count in table.num_edits],
-            num_cases=[
-                max((row.num_cases for row in column if row and row.num_cases), default=None)
-                for column in zip(*(cells for _, _, cells in table.kinds), strict=True)
-            ],
-        )
-        for table in metric_tables(curve_rows(curve))
-    ]
-
-
-def curve_plots(curve: Sequence[CurvePoint], *, seed: int) -> list[MetricPlot]:
-    """The figures of a page."""
-    return metric_plots(curve_rows(curve), seed=seed, heading=CURVE_HEADING)
-
-
-def draw_curve_plots(folder: Path, curve: Sequence[CurvePoint]) -> list[Path]:
-    """Draw the same figures as PNG files, for MLflow; returns their paths."""
-    return draw_metric_plots(folder, curve_rows(curve), heading=CURVE_HEADING)
-
-
-def curve_rows(curve: Sequence[CurvePoint]) -> list[MetricRow]:
-    """The rows of all points."""
-    return [row for point in curve for row in point.metrics]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
@@ -27,6 +28,16 @@ _COLOURS = ("#3b82c4", "#dd8328", "#2a9d73", "#b5589f", "#c94a4a", "#7d79c9", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _SIZE_INCHES = (5.2, 3.1)
 _MAX_BINS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A plot as part of a page."""
+
+    title: str
+    svg: Markup
+    caption: str
+    """How its numbers were measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,25 +69,13 @@ class Samples:
     values: Sequence[float]
 
 
-def plot_by_num_edits(lines: Sequence[Line], *, name: str, description: str) -> str:
-    """Draw fractions over the number of edits (logarithmic) as an inline `<svg>` element.
-
-    Args:
-        lines: What to draw; each has as many fractions (0 to 1) as numbers of edits.
-        name: Makes the ids inside this SVG differ from those of other plots on the page.
-        description: What a screen reader says; no markup.
-    """
-    return _inline_svg(_figure_by_num_edits(lines), name, description)
+def plot_by_num_edits(lines: Sequence[Line], title: str) -> Markup:
+    """Fractions over the number of edits (logarithmic) as an inline `<svg>` element."""
+    return _inline_svg(_figure_by_num_edits(lines), title)
 
 
 def draw_by_num_edits(path: Path, lines: Sequence[Line], *, title: str) -> None:
-    """Draw the same as a PNG file, on white.
-
-    Args:
-        path: Of the file; its folder exists.
-        lines: As for `plot_by_num_edits`.
-        title: Above the plot.
-    """
+    """The same as a PNG file on white; its folder exists."""
     figure = _figure_by_num_edits(lines)
     figure.suptitle(title, fontsize=11)
     figure.patch.set_visible(True)
@@ -110,17 +109,8 @@ def _figure_by_num_edits(lines: Sequence[Line]) -> Figure:
     return figure
 
 
-def plot_by_step(
-    curves: Sequence[Series], *, name: str, description: str, is_fraction: bool
-) -> str:
-    """Draw figures over training steps as an inline `<svg>` element.
-
-    Args:
-        curves: What to draw; each has as many values as steps.
-        name: Makes the ids inside this SVG differ from those of other plots on the page.
-        description: What a screen reader says; no markup.
-        is_fraction: The axis runs from 0 to 100 %, else from 0 to what there is.
-    """
+def plot_by_step(curves: Sequence[Series], title: str, *, is_fraction: bool) -> Markup:
+    """Quantities over training steps as an inline `<svg>` element."""
     figure, axes = _empty_plot()
     for index, curve in enumerate(curves):
         axes.plot(
@@ -140,26 +130,13 @@ def plot_by_step(
     else:
         axes.set_ylim(bottom=min(0.0, *(value for curve in curves for value in curve.values)))
     figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize=9)
-    return _inline_svg(figure, name, description)
+    return _inline_svg(figure, title)
 
 
 def plot_histogram(
-    samples: Sequence[Samples],
-    *,
-    name: str,
-    description: str,
-    x_label: str,
-    threshold: float | None = None,
-) -> str:
-    """Draw distributions over one another, each as shares of its own samples.
-
-    Args:
-        samples: What to draw; whole numbers get a bar each.
-        name: Makes the ids inside this SVG differ from those of other plots on the page.
-        description: What a screen reader says; no markup.
-        x_label: What the numbers are.
-        threshold: A vertical line there.
-    """
+    samples: Sequence[Samples], title: str, *, x_label: str, threshold: float | None = None
+) -> Markup:
+    """Distributions as an inline `<svg>`, each as shares of its own samples."""
     figure, axes = _empty_plot()
     values = [value for sample in samples for value in sample.values]
     edges = histogram_edges(values)
@@ -182,7 +159,7 @@ def plot_histogram(
         axes.xaxis.set_major_locator(FixedLocator([edge + 0.5 for edge in edges[:-1]][::step]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize=9)
-    return _inline_svg(figure, name, description)
+    return _inline_svg(figure, title)
 
 
 def histogram_edges(values: Sequence[float]) -> list[float]:
@@ -226,17 +203,22 @@ def _style(axes: Axes, counts: Sequence[int]) -> None:
     axes.set_ylim(0.0, 1.02)
 
 
-def _inline_svg(figure: Figure, name: str, description: str) -> str:
+def plot_name(title: str) -> str:
+    """A title as a file name without suffix; also keeps the ids of plots on one page apart."""
+    return "-".join(title.replace(",", "").replace(":", "").lower().split())
+
+
+def _inline_svg(figure: Figure, title: str) -> Markup:
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": plot_name(title)}
     with mpl.rc_context(settings):
         figure.savefig(buffer, format="svg", metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    # Inside a page, a style element, fixed ids and a fixed size would leak into everything else.
+    # Inside a page, a style element, fixed ids and a fixed size would affect everything else.
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r"font-family: [^;]+;", "", svg)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1))

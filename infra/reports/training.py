@@ -1,68 +1,54 @@
-"""The report of a training run: one HTML file, made like that of an editing run (`report.py`)."""
+"""The report of a training run."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-from markupsafe import Markup
 
 from infra.reports.data import Histogram, TrainingReportData
-from infra.reports.editing import (
-    Tile,
-    format_duration,
-    format_percent,
-    page_environment,
-    write_page,
-)
-from infra.reports.metrics import MetricPlot, spell
-from infra.reports.plots import Samples, Series, plot_by_step, plot_histogram
+from infra.reports.formats import count, duration, percent, spell
+from infra.reports.page import Tile, render_page
+from infra.reports.plots import Plot, Samples, Series, plot_by_step, plot_histogram
 from liveedit_core.schema import PAPER_METRICS
 
 MAX_WORST_CASES = 24
 
-_TEMPLATE = "training_report.html.j2"
 _SHARES = ("accuracy", "passes", "kept", "first", "fraction", "beaten", "wins")
-"""A figure whose last word is one of these is a share of the batch, any other is a loss."""
+"""A quantity whose last word is one of these is a share of the batch, any other is a loss."""
 _NORMS = ("routing.expert_norm_median", "routing.expert_norm_max")
 
-
-def write_training_report(path: Path, data: TrainingReportData) -> None:
-    """Write the report; a reader never sees half of one."""
-    write_page(path, render_training_report(data))
+_Points = dict[str, list[tuple[int, float]]]
+"""Step and value, by name of the quantity."""
 
 
 def render_training_report(data: TrainingReportData) -> str:
     """The report as HTML text."""
-    return (
-        page_environment()
-        .get_template(_TEMPLATE)
-        .render(
-            data=data,
-            tiles=headline_tiles(data),
-            closed_forms=closed_forms(data),
-            phases=phase_plots(data),
-            validations=validation_plots(data),
-            histograms=[histogram_plot(item) for item in data.histograms if any_values(item)],
-            worst_cases=data.worst_cases[:MAX_WORST_CASES],
-        )
+    drawn = [item for item in data.histograms if any(item.samples.values())]
+    return render_page(
+        "training_report.html.j2",
+        data=data,
+        tiles=training_tiles(data),
+        closed_forms=closed_forms(data),
+        phases=phase_plots(data),
+        validations=validation_plots(data),
+        histograms=[histogram_plot(item) for item in drawn],
+        worst_cases=data.worst_cases[:MAX_WORST_CASES],
     )
 
 
-def headline_tiles(data: TrainingReportData) -> list[Tile]:
-    """The numbers of the first screen, of the last validation."""
+def training_tiles(data: TrainingReportData) -> list[Tile]:
+    """The numbers of the first screen, measured at the last validation."""
     rows = [row for row in data.curve if "validation.average" in row]
     last = rows[-1] if rows else {}
     steps = sum(data.phase_steps.values())
-    note = ", ".join(f"{spell(name)} {count:,}" for name, count in data.phase_steps.items())
-    tiles = [Tile(label="training steps", value=f"{steps:,}", note=note)]
+    note = ", ".join(f"{spell(name)} {num:,}" for name, num in data.phase_steps.items())
+    tiles = [Tile(label="training steps", value=count(steps), note=note)]
     for name, label, note in (
         ("validation.average", "average of five metrics", "held-out entities, teacher-forced"),
         ("validation.reliability", "reliability", "held-out entities, teacher-forced"),
-        ("validation.modal_generality", "modal generality", "other drawings, teacher-forced"),
-        ("routing.own_kept", "own expert kept", "on questions that it must answer"),
-        ("routing.sentinel_beaten", "sentinel beaten", "by some expert, on other images"),
+        ("validation.modal_generality", "modal generality", "other images, teacher-forced"),
+        ("routing.own_kept", "own expert kept", "on probes that ask for its edit"),
+        ("routing.sentinel_beaten", "sentinel beaten", "by any expert, on other images"),
     ):
         if name in last:
-            tiles.append(Tile(label=label, value=format_percent(float(last[name])), note=note))
+            tiles.append(Tile(label=label, value=percent(float(last[name])), note=note))
     tiles.append(
         Tile(
             label="warnings",
@@ -71,28 +57,28 @@ def headline_tiles(data: TrainingReportData) -> list[Tile]:
             is_alert=bool(data.warnings),
         )
     )
-    tiles.append(Tile(label="wall time", value=format_duration(data.duration_s)))
+    tiles.append(Tile(label="wall time", value=duration(data.duration_s)))
     return tiles
 
 
 def closed_forms(data: TrainingReportData) -> list[tuple[str, dict[str, float]]]:
-    """Rows of the curve that no phase of steps belongs to, like the fit of the visual key."""
+    """Results of phases without optimizer steps, such as the fit of the visual key."""
     return [
-        (str(row["phase"]), figures_of(row))
+        (str(row["phase"]), quantities_of(row))
         for row in data.curve
         if row["phase"] not in data.phase_steps
     ]
 
 
-def phase_plots(data: TrainingReportData) -> list[MetricPlot]:
-    """Losses and shares of each phase, then learning rate and gradients of all."""
+def phase_plots(data: TrainingReportData) -> list[Plot]:
+    """Losses and shares of each phase, then learning rate and gradient norm of all phases."""
     plots = []
     common: dict[str, list[Series]] = {"learning_rate": [], "gradient_norm": []}
     for phase, num_steps in data.phase_steps.items():
-        points: dict[str, list[tuple[int, float]]] = {}
+        points: _Points = {}
         for row in data.curve:
             if row["phase"] == phase and not is_validation(row):
-                for name, value in figures_of(row).items():
+                for name, value in quantities_of(row).items():
                     points.setdefault(name, []).append((int(row["step"]), value))
         for name, of_phases in common.items():
             if name in points:
@@ -104,26 +90,27 @@ def phase_plots(data: TrainingReportData) -> list[MetricPlot]:
         ):
             if chosen:
                 series = [_series(spell(n), points[n]) for n in points if n in chosen]
-                caption = f"On the batch of the step; {num_steps:,} steps. Seed {data.seed}."
+                caption = f"On the batch of each step; {num_steps:,} steps. Seed {data.seed}."
                 plots.append(_step_plot(f"{spell(phase)}: {title}", series, caption, is_fraction))
     for name, of_phases in common.items():
         if of_phases:
-            caption = "By step of its phase."
+            caption = "Steps counted within each phase."
             plots.append(_step_plot(spell(name), of_phases, caption, is_fraction=False))
     return plots
 
 
-def validation_plots(data: TrainingReportData) -> list[MetricPlot]:
+def validation_plots(data: TrainingReportData) -> list[Plot]:
     """Metrics, routing shares and norms on held-out entities, over the steps of the whole run."""
     offsets: dict[str, int] = {}
-    for phase, steps in data.phase_steps.items():
-        offsets[phase] = sum(data.phase_steps[name] for name in offsets)
-        assert steps >= 0
-    points: dict[str, list[tuple[int, float]]] = {}
+    start = 0
+    for phase, num_steps in data.phase_steps.items():
+        offsets[phase] = start
+        start += num_steps
+    points: _Points = {}
     for row in data.curve:
         if is_validation(row):
             step = offsets.get(str(row["phase"]), 0) + int(row["step"])
-            for name, value in figures_of(row).items():
+            for name, value in quantities_of(row).items():
                 points.setdefault(name, []).append((step, value))
     five = ["validation.average", *(f"validation.{kind.value}" for kind in PAPER_METRICS)]
     groups = (
@@ -139,29 +126,19 @@ def validation_plots(data: TrainingReportData) -> list[MetricPlot]:
             chosen = [name for name in chosen if name not in five]
         if chosen:
             series = [_series(spell(name.partition(".")[2]), points[name]) for name in chosen]
-            caption = "On held-out training entities; steps of all phases."
+            caption = "On held-out training entities; steps counted over all phases."
             plots.append(_step_plot(f"validation: {title}", series, caption, is_fraction))
     return plots
 
 
-def histogram_plot(histogram: Histogram) -> MetricPlot:
+def histogram_plot(histogram: Histogram) -> Plot:
     """One histogram with its caption."""
     samples = [
         Samples(label=label, values=values) for label, values in histogram.samples.items() if values
     ]
-    svg = plot_histogram(
-        samples,
-        name=_name(histogram.title),
-        description=histogram.title,
-        x_label=histogram.x_label,
-        threshold=histogram.threshold,
-    )
-    return MetricPlot(title=histogram.title, svg=Markup(svg), caption=histogram.caption)
-
-
-def any_values(histogram: Histogram) -> bool:
-    """Whether there is anything to draw."""
-    return any(histogram.samples.values())
+    title = histogram.title
+    svg = plot_histogram(samples, title, x_label=histogram.x_label, threshold=histogram.threshold)
+    return Plot(title=title, svg=svg, caption=histogram.caption)
 
 
 def is_validation(row: Mapping[str, float | str]) -> bool:
@@ -169,8 +146,8 @@ def is_validation(row: Mapping[str, float | str]) -> bool:
     return any(name.startswith(("validation.", "routing.")) for name in row)
 
 
-def figures_of(row: Mapping[str, float | str]) -> dict[str, float]:
-    """The numbers of a row of the curve."""
+def quantities_of(row: Mapping[str, float | str]) -> dict[str, float]:
+    """The numeric values of a row of the curve, without its step."""
     return {
         name: float(value)
         for name, value in row.items()
@@ -187,10 +164,6 @@ def _series(label: str, points: Sequence[tuple[int, float]]) -> Series:
     )
 
 
-def _step_plot(title: str, series: list[Series], caption: str, is_fraction: bool) -> MetricPlot:
-    svg = plot_by_step(series, name=_name(title), description=title, is_fraction=is_fraction)
-    return MetricPlot(title=title, svg=Markup(svg), caption=caption)
-
-
-def _name(title: str) -> str:
-    return "-".join(title.replace(",", "").replace(":", "").lower().split())
+def _step_plot(title: str, series: list[Series], caption: str, is_fraction: bool) -> Plot:
+    svg = plot_by_step(series, title, is_fraction=is_fraction)
+    return Plot(title=title, svg=svg, caption=caption)

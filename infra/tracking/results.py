@@ -13,7 +13,7 @@ from lance import LanceDataset
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
 from liveedit_core.errors import IntegrityError
-from liveedit_core.evaluation.probes import ProbeResult
+from liveedit_core.evaluation.probes import ProbeResult, ResultKey
 from liveedit_core.schema import ProbeKind
 
 _SCHEMA = pa.schema(
@@ -43,9 +43,6 @@ _EVALUATION_COLUMNS = ["bank", "bank_version", "num_edits", "group_size"]
 _RESULT_COLUMNS = [name for name in _SCHEMA.names if name not in _EVALUATION_COLUMNS]
 _KEY_COLUMNS = ["case_id", "probe_index", "protocol"]
 
-ResultKey = tuple[str, int, str]
-"""Case id, index of the probe in the case, protocol."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationKey:
@@ -66,11 +63,6 @@ class EvaluationKey:
             f"bank = '{bank}' AND bank_version = {self.bank_version} "
             f"AND num_edits = {self.num_edits} AND group_size = {self.group_size}"
         )
-
-
-def result_key(result: ProbeResult) -> ResultKey:
-    """Identifies a result within one evaluation."""
-    return result.case_id, result.probe_index, result.protocol
 
 
 class ResultsTable:
@@ -96,7 +88,7 @@ class ResultsTable:
 
         def attempt(base: LanceDataset) -> int:
             known = self._keys(base, evaluation)
-            new = {result_key(result): result for result in results}
+            new = {result.key: result for result in results}
             new = {key: result for key, result in new.items() if key not in known}
             if new:
                 rows = [{**asdict(result), **asdict(evaluation)} for result in new.values()]

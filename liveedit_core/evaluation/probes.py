@@ -1,4 +1,11 @@
-"""Probes with all about them that no edit can change, and how an answer to one is scored."""
+"""Probes prepared for scoring, and their results: what every metric is computed from (METHOD.md 7).
+
+    teacher_forced     the target's earlier tokens are given; score = share of right tokens
+    free_generation    greedy answer; score = 1 where it is the target after `normalize_answer`
+
+A locality probe is right where the edited model gives the unedited backbone's answer, token by
+token or as a free answer. Numbers of different protocols are never mixed.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,7 +20,10 @@ TEACHER_FORCED = "teacher_forced"
 FREE_GENERATION = "free_generation"
 PROTOCOLS = (TEACHER_FORCED, FREE_GENERATION)
 NOT_KEPT = -1
-"""Rank of an expert that does not answer."""
+"""Rank of an expert that was not kept."""
+
+ResultKey = tuple[str, int, str]
+"""case_id, probe_index, protocol: identifies a result within one evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,23 +43,28 @@ class ProbeResult:
     answer_before: str
     answer_after: str
     kept: tuple[str, ...]
-    """edit_ids of the experts that answered, best weight first."""
+    """edit_ids of the experts kept, largest weight first."""
     weights: tuple[float, ...]
     own_expert_kept: bool
     own_rank: int
-    """Place of the probe's own expert among the kept ones, 0 for the best weight; -1: not kept."""
+    """Rank of the probe's own expert among those kept, 0 for the largest weight; -1: not kept."""
     own_weight: float
-    """Its weight; 0 when it was not kept."""
+    """Its weight; 0 if it was not kept."""
+
+    @property
+    def key(self) -> ResultKey:
+        """Identifies the result within one evaluation."""
+        return self.case_id, self.probe_index, self.protocol
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, no punctuation at the ends, single spaces: what exact match compares."""
+    """The form that exact match compares: lower case, no outer punctuation, single spaces."""
     return re.sub(r"\s+", " ", text.lower()).strip(" .,;:!?\"'")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedProbe:
-    """A probe and all about it that no edit can change."""
+    """A probe with everything about it that no edit can change."""
 
     case_id: str
     edit_id: str
@@ -60,7 +75,7 @@ class PreparedProbe:
     unedited_ids: tuple[int, ...]
     """The backbone's argmax at each target position."""
     unedited_answer: str | None
-    """Its free answer; None when free generation was not asked for."""
+    """The backbone's free answer; None if free generation is not scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +86,7 @@ class PreparedCases:
 
 
 def probe_input(probe: Probe) -> BackboneInput:
-    """A probe as the teacher-forced input that scores it."""
+    """The teacher-forced input of a probe."""
     return BackboneInput(prompt=probe.prompt, target=probe.target, image_bytes=probe.image_bytes)
 
 
@@ -81,7 +96,7 @@ def teacher_forced_result(
     routing: Routing,
     decode: Callable[[Sequence[int]], str],
 ) -> ProbeResult:
-    """Score an edited model's argmax at each target position of a probe."""
+    """Score the edited model's argmax at each target position of a probe."""
     right = probe.states.target_ids_O.tolist()
     expected = probe.unedited_ids if probe.kind.is_locality else right
     hits = [a == b for a, b in zip(ids, expected, strict=True)]
@@ -97,11 +112,8 @@ def teacher_forced_result(
 
 
 def free_generation_result(probe: PreparedProbe, text: str, routing: Routing) -> ProbeResult:
-    """Score an edited model's free answer to a probe.
-
-    Exact match, after normalisation, with the target; for a locality probe with what the unedited
-    backbone says.
-    """
+    """Exact match of the edited model's free answer with the target (locality: with the unedited
+    answer), after `normalize_answer`."""
     before = probe.unedited_answer or ""
     expected = before if probe.kind.is_locality else probe.question.target
     is_exact = normalize_answer(text) == normalize_answer(expected)

@@ -1,8 +1,11 @@
 """Prepares cases and scores them against any repository (METHOD.md 6, 7).
 
-`prepare` does everything that no edit can change, once: rows at l_e and the unedited answers.
-`score` then replays the probes against a repository, running only the layers after l_e, and only
-where at least one expert is kept: elsewhere the answer is the unedited one, bit for bit.
+    cases --prepare--> prepared cases --score--> results --summarize--> metrics with intervals
+        (scoring.py)                  (probes.py)        (summaries.py)
+
+`prepare` computes once what no edit can change: hidden states at l_e and the unedited answers.
+`score` then runs only the layers after l_e, and only where at least one expert is kept: elsewhere
+the answer is the unedited one, bit for bit.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -27,7 +30,7 @@ from liveedit_core.evaluation.unedited_answers import (
     AnswerCache,
     UneditedAnswer,
     UneditedQuery,
-    remembered,
+    cached_answers,
 )
 from liveedit_core.method.editor import NOTHING_KEPT, Editor, Routing
 from liveedit_core.method.repository import ExpertRepository
@@ -36,29 +39,25 @@ from liveedit_core.state_source import BackboneStates, StateSource
 from liveedit_core.states import LayerStates, pad_hidden
 
 MAX_LOCALITY_TOKENS = 6
-"""Length of the unedited answer that stands in for the missing target of a locality probe."""
+"""Length of the unedited answer that replaces the missing target of a locality probe."""
 
 
 class CaseProbe(NamedTuple):
-    """A probe of a case that is to be prepared."""
+    """A probe of a case, to be prepared."""
 
     case: Case
     probe_index: int
     """Among all probes of the case."""
     probe: Probe
     has_free_answer: bool = False
-    """Whether the unedited backbone's free answer is wanted as well."""
+    """Whether to compute the unedited backbone's free answer too."""
 
 
 class CaseScorer:
-    """Scores cases against repositories.
-
-    Args:
-        editor: backbone and generator; its own repository plays no part.
-        batch_size: probes per forward.
-    """
+    """Scores cases against repositories."""
 
     def __init__(self, editor: Editor, *, batch_size: int = 16) -> None:
+        """Use the backbone and generator of an editor; its own repository plays no part."""
         self.editor = editor
         self.batch_size = batch_size
 
@@ -75,49 +74,49 @@ class CaseScorer:
         free_case_ids: Collection[str] = (),
         max_new_tokens: int = 12,
         source: StateSource | None = None,
-        memory: AnswerCache | None = None,
+        answer_cache: AnswerCache | None = None,
     ) -> PreparedCases:
-        """Everything bank-independent about the probes of some cases.
+        """Prepare all probes of some cases.
 
         A locality probe without a target is scored on the backbone's own greedy answer.
 
         Args:
-            cases: cases.
-            has_free_answers: also give the unedited free answers to all probes.
-            free_case_ids: or to those of some cases only.
-            max_new_tokens: bound of those.
-            source: of the states; the backbone by default.
-            memory: of unedited answers; by default all are computed.
+            cases: The cases.
+            has_free_answers: Compute the unedited free answers to all probes.
+            free_case_ids: Compute them for these cases only.
+            max_new_tokens: Upper bound of a free answer.
+            source: Of the hidden states; by default the backbone.
+            answer_cache: Of unedited answers; by default all are computed.
         """
-        asked = [
+        probes = [
             CaseProbe(case, index, probe, has_free_answers or case.case_id in free_case_ids)
             for case in cases
             for index, probe in enumerate(case.all_probes())
         ]
         return self.prepare_probes(
-            asked, max_new_tokens=max_new_tokens, source=source, memory=memory
+            probes, max_new_tokens=max_new_tokens, source=source, answer_cache=answer_cache
         )
 
     @torch.no_grad()
     def prepare_probes(
         self,
-        asked: Sequence[CaseProbe],
+        wanted: Sequence[CaseProbe],
         *,
         max_new_tokens: int = 12,
         source: StateSource | None = None,
-        memory: AnswerCache | None = None,
+        answer_cache: AnswerCache | None = None,
     ) -> PreparedCases:
         """`prepare` for some probes of cases."""
-        probes = self._with_targets([item.probe for item in asked], memory)
+        probes = self._with_targets([item.probe for item in wanted], answer_cache)
         inputs = [probe_input(probe) for probe in probes]
         states = (source or BackboneStates(self.backbone)).states(inputs)
-        forced = remembered(
+        forced = cached_answers(
             [UneditedQuery(item) for item in inputs],
-            memory,
+            answer_cache,
             lambda index: self._unedited_ids([states[i] for i in index]),
         )
-        free = [i for i, item in enumerate(asked) if item.has_free_answer]
-        texts = self._free_answers([probes[i] for i in free], max_new_tokens, memory)
+        free = [i for i, item in enumerate(wanted) if item.has_free_answer]
+        texts = self._free_answers([probes[i] for i in free], max_new_tokens, answer_cache)
         free_answers = dict(zip(free, texts, strict=True))
         prepared = [
             PreparedProbe(
@@ -130,21 +129,21 @@ class CaseScorer:
                 unedited_ids=forced[i].token_ids,
                 unedited_answer=free_answers.get(i),
             )
-            for i, item in enumerate(asked)
+            for i, item in enumerate(wanted)
         ]
         return PreparedCases(probes=tuple(prepared))
 
-    def _with_targets(self, probes: Sequence[Probe], memory: AnswerCache | None) -> list[Probe]:
+    def _with_targets(self, probes: Sequence[Probe], cache: AnswerCache | None) -> list[Probe]:
         """Locality probes without a target get the backbone's greedy answer as one."""
         filled = list(probes)
         missing = [i for i, probe in enumerate(probes) if not probe.target]
-        texts = self._free_answers([probes[i] for i in missing], MAX_LOCALITY_TOKENS, memory)
+        texts = self._free_answers([probes[i] for i in missing], MAX_LOCALITY_TOKENS, cache)
         for i, text in zip(missing, texts, strict=True):
             filled[i] = replace(probes[i], target=text or "nothing")
         return filled
 
     def _free_answers(
-        self, probes: Sequence[Probe], max_new_tokens: int, memory: AnswerCache | None
+        self, probes: Sequence[Probe], max_new_tokens: int, cache: AnswerCache | None
     ) -> list[str]:
         """Greedy answers of the unedited backbone."""
         inputs = [replace(probe_input(probe), target="") for probe in probes]
@@ -154,8 +153,8 @@ class CaseScorer:
             texts = self.backbone.generate(chosen, None, max_new_tokens=max_new_tokens)
             return [UneditedAnswer(text=text) for text in texts]
 
-        questions = [UneditedQuery(item, max_new_tokens) for item in inputs]
-        return [answer.text for answer in remembered(questions, memory, compute)]
+        queries = [UneditedQuery(item, max_new_tokens) for item in inputs]
+        return [answer.text for answer in cached_answers(queries, cache, compute)]
 
     def _unedited_ids(self, states: Sequence[LayerStates]) -> list[UneditedAnswer]:
         ids = self._argmax_ids(states, [None] * len(states))
@@ -172,20 +171,15 @@ class CaseScorer:
     ) -> list[ProbeResult]:
         """Score all probes against a repository.
 
-        Args:
-            prepared: from `prepare`. Free generation is scored on the probes that have a free
-                answer of the unedited backbone.
-            repository: the experts.
-            protocols: how to score.
-            max_new_tokens: longest free answer; as in `prepare`.
+        Free generation is scored on the probes that were prepared with an unedited free answer.
         """
         editor = self.editor.with_repository(repository)
         results: list[ProbeResult] = []
         if TEACHER_FORCED in protocols:
             results += self._score_teacher_forced(editor, prepared.probes)
         if FREE_GENERATION in protocols:
-            asked = [probe for probe in prepared.probes if probe.unedited_answer is not None]
-            results += self._score_free_generation(editor, asked, max_new_tokens)
+            free = [probe for probe in prepared.probes if probe.unedited_answer is not None]
+            results += self._score_free_generation(editor, free, max_new_tokens)
         return results
 
     def _score_teacher_forced(
@@ -223,7 +217,7 @@ class CaseScorer:
         kept = [i for i, routing in enumerate(routings) if routing.kept]
 
         def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
-            # The prepared rows, as in the other protocol: both then see the same experts.
+            # The prepared hidden states, so that both protocols see the same experts.
             return editor.residual(editor.route([probes[kept[j]].states for j in index]))
 
         generated = self.backbone.generate(
@@ -246,7 +240,7 @@ class CaseScorer:
     def _argmax_ids(
         self, states: Sequence[LayerStates], residuals: Sequence[Tensor | None]
     ) -> list[tuple[int, ...]]:
-        """Argmax token at each target position, after the layers behind l_e."""
+        """Argmax token at each target position, after the layers above l_e."""
         order = sorted(range(len(states)), key=lambda i: states[i].num_tokens)
         ids: list[tuple[int, ...]] = [()] * len(states)
         for start in range(0, len(order), self.batch_size):

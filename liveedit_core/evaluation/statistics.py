@@ -1,4 +1,20 @@
-"""Intervals of a mean by the bootstrap: whole cases are drawn, as their probes belong together."""
+"""Confidence intervals and a paired test over cases: bootstrap, sign flips, Holm.
+
+Probes of one case share an image and an expert, so they are not independent samples. The unit that
+is resampled or flipped is therefore a case with all its probes:
+
+    S_g = sum of the scores of case g      n_g = number of its probes      mean = sum S_g / sum n_g
+
+**Interval** (Efron, 1979): cases drawn with replacement, percentiles of the mean.
+
+**Paired test** of two versions scored on the same probes (one-sided: is the newer one worse?). The
+scores are differences, newer minus older. If the versions are equally good, each S_g could as well
+have had the other sign. p = share of sign assignments whose sum is at most the observed one: all
+2^G of them when at most 12 cases differ, otherwise a random sample that includes the observed one,
+so that p > 0 (Phipson and Smyth, 2010).
+
+**Several metrics at once**: Holm (1979) keeps the chance of any false alarm below alpha.
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,12 +25,23 @@ import numpy.typing as npt
 
 from liveedit_core.errors import ShapeError
 
+NUM_RESAMPLES = 2000
 _MAX_EXACT_CASES = 12
-_CHUNK = 1000
+_FLIPS_AT_ONCE = 1000
+_DRAWS_AT_ONCE = 4_000_000
+"""Drawn indices held in memory at once: 32 MB."""
 _ROUNDING = 1e-9
-"""Two sums of scores that differ by less are equal: the order of adding must not decide."""
+"""Sums that differ by less count as equal, so that the order of adding does not matter."""
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Bounds of a confidence interval."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +54,77 @@ class PairedDifference:
     """Lower end of the interval of `mean`."""
     high: float
     p_value: float
-    """One-sided: how often chance alone makes the newer one look so bad, or worse."""
+    """One-sided: how often chance alone makes the newer version look this bad, or worse."""
+    p_value_better: float
+    """The same in the other direction: this good, or better."""
     num_samples: int
     """Pairs of probes."""
     num_cases: int
-    """Independent units among them."""
+
+
+@dataclass(frozen=True)
+class CaseSums:
+    """Sum and number of the scores of each case, sorted by case name: input order has no effect."""
+
+    sums_G: Floats
+    counts_G: Floats
+
+    @classmethod
+    def of(cls, scores: Sequence[float], groups: Sequence[str]) -> "CaseSums":
+        """Add up scores by case; `groups` names the case of each.
+
+        Raises:
+            ValueError: The two differ in length, or there is no score.
+        """
+        by_case: dict[str, list[float]] = {}
+        for score, group in zip(scores, groups, strict=True):
+            by_case.setdefault(group, []).append(score)
+        if not by_case:
+            raise ValueError("a bootstrap needs at least one score")
+        names = sorted(by_case)
+        return cls(
+            sums_G=np.array([math.fsum(by_case[name]) for name in names]),
+            counts_G=np.array([float(len(by_case[name])) for name in names]),
+        )
+
+    @property
+    def mean(self) -> float:
+        """Mean over all scores."""
+        return float(self.sums_G.sum() / self.counts_G.sum())
+
+    def resampled_means(self, random: np.random.Generator, num_resamples: int) -> Floats:
+        """Means over cases drawn with replacement, [num_resamples]."""
+        num_cases = len(self.sums_G)
+        rows = max(1, _DRAWS_AT_ONCE // num_cases)
+        means: list[Floats] = []
+        for start in range(0, num_resamples, rows):
+            shape = (min(rows, num_resamples - start), num_cases)
+            drawn = random.integers(num_cases, size=shape)
+            means.append(self.sums_G[drawn].sum(1) / self.counts_G[drawn].sum(1))
+        return np.concatenate(means)
+
+    def interval(self, random: np.random.Generator, num_resamples: int, level: float) -> Interval:
+        """Percentile bootstrap interval of the mean."""
+        tail = (1.0 - level) / 2
+        means = self.resampled_means(random, num_resamples)
+        low, high = np.quantile(means, [tail, 1.0 - tail])
+        return Interval(low=float(low), high=float(high))
+
+
+def bootstrap_interval(
+    scores: Sequence[float],
+    *,
+    groups: Sequence[str],
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap interval of a mean; `groups` names the case of each score.
+
+    The same seed draws the same cases from equally many, whatever is measured on them.
+    """
+    random = np.random.default_rng(seed)
+    return CaseSums.of(scores, groups).interval(random, num_resamples, level)
 
 
 def paired_difference(
@@ -43,46 +136,33 @@ def paired_difference(
     num_resamples: int = 10_000,
     level: float = 0.95,
 ) -> PairedDifference:
-    """Compare the scores of two versions on the same probes.
+    """Compare the scores of two versions on the same probes; `groups` names the case of each.
 
     The result depends on the set of pairs and the seed, not on their order.
-
-    Args:
-        new: Scores of the newer version, [n].
-        old: Scores of the older version on the same probes, [n].
-        groups: The case of each probe, [n].
-        seed: Of the sampled sign flips and of the bootstrap.
-        num_resamples: How many of each.
-        level: Of the interval, in (0, 1).
-
-    Raises:
-        ShapeError: The three do not have the same length, or are empty.
     """
     if not len(new) == len(old) == len(groups) or not groups:
         raise ShapeError(
             "a paired comparison needs one new score, one old score and one case for each probe, "
             f"got {len(new)}, {len(old)} and {len(groups)}"
         )
-    sums, sizes = _case_sums(np.subtract(new, old, dtype=np.float64), groups)
+    cases = CaseSums.of(np.subtract(new, old, dtype=np.float64).tolist(), groups)
+    differing = cases.sums_G[np.abs(cases.sums_G) > _ROUNDING]
     random = np.random.default_rng(seed)
-    p_value = _sign_flip_p_value(sums[np.abs(sums) > _ROUNDING], random, num_resamples)
-    low, high = _bootstrap(sums, sizes, random, num_resamples, level)
+    p_value = _sign_flip_p_value(differing, random, num_resamples)
+    interval = cases.interval(random, num_resamples, level)
     return PairedDifference(
-        mean=float(sums.sum() / sizes.sum()),
-        low=low,
-        high=high,
+        mean=cases.mean,
+        low=interval.low,
+        high=interval.high,
         p_value=p_value,
+        p_value_better=_sign_flip_p_value(-differing, np.random.default_rng(seed), num_resamples),
         num_samples=len(groups),
-        num_cases=len(sums),
+        num_cases=len(cases.sums_G),
     )
 
 
 def holm_adjusted(p_values: Sequence[float]) -> list[float]:
-    """p-values that may all be compared with one alpha, in the order given (Holm, 1979).
-
-    Args:
-        p_values: Of all tests that were made together.
-    """
+    """p-values of tests made together, adjusted so that each compares with alpha (Holm, 1979)."""
     adjusted = [1.0] * len(p_values)
     largest = 0.0
     ranked = sorted(range(len(p_values)), key=lambda i: p_values[i])
@@ -92,15 +172,8 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _case_sums(differences: Floats, groups: Sequence[str]) -> tuple[Floats, Floats]:
-    """Sum of differences and number of probes of each case, cases sorted by name."""
-    names, owner = np.unique(np.asarray(groups), return_inverse=True)
-    sums: Floats = np.bincount(owner, weights=differences, minlength=len(names)).astype(np.float64)
-    return sums, np.bincount(owner, minlength=len(names)).astype(np.float64)
-
-
 def _sign_flip_p_value(sums: Floats, random: np.random.Generator, num_resamples: int) -> float:
-    """Share of sign assignments that are as bad as the one seen; cases that tie play no part."""
+    """Share of sign assignments with a sum at most the observed one; `sums` holds no ties."""
     if not len(sums):
         return 1.0
     limit = float(sums.sum()) + _ROUNDING
@@ -108,107 +181,8 @@ def _sign_flip_p_value(sums: Floats, random: np.random.Generator, num_resamples:
         bits = np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums)) & 1
         return float(np.mean((2.0 * bits - 1.0) @ sums <= limit))
     num_as_bad = 0
-    for start in range(0, num_resamples, _CHUNK):
-        shape = (min(_CHUNK, num_resamples - start), len(sums))
+    for start in range(0, num_resamples, _FLIPS_AT_ONCE):
+        shape = (min(_FLIPS_AT_ONCE, num_resamples - start), len(sums))
         signs = random.integers(0, 2, shape, dtype=np.int8) * 2.0 - 1.0
         num_as_bad += int(np.count_nonzero(signs @ sums <= limit))
     return (1 + num_as_bad) / (1 + num_resamples)
-
-
-def _bootstrap(
-    sums: Floats, sizes: Floats, random: np.random.Generator, num_resamples: int, level: float
-) -> tuple[float, float]:
-    means: list[Floats] = []
-    for start in range(0, num_resamples, _CHUNK):
-        shape = (min(_CHUNK, num_resamples - start), len(sums))
-        drawn = random.integers(0, len(sums), shape)
-        means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(np.concatenate(means), [tail, 1.0 - tail])
-    return float(low), float(high)
-
-
-NUM_RESAMPLES = 2000
-_NUMBERS_AT_ONCE = 4_000_000
-"""Of one block of draws: 32 MB."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Bounds of a confidence interval."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class CaseSums:
-    """What a case adds to a mean; cases sorted by name, so that no order of scores matters."""
-
-    sums_G: np.ndarray
-    """Sum of the scores of each case; float64."""
-    counts_G: np.ndarray
-    """How many scores each case has; float64."""
-
-    @classmethod
-    def of(cls, scores: Sequence[float], groups: Sequence[str]) -> "CaseSums":
-        """Add up scores by case.
-
-        Args:
-            scores: any numbers.
-            groups: the case of each.
-
-        Raises:
-            ValueError: the two differ in length, or there is no score.
-        """
-        by_case: dict[str, list[float]] = {}
-        for score, group in zip(scores, groups, strict=True):
-            by_case.setdefault(group, []).append(score)
-        if not by_case:
-            raise ValueError("a bootstrap needs one score at least")
-        names = sorted(by_case)
-        return cls(
-            sums_G=np.array([math.fsum(by_case[name]) for name in names]),
-            counts_G=np.array([float(len(by_case[name])) for name in names]),
-        )
-
-    def resampled_means(self, seed: int, num_resamples: int = NUM_RESAMPLES) -> np.ndarray:
-        """Means over cases drawn with replacement, [num_resamples] float64.
-
-        The same seed draws the same cases from equally many, whatever is measured on them.
-        """
-        draw = np.random.default_rng(seed)
-        num_cases = len(self.sums_G)
-        rows = max(1, _NUMBERS_AT_ONCE // num_cases)
-        means = []
-        for start in range(0, num_resamples, rows):
-            shape = (min(rows, num_resamples - start), num_cases)
-            drawn = draw.integers(num_cases, size=shape)
-            means.append(self.sums_G[drawn].sum(1) / self.counts_G[drawn].sum(1))
-        return np.concatenate(means)
-
-
-def bootstrap_interval(
-    scores: Sequence[float],
-    *,
-    groups: Sequence[str],
-    seed: int,
-    num_resamples: int = NUM_RESAMPLES,
-    level: float = 0.95,
-) -> Interval:
-    """Percentile bootstrap of a mean (Efron 1979), resampling whole groups.
-
-    Args:
-        scores: one number a probe.
-        groups: the case of each probe.
-        seed: of the draws.
-        num_resamples: how many means are drawn.
-        level: share of them inside of the interval.
-
-    Raises:
-        ValueError: nothing was measured, or the lengths differ.
-    """
-    means = CaseSums.of(scores, groups).resampled_means(seed, num_resamples)
-    tail = (1.0 - level) / 2
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return Interval(low=float(low), high=float(high))

@@ -1,7 +1,7 @@
-"""Results of many probes as one number a metric and protocol, with intervals and sample counts.
+"""Probe results summarized by metric and protocol: means, 95 % intervals, sample counts.
 
-No number depends on the order of the results: sums are exact (`math.fsum`), and cases are drawn in
-the order of their names.
+No number depends on the order of the results: sums are exact (`math.fsum`), and the bootstrap draws
+cases sorted by name. Protocols are never mixed.
 """
 
 import math
@@ -15,19 +15,18 @@ from liveedit_core.evaluation.statistics import Interval, bootstrap_interval
 from liveedit_core.schema import PAPER_METRICS, Case, ProbeKind
 
 BY_CONSTRUCTION = frozenset({ProbeKind.TEXT_LOCALITY})
-"""Without an image there are no image rows to compare, so no expert can ever be kept: the metric
-is 1 whatever was edited."""
+"""Without an image no expert can pass the hard filter, so this metric is 1 whatever was edited."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSummary:
-    """One metric under one protocol. Intervals are 95 % bootstrap intervals over cases."""
+    """One metric under one protocol, with 95 % bootstrap intervals over cases."""
 
     mean: float
-    """Of the scores."""
+    """Mean score."""
     interval: Interval
     exact_mean: float
-    """Share of probes that are right in every token; under free_generation equal to `mean`."""
+    """Share of probes with every token right; under free_generation equal to `mean`."""
     exact_interval: Interval
     num_samples: int
     """Probes."""
@@ -35,17 +34,17 @@ class MetricSummary:
     empty_fraction: float
     """Share of probes for which no expert was kept."""
     kept_mean: float
-    """Experts kept for a probe, on average."""
+    """Mean number of experts kept for a probe."""
     kept_p95: float
-    """So many or fewer for 95 % of the probes."""
+    """95th percentile of that number."""
     own_kept_fraction: float
     """Share of probes for which the expert of their own edit was kept."""
     own_first_fraction: float
-    """Share of probes for which that expert had the largest weight of all."""
+    """Share of probes for which that expert had the largest weight."""
     own_rank_mean: float | None
-    """Its mean rank where it was kept, 0 for the largest weight; None when it never was."""
+    """Its mean rank where it was kept, 0 for the largest weight; None if it never was."""
     own_weight_mean: float | None
-    """Its mean weight where it was kept; None when it never was."""
+    """Its mean weight where it was kept; None if it never was."""
 
 
 Summary = Mapping[tuple[ProbeKind, str], MetricSummary]
@@ -58,12 +57,7 @@ HopSummary = Mapping[tuple[int, str], MetricSummary]
 def summarize(
     results: Iterable[ProbeResult], *, seed: int = 0
 ) -> dict[tuple[ProbeKind, str], MetricSummary]:
-    """Summaries by metric and protocol; numbers of different protocols are never mixed.
-
-    Args:
-        results: of one evaluation.
-        seed: of the intervals.
-    """
+    """Summaries by metric and protocol; the seed is that of the intervals."""
     groups: dict[tuple[ProbeKind, str], list[ProbeResult]] = {}
     for result in results:
         groups.setdefault((result.kind, result.protocol), []).append(result)
@@ -71,7 +65,7 @@ def summarize(
 
 
 def summary_of(results: Sequence[ProbeResult], *, seed: int) -> MetricSummary:
-    """Summary of the results of one metric under one protocol; one at least."""
+    """Summary of the results of one metric under one protocol; at least one."""
     cases = [result.case_id for result in results]
     scores = [result.score for result in results]
     exact = [float(result.is_exact) for result in results]
@@ -97,12 +91,9 @@ def summary_of(results: Sequence[ProbeResult], *, seed: int) -> MetricSummary:
 def summarize_hops(
     results: Iterable[ProbeResult], cases: Iterable[Case], *, seed: int = 0
 ) -> dict[tuple[int, str], MetricSummary]:
-    """Portability by number of hops and protocol (VLKEB); probes that name none are left out.
+    """Portability by number of hops and protocol (VLKEB); probes without that number are left out.
 
-    Args:
-        results: of one evaluation.
-        cases: those that were asked; they know the hops, which no result needs to repeat.
-        seed: of the intervals.
+    The cases are those that were scored: they know the hops of each probe.
     """
     hop_of = {
         (case.case_id, index): probe.hop
@@ -118,11 +109,35 @@ def summarize_hops(
     return {key: summary_of(groups[key], seed=seed) for key in sorted(groups)}
 
 
+def average_of_five(means: Mapping[ProbeKind, float]) -> float | None:
+    """Mean of the paper's five metrics; None unless all five were measured."""
+    if not all(kind in means for kind in PAPER_METRICS):
+        return None
+    return sum(means[kind] for kind in PAPER_METRICS) / len(PAPER_METRICS)
+
+
 def paper_average(summary: Summary) -> float | None:
-    """Mean of the paper's five teacher-forced metrics; None unless all five were measured."""
-    measured = [summary.get((kind, TEACHER_FORCED)) for kind in PAPER_METRICS]
-    means = [item.mean for item in measured if item is not None]
-    return sum(means) / len(means) if len(means) == len(PAPER_METRICS) else None
+    """`average_of_five` of the teacher-forced means."""
+    return average_of_five(
+        {kind: item.mean for (kind, name), item in summary.items() if name == TEACHER_FORCED}
+    )
+
+
+def metric_values(summary: Summary) -> dict[str, float]:
+    """Means by "metric.protocol", exact match and the paper's average, as logged to MLflow."""
+    values = {f"{kind}.{protocol}": item.mean for (kind, protocol), item in summary.items()}
+    for (kind, protocol), item in summary.items():
+        if protocol == TEACHER_FORCED:  # under free generation the mean is exact match already
+            values[f"{kind}.{protocol}.exact"] = item.exact_mean
+    average = paper_average(summary)
+    return values if average is None else {**values, "paper_average.teacher_forced": average}
+
+
+def hop_values(by_hop: HopSummary) -> dict[str, float]:
+    """Means of portability by "portability.2_hops.protocol", as logged to MLflow."""
+    return {
+        f"portability.{hop}_hops.{protocol}": item.mean for (hop, protocol), item in by_hop.items()
+    }
 
 
 def _mean(numbers: Sequence[float]) -> float:

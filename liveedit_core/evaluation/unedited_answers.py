@@ -1,7 +1,7 @@
-"""What the unedited backbone says: the same for every bank version, so it is asked for once.
+"""Answers of the unedited backbone: the same for every bank version, so they are computed once.
 
-Two kinds of questions: a free answer of at most so many tokens, and the argmax at each position of
-a given target. A memory keeps both by name; the name says all that an answer depends on.
+Two kinds: a free answer of at most `max_new_tokens`, and the argmax at each target position. A
+cache keeps both by an id that covers everything an answer depends on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,15 +13,15 @@ from liveedit_core.state_source import StateIdentity
 
 
 class UneditedQuery(NamedTuple):
-    """A question to the unedited backbone."""
+    """One input to the unedited backbone."""
 
     item: BackboneInput
     max_new_tokens: int = 0
-    """Longest free answer; 0 asks for the argmax at each target position."""
+    """Upper bound of a free answer; 0: the argmax at each target position instead."""
 
 
 class UneditedAnswer(NamedTuple):
-    """What it says."""
+    """The backbone's answer to a query."""
 
     text: str = ""
     """Free answer; empty under teacher forcing."""
@@ -30,50 +30,41 @@ class UneditedAnswer(NamedTuple):
 
 
 class AnswerCache(Protocol):
-    """Remembers answers; forgetting one costs only the time to compute it again."""
+    """Stores answers; a lost one costs only the time to compute it again."""
 
-    def read(self, questions: Sequence[UneditedQuery]) -> list[UneditedAnswer | None]:
+    def read(self, queries: Sequence[UneditedQuery]) -> list[UneditedAnswer | None]:
         """Answers in order; None where there is none."""
         ...
 
-    def keep(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None:
-        """Remember answers."""
+    def write(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None:
+        """Store answers."""
         ...
 
 
-def remembered(
-    questions: Sequence[UneditedQuery],
-    memory: AnswerCache | None,
+def cached_answers(
+    queries: Sequence[UneditedQuery],
+    cache: AnswerCache | None,
     compute: Callable[[Sequence[int]], Sequence[UneditedAnswer]],
 ) -> list[UneditedAnswer]:
-    """Answers in order, those that nobody remembers computed and kept.
+    """Answers in order; those not in the cache are computed and added to it.
 
-    Args:
-        questions: any number, repetitions included; each is computed once.
-        memory: None remembers nothing.
-        compute: answers the questions at some positions.
+    `compute` answers the queries at the given positions; a repeated query is computed once.
     """
-    found = memory.read(questions) if memory is not None else [None] * len(questions)
-    answers = {q: answer for q, answer in zip(questions, found, strict=True) if answer is not None}
-    first = {question: i for i, question in reversed(list(enumerate(questions)))}
-    missing = sorted(i for question, i in first.items() if question not in answers)
-    new = dict(
-        zip([questions[i] for i in missing], compute(missing) if missing else (), strict=True)
-    )
-    if memory is not None and new:
-        memory.keep(new)
-    answers |= new
-    return [answers[question] for question in questions]
+    found = cache.read(queries) if cache is not None else [None] * len(queries)
+    answers = {q: answer for q, answer in zip(queries, found, strict=True) if answer is not None}
+    first = {query: i for i, query in reversed(list(enumerate(queries)))}
+    missing = sorted(i for query, i in first.items() if query not in answers)
+    if missing:
+        new = dict(zip([queries[i] for i in missing], compute(missing), strict=True))
+        if cache is not None:
+            cache.write(new)
+        answers |= new
+    return [answers[query] for query in queries]
 
 
-def answer_id(identity: StateIdentity, question: UneditedQuery) -> str:
-    """Name of an answer (hex, 64 characters, and how it was asked for).
-
-    Args:
-        identity: of the rows that the answer is computed from.
-        question: a free answer does not depend on the target.
-    """
-    item, max_new_tokens = question
+def answer_id(identity: StateIdentity, query: UneditedQuery) -> str:
+    """Id of an answer: that of its hidden states (hex, 64 characters), and `max_new_tokens`."""
+    item, max_new_tokens = query
     if max_new_tokens:
-        item = replace(item, target="")
+        item = replace(item, target="")  # a free answer does not depend on the target
     return f"{identity.state_id(item)}-{max_new_tokens}"

@@ -83,10 +83,10 @@ class EvaluationSchedule:
         for scored in self.evaluator.collect(wait=wait):
             by_version.setdefault(scored.bank_version, []).append(scored)
         for version, units in by_version.items():
-            replay = self._running[version]
-            replay.take(units)
-            if replay.is_over:
-                self._finish(replay)
+            task = self._running[version]
+            task.store(units)
+            if task.is_over:
+                self._finish(task)
 
     @property
     def num_waiting(self) -> int:
@@ -105,7 +105,7 @@ class EvaluationSchedule:
         cases = self.cases.of([key for key in self.cases.edit_ids if key in held])
         if not cases:
             return
-        replay = EvaluationTask(
+        task = EvaluationTask(
             self.bank,
             self.results,
             plan_evaluation(cases, settings_of(self.config, self.seed)),
@@ -115,13 +115,13 @@ class EvaluationSchedule:
             seed=self.seed,
             matrices=self.config.matrices,
         )
-        self._running[window.version] = replay
-        replay.start(self.evaluator, self.generator_config)
-        if replay.is_over:
-            self._finish(replay)
+        self._running[window.version] = task
+        task.start(self.evaluator, self.generator_config)
+        if task.is_over:
+            self._finish(task)
 
-    def _finish(self, replay: EvaluationTask) -> None:
-        evaluation = replay.evaluation()
+    def _finish(self, task: EvaluationTask) -> None:
+        evaluation = task.evaluation()
         del self._running[evaluation.bank_version]
         self.finished.append(evaluation)
         self.finished.sort(key=lambda item: (item.num_edits, item.bank_version))

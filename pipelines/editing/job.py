@@ -195,8 +195,9 @@ def _write_report(
     sources: ReportSources, outcome: Outcome, facts: dict[str, str], start_s: float
 ) -> tuple[Path, list[Path]]:
     """The page, and its curves as images."""
-    from infra.reports.editing import write_report
-    from infra.reports.metrics import draw_curve_plots, draw_metric_plots
+    from infra.reports.editing import render_report
+    from infra.reports.metrics import CURVE_HEADING, draw_metric_plots
+    from infra.reports.page import write_page
 
     bank = sources.bank
     path = sources.config.run_folder / "report.html"
@@ -213,9 +214,9 @@ def _write_report(
     }
     duration_s = time.perf_counter() - start_s
     data = report_data(sources, outcome, facts=shown, duration_s=duration_s)
-    write_report(path, data)
+    write_page(path, render_report(data))
     figures = path.with_name("figures")
     return path, [
         *draw_metric_plots(figures, data.metrics),
-        *draw_curve_plots(figures, data.curve),
+        *draw_metric_plots(figures, data.curve, heading=CURVE_HEADING),
     ]

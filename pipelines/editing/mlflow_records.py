@@ -10,8 +10,7 @@ from infra.bank.expert_bank import ExpertBank
 from infra.tracking.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import StorageUnavailableError, TrackingError
-from liveedit_core.evaluation.probes import TEACHER_FORCED
-from liveedit_core.evaluation.summaries import HopSummary, Summary, paper_average
+from liveedit_core.evaluation.summaries import hop_values, metric_values
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.recipe_loader import to_flat_dict
@@ -130,20 +129,3 @@ class RunRecords:
         except (TrackingError, StorageUnavailableError) as error:
             self.num_failures += 1
             _logger.warning("%s; the next start of this run tries again", error)
-
-
-def hop_values(by_hop: HopSummary) -> dict[str, float]:
-    """Means of portability by "portability.2_hops.protocol", for MLflow."""
-    return {
-        f"portability.{hop}_hops.{protocol}": item.mean for (hop, protocol), item in by_hop.items()
-    }
-
-
-def metric_values(summary: Summary) -> dict[str, float]:
-    """Means by "metric.protocol", exact match too, and the paper's average, for MLflow."""
-    values = {f"{kind}.{protocol}": item.mean for (kind, protocol), item in summary.items()}
-    for (kind, protocol), item in summary.items():
-        if protocol == TEACHER_FORCED:  # under free generation the mean is one of exact matches
-            values[f"{kind}.{protocol}.exact"] = item.exact_mean
-    average = paper_average(summary)
-    return values if average is None else {**values, "paper_average.teacher_forced": average}

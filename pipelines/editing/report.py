@@ -1,35 +1,26 @@
 """From the store to what the HTML report shows, after a run or a resumed one alike."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from infra.bank.expert_bank import ExpertBank
-from infra.reports.data import (
-    CurvePoint,
-    EditView,
-    Example,
-    KeptExpert,
-    MetricRow,
-    ReportData,
-    SimilarPair,
-    StageTime,
-)
+from infra.reports.data import CurvePoint, Example, ReportData, SimilarPair, StageTime
 from infra.requests.request_log import RequestLog
 from infra.tracking.results import ResultsTable
-from liveedit_core.evaluation.probes import ProbeResult
-from liveedit_core.evaluation.summaries import Summary
 from liveedit_core.inputs.rejects import Rejected
-from liveedit_core.schema import Case, ProbeKind
+from liveedit_core.schema import EditRequest
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import Outcome
 from pipelines.evaluation.bank_evaluation import BankEvaluation
-
-_EXAMPLES_PER_KIND = 3
-_WORST_CASES = 16
-KEPT_SHOWN = 4
+from pipelines.evaluation.examples import (
+    ExampleBuilder,
+    choose_examples,
+    choose_worst,
+    edits_of,
+)
 
 _BLOCK_ROWS = 256
 _MAX_COMPARED = 4096
@@ -70,7 +61,8 @@ def report_data(
         num_rejects=len(rejected),
         duration_s=duration_s,
         metrics=[
-            row for item in outcome.evaluations for row in rows_of(item.summary, item.num_edits)
+            CurvePoint(num_edits=item.num_edits, summary=item.summary)
+            for item in outcome.evaluations
         ],
         curve=[curve_point(item) for item in outcome.curve],
         examples=examples,
@@ -94,39 +86,12 @@ def refused_requests(sources: ReportSources, outcome: Outcome) -> list[Rejected]
     ]
 
 
-def rows_of(summary: Summary, num_edits: int) -> list[MetricRow]:
-    """The metrics of one evaluation as a report shows them."""
-    return [
-        MetricRow(
-            num_edits=num_edits,
-            kind=str(kind),
-            protocol=protocol,
-            mean=item.mean,
-            num_samples=item.num_samples,
-            num_cases=item.num_cases,
-            low=item.interval.low,
-            high=item.interval.high,
-            exact_mean=item.exact_mean,
-            exact_low=item.exact_interval.low,
-            exact_high=item.exact_interval.high,
-            kept_mean=item.kept_mean,
-            kept_p95=item.kept_p95,
-            empty_kept_fraction=item.empty_fraction,
-            own_kept_fraction=item.own_kept_fraction,
-            own_first_fraction=item.own_first_fraction,
-            own_rank_mean=None if item.own_rank_mean is None else item.own_rank_mean + 1,
-            own_weight_mean=item.own_weight_mean,
-        )
-        for (kind, protocol), item in summary.items()
-    ]
-
-
 def curve_point(point: BankEvaluation) -> CurvePoint:
     """One point of a lifelong curve as a report shows it."""
     return CurvePoint(
         num_edits=point.num_edits,
+        summary=point.summary,
         num_groups=-(-point.num_cases // point.num_edits),
-        metrics=rows_of(point.summary, point.num_edits),
     )
 
 
@@ -161,93 +126,18 @@ def _warnings(outcome: Outcome) -> list[str]:
     return warnings
 
 
-class _Views:
-    """Edits by identity, read from the log with their images."""
-
-    def __init__(self, sources: ReportSources, edit_ids: Iterable[str]) -> None:
-        self._views = {
-            logged.request.edit_id: EditView(
-                edit_id=logged.request.edit_id,
-                prompt=logged.request.prompt,
-                target=logged.request.target,
-                image_bytes=logged.request.image_bytes,
-            )
-            for logged in sources.request_log.find(set(edit_ids))
-        }
-
-    def of(self, edit_id: str) -> EditView:
-        return self._views[edit_id]
-
-
 def _examples(sources: ReportSources, outcome: Outcome) -> tuple[list[Example], list[Example]]:
     """Examples of each kind of probe, and the worst cases, from the last evaluation."""
     if not outcome.evaluations:
         return [], []
     last = outcome.evaluations[-1]
-    results = last.results
-    chosen = choose_examples(results)
-    worst = choose_worst(results)
+    chosen, worst = choose_examples(last.results), choose_worst(last.results)
     shown = [*chosen, *worst]
-    cases = {
-        case.edit.edit_id: case
-        for case in outcome.intake.cases.of([result.edit_id for result in shown])
-    }
-    views = _Views(sources, (key for result in shown for key in result.kept[:KEPT_SHOWN]))
+    cases = outcome.intake.cases.of([result.edit_id for result in shown])
+    builder = ExampleBuilder(cases, edits_of(sources.request_log), shown)
     return (
-        [example_of(result, last.num_edits, cases[result.edit_id], views.of) for result in chosen],
-        [example_of(result, last.num_edits, cases[result.edit_id], views.of) for result in worst],
-    )
-
-
-def choose_examples(results: Sequence[ProbeResult]) -> list[ProbeResult]:
-    """A few of each kind: answers that were generated before those that were forced."""
-    chosen = []
-    for kind in ProbeKind:
-        group = [result for result in results if result.kind == kind]
-        group.sort(key=lambda result: (result.protocol != "free_generation", result.case_id))
-        chosen += group[:_EXAMPLES_PER_KIND]
-    return chosen
-
-
-def choose_worst(results: Sequence[ProbeResult]) -> list[ProbeResult]:
-    """The cases with the lowest mean over their probes, each with its worst probe."""
-    forced = [result for result in results if result.protocol == "teacher_forced"]
-    by_case: dict[str, list[ProbeResult]] = {}
-    for result in forced:
-        by_case.setdefault(result.case_id, []).append(result)
-    means = {key: sum(r.score for r in group) / len(group) for key, group in by_case.items()}
-    bad = sorted((mean, key) for key, mean in means.items() if mean < 1.0)[:_WORST_CASES]
-    return [min(by_case[key], key=lambda result: result.score) for _, key in bad]
-
-
-def example_of(
-    result: ProbeResult, num_edits: int, case: Case, view: Callable[[str], EditView]
-) -> Example:
-    """One probe as the report shows it.
-
-    Args:
-        result: of the probe.
-        num_edits: in the bank.
-        case: to which it belongs.
-        view: gives an edit of the bank by its id.
-    """
-    probe = case.all_probes()[result.probe_index]
-    kept = zip(result.kept[:KEPT_SHOWN], result.weights, strict=False)
-    return Example(
-        case_id=result.case_id,
-        num_edits=num_edits,
-        kind=str(result.kind),
-        protocol=result.protocol,
-        score=result.score,
-        prompt=probe.prompt,
-        target=result.target,
-        answer_before=result.answer_before,
-        answer_after=result.answer_after,
-        image_bytes=probe.image_bytes,
-        kept=[
-            KeptExpert(edit=view(key), weight=weight, is_own=key == result.edit_id)
-            for key, weight in kept
-        ],
+        [builder.example(result, last.num_edits) for result in chosen],
+        [builder.example(result, last.num_edits) for result in worst],
     )
 
 
@@ -261,12 +151,13 @@ def _similar_pairs(sources: ReportSources, outcome: Outcome) -> list[SimilarPair
     )
     replaced = [SimilarEdits(1.0, older, newer) for older, newer in intake.superseded_by.items()]
     found = [*replaced, *similar]
-    views = _Views(sources, (key for pair in found for key in (pair.first, pair.second)))
-    pairs = [_pair(views.of(pair.first), views.of(pair.second), pair.similarity) for pair in found]
+    look_up = edits_of(sources.request_log)
+    edits = look_up({key for pair in found for key in (pair.first, pair.second)})
+    pairs = [_pair(edits[pair.first], edits[pair.second], pair.similarity) for pair in found]
     return sorted(pairs, key=lambda pair: (pair.relation != "conflict", -pair.similarity))
 
 
-def _pair(first: EditView, second: EditView, similarity: float) -> SimilarPair:
+def _pair(first: EditRequest, second: EditRequest, similarity: float) -> SimilarPair:
     is_conflict = first.prompt == second.prompt and first.target != second.target
     return SimilarPair(
         relation="conflict" if is_conflict else "near_duplicate",

@@ -1,11 +1,14 @@
 """The evaluation of one pinned bank version: planned, scored by a pool, stored as it comes.
 
     cases --plan--> units --evaluator--> results --append--> results/<run> --read--> BankEvaluation
-                      ^ those whose results the table holds already are left out
+                      ^ without those whose results the table already holds
 
-What the table holds decides what is left to do, so the same call after any death ends with the
-numbers of an undisturbed one. `evaluate_bank_version` waits for the end; the editing job drives
-several `EvaluationTask`s beside its own work.
+The table decides what is left to do, so repeating the call after a crash gives the numbers of an
+undisturbed run. Units are cut from all cases of the evaluation, never from what is left to do, so a
+unit is the same batch of probes whoever scores it, before or after a restart.
+
+`evaluate_bank_version` waits for the end; the editing job drives several `EvaluationTask`s while it
+commits further edits.
 """
 
 import hashlib
@@ -15,9 +18,9 @@ from dataclasses import dataclass, field
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.matrix_place import MatrixPlace
 from infra.storage.object_store import ObjectStore
-from infra.tracking.results import EvaluationKey, ResultKey, ResultsTable, result_key
+from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import RepositoryMismatchError
-from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, ProbeResult
+from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, ProbeResult, ResultKey
 from liveedit_core.evaluation.summaries import HopSummary, Summary, summarize, summarize_hops
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.schema import Case
@@ -26,27 +29,27 @@ from workers.failures import retried
 from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit
 
 UNIT_CASES = 8
-"""Cases of one piece of work: about a second or two of a core for the built-in backbone."""
+"""Cases of a unit: one to two seconds of a core for the built-in backbone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """How much of the cases is asked, and how."""
+    """How many cases are evaluated, and how."""
 
     protocols: tuple[str, ...] = PROTOCOLS
     max_cases: int = 0
-    """So many cases at most, drawn by the seed; 0 takes all."""
+    """Upper bound; drawn by the seed. 0: all."""
     free_generation_cases: int = 100
-    """Free generation is slow: so many of them at most; 0 takes all."""
+    """Upper bound for free generation, which is slow. 0: all."""
     seed: int = 0
-    """Of what is drawn, and of the bootstrap intervals."""
+    """Of the draws and of the bootstrap intervals."""
     matrices: MatrixPlace = "auto"
-    """Where an actor keeps the matrices of the experts; changes memory, no result."""
+    """Where an actor keeps the matrices of the experts; changes memory, not results."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
-    """All that an evaluation asks."""
+    """All units of an evaluation."""
 
     cases: tuple[Case, ...]
     units: tuple[EvaluationUnit, ...]
@@ -57,30 +60,54 @@ class EvaluationPlan:
         return [key for unit in self.units for key in wanted_by(unit)]
 
     def units_for(self, missing: Collection[ResultKey]) -> list[EvaluationUnit]:
-        """The pieces of work that some of the missing results come from, whole."""
+        """The whole units that give any of the missing results."""
         return [unit for unit in self.units if any(key in missing for key in wanted_by(unit))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankEvaluation:
+    """The results of a bank version on some cases."""
+
+    bank: str
+    bank_version: int
+    num_edits: int
+    """Experts that each probe was scored against."""
+    run: str
+    """Name of the results table."""
+    num_cases: int
+    results: tuple[ProbeResult, ...]
+    """In the order of the cases."""
+    summary: Summary
+    is_complete: bool
+    """Whether every probe has its results."""
+    num_new_results: int
+    """Rows that this process added."""
+    seconds: float
+    """Time that workers spent on them."""
+    by_hop: HopSummary = field(default_factory=dict)
+    """Portability by number of hops, for cases that state it."""
 
 
 def plan_evaluation(
     cases: Sequence[Case], settings: EvaluationSettings, *, group_size: int = 0
 ) -> EvaluationPlan:
-    """Choose cases and cut them into pieces.
+    """Choose cases and cut them into units.
 
     Args:
-        cases: In a fixed order; what is drawn depends on their edits and the seed alone.
-        settings: How much is asked.
-        group_size: 0 asks each case against the whole bank version. Otherwise the cases are taken
-            in groups of so many, the last one as large as it is, and each is asked against the
-            edits of its group alone.
+        cases: In a fixed order; which ones are drawn depends on their edits and the seed alone.
+        settings: How many cases, and how.
+        group_size: 0 evaluates each case against the whole bank version. Otherwise the cases are
+            taken in groups of this size (the last may be smaller), and each is evaluated against
+            the edits of its group alone.
     """
-    drawn = _Drawn(cases, settings.max_cases, settings.seed)
-    chosen = [case for case in cases if case in drawn]
-    free = _Drawn(chosen, settings.free_generation_cases, settings.seed)
+    drawn = _drawn_case_ids(cases, settings.max_cases, settings.seed)
+    chosen = [case for case in cases if case.case_id in drawn]
+    free = _drawn_case_ids(chosen, settings.free_generation_cases, settings.seed)
     groups = _groups(chosen, group_size) if group_size else []
     units = []
     for start in range(0, len(chosen), UNIT_CASES):
         part = tuple(chosen[start : start + UNIT_CASES])
-        free_ids = tuple(case.case_id for case in part if case in free)
+        free_ids = tuple(case.case_id for case in part if case.case_id in free)
         protocols = tuple(
             name for name in settings.protocols if name != FREE_GENERATION or free_ids
         )
@@ -97,7 +124,7 @@ def plan_evaluation(
 
 
 def wanted_by(unit: EvaluationUnit) -> list[ResultKey]:
-    """Keys of the results that a piece of work gives."""
+    """Keys of the results that a unit gives."""
     return [
         (case.case_id, index, protocol)
         for case in unit.cases
@@ -107,64 +134,8 @@ def wanted_by(unit: EvaluationUnit) -> list[ResultKey]:
     ]
 
 
-def _groups(cases: Sequence[Case], size: int) -> list[tuple[str, ...]]:
-    """Of each case, the edits of its group."""
-    groups = []
-    for start in range(0, len(cases), size):
-        part = cases[start : start + size]
-        groups += [tuple(case.edit.edit_id for case in part)] * len(part)
-    return groups
-
-
-class _Drawn:
-    """A random choice of cases that is the same whenever it is made."""
-
-    def __init__(self, cases: Sequence[Case], count: int, seed: int) -> None:
-        def rank(case: Case) -> bytes:
-            return hashlib.sha256(f"{seed}:{case.edit.edit_id}".encode()).digest()
-
-        drawn = sorted(cases, key=rank)[: count or len(cases)]
-        self._case_ids = {case.case_id for case in drawn}
-
-    def __contains__(self, case: Case) -> bool:
-        return case.case_id in self._case_ids
-
-
-__all__ = [
-    "BankEvaluation",
-    "EvaluationSettings",
-    "EvaluationTask",
-    "check_models",
-    "evaluate_bank_version",
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BankEvaluation:
-    """What a bank version reached on some cases."""
-
-    bank: str
-    bank_version: int
-    num_edits: int
-    """Experts that a probe was asked against."""
-    run: str
-    """Of the results table."""
-    num_cases: int
-    results: tuple[ProbeResult, ...]
-    """In the order of the cases; those of two versions are paired by case, probe and protocol."""
-    summary: Summary
-    is_complete: bool
-    """Whether every probe that was asked for has its result."""
-    num_new_results: int
-    """Rows that were not in the store before."""
-    seconds: float
-    """Time that workers spent on them."""
-    by_hop: HopSummary = field(default_factory=dict)
-    """Portability by number of hops, where cases tell it."""
-
-
 class EvaluationTask:
-    """One evaluation in progress; for the driver."""
+    """One evaluation in progress; used by the driver."""
 
     def __init__(
         self,
@@ -176,50 +147,32 @@ class EvaluationTask:
         seed: int,
         matrices: MatrixPlace = "auto",
     ) -> None:
-        """Look up what is left to do.
-
-        Args:
-            bank: Holds the version.
-            results: Holds what was scored before.
-            plan: What is asked.
-            key: Which evaluation this is.
-            seed: Of the intervals.
-            matrices: Where an actor keeps the matrices of the experts.
-        """
-        self._matrices = matrices
+        """Look up what is left to do; `seed` is that of the intervals."""
         self.key = key
         self._bank = bank
         self._results = results
         self._plan = plan
         self._seed = seed
+        self._matrices = matrices
         self._wanted = dict.fromkeys(plan.wanted)
-        stored = {result_key(result) for result in results.read(key)}
+        stored = {result.key for result in results.read(key)}
         self._missing: set[ResultKey] = set(self._wanted) - stored
         self._num_new = 0
         self._seconds = 0.0
         self.num_units = len(plan.units_for(self._missing))
-        """Pieces of work to do, or to go on with."""
+        """Units that were left to do at the start."""
         self.num_units_done = 0
 
     @property
-    def is_complete(self) -> bool:
-        """Whether every probe has its result."""
-        return not self._missing
-
-    @property
     def is_over(self) -> bool:
-        """Whether all pieces of work have come back."""
+        """Whether all units have come back."""
         return self.num_units_done == self.num_units
 
     def start(self, evaluator: Evaluator, config: GeneratorConfig) -> None:
-        """Hand over what is left to do.
-
-        Args:
-            evaluator: Does it.
-            config: Of its generator.
+        """Submit what is left to do; `config` is that of the evaluator's generator.
 
         Raises:
-            RepositoryMismatchError: The bank was written by another one.
+            RepositoryMismatchError: The bank was written by another generator.
         """
         units = self._plan.units_for(self._missing)
         if units:
@@ -227,22 +180,17 @@ class EvaluationTask:
             repository = self._bank.load_repository(config, version, matrices=self._matrices)
             evaluator.submit(version, repository, units)
 
-    def take(self, scored: Sequence[ScoredUnit]) -> None:
-        """Store what has come, in one commit."""
-        new = [
-            result
-            for unit in scored
-            for result in unit.results
-            if result_key(result) in self._missing
-        ]
+    def store(self, scored: Sequence[ScoredUnit]) -> None:
+        """Store the results of scored units in one commit."""
+        new = [result for unit in scored for result in unit.results if result.key in self._missing]
         self._num_new += retried(lambda: self._results.append(new, self.key))
-        self._missing -= {result_key(result) for result in new}
+        self._missing -= {result.key for result in new}
         self._seconds += sum(unit.duration_s for unit in scored)
         self.num_units_done += len(scored)
 
     def evaluation(self) -> BankEvaluation:
-        """What the store holds of this evaluation."""
-        stored = {result_key(result): result for result in self._results.read(self.key)}
+        """The results that the store holds of this evaluation."""
+        stored = {result.key: result for result in self._results.read(self.key)}
         results = tuple(stored[key] for key in self._wanted if key in stored)
         return BankEvaluation(
             bank=self.key.bank,
@@ -253,7 +201,7 @@ class EvaluationTask:
             results=results,
             summary=summarize(results, seed=self._seed),
             by_hop=summarize_hops(results, self._plan.cases, seed=self._seed),
-            is_complete=self.is_complete,
+            is_complete=not self._missing,
             num_new_results=self._num_new,
             seconds=self._seconds,
         )
@@ -271,56 +219,59 @@ def evaluate_bank_version(
     on_progress: Callable[[int, int], None] = lambda num_done, num_units: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> BankEvaluation:
-    """Score cases against a pinned bank version, or go on where an earlier call was ended.
+    """Evaluate a pinned bank version, or resume where an earlier call ended.
 
     Args:
-        store: Holds `results/<run>`.
+        store: Holds the table `results/<run>`.
         bank: Holds the version.
-        version: Which one.
-        cases: In a fixed order; the same ones whenever the evaluation is resumed. Cases whose edits
-            the version does not hold are asked as well.
-        settings: How much of them is asked, and how.
-        pool: Scores; with the models that the bank was made with.
+        version: Of the bank.
+        cases: In a fixed order, the same ones whenever the evaluation is resumed. Cases whose edits
+            the version does not hold are evaluated too.
+        settings: How many cases, and how.
+        pool: Scores, with the models that the bank was made with.
         run: Name of the results table.
-        on_progress: Is told the pieces of work done and all of them.
-        should_stop: Asked as results come; True ends with an incomplete evaluation.
+        on_progress: Called with the number of units done and of all units.
+        should_stop: Called as results come; True ends with an incomplete evaluation.
 
     Raises:
         RepositoryMismatchError: The pool holds other models than the bank was made with.
-        LiveEditError: A probe cannot be scored, or infrastructure failed for good.
+        LiveEditError: A probe cannot be scored, or the infrastructure failed for good.
     """
     facts = pool.describe()
     check_models(bank, facts)
-    key = EvaluationKey(bank=bank.name, bank_version=version, num_edits=bank.num_edits(version))
-    plan = plan_evaluation(cases, settings)
-    table = ResultsTable(store, run)
-    seed, matrices = settings.seed, settings.matrices
-    replay = EvaluationTask(bank, table, plan, key=key, seed=seed, matrices=matrices)
-    finish(replay, pool, facts.config, on_progress=on_progress, should_stop=should_stop)
-    return replay.evaluation()
+    task = EvaluationTask(
+        bank,
+        ResultsTable(store, run),
+        plan_evaluation(cases, settings),
+        key=EvaluationKey(bank=bank.name, bank_version=version, num_edits=bank.num_edits(version)),
+        seed=settings.seed,
+        matrices=settings.matrices,
+    )
+    return run_task(task, pool, facts.config, on_progress=on_progress, should_stop=should_stop)
 
 
-def finish(
-    replay: EvaluationTask,
+def run_task(
+    task: EvaluationTask,
     pool: Evaluator,
     config: GeneratorConfig,
     *,
     on_progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
-) -> None:
-    """Do all that is left of one evaluation; the pool does nothing else meanwhile."""
-    replay.start(pool, config)
+) -> BankEvaluation:
+    """Run one evaluation to its end; the pool does nothing else meanwhile."""
+    task.start(pool, config)
     try:
-        on_progress(replay.num_units_done, replay.num_units)
-        while not replay.is_over and not should_stop():
-            replay.take(pool.collect(wait=True))
-            on_progress(replay.num_units_done, replay.num_units)
+        on_progress(task.num_units_done, task.num_units)
+        while not task.is_over and not should_stop():
+            task.store(pool.collect(wait=True))
+            on_progress(task.num_units_done, task.num_units)
     finally:
         pool.drop()
+    return task.evaluation()
 
 
 def check_models(bank: ExpertBank, facts: GeneratorFacts) -> None:
-    """Refuse to score a bank with other models than it was made with.
+    """Refuse to evaluate a bank with other models than it was made with.
 
     Raises:
         RepositoryMismatchError: They differ.
@@ -332,3 +283,22 @@ def check_models(bank: ExpertBank, facts: GeneratorFacts) -> None:
                 f"bank {bank.name!r} was made with {name} {wanted}, the evaluation has {found}; "
                 "name the backbone and generator of the bank in the recipe"
             )
+
+
+def _groups(cases: Sequence[Case], size: int) -> list[tuple[str, ...]]:
+    """For each case, the edit_ids of its group."""
+    groups = []
+    for start in range(0, len(cases), size):
+        part = cases[start : start + size]
+        groups += [tuple(case.edit.edit_id for case in part)] * len(part)
+    return groups
+
+
+def _drawn_case_ids(cases: Sequence[Case], count: int, seed: int) -> set[str]:
+    """A random choice of `count` cases (0: all), the same whenever it is made."""
+
+    def rank(case: Case) -> bytes:
+        return hashlib.sha256(f"{seed}:{case.edit.edit_id}".encode()).digest()
+
+    drawn = sorted(cases, key=rank)[: count or len(cases)]
+    return {case.case_id for case in drawn}

@@ -1,12 +1,13 @@
-"""The last thing on the terminal: metrics by number of edits, and what the filter kept.
+"""Terminal tables of a run: metrics by number of edits, and experts kept.
 
-One table for each protocol and way of counting; numbers of two protocols never share a column.
+One table for each protocol and measure; numbers of two protocols never share a column.
 """
 
 from collections.abc import Callable, Sequence
 
 from rich.table import Table
 
+from infra.reports.formats import interval, number, percent
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
 from liveedit_core.evaluation.statistics import Interval
 from liveedit_core.evaluation.summaries import BY_CONSTRUCTION, MetricSummary, paper_average
@@ -35,13 +36,7 @@ _TABLES: tuple[tuple[str, str, Measure], ...] = (
 def result_tables(
     evaluations: Sequence[BankEvaluation], protocols: Sequence[str], *, note: str = ""
 ) -> list[Table]:
-    """Metrics by number of edits, and routing at the last of them.
-
-    Args:
-        evaluations: By number of edits.
-        protocols: Those to show.
-        note: Ends each title.
-    """
+    """Metrics by number of edits, and routing at the last of them; `note` ends each title."""
     tables = [
         _table(evaluations, protocol, title + note, measure)
         for protocol, title, measure in _TABLES
@@ -71,7 +66,7 @@ def _table(
     if measure is _score and protocol == TEACHER_FORCED and table.row_count:
         averages = [paper_average(item.summary) for item in evaluations]
         if any(average is not None for average in averages):
-            cells = ["" if average is None else f"{100 * average:.1f}" for average in averages]
+            cells = ["" if average is None else percent(average, unit="") for average in averages]
             table.add_section()
             table.add_row("average of the paper's five", *cells)
     return table
@@ -84,13 +79,12 @@ def _name(kind: ProbeKind) -> str:
 def _cell(item: MetricSummary | None, measure: Measure) -> str:
     if item is None:
         return ""
-    mean, interval = measure(item)
-    bounds = f"{100 * interval.low:.0f}-{100 * interval.high:.0f}"
-    return f"{100 * mean:.1f} \\[{bounds}]"
+    mean, bounds = measure(item)
+    return f"{percent(mean, unit='')} \\[{interval(bounds, num_digits=0, separator='-')}]"
 
 
 def _routing_table(evaluation: BankEvaluation, protocol: str) -> Table:
-    """How many experts answered, and what place the right one had among them."""
+    """How many experts were kept, and the rank of the right one among them."""
     table = Table(
         title=f"experts kept after {evaluation.num_edits} edits, and the right one among them",
         title_justify="left",
@@ -106,12 +100,12 @@ def _routing_table(evaluation: BankEvaluation, protocol: str) -> Table:
             table.add_row(
                 _name(kind),
                 str(item.num_samples),
-                f"{item.kept_mean:.2f}",
+                number(item.kept_mean),
                 f"<= {item.kept_p95:.0f}",
-                f"{100 * item.empty_fraction:.1f}",
-                f"{100 * item.own_kept_fraction:.1f}",
-                f"{100 * item.own_first_fraction:.1f}",
-                "" if rank is None else f"{rank:.2f}",
-                "" if weight is None else f"{weight:.2f}",
+                percent(item.empty_fraction, unit=""),
+                percent(item.own_kept_fraction, unit=""),
+                percent(item.own_first_fraction, unit=""),
+                "" if rank is None else number(rank),
+                "" if weight is None else number(weight),
             )
     return table

@@ -1,32 +1,33 @@
 """Two bank versions compared by the results that the store holds: no model is loaded."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from infra.bank.expert_bank import ExpertBank
+from infra.reports.data import EvaluatedVersion
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from infra.tracking.results import EvaluationKey, ResultsTable
+from infra.tracking.results import ResultsTable
 from liveedit_core.errors import InputError
+from liveedit_core.evaluation.comparison import (
+    MetricComparison,
+    Pair,
+    cases_held,
+    compare_results,
+    paired_results,
+)
 from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.schema import Case
-from pipelines.evaluation.pages import (
-    EvaluatedVersion,
-    Pair,
-    differences_of,
-    edits_of,
-    paired_results,
-    write_comparison_page,
-)
-from pipelines.evaluation.regressions import MetricComparison, cases_held, compare_results
+from pipelines.evaluation.examples import edits_of
+from pipelines.evaluation.pages import write_comparison_page
 from pipelines.evaluation.versions_recipe import VersionComparisonRecipe, VersionSection
 from pipelines.job.run_folder import run_facts
 
 
 @dataclass(frozen=True, kw_only=True)
 class VersionComparison:
-    """What came of it."""
+    """A finished comparison."""
 
     page: Path
     comparisons: tuple[MetricComparison, ...]
@@ -34,15 +35,15 @@ class VersionComparison:
 
     @property
     def regressions(self) -> list[MetricComparison]:
-        """Metrics that became worse."""
+        """Metrics that are worse."""
         return [item for item in self.comparisons if item.is_regression]
 
 
 def compare_versions(recipe: VersionComparisonRecipe) -> VersionComparison:
-    """Compare, and write the page.
+    """Compare two versions and write the page.
 
     Raises:
-        InputError: The store lacks the results, or the cases given are others.
+        InputError: The store lacks the results, or the recipe names other cases.
     """
     recipe.check_complete()
     store, bank_store = ObjectStore(recipe.store_uri), ObjectStore(recipe.bank_store_uri)
@@ -50,7 +51,7 @@ def compare_versions(recipe: VersionComparisonRecipe) -> VersionComparison:
     new = find_version(store, recipe.bank, recipe.new)
     pairs = paired_results(old.results, new.results)
     if not pairs:
-        raise InputError("no probe was asked of both versions: there is nothing to compare")
+        raise InputError("no probe was scored for both versions: there is nothing to compare")
     cases = read_cases(recipe, bank_store, pairs)
     bank = ExpertBank.open(bank_store, recipe.bank)
     held = cases_held(cases, bank.edit_ids(old.bank_version))
@@ -58,8 +59,9 @@ def compare_versions(recipe: VersionComparisonRecipe) -> VersionComparison:
         [newer for _, newer in pairs],
         [older for older, _ in pairs],
         held=held,
-        regression=recipe.regression,
-        tolerances=recipe.tolerances,
+        alpha=recipe.regression.alpha,
+        num_resamples=recipe.regression.num_resamples,
+        tolerance_of=recipe.tolerances.of,
         seed=recipe.seed,
     )
     warnings = _warnings(old, new, pairs)
@@ -76,7 +78,7 @@ def compare_versions(recipe: VersionComparisonRecipe) -> VersionComparison:
             "results": f"{recipe.old.results} and {recipe.new.results}",
             "cases": recipe.cases or "built-in",
         },
-        differences=differences_of(comparisons),
+        comparisons=comparisons,
         held=held,
         warnings=warnings,
     )
@@ -84,25 +86,38 @@ def compare_versions(recipe: VersionComparisonRecipe) -> VersionComparison:
 
 
 def find_version(store: ObjectStore, bank: str, section: VersionSection) -> EvaluatedVersion:
-    """The stored results of a version: of its largest examination.
+    """The stored results of a version, from its evaluation with the most edits.
 
     Raises:
-        InputError: The table has none.
+        InputError: The table has no results of it.
     """
     table = ResultsTable(store, section.results)
     known = [key for key in table.evaluations() if key.bank == bank and key.group_size == 0]
     found = [key for key in known if section.version in (0, key.bank_version)]
-    # Where there is nothing, reading says what there is.
-    nothing = EvaluationKey(bank=bank, bank_version=section.version, num_edits=0)
-    key = max(found, key=lambda item: (item.bank_version, item.num_edits), default=nothing)
-    label = section.label or f"version {key.bank_version}"
-    return EvaluatedVersion.stored(table, key, label=label)
+    if not found:
+        stored = ", ".join(
+            f"{key.bank} version {key.bank_version} ({key.num_edits} edits)"
+            for key in table.evaluations()
+        )
+        wanted = f"version {section.version}" if section.version else "any version"
+        raise InputError(
+            f"results/{table.run} has no results of bank {bank!r}, {wanted}; "
+            f"it has: {stored or 'nothing'}"
+        )
+    key = max(found, key=lambda item: (item.bank_version, item.num_edits))
+    return EvaluatedVersion(
+        label=section.label or f"version {key.bank_version}",
+        bank=bank,
+        bank_version=key.bank_version,
+        num_edits=key.num_edits,
+        results=table.read(key),
+    )
 
 
 def read_cases(
     recipe: VersionComparisonRecipe, bank_store: ObjectStore, pairs: Iterable[Pair]
 ) -> list[Case]:
-    """The cases that were examined; those of plain requests come from the bank's request log."""
+    """The evaluated cases; those made from plain requests come from the bank's request log."""
     wanted = {older.case_id for older, _ in pairs}
     if recipe.cases:
 
@@ -122,9 +137,9 @@ def read_cases(
     return [found[name] for name in sorted(found)]
 
 
-def _warnings(old: EvaluatedVersion, new: EvaluatedVersion, pairs: Iterable[Pair]) -> list[str]:
+def _warnings(old: EvaluatedVersion, new: EvaluatedVersion, pairs: Sequence[Pair]) -> list[str]:
     warnings = []
-    num_pairs = len(list(pairs))
+    num_pairs = len(pairs)
     for version in (old, new):
         num_alone = len(version.results) - num_pairs
         if num_alone:
@@ -133,5 +148,5 @@ def _warnings(old: EvaluatedVersion, new: EvaluatedVersion, pairs: Iterable[Pair
                 "counterpart in the other version and were left out."
             )
     if old.bank_version == new.bank_version:
-        warnings.append("Both are results of the same version.")
+        warnings.append("Both results are of the same version.")
     return warnings

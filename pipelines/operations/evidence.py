@@ -12,10 +12,9 @@ from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, Evaluati
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
+from liveedit_core.evaluation.comparison import MetricComparison, compare_results, in_scope
 from liveedit_core.evaluation.probes import ProbeResult
-from liveedit_core.evaluation.summaries import Summary, summarize
-from pipelines.editing.mlflow_records import metric_values
-from pipelines.evaluation.regressions import MetricComparison, compare_results, in_scope
+from liveedit_core.evaluation.summaries import Summary, metric_values, summarize
 from pipelines.job.registered_models import fetch_generator
 from pipelines.operations.gates import Evidence
 from pipelines.operations.promotion_recipe import PromotionRecipe
@@ -140,8 +139,9 @@ def _comparisons(
         new,
         old,
         held=record.compared,
-        regression=recipe.regression,
-        tolerances=recipe.tolerances,
+        alpha=recipe.regression.alpha,
+        num_resamples=recipe.regression.num_resamples,
+        tolerance_of=recipe.tolerances.of,
         seed=recipe.seed,
     )
 

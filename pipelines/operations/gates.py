@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from liveedit_core.evaluation.comparison import MetricComparison
 from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.evaluation.summaries import Summary
 from liveedit_core.schema import ProbeKind
-from pipelines.evaluation.regressions import MetricComparison
 from pipelines.evaluation.sections import GatesSection, ThresholdsSection
 
 _NO_EVALUATION = "there is no evaluation to judge by"

@@ -23,6 +23,12 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, EvaluationRecord
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from liveedit_core.errors import LiveEditError
+from liveedit_core.evaluation.comparison import (
+    MetricComparison,
+    cases_held,
+    compare_results,
+    in_scope,
+)
 from liveedit_core.evaluation.summaries import Summary, summarize
 from liveedit_core.schema import Case
 from pipelines.evaluation.bank_evaluation import (
@@ -31,7 +37,6 @@ from pipelines.evaluation.bank_evaluation import (
     evaluate_bank_version,
     plan_evaluation,
 )
-from pipelines.evaluation.regressions import MetricComparison, cases_held, compare_results, in_scope
 from pipelines.job.registered_models import fetch_generator, newest_version
 from pipelines.operations.night_evaluators import Evaluators
 from pipelines.operations.nightly_recipe import NightlyRecipe
@@ -297,8 +302,9 @@ class Night:
             newest.evaluation.results,
             champion.evaluation.results,
             held=compared,
-            regression=self.recipe.regression,
-            tolerances=self.recipe.tolerances,
+            alpha=self.recipe.regression.alpha,
+            num_resamples=self.recipe.regression.num_resamples,
+            tolerance_of=self.recipe.tolerances.of,
             seed=self.recipe.seed,
         )
 

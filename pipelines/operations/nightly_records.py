@@ -4,23 +4,21 @@ An outage of MLflow stops nothing: metrics and pages wait in the spool of the ru
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 
-from infra.reports.data import EditView
+from infra.reports.data import CurvePoint
+from infra.reports.metrics import draw_metric_plots
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import TrackingError
-from pipelines.editing.mlflow_records import metric_values
+from liveedit_core.evaluation.summaries import metric_values
+from liveedit_core.schema import EditRequest
+from pipelines.evaluation.examples import EditLookup, edits_of
 from pipelines.evaluation.pages import (
-    EditLookup,
-    EvaluatedVersion,
-    differences_of,
-    edits_of,
+    evaluated_version,
     write_comparison_page,
     write_evaluation_page,
-    write_figures,
 )
 from pipelines.job.recipe_loader import to_flat_dict
 from pipelines.job.run_folder import run_facts
@@ -97,15 +95,17 @@ class NightlyRecords:
 
     def _write_pages(self, findings: Findings, facts: Mapping[str, str]) -> list[Path]:
         seed, edits = self._recipe.seed, _edits(findings)
-        views, pages = [], []
+        versions, points, pages = [], [], []
         for label, examined in (("newest", findings.newest), ("champion", findings.champion)):
             if examined is None:
                 continue
-            of = EvaluatedVersion.of(examined.evaluation, label=label)
-            views.append(replace(of, summary=examined.summary))
+            summary, num_edits = examined.summary, examined.evaluation.num_edits
+            versions.append(evaluated_version(examined.evaluation, label))
+            points.append(CurvePoint(num_edits=num_edits, summary=summary))
             page = write_evaluation_page(
                 self.folder / f"{label}.html",
-                views[-1],
+                versions[-1],
+                summary,
                 cases=findings.cases,
                 edits=edits,
                 seed=seed,
@@ -114,7 +114,7 @@ class NightlyRecords:
             )
             pages.append(page)
         if findings.champion is not None:
-            new, old = views
+            new, old = versions
             page = write_comparison_page(
                 self.folder / "comparison.html",
                 old,
@@ -123,12 +123,12 @@ class NightlyRecords:
                 edits=edits,
                 seed=seed,
                 facts=facts,
-                differences=differences_of(findings.comparisons),
+                comparisons=findings.comparisons,
                 held=findings.compared,
                 warnings=[f"regression: {item.sentence()}" for item in findings.regressions],
             )
             pages.append(page)
-        return [*pages, *write_figures(self.folder, views[::-1], seed=seed)]
+        return [*pages, *draw_metric_plots(self.folder, points[::-1])]
 
 
 def _name(examined: Examined) -> str:
@@ -141,8 +141,8 @@ def _edits(findings: Findings) -> EditLookup:
     stores = {examined.bank.store.root_uri for examined in both if examined is not None}
     lookups = [edits_of(RequestLog(ObjectStore(uri))) for uri in sorted(stores)]
 
-    def look_up(edit_ids: Collection[str]) -> dict[str, EditView]:
-        found: dict[str, EditView] = {}
+    def look_up(edit_ids: Collection[str]) -> dict[str, EditRequest]:
+        found: dict[str, EditRequest] = {}
         for lookup in lookups:
             found.update(lookup(edit_ids))
         return found

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.reports.training import write_training_report
+from infra.reports.page import write_page
+from infra.reports.training import render_training_report
 from infra.storage.object_store import ObjectStore
 from infra.tracking.generator_checkpoints import GeneratorCheckpoints
 from infra.tracking.model_registry import ModelRegistry
@@ -192,6 +193,4 @@ def write_report(
         facts=facts,
         duration_s=time.perf_counter() - start_s,
     )
-    path = recipe.run_folder / "report.html"
-    write_training_report(path, data)
-    return path
+    return write_page(recipe.run_folder / "report.html", render_training_report(data))

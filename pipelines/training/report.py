@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from infra.reports.data import EditView, Example, Histogram, TrainingReportData
+from infra.reports.data import Example, Histogram, TrainingReportData
 from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.schema import Case
 from liveedit_core.training.diagnostics import RoutingSamples
 from liveedit_core.training.validation import ValidationReport
-from pipelines.editing.report import choose_worst, example_of
+from pipelines.evaluation.examples import ExampleBuilder, choose_worst
 from pipelines.job.recipe_loader import to_toml
 from pipelines.training.loop import Curve
 from pipelines.training.recipe import TrainRecipe
@@ -23,7 +23,7 @@ def training_report_data(
     facts: Mapping[str, str],
     duration_s: float,
 ) -> TrainingReportData:
-    """Everything for `infra.reports.training.write_training_report`.
+    """Everything for `infra.reports.training.render_training_report`.
 
     Args:
         recipe: resolved.
@@ -104,21 +104,7 @@ def histograms(samples: RoutingSamples, min_gate: float) -> list[Histogram]:
 
 def worst_cases(results: Sequence[ProbeResult], bank_cases: Sequence[Case]) -> list[Example]:
     """The cases with the lowest means, each by its worst probe, with images."""
-    by_edit = {case.edit.edit_id: case for case in bank_cases}
-
-    def view(edit_id: str) -> EditView:
-        return _view(by_edit[edit_id])
-
-    return [
-        example_of(result, len(by_edit), by_edit[result.edit_id], view)
-        for result in choose_worst(results)
-    ]
-
-
-def _view(case: Case) -> EditView:
-    return EditView(
-        edit_id=case.edit.edit_id,
-        prompt=case.edit.prompt,
-        target=case.edit.target,
-        image_bytes=case.edit.image_bytes,
-    )
+    by_edit = {case.edit.edit_id: case.edit for case in bank_cases}
+    shown = choose_worst(results)
+    builder = ExampleBuilder(bank_cases, lambda edit_ids: by_edit, shown)
+    return [builder.example(result, len(by_edit)) for result in shown]

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from infra.reports.comparison import write_comparison_report
-from infra.reports.editing import write_report
-from infra.reports.evaluation import write_evaluation_report
+from infra.reports.comparison import render_comparison_report
+from infra.reports.editing import render_report
+from infra.reports.evaluation import render_evaluation_report
+from infra.reports.page import write_page
 from tests.browser import NAMES, Browser, find_browser
 from tests.report_examples import comparison_example, evaluation_example, run_example
 
 NUM_PLOTS = {"run": 10, "evaluation": 5, "comparison": 0}
 """Of the run: five over its evaluations and five of its lifelong curve."""
-PAGES: dict[str, Callable[[Path], None]] = {
-    "run": lambda path: write_report(path, run_example()),
-    "evaluation": lambda path: write_evaluation_report(path, evaluation_example()),
-    "comparison": lambda path: write_comparison_report(path, comparison_example()),
+PAGES: dict[str, Callable[[], str]] = {
+    "run": lambda: render_report(run_example()),
+    "evaluation": lambda: render_evaluation_report(evaluation_example()),
+    "comparison": lambda: render_comparison_report(comparison_example()),
 }
 NUM_IMAGES = {
     # Images of probes, and two experts on each card that shows some.
@@ -44,8 +45,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def test_a_page_shows_everything_and_asks_nobody(
     browser: Browser, tmp_path: Path, name: str, width: int
 ) -> None:
-    page = tmp_path / f"{name}.html"
-    PAGES[name](page)
+    page = write_page(tmp_path / f"{name}.html", PAGES[name]())
     visit = browser.open(page, width=width)
     assert visit.problems == []
     assert [url for url in visit.requests if not url.startswith("data:image/")] == [page.as_uri()]
@@ -61,8 +61,7 @@ def test_a_page_shows_everything_and_asks_nobody(
 
 
 def test_text_from_outside_is_read_and_never_run(browser: Browser, tmp_path: Path) -> None:
-    page = tmp_path / "evaluation.html"
-    PAGES["evaluation"](page)
+    page = write_page(tmp_path / "evaluation.html", PAGES["evaluation"]())
     browser.open(page)
     text = browser.evaluate("document.querySelector('#worst .question').innerText")
     assert text.startswith("<script>alert(1)</script>")

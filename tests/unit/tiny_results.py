@@ -63,7 +63,10 @@ def metric_summary(mean: float, num_samples: int = 4) -> MetricSummary:
 
 def scored(num_right: int, num_cases: int, kind: ProbeKind) -> list[ProbeResult]:
     """One result a case, the first of them right."""
+    index = list(ProbeKind).index(kind)
     return [
-        probe_result(f"case-{number}", kind=kind, score=float(number < num_right))
+        probe_result(
+            f"case-{number}", kind=kind, probe_index=index, score=float(number < num_right)
+        )
         for number in range(num_cases)
     ]

@@ -3,7 +3,6 @@
 import dataclasses
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
@@ -13,9 +12,10 @@ from infra.reports.training import (
     phase_plots,
     render_training_report,
     validation_plots,
-    write_training_report,
 )
+from liveedit_core.schema import Probe, ProbeKind
 from tests.unit.tiny_inputs import image
+from tests.unit.tiny_results import probe_result
 
 HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x.png">'
 RATE = {"learning_rate": 1e-3}
@@ -55,16 +55,14 @@ def data() -> TrainingReportData:
         ],
         worst_cases=[
             Example(
-                case_id="c1",
+                result=probe_result(kind=ProbeKind.MODAL_GENERALITY, score=0.0, after="a kettle"),
+                probe=Probe(
+                    kind=ProbeKind.MODAL_GENERALITY,
+                    prompt=HOSTILE,
+                    target="a cup",
+                    image_bytes=image(1),
+                ),
                 num_edits=100,
-                kind="modal_generality",
-                protocol="teacher_forced",
-                score=0.0,
-                prompt=HOSTILE,
-                target="a kettle",
-                answer_before="a cup",
-                answer_after="a cup",
-                image_bytes=image(1),
             )
         ],
         warnings=["No expert passes"],
@@ -98,10 +96,8 @@ class Page(HTMLParser):
             assert self.stack.pop() == tag
 
 
-def test_the_page_stands_alone(data: TrainingReportData, tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    write_training_report(path, data)
-    text = path.read_text(encoding="utf-8")
+def test_the_page_stands_alone(data: TrainingReportData) -> None:
+    text = render_training_report(data)
     page = Page(text)
     assert text.startswith("<!doctype html>")
     assert "script" not in page.tags

@@ -152,16 +152,16 @@ def test_rank_and_weight_are_those_of_the_probes_own_expert(
         assert result.is_exact == (result.score == 1.0)
 
 
-class KeepingMemory:
+class DictCache:
     """Keeps answers in a dictionary."""
 
     def __init__(self) -> None:
         self.answers: dict[UneditedQuery, UneditedAnswer] = {}
 
-    def read(self, questions: Sequence[UneditedQuery]) -> list[UneditedAnswer | None]:
-        return [self.answers.get(question) for question in questions]
+    def read(self, queries: Sequence[UneditedQuery]) -> list[UneditedAnswer | None]:
+        return [self.answers.get(query) for query in queries]
 
-    def keep(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None:
+    def write(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None:
         self.answers |= answers
 
 
@@ -172,13 +172,13 @@ def refuse(*arguments: object, **named: object) -> None:
 def test_unedited_answers_are_computed_once(
     scorer: CaseScorer, prepared: PreparedCases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = KeepingMemory()
-    first = scorer.prepare(CASES, has_free_answers=True, max_new_tokens=5, memory=memory)
-    num_kept = len(memory.answers)
+    cache = DictCache()
+    first = scorer.prepare(CASES, has_free_answers=True, max_new_tokens=5, answer_cache=cache)
+    num_kept = len(cache.answers)
     monkeypatch.setattr(type(scorer.backbone), "generate", refuse)
     monkeypatch.setattr(type(scorer.backbone), "target_logits", refuse)
-    again = scorer.prepare(CASES, has_free_answers=True, max_new_tokens=5, memory=memory)
-    assert len(memory.answers) == num_kept
+    again = scorer.prepare(CASES, has_free_answers=True, max_new_tokens=5, answer_cache=cache)
+    assert len(cache.answers) == num_kept
     for probes in (first.probes, again.probes):
         for probe, plain in zip(probes, prepared.probes, strict=True):
             assert probe.unedited_ids == plain.unedited_ids

@@ -6,8 +6,9 @@ import pytest
 
 from infra.reports.data import ReportData
 from infra.reports.editing import render_report
+from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.inputs.rejects import Rejected
-from liveedit_core.schema import EditRequest
+from liveedit_core.schema import EditRequest, ProbeKind
 from pipelines.editing.intake import Item
 from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
 from pipelines.editing.report import ReportSources, refused_requests, report_data
@@ -46,11 +47,11 @@ def test_all_of_a_run_is_in_the_report(driver: Driver) -> None:
     assert [item.error_type for item in data.rejects] == ["NotJson", "NumericsError"]
     assert data.num_rejects == 1 + len(refused_requests(sources, outcome)) == 2
     assert (data.num_edits, data.num_edits_before) == (3, 0)
-    assert {row.num_edits for row in data.metrics} == {1, 3}
-    assert {example.kind for example in data.examples} >= {"reliability", "text_locality"}
-    assert all(example.score < 1 for example in data.worst_cases)
+    assert {point.num_edits for point in data.metrics} == {1, 3}
+    assert {example.result.kind for example in data.examples} >= {"reliability", "text_locality"}
+    assert all(example.result.score < 1 for example in data.worst_cases)
     own = [kept for example in data.examples for kept in example.kept if kept.is_own]
-    assert all(kept.edit.image_bytes for kept in own)
+    assert all(kept.edit and kept.edit.image_bytes for kept in own)
 
 
 def test_a_lifelong_curve_is_in_the_report_with_its_groups(driver: Driver) -> None:
@@ -62,9 +63,7 @@ def test_a_lifelong_curve_is_in_the_report_with_its_groups(driver: Driver) -> No
         (10, 1),
     ]
     for point in data.curve:
-        reliability = next(row for row in point.metrics if row.kind == "reliability")
-        assert (reliability.num_cases, reliability.num_edits) == (10, point.num_edits)
-        assert reliability.low is not None
+        assert point.summary[ProbeKind.RELIABILITY, TEACHER_FORCED].num_cases == 10
     html = render_report(data)
     assert "Lifelong curve: what was taught, teacher-forced" in html
 

@@ -9,12 +9,12 @@ import pytest
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.evaluation.probes import TEACHER_FORCED
+from liveedit_core.evaluation.summaries import hop_values
 from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.schema import ProbeKind
 from liveedit_core.training.validation import split_by_entity
 from pipelines import convert_benchmark, lifelong_edit, nightly_evaluation
 from pipelines.editing.intake import open_source
-from pipelines.editing.mlflow_records import hop_values
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import Outcome
 from pipelines.evaluation.bank_evaluation import EvaluationSettings

@@ -5,12 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from liveedit_core.evaluation.comparison import MetricComparison, compare_results
 from liveedit_core.evaluation.summaries import Summary, summarize
 from liveedit_core.schema import ProbeKind
-from pipelines.evaluation.regressions import MetricComparison, compare_results
 from pipelines.evaluation.sections import (
     GatesSection,
-    RegressionSection,
     ThresholdsSection,
     TolerancesSection,
 )
@@ -30,8 +29,9 @@ def comparisons(num_right: int) -> list[MetricComparison]:
         new,
         old,
         held={item.case_id for item in old},
-        regression=RegressionSection(num_resamples=1000),
-        tolerances=TolerancesSection(),
+        alpha=0.05,
+        num_resamples=1000,
+        tolerance_of=TolerancesSection().of,
         seed=0,
     )
 

@@ -27,8 +27,9 @@ def test_worst_cases_show_the_probe_that_failed() -> None:
     assert shown
     scores = {(r.case_id, str(r.kind)): r.score for r in report.results}
     for example in shown:
-        lowest = min(score for (case_id, _), score in scores.items() if case_id == example.case_id)
-        assert example.score == lowest
+        result = example.result
+        lowest = min(score for (case_id, _), score in scores.items() if case_id == result.case_id)
+        assert result.score == lowest
         assert example.num_edits == len(BANK)
 
 

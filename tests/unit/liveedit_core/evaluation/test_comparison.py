@@ -5,14 +5,27 @@ from dataclasses import replace
 import pytest
 
 from liveedit_core.errors import IntegrityError
-from liveedit_core.evaluation.probes import ProbeResult
+from liveedit_core.evaluation.comparison import (
+    GAINED,
+    IMPROVEMENT,
+    LOST,
+    NO_DIFFERENCE,
+    NOT_SIGNIFICANT,
+    REGRESSION,
+    WITHIN_TOLERANCE,
+    MetricComparison,
+    cases_held,
+    compare_results,
+    direction_of,
+    flip_counts,
+    flips_of,
+    in_scope,
+    paired_results,
+)
+from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
 from liveedit_core.schema import ProbeKind
-from pipelines.evaluation.regressions import MetricComparison, cases_held, compare_results, in_scope
-from pipelines.evaluation.sections import RegressionSection, TolerancesSection
 from tests.unit.tiny_inputs import case, request
 from tests.unit.tiny_results import probe_result, scored
-
-QUICK = RegressionSection(num_resamples=1000)
 
 
 def result(number: int, score: float, kind: ProbeKind = ProbeKind.RELIABILITY) -> ProbeResult:
@@ -26,8 +39,9 @@ def compare(
         new,
         old,
         held={item.case_id for item in old},
-        regression=QUICK,
-        tolerances=TolerancesSection(reliability=tolerance, modal_locality=tolerance),
+        alpha=0.05,
+        num_resamples=1000,
+        tolerance_of=lambda kind: tolerance,
         seed=0,
     )
 
@@ -36,6 +50,7 @@ def test_a_clear_fall_is_a_regression_and_says_so() -> None:
     kind = ProbeKind.RELIABILITY
     (found,) = compare(scored(80, 100, kind), scored(98, 100, kind))
     assert (found.is_regression, found.is_improvement) == (True, False)
+    assert found.verdict == REGRESSION
     assert found.difference.mean == pytest.approx(-0.18)
     assert "reliability.teacher_forced: 0.980 -> 0.800 (-0.180" in found.sentence()
 
@@ -46,14 +61,14 @@ def test_a_fall_within_the_tolerance_is_none_however_certain() -> None:
     assert compare(new, old)[0].is_regression
     (found,) = compare(new, old, tolerance=0.03)
     assert found.adjusted_p_value < 0.01
-    assert not found.is_regression
+    assert (found.is_regression, found.verdict) == (False, WITHIN_TOLERANCE)
 
 
 def test_a_fall_that_chance_explains_is_none_however_large() -> None:
     kind = ProbeKind.RELIABILITY
     (found,) = compare(scored(1, 4, kind), scored(3, 4, kind))
     assert found.difference.mean == -0.5
-    assert not found.is_regression
+    assert (found.is_regression, found.verdict) == (False, NOT_SIGNIFICANT)
 
 
 def test_more_metrics_ask_for_more_evidence() -> None:
@@ -71,6 +86,13 @@ def test_a_rise_is_an_improvement() -> None:
     kind = ProbeKind.RELIABILITY
     (found,) = compare(scored(98, 100, kind), scored(80, 100, kind))
     assert (found.is_regression, found.is_improvement) == (False, True)
+    assert found.verdict == IMPROVEMENT
+
+
+def test_equal_scores_are_no_difference() -> None:
+    kind = ProbeKind.RELIABILITY
+    (found,) = compare(scored(9, 10, kind), scored(9, 10, kind))
+    assert (found.difference.mean, found.verdict) == (0.0, NO_DIFFERENCE)
 
 
 def test_the_order_of_results_does_not_matter() -> None:
@@ -99,3 +121,42 @@ def test_results_without_a_partner_are_refused() -> None:
     kind = ProbeKind.RELIABILITY
     with pytest.raises(IntegrityError, match="case-3"):
         compare(scored(3, 3, kind), scored(3, 4, kind))
+
+
+def results_of(num_right: int) -> list[ProbeResult]:
+    """Two probes a case under both protocols; reliability is right in the first cases only."""
+    return [
+        probe_result(
+            f"case-{number:02}",
+            kind=kind,
+            protocol=protocol,
+            probe_index=index,
+            score=float(number < num_right or index == 1),
+        )
+        for protocol in PROTOCOLS
+        for number in range(20)
+        for index, kind in enumerate((ProbeKind.RELIABILITY, ProbeKind.MODAL_LOCALITY))
+    ]
+
+
+def test_flips_are_counted_by_metric_and_listed_once_by_their_free_answers() -> None:
+    pairs = paired_results(results_of(20), results_of(15))
+    assert flip_counts(pairs) == {
+        (ProbeKind.RELIABILITY, TEACHER_FORCED): (5, 0),
+        (ProbeKind.RELIABILITY, FREE_GENERATION): (5, 0),
+        (ProbeKind.MODAL_LOCALITY, TEACHER_FORCED): (0, 0),
+        (ProbeKind.MODAL_LOCALITY, FREE_GENERATION): (0, 0),
+    }
+    lost = flips_of(pairs, LOST)
+    assert [older.case_id for older, _ in lost] == [f"case-{i}" for i in range(15, 20)]
+    assert {older.protocol for older, _ in lost} == {FREE_GENERATION}
+    assert flips_of(pairs, GAINED) == []
+    back = paired_results(results_of(15), results_of(20))
+    assert {direction_of(pair) for pair in flips_of(back, GAINED)} == {GAINED}
+
+
+def test_only_probes_of_both_versions_are_paired() -> None:
+    old, new = results_of(20), results_of(15)
+    pairs = paired_results(old[::-1], new[3:])
+    assert [older.key for older, _ in pairs] == sorted(result.key for result in new[3:])
+    assert all(older.key == newer.key for older, newer in pairs)

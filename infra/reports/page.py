@@ -1,0 +1,99 @@
+"""What all pages share: one HTML file that needs nothing else, no network and no script.
+
+Prompts, targets and images are untrusted: the template engine escapes text, images are decoded and
+written anew as thumbnails, and the page's content security policy forbids the rest.
+"""
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from infra.reports import formats
+from infra.reports.metrics import METRIC_NOTES
+from liveedit_core.errors import InputError
+from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
+from liveedit_core.evaluation.summaries import BY_CONSTRUCTION
+from liveedit_core.inputs.images import decode_image
+from liveedit_core.schema import ProbeKind
+
+HEADLINE_METRICS: Sequence[tuple[ProbeKind, str]] = (
+    (ProbeKind.RELIABILITY, TEACHER_FORCED),
+    (ProbeKind.RELIABILITY, FREE_GENERATION),
+    (ProbeKind.MODAL_GENERALITY, TEACHER_FORCED),
+    (ProbeKind.MODAL_LOCALITY, TEACHER_FORCED),
+)
+"""Metrics of the first screen."""
+
+_THUMBNAIL_PIXELS = 160
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One headline number."""
+
+    label: str
+    value: str
+    note: str = ""
+    is_alert: bool = False
+
+
+def average_tile(value: str, note: str) -> Tile:
+    """The tile of the paper's average."""
+    return Tile(label="average of five metrics", value=value, note=note)
+
+
+def render_page(template: str, **context: Any) -> str:
+    """A page as HTML text; the template reads `data`, `tiles` and what it needs besides."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = (
+        formats.count,
+        formats.duration,
+        formats.interval,
+        formats.number,
+        formats.p_value,
+        formats.percent,
+        formats.points,
+        formats.spell,
+    )
+    environment.filters |= {function.__name__: function for function in shown}
+    environment.filters["thumbnail"] = thumbnail_uri
+    environment.globals |= {"fixed_metrics": BY_CONSTRUCTION, "metric_notes": METRIC_NOTES}
+    return environment.get_template(template).render(context)
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write a page whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
+
+
+@lru_cache(maxsize=1024)
+def thumbnail_uri(image_bytes: bytes | None) -> str:
+    """A small copy of an image as a data URI; empty if there is none or it cannot be decoded."""
+    if not image_bytes:
+        return ""
+    try:
+        image = decode_image(image_bytes)
+    except InputError:
+        return ""
+    image.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=85)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
