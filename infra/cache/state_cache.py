@@ -185,9 +185,9 @@ class StateCache:
         ids = self.ids(inputs)
         found: dict[str, LayerStates] = {}
         try:
-            if any(key not in self._states for key in ids):
-                self.refresh()
             try:
+                if any(key not in self._states for key in ids):
+                    self.refresh()
                 found = self._read(ids)
             except IntegrityError:
                 # Another process has evicted rows and deleted the version that was read here.
