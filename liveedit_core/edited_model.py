@@ -259,11 +259,10 @@ def _load_backbone(name: str, edit_layer: int, options: LoadOptions | None) -> G
         from liveedit_core.builtin.backbone import load_builtin_backbone
 
         return load_builtin_backbone(edit_layer=edit_layer)
-    from dataclasses import replace
 
     from liveedit_core.backbones.loading import load_backbone
 
-    return load_backbone(name, replace(options or LoadOptions(), edit_layer=edit_layer))
+    return load_backbone(name, (options or LoadOptions()).with_changes(edit_layer=edit_layer))
 
 
 def _generator_folder(name: str | Path) -> Path:

@@ -24,10 +24,16 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.baselines.editor_comparison_config import CompareRecipe  # noqa: E402
 from pipelines.baselines.editors import EDITORS  # noqa: E402
-from pipelines.job.benchmark_options import add_benchmark_options, benchmark_settings  # noqa: E402
-from pipelines.job.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
+from pipelines.baselines.recipe import CompareRecipe  # noqa: E402
+from pipelines.job.entry import (  # noqa: E402  # noqa: E402
+    add_benchmark_options,
+    benchmark_settings,
+    job_parser,
+    parse_job,
+    resolve,
+    run_entry,
+)
 
 if TYPE_CHECKING:
     from liveedit_core.backbones.protocol import Backbone

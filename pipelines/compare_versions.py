@@ -18,7 +18,7 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.evaluation.versions_recipe import VersionComparisonRecipe  # noqa: E402
+from pipelines.evaluation.recipe import VersionComparisonRecipe  # noqa: E402
 from pipelines.job.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
 
 EXIT_CODES = """exit codes:

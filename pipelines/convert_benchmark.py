@@ -11,22 +11,21 @@ portability questions to the edits of the first.
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
 _PROJECT = str(Path(__file__).resolve().parents[1])
 if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.job.benchmark_options import BENCHMARKS, MISSING_IMAGES  # noqa: E402
-from pipelines.job.entry import exit_code_of  # noqa: E402
+from pipelines.job.entry import exit_code_of, job_parser  # noqa: E402
+from pipelines.job.sections import BenchmarkName, MissingImages  # noqa: E402
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser = job_parser(__doc__)
+    parser.add_argument("benchmark", choices=get_args(BenchmarkName))
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="as published")
     parser.add_argument(
         "--images", type=Path, required=True, metavar="ROOT", help="where image paths start from"
@@ -34,8 +33,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.jsonl")
     parser.add_argument(
         "--missing-images",
-        choices=MISSING_IMAGES,
-        default=MISSING_IMAGES[0],
+        choices=get_args(MissingImages),
+        default="fatal",
         help="records whose images are missing or unreadable: write nothing, or leave them out",
     )
     return parser.parse_args(arguments)

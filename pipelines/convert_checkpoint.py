@@ -18,7 +18,7 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.job.entry import exit_code_of  # noqa: E402
+from pipelines.job.entry import exit_code_of, job_parser  # noqa: E402
 
 CHECKED = ("hidden_size", "num_image_tokens", "module_dim", "num_queries", "rank")
 """Fields that the tensors tell; an option that differs is an error."""
@@ -26,9 +26,7 @@ CHECKED = ("hidden_size", "num_image_tokens", "module_dim", "num_queries", "rank
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = job_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     ours = commands.add_parser("to-ours", help="their file -> our folder")
     ours.add_argument("source", type=Path, metavar="FILE.pt")

@@ -22,8 +22,15 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe  # noqa: E402
-from pipelines.job.benchmark_options import add_benchmark_options, benchmark_settings  # noqa: E402
-from pipelines.job.entry import given_settings, job_parser, parse_job, resolve, run_entry  # noqa: E402
+from pipelines.job.entry import (  # noqa: E402  # noqa: E402
+    add_benchmark_options,
+    benchmark_settings,
+    given_settings,
+    job_parser,
+    parse_job,
+    resolve,
+    run_entry,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console

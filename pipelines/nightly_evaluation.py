@@ -19,9 +19,15 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError  # noqa: E402
-from pipelines.job.benchmark_options import add_benchmark_options, benchmark_settings  # noqa: E402
-from pipelines.job.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
-from pipelines.operations.nightly_recipe import NightlyRecipe  # noqa: E402
+from pipelines.job.entry import (  # noqa: E402  # noqa: E402
+    add_benchmark_options,
+    benchmark_settings,
+    job_parser,
+    parse_job,
+    resolve,
+    run_entry,
+)
+from pipelines.operations.recipe import NightlyRecipe  # noqa: E402
 
 if TYPE_CHECKING:
     from pipelines.operations.nightly import NightResult

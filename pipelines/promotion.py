@@ -20,7 +20,7 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from pipelines.job.entry import FAILED, job_parser, parse_job, resolve, run_entry  # noqa: E402
-from pipelines.operations.promotion_recipe import DEFAULT_RECIPE, PromotionRecipe  # noqa: E402
+from pipelines.operations.recipe import DEFAULT_RECIPE, PromotionRecipe  # noqa: E402
 
 EXIT_CODES = """exit codes:
   0    the version is the champion, or was it already; or the rollback is done

@@ -19,7 +19,7 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError  # noqa: E402
-from pipelines.editing.rebuild_recipe import RebuildRecipe  # noqa: E402
+from pipelines.editing.recipe import RebuildRecipe  # noqa: E402
 from pipelines.job.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
 from pipelines.job.recipe_loader import to_toml  # noqa: E402
 

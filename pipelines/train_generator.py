@@ -22,15 +22,16 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError  # noqa: E402
-from pipelines.editing.recipe import to_toml  # noqa: E402
-from pipelines.job.benchmark_options import add_benchmark_options, benchmark_settings  # noqa: E402
-from pipelines.job.entry import (  # noqa: E402
+from pipelines.job.entry import (  # noqa: E402  # noqa: E402
+    add_benchmark_options,
+    benchmark_settings,
     given_settings,
     job_parser,
     parse_job,
     resolve,
     run_entry,
 )
+from pipelines.job.recipe_loader import to_toml  # noqa: E402
 from pipelines.training.recipe import TrainRecipe  # noqa: E402
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -61,7 +61,7 @@ class ModelNames:
             return self.options
         try:
             config = json.loads((self.generator_folder() / CONFIG_FILE).read_text(encoding="utf-8"))
-            return replace(self.options, edit_layer=int(config["edit_layer"]))
+            return self.options.with_changes(edit_layer=int(config["edit_layer"]))
         except (OSError, ValueError, KeyError):
             return self.options  # load_generator reports what is wrong with the checkpoint
 

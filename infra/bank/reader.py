@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from infra.bank.matrix_place import RESIDENT_BYTES, MatrixPlace
+from infra.bank.policy import RESIDENT_BYTES, MatrixPlace
 from infra.storage.tables import storage_errors
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.repository import ExpertRepository

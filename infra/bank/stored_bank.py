@@ -9,7 +9,7 @@ from lance import LanceDataset, LanceFragment
 from infra.bank.checksums import BankChecksums
 from infra.bank.fragments import FragmentWriter
 from infra.bank.history import BankHistory, BankVersion
-from infra.bank.matrix_place import MatrixPlace
+from infra.bank.policy import MatrixPlace
 from infra.bank.reconciliation import all_held, held_of
 from infra.bank.schema import BankIdentity
 from infra.requests.request_log import RequestLog

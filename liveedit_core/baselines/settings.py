@@ -1,177 +1,139 @@
 """Settings of the baselines; the defaults are those of their papers or of EasyEdit, scaled where
 the docstring of a field says so. Imports no torch, so recipes may use these as their sections."""
 
-from dataclasses import dataclass
+from typing import Annotated
 
-from liveedit_core.errors import ConfigError
+from pydantic import Field
+
+from liveedit_core.settings import (
+    Count,
+    Fraction,
+    List,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+    PositiveInt,
+    Settings,
+)
+
+Layer = Annotated[int, Field(ge=-1)]
 
 
-def _check(owner: object, *names: str, above: float | None = None, least: float = 0) -> None:
-    """Refuse fields that are not above, or not at least, a bound; the message names the field."""
-    for name in names:
-        value = getattr(owner, name)
-        if above is not None and not value > above:
-            raise ConfigError(f"{name} must be above {above:g}, got {value}")
-        if above is None and not value >= least:
-            raise ConfigError(f"{name} must be at least {least:g}, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FineTuningConfig:
+class FineTuningConfig(Settings):
     """FT-L: how an edit is learned; the defaults are the paper's."""
 
-    max_steps: int = 25
+    max_steps: PositiveInt = 25
     """Adam steps of one edit."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Of Adam."""
-    stop_loss: float = 1e-2
+    stop_loss: NonNegative = 1e-2
     """An edit ends early below this loss, as fine-tuning editors commonly do; 0 never does."""
 
-    def __post_init__(self) -> None:
-        _check(self, "max_steps", least=1)
-        _check(self, "learning_rate", above=0)
-        _check(self, "stop_loss")
 
-
-@dataclass(frozen=True, kw_only=True)
-class MaskedFineTuningConfig:
+class MaskedFineTuningConfig(Settings):
     """FT-M: which matrix is tuned and how; steps are EasyEdit's for Llama-2-7B."""
 
-    max_steps: int = 25
+    max_steps: PositiveInt = 25
     """Adam steps of one edit."""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """Of Adam. EasyEdit's 5e-4 is for rows of 11,008 numbers; with 1,536 it leaves edits unlearned
     after 25 steps."""
-    stop_loss: float = 1e-2
+    stop_loss: NonNegative = 1e-2
     """An edit ends early below this loss; 0 never does."""
-    layer: int = -1
+    layer: Layer = -1
     """Decoder layer whose `mlp.down_proj` is tuned; -1: the first one after l_e (21 of the built-in
     backbone's 30 layers, at two thirds of the depth as EasyEdit's 21 of 32)."""
 
-    def __post_init__(self) -> None:
-        _check(self, "max_steps", least=1)
-        _check(self, "learning_rate", above=0)
-        _check(self, "stop_loss")
-        _check(self, "layer", least=-1)
 
-
-@dataclass(frozen=True, kw_only=True)
-class LoraConfig:
+class LoraConfig(Settings):
     """LoRA: the adapters and how they are trained; the defaults are EasyEdit's for Llama-2-7B,
     but for the rate."""
 
-    rank: int = 8
+    rank: PositiveInt = 8
     """r: inner size of an adapter."""
-    alpha: float = 32.0
+    alpha: Positive = 32.0
     """An adapter's output is scaled by alpha / rank."""
-    projections: tuple[str, ...] = ("self_attn.q_proj", "self_attn.v_proj")
+    projections: Annotated[List[str], Field(min_length=1)] = (
+        "self_attn.q_proj",
+        "self_attn.v_proj",
+    )
     """Linear modules of every decoder layer after l_e that get an adapter."""
-    max_steps: int = 70
+    max_steps: PositiveInt = 70
     """Adam steps of one edit."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Of Adam. EasyEdit's 5e-3 overshoots on the built-in backbone: an edit takes three to six
     steps, and free answers come out broken."""
-    stop_loss: float = 1e-2
+    stop_loss: NonNegative = 1e-2
     """An edit ends early below this loss; 0 never does."""
-    seed: int = 0
+    seed: Count = 0
     """Of the initial down projections."""
 
-    def __post_init__(self) -> None:
-        _check(self, "rank", "max_steps", least=1)
-        _check(self, "learning_rate", "alpha", above=0)
-        _check(self, "stop_loss", "seed")
-        if not self.projections:
-            raise ConfigError("projections must name at least one linear module of a layer")
 
-
-@dataclass(frozen=True, kw_only=True)
-class InContextConfig:
+class InContextConfig(Settings):
     """IKE: how many facts are told, and how similar ones are found."""
 
-    num_facts: int = 4
+    num_facts: PositiveInt = 4
     """k: facts before a question. IKE tells 32 to models of 6 billion parameters and more; here all
     of them are read at each question by a small model on few cores."""
-    image_weight: float = 0.5
+    image_weight: Fraction = 0.5
     """Share of the image in the similarity; the rest is the prompt's."""
 
-    def __post_init__(self) -> None:
-        _check(self, "num_facts", least=1)
-        if not 0.0 <= self.image_weight <= 1.0:
-            raise ConfigError(f"image_weight must lie in [0, 1], got {self.image_weight}")
 
-
-@dataclass(frozen=True, kw_only=True)
-class GraceConfig:
+class GraceConfig(Settings):
     """GRACE: the codebook's layer, its radius, and how a value is learned."""
 
-    layer: int = -1
+    layer: Layer = -1
     """Decoder layer whose output is exchanged; -1: the first one after l_e."""
-    radius: float = 0.15
+    radius: Positive = 0.15
     """Initial deferral radius (epsilon), as a fraction of the length of the key: the paper's 1.0 is
     a distance in the rows of T5 and GPT-2, and lengths of rows differ between backbones by orders
     of magnitude. On ten training cases of the built-in benchmark rephrasings lay 0.12 to 0.34 from
     the key of their edit (median 0.16), other drawings 0.09 to 0.32 (0.13), the same question about
     another image 0.13 to 0.25 (0.18), unrelated questions 0.33 and more."""
-    max_steps: int = 100
+    max_steps: PositiveInt = 100
     """Adam steps of one value."""
-    learning_rate: float = 1.0
+    learning_rate: Positive = 1.0
     """Of Adam, as in the paper."""
-    stop_loss: float = 1e-2
+    stop_loss: NonNegative = 1e-2
     """A value is done below this loss; 0 never is."""
 
-    def __post_init__(self) -> None:
-        _check(self, "layer", least=-1)
-        _check(self, "max_steps", least=1)
-        _check(self, "radius", "learning_rate", above=0)
-        _check(self, "stop_loss")
 
-
-@dataclass(frozen=True, kw_only=True)
-class WiseConfig:
+class WiseConfig(Settings):
     """WISE: the side memory, its shards and margins, and how an edit is learned."""
 
-    layer: int = -1
+    layer: Layer = -1
     """Decoder layer whose `mlp.down_proj` has a side memory; -1: the first one after l_e."""
-    alpha: float = 5.0
+    alpha: NonNegative = 5.0
     """Activation that unrelated questions should stay below. Activations are lengths of rows that
     the change adds to the matrix's output; on the built-in backbone that output itself is 55 long
     on average, and the margins of EasyEdit for Llama-2-7B serve as they are. A backbone with rows
     of another length needs others."""
-    beta: float = 20.0
+    beta: NonNegative = 20.0
     """Activation that an edit should reach."""
-    gamma: float = 10.0
+    gamma: NonNegative = 10.0
     """By how much an edit's activation should exceed those of unrelated questions."""
     margin_weight: float = 0.1
     """Of the margin loss beside the cross-entropy; 1 in the paper. Weighed equally it drowns
     the other: on three training cases of the built-in benchmark, at a rate of 0.3, margins were met
     within 15 steps and no target was learned."""
-    mask_share: float = 0.2
+    mask_share: PositiveFraction = 0.2
     """rho: share of the matrix that a shard may change."""
-    shard_edits: int = 50
+    shard_edits: PositiveInt = 50
     """Edits in a row that share a shard: with `merged_shards`, one merge at the 100 edits of the
     comparison as the paper has one at its 1,000."""
-    merged_shards: int = 2
+    merged_shards: PositiveInt = 2
     """k: as many shards are merged into one memory."""
-    density: float = 0.53
+    density: PositiveFraction = 0.53
     """Share of each change's elements that Ties keeps."""
-    threshold_ratio: float = 0.88
+    threshold_ratio: PositiveFraction = 0.88
     """epsilon as a fraction of the smallest activation among the edits."""
-    max_steps: int = 16
+    max_steps: PositiveInt = 16
     """Steps of one edit; EasyEdit takes 70, and 5 or 10 with vision-language models."""
-    learning_rate: float = 10.0
+    learning_rate: Positive = 10.0
     """Of gradient descent; 1 in EasyEdit, where the margin loss weighs ten times as much."""
-    stop_loss: float = 0.02
+    stop_loss: NonNegative = 0.02
     """An edit ends early below this loss, margins included; 0 never does."""
-    num_unrelated: int = 8
+    num_unrelated: PositiveInt = 8
     """Questions that edits are kept apart from, half of them with an image."""
-    seed: int = 0
+    seed: Count = 0
     """Of the masks, and of the choice of unrelated questions."""
-
-    def __post_init__(self) -> None:
-        _check(self, "layer", least=-1)
-        _check(self, "shard_edits", "merged_shards", "max_steps", "num_unrelated", least=1)
-        _check(self, "alpha", "beta", "gamma", "stop_loss", "seed")
-        _check(self, "mask_share", "density", "threshold_ratio", "learning_rate", above=0)
-        for name in ("mask_share", "density", "threshold_ratio"):
-            if getattr(self, name) > 1.0:
-                raise ConfigError(f"{name} must be at most 1, got {getattr(self, name)}")

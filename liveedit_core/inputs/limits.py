@@ -1,46 +1,36 @@
 """How much of an untrusted input is accepted before it is refused."""
 
-from dataclasses import dataclass, fields
+from typing import Annotated
 
-from liveedit_core.errors import ConfigError
+from pydantic import Field
+
+from liveedit_core.settings import PositiveInt, Settings
 
 LARGEST_PIXEL_LIMIT = 89_000_000
 """Pillow itself starts to suspect a decompression bomb a little above this."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class InputLimits:
+class InputLimits(Settings):
     """Limits of untrusted input; everything beyond them is rejected with a reason, never cut."""
 
-    max_line_bytes: int = 1_048_576
+    max_line_bytes: PositiveInt = 1_048_576
     """Longest line of a JSONL file."""
-    max_image_bytes: int = 20_971_520
+    max_image_bytes: PositiveInt = 20_971_520
     """Largest encoded image."""
-    max_image_pixels: int = 40_000_000
+    max_image_pixels: Annotated[int, Field(ge=1, le=LARGEST_PIXEL_LIMIT)] = 40_000_000
     """Most pixels (width times height) of an image; read from its header, before decoding."""
-    max_prompt_chars: int = 2_000
+    max_prompt_chars: PositiveInt = 2_000
     """Longest prompt in characters; refused before anything is tokenized."""
-    max_target_chars: int = 500
+    max_target_chars: PositiveInt = 500
     """Longest target in characters."""
-    max_locality_target_chars: int = 4_000
+    max_locality_target_chars: PositiveInt = 4_000
     """The same for locality probes, whose target is a hint: the unedited answer counts."""
-    max_prompt_tokens: int = 256
+    max_prompt_tokens: PositiveInt = 256
     """Longest prompt in tokens of the backbone."""
-    max_target_tokens: int = 32
+    max_target_tokens: PositiveInt = 32
     """Longest target in tokens of the backbone."""
-    max_probes: int = 256
+    max_probes: PositiveInt = 256
     """Most probes of one case."""
-    max_benchmark_bytes: int = 134_217_728
+    max_benchmark_bytes: PositiveInt = 134_217_728
     """Largest JSON file of a published benchmark, which is read as a whole; the real ones have
     about 4 million bytes."""
-
-    def __post_init__(self) -> None:
-        """Refuse limits that would refuse everything, or that Pillow would overrule."""
-        for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise ConfigError(f"limits.{field.name} must be at least 1")
-        if self.max_image_pixels > LARGEST_PIXEL_LIMIT:
-            raise ConfigError(
-                f"limits.max_image_pixels must be at most {LARGEST_PIXEL_LIMIT:,}, "
-                f"got {self.max_image_pixels:,}"
-            )

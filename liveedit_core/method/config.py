@@ -4,7 +4,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from pydantic import model_validator
+
 from liveedit_core.errors import ConfigError
+from liveedit_core.settings import OpenFraction, Positive, PositiveInt, Settings
 
 VisualSource = Literal["edit_layer", "tower_pyramid"]
 VisualQuery = Literal["prompt", "learned"]
@@ -142,32 +145,26 @@ class GeneratorConfig:
             raise ConfigError(f"generator config: {error}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class VisualKeyRecipe:
+class VisualKeyRecipe(Settings):
     """How the visual key of a pyramid is fitted (see `visual_key_fit`)."""
 
-    num_components: int = 1024
+    num_components: PositiveInt = 1024
     """Principal components of the pyramids that the discriminant is fitted on."""
-    ridge: float = 0.3
+    ridge: Positive = 0.3
     """Added to the within-entity covariance, as a share of its mean variance."""
-    unedited_fraction: float = 0.18
+    unedited_fraction: OpenFraction = 0.18
     """Share of images of unedited entities that may pass the threshold of some expert."""
-    answer_fraction: float = 0.13
+    answer_fraction: OpenFraction = 0.13
     """Share of them that may exceed `GeneratorConfig.visual_midpoint`."""
-    other_image_fraction: float = 0.08
+    other_image_fraction: OpenFraction = 0.08
     """Share of them that may exceed `GeneratorConfig.other_image_midpoint`."""
 
-    def __post_init__(self) -> None:
-        for name in ("num_components", "ridge"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be more than 0, got {getattr(self, name)}")
-        names = ("unedited_fraction", "answer_fraction", "other_image_fraction")
-        fractions = [getattr(self, name) for name in names]
-        for name, value in zip(names, fractions, strict=True):
-            if not 0 < value < 1:
-                raise ConfigError(f"{name} must be between 0 and 1, got {value}")
-        if sorted(fractions, reverse=True) != fractions:
-            raise ConfigError(
-                f"{names[0]}, {names[1]} and {names[2]} must not grow, got "
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        fractions = (self.unedited_fraction, self.answer_fraction, self.other_image_fraction)
+        if sorted(fractions, reverse=True) != list(fractions):
+            raise ValueError(
+                "unedited_fraction, answer_fraction and other_image_fraction must not grow, got "
                 f"{', '.join(map(str, fractions))}"
             )
+        return self

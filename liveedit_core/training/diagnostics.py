@@ -13,7 +13,7 @@ from torch import Tensor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import RoutingBatch
 from liveedit_core.schema import ProbeKind
-from liveedit_core.training.diagnostics_recipe import DiagnosticsRecipe
+from liveedit_core.training.recipe import DiagnosticsRecipe
 
 TAUGHT = (ProbeKind.RELIABILITY, ProbeKind.TEXT_GENERALITY, ProbeKind.MODAL_GENERALITY)
 """Kinds that the own expert must answer."""

@@ -2,10 +2,21 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
 
 from liveedit_core.errors import ConfigError
+from liveedit_core.settings import (
+    Count,
+    List,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+    PositiveInt,
+    Settings,
+)
 
 Phase = Literal["prompt", "experts", "joint"]
 PHASES: tuple[Phase, ...] = ("prompt", "experts", "joint")
@@ -13,53 +24,41 @@ PHASES: tuple[Phase, ...] = ("prompt", "experts", "joint")
 KlDirection = Literal["original_to_edited", "edited_to_original"]
 Schedule = Literal["one_cycle", "cosine", "milestones"]
 ComputeDtype = Literal["float32", "bfloat16"]
+_MoreThanOne = Annotated[float, Field(gt=1)]
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raises ConfigError unless the value is more than zero."""
-    if value <= 0:
-        raise ConfigError(f"{name} must be more than 0, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PhaseSection:
+class PhaseSection(Settings):
     """One phase of training: Adam under a learning-rate schedule."""
 
-    steps: int = 0
+    steps: Count = 0
     """Optimizer steps; 0 skips the phase."""
-    batch_size: int = 32
+    batch_size: PositiveInt = 32
     """Items of a micro-batch; losses that compare items compare those of one micro-batch."""
-    accumulation: int = 1
+    accumulation: PositiveInt = 1
     """Micro-batches of a step, whose gradients are averaged; a multiple of `sharding.shards`, which
     share them."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Peak of the schedule."""
     schedule: Schedule = "one_cycle"
     """After the warm-up: half a cosine to zero (one_cycle, of the steps that are left; cosine, of
     all steps), or constant but for the milestones."""
-    warmup_fraction: float = 0.1
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps in which the rate rises; 0 only with cosine and milestones."""
-    milestones: tuple[int, ...] = ()
+    milestones: List[int] = ()
     """Steps at which the rate is multiplied by `milestone_factor`; the paper has one at 10 000."""
-    milestone_factor: float = 0.1
+    milestone_factor: Positive = 0.1
     """Factor of a milestone."""
 
-    def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ConfigError(f"steps must be 0 or more, got {self.steps}")
-        for name in ("batch_size", "accumulation", "learning_rate", "milestone_factor"):
-            check_positive(name, getattr(self, name))
-        if not 0 <= self.warmup_fraction < 1 or (
-            self.schedule == "one_cycle" and self.warmup_fraction == 0
-        ):
-            raise ConfigError(
-                f"warmup_fraction must be between 0 and 1, got {self.warmup_fraction}"
-            )
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.schedule == "one_cycle" and self.warmup_fraction == 0:
+            raise ValueError('warmup_fraction must be more than 0 with schedule "one_cycle"')
         if bool(self.milestones) != (self.schedule == "milestones"):
-            raise ConfigError(
+            raise ValueError(
                 f"milestones: got {list(self.milestones)} with schedule {self.schedule!r}; they "
                 'belong to schedule "milestones", which needs one at least'
             )
+        return self
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -76,40 +75,34 @@ class PhaseSection:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-@dataclass(frozen=True, kw_only=True)
-class LossSection:
+class LossSection(Settings):
     """Weights of the losses in the total; 0 switches one off, as in the paper's ablations."""
 
-    nll: float = 1.0
+    nll: NonNegative = 1.0
     """Phase experts: own question, own expert."""
-    reliability: float = 1.0
+    reliability: NonNegative = 1.0
     """Eq. 8."""
-    text_generality: float = 1.0
+    text_generality: NonNegative = 1.0
     """Eq. 9, rephrased prompt."""
-    modal_generality: float = 1.0
+    modal_generality: NonNegative = 1.0
     """Eq. 9, other image."""
-    locality: float = 1.0
+    locality: NonNegative = 1.0
     """Eq. 10."""
-    soft_relative: float = 1.0
+    soft_relative: NonNegative = 1.0
     """Eq. 15, in the phases prompt and joint."""
-    soft_absolute: float = 1.0
+    soft_absolute: NonNegative = 1.0
     """Eq. 16, in the phases prompt and joint."""
-    hard_neighbour: float = 1.0
+    hard_neighbour: NonNegative = 1.0
     """Eq. 13."""
-    hard_sentinel: float = 1.0
+    hard_sentinel: NonNegative = 1.0
     """Eq. 14."""
     kl_direction: KlDirection = "original_to_edited"
     """Of the locality loss: the paper's, or that of the authors' code."""
 
-    def __post_init__(self) -> None:
-        for name, weight in self.weights.items():
-            if weight < 0:
-                raise ConfigError(f"{name} must be 0 or more, got {weight}")
-
     @property
     def weights(self) -> dict[str, float]:
         """Weight by name of the loss."""
-        return {name: value for name, value in asdict(self).items() if name != "kl_direction"}
+        return {name: value for name, value in self if name != "kl_direction"}
 
 
 LOSSES_OF_PHASE: dict[Phase, tuple[str, ...]] = {
@@ -119,11 +112,10 @@ LOSSES_OF_PHASE: dict[Phase, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class OptimizationSection:
+class OptimizationSection(Settings):
     """What all phases have in common."""
 
-    max_gradient_norm: float = 1.0
+    max_gradient_norm: Positive = 1.0
     """Gradients of a step are scaled down to this norm."""
     dtype: ComputeDtype = "float32"
     """Of the frozen layers after l_e; the generator, routing and losses stay float32."""
@@ -131,8 +123,18 @@ class OptimizationSection:
     """Compute the frozen layers a second time in the backward pass instead of keeping what they
     need for it: less memory, about a third more time."""
 
-    def __post_init__(self) -> None:
-        check_positive("max_gradient_norm", self.max_gradient_norm)
+
+class DiagnosticsRecipe(Settings):
+    """When validation warns about a generator in training."""
+
+    max_empty_fraction: PositiveFraction = 0.2
+    """Warn when more of the probes that an expert must answer have no candidate at all."""
+    max_kept_fraction: PositiveFraction = 0.8
+    """Warn when more of the bank is kept, on average over probes with an image."""
+    max_norm_ratio: _MoreThanOne = 20.0
+    """Warn when the largest expert is so many times the median one."""
+    max_norm_growth: _MoreThanOne = 50.0
+    """Warn when the median expert is so many times that of the first validation."""
 
 
 @dataclass(frozen=True, kw_only=True)

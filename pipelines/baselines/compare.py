@@ -22,8 +22,8 @@ from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, ProbeKind
 from liveedit_core.state_source import StateSource
-from pipelines.baselines.editor_comparison_config import CompareRecipe
 from pipelines.baselines.editors import EDITORS
+from pipelines.baselines.recipe import CompareRecipe
 
 CHUNK_CASES = 32
 """Cases prepared at a time: 250 probes of some 150 kB for the built-in backbone."""

@@ -1,6 +1,6 @@
 """The editors that can be compared: name in recipes and on the command line -> how one is made.
 
-A new one is a file in `liveedit_core/baselines/`, a section in `editor_comparison_config.py` and an
+A new one is a file in `liveedit_core/baselines/`, a section in `recipe.py` and an
 entry here. A trained one reads its checkpoint from the folder that its section names. Nothing heavy
 is imported before an editor is made.
 """
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from liveedit_core.backbones.huggingface import HuggingFaceBackbone
     from liveedit_core.baselines.protocol import ComparedEditor
     from liveedit_core.method.generator import LiveEditGenerator
-    from pipelines.baselines.editor_comparison_config import CompareRecipe
+    from pipelines.baselines.recipe import CompareRecipe
 
     Maker = Callable[[CompareRecipe, HuggingFaceBackbone, LiveEditGenerator], ComparedEditor]
 

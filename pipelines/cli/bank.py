@@ -205,8 +205,9 @@ def verify(options: argparse.Namespace, output: Output) -> int:
 
 def repair(options: argparse.Namespace, output: Output) -> int:
     """Mend the newest version."""
-    from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe, load_recipe
+    from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe
     from pipelines.editing.repair import ray_workers, repair_bank
+    from pipelines.job.recipe_loader import load_recipe
 
     config = load_recipe(LifelongEditRecipe, options.recipe or QUICKSTART, options.overrides)
     bank = open_bank(options)
@@ -239,7 +240,8 @@ def repair(options: argparse.Namespace, output: Output) -> int:
 def compact(options: argparse.Namespace, output: Output) -> int:
     """Merge small files, clean up old versions."""
     from infra.bank.compaction import Compaction
-    from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe, load_recipe
+    from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe
+    from pipelines.job.recipe_loader import load_recipe
 
     config = load_recipe(LifelongEditRecipe, options.recipe or QUICKSTART, options.overrides)
     bank = open_bank(options)

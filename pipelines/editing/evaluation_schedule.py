@@ -12,13 +12,13 @@ from infra.bank.history import BankVersion
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.method.config import GeneratorConfig
 from pipelines.editing.intake import CaseIndex
-from pipelines.editing.recipe import EvaluationSection
 from pipelines.evaluation.bank_evaluation import (
     BankEvaluation,
     EvaluationSettings,
     EvaluationTask,
     plan_evaluation,
 )
+from pipelines.job.sections import EvaluationSection
 from pipelines.job.stages import Evaluator
 from workers.messages import ScoredUnit
 

@@ -20,8 +20,7 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import InputError, TrackingError
-from pipelines.editing.rebuild_recipe import RebuildRecipe, RebuildSourceSection
-from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.editing.recipe import LifelongEditRecipe, RebuildRecipe, RebuildSourceSection
 from pipelines.editing.windows import Progress, WindowRunner
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session

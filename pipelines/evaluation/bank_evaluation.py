@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from infra.bank.expert_bank import ExpertBank
-from infra.bank.matrix_place import MatrixPlace
+from infra.bank.policy import MatrixPlace
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import RepositoryMismatchError

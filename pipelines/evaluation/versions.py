@@ -21,7 +21,7 @@ from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.schema import Case
 from pipelines.evaluation.examples import edits_of
 from pipelines.evaluation.pages import write_comparison_page
-from pipelines.evaluation.versions_recipe import VersionComparisonRecipe, VersionSection
+from pipelines.evaluation.recipe import VersionComparisonRecipe, VersionSection
 from pipelines.job.run_folder import run_facts
 
 

@@ -9,7 +9,7 @@ from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
 from liveedit_core.published.layout import Split, find_files, find_images, layout_of
 from liveedit_core.schema import Case
 from liveedit_core.training.cases import trainable_cases
-from pipelines.job.benchmark_options import BenchmarkSection
+from pipelines.job.sections import BenchmarkSection
 
 _DEFAULT_LIMITS = InputLimits()
 

@@ -7,9 +7,11 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from liveedit_core.errors import ConfigError, LiveEditError
 from pipelines.job.recipe_loader import RecipeT, load_recipe, to_toml
+from pipelines.job.sections import BenchmarkName, MissingImages
 
 FAILED = 1
 WRONG_SETTING = 2
@@ -17,22 +19,47 @@ WRONG_SETTING = 2
 
 def job_parser(
     description: str | None,
-    exit_codes: str,
+    exit_codes: str = "",
     *,
     parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
 ) -> argparse.ArgumentParser:
-    """A parser whose help is the script's docstring and its exit codes, as they are written.
-
-    Args:
-        description: `__doc__` of the script.
-        exit_codes: Below the options.
-        parser_class: Another one changes what a wrong option does.
-    """
+    """A parser whose help is the script's docstring and its exit codes, as they are written."""
     return parser_class(
         description=description,
         epilog=exit_codes,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def add_benchmark_options(
+    parser: argparse.ArgumentParser, sources: "argparse._MutuallyExclusiveGroup | None" = None
+) -> None:
+    """Add `--benchmark`, `--data`, `--images` and `--missing-images`; `--benchmark` joins the
+    mutually exclusive `sources`."""
+    (sources or parser).add_argument(
+        "--benchmark",
+        choices=get_args(BenchmarkName),
+        help="cases of a published benchmark",
+    )
+    parser.add_argument("--data", metavar="DIR", help="folder with the files of the benchmark")
+    parser.add_argument(
+        "--images", metavar="ROOT", help="where its image paths start from (found in --data)"
+    )
+    parser.add_argument(
+        "--missing-images",
+        choices=get_args(MissingImages),
+        help="begin nothing when images are missing or unreadable, or leave their records out",
+    )
+
+
+def benchmark_settings(options: argparse.Namespace) -> list[tuple[str, object]]:
+    """The settings that the options of `add_benchmark_options` name, as `resolve` takes them."""
+    return [
+        ("benchmark.name", options.benchmark),
+        ("benchmark.data", options.data),
+        ("benchmark.images", options.images),
+        ("benchmark.missing_images", options.missing_images),
+    ]
 
 
 def parse_job(
@@ -43,15 +70,7 @@ def parse_job(
     recipe_help: str = "settings",
     dry_run_help: str = "print the resolved recipe and end",
 ) -> argparse.Namespace:
-    """Add what every job takes, and read the command line.
-
-    Args:
-        parser: With the options of the job.
-        arguments: None for those of the process.
-        recipe: The recipe that is used when none is named.
-        recipe_help: What it holds.
-        dry_run_help: What `--dry-run` prints.
-    """
+    """Add what every job takes, and read the command line; `recipe` is the default one."""
     parser.add_argument(
         "--recipe", metavar="FILE.toml", type=Path, default=recipe, help=recipe_help
     )
@@ -72,14 +91,9 @@ def resolve(
     """The recipe, then overrides, then the options that name a setting: the later one wins.
 
     Args:
-        recipe_class: What to build.
-        options: As `parse_job` read them.
         named: Settings by dotted name; one that is None was not given.
-        defaults: Settings, as overrides write them, that the job prefers to the recipe's; whatever
-            is given on the command line wins.
-
-    Raises:
-        ConfigError: A setting is unknown, of the wrong type or impossible.
+        defaults: Overrides that the job prefers to the recipe's values; whatever is given on the
+            command line wins.
     """
     given = [f"{name}={value}" for name, value in named if value is not None]
     return load_recipe(recipe_class, options.recipe, [*defaults, *options.overrides, *given])
@@ -101,14 +115,8 @@ def run_entry(
     is_dry_run: bool,
     wrong_setting: int = WRONG_SETTING,
 ) -> int:
-    """Resolve the recipe, then print it or do the job.
-
-    Args:
-        load: Resolves it.
-        run: Does the job; returns its exit code.
-        is_dry_run: Print it and end.
-        wrong_setting: Exit code of a `ConfigError`.
-    """
+    """Resolve the recipe, then print it (`is_dry_run`) or do the job; returns the exit code.
+    `wrong_setting` is that of a `ConfigError`."""
 
     def job() -> int:
         recipe = load()
@@ -121,12 +129,7 @@ def run_entry(
 
 
 def exit_code_of(run: Callable[[], int], *, wrong_setting: int = WRONG_SETTING) -> int:
-    """Do something; our errors become one line and an exit code.
-
-    Args:
-        run: Returns its exit code.
-        wrong_setting: Exit code of a `ConfigError`.
-    """
+    """Do something; errors of this project become one line and an exit code."""
     try:
         return run()
     except LiveEditError as error:

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from liveedit_core.errors import ConfigError, WorkerLostError
-from pipelines.editing.recipe import RaySection
+from pipelines.job.sections import RaySection
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -1,39 +1,22 @@
-"""Strict recipes: a TOML file and dotted overrides become one frozen dataclass, or a ConfigError.
+"""Recipes: a TOML file and dotted overrides become one `Recipe`, or a ConfigError."""
 
-Works for any keyword-only dataclass whose fields are bool, int, float, str, a tuple of one of
-these, or another such dataclass. Defaults live in the fields only; what a value may be is checked
-in `__post_init__`, which raises a ConfigError that begins with the name of the field.
-"""
-
-import dataclasses
-import difflib
 import json
 import tomllib
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, TypeVar
 
 from liveedit_core.errors import ConfigError
+from liveedit_core.settings import Settings, field_at
 
 JOB_KEY = "job"
 
-RENAMED = {
-    "missing_pictures": "missing_images",
-    "picture_weight": "image_weight",
-    "cases_per_thing": "cases_per_entity",
-    "twin_share": "same_image_ratio",
-    "stranger_fraction": "unedited_fraction",
-    "rival_fraction": "other_image_fraction",
-}
-"""Keys that recipes may still hold, and what they are called now."""
 
-
-class Recipe(Protocol):
-    """A dataclass that says which job it is the recipe of."""
+class Recipe(Settings):
+    """All settings of one job."""
 
     job: ClassVar[str]
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+    """Name of the job, as a recipe file may give it."""
 
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
@@ -42,32 +25,22 @@ RecipeT = TypeVar("RecipeT", bound=Recipe)
 def load_recipe(
     recipe_class: type[RecipeT], path: Path | None = None, overrides: Sequence[str] = ()
 ) -> RecipeT:
-    """Build a recipe from a TOML file, then overrides, then the fields' defaults.
-
-    Args:
-        recipe_class: What to build.
-        path: The TOML file; None for defaults and overrides alone.
-        overrides: Settings like `evaluation.batch_size=8`; a later one wins.
-
-    Raises:
-        ConfigError: An unknown key, a wrong type or an impossible value; the message names it.
-    """
+    """Build a recipe from a TOML file, then overrides such as `evaluation.batch_size=8`, of which
+    a later one wins; the fields' defaults fill the rest."""
     tree = read_toml(path) if path is not None else {}
     sources = [str(path)] if path is not None else []
     origin = " with ".join([*sources, "overrides"] if overrides else sources)
-    origin = f"{origin}: " if origin else ""
-    job = tree.pop(JOB_KEY, recipe_class.job)
-    if job != recipe_class.job:
-        raise ConfigError(
-            f"{origin}this is a recipe of the job {job!r}; expected one of {recipe_class.job!r}"
-        )
-    for override in overrides:
-        _apply_override(recipe_class, tree, override)
     try:
-        recipe: RecipeT = _build(recipe_class, tree, "")
+        job = tree.pop(JOB_KEY, recipe_class.job)
+        if job != recipe_class.job:
+            raise ConfigError(
+                f"this is a recipe of the job {job!r}; expected one of {recipe_class.job!r}"
+            )
+        for override in overrides:
+            _apply_override(recipe_class, tree, override)
+        return recipe_class(**tree)
     except ConfigError as error:
-        raise ConfigError(f"{origin}{error.message}") from error
-    return recipe
+        raise ConfigError(f"{origin}: {error.message}" if origin else error.message) from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -84,7 +57,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """Every field of a recipe with its value, nested as in the file, `job` first."""
-    return {JOB_KEY: recipe.job, **dataclasses.asdict(recipe)}
+    return {JOB_KEY: recipe.job, **recipe.model_dump()}
 
 
 def to_flat_dict(recipe: Recipe) -> dict[str, Any]:
@@ -92,7 +65,7 @@ def to_flat_dict(recipe: Recipe) -> dict[str, Any]:
 
     def flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in tree.items():
-            if _is_table(value):
+            if isinstance(value, dict):
                 yield from flat(value, f"{prefix}{key}.")
             else:
                 yield f"{prefix}{key}", value
@@ -103,16 +76,12 @@ def to_flat_dict(recipe: Recipe) -> dict[str, Any]:
 def to_toml(recipe: Recipe) -> str:
     """The resolved recipe as TOML that `load_recipe` reads back to an equal one."""
     tree = to_dict(recipe)
-    lines = [f"{key} = {_toml(value)}" for key, value in tree.items() if not _is_table(value)]
-    for section, values in tree.items():
-        if _is_table(values):
-            lines += ["", f"[{section}]"]
-            lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+    sections = {name: tree.pop(name) for name in list(tree) if isinstance(tree[name], dict)}
+    lines = [f"{key} = {_toml(value)}" for key, value in tree.items()]
+    for section, values in sections.items():
+        lines += ["", f"[{section}]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, dict)
 
 
 def _toml(value: object) -> str:
@@ -124,104 +93,28 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _build(cls: type[Any], tree: Mapping[str, Any], prefix: str) -> Any:
-    """Build one (nested) dataclass; `prefix` is its dotted place, with the dot."""
-    types = _field_types(cls)
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        if key not in types:
-            raise _unknown(f"{prefix}{key}", key, types, prefix)
-        values[key] = _convert(value, types[key], f"{prefix}{key}")
-    try:
-        return cls(**values)
-    except ConfigError as error:  # its message begins with the name of the field
-        raise ConfigError(f"{prefix}{error.message}") from error
-
-
-def _field_types(cls: type[Any]) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
-
-
-def _convert(value: Any, expected: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(expected) and isinstance(expected, type):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{name} is a section: write [{name}] with its keys below")
-        return _build(expected, value, f"{name}.")
-    if get_origin(expected) is tuple:
-        if not isinstance(value, list):
-            raise ConfigError(f"{name} must be a list, got {_show(value)}")
-        item_type = get_args(expected)[0]
-        return tuple(
-            _convert(item, item_type, f"{name}[{index}]") for index, item in enumerate(value)
-        )
-    if get_origin(expected) is typing.Literal:
-        if value not in get_args(expected):
-            choices = ", ".join(map(repr, get_args(expected)))
-            raise ConfigError(f"{name} must be one of {choices}, got {_show(value)}")
-        return value
-    if expected is float and type(value) is int:
-        return float(value)
-    if type(value) is not expected:  # not isinstance: True is an int to Python, not to a user
-        raise ConfigError(f"{name} must be {_TYPE_NAMES[expected]}, got {_show(value)}")
-    return value
-
-
-_TYPE_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-}
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _apply_override(cls: type[Any], tree: dict[str, Any], override: str) -> None:
-    """Set one `a.b=value` in the tree; the value is read according to the type of the field."""
-    path, equals, text = override.partition("=")
+def _apply_override(recipe_class: type[Recipe], tree: dict[str, Any], override: str) -> None:
+    """Set one `a.b=value` in the tree; that the key exists is checked with the whole recipe."""
+    name, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"override {override!r} must look like section.key=value")
-    *sections, key = (part.strip() for part in path.split("."))
-    node = tree
-    prefix = ""
-    for section in sections:
-        types = _field_types(cls)
-        if section not in types:
-            raise _unknown(f"{prefix}{section}", section, types, prefix)
-        cls = types[section]
-        if not dataclasses.is_dataclass(cls):
-            raise ConfigError(f"{prefix}{section} is a single value, it has no key {key!r}")
-        child = node.setdefault(section, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"{prefix}{section} is a section, got {_show(child)}")
-        node = child
-        prefix += f"{section}."
-    types = _field_types(cls)
-    if key not in types:
-        raise _unknown(f"{prefix}{key}", key, types, prefix)
-    if dataclasses.is_dataclass(types[key]):
-        raise ConfigError(f"{prefix}{key} is a section: set one of its keys, {prefix}{key}.KEY=...")
-    node[key] = _parse(text.strip(), types[key])
-    _convert(node[key], types[key], f"{prefix}{key}")  # a wrong type here is the override's fault
+    path = [part.strip() for part in name.split(".")]
+    for depth, section in enumerate(path[:-1], start=1):
+        place = ".".join(path[:depth])
+        if field_at(recipe_class, path[:depth])[1] is not None:
+            raise ConfigError(f"{place} is a single value, it has no key {path[depth]!r}")
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{place} is a section, got {tree!r}")
+    _, field = field_at(recipe_class, path)
+    tree[path[-1]] = _parse(text.strip(), is_text=field is not None and field.annotation is str)
 
 
-def _parse(text: str, expected: Any) -> Any:
+def _parse(text: str, *, is_text: bool) -> Any:
     try:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
     value = parsed.get("value") if len(parsed) == 1 else text
     # A name such as 2026-11-23 or 7 needs no quotes where a text is expected.
-    return text if expected is str and not isinstance(value, str) else value
-
-
-def _unknown(name: str, key: str, valid: Mapping[str, Any], prefix: str) -> ConfigError:
-    near = difflib.get_close_matches(key, valid, n=1)
-    if RENAMED.get(key) in valid:
-        return ConfigError(f"{name} is now called {prefix}{RENAMED[key]}")
-    hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(sorted(valid))}"
-    return ConfigError(f"{name} is no known setting; {hint}")
+    return text if is_text and not isinstance(value, str) else value

@@ -18,7 +18,7 @@ from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.method.generator import CONFIG_FILE, WEIGHTS_FILE, digest_of
-from pipelines.editing.recipe import BackboneSection
+from pipelines.job.sections import BackboneSection
 from workers.models import BUILTIN, ModelNames
 
 _READER = "reader"

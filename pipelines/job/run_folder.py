@@ -16,7 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from liveedit_core.errors import ConfigError
-from pipelines.editing.recipe import LifelongEditRecipe, load_recipe, to_dict, to_toml
+from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.job.recipe_loader import load_recipe, to_dict, to_toml
 
 _PACKAGES = ("torch", "transformers", "ray", "pylance", "mlflow", "open_clip_torch")
 _FIXED = (

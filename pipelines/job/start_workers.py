@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from liveedit_core.inputs.limits import InputLimits
-from pipelines.editing.recipe import EmbeddingSection, GeneratorSection, LifelongEditRecipe
+from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.job.sections import EmbeddingSection, GeneratorSection
 from pipelines.job.stages import ExpertWriters
 from pipelines.job.state_cache import cache_names
 from workers.actor_pool import actor_options

@@ -13,9 +13,8 @@ from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.config import StateDtype
 from liveedit_core.state_source import LazyBackboneStates, StateIdentity, StateSource
-from pipelines.editing.recipe import RaySection
 from pipelines.job.ray_session import open_session
-from pipelines.job.states_config import StatesSection
+from pipelines.job.sections import RaySection, StatesSection
 from workers.actor_pool import actor_options
 from workers.failures import retried
 from workers.models import ModelSource

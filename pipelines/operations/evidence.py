@@ -17,7 +17,7 @@ from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.evaluation.summaries import Summary, metric_values, summarize
 from pipelines.job.registered_models import fetch_generator
 from pipelines.operations.gates import Evidence
-from pipelines.operations.promotion_recipe import PromotionRecipe
+from pipelines.operations.recipe import PromotionRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

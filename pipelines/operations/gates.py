@@ -15,7 +15,7 @@ from liveedit_core.evaluation.comparison import MetricComparison
 from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.evaluation.summaries import Summary
 from liveedit_core.schema import ProbeKind
-from pipelines.evaluation.sections import GatesSection, ThresholdsSection
+from pipelines.operations.recipe import GatesSection, ThresholdsSection
 
 _NO_EVALUATION = "there is no evaluation to judge by"
 

@@ -10,7 +10,7 @@ from pipelines.job.registered_models import registered_models
 from pipelines.job.stages import Evaluator
 from pipelines.job.start_workers import start_evaluator
 from pipelines.job.state_cache import cache_names
-from pipelines.operations.nightly_recipe import NightlyRecipe
+from pipelines.operations.recipe import NightlyRecipe
 from workers.evaluation_pool import EvaluationPool
 from workers.models import ModelNames
 

@@ -39,8 +39,8 @@ from pipelines.evaluation.bank_evaluation import (
 )
 from pipelines.job.registered_models import fetch_generator, newest_version
 from pipelines.operations.night_evaluators import Evaluators
-from pipelines.operations.nightly_recipe import NightlyRecipe
 from pipelines.operations.nightly_state import NightDiary, NightOutcome, NightPlan, questions_digest
+from pipelines.operations.recipe import NightlyRecipe
 
 _WAIT_STEP_S = 5.0
 

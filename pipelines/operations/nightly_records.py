@@ -23,7 +23,7 @@ from pipelines.evaluation.pages import (
 from pipelines.job.recipe_loader import to_flat_dict
 from pipelines.job.run_folder import run_facts
 from pipelines.operations.nightly import Examined, Findings
-from pipelines.operations.nightly_recipe import NightlyRecipe
+from pipelines.operations.recipe import NightlyRecipe
 
 CHAMPION_PREFIX = "champion."
 """Of the champion's metrics in the run of a night; the plain names are the newest version's."""

@@ -19,8 +19,8 @@ from pipelines.job.ray_session import StopRequest
 from pipelines.job.run_folder import log_to_file
 from pipelines.operations.night_evaluators import RayEvaluators
 from pipelines.operations.nightly import Night, NightResult
-from pipelines.operations.nightly_recipe import NightlyRecipe
 from pipelines.operations.nightly_records import NightlyRecords
+from pipelines.operations.recipe import NightlyRecipe
 
 
 def run_night(

@@ -5,7 +5,6 @@ of the run; whatever the one command decides, the two commands would have decide
 audit log go to the store of the recipes, else to the `--store` of the run, else to the run root.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -17,11 +16,10 @@ from infra.tracking.tracker import default_tracking_uri
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.registered_models import version_of
-from pipelines.operations.nightly_recipe import NightlyRecipe
 from pipelines.operations.nightly_run import run_night
 from pipelines.operations.promoter import Promoter
-from pipelines.operations.promotion_recipe import DEFAULT_RECIPE, PromotionRecipe
 from pipelines.operations.promotion_view import default_who, say_decision
+from pipelines.operations.recipe import DEFAULT_RECIPE, NightlyRecipe, PromotionRecipe
 
 REFUSED = 3
 """Exit code of the editing job when its newest version was not promoted."""
@@ -79,11 +77,11 @@ def nightly_recipe(config: LifelongEditRecipe) -> NightlyRecipe:
         overrides += [f"cases.path={config.requests.cases}", f"cases.limit={config.requests.limit}"]
         overrides += [f"benchmark.{name}={value}" for name, value in vars(config.benchmark).items()]
     recipe = load_recipe(NightlyRecipe, Path(path) if path else None, overrides)
-    return replace(recipe, store=recipe.store or config.store)
+    return recipe.with_changes(store=recipe.store or config.store)
 
 
 def promotion_recipe(config: LifelongEditRecipe) -> PromotionRecipe:
     """How the editing job decides."""
     path = Path(config.promotion.recipe) if config.promotion.recipe else DEFAULT_RECIPE
     recipe = load_recipe(PromotionRecipe, path, [f"run_root={config.run_root}"])
-    return replace(recipe, store=recipe.store or config.store)
+    return recipe.with_changes(store=recipe.store or config.store)

@@ -24,7 +24,7 @@ from liveedit_core.errors import InputError, LiveEditError
 from pipelines.job.registered_models import newest_version
 from pipelines.operations.evidence import Findings, gather
 from pipelines.operations.gates import GateResult, all_gates
-from pipelines.operations.promotion_recipe import PromotionRecipe
+from pipelines.operations.recipe import PromotionRecipe
 
 CHAMPION = "champion"
 PREVIOUS_CHAMPION = "previous_champion"

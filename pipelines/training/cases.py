@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.protocol import TrainableBackbone
 from liveedit_core.errors import ConfigError
 from liveedit_core.inputs.rejects import Rejected
@@ -113,7 +112,7 @@ def suffix_models(recipe: TrainRecipe) -> ModelNames:
     They load it on the CPU, keep the layers after l_e, and move those to the training device.
     """
     models = training_models(recipe)
-    return replace(models, options=replace(models.options, device=LoadOptions.device))
+    return replace(models, options=models.options.with_changes(device="cpu"))
 
 
 def load_training_backbone(recipe: TrainRecipe) -> TrainableBackbone:

@@ -22,8 +22,8 @@ from liveedit_core.method.generator import load_generator, save_generator
 from liveedit_core.schema import Case
 from liveedit_core.training.recipe import Phase
 from liveedit_core.training.validation import Validator
-from pipelines.editing.recipe import RaySection
 from pipelines.job.ray_session import open_session
+from pipelines.job.sections import RaySection
 from pipelines.job.state_cache import cache_names
 from pipelines.training.data import Material
 from pipelines.training.loop import GeneratorTrainer

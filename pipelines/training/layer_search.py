@@ -33,8 +33,7 @@ from liveedit_core.training.recipe import LossSection, OptimizationSection
 from liveedit_core.training.step import TrainingModule, calibrated_gain, edited_logits
 from liveedit_core.training.validation import split_by_entity
 from pipelines.training.model_sizes import generator_config
-from pipelines.training.recipe import ModelSection
-from pipelines.training.training_sections import LayerSearchSection
+from pipelines.training.recipe import LayerSearchSection, ModelSection
 from workers.training_engine import TorchEngine
 
 GENERALITY = (ProbeKind.TEXT_GENERALITY, ProbeKind.MODAL_GENERALITY)

@@ -1,49 +1,54 @@
 """The recipe of `train_generator.py`."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
-from liveedit_core.errors import ConfigError
+from pydantic import Field, model_validator
+
 from liveedit_core.method.config import SoftRouting, VisualKeyRecipe, VisualQuery, VisualSource
+from liveedit_core.settings import (
+    Count,
+    List,
+    Name,
+    Positive,
+    PositiveInt,
+    Settings,
+    StoreUri,
+    rule,
+)
 from liveedit_core.training.recipe import (
     PHASES,
+    DiagnosticsRecipe,
     LossSection,
     OptimizationSection,
     Phase,
     PhaseSection,
     TrainingPlan,
-    check_positive,
 )
-from pipelines.editing.recipe import BackboneSection
-from pipelines.job.benchmark_options import BenchmarkSection
-from pipelines.job.states_config import StatesSection
-from pipelines.training.training_sections import (
-    DiagnosticsRecipe,
-    KeepSection,
-    LayerSearchSection,
-    ValidationSection,
-)
+from pipelines.job.sections import BackboneSection, BenchmarkSection, RunRecipe, StatesSection
 from workers.sharding_config import ShardingSection
 
+_AtLeastTwo = Annotated[int, Field(ge=2)]
+_Layers = Annotated[
+    List[int],
+    rule(
+        lambda layers: len(set(layers)) == len(layers) and min(layers, default=0) >= 0,
+        "be different numbers from 0",
+    ),
+]
 
-@dataclass(frozen=True, kw_only=True)
-class DataSection:
+
+class DataSection(Settings):
     """What is encoded once, before the first step."""
 
     cases: str = ""
     """JSONL file of training cases; empty for the training split of the built-in benchmark."""
-    cases_per_entity: int = 3
+    cases_per_entity: PositiveInt = 3
     """Training cases of each entity."""
     num_pairs: int = 3500
     """Edits with a random target of 1 to 4 vocabulary words."""
 
-    def __post_init__(self) -> None:
-        check_positive("cases_per_entity", self.cases_per_entity)
 
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSection:
+class ModelSection(Settings):
     """Shape and variants of the generator; see `liveedit_core.method.config.GeneratorConfig`."""
 
     module_dim: int = 256
@@ -86,77 +91,112 @@ class ModelSection:
     """Whether the generator sees the input embeddings of the target."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointSection:
+class CheckpointSection(Settings):
     """What is written while training."""
 
-    every_steps: int = 100
+    every_steps: PositiveInt = 100
     """Steps between two checkpoints."""
     is_half: bool = True
     """Write the finished weights as float16 (they are used as float32)."""
 
-    def __post_init__(self) -> None:
-        check_positive("every_steps", self.every_steps)
+
+class KeepSection(Settings):
+    """Which checkpoints stay in the store."""
+
+    store: StoreUri = ""
+    """Root of the store, `s3://bucket/prefix` or a path; empty: `store` in the run folder."""
+    last_k: PositiveInt = 3
+    """How many of the newest; the best by validation stays as well."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainRecipe:
+class ValidationSection(Settings):
+    """The five metrics while training, on entities that are not trained on."""
+
+    every_steps: Count = 100
+    """Optimizer steps of a phase between two validations; they are taken at checkpoints, so use a
+    multiple of `checkpoint.every_steps`. There is always one at the end of a phase. 0: no
+    validation, and no entity is held out."""
+    num_cases: PositiveInt = 50
+    """Cases whose probes are scored; their edits are in the bank."""
+    bank_edits: PositiveInt = 100
+    """Edits in the bank, all of held-out entities."""
+    batch_size: PositiveInt = 16
+    """Probes per forward."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_cases > self.bank_edits:
+            raise ValueError(
+                f"num_cases must be at most bank_edits ({self.bank_edits}), got {self.num_cases}: "
+                "the edits of all scored cases are in the bank"
+            )
+        return self
+
+
+class LayerSearchSection(Settings):
+    """The short run of `--find-layer`."""
+
+    layers: _Layers = ()
+    """Candidate edit layers; empty: five, spread from a third of the depth to nine tenths."""
+    num_cases: _AtLeastTwo = 48
+    """Training cases, of different entities; as many, of other entities, are scored."""
+    steps: PositiveInt = 40
+    """Optimizer steps for each layer."""
+    batch_size: _AtLeastTwo = 16
+    """Edits per step."""
+    learning_rate: Positive = 1.5e-3
+    """After a few steps of warm-up."""
+
+
+class TrainRecipe(RunRecipe):
     """Settings of `train_generator.py`."""
 
     job: ClassVar[str] = "train_generator"
 
-    seed: int = 0
-    """Seed of initial weights, order of the data and everything else drawn at random."""
-    run_root: str = "runs"
-    """Folder of all runs."""
-    run_name: str = "train_generator"
-    """Folder of this run under `run_root`; a run that exists there is resumed."""
-    backbone: BackboneSection = field(default_factory=BackboneSection)
-    states: StatesSection = field(default_factory=StatesSection)
-    benchmark: BenchmarkSection = field(default_factory=BenchmarkSection)
-    data: DataSection = field(default_factory=DataSection)
-    model: ModelSection = field(default_factory=ModelSection)
-    visual_key: VisualKeyRecipe = field(default_factory=VisualKeyRecipe)
-    prompt: PhaseSection = field(default_factory=PhaseSection)
-    experts: PhaseSection = field(default_factory=PhaseSection)
-    joint: PhaseSection = field(default_factory=PhaseSection)
-    losses: LossSection = field(default_factory=LossSection)
-    optimization: OptimizationSection = field(default_factory=OptimizationSection)
-    sharding: ShardingSection = field(default_factory=ShardingSection)
-    checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
-    keep: KeepSection = field(default_factory=KeepSection)
-    validation: ValidationSection = field(default_factory=ValidationSection)
-    diagnostics: DiagnosticsRecipe = field(default_factory=DiagnosticsRecipe)
-    layer_search: LayerSearchSection = field(default_factory=LayerSearchSection)
+    run_name: Name = "train_generator"
+    backbone: BackboneSection = BackboneSection()
+    states: StatesSection = StatesSection()
+    benchmark: BenchmarkSection = BenchmarkSection()
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    visual_key: VisualKeyRecipe = VisualKeyRecipe()
+    prompt: PhaseSection = PhaseSection()
+    experts: PhaseSection = PhaseSection()
+    joint: PhaseSection = PhaseSection()
+    losses: LossSection = LossSection()
+    optimization: OptimizationSection = OptimizationSection()
+    sharding: ShardingSection = ShardingSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    keep: KeepSection = KeepSection()
+    validation: ValidationSection = ValidationSection()
+    diagnostics: DiagnosticsRecipe = DiagnosticsRecipe()
+    layer_search: LayerSearchSection = LayerSearchSection()
 
-    @property
-    def run_folder(self) -> Path:
-        """Folder of this run."""
-        return Path(self.run_root) / self.run_name
-
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if self.data.cases and self.benchmark.is_on:
-            raise ConfigError(
+            raise ValueError(
                 f"data.cases and benchmark.name ({self.benchmark.name}) both name training cases; "
                 "set one of them"
             )
         if self.backbone.name != "builtin" and self.model.visual_source == "tower_pyramid":
-            raise ConfigError(
+            raise ValueError(
                 "model.visual_source: which levels of the image tower make a pyramid is known for "
                 "the built-in backbone only; use model.visual_source=edit_layer, or the recipe "
                 "train_any_backbone.toml"
             )
         if self.backbone.device != "cpu" and not self.sharding.needs_processes:
-            raise ConfigError(
+            raise ValueError(
                 f"backbone.device: {self.backbone.device!r} is where the backbone encodes; to "
                 "train there too set sharding.gpus_per_shard=1"
             )
         for phase, section in self.plan.phases.items():
             if section.steps and section.accumulation % self.sharding.shards:
-                raise ConfigError(
+                raise ValueError(
                     f"{phase}.accumulation: {section.accumulation} micro-batches cannot be shared "
                     f"equally by sharding.shards = {self.sharding.shards}; use a multiple"
                 )
+        return self
 
     @property
     def plan(self) -> TrainingPlan:

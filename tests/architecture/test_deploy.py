@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from pipelines import lifelong_edit
-from pipelines.editing.follow_config import FollowSection
+from pipelines.editing.recipe import FollowSection
 from tests.architecture.project import ROOT
 
 DEPLOY = ROOT / "infra" / "deploy"

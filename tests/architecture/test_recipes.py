@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.all_recipes import load_recipe_file
 from tests.architecture.project import ROOT, project_files
+from tests.recipe_classes import load_by_job
 
 RECIPES = [
     path
@@ -20,5 +20,4 @@ def test_there_are_recipes() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_loads(path: Path) -> None:
-    recipe = load_recipe_file(ROOT / path)
-    assert recipe.run_name
+    assert load_by_job(ROOT / path).job

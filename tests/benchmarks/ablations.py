@@ -29,7 +29,7 @@ from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case
 from liveedit_core.training.validation import split_by_entity
-from pipelines.editing.recipe import load_recipe
+from pipelines.job.recipe_loader import load_recipe
 from pipelines.train_generator import DEFAULT_RECIPE
 from pipelines.training.data import Material, prepare_material
 from pipelines.training.loop import GeneratorTrainer
@@ -67,10 +67,9 @@ def retrained(
     recipe: TrainRecipe, backbone: HuggingFaceBackbone, material: Material, loss: str
 ) -> LiveEditGenerator:
     """The built-in generator with a prompt phase that lacks one loss."""
-    changed = replace(
-        recipe,
-        losses=replace(recipe.losses, **{loss: 0.0}),  # type: ignore[arg-type]
-        experts=replace(recipe.experts, steps=0),
+    changed = recipe.with_changes(
+        losses=recipe.losses.with_changes(**{loss: 0.0}),
+        experts=recipe.experts.with_changes(steps=0),
     )
     trainer = GeneratorTrainer(changed, backbone, material)
     trainer.run()

@@ -42,13 +42,13 @@ from liveedit_core.evaluation.scoring import CaseProbe, CaseScorer
 from liveedit_core.method.config import StateDtype
 from liveedit_core.method.editor import Editor
 from liveedit_core.schema import Case
-from pipelines.editing.recipe import EvaluationSection, RaySection
 from pipelines.evaluation.bank_evaluation import (
     BankEvaluation,
     EvaluationSettings,
     evaluate_bank_version,
 )
 from pipelines.job.ray_session import open_session
+from pipelines.job.sections import EvaluationSection, RaySection
 from pipelines.job.start_workers import start_evaluator
 from tests.tiny_bank import taught_bank
 from workers.evaluation_pool import EvaluationPool

@@ -12,13 +12,13 @@ from torch import Tensor
 from infra.bank.expert_bank import ExpertBank
 from infra.storage.object_store import ObjectStore
 from liveedit_core.states import LayerStates
-from pipelines.editing.recipe import EvaluationSection, RaySection
 from pipelines.evaluation.bank_evaluation import (
     BankEvaluation,
     EvaluationSettings,
     evaluate_bank_version,
 )
 from pipelines.job.ray_session import open_session
+from pipelines.job.sections import EvaluationSection, RaySection
 from pipelines.job.stages import Evaluator
 from pipelines.job.start_workers import start_evaluator
 from tests.unit.tiny_inputs import case

@@ -12,10 +12,9 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.state_source import StateIdentity
 from liveedit_core.states import LayerStates
-from pipelines.editing.recipe import RaySection
 from pipelines.job.ray_session import open_session
+from pipelines.job.sections import RaySection, StatesSection
 from pipelines.job.state_cache import fill_cache, start_encoders
-from pipelines.job.states_config import StatesSection
 from tests.unit.tiny_inputs import PROMPT, image
 from tests.unit.tiny_models import TinyBackbone
 

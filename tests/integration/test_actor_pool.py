@@ -12,8 +12,8 @@ import ray
 from liveedit_core.errors import InputError, WorkerLostError
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.repository import ExpertRepository
-from pipelines.editing.recipe import EvaluationSection, GeneratorSection, RaySection
 from pipelines.job.ray_session import open_session
+from pipelines.job.sections import EvaluationSection, GeneratorSection, RaySection
 from pipelines.job.start_workers import start_evaluator, start_generator
 from tests.inline_evaluator import InlineEvaluator
 from tests.unit.tiny_inputs import case, request

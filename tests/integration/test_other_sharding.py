@@ -11,8 +11,8 @@ import pytest
 
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import save_generator
-from pipelines.editing.recipe import GeneratorSection, RaySection
 from pipelines.job.ray_session import open_session
+from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.start_workers import start_generator
 from pipelines.train_generator import parse, resolve_recipe
 from pipelines.training.cases import load_training_backbone

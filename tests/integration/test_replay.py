@@ -18,9 +18,9 @@ from infra.tracking.results import ResultsTable
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.states import LayerStates
-from pipelines.editing.recipe import EvaluationSection
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.ray_session import open_session
+from pipelines.job.sections import EvaluationSection
 from pipelines.job.start_workers import start_evaluator
 from tests.inline_evaluator import InlineEvaluator
 from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import psutil
 import pytest
@@ -16,8 +17,8 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import EditRequest
 from liveedit_core.training.recipe import OptimizationSection, PhaseSection
-from pipelines.editing.recipe import GeneratorSection, RaySection
 from pipelines.job.ray_session import open_session
+from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.start_workers import start_generator
 from pipelines.training.data import Drawings, Material
 from pipelines.training.loop import Curve, GeneratorTrainer
@@ -48,7 +49,7 @@ def session() -> Iterator[None]:
         yield
 
 
-def sharding(stage: int = 3) -> ShardingSection:
+def sharding(stage: Literal[1, 2, 3] = 3) -> ShardingSection:
     return ShardingSection(shards=2, zero_stage=stage, timeout_s=30, start_timeout_s=120)
 
 
@@ -121,7 +122,7 @@ def test_a_run_of_one_process_goes_on_in_two() -> None:
     with pytest.raises(InterruptedRunError):
         first.run()
     second = GeneratorTrainer(
-        replace(recipe, sharding=sharding(2)),
+        recipe.with_changes(sharding=sharding(2)),
         backbone,
         material,
         on_step=first.on_step,

@@ -16,8 +16,8 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.states import LayerStates
 from pipelines.job.ray_session import open_session
+from pipelines.job.sections import StatesSection
 from pipelines.job.state_cache import fill_cache, start_encoders
-from pipelines.job.states_config import StatesSection
 from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line
 from tests.integration.state_job import CHUNK, IDENTITY, INPUTS, SESSION
 from tests.unit.tiny_models import TinyBackbone

@@ -14,9 +14,10 @@ from infra.tracking.results import ResultsTable
 from liveedit_core.errors import StorageUnavailableError
 from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.intake import Item, Source
-from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import Outcome, run
 from pipelines.evaluation.bank_evaluation import BankEvaluation
+from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.stages import Embedder, Generator
 from tests.inline_evaluator import InlineEvaluator
 from tests.unit.tiny_inputs import HashEmbedder

@@ -32,10 +32,9 @@ from liveedit_core.schema import Case, ProbeKind
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.stages import Evaluator
 from pipelines.operations.nightly import Night, NightResult
-from pipelines.operations.nightly_recipe import NightlyRecipe
 from pipelines.operations.nightly_records import NightlyRecords
 from pipelines.operations.promoter import Promoter
-from pipelines.operations.promotion_recipe import PromotionRecipe
+from pipelines.operations.recipe import NightlyRecipe, PromotionRecipe
 from tests.inline_evaluator import InlineEvaluator
 from tests.tiny_backbone import TINY_CONFIG, case, tiny_backbone, tiny_generator
 from tests.unit.tiny_results import probe_result

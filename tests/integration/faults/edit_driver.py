@@ -32,11 +32,13 @@ from liveedit_core.states import LayerStates
 from pipelines.editing.follow import Follower
 from pipelines.editing.inbox import Inbox
 from pipelines.editing.intake import Source
-from pipelines.editing.recipe import GeneratorSection, LifelongEditRecipe, RaySection, load_recipe
+from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import run
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
+from pipelines.job.recipe_loader import load_recipe
+from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.stages import bank_identity
 from pipelines.job.start_workers import EmbedderPool, start_generator
 from tests.inline_evaluator import InlineEvaluator

@@ -21,8 +21,9 @@ from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.follow import Follower
 from pipelines.editing.inbox import Inbox
 from pipelines.editing.intake import Source
-from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import run
+from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.stages import bank_identity
 from tests.inline_evaluator import InlineEvaluator
 from tests.integration.faults.edit_driver import BANK, WINDOW_EDITS, Notes

@@ -15,8 +15,8 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import EditRequest
 from pipelines.editing.rebuild import RebuildOutcome, rebuild, source_sequences
-from pipelines.editing.rebuild_recipe import RebuildRecipe, RebuildSourceSection
-from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.editing.recipe import LifelongEditRecipe, RebuildRecipe, RebuildSourceSection
+from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.stages import bank_identity
 from pipelines.rebuild_bank import main
 from tests.tiny_bank import EMBEDDER

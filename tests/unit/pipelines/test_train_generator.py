@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.editing.recipe import load_recipe
+from pipelines.job.recipe_loader import load_recipe
 from pipelines.train_generator import main, parse, resolve_recipe
 from pipelines.training.recipe import TrainRecipe
 

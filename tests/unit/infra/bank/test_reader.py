@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from infra.bank.expert_bank import ExpertBank
-from infra.bank.matrix_place import MatrixPlace
+from infra.bank.policy import MatrixPlace
 from infra.bank.reader import StoredColumn
 from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.object_store import ObjectStore

@@ -150,4 +150,4 @@ def test_an_edit_layer_at_the_top_is_refused(backbone: HuggingFaceBackbone) -> N
 @pytest.mark.parametrize("change", [{"max_steps": 0}, {"learning_rate": 0.0}, {"stop_loss": -1.0}])
 def test_impossible_settings_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
-        replace(FineTuningConfig(), **change)  # type: ignore[arg-type]
+        FineTuningConfig().with_changes(**change)

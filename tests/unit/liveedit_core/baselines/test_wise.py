@@ -27,7 +27,7 @@ TINY = WiseConfig(
     alpha=0.5, beta=2.0, gamma=1.0, margin_weight=1.0, learning_rate=0.1, max_steps=60
 )
 # Rows of a random model are too alike for wide margins and a learned answer at once.
-ANSWERING = replace(TINY, margin_weight=0.1, learning_rate=1.0)
+ANSWERING = TINY.with_changes(margin_weight=0.1, learning_rate=1.0)
 UNRELATED = [question(seed) for seed in range(50, 53)] + [
     BackboneInput(prompt="The opposite of hot is"),
     BackboneInput(prompt="The color of the sky is"),
@@ -36,7 +36,7 @@ REQUESTS = [replace(request(seed), target=target) for seed, target in enumerate(
 
 
 def wise(backbone: HuggingFaceBackbone, **changes: float) -> Wise:
-    return Wise(backbone, replace(TINY, **changes), unrelated=UNRELATED)  # type: ignore[arg-type]
+    return Wise(backbone, TINY.with_changes(**changes), unrelated=UNRELATED)
 
 
 def teach(model: Wise, requests: list[EditRequest]) -> list[LayerStates]:
@@ -101,7 +101,7 @@ def test_shards_have_masks_of_their_own(backbone: HuggingFaceBackbone) -> None:
 
 
 def test_edits_of_both_shards_are_answered_after_their_merge(backbone: HuggingFaceBackbone) -> None:
-    config = replace(ANSWERING, shard_edits=1, merged_shards=2)
+    config = ANSWERING.with_changes(shard_edits=1, merged_shards=2)
     model = Wise(backbone, config, unrelated=UNRELATED)
     teach(model, REQUESTS[:2])
     assert (len(model.shards), model.num_in_shard) == (0, 0)
@@ -187,7 +187,7 @@ def test_unrelated_questions_are_drawn_by_seed_and_half_have_images() -> None:
     assert [item.image_bytes is None for item in questions] == [False] * 3 + [True] * 2
     assert unrelated_questions(cases[::-1], config) != questions
     assert unrelated_questions(cases, config) == questions
-    assert unrelated_questions(cases, replace(config, seed=1)) != questions
+    assert unrelated_questions(cases, config.with_changes(seed=1)) != questions
     with pytest.raises(ConfigError, match="num_unrelated"):
         unrelated_questions(cases[:2], config)
 
@@ -210,4 +210,4 @@ def test_no_unrelated_questions_are_refused(backbone: HuggingFaceBackbone) -> No
 )
 def test_impossible_settings_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
-        replace(WiseConfig(), **change)  # type: ignore[arg-type]
+        WiseConfig().with_changes(**change)

@@ -13,7 +13,7 @@ from liveedit_core.training.diagnostics import (
     routing_samples,
     routing_warnings,
 )
-from liveedit_core.training.diagnostics_recipe import DiagnosticsRecipe
+from liveedit_core.training.recipe import DiagnosticsRecipe
 
 LIMITS = DiagnosticsRecipe()
 

@@ -14,7 +14,7 @@ from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, ProbeKind
 from liveedit_core.states import LayerStates
-from liveedit_core.training.diagnostics_recipe import DiagnosticsRecipe
+from liveedit_core.training.recipe import DiagnosticsRecipe
 from liveedit_core.training.validation import Validator, split_by_entity
 from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone, tiny_generator
 from tests.unit.tiny_models import TinyBackbone, TinyModels

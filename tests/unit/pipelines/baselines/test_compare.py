@@ -25,7 +25,7 @@ from pipelines.baselines.compare import (
     compare,
     evenly_spread,
 )
-from pipelines.baselines.editor_comparison_config import CompareRecipe
+from pipelines.baselines.recipe import CompareRecipe
 from pipelines.baselines.tables import lines, metric_values, to_table, to_tree, write_files
 from pipelines.compare_editors import parse_arguments, resolve_recipe, state_source
 from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone, tiny_generator
@@ -102,7 +102,7 @@ def test_editors_are_restored_between_groups(comparison: Comparison) -> None:
 def test_a_group_does_not_see_the_group_before_it() -> None:
     """N = 1 over three cases is what a new editor gives on each of them."""
     config = FineTuningConfig(max_steps=60, learning_rate=3e-2)
-    recipe = replace(RECIPE, edits=(1,), editors=("ft-l",), free_cases=0, fine_tuning=config)
+    recipe = RECIPE.with_changes(edits=(1,), editors=("ft-l",), free_cases=0, fine_tuning=config)
     (together,) = compared(recipe).scores
     backbone, generator = tiny_backbone(), tiny_generator(OUR_CONFIG)
     scorer = CaseScorer(Editor(backbone, generator, ExpertRepository.empty(OUR_CONFIG)))
@@ -119,7 +119,7 @@ def test_a_group_does_not_see_the_group_before_it() -> None:
 
 
 def test_the_same_seed_gives_the_same_table(comparison: Comparison) -> None:
-    quick = replace(RECIPE, editors=("liveedit", "ft-l", "grace"))
+    quick = RECIPE.with_changes(editors=("liveedit", "ft-l", "grace"))
     again = compared(quick)
 
     def numbers(found: Comparison) -> list[object]:
@@ -135,7 +135,7 @@ def test_the_same_seed_gives_the_same_table(comparison: Comparison) -> None:
 def test_json_carries_protocol_samples_seed_time_and_memory(
     comparison: Comparison, tmp_path: Path
 ) -> None:
-    recipe = replace(RECIPE, output=str(tmp_path / "new" / "table.json"))
+    recipe = RECIPE.with_changes(output=str(tmp_path / "new" / "table.json"))
     table, figure = write_files(replace(comparison, recipe=recipe))
     tree = json.loads(table.read_text())
     assert figure.read_bytes().startswith(b"\x89PNG")
@@ -174,19 +174,19 @@ def test_cases_are_drawn_by_seed() -> None:
     assert choose_cases(RECIPE, CASES) == first
     assert len({item.case_id for item in first}) == 3
     orders = {
-        tuple(c.case_id for c in choose_cases(replace(RECIPE, seed=seed), CASES))
+        tuple(c.case_id for c in choose_cases(RECIPE.with_changes(seed=seed), CASES))
         for seed in range(6)
     }
     assert len(orders) > 1
     with pytest.raises(ConfigError, match="at most 5"):
-        choose_cases(replace(RECIPE, edits=(6,)), CASES)
+        choose_cases(RECIPE.with_changes(edits=(6,)), CASES)
 
 
 def test_scored_cases_are_spread_over_the_sequence() -> None:
     assert evenly_spread(CASES, 2) == [CASES[0], CASES[2]]
     assert evenly_spread(CASES, 9) == CASES
-    recipe = replace(
-        RECIPE, edits=(5,), scored_cases=2, free_cases=0, editors=("unedited",), min_cases=1
+    recipe = RECIPE.with_changes(
+        edits=(5,), scored_cases=2, free_cases=0, editors=("unedited",), min_cases=1
     )
     (scores,) = compared(recipe).scores
     assert (scores.num_edits, scores.num_groups, scores.num_scored_cases) == (5, 1, 2)
@@ -195,8 +195,8 @@ def test_scored_cases_are_spread_over_the_sequence() -> None:
 def test_states_come_from_the_cache_when_asked(tmp_path: Path) -> None:
     backbone = tiny_backbone()
     generator = tiny_generator(OUR_CONFIG)
-    plain = replace(RECIPE, editors=("ft-l",), edits=(1,), run_root=str(tmp_path))
-    cached = replace(plain, states=replace(plain.states, is_cached=True))
+    plain = RECIPE.with_changes(editors=("ft-l",), edits=(1,), run_root=str(tmp_path))
+    cached = plain.with_changes(states=plain.states.with_changes(is_cached=True))
     found = []
     for recipe in (plain, cached, cached):
         with state_source(recipe, backbone) as source:

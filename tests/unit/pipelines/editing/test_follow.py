@@ -15,7 +15,8 @@ from liveedit_core.errors import ConfigError, StorageUnavailableError
 from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.follow import Follower
 from pipelines.editing.inbox import Inbox
-from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.job.recipe_loader import load_recipe
 from tests.unit.tiny_editing import Driver, Notes
 from tests.unit.tiny_inputs import HashEmbedder, drop, request
 from workers.expert_embedding_worker import ExpertEmbeddingWorker

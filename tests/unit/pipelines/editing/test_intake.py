@@ -6,7 +6,8 @@ from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.rejects import Rejected
 from pipelines.editing.intake import Source, log_requests, open_source
-from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.job.recipe_loader import load_recipe
 from tests.unit.tiny_inputs import PROMPT, case, image, request
 
 

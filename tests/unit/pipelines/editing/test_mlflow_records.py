@@ -8,7 +8,8 @@ from mlflow import MlflowClient
 from infra.tracking.model_registry import ModelRegistry
 from infra.tracking.tracker import Tracker
 from pipelines.editing.mlflow_records import RunRecords
-from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.job.recipe_loader import load_recipe
 from tests.unit.tiny_editing import OVERRIDES, Driver
 from tests.unit.tiny_inputs import case
 

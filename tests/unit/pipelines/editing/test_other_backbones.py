@@ -23,9 +23,11 @@ from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import ProbeKind
 from pipelines.editing.intake import Source
 from pipelines.editing.mlflow_records import RunRecords
-from pipelines.editing.recipe import BackboneSection, LifelongEditRecipe, load_recipe
+from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import run
+from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.registered_models import registered_models
+from pipelines.job.sections import BackboneSection
 from pipelines.job.stages import bank_identity
 from pipelines.job.start_workers import model_names
 from pipelines.operations.open_editor import open_editor
@@ -239,7 +241,7 @@ def test_cases_of_a_file_are_completed_or_refused(cases: Path, tmp_path: Path) -
     poor = cases.with_name("poor.jsonl")
     poor.write_text("\n".join(lines))
     with pytest.raises(ConfigError, match=r"1 of 6 cases.*has no modal_locality"):
-        training_cases(replace(recipe, data=replace(recipe.data, cases=str(poor))))
+        training_cases(recipe.with_changes(data=recipe.data.with_changes(cases=str(poor))))
 
 
 def test_words_are_those_that_the_tokenizer_begins() -> None:
@@ -281,7 +283,7 @@ def test_the_device_does_not_end_a_run_but_the_number_format_does() -> None:
 
     def with_backbone(**changes: str) -> str:
         section = BackboneSection(name="no/where", **changes)  # type: ignore[arg-type]
-        return recipe_digest(replace(recipe, backbone=section))
+        return recipe_digest(recipe.with_changes(backbone=section))
 
     assert with_backbone(device="cuda") == recipe_digest(recipe)
     assert with_backbone(dtype="bfloat16") != recipe_digest(recipe)

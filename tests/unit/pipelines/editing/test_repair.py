@@ -10,8 +10,9 @@ from infra.bank.integrity import verify_version
 from liveedit_core.errors import RepositoryMismatchError, StorageUnavailableError
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
-from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.repair import Repair, drop_damaged, repair_bank
+from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.stages import ExpertWriters
 from tests.unit.tiny_editing import Driver, DyingEmbedder
 from tests.unit.tiny_inputs import HashEmbedder, request

@@ -10,9 +10,10 @@ from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import EditRequest, ProbeKind
 from pipelines.editing.intake import Item
-from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.report import ReportSources, refused_requests, report_data
 from pipelines.editing.run import Outcome
+from pipelines.job.recipe_loader import load_recipe
 from tests.unit.tiny_editing import OVERRIDES, Driver
 from tests.unit.tiny_inputs import case, request
 

@@ -21,7 +21,7 @@ from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 from pipelines.evaluation.examples import choose_flips
 from pipelines.evaluation.pages import write_comparison_page, write_evaluation_page
-from pipelines.evaluation.sections import TolerancesSection
+from pipelines.evaluation.recipe import TolerancesSection
 from tests.report_examples import image
 from tests.unit.tiny_results import probe_result
 

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -19,18 +19,14 @@ from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import Outcome
 from pipelines.evaluation.bank_evaluation import EvaluationSettings
 from pipelines.evaluation.result_table import result_tables
-from pipelines.job.benchmark_options import (
-    BENCHMARKS,
-    BenchmarkSection,
-    add_benchmark_options,
-    benchmark_settings,
-)
 from pipelines.job.cases import load_evaluation_cases, load_training_cases, open_published
+from pipelines.job.entry import add_benchmark_options, benchmark_settings
 from pipelines.job.recipe_loader import load_recipe
+from pipelines.job.sections import BenchmarkName, BenchmarkSection
 from pipelines.operations import promote_at_end as edit_promotion
-from pipelines.operations.nightly_recipe import NightlyRecipe
 from pipelines.operations.nightly_run import read_cases
 from pipelines.operations.nightly_state import questions_digest
+from pipelines.operations.recipe import NightlyRecipe
 from pipelines.training.cases import cases_digest
 from tests.published_files import benchmark_folder, draw_images, hop, record, write_json
 from tests.unit.tiny_editing import Driver
@@ -54,8 +50,8 @@ def taught(folder: Path, driver: Driver, name: str, *overrides: str) -> Outcome:
 
 
 def test_the_section_knows_every_published_benchmark() -> None:
-    for name in BENCHMARKS:
-        assert BenchmarkSection(name=name, data="folder").is_on  # type: ignore[arg-type]
+    for name in get_args(BenchmarkName):
+        assert BenchmarkSection(name=name, data="folder").is_on
     assert not BenchmarkSection().is_on
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from liveedit_core.errors import ConfigError, InputError
 from pipelines.job.entry import job_parser, parse_job, resolve, run_entry
-from pipelines.operations.promotion_recipe import PromotionRecipe
+from pipelines.operations.recipe import PromotionRecipe
 
 
 def options_of(*arguments: str) -> argparse.Namespace:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from liveedit_core.errors import ConfigError
-from pipelines.editing.recipe import LifelongEditRecipe, load_recipe
+from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.run_folder import enter_run_folder
 
 

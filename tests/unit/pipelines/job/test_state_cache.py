@@ -14,8 +14,8 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError
 from liveedit_core.state_source import StateIdentity
 from liveedit_core.training.data import TrainingData
+from pipelines.job.sections import StatesSection
 from pipelines.job.state_cache import cache_names, fill_cache, open_cache, training_source
-from pipelines.job.states_config import StatesSection
 from tests.unit.tiny_inputs import image
 from tests.unit.tiny_models import TinyBackbone, TinyModels
 from workers.models import ModelNames

@@ -8,12 +8,9 @@ import pytest
 from liveedit_core.evaluation.comparison import MetricComparison, compare_results
 from liveedit_core.evaluation.summaries import Summary, summarize
 from liveedit_core.schema import ProbeKind
-from pipelines.evaluation.sections import (
-    GatesSection,
-    ThresholdsSection,
-    TolerancesSection,
-)
+from pipelines.evaluation.recipe import TolerancesSection
 from pipelines.operations.gates import Evidence, all_gates
+from pipelines.operations.recipe import GatesSection, ThresholdsSection
 from tests.unit.tiny_results import scored
 
 NOW = datetime(2026, 11, 25, 6, tzinfo=UTC)

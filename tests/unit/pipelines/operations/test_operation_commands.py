@@ -9,8 +9,8 @@ from liveedit_core.errors import ConfigError, InputError
 from pipelines import lifelong_edit, nightly_evaluation, promotion
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.operations import promote_at_end as edit_promotion
-from pipelines.operations.nightly_recipe import NightlyRecipe
 from pipelines.operations.nightly_run import read_cases
+from pipelines.operations.recipe import NightlyRecipe
 
 
 def nightly(*arguments: str) -> NightlyRecipe:
@@ -41,11 +41,13 @@ def test_exit_codes_of_wrong_settings(capsys: pytest.CaptureFixture[str]) -> Non
     assert nightly_evaluation.main(["--dry-run", "cases.limit=7"]) == 0
     assert "limit = 7" in capsys.readouterr().out
     assert nightly_evaluation.main(["regression.alpha=2"]) == 2
-    assert "regression.alpha must lie in (0, 1)" in capsys.readouterr().err
+    assert "regression.alpha must be more than 0 and less than 1, got 2" in capsys.readouterr().err
     assert promotion.main(["--dry-run"]) == 0
     assert "[thresholds]" in capsys.readouterr().out
     assert promotion.main(["thresholds.reliability=90"]) == 1  # 2 is a refusal
-    assert "thresholds.reliability must lie in [0, 1]" in capsys.readouterr().err
+    assert (
+        "thresholds.reliability must be at least 0 and at most 1, got 90" in capsys.readouterr().err
+    )
     with pytest.raises(SystemExit) as exit_info:
         promotion.main(["--version", "7", "--rollback"])
     assert exit_info.value.code == 1

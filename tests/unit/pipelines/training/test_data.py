@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.builtin.benchmark import load_entities
 from liveedit_core.states import LayerStates
-from pipelines.job.states_config import StatesSection
+from pipelines.job.sections import StatesSection
 from pipelines.training.data import Material, prepare_material
 from pipelines.training.recipe import DataSection, TrainRecipe
 from tests.tiny_backbone import tiny_backbone
@@ -97,7 +96,7 @@ def test_a_cache_that_is_deleted_is_filled_again(tmp_path: Path, encoded: Encode
 def test_another_draw_replaces_the_material(tmp_path: Path) -> None:
     first = prepared(tmp_path)
     inputs = list(first.data.inputs)
-    made = replace(recipe(tmp_path), seed=8)
+    made = recipe(tmp_path).with_changes(seed=8)
     second = prepare_material(made, tiny_backbone(), tmp_path / "material", HELD_OUT)
     assert list(second.data.inputs) != inputs
     assert len(second.drawings.by_entity) == 3

@@ -12,7 +12,7 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.editor import edit_input
 from liveedit_core.method.generator import LiveEditGenerator
-from pipelines.editing.recipe import load_recipe
+from pipelines.job.recipe_loader import load_recipe
 from pipelines.training.estimate import (
     Workload,
     card_lines,
@@ -202,7 +202,7 @@ def test_a_pyramid_needs_its_levels(tiny: BackboneSizes) -> None:
     assert (config.visual_size, config.num_sentinels, config.nearest_sentinels) == (2560, 5, 5)
     config = generator_config(model, pyramid, num_entities=9)
     assert (config.num_sentinels, config.nearest_sentinels) == (7, 6)
-    few = replace(model, num_sentinels=3)
+    few = model.with_changes(num_sentinels=3)
     assert generator_config(few, pyramid, num_entities=9).nearest_sentinels == 3
     plain = generator_config(model, tiny, num_entities=5, visual_source="edit_layer")
     assert (plain.num_sentinels, plain.visual_gate, plain.max_kept) == (1, 0.0, model.max_kept)

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from liveedit_core.training.recipe import PhaseSection
 from pipelines.training.data import Material
 from pipelines.training.job import TrainingResult, do_training
 from pipelines.training.loop import GeneratorTrainer
-from pipelines.training.recipe import CheckpointSection, TrainRecipe
-from pipelines.training.training_sections import KeepSection, ValidationSection
+from pipelines.training.recipe import CheckpointSection, KeepSection, TrainRecipe, ValidationSection
 from tests.tiny_backbone import case, tiny_backbone
 from tests.tiny_training import TINY_KEY, TINY_MODEL, tiny_material
 from workers.training_messages import StepFigures
@@ -90,9 +88,9 @@ def interrupt(recipe: TrainRecipe, material: Material, at: str) -> None:
 def test_an_interrupted_run_ends_like_an_undisturbed_one(
     recipe: TrainRecipe, material: Material
 ) -> None:
-    undisturbed = train(replace(recipe, run_name="undisturbed"), material, [])
+    undisturbed = train(recipe.with_changes(run_name="undisturbed"), material, [])
     for at in ("a step", "a checkpoint"):
-        broken = replace(recipe, run_name=at.replace(" ", "-"))
+        broken = recipe.with_changes(run_name=at.replace(" ", "-"))
         interrupt(broken, material, at)
         resumed = train(broken, material, [])
         assert resumed.digest == undisturbed.digest
@@ -123,7 +121,7 @@ def test_what_a_run_leaves_behind(recipe: TrainRecipe, material: Material) -> No
 
 
 def test_another_recipe_does_not_go_on_with_a_run(recipe: TrainRecipe, material: Material) -> None:
-    short = replace(recipe, joint=PhaseSection(), validation=ValidationSection(every_steps=0))
+    short = recipe.with_changes(joint=PhaseSection(), validation=ValidationSection(every_steps=0))
     done = train(short, material, [])
     assert "There was no validation." in done.report.read_text()
     with pytest.raises(ConfigError, match="another run_name"):

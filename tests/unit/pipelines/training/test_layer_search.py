@@ -22,8 +22,7 @@ from pipelines.training.layer_search import (
     one_per_entity,
     to_table,
 )
-from pipelines.training.recipe import ModelSection
-from pipelines.training.training_sections import LayerSearchSection
+from pipelines.training.recipe import LayerSearchSection, ModelSection
 from tests.tiny_backbone import EDIT_LAYER, NUM_LAYERS, case, tiny_backbone
 
 MODEL = ModelSection(module_dim=16, num_queries=2, num_attention_heads=2, rank=4)
@@ -59,7 +58,7 @@ def test_the_layer_that_answers_wins(tmp_path: Path) -> None:
     def load(layer: int) -> HuggingFaceBackbone:
         return backbone if layer == EDIT_LAYER else unteachable_backbone(layer)
 
-    section = replace(SECTION, layers=(EDIT_LAYER - 1, EDIT_LAYER))
+    section = SECTION.with_changes(layers=(EDIT_LAYER - 1, EDIT_LAYER))
     ranking = find_layer(
         section, MODEL, load, CASES, num_layers=NUM_LAYERS, seed=1, say=said.append
     )
@@ -117,7 +116,7 @@ def test_candidates_leave_a_layer_behind_them() -> None:
 
 
 def test_a_layer_that_is_not_there_is_refused() -> None:
-    section = replace(SECTION, layers=(NUM_LAYERS - 1,))
+    section = SECTION.with_changes(layers=(NUM_LAYERS - 1,))
     with pytest.raises(ConfigError, match="layers must follow"):
         find_layer(
             section,

@@ -13,13 +13,11 @@ from infra.tracking.generator_checkpoints import GeneratorCheckpoints
 from infra.tracking.model_registry import GENERATOR_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.method.generator import LiveEditGenerator, save_generator
-from liveedit_core.training.diagnostics_recipe import DiagnosticsRecipe
-from liveedit_core.training.recipe import Phase, PhaseSection
+from liveedit_core.training.recipe import DiagnosticsRecipe, Phase, PhaseSection
 from liveedit_core.training.validation import Validator
 from pipelines.training.loop import Curve
-from pipelines.training.recipe import TrainRecipe
+from pipelines.training.recipe import KeepSection, TrainRecipe, ValidationSection
 from pipelines.training.records import TrainingRecords, first_norm, recipe_digest
-from pipelines.training.training_sections import KeepSection, ValidationSection
 from tests.tiny_backbone import case
 from tests.unit.tiny_models import CONFIG, TinyBackbone
 from workers.training_messages import Snapshot

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from infra.reports.training import render_training_report
-from liveedit_core.training.diagnostics_recipe import DiagnosticsRecipe
+from liveedit_core.training.recipe import DiagnosticsRecipe
 from liveedit_core.training.validation import ValidationReport, Validator
 from pipelines.training.recipe import TrainRecipe
 from pipelines.training.report import training_report_data, worst_cases

@@ -1,0 +1,98 @@
+"""The recipe of `compare_editors.py`: which editors, at how many edits, on how many cases."""
+
+import math
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from liveedit_core.baselines.settings import (
+    FineTuningConfig,
+    GraceConfig,
+    InContextConfig,
+    LoraConfig,
+    MaskedFineTuningConfig,
+    WiseConfig,
+)
+from liveedit_core.settings import Count, List, PositiveInt, Text, rule
+from pipelines.baselines.editors import EDITORS
+from pipelines.job.recipe_loader import Recipe
+from pipelines.job.sections import BenchmarkSection, StatesSection, TrackingSection
+
+_Sizes = Annotated[
+    List[PositiveInt],
+    Field(min_length=1),
+    rule(lambda sizes: len(set(sizes)) == len(sizes), "be different numbers of at least 1"),
+]
+_Editors = Annotated[
+    List[str],
+    Field(min_length=1),
+    rule(lambda names: set(names) <= set(EDITORS), f"be some of {', '.join(EDITORS)}"),
+]
+
+
+class CompareRecipe(Recipe):
+    """Settings of `compare_editors.py`."""
+
+    job: ClassVar[str] = "compare_editors"
+
+    run_name: Text = "compare-editors"
+    """Folder of the run under `run_root`, and its name in MLflow."""
+    run_root: str = "runs"
+    """Holds run folders, and MLflow's database where MLFLOW_TRACKING_URI names no server."""
+    seed: Count = 0
+    """Decides which evaluation cases are edited, and in which order."""
+    edits: _Sizes = (1, 10, 100)
+    """Numbers of edits, N: cases are taken in groups of N, and every editor is taught a group,
+    scored on cases of the group, and restored."""
+    min_cases: PositiveInt = 20
+    """At each N, at least so many cases are taught: their number divided by N, rounded up, is the
+    number of groups."""
+    scored_cases: Count = 20
+    """At each N, score so many of the taught cases, evenly spread; 0 takes all."""
+    free_cases: Count = 10
+    """Of the scored cases, so many are scored under free generation as well, evenly spread."""
+    max_new_tokens: PositiveInt = 12
+    """Longest free answer, in tokens."""
+    batch_size: PositiveInt = 16
+    """Probes in one forward pass."""
+    editors: _Editors = tuple(EDITORS)
+    """Which to compare."""
+    benchmark: BenchmarkSection = BenchmarkSection()
+    """Cases of a published benchmark; by default the built-in evaluation cases."""
+    generator: str = "builtin"
+    """Folder of LiveEdit's generator checkpoint, or "builtin"."""
+    output: str = ""
+    """JSON file for the table; empty: comparison.json in the run folder."""
+    tracking: TrackingSection = TrackingSection()
+    states: StatesSection = StatesSection(is_cached=False, dtype="float32")
+    fine_tuning: FineTuningConfig = FineTuningConfig()
+    masked_fine_tuning: MaskedFineTuningConfig = MaskedFineTuningConfig()
+    lora: LoraConfig = LoraConfig()
+    in_context: InContextConfig = InContextConfig()
+    grace: GraceConfig = GraceConfig()
+    wise: WiseConfig = WiseConfig()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of edits, smallest first."""
+        return tuple(sorted(self.edits))
+
+    def num_groups(self, size: int) -> int:
+        """Groups that are taught at a number of edits."""
+        return math.ceil(self.min_cases / size)
+
+    @property
+    def num_cases(self) -> int:
+        """Cases that are taught at the number of edits that needs most."""
+        return max(size * self.num_groups(size) for size in self.edits)
+
+    @property
+    def run_folder(self) -> Path:
+        """Takes table and figure."""
+        return Path(self.run_root) / self.run_name
+
+    @property
+    def output_file(self) -> Path:
+        """Takes the table; the figure lies beside it."""
+        return Path(self.output) if self.output else self.run_folder / "comparison.json"

@@ -1,0 +1,265 @@
+"""Sections that the recipes of several jobs share.
+
+Nothing is optional in the sense of None: an empty text or a zero means "not set" where the
+docstring of the field says so. To keep the keys of a section in order, fields that come first lie
+in the last base class.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from infra.bank.policy import MatrixPlace
+from liveedit_core.backbones.load_options import Device, EditLayer, LoadOptions, ModelDtype
+from liveedit_core.method.config import StateDtype
+from liveedit_core.settings import (
+    Amount,
+    Count,
+    List,
+    Name,
+    PositiveInt,
+    Seed,
+    Settings,
+    StoreUri,
+    Text,
+    rule,
+)
+from pipelines.job.recipe_loader import Recipe
+
+BenchmarkName = Literal["evqa", "eic", "vlkeb"]
+MissingImages = Literal["fatal", "skipped"]
+ScoringProtocol = Literal["teacher_forced", "free_generation"]
+Protocols = Annotated[
+    List[ScoringProtocol],
+    Field(min_length=1),
+    rule(lambda names: len(set(names)) == len(names), "name each protocol at most once"),
+]
+BOTH: tuple[ScoringProtocol, ...] = ("teacher_forced", "free_generation")
+RisingCounts = Annotated[
+    List[int],
+    rule(
+        lambda points: list(points) == sorted(set(points)) and all(n >= 1 for n in points),
+        "be rising numbers of at least 1",
+    ),
+]
+"""Numbers of edits, smallest first."""
+
+
+def store_uri(store: str, default: Path) -> str:
+    """Root URI of a store, with the default filled in and a plain folder made absolute."""
+    return store if "://" in store else Path(store or default).absolute().as_uri()
+
+
+class RunRecipe(Recipe):
+    """The recipe of a job that keeps a run: what it is called and where it lies."""
+
+    seed: Seed = 0
+    """Seed of everything that is drawn at random."""
+    run_root: Text = "runs"
+    """Folder of all runs; holds MLflow's database where MLFLOW_TRACKING_URI names no server."""
+    run_name: Name = ""
+    """Folder of this run under `run_root`; a run that exists there is resumed."""
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of this run."""
+        return Path(self.run_root) / self.run_name
+
+
+class BenchmarkSection(Settings):
+    """A published benchmark as the source of cases; see `liveedit_core/published/README.md`."""
+
+    name: Literal["", BenchmarkName] = ""
+    """"evqa" (E-VQA), "eic" (E-IC) or "vlkeb" (VLKEB); empty for the other sources of cases."""
+    data: str = ""
+    """Folder with its JSON files. Training takes the training file, other jobs the evaluation."""
+    images: str = ""
+    """Folder that image paths start from; empty: the one that lies in `data` under its published
+    name, otherwise `data` itself."""
+    missing_images: MissingImages = "fatal"
+    """When images are missing or unreadable: do not start ("fatal"), or leave out the records that
+    need them and say so ("skipped")."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.name and not self.data:
+            raise ValueError(f"data must name the folder with the files of {self.name!r} (--data)")
+        for field in ("data", "images"):
+            if getattr(self, field) and not self.name:
+                raise ValueError(f"{field} is set, but no benchmark is named (--benchmark)")
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether cases come from a published benchmark."""
+        return self.name != ""
+
+
+class BackboneSection(Settings):
+    """The frozen vision-language model."""
+
+    name: Text = "builtin"
+    """"builtin", the small one that the project brings; a checkpoint folder; or a repository of the
+    Hugging Face hub, "owner/model" or "owner/model@revision"."""
+    dtype: ModelDtype = "auto"
+    """dtype of the weights: "auto" (as stored), "float32", "bfloat16" or "float16"."""
+    device: Device = "cpu"
+    """"cpu", "cuda", "cuda:1"; or "auto", layers spread over GPUs and CPU."""
+    edit_layer: EditLayer = -1
+    """l_e; -1 for that of the generator checkpoint, and in training two thirds of the depth."""
+
+    def options(self) -> LoadOptions:
+        """How any backbone but the built-in one is loaded."""
+        return LoadOptions(dtype=self.dtype, device=self.device, edit_layer=self.edit_layer)
+
+
+class ActorSection(Settings):
+    """What each Ray actor of a stage gets."""
+
+    num_threads: PositiveInt = 1
+    """Threads of torch in each actor."""
+    num_cpus: Amount = 1.0
+    """CPUs that Ray reserves for each actor; for placement only, and may be a fraction."""
+    node_resource: str = ""
+    """Custom Ray resource that marks the nodes to run on; empty for any node."""
+
+
+class _PoolSize(Settings):
+    num_workers: PositiveInt = 1
+    """Most actors in the pool; they start as there is work for them."""
+    batch_size: PositiveInt = 16
+    """Items in one forward pass."""
+
+
+class WorkerSection(ActorSection, _PoolSize):
+    """A pool of workers."""
+
+
+class _GangSize(Settings):
+    checkpoint: Text = "builtin"
+    """"builtin", or the folder of a generator checkpoint (safetensors and config.json)."""
+    shards: PositiveInt = 1
+    """Actors that share one copy of backbone and generator (DeepSpeed ZeRO-3); 1 is plain torch."""
+    gangs: PositiveInt = 1
+    """Independent copies that write experts side by side."""
+    batch_size: PositiveInt = 8
+    """Requests in one forward pass."""
+
+
+class GeneratorSection(ActorSection, _GangSize):
+    """The trained generator that writes experts, and the gangs of actors it runs in."""
+
+
+class EmbeddingSection(WorkerSection):
+    """The pool that adds an image embedding to each expert and writes it to the store."""
+
+    batch_size: PositiveInt = 32
+    num_cpus: Amount = 0.5
+    open_clip_model: Text = "builtin"
+    """"builtin", or the name of an open_clip model such as "ViT-B-32"."""
+    open_clip_pretrained: str = ""
+    """Weights of the open_clip model: a tag such as "laion2b_s34b_b79k", or a file."""
+    near_duplicate_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.95
+    """Edits whose images are at least this similar (cosine) are flagged in the report."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.open_clip_model == "builtin" and self.open_clip_pretrained:
+            raise ValueError(
+                'open_clip_pretrained needs embedding.open_clip_model; "builtin" has its own'
+            )
+        if self.open_clip_model != "builtin" and not self.open_clip_pretrained:
+            raise ValueError(
+                f"open_clip_pretrained must name the weights of {self.open_clip_model!r}"
+            )
+        return self
+
+
+class BankSection(Settings):
+    """The versioned table that the experts go to."""
+
+    name: Name = "main"
+    """Name of the bank in the store."""
+    window_edits: PositiveInt = 25
+    """Edits of one window; each window becomes one bank version."""
+
+
+class EvaluationSection(WorkerSection):
+    """When, how and on what the bank is evaluated."""
+
+    num_cpus: Amount = 0.5
+    at: RisingCounts = (1, 10, 100, 1000)
+    """Numbers of edits at which to evaluate; the end of the job is always evaluated."""
+    curve_at: RisingCounts = ()
+    """Numbers of edits of a lifelong curve: at the end of the job the cases are split into groups
+    of this size, and each is scored against the edits of its group. Every number costs an
+    evaluation of its own; empty draws no curve."""
+    max_cases: Count = 0
+    """Evaluate at most so many of the taught cases at each point; 0 takes all."""
+    protocols: Protocols = BOTH
+    """How to score: "teacher_forced", "free_generation"."""
+    free_generation_cases: Count = 100
+    """Free generation is slow: it scores at most so many cases at each point; 0 takes all."""
+    max_new_tokens: PositiveInt = 12
+    """Longest answer under free generation, in tokens."""
+    matrices: MatrixPlace = "auto"
+    """Where an actor keeps the matrices of the experts: "resident" in memory, "on_demand" in the
+    store until an input keeps their expert, or "auto": in memory up to a gibibyte."""
+
+
+class _StateCache(Settings):
+    is_cached: bool = True
+    """Whether states are read from the cache; false computes them whenever they are needed."""
+    store: StoreUri = ""
+    """Root URI of the store that holds the cache, file:///... or s3://bucket/prefix; empty: the
+    folder `cache` under `run_root`, which all jobs on it share."""
+    dtype: StateDtype = "float16"
+    """dtype at rest. float16 is exact to about 1e-3; bfloat16 has its range but a tenth of its
+    precision, for backbones whose hidden states exceed 65 504; float32 is exact."""
+    max_bytes: Count = 50_000_000_000
+    """Budget. Beyond it the least recently used states are evicted, and states that find no room
+    are computed whenever they are needed; 0 sets no limit."""
+    num_workers: Count = 0
+    """Actors that encode a split before training; 0 encodes in the job's own process, without
+    Ray."""
+    max_in_flight: PositiveInt = 4
+    """Chunks in flight at one time."""
+
+
+class StatesSection(ActorSection, _StateCache):
+    """The cache of hidden states at l_e, shared by training, expert generation and evaluation."""
+
+    def store_uri(self, run_root: str) -> str:
+        """Root URI of the cache's store."""
+        return store_uri(self.store, Path(run_root) / "cache")
+
+
+_LEAST_OBJECT_STORE = 80 * 1024 * 1024
+"""Ray itself refuses less than about 75 MiB."""
+
+
+class RaySection(Settings):
+    """The Ray session."""
+
+    address: str = ""
+    """Cluster to join, such as "auto" or "ray://host:10001"; empty starts a local one."""
+    num_cpus: Count = 0
+    """CPUs of a local session; 0 takes all of the machine."""
+    max_in_flight: PositiveInt = 4
+    """Batches in flight through each stage at one time."""
+    object_store_memory_bytes: Annotated[
+        int,
+        rule(
+            lambda size: size == 0 or size >= _LEAST_OBJECT_STORE,
+            f"be 0 or at least {_LEAST_OBJECT_STORE:,}",
+        ),
+    ] = 0
+    """Shared memory of a local session; 0 leaves it to Ray."""
+
+
+class TrackingSection(Settings):
+    """Where MLflow files the run; the server itself is named by MLFLOW_TRACKING_URI."""
+
+    experiment: Text = "liveedit"
+    """Name of the MLflow experiment."""

@@ -1,0 +1,145 @@
+"""The recipes of `nightly_evaluation.py` and of `promotion.py`."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.settings import (
+    Amount,
+    Count,
+    Fraction,
+    Name,
+    Positive,
+    PositiveInt,
+    Settings,
+    StoreUri,
+)
+from pipelines.evaluation.recipe import MetricFractions, RegressionSection, TolerancesSection
+from pipelines.job.sections import (
+    BOTH,
+    BenchmarkSection,
+    Protocols,
+    RaySection,
+    RunRecipe,
+    StatesSection,
+    TrackingSection,
+    WorkerSection,
+    store_uri,
+)
+
+DEFAULT_RECIPE = Path(__file__).parents[1] / "recipes" / "promotion.toml"
+"""The recipe of promotion.py that is used when none is named."""
+
+
+class CasesSection(Settings):
+    """The fixed cases; the same ones every night."""
+
+    path: str = ""
+    """JSONL file of cases; empty for those of `benchmark`, or the built-in evaluation cases."""
+    limit: Count = 200
+    """Only the first so many; 0 takes all."""
+
+
+class _Scoring(Settings):
+    protocols: Protocols = BOTH
+    """How to score: "teacher_forced", "free_generation"."""
+    free_generation_cases: Count = 50
+    """Free generation is slow: it scores at most so many cases; 0 takes all."""
+    max_new_tokens: PositiveInt = 12
+    """Longest answer under free generation, in tokens."""
+    device: str = "cpu"
+    """Where a backbone that is not the built-in one computes: "cpu", "cuda" or "auto"."""
+
+
+class ReplaySection(WorkerSection, _Scoring):
+    """How cases are scored, and by how many workers."""
+
+    num_workers: PositiveInt = 2
+
+
+class LeaseSection(Settings):
+    """How long a dead process blocks the next one."""
+
+    term_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 600.0
+    """A lease that was not renewed for so long is free; it is renewed four times as often."""
+
+
+class NightLeaseSection(LeaseSection):
+    """The same for a nightly run, which may wait for its turn."""
+
+    wait_s: Amount = 0.0
+    """Seconds to wait for another nightly run before failing. More than `term_s` lets a new machine
+    take over from one that was lost, without another start."""
+
+
+class GatesSection(Settings):
+    """What an evaluation must fulfil, whatever its numbers are."""
+
+    max_age_hours: Positive = 36.0
+    """Oldest evaluation that counts."""
+    min_samples: PositiveInt = 30
+    """Least number of probes behind each metric that has a threshold."""
+
+
+class ThresholdsSection(MetricFractions):
+    """Least mean of each metric (teacher_forced) of a version that is promoted; 0 asks nothing."""
+
+    reliability: Fraction = 0.9
+    text_generality: Fraction = 0.85
+    modal_generality: Fraction = 0.5
+    text_locality: Fraction = 1.0
+    modal_locality: Fraction = 0.9
+
+
+class _OperationsRecipe(RunRecipe):
+    store: StoreUri = ""
+    """Root URI of the store for results, evaluations, audit log and leases, which
+    `nightly_evaluation.py` and `promotion.py` share. Empty: the folder `operations` under
+    `run_root`."""
+
+    @property
+    def store_uri(self) -> str:
+        """Root URI of the store, with the default filled in."""
+        return store_uri(self.store, Path(self.run_root) / "operations")
+
+
+class NightlyRecipe(_OperationsRecipe):
+    """Settings of `nightly_evaluation.py`; the seed is that of the cases drawn for free generation
+    and of the statistics."""
+
+    job: ClassVar[str] = "nightly_evaluation"
+
+    run_name: Name = "nightly"
+    """Folder of the pages under `run_root`; with the date, the name of a nightly run."""
+    cases: CasesSection = CasesSection()
+    benchmark: BenchmarkSection = BenchmarkSection()
+    limits: InputLimits = InputLimits()
+    evaluation: ReplaySection = ReplaySection()
+    regression: RegressionSection = RegressionSection()
+    tolerances: TolerancesSection = TolerancesSection()
+    lease: NightLeaseSection = NightLeaseSection()
+    states: StatesSection = StatesSection()
+    ray: RaySection = RaySection()
+    tracking: TrackingSection = TrackingSection()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.cases.path and self.benchmark.is_on:
+            raise ValueError("benchmark.name and cases.path are both set; set one of them")
+        return self
+
+
+class PromotionRecipe(_OperationsRecipe):
+    """Settings of `promotion.py`; the seed is that of the statistics."""
+
+    job: ClassVar[str] = "promotion"
+
+    run_name: Name = "promotion"
+    """Name of the recipe, for people."""
+    gates: GatesSection = GatesSection()
+    thresholds: ThresholdsSection = ThresholdsSection()
+    regression: RegressionSection = RegressionSection()
+    tolerances: TolerancesSection = TolerancesSection()
+    lease: LeaseSection = LeaseSection()
