@@ -6,7 +6,7 @@
     compare_versions.py --store s3://bucket/nightly bank_store=s3://bucket/prefix \\
         old.results=nightly-2026-11-24-v6 new.results=nightly-2026-11-25-v7 cases=fixed.jsonl
 
-Nothing is evaluated and no model is loaded: name runs that evaluated both versions.
+Nothing is evaluated and no model is loaded; both versions must have been evaluated before.
 """
 
 import argparse
@@ -38,21 +38,17 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = job_parser(__doc__, EXIT_CODES)
-    parser.add_argument("--store", metavar="URI", help="holds the results; a folder or s3://...")
+    parser.add_argument("--store", metavar="URI", help="store of the results; a folder or s3://...")
     parser.add_argument("--results", metavar="RUN", help="results table of both versions")
     parser.add_argument("--old", metavar="N", help="older version of the bank")
     parser.add_argument("--new", metavar="N", help="newer version; by default the newest")
-    parser.add_argument("--cases", metavar="FILE.jsonl", help="the cases that were examined")
-    parser.add_argument("--output", metavar="FILE.html", help="the page")
+    parser.add_argument("--cases", metavar="FILE.jsonl", help="the cases that were evaluated")
+    parser.add_argument("--output", metavar="FILE.html", help="the page to write")
     return parse_job(parser, arguments)
 
 
 def resolve_recipe(options: argparse.Namespace) -> VersionComparisonRecipe:
-    """Recipe, then overrides, then the options that name a setting.
-
-    Raises:
-        ConfigError: A setting is unknown, of the wrong type or impossible.
-    """
+    """The recipe file, then overrides, then options."""
     return resolve(
         VersionComparisonRecipe,
         options,
@@ -69,17 +65,17 @@ def resolve_recipe(options: argparse.Namespace) -> VersionComparisonRecipe:
 
 
 def run_job(recipe: VersionComparisonRecipe) -> int:
-    """Compare, print what was found, and write the page."""
+    """Compare, write the page and print each metric."""
     from pipelines.evaluation.versions import compare_versions
 
-    comparison = compare_versions(recipe)
-    for item in comparison.comparisons:
+    page, data = compare_versions(recipe)
+    for item in data.comparisons:
         mark = "WORSE" if item.is_regression else "better" if item.is_improvement else "same"
         print(f"{mark:7} {item.sentence()}")
-    for warning in comparison.warnings:
+    for warning in data.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"page: {comparison.page}")
-    return 3 if comparison.regressions else 0
+    print(f"page: {page}")
+    return 3 if any(item.is_regression for item in data.comparisons) else 0
 
 
 if __name__ == "__main__":

@@ -145,8 +145,8 @@ def _curves(points: Sequence[CurvePoint], heading: str) -> list[_Curves]:
 def _mean_line(label: str, samples: _Samples, is_dashed: bool) -> Line:
     return Line(
         label=label,
-        num_edits=[num_edits for num_edits, _ in samples],
-        fractions=[item.mean for _, item in samples],
+        x=[num_edits for num_edits, _ in samples],
+        y=[item.mean for _, item in samples],
         is_dashed=is_dashed,
         intervals=[(item.interval.low, item.interval.high) for _, item in samples],
     )
@@ -155,8 +155,8 @@ def _mean_line(label: str, samples: _Samples, is_dashed: bool) -> Line:
 def _own_kept_line(label: str, samples: _Samples, is_dashed: bool) -> Line:
     return Line(
         label=label,
-        num_edits=[num_edits for num_edits, _ in samples],
-        fractions=[item.own_kept_fraction for _, item in samples],
+        x=[num_edits for num_edits, _ in samples],
+        y=[item.own_kept_fraction for _, item in samples],
         is_dashed=is_dashed,
     )
 

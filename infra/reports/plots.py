@@ -45,20 +45,12 @@ class Line:
     """One line of a plot."""
 
     label: str
-    num_edits: Sequence[int]
-    fractions: Sequence[float]
+    x: Sequence[int]
+    """Numbers of edits, or training steps."""
+    y: Sequence[float]
     is_dashed: bool = False
     intervals: Sequence[tuple[float, float]] = ()
     """Lower and upper end at each point, drawn as a band; empty: none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """One curve over training steps."""
-
-    label: str
-    steps: Sequence[int]
-    values: Sequence[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +81,12 @@ def _figure_by_num_edits(lines: Sequence[Line]) -> Figure:
         colour = _COLOURS[index % len(_COLOURS)]
         if line.intervals:
             lows, highs = zip(*line.intervals, strict=True)
-            axes.fill_between(line.num_edits, lows, highs, color=colour, alpha=0.15, linewidth=0)
-            if len(line.num_edits) == 1:  # a band of one point has no width
-                axes.vlines(line.num_edits, lows, highs, color=colour, alpha=0.5, linewidth=2)
+            axes.fill_between(line.x, lows, highs, color=colour, alpha=0.15, linewidth=0)
+            if len(line.x) == 1:  # a band of one point has no width
+                axes.vlines(line.x, lows, highs, color=colour, alpha=0.5, linewidth=2)
         axes.plot(
-            line.num_edits,
-            line.fractions,
+            line.x,
+            line.y,
             label=line.label,
             color=colour,
             marker=_MARKERS[index % len(_MARKERS)],
@@ -104,21 +96,21 @@ def _figure_by_num_edits(lines: Sequence[Line]) -> Figure:
             clip_on=False,
             zorder=3,
         )
-    _style(axes, sorted({count for line in lines for count in line.num_edits}))
+    _style(axes, sorted({count for line in lines for count in line.x}))
     figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize=9)
     return figure
 
 
-def plot_by_step(curves: Sequence[Series], title: str, *, is_fraction: bool) -> Markup:
+def plot_by_step(curves: Sequence[Line], title: str, *, is_fraction: bool) -> Markup:
     """Quantities over training steps as an inline `<svg>` element."""
     figure, axes = _empty_plot()
     for index, curve in enumerate(curves):
         axes.plot(
-            curve.steps,
-            curve.values,
+            curve.x,
+            curve.y,
             label=curve.label,
             color=_COLOURS[index % len(_COLOURS)],
-            marker=_MARKERS[index % len(_MARKERS)] if len(curve.steps) < 15 else None,
+            marker=_MARKERS[index % len(_MARKERS)] if len(curve.x) < 15 else None,
             markersize=4.5,
             linewidth=1.8,
         )
@@ -128,7 +120,7 @@ def plot_by_step(curves: Sequence[Series], title: str, *, is_fraction: bool) -> 
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
         axes.set_ylim(0.0, 1.02)
     else:
-        axes.set_ylim(bottom=min(0.0, *(value for curve in curves for value in curve.values)))
+        axes.set_ylim(bottom=min(0.0, *(value for curve in curves for value in curve.y)))
     figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize=9)
     return _inline_svg(figure, title)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from infra.reports.data import Histogram, TrainingReportData
 from infra.reports.formats import count, duration, percent, spell
 from infra.reports.page import Tile, render_page
-from infra.reports.plots import Plot, Samples, Series, plot_by_step, plot_histogram
+from infra.reports.plots import Line, Plot, Samples, plot_by_step, plot_histogram
 from liveedit_core.schema import PAPER_METRICS
 
 MAX_WORST_CASES = 24
@@ -73,7 +73,7 @@ def closed_forms(data: TrainingReportData) -> list[tuple[str, dict[str, float]]]
 def phase_plots(data: TrainingReportData) -> list[Plot]:
     """Losses and shares of each phase, then learning rate and gradient norm of all phases."""
     plots = []
-    common: dict[str, list[Series]] = {"learning_rate": [], "gradient_norm": []}
+    common: dict[str, list[Line]] = {"learning_rate": [], "gradient_norm": []}
     for phase, num_steps in data.phase_steps.items():
         points: _Points = {}
         for row in data.curve:
@@ -155,15 +155,11 @@ def quantities_of(row: Mapping[str, float | str]) -> dict[str, float]:
     }
 
 
-def _series(label: str, points: Sequence[tuple[int, float]]) -> Series:
+def _series(label: str, points: Sequence[tuple[int, float]]) -> Line:
     ordered = sorted(points)
-    return Series(
-        label=label,
-        steps=[step for step, _ in ordered],
-        values=[value for _, value in ordered],
-    )
+    return Line(label=label, x=[step for step, _ in ordered], y=[value for _, value in ordered])
 
 
-def _step_plot(title: str, series: list[Series], caption: str, is_fraction: bool) -> Plot:
+def _step_plot(title: str, series: list[Line], caption: str, is_fraction: bool) -> Plot:
     svg = plot_by_step(series, title, is_fraction=is_fraction)
     return Plot(title=title, svg=svg, caption=caption)

@@ -78,8 +78,8 @@ def lines(comparison: Comparison) -> list[Line]:
     return [
         Line(
             label=name,
-            num_edits=list(points),
-            fractions=list(points.values()),
+            x=list(points),
+            y=list(points.values()),
             is_dashed=name == "unedited",
         )
         for name, points in by_editor.items()

@@ -1,17 +1,15 @@
-"""Two bank versions compared by the results that the store holds: no model is loaded."""
+"""Compares two bank versions by stored results, without loading a model."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 from infra.bank.expert_bank import ExpertBank
-from infra.reports.data import EvaluatedVersion
+from infra.reports.data import ComparisonReportData, EvaluatedVersion
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import ResultsTable
 from liveedit_core.errors import InputError
 from liveedit_core.evaluation.comparison import (
-    MetricComparison,
     Pair,
     cases_held,
     compare_results,
@@ -25,22 +23,8 @@ from pipelines.evaluation.recipe import VersionComparisonRecipe, VersionSection
 from pipelines.job.run_folder import run_facts
 
 
-@dataclass(frozen=True, kw_only=True)
-class VersionComparison:
-    """A finished comparison."""
-
-    page: Path
-    comparisons: tuple[MetricComparison, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def regressions(self) -> list[MetricComparison]:
-        """Metrics that are worse."""
-        return [item for item in self.comparisons if item.is_regression]
-
-
-def compare_versions(recipe: VersionComparisonRecipe) -> VersionComparison:
-    """Compare two versions and write the page.
+def compare_versions(recipe: VersionComparisonRecipe) -> tuple[Path, ComparisonReportData]:
+    """Compare two versions and write the page; returns its path and what it compares.
 
     Raises:
         InputError: The store lacks the results, or the recipe names other cases.
@@ -53,36 +37,31 @@ def compare_versions(recipe: VersionComparisonRecipe) -> VersionComparison:
     if not pairs:
         raise InputError("no probe was scored for both versions: there is nothing to compare")
     cases = read_cases(recipe, bank_store, pairs)
-    bank = ExpertBank.open(bank_store, recipe.bank)
-    held = cases_held(cases, bank.edit_ids(old.bank_version))
-    comparisons = compare_results(
-        [newer for _, newer in pairs],
-        [older for older, _ in pairs],
-        held=held,
-        alpha=recipe.regression.alpha,
-        num_resamples=recipe.regression.num_resamples,
-        tolerance_of=recipe.tolerances.of,
+    held = cases_held(cases, ExpertBank.open(bank_store, recipe.bank).edit_ids(old.bank_version))
+    data = ComparisonReportData(
+        old=old,
+        new=new,
         seed=recipe.seed,
-    )
-    warnings = _warnings(old, new, pairs)
-    page = write_comparison_page(
-        recipe.page(old.bank_version, new.bank_version),
-        old,
-        new,
-        cases=cases,
-        edits=edits_of(RequestLog(bank_store)),
-        seed=recipe.seed,
+        comparisons=compare_results(
+            [newer for _, newer in pairs],
+            [older for older, _ in pairs],
+            held=held,
+            alpha=recipe.regression.alpha,
+            num_resamples=recipe.regression.num_resamples,
+            tolerance_of=recipe.tolerances.of,
+            seed=recipe.seed,
+        ),
+        warnings=_warnings(old, new, len(pairs)),
         facts={
             **run_facts(),
             "store": recipe.store_uri,
             "results": f"{recipe.old.results} and {recipe.new.results}",
             "cases": recipe.cases or "built-in",
         },
-        comparisons=comparisons,
-        held=held,
-        warnings=warnings,
     )
-    return VersionComparison(page=page, comparisons=tuple(comparisons), warnings=tuple(warnings))
+    path = recipe.page(old.bank_version, new.bank_version)
+    edits = edits_of(RequestLog(bank_store))
+    return write_comparison_page(path, data, cases=cases, edits=edits, held=held), data
 
 
 def find_version(store: ObjectStore, bank: str, section: VersionSection) -> EvaluatedVersion:
@@ -137,9 +116,8 @@ def read_cases(
     return [found[name] for name in sorted(found)]
 
 
-def _warnings(old: EvaluatedVersion, new: EvaluatedVersion, pairs: Sequence[Pair]) -> list[str]:
+def _warnings(old: EvaluatedVersion, new: EvaluatedVersion, num_pairs: int) -> list[str]:
     warnings = []
-    num_pairs = len(pairs)
     for version in (old, new):
         num_alone = len(version.results) - num_pairs
         if num_alone:

@@ -6,7 +6,7 @@ An outage of MLflow stops nothing: metrics and pages wait in the spool of the ru
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from infra.reports.data import CurvePoint
+from infra.reports.data import ComparisonReportData, CurvePoint, EvaluationReportData
 from infra.reports.metrics import draw_metric_plots
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
@@ -102,30 +102,31 @@ class NightlyRecords:
             summary, num_edits = examined.summary, examined.evaluation.num_edits
             versions.append(evaluated_version(examined.evaluation, label))
             points.append(CurvePoint(num_edits=num_edits, summary=summary))
-            page = write_evaluation_page(
-                self.folder / f"{label}.html",
-                versions[-1],
-                summary,
-                cases=findings.cases,
-                edits=edits,
+            data = EvaluationReportData(
+                version=versions[-1],
+                summary=summary,
                 seed=seed,
                 facts={**facts, "registered as": _name(examined)},
                 duration_s=examined.evaluation.seconds,
             )
-            pages.append(page)
+            path = self.folder / f"{label}.html"
+            pages.append(write_evaluation_page(path, data, cases=findings.cases, edits=edits))
         if findings.champion is not None:
             new, old = versions
-            page = write_comparison_page(
-                self.folder / "comparison.html",
-                old,
-                new,
-                cases=findings.cases,
-                edits=edits,
+            comparison = ComparisonReportData(
+                old=old,
+                new=new,
                 seed=seed,
                 facts=facts,
                 comparisons=findings.comparisons,
-                held=findings.compared,
                 warnings=[f"regression: {item.sentence()}" for item in findings.regressions],
+            )
+            page = write_comparison_page(
+                self.folder / "comparison.html",
+                comparison,
+                cases=findings.cases,
+                edits=edits,
+                held=findings.compared,
             )
             pages.append(page)
         return [*pages, *draw_metric_plots(self.folder, points[::-1])]

@@ -157,7 +157,7 @@ def test_a_bank_version_goes_to_a_guarded_server_and_comes_back(
     for step, value in ((1, 1.0), (10, 0.9)):
         tracker.log_metrics({"reliability": value}, step=step, model_id=registered.model_id)
     figure = tmp_path / "what-was-taught.png"
-    line = Line(label="reliability", num_edits=(1, 10), fractions=(1.0, 0.9))
+    line = Line(label="reliability", x=(1, 10), y=(1.0, 0.9))
     draw_by_num_edits(figure, [line], title="What was taught")
     tracker.log_artifact(figure, "figures")
     tracker.end()

@@ -68,7 +68,7 @@ def test_plots_are_drawn_as_images_with_names_of_their_own(tmp_path: Path) -> No
 
 
 def test_plots_take_the_colour_of_the_page_and_escape_text() -> None:
-    svg = plot_by_num_edits([Line(label="<b>&", num_edits=(1, 10), fractions=(1.0, 0.5))], '"<i>')
+    svg = plot_by_num_edits([Line(label="<b>&", x=(1, 10), y=(1.0, 0.5))], '"<i>')
     assert "currentColor" in svg
     assert "&lt;b&gt;&amp;" in svg
     assert "<i>" not in svg

@@ -153,7 +153,7 @@ def test_json_carries_protocol_samples_seed_time_and_memory(
         assert len(keys) == len(row["metrics"]) == 8 + 3
         assert all(metric["num_samples"] >= 1 for metric in row["metrics"])
     assert "LiveEdit.reliability.teacher_forced" in metric_values(comparison.scores[0])
-    assert [line.num_edits for line in lines(comparison)] == [[1, 3]] * len(NAMES)
+    assert [line.x for line in lines(comparison)] == [[1, 3]] * len(NAMES)
 
 
 def test_protocols_never_share_a_column(comparison: Comparison) -> None:

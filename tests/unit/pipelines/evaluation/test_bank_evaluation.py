@@ -1,4 +1,4 @@
-"""A bank version has one set of numbers: whatever the batch, the order, the deaths on the way."""
+"""A bank version has one set of numbers, whatever the batch size, the order and crashes."""
 
 import random
 from collections.abc import Sequence
@@ -10,21 +10,25 @@ from infra.bank.expert_bank import ExpertBank
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import RepositoryMismatchError, StorageUnavailableError
-from liveedit_core.evaluation.probes import PROTOCOLS, TEACHER_FORCED, ProbeResult
+from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
 from pipelines.evaluation.bank_evaluation import (
+    UNIT_CASES,
     BankEvaluation,
     EvaluationSettings,
     evaluate_bank_version,
+    plan_evaluation,
+    wanted_by,
 )
 from pipelines.evaluation.curves import lifelong_curves
 from pipelines.job.stages import Evaluator
 from tests.inline_evaluator import InlineEvaluator
 from tests.tiny_backbone import case
 from tests.tiny_bank import SmallModels, taught_bank
+from tests.unit.tiny_inputs import case as text_case
 from tests.unit.tiny_models import TinyModels
 from workers.evaluation_worker import EvaluationWorker
 from workers.messages import EvaluationUnit, ScoredUnit
@@ -37,7 +41,7 @@ MODELS = SmallModels()
 
 @dataclass
 class Bench:
-    """A taught bank and evaluations of it."""
+    """A bank and evaluations of it."""
 
     store: ObjectStore
     bank: ExpertBank
@@ -70,7 +74,7 @@ def undisturbed(bench: Bench) -> BankEvaluation:
 
 
 def without_weights(results: Sequence[ProbeResult]) -> list[ProbeResult]:
-    """Of another batch weights differ in their last bits; nothing else may."""
+    """With another batch size weights differ in their last bits; nothing else may."""
     return [replace(result, weights=(), own_weight=0.0) for result in results]
 
 
@@ -102,7 +106,7 @@ def test_the_batch_size_changes_no_score(
 
 
 class Disturbed(InlineEvaluator):
-    """Takes units in another order, and dies after some of them."""
+    """Scores units in another order, and crashes after some of them."""
 
     def __init__(self, num_units: int, seed: int) -> None:
         super().__init__(EvaluationWorker(MODELS, max_new_tokens=4))
@@ -122,7 +126,7 @@ class Disturbed(InlineEvaluator):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_after_a_death_the_numbers_are_those_of_an_undisturbed_run(
+def test_after_a_crash_the_numbers_are_those_of_an_undisturbed_run(
     bench: Bench, undisturbed: BankEvaluation, seed: int
 ) -> None:
     run = f"killed {seed}"
@@ -131,11 +135,11 @@ def test_after_a_death_the_numbers_are_those_of_an_undisturbed_run(
             bench.evaluate(Disturbed(1, seed), run)
     last = bench.evaluate(Disturbed(-1, seed), run)
     assert 0 < last.num_new_results < NUM_RESULTS
-    assert last.results == undisturbed.results, "the very weights as well"
+    assert last.results == undisturbed.results, "including the weights"
     assert last.summary == undisturbed.summary
 
 
-def test_a_piece_that_is_stored_in_part_is_made_whole(
+def test_a_unit_that_is_stored_in_part_is_completed(
     bench: Bench, undisturbed: BankEvaluation
 ) -> None:
     key = EvaluationKey(bank="main", bank_version=bench.bank.version, num_edits=19)
@@ -201,3 +205,49 @@ def test_a_curve_of_some_cases_says_how_many_edits_its_groups_really_hold(bench:
         sizes=(1, 10, 1000),
     )
     assert [(point.num_edits, point.num_cases) for point in curve] == [(1, 4), (4, 4)]
+
+
+PLANNED = [text_case(number) for number in range(21)]
+PROBES_PLANNED = 4
+
+
+def test_a_plan_wants_every_probe_once_including_the_last_unit() -> None:
+    plan = plan_evaluation(PLANNED, EvaluationSettings(free_generation_cases=0))
+    assert [len(unit.cases) for unit in plan.units] == [UNIT_CASES, UNIT_CASES, 5]
+    assert len(set(plan.wanted)) == len(plan.wanted) == 21 * PROBES_PLANNED * 2
+
+
+def test_free_generation_is_planned_for_the_drawn_cases_only() -> None:
+    plan = plan_evaluation(PLANNED, EvaluationSettings(free_generation_cases=6))
+    free = {case_id for case_id, _, protocol in plan.wanted if protocol == FREE_GENERATION}
+    assert len(free) == 6
+    forced = [key for key in plan.wanted if key[2] == TEACHER_FORCED]
+    assert len(forced) == 21 * PROBES_PLANNED
+    other = plan_evaluation(PLANNED, EvaluationSettings(free_generation_cases=6, seed=1))
+    assert free != {key[0] for key in other.wanted if key[2] == FREE_GENERATION}
+
+
+def test_what_is_drawn_does_not_depend_on_the_order_of_cases() -> None:
+    settings = EvaluationSettings(max_cases=9, free_generation_cases=4)
+    shuffled = random.Random(0).sample(PLANNED, len(PLANNED))
+    assert set(plan_evaluation(shuffled, settings).wanted) == set(
+        plan_evaluation(PLANNED, settings).wanted
+    )
+
+
+def test_a_unit_with_anything_missing_is_scored_again_whole() -> None:
+    plan = plan_evaluation(PLANNED, EvaluationSettings(free_generation_cases=0))
+    missing = {wanted_by(plan.units[1])[3]}
+    assert plan.units_for(missing) == [plan.units[1]]
+    assert plan.units_for(set()) == []
+
+
+@pytest.mark.parametrize(("size", "num_groups"), [(1, 21), (10, 3), (21, 1)])
+def test_groups_hold_all_cases_and_the_last_one_the_rest(size: int, num_groups: int) -> None:
+    settings = EvaluationSettings(protocols=(TEACHER_FORCED,))
+    plan = plan_evaluation(PLANNED, settings, group_size=size)
+    groups = [group for unit in plan.units for group in unit.groups]
+    assert len(set(groups)) == num_groups
+    for item, group in zip(PLANNED, groups, strict=True):
+        assert item.edit.edit_id in group
+    assert len(plan.wanted) == 21 * PROBES_PLANNED

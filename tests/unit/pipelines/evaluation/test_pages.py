@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from infra.reports.comparison import MAX_FLIPS
-from infra.reports.data import CurvePoint, EvaluatedVersion
+from infra.reports.data import (
+    ComparisonReportData,
+    CurvePoint,
+    EvaluatedVersion,
+    EvaluationReportData,
+)
 from liveedit_core.errors import InputError
 from liveedit_core.evaluation.comparison import (
     GAINED,
@@ -92,16 +97,14 @@ def edits(edit_ids: Collection[str]) -> dict[str, EditRequest]:
 
 def test_the_page_of_an_evaluation_says_what_was_measured_and_how(tmp_path: Path) -> None:
     this = version(15, 4)
-    path = write_evaluation_page(
-        tmp_path / "page.html",
-        this,
-        summarize(this.results, seed=11),
-        cases=CASES,
-        edits=edits,
+    data = EvaluationReportData(
+        version=this,
+        summary=summarize(this.results, seed=11),
         seed=11,
         facts={"store": "s3://bucket"},
         curve=[CurvePoint(num_edits=10, summary=summarize(results_of(20), seed=11))],
     )
+    path = write_evaluation_page(tmp_path / "page.html", data, cases=CASES, edits=edits)
     text = " ".join(path.read_text(encoding="utf-8").split())
     assert "87.5 %" in text  # teacher-forced reliability: 15 entire answers, 5 half ones
     assert "<b>75.0 %</b>" in text  # under free generation, and answers entirely right
@@ -136,17 +139,10 @@ def test_a_page_shows_flips_of_each_metric_not_of_the_first_only() -> None:
 def test_the_page_of_a_comparison_names_the_regression_and_shows_both_answers(
     tmp_path: Path,
 ) -> None:
-    path = write_comparison_page(
-        tmp_path / "page.html",
-        version(20, 2),
-        version(5, 4),
-        cases=CASES,
-        edits=edits,
-        seed=0,
-        facts={},
-        comparisons=compare(5),
-        held=NAMES,
+    data = ComparisonReportData(
+        old=version(20, 2), new=version(5, 4), seed=0, comparisons=compare(5)
     )
+    path = write_comparison_page(tmp_path / "page.html", data, cases=CASES, edits=edits, held=NAMES)
     text = " ".join(path.read_text(encoding="utf-8").split())
     assert "2 of 4" in text
     assert "\N{MINUS SIGN}75.0" in text  # of free answers, points
@@ -159,16 +155,9 @@ def test_the_page_of_a_comparison_names_the_regression_and_shows_both_answers(
 
 
 def test_accuracy_is_shown_for_the_cases_compared_only(tmp_path: Path) -> None:
+    data = ComparisonReportData(old=version(20, 2), new=version(0, 4), seed=0)
     path = write_comparison_page(
-        tmp_path / "page.html",
-        version(20, 2),
-        version(0, 4),
-        cases=CASES,
-        edits=edits,
-        seed=0,
-        facts={},
-        comparisons=[],
-        held={"case-3"},
+        tmp_path / "page.html", data, cases=CASES, edits=edits, held={"case-3"}
     )
     text = path.read_text(encoding="utf-8")
     assert text.count("<article") == 1
@@ -186,7 +175,6 @@ def test_a_verdict_is_as_strong_as_the_evidence(num_right: int, verdict: str) ->
 
 
 def test_results_of_other_cases_are_refused(tmp_path: Path) -> None:
+    data = EvaluationReportData(version=version(0, 1), summary={}, seed=0)
     with pytest.raises(InputError, match="name the same cases"):
-        write_evaluation_page(
-            tmp_path / "page.html", version(0, 1), {}, cases=[], edits=edits, seed=0, facts={}
-        )
+        write_evaluation_page(tmp_path / "page.html", data, cases=[], edits=edits)
