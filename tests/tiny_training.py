@@ -1,12 +1,12 @@
 """A whole training run of kilobytes: tiny backbone, eight cases, picklable."""
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import lru_cache
 
 import torch
 
 from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.method.config import GeneratorConfig, VisualKeyRecipe
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.data import TrainingData
@@ -16,17 +16,19 @@ from liveedit_core.training.recipe import (
     PhaseSection,
     TrainingPlan,
 )
-from pipelines.training.data import Drawings, Material
+from pipelines.training.data import Material, Pyramids
 from pipelines.training.recipe import ModelSection
 from tests.encoded_data import encode_training_data
 from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone
-from workers.training_messages import MODEL, Snapshot
+from workers.training_messages import MODEL, Snapshot, TrainingSource
+from workers.training_worker import TrainingWorker
 
 
-def tiny_data(backbone: Backbone) -> TrainingData:
-    """Eight cases of four entities, and four pairs."""
+@lru_cache(maxsize=1)
+def tiny_data() -> TrainingData:
+    """Eight cases of four entities, and four pairs, encoded by the tiny backbone."""
     return encode_training_data(
-        backbone,
+        tiny_backbone(),
         [replace(case(i), entity=f"entity {i // 2}") for i in range(8)],
         num_pairs=4,
         has_image_locality=True,
@@ -42,28 +44,23 @@ TINY_MODEL = ModelSection(
 TINY_KEY = VisualKeyRecipe(num_components=8)
 
 
-def tiny_material(backbone: Backbone) -> Material:
+def tiny_material() -> Material:
     """`tiny_data`, and two random pyramids for each of eight entities."""
     seeded = torch.Generator().manual_seed(0)
-    rows = torch.randn(16, backbone.visual_size, generator=seeded)
+    rows = torch.randn(16, tiny_backbone().visual_size, generator=seeded)
     by_entity = tuple((2 * i, 2 * i + 1) for i in range(8))
-    return Material(
-        data=tiny_data(backbone), drawings=Drawings(rows=rows.half(), by_entity=by_entity)
-    )
+    return Material(data=tiny_data(), pyramids=Pyramids(rows=rows.half(), by_entity=by_entity))
 
 
-@dataclass(frozen=True)
-class TinySource:
-    """Makes backbone and data where they are needed."""
+def fresh_backbone() -> HuggingFaceBackbone:
+    """A backbone of its own, as a worker may take it apart."""
+    tiny_backbone.cache_clear()
+    return tiny_backbone()
 
-    def load_backbone(self) -> HuggingFaceBackbone:
-        """A backbone of its own, as a worker may take it apart."""
-        tiny_backbone.cache_clear()
-        return tiny_backbone()
 
-    def load_data(self) -> TrainingData:
-        """The same in every process."""
-        return tiny_data(tiny_backbone())
+def tiny_source() -> TrainingSource:
+    """Can be sent to other processes."""
+    return TrainingSource(load_backbone=fresh_backbone, data=tiny_data())
 
 
 def plan(
@@ -89,3 +86,12 @@ def beginning(phase: Phase, config: GeneratorConfig = OUR_CONFIG) -> Snapshot:
         state = LiveEditGenerator(config).state_dict()
     tensors = {f"{MODEL}{name}": value for name, value in state.items()}
     return Snapshot(config=config, phase=phase, step=0, tensors=tensors)
+
+
+def started_worker(training: TrainingPlan, start: Snapshot) -> TrainingWorker:
+    """A worker in this process, at a snapshot."""
+    backbone = tiny_backbone()
+    source = TrainingSource(load_backbone=lambda: backbone, data=tiny_data())
+    worker = TrainingWorker(training, source)
+    worker.begin(start)
+    return worker

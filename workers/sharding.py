@@ -1,9 +1,9 @@
-"""One model over several processes: all that knows DeepSpeed.
+"""One model over several processes: everything that uses DeepSpeed.
 
 `join_gang` makes this process a rank; `ShardedEngine` trains there and `shard_for_inference` writes
-experts there. Under ZeRO-3 a parameter is whole only while the forward or backward of its module
-runs, and every rank must run the same modules in the same order: a rank with nothing to do computes
-something all the same, and a rank that fails alone leaves its peers waiting until their timeout.
+experts there. Under ZeRO-3 a parameter is whole only while the forward or backward pass of its
+module runs, and every rank must run the same modules in the same order: a rank with nothing to do
+computes anyway, and a rank that fails alone leaves its peers waiting until their timeout.
 """
 
 import os
@@ -68,11 +68,11 @@ class ShardedEngine:
 
     Args:
         module: the whole model, with equal weights on all ranks; is sharded in place.
-        trained: its parameters that move.
-        moments: what Adam knows about them already, whole; may be empty.
+        trained: its parameters that are trained.
+        moments: their whole Adam state, by `<name>.<key>`; may be empty.
         optimization: clipping.
         accumulation: micro-batches of this rank in a step.
-        sharding: how weights, gradients and moments are shared.
+        sharding: ZeRO stage, offload.
     """
 
     def __init__(
@@ -167,19 +167,15 @@ class ShardedEngine:
         return local_parameter_bytes(self._module)
 
     def close(self) -> None:
-        """Take DeepSpeed's hooks off."""
+        """Remove DeepSpeed's hooks."""
         self._engine.destroy()
 
 
 def shard_for_inference(module: nn.Module, sharding: ShardingSection) -> Any:
-    """Share out the weights of a frozen module among the ranks.
+    """Shard the weights of a frozen module, equal on all ranks, in place.
 
-    Args:
-        module: is sharded in place; equal on all ranks.
-        sharding: its stage must be 3, as the others share nothing of a frozen module.
-
-    Returns:
-        The engine that keeps it so; call the module itself.
+    Needs ZeRO stage 3, as the others shard nothing of a frozen module. Keep the returned engine
+    alive; call the module itself.
     """
     import deepspeed
 
@@ -188,8 +184,8 @@ def shard_for_inference(module: nn.Module, sharding: ShardingSection) -> Any:
 
 
 def gathered_state(module: nn.Module) -> dict[str, Tensor]:
-    """Whole tensors of a module by name, copied to the CPU of rank 0 (other ranks: none); all ranks
-    must ask together."""
+    """Whole tensors of a module by name on the CPU of rank 0, nothing on other ranks; all ranks
+    must call it together."""
     import deepspeed
 
     with deepspeed.zero.GatheredParameters(list(module.parameters())):
@@ -215,7 +211,7 @@ def _own_part(whole: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 def deepspeed_configuration(sharding: ShardingSection, num_trained: int) -> dict[str, Any]:
-    """What DeepSpeed reads, but for the optimizer."""
+    """DeepSpeed's configuration, without the optimizer."""
     zero: dict[str, Any] = {
         "stage": sharding.zero_stage,
         # Buffers of DeepSpeed are as large as this, whatever there is to reduce.

@@ -1,4 +1,4 @@
-"""What a training step does to the weights: gradients of micro-batches, clipping, Adam."""
+"""Gradients of micro-batches, clipping and Adam."""
 
 from typing import Protocol
 
@@ -19,33 +19,27 @@ class Engine(Protocol):
 
     def backward(self, batch: MicroBatch) -> dict[str, float]:
         """Add the gradients of one micro-batch; returns its losses and accuracies."""
-        ...
 
     def step(self, learning_rate: float) -> float:
         """Move the weights by the mean of the gradients; returns their norm before clipping."""
-        ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and moments as in `Snapshot`; a gang gives them on rank 0 and must be asked as a
-        whole."""
-        ...
+        """Weights and moments as in `Snapshot`, on rank 0; all ranks must call it together."""
 
     def parameter_bytes(self) -> int:
         """Memory of this process for weights of backbone and generator."""
-        ...
 
     def close(self) -> None:
-        """Give back what the engine holds."""
-        ...
+        """Free what the engine holds."""
 
 
 class TorchEngine:
     """The whole model in one process.
 
     Args:
-        module: what is trained, with the weights of the position to start from.
-        trained: its parameters that move.
-        moments: what Adam knows about them already; may be empty.
+        module: has the weights of the position to start from.
+        trained: its parameters that are trained.
+        moments: their Adam state, by `<name>.<key>`; may be empty.
         optimization: clipping.
         accumulation: micro-batches of a step.
         device: where it computes.
@@ -104,7 +98,7 @@ class TorchEngine:
         return sum(p.numel() * p.element_size() for p in self._module.parameters())
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """See `Engine`."""
 
 
 def _copied(tensor: Tensor) -> Tensor:

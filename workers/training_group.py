@@ -1,7 +1,7 @@
-"""The training group: what the loop sees of a gang of training workers.
+"""A gang of training workers with the interface of one.
 
-It takes steps as one worker does. When a rank dies, the gang is built anew at the last snapshot and
-takes the lost steps again, with the same numbers; the loop does not notice.
+When a rank dies, the gang is rebuilt at the last snapshot and takes the lost steps again, with the
+same numbers; the loop does not notice.
 """
 
 from collections.abc import Callable
@@ -17,22 +17,10 @@ from workers.training_worker import TrainingActor, mean_figures
 
 
 class TrainingGroup:
-    """Trains in other processes; the interface of `TrainingWorker`.
-
-    Args:
-        plan: what is trained, and how.
-        source: backbone and data; is sent to all ranks.
-        sharding: how many ranks, and how they share the model.
-        node_resource: custom resource of the nodes to run on; "" for any.
-    """
+    """Trains in other processes; the interface of `TrainingWorker`."""
 
     def __init__(
-        self,
-        plan: TrainingPlan,
-        source: TrainingSource,
-        sharding: ShardingSection,
-        *,
-        node_resource: str = "",
+        self, plan: TrainingPlan, source: TrainingSource, sharding: ShardingSection
     ) -> None:
         sent = ray.put(source)  # once, for all ranks and all rebuilds
 
@@ -41,12 +29,12 @@ class TrainingGroup:
 
         self._max_rebuilds = sharding.max_rebuilds
         self._start_timeout_s = sharding.start_timeout_s
-        self.gang = Gang("training group", create, sharding, node_resource=node_resource)
+        self.gang = Gang("training group", create, sharding)
         self._position: Snapshot | None = None
         self._step = 0
 
     def begin(self, position: Snapshot) -> None:
-        """Be where a snapshot was taken; its phase must have steps left."""
+        """Load a snapshot whose phase has steps left."""
         self._position, self._step = position, position.step
 
         def begin() -> None:
@@ -58,35 +46,35 @@ class TrainingGroup:
 
     def advance(self, num_steps: int) -> list[StepFigures]:
         """Take some steps of the phase; figures are means over the ranks."""
-        by_rank = self._there(lambda actor: actor.advance.remote(num_steps))
+        by_rank = self._all_ranks(lambda actor: actor.advance.remote(num_steps))
         self._step += num_steps
         return [merged(steps) for steps in zip(*by_rank, strict=True)]
 
     def snapshot(self) -> Snapshot:
-        """Where the run is; a lost gang comes back to here from now on."""
-        taken: Snapshot = self._there(lambda actor: actor.snapshot.remote())[0]
+        """Where the run is; from now on a lost gang is rebuilt here."""
+        taken: Snapshot = self._all_ranks(lambda actor: actor.snapshot.remote())[0]
         self._position = taken
         return taken
 
     def parameter_bytes(self) -> list[int]:
         """Memory for weights of backbone and generator, by rank."""
-        return self._there(lambda actor: actor.parameter_bytes.remote())
+        return self._all_ranks(lambda actor: actor.parameter_bytes.remote())
 
-    def _there(self, call: Callable[[Any], Any]) -> list[Any]:
-        """Ask all ranks, at the present step."""
+    def _all_ranks(self, call: Callable[[Any], Any]) -> list[Any]:
+        """Call all ranks at the present step, after a rebuild if one was lost."""
 
         def ask() -> list[Any]:
             if not self.gang.is_up:
-                self._come_back()
+                self._rebuild()
             return self.gang.ask(call)
 
         answers: list[Any] = retried_on_loss(self.gang, ask, self._max_rebuilds)
         return answers
 
-    def _come_back(self) -> None:
+    def _rebuild(self) -> None:
         position = self._position
         if position is None:
-            raise RuntimeError("TrainingGroup.begin() comes before all else")
+            raise RuntimeError("TrainingGroup.begin() must be called first")
         self.gang.start()
         self._go_to(position)
         if lost := self._step - position.step:
@@ -104,7 +92,7 @@ class TrainingGroup:
 
 
 def merged(steps: tuple[StepFigures, ...]) -> StepFigures:
-    """One step as its ranks report it: means of the figures, time of the slowest."""
+    """One step of all ranks: means of the figures, time of the slowest."""
     first = steps[0]
     return StepFigures(
         phase=first.phase,

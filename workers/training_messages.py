@@ -1,16 +1,14 @@
-"""What travels between the training loop and its worker or gang."""
+"""What passes between the training loop and its worker or gang."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
-from liveedit_core.backbones.protocol import TrainableBackbone, as_trainable
+from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.training.data import TrainingData
 from liveedit_core.training.recipe import Phase
-from workers.models import ModelSource
 
 MODEL = "model."
 MOMENT = "moment."
@@ -28,8 +26,8 @@ class Snapshot:
     step: int
     """Steps of the phase that are done."""
     tensors: dict[str, Tensor]
-    """`model.<name>`: weights of the generator; `moment.<name>.<key>`: what Adam keeps of each
-    parameter that the phase moves (none before the first step). float32 on the CPU."""
+    """`model.<name>`: weights of the generator; `moment.<name>.<key>`: Adam's state of each
+    parameter that the phase trains (none before the first step). float32 on the CPU."""
 
     @property
     def model(self) -> dict[str, Tensor]:
@@ -66,47 +64,12 @@ class StepFigures:
     duration_s: float
 
 
-class TrainingSource(Protocol):
-    """Backbone and data of a worker; picklable when the worker is in another process."""
-
-    def load_backbone(self) -> TrainableBackbone:
-        """The frozen model."""
-
-    def load_data(self) -> TrainingData:
-        """Encoded cases and pairs."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class LoadedSource:
-    """Models and data of this process."""
+class TrainingSource:
+    """What a worker reads; picklable if the worker is in another process."""
 
-    backbone: TrainableBackbone
+    load_backbone: Callable[[], Backbone]
+    """Returns the frozen model."""
     data: TrainingData
-
-    def load_backbone(self) -> TrainableBackbone:
-        """The frozen model."""
-        return self.backbone
-
-    def load_data(self) -> TrainingData:
-        """Encoded cases and pairs."""
-        return self.data
-
-
-@dataclass(frozen=True, kw_only=True)
-class SentSource:
-    """The backbone by name, and the data.
-
-    Inputs and states are read where they lie, so each process must reach the run folder and the
-    state cache.
-    """
-
-    models: ModelSource
-    data: TrainingData
-
-    def load_backbone(self) -> TrainableBackbone:
-        """The frozen model."""
-        return as_trainable(self.models.load_backbone())
-
-    def load_data(self) -> TrainingData:
-        """Encoded cases and pairs."""
-        return self.data
+    """Inputs and states are read where they lie: each process must reach the run folder and the
+    state cache."""

@@ -1,11 +1,11 @@
 """The training worker: computes the steps of a phase.
 
-Owns: generator, frozen suffix of the backbone, moments; between `begin` and the next `begin`.
+Owns: generator, frozen layers after l_e, moments; between `begin` and the next `begin`.
 Receives: the position to start from, then how many steps to take.
 Returns: the figures of each step, and snapshots.
-When it dies: all since the last snapshot is lost and computed again, with the same numbers, as
-    everything random about a step is drawn from its position. A gang that loses a rank is rebuilt
-    as a whole (`training_group`).
+When it dies: everything since the last snapshot is computed again, with the same numbers, as all
+    randomness of a step is drawn from its position. A gang that loses a rank is rebuilt as a whole
+    (`training_group`).
 """
 
 import gc
@@ -15,13 +15,13 @@ import time
 
 import ray
 import torch
-from torch import Tensor
 
+from liveedit_core.backbones.protocol import as_trainable
 from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.errors import NumericsError
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.micro_batches import draw, numbers_of_rank
-from liveedit_core.training.recipe import Phase, TrainingPlan
+from liveedit_core.training.recipe import Phase, PhaseSection, TrainingPlan
 from liveedit_core.training.step import TrainingModule
 from workers.failures import converted_failures
 from workers.gang import Rendezvous, own_rendezvous
@@ -32,14 +32,7 @@ from workers.training_messages import Snapshot, StepFigures, TrainingSource
 
 
 class TrainingWorker:
-    """One rank of a gang, or, alone, the whole of it.
-
-    Args:
-        plan: what is trained, and how.
-        source: backbone and data.
-        sharding: how many ranks there are.
-        rank: which of them this is.
-    """
+    """One rank of a gang, or all of training in this process."""
 
     @converted_failures
     def __init__(
@@ -54,7 +47,6 @@ class TrainingWorker:
         self._source = source
         self._sharding = sharding or ShardingSection()
         self._rank = rank
-        self._data = source.load_data()
         self._engine: Engine | None = None
         self._module: TrainingModule | None = None
         self._position: Snapshot | None = None
@@ -72,7 +64,7 @@ class TrainingWorker:
 
     @converted_failures
     def join(self, rendezvous: Rendezvous) -> None:
-        """Become a rank of a gang; in a process of its own, once.
+        """Become a rank of a gang; once in the life of a process.
 
         Raises:
             WorkerLostError: The peers did not come, or the port was taken meanwhile.
@@ -83,7 +75,7 @@ class TrainingWorker:
         join_gang(self._rank, rendezvous, self._sharding)
 
     def begin(self, position: Snapshot) -> None:
-        """Be where a snapshot was taken; its phase must have steps left."""
+        """Load a snapshot whose phase has steps left."""
         self.prepare(position)
         self.start()
 
@@ -93,43 +85,36 @@ class TrainingWorker:
         self.close()
         gc.collect()
         self._position, self._step = position, position.step
-        self._module = self._load(position)
+        generator = LiveEditGenerator(position.config)
+        generator.load_state_dict(position.model)
+        optimization = self._plan.optimization
+        # of the backbone only the layers after l_e stay in memory
+        suffix = DecoderSuffix(
+            as_trainable(self._source.load_backbone()),
+            dtype=getattr(torch, optimization.dtype),
+            has_activation_checkpointing=optimization.has_activation_checkpointing,
+        )
+        self._module = TrainingModule(generator, suffix, self._plan.losses)
 
     @converted_failures
     def start(self) -> None:
-        """Second half of `begin`: share the models out, all ranks together."""
+        """Second half of `begin`: shard the models, all ranks together."""
         position, module = self._begun(), self._module
         assert module is not None
         trained = module.train_only(position.phase)
-        recipe, optimization = self._plan.phases[position.phase], self._plan.optimization
+        accumulation, optimization = self._phase.accumulation, self._plan.optimization
         if self._sharding.shards == 1:
             self._engine = TorchEngine(
-                module, trained, position.moments, optimization, recipe.accumulation, self._device
+                module, trained, position.moments, optimization, accumulation, self._device
             )
         else:
             from workers.sharding import ShardedEngine
 
+            accumulation //= self._sharding.shards
             self._engine = ShardedEngine(
-                module,
-                trained,
-                position.moments,
-                optimization,
-                recipe.accumulation // self._sharding.shards,
-                self._sharding,
+                module, trained, position.moments, optimization, accumulation, self._sharding
             )
         self._module = None
-
-    def _load(self, position: Snapshot) -> TrainingModule:
-        """Generator and suffix; of the backbone only what the suffix holds stays in memory."""
-        generator = LiveEditGenerator(position.config)
-        generator.load_state_dict(position.model)
-        optimization = self._plan.optimization
-        suffix = DecoderSuffix(
-            self._source.load_backbone(),
-            dtype=getattr(torch, optimization.dtype),
-            has_activation_checkpointing=optimization.has_activation_checkpointing,
-        )
-        return TrainingModule(generator, suffix, self._plan.losses)
 
     @converted_failures
     def advance(self, num_steps: int) -> list[StepFigures]:
@@ -138,25 +123,32 @@ class TrainingWorker:
         Raises:
             NumericsError: A loss is NaN or infinite; the weights are those before that step.
         """
-        phase = self._begun().phase
+        self._begun()
         done = []
         for step in range(self._step, self._step + num_steps):
-            done.append(self._descend(phase, step))
+            done.append(self._take_step(step))
             self._step = step + 1
         return done
 
-    def _descend(self, phase: Phase, step: int) -> StepFigures:
+    def _take_step(self, step: int) -> StepFigures:
         assert self._engine is not None
         start_s = time.perf_counter()
-        recipe, seed = self._plan.phases[phase], self._plan.seed
+        phase, section = self._begun().phase, self._phase
         rows = []
         for number in numbers_of_rank(
-            recipe.accumulation, rank=self._rank, shards=self._sharding.shards
+            section.accumulation, rank=self._rank, shards=self._sharding.shards
         ):
-            batch = draw(self._data, phase, recipe.batch_size, seed=seed, step=step, number=number)
+            batch = draw(
+                self._source.data,
+                phase,
+                section.batch_size,
+                seed=self._plan.seed,
+                step=step,
+                number=number,
+            )
             rows.append(self._engine.backward(batch))
             check_finite(rows[-1], phase, step)
-        rate = recipe.rate(step)
+        rate = section.rate(step)
         norm = self._engine.step(rate)
         return StepFigures(
             phase=phase,
@@ -169,10 +161,10 @@ class TrainingWorker:
 
     @converted_failures
     def snapshot(self) -> Snapshot | None:
-        """Where this run is; None on other ranks than the first, which take part all the same."""
+        """Where this run is; None on ranks other than 0, which must take part all the same."""
         begun = self._begun()
         assert self._engine is not None
-        tensors: dict[str, Tensor] = self._engine.tensors()
+        tensors = self._engine.tensors()
         if self._rank:
             return None
         return Snapshot(config=begun.config, phase=begun.phase, step=self._step, tensors=tensors)
@@ -182,14 +174,18 @@ class TrainingWorker:
         return 0 if self._engine is None else self._engine.parameter_bytes()
 
     def close(self) -> None:
-        """Give back the model."""
+        """Free the models."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
 
+    @property
+    def _phase(self) -> PhaseSection:
+        return self._plan.phases[self._begun().phase]
+
     def _begun(self) -> Snapshot:
         if self._position is None:
-            raise RuntimeError("TrainingWorker.begin() comes before all else")
+            raise RuntimeError("TrainingWorker.begin() must be called first")
         return self._position
 
 
@@ -199,11 +195,7 @@ def mean_figures(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def check_finite(figures: dict[str, float], phase: Phase, step: int) -> None:
-    """Refuse NaN and infinity.
-
-    Raises:
-        NumericsError: naming phase, step and losses.
-    """
+    """Raise NumericsError if a loss is NaN or infinite."""
     broken = [name for name, value in figures.items() if not math.isfinite(value)]
     if broken:
         raise NumericsError(

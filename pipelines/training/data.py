@@ -1,5 +1,4 @@
-"""What the training job draws before its first step, kept in the run folder; its states are in the
-state cache."""
+"""Data of a training run: drawn inputs are kept in the run folder, states in the state cache."""
 
 import json
 import random
@@ -27,32 +26,32 @@ from pipelines.training.cases import (
     training_models,
 )
 from pipelines.training.recipe import TrainRecipe
-from workers.models import ModelSource
 
 IMAGE_CHUNK = 64
-DRAWINGS = "drawings.safetensors"
+PYRAMIDS_FILE = "drawings.safetensors"
+PROGRESS_INTERVAL_S = 20
 _WORD_BEGINNINGS = "\u0120\u2581"
 """How tokenizers write the space before a word: byte-level ones, and SentencePiece."""
-_MOST_WORDS = 4
+_MAX_WORDS = 4
 """Of a random target."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawings:
-    """Pyramids of all training images; none for a generator without a visual key."""
+class Pyramids:
+    """Image pyramids that the visual key is fitted on; empty for a generator without one."""
 
     rows: Tensor
     """float16 [images, E]."""
     by_entity: tuple[tuple[int, ...], ...]
-    """Image positions of each entity; every entity has at least two."""
+    """Rows of each entity; every entity has at least two."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """All that training reads."""
+    """Everything that training reads."""
 
     data: TrainingData
-    drawings: Drawings
+    pyramids: Pyramids
 
 
 def prepare_material(
@@ -60,20 +59,18 @@ def prepare_material(
     backbone: TrainableBackbone,
     folder: Path,
     held_out_entities: frozenset[str] = frozenset(),
-    models: ModelSource | None = None,
     cases: Sequence[Case] | None = None,
 ) -> Material:
-    """Draw cases, pairs and images, or read what an earlier call has drawn; fill the state cache.
+    """Draw cases, pairs and images, unless an earlier call has drawn them; fill the state cache.
 
     Args:
-        recipe: What to draw, and how states are remembered.
-        backbone: Encodes images, and all states that are not in the cache.
-        folder: Keeps what was drawn.
-        held_out_entities: Names of entities to leave out, in every drawing.
-        models: The same backbone by name, for workers; by default as the recipe names it.
-        cases: All training cases; by default those that the recipe names.
+        recipe: what to draw, and how states are cached.
+        backbone: encodes images and all states that are not in the cache.
+        folder: keeps what was drawn.
+        held_out_entities: names of entities to leave out, with all their images.
+        cases: all training cases; by default those that the recipe names.
     """
-    models = models or training_models(recipe)
+    models = training_models(recipe)
     cases = training_cases(recipe) if cases is None else cases
     stamp = folder / "drawn.json"
     identity = {
@@ -96,9 +93,9 @@ def prepare_material(
         if cache.missing(inputs):  # else no worker need start
             with state_encoder(recipe.states, backbone, models) as encoder:
                 fill_cache(cache, encoder, inputs, Progress("encoding edits and probes"))
-    if recipe.model.visual_source == "tower_pyramid" and not (folder / DRAWINGS).exists():
+    if recipe.model.visual_source == "tower_pyramid" and not (folder / PYRAMIDS_FILE).exists():
         images = images_by_entity(recipe, cases, held_out_entities)
-        encode_drawings(backbone, folder, cache, images)
+        encode_pyramids(backbone, folder, cache, images)
     return load_material(folder, training_source(cache, backbone, models))
 
 
@@ -109,8 +106,8 @@ def draw_material(
     cases: Sequence[Case],
     held_out_entities: frozenset[str] = frozenset(),
 ) -> None:
-    """Draw all that training will ask, from the seed, and write it to the folder."""
-    (folder / DRAWINGS).unlink(missing_ok=True)
+    """Draw the inputs of training from the seed, and write them to the folder."""
+    (folder / PYRAMIDS_FILE).unlink(missing_ok=True)
     rng = random.Random(recipe.seed)
     words = vocabulary_words(backbone.tokenizer)
     draw_training_data(
@@ -124,13 +121,13 @@ def draw_material(
 
 
 def load_material(folder: Path, source: StateSource) -> Material:
-    """What `prepare_material` has drawn, in any process; states come from `source`."""
-    drawings = Drawings(rows=torch.zeros(0), by_entity=())
-    if (folder / DRAWINGS).exists():
+    """What `prepare_material` has drawn; states come from `source`."""
+    pyramids = Pyramids(rows=torch.zeros(0), by_entity=())
+    if (folder / PYRAMIDS_FILE).exists():
         entities = json.loads((folder / "entities.json").read_text())
-        rows = load_file(folder / DRAWINGS)["rows"]
-        drawings = Drawings(rows=rows, by_entity=tuple(tuple(index) for index in entities))
-    return Material(data=TrainingData.load(folder, source), drawings=drawings)
+        rows = load_file(folder / PYRAMIDS_FILE)["rows"]
+        pyramids = Pyramids(rows=rows, by_entity=tuple(tuple(index) for index in entities))
+    return Material(data=TrainingData.load(folder, source), pyramids=pyramids)
 
 
 class Progress:
@@ -142,7 +139,7 @@ class Progress:
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self.last > 20 or done == total:
+        if now - self.last > PROGRESS_INTERVAL_S or done == total:
             self.last = now
             left = (now - self.start) / max(done, 1) * (total - done)
             print(f"{self.title}: {done}/{total}, {left:.0f} s left", flush=True)
@@ -167,10 +164,10 @@ def choose_cases(
 
 
 def vocabulary_words(tokenizer: Any) -> list[str]:
-    """Tokens that begin a word and are plain letters or digits.
+    """Words of plain letters and digits that are one token.
 
     Raises:
-        ConfigError: the tokenizer marks no beginnings of words.
+        ConfigError: the tokenizer does not mark where words begin.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     pieces = [str(token) for token in tokens if token is not None]
@@ -179,7 +176,7 @@ def vocabulary_words(tokenizer: Any) -> list[str]:
         for piece in pieces
         if piece[:1] in _WORD_BEGINNINGS and piece[1:].isalnum() and piece[1:].isascii()
     ]
-    if len(words) < _MOST_WORDS:
+    if len(words) < _MAX_WORDS:
         raise ConfigError(
             f"{len(words)} tokens of the backbone's vocabulary begin a word of plain letters, too "
             "few to draw targets from; expected a byte-level or SentencePiece tokenizer"
@@ -189,23 +186,17 @@ def vocabulary_words(tokenizer: Any) -> list[str]:
 
 def random_target(words: list[str], rng: random.Random) -> str:
     """1 to 4 random words, short answers being more common."""
-    return " ".join(rng.sample(words, rng.choice((1, 1, 2, 2, 2, 3, _MOST_WORDS))))
+    return " ".join(rng.sample(words, rng.choice((1, 1, 2, 2, 2, 3, _MAX_WORDS))))
 
 
 @torch.no_grad()
-def encode_drawings(
+def encode_pyramids(
     backbone: TrainableBackbone,
     folder: Path,
     cache: StateCache | None,
     images_of_entities: Sequence[Sequence[bytes]],
 ) -> None:
-    """Pyramids of the images of every training entity.
-
-    Args:
-        backbone: Encodes those that the cache does not hold.
-        folder: Gets `drawings.safetensors` and `entities.json`.
-        cache: Holds those of all images that an edit or probe asks about.
-        images_of_entities: At least two of each entity.
+    """Write the pyramids of the images of every training entity, at least two of each.
 
     Raises:
         ConfigError: No entity has two images, or the backbone has no pyramid.
@@ -232,6 +223,6 @@ def encode_drawings(
         rows.append(torch.stack([known[image] for image in chunk]).half())
         report(start + len(chunk), len(images))
     (folder / "entities.json").write_text(json.dumps(entities))
-    partial = folder / f".{DRAWINGS}.partial"
+    partial = folder / f".{PYRAMIDS_FILE}.partial"
     save_file({"rows": torch.cat(rows)}, partial)
-    partial.replace(folder / DRAWINGS)
+    partial.replace(folder / PYRAMIDS_FILE)

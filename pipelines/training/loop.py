@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from liveedit_core.backbones.protocol import TrainableBackbone
+from liveedit_core.backbones.protocol import Backbone, TrainableBackbone
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.recipe import PHASES, Phase
 from liveedit_core.training.step import calibrated_gain
@@ -22,8 +22,6 @@ from pipelines.training.model_sizes import generator_config
 from pipelines.training.recipe import TrainRecipe
 from workers.training_messages import (
     MODEL,
-    LoadedSource,
-    SentSource,
     Snapshot,
     StepFigures,
     TrainingSource,
@@ -70,8 +68,8 @@ class GeneratorTrainer:
         material: encoded training data.
         on_step: called after each step.
         on_checkpoint: called at each checkpoint.
-        source: backbone and data for other processes, when the recipe asks for them; by default
-            the backbone that the recipe names, and the material itself.
+        load_backbone: loads the backbone in other processes, if the recipe asks for them; by
+            default the backbone that the recipe names.
     """
 
     def __init__(
@@ -82,17 +80,17 @@ class GeneratorTrainer:
         *,
         on_step: OnStep | None = None,
         on_checkpoint: OnCheckpoint | None = None,
-        source: TrainingSource | None = None,
+        load_backbone: Callable[[], Backbone] | None = None,
     ) -> None:
         self.recipe = recipe
         self.backbone = backbone
         self.material = material
         self.on_step = on_step
         self.on_checkpoint = on_checkpoint
-        self.source = source
+        self.load_backbone = load_backbone
         self.curve: Curve = []
         torch.manual_seed(recipe.seed)
-        num_entities = len(material.drawings.by_entity)
+        num_entities = len(material.pyramids.by_entity)
         config = generator_config(recipe.model, backbone, num_entities=num_entities)
         self.generator = LiveEditGenerator(config)
         # both sides begin alike: a question is its own best match from the start
@@ -124,14 +122,14 @@ class GeneratorTrainer:
 
     def fit_visual_key(self) -> None:
         """The closed form: no steps, half a minute."""
-        drawings = self.material.drawings
+        pyramids = self.material.pyramids
         entities_M = torch.tensor(
-            [entity for entity, index in enumerate(drawings.by_entity) for _ in index]
+            [entity for entity, index in enumerate(pyramids.by_entity) for _ in index]
         )
-        index_M = torch.tensor([row for index in drawings.by_entity for row in index])
+        index_M = torch.tensor([row for index in pyramids.by_entity for row in index])
         report = fit_visual_key(
             self.generator.visual_key,
-            drawings.rows[index_M].float(),
+            pyramids.rows[index_M].float(),
             entities_M,
             self.recipe.visual_key,
         )
@@ -166,12 +164,13 @@ class GeneratorTrainer:
         if not sharding.needs_processes:
             from workers.training_worker import TrainingWorker
 
-            source = self.source or LoadedSource(backbone=self.backbone, data=self.material.data)
+            source = TrainingSource(load_backbone=lambda: self.backbone, data=self.material.data)
             return TrainingWorker(self.recipe.plan, source)
         from workers.training_group import TrainingGroup
 
-        sent = self.source or SentSource(models=suffix_models(self.recipe), data=self.material.data)
-        return TrainingGroup(self.recipe.plan, sent, sharding)
+        load_backbone = self.load_backbone or suffix_models(self.recipe).load_backbone
+        source = TrainingSource(load_backbone=load_backbone, data=self.material.data)
+        return TrainingGroup(self.recipe.plan, source, sharding)
 
     def run_phase(self, worker: StepWorker, phase: Phase, step: int) -> None:
         """Take the steps of a phase from one of them on, with checkpoints."""

@@ -20,7 +20,7 @@ from liveedit_core.training.recipe import OptimizationSection, PhaseSection
 from pipelines.job.ray_session import open_session
 from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.start_workers import start_generator
-from pipelines.training.data import Drawings, Material
+from pipelines.training.data import Material, Pyramids
 from pipelines.training.loop import Curve, GeneratorTrainer
 from pipelines.training.recipe import CheckpointSection, ModelSection, TrainRecipe
 from tests.tiny_backbone import (
@@ -30,7 +30,7 @@ from tests.tiny_backbone import (
     tiny_backbone,
     tiny_generator,
 )
-from tests.tiny_training import TinySource, beginning, plan, tiny_data
+from tests.tiny_training import beginning, fresh_backbone, plan, tiny_data, tiny_source
 from tests.unit.tiny_inputs import numbered
 from workers.generator_worker import GeneratorWorker
 from workers.messages import GeneratedBatch
@@ -70,7 +70,7 @@ PLAN = plan(
 @pytest.fixture(scope="module")
 def group(session: None) -> Iterator[TrainingGroup]:
     """One gang for several tests, as starting takes the most of their time."""
-    group = TrainingGroup(PLAN, TinySource(), sharding())
+    group = TrainingGroup(PLAN, tiny_source(), sharding())
     yield group
     group.close()
 
@@ -78,7 +78,7 @@ def group(session: None) -> Iterator[TrainingGroup]:
 def test_a_sharded_run_is_the_run_of_one_process(group: TrainingGroup) -> None:
     """Same global batch: all losses of 20 steps, with half of the weights in each process; and
     both go on from a snapshot of the gang."""
-    alone = TrainingWorker(PLAN, TinySource())
+    alone = TrainingWorker(PLAN, tiny_source())
     alone.begin(beginning("joint"))
     group.begin(beginning("joint"))
     whole = alone.parameter_bytes()
@@ -99,9 +99,7 @@ def test_a_run_of_one_process_goes_on_in_two() -> None:
     """Checkpoints do not depend on the number of processes; here the gang shares moments and
     gradients only (stage 2)."""
     backbone = tiny_backbone()
-    material = Material(
-        data=tiny_data(backbone), drawings=Drawings(rows=torch.zeros(0), by_entity=())
-    )
+    material = Material(data=tiny_data(), pyramids=Pyramids(rows=torch.zeros(0), by_entity=()))
     recipe = TrainRecipe(
         model=ModelSection(
             module_dim=16, num_queries=2, rank=4, visual_source="edit_layer", visual_query="learned"
@@ -126,7 +124,7 @@ def test_a_run_of_one_process_goes_on_in_two() -> None:
         backbone,
         material,
         on_step=first.on_step,
-        source=TinySource(),
+        load_backbone=fresh_backbone,
     )
     second.resume(first.snapshot, first.curve)
     second.run()

@@ -18,22 +18,14 @@ from liveedit_core.training.recipe import (
     LossSection,
     OptimizationSection,
     Phase,
-    TrainingPlan,
 )
 from liveedit_core.training.step import TrainingModule
 from tests.tiny_backbone import TINY_CONFIG, tiny_backbone
-from tests.tiny_training import beginning, plan, tiny_data
-from workers.training_messages import MODEL, LoadedSource, Snapshot
+from tests.tiny_training import beginning, plan, started_worker, tiny_data
+from workers.training_messages import MODEL, Snapshot
 from workers.training_worker import TrainingWorker
 
-BACKBONE = tiny_backbone()
-DATA = tiny_data(BACKBONE)
-
-
-def worker(training: TrainingPlan, start: Snapshot) -> TrainingWorker:
-    made = TrainingWorker(training, LoadedSource(backbone=BACKBONE, data=DATA))
-    made.begin(start)
-    return made
+DATA = tiny_data()
 
 
 def taken(made: TrainingWorker) -> Snapshot:
@@ -47,10 +39,10 @@ def test_accumulated_gradients_are_the_mean_over_micro_batches(phase: Phase) -> 
     """After one step Adam's first moment is a tenth of the gradient."""
     start, training = beginning(phase), plan(accumulation=3)
     training = replace(training, optimization=OptimizationSection(max_gradient_norm=1e9))
-    made = worker(training, start)
+    made = started_worker(training, start)
     (step,) = made.advance(1)
     module = TrainingModule(
-        LiveEditGenerator(start.config), DecoderSuffix(BACKBONE), training.losses
+        LiveEditGenerator(start.config), DecoderSuffix(tiny_backbone()), training.losses
     )
     module.generator.load_state_dict(start.model)
     trained = module.train_only(phase)
@@ -75,7 +67,7 @@ def test_ranks_share_the_micro_batches_of_a_step() -> None:
 @pytest.mark.parametrize(("largest", "expected"), [(0.25, 0.25), (1e9, None)])
 def test_gradients_are_clipped_to_their_norm(largest: float, expected: float | None) -> None:
     bound = OptimizationSection(max_gradient_norm=largest)
-    made = worker(plan(accumulation=1, optimization=bound), beginning("experts"))
+    made = started_worker(plan(accumulation=1, optimization=bound), beginning("experts"))
     (step,) = made.advance(1)
     assert step.gradient_norm > 1
     moments = [value for name, value in taken(made).moments.items() if name.endswith("exp_avg")]
@@ -87,9 +79,9 @@ def test_gradients_are_clipped_to_their_norm(largest: float, expected: float | N
 def test_every_weight_and_only_its_loss_counts(name: str) -> None:
     """An ablation of the paper is a weight of 0."""
     start, training = beginning("joint"), plan(accumulation=1)
-    (full,) = worker(training, start).advance(1)
+    (full,) = started_worker(training, start).advance(1)
     ablated = replace(training, losses=LossSection(**{name: 0.0}))  # type: ignore[arg-type]
-    (without,) = worker(ablated, start).advance(1)
+    (without,) = started_worker(ablated, start).advance(1)
     assert without.figures[name] == pytest.approx(full.figures[name])
     expected = full.figures["total"] - full.figures[name]
     assert without.figures["total"] == pytest.approx(expected, abs=1e-4)
@@ -98,7 +90,10 @@ def test_every_weight_and_only_its_loss_counts(name: str) -> None:
 def test_the_kl_direction_changes_the_locality_loss() -> None:
     start, training = beginning("joint"), plan(accumulation=1)
     other = replace(training, losses=LossSection(kl_direction="edited_to_original"))
-    (one,), (two,) = worker(training, start).advance(1), worker(other, start).advance(1)
+    (one,), (two,) = (
+        started_worker(training, start).advance(1),
+        started_worker(other, start).advance(1),
+    )
     assert one.figures["locality"] != two.figures["locality"]
     assert one.figures["reliability"] == two.figures["reliability"]
 
@@ -106,21 +101,21 @@ def test_the_kl_direction_changes_the_locality_loss() -> None:
 def test_ablations_of_the_generator_are_trained_as_they_are_used() -> None:
     """Experts averaged, and the image compressed without the prompt."""
     averaged = replace(TINY_CONFIG, soft_routing="average")
-    (paper,) = worker(plan(), beginning("joint", TINY_CONFIG)).advance(1)
-    (mean,) = worker(plan(), beginning("joint", averaged)).advance(1)
+    (paper,) = started_worker(plan(), beginning("joint", TINY_CONFIG)).advance(1)
+    (mean,) = started_worker(plan(), beginning("joint", averaged)).advance(1)
     assert mean.figures["reliability"] != paper.figures["reliability"]
     assert mean.figures["soft_relative"] == paper.figures["soft_relative"]
     alone = replace(TINY_CONFIG, visual_query="learned")
     assert "phi_prompt" not in " ".join(beginning("joint", alone).tensors)
-    steps = worker(plan(), beginning("joint", alone)).advance(2)
+    steps = started_worker(plan(), beginning("joint", alone)).advance(2)
     assert steps[0].figures["total"] != steps[1].figures["total"]
 
 
 def test_bfloat16_layers_leave_generator_and_losses_in_float32() -> None:
     training = plan(optimization=OptimizationSection(dtype="bfloat16"))
-    made = worker(training, beginning("experts"))
+    made = started_worker(training, beginning("experts"))
     losses = [step.figures["nll"] for step in made.advance(20)]
-    (exact,) = worker(plan(), beginning("experts")).advance(1)
+    (exact,) = started_worker(plan(), beginning("experts")).advance(1)
     assert losses[0] == pytest.approx(exact.figures["nll"], rel=0.02)
     assert losses[0] != exact.figures["nll"]
     assert losses[-1] < losses[0]
@@ -131,7 +126,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_step() -> None:
     start = beginning("experts")
     broken = start.tensors[f"{MODEL}hidden_norm.weight"] * float("nan")
     tensors = start.tensors | {f"{MODEL}hidden_norm.weight": broken}
-    made = worker(plan(), replace(start, tensors=tensors))
+    made = started_worker(plan(), replace(start, tensors=tensors))
     with pytest.raises(NumericsError, match="phase experts, step 0: total, nll"):
         made.advance(1)
     assert torch.equal(taken(made).model["up_generator.query"], start.model["up_generator.query"])
@@ -141,8 +136,8 @@ def test_one_process_needs_no_deepspeed() -> None:
     # in a process of its own: other tests may have imported it
     code = (
         "import sys\n"
-        "from tests.unit.workers.test_training_worker import beginning, plan, worker\n"
-        "worker(plan(), beginning('experts')).advance(1)\n"
+        "from tests.tiny_training import beginning, plan, started_worker\n"
+        "started_worker(plan(), beginning('experts')).advance(1)\n"
         "assert 'deepspeed' not in sys.modules\n"
     )
     root = Path(__file__).parents[3]

@@ -15,11 +15,10 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import BANK_MODEL, ModelRegistry, ModelVersions
 from infra.tracking.results import ResultsTable
 from infra.tracking.tracker import Tracker, default_tracking_uri
-from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.protocol import BackboneInput, TrainableBackbone
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import ConfigError, RepositoryMismatchError
 from liveedit_core.inputs.limits import InputLimits
-from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import ProbeKind
 from pipelines.editing.intake import Source
 from pipelines.editing.mlflow_records import RunRecords
@@ -40,6 +39,7 @@ from pipelines.training.cases import (
 )
 from pipelines.training.data import Material, prepare_material, vocabulary_words
 from pipelines.training.loop import Curve, GeneratorTrainer
+from pipelines.training.recipe import TrainRecipe
 from tests.inline_evaluator import InlineEvaluator
 from tests.other_backbones import TINY, cases_file, saved_family
 from tests.published_files import benchmark_folder
@@ -74,13 +74,14 @@ def arguments(root: Path, backbone: str, cases: Path, *more: str) -> list[str]:
     ]
 
 
-def trainer(root: Path, backbone: str, cases: Path, *more: str) -> GeneratorTrainer:
-    """A run without records; states are encoded once, under the root's parent."""
-    store = root.parent / "states"
-    recipe = resolve_recipe(parse(arguments(root, backbone, cases, f"states.store={store}", *more)))
+Prepared = tuple[TrainRecipe, TrainableBackbone, Material]
+
+
+def prepared(root: Path, backbone: str, cases: Path, *more: str) -> Prepared:
+    """All that a trainer needs, without records."""
+    recipe = resolve_recipe(parse(arguments(root, backbone, cases, *more)))
     loaded = load_training_backbone(recipe)
-    material = prepare_material(recipe, loaded, root / "material")
-    return GeneratorTrainer(recipe, loaded, material)
+    return recipe, loaded, prepare_material(recipe, loaded, root / "material")
 
 
 def test_each_phase_learns_and_states_come_from_the_cache(
@@ -88,7 +89,9 @@ def test_each_phase_learns_and_states_come_from_the_cache(
 ) -> None:
     """Also for images on a grid, whose states need it to be placed."""
     more = ("joint.steps=0", "experts.steps=25", "experts.batch_size=6", "data.num_pairs=0")
-    run = trainer(tmp_path / "run", backbone, cases, *more, "experts.learning_rate=0.01")
+    run = GeneratorTrainer(
+        *prepared(tmp_path, backbone, cases, *more, "experts.learning_rate=0.01")
+    )
     assert isinstance(run.backbone, VisionLanguageBackbone)
     monkeypatch.setattr(run.backbone, "encode", None)
     run.run()
@@ -96,30 +99,23 @@ def test_each_phase_learns_and_states_come_from_the_cache(
     assert losses[-1] < 0.9 * losses[0]
 
 
-class InterruptedRunError(Exception):
-    """Raised in the middle of a run."""
-
-
 def test_a_resumed_run_ends_like_an_undisturbed_one(
     backbone: str, cases: Path, tmp_path: Path
 ) -> None:
-    undisturbed = trainer(tmp_path / "a", backbone, cases)
-    seen: list[float] = []
-    undisturbed.on_step = lambda phase, step, figures: seen.append(figures["total"])
+    run = prepared(tmp_path, backbone, cases)
+    totals: list[float] = []
+    checkpoints: list[tuple[Snapshot, Curve]] = []
+    undisturbed = GeneratorTrainer(
+        *run,
+        on_step=lambda phase, step, figures: totals.append(figures["total"]),
+        on_checkpoint=lambda _, snapshot, curve: checkpoints.append((snapshot, list(curve))),
+    )
     undisturbed.run()
-    assert len(seen) == 6
-    assert all(map(math.isfinite, seen))
-
-    def fail(generator: LiveEditGenerator, snapshot: Snapshot, curve: Curve) -> None:
-        if (snapshot.phase, snapshot.step) == ("joint", 2):
-            raise InterruptedRunError
-
-    broken = trainer(tmp_path / "b", backbone, cases)
-    broken.on_checkpoint = fail
-    with pytest.raises(InterruptedRunError):
-        broken.run()
-    resumed = trainer(tmp_path / "b", backbone, cases)
-    resumed.resume(broken.snapshot, broken.curve)
+    assert len(totals) == 6
+    assert all(map(math.isfinite, totals))
+    (middle,) = [c for c in checkpoints if (c[0].phase, c[0].step) == ("joint", 2)]
+    resumed = GeneratorTrainer(*run)
+    resumed.resume(*middle)
     resumed.run()
     for name, tensor in undisturbed.generator.state_dict().items():
         assert torch.equal(tensor, resumed.generator.state_dict()[name]), name
@@ -290,11 +286,11 @@ def test_the_device_does_not_end_a_run_but_the_number_format_does() -> None:
 
 
 def test_a_published_benchmark_is_trained_on(
-    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`--benchmark evqa --data DIR`: its training file, held-out images and all."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # away; training goes on
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     backbone = saved_family("llava", tmp_path / "llava")
     data = benchmark_folder(tmp_path / "data", "evqa", 6, "train")
     given = [f"--backbone={backbone}", "--benchmark=evqa", f"--data={data}", "--run-name=tiny"]

@@ -67,7 +67,7 @@ def test_states_are_encoded_once_whatever_is_prepared_again(
         for one, two in zip(all_states(other), states, strict=True):
             assert torch.equal(one.hidden_TD, two.hidden_TD)
     assert encoded.num_inputs == num_distinct
-    assert torch.equal(another_run.drawings.rows, material.drawings.rows)
+    assert torch.equal(another_run.pyramids.rows, material.pyramids.rows)
 
 
 def test_without_a_cache_everything_is_computed_when_asked_for(
@@ -99,4 +99,4 @@ def test_another_draw_replaces_the_material(tmp_path: Path) -> None:
     made = recipe(tmp_path).with_changes(seed=8)
     second = prepare_material(made, tiny_backbone(), tmp_path / "material", HELD_OUT)
     assert list(second.data.inputs) != inputs
-    assert len(second.drawings.by_entity) == 3
+    assert len(second.pyramids.by_entity) == 3

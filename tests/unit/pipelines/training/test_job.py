@@ -15,7 +15,6 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.method.generator import load_generator
 from liveedit_core.schema import Case
 from liveedit_core.training.recipe import PhaseSection
-from pipelines.training.data import Material
 from pipelines.training.job import TrainingResult, do_training
 from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.recipe import CheckpointSection, KeepSection, TrainRecipe, ValidationSection
@@ -27,18 +26,10 @@ HELD_OUT = [case(number) for number in range(20, 24)]
 PROMPT, JOINT = PhaseSection(steps=1, batch_size=3), PhaseSection(steps=3, batch_size=3)
 
 
-@pytest.fixture(scope="module")
-def material() -> Material:
-    return tiny_material(tiny_backbone())
-
-
-@pytest.fixture
-def recipe(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> TrainRecipe:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
+def tiny_recipe(root: Path) -> TrainRecipe:
     return TrainRecipe(
         seed=5,
-        run_root=str(tmp_path),
+        run_root=str(root),
         run_name="tiny",
         model=TINY_MODEL,
         visual_key=TINY_KEY,
@@ -50,17 +41,29 @@ def recipe(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
     )
 
 
-def train(
-    recipe: TrainRecipe, material: Material, held_out: Sequence[Case] = HELD_OUT
-) -> TrainingResult:
-    return do_training(recipe, tiny_backbone(), material, held_out, {"git_commit": "abc"})
+def train(recipe: TrainRecipe, held_out: Sequence[Case] = HELD_OUT) -> TrainingResult:
+    return do_training(recipe, tiny_backbone(), tiny_material(), held_out, {"git_commit": "abc"})
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> TrainRecipe:
+    root = tmp_path_factory.mktemp("runs")
+    shutil.copy(empty_database, root / "mlflow.db")
+    return tiny_recipe(root)
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: TrainRecipe) -> TrainingResult:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return train(recipe)
 
 
 class InterruptedRunError(Exception):
     """Raised in the middle of a run."""
 
 
-def interrupt(recipe: TrainRecipe, material: Material, at: str) -> None:
+def interrupt(recipe: TrainRecipe, at: str) -> None:
     """Begin a run that is killed in the phase joint."""
     with pytest.MonkeyPatch.context() as patch:
         if at == "a step":
@@ -82,47 +85,54 @@ def interrupt(recipe: TrainRecipe, material: Material, at: str) -> None:
 
             patch.setattr(GeneratorCheckpoints, "save", save_or_fail)
         with pytest.raises(InterruptedRunError):
-            train(recipe, material, [])
+            train(recipe, [])
 
 
 def test_an_interrupted_run_ends_like_an_undisturbed_one(
-    recipe: TrainRecipe, material: Material
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = train(recipe.with_changes(run_name="undisturbed"), material, [])
+    """Also while MLflow is away, which never stops training."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    recipe = tiny_recipe(tmp_path)
+    undisturbed = train(recipe.with_changes(run_name="undisturbed"), [])
+    assert "There was no validation." in undisturbed.report.read_text()
+    assert undisturbed.num_record_failures
     for at in ("a step", "a checkpoint"):
         broken = recipe.with_changes(run_name=at.replace(" ", "-"))
-        interrupt(broken, material, at)
-        resumed = train(broken, material, [])
+        interrupt(broken, at)
+        resumed = train(broken, [])
         assert resumed.digest == undisturbed.digest
         curve = json.loads((undisturbed.folder / "curve.json").read_text())
         assert json.loads((resumed.folder / "curve.json").read_text()) == curve
 
 
-def test_what_a_run_leaves_behind(recipe: TrainRecipe, material: Material) -> None:
-    done = train(recipe, material)
-    generator = load_generator(done.folder)
-    assert generator.digest == done.digest
+def test_what_a_run_leaves_behind(
+    recipe: TrainRecipe, finished: TrainingResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    generator = load_generator(finished.folder)
+    assert generator.digest == finished.digest
     checkpoints = GeneratorCheckpoints(ObjectStore(recipe.run_folder / "store"), "tiny")
-    checkpoints.fetch(done.digest, recipe.run_folder / "fetched")
+    checkpoints.fetch(finished.digest, recipe.run_folder / "fetched")
     last = checkpoints.last()
     assert last is not None
     assert (last.phase, last.step) == ("joint", 3)
     assert last.score is not None
-    text = done.report.read_text()
+    text = finished.report.read_text()
     assert "Joint: losses" in text
     assert "of 4 training entities that were held out" in text
-    client = MlflowClient(done.tracking_uri)
+    client = MlflowClient(finished.tracking_uri)
     (experiment,) = client.search_experiments(filter_string="name = 'liveedit-training'")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     assert {"joint.reliability", "joint.own_kept", "validation.average"} <= set(run.data.metrics)
-    again = train(recipe, material)  # nothing is left to do
-    assert again.digest == done.digest
+    again = train(recipe)  # nothing is left to do
+    assert again.digest == finished.digest
 
 
-def test_another_recipe_does_not_go_on_with_a_run(recipe: TrainRecipe, material: Material) -> None:
-    short = recipe.with_changes(joint=PhaseSection(), validation=ValidationSection(every_steps=0))
-    done = train(short, material, [])
-    assert "There was no validation." in done.report.read_text()
+def test_another_recipe_does_not_go_on_with_a_run(
+    recipe: TrainRecipe, finished: TrainingResult
+) -> None:
     with pytest.raises(ConfigError, match="another run_name"):
-        train(recipe, material)
+        train(recipe.with_changes(joint=PhaseSection(steps=4, batch_size=3)))

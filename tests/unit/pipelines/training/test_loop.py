@@ -25,7 +25,7 @@ def backbone() -> HuggingFaceBackbone:
 
 @pytest.fixture(scope="module")
 def material(backbone: HuggingFaceBackbone) -> Material:
-    return tiny_material(backbone)
+    return tiny_material()
 
 
 def recipe(**phases: PhaseSection) -> TrainRecipe:
