@@ -84,6 +84,10 @@ def prepared(root: Path, backbone: str, cases: Path, *more: str) -> Prepared:
     return recipe, loaded, prepare_material(recipe, loaded, root / "material")
 
 
+def no_encoding(inputs: object) -> None:
+    raise AssertionError("states must come from the cache")
+
+
 def test_each_phase_learns_and_states_come_from_the_cache(
     backbone: str, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +97,7 @@ def test_each_phase_learns_and_states_come_from_the_cache(
         *prepared(tmp_path, backbone, cases, *more, "experts.learning_rate=0.01")
     )
     assert isinstance(run.backbone, VisionLanguageBackbone)
-    monkeypatch.setattr(run.backbone, "encode", None)
+    monkeypatch.setattr(run.backbone, "encode", no_encoding)
     run.run()
     losses = [float(row["nll"]) for row in run.curve if row["phase"] == "experts"]
     assert losses[-1] < 0.9 * losses[0]
