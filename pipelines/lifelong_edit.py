@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Teach a frozen vision-language model a stream of facts, and examine it on the way.
+"""Edit a frozen vision-language model with a stream of facts, and evaluate it on the way.
 
     lifelong_edit.py                             the quickstart: 100 built-in facts
-    lifelong_edit.py --requests facts.jsonl      facts of your own
+    lifelong_edit.py --requests facts.jsonl      your own facts
     lifelong_edit.py --cases cases.jsonl --store s3://bucket/prefix
     lifelong_edit.py --benchmark evqa --data DIR     a published benchmark (E-VQA, E-IC, VLKEB)
-    lifelong_edit.py --follow --store s3://bucket/prefix     facts that arrive in its inbox/*.jsonl
+    lifelong_edit.py --follow --store s3://bucket/prefix     facts that arrive in inbox/*.jsonl
 
-The same command again goes on where the last one stopped, however it stopped.
+The same command resumes an interrupted run.
 """
 
 import argparse
@@ -43,8 +43,8 @@ EXIT_CODES = """exit codes:
   2    a wrong option or setting
   3    done, but the newest version was not promoted (--promote); every gate that failed is listed
   4    done, but some requests were refused (see the report and the table `rejects`)
-  0    with --follow: drained after Ctrl-C or SIGTERM; refused lines are in the receipts
-  130  stopped by Ctrl-C, 143 by SIGTERM, after a window; the same command goes on
+  0    with --follow: drained after Ctrl-C or SIGTERM; rejected lines are in the receipts
+  130  stopped by Ctrl-C, 143 by SIGTERM, after a window; the same command resumes the run
 """
 
 
@@ -62,13 +62,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = job_parser(__doc__, EXIT_CODES)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--requests", metavar="FILE.jsonl", help="facts to teach, one a line")
+    source.add_argument("--requests", metavar="FILE.jsonl", help="facts, one a line")
     source.add_argument("--cases", metavar="FILE.jsonl", help="facts with probes, one a line")
     add_benchmark_options(parser, source)
     source.add_argument(
         "--follow",
         action="store_true",
-        help="keep running: teach the files that arrive in the inbox (follow.inbox, by default "
+        help="keep running: edit with the files that arrive in the inbox (follow.inbox, by default "
         "`inbox` in the store) until Ctrl-C or SIGTERM, then drain",
     )
     parser.add_argument("--store", metavar="URI", help="file:///folder or s3://bucket/prefix")
@@ -81,7 +81,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="fail unless the run exists; it is resumed",
+        help="resume this run; fail if it does not exist",
     )
     parser.add_argument(
         "--promote",
@@ -91,7 +91,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parse_job(
         parser,
         arguments,
-        recipe_help="settings; by default the quickstart, or plain defaults with facts of your own",
+        recipe_help="settings; default: the quickstart, or plain defaults with your own facts",
     )
 
 
@@ -118,7 +118,7 @@ def resolve_config(options: argparse.Namespace) -> LifelongEditRecipe:
 
 
 def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:
-    """Enter the run's folder, do the job and say how it ended."""
+    """Enter the run's folder, run the job and report its end."""
     from rich.console import Console
 
     from pipelines.job.run_folder import enter_run_folder, log_to_file
@@ -138,7 +138,7 @@ def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:
     from pipelines.editing.job import do_job
 
     result = do_job(config, console, start_s=start_s)
-    code = say_goodbye(result, console, is_following=config.follow.is_on)
+    code = print_result(result, console, is_following=config.follow.is_on)
     if not config.promotion.at_end or result.outcome.was_stopped:
         return code
     from pipelines.operations.promote_at_end import promote_at_end
@@ -146,11 +146,10 @@ def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:
     return promote_at_end(config, console) or code
 
 
-def say_goodbye(result: "JobResult", console: "Console", *, is_following: bool = False) -> int:
+def print_result(result: "JobResult", console: "Console", *, is_following: bool = False) -> int:
     """Print the tables and the last lines; returns the exit code.
 
-    Refused lines are the daily bread of a job that follows an inbox, and no reason to call its end
-    a failure.
+    Rejected lines are expected in --follow mode: exit 0.
     """
     from pipelines.evaluation.result_table import result_tables
 
@@ -168,7 +167,7 @@ def say_goodbye(result: "JobResult", console: "Console", *, is_following: bool =
     if result.num_record_failures:
         say(f"{result.num_record_failures} records for MLflow wait for the next start")
     if outcome.was_stopped:
-        say(f"stopped with {outcome.num_edits} edits in the bank; the same command goes on")
+        say(f"stopped with {outcome.num_edits} edits in the bank; the same command resumes")
         return result.stop_code
     num_new = outcome.num_edits - outcome.num_edits_before
     if outcome.timings.num_processed:

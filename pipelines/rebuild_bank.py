@@ -4,8 +4,7 @@
     rebuild_bank.py --store s3://bucket/prefix --generator runs/train/generator --bank main-2
     rebuild_bank.py --store runs/quickstart/store --generator FOLDER --bank new --from quickstart
 
-The old bank stays as it is. The same command again goes on where the last one stopped, however it
-stopped.
+The old bank stays as it is. The same command resumes an interrupted rebuild.
 """
 
 import argparse
@@ -31,7 +30,7 @@ EXIT_CODES = """exit codes:
   1    an error; the message says what to do
   2    a wrong option or setting
   4    done, but some requests were refused (the table `rejects` says why)
-  130  stopped by Ctrl-C, 143 by SIGTERM, after a window; the same command goes on
+  130  stopped by Ctrl-C, 143 by SIGTERM, after a window; the same command resumes
 """
 
 
@@ -74,7 +73,7 @@ def resolve_recipe(options: argparse.Namespace) -> RebuildRecipe:
 
 
 def run_job(recipe: RebuildRecipe) -> int:
-    """Do the job and say how it ended."""
+    """Run the job and report its end."""
     if not recipe.store:
         raise ConfigError("store must name the store of the request log: --store URI")
     from rich.console import Console
@@ -104,7 +103,7 @@ def ending(recipe: RebuildRecipe, result: "RebuildResult") -> str:
     outcome = result.outcome
     name = f"bank {recipe.bank.name!r}, version {result.version}"
     if outcome.was_stopped:
-        return f"stopped with {outcome.num_edits} edits in {name}; the same command goes on"
+        return f"stopped with {outcome.num_edits} edits in {name}; the same command resumes"
     refused = f"{outcome.num_refused} requests refused" if outcome.num_refused else "none refused"
     registered = f"; {result.registered}" if result.registered else ""
     return (

@@ -104,7 +104,7 @@ class Follower:
                 if is_draining:
                     raise type(error)(
                         f"stopped while the store was unavailable ({error.message}); nothing is "
-                        "lost, the same command goes on from the request log and the inbox"
+                        "lost, the same command resumes from the request log and the inbox"
                     ) from error
                 self._back_off(error)
                 continue

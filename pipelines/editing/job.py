@@ -1,4 +1,4 @@
-"""Wires the editing job: session, groups and pools, store, records; then runs it and reports."""
+"""The editing job around `run`: input, Ray session, workers, store, MLflow and report."""
 
 import time
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ from workers.failures import retried
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """What is left to say at the end."""
+    """What the command reports at the end."""
 
     outcome: Outcome
     protocols: tuple[str, ...]
     num_rejected: int
-    """Inputs of this run that are not in the bank, lines and requests."""
+    """Input lines and requests of this run that were rejected."""
     num_record_failures: int
     report: Path
     tracking_uri: str
@@ -47,12 +47,12 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     """Edit, write the report, and record both in MLflow.
 
     Args:
-        config: The resolved recipe.
-        console: For people.
-        start_s: `time.perf_counter` when the job began.
+        config: The recipe.
+        console: For messages and progress.
+        start_s: `time.perf_counter` at the start of the job.
 
     Raises:
-        LiveEditError: The job cannot go on; what was committed stays.
+        LiveEditError: The job cannot continue; what was committed stays.
     """
     progress = ProgressView(console)
     stop = StopRequest(progress.say)
@@ -151,7 +151,7 @@ def _edit(
 def _opened_source(
     config: LifelongEditRecipe, store: ObjectStore, progress: ProgressView
 ) -> Source:
-    """The source of a recipe, with what people should know of it said."""
+    """Open the input of a recipe; show its notes."""
     if config.benchmark.is_on:
         progress.say("checking every record and image of the benchmark")
     source = open_source(config, store)
@@ -194,7 +194,7 @@ def _follower(
 def _write_report(
     sources: ReportSources, outcome: Outcome, facts: dict[str, str], start_s: float
 ) -> tuple[Path, list[Path]]:
-    """The page, and its curves as images."""
+    """The report page and its figures."""
     from infra.reports.editing import render_report
     from infra.reports.metrics import CURVE_HEADING, draw_metric_plots
     from infra.reports.page import write_page

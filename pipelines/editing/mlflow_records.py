@@ -1,4 +1,4 @@
-"""What a run leaves in MLflow; an outage of MLflow never stops a run."""
+"""What a run records in MLflow; an outage of MLflow never stops a run."""
 
 import contextlib
 import json
@@ -23,14 +23,7 @@ class RunRecords:
     """Parameters, metrics by number of edits, and registered versions of one run."""
 
     def __init__(self, tracker: Tracker, registry: ModelRegistry, *, state_file: Path) -> None:
-        """Use a tracker and the registry of the same server.
-
-        Args:
-            tracker: Takes parameters and metrics.
-            registry: Takes the generator and bank versions.
-            state_file: Remembers which evaluations were recorded, so that a resumed run does not
-                record them twice.
-        """
+        """`state_file` lists the recorded evaluations, so that a resumed run skips them."""
         self._tracker = tracker
         self._registry = registry
         self._state_file = state_file
@@ -39,7 +32,7 @@ class RunRecords:
         if state_file.exists():
             self._recorded = set(json.loads(state_file.read_text()))
         self.num_failures = 0
-        """Registrations for which MLflow or the store was away; the next start tries again."""
+        """Registrations that failed because of an outage; the next start retries them."""
 
     @property
     def tracking_uri(self) -> str:
@@ -47,7 +40,7 @@ class RunRecords:
         return self._tracker.tracking_uri
 
     def started(self, config: LifelongEditRecipe, facts: Mapping[str, str]) -> None:
-        """Record what the run is configured with."""
+        """Record settings and facts of the run."""
         self._backbone = recorded_backbone(config.backbone)
         self._tracker.log_params(to_flat_dict(config))
         self._tracker.set_tags(facts)
@@ -104,7 +97,7 @@ class RunRecords:
         self.register_newest(bank)
 
     def register_newest(self, bank: ExpertBank) -> None:
-        """Register the newest bank version, if there is any, as the challenger."""
+        """Register the newest bank version, if any, as the challenger."""
         windows = bank.history()
         if windows:
             with self._tolerated():
@@ -114,7 +107,7 @@ class RunRecords:
                 self._registry.versions().set_alias(BANK_MODEL, "challenger", newest.version)
 
     def followed(self, bank: ExpertBank, lag_s: float) -> None:
-        """Record how far the continuous mode is."""
+        """Record the progress of the continuous mode."""
         metrics = {"num_edits": float(bank.num_edits()), "lag_s": lag_s}
         self._tracker.log_metrics(metrics, step=bank.version)
 
@@ -128,4 +121,4 @@ class RunRecords:
             yield
         except (TrackingError, StorageUnavailableError) as error:
             self.num_failures += 1
-            _logger.warning("%s; the next start of this run tries again", error)
+            _logger.warning("%s; the next start of this run retries it", error)

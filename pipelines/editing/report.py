@@ -117,7 +117,7 @@ def stage_times(outcome: Outcome) -> list[StageTime]:
 def _warnings(outcome: Outcome) -> list[str]:
     warnings = []
     if outcome.was_stopped:
-        warnings.append("The run was stopped before its end; the same command goes on from here.")
+        warnings.append("The run was stopped before its end; the same command resumes it.")
     if outcome.intake.num_duplicates:
         warnings.append(
             f"{outcome.intake.num_duplicates} lines of the input repeat an earlier line; "

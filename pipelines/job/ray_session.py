@@ -157,6 +157,6 @@ class StopRequest:
             sys.exit(128 + signal_number)
         self.signal_number = signal_number
         self._say(
-            "stopping after the current window; the same command goes on from there "
+            "stopping after the current window; the same command resumes from there "
             "(once more: stop at once)"
         )

@@ -98,7 +98,7 @@ def test_a_terminated_job_stops_after_the_window(tmp_path: Path) -> None:
     finally:
         end_group(process)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert "the same command goes on" in output
+    assert "the same command resumes" in output
     assert 1 <= run.bank().num_edits() < 6
     assert (tmp_path / "quickstart" / "report.html").exists()
 

@@ -185,7 +185,7 @@ def test_a_stop_during_an_outage_ends_with_an_error_and_the_next_start_goes_on(
     place: Place,
 ) -> None:
     drop(place.inbox, "a.jsonl", range(3))
-    with pytest.raises(StorageUnavailableError, match="the same command goes on"):
+    with pytest.raises(StorageUnavailableError, match="the same command resumes"):
         place.follower(embedder=FlakyEmbedder(itertools.repeat(True)), events=[]).follow()
     assert place.driver.bank.num_edits() == 0
     assert len(place.driver.log) == 3
