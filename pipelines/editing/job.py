@@ -114,6 +114,7 @@ def _edit(
         evaluator = start_evaluator(
             models,
             evaluation,
+            max_new_tokens=evaluation.max_new_tokens,
             max_in_flight=config.ray.max_in_flight,
             cache=cache_names(config.states, config.run_root),
             answers_uri=config.store_uri,

@@ -31,15 +31,15 @@ Pause = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
 
 
 class RequestsSection(Settings):
-    """Which facts to teach. With neither `path` nor `cases`: those of `benchmark`, or the built-in
-    evaluation cases."""
+    """Which facts to edit with; with neither `path` nor `cases`, those of `benchmark`, or the
+    built-in evaluation cases."""
 
     path: str = ""
     """JSONL file of plain requests: {"image": ..., "prompt": ..., "target": ...}."""
     cases: str = ""
     """JSONL file of cases: {"edit": {...}, "probes": [...]}."""
     limit: Count = 0
-    """Teach only the first so many; 0 teaches all."""
+    """Use only the first so many requests; 0 uses all."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -63,28 +63,28 @@ class FollowSection(Settings):
     """The inbox that `--follow` watches until it is told to stop."""
 
     is_on: bool = False
-    """Keep running and teach what arrives, instead of ending with the input."""
+    """Keep running and process what arrives, instead of ending with the input."""
     inbox: StoreUri = ""
-    """Folder or s3:// URI of the JSONL files to take in; empty: `inbox` in the store."""
+    """Folder or s3:// URI where JSONL files arrive; empty: `inbox` in the store."""
     window_s: Amount = 10.0
-    """A window is closed when its oldest request has waited so long, or when it is full
+    """A window is committed when its oldest request has waited this long, or when it is full
     (`bank.window_edits`)."""
     poll_s: Pause = 2.0
     """Pause between two looks into the inbox."""
     settle_s: Amount = 1.0
-    """On disk a file is taken only when it has not changed for so long: it may be half written."""
+    """A file on disk that changed more recently is not read yet: it may be half written."""
     max_file_bytes: PositiveInt = 268_435_456
-    """Larger files are left where they are, and named."""
+    """Larger files stay in the inbox, with a message."""
     wait_s: Pause = 60.0
     """Longest pause between two retries while the store does not answer."""
     drain_s: Amount = 60.0
-    """After Ctrl-C or SIGTERM: time for the windows of what was taken in already."""
+    """After Ctrl-C or SIGTERM: time to commit the requests that are logged already."""
     report_s: Pause = 60.0
-    """How often to say that nothing has come."""
+    """How often to report while nothing arrives."""
     register_s: Pause = 3600.0
     """How often the newest bank version is registered for nightly jobs; at the end it always is."""
     stop_when_idle_s: Amount = 0.0
-    """End when nothing has come for so long; 0 never ends."""
+    """End when nothing has arrived for this long; 0 never ends."""
 
     def inbox_uri(self, store_uri: str) -> str:
         """Where files arrive: by default the folder `inbox` of the store."""
@@ -145,8 +145,8 @@ class RebuildSourceSection(Settings):
     """Which requests of the log the new bank is made from."""
 
     bank: str = ""
-    """Only the edits that this bank of the store holds; empty: every request of the log. Edits that
-    were removed never come back, whatever is named here."""
+    """Only the edits that this bank of the store holds; empty: every request of the log. Removed
+    edits stay removed in either case."""
     version: str = ""
     """Number or tag of a version of it; empty: the newest when the job starts."""
 
@@ -161,9 +161,9 @@ class RebuiltBankSection(BankSection):
     """The new bank."""
 
     name: Name = "rebuilt"
-    """Name of the bank in the store; another one than that of the source."""
+    """Name of the bank in the store; not that of the source."""
     window_edits: PositiveInt = 1000
-    """Edits of one window; what a killed job has to write again at most."""
+    """Edits of one window: the most that a killed job has to write again."""
 
 
 class RebuildRecipe(Recipe):
@@ -205,9 +205,9 @@ class RebuildRecipe(Recipe):
         return Path(self.run_root) / self.run_name
 
     def editing(self) -> LifelongEditRecipe:
-        """The editing job that this is: no new requests, no evaluation."""
+        """As a recipe of the editing job, without new requests and evaluation."""
         shared = set(type(self).model_fields) & set(LifelongEditRecipe.model_fields)
         return LifelongEditRecipe(
             **{name: getattr(self, name) for name in shared},
-            evaluation=EvaluationSection(at=(), num_cpus=0.0),
+            evaluation=EvaluationSection(at=()),
         )

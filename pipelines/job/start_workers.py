@@ -2,11 +2,11 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.job.sections import EmbeddingSection, GeneratorSection
+from pipelines.job.sections import ActorSection, EmbeddingSection, GeneratorSection, WorkerSection
 from pipelines.job.stages import ExpertWriters
 from pipelines.job.state_cache import cache_names
 from workers.actor_pool import actor_options
@@ -29,23 +29,6 @@ from workers.worker_pool import WorkerPool
 
 GeneratorPool = WorkerPool[Sequence[NumberedRequest], GeneratedBatch, GeneratorFacts]
 EmbedderPool = WorkerPool[GeneratedBatch, WrittenBatch, EmbedderFacts]
-
-
-class EvaluatorSettings(Protocol):
-    """What the recipe of any job says about its evaluation workers."""
-
-    @property
-    def num_workers(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def max_new_tokens(self) -> int: ...
-    @property
-    def num_threads(self) -> int: ...
-    @property
-    def num_cpus(self) -> float: ...
-    @property
-    def node_resource(self) -> str: ...
 
 
 def model_names(config: LifelongEditRecipe) -> ModelNames:
@@ -107,9 +90,7 @@ def start_generator(
             for _ in range(section.gangs)
         ]
     else:
-        worker = GeneratorActor.options(
-            **actor_options(num_cpus=section.num_cpus, node_resource=section.node_resource)
-        )
+        worker = GeneratorActor.options(**_options(section))
         actors = [
             worker.remote(models, limits, num_threads=section.num_threads, cache=cache)
             for _ in range(section.gangs)
@@ -124,9 +105,7 @@ def start_generator(
 
 def start_embedder(section: EmbeddingSection, *, max_in_flight: int = 4) -> EmbedderPool:
     """Workers that embed images and write experts to the store."""
-    worker = ExpertEmbeddingActor.options(
-        **actor_options(num_cpus=section.num_cpus, node_resource=section.node_resource)
-    )
+    worker = ExpertEmbeddingActor.options(**_options(section))
     load = functools.partial(load_embedder, section.open_clip_model, section.open_clip_pretrained)
     return WorkerPool(
         "embedding pool",
@@ -141,8 +120,9 @@ def start_embedder(section: EmbeddingSection, *, max_in_flight: int = 4) -> Embe
 
 def start_evaluator(
     models: ModelSource,
-    section: EvaluatorSettings,
+    section: WorkerSection,
     *,
+    max_new_tokens: int = 12,
     max_in_flight: int = 4,
     cache: CacheNames | None = None,
     answers_uri: str = "",
@@ -151,20 +131,19 @@ def start_evaluator(
 
     Args:
         models: Backbone and generator.
-        section: Of the recipe.
+        section: Number and resources of the actors.
+        max_new_tokens: Longest answer under free generation.
         max_in_flight: Most units in progress at one time.
         cache: Of states; None computes them once for this pool.
         answers_uri: Root of the store that holds answers of the unedited backbone; "" computes
             them once for this pool.
     """
-    worker = EvaluationActor.options(
-        **actor_options(num_cpus=section.num_cpus, node_resource=section.node_resource)
-    )
+    worker = EvaluationActor.options(**_options(section))
     start_actor = functools.partial(
         worker.remote,
         models,
         batch_size=section.batch_size,
-        max_new_tokens=section.max_new_tokens,
+        max_new_tokens=max_new_tokens,
         num_threads=section.num_threads,
         cache=cache,
         answers_uri=answers_uri,
@@ -176,3 +155,7 @@ def start_evaluator(
         # What lies in a cache need not fill the object store as well.
         keeps_prepared=cache is None or not answers_uri,
     )
+
+
+def _options(section: ActorSection) -> dict[str, Any]:
+    return actor_options(num_cpus=section.num_cpus, node_resource=section.node_resource)

@@ -71,6 +71,7 @@ class RayEvaluators:
         return start_evaluator(
             models,
             section,
+            max_new_tokens=section.max_new_tokens,
             max_in_flight=recipe.ray.max_in_flight,
             cache=cache_names(recipe.states, recipe.run_root),
             answers_uri=recipe.store_uri if recipe.states.is_cached else "",
