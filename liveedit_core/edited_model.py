@@ -1,23 +1,21 @@
-"""The edited model as a library: teach it facts, let it generate, ask it why.
+"""The edited model as a library: edit it, ask it, explain its answers, save it.
 
     with open_model() as model:
         model.edit("tapir.png", "What is shown here?", "a tapir")
         model.answer("tapir_again.png", "What animal is this?")
         model.explain("tapir_again.png", "What animal is this?").image().save("why.png")
 
-No weight and no hook of the backbone is ever touched: each request generates behind a view of it,
-so requests of several threads may run at once, and edits that are made meanwhile hold from the
-next request on.
+Weights and hooks of the backbone are never modified: each request generates behind a view of it. So
+threads may generate concurrently; an edit applies from the next request on.
 """
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
-from liveedit_core.backbones.generation import Continuation, Generating, continuations
+from liveedit_core.backbones.generation import Generating, continuations
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.errors import ConfigError, InputError
@@ -31,17 +29,17 @@ from liveedit_core.model_folder import Fact, load_facts, read_repository, save_m
 from liveedit_core.schema import EditRequest
 
 ImageSource = bytes | str | Path
-"""An encoded image, or where it lies."""
+"""An encoded image, or the path of one."""
 
 
 @runtime_checkable
 class GeneratingBackbone(Backbone, Generating, Protocol):
-    """A backbone that also generates with transformers' own arguments."""
+    """A backbone that also takes transformers' generation arguments."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """What was generated for one request."""
+    """The generated text of one request."""
 
     text: str
     """The first, or only, sequence."""
@@ -49,22 +47,22 @@ class Generation:
     """All of them, with `num_return_sequences`."""
     token_ids: tuple[tuple[int, ...], ...]
     routing: Routing | None
-    """Which edits answered; None for a request without an image, or while there are no edits."""
+    """The edits that were kept; None for a request without an image, or if there are no edits."""
     details: Any = field(default=None, repr=False)
-    """transformers' own output, with `return_dict_in_generate`; of all requests in a batch."""
+    """Output of transformers for the whole batch, with `return_dict_in_generate`."""
     row: int = 0
-    """Which prompt of that batch this is."""
+    """Index of this prompt in that batch."""
 
 
 class EditedModel:
-    """A frozen backbone, a generator, and experts that come and go.
+    """A frozen backbone, a generator made for it, and experts that can be added and removed.
 
     Args:
         backbone: frozen model.
         generator: made for this backbone.
-        repository: experts to begin with, such as a bank version; by default none.
-        facts: what the experts were made from, as far as it is known; for explanations, and so that
-            a new answer to an old question takes its place.
+        repository: experts to start with, such as a bank version.
+        facts: what they were made from, as far as it is known: for explanations, and so that a new
+            answer to the same question replaces the old one.
 
     Raises:
         ConfigError: the backbone cannot generate.
@@ -82,55 +80,45 @@ class EditedModel:
             raise ConfigError(f"a {type(backbone).__name__} cannot generate (see `Generating`)")
         self._backbone = backbone
         experts = repository or ExpertRepository.empty(generator.config)
-        self._editor = Editor(backbone, generator, experts)
+        self._editor: Editor | None = Editor(backbone, generator, experts)
         self._facts = dict(facts or {})
         self._writing = threading.Lock()
-        self._is_open = True
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Let go of the experts; the backbone is what it was before, and stays with its owner."""
-        self._is_open = False
-        self._editor = self._editor.with_repository(
-            ExpertRepository.empty(self._editor.generator.config)
-        )
+        """Free the experts; the backbone stays with its owner."""
+        self._editor = None
 
     @property
     def editor(self) -> Editor:
-        """The engine with the current experts; it never changes, an edit puts another in its place.
+        """The engine with the current experts; immutable, an edit replaces it.
 
         Raises:
             ConfigError: the model is closed.
         """
-        if not self._is_open:
+        if self._editor is None:
             raise ConfigError("this edited model is closed; open another one")
         return self._editor
 
     @property
     def edits(self) -> tuple[str, ...]:
         """Ids of all edits."""
-        return self._editor.repository.edit_ids
+        return self._editor.repository.edit_ids if self._editor else ()
 
     def fact(self, edit_id: str) -> Fact | None:
-        """What an edit taught, if that is known."""
+        """What an edit taught, if it is known."""
         return self._facts.get(edit_id)
 
     def edit(self, image: ImageSource, prompt: str, target: str) -> str:
-        """Teach one fact: for this image and prompt, answer the target.
+        """Teach that this image and prompt have this answer; returns the id of the edit.
 
-        Returns:
-            The id of the edit. Teaching the same again changes nothing; another target for the same
-            image and prompt takes the place of the old one.
+        The same edit again changes nothing; another target for the same image and prompt replaces
+        the old one.
 
         Raises:
             InputError: the image cannot be read, or a text is empty or too long.
@@ -139,7 +127,7 @@ class EditedModel:
         return self.edit_many([(image, prompt, target)])[0]
 
     def edit_many(self, facts: Iterable[tuple[ImageSource, str, str]]) -> tuple[str, ...]:
-        """Teach several facts at once: all of them, or none where one is not acceptable."""
+        """Apply several edits, or none if one of them raises an error."""
         requests = [
             EditRequest(image_bytes=_bytes_of(image), prompt=prompt, target=target)
             for image, prompt, target in facts
@@ -167,11 +155,7 @@ class EditedModel:
         return tuple(request.edit_id for request in requests)
 
     def remove(self, *edit_ids: str) -> None:
-        """Take edits back.
-
-        Raises:
-            InputError: there is no such edit; then nothing is removed.
-        """
+        """Remove edits; raises InputError, and removes none, if one does not exist."""
         with self._writing:
             editor = self.editor
             if unknown := sorted(set(edit_ids) - set(editor.repository.edit_ids)):
@@ -182,16 +166,14 @@ class EditedModel:
     def generate(
         self, images: Sequence[ImageSource | None], prompts: Sequence[str], **arguments: Any
     ) -> list[Generation]:
-        """Continue prompts, each with its image or None.
+        """Continue prompts, each with an image or None.
+
+        Without an image, or if no edit is kept, the backbone alone generates.
 
         Args:
-            images: one for each prompt.
-            prompts: as a user asks them; the backbone's prompt format is added.
+            images: one per prompt.
+            prompts: plain questions; the backbone's prompt format is added.
             arguments: of transformers' `generate`: max_new_tokens, num_beams, do_sample, ...
-
-        Returns:
-            In the order of the prompts. Requests without an image, and those for which no edit is
-            kept, are generated by the backbone alone.
         """
         if len(images) != len(prompts):
             raise InputError(f"expected an image or None for each of {len(prompts)} prompts")
@@ -203,8 +185,17 @@ class EditedModel:
         routings: dict[int, Routing] = {}
         route = editor.router(routings) if len(editor.repository) else None
         options = {"pad_token_id": self._backbone.pad_id} | arguments
-        done = continuations(self._backbone, inputs, route, **options)
-        return [_generation(one, routings.get(i)) for i, one in enumerate(done)]
+        return [
+            Generation(
+                text=done.texts[0],
+                texts=done.texts,
+                token_ids=done.token_ids,
+                routing=routings.get(i),
+                details=done.details,
+                row=done.row,
+            )
+            for i, done in enumerate(continuations(self._backbone, inputs, route, **options))
+        ]
 
     def answer(self, image: ImageSource | None, prompt: str, *, max_new_tokens: int = 12) -> str:
         """The greedy answer to one question."""
@@ -217,10 +208,7 @@ class EditedModel:
         return explain(self.editor, item, self._facts)
 
     def save(self, folder: Path | str) -> None:
-        """Write the experts, what they were made from and what they belong to.
-
-        `open_model(..., experts=folder)` reads it again.
-        """
+        """Write the experts and facts; `open_model(..., experts=folder)` reads them."""
         with self._writing:
             save_model(Path(folder), self.editor, self._facts)
 
@@ -231,14 +219,14 @@ def open_model(
     experts: ExpertRepository | Path | str | None = None,
     options: LoadOptions | None = None,
 ) -> EditedModel:
-    """Load what an edited model needs.
+    """Load an edited model.
 
     Args:
         backbone: "builtin", a folder, or "owner/model" with or without "@revision".
         generator: "builtin", or the folder of a checkpoint made for this backbone.
-        experts: a bank version (`ExpertBank.load_repository`), a folder that `EditedModel.save`
-            wrote, or None to start empty.
-        options: number format and device of the backbone; the edit layer is the generator's.
+        experts: a bank version (`ExpertBank.load_repository`), a folder of `EditedModel.save`, or
+            None to start empty.
+        options: dtype and device of the backbone; the edit layer is the generator's.
 
     Raises:
         ConfigError: a part cannot be loaded; the message says why.
@@ -254,12 +242,11 @@ def open_model(
     return EditedModel(loaded, trained, repository, load_facts(folder))
 
 
-def _load_backbone(name: str, edit_layer: int, options: LoadOptions | None) -> GeneratingBackbone:
+def _load_backbone(name: str, edit_layer: int, options: LoadOptions | None) -> Backbone:
     if name == "builtin":
         from liveedit_core.builtin.backbone import load_builtin_backbone
 
         return load_builtin_backbone(edit_layer=edit_layer)
-
     from liveedit_core.backbones.loading import load_backbone
 
     return load_backbone(name, (options or LoadOptions()).with_changes(edit_layer=edit_layer))
@@ -275,14 +262,3 @@ def _generator_folder(name: str | Path) -> Path:
 
 def _bytes_of(image: ImageSource) -> bytes:
     return image if isinstance(image, bytes) else read_image_file(Path(image))
-
-
-def _generation(done: Continuation, routing: Routing | None) -> Generation:
-    return Generation(
-        text=done.texts[0],
-        texts=done.texts,
-        token_ids=done.token_ids,
-        routing=routing,
-        details=done.details,
-        row=done.row,
-    )

@@ -1,15 +1,14 @@
-"""The one exception tree of the project.
+"""The exceptions of the project.
 
-Data errors say that the input, not the world, is at fault: they are never retried. Infrastructure
-errors may pass with time: they are retried a bounded number of times. Every class takes exactly one
-message argument, so that it survives pickling between processes.
+Data errors are never retried. Infrastructure errors (`retryable`) are retried a bounded number of
+times. Every class takes exactly one message, so that it survives pickling between processes.
 """
 
 from typing import ClassVar
 
 
 class LiveEditError(Exception):
-    """Base of all errors raised on purpose; the message says what, where and what to do."""
+    """Base class; the message says what is wrong, where, and what to do."""
 
     retryable: ClassVar[bool] = False
 
@@ -19,15 +18,15 @@ class LiveEditError(Exception):
 
 
 class InputError(LiveEditError):
-    """An edit request, case or image from outside is not acceptable."""
+    """An edit request, case or image is invalid."""
 
 
 class ConfigError(LiveEditError):
-    """A recipe, option or configuration field is unknown, of the wrong type or impossible."""
+    """A recipe, option or configuration field is unknown, of the wrong type or out of range."""
 
 
 class ShapeError(LiveEditError):
-    """A tensor does not have the shape that the method prescribes."""
+    """A tensor does not have the expected shape."""
 
 
 class RepositoryMismatchError(LiveEditError):
@@ -35,7 +34,7 @@ class RepositoryMismatchError(LiveEditError):
 
 
 class NumericsError(LiveEditError):
-    """NaN or infinity where finite numbers are needed."""
+    """NaN or infinity where finite numbers are required."""
 
 
 class IntegrityError(LiveEditError):
@@ -43,24 +42,24 @@ class IntegrityError(LiveEditError):
 
 
 class WorkerLostError(LiveEditError):
-    """A worker process or node died; its unfinished work may be sent again."""
+    """A worker process or node died; its unfinished work may be retried."""
 
     retryable = True
 
 
 class StorageUnavailableError(LiveEditError):
-    """The object store did not answer, or not in the way it must."""
+    """The object store did not answer, or not as it should."""
 
     retryable = True
 
 
 class TrackingError(LiveEditError):
-    """The MLflow server did not take a record; records are spooled and sent later."""
+    """MLflow did not accept a record; records are spooled and sent later."""
 
     retryable = True
 
 
 class DeadlineError(LiveEditError):
-    """A piece of work did not end in time."""
+    """Work did not finish in time."""
 
     retryable = True

@@ -1,4 +1,4 @@
-"""Why an edited model answers so: which edits a question keeps, in numbers and in an image."""
+"""Explains an answer: which edits a question keeps, as numbers and as a chart."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,19 +14,19 @@ from liveedit_core.method.routing import paired_similarity
 from liveedit_core.model_folder import Fact
 
 NUM_REFUSED = 3
-"""Edits that are shown though the question does not keep them: the nearest ones."""
+"""Edits shown that the question does not keep: the nearest ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainedEdit:
-    """One edit as a question sees it."""
+    """Routing of a question to one edit."""
 
     edit_id: str
     fact: Fact | None
-    """What it taught, where that is known."""
+    """What it taught, if known."""
     is_kept: bool
     visual_similarity: float
-    """Of the images; the edit is kept if this beats the threshold, within the configured bounds
+    """Of the images; the edit is kept if it exceeds the threshold, within the bounds of the config
     (Eq. 5)."""
     prompt_similarity: float
     gate: float
@@ -37,7 +37,7 @@ class ExplainedEdit:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Which edits a question keeps: those first, the heaviest first; then the nearest refused."""
+    """The edits that a question keeps, by falling weight, then the nearest that it does not."""
 
     prompt: str
     image_bytes: bytes = field(repr=False)
@@ -49,7 +49,7 @@ class Explanation:
 
     @property
     def kept(self) -> tuple[ExplainedEdit, ...]:
-        """Those that answer."""
+        """The edits that take part in the answer."""
         return tuple(edit for edit in self.edits if edit.is_kept)
 
     def __str__(self) -> str:
@@ -60,19 +60,15 @@ class Explanation:
         return "\n".join(lines)
 
     def image(self) -> Image.Image:
-        """The question's image beside a bar for each edit; the line is the threshold."""
+        """The question's image and a bar for each edit; the vertical line is the threshold."""
         return draw(self)
 
 
 @torch.no_grad()
 def explain(editor: Editor, item: BackboneInput, facts: Mapping[str, Fact]) -> Explanation:
-    """Route one question and write down what happened.
-
-    Raises:
-        InputError: the question has no image, so no expert is ever asked.
-    """
+    """Route one question; raises InputError if it has no image."""
     if item.image_bytes is None:
-        raise InputError("a question without an image never reaches the experts")
+        raise InputError("a question without an image is never routed to experts")
     (states,) = editor.backbone.encode([item])
     routing = editor.route([states])
     features = editor.generator.input_features([states])

@@ -23,12 +23,12 @@ _TENSORS = {
     "down_NRD": "down",
     "up_NRD": "up",
 }
-"""Names in the file, and the fields of a repository that they fill."""
+"""Names in the file, and the fields of a repository."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """What an edit taught; its image is known by the edit's id alone."""
+    """What an edit taught; the image is part of the ids only."""
 
     prompt: str
     target: str
@@ -37,12 +37,12 @@ class Fact:
 
     @classmethod
     def of(cls, request: EditRequest) -> Self:
-        """The fact of a request."""
+        """The fact that a request teaches."""
         return cls(prompt=request.prompt, target=request.target, subject_id=request.subject_id)
 
 
 def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> None:
-    """Write the experts of an editor and what they belong to."""
+    """Write experts and facts, with the digests of backbone and generator."""
     folder.mkdir(parents=True, exist_ok=True)
     repository = editor.repository
     tensors = {name: getattr(repository, name).contiguous() for name in _TENSORS}
@@ -59,7 +59,7 @@ def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> None:
 def read_repository(
     folder: Path, backbone_digest: str, generator: LiveEditGenerator
 ) -> ExpertRepository:
-    """The experts of a folder.
+    """Read the experts.
 
     Raises:
         IntegrityError: a file is missing or damaged.
@@ -72,8 +72,8 @@ def read_repository(
     ):
         if content.get(name) != found:
             raise RepositoryMismatchError(
-                f"{folder}: its experts belong to the {name} {content.get(name)}, this one is "
-                f"{found}; they mean nothing there"
+                f"{folder}: its experts were made for {name} {content.get(name)}, got {found}; "
+                "they cannot be used here"
             )
     try:
         tensors = load_file(folder / EXPERTS_FILE)
@@ -86,7 +86,7 @@ def read_repository(
 
 
 def load_facts(folder: Path) -> dict[str, Fact]:
-    """What the experts of a folder were made from; raises IntegrityError."""
+    """Read the facts; raises IntegrityError."""
     try:
         return {edit_id: Fact(**fact) for edit_id, fact in _content(folder)["facts"].items()}
     except (KeyError, TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""The nouns of the project: edit requests, probes, cases (METHOD.md 7)."""
+"""Edit requests, probes and cases."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ProbeKind(StrEnum):
-    """What a probe asks about an edit; the reliability probe is the edit itself."""
+    """What a probe tests; the reliability probe is the edit itself."""
 
     RELIABILITY = "reliability"
     TEXT_GENERALITY = "text_generality"
@@ -19,7 +19,7 @@ class ProbeKind(StrEnum):
 
     @property
     def is_locality(self) -> bool:
-        """Whether the right answer is whatever the unedited backbone says."""
+        """Whether the unedited backbone's answer is the right one."""
         return self.value.endswith("_locality")
 
 
@@ -34,7 +34,7 @@ PAPER_METRICS: tuple[ProbeKind, ...] = (
 
 
 def edit_id_of(image_bytes: bytes, prompt: str, target: str) -> str:
-    """Identity of an edit: sha256 over image bytes, prompt and target (hex, 64 characters)."""
+    """sha256 over image bytes, prompt and target (64 hex digits)."""
     digest = hashlib.sha256()
     for part in (image_bytes, prompt.encode(), target.encode()):
         digest.update(len(part).to_bytes(8, "little"))
@@ -43,7 +43,7 @@ def edit_id_of(image_bytes: bytes, prompt: str, target: str) -> str:
 
 
 def subject_id_of(image_bytes: bytes, prompt: str) -> str:
-    """Identity of what an edit is about: two edits with one subject and two targets conflict."""
+    """Identity of image and prompt: two edits of one subject with different targets conflict."""
     return edit_id_of(image_bytes, prompt, "")
 
 
@@ -56,44 +56,44 @@ class EditRequest:
     prompt: str
     target: str
     image_uri: str = ""
-    """Where the image came from; empty when the bytes were given."""
+    """Where the image came from; empty if bytes were given."""
     submitter: str = ""
 
     @property
     def edit_id(self) -> str:
-        """sha256 of (image bytes, prompt, target)."""
+        """See `edit_id_of`."""
         return edit_id_of(self.image_bytes, self.prompt, self.target)
 
     @property
     def subject_id(self) -> str:
-        """sha256 of (image bytes, prompt)."""
+        """See `subject_id_of`."""
         return subject_id_of(self.image_bytes, self.prompt)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """One question that examines an edit."""
+    """One question that tests an edit."""
 
     kind: ProbeKind
     prompt: str
     target: str
-    """The right answer; for locality probes a hint only: the unedited backbone's answer counts."""
+    """The right answer; not used for locality probes, where the unedited answer counts."""
     image_bytes: bytes | None = field(default=None, repr=False)
     """Encoded image, or None for a text-only question."""
     hop: int = 0
-    """Of a portability probe: steps from the taught fact to the answer (VLKEB: 1 to 4); 0 where the
-    number is not known."""
+    """Of a portability probe: steps from the edited fact to the answer (VLKEB: 1 to 4); 0 if
+    unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """An edit and the probes that examine it."""
+    """An edit and its probes."""
 
     case_id: str
     edit: EditRequest
     probes: tuple[Probe, ...] = ()
     entity: str = ""
-    """Name of the entity in the image, for reports; training holds out whole entities."""
+    """Name of the entity in the image; training holds out whole entities."""
 
     def all_probes(self) -> tuple[Probe, ...]:
         """The reliability probe (the edit itself), then the others."""
