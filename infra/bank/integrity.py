@@ -100,15 +100,6 @@ class IntegrityReport:
             "damaged_edits": self.damaged_edits,
         }
 
-    def raise_if_damaged(self) -> None:
-        """IntegrityError that names every damaged file and edit."""
-        if not self.is_whole:
-            raise IntegrityError(
-                f"bank {self.bank!r}, version {self.version}: {'; '.join(self.lines())}. The other "
-                "rows are undamaged; `liveedit bank repair` computes the damaged experts again "
-                "from the log"
-            )
-
 
 def verify_version(
     bank: ExpertBank, version: int | None = None, request_log: RequestLog | None = None

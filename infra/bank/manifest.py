@@ -90,12 +90,7 @@ class BankManifest:
             ) from error
 
     def open_bank(self) -> ExpertBank:
-        """The bank.
-
-        Raises:
-            IntegrityError: It no longer exists.
-            RepositoryMismatchError: The bank of this name now has another identity.
-        """
+        """The bank; RepositoryMismatchError if it was created anew with another identity."""
         bank = ExpertBank.open(ObjectStore(self.store_uri), self.bank)
         bank.identity.check_same(self.identity, self.bank)
         return bank
@@ -103,12 +98,7 @@ class BankManifest:
     def verified_bank(self, name: str) -> ExpertBank:
         """The bank, after every file of the version was read and compared.
 
-        Args:
-            name: Of the registered version, for the message.
-
-        Raises:
-            IntegrityError: Names the files that are missing or altered.
-            RepositoryMismatchError: The bank of this name now has another identity.
+        IntegrityError names the files that are missing or altered; `name` is for its message.
         """
         bank = self.open_bank()
         problems = content_problems(bank, self)

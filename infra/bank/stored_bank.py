@@ -136,7 +136,7 @@ class StoredBank:
         Rejected and removed ones are not pending.
         """
         held = self.subject_sequences()
-        rejected = log.refused_sequences(self.name)
+        rejected = log.rejected_sequences(self.name)
         removed = log.changes.removed()
         return sorted(
             key.sequence

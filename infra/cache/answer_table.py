@@ -83,6 +83,6 @@ class AnswerTable:
             written = WrittenRows.write(
                 self._rows.uri, table, self._store.table_options(), "answer_id"
             )
-            self._rows.commit([written])
+            self._rows.commit(written)
         except (IntegrityError, StorageUnavailableError) as error:
             _logger.warning("unedited answers were not stored: %s", error)

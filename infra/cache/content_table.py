@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -161,14 +161,13 @@ class ContentTable:
             texts: list[str] = self._dataset.to_table(columns=[name]).column(name).to_pylist()
         return texts
 
-    def commit(self, written: Iterable[WrittenRows]) -> int:
-        """Show rows whose ids are not held yet; returns how many. Repetitions are harmless."""
-        fragments = [pair for rows in written for pair in rows.fragments]
+    def commit(self, written: WrittenRows) -> int:
+        """Show rows whose ids are not held yet; returns how many. Repeating is harmless."""
 
         def attempt(base: LanceDataset) -> int:
             if base.version != self._dataset.version:
                 self._read_index(base)
-            new, num_new = self._unknown_rows(fragments)
+            new, num_new = self._unknown_rows(written)
             if num_new:
                 self._table.commit(base, new)
             return num_new
@@ -196,12 +195,10 @@ class ContentTable:
             self._table.reclaim(target_rows=target_rows)
         self.refresh()
 
-    def _unknown_rows(
-        self, fragments: Sequence[tuple[FragmentMetadata, tuple[str, ...]]]
-    ) -> tuple[list[FragmentMetadata], int]:
+    def _unknown_rows(self, written: WrittenRows) -> tuple[list[FragmentMetadata], int]:
         seen: set[str] = set()
         new: list[FragmentMetadata] = []
-        for metadata, names in fragments:
+        for metadata, names in written.fragments:
             wanted = []
             for position, name in enumerate(names):
                 if name not in self._places and name not in seen:

@@ -242,11 +242,11 @@ class StateCache:
 
         States whose ids are in `keep` are not evicted for them.
         """
-        if not self.make_room(written.num_bytes, keep=keep):
+        if not self._has_room(written.num_bytes, keep):
             return False
         # Images first: a state without its image would have to be computed again.
-        self._images.commit([WrittenRows.from_json(written.images)])
-        self._states.commit([WrittenRows.from_json(written.states)])
+        self._images.commit(WrittenRows.from_json(written.images))
+        self._states.commit(WrittenRows.from_json(written.states))
         return True
 
     def compact(self) -> None:
@@ -254,8 +254,8 @@ class StateCache:
         self._images.compact()
         self._states.compact()
 
-    def make_room(self, num_bytes: int, *, keep: Collection[str] = ()) -> bool:
-        """Evict least recently used states until `num_bytes` fit; whether they fit now."""
+    def _has_room(self, num_bytes: int, keep: Collection[str]) -> bool:
+        """Whether `num_bytes` fit, after least recently used states were evicted."""
         if not self.max_bytes:
             return True
         self.refresh()

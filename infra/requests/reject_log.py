@@ -75,7 +75,7 @@ class RejectLog:
 
         return self._table.on_latest(attempt)
 
-    def refused_sequences(self, bank: str) -> set[int]:
+    def rejected_sequences(self, bank: str) -> set[int]:
         """Numbers of the requests that were rejected for this bank, or for every bank."""
         rows = self._table.latest().to_table(columns=["sequence", "bank"]).to_pylist()
         return {

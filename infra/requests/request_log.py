@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,51 +45,46 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Admission:
-    """The result of appending a request."""
+class RequestKey:
+    """What identifies a stored request."""
 
     sequence: int
-    """Its number, from 1; a duplicate has the number of the first."""
+    """Its number, from 1."""
     edit_id: str
     subject_id: str
-    is_duplicate: bool
-    """The log has this edit already; nothing was appended."""
     supersedes: str
     """The edit of the same image and prompt that this one replaces, or ""."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoggedRequest:
-    """A stored request."""
-
-    sequence: int
-    request: EditRequest
-    supersedes: str
-    submitted_at: datetime
+_KEY_COLUMNS = tuple(item.name for item in fields(RequestKey))
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestHeader:
-    """A request without its image."""
+class Admission(RequestKey):
+    """The result of appending a request; a duplicate has the number of the first."""
 
-    sequence: int
-    edit_id: str
-    subject_id: str
+    is_duplicate: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestHeader(RequestKey):
+    """A stored request without its image."""
+
     prompt: str
     target: str
     image_uri: str
     submitter: str
     submitted_at: datetime
-    supersedes: str
 
 
-class RequestKey(NamedTuple):
-    """What identifies a request."""
+@dataclass(frozen=True, kw_only=True)
+class LoggedRequest:
+    """A stored request with its image."""
 
     sequence: int
-    edit_id: str
-    subject_id: str
+    request: EditRequest
     supersedes: str
+    submitted_at: datetime
 
 
 @dataclass
@@ -109,10 +104,8 @@ class _Index:
     @classmethod
     def read(cls, dataset: LanceDataset) -> "_Index":
         index = cls(dataset.version)
-        rows = dataset.to_table(columns=list(RequestKey._fields))
-        columns = [rows.column(name).to_pylist() for name in RequestKey._fields]
-        for values in zip(*columns, strict=True):
-            index.add(RequestKey(*values))
+        for row in dataset.to_table(columns=list(_KEY_COLUMNS)).to_pylist():
+            index.add(RequestKey(**row))
         return index
 
 
@@ -226,9 +219,9 @@ class RequestLog:
         """What identifies each request, in the order of the log."""
         return list(self._index().keys.values())
 
-    def refused_sequences(self, bank: str) -> set[int]:
+    def rejected_sequences(self, bank: str) -> set[int]:
         """Numbers of the requests that were rejected for this bank, or for every bank."""
-        return self._rejects.refused_sequences(bank)
+        return self._rejects.rejected_sequences(bank)
 
     def find(self, edit_ids: Collection[str]) -> Iterator[LoggedRequest]:
         """The requests of some edits, by sequence; unknown edits are skipped."""
@@ -295,16 +288,21 @@ def _admit(index: _Index, request: EditRequest) -> Admission:
     if key is None:
         earlier = index.edits_of.get(subject_id)
         supersedes = earlier[-1][1] if earlier else ""
-        key = RequestKey(len(index.keys) + 1, edit_id, subject_id, supersedes)
+        key = RequestKey(
+            sequence=len(index.keys) + 1,
+            edit_id=edit_id,
+            subject_id=subject_id,
+            supersedes=supersedes,
+        )
         index.add(key)
-    return Admission(**key._asdict(), is_duplicate=is_duplicate)
+    return Admission(**vars(key), is_duplicate=is_duplicate)
 
 
 def _to_rows(accepted: Sequence[tuple[Admission, EditRequest]]) -> pa.Table:
     now = datetime.now(UTC)
     rows = [
         {
-            **{name: getattr(admission, name) for name in RequestKey._fields},
+            **{name: getattr(admission, name) for name in _KEY_COLUMNS},
             **{name: getattr(request, name) for name in _REQUEST_COLUMNS},
             "image_digest": hashlib.sha256(request.image_bytes).hexdigest(),
             "submitted_at": now,

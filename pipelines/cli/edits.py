@@ -207,7 +207,7 @@ def _states(
     removed = request_log.changes.removed()
     subjects = {item.subject_id for item in headers} if len(headers) <= _FEW_EDITS else None
     held = bank.subject_sequences(subject_ids=subjects) if bank else {}
-    refused = request_log.refused_sequences(bank.name if bank else "")
+    refused = request_log.rejected_sequences(bank.name if bank else "")
     states = {}
     for item in headers:
         answering = held.get(item.subject_id, 0)

@@ -1,6 +1,7 @@
 """The state cache gives back what was encoded, misses what it must, and stays within its budget."""
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from infra.cache.cached_states import CachedStates
 from infra.cache.content_table import ContentTable
-from infra.cache.state_cache import StateCache
+from infra.cache.state_cache import StateCache, UseLog
 from infra.cache.state_rows import STATE_SCHEMA, WrittenStates
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
@@ -287,3 +288,41 @@ def test_what_others_wrote_meanwhile_is_read_and_not_computed(store: ObjectStore
     source = CachedStates(reading, BackboneStates(SilentBackbone()), is_filling=True)
     fill(StateCache(store, EXACT), [question(1), TEXT_ONLY])
     assert_same(source.states([question(1)])[0], BACKBONE.encode([question(1)])[0])
+
+
+A, B, C = (letter * 64 for letter in "abc")
+
+
+def use_log(store: ObjectStore) -> UseLog:
+    return UseLog(store, "states/x-uses")
+
+
+def test_the_last_use_counts(store: ObjectStore) -> None:
+    for names in ([A, B], [C], [A]):
+        use_log(store).record(names)
+    assert use_log(store).newest_first([A, B, C]) == [A, C, B]
+    assert use_log(store).newest_first([B]) == [B]
+    assert use_log(store).newest_first(["d" * 64]) == []
+
+
+def test_a_process_has_one_object_however_much_it_uses(store: ObjectStore) -> None:
+    used = use_log(store)
+    for names in ([A], [B], [A, C]):
+        used.record(names)
+    assert len(store.list("states/x-uses/")) == 1
+    used.flush()
+    assert len(store.list("states/x-uses/")) == 1
+    assert sorted(use_log(store).newest_first([A, B, C])) == [A, B, C]
+
+
+def test_old_records_without_news_are_deleted(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_log(store).record([A, B])
+    use_log(store).record([A, B, C])
+    use_log(store).newest_first([A, B, C])
+    assert len(store.list("states/x-uses/")) == 2, "what was recorded today stays"
+    later = time.time() + 100_000
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert sorted(use_log(store).newest_first([A, B, C])) == [A, B, C]
+    assert len(store.list("states/x-uses/")) == 1

@@ -1,50 +1,20 @@
-"""The log: numbering, duplicates, superseding, what is pending, what was refused."""
+"""The log: numbering, duplicates, superseding, what was rejected."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import lance
 import pytest
 
-from infra.bank.expert_bank import ExpertBank
-from infra.bank.schema import BankIdentity, ExpertRow
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.inputs.rejects import MAX_RAW_CHARS, Rejected
-from liveedit_core.schema import EditRequest
-
-MakeRow = Callable[..., ExpertRow]
-
-
-def request(image: str, target: str = "yes") -> EditRequest:
-    return EditRequest(
-        image_bytes=image.encode(),
-        prompt="What is it?",
-        target=target,
-        image_uri=f"s3://bucket/{image}",
-        submitter="someone",
-    )
-
-
-def refusal(line: int, message: str = "bad", *, edit_id: str = "") -> Rejected:
-    return Rejected(
-        line_number=line, error_type="NotJson", message=message, raw="{" * 9, edit_id=edit_id
-    )
+from tests.unit.infra.requests.small_requests import refusal, request
 
 
 @pytest.fixture
 def log(store: ObjectStore) -> RequestLog:
     return RequestLog(store)
-
-
-@pytest.fixture
-def bank(store: ObjectStore, identity: BankIdentity) -> ExpertBank:
-    return ExpertBank.open_or_create(store, "main", identity)
-
-
-def pending(log: RequestLog, bank: ExpertBank) -> list[int]:
-    return bank.pending_sequences(log)
 
 
 def test_numbers_go_on_over_calls_and_processes(log: RequestLog, store: ObjectStore) -> None:
@@ -96,43 +66,6 @@ def test_handing_in_a_file_again_does_nothing_even_after_superseding(log: Reques
     assert len(log) == 2
 
 
-def test_pending_is_requests_minus_bank(
-    log: RequestLog, bank: ExpertBank, make_row: MakeRow
-) -> None:
-    log.append([request(f"image {sequence}") for sequence in (1, 2, 3)])
-    assert pending(log, bank) == [1, 2, 3]
-    epoch = bank.acquire_writer()
-    row = make_row(2)
-    assert row.expert.edit_id == request("image 2").edit_id
-    bank.commit(bank.fragment_writer().write([row]), epoch=epoch)
-    assert pending(log, bank) == [1, 3]
-    assert next(log.read(bank.pending_sequences(log))).request == request("image 1")
-
-
-def test_an_edit_superseded_in_the_bank_is_done_but_one_superseded_only_in_the_log_is_not(
-    log: RequestLog, bank: ExpertBank, make_row: MakeRow
-) -> None:
-    log.append([request("flag", "red"), request("flag", "blue")])
-    assert pending(log, bank) == [1, 2]
-    epoch = bank.acquire_writer()
-    writer = bank.fragment_writer()
-    bank.commit(writer.write([make_row(1, "flag", "red")]), epoch=epoch)
-    assert pending(log, bank) == [2]
-    bank.commit(writer.write([make_row(2, "flag", "blue")]), epoch=epoch)
-    assert pending(log, bank) == []
-
-
-def test_refused_requests_are_not_pending_for_the_bank_that_refused_them(
-    log: RequestLog, bank: ExpertBank, store: ObjectStore, identity: BankIdentity
-) -> None:
-    other = ExpertBank.open_or_create(store, "other", identity)
-    log.append([request("a"), request("b"), request("c")])
-    log.reject_requests([refusal(0, "NaN", edit_id=request("a").edit_id)], bank="main")
-    log.reject_requests([refusal(0, "too long", edit_id=request("b").edit_id)])
-    assert pending(log, bank) == [3]
-    assert pending(log, other) == [1, 3]
-
-
 def test_refused_lines_are_told_apart_by_source_and_line(log: RequestLog) -> None:
     lines = [refusal(4), refusal(9, "worse"), refusal(4, "again")]
     assert log.reject_lines(lines, source="file one") == 2
@@ -146,14 +79,6 @@ def test_refused_lines_are_told_apart_by_source_and_line(log: RequestLog) -> Non
     ]
     assert stored[1].rejected == lines[1]
     assert stored[0].sequence is None
-
-
-def test_a_refused_duplicate_line_does_not_hide_its_request(
-    log: RequestLog, bank: ExpertBank
-) -> None:
-    log.append([request("a")])
-    log.reject_lines([refusal(2, "duplicate", edit_id=request("a").edit_id)], source="file")
-    assert pending(log, bank) == [1]
 
 
 def test_refused_requests_are_written_once_and_must_be_in_the_log(log: RequestLog) -> None:
