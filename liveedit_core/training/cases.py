@@ -1,4 +1,4 @@
-"""Cases of any origin as training needs them: named by their entity, with every kind of probe."""
+"""Cases of any origin as training needs them: with an entity and every kind of probe."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,23 +8,20 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.schema import Case, Probe, ProbeKind
 
 NEEDED = (ProbeKind.TEXT_GENERALITY, ProbeKind.MODAL_GENERALITY, ProbeKind.MODAL_LOCALITY)
-"""Kinds that nobody can make up from the edit alone."""
+"""Kinds that cannot be derived from the edit."""
 _SHOWN = 5
-"""Names of cases in one message."""
+"""Cases named in one message."""
 
 
 def trainable_cases(cases: Sequence[Case]) -> list[Case]:
-    """Cases with all that training asks of them.
+    """Complete the cases of a training split.
 
     A case without an entity is named after its image, so that edits of one image stay together.
-    Where the swapped questions are missing they are made from its own probe of modal locality: its
-    question about the edit's image, and the edit's question about its image.
-
-    Args:
-        cases: of a training split.
+    Missing swap probes are made from the modal locality probe: its question about the edit's image,
+    and the edit's question about its image.
 
     Raises:
-        ConfigError: there is none, or some lack a probe that cannot be made.
+        ConfigError: there are no cases, or some lack a probe that cannot be derived.
     """
     if not cases:
         raise ConfigError("there are no training cases")

@@ -1,4 +1,4 @@
-"""Losses of training (Eq. 8 to 16). Each is a mean over the batch; logs carry `EPSILON`."""
+"""Training losses (Eq. 8 to 16); each is a mean over the batch."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,13 @@ from torch.nn import functional
 from liveedit_core.training.recipe import KlDirection
 
 EPSILON = 1e-8
+"""Added to probabilities before the logarithm."""
 
 
 def target_nll(logits: list[Tensor], labels: list[Tensor]) -> Tensor:
-    """Mean over target tokens, then over the batch, of -log p(token) (Eq. 8, 9).
+    """-log p(token), mean over target tokens, then over items (Eq. 8, 9).
 
-    Args:
-        logits: per item [O, V].
-        labels: per item int64 [O].
+    Each item has logits [O, V] and int64 labels [O].
     """
     return torch.stack(
         [functional.cross_entropy(row, label) for row, label in zip(logits, labels, strict=True)]
@@ -24,7 +23,7 @@ def target_nll(logits: list[Tensor], labels: list[Tensor]) -> Tensor:
 def locality_kl(
     edited: list[Tensor], original: list[Tensor], direction: KlDirection = "original_to_edited"
 ) -> Tensor:
-    """Mean KL between the backbone's and the edited distribution at target tokens (Eq. 10).
+    """KL between the backbone's and the edited distribution at target tokens (Eq. 10).
 
     The paper has KL(original || edited); the authors' code computes the other direction.
     """
@@ -39,12 +38,7 @@ def locality_kl(
 
 
 def info_nce(scores_BC: Tensor, positive_B: Tensor | None = None) -> Tensor:
-    """-log softmax at the positive column, the diagonal by default (Eq. 13 to 15).
-
-    Args:
-        scores_BC: similarities of B queries with C >= B candidates.
-        positive_B: int64 positive columns.
-    """
+    """-log softmax at the positive column, by default the diagonal (Eq. 13 to 15)."""
     if positive_B is None:
         positive_B = torch.arange(len(scores_BC), device=scores_BC.device)
     shares = scores_BC.float().softmax(-1).gather(1, positive_B[:, None])
@@ -52,7 +46,7 @@ def info_nce(scores_BC: Tensor, positive_B: Tensor | None = None) -> Tensor:
 
 
 def soft_absolute(scores_BB: Tensor) -> Tensor:
-    """-log sigmoid(s_jj) - log(1 - sigmoid(s_j,j-1)): the negative is the batch rolled (Eq. 16)."""
+    """-log sigmoid(s_jj) - log(1 - sigmoid(s_j,j-1)): negatives are rolled (Eq. 16)."""
     return gate_loss(scores_BB.diagonal(), scores_BB.roll(1, dims=1).diagonal())
 
 
@@ -64,12 +58,12 @@ def gate_loss(positive_B: Tensor, negative_B: Tensor) -> Tensor:
 
 
 def hard_neighbour(scores_BB: Tensor, sentinel_B: Tensor) -> Tensor:
-    """InfoNCE over the batch's experts and the own sentinel, positive on the diagonal (Eq. 13)."""
+    """InfoNCE over the batch's experts and the sentinel; the own expert is positive (Eq. 13)."""
     return info_nce(torch.cat([scores_BB, sentinel_B[:, None]], dim=1))
 
 
 def hard_sentinel(scores_BB: Tensor, sentinel_B: Tensor) -> Tensor:
-    """InfoNCE over the same columns, the sentinel being the positive (Eq. 14)."""
+    """InfoNCE over the same columns; the sentinel is positive (Eq. 14)."""
     columns = torch.cat([scores_BB, sentinel_B[:, None]], dim=1)
     last = columns.shape[1] - 1
     return info_nce(columns, torch.full((len(columns),), last, device=columns.device))

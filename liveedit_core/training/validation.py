@@ -1,9 +1,9 @@
-"""Validation of a generator while it is trained: the five metrics on entities it never saw.
+"""Validation of a generator during training: the metrics on entities that it was not trained on.
 
     training entities --split_by_entity--> trained on | held out --> bank of edits, probes scored
 
-Held-out entities are taken from the training split, so the evaluation split stays unseen by every
-decision. All that no generator can change (rows at l_e, unedited answers) is prepared once.
+Held-out entities come from the training split, so no decision depends on the evaluation split.
+What does not depend on the generator (hidden states, unedited answers) is computed once.
 """
 
 import random
@@ -27,7 +27,6 @@ from liveedit_core.training.diagnostics import (
     RoutedProbe,
     RoutingSamples,
     expert_norms,
-    routed_probes,
     routing_figures,
     routing_samples,
     routing_warnings,
@@ -37,31 +36,26 @@ from liveedit_core.training.recipe import DiagnosticsRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class CaseSplit:
-    """Cases to train on and cases to validate on; no entity is in both."""
+    """Cases to train and to validate on; no entity is in both."""
 
     training: tuple[Case, ...]
     held_out: tuple[Case, ...]
-    """In a drawn order, one subject once; the first ones are scored."""
+    """In random order, each subject once; the first ones are scored."""
 
     @property
     def held_out_entities(self) -> frozenset[str]:
-        """Names of the entities that training must not see, in no drawing."""
+        """Entities that training must not see in any drawing."""
         return frozenset(case.entity for case in self.held_out)
 
 
 def split_by_entity(cases: Sequence[Case], *, num_held_out: int, seed: int) -> CaseSplit:
-    """Hold out whole entities until they have enough edits of different subjects.
+    """Hold out whole entities until they have `num_held_out` edits of different subjects.
 
-    The draw depends on the names of the entities and the seed, not on the order of the cases. A
-    probe of a training case may still show a held-out entity as an image to leave alone.
-
-    Args:
-        cases: of the training split.
-        num_held_out: edits to hold out; 0 holds out nothing.
-        seed: of the draw.
+    The result depends on the entities' names and the seed, not on the order of the cases. A probe
+    of a training case may still show a held-out entity as a locality image.
 
     Raises:
-        ConfigError: more than half of the entities would go.
+        ConfigError: more than half of the entities would be held out.
     """
     by_entity: dict[str, list[Case]] = {}
     for case in sorted(cases, key=lambda case: case.case_id):
@@ -88,7 +82,7 @@ def split_by_entity(cases: Sequence[Case], *, num_held_out: int, seed: int) -> C
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationReport:
-    """What one validation found."""
+    """Results of one validation."""
 
     figures: dict[str, float]
     """By name: `validation.<metric>`, `validation.average`, `routing.<figure>`."""
@@ -98,9 +92,9 @@ class ValidationReport:
 
     @property
     def score(self) -> float | None:
-        """Mean of the paper's metrics that were measured: which checkpoint is the best.
+        """Mean of those of the paper's metrics that were measured; None if none was.
 
-        None where none was.
+        The best checkpoint has the highest score.
         """
         names = [f"validation.{kind}" for kind in PAPER_METRICS]
         means = [self.figures[name] for name in names if name in self.figures]
@@ -112,11 +106,11 @@ class Validator:
 
     Args:
         backbone: frozen VLM.
-        held_out: cases whose edits fill the bank, of entities that were not trained on.
-        num_cases: so many of them, the first, are scored.
+        held_out: cases whose edits fill the bank.
+        num_cases: the first of them are scored.
         limits: when to warn.
         batch_size: probes per forward.
-        source: of states; the backbone by default.
+        source: of states; by default the backbone.
     """
 
     def __init__(
@@ -143,15 +137,15 @@ class Validator:
         by_entity: dict[str, list[int]] = {}
         for i, case in enumerate(self.bank_cases):
             by_entity.setdefault(case.entity, []).append(i)
-        self._relatives = [tuple(by_entity[case.entity]) for case in self.bank_cases]
+        self._same_entity = [tuple(by_entity[case.entity]) for case in self.bank_cases]
 
     @torch.no_grad()
     def __call__(self, generator: LiveEditGenerator) -> ValidationReport:
         """Write the bank, route and score all probes.
 
         Raises:
-            NumericsError: the generator writes experts that are not finite.
-            RepositoryMismatchError: it does not fit the backbone.
+            NumericsError: an expert is not finite.
+            RepositoryMismatchError: the generator does not fit the backbone.
         """
         empty = Editor(self.backbone, generator, ExpertRepository.empty(generator.config))
         scorer = CaseScorer(empty, batch_size=self.batch_size)
@@ -179,7 +173,7 @@ class Validator:
         )
 
     def _prepare(self, scorer: CaseScorer) -> None:
-        """What no generator can change; the edits of scored cases are encoded as probes already."""
+        """Probes and states of edits; those of scored cases are among the probes."""
         prepared = scorer.prepare(self.bank_cases[: self.num_cases], source=self.source)
         known = {
             probe.edit_id: probe.states
@@ -193,20 +187,30 @@ class Validator:
         self._prepared = prepared
 
     def _route(self, editor: Editor) -> list[RoutedProbe]:
-        """Routing of every probe with an image over the bank."""
-        seen = [probe for probe in self._prepared.probes if probe.states.has_image]
+        """Routing of every probe with an image."""
+        probes = [probe for probe in self._prepared.probes if probe.states.has_image]
         routed = []
-        for start in range(0, len(seen), self.batch_size):
-            batch = seen[start : start + self.batch_size]
-            own = [self._positions[probe.edit_id] for probe in batch]
+        for start in range(0, len(probes), self.batch_size):
+            batch = probes[start : start + self.batch_size]
             routing = editor.route([probe.states for probe in batch])
-            kinds = [probe.kind for probe in batch]
-            routed += routed_probes(routing, kinds, own, [self._relatives[i] for i in own])
+            gates_BN = routing.prompt_BN.sigmoid()
+            for row, probe in enumerate(batch):
+                own = self._positions[probe.edit_id]
+                routed.append(
+                    RoutedProbe(
+                        kind=probe.kind,
+                        own=own,
+                        same_entity=self._same_entity[own],
+                        kept_N=routing.kept_BN[row],
+                        margin_N=routing.margin_BN[row],
+                        gate_N=gates_BN[row],
+                    )
+                )
         return routed
 
 
 def metric_figures(results: Sequence[ProbeResult]) -> dict[str, float]:
-    """Means of all metrics and the average of the paper's five, for the curve."""
+    """Means of all metrics and the average of the paper's five, by their names in the curve."""
     summary = summarize(results)
     figures = {
         f"validation.{kind.value}": item.mean

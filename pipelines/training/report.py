@@ -70,11 +70,11 @@ def histograms(samples: RoutingSamples, min_gate: float) -> list[Histogram]:
         Histogram(
             title="Visual margins",
             caption="Visual similarity minus the sentinel's: above 0 an expert passes the hard "
-            "filter. Strangers: the nearest expert of another entity, for each question.",
+            "filter. Other entity: the nearest expert of another entity, for each question.",
             x_label="visual margin",
             samples={
                 "own expert": samples.own_margins,
-                "nearest stranger": samples.stranger_margins,
+                "nearest other entity": samples.other_entity_margins,
             },
             threshold=0.0,
         ),
@@ -85,7 +85,7 @@ def histograms(samples: RoutingSamples, min_gate: float) -> list[Histogram]:
             x_label="experts kept",
             samples={
                 "own entity in the image": samples.num_kept,
-                "another image": samples.num_kept_strangers,
+                "another image": samples.num_kept_other_image,
             },
         ),
         Histogram(

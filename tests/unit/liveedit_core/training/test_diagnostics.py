@@ -24,7 +24,7 @@ def probe(kind: ProbeKind, margins: list[float], gates: list[float], own: int = 
     return RoutedProbe(
         kind=kind,
         own=own,
-        relatives=(0, 1),
+        same_entity=(0, 1),
         kept_N=(margin_N > 0) & (gate_N >= 0.5),
         margin_N=margin_N,
         gate_N=gate_N,
@@ -65,13 +65,13 @@ def test_a_shut_gate_is_no_missing_image() -> None:
     assert "prompt gates are shut" in warning
 
 
-def test_histograms_show_own_experts_and_strangers_apart() -> None:
+def test_histograms_show_own_and_other_experts_apart() -> None:
     samples = routing_samples(PROBES)
     assert samples.own_margins == (2.0, -1.0)
     # the best of experts 2 and 3 where the entity is in the image, else the best of all
-    assert samples.stranger_margins == (-1.0, -3.0, 1.0, -1.0, 1.0)
+    assert samples.other_entity_margins == (-1.0, -3.0, 1.0, -1.0, 1.0)
     assert samples.num_kept == (2, 0)
-    assert samples.num_kept_strangers == (0, 0)
+    assert samples.num_kept_other_image == (0, 0)
     assert samples.own_gates == pytest.approx((0.9, 0.8))
     assert samples.other_question_gates == pytest.approx((0.2,))
 
@@ -105,13 +105,13 @@ def test_a_healthy_generator_gives_no_warning() -> None:
 @pytest.mark.parametrize(
     ("change", "first_norm", "words"),
     [
-        ({"empty_candidates": 0.43}, 0.0, "No expert answers 43%"),
+        ({"empty_candidates": 0.43}, 0.0, "No expert is kept for 43%"),
         ({"kept_fraction": 0.97}, 0.0, "97% of the bank passes"),
         ({"expert_norm_max": 21.0}, 0.0, "largest expert has norm 21"),
         ({}, 0.01, "grew from 0.01 to 1"),
     ],
 )
-def test_each_fault_is_told(change: dict[str, float], first_norm: float, words: str) -> None:
+def test_each_fault_is_reported(change: dict[str, float], first_norm: float, words: str) -> None:
     (warning,) = routing_warnings({**HEALTHY, **change}, LIMITS, first_norm=first_norm)
     assert words in warning
 
