@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Examine the newest bank version and the champion on the fixed cases, once a date.
+"""Evaluate the newest bank version and the champion on fixed cases, once per date.
 
     nightly_evaluation.py                        today, on the built-in cases
     nightly_evaluation.py --date 2026-11-25 --cases cases.jsonl --store s3://bucket/prefix
 
-The same command again goes on where a killed one stopped, and does nothing once the night is done.
+The same command resumes a killed run, and does nothing once the run is done.
 """
 
 import argparse
@@ -19,7 +19,7 @@ if sys.path[0] != _PROJECT:
     sys.path[0] = _PROJECT
 
 from liveedit_core.errors import ConfigError  # noqa: E402
-from pipelines.job.entry import (  # noqa: E402  # noqa: E402
+from pipelines.job.entry import (  # noqa: E402
     add_benchmark_options,
     benchmark_settings,
     job_parser,
@@ -30,16 +30,16 @@ from pipelines.job.entry import (  # noqa: E402  # noqa: E402
 from pipelines.operations.recipe import NightlyRecipe  # noqa: E402
 
 if TYPE_CHECKING:
-    from pipelines.operations.nightly import NightResult
+    from pipelines.operations.nightly import NightlyResult
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "nightly_evaluation.toml"
 EXIT_CODES = """exit codes:
-  0    nothing is worse than in the champion; or the night was done before, whatever it found
+  0    no metric is worse than the champion's; or the run was done before, whatever it found
   1    an error; the message says what to do
   2    a wrong option or setting
-  3    a regression; each one is listed
-  5    another process is at this night
-  130  stopped by Ctrl-C, 143 by SIGTERM; the same command goes on
+  3    regressions; each one is listed
+  5    another process works on this nightly run
+  130  stopped by Ctrl-C, 143 by SIGTERM; the same command resumes
 """
 
 
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     return run_entry(
         lambda: resolve_recipe(options),
-        lambda recipe: run_job(recipe, night_of(options.date)),
+        lambda recipe: run_job(recipe, date_label(options.date)),
         is_dry_run=options.dry_run,
     )
 
@@ -56,10 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = job_parser(__doc__, EXIT_CODES)
-    parser.add_argument("--date", metavar="YYYY-MM-DD", help="of the night; by default today (UTC)")
+    parser.add_argument("--date", metavar="YYYY-MM-DD", help="of the run; default: today (UTC)")
     cases = parser.add_mutually_exclusive_group()
     cases.add_argument(
-        "--cases", metavar="FILE.jsonl", help="fixed cases, one a line; all of them are taken"
+        "--cases", metavar="FILE.jsonl", help="fixed cases, one per line; all are used"
     )
     add_benchmark_options(parser, cases)
     parser.add_argument("--store", metavar="URI", help="file:///folder or s3://bucket/prefix")
@@ -87,12 +87,8 @@ def resolve_recipe(options: argparse.Namespace) -> NightlyRecipe:
     )
 
 
-def night_of(date: str | None) -> str:
-    """The label of a night.
-
-    Raises:
-        ConfigError: That is no date.
-    """
+def date_label(date: str | None) -> str:
+    """The label of a nightly run: a date, by default today; ConfigError if it is not a date."""
     if date is None:
         return datetime.datetime.now(datetime.UTC).date().isoformat()
     try:
@@ -102,35 +98,35 @@ def night_of(date: str | None) -> str:
 
 
 def run_job(recipe: NightlyRecipe, label: str) -> int:
-    """Do what is left of a night and say what came of it; returns the exit code."""
+    """Do what is left of a nightly run and print the outcome; returns the exit code."""
     from rich.console import Console
 
     from pipelines.job.ray_session import prepare_environment
 
     prepare_environment(recipe.ray)
-    from pipelines.operations.nightly import NightBusyError
-    from pipelines.operations.nightly_run import run_night
+    from pipelines.operations.nightly import NightlyRunBusyError
+    from pipelines.operations.nightly_run import run_nightly
 
     try:
-        result, stop_code = run_night(recipe, label, Console())
-    except NightBusyError as error:
+        result, stop_code = run_nightly(recipe, label, Console())
+    except NightlyRunBusyError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 5
     if result.outcome is None:
-        print("stopped; the same command goes on from here")
+        print("stopped; the same command resumes")
         return stop_code
-    return say_outcome(result, label, recipe.run_folder / label)
+    return print_outcome(result, label, recipe.run_folder / label)
 
 
-def say_outcome(result: "NightResult", label: str, folder: Path) -> int:
-    """Print what a night found; returns the exit code."""
+def print_outcome(result: "NightlyResult", label: str, folder: Path) -> int:
+    """Print what a nightly run found; returns the exit code."""
     outcome = result.outcome
     assert outcome is not None
     if result.was_done:
-        found = "; ".join(outcome.regressions)
+        found = "; ".join(outcome.regressions) or "none"
         print(
-            f"done: the night {label} was finished at {outcome.evaluated_at}, "
-            + (f"with {len(outcome.regressions)} regressions: {found}" if found else "all fine")
+            f"done: the nightly run {label} was finished at {outcome.evaluated_at}; "
+            f"{len(outcome.regressions)} regressions: {found}"
         )
         return 0
     for improvement in outcome.improvements:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Make a bank version the champion, if it passes every gate; or go back to the one before.
+"""Make a bank version the champion if it passes every gate, or roll back to the previous one.
 
     promotion.py                                 the newest registered version
     promotion.py --version 7 --why "new logos"
     promotion.py --store s3://bucket/prefix
     promotion.py --rollback --why "wrong answers about flags"
 
-Evaluate first: nightly_evaluation.py. Every change is written to an audit log in the store.
+Run nightly_evaluation.py first. Every change is written to an audit log in the store.
 """
 
 import argparse
@@ -19,22 +19,22 @@ if sys.path[0] != _PROJECT:
     # Run as a script: Python put this folder first, the packages lie one above it.
     sys.path[0] = _PROJECT
 
-from pipelines.job.entry import FAILED, job_parser, parse_job, resolve, run_entry  # noqa: E402
+from pipelines.job.entry import FAILED, current_user, job_parser, parse_job, resolve, run_entry  # noqa: E402
 from pipelines.operations.recipe import DEFAULT_RECIPE, PromotionRecipe  # noqa: E402
 
 EXIT_CODES = """exit codes:
-  0    the version is the champion, or was it already; or the rollback is done
+  0    the version is the champion (now or already), or the rollback is done
   1    an error, or a wrong option or setting; the message says what to do
-  2    refused; every gate that failed is listed
-  5    another process changed the champion at the same time and was first
+  2    refused; every failed gate is listed
+  5    another process changed the champion at the same time
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """Leaves exit code 2 to refusals."""
+    """Exits with 1 on a wrong option: 2 is a refusal."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the command line."""
+        """Print usage and message, and exit."""
         self.print_usage(sys.stderr)
         self.exit(1, f"error: {message}\n")
 
@@ -55,7 +55,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = job_parser(__doc__, EXIT_CODES, parser_class=_Parser)
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
-        "--version", metavar="N", type=int, help="of liveedit-bank; by default the newest"
+        "--version", metavar="N", type=int, help="version of liveedit-bank; default: the newest"
     )
     action.add_argument(
         "--rollback", action="store_true", help="make the previous champion the champion again"
@@ -63,10 +63,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--store",
         metavar="URI",
-        help="of evaluations and audit log, that of nightly_evaluation.py; a folder or s3://...",
+        help="operations store, as in nightly_evaluation.py; a folder or s3://...",
     )
-    parser.add_argument("--why", metavar="TEXT", default="", help="kept in the audit log")
-    parser.add_argument("--who", metavar="NAME", help="kept there too; by default the user")
+    parser.add_argument("--why", metavar="TEXT", default="", help="reason, for the audit log")
+    parser.add_argument(
+        "--who", metavar="NAME", help="for the audit log; default: the current user"
+    )
     return parse_job(
         parser, arguments, recipe=DEFAULT_RECIPE, recipe_help="thresholds and tolerances"
     )
@@ -82,24 +84,23 @@ def resolve_recipe(options: argparse.Namespace) -> PromotionRecipe:
 
 
 def run_job(recipe: PromotionRecipe, options: argparse.Namespace) -> int:
-    """Promote or roll back, and say what came of it; returns the exit code."""
+    """Promote or roll back and print the decision; returns the exit code."""
     from infra.tracking.model_registry import BANK_MODEL, ModelVersions
     from infra.tracking.tracker import default_tracking_uri
-    from pipelines.operations.promoter import Promoter, PromotionConflictError
-    from pipelines.operations.promotion_view import default_who, say_decision
+    from pipelines.operations.promoter import Promoter, PromotionConflictError, print_decision
 
     promoter = Promoter(
         recipe=recipe,
         versions=ModelVersions(default_tracking_uri(Path(recipe.run_root))),
-        who=options.who or default_who(),
+        who=options.who or current_user(),
         why=options.why,
         say=print,
     )
     try:
         if options.rollback:
-            return say_decision(promoter.roll_back())
+            return print_decision(promoter.roll_back())
         uri = f"models:/{BANK_MODEL}/{options.version}" if options.version is not None else ""
-        return say_decision(promoter.promote(uri))
+        return print_decision(promoter.promote(uri))
     except PromotionConflictError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 5

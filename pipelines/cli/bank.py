@@ -299,9 +299,9 @@ def _list_edits(output: Output, headers: dict[str, RequestHeader]) -> None:
 def _author(options: argparse.Namespace) -> str:
     if options.author:
         return str(options.author)
-    from pipelines.operations.promotion_view import default_who
+    from pipelines.job.entry import current_user
 
-    return default_who()
+    return current_user()
 
 
 BANK_COMMANDS: dict[str, Command] = {

@@ -15,11 +15,11 @@ from liveedit_core.evaluation.comparison import (
     compare_results,
     paired_results,
 )
-from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.schema import Case
 from pipelines.evaluation.examples import edits_of
 from pipelines.evaluation.pages import write_comparison_page
 from pipelines.evaluation.recipe import VersionComparisonRecipe, VersionSection
+from pipelines.job.cases import read_case_file
 from pipelines.job.run_folder import run_facts
 
 
@@ -99,12 +99,7 @@ def read_cases(
     """The evaluated cases; those made from plain requests come from the bank's request log."""
     wanted = {older.case_id for older, _ in pairs}
     if recipe.cases:
-
-        def fetch(uri: str) -> bytes:
-            return bank_store.fetch(uri, recipe.limits.max_image_bytes)
-
-        items = load_cases(recipe.cases, limits=recipe.limits, fetch=fetch)
-        cases = [item for item in items if isinstance(item, Case)]
+        cases, _ = read_case_file(recipe.cases, limits=recipe.limits, store=bank_store)
     else:
         from liveedit_core.builtin.benchmark import load_builtin_cases
 

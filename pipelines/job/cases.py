@@ -1,17 +1,58 @@
-"""Cases of a published benchmark, as the section `[benchmark]` of a recipe names it."""
+"""The cases of a job: a JSONL file, or a published benchmark named by `[benchmark]`."""
 
+import hashlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+from infra.storage.object_store import ObjectStore
+from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
 from liveedit_core.published.layout import Split, find_files, find_images, layout_of
-from liveedit_core.schema import Case
+from liveedit_core.schema import Case, Probe
 from liveedit_core.training.cases import trainable_cases
 from pipelines.job.sections import BenchmarkSection
 
 _DEFAULT_LIMITS = InputLimits()
+
+
+def read_case_file(
+    path: str,
+    *,
+    limits: InputLimits = _DEFAULT_LIMITS,
+    store: ObjectStore | None = None,
+    limit: int | None = None,
+) -> tuple[list[Case], list[Rejected]]:
+    """The cases of a JSONL file, and its lines that are not cases.
+
+    Args:
+        path: the file.
+        limits: how large lines and images may be.
+        store: fetches images given by URI.
+        limit: read no further than this many cases.
+
+    Raises:
+        InputError: the file cannot be opened.
+    """
+    fetch = None if store is None else lambda uri: store.fetch(uri, limits.max_image_bytes)
+    cases: list[Case] = []
+    rejected: list[Rejected] = []
+    for item in load_cases(path, limits=limits, fetch=fetch):
+        if isinstance(item, Rejected):
+            rejected.append(item)
+            continue
+        cases.append(item)
+        if len(cases) == limit:
+            break
+    return cases, rejected
+
+
+def probe_fields(probe: Probe) -> list[str]:
+    """What a digest of cases contains of a probe."""
+    image = hashlib.sha256(probe.image_bytes or b"").hexdigest()
+    return [probe.kind, probe.prompt, probe.target, image]
 
 
 def open_published(

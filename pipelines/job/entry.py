@@ -4,6 +4,9 @@ A script reads its arguments before anything heavy is imported, so nothing heavy
 """
 
 import argparse
+import getpass
+import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -135,3 +138,12 @@ def exit_code_of(run: Callable[[], int], *, wrong_setting: int = WRONG_SETTING) 
     except LiveEditError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return wrong_setting if isinstance(error, ConfigError) else FAILED
+
+
+def current_user() -> str:
+    """User and host, as far as they are known; for audit log and bank history."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"

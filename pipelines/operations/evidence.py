@@ -1,7 +1,7 @@
-"""Gathers what the gates of a promotion look at, from registry, store and single probe results."""
+"""Gathers the evidence for the gates of a promotion from registry, store and probe results."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -21,15 +21,15 @@ from pipelines.operations.recipe import PromotionRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
-    """The evidence, and what an audit record keeps of it."""
+class GatheredEvidence:
+    """The evidence, and the part of it that the audit record keeps."""
 
     evidence: Evidence
     numbers: Mapping[str, float]
     sources: Mapping[str, str]
 
 
-def gather(
+def gather_evidence(
     recipe: PromotionRecipe,
     *,
     store: ObjectStore,
@@ -37,23 +37,15 @@ def gather(
     candidate: RegisteredVersion,
     champion: int,
     now: datetime,
-) -> Findings:
-    """Look at a version that is to be promoted.
-
-    Args:
-        recipe: How results are compared.
-        store: Of the operations.
-        versions: The registry.
-        candidate: The version.
-        champion: Version that serves now; 0 for none.
-        now: The time.
+) -> GatheredEvidence:
+    """Collect what the gates need to know about a candidate; `champion` is 0 for none.
 
     Raises:
-        StorageUnavailableError: A store does not answer.
+        StorageUnavailableError: a store does not answer.
         TrackingError: MLflow does not answer.
     """
     record = EvaluationLog(store, BANK_MODEL).newest_of(candidate.version)
-    digest_problems, shard_problems = _content(versions, candidate, record)
+    digest_problems, shard_problems = _content_problems(versions, candidate, record)
     evidence = Evidence(
         version=candidate.version,
         now=now,
@@ -62,14 +54,26 @@ def gather(
         champion=champion,
     )
     if record is None:
-        return Findings(evidence=evidence, numbers={}, sources={})
-    newest = read_results(store, record.newest)
-    old = read_results(store, record.champion) if record.champion else []
+        return GatheredEvidence(evidence=evidence, numbers={}, sources={})
+    newest = _read_results(store, record.newest)
     num_missing = _num_missing(record.newest, newest)
-    num_missing += _num_missing(record.champion, old) if record.champion else 0
+    old: list[ProbeResult] = []
+    if record.champion is not None:
+        old = _read_results(store, record.champion)
+        num_missing += _num_missing(record.champion, old)
+    comparisons: list[MetricComparison] = []
+    if record.champion is not None and not num_missing:
+        comparisons = compare_results(
+            newest,
+            old,
+            held=record.compared,
+            alpha=recipe.regression.alpha,
+            num_resamples=recipe.regression.num_resamples,
+            tolerance_of=recipe.tolerances.of,
+            seed=recipe.seed,
+        )
     summary = summarize(in_scope(newest, record.newest.held), seed=recipe.seed)
-    comparisons = _comparisons(recipe, record, newest, old) if not num_missing else []
-    judged = replace(
+    evidence = replace(
         evidence,
         evaluated_at=record.evaluated_time,
         num_missing_results=num_missing,
@@ -77,27 +81,30 @@ def gather(
         compared_with=record.champion.version if record.champion else 0,
         comparisons=comparisons,
     )
-    return Findings(
-        evidence=judged, numbers=_numbers(summary, comparisons), sources=_sources(record)
+    return GatheredEvidence(
+        evidence=evidence, numbers=_numbers(summary, comparisons), sources=_sources(record)
     )
 
 
-def read_results(store: ObjectStore, examined: EvaluatedBank) -> list[ProbeResult]:
-    """All results of one evaluated version."""
+def _read_results(store: ObjectStore, evaluated: EvaluatedBank) -> list[ProbeResult]:
     key = EvaluationKey(
-        bank=examined.bank, bank_version=examined.bank_version, num_edits=examined.num_edits
+        bank=evaluated.bank, bank_version=evaluated.bank_version, num_edits=evaluated.num_edits
     )
-    return ResultsTable(store, examined.run).read(key)
+    return ResultsTable(store, evaluated.run).read(key)
 
 
-def _content(
+def _num_missing(evaluated: EvaluatedBank, results: Sequence[ProbeResult]) -> int:
+    return max(0, evaluated.num_results - len(results))
+
+
+def _content_problems(
     versions: ModelVersions, candidate: RegisteredVersion, record: EvaluationRecord | None
 ) -> tuple[list[str], list[str]]:
     """Problems with digests, problems with shards."""
     try:
         manifest = versions.manifest(candidate)
     except IntegrityError as error:
-        return [error.message], ["no manifest says what they should be"]
+        return [error.message], ["there is no manifest to compare with"]
     digest_problems = _digest_problems(versions, manifest, record)
     try:
         shard_problems = content_problems(manifest.open_bank(), manifest)
@@ -127,30 +134,7 @@ def _digest_problems(
     return problems
 
 
-def _comparisons(
-    recipe: PromotionRecipe,
-    record: EvaluationRecord,
-    new: list[ProbeResult],
-    old: list[ProbeResult],
-) -> list[MetricComparison]:
-    if record.champion is None:
-        return []
-    return compare_results(
-        new,
-        old,
-        held=record.compared,
-        alpha=recipe.regression.alpha,
-        num_resamples=recipe.regression.num_resamples,
-        tolerance_of=recipe.tolerances.of,
-        seed=recipe.seed,
-    )
-
-
-def _num_missing(examined: EvaluatedBank, results: list[ProbeResult]) -> int:
-    return max(0, examined.num_results - len(results))
-
-
-def _numbers(summary: Summary, comparisons: list[MetricComparison]) -> dict[str, float]:
+def _numbers(summary: Summary, comparisons: Sequence[MetricComparison]) -> dict[str, float]:
     differences = {f"difference.{item.name}": item.difference.mean for item in comparisons}
     return {**metric_values(summary), **differences}
 

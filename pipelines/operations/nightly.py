@@ -1,10 +1,10 @@
-"""One night: the newest bank version and the champion on the fixed cases, compared and recorded.
+"""One nightly run: the newest bank version and the champion, evaluated on fixed cases and compared.
 
-    lease -> plan (fixed at the first start) -> verify files -> replay newest, replay champion
-          -> compare, metric by metric -> evaluation record, MLflow, pages -> outcome
+    lease -> plan (fixed at the first start) -> verify files -> evaluate newest, evaluate champion
+          -> compare, metric by metric -> MLflow, pages, evaluation record -> outcome
 
-All that takes long is in the results table as it comes, so a night that was killed is resumed by
-the same command; every later step may be done again without effect.
+Results are stored as they come, so the same command resumes a killed run; every later step may be
+repeated.
 """
 
 import itertools
@@ -14,165 +14,117 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
-from infra.bank.expert_bank import ExpertBank
 from infra.bank.manifest import BankManifest
 from infra.storage.lease import Lease
 from infra.storage.object_store import ObjectStore
 from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, EvaluationRecord
-from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
+from infra.tracking.model_registry import BANK_MODEL, ModelVersions
 from liveedit_core.errors import LiveEditError
-from liveedit_core.evaluation.comparison import (
-    MetricComparison,
-    cases_held,
-    compare_results,
-    in_scope,
-)
-from liveedit_core.evaluation.summaries import Summary, summarize
+from liveedit_core.evaluation.comparison import cases_held, compare_results, in_scope
+from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.schema import Case
 from pipelines.evaluation.bank_evaluation import (
-    BankEvaluation,
     EvaluationSettings,
     evaluate_bank_version,
     plan_evaluation,
 )
 from pipelines.job.registered_models import fetch_generator, newest_version
-from pipelines.operations.night_evaluators import Evaluators
-from pipelines.operations.nightly_state import NightDiary, NightOutcome, NightPlan, questions_digest
+from pipelines.job.stages import Evaluator
+from pipelines.operations.nightly_records import NightlyFindings, ScoredVersion, record_findings
+from pipelines.operations.nightly_state import (
+    NightlyOutcome,
+    NightlyPlan,
+    NightlyState,
+    questions_digest,
+)
 from pipelines.operations.recipe import NightlyRecipe
 
 _WAIT_STEP_S = 5.0
 
 
-class NightBusyError(LiveEditError):
-    """Another process is at this night."""
+class NightlyRunBusyError(LiveEditError):
+    """Another process works on this nightly run."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examined:
-    """One version after its evaluation."""
-
-    registered: RegisteredVersion
-    bank: ExpertBank
-    evaluation: BankEvaluation
-    held: frozenset[str]
-    """Cases whose edit it holds."""
-    summary: Summary
-    """Accuracy over these, locality over all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Findings:
-    """What a night found out."""
-
-    cases: Sequence[Case]
-    newest: Examined
-    champion: Examined | None
-    """None: there is none, or it is the newest version."""
-    compared: frozenset[str]
-    """Cases whose accuracy was compared."""
-    comparisons: Sequence[MetricComparison]
-
-    @property
-    def regressions(self) -> list[MetricComparison]:
-        """Metrics that are worse."""
-        return [item for item in self.comparisons if item.is_regression]
-
-
-class NightRecords(Protocol):
-    """Takes note of a finished evaluation."""
-
-    def evaluated(self, findings: Findings) -> str:
-        """Record metrics and pages; returns the MLflow run, "" when MLflow does not answer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NightResult:
+class NightlyResult:
     """How a call ended."""
 
-    outcome: NightOutcome | None
-    """None: it was stopped; the same command goes on."""
+    outcome: NightlyOutcome | None
+    """None: it was stopped; the same command resumes."""
     was_done: bool = False
-    """An earlier call had done it."""
-    findings: Findings | None = None
-    """None when this call did not evaluate to the end."""
+    """An earlier call had finished the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Night:
-    """The work of one night; for the driver."""
+class NightlyRun:
+    """The nightly run of one date; for the driver."""
 
     recipe: NightlyRecipe
     label: str
     """The date."""
     versions: ModelVersions
-    evaluators: Evaluators
-    records: NightRecords
+    evaluator_of: Callable[[BankManifest, Path], Evaluator]
+    """Returns an evaluator with the backbone of a manifest and the generator of a folder."""
     version: int = 0
-    """Examine this version of liveedit-bank; 0 for the newest one."""
+    """Evaluate this version of liveedit-bank; 0 for the newest one."""
     say: Callable[[str], None] = field(default=lambda text: None)
     on_progress: Callable[[int, int], None] = field(default=lambda num_done, num_units: None)
     should_stop: Callable[[], bool] = field(default=lambda: False)
-    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     sleep: Callable[[float], None] = field(default=time.sleep)
 
-    def examine(self, cases: Callable[[], Sequence[Case]]) -> NightResult:
-        """Do what is left of this night.
-
-        Args:
-            cases: Reads the fixed cases.
+    def run(self, load_cases: Callable[[], Sequence[Case]]) -> NightlyResult:
+        """Do what is left of this run.
 
         Raises:
-            ConfigError: The night began with other cases or settings.
-            InputError: Nothing is registered, or a case cannot be read.
-            IntegrityError: A file of a version is missing or altered.
-            NightBusyError: Another process is at it.
-            StorageUnavailableError: A store does not answer.
-            TrackingError: The registry does not answer.
+            ConfigError: the run began with other cases or settings.
+            InputError: nothing is registered, or a case cannot be read.
+            IntegrityError: a file of a version is missing or altered.
+            NightlyRunBusyError: another process works on it.
+            StorageUnavailableError: a store does not answer.
+            TrackingError: the registry does not answer.
         """
         store = ObjectStore(self.recipe.store_uri)
-        diary = NightDiary(store, self.recipe.run_name, self.label)
-        outcome = diary.outcome()
+        name, label = self.recipe.run_name, self.label
+        state = NightlyState(store, name, label)
+        outcome = state.outcome()
         if outcome is not None:
-            return NightResult(outcome=outcome, was_done=True)
+            return NightlyResult(outcome=outcome, was_done=True)
         store.check_exclusive_create()
-        lease = Lease(
-            store,
-            f"nights/{self.recipe.run_name}/{self.label}",
-            term_s=self.recipe.lease.term_s,
-        )
-        if self._has_to_leave(lease):
-            return NightResult(outcome=None)
+        lease = Lease(store, f"nights/{name}/{label}", term_s=self.recipe.lease.term_s)
+        if not self._acquire(lease):
+            return NightlyResult(outcome=None)
         with lease.kept():
-            outcome = diary.outcome()  # the former holder may have finished meanwhile
+            outcome = state.outcome()  # the former holder may have finished meanwhile
             if outcome is not None:
-                return NightResult(outcome=outcome, was_done=True)
-            return self._do(store, diary, lease, list(cases()))
+                return NightlyResult(outcome=outcome, was_done=True)
+            cases = list(load_cases())
+            findings = self._evaluate(store, state, lease, cases)
+            if findings is None:
+                return NightlyResult(outcome=None)
+            return NightlyResult(outcome=self._record(findings, store, state, lease))
 
-    def _has_to_leave(self, lease: Lease) -> bool:
-        """Take the lease, waiting as long as the recipe allows; True when asked to stop meanwhile.
-
-        Raises:
-            NightBusyError: Another process is still at it.
-        """
+    def _acquire(self, lease: Lease) -> bool:
+        """Take the lease, waiting as long as the recipe allows; False when asked to stop."""
         section = self.recipe.lease
-        most_waits = math.ceil(section.wait_s / _WAIT_STEP_S)
+        max_waits = math.ceil(section.wait_s / _WAIT_STEP_S)
         for num_waits in itertools.count():
             other = lease.acquire()
             if other is None:
-                return False
-            if num_waits == most_waits:
-                raise NightBusyError(
-                    f"{other.holder} is at the night {self.label} of {self.recipe.run_name!r}; if "
-                    f"it is dead, the night is free in at most {section.term_s:.0f} seconds"
+                return True
+            if num_waits == max_waits:
+                raise NightlyRunBusyError(
+                    f"{other.holder} works on the nightly run {self.label} of "
+                    f"{self.recipe.run_name!r}; if it is dead, its lease expires in at most "
+                    f"{section.term_s:.0f} seconds"
                 )
             if num_waits == 0:
-                self.say(f"waiting for {other.holder}, which is at this night")
+                self.say(f"waiting for {other.holder}, which works on this nightly run")
             if self.should_stop():
                 break
             self.sleep(_WAIT_STEP_S)
-        return True
+        return False
 
     @property
     def _settings(self) -> EvaluationSettings:
@@ -183,79 +135,63 @@ class Night:
             seed=self.recipe.seed,
         )
 
-    def _do(
-        self, store: ObjectStore, diary: NightDiary, lease: Lease, cases: list[Case]
-    ) -> NightResult:
-        plan = diary.planned(self._proposed(cases))
-        against = f", against the champion, version {plan.champion}" if plan.champion else ""
-        self.say(f"examining version {plan.newest}{against}, on {len(cases)} cases")
-        newest = self._examined(plan.newest, store, lease, cases)
+    def _evaluate(
+        self, store: ObjectStore, state: NightlyState, lease: Lease, cases: Sequence[Case]
+    ) -> NightlyFindings | None:
+        """Evaluate and compare; None when asked to stop."""
+        plan = state.fix_plan(self._proposed_plan(cases))
+        against = f" against the champion, version {plan.champion}," if plan.champion else ""
+        self.say(f"evaluating version {plan.newest}{against} on {len(cases)} cases")
+        newest = self._score(plan.newest, store, lease, cases)
         if not newest.evaluation.is_complete:
-            return NightResult(outcome=None)
-        champion = self._examined(plan.champion, store, lease, cases) if plan.champion else None
-        if champion is not None and not champion.evaluation.is_complete:
-            return NightResult(outcome=None)
-        compared = self._compared(newest, champion, cases)
-        findings = Findings(
+            return None
+        if not plan.champion:
+            return NightlyFindings(cases=cases, newest=newest)
+        champion = self._score(plan.champion, store, lease, cases)
+        if not champion.evaluation.is_complete:
+            return None
+        compared = _cases_to_compare(newest, champion, cases)
+        comparisons = compare_results(
+            newest.evaluation.results,
+            champion.evaluation.results,
+            held=compared,
+            alpha=self.recipe.regression.alpha,
+            num_resamples=self.recipe.regression.num_resamples,
+            tolerance_of=self.recipe.tolerances.of,
+            seed=self.recipe.seed,
+        )
+        return NightlyFindings(
             cases=cases,
             newest=newest,
             champion=champion,
             compared=compared,
-            comparisons=self._comparisons(newest, champion, compared),
+            comparisons=comparisons,
         )
-        return self._concluded(findings, store, diary, lease)
 
-    def _concluded(
-        self, findings: Findings, store: ObjectStore, diary: NightDiary, lease: Lease
-    ) -> NightResult:
-        """Write down what was found, where each reader looks for it; the outcome last."""
-        run_id = self.records.evaluated(findings)
-        champion = findings.champion
-        record = EvaluationRecord(
-            evaluated_at=self.now().isoformat(),
-            mlflow_run_id=run_id,
-            newest=self._as_record(findings.newest, findings.cases),
-            champion=self._as_record(champion, findings.cases) if champion else None,
-            compared=tuple(sorted(findings.compared)),
-        )
-        lease.check()
-        EvaluationLog(store, BANK_MODEL).add(record)
-        improvements = [item for item in findings.comparisons if item.is_improvement]
-        outcome = NightOutcome(
-            newest=record.newest.version,
-            champion=record.champion.version if record.champion else 0,
-            evaluated_at=record.evaluated_at,
-            num_results=record.newest.num_results,
-            regressions=tuple(item.sentence() for item in findings.regressions),
-            improvements=tuple(item.sentence() for item in improvements),
-            mlflow_run_id=run_id,
-        )
-        diary.conclude(outcome)
-        return NightResult(outcome=outcome, findings=findings)
-
-    def _proposed(self, cases: Sequence[Case]) -> NightPlan:
+    def _proposed_plan(self, cases: Sequence[Case]) -> NightlyPlan:
         if self.version:
             newest = self.versions.find(f"models:/{BANK_MODEL}/{self.version}")
         else:
             newest = newest_version(self.versions)
         champion = self.versions.by_alias(BANK_MODEL, "champion")
         is_other = champion is not None and champion.version != newest.version
-        longest = self.recipe.evaluation.max_new_tokens
-        return NightPlan(
+        max_new_tokens = self.recipe.evaluation.max_new_tokens
+        return NightlyPlan(
             newest=newest.version,
             champion=champion.version if champion is not None and is_other else 0,
-            questions=questions_digest(cases, self._settings, longest),
+            questions=questions_digest(cases, self._settings, max_new_tokens),
         )
 
-    def _examined(
+    def _score(
         self, version: int, store: ObjectStore, lease: Lease, cases: Sequence[Case]
-    ) -> Examined:
-        """Verify a version and replay the cases against it."""
-        name = f"{BANK_MODEL} {version}"
+    ) -> ScoredVersion:
+        """Verify the files of a version, then evaluate it on the cases."""
         registered = self.versions.find(f"models:/{BANK_MODEL}/{version}")
         manifest = self.versions.manifest(registered)
-        bank = manifest.verified_bank(name)
-        self.say(f"{name}: {manifest.num_edits} edits, all files are there, unaltered")
+        bank = manifest.verified_bank(f"{BANK_MODEL} {version}")
+        self.say(f"{BANK_MODEL} {version}: {manifest.num_edits} edits, all files verified")
+        cache = (Path(self.recipe.run_root) / "generators").absolute()
+        generator = fetch_generator(self.versions, manifest.identity.generator_digest, cache)
 
         def on_progress(num_done: int, num_units: int) -> None:
             lease.check()
@@ -267,57 +203,66 @@ class Night:
             version=manifest.bank_version,
             cases=cases,
             settings=self._settings,
-            pool=self.evaluators.of(manifest, self._generator(manifest)),
+            pool=self.evaluator_of(manifest, generator),
             run=f"{self.recipe.run_name}-{self.label}-v{version}",
             on_progress=on_progress,
             should_stop=self.should_stop,
         )
         held = cases_held(cases, bank.edit_ids(manifest.bank_version))
         summary = summarize(in_scope(evaluation.results, held), seed=self.recipe.seed)
-        return Examined(
+        return ScoredVersion(
             registered=registered, bank=bank, evaluation=evaluation, held=held, summary=summary
         )
 
-    def _generator(self, manifest: BankManifest) -> Path:
-        cache = (Path(self.recipe.run_root) / "generators").absolute()
-        return fetch_generator(self.versions, manifest.identity.generator_digest, cache)
-
-    def _compared(
-        self, newest: Examined, champion: Examined | None, cases: Sequence[Case]
-    ) -> frozenset[str]:
-        if champion is None:
-            return frozenset()
-        rows = newest.bank.load_rows(["subject_id", "edit_id"], newest.evaluation.bank_version)
-        columns = (rows.column(name).to_pylist() for name in ("subject_id", "edit_id"))
-        newer = dict(zip(*columns, strict=True))
-        edit_ids = champion.bank.edit_ids(champion.evaluation.bank_version)
-        return cases_held(cases, edit_ids, newer)
-
-    def _comparisons(
-        self, newest: Examined, champion: Examined | None, compared: frozenset[str]
-    ) -> list[MetricComparison]:
-        if champion is None:
-            return []
-        return compare_results(
-            newest.evaluation.results,
-            champion.evaluation.results,
-            held=compared,
-            alpha=self.recipe.regression.alpha,
-            num_resamples=self.recipe.regression.num_resamples,
-            tolerance_of=self.recipe.tolerances.of,
-            seed=self.recipe.seed,
+    def _record(
+        self, findings: NightlyFindings, store: ObjectStore, state: NightlyState, lease: Lease
+    ) -> NightlyOutcome:
+        """Write MLflow metrics, pages and the evaluation record; the outcome last."""
+        run_id = record_findings(self.recipe, self.label, findings)
+        newest, champion = findings.newest, findings.champion
+        num_results = len(plan_evaluation(findings.cases, self._settings).wanted)
+        record = EvaluationRecord(
+            evaluated_at=datetime.now(UTC).isoformat(),
+            mlflow_run_id=run_id,
+            newest=_evaluated_bank(newest, num_results),
+            champion=_evaluated_bank(champion, num_results) if champion else None,
+            compared=tuple(sorted(findings.compared)),
         )
-
-    def _as_record(self, examined: Examined, cases: Sequence[Case]) -> EvaluatedBank:
-        evaluation, identity = examined.evaluation, examined.bank.identity
-        return EvaluatedBank(
-            version=examined.registered.version,
-            bank=evaluation.bank,
-            bank_version=evaluation.bank_version,
-            num_edits=evaluation.num_edits,
-            backbone_digest=identity.backbone_digest,
-            generator_digest=identity.generator_digest,
-            run=evaluation.run,
-            num_results=len(plan_evaluation(cases, self._settings).wanted),
-            held=tuple(sorted(examined.held)),
+        lease.check()
+        EvaluationLog(store, BANK_MODEL).add(record)
+        outcome = NightlyOutcome(
+            newest=newest.registered.version,
+            champion=champion.registered.version if champion else 0,
+            evaluated_at=record.evaluated_at,
+            num_results=num_results,
+            regressions=tuple(item.sentence() for item in findings.regressions),
+            improvements=tuple(item.sentence() for item in findings.improvements),
+            mlflow_run_id=run_id,
         )
+        state.save_outcome(outcome)
+        return outcome
+
+
+def _cases_to_compare(
+    newest: ScoredVersion, champion: ScoredVersion, cases: Sequence[Case]
+) -> frozenset[str]:
+    """Ids of the cases whose edit the champion holds and the newest version did not replace."""
+    rows = newest.bank.load_rows(["subject_id", "edit_id"], newest.evaluation.bank_version)
+    columns = (rows.column(name).to_pylist() for name in ("subject_id", "edit_id"))
+    newer = dict(zip(*columns, strict=True))
+    return cases_held(cases, champion.bank.edit_ids(champion.evaluation.bank_version), newer)
+
+
+def _evaluated_bank(scored: ScoredVersion, num_results: int) -> EvaluatedBank:
+    evaluation, identity = scored.evaluation, scored.bank.identity
+    return EvaluatedBank(
+        version=scored.registered.version,
+        bank=evaluation.bank,
+        bank_version=evaluation.bank_version,
+        num_edits=evaluation.num_edits,
+        backbone_digest=identity.backbone_digest,
+        generator_digest=identity.generator_digest,
+        run=evaluation.run,
+        num_results=num_results,
+        held=tuple(sorted(scored.held)),
+    )

@@ -1,19 +1,24 @@
-"""What a night leaves in MLflow and on disk: metrics tied to bank versions, pages, figures.
+"""What a nightly run writes to MLflow and to disk: metrics of the bank versions, pages, figures.
 
-An outage of MLflow stops nothing: metrics and pages wait in the spool of the run.
+An MLflow outage stops nothing: metrics and pages wait in the spool of the run.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from infra.bank.expert_bank import ExpertBank
 from infra.reports.data import ComparisonReportData, CurvePoint, EvaluationReportData
 from infra.reports.metrics import draw_metric_plots
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
+from infra.tracking.model_registry import RegisteredVersion
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import TrackingError
-from liveedit_core.evaluation.summaries import metric_values
-from liveedit_core.schema import EditRequest
+from liveedit_core.evaluation.comparison import MetricComparison
+from liveedit_core.evaluation.summaries import Summary, metric_values
+from liveedit_core.schema import Case, EditRequest
+from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.evaluation.examples import EditLookup, edits_of
 from pipelines.evaluation.pages import (
     evaluated_version,
@@ -22,130 +27,149 @@ from pipelines.evaluation.pages import (
 )
 from pipelines.job.recipe_loader import to_flat_dict
 from pipelines.job.run_folder import run_facts
-from pipelines.operations.nightly import Examined, Findings
 from pipelines.operations.recipe import NightlyRecipe
 
 CHAMPION_PREFIX = "champion."
-"""Of the champion's metrics in the run of a night; the plain names are the newest version's."""
+"""Of the champion's metrics in the MLflow run; the newest version's metrics have no prefix."""
 
 
-class NightlyRecords:
-    """The MLflow run and the pages of one night."""
+@dataclass(frozen=True, kw_only=True)
+class ScoredVersion:
+    """A registered version and its evaluation."""
 
-    def __init__(self, recipe: NightlyRecipe, label: str) -> None:
-        """Name the run; nothing is sent yet.
+    registered: RegisteredVersion
+    bank: ExpertBank
+    evaluation: BankEvaluation
+    held: frozenset[str]
+    """Ids of the cases whose edit it holds."""
+    summary: Summary
+    """Accuracy over these cases, locality over all."""
 
-        Args:
-            recipe: Says where.
-            label: The date.
-        """
-        self._recipe = recipe
-        self._label = label
-        self.folder = recipe.run_folder / label
 
-    def evaluated(self, findings: Findings) -> str:
-        """Write the pages, then send everything; returns the MLflow run, "" in an outage."""
-        tracker = Tracker(
-            Path(self._recipe.run_root),
-            experiment=self._recipe.tracking.experiment,
-            run_name=f"{self._recipe.run_name}-{self._label}",
-        )
-        facts = run_facts()
-        pages = self._write_pages(findings, facts)
-        tracker.log_params(to_flat_dict(self._recipe))
-        tracker.set_tags({**facts, **self._tags(findings)})
-        self._log_metrics(tracker, findings)
-        for page in pages:
-            tracker.log_artifact(page, "figures" if page.suffix == ".png" else "")
-        tracker.end()
-        try:
-            return tracker.connect().run_id
-        except TrackingError:
-            return ""
+@dataclass(frozen=True, kw_only=True)
+class NightlyFindings:
+    """The evaluations of a nightly run, compared."""
 
-    def _tags(self, findings: Findings) -> dict[str, str]:
-        champion = findings.champion
-        return {
-            "night": self._label,
+    cases: Sequence[Case]
+    newest: ScoredVersion
+    champion: ScoredVersion | None = None
+    """None if there is none, or it is the newest version."""
+    compared: frozenset[str] = frozenset()
+    """Ids of the cases whose accuracy was compared."""
+    comparisons: Sequence[MetricComparison] = ()
+
+    @property
+    def regressions(self) -> list[MetricComparison]:
+        """Metrics that are worse than the champion's."""
+        return [item for item in self.comparisons if item.is_regression]
+
+    @property
+    def improvements(self) -> list[MetricComparison]:
+        """Metrics that are better than the champion's."""
+        return [item for item in self.comparisons if item.is_improvement]
+
+
+def record_findings(recipe: NightlyRecipe, label: str, findings: NightlyFindings) -> str:
+    """Write the pages, then record everything in MLflow; returns the run id, "" in an outage."""
+    facts = run_facts()
+    pages = _write_pages(recipe, label, findings, facts)
+    champion = findings.champion
+    tracker = Tracker(
+        Path(recipe.run_root),
+        experiment=recipe.tracking.experiment,
+        run_name=f"{recipe.run_name}-{label}",
+    )
+    tracker.log_params(to_flat_dict(recipe))
+    tracker.set_tags(
+        {
+            **facts,
+            "night": label,
             "newest_version": str(findings.newest.registered.version),
             "champion_version": str(champion.registered.version) if champion else "none",
             "regressions": ", ".join(item.name for item in findings.regressions) or "none",
         }
+    )
+    _log_metrics(tracker, findings)
+    for page in pages:
+        tracker.log_artifact(page, "figures" if page.suffix == ".png" else "")
+    tracker.end()
+    try:
+        return tracker.connect().run_id
+    except TrackingError:
+        return ""
 
-    def _log_metrics(self, tracker: Tracker, findings: Findings) -> None:
-        """Each value belongs to the run and, by `model_id`, to the version it is about."""
-        newest, champion = findings.newest, findings.champion
-        for examined, prefix in ((newest, ""), (champion, CHAMPION_PREFIX)):
-            if examined is not None:
-                values = metric_values(examined.summary)
-                tracker.log_metrics(
-                    {f"{prefix}{name}": value for name, value in values.items()},
-                    step=examined.evaluation.num_edits,
-                    model_id=examined.registered.model_id,
-                )
-        if champion is not None:
-            differences = {
-                f"difference.{item.name}": item.difference.mean for item in findings.comparisons
-            }
+
+def _log_metrics(tracker: Tracker, findings: NightlyFindings) -> None:
+    """Each value belongs to the run and, by `model_id`, to the version that it describes."""
+    newest, champion = findings.newest, findings.champion
+    for scored, prefix in ((newest, ""), (champion, CHAMPION_PREFIX)):
+        if scored is not None:
+            values = metric_values(scored.summary)
             tracker.log_metrics(
-                {**differences, "num_regressions": float(len(findings.regressions))},
-                step=newest.evaluation.num_edits,
-                model_id=newest.registered.model_id,
+                {f"{prefix}{name}": value for name, value in values.items()},
+                step=scored.evaluation.num_edits,
+                model_id=scored.registered.model_id,
             )
-
-    def _write_pages(self, findings: Findings, facts: Mapping[str, str]) -> list[Path]:
-        seed, edits = self._recipe.seed, _edits(findings)
-        versions, points, pages = [], [], []
-        for label, examined in (("newest", findings.newest), ("champion", findings.champion)):
-            if examined is None:
-                continue
-            summary, num_edits = examined.summary, examined.evaluation.num_edits
-            versions.append(evaluated_version(examined.evaluation, label))
-            points.append(CurvePoint(num_edits=num_edits, summary=summary))
-            data = EvaluationReportData(
-                version=versions[-1],
-                summary=summary,
-                seed=seed,
-                facts={**facts, "registered as": _name(examined)},
-                duration_s=examined.evaluation.seconds,
-            )
-            path = self.folder / f"{label}.html"
-            pages.append(write_evaluation_page(path, data, cases=findings.cases, edits=edits))
-        if findings.champion is not None:
-            new, old = versions
-            comparison = ComparisonReportData(
-                old=old,
-                new=new,
-                seed=seed,
-                facts=facts,
-                comparisons=findings.comparisons,
-                warnings=[f"regression: {item.sentence()}" for item in findings.regressions],
-            )
-            page = write_comparison_page(
-                self.folder / "comparison.html",
-                comparison,
-                cases=findings.cases,
-                edits=edits,
-                held=findings.compared,
-            )
-            pages.append(page)
-        return [*pages, *draw_metric_plots(self.folder, points[::-1])]
+    if champion is not None:
+        differences = {
+            f"difference.{item.name}": item.difference.mean for item in findings.comparisons
+        }
+        tracker.log_metrics(
+            {**differences, "num_regressions": float(len(findings.regressions))},
+            step=newest.evaluation.num_edits,
+            model_id=newest.registered.model_id,
+        )
 
 
-def _name(examined: Examined) -> str:
-    return f"{examined.registered.name} {examined.registered.version}"
+def _write_pages(
+    recipe: NightlyRecipe, label: str, findings: NightlyFindings, facts: dict[str, str]
+) -> list[Path]:
+    folder, seed, edits = recipe.run_folder / label, recipe.seed, _edits(findings)
+    versions, points, pages = [], [], []
+    for name, scored in (("newest", findings.newest), ("champion", findings.champion)):
+        if scored is None:
+            continue
+        num_edits = scored.evaluation.num_edits
+        versions.append(evaluated_version(scored.evaluation, name))
+        points.append(CurvePoint(num_edits=num_edits, summary=scored.summary))
+        registered_as = f"{scored.registered.name} {scored.registered.version}"
+        data = EvaluationReportData(
+            version=versions[-1],
+            summary=scored.summary,
+            seed=seed,
+            facts={**facts, "registered as": registered_as},
+            duration_s=scored.evaluation.seconds,
+        )
+        path = folder / f"{name}.html"
+        pages.append(write_evaluation_page(path, data, cases=findings.cases, edits=edits))
+    if findings.champion is not None:
+        newest, champion = versions
+        comparison = ComparisonReportData(
+            old=champion,
+            new=newest,
+            seed=seed,
+            facts=facts,
+            comparisons=findings.comparisons,
+            warnings=[f"regression: {item.sentence()}" for item in findings.regressions],
+        )
+        page = write_comparison_page(
+            folder / "comparison.html",
+            comparison,
+            cases=findings.cases,
+            edits=edits,
+            held=findings.compared,
+        )
+        pages.append(page)
+    return [*pages, *draw_metric_plots(folder, points[::-1])]
 
 
-def _edits(findings: Findings) -> EditLookup:
+def _edits(findings: NightlyFindings) -> EditLookup:
     """Edits by id, from the request logs beside both banks."""
     both = (findings.newest, findings.champion)
-    stores = {examined.bank.store.root_uri for examined in both if examined is not None}
+    stores = {scored.bank.store.root_uri for scored in both if scored is not None}
     lookups = [edits_of(RequestLog(ObjectStore(uri))) for uri in sorted(stores)]
 
     def look_up(edit_ids: Collection[str]) -> dict[str, EditRequest]:
-        found: dict[str, EditRequest] = {}
-        for lookup in lookups:
-            found.update(lookup(edit_ids))
-        return found
+        return {key: edit for lookup in lookups for key, edit in lookup(edit_ids).items()}
 
     return look_up

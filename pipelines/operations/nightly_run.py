@@ -1,95 +1,124 @@
-"""A night with all its parts: Ray, MLflow, the fixed cases, progress and log."""
+"""Starts a nightly run: Ray, evaluation workers, the fixed cases, progress and log."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 from rich.console import Console
 
+from infra.bank.manifest import BankManifest
 from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import ModelVersions
 from infra.tracking.tracker import default_tracking_uri
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.errors import InputError
-from liveedit_core.inputs.datasets import load_cases
-from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import Case
-from pipelines.job.cases import load_evaluation_cases
+from pipelines.job.cases import load_evaluation_cases, read_case_file
 from pipelines.job.progress import ProgressView
-from pipelines.job.ray_session import StopRequest
+from pipelines.job.ray_session import StopRequest, open_session
+from pipelines.job.registered_models import registered_models
 from pipelines.job.run_folder import log_to_file
-from pipelines.operations.night_evaluators import RayEvaluators
-from pipelines.operations.nightly import Night, NightResult
-from pipelines.operations.nightly_records import NightlyRecords
+from pipelines.job.stages import Evaluator
+from pipelines.job.start_workers import start_evaluator
+from pipelines.job.state_cache import cache_names
+from pipelines.operations.nightly import NightlyResult, NightlyRun
 from pipelines.operations.recipe import NightlyRecipe
+from workers.evaluation_pool import EvaluationPool
+from workers.models import ModelNames
 
 
-def run_night(
+def run_nightly(
     recipe: NightlyRecipe, label: str, console: Console, *, version: int = 0
-) -> tuple[NightResult, int]:
-    """Do what is left of a night.
+) -> tuple[NightlyResult, int]:
+    """Do what is left of a nightly run, of one version or of the newest.
 
-    Args:
-        recipe: The resolved recipe.
-        label: The date.
-        console: For people.
-        version: Examine this version of liveedit-bank; 0 for the newest one.
-
-    Returns:
-        How it ended, and the exit code of a signal if one stopped it.
-
-    Raises:
-        LiveEditError: See `Night.examine`.
+    Returns the result, and the exit code of the signal that stopped it, if any. See
+    `NightlyRun.run` for errors.
     """
     folder = recipe.run_folder / label
     folder.mkdir(parents=True, exist_ok=True)
     log_to_file(folder)
     progress = ProgressView(console)
     stop = StopRequest(progress.say)
-    with RayEvaluators(recipe, stop) as evaluators, progress.shown():
-        night = Night(
+    with NightlyWorkers(recipe, stop) as workers, progress.shown():
+        nightly = NightlyRun(
             recipe=recipe,
             label=label,
             versions=ModelVersions(default_tracking_uri(Path(recipe.run_root))),
-            evaluators=evaluators,
-            records=NightlyRecords(recipe, label),
+            evaluator_of=workers.evaluator_of,
             version=version,
             say=progress.say,
             on_progress=lambda num_done, num_units: progress.evaluations(num_units - num_done),
             should_stop=stop,
         )
-        return night.examine(lambda: read_cases(recipe, progress.say)), stop.exit_code
+        return nightly.run(lambda: read_cases(recipe, progress.say)), stop.exit_code
+
+
+class NightlyWorkers:
+    """Evaluation pools, one at a time, in a Ray session that starts with the first pool.
+
+    `stop` handles signals from the start of the session on, as Ray installs its own handlers.
+    """
+
+    def __init__(self, recipe: NightlyRecipe, stop: StopRequest) -> None:
+        self._recipe = recipe
+        self._stop = stop
+        self._session = contextlib.ExitStack()
+        self._models: ModelNames | None = None
+        self._pool: EvaluationPool | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.close()
+        self._session.close()
+
+    def evaluator_of(self, manifest: BankManifest, generator: Path) -> Evaluator:
+        """The pool for a bank version; the last pool stays when the models are the same."""
+        recipe, section = self._recipe, self._recipe.evaluation
+        models = registered_models(manifest, generator=str(generator), device=section.device)
+        if self._pool is None:
+            needed_cpus = section.num_cpus * section.num_workers
+            self._session.enter_context(open_session(recipe.ray, needed_cpus=needed_cpus))
+            self._session.enter_context(self._stop.installed())
+        elif models != self._models:
+            self._pool.close()
+        else:
+            return self._pool
+        self._models = models
+        self._pool = start_evaluator(
+            models,
+            section,
+            max_new_tokens=section.max_new_tokens,
+            max_in_flight=recipe.ray.max_in_flight,
+            cache=cache_names(recipe.states, recipe.run_root),
+            answers_uri=recipe.store_uri if recipe.states.is_cached else "",
+        )
+        return self._pool
 
 
 def read_cases(recipe: NightlyRecipe, say: Callable[[str], None] = print) -> Sequence[Case]:
-    """The fixed cases; every one of them must be readable.
-
-    Args:
-        recipe: Names them.
-        say: Is told what a published benchmark leaves out.
+    """The fixed cases, all of them readable; `say` gets what a published benchmark leaves out.
 
     Raises:
-        InputError: The file is missing, or a line of it is no case; a benchmark is not whole.
+        InputError: the file is missing or a line is not a case; a benchmark is not complete.
     """
-    limit = recipe.cases.limit or None
+    path, limit = recipe.cases.path, recipe.cases.limit or None
     if recipe.benchmark.is_on:
         return load_evaluation_cases(recipe.benchmark, limits=recipe.limits, limit=limit, say=say)
-    if not recipe.cases.path:
+    if not path:
         return load_builtin_cases("evaluation")[:limit]
-    store = ObjectStore(recipe.store_uri)
-    cases: list[Case] = []
-    for item in load_cases(
-        recipe.cases.path,
-        limits=recipe.limits,
-        fetch=lambda uri: store.fetch(uri, recipe.limits.max_image_bytes),
-    ):
-        if isinstance(item, Rejected):
-            raise InputError(
-                f"{recipe.cases.path}, line {item.line_number}: {item.message}. Fixed cases are "
-                "compared from night to night, so none may be left out: correct or remove the line"
-            )
-        cases.append(item)
-        if len(cases) == limit:
-            break
+    cases, rejected = read_case_file(
+        path, limits=recipe.limits, store=ObjectStore(recipe.store_uri), limit=limit
+    )
+    if rejected:
+        raise InputError(
+            f"{path}, line {rejected[0].line_number}: {rejected[0].message}. Every nightly run "
+            "needs the same cases, so none may be skipped: fix or remove the line"
+        )
     if not cases:
-        raise InputError(f"{recipe.cases.path} holds no case")
+        raise InputError(f"{path} has no cases")
     return cases

@@ -1,7 +1,7 @@
-"""What the store knows of a night: what it set out to do, and what came of it.
+"""Plan and outcome of one nightly run, stored as JSON.
 
 nights/<name>/<label>/plan.json       which versions, on which cases; fixed at the first start
-nights/<name>/<label>/outcome.json    the night is done
+nights/<name>/<label>/outcome.json    present once the run is done
 """
 
 import hashlib
@@ -12,79 +12,73 @@ from typing import Any
 
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, IntegrityError
-from liveedit_core.schema import Case, Probe
+from liveedit_core.schema import Case
 from pipelines.evaluation.bank_evaluation import EvaluationSettings
+from pipelines.job.cases import probe_fields
 
 
 @dataclass(frozen=True, kw_only=True)
-class NightPlan:
-    """What a night evaluates; a resumed one keeps it, whatever was registered meanwhile."""
+class NightlyPlan:
+    """What a nightly run evaluates; a resumed run keeps it, whatever was registered meanwhile."""
 
     newest: int
     """Version of liveedit-bank."""
     champion: int
-    """Version to compare with; 0: there is none, or the newest version is the champion."""
+    """Version to compare with; 0 if there is none, or it is the newest version."""
     questions: str
-    """Digest of cases and settings: results of others must not be mixed in."""
+    """Digest of cases and settings, so that results of other cases are never mixed in."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class NightOutcome:
-    """What a night found."""
+class NightlyOutcome:
+    """What a nightly run found."""
 
     newest: int
     champion: int
     evaluated_at: str
     num_results: int
     regressions: tuple[str, ...]
-    """One sentence for each metric that is worse."""
+    """One sentence per metric that is worse."""
     improvements: tuple[str, ...]
     mlflow_run_id: str
 
 
-class NightDiary:
-    """The objects of one night."""
+class NightlyState:
+    """The stored state of the nightly run with a recipe's `run_name` and a date as label."""
 
     def __init__(self, store: ObjectStore, name: str, label: str) -> None:
-        """Name the night.
-
-        Args:
-            store: Of the operations.
-            name: Of the recipe, `run_name`.
-            label: The date.
-        """
         self._store = store
         self._folder = f"nights/{name}/{label}"
-        self.label = label
+        self._label = label
 
-    def planned(self, proposed: NightPlan) -> NightPlan:
-        """The plan of this night: the one it began with, otherwise the one proposed.
+    def fix_plan(self, proposed: NightlyPlan) -> NightlyPlan:
+        """The plan that the run began with, or the proposed one at the first start.
 
         Raises:
-            ConfigError: It began with other cases or settings.
+            ConfigError: it began with other cases or settings.
         """
         key = f"{self._folder}/plan.json"
         self._store.put_if_absent(key, json.dumps(asdict(proposed), indent=2).encode())
-        plan = NightPlan(**self._read(key))
+        plan = NightlyPlan(**self._read(key))
         if plan.questions != proposed.questions:
             raise ConfigError(
-                f"the night {self.label} began with other cases or evaluation settings; use the "
-                "same ones, or give the new evaluation another run_name"
+                f"the nightly run {self._label} began with other cases or evaluation settings; use "
+                "the same ones, or give the new evaluation another run_name"
             )
         return plan
 
-    def outcome(self) -> NightOutcome | None:
-        """What was found; None while the night is not done."""
+    def outcome(self) -> NightlyOutcome | None:
+        """The outcome; None until the run is done."""
         key = f"{self._folder}/outcome.json"
         if not self._store.exists(key):
             return None
         values = self._read(key)
         for name in ("regressions", "improvements"):
             values[name] = tuple(values[name])
-        return NightOutcome(**values)
+        return NightlyOutcome(**values)
 
-    def conclude(self, outcome: NightOutcome) -> None:
-        """The night is done; of two conclusions the first one stays."""
+    def save_outcome(self, outcome: NightlyOutcome) -> None:
+        """Mark the run as done; if it is already, the first outcome stays."""
         content = json.dumps(asdict(outcome), indent=2).encode()
         self._store.put_if_absent(f"{self._folder}/outcome.json", content)
 
@@ -96,19 +90,10 @@ class NightDiary:
         return values
 
 
-def questions_digest(cases: Sequence[Case], settings: EvaluationSettings, longest: int) -> str:
-    """One name for all that the scores of a version depend on.
-
-    Args:
-        cases: In order.
-        settings: How they are asked.
-        longest: Most tokens of a free answer.
-    """
-    asked = [[case.case_id, case.edit.edit_id, *map(_question, case.probes)] for case in cases]
-    content = json.dumps([asked, asdict(settings), longest], sort_keys=True)
+def questions_digest(
+    cases: Sequence[Case], settings: EvaluationSettings, max_new_tokens: int
+) -> str:
+    """sha256 over everything that the scores of a version depend on; cases in order."""
+    fields = [[case.case_id, case.edit.edit_id, *map(probe_fields, case.probes)] for case in cases]
+    content = json.dumps([fields, asdict(settings), max_new_tokens], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _question(probe: Probe) -> list[str]:
-    image = hashlib.sha256(probe.image_bytes or b"").hexdigest()
-    return [probe.kind, probe.prompt, probe.target, image]

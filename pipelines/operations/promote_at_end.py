@@ -1,8 +1,8 @@
-"""`lifelong_edit.py --promote`: the newest version is examined beside the champion and promoted.
+"""`lifelong_edit.py --promote`: evaluate the newest version beside the champion and promote it.
 
 The same two steps as `nightly_evaluation.py` and `promotion.py`, with their recipes, on the cases
-of the run; whatever the one command decides, the two commands would have decided. Evaluation and
-audit log go to the store of the recipes, else to the `--store` of the run, else to the run root.
+of the run. Evaluation and audit log go to the store of the recipes, else to the `--store` of the
+run, else to the run root.
 """
 
 from pathlib import Path
@@ -14,11 +14,11 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions
 from infra.tracking.tracker import default_tracking_uri
 from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.job.entry import current_user
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.registered_models import version_of
-from pipelines.operations.nightly_run import run_night
-from pipelines.operations.promoter import Promoter
-from pipelines.operations.promotion_view import default_who, say_decision
+from pipelines.operations.nightly_run import run_nightly
+from pipelines.operations.promoter import Promoter, print_decision
 from pipelines.operations.recipe import DEFAULT_RECIPE, NightlyRecipe, PromotionRecipe
 
 REFUSED = 3
@@ -26,18 +26,13 @@ REFUSED = 3
 
 
 def promote_at_end(config: LifelongEditRecipe, console: Console) -> int:
-    """Examine the newest version of the run's bank and promote it if it passes every gate.
+    """Evaluate the newest version of the run's bank and promote it if it passes every gate.
 
-    Args:
-        config: Of the editing job that has just ended.
-        console: For people.
-
-    Returns:
-        0 when it is the champion now; `REFUSED` when a gate failed; the code of a signal.
+    Returns 0 when it is the champion, `REFUSED` when a gate failed, or the code of a signal.
 
     Raises:
-        InputError: An outage of MLflow left the version unregistered.
-        LiveEditError: See `Night.examine` and `Promoter.promote`.
+        InputError: an MLflow outage left the version unregistered.
+        LiveEditError: see `NightlyRun.run` and `Promoter.promote`.
     """
     versions = ModelVersions(default_tracking_uri(Path(config.run_root)))
     bank = ExpertBank.open(ObjectStore(config.store_uri), config.bank.name)
@@ -47,22 +42,22 @@ def promote_at_end(config: LifelongEditRecipe, console: Console) -> int:
         console.print(f"version {newest.version} is the champion already, nothing to do")
         return 0
     label = f"v{newest.version}-against-v{champion.version if champion else 0}"
-    result, stop_code = run_night(nightly_recipe(config), label, console, version=newest.version)
+    result, stop_code = run_nightly(nightly_recipe(config), label, console, version=newest.version)
     if result.outcome is None:
         return stop_code
     promoter = Promoter(
         recipe=promotion_recipe(config),
         versions=versions,
-        who=default_who(),
+        who=current_user(),
         why=f"end of the run {config.run_name!r}",
         say=console.print,
     )
     uri = f"models:/{BANK_MODEL}/{newest.version}"
-    return REFUSED if say_decision(promoter.promote(uri)) else 0
+    return REFUSED if print_decision(promoter.promote(uri)) else 0
 
 
 def nightly_recipe(config: LifelongEditRecipe) -> NightlyRecipe:
-    """How the editing job has its version examined: on its own cases, otherwise as at night."""
+    """Recipe of the evaluation: the cases of the run, otherwise the nightly recipe."""
     path = config.promotion.nightly_recipe
     overrides = [
         f"seed={config.seed}",
@@ -81,7 +76,7 @@ def nightly_recipe(config: LifelongEditRecipe) -> NightlyRecipe:
 
 
 def promotion_recipe(config: LifelongEditRecipe) -> PromotionRecipe:
-    """How the editing job decides."""
+    """Recipe of the promotion."""
     path = Path(config.promotion.recipe) if config.promotion.recipe else DEFAULT_RECIPE
     recipe = load_recipe(PromotionRecipe, path, [f"run_root={config.run_root}"])
     return recipe.with_changes(store=recipe.store or config.store)

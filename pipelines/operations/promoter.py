@@ -1,17 +1,17 @@
-"""Moves the alias `champion`, one process at a time, with a record of every move.
+"""Moves the alias `champion`, one process at a time, with an audit record of every move.
 
-    take the turn -> finish what a dead process left -> ask the gates -> write the audit record
-    (lease)                                                               (the decision)
-                  -> previous_champion, champion, tags -> mark the record done
+    take the lease -> apply an unfinished record -> check the gates -> write the audit record
+                   -> previous_champion, champion, tags -> mark the record done
 
-Two guards: a lease keeps two promotions from working at one time, and the audit record is created
-under the next number exclusively, so that even two processes that both believe to hold the lease
-cannot both decide on the same state. MLflow's aliases have neither; they only follow the log. A
-process that dies after its record was written is finished by the next one, whatever that wants.
+Two guards: the lease keeps two promotions from running at one time, and the audit record is created
+exclusively under the next sequence number, so that even two processes that both believe to hold the
+lease cannot both decide on the same state. MLflow's aliases have neither; they follow the log. A
+record that a dead process left unfinished is applied by the next call, whatever that call does.
 """
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from infra.tracking.audit_log import Action, AuditLog, AuditRecord
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from liveedit_core.errors import InputError, LiveEditError
 from pipelines.job.registered_models import newest_version
-from pipelines.operations.evidence import Findings, gather
+from pipelines.operations.evidence import GatheredEvidence, gather_evidence
 from pipelines.operations.gates import GateResult, all_gates
 from pipelines.operations.recipe import PromotionRecipe
 
@@ -36,17 +36,17 @@ class PromotionConflictError(LiveEditError):
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What came of a promotion or a rollback."""
+    """The result of a promotion or rollback."""
 
     version: int
-    """The champion after it; the version that was refused."""
+    """The new champion, or the version that was refused."""
     champion_before: int
     """0 for none."""
     gates: tuple[GateResult, ...] = ()
     refusals: tuple[str, ...] = ()
-    """Why nothing was changed; empty when it was, or when nothing had to be."""
+    """Why nothing was changed; empty on success, or if nothing had to change."""
     record: AuditRecord | None = None
-    """None when nothing was changed."""
+    """None if nothing was changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,6 @@ class Promoter:
     who: str
     why: str
     say: Callable[[str], None] = field(default=lambda text: None)
-    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
     def promote(self, uri: str = "") -> Decision:
         """Make a version the champion if it passes every gate.
@@ -68,33 +67,33 @@ class Promoter:
                 registered version.
 
         Raises:
-            InputError: There is no such version.
-            PromotionConflictError: Another process was first.
-            StorageUnavailableError: A store does not answer.
-            TrackingError: MLflow does not answer; what was decided is carried out later.
+            InputError: there is no such version.
+            PromotionConflictError: another process was first.
+            StorageUnavailableError: a store does not answer.
+            TrackingError: MLflow does not answer; a decision made is applied by the next call.
         """
-        with self._turn():
+        with self._lease():
             records = self._finished_records()
             candidate = self._candidate(uri)
             champion = self._alias(CHAMPION)
             if candidate.version == champion:
                 return Decision(version=champion, champion_before=champion)
-            findings = gather(
+            gathered = gather_evidence(
                 self.recipe,
                 store=self._store,
                 versions=self.versions,
                 candidate=candidate,
                 champion=champion,
-                now=self.now(),
+                now=datetime.now(UTC),
             )
-            gates = all_gates(findings.evidence, self.recipe.gates, self.recipe.thresholds)
+            gates = all_gates(gathered.evidence, self.recipe.gates, self.recipe.thresholds)
             refusals = tuple(f"{gate.name}: {gate.reason}" for gate in gates if not gate.passed)
             decision = Decision(
                 version=candidate.version, champion_before=champion, gates=gates, refusals=refusals
             )
             if refusals:
                 return decision
-            record = self._record("promotion", records, candidate.version, champion, findings)
+            record = self._record("promotion", records, candidate.version, champion, gathered)
             self._decide(record)
             return replace(decision, record=record)
 
@@ -102,11 +101,11 @@ class Promoter:
         """Make the previous champion the champion again; its files are verified first.
 
         Raises:
-            IntegrityError: A file of the previous champion is missing or altered.
-            PromotionConflictError: Another process was first.
-            TrackingError: MLflow does not answer; what was decided is carried out later.
+            IntegrityError: a file of the previous champion is missing or altered.
+            PromotionConflictError: another process was first.
+            TrackingError: MLflow does not answer; a decision made is applied by the next call.
         """
-        with self._turn():
+        with self._lease():
             records = self._finished_records()
             champion, previous = self._alias(CHAMPION), self._alias(PREVIOUS_CHAMPION)
             if not previous:
@@ -127,7 +126,7 @@ class Promoter:
         return AuditLog(self._store, BANK_MODEL)
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _lease(self) -> Iterator[None]:
         self._store.check_exclusive_create()
         lease = Lease(self._store, f"promotion/{BANK_MODEL}", term_s=self.recipe.lease.term_s)
         other = lease.acquire()
@@ -140,21 +139,20 @@ class Promoter:
             yield
 
     def _finished_records(self) -> list[AuditRecord]:
-        """All records, after the last one was carried out."""
+        """All records, after the last one was applied."""
         records = self._log.records()
         if records and not self._log.is_done(records[-1]):
             last = records[-1]
             self.say(
-                f"finishing the {last.action} of version {last.version} by {last.who}, which was "
-                "interrupted"
+                f"finishing the interrupted {last.action} of version {last.version} by {last.who}"
             )
-            self._carry_out(last)
+            self._apply(last)
         return records
 
     def _candidate(self, uri: str) -> RegisteredVersion:
         found = self.versions.find(uri) if uri else newest_version(self.versions)
         if found.name != BANK_MODEL:
-            raise InputError(f"only versions of {BANK_MODEL} are promoted, got {uri!r}")
+            raise InputError(f"only versions of {BANK_MODEL} can be promoted, got {uri!r}")
         return found
 
     def _alias(self, alias: str) -> int:
@@ -167,19 +165,20 @@ class Promoter:
         records: list[AuditRecord],
         version: int,
         champion: int,
-        findings: Findings | None,
+        gathered: GatheredEvidence | None,
     ) -> AuditRecord:
+        previous = champion if action == "promotion" else _replaced_by(version, records)
         return AuditRecord(
             sequence=len(records) + 1,
             action=action,
             version=version,
             champion_before=champion,
-            previous_champion=champion if action == "promotion" else _before(records, version),
+            previous_champion=previous,
             who=self.who,
             why=self.why,
-            decided_at=self.now().isoformat(timespec="seconds"),
-            numbers=findings.numbers if findings else {},
-            evidence=findings.sources if findings else {},
+            decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            numbers=gathered.numbers if gathered else {},
+            evidence=gathered.sources if gathered else {},
         )
 
     def _decide(self, record: AuditRecord) -> None:
@@ -187,20 +186,20 @@ class Promoter:
             first = self._log.records()[record.sequence - 1]
             raise PromotionConflictError(
                 f"{first.who} was first: {first.action} of version {first.version} at "
-                f"{first.decided_at}. Nothing was changed by this call; look at that, then try "
+                f"{first.decided_at}. This call changed nothing; look at that decision, then try "
                 "again"
             )
-        self._carry_out(record)
+        self._apply(record)
 
-    def _carry_out(self, record: AuditRecord) -> None:
-        """Let registry and run show the newest record; may be done again at any time."""
+    def _apply(self, record: AuditRecord) -> None:
+        """Make aliases and tags follow the newest record; safe to repeat."""
         while True:
             if record.previous_champion or self._alias(PREVIOUS_CHAMPION):
                 self.versions.set_alias(BANK_MODEL, PREVIOUS_CHAMPION, record.previous_champion)
             self.versions.set_alias(BANK_MODEL, CHAMPION, record.version)
             self._tag(record)
             self._log.mark_done(record)
-            # A process that slept through its lease must not leave its own, older state behind.
+            # A process whose lease expired unnoticed must not leave an older state behind.
             newest = self._log.records()[-1]
             if newest.sequence == record.sequence:
                 return
@@ -223,9 +222,30 @@ class Promoter:
             self.versions.set_run_tags(run_id, tags)
 
 
-def _before(records: list[AuditRecord], version: int) -> int:
-    """Whom a version had replaced when it became the champion; 0 when the log does not tell."""
+def _replaced_by(version: int, records: list[AuditRecord]) -> int:
+    """The champion that a version replaced when it was promoted; 0 if the log has no record."""
     for record in reversed(records):
         if record.version == version:
             return record.previous_champion
+    return 0
+
+
+def print_decision(decision: Decision) -> int:
+    """Print what was decided; returns the exit code."""
+    for gate in decision.gates:
+        print(f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.reason}")
+    if decision.refusals:
+        what = "was not promoted" if decision.gates else "stays the champion"
+        print(f"refused: version {decision.version} {what}", file=sys.stderr)
+        for refusal in decision.refusals:
+            print(f"refused: {refusal}", file=sys.stderr)
+        return 2
+    if decision.record is None:
+        print(f"version {decision.version} is the champion already, nothing to do")
+        return 0
+    before = f"version {decision.champion_before}" if decision.champion_before else "none"
+    print(
+        f"{decision.record.action}: version {decision.version} is the champion now, before: "
+        f"{before}; audit record {decision.record.sequence}"
+    )
     return 0

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from liveedit_core.backbones.protocol import TrainableBackbone
 from liveedit_core.errors import ConfigError
-from liveedit_core.inputs.rejects import Rejected
-from liveedit_core.schema import Case, Probe, ProbeKind
+from liveedit_core.schema import Case, ProbeKind
+from pipelines.job.cases import load_training_cases, probe_fields, read_case_file
 from pipelines.training.recipe import TrainRecipe
 from workers.models import BUILTIN, ModelNames
 
@@ -25,8 +25,6 @@ def training_cases(recipe: TrainRecipe) -> list[Case]:
         InputError: a file cannot be read, or records of a published benchmark are wrong.
     """
     if recipe.benchmark.is_on:
-        from pipelines.job.cases import load_training_cases
-
         return load_training_cases(recipe.benchmark)
     from liveedit_core.training.cases import trainable_cases
 
@@ -44,33 +42,20 @@ def cases_of_file(path: str) -> list[Case]:
         ConfigError: lines are wrong; the first of them are named.
         InputError: the file cannot be opened.
     """
-    from liveedit_core.inputs.datasets import load_cases
-
-    cases: list[Case] = []
-    refused: list[Rejected] = []
-    for item in load_cases(path):
-        if isinstance(item, Rejected):
-            refused.append(item)
-        else:
-            cases.append(item)
-    if refused:
-        shown = "; ".join(f"line {item.line_number}: {item.message}" for item in refused[:_SHOWN])
-        raise ConfigError(f"{path}: {len(refused)} lines are no cases: {shown}")
+    cases, rejected = read_case_file(path)
+    if rejected:
+        shown = "; ".join(f"line {item.line_number}: {item.message}" for item in rejected[:_SHOWN])
+        raise ConfigError(f"{path}: {len(rejected)} lines are no cases: {shown}")
     return cases
 
 
 def cases_digest(cases: Sequence[Case]) -> str:
-    """sha256 over all that cases teach and ask, whatever their order."""
+    """sha256 over the edits and probes of all cases, in any order."""
     names = sorted(
-        json.dumps([case.case_id, case.edit.edit_id, case.entity, *map(_asked, case.probes)])
+        json.dumps([case.case_id, case.edit.edit_id, case.entity, *map(probe_fields, case.probes)])
         for case in cases
     )
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
-def _asked(probe: Probe) -> list[str]:
-    image = hashlib.sha256(probe.image_bytes or b"").hexdigest()
-    return [probe.kind, probe.prompt, probe.target, image]
 
 
 def images_by_entity(

@@ -27,7 +27,7 @@ from pipelines.operations.open_editor import open_editor
 from tests.integration.conftest import free_ports
 from tests.small_rows import SMALL_IDENTITY, small_row
 from tests.tiny_backbone import tiny_backbone
-from tests.unit.tiny_operations import Operations, SyntheticNight, some_cases
+from tests.unit.tiny_operations import Operations, SyntheticEvaluation, some_cases
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 120.0
@@ -228,7 +228,7 @@ def test_a_champion_is_promoted_and_opened_through_the_server(
 ) -> None:
     operations = Operations(tmp_path)
     version = operations.teach(some_cases(1, 3))
-    SyntheticNight(operations).record(version)
+    SyntheticEvaluation(operations).record(version)
     number = str(version.version)
     promoter = operations.promoter("thresholds.modal_locality=0.0")
     decision = promoter.promote(f"models:/{BANK_MODEL}/{number}")

@@ -116,7 +116,7 @@ def test_the_whole_drill(tmp_path: Path) -> None:
     assert len(ResultsTable(operations, "nightly-2026-11-25-v2").read()) == num_newest > 0
     assert (tmp_path / "nightly" / "2026-11-25" / "comparison.html").exists()
     code, output = run.do(*night, job="nightly_evaluation")
-    assert (code, output.startswith("done: the night 2026-11-25")) == (0, True), output
+    assert (code, output.startswith("done: the nightly run 2026-11-25")) == (0, True), output
 
     # It is refused with reasons; once it is let through, there is a way back.
     code, output = run.do(STRICT, job="promotion")

@@ -19,7 +19,13 @@ from pipelines.operations.promoter import Promoter, PromotionConflictError
 from pipelines.operations.recipe import PromotionRecipe
 from tests.unit.conftest import empty_database  # noqa: F401
 from tests.unit.pipelines.conftest import run_root  # noqa: F401
-from tests.unit.tiny_operations import GATE_OVERRIDES, LAX, Operations, SyntheticNight, some_cases
+from tests.unit.tiny_operations import (
+    GATE_OVERRIDES,
+    LAX,
+    Operations,
+    SyntheticEvaluation,
+    some_cases,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 
@@ -106,7 +112,7 @@ def test_of_two_processes_one_promotes(
     operations = Operations(run_root, store_uri=store_uri)
     versions = [operations.teach(some_cases(number, number)) for number in (1, 2)]
     for version in versions:
-        SyntheticNight(operations).record(version)
+        SyntheticEvaluation(operations).record(version)
     context = multiprocessing.get_context("spawn")
     meeting = Meeting(context.Barrier(2), context.Barrier(2), context.Event())
     answers: multiprocessing.Queue[str] = context.Queue()

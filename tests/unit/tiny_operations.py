@@ -1,4 +1,4 @@
-"""A tiny system in operation: a bank that grows, nights, promotions; real store, real MLflow."""
+"""A tiny system in operation: bank, nightly runs, promotions; real store, real MLflow."""
 
 import hashlib
 import uuid
@@ -31,8 +31,7 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, ProbeKind
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.stages import Evaluator
-from pipelines.operations.nightly import Night, NightResult
-from pipelines.operations.nightly_records import NightlyRecords
+from pipelines.operations.nightly import NightlyResult, NightlyRun
 from pipelines.operations.promoter import Promoter
 from pipelines.operations.recipe import NightlyRecipe, PromotionRecipe
 from tests.inline_evaluator import InlineEvaluator
@@ -40,7 +39,7 @@ from tests.tiny_backbone import TINY_CONFIG, case, tiny_backbone, tiny_generator
 from tests.unit.tiny_results import probe_result
 from workers.evaluation_worker import EvaluationWorker
 
-NIGHT_OVERRIDES = ("regression.num_resamples=1000", 'evaluation.protocols=["teacher_forced"]')
+NIGHTLY_OVERRIDES = ("regression.num_resamples=1000", 'evaluation.protocols=["teacher_forced"]')
 GATE_OVERRIDES = (
     "regression.num_resamples=1000",
     "gates.min_samples=6",
@@ -138,7 +137,7 @@ class Operations:
 
     @property
     def settings(self) -> list[str]:
-        """Of both jobs: where entities are."""
+        """Of both jobs."""
         return [f"run_root={self.root}", f"store={self.store_uri}"]
 
     @property
@@ -174,22 +173,21 @@ class Operations:
             )
         return self.bank.commit(self.bank.fragment_writer().write(rows), epoch=self.epoch)
 
-    def night(self, label: str, cases: Sequence[Case], *overrides: str) -> NightResult:
-        """A night on some cases."""
-        return self.make_night(label, *overrides).examine(lambda: cases)
+    def nightly(self, label: str, cases: Sequence[Case], *overrides: str) -> NightlyResult:
+        """A nightly run on some cases."""
+        return self.make_nightly(label, *overrides).run(lambda: cases)
 
-    def make_night(self, label: str, *overrides: str) -> Night:
-        recipe = load_recipe(NightlyRecipe, None, [*self.settings, *NIGHT_OVERRIDES, *overrides])
-        return Night(
+    def make_nightly(self, label: str, *overrides: str) -> NightlyRun:
+        recipe = load_recipe(NightlyRecipe, None, [*self.settings, *NIGHTLY_OVERRIDES, *overrides])
+        return NightlyRun(
             recipe=recipe,
             label=label,
             versions=self.versions,
-            evaluators=InlineEvaluators(),
-            records=NightlyRecords(recipe, label),
+            evaluator_of=InlineEvaluators().of,
         )
 
     def promoter(self, *overrides: str, who: str = "anna", why: str = "") -> Promoter:
-        """Who promotes."""
+        """A promoter with lax gates."""
         recipe = load_recipe(PromotionRecipe, None, [*self.settings, *GATE_OVERRIDES, *overrides])
         return Promoter(recipe=recipe, versions=self.versions, who=who, why=why)
 
@@ -207,8 +205,8 @@ class Operations:
 
 
 @dataclass
-class SyntheticNight:
-    """An evaluation as a night writes it down, with scores of the test's choice."""
+class SyntheticEvaluation:
+    """An evaluation as a nightly run records it, with scores of the test's choice."""
 
     operations: Operations
     evaluated_at: datetime = field(default_factory=lambda: datetime.now(UTC))

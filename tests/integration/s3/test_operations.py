@@ -13,8 +13,8 @@ from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.lease import Lease
 from infra.storage.object_store import ObjectStore
 from infra.tracking.audit_log import AuditLog
-from pipelines.nightly_evaluation import say_outcome
-from pipelines.operations.promotion_view import say_decision
+from pipelines.nightly_evaluation import print_outcome
+from pipelines.operations.promoter import print_decision
 from tests.unit import tiny_versions as comparison
 from tests.unit.conftest import empty_database  # noqa: F401
 from tests.unit.infra.conftest import identity, make_row  # noqa: F401
@@ -73,11 +73,11 @@ def test_a_night_a_promotion_and_a_rollback_need_no_disk_but_the_run_root(
     for number, part in enumerate((cases[:6], cases[6:]), start=1):
         versions.append(operations.teach(part))
         label = f"2026-11-2{number}"
-        night = operations.night(label, cases)
-        assert say_outcome(night, label, operations.root) == 0
-        assert say_decision(operations.promoter().promote()) == 0
+        night = operations.nightly(label, cases)
+        assert print_outcome(night, label, operations.root) == 0
+        assert print_decision(operations.promoter().promote()) == 0
         assert operations.alias("champion") == versions[-1].version
-    assert say_decision(operations.promoter().roll_back()) == 0
+    assert print_decision(operations.promoter().roll_back()) == 0
     assert operations.alias("champion") == versions[0].version
     log = AuditLog(ObjectStore(s3_root), "liveedit-bank").records()
     assert [item.action for item in log] == ["promotion", "promotion", "rollback"]

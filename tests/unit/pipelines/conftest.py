@@ -1,4 +1,4 @@
-"""A tiny system in operation, for the tests of nights and promotions."""
+"""A tiny system in operation, for the tests of nightly runs and promotions."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Each gate lets good evidence through and stops on the one entity it guards against."""
+"""Each gate passes good evidence and fails on the one fault it guards against."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -67,7 +67,7 @@ def test_good_evidence_passes_every_gate() -> None:
         ({"num_missing_results": 3}, "evaluation_complete", "3 results are missing"),
         ({"evaluated_at": NOW - timedelta(hours=25)}, "freshness", "25.0 hours ago"),
         ({"evaluated_at": NOW + timedelta(days=2)}, "freshness", "-48.0 hours ago"),
-        ({"summary": summary(49, 49)}, "min_samples", "reliability rests on 49 probes"),
+        ({"summary": summary(49, 49)}, "min_samples", "reliability has 49 probes"),
         ({"summary": summary(89, 100)}, "thresholds", "reliability is 0.890"),
         ({"comparisons": comparisons(80)}, "no_regression", "0.980 -> 0.800"),
         ({"champion": 6}, "no_regression", "compared with version 5, the champion is version 6"),
@@ -98,4 +98,4 @@ def test_without_an_evaluation_every_gate_that_needs_one_says_so() -> None:
 def test_a_metric_that_was_not_measured_does_not_reach_its_threshold() -> None:
     found = failures(replace(GOOD, summary={}))
     assert "reliability was not measured" in found["thresholds"]
-    assert "reliability rests on 0 probes" in found["min_samples"]
+    assert "reliability has 0 probes" in found["min_samples"]

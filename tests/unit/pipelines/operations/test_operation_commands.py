@@ -26,15 +26,15 @@ def test_cases_of_a_file_are_all_taken_unless_a_limit_is_given() -> None:
     assert nightly("--cases", "mine.jsonl", "cases.path=other.jsonl").cases.path == "mine.jsonl"
 
 
-def test_the_night_is_today_or_a_date() -> None:
+def test_the_label_is_today_or_a_date() -> None:
     today = datetime.datetime.now(datetime.UTC).date()
-    assert nightly_evaluation.night_of(None) in {
+    assert nightly_evaluation.date_label(None) in {
         today.isoformat(),
         (today + datetime.timedelta(days=1)).isoformat(),
     }
-    assert nightly_evaluation.night_of("2026-11-25") == "2026-11-25"
+    assert nightly_evaluation.date_label("2026-11-25") == "2026-11-25"
     with pytest.raises(ConfigError, match="--date must be like 2026-11-25"):
-        nightly_evaluation.night_of("yesterday")
+        nightly_evaluation.date_label("yesterday")
 
 
 def test_exit_codes_of_wrong_settings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,18 +61,18 @@ def test_before_anything_is_registered_both_say_so(
         assert "there is no version of liveedit-bank" in capsys.readouterr().err
 
 
-def test_a_line_that_is_no_case_stops_the_night(tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_case_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "cases.jsonl"
     path.write_text('{"edit": 3}\n')
     recipe = load_recipe(NightlyRecipe, None, [f"cases.path={path}"])
     with pytest.raises(InputError, match=r"cases\.jsonl, line 1: "):
         read_cases(recipe)
     path.write_text("")
-    with pytest.raises(InputError, match="holds no case"):
+    with pytest.raises(InputError, match="has no cases"):
         read_cases(recipe)
 
 
-def test_promotion_at_the_end_examines_the_cases_of_the_run(tmp_path: Path) -> None:
+def test_promotion_at_the_end_evaluates_the_cases_of_the_run(tmp_path: Path) -> None:
     arguments = ["--promote", f"run_root={tmp_path}", "seed=3", "--run-name", "mine"]
     config = lifelong_edit.resolve_config(lifelong_edit.parse_arguments(arguments))
     assert config.promotion.at_end

@@ -14,7 +14,7 @@ from infra.tracking.evaluation_log import EvaluationLog
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from liveedit_core.errors import InputError, IntegrityError, TrackingError
 from pipelines.operations.promoter import Decision, PromotionConflictError
-from tests.unit.tiny_operations import LAX, Operations, SyntheticNight, some_cases
+from tests.unit.tiny_operations import LAX, Operations, SyntheticEvaluation, some_cases
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def versions(operations: Operations) -> list[RegisteredVersion]:
 def promote(operations: Operations, version: RegisteredVersion, who: str = "anna") -> Decision:
     """Evaluate beside the champion, all right, then promote."""
     champion = operations.versions.by_alias(BANK_MODEL, "champion")
-    SyntheticNight(operations).record(version, champion=champion)
+    SyntheticEvaluation(operations).record(version, champion=champion)
     promoter = operations.promoter(*LAX, who=who, why="a test")
     return promoter.promote(f"models:/{BANK_MODEL}/{version.version}")
 
@@ -69,7 +69,7 @@ def test_what_is_the_champion_already_is_left_alone(
 def test_the_newest_version_is_meant_when_none_is_named(
     operations: Operations, versions: list[RegisteredVersion]
 ) -> None:
-    SyntheticNight(operations).record(versions[-1])
+    SyntheticEvaluation(operations).record(versions[-1])
     assert operations.promoter(*LAX).promote().version == versions[-1].version
     with pytest.raises(InputError, match="versions there: 1, 2, 3"):
         operations.promoter(*LAX).promote(f"models:/{BANK_MODEL}/9")
@@ -80,7 +80,7 @@ def test_a_refusal_names_every_gate_and_changes_nothing(
 ) -> None:
     promote(operations, versions[0])
     old = datetime.now(UTC) - timedelta(days=3)
-    wrong = SyntheticNight(operations, evaluated_at=old)
+    wrong = SyntheticEvaluation(operations, evaluated_at=old)
     wrong.record(versions[1], (0.0,) * 12, champion=versions[0])
     decision = operations.promoter(*LAX, "thresholds.reliability=0.9").promote(
         f"models:/{BANK_MODEL}/{versions[1].version}"
@@ -97,7 +97,7 @@ def test_a_refusal_names_every_gate_and_changes_nothing(
 def test_results_that_are_missing_are_noticed(
     operations: Operations, versions: list[RegisteredVersion]
 ) -> None:
-    record = SyntheticNight(operations).record(versions[0])
+    record = SyntheticEvaluation(operations).record(versions[0])
     wanted = replace(record, newest=replace(record.newest, num_results=30))
     EvaluationLog(operations.operations_store, BANK_MODEL).add(wanted)
     decision = operations.promoter(*LAX).promote(f"models:/{BANK_MODEL}/1")
@@ -154,8 +154,8 @@ def test_of_two_that_decided_on_one_state_the_first_wins(
     operations: Operations, versions: list[RegisteredVersion]
 ) -> None:
     """The second one's lease had run out without its noticing: the record's number decides."""
-    night = SyntheticNight(operations)
-    first, second = night.record(versions[0]), night.record(versions[1])
+    evaluation = SyntheticEvaluation(operations)
+    first, second = evaluation.record(versions[0]), evaluation.record(versions[1])
     rival = operations.promoter(*LAX, who="boris")
     slow = operations.promoter(*LAX, who="anna")
     log = log_of(operations)
@@ -182,7 +182,7 @@ def test_what_a_killed_promotion_left_is_finished_by_the_next_call(
     operations: Operations, versions: list[RegisteredVersion], num_calls: int
 ) -> None:
     promote(operations, versions[0])
-    SyntheticNight(operations).record(versions[1], champion=versions[0])
+    SyntheticEvaluation(operations).record(versions[1], champion=versions[0])
 
     class DyingVersions(ModelVersions):
         """Lets some writes through, then is gone."""

@@ -14,17 +14,17 @@ from infra.tracking.model_registry import BANK_MODEL
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.method.generator import load_generator
-from pipelines.nightly_evaluation import say_outcome
+from pipelines.nightly_evaluation import print_outcome
 from pipelines.operations.open_editor import open_editor
-from pipelines.operations.promotion_view import say_decision
+from pipelines.operations.promoter import print_decision
 from tests.tiny_backbone import image, tiny_backbone
 from tests.unit.tiny_operations import Operations, scaled, some_cases
 
-NUM_EDITS = 100
+NUM_EDITS = 24
 """Of the first version; as many are added by the corrupted generator."""
 CASES = some_cases(1, NUM_EDITS)
-EXAMINED = CASES[:40]
-"""What a night asks: the scoring of all would be most of this test's time."""
+EVALUATED = CASES[:16]
+"""Cases of a nightly run; scoring all would take most of this test's time."""
 
 
 def answers(model: EditedModel) -> tuple[list[str], list[Any]]:
@@ -53,9 +53,9 @@ def test_a_corrupted_generator_is_noticed_refused_and_undone(
 ) -> None:
     uri = operations.versions.tracking_uri
     good = operations.teach(CASES)
-    fine = operations.night("2026-11-24", EXAMINED)
-    assert say_outcome(fine, "2026-11-24", operations.root) == 0
-    assert say_decision(operations.promoter(why="the first").promote()) == 0
+    fine = operations.nightly("2026-11-24", EVALUATED)
+    assert print_outcome(fine, "2026-11-24", operations.root) == 0
+    assert print_decision(operations.promoter(why="the first").promote()) == 0
     champion = answers(open_editor(backbone=tiny_backbone(), tracking_uri=uri))
     files = operations.files()
 
@@ -64,12 +64,12 @@ def test_a_corrupted_generator_is_noticed_refused_and_undone(
     assert operations.bank.num_edits() == NUM_EDITS
     bad = operations.teach(some_cases(NUM_EDITS + 1, 2 * NUM_EDITS), corrupted)
     assert operations.bank.num_edits() == 2 * NUM_EDITS
-    night = operations.night("2026-11-25", EXAMINED)
+    worse = operations.nightly("2026-11-25", EVALUATED)
     capsys.readouterr()
-    assert say_outcome(night, "2026-11-25", operations.root) == 3
+    assert print_outcome(worse, "2026-11-25", operations.root) == 3
     assert "REGRESSION   modal_locality.teacher_forced: 1.000 ->" in capsys.readouterr().err
 
-    assert say_decision(operations.promoter().promote()) == 2
+    assert print_decision(operations.promoter().promote()) == 2
     refused = capsys.readouterr().err
     assert "refused: thresholds: modal_locality is 0." in refused
     assert "refused: no_regression: image_swap_locality.teacher_forced: 1.000 ->" in refused
@@ -78,14 +78,14 @@ def test_a_corrupted_generator_is_noticed_refused_and_undone(
     # Somebody insists, with gates that ask nothing and tolerate everything.
     lax = [f"tolerances.{name}=1.0" for name in ("modal_locality", "image_swap_locality")]
     lax += ["tolerances.prompt_swap_locality=1.0", "thresholds.modal_locality=0.0"]
-    assert say_decision(operations.promoter(*lax, who="boris").promote()) == 0
+    assert print_decision(operations.promoter(*lax, who="boris").promote()) == 0
     assert (operations.alias("champion"), operations.alias("previous_champion")) == (
         bad.version,
         good.version,
     )
     assert answers(open_editor(backbone=tiny_backbone(), tracking_uri=uri)) != champion
 
-    assert say_decision(operations.promoter(why="wrong answers").roll_back()) == 0
+    assert print_decision(operations.promoter(why="wrong answers").roll_back()) == 0
     assert operations.alias("champion") == good.version
     assert answers(open_editor(backbone=tiny_backbone(), tracking_uri=uri)) == champion
     assert {path: digest for path, digest in operations.files().items() if path in files} == files
