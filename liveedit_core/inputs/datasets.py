@@ -1,10 +1,9 @@
-"""Edit requests and cases from the outside: JSONL in, `EditRequest` / `Case` or `Rejected` out.
+"""Edit requests and cases from outside: JSONL in, `EditRequest` / `Case` or `Rejected` out.
 
     {"image": "cat.png", "prompt": "What is this?", "target": "Tom"}                      a request
     {"edit": {...a request...}, "probes": [{"kind": "text_generality", ...}, ...]}            a case
 
-One bad line never stops the stream: it comes out as a `Rejected` with a reason that the person who
-wrote the line understands.
+A bad line never stops the stream: it comes out as a `Rejected` with a reason for its author.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,25 +12,11 @@ from typing import Any, TypeVar
 
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.images import check_image_bytes, decode_image
-from liveedit_core.inputs.jsonl import JsonLine, read_json_lines
+from liveedit_core.inputs.jsonl import read_json_lines
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, Rejected, RejectType
 from liveedit_core.inputs.request_parser import Fetch, RequestParser, check_text
 from liveedit_core.schema import Case, EditRequest
-
-__all__ = [
-    "DEFAULT_LIMITS",
-    "Fetch",
-    "InputLimits",
-    "RefusedInputError",
-    "RejectType",
-    "Rejected",
-    "load_cases",
-    "load_requests",
-    "read_request",
-    "validate_request",
-    "validate_tokens",
-]
 
 DEFAULT_LIMITS = InputLimits()
 
@@ -49,8 +34,8 @@ def load_requests(
 
     Args:
         path: The file; image paths in it are relative to its folder.
-        limits: How much is accepted.
-        fetch: Gets the images that are given as `s3://` URIs; without it they are rejected.
+        limits: Largest accepted input.
+        fetch: Reads images that are given as `s3://` URIs; without it they are rejected.
         images_at: Where image paths start from instead: a folder, or an `s3://` URI as text.
 
     Raises:
@@ -59,8 +44,8 @@ def load_requests(
     """
     file_path = _existing_file(path)
     folder = images_at or file_path.parent
-    reader = RequestParser(folder=folder, limits=limits, fetch=fetch)
-    return _stream(file_path, limits, reader.request, lambda request: request.edit_id)
+    parser = RequestParser(folder=folder, limits=limits, fetch=fetch)
+    return _stream(file_path, limits, parser.request, lambda request: request.edit_id)
 
 
 def load_cases(
@@ -72,35 +57,12 @@ def load_cases(
         InputError: The file itself cannot be opened.
     """
     file_path = _existing_file(path)
-    reader = RequestParser(folder=file_path.parent, limits=limits, fetch=fetch)
-    return _stream(file_path, limits, reader.case, lambda case: case.case_id)
-
-
-def read_request(
-    image: bytes | str | Path,
-    prompt: str,
-    target: str,
-    *,
-    submitter: str = "",
-    limits: InputLimits = DEFAULT_LIMITS,
-    fetch: Fetch | None = None,
-) -> EditRequest:
-    """Make one checked request from encoded image bytes, a path or a URI.
-
-    Raises:
-        InputError: What `load_requests` would reject.
-    """
-    content: dict[str, Any] = {"prompt": prompt, "target": target, "submitter": submitter}
-    if isinstance(image, bytes):
-        request = EditRequest(image_bytes=image, **content)
-        validate_request(request, limits=limits)
-        return request
-    reader = RequestParser(folder=Path(), limits=limits, fetch=fetch)
-    return reader.request({"image": str(image), **content})
+    parser = RequestParser(folder=file_path.parent, limits=limits, fetch=fetch)
+    return _stream(file_path, limits, parser.case, lambda case: case.case_id)
 
 
 def validate_request(request: EditRequest, *, limits: InputLimits = DEFAULT_LIMITS) -> None:
-    """Check texts and image of a request that was not made by this module.
+    """Check texts and image of a request that did not come from a file.
 
     Raises:
         InputError: What `load_requests` would reject.
@@ -119,27 +81,22 @@ def validate_tokens(
 ) -> None:
     """Check the length of prompt and target in tokens of the backbone.
 
-    Args:
-        request: The request.
-        count_tokens: The backbone's own count (`Backbone.count_tokens`).
-        limits: Most tokens of a prompt and of a target.
-
     Raises:
         InputError: Prompt or target has too many tokens, or none.
     """
-    for name, text, most in (
+    for name, text, limit in (
         ("prompt", request.prompt, limits.max_prompt_tokens),
         ("target", request.target, limits.max_target_tokens),
     ):
         num_tokens = count_tokens(text)
-        if num_tokens > most:
+        if num_tokens > limit:
             raise RefusedInputError(
-                f"{name} has {num_tokens:,} tokens; at most {most:,} are accepted: shorten it",
-                error_type=RejectType.TOO_MANY_TOKENS,
+                f"{name} has {num_tokens:,} tokens; at most {limit:,} are accepted: shorten it",
+                RejectType.TOO_MANY_TOKENS,
             )
         if num_tokens == 0:
             raise RefusedInputError(
-                f"{name} has no token that the backbone knows", error_type=RejectType.EMPTY_TEXT
+                f"{name} has no token that the backbone knows", RejectType.EMPTY_TEXT
             )
 
 
@@ -149,30 +106,28 @@ def _stream(
     convert: Callable[[Mapping[str, Any]], _Item],
     identity: Callable[[_Item], str],
 ) -> Iterator[_Item | Rejected]:
-    """Convert each line; a line that says what an earlier one said is reported as a duplicate."""
+    """Convert each line; a line with the edit of an earlier one is rejected as a duplicate."""
     first_line_of: dict[bytes, int] = {}
     for line in read_json_lines(path, max_line_bytes=limits.max_line_bytes):
         if isinstance(line, Rejected):
             yield line
             continue
+        edit_id = ""
         try:
             item = convert(line.content)
+            edit_id = identity(item)
+            first = first_line_of.setdefault(bytes.fromhex(edit_id), line.line_number)
+            if first != line.line_number:
+                raise RefusedInputError(
+                    f"same image, prompt and target as line {first}; it is taught once",
+                    RejectType.DUPLICATE,
+                )
         except InputError as error:
-            yield Rejected.from_error(error, line_number=line.line_number, raw=line.raw)
+            yield Rejected.from_error(
+                error, line_number=line.line_number, raw=line.raw, edit_id=edit_id
+            )
             continue
-        first = first_line_of.setdefault(bytes.fromhex(identity(item)), line.line_number)
-        if first == line.line_number:
-            yield item
-        else:
-            yield _duplicate(line, first, identity(item))
-
-
-def _duplicate(line: JsonLine, first_line: int, edit_id: str) -> Rejected:
-    error = RefusedInputError(
-        f"same image, prompt and target as line {first_line}; it is taught once",
-        error_type=RejectType.DUPLICATE,
-    )
-    return Rejected.from_error(error, line_number=line.line_number, raw=line.raw, edit_id=edit_id)
+        yield item
 
 
 def _existing_file(path: Path | str) -> Path:

@@ -11,7 +11,7 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""Pillow decodes far more; every further decoder is one more that a hostile file may attack."""
+"""Pillow decodes many more, but every decoder can be attacked by a hostile file."""
 
 _DEFAULT_LIMITS = InputLimits()
 
@@ -21,9 +21,7 @@ def decode_image(
 ) -> Image.Image:
     """Decode a whole image to RGB; transparent parts become white, animations their first frame.
 
-    Args:
-        image_bytes: The encoded image (PNG, JPEG, WebP, GIF or BMP).
-        max_pixels: Most pixels to decode; compared with the header before any pixel is decoded.
+    `max_pixels` is compared with the header before any pixel is decoded.
 
     Raises:
         InputError: The bytes are no image, are damaged or truncated, or hold too many pixels.
@@ -37,7 +35,7 @@ def decode_image(
                 raise RefusedInputError(
                     f"the image has {width} x {height} pixels; at most {max_pixels:,} "
                     "are accepted: scale it down",
-                    error_type=RejectType.IMAGE_TOO_LARGE,
+                    RejectType.IMAGE_TOO_LARGE,
                 )
             image.load()
             return _to_rgb(image)
@@ -47,7 +45,7 @@ def decode_image(
         raise RefusedInputError(
             f"the image claims far more than the {max_pixels:,} pixels that are accepted "
             "(a decompression bomb?)",
-            error_type=RejectType.IMAGE_TOO_LARGE,
+            RejectType.IMAGE_TOO_LARGE,
         ) from error
     except UnidentifiedImageError as error:
         raise _unreadable(
@@ -65,20 +63,20 @@ def read_image_file(path: Path, *, max_bytes: int = _DEFAULT_LIMITS.max_image_by
         InputError: The file is missing, not a regular file, not readable or too large.
     """
     try:
-        # A named pipe would block for ever and a device never end: both are told apart unopened.
+        # Checked before opening: a named pipe would block forever, and a device would never end.
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
             raise RefusedInputError(
                 f"{path} is {what}; expected an image file",
-                error_type=RejectType.IMAGE_NOT_A_FILE,
+                RejectType.IMAGE_NOT_A_FILE,
             )
         with open(path, "rb") as file:
             image_bytes = file.read(max_bytes + 1)
     except FileNotFoundError as error:
         raise RefusedInputError(
             f"{path} does not exist (a path is relative to the folder of the file that names it)",
-            error_type=RejectType.IMAGE_NOT_FOUND,
+            RejectType.IMAGE_NOT_FOUND,
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         raise _unreadable(f"{path} cannot be read ({error})") from error
@@ -91,7 +89,7 @@ def check_image_bytes(image_bytes: bytes, *, max_bytes: int) -> None:
     if len(image_bytes) > max_bytes:
         raise RefusedInputError(
             f"the image file has more than {max_bytes:,} bytes: compress it or scale it down",
-            error_type=RejectType.IMAGE_TOO_LARGE,
+            RejectType.IMAGE_TOO_LARGE,
         )
 
 
@@ -107,4 +105,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _unreadable(message: str) -> RefusedInputError:
-    return RefusedInputError(message, error_type=RejectType.IMAGE_UNREADABLE)
+    return RefusedInputError(message, RejectType.IMAGE_UNREADABLE)

@@ -12,11 +12,18 @@ from liveedit_core.inputs.rejects import RefusedInputError, Rejected, RejectType
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 _SKIP_BYTES = 65_536
+_TYPE_NAMES = {
+    bool: "true/false",
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    type(None): "null",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class JsonLine:
-    """One JSON object and where it stood."""
+    """One JSON object and its place in the file."""
 
     line_number: int
     raw: str
@@ -34,86 +41,87 @@ def read_json_lines(path: Path, *, max_line_bytes: int) -> Iterator[JsonLine | R
             line_number += 1
             if line_number == 1:
                 line = line.removeprefix(_UTF8_BOM)
-            if len(line.rstrip(b"\r\n")) > max_line_bytes:
-                if not line.endswith(b"\n"):
-                    _skip_rest_of_line(file)
-                yield _reject(
-                    line_number,
-                    line,
-                    f"the line is longer than {max_line_bytes:,} bytes",
-                    RejectType.LINE_TOO_LONG,
-                )
-            elif line.strip():
-                yield _parse(line_number, line)
+            is_too_long = len(line.rstrip(b"\r\n")) > max_line_bytes
+            if is_too_long and not line.endswith(b"\n"):
+                _skip_rest_of_line(file)
+            if is_too_long or line.strip():
+                yield _parse_line(line_number, line, max_line_bytes)
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """Parse one JSON object strictly: a key that is given twice is an error, not the last one wins.
+    """Parse one JSON object strictly: a repeated key is an error.
 
     Raises:
         InputError: Not JSON, or JSON that is not an object.
     """
-    try:
-        content = json.loads(text, object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise RefusedInputError(
-            f"the line is not valid JSON: {reason}", error_type=RejectType.NOT_JSON
-        ) from error
+    content = parse_json(text, "the line is not valid JSON")
     if not isinstance(content, dict):
         raise RefusedInputError(
             f"a line must be a JSON object {{...}}, got {json_type_name(content)}",
-            error_type=RejectType.WRONG_TYPE,
+            RejectType.WRONG_TYPE,
         )
     return content
 
 
-def json_type_name(value: object) -> str:
-    """What a JSON user calls the type of a value."""
-    names = {
-        bool: "true/false",
-        dict: "an object",
-        list: "a list",
-        str: "a text",
-        type(None): "null",
-    }
-    return names.get(type(value), "a number")
-
-
-def _parse(line_number: int, line: bytes) -> JsonLine | Rejected:
-    try:
-        raw = line.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        message = f"the line is not UTF-8 (byte {error.start + 1} of the line): save it as UTF-8"
-        return _reject(line_number, line, message, RejectType.NOT_UTF8)
-    try:
-        return JsonLine(line_number=line_number, raw=raw, content=parse_object(raw))
-    except InputError as error:
-        return Rejected.from_error(error, line_number=line_number, raw=raw)
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json.loads`: an object whose keys are all different.
+def parse_json(text: str, complaint: str) -> object:
+    """Parse any JSON value; an error begins with `complaint`.
 
     Raises:
-        InputError: A key is given twice.
+        InputError: Not JSON, nested too deeply, or a key of an object is repeated.
     """
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RefusedInputError(f"{complaint}: {reason}", RejectType.NOT_JSON) from error
+
+
+def json_type_name(value: object) -> str:
+    """What a JSON user calls the type of a value."""
+    return _TYPE_NAMES.get(type(value), "a number")
+
+
+def wrong_type(name: str, expected: str, value: object) -> RefusedInputError:
+    """The error for a value of another JSON type."""
+    return RefusedInputError(
+        f"{name} must be {expected}, got {json_type_name(value)}", RejectType.WRONG_TYPE
+    )
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         counts = Counter(key for key, _ in pairs)
         repeated = min(key for key, count in counts.items() if count > 1)
         raise RefusedInputError(
-            f"key {repeated[:80]!r} is given more than once", error_type=RejectType.REPEATED_KEY
+            f"key {repeated[:80]!r} is given more than once", RejectType.REPEATED_KEY
         )
     return content
+
+
+def _parse_line(line_number: int, line: bytes, max_line_bytes: int) -> JsonLine | Rejected:
+    try:
+        if len(line.rstrip(b"\r\n")) > max_line_bytes:
+            raise RefusedInputError(
+                f"the line is longer than {max_line_bytes:,} bytes", RejectType.LINE_TOO_LONG
+            )
+        raw = _decode(line)
+        return JsonLine(line_number=line_number, raw=raw, content=parse_object(raw))
+    except InputError as error:
+        raw = line.decode("utf-8", errors="replace").strip()
+        return Rejected.from_error(error, line_number=line_number, raw=raw)
+
+
+def _decode(line: bytes) -> str:
+    try:
+        return line.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise RefusedInputError(
+            f"the line is not UTF-8 (byte {error.start + 1} of the line): save it as UTF-8",
+            RejectType.NOT_UTF8,
+        ) from error
 
 
 def _skip_rest_of_line(file: BinaryIO) -> None:
     while (chunk := file.readline(_SKIP_BYTES)) and not chunk.endswith(b"\n"):
         pass
-
-
-def _reject(line_number: int, line: bytes, message: str, error_type: RejectType) -> Rejected:
-    error = RefusedInputError(message, error_type=error_type)
-    raw = line[:2_000].decode("utf-8", errors="replace").strip()
-    return Rejected.from_error(error, line_number=line_number, raw=raw)

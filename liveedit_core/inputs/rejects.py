@@ -1,4 +1,4 @@
-"""What is refused, why, and the words for it: nothing from outside is dropped silently."""
+"""Rejected inputs and their reasons: nothing from outside is dropped silently."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ from typing import Self
 from liveedit_core.errors import InputError
 
 MAX_RAW_CHARS = 500
-"""A reject keeps at most so much of the refused line."""
+"""A reject keeps this much of the refused line."""
 
 
 class RejectType(StrEnum):
@@ -38,7 +38,7 @@ class RejectType(StrEnum):
 class RefusedInputError(InputError):
     """One request, case or image is refused; the others go on."""
 
-    def __init__(self, message: str, *, error_type: RejectType = RejectType.OTHER) -> None:
+    def __init__(self, message: str, error_type: RejectType = RejectType.OTHER) -> None:
         super().__init__(message)
         self.error_type = error_type
 
@@ -48,7 +48,7 @@ class Rejected:
     """The record of one refused input."""
 
     line_number: int
-    """Line in the file it came from, counted from 1; 0 when it came from no file."""
+    """Line in its file, counted from 1; 0 when it came from no file."""
     error_type: str
     """A `RejectType`, or the class name of another error."""
     message: str
@@ -56,7 +56,7 @@ class Rejected:
     raw: str = ""
     """The refused line, cut to `MAX_RAW_CHARS`."""
     edit_id: str = ""
-    """Identity of the request, where it was whole enough to have one."""
+    """Of the request, if it was complete enough to have one."""
 
     @classmethod
     def from_error(

@@ -1,8 +1,8 @@
 """A published benchmark from its files to cases.
 
-JSON files --read_files--> records --images looked at--> usable | refused --> cases, one by one
+JSON files --read_files--> records --images checked--> usable | refused --> cases, one by one
 
-Everything is checked before the first case is made, and all that is wrong is in one message.
+Everything is checked before the first case is made, and one message lists all faults.
 """
 
 from collections import Counter
@@ -17,19 +17,18 @@ from liveedit_core.inputs.rejects import RefusedInputError, Rejected, RejectType
 from liveedit_core.published.images import ImageCheck, ImageFolder
 from liveedit_core.published.layout import Layout, layout_of
 from liveedit_core.published.questions import edit_prompt, entity_of, questions_of
-from liveedit_core.published.reading import read_files
-from liveedit_core.published.records import PublishedRecord
+from liveedit_core.published.records import PublishedRecord, read_files
 from liveedit_core.schema import Case, EditRequest, Probe
 
 MissingImages = Literal["fatal", "skipped"]
 MAX_SHOWN = 20
-"""So many problems of a kind are listed; the others are counted."""
+"""Problems of a kind that are listed; the others are counted."""
 _DEFAULT_LIMITS = InputLimits()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedBenchmark:
-    """Checked records whose cases are made one by one, so that images need not all be held."""
+    """Checked records whose cases are made one by one, so that few images are in memory."""
 
     layout: Layout
     files: tuple[Path, ...]
@@ -45,18 +44,17 @@ class PublishedBenchmark:
 
     @property
     def title(self) -> str:
-        """What it is, for people."""
+        """Name and files, for people."""
         return f"{self.layout.title}, {', '.join(map(str, self.files))}"
 
     def __len__(self) -> int:
-        """How many cases there are."""
         return len(self.records)
 
     def __iter__(self) -> Iterator[Case]:
-        """The cases in order; an image that several of them show is in memory once.
+        """The cases in order; an image that several cases share is in memory once.
 
         Raises:
-            InputError: An image was removed since it was looked at.
+            InputError: An image was removed since it was checked.
         """
         uses = Counter(path for record in self.records for path in record.images)
         held: dict[str, bytes] = {}
@@ -93,22 +91,21 @@ class PublishedBenchmark:
         )
 
     def notes(self) -> list[str]:
-        """What was left out and why, one sentence a reason; empty when nothing was."""
+        """What was left out and why, one sentence per reason."""
         reasons = Counter(item.error_type for item in self.refused)
-        empty = reasons.pop(RejectType.EMPTY_TEXT, 0)
-        repeated = reasons.pop(RejectType.DUPLICATE, 0)
-        unseen = reasons.total()
-        found = []
-        if empty:
-            found.append(f"records left out because `alt` is empty: {empty:,}")
-        if repeated:
-            found.append(f"records left out because they repeat an earlier edit: {repeated:,}")
-        if unseen:
-            found.append(
-                f"records left out because images are missing or cannot be read: {unseen:,} "
-                f"(images: {self.num_bad_images:,})"
-            )
-        return found
+        counts = {
+            "`alt` is empty": reasons.pop(RejectType.EMPTY_TEXT, 0),
+            "they repeat an earlier edit": reasons.pop(RejectType.DUPLICATE, 0),
+            "images are missing or cannot be read": reasons.total(),
+        }
+        notes = [
+            f"records left out because {reason}: {count:,}"
+            for reason, count in counts.items()
+            if count
+        ]
+        if reasons.total():
+            notes[-1] += f" (images: {self.num_bad_images:,})"
+        return notes
 
 
 def open_benchmark(
@@ -119,41 +116,41 @@ def open_benchmark(
     limits: InputLimits = _DEFAULT_LIMITS,
     missing_images: MissingImages = "fatal",
 ) -> PublishedBenchmark:
-    """Read and check the whole of a benchmark; no image is kept in memory.
+    """Read and check a whole benchmark; no image is kept in memory.
 
     Args:
         name: "evqa", "eic" or "vlkeb".
         files: Its JSON files, the one with the edits first; later ones may add portability
             questions to edits of the first.
         images: The folder that image paths start from.
-        limits: How much is accepted.
-        missing_images: Whether images that are missing or cannot be read stop everything, or
-            cost the records that name them.
+        limits: Largest accepted input.
+        missing_images: Whether images that are missing or unreadable stop everything, or only
+            leave out the records that name them.
 
     Raises:
         ConfigError: The benchmark is not known.
-        InputError: Something is wrong; the message lists all of it.
+        InputError: Something is wrong; the message lists all faults.
     """
     layout = layout_of(name)
     folder = ImageFolder(images, limits)
     problems: list[str] = []
     records, digest = read_files(files, layout, limits, problems)
     merged = _merged(records)
-    seen = folder.check(path for record in merged if record.alt for path in record.images)
-    usable, refused = _sorted_out(merged, seen, layout)
-    unseen = _images_named(merged, seen) if missing_images == "fatal" else []
-    if not (problems or unseen or usable):
+    checked = folder.check(path for record in merged if record.alt for path in record.images)
+    usable, refused = _split_usable(merged, checked, layout)
+    bad_images = _bad_images(merged, checked) if missing_images == "fatal" else []
+    if not (problems or bad_images or usable):
         problems.append("no record is left to teach")
-    if problems or unseen:
+    if problems or bad_images:
         title = f"{layout.title}, {', '.join(map(str, files))}: nothing begins"
-        raise InputError("\n".join([title, *_listed(problems, unseen)]))
+        raise InputError("\n".join([title, *_listed(problems, bad_images)]))
     return PublishedBenchmark(
         layout=layout,
         files=tuple(files),
         records=usable,
         refused=refused,
         digest=digest,
-        num_bad_images=len(seen.faults),
+        num_bad_images=len(checked.faults),
         folder=folder,
     )
 
@@ -173,65 +170,60 @@ def _merged(records: Sequence[PublishedRecord]) -> list[PublishedRecord]:
     return merged
 
 
-def _sorted_out(
-    records: Sequence[PublishedRecord], seen: ImageCheck, layout: Layout
+def _split_usable(
+    records: Sequence[PublishedRecord], checked: ImageCheck, layout: Layout
 ) -> tuple[tuple[PublishedRecord, ...], tuple[Rejected, ...]]:
-    """Records that become cases, and those that cannot, with the reason."""
+    """Records that become cases, and rejects for the others."""
     usable: list[PublishedRecord] = []
     refused: list[Rejected] = []
     first_of: dict[tuple[bytes, str, str], PublishedRecord] = {}
     for record in records:
         try:
-            _check_teachable(record, seen)
-            edit = (seen.digests[record.image], edit_prompt(record, layout), record.alt)
+            _check_teachable(record, checked)
+            edit = (checked.digests[record.image], edit_prompt(record, layout), record.alt)
             first = first_of.setdefault(edit, record)
             if first is not record:
                 raise RefusedInputError(
                     f"same image, prompt and target as {first.place}; it is taught once",
-                    error_type=RejectType.DUPLICATE,
+                    RejectType.DUPLICATE,
                 )
             usable.append(record)
         except RefusedInputError as error:
-            told = RefusedInputError(
-                f"{record.place}: {error.message}", error_type=error.error_type
-            )
-            refused.append(Rejected.from_error(told, line_number=record.number, raw=record.src))
+            located = RefusedInputError(f"{record.place}: {error.message}", error.error_type)
+            refused.append(Rejected.from_error(located, line_number=record.number, raw=record.src))
     return tuple(usable), tuple(refused)
 
 
-def _check_teachable(record: PublishedRecord, seen: ImageCheck) -> None:
+def _check_teachable(record: PublishedRecord, checked: ImageCheck) -> None:
     if not record.alt:
-        raise RefusedInputError(
-            "alt is empty: there is nothing to teach", error_type=RejectType.EMPTY_TEXT
-        )
+        raise RefusedInputError("alt is empty: there is nothing to teach", RejectType.EMPTY_TEXT)
     for path in record.images:
-        if path in seen.faults:
-            raise seen.faults[path]
+        if path in checked.faults:
+            raise checked.faults[path]
 
 
-def _images_named(records: Sequence[PublishedRecord], seen: ImageCheck) -> list[str]:
+def _bad_images(records: Sequence[PublishedRecord], checked: ImageCheck) -> list[str]:
     """Each image that cannot be used, with the first record that names it."""
     named: dict[str, str] = {}
     for record in records:
         for path in record.images:
-            if path in seen.faults and path not in named:
-                named[path] = f"{record.place}: {seen.faults[path].message}"
+            if path in checked.faults:
+                named.setdefault(path, f"{record.place}: {checked.faults[path].message}")
     return list(named.values())
 
 
-def _listed(problems: Sequence[str], unseen: Sequence[str]) -> list[str]:
+def _listed(problems: Sequence[str], bad_images: Sequence[str]) -> list[str]:
     """Both kinds of problems, counted, the first ones in full."""
+    titles = {
+        f"problems: {len(problems):,}": problems,
+        f"images that are missing or cannot be read: {len(bad_images):,} "
+        '(missing_images = "skipped" leaves out the records that need them)': bad_images,
+    }
     lines: list[str] = []
-    for title, items in (
-        (f"problems: {len(problems):,}", problems),
-        (
-            f"images that are missing or cannot be read: {len(unseen):,} "
-            '(missing_images = "skipped" leaves out the records that need them)',
-            unseen,
-        ),
-    ):
-        if items:
-            more = len(items) - MAX_SHOWN
-            shown = [f"  {item}" for item in items[:MAX_SHOWN]]
-            lines += [title, *shown, *([f"  and {more:,} more"] if more > 0 else [])]
+    for title, items in titles.items():
+        if not items:
+            continue
+        lines += [title, *(f"  {item}" for item in items[:MAX_SHOWN])]
+        if len(items) > MAX_SHOWN:
+            lines.append(f"  and {len(items) - MAX_SHOWN:,} more")
     return lines

@@ -13,14 +13,12 @@ from liveedit_core.schema import ProbeKind
 
 
 def write_cases(benchmark: PublishedBenchmark, output: Path) -> int:
-    """Write one line a case; images stay where they are and are named relative to the file.
+    """Write one line per case; images stay in place and are named relative to the file.
 
-    Args:
-        benchmark: Checked; its images are not read again.
-        output: The file; a former one is replaced once the new one is whole.
+    A former file is replaced once the new one is complete.
 
     Returns:
-        How many cases were written.
+        Number of cases.
 
     Raises:
         InputError: The file cannot be written.
@@ -28,7 +26,7 @@ def write_cases(benchmark: PublishedBenchmark, output: Path) -> int:
     partial = output.with_name(f".{output.name}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        # Both ends resolved: `..` does not lead back through a link.
+        # Both ends are resolved, as `..` does not lead back through a link.
         images = os.path.relpath(benchmark.folder.root.resolve(), output.parent.resolve())
         with partial.open("w", encoding="utf-8") as file:
             for record in benchmark.records:

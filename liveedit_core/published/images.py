@@ -1,4 +1,4 @@
-"""The images below an image root: all looked at before a run, read one by one in it."""
+"""The images below an image root: all checked before a run, read one by one in it."""
 
 import hashlib
 from collections.abc import Iterable
@@ -13,27 +13,18 @@ from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCheck:
-    """What was found out about images, by path."""
+    """Result of checking images, by path."""
 
     digests: dict[str, bytes] = field(default_factory=dict)
-    """sha256 of those that can be used."""
+    """sha256 of the usable ones."""
     faults: dict[str, RefusedInputError] = field(default_factory=dict)
-    """Why the others cannot."""
+    """Why the others cannot be used."""
 
 
 class ImageFolder:
     """An image root. Links in it are followed: they are its owner's, not the benchmark file's."""
 
     def __init__(self, root: Path, limits: InputLimits) -> None:
-        """Open a root.
-
-        Args:
-            root: The folder that paths start from.
-            limits: Largest image.
-
-        Raises:
-            InputError: It is no folder.
-        """
         if not root.is_dir():
             raise InputError(f"image root {str(root)!r} is not a folder")
         self.root = root
@@ -48,24 +39,21 @@ class ImageFolder:
         return read_image_file(self.root / path, max_bytes=self._limits.max_image_bytes)
 
     def uri(self, path: str) -> str:
-        """Where an image lies."""
+        """`file://` URI of an image."""
         return (self.root / path).resolve().as_uri()
 
     def check(self, paths: Iterable[str]) -> ImageCheck:
-        """Read and decode every image once; nothing of them is kept but a digest."""
-        found = ImageCheck()
+        """Read and decode every image once; only a digest is kept."""
+        checked = ImageCheck()
         for path in dict.fromkeys(paths):
             try:
                 image_bytes = self.read(path)
                 decode_image(image_bytes, max_pixels=self._limits.max_image_pixels)
-                found.digests[path] = hashlib.sha256(image_bytes).digest()
+                checked.digests[path] = hashlib.sha256(image_bytes).digest()
             except RefusedInputError as error:
-                what = "does not exist in the image root" if _is_missing(error) else error.message
-                found.faults[path] = RefusedInputError(
-                    f"image {path!r}: {what}", error_type=error.error_type
+                is_missing = error.error_type == RejectType.IMAGE_NOT_FOUND
+                reason = "does not exist in the image root" if is_missing else error.message
+                checked.faults[path] = RefusedInputError(
+                    f"image {path!r}: {reason}", error.error_type
                 )
-        return found
-
-
-def _is_missing(error: RefusedInputError) -> bool:
-    return error.error_type == RejectType.IMAGE_NOT_FOUND
+        return checked

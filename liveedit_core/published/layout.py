@@ -1,7 +1,7 @@
-"""Which files a published benchmark has, where they lie, and how its questions are put.
+"""Published file names, folders and prompt endings of the benchmarks.
 
-E-VQA and E-IC come from EasyEdit (arXiv 2310.08475), VLKEB from arXiv 2403.07350. The endings of
-prompts are those of METHOD.md 7, which are those of LiveEdit's own loader.
+E-VQA and E-IC come from EasyEdit (arXiv 2310.08475), VLKEB from arXiv 2403.07350. The prompt
+endings are those of METHOD.md 7, which are those of LiveEdit's own loader.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from liveedit_core.errors import ConfigError, InputError
 Split = Literal["train", "evaluation"]
 
 ANSWER_CUE = " The answer is:"
-"""Ends E-VQA's own prompts, and the question about an unrelated image in all three."""
+"""Ends E-VQA's own prompts, and the modal locality question of all three."""
 TEXT_LOCALITY_ENDING = "?"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What is particular about one benchmark."""
+    """What distinguishes one benchmark."""
 
     name: str
     title: str
@@ -28,13 +28,13 @@ class Layout:
     """Of the edit's prompt, its rephrasing, and the prompt of the other image."""
     files: Mapping[Split, str]
     portability_files: tuple[str, ...] = ()
-    """Add questions to the evaluation; the first one that exists is read."""
+    """Files that add questions to the evaluation split; the first one that exists is read."""
     file_folders: tuple[str, ...]
-    """Folders of `data` that the files may lie in, "" for `data` itself; the first one is taken."""
+    """Subfolders of `data` to search for the files in this order, "" for `data` itself."""
     image_folders: tuple[str, ...]
-    """Folders of `data` that images may lie in; without any of them, `data` itself."""
+    """Subfolders of `data` to search for images in this order; otherwise `data` itself."""
     has_entity_folders: bool = False
-    """Whether the folder of an image names what it shows; otherwise the image is its own."""
+    """Whether the folder of an image names its entity; otherwise each image is an entity."""
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -103,6 +103,6 @@ def find_files(layout: Layout, data: Path, split: Split) -> tuple[Path, ...]:
 
 
 def find_images(layout: Layout, data: Path) -> Path:
-    """Where image paths start from, when nobody says it."""
+    """The default image root."""
     folders = [data / name for name in layout.image_folders if (data / name).is_dir()]
     return folders[0] if folders else data

@@ -1,6 +1,6 @@
 """A record as an edit and its probes, with images by path (METHOD.md 7).
 
-Targets stay as published: a backbone puts the one leading space before them (`with_space`).
+Targets stay as published: a backbone adds the one leading space (`with_space`).
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from liveedit_core.published.records import PublishedRecord
 from liveedit_core.schema import ProbeKind
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Question:
     """A probe, or the edit itself (`RELIABILITY`)."""
 
@@ -23,36 +23,28 @@ class Question:
 
 
 def edit_prompt(record: PublishedRecord, layout: Layout) -> str:
-    """The prompt that is taught."""
+    """The prompt of the edit."""
     return record.src + layout.prompt_ending
 
 
 def questions_of(record: PublishedRecord, layout: Layout) -> tuple[Question, ...]:
     """The edit, then its probes."""
-    kind = ProbeKind
-    prompt = edit_prompt(record, layout)
-    asked: list[tuple[ProbeKind, str, str, str | None]] = [
-        (kind.RELIABILITY, prompt, record.alt, record.image),
-        (kind.TEXT_GENERALITY, record.rephrase + layout.prompt_ending, record.alt, record.image),
-        (kind.MODAL_GENERALITY, prompt, record.alt, record.image_rephrase),
-        (kind.TEXT_LOCALITY, record.loc + TEXT_LOCALITY_ENDING, record.loc_ans, None),
-        (kind.MODAL_LOCALITY, record.m_loc_q + ANSWER_CUE, record.m_loc_a, record.m_loc),
-    ]
-    plain = [Question(kind=k, prompt=p, target=t, image=at) for k, p, t, at in asked]
-    hops = [
-        Question(
-            kind=kind.PORTABILITY,
-            prompt=item.question,
-            target=item.answer,
-            image=record.image,
-            hop=item.hop,
-        )
-        for item in record.hops
-    ]
-    return (*plain, *hops)
+    prompt, rephrased = edit_prompt(record, layout), record.rephrase + layout.prompt_ending
+    loc, m_loc = record.loc + TEXT_LOCALITY_ENDING, record.m_loc_q + ANSWER_CUE
+    return (
+        Question(ProbeKind.RELIABILITY, prompt, record.alt, record.image),
+        Question(ProbeKind.TEXT_GENERALITY, rephrased, record.alt, record.image),
+        Question(ProbeKind.MODAL_GENERALITY, prompt, record.alt, record.image_rephrase),
+        Question(ProbeKind.TEXT_LOCALITY, loc, record.loc_ans, None),
+        Question(ProbeKind.MODAL_LOCALITY, m_loc, record.m_loc_a, record.m_loc),
+        *(
+            Question(ProbeKind.PORTABILITY, item.question, item.answer, record.image, item.hop)
+            for item in record.hops
+        ),
+    )
 
 
 def entity_of(record: PublishedRecord, layout: Layout) -> str:
-    """What the edit's image shows: VLKEB's entity folder, otherwise the image itself."""
+    """The entity in the edit's image: VLKEB's entity folder, otherwise the image itself."""
     folder, _, _ = record.image.rpartition("/")
     return folder if layout.has_entity_folders and folder else record.image

@@ -1,23 +1,26 @@
-"""One published record: eleven texts and, in VLKEB's portability files, further questions.
+"""The JSON files of a published benchmark: lists of records, read whole and checked strictly.
 
     src, alt, image            the edit: prompt, target, image
     rephrase                   its prompt in other words
     image_rephrase             another image of the same entity
-    loc, loc_ans               a question without image that has nothing to do with it
-    m_loc, m_loc_q, m_loc_a    an image, question and answer that have nothing to do with it
+    loc, loc_ans               an unrelated question without image
+    m_loc, m_loc_q, m_loc_a    an unrelated image, question and answer
     port_new                   {"port_type": "2-hop", "Q&A": {"Question": ..., "Answer": ...}}, or
-                               {"port_q": ..., "port_a": ...} for one hop
+                               {"port_q": ..., "port_a": ...} for one hop (VLKEB)
 
-Other keys (`pred`, what some model said) are not read.
+Other keys (`pred`, the answer of some model) are not read.
 """
 
 import os.path
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
-from liveedit_core.inputs.jsonl import json_type_name
+from liveedit_core.errors import InputError
+from liveedit_core.inputs.jsonl import json_type_name, parse_json
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError
 from liveedit_core.inputs.request_parser import check_text
@@ -40,18 +43,18 @@ class HopQuestion:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRecord:
-    """A record with all its texts as published, known to be well formed."""
+    """A well-formed record with all its texts as published."""
 
     file: str
-    """Name of the file it stands in."""
+    """Name of its file."""
     index: int
-    """Its place there, counted from 1."""
+    """Position in the file, counted from 1."""
     number: int
-    """The same over all files that were read together."""
+    """Position in all files that were read together."""
     src: str
     rephrase: str
     alt: str
-    """The new target; "" in records that nothing can be taught from."""
+    """The new target; "" in records that teach nothing."""
     loc: str
     loc_ans: str
     m_loc_q: str
@@ -63,7 +66,7 @@ class PublishedRecord:
 
     @property
     def place(self) -> str:
-        """Where it stands, for people."""
+        """File and position, for messages."""
         return f"{self.file}, record {self.index}"
 
     @property
@@ -72,26 +75,76 @@ class PublishedRecord:
         return self.image, self.image_rephrase, self.m_loc
 
 
+def read_files(
+    paths: Sequence[Path], layout: Layout, limits: InputLimits, problems: list[str]
+) -> tuple[list[PublishedRecord], str]:
+    """The well-formed records of some files, and a digest of all that was read.
+
+    Faults are added to `problems`, a sentence each.
+    """
+    parser = RecordParser(layout, limits)
+    digest = sha256(layout.name.encode())
+    records: list[PublishedRecord] = []
+    number = 0
+    for path in paths:
+        try:
+            data = _read_bytes(path, limits.max_benchmark_bytes)
+            contents = _parse_list(data)
+        except InputError as error:
+            problems.append(f"{path} {error.message}")
+            continue
+        digest.update(sha256(data).digest())
+        for index, content in enumerate(contents, start=1):
+            number += 1
+            record, faults = parser.parse(content, file=path.name, index=index, number=number)
+            problems += [f"{path.name}, record {index}: {fault}" for fault in faults]
+            if record is not None:
+                records.append(record)
+    return records, digest.hexdigest()
+
+
+def _read_bytes(path: Path, max_bytes: int) -> bytes:
+    if not path.is_file():  # a named pipe would block forever
+        raise InputError("is not a file")
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error})") from error
+    if len(data) > max_bytes:
+        raise InputError(
+            f"has more than {max_bytes:,} bytes; limits.max_benchmark_bytes accepts no more"
+        )
+    return data
+
+
+def _parse_list(data: bytes) -> list[object]:
+    complaint = "is not valid JSON in UTF-8"
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{complaint}: {error}") from error
+    contents = parse_json(text, complaint)
+    if not isinstance(contents, list):
+        raise InputError(f"must be a list of records [...], got {json_type_name(contents)}")
+    if not contents:
+        raise InputError("holds no record")
+    return contents
+
+
 class RecordParser:
-    """Checks records one by one and says everything that is wrong with each."""
+    """Checks the records of one benchmark and reports everything that is wrong with each."""
 
     def __init__(self, layout: Layout, limits: InputLimits) -> None:
-        """Set up for one benchmark.
-
-        Args:
-            layout: How long prompts become.
-            limits: Longest texts, most probes.
-        """
-        cues = layout.prompt_ending
-        prompt, target = limits.max_prompt_chars, limits.max_target_chars
+        prompt = limits.max_prompt_chars - len(layout.prompt_ending)
         hint = limits.max_locality_target_chars
-        self._most = {
-            "src": prompt - len(cues),
-            "rephrase": prompt - len(cues),
-            "alt": target,
-            "loc": prompt - len(TEXT_LOCALITY_ENDING),
+        self._max_chars = {
+            "src": prompt,
+            "rephrase": prompt,
+            "alt": limits.max_target_chars,
+            "loc": limits.max_prompt_chars - len(TEXT_LOCALITY_ENDING),
             "loc_ans": hint,
-            "m_loc_q": prompt - len(ANSWER_CUE),
+            "m_loc_q": limits.max_prompt_chars - len(ANSWER_CUE),
             "m_loc_a": hint,
         }
         self._limits = limits
@@ -99,14 +152,7 @@ class RecordParser:
     def parse(
         self, content: object, *, file: str, index: int, number: int
     ) -> tuple[PublishedRecord | None, list[str]]:
-        """The record, or None and what is wrong with it.
-
-        Args:
-            content: As JSON gave it.
-            file: Name of its file.
-            index: Its place there, counted from 1.
-            number: The same over all files.
-        """
+        """The record, or None and what is wrong with it."""
         if not isinstance(content, dict):
             return None, [f"must be an object, got {json_type_name(content)}"]
         problems: list[str] = []
@@ -128,16 +174,18 @@ class RecordParser:
         if key in IMAGE_KEYS:
             return image_path(value, key)
         if key == "alt" and value == "":
-            return ""  # published loaders leave such a record out; so does ours, on record
-        return check_text(value, key, self._most[key])
+            return ""  # left out later, as the published loaders do
+        return check_text(value, key, self._max_chars[key])
 
     def _hops(self, value: object, problems: list[str]) -> tuple[HopQuestion, ...]:
         if not isinstance(value, list):
             problems.append(f"port_new must be a list, got {json_type_name(value)}")
             return ()
-        most = self._limits.max_probes - 8  # of the edit itself, and of its other probes
-        if len(value) > most:
-            problems.append(f"port_new has {len(value):,} questions; at most {most:,} are accepted")
+        limit = self._limits.max_probes - 8  # the edit itself, and its other probes
+        if len(value) > limit:
+            problems.append(
+                f"port_new has {len(value):,} questions; at most {limit:,} are accepted"
+            )
             return ()
         found = []
         for index, item in enumerate(value):
@@ -164,12 +212,11 @@ class RecordParser:
             if key not in content:
                 raise RefusedInputError(f"key {key!r} is missing in {where}")
         question, answer = keys
+        limits = self._limits
         return HopQuestion(
             hop=hop,
-            question=check_text(
-                content[question], f"{where}.{question}", self._limits.max_prompt_chars
-            ),
-            answer=check_text(content[answer], f"{where}.{answer}", self._limits.max_target_chars),
+            question=check_text(content[question], f"{where}.{question}", limits.max_prompt_chars),
+            answer=check_text(content[answer], f"{where}.{answer}", limits.max_target_chars),
         )
 
 

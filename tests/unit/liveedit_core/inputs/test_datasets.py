@@ -14,15 +14,13 @@ from PIL import Image
 
 from liveedit_core.errors import ConfigError, InputError, StorageUnavailableError
 from liveedit_core.inputs.datasets import (
-    InputLimits,
-    RefusedInputError,
-    Rejected,
     load_cases,
     load_requests,
-    read_request,
     validate_request,
     validate_tokens,
 )
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import RefusedInputError, Rejected
 from liveedit_core.schema import Case, EditRequest, ProbeKind, edit_id_of
 
 GOOD: dict[str, Any] = {"image": "red.png", "prompt": "What is this?", "target": "a rose"}
@@ -211,6 +209,11 @@ def test_bad_probes_refuse_the_case(
         (GOOD, "unknown key 'image' in a case"),
         ({"edit": GOOD, "probes": [{}] * 257}, "257 probes"),
         ({"edit": GOOD, "entity": 3}, "entity must be a text"),
+        (
+            {"edit": GOOD, "thing": "rose"},
+            "unknown key 'thing' in a case; it is now called 'entity'",
+        ),
+        ({"edit": GOOD | {"thing": "rose"}}, "unknown key 'thing' in edit; known keys"),
     ],
 )
 def test_cases_of_another_shape(folder: Path, case: dict[str, object], reason: str) -> None:
@@ -297,12 +300,10 @@ def test_a_missing_file_is_an_error_at_once(tmp_path: Path) -> None:
         load_requests(tmp_path / "none.jsonl")
 
 
-def test_one_request_from_bytes_or_path(folder: Path) -> None:
-    request = read_request(_png("red"), "What?", "a rose", submitter="ann")
-    assert (request.image_uri, request.submitter) == ("", "ann")
-    assert read_request(folder / "red.png", "What?", "a rose").edit_id == request.edit_id
+def test_a_request_from_elsewhere_is_checked_likewise() -> None:
+    validate_request(EditRequest(image_bytes=_png("red"), prompt="What?", target="a rose"))
     with pytest.raises(RefusedInputError, match="target is empty"):
-        read_request(_png("red"), "What?", "")
+        validate_request(EditRequest(image_bytes=_png("red"), prompt="What?", target=""))
     with pytest.raises(RefusedInputError, match="not an image"):
         validate_request(EditRequest(image_bytes=b"text", prompt="What?", target="a rose"))
 
@@ -322,9 +323,9 @@ def test_token_limits_use_the_callers_count() -> None:
         validate_tokens(request, lambda text: 0)
 
 
-def test_a_refusal_survives_pickling(folder: Path) -> None:
+def test_a_refusal_survives_pickling() -> None:
     with pytest.raises(RefusedInputError) as caught:
-        read_request(folder / "none.png", "What?", "a rose")
+        validate_request(EditRequest(image_bytes=b"text", prompt="What?", target="a rose"))
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (copy.message, copy.error_type) == (caught.value.message, caught.value.error_type)
 
