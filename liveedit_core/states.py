@@ -1,6 +1,6 @@
 """Hidden states of an input at the edit layer l_e, and padded batches of them.
 
-No edit ever changes these tensors, so they are computed once per input (METHOD.md 1) and training,
+No edit ever changes these tensors, so they are computed once per input (METHOD.md 6) and training,
 expert generation and evaluation all start from them. Positions of a sequence:
 
     [text before] image, prompt, target
