@@ -33,10 +33,13 @@ _KIND_ORDER = list(ProbeKind)
 
 def render_comparison_report(data: ComparisonReportData) -> str:
     """The page as HTML text."""
+    old, new = data.old, data.new
     differences = [item.difference for item in data.comparisons]
     reach = [max(abs(d.low), abs(d.high), abs(d.mean)) for d in differences]
     return render_page(
         "comparison_report.html.j2",
+        title=f"{new.bank}: version {new.bank_version} against version {old.bank_version}",
+        subtitle=f"{new.label} against {old.label}",
         data=data,
         tiles=comparison_tiles(data),
         tables=[

@@ -145,16 +145,6 @@ class EvaluationReportData:
     warnings: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def title(self) -> str:
-        """Heading of the page."""
-        return f"Evaluation of {self.version.bank}, version {self.version.bank_version}"
-
-    @property
-    def subtitle(self) -> str:
-        """Line below it."""
-        return self.version.label
-
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonReportData:
@@ -171,17 +161,6 @@ class ComparisonReportData:
     """A selection of the probes that flipped."""
     warnings: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def title(self) -> str:
-        """Heading of the page."""
-        new, old = self.new, self.old
-        return f"{new.bank}: version {new.bank_version} against version {old.bank_version}"
-
-    @property
-    def subtitle(self) -> str:
-        """Line below it."""
-        return f"{self.new.label} against {self.old.label}"
 
 
 @dataclass(frozen=True, kw_only=True)

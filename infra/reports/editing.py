@@ -21,6 +21,8 @@ def render_report(data: ReportData) -> str:
     """The report as HTML text."""
     return render_page(
         "report.html.j2",
+        title=data.title,
+        subtitle=data.subtitle,
         data=data,
         tiles=report_tiles(data),
         tables=metric_tables(data.metrics),

@@ -18,6 +18,8 @@ def render_evaluation_report(data: EvaluationReportData) -> str:
     points = [this, *others]
     return render_page(
         "evaluation_report.html.j2",
+        title=f"Evaluation of {data.version.bank}, version {data.version.bank_version}",
+        subtitle=data.version.label,
         data=data,
         tiles=evaluation_tiles(data),
         tables=metric_tables([this]),

@@ -5,7 +5,7 @@ Curves over the number of edits can also be drawn as PNG files, for MLflow's use
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -51,14 +51,6 @@ class Line:
     is_dashed: bool = False
     intervals: Sequence[tuple[float, float]] = ()
     """Lower and upper end at each point, drawn as a band; empty: none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """One distribution of a histogram."""
-
-    label: str
-    values: Sequence[float]
 
 
 def plot_by_num_edits(lines: Sequence[Line], title: str) -> Markup:
@@ -126,18 +118,22 @@ def plot_by_step(curves: Sequence[Line], title: str, *, is_fraction: bool) -> Ma
 
 
 def plot_histogram(
-    samples: Sequence[Samples], title: str, *, x_label: str, threshold: float | None = None
+    samples: Mapping[str, Sequence[float]],
+    title: str,
+    *,
+    x_label: str,
+    threshold: float | None = None,
 ) -> Markup:
-    """Distributions as an inline `<svg>`, each as shares of its own samples."""
+    """Distributions by label as an inline `<svg>`, each as shares of its own samples."""
     figure, axes = _empty_plot()
-    values = [value for sample in samples for value in sample.values]
+    values = [value for sample in samples.values() for value in sample]
     edges = histogram_edges(values)
-    for index, sample in enumerate(samples):
+    for index, (label, sample) in enumerate(samples.items()):
         axes.hist(
-            sample.values,
+            sample,
             bins=edges,
-            weights=[1 / len(sample.values)] * len(sample.values),
-            label=f"{sample.label} (n = {len(sample.values):,})",
+            weights=[1 / len(sample)] * len(sample),
+            label=f"{label} (n = {len(sample):,})",
             color=_COLOURS[index % len(_COLOURS)],
             alpha=0.55,
             histtype="stepfilled",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from infra.reports.data import Histogram, TrainingReportData
 from infra.reports.formats import count, duration, percent, spell
 from infra.reports.page import Tile, render_page
-from infra.reports.plots import Line, Plot, Samples, plot_by_step, plot_histogram
+from infra.reports.plots import Line, Plot, plot_by_step, plot_histogram
 from liveedit_core.schema import PAPER_METRICS
 
 MAX_WORST_CASES = 24
@@ -23,6 +23,8 @@ def render_training_report(data: TrainingReportData) -> str:
     drawn = [item for item in data.histograms if any(item.samples.values())]
     return render_page(
         "training_report.html.j2",
+        title=data.title,
+        subtitle=data.subtitle,
         data=data,
         tiles=training_tiles(data),
         closed_forms=closed_forms(data),
@@ -133,9 +135,7 @@ def validation_plots(data: TrainingReportData) -> list[Plot]:
 
 def histogram_plot(histogram: Histogram) -> Plot:
     """One histogram with its caption."""
-    samples = [
-        Samples(label=label, values=values) for label, values in histogram.samples.items() if values
-    ]
+    samples = {label: values for label, values in histogram.samples.items() if values}
     title = histogram.title
     svg = plot_histogram(samples, title, x_label=histogram.x_label, threshold=histogram.threshold)
     return Plot(title=title, svg=svg, caption=histogram.caption)

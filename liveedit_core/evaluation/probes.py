@@ -97,18 +97,11 @@ def teacher_forced_result(
     decode: Callable[[Sequence[int]], str],
 ) -> ProbeResult:
     """Score the edited model's argmax at each target position of a probe."""
-    right = probe.states.target_ids_O.tolist()
-    expected = probe.unedited_ids if probe.kind.is_locality else right
+    target = probe.states.target_ids_O.tolist()
+    expected = probe.unedited_ids if probe.kind.is_locality else target
     hits = [a == b for a, b in zip(ids, expected, strict=True)]
-    return _result(
-        probe,
-        TEACHER_FORCED,
-        score=sum(hits) / len(right),
-        is_exact=all(hits),
-        before=decode(probe.unedited_ids),
-        after=decode(ids),
-        routing=routing,
-    )
+    before, after = decode(probe.unedited_ids), decode(ids)
+    return _result(probe, TEACHER_FORCED, hits, before, after, routing)
 
 
 def free_generation_result(probe: PreparedProbe, text: str, routing: Routing) -> ProbeResult:
@@ -117,23 +110,13 @@ def free_generation_result(probe: PreparedProbe, text: str, routing: Routing) ->
     before = probe.unedited_answer or ""
     expected = before if probe.kind.is_locality else probe.question.target
     is_exact = normalize_answer(text) == normalize_answer(expected)
-    return _result(
-        probe,
-        FREE_GENERATION,
-        score=float(is_exact),
-        is_exact=is_exact,
-        before=before,
-        after=text,
-        routing=routing,
-    )
+    return _result(probe, FREE_GENERATION, [is_exact], before, text, routing)
 
 
 def _result(
     probe: PreparedProbe,
     protocol: str,
-    *,
-    score: float,
-    is_exact: bool,
+    hits: Sequence[bool],
     before: str,
     after: str,
     routing: Routing,
@@ -146,8 +129,8 @@ def _result(
         probe_index=probe.probe_index,
         kind=probe.kind,
         protocol=protocol,
-        score=score,
-        is_exact=is_exact,
+        score=sum(hits) / len(hits),
+        is_exact=all(hits),
         target=probe.question.target,
         answer_before=before,
         answer_after=after,

@@ -229,7 +229,7 @@ def evaluate_bank_version(
             the version does not hold are evaluated too.
         settings: How many cases, and how.
         pool: Scores, with the models that the bank was made with.
-        run: Name of the results table.
+        run: Names the table.
         on_progress: Called with the number of units done and of all units.
         should_stop: Called as results come; True ends with an incomplete evaluation.
 

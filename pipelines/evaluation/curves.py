@@ -36,19 +36,12 @@ def lifelong_curves(
 ) -> list[BankEvaluation]:
     """Evaluate cases after each number of edits, or resume where an earlier call ended.
 
+    Arguments as for `evaluate_bank_version`, except:
+
     Args:
         results: Receives the results.
-        bank: Holds the version.
-        version: Of the bank.
         cases: In the order of the edits; those whose edits the version does not hold are left out.
-        settings: How many cases, and how.
-        pool: Scores, with the models that the bank was made with.
         sizes: Numbers of edits; a number beyond the cases evaluated stands for all of them.
-        on_progress: Called with the number of units done and of all units, for each point anew.
-        should_stop: Called as results come; True ends with an incomplete curve.
-
-    Returns:
-        One evaluation for each point, by number of edits.
     """
     facts = pool.describe()
     check_models(bank, facts)
