@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.history import BankVersion
-from infra.tracking.results import EvaluationKey, ResultsTable
+from infra.tracking.results import ResultsTable
 from liveedit_core.method.config import GeneratorConfig
 from pipelines.editing.intake import CaseIndex
 from pipelines.evaluation.bank_evaluation import (
     BankEvaluation,
     EvaluationSettings,
     EvaluationTask,
-    plan_evaluation,
 )
 from pipelines.job.sections import EvaluationSection
 from pipelines.job.stages import Evaluator
@@ -108,12 +107,10 @@ class EvaluationSchedule:
         task = EvaluationTask(
             self.bank,
             self.results,
-            plan_evaluation(cases, settings_of(self.config, self.seed)),
-            key=EvaluationKey(
-                bank=self.bank.name, bank_version=window.version, num_edits=window.num_edits
-            ),
-            seed=self.seed,
-            matrices=self.config.matrices,
+            cases,
+            settings_of(self.config, self.seed),
+            version=window.version,
+            num_edits=window.num_edits,
         )
         self._running[window.version] = task
         task.start(self.evaluator, self.generator_config)

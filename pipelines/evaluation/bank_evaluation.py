@@ -141,25 +141,27 @@ class EvaluationTask:
         self,
         bank: ExpertBank,
         results: ResultsTable,
-        plan: EvaluationPlan,
+        cases: Sequence[Case],
+        settings: EvaluationSettings,
         *,
-        key: EvaluationKey,
-        seed: int,
-        matrices: MatrixPlace = "auto",
+        version: int,
+        num_edits: int,
+        group_size: int = 0,
     ) -> None:
-        """Look up what is left to do; `seed` is that of the intervals."""
-        self.key = key
+        """Plan the evaluation (see `plan_evaluation`) and look up what is left to do."""
+        self.key = EvaluationKey(
+            bank=bank.name, bank_version=version, num_edits=num_edits, group_size=group_size
+        )
         self._bank = bank
         self._results = results
-        self._plan = plan
-        self._seed = seed
-        self._matrices = matrices
-        self._wanted = dict.fromkeys(plan.wanted)
-        stored = {result.key for result in results.read(key)}
+        self._settings = settings
+        self._plan = plan_evaluation(cases, settings, group_size=group_size)
+        self._wanted = dict.fromkeys(self._plan.wanted)
+        stored = {result.key for result in results.read(self.key)}
         self._missing: set[ResultKey] = set(self._wanted) - stored
         self._num_new = 0
         self._seconds = 0.0
-        self.num_units = len(plan.units_for(self._missing))
+        self.num_units = len(self._plan.units_for(self._missing))
         """Units that were left to do at the start."""
         self.num_units_done = 0
 
@@ -177,7 +179,8 @@ class EvaluationTask:
         units = self._plan.units_for(self._missing)
         if units:
             version = self.key.bank_version
-            repository = self._bank.load_repository(config, version, matrices=self._matrices)
+            matrices = self._settings.matrices
+            repository = self._bank.load_repository(config, version, matrices=matrices)
             evaluator.submit(version, repository, units)
 
     def store(self, scored: Sequence[ScoredUnit]) -> None:
@@ -199,8 +202,8 @@ class EvaluationTask:
             run=self._results.run,
             num_cases=len(self._plan.cases),
             results=results,
-            summary=summarize(results, seed=self._seed),
-            by_hop=summarize_hops(results, self._plan.cases, seed=self._seed),
+            summary=summarize(results, seed=self._settings.seed),
+            by_hop=summarize_hops(results, self._plan.cases, seed=self._settings.seed),
             is_complete=not self._missing,
             num_new_results=self._num_new,
             seconds=self._seconds,
@@ -239,14 +242,8 @@ def evaluate_bank_version(
     """
     facts = pool.describe()
     check_models(bank, facts)
-    task = EvaluationTask(
-        bank,
-        ResultsTable(store, run),
-        plan_evaluation(cases, settings),
-        key=EvaluationKey(bank=bank.name, bank_version=version, num_edits=bank.num_edits(version)),
-        seed=settings.seed,
-        matrices=settings.matrices,
-    )
+    results, num_edits = ResultsTable(store, run), bank.num_edits(version)
+    task = EvaluationTask(bank, results, cases, settings, version=version, num_edits=num_edits)
     return run_task(task, pool, facts.config, on_progress=on_progress, should_stop=should_stop)
 
 

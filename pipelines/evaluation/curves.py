@@ -9,14 +9,13 @@ including the last, incomplete group.
 from collections.abc import Callable, Sequence
 
 from infra.bank.expert_bank import ExpertBank
-from infra.tracking.results import EvaluationKey, ResultsTable
+from infra.tracking.results import ResultsTable
 from liveedit_core.schema import Case
 from pipelines.evaluation.bank_evaluation import (
     BankEvaluation,
     EvaluationSettings,
     EvaluationTask,
     check_models,
-    plan_evaluation,
     run_task,
 )
 from pipelines.job.stages import Evaluator
@@ -45,21 +44,14 @@ def lifelong_curves(
     """
     facts = pool.describe()
     check_models(bank, facts)
-    held = set(bank.edit_ids(version))
-    taught = [case for case in cases if case.edit.edit_id in held]
+    edit_ids = set(bank.edit_ids(version))
+    held = [case for case in cases if case.edit.edit_id in edit_ids]
     # Groups are cut from the evaluated cases, so no group can hold more edits than those.
-    num_evaluated = min(len(taught), settings.max_cases or len(taught))
+    num_evaluated = min(len(held), settings.max_cases or len(held))
     curve = []
     for size in sorted({min(size, num_evaluated) for size in sizes} - {0}):
         task = EvaluationTask(
-            bank,
-            results,
-            plan_evaluation(taught, settings, group_size=size),
-            key=EvaluationKey(
-                bank=bank.name, bank_version=version, num_edits=size, group_size=size
-            ),
-            seed=settings.seed,
-            matrices=settings.matrices,
+            bank, results, held, settings, version=version, num_edits=size, group_size=size
         )
         curve.append(
             run_task(task, pool, facts.config, on_progress=on_progress, should_stop=should_stop)
