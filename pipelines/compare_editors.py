@@ -19,14 +19,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-_PROJECT = str(Path(__file__).resolve().parents[1])
-if sys.path[0] != _PROJECT:
-    # Run as a script: Python put this folder first, the packages lie one above it.
-    sys.path[0] = _PROJECT
+if __name__ == "__main__":  # the packages lie one folder above this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.baselines.editors import EDITORS  # noqa: E402
-from pipelines.baselines.recipe import CompareRecipe  # noqa: E402
-from pipelines.job.entry import (  # noqa: E402  # noqa: E402
+from pipelines.baselines.editors import EDITORS
+from pipelines.baselines.recipe import CompareRecipe
+from pipelines.job.entry import (
     add_benchmark_options,
     benchmark_settings,
     job_parser,
@@ -90,7 +88,6 @@ def run_job(recipe: CompareRecipe) -> int:
     from rich.console import Console
 
     from liveedit_core.builtin.backbone import load_builtin_backbone
-    from liveedit_core.builtin.benchmark import load_builtin_cases
     from pipelines.baselines.compare import compare
     from pipelines.baselines.tables import to_table, write_files
     from pipelines.job.cases import load_evaluation_cases
@@ -101,10 +98,7 @@ def run_job(recipe: CompareRecipe) -> int:
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    if recipe.benchmark.is_on:
-        cases = load_evaluation_cases(recipe.benchmark, say=say)
-    else:
-        cases = load_builtin_cases("evaluation")
+    cases = load_evaluation_cases(recipe.benchmark, say=say)
     generator = ModelNames(generator=recipe.generator).load_generator()
     backbone = load_builtin_backbone(
         say=say, edit_layer=generator.config.edit_layer, batch_size=recipe.batch_size

@@ -13,13 +13,11 @@ import argparse
 import sys
 from pathlib import Path
 
-_PROJECT = str(Path(__file__).resolve().parents[1])
-if sys.path[0] != _PROJECT:
-    # Run as a script: Python put this folder first, the packages lie one above it.
-    sys.path[0] = _PROJECT
+if __name__ == "__main__":  # the packages lie one folder above this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.evaluation.recipe import VersionComparisonRecipe  # noqa: E402
-from pipelines.job.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
+from pipelines.evaluation.recipe import VersionComparisonRecipe
+from pipelines.job.entry import job_parser, parse_job, resolve, run_entry
 
 EXIT_CODES = """exit codes:
   0  no metric became worse by more than its tolerance

@@ -13,13 +13,11 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-_PROJECT = str(Path(__file__).resolve().parents[1])
-if sys.path[0] != _PROJECT:
-    # Run as a script: Python put this folder first, the packages lie one above it.
-    sys.path[0] = _PROJECT
+if __name__ == "__main__":  # the packages lie one folder above this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.job.entry import exit_code_of, job_parser  # noqa: E402
-from pipelines.job.sections import BenchmarkName, MissingImages  # noqa: E402
+from pipelines.job.entry import exit_code_of, job_parser
+from pipelines.job.sections import BenchmarkName, MissingImages
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

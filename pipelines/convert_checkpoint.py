@@ -13,12 +13,10 @@ import argparse
 import sys
 from pathlib import Path
 
-_PROJECT = str(Path(__file__).resolve().parents[1])
-if sys.path[0] != _PROJECT:
-    # Run as a script: Python put this folder first, the packages lie one above it.
-    sys.path[0] = _PROJECT
+if __name__ == "__main__":  # the packages lie one folder above this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.job.entry import exit_code_of, job_parser  # noqa: E402
+from pipelines.job.entry import exit_code_of, job_parser
 
 CHECKED = ("hidden_size", "num_image_tokens", "module_dim", "num_queries", "rank")
 """Fields that the tensors tell; an option that differs is an error."""

@@ -16,13 +16,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-_PROJECT = str(Path(__file__).resolve().parents[1])
-if sys.path[0] != _PROJECT:
-    # Run as a script: Python put this folder first, the packages lie one above it.
-    sys.path[0] = _PROJECT
+if __name__ == "__main__":  # the packages lie one folder above this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe  # noqa: E402
-from pipelines.job.entry import (  # noqa: E402  # noqa: E402
+from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe
+from pipelines.job.entry import (
     add_benchmark_options,
     benchmark_settings,
     given_settings,

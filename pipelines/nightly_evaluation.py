@@ -13,13 +13,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-_PROJECT = str(Path(__file__).resolve().parents[1])
-if sys.path[0] != _PROJECT:
-    # Run as a script: Python put this folder first, the packages lie one above it.
-    sys.path[0] = _PROJECT
+if __name__ == "__main__":  # the packages lie one folder above this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from liveedit_core.errors import ConfigError  # noqa: E402
-from pipelines.job.entry import (  # noqa: E402
+from liveedit_core.errors import ConfigError
+from pipelines.job.entry import (
     add_benchmark_options,
     benchmark_settings,
     job_parser,
@@ -27,7 +25,7 @@ from pipelines.job.entry import (  # noqa: E402
     resolve,
     run_entry,
 )
-from pipelines.operations.recipe import NightlyRecipe  # noqa: E402
+from pipelines.operations.recipe import NightlyRecipe
 
 if TYPE_CHECKING:
     from pipelines.operations.nightly import NightlyResult

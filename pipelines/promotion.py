@@ -14,13 +14,11 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-_PROJECT = str(Path(__file__).resolve().parents[1])
-if sys.path[0] != _PROJECT:
-    # Run as a script: Python put this folder first, the packages lie one above it.
-    sys.path[0] = _PROJECT
+if __name__ == "__main__":  # the packages lie one folder above this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.job.entry import FAILED, current_user, job_parser, parse_job, resolve, run_entry  # noqa: E402
-from pipelines.operations.recipe import DEFAULT_RECIPE, PromotionRecipe  # noqa: E402
+from pipelines.job.entry import FAILED, current_user, job_parser, parse_job, resolve, run_entry
+from pipelines.operations.recipe import DEFAULT_RECIPE, PromotionRecipe
 
 EXIT_CODES = """exit codes:
   0    the version is the champion (now or already), or the rollback is done

@@ -12,15 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-_PROJECT = str(Path(__file__).resolve().parents[1])
-if sys.path[0] != _PROJECT:
-    # Run as a script: Python put this folder first, the packages lie one above it.
-    sys.path[0] = _PROJECT
+if __name__ == "__main__":  # the packages lie one folder above this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from liveedit_core.errors import ConfigError  # noqa: E402
-from pipelines.editing.recipe import RebuildRecipe  # noqa: E402
-from pipelines.job.entry import job_parser, parse_job, resolve, run_entry  # noqa: E402
-from pipelines.job.recipe_loader import to_toml  # noqa: E402
+from liveedit_core.errors import ConfigError
+from pipelines.editing.recipe import RebuildRecipe
+from pipelines.job.entry import job_parser, parse_job, resolve, run_entry
+from pipelines.job.recipe_loader import to_toml
 
 if TYPE_CHECKING:
     from pipelines.editing.rebuild import RebuildResult

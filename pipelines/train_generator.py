@@ -16,13 +16,11 @@ import argparse
 import sys
 from pathlib import Path
 
-_PROJECT = str(Path(__file__).resolve().parents[1])
-if sys.path[0] != _PROJECT:
-    # Run as a script: Python put this folder first, the packages lie one above it.
-    sys.path[0] = _PROJECT
+if __name__ == "__main__":  # the packages lie one folder above this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from liveedit_core.errors import ConfigError  # noqa: E402
-from pipelines.job.entry import (  # noqa: E402  # noqa: E402
+from liveedit_core.errors import ConfigError
+from pipelines.job.entry import (
     add_benchmark_options,
     benchmark_settings,
     given_settings,
@@ -31,8 +29,8 @@ from pipelines.job.entry import (  # noqa: E402  # noqa: E402
     resolve,
     run_entry,
 )
-from pipelines.job.recipe_loader import to_toml  # noqa: E402
-from pipelines.training.recipe import TrainRecipe  # noqa: E402
+from pipelines.job.recipe_loader import to_toml
+from pipelines.training.recipe import TrainRecipe
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "train_generator.toml"
 OTHER_RECIPE = Path(__file__).parent / "recipes" / "train_any_backbone.toml"

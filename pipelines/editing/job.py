@@ -20,11 +20,12 @@ from pipelines.editing.mlflow_records import RunRecords
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.report import ReportSources, refused_requests, report_data
 from pipelines.editing.run import Outcome, run
+from pipelines.editing.writers import model_names, start_writers, writer_cpus
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.run_folder import run_facts
 from pipelines.job.stages import ExpertWriters
-from pipelines.job.start_workers import model_names, start_evaluator, start_writers, writer_cpus
+from pipelines.job.start_workers import start_evaluator
 from pipelines.job.state_cache import cache_names
 from workers.failures import retried
 

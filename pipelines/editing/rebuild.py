@@ -22,11 +22,11 @@ from infra.tracking.tracker import Tracker
 from liveedit_core.errors import InputError, TrackingError
 from pipelines.editing.recipe import LifelongEditRecipe, RebuildRecipe, RebuildSourceSection
 from pipelines.editing.windows import Progress, WindowRunner
+from pipelines.editing.writers import model_names, start_writers, writer_cpus
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.registered_models import recorded_backbone
 from pipelines.job.stages import Embedder, Generator
-from pipelines.job.start_workers import model_names, start_writers, writer_cpus
 from workers.failures import retried
 
 _logger = logging.getLogger(__name__)

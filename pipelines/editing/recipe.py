@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from infra.bank.policy import GrowthPolicy
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.settings import Amount, Count, Name, PositiveInt, Settings, StoreUri, Text
-from pipelines.job.recipe_loader import Recipe
+from pipelines.job.recipe_loader import Recipe, to_flat_dict
 from pipelines.job.sections import (
     BackboneSection,
     BankSection,
@@ -25,6 +25,18 @@ from pipelines.job.sections import (
 
 QUICKSTART = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
 """The recipe that is used when none is named."""
+
+_FIXED = (
+    "seed",
+    "backbone.name",
+    "backbone.dtype",
+    "backbone.edit_layer",
+    "generator.checkpoint",
+    "embedding.open_clip_model",
+    "embedding.open_clip_pretrained",
+    "bank.name",
+    "evaluation.max_new_tokens",
+)
 
 Pause = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
 """Seconds of a loop that must not spin."""
@@ -139,6 +151,11 @@ class LifelongEditRecipe(RunRecipe):
     def store_uri(self) -> str:
         """Root URI of the store, with the default filled in."""
         return store_uri(self.store, self.run_folder / "store")
+
+    def fixed_settings(self) -> dict[str, object]:
+        """What stored results depend on: must stay the same while a run is resumed."""
+        settings = to_flat_dict(self)
+        return {**{name: settings[name] for name in _FIXED}, "store": self.store_uri}
 
 
 class RebuildSourceSection(Settings):

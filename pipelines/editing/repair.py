@@ -181,7 +181,7 @@ def ray_workers(config: LifelongEditRecipe) -> OpenWorkers:
         from pipelines.job.ray_session import open_session, prepare_environment
 
         prepare_environment(config.ray)
-        from pipelines.job.start_workers import model_names, start_writers, writer_cpus
+        from pipelines.editing.writers import model_names, start_writers, writer_cpus
 
         with open_session(config.ray, needed_cpus=writer_cpus(config)):
             yield start_writers(config, model_names(config))

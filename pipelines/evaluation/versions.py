@@ -8,6 +8,7 @@ from infra.reports.data import ComparisonReportData, EvaluatedVersion
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import ResultsTable
+from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.errors import InputError
 from liveedit_core.evaluation.comparison import (
     Pair,
@@ -101,9 +102,7 @@ def read_cases(
     if recipe.cases:
         cases, _ = read_case_file(recipe.cases, limits=recipe.limits, store=bank_store)
     else:
-        from liveedit_core.builtin.benchmark import load_builtin_cases
-
-        cases = list(load_builtin_cases("evaluation"))
+        cases = load_builtin_cases("evaluation")
     found = {case.case_id: case for case in cases if case.case_id in wanted}
     for logged in RequestLog(bank_store).find(wanted - set(found)):
         request = logged.request

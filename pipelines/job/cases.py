@@ -1,11 +1,15 @@
-"""The cases of a job: a JSONL file, or a published benchmark named by `[benchmark]`."""
+"""The cases of a job: of a published benchmark, of a JSONL file or the built-in ones; and digests
+that tell whether they changed."""
 
 import hashlib
 import itertools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from infra.storage.object_store import ObjectStore
+from liveedit_core.builtin.benchmark import load_builtin_cases
+from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected
@@ -18,6 +22,85 @@ from pipelines.job.sections import BenchmarkSection
 _DEFAULT_LIMITS = InputLimits()
 
 
+def open_published(
+    section: BenchmarkSection,
+    split: Split,
+    *,
+    limits: InputLimits = _DEFAULT_LIMITS,
+    say: Callable[[str], None] | None = None,
+) -> PublishedBenchmark:
+    """The benchmark of a recipe, checked as a whole; images are read when a case is taken.
+
+    Args:
+        say: Is told what was left out.
+
+    Raises:
+        InputError: A file is missing, or records are wrong; all of them are named.
+    """
+    layout, data = layout_of(section.name), Path(section.data)
+    benchmark = open_benchmark(
+        section.name,
+        find_files(layout, data, split),
+        Path(section.images) if section.images else find_images(layout, data),
+        limits=limits,
+        missing_images=section.missing_images,
+    )
+    if say is not None:
+        for note in benchmark.notes():
+            say(note)
+    return benchmark
+
+
+def load_training_cases(section: BenchmarkSection, path: str = "") -> list[Case]:
+    """Cases to train on, each with one probe of every kind: of a benchmark, whose `Case.entity` is
+    VLKEB's entity or otherwise the image; of a JSONL file; or the built-in ones.
+
+    Raises:
+        ConfigError: Lines are no cases, or a case lacks what training needs.
+        InputError: Files cannot be read, or records of a benchmark are wrong.
+    """
+    if section.is_on:
+        return trainable_cases(list(open_published(section, "train", say=print)))
+    if path:
+        cases, rejects = read_case_file(path)
+        if rejects:
+            raise ConfigError(_describe(path, rejects))
+        return trainable_cases(cases)
+    return load_builtin_cases("train")
+
+
+def load_evaluation_cases(
+    section: BenchmarkSection,
+    path: str = "",
+    *,
+    limits: InputLimits = _DEFAULT_LIMITS,
+    store: ObjectStore | None = None,
+    limit: int | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Case]:
+    """Cases to evaluate on: of a benchmark, of a JSONL file, or the built-in ones.
+
+    Args:
+        store: Reads images that the file names by URI.
+        limit: Only the first so many; a benchmark is checked as a whole all the same.
+        say: Is told what a benchmark left out.
+    """
+    if section.is_on:
+        benchmark = open_published(section, "evaluation", limits=limits, say=say)
+        return list(itertools.islice(benchmark, limit))
+    if not path:
+        return load_builtin_cases("evaluation")[:limit]
+    cases, rejects = read_case_file(path, limits=limits, store=store, limit=limit)
+    if rejects:
+        raise InputError(
+            f"{_describe(path, rejects)}. Scores on these cases are compared with each other, so "
+            "none may be left out: correct or remove the lines"
+        )
+    if not cases:
+        raise InputError(f"{path} holds no case")
+    return cases
+
+
 def read_case_file(
     path: str,
     *,
@@ -25,103 +108,44 @@ def read_case_file(
     store: ObjectStore | None = None,
     limit: int | None = None,
 ) -> tuple[list[Case], list[Rejected]]:
-    """The cases of a JSONL file, and its lines that are not cases.
+    """The cases of a JSONL file, or the first `limit` of them, and the lines that are no cases."""
 
-    Args:
-        path: the file.
-        limits: how large lines and images may be.
-        store: fetches images given by URI.
-        limit: read no further than this many cases.
+    def fetch(uri: str) -> bytes:
+        assert store is not None
+        return store.fetch(uri, limits.max_image_bytes)
 
-    Raises:
-        InputError: the file cannot be opened.
-    """
-    fetch = None if store is None else lambda uri: store.fetch(uri, limits.max_image_bytes)
     cases: list[Case] = []
-    rejected: list[Rejected] = []
-    for item in load_cases(path, limits=limits, fetch=fetch):
+    rejects: list[Rejected] = []
+    for item in load_cases(path, limits=limits, fetch=fetch if store else None):
         if isinstance(item, Rejected):
-            rejected.append(item)
+            rejects.append(item)
             continue
         cases.append(item)
         if len(cases) == limit:
             break
-    return cases, rejected
+    return cases, rejects
 
 
-def probe_fields(probe: Probe) -> list[str]:
-    """What a digest of cases contains of a probe."""
+def _describe(path: str, rejects: Sequence[Rejected]) -> str:
+    shown = "; ".join(f"line {item.line_number}: {item.message}" for item in rejects[:5])
+    return f"{path}: {len(rejects)} lines are no cases: {shown}"
+
+
+def cases_digest(cases: Sequence[Case]) -> str:
+    """sha256 of everything that cases teach and ask, whatever their order."""
+    contents = sorted(
+        json.dumps([case.case_id, case.edit.edit_id, case.entity, *map(_content, case.probes)])
+        for case in cases
+    )
+    return hashlib.sha256("\n".join(contents).encode()).hexdigest()
+
+
+def evaluation_digest(cases: Sequence[Case], *settings: object) -> str:
+    """sha256 of everything that scores depend on: the cases in order, and JSON-able settings."""
+    contents = [[case.case_id, case.edit.edit_id, *map(_content, case.probes)] for case in cases]
+    return hashlib.sha256(json.dumps([contents, *settings], sort_keys=True).encode()).hexdigest()
+
+
+def _content(probe: Probe) -> list[str]:
     image = hashlib.sha256(probe.image_bytes or b"").hexdigest()
     return [probe.kind, probe.prompt, probe.target, image]
-
-
-def open_published(
-    section: BenchmarkSection, split: Split, *, limits: InputLimits = _DEFAULT_LIMITS
-) -> PublishedBenchmark:
-    """The benchmark of a recipe, whole and checked; its images are not held.
-
-    Args:
-        section: Which one, and where it lies.
-        split: Which of its files.
-        limits: How much is accepted.
-
-    Raises:
-        InputError: A file is missing, or something is wrong with the benchmark; all of it is said.
-    """
-    layout, data = layout_of(section.name), Path(section.data)
-    return open_benchmark(
-        section.name,
-        find_files(layout, data, split),
-        Path(section.images) if section.images else find_images(layout, data),
-        limits=limits,
-        missing_images=section.missing_images,
-    )
-
-
-def load_training_cases(
-    section: BenchmarkSection,
-    *,
-    limits: InputLimits = _DEFAULT_LIMITS,
-    say: Callable[[str], None] = print,
-) -> list[Case]:
-    """Cases of the training file, each with one probe of every kind that training asks.
-
-    `Case.entity` is VLKEB's entity, otherwise the image. All images are in memory at once, each
-    of them once.
-
-    Args:
-        section: Which benchmark.
-        limits: How much is accepted.
-        say: Is told what was left out.
-
-    Raises:
-        InputError: See `open_published`.
-    """
-    benchmark = open_published(section, "train", limits=limits)
-    for note in benchmark.notes():
-        say(note)
-    return trainable_cases(list(benchmark))
-
-
-def load_evaluation_cases(
-    section: BenchmarkSection,
-    *,
-    limits: InputLimits = _DEFAULT_LIMITS,
-    limit: int | None = None,
-    say: Callable[[str], None] = print,
-) -> list[Case]:
-    """Cases of the evaluation file.
-
-    Args:
-        section: Which benchmark.
-        limits: How much is accepted.
-        limit: Only the first so many; the file is checked whole all the same.
-        say: Is told what was left out.
-
-    Raises:
-        InputError: See `open_published`.
-    """
-    benchmark = open_published(section, "evaluation", limits=limits)
-    for note in benchmark.notes():
-        say(note)
-    return list(itertools.islice(benchmark, limit))

@@ -16,33 +16,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from liveedit_core.errors import ConfigError
-from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.job.recipe_loader import load_recipe, to_dict, to_toml
+from pipelines.job.recipe_loader import load_recipe, to_toml
+from pipelines.job.sections import RunRecipe
 
 _PACKAGES = ("torch", "transformers", "ray", "pylance", "mlflow", "open_clip_torch")
-_FIXED = (
-    "seed",
-    "backbone.name",
-    "backbone.dtype",
-    "backbone.edit_layer",
-    "generator.checkpoint",
-    "embedding.open_clip_model",
-    "embedding.open_clip_pretrained",
-    "bank.name",
-    "evaluation.max_new_tokens",
-)
-"""What stored results depend on: must stay the same while a run is resumed. So must the store."""
 
 
-def enter_run_folder(config: LifelongEditRecipe, *, must_exist: bool = False) -> bool:
-    """Create or re-enter the folder of a run and write down this start.
-
-    Args:
-        config: The resolved recipe.
-        must_exist: Refuse to begin a new run.
-
-    Returns:
-        Whether the run existed, so that this start resumes it.
+def enter_run_folder(config: RunRecipe, *, must_exist: bool = False) -> bool:
+    """Create or re-enter the folder of a run and write down this start; returns whether the run
+    existed, so that this start resumes it.
 
     Raises:
         ConfigError: `must_exist`, but there is no such run; or a run of this name was made with
@@ -52,7 +34,7 @@ def enter_run_folder(config: LifelongEditRecipe, *, must_exist: bool = False) ->
     recipe_file = folder / "config.toml"
     exists = recipe_file.exists()
     if exists:
-        _check_same(load_recipe(LifelongEditRecipe, recipe_file), config)
+        _check_same(load_recipe(type(config), recipe_file), config)
     elif must_exist:
         raise ConfigError(f"--resume: there is no run in {str(folder)!r}")
     try:
@@ -110,24 +92,15 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _check_same(before: LifelongEditRecipe, now: LifelongEditRecipe) -> None:
+def _check_same(before: RunRecipe, now: RunRecipe) -> None:
+    old = before.fixed_settings()
     differences = [
-        f"{name} was {_get(before, name)!r}, is now {_get(now, name)!r}"
-        for name in _FIXED
-        if _get(before, name) != _get(now, name)
+        f"{name} was {old[name]!r}, is now {value!r}"
+        for name, value in now.fixed_settings().items()
+        if old[name] != value
     ]
-    if before.store_uri != now.store_uri:
-        differences.append(f"store was {before.store_uri!r}, is now {now.store_uri!r}")
     if differences:
         raise ConfigError(
             f"run {now.run_name!r} exists with other settings: {'; '.join(differences)}. "
             "Give the new run another name with --run-name"
         )
-
-
-def _get(recipe: LifelongEditRecipe, dotted: str) -> object:
-    value: object = to_dict(recipe)
-    for name in dotted.split("."):
-        assert isinstance(value, dict)
-        value = value[name]
-    return value

@@ -66,6 +66,10 @@ class RunRecipe(Recipe):
         """Folder of this run."""
         return Path(self.run_root) / self.run_name
 
+    def fixed_settings(self) -> dict[str, object]:
+        """What stored results depend on: must stay the same while a run is resumed."""
+        return {"seed": self.seed}
+
 
 class BenchmarkSection(Settings):
     """A published benchmark as the source of cases; see `liveedit_core/published/README.md`."""

@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from liveedit_core.inputs.limits import InputLimits
-from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.job.sections import ActorSection, EmbeddingSection, GeneratorSection, WorkerSection
-from pipelines.job.stages import ExpertWriters
-from pipelines.job.state_cache import cache_names
 from workers.actor_pool import actor_options
 from workers.evaluation_pool import EvaluationPool
 from workers.evaluation_worker import EvaluationActor
@@ -22,45 +19,13 @@ from workers.messages import (
     NumberedRequest,
     WrittenBatch,
 )
-from workers.models import ModelNames, ModelSource
+from workers.models import ModelSource
 from workers.sharding_config import ShardingSection
 from workers.state_sources import CacheNames
 from workers.worker_pool import WorkerPool
 
 GeneratorPool = WorkerPool[Sequence[NumberedRequest], GeneratedBatch, GeneratorFacts]
 EmbedderPool = WorkerPool[GeneratedBatch, WrittenBatch, EmbedderFacts]
-
-
-def model_names(config: LifelongEditRecipe) -> ModelNames:
-    """Backbone and generator as a recipe names them."""
-    return ModelNames(
-        backbone=config.backbone.name,
-        generator=config.generator.checkpoint,
-        options=config.backbone.options(),
-    )
-
-
-def writer_cpus(config: LifelongEditRecipe) -> float:
-    """CPUs that the actors of `start_writers` ask for together."""
-    generator, embedding = config.generator, config.embedding
-    return (
-        generator.num_cpus * generator.gangs * generator.shards
-        + embedding.num_cpus * embedding.num_workers
-    )
-
-
-def start_writers(config: LifelongEditRecipe, models: ModelSource) -> ExpertWriters:
-    """The stages that write experts."""
-    return ExpertWriters(
-        generator=start_generator(
-            models,
-            config.limits,
-            config.generator,
-            max_in_flight=config.ray.max_in_flight,
-            cache=cache_names(config.states, config.run_root),
-        ),
-        embedder=start_embedder(config.embedding, max_in_flight=config.ray.max_in_flight),
-    )
 
 
 def start_generator(
@@ -130,8 +95,6 @@ def start_evaluator(
     """Evaluation workers; the second and later ones start when there is enough work for them.
 
     Args:
-        models: Backbone and generator.
-        section: Number and resources of the actors.
         max_new_tokens: Longest answer under free generation.
         max_in_flight: Most units in progress at one time.
         cache: Of states; None computes them once for this pool.

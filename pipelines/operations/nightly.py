@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from pipelines.evaluation.bank_evaluation import (
     evaluate_bank_version,
     plan_evaluation,
 )
+from pipelines.job.cases import evaluation_digest
 from pipelines.job.registered_models import fetch_generator, newest_version
 from pipelines.job.stages import Evaluator
 from pipelines.operations.nightly_records import NightlyFindings, ScoredVersion, record_findings
@@ -36,7 +37,6 @@ from pipelines.operations.nightly_state import (
     NightlyOutcome,
     NightlyPlan,
     NightlyState,
-    questions_digest,
 )
 from pipelines.operations.recipe import NightlyRecipe
 
@@ -179,7 +179,7 @@ class NightlyRun:
         return NightlyPlan(
             newest=newest.version,
             champion=champion.version if champion is not None and is_other else 0,
-            questions=questions_digest(cases, self._settings, max_new_tokens),
+            questions=evaluation_digest(cases, asdict(self._settings), max_new_tokens),
         )
 
     def _score(

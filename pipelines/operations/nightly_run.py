@@ -11,10 +11,8 @@ from infra.bank.manifest import BankManifest
 from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import ModelVersions
 from infra.tracking.tracker import default_tracking_uri
-from liveedit_core.builtin.benchmark import load_builtin_cases
-from liveedit_core.errors import InputError
 from liveedit_core.schema import Case
-from pipelines.job.cases import load_evaluation_cases, read_case_file
+from pipelines.job.cases import load_evaluation_cases
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.registered_models import registered_models
@@ -101,24 +99,12 @@ class NightlyWorkers:
 
 
 def read_cases(recipe: NightlyRecipe, say: Callable[[str], None] = print) -> Sequence[Case]:
-    """The fixed cases, all of them readable; `say` gets what a published benchmark leaves out.
-
-    Raises:
-        InputError: the file is missing or a line is not a case; a benchmark is not complete.
-    """
-    path, limit = recipe.cases.path, recipe.cases.limit or None
-    if recipe.benchmark.is_on:
-        return load_evaluation_cases(recipe.benchmark, limits=recipe.limits, limit=limit, say=say)
-    if not path:
-        return load_builtin_cases("evaluation")[:limit]
-    cases, rejected = read_case_file(
-        path, limits=recipe.limits, store=ObjectStore(recipe.store_uri), limit=limit
+    """The fixed cases, all of them readable; `say` gets what a published benchmark leaves out."""
+    return load_evaluation_cases(
+        recipe.benchmark,
+        recipe.cases.path,
+        limits=recipe.limits,
+        store=ObjectStore(recipe.store_uri) if recipe.cases.path else None,
+        limit=recipe.cases.limit or None,
+        say=say,
     )
-    if rejected:
-        raise InputError(
-            f"{path}, line {rejected[0].line_number}: {rejected[0].message}. Every nightly run "
-            "needs the same cases, so none may be skipped: fix or remove the line"
-        )
-    if not cases:
-        raise InputError(f"{path} has no cases")
-    return cases

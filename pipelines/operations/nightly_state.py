@@ -4,17 +4,12 @@ nights/<name>/<label>/plan.json       which versions, on which cases; fixed at t
 nights/<name>/<label>/outcome.json    present once the run is done
 """
 
-import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, IntegrityError
-from liveedit_core.schema import Case
-from pipelines.evaluation.bank_evaluation import EvaluationSettings
-from pipelines.job.cases import probe_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +83,3 @@ class NightlyState:
         except ValueError as error:
             raise IntegrityError(f"{key} is damaged: {error}") from error
         return values
-
-
-def questions_digest(
-    cases: Sequence[Case], settings: EvaluationSettings, max_new_tokens: int
-) -> str:
-    """sha256 over everything that the scores of a version depend on; cases in order."""
-    fields = [[case.case_id, case.edit.edit_id, *map(probe_fields, case.probes)] for case in cases]
-    content = json.dumps([fields, asdict(settings), max_new_tokens], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,61 +1,22 @@
 """The training cases and the backbone that a recipe names."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from liveedit_core.backbones.protocol import TrainableBackbone
-from liveedit_core.errors import ConfigError
 from liveedit_core.schema import Case, ProbeKind
-from pipelines.job.cases import load_training_cases, probe_fields, read_case_file
+from pipelines.job.cases import load_training_cases
 from pipelines.training.recipe import TrainRecipe
 from workers.models import BUILTIN, ModelNames
 
-_SHOWN = 5
 _BATCH_SIZE = 32
 """Sequences of the built-in backbone in one forward pass."""
 
 
 def training_cases(recipe: TrainRecipe) -> list[Case]:
-    """All training cases that a recipe names, in their order.
+    """All training cases that a recipe names, in their order."""
 
-    Raises:
-        ConfigError: a case cannot be trained on.
-        InputError: a file cannot be read, or records of a published benchmark are wrong.
-    """
-    if recipe.benchmark.is_on:
-        return load_training_cases(recipe.benchmark)
-    from liveedit_core.training.cases import trainable_cases
-
-    if recipe.data.cases:
-        return trainable_cases(cases_of_file(recipe.data.cases))
-    from liveedit_core.builtin.benchmark import load_builtin_cases
-
-    return load_builtin_cases("train")
-
-
-def cases_of_file(path: str) -> list[Case]:
-    """The cases of a JSONL file.
-
-    Raises:
-        ConfigError: lines are wrong; the first of them are named.
-        InputError: the file cannot be opened.
-    """
-    cases, rejected = read_case_file(path)
-    if rejected:
-        shown = "; ".join(f"line {item.line_number}: {item.message}" for item in rejected[:_SHOWN])
-        raise ConfigError(f"{path}: {len(rejected)} lines are no cases: {shown}")
-    return cases
-
-
-def cases_digest(cases: Sequence[Case]) -> str:
-    """sha256 over the edits and probes of all cases, in any order."""
-    names = sorted(
-        json.dumps([case.case_id, case.edit.edit_id, case.entity, *map(probe_fields, case.probes)])
-        for case in cases
-    )
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return load_training_cases(recipe.benchmark, recipe.data.cases)
 
 
 def images_by_entity(

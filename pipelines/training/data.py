@@ -18,9 +18,9 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.schema import Case
 from liveedit_core.state_source import BackboneStates, StateSource
 from liveedit_core.training.data import TrainingData, TrainingInputs, draw_training_data
+from pipelines.job.cases import cases_digest
 from pipelines.job.state_cache import fill_cache, open_cache, state_encoder, training_source
 from pipelines.training.cases import (
-    cases_digest,
     images_by_entity,
     training_cases,
     training_models,

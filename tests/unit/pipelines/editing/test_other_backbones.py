@@ -24,15 +24,15 @@ from pipelines.editing.intake import Source
 from pipelines.editing.mlflow_records import RunRecords
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import run
+from pipelines.editing.writers import model_names
+from pipelines.job.cases import read_case_file
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.registered_models import registered_models
 from pipelines.job.sections import BackboneSection
 from pipelines.job.stages import bank_identity
-from pipelines.job.start_workers import model_names
 from pipelines.operations.open_editor import open_editor
 from pipelines.train_generator import main, parse, resolve_recipe
 from pipelines.training.cases import (
-    cases_of_file,
     layer_loader,
     load_training_backbone,
     training_cases,
@@ -167,7 +167,7 @@ def teach_and_open(root: Path, backbone: str, cases: Path, folder: Path) -> None
     records.generator(folder, identity.generator_digest)
     outcome = run(
         config,
-        source=Source(name="test", digest="digest", items=cases_of_file(str(cases))),
+        source=Source(name="test", digest="digest", items=read_case_file(str(cases))[0]),
         generator=generator,
         embedder=embedder,
         evaluator=InlineEvaluator(EvaluationWorker(models)),

@@ -17,17 +17,20 @@ from pipelines import convert_benchmark, lifelong_edit, nightly_evaluation
 from pipelines.editing.intake import open_source
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import Outcome
-from pipelines.evaluation.bank_evaluation import EvaluationSettings
 from pipelines.evaluation.result_table import result_tables
-from pipelines.job.cases import load_evaluation_cases, load_training_cases, open_published
+from pipelines.job.cases import (
+    cases_digest,
+    evaluation_digest,
+    load_evaluation_cases,
+    load_training_cases,
+    open_published,
+)
 from pipelines.job.entry import add_benchmark_options, benchmark_settings
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.sections import BenchmarkName, BenchmarkSection
 from pipelines.operations import promote_at_end as edit_promotion
 from pipelines.operations.nightly_run import read_cases
-from pipelines.operations.nightly_state import questions_digest
 from pipelines.operations.recipe import NightlyRecipe
-from pipelines.training.cases import cases_digest
 from tests.published_files import benchmark_folder, draw_images, hop, record, write_json
 from tests.unit.tiny_editing import Driver
 
@@ -179,9 +182,7 @@ def test_a_night_reads_the_benchmark_and_notices_other_questions(tmp_path: Path)
     assert len(read_cases(nightly("--benchmark", "evqa", "--data", str(folder), "cases.limit=2")))
     changed = [record(number, rephrase="Which one?") for number in range(4)]
     write_json(folder / "vqa_eval.json", changed)
-    settings = EvaluationSettings()
-    before, after = (questions_digest(item, settings, 9) for item in (cases, read_cases(recipe)))
-    assert before != after
+    assert evaluation_digest(read_cases(recipe)) != evaluation_digest(cases)
 
 
 def test_what_a_night_leaves_out_is_said(tmp_path: Path) -> None:

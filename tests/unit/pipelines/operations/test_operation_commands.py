@@ -65,7 +65,7 @@ def test_a_line_that_is_not_a_case_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "cases.jsonl"
     path.write_text('{"edit": 3}\n')
     recipe = load_recipe(NightlyRecipe, None, [f"cases.path={path}"])
-    with pytest.raises(InputError, match=r"cases\.jsonl, line 1: "):
+    with pytest.raises(InputError, match=r"cases\.jsonl: 1 lines are no cases: line 1: "):
         read_cases(recipe)
     path.write_text("")
     with pytest.raises(InputError, match="has no cases"):
