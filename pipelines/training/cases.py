@@ -15,7 +15,6 @@ _BATCH_SIZE = 32
 
 def training_cases(recipe: TrainRecipe) -> list[Case]:
     """All training cases that a recipe names, in their order."""
-
     return load_training_cases(recipe.benchmark, recipe.data.cases)
 
 

@@ -68,7 +68,7 @@ def test_a_line_that_is_not_a_case_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cases\.jsonl: 1 lines are no cases: line 1: "):
         read_cases(recipe)
     path.write_text("")
-    with pytest.raises(InputError, match="has no cases"):
+    with pytest.raises(InputError, match="holds no case"):
         read_cases(recipe)
 
 
