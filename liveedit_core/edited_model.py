@@ -13,11 +13,12 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Self
 
-from liveedit_core.backbones.generation import Generating, continuations
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
+from liveedit_core.backbones.vision_language import as_vision_language
+from liveedit_core.builtin.backbone import load_named_backbone
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
@@ -30,11 +31,6 @@ from liveedit_core.schema import EditRequest
 
 ImageSource = bytes | str | Path
 """An encoded image, or the path of one."""
-
-
-@runtime_checkable
-class GeneratingBackbone(Backbone, Generating, Protocol):
-    """A backbone that also takes transformers' generation arguments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +72,7 @@ class EditedModel:
         repository: ExpertRepository | None = None,
         facts: Mapping[str, Fact] | None = None,
     ) -> None:
-        if not isinstance(backbone, GeneratingBackbone):
-            raise ConfigError(f"a {type(backbone).__name__} cannot generate (see `Generating`)")
-        self._backbone = backbone
+        self._backbone = as_vision_language(backbone)
         experts = repository or ExpertRepository.empty(generator.config)
         self._editor: Editor | None = Editor(backbone, generator, experts)
         self._facts = dict(facts or {})
@@ -184,7 +178,6 @@ class EditedModel:
         editor = self.editor
         routings: dict[int, Routing] = {}
         route = editor.router(routings) if len(editor.repository) else None
-        options = {"pad_token_id": self._backbone.pad_id} | arguments
         return [
             Generation(
                 text=done.texts[0],
@@ -194,7 +187,7 @@ class EditedModel:
                 details=done.details,
                 row=done.row,
             )
-            for i, done in enumerate(continuations(self._backbone, inputs, route, **options))
+            for i, done in enumerate(self._backbone.continuations(inputs, route, **arguments))
         ]
 
     def answer(self, image: ImageSource | None, prompt: str, *, max_new_tokens: int = 12) -> str:
@@ -234,22 +227,13 @@ def open_model(
         StorageUnavailableError: the hub cannot be reached.
     """
     trained = load_generator(_generator_folder(generator))
-    loaded = _load_backbone(backbone, trained.config.edit_layer, options)
+    options = (options or LoadOptions()).with_changes(edit_layer=trained.config.edit_layer)
+    loaded = load_named_backbone(backbone, options)
     if experts is None or isinstance(experts, ExpertRepository):
         return EditedModel(loaded, trained, experts)
     folder = Path(experts)
     repository = read_repository(folder, loaded.digest, trained)
     return EditedModel(loaded, trained, repository, load_facts(folder))
-
-
-def _load_backbone(name: str, edit_layer: int, options: LoadOptions | None) -> Backbone:
-    if name == "builtin":
-        from liveedit_core.builtin.backbone import load_builtin_backbone
-
-        return load_builtin_backbone(edit_layer=edit_layer)
-    from liveedit_core.backbones.loading import load_backbone
-
-    return load_backbone(name, (options or LoadOptions()).with_changes(edit_layer=edit_layer))
 
 
 def _generator_folder(name: str | Path) -> Path:

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.backbones.pyramid import PyramidLevel
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.builtin.backbone import FAMILY
 from liveedit_core.edited_model import EditedModel, Generation
+from liveedit_core.inputs.images import decode_image
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator
@@ -147,22 +149,49 @@ def plain_convolutions() -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def tiny_backbone() -> HuggingFaceBackbone:
+def tiny_backbone() -> VisionLanguageBackbone:
     """The model behind the adapter; one for the whole test session, never altered."""
     tokenizer = tiny_tokenizer()
-    return HuggingFaceBackbone(
-        tiny_model(tokenizer),
-        tiny_processor(tokenizer),
+    model, processor = tiny_model(tokenizer), tiny_processor(tokenizer)
+    levels = (
+        PyramidLevel(module="timm_model.blocks.6", width=320, grid=2),
+        PyramidLevel(module="", width=1280, grid=1),
+    )
+    return VisionLanguageBackbone(
+        model,
+        processor,
         edit_layer=EDIT_LAYER,
         digest="tiny",
-        prompt_format="{prompt} Answer:",
+        family=FAMILY,
+        # No cache, as tests differ in how they convolve.
+        image_tower=ImageTower(model, processor, levels=levels, cache_bytes=0),
         batch_size=4,
-        pyramid=(
-            PyramidLevel(module="timm_model.blocks.6", width=320, grid=2),
-            PyramidLevel(module="", width=1280, grid=1),
-        ),
-        image_memory_bytes=0,  # tests differ in how they convolve
     )
+
+
+@lru_cache(maxsize=1)
+def tiny_without_tower() -> VisionLanguageBackbone:
+    """The same model, which encodes images itself in each forward."""
+    backbone = tiny_backbone()
+    return VisionLanguageBackbone(
+        backbone.model,
+        backbone.processor,
+        edit_layer=EDIT_LAYER,
+        digest="tiny",
+        family=FAMILY,
+        batch_size=4,
+    )
+
+
+def whole_model(backbone: VisionLanguageBackbone, item: BackboneInput) -> Any:
+    """Output of the uncut model on one teacher-forced input, with all hidden states."""
+    ids = backbone.reader.prepare(item).tokens["input_ids"][None]
+    pixels = {}
+    if item.image_bytes is not None:
+        images = [decode_image(item.image_bytes)]
+        pixels = dict(backbone.processor.image_processor(images=images, return_tensors="pt"))
+    with torch.no_grad():
+        return backbone.model(input_ids=ids, **pixels, output_hidden_states=True, use_cache=False)
 
 
 TINY_CONFIG = GeneratorConfig(

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from infra.bank.expert_bank import ExpertBank
 from infra.storage.object_store import ObjectStore
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import Case
@@ -25,7 +25,7 @@ EMBEDDER = EmbedderFacts(model=HashEmbedder.name, size=HashEmbedder.size)
 class SmallModels:
     """Names the tiny backbone, whose experts are loud enough to change answers; picklable."""
 
-    def load_backbone(self) -> HuggingFaceBackbone:
+    def load_backbone(self) -> VisionLanguageBackbone:
         return tiny_backbone()
 
     def load_generator(self) -> LiveEditGenerator:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.config import GeneratorConfig, VisualKeyRecipe
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.data import TrainingData
@@ -52,7 +52,7 @@ def tiny_material() -> Material:
     return Material(data=tiny_data(), pyramids=Pyramids(rows=rows.half(), by_entity=by_entity))
 
 
-def fresh_backbone() -> HuggingFaceBackbone:
+def fresh_backbone() -> VisionLanguageBackbone:
     """A backbone of its own, as a worker may take it apart."""
     tiny_backbone.cache_clear()
     return tiny_backbone()

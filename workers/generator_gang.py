@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from torch import nn
 
-from liveedit_core.backbones.protocol import TrainableBackbone, as_trainable
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone, as_vision_language
 from liveedit_core.errors import LiveEditError
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected
@@ -33,7 +33,7 @@ from workers.sharding_config import ShardingSection
 class ExpertWriter(nn.Module):
     """Everything that computes an expert, as one module that can be sharded."""
 
-    def __init__(self, editor: Editor, backbone: TrainableBackbone) -> None:
+    def __init__(self, editor: Editor, backbone: VisionLanguageBackbone) -> None:
         super().__init__()
         self.editor = editor
         self.prefix = nn.ModuleList(backbone.drop_suffix())
@@ -70,7 +70,7 @@ class GeneratorShard(GeneratorWorker):
         """
         from workers.sharding import join_gang, shard_for_inference
 
-        backbone = as_trainable(self._backbone)
+        backbone = as_vision_language(self._backbone)
         join_gang(self._rank, rendezvous, self._sharding)
         self._writer = ExpertWriter(self._editor, backbone)
         self._most_at_once = backbone.batch_size
@@ -88,7 +88,7 @@ class GeneratorShard(GeneratorWorker):
         refusal = super()._refusal_before(item)
         if refusal is None:
             try:
-                as_trainable(self._backbone).check_input(edit_input(item.request))
+                as_vision_language(self._backbone).check_input(edit_input(item.request))
             except LiveEditError as error:
                 refusal = refusal_of(item.request.edit_id, error)
         return refusal

@@ -43,18 +43,12 @@ class ModelNames:
             ConfigError: The backbone cannot be loaded.
             StorageUnavailableError: The hub, or a part of the built-in one, cannot be reached.
         """
-        options = self._options_of_generator()
-        if self.backbone != BUILTIN:
-            from liveedit_core.backbones.loading import load_backbone
+        from liveedit_core.builtin.backbone import builtin_checkpoint, load_named_backbone
 
-            return load_backbone(self.backbone, options)
-        from liveedit_core.builtin.backbone import builtin_checkpoint, load_builtin_backbone
-
-        with one_process_at_a_time():
-            builtin_checkpoint()
-        if options.edit_layer < 0:
-            return load_builtin_backbone()
-        return load_builtin_backbone(edit_layer=options.edit_layer)
+        if self.backbone == BUILTIN:
+            with one_process_at_a_time():
+                builtin_checkpoint()
+        return load_named_backbone(self.backbone, self._options_of_generator())
 
     def _options_of_generator(self) -> LoadOptions:
         if self.options.edit_layer >= 0 or self.generator == BUILTIN:

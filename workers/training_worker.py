@@ -16,8 +16,8 @@ import time
 import ray
 import torch
 
-from liveedit_core.backbones.protocol import as_trainable
 from liveedit_core.backbones.suffix import DecoderSuffix
+from liveedit_core.backbones.vision_language import as_vision_language
 from liveedit_core.errors import NumericsError
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.micro_batches import draw, numbers_of_rank
@@ -90,7 +90,7 @@ class TrainingWorker:
         optimization = self._plan.optimization
         # of the backbone only the layers after l_e stay in memory
         suffix = DecoderSuffix(
-            as_trainable(self._source.load_backbone()),
+            as_vision_language(self._source.load_backbone()).suffix_parts(),
             dtype=getattr(torch, optimization.dtype),
             has_activation_checkpointing=optimization.has_activation_checkpointing,
         )

@@ -1,7 +1,7 @@
 """What differs between families of vision-language models, as data.
 
-Everything else is asked of the model and its processor. Families are known by the `model_type` of
-their configuration; `CONTRIBUTING.md` says how to add one.
+Everything else is read from the model and its processor. Families are known by the `model_type` of
+their configuration; the README of this folder says how to add one.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ PROMPT = "{prompt}"
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFormat:
-    """How prompts are worded; `{image}` is where the rows of the image go."""
+    """How prompts are worded; `{image}` is where the image tokens go."""
 
     with_image: str
     text_only: str
@@ -36,7 +36,7 @@ class PromptFormat:
         if self.with_image.index(IMAGE) > self.with_image.index(PROMPT):
             raise ConfigError(
                 f"prompt format with_image: expected {IMAGE} before {PROMPT}, got "
-                f"{self.with_image!r}; prompt rows must have seen the image"
+                f"{self.with_image!r}; the prompt must attend to the image"
             )
 
 
@@ -54,15 +54,21 @@ class Family:
     """Path of a module that takes embeddings alone."""
     text_generator: str = ""
     """Path of the module that generates for prompts without an image; "" is the model."""
-    positions: Positions = "plain"
-    """"grid": positions depend on the image's grid of rows (multimodal rotary embeddings);
-    "prefix": prompt rows see each other in both directions, target rows only what is before."""
+    positions: Positions | None = "plain"
+    """"plain": from the mask; "grid": they depend on the image's grid of patches (multimodal rotary
+    embeddings); "prefix": prompt tokens attend in both directions, target tokens only backwards.
+    None: no mask is passed at all. Causal attention never sees right padding, and prompts that
+    generate together have one length."""
     has_chat_template: bool = True
-    """Whether a chat template of the processor words the prompts."""
+    """Whether the processor's chat template, if it has one, words the prompts."""
+    has_special_tokens: bool = True
+    """Whether the tokenizer's special tokens (bos) are added to a prompt."""
     assembles_tokens: bool = False
     """Whether image tokens are put among the text here and not by the processor."""
     image_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the processor for images."""
+    prompt_end: str = ""
+    """What the processor appends to a prompt with an image."""
 
 
 _PLAIN = PromptFormat(with_image="{image}\n{prompt}", text_only="{prompt}")
@@ -75,7 +81,7 @@ _QWEN = PromptFormat(
 _IDEFICS = Family(
     prompt_format=_PLAIN,
     decoder="model.text_model",
-    # One tile an image: rows of an image are one run, and few.
+    # One tile an image: its tokens are one span, and few.
     image_options={"do_image_splitting": False},
 )
 
@@ -91,6 +97,7 @@ FAMILIES: Mapping[str, Family] = {
         prompt_format=PromptFormat(with_image="{image}{prompt}", text_only="{prompt}\n"),
         positions="prefix",
         has_chat_template=False,
+        prompt_end="\n",
     ),
     "blip-2": Family(
         prompt_format=PromptFormat(
@@ -117,13 +124,13 @@ def family_of(config: Any) -> Family:
     if any(kinds) or getattr(config, "use_decoder_only_language_model", True) is False:
         raise ConfigError(
             f"{config.model_type} with {text.model_type} is an encoder-decoder; the method edits "
-            "rows of a decoder-only model, where image, prompt and answer are one sequence. Use "
-            "a decoder-only variant, such as BLIP-2 with OPT instead of T5."
+            "decoder-only models, where image, prompt and answer are one sequence. Use a "
+            "decoder-only variant, such as BLIP-2 with OPT instead of T5."
         )
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ConfigError(
             f"backbone family {config.model_type!r} is not known; expected one of "
-            f"{', '.join(FAMILIES)}. CONTRIBUTING.md says how to add one."
+            f"{', '.join(FAMILIES)}. liveedit_core/backbones/README.md says how to add one."
         )
     return family

@@ -1,5 +1,5 @@
-"""Inputs as a family's processor words them: token ids, pixels, and where image, prompt and
-target are."""
+"""Tokenized inputs: token ids and pixels from the processor, and the spans of image, prompt and
+target."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from liveedit_core.backbones.families import IMAGE, PROMPT, Family, PromptFormat
+from liveedit_core.backbones.image_tower import ImageFeatures
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.inputs.images import decode_image
@@ -25,7 +25,7 @@ TOKEN_FIELDS: Mapping[str, int] = {
     "token_type_ids": 1,
     "mm_token_type_ids": 0,
 }
-"""What a model takes one number a token of, and the number of a target token."""
+"""Model inputs with one number per token, and that number for target tokens."""
 _MARK = "MARK8MARK"
 
 
@@ -38,20 +38,27 @@ def with_space(prompt: str, target: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """One input as its model takes it."""
+    """One tokenized input."""
 
     tokens: dict[str, Tensor]
     """int64 [T] by the names of `TOKEN_FIELDS`."""
     images: dict[str, Tensor]
-    """What the image tower takes; empty without an image."""
+    """What the model's image tower takes; empty without an image, or if `ImageTower` encodes it."""
     image: Span
     prompt: Span
     target: Span
+    features: ImageFeatures | None = None
+    """From `ImageTower`, if the backbone has one."""
 
     @property
     def num_tokens(self) -> int:
         """T."""
         return len(self.tokens["input_ids"])
+
+    @property
+    def has_image(self) -> bool:
+        """Whether there are image tokens."""
+        return self.image[1] > self.image[0]
 
     @property
     def grid(self) -> tuple[int, ...] | None:
@@ -69,6 +76,7 @@ class PromptReader:
         image_token_id: its placeholder.
         num_image_tokens: of every image, for a family that `assembles_tokens`.
         prompt_format: replaces the chat template and the family's own.
+        has_pixels: whether images are decoded and preprocessed, too.
     """
 
     def __init__(
@@ -79,15 +87,17 @@ class PromptReader:
         image_token_id: int,
         num_image_tokens: int = 0,
         prompt_format: PromptFormat | None = None,
+        has_pixels: bool = True,
     ) -> None:
         self.family = family
+        self.has_pixels = has_pixels
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_token_id = image_token_id
         self.image_token = str(self.tokenizer.convert_ids_to_tokens(image_token_id))
         self.num_image_tokens = num_image_tokens
         self.lock = threading.Lock()
-        """Tokenizers refuse to be asked by two threads at once."""
+        """Tokenizers refuse to be used by two threads at once."""
         self.format = prompt_format or self._format_of_processor()
 
     def _format_of_processor(self) -> PromptFormat:
@@ -123,9 +133,12 @@ class PromptReader:
 
     def _prepared(self, item: BackboneInput) -> Prepared:
         if item.image_bytes is None:
-            fields = self._tokenized(self.format.text_only.replace(PROMPT, item.prompt))
+            end = self.format.text_only.replace(PROMPT, item.prompt)
+            fields = self._tokenized(end)
         else:
-            fields = self._with_image(item.prompt, decode_image(item.image_bytes))
+            before, after = self.format.with_image.replace(PROMPT, item.prompt).split(IMAGE, 1)
+            end = after + self.family.prompt_end
+            fields = self._with_image(before, after, item.image_bytes)
         tokens = {
             name: torch.as_tensor(fields[name])[0].long() for name in TOKEN_FIELDS if name in fields
         }
@@ -137,7 +150,7 @@ class PromptReader:
                 f"the processor put {len(places)} image tokens into the prompt; the prompt format "
                 "or the processor's configuration does not fit the model"
             )
-        target_ids = self._target_ids(item)
+        target_ids = self._target_ids(end, item.target)
         for name, tensor in tokens.items():
             new = target_ids if name == "input_ids" else target_ids * 0 + TOKEN_FIELDS[name]
             tokens[name] = torch.cat([tensor, new])
@@ -155,19 +168,19 @@ class PromptReader:
             target=(start, stop),
         )
 
-    def _target_ids(self, item: BackboneInput) -> Tensor:
-        """Tokens of the target, as they are after the prompt."""
-        end = self.format.text_only.replace(PROMPT, item.prompt)
-        target = with_space(end, item.target)
+    def _target_ids(self, end: str, target: str) -> Tensor:
+        """Tokens of the target, as they are after the end of the prompt."""
+        target = with_space(end, target)
         head, whole = (
             self.tokenizer.encode(text, add_special_tokens=False) for text in (end, end + target)
         )
-        if whole[: len(head)] != head:  # the last word of the prompt grows together with the target
+        if whole[: len(head)] != head:  # a token spans the end of the prompt
             whole, head = self.tokenizer.encode(target, add_special_tokens=False), []
         return torch.tensor(whole[len(head) :], dtype=torch.int64)
 
     def _tokenized(self, text: str, *, has_special: bool = True) -> dict[str, Tensor]:
         begin = self.tokenizer.bos_token
+        has_special = has_special and self.family.has_special_tokens
         has_special = has_special and not (begin and text.startswith(begin))
         ids = self.tokenizer.encode(text, add_special_tokens=has_special)
         if has_special and ids and text and ids[-1] == self.tokenizer.eos_token_id:
@@ -178,10 +191,11 @@ class PromptReader:
             fields["token_type_ids"] = torch.zeros_like(row)
         return fields
 
-    def _with_image(self, prompt: str, image: Image.Image) -> dict[str, Tensor]:
-        before, after = self.format.with_image.replace(PROMPT, prompt).split(IMAGE, 1)
+    def _with_image(self, before: str, after: str, image_bytes: bytes) -> dict[str, Tensor]:
+        images = [decode_image(image_bytes)] if self.has_pixels else []
         if self.family.assembles_tokens:
-            done = self.processor.image_processor(images=[image], return_tensors="pt")
+            process = self.processor.image_processor
+            done = process(images=images, return_tensors="pt") if images else {}
             left = self._tokenized(before)["input_ids"] if before else torch.zeros(1, 0).long()
             right = self._tokenized(after, has_special=not before)["input_ids"]
             placeholders = torch.full((1, self.num_image_tokens), self.image_token_id)
@@ -190,7 +204,7 @@ class PromptReader:
         text = f"{before}{self.image_token}{after}"
         begin = self.tokenizer.bos_token
         done = self.processor(
-            images=[image],
+            images=images,
             text=[text],
             add_special_tokens=not (begin and text.startswith(begin)),
             return_tensors="pt",
@@ -202,14 +216,9 @@ class PromptReader:
 def collate(
     items: Sequence[Prepared], *, pad_id: int, side: PaddingSide, dtype: torch.dtype, device: Any
 ) -> dict[str, Tensor]:
-    """Keyword arguments of a forward: one padded batch of inputs.
+    """Keyword arguments of a forward: one padded batch; `dtype` is that of pixels.
 
-    Args:
-        items: what `PromptReader` prepared; all with an image, or none.
-        pad_id: token of padding.
-        side: where it goes.
-        dtype: of pixels.
-        device: of the result.
+    Either all items have pixels or none.
     """
     width = max(item.num_tokens for item in items)
     batch = {}
@@ -234,7 +243,7 @@ def _padded(row_T: Tensor, width: int, side: PaddingSide, fill: int) -> Tensor:
 
 
 def _same_shape(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Images of one batch padded with zeros to one size; models know which part is real."""
+    """Images padded with zeros to one size; models know which part is real."""
     sizes = [max(lengths) for lengths in zip(*(part.shape[1:] for part in parts), strict=True)]
     done = []
     for part in parts:

@@ -1,16 +1,16 @@
 """The frozen layers after l_e as one module that training can differentiate through and shard."""
 
 import copy
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from liveedit_core.backbones.families import Positions
+from liveedit_core.backbones.views import WrappedLayer
 from liveedit_core.errors import IntegrityError
 from liveedit_core.states import LayerStates
 
@@ -20,56 +20,28 @@ class SuffixParts:
     """What of a model runs after l_e."""
 
     trunk: Any
-    """Takes embeddings alone and gives rows after the final norm; holds no weight that is not
-    needed for it."""
+    """Maps embeddings to hidden states after the final norm; holds only the weights it needs."""
     layers: str
     """Path of the list of decoder layers in the trunk."""
     head: Any
     positions: Positions | None
-    """How the trunk learns which rows are padding and where rows stand; None where it need not,
-    as causal attention never sees right padding."""
+    """See `Family.positions`."""
+    end_id: int
+    """Token that must follow an answer."""
+    dtype: torch.dtype
     logit_cap: float | None = None
     """Logits are squeezed into plus and minus this."""
 
 
-class HasSuffix(Protocol):
-    """A backbone whose layers after l_e can be had by themselves."""
-
-    end_id: int
-
-    def suffix_parts(self) -> SuffixParts:
-        """Views that share the weights of the model."""
-        ...
-
-
-def target_rows(
-    states: Sequence[LayerStates], rows_BTD: Tensor, *, has_end: bool
-) -> tuple[Tensor, list[int]]:
-    """Rows that predict the target tokens (and, with `has_end`, what follows them), of all items in
-    one tensor, and how many each has."""
-    wanted = []
-    for row, state in enumerate(states):
-        start, stop = state.target_span
-        wanted.append(rows_BTD[row, start - 1 : stop if has_end else stop - 1])
-    return torch.cat(wanted), [len(part) for part in wanted]
-
-
-class RecomputedLayer(nn.Module):
+class RecomputedLayer(WrappedLayer):
     """A decoder layer that keeps only its input for the backward pass and runs again there."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-        for name in ("attention_type", "layer_type"):
-            if hasattr(layer, name):
-                setattr(self, name, getattr(layer, name))
 
     def forward(self, hidden_BTD: Tensor, *args: Any, **kwargs: Any) -> Any:
         """As the layer's."""
         if not (torch.is_grad_enabled() and hidden_BTD.requires_grad):
             return self.layer(hidden_BTD, *args, **kwargs)
-        # Stopping early is a must under ZeRO-3: a recomputation to the very end releases weights
-        # before torch compares them with those of the first pass, and finds them empty.
+        # ZeRO-3 needs early_stop: a recomputation to the very end releases weights before torch
+        # compares them with those of the first pass, and finds them empty.
         return checkpoint(
             self.layer, hidden_BTD, *args, use_reentrant=False, early_stop=True, **kwargs
         )
@@ -79,23 +51,22 @@ class DecoderSuffix(nn.Module):
     """Layers l_e + 1 .., final norm and head of a backbone; holds nothing else of it.
 
     Args:
-        backbone: shares its weights with this module, unless `dtype` is another than its own.
-        dtype: in which the layers compute; logits are float32.
+        parts: from `VisionLanguageBackbone.suffix_parts`.
+        dtype: in which the layers compute; by default the model's. Where parameters have another,
+            this module holds converted copies. Logits are float32.
         has_activation_checkpointing: whether layers run again in the backward pass.
     """
 
     def __init__(
         self,
-        backbone: HasSuffix,
+        parts: SuffixParts,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         has_activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.end_id = backbone.end_id
-        parts = backbone.suffix_parts()
         trunk, head = parts.trunk, parts.head
-        if any(p.dtype != dtype for part in (trunk, head) for p in part.parameters()):
+        if dtype and any(p.dtype != dtype for part in (trunk, head) for p in part.parameters()):
             trunk, head = in_dtype(trunk, dtype), in_dtype(head, dtype)
         if has_activation_checkpointing:
             layers = trunk.get_submodule(parts.layers)
@@ -104,42 +75,46 @@ class DecoderSuffix(nn.Module):
                     layers[i] = RecomputedLayer(layer)
         self.trunk = trunk
         self.head = head
-        self.dtype = dtype
+        self.dtype = dtype or parts.dtype
+        self.end_id = parts.end_id
         self.positions = parts.positions
         self.logit_cap = parts.logit_cap
-        self.requires_grad_(False)
 
     def forward(
         self, states: Sequence[LayerStates], hidden_BTD: Tensor, *, has_end: bool = True
     ) -> list[Tensor]:
-        """Logits [O + 1, V] of each item, at its target positions and the one after.
+        """Logits of each item at its target positions, [O, V]; differentiable.
 
         Args:
             states: give the spans.
-            hidden_BTD: padded rows at l_e, residual included; differentiable.
-            has_end: also the position after the target; without it [O, V].
+            hidden_BTD: padded hidden states at l_e, residual included.
+            has_end: also the position after the target, [O + 1, V].
         """
-        rows_BTD = hidden_BTD.to(self.dtype)
-        places = padded_places(self.trunk, self.positions, states, rows_BTD)
-        output = self.trunk(inputs_embeds=rows_BTD, use_cache=False, **places)
-        wanted_XD, lengths = target_rows(states, output.last_hidden_state, has_end=has_end)
-        logits_XV = self.head(wanted_XD).float()
+        hidden_BTD = hidden_BTD.to(self.dtype)
+        masks = masks_and_positions(self.trunk, self.positions, states, hidden_BTD)
+        output = self.trunk(inputs_embeds=hidden_BTD, use_cache=False, **masks)
+        spans = [state.target_span for state in states]
+        predicting = [
+            output.last_hidden_state[row, start - 1 : stop if has_end else stop - 1]
+            for row, (start, stop) in enumerate(spans)
+        ]
+        logits_XV = self.head(torch.cat(predicting)).float()
         if self.logit_cap is not None:
             logits_XV = torch.tanh(logits_XV / self.logit_cap) * self.logit_cap
-        return list(logits_XV.split(lengths))
+        return list(logits_XV.split([len(part) for part in predicting]))
 
 
-def padded_places(
-    trunk: Any, positions: Positions | None, states: Sequence[LayerStates], rows_BTD: Tensor
+def masks_and_positions(
+    trunk: Any, positions: Positions | None, states: Sequence[LayerStates], hidden_BTD: Tensor
 ) -> dict[str, Tensor]:
-    """Mask and positions of padded rows, as a family derives them from tokens.
+    """Mask and positions of padded hidden states, as the family derives them from tokens.
 
     Raises:
         IntegrityError: positions depend on the grid of an image, and a state does not have it.
     """
     if positions is None:
         return {}
-    mask_BT = torch.zeros(rows_BTD.shape[:2], dtype=torch.int64, device=rows_BTD.device)
+    mask_BT = torch.zeros(hidden_BTD.shape[:2], dtype=torch.int64, device=hidden_BTD.device)
     kinds_BT = torch.zeros_like(mask_BT)
     for row, state in enumerate(states):
         mask_BT[row, : state.num_tokens] = 1
@@ -164,26 +139,9 @@ def padded_places(
 
 
 def in_dtype(module: nn.Module, dtype: torch.dtype) -> Any:
-    """A copy whose parameters have another number format; buffers keep theirs, as the frequencies
-    of rotary positions must not be rounded."""
+    """A copy with converted parameters; buffers keep their dtype, as the frequencies of rotary
+    positions must not be rounded."""
     copied = copy.deepcopy(module)
     for parameter in copied.parameters():
         parameter.data = parameter.data.to(dtype)
     return copied
-
-
-def own_hooks(part: nn.Module) -> None:
-    """Give a view hooks of its own; a shallow copy shares those of the original."""
-    for name, value in vars(part).items():
-        if name.endswith("_hooks") and isinstance(value, OrderedDict):
-            setattr(part, name, OrderedDict(value))
-
-
-def without_embeddings(decoder: Any) -> Any:
-    """A view of a decoder part that does not hold the table of input embeddings, and whose hooks
-    are its own."""
-    part = copy.copy(decoder)
-    part._modules = dict(decoder._modules)
-    part.embed_tokens = nn.Identity()
-    own_hooks(part)
-    return part

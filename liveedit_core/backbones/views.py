@@ -1,8 +1,8 @@
-"""Views of a model: the same weights with one module exchanged, or with a hook of ours alone.
+"""Views of a model: the same weights with one module replaced, or with one more hook.
 
-A view copies the containers on the way to a module, never a parameter, so it costs microseconds and
-may be made for each request: the model itself is never altered, and requests in other threads see
-nothing of it.
+A view copies the containers on the path to a module, never a parameter, so it costs microseconds
+and may be made for each request: the model itself is never altered, and requests in other threads
+see nothing of it.
 """
 
 import copy
@@ -15,63 +15,59 @@ from torch import Tensor, nn
 
 from liveedit_core.errors import ShapeError
 
-RowsHook = Callable[[Tensor], Tensor | None]
-"""Sees the rows that a layer gives, [B, T, D]; what it returns, unless None, takes their place."""
+HiddenHook = Callable[[Tensor], Tensor | None]
+"""Gets the output of a layer, [B, T, D]; what it returns, unless None, replaces that output."""
 
 
 def with_part(model: Any, path: str, part: nn.Module | None) -> Any:
-    """A view of a model in which the module at a path is another one.
-
-    Args:
-        model: any module; is not altered.
-        path: names joined by dots, as in `nn.Module.get_submodule`.
-        part: what stands there in the view.
-    """
+    """A view of a model in which the module at `path` (as in `get_submodule`) is `part`."""
     view = copy.copy(model)
     view._modules = dict(model._modules)
-    # accelerate sets a forward that is bound to the original and would pass the exchanged part by;
-    # what it does there (moving tensors between devices) the modules below do for themselves.
+    # accelerate sets a `forward` bound to the original, which would bypass the replaced part. What
+    # it does there (moving tensors between devices) the submodules do for themselves.
     vars(view).pop("forward", None)
     name, _, rest = path.partition(".")
     view._modules[name] = with_part(model._modules[name], rest, part) if rest else part
     return view
 
 
-def with_hook(model: Any, path: str, hook: RowsHook) -> Any:
-    """A view of a model in which a hook sees, and may exchange, what one layer gives."""
+def with_hook(model: Any, path: str, hook: HiddenHook) -> Any:
+    """A view of a model in which a hook gets, and may replace, the output of one module."""
     layer = copy.copy(model.get_submodule(path))
-    for name in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
-        setattr(layer, name, OrderedDict(getattr(layer, name)))
-    layer.register_forward_hook(_Exchange(hook))
+    own_hooks(layer)
+    layer.register_forward_hook(_OutputHook(hook))
     return with_part(model, path, layer)
 
 
-class _Exchange:
-    """A hook on rows as a forward hook of torch."""
+def own_hooks(part: nn.Module) -> None:
+    """Give a view hooks of its own; a shallow copy shares those of the original."""
+    for name, value in vars(part).items():
+        if isinstance(value, OrderedDict) and "_hooks" in name:
+            setattr(part, name, OrderedDict(value))
 
-    def __init__(self, hook: RowsHook) -> None:
+
+class _OutputHook:
+    """A `HiddenHook` as a forward hook of torch."""
+
+    def __init__(self, hook: HiddenHook) -> None:
         self._hook = hook
 
     def __call__(self, module: nn.Module, arguments: Any, output: Any) -> Any:
-        rows_BTD = getattr(output, "last_hidden_state", output)
-        rows_BTD = rows_BTD[0] if isinstance(rows_BTD, tuple) else rows_BTD
-        if not isinstance(rows_BTD, Tensor):
+        hidden = getattr(output, "last_hidden_state", output)
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        if not isinstance(hidden, Tensor):
             raise ShapeError(
-                f"{type(module).__name__} gives {type(rows_BTD).__name__}, expected rows "
+                f"{type(module).__name__} returns {type(hidden).__name__}, expected hidden states "
                 "[B, T, D]: the edit layer must be a decoder layer"
             )
-        done = self._hook(rows_BTD)
+        done = self._hook(hidden)
         if done is None:
             return None
         return (done, *output[1:]) if isinstance(output, tuple) else done
 
 
-class PassingLayer(nn.Module):
-    """Stands where a decoder layer was and gives the rows that it gets.
-
-    Args:
-        layer: whose kind of attention a decoder may ask for.
-    """
+class _LayerLike(nn.Module):
+    """Has what a decoder reads of its layers: the kind of attention."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -79,13 +75,25 @@ class PassingLayer(nn.Module):
             if hasattr(layer, name):
                 setattr(self, name, getattr(layer, name))
 
+
+class PassingLayer(_LayerLike):
+    """Replaces a decoder layer and returns its input."""
+
     def forward(self, hidden_BTD: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        """The same rows."""
+        """The same hidden states."""
         return hidden_BTD
 
 
+class WrappedLayer(_LayerLike):
+    """A decoder layer inside another module; subclasses change its forward."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__(layer)
+        self.layer = layer
+
+
 class NoPositions(nn.Module):
-    """Stands where learned position embeddings were: rows at l_e have theirs already."""
+    """Replaces learned position embeddings: hidden states at l_e contain theirs already."""
 
     def forward(self, *arguments: Any, **options: Any) -> Tensor:
         """Nothing to add."""

@@ -1,33 +1,41 @@
-"""Adapter over any Hugging Face family of `families.py`, by its model and processor alone.
+"""The adapter over Hugging Face's vision-language models: one class for all families.
 
     processor -> token ids, pixels -> trunk, layers 0..l_e | layers l_e+1.. -> norm -> lm_head
                                               encode()     |     target_logits()
 
-Image tower, positions, rotary embeddings and masks are the family's own: both halves are views of
-the model (`views.py`), the first without the layers after l_e, the second with layers that pass
-their rows on in place of 0..l_e.
+Positions, rotary embeddings and masks are the family's own: both halves are views of the model
+(`views.py`), the first without the layers after l_e, the second with layers that return their input
+in place of 0..l_e. With an `ImageTower`, images are encoded apart (once, and with a pyramid), and
+the decoder gets embeddings; without one, the model encodes them in each forward.
 """
 
+import copy
 import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from liveedit_core.backbones.families import PromptFormat, family_of
-from liveedit_core.backbones.generation import PromptBatch, continuations
+from liveedit_core.backbones.families import IMAGE, Family, PromptFormat, family_of
+from liveedit_core.backbones.generation import (
+    Continuation,
+    GenerationBatch,
+    RoutedLayer,
+    read_continuations,
+)
+from liveedit_core.backbones.image_tower import ImageFeatureCache, ImageTower
 from liveedit_core.backbones.prompts import PaddingSide, Prepared, PromptReader, collate
-from liveedit_core.backbones.protocol import BackboneInput, RouteOnce
-from liveedit_core.backbones.suffix import DecoderSuffix, SuffixParts, own_hooks
+from liveedit_core.backbones.protocol import Backbone, BackboneInput, RouteOnce
+from liveedit_core.backbones.suffix import DecoderSuffix, SuffixParts, masks_and_positions
 from liveedit_core.backbones.views import (
+    HiddenHook,
     NoPositions,
     PassingLayer,
-    RowsHook,
+    own_hooks,
     with_hook,
     with_part,
 )
@@ -35,7 +43,7 @@ from liveedit_core.errors import ConfigError, IntegrityError
 from liveedit_core.states import LayerStates
 
 REFERENCE_SIDE = 336
-"""Side of the square image whose rows are counted as `num_image_tokens`."""
+"""Side of the square image whose tokens are counted as `num_image_tokens`."""
 
 
 class VisionLanguageBackbone:
@@ -46,14 +54,14 @@ class VisionLanguageBackbone:
         processor: its processor.
         edit_layer: l_e.
         digest: identity of the weights.
+        family: by default that of the model's configuration.
         prompt_format: replaces the chat template of the processor.
+        image_tower: encodes the images.
         batch_size: sequences in one forward.
 
     Raises:
         ConfigError: the family is not known, or the edit layer is not within the decoder.
     """
-
-    visual_size = 0
 
     def __init__(
         self,
@@ -62,68 +70,118 @@ class VisionLanguageBackbone:
         *,
         edit_layer: int,
         digest: str,
+        family: Family | None = None,
         prompt_format: PromptFormat | None = None,
+        image_tower: ImageTower | None = None,
         batch_size: int = 8,
     ) -> None:
-        self.family = family_of(model.config)
+        self.family = family or family_of(model.config)
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.edit_layer = edit_layer
         self.digest = digest
+        self.image_tower = image_tower
         self.batch_size = batch_size
         self.decoder_path = decoder_path(model, self.family.decoder)
-        self.decoder = model.get_submodule(self.decoder_path)
+        self._check_layer(edit_layer)
+        self.text_config = model.config.get_text_config(decoder=True)
+        self.hidden_size = int(self.text_config.hidden_size)
+        self.visual_size = image_tower.pyramid_size if image_tower else 0
+        self.embed = model.get_input_embeddings()
+        self.head = model.get_output_embeddings()
+        self.end_ids = _end_ids(model, self.tokenizer)
+        end_id, pad_id = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        self.end_id = int(end_id if end_id is not None else min(self.end_ids, default=0))
+        self.pad_id = int(pad_id if pad_id is not None else min(self.end_ids, default=0))
+        self.reader = PromptReader(
+            self.family,
+            processor,
+            image_token_id=image_token_id(model.config, processor),
+            num_image_tokens=_tokens_per_image(model.config),
+            prompt_format=prompt_format,
+            has_pixels=image_tower is None,
+        )
+        self.num_image_tokens = self._count_image_tokens()
+        self.encoding = self._encoding()
+        self.pads_prompts = self.family.positions is not None
+        self._suffix: nn.Module = DecoderSuffix(self.suffix_parts(), dtype=model.dtype)
+
+    def _check_layer(self, edit_layer: int) -> None:
         depth = len(self.decoder.layers)
         if not 0 <= edit_layer < depth - 1:
             raise ConfigError(
                 f"edit layer {edit_layer}: the decoder has {depth} layers, and at least one must "
                 f"follow; expected 0 to {depth - 2}"
             )
-        self.text_config = model.config.get_text_config(decoder=True)
-        self.hidden_size = int(self.text_config.hidden_size)
-        self.embed = model.get_input_embeddings()
-        self.head = model.get_output_embeddings()
-        self.end_ids = _end_ids(model, self.tokenizer)
-        end_id = self.tokenizer.eos_token_id
-        self.end_id = int(end_id if end_id is not None else min(self.end_ids, default=0))
-        pad_id = self.tokenizer.pad_token_id
-        self.pad_id = int(pad_id if pad_id is not None else min(self.end_ids, default=0))
-        self.reader = PromptReader(
-            self.family,
-            processor,
-            image_token_id=image_token_id(model.config, processor),
-            num_image_tokens=int(getattr(model.config, "num_query_tokens", 0)),
-            prompt_format=prompt_format,
-        )
-        self.num_image_tokens = self._count_image_rows()
-        self.encoding = json.dumps([vars(self.reader.format), str(model.dtype)])
-        self._suffix: nn.Module = DecoderSuffix(self, dtype=self.model.dtype)
 
-    def _count_image_rows(self) -> int:
-        """Rows of a square image: those of the sentinel, whatever an image has."""
+    def _count_image_tokens(self) -> int:
+        """Tokens of a square image: those of the sentinel, whatever an image has."""
         buffer = io.BytesIO()
         Image.new("RGB", (REFERENCE_SIDE, REFERENCE_SIDE), (128, 128, 128)).save(buffer, "PNG")
         item = BackboneInput(prompt="x", image_bytes=buffer.getvalue())
         start, stop = self.reader.prepare(item).image
         return stop - start
 
+    def _encoding(self) -> str:
+        """See `protocol.Backbone.encoding`; part of the identity of stored states."""
+        if self.image_tower is None:
+            return json.dumps([vars(self.reader.format), str(self.model.dtype)])
+        levels = [vars(level) for level in self.image_tower.levels]
+        wording = self.reader.format.with_image.replace(IMAGE, "")
+        return json.dumps([wording, levels, self.image_tower.more_sizes])
+
+    @property
+    def decoder(self) -> Any:
+        """The module that holds `layers`."""
+        return self.model.get_submodule(self.decoder_path)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        device: torch.device = self.embed.weight.device
+        return device if device.type != "meta" else torch.device("cpu")
+
+    def at_layer(self, edit_layer: int) -> Self:
+        """The same model cut at another layer; weights, tokenizer and image tower are shared."""
+        self._check_layer(edit_layer)
+        return self._cut(edit_layer)
+
+    def _cut(self, edit_layer: int) -> Self:
+        other = copy.copy(self)
+        other.edit_layer = edit_layer
+        other._suffix = DecoderSuffix(other.suffix_parts(), dtype=self.model.dtype)
+        return other
+
+    def with_layers(self, first: int, layers: Sequence[nn.Module]) -> Self:
+        """The same model, cut before layer `first`, with other layers from there on.
+
+        Prompts that generate together have one length, so these layers never see padding.
+        """
+        other = copy.copy(self)
+        parts = nn.ModuleList([*list(self.decoder.layers)[:first], *layers])
+        other.model = with_part(self.model, f"{self.decoder_path}.layers", parts)
+        other.pads_prompts = False
+        return other._cut(first - 1)
+
     def suffix_parts(self) -> SuffixParts:
-        """See `protocol.TrainableBackbone`."""
-        trunk, decoder = self.family.text_trunk, self.decoder_path
+        """What runs after l_e, as views that share the weights (see `DecoderSuffix`)."""
+        trunk = self.family.text_trunk
         return SuffixParts(
-            trunk=self._resumed_view().get_submodule(trunk),
-            layers=f"{decoder}.layers".removeprefix(f"{trunk}."),
+            trunk=self._resumed_view(len(self.decoder.layers) - 1).get_submodule(trunk),
+            layers=f"{self.decoder_path}.layers".removeprefix(f"{trunk}."),
             head=self.head,
             positions=self.family.positions,
+            end_id=self.end_id,
+            dtype=self.model.dtype,
             logit_cap=getattr(self.text_config, "final_logit_softcapping", None),
         )
 
-    def _resumed_view(self) -> Any:
-        """The model for embeddings alone: layers 0..l_e pass their rows on, and all that comes
-        before them is gone."""
+    def _resumed_view(self, last: int) -> Any:
+        """A view that takes embeddings alone and runs layers l_e + 1 .. `last`; the other layers
+        return their input, and all that comes before them is left out."""
         layers = [
-            PassingLayer(layer) if i <= self.edit_layer else layer
+            layer if self.edit_layer < i <= last else PassingLayer(layer)
             for i, layer in enumerate(self.decoder.layers)
         ]
         path = self.decoder_path
@@ -141,56 +199,60 @@ class VisionLanguageBackbone:
         own_hooks(part)
         return view
 
-    def at_layer(self, edit_layer: int) -> "VisionLanguageBackbone":
-        """The same model cut at another layer; weights are shared."""
-        return VisionLanguageBackbone(
-            self.model,
-            self.processor,
-            edit_layer=edit_layer,
-            digest=self.digest,
-            prompt_format=self.reader.format,
-            batch_size=self.batch_size,
-        )
-
     def drop_suffix(self) -> list[nn.Module]:
-        """See `protocol.TrainableBackbone`."""
+        """Free the layers after l_e, for good; from now on the backbone only encodes.
+
+        Returns:
+            The modules that run up to l_e, for several processes to share.
+        """
         self.decoder.layers = nn.ModuleList(list(self.decoder.layers)[: self.edit_layer + 1])
         path = next(name for name, module in self.model.named_modules() if module is self.head)
         self.model.set_submodule(path, nn.Identity())
         self.head = self._suffix = nn.Identity()
+        if self.image_tower is not None:
+            # Processes must run the same modules, so none may skip an image that it has cached.
+            self.image_tower.cache = ImageFeatureCache(0)
         return [self.model]
 
     def check_input(self, item: BackboneInput) -> None:
-        """See `protocol.TrainableBackbone`."""
+        """Raise InputError for what `encode` would refuse, before any model runs."""
         self.reader.prepare(item)
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text, without special tokens."""
+        """See `protocol.Backbone.count_tokens`."""
         with self.reader.lock:
             return len(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of some tokens, special ones left out, stripped."""
+        """See `protocol.Backbone.decode`."""
         with self.reader.lock:
             text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text.strip()
 
-    @torch.no_grad()
-    def encode(
-        self, inputs: Sequence[BackboneInput], *, padding_side: PaddingSide = "right"
-    ) -> list[LayerStates]:
-        """Image tower and layers 0..l_e; see `protocol.Backbone.encode`."""
+    def _prepared(self, inputs: Sequence[BackboneInput]) -> list[Prepared]:
         prepared = [self.reader.prepare(item) for item in inputs]
+        if self.image_tower is None:
+            return prepared
+        images = [item.image_bytes for item in inputs if item.image_bytes is not None]
+        features = self.image_tower.features(images, self.batch_size)
+        return [
+            replace(done, features=features.get(item.image_bytes or b""))
+            for done, item in zip(prepared, inputs, strict=True)
+        ]
+
+    @torch.no_grad()
+    def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
+        """Image tower and layers 0..l_e; see `protocol.Backbone.encode`."""
+        prepared = self._prepared(inputs)
         states: dict[int, LayerStates] = {}
-        for chosen in self._batches(prepared):
+        for chosen in self._batches(prepared, [bool(item.images) for item in prepared]):
             items = [prepared[i] for i in chosen]
-            rows_BTD = self._rows(items, padding_side).float().cpu()
+            hidden_BTD = self._hidden(items).float().cpu()
             for row, (i, item) in enumerate(zip(chosen, items, strict=True)):
-                first = rows_BTD.shape[1] - item.num_tokens if padding_side == "left" else 0
                 ids_O = item.tokens["input_ids"][slice(*item.target)]
                 states[i] = LayerStates(
-                    hidden_TD=rows_BTD[row, first : first + item.num_tokens].clone(),
-                    pyramid_E=torch.zeros(0),
+                    hidden_TD=hidden_BTD[row, : item.num_tokens].clone(),
+                    pyramid_E=_pyramid(item),
                     target_embeddings_OD=self.embed(ids_O.to(self.device)).float().cpu(),
                     image_span=item.image,
                     prompt_span=item.prompt,
@@ -200,17 +262,26 @@ class VisionLanguageBackbone:
                 )
         return [states[i] for i in range(len(inputs))]
 
-    @property
-    def device(self) -> torch.device:
-        """Where token ids go."""
-        device: torch.device = self.embed.weight.device
-        return device if device.type != "meta" else torch.device("cpu")
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[bytes]) -> Tensor:
+        """Pyramids of some images, [B, E], float32.
 
-    def _batches(self, prepared: Sequence[Prepared]) -> list[list[int]]:
-        """Positions of inputs in batches of like length, with and without images apart."""
+        Raises:
+            ConfigError: this backbone has no image tower of its own.
+        """
+        if self.image_tower is None:
+            family = self.model.config.model_type
+            raise ConfigError(f"{family}: only a backbone with an ImageTower has image pyramids")
+        features = self.image_tower.features(images, self.batch_size)
+        return torch.stack([features[image].pyramid_E for image in images])
+
+    def _batches(self, prepared: Sequence[Prepared], keys: Sequence[Any]) -> list[list[int]]:
+        """Indices of inputs in batches of similar length; all of a batch have the same key."""
+        groups: dict[Any, list[int]] = {}
+        for i, key in enumerate(keys):
+            groups.setdefault(key, []).append(i)
         batches = []
-        for has_image in (False, True):
-            members = [i for i, item in enumerate(prepared) if bool(item.images) == has_image]
+        for members in groups.values():
             members.sort(key=lambda i: prepared[i].num_tokens)
             batches += [
                 members[start : start + self.batch_size]
@@ -218,81 +289,145 @@ class VisionLanguageBackbone:
             ]
         return batches
 
-    def _collated(self, items: Sequence[Prepared], side: PaddingSide) -> dict[str, Tensor]:
-        dtype = self.model.dtype
-        return collate(items, pad_id=self.pad_id, side=side, dtype=dtype, device=self.device)
+    def _arguments(self, items: Sequence[Prepared], side: PaddingSide) -> dict[str, Tensor]:
+        """Of a forward of the model; with an image tower also the input embeddings."""
+        batch = collate(
+            items, pad_id=self.pad_id, side=side, dtype=self.model.dtype, device=self.device
+        )
+        if self.image_tower is not None:
+            ids_BT = batch["input_ids"]
+            embeds_BTD = self.embed(ids_BT)
+            for row, item in enumerate(items):
+                if item.features is not None:
+                    is_image_T = ids_BT[row] == self.reader.image_token_id
+                    embeds_BTD[row, is_image_T] = item.features.projected_ID.to(embeds_BTD)
+            batch["inputs_embeds"] = embeds_BTD
+        return batch
 
-    def _rows(self, items: Sequence[Prepared], side: PaddingSide) -> Tensor:
-        """Rows at l_e, [B, T, D]."""
+    def _hidden(self, items: Sequence[Prepared]) -> Tensor:
+        """Hidden states at l_e, padded on the right, [B, T, D]."""
         seen: list[Tensor] = []
         layers = nn.ModuleList(list(self.decoder.layers)[: self.edit_layer + 1])
         view = with_part(self.model, f"{self.decoder_path}.layers", layers)
         view = with_hook(view, f"{self.decoder_path}.layers.{self.edit_layer}", seen.append)
-        has_image = bool(items[0].images)
-        trunk = view.get_submodule(self.family.trunk if has_image else self.family.text_trunk)
+        has_pixels = bool(items[0].images)
+        trunk = view.get_submodule(self.family.trunk if has_pixels else self.family.text_trunk)
+        arguments: dict[str, Any] = self._arguments(items, "right")
+        if self.image_tower is not None:
+            del arguments["input_ids"]
+        if self.family.positions is None:
+            del arguments["attention_mask"]
         if trunk is view:
-            trunk(**self._collated(items, side), use_cache=False, logits_to_keep=1)
-        else:
-            trunk(**self._collated(items, side), use_cache=False)
+            arguments["logits_to_keep"] = 1
+        trunk(**arguments, use_cache=False)
+        return self._only(seen, self.edit_layer)
+
+    def hidden_at(self, layer: int, states: Sequence[LayerStates], hidden_BTD: Tensor) -> Tensor:
+        """Hidden states after a later layer, from those at l_e; padded alike, differentiable."""
+        hidden_BTD = hidden_BTD.to(self.device, self.model.dtype)
+        if layer == self.edit_layer:
+            return hidden_BTD
+        seen: list[Tensor] = []
+        view = with_hook(
+            self._resumed_view(layer), f"{self.decoder_path}.layers.{layer}", seen.append
+        )
+        trunk = view.get_submodule(self.family.text_trunk)
+        masks = masks_and_positions(trunk, self.family.positions, states, hidden_BTD)
+        trunk(inputs_embeds=hidden_BTD, use_cache=False, **masks)
+        return self._only(seen, layer)
+
+    @staticmethod
+    def _only(seen: Sequence[Tensor], layer: int) -> Tensor:
         if len(seen) != 1:
-            raise IntegrityError(f"layer {self.edit_layer} ran {len(seen)} times in one forward")
+            raise IntegrityError(f"layer {layer} ran {len(seen)} times in one forward")
         return seen[0]
 
     def target_logits(
         self, states: Sequence[LayerStates], hidden_BTD: Tensor, *, has_end: bool = False
     ) -> list[Tensor]:
-        """Layers l_e + 1 .. and logits at target positions; differentiable in the rows."""
-        rows_BTD = hidden_BTD.to(self.device, self.model.dtype)
-        logits: list[Tensor] = self._suffix(states, rows_BTD, has_end=has_end)
+        """See `protocol.Backbone.target_logits`."""
+        moved_BTD = hidden_BTD.to(self.device, self.model.dtype)
+        logits: list[Tensor] = self._suffix(states, moved_BTD, has_end=has_end)
         return [logits_OV.to(hidden_BTD.device) for logits_OV in logits]
 
-    def prompt_batches(self, inputs: Sequence[BackboneInput]) -> list[PromptBatch]:
-        """See `generation.Generating`."""
-        prepared = [self.reader.prepare(replace(item, target="")) for item in inputs]
+    def generate(
+        self, inputs: Sequence[BackboneInput], route: RouteOnce | None, *, max_new_tokens: int
+    ) -> list[str]:
+        """Greedy answers to the prompts; see `protocol.Backbone.generate`."""
+        done = self.continuations(
+            inputs, route, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+        )
+        return [one.texts[0] for one in done]
+
+    @torch.no_grad()
+    def continuations(
+        self, inputs: Sequence[BackboneInput], route: RouteOnce | None, **arguments: Any
+    ) -> list[Continuation]:
+        """Continue prompts, whatever targets the inputs carry.
+
+        Args:
+            inputs: prompts with or without images.
+            route: called once for each batch with images; None generates without a residual.
+            arguments: of transformers' `generate`.
+
+        Raises:
+            ConfigError: an argument that would split the prefill.
+        """
+        if arguments.get("prefill_chunk_size"):
+            raise ConfigError("prefill_chunk_size: routing needs the whole prompt in one piece")
+        arguments = {"pad_token_id": self.pad_id} | arguments
+        done: dict[int, Continuation] = {}
+        for batch in self.generation_batches(inputs):
+            is_routed = route is not None and batch.has_image
+            hook = RoutedLayer(route, batch) if route is not None and is_routed else None
+            model = self._generating_view(batch, hook)
+            output = model.generate(**batch.arguments, **arguments)
+            done |= read_continuations(batch, output, self.end_ids, self.decode)
+        return [done[i] for i in range(len(inputs))]
+
+    @torch.no_grad()
+    def generation_batches(self, inputs: Sequence[BackboneInput]) -> list[GenerationBatch]:
+        """The prompts in batches; targets are left out."""
+        prepared = self._prepared([replace(item, target="") for item in inputs])
+        lengths = [0 if self.pads_prompts else item.num_tokens for item in prepared]
+        keys = [(item.has_image, length) for item, length in zip(prepared, lengths, strict=True)]
         batches = []
-        for chosen in self._batches(prepared):
+        for chosen in self._batches(prepared, keys):
             items = [prepared[i] for i in chosen]
             batches.append(
-                PromptBatch(
+                GenerationBatch(
                     index=chosen,
-                    arguments=self._collated(items, "left"),
+                    arguments=self._arguments(items, "left"),
                     spans=[(item.image, item.prompt) for item in items],
-                    has_image=bool(items[0].images),
-                    pyramids=partial(_no_pyramids, len(items)),
+                    has_image=items[0].has_image,
+                    pyramids=[_pyramid(item) for item in items],
                 )
             )
         return batches
 
-    def generating_model(self, hook: RowsHook | None, batch: PromptBatch) -> Any:
-        """See `generation.Generating`; always a view, as some families keep state in the model."""
+    def _generating_view(self, batch: GenerationBatch, hook: HiddenHook | None) -> Any:
+        """Always a view, as some families keep state in the model."""
         layer = f"{self.decoder_path}.layers.{self.edit_layer}"
-        view = with_hook(self.model, layer, hook or (lambda rows_BTD: None))
+        view = with_hook(self.model, layer, hook or (lambda hidden_BTD: None))
         return view.get_submodule("" if batch.has_image else self.family.text_generator)
 
-    def generate(
-        self,
-        inputs: Sequence[BackboneInput],
-        route: RouteOnce | None,
-        *,
-        max_new_tokens: int,
-        has_cache: bool = True,
-    ) -> list[str]:
-        """Greedy answers to the prompts; see `protocol.Backbone.generate`."""
-        done = continuations(
-            self,
-            inputs,
-            route,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            use_cache=has_cache,
-            pad_token_id=self.pad_id,
+
+def as_vision_language(backbone: Backbone) -> VisionLanguageBackbone:
+    """The backbone, if it is this adapter: stand-ins encode and score, no more.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    if not isinstance(backbone, VisionLanguageBackbone):
+        raise ConfigError(
+            f"a {type(backbone).__name__} can neither be trained for, nor be sharded, nor generate "
+            "with transformers' arguments; expected a VisionLanguageBackbone"
         )
-        return [one.texts[0] for one in done]
+    return backbone
 
 
-def _no_pyramids(count: int) -> list[Tensor]:
-    return [torch.zeros(0)] * count
+def _pyramid(item: Prepared) -> Tensor:
+    return torch.zeros(0) if item.features is None else item.features.pyramid_E
 
 
 def decoder_path(model: Any, path: str) -> str:
@@ -302,7 +437,7 @@ def decoder_path(model: Any, path: str) -> str:
 
 
 def image_token_id(config: Any, processor: Any) -> int:
-    """The placeholder of image rows.
+    """The placeholder of image tokens.
 
     Raises:
         ConfigError: neither the model nor its processor names one.
@@ -316,6 +451,12 @@ def image_token_id(config: Any, processor: Any) -> int:
             "older than the placeholder tokens of its family, take a newer revision"
         )
     return int(found)
+
+
+def _tokens_per_image(config: Any) -> int:
+    """For families that assemble tokens."""
+    names = ("num_query_tokens", "image_seq_length")
+    return next((int(getattr(config, name)) for name in names if hasattr(config, name)), 0)
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -1,35 +1,36 @@
-"""Editors that exchange decoder layers: what they share.
+"""Editors that replace decoder layers: what they share.
 
-    rows at l_e --layers l_e+1 .. first-1--> rows --layers first ..--> norm --> lm_head
-                           frozen                    the editor's
+    hidden states at l_e --layers l_e+1 .. first-1--> --layers first ..--> norm --> lm_head
+                                  frozen                 the editor's
 
-The editor's layers share every module with the backbone's but those that it learns. For free
-generation they stand in the backbone's decoder for the length of a call; its weights are never
-written to.
+The editor's layers share every module with the backbone's but those that it learns. They stand in a
+view of the backbone's model, which is never written to.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone, slice_decoder
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.backbones.suffix import target_rows
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.baselines.protocol import EditorMemory, score_answers
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import PreparedCases, PreparedProbe, ProbeResult
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates, pad_hidden
 
+FEED_FORWARD_OUTPUTS = ("mlp.down_proj", "fc2")
+"""The second matrix of a feed-forward block, by its name in Llama-like decoders and in OPT."""
+
 
 class Steps(Protocol):
-    """How a loss is descended."""
+    """How a loss is minimized; the settings of several editors have these fields."""
 
     @property
     def max_steps(self) -> int: ...
@@ -48,31 +49,30 @@ class LayerEditor(ABC):
         batch_size: probes per forward.
 
     Raises:
-        ConfigError: that layer is not behind the edit layer, or there is none.
+        ConfigError: that layer is not after the edit layer, or there is none.
     """
 
     name: str
 
-    def __init__(self, backbone: HuggingFaceBackbone, *, first_layer: int, batch_size: int) -> None:
+    def __init__(
+        self, backbone: VisionLanguageBackbone, *, first_layer: int, batch_size: int
+    ) -> None:
         first = backbone.edit_layer + 1 if first_layer < 0 else first_layer
         last = len(backbone.decoder.layers) - 1
         if not backbone.edit_layer < first <= last:
             raise ConfigError(
-                f"{self.name}: layer {first} is to be edited, but rows are known behind layer "
+                f"{self.name}: layer {first} is to be edited, but it must lie after the edit layer "
                 f"{backbone.edit_layer} and the last layer is {last}; choose an earlier edit layer "
                 "or another layer between the two"
             )
         self.backbone = backbone
         self.first_layer = first
         self.batch_size = batch_size
-        decoder = backbone.decoder
-        self._middle = slice_decoder(decoder, slice(backbone.edit_layer + 1, first), has_norm=False)
-        self._top = slice_decoder(decoder, slice(first, None), has_norm=True)
         self.restore()
 
     @abstractmethod
     def fresh_layers(self) -> list[nn.Module]:
-        """Layers `first_layer` .. of the untaught editor, which answer as the backbone's do."""
+        """Layers `first_layer` .. of the untaught editor, which compute what the backbone's do."""
 
     @abstractmethod
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
@@ -84,59 +84,53 @@ class LayerEditor(ABC):
 
     def restore(self) -> None:
         """Forget all edits."""
-        self.layers = nn.ModuleList(self.fresh_layers())
-        self._top.layers = self.layers
+        self.edited = self.backbone.with_layers(self.first_layer, self.fresh_layers())
+
+    def own_layers(self) -> list[nn.Module]:
+        """The backbone's layers from `first_layer` on."""
+        return list(self.backbone.decoder.layers)[self.first_layer :]
 
     @torch.no_grad()
-    def rows(self, states: Sequence[LayerStates]) -> Tensor:
-        """Padded rows that enter `first_layer`, [B, T, D]; no edit changes them."""
-        hidden_BTD = pad_hidden(states).values_BSD
-        if not len(self._middle.layers):
-            return hidden_BTD
-        rows: Tensor = self._middle(inputs_embeds=hidden_BTD, use_cache=False).last_hidden_state
-        return rows
+    def hidden(self, states: Sequence[LayerStates]) -> Tensor:
+        """Padded input of `first_layer`, [B, T, D]; no edit changes it."""
+        rows = pad_hidden(states).values_BSD
+        return self.backbone.hidden_at(self.first_layer - 1, states, rows)
 
     def logits(
-        self, rows_BTD: Tensor, states: Sequence[LayerStates], *, has_end: bool = False
+        self, hidden_BTD: Tensor, states: Sequence[LayerStates], *, has_end: bool = False
     ) -> list[Tensor]:
         """Logits at target positions, [O, V] each; differentiable in what the editor learns.
 
         Args:
-            rows_BTD: rows that enter `first_layer`.
+            hidden_BTD: input of `first_layer`.
             states: give the spans.
             has_end: also the position after the target, [O + 1, V].
         """
-        return self.head(self._top, rows_BTD, states, has_end=has_end)
-
-    def head(
-        self, decoder: Any, rows_BTD: Tensor, states: Sequence[LayerStates], *, has_end: bool
-    ) -> list[Tensor]:
-        """`logits` through some last layers."""
-        top_BTD = decoder(inputs_embeds=rows_BTD, use_cache=False).last_hidden_state
-        wanted_XD, lengths = target_rows(states, top_BTD, has_end=has_end)
-        return list(self.backbone.model.lm_head(wanted_XD).float().split(lengths))
+        return self.edited.target_logits(states, hidden_BTD, has_end=has_end)
 
     def tune(
         self, states: Sequence[LayerStates], parameters: Sequence[nn.Parameter], steps: Steps
     ) -> None:
         """Learn one edit after another; each has an optimizer of its own."""
-        for row_TD, state in zip(self.rows(states), states, strict=True):
-            rows_1TD = row_TD[None, : state.num_tokens]
-            descend(partial(self._edit_loss, rows_1TD, state), parameters, steps)
+        for hidden_TD, state in zip(self.hidden(states), states, strict=True):
+            hidden_1TD = hidden_TD[None, : state.num_tokens]
+            minimize(partial(self.edit_loss, hidden_1TD, state), parameters, steps)
 
-    def _edit_loss(self, rows_1TD: Tensor, state: LayerStates) -> Tensor:
-        return self.target_loss(self.logits(rows_1TD, [state], has_end=True)[0], state)
+    def edit_loss(self, hidden_1TD: Tensor, state: LayerStates) -> Tensor:
+        """Loss of one edit through the editor's layers."""
+        return self.target_loss(self.logits(hidden_1TD, [state], has_end=True)[0], state)
 
     def target_loss(self, logits_XV: Tensor, state: LayerStates) -> Tensor:
         """Mean negative log likelihood of an edit's target tokens and of the end after them, in
         nats. LiveEdit's generator learns to end an answer, so the others may, too."""
         end = torch.tensor([self.backbone.end_id])
-        return functional.cross_entropy(logits_XV, torch.cat([state.target_ids_O, end]))
+        labels = torch.cat([state.target_ids_O, end]).to(logits_XV.device)
+        return functional.cross_entropy(logits_XV, labels)
 
     @contextmanager
-    def prompts_end(self, states: Sequence[LayerStates] | None) -> Iterator[None]:
-        """For the length of a block the prompts of the batch end where the states say; None: at
-        the last row, as in generation. Editors that look at that row override this."""
+    def prompts_end(self, states: Sequence[LayerStates]) -> Iterator[None]:
+        """Within the block the prompts of a batch end where the states say. Editors that read the
+        last prompt token override this; elsewhere (in generation) it is the last of the input."""
         yield
 
     @torch.no_grad()
@@ -148,21 +142,19 @@ class LayerEditor(ABC):
             chosen = order[start : start + self.batch_size]
             batch = [states[i] for i in chosen]
             with self.prompts_end(batch):
-                logits = self.logits(self.rows(batch), batch)
-            for i, row in zip(chosen, logits, strict=True):
-                ids[i] = tuple(row.argmax(-1).tolist())
+                logits = self.logits(self.hidden(batch), batch)
+            for i, logits_OV in zip(chosen, logits, strict=True):
+                ids[i] = tuple(logits_OV.argmax(-1).tolist())
         return ids
 
-    @torch.no_grad()
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
         """See `ComparedEditor.answer`."""
-        with self._in_place(), self.prompts_end(None):
-            return self.backbone.generate(inputs, None, max_new_tokens=max_new_tokens)
+        return self.edited.generate(inputs, None, max_new_tokens=max_new_tokens)
 
     def score(
         self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
     ) -> list[ProbeResult]:
-        """Score every probe; the editor's layers leave none alone."""
+        """See `ComparedEditor.score`; the editor's layers serve every input."""
 
         def answers(probes: Sequence[PreparedProbe]) -> list[str]:
             return self.answer([probe.question for probe in probes], max_new_tokens)
@@ -175,29 +167,34 @@ class LayerEditor(ABC):
             decode=self.backbone.decode,
         )
 
-    @contextmanager
-    def _in_place(self) -> Iterator[None]:
-        """The backbone's decoder with the editor's layers, for the length of a `with` block."""
-        layers = self.backbone.decoder.layers
-        original = list(layers)[self.first_layer :]
-        try:
-            for i, layer in enumerate(self.layers, start=self.first_layer):
-                layers[i] = layer
-            yield
-        finally:
-            for i, layer in enumerate(original, start=self.first_layer):
-                layers[i] = layer
 
-
-def descend(loss_of: Callable[[], Tensor], parameters: Sequence[nn.Parameter], steps: Steps) -> int:
-    """Adam until a loss is low enough or the steps are used up; returns the steps taken."""
+def minimize(
+    loss_of: Callable[[], Tensor], parameters: Sequence[nn.Parameter], steps: Steps
+) -> None:
+    """Adam until a loss is low enough or the steps are used up."""
     optimizer = torch.optim.Adam(parameters, lr=steps.learning_rate, fused=True)
     with torch.enable_grad():
-        for step in range(steps.max_steps):
+        for _ in range(steps.max_steps):
             loss = loss_of()
             if loss.item() < steps.stop_loss:
-                return step
+                return
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return steps.max_steps
+
+
+def feed_forward_output(layer: nn.Module, editor: str) -> tuple[str, nn.Linear]:
+    """The second feed-forward matrix of a decoder layer and its path.
+
+    Raises:
+        ConfigError: the layer has none of a known name.
+    """
+    modules = dict(layer.named_modules())
+    for path in FEED_FORWARD_OUTPUTS:
+        found = modules.get(path)
+        if isinstance(found, nn.Linear):
+            return path, found
+    raise ConfigError(
+        f"{editor}: a {type(layer).__name__} has no linear module "
+        f"{' or '.join(FEED_FORWARD_OUTPUTS)} to edit"
+    )

@@ -1,7 +1,7 @@
 """FT-L and FT-M: fine-tune one part of the decoder, edit after edit.
 
     FT-L  the whole last decoder layer (the paper's simplest baseline)
-    FT-M  one matrix, `mlp.down_proj` of a named layer, the loss masked to the target tokens
+    FT-M  one feed-forward matrix (`mlp.down_proj`), the loss masked to the target tokens
 
 FT-L is that of LiveEdit's table. FT-M is EasyEdit's (Zhang et al., "A Comprehensive Study of
 Knowledge Editing for Large Language Models", arXiv 2401.01286; `hparams/FT`): one feed-forward
@@ -12,8 +12,8 @@ it; so which module its FT-M tunes is not known here.
 As in both codes: Adam starts anew with each edit, no weight decay, no norm constraint, an edit ends
 early at a loss of 0.01. What differs: the end of the answer is learned with it (`target_loss`).
 
-What lies before the tuned part is frozen, so the rows that enter it are constants of an edit.
-Unlike LiveEdit's experts the tuned part serves every input, those without an image too.
+What lies before the tuned part is frozen, so its input is a constant of an edit. Unlike LiveEdit's
+experts the tuned part serves every input, those without an image too.
 """
 
 import copy
@@ -21,9 +21,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.views import with_part
-from liveedit_core.baselines.edited_layers import LayerEditor
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.baselines.edited_layers import LayerEditor, feed_forward_output
 from liveedit_core.baselines.protocol import EditorMemory, num_bytes
 from liveedit_core.baselines.settings import FineTuningConfig, MaskedFineTuningConfig
 from liveedit_core.schema import EditRequest
@@ -31,23 +31,15 @@ from liveedit_core.states import LayerStates
 
 __all__ = ["FineTuning", "FineTuningConfig", "MaskedFineTuning", "MaskedFineTuningConfig"]
 
-TUNED_MATRIX = "mlp.down_proj"
-
 
 class FineTuning(LayerEditor):
-    """FT-L: a backbone whose last decoder layer is tuned.
-
-    Args:
-        backbone: the frozen model; its edit layer must lie before its last layer.
-        config: how an edit is learned.
-        batch_size: probes per forward.
-    """
+    """FT-L: a backbone whose last decoder layer is tuned."""
 
     name = "FT-L"
 
     def __init__(
         self,
-        backbone: HuggingFaceBackbone,
+        backbone: VisionLanguageBackbone,
         config: FineTuningConfig | None = None,
         *,
         batch_size: int = 16,
@@ -58,7 +50,7 @@ class FineTuning(LayerEditor):
 
     def fresh_layers(self) -> list[nn.Module]:
         """A copy of the last layer."""
-        self.tuned = copy.deepcopy(self.backbone.decoder.layers[-1]).requires_grad_(True)
+        self.tuned = copy.deepcopy(self.own_layers()[-1]).requires_grad_(True)
         return [self.tuned]
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
@@ -71,19 +63,13 @@ class FineTuning(LayerEditor):
 
 
 class MaskedFineTuning(FineTuning):
-    """FT-M: a backbone one matrix of which is tuned.
-
-    Args:
-        backbone: the frozen model.
-        config: which matrix, and how an edit is learned.
-        batch_size: probes per forward.
-    """
+    """FT-M: a backbone one matrix of which is tuned."""
 
     name = "FT-M"
 
     def __init__(
         self,
-        backbone: HuggingFaceBackbone,
+        backbone: VisionLanguageBackbone,
         config: MaskedFineTuningConfig | None = None,
         *,
         batch_size: int = 16,
@@ -93,6 +79,7 @@ class MaskedFineTuning(FineTuning):
 
     def fresh_layers(self) -> list[nn.Module]:
         """The layers as they are, but with a copy of one matrix in the first."""
-        first, *others = list(self.backbone.decoder.layers)[self.first_layer :]
-        self.tuned = copy.deepcopy(first.get_submodule(TUNED_MATRIX)).requires_grad_(True)
-        return [with_part(first, TUNED_MATRIX, self.tuned), *others]
+        first, *others = self.own_layers()
+        path, matrix = feed_forward_output(first, self.name)
+        self.tuned = copy.deepcopy(matrix).requires_grad_(True)
+        return [with_part(first, path, self.tuned), *others]

@@ -4,9 +4,9 @@
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022), Eq. 3; as an editor
 in EasyEdit, whose rank, scale, projections (queries and values) and steps are the defaults. What
-differs: only the layers after l_e have adapters, so that rows at l_e stay constants; no dropout, so
-that a run can be repeated; the end of the answer is learned with it (`target_loss`); one set of
-adapters takes all edits, in their order.
+differs: only the layers after l_e have adapters, so that hidden states at l_e stay constants; no
+dropout, so that a run can be repeated; the end of the answer is learned with it (`target_loss`);
+one set of adapters takes all edits, in their order.
 """
 
 import math
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.views import with_part
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.baselines.edited_layers import LayerEditor
 from liveedit_core.baselines.protocol import EditorMemory, num_bytes
 from liveedit_core.baselines.settings import LoraConfig
@@ -27,40 +27,28 @@ from liveedit_core.states import LayerStates
 
 
 class AdaptedLinear(nn.Module):
-    """A frozen linear module and its adapter.
+    """A frozen linear module and its adapter."""
 
-    Args:
-        linear: the frozen module.
-        config: rank and scale.
-        drawer: of the initial down projection.
-    """
-
-    def __init__(self, linear: nn.Linear, config: LoraConfig, drawer: torch.Generator) -> None:
+    def __init__(self, linear: nn.Linear, config: LoraConfig, random: torch.Generator) -> None:
         super().__init__()
         self.linear = linear
         self.scale = config.alpha / config.rank
-        bound = 1 / math.sqrt(
-            linear.in_features
-        )  # as the authors' kaiming_uniform with a = sqrt(5)
-        down_RI = torch.rand(config.rank, linear.in_features, generator=drawer) * 2 * bound - bound
+        # As the authors' kaiming_uniform with a = sqrt(5).
+        bound = 1 / math.sqrt(linear.in_features)
+        down_RI = torch.rand(config.rank, linear.in_features, generator=random) * 2 * bound - bound
         self.down_RI = nn.Parameter(down_RI.to(linear.weight))
         up_OR = torch.zeros(linear.out_features, config.rank)
         self.up_OR = nn.Parameter(up_OR.to(linear.weight))
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Rows [.., in] to [.., out]."""
-        added = functional.linear(functional.linear(rows, self.down_RI), self.up_OR)
-        output: Tensor = self.linear(rows) + self.scale * added
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[.., in] to [.., out]."""
+        added = functional.linear(functional.linear(hidden, self.down_RI), self.up_OR)
+        output: Tensor = self.linear(hidden) + self.scale * added
         return output
 
 
 class Lora(LayerEditor):
     """A backbone with adapters in its layers after l_e.
-
-    Args:
-        backbone: the frozen model.
-        config: the adapters and how they are trained.
-        batch_size: probes per forward.
 
     Raises:
         ConfigError: a layer has no linear module of a configured name.
@@ -70,7 +58,7 @@ class Lora(LayerEditor):
 
     def __init__(
         self,
-        backbone: HuggingFaceBackbone,
+        backbone: VisionLanguageBackbone,
         config: LoraConfig | None = None,
         *,
         batch_size: int = 16,
@@ -80,12 +68,12 @@ class Lora(LayerEditor):
 
     def fresh_layers(self) -> list[nn.Module]:
         """The layers with new adapters, which add exactly nothing."""
-        drawer = torch.Generator().manual_seed(self.config.seed)
+        random = torch.Generator().manual_seed(self.config.seed)
         self.adapters: list[AdaptedLinear] = []
         layers = []
-        for layer in list(self.backbone.decoder.layers)[self.first_layer :]:
+        for layer in self.own_layers():
             for path in self.config.projections:
-                adapter = AdaptedLinear(self._linear(layer, path), self.config, drawer)
+                adapter = AdaptedLinear(self._linear(layer, path), self.config, random)
                 layer = with_part(layer, path, adapter)
                 self.adapters.append(adapter)
             layers.append(layer)

@@ -1,7 +1,7 @@
 """WISE: a side memory beside one feed-forward matrix, and a router that decides which is read.
 
-    a(x)   input rows of W_v, `mlp.down_proj` of one layer; W_v' the side memory, a copy
-    act(x) = mean over the prompt's rows of |a(x) (W_v' - W_v)|
+    a(x)   inputs of W_v, the second feed-forward matrix of one layer; W_v' the side memory, a copy
+    act(x) = mean over the prompt's tokens of |a(x) (W_v' - W_v)|
     the layer multiplies with W_v' if act(x) >= epsilon, with W_v if not
 
 Wang et al., "WISE: Rethinking the Knowledge Memory for Lifelong Model Editing of Large Language
@@ -15,13 +15,13 @@ Models" (NeurIPS 2024, arXiv 2405.14768), its WISE-Merge:
   Ties merges them. Answers are given by the Ties merge of all that is there, unfinished shards
   included, as EasyEdit does before it evaluates.
 
-What differs. The route is taken once for an input, from its prompt with its image, and holds for
-all of its rows and for every token that follows; EasyEdit asks anew at each forward pass, so at
-each decoding step from one token, and takes the largest row of inputs over 100 tokens. Rows are
-compared as they are; EasyEdit applies the activation function to them first. The margin loss has a
-weight, and the rate is higher (`WiseConfig`). An edit trains against all unrelated questions, not
-against one of its own. No random prefixes before a prompt, no weight decay, no bound on the change.
-The end of an answer is learned with it (`LayerEditor.target_loss`).
+What differs. An input is routed once, on its prompt with its image, and the route holds for all of
+its tokens and for every token that follows; EasyEdit routes at each forward pass, so at each
+decoding step on one token, and takes the largest token of inputs over 100 tokens. a(x) is compared
+as it is; EasyEdit applies the activation function first. The margin loss has a weight, and the rate
+is higher (`WiseConfig`). An edit trains against all unrelated questions, not against one of its
+own. No random prefixes before a prompt, no weight decay, no bound on the change. The end of an
+answer is learned with it (`LayerEditor.target_loss`).
 """
 
 import random
@@ -34,11 +34,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone, slice_decoder
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.backbones.views import with_part
-from liveedit_core.baselines.edited_layers import LayerEditor
-from liveedit_core.baselines.fine_tuning import TUNED_MATRIX
+from liveedit_core.backbones.views import WrappedLayer, with_part
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.baselines.edited_layers import LayerEditor, feed_forward_output
 from liveedit_core.baselines.protocol import EditorMemory, num_bytes
 from liveedit_core.baselines.settings import WiseConfig
 from liveedit_core.errors import ConfigError
@@ -50,7 +49,7 @@ MERGED_WEIGHT = 0.6
 
 
 def activations(inputs: Padded, change_DI: Tensor) -> Tensor:
-    """act(x) of some inputs, [B]: mean length of their rows after the change."""
+    """act(x) of some inputs, [B]: mean norm over their tokens after the change."""
     lengths_BT: Tensor = functional.linear(inputs.values_BSD.float(), change_DI).norm(dim=-1)
     return (lengths_BT * inputs.mask_BS).sum(1) / inputs.mask_BS.sum(1)
 
@@ -62,17 +61,10 @@ def hinge(values: Tensor) -> Tensor:
 
 
 def ties(changes: Sequence[Tensor], weights: Sequence[float], density: float) -> Tensor:
-    """Ties merge (Yadav et al., NeurIPS 2023) of changes of one matrix.
-
-    Args:
-        changes: their smaller elements are trimmed to 0.
-        weights: one for each.
-        density: share of elements that is left of each.
-
-    Returns:
-        At each place the weighted mean of those elements that have the sign of their weighted sum.
-    """
-    shares = torch.tensor(weights)[:, None, None]
+    """Ties merge (Yadav et al., NeurIPS 2023) of changes of one matrix: of each change only the
+    share `density` of largest elements is kept; where signs differ, that of the weighted sum wins,
+    and the result is the weighted mean of the elements that have it."""
+    shares = torch.tensor(weights, device=changes[0].device)[:, None, None]
     kept = torch.stack([_trimmed(change, density) for change in changes])
     weighted = kept * shares
     sign = torch.where(weighted.sum(0) >= 0, 1.0, -1.0)
@@ -88,8 +80,8 @@ def _trimmed(change: Tensor, density: float) -> Tensor:
 
 
 def unrelated_questions(cases: Sequence[Case], config: WiseConfig) -> list[BackboneInput]:
-    """A seeded handful of questions of cases that are not edited: what they ask about other
-    images, and without one. The first half, rounded up, has images.
+    """Some locality questions of cases that are not edited, drawn by the seed. The first half,
+    rounded up, has images.
 
     Raises:
         ConfigError: there are too few.
@@ -113,11 +105,7 @@ def unrelated_questions(cases: Sequence[Case], config: WiseConfig) -> list[Backb
 
 
 class SideMemory(nn.Module):
-    """W_v with W_v' beside it; stands where W_v stood.
-
-    Args:
-        main: the matrix; is not altered.
-    """
+    """Replaces W_v, which is not altered, by W_v and W_v'."""
 
     def __init__(self, main: nn.Linear) -> None:
         super().__init__()
@@ -129,66 +117,69 @@ class SideMemory(nn.Module):
         self.is_learning = False
         """Whether all inputs go through W_v'."""
         self.is_decoding = False
-        """Whether rows continue inputs whose routes were taken before."""
+        """Whether tokens continue inputs that are routed already."""
+        self.num_inputs = 1
+        """B."""
         self.ends_B: Tensor | None = None
-        """Number of each input's rows up to its prompt's end; None: all of them."""
+        """Tokens of each input up to its prompt's end; None: all of them."""
         self.routes_B = torch.zeros(0, dtype=torch.bool)
         """Which inputs go through W_v'."""
 
-    def forward(self, rows_BTI: Tensor) -> Tensor:
-        """[B, T, I] -> [B, T, D]; inputs that stay with W_v get what it gives, bit for bit."""
+    def forward(self, inner: Tensor) -> Tensor:
+        """[B, T, I] -> [B, T, D], or flat as in OPT: [B * T, I] -> [B * T, D]."""
+        output = self._output(self.by_input(inner))
+        return output.reshape(*inner.shape[:-1], output.shape[-1])
+
+    def by_input(self, inner: Tensor) -> Tensor:
+        """[B, T, I], however the decoder layer arranges it."""
+        return inner if inner.ndim == 3 else inner.reshape(self.num_inputs, -1, inner.shape[-1])
+
+    def _output(self, inner_BTI: Tensor) -> Tensor:
+        """Inputs routed to W_v get its output bit for bit."""
         if self.change_DI is None:
-            output_BTD: Tensor = self.main(rows_BTI)
+            output_BTD: Tensor = self.main(inner_BTI)
             return output_BTD
-        side_DI = (self.main.weight + self.change_DI).to(rows_BTI)
+        side_DI = (self.main.weight + self.change_DI).to(inner_BTI)
         if self.is_learning:
-            return functional.linear(rows_BTI, side_DI, self.main.bias)
-        output_BTD = self.main(rows_BTI)
+            return functional.linear(inner_BTI, side_DI, self.main.bias)
+        output_BTD = self.main(inner_BTI)
         if not self.is_decoding:
-            prompts = Padded(rows_BTI, self._prompt_mask(rows_BTI))
+            prompts = Padded(inner_BTI, self._prompt_mask(inner_BTI))
             self.routes_B = activations(prompts, self.change_DI) >= self.epsilon
         if self.routes_B.any():
             output_BTD = output_BTD.clone()
-            routed_BTI = rows_BTI[self.routes_B]
+            routed_BTI = inner_BTI[self.routes_B]
             output_BTD[self.routes_B] = functional.linear(routed_BTI, side_DI, self.main.bias)
         return output_BTD
 
-    def _prompt_mask(self, rows_BTI: Tensor) -> Tensor:
-        num_inputs, num_rows = rows_BTI.shape[:2]
-        ends_B = torch.full((num_inputs,), num_rows) if self.ends_B is None else self.ends_B
-        return torch.arange(num_rows) < ends_B[:, None]
+    def _prompt_mask(self, inner_BTI: Tensor) -> Tensor:
+        num_inputs, num_tokens = inner_BTI.shape[:2]
+        ends_B = torch.full((num_inputs,), num_tokens) if self.ends_B is None else self.ends_B
+        return (torch.arange(num_tokens) < ends_B[:, None]).to(inner_BTI.device)
 
 
-class WiseLayer(nn.Module):
-    """A decoder layer with a side memory, which it tells a prompt from a decoding step.
-
-    Args:
-        layer: has the side memory in it.
-        index: its number, by which a key-value cache knows it.
-        memory: the side memory.
-    """
+class WiseLayer(WrappedLayer):
+    """A decoder layer that contains a side memory, and tells it how many inputs there are and
+    whether this is a decoding step; `index` is its index in the decoder."""
 
     def __init__(self, layer: nn.Module, index: int, memory: SideMemory) -> None:
-        super().__init__()
-        self.layer = layer
+        super().__init__(layer)
         self.index = index
         self.memory = memory
 
-    def forward(self, hidden_BTD: Tensor, **options: Any) -> Any:
+    def forward(self, hidden_BTD: Tensor, *arguments: Any, **options: Any) -> Any:
         """As the layer's."""
         cache = options.get("past_key_values")
+        self.memory.num_inputs = len(hidden_BTD)
         self.memory.is_decoding = cache is not None and cache.get_seq_length(self.index) > 0
-        return self.layer(hidden_BTD, **options)
+        return self.layer(hidden_BTD, *arguments, **options)
 
 
 class Wise(LayerEditor):
-    """A backbone one feed-forward matrix of which has a side memory.
+    """A backbone with a side memory at one feed-forward matrix.
 
     Args:
-        backbone: the frozen model.
-        config: the memory, its shards and margins, and how an edit is learned.
         unrelated: questions that no edit is about; edits are kept apart from them.
-        batch_size: probes per forward.
 
     Raises:
         ConfigError: the layer cannot be edited, or there are no unrelated questions.
@@ -198,7 +189,7 @@ class Wise(LayerEditor):
 
     def __init__(
         self,
-        backbone: HuggingFaceBackbone,
+        backbone: VisionLanguageBackbone,
         config: WiseConfig | None = None,
         *,
         unrelated: Sequence[BackboneInput],
@@ -212,29 +203,29 @@ class Wise(LayerEditor):
 
     def fresh_layers(self) -> list[nn.Module]:
         """The layers, the first with an empty side memory."""
-        first, *others = list(self.backbone.decoder.layers)[self.first_layer :]
-        self.side_memory = SideMemory(first.get_submodule(TUNED_MATRIX))
-        layer = with_part(first, TUNED_MATRIX, self.side_memory)
-        self.edited = WiseLayer(layer, self.first_layer, self.side_memory)
+        first, *others = self.own_layers()
+        path, main = feed_forward_output(first, self.name)
+        self.side_memory = SideMemory(main)
+        layer = with_part(first, path, self.side_memory)
         self.merged_DI: Tensor | None = None
         self.shards: list[Tensor] = []
         self.smallest_activation = float("inf")
         self._random = torch.Generator().manual_seed(self.config.seed)
         self._open_shard()
-        return [self.edited, *others]
+        return [WiseLayer(layer, self.first_layer, self.side_memory), *others]
 
     def _open_shard(self) -> None:
         """An empty shard with a mask of its own."""
         shape = self.side_memory.main.weight.shape
-        self.mask_DI = torch.rand(shape, generator=self._random) < self.config.mask_share
-        self.free_DI = nn.Parameter(torch.zeros(shape))
+        mask_DI = torch.rand(shape, generator=self._random) < self.config.mask_share
+        self.mask_DI = mask_DI.to(self.backbone.device)
+        self.free_DI = nn.Parameter(torch.zeros(shape, device=self.backbone.device))
         self.num_in_shard = 0
 
     @contextmanager
-    def prompts_end(self, states: Sequence[LayerStates] | None) -> Iterator[None]:
+    def prompts_end(self, states: Sequence[LayerStates]) -> Iterator[None]:
         """See `LayerEditor.prompts_end`."""
-        if states is not None:
-            self.side_memory.ends_B = torch.tensor([state.target_span[0] for state in states])
+        self.side_memory.ends_B = torch.tensor([state.target_span[0] for state in states])
         try:
             yield
         finally:
@@ -242,43 +233,39 @@ class Wise(LayerEditor):
 
     @torch.no_grad()
     def inputs_of(self, states: Sequence[LayerStates]) -> Padded:
-        """a(x) of the prompts' rows; no edit changes them."""
+        """a(x) of the prompts; no edit changes it."""
         seen: list[Tensor] = []
-        first = slice(self.first_layer, self.first_layer + 1)
-        own = slice_decoder(self.backbone.decoder, first, has_norm=False)
-        own.layers = nn.ModuleList([self.edited])
         hook = self.side_memory.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         with hook:
-            own(inputs_embeds=self.rows(states), use_cache=False)
-        return Padded.pad(
-            [row[: state.target_span[0]] for row, state in zip(seen[0], states, strict=True)]
-        )
+            self.edited.hidden_at(self.first_layer, states, self.hidden(states))
+        prompts = zip(self.side_memory.by_input(seen[0]), states, strict=True)
+        return Padded.pad([inner_TI[: state.target_span[0]] for inner_TI, state in prompts])
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
         """Learn one edit after another into the open shard; close and merge shards when full."""
-        for row_TD, state in zip(self.rows(states), states, strict=True):
-            self._learn(row_TD[None, : state.num_tokens], state)
+        for hidden_TD, state in zip(self.hidden(states), states, strict=True):
+            self._learn(hidden_TD[None, : state.num_tokens], state)
             self.num_in_shard += 1
             if self.num_in_shard == self.config.shard_edits:
                 self._close_shard()
-        self._show()
+        self._publish()
 
-    def _learn(self, rows_1TD: Tensor, state: LayerStates) -> None:
+    def _learn(self, hidden_1TD: Tensor, state: LayerStates) -> None:
         """One edit; epsilon takes its activation into account."""
         inputs = self.inputs_of([state])
         memory = self.side_memory
         memory.is_learning = True
         try:
-            self._descend(partial(self._wise_loss, rows_1TD, state, inputs))
+            self._minimize(partial(self._wise_loss, hidden_1TD, state, inputs))
         finally:
             memory.is_learning = False
         activation = float(activations(inputs, self.shard_change_DI.detach()))
         self.smallest_activation = min(self.smallest_activation, activation)
 
-    def _descend(self, loss_of: Callable[[], Tensor]) -> None:
-        """Plain gradient descent, as in the paper: a change stays a sum of products of its edit's
-        own rows, which rows of other inputs hardly wake. Adam's steps, of one size everywhere, wake
-        them all."""
+    def _minimize(self, loss_of: Callable[[], Tensor]) -> None:
+        """Plain gradient descent, as in the paper: a change stays a sum of outer products of its
+        edit's own a(x), to which other inputs hardly react. Adam's steps, of one size everywhere,
+        would raise the activations of all."""
         optimizer = torch.optim.SGD([self.free_DI], lr=self.config.learning_rate)
         with torch.enable_grad():
             for _ in range(self.config.max_steps):
@@ -289,13 +276,13 @@ class Wise(LayerEditor):
                 loss.backward()
                 optimizer.step()
 
-    def _wise_loss(self, rows_1TD: Tensor, state: LayerStates, inputs: Padded) -> Tensor:
+    def _wise_loss(self, hidden_1TD: Tensor, state: LayerStates, inputs: Padded) -> Tensor:
         change_DI = self.shard_change_DI
         self.side_memory.change_DI = change_DI
         margin = self.margin_loss(
             activations(inputs, change_DI), activations(self.unrelated, change_DI)
         )
-        return self._edit_loss(rows_1TD, state) + self.config.margin_weight * margin
+        return self.edit_loss(hidden_1TD, state) + self.config.margin_weight * margin
 
     def margin_loss(self, edit_1: Tensor, unrelated_U: Tensor) -> Tensor:
         """The paper's L_a."""
@@ -329,8 +316,8 @@ class Wise(LayerEditor):
             parts.append(self.merged_DI)
         return parts[0] if len(parts) == 1 else ties(parts, weights, self.config.density)
 
-    def _show(self) -> None:
-        """Answer from what is learned by now."""
+    def _publish(self) -> None:
+        """Let the side memory answer with all that is learned."""
         if self.smallest_activation < float("inf"):
             self.side_memory.change_DI = self._all_merged()
             self.side_memory.epsilon = self.config.threshold_ratio * self.smallest_activation

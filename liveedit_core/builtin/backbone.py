@@ -12,8 +12,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.backbones.pyramid import PyramidLevel
+from liveedit_core.backbones.families import Family, PromptFormat
+from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel
+from liveedit_core.backbones.load_options import LoadOptions
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.parts import (
     IMAGE_TOWER,
     LANGUAGE_MODEL,
@@ -28,16 +30,25 @@ JOINT = Path(__file__).parent / "assets" / "joint.safetensors"
 ASSEMBLY_VERSION = "1"
 EDIT_LAYER = 20
 PROMPT_FORMAT = "{prompt} Answer:"
+"""Of prompts with an image, whose tokens come first; others are taken as they are."""
+BUILTIN = "builtin"
+FAMILY = Family(
+    prompt_format=PromptFormat(with_image="{image}" + PROMPT_FORMAT, text_only="{prompt}"),
+    positions=None,
+    has_chat_template=False,
+    has_special_tokens=False,
+    assembles_tokens=True,
+)
 CHECKPOINT_BYTES = 600_000_000
 PYRAMID = (
     PyramidLevel(module="timm_model.blocks.2", width=40, grid=7),
     PyramidLevel(module="timm_model.blocks.4", width=112, grid=4),
     PyramidLevel(module="timm_model.blocks.6", width=320, grid=2),
 )
-"""Levels behind the visual key: strokes and colours in their places, parts, the whole."""
+"""Levels of the visual key: strokes and colours with their positions, parts, the whole."""
 
 PYRAMID_SIZES = (192,)
-"""Images are looked at once more, larger: the language model sees them at 128 pixels."""
+"""Images are encoded once more, larger: the language model sees them at 128 pixels."""
 
 
 def backbone_digest() -> str:
@@ -93,20 +104,37 @@ def load_builtin_backbone(
     *,
     edit_layer: int = EDIT_LAYER,
     batch_size: int = 16,
-) -> HuggingFaceBackbone:
+) -> VisionLanguageBackbone:
     """The built-in backbone, ready to encode, score and generate (float32, CPU)."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     folder = builtin_checkpoint(cache_dir, say)
-    return HuggingFaceBackbone(
-        AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True),
-        AutoProcessor.from_pretrained(folder, local_files_only=True),
+    model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    return VisionLanguageBackbone(
+        model,
+        processor,
         edit_layer=edit_layer,
         digest=backbone_digest(),
-        prompt_format=PROMPT_FORMAT,
+        family=FAMILY,
+        image_tower=ImageTower(model, processor, levels=PYRAMID, more_sizes=PYRAMID_SIZES),
         batch_size=batch_size,
-        pyramid=PYRAMID,
-        pyramid_sizes=PYRAMID_SIZES,
     )
+
+
+def load_named_backbone(
+    name: str, options: LoadOptions | None = None, *, builtin_batch_size: int = 16
+) -> VisionLanguageBackbone:
+    """The built-in backbone by its name, any other as `loading.load_backbone` does.
+
+    Of `options` the built-in one uses the edit layer alone.
+    """
+    options = options or LoadOptions()
+    if name != BUILTIN:
+        from liveedit_core.backbones.loading import load_backbone
+
+        return load_backbone(name, options)
+    edit_layer = EDIT_LAYER if options.edit_layer < 0 else options.edit_layer
+    return load_builtin_backbone(edit_layer=edit_layer, batch_size=builtin_batch_size)

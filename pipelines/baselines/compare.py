@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.baselines.protocol import ComparedEditor, EditorMemory
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import PROTOCOLS, PreparedCases, PreparedProbe, ProbeResult
@@ -137,7 +137,7 @@ def evenly_spread(items: Sequence[Case], count: int) -> list[Case]:
 
 def compare(
     recipe: CompareRecipe,
-    backbone: HuggingFaceBackbone,
+    backbone: VisionLanguageBackbone,
     generator: LiveEditGenerator,
     cases: Sequence[Case],
     source: StateSource,

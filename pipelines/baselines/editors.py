@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+    from liveedit_core.backbones.vision_language import VisionLanguageBackbone
     from liveedit_core.baselines.protocol import ComparedEditor
     from liveedit_core.method.generator import LiveEditGenerator
     from pipelines.baselines.recipe import CompareRecipe
 
-    Maker = Callable[[CompareRecipe, HuggingFaceBackbone, LiveEditGenerator], ComparedEditor]
+    Maker = Callable[[CompareRecipe, VisionLanguageBackbone, LiveEditGenerator], ComparedEditor]
 
 
 def _live_edit(
-    recipe: "CompareRecipe", backbone: "HuggingFaceBackbone", generator: "LiveEditGenerator"
+    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
 ) -> "ComparedEditor":
     from liveedit_core.baselines.live_edit import LiveEdit
     from liveedit_core.method.editor import Editor
@@ -29,7 +29,7 @@ def _live_edit(
 
 
 def _fine_tuning(
-    recipe: "CompareRecipe", backbone: "HuggingFaceBackbone", generator: "LiveEditGenerator"
+    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
 ) -> "ComparedEditor":
     from liveedit_core.baselines.fine_tuning import FineTuning
 
@@ -37,7 +37,7 @@ def _fine_tuning(
 
 
 def _masked_fine_tuning(
-    recipe: "CompareRecipe", backbone: "HuggingFaceBackbone", generator: "LiveEditGenerator"
+    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
 ) -> "ComparedEditor":
     from liveedit_core.baselines.fine_tuning import MaskedFineTuning
 
@@ -45,7 +45,7 @@ def _masked_fine_tuning(
 
 
 def _lora(
-    recipe: "CompareRecipe", backbone: "HuggingFaceBackbone", generator: "LiveEditGenerator"
+    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
 ) -> "ComparedEditor":
     from liveedit_core.baselines.lora import Lora
 
@@ -53,7 +53,7 @@ def _lora(
 
 
 def _in_context(
-    recipe: "CompareRecipe", backbone: "HuggingFaceBackbone", generator: "LiveEditGenerator"
+    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
 ) -> "ComparedEditor":
     from liveedit_core.baselines.in_context import InContext
 
@@ -61,7 +61,7 @@ def _in_context(
 
 
 def _grace(
-    recipe: "CompareRecipe", backbone: "HuggingFaceBackbone", generator: "LiveEditGenerator"
+    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
 ) -> "ComparedEditor":
     from liveedit_core.baselines.grace import Grace
 
@@ -69,7 +69,7 @@ def _grace(
 
 
 def _wise(
-    recipe: "CompareRecipe", backbone: "HuggingFaceBackbone", generator: "LiveEditGenerator"
+    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
 ) -> "ComparedEditor":
     from liveedit_core.baselines.wise import Wise, unrelated_questions
     from liveedit_core.builtin.benchmark import load_builtin_cases
@@ -79,7 +79,7 @@ def _wise(
 
 
 def _unedited(
-    recipe: "CompareRecipe", backbone: "HuggingFaceBackbone", generator: "LiveEditGenerator"
+    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
 ) -> "ComparedEditor":
     from liveedit_core.baselines.unedited import Unedited
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from liveedit_core.backbones.protocol import TrainableBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.schema import Case, ProbeKind
 from pipelines.job.cases import load_training_cases
 from pipelines.training.recipe import TrainRecipe
-from workers.models import BUILTIN, ModelNames
+from workers.models import ModelNames
 
 _BATCH_SIZE = 32
 """Sequences of the built-in backbone in one forward pass."""
@@ -60,32 +60,21 @@ def suffix_models(recipe: TrainRecipe) -> ModelNames:
     return replace(models, options=models.options.with_changes(device="cpu"))
 
 
-def load_training_backbone(recipe: TrainRecipe) -> TrainableBackbone:
+def load_training_backbone(recipe: TrainRecipe) -> VisionLanguageBackbone:
     """The backbone in this process, which encodes and validates.
 
     Raises:
         ConfigError: It cannot be loaded; the message says why.
         StorageUnavailableError: The hub, or a part of the built-in backbone, cannot be reached.
     """
-    if recipe.backbone.name == BUILTIN:
-        from liveedit_core.builtin.backbone import load_builtin_backbone
+    from liveedit_core.builtin.backbone import load_named_backbone
 
-        if recipe.backbone.edit_layer < 0:
-            return load_builtin_backbone(batch_size=_BATCH_SIZE)
-        return load_builtin_backbone(edit_layer=recipe.backbone.edit_layer, batch_size=_BATCH_SIZE)
-    from liveedit_core.backbones.loading import load_backbone
-
-    return load_backbone(recipe.backbone.name, recipe.backbone.options())
+    return load_named_backbone(
+        recipe.backbone.name, recipe.backbone.options(), builtin_batch_size=_BATCH_SIZE
+    )
 
 
-def layer_loader(recipe: TrainRecipe) -> tuple[Callable[[int], TrainableBackbone], int]:
+def layer_loader(recipe: TrainRecipe) -> tuple[Callable[[int], VisionLanguageBackbone], int]:
     """A function that returns the backbone with a given edit layer, and the number of layers."""
-    if recipe.backbone.name == BUILTIN:
-        from liveedit_core.builtin.backbone import load_builtin_backbone
-
-        depth = len(load_builtin_backbone().decoder.layers)
-        return lambda layer: load_builtin_backbone(edit_layer=layer, batch_size=_BATCH_SIZE), depth
-    from liveedit_core.backbones.loading import load_backbone
-
-    whole = load_backbone(recipe.backbone.name, recipe.backbone.options())
+    whole = load_training_backbone(recipe)
     return whole.at_layer, len(whole.decoder.layers)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from infra.cache.state_cache import StateCache
-from liveedit_core.backbones.protocol import TrainableBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import ConfigError
 from liveedit_core.schema import Case
 from liveedit_core.state_source import BackboneStates, StateSource
@@ -56,7 +56,7 @@ class Material:
 
 def prepare_material(
     recipe: TrainRecipe,
-    backbone: TrainableBackbone,
+    backbone: VisionLanguageBackbone,
     folder: Path,
     held_out_entities: frozenset[str] = frozenset(),
     cases: Sequence[Case] | None = None,
@@ -101,7 +101,7 @@ def prepare_material(
 
 def draw_material(
     recipe: TrainRecipe,
-    backbone: TrainableBackbone,
+    backbone: VisionLanguageBackbone,
     folder: Path,
     cases: Sequence[Case],
     held_out_entities: frozenset[str] = frozenset(),
@@ -191,7 +191,7 @@ def random_target(words: list[str], rng: random.Random) -> str:
 
 @torch.no_grad()
 def encode_pyramids(
-    backbone: TrainableBackbone,
+    backbone: VisionLanguageBackbone,
     folder: Path,
     cache: StateCache | None,
     images_of_entities: Sequence[Sequence[bytes]],
@@ -201,8 +201,7 @@ def encode_pyramids(
     Raises:
         ConfigError: No entity has two images, or the backbone has no pyramid.
     """
-    encode_images = getattr(backbone, "encode_images", None)
-    if encode_images is None or not images_of_entities:
+    if not backbone.visual_size or not images_of_entities:
         raise ConfigError(
             "model.visual_source: a tower_pyramid needs the built-in backbone, and cases that show "
             "entities in more than one image; use model.visual_source=edit_layer"
@@ -219,7 +218,7 @@ def encode_pyramids(
         known = cache.pyramids(chunk) if cache is not None else {}
         new = [image for image in chunk if image not in known]
         if new:
-            known |= dict(zip(new, encode_images(new), strict=True))
+            known |= dict(zip(new, backbone.encode_images(new), strict=True))
         rows.append(torch.stack([known[image] for image in chunk]).half())
         report(start + len(chunk), len(images))
     (folder / "entities.json").write_text(json.dumps(entities))

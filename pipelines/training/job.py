@@ -17,7 +17,7 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.generator_checkpoints import GeneratorCheckpoints
 from infra.tracking.model_registry import ModelRegistry
 from infra.tracking.tracker import Tracker
-from liveedit_core.backbones.protocol import TrainableBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.generator import load_generator, save_generator
 from liveedit_core.schema import Case
 from liveedit_core.training.recipe import Phase
@@ -52,7 +52,7 @@ class TrainingResult:
 
 def do_training(
     recipe: TrainRecipe,
-    backbone: TrainableBackbone,
+    backbone: VisionLanguageBackbone,
     material: Material,
     held_out: Sequence[Case],
     facts: Mapping[str, str],
@@ -128,7 +128,7 @@ def open_records(recipe: TrainRecipe, validator: Validator | None) -> TrainingRe
 
 
 def make_validator(
-    recipe: TrainRecipe, backbone: TrainableBackbone, held_out: Sequence[Case]
+    recipe: TrainRecipe, backbone: VisionLanguageBackbone, held_out: Sequence[Case]
 ) -> Validator | None:
     """The validator of a recipe; None where nothing is held out."""
     if not held_out:

@@ -21,8 +21,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from liveedit_core.backbones.protocol import Backbone, BackboneInput, TrainableBackbone
+from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.backbones.suffix import DecoderSuffix
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.editor import edit_input
 from liveedit_core.method.generator import LiveEditGenerator
@@ -115,7 +116,7 @@ def candidate_layers(num_layers: int) -> tuple[int, ...]:
 def find_layer(
     section: LayerSearchSection,
     model: ModelSection,
-    load_backbone: Callable[[int], TrainableBackbone],
+    load_backbone: Callable[[int], VisionLanguageBackbone],
     cases: Sequence[Case],
     *,
     num_layers: int,
@@ -218,7 +219,7 @@ def encode_views(backbone: Backbone, cases: Sequence[Case]) -> list[Views]:
 def try_layer(
     section: LayerSearchSection,
     model: ModelSection,
-    backbone: TrainableBackbone,
+    backbone: VisionLanguageBackbone,
     training: Sequence[Case],
     held_out: Sequence[Case],
     seed: int,
@@ -234,8 +235,7 @@ def try_layer(
         edits = [edit for edit, *_ in trained[: section.batch_size]]
         gain = calibrated_gain(generator, edits, model.relative_residual)
         generator.config = replace(config, gain=gain)
-    dtype = next(backbone.suffix_parts().head.parameters()).dtype
-    module = TrainingModule(generator, DecoderSuffix(backbone, dtype=dtype), LossSection())
+    module = TrainingModule(generator, DecoderSuffix(backbone.suffix_parts()), LossSection())
     losses = train_experts(section, module, trained, seed)
     by_view = torch.tensor(
         [token_accuracies(module, scored, view, section.batch_size) for view in range(3)]

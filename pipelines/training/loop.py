@@ -11,7 +11,8 @@ from typing import Protocol
 
 import torch
 
-from liveedit_core.backbones.protocol import Backbone, TrainableBackbone
+from liveedit_core.backbones.protocol import Backbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.recipe import PHASES, Phase
 from liveedit_core.training.step import calibrated_gain
@@ -75,7 +76,7 @@ class GeneratorTrainer:
     def __init__(
         self,
         recipe: TrainRecipe,
-        backbone: TrainableBackbone,
+        backbone: VisionLanguageBackbone,
         material: Material,
         *,
         on_step: OnStep | None = None,

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.backbone import load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.builtin.generator import builtin_generator_folder
@@ -50,7 +50,7 @@ LOSSES = {"no absolute loss": "soft_absolute", "no relative loss": "soft_relativ
 
 
 def variants(
-    recipe: TrainRecipe, backbone: HuggingFaceBackbone, material: Material
+    recipe: TrainRecipe, backbone: VisionLanguageBackbone, material: Material
 ) -> Iterator[tuple[str, LiveEditGenerator]]:
     """Each row's name and generator."""
     for name, change in INFERENCE.items():
@@ -64,7 +64,7 @@ def variants(
 
 
 def retrained(
-    recipe: TrainRecipe, backbone: HuggingFaceBackbone, material: Material, loss: str
+    recipe: TrainRecipe, backbone: VisionLanguageBackbone, material: Material, loss: str
 ) -> LiveEditGenerator:
     """The built-in generator with a prompt phase that lacks one loss."""
     changed = recipe.with_changes(
@@ -81,7 +81,7 @@ def retrained(
 
 
 def score(
-    backbone: HuggingFaceBackbone,
+    backbone: VisionLanguageBackbone,
     generator: LiveEditGenerator,
     cases: list[Case],
     prepared: PreparedCases,

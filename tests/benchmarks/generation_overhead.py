@@ -59,13 +59,14 @@ def measure(num_edits: int, rounds: int) -> dict[str, float]:
     bank = ExpertRepository.empty(generator.config).with_experts(generator.config, experts)
     model = EditedModel(backbone, generator, bank)
     model.edit_many((edit.image_bytes, edit.prompt, edit.target) for edit in edits)
-    backbone.images.max_bytes = 0  # each question is about an image that was not seen lately
+    assert backbone.image_tower is not None
+    backbone.image_tower.cache.max_bytes = 0  # each question has a new image
     plain_s, edited_s, num_kept = [], [], 0
     for number, edit in enumerate(edits):
         item = BackboneInput(prompt=edit.prompt, image_bytes=edit.image_bytes)
 
         def plain(item: BackboneInput = item) -> None:
-            (batch,) = backbone.prompt_batches([item])
+            (batch,) = backbone.generation_batches([item])
             backbone.model.generate(**batch.arguments, pad_token_id=backbone.pad_id, **OPTIONS)
 
         def edited(item: BackboneInput = item) -> bool:

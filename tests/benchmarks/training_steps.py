@@ -33,10 +33,10 @@ from torch import Tensor
 from infra.cache.cached_states import CachedStates
 from infra.cache.state_cache import StateCache
 from infra.storage.object_store import ObjectStore
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.backbones.image_memory import ImageMemory
+from liveedit_core.backbones.image_tower import ImageFeatureCache
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.suffix import DecoderSuffix
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.backbone import load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.builtin.generator import builtin_generator_folder
@@ -68,7 +68,7 @@ class Timed:
 class SingleStates:
     """Encodes each input alone, remembering nothing."""
 
-    def __init__(self, backbone: HuggingFaceBackbone) -> None:
+    def __init__(self, backbone: VisionLanguageBackbone) -> None:
         self._backbone = backbone
 
     def states(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
@@ -76,14 +76,14 @@ class SingleStates:
         return [self._backbone.encode([item])[0] for item in inputs]
 
 
-def new_module(backbone: HuggingFaceBackbone) -> TrainingModule:
+def new_module(backbone: VisionLanguageBackbone) -> TrainingModule:
     """The built-in generator, ready to be trained on."""
     generator = load_generator(builtin_generator_folder()).train()
-    return TrainingModule(generator, DecoderSuffix(backbone), LossSection())
+    return TrainingModule(generator, DecoderSuffix(backbone.suffix_parts()), LossSection())
 
 
 def train_batched(
-    backbone: HuggingFaceBackbone, data: TrainingData, steps: int, batch_size: int
+    backbone: VisionLanguageBackbone, data: TrainingData, steps: int, batch_size: int
 ) -> Timed:
     """Steps as the trainer takes them."""
     module = new_module(backbone)
@@ -100,7 +100,7 @@ def train_batched(
 
 
 def train_item_by_item(
-    backbone: HuggingFaceBackbone, data: TrainingData, steps: int, batch_size: int
+    backbone: VisionLanguageBackbone, data: TrainingData, steps: int, batch_size: int
 ) -> Timed:
     """The same steps in loops over items."""
     module = new_module(backbone)
@@ -142,7 +142,7 @@ def item_losses(module: TrainingModule, batch: ExpertBatch) -> Iterator[Tensor]:
 
 @contextmanager
 def filled_cache(
-    backbone: HuggingFaceBackbone, data: TrainingData, steps: int, batch_size: int
+    backbone: VisionLanguageBackbone, data: TrainingData, steps: int, batch_size: int
 ) -> Iterator[StateSource]:
     """A cache on disk that holds the states of the steps."""
     with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +163,8 @@ def compare(steps: int, batch_size: int) -> dict[str, Any]:
         Seconds a step (median), ratios, losses, and what they were measured with.
     """
     backbone = load_builtin_backbone(batch_size=batch_size)
-    backbone.images = ImageMemory(0)  # without a cache means: nothing is remembered
+    assert backbone.image_tower is not None
+    backbone.image_tower.cache = ImageFeatureCache(0)  # nothing is cached
     cases = load_builtin_cases("train")[:NUM_CASES]
     data = draw_training_data(
         cases,

@@ -83,7 +83,7 @@ def module_of(backbone: VisionLanguageBackbone) -> TrainingModule:
     """Generator with equal weights each time, and the suffix."""
     torch.manual_seed(1)
     generator = LiveEditGenerator(config_of(backbone))
-    suffix = DecoderSuffix(backbone, has_activation_checkpointing=True)
+    suffix = DecoderSuffix(backbone.suffix_parts(), has_activation_checkpointing=True)
     return TrainingModule(generator, suffix, LossSection())
 
 

@@ -11,7 +11,7 @@ import pytest
 import ray
 import torch
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import NumericsError
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
@@ -178,7 +178,7 @@ def test_a_failure_of_the_program_is_not_tried_again(group: TrainingGroup) -> No
 class TinyHuggingFace:
     """Names the tiny backbone and a generator with every variant of ours."""
 
-    def load_backbone(self) -> HuggingFaceBackbone:
+    def load_backbone(self) -> VisionLanguageBackbone:
         torch.backends.mkldnn.set_flags(False)  # as `plain_convolutions` in another process
         tiny_backbone.cache_clear()
         return tiny_backbone()

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from tests.tiny_backbone import plain_convolutions, tiny_backbone
 
 
 @pytest.fixture(scope="session")
-def backbone() -> Iterator[HuggingFaceBackbone]:
+def backbone() -> Iterator[VisionLanguageBackbone]:
     with plain_convolutions():
         yield tiny_backbone()

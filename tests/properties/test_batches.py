@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.editor import Editor
@@ -77,7 +77,7 @@ inputs = st.builds(
 
 @given(st.lists(inputs, min_size=2, max_size=7))
 @settings(max_examples=8)
-def test_the_backbones_halves(backbone: HuggingFaceBackbone, items: list[BackboneInput]) -> None:
+def test_the_backbones_halves(backbone: VisionLanguageBackbone, items: list[BackboneInput]) -> None:
     batch = backbone.encode(items)
     logits = backbone.target_logits(batch, pad_hidden(batch).values_BSD)
     for item, state, row in zip(items, batch, logits, strict=True):
@@ -91,7 +91,7 @@ def test_the_backbones_halves(backbone: HuggingFaceBackbone, items: list[Backbon
 
 @given(st.lists(st.integers(0, 30), min_size=2, max_size=4, unique=True))
 @settings(max_examples=5)
-def test_scores(backbone: HuggingFaceBackbone, numbers: list[int]) -> None:
+def test_scores(backbone: VisionLanguageBackbone, numbers: list[int]) -> None:
     config = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
     editor = Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
     cases = [case(number) for number in numbers]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.evaluation.probes import PROTOCOLS
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.config import GeneratorConfig
@@ -57,7 +57,7 @@ def test_routing_and_residual(
 
 @given(st.permutations(range(6)))
 @settings(max_examples=3)
-def test_answers_and_scores(backbone: HuggingFaceBackbone, order: list[int]) -> None:
+def test_answers_and_scores(backbone: VisionLanguageBackbone, order: list[int]) -> None:
     config = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
     empty = Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
     cases = [case(number) for number in range(6)]

@@ -9,7 +9,7 @@ import torch
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
@@ -27,7 +27,7 @@ AGAIN = replace(CASES[1], edit=replace(CASES[1].edit, target="quiet lantern"))
 class Answers:
     """What a version of a bank makes of all questions, to the last bit."""
 
-    def __init__(self, backbone: HuggingFaceBackbone, bank: ExpertBank, version: int) -> None:
+    def __init__(self, backbone: VisionLanguageBackbone, bank: ExpertBank, version: int) -> None:
         self.repository = bank.load_repository(CONFIG, version)
         empty = Editor(backbone, tiny_generator(CONFIG), ExpertRepository.empty(CONFIG))
         editor = empty.with_repository(self.repository)
@@ -55,7 +55,7 @@ def taught(folder: Path, cases: list[Case]) -> ExpertBank:
 
 @pytest.mark.parametrize("has_successor", [False, True])
 def test_removal_and_restoration(
-    backbone: HuggingFaceBackbone, tmp_path: Path, has_successor: bool
+    backbone: VisionLanguageBackbone, tmp_path: Path, has_successor: bool
 ) -> None:
     # With a successor, the edit that is removed had superseded another, which answers again.
     gone = AGAIN if has_successor else CASES[3]

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.evaluation.probes import PROTOCOLS
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.config import GeneratorConfig
@@ -34,7 +34,7 @@ both_configs = pytest.mark.parametrize("config", [LOUD, LOUD_PAPER], ids=["ours"
 numbers = st.integers(0, 20)
 
 
-def empty_editor(backbone: HuggingFaceBackbone, config: GeneratorConfig) -> Editor:
+def empty_editor(backbone: VisionLanguageBackbone, config: GeneratorConfig) -> Editor:
     return Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
 
 
@@ -55,7 +55,7 @@ def below_sentinel(editor: Editor, states: Sequence[LayerStates]) -> ExpertRepos
 class LogitRecorder:
     """Remembers everything the output head says, to compare bits rather than words."""
 
-    def __init__(self, backbone: HuggingFaceBackbone) -> None:
+    def __init__(self, backbone: VisionLanguageBackbone) -> None:
         self.head = backbone.model.lm_head
         self.logits: list[Tensor] = []
 
@@ -70,7 +70,7 @@ class LogitRecorder:
 
 
 def assert_same_bits(
-    editor: Editor, backbone: HuggingFaceBackbone, questions: list[BackboneInput]
+    editor: Editor, backbone: VisionLanguageBackbone, questions: list[BackboneInput]
 ) -> None:
     with LogitRecorder(backbone) as ours:
         found = answers(editor, questions, 5)
@@ -85,7 +85,7 @@ def assert_same_bits(
 @given(st.lists(numbers, min_size=1, max_size=4))
 @settings(max_examples=4)
 def test_an_empty_bank(
-    backbone: HuggingFaceBackbone, config: GeneratorConfig, chosen: list[int]
+    backbone: VisionLanguageBackbone, config: GeneratorConfig, chosen: list[int]
 ) -> None:
     editor = empty_editor(backbone, config)
     assert_same_bits(editor, backbone, [question(number) for number in chosen])
@@ -94,7 +94,9 @@ def test_an_empty_bank(
 @both_configs
 @given(numbers)
 @settings(max_examples=4)
-def test_nothing_kept(backbone: HuggingFaceBackbone, config: GeneratorConfig, number: int) -> None:
+def test_nothing_kept(
+    backbone: VisionLanguageBackbone, config: GeneratorConfig, number: int
+) -> None:
     editor = empty_editor(backbone, config)
     item = question(number)
     states = backbone.encode([item])
@@ -113,7 +115,7 @@ def test_nothing_kept(backbone: HuggingFaceBackbone, config: GeneratorConfig, nu
     )
 )
 @settings(max_examples=5)
-def test_no_image(backbone: HuggingFaceBackbone, prompts: list[str]) -> None:
+def test_no_image(backbone: VisionLanguageBackbone, prompts: list[str]) -> None:
     editor = empty_editor(backbone, LOUD).with_edits([request(number) for number in range(4)])
     assert_same_bits(editor, backbone, [BackboneInput(prompt=prompt) for prompt in prompts])
 
@@ -122,7 +124,7 @@ def test_no_image(backbone: HuggingFaceBackbone, prompts: list[str]) -> None:
 @given(numbers)
 @settings(max_examples=2)
 def test_scores_where_nothing_is_kept(
-    backbone: HuggingFaceBackbone, config: GeneratorConfig, number: int
+    backbone: VisionLanguageBackbone, config: GeneratorConfig, number: int
 ) -> None:
     """Kept and unkept probes share batches; each unkept one keeps the unedited answer."""
     editor = empty_editor(backbone, config)
@@ -147,7 +149,7 @@ def test_scores_where_nothing_is_kept(
 @given(numbers)
 @settings(max_examples=4)
 def test_an_unkept_row_of_a_batch_is_untouched(
-    backbone: HuggingFaceBackbone, config: GeneratorConfig, number: int
+    backbone: VisionLanguageBackbone, config: GeneratorConfig, number: int
 ) -> None:
     """One input keeps experts, its neighbour does not: the neighbour's logits stay the same."""
     editor = empty_editor(backbone, config)
@@ -170,7 +172,7 @@ def test_an_unkept_row_of_a_batch_is_untouched(
 @given(st.lists(numbers, min_size=1, max_size=3, unique=True), numbers)
 @settings(max_examples=2)
 def test_an_edit_added_and_removed_leaves_no_trace(
-    backbone: HuggingFaceBackbone, config: GeneratorConfig, others: list[int], number: int
+    backbone: VisionLanguageBackbone, config: GeneratorConfig, others: list[int], number: int
 ) -> None:
     editor = empty_editor(backbone, config).with_edits([request(o + 100) for o in others])
     added = editor.with_edits([request(number)])

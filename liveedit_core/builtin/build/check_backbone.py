@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.assembly import assemble
-from liveedit_core.builtin.backbone import load_builtin_backbone
+from liveedit_core.builtin.backbone import FAMILY, load_builtin_backbone
 from liveedit_core.builtin.benchmark import EntityRow, load_entities
 from liveedit_core.builtin.build.questions import FAMILIES, MORE_TEXT_FACTS, TEXT_FACTS
 from liveedit_core.builtin.parts import IMAGE_TOWER, LANGUAGE_MODEL, default_cache_dir, fetch_part
@@ -29,7 +29,7 @@ NUM_HELD_OUT = 200
 OUTPUT = Path(__file__).parents[1] / "assets" / "backbone_check.json"
 
 
-def right_facts(backbone: HuggingFaceBackbone, facts: Sequence[tuple[str, str]]) -> list[bool]:
+def right_facts(backbone: VisionLanguageBackbone, facts: Sequence[tuple[str, str]]) -> list[bool]:
     """Whether the greedy continuation of each statement begins with the right word."""
     inputs = [BackboneInput(prompt=prompt) for prompt, _ in facts]
     texts = backbone.generate(inputs, None, max_new_tokens=6)
@@ -37,7 +37,7 @@ def right_facts(backbone: HuggingFaceBackbone, facts: Sequence[tuple[str, str]])
     return [normalize_answer(text).startswith(answer.lower()) for text, (_, answer) in pairs]
 
 
-def named(backbone: HuggingFaceBackbone, things: Sequence[EntityRow]) -> dict[str, list[bool]]:
+def named(backbone: VisionLanguageBackbone, things: Sequence[EntityRow]) -> dict[str, list[bool]]:
     """Per origin, whether each picture is named exactly right."""
     rng = random.Random(SEED)
     asked = [(t, origin, picture) for t in things for origin, picture in t.images.items()]
@@ -62,12 +62,14 @@ def check() -> dict[str, Any]:
     """All figures."""
     backbone = load_builtin_backbone(batch_size=32)
     parts = default_cache_dir() / "parts"
-    unjoined = HuggingFaceBackbone(
+    unjoined = VisionLanguageBackbone(
         *assemble(
             fetch_part(LANGUAGE_MODEL, parts, print), fetch_part(IMAGE_TOWER, parts, print), {}
         ),
         edit_layer=0,
         digest="unjoined",
+        family=FAMILY,
+        batch_size=16,
     )
     facts = (*TEXT_FACTS, *MORE_TEXT_FACTS)
     is_right = right_facts(unjoined, facts)

@@ -54,7 +54,7 @@ def own_tokens(backbone: Any, image: bytes | None, prompt: str, **arguments: Any
     """What transformers itself generates for one prompt."""
     from liveedit_core.backbones.protocol import BackboneInput
 
-    (batch,) = backbone.prompt_batches([BackboneInput(prompt=prompt, image_bytes=image)])
+    (batch,) = backbone.generation_batches([BackboneInput(prompt=prompt, image_bytes=image)])
     done = backbone.model.generate(**batch.arguments, pad_token_id=backbone.pad_id, **arguments)
     start = batch.arguments["input_ids"].shape[1]
     return [[i for i in row if i not in backbone.end_ids] for row in done[:, start:].tolist()]

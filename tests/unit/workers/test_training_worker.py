@@ -42,7 +42,9 @@ def test_accumulated_gradients_are_the_mean_over_micro_batches(phase: Phase) -> 
     made = started_worker(training, start)
     (step,) = made.advance(1)
     module = TrainingModule(
-        LiveEditGenerator(start.config), DecoderSuffix(tiny_backbone()), training.losses
+        LiveEditGenerator(start.config),
+        DecoderSuffix(tiny_backbone().suffix_parts()),
+        training.losses,
     )
     module.generator.load_state_dict(start.model)
     trained = module.train_only(phase)

@@ -5,7 +5,7 @@ import torch
 from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.method.editor import edit_input
 from liveedit_core.states import pad_hidden
-from tests.tiny_backbone import case, tiny_backbone
+from tests.tiny_backbone import EDIT_LAYER, NUM_LAYERS, case, tiny_backbone
 
 BACKBONE = tiny_backbone()
 STATES = BACKBONE.encode([edit_input(case(seed).edit) for seed in range(3)])
@@ -20,7 +20,7 @@ def gradient(suffix: DecoderSuffix) -> torch.Tensor:
 
 
 def test_its_logits_are_the_backbones() -> None:
-    found = DecoderSuffix(BACKBONE)(STATES, HIDDEN)
+    found = DecoderSuffix(BACKBONE.suffix_parts())(STATES, HIDDEN)
     for row, expected in zip(
         found, BACKBONE.target_logits(STATES, HIDDEN, has_end=True), strict=True
     ):
@@ -31,8 +31,10 @@ def test_checkpointing_runs_layers_twice_for_the_same_gradient() -> None:
     calls = [0, 0]
     gradients = []
     for index, has_checkpointing in enumerate((False, True)):
-        suffix = DecoderSuffix(BACKBONE, has_activation_checkpointing=has_checkpointing)
-        layer = BACKBONE.suffix.layers[0].mlp
+        suffix = DecoderSuffix(
+            BACKBONE.suffix_parts(), has_activation_checkpointing=has_checkpointing
+        )
+        layer = BACKBONE.decoder.layers[EDIT_LAYER + 1].mlp
 
         def count(*_: object, index: int = index) -> None:
             calls[index] += 1
@@ -45,11 +47,11 @@ def test_checkpointing_runs_layers_twice_for_the_same_gradient() -> None:
 
 
 def test_another_dtype_leaves_the_backbone_as_it_is() -> None:
-    suffix = DecoderSuffix(BACKBONE, dtype=torch.bfloat16)
+    suffix = DecoderSuffix(BACKBONE.suffix_parts(), dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in suffix.parameters()} == {torch.bfloat16}
     assert {parameter.dtype for parameter in BACKBONE.model.parameters()} == {torch.float32}
     for row, expected in zip(
-        suffix(STATES, HIDDEN), DecoderSuffix(BACKBONE)(STATES, HIDDEN), strict=True
+        suffix(STATES, HIDDEN), DecoderSuffix(BACKBONE.suffix_parts())(STATES, HIDDEN), strict=True
     ):
         assert row.dtype == torch.float32
         assert not torch.equal(row, expected)
@@ -57,6 +59,7 @@ def test_another_dtype_leaves_the_backbone_as_it_is() -> None:
 
 
 def test_it_holds_nothing_of_the_layers_before() -> None:
-    names = {name for name, _ in DecoderSuffix(BACKBONE).named_parameters()}
-    assert any(name.startswith("trunk.layers.1.") for name in names)
-    assert not any(name.startswith("trunk.layers.2.") or "embed" in name for name in names)
+    names = {name for name, _ in DecoderSuffix(BACKBONE.suffix_parts()).named_parameters()}
+    layers = {int(name.split("layers.")[1].split(".")[0]) for name in names if "layers." in name}
+    assert layers == set(range(EDIT_LAYER + 1, NUM_LAYERS))
+    assert not any("embed" in name or "vision" in name for name in names)

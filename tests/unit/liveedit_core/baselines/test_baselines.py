@@ -5,8 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
-from liveedit_core.baselines.fine_tuning import FineTuning, FineTuningConfig
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.baselines.fine_tuning import (
+    FineTuning,
+    FineTuningConfig,
+    MaskedFineTuning,
+    MaskedFineTuningConfig,
+)
 from liveedit_core.baselines.live_edit import LiveEdit
 from liveedit_core.baselines.protocol import ComparedEditor
 from liveedit_core.baselines.unedited import Unedited
@@ -23,7 +28,7 @@ from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest, ProbeKind
-from tests.tiny_backbone import NUM_LAYERS, OUR_CONFIG, case, tiny_generator
+from tests.tiny_backbone import EDIT_LAYER, NUM_LAYERS, OUR_CONFIG, case, tiny_generator
 
 CONFIG = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
 CASES = [case(seed) for seed in range(3)]
@@ -32,7 +37,7 @@ STRONG = FineTuningConfig(max_steps=80, learning_rate=3e-2, stop_loss=0.1)
 
 
 @pytest.fixture(scope="module")
-def editor(backbone: HuggingFaceBackbone) -> Editor:
+def editor(backbone: VisionLanguageBackbone) -> Editor:
     return Editor(backbone, tiny_generator(CONFIG), ExpertRepository.empty(CONFIG))
 
 
@@ -50,7 +55,7 @@ def score(model: ComparedEditor, prepared: PreparedCases) -> list[ProbeResult]:
 
 
 def test_before_its_first_edit_fine_tuning_is_the_backbone(
-    backbone: HuggingFaceBackbone, prepared: PreparedCases
+    backbone: VisionLanguageBackbone, prepared: PreparedCases
 ) -> None:
     untaught = score(FineTuning(backbone), prepared)
     assert untaught == score(Unedited(backbone), prepared)
@@ -63,7 +68,7 @@ def test_before_its_first_edit_fine_tuning_is_the_backbone(
 
 @pytest.fixture(scope="module")
 def fine_tuned(
-    backbone: HuggingFaceBackbone, editor: Editor, prepared: PreparedCases
+    backbone: VisionLanguageBackbone, editor: Editor, prepared: PreparedCases
 ) -> list[ProbeResult]:
     """Results of FT-L after three strong edits."""
     model = FineTuning(backbone, STRONG)
@@ -88,7 +93,7 @@ def test_fine_tuning_reaches_text_without_a_image(fine_tuned: list[ProbeResult])
 
 
 def test_fine_tuning_leaves_the_backbone_as_it_was(
-    backbone: HuggingFaceBackbone, editor: Editor, prepared: PreparedCases
+    backbone: VisionLanguageBackbone, editor: Editor, prepared: PreparedCases
 ) -> None:
     before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
     layer = backbone.decoder.layers[-1]
@@ -101,7 +106,7 @@ def test_fine_tuning_leaves_the_backbone_as_it_was(
 
 
 def test_edits_are_learned_one_after_another(
-    backbone: HuggingFaceBackbone, editor: Editor, prepared: PreparedCases
+    backbone: VisionLanguageBackbone, editor: Editor, prepared: PreparedCases
 ) -> None:
     """Chunks are a matter of speed; the order of edits is not."""
     together, apart, backwards = (FineTuning(backbone) for _ in range(3))
@@ -117,7 +122,7 @@ def test_edits_are_learned_one_after_another(
 
 
 def test_an_edit_below_the_stop_loss_costs_no_steps(
-    backbone: HuggingFaceBackbone, editor: Editor
+    backbone: VisionLanguageBackbone, editor: Editor
 ) -> None:
     original = list(backbone.decoder.layers[-1].parameters())
     for stop_loss, is_tuned in ((1e6, False), (0.0, True)):
@@ -139,12 +144,12 @@ def test_live_edit_is_scored_as_by_the_scorer(editor: Editor, prepared: Prepared
     assert summarize(scored).keys() == summarize(expected).keys()
 
 
-def test_an_edit_layer_at_the_top_is_refused(backbone: HuggingFaceBackbone) -> None:
-    top = HuggingFaceBackbone(
-        backbone.model, backbone.processor, edit_layer=NUM_LAYERS - 1, digest="top"
-    )
+@pytest.mark.parametrize("layer", [EDIT_LAYER, NUM_LAYERS])
+def test_a_layer_that_is_not_after_the_edit_layer_is_refused(
+    layer: int, backbone: VisionLanguageBackbone
+) -> None:
     with pytest.raises(ConfigError, match="earlier edit layer"):
-        FineTuning(top)
+        MaskedFineTuning(backbone, MaskedFineTuningConfig(layer=layer))
 
 
 @pytest.mark.parametrize("change", [{"max_steps": 0}, {"learning_rate": 0.0}, {"stop_loss": -1.0}])

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.baselines.fine_tuning import (
     FineTuning,
     FineTuningConfig,
@@ -52,10 +52,10 @@ INPUTS = [
 
 WISE = WiseConfig(alpha=0.5, beta=2.0, gamma=1.0, max_steps=100, learning_rate=1.0)
 
-Maker = Callable[[HuggingFaceBackbone], ComparedEditor]
+Maker = Callable[[VisionLanguageBackbone], ComparedEditor]
 
 
-def live_edit(backbone: HuggingFaceBackbone) -> ComparedEditor:
+def live_edit(backbone: VisionLanguageBackbone) -> ComparedEditor:
     return LiveEdit(Editor(backbone, tiny_generator(CONFIG), ExpertRepository.empty(CONFIG)))
 
 
@@ -72,23 +72,23 @@ ALL: dict[str, Maker] = {**LEARNING, "IKE": InContext, "LiveEdit": live_edit, "u
 
 
 @pytest.fixture(scope="module")
-def prepared(backbone: HuggingFaceBackbone) -> PreparedCases:
+def prepared(backbone: VisionLanguageBackbone) -> PreparedCases:
     empty = Editor(backbone, tiny_generator(CONFIG), ExpertRepository.empty(CONFIG))
     return CaseScorer(empty).prepare(CASES, has_free_answers=True, max_new_tokens=4)
 
 
-def teach(model: ComparedEditor, backbone: HuggingFaceBackbone, count: int) -> None:
+def teach(model: ComparedEditor, backbone: VisionLanguageBackbone, count: int) -> None:
     requests = REQUESTS[:count]
     model.teach(requests, backbone.encode([edit_input(request) for request in requests]))
 
 
-def weights_of(backbone: HuggingFaceBackbone) -> dict[str, Tensor]:
+def weights_of(backbone: VisionLanguageBackbone) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_restore_gives_back_the_backbone_bit_for_bit(
-    name: str, backbone: HuggingFaceBackbone, prepared: PreparedCases
+    name: str, backbone: VisionLanguageBackbone, prepared: PreparedCases
 ) -> None:
     before, layers = weights_of(backbone), list(backbone.decoder.layers)
     expected = Unedited(backbone).score(prepared, protocols=PROTOCOLS, max_new_tokens=4)
@@ -114,7 +114,7 @@ def test_restore_gives_back_the_backbone_bit_for_bit(
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_an_edit_is_learned(
-    name: str, backbone: HuggingFaceBackbone, prepared: PreparedCases
+    name: str, backbone: VisionLanguageBackbone, prepared: PreparedCases
 ) -> None:
     model = LEARNING[name](backbone)
     teach(model, backbone, 1)
@@ -129,12 +129,12 @@ def test_an_edit_is_learned(
     assert model.answer(INPUTS[:1], 1) == ["o"]
 
 
-def test_the_end_of_an_answer_is_learned_with_it(backbone: HuggingFaceBackbone) -> None:
+def test_the_end_of_an_answer_is_learned_with_it(backbone: VisionLanguageBackbone) -> None:
     """(The tiny model's end token has an embedding of zeros: it can be asked for, not learned.)"""
     model = FineTuning(backbone)
     states = backbone.encode(INPUTS[:1])
     with torch.no_grad():
-        (logits_XV,) = model.logits(model.rows(states), states, has_end=True)
+        (logits_XV,) = model.logits(model.hidden(states), states, has_end=True)
     ids = [*states[0].target_ids_O.tolist(), backbone.end_id]
     assert len(logits_XV) == len(ids) == 2
     expected = -sum(logits_XV.log_softmax(-1)[i, token] for i, token in enumerate(ids)) / 2
@@ -142,7 +142,9 @@ def test_the_end_of_an_answer_is_learned_with_it(backbone: HuggingFaceBackbone) 
 
 
 @pytest.mark.parametrize("name", [*LEARNING, "IKE"])
-def test_answers_in_a_batch_are_those_given_alone(name: str, backbone: HuggingFaceBackbone) -> None:
+def test_answers_in_a_batch_are_those_given_alone(
+    name: str, backbone: VisionLanguageBackbone
+) -> None:
     model = ALL[name](backbone)
     teach(model, backbone, 2)
     assert model.answer(INPUTS, 4) == [model.answer([item], 4)[0] for item in INPUTS]
@@ -150,7 +152,7 @@ def test_answers_in_a_batch_are_those_given_alone(name: str, backbone: HuggingFa
 
 @pytest.mark.parametrize("name", ["FT-L", "FT-M", "LoRA", "GRACE", "WISE", "IKE"])
 def test_free_generation_goes_through_the_edit(
-    name: str, backbone: HuggingFaceBackbone, prepared: PreparedCases
+    name: str, backbone: VisionLanguageBackbone, prepared: PreparedCases
 ) -> None:
     """Token by token, each forward over all rows, gives what the cache gives."""
     model = ALL[name](backbone)
@@ -167,7 +169,7 @@ def test_free_generation_goes_through_the_edit(
         assert by_probe[TEACHER_FORCED, probe.edit_id] == by_probe[FREE_GENERATION, probe.edit_id]
 
 
-def test_memory_is_counted_from_tensors(backbone: HuggingFaceBackbone) -> None:
+def test_memory_is_counted_from_tensors(backbone: VisionLanguageBackbone) -> None:
     hidden, inner = backbone.hidden_size, 2 * backbone.hidden_size
     ft_m = ALL["FT-M"](backbone)
     assert ft_m.memory().fixed_bytes == 4 * hidden * inner

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.baselines.in_context import InContext, told_prompt
 from liveedit_core.baselines.settings import InContextConfig
 from liveedit_core.method.editor import edit_input
@@ -13,7 +13,7 @@ from liveedit_core.schema import EditRequest
 from tests.tiny_backbone import image, request
 
 
-def taught(backbone: HuggingFaceBackbone, config: InContextConfig) -> InContext:
+def taught(backbone: VisionLanguageBackbone, config: InContextConfig) -> InContext:
     requests = [
         EditRequest(image_bytes=image(seed), prompt="Who made this?", target=f"maker {seed}")
         for seed in range(4)
@@ -34,7 +34,7 @@ def test_the_text_is_exactly_this() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_own_image_is_told_last(seed: int, backbone: HuggingFaceBackbone) -> None:
+def test_the_own_image_is_told_last(seed: int, backbone: VisionLanguageBackbone) -> None:
     model = taught(backbone, InContextConfig(num_facts=2))
     item = BackboneInput(prompt="Who made this?", image_bytes=image(seed), target="x")
     (state,) = backbone.encode([item])
@@ -46,7 +46,7 @@ def test_the_own_image_is_told_last(seed: int, backbone: HuggingFaceBackbone) ->
     assert (told.image_bytes, told.target) == (item.image_bytes, "x")
 
 
-def test_a_prompt_tells_edits_of_one_image_apart(backbone: HuggingFaceBackbone) -> None:
+def test_a_prompt_tells_edits_of_one_image_apart(backbone: VisionLanguageBackbone) -> None:
     model = InContext(backbone, InContextConfig(num_facts=1))
     one = request(0)
     other = replace(one, prompt="The color of the sky is", target="blue")
@@ -59,7 +59,7 @@ def test_a_prompt_tells_edits_of_one_image_apart(backbone: HuggingFaceBackbone) 
 
 
 def test_images_count_for_nothing_where_a_question_has_none(
-    backbone: HuggingFaceBackbone,
+    backbone: VisionLanguageBackbone,
 ) -> None:
     item = BackboneInput(prompt="The color of the sky is")
     (state,) = backbone.encode([item])
@@ -70,7 +70,7 @@ def test_images_count_for_nothing_where_a_question_has_none(
     assert told[0] == told[1]
 
 
-def test_fewer_facts_than_asked_for_are_all_told(backbone: HuggingFaceBackbone) -> None:
+def test_fewer_facts_than_asked_for_are_all_told(backbone: VisionLanguageBackbone) -> None:
     model = taught(backbone, InContextConfig(num_facts=9))
     item = BackboneInput(prompt="Who made this?", image_bytes=image(0))
     (state,) = backbone.encode([item])

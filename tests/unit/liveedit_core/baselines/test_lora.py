@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.baselines.lora import AdaptedLinear, Lora
 from liveedit_core.baselines.settings import LoraConfig
 from liveedit_core.errors import ConfigError
@@ -13,11 +13,11 @@ from liveedit_core.states import pad_hidden
 from tests.tiny_backbone import request
 
 
-def test_an_untaught_adapter_is_bit_identical(backbone: HuggingFaceBackbone) -> None:
+def test_an_untaught_adapter_is_bit_identical(backbone: VisionLanguageBackbone) -> None:
     states = backbone.encode([edit_input(request(seed)) for seed in range(4)])
     model = Lora(backbone)
     expected = backbone.target_logits(states, pad_hidden(states).values_BSD)
-    for one, other in zip(model.logits(model.rows(states), states), expected, strict=True):
+    for one, other in zip(model.logits(model.hidden(states), states), expected, strict=True):
         assert torch.equal(one, other)
 
 
@@ -31,7 +31,7 @@ def test_an_adapter_adds_its_scaled_product() -> None:
     torch.testing.assert_close(adapted(rows), linear(rows) + rows @ change_OI.T)
 
 
-def test_a_seed_gives_the_same_adapters(backbone: HuggingFaceBackbone) -> None:
+def test_a_seed_gives_the_same_adapters(backbone: VisionLanguageBackbone) -> None:
     one, same, other = (Lora(backbone, LoraConfig(seed=seed)) for seed in (3, 3, 4))
     assert torch.equal(one.parameters[0], same.parameters[0])
     assert not torch.equal(one.parameters[0], other.parameters[0])
@@ -41,6 +41,8 @@ def test_a_seed_gives_the_same_adapters(backbone: HuggingFaceBackbone) -> None:
 
 
 @pytest.mark.parametrize("projection", ["self_attn.nothing", "mlp"])
-def test_what_is_no_projection_is_refused(projection: str, backbone: HuggingFaceBackbone) -> None:
+def test_what_is_no_projection_is_refused(
+    projection: str, backbone: VisionLanguageBackbone
+) -> None:
     with pytest.raises(ConfigError, match=projection):
         Lora(backbone, LoraConfig(projections=(projection,)))

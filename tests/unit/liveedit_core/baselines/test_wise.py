@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.baselines.settings import WiseConfig
 from liveedit_core.baselines.wise import (
     SideMemory,
@@ -35,7 +35,7 @@ UNRELATED = [question(seed) for seed in range(50, 53)] + [
 REQUESTS = [replace(request(seed), target=target) for seed, target in enumerate("osa")]
 
 
-def wise(backbone: HuggingFaceBackbone, **changes: float) -> Wise:
+def wise(backbone: VisionLanguageBackbone, **changes: float) -> Wise:
     return Wise(backbone, TINY.with_changes(**changes), unrelated=UNRELATED)
 
 
@@ -61,7 +61,9 @@ def answers(model: Wise, requests: list[EditRequest]) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_inputs_below_epsilon_are_bit_identical(seed: int, backbone: HuggingFaceBackbone) -> None:
+def test_inputs_below_epsilon_are_bit_identical(
+    seed: int, backbone: VisionLanguageBackbone
+) -> None:
     model = wise(backbone)
     teach(model, REQUESTS[seed : seed + 1])
     states = backbone.encode([edit_input(item) for item in REQUESTS] + UNRELATED)
@@ -71,12 +73,12 @@ def test_inputs_below_epsilon_are_bit_identical(seed: int, backbone: HuggingFace
     assert not any(is_routed[len(REQUESTS) :])
     expected = backbone.target_logits(states, pad_hidden(states).values_BSD, has_end=True)
     with torch.no_grad(), model.prompts_end(states):
-        logits = model.logits(model.rows(states), states, has_end=True)
+        logits = model.logits(model.hidden(states), states, has_end=True)
     same = [torch.equal(one, other) for one, other in zip(logits, expected, strict=True)]
     assert same == [not routed for routed in is_routed]
 
 
-def test_epsilon_is_a_share_of_the_smallest_activation(backbone: HuggingFaceBackbone) -> None:
+def test_epsilon_is_a_share_of_the_smallest_activation(backbone: VisionLanguageBackbone) -> None:
     model, seen = wise(backbone, threshold_ratio=0.75), []
     for item in REQUESTS:
         states = teach(model, [item])
@@ -84,7 +86,7 @@ def test_epsilon_is_a_share_of_the_smallest_activation(backbone: HuggingFaceBack
         assert model.side_memory.epsilon == pytest.approx(0.75 * min(seen))
 
 
-def test_a_mask_leaves_the_stated_share_free(backbone: HuggingFaceBackbone) -> None:
+def test_a_mask_leaves_the_stated_share_free(backbone: VisionLanguageBackbone) -> None:
     model = wise(backbone, mask_share=0.3)
     teach(model, REQUESTS[:2])
     touched_DI = change_of(model) != 0
@@ -92,7 +94,7 @@ def test_a_mask_leaves_the_stated_share_free(backbone: HuggingFaceBackbone) -> N
     assert not (touched_DI & ~model.mask_DI).any()
 
 
-def test_shards_have_masks_of_their_own(backbone: HuggingFaceBackbone) -> None:
+def test_shards_have_masks_of_their_own(backbone: VisionLanguageBackbone) -> None:
     model = wise(backbone, shard_edits=1, merged_shards=3)
     teach(model, REQUESTS[:2])
     first, second = (shard != 0 for shard in model.shards)
@@ -100,7 +102,9 @@ def test_shards_have_masks_of_their_own(backbone: HuggingFaceBackbone) -> None:
     assert both == pytest.approx(TINY.mask_share**2, abs=0.03)
 
 
-def test_edits_of_both_shards_are_answered_after_their_merge(backbone: HuggingFaceBackbone) -> None:
+def test_edits_of_both_shards_are_answered_after_their_merge(
+    backbone: VisionLanguageBackbone,
+) -> None:
     config = ANSWERING.with_changes(shard_edits=1, merged_shards=2)
     model = Wise(backbone, config, unrelated=UNRELATED)
     teach(model, REQUESTS[:2])
@@ -111,7 +115,7 @@ def test_edits_of_both_shards_are_answered_after_their_merge(backbone: HuggingFa
 
 
 def test_an_unfinished_shard_is_answered_beside_what_was_merged(
-    backbone: HuggingFaceBackbone,
+    backbone: VisionLanguageBackbone,
 ) -> None:
     model = wise(backbone, shard_edits=2, merged_shards=1)
     teach(model, REQUESTS)
@@ -151,7 +155,7 @@ def test_activations_are_means_over_the_rows_of_an_input() -> None:
     torch.testing.assert_close(activations(inputs, torch.eye(2)), torch.tensor([3.0, 10.0]))
 
 
-def test_the_margin_loss_is_the_papers(backbone: HuggingFaceBackbone) -> None:
+def test_the_margin_loss_is_the_papers(backbone: VisionLanguageBackbone) -> None:
     model = wise(backbone, alpha=5.0, beta=20.0, gamma=10.0)
     edit_1, unrelated_U = torch.tensor([12.0]), torch.tensor([1.0, 4.0, 6.0, 9.0])
     # too active: 1 and 4; too quiet: 8; too near: 12 is less than 10 above 4, 6 and 9
@@ -170,7 +174,7 @@ def test_ties_trims_and_takes_the_stronger_sign() -> None:
     torch.testing.assert_close(heavier, torch.tensor([[3.5, -3.0, 2.0, 0.2]]))
 
 
-def test_a_restored_memory_learns_the_same_again(backbone: HuggingFaceBackbone) -> None:
+def test_a_restored_memory_learns_the_same_again(backbone: VisionLanguageBackbone) -> None:
     model = wise(backbone, max_steps=5)
     teach(model, REQUESTS[:1])
     first_DI = change_of(model)
@@ -192,7 +196,7 @@ def test_unrelated_questions_are_drawn_by_seed_and_half_have_images() -> None:
         unrelated_questions(cases[:2], config)
 
 
-def test_no_unrelated_questions_are_refused(backbone: HuggingFaceBackbone) -> None:
+def test_no_unrelated_questions_are_refused(backbone: VisionLanguageBackbone) -> None:
     with pytest.raises(ConfigError, match="unrelated"):
         Wise(backbone, TINY, unrelated=[])
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     PROTOCOLS,
@@ -22,14 +22,14 @@ from liveedit_core.evaluation.unedited_answers import UneditedAnswer, UneditedQu
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
-from tests.tiny_backbone import EDIT_LAYER, OUR_CONFIG, answers, case, tiny_generator
+from tests.tiny_backbone import EDIT_LAYER, OUR_CONFIG, answers, case, tiny_generator, whole_model
 
 CONFIG = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
 CASES = [case(seed) for seed in range(3)]
 
 
 @pytest.fixture(scope="module")
-def scorer(backbone: HuggingFaceBackbone) -> CaseScorer:
+def scorer(backbone: VisionLanguageBackbone) -> CaseScorer:
     editor = Editor(backbone, tiny_generator(CONFIG), ExpertRepository.empty(CONFIG))
     return CaseScorer(editor, batch_size=5)
 
@@ -47,21 +47,17 @@ def bank(scorer: CaseScorer) -> ExpertRepository:
 def end_to_end_ids(editor: Editor, probe: PreparedProbe) -> list[int]:
     """Argmax ids of the whole, hooked decoder; routing from the question without its target."""
     backbone = editor.backbone
-    assert isinstance(backbone, HuggingFaceBackbone)
+    assert isinstance(backbone, VisionLanguageBackbone)
     bare = replace(probe.question, target="")
     residual = editor.residual(editor.route(backbone.encode([bare])))
-    ids, *_, target = backbone.tokenize(probe.question)
-    features = backbone._image_features([probe.question])
-    embeds = backbone._embed(ids, probe.question, features)[None]
+    start, stop = backbone.reader.prepare(probe.question).target
 
     def hook(module: object, arguments: object, output: torch.Tensor) -> torch.Tensor:
         return output if residual is None else output + residual(output)
 
     handle = backbone.decoder.layers[EDIT_LAYER].register_forward_hook(hook)
     try:
-        with torch.no_grad():
-            hidden = backbone.decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
-            logits = backbone.model.lm_head(hidden[0, target[0] - 1 : target[1] - 1])
+        logits = whole_model(backbone, probe.question).logits[0, start - 1 : stop - 1]
     finally:
         handle.remove()
     return [int(token) for token in logits.argmax(-1)]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import NumericsError, RepositoryMismatchError
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
@@ -28,7 +28,7 @@ QUESTIONS = [question(seed) for seed in range(5)]
 
 
 @pytest.fixture(scope="module")
-def loud_editor(backbone: HuggingFaceBackbone) -> Editor:
+def loud_editor(backbone: VisionLanguageBackbone) -> Editor:
     """Five edits whose residual is large enough to change answers."""
     editor = Editor(backbone, tiny_generator(LOUD), ExpertRepository.empty(LOUD))
     return editor.with_edits(REQUESTS)
@@ -39,7 +39,7 @@ PYRAMID = {"visual_source": "tower_pyramid", "visual_size": 9, "visual_rank": 4}
 
 @pytest.mark.parametrize("change", [{"edit_layer": 2}, {"num_image_tokens": 9}, PYRAMID])
 def test_a_generator_of_another_backbone_is_refused(
-    backbone: HuggingFaceBackbone, change: dict[str, Any]
+    backbone: VisionLanguageBackbone, change: dict[str, Any]
 ) -> None:
     config = replace(TINY_CONFIG, **change)
     with pytest.raises(RepositoryMismatchError, match="trained on this backbone"):
@@ -65,7 +65,7 @@ def test_a_target_changes_the_expert_and_not_its_features(empty_editor: Editor) 
     torch.testing.assert_close(one.prompt_feature_QM, other.prompt_feature_QM)
 
 
-def test_a_non_finite_expert_never_leaves_the_editor(backbone: HuggingFaceBackbone) -> None:
+def test_a_non_finite_expert_never_leaves_the_editor(backbone: VisionLanguageBackbone) -> None:
     generator = tiny_generator(TINY_CONFIG)
     generator.up_generator.query[0, 0, 0] = math.nan
     editor = Editor(backbone, generator, ExpertRepository.empty(TINY_CONFIG))

@@ -96,7 +96,7 @@ def test_losses_with_the_cache_are_those_without(
             data.source = source
             batch = draw(data, "joint", 4, seed=7, step=0, number=0)
             assert isinstance(batch, JointBatch)
-            parts, _ = joint_losses(generator, DecoderSuffix(backbone), batch)
+            parts, _ = joint_losses(generator, DecoderSuffix(backbone.suffix_parts()), batch)
             losses.append({name: part.item() for name, part in parts.items()})
     assert losses[0] == pytest.approx(losses[1], rel=tolerance, abs=tolerance)
 

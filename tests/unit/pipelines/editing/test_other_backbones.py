@@ -15,7 +15,7 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import BANK_MODEL, ModelRegistry, ModelVersions
 from infra.tracking.results import ResultsTable
 from infra.tracking.tracker import Tracker, default_tracking_uri
-from liveedit_core.backbones.protocol import BackboneInput, TrainableBackbone
+from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import ConfigError, RepositoryMismatchError
 from liveedit_core.inputs.limits import InputLimits
@@ -74,7 +74,7 @@ def arguments(root: Path, backbone: str, cases: Path, *more: str) -> list[str]:
     ]
 
 
-Prepared = tuple[TrainRecipe, TrainableBackbone, Material]
+Prepared = tuple[TrainRecipe, VisionLanguageBackbone, Material]
 
 
 def prepared(root: Path, backbone: str, cases: Path, *more: str) -> Prepared:

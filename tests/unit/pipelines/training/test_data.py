@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.benchmark import load_entities
 from liveedit_core.states import LayerStates
 from pipelines.job.sections import StatesSection
@@ -28,7 +28,7 @@ def recipe(root: Path, *, is_cached: bool = True) -> TrainRecipe:
 class Encoded:
     """Counts what a backbone encodes."""
 
-    def __init__(self, backbone: HuggingFaceBackbone, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, backbone: VisionLanguageBackbone, patch: pytest.MonkeyPatch) -> None:
         self.num_inputs = 0
         encode = backbone.encode
 

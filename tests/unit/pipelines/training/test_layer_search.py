@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import ConfigError
 from pipelines.training.layer_search import (
     LayerRanking,
@@ -42,7 +42,7 @@ class SilentHead(nn.Module):
         return logits
 
 
-def unteachable_backbone(layer: int) -> HuggingFaceBackbone:
+def unteachable_backbone(layer: int) -> VisionLanguageBackbone:
     """A backbone whose answers no edit can change."""
     backbone = copy.copy(tiny_backbone())
     parts = backbone.suffix_parts()
@@ -55,7 +55,7 @@ def test_the_layer_that_answers_wins(tmp_path: Path) -> None:
     backbone = tiny_backbone()
     said: list[str] = []
 
-    def load(layer: int) -> HuggingFaceBackbone:
+    def load(layer: int) -> VisionLanguageBackbone:
         return backbone if layer == EDIT_LAYER else unteachable_backbone(layer)
 
     section = SECTION.with_changes(layers=(EDIT_LAYER - 1, EDIT_LAYER))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.data import TrainingData
 from liveedit_core.training.recipe import PhaseSection
@@ -19,12 +19,12 @@ from workers.training_messages import Snapshot
 
 
 @pytest.fixture(scope="module")
-def backbone() -> HuggingFaceBackbone:
+def backbone() -> VisionLanguageBackbone:
     return tiny_backbone()
 
 
 @pytest.fixture(scope="module")
-def material(backbone: HuggingFaceBackbone) -> Material:
+def material(backbone: VisionLanguageBackbone) -> Material:
     return tiny_material()
 
 
@@ -47,7 +47,7 @@ def recipe(**phases: PhaseSection) -> TrainRecipe:
     ],
 )
 def test_each_phase_descends(
-    phase: str, figure: str, backbone: HuggingFaceBackbone, material: Material
+    phase: str, figure: str, backbone: VisionLanguageBackbone, material: Material
 ) -> None:
     section = PhaseSection(steps=40, batch_size=6, learning_rate=5e-3)
     trainer = GeneratorTrainer(recipe(**{phase: section}), backbone, material)
@@ -57,7 +57,7 @@ def test_each_phase_descends(
 
 
 def test_a_phase_moves_only_its_own_parameters(
-    backbone: HuggingFaceBackbone, material: Material
+    backbone: VisionLanguageBackbone, material: Material
 ) -> None:
     section = PhaseSection(steps=2, batch_size=4)
     trainer = GeneratorTrainer(recipe(prompt=section), backbone, material)
@@ -69,7 +69,7 @@ def test_a_phase_moves_only_its_own_parameters(
     assert all("prompt" in phases_of(name) for name in moved)
 
 
-def test_resumed_run_is_bit_identical(backbone: HuggingFaceBackbone, material: Material) -> None:
+def test_resumed_run_is_bit_identical(backbone: VisionLanguageBackbone, material: Material) -> None:
     section = PhaseSection(steps=5, batch_size=4)
     whole = recipe(prompt=section, experts=section)
     checkpoints: list[tuple[Snapshot, Curve]] = []
@@ -89,7 +89,7 @@ def test_resumed_run_is_bit_identical(backbone: HuggingFaceBackbone, material: M
 
 
 def test_hooks_see_every_step_and_checkpoint(
-    backbone: HuggingFaceBackbone, material: Material
+    backbone: VisionLanguageBackbone, material: Material
 ) -> None:
     steps: list[tuple[str, int]] = []
     checkpoints: list[tuple[str, int]] = []

@@ -1,17 +1,16 @@
-"""The adapter cuts the model where it says, and puts it together again without a trace."""
+"""The adapter of the built-in model's kind: FastVLM with an image tower of its own."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from liveedit_core.backbones.huggingface import HuggingFaceBackbone
 from liveedit_core.backbones.prompts import with_space
 from liveedit_core.backbones.protocol import BackboneInput, Residual
-from liveedit_core.errors import InputError
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.states import LayerStates, pad_hidden
 from tests.tiny_backbone import (
@@ -20,26 +19,21 @@ from tests.tiny_backbone import (
     NUM_IMAGE_TOKENS,
     image,
     question,
+    whole_model,
 )
 
 SEEN = BackboneInput(prompt="What is shown here?", target="silver kettle", image_bytes=image(1))
 UNSEEN = BackboneInput(prompt="The opposite of hot is", target="cold")
 
 
-def whole_model(backbone: HuggingFaceBackbone, item: BackboneInput) -> Any:
-    """The unsliced model on one teacher-forced input, the way transformers runs it."""
-    ids = backbone.tokenize(item)[0][None]
-    pixels = {}
-    if item.image_bytes is not None:
-        images = [decode_image(item.image_bytes)]
-        pixels = dict(backbone.processor.image_processor(images=images, return_tensors="pt"))
-    with torch.no_grad():
-        return backbone.model(input_ids=ids, **pixels, output_hidden_states=True, use_cache=False)
+def ids_of(backbone: VisionLanguageBackbone, item: BackboneInput) -> list[int]:
+    ids: list[int] = backbone.reader.prepare(item).tokens["input_ids"].tolist()
+    return ids
 
 
 @pytest.mark.parametrize("item", [SEEN, UNSEEN], ids=["image", "text"])
 def test_both_halves_give_the_whole_models_numbers(
-    backbone: HuggingFaceBackbone, item: BackboneInput
+    backbone: VisionLanguageBackbone, item: BackboneInput
 ) -> None:
     whole = whole_model(backbone, item)
     (state,) = backbone.encode([item])
@@ -51,19 +45,36 @@ def test_both_halves_give_the_whole_models_numbers(
     torch.testing.assert_close(with_end, whole.logits[0, start - 1 : stop], rtol=0, atol=1e-5)
 
 
-def test_the_slices_share_the_models_weights(backbone: HuggingFaceBackbone) -> None:
-    layers = list(backbone.decoder.layers)
-    assert [*backbone.prefix.layers, *backbone.suffix.layers] == layers
-    assert len(backbone.prefix.layers) == EDIT_LAYER + 1
-    assert backbone.suffix.norm is backbone.decoder.norm
-    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+def test_views_share_the_weights_of_the_model(backbone: VisionLanguageBackbone) -> None:
+    own = {id(parameter) for parameter in backbone.model.parameters()}
+    suffix = list(backbone.suffix_parts().trunk.parameters())
+    later = list(backbone.decoder.layers)[EDIT_LAYER + 1 :]
+    assert {id(p) for p in suffix} == {
+        id(p) for part in [*later, backbone.decoder.norm] for p in part.parameters()
+    }
+    assert all(id(parameter) in own and not parameter.requires_grad for parameter in suffix)
 
 
-def test_spans_and_ids_spell_the_input(backbone: HuggingFaceBackbone) -> None:
+def test_another_layer_of_the_same_model(backbone: VisionLanguageBackbone) -> None:
+    other = backbone.at_layer(EDIT_LAYER + 1)
+    (state,), (later,) = backbone.encode([SEEN]), other.encode([SEEN])
+    found = backbone.hidden_at(EDIT_LAYER + 1, [state], state.hidden_TD[None])
+    torch.testing.assert_close(found[0], later.hidden_TD, rtol=1e-5, atol=1e-5)
+    (expected,) = backbone.target_logits([state], state.hidden_TD[None])
+    (logits,) = other.target_logits([later], later.hidden_TD[None])
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    assert (backbone.edit_layer, other.edit_layer) == (EDIT_LAYER, EDIT_LAYER + 1)
+    with pytest.raises(ConfigError, match="edit layer 3"):
+        backbone.at_layer(3)
+
+
+def test_spans_and_ids_spell_the_input(backbone: VisionLanguageBackbone) -> None:
     state, text_only = backbone.encode([SEEN, UNSEEN])
-    ids, image, prompt, target = backbone.tokenize(SEEN)
+    prepared = backbone.reader.prepare(SEEN)
+    ids, image = prepared.tokens["input_ids"], prepared.image
+    prompt, target = prepared.prompt, prepared.target
     assert image == state.image_span == (0, NUM_IMAGE_TOKENS)
-    assert ids[:NUM_IMAGE_TOKENS].tolist() == [backbone.image_token_id] * NUM_IMAGE_TOKENS
+    assert ids[:NUM_IMAGE_TOKENS].tolist() == [backbone.reader.image_token_id] * NUM_IMAGE_TOKENS
     assert backbone.decode(ids[slice(*prompt)].tolist()) == "What is shown here? Answer:"
     assert backbone.tokenizer.decode(ids[slice(*target)]) == " silver kettle"
     assert torch.equal(state.target_ids_O, ids[slice(*target)])
@@ -71,10 +82,10 @@ def test_spans_and_ids_spell_the_input(backbone: HuggingFaceBackbone) -> None:
     assert state.prompt_span == (image[1], target[0])
     assert not text_only.has_image
     assert len(text_only.pyramid_E) == 0
-    assert backbone.decode(backbone.tokenize(UNSEEN)[0].tolist()) == "The opposite of hot is cold"
+    assert backbone.decode(ids_of(backbone, UNSEEN)) == "The opposite of hot is cold"
 
 
-def test_encode_keeps_the_order_of_its_inputs(backbone: HuggingFaceBackbone) -> None:
+def test_encode_keeps_the_order_of_its_inputs(backbone: VisionLanguageBackbone) -> None:
     prompts = ["Who?", "What is the opposite of the entity that is shown here?", "Name it."] * 3
     inputs = [
         BackboneInput(prompt=prompt, target="1984", image_bytes=image(seed) if seed % 2 else None)
@@ -87,7 +98,7 @@ def test_encode_keeps_the_order_of_its_inputs(backbone: HuggingFaceBackbone) -> 
         torch.testing.assert_close(state.pyramid_E, alone.pyramid_E, rtol=1e-5, atol=1e-5)
 
 
-def test_the_pyramid_holds_pooled_levels_of_the_tower(backbone: HuggingFaceBackbone) -> None:
+def test_the_pyramid_holds_pooled_levels_of_the_tower(backbone: VisionLanguageBackbone) -> None:
     (state,) = backbone.encode([SEEN])
     images = [decode_image(image(1))]
     pixels = backbone.processor.image_processor(images=images, return_tensors="pt")
@@ -97,11 +108,11 @@ def test_the_pyramid_holds_pooled_levels_of_the_tower(backbone: HuggingFaceBackb
     torch.testing.assert_close(state.pyramid_E[-1280:], last.mean((1, 2)))
 
 
-def test_generation_is_that_of_transformers(backbone: HuggingFaceBackbone) -> None:
+def test_generation_is_that_of_transformers(backbone: VisionLanguageBackbone) -> None:
     inputs = [question(seed) for seed in range(5)] + [BackboneInput(prompt="The color of grass is")]
     answers = backbone.generate(inputs, None, max_new_tokens=6)
     for item, answer in zip(inputs, answers, strict=True):
-        ids = backbone.tokenize(item)[0][None]
+        ids = torch.tensor([ids_of(backbone, item)])
         pixels = {}
         if item.image_bytes is not None:
             images = [decode_image(item.image_bytes)]
@@ -117,14 +128,14 @@ def test_generation_is_that_of_transformers(backbone: HuggingFaceBackbone) -> No
         assert answer == backbone.decode(done[0, ids.shape[1] :].tolist())
 
 
-def test_generation_never_sees_the_target(backbone: HuggingFaceBackbone) -> None:
+def test_generation_never_sees_the_target(backbone: VisionLanguageBackbone) -> None:
     questions = [question(seed) for seed in range(4)]
     told = [replace(item, target="silver kettle") for item in questions]
     expected = backbone.generate(questions, None, max_new_tokens=5)
     assert backbone.generate(told, None, max_new_tokens=5) == expected
 
 
-def test_a_route_is_asked_once_and_its_residual_added(backbone: HuggingFaceBackbone) -> None:
+def test_a_route_is_asked_once_and_its_residual_added(backbone: VisionLanguageBackbone) -> None:
     """The routed residual acts at prefill and at each step; text-only inputs never ask."""
     asked: list[int] = []
     inputs = [question(0), BackboneInput(prompt="The color of grass is"), question(1)]
@@ -146,7 +157,7 @@ def test_a_route_is_asked_once_and_its_residual_added(backbone: HuggingFaceBackb
     assert backbone.generate(inputs, None, max_new_tokens=5) == plain  # the hook is gone
 
 
-def test_gradients_flow_to_the_rows(backbone: HuggingFaceBackbone) -> None:
+def test_gradients_flow_to_the_rows(backbone: VisionLanguageBackbone) -> None:
     states = backbone.encode([SEEN])
     hidden: Tensor = pad_hidden(states).values_BSD.requires_grad_()
     backbone.target_logits(states, hidden)[0].square().mean().backward()
@@ -160,18 +171,16 @@ def test_gradients_flow_to_the_rows(backbone: HuggingFaceBackbone) -> None:
     ("prompt", "target"), [("", "x"), ("  \n", "x"), (f"a {IMAGE_TOKEN}", "x"), ("a", IMAGE_TOKEN)]
 )
 def test_prompts_that_would_confuse_the_model_are_refused(
-    backbone: HuggingFaceBackbone, prompt: str, target: str
+    backbone: VisionLanguageBackbone, prompt: str, target: str
 ) -> None:
     item = BackboneInput(prompt=prompt, target=target, image_bytes=image(0))
     with pytest.raises(InputError, match="must hold text"):
         backbone.encode([item])
 
 
-def test_braces_in_a_prompt_are_text(backbone: HuggingFaceBackbone) -> None:
-    ids, _, prompt, _ = backbone.tokenize(
-        BackboneInput(prompt="What is {0} {prompt}?", image_bytes=image(0))
-    )
-    assert backbone.decode(ids[slice(*prompt)].tolist()) == "What is {0} {prompt}? Answer:"
+def test_braces_in_a_prompt_are_text(backbone: VisionLanguageBackbone) -> None:
+    item = BackboneInput(prompt="What is {0} {prompt}? {image}", image_bytes=image(0))
+    assert backbone.decode(ids_of(backbone, item)) == "What is {0} {prompt}? {image} Answer:"
 
 
 @pytest.mark.parametrize(

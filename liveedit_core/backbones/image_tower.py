@@ -1,0 +1,178 @@
+"""The image tower run apart from the decoder: features of each image once, and a pyramid of them.
+
+A pyramid is one vector about a whole image: several levels of a convolutional tower, each pooled to
+a coarse grid. Routing by the visual key reads it (METHOD.md 3).
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from liveedit_core.backbones.views import with_hook
+from liveedit_core.inputs.images import decode_image
+
+IMAGE_CACHE_BYTES = 64 * 1024 * 1024
+"""About a thousand images of the built-in backbone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyramidLevel:
+    """Which output of the tower, and how finely it keeps positions."""
+
+    module: str
+    """Name of a submodule of the tower whose output [B, C, height, width] is taken; "" for the
+    tower itself."""
+    width: int
+    """Channels of that output."""
+    grid: int
+    """The output is averaged to `grid` x `grid` cells."""
+
+    @property
+    def size(self) -> int:
+        """Numbers that the level adds."""
+        return self.width * self.grid**2
+
+
+class ImageFeatures(NamedTuple):
+    """What the tower computes for one image."""
+
+    pyramid_E: Tensor
+    """float32 on the CPU."""
+    projected_ID: Tensor
+    """What the decoder gets in place of the image tokens."""
+
+
+class ImageFeatureCache:
+    """LRU cache of image features, bounded in bytes (the encoded images included); 0 keeps none."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._features: OrderedDict[bytes, ImageFeatures] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def get(self, image: bytes) -> ImageFeatures | None:
+        """The features of an image, if they are cached."""
+        found = self._features.get(image)
+        if found is not None:
+            self._features.move_to_end(image)
+        return found
+
+    def put(self, image: bytes, features: ImageFeatures) -> None:
+        """Cache the features of an image that is not cached yet."""
+        self._features[image] = features
+        self.num_bytes += _num_bytes(image, features)
+        while self.num_bytes > self.max_bytes:
+            self.num_bytes -= _num_bytes(*self._features.popitem(last=False))
+
+
+def _num_bytes(image: bytes, features: ImageFeatures) -> int:
+    return len(image) + sum(part.numel() * part.element_size() for part in features)
+
+
+class ImageTower:
+    """Image tower and projector of a model.
+
+    Args:
+        model: has `get_image_features`; is not altered.
+        processor: of the model.
+        path: of the tower in the model.
+        levels: of the pyramid; without any, pyramids are empty.
+        more_sizes: side lengths in pixels at which each image is encoded again for its pyramid,
+            which is the mean over all sizes: strokes too fine for one size are seen at another.
+        cache_bytes: most bytes of features kept between calls.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        path: str = "model.vision_tower",
+        *,
+        levels: Sequence[PyramidLevel] = (),
+        more_sizes: Sequence[int] = (),
+        cache_bytes: int = IMAGE_CACHE_BYTES,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.path = path
+        self.levels = tuple(levels)
+        self.more_sizes = tuple(more_sizes) if levels else ()
+        self.pyramid_size = sum(level.size for level in levels)
+        self.cache = ImageFeatureCache(cache_bytes)
+        self._lock = threading.Lock()
+
+    @torch.no_grad()
+    def features(self, images: Sequence[bytes], batch_size: int) -> dict[bytes, ImageFeatures]:
+        """Features by image; each distinct image that is not cached is encoded once."""
+        with self._lock:
+            done: dict[bytes, ImageFeatures] = {}
+            missing: list[bytes] = []
+            for image in dict.fromkeys(images):
+                cached = self.cache.get(image)
+                if cached is None:
+                    missing.append(image)
+                else:
+                    done[image] = cached
+            for start in range(0, len(missing), batch_size):
+                chunk = missing[start : start + batch_size]
+                for image, features in zip(chunk, self._encoded(chunk), strict=True):
+                    done[image] = features
+                    self.cache.put(image, features)
+        return done
+
+    def _encoded(self, images: Sequence[bytes]) -> list[ImageFeatures]:
+        decoded = [decode_image(image) for image in images]
+        pixels_BCHW = self.processor.image_processor(images=decoded, return_tensors="pt")[
+            "pixel_values"
+        ]
+        view, outputs = self._reading_view()
+        projected = view.get_image_features(pixel_values=pixels_BCHW).pooler_output
+        pyramid_BE = self._pyramids(outputs, pixels_BCHW).float().cpu()
+        return [
+            ImageFeatures(pyramid_E.clone(), projected_ID.clone())
+            for pyramid_E, projected_ID in zip(pyramid_BE, projected, strict=True)
+        ]
+
+    def _reading_view(self) -> tuple[Any, dict[int, Tensor]]:
+        """A view of the model that leaves the output of each level in the dict."""
+        outputs: dict[int, Tensor] = {}
+        view = self.model
+        for index, level in enumerate(self.levels):
+            place = f"{self.path}.{level.module}".rstrip(".")
+            view = with_hook(view, place, partial(outputs.__setitem__, index))
+        return view, outputs
+
+    def _pyramids(self, outputs: dict[int, Tensor], pixels_BCHW: Tensor) -> Tensor:
+        """Pyramids [B, E]: the mean over all sizes.
+
+        Args:
+            outputs: of the levels at the first size.
+            pixels_BCHW: at the first size.
+        """
+        total_BE = self._joined(outputs, len(pixels_BCHW))
+        for size in self.more_sizes:
+            resized = functional.interpolate(
+                pixels_BCHW, size=(size, size), mode="bicubic", antialias=True
+            )
+            view, others = self._reading_view()
+            view.get_submodule(self.path)(resized)
+            total_BE = total_BE + self._joined(others, len(pixels_BCHW))
+        return total_BE / (1 + len(self.more_sizes))
+
+    def _joined(self, outputs: dict[int, Tensor], num_images: int) -> Tensor:
+        """The levels pooled, flattened and concatenated, [B, E]."""
+        pooled = [
+            functional.adaptive_avg_pool2d(outputs[i], level.grid).flatten(1)
+            for i, level in enumerate(self.levels)
+        ]
+        return torch.cat(pooled, dim=1) if pooled else torch.zeros(num_images, 0)
