@@ -25,7 +25,7 @@ class LayerStates:
     hidden_TD: Tensor
     """Output of decoder layer l_e at every position; float32."""
     pyramid_E: Tensor
-    """Pooled levels of the image tower (`backbones/image_tower.py`); empty for a text-only input and
+    """Pooled levels of the image tower (`image_tower.py`); empty for a text-only input and
     for a backbone without a pyramid."""
     target_embeddings_OD: Tensor
     """Input embeddings of the target tokens."""

@@ -5,7 +5,7 @@ apart, also for entities never seen in training and in a new drawing. With
 `visual_source = "tower_pyramid"` it replaces the visual half of Eq. 3 and 4 in two ways:
 
 - The image is one vector, a pyramid of several image tower levels, each pooled to a coarse grid
-  (`backbones/image_tower.py`). The feature is a linear projection of it, from discriminant analysis.
+  (`image_tower.py`). The feature is a linear projection of it, from discriminant analysis.
   Middle levels and positions keep what the last level has discarded.
 - Instead of one sentinel there are C of them. The cosine with the nearest ones says how common an
   image looks, and both sides are corrected by it (cross-domain similarity local scaling: Conneau et
