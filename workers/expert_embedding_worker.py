@@ -2,7 +2,7 @@
 
 Owns: one image-embedding model, loaded when it starts; no other state.
 Receives: micro-batches of experts with their images, and the handle to write with.
-Returns: the fragments it wrote, as texts that the driver can commit; nothing is visible before
+Returns: the fragments it wrote, for the driver to commit; nothing is visible before
     that. An expert or embedding with NaN is a refusal, never an exception.
 When it dies: nothing is lost. The pool restarts the process and sends the unfinished batches again;
     files of the dead process are never committed, and a second row of an edit_id would be skipped.

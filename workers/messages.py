@@ -1,12 +1,16 @@
 """What travels between driver and workers: frozen, picklable values."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.expert import Expert
 from liveedit_core.schema import Case, EditRequest
+
+if TYPE_CHECKING:
+    from infra.bank.fragments import WrittenFragment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ class EmbedderFacts:
 class WrittenBatch:
     """A micro-batch that is in the store, not yet visible."""
 
-    fragments: tuple[str, ...]
+    fragments: tuple["WrittenFragment", ...]
     """For `ExpertBank.commit`."""
     num_experts: int
     rejected: tuple[Rejected, ...]

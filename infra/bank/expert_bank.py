@@ -77,7 +77,7 @@ class ExpertBank(StoredBank):
 
     def commit(
         self,
-        fragments: Sequence[str],
+        fragments: Sequence[WrittenFragment],
         *,
         epoch: int,
         message: str = "",
@@ -96,8 +96,7 @@ class ExpertBank(StoredBank):
         Raises:
             ConcurrentCommitError: Others committed first every time.
         """
-        written = [WrittenFragment.from_json(text) for text in fragments]
-        subjects = {key.subject_id for fragment in written for key in fragment.keys}
+        subjects = {key.subject_id for fragment in fragments for key in fragment.keys}
 
         def attempt(base: LanceDataset) -> int:
             # The base is read before the epoch is checked: a commit that succeeds on it was not
@@ -110,7 +109,7 @@ class ExpertBank(StoredBank):
             # Only rows of these subjects can be duplicates or superseded: the time of a commit
             # does not depend on how many edits the bank holds.
             held = held_of(base, subjects)
-            plan = plan_commit(held, written, removed=self._changes.removed())
+            plan = plan_commit(held, fragments, removed=self._changes.removed())
             if not plan.added:
                 return int(base.version)
             record = self._record(
@@ -122,7 +121,7 @@ class ExpertBank(StoredBank):
                 num_superseded=len(plan.superseded),
                 last_change=len(changes),
             )
-            new = self._wanted_fragments(base, written, plan)
+            new = self._wanted_fragments(base, fragments, plan)
             return self._commit(base, record, new, plan.added, plan.superseded)
 
         self.apply_changes(epoch=epoch)
@@ -268,7 +267,7 @@ class ExpertBank(StoredBank):
         return committed
 
     def _write(self, rows: pa.Table) -> list[FragmentMetadata]:
-        return [fragment for fragment, _ in self.fragment_writer().write_table(rows)]
+        return [fragment.metadata for fragment in self.fragment_writer().write_table(rows)]
 
     def _state(self, base: LanceDataset) -> BankVersion | None:
         if self._cached_state is None or self._cached_state.version != base.version:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from infra.bank.policy import RESIDENT_BYTES, MatrixPlace
-from infra.storage.tables import storage_errors
+from infra.storage.tables import Table, storage_errors
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.repository import ExpertRepository
 
@@ -30,26 +30,22 @@ class StoredColumn:
 
     def __init__(
         self,
-        dataset: lance.LanceDataset,
-        options: dict[str, str],
+        table: Table,
+        version: int,
         column: str,
         places_N: npt.NDArray[np.int64],
         shape: tuple[int, ...],
     ) -> None:
-        """Name the column; expert n of `shape` (N, R, D) is row `places_N[n]` of the version.
-
-        `options` are those of the store, to open it in another process.
-        """
-        self._uri = dataset.uri
-        self._version = int(dataset.version)
-        self._options = options
+        """Name the column; expert n of `shape` (N, R, D) is row `places_N[n]` of the version."""
+        self._table = table
+        self._version = version
         self._column = column
         self._places_N = places_N
         self.shape = shape
 
     @functools.cached_property
     def _dataset(self) -> lance.LanceDataset:
-        return lance.dataset(self._uri, version=self._version, storage_options=self._options)
+        return self._table.at(self._version)
 
     def __getstate__(self) -> dict[str, object]:
         """Everything but the open table, which is opened again in the other process."""
@@ -65,7 +61,7 @@ class StoredColumn:
         if not len(index_U):
             return torch.empty(0, *self.shape[1:])
         places_V, inverse_U = np.unique(self._places_N[index_U.numpy()], return_inverse=True)
-        with storage_errors(self._uri):
+        with storage_errors(self._table.uri):
             rows = self._dataset.take(places_V.tolist(), columns=[self._column])
         values = rows.column(self._column).combine_chunks().flatten()
         flat = values.to_numpy(zero_copy_only=False).reshape(len(places_V), *self.shape[1:])
@@ -73,11 +69,7 @@ class StoredColumn:
 
 
 def read_repository(
-    dataset: lance.LanceDataset,
-    config: GeneratorConfig,
-    *,
-    options: dict[str, str],
-    matrices: MatrixPlace = "auto",
+    table: Table, version: int | None, config: GeneratorConfig, *, matrices: MatrixPlace = "auto"
 ) -> ExpertRepository:
     """The experts of a version, sorted by sequence; `config` must fit the bank.
 
@@ -85,7 +77,8 @@ def read_repository(
         IntegrityError: The version or a file of it is gone.
         StorageUnavailableError: The store does not answer, or a file is damaged.
     """
-    with storage_errors(dataset.uri):
+    dataset = table.at(version)
+    with storage_errors(table.uri):
         keys = dataset.to_table(columns=["edit_id", "sequence"])
         places_N = np.argsort(keys.column("sequence").to_numpy(), kind="stable")
         edit_ids = keys.column("edit_id").take(places_N).to_pylist()
@@ -100,7 +93,7 @@ def read_repository(
     down, up = (
         torch.from_numpy(arrays[name].reshape(shape))
         if is_resident
-        else StoredColumn(dataset, options, name, places_N, shape)
+        else StoredColumn(table, int(dataset.version), name, places_N, shape)
         for name in _MATRICES
     )
     return ExpertRepository(

@@ -128,7 +128,7 @@ def reconcile(
     rows = pa.concat_tables(returning) if returning else None
     return Reconciliation(
         rows=rows,
-        added=RowKey.of_table(rows) if rows else [],
+        added=list(RowKey.of_table(rows)) if rows else [],
         removed=list(leaving.values()),
     )
 

@@ -83,7 +83,7 @@ class StoredBank:
 
     def fragment_writer(self) -> FragmentWriter:
         """The handle that workers write with."""
-        return FragmentWriter(self.uri, self.store.table_options(), self.identity, self.checksums)
+        return FragmentWriter(self._table, self.identity, self.checksums)
 
     def dataset(self, version: int | None = None) -> LanceDataset:
         """A version as a Lance dataset."""
@@ -167,5 +167,4 @@ class StoredBank:
 
         from infra.bank.reader import read_repository  # torch: the command line starts without it
 
-        options = self.store.table_options()
-        return read_repository(self._table.at(version), config, options=options, matrices=matrices)
+        return read_repository(self._table, version, config, matrices=matrices)

@@ -35,7 +35,6 @@ class AnswerTable:
 
     def __init__(self, store: ObjectStore, identity: StateIdentity) -> None:
         """Open the table, created empty when there is none."""
-        self._store = store
         self._identity = identity
         name = f"answers/{identity.backbone_digest[:16]}-{identity.edit_layer}"
         self._rows = ContentTable(store, name, _SCHEMA, key="answer_id")
@@ -80,9 +79,6 @@ class AnswerTable:
         ]
         table = pa.Table.from_pylist(rows, schema=_SCHEMA)
         try:
-            written = WrittenRows.write(
-                self._rows.uri, table, self._store.table_options(), "answer_id"
-            )
-            self._rows.commit(written)
+            self._rows.commit(WrittenRows.write(self._rows.table, table, "answer_id"))
         except (IntegrityError, StorageUnavailableError) as error:
             _logger.warning("unedited answers were not stored: %s", error)

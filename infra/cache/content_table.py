@@ -6,12 +6,10 @@ version are gone it reads the newest.
 """
 
 import contextlib
-import json
 import logging
 from array import array
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import pyarrow as pa
 from lance import LanceDataset
@@ -24,7 +22,6 @@ from infra.storage.tables import (
     batches_of,
     sql_in,
     storage_errors,
-    write_rows,
 )
 from liveedit_core.errors import IntegrityError
 
@@ -36,36 +33,17 @@ _SPARE_FRAGMENTS = 32
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class WrittenRows:
-    """Fragments that no version shows yet, and the ids of their rows in order."""
+class WrittenRows(NamedTuple):
+    """A fragment that no version shows yet, and the ids of its rows in order."""
 
-    fragments: tuple[tuple[FragmentMetadata, tuple[str, ...]], ...]
-
-    @classmethod
-    def write(cls, uri: str, rows: pa.Table, options: dict[str, str], key: str) -> Self:
-        """Write rows beside a table; any process may, at any time."""
-        if not len(rows):
-            return cls(())
-        return cls(
-            tuple(
-                (fragment, tuple(part.column(key).to_pylist()))
-                for fragment, part in write_rows(uri, rows, options)
-            )
-        )
-
-    def to_json(self) -> str:
-        """As text, to send it from worker to driver."""
-        return json.dumps([[meta.to_json(), names] for meta, names in self.fragments])
+    metadata: FragmentMetadata
+    ids: tuple[str, ...]
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read back what `to_json` wrote."""
-        pairs = [
-            (FragmentMetadata.from_json(json.dumps(meta)), tuple(names))
-            for meta, names in json.loads(text)
-        ]
-        return cls(tuple(pairs))
+    def write(cls, table: Table, rows: pa.Table, key: str) -> tuple[Self, ...]:
+        """Write rows whose id is column `key`; any process may, at any time."""
+        written = table.write_rows(rows) if len(rows) else []
+        return tuple(cls(meta, tuple(part.column(key).to_pylist())) for meta, part in written)
 
 
 class ContentTable:
@@ -98,24 +76,19 @@ class ContentTable:
         self._open_once()
 
     def _open_once(self) -> None:
-        self._table = Table.open_or_create(self._store, self._name, self._schema)
-        newest = self._table.latest()
+        self.table = Table.open_or_create(self._store, self._name, self._schema)
+        newest = self.table.latest()
         if newest.schema.names != self._schema.names:
             raise IntegrityError("it has other columns")
         self._read_index(newest)
 
     def _read_index(self, dataset: LanceDataset) -> None:
-        with storage_errors(self.uri):
+        with storage_errors(self.table.uri):
             rows = dataset.to_table(columns=[self._key, "num_bytes"])
         names = rows.column(self._key).to_pylist()
         self._places = {name: place for place, name in enumerate(names)}
         self._sizes = array("q", rows.column("num_bytes").to_pylist())
         self._dataset = dataset
-
-    @property
-    def uri(self) -> str:
-        """Where the table is."""
-        return self._table.uri
 
     def __len__(self) -> int:
         return len(self._places)
@@ -139,7 +112,7 @@ class ContentTable:
     def refresh(self) -> None:
         """Read what other processes have changed; a missing table is created anew, empty."""
         try:
-            newest = self._table.latest()
+            newest = self.table.latest()
             if newest.version != self._dataset.version:
                 self._read_index(newest)
         except (IntegrityError, ValueError):
@@ -152,16 +125,16 @@ class ContentTable:
             IntegrityError: Files of the version are gone; `refresh` and try again.
             StorageUnavailableError: The store did not answer, or a file is damaged.
         """
-        with storage_errors(self.uri):
+        with storage_errors(self.table.uri):
             return self._dataset.take(sorted(self._places[name] for name in names))
 
     def column(self, name: str) -> list[str]:
         """One text column of all rows, in the order of `ids`."""
-        with storage_errors(self.uri):
+        with storage_errors(self.table.uri):
             texts: list[str] = self._dataset.to_table(columns=[name]).column(name).to_pylist()
         return texts
 
-    def commit(self, written: WrittenRows) -> int:
+    def commit(self, written: Sequence[WrittenRows]) -> int:
         """Show rows whose ids are not held yet; returns how many. Repeating is harmless."""
 
         def attempt(base: LanceDataset) -> int:
@@ -169,11 +142,11 @@ class ContentTable:
                 self._read_index(base)
             new, num_new = self._unknown_rows(written)
             if num_new:
-                self._table.commit(base, new)
+                self.table.commit(base, new)
             return num_new
 
         self.refresh()
-        num_new = self._table.on_latest(attempt)
+        num_new = self.table.on_latest(attempt)
         self.refresh()
         self.compact(spare_fragments=_SPARE_FRAGMENTS)
         return num_new
@@ -192,13 +165,13 @@ class ContentTable:
     def _reclaim(self, *, target_rows: int = 1) -> None:
         # If another process commits meanwhile, the next call reclaims the space.
         with contextlib.suppress(ConcurrentCommitError):
-            self._table.reclaim(target_rows=target_rows)
+            self.table.reclaim(target_rows=target_rows)
         self.refresh()
 
-    def _unknown_rows(self, written: WrittenRows) -> tuple[list[FragmentMetadata], int]:
+    def _unknown_rows(self, written: Sequence[WrittenRows]) -> tuple[list[FragmentMetadata], int]:
         seen: set[str] = set()
         new: list[FragmentMetadata] = []
-        for metadata, names in written.fragments:
+        for metadata, names in written:
             wanted = []
             for position, name in enumerate(names):
                 if name not in self._places and name not in seen:
@@ -208,8 +181,8 @@ class ContentTable:
                 new.append(metadata)
             elif wanted:
                 # Only some rows of the fragment are wanted: write those again.
-                rows = self._table.read_fragment(metadata).take(pa.array(wanted))
-                new += self._table.write_fragments(rows.cast(self._schema))
+                rows = self.table.read_fragment(metadata).take(pa.array(wanted))
+                new += [part for part, _ in self.table.write_rows(rows.cast(self._schema))]
         return new, len(seen)
 
     def remove(self, names: Collection[str]) -> None:
@@ -220,8 +193,8 @@ class ContentTable:
 
             def attempt(base: LanceDataset, without: str | None = without) -> None:
                 if base.get_fragments():
-                    self._table.commit(base, [], without=without)
+                    self.table.commit(base, [], without=without)
 
-            self._table.on_latest(attempt)
+            self.table.on_latest(attempt)
         if gone:
             self._reclaim()

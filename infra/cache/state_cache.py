@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from infra.cache.content_table import ContentTable, WrittenRows
+from infra.cache.content_table import ContentTable
 from infra.cache.state_rows import (
     IMAGE_SCHEMA,
     STATE_SCHEMA,
@@ -122,7 +122,6 @@ class StateCache:
         self.max_bytes = max_bytes
         name = f"states/{identity.backbone_digest[:16]}-{identity.edit_layer}"
         self._store = store
-        self._options = store.table_options()
         self._states = ContentTable(store, name, STATE_SCHEMA, key="state_id")
         self._images = ContentTable(store, f"{name}-images", IMAGE_SCHEMA, key="image_id")
         self._uses = UseLog(store, f"{name}-uses")
@@ -144,7 +143,7 @@ class StateCache:
     @property
     def writer(self) -> StateWriter:
         """The handle that workers write with."""
-        return StateWriter(self._states.uri, self._images.uri, self._options, self.identity)
+        return StateWriter(self._states.table, self._images.table, self.identity)
 
     def ids(self, inputs: Iterable[BackboneInput]) -> list[str]:
         """Ids of inputs, in order."""
@@ -234,7 +233,7 @@ class StateCache:
                 "the state cache cannot be read, states are computed instead: %s. If its files are "
                 "damaged, delete %s; it is filled again",
                 error,
-                self._states.uri,
+                self._states.table.uri,
             )
 
     def commit(self, written: WrittenStates, *, keep: Collection[str] = ()) -> bool:
@@ -245,8 +244,8 @@ class StateCache:
         if not self._has_room(written.num_bytes, keep):
             return False
         # Images first: a state without its image would have to be computed again.
-        self._images.commit(WrittenRows.from_json(written.images))
-        self._states.commit(WrittenRows.from_json(written.states))
+        self._images.commit(written.images)
+        self._states.commit(written.states)
         return True
 
     def compact(self) -> None:

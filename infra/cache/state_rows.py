@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from infra.cache.content_table import WrittenRows
+from infra.storage.tables import Table
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.method.config import StateDtype
 from liveedit_core.state_source import StateIdentity
@@ -52,9 +53,8 @@ IMAGE_SCHEMA = pa.schema(
 class WrittenStates:
     """What a worker wrote and no version shows yet."""
 
-    states: str
-    """`WrittenRows` as text."""
-    images: str
+    states: tuple[WrittenRows, ...]
+    images: tuple[WrittenRows, ...]
     num_states: int
     num_bytes: int
     num_left_out: int = 0
@@ -65,9 +65,8 @@ class WrittenStates:
 class StateWriter:
     """What a worker needs to write states; picklable, holds no credentials."""
 
-    states_uri: str
-    images_uri: str
-    options: dict[str, str]
+    states: Table
+    images: Table
     identity: StateIdentity
 
     def write(
@@ -92,18 +91,18 @@ class StateWriter:
             _image_row(self.identity, image, pyramid_E) for image, pyramid_E in images.items()
         ]
         return WrittenStates(
-            states=self._write(self.states_uri, rows, STATE_SCHEMA, "state_id"),
-            images=self._write(self.images_uri, image_rows, IMAGE_SCHEMA, "image_id"),
+            states=_write(self.states, rows, STATE_SCHEMA, "state_id"),
+            images=_write(self.images, image_rows, IMAGE_SCHEMA, "image_id"),
             num_states=len(rows),
             num_bytes=sum(row["num_bytes"] for row in [*rows, *image_rows]),
             num_left_out=len(inputs) - len(rows),
         )
 
-    def _write(
-        self, uri: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, key: str
-    ) -> str:
-        table = pa.Table.from_pylist(list(rows), schema=schema)
-        return WrittenRows.write(uri, table, self.options, key).to_json()
+
+def _write(
+    table: Table, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, key: str
+) -> tuple[WrittenRows, ...]:
+    return WrittenRows.write(table, pa.Table.from_pylist(list(rows), schema=schema), key)
 
 
 def _state_row(identity: StateIdentity, item: BackboneInput, state: LayerStates) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def read_errors(uri: str) -> Iterator[None]:
 
 
 class Table:
-    """One Lance table: open, read a version, commit a change on top of a version."""
+    """One Lance table: open, read a version, commit a change on top of a version; picklable."""
 
     def __init__(self, store: ObjectStore, name: str) -> None:
         """Name a table by its key, "banks/main"; it must exist before it is read."""
@@ -105,6 +105,10 @@ class Table:
     def _dataset(self) -> lance.LanceDataset:
         with storage_errors(self.uri):
             return lance.dataset(self.uri, storage_options=self._options)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Everything but the open table, which is opened again in the other process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_dataset"}
 
     def exists(self) -> bool:
         """Whether the table has been created; an outage is an error, not a "no"."""
@@ -144,9 +148,20 @@ class Table:
             f"table {self.uri}: {_MAX_COMMIT_TRIES} commits were overtaken by other processes"
         )
 
-    def write_fragments(self, rows: pa.Table) -> list[FragmentMetadata]:
-        """Write rows as files of the table that no version shows yet."""
-        return [fragment for fragment, _ in write_rows(self.uri, rows, self._options)]
+    def write_rows(self, rows: pa.Table) -> list[tuple[FragmentMetadata, pa.Table]]:
+        """Write rows as fragments that no version shows yet; returns each with its rows.
+
+        Any process may do so at any time.
+        """
+        with storage_errors(self.uri):
+            fragments = write_fragments(
+                rows, self.uri, schema=rows.schema, mode="append", storage_options=self._options
+            )
+        ends = itertools.accumulate(fragment.num_rows for fragment in fragments)
+        return [
+            (fragment, rows.slice(end - fragment.num_rows, fragment.num_rows))
+            for fragment, end in zip(fragments, ends, strict=True)
+        ]
 
     def read_fragment(self, fragment: FragmentMetadata) -> pa.Table:
         """All rows of a fragment, committed or not, removed ones included."""
@@ -198,7 +213,7 @@ class Table:
 
     def append(self, base: lance.LanceDataset, rows: pa.Table) -> int:
         """Commit rows on top of `base`; see `commit`."""
-        return self.commit(base, self.write_fragments(rows))
+        return self.commit(base, [fragment for fragment, _ in self.write_rows(rows)])
 
     def reclaim(self, *, target_rows: int = 1) -> None:
         """Free the space of removed rows, merge fragments under `target_rows`, drop old versions.
@@ -228,24 +243,6 @@ class Table:
             folder = Path(self.uri) / "_versions"
             names = (f"{_NEWEST_NAME - version:020d}.manifest", f"{version}.manifest")
             sync_files(folder / name for name in names)
-
-
-def write_rows(
-    uri: str, rows: pa.Table, options: Mapping[str, str]
-) -> list[tuple[FragmentMetadata, pa.Table]]:
-    """Write rows as uncommitted fragments of the table at `uri`; returns each with its rows.
-
-    Any process may do so at any time.
-    """
-    with storage_errors(uri):
-        fragments = write_fragments(
-            rows, uri, schema=rows.schema, mode="append", storage_options=dict(options)
-        )
-    ends = itertools.accumulate(fragment.num_rows for fragment in fragments)
-    return [
-        (fragment, rows.slice(end - fragment.num_rows, fragment.num_rows))
-        for fragment, end in zip(fragments, ends, strict=True)
-    ]
 
 
 def batches_of(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from infra.bank.expert_bank import ExpertBank
+from infra.bank.fragments import WrittenFragment
 from infra.bank.integrity import IntegrityReport, verify_version
 from infra.requests.request_log import RequestLog
 from liveedit_core.errors import IntegrityError
@@ -71,7 +72,7 @@ def repair_bank(
     rejected: list[Rejected] = []
     if lost:
 
-        def commit(fragments: list[str]) -> None:
+        def commit(fragments: list[WrittenFragment]) -> None:
             bank.commit(fragments, epoch=epoch, message=reason, kind="repair", author=author)
 
         with open_workers() as workers:
@@ -149,7 +150,7 @@ def _write_again(
     workers: ExpertWriters,
     config: LifelongEditRecipe,
     sequences: list[int],
-    commit: Callable[[list[str]], None],
+    commit: Callable[[list[WrittenFragment]], None],
 ) -> list[Rejected]:
     """Write lost experts, committed window by window; returns the refused requests."""
     plan = WindowPlan(window_edits=config.bank.window_edits)

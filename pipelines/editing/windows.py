@@ -14,6 +14,7 @@ from typing import Protocol
 
 from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
+from infra.bank.fragments import WrittenFragment
 from infra.requests.request_log import LoggedRequest, RequestLog
 from liveedit_core.inputs.rejects import Rejected
 from pipelines.editing.recipe import LifelongEditRecipe
@@ -91,9 +92,9 @@ class OpenWindow:
         return self.batches[-1].last_sequence if self.batches else 0
 
     @property
-    def fragments(self) -> list[str]:
+    def fragments(self) -> list[WrittenFragment]:
         """For `ExpertBank.commit`."""
-        return [text for batch in self.batches for text in batch.fragments]
+        return [fragment for batch in self.batches for fragment in batch.fragments]
 
 
 @dataclass(kw_only=True)

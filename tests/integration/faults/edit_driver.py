@@ -20,6 +20,7 @@ import ray
 from rich.console import Console
 
 from infra.bank.expert_bank import ExpertBank
+from infra.bank.fragments import WrittenFragment
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.storage.writer_fence import WriterFence
@@ -110,7 +111,7 @@ class MortalBank(ExpertBank):
 
     last_commit = -1
 
-    def commit(self, fragments: Sequence[str], *, epoch: int, **values: str) -> int:
+    def commit(self, fragments: Sequence[WrittenFragment], *, epoch: int, **values: str) -> int:
         self.last_commit -= 1
         if self.last_commit == 0:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -6,6 +6,7 @@ import pytest
 
 from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
+from infra.bank.fragments import WrittenFragment
 from infra.bank.policy import GrowthPolicy
 from infra.requests.change_log import ChangeLog
 from infra.requests.request_log import RequestLog
@@ -28,7 +29,7 @@ class Life:
         self.bank = ExpertBank.open_or_create(store, "main", SMALL_IDENTITY)
         self.epoch = self.bank.acquire_writer()
 
-    def fragments(self, *numbers: int) -> list[str]:
+    def fragments(self, *numbers: int) -> list[WrittenFragment]:
         rows = [small_row(number, *self.facts[number - 1]) for number in numbers]
         return self.bank.fragment_writer().write(rows)
 

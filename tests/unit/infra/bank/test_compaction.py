@@ -10,6 +10,7 @@ import torch
 from infra.bank.checksums import BankChecksums
 from infra.bank.compaction import Compaction, settled_fragments
 from infra.bank.expert_bank import ExpertBank
+from infra.bank.fragments import WrittenFragment
 from infra.bank.history import VersionArchive
 from infra.bank.policy import GrowthPolicy
 from infra.bank.schema import BankIdentity, ExpertRow
@@ -36,7 +37,7 @@ def grow(bank: ExpertBank, make_row: MakeRow, windows: Sequence[Sequence[int]]) 
     writer = bank.fragment_writer()
     versions = []
     for numbers in windows:
-        fragments: list[str] = []
+        fragments: list[WrittenFragment] = []
         for n in numbers:
             row = make_row(n, f"flag {n - 2}", "no") if n % 3 == 0 else make_row(n, f"flag {n}")
             fragments += writer.write([row])

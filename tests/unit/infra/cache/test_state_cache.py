@@ -196,7 +196,7 @@ def test_beyond_the_budget_the_least_recently_used_go(store: ObjectStore) -> Non
     later = StateCache(store, EXACT, max_bytes=budget)
     assert held(later, third) == held(later, first) == [True] * 3
     assert held(later, second) == [False] * 3
-    folder = Path(writing._states.uri)
+    folder = Path(writing._states.table.uri)
     assert sum(path.stat().st_size for path in folder.rglob("*.lance")) < 2.5 * budget
 
 
@@ -249,7 +249,7 @@ def test_a_damaged_cache_costs_time_only(
     cache = StateCache(store, EXACT)
     inputs = [question(1), question(2), TEXT_ONLY]
     fill(cache, inputs)
-    damage(Path(f"{cache._states.uri}{suffix}"))
+    damage(Path(f"{cache._states.table.uri}{suffix}"))
     for opened in (cache, StateCache(store, EXACT), StateCache(store, EXACT)):
         source = CachedStates(opened, BackboneStates(BACKBONE), is_filling=True)
         for state, expected in zip(source.states(inputs), BACKBONE.encode(inputs), strict=True):

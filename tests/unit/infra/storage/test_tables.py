@@ -56,7 +56,7 @@ def test_only_one_of_two_commits_on_one_base_succeeds(
 
 def test_removal_and_append_are_one_version(table: Table) -> None:
     before = table.append(table.latest(), names("a", "b"))
-    new = table.write_fragments(names("c"))
+    new = [fragment for fragment, _ in table.write_rows(names("c"))]
     after = table.commit(table.latest(), new, without=sql_in("name", ["a"]))
     assert after == before + 1
     assert content(table, before) == ["a", "b"]
@@ -66,7 +66,8 @@ def test_removal_and_append_are_one_version(table: Table) -> None:
 def test_removing_every_old_row_still_conflicts_with_another_commit(table: Table) -> None:
     table.append(table.latest(), names("a"))
     base = table.latest()
-    table.commit(base, table.write_fragments(names("b")), without="name = 'a'")
+    ((fragment, _),) = table.write_rows(names("b"))
+    table.commit(base, [fragment], without="name = 'a'")
     with pytest.raises(ConcurrentCommitError):
         table.append(base, names("c"))
     assert content(table) == ["b"]
