@@ -68,30 +68,24 @@ class Editor:
 
     @torch.no_grad()
     def write_experts(
-        self, requests: Sequence[EditRequest], states: Sequence[LayerStates] | None = None
+        self,
+        requests: Sequence[EditRequest],
+        states: Sequence[LayerStates] | None = None,
+        *,
+        check_finite: bool = True,
     ) -> list[Expert]:
         """One expert per request (Eq. 1, 3, 4); `states` are those of `edit_input`, if known.
 
         Raises:
-            NumericsError: an expert is not finite.
+            NumericsError: an expert is not finite, with `check_finite`.
         """
-        experts = self.unchecked_experts(requests, states)
-        for expert in experts:
-            expert.check_finite()
-        return experts
-
-    @torch.no_grad()
-    def unchecked_experts(
-        self, requests: Sequence[EditRequest], states: Sequence[LayerStates] | None = None
-    ) -> list[Expert]:
-        """`write_experts` for callers that check for NaN themselves."""
         if not requests:
             return []
         if states is None:
             states = self.backbone.encode([edit_input(request) for request in requests])
         features = self.generator.edit_features(states)
         down_BRD, up_BRD = self.generator.write_matrices(states)
-        return [
+        experts = [
             Expert(
                 edit_id=request.edit_id,
                 visual_feature_QM=features.visual_BQM[i].float().clone(),
@@ -101,6 +95,10 @@ class Editor:
             )
             for i, request in enumerate(requests)
         ]
+        if check_finite:
+            for expert in experts:
+                expert.check_finite()
+        return experts
 
     @torch.no_grad()
     def route(self, states: Sequence[LayerStates]) -> RoutingBatch:

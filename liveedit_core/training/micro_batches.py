@@ -138,8 +138,8 @@ def draw_joint(data: TrainingData, chosen: Sequence[int], rng: random.Random) ->
     distant = [rng.choice((*case.image_locality, case.prompt_swap)) for case in cases]
     edit_views = [(case.edit, *case.generality) for case in cases]
     locality_views = [case.image_locality for case in cases]
-    same = draw_same_domain(edit_views, locality_views, rng)
-    across = draw_different_domains(edit_views, locality_views, rng)
+    same_input, same_edit = draw_same_domain(edit_views, locality_views, rng)
+    distant_input, distant_edit = draw_different_domains(edit_views, locality_views, rng)
     edits = data.states([case.edit for case in cases])
     return JointBatch(
         edits=edits,
@@ -151,10 +151,10 @@ def draw_joint(data: TrainingData, chosen: Sequence[int], rng: random.Random) ->
         text_generality_BB=own[1],
         modal_generality_BB=own[2],
         locality_BB=mixture_mask(len(cases), has_own=False, generator=masks_rng),
-        same_input=data.states(same.input_side),
-        same_edit=data.states(same.edit_side),
-        distant_input=data.states(across.input_side),
-        distant_edit=data.states(across.edit_side),
+        same_input=data.states(same_input),
+        same_edit=data.states(same_edit),
+        distant_input=data.states(distant_input),
+        distant_edit=data.states(distant_edit),
     )
 
 
@@ -168,12 +168,8 @@ def mixture_mask(batch: int, *, has_own: bool, generator: torch.Generator) -> Te
     return mask_BB | torch.eye(batch, dtype=torch.bool) if has_own else mask_BB
 
 
-@dataclass(frozen=True, kw_only=True)
-class Views:
-    """Two inputs per item, by position: one for the input side, one for the edit side."""
-
-    input_side: list[int]
-    edit_side: list[int]
+Views = tuple[list[int], list[int]]
+"""Two inputs per item, by position: one for the input side, one for the edit side."""
 
 
 def draw_same_domain(
@@ -189,7 +185,7 @@ def draw_same_domain(
             probe = rng.choice(localities)
             first.append(probe)
             second.append(probe)
-    return Views(input_side=first, edit_side=second)
+    return first, second
 
 
 def draw_different_domains(
@@ -202,7 +198,7 @@ def draw_different_domains(
         rng.shuffle(pair)
         first.append(pair[0])
         second.append(pair[1])
-    return Views(input_side=first, edit_side=second)
+    return first, second
 
 
 def on_device(batch: MicroBatchT, device: torch.device) -> MicroBatchT:

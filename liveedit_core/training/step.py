@@ -9,7 +9,6 @@ positions only.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,14 +34,6 @@ Figures = dict[str, Tensor]
 """Scalars by name: losses or accuracies."""
 
 
-class Suffix(Protocol):
-    """The frozen layers after l_e."""
-
-    def __call__(self, states: Sequence[LayerStates], hidden_BTD: Tensor) -> list[Tensor]:
-        """Logits [O + 1, V] of each item, at its target positions and the one after."""
-        ...
-
-
 class TrainingModule(nn.Module):
     """Generator and frozen suffix as one module, so that both can be sharded."""
 
@@ -59,8 +50,7 @@ class TrainingModule(nn.Module):
         if isinstance(batch, PromptBatch):
             losses, accuracies = prompt_losses(self.generator, batch)
         elif isinstance(batch, ExpertBatch):
-            end_id = self.suffix.end_id
-            losses, accuracies = expert_losses(self.generator, self.suffix, batch, end_id)
+            losses, accuracies = expert_losses(self.generator, self.suffix, batch)
         else:
             direction = self.losses.kl_direction
             losses, accuracies = joint_losses(self.generator, self.suffix, batch, direction)
@@ -108,15 +98,12 @@ def prompt_losses(generator: LiveEditGenerator, batch: PromptBatch) -> tuple[Fig
 
 
 def expert_losses(
-    generator: LiveEditGenerator, suffix: Suffix, batch: ExpertBatch, end_id: int
+    generator: LiveEditGenerator, suffix: DecoderSuffix, batch: ExpertBatch
 ) -> tuple[Figures, Figures]:
-    """NLL under the expert of each question's own edit (Eq. 8, 9), and token accuracy.
-
-    `end_id` is the token that must follow the target.
-    """
+    """NLL under the expert of each question's own edit (Eq. 8, 9), and token accuracy."""
     down_BRD, up_BRD = generator.write_matrices(batch.edits)
     logits = edited_logits(generator, suffix, batch.questions, batch.weights_BB, down_BRD, up_BRD)
-    end = batch.weights_BB.new_tensor([end_id], dtype=torch.int64)
+    end = batch.weights_BB.new_tensor([suffix.end_id], dtype=torch.int64)
     labels = [torch.cat([state.target_ids_O, end]) for state in batch.questions]
     hits = [
         (row[:-1].argmax(-1) == label[:-1]).float().mean()
@@ -127,7 +114,7 @@ def expert_losses(
 
 def edited_logits(
     generator: LiveEditGenerator,
-    suffix: Suffix,
+    suffix: DecoderSuffix,
     questions: Sequence[LayerStates],
     weights_BN: Tensor,
     down_NRD: Tensor,
@@ -137,12 +124,13 @@ def edited_logits(
     hidden_BTD = pad_hidden(questions).values_BSD
     normed_BTD = generator.hidden_norm(hidden_BTD)
     residual = fused_residual(normed_BTD, weights_BN, down_NRD, up_NRD, generator.config.gain)
-    return suffix(questions, hidden_BTD + residual)
+    logits: list[Tensor] = suffix(questions, hidden_BTD + residual)
+    return logits
 
 
 def joint_losses(
     generator: LiveEditGenerator,
-    suffix: Suffix,
+    suffix: DecoderSuffix,
     batch: JointBatch,
     kl_direction: KlDirection = "original_to_edited",
 ) -> tuple[Figures, Figures]:
