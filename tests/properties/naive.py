@@ -224,10 +224,10 @@ def weigh(
             weights[n] = sigmoid(scores[n]) * share
     if config.visual_gate and key is not None:
         itself = key_margin(inputs.visual, inputs.visual, key, config.nearest_sentinels)
-        twins = [margin >= config.same_image_ratio * itself for margin in margins]
+        same_image = [margin >= config.same_image_ratio * itself for margin in margins]
         for n in members:
-            is_rival = any(twins) and not twins[n]
-            midpoint = config.other_image_midpoint if is_rival else config.visual_midpoint
+            is_other = any(same_image) and not same_image[n]
+            midpoint = config.other_image_midpoint if is_other else config.visual_midpoint
             weights[n] *= sigmoid(config.visual_gate * (margins[n] - midpoint))
     return weights
 

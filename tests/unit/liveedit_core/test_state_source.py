@@ -1,4 +1,4 @@
-"""Equal names mean equal rows: whatever changes the rows changes the name."""
+"""Equal ids mean equal states: whatever changes the states changes the id."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ ITEM = BackboneInput(prompt="What is it?", target="a kettle", image_bytes=b"imag
         {"prompt": "What is it?a", "target": " kettle"},
     ],
 )
-def test_an_input_that_differs_has_another_name(change: dict[str, object]) -> None:
+def test_another_input_has_another_id(change: dict[str, object]) -> None:
     assert IDENTITY.state_id(replace(ITEM, **change)) != IDENTITY.state_id(ITEM)  # type: ignore[arg-type]
 
 
@@ -41,14 +41,12 @@ def test_an_input_that_differs_has_another_name(change: dict[str, object]) -> No
         ({"edit_layer": 4}, False),
     ],
 )
-def test_a_backbone_that_differs_gives_other_names(
-    change: dict[str, object], has_other_image: bool
-) -> None:
+def test_another_backbone_gives_other_ids(change: dict[str, object], has_other_image: bool) -> None:
     other = replace(IDENTITY, **change)  # type: ignore[arg-type]
     assert other.state_id(ITEM) != IDENTITY.state_id(ITEM)
     assert (other.image_id(b"p") != IDENTITY.image_id(b"p")) == has_other_image
 
 
-def test_no_input_and_an_empty_image_are_not_the_same() -> None:
+def test_no_image_and_an_empty_image_differ() -> None:
     without, empty = (replace(ITEM, image_bytes=image) for image in (None, b""))
     assert IDENTITY.state_id(without) != IDENTITY.state_id(empty)

@@ -1,4 +1,4 @@
-"""Rows are cut out of states by their spans and padded with a truthful mask."""
+"""Parts of a sequence are selected by their spans and padded with a mask."""
 
 import torch
 
@@ -16,7 +16,7 @@ SHORT = random_states(1, num_prompt=2, num_target=1, num_before=3)
 LONG = random_states(2, num_prompt=6, num_target=4)
 
 
-def test_padding_keeps_rows_and_marks_them() -> None:
+def test_padding_keeps_values_and_masks_the_rest() -> None:
     parts = [torch.ones(2, 3), 2 * torch.ones(4, 3), torch.zeros(0, 3)]
     padded = Padded.pad(parts)
     assert padded.mask_BS.tolist() == [
@@ -29,7 +29,7 @@ def test_padding_keeps_rows_and_marks_them() -> None:
         assert not rows[~mask].any()
 
 
-def test_spans_pick_the_right_rows() -> None:
+def test_spans_select_the_right_positions() -> None:
     pair = [SHORT, LONG]
     for rows, spans in (
         (pad_images(pair), [(3, 7), (0, 4)]),

@@ -7,21 +7,21 @@ import torch
 
 from liveedit_core.method.attention import CrossAttention
 
-QUERY, ROW, VALUE, HEADS = 8, 6, 12, 2
+QUERY, CONTEXT, VALUE, HEADS = 8, 6, 12, 2
 
 
 @pytest.fixture
 def attention() -> CrossAttention:
     torch.manual_seed(0)
-    return CrossAttention(QUERY, ROW, VALUE, HEADS).eval().requires_grad_(False)
+    return CrossAttention(QUERY, CONTEXT, VALUE, HEADS).eval().requires_grad_(False)
 
 
 def everywhere(values_BSD: torch.Tensor) -> torch.Tensor:
     return torch.ones(values_BSD.shape[:2], dtype=torch.bool)
 
 
-def test_one_row_is_passed_on_whatever_the_query(attention: CrossAttention) -> None:
-    row = torch.randn(1, 1, ROW)
+def test_a_context_of_one_token_is_returned_for_any_query(attention: CrossAttention) -> None:
+    row = torch.randn(1, 1, CONTEXT)
     for query in (torch.zeros(1, 2, QUERY), torch.randn(1, 2, QUERY)):
         mixed = attention(query, row, everywhere(row))
         torch.testing.assert_close(mixed[0, 0], attention.v_proj(row[0, 0]))
@@ -30,24 +30,28 @@ def test_one_row_is_passed_on_whatever_the_query(attention: CrossAttention) -> N
 def test_a_zero_query_projection_averages(attention: CrossAttention) -> None:
     attention.q_proj.weight.zero_()
     attention.q_proj.bias.zero_()
-    rows = torch.randn(1, 5, ROW)
-    mixed = attention(torch.randn(1, 1, QUERY), rows, everywhere(rows))
-    torch.testing.assert_close(mixed[0, 0], attention.v_proj(rows[0]).mean(0))
+    context = torch.randn(1, 5, CONTEXT)
+    mixed = attention(torch.randn(1, 1, QUERY), context, everywhere(context))
+    torch.testing.assert_close(mixed[0, 0], attention.v_proj(context[0]).mean(0))
 
 
-def test_masked_rows_have_no_influence(attention: CrossAttention) -> None:
-    query, rows = torch.randn(1, 2, QUERY), torch.randn(1, 4, ROW)
-    padded = torch.cat([rows, 1e4 * torch.randn(1, 3, ROW)], dim=1)
+def test_masked_tokens_have_no_influence(attention: CrossAttention) -> None:
+    query, context = torch.randn(1, 2, QUERY), torch.randn(1, 4, CONTEXT)
+    padded = torch.cat([context, 1e4 * torch.randn(1, 3, CONTEXT)], dim=1)
     mask = torch.tensor([[True] * 4 + [False] * 3])
-    alone = attention(query, rows, everywhere(rows))
+    alone = attention(query, context, everywhere(context))
     torch.testing.assert_close(attention(query, padded, mask), alone)
 
 
 def test_heads_see_only_their_share_of_the_width(attention: CrossAttention) -> None:
     """Each head has its own softmax, scaled by 1 / sqrt(QUERY / HEADS)."""
-    query, rows = torch.randn(1, 1, QUERY), torch.randn(1, 3, ROW)
-    mixed = attention(query, rows, everywhere(rows))[0, 0]
-    q, k, v = attention.q_proj(query)[0, 0], attention.k_proj(rows)[0], attention.v_proj(rows)[0]
+    query, context = torch.randn(1, 1, QUERY), torch.randn(1, 3, CONTEXT)
+    mixed = attention(query, context, everywhere(context))[0, 0]
+    q, k, v = (
+        attention.q_proj(query)[0, 0],
+        attention.k_proj(context)[0],
+        attention.v_proj(context)[0],
+    )
     for head in range(HEADS):
         keys = slice(head * QUERY // HEADS, (head + 1) * QUERY // HEADS)
         values = slice(head * VALUE // HEADS, (head + 1) * VALUE // HEADS)
@@ -56,8 +60,8 @@ def test_heads_see_only_their_share_of_the_width(attention: CrossAttention) -> N
 
 
 def test_a_query_of_batch_one_is_shared(attention: CrossAttention) -> None:
-    query, rows = torch.randn(1, 2, QUERY), torch.randn(3, 4, ROW)
-    together = attention(query, rows, everywhere(rows))
+    query, context = torch.randn(1, 2, QUERY), torch.randn(3, 4, CONTEXT)
+    together = attention(query, context, everywhere(context))
     for row in range(3):
-        single = attention(query, rows[row : row + 1], everywhere(rows[row : row + 1]))
+        single = attention(query, context[row : row + 1], everywhere(context[row : row + 1]))
         torch.testing.assert_close(together[row], single[0])

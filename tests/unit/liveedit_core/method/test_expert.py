@@ -31,22 +31,22 @@ def generator(**change: float) -> ExpertGenerator:
 
 
 SIGNAL = Padded.pad([torch.randn(9, 32, generator=torch.Generator().manual_seed(1))])
-NOWHERE = torch.zeros(1, 9, dtype=torch.int64)
+NO_POSITION = torch.zeros(1, 9, dtype=torch.int64)
 
 
 def test_the_scale_divides_the_matrix() -> None:
     plain, scaled = generator(expert_scale=1.0), generator(expert_scale=5.0)
-    torch.testing.assert_close(plain(SIGNAL, NOWHERE) / 5, scaled(SIGNAL, NOWHERE))
+    torch.testing.assert_close(plain(SIGNAL, NO_POSITION) / 5, scaled(SIGNAL, NO_POSITION))
 
 
-def test_without_position_embeddings_order_means_nothing() -> None:
+def test_without_position_embeddings_order_does_not_matter() -> None:
     module = generator()
     order = torch.randperm(9, generator=torch.Generator().manual_seed(2))
     shuffled = Padded(values_BSD=SIGNAL.values_BSD[:, order], mask_BS=SIGNAL.mask_BS)
-    torch.testing.assert_close(module(SIGNAL, NOWHERE), module(shuffled, NOWHERE))
+    torch.testing.assert_close(module(SIGNAL, NO_POSITION), module(shuffled, NO_POSITION))
 
 
-def test_position_embeddings_tell_target_rows_apart() -> None:
+def test_position_embeddings_distinguish_target_tokens() -> None:
     module = generator(num_target_positions=3)
     position = torch.tensor([[0, 0, 0, 0, 0, 1, 2, 3, 4]])
     swapped = torch.tensor([[0, 0, 0, 0, 0, 1, 3, 2, 4]])

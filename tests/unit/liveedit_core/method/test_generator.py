@@ -1,4 +1,4 @@
-"""A generator reads the rows it should, and its file format keeps every bit."""
+"""A generator reads the right hidden states, and its checkpoint keeps every bit."""
 
 import json
 from dataclasses import replace
@@ -84,7 +84,7 @@ def test_the_edit_signal_is_image_prompt_and_target() -> None:
     assert position.shape == (1, 9)
 
 
-def test_our_edit_signal_numbers_target_rows_and_repeats_them_as_embeddings() -> None:
+def test_our_edit_signal_numbers_target_tokens_and_adds_their_embeddings() -> None:
     state = random_states(1, num_prompt=3, num_target=6, config=OUR_CONFIG)
     generator = tiny_generator(OUR_CONFIG)
     signal, position = generator.edit_signal([state])
@@ -95,7 +95,7 @@ def test_our_edit_signal_numbers_target_rows_and_repeats_them_as_embeddings() ->
     assert position[0].tolist() == [0] * 6 + [1] + targets + embeddings + [9]
 
 
-def test_a_copying_generator_begins_by_attending_one_row_per_slot() -> None:
+def test_a_copier_attends_to_one_target_token_per_slot() -> None:
     config = replace(OUR_CONFIG, hidden_size=64, module_dim=64, num_target_positions=4, rank=3)
     state = random_states(3, num_prompt=3, num_target=3, config=config)
     with torch.random.fork_rng():
@@ -106,7 +106,7 @@ def test_a_copying_generator_begins_by_attending_one_row_per_slot() -> None:
     copied = generator.up_generator.norm(state.target_embeddings_OD) * generator.up_generator.scale
     cosines = torch.nn.functional.cosine_similarity(up_1RD[0, :, None], copied[None], dim=-1)
     assert cosines.argmax(1).tolist() == [0, 1, 2]
-    assert float(cosines.diagonal().min()) > 0.4
+    assert cosines.detach().diagonal().min().item() > 0.4
 
 
 def test_routing_never_sees_the_target() -> None:
@@ -124,7 +124,7 @@ def test_routing_never_sees_the_target() -> None:
 
 
 def test_checkpoints_name_learned_tensors_after_their_attribute(tmp_path: Path) -> None:
-    """The files of before hold plain `end_row` and a `visual_weight` without a dimension."""
+    """Older checkpoints hold a plain `end_row` and a `visual_weight` without a dimension."""
     generator = tiny_generator(OUR_CONFIG)
     save_generator(generator, tmp_path)
     tensors = load_file(tmp_path / WEIGHTS_FILE)
@@ -137,7 +137,7 @@ def test_checkpoints_name_learned_tensors_after_their_attribute(tmp_path: Path) 
 
 
 def test_every_parameter_is_used_in_the_forward_of_its_own_module() -> None:
-    """Else ZeRO-3 cannot share it out: here weights are there only while that forward runs."""
+    """Required by ZeRO-3; here weights exist only while that forward runs."""
     for config in (TINY_CONFIG, OUR_CONFIG, replace(TINY_CONFIG, visual_query="learned")):
         generator = tiny_generator(config)
         states = [random_states(seed, config=config) for seed in range(2)]

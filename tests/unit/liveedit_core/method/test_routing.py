@@ -71,7 +71,7 @@ def test_an_empty_bank_keeps_nothing() -> None:
     assert soft_weights(torch.zeros(1, 0), torch.zeros(1, 0), routing.kept_BN).shape == (1, 0)
 
 
-def test_max_kept_takes_the_best_and_never_divides_a_tie() -> None:
+def test_max_kept_keeps_the_best_and_all_ties() -> None:
     config = replace(CONFIG, max_kept=2)
     best = route(features(2.0, 2.0, 0.0), keys(1, 4, 2, 3), keys(1, 1, 1, 1), config)
     assert best.kept_BN.tolist() == [[False, True, False, True]]
@@ -81,12 +81,12 @@ def test_max_kept_takes_the_best_and_never_divides_a_tie() -> None:
     assert below.kept_BN.tolist() == [[False, True, False, False]]
 
 
-def test_the_visual_gate_believes_rivals_of_a_image_that_was_edited_itself_less() -> None:
+def test_the_visual_gate_is_stricter_for_other_images_if_the_image_itself_was_edited() -> None:
     config = replace(
         CONFIG, visual_gate=2.0, visual_midpoint=1.0, other_image_midpoint=2.5, same_image_ratio=0.9
     )
-    twin = torch.tensor([[[4.0, 0.0, 0.0, 0.0]]])  # an edit of this very image has margin 4 - 1
-    inputs = features(2.0, 2.0, 1.0)._replace(same_image_BQM=twin)
+    itself = torch.tensor([[[4.0, 0.0, 0.0, 0.0]]])  # an edit of this image has margin 4 - 1
+    inputs = features(2.0, 2.0, 1.0)._replace(same_image_BQM=itself)
 
     def factors(*visual: float) -> list[float]:
         stored, prompts = keys(*visual), keys(*[1.0] * len(visual))

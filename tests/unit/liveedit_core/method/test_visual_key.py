@@ -1,4 +1,4 @@
-"""The visual key and its fit: what it makes of entities it has never seen."""
+"""The visual key and its fit, on entities that it has never seen."""
 
 from dataclasses import replace
 
@@ -12,18 +12,18 @@ from liveedit_core.method.visual_key import VisualKey
 from liveedit_core.training.visual_key_fit import KeyReport, fit_visual_key
 from tests.tiny_backbone import OUR_CONFIG
 
-NUM_ENTITYS = 120
-CONFIG = replace(OUR_CONFIG, visual_size=30, visual_rank=8, num_sentinels=NUM_ENTITYS)
-ENTITYS = torch.arange(NUM_ENTITYS).repeat_interleave(3)
+NUM_ENTITIES = 120
+CONFIG = replace(OUR_CONFIG, visual_size=30, visual_rank=8, num_sentinels=NUM_ENTITIES)
+ENTITIES = torch.arange(NUM_ENTITIES).repeat_interleave(3)
 STYLE = 3.0
 
 
 def drawings(seed: int) -> Tensor:
-    """Three drawings of each entity: 10 channels tell entities apart, 20 louder ones are style."""
+    """Three drawings of each entity: 10 channels tell entities apart, 20 stronger ones are style."""
     draw = torch.Generator().manual_seed(seed)
-    entities = torch.randn(NUM_ENTITYS, 10, generator=draw)[ENTITYS]
+    entities = torch.randn(NUM_ENTITIES, 10, generator=draw)[ENTITIES]
     entities = entities + 0.3 * torch.randn(entities.shape, generator=draw)
-    style = STYLE * torch.randn(len(ENTITYS), 20, generator=draw)
+    style = STYLE * torch.randn(len(ENTITIES), 20, generator=draw)
     return torch.cat([entities, style], dim=1)
 
 
@@ -37,7 +37,7 @@ def fitted(unedited_fraction: float = 0.1) -> tuple[VisualKey, KeyReport]:
         answer_fraction=unedited_fraction / 2,
         other_image_fraction=unedited_fraction / 4,
     )
-    return key, fit_visual_key(key, drawings(1), ENTITYS, recipe)
+    return key, fit_visual_key(key, drawings(1), ENTITIES, recipe)
 
 
 def margins(key: VisualKey, asked: Tensor, stored: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def test_unseen_entities_are_recognised_in_other_drawings() -> None:
     key, _ = fitted()
     torch.manual_seed(0)
     unfitted = VisualKey(CONFIG)
-    unseen, own = drawings(2), torch.arange(NUM_ENTITYS)
+    unseen, own = drawings(2), torch.arange(NUM_ENTITIES)
     first = margins(key, unseen[1::3], unseen[0::3]).argmax(1) == own
     first_unfitted = margins(unfitted, unseen[1::3], unseen[0::3]).argmax(1) == own
     assert first.float().mean() > 0.7
@@ -62,21 +62,21 @@ def test_unseen_entities_are_recognised_in_other_drawings() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("fraction", [0.05, 0.3])
-def test_the_threshold_lets_the_asked_share_of_strangers_pass(fraction: float) -> None:
+def test_the_threshold_lets_the_given_share_of_unedited_entities_pass(fraction: float) -> None:
     key, report = fitted(fraction)
     unseen = drawings(2)
     num_edited = int(report.num_edited)
-    stored, strangers = unseen[0::3][:num_edited], unseen[0::3][num_edited:]
-    passing = (margins(key, strangers, stored) > 0).any(1).float().mean().item()
+    stored, unedited = unseen[0::3][:num_edited], unseen[0::3][num_edited:]
+    passing = (margins(key, unedited, stored) > 0).any(1).float().mean().item()
     assert fraction / 3 < passing < 3 * fraction
 
 
 @torch.no_grad()
-def test_fewer_strangers_pass_the_midpoints() -> None:
+def test_fewer_unedited_entities_exceed_the_midpoints() -> None:
     key, report = fitted(0.4)
     unseen, num_edited = drawings(2), int(report.num_edited)
-    stored, strangers = unseen[0::3][:num_edited], unseen[0::3][num_edited:]
-    best = margins(key, strangers, stored).max(1).values
+    stored, unedited = unseen[0::3][:num_edited], unseen[0::3][num_edited:]
+    best = margins(key, unedited, stored).max(1).values
     passing = [
         (best > m).float().mean() for m in (0, report.visual_midpoint, report.other_image_midpoint)
     ]
@@ -85,14 +85,14 @@ def test_fewer_strangers_pass_the_midpoints() -> None:
 
 
 @torch.no_grad()
-def test_the_report_foretells_what_unseen_entities_do() -> None:
+def test_the_report_predicts_results_on_unseen_entities() -> None:
     key, report = fitted()
     unseen, num_edited = drawings(2), int(report.num_edited)
     own = margins(key, unseen[1::3], unseen[0::3])
     kept = (own.diagonal() > 0).float().mean().item()
     firsts = [
         own[i : i + num_edited, i : i + num_edited].argmax(1) == torch.arange(num_edited)
-        for i in range(0, NUM_ENTITYS, num_edited)
+        for i in range(0, NUM_ENTITIES, num_edited)
     ]
     assert report.own_kept == pytest.approx(kept, abs=0.15)
     assert report.own_first == pytest.approx(torch.cat(firsts).float().mean().item(), abs=0.15)
@@ -108,7 +108,7 @@ def test_the_margin_is_symmetric() -> None:
 
 
 @torch.no_grad()
-def test_the_twin_is_what_an_edit_of_the_same_image_stores() -> None:
+def test_the_same_image_feature_is_that_of_an_edit() -> None:
     key, _ = fitted()
     some = drawings(3)[:7]
     assert torch.equal(key(some, is_edit=False).same_image_BQM, key(some, is_edit=True).visual_BQM)
@@ -119,7 +119,7 @@ def test_sentinels_are_drawings_of_different_entities() -> None:
     key, _ = fitted()
     projected = key.projection((drawings(1)[::3] - key.mean) / key.deviation)
     distances = torch.cdist(key.sentinels, torch.nn.functional.normalize(projected, dim=-1))
-    assert sorted(distances.argmin(1).tolist()) == list(range(NUM_ENTITYS))
+    assert sorted(distances.argmin(1).tolist()) == list(range(NUM_ENTITIES))
     assert distances.min(1).values.max() < 1e-3
 
 
