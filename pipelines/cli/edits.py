@@ -1,6 +1,5 @@
-"""`liveedit edits ...`: requests of the log, and what became of them."""
+"""`liveedit edits ...`: requests of the log and their state."""
 
-import argparse
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -15,30 +14,26 @@ from liveedit_core.inputs.datasets import load_requests
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import EditRequest
-from pipelines.cli.output import Output, short
-from pipelines.cli.selection import bank_names, find_edit, open_bank
+from pipelines.cli.context import CommandContext
+from pipelines.cli.selection import find_edit
 
-REFUSED = 4
-_SHOWN_CHARS = 60
+REJECTED = 4
 _FEW_EDITS = 1000
-"""So many are looked up one by one; for more the whole bank is read."""
-
-Command = Callable[[argparse.Namespace, Output], int]
+"""Up to this many are looked up one by one; for more the whole bank is read."""
 
 
-def add(options: argparse.Namespace, output: Output) -> int:
-    """Write the requests of a file down in the log."""
+def add(context: CommandContext) -> int:
+    """Add the requests of a file to the log."""
     from pipelines.editing.intake import Source, log_requests
 
-    store = ObjectStore(options.store)
-    request_log = RequestLog(store)
+    options, output = context.options, context.output
     source = Source(
         name=str(options.file),
         digest=_digest(options.file),
-        items=_requests(options.file, store, options.submitter),
+        items=_requests(options.file, context.store, options.submitter),
     )
-    intake = log_requests(source, request_log)
-    removed = sorted(request_log.changes.removed() & set(intake.cases.edit_ids))
+    intake = log_requests(source, context.request_log)
+    removed = sorted(context.request_log.changes.removed() & set(intake.cases.edit_ids))
     output.data(
         num_accepted=intake.num_accepted,
         num_new=intake.num_new,
@@ -50,7 +45,7 @@ def add(options: argparse.Namespace, output: Output) -> int:
     )
     output.say(
         f"{intake.num_accepted:,} requests, {intake.num_new:,} of them new to the log; the next "
-        "editing job on this store teaches them"
+        "editing job on this store applies them"
     )
     if removed:
         output.say(
@@ -60,38 +55,29 @@ def add(options: argparse.Namespace, output: Output) -> int:
         ("line", "error", "message"),
         [(item.line_number, item.error_type, item.message) for item in intake.rejected],
     )
-    return REFUSED if intake.rejected else 0
+    return REJECTED if intake.rejected else 0
 
 
-def list_edits(options: argparse.Namespace, output: Output) -> int:
-    """Requests, by number, each with its state."""
-    store = ObjectStore(options.store)
-    request_log = RequestLog(store)
-    headers = request_log.headers(
+def list_edits(context: CommandContext) -> int:
+    """List requests, each with its state."""
+    options, output = context.options, context.output
+    headers = context.request_log.headers(
         submitter=options.submitter, since=options.since, until=options.until
     )
-    bank = open_bank(options) if options.bank or bank_names(store) else None
-    states = _states(headers, request_log, bank)
+    bank = context.bank if options.bank or context.bank_names else None
+    states = _states(headers, context.request_log, bank)
     chosen = [item for item in headers if options.state in (None, states[item.edit_id])]
-    shown = chosen[: options.limit or None]
+    shown = [(item, states[item.edit_id]) for item in chosen[: context.limit]]
     output.data(
         bank=bank.name if bank else None,
         num_edits=len(chosen),
-        edits=[{**asdict(item), "state": states[item.edit_id]} for item in shown],
+        edits=[{**asdict(item), "state": state} for item, state in shown],
     )
     output.table(
         ("number", "edit", "state", "submitted (UTC)", "submitter", "prompt", "target"),
         [
-            (
-                item.sequence,
-                short(item.edit_id),
-                states[item.edit_id],
-                item.submitted_at,
-                item.submitter,
-                item.prompt[:_SHOWN_CHARS],
-                item.target[:_SHOWN_CHARS],
-            )
-            for item in shown
+            (e.sequence, e.edit_id, state, e.submitted_at, e.submitter, e.prompt, e.target)
+            for e, state in shown
         ],
     )
     more = f", the first {len(shown):,} are shown" if len(shown) < len(chosen) else ""
@@ -101,8 +87,6 @@ def list_edits(options: argparse.Namespace, output: Output) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Event:
-    """A line in the life of an edit."""
-
     time: datetime
     event: str
     bank: str = ""
@@ -111,13 +95,12 @@ class _Event:
     reason: str = ""
 
 
-def history(options: argparse.Namespace, output: Output) -> int:
-    """All that happened to one edit: request, decisions, refusals, versions of the banks."""
-    store = ObjectStore(options.store)
-    request_log = RequestLog(store)
+def history(context: CommandContext) -> int:
+    """Show everything that happened to one edit: request, decisions, rejections, versions."""
+    options, output, request_log = context.options, context.output, context.request_log
     header = find_edit(request_log, options.edit)
-    names = [options.bank] if options.bank else bank_names(store)
-    banks = [ExpertBank.open(store, name) for name in names]
+    names = [options.bank] if options.bank else context.bank_names
+    banks = [ExpertBank.open(context.store, name) for name in names]
     events = [*_log_events(header, request_log), *_bank_events(header, banks)]
     events.sort(key=lambda item: item.time)
     states = {bank.name: _states([header], request_log, bank)[header.edit_id] for bank in banks}
@@ -138,7 +121,7 @@ def history(options: argparse.Namespace, output: Output) -> int:
 
 
 def _log_events(header: RequestHeader, request_log: RequestLog) -> Iterator[_Event]:
-    """What the log says of an edit."""
+    """Request, decisions and rejections of an edit, from the log."""
     yield _Event(
         time=header.submitted_at,
         event="submitted",
@@ -165,7 +148,7 @@ def _log_events(header: RequestHeader, request_log: RequestLog) -> Iterator[_Eve
 
 
 def _bank_events(header: RequestHeader, banks: list[ExpertBank]) -> Iterator[_Event]:
-    """What versions did to an edit."""
+    """What bank versions did to an edit."""
     for bank in banks:
         for event in bank.versions.events(header.edit_id, bank.version):
             yield _Event(
@@ -187,7 +170,7 @@ def _digest(path: Path) -> str:
 
 
 def _requests(path: Path, store: ObjectStore, submitter: str) -> Iterator[EditRequest | Rejected]:
-    """The lines of a file; those that name no submitter get this one."""
+    """The requests of a file; those that name no submitter get this one."""
     limits = InputLimits()
 
     def fetch(uri: str) -> bytes:
@@ -203,24 +186,28 @@ def _requests(path: Path, store: ObjectStore, submitter: str) -> Iterator[EditRe
 def _states(
     headers: list[RequestHeader], request_log: RequestLog, bank: ExpertBank | None
 ) -> dict[str, str]:
-    """Of each edit: held, superseded, pending, refused or removed, in a bank as it is now."""
+    """The state of each edit in the newest version of a bank, as --state names it."""
     removed = request_log.changes.removed()
     subjects = {item.subject_id for item in headers} if len(headers) <= _FEW_EDITS else None
     held = bank.subject_sequences(subject_ids=subjects) if bank else {}
     refused = request_log.rejected_sequences(bank.name if bank else "")
     states = {}
     for item in headers:
-        answering = held.get(item.subject_id, 0)
+        newest_held = held.get(item.subject_id, 0)
         if item.edit_id in removed:
             state = "removed"
-        elif answering == item.sequence:
+        elif newest_held == item.sequence:
             state = "held"
         elif item.sequence in refused:
             state = "refused"
         else:
-            state = "superseded" if answering > item.sequence else "pending"
+            state = "superseded" if newest_held > item.sequence else "pending"
         states[item.edit_id] = state
     return states
 
 
-EDITS_COMMANDS: dict[str, Command] = {"add": add, "list": list_edits, "history": history}
+EDITS_COMMANDS: dict[str, Callable[[CommandContext], int]] = {
+    "add": add,
+    "list": list_edits,
+    "history": history,
+}

@@ -1,10 +1,10 @@
-"""Look after expert banks and the edits in them.
+"""Manage expert banks and the edits in them.
 
     liveedit edits list --store runs/quickstart/store --submitter anna
     liveedit bank remove --store s3://bucket/prefix --submitter anna --reason "wrong catalogue"
     liveedit bank verify --store s3://bucket/prefix --json
 
-Tables are for people, --json is for programs: one document on standard output.
+Prints tables for people, or with --json one document for programs.
 """
 
 import argparse
@@ -22,21 +22,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_command(options: argparse.Namespace) -> int:
-    """Run what was asked for.
-
-    Raises:
-        ConfigError: No store is named.
-    """
+    """Run the command of the options; ConfigError if no store is named."""
     if not options.store:
         raise ConfigError("name the store: --store file:///folder or s3://bucket/prefix")
+    from pipelines.cli.context import CommandContext
     from pipelines.cli.output import Output
 
-    output = Output(is_json=options.json)
     if options.group == "bank":
         from pipelines.cli.bank import BANK_COMMANDS as COMMANDS
     else:
         from pipelines.cli.edits import EDITS_COMMANDS as COMMANDS
-    code = COMMANDS[options.command](options, output)
+    output = Output(is_json=options.json)
+    code = COMMANDS[options.command](CommandContext(options, output))
     output.close()
     return code
 

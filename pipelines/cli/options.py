@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,50 +10,139 @@ EXIT_CODES = """exit codes:
   0  done, also when there was nothing to do
   1  an error; the message says what to do
   2  a wrong option or setting
-  3  the bank is damaged (verify), or is still damaged (repair)
-  4  done, but some lines of the file were refused (edits add)
+  3  the bank is damaged (verify), or still damaged (repair)
+  4  done, but some lines of the file were rejected (edits add)
 
-LIVEEDIT_STORE names the store where --store is not given. An edit is named by its id or by the
-first characters of it (four at least), a bank version by its number or its tag.
+LIVEEDIT_STORE names the store if --store is not given. An edit is named by its id or by the first
+characters of it (at least four), a bank version by its number or its tag.
 """
 
-_Add = Callable[[argparse.ArgumentParser], None]
+
+def _time(text: str) -> datetime:
+    """A time; UTC if it has no offset."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "--limit": {
+        "metavar": "N",
+        "type": int,
+        "default": 50,
+        "help": "show at most N; 0 for all (default 50)",
+    },
+    "--submitter": {
+        "metavar": "NAME",
+        "default": "",
+        "help": "only edits of this submitter; for `edits add`: of lines that name no submitter",
+    },
+    "--since": {
+        "metavar": "TIME",
+        "type": _time,
+        "help": "submitted at this time or later; 2026-11-25 or 2026-11-25T14:00+01:00, UTC if no "
+        "offset is given",
+    },
+    "--until": {"metavar": "TIME", "type": _time, "help": "submitted before this time"},
+    "--state": {
+        "choices": ("held", "pending", "superseded", "removed", "refused"),
+        "help": "only edits in this state",
+    },
+    "--from": {
+        "metavar": "FILE",
+        "dest": "file",
+        "type": Path,
+        "help": 'edits of a file: ids, one per line, or a JSONL file of requests; "-" for stdin',
+    },
+    "--dry-run": {"action": "store_true", "help": "list what would change, and change nothing"},
+    "--queue": {
+        "action": "store_true",
+        "help": "leave the change to the job that is running on this bank, which applies it before "
+        "its next window; without it this command becomes the writer of the bank and such a job "
+        "stops",
+    },
+    "--reason": {"metavar": "TEXT", "default": "", "help": "stored with the new version"},
+    "--author": {
+        "metavar": "NAME",
+        "default": "",
+        "help": "stored with the new version; default: the current user",
+    },
+    "--delete": {"action": "store_true", "help": "delete the tag"},
+    "--recipe": {
+        "metavar": "FILE.toml",
+        "type": Path,
+        "help": "recipe of the editing job: models, workers and compaction",
+    },
+    "overrides": {
+        "metavar": "section.key=value",
+        "nargs": "*",
+        "help": "settings over the recipe's",
+    },
+    "edits": {"metavar": "EDIT", "nargs": "*", "help": "edit ids"},
+    "edit": {"metavar": "EDIT", "help": "edit id"},
+    "file": {"metavar": "FILE.jsonl", "type": Path, "help": "requests, one per line"},
+    "name": {"metavar": "NAME", "help": "of the tag"},
+    "old": {"metavar": "OLD", "help": "number or tag"},
+    "new": {"metavar": "NEW", "help": "number or tag"},
+    "target": {"metavar": "VERSION", "help": "number or tag"},
+    "version": {"metavar": "VERSION", "nargs": "?", "help": "number or tag; default: the newest"},
+}
+
+_FILTER = "--submitter --since --until"
+_SELECTION = f"edits {_FILTER} --from --dry-run --queue --reason --author"
+_COMMANDS = {
+    "bank": {
+        "log": ("list the versions of a bank, newest first", "--limit"),
+        "show": ("show one version: its commit and the edits that it holds", "version --limit"),
+        "diff": ("show the edits that differ between two versions", "old new --limit"),
+        "remove": ("remove edits: a new version, bit for bit as if never edited", _SELECTION),
+        "restore": ("undo removals", _SELECTION),
+        "rollback": (
+            "make a new version that holds what an older one holds",
+            "target --reason --author",
+        ),
+        "tag": ("name a version, which also protects it from clean-up", "name version --delete"),
+        "verify": ("read every file and row of a version and report damage", "version"),
+        "repair": (
+            "drop damaged files, keep intact rows, write lost experts again from the request log",
+            "--reason --author --recipe overrides",
+        ),
+        "compact": (
+            "merge small files and delete old versions as the recipe says",
+            "--recipe overrides",
+        ),
+    },
+    "edits": {
+        "add": ("add requests to the log; the next editing job applies them", "file --submitter"),
+        "list": ("list requests and their state", f"{_FILTER} --state --limit"),
+        "history": ("show everything that happened to one edit", "edit"),
+    },
+}
+_GROUPS = {
+    "bank": "look at a bank, change it, check it",
+    "edits": "add edit requests, list and track them",
+}
 
 
 def parse_arguments(description: str, arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line.
-
-    Args:
-        description: What the program is.
-        arguments: The words; those of the process by default.
-    """
-    parser = argparse.ArgumentParser(
-        prog="liveedit",
-        description=description,
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Read the command line; None reads that of the process."""
+    frame: dict[str, Any] = {
+        "epilog": EXIT_CODES,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+    parser = argparse.ArgumentParser(prog="liveedit", description=description, **frame)
     groups = parser.add_subparsers(dest="group", required=True, metavar="{bank,edits}")
-    for name, about, commands in (
-        ("bank", "look at a bank, change it, check it", _BANK),
-        ("edits", "hand in edit requests, list and follow them", _EDITS),
-    ):
-        group = groups.add_parser(name, help=about, description=about)
+    for name, commands in _COMMANDS.items():
+        group = groups.add_parser(name, help=_GROUPS[name], description=_GROUPS[name])
         subparsers = group.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        for command, (summary, adders) in commands.items():
-            leaf = subparsers.add_parser(
-                command,
-                help=summary,
-                description=summary,
-                epilog=EXIT_CODES,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
-            for add in (_common, *adders):
-                add(leaf)
+        for command, (summary, names) in commands.items():
+            leaf = subparsers.add_parser(command, help=summary, description=summary, **frame)
+            _add_common(leaf)
+            for argument in names.split():
+                leaf.add_argument(argument, **_ARGUMENTS[argument])
     return parser.parse_args(arguments)
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store",
         metavar="URI",
@@ -62,141 +150,6 @@ def _common(parser: argparse.ArgumentParser) -> None:
         help="file:///folder, a plain path or s3://bucket/prefix",
     )
     parser.add_argument(
-        "--bank", metavar="NAME", default="", help="of the store; needed where there are several"
+        "--bank", metavar="NAME", default="", help="needed if the store has several banks"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-
-
-def _when(text: str) -> datetime:
-    """A time; without an offset it is taken as UTC."""
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _limit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--limit", metavar="N", type=int, default=50, help="show so many; 0 shows all (default 50)"
-    )
-
-
-def _filter(parser: argparse.ArgumentParser) -> None:
-    when = "2026-11-25 or 2026-11-25T14:00+01:00; without an offset in UTC"
-    parser.add_argument("--submitter", metavar="NAME", default="", help="of this submitter")
-    parser.add_argument(
-        "--since", metavar="TIME", type=_when, help=f"submitted then or later; {when}"
-    )
-    parser.add_argument("--until", metavar="TIME", type=_when, help="submitted before")
-
-
-def _selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("edits", nargs="*", metavar="EDIT", help="edit ids")
-    _filter(parser)
-    parser.add_argument(
-        "--from",
-        dest="file",
-        metavar="FILE",
-        type=Path,
-        help='edits of a file: ids, one a line, or the JSONL that was handed in; "-" is stdin',
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="list what would be changed, and change nothing"
-    )
-    parser.add_argument(
-        "--queue",
-        action="store_true",
-        help="write the decision down for the job that runs on this bank, which carries it out "
-        "before its next window; without it this command becomes the writer of the bank and such "
-        "a job stops",
-    )
-
-
-def _reason(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--reason", metavar="TEXT", default="", help="kept with the new version")
-    parser.add_argument("--author", metavar="NAME", default="", help="by default the user")
-
-
-def _version(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "version", nargs="?", metavar="VERSION", help="number or tag; by default the newest"
-    )
-
-
-def _one(name: str, about: str) -> _Add:
-    def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(name, metavar=name.upper(), help=about)
-
-    return add
-
-
-def _flag(name: str, about: str) -> _Add:
-    def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(name, action="store_true", help=about)
-
-    return add
-
-
-def _recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--recipe",
-        metavar="FILE.toml",
-        type=Path,
-        help="of the editing job: its models, actors and growth",
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's"
-    )
-
-
-def _add_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE.jsonl", type=Path, help="requests, one a line")
-    parser.add_argument(
-        "--submitter", metavar="NAME", default="", help="of lines that name none themselves"
-    )
-
-
-def _state(parser: argparse.ArgumentParser) -> None:
-    states = ("held", "pending", "superseded", "removed", "refused")
-    parser.add_argument("--state", choices=states, help="only edits in this state")
-
-
-_Commands = dict[str, tuple[str, tuple[Any, ...]]]
-
-_BANK: _Commands = {
-    "log": ("versions of a bank, newest first: what, when, who, why", (_limit,)),
-    "show": ("one version: how it came to be, and the edits that it holds", (_version, _limit)),
-    "diff": (
-        "edits that differ between two versions",
-        (_one("old", "number or tag"), _one("new", "number or tag"), _limit),
-    ),
-    "remove": (
-        "withdraw edits: the new version answers as if they had never been",
-        (_selection, _reason),
-    ),
-    "restore": ("take removals back", (_selection, _reason)),
-    "rollback": (
-        "make the newest version hold what an older one holds",
-        (_one("version", "number or tag"), _reason),
-    ),
-    "tag": (
-        "name a version, which also keeps it from being cleaned up",
-        (_one("name", "of the tag"), _version, _flag("--delete", "take the name away")),
-    ),
-    "verify": (
-        "read every file and row of a version and compare them with what was written",
-        (_version,),
-    ),
-    "repair": (
-        "drop damaged files, keep unharmed rows, write lost experts again from the log",
-        (_reason, _recipe),
-    ),
-    "compact": (
-        "merge small files and clean up versions that the recipe does not keep",
-        (_recipe,),
-    ),
-}
-
-_EDITS: _Commands = {
-    "add": ("write requests down in the log; the next editing job teaches them", (_add_file,)),
-    "list": ("requests of the log and what became of them", (_filter, _state, _limit)),
-    "history": ("all that happened to one edit", (_one("edit", "edit id"),)),
-}
+    parser.add_argument("--json", action="store_true", help="print one JSON document")

@@ -1,7 +1,6 @@
 """What `liveedit` prints: tables and lines for people, or one JSON document for programs."""
 
 import json
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -10,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_LONG = ("prompt", "target", "message", "reason", "submitter", "author", "by")
-"""Columns that fold where a terminal is narrow."""
+_FOLDED = ("prompt", "target", "message", "reason", "submitter", "author", "by")
+"""Columns that fold on a narrow terminal."""
+_CUT = {"edit": 12, "superseded by": 12, "prompt": 60, "target": 60}
+"""Columns that show only the first characters; 12 of an id are enough to name an edit."""
 _PIPE_WIDTH = 2000
 
 
@@ -19,11 +20,6 @@ class Output:
     """Standard output of one command."""
 
     def __init__(self, *, is_json: bool) -> None:
-        """Print tables, or gather one document.
-
-        Args:
-            is_json: Print nothing but the document.
-        """
         self.is_json = is_json
         self._content: dict[str, Any] = {}
         self._console = Console()
@@ -33,16 +29,12 @@ class Output:
         self._content.update(content)
 
     def say(self, text: str) -> None:
-        """A line for people."""
+        """Print a line for people."""
         if not self.is_json:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def warn(self, text: str) -> None:
-        """A line for people that programs may ignore."""
-        print(text, file=sys.stderr)
-
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A table for people; numbers stand on the right, long texts fold."""
+        """Print a table for people."""
         if self.is_json or not rows:
             return
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -52,18 +44,19 @@ class Output:
                 name,
                 justify="right" if is_number else "left",
                 overflow="fold",
-                no_wrap=name not in _LONG,
+                no_wrap=name not in _FOLDED,
             )
         for row in rows:
-            table.add_row(*(Text(shown(value)) for value in row))
+            cells = (shown(v)[: _CUT.get(name)] for name, v in zip(columns, row, strict=True))
+            table.add_row(*map(Text, cells))
         if not self._console.is_terminal:
-            # Into a file or pipe: as wide as needed, so that no line is broken.
+            # Into a file or pipe: wide enough that no line is broken.
             wide = self._console.options.update(width=_PIPE_WIDTH)
             self._console.width = self._console.measure(table, options=wide).maximum
         self._console.print(table)
 
     def close(self) -> None:
-        """Print the document."""
+        """Print the document, with --json."""
         if self.is_json:
             print(json.dumps(self._content, indent=2, default=_plain))
 
@@ -77,12 +70,7 @@ def shown(value: object) -> str:
     return str(value)
 
 
-def short(edit_id: str) -> str:
-    """The first characters of an id, enough to tell edits apart and to name one."""
-    return edit_id[:12]
-
-
 def _plain(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
