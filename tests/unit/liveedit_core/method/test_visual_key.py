@@ -19,7 +19,7 @@ STYLE = 3.0
 
 
 def drawings(seed: int) -> Tensor:
-    """Three drawings of each entity: 10 channels tell entities apart, 20 stronger ones are style."""
+    """Three drawings of each entity: 10 channels tell entities apart, 20 are style."""
     draw = torch.Generator().manual_seed(seed)
     entities = torch.randn(NUM_ENTITIES, 10, generator=draw)[ENTITIES]
     entities = entities + 0.3 * torch.randn(entities.shape, generator=draw)
