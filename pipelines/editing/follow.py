@@ -57,21 +57,20 @@ class Follower:
     """The driver that follows an inbox until it is told to stop."""
 
     config: LifelongEditRecipe
-    inbox: Inbox
     bank: ExpertBank
     request_log: RequestLog
-    fence: WriterFence
-    """Of the bank."""
     generator: Generator
     embedder: Embedder
     records: Records
     progress: Progress
-    status_file: Path
-    """JSON with the state of the job, for health checks."""
     should_stop: Callable[[], bool]
     pause: Callable[[float], None] = time.sleep
     lag: Lag = field(default_factory=Lag)
+    _inbox: Inbox = field(init=False)
+    _fence: WriterFence = field(init=False)
     _runner: WindowRunner = field(init=False)
+    _status_file: Path = field(init=False)
+    """JSON with the state of the job, for health checks."""
     _intake: Intake = field(init=False)
     """Of this process."""
     _num_edits_before: int = 0
@@ -84,6 +83,18 @@ class Follower:
     _reported_at_s: float = field(default_factory=time.monotonic)
     _registered_at_s: float = field(default_factory=time.monotonic)
     _active_at_s: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        section = self.config.follow
+        self._inbox = Inbox(
+            section.inbox_uri(self.config.store_uri),
+            limits=self.config.limits,
+            settle_s=section.settle_s,
+            max_file_bytes=section.max_file_bytes,
+            say=self.progress.say,
+        )
+        self._fence = WriterFence(self.bank.store, self.bank.name)
+        self._status_file = self.config.run_folder / "follow.json"
 
     def follow(self) -> Outcome:
         """Process what arrives until `should_stop`, then drain; returns what this process did.
@@ -129,12 +140,12 @@ class Follower:
             on_batch=lambda: self._write_status("teaching"),  # a long window must not look dead
         )
         self._intake = Intake(cases=CaseIndex(self.request_log))
-        self.progress.say(f"following {self.inbox.uri}")
+        self.progress.say(f"following {self._inbox.uri}")
 
     def _poll(self, is_draining: bool) -> None:
         """Look into the inbox once; process what is due."""
         epoch = self._runner.epoch
-        self.fence.check(epoch)
+        self._fence.check(epoch)
         if self.bank.has_waiting_changes():
             self.bank.apply_changes(epoch=epoch)
             self._known_through = None  # a restored edit may be pending, a removed one is not
@@ -149,12 +160,12 @@ class Follower:
 
     def _log_files(self) -> None:
         """Log files of the inbox until a window is full."""
-        files = self.inbox.waiting()
+        files = self._inbox.waiting()
         self.lag.num_files = len(files)
         num_waiting = len(self._waiting)
         for entry in files:
             self._note_arrival(entry.modified_at)
-            intake = self.inbox.log_file(entry, self.request_log)
+            intake = self._inbox.log_file(entry, self.request_log)
             self._active_at_s = time.monotonic()
             self.lag.num_files -= 1
             if intake is not None:
@@ -221,7 +232,7 @@ class Follower:
         if time.monotonic() - self._reported_at_s >= self.config.follow.report_s:
             self._reported_at_s = time.monotonic()
             self.progress.say(
-                f"following {self.inbox.uri}; {self._num_edits} edits in the bank; "
+                f"following {self._inbox.uri}; {self._num_edits} edits in the bank; "
                 f"lag {self.lag.age_s:.1f} s"
             )
 
@@ -252,16 +263,16 @@ class Follower:
             "state": state,
             "reason": reason,
             "updated_at": datetime.now(UTC).isoformat(),
-            "inbox": self.inbox.uri,
+            "inbox": self._inbox.uri,
             "num_edits": self._num_edits,
             "num_waiting_files": self.lag.num_files,
             "num_waiting_requests": len(self._waiting),
             "lag_s": round(self.lag.age_s, 3),
         }
-        temporary = self.status_file.with_suffix(".tmp")
+        temporary = self._status_file.with_suffix(".tmp")
         with contextlib.suppress(OSError):  # a full disk under the run folder stops nothing
             temporary.write_text(json.dumps(status, indent=2))
-            temporary.replace(self.status_file)
+            temporary.replace(self._status_file)
 
     def _end(self) -> Outcome:
         self._write_status("ended")

@@ -9,12 +9,10 @@ from rich.console import Console
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from infra.storage.writer_fence import WriterFence
 from infra.tracking.model_registry import ModelRegistry
 from infra.tracking.results import ResultsTable
 from infra.tracking.tracker import Tracker
 from pipelines.editing.follow import Follower
-from pipelines.editing.inbox import Inbox
 from pipelines.editing.intake import Source, open_source
 from pipelines.editing.mlflow_records import RunRecords
 from pipelines.editing.recipe import LifelongEditRecipe
@@ -24,7 +22,6 @@ from pipelines.editing.writers import model_names, start_writers, writer_cpus
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.run_folder import run_facts
-from pipelines.job.stages import ExpertWriters
 from pipelines.job.start_workers import start_evaluator
 from pipelines.job.state_cache import cache_names
 from workers.failures import retried
@@ -132,7 +129,17 @@ def _edit(
             results=ResultsTable(store, config.run_name),
         )
         if source is None:
-            return sources, _follower(sources, writers, records, progress, stop).follow()
+            follower = Follower(
+                config=config,
+                bank=sources.bank,
+                request_log=sources.request_log,
+                generator=writers.generator,
+                embedder=writers.embedder,
+                records=records,
+                progress=progress,
+                should_stop=stop,
+            )
+            return sources, follower.follow()
         outcome = run(
             config,
             source=source,
@@ -160,37 +167,6 @@ def _opened_source(
     for note in source.notes:
         progress.say(note)
     return source
-
-
-def _follower(
-    sources: ReportSources,
-    writers: ExpertWriters,
-    records: RunRecords,
-    progress: ProgressView,
-    should_stop: StopRequest,
-) -> Follower:
-    """The continuous mode with the workers of this job."""
-    config, section = sources.config, sources.config.follow
-    store = ObjectStore(config.store_uri)
-    return Follower(
-        config=config,
-        inbox=Inbox(
-            section.inbox_uri(config.store_uri),
-            limits=config.limits,
-            settle_s=section.settle_s,
-            max_file_bytes=section.max_file_bytes,
-            say=progress.say,
-        ),
-        bank=sources.bank,
-        request_log=sources.request_log,
-        fence=WriterFence(store, config.bank.name),
-        generator=writers.generator,
-        embedder=writers.embedder,
-        records=records,
-        progress=progress,
-        status_file=config.run_folder / "follow.json",
-        should_stop=should_stop,
-    )
 
 
 def _write_report(

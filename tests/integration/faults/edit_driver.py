@@ -23,7 +23,6 @@ from infra.bank.expert_bank import ExpertBank
 from infra.bank.fragments import WrittenFragment
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from infra.storage.writer_fence import WriterFence
 from infra.tracking.results import ResultsTable
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import LiveEditError
@@ -31,7 +30,6 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.states import LayerStates
 from pipelines.editing.follow import Follower
-from pipelines.editing.inbox import Inbox
 from pipelines.editing.intake import Source
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import run
@@ -137,6 +135,7 @@ def recipe_of(options: argparse.Namespace) -> LifelongEditRecipe:
     batch_size = 1 if options.follow else BATCH_SIZE
     overrides = [
         f"store={options.store}",
+        f"run_root={options.marks}",
         f"bank.window_edits={WINDOW_EDITS}",
         f"generator.batch_size={batch_size}",
         "evaluation.at=[]",
@@ -176,15 +175,12 @@ def drive(options: argparse.Namespace) -> int:
         if options.follow:
             outcome = Follower(
                 config=config,
-                inbox=Inbox(config.follow.inbox_uri(config.store_uri), limits=config.limits),
                 bank=bank,
                 request_log=log,
-                fence=WriterFence(store, BANK),
                 generator=generator,
                 embedder=embedder,
                 records=Notes(),
                 progress=view,
-                status_file=Path(options.marks) / "follow.json",
                 should_stop=stop,
             ).follow()
         else:

@@ -14,12 +14,10 @@ from infra.bank.expert_bank import ExpertBank
 from infra.bank.schema import column_to_numpy
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from infra.storage.writer_fence import WriterFence
 from infra.tracking.results import ResultsTable
 from liveedit_core.errors import StorageUnavailableError
 from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.follow import Follower
-from pipelines.editing.inbox import Inbox
 from pipelines.editing.intake import Source
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import run
@@ -90,6 +88,8 @@ def main(root: Path, mode: str) -> None:
             "generator.batch_size=1",
             "evaluation.at=[]",
             f"follow.is_on={str(mode == 'follow').lower()}",
+            f"follow.inbox={disk.folder / 'inbox'}",
+            f"run_root={disk.folder}",
             "follow.poll_s=0.05",
             "follow.settle_s=0.0",
             "follow.window_s=0.0",
@@ -122,17 +122,15 @@ def follow(
     """The continuous mode waits until there is room."""
     log = RequestLog(store)
     log.append([case(number).edit for number in range(NUM_EDITS)])
+    config.run_folder.mkdir()
     Follower(
         config=config,
-        inbox=Inbox(str(disk.folder / "inbox"), limits=InputLimits(), settle_s=0.0),
         bank=bank,
         request_log=log,
-        fence=WriterFence(store, BANK),
         generator=generator,
         embedder=ExpertEmbeddingWorker(HashEmbedder),
         records=Notes(),
         progress=disk,
-        status_file=disk.folder / "follow.json",
         should_stop=lambda: bank.num_edits() == NUM_EDITS,
     ).follow()
 

@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 
 from infra.bank.fragments import FragmentWriter
-from infra.storage.writer_fence import WriterFence, WriterFencedError
+from infra.storage.writer_fence import WriterFencedError
 from liveedit_core.errors import ConfigError, StorageUnavailableError
-from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.follow import Follower
-from pipelines.editing.inbox import Inbox
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.job.recipe_loader import load_recipe
 from tests.unit.tiny_editing import Driver, Notes
@@ -50,6 +48,7 @@ class Place:
 
     def __post_init__(self) -> None:
         self.driver = Driver(self.root / "store")
+        (self.root / "run").mkdir()
 
     @property
     def inbox(self) -> Path:
@@ -66,6 +65,9 @@ class Place:
                 "generator.batch_size=2",
                 "bank.window_edits=4",
                 "follow.is_on=true",
+                f"follow.inbox={self.inbox}",
+                f"run_root={self.root}",
+                "run_name=run",
                 "follow.poll_s=0.01",
                 "follow.window_s=0.0",
                 "follow.wait_s=0.01",
@@ -87,21 +89,18 @@ class Place:
         driver = Driver(self.root / "store")
         return Follower(
             config=config,
-            inbox=Inbox(str(self.inbox), limits=InputLimits()),
             bank=driver.bank,
             request_log=driver.log,
-            fence=WriterFence(driver.store, driver.bank.name),
             generator=driver.generator,
             embedder=options.get("embedder", driver.embedder),  # type: ignore[arg-type]
             records=self.notes,
             progress=self.said,
-            status_file=self.root / "follow.json",
             should_stop=lambda: is_over,
             pause=pause,
         )
 
     def status(self) -> dict[str, object]:
-        content: dict[str, object] = json.loads((self.root / "follow.json").read_text())
+        content: dict[str, object] = json.loads((self.root / "run" / "follow.json").read_text())
         return content
 
 
