@@ -43,7 +43,7 @@ STATES_PER_CASE: dict[Phase, int] = {"prompt": 4, "experts": 4, "joint": 6}
 """Edit, rephrasing, other image, other question; for the joint phase two locality images."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EstimateLine:
     """One number and what it is based on."""
 
@@ -136,9 +136,7 @@ def estimate_recipe(
         f"{recipe.sharding.zero_stage}; phase {work.phase}"
     )
     card = card_lines(work)
-    total = EstimateLine(
-        what="sum for each card", amount=sum(line.amount for line in card), ground=""
-    )
+    total = EstimateLine("sum for each card", sum(line.amount for line in card), "")
     lines = [*card, total, *encoding_lines(work), *time_lines(work)]
     return [head, *(line.text().rstrip() for line in lines)]
 
@@ -160,12 +158,10 @@ def parameter_lines(work: Workload) -> list[EstimateLine]:
         is_sharded = stage >= level
         is_offloaded = sharding.has_cpu_offload and is_sharded and level in (1, 3)
         if is_offloaded:
-            return EstimateLine(
-                what=what, amount=0.0, ground=f"{ground}, in the memory of the host"
-            )
+            return EstimateLine(what, 0.0, f"{ground}, in the memory of the host")
         if is_sharded:
-            return EstimateLine(what=what, amount=amount / shards, ground=f"{ground}, 1/{shards}")
-        return EstimateLine(what=what, amount=amount, ground=ground)
+            return EstimateLine(what, amount / shards, f"{ground}, 1/{shards}")
+        return EstimateLine(what, amount, ground)
 
     frozen = f"{num_frozen:,} numbers, {dtype}"
     trained = f"{num_trained:,} numbers, float32"
@@ -178,16 +174,14 @@ def parameter_lines(work: Workload) -> list[EstimateLine]:
     if stage:
         lines.append(line("optimizer: DeepSpeed's own weights", num_trained * FLOAT, 1, trained))
         bucket = min(num_trained, MAX_BUCKET) * FLOAT
-        lines.append(
-            EstimateLine(what="buffer: reduced gradients", amount=bucket, ground="one bucket")
-        )
+        lines.append(EstimateLine("buffer: reduced gradients", bucket, "one bucket"))
     if stage == 3:
         live = min(num_frozen, MAX_LIVE_PARAMETERS)
         lines.append(
             EstimateLine(
-                what="buffer: gathered parameters",
-                amount=live * DTYPE_BYTES[dtype],
-                ground=f"at most {live:,} numbers gathered at a time",
+                "buffer: gathered parameters",
+                live * DTYPE_BYTES[dtype],
+                f"at most {live:,} numbers gathered at a time",
             )
         )
     return lines
@@ -226,21 +220,21 @@ def activation_lines(work: Workload) -> list[EstimateLine]:
     written = batch * work.num_tokens * per_token * FLOAT
     logits = 3 * passes * batch * (TARGET_TOKENS + 1) * backbone.vocabulary_size * FLOAT
     return [
-        EstimateLine(what="activations: layers after l_e", amount=layers, ground=ground),
+        EstimateLine("activations: layers after l_e", layers, ground),
         EstimateLine(
-            what="activations: edited rows",
-            amount=edited,
-            ground=f"{rows:,} rows of {backbone.hidden_size:,} and {batch} experts, float32",
+            "activations: edited rows",
+            edited,
+            f"{rows:,} rows of {backbone.hidden_size:,} and {batch} experts, float32",
         ),
         EstimateLine(
-            what="activations: writing experts",
-            amount=2 * written,
-            ground="keys and values of two generators, float32",
+            "activations: writing experts",
+            2 * written,
+            "keys and values of two generators, float32",
         ),
         EstimateLine(
-            what="activations: logits",
-            amount=logits,
-            ground=f"{TARGET_TOKENS + 1} target positions of {backbone.vocabulary_size:,} tokens, "
+            "activations: logits",
+            logits,
+            f"{TARGET_TOKENS + 1} target positions of {backbone.vocabulary_size:,} tokens, "
             "with softmax and gradient",
         ),
     ]
@@ -271,14 +265,14 @@ def encoding_lines(work: Workload) -> list[EstimateLine]:
     )
     return [
         EstimateLine(
-            what="state cache, on disk",
-            amount=total,
-            ground=f"{work.num_states:,} states of {format_bytes(each)}, {states.dtype}{over}",
+            "state cache, on disk",
+            total,
+            f"{work.num_states:,} states of {format_bytes(each)}, {states.dtype}{over}",
         ),
         EstimateLine(
-            what="memory of a process that encodes",
-            amount=work.backbone.total * DTYPE_BYTES[dtype],
-            ground=f"the whole backbone, {work.backbone.total:,} numbers, {dtype}",
+            "memory of a process that encodes",
+            work.backbone.total * DTYPE_BYTES[dtype],
+            f"the whole backbone, {work.backbone.total:,} numbers, {dtype}",
         ),
     ]
 
@@ -312,19 +306,17 @@ def time_lines(work: Workload) -> list[EstimateLine]:
         ground += f", weights gathered at {link:g} GB/s"
     return [
         EstimateLine(
-            what="time to encode",
-            amount=encoding_s,
-            unit="seconds",
-            ground=f"{encoder_teraflops:g} TFLOP/s, processes that encode: {num_encoders}",
+            "time to encode",
+            encoding_s,
+            f"{encoder_teraflops:g} TFLOP/s, processes that encode: {num_encoders}",
+            "seconds",
         ),
+        EstimateLine(f"time of a step ({items} items)", step_s, ground, "seconds"),
         EstimateLine(
-            what=f"time of a step ({items} items)", amount=step_s, unit="seconds", ground=ground
-        ),
-        EstimateLine(
-            what=f"time of the phase {phase}",
-            amount=section.steps * step_s,
-            unit="seconds",
-            ground=f"{section.steps:,} steps",
+            f"time of the phase {phase}",
+            section.steps * step_s,
+            f"{section.steps:,} steps",
+            "seconds",
         ),
     ]
 
