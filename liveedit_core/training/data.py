@@ -27,9 +27,11 @@ from liveedit_core.schema import Case, Probe, ProbeKind
 from liveedit_core.state_source import StateSource
 from liveedit_core.states import LayerStates
 
+GENERALITY = (ProbeKind.TEXT_GENERALITY, ProbeKind.MODAL_GENERALITY)
+
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedCase:
+class IndexedCase:
     """One training case, as positions in the list of inputs."""
 
     entity: str
@@ -42,7 +44,7 @@ class EncodedCase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedPair:
+class IndexedPair:
     """An edit with a random target, and one question with that target."""
 
     edit: int
@@ -56,8 +58,8 @@ class TrainingData:
         self,
         inputs: Sequence[BackboneInput],
         source: StateSource,
-        cases: Sequence[EncodedCase],
-        pairs: Sequence[EncodedPair],
+        cases: Sequence[IndexedCase],
+        pairs: Sequence[IndexedPair],
     ) -> None:
         self.inputs = inputs
         self.source = source
@@ -87,7 +89,7 @@ class TrainingData:
         """Inverse of `save`; inputs stay in their file."""
         index = json.loads((folder / "cases.json").read_text())
         cases = [
-            EncodedCase(
+            IndexedCase(
                 entity=case["entity"],
                 edit=case["edit"],
                 generality=tuple(case["generality"]),
@@ -96,7 +98,7 @@ class TrainingData:
             )
             for case in index["cases"]
         ]
-        pairs = [EncodedPair(**pair) for pair in index["pairs"]]
+        pairs = [IndexedPair(**pair) for pair in index["pairs"]]
         return cls(TrainingInputs(folder / "inputs.safetensors"), source, cases, pairs)
 
 
@@ -112,29 +114,25 @@ def draw_training_data(
     """Lay out the cases and draw the pairs; nothing is encoded here.
 
     Args:
-        cases: with the probe kinds of `EncodedCase`.
+        cases: with the probe kinds of `IndexedCase`.
         source: gives the states during training.
         num_pairs: pairs with a random target; they teach the generator to write any target.
         has_image_locality: also include the probes that only the joint phase reads.
         random_target: draws one.
         rng: source of randomness.
     """
-    kinds = [
-        ProbeKind.TEXT_GENERALITY,
-        ProbeKind.MODAL_GENERALITY,
-        ProbeKind.PROMPT_SWAP_LOCALITY,
-    ]
+    kinds = [*GENERALITY, ProbeKind.PROMPT_SWAP_LOCALITY]
     if has_image_locality:
         kinds += [ProbeKind.MODAL_LOCALITY, ProbeKind.IMAGE_SWAP_LOCALITY]
     inputs: list[BackboneInput] = []
-    encoded: list[EncodedCase] = []
+    indexed: list[IndexedCase] = []
     for case in cases:
         probes = {probe.kind: probe for probe in case.probes}
         first = len(inputs)
         inputs.append(edit_input(case.edit))
         inputs += [probe_input(_with_some_target(probes[kind])) for kind in kinds]
-        encoded.append(
-            EncodedCase(
+        indexed.append(
+            IndexedCase(
                 entity=case.entity,
                 edit=first,
                 generality=(first + 1, first + 2),
@@ -144,9 +142,9 @@ def draw_training_data(
         )
     pairs = []
     for edit, query in draw_pairs(cases, num_pairs, random_target, rng):
-        pairs.append(EncodedPair(edit=len(inputs), query=len(inputs) + 1))
+        pairs.append(IndexedPair(edit=len(inputs), query=len(inputs) + 1))
         inputs += [edit, query]
-    return TrainingData(inputs, source, encoded, pairs)
+    return TrainingData(inputs, source, indexed, pairs)
 
 
 def draw_pairs(
@@ -160,7 +158,7 @@ def draw_pairs(
         case = rng.choice(cases)
         target = random_target(rng)
         edit = replace(edit_input(case.edit), target=target)
-        kind = rng.choice((ProbeKind.TEXT_GENERALITY, ProbeKind.MODAL_GENERALITY))
+        kind = rng.choice(GENERALITY)
         probe = next(probe for probe in case.probes if probe.kind is kind)
         yield edit, replace(probe_input(probe), target=target)
 

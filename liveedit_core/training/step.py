@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from liveedit_core.backbones.suffix import DecoderSuffix
+from liveedit_core.method.features import Features
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.routing import fused_residual, paired_similarity, route, similarity
 from liveedit_core.states import LayerStates, pad_hidden
@@ -170,15 +171,11 @@ def routing_losses(generator: LiveEditGenerator, batch: JointBatch) -> tuple[Fig
     """
     inputs = generator.input_features(batch.same_input)
     stored = generator.edit_features(batch.same_edit)
-    assert inputs.sentinel_BQM is not None
     soft = similarity(inputs.prompt_BQM, stored.prompt_BQM.flatten(1))
-    hard = similarity(inputs.visual_BQM, stored.visual_BQM.flatten(1))
-    threshold = paired_similarity(inputs.visual_BQM, inputs.sentinel_BQM)
-    distant = generator.input_features(batch.distant_input)
-    far = generator.edit_features(batch.distant_edit).visual_BQM.flatten(1)
-    assert distant.sentinel_BQM is not None
-    far_hard = similarity(distant.visual_BQM, far)
-    far_threshold = paired_similarity(distant.visual_BQM, distant.sentinel_BQM)
+    hard, threshold = _with_threshold(inputs, stored)
+    far_hard, far_threshold = _with_threshold(
+        generator.input_features(batch.distant_input), generator.edit_features(batch.distant_edit)
+    )
     losses = {
         "soft_relative": info_nce(soft),
         "soft_absolute": soft_absolute(soft),
@@ -190,6 +187,13 @@ def routing_losses(generator: LiveEditGenerator, batch: JointBatch) -> tuple[Fig
         "sentinel_wins": (far_hard.diagonal() <= far_threshold).float().mean(),
     }
     return losses, accuracies
+
+
+def _with_threshold(inputs: Features, stored: Features) -> tuple[Tensor, Tensor]:
+    """Visual similarities [B, B], and those with the sentinel [B]."""
+    assert inputs.sentinel_BQM is not None
+    similarity_BB = similarity(inputs.visual_BQM, stored.visual_BQM.flatten(1))
+    return similarity_BB, paired_similarity(inputs.visual_BQM, inputs.sentinel_BQM)
 
 
 @torch.no_grad()
