@@ -29,6 +29,7 @@ from lance.fragment import FragmentMetadata
 
 from infra.bank.fragments import RowKey, WrittenFragment
 from infra.bank.history import BankVersion
+from infra.bank.integrity import IntegrityReport
 from infra.bank.reconciliation import (
     CommitPlan,
     OlderRows,
@@ -216,52 +217,38 @@ class ExpertBank(StoredBank):
         )
         return self.version if epoch is None else self.apply_changes(epoch=epoch)
 
-    def replace_damaged(
-        self,
-        *,
-        fragment_ids: Sequence[int],
-        rows: pa.Table,
-        lost: Sequence[str],
-        num_edits: int,
-        version: int,
-        epoch: int,
-        message: str,
-        author: str,
-    ) -> int:
-        """Replace damaged fragments of the newest version by their undamaged rows.
+    def drop_damaged(self, report: IntegrityReport, *, author: str, reason: str, epoch: int) -> int:
+        """Commit the verified version without its damaged files, whose undamaged rows are kept.
 
-        Args:
-            fragment_ids: The damaged fragments.
-            rows: Their undamaged rows.
-            lost: Edits whose rows are gone; they become pending.
-            num_edits: Experts that remain.
-            version: The version that was verified.
-            epoch: From `acquire_writer`.
-            message: The reason.
-            author: Who repairs.
+        Edits whose rows are lost become pending.
 
         Raises:
             ConcurrentCommitError: There is a newer version than the verified one.
         """
+        if not report.damaged:
+            return report.version
         base = self._table.latest()
         self._fence.check(epoch)
-        if base.version != version:
+        if base.version != report.version:
             raise ConcurrentCommitError(
                 f"bank {self.name!r} has a newer version than the verified one, verify it again"
             )
         record = self._record(
             base,
             epoch=epoch,
-            message=message,
+            message=reason,
             kind="repair",
             author=author,
-            num_edits=num_edits,
-            num_removed=len(lost),
-            removed=tuple(lost),
+            num_edits=report.num_verified,
+            num_removed=len(report.damaged_edits),
+            removed=report.damaged_edits,
         )
-        new = self._write(rows.cast(base.schema)) if len(rows) else []
+        rows = pa.concat_tables([fragment.undamaged_rows for fragment in report.damaged])
         committed = self._table.commit(
-            base, new, without_fragments=fragment_ids, properties=record.properties()
+            base,
+            self._write(rows.cast(base.schema)) if len(rows) else [],
+            without_fragments=[fragment.fragment_id for fragment in report.damaged],
+            properties=record.properties(),
         )
         self._cached_state = None
         return committed

@@ -14,8 +14,8 @@ import pyarrow as pa
 from lance import LanceFragment
 
 from infra.bank.checksums import FileChecksum, RowChecksum, row_checksums
-from infra.bank.expert_bank import ExpertBank
 from infra.bank.schema import column_to_numpy
+from infra.bank.stored_bank import StoredBank
 from infra.requests.change_log import removed_after
 from infra.requests.request_log import RequestLog
 from liveedit_core.errors import IntegrityError
@@ -102,7 +102,7 @@ class IntegrityReport:
 
 
 def verify_version(
-    bank: ExpertBank, version: int | None = None, request_log: RequestLog | None = None
+    bank: StoredBank, version: int | None = None, request_log: RequestLog | None = None
 ) -> IntegrityReport:
     """Read every file and row of a version and compare it with what was written.
 
@@ -133,7 +133,7 @@ class _ReadFile:
 
 @dataclass
 class _Verification:
-    bank: ExpertBank
+    bank: StoredBank
     version: int
     report: IntegrityReport = field(init=False)
     held: set[str] | None = field(init=False)

@@ -146,6 +146,18 @@ class StoredBank:
             and key.edit_id not in removed
         )
 
+    def lost_sequences(self, log: RequestLog) -> list[int]:
+        """Numbers of the pending requests whose experts the bank once held, rising."""
+        pending = set(self.pending_sequences(log))
+        if not pending:
+            return []
+        once_held = {
+            edit_id
+            for record in self.versions.newest_first(self.version)
+            for edit_id in (*record.added, *record.removed)
+        }
+        return sorted(pending & set(log.sequences_of(once_held)))
+
     def load_repository(
         self,
         config: GeneratorConfig,

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.fragments import WrittenFragment
 from infra.bank.integrity import IntegrityReport, verify_version
@@ -66,9 +64,9 @@ def repair_bank(
     epoch = retried(bank.acquire_writer)
     before = verify_version(bank, request_log=request_log)
     _check_repairable(before, request_log)
-    drop_damaged(bank, before, author=author, reason=reason, epoch=epoch)
+    bank.drop_damaged(before, author=author, reason=reason, epoch=epoch)
     bank.apply_changes(epoch=epoch)
-    lost = lost_sequences(bank, request_log)
+    lost = bank.lost_sequences(request_log)
     rejected: list[Rejected] = []
     if lost:
 
@@ -96,52 +94,6 @@ def _check_repairable(report: IntegrityReport, request_log: RequestLog) -> None:
             f"bank {report.bank!r}: {len(damaged) - known} damaged edits have no request in the "
             f"log, so their experts cannot be written again: {'; '.join(report.lines()[:5])}"
         )
-
-
-def drop_damaged(
-    bank: ExpertBank, report: IntegrityReport, *, author: str, reason: str, epoch: int
-) -> int:
-    """Commit a version without damaged files, their intact rows written anew.
-
-    Args:
-        bank: The bank.
-        report: Of its newest version.
-        author: Who repairs.
-        reason: Why.
-        epoch: From `acquire_writer`.
-
-    Returns:
-        The new version; the newest one if nothing is damaged.
-
-    Raises:
-        ConcurrentCommitError: The bank has moved on since it was verified.
-        WriterFencedError: A newer writer has taken over.
-    """
-    if not report.damaged:
-        return report.version
-    return bank.replace_damaged(
-        fragment_ids=[fragment.fragment_id for fragment in report.damaged],
-        rows=pa.concat_tables([fragment.undamaged_rows for fragment in report.damaged]),
-        lost=report.damaged_edits,
-        num_edits=report.num_verified,
-        version=report.version,
-        epoch=epoch,
-        message=reason,
-        author=author,
-    )
-
-
-def lost_sequences(bank: ExpertBank, request_log: RequestLog) -> list[int]:
-    """Numbers, rising, of the pending requests whose experts the bank once held."""
-    pending = set(bank.pending_sequences(request_log))
-    if not pending:
-        return []
-    once_held = {
-        edit_id
-        for record in bank.versions.newest_first(bank.version)
-        for edit_id in (*record.added, *record.removed)
-    }
-    return sorted(pending & set(request_log.sequences_of(once_held)))
 
 
 def _write_again(

@@ -14,7 +14,6 @@ from infra.storage.object_store import ObjectStore
 from infra.storage.writer_fence import WriterFencedError
 from infra.tracking.results import ResultsTable
 from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
-from pipelines.editing.repair import drop_damaged
 from tests.small_rows import (
     SMALL_CONFIG,
     SMALL_IDENTITY,
@@ -142,7 +141,7 @@ def test_edits_live_and_damage_is_named_on_s3(store: ObjectStore) -> None:
     bank = ExpertBank.open(store, "main")
     report = verify_version(bank, request_log=log)
     assert "is missing" in report.lines()[0]
-    drop_damaged(bank, report, author="anna", reason="", epoch=epoch)
+    bank.drop_damaged(report, author="anna", reason="", epoch=epoch)
     assert verify_version(bank, request_log=log).is_whole
     bank.commit(bank.fragment_writer().write(rows), epoch=epoch)
     assert bank.edit_ids() == [requests[1].edit_id, requests[2].edit_id]

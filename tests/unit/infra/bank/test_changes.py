@@ -11,10 +11,8 @@ from infra.bank.policy import GrowthPolicy
 from infra.requests.change_log import ChangeLog
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import ConcurrentCommitError
 from infra.storage.writer_fence import WriterFencedError
 from liveedit_core.errors import InputError
-from pipelines.editing.repair import lost_sequences
 from tests.small_rows import SMALL_IDENTITY, small_request, small_row
 
 
@@ -242,21 +240,6 @@ def test_changes_of_two_processes_are_numbered_one_after_the_other(store: Object
     assert logs[0].removed() == logs[1].removed() == {f"edit {number}" for number in range(4)}
 
 
-def test_a_repair_of_a_bank_that_moved_on_is_refused(life: Life) -> None:
-    rows = life.bank.load_rows(["edit_id"]).slice(0, 0)
-    with pytest.raises(ConcurrentCommitError, match="newer version than the verified"):
-        life.bank.replace_damaged(
-            fragment_ids=[0],
-            rows=rows,
-            lost=[],
-            num_edits=0,
-            version=life.bank.version - 1,
-            epoch=life.epoch,
-            message="",
-            author="anna",
-        )
-
-
 def test_a_restored_edit_that_no_version_holds_any_more_is_pending(life: Life) -> None:
     life.remove(4)
     policy = GrowthPolicy(keep_versions=1, keep_days=0.0)
@@ -265,7 +248,7 @@ def test_a_restored_edit_that_no_version_holds_any_more_is_pending(life: Life) -
     life.restore(4)
     assert life.held() == [2, 3]
     assert life.bank.pending_sequences(life.log) == [4]
-    assert lost_sequences(life.bank, life.log) == [4]
+    assert life.bank.lost_sequences(life.log) == [4]
     life.teach(4)
     assert life.held() == [2, 3, 4]
     events = life.bank.versions.events(life.ids(4)[0], life.bank.version)

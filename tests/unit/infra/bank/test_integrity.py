@@ -10,7 +10,7 @@ from infra.bank.integrity import IntegrityReport, verify_version
 from infra.bank.schema import ExpertRow
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from pipelines.editing.repair import drop_damaged
+from infra.storage.tables import ConcurrentCommitError
 from tests.small_rows import SMALL_IDENTITY, small_request, small_row
 
 Damage = Callable[[Path], None]
@@ -40,7 +40,7 @@ class Taught:
         return Path(self.bank.uri) / str(path[kind])
 
     def drop(self, report: IntegrityReport, reason: str = "") -> int:
-        return drop_damaged(self.bank, report, author="anna", reason=reason, epoch=self.epoch)
+        return self.bank.drop_damaged(report, author="anna", reason=reason, epoch=self.epoch)
 
     def verify(self) -> list[str]:
         return verify_version(self.bank, request_log=self.log).lines()
@@ -100,9 +100,7 @@ def test_a_damaged_file_of_rows_is_named_and_the_others_stay_usable(
     assert set(report.damaged_edits) <= {taught.ids[1], taught.ids[2]}
     assert not report.is_whole
 
-    version = drop_damaged(
-        taught.bank, report, author="anna", reason="bad disk", epoch=taught.epoch
-    )
+    version = taught.drop(report, "bad disk")
 
     assert set(taught.bank.edit_ids()) == set(taught.ids[1:]) - set(report.damaged_edits)
     assert taught.verify() == []
@@ -125,6 +123,19 @@ def test_a_damaged_list_of_removed_rows_costs_no_expert(taught: Taught, damage: 
     taught.drop(report)
     assert taught.bank.edit_ids() == taught.ids[1:]
     assert taught.verify() == []
+
+
+def test_a_bank_that_was_committed_to_since_its_verification_is_not_repaired(
+    taught: Taught,
+) -> None:
+    path = taught.file("data")
+    data = path.read_bytes()
+    path.unlink()
+    report = verify_version(taught.bank, request_log=taught.log)
+    path.write_bytes(data)
+    taught.teach([small_row(7, "f")])
+    with pytest.raises(ConcurrentCommitError, match="newer version than the verified"):
+        taught.drop(report)
 
 
 def test_of_an_altered_file_only_the_altered_row_is_lost(taught: Taught) -> None:

@@ -11,7 +11,7 @@ from liveedit_core.errors import RepositoryMismatchError, StorageUnavailableErro
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.editing.repair import Repair, drop_damaged, repair_bank
+from pipelines.editing.repair import Repair, repair_bank
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.stages import ExpertWriters
 from tests.unit.tiny_editing import Driver, DyingEmbedder
@@ -109,7 +109,7 @@ def test_so_does_the_next_editing_job(repairer: Repairer) -> None:
     bank, log = repairer.driver.bank, repairer.driver.log
     repairer.files()[0].unlink()
     report = verify_version(bank, request_log=log)
-    drop_damaged(bank, report, author="anna", reason="", epoch=bank.acquire_writer())
+    bank.drop_damaged(report, author="anna", reason="", epoch=bank.acquire_writer())
     assert bank.num_edits() < len(undisturbed)
     repairer.driver.run([])
     assert repairer.driver.rows().equals(undisturbed)
