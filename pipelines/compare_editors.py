@@ -5,6 +5,7 @@
     compare_editors.py --edits 1000 --editors liveedit,grace
     compare_editors.py scored_cases=0 lora.rank=16
     compare_editors.py --benchmark evqa --data DIR
+    compare_editors.py --backbone FOLDER --editors ft-l,lora,grace
 
 For each number of edits N every editor is taught a group of N edits, scored on cases of the
 group, and restored, group after group. Leaves one table, as JSON and in MLflow, and a figure of the
@@ -22,8 +23,7 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":  # the packages lie one folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.baselines.editors import EDITORS
-from pipelines.baselines.recipe import CompareRecipe
+from pipelines.baselines.recipe import EDITORS, CompareRecipe
 from pipelines.job.entry import (
     add_benchmark_options,
     benchmark_settings,
@@ -35,6 +35,8 @@ from pipelines.job.entry import (
 
 if TYPE_CHECKING:
     from liveedit_core.backbones.protocol import Backbone
+    from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+    from liveedit_core.method.generator import LiveEditGenerator
     from liveedit_core.state_source import StateSource
     from pipelines.baselines.compare import Comparison
 
@@ -57,6 +59,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = job_parser(__doc__, EXIT_CODES)
     parser.add_argument("--edits", metavar="N,N", help="numbers of edits (1,10,100)")
     parser.add_argument("--editors", metavar="NAME,NAME", help=f"some of {', '.join(EDITORS)}")
+    parser.add_argument(
+        "--backbone", metavar="NAME", help="a checkpoint folder, or owner/model of the hub"
+    )
     parser.add_argument("--output", metavar="FILE.json", help="where the table goes")
     parser.add_argument("--run-name", metavar="NAME", help="folder under runs/, and in MLflow")
     add_benchmark_options(parser)
@@ -76,6 +81,7 @@ def resolve_recipe(options: argparse.Namespace) -> CompareRecipe:
         [
             ("edits", None if edits is None else f"[{edits}]"),
             ("editors", None if editors is None else json.dumps(editors.split(","))),
+            ("backbone.name", options.backbone),
             ("output", options.output),
             ("run_name", options.run_name),
             *benchmark_settings(options),
@@ -87,11 +93,9 @@ def run_job(recipe: CompareRecipe) -> int:
     """Load the models, compare; print, write and record the table."""
     from rich.console import Console
 
-    from liveedit_core.builtin.backbone import load_builtin_backbone
     from pipelines.baselines.compare import compare
     from pipelines.baselines.tables import to_table, write_files
     from pipelines.job.cases import load_evaluation_cases
-    from workers.models import ModelNames
 
     console = Console()
 
@@ -99,10 +103,7 @@ def run_job(recipe: CompareRecipe) -> int:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     cases = load_evaluation_cases(recipe.benchmark, say=say)
-    generator = ModelNames(generator=recipe.generator).load_generator()
-    backbone = load_builtin_backbone(
-        say=say, edit_layer=generator.config.edit_layer, batch_size=recipe.batch_size
-    )
+    backbone, generator = load_models(recipe)
     with state_source(recipe, backbone) as source:
         comparison = compare(recipe, backbone, generator, cases, source, say)
     # The table has its own width, whatever the terminal's: columns that wrap cannot be read.
@@ -111,6 +112,25 @@ def run_job(recipe: CompareRecipe) -> int:
     say(f"written to {' and '.join(map(str, files))}")
     record(comparison, files)
     return 0
+
+
+def load_models(
+    recipe: CompareRecipe,
+) -> "tuple[VisionLanguageBackbone, LiveEditGenerator | None]":
+    """The backbone, and the generator if an editor needs it."""
+    from liveedit_core.builtin.backbone import load_named_backbone
+    from workers.models import ModelNames
+
+    options = recipe.backbone.options().with_changes(batch_size=recipe.batch_size)
+    generator = None
+    if "liveedit" in recipe.editors:
+        generator = ModelNames(generator=recipe.generator).load_generator()
+        if options.edit_layer < 0:
+            options = options.with_changes(edit_layer=generator.config.edit_layer)
+    backbone = load_named_backbone(
+        recipe.backbone.name, options, builtin_batch_size=recipe.batch_size
+    )
+    return backbone, generator
 
 
 @contextlib.contextmanager

@@ -53,18 +53,12 @@ class CaseProbe(NamedTuple):
     """Whether to compute the unedited backbone's free answer too."""
 
 
-class CaseScorer:
-    """Scores cases against repositories."""
+class ProbePreparer:
+    """Computes of probes what no edit can change."""
 
-    def __init__(self, editor: Editor, *, batch_size: int = 16) -> None:
-        """Use the backbone and generator of an editor; its own repository plays no part."""
-        self.editor = editor
+    def __init__(self, backbone: Backbone, *, batch_size: int = 16) -> None:
+        self.backbone = backbone
         self.batch_size = batch_size
-
-    @property
-    def backbone(self) -> Backbone:
-        """The frozen model."""
-        return self.editor.backbone
 
     def prepare(
         self,
@@ -160,6 +154,36 @@ class CaseScorer:
         ids = self._argmax_ids(states, [None] * len(states))
         return [UneditedAnswer(token_ids=row) for row in ids]
 
+    def _argmax_ids(
+        self, states: Sequence[LayerStates], residuals: Sequence[Tensor | None]
+    ) -> list[tuple[int, ...]]:
+        """Argmax token at each target position, after the layers above l_e."""
+        order = sorted(range(len(states)), key=lambda i: states[i].num_tokens)
+        ids: list[tuple[int, ...]] = [()] * len(states)
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            batch = [states[i] for i in chosen]
+            hidden_BTD = pad_hidden(batch).values_BSD
+            for row, i in enumerate(chosen):
+                added = residuals[i]
+                if added is not None:
+                    length = batch[row].num_tokens
+                    hidden_BTD[row, :length] += added[:length]
+            for i, logits in zip(
+                chosen, self.backbone.target_logits(batch, hidden_BTD), strict=True
+            ):
+                ids[i] = tuple(logits.argmax(-1).tolist())
+        return ids
+
+
+class CaseScorer(ProbePreparer):
+    """Scores cases against repositories."""
+
+    def __init__(self, editor: Editor, *, batch_size: int = 16) -> None:
+        """Use the backbone and generator of an editor; its own repository plays no part."""
+        super().__init__(editor.backbone, batch_size=batch_size)
+        self.editor = editor
+
     @torch.no_grad()
     def score(
         self,
@@ -236,24 +260,3 @@ class CaseScorer:
         order = sorted(seen, key=lambda i: probes[i].states.num_tokens)
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
-
-    def _argmax_ids(
-        self, states: Sequence[LayerStates], residuals: Sequence[Tensor | None]
-    ) -> list[tuple[int, ...]]:
-        """Argmax token at each target position, after the layers above l_e."""
-        order = sorted(range(len(states)), key=lambda i: states[i].num_tokens)
-        ids: list[tuple[int, ...]] = [()] * len(states)
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            batch = [states[i] for i in chosen]
-            hidden_BTD = pad_hidden(batch).values_BSD
-            for row, i in enumerate(chosen):
-                added = residuals[i]
-                if added is not None:
-                    length = batch[row].num_tokens
-                    hidden_BTD[row, :length] += added[:length]
-            for i, logits in zip(
-                chosen, self.backbone.target_logits(batch, hidden_BTD), strict=True
-            ):
-                ids[i] = tuple(logits.argmax(-1).tolist())
-        return ids

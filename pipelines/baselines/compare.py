@@ -1,8 +1,8 @@
 """Several editors, the same edits in the same order, the same probes.
 
 For each N the cases are taken in groups of N, in their order: every editor is taught a group,
-scored on cases of the group, and restored, as `lifelong_curves.py` does for one bank. One process,
-no Ray.
+scored on cases of the group, and restored, as `evaluation/curves.py` does for one bank. One
+process, no Ray.
 """
 
 import random
@@ -15,19 +15,18 @@ from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.baselines.protocol import ComparedEditor, EditorMemory
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import PROTOCOLS, PreparedCases, PreparedProbe, ProbeResult
-from liveedit_core.evaluation.scoring import CaseProbe, CaseScorer
+from liveedit_core.evaluation.scoring import CaseProbe, ProbePreparer
 from liveedit_core.evaluation.summaries import Summary, summarize
-from liveedit_core.method.editor import Editor, edit_input
+from liveedit_core.method.editor import edit_input
 from liveedit_core.method.generator import LiveEditGenerator
-from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, ProbeKind
 from liveedit_core.state_source import StateSource
-from pipelines.baselines.editors import EDITORS
+from pipelines.baselines.editors import make_editors
 from pipelines.baselines.recipe import CompareRecipe
 
 CHUNK_CASES = 32
 """Cases prepared at a time: 250 probes of some 150 kB for the built-in backbone."""
-HELD_CASES = 128
+CACHED_CASES = 128
 """Prepared cases that are kept for the next number of edits, some 150 MB."""
 FREE_KINDS = (ProbeKind.RELIABILITY, ProbeKind.TEXT_GENERALITY, ProbeKind.MODAL_GENERALITY)
 """Metrics that are reported under free generation as well."""
@@ -79,39 +78,33 @@ class _Tally:
     memory: EditorMemory = NO_MEMORY
 
 
-class ProbeDesk:
-    """Prepares the probes of cases, and keeps them for the next number of edits.
+class ProbeCache:
+    """Prepares the probes of cases, and keeps them for the next number of edits."""
 
-    Args:
-        scorer: prepares.
-        source: gives states.
-        max_new_tokens: of free answers.
-    """
-
-    def __init__(self, scorer: CaseScorer, source: StateSource, max_new_tokens: int) -> None:
-        self._scorer = scorer
+    def __init__(self, preparer: ProbePreparer, source: StateSource, max_new_tokens: int) -> None:
+        self._preparer = preparer
         self._source = source
         self._max_new_tokens = max_new_tokens
-        self._held: OrderedDict[tuple[str, bool], list[PreparedProbe]] = OrderedDict()
+        self._cached: OrderedDict[tuple[str, bool], list[PreparedProbe]] = OrderedDict()
 
     def prepare(self, cases: Sequence[Case], free_ids: frozenset[str]) -> PreparedCases:
         """Probes of some cases; those named by `free_ids` with free answers where they count."""
         keys = [(case.case_id, case.case_id in free_ids) for case in cases]
-        asked = [
+        wanted = [
             CaseProbe(case, index, probe, has_free and probe.kind in FREE_KINDS)
             for case, (_, has_free) in zip(cases, keys, strict=True)
-            if (case.case_id, has_free) not in self._held
+            if (case.case_id, has_free) not in self._cached
             for index, probe in enumerate(case.all_probes())
         ]
-        done = self._scorer.prepare_probes(
-            asked, max_new_tokens=self._max_new_tokens, source=self._source
+        done = self._preparer.prepare_probes(
+            wanted, max_new_tokens=self._max_new_tokens, source=self._source
         )
-        for item, prepared in zip(asked, done.probes, strict=True):
+        for item, prepared in zip(wanted, done.probes, strict=True):
             key = (item.case.case_id, item.case.case_id in free_ids)
-            self._held.setdefault(key, []).append(prepared)
-        probes = tuple(probe for key in keys for probe in self._held[key])
-        while len(self._held) > HELD_CASES:
-            self._held.popitem(last=False)
+            self._cached.setdefault(key, []).append(prepared)
+        probes = tuple(probe for key in keys for probe in self._cached[key])
+        while len(self._cached) > CACHED_CASES:
+            self._cached.popitem(last=False)
         return PreparedCases(probes=probes)
 
 
@@ -130,7 +123,7 @@ def choose_cases(recipe: CompareRecipe, cases: Sequence[Case]) -> list[Case]:
 
 
 def evenly_spread(items: Sequence[Case], count: int) -> list[Case]:
-    """So many items at even distances."""
+    """`count` items at even distances."""
     count = min(count, len(items))
     return [items[i * len(items) // count] for i in range(count)]
 
@@ -138,7 +131,7 @@ def evenly_spread(items: Sequence[Case], count: int) -> list[Case]:
 def compare(
     recipe: CompareRecipe,
     backbone: VisionLanguageBackbone,
-    generator: LiveEditGenerator,
+    generator: LiveEditGenerator | None,
     cases: Sequence[Case],
     source: StateSource,
     say: Say,
@@ -146,23 +139,24 @@ def compare(
     """Teach, score and restore every editor, group after group, at each number of edits.
 
     Args:
-        recipe: what is compared, and how.
-        backbone: frozen; no editor alters it.
-        generator: LiveEdit's.
-        cases: to draw from.
-        source: of states; the backbone itself or a cache before it.
-        say: takes progress messages.
+        recipe: What is compared, and how.
+        backbone: No editor alters it.
+        generator: Needed by LiveEdit alone.
+        cases: To draw from.
+        source: Of hidden states; the backbone itself or a cache in front of it.
+        say: Prints progress.
     """
     chosen = choose_cases(recipe, cases)
-    editors = [EDITORS[name](recipe, backbone, generator) for name in recipe.editors]
-    empty = Editor(backbone, generator, ExpertRepository.empty(generator.config))
-    scorer = CaseScorer(empty, batch_size=recipe.batch_size)
-    desk = ProbeDesk(scorer, source, recipe.max_new_tokens)
+    editors = make_editors(recipe, backbone, generator)
+    preparer = ProbePreparer(backbone, batch_size=recipe.batch_size)
+    probes = ProbeCache(preparer, source, recipe.max_new_tokens)
     scores: list[EditorScores] = []
     for size in recipe.sizes:
         taught = chosen[: size * recipe.num_groups(size)]
-        scores += compare_at(recipe, size, taught, editors, desk, source, say)
-    digests = {"backbone": backbone.digest, "generator": generator.digest}
+        scores += compare_at(recipe, size, taught, editors, probes, source, say)
+    digests = {"backbone": backbone.digest}
+    if generator is not None:
+        digests["generator"] = generator.digest
     return Comparison(recipe=recipe, scores=tuple(scores), digests=digests)
 
 
@@ -171,7 +165,7 @@ def compare_at(
     size: int,
     taught: Sequence[Case],
     editors: Sequence[ComparedEditor],
-    desk: ProbeDesk,
+    probes: ProbeCache,
     source: StateSource,
     say: Say,
 ) -> list[EditorScores]:
@@ -184,7 +178,7 @@ def compare_at(
         group = taught[start : start + size]
         teach_group(editors, group, source, tallies)
         asked = [case for case in group if case.case_id in scored_ids]
-        score_group(recipe, editors, asked, free_ids, desk, tallies)
+        score_group(recipe, editors, asked, free_ids, probes, tallies)
         for editor in editors:
             editor.restore()
         say(f"{size} edits: group {start // size + 1} of {len(taught) // size}")
@@ -209,7 +203,7 @@ def teach_group(
     source: StateSource,
     tallies: Mapping[str, _Tally],
 ) -> None:
-    """Teach a group in order. What is timed begins at the rows at l_e, which all have in common."""
+    """Teach a group in order. The time starts at the hidden states at l_e, which all share."""
     for start in range(0, len(group), CHUNK_CASES):
         requests = [case.edit for case in group[start : start + CHUNK_CASES]]
         states = source.states([edit_input(request) for request in requests])
@@ -226,12 +220,12 @@ def score_group(
     editors: Sequence[ComparedEditor],
     cases: Sequence[Case],
     free_ids: frozenset[str],
-    desk: ProbeDesk,
+    probes: ProbeCache,
     tallies: Mapping[str, _Tally],
 ) -> None:
     """Score cases of a group with every editor, in chunks that fit into memory."""
     for start in range(0, len(cases), CHUNK_CASES):
-        prepared = desk.prepare(cases[start : start + CHUNK_CASES], free_ids)
+        prepared = probes.prepare(cases[start : start + CHUNK_CASES], free_ids)
         for editor in editors:
             tally = tallies[editor.name]
             start_s = time.perf_counter()

@@ -1,99 +1,52 @@
-"""The editors that can be compared: name in recipes and on the command line -> how one is made.
+"""How the editors that a recipe names are made.
 
-A new one is a file in `liveedit_core/baselines/`, a section in `recipe.py` and an
-entry here. A trained one reads its checkpoint from the folder that its section names. Nothing heavy
-is imported before an editor is made.
+A new one is a file in `liveedit_core/baselines/`, a section in `recipe.py`, its name in `EDITORS`
+there, and an entry here. A trained one reads its checkpoint from the folder that its section names.
 """
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-if TYPE_CHECKING:
-    from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-    from liveedit_core.baselines.protocol import ComparedEditor
-    from liveedit_core.method.generator import LiveEditGenerator
-    from pipelines.baselines.recipe import CompareRecipe
-
-    Maker = Callable[[CompareRecipe, VisionLanguageBackbone, LiveEditGenerator], ComparedEditor]
-
-
-def _live_edit(
-    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
-) -> "ComparedEditor":
-    from liveedit_core.baselines.live_edit import LiveEdit
-    from liveedit_core.method.editor import Editor
-    from liveedit_core.method.repository import ExpertRepository
-
-    editor = Editor(backbone, generator, ExpertRepository.empty(generator.config))
-    return LiveEdit(editor, batch_size=recipe.batch_size)
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.baselines.fine_tuning import FineTuning, MaskedFineTuning
+from liveedit_core.baselines.grace import Grace
+from liveedit_core.baselines.in_context import InContext
+from liveedit_core.baselines.live_edit import LiveEdit
+from liveedit_core.baselines.lora import Lora
+from liveedit_core.baselines.protocol import ComparedEditor
+from liveedit_core.baselines.unedited import Unedited
+from liveedit_core.baselines.wise import Wise, unrelated_questions
+from liveedit_core.builtin.benchmark import load_builtin_cases
+from liveedit_core.errors import ConfigError
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.repository import ExpertRepository
+from pipelines.baselines.recipe import CompareRecipe
 
 
-def _fine_tuning(
-    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
-) -> "ComparedEditor":
-    from liveedit_core.baselines.fine_tuning import FineTuning
+def make_editors(
+    recipe: CompareRecipe, backbone: VisionLanguageBackbone, generator: LiveEditGenerator | None
+) -> list[ComparedEditor]:
+    """The recipe's editors, in its order, all on one backbone."""
+    size = recipe.batch_size
 
-    return FineTuning(backbone, recipe.fine_tuning, batch_size=recipe.batch_size)
+    def live_edit() -> LiveEdit:
+        if generator is None:
+            raise ConfigError("editors: liveedit needs a generator")
+        editor = Editor(backbone, generator, ExpertRepository.empty(generator.config))
+        return LiveEdit(editor, batch_size=size)
 
+    def unrelated() -> list[BackboneInput]:
+        return unrelated_questions(load_builtin_cases("train"), recipe.wise)
 
-def _masked_fine_tuning(
-    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
-) -> "ComparedEditor":
-    from liveedit_core.baselines.fine_tuning import MaskedFineTuning
-
-    return MaskedFineTuning(backbone, recipe.masked_fine_tuning, batch_size=recipe.batch_size)
-
-
-def _lora(
-    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
-) -> "ComparedEditor":
-    from liveedit_core.baselines.lora import Lora
-
-    return Lora(backbone, recipe.lora, batch_size=recipe.batch_size)
-
-
-def _in_context(
-    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
-) -> "ComparedEditor":
-    from liveedit_core.baselines.in_context import InContext
-
-    return InContext(backbone, recipe.in_context, batch_size=recipe.batch_size)
-
-
-def _grace(
-    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
-) -> "ComparedEditor":
-    from liveedit_core.baselines.grace import Grace
-
-    return Grace(backbone, recipe.grace, batch_size=recipe.batch_size)
-
-
-def _wise(
-    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
-) -> "ComparedEditor":
-    from liveedit_core.baselines.wise import Wise, unrelated_questions
-    from liveedit_core.builtin.benchmark import load_builtin_cases
-
-    unrelated = unrelated_questions(load_builtin_cases("train"), recipe.wise)
-    return Wise(backbone, recipe.wise, unrelated=unrelated, batch_size=recipe.batch_size)
-
-
-def _unedited(
-    recipe: "CompareRecipe", backbone: "VisionLanguageBackbone", generator: "LiveEditGenerator"
-) -> "ComparedEditor":
-    from liveedit_core.baselines.unedited import Unedited
-
-    return Unedited(backbone)
-
-
-EDITORS: "Mapping[str, Maker]" = {
-    "liveedit": _live_edit,
-    "ft-l": _fine_tuning,
-    "ft-m": _masked_fine_tuning,
-    "lora": _lora,
-    "ike": _in_context,
-    "grace": _grace,
-    "wise": _wise,
-    "unedited": _unedited,
-}
-"""In the order of the table."""
+    makers: dict[str, Callable[[], ComparedEditor]] = {
+        "liveedit": live_edit,
+        "ft-l": lambda: FineTuning(backbone, recipe.fine_tuning, batch_size=size),
+        "ft-m": lambda: MaskedFineTuning(backbone, recipe.masked_fine_tuning, batch_size=size),
+        "lora": lambda: Lora(backbone, recipe.lora, batch_size=size),
+        "ike": lambda: InContext(backbone, recipe.in_context, batch_size=size),
+        "grace": lambda: Grace(backbone, recipe.grace, batch_size=size),
+        "wise": lambda: Wise(backbone, recipe.wise, unrelated=unrelated(), batch_size=size),
+        "unedited": lambda: Unedited(backbone),
+    }
+    return [makers[name]() for name in recipe.editors]

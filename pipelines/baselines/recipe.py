@@ -2,9 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from liveedit_core.baselines.settings import (
     FineTuningConfig,
@@ -15,9 +15,11 @@ from liveedit_core.baselines.settings import (
     WiseConfig,
 )
 from liveedit_core.settings import Count, List, PositiveInt, Text, rule
-from pipelines.baselines.editors import EDITORS
 from pipelines.job.recipe_loader import Recipe
-from pipelines.job.sections import BenchmarkSection, StatesSection, TrackingSection
+from pipelines.job.sections import BackboneSection, BenchmarkSection, StatesSection, TrackingSection
+
+EDITORS = ("liveedit", "ft-l", "ft-m", "lora", "ike", "grace", "wise", "unedited")
+"""Names of all editors, in the order of the table."""
 
 _Sizes = Annotated[
     List[PositiveInt],
@@ -56,8 +58,11 @@ class CompareRecipe(Recipe):
     """Longest free answer, in tokens."""
     batch_size: PositiveInt = 16
     """Probes in one forward pass."""
-    editors: _Editors = tuple(EDITORS)
-    """Which to compare."""
+    editors: _Editors = EDITORS
+    """Which to compare; liveedit needs a generator made for the backbone."""
+    backbone: BackboneSection = BackboneSection()
+    """The model that is edited. Its edit layer is by default that of the generator; without
+    liveedit among the editors, that of the built-in backbone, or two thirds of the depth."""
     benchmark: BenchmarkSection = BenchmarkSection()
     """Cases of a published benchmark; by default the built-in evaluation cases."""
     generator: str = "builtin"
@@ -72,6 +77,16 @@ class CompareRecipe(Recipe):
     in_context: InContextConfig = InContextConfig()
     grace: GraceConfig = GraceConfig()
     wise: WiseConfig = WiseConfig()
+
+    @model_validator(mode="after")
+    def _check_generator(self) -> Self:
+        is_other = self.backbone.name != "builtin"
+        if is_other and "liveedit" in self.editors and self.generator == "builtin":
+            raise ValueError(
+                f"editors: liveedit needs a generator made for {self.backbone.name}; set "
+                "generator=FOLDER, or name the other editors with --editors"
+            )
+        return self
 
     @property
     def sizes(self) -> tuple[int, ...]:

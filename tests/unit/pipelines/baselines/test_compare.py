@@ -1,6 +1,7 @@
 """The comparison teaches every edit to every editor and scores them on the same probes."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from rich.console import Console
 from liveedit_core.baselines.fine_tuning import FineTuning, FineTuningConfig
 from liveedit_core.baselines.settings import GraceConfig, LoraConfig, WiseConfig
 from liveedit_core.errors import ConfigError
-from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED, ProbeResult
+from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.method.editor import Editor, edit_input
+from liveedit_core.method.generator import save_generator
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
 from liveedit_core.state_source import BackboneStates
@@ -27,8 +29,10 @@ from pipelines.baselines.compare import (
 )
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.baselines.tables import lines, metric_values, to_table, to_tree, write_files
-from pipelines.compare_editors import parse_arguments, resolve_recipe, state_source
-from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone, tiny_generator
+from pipelines.compare_editors import main, parse_arguments, resolve_recipe, state_source
+from tests.other_backbones import saved_family
+from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, case, tiny_backbone, tiny_generator
+from tests.tiny_families import EDIT_LAYER, family_backbone
 
 NAMES = ["LiveEdit", "FT-L", "FT-M", "LoRA", "IKE", "GRACE", "WISE", "unedited"]
 RECIPE = CompareRecipe(
@@ -222,6 +226,42 @@ def test_states_come_from_the_cache_when_asked(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused_by_name(argument: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve_recipe(parse_arguments([argument]))
+
+
+def test_liveedit_needs_a_generator_of_the_backbone() -> None:
+    with pytest.raises(ConfigError, match="set generator=FOLDER"):
+        resolve_recipe(parse_arguments(["--backbone", "owner/model"]))
+    options = ["--backbone", "owner/model", "--editors", "lora"]
+    assert resolve_recipe(parse_arguments(options)).backbone.name == "owner/model"
+
+
+@pytest.mark.parametrize(
+    ("family", "editors"),
+    [("llava", "ft-l,lora,grace,ike,unedited"), ("qwen2_vl", "liveedit,ft-m,wise")],
+)
+def test_another_backbone_end_to_end(
+    family: str,
+    editors: str,
+    tmp_path: Path,
+    empty_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A checkpoint folder by name, and a table of its editors."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    folder = saved_family(family, tmp_path / family)
+    config = replace(TINY_CONFIG, num_image_tokens=family_backbone(family).num_image_tokens)
+    save_generator(tiny_generator(config), tmp_path / "generator")
+    quick = ["lora.max_steps=2", "grace.max_steps=2", "wise.max_steps=1", "fine_tuning.max_steps=2"]
+    counts = ["min_cases=1", "scored_cases=1", "free_cases=1", "max_new_tokens=2"]
+    named = [f"--backbone={folder}", f"--editors={editors}", "--edits=1", "--run-name=tiny"]
+    more = [f"run_root={tmp_path}", f"generator={tmp_path / 'generator'}", *counts, *quick]
+    assert main([*named, *more, f"backbone.edit_layer={EDIT_LAYER}"]) == 0
+    tree = json.loads((tmp_path / "tiny" / "comparison.json").read_text())
+    assert [row["editor"].lower() for row in tree["rows"]] == editors.split(",")
+    assert ("generator" in tree["digests"]) == ("liveedit" in editors)
+    for row in tree["rows"]:
+        assert {metric["protocol"] for metric in row["metrics"]} == set(PROTOCOLS)
 
 
 def test_options_are_settings() -> None:
