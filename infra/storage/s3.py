@@ -122,8 +122,6 @@ class S3Backend:
         from botocore.exceptions import (
             BotoCoreError,
             ClientError,
-            HTTPClientError,
-            IncompleteReadError,
             NoCredentialsError,
             ParamValidationError,
             PartialCredentialsError,
@@ -147,7 +145,7 @@ class S3Backend:
             ) from error
         except ParamValidationError as error:
             raise InputError(f"s3://{self._bucket} with key {key!r}: {error}") from error
-        except (BotoCoreError, HTTPClientError, IncompleteReadError, OSError) as error:
+        except (BotoCoreError, OSError) as error:
             raise StorageUnavailableError(
                 f"s3://{self._bucket}: no complete response for {key!r}: {error}"
             ) from error

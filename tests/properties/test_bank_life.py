@@ -196,7 +196,7 @@ class BankLife(RuleBasedStateMachine):
 
     @rule()
     def compact(self) -> None:
-        """Upkeep merges files and fills indices; no version goes, as all are young."""
+        """Compaction merges files and fills indices; no version is deleted, as all are young."""
         Compaction(self.store, "main", GrowthPolicy()).run()
         self.seen(self.bank.apply_changes(epoch=self.epoch))
 

@@ -1,4 +1,4 @@
-"""Upkeep and reading on demand on a real S3 server."""
+"""Compaction and reading on demand on a real S3 server."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -28,17 +28,17 @@ def test_a_bank_on_s3_is_merged_cleaned_up_and_read_on_demand(s3_root: str) -> N
 
     policy = GrowthPolicy(keep_versions=1, keep_days=0.0)
     later = datetime.now(UTC) + timedelta(hours=1)
-    upkeep = Compaction(store, bank.name, policy).run(now=later)
+    report = Compaction(store, bank.name, policy).run(now=later)
 
-    assert (upkeep.fragments_before, upkeep.fragments_after) == (12, 1)
-    assert set(versions[1:-1]) < set(upkeep.versions_removed)
+    assert (report.fragments_before, report.fragments_after) == (12, 1)
+    assert set(versions[1:-1]) < set(report.versions_removed)
     assert bank.num_edits(versions[0]) == 3
     with pytest.raises(IntegrityError):
         bank.num_edits(versions[1])
     assert [record.version for record in bank.history()] == versions
-    report = verify_version(bank)
-    assert report.is_whole, list(report.lines())
-    assert report.unchecked_files == []
+    verified = verify_version(bank)
+    assert verified.is_whole, list(verified.lines())
+    assert verified.unchecked_files == []
     found = ExpertBank.open(store, "main").load_repository(SMALL_CONFIG, matrices="on_demand")
     assert found.edit_ids == expected.edit_ids
     assert torch.equal(found.visual_features_NK, expected.visual_features_NK)

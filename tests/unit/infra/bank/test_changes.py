@@ -1,4 +1,4 @@
-"""Removing, restoring and rolling back: records of the log, exactly once in effect."""
+"""Removing, restoring and rolling back: stored in the change log, exactly once in effect."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,7 +16,7 @@ from liveedit_core.errors import InputError
 from tests.small_rows import SMALL_IDENTITY, small_request, small_row
 
 
-class Life:
+class LoggedBank:
     """A store with a bank and its log; facts are (image, target)."""
 
     def __init__(self, store: ObjectStore, *facts: tuple[str, str]) -> None:
@@ -31,7 +31,7 @@ class Life:
         rows = [small_row(number, *self.facts[number - 1]) for number in numbers]
         return self.bank.fragment_writer().write(rows)
 
-    def teach(self, *numbers: int) -> int:
+    def commit(self, *numbers: int) -> int:
         return self.bank.commit(self.fragments(*numbers), epoch=self.epoch)
 
     def ids(self, *numbers: int) -> list[str]:
@@ -48,176 +48,176 @@ class Life:
 
 
 @pytest.fixture
-def life(store: ObjectStore) -> Life:
-    life = Life(store, ("flag", "red"), ("lamp", "on"), ("flag", "blue"), ("tree", "oak"))
-    life.teach(1, 2)
-    life.teach(3, 4)
-    return life
+def logged(store: ObjectStore) -> LoggedBank:
+    logged = LoggedBank(store, ("flag", "red"), ("lamp", "on"), ("flag", "blue"), ("tree", "oak"))
+    logged.commit(1, 2)
+    logged.commit(3, 4)
+    return logged
 
 
-def test_a_removal_is_a_version_with_author_time_and_reason(life: Life) -> None:
-    before = life.bank.version
-    version = life.remove(2, reason="lamp was off")
+def test_a_removal_is_a_version_with_author_time_and_reason(logged: LoggedBank) -> None:
+    before = logged.bank.version
+    version = logged.remove(2, reason="lamp was off")
     assert version == before + 1
-    assert (life.held(before), life.held(version)) == ([2, 3, 4], [3, 4])
-    record = life.bank.versions.record(version)
+    assert (logged.held(before), logged.held(version)) == ([2, 3, 4], [3, 4])
+    record = logged.bank.versions.record(version)
     assert (record.kind, record.author, record.message) == ("remove", "anna", "lamp was off")
     assert (record.num_edits, record.num_removed, record.num_added) == (2, 1, 0)
-    assert record.committed_at >= life.bank.versions.record(before).committed_at
-    (change,) = life.log.changes.read()
+    assert record.committed_at >= logged.bank.versions.record(before).committed_at
+    (change,) = logged.log.changes.read()
     assert (change.author, change.reason, change.removed) == (
         "anna",
         "lamp was off",
-        tuple(life.ids(2)),
+        tuple(logged.ids(2)),
     )
 
 
-def test_what_a_removed_edit_had_superseded_answers_again(life: Life) -> None:
-    version = life.remove(3)
-    assert life.held() == [1, 2, 4]
-    assert life.bank.versions.record(version).added == tuple(life.ids(1))
-    life.remove(1)
-    assert life.held() == [2, 4]
-    life.restore(1, 3)
-    assert life.held() == [2, 3, 4]
-    events = life.bank.versions.events(life.ids(1)[0], life.bank.version)
+def test_removing_an_edit_restores_the_one_it_superseded(logged: LoggedBank) -> None:
+    version = logged.remove(3)
+    assert logged.held() == [1, 2, 4]
+    assert logged.bank.versions.record(version).added == tuple(logged.ids(1))
+    logged.remove(1)
+    assert logged.held() == [2, 4]
+    logged.restore(1, 3)
+    assert logged.held() == [2, 3, 4]
+    events = logged.bank.versions.events(logged.ids(1)[0], logged.bank.version)
     assert [event.event for event in events] == ["added", "superseded", "added", "removed"]
 
 
-def test_a_second_removal_and_a_vain_restoration_do_nothing(life: Life) -> None:
-    version = life.remove(2)
-    assert life.remove(2) == version
-    assert life.restore(4) == version
-    assert len(life.log.changes.read()) == 1
+def test_a_repeated_removal_and_a_needless_restoration_do_nothing(logged: LoggedBank) -> None:
+    version = logged.remove(2)
+    assert logged.remove(2) == version
+    assert logged.restore(4) == version
+    assert len(logged.log.changes.read()) == 1
 
 
-def test_an_edit_handed_in_again_stays_removed(life: Life) -> None:
-    life.remove(2)
-    (admission,) = life.log.append([small_request("lamp", "on")])
+def test_a_removed_edit_that_is_submitted_again_stays_removed(logged: LoggedBank) -> None:
+    logged.remove(2)
+    (admission,) = logged.log.append([small_request("lamp", "on")])
     assert admission.is_duplicate
-    life.teach(2)
-    assert life.held() == [3, 4]
-    assert life.bank.pending_sequences(life.log) == []
+    logged.commit(2)
+    assert logged.held() == [3, 4]
+    assert logged.bank.pending_sequences(logged.log) == []
 
 
-def test_a_pending_edit_can_be_removed_and_is_never_taught(life: Life) -> None:
-    (admission,) = life.log.append([small_request("door", "shut")])
+def test_a_pending_edit_can_be_removed_and_restored(logged: LoggedBank) -> None:
+    (admission,) = logged.log.append([small_request("door", "shut")])
     edit_id = admission.edit_id
-    life.bank.remove([edit_id], author="anna", reason="", epoch=life.epoch)
-    assert life.bank.pending_sequences(life.log) == []
-    life.bank.restore([edit_id], author="anna", reason="", epoch=life.epoch)
-    assert life.bank.pending_sequences(life.log) == [5]
+    logged.bank.remove([edit_id], author="anna", reason="", epoch=logged.epoch)
+    assert logged.bank.pending_sequences(logged.log) == []
+    logged.bank.restore([edit_id], author="anna", reason="", epoch=logged.epoch)
+    assert logged.bank.pending_sequences(logged.log) == [5]
 
 
-def test_an_unknown_edit_changes_nothing(life: Life) -> None:
+def test_an_unknown_edit_changes_nothing(logged: LoggedBank) -> None:
     with pytest.raises(InputError, match="has no edit 'nobody'"):
-        life.bank.remove([*life.ids(2), "nobody"], author="anna", reason="", epoch=life.epoch)
+        logged.bank.remove([*logged.ids(2), "nobody"], author="anna", reason="", epoch=logged.epoch)
     with pytest.raises(InputError, match="needs its author"):
-        life.bank.remove(life.ids(2), author=" ", reason="", epoch=life.epoch)
-    assert life.log.changes.read() == []
+        logged.bank.remove(logged.ids(2), author=" ", reason="", epoch=logged.epoch)
+    assert logged.log.changes.read() == []
 
 
-def test_a_fenced_writer_cannot_even_write_the_change_down(life: Life) -> None:
-    life.bank.acquire_writer()
+def test_a_fenced_writer_cannot_store_a_change(logged: LoggedBank) -> None:
+    logged.bank.acquire_writer()
     with pytest.raises(WriterFencedError):
-        life.remove(2)
-    assert life.log.changes.read() == []
+        logged.remove(2)
+    assert logged.log.changes.read() == []
 
 
-def test_a_change_that_its_process_did_not_live_to_show_is_shown_by_the_next_commit(
-    life: Life,
+def test_the_next_commit_applies_a_change_whose_process_died(
+    logged: LoggedBank,
 ) -> None:
-    life.bank.remove(life.ids(2), author="anna", reason="queued", epoch=None)
-    assert life.held() == [2, 3, 4]
-    assert life.bank.has_waiting_changes()
-    life.log.append([small_request("door", "shut")])
-    bank = ExpertBank.open(life.store, "main")
+    logged.bank.remove(logged.ids(2), author="anna", reason="queued", epoch=None)
+    assert logged.held() == [2, 3, 4]
+    assert logged.bank.has_waiting_changes()
+    logged.log.append([small_request("door", "shut")])
+    bank = ExpertBank.open(logged.store, "main")
     row = small_row(5, "door", "shut")
     bank.commit(bank.fragment_writer().write([row]), epoch=bank.acquire_writer())
-    assert life.held() == [3, 4, 5]
+    assert logged.held() == [3, 4, 5]
     assert [item.kind for item in bank.history()[-2:]] == ["remove", "window"]
     assert not bank.has_waiting_changes()
-    assert ExpertBank.open(life.store, "main").apply_changes(epoch=bank.acquire_writer()) == (
+    assert ExpertBank.open(logged.store, "main").apply_changes(epoch=bank.acquire_writer()) == (
         bank.version
     )
 
 
-def test_an_edit_removed_while_its_expert_was_written_stays_out(life: Life) -> None:
-    life.log.append([small_request("door", "shut")])
-    life.facts = (*life.facts, ("door", "shut"))
-    fragments = life.fragments(5)
-    life.remove(5)
-    life.bank.commit(fragments, epoch=life.epoch)
-    assert life.held() == [2, 3, 4]
+def test_an_edit_removed_while_its_expert_is_computed_stays_out(logged: LoggedBank) -> None:
+    logged.log.append([small_request("door", "shut")])
+    logged.facts = (*logged.facts, ("door", "shut"))
+    fragments = logged.fragments(5)
+    logged.remove(5)
+    logged.bank.commit(fragments, epoch=logged.epoch)
+    assert logged.held() == [2, 3, 4]
 
 
-def test_a_window_decided_before_a_removal_is_decided_again(
-    life: Life, monkeypatch: pytest.MonkeyPatch
+def test_a_window_planned_before_a_removal_is_planned_again(
+    logged: LoggedBank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Between the decision on a window and its commit another process removes the edit.
-    life.log.append([small_request("door", "shut")])
-    life.facts = (*life.facts, ("door", "shut"))
-    fragments = life.fragments(5)
+    logged.log.append([small_request("door", "shut")])
+    logged.facts = (*logged.facts, ("door", "shut"))
+    fragments = logged.fragments(5)
     removals = iter([True])
-    commit = life.bank._commit
+    commit = logged.bank._commit
 
     def late(*arguments: object) -> int:
         if next(removals, False):
-            other = ExpertBank.open(life.store, "main")
-            other.remove(life.ids(5), author="anna", reason="", epoch=life.epoch)
+            other = ExpertBank.open(logged.store, "main")
+            other.remove(logged.ids(5), author="anna", reason="", epoch=logged.epoch)
         return commit(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(life.bank, "_commit", late)
-    life.bank.commit(fragments, epoch=life.epoch)
-    assert life.held() == [2, 3, 4]
+    monkeypatch.setattr(logged.bank, "_commit", late)
+    logged.bank.commit(fragments, epoch=logged.epoch)
+    assert logged.held() == [2, 3, 4]
 
 
-def test_changes_hold_for_every_bank_of_the_store(life: Life) -> None:
-    other = ExpertBank.open_or_create(life.store, "other", SMALL_IDENTITY)
+def test_changes_apply_to_every_bank_of_the_store(logged: LoggedBank) -> None:
+    other = ExpertBank.open_or_create(logged.store, "other", SMALL_IDENTITY)
     epoch = other.acquire_writer()
-    rows = [small_row(number, *life.facts[number - 1]) for number in (1, 2)]
+    rows = [small_row(number, *logged.facts[number - 1]) for number in (1, 2)]
     other.commit(other.fragment_writer().write(rows), epoch=epoch)
-    life.remove(2)
+    logged.remove(2)
     assert other.num_edits() == 2
     other.apply_changes(epoch=epoch)
-    assert other.edit_ids() == life.ids(1)
-    new = ExpertBank.open_or_create(life.store, "new", SMALL_IDENTITY)
+    assert other.edit_ids() == logged.ids(1)
+    new = ExpertBank.open_or_create(logged.store, "new", SMALL_IDENTITY)
     new.commit(
         new.fragment_writer().write([small_row(2, "lamp", "on")]), epoch=new.acquire_writer()
     )
     assert new.num_edits() == 0
 
 
-def test_all_edits_can_go_and_come_back(life: Life) -> None:
-    life.remove(1, 2, 3, 4)
-    assert life.held() == []
-    life.restore(1, 2, 3, 4)
-    assert life.held() == [2, 3, 4]
+def test_all_edits_can_be_removed_and_restored(logged: LoggedBank) -> None:
+    logged.remove(1, 2, 3, 4)
+    assert logged.held() == []
+    logged.restore(1, 2, 3, 4)
+    assert logged.held() == [2, 3, 4]
 
 
-def test_a_rollback_holds_what_the_older_version_held(life: Life) -> None:
-    older = life.bank.history()[0].version
-    version = life.bank.roll_back(older, author="anna", reason="bad batch", epoch=life.epoch)
-    assert life.held(version) == life.held(older) == [1, 2]
-    assert life.bank.versions.record(version).kind == "rollback"
-    assert life.bank.versions.diff(older, version).added == ()
-    assert life.bank.pending_sequences(life.log) == []
-    life.bank.roll_back(version - 1, author="anna", reason="", epoch=life.epoch)
-    assert life.held() == [2, 3, 4]
+def test_a_rollback_holds_what_the_older_version_held(logged: LoggedBank) -> None:
+    older = logged.bank.history()[0].version
+    version = logged.bank.roll_back(older, author="anna", reason="bad batch", epoch=logged.epoch)
+    assert logged.held(version) == logged.held(older) == [1, 2]
+    assert logged.bank.versions.record(version).kind == "rollback"
+    assert logged.bank.versions.diff(older, version).added == ()
+    assert logged.bank.pending_sequences(logged.log) == []
+    logged.bank.roll_back(version - 1, author="anna", reason="", epoch=logged.epoch)
+    assert logged.held() == [2, 3, 4]
 
 
-def test_diff_tells_added_removed_and_superseded(life: Life) -> None:
-    first, second = (record.version for record in life.bank.history())
-    diff = life.bank.versions.diff(first, second)
-    red, lamp, blue, tree = life.ids(1, 2, 3, 4)
+def test_diff_lists_added_removed_and_superseded(logged: LoggedBank) -> None:
+    first, second = (record.version for record in logged.bank.history())
+    diff = logged.bank.versions.diff(first, second)
+    red, lamp, blue, tree = logged.ids(1, 2, 3, 4)
     assert (diff.added, diff.removed, diff.superseded) == ((tree,), (), ((red, blue),))
-    third = life.remove(2)
-    assert life.bank.versions.diff(second, third).removed == (lamp,)
+    third = logged.remove(2)
+    assert logged.bank.versions.diff(second, third).removed == (lamp,)
 
 
-def test_tags_name_versions_and_never_move_silently(life: Life) -> None:
-    first, second = (record.version for record in life.bank.history())
-    versions = life.bank.versions
+def test_tags_name_versions_and_never_move_silently(logged: LoggedBank) -> None:
+    first, second = (record.version for record in logged.bank.history())
+    versions = logged.bank.versions
     versions.tag("good", first)
     versions.tag("good", first)
     with pytest.raises(InputError, match=f"names version {first} already"):
@@ -240,16 +240,16 @@ def test_changes_of_two_processes_are_numbered_one_after_the_other(store: Object
     assert logs[0].removed() == logs[1].removed() == {f"edit {number}" for number in range(4)}
 
 
-def test_a_restored_edit_that_no_version_holds_any_more_is_pending(life: Life) -> None:
-    life.remove(4)
+def test_a_restored_edit_that_no_version_holds_is_pending(logged: LoggedBank) -> None:
+    logged.remove(4)
     policy = GrowthPolicy(keep_versions=1, keep_days=0.0)
-    growth = Compaction(life.store, "main", policy)
+    growth = Compaction(logged.store, "main", policy)
     assert growth.run(now=datetime.now(UTC) + timedelta(days=9)).versions_removed
-    life.restore(4)
-    assert life.held() == [2, 3]
-    assert life.bank.pending_sequences(life.log) == [4]
-    assert life.bank.lost_sequences(life.log) == [4]
-    life.teach(4)
-    assert life.held() == [2, 3, 4]
-    events = life.bank.versions.events(life.ids(4)[0], life.bank.version)
+    logged.restore(4)
+    assert logged.held() == [2, 3]
+    assert logged.bank.pending_sequences(logged.log) == [4]
+    assert logged.bank.lost_sequences(logged.log) == [4]
+    logged.commit(4)
+    assert logged.held() == [2, 3, 4]
+    events = logged.bank.versions.events(logged.ids(4)[0], logged.bank.version)
     assert [event.event for event in events] == ["added", "removed", "added"]

@@ -23,7 +23,7 @@ from tests.unit.tiny_inputs import request
 
 MakeRow = Callable[..., ExpertRow]
 SOON = timedelta(hours=1)
-NOTHING_STAYS = GrowthPolicy(every_windows=1, keep_versions=1, keep_days=0.0)
+KEEP_NEWEST = GrowthPolicy(every_windows=1, keep_versions=1, keep_days=0.0)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_compacted_bank_takes_windows_as_one_that_is_not(
 ) -> None:
     """Replays, superseding and indices after merging, against a bank that was never merged."""
     untouched = ExpertBank.open_or_create(store, "untouched", bank.identity)
-    compaction = Compaction(store, "main", NOTHING_STAYS)
+    compaction = Compaction(store, "main", KEEP_NEWEST)
     few = [numbers for numbers in WINDOWS[:6] for _ in range(2)]
     grow(untouched, make_row, few)
     many = range(1000, 2200)  # enough that indices are made
@@ -132,7 +132,7 @@ def test_merged_files_have_checksums_and_damaged_ones_are_not_merged(
     assert fragments(store) == before
 
 
-def test_old_versions_go_and_tagged_new_and_young_ones_stay(
+def test_old_versions_are_deleted_and_tagged_new_and_young_ones_stay(
     bank: ExpertBank, store: ObjectStore, make_row: MakeRow, generator_config: GeneratorConfig
 ) -> None:
     versions = grow(bank, make_row, WINDOWS)
@@ -158,7 +158,7 @@ def test_records_outlive_their_versions(
     bank: ExpertBank, store: ObjectStore, make_row: MakeRow
 ) -> None:
     versions = grow(bank, make_row, WINDOWS[:3])
-    compaction = Compaction(store, "main", NOTHING_STAYS)
+    compaction = Compaction(store, "main", KEEP_NEWEST)
     windows = bank.history()
     compaction.run(now=datetime.now(UTC) + SOON)
     versions += grow(bank, make_row, WINDOWS[3:5])
@@ -174,7 +174,7 @@ def test_records_outlive_their_versions(
     assert len(store.list("histories/main/")) == 1
 
 
-def test_archives_that_were_archived_at_once_are_merged(store: ObjectStore) -> None:
+def test_archives_that_were_written_at_once_are_merged(store: ObjectStore) -> None:
     first, second = VersionArchive(store, "main"), VersionArchive(store, "main")
     first.add(2, {1: {"liveedit.window": "one"}})
     (key,) = store.list("histories/main/")
@@ -203,7 +203,7 @@ def test_compaction_beside_a_writer_loses_and_doubles_nothing(
     failures: list[BaseException] = []
 
     def compact() -> None:
-        compaction = Compaction(store, "main", NOTHING_STAYS)
+        compaction = Compaction(store, "main", KEEP_NEWEST)
         while not is_over.is_set():
             try:
                 compaction.run()
@@ -232,7 +232,7 @@ def test_the_request_log_is_merged_too(
     for number in range(12):
         log.append([request(number)])
     grow(bank, make_row, WINDOWS[:1])
-    Compaction(store, "main", NOTHING_STAYS).run()
+    Compaction(store, "main", KEEP_NEWEST).run()
     assert fragments(store, "requests") == 1
     assert [item.request for item in RequestLog(store).read()] == [request(n) for n in range(12)]
     assert log.append([request(12)])[0].sequence == 13

@@ -158,7 +158,7 @@ def test_equal_sets_of_edits_give_equal_tensors_whatever_the_windows(
     assert torch.equal(repository.up_NRD, torch.stack([row.expert.up_RD for row in expected]))
 
 
-def test_history_tells_each_window(bank: ExpertBank, make_row: MakeRow) -> None:
+def test_history_lists_each_window(bank: ExpertBank, make_row: MakeRow) -> None:
     epoch = bank.acquire_writer()
     writer = bank.fragment_writer()
     first = bank.commit(writer.write([make_row(1), make_row(2)]), epoch=epoch, message="one")
@@ -190,7 +190,7 @@ def test_a_newer_writer_fences_the_older(
     assert bank.num_edits() == 1
 
 
-def test_an_epoch_that_nobody_claimed_cannot_commit(bank: ExpertBank, make_row: MakeRow) -> None:
+def test_an_unclaimed_epoch_cannot_commit(bank: ExpertBank, make_row: MakeRow) -> None:
     with pytest.raises(WriterFencedError, match="no writer ever claimed epoch 1"):
         commit(bank, [make_row(1)], 1)
 

@@ -44,7 +44,7 @@ def test_an_untouched_version_has_no_problems_and_survives_json(bank: ExpertBank
     assert manifest.verified_bank("it").edit_ids() == bank.edit_ids()
 
 
-def test_later_windows_do_not_touch_it(bank: ExpertBank, make_row: MakeRow) -> None:
+def test_later_windows_do_not_change_a_manifest(bank: ExpertBank, make_row: MakeRow) -> None:
     manifest = manifest_of(bank)
     bank.commit(bank.fragment_writer().write([make_row(9)]), epoch=bank.acquire_writer())
     assert content_problems(bank, manifest) == []
@@ -81,7 +81,7 @@ def test_a_missing_version_is_named(bank: ExpertBank, store: ObjectStore) -> Non
     assert f"version {manifest.bank_version} of bank 'main'" in problem
 
 
-def test_a_bank_that_is_gone_or_made_anew_is_refused(
+def test_a_missing_or_recreated_bank_is_refused(
     bank: ExpertBank, tmp_path: Path, identity: BankIdentity
 ) -> None:
     manifest = manifest_of(bank)

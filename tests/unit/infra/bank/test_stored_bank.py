@@ -46,7 +46,7 @@ def test_an_edit_superseded_in_the_bank_is_done_but_one_superseded_only_in_the_l
     assert bank.pending_sequences(log) == []
 
 
-def test_refused_requests_are_not_pending_for_the_bank_that_refused_them(
+def test_rejected_requests_are_not_pending_for_the_bank_that_rejected_them(
     log: RequestLog, bank: ExpertBank, store: ObjectStore, identity: BankIdentity
 ) -> None:
     other = ExpertBank.open_or_create(store, "other", identity)
@@ -57,7 +57,7 @@ def test_refused_requests_are_not_pending_for_the_bank_that_refused_them(
     assert other.pending_sequences(log) == [1, 3]
 
 
-def test_a_refused_duplicate_line_does_not_hide_its_request(
+def test_a_rejected_duplicate_line_does_not_hide_its_request(
     log: RequestLog, bank: ExpertBank
 ) -> None:
     log.append([request("a")])

@@ -1,4 +1,4 @@
-"""The state cache gives back what was encoded, misses what it must, and stays within its budget."""
+"""The state cache returns what was encoded, misses the rest, and stays within its budget."""
 
 import shutil
 import time
@@ -65,7 +65,7 @@ def test_what_was_committed_comes_back_in_the_order_asked_for(cache: StateCache)
         assert_same(state, expected)
 
 
-def test_the_grid_of_a_image_comes_back(cache: StateCache) -> None:
+def test_the_grid_of_an_image_is_kept(cache: StateCache) -> None:
     """Positions of some families depend on it."""
     inputs = [question(1), question(2)]
     one, other = BACKBONE.encode(inputs)
@@ -75,7 +75,7 @@ def test_the_grid_of_a_image_comes_back(cache: StateCache) -> None:
         assert_same(state, expected)
 
 
-def test_a_table_of_another_release_begins_anew(store: ObjectStore) -> None:
+def test_a_table_with_other_columns_is_created_anew(store: ObjectStore) -> None:
     """Its rows lack a column; they are computed again."""
     old = pa.schema([field for field in STATE_SCHEMA if field.name != "grid"])
     name = f"states/{EXACT.backbone_digest[:16]}-{EXACT.edit_layer}"
@@ -94,7 +94,7 @@ def test_missing_names_each_once_and_only_what_is_missing(cache: StateCache) -> 
     ]
 
 
-def test_a_state_is_held_once_whoever_writes_it_how_often(
+def test_a_state_is_held_once_however_often_it_is_written(
     cache: StateCache, store: ObjectStore
 ) -> None:
     other = StateCache(store, EXACT)
@@ -107,14 +107,14 @@ def test_a_state_is_held_once_whoever_writes_it_how_often(
     assert held(other, [question(1), question(2), TEXT_ONLY]) == [True] * 3
 
 
-def test_a_image_is_stored_once_for_all_its_prompts(cache: StateCache) -> None:
+def test_an_image_is_stored_once_for_all_its_prompts(cache: StateCache) -> None:
     fill(cache, [question(1), question(1, "Who made it?"), TEXT_ONLY])
     fill(cache, [question(1, "When?")])
     assert (len(cache), len(cache._images)) == (4, 1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_shorter_formats_round_and_read_and_computed_states_are_equal(
+def test_shorter_dtypes_round_and_read_and_computed_states_are_equal(
     dtype: str, store: ObjectStore
 ) -> None:
     cache = StateCache(store, replace(EXACT, dtype=dtype))  # type: ignore[arg-type]
@@ -128,7 +128,7 @@ def test_shorter_formats_round_and_read_and_computed_states_are_equal(
     assert torch.allclose(read.hidden_TD, exact.hidden_TD, rtol=1e-2)
 
 
-def test_formats_live_side_by_side(store: ObjectStore) -> None:
+def test_dtypes_share_the_tables(store: ObjectStore) -> None:
     exact, short = StateCache(store, EXACT), StateCache(store, replace(EXACT, dtype="float16"))
     fill(exact, [question(1)])
     assert held(short, [question(1)]) == [False]
@@ -137,7 +137,7 @@ def test_formats_live_side_by_side(store: ObjectStore) -> None:
     assert_same(exact.read([question(1)])[0], BACKBONE.encode([question(1)])[0])
 
 
-def test_rows_that_the_format_cannot_hold_are_never_stored(store: ObjectStore) -> None:
+def test_states_that_the_dtype_cannot_hold_are_never_stored(store: ObjectStore) -> None:
     class LoudBackbone(TinyBackbone):
         def _encode(self, item: BackboneInput) -> LayerStates:
             state = super()._encode(item)
@@ -183,7 +183,7 @@ def row_bytes(store: ObjectStore) -> int:
     return cache.num_bytes
 
 
-def test_beyond_the_budget_the_least_recently_used_go(store: ObjectStore) -> None:
+def test_beyond_the_budget_the_least_recently_used_are_evicted(store: ObjectStore) -> None:
     budget = int(6.5 * row_bytes(store))
     writing = StateCache(store, EXACT, max_bytes=budget)
     first, second, third = ([question(n), question(n + 1), question(n + 2)] for n in (1, 4, 7))
@@ -200,7 +200,7 @@ def test_beyond_the_budget_the_least_recently_used_go(store: ObjectStore) -> Non
     assert sum(path.stat().st_size for path in folder.rglob("*.lance")) < 2.5 * budget
 
 
-def test_what_a_job_wants_does_not_push_out_its_own(store: ObjectStore) -> None:
+def test_a_job_does_not_evict_its_own_states(store: ObjectStore) -> None:
     cache = StateCache(store, EXACT, max_bytes=int(2.5 * row_bytes(store)))
     wanted = [question(n) for n in range(4)]
     keep = cache.ids(wanted)
@@ -209,7 +209,7 @@ def test_what_a_job_wants_does_not_push_out_its_own(store: ObjectStore) -> None:
     assert held(cache, wanted) == [True, True, False, False]
 
 
-def test_images_go_with_their_last_state(store: ObjectStore) -> None:
+def test_images_are_evicted_with_their_last_state(store: ObjectStore) -> None:
     cache = StateCache(store, EXACT, max_bytes=10**9)
     fill(cache, [question(1), question(1, "Who made it?"), question(2)])
     cache._states.remove(cache.ids([question(1), question(2)]))
@@ -315,7 +315,7 @@ def test_a_process_has_one_object_however_much_it_uses(store: ObjectStore) -> No
     assert sorted(use_log(store).newest_first([A, B, C])) == [A, B, C]
 
 
-def test_old_records_without_news_are_deleted(
+def test_old_use_records_that_add_nothing_are_deleted(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_log(store).record([A, B])

@@ -17,7 +17,7 @@ def log(store: ObjectStore) -> RequestLog:
     return RequestLog(store)
 
 
-def test_numbers_go_on_over_calls_and_processes(log: RequestLog, store: ObjectStore) -> None:
+def test_numbers_continue_over_calls_and_processes(log: RequestLog, store: ObjectStore) -> None:
     first = log.append([request("a"), request("b")])
     second = RequestLog(store).append([request("c")])
     third = log.append([request("d")])
@@ -25,7 +25,7 @@ def test_numbers_go_on_over_calls_and_processes(log: RequestLog, store: ObjectSt
     assert len(log) == 4
 
 
-def test_what_is_read_back_is_what_was_handed_in(log: RequestLog) -> None:
+def test_requests_are_read_back_unchanged(log: RequestLog) -> None:
     requests = [request(f"image {index}") for index in range(70)]
     before = datetime.now(UTC)
     log.append(requests)
@@ -59,14 +59,14 @@ def test_a_new_target_says_which_edit_it_supersedes(log: RequestLog) -> None:
     assert [item.supersedes for item in log.read()] == ["", red.edit_id, blue.edit_id]
 
 
-def test_handing_in_a_file_again_does_nothing_even_after_superseding(log: RequestLog) -> None:
+def test_submitting_a_file_again_does_nothing_even_after_superseding(log: RequestLog) -> None:
     file = [request("flag", "red"), request("flag", "blue")]
     log.append(file)
     assert all(item.is_duplicate for item in log.append(file))
     assert len(log) == 2
 
 
-def test_refused_lines_are_told_apart_by_source_and_line(log: RequestLog) -> None:
+def test_rejected_lines_are_identified_by_source_and_line(log: RequestLog) -> None:
     lines = [refusal(4), refusal(9, "worse"), refusal(4, "again")]
     assert log.reject_lines(lines, source="file one") == 2
     assert log.reject_lines(lines, source="file one") == 0
@@ -81,7 +81,7 @@ def test_refused_lines_are_told_apart_by_source_and_line(log: RequestLog) -> Non
     assert stored[0].sequence is None
 
 
-def test_refused_requests_are_written_once_and_must_be_in_the_log(log: RequestLog) -> None:
+def test_rejected_requests_are_written_once_and_must_be_in_the_log(log: RequestLog) -> None:
     log.append([request("a")])
     item = refusal(0, edit_id=request("a").edit_id)
     assert log.reject_requests([item, item], bank="main") == 1

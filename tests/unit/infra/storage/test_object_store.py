@@ -34,7 +34,7 @@ def test_get_refuses_more_than_max_bytes(store: ObjectStore) -> None:
         store.get("a", max_bytes=4)
 
 
-def test_list_is_sorted_by_prefix_and_shows_no_write_under_way(store: ObjectStore) -> None:
+def test_list_is_sorted_by_prefix_and_hides_unfinished_writes(store: ObjectStore) -> None:
     for key in ("w/2", "w/10", "wx/1", "v"):
         store.put(key, b"")
     (Path(store.table_uri("w")) / ".tmp-left-by-a-kill").write_bytes(b"half")
@@ -74,7 +74,7 @@ def test_exclusive_creation_is_proven_and_leaves_nothing(store: ObjectStore) -> 
     assert store.list() == []
 
 
-class _CarelessStore(ObjectStore):
+class _UnconditionalStore(ObjectStore):
     """Stands for a server that ignores If-None-Match."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -84,12 +84,12 @@ class _CarelessStore(ObjectStore):
 
 def test_a_store_that_ignores_the_condition_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailableError, match="5 succeeded, one should have"):
-        _CarelessStore(tmp_path).check_exclusive_create()
+        _UnconditionalStore(tmp_path).check_exclusive_create()
     assert not UnsafeStoreError.retryable, "waiting makes no server honour the condition"
 
 
-class _ForgetfulStore(ObjectStore):
-    """Loses the answer to every winner, some times."""
+class _LossyStore(ObjectStore):
+    """Loses the response to the first few successful creations."""
 
     num_lost = 0
     num_left = 2
@@ -103,8 +103,8 @@ class _ForgetfulStore(ObjectStore):
         return won
 
 
-def test_a_lost_answer_is_not_taken_for_a_careless_server(tmp_path: Path) -> None:
-    store = _ForgetfulStore(tmp_path)
+def test_a_lost_response_is_not_taken_for_an_unsafe_server(tmp_path: Path) -> None:
+    store = _LossyStore(tmp_path)
     store.check_exclusive_create()
     assert store.num_lost == 2
     store.num_left = 100
@@ -171,13 +171,13 @@ def test_fetch_reads_a_file_by_uri(store: ObjectStore, tmp_path: Path) -> None:
         "a.png",
     ],
 )
-def test_fetch_refuses_what_is_no_uri_of_a_image(store: ObjectStore, uri: str) -> None:
+def test_fetch_refuses_what_is_not_an_image_uri(store: ObjectStore, uri: str) -> None:
     with pytest.raises(InputError, match="cannot fetch"):
         store.fetch(uri, LIMIT)
 
 
 @pytest.mark.parametrize("name", ["none.png", "", "x" * 300, "a\0b", "store/none/none.png"])
-def test_fetch_of_what_is_no_file_is_an_input_error(
+def test_fetch_of_a_missing_file_is_an_input_error(
     store: ObjectStore, tmp_path: Path, name: str
 ) -> None:
     with pytest.raises(InputError, match="does not exist or is not a file"):

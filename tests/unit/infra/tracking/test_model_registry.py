@@ -105,10 +105,10 @@ def test_a_registered_version_outlives_clean_up_even_if_mlflow_never_heard_of_it
     with pytest.raises(TrackingError):
         registry.register_bank_version(bank, first)
     policy = GrowthPolicy(keep_versions=1, keep_days=0.0)
-    upkeep = Compaction(store, bank.name, policy).run(now=datetime.now(UTC) + timedelta(days=1))
-    assert first not in upkeep.versions_removed
-    assert second not in upkeep.versions_removed
-    assert upkeep.versions_removed != ()
+    report = Compaction(store, bank.name, policy).run(now=datetime.now(UTC) + timedelta(days=1))
+    assert first not in report.versions_removed
+    assert second not in report.versions_removed
+    assert report.versions_removed != ()
     assert bank.edit_ids(first) == edits
 
 

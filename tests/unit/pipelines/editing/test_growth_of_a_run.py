@@ -1,4 +1,4 @@
-"""Upkeep between the windows of a job, and a job that goes on after a clean-up."""
+"""Compaction between the windows of a job, and a job that goes on after a clean-up."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
