@@ -118,14 +118,15 @@ class ReportData:
 class EvaluatedVersion:
     """A bank version with its results."""
 
-    label: str
+    label: str = ""
     """Its role: "champion", "newest"."""
     bank: str
     bank_version: int
     num_edits: int
+    """Experts that each probe was scored against."""
     results: Sequence[ProbeResult]
     is_complete: bool = True
-    """Whether every probe has a result."""
+    """Whether every probe has its results."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Metrics arranged for a page: one table and its plots for each protocol, never two in one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,77 +105,59 @@ class _Curves:
     protocol: str
     lines: Sequence[Line]
     samples: str
-
-    @property
-    def has_intervals(self) -> bool:
-        return any(line.intervals for line in self.lines)
-
-
-_Samples = Sequence[tuple[int, MetricSummary]]
-"""Number of edits, and the metric there."""
+    has_intervals: bool
 
 
 def _curves(points: Sequence[CurvePoint], heading: str) -> list[_Curves]:
     # The axis is logarithmic: an evaluation before the first edit is in the table only.
     ordered = sorted((p for p in points if p.num_edits > 0), key=lambda point: point.num_edits)
-    protocols = [
-        name for name in PROTOCOLS if any(key[1] == name for p in points for key in p.summary)
-    ]
+    scored = {protocol for point in points for _, protocol in point.summary}
+    protocols = [name for name in PROTOCOLS if name in scored]
+    accuracy = [kind for kind in ProbeKind if not kind.is_locality]
+    locality = [kind for kind in ProbeKind if kind.is_locality]
     found = []
     for protocol in protocols:
-        series = {
-            kind: [
-                (point.num_edits, item)
-                for point in ordered
-                if (item := point.summary.get((kind, protocol)))
-            ]
-            for kind in ProbeKind
-        }
-        taught = {kind: rows for kind, rows in series.items() if rows and not kind.is_locality}
-        unchanged = {kind: rows for kind, rows in series.items() if rows and kind.is_locality}
-        for title, chosen in (("What was taught", taught), ("What must stay", unchanged)):
-            if chosen:
-                found.append(_curves_of(heading + title, protocol, chosen, _mean_line))
-        if taught and protocol == protocols[0]:  # routing does not depend on the protocol
+        found.append(_curves_of(f"{heading}What was taught", ordered, protocol, accuracy))
+        found.append(_curves_of(f"{heading}What must stay", ordered, protocol, locality))
+        if protocol == protocols[0]:  # routing does not depend on the protocol
             title = f"{heading}Own expert kept by the filter"
-            found.append(_curves_of(title, protocol, taught, _own_kept_line))
-    return found
-
-
-def _mean_line(label: str, samples: _Samples, is_dashed: bool) -> Line:
-    return Line(
-        label=label,
-        x=[num_edits for num_edits, _ in samples],
-        y=[item.mean for _, item in samples],
-        is_dashed=is_dashed,
-        intervals=[(item.interval.low, item.interval.high) for _, item in samples],
-    )
-
-
-def _own_kept_line(label: str, samples: _Samples, is_dashed: bool) -> Line:
-    return Line(
-        label=label,
-        x=[num_edits for num_edits, _ in samples],
-        y=[item.own_kept_fraction for _, item in samples],
-        is_dashed=is_dashed,
-    )
+            found.append(_curves_of(title, ordered, protocol, accuracy, is_mean=False))
+    return [curves for curves in found if curves.lines]
 
 
 def _curves_of(
     title: str,
+    points: Sequence[CurvePoint],
     protocol: str,
-    series: Mapping[ProbeKind, _Samples],
-    line: Callable[[str, _Samples, bool], Line],
+    kinds: Sequence[ProbeKind],
+    *,
+    is_mean: bool = True,
 ) -> _Curves:
+    """Means with their intervals, or how often the own expert was kept."""
     lines, samples = [], []
-    for kind, items in series.items():
+    for kind in kinds:
+        rows = [
+            (point.num_edits, item)
+            for point in points
+            if (item := point.summary.get((kind, protocol)))
+        ]
+        if not rows:
+            continue
         is_fixed = kind in BY_CONSTRUCTION
-        label = spell(kind) + (" (by construction)" if is_fixed else "")
-        lines.append(line(label, items, is_fixed))
-        samples.append(f"{spell(kind)} {' / '.join(f'{item.num_samples:,}' for _, item in items)}")
+        lines.append(
+            Line(
+                label=spell(kind) + (" (by construction)" if is_fixed else ""),
+                x=[num_edits for num_edits, _ in rows],
+                y=[item.mean if is_mean else item.own_kept_fraction for _, item in rows],
+                is_dashed=is_fixed,
+                intervals=[item.interval for _, item in rows] if is_mean else (),
+            )
+        )
+        samples.append(f"{spell(kind)} {' / '.join(f'{item.num_samples:,}' for _, item in rows)}")
     return _Curves(
         title=f"{title}, {spell(protocol)}",
         protocol=protocol,
         lines=lines,
         samples="; ".join(samples),
+        has_intervals=is_mean,
     )

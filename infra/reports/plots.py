@@ -22,6 +22,8 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
+from liveedit_core.evaluation.statistics import Interval
+
 _INK = "#010203"
 """Stands for the page's own text colour; replaced by `currentColor` in the SVG."""
 _COLOURS = ("#3b82c4", "#dd8328", "#2a9d73", "#b5589f", "#c94a4a", "#7d79c9", "#8a8a3c", "#4aa3a8")
@@ -49,8 +51,8 @@ class Line:
     """Numbers of edits, or training steps."""
     y: Sequence[float]
     is_dashed: bool = False
-    intervals: Sequence[tuple[float, float]] = ()
-    """Lower and upper end at each point, drawn as a band; empty: none."""
+    intervals: Sequence[Interval] = ()
+    """One for each point, drawn as a band; empty: none."""
 
 
 def plot_by_num_edits(lines: Sequence[Line], title: str) -> Markup:
@@ -72,7 +74,8 @@ def _figure_by_num_edits(lines: Sequence[Line]) -> Figure:
     for index, line in enumerate(lines):
         colour = _COLOURS[index % len(_COLOURS)]
         if line.intervals:
-            lows, highs = zip(*line.intervals, strict=True)
+            lows = [interval.low for interval in line.intervals]
+            highs = [interval.high for interval in line.intervals]
             axes.fill_between(line.x, lows, highs, color=colour, alpha=0.15, linewidth=0)
             if len(line.x) == 1:  # a band of one point has no width
                 axes.vlines(line.x, lows, highs, color=colour, alpha=0.5, linewidth=2)

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.policy import MatrixPlace
+from infra.reports.data import EvaluatedVersion
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import RepositoryMismatchError
-from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, ProbeResult, ResultKey
+from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, ResultKey
 from liveedit_core.evaluation.summaries import HopSummary, Summary, summarize, summarize_hops
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.schema import Case
@@ -65,21 +66,13 @@ class EvaluationPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BankEvaluation:
-    """The results of a bank version on some cases."""
+class BankEvaluation(EvaluatedVersion):
+    """A bank version evaluated on some cases, with its results in the order of the cases."""
 
-    bank: str
-    bank_version: int
-    num_edits: int
-    """Experts that each probe was scored against."""
     run: str
     """Name of the results table."""
     num_cases: int
-    results: tuple[ProbeResult, ...]
-    """In the order of the cases."""
     summary: Summary
-    is_complete: bool
-    """Whether every probe has its results."""
     num_new_results: int
     """Rows that this process added."""
     seconds: float

@@ -5,12 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from infra.reports.comparison import render_comparison_report
-from infra.reports.data import ComparisonReportData, EvaluatedVersion, EvaluationReportData
+from infra.reports.data import ComparisonReportData, EvaluationReportData
 from infra.reports.evaluation import render_evaluation_report
 from infra.reports.page import write_page
 from liveedit_core.evaluation.comparison import in_scope, paired_results
 from liveedit_core.schema import Case
-from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.evaluation.examples import (
     EditLookup,
     ExampleBuilder,
@@ -18,18 +17,6 @@ from pipelines.evaluation.examples import (
     choose_flips,
     choose_worst,
 )
-
-
-def evaluated_version(evaluation: BankEvaluation, label: str) -> EvaluatedVersion:
-    """A version that has just been evaluated, as a page shows it."""
-    return EvaluatedVersion(
-        label=label,
-        bank=evaluation.bank,
-        bank_version=evaluation.bank_version,
-        num_edits=evaluation.num_edits,
-        results=evaluation.results,
-        is_complete=evaluation.is_complete,
-    )
 
 
 def write_evaluation_page(

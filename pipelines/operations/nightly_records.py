@@ -4,7 +4,7 @@ An MLflow outage stops nothing: metrics and pages wait in the spool of the run.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from infra.bank.expert_bank import ExpertBank
@@ -21,7 +21,6 @@ from liveedit_core.schema import Case, EditRequest
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.evaluation.examples import EditLookup, edits_of
 from pipelines.evaluation.pages import (
-    evaluated_version,
     write_comparison_page,
     write_evaluation_page,
 )
@@ -130,7 +129,7 @@ def _write_pages(
         if scored is None:
             continue
         num_edits = scored.evaluation.num_edits
-        versions.append(evaluated_version(scored.evaluation, name))
+        versions.append(replace(scored.evaluation, label=name))
         points.append(CurvePoint(num_edits=num_edits, summary=scored.summary))
         registered_as = f"{scored.registered.name} {scored.registered.version}"
         data = EvaluationReportData(

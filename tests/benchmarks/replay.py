@@ -122,7 +122,7 @@ def replay(bench: Bench) -> tuple[Timed, Timed]:
             start_s = time.perf_counter()
             done = bench.evaluate(pool, newest, f"newest, {num_workers}")
             say(f"new version by {num_workers}", start_s)
-            timed.append(Timed(results=done.results, seconds=time.perf_counter() - start_s))
+            timed.append(Timed(results=tuple(done.results), seconds=time.perf_counter() - start_s))
     return timed[0], timed[1]
 
 
