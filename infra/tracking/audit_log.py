@@ -68,18 +68,18 @@ class AuditLog:
 
     def append(self, record: AuditRecord) -> bool:
         """Store a record if its sequence number is free; False if another process was first."""
-        key = self._key(record.sequence)
+        key = self._key(record, "json")
         if self._store.put_if_absent(key, json.dumps(asdict(record), indent=2).encode()):
             return True
         return self._read(key).token == record.token  # created, but the answer was lost
 
     def is_done(self, record: AuditRecord) -> bool:
         """Whether the aliases were moved."""
-        return self._store.exists(self._done_key(record.sequence))
+        return self._store.exists(self._key(record, "done"))
 
     def mark_done(self, record: AuditRecord) -> None:
         """Note that the aliases were moved."""
-        self._store.put_if_absent(self._done_key(record.sequence), b"{}")
+        self._store.put_if_absent(self._key(record, "done"), b"{}")
 
     def _read(self, key: str) -> AuditRecord:
         try:
@@ -87,8 +87,5 @@ class AuditLog:
         except (ValueError, TypeError) as error:
             raise IntegrityError(f"{key} is not an audit record: {error!r}") from error
 
-    def _key(self, sequence: int) -> str:
-        return f"{self._folder}{sequence:012d}.json"
-
-    def _done_key(self, sequence: int) -> str:
-        return f"{self._folder}{sequence:012d}.done"
+    def _key(self, record: AuditRecord, suffix: str) -> str:
+        return f"{self._folder}{record.sequence:012d}.{suffix}"

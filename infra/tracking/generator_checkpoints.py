@@ -160,7 +160,8 @@ class GeneratorCheckpoints:
 
     def last(self) -> CheckpointEntry | None:
         """The newest checkpoint, if any."""
-        return next(reversed(self.entries()), None)
+        entries = self.entries()
+        return entries[-1] if entries else None
 
     def best(self) -> CheckpointEntry | None:
         """The checkpoint with the highest score, the newest of equals; None if none has one."""
@@ -253,8 +254,7 @@ class GeneratorCheckpoints:
 
 def best_of(entries: Sequence[CheckpointEntry]) -> CheckpointEntry | None:
     """The entry with the highest score, the newest of equals; None if none has a score."""
-    best: CheckpointEntry | None = None
-    for entry in entries:
-        if entry.score is not None and (best is None or entry.score >= (best.score or 0.0)):
-            best = entry
-    return best
+    scored = [
+        (entry.score, index) for index, entry in enumerate(entries) if entry.score is not None
+    ]
+    return entries[max(scored)[1]] if scored else None

@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 from infra._compat import mlflow_default_uri
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.manifest import BankManifest
-from infra.tracking.tracker import Connection, Tracker, open_client
+from infra.tracking.tracker import Tracker, log_metrics, open_client
 from liveedit_core.errors import InputError, IntegrityError, LiveEditError, TrackingError
 
 if TYPE_CHECKING:
@@ -69,7 +68,6 @@ class ModelRegistry:
         *,
         digest: str,
         metrics: Mapping[str, float] | None = None,
-        params: Mapping[str, object] | None = None,
         step: int = 0,
     ) -> RegisteredVersion:
         """Register a generator folder, once per digest; its files are copied to MLflow.
@@ -81,7 +79,6 @@ class ModelRegistry:
             key=digest,
             folder=folder,
             tags={"digest": digest},
-            params=params or {},
             metrics=metrics or {},
             step=step,
         )
@@ -177,7 +174,6 @@ class ModelRegistry:
         key: str,
         folder: Path,
         tags: Mapping[str, str],
-        params: Mapping[str, object] | None = None,
         metrics: Mapping[str, float] | None = None,
         step: int = 0,
     ) -> RegisteredVersion:
@@ -194,11 +190,10 @@ class ModelRegistry:
                 name=name,
                 source_run_id=connection.run_id,
                 tags=dict(tags),
-                params={param: str(value) for param, value in (params or {}).items()},
                 model_type=name,
             )
             client.log_model_artifacts(model.model_id, str(folder))
-            _log_model_metrics(connection, model.model_id, metrics or {}, step)
+            log_metrics(connection, metrics or {}, step=step, model_id=model.model_id)
             client.finalize_logged_model(model.model_id, "READY")
             with mlflow_default_uri(connection.tracking_uri):
                 version = client.create_model_version(
@@ -310,21 +305,6 @@ class ModelVersions:
             if not path.is_file():
                 raise IntegrityError(f"{name} has no {MANIFEST_FILE} among its files in MLflow")
             return BankManifest.from_json(path.read_text(encoding="utf-8"), name)
-
-
-def _log_model_metrics(
-    connection: Connection, model_id: str, metrics: Mapping[str, float], step: int
-) -> None:
-    from mlflow.entities import Metric
-
-    now_ms = int(time.time() * 1000)
-    connection.client.log_batch(
-        connection.run_id,
-        metrics=[
-            Metric(metric, float(value), now_ms, step, model_id=model_id)
-            for metric, value in metrics.items()
-        ],
-    )
 
 
 def _registered(version: "ModelVersion") -> RegisteredVersion:

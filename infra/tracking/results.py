@@ -4,8 +4,9 @@ Results are appended as they come, so that a killed evaluation resumes. A row th
 is never written again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 from lance import LanceDataset
@@ -110,11 +111,7 @@ class ResultsTable:
         rows = self._table.latest().to_table(
             columns=_RESULT_COLUMNS, filter=evaluation.predicate() if evaluation else None
         )
-        return list(_results_of(rows))
-
-    def to_arrow(self) -> pa.Table:
-        """All rows and columns."""
-        return self._table.latest().to_table()
+        return [_result(row) for row in rows.to_pylist()]
 
     def evaluations(self) -> list[EvaluationKey]:
         """The evaluations that have results, sorted by bank, version and number of edits."""
@@ -126,8 +123,6 @@ class ResultsTable:
         ]
 
 
-def _results_of(rows: pa.Table) -> Iterable[ProbeResult]:
-    for row in rows.to_pylist():
-        row["kind"] = ProbeKind(row["kind"])
-        row["kept"], row["weights"] = tuple(row["kept"]), tuple(row["weights"])
-        yield ProbeResult(**row)
+def _result(row: dict[str, Any]) -> ProbeResult:
+    kept, weights = tuple(row.pop("kept")), tuple(row.pop("weights"))
+    return ProbeResult(**{**row, "kind": ProbeKind(row["kind"])}, kept=kept, weights=weights)

@@ -64,7 +64,7 @@ class Tracker:
         root = run_root.absolute()
         state = root / "mlflow_runs"
         self._default_artifacts = root / "mlflow_artifacts"
-        self._default_uri = _database_uri(root)
+        self._default_uri = f"sqlite:///{root / 'mlflow.db'}"
         self._experiment = experiment
         self._run_name = run_name
         self._run_file = state / f"{run_name}.json"
@@ -190,11 +190,8 @@ class Tracker:
 
 def default_tracking_uri(run_root: Path) -> str:
     """MLFLOW_TRACKING_URI, or the database that all runs under this root share."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _database_uri(run_root.absolute())
-
-
-def _database_uri(root: Path) -> str:
-    return f"sqlite:///{root / 'mlflow.db'}"
+    database = run_root.absolute() / "mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}"
 
 
 def open_client(tracking_uri: str) -> "MlflowClient":
@@ -209,6 +206,22 @@ def open_client(tracking_uri: str) -> "MlflowClient":
         limit_mlflow_database_retries(db_utils)
         logging.getLogger(db_utils.__name__).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def log_metrics(
+    connection: Connection,
+    values: Mapping[str, float],
+    *,
+    step: int,
+    model_id: str | None = None,
+    time_ms: int | None = None,
+) -> None:
+    """Send metrics of the run, and of a LoggedModel; measured now unless `time_ms` is given."""
+    from mlflow.entities import Metric
+
+    when = int(time.time() * 1000) if time_ms is None else time_ms
+    metrics = [Metric(k, float(v), when, step, model_id=model_id) for k, v in values.items()]
+    connection.client.log_batch(connection.run_id, metrics=metrics)
 
 
 def _send(connection: Connection, line: str) -> None:
@@ -242,13 +255,13 @@ def _send_tag(connection: Connection, record: dict[str, Any]) -> None:
 
 
 def _send_metrics(connection: Connection, record: dict[str, Any]) -> None:
-    from mlflow.entities import Metric
-
-    metrics = [
-        Metric(name, value, record["time_ms"], record["step"], model_id=record.get("model_id"))
-        for name, value in record["values"].items()
-    ]
-    connection.client.log_batch(connection.run_id, metrics=metrics)
+    log_metrics(
+        connection,
+        record["values"],
+        step=record["step"],
+        model_id=record.get("model_id"),
+        time_ms=record["time_ms"],
+    )
 
 
 def _send_artifact(connection: Connection, record: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
 from liveedit_core.evaluation.comparison import MetricComparison, compare_results, in_scope
 from liveedit_core.evaluation.probes import ProbeResult
-from liveedit_core.evaluation.summaries import Summary, metric_values, summarize
+from liveedit_core.evaluation.summaries import metric_values, summarize
 from pipelines.job.registered_models import fetch_generator
 from pipelines.operations.gates import Evidence
 from pipelines.operations.recipe import PromotionRecipe
@@ -81,8 +81,11 @@ def gather_evidence(
         compared_with=record.champion.version if record.champion else 0,
         comparisons=comparisons,
     )
+    differences = {f"difference.{item.name}": item.difference.mean for item in comparisons}
     return GatheredEvidence(
-        evidence=evidence, numbers=_numbers(summary, comparisons), sources=_sources(record)
+        evidence=evidence,
+        numbers={**metric_values(summary), **differences},
+        sources=_sources(record),
     )
 
 
@@ -132,11 +135,6 @@ def _digest_problems(
     except IntegrityError as error:
         problems.append(error.message)
     return problems
-
-
-def _numbers(summary: Summary, comparisons: Sequence[MetricComparison]) -> dict[str, float]:
-    differences = {f"difference.{item.name}": item.difference.mean for item in comparisons}
-    return {**metric_values(summary), **differences}
 
 
 def _sources(record: EvaluationRecord) -> dict[str, str]:

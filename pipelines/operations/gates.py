@@ -56,12 +56,17 @@ def all_gates(
     evidence: Evidence, gates: GatesSection, thresholds: ThresholdsSection
 ) -> tuple[GateResult, ...]:
     """Check every gate."""
-    content = (digests(evidence), shards(evidence))
+    content = (
+        _verdict("digests", evidence.digest_problems, "backbone, generator and bank match"),
+        _verdict("shards", evidence.shard_problems, "all files are present, unaltered"),
+    )
     if evidence.evaluated_at is None:
         return (*content, *_never_evaluated(evidence.version))
+    missing = evidence.num_missing_results
+    problems = [f"{missing:,} results are missing: run the evaluation again"] if missing else []
     return (
         *content,
-        evaluation_complete(evidence),
+        _verdict("evaluation_complete", problems, "every probe was scored"),
         freshness(evidence.now, evidence.evaluated_at, gates),
         min_samples(evidence.summary, gates, thresholds),
         metric_thresholds(evidence.summary, thresholds),
@@ -75,23 +80,6 @@ def _never_evaluated(version: int) -> list[GateResult]:
         **dict.fromkeys(_NEED_EVALUATION, "there is no evaluation"),
     }
     return [GateResult(name=name, passed=False, reason=why) for name, why in reasons.items()]
-
-
-def digests(evidence: Evidence) -> GateResult:
-    """Backbone, generator and bank are those that the version was registered with."""
-    return _verdict("digests", evidence.digest_problems, "backbone, generator and bank match")
-
-
-def shards(evidence: Evidence) -> GateResult:
-    """Every file of the version is present and has the registered bytes."""
-    return _verdict("shards", evidence.shard_problems, "all files are present, unaltered")
-
-
-def evaluation_complete(evidence: Evidence) -> GateResult:
-    """Every probe has a result."""
-    missing = evidence.num_missing_results
-    problems = [f"{missing:,} results are missing: run the evaluation again"] if missing else []
-    return _verdict("evaluation_complete", problems, "every probe was scored")
 
 
 def freshness(now: datetime, evaluated_at: datetime, gates: GatesSection) -> GateResult:

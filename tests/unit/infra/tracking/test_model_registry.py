@@ -50,9 +50,7 @@ def bank(store: ObjectStore, identity: BankIdentity, make_row: MakeRow) -> Exper
 def test_a_generator_is_registered_once_per_digest(
     registry: ModelRegistry, tracker: Tracker, checkpoint: Path
 ) -> None:
-    first = registry.register_generator(
-        checkpoint, digest="d1", metrics={"loss": 0.5}, params={"learning_rate": 0.003}
-    )
+    first = registry.register_generator(checkpoint, digest="d1", metrics={"loss": 0.5})
     assert registry.register_generator(checkpoint, digest="d1") == first
     second = registry.register_generator(checkpoint, digest="d2")
     assert (first.name, first.version, second.version) == (GENERATOR_MODEL, 1, 2)
@@ -60,7 +58,6 @@ def test_a_generator_is_registered_once_per_digest(
 
     model = MlflowClient(tracker.tracking_uri).get_logged_model(first.model_id)
     assert [(metric.key, metric.value) for metric in model.metrics or []] == [("loss", 0.5)]
-    assert model.params == {"learning_rate": "0.003"}
     assert model.status == "READY"
 
 

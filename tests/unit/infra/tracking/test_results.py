@@ -65,12 +65,12 @@ def test_two_writers_of_one_evaluation_double_nothing(store: ObjectStore) -> Non
     assert [row.case_id for row in first.read(KEY)] == ["x", "y", "z"]
 
 
-def test_runs_are_separate_and_arrow_has_every_column(
+def test_runs_are_separate_and_the_table_has_every_column(
     results: ResultsTable, store: ObjectStore
 ) -> None:
     results.append([result("x")], KEY)
     assert ResultsTable(store, "run-2").read() == []
-    (row,) = ResultsTable(store, "run-1").to_arrow().to_pylist()
+    (row,) = Table(store, "results/run-1").latest().to_table().to_pylist()
     expected = {**dataclasses.asdict(result("x")), **dataclasses.asdict(KEY)}
     assert row == {**expected, "kept": ["a", "own of x"], "weights": [0.9, 0.1]}
 
