@@ -40,13 +40,7 @@ class ActorPool:
     """Actors of one kind, seen from the driver."""
 
     def __init__(self, name: str, actors: Sequence[Any], *, max_in_flight: int) -> None:
-        """Take over actors that were just created.
-
-        Args:
-            name: For messages.
-            actors: Handles, at least one.
-            max_in_flight: Most calls at one time; raised to one per actor if it is less.
-        """
+        """Take over at least one new actor; `max_in_flight` is raised to one call per actor."""
         self.name = name
         self._actors = list(actors)
         self._max_in_flight = max(max_in_flight, len(self._actors))

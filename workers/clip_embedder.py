@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import open_clip
 import torch
-from PIL.Image import Image
+from PIL import Image
 
 from liveedit_core.errors import ConfigError
 from liveedit_core.inputs.images import decode_image
@@ -27,7 +27,9 @@ _WIDTH = 1280
 class ClipEmbedder:
     """An OpenCLIP model of which only `encode_image` is used."""
 
-    def __init__(self, name: str, model: Any, preprocess: Callable[[Image], torch.Tensor]) -> None:
+    def __init__(
+        self, name: str, model: Any, preprocess: Callable[[Image.Image], torch.Tensor]
+    ) -> None:
         """Wrap a model in evaluation mode; use `load_clip_embedder`.
 
         Args:
@@ -38,28 +40,27 @@ class ClipEmbedder:
         self.name = name
         self._model = model
         self._preprocess = preprocess
-        self.size = int(self.embed([_blank_png()]).shape[1])
+        self.size = int(self._embed([Image.new("RGB", (8, 8))]).shape[1])
         """C: width of an embedding."""
 
-    @torch.inference_mode()
     def embed(self, images: Sequence[bytes]) -> npt.NDArray[np.float32]:
         """Embed at least one PNG, JPEG, WebP or GIF image: float32 [B, C], rows of length 1.
 
         Raises:
             InputError: An image cannot be decoded.
         """
-        pixels = torch.stack([self._preprocess(decode_image(data)) for data in images])
+        return self._embed([decode_image(data) for data in images])
+
+    @torch.inference_mode()
+    def _embed(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
+        pixels = torch.stack([self._preprocess(image) for image in images])
         features = self._model.encode_image(pixels).float()
         unit = torch.nn.functional.normalize(features, dim=-1)
         return np.ascontiguousarray(unit.numpy(), dtype=np.float32)
 
 
 def load_clip_embedder(model: str = BUILTIN, pretrained: str = "") -> ClipEmbedder:
-    """Load an embedding model.
-
-    Args:
-        model: "builtin" or the name of an open_clip model.
-        pretrained: Its weights: a tag of open_clip or a file; must be empty for "builtin".
+    """Load "builtin" or an open_clip model with weights from a tag of open_clip or a file.
 
     Raises:
         ConfigError: open_clip knows no such model or weights.
@@ -95,13 +96,3 @@ def _load_builtin() -> ClipEmbedder:
     mean = std = (0.5, 0.5, 0.5)
     preprocess = open_clip.image_transform(_SIDE, is_train=False, mean=mean, std=std)
     return ClipEmbedder(f"{BUILTIN}:{_TOWER}-{_SIDE}", model, preprocess)
-
-
-def _blank_png() -> bytes:
-    import io
-
-    from PIL import Image as Images
-
-    buffer = io.BytesIO()
-    Images.new("RGB", (8, 8)).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -110,7 +110,7 @@ class EvaluationWorker:
     def score(
         self, preparation: Preparation, shared: SharedRepository, unit: EvaluationUnit
     ) -> Scores:
-        """Score a unit that this or another worker prepared with the experts of a bank version."""
+        """Score a unit, prepared by any worker, with the experts of one bank version."""
         start_s = time.perf_counter()
         repository = shared.repository()
         results: list[ProbeResult] = []

@@ -43,13 +43,7 @@ class ExpertEmbeddingWorker:
     def __init__(
         self, load_embedder: Callable[[], Embedder], *, batch_size: int = 32, num_threads: int = 1
     ) -> None:
-        """Load the model.
-
-        Args:
-            load_embedder: Picklable; called once.
-            batch_size: Images in one forward pass.
-            num_threads: Threads of torch in this process.
-        """
+        """Load the model; `load_embedder` must be picklable."""
         limit_threads(num_threads)
         self._embedder = load_embedder()
         self._batch_size = batch_size

@@ -40,14 +40,7 @@ class GeneratorWorker:
         num_threads: int = 1,
         cache: CacheNames | None = None,
     ) -> None:
-        """Load the models.
-
-        Args:
-            models: Backbone and generator.
-            limits: Of requests.
-            num_threads: Threads of torch in this process.
-            cache: Of states; None computes them all.
-        """
+        """Load the models; without a `cache` all states are computed."""
         limit_threads(num_threads)
         self._backbone = models.load_backbone()
         self._generator = models.load_generator()

@@ -21,12 +21,12 @@ class WorkerPool(Generic[_Item, _Answer, _Facts]):
         *,
         max_in_flight: int,
     ) -> None:
-        """Take over actors that were just created; they load their models meanwhile.
+        """Take over at least one new actor; they are still loading their models.
 
         Args:
             name: For messages.
-            actors: Handles, at least one; each has a method `describe`.
-            call: Makes the call for one item, from actor, item and the context of `stream`.
+            actors: Handles; each has a method `describe`.
+            call: Starts the work on one item: `call(actor, item, *context of stream)`.
             max_in_flight: Most items in progress at one time.
         """
         self._pool = ActorPool(name, actors, max_in_flight=max_in_flight)

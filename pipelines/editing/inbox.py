@@ -46,8 +46,8 @@ class Inbox:
             uri: Folder, `file:///...` or `s3://bucket/prefix`.
             limits: Of requests.
             settle_s: A file on disk that changed more recently is not read yet.
-            max_file_bytes: Larger files are left in the inbox.
-            say: Called with a message about each of these.
+            max_file_bytes: A larger file is left in the inbox, with a message to `say`.
+            say: Shows messages.
         """
         self._store = ObjectStore(uri)
         self._done = ObjectStore(f"{self._store.root_uri}_done")

@@ -132,11 +132,7 @@ def log_requests(
 ) -> Intake:
     """Add the inputs of a source to the request log; those it holds already are recognized.
 
-    Args:
-        source: Read once, from the beginning.
-        request_log: The log.
-        limit: Most valid inputs to read; 0 reads all.
-        should_stop: Called after each chunk.
+    At most `limit` valid inputs are read (0: all); `should_stop` is called after each chunk.
     """
     start_s = time.perf_counter()
     intake = Intake(cases=CaseIndex(request_log))

@@ -42,12 +42,7 @@ class JobResult:
 
 
 def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> JobResult:
-    """Edit, write the report, and record both in MLflow.
-
-    Args:
-        config: The recipe.
-        console: For messages and progress.
-        start_s: `time.perf_counter` at the start of the job.
+    """Edit, write the report, and record both in MLflow; `start_s` is of `time.perf_counter`.
 
     Raises:
         LiveEditError: The job cannot continue; what was committed stays.

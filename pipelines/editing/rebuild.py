@@ -126,17 +126,9 @@ def rebuild(
     progress: Progress,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> RebuildOutcome:
-    """Write the experts that the new bank lacks.
+    """Write the experts of the `wanted` requests (None: all) that the new bank lacks.
 
-    Args:
-        config: Sizes of windows and batches, and when to compact the bank.
-        wanted: Numbers of requests; None takes the whole log.
-        generator: Writes experts.
-        embedder: Embeds images and writes rows.
-        bank: The new one.
-        request_log: The source of truth.
-        progress: Shows progress.
-        should_stop: Called after each window; True ends cleanly.
+    `should_stop` is called after each window; True ends the rebuild cleanly.
 
     Raises:
         LiveEditError: Infrastructure failed for good, or a newer writer took over.

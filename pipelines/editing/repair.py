@@ -5,6 +5,8 @@ repair that is killed in between is finished by the next one, or by the next edi
 lost is pending in the store.
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from infra.requests.request_log import RequestLog
 from liveedit_core.errors import IntegrityError
 from liveedit_core.inputs.rejects import Rejected
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.editing.windows import OpenWindow, WindowPlan
+from pipelines.editing.windows import WindowPlan
 from pipelines.job.stages import ExpertWriters
 from workers.failures import retried
 
@@ -48,13 +50,7 @@ def repair_bank(
 ) -> Repair:
     """Repair the newest version; older versions stay as they are.
 
-    Args:
-        bank: The bank.
-        request_log: Of the same store.
-        open_workers: Starts workers; called only if an expert has to be written.
-        config: Sizes of windows and micro-batches.
-        author: Who repairs.
-        reason: Why.
+    `open_workers` is called only if an expert has to be written again.
 
     Raises:
         RepositoryMismatchError: The workers run other models than those that wrote the bank.
@@ -108,20 +104,12 @@ def _write_again(
     plan = WindowPlan(window_edits=config.bank.window_edits)
     batches = plan.micro_batches(request_log.read(sequences), config.generator.batch_size)
     rejected: list[Rejected] = []
-    window = OpenWindow()
-
-    def commit_window() -> None:
-        if fragments := window.fragments:
-            retried(lambda: commit(fragments))
-
     stream = workers.embedder.stream(workers.generator.stream(batches), bank.fragment_writer())
-    for batch in stream:
-        if window.batches and plan.end_of(window.last_sequence) != plan.end_of(batch.last_sequence):
-            commit_window()
-            window = OpenWindow()
-        window.batches.append(batch)
-        rejected += batch.rejected
-    commit_window()
+    for _, group in itertools.groupby(stream, lambda batch: plan.end_of(batch.last_sequence)):
+        window = list(group)
+        rejected += [refusal for batch in window for refusal in batch.rejected]
+        if fragments := [text for batch in window for text in batch.fragments]:
+            retried(functools.partial(commit, fragments))
     retried(lambda: request_log.reject_requests(rejected, bank=bank.name))
     return rejected
 

@@ -1,4 +1,4 @@
-"""From the store to what the HTML report shows, after a run or a resumed one alike."""
+"""The data of a run's HTML report, read from the store, so that a resumed run shows the same."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ _MAX_PAIRS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSources:
-    """What a report is made from."""
+    """Where a report reads from."""
 
     config: LifelongEditRecipe
     bank: ExpertBank
@@ -40,14 +40,7 @@ class ReportSources:
 def report_data(
     sources: ReportSources, outcome: Outcome, *, facts: Mapping[str, str], duration_s: float
 ) -> ReportData:
-    """Gather what the report of a run shows.
-
-    Args:
-        sources: Where it lies.
-        outcome: Of the run.
-        facts: Shown as they are.
-        duration_s: Of the whole job.
-    """
+    """Gather what the report of a run shows; `duration_s` is that of the whole job."""
     config = sources.config
     rejected = [*outcome.intake.rejected, *refused_requests(sources, outcome)]
     examples, worst = _examples(sources, outcome)
@@ -96,7 +89,7 @@ def curve_point(point: BankEvaluation) -> CurvePoint:
 
 
 def stage_times(outcome: Outcome) -> list[StageTime]:
-    """Times and throughput of the stages; they run beside each other and do not add up."""
+    """Times and throughput of the stages; they run in parallel, so times do not add up."""
     timings = outcome.timings
     num_results = sum(item.num_new_results for item in outcome.evaluations)
     evaluate_s = sum(item.seconds for item in outcome.evaluations)
@@ -121,7 +114,7 @@ def _warnings(outcome: Outcome) -> list[str]:
     if outcome.intake.num_duplicates:
         warnings.append(
             f"{outcome.intake.num_duplicates} lines of the input repeat an earlier line; "
-            "each of these edits was taught once."
+            "each of these edits was made once."
         )
     return warnings
 
@@ -178,15 +171,12 @@ class SimilarEdits(NamedTuple):
 def similar_edits(
     bank: ExpertBank, edit_ids: Sequence[str], *, min_similarity: float
 ) -> list[SimilarEdits]:
-    """Pairs of edits of the newest bank version with similar images, most similar first.
+    """At most 200 pairs of edits of the newest version with similar images, most similar first.
 
     Args:
         bank: The bank.
         edit_ids: One edit of each pair is among the last 4 096 of these.
-        min_similarity: Cosine from which two images count as similar.
-
-    Returns:
-        At most 200 pairs.
+        min_similarity: Smallest cosine of the two image embeddings.
     """
     rows = bank.load_rows(["edit_id", "clip_embedding"])
     held: list[str] = rows.column("edit_id").to_pylist()

@@ -75,19 +75,8 @@ def run(
 ) -> Outcome:
     """Edit with all requests that the log holds and the bank lacks; evaluate the bank on the way.
 
-    Args:
-        config: The recipe.
-        source: New requests, which are logged first.
-        generator: Writes experts.
-        embedder: Embeds images and writes rows.
-        evaluator: Scores cases.
-        generator_config: Of the generator that the workers hold.
-        bank: Where the experts go.
-        request_log: Where requests and refusals go.
-        results: Where scores go.
-        records: Where evaluations are tracked.
-        progress: Shows progress.
-        should_stop: Called after each window; True ends the run cleanly.
+    The requests of `source` are logged first. `should_stop` is called after each window; True ends
+    the run cleanly.
 
     Raises:
         LiveEditError: Infrastructure failed for good, or a newer writer took over.
