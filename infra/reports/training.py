@@ -1,6 +1,6 @@
 """The report of a training run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from infra.reports.data import Histogram, TrainingReportData
 from infra.reports.formats import count, duration, percent, spell
@@ -77,11 +77,8 @@ def phase_plots(data: TrainingReportData) -> list[Plot]:
     plots = []
     common: dict[str, list[Line]] = {"learning_rate": [], "gradient_norm": []}
     for phase, num_steps in data.phase_steps.items():
-        points: _Points = {}
-        for row in data.curve:
-            if row["phase"] == phase and not is_validation(row):
-                for name, value in quantities_of(row).items():
-                    points.setdefault(name, []).append((int(row["step"]), value))
+        steps = [row for row in data.curve if row["phase"] == phase and not is_validation(row)]
+        points = _points((int(row["step"]), row) for row in steps)
         for name, of_phases in common.items():
             if name in points:
                 of_phases.append(_series(spell(phase), points.pop(name)))
@@ -108,12 +105,11 @@ def validation_plots(data: TrainingReportData) -> list[Plot]:
     for phase, num_steps in data.phase_steps.items():
         offsets[phase] = start
         start += num_steps
-    points: _Points = {}
-    for row in data.curve:
-        if is_validation(row):
-            step = offsets.get(str(row["phase"]), 0) + int(row["step"])
-            for name, value in quantities_of(row).items():
-                points.setdefault(name, []).append((step, value))
+    points = _points(
+        (offsets.get(str(row["phase"]), 0) + int(row["step"]), row)
+        for row in data.curve
+        if is_validation(row)
+    )
     five = ["validation.average", *(f"validation.{kind.value}" for kind in PAPER_METRICS)]
     groups = (
         ("the five metrics", five, True),
@@ -153,6 +149,14 @@ def quantities_of(row: Mapping[str, float | str]) -> dict[str, float]:
         for name, value in row.items()
         if name != "step" and not isinstance(value, str)
     }
+
+
+def _points(rows: Iterable[tuple[int, Mapping[str, float | str]]]) -> _Points:
+    points: _Points = {}
+    for step, row in rows:
+        for name, value in quantities_of(row).items():
+            points.setdefault(name, []).append((step, value))
+    return points
 
 
 def _series(label: str, points: Sequence[tuple[int, float]]) -> Line:

@@ -164,11 +164,7 @@ class EvaluationTask:
         return self.num_units_done == self.num_units
 
     def start(self, evaluator: Evaluator, config: GeneratorConfig) -> None:
-        """Submit what is left to do; `config` is that of the evaluator's generator.
-
-        Raises:
-            RepositoryMismatchError: The bank was written by another generator.
-        """
+        """Submit what is left to do; `config` is that of the evaluator's generator."""
         units = self._plan.units_for(self._missing)
         if units:
             version = self.key.bank_version
@@ -261,11 +257,7 @@ def run_task(
 
 
 def check_models(bank: ExpertBank, facts: GeneratorFacts) -> None:
-    """Refuse to evaluate a bank with other models than it was made with.
-
-    Raises:
-        RepositoryMismatchError: They differ.
-    """
+    """Refuse to evaluate a bank with other models than it was made with."""
     for name in ("backbone_digest", "generator_digest"):
         wanted, found = getattr(bank.identity, name), getattr(facts, name)
         if wanted != found:

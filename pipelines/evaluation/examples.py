@@ -68,11 +68,7 @@ class ExampleBuilder:
     def __init__(
         self, cases: Iterable[Case], edits: EditLookup, results: Sequence[ProbeResult]
     ) -> None:
-        """Look up the cases and kept edits of the results to show.
-
-        Raises:
-            InputError: The case of a result is missing.
-        """
+        """Look up the cases and kept edits of the results to show; no case may be missing."""
         wanted = {result.case_id for result in results}
         self._cases = {case.case_id: case for case in cases if case.case_id in wanted}
         missing = sorted(wanted - set(self._cases))

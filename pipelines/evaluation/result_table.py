@@ -3,34 +3,22 @@
 One table for each protocol and measure; numbers of two protocols never share a column.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.table import Table
 
 from infra.reports.formats import interval, number, percent
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
-from liveedit_core.evaluation.statistics import Interval
 from liveedit_core.evaluation.summaries import BY_CONSTRUCTION, MetricSummary, paper_average
 from liveedit_core.schema import ProbeKind
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 
-Measure = Callable[[MetricSummary], tuple[float, Interval]]
-"""A mean and its interval."""
-
-
-def _score(item: MetricSummary) -> tuple[float, Interval]:
-    return item.mean, item.interval
-
-
-def _exact(item: MetricSummary) -> tuple[float, Interval]:
-    return item.exact_mean, item.exact_interval
-
-
-_TABLES: tuple[tuple[str, str, Measure], ...] = (
-    (TEACHER_FORCED, "teacher-forced: share of target tokens, % [95 % interval]", _score),
-    (TEACHER_FORCED, "teacher-forced: all target tokens, % [95 % interval]", _exact),
-    (FREE_GENERATION, "free generation: exact match, % [95 % interval]", _score),
+_TABLES = (
+    (TEACHER_FORCED, "teacher-forced: share of target tokens, % [95 % interval]", False),
+    (TEACHER_FORCED, "teacher-forced: all target tokens, % [95 % interval]", True),
+    (FREE_GENERATION, "free generation: exact match, % [95 % interval]", False),
 )
+"""Protocol, title, and whether only entirely right answers count."""
 
 
 def result_tables(
@@ -38,8 +26,8 @@ def result_tables(
 ) -> list[Table]:
     """Metrics by number of edits, and routing at the last of them; `note` ends each title."""
     tables = [
-        _table(evaluations, protocol, title + note, measure)
-        for protocol, title, measure in _TABLES
+        _table(evaluations, protocol, title + note, is_exact=is_exact)
+        for protocol, title, is_exact in _TABLES
         if protocol in protocols
     ]
     if evaluations:
@@ -48,7 +36,7 @@ def result_tables(
 
 
 def _table(
-    evaluations: Sequence[BankEvaluation], protocol: str, title: str, measure: Measure
+    evaluations: Sequence[BankEvaluation], protocol: str, title: str, *, is_exact: bool
 ) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("metric")
@@ -56,14 +44,14 @@ def _table(
         noun = "edit" if evaluation.num_edits == 1 else "edits"
         table.add_column(f"{evaluation.num_edits} {noun}", justify="right")
     for kind in ProbeKind:
-        cells = [_cell(item.summary.get((kind, protocol)), measure) for item in evaluations]
+        cells = [_cell(item.summary.get((kind, protocol)), is_exact) for item in evaluations]
         if any(cells):
             table.add_row(_name(kind), *cells)
     for hop in sorted({hop for item in evaluations for hop, _ in item.by_hop}):
-        cells = [_cell(item.by_hop.get((hop, protocol)), measure) for item in evaluations]
+        cells = [_cell(item.by_hop.get((hop, protocol)), is_exact) for item in evaluations]
         if any(cells):
             table.add_row(f"  over {hop} {'hop' if hop == 1 else 'hops'}", *cells)
-    if measure is _score and protocol == TEACHER_FORCED and table.row_count:
+    if not is_exact and protocol == TEACHER_FORCED and table.row_count:
         averages = [paper_average(item.summary) for item in evaluations]
         if any(average is not None for average in averages):
             cells = ["" if average is None else percent(average, unit="") for average in averages]
@@ -76,10 +64,12 @@ def _name(kind: ProbeKind) -> str:
     return f"{kind} (by construction)" if kind in BY_CONSTRUCTION else str(kind)
 
 
-def _cell(item: MetricSummary | None, measure: Measure) -> str:
+def _cell(item: MetricSummary | None, is_exact: bool) -> str:
     if item is None:
         return ""
-    mean, bounds = measure(item)
+    mean, bounds = item.mean, item.interval
+    if is_exact:
+        mean, bounds = item.exact_mean, item.exact_interval
     return f"{percent(mean, unit='')} \\[{interval(bounds, num_digits=0, separator='-')}]"
 
 

@@ -66,11 +66,7 @@ def compare_versions(recipe: VersionComparisonRecipe) -> tuple[Path, ComparisonR
 
 
 def find_version(store: ObjectStore, bank: str, section: VersionSection) -> EvaluatedVersion:
-    """The stored results of a version, from its evaluation with the most edits.
-
-    Raises:
-        InputError: The table has no results of it.
-    """
+    """The stored results of a version, from its evaluation with the most edits."""
     table = ResultsTable(store, section.results)
     known = [key for key in table.evaluations() if key.bank == bank and key.group_size == 0]
     found = [key for key in known if section.version in (0, key.bank_version)]
