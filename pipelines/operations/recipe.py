@@ -34,23 +34,23 @@ DEFAULT_RECIPE = Path(__file__).parents[1] / "recipes" / "promotion.toml"
 
 
 class CasesSection(Settings):
-    """The fixed cases; the same ones every night."""
+    """The fixed cases, the same for every nightly run."""
 
     path: str = ""
     """JSONL file of cases; empty for those of `benchmark`, or the built-in evaluation cases."""
     limit: Count = 200
-    """Only the first so many; 0 takes all."""
+    """Use only the first this many; 0 for all."""
 
 
 class _Scoring(Settings):
     protocols: Protocols = BOTH
     """How to score: "teacher_forced", "free_generation"."""
     free_generation_cases: Count = 50
-    """Free generation is slow: it scores at most so many cases; 0 takes all."""
+    """Most cases scored by free generation, which is slow; 0 for all."""
     max_new_tokens: PositiveInt = 12
     """Longest answer under free generation, in tokens."""
     device: str = "cpu"
-    """Where a backbone that is not the built-in one computes: "cpu", "cuda" or "auto"."""
+    """Device of a backbone other than the built-in one: "cpu", "cuda" or "auto"."""
 
 
 class ReplaySection(WorkerSection, _Scoring):
@@ -60,14 +60,14 @@ class ReplaySection(WorkerSection, _Scoring):
 
 
 class LeaseSection(Settings):
-    """How long a dead process blocks the next one."""
+    """How long a dead process blocks the next one on another machine."""
 
     term_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 600.0
-    """A lease that was not renewed for so long is free; it is renewed four times as often."""
+    """Seconds after which a lease that was not renewed expires; renewed four times per term."""
 
 
-class NightLeaseSection(LeaseSection):
-    """The same for a nightly run, which may wait for its turn."""
+class NightlyLeaseSection(LeaseSection):
+    """The lease of a nightly run, which may wait for another process."""
 
     wait_s: Amount = 0.0
     """Seconds to wait for another nightly run before failing. More than `term_s` lets a new machine
@@ -75,16 +75,16 @@ class NightLeaseSection(LeaseSection):
 
 
 class GatesSection(Settings):
-    """What an evaluation must fulfil, whatever its numbers are."""
+    """What an evaluation must fulfil besides its metrics."""
 
     max_age_hours: Positive = 36.0
-    """Oldest evaluation that counts."""
+    """Greatest age of an evaluation."""
     min_samples: PositiveInt = 30
-    """Least number of probes behind each metric that has a threshold."""
+    """Least number of probes of each metric with a threshold."""
 
 
 class ThresholdsSection(MetricFractions):
-    """Least mean of each metric (teacher_forced) of a version that is promoted; 0 asks nothing."""
+    """Least mean of each metric (teacher_forced) of a version to promote; 0 for no threshold."""
 
     reliability: Fraction = 0.9
     text_generality: Fraction = 0.85
@@ -119,7 +119,7 @@ class NightlyRecipe(_OperationsRecipe):
     evaluation: ReplaySection = ReplaySection()
     regression: RegressionSection = RegressionSection()
     tolerances: TolerancesSection = TolerancesSection()
-    lease: NightLeaseSection = NightLeaseSection()
+    lease: NightlyLeaseSection = NightlyLeaseSection()
     states: StatesSection = StatesSection()
     ray: RaySection = RaySection()
     tracking: TrackingSection = TrackingSection()

@@ -21,8 +21,8 @@ pytestmark = [needs_builtin_models, pytest.mark.long, pytest.mark.timeout(2400)]
 
 NUM_EDITS = 100
 """Of the champion; as many more follow, and all are written by the corrupted generator."""
-NUM_EXAMINED = 40
-"""Cases of the night."""
+NUM_EVALUATED = 40
+"""Cases of the nightly run."""
 COMMON = ("ray.object_store_memory_bytes=100000000",)
 EDIT = (
     *COMMON,
@@ -32,8 +32,8 @@ EDIT = (
     "generator.batch_size=10",
     "bank.window_edits=50",
 )
-NIGHT = (*COMMON, 'evaluation.protocols=["teacher_forced"]', f"cases.limit={NUM_EXAMINED}")
-STRICT = f"gates.min_samples={NUM_EXAMINED}"
+NIGHT = (*COMMON, 'evaluation.protocols=["teacher_forced"]', f"cases.limit={NUM_EVALUATED}")
+STRICT = f"gates.min_samples={NUM_EVALUATED}"
 LAX = (
     STRICT,
     *(f"tolerances.{kind}=1.0" for kind in ProbeKind),
@@ -69,7 +69,7 @@ def test_the_whole_drill(tmp_path: Path) -> None:
     run = Run(tmp_path)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     gates, examination = tmp_path / "gates.toml", tmp_path / "examination.toml"
-    gates.write_text(f'job = "promotion"\n[gates]\nmin_samples = {NUM_EXAMINED}\n')
+    gates.write_text(f'job = "promotion"\n[gates]\nmin_samples = {NUM_EVALUATED}\n')
     examination.write_text(
         'job = "nightly_evaluation"\n[evaluation]\nprotocols = ["teacher_forced"]\n'
     )

@@ -211,7 +211,7 @@ class SyntheticEvaluation:
     operations: Operations
     evaluated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    def examined(self, version: RegisteredVersion, scores: Sequence[float]) -> EvaluatedBank:
+    def evaluated(self, version: RegisteredVersion, scores: Sequence[float]) -> EvaluatedBank:
         """Store results; every case is held."""
         tags, run = version.tags, f"synthetic-{uuid.uuid4().hex[:8]}-v{version.version}"
         key = EvaluationKey(
@@ -247,8 +247,8 @@ class SyntheticEvaluation:
         champion: RegisteredVersion | None = None,
     ) -> EvaluationRecord:
         """Add the record of an evaluation; the champion, if any, answered everything rightly."""
-        newest = self.examined(version, scores)
-        old = self.examined(champion, (1.0,) * len(scores)) if champion else None
+        newest = self.evaluated(version, scores)
+        old = self.evaluated(champion, (1.0,) * len(scores)) if champion else None
         record = EvaluationRecord(
             evaluated_at=self.evaluated_at.isoformat(),
             mlflow_run_id=self.operations.tracker.connect().run_id,

@@ -49,9 +49,9 @@ GOOD = Evidence(
 
 
 def failures(evidence: Evidence, gates: GatesSection = GATES) -> dict[str, str]:
-    asked = all_gates(evidence, gates, THRESHOLDS)
-    assert len({gate.name for gate in asked}) == 7
-    return {gate.name: gate.reason for gate in asked if not gate.passed}
+    results = all_gates(evidence, gates, THRESHOLDS)
+    assert len({gate.name for gate in results}) == 7
+    return {gate.name: gate.reason for gate in results if not gate.passed}
 
 
 def test_good_evidence_passes_every_gate() -> None:
