@@ -87,12 +87,8 @@ class ExpertBank(StoredBank):
     ) -> int:
         """Show new rows in one version, after all changes of the log; none when no row is new.
 
-        Args:
-            fragments: What `FragmentWriter.write` returned, in any order, also repeatedly.
-            epoch: From `acquire_writer`.
-            message: Kept with the version.
-            kind: "window", or "repair" for lost experts that were computed again.
-            author: Who asked for it; "" for the windows of a job.
+        Fragments may come in any order, also repeatedly; `kind` is "window", or "repair" for lost
+        experts that were computed again.
 
         Raises:
             ConcurrentCommitError: Others committed first every time.
@@ -164,12 +160,8 @@ class ExpertBank(StoredBank):
         had superseded another, that one answers again, unless it is removed as well. Older
         versions stay as they are. The other banks of the store follow with their next commit.
 
-        Args:
-            edit_ids: Edits of the request log, whether the bank holds them or not.
-            author: Who decided.
-            reason: Why.
-            epoch: From `acquire_writer`. None only stores the change: the current writer applies
-                it before its next window.
+        With `epoch` None the change is only stored; the current writer applies it before its next
+        window. Edits that the bank does not hold (yet) may be removed too.
 
         Raises:
             InputError: The log lacks one of the edits; nothing is removed then.

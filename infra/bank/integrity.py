@@ -106,10 +106,7 @@ def verify_version(
 ) -> IntegrityReport:
     """Read every file and row of a version and compare it with what was written.
 
-    Args:
-        bank: The bank.
-        version: The newest by default.
-        request_log: Of the same store; without it rows are not compared with their requests.
+    Without the request log of the store, rows are not compared with their requests.
 
     Raises:
         IntegrityError: There is no such version, or its list of files cannot be read.

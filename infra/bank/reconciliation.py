@@ -97,13 +97,10 @@ def reconcile(
     removed: Collection[str],
     find_rows: Callable[[Sequence[str]], Mapping[str, pa.Table]],
 ) -> Reconciliation:
-    """Give each subject the newest of its edits that is not removed and has a row.
+    """Give each subject of `edits` the newest of its edits that is not removed and has a row.
 
-    Args:
-        held: What the newest version holds of these subjects.
-        edits: The subjects to look at.
-        removed: Edits that must not be held.
-        find_rows: Finds rows in older versions, as far as there are any.
+    `held` are the rows of these subjects in the newest version; `find_rows` returns those of older
+    versions, as far as there are any.
     """
     wanted: dict[str, list[str]] = {}
     leaving: dict[str, RowKey] = {}

@@ -112,11 +112,8 @@ class StateCache:
     def __init__(self, store: ObjectStore, identity: StateIdentity, *, max_bytes: int = 0) -> None:
         """Open the cache, created empty when there is none.
 
-        Args:
-            store: Where it lives.
-            identity: Common to all states. Other dtypes or prompt formats have other ids in the
-                same tables.
-            max_bytes: Budget of all rows of the tables; 0 for none.
+        Other dtypes or prompt formats have other ids in the same tables. `max_bytes` is the budget
+        of all rows of the tables; 0 for none.
         """
         self.identity = identity
         self.max_bytes = max_bytes

@@ -55,12 +55,9 @@ class RejectLog:
         source: str = "",
         bank: str = "",
     ) -> int:
-        """Store rejections that are not stored yet; how many are new.
+        """Store rejections, each with its request number (None for lines); how many are new.
 
-        Args:
-            rejected: Request number (None for lines) and rejection.
-            source: Digest of the file, for lines.
-            bank: The bank that rejects, for requests.
+        Lines have a `source`, the digest of their file; requests have the `bank` that rejects them.
         """
         rows = [_to_row(sequence, item, source, bank) for sequence, item in rejected]
 

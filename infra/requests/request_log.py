@@ -193,12 +193,8 @@ class RequestLog:
     ) -> list[RequestHeader]:
         """Requests by sequence, without images, which are not read.
 
-        Args:
-            submitter: Only of this submitter; "" for all.
-            since: Only those submitted at this time or later.
-            until: Only those submitted before this time.
-            begins_with: Only those whose edit_id has this prefix.
-            edit_ids: Only these edits.
+        All given filters apply: submitter, submission in [since, until), prefix of the edit_id
+        (`begins_with`), and edits.
         """
         names = [item.name for item in fields(RequestHeader)]
         dataset = self._table.latest()
@@ -257,14 +253,9 @@ class RequestLog:
         return self._rejects.append([(None, item) for item in rejected], source=source)
 
     def reject_requests(self, rejected: Sequence[Rejected], *, bank: str = "") -> int:
-        """Store requests that cannot become experts; they are no longer pending.
+        """Store requests that cannot become experts, so they are not pending; how many are new.
 
-        Args:
-            rejected: Each names its request by `edit_id`.
-            bank: The bank that rejects them; "" when no bank can take them.
-
-        Returns:
-            How many are new.
+        Each is named by its `edit_id`; `bank` is "" when no bank can take them.
 
         Raises:
             InputError: An edit_id is not in the log.

@@ -43,12 +43,9 @@ class ObjectStore:
     """Objects by key; picklable, holds no credentials."""
 
     def __init__(self, root_uri: str | Path, endpoint: str = "", timeout_s: float = 0.0) -> None:
-        """Name the root; nothing is read or written yet.
+        """Name the root: `file:///folder`, a plain path, or `s3://bucket/prefix`.
 
-        Args:
-            root_uri: `file:///folder`, a plain path, or `s3://bucket/prefix`.
-            endpoint: URL of the S3 server; "" takes that of the AWS environment.
-            timeout_s: Per request to S3; 0 takes LIVEEDIT_S3_TIMEOUT_S, or 30.
+        Endpoint "" is that of the AWS environment; timeout 0 is LIVEEDIT_S3_TIMEOUT_S, or 30 s.
         """
         self.root_uri = _normalized_root(root_uri)
         self._given_endpoint = endpoint
@@ -120,9 +117,7 @@ class ObjectStore:
     def fetch(self, uri: str, max_bytes: int) -> bytes:
         """Read any object by its full URI, as requests name their images.
 
-        Args:
-            uri: `s3://bucket/key` of any bucket that the credentials open, or `file:///path`.
-            max_bytes: A larger object is an InputError, and is not read completely.
+        The URI is `s3://bucket/key` of any bucket that the credentials open, or `file:///path`.
 
         Raises:
             InputError: Another scheme, no such object, no file, or too large.
