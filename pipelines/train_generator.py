@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Train a generator for a backbone, on states that are computed once.
+"""Train a generator for a backbone, on hidden states that are computed once.
 
 The training cases (by default the training split of EmblemEdit) are encoded to the edit layer, then
 the phases of the recipe run one after another: visual key, prompt key, experts, joint. Interrupt it
-at any time; the same command goes on from the last checkpoint with the same numbers.
+at any time; the same command resumes from the last checkpoint with the same numbers.
 
     train_generator.py [--recipe FILE.toml] [SECTION.FIELD=VALUE ...]
     train_generator.py --backbone llava-hf/llava-1.5-7b-hf --benchmark evqa --data DIR
@@ -59,10 +59,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--shards", metavar="K", help="processes that share the weights (ZeRO)")
     parser.add_argument(
-        "--resume", action="store_true", help="go on with a run; refuse to begin a new one"
+        "--resume", action="store_true", help="resume a run; refuse to start a new one"
     )
     parser.add_argument(
-        "--no-cache", action="store_true", help="compute every state whenever a step asks for it"
+        "--no-cache",
+        action="store_true",
+        help="compute states at each step instead of caching them",
     )
     parser.add_argument(
         "--find-layer",
@@ -101,7 +103,7 @@ def do(recipe: TrainRecipe, options: argparse.Namespace) -> int:
     """Estimate, search or train.
 
     Raises:
-        ConfigError: There is no run to go on with.
+        ConfigError: There is no run to resume.
     """
     if options.dry_run:
         print(to_toml(recipe))
@@ -184,7 +186,7 @@ def find_layer(recipe: TrainRecipe) -> int:
 
 
 def train(recipe: TrainRecipe) -> int:
-    """Prepare the material, run the phases, publish the generator, write the report."""
+    """Prepare the data, run the phases, publish the generator, write the report."""
     from liveedit_core.training.validation import split_by_entity
     from pipelines.job.run_folder import run_facts
     from pipelines.training.cases import load_training_backbone, training_cases

@@ -22,7 +22,7 @@ from liveedit_core.training.step import TrainingModule
 from workers.gang import Rendezvous
 from workers.sharding_config import ShardingSection
 from workers.training_engine import MOMENT_KEYS, Named
-from workers.training_messages import MODEL, MOMENT
+from workers.training_messages import MODEL, MOMENT, with_prefix
 
 _NEVER = 10**9
 
@@ -120,9 +120,7 @@ class ShardedEngine:
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Engine`: whole tensors, which do not depend on the number of ranks."""
-        tensors: dict[str, Tensor] = {}
-        for key, value in gathered_state(self._module.generator).items():
-            tensors[f"{MODEL}{key}"] = value
+        tensors = with_prefix(MODEL, gathered_state(self._module.generator))
         from deepspeed.utils import safe_get_full_optimizer_state
 
         states = list(self._states().values())

@@ -86,9 +86,18 @@ def do_training(
             trainer.run()
         if validator is not None and records.last_report is None:
             records.last_report = validator(trainer.generator)  # resumed after its last step
-        folder = recipe.run_folder / "generator"
-        write_result(trainer, folder, is_half=recipe.checkpoint.is_half)
-        report = write_report(recipe, trainer, records, held_out, facts, start_s)
+        folder, report = recipe.run_folder / "generator", recipe.run_folder / "report.html"
+        save_result(trainer, folder, is_half=recipe.checkpoint.is_half)
+        data = training_report_data(
+            recipe,
+            phase_steps=records.phase_steps,
+            curve=trainer.curve,
+            validation=records.last_report,
+            bank_cases=held_out,
+            facts=facts,
+            duration_s=time.perf_counter() - start_s,
+        )
+        write_page(report, render_training_report(data))
         digest = records.finished(folder, report)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -169,28 +178,7 @@ def restore(
     trainer.resume(snapshot, [dict(row) for row in position.curve])
 
 
-def write_result(trainer: GeneratorTrainer, folder: Path, *, is_half: bool) -> None:
+def save_result(trainer: GeneratorTrainer, folder: Path, *, is_half: bool) -> None:
     """Weights, config and curve of the trained generator."""
     save_generator(trainer.generator.half() if is_half else trainer.generator, folder)
     (folder / "curve.json").write_text(json.dumps(trainer.curve))
-
-
-def write_report(
-    recipe: TrainRecipe,
-    trainer: GeneratorTrainer,
-    records: TrainingRecords,
-    held_out: Sequence[Case],
-    facts: Mapping[str, str],
-    start_s: float,
-) -> Path:
-    """Write the HTML report; returns its path."""
-    data = training_report_data(
-        recipe,
-        phase_steps=records.phase_steps,
-        curve=trainer.curve,
-        validation=records.last_report,
-        bank_cases=held_out,
-        facts=facts,
-        duration_s=time.perf_counter() - start_s,
-    )
-    return write_page(recipe.run_folder / "report.html", render_training_report(data))

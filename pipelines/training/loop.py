@@ -1,4 +1,4 @@
-"""The training loop: phases and checkpoints; what happens in a step is the worker's.
+"""The training loop: phases and checkpoints; a worker computes the steps.
 
 The same loop drives a worker in this process and a gang of many. A run is its position (weights,
 moments, phase, step); everything random is drawn from it, so a resumed run computes what an
@@ -7,7 +7,7 @@ undisturbed one would have computed.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,6 +29,10 @@ from workers.training_messages import (
     with_prefix,
 )
 
+if TYPE_CHECKING:
+    from workers.training_group import TrainingGroup
+    from workers.training_worker import TrainingWorker
+
 PRINT_EVERY = 20
 MAX_STEPS_PER_CALL = 10
 """Steps that a gang takes in one call: how late figures may arrive."""
@@ -42,22 +46,6 @@ OnStep = Callable[[Phase, int, dict[str, float]], None]
 OnCheckpoint = Callable[[LiveEditGenerator, Snapshot, Curve], None]
 """Called at each checkpoint with the generator, where the run is, and the curve so far, to which
 it may append."""
-
-
-class StepWorker(Protocol):
-    """Computes the steps: `TrainingWorker`, or `TrainingGroup` for many processes."""
-
-    def begin(self, position: Snapshot) -> None:
-        """Load models and moments of a snapshot."""
-
-    def advance(self, num_steps: int) -> list[StepFigures]:
-        """Take some steps of the phase."""
-
-    def snapshot(self) -> Snapshot | None:
-        """Where the run is."""
-
-    def close(self) -> None:
-        """Free models and processes."""
 
 
 class GeneratorTrainer:
@@ -158,7 +146,7 @@ class GeneratorTrainer:
         finally:
             worker.close()
 
-    def worker(self) -> StepWorker:
+    def worker(self) -> "TrainingWorker | TrainingGroup":
         """One in this process, or a gang in an open Ray session if the recipe asks for shards or a
         GPU."""
         sharding = self.recipe.sharding
@@ -173,7 +161,7 @@ class GeneratorTrainer:
         source = TrainingSource(load_backbone=load_backbone, data=self.material.data)
         return TrainingGroup(self.recipe.plan, source, sharding)
 
-    def run_phase(self, worker: StepWorker, phase: Phase, step: int) -> None:
+    def run_phase(self, worker: "TrainingWorker | TrainingGroup", phase: Phase, step: int) -> None:
         """Take the steps of a phase from one of them on, with checkpoints."""
         if phase != self.snapshot.phase:  # a new phase: the weights of the last, and no moments
             tensors = with_prefix(MODEL, self.snapshot.model)
@@ -202,7 +190,7 @@ class GeneratorTrainer:
             figures = done.figures | others | {"duration_s": done.duration_s}
             self.on_step(done.phase, done.step, figures)
 
-    def checkpoint(self, worker: StepWorker) -> None:
+    def checkpoint(self, worker: "TrainingWorker | TrainingGroup") -> None:
         """Fetch weights and moments from the worker, and pass them to `on_checkpoint`."""
         taken = worker.snapshot()
         assert taken is not None

@@ -125,11 +125,7 @@ class TrainingRecords:
         self._register_kept()
 
     def finished(self, folder: Path, report: Path | None = None) -> str:
-        """Publish the trained generator and register it as `last`; record the HTML report.
-
-        Returns:
-            The digest of the generator.
-        """
+        """Publish the generator, register it as `last`, record the report; returns the digest."""
         digest = self.checkpoints.publish(folder)
         self._register_kept()
         for pending in self._pending.values():  # MLflow is away: the spool takes them

@@ -1,4 +1,4 @@
-"""What the report of a training run shows, gathered from its curve and its last validation."""
+"""The report of a training run, from its curve and its last validation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,17 +23,7 @@ def training_report_data(
     facts: Mapping[str, str],
     duration_s: float,
 ) -> TrainingReportData:
-    """Everything for `infra.reports.training.render_training_report`.
-
-    Args:
-        recipe: resolved.
-        phase_steps: optimizer steps of each phase, in their order.
-        curve: of the trainer, validations included.
-        validation: the last one; None where nothing was validated.
-        bank_cases: the cases whose edits were in its bank.
-        facts: of the run: commit, versions, digests.
-        duration_s: wall time of this start.
-    """
+    """The page's data; `validation` is the last one, against a bank of `bank_cases`."""
     return TrainingReportData(
         title=f"Training of {recipe.run_name}",
         subtitle="" if validation is None else validation_subtitle(validation, bank_cases),
@@ -60,12 +50,7 @@ def validation_subtitle(validation: ValidationReport, bank_cases: Sequence[Case]
 
 
 def histograms(samples: RoutingSamples, min_gate: float) -> list[Histogram]:
-    """Visual margins, experts kept, prompt gates.
-
-    Args:
-        samples: of a validation.
-        min_gate: experts with a smaller gate do not answer.
-    """
+    """Visual margins, experts kept, prompt gates of a validation."""
     return [
         Histogram(
             title="Visual margins",
