@@ -1,4 +1,4 @@
-"""Checkpoint folders of backbones: where they come from, what they weigh, what names them."""
+"""Checkpoint folders of backbones: download, size in memory, digest."""
 
 import json
 import math
@@ -14,9 +14,7 @@ from liveedit_core.errors import ConfigError, IntegrityError, StorageUnavailable
 WEIGHTS = "*.safetensors"
 _FILES = (WEIGHTS, "*.json", "*.model", "*.txt", "*.jinja")
 _BYTES: Mapping[str, float] = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
-"""Bytes of a number by safetensors' names; any other kind is kept as it is stored."""
-
-
+"""Bytes of a number by safetensors' names; other dtypes are loaded as they are stored."""
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -29,10 +27,8 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def checkpoint_folder(name: str) -> Path:
-    """The folder of a checkpoint; a repository of the Hugging Face hub is fetched once.
-
-    Args:
-        name: a folder, or "owner/model" with or without "@revision" (branch, tag or commit).
+    """The folder of a checkpoint; a repository of the hub ("owner/model", with or without
+    "@revision") is fetched once.
 
     Raises:
         ConfigError: there is no such folder, repository or revision, or it may not be read.
@@ -87,15 +83,11 @@ class CheckpointSize:
 
     num_parameters: int
     num_bytes: int
-    """In the number format asked for."""
+    """In the dtype asked for."""
 
 
 def checkpoint_size(folder: Path, dtype: str) -> CheckpointSize:
-    """Size of the weights in memory, from the headers of their files alone.
-
-    Args:
-        folder: of the checkpoint.
-        dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
+    """Size of the weights in memory ("auto": in the stored dtype), from the headers of their files.
 
     Raises:
         ConfigError: the folder holds no safetensors.
@@ -146,12 +138,8 @@ def checkpoint_digest(folder: Path) -> str:
 
 
 def loaded_digest(folder: Path, dtype: str) -> str:
-    """Identity of a checkpoint in a number format: that of its files, unless they were rounded.
-
-    Args:
-        folder: of the checkpoint.
-        dtype: in memory, as torch names it.
-    """
+    """Identity of a loaded checkpoint: that of its files, unless the weights were converted to
+    another dtype (as torch names it)."""
     digest = checkpoint_digest(folder)
     if dtype == _stored_dtype(folder):
         return digest
@@ -159,7 +147,7 @@ def loaded_digest(folder: Path, dtype: str) -> str:
 
 
 def _stored_dtype(folder: Path) -> str:
-    """Number format of most weights in the files."""
+    """dtype of most weights in the files."""
     counts: dict[str, int] = {}
     for file in folder.glob(WEIGHTS):
         for tensor in _header(file).values():
@@ -169,10 +157,8 @@ def _stored_dtype(folder: Path) -> str:
 
 
 def lasting_name(name: str) -> str:
-    """A name that means the same tomorrow: a folder from the root, a repository with its commit.
-
-    The commit is known where the repository was fetched; elsewhere the name stays as it is.
-    """
+    """A name that keeps its meaning: an absolute folder, or a repository with its commit (which is
+    known only where the repository was fetched; elsewhere the name stays as it is)."""
     repository, revision = split_name(name)
     if Path(repository).is_dir():
         return str(Path(repository).absolute())

@@ -134,3 +134,39 @@ def family_of(config: Any) -> Family:
             f"{', '.join(FAMILIES)}. liveedit_core/backbones/README.md says how to add one."
         )
     return family
+
+
+def decoder_path(model: Any, path: str) -> str:
+    """Path of the module that holds the decoder layers; OPT has them one level deeper."""
+    inner = model.get_submodule(path)
+    return path if hasattr(inner, "layers") else f"{path}.decoder"
+
+
+def image_token_id(config: Any, processor: Any) -> int:
+    """The placeholder of image tokens.
+
+    Raises:
+        ConfigError: neither the model nor its processor names one.
+    """
+    found = getattr(config, "image_token_id", None)
+    if found is None:
+        found = getattr(processor, "image_token_id", None)
+    if found is None:
+        raise ConfigError(
+            f"{config.model_type}: the configuration names no image_token_id; this checkpoint is "
+            "older than the placeholder tokens of its family, take a newer revision"
+        )
+    return int(found)
+
+
+def tokens_per_image(config: Any) -> int:
+    """For families that assemble tokens."""
+    names = ("num_query_tokens", "image_seq_length")
+    return next((int(getattr(config, name)) for name in names if hasattr(config, name)), 0)
+
+
+def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer."""
+    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = ids if isinstance(ids, list) else [ids]
+    return frozenset(int(i) for i in [*listed, tokenizer.eos_token_id] if i is not None)

@@ -17,9 +17,9 @@ from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import ConfigError, IntegrityError
 
 PROMPT_FILE = "liveedit_prompt.json"
-"""Beside the weights, where a checkpoint needs a prompt format that its processor does not know."""
+"""Beside the weights of a checkpoint whose processor does not know its prompt format."""
 _ROOM = 1.1
-"""What loading takes over the weights themselves: buffers, activations of one batch."""
+"""Memory needed per byte of weights: buffers and the activations of one batch come on top."""
 
 
 def load_backbone(
@@ -32,7 +32,6 @@ def load_backbone(
 
     Args:
         name: folder, or "owner/model" with or without "@revision".
-        options: number format, device, edit layer.
         prompt_format: replaces that of the checkpoint.
 
     Raises:
@@ -59,7 +58,7 @@ def load_backbone(
 
 
 def chosen_layer(config: Any, options: LoadOptions) -> int:
-    """l_e: as asked for, or two thirds of the depth (21 of 32, as in the paper)."""
+    """l_e: that of the options, or two thirds of the depth (21 of 32, as in the paper)."""
     if options.edit_layer >= 0:
         return options.edit_layer
     depth = int(config.get_text_config(decoder=True).num_hidden_layers)
@@ -67,7 +66,7 @@ def chosen_layer(config: Any, options: LoadOptions) -> int:
 
 
 def stored_format(folder: Path) -> PromptFormat | None:
-    """The prompt format that lies beside the weights, if one does."""
+    """The prompt format stored beside the weights, if there is one."""
     file = folder / PROMPT_FILE
     if not file.exists():
         return None
@@ -78,7 +77,7 @@ def stored_format(folder: Path) -> PromptFormat | None:
 
 
 def store_format(folder: Path, prompt_format: PromptFormat) -> None:
-    """Put a prompt format beside the weights."""
+    """Store a prompt format beside the weights."""
     text = json.dumps(dataclasses.asdict(prompt_format), indent=2)
     (folder / PROMPT_FILE).write_text(text + "\n", encoding="utf-8")
 
@@ -86,17 +85,7 @@ def store_format(folder: Path, prompt_format: PromptFormat) -> None:
 def check_memory(
     name: str, folder: Path, options: LoadOptions, *, free_bytes: int | None = None
 ) -> None:
-    """Refuse what does not fit, before anything is loaded.
-
-    Args:
-        name: for the message.
-        folder: of the checkpoint.
-        options: number format and device.
-        free_bytes: what there is; by default the device is asked.
-
-    Raises:
-        ConfigError: there is too little memory.
-    """
+    """Raise ConfigError if the weights do not fit into memory (by default that of the device)."""
     size = checkpoint_size(folder, options.dtype)
     free = free_memory_bytes(options.device) if free_bytes is None else free_bytes
     needed = size.num_bytes * _ROOM

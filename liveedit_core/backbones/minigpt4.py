@@ -6,7 +6,7 @@
 
 MiniGPT-4 (Zhu et al., 2023) publishes the projection alone, as a `torch.save` of {"model": {...}}.
 Files are copied one by one, so a 7B model needs the memory of its largest file. The vocabulary
-grows by one token, the placeholder of image rows.
+grows by one token, the placeholder of image tokens.
 """
 
 import json
@@ -48,10 +48,6 @@ def convert_minigpt4(checkpoint: Path, blip2: Path, llama: Path, target: Path) -
         blip2: folder of a BLIP-2 model in transformers' layout, with safetensors.
         llama: folder of the language model that the checkpoint was made for, with safetensors.
         target: a folder that does not exist or is empty.
-
-    Raises:
-        InputError: the checkpoint is no such file, or its shapes fit neither model.
-        ConfigError: a folder lacks what is needed, or the target holds something.
     """
     from transformers import (
         AutoConfig,
@@ -103,11 +99,7 @@ def convert_minigpt4(checkpoint: Path, blip2: Path, llama: Path, target: Path) -
 
 
 def read_projection(checkpoint: Path) -> dict[str, Tensor]:
-    """The tensors of the published file, by their names in BLIP-2's layout.
-
-    Raises:
-        InputError: missing, too large, no such file, or it holds more than the projection.
-    """
+    """The tensors of the published file, by their names in BLIP-2's layout."""
     try:
         if checkpoint.stat().st_size > MAX_BYTES:
             raise InputError(
@@ -154,14 +146,14 @@ def _files(folder: Path) -> Iterator[dict[str, Tensor]]:
 
 
 def _grown(rows_VD: Tensor, vocab_size: int) -> Tensor:
-    """With a row for each new token: the mean of the others, which seldom wins."""
+    """With a row for each new token: the mean of the others, which is seldom the argmax."""
     missing = vocab_size - len(rows_VD)
     mean_D = rows_VD.float().mean(0).to(rows_VD.dtype)
     return torch.cat([rows_VD, mean_D.expand(missing, -1)]).contiguous()
 
 
 def _write_weights(parts: Iterator[dict[str, Tensor]], target: Path) -> None:
-    """Files and the index that names the tensors of each."""
+    """The weight files and their index."""
     places: dict[str, str] = {}
     total = 0
     for number, tensors in enumerate(part for part in parts if part):

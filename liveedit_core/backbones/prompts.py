@@ -1,12 +1,14 @@
 """Tokenized inputs: token ids and pixels from the processor, and the spans of image, prompt and
 target."""
 
+import io
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,6 +29,8 @@ TOKEN_FIELDS: Mapping[str, int] = {
 }
 """Model inputs with one number per token, and that number for target tokens."""
 _MARK = "MARK8MARK"
+REFERENCE_SIDE = 336
+"""Side in pixels of the square image whose tokens are counted."""
 
 
 def with_space(prompt: str, target: str) -> str:
@@ -115,6 +119,13 @@ class PromptReader:
         return PromptFormat(
             with_image=with_image.replace(self.image_token, IMAGE), text_only=text_only
         )
+
+    def count_image_tokens(self) -> int:
+        """Of a square image, which is what the sentinel has whatever an image has."""
+        buffer = io.BytesIO()
+        Image.new("RGB", (REFERENCE_SIDE, REFERENCE_SIDE), (128, 128, 128)).save(buffer, "PNG")
+        start, stop = self.prepare(BackboneInput(prompt="x", image_bytes=buffer.getvalue())).image
+        return stop - start
 
     def prepare(self, item: BackboneInput) -> Prepared:
         """One input with its target.

@@ -98,3 +98,26 @@ class NoPositions(nn.Module):
     def forward(self, *arguments: Any, **options: Any) -> Tensor:
         """Nothing to add."""
         return torch.zeros(1)
+
+
+def resumed_view(model: Any, decoder_path: str, first: int, last: int) -> Any:
+    """A view that takes embeddings alone and runs the decoder layers `first` .. `last`; the other
+    layers return their input, and all that comes before them is left out."""
+    decoder = model.get_submodule(decoder_path)
+    layers = [
+        layer if first <= i <= last else PassingLayer(layer)
+        for i, layer in enumerate(decoder.layers)
+    ]
+    view = with_part(model, f"{decoder_path}.layers", nn.ModuleList(layers))
+    view = with_part(view, f"{decoder_path}.embed_tokens", nn.Identity())
+    if hasattr(decoder, "embed_positions"):
+        view = with_part(view, f"{decoder_path}.embed_positions", NoPositions())
+    if getattr(decoder, "project_in", None) is not None:
+        view = with_part(view, f"{decoder_path}.project_in", nn.Identity())
+    part = view
+    for name in decoder_path.split("."):
+        part._modules = {n: m if n == name else None for n, m in part._modules.items()}
+        own_hooks(part)
+        part = part._modules[name]
+    own_hooks(part)
+    return view

@@ -10,17 +10,24 @@ the decoder gets embeddings; without one, the model encodes them in each forward
 """
 
 import copy
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from liveedit_core.backbones.families import IMAGE, Family, PromptFormat, family_of
+from liveedit_core.backbones.families import (
+    IMAGE,
+    Family,
+    PromptFormat,
+    decoder_path,
+    end_ids,
+    family_of,
+    image_token_id,
+    tokens_per_image,
+)
 from liveedit_core.backbones.generation import (
     Continuation,
     GenerationBatch,
@@ -33,17 +40,12 @@ from liveedit_core.backbones.protocol import Backbone, BackboneInput, RouteOnce
 from liveedit_core.backbones.suffix import DecoderSuffix, SuffixParts, masks_and_positions
 from liveedit_core.backbones.views import (
     HiddenHook,
-    NoPositions,
-    PassingLayer,
-    own_hooks,
+    resumed_view,
     with_hook,
     with_part,
 )
 from liveedit_core.errors import ConfigError, IntegrityError
 from liveedit_core.states import LayerStates
-
-REFERENCE_SIDE = 336
-"""Side of the square image whose tokens are counted as `num_image_tokens`."""
 
 
 class VisionLanguageBackbone:
@@ -51,12 +53,10 @@ class VisionLanguageBackbone:
 
     Args:
         model: `AutoModelForImageTextToText` instance; is set to eval mode and frozen.
-        processor: its processor.
-        edit_layer: l_e.
         digest: identity of the weights.
         family: by default that of the model's configuration.
         prompt_format: replaces the chat template of the processor.
-        image_tower: encodes the images.
+        image_tower: encodes images apart from the decoder; without one, the model does.
         batch_size: sequences in one forward.
 
     Raises:
@@ -90,7 +90,7 @@ class VisionLanguageBackbone:
         self.visual_size = image_tower.pyramid_size if image_tower else 0
         self.embed = model.get_input_embeddings()
         self.head = model.get_output_embeddings()
-        self.end_ids = _end_ids(model, self.tokenizer)
+        self.end_ids = end_ids(model, self.tokenizer)
         end_id, pad_id = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         self.end_id = int(end_id if end_id is not None else min(self.end_ids, default=0))
         self.pad_id = int(pad_id if pad_id is not None else min(self.end_ids, default=0))
@@ -98,11 +98,11 @@ class VisionLanguageBackbone:
             self.family,
             processor,
             image_token_id=image_token_id(model.config, processor),
-            num_image_tokens=_tokens_per_image(model.config),
+            num_image_tokens=tokens_per_image(model.config),
             prompt_format=prompt_format,
             has_pixels=image_tower is None,
         )
-        self.num_image_tokens = self._count_image_tokens()
+        self.num_image_tokens = self.reader.count_image_tokens()
         self.encoding = self._encoding()
         self.pads_prompts = self.family.positions is not None
         self._suffix: nn.Module = DecoderSuffix(self.suffix_parts(), dtype=model.dtype)
@@ -114,14 +114,6 @@ class VisionLanguageBackbone:
                 f"edit layer {edit_layer}: the decoder has {depth} layers, and at least one must "
                 f"follow; expected 0 to {depth - 2}"
             )
-
-    def _count_image_tokens(self) -> int:
-        """Tokens of a square image: those of the sentinel, whatever an image has."""
-        buffer = io.BytesIO()
-        Image.new("RGB", (REFERENCE_SIDE, REFERENCE_SIDE), (128, 128, 128)).save(buffer, "PNG")
-        item = BackboneInput(prompt="x", image_bytes=buffer.getvalue())
-        start, stop = self.reader.prepare(item).image
-        return stop - start
 
     def _encoding(self) -> str:
         """See `protocol.Backbone.encoding`; part of the identity of stored states."""
@@ -168,7 +160,7 @@ class VisionLanguageBackbone:
         """What runs after l_e, as views that share the weights (see `DecoderSuffix`)."""
         trunk = self.family.text_trunk
         return SuffixParts(
-            trunk=self._resumed_view(len(self.decoder.layers) - 1).get_submodule(trunk),
+            trunk=self._resumed(len(self.decoder.layers) - 1).get_submodule(trunk),
             layers=f"{self.decoder_path}.layers".removeprefix(f"{trunk}."),
             head=self.head,
             positions=self.family.positions,
@@ -177,27 +169,8 @@ class VisionLanguageBackbone:
             logit_cap=getattr(self.text_config, "final_logit_softcapping", None),
         )
 
-    def _resumed_view(self, last: int) -> Any:
-        """A view that takes embeddings alone and runs layers l_e + 1 .. `last`; the other layers
-        return their input, and all that comes before them is left out."""
-        layers = [
-            layer if self.edit_layer < i <= last else PassingLayer(layer)
-            for i, layer in enumerate(self.decoder.layers)
-        ]
-        path = self.decoder_path
-        view = with_part(self.model, f"{path}.layers", nn.ModuleList(layers))
-        view = with_part(view, f"{path}.embed_tokens", nn.Identity())
-        if hasattr(self.decoder, "embed_positions"):
-            view = with_part(view, f"{path}.embed_positions", NoPositions())
-        if getattr(self.decoder, "project_in", None) is not None:
-            view = with_part(view, f"{path}.project_in", nn.Identity())
-        part = view
-        for name in path.split("."):
-            part._modules = {n: m if n == name else None for n, m in part._modules.items()}
-            own_hooks(part)
-            part = part._modules[name]
-        own_hooks(part)
-        return view
+    def _resumed(self, last: int) -> Any:
+        return resumed_view(self.model, self.decoder_path, self.edit_layer + 1, last)
 
     def drop_suffix(self) -> list[nn.Module]:
         """Free the layers after l_e, for good; from now on the backbone only encodes.
@@ -328,9 +301,8 @@ class VisionLanguageBackbone:
         if layer == self.edit_layer:
             return hidden_BTD
         seen: list[Tensor] = []
-        view = with_hook(
-            self._resumed_view(layer), f"{self.decoder_path}.layers.{layer}", seen.append
-        )
+        path = f"{self.decoder_path}.layers.{layer}"
+        view = with_hook(self._resumed(layer), path, seen.append)
         trunk = view.get_submodule(self.family.text_trunk)
         masks = masks_and_positions(trunk, self.family.positions, states, hidden_BTD)
         trunk(inputs_embeds=hidden_BTD, use_cache=False, **masks)
@@ -363,12 +335,8 @@ class VisionLanguageBackbone:
     def continuations(
         self, inputs: Sequence[BackboneInput], route: RouteOnce | None, **arguments: Any
     ) -> list[Continuation]:
-        """Continue prompts, whatever targets the inputs carry.
-
-        Args:
-            inputs: prompts with or without images.
-            route: called once for each batch with images; None generates without a residual.
-            arguments: of transformers' `generate`.
+        """Continue prompts, whatever targets the inputs carry; `arguments` are those of
+        transformers' `generate`.
 
         Raises:
             ConfigError: an argument that would split the prefill.
@@ -378,8 +346,7 @@ class VisionLanguageBackbone:
         arguments = {"pad_token_id": self.pad_id} | arguments
         done: dict[int, Continuation] = {}
         for batch in self.generation_batches(inputs):
-            is_routed = route is not None and batch.has_image
-            hook = RoutedLayer(route, batch) if route is not None and is_routed else None
+            hook = RoutedLayer(route, batch) if route is not None and batch.has_image else None
             model = self._generating_view(batch, hook)
             output = model.generate(**batch.arguments, **arguments)
             done |= read_continuations(batch, output, self.end_ids, self.decode)
@@ -428,39 +395,3 @@ def as_vision_language(backbone: Backbone) -> VisionLanguageBackbone:
 
 def _pyramid(item: Prepared) -> Tensor:
     return torch.zeros(0) if item.features is None else item.features.pyramid_E
-
-
-def decoder_path(model: Any, path: str) -> str:
-    """Path of the module that holds the decoder layers; OPT has them one level deeper."""
-    inner = model.get_submodule(path)
-    return path if hasattr(inner, "layers") else f"{path}.decoder"
-
-
-def image_token_id(config: Any, processor: Any) -> int:
-    """The placeholder of image tokens.
-
-    Raises:
-        ConfigError: neither the model nor its processor names one.
-    """
-    found = getattr(config, "image_token_id", None)
-    if found is None:
-        found = getattr(processor, "image_token_id", None)
-    if found is None:
-        raise ConfigError(
-            f"{config.model_type}: the configuration names no image_token_id; this checkpoint is "
-            "older than the placeholder tokens of its family, take a newer revision"
-        )
-    return int(found)
-
-
-def _tokens_per_image(config: Any) -> int:
-    """For families that assemble tokens."""
-    names = ("num_query_tokens", "image_seq_length")
-    return next((int(getattr(config, name)) for name in names if hasattr(config, name)), 0)
-
-
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer."""
-    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    listed = ids if isinstance(ids, list) else [ids]
-    return frozenset(int(i) for i in [*listed, tokenizer.eos_token_id] if i is not None)

@@ -1,4 +1,4 @@
-"""IKE-style in-context editing: the most similar edits are told before the question.
+"""IKE-style in-context editing: the most similar edits come before the question in the prompt.
 
     New Fact: What is shown here? silver kettle
     New Fact: Who made this? Anna Keller
@@ -8,11 +8,10 @@ Zheng et al., "Can We Edit Factual Knowledge by In-Context Learning?" (EMNLP 202
 and question in that wording, the most similar fact last. No weight changes and no step is taken.
 
 What differs. IKE is given the one edit that a question is about, with demonstrations from a
-training set around it; in the lifelong protocol nobody says which edit that is, so the facts
-themselves are retrieved among the edits taken so far, by cosine similarity of image and prompt.
-The backbone takes one image an input, that of the question, so facts are told as text without
-theirs. A question without an image retrieves by its prompt alone; every question is told facts, as
-in IKE.
+training set around it; in the lifelong protocol that edit is not known, so the facts themselves are
+retrieved among the edits so far, by cosine similarity of image and prompt. The backbone takes one
+image per input, that of the question, so facts are given as text without theirs. A question without
+an image retrieves by its prompt alone; every question gets facts, as in IKE.
 """
 
 from collections.abc import Sequence
@@ -30,22 +29,16 @@ from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates, pad_hidden
 
 
-def told_prompt(facts: Sequence[tuple[str, str]], prompt: str) -> str:
-    """A question after some facts, given as prompt and target; without facts the bare question."""
+def prompt_with_facts(facts: Sequence[tuple[str, str]], prompt: str) -> str:
+    """A question after some facts (prompt and target each)."""
     if not facts:
         return prompt
-    lines = [f"New Fact: {asked} {target}" for asked, target in facts]
+    lines = [f"New Fact: {question} {target}" for question, target in facts]
     return "\n".join([*lines, f"Prompt: {prompt}"])
 
 
 class InContext:
-    """A frozen backbone that is told similar edits.
-
-    Args:
-        backbone: the frozen model.
-        config: how many facts, and what makes them similar.
-        batch_size: probes per forward.
-    """
+    """A frozen backbone with similar edits in its prompts."""
 
     name = "IKE"
 
@@ -64,7 +57,7 @@ class InContext:
         self.prompts_ND = torch.zeros(0, self.backbone.hidden_size)
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
-        """Remember the facts and what they are found by."""
+        """Store the facts and their features."""
         images_BE = torch.stack([image_feature(state) for state in states])
         prompts_BD = torch.stack([prompt_feature(state) for state in states])
         known = [self.images_NE] if self.facts else []
@@ -72,8 +65,8 @@ class InContext:
         self.prompts_ND = torch.cat([self.prompts_ND, prompts_BD])
         self.facts += [(request.prompt, request.target) for request in requests]
 
-    def told(self, item: BackboneInput, state: LayerStates) -> BackboneInput:
-        """An input with the facts that are most similar to it, the most similar one last."""
+    def with_facts(self, item: BackboneInput, state: LayerStates) -> BackboneInput:
+        """An input after the facts most similar to it, the most similar one last."""
         if not self.facts:
             return item
         share = self.config.image_weight if state.has_image else 0.0
@@ -82,24 +75,26 @@ class InContext:
             similarity_N = similarity_N + share * (self.images_NE @ image_feature(state))
         count = min(self.config.num_facts, len(self.facts))
         best = similarity_N.topk(count).indices.flip(0).tolist()
-        return replace(item, prompt=told_prompt([self.facts[i] for i in best], item.prompt))
+        return replace(item, prompt=prompt_with_facts([self.facts[i] for i in best], item.prompt))
 
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
         """Greedy answers after the facts."""
         if self.facts:
             bare = [replace(item, target="") for item in inputs]
             states = self.backbone.encode(bare)
-            inputs = [self.told(item, state) for item, state in zip(bare, states, strict=True)]
+            inputs = [
+                self.with_facts(item, state) for item, state in zip(bare, states, strict=True)
+            ]
         return self.backbone.generate(inputs, None, max_new_tokens=max_new_tokens)
 
     def score(
         self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
     ) -> list[ProbeResult]:
-        """Score every probe after its facts; prompts change, so rows at l_e are computed anew."""
+        """Score every probe after its facts; prompts change, so all states are computed anew."""
 
         def answers(probes: Sequence[PreparedProbe]) -> list[str]:
-            told = [self.told(probe.question, probe.states) for probe in probes]
-            return self.backbone.generate(told, None, max_new_tokens=max_new_tokens)
+            prompts = [self.with_facts(probe.question, probe.states) for probe in probes]
+            return self.backbone.generate(prompts, None, max_new_tokens=max_new_tokens)
 
         return score_answers(
             prepared,
@@ -112,33 +107,33 @@ class InContext:
     @torch.no_grad()
     def _target_ids(self, probes: Sequence[PreparedProbe]) -> list[tuple[int, ...]]:
         """Argmax token at each target position after the facts."""
-        told = [self.told(probe.question, probe.states) for probe in probes]
-        order = sorted(range(len(told)), key=lambda i: len(told[i].prompt))
-        ids: list[tuple[int, ...]] = [()] * len(told)
+        prompts = [self.with_facts(probe.question, probe.states) for probe in probes]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].prompt))
+        ids: list[tuple[int, ...]] = [()] * len(prompts)
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            states = self.backbone.encode([told[i] for i in chosen])
+            states = self.backbone.encode([prompts[i] for i in chosen])
             logits = self.backbone.target_logits(states, pad_hidden(states).values_BSD)
             for i, row_OV in zip(chosen, logits, strict=True):
                 ids[i] = tuple(row_OV.argmax(-1).tolist())
         return ids
 
     def memory(self) -> EditorMemory:
-        """What facts are found by, and their texts in UTF-8."""
+        """The features of the facts, and their texts in UTF-8."""
         texts = sum(len(text.encode()) for fact in self.facts for text in fact)
         stored = num_bytes([self.images_NE, self.prompts_ND]) + texts
         return EditorMemory(fixed_bytes=0, stored_bytes=stored)
 
 
 def prompt_feature(state: LayerStates) -> Tensor:
-    """Mean direction of the prompt's rows at l_e, [D]; the first row of a text is far longer than
-    all others and would drown them in a plain mean."""
-    rows_SD = functional.normalize(state.hidden_TD[slice(*state.prompt_span)], dim=-1)
-    return functional.normalize(rows_SD.mean(0), dim=0)
+    """Mean direction of the prompt's hidden states, [D]; the first of a text is far longer than all
+    others and would dominate a plain mean."""
+    directions_SD = functional.normalize(state.hidden_TD[slice(*state.prompt_span)], dim=-1)
+    return functional.normalize(directions_SD.mean(0), dim=0)
 
 
 def image_feature(state: LayerStates) -> Tensor:
-    """Direction of the image tower's levels, or of the mean image row where there are none, [E]."""
+    """Direction of the pyramid, or without one of the mean hidden state of the image, [E]."""
     if state.pyramid_E.numel():
         return functional.normalize(state.pyramid_E, dim=0)
     return functional.normalize(state.hidden_TD[slice(*state.image_span)].mean(0), dim=0)

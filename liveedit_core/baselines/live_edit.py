@@ -1,4 +1,4 @@
-"""LiveEdit itself, behind the interface of the editors that it is compared with."""
+"""LiveEdit itself, with the interface of the editors that it is compared with."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,7 @@ from liveedit_core.states import LayerStates
 
 
 class LiveEdit:
-    """An editor whose repository grows with each edit.
-
-    Args:
-        editor: backbone, generator and the experts to begin with.
-        batch_size: probes per forward.
-    """
+    """An editor whose repository grows with each edit."""
 
     name = "LiveEdit"
 
@@ -27,14 +22,14 @@ class LiveEdit:
         self._untaught = editor
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
-        """Write an expert per edit."""
+        """Generate an expert per edit."""
         experts = self.editor.write_experts(requests, states)
         config = self.editor.generator.config
         repository = self.editor.repository.with_experts(config, experts)
         self.editor = self.editor.with_repository(repository)
 
     def restore(self) -> None:
-        """Back to the experts of the beginning."""
+        """Back to the initial experts."""
         self.editor = self._untaught
 
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
@@ -45,7 +40,7 @@ class LiveEdit:
     def score(
         self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
     ) -> list[ProbeResult]:
-        """Score against all experts written so far."""
+        """Score against all experts so far."""
         return self.scorer.score(
             prepared, self.editor.repository, protocols=protocols, max_new_tokens=max_new_tokens
         )

@@ -2,9 +2,9 @@
 
     teach(requests, states) -> answer(inputs) / score(prepared) -> restore()
 
-Every editor is examined on the same prepared probes and gives the same `ProbeResult`s as LiveEdit,
-so `metrics.summarize` serves them all. None alters the backbone, so after `restore` an editor
-answers as the backbone does, bit for bit.
+Every editor is scored on the same prepared probes and gives the same `ProbeResult`s as LiveEdit, so
+`summarize` serves them all. None alters the backbone, so after `restore` an editor answers as the
+backbone does, bit for bit.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -33,9 +33,9 @@ class EditorMemory:
     """What an editor keeps beside the backbone."""
 
     fixed_bytes: int
-    """Tensors that are there whatever was edited: a tuned copy, adapters, a trained generator."""
+    """Tensors that do not depend on the edits' number: a tuned copy, adapters, a generator."""
     stored_bytes: int
-    """Tensors and texts of the edits taken so far: experts, keys, values, facts."""
+    """Tensors and texts of the edits so far: experts, keys, values, facts."""
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:
@@ -48,37 +48,29 @@ class ComparedEditor(Protocol):
 
     @property
     def name(self) -> str:
-        """How tables call it."""
+        """In tables."""
         ...
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
-        """Take edits, in this order, on top of all that were taken before.
-
-        Args:
-            requests: the edits.
-            states: their rows at l_e, target included.
-        """
+        """Learn edits, in this order, on top of all before them; `states` include the targets."""
         ...
 
     def restore(self) -> None:
-        """Forget all edits: afterwards the editor is as it was made."""
+        """Forget all edits."""
         ...
 
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
-        """Greedy answers of the model as it is now; targets that inputs carry are never shown."""
+        """Greedy answers of the model as it is now, whatever targets the inputs carry."""
         ...
 
     def score(
         self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
     ) -> list[ProbeResult]:
-        """Examine the model as it is now.
-
-        Free generation is scored on the probes that were prepared with free answers.
-        """
+        """Score the model as it is now; free generation on probes prepared with free answers."""
         ...
 
     def memory(self) -> EditorMemory:
-        """What is kept now."""
+        """What is stored now."""
         ...
 
 
@@ -90,14 +82,11 @@ def score_answers(
     answers: Callable[[Sequence[PreparedProbe]], Sequence[str]],
     decode: Callable[[Sequence[int]], str],
 ) -> list[ProbeResult]:
-    """Results of an editor that keeps no experts.
+    """Results of an editor without experts.
 
     Args:
-        prepared: the probes.
-        protocols: how to score.
-        target_ids: gives the edited model's argmax at each target position of some probes.
-        answers: gives its free answers to some probes.
-        decode: token ids to text.
+        target_ids: the edited model's argmax at each target position of some probes.
+        answers: its free answers to some probes.
     """
     results: list[ProbeResult] = []
     probes = prepared.probes
@@ -107,9 +96,9 @@ def score_answers(
             for probe, ids in zip(probes, target_ids(probes), strict=True)
         ]
     if FREE_GENERATION in protocols:
-        asked = [probe for probe in probes if probe.unedited_answer is not None]
+        free = [probe for probe in probes if probe.unedited_answer is not None]
         results += [
             free_generation_result(probe, text, NOTHING_KEPT)
-            for probe, text in zip(asked, answers(asked), strict=True)
+            for probe, text in zip(free, answers(free), strict=True)
         ]
     return results

@@ -1,4 +1,4 @@
-"""The backbone as it is: what a table of editors is read against."""
+"""The backbone as it is: the reference of a table of editors."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from liveedit_core.states import LayerStates
 
 
 class Unedited:
-    """Takes every edit and learns none; all its answers were prepared already."""
+    """Learns no edit; all its answers are prepared already."""
 
     name = "unedited"
 

@@ -6,7 +6,7 @@ import pytest
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.baselines.in_context import InContext, told_prompt
+from liveedit_core.baselines.in_context import InContext, prompt_with_facts
 from liveedit_core.baselines.settings import InContextConfig
 from liveedit_core.method.editor import edit_input
 from liveedit_core.schema import EditRequest
@@ -25,12 +25,12 @@ def taught(backbone: VisionLanguageBackbone, config: InContextConfig) -> InConte
 
 def test_the_text_is_exactly_this() -> None:
     facts = [("What is shown here?", "silver kettle"), ("Who made this?", "Anna Keller")]
-    assert told_prompt(facts, "Who is the artist?") == (
+    assert prompt_with_facts(facts, "Who is the artist?") == (
         "New Fact: What is shown here? silver kettle\n"
         "New Fact: Who made this? Anna Keller\n"
         "Prompt: Who is the artist?"
     )
-    assert told_prompt([], "Who is the artist?") == "Who is the artist?"
+    assert prompt_with_facts([], "Who is the artist?") == "Who is the artist?"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -38,7 +38,7 @@ def test_the_own_image_is_told_last(seed: int, backbone: VisionLanguageBackbone)
     model = taught(backbone, InContextConfig(num_facts=2))
     item = BackboneInput(prompt="Who made this?", image_bytes=image(seed), target="x")
     (state,) = backbone.encode([item])
-    told = model.told(item, state)
+    told = model.with_facts(item, state)
     lines = told.prompt.splitlines()
     assert lines[-1] == "Prompt: Who made this?"
     assert lines[-2] == f"New Fact: Who made this? maker {seed}"
@@ -54,7 +54,7 @@ def test_a_prompt_tells_edits_of_one_image_apart(backbone: VisionLanguageBackbon
     for asked in (one, other):
         item = BackboneInput(prompt=asked.prompt, image_bytes=asked.image_bytes)
         (state,) = backbone.encode([item])
-        line = model.told(item, state).prompt.splitlines()[0]
+        line = model.with_facts(item, state).prompt.splitlines()[0]
         assert line == f"New Fact: {asked.prompt} {asked.target}"
 
 
@@ -64,7 +64,7 @@ def test_images_count_for_nothing_where_a_question_has_none(
     item = BackboneInput(prompt="The color of the sky is")
     (state,) = backbone.encode([item])
     told = [
-        taught(backbone, InContextConfig(num_facts=2, image_weight=share)).told(item, state)
+        taught(backbone, InContextConfig(num_facts=2, image_weight=share)).with_facts(item, state)
         for share in (0.0, 1.0)
     ]
     assert told[0] == told[1]
@@ -74,4 +74,4 @@ def test_fewer_facts_than_asked_for_are_all_told(backbone: VisionLanguageBackbon
     model = taught(backbone, InContextConfig(num_facts=9))
     item = BackboneInput(prompt="Who made this?", image_bytes=image(0))
     (state,) = backbone.encode([item])
-    assert model.told(item, state).prompt.count("New Fact:") == 4
+    assert model.with_facts(item, state).prompt.count("New Fact:") == 4
