@@ -8,7 +8,6 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -205,8 +204,7 @@ TINY_CONFIG = GeneratorConfig(
 )
 """The paper's method at the size of the tiny backbone."""
 
-OUR_CONFIG = replace(
-    TINY_CONFIG,
+OUR_CONFIG = TINY_CONFIG.with_changes(
     gain=3.0,
     visual_source="tower_pyramid",
     visual_size=2560,

@@ -1,7 +1,6 @@
 """Banks of the tiny backbone with its random generator, as the editing job would write them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from infra.bank.expert_bank import ExpertBank
@@ -29,7 +28,7 @@ class SmallModels:
         return tiny_backbone()
 
     def load_generator(self) -> LiveEditGenerator:
-        generator = tiny_generator(replace(OUR_CONFIG, gain=60.0, min_gate=0.0))
+        generator = tiny_generator(OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0))
         generator.digest = "small"
         return generator
 

@@ -8,7 +8,6 @@ Shapes are inferred from the tensors. Three numbers cannot be: the edit layer, t
 attention heads and the scale of the experts.
 """
 
-import dataclasses
 import os
 import pickle
 from collections.abc import Mapping
@@ -100,10 +99,9 @@ def write_authors_checkpoint(generator: LiveEditGenerator, path: Path) -> None:
         ConfigError: the generator uses a variant of ours that their format cannot hold.
     """
     variants = [
-        f"{field.name} = {getattr(generator.config, field.name)!r} (theirs: {field.default!r})"
-        for field in dataclasses.fields(GeneratorConfig)
-        if field.name not in _SHAPE_FIELDS
-        and getattr(generator.config, field.name) != field.default
+        f"{name} = {value!r} (theirs: {GeneratorConfig.model_fields[name].default!r})"
+        for name, value in generator.config
+        if name not in _SHAPE_FIELDS and value != GeneratorConfig.model_fields[name].default
     ]
     if variants:
         raise ConfigError(

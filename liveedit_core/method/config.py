@@ -1,13 +1,18 @@
 """Shape and variants of a generator; stored beside its weights as `config.json`."""
 
-import dataclasses
-from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from liveedit_core.errors import ConfigError
-from liveedit_core.settings import OpenFraction, Positive, PositiveInt, Settings
+from liveedit_core.settings import (
+    Count,
+    NonNegative,
+    OpenFraction,
+    Positive,
+    PositiveFraction,
+    PositiveInt,
+    Settings,
+)
 
 VisualSource = Literal["edit_layer", "tower_pyramid"]
 VisualQuery = Literal["prompt", "learned"]
@@ -20,23 +25,22 @@ STORED_NAMES = {"other_image_midpoint": "rival_midpoint", "same_image_ratio": "t
 digest covers the bytes of the file, and every bank refers to it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GeneratorConfig:
+class GeneratorConfig(Settings):
     """Everything that determines what a generator computes; the defaults are the paper's."""
 
-    hidden_size: int
+    hidden_size: PositiveInt
     """D: hidden size of the language model."""
-    num_image_tokens: int
+    num_image_tokens: PositiveInt
     """I: tokens of one image."""
-    edit_layer: int
+    edit_layer: Count
     """l_e, 0-based: the output of this decoder layer is edited."""
-    module_dim: int = 1024
+    module_dim: PositiveInt = 1024
     """M: width of routing features."""
-    num_queries: int = 4
+    num_queries: PositiveInt = 4
     """Q: learned queries of a routing feature."""
-    num_attention_heads: int = 8
+    num_attention_heads: PositiveInt = 8
     """H: heads of every cross attention."""
-    rank: int = 4
+    rank: PositiveInt = 4
     """R: rank of an expert."""
     expert_scale: float = 5.0
     """Generated matrices are divided by `expert_scale * sqrt(R)`."""
@@ -45,13 +49,13 @@ class GeneratorConfig:
     visual_source: VisualSource = "edit_layer"
     """Input of the visual feature: hidden states of the image at l_e (paper), or a pyramid of image
     tower levels (see `visual_key`)."""
-    visual_size: int = 0
+    visual_size: Count = 0
     """E: width of a pyramid; 0 without one."""
-    visual_rank: int = 0
+    visual_rank: Count = 0
     """Width of a pyramid's linear projection; 0 without one."""
-    num_sentinels: int = 1
+    num_sentinels: PositiveInt = 1
     """C: 1 in the paper, where the sentinel replaces the image; a visual key has many."""
-    nearest_sentinels: int = 1
+    nearest_sentinels: PositiveInt = 1
     """How many of the nearest sentinels determine the threshold."""
     visual_query: VisualQuery = "prompt"
     """Query of the image at l_e: phi after attending to the prompt (Eq. 3), or phi itself."""
@@ -61,10 +65,10 @@ class GeneratorConfig:
     has_hard_filter: bool = True
     """Whether an expert must beat the sentinel to be kept (Eq. 5); without it, `max_kept` and
     `min_gate` are the only bounds (the paper's ablation)."""
-    max_kept: int = 0
+    max_kept: Count = 0
     """Keep at most this many experts, by visual similarity; 0 for no bound. Experts that tie with
     the last one (edits of one image) are kept too, so that order does not matter."""
-    visual_gate: float = 0.0
+    visual_gate: NonNegative = 0.0
     """Above 0, weights are also multiplied by sigmoid(visual_gate * (visual margin - midpoint)), so
     that an expert that barely passes the hard filter gets little weight. 0 (off) in the paper."""
     visual_midpoint: float = 0.0
@@ -72,54 +76,44 @@ class GeneratorConfig:
     other_image_midpoint: float = 0.0
     """The same for experts of other images, when the image itself was edited: they are then less
     likely to be meant."""
-    same_image_ratio: float = 1.0
+    same_image_ratio: PositiveFraction = 1.0
     """An expert counts as an edit of the image itself when its visual margin reaches this share of
     the margin that the image has with itself."""
-    min_gate: float = 0.0
+    min_gate: NonNegative = 0.0
     """Experts with sigmoid(prompt similarity) below this are not kept; 0 in the paper."""
-    num_target_positions: int = 0
+    num_target_positions: Count = 0
     """Learned position embeddings of target tokens; 0 (none) in the paper."""
     has_target_embeddings: bool = False
     """Whether the generator also sees the input embeddings of the target tokens."""
 
-    def __post_init__(self) -> None:
-        positive = ("hidden_size", "num_image_tokens", "module_dim", "num_queries")
-        for name in (*positive, "num_attention_heads", "rank"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("module_dim", "hidden_size"):
-            if getattr(self, name) % self.num_attention_heads:
-                raise ConfigError(
-                    f"{name}: {getattr(self, name)} is not a multiple of num_attention_heads "
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, size in (("module_dim", self.module_dim), ("hidden_size", self.hidden_size)):
+            if size % self.num_attention_heads:
+                raise ValueError(
+                    f"{name}: {size} is not a multiple of num_attention_heads "
                     f"({self.num_attention_heads})"
                 )
         if self.visual_source == "tower_pyramid":
             self._check_pyramid()
         elif (self.visual_size, self.visual_rank, self.num_sentinels) != (0, 0, 1):
-            raise ConfigError(
+            raise ValueError(
                 "visual_size, visual_rank and num_sentinels: for visual_source tower_pyramid only"
             )
-        if not 0 < self.same_image_ratio <= 1:
-            raise ConfigError(
-                f"same_image_ratio: expected more than 0, at most 1, got {self.same_image_ratio}"
-            )
-        bounds = ("max_kept", "visual_gate", "min_gate", "num_target_positions")
-        for name in ("edit_layer", "visual_size", *bounds):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        return self
 
     def _check_pyramid(self) -> None:
         if self.visual_size < 1:
-            raise ConfigError(f"visual_size: a pyramid needs 1 or more, got {self.visual_size}")
+            raise ValueError(f"visual_size: a pyramid needs 1 or more, got {self.visual_size}")
         largest = self.feature_size - 2
         if not 1 <= self.visual_rank <= largest:
-            raise ConfigError(
+            raise ValueError(
                 f"visual_rank: a pyramid needs 1 to {largest} (num_queries * module_dim - 2), got "
                 f"{self.visual_rank}"
             )
-        if not 1 <= self.nearest_sentinels <= self.num_sentinels:
-            raise ConfigError(
-                f"nearest_sentinels: expected 1 to num_sentinels ({self.num_sentinels}), got "
+        if self.nearest_sentinels > self.num_sentinels:
+            raise ValueError(
+                f"nearest_sentinels: expected at most num_sentinels ({self.num_sentinels}), got "
                 f"{self.nearest_sentinels}"
             )
 
@@ -130,19 +124,13 @@ class GeneratorConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Values by their names in `config.json`."""
-        values = dataclasses.asdict(self)
-        return {STORED_NAMES.get(name, name): value for name, value in values.items()}
+        return {STORED_NAMES.get(name, name): value for name, value in self}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`; raises ConfigError for unknown or missing fields."""
-        names = {STORED_NAMES.get(f.name, f.name): f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - set(names)):
-            raise ConfigError(f"generator config: unknown fields {', '.join(unknown)}")
-        try:
-            return cls(**{names[name]: value for name, value in values.items()})
-        except TypeError as error:
-            raise ConfigError(f"generator config: {error}") from error
+        """Inverse of `to_dict`; raises ConfigError for unknown, missing or impossible values."""
+        names = {stored: name for name, stored in STORED_NAMES.items()}
+        return cls(**{names.get(name, name): value for name, value in values.items()})
 
 
 class VisualKeyRecipe(Settings):

@@ -234,7 +234,7 @@ def try_layer(
     if model.relative_residual > 0:
         edits = [edit for edit, *_ in trained[: section.batch_size]]
         gain = calibrated_gain(generator, edits, model.relative_residual)
-        generator.config = replace(config, gain=gain)
+        generator.config = config.with_changes(gain=gain)
     module = TrainingModule(generator, DecoderSuffix(backbone.suffix_parts()), LossSection())
     losses = train_experts(section, module, trained, seed)
     by_view = torch.tensor(

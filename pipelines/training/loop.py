@@ -89,7 +89,7 @@ class GeneratorTrainer:
             edits = [case.edit for case in material.data.cases[:CALIBRATION_EDITS]]
             size = recipe.model.relative_residual
             gain = calibrated_gain(self.generator, material.data.states(edits), size)
-            self.generator.config = replace(config, gain=gain)
+            self.generator.config = config.with_changes(gain=gain)
         self.snapshot = self._initial()
 
     def _initial(self) -> Snapshot:
@@ -122,8 +122,7 @@ class GeneratorTrainer:
             entities_M,
             self.recipe.visual_key,
         )
-        self.generator.config = replace(
-            self.generator.config,
+        self.generator.config = self.generator.config.with_changes(
             visual_midpoint=report.visual_midpoint,
             other_image_midpoint=report.other_image_midpoint,
         )

@@ -14,7 +14,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
@@ -57,7 +56,7 @@ def variants(
         generator = load_generator(builtin_generator_folder())
         if "other_image_midpoint" in change:
             change = change | {"other_image_midpoint": generator.config.visual_midpoint}
-        generator.config = replace(generator.config, **change)  # type: ignore[arg-type]
+        generator.config = generator.config.with_changes(**change)
         yield name, generator
     for name, loss in LOSSES.items():
         yield name, retrained(recipe, backbone, material, loss)

@@ -1,7 +1,5 @@
 """What hypothesis draws: configurations, and inputs and banks of any small size."""
 
-from dataclasses import replace
-
 from hypothesis import strategies as st
 
 from liveedit_core.method.config import GeneratorConfig
@@ -11,11 +9,11 @@ from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG
 
 CONFIGS: tuple[GeneratorConfig, ...] = (
     TINY_CONFIG,
-    replace(OUR_CONFIG, visual_size=48),
-    replace(TINY_CONFIG, visual_query="learned", max_kept=2),
-    replace(TINY_CONFIG, min_gate=0.5, has_target_embeddings=True),
-    replace(TINY_CONFIG, soft_routing="average", max_kept=3),
-    replace(TINY_CONFIG, has_hard_filter=False),
+    OUR_CONFIG.with_changes(visual_size=48),
+    TINY_CONFIG.with_changes(visual_query="learned", max_kept=2),
+    TINY_CONFIG.with_changes(min_gate=0.5, has_target_embeddings=True),
+    TINY_CONFIG.with_changes(soft_routing="average", max_kept=3),
+    TINY_CONFIG.with_changes(has_hard_filter=False),
 )
 
 configs = st.sampled_from(CONFIGS)

@@ -92,7 +92,7 @@ def test_the_backbones_halves(backbone: VisionLanguageBackbone, items: list[Back
 @given(st.lists(st.integers(0, 30), min_size=2, max_size=4, unique=True))
 @settings(max_examples=5)
 def test_scores(backbone: VisionLanguageBackbone, numbers: list[int]) -> None:
-    config = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
+    config = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
     editor = Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
     cases = [case(number) for number in numbers]
     repository = editor.with_edits([request(number) for number in numbers]).repository

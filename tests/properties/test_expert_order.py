@@ -1,7 +1,5 @@
 """A bank is a set: the order of its experts carries no meaning."""
 
-from dataclasses import replace
-
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -58,7 +56,7 @@ def test_routing_and_residual(
 @given(st.permutations(range(6)))
 @settings(max_examples=3)
 def test_answers_and_scores(backbone: VisionLanguageBackbone, order: list[int]) -> None:
-    config = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
+    config = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
     empty = Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
     cases = [case(number) for number in range(6)]
     editor = empty.with_edits([case.edit for case in cases])

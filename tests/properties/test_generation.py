@@ -25,7 +25,7 @@ from tests.tiny_backbone import (
     tiny_without_tower,
 )
 
-CONFIGS = (replace(OUR_CONFIG, gain=60.0, min_gate=0.0), replace(TINY_CONFIG, gain=60.0))
+CONFIGS = (OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0), TINY_CONFIG.with_changes(gain=60.0))
 both_configs = pytest.mark.parametrize("config", CONFIGS, ids=["ours", "paper"])
 
 

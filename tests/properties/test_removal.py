@@ -18,7 +18,7 @@ from liveedit_core.schema import Case
 from tests.tiny_backbone import OUR_CONFIG, answers, case, question, tiny_generator
 from tests.tiny_bank import SmallModels, taught_bank
 
-CONFIG = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
+CONFIG = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
 CASES = [case(number) for number in range(4)]
 # The second edit is taught twice, with another target.
 AGAIN = replace(CASES[1], edit=replace(CASES[1].edit, target="quiet lantern"))

@@ -28,8 +28,8 @@ from tests.tiny_backbone import (
     tiny_generator,
 )
 
-LOUD = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
-LOUD_PAPER = replace(TINY_CONFIG, gain=60.0)
+LOUD = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
+LOUD_PAPER = TINY_CONFIG.with_changes(gain=60.0)
 both_configs = pytest.mark.parametrize("config", [LOUD, LOUD_PAPER], ids=["ours", "paper"])
 numbers = st.integers(0, 20)
 

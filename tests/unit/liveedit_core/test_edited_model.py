@@ -39,9 +39,9 @@ def backbone(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 def config_of(backbone: Any) -> GeneratorConfig:
     if backbone.visual_size:
-        return replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
+        return OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
     rows = backbone.num_image_tokens
-    return replace(TINY_CONFIG, gain=200.0, num_image_tokens=rows, has_hard_filter=False)
+    return TINY_CONFIG.with_changes(gain=200.0, num_image_tokens=rows, has_hard_filter=False)
 
 
 def edited(backbone: Any, number: int = 3) -> EditedModel:

@@ -102,12 +102,12 @@ def test_the_kl_direction_changes_the_locality_loss() -> None:
 
 def test_ablations_of_the_generator_are_trained_as_they_are_used() -> None:
     """Experts averaged, and the image compressed without the prompt."""
-    averaged = replace(TINY_CONFIG, soft_routing="average")
+    averaged = TINY_CONFIG.with_changes(soft_routing="average")
     (paper,) = started_worker(plan(), beginning("joint", TINY_CONFIG)).advance(1)
     (mean,) = started_worker(plan(), beginning("joint", averaged)).advance(1)
     assert mean.figures["reliability"] != paper.figures["reliability"]
     assert mean.figures["soft_relative"] == paper.figures["soft_relative"]
-    alone = replace(TINY_CONFIG, visual_query="learned")
+    alone = TINY_CONFIG.with_changes(visual_query="learned")
     assert "phi_prompt" not in " ".join(beginning("joint", alone).tensors)
     steps = started_worker(plan(), beginning("joint", alone)).advance(2)
     assert steps[0].figures["total"] != steps[1].figures["total"]

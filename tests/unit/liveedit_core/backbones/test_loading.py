@@ -79,7 +79,7 @@ def test_layers_that_accelerate_moves_about(saved: Path) -> None:
 def test_a_job_cuts_the_backbone_at_its_generators_layer(saved: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    save_generator(tiny_generator(replace(TINY_CONFIG, edit_layer=0)), tmp_path)
+    save_generator(tiny_generator(TINY_CONFIG.with_changes(edit_layer=0)), tmp_path)
     names = ModelNames(backbone=str(saved), generator=str(tmp_path))
     assert names.load_backbone().edit_layer == 0
     named = replace(names, options=LoadOptions(edit_layer=1))

@@ -1,7 +1,5 @@
 """Baselines learn what they should, leave the backbone alone and are scored like LiveEdit."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -30,7 +28,7 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest, ProbeKind
 from tests.tiny_backbone import EDIT_LAYER, NUM_LAYERS, OUR_CONFIG, case, tiny_generator
 
-CONFIG = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
+CONFIG = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
 CASES = [case(seed) for seed in range(3)]
 REQUESTS = [case.edit for case in CASES]
 STRONG = FineTuningConfig(max_steps=80, learning_rate=3e-2, stop_loss=0.1)

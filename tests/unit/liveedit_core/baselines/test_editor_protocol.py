@@ -40,7 +40,7 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
 from tests.tiny_backbone import OUR_CONFIG, case, image, question, tiny_generator
 
-CONFIG = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
+CONFIG = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
 # GRACE exchanges one row, from which one layer of a random model can make one token, not eight.
 CASES = [replace(item, edit=replace(item.edit, target="o")) for item in map(case, range(3))]
 REQUESTS = [item.edit for item in CASES]

@@ -24,7 +24,7 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
 from tests.tiny_backbone import EDIT_LAYER, OUR_CONFIG, answers, case, tiny_generator, whole_model
 
-CONFIG = replace(OUR_CONFIG, gain=60.0, min_gate=0.0)
+CONFIG = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
 CASES = [case(seed) for seed in range(3)]
 
 

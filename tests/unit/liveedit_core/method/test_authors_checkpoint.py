@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +139,7 @@ def test_impossible_heads_are_named(path: Path, content: dict[str, Any]) -> None
 
 def test_our_variants_do_not_fit_their_layout(path: Path) -> None:
     generator = TinyModels().load_generator()
-    generator.config = replace(CONFIG, gain=2.0, max_kept=4)
+    generator.config = CONFIG.with_changes(gain=2.0, max_kept=4)
     with pytest.raises(ConfigError, match=r"gain = 2.0 .*max_kept = 4"):
         write_authors_checkpoint(generator, path)
     assert not path.exists()

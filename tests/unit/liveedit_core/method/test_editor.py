@@ -22,7 +22,7 @@ from tests.tiny_backbone import (
     tiny_generator,
 )
 
-LOUD = replace(OUR_CONFIG, gain=60.0, min_gate=0.0, max_kept=0)
+LOUD = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0, max_kept=0)
 REQUESTS = [request(seed) for seed in range(5)]
 QUESTIONS = [question(seed) for seed in range(5)]
 
@@ -41,7 +41,7 @@ PYRAMID = {"visual_source": "tower_pyramid", "visual_size": 9, "visual_rank": 4}
 def test_a_generator_of_another_backbone_is_refused(
     backbone: VisionLanguageBackbone, change: dict[str, Any]
 ) -> None:
-    config = replace(TINY_CONFIG, **change)
+    config = TINY_CONFIG.with_changes(**change)
     with pytest.raises(RepositoryMismatchError, match="trained on this backbone"):
         Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
 

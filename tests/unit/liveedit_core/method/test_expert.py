@@ -26,7 +26,7 @@ def test_a_non_finite_expert_is_refused_by_name(name: str, bad: float) -> None:
 
 def generator(**change: float) -> ExpertGenerator:
     torch.manual_seed(0)
-    config = replace(TINY_CONFIG, **change)  # type: ignore[arg-type]
+    config = TINY_CONFIG.with_changes(**change)
     return ExpertGenerator(config).eval().requires_grad_(False)
 
 

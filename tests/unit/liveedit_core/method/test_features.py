@@ -1,7 +1,5 @@
 """What each routing feature may and may not depend on (Eq. 3, 4)."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -10,7 +8,7 @@ from liveedit_core.method.features import FeatureExtractor, Features
 from liveedit_core.states import Padded
 from tests.tiny_backbone import TINY_CONFIG
 
-LEARNED = replace(TINY_CONFIG, visual_query="learned")
+LEARNED = TINY_CONFIG.with_changes(visual_query="learned")
 
 
 def extractor(config: GeneratorConfig, *, has_sentinel: bool = True) -> FeatureExtractor:

@@ -44,7 +44,7 @@ def test_the_digest_is_of_weights_and_config(tmp_path: Path) -> None:
     first = save_generator(tiny_generator(seed=0), tmp_path / "a")
     assert save_generator(tiny_generator(seed=0), tmp_path / "b") == first
     assert save_generator(tiny_generator(seed=1), tmp_path / "c") != first
-    other = replace(TINY_CONFIG, gain=2.0)
+    other = TINY_CONFIG.with_changes(gain=2.0)
     assert save_generator(tiny_generator(other), tmp_path / "d") != first
 
 
@@ -96,7 +96,7 @@ def test_our_edit_signal_numbers_target_tokens_and_adds_their_embeddings() -> No
 
 
 def test_a_copier_attends_to_one_target_token_per_slot() -> None:
-    config = replace(OUR_CONFIG, hidden_size=64, module_dim=64, num_target_positions=4, rank=3)
+    config = OUR_CONFIG.with_changes(hidden_size=64, module_dim=64, num_target_positions=4, rank=3)
     state = random_states(3, num_prompt=3, num_target=3, config=config)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -138,7 +138,7 @@ def test_checkpoints_name_learned_tensors_after_their_attribute(tmp_path: Path) 
 
 def test_every_parameter_is_used_in_the_forward_of_its_own_module() -> None:
     """Required by ZeRO-3; here weights exist only while that forward runs."""
-    for config in (TINY_CONFIG, OUR_CONFIG, replace(TINY_CONFIG, visual_query="learned")):
+    for config in (TINY_CONFIG, OUR_CONFIG, TINY_CONFIG.with_changes(visual_query="learned")):
         generator = tiny_generator(config)
         states = [random_states(seed, config=config) for seed in range(2)]
         expected = everything(generator, states)

@@ -1,7 +1,6 @@
 """Filter, weights and fusion on cases worked out by hand (Eq. 5 to 7)."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from liveedit_core.method.routing import (
 from tests.tiny_backbone import TINY_CONFIG
 
 # One query token of width 4: sim(a, b) = <a, b> / 2.
-CONFIG = replace(TINY_CONFIG, num_queries=1, module_dim=4, num_attention_heads=4)
+CONFIG = TINY_CONFIG.with_changes(num_queries=1, module_dim=4, num_attention_heads=4)
 
 
 def features(visual: float, prompt: float, sentinel: float) -> Features:
@@ -72,7 +71,7 @@ def test_an_empty_bank_keeps_nothing() -> None:
 
 
 def test_max_kept_keeps_the_best_and_all_ties() -> None:
-    config = replace(CONFIG, max_kept=2)
+    config = CONFIG.with_changes(max_kept=2)
     best = route(features(2.0, 2.0, 0.0), keys(1, 4, 2, 3), keys(1, 1, 1, 1), config)
     assert best.kept_BN.tolist() == [[False, True, False, True]]
     tied = route(features(2.0, 2.0, 0.0), keys(3, 4, 3, 1), keys(1, 1, 1, 1), config)
@@ -82,8 +81,8 @@ def test_max_kept_keeps_the_best_and_all_ties() -> None:
 
 
 def test_the_visual_gate_is_stricter_for_other_images_if_the_image_itself_was_edited() -> None:
-    config = replace(
-        CONFIG, visual_gate=2.0, visual_midpoint=1.0, other_image_midpoint=2.5, same_image_ratio=0.9
+    config = CONFIG.with_changes(
+        visual_gate=2.0, visual_midpoint=1.0, other_image_midpoint=2.5, same_image_ratio=0.9
     )
     itself = torch.tensor([[[4.0, 0.0, 0.0, 0.0]]])  # an edit of this image has margin 4 - 1
     inputs = features(2.0, 2.0, 1.0)._replace(same_image_BQM=itself)
@@ -102,13 +101,13 @@ def test_the_visual_gate_is_stricter_for_other_images_if_the_image_itself_was_ed
 
 
 def test_min_gate_drops_experts_of_other_questions() -> None:
-    config = replace(CONFIG, min_gate=0.5)
+    config = CONFIG.with_changes(min_gate=0.5)
     routing = route(features(2.0, 2.0, 0.0), keys(1, 1), keys(-1, 1), config)
     assert routing.kept_BN.tolist() == [[False, True]]
 
 
 def test_margin_weight_moves_weight_to_the_better_image() -> None:
-    config = replace(CONFIG, soft_routing="prompt_and_visual")
+    config = CONFIG.with_changes(soft_routing="prompt_and_visual")
     inputs = features(2.0, 2.0, 0.0)
     paper = route(inputs, keys(1, 3), keys(1, 1), CONFIG).weights_BN[0]
     ours = route(inputs, keys(1, 3), keys(1, 1), config, torch.tensor(1.5)).weights_BN[0]
@@ -119,7 +118,7 @@ def test_margin_weight_moves_weight_to_the_better_image() -> None:
 
 
 def test_averaged_experts_have_one_weight_whatever_the_prompt() -> None:
-    config = replace(CONFIG, soft_routing="average")
+    config = CONFIG.with_changes(soft_routing="average")
     routing = route(features(2.0, 2.0, 2.0), keys(3, 4, 1, 5), keys(1, -9, 1, 2), config)
     assert routing.kept_BN.tolist() == [[True, True, False, True]]
     assert routing.weights_BN[0].tolist() == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3])
@@ -129,9 +128,9 @@ def test_averaged_experts_have_one_weight_whatever_the_prompt() -> None:
 
 def test_without_the_hard_filter_only_the_bounds_are_left() -> None:
     inputs, visual, prompt = features(2.0, 2.0, 2.5), keys(1, 4, 2, 3), keys(1, 1, -1, 1)
-    free = replace(CONFIG, has_hard_filter=False)
+    free = CONFIG.with_changes(has_hard_filter=False)
     assert route(inputs, visual, prompt, free).kept_BN.tolist() == [[True] * 4]
-    bound = replace(free, max_kept=2, min_gate=0.5)
+    bound = free.with_changes(max_kept=2, min_gate=0.5)
     kept = route(inputs, visual, prompt, bound).kept_BN.tolist()
     assert kept == [[False, True, False, True]]
 

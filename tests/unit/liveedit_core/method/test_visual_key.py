@@ -1,7 +1,5 @@
 """The visual key and its fit, on entities that it has never seen."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +11,7 @@ from liveedit_core.training.visual_key_fit import KeyReport, fit_visual_key
 from tests.tiny_backbone import OUR_CONFIG
 
 NUM_ENTITIES = 120
-CONFIG = replace(OUR_CONFIG, visual_size=30, visual_rank=8, num_sentinels=NUM_ENTITIES)
+CONFIG = OUR_CONFIG.with_changes(visual_size=30, visual_rank=8, num_sentinels=NUM_ENTITIES)
 ENTITIES = torch.arange(NUM_ENTITIES).repeat_interleave(3)
 STYLE = 3.0
 

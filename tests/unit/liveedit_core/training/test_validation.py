@@ -60,7 +60,7 @@ def test_half_of_the_entities_stay_for_training() -> None:
         split_by_entity(cases(8), num_held_out=6, seed=0)
 
 
-@pytest.mark.parametrize("config", [OUR_CONFIG, replace(OUR_CONFIG, max_kept=0, min_gate=0.0)])
+@pytest.mark.parametrize("config", [OUR_CONFIG, OUR_CONFIG.with_changes(max_kept=0, min_gate=0.0)])
 def test_figures_are_those_of_the_evaluation_protocol(config: GeneratorConfig) -> None:
     backbone = tiny_backbone()
     generator = tiny_generator(config)
@@ -112,5 +112,5 @@ def test_growth_is_measured_from_the_first_validation() -> None:
     validator = Validator(TinyBackbone(), cases(4), num_cases=1, limits=LIMITS)
     generator = TinyModels().load_generator()
     assert not any("grew" in text for text in validator(generator).warnings)
-    generator.config = replace(generator.config, gain=100.0)
+    generator.config = generator.config.with_changes(gain=100.0)
     assert any("grew" in text for text in validator(generator).warnings)

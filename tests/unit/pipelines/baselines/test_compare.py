@@ -51,7 +51,7 @@ CASES = [case(seed) for seed in range(5)]
 
 def compared(recipe: CompareRecipe) -> Comparison:
     backbone = tiny_backbone()
-    generator = tiny_generator(replace(OUR_CONFIG, gain=60.0, min_gate=0.0))
+    generator = tiny_generator(OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0))
     source = BackboneStates(backbone)
     return compare(recipe, backbone, generator, CASES, source, lambda text: None)
 

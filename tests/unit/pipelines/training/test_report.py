@@ -1,7 +1,5 @@
 """The training report gathers its worst cases and histograms from the last validation."""
 
-from dataclasses import replace
-
 from infra.reports.training import render_training_report
 from liveedit_core.training.recipe import DiagnosticsRecipe
 from liveedit_core.training.validation import ValidationReport, Validator
@@ -16,7 +14,7 @@ BANK = [case(number) for number in range(4)]
 def validated() -> ValidationReport:
     """A generator that lets everything pass, so that answers change and experts are shown."""
     generator = TinyModels().load_generator()
-    generator.config = replace(CONFIG, gain=30.0)
+    generator.config = CONFIG.with_changes(gain=30.0)
     validator = Validator(TinyBackbone(), BANK, num_cases=3, limits=DiagnosticsRecipe())
     return validator(generator)
 
