@@ -85,7 +85,7 @@ class ExpertBank(StoredBank):
         kind: str = "window",
         author: str = "",
     ) -> int:
-        """Show new rows in one version, after all changes of the log; none when no row is new.
+        """Commit new rows as one version, after all changes of the log; no version if none is new.
 
         Fragments may come in any order, also repeatedly; `kind` is "window", or "repair" for lost
         experts that were computed again.

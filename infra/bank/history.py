@@ -165,9 +165,9 @@ class BankHistory:
             if edit_id in record.removed:
                 # Only new and restored edits supersede others.
                 is_superseded = record.kind in ("window", "restore")
-                event: Literal["superseded", "removed"]
-                event = "superseded" if is_superseded else "removed"
-                found.append(EditEvent(event=event, record=record))
+                found.append(
+                    EditEvent(event="superseded" if is_superseded else "removed", record=record)
+                )
         return found[::-1]
 
     def diff(self, old: int, new: int) -> BankDiff:
@@ -223,7 +223,7 @@ class BankHistory:
             return {name: int(tag["version"]) for name, tag in newest.tags.list().items()}
 
     def archive(self) -> "ArchivedRecords":
-        """Archive the records of all versions there are; returns all that is archived then."""
+        """Archive the records of all existing versions; returns everything that is archived."""
         newest = self._table.latest()
         through = self._archive.read().through
         present = [number for number in versions_of(self._table) if number > through]

@@ -135,7 +135,7 @@ class ContentTable:
         return texts
 
     def commit(self, written: Sequence[WrittenRows]) -> int:
-        """Show rows whose ids are not held yet; returns how many. Repeating is harmless."""
+        """Commit rows whose ids are not held yet; returns how many. Repeating is harmless."""
 
         def attempt(base: LanceDataset) -> int:
             if base.version != self._dataset.version:

@@ -234,7 +234,7 @@ class StateCache:
             )
 
     def commit(self, written: WrittenStates, *, keep: Collection[str] = ()) -> bool:
-        """Show written states if the budget allows it; whether it did. Repeating is harmless.
+        """Commit written states if the budget allows it; returns whether it did.
 
         States whose ids are in `keep` are not evicted for them.
         """

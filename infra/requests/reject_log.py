@@ -55,7 +55,7 @@ class RejectLog:
         source: str = "",
         bank: str = "",
     ) -> int:
-        """Store rejections, each with its request number (None for lines); how many are new.
+        """Store rejections with their request numbers (None for lines); returns how many are new.
 
         Lines have a `source`, the digest of their file; requests have the `bank` that rejects them.
         """

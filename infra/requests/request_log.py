@@ -246,16 +246,17 @@ class RequestLog:
         }
 
     def reject_lines(self, rejected: Sequence[Rejected], *, source: str) -> int:
-        """Store rejected lines of a file, each (source, line number) once; how many are new.
+        """Store rejected lines of a file, each line number once; returns how many are new.
 
         `source` is the digest of the file, so that a resumed run stores nothing twice.
         """
         return self._rejects.append([(None, item) for item in rejected], source=source)
 
     def reject_requests(self, rejected: Sequence[Rejected], *, bank: str = "") -> int:
-        """Store requests that cannot become experts, so they are not pending; how many are new.
+        """Store requests that cannot become experts; returns how many are new.
 
-        Each is named by its `edit_id`; `bank` is "" when no bank can take them.
+        They are no longer pending. Each is named by its `edit_id`; `bank` is "" when no bank can
+        take them.
 
         Raises:
             InputError: An edit_id is not in the log.

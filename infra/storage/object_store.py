@@ -78,7 +78,7 @@ class ObjectStore:
         self._backend.put(_checked(key), data)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Create an object exclusively; whether this call created it.
+        """Create an object exclusively; returns whether this call created it.
 
         When the response of an S3 server is lost, the retry finds its own object and False is
         returned. Callers that must know put a token into `data`.
