@@ -26,7 +26,6 @@ if __name__ == "__main__":  # the packages lie one folder above this one
 from pipelines.baselines.recipe import EDITORS, CompareRecipe
 from pipelines.job.entry import (
     add_benchmark_options,
-    benchmark_settings,
     job_parser,
     parse_job,
     resolve,
@@ -51,42 +50,32 @@ EXIT_CODES = """exit codes:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    return run_entry(lambda: resolve_recipe(options), run_job, is_dry_run=options.dry_run)
+    return run_entry(lambda: resolve(CompareRecipe, options), run_job, is_dry_run=options.dry_run)
+
+
+def _toml_list(names: str) -> str:
+    return json.dumps(names.split(","))
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = job_parser(__doc__, EXIT_CODES)
-    parser.add_argument("--edits", metavar="N,N", help="numbers of edits (1,10,100)")
-    parser.add_argument("--editors", metavar="NAME,NAME", help=f"some of {', '.join(EDITORS)}")
     parser.add_argument(
-        "--backbone", metavar="NAME", help="a checkpoint folder, or owner/model of the hub"
+        "--edits", type="[{}]".format, metavar="N,N", help="numbers of edits (1,10,100)"
+    )
+    parser.add_argument(
+        "--editors", type=_toml_list, metavar="NAME,NAME", help=f"some of {', '.join(EDITORS)}"
+    )
+    parser.add_argument(
+        "--backbone",
+        dest="backbone.name",
+        metavar="NAME",
+        help="a checkpoint folder, or owner/model of the hub",
     )
     parser.add_argument("--output", metavar="FILE.json", help="where the table goes")
     parser.add_argument("--run-name", metavar="NAME", help="folder under runs/, and in MLflow")
     add_benchmark_options(parser)
     return parse_job(parser, arguments)
-
-
-def resolve_recipe(options: argparse.Namespace) -> CompareRecipe:
-    """Recipe, then overrides, then the options that name a setting.
-
-    Raises:
-        ConfigError: A setting is unknown, of the wrong type or impossible.
-    """
-    edits, editors = options.edits, options.editors
-    return resolve(
-        CompareRecipe,
-        options,
-        [
-            ("edits", None if edits is None else f"[{edits}]"),
-            ("editors", None if editors is None else json.dumps(editors.split(","))),
-            ("backbone.name", options.backbone),
-            ("output", options.output),
-            ("run_name", options.run_name),
-            *benchmark_settings(options),
-        ],
-    )
 
 
 def run_job(recipe: CompareRecipe) -> int:

@@ -38,28 +38,20 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = job_parser(__doc__, EXIT_CODES)
     parser.add_argument("--store", metavar="URI", help="store of the results; a folder or s3://...")
     parser.add_argument("--results", metavar="RUN", help="results table of both versions")
-    parser.add_argument("--old", metavar="N", help="older version of the bank")
-    parser.add_argument("--new", metavar="N", help="newer version; by default the newest")
+    parser.add_argument("--old", dest="old.version", metavar="N", help="older version of the bank")
+    parser.add_argument(
+        "--new", dest="new.version", metavar="N", help="newer version; by default the newest"
+    )
     parser.add_argument("--cases", metavar="FILE.jsonl", help="the cases that were evaluated")
     parser.add_argument("--output", metavar="FILE.html", help="the page to write")
     return parse_job(parser, arguments)
 
 
 def resolve_recipe(options: argparse.Namespace) -> VersionComparisonRecipe:
-    """The recipe file, then overrides, then options."""
-    return resolve(
-        VersionComparisonRecipe,
-        options,
-        [
-            ("store", options.store),
-            ("old.results", options.results),
-            ("new.results", options.results),
-            ("old.version", options.old),
-            ("new.version", options.new),
-            ("cases", options.cases),
-            ("output", options.output),
-        ],
-    )
+    """The recipe; `--results` names the table of both versions."""
+    if options.results is not None:
+        options.overrides += [f"{side}.results={options.results}" for side in ("old", "new")]
+    return resolve(VersionComparisonRecipe, options)
 
 
 def run_job(recipe: VersionComparisonRecipe) -> int:

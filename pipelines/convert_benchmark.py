@@ -20,7 +20,7 @@ from pipelines.job.entry import exit_code_of, job_parser
 from pipelines.job.sections import BenchmarkName, MissingImages
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = job_parser(__doc__)
     parser.add_argument("benchmark", choices=get_args(BenchmarkName))
@@ -40,7 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    options = parse(arguments)
+    options = parse_arguments(arguments)
     return exit_code_of(lambda: convert(options))
 
 

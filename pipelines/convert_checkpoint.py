@@ -22,7 +22,7 @@ CHECKED = ("hidden_size", "num_image_tokens", "module_dim", "num_queries", "rank
 """Fields that the tensors tell; an option that differs is an error."""
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = job_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -49,7 +49,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    options = parse(arguments)
+    options = parse_arguments(arguments)
     return exit_code_of(lambda: convert(options))
 
 

@@ -22,7 +22,6 @@ if __name__ == "__main__":  # the packages lie one folder above this one
 from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe
 from pipelines.job.entry import (
     add_benchmark_options,
-    benchmark_settings,
     given_settings,
     job_parser,
     parse_job,
@@ -50,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
     return run_entry(
-        lambda: resolve_config(options),
+        lambda: resolve_recipe(options),
         lambda config: run_job(config, must_exist=options.resume),
         is_dry_run=options.dry_run,
     )
@@ -60,18 +59,25 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = job_parser(__doc__, EXIT_CODES)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--requests", metavar="FILE.jsonl", help="facts, one a line")
-    source.add_argument("--cases", metavar="FILE.jsonl", help="facts with probes, one a line")
+    source.add_argument(
+        "--requests", dest="requests.path", metavar="FILE.jsonl", help="facts, one a line"
+    )
+    source.add_argument(
+        "--cases", dest="requests.cases", metavar="FILE.jsonl", help="facts with probes, one a line"
+    )
     add_benchmark_options(parser, source)
     source.add_argument(
         "--follow",
-        action="store_true",
+        dest="follow.is_on",
+        action="store_const",
+        const="true",
         help="keep running: edit with the files that arrive in the inbox (follow.inbox, by default "
         "`inbox` in the store) until Ctrl-C or SIGTERM, then drain",
     )
     parser.add_argument("--store", metavar="URI", help="file:///folder or s3://bucket/prefix")
     parser.add_argument(
         "--backbone",
+        dest="backbone.name",
         metavar="NAME",
         help='"builtin", a checkpoint folder, or owner/model[@revision] of the Hugging Face hub',
     )
@@ -83,7 +89,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--promote",
-        action="store_true",
+        dest="promotion.at_end",
+        action="store_const",
+        const="true",
         help="at the end, make the newest version the champion if it passes every gate",
     )
     return parse_job(
@@ -93,26 +101,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
 
 
-def resolve_config(options: argparse.Namespace) -> LifelongEditRecipe:
-    """Recipe, then overrides, then the options that name a setting.
-
-    Raises:
-        ConfigError: A setting is unknown, of the wrong type or impossible.
-    """
-    named = [
-        ("requests.path", options.requests),
-        ("requests.cases", options.cases),
-        ("store", options.store),
-        ("backbone.name", options.backbone),
-        ("run_name", options.run_name),
-        ("follow.is_on", "true" if options.follow else None),
-        ("promotion.at_end", "true" if options.promote else None),
-        *benchmark_settings(options),
-    ]
+def resolve_recipe(options: argparse.Namespace) -> LifelongEditRecipe:
+    """The recipe; the quickstart where neither a recipe nor requests are named."""
     inputs = {"requests.path", "requests.cases", "benchmark.name", "follow.is_on"}
-    if options.recipe is None and not inputs & given_settings(options, named).keys():
+    if options.recipe is None and not inputs & given_settings(LifelongEditRecipe, options).keys():
         options.recipe = QUICKSTART
-    return resolve(LifelongEditRecipe, options, named)
+    return resolve(LifelongEditRecipe, options)
 
 
 def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:

@@ -19,7 +19,6 @@ if __name__ == "__main__":  # the packages lie one folder above this one
 from liveedit_core.errors import ConfigError
 from pipelines.job.entry import (
     add_benchmark_options,
-    benchmark_settings,
     job_parser,
     parse_job,
     resolve,
@@ -57,7 +56,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--date", metavar="YYYY-MM-DD", help="of the run; default: today (UTC)")
     cases = parser.add_mutually_exclusive_group()
     cases.add_argument(
-        "--cases", metavar="FILE.jsonl", help="fixed cases, one per line; all are used"
+        "--cases",
+        dest="cases.path",
+        metavar="FILE.jsonl",
+        help="fixed cases, one per line; all are used",
     )
     add_benchmark_options(parser, cases)
     parser.add_argument("--store", metavar="URI", help="file:///folder or s3://bucket/prefix")
@@ -67,22 +69,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def resolve_recipe(options: argparse.Namespace) -> NightlyRecipe:
-    """Recipe, then overrides, then the options that name a setting.
-
-    Raises:
-        ConfigError: A setting is unknown, of the wrong type or impossible.
-    """
-    has_own_cases = options.cases is not None or options.benchmark is not None
-    return resolve(
-        NightlyRecipe,
-        options,
-        [
-            ("cases.path", options.cases),
-            ("store", options.store),
-            *benchmark_settings(options),
-        ],
-        defaults=["cases.limit=0"] if has_own_cases else [],
-    )
+    """The recipe; of cases that an option names, all are taken."""
+    named = vars(options)
+    has_own_cases = named["cases.path"] is not None or named["benchmark.name"] is not None
+    return resolve(NightlyRecipe, options, defaults=["cases.limit=0"] if has_own_cases else [])
 
 
 def date_label(date: str | None) -> str:

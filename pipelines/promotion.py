@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
     return run_entry(
-        lambda: resolve_recipe(options),
+        lambda: resolve(PromotionRecipe, options),
         lambda recipe: run_job(recipe, options),
         is_dry_run=options.dry_run,
         wrong_setting=FAILED,
@@ -70,15 +70,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parse_job(
         parser, arguments, recipe=DEFAULT_RECIPE, recipe_help="thresholds and tolerances"
     )
-
-
-def resolve_recipe(options: argparse.Namespace) -> PromotionRecipe:
-    """Recipe, then overrides, then the options that name a setting.
-
-    Raises:
-        ConfigError: A setting is unknown, of the wrong type or impossible.
-    """
-    return resolve(PromotionRecipe, options, [("store", options.store)])
 
 
 def run_job(recipe: PromotionRecipe, options: argparse.Namespace) -> int:

@@ -35,39 +35,25 @@ EXIT_CODES = """exit codes:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    return run_entry(lambda: resolve_recipe(options), run_job, is_dry_run=options.dry_run)
+    return run_entry(lambda: resolve(RebuildRecipe, options), run_job, is_dry_run=options.dry_run)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = job_parser(__doc__, EXIT_CODES)
     parser.add_argument("--store", metavar="URI", help="holds the request log")
-    parser.add_argument("--generator", metavar="FOLDER", help="checkpoint that writes the experts")
-    parser.add_argument("--bank", metavar="NAME", help="of the new bank")
     parser.add_argument(
-        "--from", dest="source", metavar="NAME", help="only the edits that this bank holds"
+        "--generator",
+        dest="generator.checkpoint",
+        metavar="FOLDER",
+        help="checkpoint that writes the experts",
+    )
+    parser.add_argument("--bank", dest="bank.name", metavar="NAME", help="of the new bank")
+    parser.add_argument(
+        "--from", dest="source.bank", metavar="NAME", help="only the edits that this bank holds"
     )
     parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
     return parse_job(parser, arguments)
-
-
-def resolve_recipe(options: argparse.Namespace) -> RebuildRecipe:
-    """Recipe, then overrides, then the options that name a setting.
-
-    Raises:
-        ConfigError: A setting is unknown, of the wrong type or impossible.
-    """
-    return resolve(
-        RebuildRecipe,
-        options,
-        [
-            ("store", options.store),
-            ("generator.checkpoint", options.generator),
-            ("bank.name", options.bank),
-            ("source.bank", options.source),
-            ("run_name", options.run_name),
-        ],
-    )
 
 
 def run_job(recipe: RebuildRecipe) -> int:

@@ -22,7 +22,6 @@ if __name__ == "__main__":  # the packages lie one folder above this one
 from liveedit_core.errors import ConfigError
 from pipelines.job.entry import (
     add_benchmark_options,
-    benchmark_settings,
     given_settings,
     job_parser,
     parse_job,
@@ -42,28 +41,41 @@ EXIT_CODES = """exit codes:
 """
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = job_parser(__doc__, EXIT_CODES)
     parser.add_argument(
         "--backbone",
+        dest="backbone.name",
         metavar="NAME",
         help='"builtin", a checkpoint folder, or owner/model[@revision] of the Hugging Face hub',
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--cases", metavar="FILE.jsonl", help="training cases, one a line")
+    source.add_argument(
+        "--cases", dest="data.cases", metavar="FILE.jsonl", help="training cases, one a line"
+    )
     add_benchmark_options(parser, source)
     parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
     parser.add_argument(
-        "--store", metavar="URI", help="of checkpoints: file:///folder or s3://bucket/prefix"
+        "--store",
+        dest="keep.store",
+        metavar="URI",
+        help="of checkpoints: file:///folder or s3://bucket/prefix",
     )
-    parser.add_argument("--shards", metavar="K", help="processes that share the weights (ZeRO)")
+    parser.add_argument(
+        "--shards",
+        dest="sharding.shards",
+        metavar="K",
+        help="processes that share the weights (ZeRO)",
+    )
     parser.add_argument(
         "--resume", action="store_true", help="resume a run; refuse to start a new one"
     )
     parser.add_argument(
         "--no-cache",
-        action="store_true",
+        dest="states.is_cached",
+        action="store_const",
+        const="false",
         help="compute states at each step instead of caching them",
     )
     parser.add_argument(
@@ -93,7 +105,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
-    options = parse(arguments)
+    options = parse_arguments(arguments)
     return run_entry(
         lambda: resolve_recipe(options), lambda recipe: do(recipe, options), is_dry_run=False
     )
@@ -117,24 +129,11 @@ def do(recipe: TrainRecipe, options: argparse.Namespace) -> int:
 
 
 def resolve_recipe(options: argparse.Namespace) -> TrainRecipe:
-    """Recipe, then overrides, then the options that name a setting.
-
-    Raises:
-        ConfigError: A setting is unknown, of the wrong type or impossible.
-    """
-    named = [
-        ("backbone.name", options.backbone),
-        ("data.cases", options.cases),
-        ("run_name", options.run_name),
-        ("keep.store", options.store),
-        ("sharding.shards", options.shards),
-        ("states.is_cached", "false" if options.no_cache else None),
-        *benchmark_settings(options),
-    ]
+    """The recipe; by default one that fits the backbone."""
     if options.recipe is None:
-        name = given_settings(options, named).get("backbone.name", "builtin")
+        name = given_settings(TrainRecipe, options).get("backbone.name", "builtin")
         options.recipe = DEFAULT_RECIPE if name == "builtin" else OTHER_RECIPE
-    return resolve(TrainRecipe, options, named)
+    return resolve(TrainRecipe, options)
 
 
 def print_estimate(recipe: TrainRecipe, options: argparse.Namespace) -> None:

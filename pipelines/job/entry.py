@@ -8,12 +8,13 @@ import getpass
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
 from liveedit_core.errors import ConfigError, LiveEditError
-from pipelines.job.recipe_loader import RecipeT, load_recipe, to_toml
+from liveedit_core.settings import field_at
+from pipelines.job.recipe_loader import Recipe, RecipeT, load_recipe, to_toml
 from pipelines.job.sections import BenchmarkName, MissingImages
 
 FAILED = 1
@@ -41,28 +42,28 @@ def add_benchmark_options(
     mutually exclusive `sources`."""
     (sources or parser).add_argument(
         "--benchmark",
+        dest="benchmark.name",
         choices=get_args(BenchmarkName),
         help="cases of a published benchmark",
     )
-    parser.add_argument("--data", metavar="DIR", help="folder with the files of the benchmark")
     parser.add_argument(
-        "--images", metavar="ROOT", help="where its image paths start from (found in --data)"
+        "--data",
+        dest="benchmark.data",
+        metavar="DIR",
+        help="folder with the files of the benchmark",
+    )
+    parser.add_argument(
+        "--images",
+        dest="benchmark.images",
+        metavar="ROOT",
+        help="where its image paths start from (found in --data)",
     )
     parser.add_argument(
         "--missing-images",
+        dest="benchmark.missing_images",
         choices=get_args(MissingImages),
         help="begin nothing when images are missing or unreadable, or leave their records out",
     )
-
-
-def benchmark_settings(options: argparse.Namespace) -> list[tuple[str, object]]:
-    """The settings that the options of `add_benchmark_options` name, as `resolve` takes them."""
-    return [
-        ("benchmark.name", options.benchmark),
-        ("benchmark.data", options.data),
-        ("benchmark.images", options.images),
-        ("benchmark.missing_images", options.missing_images),
-    ]
 
 
 def parse_job(
@@ -85,30 +86,32 @@ def parse_job(
 
 
 def resolve(
-    recipe_class: type[RecipeT],
-    options: argparse.Namespace,
-    named: Iterable[tuple[str, object]] = (),
-    *,
-    defaults: Sequence[str] = (),
+    recipe_class: type[RecipeT], options: argparse.Namespace, *, defaults: Sequence[str] = ()
 ) -> RecipeT:
-    """The recipe, then overrides, then the options that name a setting: the later one wins.
+    """The recipe, then overrides, then the options whose `dest` is the dotted name of a setting:
+    the later one wins.
 
     Args:
-        named: Settings by dotted name; one that is None was not given.
         defaults: Overrides that the job prefers to the recipe's values; whatever is given on the
             command line wins.
     """
-    given = [f"{name}={value}" for name, value in named if value is not None]
-    return load_recipe(recipe_class, options.recipe, [*defaults, *options.overrides, *given])
+    named = [f"{name}={value}" for name, value in _settings_of(recipe_class, options).items()]
+    return load_recipe(recipe_class, options.recipe, [*defaults, *options.overrides, *named])
 
 
-def given_settings(
-    options: argparse.Namespace, named: Iterable[tuple[str, object]] = ()
-) -> dict[str, str]:
+def given_settings(recipe_class: type[Recipe], options: argparse.Namespace) -> dict[str, str]:
     """Values set on the command line by dotted name; an option wins over an override."""
     pairs = [item.partition("=")[::2] for item in options.overrides]
     settings = {name.strip(): value.strip() for name, value in pairs}
-    return settings | {name: str(value) for name, value in named if value is not None}
+    return settings | _settings_of(recipe_class, options)
+
+
+def _settings_of(recipe_class: type[Recipe], options: argparse.Namespace) -> dict[str, str]:
+    return {
+        name: str(value)
+        for name, value in vars(options).items()
+        if value is not None and field_at(recipe_class, name.split("."))[1] is not None
+    }
 
 
 def run_entry(

@@ -251,7 +251,7 @@ def test_one_driver_follows_the_inbox_and_has_time_to_drain() -> None:
 def test_a_follower_that_hangs_is_seen_by_the_file_that_it_writes(tmp_path: Path) -> None:
     (container,) = follower_pod()["containers"]
     options = lifelong_edit.parse_arguments(container["args"][1:])
-    status_file = lifelong_edit.resolve_config(options).run_folder / "follow.json"
+    status_file = lifelong_edit.resolve_recipe(options).run_folder / "follow.json"
     for name in ("startupProbe", "livenessProbe"):
         command = container[name]["exec"]["command"]
         assert str(status_file) in command[-1]

@@ -14,7 +14,7 @@ from liveedit_core.method.generator import save_generator
 from pipelines.job.ray_session import open_session
 from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.start_workers import start_generator
-from pipelines.train_generator import parse, resolve_recipe
+from pipelines.train_generator import parse_arguments, resolve_recipe
 from pipelines.training.cases import load_training_backbone
 from pipelines.training.data import prepare_material
 from pipelines.training.loop import GeneratorTrainer
@@ -41,7 +41,7 @@ def test_llava_is_trained_and_written_with_in_two_shards(session: None, tmp_path
     def train(*more: str) -> tuple[GeneratorTrainer, list[float]]:
         given = [f"--backbone={backbone}", f"--cases={cases}", f"run_root={tmp_path}", *TINY]
         steps = ["prompt.steps=0", "experts.steps=0", "joint.steps=2", "joint.accumulation=2"]
-        recipe = resolve_recipe(parse([*given, *steps, *more]))
+        recipe = resolve_recipe(parse_arguments([*given, *steps, *more]))
         loaded = load_training_backbone(recipe)
         material = prepare_material(recipe, loaded, tmp_path / "material")
         totals: list[float] = []

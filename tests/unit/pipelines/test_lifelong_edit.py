@@ -6,11 +6,11 @@ import pytest
 
 from liveedit_core.backbones.load_options import LoadOptions
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.lifelong_edit import main, parse_arguments, resolve_config
+from pipelines.lifelong_edit import main, parse_arguments, resolve_recipe
 
 
 def resolved(*arguments: str) -> LifelongEditRecipe:
-    return resolve_config(parse_arguments(list(arguments)))
+    return resolve_recipe(parse_arguments(list(arguments)))
 
 
 def test_without_arguments_it_is_the_quickstart() -> None:

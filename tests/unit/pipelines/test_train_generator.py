@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.job.recipe_loader import load_recipe
-from pipelines.train_generator import main, parse, resolve_recipe
+from pipelines.train_generator import main, parse_arguments, resolve_recipe
 from pipelines.training.recipe import TrainRecipe
 
 PIPELINES = Path(__file__).parents[3] / "pipelines"
@@ -64,5 +64,5 @@ def test_a_wrong_setting_is_one_line(
 
 
 def test_checkpoints_go_to_the_store_that_is_named() -> None:
-    recipe = resolve_recipe(parse(["--store=s3://bucket/prefix"]))
+    recipe = resolve_recipe(parse_arguments(["--store=s3://bucket/prefix"]))
     assert recipe.keep.store == "s3://bucket/prefix"

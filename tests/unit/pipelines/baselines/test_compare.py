@@ -29,7 +29,8 @@ from pipelines.baselines.compare import (
 )
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.baselines.tables import lines, metric_values, to_table, to_tree, write_files
-from pipelines.compare_editors import main, parse_arguments, resolve_recipe, state_source
+from pipelines.compare_editors import main, parse_arguments, state_source
+from pipelines.job.entry import resolve
 from tests.other_backbones import saved_family
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, case, tiny_backbone, tiny_generator
 from tests.tiny_families import EDIT_LAYER, family_backbone
@@ -225,14 +226,14 @@ def test_states_come_from_the_cache_when_asked(tmp_path: Path) -> None:
 )
 def test_wrong_settings_are_refused_by_name(argument: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        resolve_recipe(parse_arguments([argument]))
+        resolve(CompareRecipe, parse_arguments([argument]))
 
 
 def test_liveedit_needs_a_generator_of_the_backbone() -> None:
     with pytest.raises(ConfigError, match="set generator=FOLDER"):
-        resolve_recipe(parse_arguments(["--backbone", "owner/model"]))
+        resolve(CompareRecipe, parse_arguments(["--backbone", "owner/model"]))
     options = ["--backbone", "owner/model", "--editors", "lora"]
-    assert resolve_recipe(parse_arguments(options)).backbone.name == "owner/model"
+    assert resolve(CompareRecipe, parse_arguments(options)).backbone.name == "owner/model"
 
 
 @pytest.mark.parametrize(
@@ -268,6 +269,6 @@ def test_options_are_settings() -> None:
     options = parse_arguments(
         ["--edits", "7,1", "--editors", "ike,lora", "--output", "a.json", "fine_tuning.max_steps=3"]
     )
-    recipe = resolve_recipe(options)
+    recipe = resolve(CompareRecipe, options)
     assert (recipe.sizes, recipe.editors) == ((1, 7), ("ike", "lora"))
     assert (recipe.output, recipe.fine_tuning.max_steps) == ("a.json", 3)

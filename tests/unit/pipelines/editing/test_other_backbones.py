@@ -31,7 +31,7 @@ from pipelines.job.registered_models import registered_models
 from pipelines.job.sections import BackboneSection
 from pipelines.job.stages import bank_identity
 from pipelines.operations.open_editor import open_editor
-from pipelines.train_generator import main, parse, resolve_recipe
+from pipelines.train_generator import main, parse_arguments, resolve_recipe
 from pipelines.training.cases import (
     layer_loader,
     load_training_backbone,
@@ -79,7 +79,7 @@ Prepared = tuple[TrainRecipe, VisionLanguageBackbone, Material]
 
 def prepared(root: Path, backbone: str, cases: Path, *more: str) -> Prepared:
     """All that a trainer needs, without records."""
-    recipe = resolve_recipe(parse(arguments(root, backbone, cases, *more)))
+    recipe = resolve_recipe(parse_arguments(arguments(root, backbone, cases, *more)))
     loaded = load_training_backbone(recipe)
     return recipe, loaded, prepare_material(recipe, loaded, root / "material")
 
@@ -206,7 +206,7 @@ def teach_and_open(root: Path, backbone: str, cases: Path, folder: Path) -> None
 
 
 def test_edit_layers_share_one_model(backbone: str, cases: Path, tmp_path: Path) -> None:
-    recipe = resolve_recipe(parse(arguments(tmp_path, backbone, cases)))
+    recipe = resolve_recipe(parse_arguments(arguments(tmp_path, backbone, cases)))
     load, num_layers = layer_loader(recipe)
     first, second = load(0), load(2)
     assert (first.edit_layer, second.edit_layer, num_layers) == (0, 2, 4)
@@ -220,13 +220,15 @@ def test_edit_layers_share_one_model(backbone: str, cases: Path, tmp_path: Path)
 
 def test_a_pyramid_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train_any_backbone\.toml"):
-        resolve_recipe(parse(["--backbone=no/where", "model.visual_source=tower_pyramid"]))
+        resolve_recipe(
+            parse_arguments(["--backbone=no/where", "model.visual_source=tower_pyramid"])
+        )
     with pytest.raises(ConfigError, match=r"sharding\.gpus_per_shard=1"):
-        resolve_recipe(parse(["--backbone=no/where", "backbone.device=cuda"]))
+        resolve_recipe(parse_arguments(["--backbone=no/where", "backbone.device=cuda"]))
 
 
 def test_cases_of_a_file_are_completed_or_refused(cases: Path, tmp_path: Path) -> None:
-    recipe = resolve_recipe(parse(["--backbone=no/where", f"--cases={cases}"]))
+    recipe = resolve_recipe(parse_arguments(["--backbone=no/where", f"--cases={cases}"]))
     for one in training_cases(recipe):
         probes = {probe.kind: probe for probe in one.probes}
         other = probes[ProbeKind.MODAL_LOCALITY]
@@ -266,7 +268,7 @@ def test_material_of_other_cases_replaces_what_was_drawn(cases: Path, tmp_path: 
 
     def material(file: Path) -> Material:
         recipe = resolve_recipe(
-            parse([*arguments(tmp_path, folder, file), "states.is_cached=false"])
+            parse_arguments([*arguments(tmp_path, folder, file), "states.is_cached=false"])
         )
         return prepare_material(recipe, load_training_backbone(recipe), tmp_path / "material")
 
@@ -279,7 +281,7 @@ def test_material_of_other_cases_replaces_what_was_drawn(cases: Path, tmp_path: 
 def test_the_device_does_not_end_a_run_but_the_number_format_does() -> None:
     from pipelines.training.records import recipe_digest
 
-    recipe = resolve_recipe(parse(["--backbone=no/where", "sharding.gpus_per_shard=1"]))
+    recipe = resolve_recipe(parse_arguments(["--backbone=no/where", "sharding.gpus_per_shard=1"]))
 
     def with_backbone(**changes: str) -> str:
         section = BackboneSection(name="no/where", **changes)  # type: ignore[arg-type]

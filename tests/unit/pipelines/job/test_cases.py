@@ -1,6 +1,5 @@
 """A published benchmark in jobs: what names it, what is taught and asked, on plain workers."""
 
-import argparse
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,7 +24,7 @@ from pipelines.job.cases import (
     load_training_cases,
     open_published,
 )
-from pipelines.job.entry import add_benchmark_options, benchmark_settings
+from pipelines.job.entry import add_benchmark_options, given_settings, job_parser, parse_job
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.sections import BenchmarkName, BenchmarkSection
 from pipelines.operations import promote_at_end as edit_promotion
@@ -36,7 +35,7 @@ from tests.unit.tiny_editing import Driver
 
 
 def editing(*arguments: str) -> LifelongEditRecipe:
-    return lifelong_edit.resolve_config(lifelong_edit.parse_arguments(list(arguments)))
+    return lifelong_edit.resolve_recipe(lifelong_edit.parse_arguments(list(arguments)))
 
 
 def nightly(*arguments: str) -> NightlyRecipe:
@@ -70,9 +69,9 @@ def test_options_set_the_settings() -> None:
 
 
 def test_options_stand_for_nothing_unless_given() -> None:
-    parser = argparse.ArgumentParser()
+    parser = job_parser("What it does.")
     add_benchmark_options(parser)
-    assert {value for _, value in benchmark_settings(parser.parse_args([]))} == {None}
+    assert given_settings(LifelongEditRecipe, parse_job(parser, [])) == {}
 
 
 def test_a_benchmark_is_not_cut_to_the_default_number_of_cases() -> None:

@@ -18,7 +18,7 @@ def options_of(*arguments: str) -> argparse.Namespace:
 
 def resolved(*arguments: str) -> PromotionRecipe:
     options = options_of(*arguments)
-    return resolve(PromotionRecipe, options, [("store", options.store)])
+    return resolve(PromotionRecipe, options)
 
 
 def test_an_option_beats_an_override_and_an_override_the_recipe(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_line_that_is_not_a_case_is_an_error(tmp_path: Path) -> None:
 
 def test_promotion_at_the_end_evaluates_the_cases_of_the_run(tmp_path: Path) -> None:
     arguments = ["--promote", f"run_root={tmp_path}", "seed=3", "--run-name", "mine"]
-    config = lifelong_edit.resolve_config(lifelong_edit.parse_arguments(arguments))
+    config = lifelong_edit.resolve_recipe(lifelong_edit.parse_arguments(arguments))
     assert config.promotion.at_end
     recipe = edit_promotion.nightly_recipe(config)
     assert (recipe.run_name, recipe.seed, recipe.cases.limit) == ("mine-promotion", 3, 100)
@@ -82,9 +82,9 @@ def test_promotion_at_the_end_evaluates_the_cases_of_the_run(tmp_path: Path) -> 
     assert decide.store_uri == recipe.store_uri == (tmp_path / "operations").as_uri()
     assert decide.thresholds.reliability == 0.9
     elsewhere = ["--promote", "--store", "s3://bucket/prefix"]
-    away = lifelong_edit.resolve_config(lifelong_edit.parse_arguments(elsewhere))
+    away = lifelong_edit.resolve_recipe(lifelong_edit.parse_arguments(elsewhere))
     for job in (edit_promotion.nightly_recipe(away), edit_promotion.promotion_recipe(away)):
         assert job.store_uri == "s3://bucket/prefix"
     plain = lifelong_edit.parse_arguments(["--requests", "facts.jsonl", "--promote"])
-    fixed = edit_promotion.nightly_recipe(lifelong_edit.resolve_config(plain))
+    fixed = edit_promotion.nightly_recipe(lifelong_edit.resolve_recipe(plain))
     assert (fixed.cases.path, fixed.cases.limit) == ("", 200)
