@@ -24,6 +24,14 @@ def _time(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def _text(metavar: str, about: str) -> dict[str, Any]:
+    return {"metavar": metavar, "default": "", "help": about}
+
+
+def _flag(about: str) -> dict[str, Any]:
+    return {"action": "store_true", "help": about}
+
+
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "--limit": {
         "metavar": "N",
@@ -31,11 +39,9 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         "default": 50,
         "help": "show at most N; 0 for all (default 50)",
     },
-    "--submitter": {
-        "metavar": "NAME",
-        "default": "",
-        "help": "only edits of this submitter; for `edits add`: of lines that name no submitter",
-    },
+    "--submitter": _text(
+        "NAME", "only edits of this submitter; for `edits add`: of lines that name no submitter"
+    ),
     "--since": {
         "metavar": "TIME",
         "type": _time,
@@ -53,20 +59,14 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         "type": Path,
         "help": 'edits of a file: ids, one per line, or a JSONL file of requests; "-" for stdin',
     },
-    "--dry-run": {"action": "store_true", "help": "list what would change, and change nothing"},
-    "--queue": {
-        "action": "store_true",
-        "help": "leave the change to the job that is running on this bank, which applies it before "
-        "its next window; without it this command becomes the writer of the bank and such a job "
-        "stops",
-    },
-    "--reason": {"metavar": "TEXT", "default": "", "help": "stored with the new version"},
-    "--author": {
-        "metavar": "NAME",
-        "default": "",
-        "help": "stored with the new version; default: the current user",
-    },
-    "--delete": {"action": "store_true", "help": "delete the tag"},
+    "--dry-run": _flag("list what would change, and change nothing"),
+    "--queue": _flag(
+        "leave the change to the job that runs on this bank, which applies it before its next "
+        "window; without it this command becomes the writer of the bank and such a job stops"
+    ),
+    "--reason": _text("TEXT", "stored with the new version"),
+    "--author": _text("NAME", "stored with the new version; default: the current user"),
+    "--delete": _flag("delete the tag"),
     "--recipe": {
         "metavar": "FILE.toml",
         "type": Path,

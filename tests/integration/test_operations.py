@@ -1,4 +1,4 @@
-"""The drill as operators do it: the commands, the built-in models, a real Ray, a killed night."""
+"""The drill as operators do it: the commands, the built-in models, a real Ray, a killed nightly run."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ EDIT = (
     "generator.batch_size=10",
     "bank.window_edits=50",
 )
-NIGHT = (*COMMON, 'evaluation.protocols=["teacher_forced"]', f"cases.limit={NUM_EVALUATED}")
+NIGHTLY = (*COMMON, 'evaluation.protocols=["teacher_forced"]', f"cases.limit={NUM_EVALUATED}")
 STRICT = f"gates.min_samples={NUM_EVALUATED}"
 LAX = (
     STRICT,
@@ -68,9 +68,9 @@ def champion_answers(uri: str) -> list[tuple[str, tuple[float, ...]]]:
 def test_the_whole_drill(tmp_path: Path) -> None:
     run = Run(tmp_path)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    gates, examination = tmp_path / "gates.toml", tmp_path / "examination.toml"
+    gates, nightly_recipe = tmp_path / "gates.toml", tmp_path / "nightly.toml"
     gates.write_text(f'job = "promotion"\n[gates]\nmin_samples = {NUM_EVALUATED}\n')
-    examination.write_text(
+    nightly_recipe.write_text(
         'job = "nightly_evaluation"\n[evaluation]\nprotocols = ["teacher_forced"]\n'
     )
 
@@ -80,7 +80,7 @@ def test_the_whole_drill(tmp_path: Path) -> None:
         f"requests.limit={NUM_EDITS}",
         "--promote",
         f"promotion.recipe={gates}",
-        f"promotion.nightly_recipe={examination}",
+        f"promotion.nightly_recipe={nightly_recipe}",
         timeout_s=900.0,
     )
     assert code == 0, output
@@ -101,21 +101,21 @@ def test_the_whole_drill(tmp_path: Path) -> None:
     )
     assert code == 0, output
 
-    # The night is killed, goes on, finds it; once more it says so and is content.
-    night = (*NIGHT, "--date=2026-11-25")
-    process = run.start(*night, job="nightly_evaluation")
+    # The nightly run is killed, resumes and finds the regression; once more it is done already.
+    nightly = (*NIGHTLY, "--date=2026-11-25")
+    process = run.start(*nightly, job="nightly_evaluation")
     wait_for_line(process, "liveedit-bank 1: ")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     end_group(process)
     operations = ObjectStore(tmp_path / "operations")
     num_newest = len(ResultsTable(operations, "nightly-2026-11-25-v2").read())
-    code, output = run.do(*night, job="nightly_evaluation")
+    code, output = run.do(*nightly, job="nightly_evaluation")
     assert code == 3, output
     assert "REGRESSION   reliability.teacher_forced: " in output
     assert len(ResultsTable(operations, "nightly-2026-11-25-v2").read()) == num_newest > 0
     assert (tmp_path / "nightly" / "2026-11-25" / "comparison.html").exists()
-    code, output = run.do(*night, job="nightly_evaluation")
+    code, output = run.do(*nightly, job="nightly_evaluation")
     assert (code, output.startswith("done: the nightly run 2026-11-25")) == (0, True), output
 
     # It is refused with reasons; once it is let through, there is a way back.
