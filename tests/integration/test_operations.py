@@ -1,4 +1,4 @@
-"""The drill as operators do it: the commands, the built-in models, a real Ray, a killed nightly run."""
+"""The drill with the commands, the built-in models, a real Ray and a killed nightly run."""
 
 import os
 import signal
