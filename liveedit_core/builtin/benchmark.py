@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from liveedit_core.errors import ConfigError
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 
 BENCHMARK_FILE = Path(__file__).parent / "assets" / "emblem_edit.parquet"
-Split = Literal["known_train", "known_evaluation", "train", "evaluation", "bystander"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ def _rows() -> tuple[dict[str, Any], ...]:
 
 
 def load_entities(*splits: str) -> list[EntityRow]:
-    """Entities of some splits (of all, when none is named)."""
+    """Entities of some splits, or of all."""
     return [
         EntityRow(
             entity_id=row["thing_id"],
@@ -47,7 +46,7 @@ def load_entities(*splits: str) -> list[EntityRow]:
 
 
 def load_builtin_cases(split: str = "evaluation") -> list[Case]:
-    """Cases of a split ("train" holds those of known_train, too), in a fixed, mixed order.
+    """Cases of a split ("train" includes known_train), in a fixed, mixed order.
 
     Raises:
         ConfigError: unknown split.
@@ -70,7 +69,6 @@ def load_builtin_cases(split: str = "evaluation") -> list[Case]:
 
 
 def _case(row: dict[str, Any], case: dict[str, Any], images: dict[tuple[str, str], bytes]) -> Case:
-    """A stored case with its images."""
     edit = EditRequest(
         image_bytes=images[row["thing_id"], case["origin"]],
         prompt=case["prompt"],

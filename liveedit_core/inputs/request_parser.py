@@ -235,7 +235,7 @@ def _probe_kind(value: object, where: str) -> ProbeKind:
         raise wrong_type(f"{where}.kind", "a text", value)
     if value not in _KINDS:
         reason = (
-            "is the edit itself and is asked without being listed"
+            "is the edit itself, which is always evaluated: leave it out"
             if value == ProbeKind.RELIABILITY
             else f"is no known probe kind; known: {', '.join(_KINDS)}"
         )

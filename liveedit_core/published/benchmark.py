@@ -142,7 +142,7 @@ def open_benchmark(
     if not (problems or bad_images or usable):
         problems.append("no record is left to teach")
     if problems or bad_images:
-        title = f"{layout.title}, {', '.join(map(str, files))}: nothing begins"
+        title = f"{layout.title}, {', '.join(map(str, files))}: nothing was started"
         raise InputError("\n".join([title, *_listed(problems, bad_images)]))
     return PublishedBenchmark(
         layout=layout,

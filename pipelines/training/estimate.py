@@ -214,7 +214,7 @@ def activation_lines(work: Workload) -> list[EstimateLine]:
     if optimization.has_activation_checkpointing:
         layers = rows * num_layers * backbone.hidden_size * size + batch * work.num_tokens * each
         ground += ", inputs only, and one layer whole"
-    # rows, normed rows, residual and their sum; then what the rank slots of the experts keep
+    # hidden states, their norm, the residual and the sum; then the low-rank products of the experts
     edited = rows * (4 * backbone.hidden_size + 2 * batch * generator.rank) * FLOAT
     per_token = 4 * backbone.hidden_size + 2 * generator.module_dim
     written = batch * work.num_tokens * per_token * FLOAT
@@ -222,9 +222,9 @@ def activation_lines(work: Workload) -> list[EstimateLine]:
     return [
         EstimateLine("activations: layers after l_e", layers, ground),
         EstimateLine(
-            "activations: edited rows",
+            "activations: edited hidden states",
             edited,
-            f"{rows:,} rows of {backbone.hidden_size:,} and {batch} experts, float32",
+            f"{rows:,} of width {backbone.hidden_size:,}, and {batch} experts, float32",
         ),
         EstimateLine(
             "activations: writing experts",

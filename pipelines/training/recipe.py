@@ -52,41 +52,41 @@ class ModelSection(Settings):
     """Shape and variants of the generator; see `liveedit_core.method.config.GeneratorConfig`."""
 
     module_dim: int = 256
-    """M."""
+    """M: width of routing features."""
     num_queries: int = 4
-    """Q."""
+    """Q: learned query tokens of a routing feature."""
     num_attention_heads: int = 8
-    """H."""
+    """H: heads of every cross attention."""
     rank: int = 8
-    """R."""
+    """R: rank of an expert."""
     relative_residual: float = 0.4
-    """The gain is calibrated so that the first residual is this share of the median row; 0 leaves
-    it at 1, as in the paper."""
+    """Norm of the initial residual relative to the median hidden state, set by the gain; 0 leaves
+    the gain at 1, as in the paper."""
     visual_source: VisualSource = "tower_pyramid"
-    """What is behind the visual feature."""
+    """Input of the visual feature."""
     visual_rank: int = 300
-    """Width of the linear map of a pyramid."""
+    """Width of the linear map of an image pyramid."""
     num_sentinels: int = 2000
-    """Sentinels of a pyramid: one drawing of each of at most so many training entities."""
+    """Sentinels of a pyramid: one image each of at most this many training entities."""
     nearest_sentinels: int = 10
-    """How many of them, the nearest, make the threshold."""
+    """The threshold is computed from this many nearest sentinels."""
     visual_query: VisualQuery = "prompt"
-    """What attends the image rows, when there is no pyramid."""
+    """What attends to the hidden states of the image tokens, without a pyramid."""
     soft_routing: SoftRouting = "prompt_and_visual"
     """Logits of the softmax over kept experts; or "average", the same weight for all of them."""
     has_hard_filter: bool = True
-    """Whether an expert must beat the sentinel to answer."""
+    """Whether only experts that beat the sentinel are kept."""
     max_kept: int = 6
-    """At most so many experts answer."""
+    """At most this many experts are kept; 0 for no bound."""
     visual_gate: float = 6.0
-    """Steepness of the gate that images alone are (with a pyramid only); its midpoints come with
-    the visual key."""
+    """Steepness of the gate on the visual margin (pyramid only); its midpoints are fitted with the
+    visual key."""
     same_image_ratio: float = 0.9
-    """Share of an image's margin with itself at which an image counts as the same."""
+    """Fraction of an image's margin with itself from which an expert is of the same image."""
     min_gate: float = 0.5
-    """Experts whose prompt gate is below do not answer."""
+    """Experts with a smaller prompt gate are not kept."""
     num_target_positions: int = 10
-    """Position embeddings of target rows."""
+    """Learned position embeddings of target tokens."""
     has_target_embeddings: bool = True
     """Whether the generator sees the input embeddings of the target."""
 
@@ -101,16 +101,16 @@ class CheckpointSection(Settings):
 
 
 class KeepSection(Settings):
-    """Which checkpoints stay in the store."""
+    """Which checkpoints are kept in the store."""
 
     store: StoreUri = ""
     """Root of the store, `s3://bucket/prefix` or a path; empty: `store` in the run folder."""
     last_k: PositiveInt = 3
-    """How many of the newest; the best by validation stays as well."""
+    """Newest checkpoints to keep; the best by validation is kept as well."""
 
 
 class ValidationSection(Settings):
-    """The five metrics while training, on entities that are not trained on."""
+    """Validation while training: the five metrics on held-out entities."""
 
     every_steps: Count = 100
     """Optimizer steps of a phase between two validations; they are taken at checkpoints, so use a
@@ -121,7 +121,7 @@ class ValidationSection(Settings):
     bank_edits: PositiveInt = 100
     """Edits in the bank, all of held-out entities."""
     batch_size: PositiveInt = 16
-    """Probes per forward."""
+    """Probes per forward pass."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -139,13 +139,13 @@ class LayerSearchSection(Settings):
     layers: _Layers = ()
     """Candidate edit layers; empty: five, spread from a third of the depth to nine tenths."""
     num_cases: _AtLeastTwo = 48
-    """Training cases, of different entities; as many, of other entities, are scored."""
+    """Training cases of different entities; the same number of other entities is scored."""
     steps: PositiveInt = 40
     """Optimizer steps for each layer."""
     batch_size: _AtLeastTwo = 16
     """Edits per step."""
     learning_rate: Positive = 1.5e-3
-    """After a few steps of warm-up."""
+    """After a short warm-up."""
 
 
 class TrainRecipe(RunRecipe):

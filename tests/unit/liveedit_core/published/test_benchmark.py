@@ -1,4 +1,4 @@
-"""Published records become cases with exactly the published prompts, or nothing begins."""
+"""Published records become cases with exactly the published prompts, or one error lists faults."""
 
 import os
 import pickle
@@ -27,7 +27,7 @@ def opened(
 
 
 def refusal(folder: Path, *contents: Any, **options: Any) -> str:
-    """The message with which nothing begins."""
+    """The message that lists all faults."""
     with pytest.raises(InputError) as info:
         opened(folder, *contents, **options)
     return info.value.message
@@ -126,7 +126,7 @@ def test_all_problems_are_in_one_message(tmp_path: Path) -> None:
         record(4, m_loc="gone.png"),
         record(5, alt="x" * 501),
     )
-    assert message.splitlines()[0].endswith("nothing begins")
+    assert message.splitlines()[0].endswith("nothing was started")
     for line in (
         "problems: 7\n",
         "file.json, record 1: key 'alt' is missing",
