@@ -1,8 +1,8 @@
 """How one model is spread over several processes; light, so that recipes can read it."""
 
-from typing import Literal, Self
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from liveedit_core.settings import Count, Positive, PositiveInt, Settings
 
@@ -12,12 +12,12 @@ class ShardingSection(Settings):
 
     shards: PositiveInt = 1
     """Processes of the gang; 1 is plain torch in this process."""
-    zero_stage: Literal[1, 2, 3] = 3
+    zero_stage: Annotated[int, Field(ge=1, le=3)] = 3
     """What is shared out: 1 optimizer moments, 2 and gradients, 3 and the weights of backbone and
     generator."""
     has_cpu_offload: bool = False
     """Keep what is shared out in the memory of the host instead of the GPU's."""
-    gpus_per_shard: Literal[0, 1] = 0
+    gpus_per_shard: Annotated[int, Field(ge=0, le=1)] = 0
     """GPUs that Ray sets aside for each process, 0 or 1; with 0 it computes on the CPU."""
     cpus_per_shard: Positive = 1.0
     """CPUs that Ray sets aside for each process."""

@@ -1,4 +1,4 @@
-"""How far a job is: bars on a terminal, plain lines elsewhere."""
+"""Progress of a job: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
 import logging
@@ -14,14 +14,9 @@ _logger = logging.getLogger(__name__)
 
 
 class ProgressView:
-    """Shows the edits that are through and the evaluations that wait."""
+    """Shows finished edits and pending evaluations."""
 
     def __init__(self, console: Console) -> None:
-        """Show nothing yet.
-
-        Args:
-            console: Where to.
-        """
         self._console = console
         self._bars = Progress(
             TextColumn("{task.description:<12}"),
@@ -37,7 +32,7 @@ class ProgressView:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """Show bars meanwhile, if this is a terminal."""
+        """Show bars inside this context, if this is a terminal."""
         if self._console.is_terminal:
             with self._bars:
                 yield
@@ -45,16 +40,16 @@ class ProgressView:
             yield
 
     def say(self, text: str) -> None:
-        """One line for people; kept in the run's log too."""
+        """Print one line, and log it."""
         _logger.info(text)
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def edits(self, num_done: int, num_total: int) -> None:
-        """Requests of this run that are through."""
+        """Update the number of finished requests of this run."""
         self._show("edits", num_done, num_total)
 
     def evaluations(self, num_waiting: int) -> None:
-        """Pieces of evaluation that are not done."""
+        """Update the number of evaluation units that are not done."""
         self._most_waiting = max(self._most_waiting, num_waiting)
         self._show("evaluation", self._most_waiting - num_waiting, self._most_waiting)
 

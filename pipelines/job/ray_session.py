@@ -117,20 +117,15 @@ def _let_children_import_the_project() -> None:
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM, taken as a wish to stop after the current window.
+    """Ctrl-C or SIGTERM asks the job to stop after the current window.
 
-    A second signal ends the job at once; that is safe too, as every state is in the store.
+    A second signal ends it at once, which is safe too: everything finished is in the store.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        """Note nothing yet.
-
-        Args:
-            say: Tells people that the wish was heard.
-        """
         self._say = say
         self.signal_number = 0
-        """Of the signal that came; 0 when none did."""
+        """Of the signal that was received; 0 for none."""
 
     def __call__(self) -> bool:
         """Whether the job should stop."""
@@ -138,12 +133,12 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """128 plus the number of the signal, as shells do it."""
+        """128 plus the signal number, as in shells."""
         return 128 + self.signal_number
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Listen to both signals; to be entered after Ray has started, which sets its own."""
+        """Handle both signals; to be entered after Ray has started, which sets its own."""
         signals = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, self._handle) for number in signals}
         try:

@@ -1,4 +1,4 @@
-"""From the registry to what a job runs on: the newest bank version, the models behind one."""
+"""Looks up bank versions in the registry, and the models that a version needs."""
 
 from pathlib import Path
 from typing import TypedDict
@@ -28,8 +28,8 @@ _READER = "reader"
 def newest_version(versions: ModelVersions) -> RegisteredVersion:
     """The newest registered bank version.
 
-    Versions may be registered out of order (a resumed run makes up for what an outage left out):
-    of the bank that was registered last, it is the one with the most commits behind it.
+    Versions may be registered out of order (a resumed run registers what an outage left out): of
+    the bank that was registered last, it is the one with the highest bank version.
 
     Raises:
         InputError: None is registered.
@@ -73,8 +73,7 @@ class RecordedBackbone(TypedDict, total=False):
 
 
 def recorded_backbone(section: BackboneSection) -> RecordedBackbone:
-    """What `ModelRegistry.register_bank_version` writes down of a recipe's backbone; where it
-    computes is the business of whoever opens the version."""
+    """The backbone as `ModelRegistry.register_bank_version` records it, without the device."""
     is_builtin = section.name == BUILTIN
     return {
         "backbone": section.name if is_builtin else lasting_name(section.name),
@@ -85,16 +84,8 @@ def recorded_backbone(section: BackboneSection) -> RecordedBackbone:
 def registered_models(
     manifest: BankManifest, *, generator: str = BUILTIN, device: str = "cpu"
 ) -> ModelNames:
-    """The models of a bank version by name, the backbone cut where its experts act.
-
-    Args:
-        manifest: Of the version.
-        generator: Folder of its generator.
-        device: Where the backbone computes; see `LoadOptions`.
-
-    Raises:
-        ConfigError: There is no such device or number format.
-    """
+    """The models of a bank version by name: its backbone at the edit layer of its experts, and the
+    folder of its generator."""
     options = LoadOptions(
         dtype=manifest.backbone_dtype,  # type: ignore[arg-type]  # checked there
         device=device,
@@ -107,9 +98,8 @@ def fetch_generator(versions: ModelVersions, digest: str, cache: Path) -> Path:
     """The folder of a generator checkpoint, its content verified.
 
     Args:
-        versions: Of the server where it is registered.
-        digest: Its sha256.
-        cache: Where it is brought to, below a folder of its digest.
+        digest: sha256 of the checkpoint.
+        cache: Folder to download it to, in a subfolder named by the digest.
 
     Raises:
         IntegrityError: It is registered nowhere, or its bytes were altered.

@@ -1,4 +1,4 @@
-"""The state cache as jobs use it: opened from a recipe, filled with all that will be asked for."""
+"""The state cache of a job: opened from its recipe, and filled before training."""
 
 import contextlib
 import functools
@@ -59,13 +59,8 @@ def open_cache(section: StatesSection, run_root: str, backbone: Backbone) -> Sta
 def training_source(
     cache: StateCache | None, backbone: Backbone, models: ModelSource
 ) -> StateSource:
-    """Where training reads: a cache that was filled beforehand, or straight from the backbone.
-
-    Args:
-        cache: None for none.
-        backbone: Computes what the cache does not hold.
-        models: The same backbone for other processes: the source travels to them without it.
-    """
+    """Where training reads states: the cache, and the backbone for what it lacks. Sent to another
+    process, the source leaves the backbone behind and loads `models` there."""
     computed = LazyBackboneStates(models.load_backbone, backbone)
     return computed if cache is None else CachedStates(cache, computed)
 
@@ -74,13 +69,8 @@ def training_source(
 def state_encoder(
     section: StatesSection, backbone: Backbone, models: ModelSource
 ) -> Iterator[Encoder]:
-    """What encodes a split: a pool in a Ray session of its own, or this process.
-
-    Args:
-        section: Says which.
-        backbone: The one that is loaded here.
-        models: The same backbone for other processes.
-    """
+    """Encodes a split: a pool of workers in its own Ray session, which load `models`, or this
+    process with its `backbone`."""
     if section.num_workers == 0:
         yield StateEncoder(lambda: backbone)
         return
@@ -118,23 +108,13 @@ def fill_cache(
     *,
     chunk_size: int = CHUNK_SIZE,
 ) -> int:
-    """Encode what the cache does not hold; a job that is killed goes on where it was.
+    """Encode the inputs that the cache lacks, one commit a chunk; returns how many were added.
 
-    States of other jobs leave when the budget asks for it. When there is no room for more of these,
-    the rest is left to be computed while it is needed.
-
-    Args:
-        cache: To be filled.
-        encoder: Does the work.
-        inputs: All that will be asked for.
-        report: Called with (held, total) inputs.
-        chunk_size: Inputs of one commit.
-
-    Returns:
-        How many states were added.
+    States of other jobs are evicted to stay within the budget. When these inputs alone exceed it,
+    the rest is computed when it is needed. `report` is called with (held, total) inputs.
 
     Raises:
-        ConfigError: The encoder encodes something else than the cache holds.
+        ConfigError: The encoder's backbone or edit layer differs from the cache's.
     """
     missing = cache.missing(inputs)
     if not missing:

@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import psutil
 import pytest
@@ -49,7 +48,7 @@ def session() -> Iterator[None]:
         yield
 
 
-def sharding(stage: Literal[1, 2, 3] = 3) -> ShardingSection:
+def sharding(stage: int = 3) -> ShardingSection:
     return ShardingSection(shards=2, zero_stage=stage, timeout_s=30, start_timeout_s=120)
 
 
