@@ -1,4 +1,4 @@
-"""When which bank version is evaluated on which cases, while later edits go on.
+"""When which bank version is evaluated on which cases, while the job continues.
 
 At each point of `evaluation.at` and at the end, the cases of this run whose edits the version holds
 are scored against it. Results that the table holds already are not computed again.

@@ -27,7 +27,7 @@ class Source:
     """Where the requests of a run come from."""
 
     name: str
-    """For people."""
+    """Shown to the user."""
     digest: str
     """sha256 of what was read; "" for the built-in cases."""
     items: Iterable[Item]

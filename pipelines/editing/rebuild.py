@@ -52,7 +52,7 @@ class RebuildResult:
     version: int
     """Newest window of the new bank."""
     registered: str
-    """Its name in MLflow, for people; "" if it was not registered."""
+    """Name and version in MLflow, to be shown; "" if it was not registered."""
     stop_code: int
 
 
@@ -62,7 +62,7 @@ def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
     Raises:
         InputError: The source names no bank or version.
         RepositoryMismatchError: A bank of the new name was made with another generator.
-        LiveEditError: The job cannot go on; what was committed stays.
+        LiveEditError: The job cannot continue; what was committed stays.
     """
     progress = ProgressView(console)
     stop = StopRequest(progress.say)

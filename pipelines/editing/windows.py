@@ -27,7 +27,7 @@ class Progress(Protocol):
     """Shows how far the job is."""
 
     def say(self, text: str) -> None:
-        """One line for people."""
+        """Show one line."""
 
     def edits(self, num_done: int, num_total: int) -> None:
         """Requests of this run that are done."""

@@ -28,7 +28,7 @@ class Generator(Protocol):
         """One answer a micro-batch, in order."""
 
     def close(self) -> None:
-        """Nothing more will be asked: give memory and cores back."""
+        """Release memory and cores."""
 
 
 class Embedder(Protocol):
@@ -43,11 +43,11 @@ class Embedder(Protocol):
         """One answer a batch, in order."""
 
     def close(self) -> None:
-        """Nothing more will be asked: give memory and cores back."""
+        """Release memory and cores."""
 
 
 class Evaluator(Protocol):
-    """Cases and experts in, results out, while the caller goes on."""
+    """Cases and experts in, results out, while the caller continues."""
 
     def describe(self) -> GeneratorFacts:
         """Which backbone and generator score."""
