@@ -1,4 +1,4 @@
-"""Rows of a bank without a model: numbers depend on the edit only, as those of a generator."""
+"""Rows of a bank without a model: as with a generator, they depend only on the edit."""
 
 import numpy as np
 import torch

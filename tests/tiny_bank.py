@@ -22,7 +22,7 @@ EMBEDDER = EmbedderFacts(model=HashEmbedder.name, size=HashEmbedder.size)
 
 
 class SmallModels:
-    """Names the tiny backbone, whose experts are loud enough to change answers; picklable."""
+    """Names the tiny backbone, whose experts are strong enough to change answers; picklable."""
 
     def load_backbone(self) -> VisionLanguageBackbone:
         return tiny_backbone()
@@ -42,7 +42,7 @@ def taught_bank(
     window_edits: int = 1000,
     batch_size: int = 16,
 ) -> ExpertBank:
-    """A bank that holds the edits of some cases, one version a window."""
+    """A bank that holds the edits of some cases, one version per window."""
     worker = GeneratorWorker(models, InputLimits())
     embedder = ExpertEmbeddingWorker(HashEmbedder)
     identity = bank_identity(worker.describe(), EMBEDDER)
@@ -52,11 +52,11 @@ def taught_bank(
     for window in chunks(requests, window_edits):
         batches = worker.stream(chunks(window, batch_size))
         written = list(embedder.stream(batches, bank.fragment_writer()))
-        bank.commit([name for batch in written for name in batch.fragments], epoch=epoch)
+        bank.commit([item for batch in written for item in batch.fragments], epoch=epoch)
     return bank
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Items in pieces of one size, the last as large as it is."""
+    """Items in pieces of one size; the last may be smaller."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -5,10 +5,10 @@
     python tests/benchmarks/bank_growth.py --edits 100000 --append 1000       minutes, 10 GB of disk
 
 Synthetic experts of the small backbone's shape (rank 8, hidden size 576, routing features 4 x 256),
-written and committed as the editing job does, with upkeep every `growth.every_windows` windows. An
+written and committed as the editing job does, compacted every `growth.every_windows` windows. An
 append is the time of writing and committing one window. Windows for the full bank and first windows
 of new, empty banks take turns, so that both meet the same machine; medians are compared. The same
-is done in a new process, which has read nothing before. Upkeep is counted apart.
+is done in a new process, which has read nothing before. Compaction is timed separately.
 
 Reader and log are measured in processes of their own; what a process needs before it opens the bank
 (libraries, an empty bank) does not count as the reader's memory.

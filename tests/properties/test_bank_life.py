@@ -1,4 +1,4 @@
-"""The bank against a plain-dict model: any life of its edits, with restarts and compactions."""
+"""The bank against a plain-dict model: random edits, changes, restarts and compactions."""
 
 import tempfile
 from collections.abc import Callable
@@ -24,7 +24,7 @@ some = st.integers(0, 10**6)
 
 
 class Model:
-    """What the words mean: the newest taught edit of an image that is not removed."""
+    """The specification: of each image, the newest committed edit that is not removed answers."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
@@ -40,7 +40,7 @@ class Model:
         return answering
 
     def pending(self) -> list[int]:
-        """Numbers that a job would teach."""
+        """Numbers of the requests that a job would commit."""
         held = self.held()
         return [
             number
@@ -57,7 +57,7 @@ class Model:
         self.taught |= {n for image, n in newest.items() if n > held.get(image, 0)}
 
     def roll_back(self, old: dict[str, int]) -> None:
-        """Remove and restore what it takes."""
+        """Remove and restore edits until the old state is back."""
         now = self.held()
         for number, (image, _) in enumerate(self.requests, start=1):
             first, last = old.get(image, 0), now.get(image, 0)
@@ -68,7 +68,7 @@ class Model:
 
 
 class BankLife(RuleBasedStateMachine):
-    """Random lives; small enough that every pair of steps meets every other."""
+    """Random sequences of steps over so few facts that all steps interact."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class BankLife(RuleBasedStateMachine):
 
     @initialize()
     def reopen(self) -> None:
-        """Another process takes over; it carries out what a dead one left."""
+        """Another process takes over and applies the changes that a dead one left."""
         self.bank = ExpertBank.open_or_create(self.store, "main", SMALL_IDENTITY)
         self.log = RequestLog(self.store)
         self.epoch = self.bank.acquire_writer()
