@@ -105,7 +105,7 @@ def field_at(
 
 
 def _explain(settings: type[Settings], mistake: "ErrorDetails") -> str:
-    """One mistake in words: the dotted field, what is accepted and what came."""
+    """One mistake in words: the dotted field, what is accepted and what was given."""
     path, given = mistake["loc"], mistake["input"]
     section, field = field_at(settings, path)
     name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)[1:]

@@ -7,7 +7,7 @@
     compare_editors.py --benchmark evqa --data DIR
     compare_editors.py --backbone FOLDER --editors ft-l,lora,grace
 
-For each number of edits N every editor is taught a group of N edits, scored on cases of the
+For each number of edits N every editor learns a group of N edits, scored on cases of the
 group, and restored, group after group. Leaves one table, as JSON and in MLflow, and a figure of the
 average over N. One process, no Ray: run it again for the same numbers.
 """

@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def convert(options: argparse.Namespace) -> int:
-    """Do what was asked and tell; returns the exit code."""
+    """Run the command and print its result; returns the exit code."""
     commands = {"to-ours": to_ours, "to-authors": to_authors, "minigpt4": from_minigpt4}
     print(commands[options.command](options))
     return 0

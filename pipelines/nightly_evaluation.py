@@ -69,7 +69,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def resolve_recipe(options: argparse.Namespace) -> NightlyRecipe:
-    """The recipe; of cases that an option names, all are taken."""
+    """The recipe; without a limit where an option names the cases."""
     named = vars(options)
     has_own_cases = named["cases.path"] is not None or named["benchmark.name"] is not None
     return resolve(NightlyRecipe, options, defaults=["cases.limit=0"] if has_own_cases else [])
@@ -86,7 +86,7 @@ def date_label(date: str | None) -> str:
 
 
 def run_job(recipe: NightlyRecipe, label: str) -> int:
-    """Do what is left of a nightly run and print the outcome; returns the exit code."""
+    """Run or resume a nightly run and print the outcome; returns the exit code."""
     from rich.console import Console
 
     from pipelines.job.ray_session import prepare_environment

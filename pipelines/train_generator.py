@@ -107,11 +107,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
     return run_entry(
-        lambda: resolve_recipe(options), lambda recipe: do(recipe, options), is_dry_run=False
+        lambda: resolve_recipe(options), lambda recipe: run_job(recipe, options), is_dry_run=False
     )
 
 
-def do(recipe: TrainRecipe, options: argparse.Namespace) -> int:
+def run_job(recipe: TrainRecipe, options: argparse.Namespace) -> int:
     """Estimate, search or train.
 
     Raises:
@@ -140,13 +140,13 @@ def print_estimate(recipe: TrainRecipe, options: argparse.Namespace) -> None:
     """The estimate as comments, so that the whole output stays a recipe."""
     from pipelines.training.estimate import estimate_recipe
 
-    done = estimate_recipe(
+    lines = estimate_recipe(
         recipe,
         config_file=options.backbone_config,
         edit_layer=options.edit_layer,
         num_cases=options.num_cases,
     )
-    print("\n".join(f"# {line}" for line in done))
+    print("\n".join(f"# {line}" for line in lines))
 
 
 def find_layer(recipe: TrainRecipe) -> int:

@@ -13,10 +13,10 @@ class ShardingSection(Settings):
     shards: PositiveInt = 1
     """Processes of the gang; 1 is plain torch in this process."""
     zero_stage: Annotated[int, Field(ge=1, le=3)] = 3
-    """What is shared out: 1 optimizer moments, 2 and gradients, 3 and the weights of backbone and
+    """What is sharded: 1 optimizer states, 2 also gradients, 3 also the weights of backbone and
     generator."""
     has_cpu_offload: bool = False
-    """Keep what is shared out in the memory of the host instead of the GPU's."""
+    """Keep what is sharded in host memory instead of GPU memory."""
     gpus_per_shard: Annotated[int, Field(ge=0, le=1)] = 0
     """GPUs that Ray sets aside for each process, 0 or 1; with 0 it computes on the CPU."""
     cpus_per_shard: Positive = 1.0
@@ -24,11 +24,11 @@ class ShardingSection(Settings):
     threads_per_shard: PositiveInt = 1
     """Threads of torch in each process."""
     timeout_s: Positive = 60.0
-    """How long a process waits for its peers before it takes them for dead."""
+    """How long a process waits for its peers before it considers them dead."""
     start_timeout_s: float = 900.0
     """How long the gang may take to start, loading of the models included."""
     max_rebuilds: Count = 3
-    """How often the gang is built anew after a process died, between two checkpoints."""
+    """How many times the gang is rebuilt after a process died, between two checkpoints."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

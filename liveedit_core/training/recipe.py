@@ -132,9 +132,9 @@ class DiagnosticsRecipe(Settings):
     max_kept_fraction: PositiveFraction = 0.8
     """Warn when more of the bank is kept, on average over probes with an image."""
     max_norm_ratio: _MoreThanOne = 20.0
-    """Warn when the largest expert is so many times the median one."""
+    """Warn when the norm of the largest expert exceeds this many times the median."""
     max_norm_growth: _MoreThanOne = 50.0
-    """Warn when the median expert is so many times that of the first validation."""
+    """Warn when the median norm exceeds this many times that of the first validation."""
 
 
 @dataclass(frozen=True, kw_only=True)

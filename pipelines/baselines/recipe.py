@@ -45,15 +45,15 @@ class CompareRecipe(Recipe):
     seed: Count = 0
     """Decides which evaluation cases are edited, and in which order."""
     edits: _Sizes = (1, 10, 100)
-    """Numbers of edits, N: cases are taken in groups of N, and every editor is taught a group,
+    """Numbers of edits, N: cases are split into groups of N, and every editor learns a group,
     scored on cases of the group, and restored."""
     min_cases: PositiveInt = 20
-    """At each N, at least so many cases are taught: their number divided by N, rounded up, is the
+    """At each N, edit at least this many cases: their number divided by N, rounded up, is the
     number of groups."""
     scored_cases: Count = 20
-    """At each N, score so many of the taught cases, evenly spread; 0 takes all."""
+    """At each N, score this many of the edited cases, evenly spread; 0 for all."""
     free_cases: Count = 10
-    """Of the scored cases, so many are scored under free generation as well, evenly spread."""
+    """Score this many of them under free generation as well, evenly spread."""
     max_new_tokens: PositiveInt = 12
     """Longest free answer, in tokens."""
     batch_size: PositiveInt = 16
@@ -94,12 +94,12 @@ class CompareRecipe(Recipe):
         return tuple(sorted(self.edits))
 
     def num_groups(self, size: int) -> int:
-        """Groups that are taught at a number of edits."""
+        """Groups of edits at a number of edits."""
         return math.ceil(self.min_cases / size)
 
     @property
     def num_cases(self) -> int:
-        """Cases that are taught at the number of edits that needs most."""
+        """Cases needed at the number of edits that needs the most."""
         return max(size * self.num_groups(size) for size in self.edits)
 
     @property

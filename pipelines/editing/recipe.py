@@ -51,7 +51,7 @@ class RequestsSection(Settings):
     cases: str = ""
     """JSONL file of cases: {"edit": {...}, "probes": [...]}."""
     limit: Count = 0
-    """Use only the first so many requests; 0 uses all."""
+    """Use only this many requests, from the start; 0 for all."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -32,7 +32,7 @@ def open_published(
     """The benchmark of a recipe, checked as a whole; images are read when a case is taken.
 
     Args:
-        say: Is told what was left out.
+        say: Gets a line for everything that was left out.
 
     Raises:
         InputError: A file is missing, or records are wrong; all of them are named.
@@ -82,8 +82,8 @@ def load_evaluation_cases(
 
     Args:
         store: Reads images that the file names by URI.
-        limit: Only the first so many; a benchmark is checked as a whole all the same.
-        say: Is told what a benchmark left out.
+        limit: Use only this many, from the start; a benchmark is still checked as a whole.
+        say: Gets a line for everything that a benchmark left out.
     """
     if section.is_on:
         benchmark = open_published(section, "evaluation", limits=limits, say=say)
@@ -132,7 +132,7 @@ def _describe(path: str, rejects: Sequence[Rejected]) -> str:
 
 
 def cases_digest(cases: Sequence[Case]) -> str:
-    """sha256 of everything that cases teach and ask, whatever their order."""
+    """sha256 of the edits and probes of all cases, in any order."""
     contents = sorted(
         json.dumps([case.case_id, case.edit.edit_id, case.entity, *map(_content, case.probes)])
         for case in cases
@@ -141,7 +141,7 @@ def cases_digest(cases: Sequence[Case]) -> str:
 
 
 def evaluation_digest(cases: Sequence[Case], *settings: object) -> str:
-    """sha256 of everything that scores depend on: the cases in order, and JSON-able settings."""
+    """sha256 of everything that scores depend on: the cases in order, and settings as JSON."""
     contents = [[case.case_id, case.edit.edit_id, *map(_content, case.probes)] for case in cases]
     return hashlib.sha256(json.dumps([contents, *settings], sort_keys=True).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The Ray session of a job, and how a job is asked to stop.
+"""The Ray session of a job, and how a job is stopped.
 
 A job joins the cluster that its recipe, `RAY_ADDRESS` or the job server names; otherwise it starts
 a Ray of its own inside this process: loopback only, no dashboard, no usage reports.

@@ -200,11 +200,11 @@ class EvaluationSection(WorkerSection):
     of this size, and each is scored against the edits of its group. Every number costs an
     evaluation of its own; empty draws no curve."""
     max_cases: Count = 0
-    """Evaluate at most so many of the taught cases at each point; 0 takes all."""
+    """Evaluate at most this many of the edited cases at each point; 0 for all."""
     protocols: Protocols = BOTH
     """How to score: "teacher_forced", "free_generation"."""
     free_generation_cases: Count = 100
-    """Free generation is slow: it scores at most so many cases at each point; 0 takes all."""
+    """Free generation is slow: score at most this many cases at each point; 0 for all."""
     max_new_tokens: PositiveInt = 12
     """Longest answer under free generation, in tokens."""
     matrices: MatrixPlace = "auto"

@@ -19,7 +19,7 @@ from workers.messages import (
 
 
 class Generator(Protocol):
-    """Requests in, experts out; micro-batches are taken only as there is room."""
+    """Requests in, experts out; takes micro-batches only while there is room."""
 
     def describe(self) -> GeneratorFacts:
         """Which backbone and generator write."""
@@ -62,7 +62,7 @@ class Evaluator(Protocol):
         """Queue the evaluation of one bank version."""
 
     def drop(self) -> None:
-        """Forget the units that wait; what is in progress is not collected any more."""
+        """Discard pending units; results of running ones are not collected."""
 
     def collect(self, *, wait: bool) -> list[ScoredUnit]:
         """Units that are done; with `wait` at least one, if any was submitted."""

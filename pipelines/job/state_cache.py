@@ -24,7 +24,7 @@ from workers.worker_pool import WorkerPool
 
 
 class Encoder(Protocol):
-    """Inputs in, uncommitted rows of the cache out; chunks are taken only as there is room."""
+    """Inputs in, uncommitted rows of the cache out; takes chunks only while there is room."""
 
     def describe(self, dtype: StateDtype, /) -> StateIdentity:
         """What the states that it encodes have in common."""
@@ -35,7 +35,7 @@ class Encoder(Protocol):
         """One answer a chunk, in order."""
 
     def close(self) -> None:
-        """Nothing more will be asked: give memory and cores back."""
+        """Release memory and cores; no more calls follow."""
 
 
 def cache_names(section: StatesSection, run_root: str) -> CacheNames | None:
