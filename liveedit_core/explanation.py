@@ -10,10 +10,9 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.method.editor import Editor
-from liveedit_core.method.routing import paired_similarity
 from liveedit_core.model_folder import Fact
 
-NUM_REFUSED = 3
+NUM_NOT_KEPT = 3
 """Edits shown that the question does not keep: the nearest ones."""
 
 
@@ -55,7 +54,7 @@ class Explanation:
     def __str__(self) -> str:
         lines = [f"{len(self.kept)} of {self.num_edits} edits kept; threshold {self.threshold:.3f}"]
         for edit in self.edits:
-            verdict = f"weight {edit.weight:.3f}" if edit.is_kept else "refused"
+            verdict = f"weight {edit.weight:.3f}" if edit.is_kept else "not kept"
             lines.append(f"  {verdict}, visual {edit.visual_similarity:.3f}: {_words(edit)}")
         return "\n".join(lines)
 
@@ -71,13 +70,11 @@ def explain(editor: Editor, item: BackboneInput, facts: Mapping[str, Fact]) -> E
         raise InputError("a question without an image is never routed to experts")
     (states,) = editor.backbone.encode([item])
     routing = editor.route([states])
-    features = editor.generator.input_features([states])
-    assert features.sentinel_BQM is not None
-    threshold = float(paired_similarity(features.visual_BQM, features.sentinel_BQM)[0])
+    threshold = float(routing.threshold_B[0])
     kept_N, margin_N = routing.kept_BN[0], routing.margin_BN[0]
     order = sorted(range(len(kept_N)), key=lambda n: -float(routing.weights_BN[0, n]))
     kept = [n for n in order if kept_N[n]]
-    refused = sorted((n for n in order if not kept_N[n]), key=lambda n: -float(margin_N[n]))
+    nearest = sorted((n for n in order if not kept_N[n]), key=lambda n: -float(margin_N[n]))
     edits = [
         ExplainedEdit(
             edit_id=editor.repository.edit_ids[n],
@@ -88,7 +85,7 @@ def explain(editor: Editor, item: BackboneInput, facts: Mapping[str, Fact]) -> E
             gate=float(routing.prompt_BN[0, n].sigmoid()),
             weight=float(routing.weights_BN[0, n]),
         )
-        for n in [*kept, *refused[:NUM_REFUSED]]
+        for n in [*kept, *nearest[:NUM_NOT_KEPT]]
     ]
     return Explanation(
         prompt=item.prompt,
@@ -106,7 +103,7 @@ def _words(edit: ExplainedEdit) -> str:
 
 
 _SIDE, _ROW, _WIDTH, _GAP = 192, 44, 420, 16
-_KEPT, _REFUSED, _INK = (32, 110, 160), (190, 190, 190), (30, 30, 30)
+_KEPT, _NOT_KEPT, _INK = (32, 110, 160), (190, 190, 190), (30, 30, 30)
 
 
 def draw(explanation: Explanation) -> Image.Image:
@@ -123,10 +120,10 @@ def draw(explanation: Explanation) -> Image.Image:
     scale = _Scale(explanation.edits, explanation.threshold)
     for number, edit in enumerate(explanation.edits):
         top = _GAP + (number + 1) * _ROW
-        verdict = f"weight {edit.weight:.2f}" if edit.is_kept else "refused"
+        verdict = f"weight {edit.weight:.2f}" if edit.is_kept else "not kept"
         pen.text((left, top), f"{verdict}  {_words(edit)}"[:62], fill=_INK, font=font)
         stop = left + max(2, int(scale(edit.visual_similarity) * _WIDTH))
-        colour = _KEPT if edit.is_kept else _REFUSED
+        colour = _KEPT if edit.is_kept else _NOT_KEPT
         pen.rectangle((left, top + 18, stop, top + 32), fill=colour)
     at = left + int(scale(explanation.threshold) * _WIDTH)
     bottom = _GAP + (len(explanation.edits) + 1) * _ROW

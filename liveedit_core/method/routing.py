@@ -43,7 +43,9 @@ class RoutingBatch:
     weights_BN: Tensor
     """float32: fusion weights, zero where not kept."""
     margin_BN: Tensor
-    """float32: visual similarity minus the sentinel's."""
+    """float32: visual similarity minus the threshold."""
+    threshold_B: Tensor
+    """float32: visual similarity with the sentinel (Eq. 5)."""
     prompt_BN: Tensor
     """float32: prompt similarity."""
 
@@ -82,7 +84,11 @@ def route(
     if config.visual_gate > 0:
         weights_BN = weights_BN * visual_gates(features, margin_BN, config)
     return RoutingBatch(
-        kept_BN=kept_BN, weights_BN=weights_BN, margin_BN=margin_BN, prompt_BN=prompt_BN
+        kept_BN=kept_BN,
+        weights_BN=weights_BN,
+        margin_BN=margin_BN,
+        threshold_B=threshold_B,
+        prompt_BN=prompt_BN,
     )
 
 
