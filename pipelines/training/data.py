@@ -20,11 +20,7 @@ from liveedit_core.state_source import BackboneStates, StateSource
 from liveedit_core.training.data import TrainingData, TrainingInputs, draw_training_data
 from pipelines.job.cases import cases_digest
 from pipelines.job.state_cache import fill_cache, open_cache, state_encoder, training_source
-from pipelines.training.cases import (
-    images_by_entity,
-    training_cases,
-    training_models,
-)
+from pipelines.training.cases import images_by_entity, training_cases, training_models
 from pipelines.training.recipe import TrainRecipe
 
 IMAGE_CHUNK = 64

@@ -98,8 +98,10 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(
     undisturbed = train(recipe.with_changes(run_name="undisturbed"), [])
     assert "There was no validation." in undisturbed.report.read_text()
     assert undisturbed.num_record_failures
-    for at in ("a step", "a checkpoint"):
-        broken = recipe.with_changes(run_name=at.replace(" ", "-"))
+    for at, store in (("a step", ""), ("a checkpoint", str(tmp_path / "elsewhere"))):
+        broken = recipe.with_changes(
+            run_name=at.replace(" ", "-"), keep=KeepSection(store=store, last_k=1)
+        )
         interrupt(broken, at)
         resumed = train(broken, [])
         assert resumed.digest == undisturbed.digest
