@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Convert a published benchmark to cases JSONL, which every job takes with --cases.
+"""Convert a published benchmark to cases JSONL, which every job reads with --cases.
 
     convert_benchmark.py evqa vqa_eval.json --images ROOT --output cases.jsonl
     convert_benchmark.py vlkeb eval.json eval_multihop.json --images ROOT --output cases.jsonl
 
-All records and images are checked first; images stay where they are. A second file adds its
-portability questions to the edits of the first.
+All records and images are checked first; images stay in place. A second file adds its portability
+questions to the edits of the first.
 """
 
 import argparse

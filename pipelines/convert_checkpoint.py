@@ -6,7 +6,7 @@
     convert_checkpoint.py minigpt4 FILE.pth FOLDER --blip2 FOLDER --llama FOLDER
 
 Ours is a folder with generator.safetensors and config.json, theirs one torch.save file with
-`train_modules`. Shapes are read off the tensors and checked against what you state.
+`train_modules`. Shapes are read from the tensors and checked against the options.
 """
 
 import argparse
@@ -19,7 +19,7 @@ if __name__ == "__main__":  # the packages lie one folder above this one
 from pipelines.job.entry import exit_code_of, job_parser
 
 CHECKED = ("hidden_size", "num_image_tokens", "module_dim", "num_queries", "rank")
-"""Fields that the tensors tell; an option that differs is an error."""
+"""Fields that follow from the tensors; an option that differs is an error."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -42,7 +42,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     minigpt4 = commands.add_parser("minigpt4", help="MiniGPT-4's file -> a backbone folder")
     minigpt4.add_argument("source", type=Path, metavar="FILE.pth")
     minigpt4.add_argument("target", type=Path, metavar="FOLDER")
-    for name, model in (("--blip2", "BLIP-2 model"), ("--llama", "Llama that it was made for")):
+    for name, model in (("--blip2", "BLIP-2 model"), ("--llama", "Llama that it was trained with")):
         minigpt4.add_argument(name, type=Path, required=True, metavar="FOLDER", help=f"the {model}")
     return parser.parse_args(arguments)
 
@@ -61,7 +61,7 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def to_ours(options: argparse.Namespace) -> str:
-    """Read their file, write our folder; returns what to tell."""
+    """Read their file, write our folder; returns a message."""
     from liveedit_core.errors import ConfigError
     from liveedit_core.method.authors_checkpoint import read_authors_checkpoint
     from liveedit_core.method.generator import save_generator
@@ -76,22 +76,24 @@ def to_ours(options: argparse.Namespace) -> str:
     for name in CHECKED:
         stated, found = getattr(options, name), getattr(generator.config, name)
         if stated is not None and stated != found:
-            raise ConfigError(f"{name}: you state {stated}, the tensors of the file say {found}")
+            raise ConfigError(
+                f"{name}: the option says {stated}, the tensors of the file say {found}"
+            )
     digest = save_generator(generator, options.target)
     shapes = ", ".join(f"{name} {getattr(generator.config, name)}" for name in CHECKED)
     return f"generator {digest[:16]} written to {options.target} ({shapes})"
 
 
 def from_minigpt4(options: argparse.Namespace) -> str:
-    """Write a backbone folder; returns what to tell."""
+    """Write a backbone folder; returns a message."""
     from liveedit_core.backbones.minigpt4 import convert_minigpt4
 
     folder = convert_minigpt4(options.source, options.blip2, options.llama, options.target)
-    return f"{folder} written: give it as the name of a backbone"
+    return f"{folder} written: use it as the name of a backbone"
 
 
 def to_authors(options: argparse.Namespace) -> str:
-    """Read our folder, write their file; returns what to tell."""
+    """Read our folder, write their file; returns a message."""
     from liveedit_core.method.authors_checkpoint import write_authors_checkpoint
     from liveedit_core.method.generator import load_generator
 
@@ -99,7 +101,7 @@ def to_authors(options: argparse.Namespace) -> str:
     write_authors_checkpoint(generator, options.target)
     config = generator.config
     return (
-        f"{options.target} written; their file holds no edit layer ({config.edit_layer}), heads "
+        f"{options.target} written; their format has no edit layer ({config.edit_layer}), heads "
         f"({config.num_attention_heads}) and scale ({config.expert_scale:g}): keep them beside it"
     )
 
