@@ -38,7 +38,8 @@ def test_a_stated_shape_that_is_wrong_writes_nothing(
 ) -> None:
     folder = tmp_path / "ours"
     assert main(["to-ours", str(theirs), str(folder), *SHAPES, "--hidden-size=4096"]) == 2
-    assert "hidden_size: the option says 4096, the tensors of the file say 16" in capsys.readouterr().err
+    message = "hidden_size: the option says 4096, the tensors of the file say 16"
+    assert message in capsys.readouterr().err
     assert not folder.exists()
 
 
