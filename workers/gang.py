@@ -105,9 +105,9 @@ class Gang:
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        self._actors = [
-            self._create(options | _place(group, rank), rank) for rank in range(sharding.shards)
-        ]
+        for rank in range(sharding.shards):
+            place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
+            self._actors.append(self._create(options | {"scheduling_strategy": place}, rank))
         timeout_s = sharding.start_timeout_s
         # Calling all of them waits until every rank has loaded.
         meeting = self.ask(lambda actor: actor.rendezvous.remote(), timeout_s=timeout_s)[0]
@@ -176,14 +176,6 @@ class Gang:
         if self._group is not None:
             remove_placement_group(self._group)
             self._group = None
-
-
-def _place(group: PlacementGroup, rank: int) -> dict[str, Any]:
-    """Options that place a rank in its reserved bundle."""
-    strategy = PlacementGroupSchedulingStrategy(
-        placement_group=group, placement_group_bundle_index=rank
-    )
-    return {"scheduling_strategy": strategy}
 
 
 def _is_peer_failure(error: Exception) -> bool:

@@ -34,25 +34,6 @@ _MAX_REJECTS_KEPT = 1000
 
 
 @dataclass(kw_only=True)
-class Lag:
-    """How far the bank is behind the inbox."""
-
-    num_files: int = 0
-    """In the inbox."""
-    num_requests: int = 0
-    """In the log, not in the bank."""
-    oldest_at: datetime | None = None
-    """Arrival of the oldest of them."""
-
-    @property
-    def age_s(self) -> float:
-        """How long the oldest one has waited; 0 when nothing waits."""
-        if self.oldest_at is None:
-            return 0.0
-        return max(0.0, (datetime.now(UTC) - self.oldest_at).total_seconds())
-
-
-@dataclass(kw_only=True)
 class Follower:
     """The driver that follows an inbox until it is told to stop."""
 
@@ -65,7 +46,6 @@ class Follower:
     progress: Progress
     should_stop: Callable[[], bool]
     pause: Callable[[float], None] = time.sleep
-    lag: Lag = field(default_factory=Lag)
     _inbox: Inbox = field(init=False)
     _fence: WriterFence = field(init=False)
     _runner: WindowRunner = field(init=False)
@@ -76,7 +56,11 @@ class Follower:
     _num_edits_before: int = 0
     _num_edits: int = 0
     _waiting: list[int] = field(default_factory=list)
-    """Numbers of the requests that wait."""
+    """Numbers of the requests that are in the log, not in the bank."""
+    _num_files: int = 0
+    """In the inbox."""
+    _oldest_at: datetime | None = None
+    """Arrival of the oldest file or request that waits."""
     _known_through: int | None = None
     """Requests up to this number are done or in `_waiting`; None: unknown, read the store."""
     _wait_s: float = _FIRST_WAIT_S
@@ -153,7 +137,7 @@ class Follower:
             self._log_files()
         self._update_waiting()
         is_full = len(self._waiting) >= self.config.bank.window_edits
-        is_overdue = self.lag.age_s >= self.config.follow.window_s
+        is_overdue = self._lag_s() >= self.config.follow.window_s
         if self._waiting and (is_full or is_overdue or is_draining):
             self._process_waiting(is_draining)
         self._report(is_draining)
@@ -161,13 +145,13 @@ class Follower:
     def _log_files(self) -> None:
         """Log files of the inbox until a window is full."""
         files = self._inbox.waiting()
-        self.lag.num_files = len(files)
+        self._num_files = len(files)
         num_waiting = len(self._waiting)
         for entry in files:
             self._note_arrival(entry.modified_at)
             intake = self._inbox.log_file(entry, self.request_log)
             self._active_at_s = time.monotonic()
-            self.lag.num_files -= 1
+            self._num_files -= 1
             if intake is not None:
                 num_waiting += intake.num_new
                 self._count(entry.key, intake)
@@ -192,15 +176,14 @@ class Follower:
         else:
             self._waiting += range(self._known_through + 1, num_logged + 1)
         self._known_through = num_logged
-        self.lag.num_requests = len(self._waiting)
-        if not self._waiting and not self.lag.num_files:
-            self.lag.oldest_at = None
-        elif self._waiting and self.lag.oldest_at is None:
+        if not self._waiting and not self._num_files:
+            self._oldest_at = None
+        elif self._waiting and self._oldest_at is None:
             oldest = next(self.request_log.read(self._waiting[:1]))
             self._note_arrival(oldest.submitted_at)
 
     def _note_arrival(self, arrived_at: datetime) -> None:
-        self.lag.oldest_at = min(self.lag.oldest_at or arrived_at, arrived_at)
+        self._oldest_at = min(self._oldest_at or arrived_at, arrived_at)
 
     def _process_waiting(self, is_draining: bool) -> None:
         end_s = time.monotonic() + self.config.follow.drain_s
@@ -209,13 +192,12 @@ class Follower:
             return time.monotonic() >= end_s if is_draining else self.should_stop()
 
         self._runner.run(list(self._waiting), should_stop)
-        lag_s = self.lag.age_s
-        self.lag.num_requests = len(self._waiting)
-        self.lag.oldest_at = None
+        lag_s = self._lag_s()
+        self._oldest_at = None
         self._active_at_s = self._reported_at_s = time.monotonic()
         self.progress.say(
             f"{self._num_edits} edits in the bank; lag {lag_s:.1f} s; waiting: "
-            f"{self.lag.num_requests} requests, {self.lag.num_files} files"
+            f"{len(self._waiting)} requests, {self._num_files} files"
         )
         self.records.followed(self.bank, lag_s)
         if time.monotonic() - self._registered_at_s >= self.config.follow.register_s:
@@ -233,12 +215,12 @@ class Follower:
             self._reported_at_s = time.monotonic()
             self.progress.say(
                 f"following {self._inbox.uri}; {self._num_edits} edits in the bank; "
-                f"lag {self.lag.age_s:.1f} s"
+                f"lag {self._lag_s():.1f} s"
             )
 
     def _is_idle_too_long(self) -> bool:
         limit_s = self.config.follow.stop_when_idle_s
-        is_idle = not self._waiting and not self.lag.num_files
+        is_idle = not self._waiting and not self._num_files
         return bool(limit_s) and is_idle and time.monotonic() - self._active_at_s >= limit_s
 
     def _back_off(self, error: LiveEditError) -> None:
@@ -246,11 +228,17 @@ class Follower:
         reason = error.message.splitlines()[0][:300]
         self.progress.say(
             f"waiting {self._wait_s:.0f} s after an outage: {reason} "
-            f"(lag {self.lag.age_s:.1f} s; {len(self._waiting)} requests wait; nothing is lost)"
+            f"(lag {self._lag_s():.1f} s; {len(self._waiting)} requests wait; nothing is lost)"
         )
         self._write_status("waiting for the store", reason)
         self._sleep(self._wait_s)
         self._wait_s = min(2 * self._wait_s, self.config.follow.wait_s)
+
+    def _lag_s(self) -> float:
+        """How long the oldest request has waited; 0 when nothing waits."""
+        if self._oldest_at is None:
+            return 0.0
+        return max(0.0, (datetime.now(UTC) - self._oldest_at).total_seconds())
 
     def _sleep(self, duration_s: float) -> None:
         """Pause; a request to stop ends it."""
@@ -265,9 +253,9 @@ class Follower:
             "updated_at": datetime.now(UTC).isoformat(),
             "inbox": self._inbox.uri,
             "num_edits": self._num_edits,
-            "num_waiting_files": self.lag.num_files,
+            "num_waiting_files": self._num_files,
             "num_waiting_requests": len(self._waiting),
-            "lag_s": round(self.lag.age_s, 3),
+            "lag_s": round(self._lag_s(), 3),
         }
         temporary = self._status_file.with_suffix(".tmp")
         with contextlib.suppress(OSError):  # a full disk under the run folder stops nothing
