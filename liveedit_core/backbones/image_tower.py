@@ -1,7 +1,7 @@
 """The image tower run apart from the decoder: features of each image once, and a pyramid of them.
 
 A pyramid is one vector about a whole image: several levels of a convolutional tower, each pooled to
-a coarse grid. Routing by the visual key reads it (METHOD.md 3).
+a coarse grid. Routing by the visual key reads it (METHOD.md 2).
 """
 
 import threading
