@@ -235,8 +235,8 @@ def collate(
     batch = {}
     for name in items[0].tokens:
         fill = {"input_ids": pad_id}.get(name, 0)
-        rows = [_padded(item.tokens[name], width, side, fill) for item in items]
-        batch[name] = torch.stack(rows).to(device)
+        padded = [_padded(item.tokens[name], width, side, fill) for item in items]
+        batch[name] = torch.stack(padded).to(device)
     for name in items[0].images:
         parts = [item.images[name] for item in items]
         if parts[0].ndim >= 4 or name == "pixel_attention_mask":

@@ -93,8 +93,8 @@ class LayerEditor(ABC):
     @torch.no_grad()
     def hidden(self, states: Sequence[LayerStates]) -> Tensor:
         """Padded input of `first_layer`, [B, T, D]; no edit changes it."""
-        rows = pad_hidden(states).values_BSD
-        return self.backbone.hidden_at(self.first_layer - 1, states, rows)
+        hidden_BTD = pad_hidden(states).values_BSD
+        return self.backbone.hidden_at(self.first_layer - 1, states, hidden_BTD)
 
     def logits(
         self, hidden_BTD: Tensor, states: Sequence[LayerStates], *, has_end: bool = False

@@ -92,8 +92,8 @@ def unrelated_questions(cases: Sequence[Case], config: WiseConfig) -> list[Backb
         (ProbeKind.MODAL_LOCALITY, num_images),
         (ProbeKind.TEXT_LOCALITY, config.num_unrelated - num_images),
     ):
-        asked = [probe for case in cases for probe in case.probes if probe.kind is kind]
-        inputs = list(dict.fromkeys((p.prompt, p.image_bytes) for p in asked))
+        probes = [probe for case in cases for probe in case.probes if probe.kind is kind]
+        inputs = list(dict.fromkeys((p.prompt, p.image_bytes) for p in probes))
         if len(inputs) < count:
             raise ConfigError(
                 f"num_unrelated: {config.num_unrelated} are to be drawn, but there are only "

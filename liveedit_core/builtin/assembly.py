@@ -1,6 +1,6 @@
 """Assembles the built-in backbone from its parts as a standard FastVLM checkpoint.
 
-    image 128 x 128 -> EfficientNet-Lite0 -> 4 x 4 x 1280 -> projector -> 16 rows of 576
+    image 128 x 128 -> EfficientNet-Lite0 -> 4 x 4 x 1280 -> projector -> 16 x 576
     "<image>" x 16, prompt tokens                                        -> SmolLM2-135M-Instruct
 
 The image tower and the language model are pretrained and unchanged but for a small LoRA, merged

@@ -177,8 +177,8 @@ def compare_at(
     for start in range(0, len(taught), size):
         group = taught[start : start + size]
         teach_group(editors, group, source, tallies)
-        asked = [case for case in group if case.case_id in scored_ids]
-        score_group(recipe, editors, asked, free_ids, probes, tallies)
+        chosen = [case for case in group if case.case_id in scored_ids]
+        score_group(recipe, editors, chosen, free_ids, probes, tallies)
         for editor in editors:
             editor.restore()
         say(f"{size} edits: group {start // size + 1} of {len(taught) // size}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from liveedit_core.backbones.prompts import with_space
 from liveedit_core.backbones.protocol import BackboneInput, Residual
-from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone, as_vision_language
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.states import LayerStates, pad_hidden
@@ -21,6 +21,7 @@ from tests.tiny_backbone import (
     question,
     whole_model,
 )
+from tests.unit.tiny_models import TinyBackbone
 
 SEEN = BackboneInput(prompt="What is shown here?", target="silver kettle", image_bytes=image(1))
 UNSEEN = BackboneInput(prompt="The opposite of hot is", target="cold")
@@ -189,3 +190,11 @@ def test_braces_in_a_prompt_are_text(backbone: VisionLanguageBackbone) -> None:
 )
 def test_targets_get_one_space(prompt: str, target: str, expected: str) -> None:
     assert with_space(prompt, target) == expected
+
+
+def test_a_stand_in_is_refused_where_the_adapter_is_needed(
+    backbone: VisionLanguageBackbone,
+) -> None:
+    assert as_vision_language(backbone) is backbone
+    with pytest.raises(ConfigError, match="a TinyBackbone can neither be trained for"):
+        as_vision_language(TinyBackbone())
