@@ -24,13 +24,7 @@ if __name__ == "__main__":  # the packages lie one folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pipelines.baselines.recipe import EDITORS, CompareRecipe
-from pipelines.job.entry import (
-    add_benchmark_options,
-    job_parser,
-    parse_job,
-    resolve,
-    run_entry,
-)
+from pipelines.job import entry
 
 if TYPE_CHECKING:
     from liveedit_core.backbones.protocol import Backbone
@@ -50,7 +44,9 @@ EXIT_CODES = """exit codes:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    return run_entry(lambda: resolve(CompareRecipe, options), run_job, is_dry_run=options.dry_run)
+    return entry.run_entry(
+        lambda: entry.resolve(CompareRecipe, options), run_job, is_dry_run=options.dry_run
+    )
 
 
 def _toml_list(names: str) -> str:
@@ -59,7 +55,7 @@ def _toml_list(names: str) -> str:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = job_parser(__doc__, EXIT_CODES)
+    parser = entry.job_parser(__doc__, EXIT_CODES)
     parser.add_argument(
         "--edits", type="[{}]".format, metavar="N,N", help="numbers of edits (1,10,100)"
     )
@@ -74,8 +70,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", metavar="FILE.json", help="where the table goes")
     parser.add_argument("--run-name", metavar="NAME", help="folder under runs/, and in MLflow")
-    add_benchmark_options(parser)
-    return parse_job(parser, arguments)
+    entry.add_benchmark_options(parser)
+    return entry.parse_job(parser, arguments)
 
 
 def run_job(recipe: CompareRecipe) -> int:

@@ -17,7 +17,7 @@ if __name__ == "__main__":  # the packages lie one folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pipelines.evaluation.recipe import VersionComparisonRecipe
-from pipelines.job.entry import job_parser, parse_job, resolve, run_entry
+from pipelines.job import entry
 
 EXIT_CODES = """exit codes:
   0  no metric became worse by more than its tolerance
@@ -30,12 +30,12 @@ EXIT_CODES = """exit codes:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    return run_entry(lambda: resolve_recipe(options), run_job, is_dry_run=options.dry_run)
+    return entry.run_entry(lambda: resolve_recipe(options), run_job, is_dry_run=options.dry_run)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = job_parser(__doc__, EXIT_CODES)
+    parser = entry.job_parser(__doc__, EXIT_CODES)
     parser.add_argument("--store", metavar="URI", help="store of the results; a folder or s3://...")
     parser.add_argument("--results", metavar="RUN", help="results table of both versions")
     parser.add_argument("--old", dest="old.version", metavar="N", help="older version of the bank")
@@ -44,14 +44,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--cases", metavar="FILE.jsonl", help="the cases that were evaluated")
     parser.add_argument("--output", metavar="FILE.html", help="the page to write")
-    return parse_job(parser, arguments)
+    return entry.parse_job(parser, arguments)
 
 
 def resolve_recipe(options: argparse.Namespace) -> VersionComparisonRecipe:
     """The recipe; `--results` names the table of both versions."""
     if options.results is not None:
         options.overrides += [f"{side}.results={options.results}" for side in ("old", "new")]
-    return resolve(VersionComparisonRecipe, options)
+    return entry.resolve(VersionComparisonRecipe, options)
 
 
 def run_job(recipe: VersionComparisonRecipe) -> int:

@@ -16,13 +16,13 @@ from typing import get_args
 if __name__ == "__main__":  # the packages lie one folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.job.entry import exit_code_of, job_parser
+from pipelines.job import entry
 from pipelines.job.sections import BenchmarkName, MissingImages
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = job_parser(__doc__)
+    parser = entry.job_parser(__doc__)
     parser.add_argument("benchmark", choices=get_args(BenchmarkName))
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="as published")
     parser.add_argument(
@@ -41,7 +41,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options = parse_arguments(arguments)
-    return exit_code_of(lambda: convert(options))
+    return entry.exit_code_of(lambda: convert(options))
 
 
 def convert(options: argparse.Namespace) -> int:

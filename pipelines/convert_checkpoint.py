@@ -16,7 +16,7 @@ from pathlib import Path
 if __name__ == "__main__":  # the packages lie one folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.job.entry import exit_code_of, job_parser
+from pipelines.job import entry
 
 CHECKED = ("hidden_size", "num_image_tokens", "module_dim", "num_queries", "rank")
 """Fields that follow from the tensors; an option that differs is an error."""
@@ -24,7 +24,7 @@ CHECKED = ("hidden_size", "num_image_tokens", "module_dim", "num_queries", "rank
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = job_parser(__doc__)
+    parser = entry.job_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     ours = commands.add_parser("to-ours", help="their file -> our folder")
     ours.add_argument("source", type=Path, metavar="FILE.pt")
@@ -50,7 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options = parse_arguments(arguments)
-    return exit_code_of(lambda: convert(options))
+    return entry.exit_code_of(lambda: convert(options))
 
 
 def convert(options: argparse.Namespace) -> int:

@@ -20,14 +20,7 @@ if __name__ == "__main__":  # the packages lie one folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe
-from pipelines.job.entry import (
-    add_benchmark_options,
-    given_settings,
-    job_parser,
-    parse_job,
-    resolve,
-    run_entry,
-)
+from pipelines.job import entry
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +41,7 @@ EXIT_CODES = """exit codes:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    return run_entry(
+    return entry.run_entry(
         lambda: resolve_recipe(options),
         lambda config: run_job(config, must_exist=options.resume),
         is_dry_run=options.dry_run,
@@ -57,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = job_parser(__doc__, EXIT_CODES)
+    parser = entry.job_parser(__doc__, EXIT_CODES)
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--requests", dest="requests.path", metavar="FILE.jsonl", help="facts, one a line"
@@ -65,7 +58,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     source.add_argument(
         "--cases", dest="requests.cases", metavar="FILE.jsonl", help="facts with probes, one a line"
     )
-    add_benchmark_options(parser, source)
+    entry.add_benchmark_options(parser, source)
     source.add_argument(
         "--follow",
         dest="follow.is_on",
@@ -94,7 +87,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         const="true",
         help="at the end, make the newest version the champion if it passes every gate",
     )
-    return parse_job(
+    return entry.parse_job(
         parser,
         arguments,
         recipe_help="settings; default: the quickstart, or plain defaults with your own facts",
@@ -104,9 +97,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def resolve_recipe(options: argparse.Namespace) -> LifelongEditRecipe:
     """The recipe; the quickstart where neither a recipe nor requests are named."""
     inputs = {"requests.path", "requests.cases", "benchmark.name", "follow.is_on"}
-    if options.recipe is None and not inputs & given_settings(LifelongEditRecipe, options).keys():
+    given = entry.given_settings(LifelongEditRecipe, options)
+    if options.recipe is None and not inputs & given.keys():
         options.recipe = QUICKSTART
-    return resolve(LifelongEditRecipe, options)
+    return entry.resolve(LifelongEditRecipe, options)
 
 
 def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:

@@ -17,13 +17,7 @@ if __name__ == "__main__":  # the packages lie one folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from liveedit_core.errors import ConfigError
-from pipelines.job.entry import (
-    add_benchmark_options,
-    job_parser,
-    parse_job,
-    resolve,
-    run_entry,
-)
+from pipelines.job import entry
 from pipelines.operations.recipe import NightlyRecipe
 
 if TYPE_CHECKING:
@@ -43,7 +37,7 @@ EXIT_CODES = """exit codes:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    return run_entry(
+    return entry.run_entry(
         lambda: resolve_recipe(options),
         lambda recipe: run_job(recipe, date_label(options.date)),
         is_dry_run=options.dry_run,
@@ -52,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = job_parser(__doc__, EXIT_CODES)
+    parser = entry.job_parser(__doc__, EXIT_CODES)
     parser.add_argument("--date", metavar="YYYY-MM-DD", help="of the run; default: today (UTC)")
     cases = parser.add_mutually_exclusive_group()
     cases.add_argument(
@@ -61,9 +55,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         metavar="FILE.jsonl",
         help="fixed cases, one per line; all are used",
     )
-    add_benchmark_options(parser, cases)
+    entry.add_benchmark_options(parser, cases)
     parser.add_argument("--store", metavar="URI", help="file:///folder or s3://bucket/prefix")
-    return parse_job(
+    return entry.parse_job(
         parser, arguments, recipe=DEFAULT_RECIPE, recipe_help="cases, tolerances, workers"
     )
 
@@ -72,7 +66,9 @@ def resolve_recipe(options: argparse.Namespace) -> NightlyRecipe:
     """The recipe; without a limit where an option names the cases."""
     named = vars(options)
     has_own_cases = named["cases.path"] is not None or named["benchmark.name"] is not None
-    return resolve(NightlyRecipe, options, defaults=["cases.limit=0"] if has_own_cases else [])
+    return entry.resolve(
+        NightlyRecipe, options, defaults=["cases.limit=0"] if has_own_cases else []
+    )
 
 
 def date_label(date: str | None) -> str:

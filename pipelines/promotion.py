@@ -17,7 +17,7 @@ from typing import NoReturn
 if __name__ == "__main__":  # the packages lie one folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.job.entry import FAILED, current_user, job_parser, parse_job, resolve, run_entry
+from pipelines.job import entry
 from pipelines.operations.recipe import DEFAULT_RECIPE, PromotionRecipe
 
 EXIT_CODES = """exit codes:
@@ -40,17 +40,17 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    return run_entry(
-        lambda: resolve(PromotionRecipe, options),
+    return entry.run_entry(
+        lambda: entry.resolve(PromotionRecipe, options),
         lambda recipe: run_job(recipe, options),
         is_dry_run=options.dry_run,
-        wrong_setting=FAILED,
+        wrong_setting=entry.FAILED,
     )
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = job_parser(__doc__, EXIT_CODES, parser_class=_Parser)
+    parser = entry.job_parser(__doc__, EXIT_CODES, parser_class=_Parser)
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
         "--version", metavar="N", type=int, help="version of liveedit-bank; default: the newest"
@@ -67,7 +67,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--who", metavar="NAME", help="for the audit log; default: the current user"
     )
-    return parse_job(
+    return entry.parse_job(
         parser, arguments, recipe=DEFAULT_RECIPE, recipe_help="thresholds and tolerances"
     )
 
@@ -81,7 +81,7 @@ def run_job(recipe: PromotionRecipe, options: argparse.Namespace) -> int:
     promoter = Promoter(
         recipe=recipe,
         versions=ModelVersions(default_tracking_uri(Path(recipe.run_root))),
-        who=options.who or current_user(),
+        who=options.who or entry.current_user(),
         why=options.why,
         say=print,
     )

@@ -17,7 +17,7 @@ if __name__ == "__main__":  # the packages lie one folder above this one
 
 from liveedit_core.errors import ConfigError
 from pipelines.editing.recipe import RebuildRecipe
-from pipelines.job.entry import job_parser, parse_job, resolve, run_entry
+from pipelines.job import entry
 from pipelines.job.recipe_loader import to_toml
 
 if TYPE_CHECKING:
@@ -35,12 +35,14 @@ EXIT_CODES = """exit codes:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    return run_entry(lambda: resolve(RebuildRecipe, options), run_job, is_dry_run=options.dry_run)
+    return entry.run_entry(
+        lambda: entry.resolve(RebuildRecipe, options), run_job, is_dry_run=options.dry_run
+    )
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = job_parser(__doc__, EXIT_CODES)
+    parser = entry.job_parser(__doc__, EXIT_CODES)
     parser.add_argument("--store", metavar="URI", help="holds the request log")
     parser.add_argument(
         "--generator",
@@ -53,7 +55,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--from", dest="source.bank", metavar="NAME", help="only the edits that this bank holds"
     )
     parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
-    return parse_job(parser, arguments)
+    return entry.parse_job(parser, arguments)
 
 
 def run_job(recipe: RebuildRecipe) -> int:

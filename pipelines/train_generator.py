@@ -20,14 +20,7 @@ if __name__ == "__main__":  # the packages lie one folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from liveedit_core.errors import ConfigError
-from pipelines.job.entry import (
-    add_benchmark_options,
-    given_settings,
-    job_parser,
-    parse_job,
-    resolve,
-    run_entry,
-)
+from pipelines.job import entry
 from pipelines.job.recipe_loader import to_toml
 from pipelines.training.recipe import TrainRecipe
 
@@ -43,7 +36,7 @@ EXIT_CODES = """exit codes:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = job_parser(__doc__, EXIT_CODES)
+    parser = entry.job_parser(__doc__, EXIT_CODES)
     parser.add_argument(
         "--backbone",
         dest="backbone.name",
@@ -54,7 +47,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     source.add_argument(
         "--cases", dest="data.cases", metavar="FILE.jsonl", help="training cases, one a line"
     )
-    add_benchmark_options(parser, source)
+    entry.add_benchmark_options(parser, source)
     parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
     parser.add_argument(
         "--store",
@@ -94,7 +87,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     estimate.add_argument(
         "--num-cases", type=int, metavar="N", help="training cases (those of the built-in split)"
     )
-    return parse_job(
+    return entry.parse_job(
         parser,
         arguments,
         recipe_help=f"settings; by default {DEFAULT_RECIPE.name}, or {OTHER_RECIPE.name} with "
@@ -106,7 +99,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
-    return run_entry(
+    return entry.run_entry(
         lambda: resolve_recipe(options), lambda recipe: run_job(recipe, options), is_dry_run=False
     )
 
@@ -131,9 +124,9 @@ def run_job(recipe: TrainRecipe, options: argparse.Namespace) -> int:
 def resolve_recipe(options: argparse.Namespace) -> TrainRecipe:
     """The recipe; by default one that fits the backbone."""
     if options.recipe is None:
-        name = given_settings(TrainRecipe, options).get("backbone.name", "builtin")
+        name = entry.given_settings(TrainRecipe, options).get("backbone.name", "builtin")
         options.recipe = DEFAULT_RECIPE if name == "builtin" else OTHER_RECIPE
-    return resolve(TrainRecipe, options)
+    return entry.resolve(TrainRecipe, options)
 
 
 def print_estimate(recipe: TrainRecipe, options: argparse.Namespace) -> None:
