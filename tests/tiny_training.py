@@ -10,12 +10,7 @@ from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.config import GeneratorConfig, VisualKeyRecipe
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.data import TrainingData
-from liveedit_core.training.recipe import (
-    OptimizationSection,
-    Phase,
-    PhaseSection,
-    TrainingPlan,
-)
+from liveedit_core.training.recipe import OptimizationSection, Phase, PhaseSection, TrainingPlan
 from pipelines.training.data import Material, Pyramids
 from pipelines.training.recipe import ModelSection
 from tests.encoded_data import encode_training_data
@@ -64,18 +59,11 @@ def tiny_source() -> TrainingSource:
 
 
 def plan(
-    steps: int = 20,
-    *,
-    accumulation: int = 2,
-    optimization: OptimizationSection | None = None,
+    steps: int = 20, *, accumulation: int = 2, optimization: OptimizationSection | None = None
 ) -> TrainingPlan:
     """All phases alike."""
     section = PhaseSection(steps=steps, batch_size=3, accumulation=accumulation)
-    phases: dict[Phase, PhaseSection] = {
-        "prompt": section,
-        "experts": section,
-        "joint": section,
-    }
+    phases: dict[Phase, PhaseSection] = {"prompt": section, "experts": section, "joint": section}
     return TrainingPlan(seed=3, phases=phases, optimization=optimization or OptimizationSection())
 
 

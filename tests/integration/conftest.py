@@ -116,10 +116,7 @@ def start_s3_server(folder: Path, ports: Sequence[int] = ()) -> S3Server:
     except RuntimeError:
         process.kill()
         raise
-    environment = {
-        "AWS_ENDPOINT_URL": endpoint,
-        **S3_CREDENTIALS,
-    }
+    environment = {"AWS_ENDPOINT_URL": endpoint, **S3_CREDENTIALS}
     return S3Server(endpoint, "bkt", environment, process)
 
 

@@ -20,11 +20,7 @@ from tests.integration.edit_job import ROOT, Run, end_group, environment, needs_
 
 pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(600)]
 
-TINY = (
-    "requests.limit=2",
-    "evaluation.at=[1]",
-    'evaluation.protocols=["teacher_forced"]',
-)
+TINY = ("requests.limit=2", "evaluation.at=[1]", 'evaluation.protocols=["teacher_forced"]')
 RAY = Path(sys.executable).with_name("ray")
 
 

@@ -180,10 +180,7 @@ class Operations:
     def make_nightly(self, label: str, *overrides: str) -> NightlyRun:
         recipe = load_recipe(NightlyRecipe, None, [*self.settings, *NIGHTLY_OVERRIDES, *overrides])
         return NightlyRun(
-            recipe=recipe,
-            label=label,
-            versions=self.versions,
-            evaluator_of=InlineEvaluators().of,
+            recipe=recipe, label=label, versions=self.versions, evaluator_of=InlineEvaluators().of
         )
 
     def promoter(self, *overrides: str, who: str = "anna", why: str = "") -> Promoter:

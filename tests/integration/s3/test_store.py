@@ -14,12 +14,7 @@ from infra.storage.object_store import ObjectStore
 from infra.storage.writer_fence import WriterFencedError
 from infra.tracking.results import ResultsTable
 from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
-from tests.small_rows import (
-    SMALL_CONFIG,
-    SMALL_IDENTITY,
-    request_of,
-    row_of,
-)
+from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY, request_of, row_of
 
 
 @pytest.fixture

@@ -76,11 +76,7 @@ def test_without_edits_it_generates_as_transformers_does(
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        GREEDY,
-        GREEDY | {"use_cache": False},
-        GREEDY | {"num_beams": 3, "num_return_sequences": 2},
-    ],
+    [GREEDY, GREEDY | {"use_cache": False}, GREEDY | {"num_beams": 3, "num_return_sequences": 2}],
     ids=["greedy", "no cache", "beams"],
 )
 def test_a_batch_answers_as_its_requests_do_alone(backbone: Any, arguments: dict[str, Any]) -> None:

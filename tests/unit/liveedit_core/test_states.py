@@ -19,11 +19,7 @@ LONG = random_states(2, num_prompt=6, num_target=4)
 def test_padding_keeps_values_and_masks_the_rest() -> None:
     parts = [torch.ones(2, 3), 2 * torch.ones(4, 3), torch.zeros(0, 3)]
     padded = Padded.pad(parts)
-    assert padded.mask_BS.tolist() == [
-        [True, True, False, False],
-        [True] * 4,
-        [False] * 4,
-    ]
+    assert padded.mask_BS.tolist() == [[True, True, False, False], [True] * 4, [False] * 4]
     for part, rows, mask in zip(parts, padded.values_BSD, padded.mask_BS, strict=True):
         assert torch.equal(rows[mask], part)
         assert not rows[~mask].any()

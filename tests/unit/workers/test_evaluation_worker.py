@@ -8,12 +8,7 @@ from torch import Tensor
 
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.evaluation.probes import (
-    FREE_GENERATION,
-    PROTOCOLS,
-    TEACHER_FORCED,
-    ProbeResult,
-)
+from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind

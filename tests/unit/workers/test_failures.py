@@ -3,20 +3,9 @@
 import pytest
 import ray.exceptions
 
-from liveedit_core.errors import (
-    InputError,
-    LiveEditError,
-    StorageUnavailableError,
-    WorkerLostError,
-)
+from liveedit_core.errors import InputError, LiveEditError, StorageUnavailableError, WorkerLostError
 from workers import failures
-from workers.failures import (
-    MAX_ATTEMPTS,
-    WorkerStartError,
-    converted_failures,
-    from_ray,
-    retried,
-)
+from workers.failures import MAX_ATTEMPTS, WorkerStartError, converted_failures, from_ray, retried
 
 
 def task_error(cause: Exception) -> ray.exceptions.RayTaskError:

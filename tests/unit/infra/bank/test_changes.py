@@ -124,9 +124,7 @@ def test_a_fenced_writer_cannot_store_a_change(logged: LoggedBank) -> None:
     assert logged.log.changes.read() == []
 
 
-def test_the_next_commit_applies_a_change_whose_process_died(
-    logged: LoggedBank,
-) -> None:
+def test_the_next_commit_applies_a_change_whose_process_died(logged: LoggedBank) -> None:
     logged.bank.remove(logged.ids(2), author="anna", reason="queued", epoch=None)
     assert logged.held() == [2, 3, 4]
     assert logged.bank.has_waiting_changes()

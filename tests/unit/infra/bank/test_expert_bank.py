@@ -15,12 +15,7 @@ from infra.bank.expert_bank import ExpertBank
 from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.object_store import ObjectStore
 from infra.storage.writer_fence import WriterFencedError
-from liveedit_core.errors import (
-    IntegrityError,
-    NumericsError,
-    RepositoryMismatchError,
-    ShapeError,
-)
+from liveedit_core.errors import IntegrityError, NumericsError, RepositoryMismatchError, ShapeError
 from liveedit_core.method.config import GeneratorConfig
 
 MakeRow = Callable[..., ExpertRow]

@@ -8,11 +8,7 @@ import pytest
 
 from infra.reports.data import Example, Histogram, TrainingReportData
 from infra.reports.plots import histogram_edges
-from infra.reports.training import (
-    phase_plots,
-    render_training_report,
-    validation_plots,
-)
+from infra.reports.training import phase_plots, render_training_report, validation_plots
 from liveedit_core.schema import Probe, ProbeKind
 from tests.unit.tiny_inputs import image
 from tests.unit.tiny_results import probe_result
@@ -151,11 +147,7 @@ def test_a_run_without_validation_has_a_report(data: TrainingReportData) -> None
 
 @pytest.mark.parametrize(
     ("values", "edges"),
-    [
-        ([0, 2, 1], [-0.5, 0.5, 1.5, 2.5]),
-        ([0.5], [0.0, 1.0]),
-        ([0.0, 0.0], [-0.5, 0.5]),
-    ],
+    [([0, 2, 1], [-0.5, 0.5, 1.5, 2.5]), ([0.5], [0.0, 1.0]), ([0.0, 0.0], [-0.5, 0.5])],
 )
 def test_edges(values: list[float], edges: list[float]) -> None:
     assert histogram_edges(values) == edges

@@ -77,9 +77,7 @@ def test_both_halves_give_the_whole_models_numbers(
     torch.testing.assert_close(logits, logits_TV[start - 1 : stop], rtol=1e-5, atol=1e-5)
 
 
-def test_a_padded_batch_gives_what_its_members_give_alone(
-    backbone: VisionLanguageBackbone,
-) -> None:
+def test_a_padded_batch_gives_what_its_members_give_alone(backbone: VisionLanguageBackbone) -> None:
     states = backbone.encode(ITEMS)
     alone = [backbone.encode([item])[0] for item in ITEMS]
     for one, other in zip(states, alone, strict=True):

@@ -20,12 +20,7 @@ from liveedit_core.baselines.in_context import InContext
 from liveedit_core.baselines.live_edit import LiveEdit
 from liveedit_core.baselines.lora import Lora
 from liveedit_core.baselines.protocol import ComparedEditor, EditorMemory
-from liveedit_core.baselines.settings import (
-    GraceConfig,
-    InContextConfig,
-    LoraConfig,
-    WiseConfig,
-)
+from liveedit_core.baselines.settings import GraceConfig, InContextConfig, LoraConfig, WiseConfig
 from liveedit_core.baselines.unedited import Unedited
 from liveedit_core.baselines.wise import Wise
 from liveedit_core.evaluation.probes import (

@@ -72,9 +72,7 @@ def test_training_and_evaluation_cases_show_no_common_image(
     assert not trained & examined
 
 
-def test_evaluation_edits_are_about_nothing_the_backbone_was_taught(
-    evaluation: list[Case],
-) -> None:
+def test_evaluation_edits_are_about_nothing_the_backbone_was_taught(evaluation: list[Case]) -> None:
     taught = {
         image
         for entity in load_entities("known_train", "known_evaluation")

@@ -58,11 +58,7 @@ def _only_reject(path: Path, load: Callable[..., Any] = load_requests, **options
 def test_a_request_comes_out_whole(folder: Path) -> None:
     (request,) = load_requests(_write(folder, GOOD | {"submitter": "ann"}))
     assert isinstance(request, EditRequest)
-    assert (request.prompt, request.target, request.submitter) == (
-        "What is this?",
-        "a rose",
-        "ann",
-    )
+    assert (request.prompt, request.target, request.submitter) == ("What is this?", "a rose", "ann")
     assert request.image_bytes == _png("red")
     assert request.image_uri == (folder / "red.png").resolve().as_uri()
     assert request.edit_id == edit_id_of(_png("red"), "What is this?", "a rose")

@@ -58,10 +58,7 @@ def test_take_orders() -> None:
 def test_stored_arrays_give_the_same_repository() -> None:
     original = repository(1, 2)
     arrays = [getattr(original, name).numpy().reshape(2, -1) for name in TENSORS]
-    assert_same(
-        ExpertRepository.from_arrays(TINY_CONFIG, original.edit_ids, *arrays),
-        original,
-    )
+    assert_same(ExpertRepository.from_arrays(TINY_CONFIG, original.edit_ids, *arrays), original)
     none = [array[:0] for array in arrays]
     assert_same(ExpertRepository.from_arrays(TINY_CONFIG, (), *none), repository())
 

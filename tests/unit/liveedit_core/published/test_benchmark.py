@@ -150,9 +150,7 @@ def test_long_lists_are_cut_and_counted(tmp_path: Path) -> None:
     assert "and 10 more" in message
 
 
-def test_missing_and_damaged_images_stop_everything_or_cost_their_records(
-    tmp_path: Path,
-) -> None:
+def test_missing_and_damaged_images_stop_everything_or_cost_their_records(tmp_path: Path) -> None:
     damaged = tmp_path / "root" / "cut.png"
     damaged.parent.mkdir()
     damaged.write_bytes(image(1)[:60])

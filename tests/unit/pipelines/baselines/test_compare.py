@@ -241,11 +241,7 @@ def test_liveedit_needs_a_generator_of_the_backbone() -> None:
     [("llava", "ft-l,lora,grace,ike,unedited"), ("qwen2_vl", "liveedit,ft-m,wise")],
 )
 def test_another_backbone_end_to_end(
-    family: str,
-    editors: str,
-    tmp_path: Path,
-    empty_database: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    family: str, editors: str, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint folder by name, and a table of its editors."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -135,8 +135,7 @@ def test_a_window_waits_for_company_until_it_is_full(place: Place) -> None:
         seen.append(place.driver.bank.num_edits())
 
     place.follower(
-        "follow.window_s=1000",
-        events=[look, lambda: drop(place.inbox, "b.jsonl", [4, 5]), look],
+        "follow.window_s=1000", events=[look, lambda: drop(place.inbox, "b.jsonl", [4, 5]), look]
     ).follow()
     assert seen == [0, 5]
     windows = [window.num_edits for window in place.driver.bank.history()]

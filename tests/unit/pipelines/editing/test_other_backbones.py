@@ -32,11 +32,7 @@ from pipelines.job.sections import BackboneSection
 from pipelines.job.stages import bank_identity
 from pipelines.operations.open_editor import open_editor
 from pipelines.train_generator import main, parse_arguments, resolve_recipe
-from pipelines.training.cases import (
-    layer_loader,
-    load_training_backbone,
-    training_cases,
-)
+from pipelines.training.cases import layer_loader, load_training_backbone, training_cases
 from pipelines.training.data import Material, prepare_material, vocabulary_words
 from pipelines.training.loop import Curve, GeneratorTrainer
 from pipelines.training.recipe import TrainRecipe

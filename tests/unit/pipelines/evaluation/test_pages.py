@@ -36,10 +36,7 @@ NAMES = [f"case-{i}" for i in range(20)]
 def make_case(name: str) -> Case:
     edit = EditRequest(image_bytes=image("navy"), prompt=f"Where is {name} made?", target="Zürich")
     probe = Probe(
-        kind=ProbeKind.MODAL_LOCALITY,
-        prompt="What is this?",
-        target="",
-        image_bytes=image("olive"),
+        kind=ProbeKind.MODAL_LOCALITY, prompt="What is this?", target="", image_bytes=image("olive")
     )
     return Case(case_id=name, edit=edit, probes=(probe,))
 
@@ -165,8 +162,7 @@ def test_accuracy_is_shown_for_the_cases_compared_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_right", "verdict"),
-    [(20, "no difference"), (19, "not significant"), (5, "regression")],
+    ("num_right", "verdict"), [(20, "no difference"), (19, "not significant"), (5, "regression")]
 )
 def test_a_verdict_is_as_strong_as_the_evidence(num_right: int, verdict: str) -> None:
     found = {(item.kind, item.protocol): item for item in compare(num_right)}

@@ -47,9 +47,7 @@ def test_missing_results_are_named_with_what_there_is(
     assert "it has: main version 2 (4 edits)" in capsys.readouterr().err
 
 
-def test_settings_are_checked_before_anything_is_read(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_settings_are_checked_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "store is not set" in capsys.readouterr().err
     assert main(["old.nonsense=1"]) == 2

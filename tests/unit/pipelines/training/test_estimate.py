@@ -30,14 +30,7 @@ from pipelines.training.model_sizes import (
     read_backbone,
 )
 from pipelines.training.recipe import ModelSection, TrainRecipe
-from tests.tiny_backbone import (
-    EDIT_LAYER,
-    NUM_LAYERS,
-    OUR_CONFIG,
-    TINY_CONFIG,
-    case,
-    tiny_backbone,
-)
+from tests.tiny_backbone import EDIT_LAYER, NUM_LAYERS, OUR_CONFIG, TINY_CONFIG, case, tiny_backbone
 
 CONFIGS = Path(__file__).parents[4] / "pipelines" / "backbone_configs"
 

@@ -39,12 +39,7 @@ def recipe(**phases: PhaseSection) -> TrainRecipe:
 
 
 @pytest.mark.parametrize(
-    ("phase", "figure"),
-    [
-        ("prompt", "soft_absolute"),
-        ("experts", "nll"),
-        ("joint", "reliability"),
-    ],
+    ("phase", "figure"), [("prompt", "soft_absolute"), ("experts", "nll"), ("joint", "reliability")]
 )
 def test_each_phase_descends(
     phase: str, figure: str, backbone: VisionLanguageBackbone, material: Material
