@@ -18,7 +18,11 @@ from typing import Any, Self
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.backbones.vision_language import as_vision_language
-from liveedit_core.builtin.backbone import load_named_backbone
+from liveedit_core.builtin.backbone import (
+    BUILTIN,
+    builtin_generator_folder,
+    load_named_backbone,
+)
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
@@ -53,16 +57,8 @@ class Generation:
 class EditedModel:
     """A frozen backbone, a generator made for it, and experts that can be added and removed.
 
-    Args:
-        backbone: frozen model.
-        generator: made for this backbone.
-        repository: experts to start with, such as a bank version.
-        facts: what they were made from, as far as it is known: for explanations, and so that a new
-            answer to the same question replaces the old one.
-
-    Raises:
-        ConfigError: the backbone cannot generate.
-        RepositoryMismatchError: backbone and generator do not fit each other.
+    `facts` is what the first experts were made from, as far as it is known: for explanations, and
+    so that a new answer to the same question replaces the old one.
     """
 
     def __init__(
@@ -90,11 +86,7 @@ class EditedModel:
 
     @property
     def editor(self) -> Editor:
-        """The engine with the current experts; immutable, an edit replaces it.
-
-        Raises:
-            ConfigError: the model is closed.
-        """
+        """The engine with the current experts; immutable, an edit replaces it."""
         if self._editor is None:
             raise ConfigError("this edited model is closed; open another one")
         return self._editor
@@ -113,10 +105,6 @@ class EditedModel:
 
         The same edit again changes nothing; another target for the same image and prompt replaces
         the old one.
-
-        Raises:
-            InputError: the image cannot be read, or a text is empty or too long.
-            NumericsError: the expert is not finite.
         """
         return self.edit_many([(image, prompt, target)])[0]
 
@@ -160,14 +148,10 @@ class EditedModel:
     def generate(
         self, images: Sequence[ImageSource | None], prompts: Sequence[str], **arguments: Any
     ) -> list[Generation]:
-        """Continue prompts, each with an image or None.
+        """Continue plain questions, each with an image or None, in the backbone's prompt format.
 
-        Without an image, or if no edit is kept, the backbone alone generates.
-
-        Args:
-            images: one per prompt.
-            prompts: plain questions; the backbone's prompt format is added.
-            arguments: of transformers' `generate`: max_new_tokens, num_beams, do_sample, ...
+        Without an image, or if no edit is kept, the backbone alone generates. `arguments` are those
+        of transformers' `generate`: max_new_tokens, num_beams, do_sample, ...
         """
         if len(images) != len(prompts):
             raise InputError(f"expected an image or None for each of {len(prompts)} prompts")
@@ -207,8 +191,8 @@ class EditedModel:
 
 
 def open_model(
-    backbone: str = "builtin",
-    generator: str | Path = "builtin",
+    backbone: str = BUILTIN,
+    generator: str | Path = BUILTIN,
     experts: ExpertRepository | Path | str | None = None,
     options: LoadOptions | None = None,
 ) -> EditedModel:
@@ -220,13 +204,9 @@ def open_model(
         experts: a bank version (`ExpertBank.load_repository`), a folder of `EditedModel.save`, or
             None to start empty.
         options: dtype and device of the backbone; the edit layer is the generator's.
-
-    Raises:
-        ConfigError: a part cannot be loaded; the message says why.
-        RepositoryMismatchError: the parts were not made for each other.
-        StorageUnavailableError: the hub cannot be reached.
     """
-    trained = load_generator(_generator_folder(generator))
+    is_builtin = str(generator) == BUILTIN
+    trained = load_generator(builtin_generator_folder() if is_builtin else Path(generator))
     options = (options or LoadOptions()).with_changes(edit_layer=trained.config.edit_layer)
     loaded = load_named_backbone(backbone, options)
     if experts is None or isinstance(experts, ExpertRepository):
@@ -234,14 +214,6 @@ def open_model(
     folder = Path(experts)
     repository = read_repository(folder, loaded.digest, trained)
     return EditedModel(loaded, trained, repository, load_facts(folder))
-
-
-def _generator_folder(name: str | Path) -> Path:
-    if str(name) != "builtin":
-        return Path(name)
-    from liveedit_core.builtin.generator import builtin_generator_folder
-
-    return builtin_generator_folder()
 
 
 def _bytes_of(image: ImageSource) -> bytes:

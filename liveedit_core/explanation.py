@@ -1,6 +1,6 @@
 """Explains an answer: which edits a question keeps, as numbers and as a chart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,8 @@ from liveedit_core.model_folder import Fact
 
 NUM_NOT_KEPT = 3
 """Edits shown that the question does not keep: the nearest ones."""
+_SIDE, _ROW, _WIDTH, _GAP = 192, 44, 420, 16
+_KEPT, _NOT_KEPT, _INK = (32, 110, 160), (190, 190, 190), (30, 30, 30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,33 @@ class Explanation:
 
     def image(self) -> Image.Image:
         """The question's image and a bar for each edit; the vertical line is the threshold."""
-        return draw(self)
+        height = max(_SIDE + 3 * _GAP, (len(self.edits) + 1) * _ROW + 2 * _GAP)
+        canvas = Image.new("RGB", (_SIDE + _WIDTH + 3 * _GAP, height), "white")
+        shown = decode_image(self.image_bytes)
+        shown.thumbnail((_SIDE, _SIDE))
+        canvas.paste(shown, (_GAP, _GAP))
+        pen = ImageDraw.Draw(canvas)
+        font = ImageFont.load_default(13)
+        left = _SIDE + 2 * _GAP
+        pen.text((left, _GAP), self.prompt[:60], fill=_INK, font=font)
+        for number, edit in enumerate(self.edits):
+            top = _GAP + (number + 1) * _ROW
+            verdict = f"weight {edit.weight:.2f}" if edit.is_kept else "not kept"
+            pen.text((left, top), f"{verdict}  {_words(edit)}"[:62], fill=_INK, font=font)
+            stop = left + max(2, self._pixels(edit.visual_similarity))
+            colour = _KEPT if edit.is_kept else _NOT_KEPT
+            pen.rectangle((left, top + 18, stop, top + 32), fill=colour)
+        at = left + self._pixels(self.threshold)
+        bottom = _GAP + (len(self.edits) + 1) * _ROW
+        pen.line((at, _GAP + _ROW - 4, at, bottom), fill=(180, 40, 40), width=2)
+        return canvas
+
+    def _pixels(self, similarity: float) -> int:
+        """Length of a bar; the scale spans all similarities and the threshold."""
+        values = [self.threshold, *(edit.visual_similarity for edit in self.edits)]
+        margin = 0.1 * (max(values) - min(values)) or 1.0
+        low = min(values) - margin
+        return int((similarity - low) / (max(values) + margin - low) * _WIDTH)
 
 
 @torch.no_grad()
@@ -100,46 +128,3 @@ def _words(edit: ExplainedEdit) -> str:
     if edit.fact is None:
         return f"edit {edit.edit_id[:12]}"
     return f"{edit.fact.prompt[:48]} -> {edit.fact.target[:32]}"
-
-
-_SIDE, _ROW, _WIDTH, _GAP = 192, 44, 420, 16
-_KEPT, _NOT_KEPT, _INK = (32, 110, 160), (190, 190, 190), (30, 30, 30)
-
-
-def draw(explanation: Explanation) -> Image.Image:
-    """See `Explanation.image`."""
-    height = max(_SIDE + 3 * _GAP, (len(explanation.edits) + 1) * _ROW + 2 * _GAP)
-    canvas = Image.new("RGB", (_SIDE + _WIDTH + 3 * _GAP, height), "white")
-    shown = decode_image(explanation.image_bytes)
-    shown.thumbnail((_SIDE, _SIDE))
-    canvas.paste(shown, (_GAP, _GAP))
-    pen = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(13)
-    left = _SIDE + 2 * _GAP
-    pen.text((left, _GAP), explanation.prompt[:60], fill=_INK, font=font)
-    scale = _Scale(explanation.edits, explanation.threshold)
-    for number, edit in enumerate(explanation.edits):
-        top = _GAP + (number + 1) * _ROW
-        verdict = f"weight {edit.weight:.2f}" if edit.is_kept else "not kept"
-        pen.text((left, top), f"{verdict}  {_words(edit)}"[:62], fill=_INK, font=font)
-        stop = left + max(2, int(scale(edit.visual_similarity) * _WIDTH))
-        colour = _KEPT if edit.is_kept else _NOT_KEPT
-        pen.rectangle((left, top + 18, stop, top + 32), fill=colour)
-    at = left + int(scale(explanation.threshold) * _WIDTH)
-    bottom = _GAP + (len(explanation.edits) + 1) * _ROW
-    pen.line((at, _GAP + _ROW - 4, at, bottom), fill=(180, 40, 40), width=2)
-    return canvas
-
-
-class _Scale:
-    """Similarities on 0 .. 1 of the width, the threshold always in sight."""
-
-    def __init__(self, edits: Sequence[ExplainedEdit], threshold: float) -> None:
-        values = [threshold, *(edit.visual_similarity for edit in edits)]
-        self._low, high = min(values), max(values)
-        margin = 0.1 * (high - self._low) or 1.0
-        self._low -= margin
-        self._range = high + margin - self._low
-
-    def __call__(self, value: float) -> float:
-        return (value - self._low) / self._range

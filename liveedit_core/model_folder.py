@@ -59,17 +59,10 @@ def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> None:
 def read_repository(
     folder: Path, backbone_digest: str, generator: LiveEditGenerator
 ) -> ExpertRepository:
-    """Read the experts.
-
-    Raises:
-        IntegrityError: a file is missing or damaged.
-        RepositoryMismatchError: they were written for another backbone or generator.
-    """
+    """Read the experts that were written for this backbone and generator."""
     content = _content(folder)
-    for name, found in (
-        ("backbone_digest", backbone_digest),
-        ("generator_digest", generator.digest),
-    ):
+    digests = {"backbone_digest": backbone_digest, "generator_digest": generator.digest}
+    for name, found in digests.items():
         if content.get(name) != found:
             raise RepositoryMismatchError(
                 f"{folder}: its experts were made for {name} {content.get(name)}, got {found}; "
@@ -86,7 +79,7 @@ def read_repository(
 
 
 def load_facts(folder: Path) -> dict[str, Fact]:
-    """Read the facts; raises IntegrityError."""
+    """Read the facts."""
     try:
         return {edit_id: Fact(**fact) for edit_id, fact in _content(folder)["facts"].items()}
     except (KeyError, TypeError, AttributeError) as error:
@@ -95,7 +88,6 @@ def load_facts(folder: Path) -> dict[str, Fact]:
 
 def _content(folder: Path) -> dict[str, Any]:
     try:
-        content = json.loads((folder / EDITS_FILE).read_text(encoding="utf-8"))
+        return dict(json.loads((folder / EDITS_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{folder / EDITS_FILE}: {error}") from error
-    return dict(content)

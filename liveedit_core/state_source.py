@@ -14,41 +14,29 @@ class StateSource(Protocol):
     """Gives the states of inputs, computed or cached."""
 
     def states(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
-        """float32 on the CPU, in the order of the inputs.
-
-        Raises:
-            InputError: an input cannot be encoded.
-        """
+        """float32 on the CPU, in the order of the inputs."""
         ...
 
 
 class BackboneStates:
-    """Encodes inputs with a backbone, without a cache."""
+    """Encodes inputs with a backbone, without a cache.
 
-    def __init__(self, backbone: Backbone) -> None:
-        self._backbone = backbone
-
-    def states(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
-        """See `StateSource.states`."""
-        return self._backbone.encode(inputs)
-
-
-class LazyBackboneStates:
-    """Like `BackboneStates`, but the backbone is loaded at the first call.
-
-    Pickles as `load` alone, so that it travels to other processes without the backbone.
+    A copy in another process does not take the backbone along: its first call runs `load` there.
     """
 
-    def __init__(self, load: Callable[[], Backbone], backbone: Backbone | None = None) -> None:
-        self._load = load
+    def __init__(
+        self, backbone: Backbone | None, load: Callable[[], Backbone] | None = None
+    ) -> None:
         self._backbone = backbone
+        self._load = load
 
-    def __reduce__(self) -> tuple[type["LazyBackboneStates"], tuple[Callable[[], Backbone]]]:
-        return LazyBackboneStates, (self._load,)
+    def __reduce__(self) -> tuple[type["BackboneStates"], tuple[object, object]]:
+        return BackboneStates, (None if self._load else self._backbone, self._load)
 
     def states(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         """See `StateSource.states`."""
         if self._backbone is None:
+            assert self._load is not None
             self._backbone = self._load()
         return self._backbone.encode(inputs)
 

@@ -66,7 +66,7 @@ class ModelNames:
     def generator_folder(self) -> Path:
         """Folder of the checkpoint; raises ConfigError if there is none."""
         if self.generator == BUILTIN:
-            from liveedit_core.builtin.generator import builtin_generator_folder
+            from liveedit_core.builtin.backbone import builtin_generator_folder
 
             return builtin_generator_folder()
         folder = Path(self.generator)

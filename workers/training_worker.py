@@ -20,7 +20,7 @@ from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.backbones.vision_language import as_vision_language
 from liveedit_core.errors import NumericsError
 from liveedit_core.method.generator import LiveEditGenerator
-from liveedit_core.training.micro_batches import draw, numbers_of_rank
+from liveedit_core.training.micro_batches import draw
 from liveedit_core.training.recipe import Phase, PhaseSection, TrainingPlan
 from liveedit_core.training.step import TrainingModule
 from workers.failures import converted_failures
@@ -135,9 +135,7 @@ class TrainingWorker:
         start_s = time.perf_counter()
         phase, section = self._begun().phase, self._phase
         rows = []
-        for number in numbers_of_rank(
-            section.accumulation, rank=self._rank, shards=self._sharding.shards
-        ):
+        for number in range(self._rank, section.accumulation, self._sharding.shards):
             batch = draw(
                 self._source.data,
                 phase,

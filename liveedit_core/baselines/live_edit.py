@@ -23,10 +23,7 @@ class LiveEdit:
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
         """Generate an expert per edit."""
-        experts = self.editor.write_experts(requests, states)
-        config = self.editor.generator.config
-        repository = self.editor.repository.with_experts(config, experts)
-        self.editor = self.editor.with_repository(repository)
+        self.editor = self.editor.with_edits(requests, states)
 
     def restore(self) -> None:
         """Back to the initial experts."""

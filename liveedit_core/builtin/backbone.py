@@ -51,9 +51,13 @@ PYRAMID_SIZES = (192,)
 """Images are encoded once more, larger: the language model sees them at 128 pixels."""
 
 
+def builtin_generator_folder() -> Path:
+    """Folder with the built-in generator's checkpoint, its recipe and training curve."""
+    return Path(__file__).parent / "assets" / "generator"
+
+
 def backbone_digest() -> str:
-    """Identity of the built-in backbone: its pinned parts, the joint, and how they are put
-    together."""
+    """Identity: the pinned parts, the joint, and how they are put together."""
     digest = hashlib.sha256()
     for part in (LANGUAGE_MODEL.wheel_sha256, IMAGE_TOWER.wheel_sha256, sha256_of(JOINT)):
         digest.update(part.encode())
@@ -64,13 +68,7 @@ def backbone_digest() -> str:
 def builtin_checkpoint(cache_dir: Path | None = None, say: Callable[[str], None] = print) -> Path:
     """Folder of the converted checkpoint, made when it is not there.
 
-    Args:
-        cache_dir: default `parts.default_cache_dir()`.
-        say: takes progress messages.
-
-    Raises:
-        StorageUnavailableError: no network or no disk at first use.
-        IntegrityError: a part is not the pinned one.
+    `cache_dir` is `parts.default_cache_dir()` by default; `say` takes progress messages.
     """
     cache = cache_dir or default_cache_dir()
     folder = cache / f"backbone-{backbone_digest()[:16]}"

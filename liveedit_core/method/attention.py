@@ -8,14 +8,7 @@ MASKED = -1e9
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention with biases on q, k and v and no output projection (Eq. 2).
-
-    Args:
-        query_size: M, width of the queries, before and after projection.
-        context_size: width of the attended sequence.
-        value_size: width of the result.
-        num_heads: H; scores are scaled by 1 / sqrt(query_size / H).
-    """
+    """Multi-head attention with biases on q, k and v and no output projection (Eq. 2)."""
 
     def __init__(self, query_size: int, context_size: int, value_size: int, num_heads: int) -> None:
         super().__init__()
@@ -31,13 +24,9 @@ class CrossAttention(nn.Module):
         mask_BS: Tensor,
         keys_BSD: Tensor | None = None,
     ) -> Tensor:
-        """[B, Q, value_size]; masked positions get no attention.
+        """[B, Q, value_size]; no attention where the bool mask is False.
 
-        Args:
-            query_BQM: B may be 1, shared by the batch.
-            context_BSD: attended sequence.
-            mask_BS: bool, True at real positions.
-            keys_BSD: input of the key projection, where it differs from `context_BSD`.
+        The queries may have batch size 1, and keys may be projected from another tensor.
         """
         query_BHQd = self._split(self.q_proj(query_BQM))
         key_BHSd = self._split(self.k_proj(context_BSD if keys_BSD is None else keys_BSD))

@@ -1,16 +1,12 @@
 """Reads and writes checkpoints of the authors' implementation.
 
 Their file is a `torch.save` of a dict whose `train_modules` holds five state dicts; step, losses
-and optimizer state beside it are ignored. A pickle can run code, so it is read with
-`weights_only=True`: tensors and plain values only.
-
-Shapes are inferred from the tensors. Three numbers cannot be: the edit layer, the number of
-attention heads and the scale of the experts.
+and optimizer state beside it are ignored. Shapes are inferred from the tensors. Three numbers
+cannot be: the edit layer, the number of attention heads and the scale of the experts.
 """
 
 import os
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +18,12 @@ from liveedit_core.errors import ConfigError, InputError, NumericsError
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
 
-ATTENTION = {"q_mlp": "q_proj", "k_mlp": "k_proj", "v_mlp": "v_proj"}
-EXTRACTOR = {
+MODULES = ("edit_extractor", "inpt_extractor", "moegen_c", "moegen_r", "instant_reps_norm")
+OUR_NAMES = {
+    "inpt_extractor": "input_extractor",
+    "moegen_c": "down_generator",
+    "moegen_r": "up_generator",
+    "instant_reps_norm": "hidden_norm",
     "eqe1": "phi",
     "eqe2": "psi",
     "vis_rep_prot": "sentinel",
@@ -32,19 +32,15 @@ EXTRACTOR = {
     "ca_query_info_ext2": "psi_attention",
     "layer_norm1": "visual_norm",
     "layer_norm2": "prompt_norm",
+    "phi": "query",
+    "ca_lora": "attention",
+    "layer_norm": "norm",
+    "q_mlp": "q_proj",
+    "k_mlp": "k_proj",
+    "v_mlp": "v_proj",
 }
-GENERATOR = {"phi": "query", "ca_lora": "attention", "layer_norm": "norm"}
-MODULES: dict[str, tuple[str, dict[str, str]]] = {
-    "edit_extractor": ("edit_extractor", EXTRACTOR),
-    "inpt_extractor": ("input_extractor", EXTRACTOR),
-    "moegen_c": ("down_generator", GENERATOR),
-    "moegen_r": ("up_generator", GENERATOR),
-    "instant_reps_norm": ("hidden_norm", {}),
-}
-_REVERSED: dict[str, tuple[str, dict[str, str]]] = {
-    ours: (theirs, {value: key for key, value in (ATTENTION | table).items()})
-    for theirs, (ours, table) in MODULES.items()
-}
+"""Ours for theirs, for each part of a dotted name; other parts are equal."""
+THEIR_NAMES = {ours: theirs for theirs, ours in OUR_NAMES.items()}
 
 MAX_BYTES = 8 * 1024**3
 """A checkpoint for a 7B model with its optimizer state has about 1 GB."""
@@ -71,33 +67,36 @@ def read_authors_checkpoint(
 ) -> LiveEditGenerator:
     """The generator in one of their files; float32, eval mode, frozen, without a digest.
 
-    The defaults for heads and scale are theirs. A file above `max_bytes` is not read.
-
-    Raises:
-        InputError: the file is missing, too large, no such checkpoint, or its tensors do not fit.
-        ConfigError: edit layer or heads are impossible for these tensors.
-        NumericsError: a tensor holds NaN or infinity.
+    The defaults for heads and scale are theirs.
     """
     tensors = _flat_tensors(path, _load(path, max_bytes))
-    config = infer_config(
-        path,
-        tensors,
-        edit_layer=edit_layer,
-        num_attention_heads=num_attention_heads,
-        expert_scale=expert_scale,
+    shapes = []
+    for name in ("inpt_extractor.vis_rep_prot", "edit_extractor.eqe1", "moegen_c.phi"):
+        shape = tuple(tensors[name].shape) if name in tensors else ()
+        if len(shape) != 3:
+            found = f"has shape {shape}" if shape else "is missing"
+            raise InputError(f"{path}: {name} {found}; expected three axes, the first of length 1")
+        shapes.append(shape)
+    (_, num_image_tokens, hidden_size), (_, num_queries, module_dim), (_, rank, _) = shapes
+    generator = LiveEditGenerator(
+        GeneratorConfig(
+            hidden_size=hidden_size,
+            num_image_tokens=num_image_tokens,
+            edit_layer=edit_layer,
+            module_dim=module_dim,
+            num_queries=num_queries,
+            num_attention_heads=num_attention_heads,
+            rank=rank,
+            expert_scale=expert_scale,
+        )
     )
-    generator = LiveEditGenerator(config)
     _check_fit(path, tensors, generator)
-    generator.load_state_dict(from_authors(tensors))
+    generator.load_state_dict({our_name(name): tensor for name, tensor in tensors.items()})
     return generator.eval().requires_grad_(False)
 
 
 def write_authors_checkpoint(generator: LiveEditGenerator, path: Path) -> None:
-    """Write a generator as one of their files, atomically.
-
-    Raises:
-        ConfigError: the generator uses a variant of ours that their format cannot hold.
-    """
+    """Write a generator as one of their files, atomically; refuses variants of ours."""
     variants = [
         f"{name} = {value!r} (theirs: {GeneratorConfig.model_fields[name].default!r})"
         for name, value in generator.config
@@ -118,40 +117,8 @@ def write_authors_checkpoint(generator: LiveEditGenerator, path: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def infer_config(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    *,
-    edit_layer: int,
-    num_attention_heads: int,
-    expert_scale: float,
-) -> GeneratorConfig:
-    """The paper's config in the shapes of their tensors.
-
-    Raises:
-        InputError: a tensor is missing or has another number of axes.
-        ConfigError: the given numbers are impossible for these shapes.
-    """
-    shapes = {
-        name: _three_axes(path, tensors, name)
-        for name in ("edit_extractor.eqe1", "moegen_c.phi", "inpt_extractor.vis_rep_prot")
-    }
-    _, num_image_tokens, hidden_size = shapes["inpt_extractor.vis_rep_prot"]
-    _, num_queries, module_dim = shapes["edit_extractor.eqe1"]
-    return GeneratorConfig(
-        hidden_size=hidden_size,
-        num_image_tokens=num_image_tokens,
-        edit_layer=edit_layer,
-        module_dim=module_dim,
-        num_queries=num_queries,
-        num_attention_heads=num_attention_heads,
-        rank=shapes["moegen_c.phi"][1],
-        expert_scale=expert_scale,
-    )
-
-
 def _load(path: Path, max_bytes: int) -> Any:
-    """Tensors and plain values of a file; NumPy scalars (losses) count as plain."""
+    """Tensors and plain values of a file, as a pickle can run code; losses are NumPy scalars."""
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -199,7 +166,7 @@ def _flat_tensors(path: Path, content: Any) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_fit(path: Path, tensors: Mapping[str, Tensor], generator: LiveEditGenerator) -> None:
+def _check_fit(path: Path, tensors: dict[str, Tensor], generator: LiveEditGenerator) -> None:
     """Raises InputError for missing, unknown and misshapen tensors, under the authors' names."""
     expected = {their_name(name): value.shape for name, value in generator.state_dict().items()}
     errors = [f"{name} is missing" for name in sorted(set(expected) - set(tensors))]
@@ -214,36 +181,18 @@ def _check_fit(path: Path, tensors: Mapping[str, Tensor], generator: LiveEditGen
         raise InputError(f"{path}: {'; '.join(errors[:5])}{more}")
 
 
-def _three_axes(path: Path, tensors: Mapping[str, Tensor], name: str) -> tuple[int, int, int]:
-    shape = tuple(tensors[name].shape) if name in tensors else ()
-    if len(shape) != 3:
-        found = f"has shape {shape}" if shape else "is missing"
-        raise InputError(f"{path}: {name} {found}; expected three axes, the first of length 1")
-    return shape[0], shape[1], shape[2]
-
-
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def our_name(name: str) -> str:
     """Our name of one of their tensors, `<module>.<name in its state dict>`."""
-    module, _, rest = name.partition(".")
-    ours, table = MODULES[module]
-    parts = [table.get(part, ATTENTION.get(part, part)) for part in rest.split(".")]
-    return ".".join([ours, *parts])
+    return ".".join(OUR_NAMES.get(part, part) for part in name.split("."))
 
 
 def their_name(name: str) -> str:
     """Their name of one of our tensors: the inverse of `our_name`."""
-    module, _, rest = name.partition(".")
-    theirs, table = _REVERSED[module]
-    return ".".join([theirs, *(table.get(part, part) for part in rest.split("."))])
-
-
-def from_authors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their tensors under our names."""
-    return {our_name(name): tensor for name, tensor in tensors.items()}
+    return ".".join(THEIR_NAMES.get(part, part) for part in name.split("."))
 
 
 def to_authors(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -94,15 +94,13 @@ class GeneratorConfig(Settings):
                     f"{name}: {size} is not a multiple of num_attention_heads "
                     f"({self.num_attention_heads})"
                 )
-        if self.visual_source == "tower_pyramid":
-            self._check_pyramid()
-        elif (self.visual_size, self.visual_rank, self.num_sentinels) != (0, 0, 1):
-            raise ValueError(
-                "visual_size, visual_rank and num_sentinels: for visual_source tower_pyramid only"
-            )
-        return self
-
-    def _check_pyramid(self) -> None:
+        if self.visual_source != "tower_pyramid":
+            if (self.visual_size, self.visual_rank, self.num_sentinels) != (0, 0, 1):
+                raise ValueError(
+                    "visual_size, visual_rank and num_sentinels: for visual_source tower_pyramid "
+                    "only"
+                )
+            return self
         if self.visual_size < 1:
             raise ValueError(f"visual_size: a pyramid needs 1 or more, got {self.visual_size}")
         largest = self.feature_size - 2
@@ -116,6 +114,7 @@ class GeneratorConfig(Settings):
                 f"nearest_sentinels: expected at most num_sentinels ({self.num_sentinels}), got "
                 f"{self.nearest_sentinels}"
             )
+        return self
 
     @property
     def feature_size(self) -> int:

@@ -35,11 +35,7 @@ NOTHING_KEPT = Routing(kept=(), weights=(), visual_margins=())
 
 
 class Editor:
-    """A frozen backbone, a generator made for it and a repository of experts; immutable.
-
-    Raises:
-        RepositoryMismatchError: generator and backbone do not fit each other.
-    """
+    """A frozen backbone, a generator made for it and a repository of experts; immutable."""
 
     def __init__(
         self, backbone: Backbone, generator: LiveEditGenerator, repository: ExpertRepository
@@ -61,9 +57,11 @@ class Editor:
         """The same engine with other experts."""
         return Editor(self.backbone, self.generator, repository)
 
-    def with_edits(self, requests: Sequence[EditRequest]) -> "Editor":
-        """The same engine with more edits."""
-        experts = self.write_experts(requests)
+    def with_edits(
+        self, requests: Sequence[EditRequest], states: Sequence[LayerStates] | None = None
+    ) -> "Editor":
+        """The same engine with more edits; `states` as in `write_experts`."""
+        experts = self.write_experts(requests, states)
         return self.with_repository(self.repository.with_experts(self.generator.config, experts))
 
     @torch.no_grad()
@@ -74,11 +72,7 @@ class Editor:
         *,
         check_finite: bool = True,
     ) -> list[Expert]:
-        """One expert per request (Eq. 1, 3, 4); `states` are those of `edit_input`, if known.
-
-        Raises:
-            NumericsError: an expert is not finite, with `check_finite`.
-        """
+        """One expert per request (Eq. 1, 3, 4); `states` are those of `edit_input`, if known."""
         if not requests:
             return []
         if states is None:
@@ -95,9 +89,8 @@ class Editor:
             )
             for i, request in enumerate(requests)
         ]
-        if check_finite:
-            for expert in experts:
-                expert.check_finite()
+        for expert in experts if check_finite else ():
+            expert.check_finite()
         return experts
 
     @torch.no_grad()
@@ -120,8 +113,8 @@ class Editor:
             explained.append(
                 Routing(
                     kept=tuple(self.repository.edit_ids[n] for n in kept),
-                    weights=tuple(float(routing.weights_BN[row, n]) for n in kept),
-                    visual_margins=tuple(float(routing.margin_BN[row, n]) for n in kept),
+                    weights=tuple(routing.weights_BN[row, kept].tolist()),
+                    visual_margins=tuple(routing.margin_BN[row, kept].tolist()),
                 )
             )
         return explained
@@ -152,8 +145,7 @@ class Editor:
     def router(self, routings: dict[int, Routing] | None = None) -> RouteOnce:
         """What `Backbone.generate` calls once per batch, at prefill.
 
-        Args:
-            routings: is filled with the routing of each input with an image, by its index.
+        `routings` is filled with the routing of each input with an image, by its index.
         """
 
         def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:

@@ -27,8 +27,8 @@ class Expert:
 
     def check_finite(self) -> None:
         """Raises NumericsError if a tensor holds NaN or infinity."""
-        for name in ("visual_feature_QM", "prompt_feature_QM", "down_RD", "up_RD"):
-            if not torch.isfinite(getattr(self, name)).all():
+        for name, value in vars(self).items():
+            if name != "edit_id" and not value.isfinite().all():
                 raise NumericsError(
                     f"edit {self.edit_id}: {name} holds NaN or infinity; the expert is not stored. "
                     "Check the image and target of this edit, and the generator checkpoint."
@@ -73,12 +73,7 @@ class ExpertGenerator(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, signal: Padded, position_BS: Tensor) -> Tensor:
-        """One matrix per edit, [B, R, D].
-
-        Args:
-            signal: h_v ++ h_p ++ h_o (++ target embeddings), [B, S, D].
-            position_BS: int64 index into the position embeddings; ignored when there are none.
-        """
+        """One matrix per edit, [B, R, D]; see `LiveEditGenerator.edit_signal`."""
         context_BSD = self.norm(signal.values_BSD)
         keys_BSD = context_BSD + self.position[position_BS] if hasattr(self, "position") else None
         matrix: Tensor = self.attention(self.query, context_BSD, signal.mask_BS, keys_BSD)

@@ -93,13 +93,8 @@ class LiveEditGenerator(nn.Module):
         prompt = pad_prompts(states)
         if self.has_pyramid:
             is_edit = extractor is self.edit_extractor
-            visual = self.visual_key(stack_pyramids(states), is_edit=is_edit)
-            return Features(
-                visual_BQM=visual.visual_BQM,
-                prompt_BQM=extractor(prompt),
-                sentinel_BQM=visual.sentinel_BQM,
-                same_image_BQM=visual.same_image_BQM,
-            )
+            visual, threshold, same = self.visual_key(stack_pyramids(states), is_edit=is_edit)
+            return Features(visual, extractor(prompt), threshold, same)
         features: Features = extractor(prompt, pad_images(states))
         return features
 
@@ -175,21 +170,13 @@ def digest_of(folder: Path) -> str:
 
 
 def load_generator(folder: Path) -> LiveEditGenerator:
-    """Read a checkpoint folder; float32, eval mode, frozen.
-
-    Raises:
-        IntegrityError: a file is missing or damaged, or the weights do not fit the config.
-        ConfigError: the config holds unknown or impossible values.
-    """
+    """Read a checkpoint folder; float32, eval mode, frozen."""
     try:
         config = GeneratorConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text()))
         tensors = load_file(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise IntegrityError(f"generator checkpoint {folder}: {error}") from error
-    generator = LiveEditGenerator(config)
-    try:
+        generator = LiveEditGenerator(config)
         generator.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except RuntimeError as error:
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise IntegrityError(f"generator checkpoint {folder}: {error}") from error
     generator.digest = digest_of(folder)
     return generator.eval().requires_grad_(False)

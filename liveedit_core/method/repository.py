@@ -8,7 +8,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,12 +24,7 @@ class StoredMatrices(Protocol):
         """(N, R, D)."""
 
     def __getitem__(self, index_U: Tensor) -> Tensor:
-        """The matrices at some positions, in that order, [U, R, D].
-
-        Raises:
-            StorageUnavailableError: the store does not answer.
-            IntegrityError: a file is missing or damaged.
-        """
+        """The matrices at some positions, in that order, [U, R, D]."""
 
 
 Matrices = Tensor | StoredMatrices
@@ -96,39 +90,6 @@ class ExpertRepository:
             down=torch.stack([expert.down_RD for expert in experts]),
             up=torch.stack([expert.up_RD for expert in experts]),
         )
-
-    @classmethod
-    def from_arrays(
-        cls,
-        config: GeneratorConfig,
-        edit_ids: Sequence[str],
-        visual: np.ndarray,
-        prompt: np.ndarray,
-        down: np.ndarray,
-        up: np.ndarray,
-    ) -> Self:
-        """Wrap stored float32 arrays: features [N, K], matrices [N, R, D] (or flattened).
-
-        Raises:
-            ShapeError: the arrays do not fit the config.
-        """
-        count = len(edit_ids)
-        features = (count, config.feature_size)
-        matrices = (count, config.rank, config.hidden_size)
-
-        def wrap(array: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-            return torch.from_numpy(np.array(array, dtype=np.float32).reshape(shape))
-
-        try:
-            return cls(
-                edit_ids=tuple(edit_ids),
-                visual_features_NK=wrap(visual, features),
-                prompt_features_NK=wrap(prompt, features),
-                down=wrap(down, matrices),
-                up=wrap(up, matrices),
-            )
-        except ValueError as error:
-            raise ShapeError(f"repository of {count} edits: {error}") from error
 
     def with_experts(self, config: GeneratorConfig, experts: Sequence[Expert]) -> Self:
         """This repository plus some experts."""

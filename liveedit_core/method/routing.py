@@ -58,15 +58,11 @@ def route(
     visual_weight: Tensor | float = 0.0,
     candidates_BN: Tensor | None = None,
 ) -> RoutingBatch:
-    """Route a batch (Eq. 5 and Eq. 7); an input without a kept expert has zero weights.
+    """Route input-side features over the features of experts (Eq. 5 and Eq. 7).
 
-    Args:
-        features: of the input side.
-        visual_features_NK, prompt_features_NK: of the experts.
-        config: `max_kept`, `min_gate`, `soft_routing`, `visual_gate` and `has_hard_filter` change
-            the paper's rule; their defaults are the paper's.
-        visual_weight: c of `softmax(s_prompt + c * margin)` for `soft_routing` prompt_and_visual.
-        candidates_BN: bool, replaces the hard filter (mixture masks of training).
+    An input without a kept expert has zero weights. `visual_weight` is c of
+    `softmax(s_prompt + c * margin)`, for `soft_routing` prompt_and_visual; bool `candidates_BN`
+    replace the hard filter (mixture masks of training).
     """
     if features.sentinel_BQM is None:
         raise ValueError("route() needs input-side features, which include the sentinel's")
@@ -76,7 +72,7 @@ def route(
     prompt_BN = similarity(features.prompt_BQM, prompt_features_NK)
     kept_BN = hard_filter(margin_BN, prompt_BN, config) if candidates_BN is None else candidates_BN
     if config.soft_routing == "average":
-        weights_BN = average_weights(kept_BN)
+        weights_BN = kept_BN.float() / kept_BN.sum(-1, keepdim=True).clamp(min=1)
     elif config.soft_routing == "prompt_and_visual":
         weights_BN = soft_weights(prompt_BN + visual_weight * margin_BN, prompt_BN, kept_BN)
     else:
@@ -124,23 +120,10 @@ def soft_weights(logits_BN: Tensor, gates_BN: Tensor, kept_BN: Tensor) -> Tensor
     return torch.where(kept_BN, shares, 0.0) * gates_BN.sigmoid()
 
 
-def average_weights(kept_BN: Tensor) -> Tensor:
-    """The same weight for all kept experts, summing to 1; zeros where none is kept."""
-    count_B1 = kept_BN.sum(-1, keepdim=True).clamp(min=1)
-    return kept_BN.float() / count_B1
-
-
 def fused_residual(
     normed_BTD: Tensor, weights_BN: Tensor, down_NRD: Tensor, up_NRD: Tensor, gain: float
 ) -> Tensor:
-    """What is added to the hidden states at l_e, [B, T, D] (Eq. 6).
-
-    Args:
-        normed_BTD: LN(h).
-        weights_BN: fusion weights.
-        down_NRD, up_NRD: experts.
-        gain: factor of the residual (1 in the paper).
-    """
+    """What is added to the hidden states at l_e, [B, T, D], from LN(h) and experts (Eq. 6)."""
     num_experts, rank, width = down_NRD.shape
     activation = torch.relu(normed_BTD @ down_NRD.reshape(-1, width).T)
     weighted = activation.unflatten(-1, (num_experts, rank)) * weights_BN[:, None, :, None]

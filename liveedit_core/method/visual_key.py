@@ -21,23 +21,12 @@ it to tell an edit of this image from an edit of a similar one.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from liveedit_core.method.config import GeneratorConfig
-
-
-class VisualFeatures(NamedTuple):
-    """Features of B images; the last two on the input side only."""
-
-    visual_BQM: Tensor
-    sentinel_BQM: Tensor | None = None
-    """Threshold."""
-    same_image_BQM: Tensor | None = None
-    """Edit-side features of the same images."""
 
 
 class VisualKey(nn.Module):
@@ -60,17 +49,22 @@ class VisualKey(nn.Module):
         self.register_buffer("log_scale", torch.tensor(0.0))
         self.register_buffer("offset", torch.tensor(0.0))
 
-    def forward(self, pyramid_BE: Tensor, *, is_edit: bool) -> VisualFeatures:
-        """Features of images for the edit side or the input side."""
+    def forward(
+        self, pyramid_BE: Tensor, *, is_edit: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(feature, threshold, edit-side feature of the same image), each [B, Q, M].
+
+        The edit side has the feature alone.
+        """
         scaled_BE = (pyramid_BE - self.mean) / self.deviation
         unit_BR = functional.normalize(self.projection(scaled_BE), dim=-1)
         common_B1 = commonness(unit_BR, functional.normalize(self.sentinels, dim=-1), self.nearest)
         one_B1, zero_B1 = torch.ones_like(common_B1), torch.zeros_like(common_B1)
         stored_BQM = self._padded(unit_BR, -common_B1 / 2, zero_B1)
         if is_edit:
-            return VisualFeatures(stored_BQM)
+            return stored_BQM, None, None
         threshold = self._padded(torch.zeros_like(unit_BR), self.offset * one_B1, one_B1 / 2)
-        return VisualFeatures(self._padded(unit_BR, one_B1, common_B1), threshold, stored_BQM)
+        return self._padded(unit_BR, one_B1, common_B1), threshold, stored_BQM
 
     def _padded(self, unit_BR: Tensor, *correction: Tensor) -> Tensor:
         """[B, Q, M], scaled so that `similarity` is `scale` times the inner product."""

@@ -10,7 +10,7 @@ Neither inputs nor states are kept in memory, so memory does not grow with the n
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast, overload
@@ -27,6 +27,7 @@ from liveedit_core.schema import Case, Probe, ProbeKind
 from liveedit_core.state_source import StateSource
 from liveedit_core.states import LayerStates
 
+_TUPLES = ("generality", "image_locality")
 GENERALITY = (ProbeKind.TEXT_GENERALITY, ProbeKind.MODAL_GENERALITY)
 
 
@@ -89,13 +90,7 @@ class TrainingData:
         """Inverse of `save`; inputs stay in their file."""
         index = json.loads((folder / "cases.json").read_text())
         cases = [
-            IndexedCase(
-                entity=case["entity"],
-                edit=case["edit"],
-                generality=tuple(case["generality"]),
-                prompt_swap=case["prompt_swap"],
-                image_locality=tuple(case["image_locality"]),
-            )
+            IndexedCase(**case | {name: tuple(case[name]) for name in _TUPLES})
             for case in index["cases"]
         ]
         pairs = [IndexedPair(**pair) for pair in index["pairs"]]
@@ -113,13 +108,9 @@ def draw_training_data(
 ) -> TrainingData:
     """Lay out the cases and draw the pairs; nothing is encoded here.
 
-    Args:
-        cases: with the probe kinds of `IndexedCase`.
-        source: gives the states during training.
-        num_pairs: pairs with a random target; they teach the generator to write any target.
-        has_image_locality: also include the probes that only the joint phase reads.
-        random_target: draws one.
-        rng: source of randomness.
+    Each pair is an edit of a random case with a random target, which teaches the generator to write
+    any target, and a rephrased or other-image question. `has_image_locality` includes the probes
+    that only the joint phase reads.
     """
     kinds = [*GENERALITY, ProbeKind.PROMPT_SWAP_LOCALITY]
     if has_image_locality:
@@ -141,26 +132,14 @@ def draw_training_data(
             )
         )
     pairs = []
-    for edit, query in draw_pairs(cases, num_pairs, random_target, rng):
-        pairs.append(IndexedPair(edit=len(inputs), query=len(inputs) + 1))
-        inputs += [edit, query]
-    return TrainingData(inputs, source, indexed, pairs)
-
-
-def draw_pairs(
-    cases: Sequence[Case],
-    count: int,
-    random_target: Callable[[random.Random], str],
-    rng: random.Random,
-) -> Iterator[tuple[BackboneInput, BackboneInput]]:
-    """Edits of random cases with random targets, each with a rephrased or other-image question."""
-    for _ in range(count):
+    for _ in range(num_pairs):
         case = rng.choice(cases)
         target = random_target(rng)
-        edit = replace(edit_input(case.edit), target=target)
         kind = rng.choice(GENERALITY)
         probe = next(probe for probe in case.probes if probe.kind is kind)
-        yield edit, replace(probe_input(probe), target=target)
+        pairs.append(IndexedPair(edit=len(inputs), query=len(inputs) + 1))
+        inputs += [replace(i, target=target) for i in (edit_input(case.edit), probe_input(probe))]
+    return TrainingData(inputs, source, indexed, pairs)
 
 
 def _with_some_target(probe: Probe) -> Probe:

@@ -121,13 +121,7 @@ def expert_norms(repository: ExpertRepository, gain: float) -> Tensor:
 def routing_warnings(
     figures: dict[str, float], limits: DiagnosticsRecipe, *, first_norm: float = 0.0
 ) -> list[str]:
-    """What a user should look at.
-
-    Args:
-        figures: of `routing_figures`, with `expert_norm_median` and `expert_norm_max`.
-        limits: when to warn.
-        first_norm: `expert_norm_median` of the first validation; 0 if there is none.
-    """
+    """What a user should look at; `first_norm` is the median of the first validation, if any."""
     warnings = []
     if (empty := figures.get("empty_candidates", 0.0)) > limits.max_empty_fraction:
         if figures.get("no_image_match", empty) >= empty / 2:

@@ -6,7 +6,7 @@ micro-batch.
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from liveedit_core.states import LayerStates
-from liveedit_core.training.data import TrainingData
+from liveedit_core.training.data import IndexedCase, TrainingData
 from liveedit_core.training.recipe import Phase
 
 MINIMUM_OWN_WEIGHT = 0.6
@@ -136,10 +136,8 @@ def draw_joint(data: TrainingData, chosen: Sequence[int], rng: random.Random) ->
     masks_rng = torch.Generator().manual_seed(rng.getrandbits(60))
     own = [mixture_mask(len(cases), has_own=True, generator=masks_rng) for _ in range(3)]
     distant = [rng.choice((*case.image_locality, case.prompt_swap)) for case in cases]
-    edit_views = [(case.edit, *case.generality) for case in cases]
-    locality_views = [case.image_locality for case in cases]
-    same_input, same_edit = draw_same_domain(edit_views, locality_views, rng)
-    distant_input, distant_edit = draw_different_domains(edit_views, locality_views, rng)
+    same = [_same_domain(case, rng) for case in cases]
+    different = [_different_domains(case, rng) for case in cases]
     edits = data.states([case.edit for case in cases])
     return JointBatch(
         edits=edits,
@@ -151,10 +149,10 @@ def draw_joint(data: TrainingData, chosen: Sequence[int], rng: random.Random) ->
         text_generality_BB=own[1],
         modal_generality_BB=own[2],
         locality_BB=mixture_mask(len(cases), has_own=False, generator=masks_rng),
-        same_input=data.states(same_input),
-        same_edit=data.states(same_edit),
-        distant_input=data.states(distant_input),
-        distant_edit=data.states(distant_edit),
+        same_input=data.states([view for view, _ in same]),
+        same_edit=data.states([view for _, view in same]),
+        distant_input=data.states([view for view, _ in different]),
+        distant_edit=data.states([view for _, view in different]),
     )
 
 
@@ -168,37 +166,20 @@ def mixture_mask(batch: int, *, has_own: bool, generator: torch.Generator) -> Te
     return mask_BB | torch.eye(batch, dtype=torch.bool) if has_own else mask_BB
 
 
-Views = tuple[list[int], list[int]]
-"""Two inputs per item, by position: one for the input side, one for the edit side."""
+def _same_domain(case: IndexedCase, rng: random.Random) -> tuple[int, int]:
+    """Two views of the edit with probability 2/3, else one locality probe twice (Eq. 13)."""
+    if rng.random() < EDIT_DOMAIN_PROBABILITY:
+        views = (case.edit, *case.generality)
+        return rng.choice(views), rng.choice(views)
+    probe = rng.choice(case.image_locality)
+    return probe, probe
 
 
-def draw_same_domain(
-    edit_views: list[tuple[int, ...]], locality_views: list[tuple[int, ...]], rng: random.Random
-) -> Views:
-    """Both views of an edit with probability 2/3, else both the same locality probe (Eq. 13)."""
-    first, second = [], []
-    for edits, localities in zip(edit_views, locality_views, strict=True):
-        if rng.random() < EDIT_DOMAIN_PROBABILITY:
-            first.append(rng.choice(edits))
-            second.append(rng.choice(edits))
-        else:
-            probe = rng.choice(localities)
-            first.append(probe)
-            second.append(probe)
-    return first, second
-
-
-def draw_different_domains(
-    edit_views: list[tuple[int, ...]], locality_views: list[tuple[int, ...]], rng: random.Random
-) -> Views:
+def _different_domains(case: IndexedCase, rng: random.Random) -> list[int]:
     """One view of the edit and one locality probe, in random order (Eq. 14)."""
-    first, second = [], []
-    for edits, localities in zip(edit_views, locality_views, strict=True):
-        pair = [rng.choice(edits), rng.choice(localities)]
-        rng.shuffle(pair)
-        first.append(pair[0])
-        second.append(pair[1])
-    return first, second
+    pair = [rng.choice((case.edit, *case.generality)), rng.choice(case.image_locality)]
+    rng.shuffle(pair)
+    return pair
 
 
 def on_device(batch: MicroBatchT, device: torch.device) -> MicroBatchT:
@@ -215,8 +196,3 @@ def _moved(value: Any, device: torch.device) -> Any:
         changed = {f.name: _moved(getattr(value, f.name), device) for f in fields(value)}
         return replace(value, **changed)
     return [_moved(item, device) for item in value] if isinstance(value, list) else value
-
-
-def numbers_of_rank(accumulation: int, *, rank: int, shards: int) -> Iterable[int]:
-    """Micro-batches of a step that a rank computes: its number, then every `shards`-th."""
-    return range(rank, accumulation, shards)

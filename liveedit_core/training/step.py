@@ -8,7 +8,7 @@ No phase runs a layer up to l_e; experts and joint run the layers after it, with
 positions only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,19 +56,16 @@ class TrainingModule(nn.Module):
             direction = self.losses.kl_direction
             losses, accuracies = joint_losses(self.generator, self.suffix, batch, direction)
         figures = {name: part.detach() for name, part in (losses | accuracies).items()}
-        return weighted_total(losses, self.losses.weights), figures
+        # A loss of weight 0 takes no part, even if it is not finite.
+        weights = self.losses.weights
+        weighted = [weights[name] * loss for name, loss in losses.items() if weights[name]]
+        return torch.stack(weighted).sum(), figures
 
     def train_only(self, phase: Phase) -> list[tuple[str, nn.Parameter]]:
         """Freeze every parameter that a phase does not train; returns the others by name."""
         for name, parameter in self.generator.named_parameters():
             parameter.requires_grad_(phase in phases_of(name))
         return [(n, p) for n, p in self.generator.named_parameters() if p.requires_grad]
-
-
-def weighted_total(losses: Figures, weights: Mapping[str, float]) -> Tensor:
-    """Weighted sum; a loss of weight 0 takes no part, even if it is not finite."""
-    weighted = [weights[name] * loss for name, loss in losses.items() if weights[name]]
-    return torch.stack(weighted).sum()
 
 
 def phases_of(parameter: str) -> frozenset[Phase]:

@@ -53,9 +53,6 @@ def split_by_entity(cases: Sequence[Case], *, num_held_out: int, seed: int) -> C
 
     The result depends on the entities' names and the seed, not on the order of the cases. A probe
     of a training case may still show a held-out entity as a locality image.
-
-    Raises:
-        ConfigError: more than half of the entities would be held out.
     """
     by_entity: dict[str, list[Case]] = {}
     for case in sorted(cases, key=lambda case: case.case_id):
@@ -102,16 +99,7 @@ class ValidationReport:
 
 
 class Validator:
-    """Scores generators on held-out cases, against a bank of their edits.
-
-    Args:
-        backbone: frozen VLM.
-        held_out: cases whose edits fill the bank.
-        num_cases: the first of them are scored.
-        limits: when to warn.
-        batch_size: probes per forward.
-        source: of states; by default the backbone.
-    """
+    """Scores generators on the first `num_cases` held-out cases, in a bank of all their edits."""
 
     def __init__(
         self,
@@ -141,12 +129,7 @@ class Validator:
 
     @torch.no_grad()
     def __call__(self, generator: LiveEditGenerator) -> ValidationReport:
-        """Write the bank, route and score all probes.
-
-        Raises:
-            NumericsError: an expert is not finite.
-            RepositoryMismatchError: the generator does not fit the backbone.
-        """
+        """Write the bank, route and score all probes."""
         empty = Editor(self.backbone, generator, ExpertRepository.empty(generator.config))
         scorer = CaseScorer(empty, batch_size=self.batch_size)
         if not self._prepared.probes:

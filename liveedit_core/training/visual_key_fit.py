@@ -43,11 +43,7 @@ def fit_visual_key(
 ) -> KeyReport:
     """Fit projection, sentinels, scale and threshold of a key, in place.
 
-    Args:
-        key: receives the weights.
-        pyramids_ME: of M drawings.
-        entities_M: int64 entity of each, 0.., each with two drawings or more.
-        recipe: settings.
+    `entities_M` numbers the entity of each drawing from 0, each with two drawings or more.
     """
     order = torch.randperm(int(entities_M.max()) + 1)
     folds = [
@@ -83,12 +79,10 @@ def _cosines(
     held_out_S: Tensor,
     recipe: VisualKeyRecipe,
 ) -> tuple[Tensor, Tensor]:
-    """Corrected but unscaled cosines with the edited drawings, one per edited entity.
+    """Corrected but unscaled cosines with the edited drawings, one per edited entity [S/2, S/2].
 
-    The projection has seen none of the held-out entities.
-
-    Returns:
-        (other drawings of edited entities [S/2, S/2], drawings of unedited entities [S/2, S/2]).
+    Of (other drawings of edited entities, drawings of unedited entities), all of them held out from
+    the projection.
     """
     is_held_M = torch.isin(entities_M, held_out_S)
     fitted = _fit(key, pyramids_ME[~is_held_M], entities_M[~is_held_M], recipe)
@@ -152,52 +146,26 @@ class Discriminant:
 
 
 def _fit(
-    key: VisualKey, pyramids_ME: Tensor, entities_M: Tensor, recipe: VisualKeyRecipe
+    key: VisualKey, values_ME: Tensor, entities_M: Tensor, recipe: VisualKeyRecipe
 ) -> Discriminant:
-    return fit_discriminant(
-        pyramids_ME,
-        entities_M,
-        rank=key.projection.out_features,
-        num_components=recipe.num_components,
-        ridge=recipe.ridge,
-    )
-
-
-@torch.no_grad()
-def fit_discriminant(
-    values_ME: Tensor, entities_M: Tensor, *, rank: int, num_components: int, ridge: float
-) -> Discriminant:
-    """Linear discriminant analysis in closed form.
-
-    Args:
-        values_ME: float32, one row per drawing.
-        entities_M: int64 label of each; a label with one drawing does not inform the covariance.
-        rank: R.
-        num_components: principal components to fit on, at most min(M, E).
-        ridge: added to the within-entity covariance, as a share of its mean variance.
-    """
+    """Linear discriminant analysis in closed form, on the leading principal components."""
     mean, deviation = values_ME.mean(0), values_ME.std(0) + SMALLEST_DEVIATION
     scaled = (values_ME - mean) / deviation
-    num_components = min(num_components, *scaled.shape)
+    num_components = min(recipe.num_components, *scaled.shape)
     _, _, components_EC = torch.pca_lowrank(scaled, num_components, center=False, niter=4)
     reduced_MC = scaled @ components_EC
-    means_SC, label_M = means_of(reduced_MC, entities_M)
+    _, label_M = entities_M.unique(return_inverse=True)
+    counts_S1 = torch.bincount(label_M)[:, None]
+    sums_SC = reduced_MC.new_zeros(len(counts_S1), num_components)
+    means_SC = sums_SC.index_add_(0, label_M, reduced_MC) / counts_S1
     within_CC = torch.cov((reduced_MC - means_SC[label_M]).T, correction=0)
-    within_CC += ridge * within_CC.diagonal().mean() * torch.eye(num_components)
+    within_CC += recipe.ridge * within_CC.diagonal().mean() * torch.eye(num_components)
     whiten_CC = torch.linalg.inv(torch.linalg.cholesky(within_CC)).T
     between_CC = torch.cov((means_SC @ whiten_CC).T, correction=0)
-    directions_CR = torch.linalg.eigh(between_CC).eigenvectors[:, -rank:]
+    directions_CR = torch.linalg.eigh(between_CC).eigenvectors[:, -key.projection.out_features :]
     weight = (components_EC @ whiten_CC @ directions_CR).T
     return Discriminant(
         mean_E=mean,
         deviation_E=deviation,
         weight_RE=weight / (scaled @ weight.T).std(),  # unit size, so that it fits float16
     )
-
-
-def means_of(values_MC: Tensor, entities_M: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean of each entity [S, C], its index for each row [M])."""
-    _, label_M = entities_M.unique(return_inverse=True)
-    counts_S1 = torch.bincount(label_M)[:, None]
-    sums_SC = values_MC.new_zeros(len(counts_S1), values_MC.shape[1])
-    return sums_SC.index_add_(0, label_M, values_MC) / counts_S1, label_M

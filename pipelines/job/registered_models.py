@@ -15,7 +15,7 @@ from infra.tracking.model_registry import (
 )
 from liveedit_core.backbones.checkpoints import lasting_name
 from liveedit_core.backbones.load_options import LoadOptions
-from liveedit_core.builtin.generator import builtin_generator_folder
+from liveedit_core.builtin.backbone import builtin_generator_folder
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.method.generator import CONFIG_FILE, WEIGHTS_FILE, digest_of
 from pipelines.job.sections import BackboneSection

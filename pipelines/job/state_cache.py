@@ -12,7 +12,7 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.config import StateDtype
-from liveedit_core.state_source import LazyBackboneStates, StateIdentity, StateSource
+from liveedit_core.state_source import BackboneStates, StateIdentity, StateSource
 from pipelines.job.ray_session import open_session
 from pipelines.job.sections import RaySection, StatesSection
 from workers.actor_pool import actor_options
@@ -61,7 +61,7 @@ def training_source(
 ) -> StateSource:
     """Where training reads states: the cache, and the backbone for what it lacks. Sent to another
     process, the source leaves the backbone behind and loads `models` there."""
-    computed = LazyBackboneStates(models.load_backbone, backbone)
+    computed = BackboneStates(backbone, models.load_backbone)
     return computed if cache is None else CachedStates(cache, computed)
 
 

@@ -17,9 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.builtin.backbone import load_builtin_backbone
+from liveedit_core.builtin.backbone import builtin_generator_folder, load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
-from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.evaluation.probes import PreparedCases
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.evaluation.summaries import paper_average, summarize

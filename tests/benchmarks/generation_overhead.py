@@ -21,9 +21,8 @@ from typing import Any
 import torch
 
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.builtin.backbone import load_builtin_backbone
+from liveedit_core.builtin.backbone import builtin_generator_folder, load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
-from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.expert import Expert

@@ -37,9 +37,8 @@ from liveedit_core.backbones.image_tower import ImageFeatureCache
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.builtin.backbone import load_builtin_backbone
+from liveedit_core.builtin.backbone import builtin_generator_folder, load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
-from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.method.generator import load_generator
 from liveedit_core.state_source import BackboneStates, StateIdentity, StateSource
 from liveedit_core.states import LayerStates

@@ -10,8 +10,8 @@ import torch
 from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions
 from infra.tracking.results import ResultsTable
+from liveedit_core.builtin.backbone import builtin_generator_folder
 from liveedit_core.builtin.benchmark import load_builtin_cases
-from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.method.generator import load_generator, save_generator
 from liveedit_core.schema import PAPER_METRICS, ProbeKind
 from pipelines.operations.open_editor import open_editor

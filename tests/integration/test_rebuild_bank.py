@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
+from liveedit_core.builtin.backbone import builtin_generator_folder
 from liveedit_core.builtin.benchmark import load_builtin_cases
-from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.method.generator import load_generator, save_generator
 from tests.integration.edit_job import Run, end_group, needs_builtin_models, wait_for_line
 

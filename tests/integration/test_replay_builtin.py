@@ -21,9 +21,8 @@ def without_weights(result: ProbeResult) -> ProbeResult:
 
 
 def test_the_batch_size_changes_no_score() -> None:
-    from liveedit_core.builtin.backbone import load_builtin_backbone
+    from liveedit_core.builtin.backbone import builtin_generator_folder, load_builtin_backbone
     from liveedit_core.builtin.benchmark import load_builtin_cases
-    from liveedit_core.builtin.generator import builtin_generator_folder
     from liveedit_core.method.generator import load_generator
 
     cases = load_builtin_cases("evaluation")[:NUM_CASES]

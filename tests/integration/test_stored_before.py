@@ -20,8 +20,8 @@ from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import ResultsTable
+from liveedit_core.builtin.backbone import builtin_generator_folder
 from liveedit_core.builtin.benchmark import load_builtin_cases
-from liveedit_core.builtin.generator import builtin_generator_folder
 from liveedit_core.edited_model import EditedModel, open_model
 from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.method.editor import Editor

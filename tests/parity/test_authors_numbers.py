@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from liveedit_core.method.authors_checkpoint import (
-    from_authors,
+    our_name,
     read_authors_checkpoint,
     write_authors_checkpoint,
 )
@@ -54,7 +54,9 @@ class Fixture:
             for name, tensor in self.tensors.items()
             if name.startswith("weights.")
         }
-        self.generator.load_state_dict(from_authors(weights), strict=True)
+        self.generator.load_state_dict(
+            {our_name(name): value for name, value in weights.items()}, strict=True
+        )
 
     def states(self, prefix: str) -> LayerStates:
         """Recorded rows as the states of one input."""

@@ -11,7 +11,7 @@ import torch
 from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.errors import NumericsError
 from liveedit_core.method.generator import LiveEditGenerator
-from liveedit_core.training.micro_batches import draw, numbers_of_rank
+from liveedit_core.training.micro_batches import draw
 from liveedit_core.training.recipe import (
     LOSSES_OF_PHASE,
     PHASES,
@@ -59,11 +59,6 @@ def test_accumulated_gradients_are_the_mean_over_micro_batches(phase: Phase) -> 
     for name, parameter in trained:
         assert parameter.grad is not None, name
         assert torch.allclose(moments[f"{name}.exp_avg"], parameter.grad / 10, atol=1e-6), name
-
-
-def test_ranks_share_the_micro_batches_of_a_step() -> None:
-    by_rank = [list(numbers_of_rank(6, rank=rank, shards=3)) for rank in range(3)]
-    assert by_rank == [[0, 3], [1, 4], [2, 5]]
 
 
 @pytest.mark.parametrize(("largest", "expected"), [(0.25, 0.25), (1e9, None)])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from liveedit_core.builtin.generator import builtin_generator_folder
+from liveedit_core.builtin.backbone import builtin_generator_folder
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import CONFIG_FILE

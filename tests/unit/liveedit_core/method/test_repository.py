@@ -55,20 +55,6 @@ def test_take_orders() -> None:
     assert_same(repository(1, 2, 3).take([2, 0]), repository(3, 1))
 
 
-def test_stored_arrays_give_the_same_repository() -> None:
-    original = repository(1, 2)
-    arrays = [getattr(original, name).numpy().reshape(2, -1) for name in TENSORS]
-    assert_same(ExpertRepository.from_arrays(TINY_CONFIG, original.edit_ids, *arrays), original)
-    none = [array[:0] for array in arrays]
-    assert_same(ExpertRepository.from_arrays(TINY_CONFIG, (), *none), repository())
-
-
-def test_arrays_of_another_shape_are_refused() -> None:
-    arrays = [getattr(repository(1, 2), name).numpy() for name in TENSORS]
-    with pytest.raises(ShapeError, match="3 edits"):
-        ExpertRepository.from_arrays(TINY_CONFIG, ("a", "b", "c"), *arrays)
-
-
 def test_ids_and_tensors_must_agree() -> None:
     good = repository(1, 2)
     with pytest.raises(ShapeError, match="visual_features_NK"):

@@ -109,7 +109,7 @@ def test_the_margin_is_symmetric() -> None:
 def test_the_same_image_feature_is_that_of_an_edit() -> None:
     key, _ = fitted()
     some = drawings(3)[:7]
-    assert torch.equal(key(some, is_edit=False).same_image_BQM, key(some, is_edit=True).visual_BQM)
+    assert torch.equal(key(some, is_edit=False)[2], key(some, is_edit=True)[0])
 
 
 @torch.no_grad()
