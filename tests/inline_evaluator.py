@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from liveedit_core.method.repository import ExpertRepository
 from workers.evaluation_worker import EvaluationWorker, Preparation
-from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit
-from workers.shared_repository import SharedRepository
+from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit, SharedRepository
 
 
 class InlineEvaluator:
@@ -40,7 +39,4 @@ class InlineEvaluator:
         bank_version, shared, unit = self._queue.popleft()
         if unit.key not in self._prepared:
             self._prepared[unit.key] = self._worker.prepare(unit)
-        scores = self._worker.score(self._prepared[unit.key], shared, unit)
-        return [
-            ScoredUnit(bank_version=bank_version, results=scores.results, duration_s=scores.score_s)
-        ]
+        return [self._worker.score(bank_version, self._prepared[unit.key], shared, unit)]

@@ -15,7 +15,7 @@ from pipelines.training.data import Material, Pyramids
 from pipelines.training.recipe import ModelSection
 from tests.encoded_data import encode_training_data
 from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone
-from workers.training_messages import MODEL, Snapshot, TrainingSource
+from workers.messages import MODEL, Snapshot, TrainingSource
 from workers.training_worker import TrainingWorker
 
 

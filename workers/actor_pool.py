@@ -1,15 +1,15 @@
-"""A pool of interchangeable actors with bounded work in flight; the base of every other pool.
+"""Pools of interchangeable actors with bounded work in flight.
 
 The driver submits calls (`lambda actor: actor.method.remote(...)`); the least busy actor gets the
-next one. Ray restarts a dead actor and repeats its calls; this pool repeats calls that failed with
+next one. Ray restarts a dead actor and repeats its calls; the pool repeats calls that failed with
 an infrastructure error. Both a bounded number of times, so every call must be idempotent.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import ray
 import ray.exceptions
@@ -24,6 +24,10 @@ START_TIMEOUT_S = 900.0
 _STILL_WAITING_AFTER_S = 60.0
 _UNAVAILABLE_S = 120.0
 """How long the actors of a lost node may take to start elsewhere."""
+
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+_Facts = TypeVar("_Facts")
 
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +57,6 @@ class ActorPool:
 
     @property
     def num_actors(self) -> int:
-        """How many actors there are."""
         return len(self._actors)
 
     def add(self, actor: Any) -> None:
@@ -72,11 +75,7 @@ class ActorPool:
         self._pending[pending.call(self._actors[pending.actor_index])] = pending
 
     def finished(self, *, wait: bool) -> dict[int, Any]:
-        """Answers that have arrived, by key; with `wait`, at least one if any call is in flight.
-
-        Raises:
-            LiveEditError: A call failed for good.
-        """
+        """Answers that have arrived, by key; with `wait`, at least one if any call is in flight."""
         answers: dict[int, Any] = {}
         while self._pending:
             ready, _ = ray.wait(
@@ -141,7 +140,7 @@ class ActorPool:
             return index
         return None
 
-    def stream(self, calls: Iterable[Call]) -> Iterator[Any]:
+    def in_order(self, calls: Iterable[Call]) -> Iterator[Any]:
         """Answers in the order of the calls; the next call is taken only when there is room.
 
         An answer is yielded as soon as it and its predecessors have arrived, at the latest after
@@ -171,11 +170,7 @@ class ActorPool:
             answers.update(self.finished(wait=not may_take))
 
     def call_first(self, call: Call) -> Any:
-        """Wait for the first actor to start, and call it.
-
-        Raises:
-            DeadlineError: It did not start in time.
-        """
+        """Wait for the first actor to start, and call it."""
         ref = call(self._actors[0])
         for timeout_s in (_STILL_WAITING_AFTER_S, START_TIMEOUT_S - _STILL_WAITING_AFTER_S):
             ready, _ = ray.wait([ref], timeout=timeout_s)
@@ -184,7 +179,7 @@ class ActorPool:
                     return ray.get(ref)
                 except Exception as error:
                     raise from_ray(error, self.name) from error
-            free: Mapping[str, float] = ray.available_resources()
+            free = ray.available_resources()
             _logger.warning("%s: still starting; free CPUs: %s", self.name, free.get("CPU", 0))
         raise DeadlineError(
             f"{self.name}: no worker started within {START_TIMEOUT_S:.0f} s. Either the cluster "
@@ -197,6 +192,32 @@ class ActorPool:
         self._pending.clear()
         for actor in self._actors:
             ray.kill(actor)
+
+
+class WorkerPool(ActorPool, Generic[_Item, _Answer, _Facts]):
+    """A pool with the interface of one plain worker: `describe`, `stream`, `close`.
+
+    `call(actor, item, *context)` starts the work on one item.
+    """
+
+    def __init__(
+        self, name: str, actors: Sequence[Any], call: Callable[..., Any], *, max_in_flight: int
+    ) -> None:
+        super().__init__(name, actors, max_in_flight=max_in_flight)
+        self._call = call
+
+    def describe(self, *context: Any) -> _Facts:
+        """What runs in the actors; waits until the first has started."""
+        facts: _Facts = self.call_first(lambda actor: actor.describe.remote(*context))
+        return facts
+
+    def stream(self, items: Iterable[_Item], /, *context: Any) -> Iterator[_Answer]:
+        """One answer an item, in order; items are taken only as there is room in flight."""
+
+        def call_for(item: _Item) -> Call:
+            return lambda actor: self._call(actor, item, *context)
+
+        return self.in_order(call_for(item) for item in items)
 
 
 def actor_options(*, num_cpus: float, node_resource: str = "") -> dict[str, Any]:

@@ -30,12 +30,9 @@ class ClipEmbedder:
     def __init__(
         self, name: str, model: Any, preprocess: Callable[[Image.Image], torch.Tensor]
     ) -> None:
-        """Wrap a model in evaluation mode; use `load_clip_embedder`.
+        """Wrap a model of open_clip in evaluation mode.
 
-        Args:
-            name: Identity of model and weights; embeddings of two names cannot be compared.
-            model: Of open_clip.
-            preprocess: RGB image to tensor [3, H, W].
+        Embeddings of two names cannot be compared. `preprocess` makes a tensor [3, H, W].
         """
         self.name = name
         self._model = model
@@ -44,11 +41,7 @@ class ClipEmbedder:
         """C: width of an embedding."""
 
     def embed(self, images: Sequence[bytes]) -> npt.NDArray[np.float32]:
-        """Embed at least one PNG, JPEG, WebP or GIF image: float32 [B, C], rows of length 1.
-
-        Raises:
-            InputError: An image cannot be decoded.
-        """
+        """Embed at least one PNG, JPEG, WebP or GIF image: [B, C], rows of length 1."""
         return self._embed([decode_image(data) for data in images])
 
     @torch.inference_mode()
@@ -60,11 +53,7 @@ class ClipEmbedder:
 
 
 def load_clip_embedder(model: str = BUILTIN, pretrained: str = "") -> ClipEmbedder:
-    """Load "builtin" or an open_clip model with weights from a tag of open_clip or a file.
-
-    Raises:
-        ConfigError: open_clip knows no such model or weights.
-    """
+    """Load "builtin" or an open_clip model with weights from a tag of open_clip or a file."""
     if model == BUILTIN:
         return _load_builtin()
     try:

@@ -2,16 +2,14 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
 from liveedit_core.method.repository import ExpertRepository
 from workers.actor_pool import ActorPool, Call
-from workers.evaluation_worker import Scores
-from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit
-from workers.shared_repository import SharedRepository
+from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit, SharedRepository
 
 _UNITS_PER_WORKER = 4
 """Another worker starts when more units than this wait for each worker."""
@@ -37,13 +35,9 @@ class EvaluationPool:
         max_in_flight: int,
         keeps_prepared: bool,
     ) -> None:
-        """Start the first actor; the others start when there is enough work for them.
+        """Start the first `EvaluationActor`; others start when there is enough work for them.
 
-        Args:
-            start_actor: Starts an `EvaluationActor`.
-            num_workers: Most actors.
-            max_in_flight: Most units in progress at one time.
-            keeps_prepared: Keep encoded cases in the object store for the next bank version.
+        `keeps_prepared` keeps encoded cases in the object store for the next bank version.
         """
         self._start_actor = start_actor
         self._num_workers = num_workers
@@ -56,7 +50,7 @@ class EvaluationPool:
         self._keeps_prepared = keeps_prepared
 
     def describe(self) -> GeneratorFacts:
-        """The models of the workers; waits until the first has started."""
+        """Waits until the first worker has started."""
         facts: GeneratorFacts = self._pool.call_first(lambda actor: actor.describe.remote())
         return facts
 
@@ -68,13 +62,9 @@ class EvaluationPool:
     def submit(
         self, bank_version: int, repository: ExpertRepository, units: Sequence[EvaluationUnit]
     ) -> None:
-        """Queue the evaluation of one bank version.
+        """Queue the evaluation of one bank version with its experts.
 
-        Args:
-            bank_version: Comes back with each result.
-            repository: Its experts; put into the object store once, where all actors of a node read
-                them without a copy.
-            units: Pieces of work; a unit that was scored before is not encoded again.
+        A unit that was scored before is not encoded again.
         """
         shared = ray.put(SharedRepository.of(repository))
         for unit in units:
@@ -83,19 +73,15 @@ class EvaluationPool:
         self._fill()
 
     def collect(self, *, wait: bool) -> list[ScoredUnit]:
-        """Units that are done; with `wait`, at least one if any was submitted.
-
-        Raises:
-            LiveEditError: A unit failed for good.
-        """
-        answers: dict[int, Scores] = {}
+        """Units that are done; with `wait`, at least one if any was submitted."""
+        answers: dict[int, ScoredUnit] = {}
         while not answers and self.num_waiting:
             found = self._pool.finished(wait=wait)
-            answers = {key: scores for key, scores in found.items() if key in self._jobs}
+            answers = {key: scored for key, scored in found.items() if key in self._jobs}
             self._fill()
             if not wait:
                 break
-        return [self._scored(self._jobs.pop(key), scores) for key, scores in answers.items()]
+        return [self._charged_once(self._jobs.pop(key).unit.key, answers[key]) for key in answers]
 
     def drop(self) -> None:
         """Forget all units; the results of those in progress are ignored."""
@@ -126,18 +112,17 @@ class EvaluationPool:
                 # The preparation may be what was lost: repeat it.
                 self._prepared[job.unit.key] = actor.prepare.remote(job.unit)
             is_retry = True
-            return actor.score.remote(self._prepared[job.unit.key], job.repository, job.unit)
+            prepared = self._prepared[job.unit.key]
+            return actor.score.remote(job.bank_version, prepared, job.repository, job.unit)
 
         return make
 
-    def _scored(self, job: _Job, scores: Scores) -> ScoredUnit:
-        prepare_s = 0.0 if job.unit.key in self._charged else scores.prepare_s
-        self._charged.add(job.unit.key)
+    def _charged_once(self, key: _UnitKey, scored: ScoredUnit) -> ScoredUnit:
+        """Count the time of a preparation with its first result only."""
         if not self._keeps_prepared:
-            self._prepared.pop(job.unit.key, None)
-            self._charged.discard(job.unit.key)
-        return ScoredUnit(
-            bank_version=job.bank_version,
-            results=scores.results,
-            duration_s=scores.score_s + prepare_s,
-        )
+            self._prepared.pop(key, None)
+            return scored
+        if key in self._charged:
+            return replace(scored, prepare_s=0.0)
+        self._charged.add(key)
+        return scored

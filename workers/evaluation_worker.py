@@ -5,10 +5,10 @@ Owns: one frozen backbone and one trained generator, loaded when it starts; no o
     an answer table it does the same for the answers of the unedited backbone.
 Receives: units to prepare (their probes are encoded up to layer l_e once, METHOD.md 6), and
     prepared units to score against the experts of one pinned bank version. Both are in Ray's object
-    store, so any worker can score any unit; the experts are there once a node.
+    store, so any worker can score any unit.
 Returns: prepared units; results.
 When it dies: nothing is lost. The pool restarts the process, and encodes and scores the unfinished
-    units again; stored results are not computed again.
+    units again.
 """
 
 import time
@@ -26,10 +26,8 @@ from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from workers.failures import converted_failures
-from workers.messages import EvaluationUnit, GeneratorFacts
-from workers.models import ModelSource, limit_threads
-from workers.shared_repository import SharedRepository
-from workers.state_sources import CacheNames, open_answers, open_states
+from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit, SharedRepository
+from workers.models import CacheNames, ModelSource, limit_threads, open_answers, open_states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +35,7 @@ class Preparation:
     """Cases ready to be scored."""
 
     cases: PreparedCases
-    duration_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """Results of prepared cases."""
-
-    results: tuple[ProbeResult, ...]
     prepare_s: float
-    """Duration of the preparation."""
-    score_s: float
 
 
 class EvaluationWorker:
@@ -64,20 +52,11 @@ class EvaluationWorker:
         cache: CacheNames | None = None,
         answers_uri: str = "",
     ) -> None:
-        """Load the models.
-
-        Args:
-            models: Backbone and generator.
-            batch_size: Probes in one forward pass.
-            max_new_tokens: Longest answer under free generation.
-            num_threads: Threads of torch in this process.
-            cache: Of states; None computes them all.
-            answers_uri: Root of the store with the unedited answers; "" computes them all.
-        """
+        """Load the models; see `open_states` and `open_answers` for `cache` and `answers_uri`."""
         limit_threads(num_threads)
         generator = models.load_generator()
-        nothing = ExpertRepository.empty(generator.config)
-        editor = Editor(models.load_backbone(), generator, nothing)
+        empty = ExpertRepository.empty(generator.config)
+        editor = Editor(models.load_backbone(), generator, empty)
         self._states = open_states(editor.backbone, cache, has_large_calls=True)
         self._answers = open_answers(editor.backbone, cache, answers_uri)
         self._scorer = CaseScorer(editor, batch_size=batch_size)
@@ -104,23 +83,27 @@ class EvaluationWorker:
             source=self._states,
             answer_cache=self._answers,
         )
-        return Preparation(cases=prepared, duration_s=time.perf_counter() - start_s)
+        return Preparation(cases=prepared, prepare_s=time.perf_counter() - start_s)
 
     @converted_failures
     def score(
-        self, preparation: Preparation, shared: SharedRepository, unit: EvaluationUnit
-    ) -> Scores:
+        self,
+        bank_version: int,
+        preparation: Preparation,
+        shared: SharedRepository,
+        unit: EvaluationUnit,
+    ) -> ScoredUnit:
         """Score a unit, prepared by any worker, with the experts of one bank version."""
         start_s = time.perf_counter()
-        repository = shared.repository()
         results: list[ProbeResult] = []
-        for part, experts in _parts(preparation.cases, repository, unit):
+        for part, experts in _parts(preparation.cases, shared.repository(), unit):
             results += self._scorer.score(
                 part, experts, protocols=unit.protocols, max_new_tokens=self._max_new_tokens
             )
-        return Scores(
+        return ScoredUnit(
+            bank_version=bank_version,
             results=tuple(results),
-            prepare_s=preparation.duration_s,
+            prepare_s=preparation.prepare_s,
             score_s=time.perf_counter() - start_s,
         )
 
@@ -132,15 +115,12 @@ def _parts(
     if not unit.groups:
         return [(prepared, repository)]
     group_of = {case.case_id: group for case, group in zip(unit.cases, unit.groups, strict=True)}
-    place = {edit_id: n for n, edit_id in enumerate(repository.edit_ids)}
+    index_of = {edit_id: n for n, edit_id in enumerate(repository.edit_ids)}
     by_group: dict[tuple[str, ...], list[PreparedProbe]] = {}
     for probe in prepared.probes:
         by_group.setdefault(group_of[probe.case_id], []).append(probe)
     return [
-        (
-            PreparedCases(probes=tuple(probes)),
-            repository.take([place[edit_id] for edit_id in group]),
-        )
+        (PreparedCases(probes=tuple(probes)), repository.take([index_of[key] for key in group]))
         for group, probes in by_group.items()
     ]
 

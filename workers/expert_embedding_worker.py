@@ -2,8 +2,8 @@
 
 Owns: one image-embedding model, loaded when it starts; no other state.
 Receives: micro-batches of experts with their images, and the handle to write with.
-Returns: the fragments it wrote, for the driver to commit; nothing is visible before
-    that. An expert or embedding with NaN is a refusal, never an exception.
+Returns: the fragments it wrote, invisible until the driver commits them. An expert or embedding
+    with NaN is a refusal.
 When it dies: nothing is lost. The pool restarts the process and sends the unfinished batches again;
     files of the dead process are never committed, and a second row of an edit_id would be skipped.
 """
@@ -19,7 +19,6 @@ import ray
 from infra.bank.fragments import FragmentWriter
 from infra.bank.schema import ExpertRow
 from liveedit_core.errors import NumericsError, ShapeError
-from liveedit_core.inputs.rejects import Rejected
 from workers.failures import converted_failures
 from workers.generator_worker import refusal_of
 from workers.messages import EmbedderFacts, GeneratedBatch, GeneratedExpert, WrittenBatch
@@ -43,35 +42,29 @@ class ExpertEmbeddingWorker:
     def __init__(
         self, load_embedder: Callable[[], Embedder], *, batch_size: int = 32, num_threads: int = 1
     ) -> None:
-        """Load the model; `load_embedder` must be picklable."""
         limit_threads(num_threads)
         self._embedder = load_embedder()
         self._batch_size = batch_size
 
     def describe(self) -> EmbedderFacts:
-        """The embedding that this worker computes."""
         return EmbedderFacts(model=self._embedder.name, size=self._embedder.size)
 
     @converted_failures
     def write(self, batch: GeneratedBatch, writer: FragmentWriter) -> WrittenBatch:
-        """Embed the images of a batch and write its experts as fragments of the bank.
-
-        Raises:
-            StorageUnavailableError: The write failed; it can be repeated.
-        """
+        """Embed the images of a batch and write its experts as fragments of the bank."""
         start_s = time.perf_counter()
         rows: list[ExpertRow] = []
         rejected = list(batch.rejected)
         for start in range(0, len(batch.experts), self._batch_size):
             part = batch.experts[start : start + self._batch_size]
-            embeddings = self._embedder.embed([item.image_bytes for item in part])
+            embeddings = self._embedder.embed([item.request.image_bytes for item in part])
             for item, embedding in zip(part, embeddings, strict=True):
                 row = _row(item, embedding)
-                refusal = _refusal(row, writer)
-                if refusal is None:
+                try:
+                    row.check(writer.identity)
                     rows.append(row)
-                else:
-                    rejected.append(refusal)
+                except (NumericsError, ShapeError) as error:
+                    rejected.append(refusal_of(row.expert.edit_id, error))
         return WrittenBatch(
             fragments=tuple(writer.write(rows)),
             num_experts=len(rows),
@@ -95,18 +88,10 @@ def _row(item: GeneratedExpert, embedding: npt.NDArray[np.float32]) -> ExpertRow
     return ExpertRow(
         expert=item.expert,
         sequence=item.sequence,
-        subject_id=item.subject_id,
+        subject_id=item.request.subject_id,
         clip_embedding=embedding,
-        provenance={"image_uri": item.image_uri} if item.image_uri else {},
+        provenance={"image_uri": item.request.image_uri} if item.request.image_uri else {},
     )
-
-
-def _refusal(row: ExpertRow, writer: FragmentWriter) -> Rejected | None:
-    try:
-        row.check(writer.identity)
-    except (NumericsError, ShapeError) as error:
-        return refusal_of(row.expert.edit_id, error)
-    return None
 
 
 def load_embedder(model: str, pretrained: str) -> Embedder:

@@ -1,7 +1,7 @@
-"""A gang: several actors, the ranks, that act as one, seen from the process that owns them.
+"""A gang: several actors, the ranks, that compute together and act as one.
 
-Every call goes to all ranks, as they compute together. When one dies, the others cannot continue:
-the whole gang is restarted, and its owner repeats what was lost.
+Every call goes to all ranks. When one dies, the others cannot continue: the whole gang is
+restarted, and its owner repeats what was lost.
 """
 
 import logging
@@ -9,8 +9,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import ray
 import ray.exceptions
@@ -30,11 +29,12 @@ _PEER_FAILURE = re.compile(
 _GRACE_S = 5.0
 """How long to wait for the failure that caused a lost peer."""
 
+_T = TypeVar("_T")
+
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rendezvous:
+class Rendezvous(NamedTuple):
     """Address at which rank 0 waits for its peers."""
 
     host: str
@@ -55,11 +55,8 @@ def own_rendezvous() -> Rendezvous:
 class Gang:
     """Actors with `rendezvous()` and `join(rendezvous)`.
 
-    Args:
-        name: For messages.
-        create: Starts the actor of a rank, from Ray's options and the rank.
-        sharding: Number and resources of the ranks.
-        node_resource: Custom resource of the nodes to run on; "" for any.
+    `create` starts the actor of a rank, from Ray's options and the rank. `node_resource` is a
+    custom resource of the nodes to run on; "" for any.
     """
 
     def __init__(
@@ -74,27 +71,32 @@ class Gang:
         self._create = create
         self._sharding = sharding
         self._node_resource = node_resource
-        self._actors: list[Any] = []
+        self.actors: list[Any] = []
+        """Handles by rank; none while the gang is down."""
         self._group: PlacementGroup | None = None
 
-    @property
-    def is_up(self) -> bool:
-        """Whether the ranks are connected and none is known to be lost."""
-        return bool(self._actors)
+    def retrying(self, action: Callable[[bool], _T]) -> _T:
+        """Run an idempotent action on a started gang, again after the gang was lost.
 
-    @property
-    def actors(self) -> list[Any]:
-        """Handles, by rank."""
-        return list(self._actors)
-
-    def start(self) -> None:
-        """Start and connect all ranks.
-
-        Raises:
-            WorkerLostError: A rank died, or the port was taken; a retry may help.
-            DeadlineError: The cluster has no room, or a rank did not answer in time.
-            WorkerStartError: A rank cannot be constructed.
+        The action is told whether the ranks have just been started and hold no state. At most
+        `sharding.max_rebuilds` retries; any failure closes the gang.
         """
+        most = self._sharding.max_rebuilds
+        for attempt in range(most + 1):
+            try:
+                is_new = not self.actors
+                if is_new:
+                    self._start()
+                return action(is_new)
+            except Exception as error:
+                self.close()
+                if not is_retryable(error) or attempt == most:
+                    raise
+                _logger.warning("%s; restarting the gang, %d of %d", error, attempt + 1, most)
+        raise AssertionError("unreachable")
+
+    def _start(self) -> None:
+        """Start and connect all ranks."""
         self.close()
         start_s = time.perf_counter()
         sharding = self._sharding
@@ -107,7 +109,7 @@ class Gang:
         }
         for rank in range(sharding.shards):
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
-            self._actors.append(self._create(options | {"scheduling_strategy": place}, rank))
+            self.actors.append(self._create(options | {"scheduling_strategy": place}, rank))
         timeout_s = sharding.start_timeout_s
         # Calling all of them waits until every rank has loaded.
         meeting = self.ask(lambda actor: actor.rendezvous.remote(), timeout_s=timeout_s)[0]
@@ -133,16 +135,9 @@ class Gang:
     def ask(self, call: Call, *, timeout_s: float | None = None) -> list[Any]:
         """Make a call on all ranks; the answers by rank. After any failure the gang is down.
 
-        Args:
-            call: The call.
-            timeout_s: None if the ranks time out on each other.
-
-        Raises:
-            WorkerLostError: A rank was lost; `start` and repeat.
-            DeadlineError: A rank did not answer in time.
-            LiveEditError: A rank raised an error of its own.
+        Without `timeout_s` the ranks must time out on each other.
         """
-        calls = [call(actor) for actor in self._actors]
+        calls = [call(actor) for actor in self.actors]
         waiting, errors = list(calls), list[Exception]()
         while waiting:
             ready, waiting = ray.wait(waiting, num_returns=1, timeout=timeout_s)
@@ -158,21 +153,16 @@ class Gang:
             timeout_s = _GRACE_S if errors else timeout_s
         if errors:
             self.close()
-            raise self._cause(errors)
+            lost = WorkerLostError(f"{self.name}: ranks lost each other: {errors[0]}")
+            # the failure that caused the others
+            raise next((error for error in errors if not _is_peer_failure(error)), lost)
         return [ray.get(ref) for ref in calls]
-
-    def _cause(self, errors: list[Exception]) -> Exception:
-        """The failure that caused the others."""
-        own = [error for error in errors if not _is_peer_failure(error)]
-        if own:
-            return own[0]
-        return WorkerLostError(f"{self.name}: ranks lost each other: {errors[0]}")
 
     def close(self) -> None:
         """End all ranks at once."""
-        for actor in self._actors:
+        for actor in self.actors:
             ray.kill(actor)
-        self._actors = []
+        self.actors = []
         if self._group is not None:
             remove_placement_group(self._group)
             self._group = None
@@ -185,25 +175,3 @@ def _is_peer_failure(error: Exception) -> bool:
     return isinstance(getattr(error, "cause", error), RuntimeError) and bool(
         _PEER_FAILURE.search(str(error))
     )
-
-
-def retried_on_loss(gang: Gang, action: Callable[[], Any], max_rebuilds: int) -> Any:
-    """Repeat an action while it fails because the gang was lost.
-
-    Args:
-        gang: Is closed after each failure.
-        action: Restarts the gang if it is down, and restores its state.
-        max_rebuilds: Most repetitions.
-
-    Raises:
-        LiveEditError: It was lost too often, or failed for another reason.
-    """
-    for attempt in range(max_rebuilds + 1):
-        try:
-            return action()
-        except Exception as error:
-            gang.close()
-            if not is_retryable(error) or attempt == max_rebuilds:
-                raise
-            _logger.warning("%s; restarting the gang, %d of %d", error, attempt + 1, max_rebuilds)
-    raise AssertionError("unreachable")

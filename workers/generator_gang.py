@@ -2,8 +2,8 @@
 
 Owns: each shard a part of the weights (DeepSpeed ZeRO-3) of the image tower, the layers up to l_e
     and the generator; the layers after l_e are not needed. `GeneratorGang` owns the shards.
-Receives: micro-batches of numbered requests; the gang sends each to all shards, which take equal
-    parts of it, padded with repetitions, as all must run the same number of forward passes.
+Receives: micro-batches of numbered requests. All shards get each of them and take equal parts,
+    padded with repetitions, as all must run the same number of forward passes.
 Returns: what `GeneratorWorker` returns.
 When a shard dies: the gang is restarted and the micro-batch sent again. When the gang's actor dies:
     its shards die with it, and Ray restarts it.
@@ -16,15 +16,14 @@ import ray
 from torch import nn
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone, as_vision_language
-from liveedit_core.errors import LiveEditError
 from liveedit_core.inputs.limits import InputLimits
-from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.expert import Expert
 from liveedit_core.schema import EditRequest
+from workers.actor_pool import Call
 from workers.failures import converted_failures
-from workers.gang import Gang, Rendezvous, own_rendezvous, retried_on_loss
-from workers.generator_worker import GeneratorWorker, finite_or_error, refusal_of
+from workers.gang import Gang, Rendezvous, own_rendezvous
+from workers.generator_worker import GeneratorWorker, finite_or_error
 from workers.messages import GeneratedBatch, GeneratorFacts, NumberedRequest
 from workers.models import ModelSource
 from workers.sharding_config import ShardingSection
@@ -54,20 +53,13 @@ class GeneratorShard(GeneratorWorker):
         super().__init__(models, limits, num_threads=sharding.threads_per_shard)
         self._sharding = sharding
         self._rank = rank
-        self._writer: ExpertWriter | None = None
 
     def rendezvous(self) -> Rendezvous:
-        """An address of this process where its peers can connect."""
         return own_rendezvous()
 
     @converted_failures
     def join(self, rendezvous: Rendezvous) -> None:
-        """Connect to the other ranks, and keep only this rank's part of the weights.
-
-        Raises:
-            WorkerLostError: The peers did not connect, or the port was taken.
-            ConfigError: The backbone cannot be sharded.
-        """
+        """Connect to the other ranks, and keep only this rank's part of the weights."""
         from workers.sharding import join_gang, shard_for_inference
 
         backbone = as_vision_language(self._backbone)
@@ -80,36 +72,26 @@ class GeneratorShard(GeneratorWorker):
         """Memory of this process for the weights of backbone and generator."""
         from workers.sharding import local_parameter_bytes
 
-        assert self._writer is not None
         return local_parameter_bytes(self._writer)
 
-    def _refusal_before(self, item: NumberedRequest) -> Rejected | None:
+    def _check(self, request: EditRequest) -> None:
         """Check everything here: later, an error in a single shard would end the gang."""
-        refusal = super()._refusal_before(item)
-        if refusal is None:
-            try:
-                as_vision_language(self._backbone).check_input(edit_input(item.request))
-            except LiveEditError as error:
-                refusal = refusal_of(item.request.edit_id, error)
-        return refusal
+        super()._check(request)
+        as_vision_language(self._backbone).check_input(edit_input(request))
 
     def _outcomes(
         self, items: Sequence[NumberedRequest]
     ) -> list[tuple[NumberedRequest, Expert | Exception]]:
         """This shard's part of the accepted requests."""
-        assert self._writer is not None
         done: list[tuple[NumberedRequest, Expert | Exception]] = []
-        shards = self._sharding.shards
-        for start in range(0, len(items), shards * self._most_at_once):
-            together = items[start : start + shards * self._most_at_once]
+        shards, most = self._sharding.shards, self._sharding.shards * self._most_at_once
+        for start in range(0, len(items), most):
+            together = items[start : start + most]
             own = together[self._rank :: shards]
             num_missing = -(-len(together) // shards) - len(own)
-            filled = [*own, *[together[0]] * num_missing]
-            experts = self._writer([item.request for item in filled])
-            done += [
-                (item, finite_or_error(expert))
-                for item, expert in zip(own, experts, strict=False)  # without the padding
-            ]
+            experts = self._writer([item.request for item in [*own, *[together[0]] * num_missing]])
+            outcomes = [finite_or_error(expert) for expert in experts]
+            done += zip(own, outcomes, strict=False)  # without the padding
         return done
 
 
@@ -129,7 +111,6 @@ class GeneratorGang:
             shard = ray.remote(GeneratorShard).options(**options)
             return shard.remote(models, limits, sharding, rank=rank)
 
-        self._max_rebuilds = sharding.max_rebuilds
         self._gang = Gang("generator gang", create, sharding, node_resource=node_resource)
 
     def describe(self) -> GeneratorFacts:
@@ -145,21 +126,13 @@ class GeneratorGang:
         """Memory for the weights of backbone and generator, by shard."""
         return self._ask(lambda shard: shard.parameter_bytes.remote())
 
-    def _ask(self, call: Any) -> list[Any]:
-        def ask() -> list[Any]:
-            if not self._gang.is_up:
-                self._gang.start()
-            return self._gang.ask(call)
-
-        answers: list[Any] = retried_on_loss(self._gang, ask, self._max_rebuilds)
-        return answers
+    def _ask(self, call: Call) -> list[Any]:
+        return self._gang.retrying(lambda is_new: self._gang.ask(call))
 
 
 def merged(parts: Sequence[GeneratedBatch]) -> GeneratedBatch:
-    """One answer of all shards, in the order of the requests.
-
-    Every shard has made the same refusals, so each is counted once.
-    """
+    """One answer of all shards, in the order of the requests."""
+    # Every shard has made the same refusals.
     refused = {refusal.edit_id: refusal for part in parts for refusal in part.rejected}
     experts = sorted((e for part in parts for e in part.experts), key=lambda e: e.sequence)
     return GeneratedBatch(

@@ -4,10 +4,9 @@ Owns: one frozen backbone and one trained generator, both loaded when it starts;
     With a state cache it reads the hidden states of known edits and adds those of new ones.
 Receives: micro-batches of numbered requests.
 Returns: an expert or a refusal for each of them. A request that fails (too many tokens, an image
-    that cannot be decoded, NaN in its expert) is a refusal, never an exception, and does not touch
-    its neighbours.
-When it dies: nothing is lost. An expert depends on its own request only, so the pool restarts the
-    process and sends the unfinished batches again; the result is the same.
+    that cannot be decoded, NaN in its expert) is a refusal and does not affect the others.
+When it dies: nothing is lost. The pool restarts the process and sends the unfinished batches again.
+    An expert depends on its own request only, so the result is the same.
 """
 
 import time
@@ -22,10 +21,10 @@ from liveedit_core.inputs.rejects import Rejected, RejectType
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.schema import EditRequest
 from workers.failures import converted_failures, is_retryable
 from workers.messages import GeneratedBatch, GeneratedExpert, GeneratorFacts, NumberedRequest
-from workers.models import ModelSource, limit_threads
-from workers.state_sources import CacheNames, open_states
+from workers.models import CacheNames, ModelSource, limit_threads, open_states
 
 
 class GeneratorWorker:
@@ -64,15 +63,17 @@ class GeneratorWorker:
         accepted: list[NumberedRequest] = []
         rejected: list[Rejected] = []
         for item in batch:
-            refusal = self._refusal_before(item)
-            if refusal is None:
+            try:
+                self._check(item.request)
                 accepted.append(item)
-            else:
-                rejected.append(refusal)
+            except LiveEditError as error:
+                rejected.append(refusal_of(item.request.edit_id, error))
         experts: list[GeneratedExpert] = []
         for item, outcome in self._outcomes(accepted):
             if isinstance(outcome, Expert):
-                experts.append(_generated(item, outcome))
+                experts.append(
+                    GeneratedExpert(sequence=item.sequence, request=item.request, expert=outcome)
+                )
             else:
                 rejected.append(refusal_of(item.request.edit_id, outcome))
         return GeneratedBatch(
@@ -89,14 +90,10 @@ class GeneratorWorker:
     def close(self) -> None:
         """Nothing to release."""
 
-    def _refusal_before(self, item: NumberedRequest) -> Rejected | None:
-        """Why a request is refused before any model sees it; None if it is not."""
-        try:
-            validate_request(item.request, limits=self._limits)
-            validate_tokens(item.request, self._backbone.count_tokens, limits=self._limits)
-        except LiveEditError as error:
-            return refusal_of(item.request.edit_id, error)
-        return None
+    def _check(self, request: EditRequest) -> None:
+        """Raise what is wrong with a request before any model reads it."""
+        validate_request(request, limits=self._limits)
+        validate_tokens(request, self._backbone.count_tokens, limits=self._limits)
 
     def _outcomes(
         self, items: Sequence[NumberedRequest]
@@ -119,24 +116,24 @@ class GeneratorWorker:
             if len(items) == 1:
                 return [error]
         outcomes = [outcome for item in items for outcome in self._write([item])]
-        if all(_is_unexpected(outcome) for outcome in outcomes):
+        bugs = [
+            outcome
+            for outcome in outcomes
+            if isinstance(outcome, Exception) and not isinstance(outcome, LiveEditError)
+        ]
+        if len(bugs) == len(outcomes):
             # None succeeded, and none failed because of its data: the program is at fault.
-            raise next(outcome for outcome in outcomes if isinstance(outcome, Exception))
+            raise bugs[0]
         return outcomes
-
-
-def _is_unexpected(outcome: object) -> bool:
-    return isinstance(outcome, Exception) and not isinstance(outcome, LiveEditError)
 
 
 def refusal_of(edit_id: str, error: Exception) -> Rejected:
     """The reject of a request that failed."""
-    kind = getattr(error, "error_type", type(error).__name__)
-    message = str(error) or repr(error)
+    kind = getattr(error, "error_type", None)
     return Rejected(
         line_number=0,
         error_type=str(kind) if isinstance(kind, RejectType) else type(error).__name__,
-        message=message,
+        message=str(error) or repr(error),
         edit_id=edit_id,
     )
 
@@ -148,16 +145,6 @@ def finite_or_error(expert: Expert) -> Expert | NumericsError:
     except NumericsError as error:
         return error
     return expert
-
-
-def _generated(item: NumberedRequest, expert: Expert) -> GeneratedExpert:
-    return GeneratedExpert(
-        sequence=item.sequence,
-        subject_id=item.request.subject_id,
-        image_bytes=item.request.image_bytes,
-        image_uri=item.request.image_uri,
-        expert=expert,
-    )
 
 
 GeneratorActor = ray.remote(GeneratorWorker)

@@ -1,16 +1,29 @@
 """What travels between driver and workers: frozen, picklable values."""
 
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.expert import Expert
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, EditRequest
+from liveedit_core.training.recipe import Phase
 
 if TYPE_CHECKING:
     from infra.bank.fragments import WrittenFragment
+    from liveedit_core.training.data import TrainingData
+
+MODEL = "model."
+MOMENT = "moment."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +36,7 @@ class NumberedRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorFacts:
-    """The models of a worker; the same for all workers of a pool."""
+    """The models that all workers of a pool run."""
 
     backbone_digest: str
     generator_digest: str
@@ -32,18 +45,16 @@ class GeneratorFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedExpert:
-    """An expert, with the parts of its request that the embedding stage needs."""
+    """An expert with its request."""
 
     sequence: int
-    subject_id: str
-    image_bytes: bytes
-    image_uri: str
+    request: EditRequest
     expert: Expert
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedBatch:
-    """The outcome of a micro-batch: an expert or a refusal for each request."""
+    """An expert or a refusal for each request of a micro-batch."""
 
     experts: tuple[GeneratedExpert, ...]
     rejected: tuple[Rejected, ...]
@@ -77,7 +88,7 @@ class WrittenBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationUnit:
-    """Some cases to score under some protocols: one piece of work, always the same batch."""
+    """Some cases to score under some protocols, always in the same batch."""
 
     cases: tuple[Case, ...]
     protocols: tuple[str, ...]
@@ -98,5 +109,95 @@ class ScoredUnit:
 
     bank_version: int
     results: tuple[ProbeResult, ...]
+    score_s: float
+    prepare_s: float
+    """Of the encoding of the cases; 0 if that was done for an earlier version."""
+
+
+@dataclass(frozen=True)
+class SharedRepository:
+    """The experts of one bank version as NumPy arrays.
+
+    Ray keeps arrays once a node in shared memory, which every actor of the node reads; torch
+    tensors would be copied into each call. Of matrices that are read on demand, only the location
+    is sent.
+    """
+
+    fields: dict[str, Any]
+
+    @classmethod
+    def of(cls, repository: ExpertRepository) -> Self:
+        """The same memory as arrays."""
+        fields = vars(repository).items()
+        return cls({name: v.numpy() if isinstance(v, Tensor) else v for name, v in fields})
+
+    def repository(self) -> ExpertRepository:
+        """The same memory as torch tensors, which must not be written to."""
+        fields = dict(self.fields)
+        with warnings.catch_warnings():
+            # Torch has no read-only tensors and warns; a repository is never written to.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            for name, value in fields.items():
+                if isinstance(value, np.ndarray):
+                    fields[name] = torch.from_numpy(value)
+        return ExpertRepository(**fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All that a training run needs to resume, with any number of processes.
+
+    Randomness is drawn from the position.
+    """
+
+    config: GeneratorConfig
+    phase: Phase
+    step: int
+    """Steps of the phase that are done."""
+    tensors: dict[str, Tensor]
+    """`model.<name>`: weights of the generator; `moment.<name>.<key>`: Adam's state of each
+    parameter that the phase trains (none before the first step). float32 on the CPU."""
+
+    @property
+    def model(self) -> dict[str, Tensor]:
+        """Weights by name, as in a generator checkpoint."""
+        return _without_prefix(MODEL, self.tensors)
+
+    @property
+    def moments(self) -> dict[str, Tensor]:
+        """Moments by name and key."""
+        return _without_prefix(MOMENT, self.tensors)
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights (`MODEL`) or moments (`MOMENT`) under their names in `Snapshot.tensors`."""
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
+def _without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFigures:
+    """What one optimizer step reports."""
+
+    phase: Phase
+    step: int
+    """Counted from 0."""
+    learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
+    figures: dict[str, float]
+    """`total`, every loss by name (unweighted), and accuracies; means over the micro-batches."""
     duration_s: float
-    """Worker time, including the encoding of the cases if it was done for this unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSource:
+    """What a worker reads; picklable if the worker is in another process."""
+
+    load_backbone: Callable[[], Backbone]
+    data: "TrainingData"
+    """Inputs and states are read where they lie: each process must reach the run folder and the
+    state cache."""

@@ -1,4 +1,4 @@
-"""How a worker gets its frozen models: named by the driver, loaded in the worker."""
+"""Models, cached states and stored answers: named by the driver, opened in the worker."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,10 @@ from typing import Protocol
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import ConfigError
+from liveedit_core.evaluation.unedited_answers import AnswerCache
+from liveedit_core.method.config import StateDtype
 from liveedit_core.method.generator import CONFIG_FILE, LiveEditGenerator, load_generator
+from liveedit_core.state_source import BackboneStates, StateIdentity, StateSource
 
 BUILTIN = "builtin"
 
@@ -37,12 +40,7 @@ class ModelNames:
     """Of the built-in backbone, only the edit layer is used."""
 
     def load_backbone(self) -> Backbone:
-        """Load the frozen model, split at the generator's layer unless the options name one.
-
-        Raises:
-            ConfigError: The backbone cannot be loaded.
-            StorageUnavailableError: The hub, or a part of the built-in one, cannot be reached.
-        """
+        """Load the frozen model, split at the generator's layer unless the options name one."""
         from liveedit_core.builtin.backbone import builtin_checkpoint, load_named_backbone
 
         if self.backbone == BUILTIN:
@@ -60,7 +58,7 @@ class ModelNames:
             return self.options  # load_generator reports what is wrong with the checkpoint
 
     def load_generator(self) -> LiveEditGenerator:
-        """Load the trained generator; raises ConfigError if there is no such folder."""
+        """Load the trained generator."""
         return load_generator(self.generator_folder())
 
     def generator_folder(self) -> Path:
@@ -76,6 +74,52 @@ class ModelNames:
                 'holds safetensors and config.json, or "builtin"'
             )
         return folder.absolute()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheNames:
+    """The state cache of a recipe; picklable and small."""
+
+    store_uri: str
+    dtype: StateDtype = "float16"
+    max_bytes: int = 0
+
+
+def open_states(
+    backbone: Backbone, cache: CacheNames | None, *, has_large_calls: bool = False
+) -> StateSource:
+    """States from the cache, which the worker fills, or directly from the backbone without one.
+
+    With `has_large_calls` every call is committed, so that a lost worker loses nothing.
+    """
+    computed = BackboneStates(backbone)
+    if cache is None:
+        return computed
+    # Import Lance only if there is a cache.
+    from infra.cache.cached_states import WRITE_AT_ONCE, CachedStates
+    from infra.cache.state_cache import StateCache
+    from infra.storage.object_store import ObjectStore
+
+    identity = StateIdentity.of(backbone, cache.dtype)
+    opened = StateCache(ObjectStore(cache.store_uri), identity, max_bytes=cache.max_bytes)
+    write_at_once = 1 if has_large_calls else WRITE_AT_ONCE
+    return CachedStates(opened, computed, is_filling=True, write_at_once=write_at_once)
+
+
+def open_answers(
+    backbone: Backbone, cache: CacheNames | None, answers_uri: str
+) -> AnswerCache | None:
+    """The stored answers of the unedited backbone; "" as `answers_uri` stores none.
+
+    They are computed from the states of `cache`, or from exact states without one.
+    """
+    if not answers_uri:
+        return None
+    from infra.cache.answer_table import AnswerTable
+    from infra.storage.object_store import ObjectStore
+
+    identity = StateIdentity.of(backbone, cache.dtype if cache else "float32")
+    return AnswerTable(ObjectStore(answers_uri), identity)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,12 @@
 """One model over several processes: everything that uses DeepSpeed.
 
-`join_gang` makes this process a rank; `ShardedEngine` trains there and `shard_for_inference` writes
-experts there. Under ZeRO-3 a parameter is whole only while the forward or backward pass of its
-module runs, and every rank must run the same modules in the same order: a rank with nothing to do
-computes anyway, and a rank that fails alone leaves its peers waiting until their timeout.
+Under ZeRO-3 a parameter is whole only while the forward or backward pass of its module runs, and
+every rank must run the same modules in the same order: a rank with nothing to do computes anyway,
+and a rank that fails alone leaves its peers waiting until their timeout.
 """
 
 import os
 import warnings
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -20,19 +18,13 @@ from liveedit_core.training.micro_batches import MicroBatch, on_device
 from liveedit_core.training.recipe import OptimizationSection
 from liveedit_core.training.step import TrainingModule
 from workers.gang import Rendezvous
+from workers.messages import MODEL, MOMENT
 from workers.sharding_config import ShardingSection
-from workers.training_engine import MOMENT_KEYS, Named
-from workers.training_messages import MODEL, MOMENT, with_prefix
-
-_NEVER = 10**9
+from workers.training_engine import MOMENT_KEYS, Named, cpu_copy
 
 
 def join_gang(rank: int, rendezvous: Rendezvous, sharding: ShardingSection) -> None:
-    """Meet the other ranks; once in the life of a process.
-
-    Raises:
-        WorkerLostError: The others did not come in time, or another process took the port.
-    """
+    """Make this process a rank, once in its life; raises WorkerLostError without its peers."""
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": str(sharding.shards),
@@ -64,15 +56,10 @@ def join_gang(rank: int, rendezvous: Rendezvous, sharding: ShardingSection) -> N
 
 
 class ShardedEngine:
-    """This rank's share of a training phase (`training_engine.Engine`).
+    """An `Engine` for this rank's share of a training phase.
 
-    Args:
-        module: the whole model, with equal weights on all ranks; is sharded in place.
-        trained: its parameters that are trained.
-        moments: their whole Adam state, by `<name>.<key>`; may be empty.
-        optimization: clipping.
-        accumulation: micro-batches of this rank in a step.
-        sharding: ZeRO stage, offload.
+    `module` is the whole model with equal weights on all ranks, and is sharded in place; `moments`
+    are whole, too. `accumulation` counts the micro-batches of this rank in a step.
     """
 
     def __init__(
@@ -104,33 +91,35 @@ class ShardedEngine:
             self._restore(moments)
 
     def backward(self, batch: MicroBatch) -> dict[str, float]:
-        """See `Engine`; ranks average their gradients."""
         total, figures = self._engine(on_device(batch, self._device))
         self._engine.backward(total)
         if not self._engine.is_gradient_accumulation_boundary():
-            self._engine.step()  # counts the micro-batch
+            self._engine.step()  # only counts the micro-batch
         return {"total": total.item()} | {name: part.item() for name, part in figures.items()}
 
     def step(self, learning_rate: float) -> float:
-        """See `Engine`."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()
         return float(self._engine.get_global_grad_norm())
 
     def tensors(self) -> dict[str, Tensor]:
-        """See `Engine`: whole tensors, which do not depend on the number of ranks."""
-        tensors = with_prefix(MODEL, gathered_state(self._module.generator))
+        import deepspeed
         from deepspeed.utils import safe_get_full_optimizer_state
 
+        tensors: dict[str, Tensor] = {}
+        generator = self._module.generator
+        with deepspeed.zero.GatheredParameters(list(generator.parameters())):
+            if not int(os.environ["RANK"]):
+                weights = generator.state_dict().items()
+                tensors |= {f"{MODEL}{name}": cpu_copy(value) for name, value in weights}
         states = list(self._states().values())
         if states and all(states):
-            steps = states[0]["step"].detach().to("cpu", copy=True)
             for name, parameter in self._trained:
-                tensors[f"{MOMENT}{name}.step"] = steps.clone()
+                tensors[f"{MOMENT}{name}.step"] = cpu_copy(states[0]["step"])
                 for key in MOMENT_KEYS[1:]:
                     whole = safe_get_full_optimizer_state(parameter, key)
-                    tensors[f"{MOMENT}{name}.{key}"] = whole.to("cpu", copy=True).contiguous()
+                    tensors[f"{MOMENT}{name}.{key}"] = cpu_copy(whole)
         return tensors
 
     def _states(self) -> dict[Tensor, dict[str, Tensor]]:
@@ -161,11 +150,9 @@ class ShardedEngine:
                     safe_set_local_optimizer_state(parameter, _own_part(whole, parameter), key)
 
     def parameter_bytes(self) -> int:
-        """See `Engine`."""
         return local_parameter_bytes(self._module)
 
     def close(self) -> None:
-        """Remove DeepSpeed's hooks."""
         self._engine.destroy()
 
 
@@ -181,23 +168,9 @@ def shard_for_inference(module: nn.Module, sharding: ShardingSection) -> Any:
     return engine
 
 
-def gathered_state(module: nn.Module) -> dict[str, Tensor]:
-    """Whole tensors of a module by name on the CPU of rank 0, nothing on other ranks; all ranks
-    must call it together."""
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(list(module.parameters())):
-        if int(os.environ["RANK"]):
-            return {}
-        return {
-            name: value.detach().to("cpu", copy=True).contiguous()
-            for name, value in module.state_dict().items()
-        }
-
-
 def local_parameter_bytes(module: nn.Module) -> int:
     """Bytes that this rank holds of the parameters between two steps."""
-    held: Iterable[Tensor] = (getattr(p, "ds_tensor", p) for p in module.parameters())
+    held = (getattr(parameter, "ds_tensor", parameter) for parameter in module.parameters())
     return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
@@ -227,5 +200,5 @@ def deepspeed_configuration(sharding: ShardingSection, num_trained: int) -> dict
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": _NEVER,
+        "steps_per_print": 10**9,  # never
     }

@@ -2,7 +2,7 @@
 
 Owns: one frozen backbone, loaded when it starts; no other state but the images it saw last.
 Receives: chunks of inputs that the cache does not hold, and the handle to write with.
-Returns: what it wrote, for the driver to commit; nothing is visible before that.
+Returns: what it wrote, invisible until the driver commits it.
 When it dies: nothing is lost. The pool restarts the process and sends the unfinished chunks again;
     files of the dead process are never committed, and a second row of a state would be skipped.
 """
@@ -39,12 +39,7 @@ class StateEncoder:
 
     @converted_failures
     def write(self, chunk: Sequence[BackboneInput], writer: StateWriter) -> WrittenStates:
-        """Encode a chunk, in padded batches sorted by length, and write its states.
-
-        Raises:
-            InputError: An input cannot be encoded.
-            StorageUnavailableError: The write failed; it can be repeated.
-        """
+        """Encode a chunk, in padded batches sorted by length, and write its states."""
         return writer.write(chunk, self._backbone.encode(chunk))
 
     def stream(
@@ -58,8 +53,8 @@ class StateEncoder:
 
 
 def image_chunks(missing: Sequence[MissingState], size: int = CHUNK_SIZE) -> Iterator[list[int]]:
-    """Positions in chunks of about `size`; those of one image share a chunk, so that each image is
-    encoded by the image tower once."""
+    """Positions in chunks of about `size`; those of one image share a chunk, so that the image
+    tower encodes it once."""
     by_image: dict[str, list[int]] = {}
     for state in missing:
         by_image.setdefault(state.image_id, []).append(state.position)

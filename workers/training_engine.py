@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from liveedit_core.training.micro_batches import MicroBatch, on_device
 from liveedit_core.training.recipe import OptimizationSection
 from liveedit_core.training.step import TrainingModule
-from workers.training_messages import MODEL, MOMENT
+from workers.messages import MODEL, MOMENT
 
 MOMENT_KEYS = ("step", "exp_avg", "exp_avg_sq")
 Named = list[tuple[str, nn.Parameter]]
@@ -36,13 +36,8 @@ class Engine(Protocol):
 class TorchEngine:
     """The whole model in one process.
 
-    Args:
-        module: has the weights of the position to start from.
-        trained: its parameters that are trained.
-        moments: their Adam state, by `<name>.<key>`; may be empty.
-        optimization: clipping.
-        accumulation: micro-batches of a step.
-        device: where it computes.
+    `moments` is the Adam state of the trained parameters by `<name>.<key>`, empty at the start of a
+    phase; `accumulation` counts the micro-batches of a step.
     """
 
     def __init__(
@@ -63,19 +58,17 @@ class TorchEngine:
         if moments:
             for name, parameter in trained:
                 self._optimizer.state[parameter] = {
-                    # Adam counts on the CPU and changes its state in place
+                    # Adam counts steps on the CPU and changes its state in place.
                     key: moments[f"{name}.{key}"].to("cpu" if key == "step" else device, copy=True)
                     for key in MOMENT_KEYS
                 }
 
     def backward(self, batch: MicroBatch) -> dict[str, float]:
-        """See `Engine`."""
         total, figures = self._module(on_device(batch, self._device))
         (total / self._accumulation).backward()
         return {"total": total.item()} | {name: part.item() for name, part in figures.items()}
 
     def step(self, learning_rate: float) -> float:
-        """See `Engine`."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         parameters = [parameter for _, parameter in self._trained]
@@ -85,21 +78,20 @@ class TorchEngine:
         return float(norm)
 
     def tensors(self) -> dict[str, Tensor]:
-        """See `Engine`."""
         weights = self._module.generator.state_dict()
-        tensors = {f"{MODEL}{name}": _copied(value) for name, value in weights.items()}
+        tensors = {f"{MODEL}{name}": cpu_copy(value) for name, value in weights.items()}
         for name, parameter in self._trained:
             for key, value in self._optimizer.state.get(parameter, {}).items():
-                tensors[f"{MOMENT}{name}.{key}"] = _copied(value)
+                tensors[f"{MOMENT}{name}.{key}"] = cpu_copy(value)
         return tensors
 
     def parameter_bytes(self) -> int:
-        """See `Engine`."""
         return sum(p.numel() * p.element_size() for p in self._module.parameters())
 
     def close(self) -> None:
-        """See `Engine`."""
+        pass
 
 
-def _copied(tensor: Tensor) -> Tensor:
+def cpu_copy(tensor: Tensor) -> Tensor:
+    """A copy that does not change with the training."""
     return tensor.detach().to("cpu", copy=True).contiguous()

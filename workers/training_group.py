@@ -1,18 +1,19 @@
 """A gang of training workers with the interface of one.
 
-When a rank dies, the gang is rebuilt at the last snapshot and takes the lost steps again, with the
-same numbers; the loop does not notice.
+When a rank dies, the gang is rebuilt at the last snapshot and repeats the lost steps with the same
+numbers; the loop does not notice.
 """
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ray
 
 from liveedit_core.training.recipe import TrainingPlan
-from workers.gang import Gang, retried_on_loss
+from workers.actor_pool import Call
+from workers.gang import Gang
+from workers.messages import Snapshot, StepFigures, TrainingSource
 from workers.sharding_config import ShardingSection
-from workers.training_messages import Snapshot, StepFigures, TrainingSource
 from workers.training_worker import TrainingActor, mean_figures
 
 
@@ -27,7 +28,6 @@ class TrainingGroup:
         def create(options: dict[str, Any], rank: int) -> Any:
             return TrainingActor.options(**options).remote(plan, sent, sharding, rank=rank)
 
-        self._max_rebuilds = sharding.max_rebuilds
         self._start_timeout_s = sharding.start_timeout_s
         self.gang = Gang("training group", create, sharding)
         self._position: Snapshot | None = None
@@ -36,49 +36,38 @@ class TrainingGroup:
     def begin(self, position: Snapshot) -> None:
         """Load a snapshot whose phase has steps left."""
         self._position, self._step = position, position.step
-
-        def begin() -> None:
-            if not self.gang.is_up:
-                self.gang.start()
-            self._go_to(position)
-
-        retried_on_loss(self.gang, begin, self._max_rebuilds)
+        self.gang.retrying(lambda is_new: self._go_to(position))
 
     def advance(self, num_steps: int) -> list[StepFigures]:
         """Take some steps of the phase; figures are means over the ranks."""
-        by_rank = self._all_ranks(lambda actor: actor.advance.remote(num_steps))
+        by_rank = self._ask(lambda actor: actor.advance.remote(num_steps))
         self._step += num_steps
         return [merged(steps) for steps in zip(*by_rank, strict=True)]
 
     def snapshot(self) -> Snapshot:
         """Where the run is; from now on a lost gang is rebuilt here."""
-        taken: Snapshot = self._all_ranks(lambda actor: actor.snapshot.remote())[0]
+        taken: Snapshot = self._ask(lambda actor: actor.snapshot.remote())[0]
         self._position = taken
         return taken
 
     def parameter_bytes(self) -> list[int]:
         """Memory for weights of backbone and generator, by rank."""
-        return self._all_ranks(lambda actor: actor.parameter_bytes.remote())
+        return self._ask(lambda actor: actor.parameter_bytes.remote())
 
-    def _all_ranks(self, call: Callable[[Any], Any]) -> list[Any]:
+    def _ask(self, call: Call) -> list[Any]:
         """Call all ranks at the present step, after a rebuild if one was lost."""
-
-        def ask() -> list[Any]:
-            if not self.gang.is_up:
-                self._rebuild()
-            return self.gang.ask(call)
-
-        answers: list[Any] = retried_on_loss(self.gang, ask, self._max_rebuilds)
-        return answers
-
-    def _rebuild(self) -> None:
         position = self._position
         if position is None:
             raise RuntimeError("TrainingGroup.begin() must be called first")
-        self.gang.start()
-        self._go_to(position)
-        if lost := self._step - position.step:
-            self.gang.ask(lambda actor: actor.advance.remote(lost))
+
+        def ask(is_new: bool) -> list[Any]:
+            if is_new:
+                self._go_to(position)
+                if lost := self._step - position.step:
+                    self.gang.ask(lambda actor: actor.advance.remote(lost))
+            return self.gang.ask(call)
+
+        return self.gang.retrying(ask)
 
     def _go_to(self, position: Snapshot) -> None:
         timeout_s = self._start_timeout_s
@@ -93,12 +82,8 @@ class TrainingGroup:
 
 def merged(steps: tuple[StepFigures, ...]) -> StepFigures:
     """One step of all ranks: means of the figures, time of the slowest."""
-    first = steps[0]
-    return StepFigures(
-        phase=first.phase,
-        step=first.step,
-        learning_rate=first.learning_rate,
-        gradient_norm=first.gradient_norm,
+    return replace(
+        steps[0],
         figures=mean_figures([step.figures for step in steps]),
         duration_s=max(step.duration_s for step in steps),
     )

@@ -3,14 +3,12 @@
 Owns: generator, frozen layers after l_e, moments; between `begin` and the next `begin`.
 Receives: the position to start from, then how many steps to take.
 Returns: the figures of each step, and snapshots.
-When it dies: everything since the last snapshot is computed again, with the same numbers, as all
-    randomness of a step is drawn from its position. A gang that loses a rank is rebuilt as a whole
-    (`training_group`).
+When it dies: everything since the last snapshot is computed again with the same numbers, as all
+    randomness of a step is drawn from its position (`training_group`).
 """
 
 import gc
 import math
-import os
 import time
 
 import ray
@@ -25,10 +23,10 @@ from liveedit_core.training.recipe import Phase, PhaseSection, TrainingPlan
 from liveedit_core.training.step import TrainingModule
 from workers.failures import converted_failures
 from workers.gang import Rendezvous, own_rendezvous
+from workers.messages import Snapshot, StepFigures, TrainingSource
 from workers.models import limit_threads
 from workers.sharding_config import ShardingSection
 from workers.training_engine import Engine, TorchEngine
-from workers.training_messages import Snapshot, StepFigures, TrainingSource
 
 
 class TrainingWorker:
@@ -51,24 +49,13 @@ class TrainingWorker:
         self._module: TrainingModule | None = None
         self._position: Snapshot | None = None
         self._step = 0
-        has_gpu = bool(self._sharding.gpus_per_shard)
-        self._device = torch.device("cuda" if has_gpu else "cpu")
-
-    def process_id(self) -> int:
-        """Of the process that computes, for operators."""
-        return os.getpid()
 
     def rendezvous(self) -> Rendezvous:
-        """An address of this process where its peers may meet."""
         return own_rendezvous()
 
     @converted_failures
     def join(self, rendezvous: Rendezvous) -> None:
-        """Become a rank of a gang; once in the life of a process.
-
-        Raises:
-            WorkerLostError: The peers did not come, or the port was taken meanwhile.
-        """
+        """Become a rank of a gang, once in the life of a process."""
         from workers.sharding import join_gang
 
         limit_threads(self._sharding.threads_per_shard)
@@ -88,7 +75,7 @@ class TrainingWorker:
         generator = LiveEditGenerator(position.config)
         generator.load_state_dict(position.model)
         optimization = self._plan.optimization
-        # of the backbone only the layers after l_e stay in memory
+        # Of the backbone only the layers after l_e stay in memory.
         suffix = DecoderSuffix(
             as_vision_language(self._source.load_backbone()).suffix_parts(),
             dtype=getattr(torch, optimization.dtype),
@@ -104,8 +91,9 @@ class TrainingWorker:
         trained = module.train_only(position.phase)
         accumulation, optimization = self._phase.accumulation, self._plan.optimization
         if self._sharding.shards == 1:
+            device = torch.device("cuda" if self._sharding.gpus_per_shard else "cpu")
             self._engine = TorchEngine(
-                module, trained, position.moments, optimization, accumulation, self._device
+                module, trained, position.moments, optimization, accumulation, device
             )
         else:
             from workers.sharding import ShardedEngine
@@ -120,34 +108,23 @@ class TrainingWorker:
     def advance(self, num_steps: int) -> list[StepFigures]:
         """Take some steps of the phase.
 
-        Raises:
-            NumericsError: A loss is NaN or infinite; the weights are those before that step.
+        Raises NumericsError if a loss is NaN or infinite; the weights are those before that step.
         """
-        self._begun()
-        done = []
-        for step in range(self._step, self._step + num_steps):
-            done.append(self._take_step(step))
-            self._step = step + 1
-        return done
+        return [self._take_step() for _ in range(num_steps)]
 
-    def _take_step(self, step: int) -> StepFigures:
-        assert self._engine is not None
+    def _take_step(self) -> StepFigures:
         start_s = time.perf_counter()
-        phase, section = self._begun().phase, self._phase
+        phase, section, step = self._begun().phase, self._phase, self._step
+        assert self._engine is not None
+        shards, size, seed = self._sharding.shards, section.batch_size, self._plan.seed
         rows = []
-        for number in range(self._rank, section.accumulation, self._sharding.shards):
-            batch = draw(
-                self._source.data,
-                phase,
-                section.batch_size,
-                seed=self._plan.seed,
-                step=step,
-                number=number,
-            )
+        for number in range(self._rank, section.accumulation, shards):
+            batch = draw(self._source.data, phase, size, seed=seed, step=step, number=number)
             rows.append(self._engine.backward(batch))
             check_finite(rows[-1], phase, step)
         rate = section.rate(step)
         norm = self._engine.step(rate)
+        self._step += 1
         return StepFigures(
             phase=phase,
             step=step,
@@ -159,7 +136,7 @@ class TrainingWorker:
 
     @converted_failures
     def snapshot(self) -> Snapshot | None:
-        """Where this run is; None on ranks other than 0, which must take part all the same."""
+        """Where this run is; None on ranks other than 0, which must take part too."""
         begun = self._begun()
         assert self._engine is not None
         tensors = self._engine.tensors()
@@ -175,7 +152,7 @@ class TrainingWorker:
         """Free the models."""
         if self._engine is not None:
             self._engine.close()
-            self._engine = None
+        self._engine = None
 
     @property
     def _phase(self) -> PhaseSection:

@@ -177,7 +177,7 @@ class EvaluationTask:
         new = [result for unit in scored for result in unit.results if result.key in self._missing]
         self._num_new += retried(lambda: self._results.append(new, self.key))
         self._missing -= {result.key for result in new}
-        self._seconds += sum(unit.duration_s for unit in scored)
+        self._seconds += sum(unit.prepare_s + unit.score_s for unit in scored)
         self.num_units_done += len(scored)
 
     def evaluation(self) -> BankEvaluation:

@@ -6,7 +6,7 @@ from typing import Any
 
 from liveedit_core.inputs.limits import InputLimits
 from pipelines.job.sections import ActorSection, EmbeddingSection, GeneratorSection, WorkerSection
-from workers.actor_pool import actor_options
+from workers.actor_pool import WorkerPool, actor_options
 from workers.evaluation_pool import EvaluationPool
 from workers.evaluation_worker import EvaluationActor
 from workers.expert_embedding_worker import ExpertEmbeddingActor, load_embedder
@@ -19,10 +19,8 @@ from workers.messages import (
     NumberedRequest,
     WrittenBatch,
 )
-from workers.models import ModelSource
+from workers.models import CacheNames, ModelSource
 from workers.sharding_config import ShardingSection
-from workers.state_sources import CacheNames
-from workers.worker_pool import WorkerPool
 
 GeneratorPool = WorkerPool[Sequence[NumberedRequest], GeneratedBatch, GeneratorFacts]
 EmbedderPool = WorkerPool[GeneratedBatch, WrittenBatch, EmbedderFacts]

@@ -15,12 +15,10 @@ from liveedit_core.method.config import StateDtype
 from liveedit_core.state_source import BackboneStates, StateIdentity, StateSource
 from pipelines.job.ray_session import open_session
 from pipelines.job.sections import RaySection, StatesSection
-from workers.actor_pool import actor_options
+from workers.actor_pool import WorkerPool, actor_options
 from workers.failures import retried
-from workers.models import ModelSource
+from workers.models import CacheNames, ModelSource
 from workers.state_encoder import CHUNK_SIZE, StateEncoder, StateEncoderActor, image_chunks
-from workers.state_sources import CacheNames
-from workers.worker_pool import WorkerPool
 
 
 class Encoder(Protocol):

@@ -30,9 +30,9 @@ from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.recipe import TrainRecipe
 from pipelines.training.records import TrainingRecords, first_norm, recipe_digest
 from pipelines.training.report import training_report_data
+from workers.messages import MODEL, MOMENT, Snapshot, with_prefix
+from workers.models import open_states
 from workers.sharding_config import ShardingSection
-from workers.state_sources import open_states
-from workers.training_messages import MODEL, MOMENT, Snapshot, with_prefix
 
 EXPERIMENT = "liveedit-training"
 

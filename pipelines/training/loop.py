@@ -21,7 +21,7 @@ from pipelines.training.cases import suffix_models
 from pipelines.training.data import Material
 from pipelines.training.model_sizes import generator_config
 from pipelines.training.recipe import TrainRecipe
-from workers.training_messages import (
+from workers.messages import (
     MODEL,
     Snapshot,
     StepFigures,

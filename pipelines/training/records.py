@@ -27,7 +27,7 @@ from liveedit_core.training.validation import ValidationReport
 from pipelines.job.recipe_loader import to_dict, to_flat_dict
 from pipelines.training.loop import Curve
 from pipelines.training.recipe import TrainRecipe
-from workers.training_messages import Snapshot
+from workers.messages import Snapshot
 
 _logger = logging.getLogger(__name__)
 

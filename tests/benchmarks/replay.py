@@ -52,8 +52,7 @@ from pipelines.job.sections import EvaluationSection, RaySection
 from pipelines.job.start_workers import start_evaluator
 from tests.tiny_bank import taught_bank
 from workers.evaluation_pool import EvaluationPool
-from workers.models import ModelNames
-from workers.state_sources import CacheNames
+from workers.models import CacheNames, ModelNames
 
 SEED = 5
 BATCH_SIZE = 32

@@ -24,7 +24,7 @@ from pipelines.job.start_workers import start_evaluator
 from tests.unit.tiny_inputs import case
 from tests.unit.tiny_models import TinyBackbone, TinyModels
 from workers.evaluation_pool import EvaluationPool
-from workers.state_sources import CacheNames
+from workers.models import CacheNames
 
 CASES = [case(number) for number in range(60)]
 """Seven full pieces of work and one that is not."""

@@ -73,7 +73,7 @@ def test_answers_come_in_order_and_calls_are_taken_as_there_is_room(tmp_path: Pa
             taken += 1
             yield lambda actor, number=number: actor.double.remote(number)
 
-    for index, answer in enumerate(pool.stream(calls())):
+    for index, answer in enumerate(pool.in_order(calls())):
         assert answer == 2 * index
         assert taken - index <= 3
     assert taken == 20
@@ -83,14 +83,14 @@ def test_answers_come_in_order_and_calls_are_taken_as_there_is_room(tmp_path: Pa
 def test_a_dead_worker_is_replaced_and_its_work_done(tmp_path: Path) -> None:
     pool = pool_of(tmp_path)
     calls = [lambda actor, n=n: actor.die_once.remote(n) for n in (1, 2)]
-    assert list(pool.stream(calls)) == [1, 2]
+    assert list(pool.in_order(calls)) == [1, 2]
     pool.close()
 
 
 def test_what_kills_every_worker_ends_after_some_attempts(tmp_path: Path) -> None:
     pool = pool_of(tmp_path)
     with pytest.raises(WorkerLostError, match="test pool"):
-        list(pool.stream([lambda actor: actor.die.remote()]))
+        list(pool.in_order([lambda actor: actor.die.remote()]))
     pool.close()
     assert MAX_ATTEMPTS < 10
 
@@ -98,7 +98,7 @@ def test_what_kills_every_worker_ends_after_some_attempts(tmp_path: Path) -> Non
 def test_data_errors_arrive_unchanged(tmp_path: Path) -> None:
     pool = pool_of(tmp_path)
     with pytest.raises(InputError) as caught:
-        list(pool.stream([lambda actor: actor.refuse.remote()]))
+        list(pool.in_order([lambda actor: actor.refuse.remote()]))
     assert type(caught.value) is InputError
     assert caught.value.message == "prompt is empty"
     pool.close()
@@ -127,7 +127,7 @@ def test_a_group_of_gangs_writes_what_one_plain_worker_writes() -> None:
         assert one.last_sequence == other.last_sequence
         for a, b in zip(one.experts, other.experts, strict=True):
             assert a.expert.down_RD.equal(b.expert.down_RD)
-            assert a.subject_id == b.subject_id
+            assert a.request == b.request
     group.close()
 
 

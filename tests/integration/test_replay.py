@@ -28,7 +28,7 @@ from tests.integration.replay_job import CASES, NUM_RESULTS, SESSION, evaluate, 
 from tests.tiny_bank import taught_bank
 from tests.unit.tiny_models import TinyBackbone, TinyModels
 from workers.evaluation_worker import EvaluationWorker
-from workers.shared_repository import SharedRepository
+from workers.messages import SharedRepository
 
 
 @pytest.fixture(scope="module")

@@ -32,10 +32,9 @@ from tests.tiny_backbone import (
 from tests.tiny_training import beginning, fresh_backbone, plan, tiny_data, tiny_source
 from tests.unit.tiny_inputs import numbered
 from workers.generator_worker import GeneratorWorker
-from workers.messages import GeneratedBatch
+from workers.messages import MODEL, GeneratedBatch, Snapshot, StepFigures
 from workers.sharding_config import ShardingSection
 from workers.training_group import TrainingGroup
-from workers.training_messages import MODEL, Snapshot, StepFigures
 from workers.training_worker import TrainingWorker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -153,7 +152,7 @@ def test_a_gang_that_loses_a_process_ends_with_the_same_weights(group: TrainingG
         group.snapshot()
         group.advance(1)
         if is_disturbed:
-            victim = ray.get(group.gang.actors[1].process_id.remote())
+            victim = ray.get(group.gang.actors[1].__ray_call__.remote(lambda worker: os.getpid()))
             os.kill(victim, signal.SIGKILL)
         assert [step.step for step in group.advance(4)] == [4, 5, 6, 7]
         return group.snapshot()

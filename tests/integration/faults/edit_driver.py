@@ -43,10 +43,9 @@ from pipelines.job.start_workers import EmbedderPool, start_generator
 from tests.inline_evaluator import InlineEvaluator
 from tests.unit.tiny_inputs import HashEmbedder, case
 from tests.unit.tiny_models import CONFIG, TinyBackbone, TinyModels
-from workers.actor_pool import actor_options
+from workers.actor_pool import WorkerPool, actor_options
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingActor
-from workers.worker_pool import WorkerPool
 
 BANK = "main"
 WORK = "work"

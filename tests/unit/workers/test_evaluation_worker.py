@@ -16,8 +16,7 @@ from tests.unit.tiny_inputs import case
 from tests.unit.tiny_models import CONFIG, TinyBackbone, TinyModels
 from workers.evaluation_worker import EvaluationWorker
 from workers.generator_worker import GeneratorWorker
-from workers.messages import EvaluationUnit, NumberedRequest
-from workers.shared_repository import SharedRepository
+from workers.messages import EvaluationUnit, NumberedRequest, SharedRepository
 
 
 class SilentBackbone(TinyBackbone):
@@ -51,7 +50,7 @@ def repository() -> ExpertRepository:
 
 def scored(unit: EvaluationUnit, experts: ExpertRepository) -> tuple[ProbeResult, ...]:
     worker = EvaluationWorker(TinyModels())
-    return worker.score(worker.prepare(unit), SharedRepository.of(experts), unit).results
+    return worker.score(1, worker.prepare(unit), SharedRepository.of(experts), unit).results
 
 
 def test_an_empty_repository_changes_no_answer() -> None:
@@ -98,6 +97,6 @@ def test_a_shared_repository_is_the_same_memory() -> None:
     assert again.edit_ids == experts.edit_ids
     assert again.down_NRD.data_ptr() == experts.down_NRD.data_ptr()
     read_only = SharedRepository.of(experts)
-    read_only.prompt_features_NK.flags.writeable = False
+    read_only.fields["prompt_features_NK"].flags.writeable = False
     shared_NK = read_only.repository().prompt_features_NK
     assert np.array_equal(shared_NK.numpy(), experts.prompt_features_NK.numpy())

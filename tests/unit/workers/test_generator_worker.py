@@ -29,7 +29,7 @@ def test_every_request_gets_its_expert() -> None:
     batch = worker().generate(numbered(*requests))
     assert [item.sequence for item in batch.experts] == [1, 2, 3]
     assert [item.expert.edit_id for item in batch.experts] == [r.edit_id for r in requests]
-    assert [item.subject_id for item in batch.experts] == [r.subject_id for r in requests]
+    assert [item.request.subject_id for item in batch.experts] == [r.subject_id for r in requests]
     assert batch.rejected == ()
     assert batch.last_sequence == 3
 

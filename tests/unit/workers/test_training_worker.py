@@ -22,7 +22,7 @@ from liveedit_core.training.recipe import (
 from liveedit_core.training.step import TrainingModule
 from tests.tiny_backbone import TINY_CONFIG, tiny_backbone
 from tests.tiny_training import beginning, plan, started_worker, tiny_data
-from workers.training_messages import MODEL, Snapshot
+from workers.messages import MODEL, Snapshot
 from workers.training_worker import TrainingWorker
 
 DATA = tiny_data()

@@ -14,7 +14,7 @@ from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
 from liveedit_core.method.config import GeneratorConfig
-from workers.shared_repository import SharedRepository
+from workers.messages import SharedRepository
 
 MakeRow = Callable[..., ExpertRow]
 

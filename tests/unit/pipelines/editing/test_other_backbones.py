@@ -46,7 +46,7 @@ from tests.unit.tiny_inputs import HashEmbedder
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker
-from workers.training_messages import Snapshot
+from workers.messages import Snapshot
 
 
 @pytest.fixture(scope="module", params=["llava", "qwen2_vl"])

@@ -20,7 +20,7 @@ from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.recipe import CheckpointSection, KeepSection, TrainRecipe, ValidationSection
 from tests.tiny_backbone import case, tiny_backbone
 from tests.tiny_training import TINY_KEY, TINY_MODEL, tiny_material
-from workers.training_messages import StepFigures
+from workers.messages import StepFigures
 
 HELD_OUT = [case(number) for number in range(20, 24)]
 PROMPT, JOINT = PhaseSection(steps=1, batch_size=3), PhaseSection(steps=3, batch_size=3)

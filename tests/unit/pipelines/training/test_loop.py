@@ -15,7 +15,7 @@ from pipelines.training.loop import Curve, GeneratorTrainer
 from pipelines.training.recipe import CheckpointSection, TrainRecipe
 from tests.tiny_backbone import tiny_backbone
 from tests.tiny_training import TINY_KEY, TINY_MODEL, tiny_material
-from workers.training_messages import Snapshot
+from workers.messages import Snapshot
 
 
 @pytest.fixture(scope="module")

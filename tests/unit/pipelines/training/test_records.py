@@ -20,7 +20,7 @@ from pipelines.training.recipe import KeepSection, TrainRecipe, ValidationSectio
 from pipelines.training.records import TrainingRecords, first_norm, recipe_digest
 from tests.tiny_backbone import case
 from tests.unit.tiny_models import CONFIG, TinyBackbone
-from workers.training_messages import Snapshot
+from workers.messages import Snapshot
 
 RECIPE = TrainRecipe(
     prompt=PhaseSection(steps=2),
