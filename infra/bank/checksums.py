@@ -2,8 +2,8 @@
 
 seals/<bank>/<path of the file>.json   sha256 and length of the file, and a checksum of each row
 
-When a file is missing, truncated or altered, its checksum object still says which edits were in it
-and which of its rows are undamaged. Files and their checksums are written once and never change.
+They say which edits were in a missing file, and which rows of an altered one are undamaged. Files
+and their checksums are written once and never change.
 """
 
 import hashlib
@@ -49,19 +49,17 @@ class FileChecksum:
         return ""
 
 
+@dataclass(frozen=True)
 class BankChecksums:
     """The checksums of one bank; picklable. A path is below the bank's folder, "data/x.lance"."""
 
-    def __init__(self, store: ObjectStore, bank: str) -> None:
-        """Name the bank; nothing is read yet."""
-        self._store = store
-        self._bank = bank
+    _store: ObjectStore
+    _bank: str
 
     def _key(self, path: str) -> str:
         return f"{_FOLDER}/{self._bank}/{path}.json"
 
     def file_key(self, path: str) -> str:
-        """Key in the store of a file of the bank."""
         return f"banks/{self._bank}/{path}"
 
     def write(self, path: str, rows: pa.Table | None = None) -> None:
@@ -120,5 +118,4 @@ def row_checksums(rows: pa.Table) -> Iterator[RowChecksum]:
 
 
 def sha256_of(data: bytes) -> str:
-    """Hex digest of a file."""
     return hashlib.sha256(data).hexdigest()

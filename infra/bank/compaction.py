@@ -1,17 +1,14 @@
-"""Compaction of a bank that grows for years: merged files, current indices, old versions deleted.
+"""Compaction of a growing bank: merge files, renew indices, delete old versions.
 
-Every window adds files, and every version keeps its own. Compaction never changes a row, so it
-needs no writer epoch and may run beside a job, from any process: where a commit and a compaction
-touch the same file Lance refuses the later one, which is retried. The versions that it makes have
-no record of ours; they hold what the version before them holds.
+Compaction never changes a row, so it needs no writer epoch and may run beside a job: where a commit
+and a compaction touch the same file, Lance refuses the later one, which is retried.
 
-- Small files are merged geometrically: a file is rewritten only together with newer rows of at
-  least half its own number, so a row is rewritten a logarithmic number of times. Rows are compared
-  with their checksums on the way, so damage is found before it is written again, and the checksums
-  of merged files are written before a version shows the files.
-- Indices on `subject_id` and `edit_id` let a commit, and a look at one edit, skip most rows.
-- A version is deleted when it is neither tagged, nor among the newest, nor young. Its record is
-  archived first (`BankHistory.archive`), so the history of a bank stays complete.
+- Files are merged geometrically: a file is rewritten only together with newer rows of at least half
+  its own number. Rows are first compared with their checksums, and the checksums of merged files
+  are written before a version shows the files.
+- Indices on `subject_id` and `edit_id` let commits and lookups skip most rows.
+- A version is deleted when it is neither tagged, nor among the newest, nor recent. Its record is
+  archived first (`BankHistory.archive`).
 """
 
 import contextlib
@@ -46,8 +43,6 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class CompactionReport:
-    """What a compaction did."""
-
     fragments_before: int
     fragments_after: int
     versions_removed: tuple[int, ...] = ()
@@ -65,7 +60,6 @@ class Compaction:
     """Compaction of one bank and of the request log of its store."""
 
     def __init__(self, store: ObjectStore, bank: str, policy: GrowthPolicy) -> None:
-        """Name the bank; it need not exist yet."""
         self._policy = policy
         self._table = Table(store, f"banks/{bank}")
         self._requests = Table(store, "requests")
@@ -74,10 +68,7 @@ class Compaction:
         self._num_windows = 0
 
     def after_window(self) -> CompactionReport | None:
-        """Count a window of the editing job, and run when a compaction is due.
-
-        None when it was not due, or failed because of the store: it runs with the next one then.
-        """
+        """Count a window of a job and run when due; None if it was not, or if the store failed."""
         self._num_windows += 1
         every = self._policy.every_windows
         if every == 0 or self._num_windows % every:
@@ -89,14 +80,7 @@ class Compaction:
             return None
 
     def run(self, *, now: datetime | None = None) -> CompactionReport:
-        """Merge files, renew indices, archive records and delete old versions.
-
-        `now` is the time for the ages of versions, the present by default.
-
-        Raises:
-            IntegrityError: There is no such bank, or a file of it is missing or damaged.
-            StorageUnavailableError: The store does not answer.
-        """
+        """Merge files, renew indices, archive records and delete versions too old at `now`."""
         before = len(self._table.latest().get_fragments())
         with _unless_overtaken("bank"):
             merge_small(self._table, self._policy.fragment_bytes, self._checksums)
@@ -165,13 +149,7 @@ def _delete_versions(table: Table, versions: Sequence[int]) -> int:
 
 
 def merge_small(table: Table, fragment_bytes: int, checksums: BankChecksums | None = None) -> None:
-    """Merge small files into larger ones of about `fragment_bytes`; no row changes.
-
-    Raises:
-        ConcurrentCommitError: A commit touched the same files; nothing is lost.
-        IntegrityError: A row is not what was written; nothing is merged.
-        StorageUnavailableError: The store does not answer.
-    """
+    """Merge small files into larger ones of about `fragment_bytes`; no row changes."""
     dataset = table.latest()
     fragments = [fragment.metadata for fragment in dataset.get_fragments()]
     sizes = [(fragment.id, fragment.num_rows) for fragment in fragments]
@@ -200,10 +178,9 @@ def merge_small(table: Table, fragment_bytes: int, checksums: BankChecksums | No
 
 
 def settled_fragments(sizes: Sequence[tuple[int, int]]) -> list[int]:
-    """The fragments that are too large to be rewritten for the few rows that came after them.
+    """All ids up to the newest fragment that is too large to be rewritten for the rows after it.
 
-    `sizes` are fragment ids and numbers of rows, oldest first. Returns all ids up to the newest
-    fragment that is too large.
+    `sizes` are fragment ids and numbers of rows, oldest first.
     """
     newer_rows = 0
     for position in range(len(sizes) - 1, -1, -1):
@@ -239,12 +216,7 @@ def _paths(fragments: Sequence[FragmentMetadata]) -> list[str]:
 
 
 def renew_index(table: Table, column: str) -> None:
-    """Create or renew the index on a text column when many rows are outside it.
-
-    Raises:
-        ConcurrentCommitError: A commit came between; nothing is lost.
-        StorageUnavailableError: The store does not answer.
-    """
+    """Create or renew the index on a text column when many rows are outside it."""
     dataset = table.latest()
     name = f"{column}_index"
     with storage_errors(table.uri):

@@ -1,20 +1,16 @@
 """The expert bank: a versioned Lance table of experts, one version per committed window.
 
 Workers write fragments that no version shows; one committer makes those of a window visible in one
-transaction. What keeps the effect exactly once, whatever process dies or is retried:
+transaction. Every edit takes effect exactly once, whatever process dies or is retried, because:
 
-- rows whose edit_id the version holds already are skipped, so a replay changes nothing;
-- of two edits of one subject the one with the larger sequence stays. The older row leaves in the
-  same transaction that adds the newer one, so no version shows both or neither, and older
-  versions keep the older one;
-- an edit that is removed in the request log leaves, and stays out, in the same way. A window is
-  only committed when every change of the log (`ChangeLog`) has been applied; a change makes a
-  version even when no row moves, so a window that was planned before it is planned again;
+- rows whose edit_id the version already holds are skipped;
+- of two edits of one subject the one with the larger sequence stays, and the older row leaves in
+  the transaction that adds the newer one;
+- a window is committed only after every change of the log (`ChangeLog`) has been applied, and
+  removed edits stay out. A change makes a version even when no row moves, so a window that was
+  planned before it is planned again;
 - a commit succeeds only on top of the version on which it was decided (`Table.commit`), and only
   for the newest writer epoch (`WriterFence`).
-
-The rows of a version depend on the edits committed and the changes of the log, not on windows,
-order or fragments.
 """
 
 import functools
@@ -56,7 +52,6 @@ class ExpertBank(StoredBank):
     """
 
     def __init__(self, store: ObjectStore, name: str, table: Table, identity: BankIdentity) -> None:
-        """Wrap an open table; use `open` or `open_or_create`."""
         super().__init__(store, name, table, identity)
         self._fence = WriterFence(store, name)
         self._changes = ChangeLog(store)
@@ -69,11 +64,7 @@ class ExpertBank(StoredBank):
         return RequestLog(self.store)
 
     def acquire_writer(self) -> int:
-        """Become the one committer: claim a new epoch, which fences every earlier writer.
-
-        Raises:
-            StorageUnavailableError: The store does not create objects exclusively.
-        """
+        """Become the one committer: claim a new epoch, which fences every earlier writer."""
         return self._fence.acquire()
 
     def commit(
@@ -87,11 +78,7 @@ class ExpertBank(StoredBank):
     ) -> int:
         """Commit new rows as one version, after all changes of the log; no version if none is new.
 
-        Fragments may come in any order, also repeatedly; `kind` is "window", or "repair" for lost
-        experts that were computed again.
-
-        Raises:
-            ConcurrentCommitError: Others committed first every time.
+        `kind` is "repair" for lost experts that were computed again.
         """
         subjects = {key.subject_id for fragment in fragments for key in fragment.keys}
 
@@ -125,10 +112,7 @@ class ExpertBank(StoredBank):
         return self._table.on_latest(attempt)
 
     def apply_changes(self, *, epoch: int) -> int:
-        """Apply the changes of the log that the bank does not show yet, one version each.
-
-        Every commit does so first; a job that may have nothing to commit calls it when it starts.
-        """
+        """Apply the changes of the log that the bank does not show yet, one version each."""
 
         def attempt(base: LanceDataset) -> int | None:
             self._fence.check(epoch)
@@ -156,34 +140,24 @@ class ExpertBank(StoredBank):
     ) -> int:
         """Remove edits: stored in the change log, then applied as one new version.
 
-        The version answers, bit for bit, as one that never had the edits. So where a removed edit
-        had superseded another, that one answers again, unless it is removed as well. Older
-        versions stay as they are. The other banks of the store follow with their next commit.
-
-        With `epoch` None the change is only stored; the current writer applies it before its next
-        window. Edits that the bank does not hold (yet) may be removed too.
-
-        Raises:
-            InputError: The log lacks one of the edits; nothing is removed then.
+        The version answers, bit for bit, as one that never had the edits: an edit that a removed
+        one had superseded answers again. The other banks of the store follow with their next
+        commit, and so does this one when `epoch` is None. InputError, and no change, when the log
+        lacks one of the edits.
         """
         return self._change("remove", author, reason, epoch, removed=edit_ids)
 
     def restore(
         self, edit_ids: Collection[str], *, author: str, reason: str, epoch: int | None
     ) -> int:
-        """Undo removals in the same way; edits that are not removed are left as they are.
+        """Undo removals in the same way; a newer edit of the same subject stays.
 
-        The expert comes from an older version of the bank. If none holds it any more, the edit is
-        pending and the next editing job computes it again. A newer edit of the same image and
-        prompt that was not removed stays.
+        The expert comes from an older version; if none holds it any more, the edit is pending.
         """
         return self._change("restore", author, reason, epoch, restored=edit_ids)
 
     def roll_back(self, version: int, *, author: str, reason: str, epoch: int) -> int:
-        """Make the newest version hold what an older one holds, by removing and restoring.
-
-        Requests that no version has shown yet stay pending.
-        """
+        """Make the newest version hold what an older one holds; pending requests stay pending."""
         self.apply_changes(epoch=epoch)
         now, before = all_held(self._table.latest()), all_held(self._table.at(version))
         removed, restored = plan_rollback(now, before, self._log.edits_of_subjects)
@@ -200,7 +174,6 @@ class ExpertBank(StoredBank):
         removed: Collection[str] = (),
         restored: Collection[str] = (),
     ) -> int:
-        """Store a change in the log, and apply it."""
         if epoch is not None:
             self._fence.check(epoch)
         self._log.subjects_of([*removed, *restored])
@@ -210,13 +183,7 @@ class ExpertBank(StoredBank):
         return self.version if epoch is None else self.apply_changes(epoch=epoch)
 
     def drop_damaged(self, report: IntegrityReport, *, author: str, reason: str, epoch: int) -> int:
-        """Commit the verified version without its damaged files, whose undamaged rows are kept.
-
-        Edits whose rows are lost become pending.
-
-        Raises:
-            ConcurrentCommitError: There is a newer version than the verified one.
-        """
+        """Commit the verified version without its damaged rows; their edits become pending."""
         if not report.damaged:
             return report.version
         base = self._table.latest()
@@ -278,7 +245,6 @@ class ExpertBank(StoredBank):
         added: Sequence[RowKey],
         removed: Sequence[RowKey],
     ) -> int:
-        """Commit rows with a record that lists them."""
         sequences = [key.sequence for key in added]
         record = replace(
             record,
@@ -289,12 +255,8 @@ class ExpertBank(StoredBank):
             added=tuple(key.edit_id for key in added),
             removed=tuple(key.edit_id for key in removed),
         )
-        version = self._table.commit(
-            base,
-            new,
-            without=sql_in("edit_id", record.removed),
-            properties=record.properties(),
-        )
+        without = sql_in("edit_id", record.removed)
+        version = self._table.commit(base, new, without=without, properties=record.properties())
         if removed:
             self._write_removal_checksums(version)
         self._cached_state = replace(record, version=version)
@@ -303,8 +265,8 @@ class ExpertBank(StoredBank):
     def _write_removal_checksums(self, version: int) -> None:
         """Write the missing checksums of a version's lists of removed rows.
 
-        Lance writes these lists during the commit. A process killed before this point leaves them
-        without a checksum; verification reports them, and the next removal writes it.
+        Lance writes these lists during the commit; if this process is killed before it gets here,
+        verification reports them and the next removal writes their checksums.
         """
         for fragment in self._table.at(version).get_fragments():
             path = fragment.deletion_file()
@@ -329,7 +291,6 @@ class ExpertBank(StoredBank):
     def _apply(
         self, base: LanceDataset, change: Change, changes: Sequence[Change], epoch: int
     ) -> None:
-        """Commit one change of the log."""
         subjects = set(self._log.subjects_of(change.edit_ids).values())
         result = reconcile(
             held_of(base, subjects),

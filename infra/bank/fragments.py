@@ -43,12 +43,7 @@ class FragmentWriter:
     checksums: BankChecksums
 
     def write(self, rows: Sequence[ExpertRow]) -> list[WrittenFragment]:
-        """Write rows for `ExpertBank.commit`; writing rows again is harmless.
-
-        Raises:
-            NumericsError: NaN or infinity in a row; nothing is written then.
-            ShapeError: A row does not fit the bank; nothing is written then.
-        """
+        """Write rows for `ExpertBank.commit`; nothing is written when one of them is invalid."""
         return self.write_table(rows_to_table(self.identity, rows)) if rows else []
 
     def write_table(self, rows: pa.Table) -> list[WrittenFragment]:

@@ -1,13 +1,9 @@
-"""How a bank came to be: what each version changed, when, by whom and why.
+"""The history of a bank: what each version changed, when, by whom and why.
 
-Every commit stores a record with its version: the edits that it added and removed by id, so the
-history of an edit and the newest state of the log are known without reading rows. Versions that
-only reorder files (compaction) have no record; they hold what the version before them holds.
-
-Lance keeps our record of a version in the version's own transaction, so it would be lost when the
-version is deleted. Before that, `archive` copies records to `histories/<bank>/`. Such a file is
-written once and never changed; two processes that archive at once leave two files with the same
-records, and the next call merges them.
+Every commit stores a record in its Lance transaction, with the ids of the edits added and removed.
+Versions made by compaction have no record; they hold what the version before them holds. Before
+a version is deleted, `archive` copies its record to `histories/<bank>/`. Such a file never changes:
+two processes that archive at once leave two with the same records, and the next call merges them.
 """
 
 import json
@@ -16,7 +12,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
 
 from lance import LanceDataset
 
@@ -42,23 +37,21 @@ class BankVersion:
     version: int
     committed_at: datetime
     message: str
-    """Of a window, up to where it goes; of a change, its reason."""
     epoch: int
     num_edits: int
     """Experts that the version holds."""
     num_added: int
     num_superseded: int
-    """Experts that were replaced by a newer edit of their subject."""
     first_sequence: int
     """Smallest request number that the version added; 0 when it added none."""
     last_sequence: int
     """Largest request number that any version up to this one added."""
     kind: str = "window"
-    """"window", or what a person asked for: "remove", "restore", "rollback", "repair", ..."""
+    """"window", or what a person asked for: "remove", "restore", "rollback", "repair"."""
     author: str = ""
-    """Who asked for it; "" for the windows of a job."""
+    """"" for the windows of a job."""
     num_removed: int = 0
-    """Experts that left because their edit was removed or their rows were damaged."""
+    """Experts whose edit was removed or whose rows were damaged; without superseded ones."""
     last_change: int = 0
     """Number of the newest change (`ChangeLog`) that the version takes into account."""
     added: tuple[str, ...]
@@ -66,7 +59,7 @@ class BankVersion:
     """Edits that left, superseded ones included."""
 
     def properties(self) -> dict[str, str]:
-        """As Lance stores it with the version."""
+        """The record as Lance stores it with the version."""
         content = {**asdict(self), "committed_at": self.committed_at.isoformat()}
         del content["version"]
         return {_RECORD_KEY: json.dumps(content)}
@@ -76,7 +69,8 @@ class BankVersion:
 class EditEvent:
     """What a version did to one edit."""
 
-    event: Literal["added", "removed", "superseded"]
+    event: str
+    """"added", "removed" or "superseded"."""
     record: BankVersion
 
 
@@ -95,7 +89,6 @@ class BankHistory:
     """Versions, records and tags of one bank's table."""
 
     def __init__(self, store: ObjectStore, bank: str, table: Table) -> None:
-        """Read the table of this bank."""
         self._table = table
         self._bank = bank
         self._archive = VersionArchive(store, bank)
@@ -132,14 +125,12 @@ class BankHistory:
                 properties = _properties(newest, version)
             except IntegrityError:
                 continue  # deleted by other means than `Compaction`
-            record = self._parsed(version, properties)
-            if record is not None:
+            if record := self._parsed(version, properties):
                 yield record
         if through:
             archived = self._archive.read().properties
-            for version in sorted((number for number in archived if number <= start), reverse=True):
-                record = self._parsed(version, archived[version])
-                if record is not None:
+            for version in sorted(archived, reverse=True):
+                if version <= start and (record := self._parsed(version, archived[version])):
                     yield record
 
     def state_at(self, version: int) -> BankVersion | None:
@@ -164,10 +155,8 @@ class BankHistory:
                 found.append(EditEvent(event="added", record=record))
             if edit_id in record.removed:
                 # Only new and restored edits supersede others.
-                is_superseded = record.kind in ("window", "restore")
-                found.append(
-                    EditEvent(event="superseded" if is_superseded else "removed", record=record)
-                )
+                event = "superseded" if record.kind in ("window", "restore") else "removed"
+                found.append(EditEvent(event=event, record=record))
         return found[::-1]
 
     def diff(self, old: int, new: int) -> BankDiff:
@@ -191,12 +180,7 @@ class BankHistory:
         return dict(zip(*(rows.column(name).to_pylist() for name in names), strict=True))
 
     def tag(self, name: str, version: int) -> None:
-        """Name a version; tagged versions are never deleted.
-
-        Raises:
-            InputError: The name is used for another version, or is not a valid tag.
-            IntegrityError: There is no such version.
-        """
+        """Name a version; tagged versions are never deleted."""
         dataset = self._table.at(version)
         tagged = self.tags().get(name)
         if tagged == version:

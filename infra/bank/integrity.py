@@ -1,8 +1,6 @@
 """Verification of a bank version: every file, every row, and what the request log says about them.
 
-The report names which file is missing, truncated or altered, and which edits were in it. All other
-rows stay usable, and so do the rows of an altered file whose checksums are right: the report keeps
-them for the repair.
+Rows of an altered file whose checksums are right stay usable; the report keeps them for the repair.
 """
 
 from collections.abc import Callable, Collection
@@ -26,7 +24,6 @@ class FileProblem:
     """A file that is not what was written."""
 
     key: str
-    """In the store."""
     problem: str
     """"is missing", "is truncated: ...", "is altered ..."."""
     edit_ids: tuple[str, ...]
@@ -58,7 +55,6 @@ class IntegrityReport:
     num_edits: int
     """Experts that the version should hold."""
     num_verified: int = 0
-    """Rows that were read and are right."""
     num_files: int = 0
     num_bytes: int = 0
     files: list[FileProblem] = field(default_factory=list)
@@ -68,11 +64,9 @@ class IntegrityReport:
     unchecked_files: list[str] = field(default_factory=list)
     """Readable files without a checksum: the process that wrote them was killed before."""
     damaged: list[DamagedFragment] = field(default_factory=list)
-    """For the repair."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is wrong."""
         return not (self.files or self.edits or self.problems)
 
     @property
@@ -104,14 +98,7 @@ class IntegrityReport:
 def verify_version(
     bank: StoredBank, version: int | None = None, request_log: RequestLog | None = None
 ) -> IntegrityReport:
-    """Read every file and row of a version and compare it with what was written.
-
-    Without the request log of the store, rows are not compared with their requests.
-
-    Raises:
-        IntegrityError: There is no such version, or its list of files cannot be read.
-        StorageUnavailableError: The store does not answer.
-    """
+    """Compare every file and row of a version with what was written, and with the request log."""
     verification = _Verification(bank, bank.version if version is None else version)
     verification.read_fragments()
     if request_log is not None:
@@ -121,8 +108,6 @@ def verify_version(
 
 @dataclass(frozen=True)
 class _ReadFile:
-    """A file of a fragment."""
-
     path: str
     checksum: FileChecksum | None
     problem: str
@@ -231,13 +216,10 @@ class _Verification:
             for edit_id in in_file
             if edit_id not in right and (self.held is None or edit_id in self.held)
         )
-        self.report.files += [
-            FileProblem(
-                key=self.bank.checksums.file_key(file.path), problem=file.problem, edit_ids=lost
-            )
-            for file in files
-            if file.problem
-        ]
+        for file in files:
+            if file.problem:
+                key = self.bank.checksums.file_key(file.path)
+                self.report.files.append(FileProblem(key=key, problem=file.problem, edit_ids=lost))
         self.report.damaged.append(
             DamagedFragment(fragment_id=fragment.fragment_id, undamaged_rows=rows)
         )

@@ -1,8 +1,6 @@
-"""The manifest of a registered bank version, by which it can be opened and any change is found.
+"""The manifest of a registered bank version: where it is, its identity, the sha256 of each file.
 
-A manifest names store, bank and version, the identity of the bank, and the sha256 of every file of
-the version: Lance data files and the lists of rows that were removed from them. Such files never
-change once they are written; `content_problems` says which are missing or altered.
+These files never change once they are written; `content_problems` finds missing or altered ones.
 """
 
 import json
@@ -28,11 +26,7 @@ class BankContent:
 
     @classmethod
     def of(cls, bank: ExpertBank, version: int) -> Self:
-        """Digests of a version's files: the stored checksums; files without one are read.
-
-        Raises:
-            IntegrityError: The version or one of its files is missing.
-        """
+        """Digests of a version's files: the stored checksums; files without one are read."""
         files = {key: _written_digest(bank, key) for key in bank.file_keys(version)}
         return cls(edits_sha256=_edits_sha256(bank, version), files=files)
 
@@ -72,7 +66,6 @@ class BankManifest:
         )
 
     def to_json(self) -> str:
-        """As text; `from_json` reads it back."""
         return json.dumps(asdict(self), indent=2, sort_keys=True)
 
     @classmethod
@@ -96,13 +89,9 @@ class BankManifest:
         return bank
 
     def verified_bank(self, name: str) -> ExpertBank:
-        """The bank, after every file of the version was read and compared.
-
-        IntegrityError names the files that are missing or altered; `name` is for its message.
-        """
+        """The bank, or an IntegrityError for `name` that lists missing and altered files."""
         bank = self.open_bank()
-        problems = content_problems(bank, self)
-        if problems:
+        if problems := content_problems(bank, self):
             raise IntegrityError(
                 f"{name} is damaged and must not serve: {'; '.join(problems)}. Restore the files "
                 "from a copy, or rebuild the bank from the request log under another name"

@@ -9,7 +9,6 @@ MatrixPlace = Literal["auto", "resident", "on_demand"]
 memory up to `RESIDENT_BYTES` and in the store beyond ("auto")."""
 
 RESIDENT_BYTES = 1 << 30
-"""So many bytes of matrices are read at once under "auto"."""
 
 
 class GrowthPolicy(Settings):
@@ -20,7 +19,6 @@ class GrowthPolicy(Settings):
     fragment_bytes: PositiveInt = 128 * 1024 * 1024
     """Small files are merged up to this size."""
     keep_versions: Count = 100
-    """So many of the newest bank versions stay whatever their age; 0 keeps all of them."""
+    """This many of the newest bank versions stay whatever their age; 0 keeps all of them."""
     keep_days: Amount = 7.0
-    """Versions younger than this stay, however many there are. Tagged and registered versions stay
-    for ever."""
+    """Younger versions stay, however many there are; tagged and registered ones always stay."""

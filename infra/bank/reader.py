@@ -1,8 +1,7 @@
 """A bank version as tensors, within a memory limit.
 
-Routing compares an input with every expert, so routing features are in memory; an input keeps few
-experts, so their matrices may stay in the store until they are needed. Features are filled batch by
-batch into the final arrays, so that nothing is in memory twice.
+Routing features are in memory, as an input is compared with all experts; it keeps few of them, so
+their matrices may stay in the store until they are needed.
 """
 
 import functools
@@ -36,7 +35,7 @@ class StoredColumn:
         places_N: npt.NDArray[np.int64],
         shape: tuple[int, ...],
     ) -> None:
-        """Name the column; expert n of `shape` (N, R, D) is row `places_N[n]` of the version."""
+        """Expert n of `shape` (N, R, D) is row `places_N[n]` of the version."""
         self._table = table
         self._version = version
         self._column = column
@@ -52,12 +51,7 @@ class StoredColumn:
         return {name: value for name, value in self.__dict__.items() if name != "_dataset"}
 
     def __getitem__(self, index_U: Tensor) -> Tensor:
-        """Read experts by position, int64 in [0, N); returns float32 [U, R, D] in that order.
-
-        Raises:
-            IntegrityError: The version or a file of it is gone.
-            StorageUnavailableError: The store does not answer, or a file is damaged.
-        """
+        """Read experts by position, int64 in [0, N); returns float32 [U, R, D] in that order."""
         if not len(index_U):
             return torch.empty(0, *self.shape[1:])
         places_V, inverse_U = np.unique(self._places_N[index_U.numpy()], return_inverse=True)
@@ -71,12 +65,7 @@ class StoredColumn:
 def read_repository(
     table: Table, version: int | None, config: GeneratorConfig, *, matrices: MatrixPlace = "auto"
 ) -> ExpertRepository:
-    """The experts of a version, sorted by sequence; `config` must fit the bank.
-
-    Raises:
-        IntegrityError: The version or a file of it is gone.
-        StorageUnavailableError: The store does not answer, or a file is damaged.
-    """
+    """The experts of a version, sorted by sequence; `config` must fit the bank."""
     dataset = table.at(version)
     with storage_errors(table.uri):
         keys = dataset.to_table(columns=["edit_id", "sequence"])

@@ -1,9 +1,8 @@
 """What a commit, a removal or a restoration changes in the rows of a bank.
 
 The rule: of each subject a bank holds the newest edit that is not removed. When an edit leaves, an
-older one of its subject comes back, and its row is taken from an older version of the bank, which
-never changes. If no version holds an undamaged row of it, the edit is pending: the next editing
-job computes the expert again, from the log.
+older one of its subject comes back, with its row from an older version. If no version holds an
+undamaged row of it, the edit is pending: the next editing job computes the expert again.
 """
 
 import contextlib
@@ -42,8 +41,6 @@ def all_held(dataset: LanceDataset) -> Held:
 
 @dataclass(frozen=True)
 class CommitPlan:
-    """What a commit of new fragments changes."""
-
     positions: list[list[int]]
     """Of each fragment, the rows that appear."""
     added: list[RowKey]
@@ -57,8 +54,7 @@ def plan_commit(
     """Decide what new fragments change on top of the rows held.
 
     Of each subject the row with the largest sequence stays; rows held already, and those of removed
-    edits, are skipped. So several commits give the same rows as one commit of their union, in any
-    order. The time depends on the rows written, not on those held.
+    edits, are skipped. So several commits, in any order, give the same rows as one of their union.
     """
     newest: dict[str, RowKey] = {}
     place_of: dict[str, tuple[int, int]] = {}
@@ -83,8 +79,6 @@ def plan_commit(
 
 @dataclass(frozen=True, kw_only=True)
 class Reconciliation:
-    """What to change so that some subjects follow the rule again."""
-
     rows: pa.Table | None
     """Rows that come back."""
     added: list[RowKey]
@@ -99,8 +93,7 @@ def reconcile(
 ) -> Reconciliation:
     """Give each subject of `edits` the newest of its edits that is not removed and has a row.
 
-    `held` are the rows of these subjects in the newest version; `find_rows` returns those of older
-    versions, as far as there are any.
+    `held` are the rows of the newest version; `find_rows` looks for others in older versions.
     """
     wanted: dict[str, list[str]] = {}
     leaving: dict[str, RowKey] = {}
@@ -138,11 +131,7 @@ def plan_rollback(
     Of each subject that differs, all edits newer than the older version's are removed, up to the
     one held now: otherwise one of them would take its place.
     """
-    differing = [
-        subject_id
-        for subject_id in {**now, **before}
-        if now.get(subject_id) != before.get(subject_id)
-    ]
+    differing = [key for key in {**now, **before} if now.get(key) != before.get(key)]
     removed, restored = [], []
     for subject_id, numbered in edits_of(differing).items():
         old, new = before.get(subject_id), now.get(subject_id)
@@ -152,14 +141,13 @@ def plan_rollback(
     return removed, restored
 
 
+@dataclass(frozen=True)
 class OlderRows:
     """Rows that left the newest version, as older versions still hold them."""
 
-    def __init__(self, table: Table, history: BankHistory, checksums: BankChecksums) -> None:
-        """Read a bank's table."""
-        self._table = table
-        self._history = history
-        self._checksums = checksums
+    _table: Table
+    _history: BankHistory
+    _checksums: BankChecksums
 
     def find(self, base: LanceDataset, edit_ids: Sequence[str]) -> dict[str, pa.Table]:
         """One row per edit, from the newest version before `base` that holds it undamaged."""

@@ -34,7 +34,7 @@ class BankIdentity:
     num_queries: int
     rank: int
     embedding_model: str
-    """Name of the image embedding model."""
+    """Encodes the images."""
     embedding_size: int
 
     @property
@@ -115,12 +115,7 @@ class ExpertRow:
         }
 
     def check(self, identity: BankIdentity) -> None:
-        """Refuse what must never be stored.
-
-        Raises:
-            NumericsError: NaN or infinity; names column and edit.
-            ShapeError: A vector does not have the bank's width.
-        """
+        """Refuse what must never be stored."""
         self.expert.check_finite()
         schema = identity.schema()
         for name, vector in self.vectors().items():

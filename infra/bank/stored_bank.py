@@ -29,22 +29,18 @@ class StoredBank:
     """
 
     def __init__(self, store: ObjectStore, name: str, table: Table, identity: BankIdentity) -> None:
-        """Wrap an open table; use `open` or `open_or_create`."""
         self.name = name
         self.identity = identity
         self.store = store
         self.checksums = BankChecksums(store, name)
         self.versions = BankHistory(store, name, table)
-        """What each version changed, and tags."""
         self._table = table
 
     @classmethod
     def open_or_create(cls, store: ObjectStore, name: str, identity: BankIdentity) -> Self:
         """The bank of this name, created empty when there is none.
 
-        Raises:
-            RepositoryMismatchError: It exists and was made for another backbone, generator, layer,
-                shape or embedding.
+        RepositoryMismatchError when it exists with another identity.
         """
         table = Table.open_or_create(store, f"banks/{name}", identity.schema())
         found = BankIdentity.from_schema(table.schema, name)
@@ -61,7 +57,6 @@ class StoredBank:
 
     @property
     def uri(self) -> str:
-        """Where the table is."""
         return self._table.uri
 
     @property
@@ -121,10 +116,7 @@ class StoredBank:
     def subject_sequences(
         self, version: int | None = None, *, subject_ids: Collection[str] | None = None
     ) -> dict[str, int]:
-        """Of each subject that a version holds, the sequence of its edit.
-
-        With `subject_ids` only these are looked up, in a time that does not grow with the bank.
-        """
+        """Of each subject that a version holds, or only of `subject_ids`, its edit's sequence."""
         dataset = self._table.at(version)
         held = all_held(dataset) if subject_ids is None else held_of(dataset, subject_ids)
         return {subject_id: key.sequence for subject_id, key in held.items()}
@@ -132,8 +124,8 @@ class StoredBank:
     def pending_sequences(self, log: RequestLog) -> list[int]:
         """Numbers of the requests that still need an expert here, rising.
 
-        A request is done when the newest version holds its edit, or a later edit of its subject.
-        Rejected and removed ones are not pending.
+        A request is done when the newest version holds its edit or a later one of its subject, or
+        when it was rejected or removed.
         """
         held = self.subject_sequences()
         rejected = log.rejected_sequences(self.name)
@@ -165,11 +157,7 @@ class StoredBank:
         *,
         matrices: MatrixPlace = "auto",
     ) -> "ExpertRepository":
-        """The experts of a version as tensors, sorted by sequence.
-
-        Raises:
-            RepositoryMismatchError: The generator's sizes are not the bank's.
-        """
+        """The experts of a version as tensors, sorted by sequence."""
         for name in ("edit_layer", "hidden_size", "module_dim", "num_queries", "rank"):
             here, there = getattr(config, name), getattr(self.identity, name)
             if here != there:

@@ -1,7 +1,6 @@
 """Answers of the unedited backbone, kept between jobs: the table `answers/<backbone>-<layer>`.
 
-Content-addressed like the state cache: an id covers everything that an answer depends on, so a row
-is never wrong, only missing. The table may be deleted at any time; answers are computed again.
+Content-addressed like the state cache; the table may be deleted at any time.
 """
 
 import logging
@@ -34,17 +33,14 @@ class AnswerTable:
     """
 
     def __init__(self, store: ObjectStore, identity: StateIdentity) -> None:
-        """Open the table, created empty when there is none."""
         self._identity = identity
         name = f"answers/{identity.backbone_digest[:16]}-{identity.edit_layer}"
         self._rows = ContentTable(store, name, _SCHEMA, key="answer_id")
 
     def __len__(self) -> int:
-        """Answers held, as last read."""
         return len(self._rows)
 
     def read(self, queries: Sequence[UneditedQuery]) -> list[UneditedAnswer | None]:
-        """See `AnswerCache.read`."""
         ids = [answer_id(self._identity, query) for query in queries]
         try:
             if any(key not in self._rows for key in ids):
@@ -65,7 +61,6 @@ class AnswerTable:
         }
 
     def write(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None:
-        """See `AnswerCache.write`."""
         # Queries that differ only in an unused target share an id.
         answer_of = {answer_id(self._identity, key): answer for key, answer in answers.items()}
         rows = [

@@ -21,8 +21,7 @@ _logger = logging.getLogger(__name__)
 class CachedStates:
     """Reads states from a cache; the others come from another source.
 
-    Every state is rounded to the dtype of the cache, read or computed, so that an eviction does
-    not change the results of a job.
+    Computed states are rounded to the dtype of the cache too, so an eviction changes no result.
     """
 
     def __init__(
@@ -33,15 +32,10 @@ class CachedStates:
         is_filling: bool = False,
         write_at_once: int = WRITE_AT_ONCE,
     ) -> None:
-        """Put a cache before a source.
+        """`source` is None where nothing can be computed.
 
-        Args:
-            cache: A failure to read it is no error: it only saves time.
-            source: Computes what the cache does not hold; None where nothing can be computed.
-            is_filling: Write computed states into the cache and record the use of all states. A
-                job that fills the cache beforehand needs neither.
-            write_at_once: Number of computed states per write; the last few are lost when the
-                process ends. 1 writes those of every call.
+        `is_filling` writes computed states into the cache, `write_at_once` or more at a time, and
+        records the use of all states.
         """
         self._cache = cache
         self._source = source

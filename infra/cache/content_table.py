@@ -52,7 +52,7 @@ class ContentTable:
     def __init__(self, store: ObjectStore, name: str, schema: pa.Schema, *, key: str) -> None:
         """Open the table, created empty when there is none or its files are damaged.
 
-        Column `key` of the schema is the id of a row; `num_bytes` (int64) must be a column.
+        Column `key` is the id of a row; `num_bytes` (int64) must be a column.
         """
         self._store = store
         self._name = name
@@ -98,11 +98,9 @@ class ContentTable:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all rows."""
         return sum(self._sizes)
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each row."""
         return dict(zip(self._places, self._sizes, strict=True))
 
     def ids(self) -> list[str]:
@@ -119,12 +117,7 @@ class ContentTable:
             self._open()
 
     def take(self, names: Sequence[str]) -> pa.Table:
-        """The rows of some held ids, in the order of the table.
-
-        Raises:
-            IntegrityError: Files of the version are gone; `refresh` and try again.
-            StorageUnavailableError: The store did not answer, or a file is damaged.
-        """
+        """The rows of some held ids, in the order of the table."""
         with storage_errors(self.table.uri):
             return self._dataset.take(sorted(self._places[name] for name in names))
 
@@ -152,10 +145,7 @@ class ContentTable:
         return num_new
 
     def compact(self, *, spare_fragments: int = 0) -> None:
-        """Merge small fragments, since a random read opens most of them.
-
-        Up to `spare_fragments` more than needed are tolerated.
-        """
+        """Merge fragments if there are over `spare_fragments` more than needed: reads open most."""
         needed = self.num_bytes // _FRAGMENT_BYTES + 1
         if len(self._dataset.get_fragments()) <= needed + spare_fragments:
             return

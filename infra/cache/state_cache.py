@@ -4,8 +4,8 @@
     states/<backbone>-<layer>-images     one row per image: its pyramid
     states/<backbone>-<layer>-uses/      which process used what, and when (`UseLog`)
 
-Content-addressed: an id covers everything that determines a state, so rows are never wrong, only
-missing. Any part of the folder may be deleted at any time; it is then computed again.
+An id covers everything that determines a state, so rows are never wrong, only missing; any of them
+may be deleted at any time.
 """
 
 import logging
@@ -53,12 +53,11 @@ class MissingState(NamedTuple):
 class UseLog:
     """Last use of states: objects `<prefix>/<time>-<token>` with the 32-byte ids of a process.
 
-    A process collects the ids that it used and overwrites its one object from time to time. If it
-    is killed, the uses of its last minute are lost, which costs at most a recomputation.
+    A process replaces its one object at most once a minute. If it is killed, the uses of its last
+    minute are lost, which costs at most a recomputation.
     """
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
-        """Begin with nothing used."""
         self._store = store
         self._prefix = prefix
         self._token = uuid.uuid4().hex
@@ -96,14 +95,10 @@ class UseLog:
             known = [name for name in names if name in rest]
             ordered += known
             rest.difference_update(known)
-            if not known and time.time() - _recorded_s(key) > _KEPT_S:
+            written_s = int(key.rpartition("/")[2].partition("-")[0]) / 1e6
+            if not known and time.time() - written_s > _KEPT_S:
                 self._store.delete(key)
         return ordered
-
-
-def _recorded_s(key: str) -> float:
-    """Seconds since 1970 at which an object was written, from its key."""
-    return int(key.rpartition("/")[2].partition("-")[0]) / 1e6
 
 
 class StateCache:
@@ -112,8 +107,8 @@ class StateCache:
     def __init__(self, store: ObjectStore, identity: StateIdentity, *, max_bytes: int = 0) -> None:
         """Open the cache, created empty when there is none.
 
-        Other dtypes or prompt formats have other ids in the same tables. `max_bytes` is the budget
-        of all rows of the tables; 0 for none.
+        Other dtypes or prompt formats have other ids in the same tables; `max_bytes` limits the
+        rows of all of them, unless it is 0.
         """
         self.identity = identity
         self.max_bytes = max_bytes
@@ -125,16 +120,13 @@ class StateCache:
         self._is_warned = False
 
     def __reduce__(self) -> tuple[Callable[..., "StateCache"], tuple[object, ...]]:
-        """Pickle the arguments; the cache is opened again in the other process."""
         return _opened, (self._store, self.identity, self.max_bytes)
 
     def __len__(self) -> int:
-        """States held, as last read."""
         return len(self._states)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all rows, as last read."""
         return self._states.num_bytes + self._images.num_bytes
 
     @property
@@ -143,11 +135,10 @@ class StateCache:
         return StateWriter(self._states.table, self._images.table, self.identity)
 
     def ids(self, inputs: Iterable[BackboneInput]) -> list[str]:
-        """Ids of inputs, in order."""
         return [self.identity.state_id(item) for item in inputs]
 
     def missing(self, inputs: Iterable[BackboneInput]) -> list[MissingState]:
-        """What would have to be encoded, each once, in order; records the use of all inputs.
+        """What would have to be encoded, each once; records the use of all inputs.
 
         Inputs are consumed one by one, so they need not fit into memory.
         """
@@ -173,11 +164,7 @@ class StateCache:
     def read(
         self, inputs: Sequence[BackboneInput], *, has_record: bool = False
     ) -> list[LayerStates | None]:
-        """States of inputs, in order; None where the cache has none.
-
-        If one is not known here, the newest version is read, as others may have written meanwhile.
-        `has_record` records the use of all inputs.
-        """
+        """States of inputs, in order, None where the cache has none; may record their use."""
         ids = self.ids(inputs)
         found: dict[str, LayerStates] = {}
         try:
@@ -234,10 +221,7 @@ class StateCache:
             )
 
     def commit(self, written: WrittenStates, *, keep: Collection[str] = ()) -> bool:
-        """Commit written states if the budget allows it; returns whether it did.
-
-        States whose ids are in `keep` are not evicted for them.
-        """
+        """Commit written states if they fit without evicting the ids in `keep`; returns whether."""
         if not self._has_room(written.num_bytes, keep):
             return False
         # Images first: a state without its image would have to be computed again.

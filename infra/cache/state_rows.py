@@ -72,10 +72,7 @@ class StateWriter:
     def write(
         self, inputs: Sequence[BackboneInput], states: Sequence[LayerStates]
     ) -> WrittenStates:
-        """Write the states of distinct inputs as fragments that no version shows yet.
-
-        A state that is not finite in the dtype of the cache is left out.
-        """
+        """Write the states of distinct inputs that are finite in the dtype of the cache."""
         pairs = [
             (item, state)
             for item, state in zip(inputs, states, strict=True)
@@ -171,16 +168,12 @@ def _to_tensor(data: bytes, dtype: StateDtype) -> Tensor:
 
 
 def _can_hold(state: LayerStates, dtype: StateDtype) -> bool:
-    """Whether all numbers of a state are finite in a dtype."""
     tensors = (state.hidden_TD, state.pyramid_E, state.target_embeddings_OD)
     return all(bool(tensor.to(_DTYPES[dtype]).isfinite().all()) for tensor in tensors)
 
 
 def rounded(state: LayerStates, dtype: StateDtype) -> LayerStates:
-    """A state as it comes back from the cache; one that cannot be stored stays as it is.
-
-    So a state that is computed because its row is gone equals the one that was read before.
-    """
+    """A state as it comes back from the cache; one that cannot be stored stays as it is."""
     if not _can_hold(state, dtype):
         return state
     kind = _DTYPES[dtype]

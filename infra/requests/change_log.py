@@ -1,9 +1,8 @@
 """The table `changes`: which edits were removed or restored, when, by whom and why.
 
 Together with `requests` it is the source of truth: a bank holds, of each subject, the newest edit
-that is not removed. Changes apply to every bank of a store, so rebuilding a bank with another
-generator does not bring a removed edit back. A change is stored before any bank shows it; if the
-process dies in between, the bank's next writer applies it.
+that is not removed. Changes apply to every bank of a store, also to one that is rebuilt. A change
+is stored before any bank shows it; if the process dies in between, the next writer applies it.
 """
 
 from collections.abc import Collection, Sequence
@@ -37,10 +36,9 @@ _MAX_TEXT_CHARS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One decision of a person about accepted edits."""
+    """One decision of a person about accepted edits; `number` counts from 1."""
 
     number: int
-    """From 1, in the order of the decisions."""
     kind: ChangeKind
     removed: tuple[str, ...]
     restored: tuple[str, ...]
@@ -52,7 +50,6 @@ class Change:
 
     @property
     def edit_ids(self) -> tuple[str, ...]:
-        """All edits that the change names."""
         return self.removed + self.restored
 
 
@@ -60,7 +57,6 @@ class ChangeLog:
     """Numbered changes of one store; the first of them creates the table."""
 
     def __init__(self, store: ObjectStore) -> None:
-        """Name the log; nothing is read yet."""
         self._store = store
         self._table = Table(store, "changes")
         self._version = 0
@@ -98,15 +94,7 @@ class ChangeLog:
         author: str,
         reason: str,
     ) -> Change | None:
-        """Store a change; None when nothing is left of it.
-
-        Edits to remove that are removed already, and edits to restore that are not removed, are
-        left out.
-
-        Raises:
-            InputError: No author, or a text that is too long.
-            ConcurrentCommitError: Other processes committed first every time.
-        """
+        """Store a change without what has no effect; None when nothing is left of it."""
         _check_text("author", author)
         _check_text("reason", reason, may_be_empty=True)
         self._table = Table.open_or_create(self._store, "changes", _SCHEMA)

@@ -29,8 +29,6 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class StoredReject:
-    """A stored rejection."""
-
     rejected: Rejected
     sequence: int | None
     """Number of the rejected request; None for a line that never became one."""
@@ -55,10 +53,7 @@ class RejectLog:
         source: str = "",
         bank: str = "",
     ) -> int:
-        """Store rejections with their request numbers (None for lines); returns how many are new.
-
-        Lines have a `source`, the digest of their file; requests have the `bank` that rejects them.
-        """
+        """Store lines of a `source`, or numbered requests of a `bank`; returns how many are new."""
         rows = [_to_row(sequence, item, source, bank) for sequence, item in rejected]
 
         def attempt(base: LanceDataset) -> int:

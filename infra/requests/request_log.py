@@ -1,7 +1,7 @@
-"""The durable log of all requests ever accepted, and of everything that was rejected.
+"""The log of all requests ever accepted, and of everything that was rejected.
 
-The log is the source of truth: every bank can be rebuilt from it. So images are stored as bytes
-even where a URI is known, because the object behind a URI may change or vanish.
+Every bank can be rebuilt from it. So images are stored as bytes even where a URI is known, because
+the object behind a URI may change or vanish.
 """
 
 import hashlib
@@ -138,16 +138,9 @@ class RequestLog:
         return int(self._table.latest().count_rows())
 
     def append(self, requests: Sequence[EditRequest]) -> list[Admission]:
-        """Number new requests in their order and store them in one commit.
+        """Number new requests in order and store them in one commit; pass some dozens at once.
 
-        Each call is one commit, so pass some dozens at once. An edit that is in the log is a
-        duplicate, even when a later one superseded it: submitting a file again does nothing.
-
-        Returns:
-            One admission per request, in the same order.
-
-        Raises:
-            ConcurrentCommitError: Other processes committed first every time.
+        An edit that is in the log is a duplicate, even when a later one superseded it.
         """
 
         def attempt(base: LanceDataset) -> list[Admission]:
@@ -168,11 +161,7 @@ class RequestLog:
         return self._table.on_latest(attempt)
 
     def read(self, sequences: Sequence[int] | None = None) -> Iterator[LoggedRequest]:
-        """Read requests with their images, by sequence, a few at a time; all by default.
-
-        Raises:
-            IntegrityError: A stored request does not hash to its edit_id.
-        """
+        """Read requests with their images, by sequence, a few at a time; all by default."""
         dataset = self._table.latest()
         numbers = dataset.to_table(columns=["sequence"]).column("sequence").to_pylist()
         place_of = {number: place for place, number in enumerate(numbers)}
@@ -191,10 +180,9 @@ class RequestLog:
         begins_with: str = "",
         edit_ids: Collection[str] | None = None,
     ) -> list[RequestHeader]:
-        """Requests by sequence, without images, which are not read.
+        """Requests by sequence, to which all given filters apply; images are not read.
 
-        All given filters apply: submitter, submission in [since, until), prefix of the edit_id
-        (`begins_with`), and edits.
+        `begins_with` is a prefix of the edit_id; the time of submission is in [since, until).
         """
         names = [item.name for item in fields(RequestHeader)]
         dataset = self._table.latest()
@@ -212,7 +200,6 @@ class RequestLog:
         return [RequestHeader(**row) for row in rows.sort_by("sequence").to_pylist()]
 
     def request_keys(self) -> list[RequestKey]:
-        """What identifies each request, in the order of the log."""
         return list(self._index().keys.values())
 
     def rejected_sequences(self, bank: str) -> set[int]:
@@ -246,21 +233,11 @@ class RequestLog:
         }
 
     def reject_lines(self, rejected: Sequence[Rejected], *, source: str) -> int:
-        """Store rejected lines of a file, each line number once; returns how many are new.
-
-        `source` is the digest of the file, so that a resumed run stores nothing twice.
-        """
+        """Store rejected lines of the file with digest `source`; returns how many are new."""
         return self._rejects.append([(None, item) for item in rejected], source=source)
 
     def reject_requests(self, rejected: Sequence[Rejected], *, bank: str = "") -> int:
-        """Store requests that cannot become experts; returns how many are new.
-
-        They are no longer pending. Each is named by its `edit_id`; `bank` is "" when no bank can
-        take them.
-
-        Raises:
-            InputError: An edit_id is not in the log.
-        """
+        """Store requests that `bank`, or with "" every bank, rejects; returns how many are new."""
         known = self._index().keys
         unknown = [item.edit_id for item in rejected if item.edit_id not in known]
         if unknown:

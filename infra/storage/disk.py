@@ -6,9 +6,9 @@ import os
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from liveedit_core.errors import InputError, StorageUnavailableError
 
@@ -20,8 +20,7 @@ class MissingObjectError(Exception):
     """No object has this key; `ObjectStore` converts it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ObjectEntry:
+class ObjectEntry(NamedTuple):
     """An object in a listing."""
 
     key: str
@@ -31,7 +30,6 @@ class ObjectEntry:
 
 
 def too_large(name: str, max_bytes: int) -> InputError:
-    """The error for an object that is larger than the reader allows."""
     return InputError(f"{name!r} is larger than the limit of {max_bytes:,} bytes")
 
 
@@ -51,7 +49,6 @@ class DiskBackend:
     """Files below a folder; a write is a temporary file that is renamed when complete."""
 
     def __init__(self, root: Path) -> None:
-        """Name the folder."""
         self._root = root
 
     @contextlib.contextmanager
@@ -72,7 +69,6 @@ class DiskBackend:
             temporary.unlink(missing_ok=True)
 
     def put(self, key: str, data: bytes) -> None:
-        """Write or replace a file."""
         path = self._root / key
         with self._temporary_file(path, data) as temporary:
             temporary.replace(path)
@@ -90,7 +86,6 @@ class DiskBackend:
         return True
 
     def get(self, key: str, max_bytes: int | None) -> bytes:
-        """Read a file of at most `max_bytes`."""
         path = self._root / key
         with _disk_errors(path):
             if not path.is_file():
@@ -102,13 +97,11 @@ class DiskBackend:
         return data
 
     def exists(self, key: str) -> bool:
-        """Whether there is a file of this key."""
         path = self._root / key
         with _disk_errors(path):
             return path.is_file()
 
     def entries(self, prefix: str) -> list[ObjectEntry]:
-        """All files whose keys begin with the prefix."""
         folder = self._root / prefix.rpartition("/")[0]
         found = []
         for path in folder.rglob("*"):
@@ -119,13 +112,10 @@ class DiskBackend:
                 about = path.stat()
                 if stat.S_ISREG(about.st_mode):
                     changed_at = datetime.fromtimestamp(about.st_mtime, UTC)
-                    found.append(
-                        ObjectEntry(key=key, num_bytes=about.st_size, modified_at=changed_at)
-                    )
+                    found.append(ObjectEntry(key, about.st_size, changed_at))
         return found
 
     def delete(self, key: str) -> None:
-        """Delete a file; a missing one is fine."""
         path = self._root / key
         with contextlib.suppress(MissingObjectError), _disk_errors(path):
             path.unlink()

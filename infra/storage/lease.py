@@ -4,10 +4,9 @@ leases/<name>/<epoch>     who holds it, until when; each epoch is created exclus
 
 The holder renews by writing its own epoch again. Another process may create the next epoch once the
 newest one has expired, was released, or belongs to a dead process of the same machine. A holder
-that finds a newer epoch, or renews too late, has lost the lease and must stop. Clocks of the
-machines must agree to well within the lease's term. Two processes may still overlap briefly (one
-sleeps through its expiry), so work under a lease must be safe to do twice: the lease avoids double
-work, it does not protect the data.
+that finds a newer epoch, or renews too late, must stop. Clocks must agree to well within the term.
+A lease avoids double work but does not protect data: a process that sleeps through its expiry may
+overlap with the next one, so the work must be safe to do twice.
 """
 
 import contextlib
@@ -36,7 +35,6 @@ class LeaseClaim:
     """An epoch of a lease."""
 
     token: str
-    """Of the process that claimed it."""
     host: str
     pid: int
     machine: str
@@ -46,11 +44,9 @@ class LeaseClaim:
 
     @property
     def holder(self) -> str:
-        """Who holds it, for messages."""
         return f"process {self.pid} on {self.host}"
 
     def is_over(self, now_s: float) -> bool:
-        """Whether another process may take the lease."""
         return now_s >= self.expires_at or self._is_of_dead_process()
 
     def _is_of_dead_process(self) -> bool:
@@ -61,12 +57,12 @@ class LeaseClaim:
         except ProcessLookupError:
             return True
         except PermissionError:
-            return False
+            pass
         return False
 
 
 class Lease:
-    """One process's side of a lease."""
+    """One process's side of a lease, which lasts `term_s` without a renewal."""
 
     def __init__(
         self,
@@ -76,7 +72,6 @@ class Lease:
         term_s: float,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        """Name the lease; nothing is claimed yet. It lasts `term_s` without a renewal."""
         self._store = store
         self._name = name
         self._term_s = term_s
@@ -86,10 +81,7 @@ class Lease:
         self._expires_at = 0.0
 
     def acquire(self) -> LeaseClaim | None:
-        """Claim the lease without waiting; returns the claim of the process that holds it, if any.
-
-        None means that this process holds it now.
-        """
+        """Claim the lease without waiting; returns None, or the claim of another process."""
         while True:
             newest, claim = self._newest()
             if claim is not None and not claim.is_over(self._now_s()):
@@ -122,7 +114,7 @@ class Lease:
             raise LeaseLostError(f"lease {self._name!r} was taken over by {holder}")
 
     def release(self) -> None:
-        """Give it back, so that the next process need not wait for the term to end."""
+        """Give it back before its term ends."""
         self._store.put(self._key(self._epoch), self._claim(0.0))
 
     @contextlib.contextmanager

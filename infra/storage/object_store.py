@@ -1,9 +1,7 @@
 """Objects below one root URI: a folder on disk or a prefix in an S3 bucket, with one behaviour.
 
-Keys are relative paths with "/" between their parts. Everything that is not a table goes through
-here: checkpoints, writer epochs, images by URI. S3 endpoint, region and credentials come from the
-standard AWS environment. A pickled store carries its endpoint but never credentials: the process
-that receives it uses its own.
+Everything that is not a table goes through here. S3 endpoint, region and credentials come from the
+standard AWS environment; a pickled store carries its endpoint but never credentials.
 """
 
 import functools
@@ -43,7 +41,7 @@ class ObjectStore:
     """Objects by key; picklable, holds no credentials."""
 
     def __init__(self, root_uri: str | Path, endpoint: str = "", timeout_s: float = 0.0) -> None:
-        """Name the root: `file:///folder`, a plain path, or `s3://bucket/prefix`.
+        """The root is `file:///folder`, a plain path, or `s3://bucket/prefix`.
 
         Endpoint "" is that of the AWS environment; timeout 0 is LIVEEDIT_S3_TIMEOUT_S, or 30 s.
         """
@@ -52,11 +50,7 @@ class ObjectStore:
         self._timeout_s = timeout_s or s3.request_timeout_s()
 
     def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str, str, float]]:
-        """Pickle root, endpoint and timeout; clients are made anew.
-
-        The endpoint is included, as in `table_options`: objects and tables of one store must not
-        end up on two servers because a node has another environment than the driver.
-        """
+        """Pickle the endpoint too, so that a node with another environment uses the same server."""
         return ObjectStore, (self.root_uri, self._endpoint, self._timeout_s)
 
     @property
@@ -80,25 +74,19 @@ class ObjectStore:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Create an object exclusively; returns whether this call created it.
 
-        When the response of an S3 server is lost, the retry finds its own object and False is
-        returned. Callers that must know put a token into `data`.
+        False too when the response of an S3 server was lost and the retry found its own object;
+        callers that must know put a token into `data`.
         """
         return self._backend.put_if_absent(_checked(key), data)
 
     def get(self, key: str, max_bytes: int | None = None) -> bytes:
-        """Read an object.
-
-        Raises:
-            IntegrityError: There is no such object.
-            InputError: It is larger than `max_bytes`; it is not read completely.
-        """
+        """Read an object; IntegrityError if missing, InputError if larger than `max_bytes`."""
         try:
             return self._backend.get(_checked(key), max_bytes)
         except MissingObjectError:
             raise IntegrityError(f"object {key!r} is missing in {self.root_uri}") from None
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object of this key."""
         return self._backend.exists(_checked(key))
 
     def list(self, prefix: str = "") -> list[str]:
@@ -115,13 +103,7 @@ class ObjectStore:
         self._backend.delete(_checked(key))
 
     def fetch(self, uri: str, max_bytes: int) -> bytes:
-        """Read any object by its full URI, as requests name their images.
-
-        The URI is `s3://bucket/key` of any bucket that the credentials open, or `file:///path`.
-
-        Raises:
-            InputError: Another scheme, no such object, no file, or too large.
-        """
+        """Read an object by its URI, `s3://bucket/key` of any bucket, or `file:///path`."""
         scheme, _, rest = uri.partition("://")
         host, _, path = rest.partition("/")
         is_s3 = scheme == "s3" and host != ""
@@ -139,12 +121,7 @@ class ObjectStore:
             raise InputError(f"{uri[:200]!r} does not exist or is not a file") from None
 
     def check_exclusive_create(self) -> None:
-        """Prove that conditional creation is exclusive here, as some S3 servers ignore it.
-
-        Raises:
-            UnsafeStoreError: Two writers could both believe that they created one object.
-            StorageUnavailableError: So many responses were lost that nothing is proven.
-        """
+        """Prove that conditional creation is exclusive here, as some S3 servers ignore it."""
         for _ in range(_MAX_PROBES):
             if self._probe_once():
                 return
@@ -177,7 +154,7 @@ class ObjectStore:
         return True
 
     def table_uri(self, name: str) -> str:
-        """Where a Lance table of this name lives: a path, or an s3:// URI."""
+        """Path or s3:// URI of a Lance table."""
         root = urlsplit(self.root_uri)
         base = self.root_uri if root.scheme == "s3" else unquote(root.path)
         return f"{base}/{_checked(name)}"

@@ -1,8 +1,7 @@
 """Objects below a prefix of an S3 bucket, and the time limits of every request to S3.
 
-A server that accepts a request and never answers would stall a job silently. So each request ends
-after `request_timeout_s` and is retried by the client that made it (boto3, or Lance for tables);
-after the last retry it becomes a `StorageUnavailableError`.
+Each request ends after `request_timeout_s` and is retried by its client (boto3, or Lance for
+tables), so a server that never answers becomes a `StorageUnavailableError`.
 """
 
 import contextlib
@@ -101,10 +100,9 @@ def _s3_client(endpoint: str, access_key_id: str, timeout_s: float) -> Any:
 
 
 class S3Backend:
-    """Objects below a prefix of a bucket."""
+    """Objects below a prefix of a bucket; `endpoint` "" reads the environment at each request."""
 
     def __init__(self, bucket: str, prefix: str, endpoint: str, timeout_s: float) -> None:
-        """Name the bucket; `endpoint` "" reads the environment at each request."""
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._bucket = bucket
@@ -151,7 +149,6 @@ class S3Backend:
             ) from error
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object."""
         with self._errors(key):
             self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=data)
 
@@ -184,7 +181,6 @@ class S3Backend:
         return data
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object of this key."""
         try:
             with self._errors(key):
                 self._client.head_object(Bucket=self._bucket, Key=self._base + key)
@@ -193,23 +189,19 @@ class S3Backend:
         return True
 
     def entries(self, prefix: str) -> list[ObjectEntry]:
-        """All objects whose keys begin with the prefix."""
         with self._errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._base + prefix
             )
             return [
                 ObjectEntry(
-                    key=entry["Key"].removeprefix(self._base),
-                    num_bytes=entry["Size"],
-                    modified_at=entry["LastModified"],
+                    entry["Key"].removeprefix(self._base), entry["Size"], entry["LastModified"]
                 )
                 for page in pages
                 for entry in page.get("Contents", [])
             ]
 
     def delete(self, key: str) -> None:
-        """Delete an object; a missing one is fine."""
         with self._errors(key):
             self._client.delete_object(Bucket=self._bucket, Key=self._base + key)
 

@@ -1,14 +1,13 @@
 """Lance tables under an object store, with one extra guarantee: compare-and-swap commits.
 
 Lance rebases concurrent appends silently: two processes that read the same version can both append
-the same row. Here a commit succeeds only on top of the very version that was read, otherwise
-`ConcurrentCommitError` asks the caller to read again and decide anew. How: the transaction is an
-`Update` that also names the last fragment as rewritten (unchanged), so that Lance sees two
-transactions of one base as a conflict; the first rows of an empty table are a strict `Overwrite`.
+the same row. Here a commit succeeds only on top of the very version that was read; otherwise it
+raises `ConcurrentCommitError`. The transaction is an `Update` that also names the last fragment as
+rewritten (unchanged), so that Lance sees two transactions of one base as a conflict; the first rows
+of an empty table are a strict `Overwrite`.
 
 On disk, data files are forced to disk before the commit that names them, and the new manifest
-after it. Lance leaves both in the page cache; after a power cut a version could exist whose rows
-do not.
+after it: Lance leaves both in the page cache.
 """
 
 import contextlib
@@ -79,7 +78,6 @@ class Table:
     """One Lance table: open, read a version, commit a change on top of a version; picklable."""
 
     def __init__(self, store: ObjectStore, name: str) -> None:
-        """Name a table by its key, "banks/main"; it must exist before it is read."""
         self.uri = store.table_uri(name)
         self._options = store.table_options()
 
@@ -120,7 +118,6 @@ class Table:
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns and schema metadata, as created."""
         return self._dataset.schema
 
     def latest(self) -> lance.LanceDataset:
@@ -136,11 +133,7 @@ class Table:
             return self._dataset.checkout_version(version)
 
     def on_latest(self, attempt: Callable[[lance.LanceDataset], _T]) -> _T:
-        """Run `attempt` on the newest version, again after each `ConcurrentCommitError`.
-
-        Raises:
-            ConcurrentCommitError: Others were faster every time.
-        """
+        """Run `attempt` on the newest version, again after each `ConcurrentCommitError`."""
         for _ in range(_MAX_COMMIT_TRIES):
             with contextlib.suppress(ConcurrentCommitError):
                 return attempt(self.latest())
@@ -149,10 +142,7 @@ class Table:
         )
 
     def write_rows(self, rows: pa.Table) -> list[tuple[FragmentMetadata, pa.Table]]:
-        """Write rows as fragments that no version shows yet; returns each with its rows.
-
-        Any process may do so at any time.
-        """
+        """Write rows as fragments that no version shows yet; returns each with its rows."""
         with storage_errors(self.uri):
             fragments = write_fragments(
                 rows, self.uri, schema=rows.schema, mode="append", storage_options=self._options
@@ -183,15 +173,8 @@ class Table:
     ) -> int:
         """Commit new rows, and the removal of old ones, as one version on top of `base`.
 
-        Args:
-            base: The version on which the change was decided.
-            new: Fragments whose rows appear.
-            without: SQL predicate of the rows of `base` that disappear.
-            without_fragments: Fragments of `base` that disappear unread.
-            properties: Short texts kept with the version.
-
-        Raises:
-            ConcurrentCommitError: `base` is no longer the newest version.
+        `without` is a SQL predicate of the rows that disappear; `without_fragments` disappear
+        unread. ConcurrentCommitError when `base` is no longer the newest version.
         """
         with storage_errors(self.uri):
             operation: lance.LanceOperation.BaseOperation
@@ -218,11 +201,7 @@ class Table:
     def reclaim(self, *, target_rows: int = 1) -> None:
         """Free the space of removed rows, merge fragments under `target_rows`, drop old versions.
 
-        Readers of an older version find its files missing, so this is only for tables whose rows
-        can be computed again.
-
-        Raises:
-            ConcurrentCommitError: Another process committed meanwhile; nothing is lost.
+        Readers of an older version find its files missing, so use it only for recomputable rows.
         """
         newest = self.latest()
         with storage_errors(self.uri):
@@ -232,13 +211,13 @@ class Table:
             self.latest().cleanup_old_versions(older_than=timedelta(0))
 
     def sync_fragments(self, fragments: Iterable[FragmentMetadata]) -> None:
-        """Before a commit: force the data files that the new version will name to disk."""
+        """Call before a commit: force the data files that the new version will name to disk."""
         if "://" not in self.uri:
             data = Path(self.uri) / "data"
             sync_files(data / file.path for fragment in fragments for file in fragment.files)
 
     def sync_version(self, version: int) -> None:
-        """After a commit: force the manifest of the new version to disk."""
+        """Call after a commit: force the manifest of the new version to disk."""
         if "://" not in self.uri:
             folder = Path(self.uri) / "_versions"
             names = (f"{_NEWEST_NAME - version:020d}.manifest", f"{version}.manifest")
@@ -297,6 +276,5 @@ def _update(
 
 
 def _fragments_with(base: lance.LanceDataset, predicate: str) -> list[int]:
-    """The fragments that hold rows for which the predicate is true."""
     rows = base.to_table(columns=[], filter=predicate, with_row_address=True)
     return sorted({address >> 32 for address in rows.column("_rowaddr").to_pylist()})

@@ -17,7 +17,6 @@ class WriterFence:
     """Consecutive epochs of one bank, each claimed by creating its object exclusively."""
 
     def __init__(self, store: ObjectStore, bank: str) -> None:
-        """Name the bank."""
         self._store = store
         self._bank = bank
 
@@ -25,11 +24,7 @@ class WriterFence:
         return f"writers/{self._bank}/{epoch:012d}"
 
     def acquire(self) -> int:
-        """Claim the next epoch, which fences all earlier ones.
-
-        Raises:
-            StorageUnavailableError: The store does not create objects exclusively.
-        """
+        """Claim the next epoch, which fences all earlier ones."""
         self._store.check_exclusive_create()
         keys = self._store.list(f"writers/{self._bank}/")
         epoch = int(keys[-1].rpartition("/")[2]) if keys else 0

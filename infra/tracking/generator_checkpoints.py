@@ -7,9 +7,8 @@ generators/<digest>/runs/<run>/published.json            final result of the run
 generator_runs/<run>.json                                the run's list: its last k and its best
 
 Objects are written before the list names them and deleted after it no longer does, so a process
-killed at any moment leaves a list of whole checkpoints; the next save deletes leftovers. Two runs
-may reach the same weights: each has its own folder below them, and the weights are deleted with the
-last such folder.
+killed at any moment leaves a list of whole checkpoints; the next save deletes leftovers. Weights
+that two runs reach are deleted with the last run's folder below them.
 """
 
 import hashlib
@@ -35,16 +34,12 @@ from liveedit_core.method.generator import (
 )
 
 ROOT = "generators"
-RUNS = "generator_runs"
-RESUME_FILE = "resume.safetensors"
-POSITION_FILE = "position.json"
-PUBLISHED_FILE = "published.json"
+_RESUME_FILE = "resume.safetensors"
+_POSITION_FILE = "position.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointEntry:
-    """One checkpoint in a run's list."""
-
     digest: str
     phase: str
     step: int
@@ -65,7 +60,6 @@ class Position:
     """Logged values so far, as JSON."""
 
     def check_same_run(self, *, seed: int, recipe_digest: str) -> None:
-        """Raise ConfigError when seed or recipe differ from those of the checkpoint."""
         if (self.seed, self.recipe_digest) != (seed, recipe_digest):
             raise ConfigError(
                 f"the checkpoint at {self.phase} {self.step} was made with seed {self.seed} and "
@@ -95,7 +89,7 @@ class GeneratorCheckpoints:
         self.store = store
         self.run_name = run_name
         self.last_k = last_k
-        self._list_key = f"{RUNS}/{run_name}.json"
+        self._list_key = f"generator_runs/{run_name}.json"
 
     def save(
         self,
@@ -106,14 +100,7 @@ class GeneratorCheckpoints:
     ) -> CheckpointEntry:
         """Store a checkpoint, then delete those that are neither among the last k nor the best.
 
-        Args:
-            generator: whole (not sharded), in training precision.
-            moments: optimizer state by name.
-            position: where the run is.
-            score: validation average, higher is better.
-
-        Raises:
-            StorageUnavailableError: the store failed; the list is unchanged.
+        The generator must be whole (not sharded), in training precision.
         """
         entries = self.entries()
         with tempfile.TemporaryDirectory() as scratch:
@@ -128,9 +115,8 @@ class GeneratorCheckpoints:
                 self._put_all(digest, folder, moments, position)
         if score is None and old is not None:
             score = old.score
-        entry = CheckpointEntry(
-            digest=digest, phase=position.phase, step=position.step, score=score
-        )
+        phase, step = position.phase, position.step
+        entry = CheckpointEntry(digest=digest, phase=phase, step=step, score=score)
         entries = self._kept([*entries, entry])
         self._write_list(entries)
         self._sweep({e.digest for e in entries})
@@ -140,16 +126,12 @@ class GeneratorCheckpoints:
         """Store a generator folder as the run's result, never to be deleted; returns its digest."""
         digest = digest_of(folder)
         marker = json.dumps({"run_name": self.run_name}).encode()
-        self.store.put(f"{self._run_folder(digest)}/{PUBLISHED_FILE}", marker)
+        self.store.put(f"{self._run_folder(digest)}/published.json", marker)
         self._put_weights(digest, folder)
         return digest
 
     def entries(self) -> list[CheckpointEntry]:
-        """The run's list, oldest first.
-
-        Raises:
-            IntegrityError: the list is damaged.
-        """
+        """The run's checkpoints, oldest first."""
         if not self.store.exists(self._list_key):
             return []
         try:
@@ -159,7 +141,6 @@ class GeneratorCheckpoints:
             raise IntegrityError(f"{self._list_key} in {self.store.root_uri}: {error}") from error
 
     def last(self) -> CheckpointEntry | None:
-        """The newest checkpoint, if any."""
         entries = self.entries()
         return entries[-1] if entries else None
 
@@ -168,11 +149,7 @@ class GeneratorCheckpoints:
         return best_of(self.entries())
 
     def fetch(self, digest: str, folder: Path) -> Path:
-        """Download weights and config into a folder for `load_generator`; returns the folder.
-
-        Raises:
-            IntegrityError: an object is missing, or the content does not match the digest.
-        """
+        """Download weights and config into a folder for `load_generator`; returns the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             (folder / name).write_bytes(self.store.get(f"{ROOT}/{digest}/{name}"))
@@ -187,28 +164,24 @@ class GeneratorCheckpoints:
         return folder
 
     def resume(self, entry: CheckpointEntry | None = None) -> ResumeState | None:
-        """Position and moments of a checkpoint, by default the newest; None if there is none.
-
-        Raises:
-            IntegrityError: an object is missing or was altered.
-        """
+        """Position and moments of a checkpoint, by default the newest; None if there is none."""
         entry = entry or self.last()
         if entry is None:
             return None
         folder = self._run_folder(entry.digest)
-        data = self.store.get(f"{folder}/{RESUME_FILE}")
+        data = self.store.get(f"{folder}/{_RESUME_FILE}")
         try:
-            values = json.loads(self.store.get(f"{folder}/{POSITION_FILE}"))
+            values = json.loads(self.store.get(f"{folder}/{_POSITION_FILE}"))
             expected = values.pop("resume_sha256")
             position = Position(**values)
         except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(f"{folder}/{POSITION_FILE}: {error!r}") from error
+            raise IntegrityError(f"{folder}/{_POSITION_FILE}: {error!r}") from error
         if hashlib.sha256(data).hexdigest() != expected:
-            raise IntegrityError(f"{folder}/{RESUME_FILE}: altered, its sha256 differs")
+            raise IntegrityError(f"{folder}/{_RESUME_FILE}: altered, its sha256 differs")
         try:
             moments = load(data)
         except SafetensorError as error:
-            raise IntegrityError(f"{folder}/{RESUME_FILE}: {error}") from error
+            raise IntegrityError(f"{folder}/{_RESUME_FILE}: {error}") from error
         return ResumeState(entry=entry, position=position, moments=moments)
 
     def _run_folder(self, digest: str) -> str:
@@ -219,11 +192,11 @@ class GeneratorCheckpoints:
     ) -> None:
         """Moments first: they mark the weights as in use. Position last."""
         data = save({name: tensor.contiguous() for name, tensor in moments.items()})
-        self.store.put(f"{self._run_folder(digest)}/{RESUME_FILE}", data)
+        self.store.put(f"{self._run_folder(digest)}/{_RESUME_FILE}", data)
         self._put_weights(digest, folder)
         values = {**asdict(position), "resume_sha256": hashlib.sha256(data).hexdigest()}
         text = json.dumps(values, sort_keys=True)
-        self.store.put(f"{self._run_folder(digest)}/{POSITION_FILE}", text.encode())
+        self.store.put(f"{self._run_folder(digest)}/{_POSITION_FILE}", text.encode())
 
     def _put_weights(self, digest: str, folder: Path) -> None:
         for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -244,7 +217,7 @@ class GeneratorCheckpoints:
         keys = self.store.list(f"{ROOT}/")
         dropped = {key.split("/")[1] for key in keys if own in key} - kept
         for digest in dropped:
-            mine = [f"{self._run_folder(digest)}/{n}" for n in (POSITION_FILE, RESUME_FILE)]
+            mine = [f"{self._run_folder(digest)}/{n}" for n in (_POSITION_FILE, _RESUME_FILE)]
             used = [k for k in keys if k.startswith(f"{ROOT}/{digest}/runs/") and k not in mine]
             if not used:
                 mine += [f"{ROOT}/{digest}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE)]
@@ -254,7 +227,5 @@ class GeneratorCheckpoints:
 
 def best_of(entries: Sequence[CheckpointEntry]) -> CheckpointEntry | None:
     """The entry with the highest score, the newest of equals; None if none has a score."""
-    scored = [
-        (entry.score, index) for index, entry in enumerate(entries) if entry.score is not None
-    ]
+    scored = [(e.score, index) for index, e in enumerate(entries) if e.score is not None]
     return entries[max(scored)[1]] if scored else None
