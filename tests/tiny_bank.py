@@ -33,7 +33,7 @@ class SmallModels:
         return generator
 
 
-def taught_bank(
+def bank_with_edits(
     store: ObjectStore,
     models: ModelSource,
     cases: Sequence[Case],

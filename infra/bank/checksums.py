@@ -23,8 +23,6 @@ _FOLDER = "seals"
 
 
 class RowChecksum(NamedTuple):
-    """A row, and the digest of all its columns."""
-
     edit_id: str
     subject_id: str
     sequence: int
@@ -33,8 +31,6 @@ class RowChecksum(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FileChecksum:
-    """What a file must contain."""
-
     sha256: str
     num_bytes: int
     rows: tuple[RowChecksum, ...] = ()

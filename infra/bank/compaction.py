@@ -49,7 +49,6 @@ class CompactionReport:
     bytes_removed: int = 0
 
     def sentence(self) -> str:
-        """For the terminal."""
         return (
             f"{self.fragments_before} files of rows are now {self.fragments_after}; "
             f"{len(self.versions_removed)} old versions deleted, {self.bytes_removed:,} bytes freed"
@@ -90,15 +89,6 @@ class Compaction:
             with _unless_overtaken("request log"):
                 merge_small(self._requests, self._policy.fragment_bytes)
                 _delete_versions(self._requests, self._outdated(versions_of(self._requests), now))
-        removed, num_bytes = self._delete_old_versions(now)
-        return CompactionReport(
-            fragments_before=before,
-            fragments_after=len(self._table.latest().get_fragments()),
-            versions_removed=tuple(removed),
-            bytes_removed=num_bytes,
-        )
-
-    def _delete_old_versions(self, now: datetime | None) -> tuple[list[int], int]:
         archived = self._history.archive()
         tagged = self._history.tags().values()
         outdated = self._outdated(versions_of(self._table), now, tagged, archived.properties)
@@ -106,7 +96,12 @@ class Compaction:
         num_bytes = _delete_versions(self._table, old)
         if old:
             self._checksums.prune()
-        return old, num_bytes
+        return CompactionReport(
+            fragments_before=before,
+            fragments_after=len(self._table.latest().get_fragments()),
+            versions_removed=tuple(old),
+            bytes_removed=num_bytes,
+        )
 
     def _outdated(
         self,
@@ -115,7 +110,6 @@ class Compaction:
         tagged: Collection[int] = (),
         counted: Collection[int] | None = None,
     ) -> list[int]:
-        """Versions that are neither tagged, nor young, nor among the newest of those counted."""
         keep = self._policy.keep_versions
         if keep == 0 or not present:
             return []
@@ -137,7 +131,6 @@ def _unless_overtaken(what: str) -> Iterator[None]:
 
 
 def _delete_versions(table: Table, versions: Sequence[int]) -> int:
-    """Delete versions and files that no version needs; returns the bytes freed."""
     if not versions:
         return 0
     with storage_errors(table.uri):

@@ -202,11 +202,11 @@ class ExpertBank(StoredBank):
             num_removed=len(report.damaged_edits),
             removed=report.damaged_edits,
         )
-        rows = pa.concat_tables([fragment.undamaged_rows for fragment in report.damaged])
+        rows = pa.concat_tables(report.damaged.values())
         committed = self._table.commit(
             base,
             self._write(rows.cast(base.schema)) if len(rows) else [],
-            without_fragments=[fragment.fragment_id for fragment in report.damaged],
+            without_fragments=report.damaged,
             properties=record.properties(),
         )
         self._cached_state = None
@@ -227,13 +227,8 @@ class ExpertBank(StoredBank):
             "version": int(base.version) + 1,
             "committed_at": datetime.now(UTC),
             "num_edits": int(base.count_rows()) if state is None else state.num_edits,
-            "num_added": 0,
-            "num_superseded": 0,
-            "first_sequence": 0,
             "last_sequence": state.last_sequence if state else 0,
             "last_change": state.last_change if state else 0,
-            "added": (),
-            "removed": (),
         }
         return BankVersion(**{**common, **values})
 

@@ -13,15 +13,12 @@ from infra.storage.tables import Table
 
 
 class RowKey(NamedTuple):
-    """What identifies a row."""
-
     edit_id: str
     subject_id: str
     sequence: int
 
     @classmethod
     def of_table(cls, rows: pa.Table) -> tuple[Self, ...]:
-        """The keys of all rows, in order."""
         columns = (rows.column(name).to_pylist() for name in cls._fields)
         return tuple(cls(*values) for values in zip(*columns, strict=True))
 
@@ -47,7 +44,6 @@ class FragmentWriter:
         return self.write_table(rows_to_table(self.identity, rows)) if rows else []
 
     def write_table(self, rows: pa.Table) -> list[WrittenFragment]:
-        """Write rows of the bank's schema, and their checksums."""
         written = self.table.write_rows(rows)
         for fragment, part in written:
             for file in fragment.files:

@@ -32,17 +32,16 @@ _READ_TRIES = 5
 
 @dataclass(frozen=True, kw_only=True)
 class BankVersion:
-    """The record of a version."""
+    """The record that was committed with a version."""
 
     version: int
     committed_at: datetime
     message: str
     epoch: int
     num_edits: int
-    """Experts that the version holds."""
-    num_added: int
-    num_superseded: int
-    first_sequence: int
+    num_added: int = 0
+    num_superseded: int = 0
+    first_sequence: int = 0
     """Smallest request number that the version added; 0 when it added none."""
     last_sequence: int
     """Largest request number that any version up to this one added."""
@@ -54,12 +53,11 @@ class BankVersion:
     """Experts whose edit was removed or whose rows were damaged; without superseded ones."""
     last_change: int = 0
     """Number of the newest change (`ChangeLog`) that the version takes into account."""
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
     """Edits that left, superseded ones included."""
 
     def properties(self) -> dict[str, str]:
-        """The record as Lance stores it with the version."""
         content = {**asdict(self), "committed_at": self.committed_at.isoformat()}
         del content["version"]
         return {_RECORD_KEY: json.dumps(content)}
@@ -67,8 +65,6 @@ class BankVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class EditEvent:
-    """What a version did to one edit."""
-
     event: str
     """"added", "removed" or "superseded"."""
     record: BankVersion
@@ -76,8 +72,6 @@ class EditEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class BankDiff:
-    """What differs between two versions, by edit id."""
-
     added: tuple[str, ...]
     removed: tuple[str, ...]
     """Without the superseded ones."""
@@ -201,7 +195,6 @@ class BankHistory:
         self._table.latest().tags.delete(name)
 
     def tags(self) -> dict[str, int]:
-        """Version of each tag."""
         newest = self._table.latest()
         with storage_errors(self._table.uri):
             return {name: int(tag["version"]) for name, tag in newest.tags.list().items()}
@@ -219,19 +212,15 @@ class BankHistory:
 
 @dataclass
 class ArchivedRecords:
-    """Records that outlive their versions."""
-
     through: int = 0
     """Every version up to this one is archived or had no record; 0 when nothing is archived."""
     properties: dict[int, dict[str, str]] = field(default_factory=dict)
-    """Of each version that has a record, in rising order."""
 
 
 class VersionArchive:
     """Objects `histories/<bank>/<through>-<token>.json`."""
 
     def __init__(self, store: ObjectStore, bank: str) -> None:
-        """Name the bank; nothing is read yet."""
         self._store = store
         self._prefix = f"histories/{bank}/"
 
@@ -246,7 +235,6 @@ class VersionArchive:
         return _merged(self._segments())
 
     def add(self, through: int, properties: Mapping[int, dict[str, str]]) -> None:
-        """Archive the properties of the versions up to `through`."""
         small = {key: text for key, text in self._segments().items() if len(text) < _SEGMENT_BYTES}
         records = _merged(small)
         records.through = max(records.through, through)

@@ -21,8 +21,6 @@ from liveedit_core.errors import IntegrityError
 
 @dataclass(frozen=True, kw_only=True)
 class FileProblem:
-    """A file that is not what was written."""
-
     key: str
     problem: str
     """"is missing", "is truncated: ...", "is altered ..."."""
@@ -32,23 +30,13 @@ class FileProblem:
 
 @dataclass(frozen=True, kw_only=True)
 class EditProblem:
-    """An edit whose row is wrong."""
-
     edit_id: str
     problem: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class DamagedFragment:
-    """A fragment of a version with a damaged file or row."""
-
-    fragment_id: int
-    undamaged_rows: pa.Table
-
-
 @dataclass(kw_only=True)
 class IntegrityReport:
-    """What a verification found."""
+    """What is missing or wrong in a version."""
 
     bank: str
     version: int
@@ -60,10 +48,10 @@ class IntegrityReport:
     files: list[FileProblem] = field(default_factory=list)
     edits: list[EditProblem] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    """Problems of the version as a whole."""
     unchecked_files: list[str] = field(default_factory=list)
     """Readable files without a checksum: the process that wrote them was killed before."""
-    damaged: list[DamagedFragment] = field(default_factory=list)
+    damaged: dict[int, pa.Table] = field(default_factory=dict)
+    """The undamaged rows of each fragment with a damaged file or row, by fragment id."""
 
     @property
     def is_whole(self) -> bool:
@@ -71,12 +59,10 @@ class IntegrityReport:
 
     @property
     def damaged_edits(self) -> tuple[str, ...]:
-        """Edits whose rows are gone or wrong."""
         named = [edit_id for item in self.files for edit_id in item.edit_ids]
         return tuple(dict.fromkeys([*named, *(item.edit_id for item in self.edits)]))
 
     def lines(self) -> list[str]:
-        """All problems, one per line."""
         return [
             *(f"{item.key} {item.problem}; {len(item.edit_ids)} edits" for item in self.files),
             *(f"edit {item.edit_id}: {item.problem}" for item in self.edits),
@@ -84,7 +70,6 @@ class IntegrityReport:
         ]
 
     def content(self) -> dict[str, Any]:
-        """For JSON output."""
         content = {key: value for key, value in vars(self).items() if key != "damaged"}
         return {
             **content,
@@ -121,7 +106,6 @@ class _Verification:
     held: set[str] | None = field(init=False)
     """Edits that the version must hold; None when records are missing."""
     verified: dict[str, RowChecksum] = field(default_factory=dict)
-    """Right rows by subject."""
 
     def __post_init__(self) -> None:
         num_rows = self.bank.num_edits(self.version)
@@ -138,7 +122,6 @@ class _Verification:
             )
 
     def read_fragments(self) -> None:
-        """Check files and rows, one fragment at a time."""
         suspects: list[tuple[LanceFragment, list[_ReadFile], pa.Table]] = []
         for fragment in self.bank.dataset(self.version).get_fragments():
             data = [self._read_file(f"data/{file.path}") for file in fragment.data_files()]
@@ -220,9 +203,7 @@ class _Verification:
             if file.problem:
                 key = self.bank.checksums.file_key(file.path)
                 self.report.files.append(FileProblem(key=key, problem=file.problem, edit_ids=lost))
-        self.report.damaged.append(
-            DamagedFragment(fragment_id=fragment.fragment_id, undamaged_rows=rows)
-        )
+        self.report.damaged[fragment.fragment_id] = rows
 
     def compare_with_log(self, request_log: RequestLog) -> None:
         """Every row must have its request, under its number, and must not be removed."""
@@ -239,7 +220,6 @@ class _Verification:
                 self.report.edits.append(EditProblem(edit_id=row.edit_id, problem=problem))
 
     def finished(self) -> IntegrityReport:
-        """The report, with the edits that are in no file."""
         self.report.num_verified = len(self.verified)
         if self.held is not None:
             found = {row.edit_id for row in self.verified.values()}

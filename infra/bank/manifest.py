@@ -17,10 +17,7 @@ from liveedit_core.errors import IntegrityError
 
 @dataclass(frozen=True, kw_only=True)
 class BankContent:
-    """Digests of a version."""
-
     edits_sha256: str
-    """Of the edit ids that it holds, by sequence."""
     files: Mapping[str, str]
     """sha256 of each file by its key in the store."""
 
@@ -45,7 +42,6 @@ class BankManifest:
     backbone: str
     """Name by which workers load the backbone; its digest is in `identity`."""
     backbone_dtype: str = "auto"
-    """dtype in which they load it."""
 
     @classmethod
     def of(

@@ -33,7 +33,6 @@ def held_of(dataset: LanceDataset, subject_ids: Iterable[str]) -> Held:
 
 
 def all_held(dataset: LanceDataset) -> Held:
-    """All rows of a version."""
     with read_errors(dataset.uri):
         rows = dataset.to_table(columns=list(RowKey._fields))
     return {key.subject_id: key for key in RowKey.of_table(rows)}
@@ -45,7 +44,6 @@ class CommitPlan:
     """Of each fragment, the rows that appear."""
     added: list[RowKey]
     superseded: list[RowKey]
-    """Rows held so far that disappear."""
 
 
 def plan_commit(
@@ -80,7 +78,6 @@ def plan_commit(
 @dataclass(frozen=True, kw_only=True)
 class Reconciliation:
     rows: pa.Table | None
-    """Rows that come back."""
     added: list[RowKey]
     removed: list[RowKey]
 
@@ -117,9 +114,7 @@ def reconcile(
                 leaving[subject_id] = held[subject_id]
     rows = pa.concat_tables(returning) if returning else None
     return Reconciliation(
-        rows=rows,
-        added=list(RowKey.of_table(rows)) if rows else [],
-        removed=list(leaving.values()),
+        rows=rows, added=list(RowKey.of_table(rows)) if rows else [], removed=list(leaving.values())
     )
 
 

@@ -9,12 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from liveedit_core.errors import (
-    IntegrityError,
-    NumericsError,
-    RepositoryMismatchError,
-    ShapeError,
-)
+from liveedit_core.errors import IntegrityError, NumericsError, RepositoryMismatchError, ShapeError
 
 if TYPE_CHECKING:
     from liveedit_core.method.expert import Expert
@@ -34,7 +29,6 @@ class BankIdentity:
     num_queries: int
     rank: int
     embedding_model: str
-    """Encodes the images."""
     embedding_size: int
 
     @property
@@ -98,14 +92,12 @@ class ExpertRow:
 
     expert: "Expert"
     sequence: int
-    """Number of the request in the log."""
     subject_id: str
     clip_embedding: npt.NDArray[np.float32]
     """Image embedding [embedding_size]."""
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def vectors(self) -> dict[str, npt.NDArray[np.float32]]:
-        """The float columns of this row, flattened."""
         return {
             "visual_feature": _flat(self.expert.visual_feature_QM.numpy()),
             "prompt_feature": _flat(self.expert.prompt_feature_QM.numpy()),

@@ -61,7 +61,6 @@ class StoredBank:
 
     @property
     def version(self) -> int:
-        """The newest version."""
         return int(self._table.latest().version)
 
     def has_version(self, version: int) -> bool:
@@ -77,11 +76,9 @@ class StoredBank:
         return list(self.versions.newest_first(self.version))[::-1]
 
     def fragment_writer(self) -> FragmentWriter:
-        """The handle that workers write with."""
         return FragmentWriter(self._table, self.identity, self.checksums)
 
     def dataset(self, version: int | None = None) -> LanceDataset:
-        """A version as a Lance dataset."""
         return self._table.at(version)
 
     def read_fragment(self, fragment: LanceFragment) -> pa.Table:
@@ -110,7 +107,6 @@ class StoredBank:
         return ids
 
     def num_edits(self, version: int | None = None) -> int:
-        """How many experts a version holds."""
         return int(self._table.at(version).count_rows())
 
     def subject_sequences(
@@ -128,7 +124,7 @@ class StoredBank:
         when it was rejected or removed.
         """
         held = self.subject_sequences()
-        rejected = log.rejected_sequences(self.name)
+        rejected = log.rejects.sequences(self.name)
         removed = log.changes.removed()
         return sorted(
             key.sequence
@@ -151,11 +147,7 @@ class StoredBank:
         return sorted(pending & set(log.sequences_of(once_held)))
 
     def load_repository(
-        self,
-        config: GeneratorConfig,
-        version: int | None = None,
-        *,
-        matrices: MatrixPlace = "auto",
+        self, config: GeneratorConfig, version: int | None = None, *, matrices: MatrixPlace = "auto"
     ) -> "ExpertRepository":
         """The experts of a version as tensors, sorted by sequence."""
         for name in ("edit_layer", "hidden_size", "module_dim", "num_queries", "rank"):

@@ -10,17 +10,13 @@ import pyarrow as pa
 
 from infra.cache.content_table import ContentTable, WrittenRows
 from infra.storage.object_store import ObjectStore
+from infra.storage.tables import not_null
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 from liveedit_core.evaluation.unedited_answers import UneditedAnswer, UneditedQuery, answer_id
 from liveedit_core.state_source import StateIdentity
 
-_SCHEMA = pa.schema(
-    [
-        pa.field("answer_id", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("token_ids", pa.list_(pa.int64()), nullable=False),
-        pa.field("num_bytes", pa.int64(), nullable=False),
-    ]
+_SCHEMA = not_null(
+    answer_id=pa.string(), text=pa.string(), token_ids=pa.list_(pa.int64()), num_bytes=pa.int64()
 )
 
 _logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 from array import array
 from collections.abc import Collection, Sequence
+from datetime import timedelta
 from typing import NamedTuple, Self
 
 import pyarrow as pa
@@ -16,13 +17,7 @@ from lance import LanceDataset
 from lance.fragment import FragmentMetadata
 
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import (
-    ConcurrentCommitError,
-    Table,
-    batches_of,
-    sql_in,
-    storage_errors,
-)
+from infra.storage.tables import ConcurrentCommitError, Table, batches_of, sql_in, storage_errors
 from liveedit_core.errors import IntegrityError
 
 _OPEN_TRIES = 3
@@ -47,8 +42,6 @@ class WrittenRows(NamedTuple):
 
 
 class ContentTable:
-    """Rows by id."""
-
     def __init__(self, store: ObjectStore, name: str, schema: pa.Schema, *, key: str) -> None:
         """Open the table, created empty when there is none or its files are damaged.
 
@@ -104,7 +97,6 @@ class ContentTable:
         return dict(zip(self._places, self._sizes, strict=True))
 
     def ids(self) -> list[str]:
-        """Ids of all rows, in the order of the table."""
         return list(self._places)
 
     def refresh(self) -> None:
@@ -122,7 +114,6 @@ class ContentTable:
             return self._dataset.take(sorted(self._places[name] for name in names))
 
     def column(self, name: str) -> list[str]:
-        """One text column of all rows, in the order of `ids`."""
         with storage_errors(self.table.uri):
             texts: list[str] = self._dataset.to_table(columns=[name]).column(name).to_pylist()
         return texts
@@ -153,9 +144,13 @@ class ContentTable:
         self._reclaim(target_rows=max(_FRAGMENT_BYTES // row_bytes, 1))
 
     def _reclaim(self, *, target_rows: int = 1) -> None:
+        """Free the space of removed rows, merge fragments under `target_rows` rows."""
         # If another process commits meanwhile, the next call reclaims the space.
-        with contextlib.suppress(ConcurrentCommitError):
-            self.table.reclaim(target_rows=target_rows)
+        with contextlib.suppress(ConcurrentCommitError), storage_errors(self.table.uri):
+            self.table.latest().optimize.compact_files(
+                target_rows_per_fragment=target_rows, materialize_deletions_threshold=0.0
+            )
+            self.table.latest().cleanup_old_versions(older_than=timedelta(0))
         self.refresh()
 
     def _unknown_rows(self, written: Sequence[WrittenRows]) -> tuple[list[FragmentMetadata], int]:

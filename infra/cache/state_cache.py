@@ -8,6 +8,7 @@ An id covers everything that determines a state, so rows are never wrong, only m
 may be deleted at any time.
 """
 
+import functools
 import logging
 import time
 import uuid
@@ -42,12 +43,9 @@ _logger = logging.getLogger(__name__)
 
 
 class MissingState(NamedTuple):
-    """An input that the cache does not hold."""
-
     position: int
     """Its first place in the inputs."""
     image_id: str
-    """Empty for a text-only input."""
 
 
 class UseLog:
@@ -120,7 +118,8 @@ class StateCache:
         self._is_warned = False
 
     def __reduce__(self) -> tuple[Callable[..., "StateCache"], tuple[object, ...]]:
-        return _opened, (self._store, self.identity, self.max_bytes)
+        reopened = functools.partial(StateCache, max_bytes=self.max_bytes)
+        return reopened, (self._store, self.identity)
 
     def __len__(self) -> int:
         return len(self._states)
@@ -131,7 +130,6 @@ class StateCache:
 
     @property
     def writer(self) -> StateWriter:
-        """The handle that workers write with."""
         return StateWriter(self._states.table, self._images.table, self.identity)
 
     def ids(self, inputs: Iterable[BackboneInput]) -> list[str]:
@@ -157,7 +155,6 @@ class StateCache:
         ]
 
     def refresh(self) -> None:
-        """Read what other processes have changed."""
         self._images.refresh()
         self._states.refresh()
 
@@ -265,10 +262,5 @@ class StateCache:
             self._remove_orphans()
 
     def _remove_orphans(self) -> None:
-        """Remove images that no state refers to."""
         needed = set(self._states.column("image_id"))
         self._images.remove([name for name in self._images.ids() if name not in needed])
-
-
-def _opened(store: ObjectStore, identity: StateIdentity, max_bytes: int) -> StateCache:
-    return StateCache(store, identity, max_bytes=max_bytes)

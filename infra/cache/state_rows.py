@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from infra.cache.content_table import WrittenRows
-from infra.storage.tables import Table
+from infra.storage.tables import Table, not_null
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.method.config import StateDtype
 from liveedit_core.state_source import StateIdentity
@@ -25,28 +25,20 @@ _DTYPES: Mapping[StateDtype, torch.dtype] = {
     "float32": torch.float32,
 }
 
-STATE_SCHEMA = pa.schema(
-    [
-        pa.field("state_id", pa.string(), nullable=False),
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("spans", pa.list_(pa.int32(), 6), nullable=False),
-        pa.field("target_ids", pa.list_(pa.int64()), nullable=False),
-        pa.field("hidden", pa.large_binary(), nullable=False),
-        pa.field("target_embeddings", pa.large_binary(), nullable=False),
-        pa.field("grid", pa.list_(pa.int32()), nullable=False),
-        pa.field("num_bytes", pa.int64(), nullable=False),
-    ]
+STATE_SCHEMA = not_null(
+    state_id=pa.string(),
+    image_id=pa.string(),
+    spans=pa.list_(pa.int32(), 6),
+    target_ids=pa.list_(pa.int64()),
+    hidden=pa.large_binary(),
+    target_embeddings=pa.large_binary(),
+    grid=pa.list_(pa.int32()),
+    num_bytes=pa.int64(),
 )
 """`image_id` is "" for a text-only input; `spans` are those of image, prompt and target; `grid`
 is empty for families whose positions do not depend on it."""
 
-IMAGE_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("pyramid", pa.large_binary(), nullable=False),
-        pa.field("num_bytes", pa.int64(), nullable=False),
-    ]
-)
+IMAGE_SCHEMA = not_null(image_id=pa.string(), pyramid=pa.large_binary(), num_bytes=pa.int64())
 
 
 @dataclass(frozen=True)
@@ -57,8 +49,6 @@ class WrittenStates:
     images: tuple[WrittenRows, ...]
     num_states: int
     num_bytes: int
-    num_left_out: int = 0
-    """States that the dtype cannot hold; they are computed whenever they are needed."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +82,6 @@ class StateWriter:
             images=_write(self.images, image_rows, IMAGE_SCHEMA, "image_id"),
             num_states=len(rows),
             num_bytes=sum(row["num_bytes"] for row in [*rows, *image_rows]),
-            num_left_out=len(inputs) - len(rows),
         )
 
 
@@ -120,11 +109,7 @@ def _state_row(identity: StateIdentity, item: BackboneInput, state: LayerStates)
 
 def _image_row(identity: StateIdentity, image: bytes, pyramid_E: Tensor) -> dict[str, Any]:
     pyramid = _to_bytes(pyramid_E, identity.dtype)
-    return {
-        "image_id": identity.image_id(image),
-        "pyramid": pyramid,
-        "num_bytes": len(pyramid),
-    }
+    return {"image_id": identity.image_id(image), "pyramid": pyramid, "num_bytes": len(pyramid)}
 
 
 def to_pyramids(rows: pa.Table, dtype: StateDtype) -> dict[str, Tensor]:

@@ -14,22 +14,20 @@ import pyarrow as pa
 from lance import LanceDataset
 
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table
+from infra.storage.tables import Table, not_null
 from liveedit_core.errors import InputError
 
 ChangeKind = Literal["remove", "restore", "rollback"]
 
-_SCHEMA = pa.schema(
-    [
-        pa.field("number", pa.int64(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("removed", pa.list_(pa.string()), nullable=False),
-        pa.field("restored", pa.list_(pa.string()), nullable=False),
-        pa.field("bank", pa.string(), nullable=False),
-        pa.field("author", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("decided_at", pa.timestamp("us", tz="UTC"), nullable=False),
-    ]
+_SCHEMA = not_null(
+    number=pa.int64(),
+    kind=pa.string(),
+    removed=pa.list_(pa.string()),
+    restored=pa.list_(pa.string()),
+    bank=pa.string(),
+    author=pa.string(),
+    reason=pa.string(),
+    decided_at=pa.timestamp("us", tz="UTC"),
 )
 _MAX_TEXT_CHARS = 2000
 
@@ -80,7 +78,6 @@ class ChangeLog:
         return self._changes
 
     def removed(self) -> frozenset[str]:
-        """The edits that are removed now."""
         self.read()
         return self._removed
 

@@ -43,15 +43,10 @@ class RejectLog:
     """Rejected lines, identified by (source, line), and requests, by (bank, sequence)."""
 
     def __init__(self, store: ObjectStore) -> None:
-        """Open the table, created empty when there is none."""
         self._table = Table.open_or_create(store, "rejects", _SCHEMA)
 
     def append(
-        self,
-        rejected: Sequence[tuple[int | None, Rejected]],
-        *,
-        source: str = "",
-        bank: str = "",
+        self, rejected: Sequence[tuple[int | None, Rejected]], *, source: str = "", bank: str = ""
     ) -> int:
         """Store lines of a `source`, or numbered requests of a `bank`; returns how many are new."""
         rows = [_to_row(sequence, item, source, bank) for sequence, item in rejected]
@@ -67,17 +62,12 @@ class RejectLog:
 
         return self._table.on_latest(attempt)
 
-    def rejected_sequences(self, bank: str) -> set[int]:
+    def sequences(self, bank: str) -> set[int]:
         """Numbers of the requests that were rejected for this bank, or for every bank."""
         rows = self._table.latest().to_table(columns=["sequence", "bank"]).to_pylist()
-        return {
-            row["sequence"]
-            for row in rows
-            if row["sequence"] is not None and row["bank"] in ("", bank)
-        }
+        return {row["sequence"] for row in rows if row["bank"] in ("", bank)} - {None}
 
     def read(self) -> list[StoredReject]:
-        """All rejections, in the order of writing."""
         return [_from_row(row) for row in self._table.latest().to_table().to_pylist()]
 
 

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from lance import LanceDataset
 
 from infra.requests.change_log import ChangeLog
-from infra.requests.reject_log import RejectLog, StoredReject
+from infra.requests.reject_log import RejectLog
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, select_in
+from infra.storage.tables import Table, not_null, select_in
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import EditRequest
@@ -27,29 +27,24 @@ _READ_ROWS = 32
 _REQUEST_COLUMNS = ("image_bytes", "prompt", "target", "image_uri", "submitter")
 
 _TABLE = "requests"
-_SCHEMA = pa.schema(
-    [
-        pa.field("sequence", pa.int64(), nullable=False),
-        pa.field("edit_id", pa.string(), nullable=False),
-        pa.field("subject_id", pa.string(), nullable=False),
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("target", pa.string(), nullable=False),
-        pa.field("image_digest", pa.string(), nullable=False),
-        pa.field("image_uri", pa.string(), nullable=False),
-        pa.field("image_bytes", pa.large_binary(), nullable=False),
-        pa.field("submitter", pa.string(), nullable=False),
-        pa.field("submitted_at", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("supersedes", pa.string(), nullable=False),
-    ]
+_SCHEMA = not_null(
+    sequence=pa.int64(),
+    edit_id=pa.string(),
+    subject_id=pa.string(),
+    prompt=pa.string(),
+    target=pa.string(),
+    image_digest=pa.string(),
+    image_uri=pa.string(),
+    image_bytes=pa.large_binary(),
+    submitter=pa.string(),
+    submitted_at=pa.timestamp("us", tz="UTC"),
+    supersedes=pa.string(),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestKey:
-    """What identifies a stored request."""
-
     sequence: int
-    """Its number, from 1."""
     edit_id: str
     subject_id: str
     supersedes: str
@@ -79,8 +74,6 @@ class RequestHeader(RequestKey):
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedRequest:
-    """A stored request with its image."""
-
     sequence: int
     request: EditRequest
     supersedes: str
@@ -89,8 +82,6 @@ class LoggedRequest:
 
 @dataclass
 class _Index:
-    """The requests in one version of the table."""
-
     version: int
     keys: dict[str, RequestKey] = field(default_factory=dict)
     """By edit_id."""
@@ -113,11 +104,9 @@ class RequestLog:
     """The tables `requests` and `rejects` of a store."""
 
     def __init__(self, store: ObjectStore) -> None:
-        """Open the log, created empty when there is none."""
         self._table = Table.open_or_create(store, _TABLE, _SCHEMA)
-        self._rejects = RejectLog(store)
+        self.rejects = RejectLog(store)
         self.changes = ChangeLog(store)
-        """Which edits were removed or restored later."""
         self._cached_index: _Index | None = None
 
     @staticmethod
@@ -134,7 +123,6 @@ class RequestLog:
         return self._index_of(self._table.latest())
 
     def __len__(self) -> int:
-        """How many requests were ever accepted."""
         return int(self._table.latest().count_rows())
 
     def append(self, requests: Sequence[EditRequest]) -> list[Admission]:
@@ -202,10 +190,6 @@ class RequestLog:
     def request_keys(self) -> list[RequestKey]:
         return list(self._index().keys.values())
 
-    def rejected_sequences(self, bank: str) -> set[int]:
-        """Numbers of the requests that were rejected for this bank, or for every bank."""
-        return self._rejects.rejected_sequences(bank)
-
     def find(self, edit_ids: Collection[str]) -> Iterator[LoggedRequest]:
         """The requests of some edits, by sequence; unknown edits are skipped."""
         yield from self.read(self.sequences_of(edit_ids))
@@ -234,7 +218,7 @@ class RequestLog:
 
     def reject_lines(self, rejected: Sequence[Rejected], *, source: str) -> int:
         """Store rejected lines of the file with digest `source`; returns how many are new."""
-        return self._rejects.append([(None, item) for item in rejected], source=source)
+        return self.rejects.append([(None, item) for item in rejected], source=source)
 
     def reject_requests(self, rejected: Sequence[Rejected], *, bank: str = "") -> int:
         """Store requests that `bank`, or with "" every bank, rejects; returns how many are new."""
@@ -243,11 +227,7 @@ class RequestLog:
         if unknown:
             raise InputError(f"cannot reject {unknown[0]!r}: the request log has no such edit")
         numbered = [(known[item.edit_id].sequence, item) for item in rejected]
-        return self._rejects.append(numbered, bank=bank)
-
-    def rejects(self) -> list[StoredReject]:
-        """Everything that was rejected, in the order of writing."""
-        return self._rejects.read()
+        return self.rejects.append(numbered, bank=bank)
 
 
 def _admit(index: _Index, request: EditRequest) -> Admission:

@@ -21,12 +21,9 @@ class MissingObjectError(Exception):
 
 
 class ObjectEntry(NamedTuple):
-    """An object in a listing."""
-
     key: str
     num_bytes: int
     modified_at: datetime
-    """By the storage's clock."""
 
 
 def too_large(name: str, max_bytes: int) -> InputError:

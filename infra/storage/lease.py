@@ -32,8 +32,6 @@ class LeaseLostError(LiveEditError):
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseClaim:
-    """An epoch of a lease."""
-
     token: str
     host: str
     pid: int
@@ -114,7 +112,6 @@ class Lease:
             raise LeaseLostError(f"lease {self._name!r} was taken over by {holder}")
 
     def release(self) -> None:
-        """Give it back before its term ends."""
         self._store.put(self._key(self._epoch), self._claim(0.0))
 
     @contextlib.contextmanager

@@ -68,7 +68,6 @@ class ObjectStore:
         return s3.S3Backend(bucket, prefix, self._given_endpoint, self._timeout_s)
 
     def put(self, key: str, data: bytes) -> None:
-        """Write or replace an object atomically."""
         self._backend.put(_checked(key), data)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -154,13 +153,11 @@ class ObjectStore:
         return True
 
     def table_uri(self, name: str) -> str:
-        """Path or s3:// URI of a Lance table."""
         root = urlsplit(self.root_uri)
         base = self.root_uri if root.scheme == "s3" else unquote(root.path)
         return f"{base}/{_checked(name)}"
 
     def table_options(self) -> dict[str, str]:
-        """Storage options for Lance, without credentials."""
         if not self.root_uri.startswith("s3://"):
             return {}
         return s3.table_options(self._endpoint, self._timeout_s)

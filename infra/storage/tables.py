@@ -14,7 +14,6 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -195,20 +194,7 @@ class Table:
         return int(committed.version)
 
     def append(self, base: lance.LanceDataset, rows: pa.Table) -> int:
-        """Commit rows on top of `base`; see `commit`."""
         return self.commit(base, [fragment for fragment, _ in self.write_rows(rows)])
-
-    def reclaim(self, *, target_rows: int = 1) -> None:
-        """Free the space of removed rows, merge fragments under `target_rows`, drop old versions.
-
-        Readers of an older version find its files missing, so use it only for recomputable rows.
-        """
-        newest = self.latest()
-        with storage_errors(self.uri):
-            newest.optimize.compact_files(
-                target_rows_per_fragment=target_rows, materialize_deletions_threshold=0.0
-            )
-            self.latest().cleanup_old_versions(older_than=timedelta(0))
 
     def sync_fragments(self, fragments: Iterable[FragmentMetadata]) -> None:
         """Call before a commit: force the data files that the new version will name to disk."""
@@ -222,6 +208,11 @@ class Table:
             folder = Path(self.uri) / "_versions"
             names = (f"{_NEWEST_NAME - version:020d}.manifest", f"{version}.manifest")
             sync_files(folder / name for name in names)
+
+
+def not_null(**columns: pa.DataType) -> pa.Schema:
+    """A schema of columns that hold no nulls."""
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
 def batches_of(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from infra.storage.object_store import ObjectStore
@@ -13,18 +14,17 @@ class WriterFencedError(LiveEditError):
     """A newer writer has taken over; this process must stop writing."""
 
 
+@dataclass(frozen=True)
 class WriterFence:
     """Consecutive epochs of one bank, each claimed by creating its object exclusively."""
 
-    def __init__(self, store: ObjectStore, bank: str) -> None:
-        self._store = store
-        self._bank = bank
+    _store: ObjectStore
+    _bank: str
 
     def _key(self, epoch: int) -> str:
         return f"writers/{self._bank}/{epoch:012d}"
 
     def acquire(self) -> int:
-        """Claim the next epoch, which fences all earlier ones."""
         self._store.check_exclusive_create()
         keys = self._store.list(f"writers/{self._bank}/")
         epoch = int(keys[-1].rpartition("/")[2]) if keys else 0

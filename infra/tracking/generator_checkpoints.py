@@ -43,7 +43,6 @@ class CheckpointEntry:
     digest: str
     phase: str
     step: int
-    """Optimizer steps of the phase that are in the weights."""
     score: float | None = None
     """Validation average, higher is better; None if not measured."""
 
@@ -57,7 +56,6 @@ class Position:
     seed: int
     recipe_digest: str
     curve: Sequence[Mapping[str, Any]]
-    """Logged values so far, as JSON."""
 
     def check_same_run(self, *, seed: int, recipe_digest: str) -> None:
         if (self.seed, self.recipe_digest) != (seed, recipe_digest):
@@ -131,7 +129,6 @@ class GeneratorCheckpoints:
         return digest
 
     def entries(self) -> list[CheckpointEntry]:
-        """The run's checkpoints, oldest first."""
         if not self.store.exists(self._list_key):
             return []
         try:
@@ -163,9 +160,9 @@ class GeneratorCheckpoints:
             )
         return folder
 
-    def resume(self, entry: CheckpointEntry | None = None) -> ResumeState | None:
-        """Position and moments of a checkpoint, by default the newest; None if there is none."""
-        entry = entry or self.last()
+    def resume(self) -> ResumeState | None:
+        """The newest checkpoint, if any; IntegrityError when a part of it is missing or altered."""
+        entry = self.last()
         if entry is None:
             return None
         folder = self._run_folder(entry.digest)

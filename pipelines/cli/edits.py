@@ -137,7 +137,7 @@ def _log_events(header: RequestHeader, request_log: RequestLog) -> Iterator[_Eve
                 author=change.author,
                 reason=change.reason,
             )
-    for refusal in request_log.rejects():
+    for refusal in request_log.rejects.read():
         if refusal.sequence == header.sequence:
             yield _Event(
                 time=refusal.rejected_at,
@@ -190,7 +190,7 @@ def _states(
     removed = request_log.changes.removed()
     subjects = {item.subject_id for item in headers} if len(headers) <= _FEW_EDITS else None
     held = bank.subject_sequences(subject_ids=subjects) if bank else {}
-    refused = request_log.rejected_sequences(bank.name if bank else "")
+    refused = request_log.rejects.sequences(bank.name if bank else "")
     states = {}
     for item in headers:
         newest_held = held.get(item.subject_id, 0)

@@ -149,7 +149,7 @@ def rebuild(
     )
     if sequences:
         runner.run(sequences, should_stop)
-    refused = request_log.rejected_sequences(bank.name)
+    refused = request_log.rejects.sequences(bank.name)
     num_edits = bank.num_edits()
     return RebuildOutcome(
         num_edits=num_edits,

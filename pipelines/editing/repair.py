@@ -75,7 +75,7 @@ def repair_bank(
     return Repair(
         before=before,
         after=verify_version(bank, request_log=request_log),
-        num_rescued=sum(len(item.undamaged_rows) for item in before.damaged),
+        num_rescued=sum(len(rows) for rows in before.damaged.values()),
         num_rewritten=len(lost) - len(rejected),
         rejected=tuple(rejected),
     )

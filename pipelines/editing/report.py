@@ -72,7 +72,7 @@ def refused_requests(sources: ReportSources, outcome: Outcome) -> list[Rejected]
     bank = sources.bank.name
     return [
         stored.rejected
-        for stored in sources.request_log.rejects()
+        for stored in sources.request_log.rejects.read()
         if stored.sequence is not None
         and stored.bank in ("", bank)
         and stored.rejected.edit_id in outcome.intake.cases

@@ -50,7 +50,7 @@ from pipelines.evaluation.bank_evaluation import (
 from pipelines.job.ray_session import open_session
 from pipelines.job.sections import EvaluationSection, RaySection
 from pipelines.job.start_workers import start_evaluator
-from tests.tiny_bank import taught_bank
+from tests.tiny_bank import bank_with_edits
 from workers.evaluation_pool import EvaluationPool
 from workers.models import CacheNames, ModelNames
 
@@ -155,7 +155,7 @@ def compare(num_edits: int, num_sampled: int, dtype: StateDtype) -> dict[str, An
         store = ObjectStore(Path(folder))
         start_s = time.perf_counter()
         half = (len(cases) + 1) // 2
-        bank = taught_bank(store, MODELS, cases, window_edits=half)
+        bank = bank_with_edits(store, MODELS, cases, window_edits=half)
         say(f"taught {len(cases)} edits", start_s)
         cache = CacheNames(store_uri=store.root_uri, dtype=dtype)
         bench = Bench(store=store, bank=bank, cases=cases, cache=cache)

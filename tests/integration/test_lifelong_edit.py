@@ -133,7 +133,7 @@ def test_junk_is_refused_line_by_line_and_the_rest_is_taught(tmp_path: Path) -> 
     assert "1 edits in the bank" in output
     assert f"{len(junk)} requests refused" in output
     assert "1 repeated lines" in output
-    rejects = RequestLog(ObjectStore(tmp_path / "lifelong_edit" / "store")).rejects()
+    rejects = RequestLog(ObjectStore(tmp_path / "lifelong_edit" / "store")).rejects.read()
     said = {stored.rejected.line_number: stored.rejected.message for stored in rejects}
     for number, (_, hint) in enumerate(junk, 2):
         # A target of too many tokens is found by the generator: its request has a number.

@@ -25,7 +25,7 @@ from pipelines.job.start_workers import start_evaluator
 from tests.inline_evaluator import InlineEvaluator
 from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line
 from tests.integration.replay_job import CASES, NUM_RESULTS, SESSION, evaluate, slow_pool
-from tests.tiny_bank import taught_bank
+from tests.tiny_bank import bank_with_edits
 from tests.unit.tiny_models import TinyBackbone, TinyModels
 from workers.evaluation_worker import EvaluationWorker
 from workers.messages import SharedRepository
@@ -41,7 +41,7 @@ def session() -> Iterator[None]:
 def store(tmp_path_factory: pytest.TempPathFactory) -> ObjectStore:
     """Holds a bank of all cases."""
     store = ObjectStore(tmp_path_factory.mktemp("store"))
-    taught_bank(store, TinyModels(), CASES)
+    bank_with_edits(store, TinyModels(), CASES)
     return store
 
 
@@ -145,7 +145,7 @@ def test_a_killed_actor_changes_no_number(
 
 def test_results_and_answers_live_on_s3(undisturbed: BankEvaluation, s3_root: str) -> None:
     store = ObjectStore(s3_root)
-    taught_bank(store, TinyModels(), CASES)
+    bank_with_edits(store, TinyModels(), CASES)
 
     def fresh() -> InlineEvaluator:
         return InlineEvaluator(EvaluationWorker(TinyModels(), answers_uri=store.root_uri))

@@ -16,7 +16,7 @@ from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case
 from tests.tiny_backbone import OUR_CONFIG, answers, case, question, tiny_generator
-from tests.tiny_bank import SmallModels, taught_bank
+from tests.tiny_bank import SmallModels, bank_with_edits
 
 CONFIG = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
 CASES = [case(number) for number in range(4)]
@@ -50,7 +50,7 @@ def taught(folder: Path, cases: list[Case]) -> ExpertBank:
     """A bank and its log; each expert is written alone, so that none depends on its batch."""
     store = ObjectStore(folder)
     RequestLog(store).append([item.edit for item in cases])
-    return taught_bank(store, SmallModels(), cases, window_edits=2, batch_size=1)
+    return bank_with_edits(store, SmallModels(), cases, window_edits=2, batch_size=1)
 
 
 @pytest.mark.parametrize("has_successor", [False, True])

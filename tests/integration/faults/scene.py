@@ -23,7 +23,7 @@ from infra.storage.object_store import ObjectStore
 from tests.integration.conftest import S3_CREDENTIALS
 from tests.integration.edit_job import ROOT, end_group
 from tests.integration.faults.edit_driver import BANK, BATCH_SIZE, WINDOW_EDITS, WORK
-from tests.tiny_bank import taught_bank
+from tests.tiny_bank import bank_with_edits
 from tests.unit.tiny_inputs import PROMPT, case, image, request
 from tests.unit.tiny_models import TinyModels
 
@@ -222,7 +222,7 @@ def add_node(cluster: Cluster, *, is_head: bool = False) -> None:
 
 def undisturbed(folder: Path, num_edits: int, batch_size: int = BATCH_SIZE) -> ExpertBank:
     """The bank of plain workers in this process."""
-    return taught_bank(
+    return bank_with_edits(
         ObjectStore(folder),
         TinyModels(),
         [case(number) for number in range(num_edits)],

@@ -229,7 +229,7 @@ def test_a_generator_of_other_sizes_cannot_load_it(
     bank: ExpertBank, generator_config: GeneratorConfig
 ) -> None:
     with pytest.raises(RepositoryMismatchError, match="has rank 3, the generator has 2"):
-        bank.load_repository(dataclasses.replace(generator_config, rank=2))
+        bank.load_repository(generator_config.with_changes(rank=2))
 
 
 def test_open_of_a_bank_that_is_not_there(store: ObjectStore) -> None:

@@ -71,7 +71,7 @@ def test_rejected_lines_are_identified_by_source_and_line(log: RequestLog) -> No
     assert log.reject_lines(lines, source="file one") == 2
     assert log.reject_lines(lines, source="file one") == 0
     assert log.reject_lines([refusal(4)], source="file two") == 1
-    stored = log.rejects()
+    stored = log.rejects.read()
     assert [(item.source, item.rejected.line_number) for item in stored] == [
         ("file one", 4),
         ("file one", 9),
@@ -86,7 +86,7 @@ def test_rejected_requests_are_written_once_and_must_be_in_the_log(log: RequestL
     item = refusal(0, edit_id=request("a").edit_id)
     assert log.reject_requests([item, item], bank="main") == 1
     assert log.reject_requests([item], bank="main") == 0
-    assert log.rejects()[0].sequence == 1
+    assert log.rejects.read()[0].sequence == 1
     with pytest.raises(InputError, match="the request log has no such edit"):
         log.reject_requests([refusal(0, edit_id=request("z").edit_id)])
 
@@ -94,7 +94,7 @@ def test_rejected_requests_are_written_once_and_must_be_in_the_log(log: RequestL
 def test_the_raw_excerpt_is_bounded(log: RequestLog) -> None:
     long = Rejected(line_number=1, error_type="LineTooLong", message="long", raw="x" * 9999)
     log.reject_lines([long], source="file")
-    assert log.rejects()[0].rejected.raw == "x" * MAX_RAW_CHARS
+    assert log.rejects.read()[0].rejected.raw == "x" * MAX_RAW_CHARS
 
 
 def test_altered_bytes_are_noticed(log: RequestLog, store: ObjectStore) -> None:

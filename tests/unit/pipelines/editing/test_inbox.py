@@ -65,7 +65,7 @@ def test_bad_lines_are_named_in_the_receipt_and_on_record(tmp_path: Path, log: R
     (receipt,) = (tmp_path / "in_done").glob("*.receipt.json")
     (refused,) = json.loads(receipt.read_text())["refused"]
     assert (refused["line"], refused["error_type"]) == (2, "NotJson")
-    assert [stored.rejected.line_number for stored in log.rejects()] == [2]
+    assert [stored.rejected.line_number for stored in log.rejects.read()] == [2]
 
 
 def test_only_settled_jsonl_files_of_the_folder_itself_are_taken(tmp_path: Path) -> None:

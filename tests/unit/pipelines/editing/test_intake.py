@@ -20,7 +20,7 @@ def test_a_file_read_twice_changes_nothing(tmp_path: Path) -> None:
     assert (second.num_accepted, second.num_new) == (2, 0)
     assert second.rejected == [refused]
     assert len(log) == 2
-    assert len(log.rejects()) == 1
+    assert len(log.rejects.read()) == 1
 
 
 def test_a_stop_ends_the_reading(tmp_path: Path) -> None:

@@ -90,10 +90,10 @@ def test_what_cannot_be_taught_is_on_record_and_not_tried_again(driver: Driver) 
     assert [item.error_type for item in outcome.intake.rejected] == ["NotJson"]
     assert outcome.intake.num_duplicates == 1
     assert [item.error_type for item in outcome.rejected] == ["TooManyTokens", "NumericsError"]
-    assert len(driver.log.rejects()) == 4
+    assert len(driver.log.rejects.read()) == 4
     again = driver.run(items)
     assert again.timings.num_processed == 0
-    assert len(driver.log.rejects()) == 4
+    assert len(driver.log.rejects.read()) == 4
 
 
 def test_a_new_target_supersedes_the_old_edit(driver: Driver) -> None:

@@ -27,7 +27,7 @@ from pipelines.evaluation.curves import lifelong_curves
 from pipelines.job.stages import Evaluator
 from tests.inline_evaluator import InlineEvaluator
 from tests.tiny_backbone import case
-from tests.tiny_bank import SmallModels, taught_bank
+from tests.tiny_bank import SmallModels, bank_with_edits
 from tests.unit.tiny_inputs import case as text_case
 from tests.unit.tiny_models import TinyModels
 from workers.evaluation_worker import EvaluationWorker
@@ -61,7 +61,7 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     store = ObjectStore(tmp_path_factory.mktemp("store"))
-    return Bench(store, taught_bank(store, MODELS, CASES))
+    return Bench(store, bank_with_edits(store, MODELS, CASES))
 
 
 def inline(batch_size: int = 16) -> InlineEvaluator:

@@ -169,7 +169,7 @@ def test_skipped_records_are_on_record(tmp_path: Path) -> None:
     assert len(driver.log) == 0
     outcome = taught(folder, driver, "evqa", "benchmark.missing_images=skipped")
     assert outcome.num_edits == 3
-    (refused,) = driver.log.rejects()
+    (refused,) = driver.log.rejects.read()
     assert "vqa_eval.json, record 3: image 'bench2/side.png'" in refused.rejected.message
 
 
