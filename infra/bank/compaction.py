@@ -29,9 +29,9 @@ from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
 _INDEXED = ("subject_id", "edit_id")
 _IN_USE = timedelta(minutes=10)
-"""A version that was the newest so recently may still be read, or committed on top of."""
+"""A version that was the newest this recently may still be read, or be the base of a commit."""
 _FEW_ROWS = 1000
-"""So few rows outside an index are scanned as fast as they are looked up in it."""
+"""Scanning this many rows is as fast as looking them up in an index."""
 _STALE_FRACTION = 0.1
 """An index is renewed when it lacks more than this fraction of the rows."""
 _REWRITE_FACTOR = 2

@@ -1,4 +1,4 @@
-"""Rows on their way into a bank: fragments that workers write and the driver commits."""
+"""Fragments of bank rows, written by workers and committed by the driver."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -225,7 +225,7 @@ class VersionArchive:
         self._prefix = f"histories/{bank}/"
 
     def through(self) -> int:
-        """As of `ArchivedRecords`, from the names of the objects alone."""
+        """`ArchivedRecords.through`, from the names of the objects alone."""
         keys = self._store.list(self._prefix)
         numbers = (key.removeprefix(self._prefix).partition("-")[0] for key in keys)
         return max(map(int, numbers), default=0)
@@ -277,7 +277,7 @@ def _properties(dataset: LanceDataset, version: int) -> dict[str, str]:
 
 
 def versions_of(table: Table) -> dict[int, datetime]:
-    """When each version that still exists was made, in rising order."""
+    """When each version that still exists was made, in ascending order."""
     newest = table.latest()
     with storage_errors(table.uri):
         found = {

@@ -162,7 +162,7 @@ class _Verification:
         return rows.filter(pa.array(wanted, pa.bool_()))
 
     def _right_rows(self, rows: pa.Table, written: Collection[RowChecksum] | None) -> list[int]:
-        """Positions of the rows that are what was written; the others are reported."""
+        """Positions of the intact rows; the others are reported."""
         finite = np.ones(len(rows), dtype=bool)
         for column in rows.schema:
             if pa.types.is_fixed_size_list(column.type):
@@ -236,7 +236,7 @@ class _Verification:
 
 
 def _attempt(read: Callable[[], pa.Table], nothing: pa.Table) -> pa.Table:
-    """What can be read of a file that may be damaged."""
+    """The rows of a file that may be damaged; `nothing` when they cannot be read."""
     try:
         rows = read()
         list(row_checksums(rows))  # decodes the texts too

@@ -1,4 +1,4 @@
-"""Light settings of a bank, for recipes: when it is compacted, and where its matrices are kept."""
+"""Settings of a bank in recipes: when it is compacted, and where its matrices are kept."""
 
 from typing import Literal
 

@@ -1,7 +1,7 @@
 """A bank version as tensors, within a memory limit.
 
-Routing features are in memory, as an input is compared with all experts; it keeps few of them, so
-their matrices may stay in the store until they are needed.
+Routing compares an input with all experts, so their features are in memory. It keeps few of them,
+so their matrices may stay in the store until they are needed.
 """
 
 import functools

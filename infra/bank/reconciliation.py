@@ -41,7 +41,7 @@ def all_held(dataset: LanceDataset) -> Held:
 @dataclass(frozen=True)
 class CommitPlan:
     positions: list[list[int]]
-    """Of each fragment, the rows that appear."""
+    """Positions of the rows to add from each fragment."""
     added: list[RowKey]
     superseded: list[RowKey]
 

@@ -107,7 +107,7 @@ class ExpertRow:
         }
 
     def check(self, identity: BankIdentity) -> None:
-        """Refuse what must never be stored."""
+        """Raise NumericsError or ShapeError for values that must not be stored."""
         self.expert.check_finite()
         schema = identity.schema()
         for name, vector in self.vectors().items():

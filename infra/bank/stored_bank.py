@@ -112,13 +112,13 @@ class StoredBank:
     def subject_sequences(
         self, version: int | None = None, *, subject_ids: Collection[str] | None = None
     ) -> dict[str, int]:
-        """Of each subject that a version holds, or only of `subject_ids`, its edit's sequence."""
+        """Sequence of the edit held for each subject, or only for `subject_ids`."""
         dataset = self._table.at(version)
         held = all_held(dataset) if subject_ids is None else held_of(dataset, subject_ids)
         return {subject_id: key.sequence for subject_id, key in held.items()}
 
     def pending_sequences(self, log: RequestLog) -> list[int]:
-        """Numbers of the requests that still need an expert here, rising.
+        """Numbers of the requests that still need an expert here, ascending.
 
         A request is done when the newest version holds its edit or a later one of its subject, or
         when it was rejected or removed.
@@ -135,7 +135,7 @@ class StoredBank:
         )
 
     def lost_sequences(self, log: RequestLog) -> list[int]:
-        """Numbers of the pending requests whose experts the bank once held, rising."""
+        """Numbers of the pending requests whose experts the bank once held, ascending."""
         pending = set(self.pending_sequences(log))
         if not pending:
             return []

@@ -12,7 +12,7 @@ from liveedit_core.state_source import StateSource
 from liveedit_core.states import LayerStates
 
 WRITE_AT_ONCE = 64
-"""States that are worth a commit, where they are computed a few at a time."""
+"""States per commit, where they are computed a few at a time."""
 _WRITE_AFTER_S = 10.0
 
 _logger = logging.getLogger(__name__)

@@ -136,7 +136,7 @@ class ContentTable:
         return num_new
 
     def compact(self, *, spare_fragments: int = 0) -> None:
-        """Merge fragments if there are over `spare_fragments` more than needed: reads open most."""
+        """Merge fragments if over `spare_fragments` too many: a random read opens most of them."""
         needed = self.num_bytes // _FRAGMENT_BYTES + 1
         if len(self._dataset.get_fragments()) <= needed + spare_fragments:
             return

@@ -33,11 +33,11 @@ from liveedit_core.state_source import StateIdentity
 from liveedit_core.states import LayerStates
 
 _SPARE_FRACTION = 0.05
-"""Of the budget, freed beyond what is needed, so that not every commit has to evict."""
+"""Fraction of the budget freed beyond what is needed, so that not every commit evicts."""
 _ID_BYTES = 32
 _MIN_PAUSE_S = 60.0
 _KEPT_S = 86_400
-"""A record of states that are not committed yet is no use now, but soon will be."""
+"""Younger use records are kept: their states may not be committed yet."""
 
 _logger = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ class StateCache:
             )
 
     def commit(self, written: WrittenStates, *, keep: Collection[str] = ()) -> bool:
-        """Commit written states if they fit without evicting the ids in `keep`; returns whether."""
+        """Commit states if they fit without evicting ids in `keep`; returns whether it did."""
         if not self._has_room(written.num_bytes, keep):
             return False
         # Images first: a state without its image would have to be computed again.

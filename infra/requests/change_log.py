@@ -91,7 +91,7 @@ class ChangeLog:
         author: str,
         reason: str,
     ) -> Change | None:
-        """Store a change without what has no effect; None when nothing is left of it."""
+        """Store the part of a change that has an effect; None if it has none."""
         _check_text("author", author)
         _check_text("reason", reason, may_be_empty=True)
         self._table = Table.open_or_create(self._store, "changes", _SCHEMA)

@@ -35,7 +35,7 @@ _REFUSED_CODES = frozenset(
         "SignatureDoesNotMatch",
     }
 )
-"""Errors that stay until a person changes something."""
+"""Errors that a retry cannot fix."""
 
 
 class StorageRefusedError(StorageUnavailableError):

@@ -63,7 +63,7 @@ def storage_errors(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_errors(uri: str) -> Iterator[None]:
-    """The same while rows are read, where a damaged file is an Arrow error."""
+    """As `storage_errors`, and Arrow's error for a damaged file."""
     try:
         with storage_errors(uri):
             yield
