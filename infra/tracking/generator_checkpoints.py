@@ -129,6 +129,7 @@ class GeneratorCheckpoints:
         return digest
 
     def entries(self) -> list[CheckpointEntry]:
+        """The run's checkpoints, oldest first."""
         if not self.store.exists(self._list_key):
             return []
         try:
