@@ -11,10 +11,11 @@ threads may generate concurrently; an edit applies from the next request on.
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from liveedit_core.backbones.generation import Continuation
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.backbones.vision_language import as_vision_language
@@ -30,7 +31,7 @@ from liveedit_core.inputs.images import read_image_file
 from liveedit_core.method.editor import Editor, Routing
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.model_folder import Fact, load_facts, read_repository, save_model
+from liveedit_core.model_folder import Fact, read_model, save_model
 from liveedit_core.schema import EditRequest
 
 ImageSource = bytes | str | Path
@@ -38,20 +39,16 @@ ImageSource = bytes | str | Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generation:
+class Generation(Continuation):
     """The generated text of one request."""
 
-    text: str
-    """The first, or only, sequence."""
-    texts: tuple[str, ...]
-    """All of them, with `num_return_sequences`."""
-    token_ids: tuple[tuple[int, ...], ...]
     routing: Routing | None
     """The edits that were kept; None for a request without an image, or if there are no edits."""
-    details: Any = field(default=None, repr=False)
-    """Output of transformers for the whole batch, with `return_dict_in_generate`."""
-    row: int = 0
-    """Index of this prompt in that batch."""
+
+    @property
+    def text(self) -> str:
+        """The first, or only, sequence."""
+        return self.texts[0]
 
 
 class EditedModel:
@@ -163,14 +160,7 @@ class EditedModel:
         routings: dict[int, Routing] = {}
         route = editor.router(routings) if len(editor.repository) else None
         return [
-            Generation(
-                text=done.texts[0],
-                texts=done.texts,
-                token_ids=done.token_ids,
-                routing=routings.get(i),
-                details=done.details,
-                row=done.row,
-            )
+            Generation(**vars(done), routing=routings.get(i))
             for i, done in enumerate(self._backbone.continuations(inputs, route, **arguments))
         ]
 
@@ -211,9 +201,7 @@ def open_model(
     loaded = load_named_backbone(backbone, options)
     if experts is None or isinstance(experts, ExpertRepository):
         return EditedModel(loaded, trained, experts)
-    folder = Path(experts)
-    repository = read_repository(folder, loaded.digest, trained)
-    return EditedModel(loaded, trained, repository, load_facts(folder))
+    return EditedModel(loaded, trained, *read_model(Path(experts), loaded.digest, trained))
 
 
 def _bytes_of(image: ImageSource) -> bytes:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -56,38 +56,27 @@ def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> None:
     (folder / EDITS_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def read_repository(
+def read_model(
     folder: Path, backbone_digest: str, generator: LiveEditGenerator
-) -> ExpertRepository:
-    """Read the experts that were written for this backbone and generator."""
-    content = _content(folder)
+) -> tuple[ExpertRepository, dict[str, Fact]]:
+    """Read experts that were written for this backbone and generator, and their facts."""
+    try:
+        content = json.loads((folder / EDITS_FILE).read_text(encoding="utf-8"))
+        found = {name: content[name] for name in ("backbone_digest", "generator_digest")}
+        facts = {edit_id: Fact(**fact) for edit_id, fact in content["facts"].items()}
+        edit_ids = tuple(content["edit_ids"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{folder / EDITS_FILE}: {error}") from error
     digests = {"backbone_digest": backbone_digest, "generator_digest": generator.digest}
-    for name, found in digests.items():
-        if content.get(name) != found:
+    for name, expected in digests.items():
+        if found[name] != expected:
             raise RepositoryMismatchError(
-                f"{folder}: its experts were made for {name} {content.get(name)}, got {found}; "
+                f"{folder}: its experts were made for {name} {found[name]}, got {expected}; "
                 "they cannot be used here"
             )
     try:
         tensors = load_file(folder / EXPERTS_FILE)
-        return ExpertRepository(
-            edit_ids=tuple(content["edit_ids"]),
-            **{field: tensors[name] for name, field in _TENSORS.items()},
-        )
+        fields = {field: tensors[name] for name, field in _TENSORS.items()}
+        return ExpertRepository(edit_ids=edit_ids, **fields), facts
     except (OSError, KeyError, SafetensorError, ShapeError) as error:
         raise IntegrityError(f"{folder / EXPERTS_FILE}: {error}") from error
-
-
-def load_facts(folder: Path) -> dict[str, Fact]:
-    """Read the facts."""
-    try:
-        return {edit_id: Fact(**fact) for edit_id, fact in _content(folder)["facts"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{folder / EDITS_FILE}: {error}") from error
-
-
-def _content(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / EDITS_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"{folder / EDITS_FILE}: {error}") from error

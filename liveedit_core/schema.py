@@ -1,6 +1,7 @@
 """Edit requests, probes and cases."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -33,13 +34,18 @@ PAPER_METRICS: tuple[ProbeKind, ...] = (
 """The five metrics whose mean the paper reports."""
 
 
-def edit_id_of(image_bytes: bytes, prompt: str, target: str) -> str:
-    """sha256 over image bytes, prompt and target (64 hex digits)."""
+def digest_of_parts(parts: Iterable[bytes]) -> str:
+    """sha256 over some parts and their lengths (64 hex digits)."""
     digest = hashlib.sha256()
-    for part in (image_bytes, prompt.encode(), target.encode()):
+    for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()
+
+
+def edit_id_of(image_bytes: bytes, prompt: str, target: str) -> str:
+    """sha256 over image bytes, prompt and target (64 hex digits)."""
+    return digest_of_parts((image_bytes, prompt.encode(), target.encode()))
 
 
 def subject_id_of(image_bytes: bytes, prompt: str) -> str:

@@ -1,12 +1,12 @@
 """Where hidden states come from, computed or cached, and what identifies them in a cache."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.method.config import StateDtype
+from liveedit_core.schema import digest_of_parts
 from liveedit_core.states import LayerStates
 
 
@@ -67,20 +67,13 @@ class StateIdentity:
     def image_id(self, image_bytes: bytes) -> str:
         """Identity of an image's pyramid (64 hex digits); it does not depend on the edit layer."""
         texts = (self.backbone_digest, self.encoding, self.dtype)
-        return _digest([*(text.encode() for text in texts), image_bytes])
+        return digest_of_parts([*(text.encode() for text in texts), image_bytes])
 
     def state_id(self, item: BackboneInput) -> str:
         """Identity of an input's states (64 hex digits)."""
-        texts = (self.backbone_digest, str(self.edit_layer), self.encoding, self.dtype)
-        question = (item.prompt.encode(), item.target.encode())
+        states = (self.backbone_digest, str(self.edit_layer), self.encoding, self.dtype)
         # One part less for a text-only input, so that it differs from an empty image.
         image = () if item.image_bytes is None else (item.image_bytes,)
-        return _digest([*(text.encode() for text in texts), *question, *image])
-
-
-def _digest(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.hexdigest()
+        return digest_of_parts(
+            [*(text.encode() for text in (*states, item.prompt, item.target)), *image]
+        )

@@ -96,8 +96,7 @@ def load_image_tower(path: Path, names: list[str]) -> dict[str, Tensor]:
     """ImageNet weights under timm's names: the tensors come in the same order."""
     weights = torch.load(path, weights_only=True, map_location="cpu")
     weights = weights.get("state_dict", weights)
-    tensors = list(weights.values())
-    return dict(zip(names, tensors, strict=False))
+    return dict(zip(names, weights.values(), strict=False))
 
 
 def merge_lora(weights: dict[str, Tensor], joint: Mapping[str, Tensor]) -> None:
@@ -110,16 +109,10 @@ def merge_lora(weights: dict[str, Tensor], joint: Mapping[str, Tensor]) -> None:
 
 
 def assemble(gguf: Path, tower: Path, joint: Mapping[str, Tensor]) -> tuple[Any, Any]:
-    """Model (float32, eval) and processor.
+    """Model (float32, eval) and processor, from SmolLM2 in GGUF and EfficientNet-Lite0's weights.
 
-    Args:
-        gguf: SmolLM2-135M-Instruct in GGUF.
-        tower: EfficientNet-Lite0 weights (`torch.save` of a state dict).
-        joint: `projector.linear_{1,2}.{weight,bias}` and `lora.<module>.{a,b}`; may be empty (an
-            unjoined model: its projector is random).
-
-    Raises:
-        IntegrityError: a part has other tensors than expected.
+    `joint` holds `projector.linear_{1,2}.{weight,bias}` and `lora.<module>.{a,b}`; if it is empty,
+    the projector is random.
     """
     from transformers import FastVlmForConditionalGeneration
 
@@ -130,10 +123,9 @@ def assemble(gguf: Path, tower: Path, joint: Mapping[str, Tensor]) -> tuple[Any,
     merge_lora(language, joint)
     model.model.language_model.load_state_dict(language)
     vision = model.model.vision_tower
-    names = list(vision.state_dict())
-    expected = [tuple(tensor.shape) for tensor in vision.state_dict().values()]
-    pretrained = load_image_tower(tower, names)
-    if [tuple(t.shape) for t in pretrained.values()] != expected:
+    expected = vision.state_dict()
+    pretrained = load_image_tower(tower, list(expected))
+    if [t.shape for t in pretrained.values()] != [t.shape for t in expected.values()]:
         raise IntegrityError(f"{tower}: the tensors are not those of EfficientNet-Lite0")
     vision.load_state_dict(pretrained)
     projector = {

@@ -46,11 +46,7 @@ def load_entities(*splits: str) -> list[EntityRow]:
 
 
 def load_builtin_cases(split: str = "evaluation") -> list[Case]:
-    """Cases of a split ("train" includes known_train), in a fixed, mixed order.
-
-    Raises:
-        ConfigError: unknown split.
-    """
+    """Cases of a split ("train" includes known_train), in a fixed, mixed order."""
     members = {"evaluation": ("evaluation",), "train": ("train", "known_train")}.get(split)
     if members is None:
         raise ConfigError(f"split: expected 'train' or 'evaluation', got {split!r}")

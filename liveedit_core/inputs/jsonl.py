@@ -12,13 +12,7 @@ from liveedit_core.inputs.rejects import RefusedInputError, Rejected, RejectType
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 _SKIP_BYTES = 65_536
-_TYPE_NAMES = {
-    bool: "true/false",
-    dict: "an object",
-    list: "a list",
-    str: "a text",
-    type(None): "null",
-}
+_TYPE_NAMES = {bool: "true/false", dict: "an object", list: "a list", str: "a text"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,27 +42,8 @@ def read_json_lines(path: Path, *, max_line_bytes: int) -> Iterator[JsonLine | R
                 yield _parse_line(line_number, line, max_line_bytes)
 
 
-def parse_object(text: str) -> dict[str, Any]:
-    """Parse one JSON object strictly: a repeated key is an error.
-
-    Raises:
-        InputError: Not JSON, or JSON that is not an object.
-    """
-    content = parse_json(text, "the line is not valid JSON")
-    if not isinstance(content, dict):
-        raise RefusedInputError(
-            f"a line must be a JSON object {{...}}, got {json_type_name(content)}",
-            RejectType.WRONG_TYPE,
-        )
-    return content
-
-
 def parse_json(text: str, complaint: str) -> object:
-    """Parse any JSON value; an error begins with `complaint`.
-
-    Raises:
-        InputError: Not JSON, nested too deeply, or a key of an object is repeated.
-    """
+    """Parse any JSON value; an error begins with `complaint`."""
     try:
         return json.loads(text, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
@@ -78,7 +53,7 @@ def parse_json(text: str, complaint: str) -> object:
 
 def json_type_name(value: object) -> str:
     """What a JSON user calls the type of a value."""
-    return _TYPE_NAMES.get(type(value), "a number")
+    return "null" if value is None else _TYPE_NAMES.get(type(value), "a number")
 
 
 def wrong_type(name: str, expected: str, value: object) -> RefusedInputError:
@@ -105,21 +80,23 @@ def _parse_line(line_number: int, line: bytes, max_line_bytes: int) -> JsonLine 
             raise RefusedInputError(
                 f"the line is longer than {max_line_bytes:,} bytes", RejectType.LINE_TOO_LONG
             )
-        raw = _decode(line)
-        return JsonLine(line_number=line_number, raw=raw, content=parse_object(raw))
-    except InputError as error:
-        raw = line.decode("utf-8", errors="replace").strip()
-        return Rejected.from_error(error, line_number=line_number, raw=raw)
-
-
-def _decode(line: bytes) -> str:
-    try:
-        return line.decode("utf-8").strip()
+        raw = line.decode("utf-8").strip()
+        content = parse_json(raw, "the line is not valid JSON")
+        if not isinstance(content, dict):
+            raise RefusedInputError(
+                f"a line must be a JSON object {{...}}, got {json_type_name(content)}",
+                RejectType.WRONG_TYPE,
+            )
+        return JsonLine(line_number=line_number, raw=raw, content=content)
     except UnicodeDecodeError as error:
-        raise RefusedInputError(
+        refusal: InputError = RefusedInputError(
             f"the line is not UTF-8 (byte {error.start + 1} of the line): save it as UTF-8",
             RejectType.NOT_UTF8,
-        ) from error
+        )
+    except InputError as error:
+        refusal = error
+    raw = line.decode("utf-8", errors="replace").strip()
+    return Rejected.from_error(refusal, line_number=line_number, raw=raw)
 
 
 def _skip_rest_of_line(file: BinaryIO) -> None:

@@ -37,10 +37,7 @@ _KINDS_WITHOUT_IMAGE = (ProbeKind.TEXT_LOCALITY, ProbeKind.PORTABILITY)
 class RequestParser:
     """Converts the objects of one file to requests and cases; images are read and decoded.
 
-    Args:
-        folder: Where relative images start from: a folder, or an `s3://` URI as a text.
-        limits: Largest accepted input.
-        fetch: Reads images by `s3://` URI; None refuses them.
+    Relative images start from `folder`, which may be an `s3://` URI; without `fetch` none is read.
     """
 
     def __init__(self, *, folder: Path | str, limits: InputLimits, fetch: Fetch | None) -> None:
@@ -49,11 +46,11 @@ class RequestParser:
         self._fetch = fetch
 
     def request(self, content: Mapping[str, Any]) -> EditRequest:
-        """The request in `content`; raises `InputError` with the reason for a refusal."""
+        """The request in `content`."""
         return self._request(content, "", {})
 
     def case(self, content: Mapping[str, Any]) -> Case:
-        """The case in `content`; raises `InputError` with the reason for a refusal."""
+        """The case in `content`."""
         _check_keys(content, allowed=_CASE_KEYS, required=("edit",), where="a case")
         probes = content.get("probes", [])
         if not isinstance(content["edit"], dict):
@@ -90,11 +87,14 @@ class RequestParser:
             content.get("submitter", ""), f"{prefix}submitter", MAX_SUBMITTER_CHARS
         )
         image_bytes = self._image(content["image"], f"{prefix}image", images)
+        uri = self._absolute(content["image"])
+        if _is_local(uri):
+            uri = self._path_of(uri).resolve().as_uri()
         return EditRequest(
             image_bytes=image_bytes,
             prompt=prompt,
             target=target,
-            image_uri=self._uri_of(self._absolute(content["image"])),
+            image_uri=uri,
             submitter=submitter,
         )
 
@@ -141,14 +141,11 @@ class RequestParser:
     def _read(self, location: str) -> bytes:
         if _is_local(location):
             return read_image_file(self._path_of(location), max_bytes=self._limits.max_image_bytes)
+        unreachable = RejectType.IMAGE_UNREACHABLE
         if not location.startswith("s3://"):
-            raise RefusedInputError(
-                "only a path, file:// or s3:// is read", RejectType.IMAGE_UNREACHABLE
-            )
+            raise RefusedInputError("only a path, file:// or s3:// is read", unreachable)
         if self._fetch is None:
-            raise RefusedInputError(
-                "no object store is set up here to read s3:// from", RejectType.IMAGE_UNREACHABLE
-            )
+            raise RefusedInputError("no object store is set up to read s3:// from", unreachable)
         try:
             return self._fetch(location)
         except RefusedInputError:
@@ -157,9 +154,7 @@ class RequestParser:
             if isinstance(error, LiveEditError) and error.retryable:
                 raise
             # Whatever else the caller's store raises: this line is refused, the stream goes on.
-            raise RefusedInputError(
-                f"cannot be fetched ({error})", RejectType.IMAGE_UNREACHABLE
-            ) from error
+            raise RefusedInputError(f"cannot be fetched ({error})", unreachable) from error
 
     def _absolute(self, location: str) -> str:
         """An image beside a file in an object store has a URI; other paths stay as they are."""
@@ -171,16 +166,9 @@ class RequestParser:
             return Path(url2pathname(urlsplit(location).path))
         return Path(self._folder) / location
 
-    def _uri_of(self, location: str) -> str:
-        return self._path_of(location).resolve().as_uri() if _is_local(location) else location
-
 
 def check_text(value: object, name: str, max_chars: int) -> str:
-    """Return `value` if it is a non-empty text that can be stored as UTF-8.
-
-    Raises:
-        InputError: Not a text, empty, too long, or not encodable.
-    """
+    """Return `value` if it is a non-empty text that can be stored as UTF-8."""
     if not isinstance(value, str):
         raise wrong_type(name, "a text", value)
     if not value.strip():
@@ -234,11 +222,9 @@ def _probe_kind(value: object, where: str) -> ProbeKind:
     if not isinstance(value, str):
         raise wrong_type(f"{where}.kind", "a text", value)
     if value not in _KINDS:
-        reason = (
-            "is the edit itself, which is always evaluated: leave it out"
-            if value == ProbeKind.RELIABILITY
-            else f"is no known probe kind; known: {', '.join(_KINDS)}"
-        )
+        reason = f"is no known probe kind; known: {', '.join(_KINDS)}"
+        if value == ProbeKind.RELIABILITY:
+            reason = "is the edit itself, which is always evaluated: leave it out"
         raise RefusedInputError(
             f"{where}.kind {value[:80]!r} {reason}", RejectType.UNKNOWN_PROBE_KIND
         )

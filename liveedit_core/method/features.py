@@ -69,7 +69,10 @@ class FeatureExtractor(nn.Module):
     def forward(self, prompt: Padded, image: Padded) -> Features:
         """Features of h_p and h_v; every input must have an image."""
         psi = self.psi_attention(self.psi, self.prompt_norm(prompt.values_BSD), prompt.mask_BS)
-        query = self._visual_query(prompt)
+        query = self.phi
+        if self.config.visual_query == "prompt":
+            normed = self.visual_norm(prompt.values_BSD)
+            query = self.phi_prompt_attention(self.phi, normed, prompt.mask_BS)
         visual_feature = self._compress(query, image.values_BSD, image.mask_BS)
         sentinel_feature = None
         if hasattr(self, "sentinel"):
@@ -78,14 +81,6 @@ class FeatureExtractor(nn.Module):
             sentinel_feature = self._compress(query, self.sentinel, everywhere)
             sentinel_feature = sentinel_feature.expand(batch, -1, -1)
         return Features(visual_BQM=visual_feature, prompt_BQM=psi, sentinel_BQM=sentinel_feature)
-
-    def _visual_query(self, prompt: Padded) -> Tensor:
-        """phi, or phi after attending to the prompt."""
-        if self.config.visual_query == "learned":
-            return self.phi
-        normed = self.visual_norm(prompt.values_BSD)
-        query: Tensor = self.phi_prompt_attention(self.phi, normed, prompt.mask_BS)
-        return query
 
     def _compress(self, query_BQM: Tensor, image_BID: Tensor, mask_BI: Tensor) -> Tensor:
         """Visual feature [B, Q, M] of an image or the sentinel."""

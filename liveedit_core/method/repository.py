@@ -129,45 +129,35 @@ def _in_memory(matrices: Matrices) -> Tensor:
 
 def _select(matrices: Matrices, index_U: Tensor) -> Matrices:
     """Some of the matrices; stored ones stay in storage."""
-    if isinstance(matrices, Tensor):
-        return matrices[index_U]
-    return _Selected(matrices, index_U)
+    return matrices[index_U] if isinstance(matrices, Tensor) else _Rows((matrices,), index_U)
 
 
 def _concatenate(first: Matrices, second: Matrices) -> Matrices:
     """Both in sequence; stored ones stay in storage."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return torch.cat([first, second])
-    return _Concatenated(first, second)
+    return _Rows((first, second), torch.arange(first.shape[0] + second.shape[0]))
 
 
 @dataclass(frozen=True)
-class _Selected:
-    base: StoredMatrices
+class _Rows:
+    """Some rows of one or two stacks, read when they are indexed."""
+
+    stacks: tuple[Matrices, ...]
     index_U: Tensor
+    """Positions in the stacks, in sequence."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.index_U), *self.base.shape[1:])
+        return (len(self.index_U), *self.stacks[0].shape[1:])
 
     def __getitem__(self, index_U: Tensor) -> Tensor:
-        return self.base[self.index_U[index_U]]
-
-
-@dataclass(frozen=True)
-class _Concatenated:
-    first: Matrices
-    second: Matrices
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        count = self.first.shape[0] + self.second.shape[0]
-        return (count, *self.first.shape[1:])
-
-    def __getitem__(self, index_U: Tensor) -> Tensor:
-        num_first = self.first.shape[0]
-        is_first_U = index_U < num_first
-        picked = torch.empty(len(index_U), *self.first.shape[1:])
-        picked[is_first_U] = self.first[index_U[is_first_U]]
-        picked[~is_first_U] = self.second[index_U[~is_first_U] - num_first]
+        place_U = self.index_U[index_U]
+        picked = torch.empty(len(place_U), *self.shape[1:])
+        start = 0
+        for stack in self.stacks:
+            stop = start + stack.shape[0]
+            is_here_U = (place_U >= start) & (place_U < stop)
+            picked[is_here_U] = stack[place_U[is_here_U] - start]
+            start = stop
         return picked

@@ -16,8 +16,13 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, Rejected, RejectType
 from liveedit_core.published.images import ImageCheck, ImageFolder
 from liveedit_core.published.layout import Layout, layout_of
-from liveedit_core.published.questions import edit_prompt, entity_of, questions_of
-from liveedit_core.published.records import PublishedRecord, read_files
+from liveedit_core.published.records import (
+    PublishedRecord,
+    edit_prompt,
+    entity_of,
+    questions_of,
+    read_files,
+)
 from liveedit_core.schema import Case, EditRequest, Probe
 
 MissingImages = Literal["fatal", "skipped"]
@@ -51,11 +56,7 @@ class PublishedBenchmark:
         return len(self.records)
 
     def __iter__(self) -> Iterator[Case]:
-        """The cases in order; an image that several cases share is in memory once.
-
-        Raises:
-            InputError: An image was removed since it was checked.
-        """
+        """The cases in order; an image that several cases share is in memory once."""
         uses = Counter(path for record in self.records for path in record.images)
         held: dict[str, bytes] = {}
         for record in self.records:
@@ -116,20 +117,10 @@ def open_benchmark(
     limits: InputLimits = _DEFAULT_LIMITS,
     missing_images: MissingImages = "fatal",
 ) -> PublishedBenchmark:
-    """Read and check a whole benchmark; no image is kept in memory.
+    """Read and check "evqa", "eic" or "vlkeb"; no image is kept in memory.
 
-    Args:
-        name: "evqa", "eic" or "vlkeb".
-        files: Its JSON files, the one with the edits first; later ones may add portability
-            questions to edits of the first.
-        images: The folder that image paths start from.
-        limits: Largest accepted input.
-        missing_images: Whether images that are missing or unreadable stop everything, or only
-            leave out the records that name them.
-
-    Raises:
-        ConfigError: The benchmark is not known.
-        InputError: Something is wrong; the message lists all faults.
+    The first of `files` holds the edits; later ones may add portability questions to them. Missing
+    and unreadable images stop everything ("fatal"), or leave out the records that name them.
     """
     layout = layout_of(name)
     folder = ImageFolder(images, limits)
@@ -221,9 +212,8 @@ def _listed(problems: Sequence[str], bad_images: Sequence[str]) -> list[str]:
     }
     lines: list[str] = []
     for title, items in titles.items():
-        if not items:
-            continue
-        lines += [title, *(f"  {item}" for item in items[:MAX_SHOWN])]
+        if items:
+            lines += [title, *(f"  {item}" for item in items[:MAX_SHOWN])]
         if len(items) > MAX_SHOWN:
             lines.append(f"  and {len(items) - MAX_SHOWN:,} more")
     return lines

@@ -7,21 +7,14 @@ from typing import Any
 
 from liveedit_core.errors import InputError
 from liveedit_core.published.benchmark import PublishedBenchmark
-from liveedit_core.published.questions import Question, entity_of, questions_of
-from liveedit_core.published.records import PublishedRecord
+from liveedit_core.published.records import PublishedRecord, Question, entity_of, questions_of
 from liveedit_core.schema import ProbeKind
 
 
 def write_cases(benchmark: PublishedBenchmark, output: Path) -> int:
     """Write one line per case; images stay in place and are named relative to the file.
 
-    A former file is replaced once the new one is complete.
-
-    Returns:
-        Number of cases.
-
-    Raises:
-        InputError: The file cannot be written.
+    A former file is replaced once the new one is complete. Returns the number of cases.
     """
     partial = output.with_name(f".{output.name}.partial")
     try:

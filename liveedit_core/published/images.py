@@ -31,11 +31,7 @@ class ImageFolder:
         self._limits = limits
 
     def read(self, path: str) -> bytes:
-        """Encoded bytes of an image.
-
-        Raises:
-            InputError: It is missing or cannot be read.
-        """
+        """Encoded bytes of an image."""
         return read_image_file(self.root / path, max_bytes=self._limits.max_image_bytes)
 
     def uri(self, path: str) -> str:

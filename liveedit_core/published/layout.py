@@ -71,22 +71,14 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def layout_of(name: str) -> Layout:
-    """The layout of a benchmark by its short name.
-
-    Raises:
-        ConfigError: There is none of this name.
-    """
+    """The layout of a benchmark by its short name."""
     if name not in LAYOUTS:
         raise ConfigError(f"benchmark {name!r} is not known; known: {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 
 
 def find_files(layout: Layout, data: Path, split: Split) -> tuple[Path, ...]:
-    """The JSON files of a split: the one with the edits, then one with portability questions.
-
-    Raises:
-        InputError: There is none.
-    """
+    """The JSON files of a split: the one with the edits, then one with portability questions."""
     portability = layout.portability_files if split == "evaluation" else ()
     for folder in layout.file_folders:
         main = data / folder / layout.files[split]

@@ -8,12 +8,13 @@
     port_new                   {"port_type": "2-hop", "Q&A": {"Question": ..., "Answer": ...}}, or
                                {"port_q": ..., "port_a": ...} for one hop (VLKEB)
 
-Other keys (`pred`, the answer of some model) are not read.
+Other keys (`pred`, the answer of some model) are not read. A record becomes an edit and its probes
+(METHOD.md 7); targets stay as published, as a backbone adds the one leading space (`with_space`).
 """
 
 import os.path
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +26,7 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError
 from liveedit_core.inputs.request_parser import check_text
 from liveedit_core.published.layout import ANSWER_CUE, TEXT_LOCALITY_ENDING, Layout
+from liveedit_core.schema import ProbeKind
 
 TEXT_KEYS = ("src", "rephrase", "alt", "loc", "loc_ans", "m_loc_q", "m_loc_a")
 IMAGE_KEYS = ("image", "image_rephrase", "m_loc")
@@ -47,8 +49,8 @@ class PublishedRecord:
 
     file: str
     """Name of its file."""
-    index: int
-    """Position in the file, counted from 1."""
+    place: str
+    """File and position, for messages."""
     number: int
     """Position in all files that were read together."""
     src: str
@@ -65,14 +67,49 @@ class PublishedRecord:
     hops: tuple[HopQuestion, ...] = ()
 
     @property
-    def place(self) -> str:
-        """File and position, for messages."""
-        return f"{self.file}, record {self.index}"
-
-    @property
     def images(self) -> tuple[str, ...]:
         """Paths of all its images."""
         return self.image, self.image_rephrase, self.m_loc
+
+
+@dataclass(frozen=True)
+class Question:
+    """A probe, or the edit itself (`RELIABILITY`)."""
+
+    kind: ProbeKind
+    prompt: str
+    target: str
+    image: str | None
+    """Path below the image root."""
+    hop: int = 0
+
+
+def edit_prompt(record: PublishedRecord, layout: Layout) -> str:
+    """The prompt of the edit."""
+    return record.src + layout.prompt_ending
+
+
+def questions_of(record: PublishedRecord, layout: Layout) -> tuple[Question, ...]:
+    """The edit, then its probes."""
+    prompt, rephrased = edit_prompt(record, layout), record.rephrase + layout.prompt_ending
+    loc, m_loc = record.loc + TEXT_LOCALITY_ENDING, record.m_loc_q + ANSWER_CUE
+    return (
+        Question(ProbeKind.RELIABILITY, prompt, record.alt, record.image),
+        Question(ProbeKind.TEXT_GENERALITY, rephrased, record.alt, record.image),
+        Question(ProbeKind.MODAL_GENERALITY, prompt, record.alt, record.image_rephrase),
+        Question(ProbeKind.TEXT_LOCALITY, loc, record.loc_ans, None),
+        Question(ProbeKind.MODAL_LOCALITY, m_loc, record.m_loc_a, record.m_loc),
+        *(
+            Question(ProbeKind.PORTABILITY, item.question, item.answer, record.image, item.hop)
+            for item in record.hops
+        ),
+    )
+
+
+def entity_of(record: PublishedRecord, layout: Layout) -> str:
+    """The entity in the edit's image: VLKEB's entity folder, otherwise the image itself."""
+    folder, _, _ = record.image.rpartition("/")
+    return folder if layout.has_entity_folders and folder else record.image
 
 
 def read_files(
@@ -96,8 +133,9 @@ def read_files(
         digest.update(sha256(data).digest())
         for index, content in enumerate(contents, start=1):
             number += 1
-            record, faults = parser.parse(content, file=path.name, index=index, number=number)
-            problems += [f"{path.name}, record {index}: {fault}" for fault in faults]
+            place = f"{path.name}, record {index}"
+            record, faults = parser.parse(content, file=path.name, place=place, number=number)
+            problems += [f"{place}: {fault}" for fault in faults]
             if record is not None:
                 records.append(record)
     return records, digest.hexdigest()
@@ -150,7 +188,7 @@ class RecordParser:
         self._limits = limits
 
     def parse(
-        self, content: object, *, file: str, index: int, number: int
+        self, content: object, *, file: str, place: str, number: int
     ) -> tuple[PublishedRecord | None, list[str]]:
         """The record, or None and what is wrong with it."""
         if not isinstance(content, dict):
@@ -168,7 +206,7 @@ class RecordParser:
         hops = self._hops(content.get("port_new", []), problems)
         if problems:
             return None, problems
-        return PublishedRecord(file=file, index=index, number=number, hops=hops, **values), []
+        return PublishedRecord(file=file, place=place, number=number, hops=hops, **values), []
 
     def _value(self, key: str, value: object) -> str:
         if key in IMAGE_KEYS:
@@ -197,21 +235,16 @@ class RecordParser:
 
     def _hop(self, item: object, where: str) -> HopQuestion:
         content = _object(item, where)
-        if "port_type" not in content:
-            return self._question(content, 1, ("port_q", "port_a"), where)
-        match = _HOPS.fullmatch(str(content["port_type"]))
-        if match is None:
-            raise RefusedInputError(f'{where}.port_type must be "1-hop" to "4-hop"')
-        inner = _object(content.get("Q&A", {}), f"{where}.Q&A")
-        return self._question(inner, int(match[1]), ("Question", "Answer"), f"{where}.Q&A")
-
-    def _question(
-        self, content: Mapping[str, Any], hop: int, keys: tuple[str, str], where: str
-    ) -> HopQuestion:
-        for key in keys:
+        hop, question, answer = 1, "port_q", "port_a"
+        if "port_type" in content:
+            match = _HOPS.fullmatch(str(content["port_type"]))
+            if match is None:
+                raise RefusedInputError(f'{where}.port_type must be "1-hop" to "4-hop"')
+            hop, question, answer, where = int(match[1]), "Question", "Answer", f"{where}.Q&A"
+            content = _object(content.get("Q&A", {}), where)
+        for key in (question, answer):
             if key not in content:
                 raise RefusedInputError(f"key {key!r} is missing in {where}")
-        question, answer = keys
         limits = self._limits
         return HopQuestion(
             hop=hop,
@@ -221,11 +254,7 @@ class RecordParser:
 
 
 def image_path(value: object, key: str) -> str:
-    """An image's path below the image root, in its shortest form.
-
-    Raises:
-        InputError: Not a text, empty, or the path leads out of the image root.
-    """
+    """An image's path below the image root, in its shortest form."""
     text = check_text(value, key, MAX_PATH_CHARS)
     path = os.path.normpath(text)
     if os.path.isabs(path) or path.split("/")[0] == ".." or path == "." or "\0" in text:

@@ -19,16 +19,14 @@ def trainable_cases(cases: Sequence[Case]) -> list[Case]:
     A case without an entity is named after its image, so that edits of one image stay together.
     Missing swap probes are made from the modal locality probe: its question about the edit's image,
     and the edit's question about its image.
-
-    Raises:
-        ConfigError: there are no cases, or some lack a probe that cannot be derived.
     """
     if not cases:
         raise ConfigError("there are no training cases")
-    lacking = {case.case_id: gone for case in cases if (gone := _missing(case))}
+    lacking = [
+        f"{case.case_id} has no {', '.join(gone)}" for case in cases if (gone := _missing(case))
+    ]
     if lacking:
-        first = list(lacking.items())[:_SHOWN]
-        shown = "; ".join(f"{name} has no {', '.join(gone)}" for name, gone in first)
+        shown = "; ".join(lacking[:_SHOWN])
         raise ConfigError(
             f"{len(lacking)} of {len(cases)} cases cannot be trained on: {shown}. Each needs a "
             f"probe with an image of every kind of {', '.join(NEEDED)}"

@@ -14,7 +14,7 @@ import torch
 
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import ConfigError
-from liveedit_core.evaluation.probes import TEACHER_FORCED, PreparedCases, ProbeResult
+from liveedit_core.evaluation.probes import PreparedCases, ProbeResult
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.evaluation.summaries import paper_average, summarize
 from liveedit_core.method.editor import Editor, edit_input
@@ -82,7 +82,7 @@ class ValidationReport:
     """Results of one validation."""
 
     figures: dict[str, float]
-    """By name: `validation.<metric>`, `validation.average`, `routing.<figure>`."""
+    """`validation.<metric>`, `validation.average`, `routing.<figure>`."""
     results: tuple[ProbeResult, ...]
     samples: RoutingSamples
     warnings: tuple[str, ...]
@@ -158,11 +158,8 @@ class Validator:
     def _prepare(self, scorer: CaseScorer) -> None:
         """Probes and states of edits; those of scored cases are among the probes."""
         prepared = scorer.prepare(self.bank_cases[: self.num_cases], source=self.source)
-        known = {
-            probe.edit_id: probe.states
-            for probe in prepared.probes
-            if probe.kind is ProbeKind.RELIABILITY
-        }
+        own = [probe for probe in prepared.probes if probe.kind is ProbeKind.RELIABILITY]
+        known = {probe.edit_id: probe.states for probe in own}
         missing = [case.edit for case in self.bank_cases if case.edit.edit_id not in known]
         encoded = self.source.states([edit_input(request) for request in missing])
         known |= {request.edit_id: states for request, states in zip(missing, encoded, strict=True)}
@@ -195,10 +192,6 @@ class Validator:
 def metric_figures(results: Sequence[ProbeResult]) -> dict[str, float]:
     """Means of all metrics and the average of the paper's five, by their names in the curve."""
     summary = summarize(results)
-    figures = {
-        f"validation.{kind.value}": item.mean
-        for (kind, protocol), item in summary.items()
-        if protocol == TEACHER_FORCED
-    }
+    figures = {f"validation.{kind.value}": item.mean for (kind, _), item in summary.items()}
     average = paper_average(summary)
     return figures if average is None else {**figures, "validation.average": average}

@@ -22,66 +22,42 @@ class Source:
     """Where pictures of one origin come from."""
 
     package: str
-    folder: str
     licence: str
     credit: str
 
+    @property
+    def folder(self) -> str:
+        """Name of the unpacked package."""
+        return self.package.removeprefix("@").replace("/", "-").replace("@", "-")
 
-SOURCES: dict[str, Source] = {
-    "twemoji": Source(
-        package="emoji-datasource-twitter@16.0.0",
-        folder="emoji-datasource-twitter-16.0.0",
-        licence="CC-BY-4.0",
-        credit="Twemoji, Copyright Twitter, Inc and other contributors",
-    ),
-    "noto": Source(
-        package="emoji-datasource-google@16.0.0",
-        folder="emoji-datasource-google-16.0.0",
-        licence="Apache-2.0",
-        credit="Noto Emoji, Copyright Google LLC",
-    ),
-    "openmoji": Source(
-        package="openmoji@17.0.0",
-        folder="openmoji-17.0.0",
-        licence="CC-BY-SA-4.0",
-        credit="OpenMoji, the open-source emoji and icon project",
-    ),
-    "fluent": Source(
-        package="@lobehub/fluent-emoji-3d@1.1.0",
-        folder="lobehub-fluent-emoji-3d-1.1.0",
-        licence="MIT",
-        credit="Fluent Emoji, Copyright Microsoft Corporation",
-    ),
-    "flag-icons": Source(
-        package="flag-icons@7.5.0",
-        folder="flag-icons-7.5.0",
-        licence="MIT",
-        credit="flag-icons, Copyright Panayiotis Lipiridis",
-    ),
-    "country-flags": Source(
-        package="svg-country-flags@1.2.10",
-        folder="svg-country-flags-1.2.10",
-        licence="Public domain",
-        credit="svg-country-flags",
-    ),
-    "logos": Source(
-        package="@iconify-json/logos@1.2.19",
-        folder="iconify-json-logos-1.2.19",
-        licence="CC0-1.0",
-        credit="SVG Logos, Gil Barbara",
-    ),
-    "simple-icons": Source(
-        package="simple-icons@16.37.0",
-        folder="simple-icons-16.37.0",
-        licence="CC0-1.0",
-        credit="Simple Icons",
-    ),
-    "devicon": Source(
-        package="devicon@2.17.0",
-        folder="devicon-2.17.0",
-        licence="MIT",
-        credit="devicon, Copyright konpa",
-    ),
+
+PACKAGES = {
+    "twemoji": "emoji-datasource-twitter@16.0.0",
+    "noto": "emoji-datasource-google@16.0.0",
+    "openmoji": "openmoji@17.0.0",
+    "fluent": "@lobehub/fluent-emoji-3d@1.1.0",
+    "flag-icons": "flag-icons@7.5.0",
+    "country-flags": "svg-country-flags@1.2.10",
+    "logos": "@iconify-json/logos@1.2.19",
+    "simple-icons": "simple-icons@16.37.0",
+    "devicon": "devicon@2.17.0",
+}
+"""By origin of the pictures."""
+CREDITS = {
+    "twemoji": ("CC-BY-4.0", "Twemoji, Copyright Twitter, Inc and other contributors"),
+    "noto": ("Apache-2.0", "Noto Emoji, Copyright Google LLC"),
+    "openmoji": ("CC-BY-SA-4.0", "OpenMoji, the open-source emoji and icon project"),
+    "fluent": ("MIT", "Fluent Emoji, Copyright Microsoft Corporation"),
+    "flag-icons": ("MIT", "flag-icons, Copyright Panayiotis Lipiridis"),
+    "country-flags": ("Public domain", "svg-country-flags"),
+    "logos": ("CC0-1.0", "SVG Logos, Gil Barbara"),
+    "simple-icons": ("CC0-1.0", "Simple Icons"),
+    "devicon": ("MIT", "devicon, Copyright konpa"),
+}
+"""Licence and credit by origin."""
+SOURCES = {
+    origin: Source(package=package, licence=CREDITS[origin][0], credit=CREDITS[origin][1])
+    for origin, package in PACKAGES.items()
 }
 
 # OpenMoji subgroup prefix -> the word that answers "What kind of thing is this?".

@@ -13,7 +13,7 @@ import torch
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
 from liveedit_core.method.config import GeneratorConfig
-from liveedit_core.model_folder import load_facts, read_repository
+from liveedit_core.model_folder import read_model
 from tests.tiny_backbone import (
     OUR_CONFIG,
     TINY_CONFIG,
@@ -161,17 +161,16 @@ def test_it_can_be_saved_and_read_again(backbone: Any, tmp_path: Path) -> None:
     model = edited(backbone)
     model.save(tmp_path)
     generator = tiny_generator(config_of(backbone))
-    repository = read_repository(tmp_path, backbone.digest, generator)
-    again = EditedModel(backbone, generator, repository, load_facts(tmp_path))
+    again = EditedModel(backbone, generator, *read_model(tmp_path, backbone.digest, generator))
     one, other = (m.generate(IMAGES, PROMPTS, **GREEDY) for m in (model, again))
     assert [g.token_ids for g in one] == [g.token_ids for g in other]
     again.edit(image(0), WHAT, "another entity")  # the fact of the old one is known
     assert len(again.edits) == 3
     with pytest.raises(RepositoryMismatchError, match="backbone_digest"):
-        read_repository(tmp_path, "another", generator)
+        read_model(tmp_path, "another", generator)
     (tmp_path / "experts.safetensors").write_bytes(b"short")
     with pytest.raises(IntegrityError):
-        read_repository(tmp_path, backbone.digest, generator)
+        read_model(tmp_path, backbone.digest, generator)
 
 
 def test_the_backbone_is_untouched_during_and_after(backbone: Any) -> None:
