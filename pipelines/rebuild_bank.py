@@ -79,21 +79,20 @@ def run_job(recipe: RebuildRecipe) -> int:
 
     result = do_rebuild(recipe, Console())
     print(ending(recipe, result))
-    if result.outcome.was_stopped:
+    if result.was_stopped:
         return result.stop_code
-    return 4 if result.outcome.num_refused else 0
+    return 4 if result.num_refused else 0
 
 
 def ending(recipe: RebuildRecipe, result: "RebuildResult") -> str:
     """The last line."""
-    outcome = result.outcome
     name = f"bank {recipe.bank.name!r}, version {result.version}"
-    if outcome.was_stopped:
-        return f"stopped with {outcome.num_edits} edits in {name}; the same command resumes"
-    refused = f"{outcome.num_refused} requests refused" if outcome.num_refused else "none refused"
+    if result.was_stopped:
+        return f"stopped with {result.num_edits} edits in {name}; the same command resumes"
+    refused = f"{result.num_refused} requests refused" if result.num_refused else "none refused"
     registered = f"; {result.registered}" if result.registered else ""
     return (
-        f"{outcome.num_edits} edits in {name}, {outcome.num_new} of them new; {refused}{registered}"
+        f"{result.num_edits} edits in {name}, {result.num_new} of them new; {refused}{registered}"
     )
 
 

@@ -1,7 +1,7 @@
-"""When which bank version is evaluated on which cases, while the job continues.
+"""Evaluations of bank versions while the job continues.
 
 At each point of `evaluation.at` and at the end, the cases of this run whose edits the version holds
-are scored against it. Results that the table holds already are not computed again.
+are scored against it. Stored results are not computed again.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,6 @@ from workers.messages import ScoredUnit
 
 
 def settings_of(section: EvaluationSection, seed: int) -> EvaluationSettings:
-    """What a recipe evaluates, and how."""
     return EvaluationSettings(
         protocols=section.protocols,
         max_cases=section.max_cases,
@@ -56,17 +55,14 @@ class EvaluationSchedule:
 
     def window_done(self, version: int | None, last_sequence: int) -> None:
         """Start what a window made due; `version` is None if all its requests were refused."""
-        is_known = any(window.version == version for window in self._windows)
-        if version is not None and not is_known:
+        if version is not None and all(window.version != version for window in self._windows):
             self._windows.append(self.bank.versions.record(version))
         self.start_due(last_sequence)
 
     def start_due(self, done_through: int, *, is_end: bool = False) -> None:
-        """Start the evaluations that are due.
+        """Start the evaluations that are due when requests up to `done_through` are done.
 
-        Args:
-            done_through: All requests up to this number are in the bank or refused.
-            is_end: No more edits come: the newest version is due as well.
+        `is_end` makes the newest version due as well.
         """
         due = [self._version_at(point) for point in self.config.at if point <= done_through]
         if is_end:

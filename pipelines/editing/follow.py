@@ -2,9 +2,8 @@
 
     inbox --look every poll_s--> request log --n edits or t seconds--> windows --> bank versions
 
-Nothing of importance is kept in memory: files stay in the inbox until they are logged, and the
-remaining work is requests minus bank minus rejects. After an outage the job waits and reads the
-state of the store again; a killed process is simply started again.
+All state is in the store: files stay in the inbox until they are logged, and the remaining work is
+requests minus bank minus rejects. It is read again after an outage or a restart.
 """
 
 import contextlib
@@ -81,12 +80,7 @@ class Follower:
         self._status_file = self.config.run_folder / "follow.json"
 
     def follow(self) -> Outcome:
-        """Process what arrives until `should_stop`, then drain; returns what this process did.
-
-        Raises:
-            WriterFencedError: Another driver has taken over the bank.
-            LiveEditError: Data or program are at fault, or the store was away while draining.
-        """
+        """Process what arrives until `should_stop`, then drain; returns what this process did."""
         self._start()
         while True:
             is_draining = self.should_stop()

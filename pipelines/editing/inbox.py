@@ -42,12 +42,8 @@ class Inbox:
     ) -> None:
         """Read nothing yet.
 
-        Args:
-            uri: Folder, `file:///...` or `s3://bucket/prefix`.
-            limits: Of requests.
-            settle_s: A file on disk that changed more recently is not read yet.
-            max_file_bytes: A larger file is left in the inbox, with a message to `say`.
-            say: Shows messages.
+        A file on disk that changed within `settle_s` is not read yet; a file above `max_file_bytes`
+        stays in the inbox, with a message to `say`.
         """
         self._store = ObjectStore(uri)
         self._done = ObjectStore(f"{self._store.root_uri}_done")
@@ -68,38 +64,28 @@ class Inbox:
 
         The order decides which of two targets for one image and prompt is the newer one. S3 knows
         arrival to the second; within one second, the name decides.
-
-        Raises:
-            StorageUnavailableError: The inbox cannot be listed.
         """
         settled_at = datetime.now(UTC) - self._settle
-        files = [
-            entry
-            for entry in self._store.entries()
-            if entry.key.endswith(_SUFFIX) and "/" not in entry.key
-        ]
-        for entry in files:
-            if entry.num_bytes > self._max_file_bytes and entry.key not in self._reported:
-                self._reported.add(entry.key)
-                self._say(
-                    f"{self.uri}/{entry.key} has {entry.num_bytes:,} bytes, more than "
-                    f"follow.max_file_bytes ({self._max_file_bytes:,}); it stays in the inbox: "
-                    "split it"
-                )
-        return [
-            entry
-            for entry in files
-            if entry.num_bytes <= self._max_file_bytes
-            and (not self._is_on_disk or entry.modified_at <= settled_at)
-        ]
+        files = []
+        for entry in self._store.entries():
+            if not entry.key.endswith(_SUFFIX) or "/" in entry.key:
+                continue
+            if entry.num_bytes > self._max_file_bytes:
+                self._report_once(entry)
+            elif not self._is_on_disk or entry.modified_at <= settled_at:
+                files.append(entry)
+        return files
+
+    def _report_once(self, entry: ObjectEntry) -> None:
+        if entry.key not in self._reported:
+            self._reported.add(entry.key)
+            self._say(
+                f"{self.uri}/{entry.key} has {entry.num_bytes:,} bytes, more than "
+                f"follow.max_file_bytes ({self._max_file_bytes:,}); it stays in the inbox: split it"
+            )
 
     def log_file(self, entry: ObjectEntry, request_log: RequestLog) -> Intake | None:
-        """Log all lines of a file, then move it out of the inbox; None if the file is gone.
-
-        Raises:
-            StorageUnavailableError: The inbox, the log or the store of an image did not answer;
-                the file is still there and can be logged again.
-        """
+        """Log all lines of a file, then move it out of the inbox; None if the file is gone."""
         data = self._content(entry)
         if data is None:
             return None
@@ -111,7 +97,7 @@ class Inbox:
                 copy,
                 limits=self._limits,
                 fetch=fetcher(self._store, self._limits.max_image_bytes),
-                images_at=self._images_at(),
+                images_at=Path(unquote(urlsplit(self.uri).path)) if self._is_on_disk else self.uri,
             )
             name = f"{self.uri}/{entry.key}"
             intake = log_requests(Source(name=name, digest=digest, items=items), request_log)
@@ -123,9 +109,6 @@ class Inbox:
             return retried(lambda: self._store.get(entry.key))
         except IntegrityError:
             return None
-
-    def _images_at(self) -> Path | str:
-        return Path(unquote(urlsplit(self.uri).path)) if self._is_on_disk else self.uri
 
     def _move(self, entry: ObjectEntry, data: bytes, digest: str, intake: Intake) -> None:
         copy = f"{entry.key.removesuffix(_SUFFIX)}-{digest[:12]}"

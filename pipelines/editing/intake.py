@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.requests.request_log import Admission, RequestLog
+from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.datasets import load_cases, load_requests
 from liveedit_core.inputs.rejects import Rejected, RejectType
@@ -41,11 +41,7 @@ def fetcher(store: ObjectStore, max_bytes: int) -> Callable[[str], bytes]:
 
 
 def open_source(config: LifelongEditRecipe, store: ObjectStore) -> Source:
-    """The source that a recipe names, not read yet.
-
-    Raises:
-        InputError: The file cannot be opened, or a published benchmark is not whole.
-    """
+    """The source that a recipe names, not read yet."""
     if config.benchmark.is_on:
         benchmark = open_published(config.benchmark, "evaluation", limits=config.limits)
         return Source(
@@ -55,17 +51,14 @@ def open_source(config: LifelongEditRecipe, store: ObjectStore) -> Source:
             notes=tuple(benchmark.notes()),
         )
     fetch = fetcher(store, config.limits.max_image_bytes)
-    if config.requests.path:
-        path = config.requests.path
-        items: Iterable[Item] = load_requests(path, limits=config.limits, fetch=fetch)
-    elif config.requests.cases:
-        path = config.requests.cases
-        items = load_cases(path, limits=config.limits, fetch=fetch)
-    else:
+    path = config.requests.path or config.requests.cases
+    if not path:
         from liveedit_core.builtin.benchmark import load_builtin_cases
 
         cases = load_builtin_cases("evaluation")
         return Source(name="built-in cases", digest="", items=cases)
+    load = load_requests if config.requests.path else load_cases
+    items: Iterable[Item] = load(path, limits=config.limits, fetch=fetch)
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Source(name=path, digest=digest, items=items)
@@ -165,12 +158,8 @@ def _log_chunk(intake: Intake, chunk: list[Item], digest: str, request_log: Requ
     requests = [item.edit if isinstance(item, Case) else item for item in valid]
     admissions = retried(lambda: request_log.append(requests)) if requests else []
     for item, admission in zip(valid, admissions, strict=True):
-        _admit(intake, item, admission)
-
-
-def _admit(intake: Intake, item: Case | EditRequest, admission: Admission) -> None:
-    intake.cases.add(item)
-    intake.num_accepted += 1
-    intake.num_new += not admission.is_duplicate
-    if admission.supersedes:
-        intake.superseded_by[admission.supersedes] = admission.edit_id
+        intake.cases.add(item)
+        intake.num_accepted += 1
+        intake.num_new += not admission.is_duplicate
+        if admission.supersedes:
+            intake.superseded_by[admission.supersedes] = admission.edit_id

@@ -16,7 +16,7 @@ from pipelines.editing.follow import Follower
 from pipelines.editing.intake import Source, open_source
 from pipelines.editing.mlflow_records import RunRecords
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.editing.report import ReportSources, refused_requests, report_data
+from pipelines.editing.report import ReportSources, refused_requests, write_report
 from pipelines.editing.run import Outcome, run
 from pipelines.editing.writers import model_names, start_writers, writer_cpus
 from pipelines.job.progress import ProgressView
@@ -42,11 +42,7 @@ class JobResult:
 
 
 def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> JobResult:
-    """Edit, write the report, and record both in MLflow; `start_s` is of `time.perf_counter`.
-
-    Raises:
-        LiveEditError: The job cannot continue; what was committed stays.
-    """
+    """Edit, write the report, and record both in MLflow; `start_s` is of `time.perf_counter`."""
     progress = ProgressView(console)
     stop = StopRequest(progress.say)
     store = ObjectStore(config.store_uri)
@@ -66,7 +62,7 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     try:
         sources, outcome = _edit(config, source, facts, records, progress, stop)
         facts["input"] = source.name if source else config.follow.inbox_uri(config.store_uri)
-        report, figures = _write_report(sources, outcome, facts, start_s)
+        report, figures = write_report(sources, outcome, facts, start_s)
         seconds = {
             "generate_s": outcome.timings.generate_s,
             "embed_s": outcome.timings.embed_s,
@@ -162,34 +158,3 @@ def _opened_source(
     for note in source.notes:
         progress.say(note)
     return source
-
-
-def _write_report(
-    sources: ReportSources, outcome: Outcome, facts: dict[str, str], start_s: float
-) -> tuple[Path, list[Path]]:
-    """The report page and its figures."""
-    from infra.reports.editing import render_report
-    from infra.reports.metrics import CURVE_HEADING, draw_metric_plots
-    from infra.reports.page import write_page
-
-    bank = sources.bank
-    path = sources.config.run_folder / "report.html"
-    shown = {
-        **facts,
-        "store": bank.store.root_uri,
-        "bank": f"{bank.name}, version {bank.version}",
-        "backbone digest": bank.identity.backbone_digest,
-        "generator digest": bank.identity.generator_digest,
-        "image embedding": bank.identity.embedding_model,
-        "evaluated versions": ", ".join(
-            f"{item.bank_version} ({item.num_edits} edits)" for item in outcome.evaluations
-        ),
-    }
-    duration_s = time.perf_counter() - start_s
-    data = report_data(sources, outcome, facts=shown, duration_s=duration_s)
-    write_page(path, render_report(data))
-    figures = path.with_name("figures")
-    return path, [
-        *draw_metric_plots(figures, data.metrics),
-        *draw_metric_plots(figures, data.curve, heading=CURVE_HEADING),
-    ]

@@ -1,15 +1,13 @@
 """A new bank from the request log with another generator, beside the old one.
 
-    request log, or the edits that a bank holds -> generator -> embedder -> windows of the new bank
-
-The log is the source of truth: of the old bank only the list of its edits is read. The remaining
-work is read from the store every time (requests minus new bank, refusals and removals), so the same
-call after any failure ends with the bank of an undisturbed one, with any number of workers.
+Of the old bank only the list of its edits is read. The remaining work is read from the store every
+time (requests minus new bank, refusals and removals), so the same call after any failure ends with
+the bank of an undisturbed one, with any number of workers.
 """
 
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -33,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RebuildOutcome:
+class RebuildResult:
     """What was done to the new bank."""
 
     num_edits: int
@@ -42,28 +40,15 @@ class RebuildOutcome:
     num_refused: int
     """Requests that got no expert, now or in an earlier start."""
     was_stopped: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class RebuildResult:
-    """What the command reports at the end."""
-
-    outcome: RebuildOutcome
-    version: int
-    """Newest window of the new bank."""
-    registered: str
+    registered: str = ""
     """Name and version in MLflow, to be shown; "" if it was not registered."""
-    stop_code: int
+    version: int = 0
+    """Newest window."""
+    stop_code: int = 0
 
 
 def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
-    """Write the new bank and register it.
-
-    Raises:
-        InputError: The source names no bank or version.
-        RepositoryMismatchError: A bank of the new name was made with another generator.
-        LiveEditError: The job cannot continue; what was committed stays.
-    """
+    """Write the new bank and register it."""
     progress = ProgressView(console)
     stop = StopRequest(progress.say)
     config = recipe.editing()
@@ -76,7 +61,7 @@ def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
         writers = start_writers(config, models)
         progress.say(f"rebuilding into bank {recipe.bank.name!r}; starting workers")
         bank = ExpertBank.open_or_create(store, recipe.bank.name, writers.bank_identity())
-        outcome = rebuild(
+        result = rebuild(
             config,
             wanted=wanted,
             generator=writers.generator,
@@ -87,23 +72,14 @@ def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
             should_stop=stop,
         )
     windows = bank.history()
-    is_done = bool(windows) and not outcome.was_stopped
-    registered = _register(recipe, bank, windows[-1].version, folder) if is_done else ""
-    return RebuildResult(
-        outcome=outcome,
-        version=windows[-1].version if windows else bank.version,
-        registered=registered,
-        stop_code=stop.exit_code,
-    )
+    version = windows[-1].version if windows else bank.version
+    is_done = bool(windows) and not result.was_stopped
+    registered = _register(recipe, bank, version, folder) if is_done else ""
+    return replace(result, version=version, registered=registered, stop_code=stop.exit_code)
 
 
 def source_sequences(store: ObjectStore, source: RebuildSourceSection) -> set[int] | None:
-    """Numbers of the requests whose edits the source holds; None when it is the whole log.
-
-    Raises:
-        InputError: There is no such tag.
-        IntegrityError: There is no such bank or version.
-    """
+    """Numbers of the requests whose edits the source holds; None when it is the whole log."""
     if not source.bank:
         return None
     bank = ExpertBank.open(store, source.bank)
@@ -125,13 +101,10 @@ def rebuild(
     request_log: RequestLog,
     progress: Progress,
     should_stop: Callable[[], bool] = lambda: False,
-) -> RebuildOutcome:
+) -> RebuildResult:
     """Write the experts of the `wanted` requests (None: all) that the new bank lacks.
 
     `should_stop` is called after each window; True ends the rebuild cleanly.
-
-    Raises:
-        LiveEditError: Infrastructure failed for good, or a newer writer took over.
     """
     epoch = retried(bank.acquire_writer)
     retried(lambda: bank.apply_changes(epoch=epoch))
@@ -151,7 +124,7 @@ def rebuild(
         runner.run(sequences, should_stop)
     refused = request_log.rejects.sequences(bank.name)
     num_edits = bank.num_edits()
-    return RebuildOutcome(
+    return RebuildResult(
         num_edits=num_edits,
         num_new=num_edits - num_before,
         num_refused=len(refused if wanted is None else refused.intersection(wanted)),

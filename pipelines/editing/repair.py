@@ -1,8 +1,7 @@
 """Repair of a bank: drop damaged files, keep their intact rows, write lost experts again.
 
-The generator is frozen, so an expert that is written again from the request log is the lost one. A
-repair that is killed in between is finished by the next one, or by the next editing job: what is
-lost is pending in the store.
+The generator is frozen, so an expert that is written again from the request log equals the lost
+one. The next repair or editing job completes a repair that was killed.
 """
 
 import functools
@@ -51,11 +50,6 @@ def repair_bank(
     """Repair the newest version; older versions stay as they are.
 
     `open_workers` is called only if an expert has to be written again.
-
-    Raises:
-        RepositoryMismatchError: The workers run other models than those that wrote the bank.
-        IntegrityError: Something that a repair cannot fix, such as rows without requests.
-        WriterFencedError: A newer writer has taken over.
     """
     epoch = retried(bank.acquire_writer)
     before = verify_version(bank, request_log=request_log)
@@ -108,7 +102,7 @@ def _write_again(
     for _, group in itertools.groupby(stream, lambda batch: plan.end_of(batch.last_sequence)):
         window = list(group)
         rejected += [refusal for batch in window for refusal in batch.rejected]
-        if fragments := [text for batch in window for text in batch.fragments]:
+        if fragments := [item for batch in window for item in batch.fragments]:
             retried(functools.partial(commit, fragments))
     retried(lambda: request_log.reject_requests(rejected, bank=bank.name))
     return rejected

@@ -1,7 +1,9 @@
-"""The data of a run's HTML report, read from the store, so that a resumed run shows the same."""
+"""A run's HTML report, read from the store, so that a resumed run shows the same."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +37,37 @@ class ReportSources:
     bank: ExpertBank
     request_log: RequestLog
     results: ResultsTable
+
+
+def write_report(
+    sources: ReportSources, outcome: Outcome, facts: dict[str, str], start_s: float
+) -> tuple[Path, list[Path]]:
+    """Write the report page and its figures; returns their paths."""
+    from infra.reports.editing import render_report
+    from infra.reports.metrics import CURVE_HEADING, draw_metric_plots
+    from infra.reports.page import write_page
+
+    bank = sources.bank
+    path = sources.config.run_folder / "report.html"
+    shown = {
+        **facts,
+        "store": bank.store.root_uri,
+        "bank": f"{bank.name}, version {bank.version}",
+        "backbone digest": bank.identity.backbone_digest,
+        "generator digest": bank.identity.generator_digest,
+        "image embedding": bank.identity.embedding_model,
+        "evaluated versions": ", ".join(
+            f"{item.bank_version} ({item.num_edits} edits)" for item in outcome.evaluations
+        ),
+    }
+    duration_s = time.perf_counter() - start_s
+    data = report_data(sources, outcome, facts=shown, duration_s=duration_s)
+    write_page(path, render_report(data))
+    figures = path.with_name("figures")
+    return path, [
+        *draw_metric_plots(figures, data.metrics),
+        *draw_metric_plots(figures, data.curve, heading=CURVE_HEADING),
+    ]
 
 
 def report_data(
@@ -128,10 +161,8 @@ def _examples(sources: ReportSources, outcome: Outcome) -> tuple[list[Example], 
     shown = [*chosen, *worst]
     cases = outcome.intake.cases.of([result.edit_id for result in shown])
     builder = ExampleBuilder(cases, edits_of(sources.request_log), shown)
-    return (
-        [builder.example(result, last.num_edits) for result in chosen],
-        [builder.example(result, last.num_edits) for result in worst],
-    )
+    examples = [builder.example(result, last.num_edits) for result in shown]
+    return examples[: len(chosen)], examples[len(chosen) :]
 
 
 def _similar_pairs(sources: ReportSources, outcome: Outcome) -> list[SimilarPair]:
@@ -173,10 +204,8 @@ def similar_edits(
 ) -> list[SimilarEdits]:
     """At most 200 pairs of edits of the newest version with similar images, most similar first.
 
-    Args:
-        bank: The bank.
-        edit_ids: One edit of each pair is among the last 4 096 of these.
-        min_similarity: Smallest cosine of the two image embeddings.
+    One edit of each pair is among the last 4 096 of `edit_ids`; similarity is the cosine of the
+    image embeddings.
     """
     rows = bank.load_rows(["edit_id", "clip_embedding"])
     held: list[str] = rows.column("edit_id").to_pylist()

@@ -27,19 +27,12 @@ from workers.failures import retried
 
 
 class Records(Protocol):
-    """Where a run is tracked."""
+    """Where a run is tracked; see `RunRecords`."""
 
-    def evaluated(self, bank: ExpertBank, evaluation: BankEvaluation) -> None:
-        """An evaluation is complete."""
-
-    def curve(self, points: Sequence[BankEvaluation]) -> None:
-        """The lifelong curve is complete."""
-
-    def followed(self, bank: ExpertBank, lag_s: float) -> None:
-        """With --follow: windows were committed; the oldest request in them had waited `lag_s`."""
-
-    def register_newest(self, bank: ExpertBank) -> None:
-        """Make the newest version visible to the nightly jobs."""
+    def evaluated(self, bank: ExpertBank, evaluation: BankEvaluation) -> None: ...
+    def curve(self, points: Sequence[BankEvaluation]) -> None: ...
+    def followed(self, bank: ExpertBank, lag_s: float) -> None: ...
+    def register_newest(self, bank: ExpertBank) -> None: ...
 
 
 @dataclass(kw_only=True)
@@ -77,9 +70,6 @@ def run(
 
     The requests of `source` are logged first. `should_stop` is called after each window; True ends
     the run cleanly.
-
-    Raises:
-        LiveEditError: Infrastructure failed for good, or a newer writer took over.
     """
     intake = log_requests(source, request_log, limit=config.requests.limit, should_stop=should_stop)
     epoch = retried(bank.acquire_writer)
@@ -115,7 +105,22 @@ def run(
         schedule.poll(wait=True)
     curve: list[BankEvaluation] = []
     if config.evaluation.curve_at and not should_stop():
-        curve = _curve(config, intake, bank, results, evaluator, progress, should_stop)
+
+        def show(num_done: int, num_units: int) -> None:
+            if num_done < num_units:
+                progress.evaluations(num_units - num_done)
+
+        curve = lifelong_curves(
+            results=results,
+            bank=bank,
+            version=bank.version,
+            cases=intake.cases.of(intake.cases.edit_ids),
+            settings=settings_of(config.evaluation, config.seed),
+            pool=evaluator,
+            sizes=config.evaluation.curve_at,
+            on_progress=show,
+            should_stop=should_stop,
+        )
         records.curve(curve)
     return Outcome(
         intake=intake,
@@ -132,40 +137,11 @@ def run(
 def _run_pending(
     runner: WindowRunner, schedule: EvaluationSchedule, should_stop: Callable[[], bool]
 ) -> None:
-    """Run all pending requests, with the evaluations that are due before, between and after."""
+    """Run all pending requests, and start the evaluations that become due."""
     log = runner.request_log
     sequences = runner.bank.pending_sequences(log)
-    num_requests = len(log)
-    schedule.start_due(sequences[0] - 1 if sequences else num_requests)
+    schedule.start_due(sequences[0] - 1 if sequences else len(log))
     if sequences:
         runner.run(sequences, should_stop)
     if not sequences or not should_stop():
-        schedule.start_due(num_requests, is_end=True)
-
-
-def _curve(
-    config: LifelongEditRecipe,
-    intake: Intake,
-    bank: ExpertBank,
-    results: ResultsTable,
-    evaluator: Evaluator,
-    progress: Progress,
-    should_stop: Callable[[], bool],
-) -> list[BankEvaluation]:
-    """Evaluate the newest version in groups of edits."""
-
-    def show(num_done: int, num_units: int) -> None:
-        if num_done < num_units:
-            progress.evaluations(num_units - num_done)
-
-    return lifelong_curves(
-        results=results,
-        bank=bank,
-        version=bank.version,
-        cases=intake.cases.of(intake.cases.edit_ids),
-        settings=settings_of(config.evaluation, config.seed),
-        pool=evaluator,
-        sizes=config.evaluation.curve_at,
-        on_progress=show,
-        should_stop=should_stop,
-    )
+        schedule.start_due(len(log), is_end=True)

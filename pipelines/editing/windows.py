@@ -1,9 +1,8 @@
 """Runs logged requests through the stages and commits them window by window.
 
 Windows end at fixed numbers of the request log: at every multiple of `window_edits` and at the
-points of evaluation, so that a bank version exists for each of them. An interrupted run therefore
-commits the same windows as an undisturbed one. Everything before a commit may be repeated without
-effect: after a failure the caller runs what is still pending.
+points of evaluation, which need a bank version. An interrupted run therefore commits the same
+windows as an undisturbed one. After a failure the caller runs what is still pending.
 """
 
 import bisect
@@ -14,7 +13,6 @@ from typing import Protocol
 
 from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
-from infra.bank.fragments import WrittenFragment
 from infra.requests.request_log import LoggedRequest, RequestLog
 from liveedit_core.inputs.rejects import Rejected
 from pipelines.editing.recipe import LifelongEditRecipe
@@ -80,23 +78,6 @@ class WindowPlan:
             yield tuple(batch)
 
 
-@dataclass
-class OpenWindow:
-    """What has been written for the window that is not committed yet."""
-
-    batches: list[WrittenBatch] = field(default_factory=list)
-
-    @property
-    def last_sequence(self) -> int:
-        """Largest request number so far; 0 when there is none."""
-        return self.batches[-1].last_sequence if self.batches else 0
-
-    @property
-    def fragments(self) -> list[WrittenFragment]:
-        """For `ExpertBank.commit`."""
-        return [fragment for batch in self.batches for fragment in batch.fragments]
-
-
 @dataclass(kw_only=True)
 class WindowRunner:
     """The one writer of a bank, with the stages that work for it."""
@@ -110,8 +91,7 @@ class WindowRunner:
     embedder: Embedder
     progress: Progress
     on_window: Callable[[int | None, int], None] = lambda version, last_sequence: None
-    """Called when all requests up to a number are done, with the new version; None if all were
-    refused."""
+    """Called with the new version, None if all requests were refused, and their largest number."""
     on_batch: Callable[[], None] = lambda: None
     """Called after each micro-batch."""
     timings: Timings = field(default_factory=Timings)
@@ -125,14 +105,9 @@ class WindowRunner:
     def run(
         self, sequences: Sequence[int], should_stop: Callable[[], bool] = lambda: False
     ) -> None:
-        """Write and commit the experts of some requests of the log.
+        """Write and commit the experts of some requests of the log; their numbers are rising.
 
-        Args:
-            sequences: Their numbers, rising.
-            should_stop: Called after each window; True leaves the rest undone.
-
-        Raises:
-            LiveEditError: Infrastructure failed, or a newer writer took over.
+        `should_stop` is called after each window; True leaves the rest undone.
         """
         # The continuous mode evaluates nothing: it needs no versions at points of evaluation.
         points = () if self.config.follow.is_on else self.config.evaluation.at
@@ -141,23 +116,26 @@ class WindowRunner:
         batches = plan.micro_batches(
             self.request_log.read(sequences), self.config.generator.batch_size
         )
-        window = OpenWindow()
+        window: list[WrittenBatch] = []
         num_done = 0
         written = self.embedder.stream(self.generator.stream(batches), self.bank.fragment_writer())
         for batch in written:
             end = plan.end_of(batch.last_sequence)
-            if window.batches and plan.end_of(window.last_sequence) != end:
-                window = self._commit(window)
-            window.batches.append(batch)
+            if window and plan.end_of(window[-1].last_sequence) != end:
+                self._commit(window)
+                window = []
+            window.append(batch)
             self._record(batch)
             num_done += batch.num_experts + len(batch.rejected)
             self.progress.edits(num_done, len(sequences))
             if batch.last_sequence == end:
-                window = self._commit(window)
+                self._commit(window)
+                window = []
                 if should_stop():
                     break
             self.on_batch()
-        self._commit(window)
+        if window:
+            self._commit(window)
         self.timings.edit_s += time.perf_counter() - start_s
 
     def _record(self, batch: WrittenBatch) -> None:
@@ -169,19 +147,16 @@ class WindowRunner:
             retried(lambda: self.request_log.reject_requests(batch.rejected, bank=self.bank.name))
             self.rejected += batch.rejected
 
-    def _commit(self, window: OpenWindow) -> OpenWindow:
-        """Make a window visible; returns an empty one."""
-        if not window.batches:
-            return window
+    def _commit(self, window: Sequence[WrittenBatch]) -> None:
+        """Make a window visible."""
         start_s = time.perf_counter()
         version = None
-        if window.fragments:
+        last_sequence = window[-1].last_sequence
+        fragments = [fragment for batch in window for fragment in batch.fragments]
+        if fragments:
+            message = f"requests up to {last_sequence}"
             version = retried(
-                lambda: self.bank.commit(
-                    window.fragments,
-                    epoch=self.epoch,
-                    message=f"requests up to {window.last_sequence}",
-                )
+                lambda: self.bank.commit(fragments, epoch=self.epoch, message=message)
             )
             self.timings.num_windows += 1
             num_edits = retried(lambda: self.bank.num_edits(version))
@@ -190,5 +165,4 @@ class WindowRunner:
             if compacted is not None:
                 self.progress.say(f"compaction: {compacted.sentence()}")
         self.timings.commit_s += time.perf_counter() - start_s
-        self.on_window(version, window.last_sequence)
-        return OpenWindow()
+        self.on_window(version, last_sequence)

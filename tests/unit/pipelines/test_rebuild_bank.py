@@ -14,7 +14,7 @@ from liveedit_core.errors import ConfigError, InputError, IntegrityError, Reposi
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import EditRequest
-from pipelines.editing.rebuild import RebuildOutcome, rebuild, source_sequences
+from pipelines.editing.rebuild import RebuildResult, rebuild, source_sequences
 from pipelines.editing.recipe import LifelongEditRecipe, RebuildRecipe, RebuildSourceSection
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.stages import bank_identity
@@ -113,7 +113,7 @@ class House:
         version: str = "",
         models: TinyModels | None = None,
         stop_after: int | None = None,
-    ) -> tuple[RebuildOutcome, list[int]]:
+    ) -> tuple[RebuildResult, list[int]]:
         """Rebuild with plain workers; returns the outcome, and which requests were written."""
         models = models or OtherModels()
         bank = self.open(name, models)
@@ -165,7 +165,7 @@ def test_the_new_bank_holds_the_edits_of_the_old_one_as_the_other_generator_writ
     assert not torch.equal(new.load_repository(CONFIG).down_NRD, old.down_NRD)
     assert house.bank.version == before
     assert house.rebuild("new") == (
-        RebuildOutcome(num_edits=8, num_new=0, num_refused=0, was_stopped=False),
+        RebuildResult(num_edits=8, num_new=0, num_refused=0, was_stopped=False),
         [],
     )
 
