@@ -68,12 +68,6 @@ class GeneratorShard(GeneratorWorker):
         self._most_at_once = backbone.batch_size
         self._engine = shard_for_inference(self._writer, self._sharding)
 
-    def parameter_bytes(self) -> int:
-        """Memory of this process for the weights of backbone and generator."""
-        from workers.sharding import local_parameter_bytes
-
-        return local_parameter_bytes(self._writer)
-
     def _check(self, request: EditRequest) -> None:
         """Check everything here: later, an error in a single shard would end the gang."""
         super()._check(request)
@@ -121,10 +115,6 @@ class GeneratorGang:
     def generate(self, batch: Sequence[NumberedRequest]) -> GeneratedBatch:
         """Write the experts of a micro-batch; see `GeneratorWorker.generate`."""
         return merged(self._ask(lambda shard: shard.generate.remote(batch)))
-
-    def parameter_bytes(self) -> list[int]:
-        """Memory for the weights of backbone and generator, by shard."""
-        return self._ask(lambda shard: shard.parameter_bytes.remote())
 
     def _ask(self, call: Call) -> list[Any]:
         return self._gang.retrying(lambda is_new: self._gang.ask(call))

@@ -56,7 +56,7 @@ def join_gang(rank: int, rendezvous: Rendezvous, sharding: ShardingSection) -> N
 
 
 class ShardedEngine:
-    """An `Engine` for this rank's share of a training phase.
+    """This rank's share of a training phase, with the interface of `TorchEngine`.
 
     `module` is the whole model with equal weights on all ranks, and is sharded in place; `moments`
     are whole, too. `accumulation` counts the micro-batches of this rank in a step.
@@ -104,6 +104,7 @@ class ShardedEngine:
         return float(self._engine.get_global_grad_norm())
 
     def tensors(self) -> dict[str, Tensor]:
+        """Whole tensors on rank 0; all ranks must call it together."""
         import deepspeed
         from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -149,9 +150,6 @@ class ShardedEngine:
                 else:
                     safe_set_local_optimizer_state(parameter, _own_part(whole, parameter), key)
 
-    def parameter_bytes(self) -> int:
-        return local_parameter_bytes(self._module)
-
     def close(self) -> None:
         self._engine.destroy()
 
@@ -166,12 +164,6 @@ def shard_for_inference(module: nn.Module, sharding: ShardingSection) -> Any:
 
     engine, *_ = deepspeed.initialize(model=module, config=deepspeed_configuration(sharding, 1))
     return engine
-
-
-def local_parameter_bytes(module: nn.Module) -> int:
-    """Bytes that this rank holds of the parameters between two steps."""
-    held = (getattr(parameter, "ds_tensor", parameter) for parameter in module.parameters())
-    return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 def _own_part(whole: Tensor, parameter: nn.Parameter) -> Tensor:

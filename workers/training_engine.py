@@ -1,7 +1,5 @@
 """Gradients of micro-batches, clipping and Adam."""
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
@@ -12,25 +10,6 @@ from workers.messages import MODEL, MOMENT
 
 MOMENT_KEYS = ("step", "exp_avg", "exp_avg_sq")
 Named = list[tuple[str, nn.Parameter]]
-
-
-class Engine(Protocol):
-    """Trains one phase; plain torch here, DeepSpeed in `sharding`."""
-
-    def backward(self, batch: MicroBatch) -> dict[str, float]:
-        """Add the gradients of one micro-batch; returns its losses and accuracies."""
-
-    def step(self, learning_rate: float) -> float:
-        """Move the weights by the mean of the gradients; returns their norm before clipping."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Weights and moments as in `Snapshot`, on rank 0; all ranks must call it together."""
-
-    def parameter_bytes(self) -> int:
-        """Memory of this process for weights of backbone and generator."""
-
-    def close(self) -> None:
-        """Free what the engine holds."""
 
 
 class TorchEngine:
@@ -64,11 +43,13 @@ class TorchEngine:
                 }
 
     def backward(self, batch: MicroBatch) -> dict[str, float]:
+        """Add the gradients of one micro-batch; returns its losses and accuracies."""
         total, figures = self._module(on_device(batch, self._device))
         (total / self._accumulation).backward()
         return {"total": total.item()} | {name: part.item() for name, part in figures.items()}
 
     def step(self, learning_rate: float) -> float:
+        """Move the weights by the mean of the gradients; returns their norm before clipping."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         parameters = [parameter for _, parameter in self._trained]
@@ -78,6 +59,7 @@ class TorchEngine:
         return float(norm)
 
     def tensors(self) -> dict[str, Tensor]:
+        """Weights and moments as in `Snapshot`."""
         weights = self._module.generator.state_dict()
         tensors = {f"{MODEL}{name}": cpu_copy(value) for name, value in weights.items()}
         for name, parameter in self._trained:
@@ -85,11 +67,8 @@ class TorchEngine:
                 tensors[f"{MOMENT}{name}.{key}"] = cpu_copy(value)
         return tensors
 
-    def parameter_bytes(self) -> int:
-        return sum(p.numel() * p.element_size() for p in self._module.parameters())
-
     def close(self) -> None:
-        pass
+        """Nothing to release."""
 
 
 def cpu_copy(tensor: Tensor) -> Tensor:

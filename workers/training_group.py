@@ -50,10 +50,6 @@ class TrainingGroup:
         self._position = taken
         return taken
 
-    def parameter_bytes(self) -> list[int]:
-        """Memory for weights of backbone and generator, by rank."""
-        return self._ask(lambda actor: actor.parameter_bytes.remote())
-
     def _ask(self, call: Call) -> list[Any]:
         """Call all ranks at the present step, after a rebuild if one was lost."""
         position = self._position

@@ -10,6 +10,7 @@ When it dies: everything since the last snapshot is computed again with the same
 import gc
 import math
 import time
+from typing import TYPE_CHECKING
 
 import ray
 import torch
@@ -26,7 +27,10 @@ from workers.gang import Rendezvous, own_rendezvous
 from workers.messages import Snapshot, StepFigures, TrainingSource
 from workers.models import limit_threads
 from workers.sharding_config import ShardingSection
-from workers.training_engine import Engine, TorchEngine
+from workers.training_engine import TorchEngine
+
+if TYPE_CHECKING:
+    from workers.sharding import ShardedEngine
 
 
 class TrainingWorker:
@@ -45,7 +49,7 @@ class TrainingWorker:
         self._source = source
         self._sharding = sharding or ShardingSection()
         self._rank = rank
-        self._engine: Engine | None = None
+        self._engine: TorchEngine | ShardedEngine | None = None
         self._module: TrainingModule | None = None
         self._position: Snapshot | None = None
         self._step = 0
@@ -143,10 +147,6 @@ class TrainingWorker:
         if self._rank:
             return None
         return Snapshot(config=begun.config, phase=begun.phase, step=self._step, tensors=tensors)
-
-    def parameter_bytes(self) -> int:
-        """Memory of this process for weights of backbone and generator."""
-        return 0 if self._engine is None else self._engine.parameter_bytes()
 
     def close(self) -> None:
         """Free the models."""

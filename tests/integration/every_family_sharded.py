@@ -25,7 +25,7 @@ from workers.gang import own_rendezvous
 from workers.generator_gang import ExpertWriter
 from workers.sharding import ShardedEngine, join_gang, shard_for_inference
 from workers.sharding_config import ShardingSection
-from workers.training_engine import Engine, TorchEngine
+from workers.training_engine import TorchEngine
 
 ALONE = ShardingSection(shards=1)
 STEPS = 3
@@ -68,7 +68,7 @@ def difference_of_experts(name: str, dtype: torch.dtype) -> tuple[float, int]:
     return max(float((one.down_RD - other.down_RD).abs().max()) for one, other in pairs), whole
 
 
-def losses(engine: Engine, data: TrainingData) -> list[float]:
+def losses(engine: TorchEngine | ShardedEngine, data: TrainingData) -> list[float]:
     """Totals of some steps of the joint phase."""
     totals = []
     for step in range(STEPS):
