@@ -1,9 +1,7 @@
 """Failures between driver and workers, sorted into two kinds.
 
-Data errors (`retryable` is False) are never retried. Infrastructure errors (`retryable` is True)
-are retried a bounded number of times. In an actor, `converted_failures` turns connection and memory
-errors into ours; on the driver, `from_ray` turns the loss of a process or node into
-`WorkerLostError`. Any other exception is a bug and is raised unchanged, with its traceback.
+Data errors (`retryable` is False) are never retried, infrastructure errors (`retryable` is True) a
+bounded number of times. Any other exception is a bug and is raised unchanged, with its traceback.
 """
 
 import functools
@@ -31,13 +29,17 @@ _LOST = (
 )
 
 
+class WorkerStartError(LiveEditError):
+    """A worker cannot be constructed; a retry would fail the same way."""
+
+
 def is_retryable(error: BaseException) -> bool:
     """Whether a retry may help."""
     return isinstance(error, LiveEditError) and error.retryable
 
 
 def converted_failures(method: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Make a worker's method raise our errors for connection and memory errors."""
+    """Make a worker's method raise our errors in place of connection and memory errors."""
 
     @functools.wraps(method)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -71,16 +73,8 @@ def from_ray(error: Exception, pool: str) -> Exception:
     return error
 
 
-class WorkerStartError(LiveEditError):
-    """A worker cannot be constructed; a retry would fail the same way."""
-
-
 def retried(action: Callable[[], _T]) -> _T:
-    """Retry an idempotent action, with growing pauses, while it fails with infrastructure errors.
-
-    Raises:
-        LiveEditError: The last infrastructure error, or a data error at once.
-    """
+    """Retry an idempotent action with growing pauses while it fails with infrastructure errors."""
     retrying = Retrying(
         retry=retry_if_exception(is_retryable),
         stop=stop_after_attempt(MAX_ATTEMPTS),

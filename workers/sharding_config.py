@@ -1,4 +1,4 @@
-"""How one model is spread over several processes; light, so that recipes can read it."""
+"""How one model is spread over several processes; imports no torch, so that recipes can read it."""
 
 from typing import Annotated, Self
 

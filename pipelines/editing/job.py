@@ -137,7 +137,6 @@ def _edit(
             generator=writers.generator,
             embedder=writers.embedder,
             evaluator=evaluator,
-            generator_config=generator.config,
             bank=sources.bank,
             request_log=sources.request_log,
             results=sources.results,

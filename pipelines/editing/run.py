@@ -15,7 +15,6 @@ from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.tracking.results import ResultsTable
 from liveedit_core.inputs.rejects import Rejected
-from liveedit_core.method.config import GeneratorConfig
 from pipelines.editing.evaluation_schedule import EvaluationSchedule, settings_of
 from pipelines.editing.intake import Intake, Source, log_requests
 from pipelines.editing.recipe import LifelongEditRecipe
@@ -58,7 +57,6 @@ def run(
     generator: Generator,
     embedder: Embedder,
     evaluator: Evaluator,
-    generator_config: GeneratorConfig,
     bank: ExpertBank,
     request_log: RequestLog,
     results: ResultsTable,
@@ -80,7 +78,7 @@ def run(
         config.seed,
         cases=intake.cases,
         bank=bank,
-        generator_config=generator_config,
+        generator_config=generator.describe().config,
         results=results,
         evaluator=evaluator,
         on_finished=lambda evaluation: records.evaluated(bank, evaluation),

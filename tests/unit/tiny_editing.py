@@ -21,7 +21,7 @@ from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.stages import Embedder, Generator
 from tests.inline_evaluator import InlineEvaluator
 from tests.unit.tiny_inputs import HashEmbedder
-from tests.unit.tiny_models import CONFIG, IDENTITY, TinyModels
+from tests.unit.tiny_models import IDENTITY, TinyModels
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker
@@ -79,7 +79,6 @@ class Driver:
             generator=self.generator,
             embedder=self.embedder,
             evaluator=InlineEvaluator(EvaluationWorker(TinyModels())),
-            generator_config=CONFIG,
             bank=self.bank,
             request_log=self.log,
             results=self.results,

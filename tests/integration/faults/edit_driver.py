@@ -42,7 +42,7 @@ from pipelines.job.stages import bank_identity
 from pipelines.job.start_workers import EmbedderPool, start_generator
 from tests.inline_evaluator import InlineEvaluator
 from tests.unit.tiny_inputs import HashEmbedder, case
-from tests.unit.tiny_models import CONFIG, TinyBackbone, TinyModels
+from tests.unit.tiny_models import TinyBackbone, TinyModels
 from workers.actor_pool import WorkerPool, actor_options
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingActor
@@ -191,7 +191,6 @@ def drive(options: argparse.Namespace) -> int:
                 generator=generator,
                 embedder=embedder,
                 evaluator=InlineEvaluator(EvaluationWorker(TinyModels())),
-                generator_config=CONFIG,
                 bank=bank,
                 request_log=log,
                 results=ResultsTable(store, "faults"),

@@ -27,7 +27,7 @@ from tests.inline_evaluator import InlineEvaluator
 from tests.integration.faults.edit_driver import BANK, WINDOW_EDITS, Notes
 from tests.tiny_bank import EMBEDDER
 from tests.unit.tiny_inputs import HashEmbedder, case
-from tests.unit.tiny_models import CONFIG, TinyModels
+from tests.unit.tiny_models import TinyModels
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker
@@ -151,7 +151,6 @@ def teach_twice(
             generator=generator,
             embedder=ExpertEmbeddingWorker(HashEmbedder),
             evaluator=InlineEvaluator(EvaluationWorker(TinyModels())),
-            generator_config=CONFIG,
             bank=bank,
             request_log=RequestLog(store),
             results=ResultsTable(store, "faults"),

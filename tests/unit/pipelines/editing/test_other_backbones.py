@@ -167,7 +167,6 @@ def teach_and_open(root: Path, backbone: str, cases: Path, folder: Path) -> None
         generator=generator,
         embedder=embedder,
         evaluator=InlineEvaluator(EvaluationWorker(models)),
-        generator_config=generator.describe().config,
         bank=bank,
         request_log=RequestLog(store),
         results=ResultsTable(store, "test"),
