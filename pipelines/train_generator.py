@@ -105,11 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_job(recipe: TrainRecipe, options: argparse.Namespace) -> int:
-    """Estimate, search or train.
-
-    Raises:
-        ConfigError: There is no run to resume.
-    """
+    """Estimate, search or train."""
     if options.dry_run:
         print(to_toml(recipe))
         print_estimate(recipe, options)

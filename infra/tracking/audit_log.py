@@ -54,11 +54,7 @@ class AuditLog:
         self._folder = f"audit/{model}/"
 
     def records(self) -> list[AuditRecord]:
-        """All records, oldest first.
-
-        Raises:
-            IntegrityError: one is missing or unreadable.
-        """
+        """All records, oldest first."""
         keys = [key for key in self._store.list(self._folder) if key.endswith(".json")]
         records = [self._read(key) for key in keys]
         found = [record.sequence for record in records]

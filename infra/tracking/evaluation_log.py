@@ -68,11 +68,7 @@ class EvaluationLog:
         self._store.put(key, json.dumps(asdict(record), indent=2).encode())
 
     def newest_of(self, version: int) -> EvaluationRecord | None:
-        """The newest evaluation of a version, if any.
-
-        Raises:
-            IntegrityError: the record is damaged.
-        """
+        """The newest evaluation of a version, if any."""
         keys = self._store.list(self._folder_of(version))
         if not keys:
             return None

@@ -86,14 +86,7 @@ class ModelRegistry:
     def register_checkpoint(
         self, config_text: str, *, digest: str, store_uri: str, tags: Mapping[str, str]
     ) -> RegisteredVersion:
-        """Register a training checkpoint, once per digest; its weights stay in the store.
-
-        Args:
-            config_text: its config.json.
-            digest: sha256 of the checkpoint.
-            store_uri: root of the store that holds `generators/<digest>/`.
-            tags: where in training it was made.
-        """
+        """Register a training checkpoint, once per digest; its weights stay in the store."""
         manifest = {**tags, "store_uri": store_uri, "key": f"generators/{digest}"}
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(config_text)
@@ -115,19 +108,7 @@ class ModelRegistry:
         backbone_dtype: str = "auto",
         metrics: Mapping[str, float] | None = None,
     ) -> RegisteredVersion:
-        """Register a committed bank version, once; reads every file of it for its checksum.
-
-        Args:
-            bank: the bank.
-            version: one that a commit returned.
-            backbone: name by which workers load the backbone.
-            backbone_dtype: dtype in which they load it.
-            metrics: of this version; the step is its number of edits.
-
-        Raises:
-            IntegrityError: no window was committed as this version.
-            TrackingError: MLflow does not answer.
-        """
+        """Register a committed bank version, once; reads every file of it for its checksum."""
         window = bank.versions.record(version)
         bank.versions.tag(f"registered-{version}", version)  # clean-up keeps it, MLflow or not
         origin = [bank.store.root_uri, bank.name, version, window.committed_at.isoformat()]
@@ -209,8 +190,7 @@ class ModelRegistry:
 class ModelVersions:
     """Looks up, aliases and tags registered versions; needs no run.
 
-    Raises:
-        TrackingError: MLflow does not answer (so does every method).
+    Every method raises TrackingError when MLflow does not answer.
     """
 
     def __init__(self, tracking_uri: str, client: "MlflowClient | None" = None) -> None:
@@ -219,11 +199,7 @@ class ModelVersions:
             self._client = client or open_client(tracking_uri)
 
     def find(self, uri: str) -> RegisteredVersion:
-        """The version of `models:/<name>@<alias>` or `models:/<name>/<number>`.
-
-        Raises:
-            InputError: there is no such version.
-        """
+        """The version of `models:/<name>@<alias>` or `models:/<name>/<number>`."""
         match = _MODEL_URI.fullmatch(uri)
         if match is None:
             raise InputError(f"expected models:/<name>@<alias> or models:/<name>/<n>, got {uri!r}")
@@ -293,11 +269,7 @@ class ModelVersions:
                 shutil.copytree(found, folder, dirs_exist_ok=True)
 
     def manifest(self, version: RegisteredVersion) -> BankManifest:
-        """The manifest of a bank version.
-
-        Raises:
-            IntegrityError: it is missing or damaged.
-        """
+        """The manifest of a bank version."""
         with tempfile.TemporaryDirectory() as folder:
             self.fetch(version, Path(folder))
             path = Path(folder) / MANIFEST_FILE

@@ -67,11 +67,7 @@ class EvaluationKey:
 
 
 class ResultsTable:
-    """The table `results/<run>`, created when missing.
-
-    Raises:
-        IntegrityError: the stored table has other columns.
-    """
+    """The table `results/<run>`, created when missing; IntegrityError if its columns are others."""
 
     def __init__(self, store: ObjectStore, run: str) -> None:
         self.run = run

@@ -52,13 +52,7 @@ class Connection:
 
 
 class Tracker:
-    """The MLflow run of a job; the same root and name continue the same run.
-
-    Args:
-        run_root: folder of the default database and artifacts, the spools, and the run ids.
-        experiment: MLflow experiment.
-        run_name: one name, one MLflow run.
-    """
+    """The MLflow run of a job; the same root and name continue the same run."""
 
     def __init__(self, run_root: Path, *, experiment: str, run_name: str) -> None:
         root = run_root.absolute()
@@ -115,11 +109,7 @@ class Tracker:
         return self._send_spool()
 
     def connect(self) -> Connection:
-        """The run on its server, created or found at the first call.
-
-        Raises:
-            TrackingError: MLflow does not answer.
-        """
+        """The run on its server, created or found at the first call; TrackingError in an outage."""
         if self._connection is None:
             try:
                 self._connection = self._open_run()
@@ -225,12 +215,7 @@ def log_metrics(
 
 
 def _send(connection: Connection, line: str) -> None:
-    """Send one record.
-
-    Raises:
-        RejectedRecordError: MLflow will never accept it.
-        TrackingError: MLflow did not accept it this time.
-    """
+    """Send one record; TrackingError if it must be sent again."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -82,11 +82,7 @@ def cases_held(
 ) -> frozenset[str]:
     """case_ids of the cases whose edit a version holds.
 
-    Args:
-        cases: The fixed cases of the evaluation.
-        edit_ids: Edits of the version.
-        newer: For each subject_id the edit that a newer version holds. Cases whose edit that
-            version replaced are left out.
+    `newer` is, by subject_id, the edit that a newer version holds: replaced edits are left out.
     """
     held = set(edit_ids)
     return frozenset(
@@ -120,17 +116,8 @@ def compare_results(
 ) -> list[MetricComparison]:
     """Compare two complete evaluations of the same cases, by metric and protocol.
 
-    Args:
-        new: Results of the newer version, in any order.
-        old: Results of the older version, in any order.
-        held: case_ids of the cases whose accuracy counts; see `cases_held`.
-        alpha: Accepted chance of a false alarm, over all metrics together.
-        num_resamples: Of the sign flips and the bootstrap.
-        tolerance_of: Accepted loss of each metric.
-        seed: Of the test.
-
-    Raises:
-        IntegrityError: A probe was scored for one of the versions only.
+    `alpha` is the accepted chance of a false alarm over all metrics together; results of a probe
+    that was scored for one version only are an IntegrityError.
     """
     new, old = in_scope(new, held), in_scope(old, held)
     _check_paired(new, old)

@@ -73,14 +73,6 @@ class ProbePreparer:
         """Prepare all probes of some cases.
 
         A locality probe without a target is scored on the backbone's own greedy answer.
-
-        Args:
-            cases: The cases.
-            has_free_answers: Compute the unedited free answers to all probes.
-            free_case_ids: Compute them for these cases only.
-            max_new_tokens: Upper bound of a free answer.
-            source: Of the hidden states; by default the backbone.
-            answer_cache: Of unedited answers; by default all are computed.
         """
         probes = [
             CaseProbe(case, index, probe, has_free_answers or case.case_id in free_case_ids)

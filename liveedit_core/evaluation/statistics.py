@@ -71,11 +71,7 @@ class CaseSums:
 
     @classmethod
     def of(cls, scores: Sequence[float], groups: Sequence[str]) -> "CaseSums":
-        """Add up scores by case; `groups` names the case of each.
-
-        Raises:
-            ValueError: The two differ in length, or there is no score.
-        """
+        """Add up scores by case; `groups` names the case of each."""
         by_case: dict[str, list[float]] = {}
         for score, group in zip(scores, groups, strict=True):
             by_case.setdefault(group, []).append(score)

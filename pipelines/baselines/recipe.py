@@ -15,8 +15,13 @@ from liveedit_core.baselines.settings import (
     WiseConfig,
 )
 from liveedit_core.settings import Count, List, PositiveInt, Text, rule
-from pipelines.job.recipe_loader import Recipe
-from pipelines.job.sections import BackboneSection, BenchmarkSection, StatesSection, TrackingSection
+from pipelines.job.sections import (
+    BackboneSection,
+    BenchmarkSection,
+    FolderRecipe,
+    StatesSection,
+    TrackingSection,
+)
 
 EDITORS = ("liveedit", "ft-l", "ft-m", "lora", "ike", "grace", "wise", "unedited")
 """Names of all editors, in the order of the table."""
@@ -33,23 +38,19 @@ _Editors = Annotated[
 ]
 
 
-class CompareRecipe(Recipe):
+class CompareRecipe(FolderRecipe):
     """Settings of `compare_editors.py`."""
 
     job: ClassVar[str] = "compare_editors"
 
     run_name: Text = "compare-editors"
     """Folder of the run under `run_root`, and its name in MLflow."""
-    run_root: str = "runs"
-    """Holds run folders, and MLflow's database where MLFLOW_TRACKING_URI names no server."""
     seed: Count = 0
     """Decides which evaluation cases are edited, and in which order."""
     edits: _Sizes = (1, 10, 100)
-    """Numbers of edits, N: cases are split into groups of N, and every editor learns a group,
-    scored on cases of the group, and restored."""
+    """Numbers of edits, N: every editor learns groups of N cases, one group after another."""
     min_cases: PositiveInt = 20
-    """At each N, edit at least this many cases: their number divided by N, rounded up, is the
-    number of groups."""
+    """At each N, edit at least this many cases, in as many groups as that takes."""
     scored_cases: Count = 20
     """At each N, score this many of the edited cases, evenly spread; 0 for all."""
     free_cases: Count = 10
@@ -94,18 +95,13 @@ class CompareRecipe(Recipe):
         return tuple(sorted(self.edits))
 
     def num_groups(self, size: int) -> int:
-        """Groups of edits at a number of edits."""
+        """Groups at one number of edits."""
         return math.ceil(self.min_cases / size)
 
     @property
     def num_cases(self) -> int:
         """Cases needed at the number of edits that needs the most."""
         return max(size * self.num_groups(size) for size in self.edits)
-
-    @property
-    def run_folder(self) -> Path:
-        """Takes table and figure."""
-        return Path(self.run_root) / self.run_name
 
     @property
     def output_file(self) -> Path:

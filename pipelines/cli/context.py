@@ -35,13 +35,7 @@ class CommandContext:
 
     @cached_property
     def bank(self) -> ExpertBank:
-        """The bank of --bank, or the only one of the store.
-
-        Raises:
-            ConfigError: there are several.
-            IntegrityError: there is none of this name.
-            InputError: there is none at all.
-        """
+        """The bank of --bank, or the only one of the store."""
         if self.options.bank:
             return ExpertBank.open(self.store, self.options.bank)
         names = self.bank_names
@@ -52,11 +46,7 @@ class CommandContext:
         return ExpertBank.open(self.store, names[0])
 
     def version(self, text: str | None) -> int:
-        """A version of the bank by number or tag; None for the newest.
-
-        Raises:
-            InputError: there is no such tag or version.
-        """
+        """A version of the bank by number or tag; None for the newest."""
         newest = self.bank.version
         if text is None:
             return newest

@@ -19,11 +19,7 @@ _EDIT_ID = re.compile(r"[0-9a-f]{64}")
 
 
 def find_edit(request_log: RequestLog, name: str) -> RequestHeader:
-    """The edit whose id begins with a name.
-
-    Raises:
-        InputError: the name is too short, unknown, or fits several edits.
-    """
+    """The edit whose id begins with a name."""
     prefix = name.strip().lower()
     if len(prefix) < MIN_PREFIX_CHARS or not prefix.isalnum():
         raise InputError(f"edit {name!r}: give at least {MIN_PREFIX_CHARS} characters of the id")
@@ -35,12 +31,7 @@ def find_edit(request_log: RequestLog, name: str) -> RequestHeader:
 
 
 def select_edits(context: CommandContext) -> list[str]:
-    """The edits that match ids, filters and file.
-
-    Raises:
-        ConfigError: no edit is named, which would mean all of them.
-        InputError: an id or the file is wrong.
-    """
+    """The edits that match ids, filters and file."""
     options, request_log = context.options, context.request_log
     has_filter = bool(options.submitter or options.since or options.until)
     if not (options.edits or options.file or has_filter):

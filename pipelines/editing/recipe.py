@@ -7,14 +7,15 @@ from pydantic import Field, model_validator
 
 from infra.bank.policy import GrowthPolicy
 from liveedit_core.inputs.limits import InputLimits
-from liveedit_core.settings import Amount, Count, Name, PositiveInt, Settings, StoreUri, Text
-from pipelines.job.recipe_loader import Recipe, to_flat_dict
+from liveedit_core.settings import Amount, Count, Name, PositiveInt, Settings, StoreUri
+from pipelines.job.recipe_loader import to_flat_dict
 from pipelines.job.sections import (
     BackboneSection,
     BankSection,
     BenchmarkSection,
     EmbeddingSection,
     EvaluationSection,
+    FolderRecipe,
     GeneratorSection,
     RaySection,
     RunRecipe,
@@ -43,8 +44,7 @@ Pause = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
 
 
 class RequestsSection(Settings):
-    """Which facts to edit with; with neither `path` nor `cases`, those of `benchmark`, or the
-    built-in evaluation cases."""
+    """Which facts to edit with; by default those of `benchmark`, or the built-in cases."""
 
     path: str = ""
     """JSONL file of plain requests: {"image": ..., "prompt": ..., "target": ...}."""
@@ -79,8 +79,7 @@ class FollowSection(Settings):
     inbox: StoreUri = ""
     """Folder or s3:// URI where JSONL files arrive; empty: `inbox` in the store."""
     window_s: Amount = 10.0
-    """A window is committed when its oldest request has waited this long, or when it is full
-    (`bank.window_edits`)."""
+    """A window is committed when full (`bank.window_edits`), or its oldest request this old."""
     poll_s: Pause = 2.0
     """Pause between two looks into the inbox."""
     settle_s: Amount = 1.0
@@ -103,7 +102,18 @@ class FollowSection(Settings):
         return self.inbox or f"{store_uri.rstrip('/')}/inbox"
 
 
-class LifelongEditRecipe(RunRecipe):
+class _WritingRecipe(FolderRecipe):
+    limits: InputLimits = InputLimits()
+    backbone: BackboneSection = BackboneSection()
+    generator: GeneratorSection = GeneratorSection()
+    embedding: EmbeddingSection = EmbeddingSection()
+    growth: GrowthPolicy = GrowthPolicy()
+    states: StatesSection = StatesSection(is_cached=False)
+    ray: RaySection = RaySection()
+    tracking: TrackingSection = TrackingSection()
+
+
+class LifelongEditRecipe(_WritingRecipe, RunRecipe):
     """Settings of `lifelong_edit.py`."""
 
     job: ClassVar[str] = "lifelong_edit"
@@ -111,21 +121,11 @@ class LifelongEditRecipe(RunRecipe):
     run_name: Name = "lifelong_edit"
     store: StoreUri = ""
     """Root URI of the store, file:///... or s3://bucket/prefix; empty: `store` in the run's folder.
-
-    A store holds one request log: every bank in it is made from all requests of the log.
-    """
+    A store holds one request log, and every bank in it is made from all requests of the log."""
     requests: RequestsSection = RequestsSection()
     benchmark: BenchmarkSection = BenchmarkSection()
-    limits: InputLimits = InputLimits()
-    backbone: BackboneSection = BackboneSection()
-    generator: GeneratorSection = GeneratorSection()
-    embedding: EmbeddingSection = EmbeddingSection()
     bank: BankSection = BankSection()
-    growth: GrowthPolicy = GrowthPolicy()
     evaluation: EvaluationSection = EvaluationSection()
-    states: StatesSection = StatesSection(is_cached=False)
-    ray: RaySection = RaySection()
-    tracking: TrackingSection = TrackingSection()
     promotion: PromotionAtEndSection = PromotionAtEndSection()
     follow: FollowSection = FollowSection()
 
@@ -162,8 +162,7 @@ class RebuildSourceSection(Settings):
     """Which requests of the log the new bank is made from."""
 
     bank: str = ""
-    """Only the edits that this bank of the store holds; empty: every request of the log. Removed
-    edits stay removed in either case."""
+    """Only the edits of this bank; empty: every request of the log. Removed edits stay removed."""
     version: str = ""
     """Number or tag of a version of it; empty: the newest when the job starts."""
 
@@ -183,29 +182,18 @@ class RebuiltBankSection(BankSection):
     """Edits of one window: the most that a killed job has to write again."""
 
 
-class RebuildRecipe(Recipe):
+class RebuildRecipe(_WritingRecipe):
     """Settings of `rebuild_bank.py`."""
 
     job: ClassVar[str] = "rebuild_bank"
 
-    run_root: Text = "runs"
-    """Folder of all runs; holds MLflow's database too."""
     run_name: Name = "rebuild_bank"
-    """Folder of this run under `run_root`: its settings and its log."""
     store: StoreUri = ""
     """Root URI of the store that holds the request log, file:///... or s3://bucket/prefix."""
     alias: str = "challenger"
     """Alias of the new version in MLflow, for promotion.py; empty sets none."""
     source: RebuildSourceSection = RebuildSourceSection()
-    limits: InputLimits = InputLimits()
-    backbone: BackboneSection = BackboneSection()
-    generator: GeneratorSection = GeneratorSection()
-    embedding: EmbeddingSection = EmbeddingSection()
     bank: RebuiltBankSection = RebuiltBankSection()
-    growth: GrowthPolicy = GrowthPolicy()
-    states: StatesSection = StatesSection(is_cached=False)
-    ray: RaySection = RaySection()
-    tracking: TrackingSection = TrackingSection()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -215,11 +203,6 @@ class RebuildRecipe(Recipe):
             )
         self.editing()
         return self
-
-    @property
-    def run_folder(self) -> Path:
-        """Folder of this run."""
-        return Path(self.run_root) / self.run_name
 
     def editing(self) -> LifelongEditRecipe:
         """As a recipe of the editing job, without new requests and evaluation."""

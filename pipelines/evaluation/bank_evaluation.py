@@ -84,14 +84,10 @@ class BankEvaluation(EvaluatedVersion):
 def plan_evaluation(
     cases: Sequence[Case], settings: EvaluationSettings, *, group_size: int = 0
 ) -> EvaluationPlan:
-    """Choose cases and cut them into units.
+    """Choose cases by their edits and the seed, and cut them into units.
 
-    Args:
-        cases: In a fixed order; which ones are drawn depends on their edits and the seed alone.
-        settings: How many cases, and how.
-        group_size: 0 evaluates each case against the whole bank version. Otherwise the cases are
-            taken in groups of this size (the last may be smaller), and each is evaluated against
-            the edits of its group alone.
+    `group_size` 0 evaluates each case against the whole bank version. Otherwise the cases are taken
+    in groups of this size, and each is evaluated against the edits of its group alone.
     """
     drawn = _drawn_case_ids(cases, settings.max_cases, settings.seed)
     chosen = [case for case in cases if case.case_id in drawn]
@@ -213,21 +209,8 @@ def evaluate_bank_version(
 ) -> BankEvaluation:
     """Evaluate a pinned bank version, or resume where an earlier call ended.
 
-    Args:
-        store: Holds the table `results/<run>`.
-        bank: Holds the version.
-        version: Of the bank.
-        cases: In a fixed order, the same ones whenever the evaluation is resumed. Cases whose edits
-            the version does not hold are evaluated too.
-        settings: How many cases, and how.
-        pool: Scores, with the models that the bank was made with.
-        run: Names the table.
-        on_progress: Called with the number of units done and of all units.
-        should_stop: Called as results come; True ends with an incomplete evaluation.
-
-    Raises:
-        RepositoryMismatchError: The pool holds other models than the bank was made with.
-        LiveEditError: A probe cannot be scored, or the infrastructure failed for good.
+    `cases` have a fixed order, also when resumed; those whose edits the version does not hold are
+    evaluated too. Once `should_stop` is true, the evaluation returned is incomplete.
     """
     facts = pool.describe()
     check_models(bank, facts)

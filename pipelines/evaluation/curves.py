@@ -33,15 +33,8 @@ def lifelong_curves(
     on_progress: Callable[[int, int], None] = lambda num_done, num_units: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[BankEvaluation]:
-    """Evaluate cases after each number of edits, or resume where an earlier call ended.
-
-    Arguments as for `evaluate_bank_version`, except:
-
-    Args:
-        results: Receives the results.
-        cases: In the order of the edits; those whose edits the version does not hold are left out.
-        sizes: Numbers of edits; a number beyond the cases evaluated stands for all of them.
-    """
+    """Evaluate the cases that the version holds after each number of edits, or resume where an
+    earlier call ended; a number beyond the cases evaluated stands for all of them."""
     facts = pool.describe()
     check_models(bank, facts)
     edit_ids = set(bank.edit_ids(version))

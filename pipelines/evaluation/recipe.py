@@ -36,8 +36,7 @@ class MetricFractions(Settings):
 
     def of(self, kind: ProbeKind) -> float:
         """The value of one metric."""
-        value: float = getattr(self, kind.value)
-        return value
+        return float(getattr(self, kind.value))
 
 
 class TolerancesSection(MetricFractions):
@@ -52,6 +51,15 @@ class TolerancesSection(MetricFractions):
     portability: Fraction = 0.02
 
 
+class ComparingRecipe(Recipe):
+    """The recipe of a job that compares two bank versions."""
+
+    seed: Seed = 0
+    """Of the test and the intervals."""
+    regression: RegressionSection = RegressionSection()
+    tolerances: TolerancesSection = TolerancesSection()
+
+
 class VersionSection(Settings):
     """One of the two bank versions, by the results that the store holds of it."""
 
@@ -63,13 +71,11 @@ class VersionSection(Settings):
     """What the page calls it; empty: its number."""
 
 
-class VersionComparisonRecipe(Recipe):
+class VersionComparisonRecipe(ComparingRecipe):
     """Settings of `compare_versions.py`."""
 
     job: ClassVar[str] = "compare_versions"
 
-    seed: Seed = 0
-    """Of the test and the intervals."""
     run_root: str = "runs"
     """Folder of all runs."""
     store: StoreUri = ""
@@ -83,18 +89,13 @@ class VersionComparisonRecipe(Recipe):
     cases: str = ""
     """JSONL file of the cases that were evaluated; empty for the built-in evaluation cases."""
     limits: InputLimits = InputLimits()
-    regression: RegressionSection = RegressionSection()
-    tolerances: TolerancesSection = TolerancesSection()
     output: str = ""
     """The page; empty: `comparisons/<bank>-<old>-<new>.html` under `run_root`."""
 
     def check_complete(self) -> None:
         """Refuse a recipe that names nothing to compare; `--dry-run` may show one."""
-        for name, value in (
-            ("store", self.store),
-            ("old.results", self.old.results),
-            ("new.results", self.new.results),
-        ):
+        old, new = self.old.results, self.new.results
+        for name, value in (("store", self.store), ("old.results", old), ("new.results", new)):
             if not value.strip():
                 raise ConfigError(f"{name} is not set: see --help")
 

@@ -1,6 +1,6 @@
 """Compares two bank versions by stored results, without loading a model."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from infra.bank.expert_bank import ExpertBank
@@ -11,25 +11,23 @@ from infra.tracking.results import ResultsTable
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.errors import InputError
 from liveedit_core.evaluation.comparison import (
+    MetricComparison,
     Pair,
     cases_held,
     compare_results,
     paired_results,
 )
+from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.schema import Case
 from pipelines.evaluation.examples import edits_of
 from pipelines.evaluation.pages import write_comparison_page
-from pipelines.evaluation.recipe import VersionComparisonRecipe, VersionSection
+from pipelines.evaluation.recipe import ComparingRecipe, VersionComparisonRecipe, VersionSection
 from pipelines.job.cases import read_case_file
 from pipelines.job.run_folder import run_facts
 
 
 def compare_versions(recipe: VersionComparisonRecipe) -> tuple[Path, ComparisonReportData]:
-    """Compare two versions and write the page; returns its path and what it compares.
-
-    Raises:
-        InputError: The store lacks the results, or the recipe names other cases.
-    """
+    """Compare two versions and write the page; returns its path and what it compares."""
     recipe.check_complete()
     store, bank_store = ObjectStore(recipe.store_uri), ObjectStore(recipe.bank_store_uri)
     old = find_version(store, recipe.bank, recipe.old)
@@ -43,14 +41,8 @@ def compare_versions(recipe: VersionComparisonRecipe) -> tuple[Path, ComparisonR
         old=old,
         new=new,
         seed=recipe.seed,
-        comparisons=compare_results(
-            [newer for _, newer in pairs],
-            [older for older, _ in pairs],
-            held=held,
-            alpha=recipe.regression.alpha,
-            num_resamples=recipe.regression.num_resamples,
-            tolerance_of=recipe.tolerances.of,
-            seed=recipe.seed,
+        comparisons=compare_by(
+            recipe, [newer for _, newer in pairs], [older for older, _ in pairs], held
         ),
         warnings=_warnings(old, new, len(pairs)),
         facts={
@@ -63,6 +55,24 @@ def compare_versions(recipe: VersionComparisonRecipe) -> tuple[Path, ComparisonR
     path = recipe.page(old.bank_version, new.bank_version)
     edits = edits_of(RequestLog(bank_store))
     return write_comparison_page(path, data, cases=cases, edits=edits, held=held), data
+
+
+def compare_by(
+    recipe: ComparingRecipe,
+    new: Iterable[ProbeResult],
+    old: Iterable[ProbeResult],
+    held: Collection[str],
+) -> list[MetricComparison]:
+    """`compare_results` with the test and the tolerances of a recipe."""
+    return compare_results(
+        new,
+        old,
+        held=held,
+        alpha=recipe.regression.alpha,
+        num_resamples=recipe.regression.num_resamples,
+        tolerance_of=recipe.tolerances.of,
+        seed=recipe.seed,
+    )
 
 
 def find_version(store: ObjectStore, bank: str, section: VersionSection) -> EvaluatedVersion:

@@ -29,14 +29,7 @@ def open_published(
     limits: InputLimits = _DEFAULT_LIMITS,
     say: Callable[[str], None] | None = None,
 ) -> PublishedBenchmark:
-    """The benchmark of a recipe, checked as a whole; images are read when a case is taken.
-
-    Args:
-        say: Gets a line for everything that was left out.
-
-    Raises:
-        InputError: A file is missing, or records are wrong; all of them are named.
-    """
+    """The benchmark of a recipe, checked as a whole; images are read when a case is taken."""
     layout, data = layout_of(section.name), Path(section.data)
     benchmark = open_benchmark(
         section.name,
@@ -54,10 +47,6 @@ def open_published(
 def load_training_cases(section: BenchmarkSection, path: str = "") -> list[Case]:
     """Cases to train on, each with one probe of every kind: of a benchmark, whose `Case.entity` is
     VLKEB's entity or otherwise the image; of a JSONL file; or the built-in ones.
-
-    Raises:
-        ConfigError: Lines are no cases, or a case lacks what training needs.
-        InputError: Files cannot be read, or records of a benchmark are wrong.
     """
     if section.is_on:
         return trainable_cases(list(open_published(section, "train", say=print)))
@@ -78,13 +67,7 @@ def load_evaluation_cases(
     limit: int | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Case]:
-    """Cases to evaluate on: of a benchmark, of a JSONL file, or the built-in ones.
-
-    Args:
-        store: Reads images that the file names by URI.
-        limit: Use only this many, from the start; a benchmark is still checked as a whole.
-        say: Gets a line for everything that a benchmark left out.
-    """
+    """Cases to evaluate on: of a benchmark, of a JSONL file, or the built-in ones."""
     if section.is_on:
         benchmark = open_published(section, "evaluation", limits=limits, say=say)
         return list(itertools.islice(benchmark, limit))

@@ -89,12 +89,7 @@ def resolve(
     recipe_class: type[RecipeT], options: argparse.Namespace, *, defaults: Sequence[str] = ()
 ) -> RecipeT:
     """The recipe, then overrides, then the options whose `dest` is the dotted name of a setting:
-    the later one wins.
-
-    Args:
-        defaults: Overrides that the job prefers to the recipe's values; whatever is given on the
-            command line wins.
-    """
+    the later one wins. The job prefers `defaults` (overrides too) to the recipe's values."""
     named = [f"{name}={value}" for name, value in _settings_of(recipe_class, options).items()]
     return load_recipe(recipe_class, options.recipe, [*defaults, *options.overrides, *named])
 

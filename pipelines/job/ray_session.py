@@ -38,13 +38,8 @@ _PROJECT = Path(__file__).resolve().parents[2]
 
 
 def prepare_environment(config: RaySection) -> None:
-    """Set what this process and its children read from the environment.
-
-    To be called before Ray is imported for the first time, which reads some of it then.
-
-    Args:
-        config: Says whether there is a cluster to join.
-    """
+    """Set what this process and its children read from the environment; call it before Ray is
+    imported for the first time, which reads some of it then."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not _address(config):
@@ -59,16 +54,7 @@ def _address(config: RaySection) -> str:
 
 @contextlib.contextmanager
 def open_session(config: RaySection, *, needed_cpus: float) -> Iterator[None]:
-    """Join or start Ray, and leave or end it.
-
-    Args:
-        config: Where, and how large a local session is.
-        needed_cpus: CPUs that all actors of the job ask for together; a local session offers so
-            many at least, as its actors may share the cores.
-
-    Raises:
-        ConfigError: There is no cluster at the address.
-    """
+    """Join or start Ray, and leave or end it; a local session offers at least `needed_cpus`."""
     prepare_environment(config)
     # Ray forks only to start other programs, which is harmless.
     warnings.filterwarnings("ignore", message="lance is not fork-safe")

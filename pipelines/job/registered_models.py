@@ -26,14 +26,10 @@ _READER = "reader"
 
 
 def newest_version(versions: ModelVersions) -> RegisteredVersion:
-    """The newest registered bank version.
+    """The newest registered bank version; InputError if there is none.
 
     Versions may be registered out of order (a resumed run registers what an outage left out): of
     the bank that was registered last, it is the one with the highest bank version.
-
-    Raises:
-        InputError: None is registered.
-        TrackingError: MLflow does not answer.
     """
     registered = versions.all(BANK_MODEL)
     if not registered:
@@ -49,12 +45,7 @@ def newest_version(versions: ModelVersions) -> RegisteredVersion:
 
 
 def version_of(versions: ModelVersions, bank: ExpertBank, version: int) -> RegisteredVersion:
-    """The registered version of a committed bank version.
-
-    Raises:
-        InputError: It is not registered.
-        TrackingError: MLflow does not answer.
-    """
+    """The registered version of a committed bank version."""
     for item in versions.all(BANK_MODEL):
         is_same = item.tags.get("bank_version") == str(version)
         if is_same and _bank_of(item) == (bank.store.root_uri, bank.name):
@@ -95,16 +86,7 @@ def registered_models(
 
 
 def fetch_generator(versions: ModelVersions, digest: str, cache: Path) -> Path:
-    """The folder of a generator checkpoint, its content verified.
-
-    Args:
-        digest: sha256 of the checkpoint.
-        cache: Folder to download it to, in a subfolder named by the digest.
-
-    Raises:
-        IntegrityError: It is registered nowhere, or its bytes were altered.
-        TrackingError: MLflow does not answer.
-    """
+    """The verified folder of a generator checkpoint, downloaded to `cache`/`digest` if needed."""
     builtin = builtin_generator_folder()
     if digest_of(builtin) == digest:
         return builtin

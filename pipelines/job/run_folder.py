@@ -24,12 +24,8 @@ _PACKAGES = ("torch", "transformers", "ray", "pylance", "mlflow", "open_clip_tor
 
 def enter_run_folder(config: RunRecipe, *, must_exist: bool = False) -> bool:
     """Create or re-enter the folder of a run and write down this start; returns whether the run
-    existed, so that this start resumes it.
-
-    Raises:
-        ConfigError: `must_exist`, but there is no such run; or a run of this name was made with
-            settings that cannot change.
-    """
+    existed, so that this start resumes it. ConfigError if the settings in `fixed_settings` differ,
+    or if there is no run where it `must_exist`."""
     folder = config.run_folder
     recipe_file = folder / "config.toml"
     exists = recipe_file.exists()

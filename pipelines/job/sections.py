@@ -1,8 +1,7 @@
 """Sections that the recipes of several jobs share.
 
 Nothing is optional in the sense of None: an empty text or a zero means "not set" where the
-docstring of the field says so. To keep the keys of a section in order, fields that come first lie
-in the last base class.
+docstring of the field says so.
 """
 
 from pathlib import Path
@@ -35,7 +34,6 @@ Protocols = Annotated[
     Field(min_length=1),
     rule(lambda names: len(set(names)) == len(names), "name each protocol at most once"),
 ]
-BOTH: tuple[ScoringProtocol, ...] = ("teacher_forced", "free_generation")
 RisingCounts = Annotated[
     List[int],
     rule(
@@ -51,11 +49,9 @@ def store_uri(store: str, default: Path) -> str:
     return store if "://" in store else Path(store or default).absolute().as_uri()
 
 
-class RunRecipe(Recipe):
-    """The recipe of a job that keeps a run: what it is called and where it lies."""
+class FolderRecipe(Recipe):
+    """The recipe of a job that has a folder under a root."""
 
-    seed: Seed = 0
-    """Seed of everything that is drawn at random."""
     run_root: Text = "runs"
     """Folder of all runs; holds MLflow's database where MLFLOW_TRACKING_URI names no server."""
     run_name: Name = ""
@@ -65,6 +61,13 @@ class RunRecipe(Recipe):
     def run_folder(self) -> Path:
         """Folder of this run."""
         return Path(self.run_root) / self.run_name
+
+
+class RunRecipe(FolderRecipe):
+    """The recipe of a job whose results depend on a seed."""
+
+    seed: Seed = 0
+    """Seed of everything that is drawn at random."""
 
     def fixed_settings(self) -> dict[str, object]:
         """What stored results depend on: must stay the same while a run is resumed."""
@@ -79,11 +82,9 @@ class BenchmarkSection(Settings):
     data: str = ""
     """Folder with its JSON files. Training takes the training file, other jobs the evaluation."""
     images: str = ""
-    """Folder that image paths start from; empty: the one that lies in `data` under its published
-    name, otherwise `data` itself."""
+    """Folder that image paths start from; empty: its published name in `data`, or `data` itself."""
     missing_images: MissingImages = "fatal"
-    """When images are missing or unreadable: do not start ("fatal"), or leave out the records that
-    need them and say so ("skipped")."""
+    """What missing or unreadable images do: "fatal" stops, "skipped" leaves out their records."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -129,18 +130,18 @@ class ActorSection(Settings):
     """Custom Ray resource that marks the nodes to run on; empty for any node."""
 
 
-class _PoolSize(Settings):
+class WorkerSection(ActorSection):
+    """A pool of workers."""
+
     num_workers: PositiveInt = 1
     """Most actors in the pool; they start as there is work for them."""
     batch_size: PositiveInt = 16
     """Items in one forward pass."""
 
 
-class WorkerSection(ActorSection, _PoolSize):
-    """A pool of workers."""
+class GeneratorSection(ActorSection):
+    """The trained generator that writes experts, and the gangs of actors it runs in."""
 
-
-class _GangSize(Settings):
     checkpoint: Text = "builtin"
     """"builtin", or the folder of a generator checkpoint (safetensors and config.json)."""
     shards: PositiveInt = 1
@@ -149,10 +150,6 @@ class _GangSize(Settings):
     """Independent copies that write experts side by side."""
     batch_size: PositiveInt = 8
     """Requests in one forward pass."""
-
-
-class GeneratorSection(ActorSection, _GangSize):
-    """The trained generator that writes experts, and the gangs of actors it runs in."""
 
 
 class EmbeddingSection(WorkerSection):
@@ -189,50 +186,50 @@ class BankSection(Settings):
     """Edits of one window; each window becomes one bank version."""
 
 
-class EvaluationSection(WorkerSection):
+class ScoringSection(WorkerSection):
+    """How cases are scored, and by how many workers."""
+
+    protocols: Protocols = ("teacher_forced", "free_generation")
+    """How to score: "teacher_forced", "free_generation"."""
+    free_generation_cases: Count = 100
+    """Most cases of an evaluation scored by free generation, which is slow; 0 for all."""
+    max_new_tokens: PositiveInt = 12
+    """Longest answer under free generation, in tokens."""
+
+
+class EvaluationSection(ScoringSection):
     """When, how and on what the bank is evaluated."""
 
     num_cpus: Amount = 0.5
     at: RisingCounts = (1, 10, 100, 1000)
     """Numbers of edits at which to evaluate; the end of the job is always evaluated."""
     curve_at: RisingCounts = ()
-    """Numbers of edits of a lifelong curve: at the end of the job the cases are split into groups
-    of this size, and each is scored against the edits of its group. Every number costs an
-    evaluation of its own; empty draws no curve."""
+    """Numbers of edits of a lifelong curve: at the end, each case is scored against the edits of
+    its group of this size. Every number costs an evaluation; empty draws no curve."""
     max_cases: Count = 0
     """Evaluate at most this many of the edited cases at each point; 0 for all."""
-    protocols: Protocols = BOTH
-    """How to score: "teacher_forced", "free_generation"."""
-    free_generation_cases: Count = 100
-    """Free generation is slow: score at most this many cases at each point; 0 for all."""
-    max_new_tokens: PositiveInt = 12
-    """Longest answer under free generation, in tokens."""
     matrices: MatrixPlace = "auto"
     """Where an actor keeps the matrices of the experts: "resident" in memory, "on_demand" in the
     store until an input keeps their expert, or "auto": in memory up to a gibibyte."""
 
 
-class _StateCache(Settings):
+class StatesSection(ActorSection):
+    """The cache of hidden states at l_e, shared by training, expert generation and evaluation."""
+
     is_cached: bool = True
     """Whether states are read from the cache; false computes them whenever they are needed."""
     store: StoreUri = ""
-    """Root URI of the store that holds the cache, file:///... or s3://bucket/prefix; empty: the
-    folder `cache` under `run_root`, which all jobs on it share."""
+    """Root URI of the cache's store; empty: `cache` under `run_root`, shared by all its jobs."""
     dtype: StateDtype = "float16"
-    """dtype at rest. float16 is exact to about 1e-3; bfloat16 has its range but a tenth of its
-    precision, for backbones whose hidden states exceed 65 504; float32 is exact."""
+    """dtype at rest: float16 is exact to about 1e-3; bfloat16 is for hidden states beyond 65 504,
+    with a tenth of that precision; float32 is exact."""
     max_bytes: Count = 50_000_000_000
-    """Budget. Beyond it the least recently used states are evicted, and states that find no room
-    are computed whenever they are needed; 0 sets no limit."""
+    """Budget; beyond it the least recently used states are evicted. 0 sets no limit."""
     num_workers: Count = 0
     """Actors that encode a split before training; 0 encodes in the job's own process, without
     Ray."""
     max_in_flight: PositiveInt = 4
     """Chunks in flight at one time."""
-
-
-class StatesSection(ActorSection, _StateCache):
-    """The cache of hidden states at l_e, shared by training, expert generation and evaluation."""
 
     def store_uri(self, run_root: str) -> str:
         """Root URI of the cache's store."""

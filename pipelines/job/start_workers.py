@@ -92,12 +92,8 @@ def start_evaluator(
 ) -> EvaluationPool:
     """Evaluation workers; the second and later ones start when there is enough work for them.
 
-    Args:
-        max_new_tokens: Longest answer under free generation.
-        max_in_flight: Most units in progress at one time.
-        cache: Of states; None computes them once for this pool.
-        answers_uri: Root of the store that holds answers of the unedited backbone; "" computes
-            them once for this pool.
+    States and unedited answers come from `cache` and the store at `answers_uri`, or are computed
+    once for this pool.
     """
     worker = EvaluationActor.options(**_options(section))
     start_actor = functools.partial(

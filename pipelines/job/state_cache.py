@@ -110,9 +110,6 @@ def fill_cache(
 
     States of other jobs are evicted to stay within the budget. When these inputs alone exceed it,
     the rest is computed when it is needed. `report` is called with (held, total) inputs.
-
-    Raises:
-        ConfigError: The encoder's backbone or edit layer differs from the cache's.
     """
     missing = cache.missing(inputs)
     if not missing:

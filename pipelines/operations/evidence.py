@@ -1,8 +1,8 @@
 """Gathers the evidence for the gates of a promotion from registry, store and probe results."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,21 +12,13 @@ from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, Evaluati
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
-from liveedit_core.evaluation.comparison import MetricComparison, compare_results, in_scope
+from liveedit_core.evaluation.comparison import MetricComparison, in_scope
 from liveedit_core.evaluation.probes import ProbeResult
-from liveedit_core.evaluation.summaries import metric_values, summarize
+from liveedit_core.evaluation.summaries import summarize
+from pipelines.evaluation.versions import compare_by
 from pipelines.job.registered_models import fetch_generator
 from pipelines.operations.gates import Evidence
 from pipelines.operations.recipe import PromotionRecipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class GatheredEvidence:
-    """The evidence, and the part of it that the audit record keeps."""
-
-    evidence: Evidence
-    numbers: Mapping[str, float]
-    sources: Mapping[str, str]
 
 
 def gather_evidence(
@@ -37,13 +29,8 @@ def gather_evidence(
     candidate: RegisteredVersion,
     champion: int,
     now: datetime,
-) -> GatheredEvidence:
-    """Collect what the gates need to know about a candidate; `champion` is 0 for none.
-
-    Raises:
-        StorageUnavailableError: a store does not answer.
-        TrackingError: MLflow does not answer.
-    """
+) -> Evidence:
+    """Collect what the gates need to know about a candidate; `champion` is 0 for none."""
     record = EvaluationLog(store, BANK_MODEL).newest_of(candidate.version)
     digest_problems, shard_problems = _content_problems(versions, candidate, record)
     evidence = Evidence(
@@ -54,37 +41,20 @@ def gather_evidence(
         champion=champion,
     )
     if record is None:
-        return GatheredEvidence(evidence=evidence, numbers={}, sources={})
+        return evidence
     newest = _read_results(store, record.newest)
-    num_missing = _num_missing(record.newest, newest)
-    old: list[ProbeResult] = []
-    if record.champion is not None:
-        old = _read_results(store, record.champion)
-        num_missing += _num_missing(record.champion, old)
+    old = _read_results(store, record.champion) if record.champion else []
+    num_missing = _num_missing(record.newest, newest) + _num_missing(record.champion, old)
     comparisons: list[MetricComparison] = []
-    if record.champion is not None and not num_missing:
-        comparisons = compare_results(
-            newest,
-            old,
-            held=record.compared,
-            alpha=recipe.regression.alpha,
-            num_resamples=recipe.regression.num_resamples,
-            tolerance_of=recipe.tolerances.of,
-            seed=recipe.seed,
-        )
-    summary = summarize(in_scope(newest, record.newest.held), seed=recipe.seed)
-    evidence = replace(
+    if record.champion and not num_missing:
+        comparisons = compare_by(recipe, newest, old, record.compared)
+    return replace(
         evidence,
         evaluated_at=record.evaluated_time,
         num_missing_results=num_missing,
-        summary=summary,
+        summary=summarize(in_scope(newest, record.newest.held), seed=recipe.seed),
         compared_with=record.champion.version if record.champion else 0,
         comparisons=comparisons,
-    )
-    differences = {f"difference.{item.name}": item.difference.mean for item in comparisons}
-    return GatheredEvidence(
-        evidence=evidence,
-        numbers={**metric_values(summary), **differences},
         sources=_sources(record),
     )
 
@@ -96,8 +66,8 @@ def _read_results(store: ObjectStore, evaluated: EvaluatedBank) -> list[ProbeRes
     return ResultsTable(store, evaluated.run).read(key)
 
 
-def _num_missing(evaluated: EvaluatedBank, results: Sequence[ProbeResult]) -> int:
-    return max(0, evaluated.num_results - len(results))
+def _num_missing(evaluated: EvaluatedBank | None, results: Sequence[ProbeResult]) -> int:
+    return max(0, evaluated.num_results - len(results)) if evaluated else 0
 
 
 def _content_problems(

@@ -6,13 +6,13 @@ All gates are checked, so that a refusal lists everything that is wrong. The evi
 `evidence.py`; its numbers are computed from single probe results.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from liveedit_core.evaluation.comparison import MetricComparison
 from liveedit_core.evaluation.probes import TEACHER_FORCED
-from liveedit_core.evaluation.summaries import Summary
+from liveedit_core.evaluation.summaries import Summary, metric_values
 from liveedit_core.schema import ProbeKind
 from pipelines.operations.recipe import GatesSection, ThresholdsSection
 
@@ -50,6 +50,14 @@ class Evidence:
     compared_with: int = 0
     """The version that the evaluation compared with; 0 for none."""
     comparisons: Sequence[MetricComparison] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Results, MLflow run, bank and digests that the numbers come from; for the audit record."""
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Means and differences by name, as the audit record keeps them."""
+        differences = {f"difference.{item.name}": item.difference.mean for item in self.comparisons}
+        return {**metric_values(self.summary), **differences}
 
 
 def all_gates(

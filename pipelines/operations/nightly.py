@@ -21,7 +21,7 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, EvaluationRecord
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions
 from liveedit_core.errors import LiveEditError
-from liveedit_core.evaluation.comparison import cases_held, compare_results, in_scope
+from liveedit_core.evaluation.comparison import cases_held, in_scope
 from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.schema import Case
 from pipelines.evaluation.bank_evaluation import (
@@ -29,15 +29,12 @@ from pipelines.evaluation.bank_evaluation import (
     evaluate_bank_version,
     plan_evaluation,
 )
+from pipelines.evaluation.versions import compare_by
 from pipelines.job.cases import evaluation_digest
 from pipelines.job.registered_models import fetch_generator, newest_version
 from pipelines.job.stages import Evaluator
 from pipelines.operations.nightly_records import NightlyFindings, ScoredVersion, record_findings
-from pipelines.operations.nightly_state import (
-    NightlyOutcome,
-    NightlyPlan,
-    NightlyState,
-)
+from pipelines.operations.nightly_state import NightlyOutcome, NightlyPlan, NightlyState
 from pipelines.operations.recipe import NightlyRecipe
 
 _WAIT_STEP_S = 5.0
@@ -75,16 +72,7 @@ class NightlyRun:
     sleep: Callable[[float], None] = field(default=time.sleep)
 
     def run(self, load_cases: Callable[[], Sequence[Case]]) -> NightlyResult:
-        """Do what is left of this run.
-
-        Raises:
-            ConfigError: the run began with other cases or settings.
-            InputError: nothing is registered, or a case cannot be read.
-            IntegrityError: a file of a version is missing or altered.
-            NightlyRunBusyError: another process works on it.
-            StorageUnavailableError: a store does not answer.
-            TrackingError: the registry does not answer.
-        """
+        """Do what is left of this run; NightlyRunBusyError if another process works on it."""
         store = ObjectStore(self.recipe.store_uri)
         name, label = self.recipe.run_name, self.label
         state = NightlyState(store, name, label)
@@ -151,21 +139,14 @@ class NightlyRun:
         if not champion.evaluation.is_complete:
             return None
         compared = _cases_to_compare(newest, champion, cases)
-        comparisons = compare_results(
-            newest.evaluation.results,
-            champion.evaluation.results,
-            held=compared,
-            alpha=self.recipe.regression.alpha,
-            num_resamples=self.recipe.regression.num_resamples,
-            tolerance_of=self.recipe.tolerances.of,
-            seed=self.recipe.seed,
-        )
         return NightlyFindings(
             cases=cases,
             newest=newest,
             champion=champion,
             compared=compared,
-            comparisons=comparisons,
+            comparisons=compare_by(
+                self.recipe, newest.evaluation.results, champion.evaluation.results, compared
+            ),
         )
 
     def _proposed_plan(self, cases: Sequence[Case]) -> NightlyPlan:

@@ -47,11 +47,7 @@ class NightlyState:
         self._label = label
 
     def fix_plan(self, proposed: NightlyPlan) -> NightlyPlan:
-        """The plan that the run began with, or the proposed one at the first start.
-
-        Raises:
-            ConfigError: it began with other cases or settings.
-        """
+        """The plan that the run began with, or the proposed one at the first start."""
         key = f"{self._folder}/plan.json"
         self._store.put_if_absent(key, json.dumps(asdict(proposed), indent=2).encode())
         plan = NightlyPlan(**self._read(key))

@@ -32,21 +32,12 @@ def open_editor(
     device: str = "cpu",
     tracking_uri: str = "",
 ) -> EditedModel:
-    """Open a registered bank version; edits made to the result stay in memory.
+    """Open a registered bank version, `models:/<name>@<alias>` or `models:/<name>/<number>`; edits
+    made to the result stay in memory.
 
-    Args:
-        uri: `models:/liveedit-bank@champion`, or `models:/liveedit-bank/7`.
-        backbone: the frozen model if it is loaded already; by default the one recorded with the
-            version, in its recorded dtype.
-        device: for a backbone that is loaded here: "cpu", "cuda", "cuda:1" or "auto".
-        tracking_uri: MLflow server; by default the environment's MLFLOW_TRACKING_URI.
-
-    Raises:
-        ConfigError: no tracking URI is set, or the backbone cannot be loaded.
-        InputError: there is no such version.
-        IntegrityError: a file of the bank version or of the generator is missing or altered.
-        RepositoryMismatchError: the backbone differs, or the bank was created anew.
-        TrackingError: MLflow does not answer.
+    `backbone` is the frozen model if it is loaded already; otherwise the one recorded with the
+    version is loaded on `device`. `tracking_uri` is by default MLFLOW_TRACKING_URI. Fails with an
+    IntegrityError or RepositoryMismatchError instead of serving altered or unfitting content.
     """
     server = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not server:

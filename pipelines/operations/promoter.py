@@ -22,8 +22,8 @@ from infra.tracking.audit_log import Action, AuditLog, AuditRecord
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from liveedit_core.errors import InputError, LiveEditError
 from pipelines.job.registered_models import newest_version
-from pipelines.operations.evidence import GatheredEvidence, gather_evidence
-from pipelines.operations.gates import GateResult, all_gates
+from pipelines.operations.evidence import gather_evidence
+from pipelines.operations.gates import Evidence, GateResult, all_gates
 from pipelines.operations.recipe import PromotionRecipe
 
 CHAMPION = "champion"
@@ -60,17 +60,9 @@ class Promoter:
     say: Callable[[str], None] = field(default=lambda text: None)
 
     def promote(self, uri: str = "") -> Decision:
-        """Make a version the champion if it passes every gate.
+        """Make `models:/liveedit-bank/7`, or the newest version, champion if it passes every gate.
 
-        Args:
-            uri: `models:/liveedit-bank/7` or `models:/liveedit-bank@challenger`; "" for the newest
-                registered version.
-
-        Raises:
-            InputError: there is no such version.
-            PromotionConflictError: another process was first.
-            StorageUnavailableError: a store does not answer.
-            TrackingError: MLflow does not answer; a decision made is applied by the next call.
+        When MLflow fails after the decision, the next call applies it.
         """
         with self._lease():
             records = self._finished_records()
@@ -78,7 +70,7 @@ class Promoter:
             champion = self._alias(CHAMPION)
             if candidate.version == champion:
                 return Decision(version=champion, champion_before=champion)
-            gathered = gather_evidence(
+            evidence = gather_evidence(
                 self.recipe,
                 store=self._store,
                 versions=self.versions,
@@ -86,25 +78,19 @@ class Promoter:
                 champion=champion,
                 now=datetime.now(UTC),
             )
-            gates = all_gates(gathered.evidence, self.recipe.gates, self.recipe.thresholds)
+            gates = all_gates(evidence, self.recipe.gates, self.recipe.thresholds)
             refusals = tuple(f"{gate.name}: {gate.reason}" for gate in gates if not gate.passed)
             decision = Decision(
                 version=candidate.version, champion_before=champion, gates=gates, refusals=refusals
             )
             if refusals:
                 return decision
-            record = self._record("promotion", records, candidate.version, champion, gathered)
+            record = self._record("promotion", records, candidate.version, champion, evidence)
             self._decide(record)
             return replace(decision, record=record)
 
     def roll_back(self) -> Decision:
-        """Make the previous champion the champion again; its files are verified first.
-
-        Raises:
-            IntegrityError: a file of the previous champion is missing or altered.
-            PromotionConflictError: another process was first.
-            TrackingError: MLflow does not answer; a decision made is applied by the next call.
-        """
+        """Make the previous champion the champion again; its files are verified first."""
         with self._lease():
             records = self._finished_records()
             champion, previous = self._alias(CHAMPION), self._alias(PREVIOUS_CHAMPION)
@@ -165,7 +151,7 @@ class Promoter:
         records: list[AuditRecord],
         version: int,
         champion: int,
-        gathered: GatheredEvidence | None,
+        evidence: Evidence | None,
     ) -> AuditRecord:
         previous = champion if action == "promotion" else _replaced_by(version, records)
         return AuditRecord(
@@ -177,8 +163,8 @@ class Promoter:
             who=self.who,
             why=self.why,
             decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            numbers=gathered.numbers if gathered else {},
-            evidence=gathered.sources if gathered else {},
+            numbers=evidence.numbers if evidence else {},
+            evidence=evidence.sources if evidence else {},
         )
 
     def _decide(self, record: AuditRecord) -> None:

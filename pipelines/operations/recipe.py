@@ -16,16 +16,14 @@ from liveedit_core.settings import (
     Settings,
     StoreUri,
 )
-from pipelines.evaluation.recipe import MetricFractions, RegressionSection, TolerancesSection
+from pipelines.evaluation.recipe import ComparingRecipe, MetricFractions
 from pipelines.job.sections import (
-    BOTH,
     BenchmarkSection,
-    Protocols,
     RaySection,
     RunRecipe,
+    ScoringSection,
     StatesSection,
     TrackingSection,
-    WorkerSection,
     store_uri,
 )
 
@@ -42,21 +40,13 @@ class CasesSection(Settings):
     """Use only the first this many; 0 for all."""
 
 
-class _Scoring(Settings):
-    protocols: Protocols = BOTH
-    """How to score: "teacher_forced", "free_generation"."""
-    free_generation_cases: Count = 50
-    """Most cases scored by free generation, which is slow; 0 for all."""
-    max_new_tokens: PositiveInt = 12
-    """Longest answer under free generation, in tokens."""
-    device: str = "cpu"
-    """Device of a backbone other than the built-in one: "cpu", "cuda" or "auto"."""
-
-
-class ReplaySection(WorkerSection, _Scoring):
-    """How cases are scored, and by how many workers."""
+class ReplaySection(ScoringSection):
+    """How the fixed cases are scored, and by how many workers."""
 
     num_workers: PositiveInt = 2
+    free_generation_cases: Count = 50
+    device: str = "cpu"
+    """Device of a backbone other than the built-in one: "cpu", "cuda" or "auto"."""
 
 
 class LeaseSection(Settings):
@@ -70,8 +60,8 @@ class NightlyLeaseSection(LeaseSection):
     """The lease of a nightly run, which may wait for another process."""
 
     wait_s: Amount = 0.0
-    """Seconds to wait for another nightly run before failing. More than `term_s` lets a new machine
-    take over from one that was lost, without another start."""
+    """Seconds to wait for another nightly run before failing; more than `term_s` to take over from
+    a lost machine without another start."""
 
 
 class GatesSection(Settings):
@@ -93,11 +83,10 @@ class ThresholdsSection(MetricFractions):
     modal_locality: Fraction = 0.9
 
 
-class _OperationsRecipe(RunRecipe):
+class _OperationsRecipe(RunRecipe, ComparingRecipe):
     store: StoreUri = ""
-    """Root URI of the store for results, evaluations, audit log and leases, which
-    `nightly_evaluation.py` and `promotion.py` share. Empty: the folder `operations` under
-    `run_root`."""
+    """Root URI of the store for results, evaluations, audit log and leases, shared by nightly runs
+    and promotions; empty: `operations` under `run_root`."""
 
     @property
     def store_uri(self) -> str:
@@ -117,8 +106,6 @@ class NightlyRecipe(_OperationsRecipe):
     benchmark: BenchmarkSection = BenchmarkSection()
     limits: InputLimits = InputLimits()
     evaluation: ReplaySection = ReplaySection()
-    regression: RegressionSection = RegressionSection()
-    tolerances: TolerancesSection = TolerancesSection()
     lease: NightlyLeaseSection = NightlyLeaseSection()
     states: StatesSection = StatesSection()
     ray: RaySection = RaySection()
@@ -140,6 +127,4 @@ class PromotionRecipe(_OperationsRecipe):
     """Name of the recipe, for people."""
     gates: GatesSection = GatesSection()
     thresholds: ThresholdsSection = ThresholdsSection()
-    regression: RegressionSection = RegressionSection()
-    tolerances: TolerancesSection = TolerancesSection()
     lease: LeaseSection = LeaseSection()
