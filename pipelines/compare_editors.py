@@ -56,20 +56,16 @@ def _toml_list(names: str) -> str:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = entry.job_parser(__doc__, EXIT_CODES)
-    parser.add_argument(
-        "--edits", type="[{}]".format, metavar="N,N", help="numbers of edits (1,10,100)"
+    names = f"some of {', '.join(EDITORS)}"
+    parser.add_argument("--editors", type=_toml_list, metavar="NAME,NAME", help=names)
+    numbers = "numbers of edits (1,10,100)"
+    parser.add_argument("--edits", type="[{}]".format, metavar="N,N", help=numbers)
+    entry.add_settings(
+        parser,
+        ("--backbone", "backbone.name", "NAME", "a checkpoint folder, or owner/model of the hub"),
+        ("--output", "output", "FILE.json", "where the table goes"),
+        ("--run-name", "run_name", "NAME", "folder under runs/, and in MLflow"),
     )
-    parser.add_argument(
-        "--editors", type=_toml_list, metavar="NAME,NAME", help=f"some of {', '.join(EDITORS)}"
-    )
-    parser.add_argument(
-        "--backbone",
-        dest="backbone.name",
-        metavar="NAME",
-        help="a checkpoint folder, or owner/model of the hub",
-    )
-    parser.add_argument("--output", metavar="FILE.json", help="where the table goes")
-    parser.add_argument("--run-name", metavar="NAME", help="folder under runs/, and in MLflow")
     entry.add_benchmark_options(parser)
     return entry.parse_job(parser, arguments)
 
@@ -81,12 +77,10 @@ def run_job(recipe: CompareRecipe) -> int:
     from pipelines.baselines.compare import compare
     from pipelines.baselines.tables import to_table, write_files
     from pipelines.job.cases import load_evaluation_cases
+    from pipelines.job.progress import say_on
 
     console = Console()
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    say = say_on(console)
     cases = load_evaluation_cases(recipe.benchmark, say=say)
     backbone, generator = load_models(recipe)
     with state_source(recipe, backbone) as source:

@@ -36,14 +36,15 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = entry.job_parser(__doc__, EXIT_CODES)
-    parser.add_argument("--store", metavar="URI", help="store of the results; a folder or s3://...")
     parser.add_argument("--results", metavar="RUN", help="results table of both versions")
-    parser.add_argument("--old", dest="old.version", metavar="N", help="older version of the bank")
-    parser.add_argument(
-        "--new", dest="new.version", metavar="N", help="newer version; by default the newest"
+    entry.add_settings(
+        parser,
+        ("--store", "store", "URI", "store of the results; a folder or s3://..."),
+        ("--old", "old.version", "N", "older version of the bank"),
+        ("--new", "new.version", "N", "newer version; by default the newest"),
+        ("--cases", "cases", "FILE.jsonl", "the cases that were evaluated"),
+        ("--output", "output", "FILE.html", "the page to write"),
     )
-    parser.add_argument("--cases", metavar="FILE.jsonl", help="the cases that were evaluated")
-    parser.add_argument("--output", metavar="FILE.html", help="the page to write")
     return entry.parse_job(parser, arguments)
 
 

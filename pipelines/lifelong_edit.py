@@ -52,11 +52,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = entry.job_parser(__doc__, EXIT_CODES)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--requests", dest="requests.path", metavar="FILE.jsonl", help="facts, one a line"
-    )
-    source.add_argument(
-        "--cases", dest="requests.cases", metavar="FILE.jsonl", help="facts with probes, one a line"
+    entry.add_settings(
+        source,
+        ("--requests", "requests.path", "FILE.jsonl", "facts, one a line"),
+        ("--cases", "requests.cases", "FILE.jsonl", "facts with probes, one a line"),
     )
     entry.add_benchmark_options(parser, source)
     source.add_argument(
@@ -67,18 +66,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="keep running: edit with the files that arrive in the inbox (follow.inbox, by default "
         "`inbox` in the store) until Ctrl-C or SIGTERM, then drain",
     )
-    parser.add_argument("--store", metavar="URI", help="file:///folder or s3://bucket/prefix")
+    entry.add_settings(parser, entry.BACKBONE, entry.STORE, entry.RUN_NAME)
     parser.add_argument(
-        "--backbone",
-        dest="backbone.name",
-        metavar="NAME",
-        help='"builtin", a checkpoint folder, or owner/model[@revision] of the Hugging Face hub',
-    )
-    parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="resume this run; fail if it does not exist",
+        "--resume", action="store_true", help="resume this run; fail if it does not exist"
     )
     parser.add_argument(
         "--promote",
@@ -133,20 +123,17 @@ def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:
 
 
 def print_result(result: "JobResult", console: "Console", *, is_following: bool = False) -> int:
-    """Print the tables and the last lines; returns the exit code.
-
-    Rejected lines are expected in --follow mode: exit 0.
-    """
+    """Print the tables and the last lines; returns the exit code. Rejected lines are expected in
+    --follow mode: exit 0."""
     from pipelines.evaluation.result_table import result_tables
+    from pipelines.job.progress import say_on
 
     outcome = result.outcome
     for table in result_tables(outcome.evaluations, result.protocols):
         console.print(table)
     for table in result_tables(outcome.curve, result.protocols, note=", over all groups")[:-1]:
         console.print(table)
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say = say_on(console)
 
     say(f"report: {result.report}")
     say(f"mlflow: {result.tracking_uri}")

@@ -49,14 +49,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = entry.job_parser(__doc__, EXIT_CODES)
     parser.add_argument("--date", metavar="YYYY-MM-DD", help="of the run; default: today (UTC)")
     cases = parser.add_mutually_exclusive_group()
-    cases.add_argument(
-        "--cases",
-        dest="cases.path",
-        metavar="FILE.jsonl",
-        help="fixed cases, one per line; all are used",
-    )
+    about = "fixed cases, one per line; all are used"
+    entry.add_settings(cases, ("--cases", "cases.path", "FILE.jsonl", about))
     entry.add_benchmark_options(parser, cases)
-    parser.add_argument("--store", metavar="URI", help="file:///folder or s3://bucket/prefix")
+    entry.add_settings(parser, entry.STORE)
     return entry.parse_job(
         parser, arguments, recipe=DEFAULT_RECIPE, recipe_help="cases, tolerances, workers"
     )

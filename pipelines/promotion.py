@@ -58,15 +58,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     action.add_argument(
         "--rollback", action="store_true", help="make the previous champion the champion again"
     )
-    parser.add_argument(
-        "--store",
-        metavar="URI",
-        help="operations store, as in nightly_evaluation.py; a folder or s3://...",
-    )
+    about = "operations store, as in nightly_evaluation.py; a folder or s3://..."
+    entry.add_settings(parser, ("--store", "store", "URI", about))
     parser.add_argument("--why", metavar="TEXT", default="", help="reason, for the audit log")
-    parser.add_argument(
-        "--who", metavar="NAME", help="for the audit log; default: the current user"
-    )
+    who = "for the audit log; default: the current user"
+    parser.add_argument("--who", metavar="NAME", help=who)
     return entry.parse_job(
         parser, arguments, recipe=DEFAULT_RECIPE, recipe_help="thresholds and tolerances"
     )

@@ -43,18 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = entry.job_parser(__doc__, EXIT_CODES)
-    parser.add_argument("--store", metavar="URI", help="holds the request log")
-    parser.add_argument(
-        "--generator",
-        dest="generator.checkpoint",
-        metavar="FOLDER",
-        help="checkpoint that writes the experts",
+    entry.add_settings(
+        parser,
+        ("--store", "store", "URI", "holds the request log"),
+        ("--generator", "generator.checkpoint", "FOLDER", "checkpoint that writes the experts"),
+        ("--bank", "bank.name", "NAME", "of the new bank"),
+        ("--from", "source.bank", "NAME", "only the edits that this bank holds"),
+        entry.RUN_NAME,
     )
-    parser.add_argument("--bank", dest="bank.name", metavar="NAME", help="of the new bank")
-    parser.add_argument(
-        "--from", dest="source.bank", metavar="NAME", help="only the edits that this bank holds"
-    )
-    parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
     return entry.parse_job(parser, arguments)
 
 

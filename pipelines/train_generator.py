@@ -37,29 +37,17 @@ EXIT_CODES = """exit codes:
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = entry.job_parser(__doc__, EXIT_CODES)
-    parser.add_argument(
-        "--backbone",
-        dest="backbone.name",
-        metavar="NAME",
-        help='"builtin", a checkpoint folder, or owner/model[@revision] of the Hugging Face hub',
-    )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--cases", dest="data.cases", metavar="FILE.jsonl", help="training cases, one a line"
+    entry.add_settings(
+        source, ("--cases", "data.cases", "FILE.jsonl", "training cases, one a line")
     )
     entry.add_benchmark_options(parser, source)
-    parser.add_argument("--run-name", metavar="NAME", help="folder of the run under run_root")
-    parser.add_argument(
-        "--store",
-        dest="keep.store",
-        metavar="URI",
-        help="of checkpoints: file:///folder or s3://bucket/prefix",
-    )
-    parser.add_argument(
-        "--shards",
-        dest="sharding.shards",
-        metavar="K",
-        help="processes that share the weights (ZeRO)",
+    entry.add_settings(
+        parser,
+        entry.BACKBONE,
+        entry.RUN_NAME,
+        ("--store", "keep.store", "URI", "of checkpoints: file:///folder or s3://bucket/prefix"),
+        ("--shards", "sharding.shards", "K", "processes that share the weights (ZeRO)"),
     )
     parser.add_argument(
         "--resume", action="store_true", help="resume a run; refuse to start a new one"

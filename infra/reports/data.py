@@ -88,14 +88,22 @@ class StageTime:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportData:
+class PageData:
+    """What every page shows."""
+
+    seed: int
+    """Of samples, tests and intervals."""
+    warnings: Sequence[str] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """Shown as they are: recipe, git commit, digests, bank versions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData(PageData):
     """The report of an editing run."""
 
     title: str
     subtitle: str = ""
-    seed: int
-    facts: Mapping[str, str] = field(default_factory=dict)
-    """Shown as they are: recipe, git commit, digests, bank versions."""
     num_edits: int
     """Edits in the bank at the end."""
     num_edits_before: int = 0
@@ -111,57 +119,48 @@ class ReportData:
     rejects: Sequence[Rejected] = ()
     similar_pairs: Sequence[SimilarPair] = ()
     stages: Sequence[StageTime] = ()
-    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedVersion:
     """A bank version with its results."""
 
-    label: str = ""
-    """Its role: "champion", "newest"."""
     bank: str
     bank_version: int
     num_edits: int
     """Experts that each probe was scored against."""
     results: Sequence[ProbeResult]
+    label: str = ""
+    """Its role: "champion", "newest"."""
     is_complete: bool = True
     """Whether every probe has its results."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationReportData:
+class EvaluationReportData(PageData):
     """The page of one evaluation of one bank version."""
 
     version: EvaluatedVersion
     summary: Summary
-    seed: int
-    """Of samples and intervals."""
     duration_s: float = 0.0
     """Time of scoring; 0: unknown."""
     curve: Sequence[CurvePoint] = ()
     """Other numbers of edits of the same bank."""
     examples: Sequence[Example] = ()
     worst_cases: Sequence[Example] = ()
-    warnings: Sequence[str] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonReportData:
+class ComparisonReportData(PageData):
     """The page that compares two bank versions on the same probes."""
 
     old: EvaluatedVersion
     new: EvaluatedVersion
-    seed: int
-    """Of the test and the intervals."""
     pairs: Sequence[Pair] = ()
     """All probes compared."""
     comparisons: Sequence[MetricComparison] = ()
     flips: Sequence[Flip] = ()
     """A selection of the probes that flipped."""
-    warnings: Sequence[str] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,22 +177,19 @@ class Histogram:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingReportData:
+class TrainingReportData(PageData):
     """The report of a training run."""
 
     title: str
     subtitle: str = ""
-    seed: int
     duration_s: float
     """Of this start, without earlier starts of a resumed run."""
     phase_steps: Mapping[str, int]
     """Optimizer steps of each phase, in order."""
     curve: Sequence[Mapping[str, float | str]]
-    """Rows of `phase`, `step` and quantities. `validation.*` and `routing.*` were measured on
+    """Rows of `phase`, `step` and quantities; `validation.*` and `routing.*` were measured on
     held-out entities, any other quantity on the step's batch."""
     histograms: Sequence[Histogram] = ()
     worst_cases: Sequence[Example] = ()
-    warnings: Sequence[str] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
     recipe_text: str = ""
     """The resolved recipe, TOML."""

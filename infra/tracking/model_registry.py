@@ -70,10 +70,8 @@ class ModelRegistry:
         metrics: Mapping[str, float] | None = None,
         step: int = 0,
     ) -> RegisteredVersion:
-        """Register a generator folder, once per digest; its files are copied to MLflow.
-
-        `step` is the number of optimizer steps, for the metrics.
-        """
+        """Register a generator folder, once per digest; its files are copied to MLflow. `step` is
+        the number of optimizer steps, for the metrics."""
         return self._register(
             GENERATOR_MODEL,
             key=digest,
@@ -188,10 +186,8 @@ class ModelRegistry:
 
 
 class ModelVersions:
-    """Looks up, aliases and tags registered versions; needs no run.
-
-    Every method raises TrackingError when MLflow does not answer.
-    """
+    """Looks up, aliases and tags registered versions; needs no run. Every method raises
+    TrackingError when MLflow does not answer."""
 
     def __init__(self, tracking_uri: str, client: "MlflowClient | None" = None) -> None:
         self.tracking_uri = tracking_uri

@@ -17,32 +17,30 @@ from liveedit_core.errors import IntegrityError
 from liveedit_core.evaluation.probes import ProbeResult, ResultKey
 from liveedit_core.schema import ProbeKind
 
-_SCHEMA = pa.schema(
-    [
-        pa.field("bank", pa.string(), nullable=False),
-        pa.field("bank_version", pa.int64(), nullable=False),
-        pa.field("num_edits", pa.int64(), nullable=False),
-        pa.field("group_size", pa.int64(), nullable=False),
-        pa.field("case_id", pa.string(), nullable=False),
-        pa.field("probe_index", pa.int64(), nullable=False),
-        pa.field("protocol", pa.string(), nullable=False),
-        pa.field("edit_id", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("score", pa.float64(), nullable=False),
-        pa.field("is_exact", pa.bool_(), nullable=False),
-        pa.field("target", pa.string(), nullable=False),
-        pa.field("answer_before", pa.string(), nullable=False),
-        pa.field("answer_after", pa.string(), nullable=False),
-        pa.field("kept", pa.list_(pa.string()), nullable=False),
-        pa.field("weights", pa.list_(pa.float64()), nullable=False),
-        pa.field("own_expert_kept", pa.bool_(), nullable=False),
-        pa.field("own_rank", pa.int64(), nullable=False),
-        pa.field("own_weight", pa.float64(), nullable=False),
-    ]
-)
-_EVALUATION_COLUMNS = ["bank", "bank_version", "num_edits", "group_size"]
-_RESULT_COLUMNS = [name for name in _SCHEMA.names if name not in _EVALUATION_COLUMNS]
-_KEY_COLUMNS = ["case_id", "probe_index", "protocol"]
+_EVALUATION_TYPES = {
+    "bank": pa.string(),
+    "bank_version": pa.int64(),
+    "num_edits": pa.int64(),
+    "group_size": pa.int64(),
+}
+_KEY_TYPES = {"case_id": pa.string(), "probe_index": pa.int64(), "protocol": pa.string()}
+_RESULT_TYPES = {
+    **_KEY_TYPES,
+    "edit_id": pa.string(),
+    "kind": pa.string(),
+    "score": pa.float64(),
+    "is_exact": pa.bool_(),
+    "target": pa.string(),
+    "answer_before": pa.string(),
+    "answer_after": pa.string(),
+    "kept": pa.list_(pa.string()),
+    "weights": pa.list_(pa.float64()),
+    "own_expert_kept": pa.bool_(),
+    "own_rank": pa.int64(),
+    "own_weight": pa.float64(),
+}
+_TYPES = {**_EVALUATION_TYPES, **_RESULT_TYPES}
+_SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _TYPES.items()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,23 +97,22 @@ class ResultsTable:
         """Keys in a version of the table; read only when another process has written."""
         if self._seen and self._seen[:2] == (base.version, evaluation):
             return self._seen[2]
-        rows = base.to_table(columns=_KEY_COLUMNS, filter=evaluation.predicate())
+        rows = base.to_table(columns=list(_KEY_TYPES), filter=evaluation.predicate())
         return set(zip(*(column.to_pylist() for column in rows.columns), strict=True))
 
     def read(self, evaluation: EvaluationKey | None = None) -> list[ProbeResult]:
         """Results in the order of writing, of one evaluation or of all."""
         rows = self._table.latest().to_table(
-            columns=_RESULT_COLUMNS, filter=evaluation.predicate() if evaluation else None
+            columns=list(_RESULT_TYPES), filter=evaluation.predicate() if evaluation else None
         )
         return [_result(row) for row in rows.to_pylist()]
 
     def evaluations(self) -> list[EvaluationKey]:
         """The evaluations that have results, sorted by bank, version and number of edits."""
-        rows = self._table.latest().to_table(columns=_EVALUATION_COLUMNS)
+        rows = self._table.latest().to_table(columns=list(_EVALUATION_TYPES))
         found = set(zip(*(column.to_pylist() for column in rows.columns), strict=True))
         return [
-            EvaluationKey(**dict(zip(_EVALUATION_COLUMNS, key, strict=True)))
-            for key in sorted(found)
+            EvaluationKey(**dict(zip(_EVALUATION_TYPES, key, strict=True))) for key in sorted(found)
         ]
 
 

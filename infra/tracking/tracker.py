@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +57,7 @@ class Tracker:
     def __init__(self, run_root: Path, *, experiment: str, run_name: str) -> None:
         root = run_root.absolute()
         state = root / "mlflow_runs"
-        self._default_artifacts = root / "mlflow_artifacts"
-        self._default_uri = f"sqlite:///{root / 'mlflow.db'}"
+        self._root = root
         self._experiment = experiment
         self._run_name = run_name
         self._run_file = state / f"{run_name}.json"
@@ -75,17 +74,15 @@ class Tracker:
     @property
     def tracking_uri(self) -> str:
         """MLFLOW_TRACKING_URI, or a database under the run root."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or self._default_uri
+        return default_tracking_uri(self._root)
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Record settings of the run; MLflow keeps the first value of a name."""
         self._record(*({"kind": "param", "key": k, "value": str(v)} for k, v in params.items()))
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int, model_id: str = "") -> None:
-        """Record metrics of the run and, with `model_id`, of that LoggedModel as well.
-
-        `step` is the number of edits or the training step.
-        """
+        """Record metrics of the run and, with `model_id`, of that LoggedModel as well. `step` is
+        the number of edits or the training step."""
         values = {name: float(value) for name, value in metrics.items()}
         record = {"kind": "metrics", "values": values, "step": step}
         self._record({**record, "model_id": model_id} if model_id else record)
@@ -120,7 +117,8 @@ class Tracker:
     def _open_run(self) -> Connection:
         uri = self.tracking_uri
         client = open_client(uri)
-        artifacts = self._default_artifacts.as_uri() if uri == self._default_uri else None
+        is_default = uri == _database_uri(self._root)
+        artifacts = (self._root / "mlflow_artifacts").as_uri() if is_default else None
         experiment = client.get_experiment_by_name(self._experiment)
         experiment_id: str = (
             experiment.experiment_id
@@ -180,8 +178,11 @@ class Tracker:
 
 def default_tracking_uri(run_root: Path) -> str:
     """MLFLOW_TRACKING_URI, or the database that all runs under this root share."""
-    database = run_root.absolute() / "mlflow.db"
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _database_uri(run_root)
+
+
+def _database_uri(run_root: Path) -> str:
+    return f"sqlite:///{run_root.absolute() / 'mlflow.db'}"
 
 
 def open_client(tracking_uri: str) -> "MlflowClient":
@@ -214,13 +215,37 @@ def log_metrics(
     connection.client.log_batch(connection.run_id, metrics=metrics)
 
 
+def _deliver(connection: Connection, record: dict[str, Any]) -> None:
+    client, run_id = connection.client, connection.run_id
+    kind = record["kind"]
+    if kind == "param":
+        client.log_param(run_id, record["key"], record["value"])
+    elif kind == "tag":
+        client.set_tag(run_id, record["key"], record["value"])
+    elif kind == "metrics":
+        log_metrics(
+            connection,
+            record["values"],
+            step=record["step"],
+            model_id=record.get("model_id"),
+            time_ms=record["time_ms"],
+        )
+    elif kind == "artifact":
+        if not Path(record["path"]).is_file():
+            raise FileNotFoundError(record["path"])
+        client.log_artifact(run_id, record["path"], record["folder"] or None)
+    elif kind == "end":
+        client.set_terminated(run_id, record["status"], record["time_ms"])
+    else:
+        raise ValueError(f"unknown kind {kind!r}")
+
+
 def _send(connection: Connection, line: str) -> None:
     """Send one record; TrackingError if it must be sent again."""
     from mlflow.exceptions import MlflowException
 
     try:
-        record = json.loads(line)
-        _SENDERS[record["kind"]](connection, record)
+        _deliver(connection, json.loads(line))
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise RejectedRecordError(f"unreadable record or missing file: {error!r}") from error
     except MlflowException as error:
@@ -229,40 +254,3 @@ def _send(connection: Connection, line: str) -> None:
         raise TrackingError(f"MLflow at {connection.tracking_uri}: {error}") from error
     except Exception as error:  # MLflow lets errors of many libraries through
         raise TrackingError(f"MLflow at {connection.tracking_uri}: {error}") from error
-
-
-def _send_param(connection: Connection, record: dict[str, Any]) -> None:
-    connection.client.log_param(connection.run_id, record["key"], record["value"])
-
-
-def _send_tag(connection: Connection, record: dict[str, Any]) -> None:
-    connection.client.set_tag(connection.run_id, record["key"], record["value"])
-
-
-def _send_metrics(connection: Connection, record: dict[str, Any]) -> None:
-    log_metrics(
-        connection,
-        record["values"],
-        step=record["step"],
-        model_id=record.get("model_id"),
-        time_ms=record["time_ms"],
-    )
-
-
-def _send_artifact(connection: Connection, record: dict[str, Any]) -> None:
-    if not Path(record["path"]).is_file():
-        raise FileNotFoundError(record["path"])
-    connection.client.log_artifact(connection.run_id, record["path"], record["folder"] or None)
-
-
-def _send_end(connection: Connection, record: dict[str, Any]) -> None:
-    connection.client.set_terminated(connection.run_id, record["status"], record["time_ms"])
-
-
-_SENDERS: dict[str, Callable[[Connection, dict[str, Any]], None]] = {
-    "param": _send_param,
-    "tag": _send_tag,
-    "metrics": _send_metrics,
-    "artifact": _send_artifact,
-    "end": _send_end,
-}

@@ -80,10 +80,8 @@ class MetricComparison:
 def cases_held(
     cases: Iterable[Case], edit_ids: Collection[str], newer: Mapping[str, str] | None = None
 ) -> frozenset[str]:
-    """case_ids of the cases whose edit a version holds.
-
-    `newer` is, by subject_id, the edit that a newer version holds: replaced edits are left out.
-    """
+    """case_ids of the cases whose edit a version holds. `newer` is, by subject_id, the edit that a
+    newer version holds: replaced edits are left out."""
     held = set(edit_ids)
     return frozenset(
         case.case_id
@@ -114,11 +112,9 @@ def compare_results(
     tolerance_of: Callable[[ProbeKind], float],
     seed: int,
 ) -> list[MetricComparison]:
-    """Compare two complete evaluations of the same cases, by metric and protocol.
-
-    `alpha` is the accepted chance of a false alarm over all metrics together; results of a probe
-    that was scored for one version only are an IntegrityError.
-    """
+    """Compare two complete evaluations of the same cases, by metric and protocol. `alpha` is the
+    accepted chance of a false alarm over all metrics together; results of a probe that was scored
+    for one version only are an IntegrityError."""
     new, old = in_scope(new, held), in_scope(old, held)
     _check_paired(new, old)
     groups = _by_metric(paired_results(old, new))

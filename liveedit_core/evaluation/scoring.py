@@ -70,10 +70,8 @@ class ProbePreparer:
         source: StateSource | None = None,
         answer_cache: AnswerCache | None = None,
     ) -> PreparedCases:
-        """Prepare all probes of some cases.
-
-        A locality probe without a target is scored on the backbone's own greedy answer.
-        """
+        """Prepare all probes of some cases. A locality probe without a target is scored on the
+        backbone's own greedy answer."""
         probes = [
             CaseProbe(case, index, probe, has_free_answers or case.case_id in free_case_ids)
             for case in cases
@@ -185,10 +183,8 @@ class CaseScorer(ProbePreparer):
         protocols: Sequence[str] = (TEACHER_FORCED,),
         max_new_tokens: int = 12,
     ) -> list[ProbeResult]:
-        """Score all probes against a repository.
-
-        Free generation is scored on the probes that were prepared with an unedited free answer.
-        """
+        """Score all probes against a repository. Free generation is scored on the probes that were
+        prepared with an unedited free answer."""
         editor = self.editor.with_repository(repository)
         results: list[ProbeResult] = []
         if TEACHER_FORCED in protocols:

@@ -115,10 +115,8 @@ def bootstrap_interval(
     num_resamples: int = NUM_RESAMPLES,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile bootstrap interval of a mean; `groups` names the case of each score.
-
-    The same seed draws the same cases from equally many, whatever is measured on them.
-    """
+    """Percentile bootstrap interval of a mean; `groups` names the case of each score. The same seed
+    draws the same cases from equally many, whatever is measured on them."""
     random = np.random.default_rng(seed)
     return CaseSums.of(scores, groups).interval(random, num_resamples, level)
 
@@ -132,10 +130,8 @@ def paired_difference(
     num_resamples: int = 10_000,
     level: float = 0.95,
 ) -> PairedDifference:
-    """Compare the scores of two versions on the same probes; `groups` names the case of each.
-
-    The result depends on the set of pairs and the seed, not on their order.
-    """
+    """Compare the scores of two versions on the same probes; `groups` names the case of each. The
+    result depends on the set of pairs and the seed, not on their order."""
     if not len(new) == len(old) == len(groups) or not groups:
         raise ShapeError(
             "a paired comparison needs one new score, one old score and one case for each probe, "

@@ -92,9 +92,7 @@ def summarize_hops(
     results: Iterable[ProbeResult], cases: Iterable[Case], *, seed: int = 0
 ) -> dict[tuple[int, str], MetricSummary]:
     """Portability by number of hops and protocol (VLKEB); probes without that number are left out.
-
-    The cases are those that were scored: they know the hops of each probe.
-    """
+    The cases are those that were scored: they know the hops of each probe."""
     hop_of = {
         (case.case_id, index): probe.hop
         for case in cases

@@ -46,10 +46,8 @@ def cached_answers(
     cache: AnswerCache | None,
     compute: Callable[[Sequence[int]], Sequence[UneditedAnswer]],
 ) -> list[UneditedAnswer]:
-    """Answers in order; those not in the cache are computed and added to it.
-
-    `compute` answers the queries at the given positions; a repeated query is computed once.
-    """
+    """Answers in order; those not in the cache are computed and added to it. `compute` answers the
+    queries at the given positions; a repeated query is computed once."""
     found = cache.read(queries) if cache is not None else [None] * len(queries)
     answers = {q: answer for q, answer in zip(queries, found, strict=True) if answer is not None}
     first = {query: i for i, query in reversed(list(enumerate(queries)))}

@@ -16,6 +16,7 @@ from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import EditRequest
 from pipelines.cli.context import CommandContext
 from pipelines.cli.selection import find_edit
+from pipelines.job.cases import fetcher
 
 REJECTED = 4
 _FEW_EDITS = 1000
@@ -172,10 +173,7 @@ def _digest(path: Path) -> str:
 def _requests(path: Path, store: ObjectStore, submitter: str) -> Iterator[EditRequest | Rejected]:
     """The requests of a file; those that name no submitter get this one."""
     limits = InputLimits()
-
-    def fetch(uri: str) -> bytes:
-        return store.fetch(uri, limits.max_image_bytes)
-
+    fetch = fetcher(store, limits.max_image_bytes)
     for item in load_requests(path, limits=limits, fetch=fetch):
         if isinstance(item, EditRequest) and not item.submitter:
             yield replace(item, submitter=submitter)

@@ -13,6 +13,7 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import Case
 from pipelines.cli.context import CommandContext
+from pipelines.job.cases import fetcher
 
 MIN_PREFIX_CHARS = 4
 _EDIT_ID = re.compile(r"[0-9a-f]{64}")
@@ -69,10 +70,7 @@ def _edits_of_file(path: Path, store: ObjectStore, request_log: RequestLog) -> l
         lines = path.read_text(encoding="utf-8").splitlines()
         return _full_ids(request_log, [line for line in lines if line.strip()])
     limits = InputLimits()
-
-    def fetch(uri: str) -> bytes:
-        return store.fetch(uri, limits.max_image_bytes)
-
+    fetch = fetcher(store, limits.max_image_bytes)
     load = load_cases if '"edit"' in first else load_requests
     items = load(path, limits=limits, fetch=fetch)
     requests = [

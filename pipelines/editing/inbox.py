@@ -22,7 +22,8 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
 from liveedit_core.inputs.datasets import load_requests
 from liveedit_core.inputs.limits import InputLimits
-from pipelines.editing.intake import Intake, Source, fetcher, log_requests
+from pipelines.editing.intake import Intake, Source, log_requests
+from pipelines.job.cases import fetcher
 from workers.failures import retried
 
 _SUFFIX = ".jsonl"

@@ -13,7 +13,7 @@ from liveedit_core.inputs.datasets import load_cases, load_requests
 from liveedit_core.inputs.rejects import Rejected, RejectType
 from liveedit_core.schema import Case, EditRequest
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.job.cases import open_published
+from pipelines.job.cases import fetcher, open_published
 from workers.failures import retried
 
 _CHUNK_ITEMS = 128
@@ -33,11 +33,6 @@ class Source:
     items: Iterable[Item]
     notes: tuple[str, ...] = ()
     """To be shown before it is read."""
-
-
-def fetcher(store: ObjectStore, max_bytes: int) -> Callable[[str], bytes]:
-    """Reads images by URI, with retries."""
-    return lambda uri: retried(lambda: store.fetch(uri, max_bytes))
 
 
 def open_source(config: LifelongEditRecipe, store: ObjectStore) -> Source:

@@ -17,7 +17,7 @@ from liveedit_core.schema import EditRequest
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import Outcome
 from pipelines.evaluation.bank_evaluation import BankEvaluation
-from pipelines.evaluation.examples import (
+from pipelines.evaluation.pages import (
     ExampleBuilder,
     choose_examples,
     choose_worst,

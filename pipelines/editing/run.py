@@ -19,8 +19,7 @@ from pipelines.editing.evaluation_schedule import EvaluationSchedule, settings_o
 from pipelines.editing.intake import Intake, Source, log_requests
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.windows import Progress, Timings, WindowRunner
-from pipelines.evaluation.bank_evaluation import BankEvaluation
-from pipelines.evaluation.curves import lifelong_curves
+from pipelines.evaluation.bank_evaluation import BankEvaluation, lifelong_curves
 from pipelines.job.stages import Embedder, Evaluator, Generator
 from workers.failures import retried
 

@@ -84,11 +84,9 @@ class BankEvaluation(EvaluatedVersion):
 def plan_evaluation(
     cases: Sequence[Case], settings: EvaluationSettings, *, group_size: int = 0
 ) -> EvaluationPlan:
-    """Choose cases by their edits and the seed, and cut them into units.
-
-    `group_size` 0 evaluates each case against the whole bank version. Otherwise the cases are taken
-    in groups of this size, and each is evaluated against the edits of its group alone.
-    """
+    """Choose cases by their edits and the seed, and cut them into units. `group_size` 0 evaluates
+    each case against the whole bank version. Otherwise the cases are taken in groups of this size,
+    and each is evaluated against the edits of its group alone."""
     drawn = _drawn_case_ids(cases, settings.max_cases, settings.seed)
     chosen = [case for case in cases if case.case_id in drawn]
     free = _drawn_case_ids(chosen, settings.free_generation_cases, settings.seed)
@@ -207,16 +205,51 @@ def evaluate_bank_version(
     on_progress: Callable[[int, int], None] = lambda num_done, num_units: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> BankEvaluation:
-    """Evaluate a pinned bank version, or resume where an earlier call ended.
-
-    `cases` have a fixed order, also when resumed; those whose edits the version does not hold are
-    evaluated too. Once `should_stop` is true, the evaluation returned is incomplete.
-    """
+    """Evaluate a pinned bank version, or resume where an earlier call ended. `cases` have a fixed
+    order, also when resumed; those whose edits the version does not hold are evaluated too. Once
+    `should_stop` is true, the evaluation returned is incomplete."""
     facts = pool.describe()
     check_models(bank, facts)
     results, num_edits = ResultsTable(store, run), bank.num_edits(version)
     task = EvaluationTask(bank, results, cases, settings, version=version, num_edits=num_edits)
     return run_task(task, pool, facts.config, on_progress=on_progress, should_stop=should_stop)
+
+
+def lifelong_curves(
+    *,
+    results: ResultsTable,
+    bank: ExpertBank,
+    version: int,
+    cases: Sequence[Case],
+    settings: EvaluationSettings,
+    pool: Evaluator,
+    sizes: Sequence[int],
+    on_progress: Callable[[int, int], None] = lambda num_done, num_units: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[BankEvaluation]:
+    """Evaluate the cases that the version holds after each number of edits N, or resume.
+
+    An expert depends on its own request alone, so the bank after any N edits is a part of this
+    version: the cases are taken in groups of N, in order, each evaluated against the edits of its
+    group. A number beyond the cases evaluated stands for all of them.
+    """
+    facts = pool.describe()
+    check_models(bank, facts)
+    edit_ids = set(bank.edit_ids(version))
+    held = [case for case in cases if case.edit.edit_id in edit_ids]
+    # Groups are cut from the evaluated cases, so no group can hold more edits than those.
+    num_evaluated = min(len(held), settings.max_cases or len(held))
+    curve = []
+    for size in sorted({min(size, num_evaluated) for size in sizes} - {0}):
+        task = EvaluationTask(
+            bank, results, held, settings, version=version, num_edits=size, group_size=size
+        )
+        curve.append(
+            run_task(task, pool, facts.config, on_progress=on_progress, should_stop=should_stop)
+        )
+        if should_stop():
+            break
+    return curve
 
 
 def run_task(

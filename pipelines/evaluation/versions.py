@@ -19,8 +19,7 @@ from liveedit_core.evaluation.comparison import (
 )
 from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.schema import Case
-from pipelines.evaluation.examples import edits_of
-from pipelines.evaluation.pages import write_comparison_page
+from pipelines.evaluation.pages import edits_of, write_comparison_page
 from pipelines.evaluation.recipe import ComparingRecipe, VersionComparisonRecipe, VersionSection
 from pipelines.job.cases import read_case_file
 from pipelines.job.run_folder import run_facts

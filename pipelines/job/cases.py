@@ -18,8 +18,14 @@ from liveedit_core.published.layout import Split, find_files, find_images, layou
 from liveedit_core.schema import Case, Probe
 from liveedit_core.training.cases import trainable_cases
 from pipelines.job.sections import BenchmarkSection
+from workers.failures import retried
 
 _DEFAULT_LIMITS = InputLimits()
+
+
+def fetcher(store: ObjectStore, max_bytes: int) -> Callable[[str], bytes]:
+    """Reads images by URI, with retries."""
+    return lambda uri: retried(lambda: store.fetch(uri, max_bytes))
 
 
 def open_published(
@@ -92,14 +98,10 @@ def read_case_file(
     limit: int | None = None,
 ) -> tuple[list[Case], list[Rejected]]:
     """The cases of a JSONL file, or the first `limit` of them, and the lines that are no cases."""
-
-    def fetch(uri: str) -> bytes:
-        assert store is not None
-        return store.fetch(uri, limits.max_image_bytes)
-
+    fetch = fetcher(store, limits.max_image_bytes) if store else None
     cases: list[Case] = []
     rejects: list[Rejected] = []
-    for item in load_cases(path, limits=limits, fetch=fetch if store else None):
+    for item in load_cases(path, limits=limits, fetch=fetch):
         if isinstance(item, Rejected):
             rejects.append(item)
             continue

@@ -17,6 +17,16 @@ from liveedit_core.settings import field_at
 from pipelines.job.recipe_loader import Recipe, RecipeT, load_recipe, to_toml
 from pipelines.job.sections import BenchmarkName, MissingImages
 
+BACKBONE = (
+    "--backbone",
+    "backbone.name",
+    "NAME",
+    '"builtin", a checkpoint folder, or owner/model[@revision] of the Hugging Face hub',
+)
+STORE = ("--store", "store", "URI", "file:///folder or s3://bucket/prefix")
+RUN_NAME = ("--run-name", "run_name", "NAME", "folder of the run under run_root")
+"""Options of several jobs, for `add_settings`."""
+
 FAILED = 1
 WRONG_SETTING = 2
 
@@ -35,6 +45,12 @@ def job_parser(
     )
 
 
+def add_settings(parser: "argparse._ActionsContainer", *rows: tuple[str, str, str, str]) -> None:
+    """Add options that set a recipe field; each row is option, dotted field, metavar and help."""
+    for option, field, metavar, about in rows:
+        parser.add_argument(option, dest=field, metavar=metavar, help=about)
+
+
 def add_benchmark_options(
     parser: argparse.ArgumentParser, sources: "argparse._MutuallyExclusiveGroup | None" = None
 ) -> None:
@@ -46,17 +62,10 @@ def add_benchmark_options(
         choices=get_args(BenchmarkName),
         help="cases of a published benchmark",
     )
-    parser.add_argument(
-        "--data",
-        dest="benchmark.data",
-        metavar="DIR",
-        help="folder with the files of the benchmark",
-    )
-    parser.add_argument(
-        "--images",
-        dest="benchmark.images",
-        metavar="ROOT",
-        help="where its image paths start from (found in --data)",
+    add_settings(
+        parser,
+        ("--data", "benchmark.data", "DIR", "folder with the files of the benchmark"),
+        ("--images", "benchmark.images", "ROOT", "where image paths start from (found in --data)"),
     )
     parser.add_argument(
         "--missing-images",

@@ -1,9 +1,10 @@
 """Progress of a job: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -11,6 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _LINE_INTERVAL_S = 5.0
 
 _logger = logging.getLogger(__name__)
+
+
+def say_on(console: Console) -> Callable[[str], None]:
+    """Prints a line as it is written, on a console."""
+    return functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
 class ProgressView:
@@ -42,7 +48,7 @@ class ProgressView:
     def say(self, text: str) -> None:
         """Print one line, and log it."""
         _logger.info(text)
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say_on(self._console)(text)
 
     def edits(self, num_done: int, num_total: int) -> None:
         """Update the number of finished requests of this run."""

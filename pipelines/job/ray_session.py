@@ -103,10 +103,8 @@ def _let_children_import_the_project() -> None:
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM asks the job to stop after the current window.
-
-    A second signal ends it at once, which is safe too: everything finished is in the store.
-    """
+    """Ctrl-C or SIGTERM asks the job to stop after the current window. A second signal ends it at
+    once, which is safe too: everything finished is in the store."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say

@@ -26,11 +26,9 @@ _READER = "reader"
 
 
 def newest_version(versions: ModelVersions) -> RegisteredVersion:
-    """The newest registered bank version; InputError if there is none.
-
-    Versions may be registered out of order (a resumed run registers what an outage left out): of
-    the bank that was registered last, it is the one with the highest bank version.
-    """
+    """The newest registered bank version; InputError if there is none. Versions may be registered
+    out of order (a resumed run registers what an outage left out): of the bank that was registered
+    last, it is the one with the highest bank version."""
     registered = versions.all(BANK_MODEL)
     if not registered:
         raise InputError(

@@ -34,12 +34,10 @@ def start_generator(
     max_in_flight: int = 4,
     cache: CacheNames | None = None,
 ) -> GeneratorPool:
-    """Generator workers: `gangs` interchangeable copies of the models.
-
-    With one shard a copy is one actor with plain torch. With more, it is a gang of actors that
-    share the models (DeepSpeed ZeRO-3) behind an actor that speaks for them; a gang computes all
-    states itself and uses no `cache`.
-    """
+    """Generator workers: `gangs` interchangeable copies of the models. With one shard a copy is one
+    actor with plain torch. With more, it is a gang of actors that share the models (DeepSpeed
+    ZeRO-3) behind an actor that speaks for them; a gang computes all states itself and uses no
+    `cache`."""
     actors: list[Any]
     if section.shards > 1:
         sharding = ShardingSection(
@@ -91,10 +89,8 @@ def start_evaluator(
     answers_uri: str = "",
 ) -> EvaluationPool:
     """Evaluation workers; the second and later ones start when there is enough work for them.
-
     States and unedited answers come from `cache` and the store at `answers_uri`, or are computed
-    once for this pool.
-    """
+    once for this pool."""
     worker = EvaluationActor.options(**_options(section))
     start_actor = functools.partial(
         worker.remote,

@@ -107,10 +107,8 @@ def fill_cache(
     chunk_size: int = CHUNK_SIZE,
 ) -> int:
     """Encode the inputs that the cache lacks, one commit a chunk; returns how many were added.
-
     States of other jobs are evicted to stay within the budget. When these inputs alone exceed it,
-    the rest is computed when it is needed. `report` is called with (held, total) inputs.
-    """
+    the rest is computed when it is needed. `report` is called with (held, total) inputs."""
     missing = cache.missing(inputs)
     if not missing:
         return 0

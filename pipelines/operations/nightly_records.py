@@ -19,8 +19,9 @@ from liveedit_core.evaluation.comparison import MetricComparison
 from liveedit_core.evaluation.summaries import Summary, metric_values
 from liveedit_core.schema import Case, EditRequest
 from pipelines.evaluation.bank_evaluation import BankEvaluation
-from pipelines.evaluation.examples import EditLookup, edits_of
 from pipelines.evaluation.pages import (
+    EditLookup,
+    edits_of,
     write_comparison_page,
     write_evaluation_page,
 )

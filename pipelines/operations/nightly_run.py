@@ -29,11 +29,8 @@ from workers.models import ModelNames
 def run_nightly(
     recipe: NightlyRecipe, label: str, console: Console, *, version: int = 0
 ) -> tuple[NightlyResult, int]:
-    """Do what is left of a nightly run, of one version or of the newest.
-
-    Returns the result, and the exit code of the signal that stopped it, if any. See
-    `NightlyRun.run` for errors.
-    """
+    """Do what is left of a nightly run, of one version or of the newest. Returns the result, and
+    the exit code of the signal that stopped it, if any. See `NightlyRun.run` for errors."""
     folder = recipe.run_folder / label
     folder.mkdir(parents=True, exist_ok=True)
     log_to_file(folder)
@@ -54,10 +51,8 @@ def run_nightly(
 
 
 class NightlyWorkers:
-    """Evaluation pools, one at a time, in a Ray session that starts with the first pool.
-
-    `stop` handles signals from the start of the session on, as Ray installs its own handlers.
-    """
+    """Evaluation pools, one at a time, in a Ray session that starts with the first pool. `stop`
+    handles signals from the start of the session on, as Ray installs its own handlers."""
 
     def __init__(self, recipe: NightlyRecipe, stop: StopRequest) -> None:
         self._recipe = recipe

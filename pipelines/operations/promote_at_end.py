@@ -26,10 +26,8 @@ REFUSED = 3
 
 
 def promote_at_end(config: LifelongEditRecipe, console: Console) -> int:
-    """Evaluate the newest version of the run's bank and promote it if it passes every gate.
-
-    Returns 0 when it is the champion, `REFUSED` when a gate failed, or the code of a signal.
-    """
+    """Evaluate the newest version of the run's bank and promote it if it passes every gate. Returns
+    0 when it is the champion, `REFUSED` when a gate failed, or the code of a signal."""
     versions = ModelVersions(default_tracking_uri(Path(config.run_root)))
     bank = ExpertBank.open(ObjectStore(config.store_uri), config.bank.name)
     newest = version_of(versions, bank, bank.history()[-1].version)

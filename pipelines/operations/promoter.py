@@ -61,9 +61,7 @@ class Promoter:
 
     def promote(self, uri: str = "") -> Decision:
         """Make `models:/liveedit-bank/7`, or the newest version, champion if it passes every gate.
-
-        When MLflow fails after the decision, the next call applies it.
-        """
+        When MLflow fails after the decision, the next call applies it."""
         with self._lease():
             records = self._finished_records()
             candidate = self._candidate(uri)

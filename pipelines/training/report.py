@@ -7,7 +7,7 @@ from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.schema import Case
 from liveedit_core.training.diagnostics import RoutingSamples
 from liveedit_core.training.validation import ValidationReport
-from pipelines.evaluation.examples import ExampleBuilder, choose_worst
+from pipelines.evaluation.pages import ExampleBuilder, choose_worst
 from pipelines.job.recipe_loader import to_toml
 from pipelines.training.loop import Curve
 from pipelines.training.recipe import TrainRecipe

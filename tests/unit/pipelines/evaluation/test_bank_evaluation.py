@@ -20,10 +20,10 @@ from pipelines.evaluation.bank_evaluation import (
     BankEvaluation,
     EvaluationSettings,
     evaluate_bank_version,
+    lifelong_curves,
     plan_evaluation,
     wanted_by,
 )
-from pipelines.evaluation.curves import lifelong_curves
 from pipelines.job.stages import Evaluator
 from tests.inline_evaluator import InlineEvaluator
 from tests.tiny_backbone import case

@@ -24,8 +24,7 @@ from liveedit_core.evaluation.comparison import (
 from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
 from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
-from pipelines.evaluation.examples import choose_flips
-from pipelines.evaluation.pages import write_comparison_page, write_evaluation_page
+from pipelines.evaluation.pages import choose_flips, write_comparison_page, write_evaluation_page
 from pipelines.evaluation.recipe import TolerancesSection
 from tests.report_examples import image
 from tests.unit.tiny_results import probe_result
