@@ -18,7 +18,6 @@ if __name__ == "__main__":  # the packages lie one folder above this one
 from liveedit_core.errors import ConfigError
 from pipelines.editing.recipe import RebuildRecipe
 from pipelines.job import entry
-from pipelines.job.recipe_loader import to_toml
 
 if TYPE_CHECKING:
     from pipelines.editing.rebuild import RebuildResult
@@ -60,13 +59,9 @@ def run_job(recipe: RebuildRecipe) -> int:
         raise ConfigError("store must name the store of the request log: --store URI")
     from rich.console import Console
 
-    from pipelines.job.run_folder import log_to_file
+    from pipelines.job.run_folder import log_to_file, write_recipe
 
-    try:
-        recipe.run_folder.mkdir(parents=True, exist_ok=True)
-        (recipe.run_folder / "config.toml").write_text(to_toml(recipe), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"run folder {recipe.run_folder} cannot be written: {error}") from error
+    write_recipe(recipe)
     log_to_file(recipe.run_folder)
     from pipelines.job.ray_session import prepare_environment
 

@@ -164,14 +164,13 @@ def find_layer(recipe: TrainRecipe) -> int:
 def train(recipe: TrainRecipe) -> int:
     """Prepare the data, run the phases, publish the generator, write the report."""
     from liveedit_core.training.validation import split_by_entity
-    from pipelines.job.run_folder import run_facts
+    from pipelines.job.run_folder import run_facts, write_recipe
     from pipelines.training.cases import load_training_backbone, training_cases
     from pipelines.training.data import prepare_material
     from pipelines.training.job import do_training
 
     folder = recipe.run_folder
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.toml").write_text(to_toml(recipe))
+    write_recipe(recipe, "recipe.toml")
     num_held_out = recipe.validation.bank_edits if recipe.validation.every_steps else 0
     cases = training_cases(recipe)
     split = split_by_entity(cases, num_held_out=num_held_out, seed=recipe.seed)

@@ -9,7 +9,8 @@ the single results.
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
@@ -73,17 +74,9 @@ class EvaluationLog:
         if not keys:
             return None
         try:
-            values = json.loads(self._store.get(keys[-1]))
-            values["newest"] = _bank_of(values["newest"])
-            if values["champion"] is not None:
-                values["champion"] = _bank_of(values["champion"])
-            return EvaluationRecord(**{**values, "compared": tuple(values["compared"])})
-        except (ValueError, KeyError, TypeError) as error:
+            return TypeAdapter(EvaluationRecord).validate_json(self._store.get(keys[-1]))
+        except ValidationError as error:
             raise IntegrityError(f"{keys[-1]} is not an evaluation record: {error!r}") from error
 
     def _folder_of(self, version: int) -> str:
         return f"{self._folder}/{version:09d}/"
-
-
-def _bank_of(values: dict[str, Any]) -> EvaluatedBank:
-    return EvaluatedBank(**{**values, "held": tuple(values["held"])})

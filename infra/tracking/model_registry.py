@@ -56,6 +56,15 @@ def _tracking_errors(action: str) -> Iterator[None]:
         raise TrackingError(f"MLflow could not {action}: {error}") from error
 
 
+@contextlib.contextmanager
+def _scratch(files: Mapping[str, str]) -> Iterator[Path]:
+    """A temporary folder with some text files."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            (Path(folder) / name).write_text(text)
+        yield Path(folder)
+
+
 class ModelRegistry:
     """Registers versions for the run of a tracker; jobs go on when it raises TrackingError."""
 
@@ -72,30 +81,19 @@ class ModelRegistry:
     ) -> RegisteredVersion:
         """Register a generator folder, once per digest; its files are copied to MLflow. `step` is
         the number of optimizer steps, for the metrics."""
-        return self._register(
-            GENERATOR_MODEL,
-            key=digest,
-            folder=folder,
-            tags={"digest": digest},
-            metrics=metrics or {},
-            step=step,
-        )
+        tags = {"digest": digest}
+        return self._register(GENERATOR_MODEL, digest, folder, tags, metrics=metrics, step=step)
 
     def register_checkpoint(
         self, config_text: str, *, digest: str, store_uri: str, tags: Mapping[str, str]
     ) -> RegisteredVersion:
-        """Register a training checkpoint, once per digest; its weights stay in the store."""
+        """Register a training checkpoint, once per digest; its weights stay in the store, below
+        `generators/<digest>/`. `tags` say where in training it was made."""
         manifest = {**tags, "store_uri": store_uri, "key": f"generators/{digest}"}
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "config.json").write_text(config_text)
-            text = json.dumps(manifest, indent=2, sort_keys=True)
-            (Path(folder) / MANIFEST_FILE).write_text(text)
-            return self._register(
-                GENERATOR_MODEL,
-                key=digest,
-                folder=Path(folder),
-                tags={**tags, "digest": digest, "store_uri": store_uri},
-            )
+        text = json.dumps(manifest, indent=2, sort_keys=True)
+        with _scratch({"config.json": config_text, MANIFEST_FILE: text}) as folder:
+            all_tags = {**tags, "digest": digest, "store_uri": store_uri}
+            return self._register(GENERATOR_MODEL, digest, folder, all_tags)
 
     def register_bank_version(
         self,
@@ -106,7 +104,8 @@ class ModelRegistry:
         backbone_dtype: str = "auto",
         metrics: Mapping[str, float] | None = None,
     ) -> RegisteredVersion:
-        """Register a committed bank version, once; reads every file of it for its checksum."""
+        """Register a committed bank version, once; reads every file of it for its checksum.
+        `backbone` and `backbone_dtype` are how workers load the backbone."""
         window = bank.versions.record(version)
         bank.versions.tag(f"registered-{version}", version)  # clean-up keeps it, MLflow or not
         origin = [bank.store.root_uri, bank.name, version, window.committed_at.isoformat()]
@@ -114,26 +113,18 @@ class ModelRegistry:
         known = self._known(BANK_MODEL, key)
         if known is not None:
             return known
-        with tempfile.TemporaryDirectory() as folder:
-            manifest = BankManifest.of(
-                bank, version, backbone=backbone, backbone_dtype=backbone_dtype
-            )
-            (Path(folder) / MANIFEST_FILE).write_text(manifest.to_json())
-            return self._register(
-                BANK_MODEL,
-                key=key,
-                folder=Path(folder),
-                tags={
-                    "store_uri": bank.store.root_uri,
-                    "bank": bank.name,
-                    "bank_version": str(version),
-                    "num_edits": str(window.num_edits),
-                    "generator_digest": bank.identity.generator_digest,
-                    "backbone_digest": bank.identity.backbone_digest,
-                },
-                metrics=metrics or {},
-                step=window.num_edits,
-            )
+        manifest = BankManifest.of(bank, version, backbone=backbone, backbone_dtype=backbone_dtype)
+        tags = {
+            "store_uri": bank.store.root_uri,
+            "bank": bank.name,
+            "bank_version": str(version),
+            "num_edits": str(window.num_edits),
+            "generator_digest": bank.identity.generator_digest,
+            "backbone_digest": bank.identity.backbone_digest,
+        }
+        with _scratch({MANIFEST_FILE: manifest.to_json()}) as folder:
+            step = window.num_edits
+            return self._register(BANK_MODEL, key, folder, tags, metrics=metrics, step=step)
 
     def versions(self) -> "ModelVersions":
         """What is registered on the same server."""
@@ -149,10 +140,10 @@ class ModelRegistry:
     def _register(
         self,
         name: str,
-        *,
         key: str,
         folder: Path,
         tags: Mapping[str, str],
+        *,
         metrics: Mapping[str, float] | None = None,
         step: int = 0,
     ) -> RegisteredVersion:
@@ -195,7 +186,7 @@ class ModelVersions:
             self._client = client or open_client(tracking_uri)
 
     def find(self, uri: str) -> RegisteredVersion:
-        """The version of `models:/<name>@<alias>` or `models:/<name>/<number>`."""
+        """The version of `models:/<name>@<alias>` or `models:/<name>/<number>`, else InputError."""
         match = _MODEL_URI.fullmatch(uri)
         if match is None:
             raise InputError(f"expected models:/<name>@<alias> or models:/<name>/<n>, got {uri!r}")

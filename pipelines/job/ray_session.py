@@ -88,13 +88,6 @@ def open_session(config: RaySection, *, needed_cpus: float) -> Iterator[None]:
         ray.shutdown()
 
 
-def ray_version() -> str:
-    """Version of Ray."""
-    import ray
-
-    return str(ray.__version__)
-
-
 def _let_children_import_the_project() -> None:
     """Ray passes on the folder of the script and the current one, which may both be others."""
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)

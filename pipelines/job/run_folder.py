@@ -17,7 +17,7 @@ from pathlib import Path
 
 from liveedit_core.errors import ConfigError
 from pipelines.job.recipe_loader import load_recipe, to_toml
-from pipelines.job.sections import RunRecipe
+from pipelines.job.sections import FolderRecipe, RunRecipe
 
 _PACKAGES = ("torch", "transformers", "ray", "pylance", "mlflow", "open_clip_torch")
 
@@ -33,14 +33,23 @@ def enter_run_folder(config: RunRecipe, *, must_exist: bool = False) -> bool:
         _check_same(load_recipe(type(config), recipe_file), config)
     elif must_exist:
         raise ConfigError(f"--resume: there is no run in {str(folder)!r}")
+    write_recipe(config)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        recipe_file.write_text(to_toml(config), encoding="utf-8")
         with (folder / "starts.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({**run_facts(), "seed": config.seed, "argv": sys.argv}) + "\n")
     except OSError as error:
         raise ConfigError(f"run folder {str(folder)!r} cannot be written: {error}") from error
     return exists
+
+
+def write_recipe(config: FolderRecipe, name: str = "config.toml") -> None:
+    """Write the resolved recipe to the run's folder, which is made."""
+    folder = config.run_folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(to_toml(config), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"run folder {str(folder)!r} cannot be written: {error}") from error
 
 
 def log_to_file(folder: Path) -> None:

@@ -6,7 +6,9 @@ nights/<name>/<label>/outcome.json    present once the run is done
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, IntegrityError
@@ -38,6 +40,9 @@ class NightlyOutcome:
     mlflow_run_id: str
 
 
+_ContentT = TypeVar("_ContentT", NightlyPlan, NightlyOutcome)
+
+
 class NightlyState:
     """The stored state of the nightly run with a recipe's `run_name` and a date as label."""
 
@@ -47,10 +52,10 @@ class NightlyState:
         self._label = label
 
     def fix_plan(self, proposed: NightlyPlan) -> NightlyPlan:
-        """The plan that the run began with, or the proposed one at the first start."""
-        key = f"{self._folder}/plan.json"
-        self._store.put_if_absent(key, json.dumps(asdict(proposed), indent=2).encode())
-        plan = NightlyPlan(**self._read(key))
+        """The plan that the run began with, or the proposed one at the first start; ConfigError if
+        it began with other cases or settings."""
+        self._put_once("plan", proposed)
+        plan = self._read("plan", NightlyPlan)
         if plan.questions != proposed.questions:
             raise ConfigError(
                 f"the nightly run {self._label} began with other cases or evaluation settings; use "
@@ -60,22 +65,20 @@ class NightlyState:
 
     def outcome(self) -> NightlyOutcome | None:
         """The outcome; None until the run is done."""
-        key = f"{self._folder}/outcome.json"
-        if not self._store.exists(key):
-            return None
-        values = self._read(key)
-        for name in ("regressions", "improvements"):
-            values[name] = tuple(values[name])
-        return NightlyOutcome(**values)
+        is_done = self._store.exists(f"{self._folder}/outcome.json")
+        return self._read("outcome", NightlyOutcome) if is_done else None
 
     def save_outcome(self, outcome: NightlyOutcome) -> None:
         """Mark the run as done; if it is already, the first outcome stays."""
-        content = json.dumps(asdict(outcome), indent=2).encode()
-        self._store.put_if_absent(f"{self._folder}/outcome.json", content)
+        self._put_once("outcome", outcome)
 
-    def _read(self, key: str) -> dict[str, Any]:
+    def _put_once(self, name: str, content: NightlyPlan | NightlyOutcome) -> None:
+        data = json.dumps(asdict(content), indent=2).encode()
+        self._store.put_if_absent(f"{self._folder}/{name}.json", data)
+
+    def _read(self, name: str, kind: type[_ContentT]) -> _ContentT:
+        key = f"{self._folder}/{name}.json"
         try:
-            values: dict[str, Any] = json.loads(self._store.get(key))
-        except ValueError as error:
+            return TypeAdapter(kind).validate_json(self._store.get(key))
+        except ValidationError as error:
             raise IntegrityError(f"{key} is damaged: {error}") from error
-        return values

@@ -49,46 +49,30 @@ class DataSection(Settings):
 
 
 class ModelSection(Settings):
-    """Shape and variants of the generator; see `liveedit_core.method.config.GeneratorConfig`."""
+    """Shape and variants of the generator: `liveedit_core.method.config.GeneratorConfig` says what
+    its fields mean, with other defaults."""
 
     module_dim: int = 256
-    """M: width of routing features."""
     num_queries: int = 4
-    """Q: learned query tokens of a routing feature."""
     num_attention_heads: int = 8
-    """H: heads of every cross attention."""
     rank: int = 8
-    """R: rank of an expert."""
     relative_residual: float = 0.4
-    """Norm of the initial residual relative to the median hidden state, set by the gain; 0 leaves
-    the gain at 1, as in the paper."""
+    """Norm of the initial residual relative to the median hidden state; 0 leaves the gain at 1."""
     visual_source: VisualSource = "tower_pyramid"
-    """Input of the visual feature."""
     visual_rank: int = 300
-    """Width of the linear map of an image pyramid."""
     num_sentinels: int = 2000
     """Sentinels of a pyramid: one image each of at most this many training entities."""
     nearest_sentinels: int = 10
-    """The threshold is computed from this many nearest sentinels."""
     visual_query: VisualQuery = "prompt"
-    """What attends to the hidden states of the image tokens, without a pyramid."""
     soft_routing: SoftRouting = "prompt_and_visual"
-    """Logits of the softmax over kept experts; or "average", the same weight for all of them."""
     has_hard_filter: bool = True
-    """Whether only experts that beat the sentinel are kept."""
     max_kept: int = 6
-    """At most this many experts are kept; 0 for no bound."""
     visual_gate: float = 6.0
-    """Steepness of the gate on the visual margin (pyramid only); its midpoints are fitted with the
-    visual key."""
+    """With a pyramid only; the midpoints are fitted with the visual key."""
     same_image_ratio: float = 0.9
-    """Fraction of an image's margin with itself from which an expert is of the same image."""
     min_gate: float = 0.5
-    """Experts with a smaller prompt gate are not kept."""
     num_target_positions: int = 10
-    """Learned position embeddings of target tokens."""
     has_target_embeddings: bool = True
-    """Whether the generator sees the input embeddings of the target."""
 
 
 class CheckpointSection(Settings):
@@ -113,9 +97,8 @@ class ValidationSection(Settings):
     """Validation while training: the five metrics on held-out entities."""
 
     every_steps: Count = 100
-    """Optimizer steps of a phase between two validations; they are taken at checkpoints, so use a
-    multiple of `checkpoint.every_steps`. There is always one at the end of a phase. 0: no
-    validation, and no entity is held out."""
+    """Steps between two validations, a multiple of `checkpoint.every_steps`; each phase ends with
+    one. 0: no validation, and no entity is held out."""
     num_cases: PositiveInt = 50
     """Cases whose probes are scored; their edits are in the bank."""
     bank_edits: PositiveInt = 100
