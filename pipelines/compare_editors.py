@@ -42,7 +42,6 @@ EXIT_CODES = """exit codes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
     return entry.run_entry(
         lambda: entry.resolve(CompareRecipe, options), run_job, is_dry_run=options.dry_run
@@ -54,7 +53,6 @@ def _toml_list(names: str) -> str:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
     parser = entry.job_parser(__doc__, EXIT_CODES)
     names = f"some of {', '.join(EDITORS)}"
     parser.add_argument("--editors", type=_toml_list, metavar="NAME,NAME", help=names)

@@ -28,13 +28,11 @@ EXIT_CODES = """exit codes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
     return entry.run_entry(lambda: resolve_recipe(options), run_job, is_dry_run=options.dry_run)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
     parser = entry.job_parser(__doc__, EXIT_CODES)
     parser.add_argument("--results", metavar="RUN", help="results table of both versions")
     entry.add_settings(

@@ -21,7 +21,6 @@ from pipelines.job.sections import BenchmarkName, MissingImages
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Command line."""
     parser = entry.job_parser(__doc__)
     parser.add_argument("benchmark", choices=get_args(BenchmarkName))
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="as published")
@@ -39,13 +38,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
     options = parse_arguments(arguments)
     return entry.exit_code_of(lambda: convert(options))
 
 
 def convert(options: argparse.Namespace) -> int:
-    """Check, then write; returns the exit code."""
     from liveedit_core.published.benchmark import open_benchmark
     from liveedit_core.published.conversion import write_cases
 

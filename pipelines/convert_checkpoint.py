@@ -23,7 +23,6 @@ CHECKED = ("hidden_size", "num_image_tokens", "module_dim", "num_queries", "rank
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Command line."""
     parser = entry.job_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     ours = commands.add_parser("to-ours", help="their file -> our folder")
@@ -48,20 +47,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
     options = parse_arguments(arguments)
     return entry.exit_code_of(lambda: convert(options))
 
 
 def convert(options: argparse.Namespace) -> int:
-    """Run the command and print its result; returns the exit code."""
     commands = {"to-ours": to_ours, "to-authors": to_authors, "minigpt4": from_minigpt4}
     print(commands[options.command](options))
     return 0
 
 
 def to_ours(options: argparse.Namespace) -> str:
-    """Read their file, write our folder; returns a message."""
     from liveedit_core.errors import ConfigError
     from liveedit_core.method.authors_checkpoint import read_authors_checkpoint
     from liveedit_core.method.generator import save_generator
@@ -85,7 +81,6 @@ def to_ours(options: argparse.Namespace) -> str:
 
 
 def from_minigpt4(options: argparse.Namespace) -> str:
-    """Write a backbone folder; returns a message."""
     from liveedit_core.backbones.minigpt4 import convert_minigpt4
 
     folder = convert_minigpt4(options.source, options.blip2, options.llama, options.target)
@@ -93,7 +88,6 @@ def from_minigpt4(options: argparse.Namespace) -> str:
 
 
 def to_authors(options: argparse.Namespace) -> str:
-    """Read our folder, write their file; returns a message."""
     from liveedit_core.method.authors_checkpoint import write_authors_checkpoint
     from liveedit_core.method.generator import load_generator
 

@@ -39,7 +39,6 @@ EXIT_CODES = """exit codes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
     return entry.run_entry(
         lambda: resolve_recipe(options),
@@ -49,7 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
     parser = entry.job_parser(__doc__, EXIT_CODES)
     source = parser.add_mutually_exclusive_group()
     entry.add_settings(

@@ -35,7 +35,6 @@ EXIT_CODES = """exit codes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
     return entry.run_entry(
         lambda: resolve_recipe(options),
@@ -45,7 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
     parser = entry.job_parser(__doc__, EXIT_CODES)
     parser.add_argument("--date", metavar="YYYY-MM-DD", help="of the run; default: today (UTC)")
     cases = parser.add_mutually_exclusive_group()

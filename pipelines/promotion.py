@@ -38,7 +38,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
     return entry.run_entry(
         lambda: entry.resolve(PromotionRecipe, options),
@@ -49,7 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
     parser = entry.job_parser(__doc__, EXIT_CODES, parser_class=_Parser)
     action = parser.add_mutually_exclusive_group()
     action.add_argument(

@@ -32,7 +32,6 @@ EXIT_CODES = """exit codes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
     return entry.run_entry(
         lambda: entry.resolve(RebuildRecipe, options), run_job, is_dry_run=options.dry_run
@@ -40,7 +39,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
     parser = entry.job_parser(__doc__, EXIT_CODES)
     entry.add_settings(
         parser,

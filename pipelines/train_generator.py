@@ -35,7 +35,6 @@ EXIT_CODES = """exit codes:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Command line."""
     parser = entry.job_parser(__doc__, EXIT_CODES)
     source = parser.add_mutually_exclusive_group()
     entry.add_settings(
@@ -85,7 +84,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the job; returns its exit code."""
     options = parse_arguments(arguments)
     return entry.run_entry(
         lambda: resolve_recipe(options), lambda recipe: run_job(recipe, options), is_dry_run=False

@@ -32,7 +32,6 @@ _KIND_ORDER = list(ProbeKind)
 
 
 def render_comparison_report(data: ComparisonReportData) -> str:
-    """The page as HTML text."""
     old, new = data.old, data.new
     differences = [item.difference for item in data.comparisons]
     reach = [max(abs(d.low), abs(d.high), abs(d.mean)) for d in differences]

@@ -157,7 +157,6 @@ class ComparisonReportData(PageData):
     old: EvaluatedVersion
     new: EvaluatedVersion
     pairs: Sequence[Pair] = ()
-    """All probes compared."""
     comparisons: Sequence[MetricComparison] = ()
     flips: Sequence[Flip] = ()
     """A selection of the probes that flipped."""

@@ -18,7 +18,6 @@ MAX_PAIRS = 40
 
 
 def render_report(data: ReportData) -> str:
-    """The report as HTML text."""
     return render_page(
         "report.html.j2",
         title=data.title,

@@ -12,7 +12,6 @@ MAX_WORST_CASES = 24
 
 
 def render_evaluation_report(data: EvaluationReportData) -> str:
-    """The page as HTML text."""
     this = CurvePoint(num_edits=data.version.num_edits, summary=data.summary)
     others = [point for point in data.curve if point.num_edits != this.num_edits]
     points = [this, *others]

@@ -43,7 +43,6 @@ class MetricTable:
 
     @property
     def note(self) -> str:
-        """How the protocol scores."""
         return PROTOCOL_NOTES[self.protocol]
 
     @property
@@ -99,8 +98,6 @@ def draw_metric_plots(
 
 @dataclass(frozen=True, kw_only=True)
 class _Curves:
-    """The lines of one plot."""
-
     title: str
     protocol: str
     lines: Sequence[Line]

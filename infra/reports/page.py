@@ -30,15 +30,12 @@ HEADLINE_METRICS: Sequence[tuple[ProbeKind, str]] = (
     (ProbeKind.MODAL_GENERALITY, TEACHER_FORCED),
     (ProbeKind.MODAL_LOCALITY, TEACHER_FORCED),
 )
-"""Metrics of the first screen."""
 
 _THUMBNAIL_PIXELS = 160
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One headline number."""
-
     label: str
     value: str
     note: str = ""
@@ -46,7 +43,6 @@ class Tile:
 
 
 def average_tile(value: str, note: str) -> Tile:
-    """The tile of the paper's average."""
     return Tile(label="average of five metrics", value=value, note=note)
 
 

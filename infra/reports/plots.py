@@ -34,8 +34,6 @@ _MAX_BINS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A plot as part of a page."""
-
     title: str
     svg: Markup
     caption: str
@@ -44,8 +42,6 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of a plot."""
-
     label: str
     x: Sequence[int]
     """Numbers of edits, or training steps."""

@@ -19,7 +19,6 @@ _Points = dict[str, list[tuple[int, float]]]
 
 
 def render_training_report(data: TrainingReportData) -> str:
-    """The report as HTML text."""
     drawn = [item for item in data.histograms if any(item.samples.values())]
     return render_page(
         "training_report.html.j2",
@@ -130,7 +129,6 @@ def validation_plots(data: TrainingReportData) -> list[Plot]:
 
 
 def histogram_plot(histogram: Histogram) -> Plot:
-    """One histogram with its caption."""
     samples = {label: values for label, values in histogram.samples.items() if values}
     title = histogram.title
     svg = plot_histogram(samples, title, x_label=histogram.x_label, threshold=histogram.threshold)

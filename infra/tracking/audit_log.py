@@ -43,7 +43,6 @@ class AuditRecord:
     evidence: Mapping[str, str] = field(default_factory=dict)
     """Sources of the metrics: results, MLflow run, bank, digests."""
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Unique to this record."""
 
 
 class AuditLog:
@@ -70,11 +69,9 @@ class AuditLog:
         return self._read(key).token == record.token  # created, but the answer was lost
 
     def is_done(self, record: AuditRecord) -> bool:
-        """Whether the aliases were moved."""
         return self._store.exists(self._key(record, "done"))
 
     def mark_done(self, record: AuditRecord) -> None:
-        """Note that the aliases were moved."""
         self._store.put_if_absent(self._key(record, "done"), b"{}")
 
     def _read(self, key: str) -> AuditRecord:

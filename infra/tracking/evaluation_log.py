@@ -21,7 +21,6 @@ class EvaluatedBank:
     """One registered bank version and the location of its results."""
 
     version: int
-    """Version of the registered model."""
     bank: str
     bank_version: int
     num_edits: int
@@ -51,7 +50,6 @@ class EvaluationRecord:
 
     @property
     def evaluated_time(self) -> datetime:
-        """`evaluated_at` as a datetime."""
         return datetime.fromisoformat(self.evaluated_at)
 
 

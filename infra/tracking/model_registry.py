@@ -58,7 +58,6 @@ def _tracking_errors(action: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _scratch(files: Mapping[str, str]) -> Iterator[Path]:
-    """A temporary folder with some text files."""
     with tempfile.TemporaryDirectory() as folder:
         for name, text in files.items():
             (Path(folder) / name).write_text(text)
@@ -127,7 +126,6 @@ class ModelRegistry:
             return self._register(BANK_MODEL, key, folder, tags, metrics=metrics, step=step)
 
     def versions(self) -> "ModelVersions":
-        """What is registered on the same server."""
         connection = self._tracker.connect()
         return ModelVersions(connection.tracking_uri, connection.client)
 
@@ -242,7 +240,6 @@ class ModelVersions:
                 self._client.set_tag(run_id, key, value)
 
     def fetch(self, version: RegisteredVersion, folder: Path) -> None:
-        """Download the files of a version into a folder."""
         with _tracking_errors(f"download the files of {version.name} {version.version}"):
             from mlflow.artifacts import download_artifacts
 
@@ -256,7 +253,6 @@ class ModelVersions:
                 shutil.copytree(found, folder, dirs_exist_ok=True)
 
     def manifest(self, version: RegisteredVersion) -> BankManifest:
-        """The manifest of a bank version."""
         with tempfile.TemporaryDirectory() as folder:
             self.fetch(version, Path(folder))
             path = Path(folder) / MANIFEST_FILE

@@ -50,7 +50,6 @@ class EvaluationKey:
     bank: str
     bank_version: int
     num_edits: int
-    """How many edits each probe was evaluated against."""
     group_size: int = 0
     """0: each probe against the whole version. Otherwise against the group of its own edit, where
     edits are taken in order, `group_size` at a time."""

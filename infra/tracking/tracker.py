@@ -73,7 +73,6 @@ class Tracker:
 
     @property
     def tracking_uri(self) -> str:
-        """MLFLOW_TRACKING_URI, or a database under the run root."""
         return default_tracking_uri(self._root)
 
     def log_params(self, params: Mapping[str, object]) -> None:

@@ -67,7 +67,6 @@ class MetricComparison:
         return WITHIN_TOLERANCE if is_small else NOT_SIGNIFICANT
 
     def sentence(self) -> str:
-        """The comparison in one line."""
         found = self.difference
         return (
             f"{self.name}: {self.old_mean:.3f} -> {self.new_mean:.3f} "

@@ -53,7 +53,6 @@ class ProbeResult:
 
     @property
     def key(self) -> ResultKey:
-        """Identifies the result within one evaluation."""
         return self.case_id, self.probe_index, self.protocol
 
 

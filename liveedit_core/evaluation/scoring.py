@@ -43,8 +43,6 @@ MAX_LOCALITY_TOKENS = 6
 
 
 class CaseProbe(NamedTuple):
-    """A probe of a case, to be prepared."""
-
     case: Case
     probe_index: int
     """Among all probes of the case."""
@@ -129,7 +127,6 @@ class ProbePreparer:
     def _free_answers(
         self, probes: Sequence[Probe], max_new_tokens: int, cache: AnswerCache | None
     ) -> list[str]:
-        """Greedy answers of the unedited backbone."""
         inputs = [replace(probe_input(probe), target="") for probe in probes]
 
         def compute(index: Sequence[int]) -> list[UneditedAnswer]:
@@ -167,8 +164,6 @@ class ProbePreparer:
 
 
 class CaseScorer(ProbePreparer):
-    """Scores cases against repositories."""
-
     def __init__(self, editor: Editor, *, batch_size: int = 16) -> None:
         """Use the backbone and generator of an editor; its own repository plays no part."""
         super().__init__(editor.backbone, batch_size=batch_size)

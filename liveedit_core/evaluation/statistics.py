@@ -38,8 +38,6 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """Bounds of a confidence interval."""
-
     low: float
     high: float
 
@@ -85,7 +83,6 @@ class CaseSums:
 
     @property
     def mean(self) -> float:
-        """Mean over all scores."""
         return float(self.sums_G.sum() / self.counts_G.sum())
 
     def resampled_means(self, random: np.random.Generator, num_resamples: int) -> Floats:
@@ -100,7 +97,6 @@ class CaseSums:
         return np.concatenate(means)
 
     def interval(self, random: np.random.Generator, num_resamples: int, level: float) -> Interval:
-        """Percentile bootstrap interval of the mean."""
         tail = (1.0 - level) / 2
         means = self.resampled_means(random, num_resamples)
         low, high = np.quantile(means, [tail, 1.0 - tail])

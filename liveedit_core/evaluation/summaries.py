@@ -23,13 +23,11 @@ class MetricSummary:
     """One metric under one protocol, with 95 % bootstrap intervals over cases."""
 
     mean: float
-    """Mean score."""
     interval: Interval
     exact_mean: float
     """Share of probes with every token right; under free_generation equal to `mean`."""
     exact_interval: Interval
     num_samples: int
-    """Probes."""
     num_cases: int
     empty_fraction: float
     """Share of probes for which no expert was kept."""

@@ -36,9 +36,7 @@ class AnswerCache(Protocol):
         """Answers in order; None where there is none."""
         ...
 
-    def write(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None:
-        """Store answers."""
-        ...
+    def write(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None: ...
 
 
 def cached_answers(

@@ -47,7 +47,6 @@ class PhaseSection(Settings):
     milestones: List[int] = ()
     """Steps at which the rate is multiplied by `milestone_factor`; the paper has one at 10 000."""
     milestone_factor: Positive = 0.1
-    """Factor of a milestone."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -101,7 +100,6 @@ class LossSection(Settings):
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight by name of the loss."""
         return {name: value for name, value in self if name != "kl_direction"}
 
 

@@ -18,7 +18,6 @@ DAMAGED = 3
 
 
 def log(context: CommandContext) -> int:
-    """List versions, newest first."""
     bank, output = context.bank, context.output
     records = list(islice(bank.versions.newest_first(bank.version), context.limit))
     tags = _tags_of_versions(bank)
@@ -48,7 +47,6 @@ def log(context: CommandContext) -> int:
 
 
 def show(context: CommandContext) -> int:
-    """Show one version and its edits."""
     bank, output = context.bank, context.output
     version = context.version(context.options.version)
     record = bank.versions.state_at(version)
@@ -77,7 +75,6 @@ def show(context: CommandContext) -> int:
 
 
 def diff(context: CommandContext) -> int:
-    """Show the edits that differ between two versions."""
     bank, output = context.bank, context.output
     old, new = context.version(context.options.old), context.version(context.options.new)
     difference = bank.versions.diff(old, new)
@@ -101,12 +98,10 @@ def diff(context: CommandContext) -> int:
 
 
 def remove(context: CommandContext) -> int:
-    """Remove edits."""
     return _change(context, ExpertBank.remove, "removed")
 
 
 def restore(context: CommandContext) -> int:
-    """Undo removals."""
     return _change(context, ExpertBank.restore, "restored")
 
 
@@ -140,7 +135,6 @@ def _change(context: CommandContext, change: Callable[..., int], word: str) -> i
 
 
 def rollback(context: CommandContext) -> int:
-    """Make a new version that holds what an older one holds."""
     bank = context.bank
     target = context.version(context.options.target)
     epoch = bank.acquire_writer()
@@ -152,7 +146,6 @@ def rollback(context: CommandContext) -> int:
 
 
 def tag(context: CommandContext) -> int:
-    """Name a version, or delete a name."""
     options, bank = context.options, context.bank
     if options.delete:
         bank.versions.untag(options.name)
@@ -165,7 +158,6 @@ def tag(context: CommandContext) -> int:
 
 
 def verify(context: CommandContext) -> int:
-    """Compare a version with its checksums and the request log."""
     from infra.bank.integrity import verify_version
 
     bank, output = context.bank, context.output
@@ -191,7 +183,6 @@ def verify(context: CommandContext) -> int:
 
 
 def repair(context: CommandContext) -> int:
-    """Repair the newest version."""
     from pipelines.editing.repair import ray_workers, repair_bank
 
     config, bank, output = _editing_recipe(context), context.bank, context.output
@@ -222,7 +213,6 @@ def repair(context: CommandContext) -> int:
 
 
 def compact(context: CommandContext) -> int:
-    """Merge small files and delete old versions."""
     from infra.bank.compaction import Compaction
 
     config, bank = _editing_recipe(context), context.bank

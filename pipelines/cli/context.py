@@ -20,17 +20,14 @@ class CommandContext:
 
     @cached_property
     def store(self) -> ObjectStore:
-        """The store of --store."""
         return ObjectStore(self.options.store)
 
     @cached_property
     def request_log(self) -> RequestLog:
-        """The request log of the store."""
         return RequestLog(self.store)
 
     @property
     def bank_names(self) -> list[str]:
-        """All banks of the store."""
         return sorted({key.split("/")[1] for key in self.store.list("banks/")})
 
     @cached_property
@@ -68,5 +65,4 @@ class CommandContext:
 
     @property
     def limit(self) -> int | None:
-        """--limit as the end of a slice."""
         return self.options.limit or None

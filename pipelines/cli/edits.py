@@ -16,7 +16,6 @@ from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import EditRequest
 from pipelines.cli.context import CommandContext
 from pipelines.cli.selection import find_edit
-from pipelines.job.cases import fetcher
 
 REJECTED = 4
 _FEW_EDITS = 1000
@@ -24,7 +23,6 @@ _FEW_EDITS = 1000
 
 
 def add(context: CommandContext) -> int:
-    """Add the requests of a file to the log."""
     from pipelines.editing.intake import Source, log_requests
 
     options, output = context.options, context.output
@@ -60,7 +58,6 @@ def add(context: CommandContext) -> int:
 
 
 def list_edits(context: CommandContext) -> int:
-    """List requests, each with its state."""
     options, output = context.options, context.output
     headers = context.request_log.headers(
         submitter=options.submitter, since=options.since, until=options.until
@@ -97,7 +94,6 @@ class _Event:
 
 
 def history(context: CommandContext) -> int:
-    """Show everything that happened to one edit: request, decisions, rejections, versions."""
     options, output, request_log = context.options, context.output, context.request_log
     header = find_edit(request_log, options.edit)
     names = [options.bank] if options.bank else context.bank_names
@@ -149,7 +145,6 @@ def _log_events(header: RequestHeader, request_log: RequestLog) -> Iterator[_Eve
 
 
 def _bank_events(header: RequestHeader, banks: list[ExpertBank]) -> Iterator[_Event]:
-    """What bank versions did to an edit."""
     for bank in banks:
         for event in bank.versions.events(header.edit_id, bank.version):
             yield _Event(
@@ -172,6 +167,8 @@ def _digest(path: Path) -> str:
 
 def _requests(path: Path, store: ObjectStore, submitter: str) -> Iterator[EditRequest | Rejected]:
     """The requests of a file; those that name no submitter get this one."""
+    from pipelines.job.cases import fetcher
+
     limits = InputLimits()
     fetch = fetcher(store, limits.max_image_bytes)
     for item in load_requests(path, limits=limits, fetch=fetch):

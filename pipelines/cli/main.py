@@ -16,7 +16,6 @@ from pipelines.job.entry import exit_code_of
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns its exit code."""
     options = parse_arguments(__doc__ or "", arguments)
     return exit_code_of(lambda: run_command(options))
 

@@ -62,7 +62,6 @@ class Output:
 
 
 def shown(value: object) -> str:
-    """A value as people read it."""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, int) and not isinstance(value, bool):

@@ -13,7 +13,6 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import Case
 from pipelines.cli.context import CommandContext
-from pipelines.job.cases import fetcher
 
 MIN_PREFIX_CHARS = 4
 _EDIT_ID = re.compile(r"[0-9a-f]{64}")
@@ -69,6 +68,8 @@ def _edits_of_file(path: Path, store: ObjectStore, request_log: RequestLog) -> l
     if not first.lstrip().startswith("{"):
         lines = path.read_text(encoding="utf-8").splitlines()
         return _full_ids(request_log, [line for line in lines if line.strip()])
+    from pipelines.job.cases import fetcher
+
     limits = InputLimits()
     fetch = fetcher(store, limits.max_image_bytes)
     load = load_cases if '"edit"' in first else load_requests

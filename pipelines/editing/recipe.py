@@ -149,7 +149,6 @@ class LifelongEditRecipe(_WritingRecipe, RunRecipe):
 
     @property
     def store_uri(self) -> str:
-        """Root URI of the store, with the default filled in."""
         return store_uri(self.store, self.run_folder / "store")
 
     def fixed_settings(self) -> dict[str, object]:

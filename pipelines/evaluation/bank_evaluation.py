@@ -70,7 +70,6 @@ class BankEvaluation(EvaluatedVersion):
     """A bank version evaluated on some cases, with its results in the order of the cases."""
 
     run: str
-    """Name of the results table."""
     num_cases: int
     summary: Summary
     num_new_results: int

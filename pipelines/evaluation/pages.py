@@ -103,7 +103,6 @@ class ExampleBuilder:
         return Example(result=result, probe=probe, num_edits=num_edits, kept=self._kept(result))
 
     def flip(self, pair: Pair) -> Flip:
-        """One probe under two versions."""
         old, new = pair
         probe = self._cases[old.case_id].all_probes()[old.probe_index]
         kept_old, kept_new = self._kept(old), self._kept(new)

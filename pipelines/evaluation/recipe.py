@@ -35,7 +35,6 @@ class MetricFractions(Settings):
     portability: Fraction = 0.0
 
     def of(self, kind: ProbeKind) -> float:
-        """The value of one metric."""
         return float(getattr(self, kind.value))
 
 
@@ -77,13 +76,11 @@ class VersionComparisonRecipe(ComparingRecipe):
     job: ClassVar[str] = "compare_versions"
 
     run_root: str = "runs"
-    """Folder of all runs."""
     store: StoreUri = ""
     """Root URI of the store that holds the results; a folder, file:///... or s3://..."""
     bank_store: StoreUri = ""
     """Root URI of the store that holds the bank and its requests; empty: the same store."""
     bank: str = "main"
-    """Name of the bank."""
     old: VersionSection = VersionSection()
     new: VersionSection = VersionSection()
     cases: str = ""
@@ -101,15 +98,12 @@ class VersionComparisonRecipe(ComparingRecipe):
 
     @property
     def store_uri(self) -> str:
-        """Root URI of the results."""
         return store_uri(self.store, Path())
 
     @property
     def bank_store_uri(self) -> str:
-        """Root URI of the bank."""
         return store_uri(self.bank_store or self.store, Path())
 
     def page(self, old_version: int, new_version: int) -> Path:
-        """Path of the page."""
         name = f"{self.bank}-{old_version}-{new_version}.html"
         return Path(self.output or Path(self.run_root) / "comparisons" / name)

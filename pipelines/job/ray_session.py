@@ -105,7 +105,6 @@ class StopRequest:
         """Of the signal that was received; 0 for none."""
 
     def __call__(self) -> bool:
-        """Whether the job should stop."""
         return self.signal_number != 0
 
     @property

@@ -59,7 +59,6 @@ class FolderRecipe(Recipe):
 
     @property
     def run_folder(self) -> Path:
-        """Folder of this run."""
         return Path(self.run_root) / self.run_name
 
 
@@ -97,7 +96,6 @@ class BenchmarkSection(Settings):
 
     @property
     def is_on(self) -> bool:
-        """Whether cases come from a published benchmark."""
         return self.name != ""
 
 
@@ -181,7 +179,6 @@ class BankSection(Settings):
     """The versioned table that the experts go to."""
 
     name: Name = "main"
-    """Name of the bank in the store."""
     window_edits: PositiveInt = 25
     """Edits of one window; each window becomes one bank version."""
 
@@ -232,7 +229,6 @@ class StatesSection(ActorSection):
     """Chunks in flight at one time."""
 
     def store_uri(self, run_root: str) -> str:
-        """Root URI of the cache's store."""
         return store_uri(self.store, Path(run_root) / "cache")
 
 
@@ -263,4 +259,3 @@ class TrackingSection(Settings):
     """Where MLflow files the run; the server itself is named by MLFLOW_TRACKING_URI."""
 
     experiment: Text = "liveedit"
-    """Name of the MLflow experiment."""

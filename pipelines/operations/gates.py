@@ -30,8 +30,6 @@ class GateResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Everything that the gates check."""
-
     version: int
     """Of `liveedit-bank`."""
     now: datetime
@@ -63,7 +61,6 @@ class Evidence:
 def all_gates(
     evidence: Evidence, gates: GatesSection, thresholds: ThresholdsSection
 ) -> tuple[GateResult, ...]:
-    """Check every gate."""
     content = (
         _verdict("digests", evidence.digest_problems, "backbone, generator and bank match"),
         _verdict("shards", evidence.shard_problems, "all files are present, unaltered"),

@@ -60,7 +60,6 @@ class NightlyRun:
 
     recipe: NightlyRecipe
     label: str
-    """The date."""
     versions: ModelVersions
     evaluator_of: Callable[[BankManifest, Path], Evaluator]
     """Returns an evaluator with the backbone of a manifest and the generator of a folder."""

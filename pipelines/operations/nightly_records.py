@@ -60,12 +60,10 @@ class NightlyFindings:
 
     @property
     def regressions(self) -> list[MetricComparison]:
-        """Metrics that are worse than the champion's."""
         return [item for item in self.comparisons if item.is_regression]
 
     @property
     def improvements(self) -> list[MetricComparison]:
-        """Metrics that are better than the champion's."""
         return [item for item in self.comparisons if item.is_improvement]
 
 

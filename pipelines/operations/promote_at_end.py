@@ -70,7 +70,6 @@ def nightly_recipe(config: LifelongEditRecipe) -> NightlyRecipe:
 
 
 def promotion_recipe(config: LifelongEditRecipe) -> PromotionRecipe:
-    """Recipe of the promotion."""
     path = Path(config.promotion.recipe) if config.promotion.recipe else DEFAULT_RECIPE
     recipe = load_recipe(PromotionRecipe, path, [f"run_root={config.run_root}"])
     return recipe.with_changes(store=recipe.store or config.store)
