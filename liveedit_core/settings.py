@@ -1,8 +1,4 @@
-"""Base of all settings: frozen, strict, and every mistake is a ConfigError that names its field.
-
-Values keep their types: true is no whole number, 1 is fine where a number is expected, and lists
-become tuples. Defaults live in the fields only.
-"""
+"""Base of all settings: frozen, strictly typed; every mistake is a ConfigError naming its field."""
 
 import difflib
 import re
@@ -93,8 +89,7 @@ List = Annotated[tuple[ItemT, ...], Field(strict=False)]
 def field_at(
     section: type[Settings], path: Sequence[str | int]
 ) -> tuple[type[Settings], FieldInfo | None]:
-    """The section that a dotted place lies in, and its field there; None if it is a section itself,
-    or unknown."""
+    """The section at a dotted path, and its field there; None for a section or an unknown key."""
     field = None
     for key in path:
         field = section.model_fields.get(str(key), field if isinstance(key, int) else None)

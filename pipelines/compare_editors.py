@@ -91,9 +91,7 @@ def run_job(recipe: CompareRecipe) -> int:
     return 0
 
 
-def load_models(
-    recipe: CompareRecipe,
-) -> "tuple[VisionLanguageBackbone, LiveEditGenerator | None]":
+def load_models(recipe: CompareRecipe) -> "tuple[VisionLanguageBackbone, LiveEditGenerator | None]":
     """The backbone, and the generator if an editor needs it."""
     from liveedit_core.builtin.backbone import load_named_backbone
     from workers.models import ModelNames

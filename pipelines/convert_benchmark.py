@@ -47,10 +47,7 @@ def convert(options: argparse.Namespace) -> int:
     from liveedit_core.published.conversion import write_cases
 
     benchmark = open_benchmark(
-        options.benchmark,
-        options.files,
-        options.images,
-        missing_images=options.missing_images,
+        options.benchmark, options.files, options.images, missing_images=options.missing_images
     )
     num_cases = write_cases(benchmark, options.output)
     print(*benchmark.notes(), f"{num_cases:,} cases written to {options.output}", sep="\n")

@@ -1,7 +1,7 @@
 """What all pages share: one HTML file that needs nothing else, no network and no script.
 
-Prompts, targets and images are untrusted: the template engine escapes text, images are decoded and
-written anew as thumbnails, and the page's content security policy forbids the rest.
+Prompts, targets and images are untrusted: text is escaped, images are encoded anew as thumbnails,
+and the page's content security policy forbids the rest.
 """
 
 import base64

@@ -1,7 +1,4 @@
-"""Plots of a report as inline SVG: no files, no network, readable on light and dark pages.
-
-Curves over the number of edits can also be drawn as PNG files, for MLflow's user interface.
-"""
+"""Plots of a report as inline SVG, readable on light and dark pages, or as PNG files for MLflow."""
 
 import io
 import re
@@ -15,12 +12,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    NullLocator,
-    PercentFormatter,
-)
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 from liveedit_core.evaluation.statistics import Interval
 

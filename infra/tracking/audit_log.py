@@ -3,10 +3,9 @@
 audit/<model>/<sequence>.json   what was decided, by whom, why, on which numbers; created once
 audit/<model>/<sequence>.done   the aliases were moved
 
-A record is created exclusively under the next sequence number, so of two processes that decide on
-the same state one wins and the other is told. MLflow's aliases have no compare-and-set; the log
-decides and the aliases follow. A process that dies before it moved the aliases leaves a record
-without `.done`, which the next process applies first.
+A record is created exclusively under the next sequence number, so one of two concurrent decisions
+fails; MLflow's aliases, which have no compare-and-set, follow the log. A process that dies before
+it moved the aliases leaves a record without `.done`, which the next process applies first.
 """
 
 import json

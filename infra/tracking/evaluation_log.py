@@ -2,8 +2,7 @@
 
 evaluations/<model>/<version>/<time>.json    in the operations store
 
-A record names the results to read, not their averages: promotion computes the numbers again from
-the single results.
+A record names the results to read, not their averages: promotion computes the numbers again.
 """
 
 import json

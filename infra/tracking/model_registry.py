@@ -78,8 +78,7 @@ class ModelRegistry:
         metrics: Mapping[str, float] | None = None,
         step: int = 0,
     ) -> RegisteredVersion:
-        """Register a generator folder, once per digest; its files are copied to MLflow. `step` is
-        the number of optimizer steps, for the metrics."""
+        """Register a generator folder, once per digest; its files are copied to MLflow."""
         tags = {"digest": digest}
         return self._register(GENERATOR_MODEL, digest, folder, tags, metrics=metrics, step=step)
 

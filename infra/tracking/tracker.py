@@ -1,9 +1,8 @@
 """One MLflow run, written so that an MLflow outage never stops or slows a job.
 
-Every record goes to a spool file first and from there to MLflow, in order. While MLflow does not
-answer, records wait in the file and sending is retried from time to time; a restarted run sends
-what its predecessor could not. Records that MLflow rejects for good (a parameter that changed) move
-to a file beside the spool, with the reason. Only the driver uses it.
+Every record goes to a spool file first and from there to MLflow, in order. During an outage records
+wait in the file, also for a restarted run. Records that MLflow rejects for good (a parameter that
+changed) move to a file beside the spool, with the reason. Only the driver uses it.
 """
 
 import json

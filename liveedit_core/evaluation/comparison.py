@@ -2,13 +2,10 @@
 
 For each metric and protocol, a **regression** is a mean difference (newer minus older, over paired
 probes) below minus the tolerance whose one-sided sign-flip p-value over whole cases, adjusted after
-Holm for all metrics compared, is below alpha. An improvement is the mirror image. The tolerance
-keeps a large number of cases from turning a tiny difference into an alarm; the test keeps a small
-number of cases from turning chance into one.
+Holm for all metrics compared, is below alpha. An improvement is the mirror image.
 
-Probes with a right answer (accuracy) are compared only on cases whose edit the older version holds
-and the newer one should still hold: a case that neither holds would dilute the mean, and a case
-whose edit was replaced by a newer one has another right answer now. Locality is compared on all.
+Accuracy is compared only on cases whose edit the older version holds and the newer one did not
+replace, locality on all.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

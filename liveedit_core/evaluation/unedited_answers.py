@@ -1,7 +1,6 @@
 """Answers of the unedited backbone: the same for every bank version, so they are computed once.
 
-Two kinds: a free answer of at most `max_new_tokens`, and the argmax at each target position. A
-cache keeps both by an id that covers everything an answer depends on.
+A cache keeps them by an id that covers everything an answer depends on.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -35,13 +35,11 @@ class PhaseSection(Settings):
     batch_size: PositiveInt = 32
     """Items of a micro-batch; losses that compare items compare those of one micro-batch."""
     accumulation: PositiveInt = 1
-    """Micro-batches of a step, whose gradients are averaged; a multiple of `sharding.shards`, which
-    share them."""
+    """Micro-batches of a step, whose gradients are averaged; a multiple of `sharding.shards`."""
     learning_rate: Positive = 1e-3
     """Peak of the schedule."""
     schedule: Schedule = "one_cycle"
-    """After the warm-up: half a cosine to zero (one_cycle, of the steps that are left; cosine, of
-    all steps), or constant but for the milestones."""
+    """After the warm-up: half a cosine to zero (of the steps left; cosine: of all), or constant."""
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps in which the rate rises; 0 only with cosine and milestones."""
     milestones: List[int] = ()
@@ -118,8 +116,7 @@ class OptimizationSection(Settings):
     dtype: ComputeDtype = "float32"
     """Of the frozen layers after l_e; the generator, routing and losses stay float32."""
     has_activation_checkpointing: bool = False
-    """Compute the frozen layers a second time in the backward pass instead of keeping what they
-    need for it: less memory, about a third more time."""
+    """Recompute the frozen layers in the backward pass: less memory, about a third more time."""
 
 
 class DiagnosticsRecipe(Settings):

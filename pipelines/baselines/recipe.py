@@ -62,8 +62,8 @@ class CompareRecipe(FolderRecipe):
     editors: _Editors = EDITORS
     """Which to compare; liveedit needs a generator made for the backbone."""
     backbone: BackboneSection = BackboneSection()
-    """The model that is edited. Its edit layer is by default that of the generator; without
-    liveedit among the editors, that of the built-in backbone, or two thirds of the depth."""
+    """The model that is edited, by default at the generator's edit layer; without liveedit among
+    the editors, at that of the built-in backbone or two thirds of the depth."""
     benchmark: BenchmarkSection = BenchmarkSection()
     """Cases of a published benchmark; by default the built-in evaluation cases."""
     generator: str = "builtin"

@@ -231,7 +231,6 @@ def _editing_recipe(context: CommandContext) -> "LifelongEditRecipe":
 
 
 def _summary(record: BankVersion) -> dict[str, Any]:
-    """A record without its lists of edits."""
     return {key: value for key, value in vars(record).items() if key not in ("added", "removed")}
 
 
@@ -255,7 +254,6 @@ def _tags_of_versions(bank: ExpertBank) -> dict[int, list[str]]:
 
 
 def _headers(context: CommandContext, edit_ids: Collection[str]) -> dict[str, RequestHeader]:
-    """Requests of some edits, in the order of the log."""
     headers = context.request_log.headers(edit_ids=edit_ids)
     return {item.edit_id: item for item in headers}
 

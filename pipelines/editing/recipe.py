@@ -207,6 +207,5 @@ class RebuildRecipe(_WritingRecipe):
         """As a recipe of the editing job, without new requests and evaluation."""
         shared = set(type(self).model_fields) & set(LifelongEditRecipe.model_fields)
         return LifelongEditRecipe(
-            **{name: getattr(self, name) for name in shared},
-            evaluation=EvaluationSection(at=()),
+            **{name: getattr(self, name) for name in shared}, evaluation=EvaluationSection(at=())
         )

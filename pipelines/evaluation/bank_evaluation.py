@@ -3,12 +3,8 @@
     cases --plan--> units --evaluator--> results --append--> results/<run> --read--> BankEvaluation
                       ^ without those whose results the table already holds
 
-The table decides what is left to do, so repeating the call after a crash gives the numbers of an
-undisturbed run. Units are cut from all cases of the evaluation, never from what is left to do, so a
-unit is the same batch of probes whoever scores it, before or after a restart.
-
-`evaluate_bank_version` waits for the end; the editing job drives several `EvaluationTask`s while it
-commits further edits.
+The table decides what is left to do, and units are cut from all cases of the evaluation, so that
+repeating the call after a crash gives the numbers of an undisturbed run.
 """
 
 import hashlib
@@ -226,12 +222,9 @@ def lifelong_curves(
     on_progress: Callable[[int, int], None] = lambda num_done, num_units: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[BankEvaluation]:
-    """Evaluate the cases that the version holds after each number of edits N, or resume.
-
-    An expert depends on its own request alone, so the bank after any N edits is a part of this
-    version: the cases are taken in groups of N, in order, each evaluated against the edits of its
-    group. A number beyond the cases evaluated stands for all of them.
-    """
+    """Evaluate the cases that the version holds after each number of edits N, or resume: in groups
+    of N, each case against the edits of its group, as an expert depends on its own request alone. A
+    number beyond the cases evaluated stands for all of them."""
     facts = pool.describe()
     check_models(bank, facts)
     edit_ids = set(bank.edit_ids(version))

@@ -7,13 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from infra.reports.comparison import MAX_FLIPS, render_comparison_report
-from infra.reports.data import (
-    ComparisonReportData,
-    EvaluationReportData,
-    Example,
-    Flip,
-    KeptExpert,
-)
+from infra.reports.data import ComparisonReportData, EvaluationReportData, Example, Flip, KeptExpert
 from infra.reports.evaluation import render_evaluation_report
 from infra.reports.page import write_page
 from infra.requests.request_log import RequestLog

@@ -54,8 +54,7 @@ def add_settings(parser: "argparse._ActionsContainer", *rows: tuple[str, str, st
 def add_benchmark_options(
     parser: argparse.ArgumentParser, sources: "argparse._MutuallyExclusiveGroup | None" = None
 ) -> None:
-    """Add `--benchmark`, `--data`, `--images` and `--missing-images`; `--benchmark` joins the
-    mutually exclusive `sources`."""
+    """Add the options of a published benchmark; `--benchmark` joins the exclusive `sources`."""
     (sources or parser).add_argument(
         "--benchmark",
         dest="benchmark.name",
@@ -125,8 +124,7 @@ def run_entry(
     is_dry_run: bool,
     wrong_setting: int = WRONG_SETTING,
 ) -> int:
-    """Resolve the recipe, then print it (`is_dry_run`) or do the job; returns the exit code.
-    `wrong_setting` is that of a `ConfigError`."""
+    """Print the recipe (`is_dry_run`) or run the job; `wrong_setting` is a ConfigError's code."""
 
     def job() -> int:
         recipe = load()

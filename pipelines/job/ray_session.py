@@ -38,8 +38,7 @@ _PROJECT = Path(__file__).resolve().parents[2]
 
 
 def prepare_environment(config: RaySection) -> None:
-    """Set what this process and its children read from the environment; call it before Ray is
-    imported for the first time, which reads some of it then."""
+    """Set the environment of this process and its children, before Ray is first imported."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not _address(config):

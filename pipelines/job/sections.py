@@ -103,8 +103,7 @@ class BackboneSection(Settings):
     """The frozen vision-language model."""
 
     name: Text = "builtin"
-    """"builtin", the small one that the project brings; a checkpoint folder; or a repository of the
-    Hugging Face hub, "owner/model" or "owner/model@revision"."""
+    """"builtin", a checkpoint folder, or "owner/model[@revision]" of the Hugging Face hub."""
     dtype: ModelDtype = "auto"
     """dtype of the weights: "auto" (as stored), "float32", "bfloat16" or "float16"."""
     device: Device = "cpu"
@@ -223,8 +222,7 @@ class StatesSection(ActorSection):
     max_bytes: Count = 50_000_000_000
     """Budget; beyond it the least recently used states are evicted. 0 sets no limit."""
     num_workers: Count = 0
-    """Actors that encode a split before training; 0 encodes in the job's own process, without
-    Ray."""
+    """Actors that encode a split before training; 0 encodes in the job's own process."""
     max_in_flight: PositiveInt = 4
     """Chunks in flight at one time."""
 

@@ -2,8 +2,7 @@
 
     digests  shards  evaluation_complete  freshness  min_samples  thresholds  no_regression
 
-All gates are checked, so that a refusal lists everything that is wrong. The evidence is gathered by
-`evidence.py`; its numbers are computed from single probe results.
+All gates are checked, so that a refusal lists everything that is wrong.
 """
 
 from collections.abc import Mapping, Sequence

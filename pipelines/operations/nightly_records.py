@@ -1,7 +1,4 @@
-"""What a nightly run writes to MLflow and to disk: metrics of the bank versions, pages, figures.
-
-An MLflow outage stops nothing: metrics and pages wait in the spool of the run.
-"""
+"""What a nightly run writes to MLflow and to disk: metrics of the bank versions, pages, figures."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace

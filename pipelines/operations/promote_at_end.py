@@ -1,8 +1,7 @@
 """`lifelong_edit.py --promote`: evaluate the newest version beside the champion and promote it.
 
 The same two steps as `nightly_evaluation.py` and `promotion.py`, with their recipes, on the cases
-of the run. Evaluation and audit log go to the store of the recipes, else to the `--store` of the
-run, else to the run root.
+of the run; their store is that of the recipes, else the `--store` of the run, else the run root.
 """
 
 from pathlib import Path

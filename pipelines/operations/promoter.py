@@ -3,10 +3,9 @@
     take the lease -> apply an unfinished record -> check the gates -> write the audit record
                    -> previous_champion, champion, tags -> mark the record done
 
-Two guards: the lease keeps two promotions from running at one time, and the audit record is created
-exclusively under the next sequence number, so that even two processes that both believe to hold the
-lease cannot both decide on the same state. MLflow's aliases have neither; they follow the log. A
-record that a dead process left unfinished is applied by the next call, whatever that call does.
+The audit record is created exclusively under the next sequence number, so that even two processes
+that both believe they hold the lease cannot both decide on the same state. MLflow's aliases follow
+the log; a record that a dead process left unfinished is applied by the next call.
 """
 
 import contextlib

@@ -85,8 +85,7 @@ class ThresholdsSection(MetricFractions):
 
 class _OperationsRecipe(RunRecipe, ComparingRecipe):
     store: StoreUri = ""
-    """Root URI of the store for results, evaluations, audit log and leases, shared by nightly runs
-    and promotions; empty: `operations` under `run_root`."""
+    """Root URI of the store shared by nightly runs and promotions; empty: `run_root`/operations."""
 
     @property
     def store_uri(self) -> str:
@@ -95,8 +94,7 @@ class _OperationsRecipe(RunRecipe, ComparingRecipe):
 
 
 class NightlyRecipe(_OperationsRecipe):
-    """Settings of `nightly_evaluation.py`; the seed is that of the cases drawn for free generation
-    and of the statistics."""
+    """Settings of `nightly_evaluation.py`; the seed draws free-generation cases and statistics."""
 
     job: ClassVar[str] = "nightly_evaluation"
 
