@@ -63,12 +63,12 @@ class Flip:
 class SimilarPair:
     """Two edits with similar images."""
 
+    first: EditRequest
+    second: EditRequest
     relation: str
     """"near_duplicate" or "conflict" (same prompt, different targets)."""
     similarity: float
     """Cosine of the two image embeddings."""
-    first: EditRequest
-    second: EditRequest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,13 +74,8 @@ def metric_tables(points: Sequence[CurvePoint]) -> list[MetricTable]:
 def metric_plots(points: Sequence[CurvePoint], *, seed: int, heading: str = "") -> list[Plot]:
     """Accuracy, locality and the filter by number of edits; `heading` starts each title."""
     return [
-        Plot(
-            title=curves.title,
-            svg=plot_by_num_edits(curves.lines, curves.title),
-            caption=f"Protocol: {spell(curves.protocol)}. Seed {seed}. Samples at each point: "
-            f"{curves.samples}." + (" Bands: 95 % intervals." if curves.has_intervals else ""),
-        )
-        for curves in _curves(points, heading)
+        Plot(title=title, svg=plot_by_num_edits(lines, title), caption=caption)
+        for title, lines, caption in _curves(points, heading, seed)
     ]
 
 
@@ -90,22 +85,17 @@ def draw_metric_plots(
     """Draw the same plots as PNG files, named by their titles; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for curves in _curves(points, heading):
-        paths.append(folder / f"{plot_name(curves.title)}.png")
-        draw_by_num_edits(paths[-1], curves.lines, title=curves.title)
+    for title, lines, _ in _curves(points, heading, seed=0):
+        paths.append(folder / f"{plot_name(title)}.png")
+        draw_by_num_edits(paths[-1], lines, title=title)
     return paths
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Curves:
-    title: str
-    protocol: str
-    lines: Sequence[Line]
-    samples: str
-    has_intervals: bool
+_Curves = tuple[str, Sequence[Line], str]
+"""Title, lines and caption of one plot."""
 
 
-def _curves(points: Sequence[CurvePoint], heading: str) -> list[_Curves]:
+def _curves(points: Sequence[CurvePoint], heading: str, seed: int) -> list[_Curves]:
     # The axis is logarithmic: an evaluation before the first edit is in the table only.
     ordered = sorted((p for p in points if p.num_edits > 0), key=lambda point: point.num_edits)
     scored = {protocol for point in points for _, protocol in point.summary}
@@ -114,12 +104,12 @@ def _curves(points: Sequence[CurvePoint], heading: str) -> list[_Curves]:
     locality = [kind for kind in ProbeKind if kind.is_locality]
     found = []
     for protocol in protocols:
-        found.append(_curves_of(f"{heading}What was taught", ordered, protocol, accuracy))
-        found.append(_curves_of(f"{heading}What must stay", ordered, protocol, locality))
+        found.append(_curves_of(f"{heading}What was taught", ordered, protocol, accuracy, seed))
+        found.append(_curves_of(f"{heading}What must stay", ordered, protocol, locality, seed))
         if protocol == protocols[0]:  # routing does not depend on the protocol
             title = f"{heading}Own expert kept by the filter"
-            found.append(_curves_of(title, ordered, protocol, accuracy, is_mean=False))
-    return [curves for curves in found if curves.lines]
+            found.append(_curves_of(title, ordered, protocol, accuracy, seed, is_mean=False))
+    return [curves for curves in found if curves[1]]
 
 
 def _curves_of(
@@ -127,6 +117,7 @@ def _curves_of(
     points: Sequence[CurvePoint],
     protocol: str,
     kinds: Sequence[ProbeKind],
+    seed: int,
     *,
     is_mean: bool = True,
 ) -> _Curves:
@@ -151,10 +142,6 @@ def _curves_of(
             )
         )
         samples.append(f"{spell(kind)} {' / '.join(f'{item.num_samples:,}' for _, item in rows)}")
-    return _Curves(
-        title=f"{title}, {spell(protocol)}",
-        protocol=protocol,
-        lines=lines,
-        samples="; ".join(samples),
-        has_intervals=is_mean,
-    )
+    caption = f"Protocol: {spell(protocol)}. Seed {seed}. Samples at each point: "
+    bands = " Bands: 95 % intervals." if is_mean else ""
+    return f"{title}, {spell(protocol)}", lines, f"{caption}{'; '.join(samples)}.{bands}"

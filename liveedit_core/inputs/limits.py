@@ -14,23 +14,16 @@ class InputLimits(Settings):
     """Limits of untrusted input; everything beyond them is rejected with a reason, never cut."""
 
     max_line_bytes: PositiveInt = 1_048_576
-    """Longest line of a JSONL file."""
     max_image_bytes: PositiveInt = 20_971_520
-    """Largest encoded image."""
     max_image_pixels: Annotated[int, Field(ge=1, le=LARGEST_PIXEL_LIMIT)] = 40_000_000
     """Most pixels (width times height) of an image; read from its header, before decoding."""
     max_prompt_chars: PositiveInt = 2_000
     """Longest prompt in characters; refused before anything is tokenized."""
     max_target_chars: PositiveInt = 500
-    """Longest target in characters."""
     max_locality_target_chars: PositiveInt = 4_000
     """The same for locality probes, whose target is a hint: the unedited answer counts."""
     max_prompt_tokens: PositiveInt = 256
-    """Longest prompt in tokens of the backbone."""
     max_target_tokens: PositiveInt = 32
-    """Longest target in tokens of the backbone."""
     max_probes: PositiveInt = 256
-    """Most probes of one case."""
     max_benchmark_bytes: PositiveInt = 134_217_728
-    """Largest JSON file of a published benchmark, which is read as a whole; the real ones have
-    about 4 million bytes."""
+    """JSON file of a published benchmark, read as a whole; the real ones have about 4 million."""

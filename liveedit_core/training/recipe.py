@@ -78,21 +78,16 @@ class LossSection(Settings):
     nll: NonNegative = 1.0
     """Phase experts: own question, own expert."""
     reliability: NonNegative = 1.0
-    """Eq. 8."""
     text_generality: NonNegative = 1.0
-    """Eq. 9, rephrased prompt."""
     modal_generality: NonNegative = 1.0
-    """Eq. 9, other image."""
     locality: NonNegative = 1.0
-    """Eq. 10."""
+    """These four: Eq. 8, 9 (rephrased prompt), 9 (other image) and 10."""
     soft_relative: NonNegative = 1.0
-    """Eq. 15, in the phases prompt and joint."""
     soft_absolute: NonNegative = 1.0
-    """Eq. 16, in the phases prompt and joint."""
+    """Eq. 15 and 16, in the phases prompt and joint."""
     hard_neighbour: NonNegative = 1.0
-    """Eq. 13."""
     hard_sentinel: NonNegative = 1.0
-    """Eq. 14."""
+    """Eq. 13 and 14."""
     kl_direction: KlDirection = "original_to_edited"
     """Of the locality loss: the paper's, or that of the authors' code."""
 

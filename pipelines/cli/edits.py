@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestHeader, RequestLog
@@ -83,8 +84,7 @@ def list_edits(context: CommandContext) -> int:
     return 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Event:
+class _Event(NamedTuple):
     time: datetime
     event: str
     bank: str = ""
@@ -101,7 +101,7 @@ def history(context: CommandContext) -> int:
     events = [*_log_events(header, request_log), *_bank_events(header, banks)]
     events.sort(key=lambda item: item.time)
     states = {bank.name: _states([header], request_log, bank)[header.edit_id] for bank in banks}
-    output.data(**asdict(header), states=states, events=[asdict(event) for event in events])
+    output.data(**asdict(header), states=states, events=[event._asdict() for event in events])
     output.say(f"edit {header.edit_id}")
     for name, text in (
         *((f"in {name}", state) for name, state in states.items()),
@@ -110,50 +110,37 @@ def history(context: CommandContext) -> int:
         ("image", header.image_uri or "given as bytes"),
     ):
         output.say(f"  {name:10} {text}")
-    output.table(
-        ("time (UTC)", "event", "bank", "version", "by", "reason"),
-        [tuple(asdict(event).values()) for event in events],
-    )
+    output.table(("time (UTC)", "event", "bank", "version", "by", "reason"), events)
     return 0
 
 
 def _log_events(header: RequestHeader, request_log: RequestLog) -> Iterator[_Event]:
     """Request, decisions and rejections of an edit, from the log."""
-    yield _Event(
-        time=header.submitted_at,
-        event="submitted",
-        author=header.submitter,
-        reason=f"request {header.sequence}",
-    )
+    number = f"request {header.sequence}"
+    yield _Event(header.submitted_at, "submitted", author=header.submitter, reason=number)
     for change in request_log.changes.read():
         if header.edit_id in change.edit_ids:
             word = "removal" if header.edit_id in change.removed else "restoration"
             yield _Event(
-                time=change.decided_at,
-                event=f"{word} decided",
-                author=change.author,
-                reason=change.reason,
+                change.decided_at, f"{word} decided", author=change.author, reason=change.reason
             )
     for refusal in request_log.rejects.read():
         if refusal.sequence == header.sequence:
-            yield _Event(
-                time=refusal.rejected_at,
-                event="refused",
-                bank=refusal.bank,
-                reason=refusal.rejected.message,
-            )
+            reason = refusal.rejected.message
+            yield _Event(refusal.rejected_at, "refused", bank=refusal.bank, reason=reason)
 
 
 def _bank_events(header: RequestHeader, banks: list[ExpertBank]) -> Iterator[_Event]:
     for bank in banks:
-        for event in bank.versions.events(header.edit_id, bank.version):
+        for item in bank.versions.events(header.edit_id, bank.version):
+            record = item.record
             yield _Event(
-                time=event.record.committed_at,
-                event=event.event,
-                bank=bank.name,
-                version=event.record.version,
-                author=event.record.author,
-                reason=event.record.message,
+                record.committed_at,
+                item.event,
+                bank.name,
+                record.version,
+                record.author,
+                record.message,
             )
 
 

@@ -161,6 +161,26 @@ class EvaluationTask:
             repository = self._bank.load_repository(config, version, matrices=matrices)
             evaluator.submit(version, repository, units)
 
+    def run(
+        self,
+        pool: Evaluator,
+        *,
+        on_progress: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> BankEvaluation:
+        """Run to the end; the pool does nothing else meanwhile."""
+        facts = pool.describe()
+        check_models(self._bank, facts)
+        self.start(pool, facts.config)
+        try:
+            on_progress(self.num_units_done, self.num_units)
+            while not self.is_over and not should_stop():
+                self.store(pool.collect(wait=True))
+                on_progress(self.num_units_done, self.num_units)
+        finally:
+            pool.drop()
+        return self.evaluation()
+
     def store(self, scored: Sequence[ScoredUnit]) -> None:
         """Store the results of scored units in one commit."""
         new = [result for unit in scored for result in unit.results if result.key in self._missing]
@@ -203,11 +223,9 @@ def evaluate_bank_version(
     """Evaluate a pinned bank version, or resume where an earlier call ended. `cases` have a fixed
     order, also when resumed; those whose edits the version does not hold are evaluated too. Once
     `should_stop` is true, the evaluation returned is incomplete."""
-    facts = pool.describe()
-    check_models(bank, facts)
     results, num_edits = ResultsTable(store, run), bank.num_edits(version)
     task = EvaluationTask(bank, results, cases, settings, version=version, num_edits=num_edits)
-    return run_task(task, pool, facts.config, on_progress=on_progress, should_stop=should_stop)
+    return task.run(pool, on_progress=on_progress, should_stop=should_stop)
 
 
 def lifelong_curves(
@@ -225,8 +243,6 @@ def lifelong_curves(
     """Evaluate the cases that the version holds after each number of edits N, or resume: in groups
     of N, each case against the edits of its group, as an expert depends on its own request alone. A
     number beyond the cases evaluated stands for all of them."""
-    facts = pool.describe()
-    check_models(bank, facts)
     edit_ids = set(bank.edit_ids(version))
     held = [case for case in cases if case.edit.edit_id in edit_ids]
     # Groups are cut from the evaluated cases, so no group can hold more edits than those.
@@ -236,32 +252,10 @@ def lifelong_curves(
         task = EvaluationTask(
             bank, results, held, settings, version=version, num_edits=size, group_size=size
         )
-        curve.append(
-            run_task(task, pool, facts.config, on_progress=on_progress, should_stop=should_stop)
-        )
+        curve.append(task.run(pool, on_progress=on_progress, should_stop=should_stop))
         if should_stop():
             break
     return curve
-
-
-def run_task(
-    task: EvaluationTask,
-    pool: Evaluator,
-    config: GeneratorConfig,
-    *,
-    on_progress: Callable[[int, int], None],
-    should_stop: Callable[[], bool],
-) -> BankEvaluation:
-    """Run one evaluation to its end; the pool does nothing else meanwhile."""
-    task.start(pool, config)
-    try:
-        on_progress(task.num_units_done, task.num_units)
-        while not task.is_over and not should_stop():
-            task.store(pool.collect(wait=True))
-            on_progress(task.num_units_done, task.num_units)
-    finally:
-        pool.drop()
-    return task.evaluation()
 
 
 def check_models(bank: ExpertBank, facts: GeneratorFacts) -> None:
