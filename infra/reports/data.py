@@ -60,18 +60,6 @@ class Flip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimilarPair:
-    """Two edits with similar images."""
-
-    first: EditRequest
-    second: EditRequest
-    relation: str
-    """"near_duplicate" or "conflict" (same prompt, different targets)."""
-    similarity: float
-    """Cosine of the two image embeddings."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class StageTime:
     """How long one stage of the job took."""
 
@@ -85,6 +73,18 @@ class StageTime:
     def items_per_s(self) -> float:
         """Throughput; 0 if the stage took no measurable time."""
         return self.num_items / self.duration_s if self.duration_s > 0 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarPair:
+    """Two edits with similar images."""
+
+    first: EditRequest
+    second: EditRequest
+    relation: str
+    """"near_duplicate" or "conflict" (same prompt, different targets)."""
+    similarity: float
+    """Cosine of the two image embeddings."""
 
 
 @dataclass(frozen=True, kw_only=True)
