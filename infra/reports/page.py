@@ -31,6 +31,8 @@ HEADLINE_METRICS: Sequence[tuple[ProbeKind, str]] = (
     (ProbeKind.MODAL_LOCALITY, TEACHER_FORCED),
 )
 
+_FORMATS = "count duration interval number p_value percent points spell".split()
+"""Functions of `formats` that templates use as filters."""
 _THUMBNAIL_PIXELS = 160
 
 
@@ -55,17 +57,7 @@ def render_page(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = (
-        formats.count,
-        formats.duration,
-        formats.interval,
-        formats.number,
-        formats.p_value,
-        formats.percent,
-        formats.points,
-        formats.spell,
-    )
-    environment.filters |= {function.__name__: function for function in shown}
+    environment.filters |= {name: getattr(formats, name) for name in _FORMATS}
     environment.filters["thumbnail"] = thumbnail_uri
     environment.globals |= {"fixed_metrics": BY_CONSTRUCTION, "metric_notes": METRIC_NOTES}
     return environment.get_template(template).render(context)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.history import BankVersion
 from infra.requests.request_log import RequestHeader
-from pipelines.cli.context import CommandContext
-from pipelines.cli.selection import select_edits
+from pipelines.cli.context import CommandContext, select_edits
 
 if TYPE_CHECKING:
     from pipelines.editing.recipe import LifelongEditRecipe

@@ -1,14 +1,95 @@
-"""What every `liveedit` command works on: options, output, and the store that --store names."""
+"""What every `liveedit` command works with: output, options, the store, and the edits it means."""
 
 import argparse
+import json
+import re
+import sys
+from collections.abc import Collection, Sequence
+from datetime import datetime
 from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from infra.bank.expert_bank import ExpertBank
-from infra.requests.request_log import RequestLog
+from infra.requests.request_log import RequestHeader, RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, InputError
-from pipelines.cli.output import Output
+from liveedit_core.inputs.datasets import load_cases, load_requests
+from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import Rejected
+from liveedit_core.schema import Case
 from pipelines.job.entry import current_user
+
+MIN_PREFIX_CHARS = 4
+_EDIT_ID = re.compile(r"[0-9a-f]{64}")
+_FOLDED = ("prompt", "target", "message", "reason", "submitter", "author", "by")
+"""Columns that fold on a narrow terminal."""
+_CUT = {"edit": 12, "superseded by": 12, "prompt": 60, "target": 60}
+"""Columns that show only the first characters; 12 of an id are enough to name an edit."""
+_PIPE_WIDTH = 2000
+
+
+class Output:
+    """Standard output of one command."""
+
+    def __init__(self, *, is_json: bool) -> None:
+        self.is_json = is_json
+        self._content: dict[str, Any] = {}
+        self._console = Console()
+
+    def data(self, **content: Any) -> None:
+        """Add fields to the document."""
+        self._content.update(content)
+
+    def say(self, text: str) -> None:
+        """Print a line for people."""
+        if not self.is_json:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Print a table for people."""
+        if self.is_json or not rows:
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for index, name in enumerate(columns):
+            is_number = all(isinstance(row[index], int) for row in rows)
+            table.add_column(
+                name,
+                justify="right" if is_number else "left",
+                overflow="fold",
+                no_wrap=name not in _FOLDED,
+            )
+        for row in rows:
+            cells = (shown(v)[: _CUT.get(name)] for name, v in zip(columns, row, strict=True))
+            table.add_row(*map(Text, cells))
+        if not self._console.is_terminal:
+            # Into a file or pipe: wide enough that no line is broken.
+            wide = self._console.options.update(width=_PIPE_WIDTH)
+            self._console.width = self._console.measure(table, options=wide).maximum
+        self._console.print(table)
+
+    def close(self) -> None:
+        """Print the document, with --json."""
+        if self.is_json:
+            print(json.dumps(self._content, indent=2, default=_plain))
+
+
+def shown(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 class CommandContext:
@@ -66,3 +147,67 @@ class CommandContext:
     @property
     def limit(self) -> int | None:
         return self.options.limit or None
+
+
+def find_edit(request_log: RequestLog, name: str) -> RequestHeader:
+    """The edit whose id begins with a name."""
+    prefix = name.strip().lower()
+    if len(prefix) < MIN_PREFIX_CHARS or not prefix.isalnum():
+        raise InputError(f"edit {name!r}: give at least {MIN_PREFIX_CHARS} characters of the id")
+    found = request_log.headers(begins_with=prefix)
+    if len(found) != 1:
+        what = "no edit" if not found else f"{len(found)} edits"
+        raise InputError(f"{what} of the request log begin with {name!r}")
+    return found[0]
+
+
+def select_edits(context: CommandContext) -> list[str]:
+    """The edits that match ids, filters and file."""
+    options, request_log = context.options, context.request_log
+    has_filter = bool(options.submitter or options.since or options.until)
+    if not (options.edits or options.file or has_filter):
+        raise ConfigError("name the edits: ids, --submitter, --since, --until or --from FILE")
+    headers = request_log.headers(
+        submitter=options.submitter, since=options.since, until=options.until
+    )
+    edit_ids = [item.edit_id for item in headers]
+    if not (options.edits or options.file):
+        return edit_ids
+    named = set(_full_ids(request_log, options.edits))
+    if options.file:
+        named.update(_edits_of_file(options.file, context.store, request_log))
+    return [edit_id for edit_id in edit_ids if edit_id in named]
+
+
+def _full_ids(request_log: RequestLog, names: Collection[str]) -> list[str]:
+    """Full ids of edits, as `find_edit` does for one; checks all full ids in one look-up."""
+    stripped = [name.strip() for name in names]
+    full = [name for name in stripped if _EDIT_ID.fullmatch(name)]
+    request_log.subjects_of(full)
+    prefixes = [name for name in stripped if not _EDIT_ID.fullmatch(name)]
+    return full + [find_edit(request_log, name).edit_id for name in prefixes]
+
+
+def _edits_of_file(path: Path, store: ObjectStore, request_log: RequestLog) -> list[str]:
+    """Edit ids of a file: one per line ("-": of stdin), or JSONL of requests or cases."""
+    if str(path) == "-":
+        return _full_ids(request_log, [line for line in sys.stdin if line.strip()])
+    try:
+        first = next((line for line in path.open(encoding="utf-8") if line.strip()), "")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    if not first.lstrip().startswith("{"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return _full_ids(request_log, [line for line in lines if line.strip()])
+    from pipelines.job.cases import fetcher
+
+    limits = InputLimits()
+    fetch = fetcher(store, limits.max_image_bytes)
+    load = load_cases if '"edit"' in first else load_requests
+    items = load(path, limits=limits, fetch=fetch)
+    requests = [
+        item.edit if isinstance(item, Case) else item
+        for item in items
+        if not isinstance(item, Rejected)  # was never added to the log
+    ]
+    return [item.edit_id for item in requests if request_log.sequences_of([item.edit_id])]

@@ -15,8 +15,7 @@ from liveedit_core.inputs.datasets import load_requests
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import EditRequest
-from pipelines.cli.context import CommandContext
-from pipelines.cli.selection import find_edit
+from pipelines.cli.context import CommandContext, find_edit
 
 REJECTED = 4
 _FEW_EDITS = 1000

@@ -24,8 +24,7 @@ def run_command(options: argparse.Namespace) -> int:
     """Run the command of the options; ConfigError if no store is named."""
     if not options.store:
         raise ConfigError("name the store: --store file:///folder or s3://bucket/prefix")
-    from pipelines.cli.context import CommandContext
-    from pipelines.cli.output import Output
+    from pipelines.cli.context import CommandContext, Output
 
     if options.group == "bank":
         from pipelines.cli.bank import BANK_COMMANDS as COMMANDS
