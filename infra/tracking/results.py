@@ -12,7 +12,7 @@ import pyarrow as pa
 from lance import LanceDataset
 
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table
+from infra.storage.tables import Table, not_null
 from liveedit_core.errors import IntegrityError
 from liveedit_core.evaluation.probes import ProbeResult, ResultKey
 from liveedit_core.schema import ProbeKind
@@ -39,8 +39,7 @@ _RESULT_TYPES = {
     "own_rank": pa.int64(),
     "own_weight": pa.float64(),
 }
-_TYPES = {**_EVALUATION_TYPES, **_RESULT_TYPES}
-_SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _TYPES.items()])
+_SCHEMA = not_null(**_EVALUATION_TYPES, **_RESULT_TYPES)
 
 
 @dataclass(frozen=True, kw_only=True)
