@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import ray
 import torch
 
-from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.backbones.vision_language import as_vision_language
 from liveedit_core.errors import NumericsError
 from liveedit_core.method.generator import LiveEditGenerator
@@ -80,8 +79,7 @@ class TrainingWorker:
         generator.load_state_dict(position.model)
         optimization = self._plan.optimization
         # Of the backbone only the layers after l_e stay in memory.
-        suffix = DecoderSuffix(
-            as_vision_language(self._source.load_backbone()).suffix_parts(),
+        suffix = as_vision_language(self._source.load_backbone()).suffix(
             dtype=getattr(torch, optimization.dtype),
             has_activation_checkpointing=optimization.has_activation_checkpointing,
         )

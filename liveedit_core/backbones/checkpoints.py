@@ -3,19 +3,16 @@
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from liveedit_core.errors import ConfigError, IntegrityError, StorageUnavailableError
 
 WEIGHTS = "*.safetensors"
 _FILES = (WEIGHTS, "*.json", "*.model", "*.txt", "*.jinja")
-_BYTES: Mapping[str, float] = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
-"""Bytes of a number by safetensors' names; other dtypes are loaded as they are stored."""
-_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""torch's dtypes by safetensors' names; only these are converted on loading."""
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -27,13 +24,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def checkpoint_folder(name: str) -> Path:
-    """The folder of a checkpoint; a repository of the hub ("owner/model", with or without
-    "@revision") is fetched once.
-
-    Raises:
-        ConfigError: there is no such folder, repository or revision, or it may not be read.
-        StorageUnavailableError: the hub cannot be reached and holds what is not here yet.
-    """
+    """A checkpoint's folder; a hub repository ("owner/model[@revision]") is downloaded once."""
     repository, revision = split_name(name)
     folder = Path(repository).expanduser()
     if folder.is_dir():
@@ -77,39 +68,32 @@ def _unreachable(name: str, error: Exception) -> StorageUnavailableError:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointSize:
+class CheckpointSize(NamedTuple):
     """What loading a checkpoint takes."""
 
     num_parameters: int
     num_bytes: int
-    """In the dtype asked for."""
 
 
 def checkpoint_size(folder: Path, dtype: str) -> CheckpointSize:
-    """Size of the weights in memory ("auto": in the stored dtype), from the headers of their files.
-
-    Raises:
-        ConfigError: the folder holds no safetensors.
-        IntegrityError: a file is damaged.
-    """
+    """Size of the weights in memory ("auto": in the stored dtype), from the file headers."""
     files = sorted(folder.glob(WEIGHTS))
     if not files:
         raise ConfigError(
             f"backbone {str(folder)!r}: no safetensors in it. Weights in other formats (.bin, "
             ".pth) are pickles and are not read; save the model again with save_pretrained"
         )
-    count, size = 0, 0.0
+    count = size = 0
     for file in files:
         for tensor in _header(file).values():
             numel = math.prod(tensor["shape"])
-            begin, end = tensor["data_offsets"]
-            stored = _BYTES.get(tensor["dtype"], (end - begin) / max(numel, 1))
-            is_float = tensor["dtype"] in ("F64", "F32", "F16", "BF16")
-            wanted = stored if dtype == "auto" or not is_float else 4 if dtype == "float32" else 2
             count += numel
-            size += numel * wanted
-    return CheckpointSize(num_parameters=count, num_bytes=int(size))
+            if dtype == "auto" or tensor["dtype"] not in _FLOATS:
+                begin, end = tensor["data_offsets"]
+                size += end - begin
+            else:
+                size += numel * (4 if dtype == "float32" else 2)
+    return CheckpointSize(count, size)
 
 
 def _header(file: Path) -> dict[str, Any]:
@@ -128,8 +112,7 @@ def _header(file: Path) -> dict[str, Any]:
 def checkpoint_digest(folder: Path) -> str:
     """Identity of a checkpoint: sha256 over the names and contents of its files.
 
-    The same for a folder and for a repository with the same files. The hub's cache names large
-    files by their sha256; those are not read again.
+    The hub's cache names large files by their sha256; those are not read again.
     """
     digest = sha256()
     for file in sorted({file for pattern in _FILES for file in folder.glob(pattern)}):
@@ -138,8 +121,7 @@ def checkpoint_digest(folder: Path) -> str:
 
 
 def loaded_digest(folder: Path, dtype: str) -> str:
-    """Identity of a loaded checkpoint: that of its files, unless the weights were converted to
-    another dtype (as torch names it)."""
+    """Identity of a loaded checkpoint: that of its files, unless `dtype` is not the stored one."""
     digest = checkpoint_digest(folder)
     if dtype == _stored_dtype(folder):
         return digest
@@ -147,18 +129,20 @@ def loaded_digest(folder: Path, dtype: str) -> str:
 
 
 def _stored_dtype(folder: Path) -> str:
-    """dtype of most weights in the files."""
+    """The dtype of most weights in the files."""
     counts: dict[str, int] = {}
     for file in folder.glob(WEIGHTS):
         for tensor in _header(file).values():
-            name = _NAMES.get(tensor["dtype"], "")
+            name = _FLOATS.get(tensor["dtype"], "")
             counts[name] = counts.get(name, 0) + math.prod(tensor["shape"])
     return max(counts, key=lambda name: counts[name], default="")
 
 
 def lasting_name(name: str) -> str:
-    """A name that keeps its meaning: an absolute folder, or a repository with its commit (which is
-    known only where the repository was fetched; elsewhere the name stays as it is)."""
+    """A name that keeps its meaning: an absolute folder, or a repository with its commit.
+
+    The commit is known only where the repository was downloaded; elsewhere the name stays as it is.
+    """
     repository, revision = split_name(name)
     if Path(repository).is_dir():
         return str(Path(repository).absolute())
@@ -174,17 +158,14 @@ def _file_digest(file: Path) -> str:
     blob = file.resolve()
     if file.is_symlink() and blob.parent.name == "blobs" and len(blob.name) == 64:
         return blob.name
-    digest = sha256()
     with file.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return file_digest(stream, "sha256").hexdigest()
 
 
 def free_memory_bytes(device: str) -> int | None:
-    """Memory that a load may use: of the GPU, of this machine, or of both for "auto".
+    """Free memory of the GPU, of this machine within its container's limit, or of both for "auto".
 
-    A limit of the container counts; None where the system does not say.
+    None where the system does not say.
     """
     import torch
 

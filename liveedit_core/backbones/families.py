@@ -24,10 +24,9 @@ class PromptFormat:
 
     def __post_init__(self) -> None:
         for name in ("with_image", "text_only"):
-            if getattr(self, name).count(PROMPT) != 1:
-                raise ConfigError(
-                    f"prompt format {name}: expected {PROMPT} once, got {getattr(self, name)!r}"
-                )
+            value = getattr(self, name)
+            if value.count(PROMPT) != 1:
+                raise ConfigError(f"prompt format {name}: expected {PROMPT} once, got {value!r}")
         if self.with_image.count(IMAGE) != 1 or IMAGE in self.text_only:
             raise ConfigError(
                 f"prompt format: expected {IMAGE} once in with_image and nowhere else, got "
@@ -57,8 +56,8 @@ class Family:
     positions: Positions | None = "plain"
     """"plain": from the mask; "grid": they depend on the image's grid of patches (multimodal rotary
     embeddings); "prefix": prompt tokens attend in both directions, target tokens only backwards.
-    None: no mask is passed at all. Causal attention never sees right padding, and prompts that
-    generate together have one length."""
+    None: no mask is passed; padding is on the right, and prompts that generate together have one
+    length."""
     has_chat_template: bool = True
     """Whether the processor's chat template, if it has one, words the prompts."""
     has_special_tokens: bool = True
@@ -114,11 +113,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def family_of(config: Any) -> Family:
-    """The family of a model, by its configuration (`transformers.PreTrainedConfig`).
-
-    Raises:
-        ConfigError: an encoder-decoder, or a family that nobody has added yet.
-    """
+    """The family of a model, by its transformers configuration; an encoder-decoder is refused."""
     text = config.get_text_config(decoder=True)
     kinds = [getattr(part, "is_encoder_decoder", False) for part in (config, text)]
     if any(kinds) or getattr(config, "use_decoder_only_language_model", True) is False:
@@ -143,20 +138,14 @@ def decoder_path(model: Any, path: str) -> str:
 
 
 def image_token_id(config: Any, processor: Any) -> int:
-    """The placeholder of image tokens.
-
-    Raises:
-        ConfigError: neither the model nor its processor names one.
-    """
-    found = getattr(config, "image_token_id", None)
-    if found is None:
-        found = getattr(processor, "image_token_id", None)
-    if found is None:
-        raise ConfigError(
-            f"{config.model_type}: the configuration names no image_token_id; this checkpoint is "
-            "older than the placeholder tokens of its family, take a newer revision"
-        )
-    return int(found)
+    """The placeholder of image tokens."""
+    for source in (config, processor):
+        if (found := getattr(source, "image_token_id", None)) is not None:
+            return int(found)
+    raise ConfigError(
+        f"{config.model_type}: the configuration names no image_token_id; this checkpoint is "
+        "older than the placeholder tokens of its family, take a newer revision"
+    )
 
 
 def tokens_per_image(config: Any) -> int:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from liveedit_core.backbones.prompts import Prepared
 from liveedit_core.backbones.protocol import Residual, RouteOnce
-from liveedit_core.states import LayerStates, Span
+from liveedit_core.states import LayerStates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +22,14 @@ class GenerationBatch:
     """Prompts that generate together: all with an image, or none."""
 
     index: Sequence[int]
-    """Of each in the list of inputs."""
+    """Position of each in the list of inputs."""
     arguments: dict[str, Tensor]
     """Of transformers' `generate`, padded on the left."""
-    spans: Sequence[tuple[Span, Span]]
-    """Of image and prompt, without padding."""
-    has_image: bool
-    pyramids: Sequence[Tensor]
+    items: Sequence[Prepared]
+
+    @property
+    def has_image(self) -> bool:
+        return self.items[0].has_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +37,9 @@ class Continuation:
     """What was generated for one prompt."""
 
     texts: tuple[str, ...]
-    """One, or as many as `num_return_sequences`."""
+    """As many as `num_return_sequences`."""
     token_ids: tuple[tuple[int, ...], ...]
-    """Of each, up to the end token."""
+    """Up to the end token."""
     details: Any = field(default=None, repr=False)
     """transformers' own output of the whole batch, with `return_dict_in_generate`."""
     row: int = 0
@@ -79,15 +81,15 @@ class RoutedLayer:
         self._route = route
         self._batch = batch
         self._residual: Residual | None = None
-        self._is_routed = False
+        self._is_prefill = True
 
     def __call__(self, hidden_BTD: Tensor) -> Tensor | None:
         """The edited hidden states; None where no expert is kept."""
         count = len(self._batch.index)
         copies = hidden_BTD.shape[0] // count
-        if not self._is_routed:
+        if self._is_prefill:
             self._residual = self._route(self._batch.index, self._states(hidden_BTD[::copies]))
-            self._is_routed = True
+            self._is_prefill = False
         if self._residual is None:
             return None
         # The beams of a prompt are neighbours: joined, they are one longer sequence.
@@ -96,16 +98,16 @@ class RoutedLayer:
 
     def _states(self, hidden_BTD: Tensor) -> list[LayerStates]:
         states = []
-        for row, (image, prompt) in enumerate(self._batch.spans):
-            hidden_TD = hidden_BTD[row, hidden_BTD.shape[1] - prompt[1] :].float().cpu().clone()
+        for padded_TD, item in zip(hidden_BTD, self._batch.items, strict=True):
+            hidden_TD = padded_TD[len(padded_TD) - item.num_tokens :].float().cpu().clone()
             states.append(
                 LayerStates(
                     hidden_TD=hidden_TD,
-                    pyramid_E=self._batch.pyramids[row],
+                    pyramid_E=item.pyramid_E,
                     target_embeddings_OD=hidden_TD[:0],
-                    image_span=image,
-                    prompt_span=prompt,
-                    target_span=(prompt[1], prompt[1]),
+                    image_span=item.image,
+                    prompt_span=item.prompt,
+                    target_span=item.target,
                     target_ids_O=torch.zeros(0, dtype=torch.int64),
                 )
             )

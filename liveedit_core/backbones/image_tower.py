@@ -1,7 +1,7 @@
-"""The image tower run apart from the decoder: features of each image once, and a pyramid of them.
+"""The image tower run apart from the decoder: features of each image once, and its pyramid.
 
-A pyramid is one vector about a whole image: several levels of a convolutional tower, each pooled to
-a coarse grid. Routing by the visual key reads it (METHOD.md 2).
+A pyramid is one vector for a whole image: several levels of a convolutional tower, each pooled to a
+coarse grid. Routing by the visual key reads it (METHOD.md 2).
 """
 
 import threading
@@ -27,8 +27,7 @@ class PyramidLevel:
     """Which output of the tower, and how finely it keeps positions."""
 
     module: str
-    """Name of a submodule of the tower whose output [B, C, height, width] is taken; "" for the
-    tower itself."""
+    """Submodule of the tower whose output [B, C, height, width] is taken; "" for the tower."""
     width: int
     """Channels of that output."""
     grid: int
@@ -36,7 +35,7 @@ class PyramidLevel:
 
     @property
     def size(self) -> int:
-        """Numbers that the level adds."""
+        """Its share of the pyramid's width."""
         return self.width * self.grid**2
 
 
@@ -80,16 +79,10 @@ def _num_bytes(image: bytes, features: ImageFeatures) -> int:
 
 
 class ImageTower:
-    """Image tower and projector of a model.
+    """Image tower (at `path`) and projector of a model; without `levels`, pyramids are empty.
 
-    Args:
-        model: has `get_image_features`; is not altered.
-        processor: of the model.
-        path: of the tower in the model.
-        levels: of the pyramid; without any, pyramids are empty.
-        more_sizes: side lengths in pixels at which each image is encoded again for its pyramid,
-            which is the mean over all sizes: strokes too fine for one size are seen at another.
-        cache_bytes: most bytes of features kept between calls.
+    Each image is encoded again at `more_sizes` (side lengths in pixels) for its pyramid, the mean
+    over all sizes: strokes too fine for one size are seen at another.
     """
 
     def __init__(
@@ -115,14 +108,9 @@ class ImageTower:
     def features(self, images: Sequence[bytes], batch_size: int) -> dict[bytes, ImageFeatures]:
         """Features by image; each distinct image that is not cached is encoded once."""
         with self._lock:
-            done: dict[bytes, ImageFeatures] = {}
-            missing: list[bytes] = []
-            for image in dict.fromkeys(images):
-                cached = self.cache.get(image)
-                if cached is None:
-                    missing.append(image)
-                else:
-                    done[image] = cached
+            found = {image: self.cache.get(image) for image in dict.fromkeys(images)}
+            done = {image: features for image, features in found.items() if features is not None}
+            missing = [image for image in found if image not in done]
             for start in range(0, len(missing), batch_size):
                 chunk = missing[start : start + batch_size]
                 for image, features in zip(chunk, self._encoded(chunk), strict=True):
@@ -153,12 +141,7 @@ class ImageTower:
         return view, outputs
 
     def _pyramids(self, outputs: dict[int, Tensor], pixels_BCHW: Tensor) -> Tensor:
-        """Pyramids [B, E]: the mean over all sizes.
-
-        Args:
-            outputs: of the levels at the first size.
-            pixels_BCHW: at the first size.
-        """
+        """Pyramids [B, E]: the mean over all sizes; outputs and pixels are those at the first."""
         total_BE = self._joined(outputs, len(pixels_BCHW))
         for size in self.more_sizes:
             resized = functional.interpolate(

@@ -23,30 +23,18 @@ _ROOM = 1.1
 
 
 def load_backbone(
-    name: str,
-    options: LoadOptions | None = None,
-    *,
-    prompt_format: PromptFormat | None = None,
+    name: str, options: LoadOptions | None = None, *, prompt_format: PromptFormat | None = None
 ) -> VisionLanguageBackbone:
-    """Load a backbone of a known family.
+    """Load a backbone of a known family from a folder or from "owner/model[@revision]".
 
-    Args:
-        name: folder, or "owner/model" with or without "@revision".
-        prompt_format: replaces that of the checkpoint.
-
-    Raises:
-        ConfigError: no such checkpoint, no access, an unknown family or an encoder-decoder, no
-            processor, or too little memory.
-        StorageUnavailableError: the hub cannot be reached.
-        IntegrityError: a file is damaged.
+    A `prompt_format` replaces that of the checkpoint.
     """
     options = options or LoadOptions()
     folder = checkpoint_folder(name)
     config = _read_config(name, folder)
     family_of(config)
     check_memory(name, folder, options)
-    processor = _read_processor(name, folder)
-    model = _read_model(name, folder, options)
+    processor, model = _read_processor(name, folder), _read_model(name, folder, options)
     return VisionLanguageBackbone(
         model,
         processor,
@@ -124,9 +112,8 @@ def _read_processor(name: str, folder: Path) -> Any:
         ) from error
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise ConfigError(
-            f"backbone {name!r}: only a {type(processor).__name__} was found, no processor of "
-            "images. Expected preprocessor_config.json or processor_config.json beside the "
-            "weights"
+            f"backbone {name!r}: found only a {type(processor).__name__}, no image processor. "
+            "Expected preprocessor_config.json or processor_config.json beside the weights"
         )
     return processor
 

@@ -34,21 +34,11 @@ MAX_BYTES = 2 * 1024**3
 """The published file has 38 MB for a 7B model."""
 _FROM_BLIP2 = ("vision_model.", "qformer.", "query_tokens")
 _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
-_PROJECTION = {
-    "llama_proj.weight": "language_projection.weight",
-    "llama_proj.bias": "language_projection.bias",
-}
+_PROJECTION = {f"llama_proj.{part}": f"language_projection.{part}" for part in ("weight", "bias")}
 
 
 def convert_minigpt4(checkpoint: Path, blip2: Path, llama: Path, target: Path) -> Path:
-    """Write a checkpoint folder for `AutoModelForImageTextToText` and `AutoProcessor`.
-
-    Args:
-        checkpoint: the published file.
-        blip2: folder of a BLIP-2 model in transformers' layout, with safetensors.
-        llama: folder of the language model that the checkpoint was made for, with safetensors.
-        target: a folder that does not exist or is empty.
-    """
+    """Write a checkpoint folder from the published file and the folders of its two models."""
     from transformers import (
         AutoConfig,
         AutoImageProcessor,
@@ -91,8 +81,8 @@ def convert_minigpt4(checkpoint: Path, blip2: Path, llama: Path, target: Path) -
         image_token_index=tokenizer.get_vocab()[IMAGE_TOKEN],
         architectures=["Blip2ForConditionalGeneration"],
     ).save_pretrained(target)
-    count = source.num_query_tokens
-    Blip2Processor(images, tokenizer, num_query_tokens=count).save_pretrained(target)
+    processor = Blip2Processor(images, tokenizer, num_query_tokens=source.num_query_tokens)
+    processor.save_pretrained(target)
     _write_weights(_parts(projection, blip2, llama, text.vocab_size), target)
     store_format(target, PROMPT_FORMAT)
     return target
@@ -161,6 +151,5 @@ def _write_weights(parts: Iterator[dict[str, Tensor]], target: Path) -> None:
         save_file(tensors, target / file, metadata={"format": "pt"})
         places |= dict.fromkeys(tensors, file)
         total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": places}
-    text = json.dumps(index, indent=1)
+    text = json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=1)
     (target / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")

@@ -56,13 +56,16 @@ class Prepared:
 
     @property
     def num_tokens(self) -> int:
-        """T."""
         return len(self.tokens["input_ids"])
 
     @property
     def has_image(self) -> bool:
-        """Whether there are image tokens."""
         return self.image[1] > self.image[0]
+
+    @property
+    def pyramid_E(self) -> Tensor:
+        """Empty without an image or `ImageTower`."""
+        return torch.zeros(0) if self.features is None else self.features.pyramid_E
 
     @property
     def grid(self) -> tuple[int, ...] | None:
@@ -72,15 +75,10 @@ class Prepared:
 
 
 class PromptReader:
-    """Turns inputs into token ids and pixels.
+    """Turns inputs into token ids and, with `has_pixels`, preprocessed images.
 
-    Args:
-        family: of the model.
-        processor: of the model.
-        image_token_id: its placeholder.
-        num_image_tokens: of every image, for a family that `assembles_tokens`.
-        prompt_format: replaces the chat template and the family's own.
-        has_pixels: whether images are decoded and preprocessed, too.
+    `num_image_tokens` is needed for a family that `assembles_tokens`; a `prompt_format` replaces
+    the chat template and the family's own.
     """
 
     def __init__(
@@ -109,31 +107,25 @@ class PromptReader:
         if not (self.family.has_chat_template and getattr(self.processor, "chat_template", None)):
             return self.family.prompt_format
         text = {"type": "text", "text": _MARK}
-        turns = ([{"type": "image"}, text], [text])
         with_image, text_only = (
             self.processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
             ).replace(_MARK, PROMPT)
-            for content in turns
+            for content in ([{"type": "image"}, text], [text])
         )
         return PromptFormat(
             with_image=with_image.replace(self.image_token, IMAGE), text_only=text_only
         )
 
     def count_image_tokens(self) -> int:
-        """Of a square image, which is what the sentinel has whatever an image has."""
+        """Of a square image: the sentinel has this many, whatever the shape of other images."""
         buffer = io.BytesIO()
         Image.new("RGB", (REFERENCE_SIDE, REFERENCE_SIDE), (128, 128, 128)).save(buffer, "PNG")
         start, stop = self.prepare(BackboneInput(prompt="x", image_bytes=buffer.getvalue())).image
         return stop - start
 
     def prepare(self, item: BackboneInput) -> Prepared:
-        """One input with its target.
-
-        Raises:
-            InputError: the prompt is empty, or spells the image placeholder, or the image cannot
-                be decoded.
-        """
+        """One tokenized input with its target."""
         if not item.prompt.strip() or self.image_token in item.prompt + item.target:
             raise InputError(
                 f"prompt {item.prompt[:60]!r}: must hold text, and neither it nor the target may "
@@ -165,18 +157,14 @@ class PromptReader:
         for name, tensor in tokens.items():
             new = target_ids if name == "input_ids" else target_ids * 0 + TOKEN_FIELDS[name]
             tokens[name] = torch.cat([tensor, new])
-        start, stop = len(ids), len(ids) + len(target_ids)
-        images = {
-            name: value
-            for name, value in fields.items()
-            if name not in TOKEN_FIELDS and name != "labels" and isinstance(value, Tensor)
-        }
+        others: dict[str, Any] = {k: v for k, v in fields.items() if k not in TOKEN_FIELDS}
+        others.pop("labels", None)
         return Prepared(
             tokens=tokens,
-            images=images,
+            images={name: value for name, value in others.items() if isinstance(value, Tensor)},
             image=image,
-            prompt=(image[1], start),
-            target=(start, stop),
+            prompt=(image[1], len(ids)),
+            target=(len(ids), len(ids) + len(target_ids)),
         )
 
     def _target_ids(self, end: str, target: str) -> Tensor:
@@ -190,9 +178,7 @@ class PromptReader:
         return torch.tensor(whole[len(head) :], dtype=torch.int64)
 
     def _tokenized(self, text: str, *, has_special: bool = True) -> dict[str, Tensor]:
-        begin = self.tokenizer.bos_token
-        has_special = has_special and self.family.has_special_tokens
-        has_special = has_special and not (begin and text.startswith(begin))
+        has_special = has_special and self.family.has_special_tokens and not self._has_bos(text)
         ids = self.tokenizer.encode(text, add_special_tokens=has_special)
         if has_special and ids and text and ids[-1] == self.tokenizer.eos_token_id:
             ids = ids[:-1] if len(ids) > 1 else ids
@@ -201,6 +187,9 @@ class PromptReader:
         if self.family.positions == "prefix":
             fields["token_type_ids"] = torch.zeros_like(row)
         return fields
+
+    def _has_bos(self, text: str) -> bool:
+        return bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
 
     def _with_image(self, before: str, after: str, image_bytes: bytes) -> dict[str, Tensor]:
         images = [decode_image(image_bytes)] if self.has_pixels else []
@@ -213,11 +202,10 @@ class PromptReader:
             ids = torch.cat([left, placeholders, right], dim=1)
             return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **done}
         text = f"{before}{self.image_token}{after}"
-        begin = self.tokenizer.bos_token
         done = self.processor(
             images=images,
             text=[text],
-            add_special_tokens=not (begin and text.startswith(begin)),
+            add_special_tokens=not self._has_bos(text),
             return_tensors="pt",
             **self.family.image_options,
         )
@@ -234,7 +222,7 @@ def collate(
     width = max(item.num_tokens for item in items)
     batch = {}
     for name in items[0].tokens:
-        fill = {"input_ids": pad_id}.get(name, 0)
+        fill = pad_id if name == "input_ids" else 0
         padded = [_padded(item.tokens[name], width, side, fill) for item in items]
         batch[name] = torch.stack(padded).to(device)
     for name in items[0].images:
@@ -242,9 +230,7 @@ def collate(
         if parts[0].ndim >= 4 or name == "pixel_attention_mask":
             parts = _same_shape(parts)
         joined = torch.cat(parts)
-        if joined.is_floating_point():
-            joined = joined.to(dtype)
-        batch[name] = joined.to(device)
+        batch[name] = joined.to(device, dtype if joined.is_floating_point() else joined.dtype)
     return batch
 
 

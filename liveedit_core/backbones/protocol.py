@@ -45,12 +45,10 @@ class Backbone(Protocol):
     def target_logits(
         self, states: Sequence[LayerStates], hidden_BTD: Tensor, *, has_end: bool = False
     ) -> list[Tensor]:
-        """Layers l_e + 1 .. on (edited) hidden states; logits [O, V] at target positions only.
+        """Logits of each state at its target positions, [O, V]; differentiable.
 
-        Args:
-            states: give the spans.
-            hidden_BTD: padded hidden states at l_e, residual included; differentiable.
-            has_end: also the position after the target, [O + 1, V].
+        `hidden_BTD` are padded hidden states at l_e, residual included. `has_end` adds the position
+        after the target, [O + 1, V].
         """
         ...
 

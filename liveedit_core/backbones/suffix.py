@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,29 +14,10 @@ from liveedit_core.errors import IntegrityError
 from liveedit_core.states import LayerStates
 
 
-@dataclass(frozen=True, kw_only=True)
-class SuffixParts:
-    """What of a model runs after l_e."""
-
-    trunk: Any
-    """Maps embeddings to hidden states after the final norm; holds only the weights it needs."""
-    layers: str
-    """Path of the list of decoder layers in the trunk."""
-    head: Any
-    positions: Positions | None
-    """See `Family.positions`."""
-    end_id: int
-    """Token that must follow an answer."""
-    dtype: torch.dtype
-    logit_cap: float | None = None
-    """Logits are squeezed into plus and minus this."""
-
-
 class RecomputedLayer(WrappedLayer):
     """A decoder layer that keeps only its input for the backward pass and runs again there."""
 
     def forward(self, hidden_BTD: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As the layer's."""
         if not (torch.is_grad_enabled() and hidden_BTD.requires_grad):
             return self.layer(hidden_BTD, *args, **kwargs)
         # ZeRO-3 needs early_stop: a recomputation to the very end releases weights before torch
@@ -51,45 +31,47 @@ class DecoderSuffix(nn.Module):
     """Layers l_e + 1 .., final norm and head of a backbone; holds nothing else of it.
 
     Args:
-        parts: from `VisionLanguageBackbone.suffix_parts`.
-        dtype: in which the layers compute; by default the model's. Where parameters have another,
-            this module holds converted copies. Logits are float32.
+        trunk: maps embeddings to hidden states after the final norm.
+        layers: path of the list of decoder layers in the trunk.
+        positions: see `Family.positions`.
+        end_id: token that must follow an answer.
+        dtype: in which the layers compute. Where parameters have another, this module holds
+            converted copies. Logits are float32.
+        logit_cap: logits are squeezed into plus and minus this.
         has_activation_checkpointing: whether layers run again in the backward pass.
     """
 
     def __init__(
         self,
-        parts: SuffixParts,
+        trunk: Any,
+        head: Any,
         *,
-        dtype: torch.dtype | None = None,
-        has_activation_checkpointing: bool = False,
+        layers: str,
+        positions: Positions | None,
+        end_id: int,
+        dtype: torch.dtype,
+        logit_cap: float | None,
+        has_activation_checkpointing: bool,
     ) -> None:
         super().__init__()
-        trunk, head = parts.trunk, parts.head
-        if dtype and any(p.dtype != dtype for part in (trunk, head) for p in part.parameters()):
+        if any(p.dtype != dtype for part in (trunk, head) for p in part.parameters()):
             trunk, head = in_dtype(trunk, dtype), in_dtype(head, dtype)
         if has_activation_checkpointing:
-            layers = trunk.get_submodule(parts.layers)
-            for i, layer in enumerate(layers):
+            own_layers = trunk.get_submodule(layers)
+            for i, layer in enumerate(own_layers):
                 if next(layer.parameters(), None) is not None:
-                    layers[i] = RecomputedLayer(layer)
+                    own_layers[i] = RecomputedLayer(layer)
         self.trunk = trunk
         self.head = head
-        self.dtype = dtype or parts.dtype
-        self.end_id = parts.end_id
-        self.positions = parts.positions
-        self.logit_cap = parts.logit_cap
+        self.dtype = dtype
+        self.end_id = end_id
+        self.positions = positions
+        self.logit_cap = logit_cap
 
     def forward(
         self, states: Sequence[LayerStates], hidden_BTD: Tensor, *, has_end: bool = True
     ) -> list[Tensor]:
-        """Logits of each item at its target positions, [O, V]; differentiable.
-
-        Args:
-            states: give the spans.
-            hidden_BTD: padded hidden states at l_e, residual included.
-            has_end: also the position after the target, [O + 1, V].
-        """
+        """See `protocol.Backbone.target_logits`."""
         hidden_BTD = hidden_BTD.to(self.dtype)
         masks = masks_and_positions(self.trunk, self.positions, states, hidden_BTD)
         output = self.trunk(inputs_embeds=hidden_BTD, use_cache=False, **masks)
@@ -107,11 +89,7 @@ class DecoderSuffix(nn.Module):
 def masks_and_positions(
     trunk: Any, positions: Positions | None, states: Sequence[LayerStates], hidden_BTD: Tensor
 ) -> dict[str, Tensor]:
-    """Mask and positions of padded hidden states, as the family derives them from tokens.
-
-    Raises:
-        IntegrityError: positions depend on the grid of an image, and a state does not have it.
-    """
+    """Mask and positions of padded hidden states, as the family derives them from tokens."""
     if positions is None:
         return {}
     mask_BT = torch.zeros(hidden_BTD.shape[:2], dtype=torch.int64, device=hidden_BTD.device)

@@ -8,6 +8,7 @@ see nothing of it.
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def with_hook(model: Any, path: str, hook: HiddenHook) -> Any:
     """A view of a model in which a hook gets, and may replace, the output of one module."""
     layer = copy.copy(model.get_submodule(path))
     own_hooks(layer)
-    layer.register_forward_hook(_OutputHook(hook))
+    layer.register_forward_hook(partial(_call, hook))
     return with_part(model, path, layer)
 
 
@@ -46,24 +47,19 @@ def own_hooks(part: nn.Module) -> None:
             setattr(part, name, OrderedDict(value))
 
 
-class _OutputHook:
-    """A `HiddenHook` as a forward hook of torch."""
-
-    def __init__(self, hook: HiddenHook) -> None:
-        self._hook = hook
-
-    def __call__(self, module: nn.Module, arguments: Any, output: Any) -> Any:
-        hidden = getattr(output, "last_hidden_state", output)
-        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        if not isinstance(hidden, Tensor):
-            raise ShapeError(
-                f"{type(module).__name__} returns {type(hidden).__name__}, expected hidden states "
-                "[B, T, D]: the edit layer must be a decoder layer"
-            )
-        done = self._hook(hidden)
-        if done is None:
-            return None
-        return (done, *output[1:]) if isinstance(output, tuple) else done
+def _call(hook: HiddenHook, module: nn.Module, arguments: Any, output: Any) -> Any:
+    """A forward hook of torch, which passes on the hidden states alone."""
+    hidden = getattr(output, "last_hidden_state", output)
+    hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+    if not isinstance(hidden, Tensor):
+        raise ShapeError(
+            f"{type(module).__name__} returns {type(hidden).__name__}, expected hidden states "
+            "[B, T, D]: the edit layer must be a decoder layer"
+        )
+    done = hook(hidden)
+    if done is None:
+        return None
+    return (done, *output[1:]) if isinstance(output, tuple) else done
 
 
 class _LayerLike(nn.Module):
@@ -80,7 +76,6 @@ class PassingLayer(_LayerLike):
     """Replaces a decoder layer and returns its input."""
 
     def forward(self, hidden_BTD: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        """The same hidden states."""
         return hidden_BTD
 
 
@@ -96,7 +91,6 @@ class NoPositions(nn.Module):
     """Replaces learned position embeddings: hidden states at l_e contain theirs already."""
 
     def forward(self, *arguments: Any, **options: Any) -> Tensor:
-        """Nothing to add."""
         return torch.zeros(1)
 
 

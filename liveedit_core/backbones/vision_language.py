@@ -37,30 +37,17 @@ from liveedit_core.backbones.generation import (
 from liveedit_core.backbones.image_tower import ImageFeatureCache, ImageTower
 from liveedit_core.backbones.prompts import PaddingSide, Prepared, PromptReader, collate
 from liveedit_core.backbones.protocol import Backbone, BackboneInput, RouteOnce
-from liveedit_core.backbones.suffix import DecoderSuffix, SuffixParts, masks_and_positions
-from liveedit_core.backbones.views import (
-    HiddenHook,
-    resumed_view,
-    with_hook,
-    with_part,
-)
+from liveedit_core.backbones.suffix import DecoderSuffix, masks_and_positions
+from liveedit_core.backbones.views import HiddenHook, resumed_view, with_hook, with_part
 from liveedit_core.errors import ConfigError, IntegrityError
 from liveedit_core.states import LayerStates
 
 
 class VisionLanguageBackbone:
-    """A frozen model of a known family (see `protocol.Backbone`).
+    """A model of a known family, which is set to eval mode and frozen; see `protocol.Backbone`.
 
-    Args:
-        model: `AutoModelForImageTextToText` instance; is set to eval mode and frozen.
-        digest: identity of the weights.
-        family: by default that of the model's configuration.
-        prompt_format: replaces the chat template of the processor.
-        image_tower: encodes images apart from the decoder; without one, the model does.
-        batch_size: sequences in one forward.
-
-    Raises:
-        ConfigError: the family is not known, or the edit layer is not within the decoder.
+    A `prompt_format` replaces the chat template of the processor; `batch_size` is the number of
+    sequences in one forward.
     """
 
     def __init__(
@@ -105,7 +92,7 @@ class VisionLanguageBackbone:
         self.num_image_tokens = self.reader.count_image_tokens()
         self.encoding = self._encoding()
         self.pads_prompts = self.family.positions is not None
-        self._suffix: nn.Module = DecoderSuffix(self.suffix_parts(), dtype=model.dtype)
+        self._suffix: nn.Module = self.suffix()
 
     def _check_layer(self, edit_layer: int) -> None:
         depth = len(self.decoder.layers)
@@ -116,7 +103,6 @@ class VisionLanguageBackbone:
             )
 
     def _encoding(self) -> str:
-        """See `protocol.Backbone.encoding`; part of the identity of stored states."""
         if self.image_tower is None:
             return json.dumps([vars(self.reader.format), str(self.model.dtype)])
         levels = [vars(level) for level in self.image_tower.levels]
@@ -142,7 +128,7 @@ class VisionLanguageBackbone:
     def _cut(self, edit_layer: int) -> Self:
         other = copy.copy(self)
         other.edit_layer = edit_layer
-        other._suffix = DecoderSuffix(other.suffix_parts(), dtype=self.model.dtype)
+        other._suffix = other.suffix()
         return other
 
     def with_layers(self, first: int, layers: Sequence[nn.Module]) -> Self:
@@ -156,27 +142,29 @@ class VisionLanguageBackbone:
         other.pads_prompts = False
         return other._cut(first - 1)
 
-    def suffix_parts(self) -> SuffixParts:
-        """What runs after l_e, as views that share the weights (see `DecoderSuffix`)."""
+    def suffix(
+        self, *, dtype: torch.dtype | None = None, has_activation_checkpointing: bool = False
+    ) -> DecoderSuffix:
+        """The layers after l_e; shares the weights, unless `dtype` is not that of the model."""
         trunk = self.family.text_trunk
-        return SuffixParts(
-            trunk=self._resumed(len(self.decoder.layers) - 1).get_submodule(trunk),
+        return DecoderSuffix(
+            self._resumed(len(self.decoder.layers) - 1).get_submodule(trunk),
+            self.head,
             layers=f"{self.decoder_path}.layers".removeprefix(f"{trunk}."),
-            head=self.head,
             positions=self.family.positions,
             end_id=self.end_id,
-            dtype=self.model.dtype,
+            dtype=dtype or self.model.dtype,
             logit_cap=getattr(self.text_config, "final_logit_softcapping", None),
+            has_activation_checkpointing=has_activation_checkpointing,
         )
 
     def _resumed(self, last: int) -> Any:
         return resumed_view(self.model, self.decoder_path, self.edit_layer + 1, last)
 
     def drop_suffix(self) -> list[nn.Module]:
-        """Free the layers after l_e, for good; from now on the backbone only encodes.
+        """Free the layers after l_e, for good; the backbone only encodes from now on.
 
-        Returns:
-            The modules that run up to l_e, for several processes to share.
+        Returns the modules that run up to l_e, for several processes to share.
         """
         self.decoder.layers = nn.ModuleList(list(self.decoder.layers)[: self.edit_layer + 1])
         path = next(name for name, module in self.model.named_modules() if module is self.head)
@@ -192,12 +180,10 @@ class VisionLanguageBackbone:
         self.reader.prepare(item)
 
     def count_tokens(self, text: str) -> int:
-        """See `protocol.Backbone.count_tokens`."""
         with self.reader.lock:
             return len(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """See `protocol.Backbone.decode`."""
         with self.reader.lock:
             text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text.strip()
@@ -215,7 +201,6 @@ class VisionLanguageBackbone:
 
     @torch.no_grad()
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
-        """Image tower and layers 0..l_e; see `protocol.Backbone.encode`."""
         prepared = self._prepared(inputs)
         states: dict[int, LayerStates] = {}
         for chosen in self._batches(prepared, [bool(item.images) for item in prepared]):
@@ -225,7 +210,7 @@ class VisionLanguageBackbone:
                 ids_O = item.tokens["input_ids"][slice(*item.target)]
                 states[i] = LayerStates(
                     hidden_TD=hidden_BTD[row, : item.num_tokens].clone(),
-                    pyramid_E=_pyramid(item),
+                    pyramid_E=item.pyramid_E,
                     target_embeddings_OD=self.embed(ids_O.to(self.device)).float().cpu(),
                     image_span=item.image,
                     prompt_span=item.prompt,
@@ -237,11 +222,7 @@ class VisionLanguageBackbone:
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[bytes]) -> Tensor:
-        """Pyramids of some images, [B, E], float32.
-
-        Raises:
-            ConfigError: this backbone has no image tower of its own.
-        """
+        """Pyramids of some images, [B, E], float32."""
         if self.image_tower is None:
             family = self.model.config.model_type
             raise ConfigError(f"{family}: only a backbone with an ImageTower has image pyramids")
@@ -317,7 +298,6 @@ class VisionLanguageBackbone:
     def target_logits(
         self, states: Sequence[LayerStates], hidden_BTD: Tensor, *, has_end: bool = False
     ) -> list[Tensor]:
-        """See `protocol.Backbone.target_logits`."""
         moved_BTD = hidden_BTD.to(self.device, self.model.dtype)
         logits: list[Tensor] = self._suffix(states, moved_BTD, has_end=has_end)
         return [logits_OV.to(hidden_BTD.device) for logits_OV in logits]
@@ -325,7 +305,6 @@ class VisionLanguageBackbone:
     def generate(
         self, inputs: Sequence[BackboneInput], route: RouteOnce | None, *, max_new_tokens: int
     ) -> list[str]:
-        """Greedy answers to the prompts; see `protocol.Backbone.generate`."""
         done = self.continuations(
             inputs, route, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
         )
@@ -336,11 +315,7 @@ class VisionLanguageBackbone:
         self, inputs: Sequence[BackboneInput], route: RouteOnce | None, **arguments: Any
     ) -> list[Continuation]:
         """Continue prompts, whatever targets the inputs carry; `arguments` are those of
-        transformers' `generate`.
-
-        Raises:
-            ConfigError: an argument that would split the prefill.
-        """
+        transformers' `generate`."""
         if arguments.get("prefill_chunk_size"):
             raise ConfigError("prefill_chunk_size: routing needs the whole prompt in one piece")
         arguments = {"pad_token_id": self.pad_id} | arguments
@@ -361,37 +336,22 @@ class VisionLanguageBackbone:
         batches = []
         for chosen in self._batches(prepared, keys):
             items = [prepared[i] for i in chosen]
-            batches.append(
-                GenerationBatch(
-                    index=chosen,
-                    arguments=self._arguments(items, "left"),
-                    spans=[(item.image, item.prompt) for item in items],
-                    has_image=items[0].has_image,
-                    pyramids=[_pyramid(item) for item in items],
-                )
-            )
+            arguments = self._arguments(items, "left")
+            batches.append(GenerationBatch(index=chosen, arguments=arguments, items=items))
         return batches
 
     def _generating_view(self, batch: GenerationBatch, hook: HiddenHook | None) -> Any:
         """Always a view, as some families keep state in the model."""
         layer = f"{self.decoder_path}.layers.{self.edit_layer}"
-        view = with_hook(self.model, layer, hook or (lambda hidden_BTD: None))
+        view = with_hook(self.model, layer, hook or (lambda _: None))
         return view.get_submodule("" if batch.has_image else self.family.text_generator)
 
 
 def as_vision_language(backbone: Backbone) -> VisionLanguageBackbone:
-    """The backbone, if it is this adapter: stand-ins encode and score, no more.
-
-    Raises:
-        ConfigError: it is another.
-    """
+    """The backbone, if it is this adapter: stand-ins only encode and score."""
     if not isinstance(backbone, VisionLanguageBackbone):
         raise ConfigError(
             f"a {type(backbone).__name__} can neither be trained for, nor be sharded, nor generate "
             "with transformers' arguments; expected a VisionLanguageBackbone"
         )
     return backbone
-
-
-def _pyramid(item: Prepared) -> Tensor:
-    return torch.zeros(0) if item.features is None else item.features.pyramid_E

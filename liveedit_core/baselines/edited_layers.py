@@ -7,11 +7,11 @@ The editor's layers share every module with the backbone's but those that it lea
 view of the backbone's model, which is never written to.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,9 @@ from torch.nn import functional
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.baselines.protocol import EditorMemory, score_answers
+from liveedit_core.baselines.protocol import PlainEditor, batches_by_length
 from liveedit_core.errors import ConfigError
-from liveedit_core.evaluation.probes import PreparedCases, PreparedProbe, ProbeResult
-from liveedit_core.schema import EditRequest
+from liveedit_core.evaluation.probes import PreparedProbe
 from liveedit_core.states import LayerStates, pad_hidden
 
 FEED_FORWARD_OUTPUTS = ("mlp.down_proj", "fc2")
@@ -30,7 +29,7 @@ FEED_FORWARD_OUTPUTS = ("mlp.down_proj", "fc2")
 
 
 class Steps(Protocol):
-    """How a loss is minimized; the settings of several editors have these fields."""
+    """How a loss is minimized."""
 
     @property
     def max_steps(self) -> int: ...
@@ -40,25 +39,21 @@ class Steps(Protocol):
     def stop_loss(self) -> float: ...
 
 
-class LayerEditor(ABC):
-    """A backbone some of whose layers after l_e are the editor's own.
+ConfigT = TypeVar("ConfigT", bound=Steps)
 
-    Args:
-        backbone: the frozen model.
-        first_layer: the first layer that may differ; -1: the first after l_e.
-        batch_size: probes per forward.
 
-    Raises:
-        ConfigError: that layer is not after the edit layer, or there is none.
-    """
+class LayerEditor(PlainEditor, Generic[ConfigT]):
+    """A backbone some of whose layers after l_e are the editor's own; `batch_size` is the number
+    of probes in one forward."""
 
-    name: str
+    backbone: VisionLanguageBackbone
 
     def __init__(
-        self, backbone: VisionLanguageBackbone, *, first_layer: int, batch_size: int
+        self, backbone: VisionLanguageBackbone, config: ConfigT, *, batch_size: int = 16
     ) -> None:
-        first = backbone.edit_layer + 1 if first_layer < 0 else first_layer
         last = len(backbone.decoder.layers) - 1
+        wanted = self.wanted_layer(config, last)
+        first = backbone.edit_layer + 1 if wanted < 0 else wanted
         if not backbone.edit_layer < first <= last:
             raise ConfigError(
                 f"{self.name}: layer {first} is to be edited, but it must lie after the edit layer "
@@ -66,24 +61,21 @@ class LayerEditor(ABC):
                 "or another layer between the two"
             )
         self.backbone = backbone
+        self.config = config
         self.first_layer = first
         self.batch_size = batch_size
         self.restore()
+
+    def wanted_layer(self, config: ConfigT, last: int) -> int:
+        """The first layer that may differ from the backbone's; -1: the first after l_e."""
+        layer: int = getattr(config, "layer", -1)
+        return layer
 
     @abstractmethod
     def fresh_layers(self) -> list[nn.Module]:
         """Layers `first_layer` .. of the untaught editor, which compute what the backbone's do."""
 
-    @abstractmethod
-    def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
-        """See `ComparedEditor.teach`."""
-
-    @abstractmethod
-    def memory(self) -> EditorMemory:
-        """See `ComparedEditor.memory`."""
-
     def restore(self) -> None:
-        """Forget all edits."""
         self.edited = self.backbone.with_layers(self.first_layer, self.fresh_layers())
 
     def own_layers(self) -> list[nn.Module]:
@@ -99,47 +91,49 @@ class LayerEditor(ABC):
     def logits(
         self, hidden_BTD: Tensor, states: Sequence[LayerStates], *, has_end: bool = False
     ) -> list[Tensor]:
-        """Logits at target positions, [O, V] each; differentiable in what the editor learns.
-
-        Args:
-            hidden_BTD: input of `first_layer`.
-            states: give the spans.
-            has_end: also the position after the target, [O + 1, V].
-        """
+        """Logits at target positions from the input of `first_layer`, [O, V] each, with `has_end`
+        [O + 1, V]; differentiable in what the editor learns."""
         return self.edited.target_logits(states, hidden_BTD, has_end=has_end)
 
-    def tune(
-        self, states: Sequence[LayerStates], parameters: Sequence[nn.Parameter], steps: Steps
-    ) -> None:
+    def tune(self, states: Sequence[LayerStates], parameters: Sequence[nn.Parameter]) -> None:
         """Learn one edit after another; each has an optimizer of its own."""
         for hidden_TD, state in zip(self.hidden(states), states, strict=True):
             hidden_1TD = hidden_TD[None, : state.num_tokens]
-            minimize(partial(self.edit_loss, hidden_1TD, state), parameters, steps)
+            adam = torch.optim.Adam(parameters, lr=self.config.learning_rate, fused=True)
+            minimize(partial(self.edit_loss, hidden_1TD, state), adam, self.config)
 
     def edit_loss(self, hidden_1TD: Tensor, state: LayerStates) -> Tensor:
         """Loss of one edit through the editor's layers."""
         return self.target_loss(self.logits(hidden_1TD, [state], has_end=True)[0], state)
 
     def target_loss(self, logits_XV: Tensor, state: LayerStates) -> Tensor:
-        """Mean negative log likelihood of an edit's target tokens and of the end after them, in
-        nats. LiveEdit's generator learns to end an answer, so the others may, too."""
+        """Mean negative log likelihood, in nats, of an edit's target tokens and the end after them:
+        LiveEdit's generator learns to end an answer, so the others may, too."""
         end = torch.tensor([self.backbone.end_id])
         labels = torch.cat([state.target_ids_O, end]).to(logits_XV.device)
         return functional.cross_entropy(logits_XV, labels)
 
     @contextmanager
     def prompts_end(self, states: Sequence[LayerStates]) -> Iterator[None]:
-        """Within the block the prompts of a batch end where the states say. Editors that read the
-        last prompt token override this; elsewhere (in generation) it is the last of the input."""
-        yield
+        """Within the block the prompts of a batch end where the states say; elsewhere (in
+        generation) at the last token of the input."""
+        self.read_prompts_to(torch.tensor([state.target_span[0] for state in states]))
+        try:
+            yield
+        finally:
+            self.read_prompts_to(None)
+
+    def read_prompts_to(self, ends_B: Tensor | None) -> None:
+        """Take the numbers of tokens up to the ends of the prompts, if the editor reads them."""
+
+    def target_ids(self, probes: Sequence[PreparedProbe]) -> list[tuple[int, ...]]:
+        return self.ids_of([probe.states for probe in probes])
 
     @torch.no_grad()
-    def target_ids(self, states: Sequence[LayerStates]) -> list[tuple[int, ...]]:
+    def ids_of(self, states: Sequence[LayerStates]) -> list[tuple[int, ...]]:
         """Argmax token at each target position."""
-        order = sorted(range(len(states)), key=lambda i: states[i].num_tokens)
         ids: list[tuple[int, ...]] = [()] * len(states)
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
+        for chosen in batches_by_length([state.num_tokens for state in states], self.batch_size):
             batch = [states[i] for i in chosen]
             with self.prompts_end(batch):
                 logits = self.logits(self.hidden(batch), batch)
@@ -148,31 +142,11 @@ class LayerEditor(ABC):
         return ids
 
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
-        """See `ComparedEditor.answer`."""
         return self.edited.generate(inputs, None, max_new_tokens=max_new_tokens)
 
-    def score(
-        self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
-    ) -> list[ProbeResult]:
-        """See `ComparedEditor.score`; the editor's layers serve every input."""
 
-        def answers(probes: Sequence[PreparedProbe]) -> list[str]:
-            return self.answer([probe.question for probe in probes], max_new_tokens)
-
-        return score_answers(
-            prepared,
-            protocols,
-            target_ids=lambda probes: self.target_ids([probe.states for probe in probes]),
-            answers=answers,
-            decode=self.backbone.decode,
-        )
-
-
-def minimize(
-    loss_of: Callable[[], Tensor], parameters: Sequence[nn.Parameter], steps: Steps
-) -> None:
-    """Adam until a loss is low enough or the steps are used up."""
-    optimizer = torch.optim.Adam(parameters, lr=steps.learning_rate, fused=True)
+def minimize(loss_of: Callable[[], Tensor], optimizer: torch.optim.Optimizer, steps: Steps) -> None:
+    """Step until the loss is low enough or the steps are used up."""
     with torch.enable_grad():
         for _ in range(steps.max_steps):
             loss = loss_of()
@@ -184,11 +158,7 @@ def minimize(
 
 
 def feed_forward_output(layer: nn.Module, editor: str) -> tuple[str, nn.Linear]:
-    """The second feed-forward matrix of a decoder layer and its path.
-
-    Raises:
-        ConfigError: the layer has none of a known name.
-    """
+    """The second feed-forward matrix of a decoder layer and its path."""
     modules = dict(layer.named_modules())
     for path in FEED_FORWARD_OUTPUTS:
         found = modules.get(path)

@@ -9,15 +9,13 @@ the same target widens that key's radius to reach it; one near a key with anothe
 and both radii become half the distance. Values are learned by Adam on the edit, rate 1.0.
 
 What differs. The layer is a whole decoder layer, as in the paper's text; EasyEdit wraps one
-matrix. Only the output at the last prompt token is replaced ("replace_last"); later tokens see it
-through attention. A value begins as the layer's own output ("warm" in the authors' code), ends
-early at a low loss, and learns the end of the answer, too. The radius is a fraction of the key's
-length (`GraceConfig.radius`). A split never widens a radius. An edit whose key is there already
-with another target takes its place.
+matrix. Only the output at the last prompt token is replaced ("replace_last"). A value begins as the
+layer's own output ("warm" in the authors' code), ends early at a low loss, and learns the end of
+the answer, too. The radius is a fraction of the key's norm. A split never widens a radius. An edit
+whose key is there already with another target takes its place.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,7 +24,7 @@ from torch import Tensor, nn
 from liveedit_core.backbones.views import WrappedLayer
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.baselines.edited_layers import LayerEditor
-from liveedit_core.baselines.protocol import EditorMemory, num_bytes
+from liveedit_core.baselines.protocol import EditorMemory, batches_by_length, num_bytes
 from liveedit_core.baselines.settings import GraceConfig
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
@@ -93,10 +91,9 @@ class GraceLayer(WrappedLayer):
         self.index = index
         self.codebook = codebook
         self.ends_B: Tensor | None = None
-        """Position of each input's last prompt token; None: the last position."""
+        """Tokens of each input up to its prompt's end; None: all of them."""
 
     def forward(self, hidden_BTD: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        """The layer's output, with the key's value at the end of a prompt within a radius."""
         output_BTD: Tensor = self.layer(hidden_BTD, *arguments, **options)
         cache = options.get("past_key_values")
         # The layer has filled the cache by now: more than these tokens means a decoding step.
@@ -104,9 +101,8 @@ class GraceLayer(WrappedLayer):
         if is_step or not len(self.codebook):
             return output_BTD
         rows_B = torch.arange(len(hidden_BTD), device=hidden_BTD.device)
-        ends_B = (
-            rows_B * 0 + hidden_BTD.shape[1] - 1 if self.ends_B is None else self.ends_B.to(rows_B)
-        )
+        num_tokens = hidden_BTD.shape[1] if self.ends_B is None else self.ends_B.to(rows_B)
+        ends_B = rows_B * 0 + num_tokens - 1
         distance_B, nearest_B = self.codebook.nearest(hidden_BTD[rows_B, ends_B])
         inside_B = distance_B <= self.codebook.radii_K[nearest_B]
         if inside_B.any():
@@ -116,38 +112,26 @@ class GraceLayer(WrappedLayer):
         return output_BTD
 
 
-class Grace(LayerEditor):
+class Grace(LayerEditor[GraceConfig]):
     """A backbone with a codebook at one decoder layer."""
 
     name = "GRACE"
 
     def __init__(
-        self,
-        backbone: VisionLanguageBackbone,
-        config: GraceConfig | None = None,
-        *,
-        batch_size: int = 16,
+        self, backbone: VisionLanguageBackbone, config: GraceConfig, *, batch_size: int = 16
     ) -> None:
-        self.config = config or GraceConfig()
-        super().__init__(backbone, first_layer=self.config.layer, batch_size=batch_size)
+        super().__init__(backbone, config, batch_size=batch_size)
         self._below = backbone.with_layers(self.first_layer, self.own_layers())
         self._above = backbone.with_layers(self.first_layer + 1, self.own_layers()[1:])
 
     def fresh_layers(self) -> list[nn.Module]:
-        """The layers, the first with an empty codebook."""
         first, *others = self.own_layers()
         self.codebook = Codebook(self.backbone.hidden_size, self.backbone.device)
         self.layer = GraceLayer(first, self.first_layer, self.codebook)
         return [self.layer, *others]
 
-    @contextmanager
-    def prompts_end(self, states: Sequence[LayerStates]) -> Iterator[None]:
-        """See `LayerEditor.prompts_end`."""
-        self.layer.ends_B = torch.tensor([state.target_span[0] - 1 for state in states])
-        try:
-            yield
-        finally:
-            self.layer.ends_B = None
+    def read_prompts_to(self, ends_B: Tensor | None) -> None:
+        self.layer.ends_B = ends_B
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
         """Insert one edit after another, then learn their values, which depend on no other edit:
@@ -160,10 +144,10 @@ class Grace(LayerEditor):
             index = self.codebook.insert(query_D, label, radius)
             if index is not None:
                 learned_from[index] = state
-        order = sorted(learned_from, key=lambda index: learned_from[index].num_tokens)
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            self.codebook.values_KD[chosen] = self._learned([learned_from[i] for i in chosen])
+        keys, taught = list(learned_from), list(learned_from.values())
+        for chosen in batches_by_length([state.num_tokens for state in taught], self.batch_size):
+            values_BD = self._learned([taught[i] for i in chosen])
+            self.codebook.values_KD[[keys[i] for i in chosen]] = values_BD
 
     def _learned(self, states: Sequence[LayerStates]) -> Tensor:
         """Values of some edits, [B, D]; each is taken when its own loss is low enough."""

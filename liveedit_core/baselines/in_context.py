@@ -8,10 +8,9 @@ Zheng et al., "Can We Edit Factual Knowledge by In-Context Learning?" (EMNLP 202
 and question in that wording, the most similar fact last. No weight changes and no step is taken.
 
 What differs. IKE is given the one edit that a question is about, with demonstrations from a
-training set around it; in the lifelong protocol that edit is not known, so the facts themselves are
-retrieved among the edits so far, by cosine similarity of image and prompt. The backbone takes one
-image per input, that of the question, so facts are given as text without theirs. A question without
-an image retrieves by its prompt alone; every question gets facts, as in IKE.
+training set; in the lifelong protocol that edit is not known, so facts are retrieved among the
+edits so far, by cosine similarity of image and prompt (of the prompt alone for a question without
+an image). The backbone takes one image per input, so facts are given as text without theirs.
 """
 
 from collections.abc import Sequence
@@ -22,9 +21,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
-from liveedit_core.baselines.protocol import EditorMemory, num_bytes, score_answers
+from liveedit_core.baselines.protocol import (
+    EditorMemory,
+    PlainEditor,
+    batches_by_length,
+    num_bytes,
+)
 from liveedit_core.baselines.settings import InContextConfig
-from liveedit_core.evaluation.probes import PreparedCases, PreparedProbe, ProbeResult
+from liveedit_core.evaluation.probes import PreparedProbe
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates, pad_hidden
 
@@ -37,27 +41,25 @@ def prompt_with_facts(facts: Sequence[tuple[str, str]], prompt: str) -> str:
     return "\n".join([*lines, f"Prompt: {prompt}"])
 
 
-class InContext:
+class InContext(PlainEditor):
     """A frozen backbone with similar edits in its prompts."""
 
     name = "IKE"
 
     def __init__(
-        self, backbone: Backbone, config: InContextConfig | None = None, *, batch_size: int = 16
+        self, backbone: Backbone, config: InContextConfig, *, batch_size: int = 16
     ) -> None:
         self.backbone = backbone
-        self.config = config or InContextConfig()
+        self.config = config
         self.batch_size = batch_size
         self.restore()
 
     def restore(self) -> None:
-        """Forget all facts."""
         self.facts: list[tuple[str, str]] = []
         self.images_NE = torch.zeros(0, 0)
         self.prompts_ND = torch.zeros(0, self.backbone.hidden_size)
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
-        """Store the facts and their features."""
         images_BE = torch.stack([image_feature(state) for state in states])
         prompts_BD = torch.stack([prompt_feature(state) for state in states])
         known = [self.images_NE] if self.facts else []
@@ -78,7 +80,6 @@ class InContext:
         return replace(item, prompt=prompt_with_facts([self.facts[i] for i in best], item.prompt))
 
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
-        """Greedy answers after the facts."""
         if self.facts:
             bare = [replace(item, target="") for item in inputs]
             states = self.backbone.encode(bare)
@@ -87,31 +88,16 @@ class InContext:
             ]
         return self.backbone.generate(inputs, None, max_new_tokens=max_new_tokens)
 
-    def score(
-        self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
-    ) -> list[ProbeResult]:
-        """Score every probe after its facts; prompts change, so all states are computed anew."""
-
-        def answers(probes: Sequence[PreparedProbe]) -> list[str]:
-            prompts = [self.with_facts(probe.question, probe.states) for probe in probes]
-            return self.backbone.generate(prompts, None, max_new_tokens=max_new_tokens)
-
-        return score_answers(
-            prepared,
-            protocols,
-            target_ids=self._target_ids,
-            answers=answers,
-            decode=self.backbone.decode,
-        )
+    def free_answers(self, probes: Sequence[PreparedProbe], max_new_tokens: int) -> list[str]:
+        prompts = [self.with_facts(probe.question, probe.states) for probe in probes]
+        return self.backbone.generate(prompts, None, max_new_tokens=max_new_tokens)
 
     @torch.no_grad()
-    def _target_ids(self, probes: Sequence[PreparedProbe]) -> list[tuple[int, ...]]:
-        """Argmax token at each target position after the facts."""
+    def target_ids(self, probes: Sequence[PreparedProbe]) -> list[tuple[int, ...]]:
+        """Prompts change with the facts, so all states are computed anew."""
         prompts = [self.with_facts(probe.question, probe.states) for probe in probes]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].prompt))
         ids: list[tuple[int, ...]] = [()] * len(prompts)
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
+        for chosen in batches_by_length([len(one.prompt) for one in prompts], self.batch_size):
             states = self.backbone.encode([prompts[i] for i in chosen])
             logits = self.backbone.target_logits(states, pad_hidden(states).values_BSD)
             for i, row_OV in zip(chosen, logits, strict=True):

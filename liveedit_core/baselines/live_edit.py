@@ -22,35 +22,27 @@ class LiveEdit:
         self._untaught = editor
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
-        """Generate an expert per edit."""
         self.editor = self.editor.with_edits(requests, states)
 
     def restore(self) -> None:
-        """Back to the initial experts."""
         self.editor = self._untaught
 
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
-        """Greedy answers through the experts that routing keeps."""
-        backbone, router = self.editor.backbone, self.editor.router()
-        return backbone.generate(inputs, router, max_new_tokens=max_new_tokens)
+        router = self.editor.router()
+        return self.editor.backbone.generate(inputs, router, max_new_tokens=max_new_tokens)
 
     def score(
         self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
     ) -> list[ProbeResult]:
-        """Score against all experts so far."""
         return self.scorer.score(
             prepared, self.editor.repository, protocols=protocols, max_new_tokens=max_new_tokens
         )
 
     def memory(self) -> EditorMemory:
-        """The generator; and features and matrices of each expert."""
-        stored = self.editor.repository
-        tensors = (
-            stored.visual_features_NK,
-            stored.prompt_features_NK,
-            stored.down_NRD,
-            stored.up_NRD,
+        """Fixed: the generator. Stored: features and matrices of each expert."""
+        generator, stored = self.editor.generator, self.editor.repository
+        features = (stored.visual_features_NK, stored.prompt_features_NK)
+        return EditorMemory(
+            fixed_bytes=num_bytes([*generator.parameters(), *generator.buffers()]),
+            stored_bytes=num_bytes([*features, stored.down_NRD, stored.up_NRD]),
         )
-        generator = self.editor.generator
-        fixed = num_bytes([*generator.parameters(), *generator.buffers()])
-        return EditorMemory(fixed_bytes=fixed, stored_bytes=num_bytes(tensors))

@@ -4,9 +4,9 @@
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022), Eq. 3; as an editor
 in EasyEdit, whose rank, scale, projections (queries and values) and steps are the defaults. What
-differs: only the layers after l_e have adapters, so that hidden states at l_e stay constants; no
-dropout, so that a run can be repeated; the end of the answer is learned with it (`target_loss`);
-one set of adapters takes all edits, in their order.
+differs: only the layers after l_e have adapters, so that hidden states at l_e stay constant; no
+dropout, so that a run can be repeated; the end of the answer is learned too (`target_loss`). One
+set of adapters takes all edits.
 """
 
 import math
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from liveedit_core.backbones.views import with_part
-from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.baselines.edited_layers import LayerEditor
 from liveedit_core.baselines.protocol import EditorMemory, num_bytes
 from liveedit_core.baselines.settings import LoraConfig
@@ -41,33 +40,17 @@ class AdaptedLinear(nn.Module):
         self.up_OR = nn.Parameter(up_OR.to(linear.weight))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[.., in] to [.., out]."""
         added = functional.linear(functional.linear(hidden, self.down_RI), self.up_OR)
         output: Tensor = self.linear(hidden) + self.scale * added
         return output
 
 
-class Lora(LayerEditor):
-    """A backbone with adapters in its layers after l_e.
-
-    Raises:
-        ConfigError: a layer has no linear module of a configured name.
-    """
+class Lora(LayerEditor[LoraConfig]):
+    """A backbone with adapters in its layers after l_e."""
 
     name = "LoRA"
 
-    def __init__(
-        self,
-        backbone: VisionLanguageBackbone,
-        config: LoraConfig | None = None,
-        *,
-        batch_size: int = 16,
-    ) -> None:
-        self.config = config or LoraConfig()
-        super().__init__(backbone, first_layer=-1, batch_size=batch_size)
-
     def fresh_layers(self) -> list[nn.Module]:
-        """The layers with new adapters, which add exactly nothing."""
         random = torch.Generator().manual_seed(self.config.seed)
         self.adapters: list[AdaptedLinear] = []
         layers = []
@@ -94,9 +77,7 @@ class Lora(LayerEditor):
         return [part for adapter in self.adapters for part in (adapter.down_RI, adapter.up_OR)]
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
-        """Train the adapters on one edit after another."""
-        self.tune(states, self.parameters, self.config)
+        self.tune(states, self.parameters)
 
     def memory(self) -> EditorMemory:
-        """The adapters; edits add nothing to them."""
         return EditorMemory(fixed_bytes=num_bytes(self.parameters), stored_bytes=0)

@@ -7,13 +7,14 @@ Every editor is scored on the same prepared probes and gives the same `ProbeResu
 backbone does, bit for bit.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     TEACHER_FORCED,
@@ -39,17 +40,14 @@ class EditorMemory:
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the elements of some tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class ComparedEditor(Protocol):
     """An edited model."""
 
-    @property
-    def name(self) -> str:
-        """In tables."""
-        ...
+    name: str
+    """In tables."""
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
         """Learn edits, in this order, on top of all before them; `states` include the targets."""
@@ -74,31 +72,53 @@ class ComparedEditor(Protocol):
         ...
 
 
-def score_answers(
-    prepared: PreparedCases,
-    protocols: Sequence[str],
-    *,
-    target_ids: Callable[[Sequence[PreparedProbe]], Sequence[Sequence[int]]],
-    answers: Callable[[Sequence[PreparedProbe]], Sequence[str]],
-    decode: Callable[[Sequence[int]], str],
-) -> list[ProbeResult]:
-    """Results of an editor without experts.
+class PlainEditor(ABC):
+    """An editor without experts: how it is scored; see `ComparedEditor`."""
 
-    Args:
-        target_ids: the edited model's argmax at each target position of some probes.
-        answers: its free answers to some probes.
-    """
-    results: list[ProbeResult] = []
-    probes = prepared.probes
-    if TEACHER_FORCED in protocols:
-        results += [
-            teacher_forced_result(probe, ids, NOTHING_KEPT, decode)
-            for probe, ids in zip(probes, target_ids(probes), strict=True)
-        ]
-    if FREE_GENERATION in protocols:
-        free = [probe for probe in probes if probe.unedited_answer is not None]
-        results += [
-            free_generation_result(probe, text, NOTHING_KEPT)
-            for probe, text in zip(free, answers(free), strict=True)
-        ]
-    return results
+    name: str
+    backbone: Backbone
+
+    @abstractmethod
+    def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None: ...
+
+    @abstractmethod
+    def restore(self) -> None: ...
+
+    @abstractmethod
+    def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]: ...
+
+    @abstractmethod
+    def memory(self) -> EditorMemory: ...
+
+    @abstractmethod
+    def target_ids(self, probes: Sequence[PreparedProbe]) -> Sequence[Sequence[int]]:
+        """Argmax token at each target position."""
+
+    def free_answers(self, probes: Sequence[PreparedProbe], max_new_tokens: int) -> list[str]:
+        """Greedy answers to the questions of some probes."""
+        return self.answer([probe.question for probe in probes], max_new_tokens)
+
+    def score(
+        self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
+    ) -> list[ProbeResult]:
+        results: list[ProbeResult] = []
+        probes = prepared.probes
+        if TEACHER_FORCED in protocols:
+            results += [
+                teacher_forced_result(probe, ids, NOTHING_KEPT, self.backbone.decode)
+                for probe, ids in zip(probes, self.target_ids(probes), strict=True)
+            ]
+        if FREE_GENERATION in protocols:
+            free = [probe for probe in probes if probe.unedited_answer is not None]
+            results += [
+                free_generation_result(probe, text, NOTHING_KEPT)
+                for probe, text in zip(free, self.free_answers(free, max_new_tokens), strict=True)
+            ]
+        return results
+
+
+def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, shortest first."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

@@ -27,7 +27,7 @@ class FineTuningConfig(Settings):
     learning_rate: Positive = 1e-3
     """Of Adam."""
     stop_loss: NonNegative = 1e-2
-    """An edit ends early below this loss, as fine-tuning editors commonly do; 0 never does."""
+    """An edit ends early below this loss; 0 never does."""
 
 
 class MaskedFineTuningConfig(Settings):
@@ -36,18 +36,15 @@ class MaskedFineTuningConfig(Settings):
     max_steps: PositiveInt = 25
     """Adam steps of one edit."""
     learning_rate: Positive = 2e-3
-    """Of Adam. EasyEdit's 5e-4 is for rows of 11,008 numbers; with 1,536 it leaves edits unlearned
-    after 25 steps."""
+    """Of Adam. EasyEdit's 5e-4 is for a width of 11,008; with 1,536 edits stay unlearned."""
     stop_loss: NonNegative = 1e-2
     """An edit ends early below this loss; 0 never does."""
     layer: Layer = -1
-    """Decoder layer whose `mlp.down_proj` is tuned; -1: the first one after l_e (21 of the built-in
-    backbone's 30 layers, at two thirds of the depth as EasyEdit's 21 of 32)."""
+    """Decoder layer whose `mlp.down_proj` is tuned; -1: the first one after l_e."""
 
 
 class LoraConfig(Settings):
-    """LoRA: the adapters and how they are trained; the defaults are EasyEdit's for Llama-2-7B,
-    but for the rate."""
+    """LoRA: adapters and steps; the defaults are EasyEdit's for Llama-2-7B but for the rate."""
 
     rank: PositiveInt = 8
     """r: inner size of an adapter."""
@@ -61,8 +58,7 @@ class LoraConfig(Settings):
     max_steps: PositiveInt = 70
     """Adam steps of one edit."""
     learning_rate: Positive = 1e-3
-    """Of Adam. EasyEdit's 5e-3 overshoots on the built-in backbone: an edit takes three to six
-    steps, and free answers come out broken."""
+    """Of Adam. EasyEdit's 5e-3 breaks the free answers of the built-in backbone."""
     stop_loss: NonNegative = 1e-2
     """An edit ends early below this loss; 0 never does."""
     seed: Count = 0
@@ -73,8 +69,7 @@ class InContextConfig(Settings):
     """IKE: how many facts are told, and how similar ones are found."""
 
     num_facts: PositiveInt = 4
-    """k: facts before a question. IKE tells 32 to models of 6 billion parameters and more; here all
-    of them are read at each question by a small model on few cores."""
+    """k: facts before a question; IKE tells 32 to models of at least 6 billion parameters."""
     image_weight: Fraction = 0.5
     """Share of the image in the similarity; the rest is the prompt's."""
 
@@ -85,11 +80,10 @@ class GraceConfig(Settings):
     layer: Layer = -1
     """Decoder layer whose output is exchanged; -1: the first one after l_e."""
     radius: Positive = 0.15
-    """Initial deferral radius (epsilon), as a fraction of the length of the key: the paper's 1.0 is
-    a distance in the rows of T5 and GPT-2, and lengths of rows differ between backbones by orders
-    of magnitude. On ten training cases of the built-in benchmark rephrasings lay 0.12 to 0.34 from
-    the key of their edit (median 0.16), other drawings 0.09 to 0.32 (0.13), the same question about
-    another image 0.13 to 0.25 (0.18), unrelated questions 0.33 and more."""
+    """Initial deferral radius (epsilon), as a fraction of the key's norm; the paper's 1.0 is an
+    absolute distance. On the built-in benchmark rephrasings lay 0.12 to 0.34 from the key of their
+    edit (median 0.16), other images of the entity 0.09 to 0.32 (0.13), the same question about
+    another entity 0.13 to 0.25 (0.18), unrelated questions 0.33 and more."""
     max_steps: PositiveInt = 100
     """Adam steps of one value."""
     learning_rate: Positive = 1.0
@@ -104,25 +98,22 @@ class WiseConfig(Settings):
     layer: Layer = -1
     """Decoder layer whose `mlp.down_proj` has a side memory; -1: the first one after l_e."""
     alpha: NonNegative = 5.0
-    """Activation that unrelated questions should stay below. Activations are lengths of rows that
-    the change adds to the matrix's output; on the built-in backbone that output itself is 55 long
-    on average, and the margins of EasyEdit for Llama-2-7B serve as they are. A backbone with rows
-    of another length needs others."""
+    """Activation that unrelated questions should stay below. An activation is the norm of what the
+    change adds to the matrix's output. These margins are EasyEdit's for Llama-2-7B and suit outputs
+    with a norm of about 55, as on the built-in backbone."""
     beta: NonNegative = 20.0
     """Activation that an edit should reach."""
     gamma: NonNegative = 10.0
     """By how much an edit's activation should exceed those of unrelated questions."""
     margin_weight: float = 0.1
-    """Of the margin loss beside the cross-entropy; 1 in the paper. Weighed equally it drowns
-    the other: on three training cases of the built-in benchmark, at a rate of 0.3, margins were met
-    within 15 steps and no target was learned."""
+    """Of the margin loss beside the cross-entropy; with the paper's 1, no target of the built-in
+    benchmark was learned."""
     mask_share: PositiveFraction = 0.2
     """rho: share of the matrix that a shard may change."""
     shard_edits: PositiveInt = 50
-    """Edits in a row that share a shard: with `merged_shards`, one merge at the 100 edits of the
-    comparison as the paper has one at its 1,000."""
+    """Edits in a row that share a shard."""
     merged_shards: PositiveInt = 2
-    """k: as many shards are merged into one memory."""
+    """k: this many shards are merged into one memory."""
     density: PositiveFraction = 0.53
     """Share of each change's elements that Ties keeps."""
     threshold_ratio: PositiveFraction = 0.88

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
-from liveedit_core.baselines.protocol import EditorMemory, score_answers
-from liveedit_core.evaluation.probes import PreparedCases, ProbeResult
+from liveedit_core.baselines.protocol import EditorMemory, PlainEditor
+from liveedit_core.evaluation.probes import PreparedProbe
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 
 
-class Unedited:
+class Unedited(PlainEditor):
     """Learns no edit; all its answers are prepared already."""
 
     name = "unedited"
@@ -24,20 +24,13 @@ class Unedited:
         """Do nothing."""
 
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
-        """Greedy answers of the backbone."""
         return self.backbone.generate(inputs, None, max_new_tokens=max_new_tokens)
 
-    def score(
-        self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
-    ) -> list[ProbeResult]:
-        """Score the prepared answers."""
-        return score_answers(
-            prepared,
-            protocols,
-            target_ids=lambda probes: [probe.unedited_ids for probe in probes],
-            answers=lambda probes: [probe.unedited_answer or "" for probe in probes],
-            decode=self.backbone.decode,
-        )
+    def target_ids(self, probes: Sequence[PreparedProbe]) -> list[tuple[int, ...]]:
+        return [probe.unedited_ids for probe in probes]
+
+    def free_answers(self, probes: Sequence[PreparedProbe], max_new_tokens: int) -> list[str]:
+        return [probe.unedited_answer or "" for probe in probes]
 
     def memory(self) -> EditorMemory:
         """Nothing."""

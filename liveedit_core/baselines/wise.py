@@ -7,7 +7,7 @@
 Wang et al., "WISE: Rethinking the Knowledge Memory for Lifelong Model Editing of Large Language
 Models" (NeurIPS 2024, arXiv 2405.14768), its WISE-Merge:
 
-- An edit minimizes its target's cross-entropy through W_v' plus the margin loss over unrelated
+- An edit minimizes its target's cross-entropy through W_v' plus the margin loss L_a over unrelated
   questions x_i: max(0, act(x_i) - alpha) + max(0, beta - act(x_e)) +
   max(0, gamma - (act(x_e) - act(x_i))), each a mean over the terms that are not zero (EasyEdit).
 - epsilon is the smallest act(x_e) that an edit had when it was learned, times a ratio (EasyEdit).
@@ -15,18 +15,15 @@ Models" (NeurIPS 2024, arXiv 2405.14768), its WISE-Merge:
   Ties merges them. Answers are given by the Ties merge of all that is there, unfinished shards
   included, as EasyEdit does before it evaluates.
 
-What differs. An input is routed once, on its prompt with its image, and the route holds for all of
-its tokens and for every token that follows; EasyEdit routes at each forward pass, so at each
+What differs. An input is routed once, on its prompt with its image; EasyEdit routes at each
 decoding step on one token, and takes the largest token of inputs over 100 tokens. a(x) is compared
-as it is; EasyEdit applies the activation function first. The margin loss has a weight, and the rate
-is higher (`WiseConfig`). An edit trains against all unrelated questions, not against one of its
-own. No random prefixes before a prompt, no weight decay, no bound on the change. The end of an
-answer is learned with it (`LayerEditor.target_loss`).
+before the activation function. The margin loss has a weight, and the rate is higher (`WiseConfig`).
+An edit trains against all unrelated questions. There are no random prefixes, no weight decay and no
+bound on the change. The end of an answer is learned with it (`LayerEditor.target_loss`).
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -37,7 +34,7 @@ from torch.nn import functional
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.views import WrappedLayer, with_part
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.baselines.edited_layers import LayerEditor, feed_forward_output
+from liveedit_core.baselines.edited_layers import LayerEditor, feed_forward_output, minimize
 from liveedit_core.baselines.protocol import EditorMemory, num_bytes
 from liveedit_core.baselines.settings import WiseConfig
 from liveedit_core.errors import ConfigError
@@ -81,11 +78,7 @@ def _trimmed(change: Tensor, density: float) -> Tensor:
 
 def unrelated_questions(cases: Sequence[Case], config: WiseConfig) -> list[BackboneInput]:
     """Some locality questions of cases that are not edited, drawn by the seed. The first half,
-    rounded up, has images.
-
-    Raises:
-        ConfigError: there are too few.
-    """
+    rounded up, has images."""
     chosen: list[BackboneInput] = []
     num_images = (config.num_unrelated + 1) // 2
     for kind, count in (
@@ -168,41 +161,32 @@ class WiseLayer(WrappedLayer):
         self.memory = memory
 
     def forward(self, hidden_BTD: Tensor, *arguments: Any, **options: Any) -> Any:
-        """As the layer's."""
         cache = options.get("past_key_values")
         self.memory.num_inputs = len(hidden_BTD)
         self.memory.is_decoding = cache is not None and cache.get_seq_length(self.index) > 0
         return self.layer(hidden_BTD, *arguments, **options)
 
 
-class Wise(LayerEditor):
-    """A backbone with a side memory at one feed-forward matrix.
-
-    Args:
-        unrelated: questions that no edit is about; edits are kept apart from them.
-
-    Raises:
-        ConfigError: the layer cannot be edited, or there are no unrelated questions.
-    """
+class Wise(LayerEditor[WiseConfig]):
+    """A backbone with a side memory at one feed-forward matrix; edits are kept apart from
+    `unrelated` questions."""
 
     name = "WISE"
 
     def __init__(
         self,
         backbone: VisionLanguageBackbone,
-        config: WiseConfig | None = None,
+        config: WiseConfig,
         *,
         unrelated: Sequence[BackboneInput],
         batch_size: int = 16,
     ) -> None:
-        self.config = config or WiseConfig()
         if not unrelated:
             raise ConfigError("WISE: edits are learned against unrelated questions; give some")
-        super().__init__(backbone, first_layer=self.config.layer, batch_size=batch_size)
+        super().__init__(backbone, config, batch_size=batch_size)
         self.unrelated = self.inputs_of(backbone.encode(unrelated))
 
     def fresh_layers(self) -> list[nn.Module]:
-        """The layers, the first with an empty side memory."""
         first, *others = self.own_layers()
         path, main = feed_forward_output(first, self.name)
         self.side_memory = SideMemory(main)
@@ -215,21 +199,14 @@ class Wise(LayerEditor):
         return [WiseLayer(layer, self.first_layer, self.side_memory), *others]
 
     def _open_shard(self) -> None:
-        """An empty shard with a mask of its own."""
         shape = self.side_memory.main.weight.shape
         mask_DI = torch.rand(shape, generator=self._random) < self.config.mask_share
         self.mask_DI = mask_DI.to(self.backbone.device)
         self.free_DI = nn.Parameter(torch.zeros(shape, device=self.backbone.device))
         self.num_in_shard = 0
 
-    @contextmanager
-    def prompts_end(self, states: Sequence[LayerStates]) -> Iterator[None]:
-        """See `LayerEditor.prompts_end`."""
-        self.side_memory.ends_B = torch.tensor([state.target_span[0] for state in states])
-        try:
-            yield
-        finally:
-            self.side_memory.ends_B = None
+    def read_prompts_to(self, ends_B: Tensor | None) -> None:
+        self.side_memory.ends_B = ends_B
 
     @torch.no_grad()
     def inputs_of(self, states: Sequence[LayerStates]) -> Padded:
@@ -251,30 +228,18 @@ class Wise(LayerEditor):
         self._publish()
 
     def _learn(self, hidden_1TD: Tensor, state: LayerStates) -> None:
-        """One edit; epsilon takes its activation into account."""
+        """One edit, by plain gradient descent: a change stays a sum of outer products of its edit's
+        own a(x), to which other inputs hardly react. Adam's steps, of one size everywhere, would
+        raise the activations of all."""
         inputs = self.inputs_of([state])
-        memory = self.side_memory
-        memory.is_learning = True
+        descent = torch.optim.SGD([self.free_DI], lr=self.config.learning_rate)
+        self.side_memory.is_learning = True
         try:
-            self._minimize(partial(self._wise_loss, hidden_1TD, state, inputs))
+            minimize(partial(self._wise_loss, hidden_1TD, state, inputs), descent, self.config)
         finally:
-            memory.is_learning = False
+            self.side_memory.is_learning = False
         activation = float(activations(inputs, self.shard_change_DI.detach()))
         self.smallest_activation = min(self.smallest_activation, activation)
-
-    def _minimize(self, loss_of: Callable[[], Tensor]) -> None:
-        """Plain gradient descent, as in the paper: a change stays a sum of outer products of its
-        edit's own a(x), to which other inputs hardly react. Adam's steps, of one size everywhere,
-        would raise the activations of all."""
-        optimizer = torch.optim.SGD([self.free_DI], lr=self.config.learning_rate)
-        with torch.enable_grad():
-            for _ in range(self.config.max_steps):
-                loss = loss_of()
-                if loss.item() < self.config.stop_loss:
-                    break
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
 
     def _wise_loss(self, hidden_1TD: Tensor, state: LayerStates, inputs: Padded) -> Tensor:
         change_DI = self.shard_change_DI
@@ -285,7 +250,7 @@ class Wise(LayerEditor):
         return self.edit_loss(hidden_1TD, state) + self.config.margin_weight * margin
 
     def margin_loss(self, edit_1: Tensor, unrelated_U: Tensor) -> Tensor:
-        """The paper's L_a."""
+        """L_a of the paper."""
         return (
             hinge(unrelated_U - self.config.alpha)
             + hinge(self.config.beta - edit_1)
@@ -294,8 +259,7 @@ class Wise(LayerEditor):
 
     @property
     def shard_change_DI(self) -> Tensor:
-        """W_v' - W_v of the open shard: 0 wherever its mask is; the mask of the gradients follows
-        from that."""
+        """W_v' - W_v of the open shard; gradients are masked with it."""
         return self.free_DI * self.mask_DI
 
     def _close_shard(self) -> None:

@@ -32,8 +32,8 @@ FREE_KINDS = (ProbeKind.RELIABILITY, ProbeKind.TEXT_GENERALITY, ProbeKind.MODAL_
 """Metrics that are reported under free generation as well."""
 
 NO_MEMORY = EditorMemory(fixed_bytes=0, stored_bytes=0)
-
 Say = Callable[[str], None]
+"""Prints progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +42,10 @@ class EditorScores:
 
     name: str
     num_edits: int
-    """N."""
     num_groups: int
     num_scored_cases: int
     summary: Summary
     teach_s: float
-    """Of all groups."""
     score_s: float
     memory: EditorMemory
     """After the last group."""
@@ -88,7 +86,7 @@ class ProbeCache:
         self._cached: OrderedDict[tuple[str, bool], list[PreparedProbe]] = OrderedDict()
 
     def prepare(self, cases: Sequence[Case], free_ids: frozenset[str]) -> PreparedCases:
-        """Probes of some cases; those named by `free_ids` with free answers where they count."""
+        """Probes of some cases; those in `free_ids` with free answers for `FREE_KINDS`."""
         keys = [(case.case_id, case.case_id in free_ids) for case in cases]
         wanted = [
             CaseProbe(case, index, probe, has_free and probe.kind in FREE_KINDS)
@@ -109,11 +107,7 @@ class ProbeCache:
 
 
 def choose_cases(recipe: CompareRecipe, cases: Sequence[Case]) -> list[Case]:
-    """The taught cases in the order of teaching; fewer edits are taught the first of them.
-
-    Raises:
-        ConfigError: There are fewer cases than are to be taught.
-    """
+    """The cases in the order of teaching; smaller numbers of edits use the first of them."""
     if recipe.num_cases > len(cases):
         raise ConfigError(
             f"edits: {list(recipe.edits)} with min_cases {recipe.min_cases} need "
@@ -138,13 +132,7 @@ def compare(
 ) -> Comparison:
     """Teach, score and restore every editor, group after group, at each number of edits.
 
-    Args:
-        recipe: What is compared, and how.
-        backbone: No editor alters it.
-        generator: Needed by LiveEdit alone.
-        cases: To draw from.
-        source: Of hidden states; the backbone itself or a cache in front of it.
-        say: Prints progress.
+    Only LiveEdit needs the generator; no editor alters the backbone.
     """
     chosen = choose_cases(recipe, cases)
     editors = make_editors(recipe, backbone, generator)
@@ -184,16 +172,16 @@ def compare_at(
         say(f"{size} edits: group {start // size + 1} of {len(taught) // size}")
     return [
         EditorScores(
-            name=editor.name,
+            name=name,
             num_edits=size,
             num_groups=len(taught) // size,
             num_scored_cases=len(scored),
-            summary=summarize(tallies[editor.name].results),
-            teach_s=tallies[editor.name].teach_s,
-            score_s=tallies[editor.name].score_s,
-            memory=tallies[editor.name].memory,
+            summary=summarize(tally.results),
+            teach_s=tally.teach_s,
+            score_s=tally.score_s,
+            memory=tally.memory,
         )
-        for editor in editors
+        for name, tally in tallies.items()
     ]
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from infra.reports.plots import Line, draw_by_num_edits
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
-from liveedit_core.evaluation.summaries import MetricSummary, Summary, paper_average
+from liveedit_core.evaluation.summaries import MetricSummary, paper_average
 from liveedit_core.schema import PAPER_METRICS, ProbeKind
 from pipelines.baselines.compare import FREE_KINDS, Comparison, EditorScores
 from pipelines.job.recipe_loader import to_dict
@@ -42,8 +42,7 @@ def _row(scores: EditorScores) -> dict[str, Any]:
         "num_scored_cases": scores.num_scored_cases,
         "edit_s": round(scores.edit_s, 4),
         "score_s": round(scores.score_s, 2),
-        "fixed_bytes": scores.memory.fixed_bytes,
-        "stored_bytes": scores.memory.stored_bytes,
+        **vars(scores.memory),
         "paper_average": {TEACHER_FORCED: None if average is None else round(average, 6)},
         "metrics": [
             {
@@ -59,7 +58,7 @@ def _row(scores: EditorScores) -> dict[str, Any]:
 
 
 def write_files(comparison: Comparison) -> tuple[Path, Path]:
-    """Write table and figure; folders are made."""
+    """Write table and figure."""
     table = comparison.recipe.output_file
     table.parent.mkdir(parents=True, exist_ok=True)
     table.write_text(json.dumps(to_tree(comparison), indent=2) + "\n", encoding="utf-8")
@@ -76,12 +75,7 @@ def lines(comparison: Comparison) -> list[Line]:
         if (average := paper_average(scores.summary)) is not None:
             by_editor.setdefault(scores.name, {})[scores.num_edits] = average
     return [
-        Line(
-            label=name,
-            x=list(points),
-            y=list(points.values()),
-            is_dashed=name == "unedited",
-        )
+        Line(label=name, x=list(points), y=list(points.values()), is_dashed=name == "unedited")
         for name, points in by_editor.items()
     ]
 
@@ -89,13 +83,9 @@ def lines(comparison: Comparison) -> list[Line]:
 def metric_values(scores: EditorScores) -> Mapping[str, float]:
     """Means, time and memory by "editor.metric.protocol" or "editor.quantity", for MLflow."""
     values = {f"{kind}.{protocol}": m.mean for (kind, protocol), m in scores.summary.items()}
-    average = paper_average(scores.summary)
-    if average is not None:
+    if (average := paper_average(scores.summary)) is not None:
         values[f"paper_average.{TEACHER_FORCED}"] = average
-    values["edit_s"] = scores.edit_s
-    values["score_s"] = scores.score_s
-    values["fixed_bytes"] = scores.memory.fixed_bytes
-    values["stored_bytes"] = scores.memory.stored_bytes
+    values |= {"edit_s": scores.edit_s, "score_s": scores.score_s, **vars(scores.memory)}
     return {f"{scores.name}.{name}": value for name, value in values.items()}
 
 
@@ -127,14 +117,14 @@ def to_table(comparison: Comparison) -> Table:
 def _cells(scores: EditorScores) -> list[str]:
     summary = scores.summary
     average = paper_average(summary)
-    counts = [
-        _samples(summary, ProbeKind.RELIABILITY, protocol)
+    reliability = [
+        summary.get((ProbeKind.RELIABILITY, protocol))
         for protocol in (TEACHER_FORCED, FREE_GENERATION)
     ]
     return [
         str(scores.num_edits),
         scores.name,
-        " / ".join(map(str, counts)),
+        " / ".join(str(metric.num_samples if metric else 0) for metric in reliability),
         *(_percent(summary.get((kind, TEACHER_FORCED))) for kind in PAPER_METRICS),
         "" if average is None else f"{100 * average:.1f}",
         *(_percent(summary.get((kind, FREE_GENERATION))) for kind in FREE_KINDS),
@@ -143,11 +133,6 @@ def _cells(scores: EditorScores) -> list[str]:
         _size(scores.memory.stored_bytes),
         f"{scores.score_s:.0f}",
     ]
-
-
-def _samples(summary: Summary, kind: ProbeKind, protocol: str) -> int:
-    found = summary.get((kind, protocol))
-    return found.num_samples if found else 0
 
 
 def _percent(metric: MetricSummary | None) -> str:

@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
-from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.editor import edit_input
@@ -235,7 +234,7 @@ def try_layer(
         edits = [edit for edit, *_ in trained[: section.batch_size]]
         gain = calibrated_gain(generator, edits, model.relative_residual)
         generator.config = config.with_changes(gain=gain)
-    module = TrainingModule(generator, DecoderSuffix(backbone.suffix_parts()), LossSection())
+    module = TrainingModule(generator, backbone.suffix(), LossSection())
     losses = train_experts(section, module, trained, seed)
     by_view = torch.tensor(
         [token_accuracies(module, scored, view, section.batch_size) for view in range(3)]

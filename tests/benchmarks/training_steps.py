@@ -35,7 +35,6 @@ from infra.cache.state_cache import StateCache
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.image_tower import ImageFeatureCache
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.backbone import builtin_generator_folder, load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
@@ -78,7 +77,7 @@ class SingleStates:
 def new_module(backbone: VisionLanguageBackbone) -> TrainingModule:
     """The built-in generator, ready to be trained on."""
     generator = load_generator(builtin_generator_folder()).train()
-    return TrainingModule(generator, DecoderSuffix(backbone.suffix_parts()), LossSection())
+    return TrainingModule(generator, backbone.suffix(), LossSection())
 
 
 def train_batched(

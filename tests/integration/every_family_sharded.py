@@ -8,7 +8,6 @@ import json
 
 import torch
 
-from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.editor import Editor
@@ -83,7 +82,7 @@ def module_of(backbone: VisionLanguageBackbone) -> TrainingModule:
     """Generator with equal weights each time, and the suffix."""
     torch.manual_seed(1)
     generator = LiveEditGenerator(config_of(backbone))
-    suffix = DecoderSuffix(backbone.suffix_parts(), has_activation_checkpointing=True)
+    suffix = backbone.suffix(has_activation_checkpointing=True)
     return TrainingModule(generator, suffix, LossSection())
 
 

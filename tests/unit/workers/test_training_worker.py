@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.errors import NumericsError
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.micro_batches import draw
@@ -43,7 +42,7 @@ def test_accumulated_gradients_are_the_mean_over_micro_batches(phase: Phase) -> 
     (step,) = made.advance(1)
     module = TrainingModule(
         LiveEditGenerator(start.config),
-        DecoderSuffix(tiny_backbone().suffix_parts()),
+        tiny_backbone().suffix(),
         training.losses,
     )
     module.generator.load_state_dict(start.model)

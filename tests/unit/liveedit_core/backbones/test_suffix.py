@@ -20,7 +20,7 @@ def gradient(suffix: DecoderSuffix) -> torch.Tensor:
 
 
 def test_its_logits_are_the_backbones() -> None:
-    found = DecoderSuffix(BACKBONE.suffix_parts())(STATES, HIDDEN)
+    found = BACKBONE.suffix()(STATES, HIDDEN)
     for row, expected in zip(
         found, BACKBONE.target_logits(STATES, HIDDEN, has_end=True), strict=True
     ):
@@ -31,9 +31,7 @@ def test_checkpointing_runs_layers_twice_for_the_same_gradient() -> None:
     calls = [0, 0]
     gradients = []
     for index, has_checkpointing in enumerate((False, True)):
-        suffix = DecoderSuffix(
-            BACKBONE.suffix_parts(), has_activation_checkpointing=has_checkpointing
-        )
+        suffix = BACKBONE.suffix(has_activation_checkpointing=has_checkpointing)
         layer = BACKBONE.decoder.layers[EDIT_LAYER + 1].mlp
 
         def count(*_: object, index: int = index) -> None:
@@ -47,11 +45,11 @@ def test_checkpointing_runs_layers_twice_for_the_same_gradient() -> None:
 
 
 def test_another_dtype_leaves_the_backbone_as_it_is() -> None:
-    suffix = DecoderSuffix(BACKBONE.suffix_parts(), dtype=torch.bfloat16)
+    suffix = BACKBONE.suffix(dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in suffix.parameters()} == {torch.bfloat16}
     assert {parameter.dtype for parameter in BACKBONE.model.parameters()} == {torch.float32}
     for row, expected in zip(
-        suffix(STATES, HIDDEN), DecoderSuffix(BACKBONE.suffix_parts())(STATES, HIDDEN), strict=True
+        suffix(STATES, HIDDEN), BACKBONE.suffix()(STATES, HIDDEN), strict=True
     ):
         assert row.dtype == torch.float32
         assert not torch.equal(row, expected)
@@ -59,7 +57,7 @@ def test_another_dtype_leaves_the_backbone_as_it_is() -> None:
 
 
 def test_it_holds_nothing_of_the_layers_before() -> None:
-    names = {name for name, _ in DecoderSuffix(BACKBONE.suffix_parts()).named_parameters()}
+    names = {name for name, _ in BACKBONE.suffix().named_parameters()}
     layers = {int(name.split("layers.")[1].split(".")[0]) for name in names if "layers." in name}
     assert layers == set(range(EDIT_LAYER + 1, NUM_LAYERS))
     assert not any("embed" in name or "vision" in name for name in names)

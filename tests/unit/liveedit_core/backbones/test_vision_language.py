@@ -48,7 +48,7 @@ def test_both_halves_give_the_whole_models_numbers(
 
 def test_views_share_the_weights_of_the_model(backbone: VisionLanguageBackbone) -> None:
     own = {id(parameter) for parameter in backbone.model.parameters()}
-    suffix = list(backbone.suffix_parts().trunk.parameters())
+    suffix = list(backbone.suffix().trunk.parameters())
     later = list(backbone.decoder.layers)[EDIT_LAYER + 1 :]
     assert {id(p) for p in suffix} == {
         id(p) for part in [*later, backbone.decoder.norm] for p in part.parameters()

@@ -55,7 +55,7 @@ def score(model: ComparedEditor, prepared: PreparedCases) -> list[ProbeResult]:
 def test_before_its_first_edit_fine_tuning_is_the_backbone(
     backbone: VisionLanguageBackbone, prepared: PreparedCases
 ) -> None:
-    untaught = score(FineTuning(backbone), prepared)
+    untaught = score(FineTuning(backbone, FineTuningConfig()), prepared)
     assert untaught == score(Unedited(backbone), prepared)
     assert {result.protocol for result in untaught} == set(PROTOCOLS)
     for result in untaught:
@@ -107,7 +107,7 @@ def test_edits_are_learned_one_after_another(
     backbone: VisionLanguageBackbone, editor: Editor, prepared: PreparedCases
 ) -> None:
     """Chunks are a matter of speed; the order of edits is not."""
-    together, apart, backwards = (FineTuning(backbone) for _ in range(3))
+    together, apart, backwards = (FineTuning(backbone, FineTuningConfig()) for _ in range(3))
     teach(together, editor, REQUESTS)
     for request in REQUESTS:
         teach(apart, editor, [request])

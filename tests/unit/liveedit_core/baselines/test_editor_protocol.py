@@ -63,7 +63,12 @@ LEARNING: dict[str, Maker] = {
     "GRACE": lambda b: Grace(b, GraceConfig(max_steps=200, learning_rate=0.3)),
     "WISE": lambda b: Wise(b, WISE, unrelated=[question(50), INPUTS[-1]]),
 }
-ALL: dict[str, Maker] = {**LEARNING, "IKE": InContext, "LiveEdit": live_edit, "unedited": Unedited}
+ALL: dict[str, Maker] = {
+    **LEARNING,
+    "IKE": lambda b: InContext(b, InContextConfig()),
+    "LiveEdit": live_edit,
+    "unedited": Unedited,
+}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +131,7 @@ def test_an_edit_is_learned(
 
 def test_the_end_of_an_answer_is_learned_with_it(backbone: VisionLanguageBackbone) -> None:
     """(The tiny model's end token has an embedding of zeros: it can be asked for, not learned.)"""
-    model = FineTuning(backbone)
+    model = FineTuning(backbone, FineTuningConfig())
     states = backbone.encode(INPUTS[:1])
     with torch.no_grad():
         (logits_XV,) = model.logits(model.hidden(states), states, has_end=True)

@@ -15,7 +15,7 @@ from tests.tiny_backbone import request
 
 def test_an_untaught_adapter_is_bit_identical(backbone: VisionLanguageBackbone) -> None:
     states = backbone.encode([edit_input(request(seed)) for seed in range(4)])
-    model = Lora(backbone)
+    model = Lora(backbone, LoraConfig())
     expected = backbone.target_logits(states, pad_hidden(states).values_BSD)
     for one, other in zip(model.logits(model.hidden(states), states), expected, strict=True):
         assert torch.equal(one, other)

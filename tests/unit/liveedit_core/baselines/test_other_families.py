@@ -1,6 +1,7 @@
 """Layer editors on families whose masks, positions and module names differ."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ INPUTS = [
     BackboneInput(prompt="Who?"),
 ]
 WISE = WiseConfig(alpha=0.5, beta=2.0, gamma=1.0, max_steps=100, learning_rate=1.0)
-EDITORS: dict[str, Callable[[VisionLanguageBackbone], LayerEditor]] = {
+EDITORS: dict[str, Callable[[VisionLanguageBackbone], LayerEditor[Any]]] = {
     "FT-L": lambda b: FineTuning(b, FineTuningConfig(max_steps=80, learning_rate=3e-2)),
     "FT-M": lambda b: MaskedFineTuning(
         b, MaskedFineTuningConfig(max_steps=150, learning_rate=3e-2)
@@ -63,17 +64,17 @@ def test_an_edit_is_learned_generated_and_forgotten(
     texts = backbone.generate(INPUTS, None, max_new_tokens=4)
     model = EDITORS[name](backbone)
     states = backbone.encode(INPUTS[:2])
-    untaught = model.target_ids(states)
+    untaught = model.ids_of(states)
     logits = backbone.target_logits(states, pad_hidden(states).values_BSD)
     assert untaught == [tuple(row.argmax(-1).tolist()) for row in logits]
     assert model.answer(INPUTS, 4) == texts
     model.teach(REQUESTS[:1], states[:1])
-    assert model.target_ids(states[:1]) == [tuple(states[0].target_ids_O.tolist())]
+    assert model.ids_of(states[:1]) == [tuple(states[0].target_ids_O.tolist())]
     (answer,) = model.answer(INPUTS[:1], 1)
     assert answer == "o" or answer != texts[0][:1]
     assert model.answer(INPUTS, 4) == [model.answer([item], 4)[0] for item in INPUTS]
     model.restore()
-    assert model.target_ids(states) == untaught
+    assert model.ids_of(states) == untaught
     assert model.answer(INPUTS, 4) == texts
     assert all(torch.equal(before[key], v) for key, v in backbone.model.state_dict().items())
 
@@ -81,4 +82,4 @@ def test_an_edit_is_learned_generated_and_forgotten(
 def test_a_decoder_without_a_known_matrix_is_refused(backbone: VisionLanguageBackbone) -> None:
     bare = backbone.with_layers(3, [torch.nn.Identity()]).at_layer(2)
     with pytest.raises(ConfigError, match="no linear module"):
-        MaskedFineTuning(bare)
+        MaskedFineTuning(bare, MaskedFineTuningConfig())

@@ -14,7 +14,6 @@ from infra.cache.cached_states import CachedStates
 from infra.cache.state_cache import StateCache
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.backbones.suffix import DecoderSuffix
 from liveedit_core.schema import Case
 from liveedit_core.state_source import BackboneStates, StateIdentity, StateSource
 from liveedit_core.states import LayerStates
@@ -96,7 +95,7 @@ def test_losses_with_the_cache_are_those_without(
             data.source = source
             batch = draw(data, "joint", 4, seed=7, step=0, number=0)
             assert isinstance(batch, JointBatch)
-            parts, _ = joint_losses(generator, DecoderSuffix(backbone.suffix_parts()), batch)
+            parts, _ = joint_losses(generator, backbone.suffix(), batch)
             losses.append({name: part.item() for name, part in parts.items()})
     assert losses[0] == pytest.approx(losses[1], rel=tolerance, abs=tolerance)
 

@@ -70,7 +70,7 @@ def test_llava_has_seven_billion_parameters() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_activations_are_those_that_autograd_keeps(tiny: BackboneSizes, dtype: str) -> None:
     backbone = tiny_backbone()
-    suffix = copy.deepcopy(backbone.suffix_parts().trunk).to(getattr(torch, dtype))
+    suffix = copy.deepcopy(backbone.suffix().trunk).to(getattr(torch, dtype))
     weights = {parameter.untyped_storage().data_ptr() for parameter in suffix.parameters()}
     kept: dict[int, Tensor] = {}
 

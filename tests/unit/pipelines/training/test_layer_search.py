@@ -45,9 +45,8 @@ class SilentHead(nn.Module):
 def unteachable_backbone(layer: int) -> VisionLanguageBackbone:
     """A backbone whose answers no edit can change."""
     backbone = copy.copy(tiny_backbone())
-    parts = backbone.suffix_parts()
     backbone.edit_layer = layer
-    backbone.suffix_parts = lambda: replace(parts, head=SilentHead(parts.head))  # type: ignore[method-assign]
+    backbone.head = SilentHead(backbone.head)
     return backbone
 
 
