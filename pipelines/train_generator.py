@@ -128,18 +128,16 @@ def find_layer(recipe: TrainRecipe) -> int:
     """Rank candidate edit layers of a backbone."""
     from rich.console import Console
 
-    from pipelines.training.cases import layer_loader, training_cases
+    from pipelines.training.cases import load_training_backbone, training_cases
     from pipelines.training.layer_search import find_layer as search
     from pipelines.training.layer_search import to_table
 
     console = Console()
-    load, num_layers = layer_loader(recipe)
     ranking = search(
         recipe.layer_search,
         recipe.model,
-        load,
+        load_training_backbone(recipe),
         training_cases(recipe),
-        num_layers=num_layers,
         seed=recipe.seed,
         say=lambda text: print(text, flush=True),
     )

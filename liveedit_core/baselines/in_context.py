@@ -21,12 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
-from liveedit_core.baselines.protocol import (
-    EditorMemory,
-    PlainEditor,
-    batches_by_length,
-    num_bytes,
-)
+from liveedit_core.baselines.protocol import EditorMemory, PlainEditor, batches_by_length, num_bytes
 from liveedit_core.baselines.settings import InContextConfig
 from liveedit_core.evaluation.probes import PreparedProbe
 from liveedit_core.schema import EditRequest

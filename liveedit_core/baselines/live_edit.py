@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.baselines.protocol import EditorMemory, num_bytes
+from liveedit_core.baselines.protocol import ComparedEditor, EditorMemory, num_bytes
 from liveedit_core.evaluation.probes import PreparedCases, ProbeResult
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
@@ -11,7 +11,7 @@ from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 
 
-class LiveEdit:
+class LiveEdit(ComparedEditor):
     """An editor whose repository grows with each edit."""
 
     name = "LiveEdit"

@@ -10,7 +10,6 @@ backbone does, bit for bit.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
@@ -43,52 +42,39 @@ def num_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-class ComparedEditor(Protocol):
+class ComparedEditor(ABC):
     """An edited model."""
 
     name: str
     """In tables."""
 
+    @abstractmethod
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
         """Learn edits, in this order, on top of all before them; `states` include the targets."""
-        ...
 
+    @abstractmethod
     def restore(self) -> None:
         """Forget all edits."""
-        ...
 
+    @abstractmethod
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
         """Greedy answers of the model as it is now, whatever targets the inputs carry."""
-        ...
 
+    @abstractmethod
     def score(
         self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
     ) -> list[ProbeResult]:
         """Score the model as it is now; free generation on probes prepared with free answers."""
-        ...
 
+    @abstractmethod
     def memory(self) -> EditorMemory:
         """What is stored now."""
-        ...
 
 
-class PlainEditor(ABC):
-    """An editor without experts: how it is scored; see `ComparedEditor`."""
+class PlainEditor(ComparedEditor):
+    """An editor without experts."""
 
-    name: str
     backbone: Backbone
-
-    @abstractmethod
-    def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None: ...
-
-    @abstractmethod
-    def restore(self) -> None: ...
-
-    @abstractmethod
-    def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]: ...
-
-    @abstractmethod
-    def memory(self) -> EditorMemory: ...
 
     @abstractmethod
     def target_ids(self, probes: Sequence[PreparedProbe]) -> Sequence[Sequence[int]]:

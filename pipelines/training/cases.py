@@ -1,6 +1,6 @@
 """The training cases and the backbone that a recipe names."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
@@ -14,7 +14,7 @@ _BATCH_SIZE = 32
 
 
 def training_cases(recipe: TrainRecipe) -> list[Case]:
-    """All training cases that a recipe names, in their order."""
+    """All training cases that a recipe names."""
     return load_training_cases(recipe.benchmark, recipe.data.cases)
 
 
@@ -38,11 +38,11 @@ def images_by_entity(
     for case in cases:
         if case.entity in held_out_entities:
             continue
-        images = by_entity.setdefault(case.entity, {})
-        images[case.edit.image_bytes] = None
-        for probe in case.probes:
-            if probe.kind is ProbeKind.MODAL_GENERALITY and probe.image_bytes is not None:
-                images[probe.image_bytes] = None
+        probes = [probe for probe in case.probes if probe.kind is ProbeKind.MODAL_GENERALITY]
+        shown = [case.edit.image_bytes, *(probe.image_bytes for probe in probes)]
+        by_entity.setdefault(case.entity, {}).update(
+            dict.fromkeys(image for image in shown if image is not None)
+        )
     return [list(images) for images in by_entity.values() if len(images) > 1]
 
 
@@ -52,29 +52,16 @@ def training_models(recipe: TrainRecipe) -> ModelNames:
 
 
 def suffix_models(recipe: TrainRecipe) -> ModelNames:
-    """The backbone by name, for processes that train.
-
-    They load it on the CPU, keep the layers after l_e, and move those to the training device.
-    """
+    """The backbone by name, for processes that train: they load it on the CPU, keep the layers
+    after l_e, and move those to the training device."""
     models = training_models(recipe)
     return replace(models, options=models.options.with_changes(device="cpu"))
 
 
 def load_training_backbone(recipe: TrainRecipe) -> VisionLanguageBackbone:
-    """The backbone in this process, which encodes and validates.
-
-    Raises:
-        ConfigError: It cannot be loaded; the message says why.
-        StorageUnavailableError: The hub, or a part of the built-in backbone, cannot be reached.
-    """
+    """The backbone in this process, which encodes and validates."""
     from liveedit_core.builtin.backbone import load_named_backbone
 
     return load_named_backbone(
         recipe.backbone.name, recipe.backbone.options(), builtin_batch_size=_BATCH_SIZE
     )
-
-
-def layer_loader(recipe: TrainRecipe) -> tuple[Callable[[int], VisionLanguageBackbone], int]:
-    """A function that returns the backbone with a given edit layer, and the number of layers."""
-    whole = load_training_backbone(recipe)
-    return whole.at_layer, len(whole.decoder.layers)

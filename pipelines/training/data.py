@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ _MAX_WORDS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Pyramids:
-    """Image pyramids that the visual key is fitted on; empty for a generator without one."""
+    """Image pyramids that the visual key is fitted on; empty without a visual key."""
 
     rows: Tensor
     """float16 [images, E]."""
@@ -57,15 +58,8 @@ def prepare_material(
     held_out_entities: frozenset[str] = frozenset(),
     cases: Sequence[Case] | None = None,
 ) -> Material:
-    """Draw cases, pairs and images, unless an earlier call has drawn them; fill the state cache.
-
-    Args:
-        recipe: what to draw, and how states are cached.
-        backbone: encodes images and all states that are not in the cache.
-        folder: keeps what was drawn.
-        held_out_entities: names of entities to leave out, with all their images.
-        cases: all training cases; by default those that the recipe names.
-    """
+    """Draw cases, pairs and images, unless the folder holds those of an earlier call; fill the
+    state cache. `cases` are by default those that the recipe names."""
     models = training_models(recipe)
     cases = training_cases(recipe) if cases is None else cases
     stamp = folder / "drawn.json"
@@ -150,9 +144,8 @@ def choose_cases(
     """Some cases of each training entity that is not held out."""
     by_entity: dict[str, list[Case]] = {}
     for case in cases:
-        if case.entity in held_out_entities:
-            continue
-        by_entity.setdefault(case.entity, []).append(case)
+        if case.entity not in held_out_entities:
+            by_entity.setdefault(case.entity, []).append(case)
     chosen = []
     for group in by_entity.values():
         chosen += rng.sample(group, min(per_entity, len(group)))
@@ -160,17 +153,12 @@ def choose_cases(
 
 
 def vocabulary_words(tokenizer: Any) -> list[str]:
-    """Words of plain letters and digits that are one token.
-
-    Raises:
-        ConfigError: the tokenizer does not mark where words begin.
-    """
+    """Words of plain letters and digits that are one token."""
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    pieces = [str(token) for token in tokens if token is not None]
     words = [
-        piece[1:]
-        for piece in pieces
-        if piece[:1] in _WORD_BEGINNINGS and piece[1:].isalnum() and piece[1:].isascii()
+        token[1:]
+        for token in map(str, tokens)
+        if token[:1] in _WORD_BEGINNINGS and token[1:].isalnum() and token[1:].isascii()
     ]
     if len(words) < _MAX_WORDS:
         raise ConfigError(
@@ -192,21 +180,15 @@ def encode_pyramids(
     cache: StateCache | None,
     images_of_entities: Sequence[Sequence[bytes]],
 ) -> None:
-    """Write the pyramids of the images of every training entity, at least two of each.
-
-    Raises:
-        ConfigError: No entity has two images, or the backbone has no pyramid.
-    """
+    """Write the pyramids of the images of every training entity, at least two of each."""
     if not backbone.visual_size or not images_of_entities:
         raise ConfigError(
             "model.visual_source: a tower_pyramid needs the built-in backbone, and cases that show "
             "entities in more than one image; use model.visual_source=edit_layer"
         )
-    images: list[bytes] = []
-    entities = []
-    for group in images_of_entities:
-        entities.append(list(range(len(images), len(images) + len(group))))
-        images += group
+    rows_of_image = count()
+    entities = [[next(rows_of_image) for _ in group] for group in images_of_entities]
+    images = [image for group in images_of_entities for image in group]
     report = Progress("encoding images")
     rows = []
     for start in range(0, len(images), IMAGE_CHUNK):

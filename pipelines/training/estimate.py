@@ -1,7 +1,7 @@
 """`--dry-run`: memory, disk space and time of a training run, before anything is loaded.
 
-Parameters are counted exactly (`model_sizes`); the rest is arithmetic, and each line states its
-assumptions. The CUDA context (about half a gigabyte) and fragmentation are not included.
+Parameters are counted exactly (`model_sizes`); the rest is arithmetic on the assumptions that each
+line states. The CUDA context (about half a gigabyte) and fragmentation are not included.
 """
 
 from collections import Counter
@@ -35,8 +35,7 @@ MAX_LIVE_PARAMETERS = 1_000_000_000
 MAX_BUCKET = 50_000_000
 """Numbers in the buffer in which gradients are reduced."""
 GRADIENT_PASSES: dict[Phase, int] = {"prompt": 0, "experts": 1, "joint": 4}
-"""Passes through the layers after l_e whose activations a step keeps for its backward pass:
-reliability; or reliability, text and modal generality, locality."""
+"""Passes through the layers after l_e with a backward pass: one for each loss."""
 PLAIN_PASSES: dict[Phase, int] = {"prompt": 0, "experts": 0, "joint": 1}
 """Passes without gradients: the unedited answers of the locality loss."""
 STATES_PER_CASE: dict[Phase, int] = {"prompt": 4, "experts": 4, "joint": 6}
@@ -53,7 +52,6 @@ class EstimateLine:
     unit: Literal["bytes", "seconds"] = "bytes"
 
     def text(self) -> str:
-        """`what   amount   ground`."""
         shown = format_bytes(self.amount) if self.unit == "bytes" else format_time(self.amount)
         return f"{self.what:<42}{shown:>10}   {self.ground}"
 
@@ -81,8 +79,7 @@ class Workload:
     @property
     def num_states(self) -> int:
         """States that training reads: of cases, and of pairs with a random target."""
-        per_case = STATES_PER_CASE[self.phase]
-        return self.num_cases * per_case + 2 * self.recipe.data.num_pairs
+        return self.num_cases * STATES_PER_CASE[self.phase] + 2 * self.recipe.data.num_pairs
 
 
 def estimate_recipe(
@@ -94,42 +91,17 @@ def estimate_recipe(
 ) -> list[str]:
     """Memory of each card, disk space and time, as lines of text.
 
-    Args:
-        recipe: resolved.
-        config_file: config.json of a backbone; None for the recipe's. The built-in backbone is
-            assembled at first use; of another one only the local folder is read.
-        edit_layer: None for the recipe's, the built-in backbone's, or two thirds of the depth.
-        num_cases: training cases; None counts those of the recipe.
-
-    Raises:
-        ConfigError: the file describes no backbone, or the recipe does not fit it.
+    Arguments that are None come from the recipe: its cases are counted, its backbone's config.json
+    is read from a local folder, and the built-in backbone is assembled at first use.
     """
-    visual_size = 0
-    if edit_layer is None and recipe.backbone.edit_layer >= 0:
-        edit_layer = recipe.backbone.edit_layer
-    if config_file is None and recipe.backbone.name != "builtin":
-        config_file = Path(recipe.backbone.name).expanduser() / "config.json"
-        if not config_file.is_file():
-            raise ConfigError(
-                f"backbone.name: {recipe.backbone.name!r} is no folder with a config.json; name "
-                "the file with --backbone-config"
-            )
-    if config_file is None:
-        config_file = builtin_checkpoint() / "config.json"
-        visual_size = sum(level.size for level in PYRAMID)
-        edit_layer = EDIT_LAYER if edit_layer is None else edit_layer
+    backbone = read_recipe_backbone(recipe, config_file, edit_layer)
     by_entity: Counter[str] = Counter()
     if num_cases is None:
         by_entity.update(case.entity for case in training_cases(recipe))
         num_cases = sum(min(n, recipe.data.cases_per_entity) for n in by_entity.values())
-    backbone = replace(read_backbone(config_file, edit_layer), visual_size=visual_size)
     num_entities = len(by_entity) or num_cases
-    work = Workload(
-        recipe=recipe,
-        backbone=backbone,
-        generator=generator_config(recipe.model, backbone, num_entities=num_entities),
-        num_cases=num_cases,
-    )
+    generator = generator_config(recipe.model, backbone, num_entities=num_entities)
+    work = Workload(recipe=recipe, backbone=backbone, generator=generator, num_cases=num_cases)
     head = (
         f"{backbone.family}, {backbone.total:,} parameters, edited after layer "
         f"{backbone.edit_layer} of {backbone.num_layers}; {recipe.sharding.shards} shards, ZeRO "
@@ -139,6 +111,26 @@ def estimate_recipe(
     total = EstimateLine("sum for each card", sum(line.amount for line in card), "")
     lines = [*card, total, *encoding_lines(work), *time_lines(work)]
     return [head, *(line.text().rstrip() for line in lines)]
+
+
+def read_recipe_backbone(
+    recipe: TrainRecipe, config_file: Path | None, edit_layer: int | None
+) -> BackboneSizes:
+    name = recipe.backbone.name
+    if edit_layer is None and recipe.backbone.edit_layer >= 0:
+        edit_layer = recipe.backbone.edit_layer
+    if config_file is None and name == "builtin":
+        layer = EDIT_LAYER if edit_layer is None else edit_layer
+        backbone = read_backbone(builtin_checkpoint() / "config.json", layer)
+        return replace(backbone, visual_size=sum(level.size for level in PYRAMID))
+    if config_file is None:
+        config_file = Path(name).expanduser() / "config.json"
+        if not config_file.is_file():
+            raise ConfigError(
+                f"backbone.name: {name!r} is no folder with a config.json; name the file with "
+                "--backbone-config"
+            )
+    return read_backbone(config_file, edit_layer)
 
 
 def card_lines(work: Workload) -> list[EstimateLine]:
@@ -154,14 +146,12 @@ def parameter_lines(work: Workload) -> list[EstimateLine]:
     stage = sharding.zero_stage if shards > 1 else 0
 
     def line(what: str, amount: float, level: int, ground: str) -> EstimateLine:
-        """A tensor that is sharded from this ZeRO stage on."""
-        is_sharded = stage >= level
-        is_offloaded = sharding.has_cpu_offload and is_sharded and level in (1, 3)
-        if is_offloaded:
+        """A tensor that is sharded from ZeRO stage `level` on."""
+        if stage < level:
+            return EstimateLine(what, amount, ground)
+        if sharding.has_cpu_offload and level in (1, 3):
             return EstimateLine(what, 0.0, f"{ground}, in the memory of the host")
-        if is_sharded:
-            return EstimateLine(what, amount / shards, f"{ground}, 1/{shards}")
-        return EstimateLine(what, amount, ground)
+        return EstimateLine(what, amount / shards, f"{ground}, 1/{shards}")
 
     frozen = f"{num_frozen:,} numbers, {dtype}"
     trained = f"{num_trained:,} numbers, float32"
@@ -177,13 +167,8 @@ def parameter_lines(work: Workload) -> list[EstimateLine]:
         lines.append(EstimateLine("buffer: reduced gradients", bucket, "one bucket"))
     if stage == 3:
         live = min(num_frozen, MAX_LIVE_PARAMETERS)
-        lines.append(
-            EstimateLine(
-                "buffer: gathered parameters",
-                live * DTYPE_BYTES[dtype],
-                f"at most {live:,} numbers gathered at a time",
-            )
-        )
+        ground, size = f"at most {live:,} numbers gathered at a time", live * DTYPE_BYTES[dtype]
+        lines.append(EstimateLine("buffer: gathered parameters", size, ground))
     return lines
 
 
@@ -194,11 +179,9 @@ def layer_activation_bytes(backbone: BackboneSizes, dtype: str) -> float:
     its input there, twice a layer; attention keeps queries, keys, values and its output; the gated
     map keeps gate, activated gate and the other factor.
     """
-    width, size = backbone.hidden_size, DTYPE_BYTES[dtype]
-    norms = 2 * width * FLOAT
-    attention = (2 * width + 2 * backbone.num_key_value_features) * size
-    gated = 3 * backbone.intermediate_size * size
-    return norms + attention + gated
+    width = backbone.hidden_size
+    attention = 2 * width + 2 * backbone.num_key_value_features
+    return 2 * width * FLOAT + (attention + 3 * backbone.intermediate_size) * DTYPE_BYTES[dtype]
 
 
 def activation_lines(work: Workload) -> list[EstimateLine]:
@@ -216,27 +199,20 @@ def activation_lines(work: Workload) -> list[EstimateLine]:
         ground += ", inputs only, and one layer whole"
     # hidden states, their norm, the residual and the sum; then the low-rank products of the experts
     edited = rows * (4 * backbone.hidden_size + 2 * batch * generator.rank) * FLOAT
+    edited_ground = f"{rows:,} of width {backbone.hidden_size:,}, and {batch} experts, float32"
     per_token = 4 * backbone.hidden_size + 2 * generator.module_dim
-    written = batch * work.num_tokens * per_token * FLOAT
-    logits = 3 * passes * batch * (TARGET_TOKENS + 1) * backbone.vocabulary_size * FLOAT
+    written = 2 * batch * work.num_tokens * per_token * FLOAT
+    written_ground = "keys and values of two generators, float32"
+    positions, vocabulary = TARGET_TOKENS + 1, backbone.vocabulary_size
+    logits = 3 * passes * batch * positions * vocabulary * FLOAT
+    logits_ground = (
+        f"{positions} target positions of {vocabulary:,} tokens, with softmax and gradient"
+    )
     return [
         EstimateLine("activations: layers after l_e", layers, ground),
-        EstimateLine(
-            "activations: edited hidden states",
-            edited,
-            f"{rows:,} of width {backbone.hidden_size:,}, and {batch} experts, float32",
-        ),
-        EstimateLine(
-            "activations: writing experts",
-            2 * written,
-            "keys and values of two generators, float32",
-        ),
-        EstimateLine(
-            "activations: logits",
-            logits,
-            f"{TARGET_TOKENS + 1} target positions of {backbone.vocabulary_size:,} tokens, "
-            "with softmax and gradient",
-        ),
+        EstimateLine("activations: edited hidden states", edited, edited_ground),
+        EstimateLine("activations: writing experts", written, written_ground),
+        EstimateLine("activations: logits", logits, logits_ground),
     ]
 
 
@@ -257,22 +233,15 @@ def encoding_lines(work: Workload) -> list[EstimateLine]:
     states, dtype = work.recipe.states, work.recipe.optimization.dtype
     each = state_bytes(work.backbone, states.dtype)
     total = work.num_states * each
-    over = (
-        f"; the budget is {format_bytes(states.max_bytes)}, the rest is computed whenever it is "
-        "needed"
-        if 0 < states.max_bytes < total
-        else ""
-    )
+    cached = f"{work.num_states:,} states of {format_bytes(each)}, {states.dtype}"
+    if 0 < states.max_bytes < total:
+        budget = format_bytes(states.max_bytes)
+        cached += f"; the budget is {budget}, the rest is computed whenever it is needed"
+    size, whole = work.backbone.total * DTYPE_BYTES[dtype], f"{work.backbone.total:,} numbers"
     return [
+        EstimateLine("state cache, on disk", total, cached),
         EstimateLine(
-            "state cache, on disk",
-            total,
-            f"{work.num_states:,} states of {format_bytes(each)}, {states.dtype}{over}",
-        ),
-        EstimateLine(
-            "memory of a process that encodes",
-            work.backbone.total * DTYPE_BYTES[dtype],
-            f"the whole backbone, {work.backbone.total:,} numbers, {dtype}",
+            "memory of a process that encodes", size, f"the whole backbone, {whole}, {dtype}"
         ),
     ]
 
@@ -304,20 +273,12 @@ def time_lines(work: Workload) -> list[EstimateLine]:
         gathered = backbone.suffix * DTYPE_BYTES[recipe.optimization.dtype]
         step_s += gathers * micro_batches * gathered / (link * 1e9)
         ground += f", weights gathered at {link:g} GB/s"
+    encoders = f"{encoder_teraflops:g} TFLOP/s, processes that encode: {num_encoders}"
+    phase_s, steps = section.steps * step_s, f"{section.steps:,} steps"
     return [
-        EstimateLine(
-            "time to encode",
-            encoding_s,
-            f"{encoder_teraflops:g} TFLOP/s, processes that encode: {num_encoders}",
-            "seconds",
-        ),
+        EstimateLine("time to encode", encoding_s, encoders, "seconds"),
         EstimateLine(f"time of a step ({items} items)", step_s, ground, "seconds"),
-        EstimateLine(
-            f"time of the phase {phase}",
-            section.steps * step_s,
-            f"{section.steps:,} steps",
-            "seconds",
-        ),
+        EstimateLine(f"time of the phase {phase}", phase_s, steps, "seconds"),
     ]
 
 

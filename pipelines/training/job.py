@@ -59,16 +59,8 @@ def do_training(
 ) -> TrainingResult:
     """Train from the newest checkpoint (or the beginning) to the end.
 
-    Args:
-        recipe: resolved.
-        backbone: frozen model.
-        material: encoded training data, without the entities of `held_out`.
-        held_out: validation cases; none for no validation.
-        facts: of this start, for MLflow and the report.
-
-    Raises:
-        ConfigError: the run was started with another recipe.
-        LiveEditError: the job cannot go on; its checkpoints stay.
+    `held_out` are the validation cases, whose entities are not in `material`; `facts` of this start
+    go to MLflow and the report.
     """
     start_s = time.perf_counter()
     validator = make_validator(recipe, backbone, held_out)
@@ -116,7 +108,7 @@ def do_training(
 
 
 def processes(sharding: ShardingSection) -> contextlib.AbstractContextManager[object]:
-    """The Ray session of a sharded run; nothing for one process."""
+    """A Ray session, if the run needs other processes."""
     if not sharding.needs_processes:
         return contextlib.nullcontext()
     return open_session(RaySection(), needed_cpus=sharding.needed_cpus)
@@ -155,12 +147,7 @@ def make_validator(
 def restore(
     trainer: GeneratorTrainer, checkpoints: GeneratorCheckpoints, recipe: TrainRecipe
 ) -> None:
-    """Resume a trainer from the newest checkpoint in the store, if there is one.
-
-    Raises:
-        ConfigError: it was written under another recipe.
-        IntegrityError: it is damaged.
-    """
+    """Resume a trainer from the newest checkpoint in the store, if there is one."""
     state = checkpoints.resume()
     if state is None:
         return

@@ -1,11 +1,9 @@
 """`--find-layer`: which layer of a backbone to edit, found on a short run for each candidate.
 
-For each layer a fresh generator is trained for a few steps to write experts for a few dozen edits,
-and scored on edits of other entities: does the expert of an edit make the backbone give its target
-to its own question, to a rephrasing, and for another image of the entity? Half of the training
-edits carry the target of another case, so that a target must be read from the edit and not from
-the image. Routing is not trained here; `image_match` says how well the hidden states of a layer
-would serve it.
+For each layer a fresh generator is trained for a few steps on a few dozen edits, and scored on
+edits of other entities. Half of the training edits carry the target of another case, so that a
+target must be read from the edit and not from the image. Routing is not trained here; `image_match`
+says how well the hidden states of a layer would serve it.
 """
 
 import dataclasses
@@ -43,7 +41,7 @@ _DEFAULT_DEPTHS = (0.35, 0.5, 0.65, 0.8, 0.9)
 
 @dataclass(frozen=True, kw_only=True)
 class LayerScore:
-    """Scores of a layer on edits of entities that the generator was not trained on."""
+    """Scores of a layer on entities that the generator was not trained on."""
 
     layer: int
     reliability: float
@@ -74,18 +72,15 @@ class LayerRanking:
 
     @property
     def recommended(self) -> int:
-        """The layer to edit."""
         return self.scores[0].layer
 
     @property
     def runners_up(self) -> tuple[int, ...]:
-        """Layers that are not clearly worse than the recommended one: the mean difference over the
-        cases is less than two standard errors."""
+        """Layers that are not clearly worse than the recommended one."""
         best, *others = self.scores
         return tuple(row.layer for row in others if not is_clearly_better(best, row))
 
     def save(self, path: Path) -> None:
-        """Write the ranking as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [
             {**dataclasses.asdict(row), "score": row.score(has_visual_rows=self.has_visual_rows)}
@@ -115,27 +110,14 @@ def candidate_layers(num_layers: int) -> tuple[int, ...]:
 def find_layer(
     section: LayerSearchSection,
     model: ModelSection,
-    load_backbone: Callable[[int], VisionLanguageBackbone],
+    backbone: VisionLanguageBackbone,
     cases: Sequence[Case],
     *,
-    num_layers: int,
     seed: int,
     say: Callable[[str], None],
 ) -> LayerRanking:
-    """Try every candidate layer and rank them.
-
-    Args:
-        section: candidates, data and steps.
-        model: shape of the generator.
-        load_backbone: returns the backbone with a given edit layer.
-        cases: of the training split.
-        num_layers: decoder layers of the backbone.
-        seed: of the drawn cases, initial weights and batches; the same for each layer.
-        say: takes progress messages.
-
-    Raises:
-        ConfigError: no layers follow a candidate, or there are too few cases.
-    """
+    """Try every candidate layer on the same cases, and rank them; `say` prints progress."""
+    num_layers = len(backbone.decoder.layers)
     layers = section.layers or candidate_layers(num_layers)
     if outside := [layer for layer in layers if not 0 <= layer <= num_layers - 2]:
         raise ConfigError(
@@ -146,7 +128,8 @@ def find_layer(
     training = draw_training(split.training, section.num_cases, seed)
     scores = []
     for layer in layers:
-        score = try_layer(section, model, load_backbone(layer), training, split.held_out, seed)
+        cut = backbone.at_layer(layer)
+        score = try_layer(section, model, cut, training, split.held_out, seed)
         scores.append(score)
         say(
             f"layer {layer}: reliability {score.reliability:.0%}, rephrased "
@@ -169,11 +152,7 @@ def one_per_entity(cases: Sequence[Case]) -> list[Case]:
 
 
 def draw_training(cases: Sequence[Case], count: int, seed: int) -> list[Case]:
-    """Some cases; every second one gets the target of the case before it.
-
-    Raises:
-        ConfigError: there are fewer.
-    """
+    """Some cases; every second one gets the target of the case before it."""
     if len(cases) < count:
         raise ConfigError(f"layer_search.num_cases: {count}, but only {len(cases)} can be used")
     rng = random.Random(f"{seed} layer search")
@@ -197,17 +176,12 @@ Views = tuple[LayerStates, ...]
 
 
 def encode_views(backbone: Backbone, cases: Sequence[Case]) -> list[Views]:
-    """Hidden states of each case's edit and generality probes."""
     inputs: list[BackboneInput] = []
     for case in cases:
         probes = {probe.kind: probe for probe in case.probes}
         inputs.append(edit_input(case.edit))
         inputs += [
-            BackboneInput(
-                prompt=probes[kind].prompt,
-                target=case.edit.target,
-                image_bytes=probes[kind].image_bytes,
-            )
+            replace(inputs[-1], prompt=probes[kind].prompt, image_bytes=probes[kind].image_bytes)
             for kind in GENERALITY
         ]
     states = backbone.encode(inputs)

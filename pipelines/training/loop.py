@@ -21,13 +21,7 @@ from pipelines.training.cases import suffix_models
 from pipelines.training.data import Material
 from pipelines.training.model_sizes import generator_config
 from pipelines.training.recipe import TrainRecipe
-from workers.messages import (
-    MODEL,
-    Snapshot,
-    StepFigures,
-    TrainingSource,
-    with_prefix,
-)
+from workers.messages import MODEL, Snapshot, StepFigures, TrainingSource, with_prefix
 
 if TYPE_CHECKING:
     from workers.training_group import TrainingGroup
@@ -41,24 +35,17 @@ CALIBRATION_EDITS = 32
 Curve = list[dict[str, float | str]]
 """Rows of `phase`, `step` and figures."""
 OnStep = Callable[[Phase, int, dict[str, float]], None]
-"""Called after each step with phase, step (from 0) and figures: `total`, losses, accuracies,
-`learning_rate`, `gradient_norm`, `duration_s`."""
+"""Gets phase, step (from 0) and figures: `total`, losses, accuracies, `learning_rate`,
+`gradient_norm`, `duration_s`."""
 OnCheckpoint = Callable[[LiveEditGenerator, Snapshot, Curve], None]
-"""Called at each checkpoint with the generator, where the run is, and the curve so far, to which
-it may append."""
+"""Gets the generator, where the run is, and the curve so far, to which it may append."""
 
 
 class GeneratorTrainer:
     """Runs the phases of a recipe.
 
-    Args:
-        recipe: what to do.
-        backbone: frozen model; only its layers after l_e run.
-        material: encoded training data.
-        on_step: called after each step.
-        on_checkpoint: called at each checkpoint.
-        load_backbone: loads the backbone in other processes, if the recipe asks for them; by
-            default the backbone that the recipe names.
+    `load_backbone` loads the backbone in other processes, if the recipe asks for them; by default
+    the one that the recipe names.
     """
 
     def __init__(
@@ -95,10 +82,7 @@ class GeneratorTrainer:
     def _initial(self) -> Snapshot:
         state = {name: value.clone() for name, value in self.generator.state_dict().items()}
         return Snapshot(
-            config=self.generator.config,
-            phase=PHASES[0],
-            step=0,
-            tensors=with_prefix(MODEL, state),
+            config=self.generator.config, phase=PHASES[0], step=0, tensors=with_prefix(MODEL, state)
         )
 
     def resume(self, snapshot: Snapshot, curve: Curve) -> None:
@@ -123,8 +107,7 @@ class GeneratorTrainer:
             self.recipe.visual_key,
         )
         self.generator.config = self.generator.config.with_changes(
-            visual_midpoint=report.visual_midpoint,
-            other_image_midpoint=report.other_image_midpoint,
+            visual_midpoint=report.visual_midpoint, other_image_midpoint=report.other_image_midpoint
         )
         figures = {name: round(value, 4) for name, value in vars(report).items()}
         self.curve.append({"phase": "visual_key", "step": 0, **figures})
@@ -146,8 +129,7 @@ class GeneratorTrainer:
             worker.close()
 
     def worker(self) -> "TrainingWorker | TrainingGroup":
-        """One in this process, or a gang in an open Ray session if the recipe asks for shards or a
-        GPU."""
+        """In this process, or a gang in an open Ray session if the recipe wants shards or GPUs."""
         sharding = self.recipe.sharding
         if not sharding.needs_processes:
             from workers.training_worker import TrainingWorker

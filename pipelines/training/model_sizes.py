@@ -51,64 +51,39 @@ def generator_config(
     num_entities: int,
     visual_source: VisualSource | None = None,
 ) -> GeneratorConfig:
-    """The generator that a recipe trains on a backbone.
+    """The generator that a recipe trains on a backbone, which may be counted only.
 
-    Args:
-        model: shape and variants.
-        backbone: loaded, or counted only.
-        num_entities: training entities, which bound the number of sentinels.
-        visual_source: replaces `model.visual_source`.
-
-    Raises:
-        ConfigError: the recipe wants an image pyramid, but the backbone has none.
+    `num_entities` (of training) bounds the number of sentinels; a `visual_source` replaces that of
+    the model.
     """
-    visual_source = visual_source or model.visual_source
-    pyramid: dict[str, Any] = {}
-    if visual_source == "tower_pyramid":
+    fields: dict[str, Any] = {
+        name: value for name, value in model if name in GeneratorConfig.model_fields
+    }
+    fields["visual_source"] = visual_source or model.visual_source
+    if fields["visual_source"] == "tower_pyramid":
         if not backbone.visual_size:
             raise ConfigError(
                 "model.visual_source: this backbone has no tower_pyramid; use "
                 "model.visual_source=edit_layer"
             )
-        num_sentinels = min(model.num_sentinels, num_entities)
-        pyramid = {
-            "visual_size": backbone.visual_size,
-            "visual_rank": model.visual_rank,
-            "num_sentinels": num_sentinels,
-            "nearest_sentinels": min(model.nearest_sentinels, num_sentinels),
-            "visual_gate": model.visual_gate,
-        }
+        fields["visual_size"] = backbone.visual_size
+        fields["num_sentinels"] = min(model.num_sentinels, num_entities)
+        fields["nearest_sentinels"] = min(model.nearest_sentinels, fields["num_sentinels"])
+    else:
+        for name in ("visual_rank", "num_sentinels", "nearest_sentinels", "visual_gate"):
+            del fields[name]
     return GeneratorConfig(
         hidden_size=backbone.hidden_size,
         num_image_tokens=backbone.num_image_tokens,
         edit_layer=backbone.edit_layer,
-        module_dim=model.module_dim,
-        num_queries=model.num_queries,
-        num_attention_heads=model.num_attention_heads,
-        rank=model.rank,
-        visual_source=visual_source,
-        visual_query=model.visual_query,
-        soft_routing=model.soft_routing,
-        has_hard_filter=model.has_hard_filter,
-        max_kept=model.max_kept,
-        same_image_ratio=model.same_image_ratio,
-        min_gate=model.min_gate,
-        num_target_positions=model.num_target_positions,
-        has_target_embeddings=model.has_target_embeddings,
-        **pyramid,
+        **fields,
     )
 
 
 def read_backbone(config_file: Path, edit_layer: int | None = None) -> BackboneSizes:
     """Count the parameters of the model that a transformers config.json describes.
 
-    Args:
-        config_file: of an image-text-to-text model.
-        edit_layer: l_e; None for two thirds of the depth.
-
-    Raises:
-        ConfigError: the file is missing, transformers does not know the model, or it has no such
-            layer.
+    Without an edit layer, l_e is at two thirds of the depth.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -131,7 +106,6 @@ def read_backbone(config_file: Path, edit_layer: int | None = None) -> BackboneS
         edit_layer = 2 * len(layers) // 3
     if not 0 <= edit_layer <= len(layers) - 2:
         raise ConfigError(f"edit layer {edit_layer}: expected 0 to {len(layers) - 2}")
-    suffix = count([*layers[edit_layer + 1 :], decoder.norm, head])
     return BackboneSizes(
         family=str(config.model_type),
         num_layers=len(layers),
@@ -144,12 +118,12 @@ def read_backbone(config_file: Path, edit_layer: int | None = None) -> BackboneS
         total=count([model]),
         image_tower=count([model]) - count([decoder, head]),
         prefix=count(layers[: edit_layer + 1]),
-        suffix=suffix,
+        suffix=count([*layers[edit_layer + 1 :], decoder.norm, head]),
     )
 
 
 def count(modules: Sequence[nn.Module]) -> int:
-    """Parameters of some modules; shared parameters count once."""
+    """Parameters of some modules; shared ones count once."""
     return sum(parameter.numel() for parameter in nn.ModuleList(modules).parameters())
 
 

@@ -39,16 +39,8 @@ Validate = Callable[[LiveEditGenerator], ValidationReport]
 
 
 class TrainingRecords:
-    """Records of one run.
-
-    Args:
-        recipe: of the run; its digest guards a resume.
-        tracker: takes metrics.
-        registry: takes checkpoints as versions of `liveedit-generator`.
-        checkpoints: takes weights, moments and position.
-        state_file: what was recorded already, so that a resumed run does not repeat it.
-        validate: scores a generator; None for no validation.
-    """
+    """Records of one run; `state_file` keeps what was recorded, so that a resumed run does not
+    repeat it."""
 
     def __init__(
         self,
@@ -61,9 +53,8 @@ class TrainingRecords:
         validate: Validate | None = None,
     ) -> None:
         self.recipe = recipe
-        phases = recipe.plan.phases
         self.phase_steps: dict[str, int] = {
-            name: phase.steps for name, phase in phases.items() if phase.steps
+            name: phase.steps for name, phase in recipe.plan.phases.items() if phase.steps
         }
         self.tracker = tracker
         self.registry = registry
@@ -98,20 +89,12 @@ class TrainingRecords:
     def on_checkpoint(self, generator: LiveEditGenerator, snapshot: Snapshot, curve: Curve) -> None:
         """Validate if it is due, write the checkpoint, register what is kept.
 
-        Args:
-            generator: whole weights, in training precision.
-            snapshot: where the run is.
-            curve: a validation is appended to it.
-
-        Raises:
-            NumericsError: the generator writes experts that are not finite.
-            StorageUnavailableError: the checkpoint could not be written.
+        A validation is appended to the curve.
         """
-        phase, step = snapshot.phase, snapshot.step
         report = self._validation(generator, snapshot, curve)
         position = Position(
-            phase=phase,
-            step=step,
+            phase=snapshot.phase,
+            step=snapshot.step,
             seed=self.recipe.seed,
             recipe_digest=recipe_digest(self.recipe),
             curve=list(curve),
@@ -119,7 +102,7 @@ class TrainingRecords:
         score = report.score if report is not None else None
         entry = self.checkpoints.save(generator, snapshot.moments, position, score)
         if report is not None:
-            total = self.total_step(phase, step)
+            total = self.total_step(snapshot.phase, snapshot.step)
             self._pending[entry.digest] = {"step": total, "figures": report.figures}
             self._save_state()
         self._register_kept()
@@ -128,9 +111,8 @@ class TrainingRecords:
         """Publish the generator, register it as `last`, record the report; returns the digest."""
         digest = self.checkpoints.publish(folder)
         self._register_kept()
-        for pending in self._pending.values():  # MLflow is away: the spool takes them
-            self.tracker.log_metrics(pending["figures"], step=pending["step"])
-        self._pending = {}
+        for waiting in list(self._pending):  # MLflow is away: the spool takes them
+            self._log_pending(waiting)
         self._save_state()
         metrics = self.last_report.figures if self.last_report is not None else {}
         with self._tolerated():
@@ -143,7 +125,7 @@ class TrainingRecords:
         return digest
 
     def total_step(self, phase: str, step: int) -> int:
-        """Steps since the beginning of the run: those of earlier phases and of this one."""
+        """Steps since the beginning of the run."""
         before = 0
         for name, steps in self.phase_steps.items():
             if name == phase:
@@ -183,8 +165,7 @@ class TrainingRecords:
                 self.registry.versions().set_tags(GENERATOR_MODEL, version, {"dropped": "true"})
                 del self._versions[digest]
         for digest in set(self._pending) - {entry.digest for entry in entries}:
-            pending = self._pending.pop(digest)  # dropped before MLflow was back
-            self.tracker.log_metrics(pending["figures"], step=pending["step"])
+            self._log_pending(digest)  # dropped before MLflow was back
         self._save_state()
 
     def _register(self, entry: CheckpointEntry) -> None:
@@ -203,19 +184,16 @@ class TrainingRecords:
             },
         )
         self._versions[entry.digest] = registered.version
-        pending = self._pending.pop(entry.digest, None)
-        if pending is not None:
-            self.tracker.log_metrics(
-                pending["figures"], step=pending["step"], model_id=registered.model_id
-            )
+        if entry.digest in self._pending:
+            self._log_pending(entry.digest, registered.model_id)
         self._save_state()
 
+    def _log_pending(self, digest: str, model_id: str = "") -> None:
+        pending = self._pending.pop(digest)
+        self.tracker.log_metrics(pending["figures"], step=pending["step"], model_id=model_id)
+
     def _save_state(self) -> None:
-        state = {
-            "last_step": self._last_step,
-            "versions": self._versions,
-            "pending": self._pending,
-        }
+        state = {"last_step": self._last_step, "versions": self._versions, "pending": self._pending}
         self.state_file.parent.mkdir(parents=True, exist_ok=True)
         partial = self.state_file.with_name(f".{self.state_file.name}.tmp")
         partial.write_text(json.dumps(state))

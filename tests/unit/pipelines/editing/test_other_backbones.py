@@ -32,7 +32,7 @@ from pipelines.job.sections import BackboneSection
 from pipelines.job.stages import bank_identity
 from pipelines.operations.open_editor import open_editor
 from pipelines.train_generator import main, parse_arguments, resolve_recipe
-from pipelines.training.cases import layer_loader, load_training_backbone, training_cases
+from pipelines.training.cases import load_training_backbone, training_cases
 from pipelines.training.data import Material, prepare_material, vocabulary_words
 from pipelines.training.loop import Curve, GeneratorTrainer
 from pipelines.training.recipe import TrainRecipe
@@ -202,9 +202,9 @@ def teach_and_open(root: Path, backbone: str, cases: Path, folder: Path) -> None
 
 def test_edit_layers_share_one_model(backbone: str, cases: Path, tmp_path: Path) -> None:
     recipe = resolve_recipe(parse_arguments(arguments(tmp_path, backbone, cases)))
-    load, num_layers = layer_loader(recipe)
-    first, second = load(0), load(2)
-    assert (first.edit_layer, second.edit_layer, num_layers) == (0, 2, 4)
+    whole = load_training_backbone(recipe)
+    first, second = whole.at_layer(0), whole.at_layer(2)
+    assert (first.edit_layer, second.edit_layer) == (0, 2)
     assert first.digest == second.digest
     assert first.decoder is second.decoder
     search = ("layer_search.layers=[0,2]", "layer_search.num_cases=2", "layer_search.steps=1")

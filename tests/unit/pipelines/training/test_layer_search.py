@@ -51,16 +51,15 @@ def unteachable_backbone(layer: int) -> VisionLanguageBackbone:
 
 
 def test_the_layer_that_answers_wins(tmp_path: Path) -> None:
-    backbone = tiny_backbone()
+    backbone = copy.copy(tiny_backbone())
     said: list[str] = []
 
-    def load(layer: int) -> VisionLanguageBackbone:
-        return backbone if layer == EDIT_LAYER else unteachable_backbone(layer)
+    def at_layer(layer: int) -> VisionLanguageBackbone:
+        return tiny_backbone() if layer == EDIT_LAYER else unteachable_backbone(layer)
 
+    backbone.at_layer = at_layer  # type: ignore[method-assign, assignment]
     section = SECTION.with_changes(layers=(EDIT_LAYER - 1, EDIT_LAYER))
-    ranking = find_layer(
-        section, MODEL, load, CASES, num_layers=NUM_LAYERS, seed=1, say=said.append
-    )
+    ranking = find_layer(section, MODEL, backbone, CASES, seed=1, say=said.append)
     assert ranking.recommended == EDIT_LAYER
     assert ranking.scores[0].reliability > 2 * ranking.scores[1].reliability
     assert ranking.scores[0].loss < ranking.scores[1].loss
@@ -117,15 +116,7 @@ def test_candidates_leave_a_layer_behind_them() -> None:
 def test_a_layer_that_is_not_there_is_refused() -> None:
     section = SECTION.with_changes(layers=(NUM_LAYERS - 1,))
     with pytest.raises(ConfigError, match="layers must follow"):
-        find_layer(
-            section,
-            MODEL,
-            lambda layer: tiny_backbone(),
-            CASES,
-            num_layers=NUM_LAYERS,
-            seed=1,
-            say=print,
-        )
+        find_layer(section, MODEL, tiny_backbone(), CASES, seed=1, say=print)
 
 
 def test_half_of_the_targets_cannot_be_guessed_from_the_image() -> None:
