@@ -78,7 +78,7 @@ class TrainingWorker:
         generator = LiveEditGenerator(position.config)
         generator.load_state_dict(position.model)
         optimization = self._plan.optimization
-        # of the backbone only the layers after l_e stay in memory
+        # Of the backbone only the layers after l_e stay in memory.
         suffix = as_vision_language(self._source.load_backbone()).suffix(
             dtype=getattr(torch, optimization.dtype),
             has_activation_checkpointing=optimization.has_activation_checkpointing,
