@@ -247,7 +247,7 @@ def test_another_backbone_end_to_end(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     folder = saved_family(family, tmp_path / family)
-    config = replace(TINY_CONFIG, num_image_tokens=family_backbone(family).num_image_tokens)
+    config = TINY_CONFIG.with_changes(num_image_tokens=family_backbone(family).num_image_tokens)
     save_generator(tiny_generator(config), tmp_path / "generator")
     quick = ["lora.max_steps=2", "grace.max_steps=2", "wise.max_steps=1", "fine_tuning.max_steps=2"]
     counts = ["min_cases=1", "scored_cases=1", "free_cases=1", "max_new_tokens=2"]
