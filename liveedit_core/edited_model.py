@@ -19,11 +19,7 @@ from liveedit_core.backbones.generation import Continuation
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.backbones.vision_language import as_vision_language
-from liveedit_core.builtin.backbone import (
-    BUILTIN,
-    builtin_generator_folder,
-    load_named_backbone,
-)
+from liveedit_core.builtin.backbone import BUILTIN, builtin_generator_folder, load_named_backbone
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
@@ -54,8 +50,7 @@ class Generation(Continuation):
 class EditedModel:
     """A frozen backbone, a generator made for it, and experts that can be added and removed.
 
-    `facts` is what the first experts were made from, as far as it is known: for explanations, and
-    so that a new answer to the same question replaces the old one.
+    `facts` (of the first experts) let explanations name them and new answers replace them.
     """
 
     def __init__(
@@ -98,11 +93,7 @@ class EditedModel:
         return self._facts.get(edit_id)
 
     def edit(self, image: ImageSource, prompt: str, target: str) -> str:
-        """Teach that this image and prompt have this answer; returns the id of the edit.
-
-        The same edit again changes nothing; another target for the same image and prompt replaces
-        the old one.
-        """
+        """Teach an answer, in place of an earlier one if there is one; returns the edit's id."""
         return self.edit_many([(image, prompt, target)])[0]
 
     def edit_many(self, facts: Iterable[tuple[ImageSource, str, str]]) -> tuple[str, ...]:

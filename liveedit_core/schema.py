@@ -48,11 +48,6 @@ def edit_id_of(image_bytes: bytes, prompt: str, target: str) -> str:
     return digest_of_parts((image_bytes, prompt.encode(), target.encode()))
 
 
-def subject_id_of(image_bytes: bytes, prompt: str) -> str:
-    """Identity of image and prompt: two edits of one subject with different targets conflict."""
-    return edit_id_of(image_bytes, prompt, "")
-
-
 @dataclass(frozen=True, kw_only=True)
 class EditRequest:
     """One fact to teach: for this image and prompt, answer this target."""
@@ -72,8 +67,8 @@ class EditRequest:
 
     @property
     def subject_id(self) -> str:
-        """See `subject_id_of`."""
-        return subject_id_of(self.image_bytes, self.prompt)
+        """Identity of image and prompt: two edits of one subject, with other targets, conflict."""
+        return edit_id_of(self.image_bytes, self.prompt, "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ class StateSource(Protocol):
 
     def states(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         """float32 on the CPU, in the order of the inputs."""
-        ...
 
 
 class BackboneStates:

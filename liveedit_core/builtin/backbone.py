@@ -66,10 +66,7 @@ def backbone_digest() -> str:
 
 
 def builtin_checkpoint(cache_dir: Path | None = None, say: Callable[[str], None] = print) -> Path:
-    """Folder of the converted checkpoint, made when it is not there.
-
-    `cache_dir` is `parts.default_cache_dir()` by default; `say` takes progress messages.
-    """
+    """Folder of the converted checkpoint, made when it is not there; `say` reports progress."""
     cache = cache_dir or default_cache_dir()
     folder = cache / f"backbone-{backbone_digest()[:16]}"
     if folder.exists():
@@ -88,9 +85,8 @@ def builtin_checkpoint(cache_dir: Path | None = None, say: Callable[[str], None]
         scratch.rename(folder)
     except OSError as error:
         if not folder.exists():  # another process may have been first
-            raise IntegrityError(
-                f"{folder}: the checkpoint could not be written: {error}"
-            ) from error
+            message = f"{folder}: the checkpoint could not be written: {error}"
+            raise IntegrityError(message) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
@@ -125,10 +121,7 @@ def load_builtin_backbone(
 def load_named_backbone(
     name: str, options: LoadOptions | None = None, *, builtin_batch_size: int = 16
 ) -> VisionLanguageBackbone:
-    """The built-in backbone by its name, any other as `loading.load_backbone` does.
-
-    Of `options` the built-in one uses the edit layer alone.
-    """
+    """`loading.load_backbone`, or the built-in one, which uses only the edit layer of `options`."""
     options = options or LoadOptions()
     if name != BUILTIN:
         from liveedit_core.backbones.loading import load_backbone

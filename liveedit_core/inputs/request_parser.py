@@ -15,11 +15,8 @@ from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 
 Fetch = Callable[[str], bytes]
-"""Returns the bytes behind an object-store URI.
-
-A retryable error says nothing about the image and stops the reading of the whole file, which is
-read again later; any other exception means that this image is not available.
-"""
+"""Returns the bytes behind an object-store URI. A retryable error stops the reading of the whole
+file; any other exception means that this image is not available."""
 
 _REQUEST_KEYS = ("image", "prompt", "target", "submitter")
 _CASE_KEYS = ("edit", "probes", "entity")
@@ -35,10 +32,7 @@ _KINDS_WITHOUT_IMAGE = (ProbeKind.TEXT_LOCALITY, ProbeKind.PORTABILITY)
 
 
 class RequestParser:
-    """Converts the objects of one file to requests and cases; images are read and decoded.
-
-    Relative images start from `folder`, which may be an `s3://` URI; without `fetch` none is read.
-    """
+    """Converts the objects of one file, with images relative to a folder or an `s3://` URI."""
 
     def __init__(self, *, folder: Path | str, limits: InputLimits, fetch: Fetch | None) -> None:
         self._folder = folder

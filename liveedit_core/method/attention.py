@@ -24,10 +24,7 @@ class CrossAttention(nn.Module):
         mask_BS: Tensor,
         keys_BSD: Tensor | None = None,
     ) -> Tensor:
-        """[B, Q, value_size]; no attention where the bool mask is False.
-
-        The queries may have batch size 1, and keys may be projected from another tensor.
-        """
+        """[B, Q, value_size]; no attention where the bool mask is False; queries may have B = 1."""
         query_BHQd = self._split(self.q_proj(query_BQM))
         key_BHSd = self._split(self.k_proj(context_BSD if keys_BSD is None else keys_BSD))
         value_BHSd = self._split(self.v_proj(context_BSD))

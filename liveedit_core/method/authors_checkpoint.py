@@ -65,10 +65,7 @@ def read_authors_checkpoint(
     expert_scale: float = 5.0,
     max_bytes: int = MAX_BYTES,
 ) -> LiveEditGenerator:
-    """The generator in one of their files; float32, eval mode, frozen, without a digest.
-
-    The defaults for heads and scale are theirs.
-    """
+    """The generator in one of their files: float32, eval mode, frozen, without a digest."""
     tensors = _flat_tensors(path, _load(path, max_bytes))
     shapes = []
     for name in ("inpt_extractor.vis_rep_prot", "edit_extractor.eqe1", "moegen_c.phi"):

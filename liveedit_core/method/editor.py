@@ -1,7 +1,4 @@
-"""The engine of an edited model: writes experts, routes inputs and computes the residual.
-
-`liveedit_core.edited_model.EditedModel` is the interface that answers questions.
-"""
+"""The engine of an `EditedModel`: writes experts, routes inputs and computes the residual."""
 
 import copy
 from collections.abc import Sequence
@@ -120,10 +117,7 @@ class Editor:
         return explained
 
     def residual(self, routing: RoutingBatch) -> Residual | None:
-        """The fused experts as a function of hidden states (Eq. 6); None if none is kept.
-
-        It computes in float32 on the device of the hidden states.
-        """
+        """The fused experts on hidden states (Eq. 6), in float32; None if none is kept."""
         used = routing.kept_BN.any(0).nonzero().flatten()
         if not len(used):
             return None
@@ -143,10 +137,7 @@ class Editor:
         return add
 
     def router(self, routings: dict[int, Routing] | None = None) -> RouteOnce:
-        """What `Backbone.generate` calls once per batch, at prefill.
-
-        `routings` is filled with the routing of each input with an image, by its index.
-        """
+        """For `Backbone.generate`; fills `routings` with that of each input with an image."""
 
         def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
             routing = self.route(states)

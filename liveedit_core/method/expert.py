@@ -38,10 +38,9 @@ class Expert:
 class ExpertGenerator(nn.Module):
     """Writes one of the two matrices of an expert from the hidden states of its edit (Eq. 1).
 
-    With target positions (ours), keys carry position embeddings, and rank slot r is initialised to
-    copy one position: the one before target token r for `down` (when to answer), or the embedding
-    of target token r for `up` (what to answer). Without them it starts at random, as in the paper,
-    and takes many times longer to train.
+    With target positions (ours), rank slot r starts as a copy of one position: the one before
+    target token r for `down` (when to answer), the embedding of token r for `up` (what to answer).
+    Without them it starts at random, as in the paper, and trains many times longer.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:

@@ -1,8 +1,4 @@
-"""The generator: all trained modules of LiveEdit, and their checkpoint format.
-
-A checkpoint is a folder with `generator.safetensors` and `config.json`; its digest is the sha256
-over both.
-"""
+"""The generator: all trained modules of LiveEdit, and the folder that holds a checkpoint."""
 
 import hashlib
 import json
@@ -104,14 +100,11 @@ class LiveEditGenerator(nn.Module):
         return self.down_generator(signal, position_BS), self.up_generator(signal, position_BS)
 
     def edit_signal(self, states: Sequence[LayerStates]) -> tuple[Padded, Tensor]:
-        """h_v ++ h_p ++ h_o (++ target embeddings ++ end) and the position index of each element.
-
-        Target positions beyond `num_target_positions` share the last index.
-        """
+        """h_v ++ h_p ++ h_o (++ target embeddings ++ end), and each element's position index."""
         parts, positions = [], []
         end_row = self.end_row() if self.config.has_target_embeddings else None
         count = self.config.num_target_positions
-        last = max(count - 1, 0)
+        last = max(count - 1, 0)  # later target positions share this index
         for state in states:
             spans = (state.image_span, state.prompt_span, state.target_span)
             part = [state.hidden_TD[slice(*span)] for span in spans]

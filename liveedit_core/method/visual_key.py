@@ -4,20 +4,16 @@ Many questions share their wording ("What is shown here?"), so the image alone m
 apart, also for entities never seen in training and in a new drawing. With
 `visual_source = "tower_pyramid"` it replaces the visual half of Eq. 3 and 4 in two ways:
 
-- The image is one vector, a pyramid of several image tower levels, each pooled to a coarse grid
-  (`image_tower.py`). The feature is a linear projection of it, from discriminant analysis.
-  Middle levels and positions keep what the last level has discarded.
-- Instead of one sentinel there are C of them. The cosine with the nearest ones says how common an
-  image looks, and both sides are corrected by it (cross-domain similarity local scaling: Conneau et
-  al., ICLR 2018):
+- The feature is a linear projection (discriminant analysis) of a pyramid of image tower levels,
+  each pooled to a coarse grid: middle levels and positions keep what the last level discards.
+- C sentinels replace one. The cosine with the nearest says how common an image looks, and corrects
+  both sides (cross-domain similarity local scaling: Conneau et al., ICLR 2018):
 
       sim(q, e) - threshold(q)  =  scale * (cos(q, e) - (r(q) + r(e)) / 2 - offset)
       r(x) = mean of the k largest cos(x, sentinel)
 
 The correction is stored in two extra numbers of each feature, so that routing and the expert bank
-see plain features: q' = [q, 1, r(q)], e' = [e, -r(e) / 2, 0], threshold' = [0, offset, 1 / 2]. The
-input side also returns the feature that an edit of the same image would have: routing compares with
-it to tell an edit of this image from an edit of a similar one.
+see plain features: q' = [q, 1, r(q)], e' = [e, -r(e) / 2, 0], threshold' = [0, offset, 1 / 2].
 """
 
 import math
@@ -52,10 +48,7 @@ class VisualKey(nn.Module):
     def forward(
         self, pyramid_BE: Tensor, *, is_edit: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(feature, threshold, edit-side feature of the same image), each [B, Q, M].
-
-        The edit side has the feature alone.
-        """
+        """(feature, threshold, edit-side feature), [B, Q, M]; the edit side has the first only."""
         scaled_BE = (pyramid_BE - self.mean) / self.deviation
         unit_BR = functional.normalize(self.projection(scaled_BE), dim=-1)
         common_B1 = commonness(unit_BR, functional.normalize(self.sentinels, dim=-1), self.nearest)

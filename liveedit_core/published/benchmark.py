@@ -1,8 +1,6 @@
-"""A published benchmark from its files to cases.
+"""A published benchmark from its files to cases; one message lists all faults before any is made.
 
 JSON files --read_files--> records --images checked--> usable | refused --> cases, one by one
-
-Everything is checked before the first case is made, and one message lists all faults.
 """
 
 from collections import Counter
@@ -170,7 +168,13 @@ def _split_usable(
     first_of: dict[tuple[bytes, str, str], PublishedRecord] = {}
     for record in records:
         try:
-            _check_teachable(record, checked)
+            if not record.alt:
+                raise RefusedInputError(
+                    "alt is empty: there is nothing to teach", RejectType.EMPTY_TEXT
+                )
+            for path in record.images:
+                if path in checked.faults:
+                    raise checked.faults[path]
             edit = (checked.digests[record.image], edit_prompt(record, layout), record.alt)
             first = first_of.setdefault(edit, record)
             if first is not record:
@@ -183,14 +187,6 @@ def _split_usable(
             located = RefusedInputError(f"{record.place}: {error.message}", error.error_type)
             refused.append(Rejected.from_error(located, line_number=record.number, raw=record.src))
     return tuple(usable), tuple(refused)
-
-
-def _check_teachable(record: PublishedRecord, checked: ImageCheck) -> None:
-    if not record.alt:
-        raise RefusedInputError("alt is empty: there is nothing to teach", RejectType.EMPTY_TEXT)
-    for path in record.images:
-        if path in checked.faults:
-            raise checked.faults[path]
 
 
 def _bad_images(records: Sequence[PublishedRecord], checked: ImageCheck) -> list[str]:

@@ -12,10 +12,7 @@ from liveedit_core.schema import ProbeKind
 
 
 def write_cases(benchmark: PublishedBenchmark, output: Path) -> int:
-    """Write one line per case; images stay in place and are named relative to the file.
-
-    A former file is replaced once the new one is complete. Returns the number of cases.
-    """
+    """Write one line per case, with images relative to the file; returns the number of cases."""
     partial = output.with_name(f".{output.name}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Published file names, folders and prompt endings of the benchmarks.
 
-E-VQA and E-IC come from EasyEdit (arXiv 2310.08475), VLKEB from arXiv 2403.07350. The prompt
-endings are those of METHOD.md 7, which are those of LiveEdit's own loader.
+E-VQA and E-IC come from EasyEdit (arXiv 2310.08475), VLKEB from arXiv 2403.07350; the endings are
+those of LiveEdit's own loader (METHOD.md 7).
 """
 
 from collections.abc import Mapping

@@ -115,10 +115,7 @@ def entity_of(record: PublishedRecord, layout: Layout) -> str:
 def read_files(
     paths: Sequence[Path], layout: Layout, limits: InputLimits, problems: list[str]
 ) -> tuple[list[PublishedRecord], str]:
-    """The well-formed records of some files, and a digest of all that was read.
-
-    Faults are added to `problems`, a sentence each.
-    """
+    """The well-formed records, and a digest of all that was read; faults go to `problems`."""
     parser = RecordParser(layout, limits)
     digest = sha256(layout.name.encode())
     records: list[PublishedRecord] = []

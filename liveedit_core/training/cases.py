@@ -17,8 +17,7 @@ def trainable_cases(cases: Sequence[Case]) -> list[Case]:
     """Complete the cases of a training split.
 
     A case without an entity is named after its image, so that edits of one image stay together.
-    Missing swap probes are made from the modal locality probe: its question about the edit's image,
-    and the edit's question about its image.
+    Missing swap probes are made from the modal locality probe, with images exchanged.
     """
     if not cases:
         raise ConfigError("there are no training cases")

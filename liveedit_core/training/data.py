@@ -108,9 +108,8 @@ def draw_training_data(
 ) -> TrainingData:
     """Lay out the cases and draw the pairs; nothing is encoded here.
 
-    Each pair is an edit of a random case with a random target, which teaches the generator to write
-    any target, and a rephrased or other-image question. `has_image_locality` includes the probes
-    that only the joint phase reads.
+    Pairs teach the generator to write any target. `has_image_locality` includes the probes that
+    only the joint phase reads.
     """
     kinds = [*GENERALITY, ProbeKind.PROMPT_SWAP_LOCALITY]
     if has_image_locality:

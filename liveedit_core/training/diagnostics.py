@@ -37,7 +37,7 @@ class RoutedProbe:
 
     @property
     def own_kept(self) -> bool:
-        """Whether the expert of the probe's edit is kept."""
+        """Whether the own expert is kept."""
         return bool(self.kept_N[self.own])
 
     @property

@@ -11,10 +11,7 @@ EPSILON = 1e-8
 
 
 def target_nll(logits: list[Tensor], labels: list[Tensor]) -> Tensor:
-    """-log p(token), mean over target tokens, then over items (Eq. 8, 9).
-
-    Each item has logits [O, V] and int64 labels [O].
-    """
+    """-log p(token) from logits [O, V], mean over tokens, then over items (Eq. 8, 9)."""
     return torch.stack(
         [functional.cross_entropy(row, label) for row, label in zip(logits, labels, strict=True)]
     ).mean()

@@ -1,8 +1,7 @@
 """Micro-batches: the unit of work of training, and the only place where training is random.
 
 A micro-batch depends on (seed, phase, step, number in the step) only, so any process may compute
-it, and a resumed run draws the same ones. Losses that compare items compare those of one
-micro-batch.
+it, and a resumed run draws the same ones.
 """
 
 import random
@@ -88,11 +87,7 @@ def draw(
 
 
 def draw_prompt(data: TrainingData, chosen: Sequence[int], rng: random.Random) -> PromptBatch:
-    """Questions about some cases.
-
-    Many edits ask the same question in production, so another item of the batch is no negative;
-    another edit of the same entity is.
-    """
+    """Questions about some cases; negatives are edits of one entity, as others may ask the same."""
     cases = [data.cases[i] for i in chosen]
     siblings = [
         rng.choice([s for s in data.siblings[case.entity] if s != i] or [i])
@@ -157,10 +152,7 @@ def draw_joint(data: TrainingData, chosen: Sequence[int], rng: random.Random) ->
 
 
 def mixture_mask(batch: int, *, has_own: bool, generator: torch.Generator) -> Tensor:
-    """bool [B, B]: the experts of the batch that each item sees.
-
-    They are the first n, n uniform in 0..B, and its own unless it is a locality item.
-    """
+    """bool [B, B]: each item sees the first n experts, n uniform in 0..B, and may see its own."""
     counts_B1 = torch.randint(0, batch + 1, (batch, 1), generator=generator)
     mask_BB = torch.arange(batch)[None, :] < counts_B1
     return mask_BB | torch.eye(batch, dtype=torch.bool) if has_own else mask_BB

@@ -4,8 +4,7 @@
     experts  each question with the expert of its own edit
     joint    the paper's step: mixture masks, edit losses and all routing losses
 
-No phase runs a layer up to l_e; experts and joint run the layers after it, with logits at target
-positions only.
+No phase runs a layer up to l_e; experts and joint run those after it.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,6 @@
     training entities --split_by_entity--> trained on | held out --> bank of edits, probes scored
 
 Held-out entities come from the training split, so no decision depends on the evaluation split.
-What does not depend on the generator (hidden states, unedited answers) is computed once.
 """
 
 import random
@@ -51,8 +50,7 @@ class CaseSplit:
 def split_by_entity(cases: Sequence[Case], *, num_held_out: int, seed: int) -> CaseSplit:
     """Hold out whole entities until they have `num_held_out` edits of different subjects.
 
-    The result depends on the entities' names and the seed, not on the order of the cases. A probe
-    of a training case may still show a held-out entity as a locality image.
+    The order of the cases does not matter. A training case may show them as a locality image.
     """
     by_entity: dict[str, list[Case]] = {}
     for case in sorted(cases, key=lambda case: case.case_id):
@@ -89,10 +87,7 @@ class ValidationReport:
 
     @property
     def score(self) -> float | None:
-        """Mean of those of the paper's metrics that were measured; None if none was.
-
-        The best checkpoint has the highest score.
-        """
+        """Mean of the paper's metrics that were measured; the best checkpoint has the highest."""
         names = [f"validation.{kind}" for kind in PAPER_METRICS]
         means = [self.figures[name] for name in names if name in self.figures]
         return sum(means) / len(means) if means else None

@@ -1,9 +1,8 @@
 """Fits the visual key: no gradient steps, but closed forms and held-out entities.
 
-The projection is a linear discriminant of all training entities: it keeps what differs between
-entities and drops what differs between drawings of one entity (Fisher 1936). Scale and threshold
-would be too optimistic if they were measured on the same entities, so they come from folds: the
-projection of the other folds on drawings of the held-out entities, half of which are edited.
+The projection is a linear discriminant of all training entities (Fisher 1936). Scale and threshold
+would be too optimistic on the same entities, so they come from folds: the projection of the other
+folds on drawings of the held-out entities, half of which are edited.
 """
 
 from dataclasses import dataclass
@@ -41,10 +40,7 @@ class KeyReport:
 def fit_visual_key(
     key: VisualKey, pyramids_ME: Tensor, entities_M: Tensor, recipe: VisualKeyRecipe
 ) -> KeyReport:
-    """Fit projection, sentinels, scale and threshold of a key, in place.
-
-    `entities_M` numbers the entity of each drawing from 0, each with two drawings or more.
-    """
+    """Fit a key in place; `entities_M` counts from 0, each entity with two drawings or more."""
     order = torch.randperm(int(entities_M.max()) + 1)
     folds = [
         _cosines(key, pyramids_ME, entities_M, order[f::NUM_FOLDS], recipe)
@@ -79,11 +75,7 @@ def _cosines(
     held_out_S: Tensor,
     recipe: VisualKeyRecipe,
 ) -> tuple[Tensor, Tensor]:
-    """Corrected but unscaled cosines with the edited drawings, one per edited entity [S/2, S/2].
-
-    Of (other drawings of edited entities, drawings of unedited entities), all of them held out from
-    the projection.
-    """
+    """Unscaled cosines [S/2, S/2] of held-out (other drawings, unedited entities) with edited."""
     is_held_M = torch.isin(entities_M, held_out_S)
     fitted = _fit(key, pyramids_ME[~is_held_M], entities_M[~is_held_M], recipe)
     unit_MR = fitted.unit(pyramids_ME)
@@ -111,10 +103,7 @@ def _exceeded_by(fraction: float, unedited: list[Tensor]) -> float:
 
 
 def _best_scale(edited: list[Tensor]) -> float:
-    """Scale with the lowest cross-entropy of the own entity under a softmax over margins.
-
-    Temperature scaling: Guo et al., ICML 2017.
-    """
+    """Scale with the lowest cross-entropy of the own entity (temperature scaling, Guo 2017)."""
 
     def cross_entropy(scale: float) -> float:
         return -_mean([(one * scale).log_softmax(1).diagonal() for one in edited])
