@@ -1,7 +1,6 @@
 """Probe results summarized by metric and protocol: means, 95 % intervals, sample counts.
 
-No number depends on the order of the results: sums are exact (`math.fsum`), and the bootstrap draws
-cases sorted by name. Protocols are never mixed.
+No number depends on the order of the results. Protocols are never mixed.
 """
 
 import math

@@ -114,7 +114,6 @@ def history(context: CommandContext) -> int:
 
 
 def _log_events(header: RequestHeader, request_log: RequestLog) -> Iterator[_Event]:
-    """Request, decisions and rejections of an edit, from the log."""
     number = f"request {header.sequence}"
     yield _Event(header.submitted_at, "submitted", author=header.submitter, reason=number)
     for change in request_log.changes.read():

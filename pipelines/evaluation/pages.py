@@ -1,5 +1,4 @@
-"""The pages of an evaluation and of a comparison: which probes they show, with their images and
-the experts kept for them."""
+"""The pages of an evaluation and of a comparison, with the probes that they show."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace

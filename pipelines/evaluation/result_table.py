@@ -1,7 +1,4 @@
-"""Terminal tables of a run: metrics by number of edits, and experts kept.
-
-One table for each protocol and measure; numbers of two protocols never share a column.
-"""
+"""Terminal tables of a run: metrics by number of edits and protocol, and experts kept."""
 
 from collections.abc import Sequence
 

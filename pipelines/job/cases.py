@@ -1,5 +1,4 @@
-"""The cases of a job: of a published benchmark, of a JSONL file or the built-in ones; and digests
-that tell whether they changed."""
+"""The cases of a job, and digests that tell whether they changed."""
 
 import hashlib
 import itertools
@@ -51,9 +50,8 @@ def open_published(
 
 
 def load_training_cases(section: BenchmarkSection, path: str = "") -> list[Case]:
-    """Cases to train on, each with one probe of every kind: of a benchmark, whose `Case.entity` is
-    VLKEB's entity or otherwise the image; of a JSONL file; or the built-in ones.
-    """
+    """Cases to train on, each with one probe of every kind: of a benchmark, of a JSONL file, or the
+    built-in ones."""
     if section.is_on:
         return trainable_cases(list(open_published(section, "train", say=print)))
     if path:

@@ -1,7 +1,7 @@
 """The Ray session of a job, and how a job is stopped.
 
 A job joins the cluster that its recipe, `RAY_ADDRESS` or the job server names; otherwise it starts
-a Ray of its own inside this process: loopback only, no dashboard, no usage reports.
+a local Ray: loopback only, no dashboard, no usage reports.
 """
 
 import contextlib

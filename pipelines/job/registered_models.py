@@ -73,8 +73,7 @@ def recorded_backbone(section: BackboneSection) -> RecordedBackbone:
 def registered_models(
     manifest: BankManifest, *, generator: str = BUILTIN, device: str = "cpu"
 ) -> ModelNames:
-    """The models of a bank version by name: its backbone at the edit layer of its experts, and the
-    folder of its generator."""
+    """The backbone of a bank version, at the edit layer of its experts, and its generator."""
     options = LoadOptions(
         dtype=manifest.backbone_dtype,  # type: ignore[arg-type]  # checked there
         device=device,

@@ -67,8 +67,7 @@ def training_source(
 def state_encoder(
     section: StatesSection, backbone: Backbone, models: ModelSource
 ) -> Iterator[Encoder]:
-    """Encodes a split: a pool of workers in its own Ray session, which load `models`, or this
-    process with its `backbone`."""
+    """Encodes a split: workers that load `models` in a Ray session, or here with `backbone`."""
     if section.num_workers == 0:
         yield StateEncoder(lambda: backbone)
         return

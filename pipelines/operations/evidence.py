@@ -73,7 +73,7 @@ def _num_missing(evaluated: EvaluatedBank | None, results: Sequence[ProbeResult]
 def _content_problems(
     versions: ModelVersions, candidate: RegisteredVersion, record: EvaluationRecord | None
 ) -> tuple[list[str], list[str]]:
-    """Problems with digests, problems with shards."""
+    """Problems with digests, and with shards."""
     try:
         manifest = versions.manifest(candidate)
     except IntegrityError as error:

@@ -29,8 +29,7 @@ from workers.models import ModelNames
 def run_nightly(
     recipe: NightlyRecipe, label: str, console: Console, *, version: int = 0
 ) -> tuple[NightlyResult, int]:
-    """Do what is left of a nightly run, of one version or of the newest. Returns the result, and
-    the exit code of the signal that stopped it, if any. See `NightlyRun.run` for errors."""
+    """Do what is left of a nightly run; returns the result, and the exit code of a signal."""
     folder = recipe.run_folder / label
     folder.mkdir(parents=True, exist_ok=True)
     log_to_file(folder)
