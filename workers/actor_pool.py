@@ -144,10 +144,9 @@ class ActorPool:
         """Answers in the order of the calls; the next call is taken only when there is room.
 
         An answer is yielded as soon as it and its predecessors have arrived, at the latest after
-        one more call was taken from `calls`. Calls that an earlier, failed stream left in flight
-        are dropped, so their answers are not mistaken for answers of this one.
+        one more call was taken from `calls`.
         """
-        self._pending.clear()
+        self._pending.clear()  # what an earlier, failed stream left in flight
         source = iter(calls)
         is_exhausted = False
         answers: dict[int, Any] = {}

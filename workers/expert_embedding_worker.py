@@ -95,7 +95,7 @@ def _row(item: GeneratedExpert, embedding: npt.NDArray[np.float32]) -> ExpertRow
 
 
 def load_embedder(model: str, pretrained: str) -> Embedder:
-    """An OpenCLIP model; open_clip is imported only where it runs."""
+    """An OpenCLIP model; open_clip is imported only in the worker."""
     from workers.clip_embedder import load_clip_embedder
 
     return load_clip_embedder(model, pretrained)

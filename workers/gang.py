@@ -42,10 +42,7 @@ class Rendezvous(NamedTuple):
 
 
 def own_rendezvous() -> Rendezvous:
-    """A free port of this node.
-
-    Another process may take it before rank 0 does, so joining may fail and must be retried.
-    """
+    """A free port of this node; joining must be retried, as another process may take it first."""
     host = ray.util.get_node_ip_address()
     with socket.socket() as probe:
         probe.bind((host, 0))
@@ -96,7 +93,6 @@ class Gang:
         raise AssertionError("unreachable")
 
     def _start(self) -> None:
-        """Start and connect all ranks."""
         self.close()
         start_s = time.perf_counter()
         sharding = self._sharding

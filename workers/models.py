@@ -88,7 +88,7 @@ class CacheNames:
 def open_states(
     backbone: Backbone, cache: CacheNames | None, *, has_large_calls: bool = False
 ) -> StateSource:
-    """States from the cache, which the worker fills, or directly from the backbone without one.
+    """States from the cache, which the worker fills; without one, from the backbone.
 
     With `has_large_calls` every call is committed, so that a lost worker loses nothing.
     """
@@ -109,10 +109,7 @@ def open_states(
 def open_answers(
     backbone: Backbone, cache: CacheNames | None, answers_uri: str
 ) -> AnswerCache | None:
-    """The stored answers of the unedited backbone; "" as `answers_uri` stores none.
-
-    They are computed from the states of `cache`, or from exact states without one.
-    """
+    """The stored answers of the unedited backbone, from the states of `cache`; "" stores none."""
     if not answers_uri:
         return None
     from infra.cache.answer_table import AnswerTable

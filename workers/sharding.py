@@ -157,8 +157,7 @@ class ShardedEngine:
 def shard_for_inference(module: nn.Module, sharding: ShardingSection) -> Any:
     """Shard the weights of a frozen module, equal on all ranks, in place.
 
-    Needs ZeRO stage 3, as the others shard nothing of a frozen module. Keep the returned engine
-    alive; call the module itself.
+    Needs ZeRO stage 3. Keep the returned engine alive; call the module itself.
     """
     import deepspeed
 

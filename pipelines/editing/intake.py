@@ -31,20 +31,19 @@ class Source:
     digest: str
     """sha256 of what was read; "" for the built-in cases."""
     items: Iterable[Item]
-    notes: tuple[str, ...] = ()
-    """To be shown before it is read."""
 
 
-def open_source(config: LifelongEditRecipe, store: ObjectStore) -> Source:
-    """The source that a recipe names, not read yet."""
+def open_source(
+    config: LifelongEditRecipe, store: ObjectStore, say: Callable[[str], None]
+) -> Source:
+    """The source that a recipe names, not read yet; `say` shows the notes of a benchmark."""
     if config.benchmark.is_on:
+        say("checking every record and image of the benchmark")
         benchmark = open_published(config.benchmark, "evaluation", limits=config.limits)
-        return Source(
-            name=benchmark.title,
-            digest=benchmark.digest,
-            items=itertools.chain(benchmark.refused, benchmark),
-            notes=tuple(benchmark.notes()),
-        )
+        for note in benchmark.notes():
+            say(note)
+        items: Iterable[Item] = itertools.chain(benchmark.refused, benchmark)
+        return Source(name=benchmark.title, digest=benchmark.digest, items=items)
     fetch = fetcher(store, config.limits.max_image_bytes)
     path = config.requests.path or config.requests.cases
     if not path:
@@ -53,7 +52,7 @@ def open_source(config: LifelongEditRecipe, store: ObjectStore) -> Source:
         cases = load_builtin_cases("evaluation")
         return Source(name="built-in cases", digest="", items=cases)
     load = load_requests if config.requests.path else load_cases
-    items: Iterable[Item] = load(path, limits=config.limits, fetch=fetch)
+    items = load(path, limits=config.limits, fetch=fetch)
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Source(name=path, digest=digest, items=items)

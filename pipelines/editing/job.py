@@ -46,7 +46,7 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     progress = ProgressView(console)
     stop = StopRequest(progress.say)
     store = ObjectStore(config.store_uri)
-    source = None if config.follow.is_on else _opened_source(config, store, progress)
+    source = None if config.follow.is_on else open_source(config, store, progress.say)
     retried(store.check_exclusive_create)
     model_names(config).generator_folder()  # fail early if it is missing
     tracker = Tracker(
@@ -112,10 +112,9 @@ def _edit(
         records.started(config, facts)
         generator = writers.generator.describe()
         records.generator(models.generator_folder(), generator.generator_digest)
-        identity = writers.bank_identity()
         sources = ReportSources(
             config=config,
-            bank=ExpertBank.open_or_create(store, config.bank.name, identity),
+            bank=ExpertBank.open_or_create(store, config.bank.name, writers.bank_identity()),
             request_log=RequestLog(store),
             results=ResultsTable(store, config.run_name),
         )
@@ -145,15 +144,3 @@ def _edit(
             should_stop=stop,
         )
     return sources, outcome
-
-
-def _opened_source(
-    config: LifelongEditRecipe, store: ObjectStore, progress: ProgressView
-) -> Source:
-    """Open the input of a recipe; show its notes."""
-    if config.benchmark.is_on:
-        progress.say("checking every record and image of the benchmark")
-    source = open_source(config, store)
-    for note in source.notes:
-        progress.say(note)
-    return source

@@ -144,10 +144,9 @@ def _warnings(outcome: Outcome) -> list[str]:
     warnings = []
     if outcome.was_stopped:
         warnings.append("The run was stopped before its end; the same command resumes it.")
-    if outcome.intake.num_duplicates:
+    if num := outcome.intake.num_duplicates:
         warnings.append(
-            f"{outcome.intake.num_duplicates} lines of the input repeat an earlier line; "
-            "each of these edits was made once."
+            f"{num} lines of the input repeat an earlier line; each of these edits was made once."
         )
     return warnings
 

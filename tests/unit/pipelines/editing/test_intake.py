@@ -45,7 +45,7 @@ def test_a_file_of_requests_is_a_source(tmp_path: Path) -> None:
     line = f'{{"image": "cat.png", "prompt": "{PROMPT}", "target": "Tom"}}\n'
     file.write_text(line + "not JSON\n" + line)
     recipe = load_recipe(LifelongEditRecipe, None, [f"requests.path={file}"])
-    source = open_source(recipe, ObjectStore(tmp_path))
+    source = open_source(recipe, ObjectStore(tmp_path), print)
     intake = log_requests(source, RequestLog(ObjectStore(tmp_path)))
     assert source.digest
     assert (intake.num_accepted, intake.num_duplicates, len(intake.rejected)) == (1, 1, 1)
@@ -56,7 +56,7 @@ def test_an_unreachable_uri_is_refused(tmp_path: Path) -> None:
     file.write_text('{"image": "http://example.com/a.png", "prompt": "What?", "target": "Tom"}\n')
     recipe = load_recipe(LifelongEditRecipe, None, [f"requests.path={file}"])
     intake = log_requests(
-        open_source(recipe, ObjectStore(tmp_path)), RequestLog(ObjectStore(tmp_path))
+        open_source(recipe, ObjectStore(tmp_path), print), RequestLog(ObjectStore(tmp_path))
     )
     (refused,) = intake.rejected
     assert "http" in refused.message

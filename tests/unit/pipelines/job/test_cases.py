@@ -47,7 +47,7 @@ def taught(folder: Path, driver: Driver, name: str, *overrides: str) -> Outcome:
     """An editing job over a benchmark, with the settings that its options give."""
     settings = [f"benchmark.name={name}", f"benchmark.data={folder}", *overrides]
     config = load_recipe(LifelongEditRecipe, None, settings)
-    source = open_source(config, ObjectStore(folder / "unused"))
+    source = open_source(config, ObjectStore(folder / "unused"), print)
     return driver.run(source.items, *settings)
 
 
