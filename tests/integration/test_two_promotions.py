@@ -135,7 +135,7 @@ def test_of_two_processes_one_promotes(
     assert won == f"champion: {record.version}, refused: ()"
     if is_lease_lost:
         assert lost.startswith(f"conflict: {record.who} was first: promotion of version ")
-        assert "Nothing was changed by this call" in lost
+        assert "This call changed nothing" in lost
     else:
         assert f"is changing the champion of {BANK_MODEL} right now" in lost
     assert operations.alias("champion") == record.version
