@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# No test talks to a hub or reports usage.
+# No test talks to a hub, reports usage or writes to the MLflow server of the shell.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # nor asks the machine for credentials
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -1,9 +1,10 @@
-"""Random layer states of the tiny shape, for tests that need no backbone."""
+"""Random layer states and experts of the tiny shape, for tests that need no backbone."""
 
 import torch
 
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.expert import Expert
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.states import LayerStates
 from tests.tiny_backbone import TINY_CONFIG
 
@@ -44,3 +45,13 @@ def random_expert(seed: int, config: GeneratorConfig = TINY_CONFIG) -> Expert:
         down_RD=torch.randn(matrices, generator=draw) / 5,
         up_RD=torch.randn(matrices, generator=draw) / 5,
     )
+
+
+def assert_same_experts(
+    first: ExpertRepository, second: ExpertRepository, *, atol: float = 0.0
+) -> None:
+    """Equal edits, features and matrices; micro-batches of other sizes may round differently."""
+    assert first.edit_ids == second.edit_ids
+    for name in ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD"):
+        one, other = getattr(first, name), getattr(second, name)
+        assert torch.allclose(one, other, rtol=0, atol=atol), name

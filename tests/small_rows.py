@@ -1,24 +1,16 @@
 """Rows of a bank without a model: as with a generator, they depend only on the edit."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
-import torch
 
 from infra.bank.schema import BankIdentity, ExpertRow
+from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.method.config import GeneratorConfig
-from liveedit_core.method.expert import Expert
 from liveedit_core.schema import EditRequest
+from tests.random_states import random_expert
 
-SMALL_IDENTITY = BankIdentity(
-    backbone_digest="backbone",
-    generator_digest="generator",
-    edit_layer=5,
-    hidden_size=6,
-    module_dim=4,
-    num_queries=2,
-    rank=3,
-    embedding_model="tower",
-    embedding_size=5,
-)
 SMALL_CONFIG = GeneratorConfig(
     hidden_size=6,
     module_dim=4,
@@ -30,34 +22,42 @@ SMALL_CONFIG = GeneratorConfig(
 )
 
 
+def identity_of(config: GeneratorConfig, **others: Any) -> BankIdentity:
+    """Of a bank whose experts have the sizes of a config."""
+    names = ("edit_layer", "hidden_size", "module_dim", "num_queries", "rank")
+    return BankIdentity(**{name: getattr(config, name) for name in names}, **others)
+
+
+SMALL_IDENTITY = identity_of(
+    SMALL_CONFIG,
+    backbone_digest="backbone",
+    generator_digest="generator",
+    embedding_model="tower",
+    embedding_size=5,
+)
+
+
 def small_request(image: str, target: str = "yes", submitter: str = "someone") -> EditRequest:
     """A request; nothing here decodes its image."""
     return EditRequest(
-        image_bytes=image.encode(), prompt="What is it?", target=target, submitter=submitter
+        image_bytes=image.encode(),
+        prompt="What is it?",
+        target=target,
+        image_uri=f"s3://bucket/{image}",
+        submitter=submitter,
+    )
+
+
+def refusal(line: int, message: str = "bad", *, edit_id: str = "") -> Rejected:
+    """A rejection as the log gets it."""
+    return Rejected(
+        line_number=line, error_type="NotJson", message=message, raw="{" * 9, edit_id=edit_id
     )
 
 
 def small_row(sequence: int, image: str = "", target: str = "yes") -> ExpertRow:
     """The row of a request."""
-    request = small_request(image or f"image {sequence}", target)
-    random = np.random.default_rng(int(request.edit_id[:8], 16))
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.from_numpy(random.standard_normal(shape).astype(np.float32))
-
-    return ExpertRow(
-        expert=Expert(
-            edit_id=request.edit_id,
-            visual_feature_QM=normal(2, 4),
-            prompt_feature_QM=normal(2, 4),
-            down_RD=normal(3, 6),
-            up_RD=normal(3, 6),
-        ),
-        sequence=sequence,
-        subject_id=request.subject_id,
-        clip_embedding=normal(5).numpy(),
-        provenance={"worker": "test"},
-    )
+    return row_of(sequence, small_request(image or f"image {sequence}", target))
 
 
 def request_of(sequence: int, target: str = "yes") -> EditRequest:
@@ -67,5 +67,12 @@ def request_of(sequence: int, target: str = "yes") -> EditRequest:
 
 def row_of(sequence: int, request: EditRequest | None = None) -> ExpertRow:
     """The row of a sequence number, or of another request."""
-    wanted = request or request_of(sequence)
-    return small_row(sequence, (wanted.image_bytes or b"").decode(), wanted.target)
+    request = request or request_of(sequence)
+    seed = int(request.edit_id[:8], 16)
+    return ExpertRow(
+        expert=replace(random_expert(seed, SMALL_CONFIG), edit_id=request.edit_id),
+        sequence=sequence,
+        subject_id=request.subject_id,
+        clip_embedding=np.random.default_rng(seed).standard_normal(5).astype(np.float32),
+        provenance={"worker": "test"},
+    )

@@ -41,8 +41,8 @@ CORPUS = (
 """What the tokenizer is trained on; other text falls back to bytes."""
 
 
-def tiny_tokenizer() -> Any:
-    """A byte-level BPE tokenizer of 330 tokens."""
+def byte_tokenizer(vocab_size: int, special: Sequence[str], **named: Any) -> Any:
+    """A byte-level BPE tokenizer; `named` says what the special tokens are for."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -50,14 +50,20 @@ def tiny_tokenizer() -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=330,
-        special_tokens=[END_TOKEN, IMAGE_TOKEN],
+        vocab_size=vocab_size,
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
+
+
+def tiny_tokenizer() -> Any:
+    """One of 330 tokens."""
+    return byte_tokenizer(
+        330,
+        (END_TOKEN, IMAGE_TOKEN),
         eos_token=END_TOKEN,
         pad_token=END_TOKEN,
         additional_special_tokens=[IMAGE_TOKEN],

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from tests.tiny_backbone import CORPUS, plain_convolutions, tiny_model, tiny_processor
+from tests.tiny_backbone import byte_tokenizer, plain_convolutions, tiny_model, tiny_processor
 
 FAMILY_NAMES = (
     "llava",
@@ -44,21 +44,9 @@ SIDE, PATCH, WIDTH = 28, 14, 32
 
 def tiny_tokenizer() -> Any:
     """A byte-level BPE tokenizer that knows the special tokens of all families."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=340,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    return byte_tokenizer(
+        340,
+        SPECIAL,
         bos_token="<bos>",
         eos_token=END,
         pad_token="<pad>",

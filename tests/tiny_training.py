@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import torch
 
+from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.config import GeneratorConfig, VisualKeyRecipe
 from liveedit_core.method.generator import LiveEditGenerator
@@ -20,10 +21,10 @@ from workers.training_worker import TrainingWorker
 
 
 @lru_cache(maxsize=1)
-def tiny_data() -> TrainingData:
-    """Eight cases of four entities, and four pairs, encoded by the tiny backbone."""
+def tiny_data(backbone: Backbone | None = None) -> TrainingData:
+    """Eight cases of four entities, and four pairs, encoded by the tiny backbone or another."""
     return encode_training_data(
-        tiny_backbone(),
+        backbone or tiny_backbone(),
         [replace(case(i), entity=f"entity {i // 2}") for i in range(8)],
         num_pairs=4,
         has_image_locality=True,

@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,12 @@ import torch
 from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.policy import GrowthPolicy
-from infra.bank.schema import BankIdentity, ExpertRow
+from infra.bank.schema import ExpertRow
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import select_in
 from liveedit_core.method.config import GeneratorConfig
-from liveedit_core.method.expert import Expert
+from tests.random_states import random_expert
+from tests.small_rows import identity_of
 
 BANK = "main"
 WRITTEN_AT_ONCE = 100
@@ -58,36 +60,26 @@ CONFIG = GeneratorConfig(
     num_attention_heads=8,
     rank=8,
 )
-IDENTITY = BankIdentity(
+IDENTITY = identity_of(
+    CONFIG,
     backbone_digest="synthetic",
     generator_digest="synthetic",
-    edit_layer=CONFIG.edit_layer,
-    hidden_size=CONFIG.hidden_size,
-    module_dim=CONFIG.module_dim,
-    num_queries=CONFIG.num_queries,
-    rank=CONFIG.rank,
     embedding_model="synthetic",
     embedding_size=512,
 )
 
 
+def edit_id(number: int) -> str:
+    return hashlib.sha256(f"edit {number}".encode()).hexdigest()
+
+
 def synthetic_rows(start: int, count: int) -> Iterator[list[ExpertRow]]:
     """Rows `start`, `start` + 1, ... in the pieces in which workers write them."""
     rng = np.random.default_rng(start)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-
     for first in range(start, start + count, WRITTEN_AT_ONCE):
         yield [
             ExpertRow(
-                expert=Expert(
-                    edit_id=hashlib.sha256(f"edit {number}".encode()).hexdigest(),
-                    visual_feature_QM=normal(CONFIG.num_queries, CONFIG.module_dim),
-                    prompt_feature_QM=normal(CONFIG.num_queries, CONFIG.module_dim),
-                    down_RD=normal(CONFIG.rank, CONFIG.hidden_size),
-                    up_RD=normal(CONFIG.rank, CONFIG.hidden_size),
-                ),
+                expert=replace(random_expert(number, CONFIG), edit_id=edit_id(number)),
                 sequence=number,
                 subject_id=hashlib.sha256(f"subject {number}".encode()).hexdigest(),
                 clip_embedding=rng.standard_normal(512, dtype=np.float32),
@@ -175,7 +167,6 @@ def measure_reader(store: ObjectStore) -> dict[str, Any]:
 
 def measure_log(store: ObjectStore) -> dict[str, Any]:
     """The log, one edit's row and its history, each on a bank that was just opened."""
-    edit_id = hashlib.sha256(b"edit 17").hexdigest()
 
     def log() -> int:
         return len(ExpertBank.open(store, BANK).history())
@@ -183,11 +174,11 @@ def measure_log(store: ObjectStore) -> dict[str, Any]:
     def show() -> int:
         bank = ExpertBank.open(store, BANK)
         newest = bank.dataset(bank.version)
-        return len(select_in(newest, ["sequence", "provenance"], "edit_id", [edit_id]))
+        return len(select_in(newest, ["sequence", "provenance"], "edit_id", [edit_id(17)]))
 
     def history() -> int:
         bank = ExpertBank.open(store, BANK)
-        return len(bank.versions.events(edit_id, bank.version))
+        return len(bank.versions.events(edit_id(17), bank.version))
 
     found: dict[str, Any] = {}
     jobs: tuple[Callable[[], int], ...] = (log, show, history)

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +25,12 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.builtin.backbone import builtin_generator_folder, load_builtin_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.edited_model import EditedModel
-from liveedit_core.method.config import GeneratorConfig
-from liveedit_core.method.expert import Expert
 from liveedit_core.method.generator import load_generator
 from liveedit_core.method.repository import ExpertRepository
+from tests.random_states import random_expert
 
 RESULTS = Path(__file__).with_suffix(".json")
 OPTIONS: dict[str, Any] = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False}
-
-
-def random_experts(count: int, config: GeneratorConfig) -> list[Expert]:
-    """Experts that nobody keeps, but everybody is compared with."""
-    features = (config.num_queries, config.module_dim)
-    matrices = (config.rank, config.hidden_size)
-    return [
-        Expert(
-            edit_id=f"random {number}",
-            visual_feature_QM=torch.zeros(features),
-            prompt_feature_QM=torch.randn(features),
-            down_RD=torch.randn(matrices),
-            up_RD=torch.randn(matrices),
-        )
-        for number in range(count)
-    ]
 
 
 def measure(num_edits: int, rounds: int) -> dict[str, float]:
@@ -54,7 +38,12 @@ def measure(num_edits: int, rounds: int) -> dict[str, float]:
     backbone = load_builtin_backbone()
     generator = load_generator(builtin_generator_folder())
     edits = [case.edit for case in load_builtin_cases()[: rounds + 1]]
-    experts = random_experts(num_edits - len(edits), generator.config)
+    # Experts that nobody keeps, but everybody is compared with.
+    nothing = torch.zeros(generator.config.num_queries, generator.config.module_dim)
+    experts = [
+        replace(random_expert(number, generator.config), visual_feature_QM=nothing)
+        for number in range(num_edits - len(edits))
+    ]
     bank = ExpertRepository.empty(generator.config).with_experts(generator.config, experts)
     model = EditedModel(backbone, generator, bank)
     model.edit_many((edit.image_bytes, edit.prompt, edit.target) for edit in edits)

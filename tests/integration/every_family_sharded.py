@@ -17,8 +17,8 @@ from liveedit_core.training.data import TrainingData
 from liveedit_core.training.micro_batches import draw
 from liveedit_core.training.recipe import LossSection, OptimizationSection
 from liveedit_core.training.step import TrainingModule
-from tests.tiny_backbone import request, tiny_generator
-from tests.tiny_families import EDIT_LAYER, FAMILY_NAMES, WIDTH, model_and_processor
+from tests.tiny_backbone import TINY_CONFIG, request, tiny_generator
+from tests.tiny_families import EDIT_LAYER, FAMILY_NAMES, model_and_processor
 from tests.tiny_training import tiny_data
 from workers.gang import own_rendezvous
 from workers.generator_gang import ExpertWriter
@@ -40,15 +40,7 @@ def fresh_backbone(name: str, dtype: torch.dtype) -> VisionLanguageBackbone:
 
 def config_of(backbone: VisionLanguageBackbone) -> GeneratorConfig:
     """A tiny generator for it."""
-    return GeneratorConfig(
-        hidden_size=WIDTH,
-        num_image_tokens=backbone.num_image_tokens,
-        edit_layer=EDIT_LAYER,
-        module_dim=16,
-        num_queries=2,
-        num_attention_heads=4,
-        rank=2,
-    )
+    return TINY_CONFIG.with_changes(num_image_tokens=backbone.num_image_tokens)
 
 
 def difference_of_experts(name: str, dtype: torch.dtype) -> tuple[float, int]:

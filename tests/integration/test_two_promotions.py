@@ -17,8 +17,7 @@ from infra.tracking.tracker import default_tracking_uri
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.operations.promoter import Promoter, PromotionConflictError
 from pipelines.operations.recipe import PromotionRecipe
-from tests.unit.conftest import empty_database  # noqa: F401
-from tests.unit.pipelines.conftest import run_root  # noqa: F401
+from tests.unit.conftest import empty_database, run_root  # noqa: F401
 from tests.unit.tiny_operations import (
     GATE_OVERRIDES,
     LAX,

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
@@ -15,6 +14,7 @@ from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case
+from tests.random_states import assert_same_experts
 from tests.tiny_backbone import OUR_CONFIG, answers, case, question, tiny_generator
 from tests.tiny_bank import SmallModels, bank_with_edits
 
@@ -38,10 +38,7 @@ class Answers:
         self.results = list(results)
 
     def assert_equal(self, other: "Answers") -> None:
-        assert self.repository.edit_ids == other.repository.edit_ids
-        for name in ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD"):
-            mine, theirs = getattr(self.repository, name), getattr(other.repository, name)
-            assert torch.equal(mine, theirs), name
+        assert_same_experts(self.repository, other.repository)
         assert self.texts == other.texts
         assert self.results == other.results
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from infra.bank.schema import BankIdentity
 from liveedit_core.backbones.protocol import BackboneInput, RouteOnce
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.states import LayerStates
+from tests.small_rows import identity_of
 
 HIDDEN_SIZE = 16
 NUM_IMAGE_TOKENS = 2
@@ -29,14 +29,10 @@ CONFIG = GeneratorConfig(
     rank=2,
 )
 
-IDENTITY = BankIdentity(
+IDENTITY = identity_of(
+    CONFIG,
     backbone_digest="tiny-backbone",
     generator_digest="tiny-generator",
-    edit_layer=CONFIG.edit_layer,
-    hidden_size=CONFIG.hidden_size,
-    module_dim=CONFIG.module_dim,
-    num_queries=CONFIG.num_queries,
-    rank=CONFIG.rank,
     embedding_model="hash",
     embedding_size=6,
 )

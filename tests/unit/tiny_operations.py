@@ -35,6 +35,7 @@ from pipelines.operations.nightly import NightlyResult, NightlyRun
 from pipelines.operations.promoter import Promoter
 from pipelines.operations.recipe import NightlyRecipe, PromotionRecipe
 from tests.inline_evaluator import InlineEvaluator
+from tests.small_rows import identity_of
 from tests.tiny_backbone import TINY_CONFIG, case, tiny_backbone, tiny_generator
 from tests.unit.tiny_results import probe_result
 from workers.evaluation_worker import EvaluationWorker
@@ -122,15 +123,10 @@ class Operations:
 
     @property
     def identity(self) -> BankIdentity:
-        config = self.generator.config
-        return BankIdentity(
+        return identity_of(
+            self.generator.config,
             backbone_digest=tiny_backbone().digest,
             generator_digest=self.generator.digest,
-            edit_layer=config.edit_layer,
-            hidden_size=config.hidden_size,
-            module_dim=config.module_dim,
-            num_queries=config.num_queries,
-            rank=config.rank,
             embedding_model="none",
             embedding_size=1,
         )

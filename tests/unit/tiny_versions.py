@@ -2,19 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from infra.bank.expert_bank import ExpertBank
-from infra.bank.schema import BankIdentity, ExpertRow
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.evaluation.probes import ProbeResult
-from liveedit_core.method.expert import Expert
 from liveedit_core.schema import EditRequest, ProbeKind
 from pipelines.compare_versions import main
 from tests.report_examples import image
+from tests.small_rows import SMALL_IDENTITY, row_of
 from tests.unit.tiny_results import probe_result
 
 NUM_CASES = 12
@@ -29,40 +25,12 @@ def edit(number: int) -> EditRequest:
 def filled(store: ObjectStore) -> ObjectStore:
     """With a bank whose version holds all edits, and their requests."""
     RequestLog(store).append([edit(i) for i in range(NUM_CASES)])
-    identity = BankIdentity(
-        backbone_digest="b",
-        generator_digest="g",
-        edit_layer=1,
-        hidden_size=2,
-        module_dim=2,
-        num_queries=1,
-        rank=1,
-        embedding_model="tower",
-        embedding_size=2,
-    )
-    bank = ExpertBank.open_or_create(store, "main", identity)
+    bank = ExpertBank.open_or_create(store, "main", SMALL_IDENTITY)
     epoch = bank.acquire_writer()
     for half in (range(NUM_CASES // 2), range(NUM_CASES // 2, NUM_CASES)):
-        fragments = bank.fragment_writer().write([row(i) for i in half])
+        fragments = bank.fragment_writer().write([row_of(i + 1, edit(i)) for i in half])
         bank.commit(fragments, epoch=epoch, message="window")
     return store
-
-
-def row(number: int) -> ExpertRow:
-    request = edit(number)
-    return ExpertRow(
-        expert=Expert(
-            edit_id=request.edit_id,
-            visual_feature_QM=torch.ones(1, 2),
-            prompt_feature_QM=torch.ones(1, 2),
-            down_RD=torch.ones(1, 2),
-            up_RD=torch.ones(1, 2),
-        ),
-        sequence=number + 1,
-        subject_id=request.subject_id,
-        clip_embedding=np.ones(2, dtype=np.float32),
-        provenance={},
-    )
 
 
 def result(number: int, score: float) -> ProbeResult:

@@ -1,6 +1,5 @@
 """Nights, promotions, comparisons, leases and shard digests on a real S3 server."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,16 +8,14 @@ import pytest
 
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.manifest import BankManifest, content_problems
-from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.lease import Lease
 from infra.storage.object_store import ObjectStore
 from infra.tracking.audit_log import AuditLog
 from pipelines.nightly_evaluation import print_outcome
 from pipelines.operations.promoter import print_decision
+from tests.small_rows import SMALL_IDENTITY, small_row
 from tests.unit import tiny_versions as comparison
-from tests.unit.conftest import empty_database  # noqa: F401
-from tests.unit.infra.conftest import identity, make_row  # noqa: F401
-from tests.unit.pipelines.conftest import run_root  # noqa: F401
+from tests.unit.conftest import empty_database, run_root  # noqa: F401
 from tests.unit.tiny_operations import FIRST_AUDIT, Operations, some_cases
 
 
@@ -42,16 +39,12 @@ def test_of_many_decisions_one_is_recorded(s3_root: str) -> None:
     assert won.count(True) == 1
 
 
-def test_an_altered_and_a_missing_shard_are_named(
-    s3_root: str,
-    identity: BankIdentity,  # noqa: F811
-    make_row: Callable[..., ExpertRow],  # noqa: F811
-) -> None:
+def test_an_altered_and_a_missing_shard_are_named(s3_root: str) -> None:
     store = ObjectStore(s3_root)
-    bank = ExpertBank.open_or_create(store, "main", identity)
+    bank = ExpertBank.open_or_create(store, "main", SMALL_IDENTITY)
     epoch = bank.acquire_writer()
     for sequence in (1, 2):
-        bank.commit(bank.fragment_writer().write([make_row(sequence)]), epoch=epoch)
+        bank.commit(bank.fragment_writer().write([small_row(sequence)]), epoch=epoch)
     manifest = BankManifest.of(bank, bank.version, backbone="builtin")
     assert content_problems(bank, manifest) == []
     first, second = sorted(manifest.content.files)

@@ -1,48 +1,19 @@
-"""A small bank, its experts and an MLflow database, shared by the tests of infra/."""
-
-import shutil
-from collections.abc import Callable
-from pathlib import Path
+"""An empty bank and request log, shared by the tests of infra/."""
 
 import pytest
 
-from infra.bank.schema import BankIdentity, ExpertRow
+from infra.bank.expert_bank import ExpertBank
+from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from liveedit_core.method.config import GeneratorConfig
-from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY, small_row
-
-MakeRow = Callable[..., ExpertRow]
+from tests.small_rows import SMALL_IDENTITY
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ObjectStore:
-    """An empty store on disk."""
-    return ObjectStore(tmp_path / "store")
-
-
-@pytest.fixture
-def identity() -> BankIdentity:
+def bank(store: ObjectStore) -> ExpertBank:
     """D = 6, M = 4, Q = 2, R = 3."""
-    return SMALL_IDENTITY
+    return ExpertBank.open_or_create(store, "main", SMALL_IDENTITY)
 
 
 @pytest.fixture
-def generator_config() -> GeneratorConfig:
-    """The configuration that fits `identity`."""
-    return SMALL_CONFIG
-
-
-@pytest.fixture
-def run_root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run root whose default MLflow database has its tables already."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    root = tmp_path / "runs"
-    root.mkdir()
-    shutil.copy(empty_database, root / "mlflow.db")
-    return root
-
-
-@pytest.fixture
-def make_row() -> MakeRow:
-    """Makes the row of a request."""
-    return small_row
+def log(store: ObjectStore) -> RequestLog:
+    return RequestLog(store)

@@ -19,6 +19,7 @@ from pipelines.editing.recipe import LifelongEditRecipe, RebuildRecipe, RebuildS
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.stages import bank_identity
 from pipelines.rebuild_bank import main
+from tests.random_states import assert_same_experts
 from tests.tiny_bank import EMBEDDER
 from tests.unit.tiny_inputs import HashEmbedder, request
 from tests.unit.tiny_models import CONFIG, TinyModels
@@ -142,14 +143,6 @@ def house(tmp_path: Path) -> House:
     return House(tmp_path / "store")
 
 
-def assert_same(first: ExpertBank, second: ExpertBank, *, atol: float = 0.0) -> None:
-    """Micro-batches of another composition may round differently: then allow for it by `atol`."""
-    one, other = first.load_repository(CONFIG), second.load_repository(CONFIG)
-    assert one.edit_ids == other.edit_ids
-    for name in ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD"):
-        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=atol)
-
-
 def test_the_new_bank_holds_the_edits_of_the_old_one_as_the_other_generator_writes_them(
     house: House,
 ) -> None:
@@ -160,9 +153,9 @@ def test_the_new_bank_holds_the_edits_of_the_old_one_as_the_other_generator_writ
     new = ExpertBank.open(house.store, "new")
     assert new.edit_ids() == house.bank.edit_ids()
     expected = house.taught("expected", OtherModels(), [item.request for item in house.log.read()])
-    assert_same(new, expected, atol=1e-5)
-    old = house.bank.load_repository(CONFIG)
-    assert not torch.equal(new.load_repository(CONFIG).down_NRD, old.down_NRD)
+    written, wanted, old = (b.load_repository(CONFIG) for b in (new, expected, house.bank))
+    assert_same_experts(written, wanted, atol=1e-5)
+    assert not torch.equal(written.down_NRD, old.down_NRD)
     assert house.bank.version == before
     assert house.rebuild("new") == (
         RebuildResult(num_edits=8, num_new=0, num_refused=0, was_stopped=False),
@@ -180,8 +173,8 @@ def test_a_rebuild_goes_on_where_it_was_stopped(house: House) -> None:
     assert sorted({*first, *rest}) == held
     assert rest == held[stopped.num_edits :]
     house.rebuild("undisturbed")
-    new, undisturbed = (ExpertBank.open(house.store, name) for name in ("new", "undisturbed"))
-    assert_same(new, undisturbed)
+    banks = (ExpertBank.open(house.store, name) for name in ("new", "undisturbed"))
+    assert_same_experts(*(bank.load_repository(CONFIG) for bank in banks))
 
 
 def test_a_tagged_version_can_be_the_source(house: House) -> None:

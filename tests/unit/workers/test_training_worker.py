@@ -41,9 +41,7 @@ def test_accumulated_gradients_are_the_mean_over_micro_batches(phase: Phase) -> 
     made = started_worker(training, start)
     (step,) = made.advance(1)
     module = TrainingModule(
-        LiveEditGenerator(start.config),
-        tiny_backbone().suffix(),
-        training.losses,
+        LiveEditGenerator(start.config), tiny_backbone().suffix(), training.losses
     )
     module.generator.load_state_dict(start.model)
     trained = module.train_only(phase)

@@ -1,7 +1,7 @@
 """Compaction: fewer files, same rows; tagged, new and young versions stay, and all records."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,25 +13,19 @@ from infra.bank.expert_bank import ExpertBank
 from infra.bank.fragments import WrittenFragment
 from infra.bank.history import VersionArchive
 from infra.bank.policy import GrowthPolicy
-from infra.bank.schema import BankIdentity, ExpertRow
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
-from liveedit_core.errors import ConfigError, IntegrityError
-from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.errors import IntegrityError
+from tests.random_states import assert_same_experts
+from tests.small_rows import SMALL_CONFIG, small_row
 from tests.unit.tiny_inputs import request
 
-MakeRow = Callable[..., ExpertRow]
 SOON = timedelta(hours=1)
 KEEP_NEWEST = GrowthPolicy(every_windows=1, keep_versions=1, keep_days=0.0)
 
 
-@pytest.fixture
-def bank(store: ObjectStore, identity: BankIdentity) -> ExpertBank:
-    return ExpertBank.open_or_create(store, "main", identity)
-
-
-def grow(bank: ExpertBank, make_row: MakeRow, windows: Sequence[Sequence[int]]) -> list[int]:
+def grow(bank: ExpertBank, windows: Sequence[Sequence[int]]) -> list[int]:
     """Commit windows of single-row fragments; every third edit supersedes an earlier one."""
     epoch = bank.acquire_writer()
     writer = bank.fragment_writer()
@@ -39,7 +33,7 @@ def grow(bank: ExpertBank, make_row: MakeRow, windows: Sequence[Sequence[int]]) 
     for numbers in windows:
         fragments: list[WrittenFragment] = []
         for n in numbers:
-            row = make_row(n, f"flag {n - 2}", "no") if n % 3 == 0 else make_row(n, f"flag {n}")
+            row = small_row(n, f"flag {n - 2}", "no") if n % 3 == 0 else small_row(n, f"flag {n}")
             fragments += writer.write([row])
         versions.append(bank.commit(fragments, epoch=epoch))
     return versions
@@ -61,59 +55,49 @@ def num_present(store: ObjectStore) -> int:
 WINDOWS = [range(start, start + 4) for start in range(1, 41, 4)]
 
 
-def assert_same_rows(
-    bank: ExpertBank, config: GeneratorConfig, first: int | None, second: int | None
-) -> None:
-    old, new = (bank.load_repository(config, version) for version in (first, second))
-    assert old.edit_ids == new.edit_ids
-    for name in ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD"):
-        assert torch.equal(getattr(old, name), getattr(new, name)), name
-
-
-def test_merged_files_hold_the_same_rows(
-    bank: ExpertBank, store: ObjectStore, make_row: MakeRow, generator_config: GeneratorConfig
-) -> None:
-    versions = grow(bank, make_row, WINDOWS)
+def test_merged_files_hold_the_same_rows(bank: ExpertBank, store: ObjectStore) -> None:
+    versions = grow(bank, WINDOWS)
     before = fragments(store)
     report = Compaction(store, "main", GrowthPolicy()).run()
     assert (report.fragments_before, report.fragments_after) == (before, fragments(store))
     assert fragments(store) < before / 10
     assert report.versions_removed == ()
-    assert_same_rows(bank, generator_config, versions[-1], None)
+    old, new = (bank.load_repository(SMALL_CONFIG, version) for version in (versions[-1], None))
+    assert_same_experts(old, new)
     assert [window.version for window in bank.history()] == versions
 
 
 def test_a_compacted_bank_takes_windows_as_one_that_is_not(
-    bank: ExpertBank, store: ObjectStore, make_row: MakeRow, generator_config: GeneratorConfig
+    bank: ExpertBank, store: ObjectStore
 ) -> None:
     """Replays, superseding and indices after merging, against a bank that was never merged."""
     untouched = ExpertBank.open_or_create(store, "untouched", bank.identity)
     compaction = Compaction(store, "main", KEEP_NEWEST)
     few = [numbers for numbers in WINDOWS[:6] for _ in range(2)]
-    grow(untouched, make_row, few)
+    grow(untouched, few)
     many = range(1000, 2200)  # enough that indices are made
     writer, epoch = bank.fragment_writer(), bank.acquire_writer()
-    bank.commit(writer.write([make_row(n) for n in many]), epoch=epoch)
+    bank.commit(writer.write([small_row(n) for n in many]), epoch=epoch)
     compaction.run()
     assert Table(store, "banks/main").latest().describe_indices() != []
     for numbers in few:
-        grow(bank, make_row, [numbers])
+        grow(bank, [numbers])
         compaction.run(now=datetime.now(UTC) + SOON)
     assert num_present(store) == 2
     replayed = bank.version
-    bank.commit(writer.write([make_row(n) for n in many]), epoch=bank.acquire_writer())
+    bank.commit(writer.write([small_row(n) for n in many]), epoch=bank.acquire_writer())
     assert bank.version == replayed
-    expected = untouched.load_repository(generator_config)
-    found = bank.load_repository(generator_config)
+    expected = untouched.load_repository(SMALL_CONFIG)
+    found = bank.load_repository(SMALL_CONFIG)
     assert found.edit_ids[: len(expected)] == expected.edit_ids
     assert len(found) == len(expected) + len(many)
     assert torch.equal(found.down_NRD[: len(expected)], expected.down_NRD)
 
 
 def test_merged_files_have_checksums_and_damaged_ones_are_not_merged(
-    bank: ExpertBank, store: ObjectStore, make_row: MakeRow
+    bank: ExpertBank, store: ObjectStore
 ) -> None:
-    grow(bank, make_row, WINDOWS[:2])
+    grow(bank, WINDOWS[:2])
     compaction = Compaction(store, "main", GrowthPolicy(every_windows=1))
     compaction.run()
     checksums = BankChecksums(store, "main")
@@ -123,8 +107,8 @@ def test_merged_files_have_checksums_and_damaged_ones_are_not_merged(
         assert checksum.problem_of(store.get(key)) == ""
     (merged,) = [item for item in map(checksums.read, data_paths(bank)) if item]
     assert {row.edit_id for row in merged.rows} == set(bank.edit_ids())
-    grow(bank, make_row, WINDOWS[2:4])
-    number = make_row(9, "flag 7", "no").clip_embedding[0].tobytes()
+    grow(bank, WINDOWS[2:4])
+    number = small_row(9, "flag 7", "no").clip_embedding[0].tobytes()
     (key,) = [key for key in bank.file_keys(bank.version) if number in store.get(key)]
     store.put(key, store.get(key).replace(number, number[::-1]))
     before = fragments(store)
@@ -133,10 +117,10 @@ def test_merged_files_have_checksums_and_damaged_ones_are_not_merged(
 
 
 def test_old_versions_are_deleted_and_tagged_new_and_young_ones_stay(
-    bank: ExpertBank, store: ObjectStore, make_row: MakeRow, generator_config: GeneratorConfig
+    bank: ExpertBank, store: ObjectStore
 ) -> None:
-    versions = grow(bank, make_row, WINDOWS)
-    tagged = bank.load_repository(generator_config, versions[2])
+    versions = grow(bank, WINDOWS)
+    tagged = bank.load_repository(SMALL_CONFIG, versions[2])
     Table(store, "banks/main").latest().tags.create("registered", versions[2])
     windows = [bank.versions.record(version) for version in versions]
     young = Compaction(store, "main", GrowthPolicy(keep_versions=3, keep_days=1.0))
@@ -146,22 +130,18 @@ def test_old_versions_are_deleted_and_tagged_new_and_young_ones_stay(
     assert set(versions) & set(report.versions_removed) == set(versions[:2] + versions[3:-3])
     assert report.bytes_removed > 0
     assert num_present(store) == 1 + 3 + 1  # tagged, newest, merged
-    again = bank.load_repository(generator_config, versions[2])
-    assert again.edit_ids == tagged.edit_ids
-    assert torch.equal(again.down_NRD, tagged.down_NRD)
-    assert len(bank.load_repository(generator_config)) == windows[-1].num_edits
+    assert_same_experts(bank.load_repository(SMALL_CONFIG, versions[2]), tagged)
+    assert len(bank.load_repository(SMALL_CONFIG)) == windows[-1].num_edits
     with pytest.raises(IntegrityError):
-        bank.load_repository(generator_config, versions[4])
+        bank.load_repository(SMALL_CONFIG, versions[4])
 
 
-def test_records_outlive_their_versions(
-    bank: ExpertBank, store: ObjectStore, make_row: MakeRow
-) -> None:
-    versions = grow(bank, make_row, WINDOWS[:3])
+def test_records_outlive_their_versions(bank: ExpertBank, store: ObjectStore) -> None:
+    versions = grow(bank, WINDOWS[:3])
     compaction = Compaction(store, "main", KEEP_NEWEST)
     windows = bank.history()
     compaction.run(now=datetime.now(UTC) + SOON)
-    versions += grow(bank, make_row, WINDOWS[3:5])
+    versions += grow(bank, WINDOWS[3:5])
     windows += bank.history()[3:]
     compaction.run(now=datetime.now(UTC) + SOON)
     assert num_present(store) == 2
@@ -195,10 +175,10 @@ def test_a_damaged_archive_is_named(store: ObjectStore) -> None:
 
 
 def test_compaction_beside_a_writer_loses_and_doubles_nothing(
-    bank: ExpertBank, store: ObjectStore, make_row: MakeRow, generator_config: GeneratorConfig
+    bank: ExpertBank, store: ObjectStore
 ) -> None:
     undisturbed = ExpertBank.open_or_create(store, "undisturbed", bank.identity)
-    grow(undisturbed, make_row, WINDOWS)
+    grow(undisturbed, WINDOWS)
     is_over = threading.Event()
     failures: list[BaseException] = []
 
@@ -214,24 +194,20 @@ def test_compaction_beside_a_writer_loses_and_doubles_nothing(
     thread = threading.Thread(target=compact)
     thread.start()
     try:
-        grow(bank, make_row, WINDOWS)
+        grow(bank, WINDOWS)
     finally:
         is_over.set()
         thread.join()
     assert failures == []
-    expected = undisturbed.load_repository(generator_config)
-    found = bank.load_repository(generator_config)
-    assert found.edit_ids == expected.edit_ids
-    assert torch.equal(found.down_NRD, expected.down_NRD)
+    expected = undisturbed.load_repository(SMALL_CONFIG)
+    assert_same_experts(bank.load_repository(SMALL_CONFIG), expected)
 
 
-def test_the_request_log_is_merged_too(
-    bank: ExpertBank, store: ObjectStore, make_row: MakeRow
-) -> None:
+def test_the_request_log_is_merged_too(bank: ExpertBank, store: ObjectStore) -> None:
     log = RequestLog(store)
     for number in range(12):
         log.append([request(number)])
-    grow(bank, make_row, WINDOWS[:1])
+    grow(bank, WINDOWS[:1])
     Compaction(store, "main", KEEP_NEWEST).run()
     assert fragments(store, "requests") == 1
     assert [item.request for item in RequestLog(store).read()] == [request(n) for n in range(12)]
@@ -239,10 +215,8 @@ def test_the_request_log_is_merged_too(
     assert log.append([request(3)])[0].is_duplicate
 
 
-def test_compaction_is_due_every_so_many_windows(
-    bank: ExpertBank, store: ObjectStore, make_row: MakeRow
-) -> None:
-    grow(bank, make_row, WINDOWS[:2])
+def test_compaction_is_due_every_so_many_windows(bank: ExpertBank, store: ObjectStore) -> None:
+    grow(bank, WINDOWS[:2])
     compaction = Compaction(store, "main", GrowthPolicy(every_windows=3))
     done = [compaction.after_window() is not None for _ in range(7)]
     assert done == [False, False, True, False, False, True, False]
@@ -263,12 +237,3 @@ def test_a_fragment_is_rewritten_a_logarithmic_number_of_times() -> None:
             sizes = [*sizes[: len(settled)], (number, sum(rest))]
     assert len(sizes) <= 12
     assert num_rewritten <= 1024 * 15
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"keep_days": -1.0}, {"keep_versions": -1}, {"every_windows": -1}, {"fragment_bytes": 0}],
-)
-def test_an_impossible_policy_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        GrowthPolicy(**wrong)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,18 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.bank.expert_bank import ExpertBank
-from infra.bank.schema import BankIdentity, ExpertRow
+from infra.bank.schema import ExpertRow
 from infra.storage.object_store import ObjectStore
 from infra.storage.writer_fence import WriterFencedError
 from liveedit_core.errors import IntegrityError, NumericsError, RepositoryMismatchError, ShapeError
-from liveedit_core.method.config import GeneratorConfig
-
-MakeRow = Callable[..., ExpertRow]
-
-
-@pytest.fixture
-def bank(store: ObjectStore, identity: BankIdentity) -> ExpertBank:
-    return ExpertBank.open_or_create(store, "main", identity)
+from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY, small_row
 
 
 def ids(rows: Sequence[ExpertRow]) -> list[str]:
@@ -35,10 +28,8 @@ def commit(bank: ExpertBank, rows: Sequence[ExpertRow], epoch: int | None = None
     return bank.commit(bank.fragment_writer().write(rows), epoch=epoch)
 
 
-def test_fragments_are_invisible_until_committed_and_then_exact(
-    bank: ExpertBank, make_row: MakeRow, generator_config: GeneratorConfig
-) -> None:
-    rows = [make_row(2), make_row(1)]
+def test_fragments_are_invisible_until_committed_and_then_exact(bank: ExpertBank) -> None:
+    rows = [small_row(2), small_row(1)]
     empty = bank.version
     epoch = bank.acquire_writer()
     writer = pickle.loads(pickle.dumps(bank.fragment_writer()))
@@ -48,7 +39,7 @@ def test_fragments_are_invisible_until_committed_and_then_exact(
 
     version = bank.commit(fragments, epoch=epoch, message="window 1")
 
-    repository = bank.load_repository(generator_config, version)
+    repository = bank.load_repository(SMALL_CONFIG, version)
     assert list(repository.edit_ids) == ids([rows[1], rows[0]])
     for index, row in enumerate([rows[1], rows[0]]):
         expert = row.expert
@@ -65,16 +56,8 @@ def test_fragments_are_invisible_until_committed_and_then_exact(
     assert json.loads(stored[0]["provenance"]) == {"worker": "test"}
 
 
-def test_an_empty_bank_loads_an_empty_repository(
-    bank: ExpertBank, generator_config: GeneratorConfig
-) -> None:
-    repository = bank.load_repository(generator_config)
-    assert len(repository) == 0
-    assert repository.down_NRD.shape == (0, 3, 6)
-
-
-def test_replaying_a_window_changes_nothing(bank: ExpertBank, make_row: MakeRow) -> None:
-    rows = [make_row(1), make_row(2)]
+def test_replaying_a_window_changes_nothing(bank: ExpertBank) -> None:
+    rows = [small_row(1), small_row(2)]
     epoch = bank.acquire_writer()
     fragments = bank.fragment_writer().write(rows)
     version = bank.commit(fragments, epoch=epoch)
@@ -83,8 +66,8 @@ def test_replaying_a_window_changes_nothing(bank: ExpertBank, make_row: MakeRow)
     assert bank.commit([], epoch=epoch) == version
 
 
-def test_of_a_mixed_fragment_only_the_new_rows_appear(bank: ExpertBank, make_row: MakeRow) -> None:
-    first, second, third = make_row(1), make_row(2), make_row(3)
+def test_of_a_mixed_fragment_only_the_new_rows_appear(bank: ExpertBank) -> None:
+    first, second, third = small_row(1), small_row(2), small_row(3)
     epoch = bank.acquire_writer()
     commit(bank, [first], epoch)
     writer = bank.fragment_writer()
@@ -97,9 +80,9 @@ def test_of_a_mixed_fragment_only_the_new_rows_appear(bank: ExpertBank, make_row
     ]
 
 
-def test_a_new_target_supersedes_in_one_version(bank: ExpertBank, make_row: MakeRow) -> None:
-    old, other = make_row(1, "flag", "red"), make_row(2)
-    new = make_row(3, "flag", "blue")
+def test_a_new_target_supersedes_in_one_version(bank: ExpertBank) -> None:
+    old, other = small_row(1, "flag", "red"), small_row(2)
+    new = small_row(3, "flag", "blue")
     epoch = bank.acquire_writer()
     before = commit(bank, [old, other], epoch)
     after = commit(bank, [new], epoch)
@@ -111,8 +94,8 @@ def test_a_new_target_supersedes_in_one_version(bank: ExpertBank, make_row: Make
     assert (window.num_added, window.num_superseded, window.num_edits) == (1, 1, 2)
 
 
-def test_an_older_edit_that_comes_late_stays_out(bank: ExpertBank, make_row: MakeRow) -> None:
-    old, new = make_row(1, "flag", "red"), make_row(3, "flag", "blue")
+def test_an_older_edit_that_comes_late_stays_out(bank: ExpertBank) -> None:
+    old, new = small_row(1, "flag", "red"), small_row(3, "flag", "blue")
     epoch = bank.acquire_writer()
     version = commit(bank, [new], epoch)
     assert commit(bank, [old], epoch) == version
@@ -124,15 +107,11 @@ def test_an_older_edit_that_comes_late_stays_out(bank: ExpertBank, make_row: Mak
 )
 @given(data=st.data())
 def test_equal_sets_of_edits_give_equal_tensors_whatever_the_windows(
-    store: ObjectStore,
-    identity: BankIdentity,
-    make_row: MakeRow,
-    generator_config: GeneratorConfig,
-    data: st.DataObject,
+    store: ObjectStore, data: st.DataObject
 ) -> None:
     # Six edits of four subjects, each handed in at least once, in any order and any windows.
     all_rows = [
-        make_row(sequence, image, f"target {sequence}")
+        small_row(sequence, image, f"target {sequence}")
         for sequence, image in enumerate(["a", "b", "a", "c", "b", "d"], start=1)
     ]
     order = data.draw(st.permutations(range(6)))
@@ -140,24 +119,24 @@ def test_equal_sets_of_edits_give_equal_tensors_whatever_the_windows(
     handed_in = [all_rows[index] for index in [*order, *repeats]]
     cuts = sorted(data.draw(st.sets(st.integers(1, len(handed_in) - 1))))
     name = f"bank-{len(store.list('writers/'))}"
-    bank = ExpertBank.open_or_create(store, name, identity)
+    bank = ExpertBank.open_or_create(store, name, SMALL_IDENTITY)
     epoch = bank.acquire_writer()
     for start, end in zip([0, *cuts], [*cuts, len(handed_in)], strict=True):
         window = handed_in[start:end]
         writer = bank.fragment_writer()
         bank.commit([*writer.write(window[:2]), *writer.write(window[2:])], epoch=epoch)
-    repository = bank.load_repository(generator_config)
+    repository = bank.load_repository(SMALL_CONFIG)
     expected = [all_rows[index] for index in (2, 3, 4, 5)]
     assert list(repository.edit_ids) == ids(expected)
     assert torch.equal(repository.down_NRD, torch.stack([row.expert.down_RD for row in expected]))
     assert torch.equal(repository.up_NRD, torch.stack([row.expert.up_RD for row in expected]))
 
 
-def test_history_lists_each_window(bank: ExpertBank, make_row: MakeRow) -> None:
+def test_history_lists_each_window(bank: ExpertBank) -> None:
     epoch = bank.acquire_writer()
     writer = bank.fragment_writer()
-    first = bank.commit(writer.write([make_row(1), make_row(2)]), epoch=epoch, message="one")
-    second = bank.commit(writer.write([make_row(7)]), epoch=epoch, message="two")
+    first = bank.commit(writer.write([small_row(1), small_row(2)]), epoch=epoch, message="one")
+    second = bank.commit(writer.write([small_row(7)]), epoch=epoch, message="two")
     history = bank.history()
     assert [(w.version, w.message, w.num_edits, w.num_added) for w in history] == [
         (first, "one", 2, 2),
@@ -172,39 +151,37 @@ def test_history_lists_each_window(bank: ExpertBank, make_row: MakeRow) -> None:
         bank.versions.record(1)
 
 
-def test_a_newer_writer_fences_the_older(
-    bank: ExpertBank, store: ObjectStore, make_row: MakeRow
-) -> None:
+def test_a_newer_writer_fences_the_older(bank: ExpertBank, store: ObjectStore) -> None:
     old_epoch = bank.acquire_writer()
     new_epoch = ExpertBank.open(store, "main").acquire_writer()
     assert new_epoch == old_epoch + 1
     with pytest.raises(WriterFencedError, match=f"epoch {old_epoch} is fenced by a newer writer"):
-        commit(bank, [make_row(1)], old_epoch)
+        commit(bank, [small_row(1)], old_epoch)
     assert bank.edit_ids() == []
-    commit(bank, [make_row(1)], new_epoch)
+    commit(bank, [small_row(1)], new_epoch)
     assert bank.num_edits() == 1
 
 
-def test_an_unclaimed_epoch_cannot_commit(bank: ExpertBank, make_row: MakeRow) -> None:
+def test_an_unclaimed_epoch_cannot_commit(bank: ExpertBank) -> None:
     with pytest.raises(WriterFencedError, match="no writer ever claimed epoch 1"):
-        commit(bank, [make_row(1)], 1)
+        commit(bank, [small_row(1)], 1)
 
 
 @pytest.mark.parametrize("column", ["down_RD", "up_RD", "visual_feature_QM", "prompt_feature_QM"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_are_never_written(
-    bank: ExpertBank, make_row: MakeRow, column: str, bad: float
+    bank: ExpertBank, column: str, bad: float
 ) -> None:
-    row = make_row(1)
+    row = small_row(1)
     getattr(row.expert, column)[1, 2] = bad
     with pytest.raises(NumericsError, match=f"edit {row.expert.edit_id}: {column} holds NaN"):
-        bank.fragment_writer().write([make_row(2), row])
+        bank.fragment_writer().write([small_row(2), row])
 
 
 def test_an_embedding_that_is_not_finite_or_of_another_width_is_never_written(
-    bank: ExpertBank, make_row: MakeRow
+    bank: ExpertBank,
 ) -> None:
-    row = make_row(1)
+    row = small_row(1)
     broken = row.clip_embedding.copy()
     broken[0] = np.nan
     with pytest.raises(NumericsError, match="clip_embedding holds NaN"):
@@ -213,23 +190,19 @@ def test_an_embedding_that_is_not_finite_or_of_another_width_is_never_written(
         bank.fragment_writer().write([dataclasses.replace(row, clip_embedding=broken[1:])])
 
 
-def test_another_identity_is_refused_field_by_field(
-    bank: ExpertBank, store: ObjectStore, identity: BankIdentity
-) -> None:
-    other = dataclasses.replace(identity, generator_digest="newer", edit_layer=9)
+def test_another_identity_is_refused_field_by_field(bank: ExpertBank, store: ObjectStore) -> None:
+    other = dataclasses.replace(SMALL_IDENTITY, generator_digest="newer", edit_layer=9)
     with pytest.raises(RepositoryMismatchError) as caught:
         ExpertBank.open_or_create(store, "main", other)
     assert "generator_digest is 'generator' there, 'newer' here" in caught.value.message
     assert "edit_layer is 5 there, 9 here" in caught.value.message
     assert "backbone_digest" not in caught.value.message
-    assert ExpertBank.open(store, bank.name).identity == identity
+    assert ExpertBank.open(store, bank.name).identity == SMALL_IDENTITY
 
 
-def test_a_generator_of_other_sizes_cannot_load_it(
-    bank: ExpertBank, generator_config: GeneratorConfig
-) -> None:
+def test_a_generator_of_other_sizes_cannot_load_it(bank: ExpertBank) -> None:
     with pytest.raises(RepositoryMismatchError, match="has rank 3, the generator has 2"):
-        bank.load_repository(generator_config.with_changes(rank=2))
+        bank.load_repository(SMALL_CONFIG.with_changes(rank=2))
 
 
 def test_open_of_a_bank_that_is_not_there(store: ObjectStore) -> None:

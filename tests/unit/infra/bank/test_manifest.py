@@ -1,28 +1,26 @@
 """Every way in which a registered version can be damaged is found, and named."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.manifest import BankManifest, content_problems
-from infra.bank.schema import BankIdentity, ExpertRow
+from infra.bank.schema import BankIdentity
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
-
-MakeRow = Callable[..., ExpertRow]
+from tests.small_rows import SMALL_IDENTITY, small_row
 
 
 @pytest.fixture
-def bank(store: ObjectStore, identity: BankIdentity, make_row: MakeRow) -> ExpertBank:
+def bank(store: ObjectStore) -> ExpertBank:
     """Three windows; the last one replaces a row of the first."""
-    bank = ExpertBank.open_or_create(store, "main", identity)
+    bank = ExpertBank.open_or_create(store, "main", SMALL_IDENTITY)
     epoch = bank.acquire_writer()
     for rows in (
-        [make_row(1, image="one"), make_row(2)],
-        [make_row(3)],
-        [make_row(4, image="one", target="no")],
+        [small_row(1, image="one"), small_row(2)],
+        [small_row(3)],
+        [small_row(4, image="one", target="no")],
     ):
         bank.commit(bank.fragment_writer().write(rows), epoch=epoch)
     return bank
@@ -44,9 +42,9 @@ def test_an_untouched_version_has_no_problems_and_survives_json(bank: ExpertBank
     assert manifest.verified_bank("it").edit_ids() == bank.edit_ids()
 
 
-def test_later_windows_do_not_change_a_manifest(bank: ExpertBank, make_row: MakeRow) -> None:
+def test_later_windows_do_not_change_a_manifest(bank: ExpertBank) -> None:
     manifest = manifest_of(bank)
-    bank.commit(bank.fragment_writer().write([make_row(9)]), epoch=bank.acquire_writer())
+    bank.commit(bank.fragment_writer().write([small_row(9)]), epoch=bank.acquire_writer())
     assert content_problems(bank, manifest) == []
 
 
@@ -81,16 +79,14 @@ def test_a_missing_version_is_named(bank: ExpertBank, store: ObjectStore) -> Non
     assert f"version {manifest.bank_version} of bank 'main'" in problem
 
 
-def test_a_missing_or_recreated_bank_is_refused(
-    bank: ExpertBank, tmp_path: Path, identity: BankIdentity
-) -> None:
+def test_a_missing_or_recreated_bank_is_refused(bank: ExpertBank, tmp_path: Path) -> None:
     manifest = manifest_of(bank)
     values = {**vars(manifest), "store_uri": (tmp_path / "elsewhere").as_uri()}
     with pytest.raises(IntegrityError, match="there is no bank 'main'"):
         BankManifest(**values).verified_bank("it")
-    other = BankIdentity(**{**vars(identity), "generator_digest": "another"})
+    other = BankIdentity(**{**vars(SMALL_IDENTITY), "generator_digest": "another"})
     with pytest.raises(RepositoryMismatchError, match="generator_digest"):
-        BankManifest(**{**vars(manifest), "identity": other}).verified_bank("it")
+        BankManifest(**{**vars(manifest), "SMALL_IDENTITY": other}).verified_bank("it")
 
 
 def test_a_manifest_without_digests_is_refused() -> None:

@@ -5,16 +5,13 @@ from datetime import UTC, datetime, timedelta
 import lance
 import pytest
 
+from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.inputs.rejects import MAX_RAW_CHARS, Rejected
-from tests.unit.infra.requests.small_requests import refusal, request
-
-
-@pytest.fixture
-def log(store: ObjectStore) -> RequestLog:
-    return RequestLog(store)
+from tests.small_rows import SMALL_IDENTITY, refusal
+from tests.small_rows import small_request as request
 
 
 def test_numbers_continue_over_calls_and_processes(log: RequestLog, store: ObjectStore) -> None:
@@ -102,3 +99,22 @@ def test_altered_bytes_are_noticed(log: RequestLog, store: ObjectStore) -> None:
     lance.dataset(store.table_uri("requests")).update({"prompt": "'What was it?'"})
     with pytest.raises(IntegrityError, match="request 1 of the log"):
         list(RequestLog(store).read())
+
+
+def test_rejected_requests_are_not_pending_for_the_bank_that_rejected_them(
+    log: RequestLog, bank: ExpertBank, store: ObjectStore
+) -> None:
+    other = ExpertBank.open_or_create(store, "other", SMALL_IDENTITY)
+    log.append([request("a"), request("b"), request("c")])
+    log.reject_requests([refusal(0, "NaN", edit_id=request("a").edit_id)], bank="main")
+    log.reject_requests([refusal(0, "too long", edit_id=request("b").edit_id)])
+    assert bank.pending_sequences(log) == [3]
+    assert other.pending_sequences(log) == [1, 3]
+
+
+def test_a_rejected_duplicate_line_does_not_hide_its_request(
+    log: RequestLog, bank: ExpertBank
+) -> None:
+    log.append([request("a")])
+    log.reject_lines([refusal(2, "duplicate", edit_id=request("a").edit_id)], source="file")
+    assert bank.pending_sequences(log) == [1]

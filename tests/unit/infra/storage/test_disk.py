@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from infra.bank.expert_bank import ExpertBank
-from infra.bank.schema import BankIdentity
 from infra.storage.object_store import ObjectStore
-from tests.unit.infra.conftest import MakeRow
+from tests.small_rows import SMALL_IDENTITY, small_row
 
 
 @pytest.fixture
@@ -26,12 +25,12 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_rows_are_on_disk_before_the_version_that_names_them(
-    store: ObjectStore, identity: BankIdentity, make_row: MakeRow, synced: list[int]
+    store: ObjectStore, synced: list[int]
 ) -> None:
-    bank = ExpertBank.open_or_create(store, "main", identity)
+    bank = ExpertBank.open_or_create(store, "main", SMALL_IDENTITY)
     epoch = bank.acquire_writer()
     for first in (1, 3):
-        rows = [make_row(first), make_row(first + 1)]
+        rows = [small_row(first), small_row(first + 1)]
         version = bank.commit(bank.fragment_writer().write(rows), epoch=epoch)
     root = Path(store.table_uri("banks/main"))
     data = [root.parent.parent / key for key in bank.file_keys(version)]

@@ -14,14 +14,14 @@ from infra.tracking.generator_checkpoints import (
     best_of,
 )
 from liveedit_core.errors import ConfigError, IntegrityError, StorageUnavailableError
-from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator, load_generator, save_generator
+from tests.small_rows import SMALL_CONFIG
 
 
 @pytest.fixture
-def generator(generator_config: GeneratorConfig) -> LiveEditGenerator:
+def generator() -> LiveEditGenerator:
     torch.manual_seed(0)
-    return LiveEditGenerator(generator_config)
+    return LiveEditGenerator(SMALL_CONFIG)
 
 
 @pytest.fixture

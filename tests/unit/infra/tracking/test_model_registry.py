@@ -1,6 +1,5 @@
 """Generator checkpoints and bank versions in a real MLflow registry."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,13 +9,11 @@ from mlflow import MlflowClient
 from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.policy import GrowthPolicy
-from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import BANK_MODEL, GENERATOR_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import InputError, IntegrityError, TrackingError
-
-MakeRow = Callable[..., ExpertRow]
+from tests.small_rows import SMALL_IDENTITY, small_row
 
 
 @pytest.fixture
@@ -39,11 +36,11 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bank(store: ObjectStore, identity: BankIdentity, make_row: MakeRow) -> ExpertBank:
-    bank = ExpertBank.open_or_create(store, "main", identity)
+def bank(store: ObjectStore) -> ExpertBank:
+    bank = ExpertBank.open_or_create(store, "main", SMALL_IDENTITY)
     epoch = bank.acquire_writer()
     for sequence in (1, 2):
-        bank.commit(bank.fragment_writer().write([make_row(sequence)]), epoch=epoch)
+        bank.commit(bank.fragment_writer().write([small_row(sequence)]), epoch=epoch)
     return bank
 
 

@@ -17,12 +17,11 @@ from liveedit_core.backbones.protocol import BackboneInput, Residual
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.inputs.images import decode_image
-from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates, pad_hidden
-from tests.tiny_backbone import image, plain_convolutions, tiny_generator
+from tests.tiny_backbone import TINY_CONFIG, image, plain_convolutions, tiny_generator
 from tests.tiny_families import EDIT_LAYER, FAMILY_NAMES, VARIABLE, family_backbone, tiny_tokenizer
 
 
@@ -204,16 +203,7 @@ def test_greedy_generation_is_that_of_transformers(backbone: VisionLanguageBackb
 
 
 def edited(backbone: VisionLanguageBackbone) -> Editor:
-    config = GeneratorConfig(
-        hidden_size=backbone.hidden_size,
-        num_image_tokens=backbone.num_image_tokens,
-        edit_layer=EDIT_LAYER,
-        module_dim=16,
-        num_queries=2,
-        num_attention_heads=4,
-        rank=2,
-        gain=2000.0,
-    )
+    config = TINY_CONFIG.with_changes(num_image_tokens=backbone.num_image_tokens, gain=2000.0)
     editor = Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
     return editor.with_edits(
         [
@@ -303,7 +293,9 @@ def test_gradients_flow_to_the_rows(backbone: VisionLanguageBackbone) -> None:
     rows = pad_hidden(states).values_BSD.requires_grad_()
     backbone.target_logits(states, rows)[0].square().mean().backward()
     assert rows.grad is not None
-    assert rows.grad[0, : states[0].target_span[1] - 1].abs().sum(-1).gt(0).all()
+    num_used = states[0].target_span[1] - 1  # the last target token predicts nothing here
+    assert rows.grad[0, :num_used].abs().sum(-1).gt(0).all()
+    assert not rows.grad[0, num_used:].any()
 
 
 def test_a_prompt_that_spells_the_placeholder_is_refused(backbone: VisionLanguageBackbone) -> None:

@@ -10,6 +10,7 @@ from liveedit_core.backbones.loading import load_backbone
 from liveedit_core.backbones.minigpt4 import PROMPT_FORMAT, convert_minigpt4
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, InputError
+from tests.other_backbones import saved_family
 from tests.tiny_backbone import image
 from tests.tiny_families import WIDTH, model_and_processor, tiny_llama
 
@@ -20,9 +21,7 @@ SEEN = BackboneInput(prompt="What is shown here?", target="silver", image_bytes=
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BLIP-2 folder, a Llama folder and a projection file."""
     root = tmp_path_factory.mktemp("sources")
-    model, processor = model_and_processor("blip-2")
-    model.save_pretrained(root / "blip2")
-    processor.save_pretrained(root / "blip2")
+    saved_family("blip-2", root / "blip2")
     llama, tokenizer = tiny_llama()
     llama.save_pretrained(root / "llama", max_shard_size="40KB")
     tokenizer.save_pretrained(root / "llama")

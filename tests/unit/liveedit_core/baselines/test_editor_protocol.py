@@ -9,18 +9,18 @@ from torch import Tensor
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.baselines.fine_tuning import (
-    FineTuning,
-    FineTuningConfig,
-    MaskedFineTuning,
-    MaskedFineTuningConfig,
-)
+from liveedit_core.baselines.fine_tuning import FineTuning
 from liveedit_core.baselines.grace import Grace
 from liveedit_core.baselines.in_context import InContext
 from liveedit_core.baselines.live_edit import LiveEdit
 from liveedit_core.baselines.lora import Lora
 from liveedit_core.baselines.protocol import ComparedEditor, EditorMemory
-from liveedit_core.baselines.settings import GraceConfig, InContextConfig, LoraConfig, WiseConfig
+from liveedit_core.baselines.settings import (
+    FineTuningConfig,
+    GraceConfig,
+    InContextConfig,
+    LoraConfig,
+)
 from liveedit_core.baselines.unedited import Unedited
 from liveedit_core.baselines.wise import Wise
 from liveedit_core.evaluation.probes import (
@@ -34,6 +34,7 @@ from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
 from tests.tiny_backbone import OUR_CONFIG, case, image, question, tiny_generator
+from tests.unit.liveedit_core.baselines.learning_editors import LEARNING, UNRELATED, WISE
 
 CONFIG = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
 # GRACE exchanges one row, from which one layer of a random model can make one token, not eight.
@@ -45,8 +46,6 @@ INPUTS = [
     BackboneInput(prompt="The opposite of hot is"),
 ]
 
-WISE = WiseConfig(alpha=0.5, beta=2.0, gamma=1.0, max_steps=100, learning_rate=1.0)
-
 Maker = Callable[[VisionLanguageBackbone], ComparedEditor]
 
 
@@ -54,15 +53,6 @@ def live_edit(backbone: VisionLanguageBackbone) -> ComparedEditor:
     return LiveEdit(Editor(backbone, tiny_generator(CONFIG), ExpertRepository.empty(CONFIG)))
 
 
-LEARNING: dict[str, Maker] = {
-    "FT-L": lambda b: FineTuning(b, FineTuningConfig(max_steps=80, learning_rate=3e-2)),
-    "FT-M": lambda b: MaskedFineTuning(
-        b, MaskedFineTuningConfig(max_steps=150, learning_rate=3e-2)
-    ),
-    "LoRA": lambda b: Lora(b, LoraConfig(max_steps=150, learning_rate=3e-2)),
-    "GRACE": lambda b: Grace(b, GraceConfig(max_steps=200, learning_rate=0.3)),
-    "WISE": lambda b: Wise(b, WISE, unrelated=[question(50), INPUTS[-1]]),
-}
 ALL: dict[str, Maker] = {
     **LEARNING,
     "IKE": lambda b: InContext(b, InContextConfig()),
@@ -180,8 +170,8 @@ def test_memory_is_counted_from_tensors(backbone: VisionLanguageBackbone) -> Non
     teach(grace, backbone, 1)
     labels = 8 * len(backbone.tokenizer.encode(" o"))
     assert grace.memory().stored_bytes == 4 * (2 * hidden + 1) + labels
-    wise = Wise(backbone, WISE, unrelated=[question(50), INPUTS[-1]])
-    rows = wise.inputs_of(backbone.encode([question(50), INPUTS[-1]]))
+    wise = Wise(backbone, WISE, unrelated=UNRELATED)
+    rows = wise.inputs_of(backbone.encode(UNRELATED))
     # the open shard, 4 bytes an element, its mask, 1 byte, and rows of the two unrelated questions
     fixed = 5 * hidden * inner + rows.mask_BS.numel() * (4 * inner + 1)
     assert wise.memory() == EditorMemory(fixed_bytes=fixed, stored_bytes=0)

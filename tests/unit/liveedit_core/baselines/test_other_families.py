@@ -1,31 +1,21 @@
 """Layer editors on families whose masks, positions and module names differ."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.baselines.edited_layers import LayerEditor
-from liveedit_core.baselines.fine_tuning import FineTuning, MaskedFineTuning
-from liveedit_core.baselines.grace import Grace
-from liveedit_core.baselines.lora import Lora
-from liveedit_core.baselines.settings import (
-    FineTuningConfig,
-    GraceConfig,
-    LoraConfig,
-    MaskedFineTuningConfig,
-    WiseConfig,
-)
-from liveedit_core.baselines.wise import Wise
+from liveedit_core.baselines.fine_tuning import MaskedFineTuning
+from liveedit_core.baselines.settings import MaskedFineTuningConfig
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.editor import edit_input
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import pad_hidden
 from tests.tiny_backbone import image, plain_convolutions, question
 from tests.tiny_families import family_backbone
+from tests.unit.liveedit_core.baselines.learning_editors import LEARNING
 
 PROMPTS = ("What is shown here?", "Name the thing in the picture.")
 REQUESTS = [
@@ -38,16 +28,6 @@ INPUTS = [
     BackboneInput(prompt="The opposite of hot is"),
     BackboneInput(prompt="Who?"),
 ]
-WISE = WiseConfig(alpha=0.5, beta=2.0, gamma=1.0, max_steps=100, learning_rate=1.0)
-EDITORS: dict[str, Callable[[VisionLanguageBackbone], LayerEditor[Any]]] = {
-    "FT-L": lambda b: FineTuning(b, FineTuningConfig(max_steps=80, learning_rate=3e-2)),
-    "FT-M": lambda b: MaskedFineTuning(
-        b, MaskedFineTuningConfig(max_steps=150, learning_rate=3e-2)
-    ),
-    "LoRA": lambda b: Lora(b, LoraConfig(max_steps=150, learning_rate=3e-2)),
-    "GRACE": lambda b: Grace(b, GraceConfig(max_steps=200, learning_rate=0.3)),
-    "WISE": lambda b: Wise(b, WISE, unrelated=[question(50), INPUTS[-1]]),
-}
 
 
 @pytest.fixture(scope="module", params=["llava", "qwen2_vl", "blip-2", "paligemma"])
@@ -56,13 +36,13 @@ def backbone(request: pytest.FixtureRequest) -> Iterator[VisionLanguageBackbone]
         yield family_backbone(request.param)
 
 
-@pytest.mark.parametrize("name", EDITORS)
+@pytest.mark.parametrize("name", LEARNING)
 def test_an_edit_is_learned_generated_and_forgotten(
     name: str, backbone: VisionLanguageBackbone
 ) -> None:
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     texts = backbone.generate(INPUTS, None, max_new_tokens=4)
-    model = EDITORS[name](backbone)
+    model = LEARNING[name](backbone)
     states = backbone.encode(INPUTS[:2])
     untaught = model.ids_of(states)
     logits = backbone.target_logits(states, pad_hidden(states).values_BSD)

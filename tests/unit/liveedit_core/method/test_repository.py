@@ -10,7 +10,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ShapeError
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
-from tests.random_states import random_expert
+from tests.random_states import assert_same_experts, random_expert
 from tests.tiny_backbone import TINY_CONFIG, image, tiny_backbone, tiny_generator
 
 TENSORS = ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD")
@@ -18,12 +18,6 @@ TENSORS = ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD")
 
 def repository(*seeds: int) -> ExpertRepository:
     return ExpertRepository.from_experts(TINY_CONFIG, [random_expert(seed) for seed in seeds])
-
-
-def assert_same(first: ExpertRepository, second: ExpertRepository) -> None:
-    assert first.edit_ids == second.edit_ids
-    for name in TENSORS:
-        assert torch.equal(getattr(first, name), getattr(second, name)), name
 
 
 def test_each_row_is_its_expert() -> None:
@@ -39,20 +33,20 @@ def test_each_row_is_its_expert() -> None:
 
 def test_adding_is_stacking() -> None:
     more = [random_expert(2), random_expert(3)]
-    assert_same(repository(1).with_experts(TINY_CONFIG, more), repository(1, 2, 3))
+    assert_same_experts(repository(1).with_experts(TINY_CONFIG, more), repository(1, 2, 3))
     empty = ExpertRepository.empty(TINY_CONFIG)
     assert len(empty) == 0
-    assert_same(empty.with_experts(TINY_CONFIG, more), repository(2, 3))
+    assert_same_experts(empty.with_experts(TINY_CONFIG, more), repository(2, 3))
 
 
 def test_removing_leaves_the_others_untouched() -> None:
-    assert_same(repository(1, 2, 3).without({"edit-2"}), repository(1, 3))
-    assert_same(repository(1).without(["edit-1"]), ExpertRepository.empty(TINY_CONFIG))
-    assert_same(repository(1, 2).without(["of somebody else"]), repository(1, 2))
+    assert_same_experts(repository(1, 2, 3).without({"edit-2"}), repository(1, 3))
+    assert_same_experts(repository(1).without(["edit-1"]), ExpertRepository.empty(TINY_CONFIG))
+    assert_same_experts(repository(1, 2).without(["of somebody else"]), repository(1, 2))
 
 
 def test_take_orders() -> None:
-    assert_same(repository(1, 2, 3).take([2, 0]), repository(3, 1))
+    assert_same_experts(repository(1, 2, 3).take([2, 0]), repository(3, 1))
 
 
 def test_ids_and_tensors_must_agree() -> None:

@@ -6,13 +6,7 @@ import pytest
 import torch
 
 from liveedit_core.method.features import Features
-from liveedit_core.method.routing import (
-    fused_residual,
-    paired_similarity,
-    route,
-    similarity,
-    soft_weights,
-)
+from liveedit_core.method.routing import route, soft_weights
 from tests.tiny_backbone import TINY_CONFIG
 
 # One query token of width 4: sim(a, b) = <a, b> / 2.
@@ -33,14 +27,6 @@ def features(visual: float, prompt: float, sentinel: float) -> Features:
 
 def keys(*values: float) -> torch.Tensor:
     return torch.tensor([[value, 0.0, 0.0, 0.0] for value in values])
-
-
-def test_similarity_by_hand() -> None:
-    first = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
-    second = torch.tensor([[[5.0, 6.0], [7.0, 8.0]]])
-    expected = (5 + 12 + 21 + 32) / (2 * math.sqrt(2))
-    assert similarity(first, second.flatten(1)).item() == pytest.approx(expected)
-    assert paired_similarity(first, second).item() == pytest.approx(expected)
 
 
 def test_only_experts_above_the_sentinel_are_kept() -> None:
@@ -133,13 +119,3 @@ def test_without_the_hard_filter_only_the_bounds_are_left() -> None:
     bound = free.with_changes(max_kept=2, min_gate=0.5)
     kept = route(inputs, visual, prompt, bound).kept_BN.tolist()
     assert kept == [[False, True, False, True]]
-
-
-def test_residual_by_hand() -> None:
-    rows = torch.tensor([[[1.0, -2.0]]])
-    down = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[3.0, 1.0]]])
-    up = torch.tensor([[[0.0, 1.0]], [[100.0, 100.0]], [[2.0, 0.0]]])
-    weights = torch.tensor([[0.5, 0.3, 0.2]])
-    # relu activations 1, 0, 1 -> 0.5 * (0, 1) + 0 + 0.2 * (2, 0), twice that with gain 2
-    residual = fused_residual(rows, weights, down, up, 2.0)
-    torch.testing.assert_close(residual, torch.tensor([[[0.8, 1.0]]]))

@@ -1,27 +1,15 @@
-"""Losses on numbers worked out by hand (Eq. 8 to 16)."""
+"""Losses by hand (Eq. 8 to 15); the others are in tests/properties and tests/parity."""
 
 import math
 
 import pytest
 import torch
 
-from liveedit_core.training.losses import (
-    gate_loss,
-    hard_neighbour,
-    hard_sentinel,
-    info_nce,
-    locality_kl,
-    soft_absolute,
-    target_nll,
-)
+from liveedit_core.training.losses import gate_loss, info_nce, locality_kl, target_nll
 
 
 def log_sum(*values: float) -> float:
     return math.log(sum(math.exp(value) for value in values))
-
-
-def sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-value))
 
 
 def test_nll_is_a_mean_over_tokens_then_items() -> None:
@@ -47,22 +35,6 @@ def test_info_nce_takes_the_diagonal_or_given_columns() -> None:
     assert info_nce(scores).item() == pytest.approx(diagonal, rel=1e-5)
     chosen = (log_sum(1, 2, 0) - 0 + log_sum(3, 0.5, 1) - 3) / 2
     assert info_nce(scores, torch.tensor([2, 0])).item() == pytest.approx(chosen, rel=1e-5)
-
-
-def test_the_absolute_negative_is_the_previous_column() -> None:
-    scores = torch.tensor([[1.0, 9.0, -1.0], [0.5, 2.0, 9.0], [9.0, -0.5, 3.0]])
-    positive = sum(-math.log(sigmoid(value)) for value in (1, 2, 3)) / 3
-    negative = sum(-math.log(1 - sigmoid(value)) for value in (-1, 0.5, -0.5)) / 3
-    assert soft_absolute(scores).item() == pytest.approx(positive + negative, rel=1e-5)
-
-
-def test_hard_losses_have_the_sentinel_as_last_column() -> None:
-    scores = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
-    sentinel = torch.tensor([0.5, -1.0])
-    neighbour = (log_sum(2, 1, 0.5) - 2 + log_sum(0, 3, -1) - 3) / 2
-    assert hard_neighbour(scores, sentinel).item() == pytest.approx(neighbour, rel=1e-5)
-    own = (log_sum(2, 1, 0.5) - 0.5 + log_sum(0, 3, -1) + 1) / 2
-    assert hard_sentinel(scores, sentinel).item() == pytest.approx(own, rel=1e-5)
 
 
 def test_saturated_scores_stay_finite() -> None:

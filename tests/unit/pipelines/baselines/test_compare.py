@@ -1,7 +1,6 @@
 """The comparison teaches every edit to every editor and scores them on the same probes."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -240,21 +239,17 @@ def test_liveedit_needs_a_generator_of_the_backbone() -> None:
     ("family", "editors"),
     [("llava", "ft-l,lora,grace,ike,unedited"), ("qwen2_vl", "liveedit,ft-m,wise")],
 )
-def test_another_backbone_end_to_end(
-    family: str, editors: str, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_backbone_end_to_end(family: str, editors: str, run_root: Path) -> None:
     """A checkpoint folder by name, and a table of its editors."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    folder = saved_family(family, tmp_path / family)
+    folder = saved_family(family, run_root / family)
     config = TINY_CONFIG.with_changes(num_image_tokens=family_backbone(family).num_image_tokens)
-    save_generator(tiny_generator(config), tmp_path / "generator")
+    save_generator(tiny_generator(config), run_root / "generator")
     quick = ["lora.max_steps=2", "grace.max_steps=2", "wise.max_steps=1", "fine_tuning.max_steps=2"]
     counts = ["min_cases=1", "scored_cases=1", "free_cases=1", "max_new_tokens=2"]
     named = [f"--backbone={folder}", f"--editors={editors}", "--edits=1", "--run-name=tiny"]
-    more = [f"run_root={tmp_path}", f"generator={tmp_path / 'generator'}", *counts, *quick]
+    more = [f"run_root={run_root}", f"generator={run_root / 'generator'}", *counts, *quick]
     assert main([*named, *more, f"backbone.edit_layer={EDIT_LAYER}"]) == 0
-    tree = json.loads((tmp_path / "tiny" / "comparison.json").read_text())
+    tree = json.loads((run_root / "tiny" / "comparison.json").read_text())
     assert [row["editor"].lower() for row in tree["rows"]] == editors.split(",")
     assert ("generator" in tree["digests"]) == ("liveedit" in editors)
     for row in tree["rows"]:

@@ -19,22 +19,21 @@ def records(root: Path) -> RunRecords:
     return RunRecords(tracker, ModelRegistry(tracker), state_file=root / "recorded.json")
 
 
-def test_each_evaluation_is_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    driver = Driver(tmp_path / "store")
-    figure = tmp_path / "what-was-taught.png"
+def test_each_evaluation_is_recorded_once(run_root: Path) -> None:
+    driver = Driver(run_root / "store")
+    figure = run_root / "what-was-taught.png"
     figure.write_bytes(b"an image")
     for _ in range(2):
         outcome = driver.run([case(number) for number in range(6)])
-        taken = records(tmp_path)
+        taken = records(run_root)
         taken.started(load_recipe(LifelongEditRecipe, None, OVERRIDES), {"python": "3.11"})
         for evaluation in outcome.evaluations:
             taken.evaluated(driver.bank, evaluation)
-        taken.finished(driver.bank, tmp_path / "no-report.html", {"total_s": 1.0}, [figure])
+        taken.finished(driver.bank, run_root / "no-report.html", {"total_s": 1.0}, [figure])
         taken.end("FINISHED")
         assert taken.num_failures == 0
 
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{run_root / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'liveedit'")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.params["evaluation.at"] == "(1, 5)"
@@ -52,17 +51,14 @@ def test_each_evaluation_is_recorded_once(tmp_path: Path, monkeypatch: pytest.Mo
         assert steps == [int(version.tags["num_edits"])]
 
 
-def test_a_curve_is_recorded_once_beside_the_evaluations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    driver = Driver(tmp_path / "store")
+def test_a_curve_is_recorded_once_beside_the_evaluations(run_root: Path) -> None:
+    driver = Driver(run_root / "store")
     for _ in range(2):
         outcome = driver.run([case(n) for n in range(6)], "evaluation.curve_at=[1, 4]")
-        taken = records(tmp_path)
+        taken = records(run_root)
         taken.curve(outcome.curve)
         taken.end("FINISHED")
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{run_root / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'liveedit'")
     (run,) = client.search_runs([experiment.experiment_id])
     for name in ("reliability.teacher_forced", "reliability.teacher_forced.exact"):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,19 +122,12 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(
 
 @pytest.mark.slow
 def test_trained_taught_scored_and_opened_by_name(
-    backbone: str,
-    cases: Path,
-    tmp_path: Path,
-    empty_database: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    backbone: str, cases: Path, run_root: Path
 ) -> None:
     """Nothing but names goes from one job to the next."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
     with plain_convolutions():
-        assert main(arguments(tmp_path, backbone, cases)) == 0
-        folder = tmp_path / "tiny" / "generator"
-        teach_and_open(tmp_path, backbone, cases, folder)
+        assert main(arguments(run_root, backbone, cases)) == 0
+        teach_and_open(run_root, backbone, cases, run_root / "tiny" / "generator")
 
 
 def teach_and_open(root: Path, backbone: str, cases: Path, folder: Path) -> None:

@@ -69,10 +69,7 @@ def test_edits_are_explained_by_the_requests_beside_the_bank(
         model.remove(CASES[5].edit.edit_id)
 
 
-def test_without_a_server_or_a_version_it_says_what_is_missing(
-    uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_without_a_server_or_a_version_it_says_what_is_missing(uri: str) -> None:
     with pytest.raises(ConfigError, match="set MLFLOW_TRACKING_URI"):
         open_editor()
     with pytest.raises(InputError, match="versions there: 1, 2"):

@@ -54,7 +54,7 @@ def test_exit_codes_of_wrong_settings(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_before_anything_is_registered_both_say_so(
-    tmp_path: Path, run_root: Path, capsys: pytest.CaptureFixture[str]
+    run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for main in (nightly_evaluation.main, promotion.main):
         assert main([f"run_root={run_root}"]) == 1

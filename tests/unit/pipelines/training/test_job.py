@@ -54,9 +54,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Tr
 
 @pytest.fixture(scope="module")
 def finished(recipe: TrainRecipe) -> TrainingResult:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        return train(recipe)
+    return train(recipe)
 
 
 class InterruptedRunError(Exception):
@@ -109,10 +107,7 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(
         assert json.loads((resumed.folder / "curve.json").read_text()) == curve
 
 
-def test_what_a_run_leaves_behind(
-    recipe: TrainRecipe, finished: TrainingResult, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_what_a_run_leaves_behind(recipe: TrainRecipe, finished: TrainingResult) -> None:
     generator = load_generator(finished.folder)
     assert generator.digest == finished.digest
     checkpoints = GeneratorCheckpoints(ObjectStore(recipe.run_folder / "store"), "tiny")

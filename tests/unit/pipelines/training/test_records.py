@@ -1,6 +1,5 @@
 """What training leaves in the store and in MLflow, also when it is resumed or MLflow is away."""
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,13 +47,6 @@ class Trainer:
         records.on_checkpoint(self.generator, snapshot, self.curve)
 
 
-@pytest.fixture
-def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    return tmp_path
-
-
 def make_records(root: Path) -> TrainingRecords:
     tracker = Tracker(root, experiment="liveedit", run_name="training")
     limits = DiagnosticsRecipe(max_norm_ratio=1.0001)
@@ -69,22 +61,22 @@ def make_records(root: Path) -> TrainingRecords:
 
 
 def test_a_resumed_run_is_recorded_like_an_undisturbed_one(
-    root: Path, caplog: pytest.LogCaptureFixture
+    run_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = Trainer()
-    records = make_records(root)
+    records = make_records(run_root)
     records.started({"python": "3.11"})
     trainer.run(records, "prompt", 0, 2)
     records.on_step("experts", 0, {"nll": 1.0, "learning_rate": 1e-3})  # then it was killed
-    records = make_records(root)
+    records = make_records(run_root)
     trainer.run(records, "experts", 0, 2)
     trainer.run(records, "experts", 2, 4)
-    folder = root / "result"
+    folder = run_root / "result"
     save_generator(trainer.generator.half(), folder)
     digest = records.finished(folder)
     records.tracker.end()
 
-    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{run_root / 'mlflow.db'}")
     run_id = records.tracker.connect().run_id
     history = client.get_metric_history(run_id, "experts.nll")
     assert [(m.step, m.value) for m in history] == [(2, 1), (3, 1 / 2), (4, 1 / 3), (5, 1 / 4)]
@@ -115,13 +107,13 @@ def test_a_resumed_run_is_recorded_like_an_undisturbed_one(
 
 
 def test_without_mlflow_training_goes_on_and_later_catches_up(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    run_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer()
     with monkeypatch.context() as outage:
         outage.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         outage.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        records = make_records(root)
+        records = make_records(run_root)
         trainer.run(records, "prompt", 0, 2)
         assert records.num_failures == 1
     state = records.checkpoints.resume()
@@ -130,9 +122,9 @@ def test_without_mlflow_training_goes_on_and_later_catches_up(
     assert state.position.recipe_digest == recipe_digest(RECIPE)
     assert state.position.curve[-1]["validation.average"] == state.entry.score
 
-    records = make_records(root)
+    records = make_records(run_root)
     trainer.run(records, "experts", 0, 2)
-    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{run_root / 'mlflow.db'}")
     run_id = records.tracker.connect().run_id
     assert len(client.get_metric_history(run_id, "prompt.nll")) == 2
     registered = client.search_model_versions(f"name = '{GENERATOR_MODEL}'")
