@@ -3,21 +3,30 @@
 import re
 from html.parser import HTMLParser
 
+VOID = ("meta", "img", "br", "path", "use")
+
 
 class HtmlPage(HTMLParser):
-    """What a browser would see: tags, attributes, text and images."""
+    """What a browser would see: tags, attributes, text and images; fails on tags left open."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str]] = []
         self.text = ""
+        self._open: list[str] = []
         self.feed(html)
         self.close()
+        assert self._open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag in VOID or self._open.pop() == tag, tag
 
     def handle_data(self, data: str) -> None:
         self.text += data + " "

@@ -12,13 +12,8 @@ PACKAGES = ("pipelines", "workers", "infra", "liveedit_core")
 @cache
 def project_files() -> tuple[Path, ...]:
     """Every file that git tracks or would track, as paths relative to the root."""
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    options = ("-z", "--cached", "--others", "--exclude-standard")
+    listing = run("git", "ls-files", *options, check=True)
     paths = sorted({Path(name) for name in listing.stdout.split("\0") if name})
     return tuple(path for path in paths if (ROOT / path).is_file())
 
@@ -74,3 +69,10 @@ def entry_scripts() -> list[Path]:
         for path in package_files()
         if path.parent == Path("pipelines") and is_entry_script(path)
     ]
+
+
+def run(*command: str | Path, check: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run a command in the project's folder."""
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=check
+    )

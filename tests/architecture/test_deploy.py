@@ -8,11 +8,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import yaml
 
 from pipelines import lifelong_edit
 from pipelines.editing.recipe import FollowSection
-from tests.architecture.project import ROOT
+from tests.architecture.project import ROOT, run
 
 DEPLOY = ROOT / "infra" / "deploy"
 KUBERNETES_VERSIONS = ("1.31", "1.37")
@@ -38,9 +37,13 @@ def documents(name: str) -> list[Document]:
     return list(yaml.safe_load_all((DEPLOY / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
+def document(name: str, kind: str) -> Document:
+    (found,) = (item for item in documents(name) if item["kind"] == kind)
+    return found
+
+
 def nightly() -> Document:
-    (cron_job,) = (item for item in documents("nightly-cronjob") if item["kind"] == "CronJob")
-    return cron_job
+    return document("nightly-cronjob", "CronJob")
 
 
 def nightly_pod() -> Document:
@@ -49,10 +52,7 @@ def nightly_pod() -> Document:
 
 
 def follower() -> Document:
-    (deployment,) = (
-        item for item in documents("follow-deployment") if item["kind"] == "Deployment"
-    )
-    return deployment
+    return document("follow-deployment", "Deployment")
 
 
 def follower_pod() -> Document:
@@ -95,9 +95,7 @@ def cluster_of(name: str) -> Document:
 
 def commands() -> Iterator[str]:
     """What every file starts, as one line each."""
-    yield " ".join(
-        nightly()["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["args"]
-    )
+    yield " ".join(nightly_pod()["containers"][0]["args"])
     for name in ("ray-job", "ray-cronjob"):
         spec = documents(name)[0]["spec"]
         yield spec.get("jobTemplate", spec)["entrypoint"].removeprefix("python ")
@@ -155,47 +153,42 @@ def test_the_schema_lists_what_the_files_use_and_no_more() -> None:
     } == used
 
 
-def _misspell(path: str, wrong: str) -> Callable[[Document], None]:
-    def change(document: Document) -> None:
-        *parents, last = path.split(".")
-        node: Any = document
-        for step in parents:
-            node = node[int(step)] if step.isdigit() else node[step]
-        node[wrong] = node.pop(last)
+def misspell(document: Document, path: str, wrong: str) -> None:
+    *parents, last = path.split(".")
+    node: Any = document
+    for step in parents:
+        node = node[int(step)] if step.isdigit() else node[step]
+    node[wrong] = node.pop(last)
 
-    return change
+
+CLUSTER = "spec.jobTemplate.rayClusterSpec"
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("path", "wrong"),
     [
-        _misspell("spec.schedule", "shedule"),
-        _misspell("spec.jobTemplate.entrypoint", "entryPoint"),
-        _misspell("spec.jobTemplate.rayClusterSpec.headGroupSpec", "headGroup"),
-        _misspell("spec.jobTemplate.rayClusterSpec.workerGroupSpecs.0.maxReplicas", "maximum"),
-        _misspell("metadata.name", "nam"),
-        _misspell("spec.jobTemplate.ttlSecondsAfterFinished", "ttlSecondsAfterFinish"),
-        _misspell("spec.jobTemplate.rayClusterSpec.authOptions.mode", "modus"),
-        _misspell("spec.jobTemplate.rayClusterSpec.autoscalerOptions.idleTimeoutSeconds", "idle"),
-        _misspell("spec.jobTemplate.rayClusterSpec.workerGroupSpecs.0.groupName", "name"),
-        _misspell(
-            "spec.jobTemplate.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus", "num-cpu"
-        ),
-        _misspell(
-            "spec.jobTemplate.rayClusterSpec.headGroupSpec.template.spec.containers.0.image", "img"
-        ),
+        ("spec.schedule", "shedule"),
+        ("spec.jobTemplate.entrypoint", "entryPoint"),
+        ("metadata.name", "nam"),
+        ("spec.jobTemplate.ttlSecondsAfterFinished", "ttlSecondsAfterFinish"),
+        (f"{CLUSTER}.headGroupSpec", "headGroup"),
+        (f"{CLUSTER}.workerGroupSpecs.0.maxReplicas", "maximum"),
+        (f"{CLUSTER}.authOptions.mode", "modus"),
+        (f"{CLUSTER}.autoscalerOptions.idleTimeoutSeconds", "idle"),
+        (f"{CLUSTER}.workerGroupSpecs.0.groupName", "name"),
+        (f"{CLUSTER}.headGroupSpec.rayStartParams.num-cpus", "num-cpu"),
+        (f"{CLUSTER}.headGroupSpec.template.spec.containers.0.image", "img"),
     ],
 )
-def test_a_misspelt_field_would_be_found(change: Callable[[Document], None]) -> None:
-    document = copy.deepcopy(documents("ray-cronjob")[0])
-    change(document)
+def test_a_misspelt_field_would_be_found(path: str, wrong: str) -> None:
+    cron_job = copy.deepcopy(documents("ray-cronjob")[0])
+    misspell(cron_job, path, wrong)
     with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
-        check_kuberay(document)
+        check_kuberay(cron_job)
 
 
 def test_a_regression_is_not_tried_again_and_a_drained_node_is_no_failure() -> None:
-    job = nightly()["spec"]["jobTemplate"]["spec"]
-    pod = job["template"]["spec"]
+    job, pod = nightly()["spec"]["jobTemplate"]["spec"], nightly_pod()
     fail, ignore = job["podFailurePolicy"]["rules"]
     assert fail["action"] == "FailJob"
     assert fail["onExitCodes"]["operator"] == "In"
@@ -215,17 +208,15 @@ def test_a_regression_is_not_tried_again_and_a_drained_node_is_no_failure() -> N
 
 
 def test_nights_do_not_overlap_and_records_outlive_the_pod() -> None:
-    spec = nightly()["spec"]
-    assert spec["concurrencyPolicy"] == "Forbid"
-    pod = spec["jobTemplate"]["spec"]["template"]["spec"]
-    (root,) = (re.search(r"run_root=(\S+)", line) for line in list(commands())[:1])
+    assert nightly()["spec"]["concurrencyPolicy"] == "Forbid"
+    pod = nightly_pod()
+    root = re.search(r"run_root=(\S+)", next(commands()))
     assert root is not None
     (mount,) = (
         item for item in pod["containers"][0]["volumeMounts"] if item["mountPath"] == root[1]
     )
     (volume,) = (item for item in pod["volumes"] if item["name"] == mount["name"])
-    claims = [item for item in documents("nightly-cronjob") if item["kind"].endswith("Claim")]
-    (claim,) = claims
+    claim = document("nightly-cronjob", "PersistentVolumeClaim")
     assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     budget = re.search(r"states\.max_bytes=(\d+)", next(commands()))
     size = re.fullmatch(r"(\d+)Gi", claim["spec"]["resources"]["requests"]["storage"])
@@ -258,7 +249,7 @@ def test_a_follower_that_hangs_is_seen_by_the_file_that_it_writes(tmp_path: Path
         here = [part.replace(str(status_file), str(tmp_path / "follow.json")) for part in command]
 
         def is_fresh(probe: list[str] = here) -> bool:
-            return subprocess.run(probe, capture_output=True).returncode == 0
+            return run(*probe).returncode == 0
 
         (tmp_path / "follow.json").unlink(missing_ok=True)
         assert not is_fresh()
@@ -267,7 +258,7 @@ def test_a_follower_that_hangs_is_seen_by_the_file_that_it_writes(tmp_path: Path
         long_ago = time.time() - 3600
         os.utime(tmp_path / "follow.json", (long_ago, long_ago))
         assert not is_fresh()
-    (claim,) = (item for item in documents("follow-deployment") if item["kind"].endswith("Claim"))
+    claim = document("follow-deployment", "PersistentVolumeClaim")
     volumes = [item.get("persistentVolumeClaim") for item in follower_pod()["volumes"]]
     assert {"claimName": claim["metadata"]["name"]} in volumes
 
@@ -275,14 +266,8 @@ def test_a_follower_that_hangs_is_seen_by_the_file_that_it_writes(tmp_path: Path
 def test_the_commands_are_ones_that_our_jobs_take() -> None:
     for line in commands():
         script, *settings = line.split()
-        run = subprocess.run(
-            [sys.executable, str(ROOT / script), *settings, "--dry-run"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
-        assert run.returncode == 0, f"{line}: {run.stderr}"
+        done = run(sys.executable, ROOT / script, *settings, "--dry-run")
+        assert done.returncode == 0, f"{line}: {done.stderr}"
 
 
 def test_one_cluster_is_described_everywhere_with_the_locked_ray() -> None:
@@ -357,11 +342,10 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         (tmp_path / path.name).write_text(text)
     assert len(list(tmp_path.iterdir())) == 3
     units = [str(path) for path in sorted(tmp_path.iterdir())]
-    run = subprocess.run([analyze, "verify", "--man=no", *units], capture_output=True, text=True)
-    complaints = [line for line in run.stderr.splitlines() if "liveedit-" in line]
-    assert complaints == []
+    done = run(analyze, "verify", "--man=no", *units)
+    assert [line for line in done.stderr.splitlines() if "liveedit-" in line] == []
     calendar = unit("liveedit-nightly.timer")["Timer"]["OnCalendar"]
-    parsed = subprocess.run([analyze, "calendar", calendar], capture_output=True, text=True)
+    parsed = run(analyze, "calendar", calendar)
     assert parsed.returncode == 0, parsed.stderr
 
 

@@ -1,7 +1,6 @@
 """The jobs can be started in three ways, and answer --help without loading the heavy libraries."""
 
 import os
-import subprocess
 import sys
 import sysconfig
 from importlib.machinery import PathFinder
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.project import ROOT, entry_scripts, package_files
+from tests.architecture.project import ROOT, entry_scripts, package_files, run
 
 HEAVY = (
     "torch",
@@ -55,16 +54,10 @@ def test_the_main_job_is_an_entry_script() -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_help_needs_no_heavy_library(script: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", RUN_HELP, str(ROOT / script), *HEAVY],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    assert run.returncode == 0, run.stderr
-    assert ("--recipe" in run.stdout) != (script.stem in WITHOUT_RECIPE)
-    assert run.stderr.splitlines()[-1].strip() == "loaded:", run.stderr
+    done = run(sys.executable, "-c", RUN_HELP, ROOT / script, *HEAVY)
+    assert done.returncode == 0, done.stderr
+    assert ("--recipe" in done.stdout) != (script.stem in WITHOUT_RECIPE)
+    assert done.stderr.splitlines()[-1].strip() == "loaded:", done.stderr
 
 
 def test_help_of_liveedit_needs_no_heavy_library() -> None:
@@ -73,11 +66,9 @@ def test_help_of_liveedit_needs_no_heavy_library() -> None:
         "try: main(['--help'])\n"
         "except SystemExit: print(*sorted(set(sys.argv[1:]) & set(sys.modules)), file=sys.stderr)"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, *HEAVY], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert "liveedit bank verify" in run.stdout
-    assert run.stderr.strip() == ""
+    done = run(sys.executable, "-c", code, *HEAVY, check=True)
+    assert "liveedit bank verify" in done.stdout
+    assert done.stderr.strip() == ""
 
 
 @pytest.mark.parametrize(
@@ -85,16 +76,10 @@ def test_help_of_liveedit_needs_no_heavy_library() -> None:
 )
 def test_every_job_takes_a_store_by_option_over_one_by_override(script: Path) -> None:
     field = "keep.store" if script.stem == "train_generator" else "store"
-    given = ["--store", "s3://bucket/prefix", f"{field}=elsewhere"]
-    run = subprocess.run(
-        [sys.executable, str(ROOT / script), *given, "--dry-run"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    assert run.returncode == 0, run.stderr
-    assert 'store = "s3://bucket/prefix"' in run.stdout.splitlines()
+    given = ("--store", "s3://bucket/prefix", f"{field}=elsewhere")
+    done = run(sys.executable, ROOT / script, *given, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert 'store = "s3://bucket/prefix"' in done.stdout.splitlines()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

@@ -1,29 +1,22 @@
 """Layers and the one home of each heavy SDK (contracts in pyproject.toml)."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 from tests.architecture.project import (
-    ROOT,
     imported_modules,
     imported_paths,
     package_files,
     parse,
     python_files,
+    run,
 )
 
 
 def test_import_contracts_are_kept() -> None:
     lint_imports = Path(sys.executable).with_name("lint-imports")
-    run = subprocess.run(
-        [lint_imports, "--no-cache", "--no-logo"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    done = run(lint_imports, "--no-cache", "--no-logo")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_open_clip_is_imported_in_one_file() -> None:

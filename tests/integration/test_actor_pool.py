@@ -11,19 +11,15 @@ import ray
 
 from liveedit_core.errors import InputError, WorkerLostError
 from liveedit_core.inputs.limits import InputLimits
-from liveedit_core.method.repository import ExpertRepository
 from pipelines.job.ray_session import open_session
-from pipelines.job.sections import EvaluationSection, GeneratorSection, RaySection
-from pipelines.job.start_workers import start_evaluator, start_generator
-from tests.inline_evaluator import InlineEvaluator
-from tests.unit.tiny_inputs import case, request
-from tests.unit.tiny_models import CONFIG, TinyModels
+from pipelines.job.sections import GeneratorSection, RaySection
+from pipelines.job.start_workers import start_generator
+from tests.unit.tiny_inputs import request
+from tests.unit.tiny_models import TinyModels
 from workers.actor_pool import ActorPool, actor_options
-from workers.evaluation_pool import EvaluationPool
-from workers.evaluation_worker import EvaluationWorker
 from workers.failures import MAX_ATTEMPTS, WorkerStartError
 from workers.generator_worker import GeneratorWorker
-from workers.messages import EvaluationUnit, NumberedRequest, ScoredUnit
+from workers.messages import NumberedRequest
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,25 +125,3 @@ def test_a_group_of_gangs_writes_what_one_plain_worker_writes() -> None:
             assert a.expert.down_RD.equal(b.expert.down_RD)
             assert a.request == b.request
     group.close()
-
-
-def evaluated(evaluator: EvaluationPool | InlineEvaluator) -> list[ScoredUnit]:
-    units = [
-        EvaluationUnit(cases=(case(n), case(n + 1)), protocols=("teacher_forced",))
-        for n in (0, 2, 4)
-    ]
-    for version in (3, 7):
-        evaluator.submit(version, ExpertRepository.empty(CONFIG), units)
-    scored: list[ScoredUnit] = []
-    while evaluator.num_waiting:
-        scored += evaluator.collect(wait=True)
-    return sorted(scored, key=lambda unit: (unit.bank_version, unit.results[0].case_id))
-
-
-def test_the_evaluation_pool_scores_what_one_plain_worker_scores() -> None:
-    inline = evaluated(InlineEvaluator(EvaluationWorker(TinyModels())))
-    pool = start_evaluator(TinyModels(), EvaluationSection(num_workers=2), max_in_flight=2)
-    pooled = evaluated(pool)
-    pool.close()
-    assert [unit.bank_version for unit in pooled] == [3, 3, 3, 7, 7, 7]
-    assert [unit.results for unit in pooled] == [unit.results for unit in inline]

@@ -34,30 +34,12 @@ def test_edits_end_up_in_versions_that_are_scored(undisturbed: tuple[Run, str]) 
     assert [item.num_edits for item in results.evaluations()] == [1, 4, 6]
     assert "6 edits in the bank, 6 of them new; none refused" in output
     assert "by construction" in output
-
-
-def test_the_report_stands_alone(undisturbed: tuple[Run, str]) -> None:
-    run, _ = undisturbed
-    page = (run.root / "quickstart" / "report.html").read_text()
-    assert "data:image" in page
-    assert "text locality" in page.lower()
-    assert 'src="http' not in page
-
-
-def test_mlflow_knows_metrics_and_versions(undisturbed: tuple[Run, str]) -> None:
-    run, _ = undisturbed
+    assert "data:image" in (run.root / "quickstart" / "report.html").read_text()
     client = MlflowClient(f"sqlite:///{run.root / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'liveedit'")
     (mlflow_run,) = client.search_runs([experiment.experiment_id])
     assert mlflow_run.info.status == "FINISHED"
-    assert mlflow_run.data.params["bank.window_edits"] == "2"
-    history = client.get_metric_history(mlflow_run.info.run_id, "reliability.teacher_forced")
-    assert [metric.step for metric in history] == [1, 4, 6]
-    versions = client.search_model_versions("name = 'liveedit-bank'")
-    assert sorted(int(version.tags["num_edits"]) for version in versions) == [1, 4, 6]
-    challenger = client.get_model_version_by_alias("liveedit-bank", "challenger")
-    assert challenger.tags["num_edits"] == "6"
-    assert len(client.search_model_versions("name = 'liveedit-generator'")) == 1
+    assert len(client.search_model_versions("name = 'liveedit-bank'")) == 3
 
 
 def test_the_same_command_again_does_nothing(undisturbed: tuple[Run, str]) -> None:

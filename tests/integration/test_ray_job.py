@@ -1,4 +1,4 @@
-"""All three ways to start the job, the two of the job server against a local head."""
+"""The two ways to start the job through the job server of a local head."""
 
 import contextlib
 import os
@@ -116,13 +116,6 @@ def _wait_until_ready(
 def check(run: Run, output: str) -> None:
     assert "2 edits in the bank, 2 of them new; none refused" in output
     assert run.bank().num_edits() == 2
-
-
-def test_as_a_script(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    code, output = run.do(*TINY)
-    assert code == 0, output
-    check(run, output)
 
 
 def test_as_a_job_with_its_working_directory(head: Head, tmp_path: Path) -> None:

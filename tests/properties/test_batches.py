@@ -1,7 +1,5 @@
 """A batch gives what its members give alone, whatever their lengths."""
 
-from dataclasses import replace
-
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,15 +7,13 @@ from torch import Tensor
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.config import GeneratorConfig
-from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import fused_residual, route
 from liveedit_core.states import pad_hidden
 from tests.properties.strategies import configs, seeds, states
 from tests.random_states import random_expert
-from tests.tiny_backbone import OUR_CONFIG, case, image, request, tiny_generator
+from tests.tiny_backbone import image, tiny_generator
 
 
 def assert_same(batched: Tensor, single: Tensor) -> None:
@@ -87,22 +83,3 @@ def test_the_backbones_halves(backbone: VisionLanguageBackbone, items: list[Back
         assert torch.equal(state.target_ids_O, alone.target_ids_O)
         (expected,) = backbone.target_logits([alone], alone.hidden_TD[None])
         assert_same(row, expected)
-
-
-@given(st.lists(st.integers(0, 30), min_size=2, max_size=4, unique=True))
-@settings(max_examples=5)
-def test_scores(backbone: VisionLanguageBackbone, numbers: list[int]) -> None:
-    config = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
-    editor = Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
-    cases = [case(number) for number in numbers]
-    repository = editor.with_edits([request(number) for number in numbers]).repository
-    together, alone = CaseScorer(editor, batch_size=16), CaseScorer(editor, batch_size=1)
-    expected = [
-        result for case in cases for result in alone.score(alone.prepare([case]), repository)
-    ]
-    results = together.score(together.prepare(cases), repository)
-    assert any(result.kept for result in results)
-    for ours, single in zip(results, expected, strict=True):
-        one, other = (replace(item, weights=(), own_weight=0.0) for item in (ours, single))
-        assert one == other
-        assert_same(torch.tensor(ours.weights), torch.tensor(single.weights))

@@ -94,16 +94,6 @@ def test_a_batch_answers_as_its_requests_do_alone(backbone: Any, arguments: dict
     )
 
 
-def test_edits_change_answers_and_a_cache_does_not(backbone: Any) -> None:
-    model = edited(backbone)
-    plain = EditedModel(backbone, model.editor.generator)
-    before, after = (m.generate(IMAGES, PROMPTS, **GREEDY) for m in (plain, model))
-    assert after[0].token_ids != before[0].token_ids
-    assert [g.token_ids for g in model.generate(IMAGES, PROMPTS, **GREEDY, use_cache=False)] == [
-        g.token_ids for g in after
-    ]
-
-
 def test_sampling_follows_the_seed(backbone: Any) -> None:
     model = edited(backbone)
     drawn = []

@@ -37,34 +37,6 @@ def test_a_backbone_is_named_with_its_revision_and_how_it_is_loaded() -> None:
     assert main(["--dry-run", "backbone.device=gpu"]) == 2
 
 
-def test_each_run_has_its_own_store_by_default(tmp_path: Path) -> None:
-    config = resolved(f"run_root={tmp_path}")
-    assert config.store_uri == (tmp_path / "quickstart" / "store").as_uri()
-
-
-def test_a_dry_run_prints_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--dry-run", "evaluation.batch_size=5"]) == 0
-    assert "batch_size = 5" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("argument", "field"),
-    [
-        ("evaluation.batchsize=5", "evaluation.batchsize"),
-        ("evaluation.batch_size=many", "evaluation.batch_size"),
-        ("evaluation.batch_size=0", "evaluation.batch_size"),
-        ("generator.num_cpus=-1", "generator.num_cpus"),
-    ],
-)
-def test_a_wrong_setting_is_one_line_that_names_it(
-    argument: str, field: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([argument]) == 2
-    error = capsys.readouterr().err
-    assert field in error
-    assert len(error.splitlines()) == 1
-
-
 def test_resuming_what_does_not_exist_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.job.recipe_loader import load_recipe
-from pipelines.train_generator import main, parse_arguments, resolve_recipe
+from pipelines.train_generator import main
 from pipelines.training.recipe import TrainRecipe
 
 PIPELINES = Path(__file__).parents[3] / "pipelines"
@@ -61,8 +61,3 @@ def test_a_wrong_setting_is_one_line(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
-
-
-def test_checkpoints_go_to_the_store_that_is_named() -> None:
-    recipe = resolve_recipe(parse_arguments(["--store=s3://bucket/prefix"]))
-    assert recipe.keep.store == "s3://bucket/prefix"

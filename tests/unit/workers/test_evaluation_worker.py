@@ -53,12 +53,6 @@ def scored(unit: EvaluationUnit, experts: ExpertRepository) -> tuple[ProbeResult
     return worker.score(1, worker.prepare(unit), SharedRepository.of(experts), unit).results
 
 
-def test_an_empty_repository_changes_no_answer() -> None:
-    results = scored(FORCED, ExpertRepository.empty(CONFIG))
-    assert len(results) == 3 * 4
-    assert all(result.answer_after == result.answer_before for result in results)
-
-
 def test_each_protocol_scores_all_probes_of_the_cases_it_is_asked_about() -> None:
     unit = EvaluationUnit(cases=CASES, protocols=PROTOCOLS, free_case_ids=CASE_IDS[1:])
     results = scored(unit, repository())

@@ -34,13 +34,6 @@ def test_a_comparison_without_regressions_alarms_nobody() -> None:
     assert not any(tile.is_alert for tile in tiles.values())
 
 
-def test_no_average_without_all_five_metrics() -> None:
-    data = comparison_example()
-    some = [item for item in data.comparisons if item.kind != ProbeKind.MODAL_GENERALITY]
-    labels = [t.label for t in comparison_tiles(dataclasses.replace(data, comparisons=some))]
-    assert "average of five metrics" not in labels
-
-
 def test_more_flips_than_there_is_room_for_are_counted() -> None:
     flips = [flip(LOST, ProbeKind.RELIABILITY, f"question <{i}>") for i in range(MAX_FLIPS + 5)]
     data = dataclasses.replace(comparison_example(), flips=flips)

@@ -128,13 +128,6 @@ def test_headline_numbers_are_those_of_the_last_point(data: ReportData) -> None:
     )
 
 
-def test_no_average_without_all_five_metrics(data: ReportData) -> None:
-    for point in data.metrics:
-        assert isinstance(point.summary, dict)
-        del point.summary[ProbeKind.MODAL_GENERALITY, TEACHER_FORCED]
-    assert "average of five metrics" not in [tile.label for tile in report_tiles(data)]
-
-
 def test_long_lists_are_cut_and_say_so(data: ReportData) -> None:
     rejects = tuple(
         Rejected(line_number=n, error_type="NotJson", message=f"reason <{n}>")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from html.parser import HTMLParser
 
 import pytest
 
@@ -10,10 +9,11 @@ from infra.reports.data import Example, Histogram, TrainingReportData
 from infra.reports.plots import histogram_edges
 from infra.reports.training import phase_plots, render_training_report, validation_plots
 from liveedit_core.schema import Probe, ProbeKind
+from tests.html_page import HtmlPage
+from tests.report_examples import HOSTILE
 from tests.unit.tiny_inputs import image
 from tests.unit.tiny_results import probe_result
 
-HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x.png">'
 RATE = {"learning_rate": 1e-3}
 
 
@@ -67,38 +67,14 @@ def data() -> TrainingReportData:
     )
 
 
-class Page(HTMLParser):
-    """Collects tags, sources and texts; fails on tags that do not close."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.stack: list[str] = []
-        self.tags: list[str] = []
-        self.sources: list[str] = []
-        self.feed(text)
-        assert self.stack == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img", "br", "path", "use"):
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in ("meta", "img", "br", "path", "use"):
-            assert self.stack.pop() == tag
-
-
 def test_the_page_stands_alone(data: TrainingReportData) -> None:
     text = render_training_report(data)
-    page = Page(text)
+    page = HtmlPage(text)
+    sources = [value for name, value in page.attributes if name in ("src", "href")]
     assert text.startswith("<!doctype html>")
     assert "script" not in page.tags
-    assert all(source.startswith(("data:image/", "#")) for source in page.sources)
-    assert any(source.startswith("data:image/webp") for source in page.sources)
+    assert all(source.startswith(("data:image/", "#")) for source in sources)
+    assert any(source.startswith("data:image/webp") for source in sources)
     assert page.tags.count("svg") == 8
 
 
@@ -141,7 +117,7 @@ def test_validation_counts_the_steps_of_all_phases(data: TrainingReportData) -> 
 def test_a_run_without_validation_has_a_report(data: TrainingReportData) -> None:
     bare = dataclasses.replace(data, curve=[], histograms=[], worst_cases=[], warnings=[])
     text = render_training_report(bare)
-    Page(text)
+    HtmlPage(text)
     assert text.count("There was no validation.") == 2
 
 

@@ -252,26 +252,6 @@ def test_experts_act_alike_with_and_without_cache_in_batches_and_beams(
     assert generated(backbone, ITEMS, None) == plain
 
 
-def test_generated_tokens_are_the_teacher_forced_argmax(backbone: VisionLanguageBackbone) -> None:
-    """Rows, positions and masks are the same whether an answer is generated or given."""
-    editor = edited(backbone)
-    item = replace(SEEN, target="")
-
-    def route(_: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
-        routing = editor.route(states)
-        everyone = torch.ones_like(routing.kept_BN)
-        return editor.residual(replace(routing, kept_BN=everyone, weights_BN=everyone * 0.5))
-
-    (done,) = generated(backbone, [item], route, max_new_tokens=1)
-    (state,) = backbone.encode([item])
-    rows = state.hidden_TD[None]
-    residual = route([0], [state])
-    assert residual is not None
-    (logits,) = backbone.target_logits([state], rows + residual(rows), has_end=True)
-    expected = [i for i in logits.argmax(-1).tolist() if i not in backbone.end_ids]
-    assert expected == list(done.token_ids[0])
-
-
 @pytest.mark.parametrize("name", VARIABLE)
 def test_the_sentinel_copes_with_images_of_any_size(name: str) -> None:
     """Sentinel and image rows are both pooled by attention, so their numbers may differ."""

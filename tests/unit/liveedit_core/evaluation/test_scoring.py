@@ -83,15 +83,6 @@ def test_scores_are_those_of_the_whole_model(
         assert result.own_expert_kept == (probe.edit_id in result.kept)
 
 
-def test_an_empty_bank_changes_no_answer(scorer: CaseScorer, prepared: PreparedCases) -> None:
-    empty = ExpertRepository.empty(CONFIG)
-    for result in scorer.score(prepared, empty, protocols=PROTOCOLS, max_new_tokens=5):
-        assert result.answer_after == result.answer_before
-        assert result.kept == ()
-        if result.kind.is_locality:
-            assert result.score == 1.0
-
-
 def test_a_locality_probe_without_target_is_scored_on_the_backbones_own_answer(
     prepared: PreparedCases,
 ) -> None:

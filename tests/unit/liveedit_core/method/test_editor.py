@@ -7,20 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import NumericsError, RepositoryMismatchError
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
-from tests.tiny_backbone import (
-    OUR_CONFIG,
-    TINY_CONFIG,
-    answers,
-    image,
-    question,
-    request,
-    tiny_generator,
-)
+from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, question, request, tiny_generator
 
 LOUD = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0, max_kept=0)
 REQUESTS = [request(seed) for seed in range(5)]
@@ -73,23 +64,6 @@ def test_a_non_finite_expert_never_leaves_the_editor(backbone: VisionLanguageBac
         editor.write_experts(REQUESTS)
 
 
-def test_edits_change_answers_and_removing_them_undoes_it(loud_editor: Editor) -> None:
-    empty = loud_editor.with_repository(ExpertRepository.empty(LOUD))
-    before = [answer.text for answer in answers(empty, QUESTIONS)]
-    assert [answer.text for answer in answers(loud_editor, QUESTIONS)] != before
-    bare = loud_editor.repository.without([edit.edit_id for edit in REQUESTS])
-    after = answers(loud_editor.with_repository(bare), QUESTIONS)
-    assert [answer.text for answer in after] == before
-
-
-def test_text_only_questions_have_no_routing(loud_editor: Editor) -> None:
-    seen, unseen = answers(
-        loud_editor, [QUESTIONS[0], BackboneInput(prompt="The opposite of up is")]
-    )
-    assert seen.routing is not None
-    assert unseen.routing is None
-
-
 def test_the_explanation_is_the_routing_by_name(loud_editor: Editor) -> None:
     states = loud_editor.backbone.encode(QUESTIONS)
     batch = loud_editor.route(states)
@@ -104,16 +78,3 @@ def test_the_explanation_is_the_routing_by_name(loud_editor: Editor) -> None:
             column = loud_editor.repository.edit_ids.index(edit_id)
             assert weight == batch.weights_BN[row, column].item()
             assert margin == batch.margin_BN[row, column].item() > 0
-
-
-def test_answers_carry_the_routing_of_their_own_question(loud_editor: Editor) -> None:
-    """Batches are made by length, so positions must be mapped back."""
-    questions = [*QUESTIONS, BackboneInput(prompt="Who?", image_bytes=image(0))]
-    expected = [
-        loud_editor.explain(loud_editor.route(loud_editor.backbone.encode([q])))[0]
-        for q in questions
-    ]
-    for answer, routing in zip(answers(loud_editor, questions), expected, strict=True):
-        assert answer.routing is not None
-        assert answer.routing.kept == routing.kept
-        assert answer.routing.weights == pytest.approx(routing.weights, rel=1e-4)

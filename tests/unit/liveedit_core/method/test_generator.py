@@ -118,6 +118,8 @@ def test_routing_never_sees_the_target() -> None:
     first, second = generator.input_features([state]), generator.input_features([changed])
     assert torch.equal(first.visual_BQM, second.visual_BQM)
     assert torch.equal(first.prompt_BQM, second.prompt_BQM)
+    assert first.sentinel_BQM is not None
+    assert generator.edit_features([state]).sentinel_BQM is None
     assert not torch.equal(
         generator.write_matrices([state])[0], generator.write_matrices([changed])[0]
     )

@@ -36,14 +36,6 @@ def test_only_experts_above_the_sentinel_are_kept() -> None:
     assert routing.margin_BN.tolist() == [[1.0, -1.0, 0.0]]
 
 
-def test_weights_share_among_the_kept_only() -> None:
-    routing = route(features(2.0, 2.0, 0.0), keys(1, -1, 1), keys(1, 50, 2), CONFIG)
-    shares = [math.exp(1), 0.0, math.exp(2)]
-    gates = [1 / (1 + math.exp(-s)) for s in (1, 50, 2)]
-    expected = [share / sum(shares) * gate for share, gate in zip(shares, gates, strict=True)]
-    assert routing.weights_BN[0].tolist() == pytest.approx(expected)
-
-
 def test_nothing_kept_gives_zero_weights() -> None:
     routing = route(features(2.0, 2.0, 9.0), keys(1, 2), keys(1, 1), CONFIG)
     assert not routing.kept_BN.any()
@@ -84,23 +76,6 @@ def test_the_visual_gate_is_stricter_for_other_images_if_the_image_itself_was_ed
 
     assert factors(4, 3) == pytest.approx([gate(3, 1), gate(2, 2.5)])
     assert factors(3.5, 3) == pytest.approx([gate(2.5, 1), gate(2, 1)])
-
-
-def test_min_gate_drops_experts_of_other_questions() -> None:
-    config = CONFIG.with_changes(min_gate=0.5)
-    routing = route(features(2.0, 2.0, 0.0), keys(1, 1), keys(-1, 1), config)
-    assert routing.kept_BN.tolist() == [[False, True]]
-
-
-def test_margin_weight_moves_weight_to_the_better_image() -> None:
-    config = CONFIG.with_changes(soft_routing="prompt_and_visual")
-    inputs = features(2.0, 2.0, 0.0)
-    paper = route(inputs, keys(1, 3), keys(1, 1), CONFIG).weights_BN[0]
-    ours = route(inputs, keys(1, 3), keys(1, 1), config, torch.tensor(1.5)).weights_BN[0]
-    assert paper[0].item() == pytest.approx(paper[1].item())
-    gate = 1 / (1 + math.exp(-1))
-    share = 1 / (1 + math.exp(1.5 * (3 - 1)))
-    assert ours.tolist() == pytest.approx([gate * share, gate * (1 - share)])
 
 
 def test_averaged_experts_have_one_weight_whatever_the_prompt() -> None:

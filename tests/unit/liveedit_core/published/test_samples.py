@@ -7,12 +7,11 @@ they lie in `shared/benchmarks` beside the project or a folder above it.
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from liveedit_core.inputs.datasets import load_cases
-from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
+from liveedit_core.published.benchmark import open_benchmark
 from liveedit_core.published.conversion import write_cases
 from liveedit_core.schema import ProbeKind
 from tests.published_files import draw_images
@@ -43,15 +42,16 @@ def sample(file: str) -> Path:
     return folder / file
 
 
-def opened(name: str, file: Path, root: Path) -> tuple[list[dict[str, Any]], PublishedBenchmark]:
-    contents = json.loads(file.read_text(encoding="utf-8"))
-    return contents, open_benchmark(name, [file], draw_images(root, contents))
-
-
 @pytest.mark.parametrize(("name", "file"), FILES)
-def test_every_published_record_becomes_its_case(tmp_path: Path, name: str, file: str) -> None:
-    contents, benchmark = opened(name, sample(file), tmp_path)
+def test_every_published_record_becomes_its_case_and_is_converted(
+    tmp_path: Path, name: str, file: str
+) -> None:
+    contents = json.loads(sample(file).read_text(encoding="utf-8"))
+    root = draw_images(tmp_path / "images", contents)
+    benchmark = open_benchmark(name, [sample(file)], root)
     cases = list(benchmark)
+    write_cases(benchmark, tmp_path / "cases.jsonl")
+    assert list(load_cases(tmp_path / "cases.jsonl")) == cases
     assert len(cases) == len(contents) == 120
     ending = " The answer is:" if name == "evqa" else ""
     for content, case in zip(contents, cases, strict=True):
@@ -66,13 +66,6 @@ def test_every_published_record_becomes_its_case(tmp_path: Path, name: str, file
         portability = [(item["port_q"], item["port_a"]) for item in content.get("port_new", [])]
         assert found[4:] == portability
         assert {probe.hop for probe in case.probes[4:]} <= {1}
-
-
-@pytest.mark.parametrize(("name", "file"), FILES)
-def test_converted_samples_load_as_equal_cases(tmp_path: Path, name: str, file: str) -> None:
-    _, benchmark = opened(name, sample(file), tmp_path / "images")
-    write_cases(benchmark, tmp_path / "cases.jsonl")
-    assert list(load_cases(tmp_path / "cases.jsonl")) == list(benchmark)
 
 
 def test_portability_of_vlkeb_joins_its_evaluation(tmp_path: Path) -> None:

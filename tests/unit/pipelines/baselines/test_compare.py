@@ -217,10 +217,6 @@ def test_states_come_from_the_cache_when_asked(tmp_path: Path) -> None:
         ("edits=[]", "edits"),
         ("editors=['mend']", "editors"),
         ("fine_tuning.steps=3", "fine_tuning.max_steps"),
-        ("lora.rank=0", "lora.rank"),
-        ("grace.radius=0.0", "grace.radius"),
-        ("in_context.image_weight=2.0", "in_context.image_weight"),
-        ("batch_size=0", "batch_size"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(argument: str, message: str) -> None:

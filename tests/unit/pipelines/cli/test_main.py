@@ -1,7 +1,6 @@
 """`liveedit`: what people read, what programs read, and exit codes."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from pipelines.cli.main import main
-from tests.architecture.project import ROOT
+from tests.architecture.project import run
 from tests.small_rows import SMALL_IDENTITY, small_request, small_row
 from tests.unit.tiny_inputs import image
 
@@ -298,11 +297,5 @@ for words in (["bank", "log"], ["bank", "show"], ["edits", "list"], ["bank", "di
 print("loaded:", *sorted(set(heavy) & set(sys.modules)))
 """
     heavy = ("torch", "ray", "mlflow", "transformers", "boto3")
-    run = subprocess.run(
-        [sys.executable, "-c", program, terminal.store.root_uri, *heavy],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.splitlines()[-1] == "loaded:"
+    done = run(sys.executable, "-c", program, terminal.store.root_uri, *heavy, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded:"

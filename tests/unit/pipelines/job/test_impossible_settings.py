@@ -6,7 +6,13 @@ import pytest
 
 from infra.bank.policy import GrowthPolicy
 from liveedit_core.backbones.load_options import LoadOptions
-from liveedit_core.baselines.settings import FineTuningConfig, WiseConfig
+from liveedit_core.baselines.settings import (
+    FineTuningConfig,
+    GraceConfig,
+    InContextConfig,
+    LoraConfig,
+    WiseConfig,
+)
 from liveedit_core.errors import ConfigError
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.training.recipe import (
@@ -18,6 +24,7 @@ from liveedit_core.training.recipe import (
 from pipelines.editing.recipe import FollowSection, LifelongEditRecipe
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.sections import StatesSection
+from workers.sharding_config import ShardingSection
 
 IMPOSSIBLE: dict[Any, tuple[dict[str, Any], ...]] = {
     DiagnosticsRecipe: (
@@ -26,6 +33,9 @@ IMPOSSIBLE: dict[Any, tuple[dict[str, Any], ...]] = {
         {"max_norm_ratio": 1.0},
     ),
     FineTuningConfig: ({"max_steps": 0}, {"learning_rate": 0.0}, {"stop_loss": -1.0}),
+    GraceConfig: ({"radius": 0.0},),
+    InContextConfig: ({"image_weight": 2.0},),
+    LoraConfig: ({"rank": 0},),
     FollowSection: (
         {"poll_s": 0.0},
         {"window_s": -1.0},
@@ -41,7 +51,7 @@ IMPOSSIBLE: dict[Any, tuple[dict[str, Any], ...]] = {
     InputLimits: ({"max_probes": 0}, {"max_image_pixels": 10**9}),
     LoadOptions: ({"dtype": "int8"}, {"device": "gpu"}, {"edit_layer": -2}),
     LossSection: ({"hard_sentinel": -1.0},),
-    OptimizationSection: ({"max_gradient_norm": 0.0},),
+    OptimizationSection: ({"max_gradient_norm": 0.0}, {"dtype": "float16"}),
     PhaseSection: (
         {"steps": -1},
         {"accumulation": 0},
@@ -50,6 +60,14 @@ IMPOSSIBLE: dict[Any, tuple[dict[str, Any], ...]] = {
         {"milestones": (), "schedule": "milestones"},
         {"milestones": (5,)},
         {"milestone_factor": 0.0},
+        {"schedule": "linear"},
+    ),
+    ShardingSection: (
+        {"shards": 0},
+        {"zero_stage": 4},
+        {"gpus_per_shard": 2},
+        {"gpus_per_shard": True},
+        {"max_rebuilds": -1},
     ),
     StatesSection: (
         {"max_bytes": -1},

@@ -1,6 +1,5 @@
 """Recipes: what is read, from where, and how mistakes are named."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,9 +10,8 @@ from hypothesis import strategies as st
 from liveedit_core.errors import ConfigError
 from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe
 from pipelines.job.recipe_loader import Recipe, load_recipe, to_dict, to_toml
+from tests.architecture.project import run
 from tests.recipe_classes import RECIPE_CLASSES
-
-ROOT = Path(__file__).parents[4]
 
 
 def _recipe(tmp_path: Path, text: str) -> Path:
@@ -71,12 +69,6 @@ def test_a_value_may_hold_equals_signs() -> None:
     assert recipe.requests.path == "a=b.jsonl"
 
 
-def test_a_whole_number_is_a_number() -> None:
-    recipe = load_recipe(LifelongEditRecipe, None, ["embedding.near_duplicate_similarity=1"])
-    assert recipe.embedding.near_duplicate_similarity == 1.0
-    assert type(recipe.embedding.near_duplicate_similarity) is float
-
-
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -88,14 +80,10 @@ def test_a_whole_number_is_a_number() -> None:
             "benchmark.missing_pictures is now called benchmark.missing_images",
         ),
         ("[bank]\nxyzzy = 1", "bank.xyzzy is no known setting; known keys: name, window_edits"),
-        ("seed = '1'", "seed must be a whole number, got '1'"),
         ("seed = true", "seed must be a whole number, got True"),
-        ("seed = 1.0", "seed must be a whole number, got 1.0"),
         ("evaluation = 3", "evaluation is a section: write [evaluation]"),
-        ("[evaluation]\nat = 3", "evaluation.at must be a list, got 3"),
         ("[evaluation]\nat = [1, 'x']", "evaluation.at[1] must be a whole number, got 'x'"),
         ("[evaluation]\nat = [10, 1]", "evaluation.at must be rising"),
-        ("[evaluation]\nat = [0]", "evaluation.at must be rising"),
         (
             "[evaluation]\nprotocols = []",
             "evaluation.protocols must be a list with an item at least",
@@ -104,20 +92,12 @@ def test_a_whole_number_is_a_number() -> None:
             "[evaluation]\nprotocols = ['loose']",
             "evaluation.protocols[0] must be one of 'teacher_forced'",
         ),
-        ("[evaluation]\nmax_new_tokens = 0", "evaluation.max_new_tokens must be at least 1"),
-        ("[generator]\nshards = 0", "generator.shards must be at least 1, got 0"),
-        (
-            "[embedding]\nnear_duplicate_similarity = nan",
-            "near_duplicate_similarity must be at least -1 and at most 1, got nan",
-        ),
         ("[embedding]\nopen_clip_model = 'ViT-B-32'", "open_clip_pretrained must name"),
         ("[embedding]\nopen_clip_pretrained = 'x'", "needs embedding.open_clip_model"),
         ("[bank]\nname = '../up'", "bank.name must be made of letters"),
         ("[requests]\npath = 'a'\ncases = 'b'", "requests.path and requests.cases are both set"),
-        ("[limits]\nmax_prompt_chars = 0", "limits.max_prompt_chars must be at least 1"),
         ("[ray]\nobject_store_memory_bytes = 5", "ray.object_store_memory_bytes must be 0 or"),
         ("store = 'http://host/x'", "store must be a folder"),
-        ("run_name = ''", "run_name must be made of letters"),
         ("seed = -1", "seed must be at least 0 and less than 4,294,967,296, got -1"),
         ("job = 'train_generator'", "recipe of the job 'train_generator'"),
         ("seed = ", "not valid TOML"),
@@ -140,7 +120,6 @@ def test_mistakes_name_the_field_and_the_file(tmp_path: Path, text: str, reason:
         ("evaluation=1", "set one of its keys"),
         ("seed.x=1", "seed is a single value"),
         ("seed=1\nrun_name='x'", "seed must be a whole number"),
-        ("seed=", "seed must be a whole number, got ''"),
         ("evaluation.batch_size=0", "evaluation.batch_size must be at least 1, got 0"),
         ("job=train_generator", "job is no known setting"),
     ],
@@ -187,7 +166,4 @@ def test_recipes_load_without_heavy_libraries() -> None:
         "for recipe in RECIPE_CLASSES.values(): recipe()\n"
         "print(*{'torch', 'ray', 'transformers', 'mlflow', 'PIL', 'numpy'} & set(sys.modules))"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == ""
+    assert run(sys.executable, "-c", code, check=True).stdout.strip() == ""

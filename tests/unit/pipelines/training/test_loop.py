@@ -1,4 +1,4 @@
-"""Training on a tiny backbone: every phase learns, and a resumed run equals an undisturbed one."""
+"""Training on a tiny backbone: every phase learns, and hooks see each step."""
 
 from pathlib import Path
 
@@ -62,25 +62,6 @@ def test_a_phase_moves_only_its_own_parameters(
     moved = {k for k, v in trainer.generator.state_dict().items() if not torch.equal(v, before[k])}
     assert moved
     assert all("prompt" in phases_of(name) for name in moved)
-
-
-def test_resumed_run_is_bit_identical(backbone: VisionLanguageBackbone, material: Material) -> None:
-    section = PhaseSection(steps=5, batch_size=4)
-    whole = recipe(prompt=section, experts=section)
-    checkpoints: list[tuple[Snapshot, Curve]] = []
-
-    def on_checkpoint(generator: LiveEditGenerator, snapshot: Snapshot, curve: Curve) -> None:
-        checkpoints.append((snapshot, list(curve)))
-
-    undisturbed = GeneratorTrainer(whole, backbone, material, on_checkpoint=on_checkpoint)
-    undisturbed.run()
-    assert [(s.phase, s.step) for s, _ in checkpoints[3:5]] == [("experts", 2), ("experts", 4)]
-    resumed = GeneratorTrainer(whole, backbone, material)
-    resumed.resume(*checkpoints[3])
-    resumed.run()
-    for name, tensor in undisturbed.generator.state_dict().items():
-        assert torch.equal(tensor, resumed.generator.state_dict()[name]), name
-    assert resumed.curve == undisturbed.curve
 
 
 def test_hooks_see_every_step_and_checkpoint(
