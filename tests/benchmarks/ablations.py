@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What each part of the method is worth: the built-in generator with one part changed at a time.
 
-    python tests/benchmarks/ablations.py [--edits 1000] [--output FILE.json] [section.key=value ...]
+    python -m tests.benchmarks.ablations [--edits 1000] [--output FILE.json] [section.key=value ...]
 
 N evaluation edits, then all their probes, teacher-forced; the same cases and seed for every row.
 Parts of inference are switched in the config. Losses of the prompt phase are switched by training
@@ -10,11 +10,9 @@ encoded first where no earlier run has left it. The paper's "image compressed wi
 has no row: our visual key never sees the prompt.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.backbone import builtin_generator_folder, load_builtin_backbone
@@ -32,6 +30,7 @@ from pipelines.train_generator import DEFAULT_RECIPE
 from pipelines.training.data import Material, prepare_material
 from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.recipe import TrainRecipe
+from tests.benchmarks.frame import parser_of
 
 BATCH_SIZE = 32
 INFERENCE: dict[str, dict[str, object]] = {
@@ -100,11 +99,8 @@ def score(
 
 def main(arguments: list[str] | None = None) -> int:
     """Print one row a variant, and write all of them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--edits", type=int, default=1000)
-    parser.add_argument("--output", type=Path, metavar="FILE.json")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_intermixed_args(arguments)
     recipe = load_recipe(TrainRecipe, DEFAULT_RECIPE, options.overrides)

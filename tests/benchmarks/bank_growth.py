@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """A bank that grows: what an append, opening it, and a look at its log cost at its full size.
 
-    python tests/benchmarks/bank_growth.py                                    2 000 edits, seconds
-    python tests/benchmarks/bank_growth.py --edits 100000 --append 1000       minutes, 10 GB of disk
+    python -m tests.benchmarks.bank_growth                                    2 000 edits, seconds
+    python -m tests.benchmarks.bank_growth --edits 100000 --append 1000       minutes, 10 GB of disk
 
 Synthetic experts of the small backbone's shape (rank 8, hidden size 576, routing features 4 x 256),
 written and committed as the editing job does, compacted every `growth.every_windows` windows. An
@@ -18,7 +18,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from infra.bank.schema import ExpertRow
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import select_in
 from liveedit_core.method.config import GeneratorConfig
+from tests.benchmarks.frame import machine, parser_of, publish
 from tests.random_states import random_expert
 from tests.small_rows import identity_of
 
@@ -198,7 +198,15 @@ def measure_restart(store: ObjectStore, window: int) -> dict[str, Any]:
 
 def in_new_process(part: str, folder: Path, window: int) -> dict[str, Any]:
     """Run one of the parts above by itself."""
-    command = [sys.executable, __file__, "--part", part, "--folder", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.bank_growth",
+        "--part",
+        part,
+        "--folder",
+        str(folder),
+    ]
     done = subprocess.run(
         [*command, "--append", str(window)], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -226,21 +234,17 @@ def measure(num_edits: int, window: int, folder: Path) -> dict[str, Any]:
         "num_edits": num_edits,
         "window_edits": window,
         "pylance": lance.__version__,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
+        **machine(),
     }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the figures; exit code 1 when one is beyond its limit."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--edits", type=int, default=2000)
     parser.add_argument("--append", type=int, default=100, metavar="EDITS", help="of a window")
     parser.add_argument("--folder", type=Path, help="for the store; removed at the end")
     parser.add_argument("--part", choices=("reader", "log", "restart"), help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, metavar="FILE.json")
     options = parser.parse_args(arguments)
     if options.part:
         store = ObjectStore(options.folder)
@@ -253,10 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         result = measure(options.edits, options.append, Path(scratch) / "store")
-    text = json.dumps(_rounded(result), indent=2)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    publish(_rounded(result), options.output)
     return 0 if all(result["is_within"].values()) else 1
 
 

@@ -1,15 +1,13 @@
 #!/usr/bin/env python
 """What routing and experts add to the time of an answer: 20 tokens, batch 1, a bank of 1 000.
 
-    python tests/benchmarks/generation_overhead.py [--edits 1000] [--rounds 8] [--at-most 0.10]
+    python -m tests.benchmarks.generation_overhead [--edits 1000] [--rounds 8] [--at-most 0.10]
 
 The built-in model answers questions about taught images, in turn as transformers generates them
 and through the edited model, each round with another image; the medians are compared. An image
 passes the image tower in both.
 """
 
-import argparse
-import json
 import platform
 import statistics
 import sys
@@ -27,6 +25,7 @@ from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.method.generator import load_generator
 from liveedit_core.method.repository import ExpertRepository
+from tests.benchmarks.frame import parser_of, publish
 from tests.random_states import random_expert
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -84,9 +83,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and compare with `--at-most`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--edits", type=int, default=1000, help="experts in the bank (1000)")
     parser.add_argument("--rounds", type=int, default=8, help="questions (8)")
     parser.add_argument("--at-most", type=float, default=0.0, help="fail above this share")
@@ -100,9 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         "rounds": options.rounds,
         **{name: round(value, 4) for name, value in figures.items()},
     }
-    print(json.dumps(result, indent=2))
-    if options.write:
-        RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    publish(result, RESULTS if options.write else options.output)
     return int(bool(options.at_most) and figures["overhead"] > options.at_most)
 
 

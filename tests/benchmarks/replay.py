@@ -6,7 +6,7 @@
     one actor       suffix only, in batches, from cached states and remembered unedited answers
     two actors      the same work by two
 
-    python tests/benchmarks/replay.py [--edits 1000] [--at-least 8] [--two-at-least 1.6]
+    python -m tests.benchmarks.replay [--edits 1000] [--at-least 8] [--two-at-least 1.6]
 
 Built-in backbone and generator, all probes, teacher-forced, against a bank of so many edits. The
 first half of the edits is a version of its own, whose evaluation fills the cache and is not
@@ -16,10 +16,7 @@ scaled to all of them by the number of probes. Scores of the subset must be equa
 and of two actors must be equal in every field.
 """
 
-import argparse
-import json
 import os
-import platform
 import random
 import sys
 import tempfile
@@ -50,6 +47,7 @@ from pipelines.evaluation.bank_evaluation import (
 from pipelines.job.ray_session import open_session
 from pipelines.job.sections import EvaluationSection, RaySection
 from pipelines.job.start_workers import start_evaluator
+from tests.benchmarks.frame import machine, parser_of, publish
 from tests.tiny_bank import bank_with_edits
 from workers.evaluation_pool import EvaluationPool
 from workers.models import CacheNames, ModelNames
@@ -183,9 +181,7 @@ def compare(num_edits: int, num_sampled: int, dtype: StateDtype) -> dict[str, An
         "seed": SEED,
         "batch_size": BATCH_SIZE,
         "state_dtype": dtype,
-        "torch": torch.__version__,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
+        **machine(),
     }
 
 
@@ -202,21 +198,15 @@ def say(text: str, start_s: float) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the comparison; exit code 1 when scores differ or a ratio is too small."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--edits", type=int, default=1000)
     parser.add_argument("--sample", type=int, default=40, help="cases asked item by item")
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
     parser.add_argument("--at-least", type=float, default=0.0, metavar="RATIO")
     parser.add_argument("--two-at-least", type=float, default=0.0, metavar="RATIO")
-    parser.add_argument("--output", type=Path, metavar="FILE.json")
     options = parser.parse_args(arguments)
     result = compare(options.edits, options.sample, options.dtype)
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    publish(result, options.output)
     is_equal = not result["num_scores_that_differ"] and result["one_and_two_actors_are_equal"]
     is_fast = result["times_faster"]["two actors"] >= options.at_least
     scales = result["two_actors_times_faster_than_one"] >= options.two_at_least

@@ -6,16 +6,12 @@
     batched         padded batches, encoded at each step
     cached          padded batches, states read from the cache
 
-    python tests/benchmarks/training_steps.py [--steps 3] [--batch-size 32] [--at-least 8]
+    python -m tests.benchmarks.training_steps [--steps 3] [--batch-size 32] [--at-least 8]
 
 Phase `experts` of the built-in generator on the built-in backbone, from the same weights. Losses
 must agree to 1e-4; filling the cache is not counted, as it happens once for hundreds of steps.
 """
 
-import argparse
-import json
-import os
-import platform
 import random
 import statistics
 import sys
@@ -46,6 +42,7 @@ from liveedit_core.training.losses import target_nll
 from liveedit_core.training.micro_batches import ExpertBatch, draw
 from liveedit_core.training.recipe import LossSection, OptimizationSection
 from liveedit_core.training.step import TrainingModule, edited_logits
+from tests.benchmarks.frame import machine, parser_of, publish
 from workers.training_engine import TorchEngine
 
 SEED = 5
@@ -192,28 +189,19 @@ def compare(steps: int, batch_size: int) -> dict[str, Any]:
         "steps": steps,
         "batch_size": batch_size,
         "seed": SEED,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
+        **machine(),
     }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the comparison; exit code 1 when losses differ or the ratio is too small."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--at-least", type=float, default=0.0, metavar="RATIO")
-    parser.add_argument("--output", type=Path, metavar="FILE.json")
     options = parser.parse_args(arguments)
     result = compare(options.steps, options.batch_size)
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    publish(result, options.output)
     ratio = result["times_faster"]["cached"]
     is_equal = result["largest_difference"] <= AGREEMENT
     return 0 if is_equal and ratio >= options.at_least else 1

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-_READY_TIMEOUT_S = 60.0
+_READY_TIMEOUT_S = 120.0
 
 
 S3_CREDENTIALS = {
@@ -48,15 +48,23 @@ def free_ports(count: int) -> list[int]:
         return [item.getsockname()[1] for item in sockets]
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait_until_ready(
+    process: subprocess.Popen[bytes], url: str, log: Path, headers: dict[str, str] | None = None
+) -> None:
+    """Until a server answers at a URL.
+
+    Raises:
+        RuntimeError: It does not; the end of its log is in the message.
+    """
+    request = urllib.request.Request(url, headers=headers or {})
     deadline_s = time.monotonic() + _READY_TIMEOUT_S
     while time.monotonic() < deadline_s and process.poll() is None:
         try:
-            with urllib.request.urlopen(url, timeout=2):
+            with urllib.request.urlopen(request, timeout=5):
                 return
         except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise RuntimeError(f"the S3 server did not come up: {log.read_text()[-2000:]}")
+            time.sleep(0.2)
+    raise RuntimeError(f"no answer from {url}: {log.read_text()[-4000:]}")
 
 
 _ROLES = ("master", "volume", "filer", "s3", "admin")
@@ -112,7 +120,7 @@ def start_s3_server(folder: Path, ports: Sequence[int] = ()) -> S3Server:
         )
     endpoint = f"http://127.0.0.1:{port_of['s3']}"
     try:
-        _wait_until_ready(process, f"{endpoint}/healthz", log)
+        wait_until_ready(process, f"{endpoint}/healthz", log)
     except RuntimeError:
         process.kill()
         raise

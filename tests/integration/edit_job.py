@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -92,7 +93,7 @@ def wait_for_line(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"{text!r} never came:\n{seen}")
 
 
-def end_group(process: subprocess.Popen[str]) -> None:
+def end_group(process: subprocess.Popen[Any]) -> None:
     """End whatever is left of a job that leads its own process group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
@@ -100,3 +101,26 @@ def end_group(process: subprocess.Popen[str]) -> None:
         except ProcessLookupError:
             return
         time.sleep(0.2)
+
+
+def start_module(module: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a module of the tests; it leads a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_at(process: subprocess.Popen[str], text: str) -> None:
+    """Kill -9 a job when it says something, then whatever it has started."""
+    try:
+        wait_for_line(process, text)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    finally:
+        end_group(process)

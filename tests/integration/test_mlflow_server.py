@@ -6,9 +6,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +21,12 @@ from infra.tracking.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import TrackingError
 from pipelines.operations.open_editor import open_editor
-from tests.integration.conftest import free_ports
+from tests.integration.conftest import free_ports, wait_until_ready
 from tests.small_rows import SMALL_IDENTITY, small_row
 from tests.tiny_backbone import tiny_backbone
 from tests.unit.tiny_operations import Operations, SyntheticEvaluation, some_cases
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_TIMEOUT_S = 120.0
 
 DRIVER = """
 import os, signal, sys
@@ -94,18 +90,7 @@ class MlflowServer:
                     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
                 },
             )
-        self._wait(self.process)
-
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        deadline_s = time.monotonic() + READY_TIMEOUT_S
-        while time.monotonic() < deadline_s and process.poll() is None:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
-        log = (self.folder / "server.log").read_text()
-        raise RuntimeError(f"the MLflow server did not come up: {log[-2000:]}")
+        wait_until_ready(self.process, f"{self.uri}/health", self.folder / "server.log")
 
     def kill(self) -> None:
         """End it and its workers at once, as a crash would."""

@@ -1,7 +1,5 @@
 """The drill with the commands, the built-in models, a real Ray and a killed nightly run."""
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.method.generator import load_generator, save_generator
 from liveedit_core.schema import PAPER_METRICS, ProbeKind
 from pipelines.operations.open_editor import open_editor
-from tests.integration.edit_job import Run, end_group, needs_builtin_models, wait_for_line
+from tests.integration.edit_job import Run, kill_at, needs_builtin_models
 
 pytestmark = [needs_builtin_models, pytest.mark.long, pytest.mark.timeout(2400)]
 
@@ -104,10 +102,7 @@ def test_the_whole_drill(tmp_path: Path) -> None:
     # The nightly run is killed, resumes and finds the regression; once more it is done already.
     nightly = (*NIGHTLY, "--date=2026-11-25")
     process = run.start(*nightly, job="nightly_evaluation")
-    wait_for_line(process, "liveedit-bank 1: ")
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    end_group(process)
+    kill_at(process, "liveedit-bank 1: ")
     operations = ObjectStore(tmp_path / "operations")
     num_newest = len(ResultsTable(operations, "nightly-2026-11-25-v2").read())
     code, output = run.do(*nightly, job="nightly_evaluation")

@@ -6,16 +6,13 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import free_ports
+from tests.integration.conftest import free_ports, wait_until_ready
 from tests.integration.edit_job import ROOT, Run, end_group, environment, needs_builtin_models
 
 pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -84,12 +81,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             env=variables,
             stdout=file,
             stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
         )
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
     try:
-        _wait_until_ready(process, f"{address}/api/version", token, log)
+        token_header = {"Authorization": f"Bearer {token}"}
+        wait_until_ready(process, f"{address}/api/version", log, token_header)
         yield Head(address, variables)
     finally:
         process.terminate()
@@ -97,20 +94,6 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             process.wait(20)
         end_group(process)
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _wait_until_ready(
-    process: subprocess.Popen[str], url: str, token: str, log: Path, timeout_s: float = 90.0
-) -> None:
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
-    deadline_s = time.monotonic() + timeout_s
-    while time.monotonic() < deadline_s and process.poll() is None:
-        try:
-            with urllib.request.urlopen(request, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise RuntimeError(f"the head did not come up:\n{log.read_text()[-4000:]}")
 
 
 def check(run: Run, output: str) -> None:

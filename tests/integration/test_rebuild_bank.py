@@ -1,7 +1,5 @@
 """A bank is rebuilt with another generator on a real Ray, and goes on after a kill."""
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.builtin.backbone import builtin_generator_folder
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.method.generator import load_generator, save_generator
-from tests.integration.edit_job import Run, end_group, needs_builtin_models, wait_for_line
+from tests.integration.edit_job import Run, kill_at, needs_builtin_models
 
 pytestmark = [needs_builtin_models, pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -42,11 +40,7 @@ def test_a_killed_rebuild_goes_on_and_is_registered(tmp_path: Path) -> None:
         "ray.object_store_memory_bytes=100000000",
     )
     process = run.start(*command, job="rebuild_bank")
-    try:
-        wait_for_line(process, "committed bank version 2")
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        end_group(process)
+    kill_at(process, "committed bank version 2")
     held = ExpertBank.open(store, "new").num_edits()
     assert 0 < held <= NUM_EDITS
 

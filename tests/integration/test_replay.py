@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ from pipelines.job.ray_session import open_session
 from pipelines.job.sections import EvaluationSection
 from pipelines.job.start_workers import start_evaluator
 from tests.inline_evaluator import InlineEvaluator
-from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line
+from tests.integration.edit_job import kill_at, start_module
 from tests.integration.replay_job import CASES, NUM_RESULTS, SESSION, evaluate, slow_pool
 from tests.tiny_bank import bank_with_edits
 from tests.unit.tiny_models import TinyBackbone, TinyModels
@@ -168,22 +166,8 @@ def test_results_and_answers_live_on_s3(undisturbed: BankEvaluation, s3_root: st
 def test_a_killed_driver_goes_on_where_it_was(
     store: ObjectStore, undisturbed: BankEvaluation, request: pytest.FixtureRequest
 ) -> None:
-    arguments = [store.root_uri, "killed driver"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.integration.replay_job", *arguments],
-        env=environment(),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        wait_for_line(process, "scored 3 of 8")
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    finally:
-        end_group(process)
+    job = start_module("tests.integration.replay_job", store.root_uri, "killed driver")
+    kill_at(job, "scored 3 of 8")
     num_stored = len(ResultsTable(store, "killed driver").read())
     assert 0 < num_stored < NUM_RESULTS
     request.getfixturevalue("session")

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from liveedit_core.states import LayerStates
 from pipelines.job.ray_session import open_session
 from pipelines.job.sections import StatesSection
 from pipelines.job.state_cache import fill_cache, start_encoders
-from tests.integration.edit_job import ROOT, end_group, environment, wait_for_line
+from tests.integration.edit_job import kill_at, start_module
 from tests.integration.state_job import CHUNK, IDENTITY, INPUTS, SESSION
 from tests.unit.tiny_models import TinyBackbone
 from workers.state_encoder import StateEncoder
@@ -76,21 +74,8 @@ def test_a_killed_worker_is_replaced_and_its_chunk_encoded(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_a_killed_driver_leaves_what_it_committed(tmp_path: Path) -> None:
     store = ObjectStore(tmp_path / "store")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.integration.state_job", store.root_uri],
-        env=environment(),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        wait_for_line(process, f"committed {3 * CHUNK} of {len(INPUTS)}")
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    finally:
-        end_group(process)
+    job = start_module("tests.integration.state_job", store.root_uri)
+    kill_at(job, f"committed {3 * CHUNK} of {len(INPUTS)}")
     cache = StateCache(store, IDENTITY)
     held = len(cache)
     assert 3 * CHUNK <= held < len(INPUTS)

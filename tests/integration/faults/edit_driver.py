@@ -27,13 +27,11 @@ from infra.tracking.results import ResultsTable
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import LiveEditError
 from liveedit_core.inputs.limits import InputLimits
-from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.states import LayerStates
 from pipelines.editing.follow import Follower
 from pipelines.editing.intake import Source
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import run
-from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.recipe_loader import load_recipe
@@ -41,6 +39,7 @@ from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.stages import bank_identity
 from pipelines.job.start_workers import EmbedderPool, start_generator
 from tests.inline_evaluator import InlineEvaluator
+from tests.unit.tiny_editing import Notes
 from tests.unit.tiny_inputs import HashEmbedder, case
 from tests.unit.tiny_models import TinyBackbone, TinyModels
 from workers.actor_pool import WorkerPool, actor_options
@@ -76,9 +75,6 @@ class MarkedModels(TinyModels):
         leave_mark(self.marks, "generator")
         return SlowBackbone(self.pause_s)
 
-    def load_generator(self) -> LiveEditGenerator:
-        return super().load_generator()
-
 
 @dataclass(frozen=True)
 class MarkedEmbedder:
@@ -113,15 +109,6 @@ class MortalBank(ExpertBank):
         if self.last_commit == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().commit(fragments, epoch=epoch, **values)
-
-
-class Notes:
-    """Keeps nothing."""
-
-    def evaluated(self, bank: ExpertBank, evaluation: BankEvaluation) -> None: ...
-    def curve(self, points: Sequence[BankEvaluation]) -> None: ...
-    def followed(self, bank: ExpertBank, lag_s: float) -> None: ...
-    def register_newest(self, bank: ExpertBank) -> None: ...
 
 
 def leave_mark(folder: str, kind: str) -> None:

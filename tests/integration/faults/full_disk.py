@@ -24,8 +24,9 @@ from pipelines.editing.run import run
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.stages import bank_identity
 from tests.inline_evaluator import InlineEvaluator
-from tests.integration.faults.edit_driver import BANK, WINDOW_EDITS, Notes
+from tests.integration.faults.edit_driver import BANK, WINDOW_EDITS
 from tests.tiny_bank import EMBEDDER
+from tests.unit.tiny_editing import Notes
 from tests.unit.tiny_inputs import HashEmbedder, case
 from tests.unit.tiny_models import TinyModels
 from workers.evaluation_worker import EvaluationWorker

@@ -21,6 +21,7 @@ from pipelines.job.stages import bank_identity
 from pipelines.rebuild_bank import main
 from tests.random_states import assert_same_experts
 from tests.tiny_bank import EMBEDDER
+from tests.unit.tiny_editing import CheckedProgress
 from tests.unit.tiny_inputs import HashEmbedder, request
 from tests.unit.tiny_models import CONFIG, TinyModels
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
@@ -58,17 +59,6 @@ class Counting:
         return iter(self.worker.stream(noted()))
 
     def close(self) -> None:
-        pass
-
-
-class Silence:
-    def say(self, text: str) -> None:
-        pass
-
-    def edits(self, num_done: int, num_total: int) -> None:
-        pass
-
-    def evaluations(self, num_waiting: int) -> None:
         pass
 
 
@@ -132,7 +122,7 @@ class House:
             embedder=ExpertEmbeddingWorker(HashEmbedder),
             bank=bank,
             request_log=self.log,
-            progress=Silence(),
+            progress=CheckedProgress(),
             should_stop=should_stop,
         )
         return outcome, generator.asked
