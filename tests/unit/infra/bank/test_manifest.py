@@ -86,7 +86,7 @@ def test_a_missing_or_recreated_bank_is_refused(bank: ExpertBank, tmp_path: Path
         BankManifest(**values).verified_bank("it")
     other = BankIdentity(**{**vars(SMALL_IDENTITY), "generator_digest": "another"})
     with pytest.raises(RepositoryMismatchError, match="generator_digest"):
-        BankManifest(**{**vars(manifest), "SMALL_IDENTITY": other}).verified_bank("it")
+        BankManifest(**{**vars(manifest), "identity": other}).verified_bank("it")
 
 
 def test_a_manifest_without_digests_is_refused() -> None:
