@@ -7,7 +7,7 @@ VOID = ("meta", "img", "br", "path", "use")
 
 
 class HtmlPage(HTMLParser):
-    """Tags, attributes, text and images as a browser sees them; a whole page must close its tags."""
+    """Tags, attributes, text and images as a browser sees; a whole page must close its tags."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

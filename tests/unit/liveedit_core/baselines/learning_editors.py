@@ -22,7 +22,7 @@ from tests.tiny_backbone import question
 WISE = WiseConfig(alpha=0.5, beta=2.0, gamma=1.0, max_steps=100, learning_rate=1.0)
 UNRELATED = [question(50), BackboneInput(prompt="The opposite of hot is")]
 
-LEARNING: dict[str, Callable[[VisionLanguageBackbone], LayerEditor[Any]] = {
+LEARNING: dict[str, Callable[[VisionLanguageBackbone], LayerEditor[Any]]] = {
     "FT-L": lambda b: FineTuning(b, FineTuningConfig(max_steps=80, learning_rate=3e-2)),
     "FT-M": lambda b: MaskedFineTuning(
         b, MaskedFineTuningConfig(max_steps=150, learning_rate=3e-2)
