@@ -10,7 +10,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 
 from lance import LanceDataset
@@ -103,6 +103,8 @@ class BankHistory:
         try:
             for name in ("added", "removed"):
                 content[name] = tuple(content[name])
+            if missing := {item.name for item in fields(BankVersion)} - {"version", *content}:
+                raise KeyError(*sorted(missing))
             return BankVersion(version=version, **content)
         except (KeyError, TypeError) as error:
             raise IntegrityError(
