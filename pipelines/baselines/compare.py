@@ -1,7 +1,7 @@
 """Several editors, the same edits in the same order, the same probes.
 
-For each N the cases are taken in groups of N, in their order: every editor is taught a group,
-scored on cases of the group, and restored, as `evaluation/curves.py` does for one bank. One
+For each N the cases are split into groups of N, in their order. Every editor edits with a group, is
+scored on cases of the group, and is restored; `lifelong_curves` does the same for one bank. One
 process, no Ray.
 """
 
