@@ -1,7 +1,7 @@
 """Edit requests, probes and cases."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -17,6 +17,7 @@ class ProbeKind(StrEnum):
     IMAGE_SWAP_LOCALITY = "image_swap_locality"
     PROMPT_SWAP_LOCALITY = "prompt_swap_locality"
     PORTABILITY = "portability"
+    CORRECTION = "correction"
 
     @property
     def is_locality(self) -> bool:
@@ -81,9 +82,8 @@ class Probe:
     """The right answer; not used for locality probes, where the unedited answer counts."""
     image_bytes: bytes | None = field(default=None, repr=False)
     """Encoded image, or None for a text-only question."""
-    hop: int = 0
-    """Of a portability probe: steps from the edited fact to the answer (VLKEB: 1 to 4); 0 if
-    unknown."""
+    variant: str = ""
+    """What sort of probe of its kind it is, for tables: "mirrored", "misspelt", "2 hops"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,15 @@ class Case:
     probes: tuple[Probe, ...] = ()
     entity: str = ""
     """Name of the entity in the image; training holds out whole entities."""
+    earlier: tuple[EditRequest, ...] = ()
+    """Edits taught before `edit` that it corrects in other words."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Strata of tables: {"domain": "photo", "length": "3-5"}."""
+
+    @property
+    def requests(self) -> tuple[EditRequest, ...]:
+        """Everything that is taught, in order."""
+        return (*self.earlier, self.edit)
 
     def all_probes(self) -> tuple[Probe, ...]:
         """The reliability probe (the edit itself), then the others."""

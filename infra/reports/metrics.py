@@ -26,6 +26,7 @@ METRIC_NOTES = {
     ProbeKind.IMAGE_SWAP_LOCALITY: "the prompt on another image: the answer must not change",
     ProbeKind.PROMPT_SWAP_LOCALITY: "another question on the image: the answer must not change",
     ProbeKind.PORTABILITY: "a question whose answer follows from the edit",
+    ProbeKind.CORRECTION: "a fact taught earlier in other words: the correction must answer",
 }
 """What each kind of probe asks."""
 

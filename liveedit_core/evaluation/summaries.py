@@ -4,6 +4,7 @@ No number depends on the order of the results. Protocols are never mixed.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,8 +48,9 @@ class MetricSummary:
 Summary = Mapping[tuple[ProbeKind, str], MetricSummary]
 """By metric and protocol."""
 
-HopSummary = Mapping[tuple[int, str], MetricSummary]
-"""Portability by number of hops and protocol."""
+VariantKey = tuple[ProbeKind, str, str]
+"""Metric, variant and protocol."""
+VariantSummary = Mapping[VariantKey, MetricSummary]
 
 
 def summarize(
@@ -85,22 +87,22 @@ def summary_of(results: Sequence[ProbeResult], *, seed: int) -> MetricSummary:
     )
 
 
-def summarize_hops(
+def summarize_variants(
     results: Iterable[ProbeResult], cases: Iterable[Case], *, seed: int = 0
-) -> dict[tuple[int, str], MetricSummary]:
-    """Portability by number of hops and protocol (VLKEB); probes without that number are left out.
-    The cases are those that were scored: they know the hops of each probe."""
-    hop_of = {
-        (case.case_id, index): probe.hop
+) -> dict[VariantKey, MetricSummary]:
+    """Summaries by metric, variant and protocol; probes without a variant are left out. The cases
+    are those that were scored: they know the variant of each probe."""
+    variant_of = {
+        (case.case_id, index): probe.variant
         for case in cases
         for index, probe in enumerate(case.all_probes())
-        if probe.hop
+        if probe.variant
     }
-    groups: dict[tuple[int, str], list[ProbeResult]] = {}
+    groups: dict[VariantKey, list[ProbeResult]] = {}
     for result in results:
-        hop = hop_of.get((result.case_id, result.probe_index))
-        if hop is not None:
-            groups.setdefault((hop, result.protocol), []).append(result)
+        variant = variant_of.get((result.case_id, result.probe_index))
+        if variant is not None:
+            groups.setdefault((result.kind, variant, result.protocol), []).append(result)
     return {key: summary_of(groups[key], seed=seed) for key in sorted(groups)}
 
 
@@ -128,10 +130,11 @@ def metric_values(summary: Summary) -> dict[str, float]:
     return values if average is None else {**values, "paper_average.teacher_forced": average}
 
 
-def hop_values(by_hop: HopSummary) -> dict[str, float]:
-    """Means of portability by "portability.2_hops.protocol", as logged to MLflow."""
+def variant_values(by_variant: VariantSummary) -> dict[str, float]:
+    """Means by "portability.2_hops.teacher_forced", as logged to MLflow."""
     return {
-        f"portability.{hop}_hops.{protocol}": item.mean for (hop, protocol), item in by_hop.items()
+        f"{kind}.{re.sub('[^0-9A-Za-z]+', '_', variant).strip('_')}.{protocol}": item.mean
+        for (kind, variant, protocol), item in by_variant.items()
     }
 
 

@@ -19,14 +19,16 @@ Fetch = Callable[[str], bytes]
 file; any other exception means that this image is not available."""
 
 _REQUEST_KEYS = ("image", "prompt", "target", "submitter")
-_CASE_KEYS = ("edit", "probes", "entity")
-_PROBE_KEYS = ("kind", "image", "prompt", "target", "hop")
-_RENAMED_KEYS = {"thing": "entity"}
+_CASE_KEYS = ("edit", "probes", "entity", "earlier", "tags")
+_PROBE_KEYS = ("kind", "image", "prompt", "target", "variant")
+_RENAMED_KEYS = {"thing": "entity", "hop": "variant"}
 """Keys of earlier files, and their present names."""
 MAX_ENTITY_CHARS = 4_096
 MAX_LOCATION_CHARS = 4_096
 MAX_SUBMITTER_CHARS = 200
-MAX_HOP = 16
+MAX_EARLIER = 16
+MAX_TAGS = 32
+MAX_TAG_CHARS = 200
 _KINDS = tuple(kind.value for kind in ProbeKind if kind is not ProbeKind.RELIABILITY)
 _KINDS_WITHOUT_IMAGE = (ProbeKind.TEXT_LOCALITY, ProbeKind.PORTABILITY)
 
@@ -46,11 +48,18 @@ class RequestParser:
     def case(self, content: Mapping[str, Any]) -> Case:
         """The case in `content`."""
         _check_keys(content, allowed=_CASE_KEYS, required=("edit",), where="a case")
-        probes = content.get("probes", [])
+        probes, earlier = content.get("probes", []), content.get("earlier", [])
         if not isinstance(content["edit"], dict):
             raise wrong_type("edit", "an object", content["edit"])
         if not isinstance(probes, list):
             raise wrong_type("probes", "a list", probes)
+        if not isinstance(earlier, list) or not all(isinstance(item, dict) for item in earlier):
+            raise wrong_type("earlier", "a list of objects", earlier)
+        if len(earlier) > MAX_EARLIER:
+            raise RefusedInputError(
+                f"earlier has {len(earlier):,} edits; at most {MAX_EARLIER:,} are accepted",
+                RejectType.TOO_MANY_PROBES,
+            )
         if len(probes) > self._limits.max_probes:
             raise RefusedInputError(
                 f"the case has {len(probes):,} probes; at most {self._limits.max_probes:,} "
@@ -65,6 +74,11 @@ class RequestParser:
             case_id=edit.edit_id,
             edit=edit,
             entity=entity,
+            earlier=tuple(
+                self._request(item, f"earlier[{index}].", images)
+                for index, item in enumerate(earlier)
+            ),
+            tags=_tags(content.get("tags", {})),
             probes=tuple(
                 self._probe(probe, f"probes[{index}]", images) for index, probe in enumerate(probes)
             ),
@@ -116,8 +130,10 @@ class RequestParser:
                 RejectType.WRONG_TYPE,
             )
         image_bytes = None if image is None else self._image(image, f"{where}.image", images)
-        hop = _hop(content.get("hop", 0), kind, where)
-        return Probe(kind=kind, prompt=prompt, target=target, image_bytes=image_bytes, hop=hop)
+        variant = _optional_text(content.get("variant", ""), f"{where}.variant", MAX_TAG_CHARS)
+        return Probe(
+            kind=kind, prompt=prompt, target=target, image_bytes=image_bytes, variant=variant
+        )
 
     def _image(self, location: object, name: str, images: dict[str, bytes]) -> bytes:
         text = self._absolute(check_text(location, name, MAX_LOCATION_CHARS))
@@ -225,14 +241,18 @@ def _probe_kind(value: object, where: str) -> ProbeKind:
     return ProbeKind(value)
 
 
-def _hop(value: object, kind: ProbeKind, where: str) -> int:
-    """Number of steps of a portability probe; 0 if it is not stated."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise wrong_type(f"{where}.hop", "a whole number", value)
-    if not 0 <= value <= MAX_HOP or (value and kind is not ProbeKind.PORTABILITY):
+def _tags(value: object) -> dict[str, str]:
+    """Strata of a case."""
+    if not isinstance(value, dict):
+        raise wrong_type("tags", "an object", value)
+    if len(value) > MAX_TAGS:
         raise RefusedInputError(
-            f"{where}.hop is for portability probes, from 1 to {MAX_HOP}; "
-            f"got {value} in a {kind.value} probe",
+            f"tags has {len(value):,} keys; at most {MAX_TAGS:,} are accepted",
             RejectType.WRONG_TYPE,
         )
-    return value
+    return {
+        check_text(key, "a key of tags", MAX_TAG_CHARS): check_text(
+            text, f"tags.{key[:80]}", MAX_TAG_CHARS
+        )
+        for key, text in value.items()
+    }

@@ -81,7 +81,7 @@ class PublishedBenchmark:
                 prompt=item.prompt,
                 target=item.target,
                 image_bytes=None if item.image is None else images[item.image],
-                hop=item.hop,
+                variant=item.variant,
             )
             for item in others
         )

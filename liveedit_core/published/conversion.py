@@ -43,6 +43,6 @@ def _line(question: Question, images: str) -> dict[str, Any]:
         line = {"kind": question.kind.value, **line}
     if question.image is not None:
         line["image"] = os.path.normpath(f"{images}/{question.image}")
-    if question.hop:
-        line["hop"] = question.hop
+    if question.variant:
+        line["variant"] = question.variant
     return line

@@ -39,8 +39,14 @@ class HopQuestion:
     """A question about the edit's image whose answer follows from the taught fact."""
 
     hop: int
+    """Steps from the edited fact to the answer."""
     question: str
     answer: str
+
+    @property
+    def variant(self) -> str:
+        """ "1 hop", "2 hops", ..."""
+        return f"{self.hop} hop" if self.hop == 1 else f"{self.hop} hops"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +87,7 @@ class Question:
     target: str
     image: str | None
     """Path below the image root."""
-    hop: int = 0
+    variant: str = ""
 
 
 def edit_prompt(record: PublishedRecord, layout: Layout) -> str:
@@ -100,7 +106,7 @@ def questions_of(record: PublishedRecord, layout: Layout) -> tuple[Question, ...
         Question(ProbeKind.TEXT_LOCALITY, loc, record.loc_ans, None),
         Question(ProbeKind.MODAL_LOCALITY, m_loc, record.m_loc_a, record.m_loc),
         *(
-            Question(ProbeKind.PORTABILITY, item.question, item.answer, record.image, item.hop)
+            Question(ProbeKind.PORTABILITY, item.question, item.answer, record.image, item.variant)
             for item in record.hops
         ),
     )

@@ -193,7 +193,8 @@ def teach_group(
 ) -> None:
     """Teach a group in order. The time starts at the hidden states at l_e, which all share."""
     for start in range(0, len(group), CHUNK_CASES):
-        requests = [case.edit for case in group[start : start + CHUNK_CASES]]
+        chunk = group[start : start + CHUNK_CASES]
+        requests = [request for case in chunk for request in case.requests]
         states = source.states([edit_input(request) for request in requests])
         for editor in editors:
             start_s = time.perf_counter()

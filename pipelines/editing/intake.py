@@ -98,7 +98,7 @@ class Intake:
 
     cases: CaseIndex
     num_accepted: int = 0
-    """Valid inputs, including those that the log held already."""
+    """Valid requests, including those that the log held already."""
     num_new: int = 0
     """Of these, new to the log."""
     num_duplicates: int = 0
@@ -149,11 +149,16 @@ def _log_chunk(intake: Intake, chunk: list[Item], digest: str, request_log: Requ
     faults = [item for item in refused if item.error_type != RejectType.DUPLICATE]
     intake.rejected += faults
     intake.num_duplicates += len(refused) - len(faults)
-    requests = [item.edit if isinstance(item, Case) else item for item in valid]
-    admissions = retried(lambda: request_log.append(requests)) if requests else []
-    for item, admission in zip(valid, admissions, strict=True):
+    for item in valid:
         intake.cases.add(item)
+    requests = [request for item in valid for request in _requests_of(item)]
+    admissions = retried(lambda: request_log.append(requests)) if requests else []
+    for admission in admissions:
         intake.num_accepted += 1
         intake.num_new += not admission.is_duplicate
         if admission.supersedes:
             intake.superseded_by[admission.supersedes] = admission.edit_id
+
+
+def _requests_of(item: Case | EditRequest) -> tuple[EditRequest, ...]:
+    return item.requests if isinstance(item, Case) else (item,)

@@ -10,7 +10,7 @@ from infra.bank.expert_bank import ExpertBank
 from infra.tracking.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import StorageUnavailableError, TrackingError
-from liveedit_core.evaluation.summaries import hop_values, metric_values
+from liveedit_core.evaluation.summaries import metric_values, variant_values
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.recipe_loader import to_flat_dict
@@ -59,7 +59,7 @@ class RunRecords:
             )
             model_id = registered.model_id
         key = f"{bank.name}:{evaluation.bank_version}:{evaluation.num_edits}"
-        metrics = metric_values(evaluation.summary) | hop_values(evaluation.by_hop)
+        metrics = metric_values(evaluation.summary) | variant_values(evaluation.by_variant)
         self._record_once(key, evaluation, metrics, model_id)
 
     def curve(self, points: Sequence[BankEvaluation]) -> None:

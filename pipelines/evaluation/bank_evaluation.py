@@ -18,7 +18,12 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import RepositoryMismatchError
 from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, ResultKey
-from liveedit_core.evaluation.summaries import HopSummary, Summary, summarize, summarize_hops
+from liveedit_core.evaluation.summaries import (
+    Summary,
+    VariantSummary,
+    summarize,
+    summarize_variants,
+)
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.schema import Case
 from pipelines.job.stages import Evaluator
@@ -72,8 +77,8 @@ class BankEvaluation(EvaluatedVersion):
     """Rows that this process added."""
     seconds: float
     """Time that workers spent on them."""
-    by_hop: HopSummary = field(default_factory=dict)
-    """Portability by number of hops, for cases that state it."""
+    by_variant: VariantSummary = field(default_factory=dict)
+    """Metrics by variant of the probes, for those that state it."""
 
 
 def plan_evaluation(
@@ -201,7 +206,7 @@ class EvaluationTask:
             num_cases=len(self._plan.cases),
             results=results,
             summary=summarize(results, seed=self._settings.seed),
-            by_hop=summarize_hops(results, self._plan.cases, seed=self._settings.seed),
+            by_variant=summarize_variants(results, self._plan.cases, seed=self._settings.seed),
             is_complete=not self._missing,
             num_new_results=self._num_new,
             seconds=self._seconds,
@@ -274,7 +279,8 @@ def _groups(cases: Sequence[Case], size: int) -> list[tuple[str, ...]]:
     groups = []
     for start in range(0, len(cases), size):
         part = cases[start : start + size]
-        groups += [tuple(case.edit.edit_id for case in part)] * len(part)
+        taught = tuple(request.edit_id for case in part for request in case.requests)
+        groups += [taught] * len(part)
     return groups
 
 

@@ -33,6 +33,7 @@ class MetricFractions(Settings):
     image_swap_locality: Fraction = 0.0
     prompt_swap_locality: Fraction = 0.0
     portability: Fraction = 0.0
+    correction: Fraction = 0.0
 
     def of(self, kind: ProbeKind) -> float:
         return float(getattr(self, kind.value))
@@ -48,6 +49,7 @@ class TolerancesSection(MetricFractions):
     image_swap_locality: Fraction = 0.02
     prompt_swap_locality: Fraction = 0.02
     portability: Fraction = 0.02
+    correction: Fraction = 0.02
 
 
 class ComparingRecipe(Recipe):

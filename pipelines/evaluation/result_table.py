@@ -44,10 +44,13 @@ def _table(
         cells = [_cell(item.summary.get((kind, protocol)), is_exact) for item in evaluations]
         if any(cells):
             table.add_row(_name(kind), *cells)
-    for hop in sorted({hop for item in evaluations for hop, _ in item.by_hop}):
-        cells = [_cell(item.by_hop.get((hop, protocol)), is_exact) for item in evaluations]
-        if any(cells):
-            table.add_row(f"  over {hop} {'hop' if hop == 1 else 'hops'}", *cells)
+        for variant in sorted(
+            {name for item in evaluations for k, name, _ in item.by_variant if k == kind}
+        ):
+            keys = kind, variant, protocol
+            cells = [_cell(item.by_variant.get(keys), is_exact) for item in evaluations]
+            if any(cells):
+                table.add_row(f"  {variant}", *cells)
     if not is_exact and protocol == TEACHER_FORCED and table.row_count:
         averages = [paper_average(item.summary) for item in evaluations]
         if any(average is not None for average in averages):

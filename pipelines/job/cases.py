@@ -117,7 +117,7 @@ def _describe(path: str, rejects: Sequence[Rejected]) -> str:
 def cases_digest(cases: Sequence[Case]) -> str:
     """sha256 of the edits and probes of all cases, in any order."""
     contents = sorted(
-        json.dumps([case.case_id, case.edit.edit_id, case.entity, *map(_content, case.probes)])
+        json.dumps([case.case_id, *_edits(case), case.entity, *map(_content, case.probes)])
         for case in cases
     )
     return hashlib.sha256("\n".join(contents).encode()).hexdigest()
@@ -125,8 +125,12 @@ def cases_digest(cases: Sequence[Case]) -> str:
 
 def evaluation_digest(cases: Sequence[Case], *settings: object) -> str:
     """sha256 of everything that scores depend on: the cases in order, and settings as JSON."""
-    contents = [[case.case_id, case.edit.edit_id, *map(_content, case.probes)] for case in cases]
+    contents = [[case.case_id, *_edits(case), *map(_content, case.probes)] for case in cases]
     return hashlib.sha256(json.dumps([contents, *settings], sort_keys=True).encode()).hexdigest()
+
+
+def _edits(case: Case) -> list[str]:
+    return [request.edit_id for request in case.requests]
 
 
 def _content(probe: Probe) -> list[str]:

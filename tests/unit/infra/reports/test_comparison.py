@@ -13,7 +13,7 @@ def test_a_comparison_leads_with_its_regressions() -> None:
     data = comparison_example()
     tiles = {tile.label: tile for tile in comparison_tiles(data)}
     assert tiles["regressions"].is_alert
-    assert tiles["regressions"].value == "4 of 16"
+    assert tiles["regressions"].value == "4 of 18"
     assert "reliability (teacher-forced)" in tiles["regressions"].note
     assert (tiles["answers lost"].value, tiles["answers gained"].value) == ("90", "2")
     assert tiles["cases compared"].value == "100"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
-from liveedit_core.evaluation.summaries import paper_average, summarize, summarize_hops
+from liveedit_core.evaluation.summaries import paper_average, summarize, summarize_variants
 from liveedit_core.schema import PAPER_METRICS, Probe, ProbeKind
 from tests.unit.tiny_inputs import case
 from tests.unit.tiny_results import probe_result
@@ -50,20 +50,28 @@ def test_the_order_of_results_changes_nothing() -> None:
     assert summarize(shuffled, seed=2) != summarize(results, seed=1), "intervals are drawn"
 
 
-def test_portability_by_hops_by_hand() -> None:
-    def probe(hop: int) -> Probe:
-        return Probe(kind=ProbeKind.PORTABILITY, prompt="Who?", target="Zürich", hop=hop)
+def test_variants_by_hand() -> None:
+    kind = ProbeKind.RELIABILITY
 
-    cases = [replace(case(0), case_id="c", probes=(probe(1), probe(2), probe(2), probe(0)))]
+    def probe(variant: str) -> Probe:
+        return Probe(kind=kind, prompt="Who?", target="Zürich", variant=variant)
+
+    cases = [
+        replace(
+            case(0),
+            case_id="c",
+            probes=(probe("1 hop"), probe("2 hops"), probe("2 hops"), probe("")),
+        )
+    ]
     scores = {0: 0.9, 1: 1.0, 2: 0.5, 3: 0.0, 4: 0.25}
     results = [probe_result(probe_index=index, score=score) for index, score in scores.items()]
     results.append(probe_result(probe_index=2, score=1.0, protocol=FREE_GENERATION))
     results.append(probe_result("another run's case", probe_index=1))
-    by_hop = summarize_hops(results, cases)
-    assert {key: (item.mean, item.num_samples) for key, item in by_hop.items()} == {
-        (1, TEACHER_FORCED): (1.0, 1),
-        (2, TEACHER_FORCED): (0.25, 2),
-        (2, FREE_GENERATION): (1.0, 1),
+    found = summarize_variants(results, cases)
+    assert {key: (item.mean, item.num_samples) for key, item in found.items()} == {
+        (kind, "1 hop", TEACHER_FORCED): (1.0, 1),
+        (kind, "2 hops", TEACHER_FORCED): (0.25, 2),
+        (kind, "2 hops", FREE_GENERATION): (1.0, 1),
     }
 
 

@@ -82,13 +82,21 @@ def test_a_case_comes_out_whole(folder: Path) -> None:
     assert case.probes[2].target == ""
 
 
-def test_a_case_names_its_entity_and_portability_its_hops(folder: Path) -> None:
+def test_a_case_names_its_entity_tags_variants_and_earlier_edits(folder: Path) -> None:
     probe = {"kind": "portability", "image": "red.png", "prompt": "Who grew it?", "target": "Ann"}
-    line = {"edit": GOOD, "probes": [probe, probe | {"hop": 3}], "entity": "rose"}
+    line = {
+        "edit": GOOD,
+        "probes": [probe, probe | {"variant": "2 hops"}],
+        "entity": "rose",
+        "earlier": [GOOD | {"prompt": "Name it.", "target": "a tulip"}],
+        "tags": {"domain": "photo"},
+    }
     (case,) = load_cases(_write(folder, line))
     assert isinstance(case, Case)
     assert case.entity == "rose"
-    assert [item.hop for item in case.probes] == [0, 3]
+    assert [item.variant for item in case.probes] == ["", "2 hops"]
+    assert [request.target for request in case.requests] == ["a tulip", case.edit.target]
+    assert case.tags == {"domain": "photo"}
 
 
 def test_a_locality_target_is_a_hint_and_may_be_longer(folder: Path) -> None:
@@ -179,10 +187,8 @@ def test_lines_that_are_no_request(folder: Path, line: bytes, error_type: str, r
         ({"kind": "text_locality"}, "WrongType", "must be left out"),
         ({"image": "none.png"}, "ImageNotFound", "probes[0].image"),
         ({"photo": "a"}, "UnknownKey", "in probes[0]"),
-        ({"hop": "2"}, "WrongType", "probes[0].hop must be a whole number, got a text"),
-        ({"hop": True}, "WrongType", "probes[0].hop must be a whole number, got true/false"),
-        ({"hop": 2}, "WrongType", "got 2 in a text_generality probe"),
-        ({"hop": 17, "kind": "portability"}, "WrongType", "from 1 to 16"),
+        ({"variant": 2}, "WrongType", "probes[0].variant must be a text, got a number"),
+        ({"hop": 2}, "UnknownKey", "it is now called 'variant'"),
     ],
 )
 def test_bad_probes_refuse_the_case(

@@ -92,9 +92,12 @@ def test_portability_comes_with_its_hops_from_either_layout(tmp_path: Path) -> N
     first, second = opened(
         tmp_path, record(1, port_new=many), record(2, port_new=one), name="vlkeb"
     )
-    found = [(probe.hop, probe.prompt, probe.target) for probe in first.probes[4:]]
-    assert found == [(4, "Who runs its maker?", "Ann"), (1, "Where was it made?", "Rome")]
-    assert [(probe.hop, probe.prompt) for probe in second.probes[4:]] == [(1, "Where?")]
+    found = [(probe.variant, probe.prompt, probe.target) for probe in first.probes[4:]]
+    assert found == [
+        ("4 hops", "Who runs its maker?", "Ann"),
+        ("1 hop", "Where was it made?", "Rome"),
+    ]
+    assert [(probe.variant, probe.prompt) for probe in second.probes[4:]] == [("1 hop", "Where?")]
     assert {probe.image_bytes for probe in first.probes[4:]} == {first.edit.image_bytes}
     assert {probe.kind for probe in first.probes[4:]} == {ProbeKind.PORTABILITY}
 
@@ -112,7 +115,7 @@ def test_a_second_file_adds_questions_to_the_edits_of_the_first(tmp_path: Path) 
     cases = list(open_benchmark("vlkeb", files, root))
     assert [case.edit.target for case in cases] == ["plane 0", "plane 1", "plane 2"]
     assert [len(case.probes) for case in cases] == [4, 5, 4]
-    assert cases[1].probes[4].hop == 2
+    assert cases[1].probes[4].variant == "2 hops"
 
 
 def test_all_problems_are_in_one_message(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_every_published_record_becomes_its_case_and_is_converted(
         ]
         portability = [(item["port_q"], item["port_a"]) for item in content.get("port_new", [])]
         assert found[4:] == portability
-        assert {probe.hop for probe in case.probes[4:]} <= {1}
+        assert {probe.variant for probe in case.probes[4:]} <= {"1 hop"}
 
 
 def test_portability_of_vlkeb_joins_its_evaluation(tmp_path: Path) -> None:

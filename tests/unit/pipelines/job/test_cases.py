@@ -8,7 +8,7 @@ import pytest
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.evaluation.probes import TEACHER_FORCED
-from liveedit_core.evaluation.summaries import hop_values
+from liveedit_core.evaluation.summaries import variant_values
 from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.schema import ProbeKind
 from liveedit_core.training.validation import split_by_entity
@@ -149,16 +149,19 @@ def test_portability_is_summed_up_by_hops(tmp_path: Path) -> None:
     draw_images(tmp_path / "data" / "mmkb_images", contents)
     last = taught(tmp_path / "data", Driver(tmp_path / "store"), "vlkeb").evaluations[-1]
     assert last.summary[ProbeKind.PORTABILITY, TEACHER_FORCED].num_samples == 9
-    assert {hop: item.num_samples for (hop, _), item in last.by_hop.items()} == {1: 3, 2: 6}
+    assert {name: item.num_samples for (_, name, _), item in last.by_variant.items()} == {
+        "1 hop": 3,
+        "2 hops": 6,
+    }
     first_table = result_tables([last], [TEACHER_FORCED])[0]
     assert [name for name in first_table.columns[0].cells if "hop" in str(name)] == [
-        "  over 1 hop",
-        "  over 2 hops",
+        "  1 hop",
+        "  2 hops",
     ]
-    assert hop_values(last.by_hop) == {
-        f"portability.{number}_hops.teacher_forced": last.by_hop[number, TEACHER_FORCED].mean
-        for number in (1, 2)
-    }
+    key = ProbeKind.PORTABILITY, "2 hops", TEACHER_FORCED
+    values = variant_values(last.by_variant)
+    assert [name.split(".")[1] for name in sorted(values)] == ["1_hop", "2_hops"]
+    assert values["portability.2_hops.teacher_forced"] == last.by_variant[key].mean
 
 
 def test_skipped_records_are_on_record(tmp_path: Path) -> None:
@@ -205,7 +208,7 @@ def test_training_has_every_kind_of_probe_and_entities_to_hold_out(tmp_path: Pat
     write_json(tmp_path / "vqa_train.json", contents)
     draw_images(tmp_path, contents)
     cases = load_training_cases(BenchmarkSection(name="evqa", data=str(tmp_path)))
-    kinds = [kind for kind in ProbeKind if kind not in (ProbeKind.RELIABILITY, "portability")]
+    kinds = [kind for kind in ProbeKind if kind not in ("reliability", "portability", "correction")]
     for case in cases:
         assert sorted(probe.kind for probe in case.probes) == sorted(kinds)
     split = split_by_entity(cases, num_held_out=4, seed=0)
