@@ -79,7 +79,8 @@ def run_job(recipe: CompareRecipe) -> int:
 
     console = Console()
     say = say_on(console)
-    cases = load_evaluation_cases(recipe.benchmark, say=say)
+    reader = f"{recipe.job} {recipe.run_name}"
+    cases = load_evaluation_cases(recipe.benchmark, reader=reader, say=say)
     backbone, generator = load_models(recipe)
     with state_source(recipe, backbone) as source:
         comparison = compare(recipe, backbone, generator, cases, source, say)

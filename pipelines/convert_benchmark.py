@@ -17,12 +17,12 @@ if __name__ == "__main__":  # the packages lie one folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pipelines.job import entry
-from pipelines.job.sections import BenchmarkName, MissingImages
+from pipelines.job.sections import MissingImages, PublishedName
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = entry.job_parser(__doc__)
-    parser.add_argument("benchmark", choices=get_args(BenchmarkName))
+    parser.add_argument("benchmark", choices=get_args(PublishedName))
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="as published")
     parser.add_argument(
         "--images", type=Path, required=True, metavar="ROOT", help="where image paths start from"

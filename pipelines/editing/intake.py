@@ -13,7 +13,7 @@ from liveedit_core.inputs.datasets import load_cases, load_requests
 from liveedit_core.inputs.rejects import Rejected, RejectType
 from liveedit_core.schema import Case, EditRequest
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.job.cases import fetcher, open_published
+from pipelines.job.cases import fetcher, load_builtin, open_published
 from workers.failures import retried
 
 _CHUNK_ITEMS = 128
@@ -37,7 +37,7 @@ def open_source(
     config: LifelongEditRecipe, store: ObjectStore, say: Callable[[str], None]
 ) -> Source:
     """The source that a recipe names, not read yet; `say` shows the notes of a benchmark."""
-    if config.benchmark.is_on:
+    if config.benchmark.is_published:
         say("checking every record and image of the benchmark")
         benchmark = open_published(config.benchmark, "evaluation", limits=config.limits)
         for note in benchmark.notes():
@@ -47,10 +47,9 @@ def open_source(
     fetch = fetcher(store, config.limits.max_image_bytes)
     path = config.requests.path or config.requests.cases
     if not path:
-        from liveedit_core.builtin.benchmark import load_builtin_cases
-
-        cases = load_builtin_cases("evaluation")
-        return Source(name="built-in cases", digest="", items=cases)
+        reader = f"{config.job} {config.run_name}, generator {config.generator.checkpoint}"
+        cases = load_builtin(config.benchmark, reader, say)
+        return Source(name=f"built-in cases ({config.benchmark.title})", digest="", items=cases)
     load = load_requests if config.requests.path else load_cases
     items = load(path, limits=config.limits, fetch=fetch)
     with Path(path).open("rb") as file:

@@ -10,7 +10,7 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.schema import ProbeKind
 from liveedit_core.settings import Count, Fraction, OpenFraction, Seed, Settings, StoreUri
 from pipelines.job.recipe_loader import Recipe
-from pipelines.job.sections import store_uri
+from pipelines.job.sections import BenchmarkSection, store_uri
 
 
 class RegressionSection(Settings):
@@ -86,7 +86,8 @@ class VersionComparisonRecipe(ComparingRecipe):
     old: VersionSection = VersionSection()
     new: VersionSection = VersionSection()
     cases: str = ""
-    """JSONL file of the cases that were evaluated; empty for the built-in evaluation cases."""
+    """JSONL file of the cases that were evaluated; empty for those of `benchmark`."""
+    benchmark: BenchmarkSection = BenchmarkSection()
     limits: InputLimits = InputLimits()
     output: str = ""
     """The page; empty: `comparisons/<bank>-<old>-<new>.html` under `run_root`."""

@@ -8,7 +8,6 @@ from infra.reports.data import ComparisonReportData, EvaluatedVersion
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import ResultsTable
-from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.errors import InputError
 from liveedit_core.evaluation.comparison import (
     MetricComparison,
@@ -21,7 +20,7 @@ from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.schema import Case
 from pipelines.evaluation.pages import edits_of, write_comparison_page
 from pipelines.evaluation.recipe import ComparingRecipe, VersionComparisonRecipe, VersionSection
-from pipelines.job.cases import read_case_file
+from pipelines.job.cases import load_evaluation_cases, read_case_file
 from pipelines.job.run_folder import run_facts
 
 
@@ -48,7 +47,7 @@ def compare_versions(recipe: VersionComparisonRecipe) -> tuple[Path, ComparisonR
             **run_facts(),
             "store": recipe.store_uri,
             "results": f"{recipe.old.results} and {recipe.new.results}",
-            "cases": recipe.cases or "built-in",
+            "cases": recipe.cases or recipe.benchmark.title,
         },
     )
     path = recipe.page(old.bank_version, new.bank_version)
@@ -107,7 +106,8 @@ def read_cases(
     if recipe.cases:
         cases, _ = read_case_file(recipe.cases, limits=recipe.limits, store=bank_store)
     else:
-        cases = load_builtin_cases("evaluation")
+        reader = f"{recipe.job} {recipe.old.results}, {recipe.new.results}"
+        cases = load_evaluation_cases(recipe.benchmark, limits=recipe.limits, reader=reader)
     found = {case.case_id: case for case in cases if case.case_id in wanted}
     for logged in RequestLog(bank_store).find(wanted - set(found)):
         request = logged.request

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from infra.storage.object_store import ObjectStore
-from liveedit_core.builtin.benchmark import load_builtin_cases
+from liveedit_core.builtin.benchmark import BUILTIN_BENCHMARKS, load_builtin_cases
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.inputs.limits import InputLimits
@@ -16,6 +16,7 @@ from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
 from liveedit_core.published.layout import Split, find_files, find_images, layout_of
 from liveedit_core.schema import Case, Probe
 from liveedit_core.training.cases import trainable_cases
+from pipelines.job.sealed_test import load_test_cases
 from pipelines.job.sections import BenchmarkSection
 from workers.failures import retried
 
@@ -52,7 +53,7 @@ def open_published(
 def load_training_cases(section: BenchmarkSection, path: str = "") -> list[Case]:
     """Cases to train on, each with one probe of every kind: of a benchmark, of a JSONL file, or the
     built-in ones."""
-    if section.is_on:
+    if section.is_published:
         return trainable_cases(list(open_published(section, "train", say=print)))
     if path:
         cases, rejects = read_case_file(path)
@@ -62,21 +63,38 @@ def load_training_cases(section: BenchmarkSection, path: str = "") -> list[Case]
     return load_builtin_cases("train")
 
 
+def load_builtin(section: BenchmarkSection, reader: str, say: Callable[[str], None]) -> list[Case]:
+    """Cases of the built-in benchmarks that a recipe names, mixed in a fixed order; `reader` is who
+    a look at the test split is recorded for."""
+    names = BUILTIN_BENCHMARKS if section.name == "builtin" else (section.name or "emblem_edit",)
+    cases: list[Case] = []
+    for name in BUILTIN_BENCHMARKS:
+        if name not in names:
+            continue
+        if section.split == "test":
+            cases += load_test_cases(name, reader, say)
+        else:
+            cases += load_builtin_cases(section.split, name)
+    return sorted(cases, key=lambda case: case.case_id)
+
+
 def load_evaluation_cases(
     section: BenchmarkSection,
     path: str = "",
     *,
+    reader: str,
     limits: InputLimits = _DEFAULT_LIMITS,
     store: ObjectStore | None = None,
     limit: int | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Case]:
-    """Cases to evaluate on: of a benchmark, of a JSONL file, or the built-in ones."""
-    if section.is_on:
+    """Cases to evaluate on: of a benchmark, of a JSONL file, or the built-in ones. `reader` is the
+    command, for the record of looks at a test split."""
+    if section.is_published:
         benchmark = open_published(section, "evaluation", limits=limits, say=say)
         return list(itertools.islice(benchmark, limit))
     if not path:
-        return load_builtin_cases("evaluation")[:limit]
+        return load_builtin(section, reader, say)[:limit]
     cases, rejects = read_case_file(path, limits=limits, store=store, limit=limit)
     if rejects:
         raise InputError(

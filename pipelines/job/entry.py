@@ -15,7 +15,7 @@ from typing import get_args
 from liveedit_core.errors import ConfigError, LiveEditError
 from liveedit_core.settings import field_at
 from pipelines.job.recipe_loader import Recipe, RecipeT, load_recipe, to_toml
-from pipelines.job.sections import BenchmarkName, MissingImages
+from pipelines.job.sections import BenchmarkName, EvaluationSplit, MissingImages
 
 BACKBONE = (
     "--backbone",
@@ -54,16 +54,22 @@ def add_settings(parser: "argparse._ActionsContainer", *rows: tuple[str, str, st
 def add_benchmark_options(
     parser: argparse.ArgumentParser, sources: "argparse._MutuallyExclusiveGroup | None" = None
 ) -> None:
-    """Add the options of a published benchmark; `--benchmark` joins the exclusive `sources`."""
+    """Add the options of a benchmark; `--benchmark` joins the exclusive `sources`."""
     (sources or parser).add_argument(
         "--benchmark",
         dest="benchmark.name",
         choices=get_args(BenchmarkName),
-        help="cases of a published benchmark",
+        help="cases of a built-in or published benchmark",
+    )
+    parser.add_argument(
+        "--split",
+        dest="benchmark.split",
+        choices=get_args(EvaluationSplit),
+        help="of a built-in benchmark; a look at test is announced and recorded",
     )
     add_settings(
         parser,
-        ("--data", "benchmark.data", "DIR", "folder with the files of the benchmark"),
+        ("--data", "benchmark.data", "DIR", "folder with the files of a published one"),
         ("--images", "benchmark.images", "ROOT", "where image paths start from (found in --data)"),
     )
     parser.add_argument(

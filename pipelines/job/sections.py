@@ -5,7 +5,7 @@ docstring of the field says so.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -26,7 +26,9 @@ from liveedit_core.settings import (
 )
 from pipelines.job.recipe_loader import Recipe
 
-BenchmarkName = Literal["evqa", "eic", "vlkeb"]
+PublishedName = Literal["evqa", "eic", "vlkeb"]
+BenchmarkName = Literal["emblem_edit", "user_world", "builtin", PublishedName]
+EvaluationSplit = Literal["development", "validation", "test"]
 MissingImages = Literal["fatal", "skipped"]
 ScoringProtocol = Literal["teacher_forced", "free_generation"]
 Protocols = Annotated[
@@ -74,10 +76,15 @@ class RunRecipe(FolderRecipe):
 
 
 class BenchmarkSection(Settings):
-    """A published benchmark as the source of cases; see `liveedit_core/published/README.md`."""
+    """The benchmark that cases come from; see the READMEs of `liveedit_core/builtin` and
+    `liveedit_core/published`."""
 
     name: Literal["", BenchmarkName] = ""
-    """"evqa" (E-VQA), "eic" (E-IC) or "vlkeb" (VLKEB); empty for the other sources of cases."""
+    """"emblem_edit", "user_world", "builtin" (both), "evqa" (E-VQA), "eic" (E-IC) or "vlkeb"
+    (VLKEB); empty for a file of cases, or emblem_edit where none is named."""
+    split: EvaluationSplit = "development"
+    """Of a built-in benchmark: "development", its third "validation", where settings are chosen, or
+    the sealed "test", whose looks are announced and recorded. Not for training."""
     data: str = ""
     """Folder with its JSON files. Training takes the training file, other jobs the evaluation."""
     images: str = ""
@@ -87,16 +94,28 @@ class BenchmarkSection(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.name and not self.data:
+        if self.is_published and not self.data:
             raise ValueError(f"data must name the folder with the files of {self.name!r} (--data)")
         for field in ("data", "images"):
-            if getattr(self, field) and not self.name:
-                raise ValueError(f"{field} is set, but no benchmark is named (--benchmark)")
+            if getattr(self, field) and not self.is_published:
+                raise ValueError(f"{field} is set, but no published benchmark is named")
+        if self.is_published and self.split != "development":
+            raise ValueError(f"split: {self.name} has its own evaluation file")
         return self
 
     @property
     def is_on(self) -> bool:
+        """Whether a benchmark is named."""
         return self.name != ""
+
+    @property
+    def is_published(self) -> bool:
+        return self.name in get_args(PublishedName)
+
+    @property
+    def title(self) -> str:
+        """For people: "emblem_edit, validation"."""
+        return self.name if self.is_published else f"{self.name or 'emblem_edit'}, {self.split}"
 
 
 class BackboneSection(Settings):

@@ -97,6 +97,7 @@ def read_cases(recipe: NightlyRecipe, say: Callable[[str], None] = print) -> Seq
     return load_evaluation_cases(
         recipe.benchmark,
         recipe.cases.path,
+        reader=f"{recipe.job} {recipe.run_name}",
         limits=recipe.limits,
         store=ObjectStore(recipe.store_uri) if recipe.cases.path else None,
         limit=recipe.cases.limit or None,

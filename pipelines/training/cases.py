@@ -26,7 +26,7 @@ def images_by_entity(
     The built-in benchmark has images that no case shows. Elsewhere an entity has the images of its
     edits and modal generality probes; entities with a single image are left out.
     """
-    if not (recipe.data.cases or recipe.benchmark.is_on):
+    if not (recipe.data.cases or recipe.benchmark.is_published):
         from liveedit_core.builtin.benchmark import load_entities
 
         return [

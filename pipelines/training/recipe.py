@@ -162,6 +162,8 @@ class TrainRecipe(RunRecipe):
                 f"data.cases and benchmark.name ({self.benchmark.name}) both name training cases; "
                 "set one of them"
             )
+        if self.benchmark.name in ("user_world", "builtin"):
+            raise ValueError(f"benchmark.name: {self.benchmark.name} has no training split")
         if self.backbone.name != "builtin" and self.model.visual_source == "tower_pyramid":
             raise ValueError(
                 "model.visual_source: which levels of the image tower make a pyramid is known for "

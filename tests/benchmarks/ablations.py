@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     recipe = load_recipe(TrainRecipe, DEFAULT_RECIPE, options.overrides)
     backbone = load_builtin_backbone(batch_size=BATCH_SIZE)
-    cases = load_builtin_cases("evaluation")[: options.edits]
+    cases = load_builtin_cases("development")[: options.edits]
     nothing = load_generator(builtin_generator_folder())
     empty = ExpertRepository.empty(nothing.config)
     prepared = CaseScorer(Editor(backbone, nothing, empty), batch_size=BATCH_SIZE).prepare(cases)

@@ -147,7 +147,7 @@ def compare(num_edits: int, num_sampled: int, dtype: StateDtype) -> dict[str, An
     Returns:
         Seconds, ratios, whether scores agree, and what they were measured with.
     """
-    cases = load_builtin_cases("evaluation")[:num_edits]
+    cases = load_builtin_cases("development")[:num_edits]
     sampled = random.Random(SEED).sample(cases, min(num_sampled, len(cases)))
     with tempfile.TemporaryDirectory() as folder:
         store = ObjectStore(Path(folder))

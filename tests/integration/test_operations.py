@@ -53,7 +53,7 @@ def corrupted_generator(folder: Path) -> Path:
 
 def champion_answers(uri: str) -> list[tuple[str, tuple[float, ...]]]:
     """Answers and routing weights of the champion."""
-    edits = [case.edit for case in load_builtin_cases("evaluation")[:5]]
+    edits = [case.edit for case in load_builtin_cases("development")[:5]]
     answers = open_editor(tracking_uri=uri).generate(
         [edit.image_bytes for edit in edits],
         [edit.prompt for edit in edits],

@@ -31,7 +31,7 @@ def other_generator(folder: Path) -> str:
 def test_a_killed_rebuild_goes_on_and_is_registered(tmp_path: Path) -> None:
     digest = other_generator(tmp_path / "generator")
     store = ObjectStore(tmp_path / "store")
-    requests = [case.edit for case in load_builtin_cases("evaluation")[:NUM_EDITS]]
+    requests = [case.edit for case in load_builtin_cases("development")[:NUM_EDITS]]
     RequestLog(store).append(requests)
     run = Run(tmp_path)
     command = (

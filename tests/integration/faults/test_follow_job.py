@@ -15,7 +15,7 @@ pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(600)]
 
 def test_facts_that_arrive_on_s3_are_taught_until_a_signal(s3_root: str, run: Run) -> None:
     store = ObjectStore(s3_root)
-    edits = [case.edit for case in load_builtin_cases("evaluation")[:3]]
+    edits = [case.edit for case in load_builtin_cases("development")[:3]]
     lines = []
     for number, edit in enumerate(edits):
         store.put(f"inbox/{number}.png", edit.image_bytes)

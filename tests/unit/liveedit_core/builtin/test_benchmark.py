@@ -16,7 +16,7 @@ from liveedit_core.builtin.parts import default_cache_dir
 from liveedit_core.errors import ConfigError
 from liveedit_core.schema import Case, ProbeKind
 
-ALWAYS_PROBED = frozenset(ProbeKind) - {ProbeKind.PORTABILITY}
+ALWAYS_PROBED = frozenset(ProbeKind) - {ProbeKind.PORTABILITY, ProbeKind.CORRECTION}
 MAX_TARGET_TOKENS = 8
 
 
@@ -33,7 +33,7 @@ def train() -> list[Case]:
 
 @pytest.fixture(scope="module")
 def evaluation() -> list[Case]:
-    return load_builtin_cases("evaluation")
+    return load_builtin_cases("development")
 
 
 def images_of(case: Case) -> set[bytes]:
@@ -81,7 +81,7 @@ def test_evaluation_edits_are_about_nothing_the_backbone_was_taught(evaluation: 
     assert not taught & {case.edit.image_bytes for case in evaluation}
 
 
-@pytest.mark.parametrize("split", ["train", "evaluation"])
+@pytest.mark.parametrize("split", ["train", "development"])
 def test_every_case_has_every_kind_of_probe(split: str) -> None:
     for case in load_builtin_cases(split):
         kinds = Counter(probe.kind for probe in case.all_probes())
@@ -165,5 +165,5 @@ def test_one_entity_has_drawings_that_differ(rows: list[dict[str, Any]]) -> None
 
 
 def test_an_unknown_split_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'test'"):
-        load_builtin_cases("test")
+    with pytest.raises(ConfigError, match="'evaluation' is now called 'development'"):
+        load_builtin_cases("evaluation")

@@ -26,7 +26,7 @@ from pipelines.job.cases import (
 )
 from pipelines.job.entry import add_benchmark_options, given_settings, job_parser, parse_job
 from pipelines.job.recipe_loader import load_recipe
-from pipelines.job.sections import BenchmarkName, BenchmarkSection
+from pipelines.job.sections import BenchmarkSection, PublishedName
 from pipelines.operations import promote_at_end as edit_promotion
 from pipelines.operations.nightly_run import read_cases
 from pipelines.operations.recipe import NightlyRecipe
@@ -52,9 +52,9 @@ def taught(folder: Path, driver: Driver, name: str, *overrides: str) -> Outcome:
 
 
 def test_the_section_knows_every_published_benchmark() -> None:
-    for name in get_args(BenchmarkName):
-        assert BenchmarkSection(name=name, data="folder").is_on
-    assert not BenchmarkSection().is_on
+    for name in get_args(PublishedName):
+        assert BenchmarkSection(name=name, data="folder").is_published
+    assert not BenchmarkSection(name="user_world").is_published
 
 
 def test_options_set_the_settings() -> None:
@@ -88,7 +88,7 @@ def test_a_benchmark_is_not_cut_to_the_default_number_of_cases() -> None:
     ("arguments", "reason"),
     [
         (["--benchmark", "evqa"], "benchmark.data must name the folder"),
-        (["--data", "there"], "benchmark.data is set, but no benchmark is named"),
+        (["--data", "there"], "benchmark.data is set, but no published benchmark is named"),
         (["benchmark.name=vqa", "--data", "x"], "benchmark.name must be one of"),
     ],
 )
@@ -192,7 +192,7 @@ def test_what_a_night_leaves_out_is_said(tmp_path: Path) -> None:
     write_json(folder / "vqa_eval.json", [record(0), record(0), record(1, alt="")])
     said: list[str] = []
     section = BenchmarkSection(name="evqa", data=str(folder))
-    assert len(load_evaluation_cases(section, say=said.append)) == 1
+    assert len(load_evaluation_cases(section, reader="nightly", say=said.append)) == 1
     assert len(said) == 2
 
 
@@ -247,7 +247,7 @@ def test_the_converter_writes_cases_and_says_so(
     assert convert_benchmark.main([str(item) for item in arguments]) == 0
     assert "3 cases written" in capsys.readouterr().out
     section = BenchmarkSection(name="evqa", data=str(folder))
-    assert list(load_cases(output)) == load_evaluation_cases(section)
+    assert list(load_cases(output)) == load_evaluation_cases(section, reader="a test")
     (folder / "bench1" / "front.png").unlink()
     output.unlink()
     assert convert_benchmark.main([str(item) for item in arguments]) == 1
