@@ -26,7 +26,7 @@ export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-long check format lock browser train-backbone \
-	train-generator benchmark-data ray-head clean
+	train-generator final-numbers daily-numbers benchmark-data ray-head clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -91,6 +91,13 @@ train-backbone: setup ## train the projector and LoRA that join the small backbo
 
 train-generator: setup ## train the committed generator again, from its recipe
 	$(BIN)/python pipelines/train_generator.py
+
+final-numbers: setup ## score the sealed test split once for the committed generator (hours, resumable)
+	$(BIN)/python pipelines/final_numbers.py
+	$(BIN)/python pipelines/final_numbers.py --write-tables
+
+daily-numbers: setup ## the short form on validation (ten minutes)
+	$(BIN)/python pipelines/final_numbers.py --recipe pipelines/recipes/daily_numbers.toml
 
 benchmark-data: setup ## build the image benchmark again (SOURCES=unpacked packages TOKENIZER=checkpoint)
 	@test -d "$(SOURCES)" -a -d "$(TOKENIZER)" || { echo "make benchmark-data SOURCES=DIR TOKENIZER=DIR:" \

@@ -1,0 +1,139 @@
+"""All final numbers of one generator, stage after stage; each stage resumes where it stopped.
+
+test cases --editing job--> bank, lifelong curve --+
+crowd --large bank--> false activations -----------+--> numbers.json --> tables (tables.py)
+test cases --compare_editors--> other editors -----+
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from liveedit_core.builtin.backbone import BUILTIN, builtin_generator_folder, load_named_backbone
+from liveedit_core.builtin.benchmark import load_builtin_cases
+from liveedit_core.errors import ConfigError
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.generator import LiveEditGenerator, load_generator
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.schema import Case, EditRequest
+from pipelines.editing.job import JobResult, do_job
+from pipelines.editing.recipe import LifelongEditRecipe, RequestsSection
+from pipelines.final.large_bank import score_large_bank
+from pipelines.final.recipe import FinalNumbersRecipe
+from pipelines.final.record import numbers_tree
+from pipelines.job.cases import load_builtin
+from pipelines.job.progress import say_on
+from pipelines.job.ray_session import prepare_environment
+from pipelines.job.run_folder import enter_run_folder, log_to_file
+from pipelines.job.sections import (
+    BankSection,
+    BenchmarkSection,
+    EvaluationSection,
+    GeneratorSection,
+    StatesSection,
+)
+
+Say = Callable[[str], None]
+
+
+def final_numbers(recipe: FinalNumbersRecipe, console: Console) -> tuple[dict[str, Any], bool]:
+    """The numbers, and whether a signal stopped the job before they were complete. Numbers that
+    exist for this generator are returned as they are."""
+    say = say_on(console)
+    folder = _generator_folder(recipe)
+    generator = load_generator(folder)
+    output = recipe.output_file(generator.digest)
+    if output.exists():
+        stored: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+        if stored["about"]["generator"] == generator.digest:
+            say(f"{output}: {recipe.split} was scored for this generator already")
+            return stored, False
+    reader = f"final numbers of generator {generator.digest[:12]}"
+    section = BenchmarkSection(name="builtin", split=recipe.split)
+    cases = load_builtin(section, reader, say)[: recipe.max_cases or None]
+    editing = _editing_recipe(recipe, section, folder, generator.digest)
+    edited = _edit(editing, console)
+    if edited.outcome.was_stopped:
+        return {}, True
+    editor = _editor(generator)
+    large = score_large_bank(
+        editor,
+        cases,
+        _large_bank(cases, recipe.large_bank),
+        editing.run_folder / "large_bank.jsonl",
+        say,
+    )
+    compared = _compare(recipe, cases, editing.run_folder, reader, console)
+    tree = numbers_tree(
+        recipe,
+        cases=cases,
+        curve=[*edited.outcome.curve, *edited.outcome.evaluations[-1:]],
+        large=large,
+        compared=compared,
+        digests={"generator": generator.digest, "backbone": editor.backbone.digest},
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    say(f"written to {output}")
+    return tree, False
+
+
+def _generator_folder(recipe: FinalNumbersRecipe) -> Path:
+    is_builtin = recipe.generator == BUILTIN
+    return builtin_generator_folder() if is_builtin else Path(recipe.generator)
+
+
+def _editor(generator: LiveEditGenerator) -> Editor:
+    backbone = load_named_backbone(BUILTIN)
+    return Editor(backbone, generator, ExpertRepository.empty(generator.config))
+
+
+def _editing_recipe(
+    recipe: FinalNumbersRecipe, section: BenchmarkSection, generator: Path, digest: str
+) -> LifelongEditRecipe:
+    """Teach every case, score the groups of the curve and the whole bank."""
+    shared = recipe.evaluation.model_dump()
+    return LifelongEditRecipe(
+        run_root=recipe.run_root,
+        run_name=recipe.folder(digest).name,
+        seed=recipe.seed,
+        requests=RequestsSection(limit=recipe.max_cases),
+        benchmark=section,
+        generator=GeneratorSection(checkpoint=str(generator)),
+        bank=BankSection(name="final", window_edits=100),
+        evaluation=EvaluationSection(at=(), curve_at=recipe.curve_at, **shared),
+        states=StatesSection(is_cached=True),
+        ray=recipe.ray,
+    )
+
+
+def _edit(editing: LifelongEditRecipe, console: Console) -> JobResult:
+    start_s = time.perf_counter()
+    enter_run_folder(editing)
+    log_to_file(editing.run_folder)
+    prepare_environment(editing.ray)
+    return do_job(editing, console, start_s=start_s)
+
+
+def _large_bank(cases: list[Case], size: int) -> list[EditRequest]:
+    """The edits of the cases, then further edits of other entities, `size` in all."""
+    further = [
+        *load_builtin_cases("crowd", "user_world"),
+        *load_builtin_cases("development", "emblem_edit"),
+        *load_builtin_cases("development", "user_world"),
+    ]
+    requests = {r.edit_id: r for case in [*cases, *further] for r in case.requests}
+    if size and len(requests) < size:
+        raise ConfigError(f"large_bank: there are {len(requests):,} edits, not {size:,}")
+    return list(requests.values())[:size]
+
+
+def _compare(
+    recipe: FinalNumbersRecipe, cases: list[Case], folder: Path, reader: str, console: Console
+) -> dict[str, Any]:
+    """Rows of `compare_editors.py` on the same cases; empty if the recipe names no comparison."""
+    return {}

@@ -1,0 +1,62 @@
+"""False activations in a bank that is larger than the benchmark: further edits fill it up.
+
+Stranger probes (another image, the prompt of an edit) and the edits themselves are scored against
+the edits of all cases and of the crowd. Only routing and the layers after l_e run.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from liveedit_core.evaluation.probes import TEACHER_FORCED, ProbeResult
+from liveedit_core.evaluation.scoring import CaseProbe, CaseScorer
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.expert import Expert
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.schema import Case, EditRequest, ProbeKind
+
+KINDS = (ProbeKind.RELIABILITY, ProbeKind.IMAGE_SWAP_LOCALITY)
+_BATCH = 16
+_CHUNK_CASES = 64
+
+
+def score_large_bank(
+    editor: Editor,
+    cases: Sequence[Case],
+    requests: Sequence[EditRequest],
+    file: Path,
+    say: Callable[[str], None],
+) -> list[ProbeResult]:
+    """Results of `KINDS` (teacher_forced) against a bank of `requests`; kept in `file`, so that a
+    repeated call reads them."""
+    if file.exists():
+        return [_result(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    experts: list[Expert] = []
+    for start in range(0, len(requests), _BATCH):
+        experts += editor.write_experts(requests[start : start + _BATCH])
+        if start % (50 * _BATCH) == 0:
+            say(f"large bank: {start:,} of {len(requests):,} edits")
+    repository = ExpertRepository.from_experts(editor.generator.config, experts)
+    scorer = CaseScorer(editor, batch_size=_BATCH)
+    results: list[ProbeResult] = []
+    for start in range(0, len(cases), _CHUNK_CASES):
+        wanted = [
+            CaseProbe(case, index, probe)
+            for case in cases[start : start + _CHUNK_CASES]
+            for index, probe in enumerate(case.all_probes())
+            if probe.kind in KINDS
+        ]
+        prepared = scorer.prepare_probes(wanted)
+        results += scorer.score(prepared, repository, protocols=(TEACHER_FORCED,))
+        say(f"large bank: {min(start + _CHUNK_CASES, len(cases)):,} of {len(cases):,} cases scored")
+    partial = file.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(asdict(item)) + "\n" for item in results), "utf-8")
+    partial.replace(file)
+    return results
+
+
+def _result(line: str) -> ProbeResult:
+    row = json.loads(line)
+    row |= {"kind": ProbeKind(row["kind"]), "kept": tuple(row["kept"])}
+    return ProbeResult(**{**row, "weights": tuple(row["weights"])})

@@ -1,0 +1,206 @@
+"""Markdown tables of README and data card, made from the JSON of the final numbers alone."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from liveedit_core.errors import ConfigError
+from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
+from liveedit_core.schema import ProbeKind
+from pipelines.final.recipe import RESULTS
+
+NUMBERS = RESULTS / "final_numbers.json"
+"""Numbers of the committed generator."""
+ROOT = Path(__file__).parents[2]
+_ACCURACY = ("reliability", "text_generality", "modal_generality", "correction", "portability")
+_LOCALITY = ("modal_locality", "image_swap_locality", "prompt_swap_locality", "text_locality")
+_NOTES = {
+    "text_locality": " (by construction)",
+    "portability": " (structurally the unedited answer where no expert is kept)",
+}
+Row = Mapping[str, Any]
+
+
+def read_numbers() -> dict[str, Any]:
+    """The committed numbers."""
+    tree: dict[str, Any] = json.loads(NUMBERS.read_text(encoding="utf-8"))
+    return tree
+
+
+def write_tables() -> None:
+    """Write every block of tables between its markers, from the committed numbers."""
+    numbers = read_numbers()
+    for path, blocks in BLOCKS.items():
+        file = ROOT / path
+        text = file.read_text(encoding="utf-8")
+        for name, block in blocks.items():
+            text = with_block(text, name, block(numbers))
+        file.write_text(text, encoding="utf-8")
+
+
+def with_block(text: str, name: str, content: str) -> str:
+    """The text with new content between `<!-- name -->` and `<!-- /name -->`."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise ConfigError(f"no place <!-- {name} --> ... <!-- /{name} --> for the tables")
+    return pattern.sub(lambda match: f"{match[1]}{content.strip()}\n{match[2]}", text)
+
+
+def print_tables(numbers: Mapping[str, Any], console: Console) -> None:
+    """Print what the README shows."""
+    console.print(overview(numbers), highlight=False, markup=False, soft_wrap=True)
+
+
+def overview(numbers: Mapping[str, Any]) -> str:
+    """What was measured on what, the curve under both protocols, false activations, editors."""
+    about, counts = numbers["about"], numbers["counts"]
+    domains = ", ".join(f"{name} {n}" for name, n in sorted(counts["domain"].items()))
+    parts = [
+        f"Split `{about['split']}` of EmblemEdit and the user's world, {counts['cases']:,} cases "
+        f"of {counts['entities']:,} entities ({domains}); generator `{about['generator'][:12]}`, "
+        f"seed {about['settings']['seed']}, {about['date']}, commit `{about['commit'][:7]}`. "
+        "Mean in % [95 % interval] n.",
+        "**Free generation, exact match**",
+        curve_table(numbers, FREE_GENERATION),
+        "**Teacher-forced, share of target tokens**",
+        curve_table(numbers, TEACHER_FORCED),
+        "**False activations**: share of questions about images that were never edited for which "
+        "an expert is kept / whose answer changes (teacher-forced tokens)",
+        false_activation_table(numbers),
+    ]
+    if numbers["editors"]:
+        parts += ["**Other editors on the same cases**", editor_table(numbers)]
+    return "\n\n".join(parts)
+
+
+def strata(numbers: Mapping[str, Any]) -> str:
+    """Free answers by domain, length, content and family of questions, and by kind of change."""
+    parts = []
+    for tag, title in (
+        ("domain", "By domain"),
+        ("length", "By tokens of the target"),
+        ("content", "By content of the target"),
+        ("family", "By family of questions"),
+    ):
+        parts += [f"**{title}**", strata_table(numbers["strata"][tag])]
+    parts += ["**By variant of the probes**", variant_table(numbers)]
+    return "\n\n".join(parts)
+
+
+def curve_table(numbers: Mapping[str, Any], protocol: str) -> str:
+    """Metrics by number of edits."""
+    points = numbers["curve"]
+    heads = ["metric", *(f"N = {point['num_edits']:,}" for point in points)]
+    rows = [
+        [name + _NOTES.get(name, ""), *(cell(found(p["metrics"], name, protocol)) for p in points)]
+        for name in (*_ACCURACY, *_LOCALITY)
+    ]
+    for title, names in (
+        ("average of the paper's five", _FIVE),
+        ("the same without text_locality", _FIVE[:3] + _FIVE[4:]),
+    ):
+        rows.append([title, *(average(p["metrics"], names, protocol) for p in points)])
+    return markdown(heads, rows)
+
+
+_FIVE = ("reliability", "text_generality", "modal_generality", "text_locality", "modal_locality")
+
+
+def average(rows: Sequence[Row], names: Iterable[str], protocol: str) -> str:
+    """Mean of some metrics in %; empty unless all were measured."""
+    items = [found(rows, name, protocol) for name in names]
+    if any(item is None for item in items):
+        return ""
+    means = [item["mean"] for item in items if item is not None]
+    return f"{100 * sum(means) / len(means):.1f}"
+
+
+def false_activation_table(numbers: Mapping[str, Any]) -> str:
+    """Kept and changed shares by bank size and kind of stranger."""
+    large = numbers["large_bank"]
+    points = [*numbers["curve"], *([large] if large["metrics"] else [])]
+    name = ProbeKind.IMAGE_SWAP_LOCALITY.value
+    variants = sorted({r["variant"] for p in points for r in p["metrics"] if r["metric"] == name})
+    heads = ["strangers", *(f"N = {point['num_edits']:,}" for point in points)]
+    rows = []
+    for variant in variants:
+        cells = []
+        for point in points:
+            item = found(point["metrics"], name, TEACHER_FORCED, variant)
+            cells.append(
+                f"{100 * item['kept']:.1f} / {100 * (1 - item['exact']):.1f} n={item['n']:,}"
+                if item
+                else ""
+            )
+        rows.append([variant or "all", *cells])
+    return markdown(heads, rows)
+
+
+def strata_table(groups: Mapping[str, Sequence[Row]]) -> str:
+    """Free answers at the largest number of edits, a row for each stratum."""
+    names = ("reliability", "text_generality", "modal_generality", *_LOCALITY[1:3])
+    heads = ["stratum", *(name.replace("_", " ") for name in names)]
+    rows = [
+        [value or "none", *(cell(found(items, name, FREE_GENERATION)) for name in names)]
+        for value, items in groups.items()
+    ]
+    return markdown(heads, rows)
+
+
+def variant_table(numbers: Mapping[str, Any]) -> str:
+    """Every variant of every metric at the largest number of edits, both protocols."""
+    rows = [
+        [
+            row["metric"],
+            row["variant"],
+            cell(row),
+            cell(
+                found(
+                    numbers["curve"][-1]["metrics"], row["metric"], TEACHER_FORCED, row["variant"]
+                )
+            ),
+            f"{100 * row['own_kept']:.0f}",
+        ]
+        for row in numbers["curve"][-1]["metrics"]
+        if row["variant"] and row["protocol"] == FREE_GENERATION
+    ]
+    return markdown(["metric", "variant", "free", "teacher-forced", "own expert kept, %"], rows)
+
+
+def editor_table(numbers: Mapping[str, Any]) -> str:
+    """Editors by number of edits."""
+    return ""
+
+
+def found(
+    rows: Iterable[Row], metric: str, protocol: str, variant: str = ""
+) -> Mapping[str, Any] | None:
+    """The row of a metric."""
+    key = (metric, variant, protocol)
+    return next((r for r in rows if (r["metric"], r["variant"], r["protocol"]) == key), None)
+
+
+def cell(item: Row | None) -> str:
+    """ "68.6 [60-77] n=100"."""
+    if item is None:
+        return ""
+    bounds = f"{100 * item['low']:.0f}-{100 * item['high']:.0f}"
+    return f"{100 * item['mean']:.1f} [{bounds}] n={item['n']:,}"
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; rows without any value are left out."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows if any(row[1:])]
+    return "\n".join(lines)
+
+
+BLOCKS: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    "README.md": {"final-numbers": overview},
+    "liveedit_core/builtin/README.md": {"final-strata": strata},
+}
+"""By file and marker, what is written there."""

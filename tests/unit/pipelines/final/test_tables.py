@@ -1,0 +1,61 @@
+"""The tables of README and data card come from the stored numbers."""
+
+from typing import Any
+
+import pytest
+
+from liveedit_core.errors import ConfigError
+from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
+from pipelines.final.tables import (
+    average,
+    curve_table,
+    false_activation_table,
+    with_block,
+)
+
+
+def row(metric: str, mean: float, *, variant: str = "", **changes: Any) -> dict[str, Any]:
+    own = {"metric": metric, "variant": variant, "protocol": TEACHER_FORCED, "mean": mean}
+    return {**own, "low": 0.5, "high": 0.75, "exact": 0.9, "n": 40, "kept": 0.25, **changes}
+
+
+POINT = {
+    "num_edits": 1000,
+    "metrics": [
+        row("reliability", 0.9),
+        row("text_generality", 0.8),
+        row("modal_generality", 0.7),
+        row("text_locality", 1.0),
+        row("modal_locality", 0.6),
+        row("image_swap_locality", 0.5, variant="nearest"),
+    ],
+}
+TREE = {"curve": [POINT], "large_bank": {"num_edits": 5000, "metrics": []}}
+
+
+def test_a_cell_has_mean_interval_and_number() -> None:
+    table = curve_table(TREE, TEACHER_FORCED)
+    assert "| reliability | 90.0 [50-75] n=40 |" in table
+    assert "| N = 1,000 |" in table.splitlines()[0]
+
+
+def test_protocols_do_not_mix() -> None:
+    assert "reliability" not in curve_table(TREE, FREE_GENERATION)
+
+
+def test_averages_need_all_their_metrics() -> None:
+    table = curve_table(TREE, TEACHER_FORCED)
+    assert "| average of the paper's five | 80.0 |" in table
+    assert "| the same without text_locality | 75.0 |" in table
+    assert average(POINT["metrics"][:2], ["reliability", "portability"], TEACHER_FORCED) == ""  # type: ignore[arg-type]
+
+
+def test_false_activations_are_kept_and_changed_shares() -> None:
+    assert "| nearest | 25.0 / 10.0 n=40 |" in false_activation_table(TREE)
+
+
+def test_a_block_is_replaced_between_its_markers() -> None:
+    text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n"
+    assert with_block(text, "x", "new\n") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
+    with pytest.raises(ConfigError, match="no place"):
+        with_block(text, "y", "new")
