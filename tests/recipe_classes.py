@@ -5,6 +5,7 @@ from pathlib import Path
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.editing.recipe import LifelongEditRecipe, RebuildRecipe
 from pipelines.evaluation.recipe import VersionComparisonRecipe
+from pipelines.final.recipe import FinalNumbersRecipe
 from pipelines.job.recipe_loader import JOB_KEY, Recipe, load_recipe, read_toml
 from pipelines.operations.recipe import NightlyRecipe, PromotionRecipe
 from pipelines.training.recipe import TrainRecipe
@@ -13,6 +14,7 @@ RECIPE_CLASSES: dict[str, type[Recipe]] = {
     recipe.job: recipe
     for recipe in (
         CompareRecipe,
+        FinalNumbersRecipe,
         LifelongEditRecipe,
         NightlyRecipe,
         PromotionRecipe,
