@@ -97,7 +97,8 @@ def load_models(recipe: CompareRecipe) -> "tuple[VisionLanguageBackbone, LiveEdi
     from liveedit_core.builtin.backbone import load_named_backbone
     from workers.models import ModelNames
 
-    options = recipe.backbone.options().with_changes(batch_size=recipe.batch_size)
+    options = recipe.backbone.options(recipe.benchmark.protocol)
+    options = options.with_changes(batch_size=recipe.batch_size)
     generator = None
     if "liveedit" in recipe.editors:
         generator = ModelNames(generator=recipe.generator).load_generator()

@@ -16,6 +16,7 @@ from typing import get_args
 if __name__ == "__main__":  # the packages lie one folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from liveedit_core.backbones.load_options import PromptProtocol
 from pipelines.job import entry
 from pipelines.job.sections import MissingImages, PublishedName
 
@@ -34,6 +35,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="fatal",
         help="records whose images are missing or unreadable: write nothing, or leave them out",
     )
+    parser.add_argument(
+        "--protocol",
+        choices=get_args(PromptProtocol),
+        default="chat",
+        help="tag of the cases: how their prompts are to reach the model (benchmark.protocol)",
+    )
+    parser.add_argument(
+        "--derived-localities",
+        action="store_true",
+        help="add probes on the nearest other image and prompt, and without an image",
+    )
     return parser.parse_args(arguments)
 
 
@@ -47,7 +59,12 @@ def convert(options: argparse.Namespace) -> int:
     from liveedit_core.published.conversion import write_cases
 
     benchmark = open_benchmark(
-        options.benchmark, options.files, options.images, missing_images=options.missing_images
+        options.benchmark,
+        options.files,
+        options.images,
+        missing_images=options.missing_images,
+        protocol=options.protocol,
+        has_derived=options.derived_localities,
     )
     num_cases = write_cases(benchmark, options.output)
     print(*benchmark.notes(), f"{num_cases:,} cases written to {options.output}", sep="\n")

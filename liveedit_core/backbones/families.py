@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from liveedit_core.backbones.load_options import PromptProtocol
 from liveedit_core.errors import ConfigError
+from liveedit_core.schema import digest_of_parts
 
 Positions = Literal["plain", "grid", "prefix"]
 IMAGE = "{image}"
@@ -68,6 +70,8 @@ class Family:
     """Options of the processor for images."""
     prompt_end: str = ""
     """What the processor appends to a prompt with an image."""
+    paper_format: PromptFormat | None = None
+    """Of the protocol "paper"; None where `prompt_format` adds no words."""
 
 
 _PLAIN = PromptFormat(with_image="{image}\n{prompt}", text_only="{prompt}")
@@ -85,7 +89,7 @@ _IDEFICS = Family(
 )
 
 FAMILIES: Mapping[str, Family] = {
-    "llava": Family(prompt_format=_USER),
+    "llava": Family(prompt_format=_USER, paper_format=_PLAIN),
     "fast_vlm": Family(prompt_format=_PLAIN),
     "llava_onevision": Family(prompt_format=_PLAIN),
     "qwen2_vl": Family(prompt_format=_QWEN, positions="grid"),
@@ -108,6 +112,7 @@ FAMILIES: Mapping[str, Family] = {
         text_generator="language_model",
         has_chat_template=False,
         assembles_tokens=True,
+        paper_format=PromptFormat(with_image="{image}{prompt}", text_only="{prompt}"),
     ),
 }
 
@@ -129,6 +134,29 @@ def family_of(config: Any) -> Family:
             f"{', '.join(FAMILIES)}. liveedit_core/backbones/README.md says how to add one."
         )
     return family
+
+
+def paper_format(config: Any, tokenizer: Any) -> PromptFormat:
+    """Prompts as LiveEdit's authors feed them: raw, the image first, and no words added.
+
+    LLaVA: `<image>`, a line break, the prompt. BLIP-2: the queries, then the prompt with its bos
+    token. MiniGPT-4 (BLIP-2's layout with Llama): the bos token, the queries, a line break.
+    """
+    family = family_of(config)
+    is_minigpt4 = (
+        config.model_type == "blip-2" and config.get_text_config(decoder=True).model_type == "llama"
+    )
+    if is_minigpt4:
+        bos = tokenizer.bos_token or ""
+        return PromptFormat(with_image=bos + _PLAIN.with_image, text_only=_PLAIN.text_only)
+    return family.paper_format or family.prompt_format
+
+
+def protocol_digest(digest: str, protocol: PromptProtocol) -> str:
+    """Identity of a backbone under a prompt protocol: experts and states of both never mix."""
+    if protocol == "chat":
+        return digest
+    return digest_of_parts((digest.encode(), protocol.encode()))
 
 
 def decoder_path(model: Any, path: str) -> str:

@@ -14,6 +14,8 @@ Device = Annotated[
         'be "cpu", "cuda", "cuda:0" or "auto"',
     ),
 ]
+PromptProtocol = Literal["chat", "paper"]
+"""How prompts reach the model: worded by its chat template, or raw as the published code does."""
 EditLayer = Annotated[int, Field(ge=-1)]
 
 
@@ -26,5 +28,7 @@ class LoadOptions(Settings):
     """"cpu", "cuda", "cuda:1"; or "auto": layers spread over GPUs, then the CPU (accelerate)."""
     edit_layer: EditLayer = -1
     """l_e, 0-based; -1 for that of the generator, or without one two thirds of the depth."""
+    prompt_protocol: PromptProtocol = "chat"
+    """"paper" replaces the wording of every prompt by that of LiveEdit's own code (raw)."""
     batch_size: PositiveInt = 8
     """Sequences in one forward."""

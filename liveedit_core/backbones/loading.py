@@ -11,7 +11,12 @@ from liveedit_core.backbones.checkpoints import (
     free_memory_bytes,
     loaded_digest,
 )
-from liveedit_core.backbones.families import PromptFormat, family_of
+from liveedit_core.backbones.families import (
+    PromptFormat,
+    family_of,
+    paper_format,
+    protocol_digest,
+)
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import ConfigError, IntegrityError
@@ -35,11 +40,15 @@ def load_backbone(
     family_of(config)
     check_memory(name, folder, options)
     processor, model = _read_processor(name, folder), _read_model(name, folder, options)
+    protocol = options.prompt_protocol
+    if protocol == "paper":
+        prompt_format = prompt_format or paper_format(config, processor.tokenizer)
+    digest = loaded_digest(folder, str(model.dtype).removeprefix("torch."))
     return VisionLanguageBackbone(
         model,
         processor,
         edit_layer=chosen_layer(config, options),
-        digest=loaded_digest(folder, str(model.dtype).removeprefix("torch.")),
+        digest=protocol_digest(digest, protocol),
         prompt_format=prompt_format or stored_format(folder),
         batch_size=options.batch_size,
     )

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from liveedit_core.backbones.families import Family, PromptFormat
+from liveedit_core.backbones.families import Family, PromptFormat, protocol_digest
 from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel
-from liveedit_core.backbones.load_options import LoadOptions
+from liveedit_core.backbones.load_options import LoadOptions, PromptProtocol
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.parts import (
     IMAGE_TOWER,
@@ -38,6 +38,7 @@ FAMILY = Family(
     has_chat_template=False,
     has_special_tokens=False,
     assembles_tokens=True,
+    paper_format=PromptFormat(with_image="{image}{prompt}", text_only="{prompt}"),
 )
 CHECKPOINT_BYTES = 600_000_000
 PYRAMID = (
@@ -98,6 +99,7 @@ def load_builtin_backbone(
     *,
     edit_layer: int = EDIT_LAYER,
     batch_size: int = 16,
+    prompt_protocol: PromptProtocol = "chat",
 ) -> VisionLanguageBackbone:
     """The built-in backbone, ready to encode, score and generate (float32, CPU)."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -111,8 +113,9 @@ def load_builtin_backbone(
         model,
         processor,
         edit_layer=edit_layer,
-        digest=backbone_digest(),
+        digest=protocol_digest(backbone_digest(), prompt_protocol),
         family=FAMILY,
+        prompt_format=FAMILY.paper_format if prompt_protocol == "paper" else None,
         image_tower=ImageTower(model, processor, levels=PYRAMID, more_sizes=PYRAMID_SIZES),
         batch_size=batch_size,
     )
@@ -121,11 +124,16 @@ def load_builtin_backbone(
 def load_named_backbone(
     name: str, options: LoadOptions | None = None, *, builtin_batch_size: int = 16
 ) -> VisionLanguageBackbone:
-    """`loading.load_backbone`, or the built-in one, which uses only the edit layer of `options`."""
+    """`loading.load_backbone`, or the built-in one, which uses only the edit layer and the prompt
+    protocol of `options`."""
     options = options or LoadOptions()
     if name != BUILTIN:
         from liveedit_core.backbones.loading import load_backbone
 
         return load_backbone(name, options)
     edit_layer = EDIT_LAYER if options.edit_layer < 0 else options.edit_layer
-    return load_builtin_backbone(edit_layer=edit_layer, batch_size=builtin_batch_size)
+    return load_builtin_backbone(
+        edit_layer=edit_layer,
+        batch_size=builtin_batch_size,
+        prompt_protocol=options.prompt_protocol,
+    )

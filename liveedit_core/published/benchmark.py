@@ -6,16 +6,26 @@ JSON files --read_files--> records --images checked--> usable | refused --> case
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from liveedit_core.backbones.load_options import PromptProtocol
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, Rejected, RejectType
+from liveedit_core.published.derived import (
+    NEAREST_IMAGE,
+    NEAREST_PROMPT,
+    NO_IMAGE,
+    derived_questions,
+)
 from liveedit_core.published.images import ImageCheck, ImageFolder
 from liveedit_core.published.layout import Layout, layout_of
 from liveedit_core.published.records import (
+    LOCALITY_KEYS,
     PublishedRecord,
+    Question,
     edit_prompt,
     entity_of,
     questions_of,
@@ -43,6 +53,10 @@ class PublishedBenchmark:
     """sha256 over what the files hold."""
     num_bad_images: int
     """Images that `refused` records name and that are missing or cannot be read."""
+    protocol: PromptProtocol = "chat"
+    """How the prompts are meant to reach the model; a tag of each case."""
+    derived: tuple[tuple[Question, ...], ...] = ()
+    """Further questions of each record (`derived.py`); empty: none are asked."""
     folder: ImageFolder = field(repr=False)
 
     @property
@@ -53,22 +67,42 @@ class PublishedBenchmark:
     def __len__(self) -> int:
         return len(self.records)
 
+    @cached_property
+    def questions(self) -> list[tuple[Question, ...]]:
+        """Of each record: the edit, then its probes."""
+        derived = self.derived or [()] * len(self.records)
+        return [
+            (*questions_of(record, self.layout), *more)
+            for record, more in zip(self.records, derived, strict=True)
+        ]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Of every case."""
+        return {"protocol": self.protocol}
+
     def __iter__(self) -> Iterator[Case]:
         """The cases in order; an image that several cases share is in memory once."""
-        uses = Counter(path for record in self.records for path in record.images)
+        needed = [
+            list(dict.fromkeys(item.image for item in questions if item.image is not None))
+            for questions in self.questions
+        ]
+        uses = Counter(path for paths in needed for path in paths)
         held: dict[str, bytes] = {}
-        for record in self.records:
-            for path in record.images:
+        for record, questions, paths in zip(self.records, self.questions, needed, strict=True):
+            for path in paths:
                 if path not in held:
                     held[path] = self.folder.read(path)
-            yield self._case(record, held)
-            for path in record.images:
+            yield self._case(record, questions, held)
+            for path in paths:
                 uses[path] -= 1
                 if not uses[path]:
                     held.pop(path, None)
 
-    def _case(self, record: PublishedRecord, images: dict[str, bytes]) -> Case:
-        own, *others = questions_of(record, self.layout)
+    def _case(
+        self, record: PublishedRecord, questions: Sequence[Question], images: dict[str, bytes]
+    ) -> Case:
+        own, *others = questions
         edit = EditRequest(
             image_bytes=images[record.image],
             prompt=own.prompt,
@@ -86,7 +120,11 @@ class PublishedBenchmark:
             for item in others
         )
         return Case(
-            case_id=edit.edit_id, edit=edit, probes=probes, entity=entity_of(record, self.layout)
+            case_id=edit.edit_id,
+            edit=edit,
+            probes=probes,
+            entity=entity_of(record, self.layout),
+            tags=self.tags,
         )
 
     def notes(self) -> list[str]:
@@ -104,7 +142,19 @@ class PublishedBenchmark:
         ]
         if reasons.total():
             notes[-1] += f" (images: {self.num_bad_images:,})"
-        return notes
+        return [*notes, *self._notes_on_questions()]
+
+    def _notes_on_questions(self) -> Iterator[str]:
+        """Questions that records lack, counted by kind."""
+        for kind, keys in LOCALITY_KEYS.items():
+            if count := sum(kind in record.left_out for record in self.records):
+                lacking = ", ".join(keys[:-1]) + f" or {keys[-1]}"
+                yield f"{kind} left out because {lacking} is missing, empty or no text: {count:,}"
+        asked = Counter(item.variant for questions in self.derived for item in questions)
+        if self.derived:
+            yield "derived localities: " + ", ".join(
+                f"{asked[name]:,} {name}" for name in (NEAREST_IMAGE, NEAREST_PROMPT, NO_IMAGE)
+            )
 
 
 def open_benchmark(
@@ -114,18 +164,23 @@ def open_benchmark(
     *,
     limits: InputLimits = _DEFAULT_LIMITS,
     missing_images: MissingImages = "fatal",
+    protocol: PromptProtocol = "chat",
+    has_derived: bool = False,
 ) -> PublishedBenchmark:
     """Read and check "evqa", "eic" or "vlkeb"; no image is kept in memory.
 
     The first of `files` holds the edits; later ones may add portability questions to them. Missing
     and unreadable images stop everything ("fatal"), or leave out the records that name them.
+    `protocol` is how the prompts are meant to reach the model; `has_derived` adds the questions of
+    `derived.py`.
     """
     layout = layout_of(name)
     folder = ImageFolder(images, limits)
     problems: list[str] = []
     records, digest = read_files(files, layout, limits, problems)
     merged = _merged(records)
-    checked = folder.check(path for record in merged if record.alt for path in record.images)
+    paths = [path for record in merged if record.alt for path in record.images]
+    checked = folder.check(paths, has_thumbnails=has_derived)
     usable, refused = _split_usable(merged, checked, layout)
     bad_images = _bad_images(merged, checked) if missing_images == "fatal" else []
     if not (problems or bad_images or usable):
@@ -140,6 +195,8 @@ def open_benchmark(
         refused=refused,
         digest=digest,
         num_bad_images=len(checked.faults),
+        protocol=protocol,
+        derived=tuple(derived_questions(usable, layout, checked.thumbnails)) if has_derived else (),
         folder=folder,
     )
 

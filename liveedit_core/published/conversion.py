@@ -2,12 +2,13 @@
 
 import json
 import os.path
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from liveedit_core.errors import InputError
 from liveedit_core.published.benchmark import PublishedBenchmark
-from liveedit_core.published.records import PublishedRecord, Question, entity_of, questions_of
+from liveedit_core.published.records import PublishedRecord, Question, entity_of
 from liveedit_core.schema import ProbeKind
 
 
@@ -19,8 +20,8 @@ def write_cases(benchmark: PublishedBenchmark, output: Path) -> int:
         # Both ends are resolved, as `..` does not lead back through a link.
         images = os.path.relpath(benchmark.folder.root.resolve(), output.parent.resolve())
         with partial.open("w", encoding="utf-8") as file:
-            for record in benchmark.records:
-                line = _case(record, benchmark, images)
+            for record, questions in zip(benchmark.records, benchmark.questions, strict=True):
+                line = _case(record, questions, benchmark, images)
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         partial.replace(output)
     except OSError as error:
@@ -28,12 +29,18 @@ def write_cases(benchmark: PublishedBenchmark, output: Path) -> int:
     return len(benchmark)
 
 
-def _case(record: PublishedRecord, benchmark: PublishedBenchmark, images: str) -> dict[str, Any]:
-    own, *others = questions_of(record, benchmark.layout)
+def _case(
+    record: PublishedRecord,
+    questions: Sequence[Question],
+    benchmark: PublishedBenchmark,
+    images: str,
+) -> dict[str, Any]:
+    own, *others = questions
     return {
         "edit": _line(own, images),
         "probes": [_line(item, images) for item in others],
         "entity": entity_of(record, benchmark.layout),
+        "tags": benchmark.tags,
     }
 
 

@@ -5,10 +5,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.images import decode_image, read_image_file
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
+
+THUMBNAIL = (8, 8)
+"""Size in pixels by which images are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +24,8 @@ class ImageCheck:
     """sha256 of the usable ones."""
     faults: dict[str, RefusedInputError] = field(default_factory=dict)
     """Why the others cannot be used."""
+    thumbnails: dict[str, bytes] = field(default_factory=dict)
+    """8 x 8 pixels, RGB, of the usable ones, where they were asked for."""
 
 
 class ImageFolder:
@@ -38,13 +45,16 @@ class ImageFolder:
         """`file://` URI of an image."""
         return (self.root / path).resolve().as_uri()
 
-    def check(self, paths: Iterable[str]) -> ImageCheck:
-        """Read and decode every image once; only a digest is kept."""
+    def check(self, paths: Iterable[str], *, has_thumbnails: bool = False) -> ImageCheck:
+        """Read and decode every image once; only a digest is kept, and perhaps a thumbnail."""
         checked = ImageCheck()
         for path in dict.fromkeys(paths):
             try:
                 image_bytes = self.read(path)
-                decode_image(image_bytes, max_pixels=self._limits.max_image_pixels)
+                image = decode_image(image_bytes, max_pixels=self._limits.max_image_pixels)
+                if has_thumbnails:
+                    small = image.resize(THUMBNAIL, Image.Resampling.BOX)
+                    checked.thumbnails[path] = small.tobytes()
                 checked.digests[path] = hashlib.sha256(image_bytes).digest()
             except RefusedInputError as error:
                 is_missing = error.error_type == RejectType.IMAGE_NOT_FOUND

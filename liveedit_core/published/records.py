@@ -8,8 +8,9 @@
     port_new                   {"port_type": "2-hop", "Q&A": {"Question": ..., "Answer": ...}}, or
                                {"port_q": ..., "port_a": ...} for one hop (VLKEB)
 
-Other keys (`pred`, the answer of some model) are not read. A record becomes an edit and its probes
-(METHOD.md 7); targets stay as published, as a backbone adds the one leading space (`with_space`).
+Other keys (`pred`, the answer of some model) are not read. Numbers count as texts. A record becomes
+an edit and its probes (METHOD.md 7); targets stay as published, as a backbone adds the one leading
+space (`with_space`). A locality question that lacks a part is left out, and only that question.
 """
 
 import os.path
@@ -30,6 +31,11 @@ from liveedit_core.schema import ProbeKind
 
 TEXT_KEYS = ("src", "rephrase", "alt", "loc", "loc_ans", "m_loc_q", "m_loc_a")
 IMAGE_KEYS = ("image", "image_rephrase", "m_loc")
+LOCALITY_KEYS = {
+    ProbeKind.TEXT_LOCALITY: ("loc", "loc_ans"),
+    ProbeKind.MODAL_LOCALITY: ("m_loc", "m_loc_q", "m_loc_a"),
+}
+"""What each locality question consists of."""
 MAX_PATH_CHARS = 4_096
 _HOPS = re.compile(r"([1-4])-hop")
 
@@ -71,11 +77,14 @@ class PublishedRecord:
     image_rephrase: str
     m_loc: str
     hops: tuple[HopQuestion, ...] = ()
+    left_out: tuple[ProbeKind, ...] = ()
+    """Locality questions of which a part is missing, empty or no text; their texts are ""."""
 
     @property
     def images(self) -> tuple[str, ...]:
         """Paths of all its images."""
-        return self.image, self.image_rephrase, self.m_loc
+        own = (self.image, self.image_rephrase)
+        return (*own, self.m_loc) if self.m_loc else own
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ def questions_of(record: PublishedRecord, layout: Layout) -> tuple[Question, ...
     """The edit, then its probes."""
     prompt, rephrased = edit_prompt(record, layout), record.rephrase + layout.prompt_ending
     loc, m_loc = record.loc + TEXT_LOCALITY_ENDING, record.m_loc_q + ANSWER_CUE
-    return (
+    questions = (
         Question(ProbeKind.RELIABILITY, prompt, record.alt, record.image),
         Question(ProbeKind.TEXT_GENERALITY, rephrased, record.alt, record.image),
         Question(ProbeKind.MODAL_GENERALITY, prompt, record.alt, record.image_rephrase),
@@ -110,6 +119,7 @@ def questions_of(record: PublishedRecord, layout: Layout) -> tuple[Question, ...
             for item in record.hops
         ),
     )
+    return tuple(item for item in questions if item.kind not in record.left_out)
 
 
 def entity_of(record: PublishedRecord, layout: Layout) -> str:
@@ -197,8 +207,15 @@ class RecordParser:
         if not isinstance(content, dict):
             return None, [f"must be an object, got {json_type_name(content)}"]
         problems: list[str] = []
-        values: dict[str, Any] = {}
+        left_out = tuple(
+            kind
+            for kind, keys in LOCALITY_KEYS.items()
+            if not all(_is_text(content.get(key)) for key in keys)
+        )
+        values: dict[str, Any] = {key: "" for kind in left_out for key in LOCALITY_KEYS[kind]}
         for key in (*TEXT_KEYS, *IMAGE_KEYS):
+            if key in values:
+                continue
             if key not in content:
                 problems.append(f"key {key!r} is missing")
                 continue
@@ -209,14 +226,17 @@ class RecordParser:
         hops = self._hops(content.get("port_new", []), problems)
         if problems:
             return None, problems
-        return PublishedRecord(file=file, place=place, number=number, hops=hops, **values), []
+        record = PublishedRecord(
+            file=file, place=place, number=number, hops=hops, left_out=left_out, **values
+        )
+        return record, []
 
     def _value(self, key: str, value: object) -> str:
         if key in IMAGE_KEYS:
             return image_path(value, key)
         if key == "alt" and value == "":
             return ""  # left out later, as the published loaders do
-        return check_text(value, key, self._max_chars[key])
+        return check_text(_number_as_text(value), key, self._max_chars[key])
 
     def _hops(self, value: object, problems: list[str]) -> tuple[HopQuestion, ...]:
         if not isinstance(value, list):
@@ -249,10 +269,11 @@ class RecordParser:
             if key not in content:
                 raise RefusedInputError(f"key {key!r} is missing in {where}")
         limits = self._limits
+        asked, right = (_number_as_text(content[key]) for key in (question, answer))
         return HopQuestion(
             hop=hop,
-            question=check_text(content[question], f"{where}.{question}", limits.max_prompt_chars),
-            answer=check_text(content[answer], f"{where}.{answer}", limits.max_target_chars),
+            question=check_text(asked, f"{where}.{question}", limits.max_prompt_chars),
+            answer=check_text(right, f"{where}.{answer}", limits.max_target_chars),
         )
 
 
@@ -263,6 +284,17 @@ def image_path(value: object, key: str) -> str:
     if os.path.isabs(path) or path.split("/")[0] == ".." or path == "." or "\0" in text:
         raise RefusedInputError(f"{key} {text[:200]!r} leads out of the image root")
     return path
+
+
+def _number_as_text(value: object) -> object:
+    """Answers such as 2 are written without quotes in some files."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
+def _is_text(value: object) -> bool:
+    text = _number_as_text(value)
+    return isinstance(text, str) and bool(text.strip())
 
 
 def _object(value: object, where: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from liveedit_core.inputs.datasets import load_cases, load_requests
 from liveedit_core.inputs.rejects import Rejected, RejectType
 from liveedit_core.schema import Case, EditRequest
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.job.cases import fetcher, load_builtin, open_published
+from pipelines.job.cases import checked_protocol, fetcher, load_builtin, open_published
 from workers.failures import retried
 
 _CHUNK_ITEMS = 128
@@ -51,10 +51,18 @@ def open_source(
         cases = load_builtin(config.benchmark, reader, say)
         return Source(name=f"built-in cases ({config.benchmark.title})", digest="", items=cases)
     load = load_requests if config.requests.path else load_cases
-    items = load(path, limits=config.limits, fetch=fetch)
+    items = _of_protocol(config, load(path, limits=config.limits, fetch=fetch))
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Source(name=path, digest=digest, items=items)
+
+
+def _of_protocol(config: LifelongEditRecipe, items: Iterable[Item]) -> Iterator[Item]:
+    """The items; a case for the other prompt protocol ends the run."""
+    for item in items:
+        if isinstance(item, Case):
+            checked_protocol(item, config.benchmark.protocol)
+        yield item
 
 
 class CaseIndex:

@@ -36,6 +36,7 @@ _FIXED = (
     "embedding.open_clip_model",
     "embedding.open_clip_pretrained",
     "bank.name",
+    "benchmark.protocol",
     "evaluation.max_new_tokens",
 )
 

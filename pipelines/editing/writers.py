@@ -12,7 +12,7 @@ def model_names(config: LifelongEditRecipe) -> ModelNames:
     return ModelNames(
         backbone=config.backbone.name,
         generator=config.generator.checkpoint,
-        options=config.backbone.options(),
+        options=config.backbone.options(config.benchmark.protocol),
     )
 
 

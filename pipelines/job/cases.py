@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from infra.storage.object_store import ObjectStore
+from liveedit_core.backbones.load_options import PromptProtocol
 from liveedit_core.builtin.benchmark import BUILTIN_BENCHMARKS, load_builtin_cases
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.inputs.datasets import load_cases
@@ -14,7 +15,7 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
 from liveedit_core.published.layout import Split, find_files, find_images, layout_of
-from liveedit_core.schema import Case, Probe
+from liveedit_core.schema import Case, Probe, ProbeKind
 from liveedit_core.training.cases import trainable_cases
 from pipelines.job.sealed_test import load_test_cases
 from pipelines.job.sections import BenchmarkSection
@@ -43,6 +44,8 @@ def open_published(
         Path(section.images) if section.images else find_images(layout, data),
         limits=limits,
         missing_images=section.missing_images,
+        protocol=section.protocol,
+        has_derived=section.derived_localities and split == "evaluation",
     )
     if say is not None:
         for note in benchmark.notes():
@@ -50,22 +53,50 @@ def open_published(
     return benchmark
 
 
+def check_protocol(tagged: str, protocol: PromptProtocol, what: str) -> None:
+    """Raise ConfigError where prompts that are meant for one protocol would get the other."""
+    if tagged != protocol:
+        cure = (
+            f"set it to {tagged!r}"
+            if protocol == "chat"
+            else "raw prompts are those of published benchmarks, or of files that "
+            "convert_benchmark.py --protocol paper wrote"
+        )
+        raise ConfigError(f"benchmark.protocol is {protocol!r}, {what} is for {tagged!r}: {cure}")
+
+
+def checked_protocol(case: Case, protocol: PromptProtocol) -> Case:
+    """The case, if its tag names the protocol by which prompts are to reach the model."""
+    check_protocol(case.tags.get("protocol", "chat"), protocol, f"case {case.case_id[:16]}")
+    return case
+
+
 def load_training_cases(section: BenchmarkSection, path: str = "") -> list[Case]:
     """Cases to train on, each with one probe of every kind: of a benchmark, of a JSONL file, or the
     built-in ones."""
     if section.is_published:
-        return trainable_cases(list(open_published(section, "train", say=print)))
+        cases = list(open_published(section, "train", say=print))
+        complete = [case for case in cases if _has_stranger(case)]
+        if num_lacking := len(cases) - len(complete):
+            print(f"not trained on, as they have no modal_locality: {num_lacking:,}")
+        return trainable_cases(complete)
     if path:
         cases, rejects = read_case_file(path)
         if rejects:
             raise ConfigError(_describe(path, rejects))
-        return trainable_cases(cases)
+        return trainable_cases([checked_protocol(case, section.protocol) for case in cases])
+    check_protocol("chat", section.protocol, "the built-in benchmark")
     return load_builtin_cases("train")
+
+
+def _has_stranger(case: Case) -> bool:
+    return any(probe.kind is ProbeKind.MODAL_LOCALITY for probe in case.probes)
 
 
 def load_builtin(section: BenchmarkSection, reader: str, say: Callable[[str], None]) -> list[Case]:
     """Cases of the built-in benchmarks that a recipe names, mixed in a fixed order; `reader` is who
     a look at the test split is recorded for."""
+    check_protocol("chat", section.protocol, "the built-in benchmark")
     names = BUILTIN_BENCHMARKS if section.name == "builtin" else (section.name or "emblem_edit",)
     cases: list[Case] = []
     for name in BUILTIN_BENCHMARKS:
@@ -103,7 +134,7 @@ def load_evaluation_cases(
         )
     if not cases:
         raise InputError(f"{path} holds no case")
-    return cases
+    return [checked_protocol(case, section.protocol) for case in cases]
 
 
 def read_case_file(

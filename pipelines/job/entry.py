@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
+from liveedit_core.backbones.load_options import PromptProtocol
 from liveedit_core.errors import ConfigError, LiveEditError
 from liveedit_core.settings import field_at
 from pipelines.job.recipe_loader import Recipe, RecipeT, load_recipe, to_toml
@@ -71,6 +72,12 @@ def add_benchmark_options(
         parser,
         ("--data", "benchmark.data", "DIR", "folder with the files of a published one"),
         ("--images", "benchmark.images", "ROOT", "where image paths start from (found in --data)"),
+    )
+    parser.add_argument(
+        "--protocol",
+        dest="benchmark.protocol",
+        choices=get_args(PromptProtocol),
+        help="how prompts reach the model: by its chat template, or raw as the paper's code does",
     )
     parser.add_argument(
         "--missing-images",

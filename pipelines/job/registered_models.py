@@ -14,7 +14,7 @@ from infra.tracking.model_registry import (
     RegisteredVersion,
 )
 from liveedit_core.backbones.checkpoints import lasting_name
-from liveedit_core.backbones.load_options import LoadOptions
+from liveedit_core.backbones.load_options import LoadOptions, PromptProtocol
 from liveedit_core.builtin.backbone import builtin_generator_folder
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.method.generator import CONFIG_FILE, WEIGHTS_FILE, digest_of
@@ -71,13 +71,19 @@ def recorded_backbone(section: BackboneSection) -> RecordedBackbone:
 
 
 def registered_models(
-    manifest: BankManifest, *, generator: str = BUILTIN, device: str = "cpu"
+    manifest: BankManifest,
+    *,
+    generator: str = BUILTIN,
+    device: str = "cpu",
+    prompt_protocol: PromptProtocol = "chat",
 ) -> ModelNames:
-    """The backbone of a bank version, at the edit layer of its experts, and its generator."""
+    """The backbone of a bank version, at the edit layer of its experts, and its generator. Experts
+    of the other prompt protocol have another backbone digest: they are refused, not scored."""
     options = LoadOptions(
         dtype=manifest.backbone_dtype,  # type: ignore[arg-type]  # checked there
         device=device,
         edit_layer=manifest.identity.edit_layer,
+        prompt_protocol=prompt_protocol,
     )
     return ModelNames(backbone=manifest.backbone, generator=generator, options=options)
 

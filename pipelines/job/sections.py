@@ -10,7 +10,13 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from infra.bank.policy import MatrixPlace
-from liveedit_core.backbones.load_options import Device, EditLayer, LoadOptions, ModelDtype
+from liveedit_core.backbones.load_options import (
+    Device,
+    EditLayer,
+    LoadOptions,
+    ModelDtype,
+    PromptProtocol,
+)
 from liveedit_core.method.config import StateDtype
 from liveedit_core.settings import (
     Amount,
@@ -91,12 +97,19 @@ class BenchmarkSection(Settings):
     """Folder that image paths start from; empty: its published name in `data`, or `data` itself."""
     missing_images: MissingImages = "fatal"
     """What missing or unreadable images do: "fatal" stops, "skipped" leaves out their records."""
+    protocol: PromptProtocol = "chat"
+    """How prompts reach the model: "chat", worded by its chat template as everywhere else, or
+    "paper", raw as in LiveEdit's own code. Also of files that `convert_benchmark.py` wrote."""
+    derived_localities: bool = False
+    """Whether evaluation also asks the edit's prompt about the most similar other image and about
+    none, and the most similar other prompt about the edit's image (after De-VQA). Off: they are not
+    in the published files, and the one without an image counts as text_locality."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.is_published and not self.data:
             raise ValueError(f"data must name the folder with the files of {self.name!r} (--data)")
-        for field in ("data", "images"):
+        for field in ("data", "images", "derived_localities"):
             if getattr(self, field) and not self.is_published:
                 raise ValueError(f"{field} is set, but no published benchmark is named")
         if self.is_published and self.split != "development":
@@ -130,9 +143,14 @@ class BackboneSection(Settings):
     edit_layer: EditLayer = -1
     """l_e; -1 for that of the generator checkpoint, and in training two thirds of the depth."""
 
-    def options(self) -> LoadOptions:
-        """How any backbone but the built-in one is loaded."""
-        return LoadOptions(dtype=self.dtype, device=self.device, edit_layer=self.edit_layer)
+    def options(self, prompt_protocol: PromptProtocol = "chat") -> LoadOptions:
+        """How the backbone is loaded; the built-in one has a dtype and a device of its own."""
+        return LoadOptions(
+            dtype=self.dtype,
+            device=self.device,
+            edit_layer=self.edit_layer,
+            prompt_protocol=prompt_protocol,
+        )
 
 
 class ActorSection(Settings):

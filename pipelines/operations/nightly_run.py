@@ -71,7 +71,12 @@ class NightlyWorkers:
     def evaluator_of(self, manifest: BankManifest, generator: Path) -> Evaluator:
         """The pool for a bank version; the last pool stays when the models are the same."""
         recipe, section = self._recipe, self._recipe.evaluation
-        models = registered_models(manifest, generator=str(generator), device=section.device)
+        models = registered_models(
+            manifest,
+            generator=str(generator),
+            device=section.device,
+            prompt_protocol=recipe.benchmark.protocol,
+        )
         if self._pool is None:
             needed_cpus = section.num_cpus * section.num_workers
             self._session.enter_context(open_session(recipe.ray, needed_cpus=needed_cpus))

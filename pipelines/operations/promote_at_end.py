@@ -4,6 +4,7 @@ The same two steps as `nightly_evaluation.py` and `promotion.py`, with their rec
 of the run; their store is that of the recipes, else the `--store` of the run, else the run root.
 """
 
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -63,7 +64,10 @@ def nightly_recipe(config: LifelongEditRecipe) -> NightlyRecipe:
     ]
     if not config.requests.path:
         overrides += [f"cases.path={config.requests.cases}", f"cases.limit={config.requests.limit}"]
-        overrides += [f"benchmark.{name}={value}" for name, value in vars(config.benchmark).items()]
+        overrides += [
+            f"benchmark.{name}={json.dumps(value)}"
+            for name, value in vars(config.benchmark).items()
+        ]
     recipe = load_recipe(NightlyRecipe, Path(path) if path else None, overrides)
     return recipe.with_changes(store=recipe.store or config.store)
 

@@ -48,7 +48,8 @@ def images_by_entity(
 
 def training_models(recipe: TrainRecipe) -> ModelNames:
     """The backbone by name, for processes that encode."""
-    return ModelNames(backbone=recipe.backbone.name, options=recipe.backbone.options())
+    options = recipe.backbone.options(recipe.benchmark.protocol)
+    return ModelNames(backbone=recipe.backbone.name, options=options)
 
 
 def suffix_models(recipe: TrainRecipe) -> ModelNames:
@@ -63,5 +64,5 @@ def load_training_backbone(recipe: TrainRecipe) -> VisionLanguageBackbone:
     from liveedit_core.builtin.backbone import load_named_backbone
 
     return load_named_backbone(
-        recipe.backbone.name, recipe.backbone.options(), builtin_batch_size=_BATCH_SIZE
+        recipe.backbone.name, training_models(recipe).options, builtin_batch_size=_BATCH_SIZE
     )

@@ -122,7 +122,7 @@ def test_all_problems_are_in_one_message(tmp_path: Path) -> None:
     message = refusal(
         tmp_path,
         without(record(0), "alt"),
-        record(1, src=7, rephrase="  "),
+        record(1, src=[7], rephrase="  "),
         "no object",
         record(2, image="../outside.png"),
         record(3, image_rephrase="/outside.png"),
@@ -133,7 +133,7 @@ def test_all_problems_are_in_one_message(tmp_path: Path) -> None:
     for line in (
         "problems: 7\n",
         "file.json, record 1: key 'alt' is missing",
-        "file.json, record 2: src must be a text, got a number",
+        "file.json, record 2: src must be a text, got a list",
         "file.json, record 2: rephrase is empty",
         "file.json, record 3: must be an object, got a text",
         "file.json, record 4: image '../outside.png' leads out of the image root",
@@ -280,3 +280,58 @@ def test_the_digest_names_what_was_read(tmp_path: Path) -> None:
 def test_cases_travel_between_processes(tmp_path: Path) -> None:
     (case,) = opened(tmp_path, record(1, port_new=[hop(3, "Where?", "Rome")]), name="vlkeb")
     assert pickle.loads(pickle.dumps(case)) == case
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"loc": ""},
+        {"loc_ans": "  "},
+        {"loc_ans": None},
+        {"loc_ans": ["builder 1"]},
+        {"m_loc_q": ""},
+        {"m_loc_a": ""},
+        {"m_loc_a": True},
+        {"m_loc": ""},
+    ],
+)
+def test_a_locality_question_that_lacks_a_part_is_left_out_alone(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    whole, partial = opened(tmp_path, record(1), record(2, **changed))
+    (key,) = changed
+    gone = "modal_locality" if key.startswith("m_") else "text_locality"
+    assert len(whole.probes) == 4
+    assert [kind for kind, _, _ in asked(partial)] == [
+        kind for kind, _, _ in asked(whole) if kind != gone
+    ]
+
+
+def test_what_is_left_out_by_part_is_counted(tmp_path: Path) -> None:
+    contents = [
+        without(record(0), "loc"),
+        record(1, loc_ans="", m_loc_a=""),
+        record(2, m_loc_q="", m_loc="never read.png"),
+        record(3, alt="", m_loc_q=""),
+    ]
+    benchmark = opened(tmp_path, *contents)
+    assert [len(case.probes) for case in benchmark] == [3, 2, 3]
+    assert benchmark.notes() == [
+        "records left out because `alt` is empty: 1",
+        "text_locality left out because loc or loc_ans is missing, empty or no text: 2",
+        "modal_locality left out because m_loc, m_loc_q or m_loc_a is missing, empty or no text: 2",
+    ]
+
+
+def test_numbers_count_as_texts(tmp_path: Path) -> None:
+    numbers = record(1, alt=2, loc_ans=1066, m_loc_a=2.5, port_new=[hop(1, "How many?", "x")])
+    numbers["port_new"][0]["Q&A"]["Answer"] = 7
+    (case,) = opened(tmp_path, numbers, name="vlkeb")
+    assert case.edit.target == "2"
+    assert [target for _, _, target in asked(case)] == ["2", "2", "1066", "2.5", "7"]
+
+
+def test_a_case_says_how_its_prompts_are_meant(tmp_path: Path) -> None:
+    (chat,), (paper,) = opened(tmp_path, record(1)), opened(tmp_path, record(1), protocol="paper")
+    assert (chat.tags, paper.tags) == ({"protocol": "chat"}, {"protocol": "paper"})
+    assert (chat.edit, chat.probes) == (paper.edit, paper.probes)
