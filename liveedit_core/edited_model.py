@@ -24,6 +24,7 @@ from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
 from liveedit_core.inputs.images import read_image_file
+from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.method.editor import Editor, Routing
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.repository import ExpertRepository
@@ -155,7 +156,9 @@ class EditedModel:
             for i, done in enumerate(self._backbone.continuations(inputs, route, **arguments))
         ]
 
-    def answer(self, image: ImageSource | None, prompt: str, *, max_new_tokens: int = 12) -> str:
+    def answer(
+        self, image: ImageSource | None, prompt: str, *, max_new_tokens: int = MAX_TARGET_TOKENS
+    ) -> str:
         """The greedy answer to one question."""
         options = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
         return self.generate([image], [prompt], **options)[0].text

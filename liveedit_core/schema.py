@@ -114,3 +114,8 @@ class Case:
             image_bytes=self.edit.image_bytes,
         )
         return (own, *self.probes)
+
+
+def entity_of(cases: Iterable[Case]) -> dict[str, str]:
+    """Entity by case_id; a case without one stands for itself."""
+    return {case.case_id: case.entity or case.case_id for case in cases}

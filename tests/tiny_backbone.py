@@ -21,6 +21,7 @@ from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.backbone import FAMILY
 from liveedit_core.edited_model import EditedModel, Generation
 from liveedit_core.inputs.images import decode_image
+from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator
@@ -251,7 +252,7 @@ def image(seed: int) -> bytes:
 
 
 def answers(
-    editor: Editor, questions: Sequence[BackboneInput], max_new_tokens: int = 12
+    editor: Editor, questions: Sequence[BackboneInput], max_new_tokens: int = MAX_TARGET_TOKENS
 ) -> list[Generation]:
     """Greedy answers of the edited model around an engine."""
     model = EditedModel(editor.backbone, editor.generator, editor.repository)

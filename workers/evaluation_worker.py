@@ -23,6 +23,7 @@ from liveedit_core.evaluation.probes import (
     ProbeResult,
 )
 from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from workers.failures import converted_failures
@@ -47,7 +48,7 @@ class EvaluationWorker:
         models: ModelSource,
         *,
         batch_size: int = 16,
-        max_new_tokens: int = 12,
+        max_new_tokens: int = MAX_TARGET_TOKENS,
         num_threads: int = 1,
         cache: CacheNames | None = None,
         answers_uri: str = "",

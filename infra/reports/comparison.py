@@ -16,14 +16,14 @@ from liveedit_core.evaluation.comparison import (
     flips_of,
 )
 from liveedit_core.evaluation.probes import TEACHER_FORCED
-from liveedit_core.evaluation.summaries import average_of_five
+from liveedit_core.evaluation.summaries import average_of
 from liveedit_core.schema import ProbeKind
 
 MAX_FLIPS = 40
 """Cards shown in each direction."""
 
 TEST_NOTE = (
-    "Test: one-sided sign flips over whole cases. Intervals: paired bootstrap over cases. "
+    "Test: one-sided sign flips over whole entities. Intervals: paired bootstrap over entities. "
     "p-values are corrected after Holm for all metrics of both protocols together."
 )
 _LEAST_SCALE = 0.01
@@ -102,8 +102,8 @@ def _regressions_tile(comparisons: Sequence[MetricComparison]) -> Tile:
 
 def _average_tile(comparisons: Sequence[MetricComparison]) -> Tile | None:
     forced = [item for item in comparisons if item.protocol == TEACHER_FORCED]
-    old = average_of_five({item.kind: item.old_mean for item in forced})
-    new = average_of_five({item.kind: item.new_mean for item in forced})
+    old = average_of({item.kind: item.old_mean for item in forced})
+    new = average_of({item.kind: item.new_mean for item in forced})
     if old is None or new is None:
         return None
     note = f"{percent(old)} to {percent(new)}, {spell(TEACHER_FORCED)}"

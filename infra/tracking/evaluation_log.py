@@ -6,7 +6,8 @@ A record names the results to read, not their averages: promotion computes the n
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from pydantic import TypeAdapter, ValidationError
@@ -46,6 +47,8 @@ class EvaluationRecord:
     """None when there was no champion, or it was the newest version itself."""
     compared: tuple[str, ...]
     """Ids of the cases whose edit the champion holds and the newest version should still hold."""
+    entities: Mapping[str, str] = field(default_factory=dict)
+    """Entity by case_id. Empty in records of earlier releases: each case counts as an entity."""
 
     @property
     def evaluated_time(self) -> datetime:

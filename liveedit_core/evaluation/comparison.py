@@ -1,8 +1,8 @@
 """Two bank versions compared on the same probes: which metrics are worse, which answers changed.
 
 For each metric and protocol, a **regression** is a mean difference (newer minus older, over paired
-probes) below minus the tolerance whose one-sided sign-flip p-value over whole cases, adjusted after
-Holm for all metrics compared, is below alpha. An improvement is the mirror image.
+probes) below minus the tolerance whose one-sided sign-flip p-value over whole entities, adjusted
+after Holm for all metrics compared, is below alpha. An improvement is the mirror image.
 
 Accuracy is compared only on cases whose edit the older version holds and the newer one did not
 replace, locality on all.
@@ -69,7 +69,7 @@ class MetricComparison:
             f"{self.name}: {self.old_mean:.3f} -> {self.new_mean:.3f} "
             f"({found.mean:+.3f}, 95 % interval {found.low:+.3f} to {found.high:+.3f}, "
             f"tolerance {self.tolerance:g}, adjusted p {self.adjusted_p_value:.2g}, "
-            f"{found.num_samples} probes of {found.num_cases} cases)"
+            f"{found.num_samples} probes of {found.num_entities} entities)"
         )
 
 
@@ -103,14 +103,16 @@ def compare_results(
     old: Iterable[ProbeResult],
     *,
     held: Collection[str],
+    entities: Mapping[str, str],
     alpha: float,
     num_resamples: int,
     tolerance_of: Callable[[ProbeKind], float],
     seed: int,
 ) -> list[MetricComparison]:
-    """Compare two complete evaluations of the same cases, by metric and protocol. `alpha` is the
-    accepted chance of a false alarm over all metrics together; results of a probe that was scored
-    for one version only are an IntegrityError."""
+    """Compare two complete evaluations of the same cases, by metric and protocol. `entities` names
+    the entity by case_id (see `schema.entity_of`). `alpha` is the accepted chance of a false alarm
+    over all metrics together; results of a probe that was scored for one version only are an
+    IntegrityError."""
     new, old = in_scope(new, held), in_scope(old, held)
     _check_paired(new, old)
     groups = _by_metric(paired_results(old, new))
@@ -119,7 +121,7 @@ def compare_results(
         paired_difference(
             [newer.score for _, newer in groups[metric]],
             [older.score for older, _ in groups[metric]],
-            groups=[older.case_id for older, _ in groups[metric]],
+            groups=[entities.get(older.case_id, older.case_id) for older, _ in groups[metric]],
             seed=seed,
             num_resamples=num_resamples,
         )

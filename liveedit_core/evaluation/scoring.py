@@ -32,6 +32,7 @@ from liveedit_core.evaluation.unedited_answers import (
     UneditedQuery,
     cached_answers,
 )
+from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.method.editor import NOTHING_KEPT, Editor, Routing
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, Probe
@@ -64,7 +65,7 @@ class ProbePreparer:
         *,
         has_free_answers: bool = False,
         free_case_ids: Collection[str] = (),
-        max_new_tokens: int = 12,
+        max_new_tokens: int = MAX_TARGET_TOKENS,
         source: StateSource | None = None,
         answer_cache: AnswerCache | None = None,
     ) -> PreparedCases:
@@ -84,7 +85,7 @@ class ProbePreparer:
         self,
         wanted: Sequence[CaseProbe],
         *,
-        max_new_tokens: int = 12,
+        max_new_tokens: int = MAX_TARGET_TOKENS,
         source: StateSource | None = None,
         answer_cache: AnswerCache | None = None,
     ) -> PreparedCases:
@@ -176,7 +177,7 @@ class CaseScorer(ProbePreparer):
         repository: ExpertRepository,
         *,
         protocols: Sequence[str] = (TEACHER_FORCED,),
-        max_new_tokens: int = 12,
+        max_new_tokens: int = MAX_TARGET_TOKENS,
     ) -> list[ProbeResult]:
         """Score all probes against a repository. Free generation is scored on the probes that were
         prepared with an unedited free answer."""

@@ -1,26 +1,31 @@
 """Probe results summarized by metric and protocol: means, 95 % intervals, sample counts.
 
-No number depends on the order of the results. Protocols are never mixed.
+No number depends on the order of the results. Protocols are never mixed. Intervals are over
+entities, which the cases know and the results do not (`schema.entity_of`). Where they are not
+given, each case counts as an entity: intervals are too narrow if several edits are about one.
 """
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from liveedit_core.evaluation.probes import TEACHER_FORCED, ProbeResult
-from liveedit_core.evaluation.statistics import Interval, bootstrap_interval
-from liveedit_core.schema import PAPER_METRICS, Case, ProbeKind
+from liveedit_core.evaluation.statistics import Interval, share_interval
+from liveedit_core.schema import PAPER_METRICS, Case, ProbeKind, entity_of
 
 BY_CONSTRUCTION = frozenset({ProbeKind.TEXT_LOCALITY})
 """Without an image no expert can pass the hard filter, so this metric is 1 whatever was edited."""
 
+EARNED_METRICS = tuple(kind for kind in PAPER_METRICS if kind not in BY_CONSTRUCTION)
+"""The paper's metrics without those that are 1 by construction."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSummary:
-    """One metric under one protocol, with 95 % bootstrap intervals over cases."""
+    """One metric under one protocol, with 95 % intervals over entities."""
 
     mean: float
     interval: Interval
@@ -28,7 +33,10 @@ class MetricSummary:
     """Share of probes with every token right; under free_generation equal to `mean`."""
     exact_interval: Interval
     num_samples: int
+    """Probes."""
     num_cases: int
+    num_entities: int
+    """What the intervals are over; `num_cases` where the entities are not known."""
     empty_fraction: float
     """Share of probes for which no expert was kept."""
     kept_mean: float
@@ -48,35 +56,46 @@ class MetricSummary:
 Summary = Mapping[tuple[ProbeKind, str], MetricSummary]
 """By metric and protocol."""
 
-VariantKey = tuple[ProbeKind, str, str]
-"""Metric, variant and protocol."""
-VariantSummary = Mapping[VariantKey, MetricSummary]
+_NO_ENTITIES: Mapping[str, str] = {}
+
+LabelKey = tuple[ProbeKind, str, str]
+"""Metric, variant of the probe or value of a tag of the case, and protocol."""
+LabelSummary = Mapping[LabelKey, MetricSummary]
 
 
 def summarize(
-    results: Iterable[ProbeResult], *, seed: int = 0
+    results: Iterable[ProbeResult], entities: Mapping[str, str] = _NO_ENTITIES, *, seed: int = 0
 ) -> dict[tuple[ProbeKind, str], MetricSummary]:
-    """Summaries by metric and protocol; the seed is that of the intervals."""
+    """Summaries by metric and protocol; `entities` names the entity by case_id, the seed is that of
+    the intervals."""
     groups: dict[tuple[ProbeKind, str], list[ProbeResult]] = {}
     for result in results:
         groups.setdefault((result.kind, result.protocol), []).append(result)
-    return {key: summary_of(group, seed=seed) for key, group in groups.items()}
+    return {key: summary_of(group, entities, seed=seed) for key, group in groups.items()}
 
 
-def summary_of(results: Sequence[ProbeResult], *, seed: int) -> MetricSummary:
-    """Summary of the results of one metric under one protocol; at least one."""
-    cases = [result.case_id for result in results]
+def summary_of(
+    results: Sequence[ProbeResult], entities: Mapping[str, str], *, seed: int
+) -> MetricSummary:
+    """Summary of the results of one metric under one protocol, at least one; `entities` names the
+    entity by case_id."""
+    cases = {result.case_id for result in results}
+    groups = [entities.get(result.case_id, result.case_id) for result in results]
     scores = [result.score for result in results]
     exact = [float(result.is_exact) for result in results]
+    interval = share_interval(scores, groups=groups, seed=seed)
     num_kept = [len(result.kept) for result in results]
     own = [result for result in results if result.own_expert_kept]
     return MetricSummary(
         mean=_mean(scores),
-        interval=bootstrap_interval(scores, groups=cases, seed=seed),
+        interval=interval,
         exact_mean=_mean(exact),
-        exact_interval=bootstrap_interval(exact, groups=cases, seed=seed),
+        exact_interval=(
+            interval if exact == scores else share_interval(exact, groups=groups, seed=seed)
+        ),
         num_samples=len(results),
-        num_cases=len(set(cases)),
+        num_cases=len(cases),
+        num_entities=len(set(groups)),
         empty_fraction=_mean([float(count == 0) for count in num_kept]),
         kept_mean=_mean(num_kept),
         kept_p95=float(np.quantile(num_kept, 0.95, method="inverted_cdf")),
@@ -89,48 +108,85 @@ def summary_of(results: Sequence[ProbeResult], *, seed: int) -> MetricSummary:
 
 def summarize_variants(
     results: Iterable[ProbeResult], cases: Iterable[Case], *, seed: int = 0
-) -> dict[VariantKey, MetricSummary]:
+) -> dict[LabelKey, MetricSummary]:
     """Summaries by metric, variant and protocol; probes without a variant are left out. The cases
     are those that were scored: they know the variant of each probe."""
-    variant_of = {
+    cases = list(cases)
+    variants = {
         (case.case_id, index): probe.variant
         for case in cases
         for index, probe in enumerate(case.all_probes())
-        if probe.variant
     }
-    groups: dict[VariantKey, list[ProbeResult]] = {}
+
+    def label(result: ProbeResult) -> str:
+        return variants.get((result.case_id, result.probe_index), "")
+
+    return _summarize_by(label, results, cases, seed)
+
+
+def summarize_tags(
+    results: Iterable[ProbeResult], cases: Iterable[Case], tag: str, *, seed: int = 0
+) -> dict[LabelKey, MetricSummary]:
+    """Summaries by metric, value of a tag of the case and protocol; cases without the tag are left
+    out."""
+    cases = list(cases)
+    values = {case.case_id: case.tags.get(tag, "") for case in cases}
+    return _summarize_by(lambda result: values.get(result.case_id, ""), results, cases, seed)
+
+
+def _summarize_by(
+    label_of: Callable[[ProbeResult], str],
+    results: Iterable[ProbeResult],
+    cases: Iterable[Case],
+    seed: int,
+) -> dict[LabelKey, MetricSummary]:
+    entities = entity_of(cases)
+    groups: dict[LabelKey, list[ProbeResult]] = {}
     for result in results:
-        variant = variant_of.get((result.case_id, result.probe_index))
-        if variant is not None:
-            groups.setdefault((result.kind, variant, result.protocol), []).append(result)
-    return {key: summary_of(groups[key], seed=seed) for key in sorted(groups)}
+        if label := label_of(result):
+            groups.setdefault((result.kind, label, result.protocol), []).append(result)
+    return {key: summary_of(groups[key], entities, seed=seed) for key in sorted(groups)}
 
 
-def average_of_five(means: Mapping[ProbeKind, float]) -> float | None:
-    """Mean of the paper's five metrics; None unless all five were measured."""
-    if not all(kind in means for kind in PAPER_METRICS):
+def average_of(
+    means: Mapping[ProbeKind, float], kinds: Sequence[ProbeKind] = PAPER_METRICS
+) -> float | None:
+    """Mean of the paper's five metrics, or of other ones; None unless all were measured."""
+    if not all(kind in means for kind in kinds):
         return None
-    return sum(means[kind] for kind in PAPER_METRICS) / len(PAPER_METRICS)
+    return sum(means[kind] for kind in kinds) / len(kinds)
 
 
-def paper_average(summary: Summary) -> float | None:
-    """`average_of_five` of the teacher-forced means."""
-    return average_of_five(
-        {kind: item.mean for (kind, name), item in summary.items() if name == TEACHER_FORCED}
+def paper_average(summary: Summary, kinds: Sequence[ProbeKind] = PAPER_METRICS) -> float | None:
+    """`average_of` the teacher-forced means."""
+    return average_of(
+        {kind: item.mean for (kind, name), item in summary.items() if name == TEACHER_FORCED},
+        kinds,
     )
 
 
 def metric_values(summary: Summary) -> dict[str, float]:
-    """Means by "metric.protocol", exact match and the paper's average, as logged to MLflow."""
+    """Means by "metric.protocol", exact match and the paper's average with and without the metric
+    that is 1 by construction, as logged to MLflow."""
     values = {f"{kind}.{protocol}": item.mean for (kind, protocol), item in summary.items()}
     for (kind, protocol), item in summary.items():
         if protocol == TEACHER_FORCED:  # under free generation the mean is exact match already
             values[f"{kind}.{protocol}.exact"] = item.exact_mean
-    average = paper_average(summary)
-    return values if average is None else {**values, "paper_average.teacher_forced": average}
+    return values | average_values(summary)
 
 
-def variant_values(by_variant: VariantSummary) -> dict[str, float]:
+def average_values(summary: Summary) -> dict[str, float]:
+    """The paper's average with and without text_locality, where measured, as logged to MLflow."""
+    averages = {
+        f"paper_average.{TEACHER_FORCED}": paper_average(summary),
+        f"paper_average_without_text_locality.{TEACHER_FORCED}": paper_average(
+            summary, EARNED_METRICS
+        ),
+    }
+    return {name: value for name, value in averages.items() if value is not None}
+
+
+def variant_values(by_variant: LabelSummary) -> dict[str, float]:
     """Means by "portability.2_hops.teacher_forced", as logged to MLflow."""
     return {
         f"{kind}.{re.sub('[^0-9A-Za-z]+', '_', variant).strip('_')}.{protocol}": item.mean

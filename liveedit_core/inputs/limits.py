@@ -9,6 +9,9 @@ from liveedit_core.settings import PositiveInt, Settings
 LARGEST_PIXEL_LIMIT = 89_000_000
 """Pillow itself starts to suspect a decompression bomb a little above this."""
 
+MAX_TARGET_TOKENS = 32
+"""Longest target that is accepted by default, and so the longest free answer."""
+
 
 class InputLimits(Settings):
     """Limits of untrusted input; everything beyond them is rejected with a reason, never cut."""
@@ -23,7 +26,7 @@ class InputLimits(Settings):
     max_locality_target_chars: PositiveInt = 4_000
     """The same for locality probes, whose target is a hint: the unedited answer counts."""
     max_prompt_tokens: PositiveInt = 256
-    max_target_tokens: PositiveInt = 32
+    max_target_tokens: PositiveInt = MAX_TARGET_TOKENS
     max_probes: PositiveInt = 256
     max_benchmark_bytes: PositiveInt = 134_217_728
     """JSON file of a published benchmark, read as a whole; the real ones have about 4 million."""

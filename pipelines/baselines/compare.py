@@ -19,7 +19,7 @@ from liveedit_core.evaluation.scoring import CaseProbe, ProbePreparer
 from liveedit_core.evaluation.summaries import Summary, summarize
 from liveedit_core.method.editor import edit_input
 from liveedit_core.method.generator import LiveEditGenerator
-from liveedit_core.schema import Case, ProbeKind
+from liveedit_core.schema import Case, ProbeKind, entity_of
 from liveedit_core.state_source import StateSource
 from pipelines.baselines.editors import make_editors
 from pipelines.baselines.recipe import CompareRecipe
@@ -176,7 +176,7 @@ def compare_at(
             num_edits=size,
             num_groups=len(taught) // size,
             num_scored_cases=len(scored),
-            summary=summarize(tally.results),
+            summary=summarize(tally.results, entity_of(taught)),
             teach_s=tally.teach_s,
             score_s=tally.score_s,
             memory=tally.memory,

@@ -14,6 +14,7 @@ from liveedit_core.baselines.settings import (
     MaskedFineTuningConfig,
     WiseConfig,
 )
+from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.settings import Count, List, PositiveInt, Text, rule
 from pipelines.job.sections import (
     BackboneSection,
@@ -55,7 +56,7 @@ class CompareRecipe(FolderRecipe):
     """At each N, score this many of the edited cases, evenly spread; 0 for all."""
     free_cases: Count = 10
     """Score this many of them under free generation as well, evenly spread."""
-    max_new_tokens: PositiveInt = 12
+    max_new_tokens: PositiveInt = MAX_TARGET_TOKENS
     """Longest free answer, in tokens."""
     batch_size: PositiveInt = 16
     """Probes in one forward pass."""

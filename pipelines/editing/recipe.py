@@ -148,6 +148,9 @@ class LifelongEditRecipe(_WritingRecipe, RunRecipe):
             )
         return self
 
+    def check_start(self) -> None:
+        self.evaluation.check_length(self.limits)
+
     @property
     def store_uri(self) -> str:
         return store_uri(self.store, self.run_folder / "store")

@@ -19,13 +19,13 @@ from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import RepositoryMismatchError
 from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, ResultKey
 from liveedit_core.evaluation.summaries import (
+    LabelSummary,
     Summary,
-    VariantSummary,
     summarize,
     summarize_variants,
 )
 from liveedit_core.method.config import GeneratorConfig
-from liveedit_core.schema import Case
+from liveedit_core.schema import Case, entity_of
 from pipelines.job.stages import Evaluator
 from workers.failures import retried
 from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit
@@ -41,8 +41,8 @@ class EvaluationSettings:
     protocols: tuple[str, ...] = PROTOCOLS
     max_cases: int = 0
     """Upper bound; drawn by the seed. 0: all."""
-    free_generation_cases: int = 100
-    """Upper bound for free generation, which is slow. 0: all."""
+    free_generation_cases: int = 0
+    """Upper bound for free generation. 0: all."""
     seed: int = 0
     """Of the draws and of the bootstrap intervals."""
     matrices: MatrixPlace = "auto"
@@ -77,7 +77,7 @@ class BankEvaluation(EvaluatedVersion):
     """Rows that this process added."""
     seconds: float
     """Time that workers spent on them."""
-    by_variant: VariantSummary = field(default_factory=dict)
+    by_variant: LabelSummary = field(default_factory=dict)
     """Metrics by variant of the probes, for those that state it."""
 
 
@@ -86,11 +86,15 @@ def plan_evaluation(
 ) -> EvaluationPlan:
     """Choose cases by their edits and the seed, and cut them into units. `group_size` 0 evaluates
     each case against the whole bank version. Otherwise the cases are taken in groups of this size,
-    and each is evaluated against the edits of its group alone."""
+    of which the seed draws `max_groups`, and each is evaluated against the edits of its group
+    alone."""
     drawn = _drawn_case_ids(cases, settings.max_cases, settings.seed)
     chosen = [case for case in cases if case.case_id in drawn]
+    groups: list[tuple[str, ...]] = []
+    if group_size:
+        chosen = _draw_groups(chosen, group_size, settings.seed)
+        groups = _groups(chosen, group_size)
     free = _drawn_case_ids(chosen, settings.free_generation_cases, settings.seed)
-    groups = _groups(chosen, group_size) if group_size else []
     units = []
     for start in range(0, len(chosen), UNIT_CASES):
         part = tuple(chosen[start : start + UNIT_CASES])
@@ -108,6 +112,12 @@ def plan_evaluation(
                 )
             )
     return EvaluationPlan(cases=tuple(chosen), units=tuple(units))
+
+
+def max_groups(size: int) -> int:
+    """Most groups of a lifelong curve at one number of edits: 100 of 1 or 10 edits, ten of 100. All
+    of larger ones (0), since each is an evaluation at that number of edits."""
+    return min(100, 1000 // size) if size <= 100 else 0
 
 
 def wanted_by(unit: EvaluationUnit) -> list[ResultKey]:
@@ -205,7 +215,7 @@ class EvaluationTask:
             run=self._results.run,
             num_cases=len(self._plan.cases),
             results=results,
-            summary=summarize(results, seed=self._settings.seed),
+            summary=summarize(results, entity_of(self._plan.cases), seed=self._settings.seed),
             by_variant=summarize_variants(results, self._plan.cases, seed=self._settings.seed),
             is_complete=not self._missing,
             num_new_results=self._num_new,
@@ -247,7 +257,8 @@ def lifelong_curves(
 ) -> list[BankEvaluation]:
     """Evaluate the cases that the version holds after each number of edits N, or resume: in groups
     of N, each case against the edits of its group, as an expert depends on its own request alone. A
-    number beyond the cases evaluated stands for all of them."""
+    number beyond the cases evaluated stands for all of them. Of groups of up to 100 edits there are
+    at most `max_groups`."""
     edit_ids = set(bank.edit_ids(version))
     held = [case for case in cases if case.edit.edit_id in edit_ids]
     # Groups are cut from the evaluated cases, so no group can hold more edits than those.
@@ -272,6 +283,20 @@ def check_models(bank: ExpertBank, facts: GeneratorFacts) -> None:
                 f"bank {bank.name!r} was made with {name} {wanted}, the evaluation has {found}; "
                 "name the backbone and generator of the bank in the recipe"
             )
+
+
+def _draw_groups(cases: Sequence[Case], size: int, seed: int) -> list[Case]:
+    """The cases of at most `max_groups` groups, in order; whole groups where some are left out."""
+    count, num_whole = max_groups(size), len(cases) // size
+    if not 0 < count < -(-len(cases) // size):
+        return list(cases)
+    firsts = [cases[start] for start in range(0, num_whole * size, size)]
+    drawn = _drawn_case_ids(firsts, count, seed)
+    return [
+        case
+        for start, case in enumerate(cases[: num_whole * size])
+        if cases[start - start % size].case_id in drawn
+    ]
 
 
 def _groups(cases: Sequence[Case], size: int) -> list[tuple[str, ...]]:

@@ -6,14 +6,20 @@ from rich.table import Table
 
 from infra.reports.formats import interval, number, percent
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
-from liveedit_core.evaluation.summaries import BY_CONSTRUCTION, MetricSummary, paper_average
-from liveedit_core.schema import ProbeKind
+from liveedit_core.evaluation.statistics import Interval
+from liveedit_core.evaluation.summaries import (
+    BY_CONSTRUCTION,
+    EARNED_METRICS,
+    MetricSummary,
+    paper_average,
+)
+from liveedit_core.schema import PAPER_METRICS, ProbeKind
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 
 _TABLES = (
-    (TEACHER_FORCED, "teacher-forced: share of target tokens, % [95 % interval]", False),
-    (TEACHER_FORCED, "teacher-forced: all target tokens, % [95 % interval]", True),
-    (FREE_GENERATION, "free generation: exact match, % [95 % interval]", False),
+    (TEACHER_FORCED, "teacher-forced: share of target tokens, % [95 % interval] n probes", False),
+    (TEACHER_FORCED, "teacher-forced: all target tokens, % [95 % interval] n probes", True),
+    (FREE_GENERATION, "free generation: exact match, % [95 % interval] n probes", False),
 )
 """Protocol, title, and whether only entirely right answers count."""
 
@@ -52,11 +58,15 @@ def _table(
             if any(cells):
                 table.add_row(f"  {variant}", *cells)
     if not is_exact and protocol == TEACHER_FORCED and table.row_count:
-        averages = [paper_average(item.summary) for item in evaluations]
-        if any(average is not None for average in averages):
-            cells = ["" if average is None else percent(average, unit="") for average in averages]
-            table.add_section()
-            table.add_row("average of the paper's five", *cells)
+        table.add_section()
+        for name, kinds in (
+            ("average of the paper's five", PAPER_METRICS),
+            ("average without text_locality", EARNED_METRICS),
+        ):
+            averages = [paper_average(item.summary, kinds) for item in evaluations]
+            if any(average is not None for average in averages):
+                cells = ["" if one is None else percent(one, unit="") for one in averages]
+                table.add_row(name, *cells)
     return table
 
 
@@ -70,7 +80,13 @@ def _cell(item: MetricSummary | None, is_exact: bool) -> str:
     mean, bounds = item.mean, item.interval
     if is_exact:
         mean, bounds = item.exact_mean, item.exact_interval
-    return f"{percent(mean, unit='')} \\[{interval(bounds, num_digits=0, separator='-')}]"
+    return share(mean, bounds, item.num_samples)
+
+
+def share(mean: float, bounds: Interval, num_samples: int) -> str:
+    """ "68.6 [60-77] n=100"; a narrow terminal breaks it before n."""
+    spread = interval(bounds, num_digits=0, separator="-")
+    return f"{percent(mean, unit='')} \\[{spread}] n={num_samples}"
 
 
 def _routing_table(evaluation: BankEvaluation, protocol: str) -> Table:

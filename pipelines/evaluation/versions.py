@@ -1,6 +1,6 @@
 """Compares two bank versions by stored results, without loading a model."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from infra.bank.expert_bank import ExpertBank
@@ -17,7 +17,7 @@ from liveedit_core.evaluation.comparison import (
     paired_results,
 )
 from liveedit_core.evaluation.probes import ProbeResult
-from liveedit_core.schema import Case
+from liveedit_core.schema import Case, entity_of
 from pipelines.evaluation.pages import edits_of, write_comparison_page
 from pipelines.evaluation.recipe import ComparingRecipe, VersionComparisonRecipe, VersionSection
 from pipelines.job.cases import load_evaluation_cases, read_case_file
@@ -40,7 +40,11 @@ def compare_versions(recipe: VersionComparisonRecipe) -> tuple[Path, ComparisonR
         new=new,
         seed=recipe.seed,
         comparisons=compare_by(
-            recipe, [newer for _, newer in pairs], [older for older, _ in pairs], held
+            recipe,
+            [newer for _, newer in pairs],
+            [older for older, _ in pairs],
+            held,
+            entity_of(cases),
         ),
         warnings=_warnings(old, new, len(pairs)),
         facts={
@@ -60,12 +64,14 @@ def compare_by(
     new: Iterable[ProbeResult],
     old: Iterable[ProbeResult],
     held: Collection[str],
+    entities: Mapping[str, str],
 ) -> list[MetricComparison]:
     """`compare_results` with the test and the tolerances of a recipe."""
     return compare_results(
         new,
         old,
         held=held,
+        entities=entities,
         alpha=recipe.regression.alpha,
         num_resamples=recipe.regression.num_resamples,
         tolerance_of=recipe.tolerances.of,

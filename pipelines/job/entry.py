@@ -112,7 +112,9 @@ def resolve(
     """The recipe, then overrides, then the options whose `dest` is the dotted name of a setting:
     the later one wins. The job prefers `defaults` (overrides too) to the recipe's values."""
     named = [f"{name}={value}" for name, value in _settings_of(recipe_class, options).items()]
-    return load_recipe(recipe_class, options.recipe, [*defaults, *options.overrides, *named])
+    recipe = load_recipe(recipe_class, options.recipe, [*defaults, *options.overrides, *named])
+    recipe.check_start()
+    return recipe
 
 
 def given_settings(recipe_class: type[Recipe], options: argparse.Namespace) -> dict[str, str]:

@@ -18,6 +18,9 @@ class Recipe(Settings):
     job: ClassVar[str]
     """Name of the job, as a recipe file may give it."""
 
+    def check_start(self) -> None:
+        """Refuse settings that runs of earlier releases may have, but no new start."""
+
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
 

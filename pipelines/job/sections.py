@@ -17,6 +17,8 @@ from liveedit_core.backbones.load_options import (
     ModelDtype,
     PromptProtocol,
 )
+from liveedit_core.errors import ConfigError
+from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.method.config import StateDtype
 from liveedit_core.settings import (
     Amount,
@@ -224,10 +226,21 @@ class ScoringSection(WorkerSection):
 
     protocols: Protocols = ("teacher_forced", "free_generation")
     """How to score: "teacher_forced", "free_generation"."""
-    free_generation_cases: Count = 100
-    """Most cases of an evaluation scored by free generation, which is slow; 0 for all."""
-    max_new_tokens: PositiveInt = 12
-    """Longest answer under free generation, in tokens."""
+    free_generation_cases: Count = 0
+    """Most cases of an evaluation scored by free generation; 0 for all."""
+    max_new_tokens: PositiveInt = MAX_TARGET_TOKENS
+    """Longest answer under free generation, in tokens; no accepted target may be longer."""
+
+    def check_length(self, limits: InputLimits) -> None:
+        """ConfigError where accepted targets may be longer than answers."""
+        answer, target = self.max_new_tokens, limits.max_target_tokens
+        if answer < target:
+            raise ConfigError(
+                f"evaluation.max_new_tokens is {answer}, but targets of up to {target} tokens are "
+                "accepted: under free generation answers to longer targets would be cut and count "
+                f"as wrong. Set evaluation.max_new_tokens={target}, or refuse longer targets with "
+                f"limits.max_target_tokens={answer}"
+            )
 
 
 class EvaluationSection(ScoringSection):

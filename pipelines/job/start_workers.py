@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from pipelines.job.sections import ActorSection, EmbeddingSection, GeneratorSection, WorkerSection
 from workers.actor_pool import WorkerPool, actor_options
 from workers.evaluation_pool import EvaluationPool
@@ -83,7 +83,7 @@ def start_evaluator(
     models: ModelSource,
     section: WorkerSection,
     *,
-    max_new_tokens: int = 12,
+    max_new_tokens: int = MAX_TARGET_TOKENS,
     max_in_flight: int = 4,
     cache: CacheNames | None = None,
     answers_uri: str = "",

@@ -47,12 +47,12 @@ def gather_evidence(
     num_missing = _num_missing(record.newest, newest) + _num_missing(record.champion, old)
     comparisons: list[MetricComparison] = []
     if record.champion and not num_missing:
-        comparisons = compare_by(recipe, newest, old, record.compared)
+        comparisons = compare_by(recipe, newest, old, record.compared, record.entities)
     return replace(
         evidence,
         evaluated_at=record.evaluated_time,
         num_missing_results=num_missing,
-        summary=summarize(in_scope(newest, record.newest.held), seed=recipe.seed),
+        summary=summarize(in_scope(newest, record.newest.held), record.entities, seed=recipe.seed),
         compared_with=record.champion.version if record.champion else 0,
         comparisons=comparisons,
         sources=_sources(record),

@@ -30,7 +30,7 @@ from infra.tracking.model_registry import BANK_MODEL, ModelVersions
 from liveedit_core.errors import ConfigError, IntegrityError, LiveEditError
 from liveedit_core.evaluation.comparison import cases_held, in_scope
 from liveedit_core.evaluation.summaries import summarize
-from liveedit_core.schema import Case
+from liveedit_core.schema import Case, entity_of
 from pipelines.evaluation.bank_evaluation import (
     EvaluationSettings,
     evaluate_bank_version,
@@ -220,7 +220,11 @@ class NightlyRun:
             champion=champion,
             compared=compared,
             comparisons=compare_by(
-                self.recipe, newest.evaluation.results, champion.evaluation.results, compared
+                self.recipe,
+                newest.evaluation.results,
+                champion.evaluation.results,
+                compared,
+                entity_of(cases),
             ),
         )
 
@@ -265,7 +269,8 @@ class NightlyRun:
             should_stop=self.should_stop,
         )
         held = cases_held(cases, bank.edit_ids(manifest.bank_version))
-        summary = summarize(in_scope(evaluation.results, held), seed=self.recipe.seed)
+        results = in_scope(evaluation.results, held)
+        summary = summarize(results, entity_of(cases), seed=self.recipe.seed)
         return ScoredVersion(
             registered=registered, bank=bank, evaluation=evaluation, held=held, summary=summary
         )
@@ -283,6 +288,7 @@ class NightlyRun:
             newest=_evaluated_bank(newest, num_results),
             champion=_evaluated_bank(champion, num_results) if champion else None,
             compared=tuple(sorted(findings.compared)),
+            entities=entity_of(findings.cases),
         )
         lease.check()
         EvaluationLog(store, BANK_MODEL).add(record)

@@ -44,7 +44,6 @@ class ReplaySection(ScoringSection):
     """How the fixed cases are scored, and by how many workers."""
 
     num_workers: PositiveInt = 2
-    free_generation_cases: Count = 50
     device: str = "cpu"
     """Device of a backbone other than the built-in one: "cpu", "cuda" or "auto"."""
 
@@ -114,6 +113,9 @@ class NightlyRecipe(_OperationsRecipe):
         if self.cases.path and self.benchmark.is_on:
             raise ValueError("benchmark.name and cases.path are both set; set one of them")
         return self
+
+    def check_start(self) -> None:
+        self.evaluation.check_length(self.limits)
 
 
 class PromotionRecipe(_OperationsRecipe):

@@ -3,7 +3,8 @@
 `stored_before/stored.tar.gz` holds a run with its store (6 edits in 3 windows, evaluated twice, one
 edit removed), a folder of `EditedModel.save` and a tiny training run with its checkpoint, all made
 at commit 00eb028 with the built-in model; `expected.json` holds what that commit read from them.
-The one stored name that changed since is `benchmark.missing_images` in the run's config.toml.
+Its intervals are those of today's statistics, which are exact for so few cases. The one stored name
+that changed since is `benchmark.missing_images` in the run's config.toml.
 """
 
 import hashlib

@@ -51,6 +51,7 @@ def metric_summary(mean: float, num_samples: int = 4) -> MetricSummary:
         exact_interval=interval,
         num_samples=num_samples,
         num_cases=num_samples,
+        num_entities=num_samples,
         empty_fraction=0.0,
         kept_mean=1.5,
         kept_p95=3.0,

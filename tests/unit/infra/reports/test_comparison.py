@@ -23,7 +23,7 @@ def test_a_comparison_leads_with_its_regressions() -> None:
     assert f"90.0 % 78.0 % {minus}12.0 {minus}15.0 to {minus}10.0 regression" in text
     assert "accepted loss 1.0 0.001 uncorrected < 0.001" in text
     assert "90 / 2" in text
-    assert "one-sided sign flips over whole cases" in text
+    assert "one-sided sign flips over whole entities" in text
 
 
 def test_a_comparison_without_regressions_alarms_nobody() -> None:

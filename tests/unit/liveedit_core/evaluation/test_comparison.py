@@ -1,5 +1,6 @@
 """What counts as a regression: the tolerance, the test and the scope, each decisive once."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -33,12 +34,16 @@ def result(number: int, score: float, kind: ProbeKind = ProbeKind.RELIABILITY) -
 
 
 def compare(
-    new: list[ProbeResult], old: list[ProbeResult], tolerance: float = 0.01
+    new: list[ProbeResult],
+    old: list[ProbeResult],
+    tolerance: float = 0.01,
+    entities: Mapping[str, str] | None = None,
 ) -> list[MetricComparison]:
     return compare_results(
         new,
         old,
         held={item.case_id for item in old},
+        entities=entities or {},
         alpha=0.05,
         num_resamples=1000,
         tolerance_of=lambda kind: tolerance,
@@ -160,3 +165,13 @@ def test_only_probes_of_both_versions_are_paired() -> None:
     pairs = paired_results(old[::-1], new[3:])
     assert [older.key for older, _ in pairs] == sorted(result.key for result in new[3:])
     assert all(older.key == newer.key for older, newer in pairs)
+
+
+def test_edits_of_one_entity_count_as_one_sample() -> None:
+    """Eight edits fell: 8 entities are 1 of 2^8 by chance, 2 entities 1 of 2^2."""
+    new, old = ([result(number, score) for number in range(8)] for score in (0.0, 1.0))
+    (apart,) = compare(new, old)
+    assert apart.difference.p_value == 1 / 2**8
+    (found,) = compare(new, old, entities={f"case-{n}": f"entity {n % 2}" for n in range(8)})
+    assert (found.difference.p_value, found.is_regression) == (1 / 2**2, False)
+    assert "8 probes of 2 entities" in found.sentence()

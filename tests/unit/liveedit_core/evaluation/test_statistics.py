@@ -9,71 +9,102 @@ import pytest
 
 from liveedit_core.errors import ShapeError
 from liveedit_core.evaluation.statistics import (
-    CaseSums,
+    EntitySums,
     PairedDifference,
-    bootstrap_interval,
+    exact_interval,
     holm_adjusted,
     paired_difference,
+    share_interval,
 )
 
 
 def names(count: int) -> list[str]:
-    return [f"case {n}" for n in range(count)]
+    return [f"entity {n}" for n in range(count)]
 
 
-def test_many_independent_cases_give_the_normal_interval() -> None:
+def test_many_independent_entities_give_the_normal_interval() -> None:
     scores = [float(n % 2) for n in range(400)]
-    interval = bootstrap_interval(scores, groups=names(400), seed=0, num_resamples=4000)
+    interval = share_interval(scores, groups=names(400), seed=0, num_resamples=4000)
     half = 1.96 * statistics.pstdev(scores) / math.sqrt(400)
     assert interval.low == pytest.approx(0.5 - half, abs=0.006)
     assert interval.high == pytest.approx(0.5 + half, abs=0.006)
 
 
-def test_probes_of_one_case_are_no_independent_samples() -> None:
-    """Each case ten times: the interval must not shrink."""
+def test_probes_of_one_entity_are_no_independent_samples() -> None:
+    """Each entity ten times: the interval must not shrink."""
     scores = [float(n % 2) for n in range(40)]
-    once = bootstrap_interval(scores, groups=names(40), seed=0)
-    repeated = bootstrap_interval(scores * 10, groups=names(40) * 10, seed=0)
+    once = share_interval(scores, groups=names(40), seed=0)
+    repeated = share_interval(scores * 10, groups=names(40) * 10, seed=0)
     assert (repeated.low, repeated.high) == pytest.approx((once.low, once.high))
 
 
-def test_cases_weigh_by_their_probes() -> None:
-    sums = CaseSums.of([1.0, 0.0, 0.0, 0.0], ["a", "b", "b", "b"])
+def test_entities_weigh_by_their_probes() -> None:
+    sums = EntitySums.of([1.0, 0.0, 0.0, 0.0], ["a", "b", "b", "b"])
     means = sums.resampled_means(np.random.default_rng(0), 2000)
     assert set(means.round(6)) == {0.0, 0.25, 1.0}
 
 
-def test_a_single_case_and_equal_scores_have_no_width() -> None:
-    one = bootstrap_interval([0.25, 0.75], groups=["a", "a"], seed=0)
-    assert (one.low, one.high) == (0.5, 0.5)
-    same = bootstrap_interval([1.0] * 30, groups=names(30), seed=0)
-    assert (same.low, same.high) == (1.0, 1.0)
+def test_exact_intervals_as_in_the_tables() -> None:
+    """Closed forms where none or all are right; 8 of 20 from tables of Clopper and Pearson."""
+    none, every = exact_interval(0, 20), exact_interval(20, 20)
+    assert (none.low, every.high) == (0.0, 1.0)
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 20))
+    assert every.low == pytest.approx(0.025 ** (1 / 20))
+    some = exact_interval(8, 20)
+    assert (some.low, some.high) == pytest.approx((0.1912, 0.6395), abs=1e-4)
+
+
+def test_a_single_entity_says_nearly_nothing() -> None:
+    wrong = share_interval([0.0], groups=["a"], seed=0)
+    assert (wrong.low, wrong.high) == pytest.approx((0.0, 0.975))
+    halves = share_interval([0.25, 0.75], groups=["a", "a"], seed=0)
+    assert halves.low < 0.01
+    assert halves.high > 0.99
+
+
+def test_few_entities_and_shares_near_the_ends_have_exact_intervals() -> None:
+    def is_exact(num_right: int, num_entities: int) -> bool:
+        scores = [float(n < num_right) for n in range(num_entities)]
+        found = share_interval(scores * 2, groups=names(num_entities) * 2, seed=0)
+        exact = exact_interval(num_right, num_entities)
+        return (found.low, found.high) == pytest.approx((exact.low, exact.high), rel=1e-9)
+
+    assert all(is_exact(*share) for share in ((15, 29), (9, 1000), (991, 1000), (100, 100)))
+    assert not any(is_exact(*share) for share in ((15, 30), (10, 1000), (990, 1000)))
+
+
+def test_exact_intervals_keep_their_promise_where_the_bootstrap_does_not() -> None:
+    random = np.random.default_rng(0)
+    covered = 0
+    for trial in range(300):
+        scores = (random.random(25) < 0.95).astype(float).tolist()
+        interval = share_interval(scores, groups=names(25), seed=trial)
+        covered += interval.low <= 0.95 <= interval.high
+    assert covered / 300 >= 0.95
 
 
 def test_the_seed_decides_and_order_does_not() -> None:
     draw = np.random.default_rng(0)
     scores = draw.random(60).tolist()
-    groups = [f"case {n % 25}" for n in range(60)]
+    groups = [f"entity {n % 35}" for n in range(60)]
     order = draw.permutation(60).tolist()
-    shuffled = bootstrap_interval(
-        [scores[i] for i in order], groups=[groups[i] for i in order], seed=3
-    )
-    assert shuffled == bootstrap_interval(scores, groups=groups, seed=3)
-    assert shuffled != bootstrap_interval(scores, groups=groups, seed=4)
+    shuffled = share_interval([scores[i] for i in order], groups=[groups[i] for i in order], seed=3)
+    assert shuffled == share_interval(scores, groups=groups, seed=3)
+    assert shuffled != share_interval(scores, groups=groups, seed=4)
 
 
 def test_wider_levels_contain_narrower_ones() -> None:
     scores = [float(n % 3 == 0) for n in range(50)]
-    wide = bootstrap_interval(scores, groups=names(50), seed=0, level=0.99)
-    narrow = bootstrap_interval(scores, groups=names(50), seed=0, level=0.5)
+    wide = share_interval(scores, groups=names(50), seed=0, level=0.99)
+    narrow = share_interval(scores, groups=names(50), seed=0, level=0.5)
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
 def test_nothing_measured_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least"):
-        bootstrap_interval([], groups=[], seed=0)
+        share_interval([], groups=[], seed=0)
     with pytest.raises(ValueError, match="zip"):
-        bootstrap_interval([1.0], groups=[], seed=0)
+        share_interval([1.0], groups=[], seed=0)
 
 
 def compare(
@@ -83,12 +114,12 @@ def compare(
     return paired_difference(new, old, groups=names, seed=0, num_resamples=2000)
 
 
-def test_few_cases_are_tested_exactly() -> None:
+def test_few_entities_are_tested_exactly() -> None:
     found = compare([0, 0, 0, 0, 1, 1], [1, 1, 1, 0, 0, 1])
     # Three cases fell and one rose: of 16 sign assignments those with a sum <= -2 are 1 + 4.
     assert found.p_value == 5 / 16
     assert found.mean == pytest.approx(-2 / 6)
-    assert (found.num_samples, found.num_cases) == (6, 6)
+    assert (found.num_samples, found.num_entities) == (6, 6)
 
 
 def test_without_a_difference_nothing_is_found() -> None:
@@ -111,19 +142,19 @@ def test_both_directions_mirror_each_other() -> None:
     assert found.mean == -mirrored.mean
 
 
-def test_probes_of_one_case_count_as_one() -> None:
+def test_probes_of_one_entity_count_as_one() -> None:
     scores = [0.0] * 8, [1.0] * 8
     alone = compare(*scores)
     together = compare(*scores, groups=["a", "a", "a", "a", "b", "b", "b", "b"])
     assert alone.p_value == 1 / 2**8
     assert together.p_value == 1 / 2**2
-    assert together.num_cases == 2
+    assert together.num_entities == 2
 
 
 def test_order_does_not_matter() -> None:
     random = np.random.default_rng(1)
     new, old = random.random(60).tolist(), random.random(60).tolist()
-    groups = [f"case-{i // 2}" for i in range(60)]
+    groups = [f"entity-{i // 2}" for i in range(60)]
     order = random.permutation(60).tolist()
     first = compare(new, old, groups)
     second = compare([new[i] for i in order], [old[i] for i in order], [groups[i] for i in order])

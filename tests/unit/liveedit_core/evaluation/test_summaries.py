@@ -5,8 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
-from liveedit_core.evaluation.summaries import paper_average, summarize, summarize_variants
+from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED, ProbeResult
+from liveedit_core.evaluation.summaries import (
+    EARNED_METRICS,
+    metric_values,
+    paper_average,
+    summarize,
+    summarize_tags,
+    summarize_variants,
+)
 from liveedit_core.schema import PAPER_METRICS, Probe, ProbeKind
 from tests.unit.tiny_inputs import case
 from tests.unit.tiny_results import probe_result
@@ -28,7 +35,7 @@ def test_summaries_by_hand() -> None:
     )
     forced = summary[RELIABILITY, TEACHER_FORCED]
     assert (forced.mean, forced.exact_mean) == (0.375, 0.25)
-    assert (forced.num_samples, forced.num_cases) == (4, 1)
+    assert (forced.num_samples, forced.num_cases, forced.num_entities) == (4, 1, 1)
     assert (forced.empty_fraction, forced.own_kept_fraction) == (0.25, 0.5)
     assert (forced.kept_mean, forced.kept_p95) == (1.5, 3.0)
     assert (forced.own_first_fraction, forced.own_rank_mean) == (0.25, 1.0)
@@ -48,6 +55,38 @@ def test_the_order_of_results_changes_nothing() -> None:
     shuffled = draw.sample(results, len(results))
     assert summarize(shuffled, seed=1) == summarize(results, seed=1)
     assert summarize(shuffled, seed=2) != summarize(results, seed=1), "intervals are drawn"
+
+
+def test_two_edits_of_one_entity_are_one_sample() -> None:
+    """40 entities, two edits each, both right or both wrong: intervals of 40 samples, not of 80."""
+    results = [probe_result(f"case {n}", score=float(n // 2 % 2)) for n in range(80)]
+    once = [item for n, item in enumerate(results) if n % 2 == 0]
+    entities = {f"case {n}": f"entity {n // 2:02}" for n in range(80)}
+
+    def width(results: list[ProbeResult], entities: dict[str, str]) -> float:
+        bounds = summarize(results, entities)[RELIABILITY, TEACHER_FORCED].interval
+        return bounds.high - bounds.low
+
+    assert width(results, entities) == pytest.approx(width(once, entities))
+    assert width(results, {}) < 0.8 * width(results, entities)
+    found = summarize(results, entities)[RELIABILITY, TEACHER_FORCED]
+    assert (found.num_samples, found.num_cases, found.num_entities) == (80, 80, 40)
+
+
+def test_tags_by_hand() -> None:
+    cases = [
+        replace(case(n), case_id=f"c{n}", entity="one", tags={"length": length} if length else {})
+        for n, length in enumerate(("1-2", "3-5", "3-5", ""))
+    ]
+    results = [probe_result(f"c{n}", score=score) for n, score in enumerate((1.0, 0.5, 0.0, 0.9))]
+    results.append(probe_result("another run's case"))
+    found = summarize_tags(results, cases, "length")
+    assert {key: (item.mean, item.num_samples) for key, item in found.items()} == {
+        (RELIABILITY, "1-2", TEACHER_FORCED): (1.0, 1),
+        (RELIABILITY, "3-5", TEACHER_FORCED): (0.25, 2),
+    }
+    assert found[RELIABILITY, "3-5", TEACHER_FORCED].num_entities == 1
+    assert summarize_tags(results, cases, "domain") == {}
 
 
 def test_variants_by_hand() -> None:
@@ -87,7 +126,12 @@ def test_the_papers_average_leaves_out_all_but_its_five_metrics() -> None:
     }
     results = [probe_result(kind=kind, score=score) for kind, score in scores.items()]
     results.append(probe_result(protocol=FREE_GENERATION, score=0.0))
-    assert paper_average(summarize(results)) == pytest.approx(0.8)
+    summary = summarize(results)
+    assert paper_average(summary) == pytest.approx(0.8)
+    assert paper_average(summary, EARNED_METRICS) == pytest.approx((1.0 + 0.8 + 0.6 + 0.6) / 4)
+    values = metric_values(summary)
+    assert values["paper_average.teacher_forced"] == pytest.approx(0.8)
+    assert values["paper_average_without_text_locality.teacher_forced"] == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize("missing", PAPER_METRICS)

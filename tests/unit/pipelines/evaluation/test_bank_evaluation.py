@@ -21,6 +21,7 @@ from pipelines.evaluation.bank_evaluation import (
     EvaluationSettings,
     evaluate_bank_version,
     lifelong_curves,
+    max_groups,
     plan_evaluation,
     wanted_by,
 )
@@ -251,3 +252,30 @@ def test_groups_hold_all_cases_and_the_last_one_the_rest(size: int, num_groups: 
     for item, group in zip(PLANNED, groups, strict=True):
         assert item.edit.edit_id in group
     assert len(plan.wanted) == 21 * PROBES_PLANNED
+
+
+def test_small_numbers_of_edits_take_a_hundred_groups_and_large_ones_all() -> None:
+    sizes = (1, 9, 10, 11, 50, 100, 101, 1000)
+    assert [max_groups(size) for size in sizes] == [100, 100, 100, 90, 20, 10, 0, 0]
+
+
+@pytest.mark.parametrize(("size", "num_groups"), [(1, 100), (10, 100), (100, 10), (300, 4)])
+def test_a_curve_draws_whole_groups_of_many_cases(size: int, num_groups: int) -> None:
+    cases = [text_case(number) for number in range(1105)]
+
+    def groups(seed: int) -> list[tuple[str, ...]]:
+        settings = EvaluationSettings(protocols=(TEACHER_FORCED,), seed=seed)
+        plan = plan_evaluation(cases, settings, group_size=size)
+        taught = [group for unit in plan.units for group in unit.groups]
+        for item, group in zip(plan.cases, taught, strict=True):
+            assert item.edit.edit_id in group
+        return list(dict.fromkeys(taught))
+
+    drawn = groups(0)
+    assert len(drawn) == num_groups
+    assert drawn == groups(0)
+    if size <= 100:
+        assert {len(group) for group in drawn} == {size}
+        assert drawn != groups(1)
+    else:
+        assert sum(map(len, drawn)) == 1105

@@ -78,6 +78,7 @@ def compare(num_right: int) -> list[MetricComparison]:
         results_of(num_right),
         results_of(20),
         held=NAMES,
+        entities={},
         alpha=0.05,
         num_resamples=5000,
         tolerance_of=TolerancesSection().of,

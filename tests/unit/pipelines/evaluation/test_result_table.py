@@ -46,12 +46,12 @@ def test_protocols_and_ways_of_counting_have_tables_of_their_own() -> None:
     forced, exact, free, _ = printed()
     assert "1 edit " in forced
     assert "10 edits" in forced
-    assert "90.0 [85-95]" in forced
+    assert "90.0 [85-95] n=4" in forced
     assert "by construction" in forced
     assert "average" not in forced  # two of the five were measured
     assert "all target tokens" in exact
     assert "average" not in exact
-    assert "25.0 [20-30]" in free
+    assert "25.0 [20-30] n=4" in free
     assert "25.0" not in forced
 
 

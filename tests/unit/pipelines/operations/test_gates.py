@@ -26,6 +26,7 @@ def comparisons(num_right: int) -> list[MetricComparison]:
         new,
         old,
         held={item.case_id for item in old},
+        entities={},
         alpha=0.05,
         num_resamples=1000,
         tolerance_of=TolerancesSection().of,
