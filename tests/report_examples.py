@@ -24,6 +24,7 @@ from liveedit_core.evaluation.comparison import (
     Pair,
 )
 from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
+from liveedit_core.evaluation.scope import Scope, ScopeShare
 from liveedit_core.evaluation.statistics import Interval, PairedDifference
 from liveedit_core.evaluation.summaries import MetricSummary
 from liveedit_core.schema import EditRequest, Probe, ProbeKind
@@ -107,7 +108,8 @@ def version(label: str, bank_version: int, num_edits: int) -> EvaluatedVersion:
 
 def evaluation_example() -> EvaluationReportData:
     """The page of an evaluation."""
-    means = dict(zip(ProbeKind, (0.96, 0.93, 0.81, 1.0, 0.97, 0.88, 0.9, 0.4), strict=True))
+    scores = (0.96, 0.93, 0.81, 1.0, 0.97, 0.88, 0.9, 0.4, 0.5)
+    means = dict(zip(ProbeKind, scores, strict=True))
     points = [
         CurvePoint(
             num_edits=num_edits,
@@ -137,10 +139,33 @@ def evaluation_example() -> EvaluationReportData:
     )
 
 
+def with_labels(point: CurvePoint) -> CurvePoint:
+    """The point with a hostile variant, two lengths of target, and the scope of its edits."""
+    kind, share = ProbeKind.MODAL_GENERALITY, Interval(low=0.1, high=0.4)
+    return replace(
+        point,
+        by_variant={(kind, f"mirrored {HOSTILE}", TEACHER_FORCED): metric(kind, 7, 0.5)},
+        by_tag={
+            "length": {
+                (kind, value, TEACHER_FORCED): metric(kind, num_cases, 0.5)
+                for value, num_cases in (("11-24", 2), ("3-5", 9))
+            }
+        },
+        scope={
+            (scope, protocol): ScopeShare(
+                num_in_class=25, num_cases=100, fraction=0.25, interval=share
+            )
+            for scope in Scope
+            for protocol in PROTOCOLS
+        },
+    )
+
+
 def run_example() -> ReportData:
     """The report of an editing run that drew a lifelong curve of 1 000 cases."""
     evaluation = evaluation_example()
-    means = dict(zip(ProbeKind, (0.99, 0.95, 0.84, 1.0, 0.98, 0.9, 0.92, 0.4), strict=True))
+    scores = (0.99, 0.95, 0.84, 1.0, 0.98, 0.9, 0.92, 0.4, 0.5)
+    means = dict(zip(ProbeKind, scores, strict=True))
     curve = [
         CurvePoint(
             num_edits=num_edits,
@@ -159,7 +184,7 @@ def run_example() -> ReportData:
         seed=7,
         num_edits=1000,
         duration_s=412.0,
-        metrics=evaluation.curve,
+        metrics=[*evaluation.curve[:-1], with_labels(evaluation.curve[-1])],
         curve=curve,
         examples=evaluation.examples,
         worst_cases=evaluation.worst_cases,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from infra.reports.data import ComparisonReportData
 from infra.reports.formats import count, percent, points, spell
 from infra.reports.metrics import PROTOCOL_NOTES
-from infra.reports.page import Tile, average_tile, render_page
+from infra.reports.page import AVERAGES, Tile, render_page
 from liveedit_core.evaluation.comparison import (
     GAINED,
     IMPROVEMENT,
@@ -72,8 +72,7 @@ def comparison_tiles(data: ComparisonReportData) -> list[Tile]:
     ]
     if data.comparisons:
         tiles.append(_regressions_tile(data.comparisons))
-    if average := _average_tile(data.comparisons):
-        tiles.append(average)
+    tiles += _average_tiles(data.comparisons)
     for direction, note in ((LOST, "right before, wrong now"), (GAINED, "wrong before, right now")):
         tiles.append(
             Tile(
@@ -100,14 +99,16 @@ def _regressions_tile(comparisons: Sequence[MetricComparison]) -> Tile:
     )
 
 
-def _average_tile(comparisons: Sequence[MetricComparison]) -> Tile | None:
+def _average_tiles(comparisons: Sequence[MetricComparison]) -> list[Tile]:
     forced = [item for item in comparisons if item.protocol == TEACHER_FORCED]
-    old = average_of({item.kind: item.old_mean for item in forced})
-    new = average_of({item.kind: item.new_mean for item in forced})
-    if old is None or new is None:
-        return None
-    note = f"{percent(old)} to {percent(new)}, {spell(TEACHER_FORCED)}"
-    return average_tile(f"{points(new - old)} points", note)
+    tiles = []
+    for label, kinds, remark in AVERAGES:
+        old = average_of({item.kind: item.old_mean for item in forced}, kinds)
+        new = average_of({item.kind: item.new_mean for item in forced}, kinds)
+        if old is not None and new is not None:
+            note = f"{percent(old)} to {percent(new)}, {spell(TEACHER_FORCED)}; {remark}"
+            tiles.append(Tile(label=label, value=f"{points(new - old)} points", note=note))
+    return tiles
 
 
 def _rows(comparisons: Sequence[MetricComparison], protocol: str) -> list[MetricComparison]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from liveedit_core.evaluation.comparison import MetricComparison, Pair, direction_of
 from liveedit_core.evaluation.probes import ProbeResult
-from liveedit_core.evaluation.summaries import Summary
+from liveedit_core.evaluation.scope import ScopeSummary
+from liveedit_core.evaluation.summaries import LabelSummary, Summary
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import EditRequest, Probe
 
@@ -16,6 +17,10 @@ class CurvePoint:
 
     num_edits: int
     summary: Summary
+    by_variant: LabelSummary = field(default_factory=dict)
+    by_tag: Mapping[str, LabelSummary] = field(default_factory=dict)
+    """By tag of the cases, then by its values."""
+    scope: ScopeSummary = field(default_factory=dict)
     num_groups: int = 1
     """Lifelong curves evaluate the cases in groups of `num_edits`; the last may be smaller."""
 

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 from infra.reports.data import CurvePoint, ReportData
 from infra.reports.formats import count, duration, percent, spell
-from infra.reports.metrics import CURVE_HEADING, metric_plots, metric_tables
-from infra.reports.page import HEADLINE_METRICS, Tile, average_tile, render_page
+from infra.reports.metrics import CURVE_HEADING, metric_plots, metric_tables, tag_tables
+from infra.reports.page import HEADLINE_METRICS, Tile, average_tiles, render_page
 from liveedit_core.evaluation.probes import TEACHER_FORCED
-from liveedit_core.evaluation.summaries import paper_average
 from liveedit_core.schema import ProbeKind
 
 MAX_EXAMPLES = 60
@@ -18,6 +17,7 @@ MAX_PAIRS = 40
 
 
 def render_report(data: ReportData) -> str:
+    last = max(data.metrics, key=lambda point: point.num_edits, default=None)
     return render_page(
         "report.html.j2",
         title=data.title,
@@ -25,6 +25,8 @@ def render_report(data: ReportData) -> str:
         data=data,
         tiles=report_tiles(data),
         tables=metric_tables(data.metrics),
+        last=last,
+        tag_tables=tag_tables(last) if last else [],
         plots=metric_plots(data.metrics, seed=data.seed),
         curve_tables=metric_tables(data.curve),
         curve_plots=metric_plots(data.curve, seed=data.seed, heading=CURVE_HEADING),
@@ -68,10 +70,9 @@ def _metric_tiles(metrics: Sequence[CurvePoint]) -> list[Tile]:
             item = point.summary[kind, protocol]
             note = f"{spell(protocol)}, n = {item.num_samples:,} at {point.num_edits:,} edits"
             tiles.append(Tile(label=spell(kind), value=percent(item.mean), note=note))
-    average = paper_average(points[-1].summary) if points else None
-    if average is not None:
-        note = f"{spell(TEACHER_FORCED)}, {points[-1].num_edits:,} edits; one is by construction"
-        tiles.append(average_tile(percent(average), note))
+    if points:
+        note = f"{spell(TEACHER_FORCED)}, {points[-1].num_edits:,} edits"
+        tiles += average_tiles(points[-1].summary, note)
     return tiles
 
 

@@ -1,14 +1,16 @@
 """Metrics arranged for a page: one table and its plots for each protocol, never two in one."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from infra.reports.data import CurvePoint
 from infra.reports.formats import spell
 from infra.reports.plots import Line, Plot, draw_by_num_edits, plot_by_num_edits, plot_name
 from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED
-from liveedit_core.evaluation.summaries import BY_CONSTRUCTION, MetricSummary
+from liveedit_core.evaluation.summaries import BY_CONSTRUCTION, LabelSummary, MetricSummary
 from liveedit_core.schema import ProbeKind
 
 PROTOCOL_NOTES = {
@@ -25,7 +27,8 @@ METRIC_NOTES = {
     ProbeKind.MODAL_LOCALITY: "an unrelated image and question: the answer must not change",
     ProbeKind.IMAGE_SWAP_LOCALITY: "the prompt on another image: the answer must not change",
     ProbeKind.PROMPT_SWAP_LOCALITY: "another question on the image: the answer must not change",
-    ProbeKind.PORTABILITY: "a question whose answer follows from the edit",
+    ProbeKind.PORTABILITY: "a question whose answer follows from the edit; where no expert is kept "
+    "for it, this is the unedited backbone's answer by the structure of the method",
     ProbeKind.CORRECTION: "a fact taught earlier in other words: the correction must answer",
 }
 """What each kind of probe asks."""
@@ -34,13 +37,23 @@ CURVE_HEADING = "Lifelong curve: "
 """Start of the titles of the lifelong curve's plots, and so of their file names and ids."""
 
 
+class MetricRow(NamedTuple):
+    """One metric, or one variant of its probes, with a cell for each column."""
+
+    kind: ProbeKind
+    variant: str
+    """Empty: all probes of the kind."""
+    cells: Sequence[MetricSummary | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class MetricTable:
-    """Metrics of one protocol: a row for each kind of probe, a column for each number of edits."""
+    """Metrics of one protocol: a row for each kind of probe and each variant, a column for each
+    number of edits."""
 
     protocol: str
     points: Sequence[CurvePoint]
-    rows: Sequence[tuple[ProbeKind, Sequence[MetricSummary | None]]]
+    rows: Sequence[MetricRow]
 
     @property
     def note(self) -> str:
@@ -49,7 +62,7 @@ class MetricTable:
     @property
     def num_cases(self) -> list[int]:
         """Cases scored under this protocol, for each column."""
-        columns = zip(*(cells for _, cells in self.rows), strict=True)
+        columns = zip(*(row.cells for row in self.rows), strict=True)
         return [max(cell.num_cases for cell in column if cell) for column in columns]
 
 
@@ -63,13 +76,57 @@ def metric_tables(points: Sequence[CurvePoint]) -> list[MetricTable]:
             if any(name == protocol for _, name in point.summary)
         }
         columns = [by_edits[count] for count in sorted(by_edits)]
-        rows = [
-            (kind, [point.summary.get((kind, protocol)) for point in columns]) for kind in ProbeKind
-        ]
         if columns:
-            shown = [(kind, cells) for kind, cells in rows if any(cells)]
-            tables.append(MetricTable(protocol=protocol, points=columns, rows=shown))
+            rows = _rows(columns, protocol)
+            tables.append(MetricTable(protocol=protocol, points=columns, rows=rows))
     return tables
+
+
+def _rows(columns: Sequence[CurvePoint], protocol: str) -> list[MetricRow]:
+    rows = []
+    for kind in ProbeKind:
+        rows.append(MetricRow(kind, "", [point.summary.get((kind, protocol)) for point in columns]))
+        for variant in sorted({v for p in columns for k, v, _ in p.by_variant if k == kind}):
+            key = kind, variant, protocol
+            rows.append(MetricRow(kind, variant, [p.by_variant.get(key) for p in columns]))
+    return [row for row in rows if any(row.cells)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagTable:
+    """Metrics of one protocol: a row for each value of a tag of the cases, a column for each kind
+    of probe."""
+
+    tag: str
+    protocol: str
+    kinds: Sequence[ProbeKind]
+    rows: Sequence[tuple[str, Sequence[MetricSummary | None]]]
+
+
+def tag_tables(point: CurvePoint) -> list[TagTable]:
+    """A table for each tag and protocol; without the metrics that are 1 by construction."""
+    tables = []
+    for tag, by_value in point.by_tag.items():
+        for protocol in PROTOCOLS:
+            found = {kind for kind, _, name in by_value if name == protocol} - BY_CONSTRUCTION
+            kinds = [kind for kind in ProbeKind if kind in found]
+            rows = [
+                (value, [by_value.get((kind, value, protocol)) for kind in kinds])
+                for value in tag_values(by_value)
+            ]
+            if kinds:
+                tables.append(TagTable(tag=tag, protocol=protocol, kinds=kinds, rows=rows))
+    return tables
+
+
+def tag_values(by_value: LabelSummary) -> list[str]:
+    """Values of a tag, in order: "3-5" before "11-24" before "photo"."""
+
+    def rank(value: str) -> tuple[float, str]:
+        start = value.partition("-")[0]
+        return (float(start) if start.isdecimal() else math.inf, value)
+
+    return sorted({value for _, value, _ in by_value}, key=rank)
 
 
 def metric_plots(points: Sequence[CurvePoint], *, seed: int, heading: str = "") -> list[Plot]:

@@ -20,9 +20,15 @@ from infra.reports import formats
 from infra.reports.metrics import METRIC_NOTES
 from liveedit_core.errors import InputError
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
-from liveedit_core.evaluation.summaries import BY_CONSTRUCTION
+from liveedit_core.evaluation.scope import Scope
+from liveedit_core.evaluation.summaries import (
+    BY_CONSTRUCTION,
+    EARNED_METRICS,
+    Summary,
+    paper_average,
+)
 from liveedit_core.inputs.images import decode_image
-from liveedit_core.schema import ProbeKind
+from liveedit_core.schema import PAPER_METRICS, ProbeKind
 
 HEADLINE_METRICS: Sequence[tuple[ProbeKind, str]] = (
     (ProbeKind.RELIABILITY, TEACHER_FORCED),
@@ -44,8 +50,20 @@ class Tile:
     is_alert: bool = False
 
 
-def average_tile(value: str, note: str) -> Tile:
-    return Tile(label="average of five metrics", value=value, note=note)
+AVERAGES = (
+    ("average of five metrics", PAPER_METRICS, "one is by construction"),
+    ("average without text locality", EARNED_METRICS, "four metrics"),
+)
+"""Label, metrics and note of the averages that pages show."""
+
+
+def average_tiles(summary: Summary, note: str) -> list[Tile]:
+    """The averages that can be had of what was measured."""
+    return [
+        Tile(label=label, value=formats.percent(average), note=f"{note}; {remark}")
+        for label, kinds, remark in AVERAGES
+        if (average := paper_average(summary, kinds)) is not None
+    ]
 
 
 def render_page(template: str, **context: Any) -> str:
@@ -59,7 +77,11 @@ def render_page(template: str, **context: Any) -> str:
     )
     environment.filters |= {name: getattr(formats, name) for name in _FORMATS}
     environment.filters["thumbnail"] = thumbnail_uri
-    environment.globals |= {"fixed_metrics": BY_CONSTRUCTION, "metric_notes": METRIC_NOTES}
+    environment.globals |= {
+        "fixed_metrics": BY_CONSTRUCTION,
+        "metric_notes": METRIC_NOTES,
+        "scopes": list(Scope),
+    }
     return environment.get_template(template).render(context)
 
 

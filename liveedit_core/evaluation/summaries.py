@@ -56,6 +56,8 @@ class MetricSummary:
 Summary = Mapping[tuple[ProbeKind, str], MetricSummary]
 """By metric and protocol."""
 
+TABLE_TAGS = ("domain", "length", "content", "family")
+"""Tags of cases by which tables are made."""
 _NO_ENTITIES: Mapping[str, str] = {}
 
 LabelKey = tuple[ProbeKind, str, str]

@@ -86,10 +86,7 @@ def report_data(
         num_edits_before=outcome.num_edits_before,
         num_rejects=len(rejected),
         duration_s=duration_s,
-        metrics=[
-            CurvePoint(num_edits=item.num_edits, summary=item.summary)
-            for item in outcome.evaluations
-        ],
+        metrics=[curve_point(item) for item in outcome.evaluations],
         curve=[curve_point(item) for item in outcome.curve],
         examples=examples,
         worst_cases=worst,
@@ -113,11 +110,14 @@ def refused_requests(sources: ReportSources, outcome: Outcome) -> list[Rejected]
 
 
 def curve_point(point: BankEvaluation) -> CurvePoint:
-    """One point of a lifelong curve as a report shows it."""
+    """An evaluation as a report shows it."""
     return CurvePoint(
         num_edits=point.num_edits,
         summary=point.summary,
-        num_groups=-(-point.num_cases // point.num_edits),
+        by_variant=point.by_variant,
+        by_tag=point.by_tag,
+        scope=point.scope,
+        num_groups=point.num_groups,
     )
 
 

@@ -8,7 +8,7 @@ repeating the call after a crash gives the numbers of an undisturbed run.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from infra.bank.expert_bank import ExpertBank
@@ -18,10 +18,13 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import RepositoryMismatchError
 from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, ResultKey
+from liveedit_core.evaluation.scope import ScopeSummary, scope_classes
 from liveedit_core.evaluation.summaries import (
+    TABLE_TAGS,
     LabelSummary,
     Summary,
     summarize,
+    summarize_tags,
     summarize_variants,
 )
 from liveedit_core.method.config import GeneratorConfig
@@ -79,6 +82,11 @@ class BankEvaluation(EvaluatedVersion):
     """Time that workers spent on them."""
     by_variant: LabelSummary = field(default_factory=dict)
     """Metrics by variant of the probes, for those that state it."""
+    by_tag: Mapping[str, LabelSummary] = field(default_factory=dict)
+    """Metrics by value of each of `TABLE_TAGS` that cases have."""
+    scope: ScopeSummary = field(default_factory=dict)
+    num_groups: int = 1
+    """More than 1 on a lifelong curve, whose groups hold `num_edits`; the last may be smaller."""
 
 
 def plan_evaluation(
@@ -208,15 +216,21 @@ class EvaluationTask:
         """The results that the store holds of this evaluation."""
         stored = {result.key: result for result in self._results.read(self.key)}
         results = tuple(stored[key] for key in self._wanted if key in stored)
+        cases, seed = self._plan.cases, self._settings.seed
+        entities = entity_of(cases)
+        by_tag = {tag: summarize_tags(results, cases, tag, seed=seed) for tag in TABLE_TAGS}
         return BankEvaluation(
             bank=self.key.bank,
             bank_version=self.key.bank_version,
             num_edits=self.key.num_edits,
             run=self._results.run,
-            num_cases=len(self._plan.cases),
+            num_cases=len(cases),
+            num_groups=-(-len(cases) // self.key.group_size) if self.key.group_size else 1,
             results=results,
-            summary=summarize(results, entity_of(self._plan.cases), seed=self._settings.seed),
-            by_variant=summarize_variants(results, self._plan.cases, seed=self._settings.seed),
+            summary=summarize(results, entities, seed=seed),
+            by_variant=summarize_variants(results, cases, seed=seed),
+            by_tag={tag: summary for tag, summary in by_tag.items() if summary},
+            scope=scope_classes(results, entities, seed=seed),
             is_complete=not self._missing,
             num_new_results=self._num_new,
             seconds=self._seconds,

@@ -137,3 +137,15 @@ def test_long_lists_are_cut_and_say_so(data: ReportData) -> None:
     assert f"reason &lt;{MAX_REJECTS}&gt;" in html
     assert f"reason &lt;{MAX_REJECTS + 1}&gt;" not in html
     assert "800 more are not shown" in html
+
+
+def test_variants_strata_and_scope_are_shown_with_their_samples() -> None:
+    text = words(render_report(run_example()))
+    assert "50.0 % 46.0 to 53.0 n = 21" in text  # the mirrored images of 7 cases
+    assert "of these, any expert kept 96.9 % n = 3" in text
+    assert "unedited backbone's answer by the structure of the method" in text
+    assert (
+        "length modal generality 3-5 50.0 % 46.0 to 53.0 n = 27 11-24 50.0 % 46.0 to 53.0 n = 6"
+        in text
+    )
+    assert "under-generalised 25.0 % 10.0 to 40.0 n = 100 25.0 % 10.0 to 40.0 n = 100" in text

@@ -23,8 +23,8 @@ def test_tables_mark_gaps() -> None:
     assert table.points == points[::-1]
     (text_locality,), (reliability,) = (point.summary.values() for point in points)
     assert table.rows == [
-        (ProbeKind.RELIABILITY, [reliability, None]),
-        (ProbeKind.TEXT_LOCALITY, [None, text_locality]),
+        (ProbeKind.RELIABILITY, "", [reliability, None]),
+        (ProbeKind.TEXT_LOCALITY, "", [None, text_locality]),
     ]
 
 
@@ -33,7 +33,7 @@ def test_protocols_never_share_a_table_or_a_plot() -> None:
     forced, free = metric_tables(data.curve)
     assert [forced.protocol, free.protocol] == [TEACHER_FORCED, FREE_GENERATION]
     for table in (forced, free):
-        for kind, cells in table.rows:
+        for kind, _, cells in table.rows:
             assert cells == [p.summary[kind, table.protocol] for p in data.curve]
     assert (forced.num_cases, free.num_cases) == ([1000] * 4, [100] * 4)
     for plot in metric_plots(data.metrics, seed=0):
