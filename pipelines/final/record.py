@@ -7,20 +7,20 @@ from typing import Any
 
 from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.evaluation.summaries import (
+    EARNED_METRICS,
+    TABLE_TAGS,
     MetricSummary,
     paper_average,
     summarize,
     summarize_variants,
 )
-from liveedit_core.schema import Case
+from liveedit_core.schema import Case, entity_of
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.final.recipe import FinalNumbersRecipe
 from pipelines.job.cases import cases_digest
 from pipelines.job.recipe_loader import to_dict
 from pipelines.job.run_folder import git_commit
 from pipelines.job.sealed_test import read_looks
-
-TAGS = ("domain", "length", "content", "family")
 
 
 def numbers_tree(
@@ -47,7 +47,7 @@ def numbers_tree(
         "counts": {
             "cases": len(cases),
             "entities": len({case.entity for case in cases}),
-            **{tag: dict(Counter(case.tags.get(tag, "") for case in cases)) for tag in TAGS},
+            **{tag: dict(Counter(case.tags.get(tag, "") for case in cases)) for tag in TABLE_TAGS},
         },
         "curve": [_point(item, cases) for item in curve],
         "strata": {
@@ -55,7 +55,7 @@ def numbers_tree(
                 value: metrics_of(of_cases(whole.results, cases, tag, value), cases, recipe.seed)
                 for value in sorted({case.tags.get(tag, "") for case in cases})
             }
-            for tag in TAGS
+            for tag in TABLE_TAGS
         },
         "large_bank": {
             "num_edits": recipe.large_bank,
@@ -77,7 +77,7 @@ def metrics_of(
     results: Sequence[ProbeResult], cases: Sequence[Case], seed: int
 ) -> list[dict[str, Any]]:
     """A row for each metric and protocol, and for each of their variants."""
-    whole = summarize(results, seed=seed)
+    whole = summarize(results, entity_of(cases), seed=seed)
     variants = summarize_variants(results, cases, seed=seed)
     rows = [_row(str(kind), "", protocol, item) for (kind, protocol), item in whole.items()]
     rows += [
@@ -107,5 +107,6 @@ def _point(item: BankEvaluation, cases: Sequence[Case]) -> dict[str, Any]:
         "num_edits": item.num_edits,
         "num_cases": item.num_cases,
         "average_of_five": paper_average(item.summary),
+        "average_without_text_locality": paper_average(item.summary, EARNED_METRICS),
         "metrics": metrics_of(item.results, cases, seed=0),
     }
