@@ -123,13 +123,14 @@ def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:
 def print_result(result: "JobResult", console: "Console", *, is_following: bool = False) -> int:
     """Print the tables and the last lines; returns the exit code. Rejected lines are expected in
     --follow mode: exit 0."""
-    from pipelines.evaluation.result_table import result_tables
+    from pipelines.evaluation.result_table import detail_tables, result_tables
     from pipelines.job.progress import say_on
 
     outcome = result.outcome
-    for table in result_tables(outcome.evaluations, result.protocols):
-        console.print(table)
-    for table in result_tables(outcome.curve, result.protocols, note=", over all groups")[:-1]:
+    tables = result_tables(outcome.evaluations, result.protocols)
+    for evaluation in outcome.evaluations[-1:]:
+        tables += detail_tables(evaluation, result.protocols)
+    for table in tables + result_tables(outcome.curve, result.protocols, note=", over groups"):
         console.print(table)
     say = say_on(console)
 

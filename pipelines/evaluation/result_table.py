@@ -1,11 +1,15 @@
-"""Terminal tables of a run: metrics by number of edits and protocol, and experts kept."""
+"""Terminal tables of a run: metrics by number of edits and protocol; then, at the last number of
+edits, experts kept, scope of the edits, and metrics by what the cases are about."""
 
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
-from infra.reports.formats import interval, number, percent
+from infra.reports.formats import interval, number, percent, spell
+from infra.reports.metrics import tag_values
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
+from liveedit_core.evaluation.scope import Scope
 from liveedit_core.evaluation.statistics import Interval
 from liveedit_core.evaluation.summaries import (
     BY_CONSTRUCTION,
@@ -22,19 +26,30 @@ _TABLES = (
     (FREE_GENERATION, "free generation: exact match, % [95 % interval] n probes", False),
 )
 """Protocol, title, and whether only entirely right answers count."""
+_AVERAGES = (
+    ("average of the paper's five", PAPER_METRICS),
+    ("average without text_locality", EARNED_METRICS),
+)
+_TAGS = ("domain", "length")
+"""Tags of cases that the terminal shows; the report has more."""
 
 
 def result_tables(
     evaluations: Sequence[BankEvaluation], protocols: Sequence[str], *, note: str = ""
 ) -> list[Table]:
-    """Metrics by number of edits, and routing at the last of them; `note` ends each title."""
+    """Metrics by number of edits; `note` ends each title."""
     tables = [
         _table(evaluations, protocol, title + note, is_exact=is_exact)
         for protocol, title, is_exact in _TABLES
         if protocol in protocols
     ]
-    if evaluations:
-        tables.append(_routing_table(evaluations[-1], protocols[0]))
+    return [table for table in tables if table.row_count]
+
+
+def detail_tables(evaluation: BankEvaluation, protocols: Sequence[str]) -> list[Table]:
+    """Routing, scope and strata of one evaluation."""
+    tables = [_routing_table(evaluation, protocols[0]), _scope_table(evaluation, protocols)]
+    tables += [_tag_table(evaluation, tag, protocols) for tag in _TAGS if tag in evaluation.by_tag]
     return [table for table in tables if table.row_count]
 
 
@@ -44,30 +59,35 @@ def _table(
     table = Table(title=title, title_justify="left")
     table.add_column("metric")
     for evaluation in evaluations:
-        noun = "edit" if evaluation.num_edits == 1 else "edits"
-        table.add_column(f"{evaluation.num_edits} {noun}", justify="right")
+        table.add_column(_head(evaluation), justify="right")
     for kind in ProbeKind:
-        cells = [_cell(item.summary.get((kind, protocol)), is_exact) for item in evaluations]
-        if any(cells):
-            table.add_row(_name(kind), *cells)
+        items = [item.summary.get((kind, protocol)) for item in evaluations]
+        if any(items):
+            table.add_row(_name(kind), *(_cell(item, is_exact) for item in items))
+        if kind is ProbeKind.PORTABILITY and any(items):
+            # Without an expert the answer is the unedited one by the structure of the method.
+            table.add_row("  any expert kept (else unedited)", *map(_any_kept, items))
         for variant in sorted(
             {name for item in evaluations for k, name, _ in item.by_variant if k == kind}
         ):
             keys = kind, variant, protocol
             cells = [_cell(item.by_variant.get(keys), is_exact) for item in evaluations]
             if any(cells):
-                table.add_row(f"  {variant}", *cells)
+                table.add_row(f"  {escape(variant)}", *cells)
     if not is_exact and protocol == TEACHER_FORCED and table.row_count:
         table.add_section()
-        for name, kinds in (
-            ("average of the paper's five", PAPER_METRICS),
-            ("average without text_locality", EARNED_METRICS),
-        ):
+        for name, kinds in _AVERAGES:
             averages = [paper_average(item.summary, kinds) for item in evaluations]
             if any(average is not None for average in averages):
                 cells = ["" if one is None else percent(one, unit="") for one in averages]
                 table.add_row(name, *cells)
     return table
+
+
+def _head(evaluation: BankEvaluation) -> str:
+    noun = "edit" if evaluation.num_edits == 1 else "edits"
+    groups = f"\n{evaluation.num_groups} groups" if evaluation.num_groups > 1 else ""
+    return f"{evaluation.num_edits} {noun}{groups}"
 
 
 def _name(kind: ProbeKind) -> str:
@@ -80,13 +100,19 @@ def _cell(item: MetricSummary | None, is_exact: bool) -> str:
     mean, bounds = item.mean, item.interval
     if is_exact:
         mean, bounds = item.exact_mean, item.exact_interval
-    return share(mean, bounds, item.num_samples)
+    return _share(mean, bounds, item.num_samples)
 
 
-def share(mean: float, bounds: Interval, num_samples: int) -> str:
+def _share(mean: float, bounds: Interval, num_samples: int) -> str:
     """ "68.6 [60-77] n=100"; a narrow terminal breaks it before n."""
     spread = interval(bounds, num_digits=0, separator="-")
     return f"{percent(mean, unit='')} \\[{spread}] n={num_samples}"
+
+
+def _any_kept(item: MetricSummary | None) -> str:
+    if item is None:
+        return ""
+    return f"{percent(1 - item.empty_fraction, unit='')} n={item.num_samples}"
 
 
 def _routing_table(evaluation: BankEvaluation, protocol: str) -> Table:
@@ -114,4 +140,40 @@ def _routing_table(evaluation: BankEvaluation, protocol: str) -> Table:
                 "" if rank is None else number(rank),
                 "" if weight is None else number(weight),
             )
+    return table
+
+
+def _scope_table(evaluation: BankEvaluation, protocols: Sequence[str]) -> Table:
+    """How many edits change what they should, and only that."""
+    title = f"scope after {evaluation.num_edits} edits, % of cases [95 % interval] n cases"
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    for protocol in protocols:
+        table.add_column(spell(protocol), justify="right")
+    for scope in Scope if evaluation.scope else ():
+        shares = [evaluation.scope.get((scope, protocol)) for protocol in protocols]
+        cells = [_share(s.fraction, s.interval, s.num_cases) if s else "" for s in shares]
+        table.add_row(str(scope), *cells)
+    return table
+
+
+def _tag_table(evaluation: BankEvaluation, tag: str, protocols: Sequence[str]) -> Table:
+    """Each metric by the values of a tag; without those that are 1 by construction."""
+    title = f"by {tag} after {evaluation.num_edits} edits, % [95 % interval] n probes"
+    table = Table(title=title, title_justify="left")
+    table.add_column(f"metric, {tag}")
+    for protocol in protocols:
+        table.add_column(spell(protocol), justify="right")
+    by_value = evaluation.by_tag[tag]
+    values = tag_values(by_value)
+    for kind in ProbeKind:
+        rows = {
+            value: [_cell(by_value.get((kind, value, name)), False) for name in protocols]
+            for value in values
+        }
+        if kind not in BY_CONSTRUCTION and any(map(any, rows.values())):
+            table.add_row(str(kind))
+            for value, cells in rows.items():
+                if any(cells):
+                    table.add_row(f"  {escape(value)}", *cells)
     return table
