@@ -62,7 +62,7 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
     try:
         sources, outcome = _edit(config, source, facts, records, progress, stop)
         facts["input"] = source.name if source else config.follow.inbox_uri(config.store_uri)
-        report, figures = write_report(sources, outcome, facts, start_s)
+        report, numbers, figures = write_report(sources, outcome, facts, start_s)
         seconds = {
             "generate_s": outcome.timings.generate_s,
             "embed_s": outcome.timings.embed_s,
@@ -70,7 +70,7 @@ def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> J
             "teach_s": outcome.timings.edit_s,
             "total_s": time.perf_counter() - start_s,
         }
-        records.finished(sources.bank, report, seconds, figures)
+        records.finished(sources.bank, [report, numbers], seconds, figures)
         status = "KILLED" if outcome.was_stopped else "FINISHED"
     finally:
         records.end(status)

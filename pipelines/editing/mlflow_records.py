@@ -84,14 +84,15 @@ class RunRecords:
     def finished(
         self,
         bank: ExpertBank,
-        report: Path,
+        files: Sequence[Path],
         seconds: Mapping[str, float],
         figures: Sequence[Path] = (),
     ) -> None:
-        """Register the newest bank version as the challenger; record times, report and figures."""
+        """Register the newest bank version as the challenger; record times, files and figures."""
         num_edits = bank.num_edits()
         self._tracker.log_metrics(dict(seconds), step=num_edits)
-        self._tracker.log_artifact(report)
+        for file in files:
+            self._tracker.log_artifact(file)
         for figure in figures:
             self._tracker.log_artifact(figure, "figures")
         self.register_newest(bank)

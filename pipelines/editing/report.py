@@ -41,10 +41,11 @@ class ReportSources:
 
 def write_report(
     sources: ReportSources, outcome: Outcome, facts: dict[str, str], start_s: float
-) -> tuple[Path, list[Path]]:
-    """Write the report page and its figures; returns their paths."""
+) -> tuple[Path, Path, list[Path]]:
+    """Write the report page, its numbers as JSON and its figures; returns their paths."""
     from infra.reports.editing import render_report
     from infra.reports.metrics import CURVE_HEADING, draw_metric_plots
+    from infra.reports.numbers import write_numbers
     from infra.reports.page import write_page
 
     bank = sources.bank
@@ -63,11 +64,16 @@ def write_report(
     duration_s = time.perf_counter() - start_s
     data = report_data(sources, outcome, facts=shown, duration_s=duration_s)
     write_page(path, render_report(data))
+    numbers = write_numbers(path.with_name("metrics.json"), data.metrics, data.curve)
     figures = path.with_name("figures")
-    return path, [
-        *draw_metric_plots(figures, data.metrics),
-        *draw_metric_plots(figures, data.curve, heading=CURVE_HEADING),
-    ]
+    return (
+        path,
+        numbers,
+        [
+            *draw_metric_plots(figures, data.metrics),
+            *draw_metric_plots(figures, data.curve, heading=CURVE_HEADING),
+        ],
+    )
 
 
 def report_data(

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from infra.reports.numbers import metric_rows
 from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.evaluation.summaries import (
     EARNED_METRICS,
     TABLE_TAGS,
-    MetricSummary,
     paper_average,
     summarize,
     summarize_variants,
@@ -77,29 +77,10 @@ def metrics_of(
     results: Sequence[ProbeResult], cases: Sequence[Case], seed: int
 ) -> list[dict[str, Any]]:
     """A row for each metric and protocol, and for each of their variants."""
-    whole = summarize(results, entity_of(cases), seed=seed)
-    variants = summarize_variants(results, cases, seed=seed)
-    rows = [_row(str(kind), "", protocol, item) for (kind, protocol), item in whole.items()]
-    rows += [
-        _row(str(kind), variant, protocol, item)
-        for (kind, variant, protocol), item in variants.items()
-    ]
-    return sorted(rows, key=lambda row: (row["metric"], row["variant"], row["protocol"]))
-
-
-def _row(metric: str, variant: str, protocol: str, item: MetricSummary) -> dict[str, Any]:
-    return {
-        "metric": metric,
-        "variant": variant,
-        "protocol": protocol,
-        "mean": round(item.mean, 4),
-        "low": round(item.interval.low, 4),
-        "high": round(item.interval.high, 4),
-        "exact": round(item.exact_mean, 4),
-        "n": item.num_samples,
-        "kept": round(1 - item.empty_fraction, 4),
-        "own_kept": round(item.own_kept_fraction, 4),
-    }
+    return metric_rows(
+        summarize(results, entity_of(cases), seed=seed),
+        summarize_variants(results, cases, seed=seed),
+    )
 
 
 def _point(item: BankEvaluation, cases: Sequence[Case]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def test_each_evaluation_is_recorded_once(run_root: Path) -> None:
         taken.started(load_recipe(LifelongEditRecipe, None, OVERRIDES), {"python": "3.11"})
         for evaluation in outcome.evaluations:
             taken.evaluated(driver.bank, evaluation)
-        taken.finished(driver.bank, run_root / "no-report.html", {"total_s": 1.0}, [figure])
+        taken.finished(driver.bank, [run_root / "no-report.html"], {"total_s": 1.0}, [figure])
         taken.end("FINISHED")
         assert taken.num_failures == 0
 

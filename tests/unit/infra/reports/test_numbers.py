@@ -1,0 +1,36 @@
+"""The numbers beside a report are those of its tables."""
+
+import json
+from pathlib import Path
+
+from infra.reports.numbers import write_numbers
+from liveedit_core.schema import ProbeKind
+from tests.report_examples import HOSTILE, run_example
+
+
+def test_numbers_hold_metrics_variants_strata_scope_and_averages(tmp_path: Path) -> None:
+    data = run_example()
+    tree = json.loads(write_numbers(tmp_path / "n.json", data.metrics, data.curve).read_text())
+    last = tree["metrics"][-1]
+    assert last["num_edits"] == 100
+    rows = {(row["metric"], row["variant"], row["protocol"]): row for row in last["metrics"]}
+    assert len(rows) == 2 * len(ProbeKind) + 1
+    mirrored = rows["modal_generality", f"mirrored {HOSTILE}", "teacher_forced"]
+    assert (mirrored["mean"], mirrored["low"], mirrored["n"], mirrored["entities"]) == (
+        0.5,
+        0.46,
+        21,
+        7,
+    )
+    assert {row["value"]: row["n"] for row in last["tags"]["length"]} == {"3-5": 27, "11-24": 6}
+    assert {(row["class"], row["share"]) for row in last["scope"]} == {
+        ("proper", 0.25),
+        ("under-generalised", 0.25),
+        ("over-generalised", 0.25),
+        ("both", 0.25),
+    }
+    averages = last["averages"]
+    # 0.92, 0.89, 0.77, 1.0 by construction and 0.93: each fell by 0.04 since the first edit.
+    assert round(averages["paper_average.teacher_forced"], 4) == 0.902
+    assert round(averages["paper_average_without_text_locality.teacher_forced"], 4) == 0.8775
+    assert [point["num_groups"] for point in tree["curve"]] == [1000, 100, 10, 1]
