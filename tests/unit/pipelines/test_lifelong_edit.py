@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from liveedit_core.backbones.load_options import LoadOptions
+from liveedit_core.errors import ConfigError
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.lifelong_edit import main, parse_arguments, resolve_recipe
 
@@ -42,3 +43,11 @@ def test_resuming_what_does_not_exist_is_refused(
 ) -> None:
     assert main(["--resume", f"run_root={tmp_path}"]) == 2
     assert "--resume" in capsys.readouterr().err
+
+
+def test_answers_shorter_than_accepted_targets_are_refused_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match=r"max_new_tokens is 12, but targets of up to 32 tokens"):
+        resolved("evaluation.max_new_tokens=12")
+    short = resolved("evaluation.max_new_tokens=12", "limits.max_target_tokens=12")
+    assert short.evaluation.max_new_tokens == 12
+    assert resolved().evaluation.max_new_tokens == 32
