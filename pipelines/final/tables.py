@@ -23,6 +23,7 @@ _NOTES = {
     "portability": " (structurally the unedited answer where no expert is kept)",
 }
 Row = Mapping[str, Any]
+_FIVE = ("reliability", "text_generality", "modal_generality", "text_locality", "modal_locality")
 
 
 def read_numbers() -> dict[str, Any]:
@@ -65,12 +66,12 @@ def overview(numbers: Mapping[str, Any]) -> str:
         f"seed {about['settings']['seed']}, {about['date']}, commit `{about['commit'][:7]}`. "
         "Mean in % [95 % interval] n.",
         "**Free generation, exact match**",
-        curve_table(numbers, FREE_GENERATION),
+        curve_table(numbers["curve"], FREE_GENERATION),
         "**Teacher-forced, share of target tokens**",
-        curve_table(numbers, TEACHER_FORCED),
+        curve_table(numbers["curve"], TEACHER_FORCED),
         "**False activations**: share of questions about images that were never edited for which "
         "an expert is kept / whose answer changes (teacher-forced tokens)",
-        false_activation_table(numbers),
+        false_activation_table(numbers["curve"]),
     ]
     if numbers["editors"]:
         parts += ["**Other editors on the same cases**", editor_table(numbers)]
@@ -78,7 +79,9 @@ def overview(numbers: Mapping[str, Any]) -> str:
 
 
 def strata(numbers: Mapping[str, Any]) -> str:
-    """Free answers by domain, length, content and family of questions, and by kind of change."""
+    """Free answers by domain, length, content and family of questions, and by variant, and the
+    scope classes, with all cases in one bank."""
+    whole = whole_bank(numbers)
     parts = []
     for tag, title in (
         ("domain", "By domain"),
@@ -86,14 +89,21 @@ def strata(numbers: Mapping[str, Any]) -> str:
         ("content", "By content of the target"),
         ("family", "By family of questions"),
     ):
-        parts += [f"**{title}**", strata_table(numbers["strata"][tag])]
-    parts += ["**By variant of the probes**", variant_table(numbers)]
+        parts += [f"**{title}**", strata_table(whole["tags"].get(tag, []))]
+    parts += ["**By variant of the probes**", variant_table(whole["metrics"])]
+    parts += ["**Scope of the edits**", scope_table(numbers["curve"])]
     return "\n\n".join(parts)
 
 
-def curve_table(numbers: Mapping[str, Any], protocol: str) -> str:
+def whole_bank(numbers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The point of the curve with all cases in one bank: the last with scope classes."""
+    point: Mapping[str, Any] = [item for item in numbers["curve"] if item["scope"]][-1]
+    return point
+
+
+def curve_table(points: Sequence[Row], protocol: str) -> str:
     """Metrics by number of edits."""
-    points = numbers["curve"]
+    points = [point for point in points if any(r["protocol"] == protocol for r in point["metrics"])]
     heads = ["metric", *(f"N = {point['num_edits']:,}" for point in points)]
     rows = [
         [name + _NOTES.get(name, ""), *(cell(found(p["metrics"], name, protocol)) for p in points)]
@@ -107,9 +117,6 @@ def curve_table(numbers: Mapping[str, Any], protocol: str) -> str:
     return markdown(heads, rows)
 
 
-_FIVE = ("reliability", "text_generality", "modal_generality", "text_locality", "modal_locality")
-
-
 def average(rows: Sequence[Row], names: Iterable[str], protocol: str) -> str:
     """Mean of some metrics in %; empty unless all were measured."""
     items = [found(rows, name, protocol) for name in names]
@@ -119,56 +126,75 @@ def average(rows: Sequence[Row], names: Iterable[str], protocol: str) -> str:
     return f"{100 * sum(means) / len(means):.1f}"
 
 
-def false_activation_table(numbers: Mapping[str, Any]) -> str:
+def false_activation_table(points: Sequence[Row]) -> str:
     """Kept and changed shares by bank size and kind of stranger."""
-    large = numbers["large_bank"]
-    points = [*numbers["curve"], *([large] if large["metrics"] else [])]
     name = ProbeKind.IMAGE_SWAP_LOCALITY.value
     variants = sorted({r["variant"] for p in points for r in p["metrics"] if r["metric"] == name})
     heads = ["strangers", *(f"N = {point['num_edits']:,}" for point in points)]
     rows = []
     for variant in variants:
-        cells = []
-        for point in points:
-            item = found(point["metrics"], name, TEACHER_FORCED, variant)
-            cells.append(
-                f"{100 * item['kept']:.1f} / {100 * (1 - item['exact']):.1f} n={item['n']:,}"
-                if item
-                else ""
-            )
-        rows.append([variant or "all", *cells])
+        items = [found(p["metrics"], name, TEACHER_FORCED, variant) for p in points]
+        rows.append([variant or "all", *(activation_cell(item) for item in items)])
     return markdown(heads, rows)
 
 
-def strata_table(groups: Mapping[str, Sequence[Row]]) -> str:
-    """Free answers at the largest number of edits, a row for each stratum."""
+def activation_cell(item: Row | None) -> str:
+    """ "4.1 / 2.0 n=300": share with an expert kept, and with another answer."""
+    if item is None:
+        return ""
+    return f"{100 * item['kept']:.1f} / {100 * (1 - item['exact']):.1f} n={item['n']:,}"
+
+
+def strata_table(rows: Sequence[Row]) -> str:
+    """Free answers, a row for each stratum."""
     names = ("reliability", "text_generality", "modal_generality", *_LOCALITY[1:3])
+    by_value: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row["protocol"] == FREE_GENERATION:
+            by_value.setdefault(row["value"], {})[row["metric"]] = row
     heads = ["stratum", *(name.replace("_", " ") for name in names)]
-    rows = [
-        [value or "none", *(cell(found(items, name, FREE_GENERATION)) for name in names)]
-        for value, items in groups.items()
-    ]
-    return markdown(heads, rows)
-
-
-def variant_table(numbers: Mapping[str, Any]) -> str:
-    """Every variant of every metric at the largest number of edits, both protocols."""
-    rows = [
+    return markdown(
+        heads,
         [
-            row["metric"],
-            row["variant"],
-            cell(row),
-            cell(
-                found(
-                    numbers["curve"][-1]["metrics"], row["metric"], TEACHER_FORCED, row["variant"]
-                )
-            ),
-            f"{100 * row['own_kept']:.0f}",
-        ]
-        for row in numbers["curve"][-1]["metrics"]
-        if row["variant"] and row["protocol"] == FREE_GENERATION
-    ]
-    return markdown(["metric", "variant", "free", "teacher-forced", "own expert kept, %"], rows)
+            [value, *(cell(items.get(name)) for name in names)]
+            for value, items in sorted(by_value.items())
+        ],
+    )
+
+
+def variant_table(rows: Sequence[Row]) -> str:
+    """Every variant of every metric under both protocols."""
+    return markdown(
+        ["metric", "variant", "free", "teacher-forced", "own expert kept, %"],
+        [
+            [
+                row["metric"],
+                row["variant"],
+                cell(row),
+                cell(found(rows, row["metric"], TEACHER_FORCED, row["variant"])),
+                f"{100 * row['own_kept']:.0f}",
+            ]
+            for row in rows
+            if row["variant"] and row["protocol"] == FREE_GENERATION
+        ],
+    )
+
+
+def scope_table(points: Sequence[Row]) -> str:
+    """Share of the edits of each scope class, free generation."""
+    points = [point for point in points if point["scope"]]
+    shares = {
+        (point["num_edits"], row["class"]): row
+        for point in points
+        for row in point["scope"]
+        if row["protocol"] == FREE_GENERATION
+    }
+    sizes = [point["num_edits"] for point in points]
+    names = dict.fromkeys(name for _, name in shares)
+    return markdown(
+        ["class", *(f"N = {size:,}" for size in sizes)],
+        [[name, *(cell(shares.get((size, name)), "share") for size in sizes)] for name in names],
+    )
 
 
 def editor_table(numbers: Mapping[str, Any]) -> str:
@@ -176,20 +202,18 @@ def editor_table(numbers: Mapping[str, Any]) -> str:
     return ""
 
 
-def found(
-    rows: Iterable[Row], metric: str, protocol: str, variant: str = ""
-) -> Mapping[str, Any] | None:
+def found(rows: Iterable[Row], metric: str, protocol: str, variant: str = "") -> Row | None:
     """The row of a metric."""
     key = (metric, variant, protocol)
     return next((r for r in rows if (r["metric"], r["variant"], r["protocol"]) == key), None)
 
 
-def cell(item: Row | None) -> str:
+def cell(item: Row | None, value: str = "mean") -> str:
     """ "68.6 [60-77] n=100"."""
     if item is None:
         return ""
     bounds = f"{100 * item['low']:.0f}-{100 * item['high']:.0f}"
-    return f"{100 * item['mean']:.1f} [{bounds}] n={item['n']:,}"
+    return f"{100 * item[value]:.1f} [{bounds}] n={item['n']:,}"
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -30,28 +30,28 @@ POINT = {
         row("image_swap_locality", 0.5, variant="nearest"),
     ],
 }
-TREE = {"curve": [POINT], "large_bank": {"num_edits": 5000, "metrics": []}}
+CURVE = [POINT]
 
 
 def test_a_cell_has_mean_interval_and_number() -> None:
-    table = curve_table(TREE, TEACHER_FORCED)
+    table = curve_table(CURVE, TEACHER_FORCED)
     assert "| reliability | 90.0 [50-75] n=40 |" in table
     assert "| N = 1,000 |" in table.splitlines()[0]
 
 
 def test_protocols_do_not_mix() -> None:
-    assert "reliability" not in curve_table(TREE, FREE_GENERATION)
+    assert "reliability" not in curve_table(CURVE, FREE_GENERATION)
 
 
 def test_averages_need_all_their_metrics() -> None:
-    table = curve_table(TREE, TEACHER_FORCED)
+    table = curve_table(CURVE, TEACHER_FORCED)
     assert "| average of the paper's five | 80.0 |" in table
     assert "| the same without text_locality | 75.0 |" in table
     assert average(POINT["metrics"][:2], ["reliability", "portability"], TEACHER_FORCED) == ""  # type: ignore[arg-type]
 
 
 def test_false_activations_are_kept_and_changed_shares() -> None:
-    assert "| nearest | 25.0 / 10.0 n=40 |" in false_activation_table(TREE)
+    assert "| nearest | 25.0 / 10.0 n=40 |" in false_activation_table(CURVE)
 
 
 def test_a_block_is_replaced_between_its_markers() -> None:
