@@ -19,7 +19,7 @@ def row(metric: str, mean: float, *, variant: str = "", **changes: Any) -> dict[
     return {**own, "low": 0.5, "high": 0.75, "exact": 0.9, "n": 40, "kept": 0.25, **changes}
 
 
-POINT = {
+POINT: dict[str, Any] = {
     "num_edits": 1000,
     "metrics": [
         row("reliability", 0.9),
@@ -47,7 +47,7 @@ def test_averages_need_all_their_metrics() -> None:
     table = curve_table(CURVE, TEACHER_FORCED)
     assert "| average of the paper's five | 80.0 |" in table
     assert "| the same without text_locality | 75.0 |" in table
-    assert average(POINT["metrics"][:2], ["reliability", "portability"], TEACHER_FORCED) == ""  # type: ignore[arg-type]
+    assert average(POINT["metrics"][:2], ["reliability", "portability"], TEACHER_FORCED) == ""
 
 
 def test_false_activations_are_kept_and_changed_shares() -> None:
