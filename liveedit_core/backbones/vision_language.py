@@ -142,6 +142,19 @@ class VisionLanguageBackbone:
         other.pads_prompts = False
         return other._cut(first - 1)
 
+    def with_module(self, path: str, module: nn.Module) -> Self:
+        """The same model with another module before the decoder.
+
+        The model itself encodes the images in each forward, without features that are cached and
+        without pyramids.
+        """
+        other = copy.copy(self)
+        other.model = with_part(self.model, path, module)
+        other.image_tower = None
+        other.reader = copy.copy(self.reader)
+        other.reader.has_pixels = True
+        return other._cut(self.edit_layer)
+
     def suffix(
         self, *, dtype: torch.dtype | None = None, has_activation_checkpointing: bool = False
     ) -> DecoderSuffix:
@@ -219,6 +232,11 @@ class VisionLanguageBackbone:
                     grid=item.grid,
                 )
         return [states[i] for i in range(len(inputs))]
+
+    def hidden_of(self, inputs: Sequence[BackboneInput]) -> Tensor:
+        """Padded hidden states at l_e of inputs that all have an image, or none, [B, T, D];
+        differentiable in modules of `with_module`."""
+        return self._hidden(self._prepared(inputs))
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[bytes]) -> Tensor:

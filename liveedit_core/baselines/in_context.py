@@ -10,7 +10,8 @@ and question in that wording, the most similar fact last. No weight changes and 
 What differs. IKE is given the one edit that a question is about, with demonstrations from a
 training set; in the lifelong protocol that edit is not known, so facts are retrieved among the
 edits so far, by cosine similarity of image and prompt (of the prompt alone for a question without
-an image). The backbone takes one image per input, so facts are given as text without theirs.
+an image), and none is told where even the best is not similar enough. The backbone takes one image
+per input, so facts are given as text without theirs.
 """
 
 from collections.abc import Sequence
@@ -63,13 +64,16 @@ class InContext(PlainEditor):
         self.facts += [(request.prompt, request.target) for request in requests]
 
     def with_facts(self, item: BackboneInput, state: LayerStates) -> BackboneInput:
-        """An input after the facts most similar to it, the most similar one last."""
+        """An input after the facts most similar to it, the most similar one last; the input itself
+        where none is similar enough."""
         if not self.facts:
             return item
         share = self.config.image_weight if state.has_image else 0.0
         similarity_N = (1 - share) * (self.prompts_ND @ prompt_feature(state))
         if share:
             similarity_N = similarity_N + share * (self.images_NE @ image_feature(state))
+        if similarity_N.max() < self.config.least_similarity:
+            return item
         count = min(self.config.num_facts, len(self.facts))
         best = similarity_N.topk(count).indices.flip(0).tolist()
         return replace(item, prompt=prompt_with_facts([self.facts[i] for i in best], item.prompt))
@@ -84,19 +88,30 @@ class InContext(PlainEditor):
         return self.backbone.generate(inputs, None, max_new_tokens=max_new_tokens)
 
     def free_answers(self, probes: Sequence[PreparedProbe], max_new_tokens: int) -> list[str]:
-        prompts = [self.with_facts(probe.question, probe.states) for probe in probes]
-        return self.backbone.generate(prompts, None, max_new_tokens=max_new_tokens)
+        texts = [probe.unedited_answer or "" for probe in probes]
+        told = self._told(probes)
+        prompts = list(told.values())
+        answers = self.backbone.generate(prompts, None, max_new_tokens=max_new_tokens)
+        for i, text in zip(told, answers, strict=True):
+            texts[i] = text
+        return texts
+
+    def _told(self, probes: Sequence[PreparedProbe]) -> dict[int, BackboneInput]:
+        """Questions that facts come before, by index; the others keep the unedited answer."""
+        told = {i: self.with_facts(one.question, one.states) for i, one in enumerate(probes)}
+        return {i: item for i, item in told.items() if item is not probes[i].question}
 
     @torch.no_grad()
     def target_ids(self, probes: Sequence[PreparedProbe]) -> list[tuple[int, ...]]:
-        """Prompts change with the facts, so all states are computed anew."""
-        prompts = [self.with_facts(probe.question, probe.states) for probe in probes]
-        ids: list[tuple[int, ...]] = [()] * len(prompts)
+        """Facts change prompts, so states of questions that are told some are computed anew."""
+        ids = [probe.unedited_ids for probe in probes]
+        told = self._told(probes)
+        index, prompts = list(told), list(told.values())
         for chosen in batches_by_length([len(one.prompt) for one in prompts], self.batch_size):
             states = self.backbone.encode([prompts[i] for i in chosen])
             logits = self.backbone.target_logits(states, pad_hidden(states).values_BSD)
             for i, row_OV in zip(chosen, logits, strict=True):
-                ids[i] = tuple(row_OV.argmax(-1).tolist())
+                ids[index[i]] = tuple(row_OV.argmax(-1).tolist())
         return ids
 
     def memory(self) -> EditorMemory:

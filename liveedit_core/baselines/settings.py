@@ -20,27 +20,14 @@ Layer = Annotated[int, Field(ge=-1)]
 
 
 class FineTuningConfig(Settings):
-    """FT-L: how an edit is learned; the defaults are the paper's."""
+    """FT-L and FT-M: how an edit is learned; steps and rate are the authors' for LLaVA-1.5-7B."""
 
-    max_steps: PositiveInt = 25
+    max_steps: PositiveInt = 10
     """Adam steps of one edit."""
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 1e-4
     """Of Adam."""
     stop_loss: NonNegative = 1e-2
     """An edit ends early below this loss; 0 never does."""
-
-
-class MaskedFineTuningConfig(Settings):
-    """FT-M: which matrix is tuned and how; steps are EasyEdit's for Llama-2-7B."""
-
-    max_steps: PositiveInt = 25
-    """Adam steps of one edit."""
-    learning_rate: Positive = 2e-3
-    """Of Adam. EasyEdit's 5e-4 is for a width of 11,008; with 1,536 edits stay unlearned."""
-    stop_loss: NonNegative = 1e-2
-    """An edit ends early below this loss; 0 never does."""
-    layer: Layer = -1
-    """Decoder layer whose `mlp.down_proj` is tuned; -1: the first one after l_e."""
 
 
 class LoraConfig(Settings):
@@ -72,6 +59,8 @@ class InContextConfig(Settings):
     """k: facts before a question; IKE tells 32 to models of at least 6 billion parameters."""
     image_weight: Fraction = 0.5
     """Share of the image in the similarity; the rest is the prompt's."""
+    least_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    """No fact is told where the most similar one is less similar than this (cosine)."""
 
 
 class GraceConfig(Settings):
@@ -108,19 +97,20 @@ class WiseConfig(Settings):
     margin_weight: float = 0.1
     """Of the margin loss beside the cross-entropy; with the paper's 1, no target of the built-in
     benchmark was learned."""
-    mask_share: PositiveFraction = 0.2
-    """rho: share of the matrix that a shard may change."""
-    shard_edits: PositiveInt = 50
-    """Edits in a row that share a shard."""
+    mask_share: PositiveFraction = 1.0
+    """rho: share of the matrix that a shard may change; 0.2 in the paper, whose matrices are 40
+    times as large."""
+    shard_edits: PositiveInt = 1000
+    """Edits in a row that share a shard; nothing is merged before."""
     merged_shards: PositiveInt = 2
     """k: this many shards are merged into one memory."""
     density: PositiveFraction = 0.53
     """Share of each change's elements that Ties keeps."""
     threshold_ratio: PositiveFraction = 0.88
     """epsilon as a fraction of the smallest activation among the edits."""
-    max_steps: PositiveInt = 16
+    max_steps: PositiveInt = 40
     """Steps of one edit; EasyEdit takes 70, and 5 or 10 with vision-language models."""
-    learning_rate: Positive = 10.0
+    learning_rate: Positive = 3.0
     """Of gradient descent; 1 in EasyEdit, where the margin loss weighs ten times as much."""
     stop_loss: NonNegative = 0.02
     """An edit ends early below this loss, margins included; 0 never does."""

@@ -10,6 +10,7 @@ token or as a free answer. Numbers of different protocols are never mixed.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.method.editor import Routing
@@ -95,10 +96,11 @@ def teacher_forced_result(
     routing: Routing,
     decode: Callable[[Sequence[int]], str],
 ) -> ProbeResult:
-    """Score the edited model's argmax at each target position of a probe."""
+    """Score the edited model's argmax at each target position of a probe. Where an answer is
+    shorter or longer than what is expected, each position that one of them lacks is wrong."""
     target = probe.states.target_ids_O.tolist()
     expected = probe.unedited_ids if probe.kind.is_locality else target
-    hits = [a == b for a, b in zip(ids, expected, strict=True)]
+    hits = [a == b for a, b in zip_longest(ids, expected)]
     before, after = decode(probe.unedited_ids), decode(ids)
     return _result(probe, TEACHER_FORCED, hits, before, after, routing)
 

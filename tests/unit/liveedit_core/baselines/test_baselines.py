@@ -4,14 +4,11 @@ import pytest
 import torch
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.baselines.fine_tuning import (
-    FineTuning,
-    FineTuningConfig,
-    MaskedFineTuning,
-    MaskedFineTuningConfig,
-)
+from liveedit_core.baselines.fine_tuning import FineTuning
+from liveedit_core.baselines.grace import Grace
 from liveedit_core.baselines.live_edit import LiveEdit
 from liveedit_core.baselines.protocol import ComparedEditor
+from liveedit_core.baselines.settings import FineTuningConfig, GraceConfig
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import PROTOCOLS, PreparedCases, ProbeResult
 from liveedit_core.evaluation.scoring import CaseScorer
@@ -71,7 +68,8 @@ def test_edits_are_learned_one_after_another(
     backbone: VisionLanguageBackbone, editor: Editor, prepared: PreparedCases
 ) -> None:
     """Chunks are a matter of speed; the order of edits is not."""
-    together, apart, backwards = (FineTuning(backbone, FineTuningConfig()) for _ in range(3))
+    config = FineTuningConfig(max_steps=25, learning_rate=1e-3)
+    together, apart, backwards = (FineTuning(backbone, config) for _ in range(3))
     teach(together, editor, REQUESTS)
     for request in REQUESTS:
         teach(apart, editor, [request])
@@ -86,7 +84,7 @@ def test_edits_are_learned_one_after_another(
 def test_an_edit_below_the_stop_loss_costs_no_steps(
     backbone: VisionLanguageBackbone, editor: Editor
 ) -> None:
-    original = list(backbone.decoder.layers[-1].parameters())
+    original = list(backbone.decoder.layers[-1].mlp.down_proj.parameters())
     for stop_loss, is_tuned in ((1e6, False), (0.0, True)):
         model = FineTuning(backbone, FineTuningConfig(max_steps=1, stop_loss=stop_loss))
         teach(model, editor, REQUESTS[:1])
@@ -111,4 +109,4 @@ def test_a_layer_that_is_not_after_the_edit_layer_is_refused(
     layer: int, backbone: VisionLanguageBackbone
 ) -> None:
     with pytest.raises(ConfigError, match="earlier edit layer"):
-        MaskedFineTuning(backbone, MaskedFineTuningConfig(layer=layer))
+        Grace(backbone, GraceConfig(layer=layer))

@@ -13,6 +13,7 @@ from liveedit_core.baselines.fine_tuning import FineTuning
 from liveedit_core.baselines.grace import Grace
 from liveedit_core.baselines.in_context import InContext
 from liveedit_core.baselines.live_edit import LiveEdit
+from liveedit_core.baselines.lookup import Lookup
 from liveedit_core.baselines.lora import Lora
 from liveedit_core.baselines.protocol import ComparedEditor, EditorMemory
 from liveedit_core.baselines.settings import (
@@ -30,11 +31,17 @@ from liveedit_core.evaluation.probes import (
     PreparedCases,
 )
 from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
 from tests.tiny_backbone import OUR_CONFIG, case, image, question, tiny_generator
-from tests.unit.liveedit_core.baselines.learning_editors import LEARNING, UNRELATED, WISE
+from tests.unit.liveedit_core.baselines.learning_editors import (
+    LAYER_EDITORS,
+    UNRELATED,
+    WISE,
+    tuned_projector,
+)
 
 CONFIG = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
 # GRACE exchanges one row, from which one layer of a random model can make one token, not eight.
@@ -49,22 +56,31 @@ INPUTS = [
 Maker = Callable[[VisionLanguageBackbone], ComparedEditor]
 
 
-def live_edit(backbone: VisionLanguageBackbone) -> ComparedEditor:
-    return LiveEdit(Editor(backbone, tiny_generator(CONFIG), ExpertRepository.empty(CONFIG)))
+FINDS_ONE = CONFIG.with_changes(
+    has_hard_filter=False, max_kept=1, soft_routing="average", visual_gate=0.0
+)
+"""Every question with an image keeps one edit, with a weight of 1."""
 
 
+def empty_editor(backbone: VisionLanguageBackbone, config: GeneratorConfig = CONFIG) -> Editor:
+    return Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
+
+
+LEARNING: dict[str, Maker] = {**LAYER_EDITORS, "FT-M": tuned_projector}
 ALL: dict[str, Maker] = {
     **LEARNING,
     "IKE": lambda b: InContext(b, InContextConfig()),
-    "LiveEdit": live_edit,
+    "LiveEdit": lambda b: LiveEdit(empty_editor(b)),
+    "lookup": lambda b: Lookup(empty_editor(b, FINDS_ONE)),
     "unedited": Unedited,
 }
 
 
 @pytest.fixture(scope="module")
 def prepared(backbone: VisionLanguageBackbone) -> PreparedCases:
-    empty = Editor(backbone, tiny_generator(CONFIG), ExpertRepository.empty(CONFIG))
-    return CaseScorer(empty).prepare(CASES, has_free_answers=True, max_new_tokens=4)
+    return CaseScorer(empty_editor(backbone)).prepare(
+        CASES, has_free_answers=True, max_new_tokens=4
+    )
 
 
 def teach(model: ComparedEditor, backbone: VisionLanguageBackbone, count: int) -> None:
@@ -161,8 +177,10 @@ def test_free_generation_goes_through_the_edit(
 
 def test_memory_is_counted_from_tensors(backbone: VisionLanguageBackbone) -> None:
     hidden, inner = backbone.hidden_size, 2 * backbone.hidden_size
-    ft_m = ALL["FT-M"](backbone)
-    assert ft_m.memory().fixed_bytes == 4 * hidden * inner
+    assert ALL["FT-L"](backbone).memory().fixed_bytes == 4 * hidden * inner
+    # two layers of the projector, from the tower's 1 280 channels
+    projector = (1280 + 1) * hidden + (hidden + 1) * hidden
+    assert ALL["FT-M"](backbone).memory().fixed_bytes == 4 * projector
     lora = Lora(backbone, LoraConfig(rank=3))
     # queries [32, 32] and values [16, 32] of the two layers after the edit layer
     assert lora.memory().fixed_bytes == 4 * 3 * 2 * ((32 + 32) + (32 + 16))

@@ -75,3 +75,16 @@ def test_fewer_facts_than_asked_for_are_all_told(backbone: VisionLanguageBackbon
     item = BackboneInput(prompt="Who made this?", image_bytes=image(0))
     (state,) = backbone.encode([item])
     assert model.with_facts(item, state).prompt.count("New Fact:") == 4
+
+
+def test_nothing_is_told_where_no_fact_is_similar_enough(
+    backbone: VisionLanguageBackbone,
+) -> None:
+    item = BackboneInput(prompt="Who made this?", image_bytes=image(0))
+    (state,) = backbone.encode([item])
+    gated = taught(backbone, InContextConfig(least_similarity=0.9999))
+    assert gated.with_facts(item, state).prompt.count("New Fact:") == 4
+    other = BackboneInput(prompt="When was it first shown?", image_bytes=image(77))
+    (state,) = backbone.encode([other])
+    assert gated.with_facts(other, state) is other
+    assert gated.answer([other], 4) == backbone.generate([other], None, max_new_tokens=4)
