@@ -36,7 +36,7 @@ Idefics3 and SmolVLM; Qwen2-VL."""
 
 def projector_path(model: nn.Module) -> str:
     """Path of the module that maps images into the language model."""
-    paths = [path for path, _ in model.named_modules()]
+    paths: list[str] = [path for path, _ in model.named_modules()]
     for end in PROJECTORS:
         for path in paths:
             if path == end or path.endswith(f".{end}"):

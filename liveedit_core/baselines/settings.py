@@ -59,8 +59,10 @@ class InContextConfig(Settings):
     """k: facts before a question; IKE tells 32 to models of at least 6 billion parameters."""
     image_weight: Fraction = 0.5
     """Share of the image in the similarity; the rest is the prompt's."""
-    least_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.0
-    """No fact is told where the most similar one is less similar than this (cosine)."""
+    least_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.9
+    """No fact is told where the most similar one is less similar than this (cosine). On the
+    built-in benchmark rephrasings lay at 0.96 to 0.99, other images of the entity at 0.77 to 0.99
+    (median 0.85), unrelated questions at 0.70 to 0.89."""
 
 
 class GraceConfig(Settings):

@@ -4,15 +4,18 @@ A new one is a file in `liveedit_core/baselines/`, a section in `recipe.py`, its
 there, and an entry here. A trained one reads its checkpoint from the folder that its section names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.baselines.fine_tuning import FineTuning, MaskedFineTuning
+from liveedit_core.baselines.fine_tuning import FineTuning
 from liveedit_core.baselines.grace import Grace
 from liveedit_core.baselines.in_context import InContext
 from liveedit_core.baselines.live_edit import LiveEdit
+from liveedit_core.baselines.lookup import Lookup
 from liveedit_core.baselines.lora import Lora
+from liveedit_core.baselines.projector_tuning import ProjectorTuning
 from liveedit_core.baselines.protocol import ComparedEditor
 from liveedit_core.baselines.unedited import Unedited
 from liveedit_core.baselines.wise import Wise, unrelated_questions
@@ -21,32 +24,115 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository
-from pipelines.baselines.recipe import CompareRecipe
+from pipelines.baselines.recipe import SECTIONS, CompareRecipe
+
+OWN = "LiveEdit"
+"""Row of the recipe's `generator`; those of `generators` have their own names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditorRow:
+    """An editor of a comparison."""
+
+    name: str
+    """In tables; several seeds of one configuration are numbered."""
+    configuration: str
+    """Its name without the number."""
+    editor: ComparedEditor
+    trained_on: str
+    """What was trained before the first edit, on what; empty if nothing was."""
+    identity: str
+    """Everything that its answers depend on beside backbone and edits: settings, generator."""
+
+
+class NamedGenerator:
+    """A generator and where it came from."""
+
+    def __init__(self, generator: LiveEditGenerator, source: str) -> None:
+        self.generator = generator
+        self.source = source
+        is_builtin = source == "builtin"
+        self.trained_on = "generator and router: " + (
+            "built-in training split" if is_builtin else source
+        )
+
+
+Generators = Mapping[str, NamedGenerator]
+"""By row; `OWN` is the recipe's own."""
+
+
+def names_of(items: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Row, configuration and folder of each NAME=FOLDER; repeated names are numbered."""
+    pairs = [(name, folder) for name, _, folder in (item.partition("=") for item in items)]
+    names = [name for name, _ in pairs]
+    seen: dict[str, int] = {}
+    rows = []
+    for name, folder in pairs:
+        seen[name] = seen.get(name, 0) + 1
+        rows.append((f"{name} {seen[name]}" if names.count(name) > 1 else name, name, folder))
+    return rows
 
 
 def make_editors(
-    recipe: CompareRecipe, backbone: VisionLanguageBackbone, generator: LiveEditGenerator | None
-) -> list[ComparedEditor]:
-    """The recipe's editors, in its order, all on one backbone."""
+    recipe: CompareRecipe, backbone: VisionLanguageBackbone, generators: Generators
+) -> list[EditorRow]:
+    """The recipe's editors in its order, then those of more generators, all on one backbone."""
+    rows = [_row(recipe, backbone, generators, name) for name in recipe.editors]
+    for name, configuration, _ in names_of(recipe.generators):
+        found = generators[name]
+        rows.append(
+            EditorRow(
+                name=name,
+                configuration=configuration,
+                editor=LiveEdit(_empty(backbone, found), batch_size=recipe.batch_size),
+                trained_on=found.trained_on,
+                identity=found.generator.digest,
+            )
+        )
+    return rows
+
+
+def _empty(backbone: VisionLanguageBackbone, found: NamedGenerator) -> Editor:
+    generator = found.generator
+    return Editor(backbone, generator, ExpertRepository.empty(generator.config))
+
+
+def _row(
+    recipe: CompareRecipe, backbone: VisionLanguageBackbone, generators: Generators, name: str
+) -> EditorRow:
     size = recipe.batch_size
 
-    def live_edit() -> LiveEdit:
-        if generator is None:
-            raise ConfigError("editors: liveedit needs a generator")
-        editor = Editor(backbone, generator, ExpertRepository.empty(generator.config))
-        return LiveEdit(editor, batch_size=size)
+    def empty() -> Editor:
+        if OWN not in generators:
+            raise ConfigError(f"editors: {name} needs a generator")
+        return _empty(backbone, generators[OWN])
 
     def unrelated() -> list[BackboneInput]:
         return unrelated_questions(load_builtin_cases("train"), recipe.wise)
 
     makers: dict[str, Callable[[], ComparedEditor]] = {
-        "liveedit": live_edit,
+        "liveedit": lambda: LiveEdit(empty(), batch_size=size),
+        "lookup": lambda: Lookup(empty(), batch_size=size),
         "ft-l": lambda: FineTuning(backbone, recipe.fine_tuning, batch_size=size),
-        "ft-m": lambda: MaskedFineTuning(backbone, recipe.masked_fine_tuning, batch_size=size),
+        "ft-m": lambda: ProjectorTuning(backbone, recipe.projector_tuning, batch_size=size),
         "lora": lambda: Lora(backbone, recipe.lora, batch_size=size),
         "ike": lambda: InContext(backbone, recipe.in_context, batch_size=size),
         "grace": lambda: Grace(backbone, recipe.grace, batch_size=size),
         "wise": lambda: Wise(backbone, recipe.wise, unrelated=unrelated(), batch_size=size),
         "unedited": lambda: Unedited(backbone),
     }
-    return [makers[name]() for name in recipe.editors]
+    editor = makers[name]()
+    settings = getattr(recipe, SECTIONS[name]).model_dump_json() if name in SECTIONS else ""
+    trained_on, digest = "", ""
+    if name in ("liveedit", "lookup"):
+        own = generators[OWN]
+        trained_on, digest = own.trained_on, own.generator.digest
+    if name == "wise":
+        trained_on = f"nothing; {recipe.wise.num_unrelated} questions of the training split"
+    return EditorRow(
+        name=editor.name,
+        configuration=editor.name,
+        editor=editor,
+        trained_on=trained_on or "nothing",
+        identity=settings or digest,
+    )

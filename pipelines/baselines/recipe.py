@@ -1,6 +1,7 @@
 """The recipe of `compare_editors.py`: which editors, at how many edits, on how many cases."""
 
-import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -11,7 +12,6 @@ from liveedit_core.baselines.settings import (
     GraceConfig,
     InContextConfig,
     LoraConfig,
-    MaskedFineTuningConfig,
     WiseConfig,
 )
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
@@ -24,9 +24,30 @@ from pipelines.job.sections import (
     TrackingSection,
 )
 
-EDITORS = ("liveedit", "ft-l", "ft-m", "lora", "ike", "grace", "wise", "unedited")
+EDITORS = (
+    "liveedit",
+    "lookup",
+    "ft-l",
+    "ft-m",
+    "lora",
+    "ike",
+    "grace",
+    "wise",
+    "unedited",
+)
 """Names of all editors, in the order of the table."""
+SECTIONS: Mapping[str, str] = {
+    "ft-l": "fine_tuning",
+    "ft-m": "projector_tuning",
+    "lora": "lora",
+    "ike": "in_context",
+    "grace": "grace",
+    "wise": "wise",
+}
+"""Sections of the editors that have settings."""
+NEED_GENERATOR = ("liveedit", "lookup")
 
+_GENERATOR = re.compile(r"[A-Za-z0-9._-]+=.+")
 _Sizes = Annotated[
     List[PositiveInt],
     Field(min_length=1),
@@ -37,6 +58,13 @@ _Editors = Annotated[
     Field(min_length=1),
     rule(lambda names: set(names) <= set(EDITORS), f"be some of {', '.join(EDITORS)}"),
 ]
+_Generators = Annotated[
+    List[str],
+    rule(
+        lambda items: all(_GENERATOR.fullmatch(item) for item in items),
+        "be texts NAME=FOLDER, the name of letters, digits, '.', '_' and '-'",
+    ),
+]
 
 
 class CompareRecipe(FolderRecipe):
@@ -45,36 +73,47 @@ class CompareRecipe(FolderRecipe):
     job: ClassVar[str] = "compare_editors"
 
     run_name: Text = "compare-editors"
-    """Folder of the run under `run_root`, and its name in MLflow."""
+    """Folder of the run under `run_root`, and its name in MLflow; groups that are finished there
+    are not taught again."""
     seed: Count = 0
-    """Decides which evaluation cases are edited, and in which order."""
+    """Decides which cases are edited, and in which order."""
     edits: _Sizes = (1, 10, 100)
     """Numbers of edits, N: every editor learns groups of N cases, one group after another."""
-    min_cases: PositiveInt = 20
-    """At each N, edit at least this many cases, in as many groups as that takes."""
-    scored_cases: Count = 20
-    """At each N, score this many of the edited cases, evenly spread; 0 for all."""
-    free_cases: Count = 10
-    """Score this many of them under free generation as well, evenly spread."""
-    max_new_tokens: PositiveInt = MAX_TARGET_TOKENS
-    """Longest free answer, in tokens."""
+    groups: Annotated[List[PositiveInt], Field(min_length=1)] = (100, 100, 10)
+    """Most groups at each N, or one number for all; fewer where there are fewer cases. Numbers of
+    edits with equally many groups are taught together: the smaller one is the larger one's
+    beginning."""
+    scored_cases: Count = 100
+    """At each N, score at least this many of the edited cases, equally many of each group; 0 for
+    all."""
+    free_cases: Count = 100
+    """Score at least this many of them under free generation as well; 0 for none."""
+    max_new_tokens: PositiveInt = 32
+    """Longest free answer, in tokens; never less than the longest target that is accepted."""
+    cold_edits: PositiveInt = 5
+    """Edits that are timed one at a time, from the image's bytes on."""
+    tuning_edits: PositiveInt = 15
+    """Edits of one trial of `--tune`; all are scored."""
     batch_size: PositiveInt = 16
     """Probes in one forward pass."""
     editors: _Editors = EDITORS
-    """Which to compare; liveedit needs a generator made for the backbone."""
+    """Which to compare; liveedit and lookup need a generator made for the backbone."""
     backbone: BackboneSection = BackboneSection()
     """The model that is edited, by default at the generator's edit layer; without liveedit among
     the editors, at that of the built-in backbone or two thirds of the depth."""
     benchmark: BenchmarkSection = BenchmarkSection()
-    """Cases of a published benchmark; by default the built-in evaluation cases."""
+    """Cases of a benchmark; by default the built-in development cases."""
     generator: str = "builtin"
-    """Folder of LiveEdit's generator checkpoint, or "builtin"."""
+    """Folder of LiveEdit's generator checkpoint, or "builtin"; lookup shares its router."""
+    generators: _Generators = ()
+    """More generators for the backbone, NAME=FOLDER, a row each; those of one name are seeds of one
+    configuration, shown as mean and range."""
     output: str = ""
     """JSON file for the table; empty: comparison.json in the run folder."""
     tracking: TrackingSection = TrackingSection()
     states: StatesSection = StatesSection(is_cached=False, dtype="float32")
     fine_tuning: FineTuningConfig = FineTuningConfig()
-    masked_fine_tuning: MaskedFineTuningConfig = MaskedFineTuningConfig()
+    projector_tuning: FineTuningConfig = FineTuningConfig()
     lora: LoraConfig = LoraConfig()
     in_context: InContextConfig = InContextConfig()
     grace: GraceConfig = GraceConfig()
@@ -83,26 +122,41 @@ class CompareRecipe(FolderRecipe):
     @model_validator(mode="after")
     def _check_generator(self) -> Self:
         is_other = self.backbone.name != "builtin"
-        if is_other and "liveedit" in self.editors and self.generator == "builtin":
+        if is_other and self.needs_generator and self.generator == "builtin":
             raise ValueError(
-                f"editors: liveedit needs a generator made for {self.backbone.name}; set "
+                f"editors: liveedit and lookup need a generator made for {self.backbone.name}; set "
                 "generator=FOLDER, or name the other editors with --editors"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> Self:
+        if len(self.groups) not in (1, len(self.edits)):
+            raise ValueError(
+                f"groups: expected one number, or one for each of edits {list(self.edits)}, got "
+                f"{list(self.groups)}"
+            )
+        return self
+
+    @property
+    def needs_generator(self) -> bool:
+        return any(name in self.editors for name in NEED_GENERATOR)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Numbers of edits, smallest first."""
         return tuple(sorted(self.edits))
 
-    def num_groups(self, size: int) -> int:
-        """Groups at one number of edits."""
-        return math.ceil(self.min_cases / size)
-
     @property
-    def num_cases(self) -> int:
-        """Cases needed at the number of edits that needs the most."""
-        return max(size * self.num_groups(size) for size in self.edits)
+    def ladders(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Numbers of groups and, for each, the numbers of edits that are taught together."""
+        groups = self.groups if len(self.groups) > 1 else self.groups * len(self.edits)
+        of_size = dict(zip(self.edits, groups, strict=True))
+        counts = dict.fromkeys(of_size[size] for size in self.sizes)
+        return tuple(
+            (count, tuple(size for size in self.sizes if of_size[size] == count))
+            for count in counts
+        )
 
     @property
     def output_file(self) -> Path:

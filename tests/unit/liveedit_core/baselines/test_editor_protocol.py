@@ -69,7 +69,7 @@ def empty_editor(backbone: VisionLanguageBackbone, config: GeneratorConfig = CON
 LEARNING: dict[str, Maker] = {**LAYER_EDITORS, "FT-M": tuned_projector}
 ALL: dict[str, Maker] = {
     **LEARNING,
-    "IKE": lambda b: InContext(b, InContextConfig()),
+    "IKE": lambda b: InContext(b, InContextConfig(least_similarity=0.0)),
     "LiveEdit": lambda b: LiveEdit(empty_editor(b)),
     "lookup": lambda b: Lookup(empty_editor(b, FINDS_ONE)),
     "unedited": Unedited,

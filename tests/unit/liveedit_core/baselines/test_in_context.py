@@ -35,7 +35,7 @@ def test_the_text_is_exactly_this() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_own_image_is_told_last(seed: int, backbone: VisionLanguageBackbone) -> None:
-    model = taught(backbone, InContextConfig(num_facts=2))
+    model = taught(backbone, InContextConfig(num_facts=2, least_similarity=0.0))
     item = BackboneInput(prompt="Who made this?", image_bytes=image(seed), target="x")
     (state,) = backbone.encode([item])
     told = model.with_facts(item, state)
@@ -47,7 +47,7 @@ def test_the_own_image_is_told_last(seed: int, backbone: VisionLanguageBackbone)
 
 
 def test_a_prompt_tells_edits_of_one_image_apart(backbone: VisionLanguageBackbone) -> None:
-    model = InContext(backbone, InContextConfig(num_facts=1))
+    model = InContext(backbone, InContextConfig(num_facts=1, least_similarity=0.0))
     one = request(0)
     other = replace(one, prompt="The color of the sky is", target="blue")
     model.teach([one, other], backbone.encode([edit_input(item) for item in (one, other)]))
@@ -64,14 +64,16 @@ def test_images_count_for_nothing_where_a_question_has_none(
     item = BackboneInput(prompt="The color of the sky is")
     (state,) = backbone.encode([item])
     told = [
-        taught(backbone, InContextConfig(num_facts=2, image_weight=share)).with_facts(item, state)
+        taught(
+            backbone, InContextConfig(num_facts=2, image_weight=share, least_similarity=0.0)
+        ).with_facts(item, state)
         for share in (0.0, 1.0)
     ]
     assert told[0] == told[1]
 
 
 def test_fewer_facts_than_asked_for_are_all_told(backbone: VisionLanguageBackbone) -> None:
-    model = taught(backbone, InContextConfig(num_facts=9))
+    model = taught(backbone, InContextConfig(num_facts=9, least_similarity=0.0))
     item = BackboneInput(prompt="Who made this?", image_bytes=image(0))
     (state,) = backbone.encode([item])
     assert model.with_facts(item, state).prompt.count("New Fact:") == 4

@@ -1,14 +1,16 @@
 """The comparison teaches every edit to every editor and scores them on the same probes."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from liveedit_core.baselines.fine_tuning import FineTuning, FineTuningConfig
-from liveedit_core.baselines.settings import GraceConfig, LoraConfig, WiseConfig
+from liveedit_core.baselines.fine_tuning import FineTuning
+from liveedit_core.baselines.settings import FineTuningConfig, GraceConfig, LoraConfig, WiseConfig
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
 from liveedit_core.evaluation.scoring import CaseScorer
@@ -16,49 +18,54 @@ from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.generator import save_generator
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.schema import ProbeKind
+from liveedit_core.schema import PAPER_METRICS, Case, EditRequest, Probe, ProbeKind
 from liveedit_core.state_source import BackboneStates
-from pipelines.baselines.compare import (
-    FREE_KINDS,
-    Comparison,
-    EditorScores,
-    choose_cases,
-    compare,
-    evenly_spread,
-)
+from pipelines.baselines import compare as compare_module
+from pipelines.baselines.compare import Comparison, EditorScores, compare, plan
+from pipelines.baselines.console_tables import to_tables
+from pipelines.baselines.editors import OWN, NamedGenerator, names_of
 from pipelines.baselines.recipe import CompareRecipe
-from pipelines.baselines.tables import lines, metric_values, to_table, to_tree, write_files
+from pipelines.baselines.tables import lines, metric_values, spreads, to_tree, write_files
 from pipelines.compare_editors import main, parse_arguments, state_source
 from pipelines.job.entry import resolve
 from tests.other_backbones import saved_family
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, case, tiny_backbone, tiny_generator
 from tests.tiny_families import EDIT_LAYER, family_backbone
 
-NAMES = ["LiveEdit", "FT-L", "FT-M", "LoRA", "IKE", "GRACE", "WISE", "unedited"]
+KINDS = [kind for kind in ProbeKind if kind is not ProbeKind.CORRECTION]
+NAMES = ["LiveEdit", "lookup", "FT-L", "FT-M", "LoRA", "IKE", "GRACE", "WISE", "unedited"]
 RECIPE = CompareRecipe(
     edits=(3, 1),
-    min_cases=3,
+    groups=(1, 3),
     scored_cases=0,
     free_cases=1,
+    cold_edits=1,
     max_new_tokens=4,
     batch_size=8,
     lora=LoraConfig(max_steps=8),
     grace=GraceConfig(max_steps=8),
     wise=WiseConfig(max_steps=2),
+    fine_tuning=FineTuningConfig(max_steps=8, learning_rate=3e-2),
+    projector_tuning=FineTuningConfig(max_steps=1),
 )
 CASES = [case(seed) for seed in range(5)]
+GENERATOR = NamedGenerator(
+    tiny_generator(OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)), "builtin"
+)
 
 
-def compared(recipe: CompareRecipe) -> Comparison:
+def compared(recipe: CompareRecipe, run_root: Path, cases: Sequence[Case] = CASES) -> Comparison:
+    """In a run of its own, or the one that is there."""
     backbone = tiny_backbone()
-    generator = tiny_generator(OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0))
     source = BackboneStates(backbone)
-    return compare(recipe, backbone, generator, CASES, source, lambda text: None)
+    generators = {row: GENERATOR for row, _, _ in names_of(recipe.generators)} | {OWN: GENERATOR}
+    recipe = recipe.with_changes(run_root=str(run_root))
+    return compare(recipe, backbone, generators, cases, source, lambda text: None)
 
 
 @pytest.fixture(scope="module")
-def comparison() -> Comparison:
-    return compared(RECIPE)
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    return compared(RECIPE, tmp_path_factory.mktemp("run"))
 
 
 def of(comparison: Comparison, name: str, num_edits: int) -> EditorScores:
@@ -71,17 +78,18 @@ def test_every_editor_is_scored_at_every_number_of_edits(comparison: Comparison)
     assert rows == [(size, name) for size in (1, 3) for name in NAMES]
     for scores in comparison.scores:
         assert (scores.num_edits * scores.num_groups, scores.num_scored_cases) == (3, 3)
-        for kind in ProbeKind:
+        assert scores.cold_s > 0
+        num_free = 1 if scores.num_edits == 3 else 3  # at least one case of each group
+        for kind in KINDS:
             assert scores.summary[kind, TEACHER_FORCED].num_samples == 3
-            assert ((kind, FREE_GENERATION) in scores.summary) == (kind in FREE_KINDS)
-        for kind in FREE_KINDS:
-            assert scores.summary[kind, FREE_GENERATION].num_samples == 1
+            free = scores.summary.get((kind, FREE_GENERATION))
+            assert (free.num_samples if free else 0) == (0 if kind.is_locality else num_free)
 
 
 def test_the_table_tells_the_editors_apart(comparison: Comparison) -> None:
     for size in (1, 3):
         live_edit, unedited = of(comparison, "LiveEdit", size), of(comparison, "unedited", size)
-        for kind in ProbeKind:
+        for kind in KINDS:
             if kind.is_locality:
                 assert unedited.summary[kind, TEACHER_FORCED].mean == 1.0
         assert live_edit.summary[ProbeKind.TEXT_LOCALITY, TEACHER_FORCED].mean == 1.0
@@ -103,37 +111,116 @@ def test_editors_are_restored_between_groups(comparison: Comparison) -> None:
     assert of(comparison, "unedited", 3).memory.fixed_bytes == 0
 
 
-def test_a_group_does_not_see_the_group_before_it() -> None:
+def test_a_group_does_not_see_the_group_before_it(tmp_path: Path) -> None:
     """N = 1 over three cases is what a new editor gives on each of them."""
     config = FineTuningConfig(max_steps=60, learning_rate=3e-2)
-    recipe = RECIPE.with_changes(edits=(1,), editors=("ft-l",), free_cases=0, fine_tuning=config)
-    (together,) = compared(recipe).scores
+    recipe = RECIPE.with_changes(
+        edits=(1,), groups=(3,), editors=("ft-l",), free_cases=0, fine_tuning=config
+    )
+    (together,) = compared(recipe, tmp_path).scores
     backbone, generator = tiny_backbone(), tiny_generator(OUR_CONFIG)
     scorer = CaseScorer(Editor(backbone, generator, ExpertRepository.empty(OUR_CONFIG)))
     apart: list[ProbeResult] = []
-    for item in choose_cases(recipe, CASES):
+    for group in plan(recipe, CASES):
         model = FineTuning(backbone, config)
+        (item,) = group.cases
         model.teach([item.edit], backbone.encode([edit_input(item.edit)]))
         prepared = scorer.prepare([item])
         apart += model.score(prepared, protocols=[TEACHER_FORCED], max_new_tokens=4)
     summary = summarize(apart)
-    assert summary[ProbeKind.RELIABILITY, TEACHER_FORCED].mean == 1.0
+    assert summary[ProbeKind.RELIABILITY, TEACHER_FORCED].mean > 0.8
     for key, metric in summary.items():
         assert together.summary[key].mean == metric.mean
 
 
-def test_the_same_seed_gives_the_same_table(comparison: Comparison) -> None:
-    quick = RECIPE.with_changes(editors=("liveedit", "ft-l", "grace"))
-    again = compared(quick)
+def test_a_smaller_number_of_edits_is_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
+    """Taught together, each is scored as if it were taught alone."""
+    recipe = RECIPE.with_changes(
+        edits=(1, 2), groups=(2,), editors=("grace",), free_cases=0, scored_cases=2
+    )
+    assert recipe.ladders == ((2, (1, 2)),)
+    first, second = plan(recipe, CASES)
+    one, two = compared(recipe, tmp_path / "together").scores
+    alone = recipe.with_changes(edits=(2,))
+    (again,) = compared(alone, tmp_path / "alone").scores
+    assert numbers(two) == numbers(again)
+    assert (one.memory.stored_bytes, two.memory.stored_bytes)[0] < two.memory.stored_bytes
+    assert first.scored(1)[0] == [first.cases[0]]
+    # the second group is scored at another position than the first
+    assert (first.scored(2)[0], second.scored(2)[0]) == ([first.cases[0]], [second.cases[1]])
 
-    def numbers(found: Comparison) -> list[object]:
-        return [
-            (row["editor"], row["num_edits"], row["metrics"])
-            for row in to_tree(found)["rows"]
-            if row["editor"] in ("LiveEdit", "FT-L", "GRACE")
-        ]
 
-    assert numbers(again) == numbers(comparison)
+def numbers(scores: EditorScores) -> dict[object, float]:
+    return {key: metric.mean for key, metric in scores.summary.items()}
+
+
+def test_finished_groups_are_not_taught_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[str] = []
+    teach = FineTuning.teach
+
+    def counted(self: FineTuning, requests: Sequence[EditRequest], states: Any) -> None:
+        taught.extend(request.edit_id for request in requests)
+        teach(self, requests, states)
+
+    monkeypatch.setattr(FineTuning, "teach", counted)
+    monkeypatch.setattr(compare_module, "cold_edit_s", lambda *arguments: 0.0)
+    recipe = RECIPE.with_changes(edits=(1,), groups=(2,), editors=("ft-l",), free_cases=0)
+    first = compared(recipe, tmp_path)
+    assert len(taught) == 2
+    assert numbers(compared(recipe, tmp_path).scores[0]) == numbers(first.scores[0])
+    assert len(taught) == 2
+    more = compared(recipe.with_changes(editors=("ft-l", "unedited")), tmp_path)
+    assert numbers(more.scores[0]) == numbers(first.scores[0])
+    assert len(taught) == 2
+    changed = recipe.with_changes(fine_tuning=FineTuningConfig(max_steps=2))
+    compared(changed, tmp_path)
+    assert len(taught) == 4
+
+
+def test_what_a_case_corrects_is_taught_before_it(tmp_path: Path) -> None:
+    earlier = replace(CASES[1].edit, image_bytes=CASES[0].edit.image_bytes)
+    probe = Probe(
+        kind=ProbeKind.CORRECTION,
+        variant="earlier wording",
+        prompt=earlier.prompt,
+        target=CASES[0].edit.target,
+        image_bytes=earlier.image_bytes,
+    )
+    corrected = replace(CASES[0], earlier=(earlier,), probes=(probe,))
+    recipe = RECIPE.with_changes(edits=(1,), groups=(1,), editors=("ike", "unedited"))
+    in_context, _ = compared(recipe, tmp_path / "both", [corrected]).scores
+    (alone, _) = compared(recipe, tmp_path / "one", [CASES[0]]).scores
+    text = len((earlier.prompt + earlier.target).encode())
+    assert in_context.memory.stored_bytes > alone.memory.stored_bytes + text
+    key = ProbeKind.CORRECTION, "earlier wording", FREE_GENERATION
+    assert in_context.by_variant[key].num_samples == 1
+
+
+def test_seeds_of_one_configuration_are_shown_as_mean_and_range(tmp_path: Path) -> None:
+    recipe = RECIPE.with_changes(
+        edits=(1,),
+        groups=(1,),
+        editors=("unedited",),
+        free_cases=0,
+        generators=("paper=a", "other=b", "paper=c"),
+    )
+    found = compared(recipe, tmp_path)
+    assert [row.name for row in found.scores] == ["unedited", "paper 1", "other", "paper 2"]
+    (seeds,) = to_tree(found)["seeds"]
+    assert (seeds["configuration"], seeds["num_edits"]) == ("paper", 1)
+    mean, least, largest = seeds["reliability.teacher_forced"]
+    assert least <= mean <= largest
+    assert "paper, 2 seeds" in exported(found)
+    low, high = (
+        replace(found.scores[1], summary={(ProbeKind.RELIABILITY, TEACHER_FORCED): metric})
+        for metric in (
+            replace(found.scores[1].summary[ProbeKind.RELIABILITY, TEACHER_FORCED], mean=mean)
+            for mean in (0.25, 0.75)
+        )
+    )
+    assert spreads([low, high]) == {"reliability.teacher_forced": (0.5, 0.25, 0.75)}
 
 
 def test_json_carries_protocol_samples_seed_time_and_memory(
@@ -148,63 +235,110 @@ def test_json_carries_protocol_samples_seed_time_and_memory(
         [3, 1],
         2 * len(NAMES),
     )
-    assert set(tree["digests"]) == {"backbone", "generator"}
+    assert set(tree["digests"]) == {"backbone", "cases", "generator LiveEdit"}
     for row in tree["rows"]:
         assert row["edit_s"] >= 0
         assert row["fixed_bytes"] + row["stored_bytes"] >= 0
-        assert set(row["paper_average"]) == {TEACHER_FORCED}
+        assert row["cold_edit_s"] > 0
+        learns_before = row["editor"] in ("LiveEdit", "lookup", "WISE")
+        assert (row["trained_on"] != "nothing") == learns_before
+        means = {m["metric"]: m["mean"] for m in row["metrics"] if m["protocol"] == TEACHER_FORCED}
+        five = [means[kind] for kind in PAPER_METRICS]
+        assert row["paper_average"][TEACHER_FORCED] == pytest.approx(sum(five) / 5, abs=1e-5)
+        earned = (sum(five) - means["text_locality"]) / 4
+        average = row["paper_average_without_text_locality"][TEACHER_FORCED]
+        assert average == pytest.approx(earned, abs=1e-5)
         keys = {(metric["metric"], metric["protocol"]) for metric in row["metrics"]}
-        assert len(keys) == len(row["metrics"]) == 8 + 3
+        assert len(keys) == len(row["metrics"]) == 8 + 4
         assert all(metric["num_samples"] >= 1 for metric in row["metrics"])
-    assert "LiveEdit.reliability.teacher_forced" in metric_values(comparison.scores[0])
+    logged = metric_values(comparison.scores[0])
+    assert {"LiveEdit.reliability.teacher_forced", "LiveEdit.cold_edit_s"} <= logged.keys()
     assert [line.x for line in lines(comparison)] == [[1, 3]] * len(NAMES)
 
 
+def exported(comparison: Comparison) -> str:
+    console = Console(record=True, width=190)
+    console.print(*to_tables(comparison))
+    return console.export_text()
+
+
 def test_protocols_never_share_a_column(comparison: Comparison) -> None:
-    console = Console(record=True, width=150)
-    table = to_table(comparison)
-    console.print(table)
-    text = console.export_text()
-    heads = [str(column.header) for column in table.columns]
-    assert sum(head.endswith("\ntf") for head in heads) == 6
+    metrics, others, costs = to_tables(comparison)
+    heads = [str(column.header) for column in metrics.columns]
+    assert sum(head.endswith("tf") for head in heads) == 7
     assert sum(head.endswith("\nfree") for head in heads) == 3
-    assert table.row_count == 2 * len(NAMES)
-    assert "3 / 1" in text
+    for table in (metrics, others, costs):
+        assert table.row_count == 2 * len(NAMES)
+    text = exported(comparison)
+    assert "100.0 /3" in text
     assert "…" not in text
 
 
+def test_the_table_shows_portability_by_variant(tmp_path: Path) -> None:
+    """What lookup cannot answer: its target is right for none of these."""
+    variants = ("yes or no", "another language")
+    own = CASES[0].edit
+    probes = tuple(
+        Probe(
+            kind=ProbeKind.PORTABILITY,
+            variant=variant,
+            prompt=own.prompt,
+            target=f"not {own.target}",
+            image_bytes=own.image_bytes,
+        )
+        for variant in variants
+    )
+    asked = replace(CASES[0], probes=probes)
+    recipe = RECIPE.with_changes(edits=(1,), groups=(1,), editors=("lookup", "liveedit"))
+    found = compared(recipe, tmp_path, [asked])
+    for variant in variants:
+        by_variant = found.scores[0].by_variant
+        assert by_variant[ProbeKind.PORTABILITY, variant, FREE_GENERATION].mean == 0.0
+        assert variant in exported(found)
+    (row, _) = to_tree(found)["rows"]
+    assert {item["variant"] for item in row["variants"]} == set(variants)
+
+
 def test_cases_are_drawn_by_seed() -> None:
-    first = choose_cases(RECIPE, CASES)
-    assert choose_cases(RECIPE, CASES) == first
-    assert len({item.case_id for item in first}) == 3
+    first = plan(RECIPE, CASES)
+    assert plan(RECIPE, CASES) == first
+    assert [(group.sizes, group.num_groups) for group in first] == [((1,), 3)] * 3 + [((3,), 1)]
+    assert tuple(group.cases[0] for group in first[:3]) == first[3].cases
     orders = {
-        tuple(c.case_id for c in choose_cases(RECIPE.with_changes(seed=seed), CASES))
+        tuple(case.case_id for case in plan(RECIPE.with_changes(seed=seed), CASES)[-1].cases)
         for seed in range(6)
     }
     assert len(orders) > 1
     with pytest.raises(ConfigError, match="at most 5"):
-        choose_cases(RECIPE.with_changes(edits=(6,)), CASES)
+        plan(RECIPE.with_changes(edits=(6,), groups=(1,)), CASES)
 
 
-def test_scored_cases_are_spread_over_the_sequence() -> None:
-    assert evenly_spread(CASES, 2) == [CASES[0], CASES[2]]
-    assert evenly_spread(CASES, 9) == CASES
-    recipe = RECIPE.with_changes(
-        edits=(5,), scored_cases=2, free_cases=0, editors=("unedited",), min_cases=1
-    )
-    (scores,) = compared(recipe).scores
-    assert (scores.num_edits, scores.num_groups, scores.num_scored_cases) == (5, 1, 2)
+def test_there_are_no_more_groups_than_cases() -> None:
+    found = plan(RECIPE.with_changes(edits=(2, 1), groups=(100,)), CASES)
+    assert [(group.index, group.num_groups) for group in found] == [(0, 2), (1, 2)]
+
+
+def test_scored_cases_are_spread_over_a_group() -> None:
+    recipe = RECIPE.with_changes(edits=(4,), groups=(1,), scored_cases=2, free_cases=1)
+    (group,) = plan(recipe, CASES)
+    scored, free = group.scored(4)
+    assert scored == [group.cases[0], group.cases[2]]
+    assert free == {group.cases[0].case_id}
+    (group,) = plan(recipe.with_changes(scored_cases=0, free_cases=0), CASES)
+    assert group.scored(4) == (list(group.cases), frozenset())
 
 
 def test_states_come_from_the_cache_when_asked(tmp_path: Path) -> None:
     backbone = tiny_backbone()
-    generator = tiny_generator(OUR_CONFIG)
-    plain = RECIPE.with_changes(editors=("ft-l",), edits=(1,), run_root=str(tmp_path))
+    plain = RECIPE.with_changes(
+        editors=("ft-l",), edits=(1,), groups=(3,), run_root=str(tmp_path), run_name="plain"
+    )
     cached = plain.with_changes(states=plain.states.with_changes(is_cached=True))
     found = []
-    for recipe in (plain, cached, cached):
+    for name, recipe in (("plain", plain), ("fills", cached), ("reads", cached)):
+        recipe = recipe.with_changes(run_name=name)
         with state_source(recipe, backbone) as source:
-            done = compare(recipe, backbone, generator, CASES, source, lambda text: None)
+            done = compare(recipe, backbone, {}, CASES, source, lambda text: None)
         found.append(to_tree(done)["rows"][0]["metrics"])
     assert found[0] == found[1] == found[2]
     assert list((tmp_path / "cache").rglob("*.lance"))
@@ -217,6 +351,9 @@ def test_states_come_from_the_cache_when_asked(tmp_path: Path) -> None:
         ("edits=[]", "edits"),
         ("editors=['mend']", "editors"),
         ("fine_tuning.steps=3", "fine_tuning.max_steps"),
+        ("groups=[1,2]", "groups: expected one number"),
+        ("generators=['folder']", "NAME=FOLDER"),
+        ("generators=['a/b=folder']", "NAME=FOLDER"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(argument: str, message: str) -> None:
@@ -233,7 +370,7 @@ def test_liveedit_needs_a_generator_of_the_backbone() -> None:
 
 @pytest.mark.parametrize(
     ("family", "editors"),
-    [("llava", "ft-l,lora,grace,ike,unedited"), ("qwen2_vl", "liveedit,ft-m,wise")],
+    [("llava", "ft-l,lora,grace,ike,unedited"), ("qwen2_vl", "liveedit,lookup,ft-m,wise")],
 )
 def test_another_backbone_end_to_end(family: str, editors: str, run_root: Path) -> None:
     """A checkpoint folder by name, and a table of its editors."""
@@ -241,21 +378,27 @@ def test_another_backbone_end_to_end(family: str, editors: str, run_root: Path) 
     config = TINY_CONFIG.with_changes(num_image_tokens=family_backbone(family).num_image_tokens)
     save_generator(tiny_generator(config), run_root / "generator")
     quick = ["lora.max_steps=2", "grace.max_steps=2", "wise.max_steps=1", "fine_tuning.max_steps=2"]
-    counts = ["min_cases=1", "scored_cases=1", "free_cases=1", "max_new_tokens=2"]
+    quick += ["projector_tuning.max_steps=2", "cold_edits=1"]
+    counts = ["groups=[1]", "scored_cases=1", "free_cases=1", "max_new_tokens=2"]
     named = [f"--backbone={folder}", f"--editors={editors}", "--edits=1", "--run-name=tiny"]
     more = [f"run_root={run_root}", f"generator={run_root / 'generator'}", *counts, *quick]
     assert main([*named, *more, f"backbone.edit_layer={EDIT_LAYER}"]) == 0
     tree = json.loads((run_root / "tiny" / "comparison.json").read_text())
     assert [row["editor"].lower() for row in tree["rows"]] == editors.split(",")
-    assert ("generator" in tree["digests"]) == ("liveedit" in editors)
+    assert ("generator LiveEdit" in tree["digests"]) == ("liveedit" in editors)
     for row in tree["rows"]:
         assert {metric["protocol"] for metric in row["metrics"]} == set(PROTOCOLS)
 
 
 def test_options_are_settings() -> None:
     options = parse_arguments(
-        ["--edits", "7,1", "--editors", "ike,lora", "--output", "a.json", "fine_tuning.max_steps=3"]
+        [
+            *("--edits=7,1", "--groups=4", "--editors=ike,lora", "--output=a.json"),
+            *("--generator=a=b c", "--generator=a=d", "fine_tuning.max_steps=3"),
+        ]
     )
     recipe = resolve(CompareRecipe, options)
     assert (recipe.sizes, recipe.editors) == ((1, 7), ("ike", "lora"))
+    assert recipe.ladders == ((4, (1, 7)),)
+    assert recipe.generators == ("a=b c", "a=d")
     assert (recipe.output, recipe.fine_tuning.max_steps) == ("a.json", 3)
