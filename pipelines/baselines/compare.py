@@ -22,13 +22,13 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import PROTOCOLS, PreparedCases, PreparedProbe, ProbeResult
 from liveedit_core.evaluation.scoring import CaseProbe, ProbePreparer
 from liveedit_core.evaluation.summaries import (
+    LabelSummary,
     Summary,
-    VariantSummary,
     summarize,
     summarize_variants,
 )
 from liveedit_core.method.editor import edit_input
-from liveedit_core.schema import Case, ProbeKind
+from liveedit_core.schema import Case, ProbeKind, entity_of
 from liveedit_core.state_source import StateSource
 from pipelines.baselines.cold_edits import cold_edit_s
 from pipelines.baselines.editors import EditorRow, Generators, make_editors
@@ -60,7 +60,7 @@ class EditorScores:
     num_groups: int
     num_scored_cases: int
     summary: Summary
-    by_variant: VariantSummary
+    by_variant: LabelSummary
     teach_s: float
     score_s: float
     cold_s: float
@@ -314,7 +314,7 @@ def compare(
             num_edits=size,
             num_groups=num_groups[size],
             num_scored_cases=len(scored[size]),
-            summary=summarize(tallies[size, row.name].results),
+            summary=summarize(tallies[size, row.name].results, entity_of(scored[size])),
             by_variant=summarize_variants(tallies[size, row.name].results, scored[size]),
             teach_s=tallies[size, row.name].teach_s,
             score_s=tallies[size, row.name].score_s,

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from rich.table import Table
 
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
-from liveedit_core.evaluation.summaries import MetricSummary, paper_average
+from liveedit_core.evaluation.summaries import EARNED_METRICS, MetricSummary, paper_average
 from liveedit_core.schema import PAPER_METRICS, ProbeKind
 from pipelines.baselines.compare import Comparison, EditorScores
-from pipelines.baselines.tables import earned_average, seeds_of, spreads
+from pipelines.baselines.tables import seeds_of, spreads
 
 _SHORT = {
     ProbeKind.RELIABILITY: "rel",
@@ -95,7 +95,7 @@ def _table(comparison: Comparison, title: str, caption: str, columns: Sequence[C
 def _metric_columns() -> list[Column]:
     return [
         ("average\ntf", lambda row: _share(paper_average(row.summary))),
-        ("without\nt-loc tf", lambda row: _share(earned_average(row.summary))),
+        ("without\nt-loc tf", lambda row: _share(paper_average(row.summary, EARNED_METRICS))),
         *(_metric_column(kind, TEACHER_FORCED) for kind in PAPER_METRICS),
         *(_metric_column(kind, FREE_GENERATION) for kind in _FREE),
     ]

@@ -88,8 +88,8 @@ class CompareRecipe(FolderRecipe):
     all."""
     free_cases: Count = 100
     """Score at least this many of them under free generation as well; 0 for none."""
-    max_new_tokens: PositiveInt = 32
-    """Longest free answer, in tokens; never less than the longest target that is accepted."""
+    max_new_tokens: PositiveInt = MAX_TARGET_TOKENS
+    """Longest free answer, in tokens."""
     cold_edits: PositiveInt = 5
     """Edits that are timed one at a time, from the image's bytes on."""
     tuning_edits: PositiveInt = 15

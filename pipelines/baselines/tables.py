@@ -7,23 +7,14 @@ from typing import Any
 
 from infra.reports.plots import Line, draw_by_num_edits
 from liveedit_core.evaluation.probes import TEACHER_FORCED
-from liveedit_core.evaluation.summaries import MetricSummary, Summary, paper_average
-from liveedit_core.schema import PAPER_METRICS, ProbeKind
+from liveedit_core.evaluation.summaries import (
+    EARNED_METRICS,
+    MetricSummary,
+    average_values,
+    paper_average,
+)
 from pipelines.baselines.compare import Comparison, EditorScores
 from pipelines.job.recipe_loader import to_dict
-
-EARNED_METRICS = tuple(kind for kind in PAPER_METRICS if kind is not ProbeKind.TEXT_LOCALITY)
-"""Text locality is 1 by construction for editors that act on questions with an image only."""
-
-
-def earned_average(summary: Summary) -> float | None:
-    """Mean of `EARNED_METRICS`, teacher-forced; None unless all were measured."""
-    found = [
-        summary[kind, TEACHER_FORCED].mean
-        for kind in EARNED_METRICS
-        if (kind, TEACHER_FORCED) in summary
-    ]
-    return sum(found) / len(found) if len(found) == len(EARNED_METRICS) else None
 
 
 def to_tree(comparison: Comparison) -> dict[str, Any]:
@@ -55,7 +46,7 @@ def _row(scores: EditorScores) -> dict[str, Any]:
         **vars(scores.memory),
         "paper_average": {TEACHER_FORCED: _rounded(paper_average(scores.summary))},
         "paper_average_without_text_locality": {
-            TEACHER_FORCED: _rounded(earned_average(scores.summary))
+            TEACHER_FORCED: _rounded(paper_average(scores.summary, EARNED_METRICS))
         },
         "metrics": [
             {"metric": str(kind), "protocol": protocol} | _metric(metric)
@@ -75,6 +66,7 @@ def _metric(metric: MetricSummary) -> dict[str, Any]:
         "exact_mean": round(metric.exact_mean, 6),
         "num_samples": metric.num_samples,
         "num_cases": metric.num_cases,
+        "num_entities": metric.num_entities,
     }
 
 
@@ -104,11 +96,7 @@ def _spread(numbers: Sequence[float]) -> tuple[float, float, float]:
 def _values(scores: EditorScores) -> dict[str, float]:
     """Means by "metric.protocol" and both averages."""
     values = {f"{kind}.{protocol}": m.mean for (kind, protocol), m in scores.summary.items()}
-    averages = {
-        f"paper_average.{TEACHER_FORCED}": paper_average(scores.summary),
-        f"paper_average_without_text_locality.{TEACHER_FORCED}": earned_average(scores.summary),
-    }
-    return values | {name: value for name, value in averages.items() if value is not None}
+    return values | average_values(scores.summary)
 
 
 def write_files(comparison: Comparison) -> tuple[Path, Path]:
@@ -126,7 +114,7 @@ def lines(comparison: Comparison) -> list[Line]:
     """The average of each editor over the number of edits, where all its metrics were measured."""
     by_editor: dict[str, dict[int, float]] = {}
     for scores in comparison.scores:
-        if (average := earned_average(scores.summary)) is not None:
+        if (average := paper_average(scores.summary, EARNED_METRICS)) is not None:
             by_editor.setdefault(scores.name, {})[scores.num_edits] = average
     return [
         Line(label=name, x=list(points), y=list(points.values()), is_dashed=name == "unedited")

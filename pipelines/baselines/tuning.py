@@ -20,13 +20,12 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     PROTOCOLS,
-    TEACHER_FORCED,
     PreparedCases,
 )
 from liveedit_core.evaluation.scoring import CaseProbe, ProbePreparer
-from liveedit_core.evaluation.summaries import summarize
+from liveedit_core.evaluation.summaries import EARNED_METRICS, paper_average, summarize
 from liveedit_core.method.editor import edit_input
-from liveedit_core.schema import PAPER_METRICS, Case, EditRequest, ProbeKind
+from liveedit_core.schema import Case, EditRequest, ProbeKind
 from liveedit_core.state_source import StateSource
 from liveedit_core.states import LayerStates
 from pipelines.baselines.compare import Say, plan
@@ -37,7 +36,6 @@ from pipelines.job.cases import evaluation_digest
 
 TUNING_SPLIT = "validation"
 DEFAULTS = CompareRecipe()
-OBJECTIVE = tuple(kind for kind in PAPER_METRICS if kind is not ProbeKind.TEXT_LOCALITY)
 
 
 def tune(
@@ -125,7 +123,7 @@ def _prepared(
         CaseProbe(case, index, probe, probe.kind is ProbeKind.RELIABILITY)
         for case in cases
         for index, probe in enumerate(case.all_probes())
-        if probe.kind in OBJECTIVE
+        if probe.kind in EARNED_METRICS
     ]
     preparer = ProbePreparer(backbone, batch_size=recipe.batch_size)
     return preparer.prepare_probes(wanted, max_new_tokens=recipe.max_new_tokens, source=source)
@@ -145,7 +143,9 @@ def _trial(
     summary = summarize(
         row.editor.score(prepared, protocols=PROTOCOLS, max_new_tokens=recipe.max_new_tokens)
     )
-    forced = [summary[kind, TEACHER_FORCED].mean for kind in OBJECTIVE]
+    forced = paper_average(summary, EARNED_METRICS)
+    if forced is None:
+        raise ConfigError("--tune: the cases have no probes of one of the paper's metrics")
     free = summary[ProbeKind.RELIABILITY, FREE_GENERATION].mean
     return {
         "metrics": {
@@ -154,7 +154,7 @@ def _trial(
         "num_samples": {
             f"{kind}.{name}": item.num_samples for (kind, name), item in summary.items()
         },
-        "objective": round((sum(forced) / len(forced) + free) / 2, 6),
+        "objective": round((forced + free) / 2, 6),
         "seconds": round(time.perf_counter() - start_s, 1),
     }
 

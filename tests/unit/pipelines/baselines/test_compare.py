@@ -26,8 +26,7 @@ from pipelines.baselines.console_tables import to_tables
 from pipelines.baselines.editors import OWN, NamedGenerator, names_of
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.baselines.tables import lines, metric_values, spreads, to_tree, write_files
-from pipelines.compare_editors import main, parse_arguments, state_source
-from pipelines.job.entry import resolve
+from pipelines.compare_editors import main, state_source
 from tests.other_backbones import saved_family
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, case, tiny_backbone, tiny_generator
 from tests.tiny_families import EDIT_LAYER, family_backbone
@@ -345,30 +344,6 @@ def test_states_come_from_the_cache_when_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("edits=[0]", "edits"),
-        ("edits=[]", "edits"),
-        ("editors=['mend']", "editors"),
-        ("fine_tuning.steps=3", "fine_tuning.max_steps"),
-        ("groups=[1,2]", "groups: expected one number"),
-        ("generators=['folder']", "NAME=FOLDER"),
-        ("generators=['a/b=folder']", "NAME=FOLDER"),
-    ],
-)
-def test_wrong_settings_are_refused_by_name(argument: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        resolve(CompareRecipe, parse_arguments([argument]))
-
-
-def test_liveedit_needs_a_generator_of_the_backbone() -> None:
-    with pytest.raises(ConfigError, match="set generator=FOLDER"):
-        resolve(CompareRecipe, parse_arguments(["--backbone", "owner/model"]))
-    options = ["--backbone", "owner/model", "--editors", "lora"]
-    assert resolve(CompareRecipe, parse_arguments(options)).backbone.name == "owner/model"
-
-
-@pytest.mark.parametrize(
     ("family", "editors"),
     [("llava", "ft-l,lora,grace,ike,unedited"), ("qwen2_vl", "liveedit,lookup,ft-m,wise")],
 )
@@ -388,17 +363,3 @@ def test_another_backbone_end_to_end(family: str, editors: str, run_root: Path) 
     assert ("generator LiveEdit" in tree["digests"]) == ("liveedit" in editors)
     for row in tree["rows"]:
         assert {metric["protocol"] for metric in row["metrics"]} == set(PROTOCOLS)
-
-
-def test_options_are_settings() -> None:
-    options = parse_arguments(
-        [
-            *("--edits=7,1", "--groups=4", "--editors=ike,lora", "--output=a.json"),
-            *("--generator=a=b c", "--generator=a=d", "fine_tuning.max_steps=3"),
-        ]
-    )
-    recipe = resolve(CompareRecipe, options)
-    assert (recipe.sizes, recipe.editors) == ((1, 7), ("ike", "lora"))
-    assert recipe.ladders == ((4, (1, 7)),)
-    assert recipe.generators == ("a=b c", "a=d")
-    assert (recipe.output, recipe.fine_tuning.max_steps) == ("a.json", 3)
