@@ -27,11 +27,12 @@ from liveedit_core.builtin.build.user_cases.cases import (
     Place,
     with_one_or_two_edits,
 )
+from liveedit_core.builtin.image_changes import has_plain_ground
 
 SEED = 20261
 NUM_CASES = {"development": 400, "test": 600}
 NUM_EMBLEM_CASES = {"test": 400}
-EDITED_SHARE = 0.8
+EDITED_SHARE = 0.9
 """Of the entities of a side and domain; the others are strangers."""
 ASSETS = Path(__file__).parents[2] / "assets"
 
@@ -70,6 +71,9 @@ def read_entities(file: Path) -> list[Entity]:
     """Collected entities by id; `split` is the hint of who collected them."""
     rows = pq.read_table(file).to_pylist()
     entities = [Entity(split=row.pop("split_hint"), **row) for row in rows]
+    for entity in entities:
+        for image in entity.images:
+            image["has_plain_ground"] = has_plain_ground(image["image"])
     return sorted(entities, key=lambda entity: entity.entity_id)
 
 

@@ -236,7 +236,13 @@ class CaseWriter:
         found = {}
         for variant in VARIANTS:
             derived = derived_question(
-                variant, family, answer, other, rng=self.rng, count_tokens=self.count_tokens
+                self.side,
+                variant,
+                family,
+                answer,
+                other,
+                rng=self.rng,
+                count_tokens=self.count_tokens,
             )
             if derived is not None:
                 found[variant] = derived
