@@ -24,6 +24,7 @@ one, so that p > 0 (Phipson and Smyth, 2010).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -95,22 +96,37 @@ class EntitySums:
     def mean(self) -> float:
         return float(self.sums_G.sum() / self.counts_G.sum())
 
-    def resampled_means(self, random: np.random.Generator, num_resamples: int) -> Floats:
+    def resampled_means(self, seed: int, num_resamples: int) -> Floats:
         """Means over entities drawn with replacement, [num_resamples]."""
         num_entities = len(self.sums_G)
+        if num_resamples * num_entities <= _DRAWS_AT_ONCE:
+            drawn_RG = _drawn_counts(num_entities, seed, num_resamples)
+            means: Floats = (drawn_RG @ self.sums_G) / (drawn_RG @ self.counts_G)
+            return means
+        random = np.random.default_rng(seed)
         rows = max(1, _DRAWS_AT_ONCE // num_entities)
-        means: list[Floats] = []
+        parts: list[Floats] = []
         for start in range(0, num_resamples, rows):
             shape = (min(rows, num_resamples - start), num_entities)
             drawn = random.integers(num_entities, size=shape)
-            means.append(self.sums_G[drawn].sum(1) / self.counts_G[drawn].sum(1))
-        return np.concatenate(means)
+            parts.append(self.sums_G[drawn].sum(1) / self.counts_G[drawn].sum(1))
+        return np.concatenate(parts)
 
-    def interval(self, random: np.random.Generator, num_resamples: int, level: float) -> Interval:
+    def interval(self, seed: int, num_resamples: int, level: float) -> Interval:
         tail = (1.0 - level) / 2
-        means = self.resampled_means(random, num_resamples)
+        means = self.resampled_means(seed, num_resamples)
         low, high = np.quantile(means, [tail, 1.0 - tail])
         return Interval(low=float(low), high=float(high))
+
+
+@lru_cache(maxsize=8)
+def _drawn_counts(num_entities: int, seed: int, num_resamples: int) -> Floats:
+    """How often each entity is drawn in each resample, [num_resamples, num_entities]. Kept, as many
+    metrics of an evaluation are measured on equally many entities."""
+    drawn = np.random.default_rng(seed).integers(num_entities, size=(num_resamples, num_entities))
+    drawn += np.arange(num_resamples)[:, None] * num_entities
+    counts = np.bincount(drawn.ravel(), minlength=drawn.size)
+    return counts.reshape(drawn.shape).astype(np.float64)
 
 
 def share_interval(
@@ -130,7 +146,7 @@ def share_interval(
     fewest = min(num_right, num_entities - num_right)
     if num_entities < LEAST_ENTITIES or fewest < LEAST_EXPECTED - _ROUNDING:
         return exact_interval(num_right, num_entities, level=level)
-    return entities.interval(np.random.default_rng(seed), num_resamples, level)
+    return entities.interval(seed, num_resamples, level)
 
 
 def exact_interval(num_right: float, num_trials: int, *, level: float = 0.95) -> Interval:
@@ -160,9 +176,8 @@ def paired_difference(
         )
     entities = EntitySums.of(np.subtract(new, old, dtype=np.float64).tolist(), groups)
     differing = entities.sums_G[np.abs(entities.sums_G) > _ROUNDING]
-    random = np.random.default_rng(seed)
-    p_value = _sign_flip_p_value(differing, random, num_resamples)
-    interval = entities.interval(random, num_resamples, level)
+    p_value = _sign_flip_p_value(differing, np.random.default_rng(seed), num_resamples)
+    interval = entities.interval(seed, num_resamples, level)
     return PairedDifference(
         mean=entities.mean,
         low=interval.low,

@@ -40,7 +40,7 @@ def test_probes_of_one_entity_are_no_independent_samples() -> None:
 
 def test_entities_weigh_by_their_probes() -> None:
     sums = EntitySums.of([1.0, 0.0, 0.0, 0.0], ["a", "b", "b", "b"])
-    means = sums.resampled_means(np.random.default_rng(0), 2000)
+    means = sums.resampled_means(0, 2000)
     assert set(means.round(6)) == {0.0, 0.25, 1.0}
 
 
@@ -52,6 +52,14 @@ def test_exact_intervals_as_in_the_tables() -> None:
     assert every.low == pytest.approx(0.025 ** (1 / 20))
     some = exact_interval(8, 20)
     assert (some.low, some.high) == pytest.approx((0.1912, 0.6395), abs=1e-4)
+
+
+def test_many_draws_in_parts_are_those_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    sums = EntitySums.of(random.random(90).tolist(), [f"entity {n % 40}" for n in range(90)])
+    at_once = sums.resampled_means(5, 500)
+    monkeypatch.setattr("liveedit_core.evaluation.statistics._DRAWS_AT_ONCE", 1000)
+    assert sums.resampled_means(5, 500) == pytest.approx(at_once)
 
 
 def test_a_single_entity_says_nearly_nothing() -> None:
