@@ -44,7 +44,7 @@ class Outcome:
     """Requests that got no expert in this run."""
     evaluations: list[BankEvaluation] = field(default_factory=list)
     curve: list[BankEvaluation] = field(default_factory=list)
-    """One point for each group size in `evaluation.curve_at`, over all groups."""
+    """One point for each group size in `evaluation.curve_at`, over its groups."""
     timings: Timings
     was_stopped: bool = False
 
