@@ -15,25 +15,15 @@ the run's folder are not taught again.
 """
 
 import argparse
-import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # the packages lie one folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pipelines.baselines.recipe import EDITORS, CompareRecipe
 from pipelines.job import entry
-
-if TYPE_CHECKING:
-    from liveedit_core.backbones.protocol import Backbone
-    from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-    from liveedit_core.state_source import StateSource
-    from pipelines.baselines.compare import Comparison
-    from pipelines.baselines.editors import Generators
 
 TABLE_WIDTH = 190
 TUNED = Path(__file__).parent / "recipes" / "compare_editors.toml"
@@ -90,8 +80,8 @@ def run_job(recipe: CompareRecipe) -> int:
     """Load the models, compare; print, write and record the table."""
     from rich.console import Console
 
-    from pipelines.baselines.compare import compare
     from pipelines.baselines.console_tables import to_tables
+    from pipelines.baselines.job import compare_on, record
     from pipelines.baselines.tables import write_files
     from pipelines.job.cases import load_evaluation_cases
     from pipelines.job.progress import say_on
@@ -100,9 +90,7 @@ def run_job(recipe: CompareRecipe) -> int:
     say = say_on(console)
     reader = f"{recipe.job} {recipe.run_name}"
     cases = load_evaluation_cases(recipe.benchmark, reader=reader, say=say)
-    backbone, generators = load_models(recipe)
-    with state_source(recipe, backbone) as source:
-        comparison = compare(recipe, backbone, generators, cases, source, say)
+    comparison = compare_on(recipe, cases, say)
     # The table has its own width, whatever the terminal's: columns that wrap cannot be read.
     Console(width=max(console.width, TABLE_WIDTH)).print(*to_tables(comparison))
     files = write_files(comparison)
@@ -115,81 +103,20 @@ def run_tuning(recipe: CompareRecipe) -> int:
     """Try the search space of every editor; leave all trials and a recipe with the best."""
     from rich.console import Console
 
-    from pipelines.baselines.tuning import to_recipe, tune
+    from pipelines.baselines.job import tune_on
+    from pipelines.baselines.tuning import check_split, to_recipe
     from pipelines.job.cases import load_evaluation_cases
     from pipelines.job.progress import say_on
 
+    check_split(recipe)  # before a sealed split is looked at
     say = say_on(Console())
     cases = load_evaluation_cases(recipe.benchmark, reader=recipe.job, say=say)
-    backbone, _ = load_models(recipe)
-    with state_source(recipe, backbone) as source:
-        tree = tune(recipe, backbone, cases, source, say)
+    tree = tune_on(recipe, cases, say)
     found, chosen = recipe.run_folder / "tuned_editors.json", recipe.run_folder / TUNED.name
     found.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
     chosen.write_text(to_recipe(tree["chosen"]), encoding="utf-8")
     say(f"written to {found} and {chosen}")
     return 0
-
-
-def load_models(recipe: CompareRecipe) -> "tuple[VisionLanguageBackbone, Generators]":
-    """The backbone, and the generators that editors need."""
-    from liveedit_core.builtin.backbone import load_named_backbone
-    from pipelines.baselines.editors import OWN, NamedGenerator, names_of
-    from workers.models import ModelNames
-
-    options = recipe.backbone.options(recipe.benchmark.protocol)
-    options = options.with_changes(batch_size=recipe.batch_size)
-    folders = {row: folder for row, _, folder in names_of(recipe.generators)}
-    if recipe.needs_generator:
-        folders = {OWN: recipe.generator} | folders
-    generators = {
-        row: NamedGenerator(ModelNames(generator=folder).load_generator(), folder)
-        for row, folder in folders.items()
-    }
-    for found in generators.values():
-        if options.edit_layer < 0:
-            options = options.with_changes(edit_layer=found.generator.config.edit_layer)
-    backbone = load_named_backbone(
-        recipe.backbone.name, options, builtin_batch_size=recipe.batch_size
-    )
-    return backbone, generators
-
-
-@contextlib.contextmanager
-def state_source(recipe: CompareRecipe, backbone: "Backbone") -> "Iterator[StateSource]":
-    """The backbone, behind the state cache where the recipe asks for one."""
-    from infra.cache.cached_states import CachedStates
-    from liveedit_core.state_source import BackboneStates
-    from pipelines.job.state_cache import open_cache
-
-    computed = BackboneStates(backbone)
-    cache = open_cache(recipe.states, recipe.run_root, backbone)
-    if cache is None:
-        yield computed
-        return
-    cached = CachedStates(cache, computed, is_filling=True)
-    yield cached
-    cached.flush()
-
-
-def record(comparison: "Comparison", files: "Sequence[Path]") -> None:
-    """Settings, numbers by N, table and figure in MLflow; an outage only delays them."""
-    from infra.tracking.tracker import Tracker
-    from pipelines.baselines.tables import metric_values
-    from pipelines.job.recipe_loader import to_flat_dict
-    from pipelines.job.run_folder import run_facts
-
-    recipe = comparison.recipe
-    tracker = Tracker(
-        Path(recipe.run_root), experiment=recipe.tracking.experiment, run_name=recipe.run_name
-    )
-    tracker.log_params(to_flat_dict(recipe))
-    tracker.set_tags({**run_facts(), **comparison.digests})
-    for scores in comparison.scores:
-        tracker.log_metrics(metric_values(scores), step=scores.num_edits)
-    for file in files:
-        tracker.log_artifact(file)
-    tracker.end()
 
 
 if __name__ == "__main__":

@@ -38,6 +38,15 @@ TUNING_SPLIT = "validation"
 DEFAULTS = CompareRecipe()
 
 
+def check_split(recipe: CompareRecipe) -> None:
+    """Raise ConfigError where settings would be chosen on another split than validation."""
+    if recipe.benchmark.split != TUNING_SPLIT:
+        raise ConfigError(
+            f"--tune: settings are chosen on the split {TUNING_SPLIT!r} and nowhere else, got "
+            f"{recipe.benchmark.split!r}"
+        )
+
+
 def tune(
     recipe: CompareRecipe,
     backbone: VisionLanguageBackbone,
@@ -47,11 +56,7 @@ def tune(
 ) -> dict[str, Any]:
     """Every trial and the settings chosen, as plain values. Trials that are in the run's folder
     already are not repeated."""
-    if recipe.benchmark.split != TUNING_SPLIT:
-        raise ConfigError(
-            f"--tune: settings are chosen on the split {TUNING_SPLIT!r} and nowhere else, got "
-            f"{recipe.benchmark.split!r}"
-        )
+    check_split(recipe)
     size = recipe.tuning_edits
     (group,) = plan(recipe.with_changes(edits=(size,), groups=(1,)), cases)
     prepared = _prepared(recipe, backbone, group.cases, source)

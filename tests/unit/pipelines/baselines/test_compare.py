@@ -24,9 +24,10 @@ from pipelines.baselines import compare as compare_module
 from pipelines.baselines.compare import Comparison, EditorScores, compare, plan
 from pipelines.baselines.console_tables import to_tables
 from pipelines.baselines.editors import OWN, NamedGenerator, names_of
+from pipelines.baselines.job import state_source
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.baselines.tables import lines, metric_values, spreads, to_tree, write_files
-from pipelines.compare_editors import main, state_source
+from pipelines.compare_editors import main
 from tests.other_backbones import saved_family
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, case, tiny_backbone, tiny_generator
 from tests.tiny_families import EDIT_LAYER, family_backbone

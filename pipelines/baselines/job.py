@@ -1,0 +1,85 @@
+"""What the comparison's script does with cases that are loaded: models, states, MLflow."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from infra.cache.cached_states import CachedStates
+from infra.tracking.tracker import Tracker
+from liveedit_core.backbones.protocol import Backbone
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.builtin.backbone import load_named_backbone
+from liveedit_core.schema import Case
+from liveedit_core.state_source import BackboneStates, StateSource
+from pipelines.baselines.compare import Comparison, Say, compare
+from pipelines.baselines.editors import OWN, Generators, NamedGenerator, names_of
+from pipelines.baselines.recipe import CompareRecipe
+from pipelines.baselines.tables import metric_values
+from pipelines.baselines.tuning import tune
+from pipelines.job.recipe_loader import to_flat_dict
+from pipelines.job.run_folder import run_facts
+from pipelines.job.state_cache import open_cache
+from workers.models import ModelNames
+
+
+def compare_on(recipe: CompareRecipe, cases: Sequence[Case], say: Say) -> Comparison:
+    """Load the models and compare on some cases."""
+    backbone, generators = load_models(recipe)
+    with state_source(recipe, backbone) as source:
+        return compare(recipe, backbone, generators, cases, source, say)
+
+
+def tune_on(recipe: CompareRecipe, cases: Sequence[Case], say: Say) -> dict[str, Any]:
+    """Load the models and try the search space of every editor on some cases."""
+    backbone, _ = load_models(recipe)
+    with state_source(recipe, backbone) as source:
+        return tune(recipe, backbone, cases, source, say)
+
+
+def load_models(recipe: CompareRecipe) -> tuple[VisionLanguageBackbone, Generators]:
+    """The backbone, and the generators that editors need."""
+    options = recipe.backbone.options(recipe.benchmark.protocol)
+    options = options.with_changes(batch_size=recipe.batch_size)
+    folders = {row: folder for row, _, folder in names_of(recipe.generators)}
+    if recipe.needs_generator:
+        folders = {OWN: recipe.generator} | folders
+    generators = {
+        row: NamedGenerator(ModelNames(generator=folder).load_generator(), folder)
+        for row, folder in folders.items()
+    }
+    for found in generators.values():
+        if options.edit_layer < 0:
+            options = options.with_changes(edit_layer=found.generator.config.edit_layer)
+    backbone = load_named_backbone(
+        recipe.backbone.name, options, builtin_batch_size=recipe.batch_size
+    )
+    return backbone, generators
+
+
+@contextmanager
+def state_source(recipe: CompareRecipe, backbone: Backbone) -> Iterator[StateSource]:
+    """The backbone, behind the state cache where the recipe asks for one."""
+    computed = BackboneStates(backbone)
+    cache = open_cache(recipe.states, recipe.run_root, backbone)
+    if cache is None:
+        yield computed
+        return
+    cached = CachedStates(cache, computed, is_filling=True)
+    yield cached
+    cached.flush()
+
+
+def record(comparison: Comparison, files: Sequence[Path]) -> None:
+    """Settings, numbers by N, table and figure in MLflow; an outage only delays them."""
+    recipe = comparison.recipe
+    tracker = Tracker(
+        Path(recipe.run_root), experiment=recipe.tracking.experiment, run_name=recipe.run_name
+    )
+    tracker.log_params(to_flat_dict(recipe))
+    tracker.set_tags({**run_facts(), **comparison.digests})
+    for scores in comparison.scores:
+        tracker.log_metrics(metric_values(scores), step=scores.num_edits)
+    for file in files:
+        tracker.log_artifact(file)
+    tracker.end()
