@@ -20,6 +20,9 @@ from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, EditRequest
+from pipelines.baselines.job import compare_on
+from pipelines.baselines.recipe import CompareRecipe
+from pipelines.baselines.tables import to_tree, write_files
 from pipelines.editing.job import JobResult, do_job
 from pipelines.editing.recipe import LifelongEditRecipe, RequestsSection
 from pipelines.final.large_bank import score_large_bank
@@ -28,6 +31,7 @@ from pipelines.final.record import numbers_tree
 from pipelines.job.cases import load_builtin
 from pipelines.job.progress import say_on
 from pipelines.job.ray_session import prepare_environment
+from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.run_folder import enter_run_folder, log_to_file
 from pipelines.job.sections import (
     BankSection,
@@ -38,6 +42,7 @@ from pipelines.job.sections import (
 )
 
 Say = Callable[[str], None]
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def final_numbers(recipe: FinalNumbersRecipe, console: Console) -> tuple[dict[str, Any], bool]:
@@ -67,7 +72,7 @@ def final_numbers(recipe: FinalNumbersRecipe, console: Console) -> tuple[dict[st
         editing.run_folder / "large_bank.jsonl",
         say,
     )
-    compared = _compare(recipe, cases, editing.run_folder, reader, console)
+    compared = _compare(recipe, cases, editing.run_folder, say)
     tree = numbers_tree(
         recipe,
         cases=cases,
@@ -133,7 +138,23 @@ def _large_bank(cases: list[Case], size: int) -> list[EditRequest]:
 
 
 def _compare(
-    recipe: FinalNumbersRecipe, cases: list[Case], folder: Path, reader: str, console: Console
+    recipe: FinalNumbersRecipe, cases: list[Case], folder: Path, say: Say
 ) -> dict[str, Any]:
-    """Rows of `compare_editors.py` on the same cases; empty if the recipe names no comparison."""
-    return {}
+    """What `compare_editors.py` finds on the same cases, finished groups of an earlier start
+    included; empty if the recipe names no comparison."""
+    if not recipe.comparison:
+        return {}
+    named = load_recipe(CompareRecipe, RECIPES / recipe.comparison)
+    comparison = compare_on(
+        named.with_changes(
+            run_root=str(folder),
+            run_name="editors",
+            seed=recipe.seed,
+            generator=recipe.generator,
+            benchmark=BenchmarkSection(name="builtin", split=recipe.split),
+        ),
+        cases,
+        say,
+    )
+    write_files(comparison)
+    return to_tree(comparison)
