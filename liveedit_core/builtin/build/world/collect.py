@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from liveedit_core.builtin.benchmark import load_entities
-from liveedit_core.builtin.build.duplicates import SeenPictures
+from liveedit_core.builtin.build.duplicates import SeenPictures, thumbnail
 from liveedit_core.builtin.build.things import Picture
 from liveedit_core.builtin.build.world.charts import charts
 from liveedit_core.builtin.build.world.drawings import drawings
@@ -23,7 +23,7 @@ from liveedit_core.builtin.build.world.photos import photographs
 from liveedit_core.builtin.build.world.screens import screens
 from liveedit_core.builtin.build.world.table import WorldEntity, with_unique_names, write_table
 
-NUM_CASES = {"photo": 126, "drawing": 450, "page": 100, "screenshot": 70, "chart": 80}
+NUM_CASES = {"photo": 124, "drawing": 450, "page": 100, "screenshot": 70, "chart": 80}
 NUM_BYSTANDERS = {"photo": 24, "drawing": 48, "page": 16, "screenshot": 16, "chart": 16}
 NUM_CROWD = {"photo": 400, "drawing": 1400, "page": 330, "screenshot": 250, "chart": 260}
 DEVELOPMENT_SHARE = 0.4
@@ -44,7 +44,8 @@ def without_duplicates(entities: Iterable[WorldEntity]) -> list[WorldEntity]:
     seen = SeenPictures(CAPACITY)
     for emblem in load_entities():
         for origin, image in emblem.images.items():
-            seen.add(Picture(origin=origin, path="", image=image))
+            seen.rows[seen.count] = thumbnail(Picture(origin=origin, path="", image=image))
+            seen.count += 1
     return [
         entity
         for entity in entities

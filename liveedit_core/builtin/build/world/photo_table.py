@@ -189,11 +189,7 @@ PHOTOS: dict[tuple[str, str], tuple[Window, ...]] = {
     ("fotoxx", "zonal retinex2.jpg"): (("church interior", "building", (0.5, 0, 1, 1)),),
     ("fotoxx", "mirror2.jpg"): (("bust of a queen", "sculpture", (0, 0, 0.4, 1)),),
     ("fotoxx", "blur2.jpg"): (("bouquet with a sunflower", "flower", (0, 0, 0.33, 0.46)),),
-    ("fotoxx", "alien-colors2.jpg"): (("painted face", "face", WHOLE),),
     ("fotoxx", "pattern2.jpg"): (("painted woman with long hair", "painting", WHOLE),),
-    ("fotoxx", "fix-perspective.jpg"): (
-        ("framed expressionist painting", "painting", (0.5, 0, 1, 1)),
-    ),
     ("gimp-help", "filters/examples/taj_orig.jpg"): (("Taj Mahal", "building", WHOLE),),
     ("gimp-help", "filters/examples/blur/mean_curvature-ex-1.jpg"): (
         ("salmon rose", "flower", WHOLE),
