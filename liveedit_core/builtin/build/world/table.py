@@ -76,7 +76,7 @@ SOURCES = {
     "plasma": Source(
         package="plasma-workspace-wallpapers@5.27.5-2",
         licence="GPL-2.0-or-later",
-        credit="Copyright 2014 KDE Visual Design Group",
+        credit="KDE Visual Design Group",
     ),
     "stellarium": Source(
         package="stellarium-data@0.22.2-1",
@@ -95,8 +95,8 @@ SOURCES = {
     ),
     "xplanet": Source(
         package="xplanet-images@1.3.1-3",
-        licence="Public domain",
-        credit="NASA, by way of xplanet",
+        licence="GPL-2.0-or-later",
+        credit="xplanet, Copyright 2002 Hari Nair",
     ),
     "openclipart": Source(
         package="openclipart-png@0.18+dfsg-19",
