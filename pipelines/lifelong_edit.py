@@ -123,7 +123,11 @@ def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:
 def print_result(result: "JobResult", console: "Console", *, is_following: bool = False) -> int:
     """Print the tables and the last lines; returns the exit code. Rejected lines are expected in
     --follow mode: exit 0."""
-    from pipelines.evaluation.result_table import detail_tables, result_tables
+    from pipelines.evaluation.result_table import (
+        detail_tables,
+        result_tables,
+        retention_tables,
+    )
     from pipelines.job.progress import say_on
 
     outcome = result.outcome
@@ -132,8 +136,9 @@ def print_result(result: "JobResult", console: "Console", *, is_following: bool 
         tables += detail_tables(evaluation, result.protocols)
     for table in tables + result_tables(outcome.curve, result.protocols, note=", over groups"):
         console.print(table)
+    for table in retention_tables(outcome.curve):
+        console.print(table)
     say = say_on(console)
-
     say(f"report: {result.report}")
     say(f"mlflow: {result.tracking_uri}")
     if result.num_record_failures:

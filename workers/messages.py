@@ -100,7 +100,8 @@ class EvaluationUnit:
     @property
     def key(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Units with the same key are prepared alike."""
-        return tuple(case.case_id for case in self.cases), self.free_case_ids
+        named = (f"{case.case_id}, {len(case.probes)} probes" for case in self.cases)
+        return tuple(named), self.free_case_ids
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from liveedit_core.evaluation.comparable import ComparableGroup
 from liveedit_core.evaluation.comparison import MetricComparison, Pair, direction_of
 from liveedit_core.evaluation.probes import ProbeResult
+from liveedit_core.evaluation.retention import Retention
 from liveedit_core.evaluation.scope import ScopeSummary
 from liveedit_core.evaluation.summaries import LabelSummary, Summary
 from liveedit_core.inputs.rejects import Rejected
@@ -23,6 +25,10 @@ class CurvePoint:
     scope: ScopeSummary = field(default_factory=dict)
     num_groups: int = 1
     """Lifelong curves evaluate the cases in groups of `num_edits`; the last may be smaller."""
+    comparable_group: str = ""
+    """How it was measured: "E-VQA, paper prompts, groups of 10 edits, ..."."""
+    retention: Mapping[str, Retention] = field(default_factory=dict)
+    """By protocol, on lifelong curves beyond one edit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +145,8 @@ class EvaluatedVersion:
     """Its role: "champion", "newest"."""
     is_complete: bool = True
     """Whether every probe has its results."""
+    comparable_group: ComparableGroup | None = None
+    """How they were measured; None for results of earlier releases."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,11 @@ def render_report(data: ReportData) -> str:
         plots=metric_plots(data.metrics, seed=data.seed),
         curve_tables=metric_tables(data.curve),
         curve_plots=metric_plots(data.curve, seed=data.seed, heading=CURVE_HEADING),
+        retention=[
+            (protocol, point.num_edits, item)
+            for point in data.curve
+            for protocol, item in point.retention.items()
+        ],
         examples=data.examples[:MAX_EXAMPLES],
         worst_cases=data.worst_cases[:MAX_WORST_CASES],
         rejects=data.rejects[:MAX_REJECTS],

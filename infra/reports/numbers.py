@@ -26,6 +26,7 @@ def point_tree(point: CurvePoint) -> dict[str, Any]:
     return {
         "num_edits": point.num_edits,
         "num_groups": point.num_groups,
+        "comparable_group": point.comparable_group,
         "averages": average_values(point.summary),
         "metrics": metric_rows(point.summary, point.by_variant),
         "tags": {tag: _label_rows(by_value, "value") for tag, by_value in point.by_tag.items()},
@@ -39,6 +40,18 @@ def point_tree(point: CurvePoint) -> dict[str, Any]:
                 "n": item.num_cases,
             }
             for (scope, protocol), item in point.scope.items()
+        ],
+        "retention": [
+            {
+                "protocol": protocol,
+                "right_after": round(item.right_after, 4),
+                "after_all": round(item.after_all, 4),
+                "difference": round(item.difference.mean, 4),
+                "low": round(item.difference.low, 4),
+                "high": round(item.difference.high, 4),
+                "n": item.difference.num_samples,
+            }
+            for protocol, item in point.retention.items()
         ],
     }
 

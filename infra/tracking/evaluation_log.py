@@ -32,6 +32,8 @@ class EvaluatedBank:
     """Number of probes to score; fewer rows in the table mean missing results."""
     held: tuple[str, ...]
     """Ids of the cases whose edit the version holds."""
+    comparable_group: str = ""
+    """How the results were measured; empty in records of earlier releases."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ Results are appended as they come, so that a killed evaluation resumes. A row th
 is never written again.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from lance import LanceDataset
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, not_null
 from liveedit_core.errors import IntegrityError
+from liveedit_core.evaluation.comparable import ComparableGroup
 from liveedit_core.evaluation.probes import ProbeResult, ResultKey
 from liveedit_core.schema import ProbeKind
 
@@ -51,7 +53,8 @@ class EvaluationKey:
     num_edits: int
     group_size: int = 0
     """0: each probe against the whole version. Otherwise against the group of its own edit, where
-    edits are taken in order, `group_size` at a time."""
+    edits are taken in order, `group_size` at a time; below 0, groups of minus this number, against
+    the edits of the group up to and including its own."""
 
     def predicate(self) -> str:
         """SQL filter for the rows of this evaluation."""
@@ -67,6 +70,7 @@ class ResultsTable:
 
     def __init__(self, store: ObjectStore, run: str) -> None:
         self.run = run
+        self._store = store
         self._table = Table.open_or_create(store, f"results/{run}", _SCHEMA)
         if self._table.schema.names != _SCHEMA.names:
             raise IntegrityError(
@@ -104,6 +108,24 @@ class ResultsTable:
             columns=list(_RESULT_TYPES), filter=evaluation.predicate() if evaluation else None
         )
         return [_result(row) for row in rows.to_pylist()]
+
+    def set_comparable_group(self, evaluation: EvaluationKey, group: ComparableGroup) -> None:
+        """Store how the results of an evaluation are measured."""
+        self._store.put(self._group_key(evaluation), json.dumps(asdict(group)).encode())
+
+    def comparable_group(self, evaluation: EvaluationKey) -> ComparableGroup | None:
+        """How they are measured; None for results of earlier releases."""
+        key = self._group_key(evaluation)
+        if not self._store.exists(key):
+            return None
+        try:
+            return ComparableGroup(**json.loads(self._store.get(key)))
+        except (ValueError, TypeError) as error:
+            raise IntegrityError(f"{key} is damaged: {error!r}") from error
+
+    def _group_key(self, evaluation: EvaluationKey) -> str:
+        name = "-".join(str(value) for value in asdict(evaluation).values())
+        return f"comparable_groups/{self.run}/{name}.json"
 
     def evaluations(self) -> list[EvaluationKey]:
         """The evaluations that have results, sorted by bank, version and number of edits."""

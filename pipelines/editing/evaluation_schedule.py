@@ -6,29 +6,35 @@ are scored against it. Stored results are not computed again.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.history import BankVersion
 from infra.tracking.results import ResultsTable
 from liveedit_core.method.config import GeneratorConfig
 from pipelines.editing.intake import CaseIndex
+from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.evaluation.bank_evaluation import (
     BankEvaluation,
     EvaluationSettings,
     EvaluationTask,
 )
-from pipelines.job.sections import EvaluationSection
 from pipelines.job.stages import Evaluator
 from workers.messages import ScoredUnit
 
 
-def settings_of(section: EvaluationSection, seed: int) -> EvaluationSettings:
+def settings_of(config: LifelongEditRecipe) -> EvaluationSettings:
+    section, requests = config.evaluation, config.requests
+    file = requests.cases or requests.path
     return EvaluationSettings(
         protocols=section.protocols,
         max_cases=section.max_cases,
         free_generation_cases=section.free_generation_cases,
-        seed=seed,
+        seed=config.seed,
         matrices=section.matrices,
+        benchmark=Path(file).name if file else config.benchmark.title,
+        prompts=config.benchmark.protocol,
+        max_new_tokens=section.max_new_tokens,
     )
 
 
@@ -36,8 +42,7 @@ def settings_of(section: EvaluationSection, seed: int) -> EvaluationSettings:
 class EvaluationSchedule:
     """The evaluations of one run."""
 
-    config: EvaluationSection
-    seed: int
+    config: LifelongEditRecipe
     cases: CaseIndex
     bank: ExpertBank
     generator_config: GeneratorConfig
@@ -64,7 +69,9 @@ class EvaluationSchedule:
 
         `is_end` makes the newest version due as well.
         """
-        due = [self._version_at(point) for point in self.config.at if point <= done_through]
+        due = [
+            self._version_at(point) for point in self.config.evaluation.at if point <= done_through
+        ]
         if is_end:
             due += self._windows[-1:]
         for window in due:
@@ -104,7 +111,7 @@ class EvaluationSchedule:
             self.bank,
             self.results,
             cases,
-            settings_of(self.config, self.seed),
+            settings_of(self.config),
             version=window.version,
             num_edits=window.num_edits,
         )

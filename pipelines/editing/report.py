@@ -60,6 +60,7 @@ def write_report(
         "evaluated versions": ", ".join(
             f"{item.bank_version} ({item.num_edits} edits)" for item in outcome.evaluations
         ),
+        "comparable group": ", ".join(str(e.comparable_group) for e in outcome.evaluations[-1:]),
     }
     duration_s = time.perf_counter() - start_s
     data = report_data(sources, outcome, facts=shown, duration_s=duration_s)
@@ -124,6 +125,8 @@ def curve_point(point: BankEvaluation) -> CurvePoint:
         by_tag=point.by_tag,
         scope=point.scope,
         num_groups=point.num_groups,
+        comparable_group=str(point.comparable_group or ""),
+        retention=point.retention,
     )
 
 

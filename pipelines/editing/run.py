@@ -73,8 +73,7 @@ def run(
     retried(lambda: bank.apply_changes(epoch=epoch))
     num_edits_before = bank.num_edits()
     schedule = EvaluationSchedule(
-        config.evaluation,
-        config.seed,
+        config,
         cases=intake.cases,
         bank=bank,
         generator_config=generator.describe().config,
@@ -112,7 +111,7 @@ def run(
             bank=bank,
             version=bank.version,
             cases=intake.cases.of(intake.cases.edit_ids),
-            settings=settings_of(config.evaluation, config.seed),
+            settings=settings_of(config),
             pool=evaluator,
             sizes=config.evaluation.curve_at,
             on_progress=show,

@@ -9,15 +9,18 @@ repeating the call after a crash gives the numbers of an undisturbed run.
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.policy import MatrixPlace
 from infra.reports.data import EvaluatedVersion
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import EvaluationKey, ResultsTable
+from liveedit_core.backbones.load_options import PromptProtocol
 from liveedit_core.errors import RepositoryMismatchError
+from liveedit_core.evaluation.comparable import ComparableGroup, cases_identity
 from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, ResultKey
+from liveedit_core.evaluation.retention import Retention, retention
 from liveedit_core.evaluation.scope import ScopeSummary, scope_classes
 from liveedit_core.evaluation.summaries import (
     TABLE_TAGS,
@@ -50,6 +53,12 @@ class EvaluationSettings:
     """Of the draws and of the bootstrap intervals."""
     matrices: MatrixPlace = "auto"
     """Where an actor keeps the matrices of the experts; changes memory, not results."""
+    benchmark: str = "cases"
+    """What the cases are called in a comparable group."""
+    prompts: PromptProtocol = "chat"
+    """By which prompt protocol the evaluator's backbone was loaded."""
+    max_new_tokens: int = 12
+    """Longest free answer of the evaluator, in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +96,8 @@ class BankEvaluation(EvaluatedVersion):
     scope: ScopeSummary = field(default_factory=dict)
     num_groups: int = 1
     """More than 1 on a lifelong curve, whose groups hold `num_edits`; the last may be smaller."""
+    retention: Mapping[str, Retention] = field(default_factory=dict)
+    """By protocol, at the points of a lifelong curve beyond one edit."""
 
 
 def plan_evaluation(
@@ -95,13 +106,16 @@ def plan_evaluation(
     """Choose cases by their edits and the seed, and cut them into units. `group_size` 0 evaluates
     each case against the whole bank version. Otherwise the cases are taken in groups of this size,
     of which the seed draws `max_groups`, and each is evaluated against the edits of its group
-    alone."""
+    alone. Below 0, groups have minus this size, and the edits alone are asked, each against its
+    group up to and including it."""
     drawn = _drawn_case_ids(cases, settings.max_cases, settings.seed)
     chosen = [case for case in cases if case.case_id in drawn]
     groups: list[tuple[str, ...]] = []
     if group_size:
-        chosen = _draw_groups(chosen, group_size, settings.seed)
+        chosen = _draw_groups(chosen, abs(group_size), settings.seed)
         groups = _groups(chosen, group_size)
+    if group_size < 0:
+        chosen = [replace(case, probes=()) for case in chosen]
     free = _drawn_case_ids(chosen, settings.free_generation_cases, settings.seed)
     units = []
     for start in range(0, len(chosen), UNIT_CASES):
@@ -161,6 +175,14 @@ class EvaluationTask:
         self._results = results
         self._settings = settings
         self._plan = plan_evaluation(cases, settings, group_size=group_size)
+        self.comparable_group = ComparableGroup(
+            benchmark=settings.benchmark,
+            cases=cases_identity(self._plan.cases),
+            prompts=settings.prompts,
+            backbone=bank.identity.backbone_digest,
+            edits=_edits_asked(group_size),
+            max_new_tokens=settings.max_new_tokens,
+        )
         self._wanted = dict.fromkeys(self._plan.wanted)
         stored = {result.key for result in results.read(self.key)}
         self._missing: set[ResultKey] = set(self._wanted) - stored
@@ -179,6 +201,7 @@ class EvaluationTask:
         """Submit what is left to do; `config` is that of the evaluator's generator."""
         units = self._plan.units_for(self._missing)
         if units:
+            retried(lambda: self._results.set_comparable_group(self.key, self.comparable_group))
             version = self.key.bank_version
             matrices = self._settings.matrices
             repository = self._bank.load_repository(config, version, matrices=matrices)
@@ -225,13 +248,14 @@ class EvaluationTask:
             num_edits=self.key.num_edits,
             run=self._results.run,
             num_cases=len(cases),
-            num_groups=-(-len(cases) // self.key.group_size) if self.key.group_size else 1,
+            num_groups=-(-len(cases) // abs(self.key.group_size)) if self.key.group_size else 1,
             results=results,
             summary=summarize(results, entities, seed=seed),
             by_variant=summarize_variants(results, cases, seed=seed),
             by_tag={tag: summary for tag, summary in by_tag.items() if summary},
             scope=scope_classes(results, entities, seed=seed),
             is_complete=not self._missing,
+            comparable_group=self.comparable_group,
             num_new_results=self._num_new,
             seconds=self._seconds,
         )
@@ -272,17 +296,26 @@ def lifelong_curves(
     """Evaluate the cases that the version holds after each number of edits N, or resume: in groups
     of N, each case against the edits of its group, as an expert depends on its own request alone. A
     number beyond the cases evaluated stands for all of them. Of groups of up to 100 edits there are
-    at most `max_groups`."""
+    at most `max_groups`. Beyond one edit, each edit is also asked as the last one taught."""
     edit_ids = set(bank.edit_ids(version))
     held = [case for case in cases if case.edit.edit_id in edit_ids]
     # Groups are cut from the evaluated cases, so no group can hold more edits than those.
     num_evaluated = min(len(held), settings.max_cases or len(held))
-    curve = []
-    for size in sorted({min(size, num_evaluated) for size in sizes} - {0}):
+
+    def evaluate(size: int, group_size: int) -> BankEvaluation:
         task = EvaluationTask(
-            bank, results, held, settings, version=version, num_edits=size, group_size=size
+            bank, results, held, settings, version=version, num_edits=size, group_size=group_size
         )
-        curve.append(task.run(pool, on_progress=on_progress, should_stop=should_stop))
+        return task.run(pool, on_progress=on_progress, should_stop=should_stop)
+
+    curve: list[BankEvaluation] = []
+    for size in sorted({min(size, num_evaluated) for size in sizes} - {0}):
+        point = evaluate(size, size)
+        if size > 1 and not should_stop():
+            right_after = evaluate(size, -size).results
+            kept = retention(right_after, point.results, entity_of(held), seed=settings.seed)
+            point = replace(point, retention=kept)
+        curve.append(point)
         if should_stop():
             break
     return curve
@@ -295,7 +328,8 @@ def check_models(bank: ExpertBank, facts: GeneratorFacts) -> None:
         if wanted != found:
             raise RepositoryMismatchError(
                 f"bank {bank.name!r} was made with {name} {wanted}, the evaluation has {found}; "
-                "name the backbone and generator of the bank in the recipe"
+                "name the backbone and generator of the bank in the recipe, and the prompts that "
+                "its edits were taught with (benchmark.protocol)"
             )
 
 
@@ -314,13 +348,26 @@ def _draw_groups(cases: Sequence[Case], size: int, seed: int) -> list[Case]:
 
 
 def _groups(cases: Sequence[Case], size: int) -> list[tuple[str, ...]]:
-    """For each case, the edit_ids of its group."""
+    """For each case, the edit_ids of its group; below 0, those up to its own."""
     groups = []
-    for start in range(0, len(cases), size):
-        part = cases[start : start + size]
-        taught = tuple(request.edit_id for case in part for request in case.requests)
-        groups += [taught] * len(part)
+    for start in range(0, len(cases), abs(size)):
+        part = cases[start : start + abs(size)]
+        taught: list[str] = []
+        upto = []
+        for case in part:
+            taught += [request.edit_id for request in case.requests]
+            upto.append(tuple(taught))
+        groups += upto if size < 0 else [tuple(taught)] * len(part)
     return groups
+
+
+def _edits_asked(group_size: int) -> str:
+    """Against which edits probes are asked, for people."""
+    if group_size == 0:
+        return "whole bank"
+    noun = "edit" if abs(group_size) == 1 else "edits"
+    groups = f"groups of {abs(group_size)} {noun}"
+    return groups if group_size > 0 else f"{groups}, right after each"
 
 
 def _drawn_case_ids(cases: Sequence[Case], count: int, seed: int) -> set[str]:

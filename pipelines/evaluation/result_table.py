@@ -90,6 +90,29 @@ def _head(evaluation: BankEvaluation) -> str:
     return f"{evaluation.num_edits} {noun}{groups}"
 
 
+def retention_tables(curve: Sequence[BankEvaluation]) -> list[Table]:
+    """Each edit of a lifelong curve asked right after it, and after all edits of its group."""
+    tables = []
+    for protocol in dict.fromkeys(name for point in curve for name in point.retention):
+        title = f"retention, {protocol}: reliability, % [95 % interval of the difference]"
+        table = Table(title=title, title_justify="left")
+        for column in ("edits", "right after", "after all", "difference", "edits asked"):
+            table.add_column(column, justify="right")
+        for point in curve:
+            if item := point.retention.get(protocol):
+                found = item.difference
+                bounds = interval(Interval(found.low, found.high), separator=" to ")
+                table.add_row(
+                    str(point.num_edits),
+                    percent(item.right_after, unit=""),
+                    percent(item.after_all, unit=""),
+                    f"{percent(found.mean, unit='')} \\[{bounds}]",
+                    str(found.num_samples),
+                )
+        tables.append(table)
+    return tables
+
+
 def _name(kind: ProbeKind) -> str:
     return f"{kind} (by construction)" if kind in BY_CONSTRUCTION else str(kind)
 

@@ -9,6 +9,7 @@ from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import ResultsTable
 from liveedit_core.errors import InputError
+from liveedit_core.evaluation.comparable import check_comparable
 from liveedit_core.evaluation.comparison import (
     MetricComparison,
     Pair,
@@ -33,6 +34,10 @@ def compare_versions(recipe: VersionComparisonRecipe) -> tuple[Path, ComparisonR
     pairs = paired_results(old.results, new.results)
     if not pairs:
         raise InputError("no probe was scored for both versions: there is nothing to compare")
+    check_comparable(
+        {version.label: version.comparable_group for version in (old, new)},
+        except_for=("cases",),  # the pairs are the same probes
+    )
     cases = read_cases(recipe, bank_store, pairs)
     held = cases_held(cases, ExpertBank.open(bank_store, recipe.bank).edit_ids(old.bank_version))
     data = ComparisonReportData(
@@ -51,6 +56,7 @@ def compare_versions(recipe: VersionComparisonRecipe) -> tuple[Path, ComparisonR
             **run_facts(),
             "store": recipe.store_uri,
             "results": f"{recipe.old.results} and {recipe.new.results}",
+            "comparable group": str(new.comparable_group or "not recorded"),
             "cases": recipe.cases or recipe.benchmark.title,
         },
     )
@@ -101,6 +107,7 @@ def find_version(store: ObjectStore, bank: str, section: VersionSection) -> Eval
         bank_version=key.bank_version,
         num_edits=key.num_edits,
         results=table.read(key),
+        comparable_group=table.comparable_group(key),
     )
 
 

@@ -191,11 +191,14 @@ class NightlyRun:
 
     @property
     def _settings(self) -> EvaluationSettings:
-        section = self.recipe.evaluation
+        section, cases = self.recipe.evaluation, self.recipe.cases
         return EvaluationSettings(
             protocols=section.protocols,
             free_generation_cases=section.free_generation_cases,
             seed=self.recipe.seed,
+            benchmark=Path(cases.path).name if cases.path else self.recipe.benchmark.title,
+            prompts=self.recipe.benchmark.protocol,
+            max_new_tokens=section.max_new_tokens,
         )
 
     def _evaluate(
@@ -235,11 +238,15 @@ class NightlyRun:
             newest = newest_version(self.versions)
         champion = self.versions.by_alias(BANK_MODEL, "champion")
         is_other = champion is not None and champion.version != newest.version
-        max_new_tokens = self.recipe.evaluation.max_new_tokens
+        settings = asdict(self._settings)
+        del settings["benchmark"]  # a name, and the cases are digested
+        max_new_tokens, prompts = settings.pop("max_new_tokens"), settings.pop("prompts")
+        # A night that began before prompt protocols were named goes on.
+        more = [] if prompts == "chat" else [prompts]
         return NightlyPlan(
             newest=newest.version,
             champion=champion.version if champion is not None and is_other else 0,
-            questions=evaluation_digest(cases, asdict(self._settings), max_new_tokens),
+            questions=evaluation_digest(cases, settings, max_new_tokens, *more),
         )
 
     def _score(
@@ -327,4 +334,5 @@ def _evaluated_bank(scored: ScoredVersion, num_results: int) -> EvaluatedBank:
         run=evaluation.run,
         num_results=num_results,
         held=tuple(sorted(scored.held)),
+        comparable_group=str(evaluation.comparable_group),
     )

@@ -79,6 +79,7 @@ def record_findings(recipe: NightlyRecipe, label: str, findings: NightlyFindings
         {
             **facts,
             "night": label,
+            "comparable_group": str(findings.newest.evaluation.comparable_group),
             "newest_version": str(findings.newest.registered.version),
             "champion_version": str(champion.registered.version) if champion else "none",
             "regressions": ", ".join(item.name for item in findings.regressions) or "none",
@@ -132,7 +133,11 @@ def _write_pages(
             version=versions[-1],
             summary=scored.summary,
             seed=seed,
-            facts={**facts, "registered as": registered_as},
+            facts={
+                **facts,
+                "registered as": registered_as,
+                "comparable group": str(scored.evaluation.comparable_group),
+            },
             duration_s=scored.evaluation.seconds,
         )
         path = folder / f"{name}.html"

@@ -195,6 +195,49 @@ def test_a_curve_counts_every_case_at_each_number_of_edits(bench: Bench) -> None
     assert all(len(result.kept) <= 1 for result in curve[0].results)
 
 
+def test_each_edit_is_asked_when_it_was_the_last_one_taught(bench: Bench) -> None:
+    forced = EvaluationSettings(protocols=(TEACHER_FORCED,))
+    results = ResultsTable(bench.store, "retention")
+    points = lifelong_curves(
+        results=results,
+        bank=bench.bank,
+        version=bench.bank.version,
+        cases=CASES,
+        settings=forced,
+        pool=inline(),
+        sizes=(1, 5),
+    )
+    whole = bench.bank.load_repository(MODELS.load_generator().config)
+    editor = Editor(MODELS.load_backbone(), MODELS.load_generator(), whole)
+    scorer = CaseScorer(editor)
+    expected = []
+    for number in range(19):
+        first = number - number % 5
+        prepared = scorer.prepare([replace(CASES[number], probes=())])
+        expected += scorer.score(prepared, whole.take(range(first, number + 1)))
+    key = EvaluationKey(bank="main", bank_version=bench.bank.version, num_edits=5, group_size=-5)
+    assert without_weights(results.read(key)) == without_weights(expected)
+    assert points[0].retention == {}
+    item = points[1].retention[TEACHER_FORCED]
+    assert item.right_after == pytest.approx(sum(result.score for result in expected) / 19)
+    reliability = points[1].summary[ProbeKind.RELIABILITY, TEACHER_FORCED]
+    assert item.after_all == pytest.approx(reliability.mean)
+    assert item.difference.num_samples == 19
+
+
+def test_an_evaluation_says_how_it_is_measured(bench: Bench, undisturbed: BankEvaluation) -> None:
+    key = EvaluationKey(bank="main", bank_version=bench.bank.version, num_edits=19)
+    stored = ResultsTable(bench.store, "undisturbed").comparable_group(key)
+    assert stored == undisturbed.comparable_group
+    assert stored is not None
+    assert (stored.edits, stored.prompts) == ("whole bank", "chat")
+    assert stored.backbone == bench.bank.identity.backbone_digest
+    assert ResultsTable(bench.store, "never run").comparable_group(key) is None
+    other = bench.evaluate(inline(), "fewer", num_cases=9).comparable_group
+    assert other is not None
+    assert other.cases != stored.cases
+
+
 def test_a_curve_of_some_cases_says_how_many_edits_its_groups_really_hold(bench: Bench) -> None:
     curve = lifelong_curves(
         results=ResultsTable(bench.store, "curve of some"),
@@ -241,6 +284,18 @@ def test_a_unit_with_anything_missing_is_scored_again_whole() -> None:
     missing = {wanted_by(plan.units[1])[3]}
     assert plan.units_for(missing) == [plan.units[1]]
     assert plan.units_for(set()) == []
+
+
+def test_right_after_an_edit_only_it_and_those_before_it_count() -> None:
+    plan = plan_evaluation(PLANNED, EvaluationSettings(free_generation_cases=0), group_size=-10)
+    groups = [group for unit in plan.units for group in unit.groups]
+    edits = [item.edit.edit_id for item in PLANNED]
+    assert groups[0] == (edits[0],)
+    assert groups[9] == tuple(edits[:10])
+    assert groups[20] == (edits[20],)
+    assert {index for _, index, _ in plan.wanted} == {0}
+    whole = plan_evaluation(PLANNED, EvaluationSettings(free_generation_cases=0), group_size=10)
+    assert not {unit.key for unit in plan.units} & {unit.key for unit in whole.units}
 
 
 @pytest.mark.parametrize(("size", "num_groups"), [(1, 21), (10, 3), (21, 1)])

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from liveedit_core.evaluation.retention import retention
 from liveedit_core.evaluation.scope import Scope, ScopeShare
 from liveedit_core.evaluation.statistics import exact_interval
 from liveedit_core.schema import ProbeKind
 from pipelines.evaluation.bank_evaluation import BankEvaluation
-from pipelines.evaluation.result_table import detail_tables, result_tables
-from tests.unit.tiny_results import metric_summary
+from pipelines.evaluation.result_table import detail_tables, result_tables, retention_tables
+from tests.unit.tiny_results import metric_summary, probe_result
 
 PORTABILITY = ProbeKind.PORTABILITY
 PROTOCOLS = ("teacher_forced", "free_generation")
@@ -74,6 +75,22 @@ def test_protocols_and_ways_of_counting_have_tables_of_their_own() -> None:
     assert "average" not in exact
     assert "25.0 [20-30] n=4" in free
     assert "25.0" not in forced
+
+
+def test_retention_has_a_row_for_each_number_of_edits_beyond_one() -> None:
+    before = [probe_result(f"case-{i}", score=1.0) for i in range(4)]
+    after = [probe_result(f"case-{i}", score=float(i > 0)) for i in range(4)]
+    kept = retention(before, after, {}, seed=0)
+    curve = [evaluation(1, 1.0), replace(evaluation(10, 0.9), retention=kept)]
+    (table,) = retention_tables(curve)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "100.0" in text
+    assert "75.0" in text
+    assert "-25.0 [" in text
+    assert table.row_count == 1
+    assert retention_tables([evaluation(1, 1.0)]) == []
 
 
 def test_routing_is_shown_at_the_last_point() -> None:

@@ -1,10 +1,13 @@
 """Two versions are compared by stored results alone, and the exit code says what was found."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from infra.storage.object_store import ObjectStore
+from infra.tracking.results import ResultsTable
+from liveedit_core.evaluation.comparable import ComparableGroup
 from pipelines.compare_versions import main
 from tests.unit.tiny_versions import NUM_CASES, compare, filled, put, versions
 
@@ -36,6 +39,31 @@ def test_equal_versions_are_fine(store: ObjectStore, tmp_path: Path) -> None:
     older, newer = versions(store)
     put(store, "run", older, 4, 1.0)
     put(store, "run", newer, 4, 1.0)
+    assert compare(store, tmp_path / "page.html", "--old", str(older)) == 0
+
+
+def test_versions_measured_differently_are_not_compared(
+    store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older, newer = versions(store)
+    group = ComparableGroup(
+        benchmark="E-VQA",
+        cases="a",
+        prompts="chat",
+        backbone="b",
+        edits="whole bank",
+        max_new_tokens=12,
+    )
+    for version in (older, newer):
+        put(store, "run", version, 4, 1.0)
+    table = ResultsTable(store, "run")
+    keys = {key.bank_version: key for key in table.evaluations()}
+    table.set_comparable_group(keys[older], group)
+    assert compare(store, tmp_path / "page.html", "--old", str(older)) == 0  # before groups
+    table.set_comparable_group(keys[newer], replace(group, prompts="paper"))
+    assert compare(store, tmp_path / "page.html", "--old", str(older)) == 2
+    assert "prompts 'chat' and 'paper'" in capsys.readouterr().err
+    table.set_comparable_group(keys[newer], replace(group, cases="more"))
     assert compare(store, tmp_path / "page.html", "--old", str(older)) == 0
 
 
