@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ItemT = TypeVar("ItemT")
 
 RENAMED = {
+    "masked_fine_tuning": "projector_tuning",
     "missing_pictures": "missing_images",
     "picture_weight": "image_weight",
     "cases_per_thing": "cases_per_entity",

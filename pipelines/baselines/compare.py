@@ -36,10 +36,10 @@ from pipelines.baselines.group_store import GroupStore, RungScores
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.job.cases import cases_digest, evaluation_digest
 
-CHUNK_CASES = 32
-"""Cases prepared at a time: 250 probes of some 150 kB for the built-in backbone."""
-CACHED_CASES = 128
-"""Prepared cases that are kept for the next number of edits, some 150 MB."""
+CHUNK_CASES = 16
+"""Cases prepared at a time: up to 600 probes of some 150 kB for the built-in backbone."""
+CACHED_CASES = 32
+"""Prepared cases that are kept for the next number of edits, up to 200 MB."""
 FREE_KINDS = tuple(kind for kind in ProbeKind if not kind.is_locality)
 """Metrics that are reported under free generation as well."""
 
