@@ -26,7 +26,7 @@ from pipelines.baselines.tables import to_tree, write_files
 from pipelines.editing.job import JobResult, do_job
 from pipelines.editing.recipe import LifelongEditRecipe, RequestsSection
 from pipelines.final.large_bank import score_large_bank
-from pipelines.final.recipe import FinalNumbersRecipe
+from pipelines.final.recipe import RECIPES, FinalNumbersRecipe
 from pipelines.final.record import numbers_tree
 from pipelines.job.cases import load_builtin
 from pipelines.job.progress import say_on
@@ -42,7 +42,6 @@ from pipelines.job.sections import (
 )
 
 Say = Callable[[str], None]
-RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def final_numbers(recipe: FinalNumbersRecipe, console: Console) -> tuple[dict[str, Any], bool]:

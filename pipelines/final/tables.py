@@ -74,7 +74,14 @@ def overview(numbers: Mapping[str, Any]) -> str:
         false_activation_table(numbers["curve"]),
     ]
     if numbers["editors"]:
-        parts += ["**Other editors on the same cases**", editor_table(numbers)]
+        rows = numbers["editors"]["rows"]
+        groups = {row["num_edits"]: row["num_groups"] for row in rows}
+        parts += [
+            "**Other editors on the same cases**, "
+            + ", ".join(f"{n} groups of {size:,}" for size, n in sorted(groups.items()))
+            + "; settings of the others chosen on validation",
+            editor_table(numbers["editors"]),
+        ]
     return "\n\n".join(parts)
 
 
@@ -92,6 +99,10 @@ def strata(numbers: Mapping[str, Any]) -> str:
         parts += [f"**{title}**", strata_table(whole["tags"].get(tag, []))]
     parts += ["**By variant of the probes**", variant_table(whole["metrics"])]
     parts += ["**Scope of the edits**", scope_table(numbers["curve"])]
+    if numbers["editors"]:
+        for protocol, title in ((FREE_GENERATION, "free"), (TEACHER_FORCED, "teacher-forced")):
+            table = editor_details(numbers["editors"], protocol)
+            parts += [f"**Other editors, {title}**", table]
     return "\n\n".join(parts)
 
 
@@ -197,9 +208,70 @@ def scope_table(points: Sequence[Row]) -> str:
     )
 
 
-def editor_table(numbers: Mapping[str, Any]) -> str:
-    """Editors by number of edits."""
-    return ""
+def editor_table(editors: Mapping[str, Any]) -> str:
+    """Averages of each editor by number of edits, free answers, time and memory at the largest."""
+    rows = editors["rows"]
+    sizes = sorted({row["num_edits"] for row in rows})
+    last = sizes[-1]
+    by_size = {(row["editor"], row["num_edits"]): row for row in rows}
+    heads = ["editor", *(f"average, N = {size:,}" for size in sizes)]
+    heads += [f"without text_locality, N = {last:,}"]
+    heads += ["reliability, free", "text_generality, free", "modal_generality, free"]
+    heads += ["seconds of a cold edit", "kept beside the model", "trained before on"]
+    table = []
+    for name in dict.fromkeys(row["editor"] for row in rows):
+        row = by_size[name, last]
+        metrics = editor_metrics(row)
+        table.append(
+            [
+                name,
+                *(percent_of(by_size[name, size]["paper_average"]) for size in sizes),
+                percent_of(row["paper_average_without_text_locality"]),
+                *(cell(found(metrics, kind, FREE_GENERATION)) for kind in _FIVE[:3]),
+                f"{row['cold_edit_s']:.2f}",
+                f"{row['fixed_bytes'] / 1e6:.1f} MB + {row['stored_bytes'] / 1e6:.1f} MB",
+                row["trained_on"],
+            ]
+        )
+    return markdown(heads, table)
+
+
+def editor_details(editors: Mapping[str, Any], protocol: str) -> str:
+    """All metrics of each editor at the largest number of edits, and variants of portability."""
+    last = max(row["num_edits"] for row in editors["rows"])
+    rows = [row for row in editors["rows"] if row["num_edits"] == last]
+    metrics = [editor_metrics(row) for row in rows]
+    kinds = [(name, "") for name in (*_ACCURACY, *_LOCALITY)]
+    portability = ProbeKind.PORTABILITY.value
+    kinds += sorted(
+        {(item["metric"], item["variant"]) for items in metrics for item in items}
+        & {(portability, item["variant"]) for items in metrics for item in items if item["variant"]}
+    )
+    return markdown(
+        [f"metric, N = {last:,}", *(row["editor"] for row in rows)],
+        [
+            [
+                f"{name}: {variant}" if variant else name + _NOTES.get(name, ""),
+                *(cell(found(items, name, protocol, variant)) for items in metrics),
+            ]
+            for name, variant in kinds
+        ],
+    )
+
+
+def editor_metrics(row: Row) -> list[Row]:
+    """Metrics and variants of an editor, as `found` and `cell` read them."""
+    return [
+        {"variant": "", **item, "low": item["interval"][0], "high": item["interval"][1]}
+        | {"n": item["num_samples"]}
+        for item in (*row["metrics"], *row["variants"])
+    ]
+
+
+def percent_of(averages: Row) -> str:
+    """Teacher-forced average in %; empty unless all its metrics were measured."""
+    value = averages[TEACHER_FORCED]
+    return "" if value is None else f"{100 * value:.1f}"
 
 
 def found(rows: Iterable[Row], metric: str, protocol: str, variant: str = "") -> Row | None:
