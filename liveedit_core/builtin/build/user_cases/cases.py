@@ -120,7 +120,7 @@ class CaseWriter:
         suiting = [family for family in self.families if family.suits(entity.domain)]
         taught: list[Family] = []
         for _ in range(num_edits):
-            free = [family for family in suiting if family not in taught]
+            free = [f for f in suiting if not any(f.is_close_to(other) for other in taught)]
             taught.append(self.least_used("family", free, lambda family: family.name))
         return [self.case(entity, origin, family, taught) for family in taught]
 
@@ -269,8 +269,12 @@ class CaseWriter:
         add(kind, "third wording", here, third.text, answer.text)
 
     def question(self, place: Place, unlike: Sequence[Family]) -> str:
-        """A question about an image, of none of the families `unlike`."""
-        suiting = [f for f in self.families if f.suits(place[0].domain) and f not in unlike]
+        """A question about an image, not close to the families `unlike`."""
+        suiting = [
+            family
+            for family in self.families
+            if family.suits(place[0].domain) and not any(map(family.is_close_to, unlike))
+        ]
         return self.rng.choice(self.rng.choice(suiting).wordings).text
 
     def stranger(self, candidates: Sequence[Entity]) -> Place:

@@ -24,6 +24,21 @@ STYLES = (
     "two sentences",
     "preamble",
 )
+CLOSE_FAMILIES = (
+    {"name", "nickname"},
+    {"kind", "species"},
+    {"contact", "who_to_call"},
+    {"owner", "maker", "author"},
+    {"serial", "order_number", "version"},
+    {"place", "next_stop", "distance"},
+    {"date_made", "age"},
+    {"is_open", "opening_hours"},
+    {"deadline", "appointment", "delivery"},
+    {"allergy", "ingredients"},
+    {"describe", "headline"},
+    {"purpose", "instructions"},
+)
+"""Families whose questions may ask for the same fact: no locality probe has one for another."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,11 @@ class Family:
     tails: tuple[str, ...]
     wordings: tuple[Wording, ...]
     other_languages: tuple[str, ...]
+
+    def is_close_to(self, other: "Family") -> bool:
+        """Whether a question of the other family may ask for the same fact."""
+        pair = {self.name, other.name}
+        return len(pair) == 1 or any(pair <= group for group in CLOSE_FAMILIES)
 
     def suits(self, domain: str) -> bool:
         """Whether the question is asked about images of a domain."""

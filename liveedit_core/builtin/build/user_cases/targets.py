@@ -207,8 +207,17 @@ class AnswerWriter:
         return Template(content, f"{beginning}{space}{end}".strip())
 
     def fill(self, template: str) -> str:
-        """A template with its slots filled."""
-        text = re.sub(r"\{(\w+)\}", lambda match: self._slot(match[1]), template)
+        """A template with its slots filled, each with another word."""
+        given: set[str] = set()
+
+        def drawn(match: re.Match[str]) -> str:
+            word = self._slot(match[1])
+            while word in given and match[1] in WORDS:
+                word = self._slot(match[1])
+            given.add(word)
+            return word
+
+        text = re.sub(r"\{(\w+)\}", drawn, template)
         return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
 
     def _slot(self, slot: str) -> str:

@@ -1,6 +1,7 @@
 """The user's world and EmblemEdit's test keep their promises: clean sides, strata, whole probes."""
 
 import io
+import itertools
 import re
 from collections import Counter
 from typing import Any
@@ -216,6 +217,19 @@ def test_probes_ask_what_their_kind_says() -> None:
                 for earlier in case["earlier"]:
                     assert earlier["prompt"] != case["prompt"]
                     assert earlier["target"] != case["target"]
+
+
+def test_other_questions_about_an_image_do_not_ask_for_a_fact_taught_there() -> None:
+    for side in SIDES:
+        families = {family.name: family for family in families_of(side)}
+        asked = {w.text: family for family in families.values() for w in family.wordings}
+        for row in all_rows():
+            cases = row["cases"] if row["split"] == side else []
+            taught = [families[dict(case["tags"])["family"]] for case in cases]
+            assert not any(a.is_close_to(b) for a, b in itertools.combinations(taught, 2))
+            for probe in (probe for case in cases for probe in case["probes"]):
+                if probe["variant"] == "another question":
+                    assert not any(asked[probe["prompt"]].is_close_to(other) for other in taught)
 
 
 def test_kinds_of_change_are_balanced() -> None:
