@@ -155,6 +155,9 @@ class EvaluationReportData(PageData):
 
     version: EvaluatedVersion
     summary: Summary
+    by_variant: LabelSummary = field(default_factory=dict)
+    by_tag: Mapping[str, LabelSummary] = field(default_factory=dict)
+    scope: ScopeSummary = field(default_factory=dict)
     duration_s: float = 0.0
     """Time of scoring; 0: unknown."""
     curve: Sequence[CurvePoint] = ()

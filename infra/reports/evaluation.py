@@ -2,7 +2,7 @@
 
 from infra.reports.data import CurvePoint, EvaluationReportData
 from infra.reports.formats import count, duration, interval, percent, spell
-from infra.reports.metrics import metric_plots, metric_tables
+from infra.reports.metrics import metric_plots, metric_tables, tag_tables
 from infra.reports.page import HEADLINE_METRICS, Tile, average_tiles, render_page
 from liveedit_core.evaluation.probes import TEACHER_FORCED
 
@@ -11,7 +11,13 @@ MAX_WORST_CASES = 24
 
 
 def render_evaluation_report(data: EvaluationReportData) -> str:
-    this = CurvePoint(num_edits=data.version.num_edits, summary=data.summary)
+    this = CurvePoint(
+        num_edits=data.version.num_edits,
+        summary=data.summary,
+        by_variant=data.by_variant,
+        by_tag=data.by_tag,
+        scope=data.scope,
+    )
     others = [point for point in data.curve if point.num_edits != this.num_edits]
     points = [this, *others]
     return render_page(
@@ -21,6 +27,8 @@ def render_evaluation_report(data: EvaluationReportData) -> str:
         data=data,
         tiles=evaluation_tiles(data),
         tables=metric_tables([this]),
+        this=this,
+        tag_tables=tag_tables(this),
         curve_tables=metric_tables(points) if others else [],
         plots=metric_plots(points, seed=data.seed),
         examples=data.examples[:MAX_EXAMPLES],

@@ -136,6 +136,14 @@ def summarize_tags(
     return _summarize_by(lambda result: values.get(result.case_id, ""), results, cases, seed)
 
 
+def summarize_all_tags(
+    results: Sequence[ProbeResult], cases: Sequence[Case], *, seed: int = 0
+) -> dict[str, LabelSummary]:
+    """`summarize_tags` for each of `TABLE_TAGS` that cases have."""
+    by_tag = {tag: summarize_tags(results, cases, tag, seed=seed) for tag in TABLE_TAGS}
+    return {tag: summary for tag, summary in by_tag.items() if summary}
+
+
 def _summarize_by(
     label_of: Callable[[ProbeResult], str],
     results: Iterable[ProbeResult],

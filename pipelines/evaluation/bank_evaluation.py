@@ -23,11 +23,10 @@ from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, ResultKe
 from liveedit_core.evaluation.retention import Retention, retention
 from liveedit_core.evaluation.scope import ScopeSummary, scope_classes
 from liveedit_core.evaluation.summaries import (
-    TABLE_TAGS,
     LabelSummary,
     Summary,
     summarize,
-    summarize_tags,
+    summarize_all_tags,
     summarize_variants,
 )
 from liveedit_core.method.config import GeneratorConfig
@@ -241,7 +240,6 @@ class EvaluationTask:
         results = tuple(stored[key] for key in self._wanted if key in stored)
         cases, seed = self._plan.cases, self._settings.seed
         entities = entity_of(cases)
-        by_tag = {tag: summarize_tags(results, cases, tag, seed=seed) for tag in TABLE_TAGS}
         return BankEvaluation(
             bank=self.key.bank,
             bank_version=self.key.bank_version,
@@ -252,7 +250,7 @@ class EvaluationTask:
             results=results,
             summary=summarize(results, entities, seed=seed),
             by_variant=summarize_variants(results, cases, seed=seed),
-            by_tag={tag: summary for tag, summary in by_tag.items() if summary},
+            by_tag=summarize_all_tags(results, cases, seed=seed),
             scope=scope_classes(results, entities, seed=seed),
             is_complete=not self._missing,
             comparable_group=self.comparable_group,

@@ -12,9 +12,15 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import RegisteredVersion
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import TrackingError
-from liveedit_core.evaluation.comparison import MetricComparison
-from liveedit_core.evaluation.summaries import Summary, metric_values
-from liveedit_core.schema import Case, EditRequest
+from liveedit_core.evaluation.comparison import MetricComparison, in_scope
+from liveedit_core.evaluation.scope import scope_classes
+from liveedit_core.evaluation.summaries import (
+    Summary,
+    metric_values,
+    summarize_all_tags,
+    summarize_variants,
+)
+from liveedit_core.schema import Case, EditRequest, entity_of
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.evaluation.pages import (
     EditLookup,
@@ -126,12 +132,16 @@ def _write_pages(
         if scored is None:
             continue
         num_edits = scored.evaluation.num_edits
+        results = in_scope(scored.evaluation.results, scored.held)
         versions.append(replace(scored.evaluation, label=name))
         points.append(CurvePoint(num_edits=num_edits, summary=scored.summary))
         registered_as = f"{scored.registered.name} {scored.registered.version}"
         data = EvaluationReportData(
             version=versions[-1],
             summary=scored.summary,
+            by_variant=summarize_variants(results, findings.cases, seed=seed),
+            by_tag=summarize_all_tags(results, findings.cases, seed=seed),
+            scope=scope_classes(results, entity_of(findings.cases), seed=seed),
             seed=seed,
             facts={
                 **facts,

@@ -4,7 +4,7 @@ import dataclasses
 
 from infra.reports.evaluation import evaluation_tiles, render_evaluation_report
 from tests.html_page import words
-from tests.report_examples import evaluation_example
+from tests.report_examples import evaluation_example, with_labels
 
 
 def test_both_protocols_are_shown_each_by_itself() -> None:
@@ -50,3 +50,20 @@ def test_headlines_state_protocol_interval_and_samples() -> None:
     average = tiles["average of five metrics", "teacher-forced"]
     assert (average.value, average.note) == ("90.2 %", "teacher-forced; one is by construction")
     assert tiles["time to score", ""].value == "1 min 23 s"
+
+
+def test_variants_strata_and_scope_stand_beside_the_metrics() -> None:
+    point = with_labels(evaluation_example().curve[-1])
+    data = dataclasses.replace(
+        evaluation_example(),
+        by_variant=point.by_variant,
+        by_tag=point.by_tag,
+        scope=point.scope,
+    )
+    html = render_evaluation_report(data)
+    text = words(html[html.index('id="metrics"') : html.index('id="candidates"')])
+    assert "onerror=alert(2)> 50.0 % 46.0 to 53.0 n = 21 40.0 % 35.0 to 45.0 n = 21 7 7" in text
+    assert "3-5 50.0 % 46.0 to 53.0 n = 27" in text
+    assert "over-generalised 25.0 % 10.0 to 40.0 n = 100" in text
+    candidates = words(html[html.index('id="candidates"') : html.index('id="curve"')])
+    assert "mirrored" not in candidates
