@@ -6,7 +6,9 @@
     convert_checkpoint.py minigpt4 FILE.pth FOLDER --blip2 FOLDER --llama FOLDER
 
 Ours is a folder with generator.safetensors and config.json, theirs one torch.save file with
-`train_modules`. Shapes are read from the tensors and checked against the options.
+`train_modules`. Shapes are read from the tensors and checked against the options. config.json says
+that their generators were trained on raw prompts (prompt_protocol "paper"): use them with
+`--protocol paper`.
 """
 
 import argparse
@@ -75,6 +77,7 @@ def to_ours(options: argparse.Namespace) -> str:
             raise ConfigError(
                 f"{name}: the option says {stated}, the tensors of the file say {found}"
             )
+    generator.config = generator.config.with_changes(prompt_protocol="paper")  # as they train
     digest = save_generator(generator, options.target)
     shapes = ", ".join(f"{name} {getattr(generator.config, name)}" for name in CHECKED)
     return f"generator {digest[:16]} written to {options.target} ({shapes})"

@@ -54,6 +54,7 @@ _SHAPE_FIELDS = {
     "num_attention_heads",
     "rank",
     "expert_scale",
+    "prompt_protocol",
 }
 
 

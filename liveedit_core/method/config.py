@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
+from liveedit_core.backbones.load_options import PromptProtocol
 from liveedit_core.settings import (
     Count,
     NonNegative,
@@ -85,6 +86,8 @@ class GeneratorConfig(Settings):
     """Learned position embeddings of target tokens; 0 (none) in the paper."""
     has_target_embeddings: bool = False
     """Whether the generator also sees the input embeddings of the target tokens."""
+    prompt_protocol: PromptProtocol = "chat"
+    """How prompts were worded in training; the authors' checkpoints know raw ones ("paper")."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -122,8 +125,12 @@ class GeneratorConfig(Settings):
         return self.num_queries * self.module_dim
 
     def to_dict(self) -> dict[str, Any]:
-        """Values by their names in `config.json`."""
-        return {STORED_NAMES.get(name, name): value for name, value in self}
+        """Values by their names in `config.json`, which names a prompt protocol only if it is not
+        that of every checkpoint from before it was recorded."""
+        values = {STORED_NAMES.get(name, name): value for name, value in self}
+        if self.prompt_protocol == "chat":
+            del values["prompt_protocol"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -17,6 +17,7 @@ from pipelines.baselines.editors import OWN, Generators, NamedGenerator, names_o
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.baselines.tables import metric_values
 from pipelines.baselines.tuning import tune
+from pipelines.job.cases import protocol_note
 from pipelines.job.recipe_loader import to_flat_dict
 from pipelines.job.run_folder import run_facts
 from pipelines.job.state_cache import open_cache
@@ -49,6 +50,9 @@ def load_models(recipe: CompareRecipe) -> tuple[VisionLanguageBackbone, Generato
         for row, folder in folders.items()
     }
     for found in generators.values():
+        trained = found.generator.config.prompt_protocol
+        if note := protocol_note(trained, recipe.benchmark.protocol):
+            print(f"{found.source}: {note}")
         if options.edit_layer < 0:
             options = options.with_changes(edit_layer=found.generator.config.edit_layer)
     backbone = load_named_backbone(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.reports.plots import Line, draw_by_num_edits
+from liveedit_core.evaluation.comparable import ComparableGroup
 from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.evaluation.summaries import (
     EARNED_METRICS,
@@ -24,13 +25,29 @@ def to_tree(comparison: Comparison) -> dict[str, Any]:
         "cases": comparison.recipe.benchmark.title,
         "digests": dict(comparison.digests),
         "settings": to_dict(comparison.recipe),
-        "rows": [_row(scores) for scores in comparison.scores],
+        "rows": [
+            _row(scores) | {"comparable_group": str(_group(comparison, scores))}
+            for scores in comparison.scores
+        ],
         "seeds": [
             {"configuration": rows[0].configuration, "num_edits": rows[0].num_edits}
             | {name: list(spread) for name, spread in spreads(rows).items()}
             for rows in seeds_of(comparison.scores)
         ],
     }
+
+
+def _group(comparison: Comparison, scores: EditorScores) -> ComparableGroup:
+    """How the numbers of a row were measured."""
+    recipe, noun = comparison.recipe, "edit" if scores.num_edits == 1 else "edits"
+    return ComparableGroup(
+        benchmark=recipe.benchmark.title,
+        cases=comparison.digests.get("cases", ""),
+        prompts=recipe.benchmark.protocol,
+        backbone=comparison.digests["backbone"],
+        edits=f"groups of {scores.num_edits} {noun}",
+        max_new_tokens=recipe.max_new_tokens,
+    )
 
 
 def _row(scores: EditorScores) -> dict[str, Any]:

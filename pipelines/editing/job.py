@@ -19,6 +19,7 @@ from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.report import ReportSources, refused_requests, write_report
 from pipelines.editing.run import Outcome, run
 from pipelines.editing.writers import model_names, start_writers, writer_cpus
+from pipelines.job.cases import protocol_note
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.run_folder import run_facts
@@ -112,6 +113,8 @@ def _edit(
         records.started(config, facts)
         generator = writers.generator.describe()
         records.generator(models.generator_folder(), generator.generator_digest)
+        if note := protocol_note(generator.config.prompt_protocol, config.benchmark.protocol):
+            progress.say(note)
         sources = ReportSources(
             config=config,
             bank=ExpertBank.open_or_create(store, config.bank.name, writers.bank_identity()),

@@ -65,6 +65,16 @@ def check_protocol(tagged: str, protocol: PromptProtocol, what: str) -> None:
         raise ConfigError(f"benchmark.protocol is {protocol!r}, {what} is for {tagged!r}: {cure}")
 
 
+def protocol_note(trained: PromptProtocol, protocol: PromptProtocol) -> str:
+    """What to say of a generator that was trained with other prompts than it now gets; else ""."""
+    if trained == protocol:
+        return ""
+    return (
+        f"note: the generator was trained on prompts of the protocol {trained!r}, it gets those of "
+        f"{protocol!r} (benchmark.protocol)"
+    )
+
+
 def checked_protocol(case: Case, protocol: PromptProtocol) -> Case:
     """The case, if its tag names the protocol by which prompts are to reach the model."""
     check_protocol(case.tags.get("protocol", "chat"), protocol, f"case {case.case_id[:16]}")

@@ -68,6 +68,7 @@ class GeneratorTrainer:
         torch.manual_seed(recipe.seed)
         num_entities = len(material.pyramids.by_entity)
         config = generator_config(recipe.model, backbone, num_entities=num_entities)
+        config = config.with_changes(prompt_protocol=recipe.benchmark.protocol)
         self.generator = LiveEditGenerator(config)
         # both sides begin alike: a question is its own best match from the start
         edit_side = self.generator.edit_extractor.state_dict()

@@ -1,5 +1,6 @@
 """The command that converts checkpoints, from file to folder and back."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ def theirs(tmp_path: Path) -> Path:
 def test_to_ours_and_back(theirs: Path, tmp_path: Path) -> None:
     folder, again = tmp_path / "ours", tmp_path / "again.pt"
     assert main(["to-ours", str(theirs), str(folder), *SHAPES, "--hidden-size=16"]) == 0
-    assert load_generator(folder).config == CONFIG
+    assert load_generator(folder).config == CONFIG.with_changes(prompt_protocol="paper")
+    assert json.loads((folder / "config.json").read_text())["prompt_protocol"] == "paper"
     assert main(["to-authors", str(folder), str(again)]) == 0
     before = torch.load(theirs, weights_only=True)["train_modules"]
     after = torch.load(again, weights_only=True)["train_modules"]

@@ -103,6 +103,8 @@ def test_a_lifelong_curve_has_its_table_and_figures_beside_those_of_the_run() ->
         assert "reliability 99.0 % 95.0 to 100.0" in part
         for kind in PAPER_METRICS:
             assert kind.replace("_", " ") in part
+    assert "Retention" in text
+    assert "teacher-forced 1,000 99.0 % 95.0 % \N{MINUS SIGN}4.0 -6.0 to -2.0 1,000" in text
     assert section.count("<svg") == 5
     assert "Lifelong curve: what was taught, free generation" in section
 

@@ -34,3 +34,22 @@ def test_numbers_hold_metrics_variants_strata_scope_and_averages(tmp_path: Path)
     assert round(averages["paper_average.teacher_forced"], 4) == 0.902
     assert round(averages["paper_average_without_text_locality.teacher_forced"], 4) == 0.8775
     assert [point["num_groups"] for point in tree["curve"]] == [1000, 100, 10, 1]
+
+
+def test_numbers_say_how_they_were_measured_and_what_was_retained(tmp_path: Path) -> None:
+    data = run_example()
+    tree = json.loads(write_numbers(tmp_path / "n.json", data.metrics, data.curve).read_text())
+    last = tree["curve"][-1]
+    assert last["comparable_group"] == "E-VQA, paper prompts"
+    assert last["retention"] == [
+        {
+            "protocol": "teacher_forced",
+            "right_after": 0.99,
+            "after_all": 0.95,
+            "difference": -0.04,
+            "low": -0.06,
+            "high": -0.02,
+            "n": 1000,
+        }
+    ]
+    assert tree["curve"][0]["retention"] == []

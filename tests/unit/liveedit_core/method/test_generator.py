@@ -48,6 +48,17 @@ def test_the_digest_is_of_weights_and_config(tmp_path: Path) -> None:
     assert save_generator(tiny_generator(other), tmp_path / "d") != first
 
 
+def test_raw_prompts_are_recorded_and_checkpoints_for_other_prompts_stay_as_they_were(
+    tmp_path: Path,
+) -> None:
+    chat = save_generator(tiny_generator(), tmp_path / "chat")
+    assert "prompt_protocol" not in (tmp_path / "chat" / CONFIG_FILE).read_text()
+    raw = TINY_CONFIG.with_changes(prompt_protocol="paper")
+    assert save_generator(tiny_generator(raw), tmp_path / "paper") != chat
+    assert load_generator(tmp_path / "chat").config.prompt_protocol == "chat"
+    assert load_generator(tmp_path / "paper").config == raw
+
+
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, CONFIG_FILE])
 def test_a_missing_file_is_an_integrity_error(tmp_path: Path, name: str) -> None:
     save_generator(tiny_generator(), tmp_path)

@@ -236,7 +236,11 @@ def test_json_carries_protocol_samples_seed_time_and_memory(
         2 * len(NAMES),
     )
     assert set(tree["digests"]) == {"backbone", "cases", "generator LiveEdit"}
+    groups = {row["num_edits"]: row["comparable_group"] for row in tree["rows"]}
+    assert "chat prompts, groups of 3 edits" in groups[3]
+    assert "groups of 1 edit," in groups[1]
     for row in tree["rows"]:
+        assert row["comparable_group"] == groups[row["num_edits"]]
         assert row["edit_s"] >= 0
         assert row["fixed_bytes"] + row["stored_bytes"] >= 0
         assert row["cold_edit_s"] > 0

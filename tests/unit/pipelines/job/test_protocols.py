@@ -14,7 +14,7 @@ from pipelines import convert_benchmark, lifelong_edit, train_generator
 from pipelines.editing.intake import open_source
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.writers import model_names
-from pipelines.job.cases import load_evaluation_cases, load_training_cases
+from pipelines.job.cases import load_evaluation_cases, load_training_cases, protocol_note
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.sections import BenchmarkSection
 from pipelines.operations.promote_at_end import nightly_recipe
@@ -130,3 +130,9 @@ def test_training_leaves_out_what_has_no_stranger(
     cases = load_training_cases(BenchmarkSection(name="evqa", data=str(folder)))
     assert [case.edit.target for case in cases] == ["plane 0", "plane 2"]
     assert "not trained on, as they have no modal_locality: 1" in capsys.readouterr().out
+
+
+def test_a_generator_of_the_other_protocol_is_named() -> None:
+    assert protocol_note("paper", "paper") == ""
+    note = protocol_note("paper", "chat")
+    assert "trained on prompts of the protocol 'paper', it gets those of 'chat'" in note
