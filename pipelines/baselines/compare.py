@@ -56,6 +56,8 @@ class EditorScores:
     configuration: str
     """The name of all seeds of a configuration."""
     trained_on: str
+    num_trials: int
+    """On validation, before the settings were chosen."""
     num_edits: int
     num_groups: int
     num_scored_cases: int
@@ -311,6 +313,7 @@ def compare(
             name=row.name,
             configuration=row.configuration,
             trained_on=row.trained_on,
+            num_trials=row.num_trials,
             num_edits=size,
             num_groups=num_groups[size],
             num_scored_cases=len(scored[size]),

@@ -127,6 +127,7 @@ def _cost_columns() -> list[Column]:
         ("fixed", lambda row: _size(row.memory.fixed_bytes)),
         ("stored", lambda row: _size(row.memory.stored_bytes)),
         ("scored\nin s", lambda row: f"{row.score_s:.0f}"),
+        ("trials on\nvalidation", lambda row: str(row.num_trials)),
         ("trained before on", lambda row: row.trained_on),
     ]
 

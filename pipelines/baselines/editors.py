@@ -25,6 +25,7 @@ from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository
 from pipelines.baselines.recipe import SECTIONS, CompareRecipe
+from pipelines.baselines.search_space import SEARCH_SPACE
 
 OWN = "LiveEdit"
 """Row of the recipe's `generator`; those of `generators` have their own names."""
@@ -41,6 +42,8 @@ class EditorRow:
     editor: ComparedEditor
     trained_on: str
     """What was trained before the first edit, on what; empty if nothing was."""
+    num_trials: int = 0
+    """Trials on validation by which the default settings were chosen."""
     identity: str
     """Everything that its answers depend on beside backbone and edits: settings, generator."""
 
@@ -134,5 +137,6 @@ def _row(
         configuration=editor.name,
         editor=editor,
         trained_on=trained_on or "nothing",
+        num_trials=len(SEARCH_SPACE.get(name, ())),
         identity=settings or digest,
     )

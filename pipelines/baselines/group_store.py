@@ -3,7 +3,7 @@
 runs/<run_name>/groups/<editor>/<numbers of edits>_<group>.json.gz
 
 One file for each editor and group, written whole. It begins with the identity of all that its
-scores depend on; a file of another identity counts as none.
+scores depend on, the code excepted; a file of another identity counts as none.
 """
 
 import gzip

@@ -54,6 +54,7 @@ def _row(scores: EditorScores) -> dict[str, Any]:
     return {
         "editor": scores.name,
         "trained_on": scores.trained_on,
+        "num_trials": scores.num_trials,
         "num_edits": scores.num_edits,
         "num_groups": scores.num_groups,
         "num_scored_cases": scores.num_scored_cases,

@@ -26,6 +26,7 @@ from pipelines.baselines.console_tables import to_tables
 from pipelines.baselines.editors import OWN, NamedGenerator, names_of
 from pipelines.baselines.job import state_source
 from pipelines.baselines.recipe import CompareRecipe
+from pipelines.baselines.search_space import NUM_TRIALS
 from pipelines.baselines.tables import lines, metric_values, spreads, to_tree, write_files
 from pipelines.compare_editors import main
 from tests.other_backbones import saved_family
@@ -246,6 +247,8 @@ def test_json_carries_protocol_samples_seed_time_and_memory(
         assert row["cold_edit_s"] > 0
         learns_before = row["editor"] in ("LiveEdit", "lookup", "WISE")
         assert (row["trained_on"] != "nothing") == learns_before
+        has_trials = row["editor"] not in ("LiveEdit", "lookup", "unedited")
+        assert row["num_trials"] == (NUM_TRIALS if has_trials else 0)
         means = {m["metric"]: m["mean"] for m in row["metrics"] if m["protocol"] == TEACHER_FORCED}
         five = [means[kind] for kind in PAPER_METRICS]
         assert row["paper_average"][TEACHER_FORCED] == pytest.approx(sum(five) / 5, abs=1e-5)
