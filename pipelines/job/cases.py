@@ -103,9 +103,11 @@ def _has_stranger(case: Case) -> bool:
     return any(probe.kind is ProbeKind.MODAL_LOCALITY for probe in case.probes)
 
 
-def load_builtin(section: BenchmarkSection, reader: str, say: Callable[[str], None]) -> list[Case]:
-    """Cases of the built-in benchmarks that a recipe names, mixed in a fixed order; `reader` is who
-    a look at the test split is recorded for."""
+def load_builtin(
+    section: BenchmarkSection, reader: str, say: Callable[[str], None], *, limit: int | None = None
+) -> list[Case]:
+    """Cases of the built-in benchmarks that a recipe names, mixed in a fixed order, the first
+    `limit` of them; `reader` is who a look at the test split is recorded for."""
     check_protocol("chat", section.protocol, "the built-in benchmark")
     names = BUILTIN_BENCHMARKS if section.name == "builtin" else (section.name or "emblem_edit",)
     cases: list[Case] = []
@@ -115,8 +117,8 @@ def load_builtin(section: BenchmarkSection, reader: str, say: Callable[[str], No
         if section.split == "test":
             cases += load_test_cases(name, reader, say)
         else:
-            cases += load_builtin_cases(section.split, name)
-    return sorted(cases, key=lambda case: case.case_id)
+            cases += load_builtin_cases(section.split, name, limit=limit or 0)
+    return sorted(cases, key=lambda case: case.case_id)[:limit]
 
 
 def load_evaluation_cases(
@@ -135,7 +137,7 @@ def load_evaluation_cases(
         benchmark = open_published(section, "evaluation", limits=limits, say=say)
         return list(itertools.islice(benchmark, limit))
     if not path:
-        return load_builtin(section, reader, say)[:limit]
+        return load_builtin(section, reader, say, limit=limit)
     cases, rejects = read_case_file(path, limits=limits, store=store, limit=limit)
     if rejects:
         raise InputError(
