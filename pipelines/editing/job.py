@@ -42,12 +42,16 @@ class JobResult:
     stop_code: int
 
 
-def do_job(config: LifelongEditRecipe, console: Console, *, start_s: float) -> JobResult:
-    """Edit, write the report, and record both in MLflow; `start_s` is of `time.perf_counter`."""
+def do_job(
+    config: LifelongEditRecipe, console: Console, *, start_s: float, source: Source | None = None
+) -> JobResult:
+    """Edit, write the report, and record both in MLflow; `start_s` is of `time.perf_counter`.
+    `source` replaces the one that the recipe names, for cases that are loaded already."""
     progress = ProgressView(console)
     stop = StopRequest(progress.say)
     store = ObjectStore(config.store_uri)
-    source = None if config.follow.is_on else open_source(config, store, progress.say)
+    if source is None and not config.follow.is_on:
+        source = open_source(config, store, progress.say)
     retried(store.check_exclusive_create)
     model_names(config).generator_folder()  # fail early if it is missing
     tracker = Tracker(

@@ -7,7 +7,7 @@ test cases --compare_editors--> other editors -----+
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ from rich.console import Console
 from liveedit_core.builtin.backbone import BUILTIN, builtin_generator_folder, load_named_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.errors import ConfigError
+from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, EditRequest
+from pipelines.baselines.compare import plan
 from pipelines.baselines.job import compare_on
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.baselines.tables import to_tree, write_files
+from pipelines.editing.intake import Source
 from pipelines.editing.job import JobResult, do_job
 from pipelines.editing.recipe import LifelongEditRecipe, RequestsSection
 from pipelines.final.large_bank import score_large_bank
@@ -56,22 +59,22 @@ def final_numbers(recipe: FinalNumbersRecipe, console: Console) -> tuple[dict[st
         if stored["about"]["generator"] == generator.digest:
             say(f"{output}: {recipe.split} was scored for this generator already")
             return stored, False
+        raise ConfigError(f"output: {output} holds the numbers of another generator")
     reader = f"final numbers of generator {generator.digest[:12]}"
     section = BenchmarkSection(name="builtin", split=recipe.split)
-    cases = load_builtin(section, reader, say)[: recipe.max_cases or None]
+    cases = load_builtin(section, reader, say, limit=recipe.max_cases or None)
+    compared_by = comparison_of(recipe, cases)
     editing = _editing_recipe(recipe, section, folder, generator.digest)
-    edited = _edit(editing, console)
+    edited = _edit(editing, cases, console)
     if edited.outcome.was_stopped:
         return {}, True
     editor = _editor(generator)
-    large = score_large_bank(
-        editor,
-        cases,
-        _large_bank(cases, recipe.large_bank),
-        editing.run_folder / "large_bank.jsonl",
-        say,
-    )
-    compared = _compare(recipe, cases, editing.run_folder, say)
+    large: list[ProbeResult] = []
+    if recipe.large_bank:
+        requests = _large_bank(cases, recipe.large_bank)
+        file = editing.run_folder / "large_bank.jsonl"
+        large = score_large_bank(editor, cases, requests, file, say)
+    compared = _compare(compared_by, cases, editing.run_folder, say) if compared_by else {}
     tree = numbers_tree(
         recipe,
         cases=cases,
@@ -115,12 +118,13 @@ def _editing_recipe(
     )
 
 
-def _edit(editing: LifelongEditRecipe, console: Console) -> JobResult:
+def _edit(editing: LifelongEditRecipe, cases: list[Case], console: Console) -> JobResult:
     start_s = time.perf_counter()
     enter_run_folder(editing)
     log_to_file(editing.run_folder)
     prepare_environment(editing.ray)
-    return do_job(editing, console, start_s=start_s)
+    source = Source(name=f"built-in cases ({editing.benchmark.title})", digest="", items=cases)
+    return do_job(editing, console, start_s=start_s, source=source)
 
 
 def _large_bank(cases: list[Case], size: int) -> list[EditRequest]:
@@ -131,29 +135,27 @@ def _large_bank(cases: list[Case], size: int) -> list[EditRequest]:
         *load_builtin_cases("development", "user_world"),
     ]
     requests = {r.edit_id: r for case in [*cases, *further] for r in case.requests}
-    if size and len(requests) < size:
+    if len(requests) < size:
         raise ConfigError(f"large_bank: there are {len(requests):,} edits, not {size:,}")
     return list(requests.values())[:size]
 
 
-def _compare(
-    recipe: FinalNumbersRecipe, cases: list[Case], folder: Path, say: Say
-) -> dict[str, Any]:
-    """What `compare_editors.py` finds on the same cases, finished groups of an earlier start
-    included; empty if the recipe names no comparison."""
+def comparison_of(recipe: FinalNumbersRecipe, cases: Sequence[Case]) -> CompareRecipe | None:
+    """How other editors are compared on the same cases; None if the recipe names no comparison."""
     if not recipe.comparison:
-        return {}
-    named = load_recipe(CompareRecipe, RECIPES / recipe.comparison)
-    comparison = compare_on(
-        named.with_changes(
-            run_root=str(folder),
-            run_name="editors",
-            seed=recipe.seed,
-            generator=recipe.generator,
-            benchmark=BenchmarkSection(name="builtin", split=recipe.split),
-        ),
-        cases,
-        say,
+        return None
+    compared = load_recipe(CompareRecipe, RECIPES / recipe.comparison).with_changes(
+        seed=recipe.seed,
+        generator=recipe.generator,
+        benchmark=BenchmarkSection(name="builtin", split=recipe.split),
     )
+    plan(compared, cases)  # refuses too few cases before anything is scored
+    return compared
+
+
+def _compare(recipe: CompareRecipe, cases: list[Case], folder: Path, say: Say) -> dict[str, Any]:
+    """What `compare_editors.py` finds, finished groups of an earlier start included."""
+    placed = recipe.with_changes(run_root=str(folder), run_name="editors")
+    comparison = compare_on(placed, cases, say)
     write_files(comparison)
     return to_tree(comparison)

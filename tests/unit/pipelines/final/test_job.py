@@ -1,0 +1,46 @@
+"""The final numbers: what is checked before anything is scored."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from liveedit_core.builtin.backbone import builtin_generator_folder
+from liveedit_core.errors import ConfigError
+from liveedit_core.method.generator import load_generator
+from pipelines.baselines.recipe import CompareRecipe
+from pipelines.compare_editors import TUNED
+from pipelines.final.job import comparison_of, final_numbers
+from pipelines.final.recipe import FinalNumbersRecipe
+from pipelines.job.recipe_loader import load_recipe
+from tests.tiny_backbone import case
+
+CASES = [case(seed) for seed in range(100)]
+
+
+def test_editors_are_compared_with_the_settings_chosen() -> None:
+    recipe = FinalNumbersRecipe(split="validation", generator="folder", seed=3)
+    found = comparison_of(recipe, CASES)
+    assert found is not None
+    assert (found.generator, found.seed, found.benchmark.split) == ("folder", 3, "validation")
+    assert found.wise == load_recipe(CompareRecipe, TUNED).wise
+    assert comparison_of(recipe.with_changes(comparison=""), CASES) is None
+
+
+def test_too_few_cases_are_refused_before_anything_is_scored() -> None:
+    with pytest.raises(ConfigError, match="need 100 cases"):
+        comparison_of(FinalNumbersRecipe(split="validation"), CASES[:12])
+
+
+def test_a_split_is_scored_once_for_a_generator(tmp_path: Path) -> None:
+    digest = load_generator(builtin_generator_folder()).digest
+    output = tmp_path / "numbers.json"
+    recipe = FinalNumbersRecipe(output=str(output), run_root=str(tmp_path))
+    stored = {"about": {"generator": digest}}
+    output.write_text(json.dumps(stored), encoding="utf-8")
+    assert final_numbers(recipe, Console(quiet=True)) == (stored, False)
+    output.write_text(json.dumps({"about": {"generator": "another"}}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="numbers of another generator"):
+        final_numbers(recipe, Console(quiet=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["numbers.json"]
