@@ -3,6 +3,7 @@ edits, experts kept, scope of the edits, and metrics by what the cases are about
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -27,8 +28,8 @@ _TABLES = (
 )
 """Protocol, title, and whether only entirely right answers count."""
 _AVERAGES = (
-    ("average of the paper's five", PAPER_METRICS),
-    ("average without text_locality", EARNED_METRICS),
+    ("average of the\npaper's five", PAPER_METRICS),
+    ("average without\ntext_locality", EARNED_METRICS),
 )
 _TAGS = ("domain", "length")
 """Tags of cases that the terminal shows; the report has more."""
@@ -57,7 +58,7 @@ def _table(
     evaluations: Sequence[BankEvaluation], protocol: str, title: str, *, is_exact: bool
 ) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     for evaluation in evaluations:
         table.add_column(_head(evaluation), justify="right")
     for kind in ProbeKind:
@@ -66,7 +67,7 @@ def _table(
             table.add_row(_name(kind), *(_cell(item, is_exact) for item in items))
         if kind is ProbeKind.PORTABILITY and any(items):
             # Without an expert the answer is the unedited one by the structure of the method.
-            table.add_row("  any expert kept (else unedited)", *map(_any_kept, items))
+            table.add_row("  any expert kept\n  (else unedited)", *map(_any_kept, items))
         for variant in sorted(
             {name for item in evaluations for k, name, _ in item.by_variant if k == kind}
         ):
@@ -114,7 +115,7 @@ def retention_tables(curve: Sequence[BankEvaluation]) -> list[Table]:
 
 
 def _name(kind: ProbeKind) -> str:
-    return f"{kind} (by construction)" if kind in BY_CONSTRUCTION else str(kind)
+    return f"{kind}\n(by construction)" if kind in BY_CONSTRUCTION else str(kind)
 
 
 def _cell(item: MetricSummary | None, is_exact: bool) -> str:
@@ -141,11 +142,14 @@ def _any_kept(item: MetricSummary | None) -> str:
 def _routing_table(evaluation: BankEvaluation, protocol: str) -> Table:
     """How many experts were kept, and the rank of the right one among them."""
     table = Table(
-        title=f"experts kept after {evaluation.num_edits} edits, and the right one among them",
+        title=f"experts kept after {evaluation.num_edits} edits, and the own one among them",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
-    table.add_column("metric")
-    columns = ("probes", "kept", "95 % keep", "none %", "right kept %", "first %", "rank", "weight")
+    table.add_column("metric", no_wrap=True)
+    columns = ("n", "kept", "95 % keep", "none %", "own kept %", "first %", "rank", "weight")
     for column in columns:
         table.add_column(column, justify="right")
     for kind in ProbeKind:

@@ -44,6 +44,7 @@ def evaluation(num_edits: int, reliability: float) -> BankEvaluation:
             (PORTABILITY, "teacher_forced"): replace(metric_summary(0.4), empty_fraction=0.85),
             (ProbeKind.RELIABILITY, "teacher_forced"): metric_summary(reliability),
             (ProbeKind.TEXT_LOCALITY, "teacher_forced"): metric_summary(1.0),
+            (ProbeKind.PROMPT_SWAP_LOCALITY, "teacher_forced"): metric_summary(0.95),
             (ProbeKind.RELIABILITY, "free_generation"): metric_summary(0.25),
         },
         is_complete=True,
@@ -125,9 +126,10 @@ def test_a_curve_says_how_many_groups_it_has() -> None:
 
 
 def test_cells_break_before_the_number_of_samples_on_a_narrow_terminal() -> None:
-    (table, *_) = result_tables([evaluation(n, 0.9) for n in (1, 10, 100)], PROTOCOLS)
+    evaluations = [evaluation(n, 0.9) for n in (1, 10, 100)]
     console = Console(file=io.StringIO(), width=80)
-    console.print(table)
+    console.print(result_tables(evaluations, PROTOCOLS)[0])
+    console.print(*detail_tables(evaluations[-1], PROTOCOLS))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("90.0 [85-95]") == 3
