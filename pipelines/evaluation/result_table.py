@@ -140,7 +140,7 @@ def _any_kept(item: MetricSummary | None) -> str:
 
 
 def _routing_table(evaluation: BankEvaluation, protocol: str) -> Table:
-    """How many experts were kept, and the rank of the right one among them."""
+    """How many experts were kept, and the rank of the own one among them."""
     table = Table(
         title=f"experts kept after {evaluation.num_edits} edits, and the own one among them",
         title_justify="left",
