@@ -99,6 +99,7 @@ def strata(numbers: Mapping[str, Any]) -> str:
         parts += [f"**{title}**", strata_table(whole["tags"].get(tag, []))]
     parts += ["**By variant of the probes**", variant_table(whole["metrics"])]
     parts += ["**Scope of the edits**", scope_table(numbers["curve"])]
+    parts += ["**Retention of reliability**", retention_table(numbers["curve"])]
     if numbers["editors"]:
         for protocol, title in ((FREE_GENERATION, "free"), (TEACHER_FORCED, "teacher-forced")):
             table = editor_details(numbers["editors"], protocol)
@@ -205,6 +206,24 @@ def scope_table(points: Sequence[Row]) -> str:
     return markdown(
         ["class", *(f"N = {size:,}" for size in sizes)],
         [[name, *(cell(shares.get((size, name)), "share") for size in sizes)] for name in names],
+    )
+
+
+def retention_table(points: Sequence[Row]) -> str:
+    """Reliability of each edit right after it was taught and after all N, with the difference."""
+    return markdown(
+        ["N", "protocol", "right after", "after N", "difference"],
+        [
+            [
+                f"{point['num_edits']:,}",
+                row["protocol"].replace("_", " "),
+                f"{100 * row['right_after']:.1f}",
+                f"{100 * row['after_all']:.1f}",
+                cell(row, "difference"),
+            ]
+            for point in points
+            for row in point.get("retention", [])
+        ],
     )
 
 
