@@ -19,6 +19,7 @@ from pathlib import Path
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.baselines.protocol import EditorMemory
 from liveedit_core.errors import ConfigError
+from liveedit_core.evaluation.comparable import cases_identity
 from liveedit_core.evaluation.probes import PROTOCOLS, PreparedCases, PreparedProbe, ProbeResult
 from liveedit_core.evaluation.scoring import CaseProbe, ProbePreparer
 from liveedit_core.evaluation.summaries import (
@@ -34,7 +35,7 @@ from pipelines.baselines.cold_edits import cold_edit_s
 from pipelines.baselines.editors import EditorRow, Generators, make_editors
 from pipelines.baselines.group_store import GroupStore, RungScores
 from pipelines.baselines.recipe import CompareRecipe
-from pipelines.job.cases import cases_digest, evaluation_digest
+from pipelines.job.cases import evaluation_digest
 
 CHUNK_CASES = 16
 """Cases prepared at a time: up to 600 probes of some 150 kB for the built-in backbone."""
@@ -327,6 +328,6 @@ def compare(
         for size in recipe.sizes
         for row in rows
     ]
-    digests = {"backbone": backbone.digest, "cases": cases_digest(cases)}
+    digests = {"backbone": backbone.digest, "cases": cases_identity(cases)}
     digests |= {f"generator {name}": found.generator.digest for name, found in generators.items()}
     return Comparison(recipe=recipe, scores=tuple(scores), digests=digests)

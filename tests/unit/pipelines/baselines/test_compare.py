@@ -245,6 +245,8 @@ def test_json_carries_protocol_samples_seed_time_and_memory(
         assert row["edit_s"] >= 0
         assert row["fixed_bytes"] + row["stored_bytes"] >= 0
         assert row["cold_edit_s"] > 0
+        measured = f"chat prompts, groups of {row['num_edits']} edit"
+        assert measured in row["comparable_group"]
         learns_before = row["editor"] in ("LiveEdit", "lookup", "WISE")
         assert (row["trained_on"] != "nothing") == learns_before
         has_trials = row["editor"] not in ("LiveEdit", "lookup", "unedited")
