@@ -47,7 +47,7 @@ def open_source(
     fetch = fetcher(store, config.limits.max_image_bytes)
     path = config.requests.path or config.requests.cases
     if not path:
-        reader = f"{config.job} {config.run_name}, generator {config.generator.checkpoint}"
+        reader = f"{config.job} {config.run_name}"
         cases = load_builtin(config.benchmark, reader, say)
         return Source(name=f"built-in cases ({config.benchmark.title})", digest="", items=cases)
     load = load_requests if config.requests.path else load_cases
