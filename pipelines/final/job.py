@@ -146,7 +146,9 @@ def comparison_of(recipe: FinalNumbersRecipe, cases: Sequence[Case]) -> CompareR
         return None
     compared = load_recipe(CompareRecipe, RECIPES / recipe.comparison).with_changes(
         seed=recipe.seed,
+        groups=recipe.groups,
         generator=recipe.generator,
+        generators=recipe.generators,
         benchmark=BenchmarkSection(name="builtin", split=recipe.split),
     )
     plan(compared, cases)  # refuses too few cases before anything is scored

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from liveedit_core.settings import Count, Name, PositiveInt, Seed, Text
+from liveedit_core.settings import Count, List, Name, PositiveInt, Seed, Text
 from pipelines.job.sections import FolderRecipe, RaySection, RisingCounts, ScoringSection
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -41,6 +41,10 @@ class FinalNumbersRecipe(FolderRecipe):
     comparison: str = "compare_editors.toml"
     """Recipe in `pipelines/recipes` by which `compare_editors.py` scores other editors on the same
     cases; empty leaves them out."""
+    groups: List[PositiveInt] = (100, 100, 10)
+    """Groups of 1, 10 and 100 edits that the other editors learn."""
+    generators: List[str] = ()
+    """More generators to compare, NAME=FOLDER; several of one name are seeds."""
     evaluation: FinalScoringSection = FinalScoringSection()
     ray: RaySection = RaySection()
     output: str = ""
