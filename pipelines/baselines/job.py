@@ -1,17 +1,13 @@
 """What the comparison's script does with cases that are loaded: models, states, MLflow."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from infra.cache.cached_states import CachedStates
 from infra.tracking.tracker import Tracker
-from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.backbone import load_named_backbone
 from liveedit_core.schema import Case
-from liveedit_core.state_source import BackboneStates, StateSource
 from pipelines.baselines.compare import Comparison, Say, compare
 from pipelines.baselines.editors import OWN, Generators, NamedGenerator, names_of
 from pipelines.baselines.recipe import CompareRecipe
@@ -20,21 +16,21 @@ from pipelines.baselines.tuning import tune
 from pipelines.job.cases import protocol_note
 from pipelines.job.recipe_loader import to_flat_dict
 from pipelines.job.run_folder import run_facts
-from pipelines.job.state_cache import open_cache
+from pipelines.job.state_cache import state_source
 from workers.models import ModelNames
 
 
 def compare_on(recipe: CompareRecipe, cases: Sequence[Case], say: Say) -> Comparison:
     """Load the models and compare on some cases."""
     backbone, generators = load_models(recipe)
-    with state_source(recipe, backbone) as source:
+    with state_source(recipe.states, recipe.run_root, backbone) as source:
         return compare(recipe, backbone, generators, cases, source, say)
 
 
 def tune_on(recipe: CompareRecipe, cases: Sequence[Case], say: Say) -> dict[str, Any]:
     """Load the models and try the search space of every editor on some cases."""
     backbone, _ = load_models(recipe)
-    with state_source(recipe, backbone) as source:
+    with state_source(recipe.states, recipe.run_root, backbone) as source:
         return tune(recipe, backbone, cases, source, say)
 
 
@@ -59,19 +55,6 @@ def load_models(recipe: CompareRecipe) -> tuple[VisionLanguageBackbone, Generato
         recipe.backbone.name, options, builtin_batch_size=recipe.batch_size
     )
     return backbone, generators
-
-
-@contextmanager
-def state_source(recipe: CompareRecipe, backbone: Backbone) -> Iterator[StateSource]:
-    """The backbone, behind the state cache where the recipe asks for one."""
-    computed = BackboneStates(backbone)
-    cache = open_cache(recipe.states, recipe.run_root, backbone)
-    if cache is None:
-        yield computed
-        return
-    cached = CachedStates(cache, computed, is_filling=True)
-    yield cached
-    cached.flush()
 
 
 def record(comparison: Comparison, files: Sequence[Path]) -> None:

@@ -43,6 +43,7 @@ from pipelines.job.sections import (
     GeneratorSection,
     StatesSection,
 )
+from pipelines.job.state_cache import state_source
 
 Say = Callable[[str], None]
 
@@ -73,7 +74,8 @@ def final_numbers(recipe: FinalNumbersRecipe, console: Console) -> tuple[dict[st
     if recipe.large_bank:
         requests = _large_bank(cases, recipe.large_bank)
         file = editing.run_folder / "large_bank.jsonl"
-        large = score_large_bank(editor, cases, requests, file, say)
+        with state_source(editing.states, editing.run_root, editor.backbone) as source:
+            large = score_large_bank(editor, cases, requests, file, source, say)
     compared = _compare(compared_by, cases, editing.run_folder, say) if compared_by else {}
     tree = numbers_tree(
         recipe,

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from liveedit_core.evaluation.probes import TEACHER_FORCED, ProbeResult
 from liveedit_core.evaluation.scoring import CaseProbe, CaseScorer
-from liveedit_core.method.editor import Editor
+from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, EditRequest, ProbeKind
+from liveedit_core.state_source import StateSource
 
 KINDS = (ProbeKind.RELIABILITY, ProbeKind.IMAGE_SWAP_LOCALITY)
 _BATCH = 16
@@ -26,15 +27,18 @@ def score_large_bank(
     cases: Sequence[Case],
     requests: Sequence[EditRequest],
     file: Path,
+    source: StateSource,
     say: Callable[[str], None],
 ) -> list[ProbeResult]:
     """Results of `KINDS` (teacher_forced) against a bank of `requests`; kept in `file`, so that a
-    repeated call reads them."""
+    repeated call reads them. Hidden states come from `source`."""
     if file.exists():
         return [_result(line) for line in file.read_text(encoding="utf-8").splitlines()]
     experts: list[Expert] = []
     for start in range(0, len(requests), _BATCH):
-        experts += editor.write_experts(requests[start : start + _BATCH])
+        batch = requests[start : start + _BATCH]
+        states = source.states([edit_input(request) for request in batch])
+        experts += editor.write_experts(batch, states)
         if start % (50 * _BATCH) == 0:
             say(f"large bank: {start:,} of {len(requests):,} edits")
     repository = ExpertRepository.from_experts(editor.generator.config, experts)
@@ -47,7 +51,7 @@ def score_large_bank(
             for index, probe in enumerate(case.all_probes())
             if probe.kind in KINDS
         ]
-        prepared = scorer.prepare_probes(wanted)
+        prepared = scorer.prepare_probes(wanted, source=source)
         results += scorer.score(prepared, repository, protocols=(TEACHER_FORCED,))
         say(f"large bank: {min(start + _CHUNK_CASES, len(cases)):,} of {len(cases):,} cases scored")
     partial = file.with_suffix(".partial")

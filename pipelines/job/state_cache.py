@@ -54,6 +54,21 @@ def open_cache(section: StatesSection, run_root: str, backbone: Backbone) -> Sta
     return StateCache(store, identity, max_bytes=section.max_bytes)
 
 
+@contextlib.contextmanager
+def state_source(
+    section: StatesSection, run_root: str, backbone: Backbone
+) -> Iterator[StateSource]:
+    """The backbone, behind the cache where the recipe asks for one."""
+    computed = BackboneStates(backbone)
+    cache = open_cache(section, run_root, backbone)
+    if cache is None:
+        yield computed
+        return
+    cached = CachedStates(cache, computed, is_filling=True)
+    yield cached
+    cached.flush()
+
+
 def training_source(
     cache: StateCache | None, backbone: Backbone, models: ModelSource
 ) -> StateSource:

@@ -24,11 +24,11 @@ from pipelines.baselines import compare as compare_module
 from pipelines.baselines.compare import Comparison, EditorScores, compare, plan
 from pipelines.baselines.console_tables import to_tables
 from pipelines.baselines.editors import OWN, NamedGenerator, names_of
-from pipelines.baselines.job import state_source
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.baselines.search_space import NUM_TRIALS
 from pipelines.baselines.tables import lines, metric_values, spreads, to_tree, write_files
 from pipelines.compare_editors import main
+from pipelines.job.state_cache import state_source
 from tests.other_backbones import saved_family
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, case, tiny_backbone, tiny_generator
 from tests.tiny_families import EDIT_LAYER, family_backbone
@@ -346,7 +346,7 @@ def test_states_come_from_the_cache_when_asked(tmp_path: Path) -> None:
     found = []
     for name, recipe in (("plain", plain), ("fills", cached), ("reads", cached)):
         recipe = recipe.with_changes(run_name=name)
-        with state_source(recipe, backbone) as source:
+        with state_source(recipe.states, recipe.run_root, backbone) as source:
             done = compare(recipe, backbone, {}, CASES, source, lambda text: None)
         found.append(to_tree(done)["rows"][0]["metrics"])
     assert found[0] == found[1] == found[2]

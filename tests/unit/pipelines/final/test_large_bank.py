@@ -6,6 +6,7 @@ from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
+from liveedit_core.state_source import BackboneStates
 from pipelines.final.large_bank import KINDS, score_large_bank
 from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone, tiny_generator
 
@@ -17,8 +18,9 @@ def test_the_large_bank_scores_as_one_repository(tmp_path: Path) -> None:
     cases = [case(seed) for seed in range(2)]
     requests = [case(seed).edit for seed in range(20)]
     said: list[str] = []
+    source = BackboneStates(editor.backbone)
     file = tmp_path / "large.jsonl"
-    results = score_large_bank(editor, cases, requests, file, said.append)
+    results = score_large_bank(editor, cases, requests, file, source, said.append)
     assert {result.kind for result in results} == set(KINDS)
     filled = editor.with_edits(requests).repository
     scorer = CaseScorer(editor)
@@ -30,4 +32,4 @@ def test_the_large_bank_scores_as_one_repository(tmp_path: Path) -> None:
     }
     own = [item for item in results if item.kind is ProbeKind.RELIABILITY]
     assert any(item.kept for item in own)
-    assert score_large_bank(editor, cases, requests[:1], file, said.append) == results
+    assert score_large_bank(editor, cases, requests[:1], file, source, said.append) == results
