@@ -6,7 +6,8 @@
     compare_editors.py --generator paper=FOLDER --generator paper=FOLDER
     compare_editors.py --benchmark evqa --data DIR
     compare_editors.py --backbone FOLDER --editors ft-l,lora,grace
-    compare_editors.py --tune --split validation              choose the other editors' settings
+    compare_editors.py --tune --benchmark builtin --split validation
+                                                              choose the other editors' settings
 
 For each number of edits N every editor learns a group of N edits, scored on cases of the
 group, and restored, group after group. Leaves one table, as JSON and in MLflow, and a figure of the

@@ -42,9 +42,16 @@ class ComparableGroup:
 
 
 def cases_identity(cases: Iterable[Case]) -> str:
-    """sha256 of the cases, whose ids name edit and image, with the prompts of their probes."""
+    """sha256 of the cases, whose ids name edit and image, with the edits that they correct and the
+    texts of their probes."""
     named = sorted(
-        json.dumps([case.case_id, *([p.kind, p.variant, p.prompt] for p in case.probes)])
+        json.dumps(
+            [
+                case.case_id,
+                *(request.edit_id for request in case.earlier),
+                *([p.kind, p.variant, p.prompt, p.target] for p in case.probes),
+            ]
+        )
         for case in cases
     )
     return hashlib.sha256("\n".join(named).encode()).hexdigest()

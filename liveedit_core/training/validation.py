@@ -2,7 +2,7 @@
 
     training entities --split_by_entity--> trained on | held out --> bank of edits, probes scored
 
-Held-out entities come from the training split, so no decision depends on the evaluation split.
+Held-out entities come from the training split, so no decision depends on another split.
 """
 
 import random

@@ -92,6 +92,11 @@ def make_editors(
                 identity=found.generator.digest,
             )
         )
+    taken = {row.name for row in rows}
+    if len(taken) < len(rows):
+        raise ConfigError(
+            f"generators: one has the name of another row; taken are {', '.join(sorted(taken))}"
+        )
     return rows
 
 

@@ -1,4 +1,5 @@
-"""All final numbers of one generator, stage after stage; each stage resumes where it stopped.
+"""All final numbers of one generator, stage after stage. A repeated start resumes; only the
+large bank begins anew.
 
 test cases --editing job--> bank, lifelong curve --+
 crowd --large bank--> false activations -----------+--> numbers.json --> tables (tables.py)
@@ -31,7 +32,7 @@ from pipelines.editing.recipe import LifelongEditRecipe, RequestsSection
 from pipelines.final.large_bank import score_large_bank
 from pipelines.final.recipe import RECIPES, FinalNumbersRecipe
 from pipelines.final.record import numbers_tree
-from pipelines.job.cases import load_builtin
+from pipelines.job.cases import cases_digest, load_builtin
 from pipelines.job.progress import say_on
 from pipelines.job.ray_session import prepare_environment
 from pipelines.job.recipe_loader import load_recipe
@@ -57,14 +58,16 @@ def final_numbers(recipe: FinalNumbersRecipe, console: Console) -> tuple[dict[st
     output = recipe.output_file(generator.digest)
     if output.exists():
         stored: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-        if stored["about"]["generator"] == generator.digest:
+        about = stored["about"]
+        if (about["generator"], about["split"]) == (generator.digest, recipe.split):
             say(f"{output}: {recipe.split} was scored for this generator already")
             return stored, False
-        raise ConfigError(f"output: {output} holds the numbers of another generator")
+        raise ConfigError(f"output: {output} holds the numbers of another generator or split")
     reader = f"final numbers of generator {generator.digest[:12]}"
     section = BenchmarkSection(name="builtin", split=recipe.split)
     cases = load_builtin(section, reader, say, limit=recipe.max_cases or None)
     compared_by = comparison_of(recipe, cases)
+    check_same_cases(recipe.folder(generator.digest), cases, recipe.large_bank)
     editing = _editing_recipe(recipe, section, folder, generator.digest)
     edited = _edit(editing, cases, console)
     if edited.outcome.was_stopped:
@@ -94,6 +97,19 @@ def final_numbers(recipe: FinalNumbersRecipe, console: Console) -> tuple[dict[st
 def _generator_folder(recipe: FinalNumbersRecipe) -> Path:
     is_builtin = recipe.generator == BUILTIN
     return builtin_generator_folder() if is_builtin else Path(recipe.generator)
+
+
+def check_same_cases(folder: Path, cases: Sequence[Case], large_bank: int) -> None:
+    """Raise ConfigError if a run's folder holds results of other cases or another large bank."""
+    file, wanted = folder / "cases.json", {"cases": cases_digest(cases), "large_bank": large_bank}
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
+    elif json.loads(file.read_text(encoding="utf-8")) != wanted:
+        raise ConfigError(
+            f"run_name: {folder} holds results of other cases, or of another large bank; set "
+            "another run_name"
+        )
 
 
 def _editor(generator: LiveEditGenerator) -> Editor:

@@ -70,7 +70,7 @@ def overview(numbers: Mapping[str, Any]) -> str:
         "**Teacher-forced, share of target tokens**",
         curve_table(numbers["curve"], TEACHER_FORCED),
         "**False activations**: share of questions about images that were never edited for which "
-        "an expert is kept / whose answer changes (teacher-forced tokens)",
+        "an expert is kept / whose answer changes [95 % interval] (teacher-forced tokens)",
         false_activation_table(numbers["curve"]),
     ]
     if numbers["editors"]:
@@ -104,6 +104,8 @@ def strata(numbers: Mapping[str, Any]) -> str:
         for protocol, title in ((FREE_GENERATION, "free"), (TEACHER_FORCED, "teacher-forced")):
             table = editor_details(numbers["editors"], protocol)
             parts += [f"**Other editors, {title}**", table]
+        if numbers["editors"]["seeds"]:
+            parts += ["**Mean (range) over training seeds**", seed_table(numbers["editors"])]
     return "\n\n".join(parts)
 
 
@@ -151,10 +153,12 @@ def false_activation_table(points: Sequence[Row]) -> str:
 
 
 def activation_cell(item: Row | None) -> str:
-    """ "4.1 / 2.0 n=300": share with an expert kept, and with another answer."""
+    """ "4.1 / 2.0 [1-4] n=300": share with an expert kept, and with another answer."""
     if item is None:
         return ""
-    return f"{100 * item['kept']:.1f} / {100 * (1 - item['exact']):.1f} n={item['n']:,}"
+    names = {"mean": "exact", "low": "exact_high", "high": "exact_low"}
+    changed = {name: 1 - item[same] for name, same in names.items()} | {"n": item["n"]}
+    return f"{100 * item['kept']:.1f} / {cell(changed)}"
 
 
 def strata_table(rows: Sequence[Row]) -> str:
@@ -276,6 +280,22 @@ def editor_details(editors: Mapping[str, Any], protocol: str) -> str:
             for name, variant in kinds
         ],
     )
+
+
+def seed_table(editors: Mapping[str, Any]) -> str:
+    """Each metric of the configurations with several training seeds."""
+    seeds = editors["seeds"]
+    heads = ["metric", *(f"{one['configuration']}, N = {one['num_edits']:,}" for one in seeds)]
+    names = dict.fromkeys(name for one in seeds for name in one if isinstance(one[name], list))
+    return markdown(heads, [[name, *(seed_cell(one.get(name)) for one in seeds)] for name in names])
+
+
+def seed_cell(spread: Sequence[float] | None) -> str:
+    """ "68.6 (66.0 to 70.1)"."""
+    if spread is None:
+        return ""
+    mean, least, largest = (f"{100 * value:.1f}" for value in spread)
+    return f"{mean} ({least} to {largest})"
 
 
 def editor_metrics(row: Row) -> list[Row]:

@@ -35,7 +35,7 @@ class CasesSection(Settings):
     """The fixed cases, the same for every nightly run."""
 
     path: str = ""
-    """JSONL file of cases; empty for those of `benchmark`, or the built-in evaluation cases."""
+    """JSONL file of cases; empty for those of `benchmark`, or the built-in development cases."""
     limit: Count = 200
     """Use only the first this many; 0 for all."""
 

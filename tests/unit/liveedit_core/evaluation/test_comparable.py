@@ -57,6 +57,8 @@ def test_cases_are_known_by_what_they_ask() -> None:
     swapped = replace(probes[0], kind=ProbeKind.PORTABILITY)
     other = replace(cases[0], probes=(swapped, *probes[1:]))
     named = replace(cases[0], probes=(replace(probes[0], variant="polite"), *probes[1:]))
+    wanted = replace(cases[0], probes=(replace(probes[0], target="another"), *probes[1:]))
+    correcting = replace(cases[0], earlier=(cases[1].edit,))
     assert cases_identity(cases) == cases_identity(cases[::-1])
-    identities = {cases_identity([item, cases[1]]) for item in (cases[0], fewer, other, named)}
-    assert len(identities) == 4
+    all_different = (cases[0], fewer, other, named, wanted, correcting)
+    assert len({cases_identity([item, cases[1]]) for item in all_different}) == 6

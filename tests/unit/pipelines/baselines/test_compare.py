@@ -224,6 +224,12 @@ def test_seeds_of_one_configuration_are_shown_as_mean_and_range(tmp_path: Path) 
     assert spreads([low, high]) == {"reliability.teacher_forced": (0.5, 0.25, 0.75)}
 
 
+def test_rows_of_one_name_are_refused(tmp_path: Path) -> None:
+    recipe = RECIPE.with_changes(editors=("unedited",), generators=("unedited=a",))
+    with pytest.raises(ConfigError, match="name of another row"):
+        compared(recipe, tmp_path)
+
+
 def test_json_carries_protocol_samples_seed_time_and_memory(
     comparison: Comparison, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.method.generator import load_generator
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.compare_editors import TUNED
-from pipelines.final.job import comparison_of, final_numbers
+from pipelines.final.job import check_same_cases, comparison_of, final_numbers
 from pipelines.final.recipe import FinalNumbersRecipe
 from pipelines.job.recipe_loader import load_recipe
 from tests.tiny_backbone import case
@@ -37,10 +37,21 @@ def test_a_split_is_scored_once_for_a_generator(tmp_path: Path) -> None:
     digest = load_generator(builtin_generator_folder()).digest
     output = tmp_path / "numbers.json"
     recipe = FinalNumbersRecipe(output=str(output), run_root=str(tmp_path))
-    stored = {"about": {"generator": digest}}
+    stored = {"about": {"generator": digest, "split": "test"}}
     output.write_text(json.dumps(stored), encoding="utf-8")
     assert final_numbers(recipe, Console(quiet=True)) == (stored, False)
-    output.write_text(json.dumps({"about": {"generator": "another"}}), encoding="utf-8")
-    with pytest.raises(ConfigError, match="numbers of another generator"):
-        final_numbers(recipe, Console(quiet=True))
+    for changes in ({"generator": "another"}, {"split": "validation"}):
+        other = {"about": {**stored["about"], **changes}}
+        output.write_text(json.dumps(other), encoding="utf-8")
+        with pytest.raises(ConfigError, match="numbers of another generator or split"):
+            final_numbers(recipe, Console(quiet=True))
     assert [path.name for path in tmp_path.iterdir()] == ["numbers.json"]
+
+
+def test_a_folder_holds_the_results_of_one_set_of_cases(tmp_path: Path) -> None:
+    folder = tmp_path / "final"
+    for _ in range(2):
+        check_same_cases(folder, CASES[:3], 5000)
+    for cases, large_bank in ((CASES[:2], 5000), (CASES[:3], 2000)):
+        with pytest.raises(ConfigError, match="other cases, or of another large bank"):
+            check_same_cases(folder, cases, large_bank)

@@ -10,13 +10,15 @@ from pipelines.final.tables import (
     average,
     curve_table,
     false_activation_table,
+    seed_table,
     with_block,
 )
 
 
 def row(metric: str, mean: float, *, variant: str = "", **changes: Any) -> dict[str, Any]:
     own = {"metric": metric, "variant": variant, "protocol": TEACHER_FORCED, "mean": mean}
-    return {**own, "low": 0.5, "high": 0.75, "exact": 0.9, "n": 40, "kept": 0.25, **changes}
+    exact = {"exact": 0.9, "exact_low": 0.76, "exact_high": 0.97}
+    return {**own, **exact, "low": 0.5, "high": 0.75, "n": 40, "kept": 0.25, **changes}
 
 
 POINT: dict[str, Any] = {
@@ -51,7 +53,22 @@ def test_averages_need_all_their_metrics() -> None:
 
 
 def test_false_activations_are_kept_and_changed_shares() -> None:
-    assert "| nearest | 25.0 / 10.0 n=40 |" in false_activation_table(CURVE)
+    assert "| nearest | 25.0 / 10.0 [3-24] n=40 |" in false_activation_table(CURVE)
+
+
+def test_seeds_are_shown_as_mean_and_range() -> None:
+    first = {
+        "configuration": "paper",
+        "num_edits": 1,
+        "reliability.teacher_forced": [0.5, 0.4, 0.6],
+    }
+    second = {"configuration": "paper", "num_edits": 10, "correction.teacher_forced": [0.2, 0, 1]}
+    assert seed_table({"seeds": [first, second]}).splitlines() == [
+        "| metric | paper, N = 1 | paper, N = 10 |",
+        "|---|---|---|",
+        "| reliability.teacher_forced | 50.0 (40.0 to 60.0) |  |",
+        "| correction.teacher_forced |  | 20.0 (0.0 to 100.0) |",
+    ]
 
 
 def test_a_block_is_replaced_between_its_markers() -> None:
