@@ -29,6 +29,7 @@ from liveedit_core.evaluation.summaries import (
     summarize_all_tags,
     summarize_variants,
 )
+from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.schema import Case, entity_of
 from pipelines.job.stages import Evaluator
@@ -56,7 +57,7 @@ class EvaluationSettings:
     """What the cases are called in a comparable group."""
     prompts: PromptProtocol = "chat"
     """By which prompt protocol the evaluator's backbone was loaded."""
-    max_new_tokens: int = 12
+    max_new_tokens: int = MAX_TARGET_TOKENS
     """Longest free answer of the evaluator, in tokens."""
 
 
@@ -296,7 +297,12 @@ def lifelong_curves(
     number beyond the cases evaluated stands for all of them. Of groups of up to 100 edits there are
     at most `max_groups`. Beyond one edit, each edit is also asked as the last one taught."""
     edit_ids = set(bank.edit_ids(version))
-    held = [case for case in cases if case.edit.edit_id in edit_ids]
+    held = [
+        # Earlier edits that were refused, replaced or removed belong to no group.
+        replace(case, earlier=tuple(one for one in case.earlier if one.edit_id in edit_ids))
+        for case in cases
+        if case.edit.edit_id in edit_ids
+    ]
     # Groups are cut from the evaluated cases, so no group can hold more edits than those.
     num_evaluated = min(len(held), settings.max_cases or len(held))
 
@@ -350,10 +356,10 @@ def _groups(cases: Sequence[Case], size: int) -> list[tuple[str, ...]]:
     groups = []
     for start in range(0, len(cases), abs(size)):
         part = cases[start : start + abs(size)]
-        taught: list[str] = []
+        taught: dict[str, None] = {}
         upto = []
         for case in part:
-            taught += [request.edit_id for request in case.requests]
+            taught |= dict.fromkeys(request.edit_id for request in case.requests)
             upto.append(tuple(taught))
         groups += upto if size < 0 else [tuple(taught)] * len(part)
     return groups

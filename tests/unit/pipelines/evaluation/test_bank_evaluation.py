@@ -14,7 +14,7 @@ from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.schema import ProbeKind
+from liveedit_core.schema import Case, ProbeKind
 from pipelines.evaluation.bank_evaluation import (
     UNIT_CASES,
     BankEvaluation,
@@ -249,6 +249,25 @@ def test_a_curve_of_some_cases_says_how_many_edits_its_groups_really_hold(bench:
         sizes=(1, 10, 1000),
     )
     assert [(point.num_edits, point.num_cases) for point in curve] == [(1, 4), (4, 4)]
+
+
+def test_earlier_edits_that_the_bank_lost_belong_to_no_group(bench: Bench) -> None:
+    lost, kept = replace(CASES[0].edit, target="replaced"), CASES[0].edit
+    corrected = [CASES[0], replace(CASES[1], earlier=(lost, kept))]
+
+    def scored(cases: Sequence[Case], run: str) -> list[ProbeResult]:
+        (point,) = lifelong_curves(
+            results=ResultsTable(bench.store, run),
+            bank=bench.bank,
+            version=bench.bank.version,
+            cases=cases,
+            settings=EvaluationSettings(protocols=(TEACHER_FORCED,)),
+            pool=inline(),
+            sizes=(2,),
+        )
+        return list(point.results)
+
+    assert scored(corrected, "corrected") == scored(CASES[:2], "plain")
 
 
 PLANNED = [text_case(number) for number in range(21)]
