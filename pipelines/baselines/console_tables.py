@@ -8,7 +8,7 @@ from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
 from liveedit_core.evaluation.summaries import EARNED_METRICS, MetricSummary, paper_average
 from liveedit_core.schema import PAPER_METRICS, ProbeKind
 from pipelines.baselines.compare import Comparison, EditorScores
-from pipelines.baselines.tables import seeds_of, spreads
+from pipelines.baselines.tables import seeds_of, spread_text, spreads
 
 _SHORT = {
     ProbeKind.RELIABILITY: "rel",
@@ -66,13 +66,8 @@ def _seed_table(seeds: Sequence[Sequence[EditorScores]]) -> Table:
         head = f"{rows[0].configuration}, {len(rows)} seeds\n{rows[0].num_edits} edits"
         table.add_column(head, justify="right", no_wrap=True)
     for name in names:
-        table.add_row(name, *(_spread(one[name]) if name in one else "" for one in found))
+        table.add_row(name, *(spread_text(one[name]) if name in one else "" for one in found))
     return table
-
-
-def _spread(spread: tuple[float, float, float]) -> str:
-    mean, least, largest = (f"{100 * value:.1f}" for value in spread)
-    return f"{mean} ({least} to {largest})"
 
 
 def _table(comparison: Comparison, title: str, caption: str, columns: Sequence[Column]) -> Table:

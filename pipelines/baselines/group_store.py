@@ -9,7 +9,7 @@ scores depend on, the code excepted; a file of another identity counts as none.
 import gzip
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,10 +64,11 @@ class GroupStore:
 
 
 def _rung(tree: dict[str, Any]) -> RungScores:
-    results = tuple(_result(result) for result in tree.pop("results"))
+    results = tuple(result_of(result) for result in tree.pop("results"))
     return RungScores(**{**tree, "memory": EditorMemory(**tree["memory"])}, results=results)
 
 
-def _result(tree: dict[str, Any]) -> ProbeResult:
+def result_of(tree: Mapping[str, Any]) -> ProbeResult:
+    """A result from its fields as JSON has them."""
     lists = {name: tuple(tree[name]) for name in ("kept", "weights")}
     return ProbeResult(**{**tree, **lists, "kind": ProbeKind(tree["kind"])})

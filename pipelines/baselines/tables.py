@@ -111,6 +111,12 @@ def _spread(numbers: Sequence[float]) -> tuple[float, float, float]:
     return sum(numbers) / len(numbers), min(numbers), max(numbers)
 
 
+def spread_text(spread: Sequence[float]) -> str:
+    """ "68.6 (66.0 to 70.1)", in %."""
+    mean, least, largest = (f"{100 * value:.1f}" for value in spread)
+    return f"{mean} ({least} to {largest})"
+
+
 def _values(scores: EditorScores) -> dict[str, float]:
     """Means by "metric.protocol" and both averages."""
     values = {f"{kind}.{protocol}": m.mean for (kind, protocol), m in scores.summary.items()}

@@ -16,6 +16,7 @@ from liveedit_core.method.expert import Expert
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, EditRequest, ProbeKind
 from liveedit_core.state_source import StateSource
+from pipelines.baselines.group_store import result_of
 
 KINDS = (ProbeKind.RELIABILITY, ProbeKind.IMAGE_SWAP_LOCALITY)
 _BATCH = 16
@@ -33,7 +34,8 @@ def score_large_bank(
     """Results of `KINDS` (teacher_forced) against a bank of `requests`; kept in `file`, so that a
     repeated call reads them. Hidden states come from `source`."""
     if file.exists():
-        return [_result(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = file.read_text(encoding="utf-8").splitlines()
+        return [result_of(json.loads(line)) for line in lines]
     experts: list[Expert] = []
     for start in range(0, len(requests), _BATCH):
         batch = requests[start : start + _BATCH]
@@ -58,9 +60,3 @@ def score_large_bank(
     partial.write_text("".join(json.dumps(asdict(item)) + "\n" for item in results), "utf-8")
     partial.replace(file)
     return results
-
-
-def _result(line: str) -> ProbeResult:
-    row = json.loads(line)
-    row |= {"kind": ProbeKind(row["kind"]), "kept": tuple(row["kept"])}
-    return ProbeResult(**{**row, "weights": tuple(row["weights"])})

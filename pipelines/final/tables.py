@@ -11,6 +11,7 @@ from rich.console import Console
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
 from liveedit_core.schema import ProbeKind
+from pipelines.baselines.tables import spread_text
 from pipelines.final.recipe import RESULTS
 
 NUMBERS = RESULTS / "final_numbers.json"
@@ -287,15 +288,13 @@ def seed_table(editors: Mapping[str, Any]) -> str:
     seeds = editors["seeds"]
     heads = ["metric", *(f"{one['configuration']}, N = {one['num_edits']:,}" for one in seeds)]
     names = dict.fromkeys(name for one in seeds for name in one if isinstance(one[name], list))
-    return markdown(heads, [[name, *(seed_cell(one.get(name)) for one in seeds)] for name in names])
-
-
-def seed_cell(spread: Sequence[float] | None) -> str:
-    """ "68.6 (66.0 to 70.1)"."""
-    if spread is None:
-        return ""
-    mean, least, largest = (f"{100 * value:.1f}" for value in spread)
-    return f"{mean} ({least} to {largest})"
+    return markdown(
+        heads,
+        [
+            [name, *(spread_text(one[name]) if name in one else "" for one in seeds)]
+            for name in names
+        ],
+    )
 
 
 def editor_metrics(row: Row) -> list[Row]:

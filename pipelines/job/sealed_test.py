@@ -42,10 +42,9 @@ def load_test_cases(
 ) -> list[Case]:
     """The cases of a sealed test split; announces and records the look."""
     looks = [look for look in read_looks() if look.benchmark == benchmark]
-    others = [str(look) for look in looks if look.reader != reader]
     say(
         f"{benchmark}: this is the sealed test split; a setting chosen on its scores makes them "
-        f"worthless. Looked at before by others: {'; '.join(others) or 'no one'}"
+        f"worthless. Looked at before: {'; '.join(map(str, looks)) or 'never'}"
     )
     if all(look.reader != reader for look in looks):
         today = datetime.now(UTC).date().isoformat()
