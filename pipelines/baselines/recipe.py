@@ -14,6 +14,7 @@ from liveedit_core.baselines.settings import (
     LoraConfig,
     WiseConfig,
 )
+from liveedit_core.errors import ConfigError
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.settings import Count, List, PositiveInt, Text, rule
 from pipelines.job.sections import (
@@ -137,6 +138,13 @@ class CompareRecipe(FolderRecipe):
                 f"{list(self.groups)}"
             )
         return self
+
+    def check_start(self) -> None:
+        if self.max_new_tokens < MAX_TARGET_TOKENS:
+            raise ConfigError(
+                f"max_new_tokens is {self.max_new_tokens}, but targets of up to "
+                f"{MAX_TARGET_TOKENS} tokens are accepted: longer ones would count as wrong"
+            )
 
     @property
     def needs_generator(self) -> bool:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.settings import Count, List, Name, PositiveInt, Seed, Text
 from pipelines.job.sections import FolderRecipe, RaySection, RisingCounts, ScoringSection
 
@@ -49,6 +50,9 @@ class FinalNumbersRecipe(FolderRecipe):
     ray: RaySection = RaySection()
     output: str = ""
     """JSON file of the results; empty: `numbers.json` in the run's folder."""
+
+    def check_start(self) -> None:
+        self.evaluation.check_length(InputLimits())
 
     def folder(self, generator_digest: str) -> Path:
         """The run's folder for a generator."""

@@ -370,7 +370,7 @@ def test_another_backbone_end_to_end(family: str, editors: str, run_root: Path) 
     save_generator(tiny_generator(config), run_root / "generator")
     quick = ["lora.max_steps=2", "grace.max_steps=2", "wise.max_steps=1", "fine_tuning.max_steps=2"]
     quick += ["projector_tuning.max_steps=2", "cold_edits=1"]
-    counts = ["groups=[1]", "scored_cases=1", "free_cases=1", "max_new_tokens=2"]
+    counts = ["groups=[1]", "scored_cases=1", "free_cases=1"]
     named = [f"--backbone={folder}", f"--editors={editors}", "--edits=1", "--run-name=tiny"]
     more = [f"run_root={run_root}", f"generator={run_root / 'generator'}", *counts, *quick]
     assert main([*named, *more, f"backbone.edit_layer={EDIT_LAYER}"]) == 0

@@ -18,6 +18,7 @@ from pipelines.job.entry import resolve
         ("groups=[1,2]", "groups: expected one number"),
         ("generators=['folder']", "NAME=FOLDER"),
         ("generators=['a/b=folder']", "NAME=FOLDER"),
+        ("max_new_tokens=12", "max_new_tokens is 12, but targets of up to 32 tokens"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(argument: str, message: str) -> None:

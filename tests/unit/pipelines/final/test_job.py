@@ -13,6 +13,8 @@ from pipelines.baselines.recipe import CompareRecipe
 from pipelines.compare_editors import TUNED
 from pipelines.final.job import check_same_cases, comparison_of, final_numbers
 from pipelines.final.recipe import FinalNumbersRecipe
+from pipelines.final_numbers import parse_arguments
+from pipelines.job.entry import resolve
 from pipelines.job.recipe_loader import load_recipe
 from tests.tiny_backbone import case
 
@@ -31,6 +33,12 @@ def test_editors_are_compared_with_the_settings_chosen() -> None:
 def test_too_few_cases_are_refused_before_anything_is_scored() -> None:
     with pytest.raises(ConfigError, match="need 100 cases"):
         comparison_of(FinalNumbersRecipe(split="validation"), CASES[:12])
+
+
+def test_answers_are_as_long_as_targets() -> None:
+    options = parse_arguments(["evaluation.max_new_tokens=12"])
+    with pytest.raises(ConfigError, match="max_new_tokens is 12, but targets of up to 32 tokens"):
+        resolve(FinalNumbersRecipe, options)
 
 
 def test_a_split_is_scored_once_for_a_generator(tmp_path: Path) -> None:
