@@ -58,8 +58,7 @@ class Family:
     positions: Positions | None = "plain"
     """"plain": from the mask; "grid": they depend on the image's grid of patches (multimodal rotary
     embeddings); "prefix": prompt tokens attend in both directions, target tokens only backwards.
-    None: no mask is passed; padding is on the right, and prompts that generate together have one
-    length."""
+    None: as "plain", but no mask is passed where padding is on the right: rows never see it."""
     has_chat_template: bool = True
     """Whether the processor's chat template, if it has one, words the prompts."""
     has_special_tokens: bool = True

@@ -74,6 +74,34 @@ def _until_end(ids: Sequence[int], end_ids: frozenset[int]) -> tuple[int, ...]:
     return tuple(ids[:stop])
 
 
+class FewUnfinished:
+    """Stopping criterion of a batch: at most a quarter of its answers have not ended, after at most
+    half of the tokens. `rows` are those answers."""
+
+    def __init__(
+        self, batch: GenerationBatch, end_ids: frozenset[int], max_new_tokens: int
+    ) -> None:
+        self.rows: list[int] = []
+        prompts_BT = batch.arguments["input_ids"]
+        self._start = prompts_BT.shape[1]
+        self._latest = self._start + max_new_tokens // 2
+        self._end_ids = prompts_BT.new_tensor(sorted(end_ids))
+
+    def __call__(self, ids_BT: Tensor, scores: Any, **options: Any) -> Tensor:
+        is_open_B = ~torch.isin(ids_BT[:, self._start :], self._end_ids).any(1)
+        rows = is_open_B.nonzero().flatten().tolist()
+        is_met = ids_BT.shape[1] <= self._latest and 4 * len(rows) <= len(is_open_B)
+        self.rows = rows if is_met else []
+        return torch.full_like(is_open_B, is_met)
+
+
+def route_of_some(route: RouteOnce | None, chosen: Sequence[int]) -> RouteOnce | None:
+    """The route of some of the inputs, called with their positions among these."""
+    if route is None:
+        return None
+    return lambda index, states: route([chosen[i] for i in index], states)
+
+
 class RoutedLayer:
     """Hook of layer l_e for one batch: routes at prefill, adds the residual at every step."""
 

@@ -57,7 +57,8 @@ class Backbone(Protocol):
     ) -> list[str]:
         """Greedy answers to the prompts, whatever targets the inputs carry.
 
-        `route` is called once per batch of inputs with images.
+        `route` is called once per batch of inputs with images; an input may be in several batches,
+        and its answer is that of the last one.
         """
         ...
 

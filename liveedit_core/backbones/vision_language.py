@@ -30,9 +30,11 @@ from liveedit_core.backbones.families import (
 )
 from liveedit_core.backbones.generation import (
     Continuation,
+    FewUnfinished,
     GenerationBatch,
     RoutedLayer,
     read_continuations,
+    route_of_some,
 )
 from liveedit_core.backbones.image_tower import ImageFeatureCache, ImageTower
 from liveedit_core.backbones.prompts import PaddingSide, Prepared, PromptReader, collate
@@ -91,7 +93,7 @@ class VisionLanguageBackbone:
         )
         self.num_image_tokens = self.reader.count_image_tokens()
         self.encoding = self._encoding()
-        self.pads_prompts = self.family.positions is not None
+        self.pads_prompts = True
         self._suffix: nn.Module = self.suffix()
 
     def _check_layer(self, edit_layer: int) -> None:
@@ -323,12 +325,24 @@ class VisionLanguageBackbone:
     def generate(
         self, inputs: Sequence[BackboneInput], route: RouteOnce | None, *, max_new_tokens: int
     ) -> list[str]:
-        done = self.continuations(
-            inputs, route, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
-        )
-        return [one.texts[0] for one in done]
+        """See `protocol.Backbone.generate`. The few long answers of each batch are generated anew,
+        together, so that short ones need not wait for them."""
+        greedy = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
+        texts: dict[int, str] = {}
+        late: list[int] = []
+        batches = self.generation_batches(inputs)
+        for batch in batches:
+            few = FewUnfinished(batch, self.end_ids, max_new_tokens)
+            rules = [few] if len(batches) > 1 else []
+            done = self._continued(batch, route, stopping_criteria=rules, **greedy)
+            texts |= {i: one.texts[0] for i, one in done.items()}
+            late += [batch.index[row] for row in few.rows]
+        if late:
+            again, own_route = [inputs[i] for i in late], route_of_some(route, late)
+            answers = self.generate(again, own_route, max_new_tokens=max_new_tokens)
+            texts |= dict(zip(late, answers, strict=True))
+        return [texts[i] for i in range(len(inputs))]
 
-    @torch.no_grad()
     def continuations(
         self, inputs: Sequence[BackboneInput], route: RouteOnce | None, **arguments: Any
     ) -> list[Continuation]:
@@ -336,14 +350,21 @@ class VisionLanguageBackbone:
         transformers' `generate`."""
         if arguments.get("prefill_chunk_size"):
             raise ConfigError("prefill_chunk_size: routing needs the whole prompt in one piece")
-        arguments = {"pad_token_id": self.pad_id} | arguments
         done: dict[int, Continuation] = {}
         for batch in self.generation_batches(inputs):
-            hook = RoutedLayer(route, batch) if route is not None and batch.has_image else None
-            model = self._generating_view(batch, hook)
-            output = model.generate(**batch.arguments, **arguments)
-            done |= read_continuations(batch, output, self.end_ids, self.decode)
+            done |= self._continued(batch, route, **arguments)
         return [done[i] for i in range(len(inputs))]
+
+    @torch.no_grad()
+    def _continued(
+        self, batch: GenerationBatch, route: RouteOnce | None, **arguments: Any
+    ) -> dict[int, Continuation]:
+        """By index of the input."""
+        hook = RoutedLayer(route, batch) if route is not None and batch.has_image else None
+        model = self._generating_view(batch, hook)
+        arguments = {"pad_token_id": self.pad_id} | arguments
+        output = model.generate(**batch.arguments, **arguments)
+        return read_continuations(batch, output, self.end_ids, self.decode)
 
     @torch.no_grad()
     def generation_batches(self, inputs: Sequence[BackboneInput]) -> list[GenerationBatch]:

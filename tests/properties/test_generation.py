@@ -56,9 +56,7 @@ def test_with_and_without_cache(
     uncached = tiny_without_tower().continuations(questions, route, use_cache=False, **greedy)
     assert texts == [one.texts[0] for one in uncached]
     assert texts == [answer.text for answer in answers(editor, questions, 6)]
-    lengths = {state.num_tokens for state in encoded}
-    assert num_routings >= 2 * len(lengths)  # once a batch, never once a token
-    assert num_routings <= 2 * len(questions)
+    assert num_routings <= 2 * len(questions)  # once a batch, never once a token
 
 
 def word_ids(backbone: VisionLanguageBackbone) -> list[int]:

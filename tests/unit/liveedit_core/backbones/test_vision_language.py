@@ -1,11 +1,13 @@
 """The adapter of the built-in model's kind: FastVLM with an image tower of its own."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 
+from liveedit_core.backbones.generation import Continuation
 from liveedit_core.backbones.prompts import with_space
 from liveedit_core.backbones.protocol import BackboneInput, Residual
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone, as_vision_language
@@ -122,6 +124,34 @@ def test_a_route_is_asked_once_and_its_residual_added(backbone: VisionLanguageBa
     assert edited[1] == plain[1]
     assert edited[0] != plain[0]
     assert backbone.generate(inputs, None, max_new_tokens=5) == plain  # the hook is gone
+
+
+def test_a_long_answer_is_generated_again_without_the_short_ones(
+    backbone: VisionLanguageBackbone,
+) -> None:
+    """Its second batch edits it as the first one did; the texts are those of whole batches."""
+    questions = [question(seed) for seed in range(8)]
+    asked: list[int] = []
+
+    def route(index: Sequence[int], states: Sequence[LayerStates]) -> Residual:
+        asked.extend(index)
+        factors_B11 = torch.tensor(index)[:, None, None] / -8
+        return lambda hidden_BTD: factors_B11 * hidden_BTD.roll(1, -1)
+
+    def answers(of: VisionLanguageBackbone) -> list[Continuation]:
+        return of.continuations(questions, route, max_new_tokens=8, do_sample=False)
+
+    *short, long = [one.token_ids[0] for one in answers(backbone)]
+    end_ids = frozenset(next(i for i in ids if i not in long) for ids in short)
+    ending = copy.copy(backbone)
+    ending.end_ids = end_ids
+    ending.model = copy.copy(backbone.model)
+    ending.model.generation_config = copy.copy(backbone.model.generation_config)
+    ending.model.generation_config.eos_token_id = sorted(end_ids)
+    expected = answers(ending)
+    asked.clear()
+    assert ending.generate(questions, route, max_new_tokens=8) == [one.texts[0] for one in expected]
+    assert sorted(asked) == [0, 1, 2, 3, 4, 5, 6, 7, 7]
 
 
 @pytest.mark.parametrize(
