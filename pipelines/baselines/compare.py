@@ -318,8 +318,12 @@ def compare(
             num_edits=size,
             num_groups=num_groups[size],
             num_scored_cases=len(scored[size]),
-            summary=summarize(tallies[size, row.name].results, entity_of(scored[size])),
-            by_variant=summarize_variants(tallies[size, row.name].results, scored[size]),
+            summary=summarize(
+                tallies[size, row.name].results, entity_of(scored[size]), seed=recipe.seed
+            ),
+            by_variant=summarize_variants(
+                tallies[size, row.name].results, scored[size], seed=recipe.seed
+            ),
             teach_s=tallies[size, row.name].teach_s,
             score_s=tallies[size, row.name].score_s,
             cold_s=cold_s[row.name],

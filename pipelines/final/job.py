@@ -164,6 +164,7 @@ def comparison_of(recipe: FinalNumbersRecipe, cases: Sequence[Case]) -> CompareR
         return None
     compared = load_recipe(CompareRecipe, RECIPES / recipe.comparison).with_changes(
         seed=recipe.seed,
+        editors=recipe.editors,
         groups=recipe.groups,
         generator=recipe.generator,
         generators=recipe.generators,
