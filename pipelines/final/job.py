@@ -53,8 +53,7 @@ def final_numbers(recipe: FinalNumbersRecipe, console: Console) -> tuple[dict[st
     """The numbers, and whether a signal stopped the job before they were complete. Numbers that
     exist for this generator are returned as they are."""
     say = say_on(console)
-    folder = _generator_folder(recipe)
-    generator = load_generator(folder)
+    generator = load_generator(_generator_folder(recipe))
     output = recipe.output_file(generator.digest)
     if output.exists():
         stored: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
@@ -68,7 +67,7 @@ def final_numbers(recipe: FinalNumbersRecipe, console: Console) -> tuple[dict[st
     cases = load_builtin(section, reader, say, limit=recipe.max_cases or None)
     compared_by = comparison_of(recipe, cases)
     check_same_cases(recipe.folder(generator.digest), cases, recipe.large_bank)
-    editing = _editing_recipe(recipe, section, folder, generator.digest)
+    editing = _editing_recipe(recipe, section, generator.digest)
     edited = _edit(editing, cases, console)
     if edited.outcome.was_stopped:
         return {}, True
@@ -118,7 +117,7 @@ def _editor(generator: LiveEditGenerator) -> Editor:
 
 
 def _editing_recipe(
-    recipe: FinalNumbersRecipe, section: BenchmarkSection, generator: Path, digest: str
+    recipe: FinalNumbersRecipe, section: BenchmarkSection, digest: str
 ) -> LifelongEditRecipe:
     """Teach every case, score the groups of the curve and the whole bank."""
     shared = recipe.evaluation.model_dump()
@@ -128,7 +127,7 @@ def _editing_recipe(
         seed=recipe.seed,
         requests=RequestsSection(limit=recipe.max_cases),
         benchmark=section,
-        generator=GeneratorSection(checkpoint=str(generator)),
+        generator=GeneratorSection(checkpoint=recipe.generator),
         bank=BankSection(name="final", window_edits=100),
         evaluation=EvaluationSection(at=(), curve_at=recipe.curve_at, **shared),
         states=StatesSection(is_cached=True),
