@@ -87,15 +87,14 @@ def overview(numbers: Mapping[str, Any]) -> str:
 
 
 def strata(numbers: Mapping[str, Any]) -> str:
-    """Free answers by domain, length, content and family of questions, and by variant, and the
-    scope classes, with all cases in one bank."""
+    """Free answers by domain, length and content of the target and by variant, scope classes and
+    retention, with all cases in one bank; the JSON has the families of questions as well."""
     whole = whole_bank(numbers)
     parts = []
     for tag, title in (
         ("domain", "By domain"),
         ("length", "By tokens of the target"),
         ("content", "By content of the target"),
-        ("family", "By family of questions"),
     ):
         parts += [f"**{title}**", strata_table(whole["tags"].get(tag, []))]
     parts += ["**By variant of the probes**", variant_table(whole["metrics"])]
@@ -163,20 +162,28 @@ def activation_cell(item: Row | None) -> str:
 
 
 def strata_table(rows: Sequence[Row]) -> str:
-    """Free answers, a row for each stratum."""
+    """A row for each stratum: free answers, and reliability teacher-forced."""
     names = ("reliability", "text_generality", "modal_generality", *_LOCALITY[1:3])
-    by_value: dict[str, dict[str, Row]] = {}
+    by_value: dict[str, list[Row]] = {}
     for row in rows:
-        if row["protocol"] == FREE_GENERATION:
-            by_value.setdefault(row["value"], {})[row["metric"]] = row
-    heads = ["stratum", *(name.replace("_", " ") for name in names)]
+        by_value.setdefault(row["value"], []).append({**row, "variant": ""})
     return markdown(
-        heads,
+        ["stratum", "reliability, teacher-forced", *(f"{name}, free" for name in names)],
         [
-            [value, *(cell(items.get(name)) for name in names)]
-            for value, items in sorted(by_value.items())
+            [
+                value,
+                cell(found(by_value[value], names[0], TEACHER_FORCED)),
+                *(cell(found(by_value[value], name, FREE_GENERATION)) for name in names),
+            ]
+            for value in sorted(by_value, key=_in_order)
         ],
     )
+
+
+def _in_order(value: str) -> tuple[int, str]:
+    """Ranges of numbers by their beginning, other texts by the alphabet."""
+    start = value.partition("-")[0]
+    return (int(start) if start.isdecimal() else 0, value)
 
 
 def variant_table(rows: Sequence[Row]) -> str:
@@ -322,8 +329,9 @@ def cell(item: Row | None, value: str = "mean") -> str:
     """ "68.6 [60-77] n=100"."""
     if item is None:
         return ""
-    bounds = f"{100 * item['low']:.0f}-{100 * item['high']:.0f}"
-    return f"{100 * item[value]:.1f} [{bounds}] n={item['n']:,}"
+    low, high = (round(100 * item[end]) for end in ("low", "high"))
+    # Adding zero makes a rounded -0.0 positive.
+    return f"{round(100 * item[value], 1) + 0:.1f} [{low}-{high}] n={item['n']:,}"
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

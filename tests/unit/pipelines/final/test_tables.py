@@ -7,9 +7,13 @@ import pytest
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
 from pipelines.final.tables import (
+    BLOCKS,
+    NUMBERS,
+    ROOT,
     average,
     curve_table,
     false_activation_table,
+    read_numbers,
     seed_table,
     with_block,
 )
@@ -76,3 +80,14 @@ def test_a_block_is_replaced_between_its_markers() -> None:
     assert with_block(text, "x", "new\n") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
     with pytest.raises(ConfigError, match="no place"):
         with_block(text, "y", "new")
+
+
+def test_the_pages_show_the_committed_numbers() -> None:
+    numbers = read_numbers()
+    assert numbers["about"]["split"] == "test", NUMBERS
+    for path, blocks in BLOCKS.items():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for name, block in blocks.items():
+            assert with_block(text, name, block(numbers)) == text, (
+                f"{path}: final_numbers.py --write-tables"
+            )
