@@ -78,9 +78,8 @@ def overview(numbers: Mapping[str, Any]) -> str:
         rows = numbers["editors"]["rows"]
         groups = {row["num_edits"]: row["num_groups"] for row in rows}
         parts += [
-            "**Other editors on the same cases**, "
-            + ", ".join(f"{n} groups of {size:,}" for size, n in sorted(groups.items()))
-            + "; settings of the others chosen on validation",
+            "**Other editors on the same cases**, groups of N: "
+            + ", ".join(f"{n} of {size:,}" for size, n in sorted(groups.items())),
             editor_table(numbers["editors"]),
         ]
     return "\n\n".join(parts)
