@@ -48,14 +48,17 @@ def photograph(width: int = 200, height: int = 150) -> Image.Image:
     return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("image", [drawing(), photograph()], ids=["drawing", "photograph"])
+@pytest.mark.parametrize(
+    ("change", "image"),
+    [
+        *((change, drawing()) for change in CHANGES),
+        *((change, photograph()) for change in CHANGES if change != GROUND),
+    ],
+)
 def test_a_change_is_deterministic_visible_and_of_the_right_size(
     change: str, image: Image.Image
 ) -> None:
     original = encoded(image)
-    if change == GROUND and not has_plain_ground(original):
-        pytest.skip("a photograph has no plain ground")
     copy = changed(original, change)
     assert copy == changed(original, change)
     height, width = pixels(copy).shape[:2]
