@@ -53,8 +53,9 @@ def with_block(text: str, name: str, content: str) -> str:
 
 
 def print_tables(numbers: Mapping[str, Any], console: Console) -> None:
-    """Print what the README shows."""
-    console.print(overview(numbers), highlight=False, markup=False, soft_wrap=True)
+    """Print what README and data card show."""
+    for text in (overview(numbers), strata(numbers)):
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def overview(numbers: Mapping[str, Any]) -> str:
