@@ -38,5 +38,5 @@ def test_every_family_has_eight_wordings_and_four_styles() -> None:
 
 def test_the_lines_of_a_family_are_together() -> None:
     families = [family for family, _, _ in _rows()[1:]]
-    starts = [f for before, f in zip([""] + families[:-1], families, strict=True) if f != before]
+    starts = [f for before, f in zip(["", *families[:-1]], families, strict=True) if f != before]
     assert len(starts) == len(set(starts))
