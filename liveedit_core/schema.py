@@ -44,9 +44,10 @@ def digest_of_parts(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def edit_id_of(image_bytes: bytes, prompt: str, target: str) -> str:
-    """sha256 over image bytes, prompt and target (64 hex digits)."""
-    return digest_of_parts((image_bytes, prompt.encode(), target.encode()))
+def edit_id_of(image_bytes: bytes, prompt: str, target: str, also_asked: Iterable[str] = ()) -> str:
+    """sha256 over image bytes, prompt, target and other wordings (64 hex digits)."""
+    texts = (prompt, target, *also_asked)
+    return digest_of_parts((image_bytes, *(text.encode() for text in texts)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +61,13 @@ class EditRequest:
     image_uri: str = ""
     """Where the image came from; empty if bytes were given."""
     submitter: str = ""
+    also_asked: tuple[str, ...] = ()
+    """Other wordings of the prompt that the answer holds for."""
 
     @property
     def edit_id(self) -> str:
         """See `edit_id_of`."""
-        return edit_id_of(self.image_bytes, self.prompt, self.target)
+        return edit_id_of(self.image_bytes, self.prompt, self.target, self.also_asked)
 
     @property
     def subject_id(self) -> str:

@@ -24,10 +24,10 @@ from liveedit_core.schema import EditRequest
 
 _READ_ROWS = 32
 """Requests read at a time: images are large."""
-_REQUEST_COLUMNS = ("image_bytes", "prompt", "target", "image_uri", "submitter")
+_REQUEST_COLUMNS = ("image_bytes", "prompt", "target", "image_uri", "submitter", "also_asked")
 
 _TABLE = "requests"
-_SCHEMA = not_null(
+_STORED_BEFORE = not_null(
     sequence=pa.int64(),
     edit_id=pa.string(),
     subject_id=pa.string(),
@@ -40,6 +40,8 @@ _SCHEMA = not_null(
     submitted_at=pa.timestamp("us", tz="UTC"),
     supersedes=pa.string(),
 )
+_SCHEMA = _STORED_BEFORE.append(pa.field("also_asked", pa.list_(pa.string())))
+"""A log of an earlier release gets the new column with the next append."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,7 @@ class RequestHeader(RequestKey):
     image_uri: str
     submitter: str
     submitted_at: datetime
+    also_asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +149,7 @@ class RequestLog:
             self._cached_index = index
             return admissions
 
+        self._table.add_missing_columns(_SCHEMA)
         return self._table.on_latest(attempt)
 
     def read(self, sequences: Sequence[int] | None = None) -> Iterator[LoggedRequest]:
@@ -172,8 +176,9 @@ class RequestLog:
 
         `begins_with` is a prefix of the edit_id; the time of submission is in [since, until).
         """
-        names = [item.name for item in fields(RequestHeader)]
         dataset = self._table.latest()
+        stored = set(dataset.schema.names)
+        names = [item.name for item in fields(RequestHeader) if item.name in stored]
         if edit_ids is not None:
             rows = select_in(dataset, names, "edit_id", edit_ids)
         else:
@@ -185,7 +190,8 @@ class RequestLog:
             rows = rows.filter(pc.greater_equal(rows.column("submitted_at"), pa.scalar(since)))
         if until:
             rows = rows.filter(pc.less(rows.column("submitted_at"), pa.scalar(until)))
-        return [RequestHeader(**row) for row in rows.sort_by("sequence").to_pylist()]
+        sorted_rows = map(_with_wordings, rows.sort_by("sequence").to_pylist())
+        return [RequestHeader(**row) for row in sorted_rows]
 
     def request_keys(self) -> list[RequestKey]:
         return list(self._index().keys.values())
@@ -261,7 +267,12 @@ def _to_rows(accepted: Sequence[tuple[Admission, EditRequest]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
 
+def _with_wordings(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "also_asked": tuple(row.get("also_asked") or ())}
+
+
 def _from_row(row: dict[str, Any]) -> LoggedRequest:
+    row = _with_wordings(row)
     request = EditRequest(**{name: row[name] for name in _REQUEST_COLUMNS})
     if request.edit_id != row["edit_id"]:
         raise IntegrityError(

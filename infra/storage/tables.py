@@ -119,6 +119,22 @@ class Table:
     def schema(self) -> pa.Schema:
         return self._dataset.schema
 
+    def add_missing_columns(self, schema: pa.Schema) -> None:
+        """Add nullable columns that a table of an earlier release lacks; rewrites no row."""
+        names = set(self.latest().schema.names)
+        missing = [column for column in schema if column.nullable and column.name not in names]
+        if not missing:
+            return
+        dataset = self.latest()
+        try:
+            with storage_errors(self.uri):
+                dataset.add_columns(pa.schema(missing))
+        except (StorageUnavailableError, ValueError):
+            # Another process may have added them first.
+            if not {column.name for column in missing} <= set(self.latest().schema.names):
+                raise
+        self.sync_version(int(self.latest().version))
+
     def latest(self) -> lance.LanceDataset:
         """The newest version; the handle stays on it when others commit."""
         with storage_errors(self.uri):

@@ -15,7 +15,12 @@ from liveedit_core.inputs.images import check_image_bytes, decode_image
 from liveedit_core.inputs.jsonl import read_json_lines
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, Rejected, RejectType
-from liveedit_core.inputs.request_parser import Fetch, RequestParser, check_text
+from liveedit_core.inputs.request_parser import (
+    Fetch,
+    RequestParser,
+    check_also_asked,
+    check_text,
+)
 from liveedit_core.schema import Case, EditRequest
 
 _LIMITS = InputLimits()
@@ -53,6 +58,7 @@ def validate_request(request: EditRequest, *, limits: InputLimits = _LIMITS) -> 
     """Check texts and image of a request that did not come from a file, as `load_requests` does."""
     check_text(request.prompt, "prompt", limits.max_prompt_chars)
     check_text(request.target, "target", limits.max_target_chars)
+    check_also_asked(request.also_asked, "also_asked", limits.max_prompt_chars)
     check_image_bytes(request.image_bytes, max_bytes=limits.max_image_bytes)
     decode_image(request.image_bytes, max_pixels=limits.max_image_pixels)
 
@@ -60,10 +66,14 @@ def validate_request(request: EditRequest, *, limits: InputLimits = _LIMITS) -> 
 def validate_tokens(
     request: EditRequest, count_tokens: Callable[[str], int], *, limits: InputLimits = _LIMITS
 ) -> None:
-    """Check the length of prompt and target in tokens of the backbone; none is an error too."""
+    """Check the length of each text in tokens of the backbone; none is an error too."""
     for name, text, limit in (
         ("prompt", request.prompt, limits.max_prompt_tokens),
         ("target", request.target, limits.max_target_tokens),
+        *(
+            (f"also_asked[{index}]", text, limits.max_prompt_tokens)
+            for index, text in enumerate(request.also_asked)
+        ),
     ):
         num_tokens = count_tokens(text)
         if num_tokens > limit:

@@ -24,6 +24,7 @@ class RejectType(StrEnum):
     BAD_TEXT = "BadText"
     TEXT_TOO_LONG = "TextTooLong"
     TOO_MANY_TOKENS = "TooManyTokens"
+    TOO_MANY_WORDINGS = "TooManyWordings"
     TOO_MANY_PROBES = "TooManyProbes"
     UNKNOWN_PROBE_KIND = "UnknownProbeKind"
     IMAGE_NOT_FOUND = "ImageNotFound"

@@ -18,7 +18,7 @@ Fetch = Callable[[str], bytes]
 """Returns the bytes behind an object-store URI. A retryable error stops the reading of the whole
 file; any other exception means that this image is not available."""
 
-_REQUEST_KEYS = ("image", "prompt", "target", "submitter")
+_REQUEST_KEYS = ("image", "prompt", "target", "submitter", "also_asked")
 _CASE_KEYS = ("edit", "probes", "entity", "earlier", "tags")
 _PROBE_KEYS = ("kind", "image", "prompt", "target", "variant")
 _RENAMED_KEYS = {"thing": "entity", "hop": "variant"}
@@ -26,6 +26,7 @@ _RENAMED_KEYS = {"thing": "entity", "hop": "variant"}
 MAX_ENTITY_CHARS = 4_096
 MAX_LOCATION_CHARS = 4_096
 MAX_SUBMITTER_CHARS = 200
+MAX_ALSO_ASKED = 16
 MAX_EARLIER = 16
 MAX_TAGS = 32
 MAX_TAG_CHARS = 200
@@ -94,6 +95,9 @@ class RequestParser:
         submitter = _optional_text(
             content.get("submitter", ""), f"{prefix}submitter", MAX_SUBMITTER_CHARS
         )
+        also_asked = check_also_asked(
+            content.get("also_asked", []), f"{prefix}also_asked", self._limits.max_prompt_chars
+        )
         image_bytes = self._image(content["image"], f"{prefix}image", images)
         uri = self._absolute(content["image"])
         if _is_local(uri):
@@ -104,6 +108,7 @@ class RequestParser:
             target=target,
             image_uri=uri,
             submitter=submitter,
+            also_asked=also_asked,
         )
 
     def _probe(self, content: object, where: str, images: dict[str, bytes]) -> Probe:
@@ -197,6 +202,20 @@ def check_text(value: object, name: str, max_chars: int) -> str:
             RejectType.BAD_TEXT,
         ) from error
     return value
+
+
+def check_also_asked(value: object, name: str, max_chars: int) -> tuple[str, ...]:
+    """Return other wordings of a prompt, each checked as a prompt is."""
+    if not isinstance(value, list | tuple):
+        raise wrong_type(name, "a list of texts", value)
+    if len(value) > MAX_ALSO_ASKED:
+        raise RefusedInputError(
+            f"{name} has {len(value):,} wordings; at most {MAX_ALSO_ASKED:,} are accepted",
+            RejectType.TOO_MANY_WORDINGS,
+        )
+    return tuple(
+        check_text(text, f"{name}[{index}]", max_chars) for index, text in enumerate(value)
+    )
 
 
 def _optional_text(value: object, name: str, max_chars: int) -> str:

@@ -1,5 +1,6 @@
 """The log: numbering, duplicates, superseding, what was rejected."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import lance
@@ -43,6 +44,18 @@ def test_an_edit_is_logged_once_and_the_caller_is_told(log: RequestLog) -> None:
     ]
     assert [(item.sequence, item.is_duplicate) for item in again] == [(2, True), (3, False)]
     assert len(log) == 3
+
+
+def test_a_log_of_an_earlier_release_takes_other_wordings(store: ObjectStore) -> None:
+    RequestLog(store).append([request("a")])
+    lance.dataset(store.table_uri("requests")).drop_columns(["also_asked"])
+    log = RequestLog(store)
+    (before,) = log.read()
+    worded = replace(request("b"), also_asked=("Which one?", "Was ist das?"))
+    log.append([worded])
+    assert [item.request for item in RequestLog(store).read()] == [before.request, worded]
+    assert before.request == request("a")
+    assert [item.also_asked for item in log.headers()] == [(), worded.also_asked]
 
 
 def test_a_new_target_says_which_edit_it_supersedes(log: RequestLog) -> None:

@@ -64,6 +64,18 @@ def test_a_request_comes_out_whole(folder: Path) -> None:
     assert request.edit_id == edit_id_of(_png("red"), "What is this?", "a rose")
 
 
+def test_other_wordings_are_part_of_an_edit_where_they_are_given(folder: Path) -> None:
+    wordings = ["Which flower is it?", "Was ist das?"]
+    lines = [GOOD, GOOD | {"also_asked": wordings}, GOOD | {"also_asked": []}]
+    plain, worded, repeated = load_requests(_write(folder, *lines))
+    assert isinstance(plain, EditRequest)
+    assert isinstance(worded, EditRequest)
+    assert isinstance(repeated, Rejected)
+    assert plain.also_asked == ()
+    assert worded.edit_id == edit_id_of(_png("red"), "What is this?", "a rose", wordings)
+    assert worded.also_asked == tuple(wordings)
+
+
 def test_a_case_comes_out_whole(folder: Path) -> None:
     probes = [
         {"kind": "text_generality", "image": "red.png", "prompt": "Name it.", "target": "a rose"},
@@ -147,6 +159,10 @@ def test_bad_lines_do_not_stop_the_stream(folder: Path) -> None:
         ({"target": "x" * 501}, "TextTooLong", "at most 500"),
         ({"target": "\ud800"}, "BadText", "half of a character pair"),
         ({"promt": "typo"}, "UnknownKey", "did you mean 'prompt'"),
+        ({"also_asked": "Which?"}, "WrongType", "also_asked must be a list of texts, got a text"),
+        ({"also_asked": ["Which?", " "]}, "EmptyText", "also_asked[1] is empty"),
+        ({"also_asked": ["Which?", 3]}, "WrongType", "also_asked[1] must be a text"),
+        ({"also_asked": ["Which?"] * 17}, "TooManyWordings", "17 wordings; at most 16"),
         ({"submitter": True}, "WrongType", "submitter must be a text, got true/false"),
     ],
 )
@@ -317,6 +333,11 @@ def test_token_limits_use_the_callers_count() -> None:
         return len(text.split())
 
     validate_tokens(request, count_words, limits=InputLimits(max_prompt_tokens=3))
+    worded = EditRequest(
+        image_bytes=b"", prompt="one", target="four", also_asked=("two", "or two or three")
+    )
+    with pytest.raises(RefusedInputError, match=r"also_asked\[1\] has 4 tokens; at most 3"):
+        validate_tokens(worded, count_words, limits=InputLimits(max_prompt_tokens=3))
     with pytest.raises(RefusedInputError, match="prompt has 3 tokens; at most 2") as caught:
         validate_tokens(request, count_words, limits=InputLimits(max_prompt_tokens=2))
     reject = Rejected.from_error(caught.value, edit_id=request.edit_id)
