@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError, ShapeError
 from liveedit_core.method.editor import Editor
@@ -20,8 +22,9 @@ EDITS_FILE = "edits.json"
 _TENSORS = {
     "visual_features_NK": "visual_features_NK",
     "prompt_features_NK": "prompt_features_NK",
-    "down_NRD": "down",
-    "up_NRD": "up",
+    "ranks_N": "ranks_N",
+    "down_LD": "down",
+    "up_LD": "up",
 }
 """Names in the file, and the fields of a repository."""
 
@@ -75,8 +78,17 @@ def read_model(
                 "they cannot be used here"
             )
     try:
-        tensors = load_file(folder / EXPERTS_FILE)
+        tensors = _with_ranks(load_file(folder / EXPERTS_FILE))
         fields = {field: tensors[name] for name, field in _TENSORS.items()}
         return ExpertRepository(edit_ids=edit_ids, **fields), facts
     except (OSError, KeyError, SafetensorError, ShapeError) as error:
         raise IntegrityError(f"{folder / EXPERTS_FILE}: {error}") from error
+
+
+def _with_ranks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file; older ones hold experts of one rank as `down_NRD` and `up_NRD`."""
+    if "ranks_N" in tensors:
+        return tensors
+    num_experts, rank, _ = tensors["down_NRD"].shape
+    slots = {f"{name}_LD": tensors[f"{name}_NRD"].flatten(0, 1) for name in ("down", "up")}
+    return {**tensors, **slots, "ranks_N": torch.full((num_experts,), rank)}

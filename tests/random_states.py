@@ -33,11 +33,11 @@ def random_states(
     )
 
 
-def random_expert(seed: int, config: GeneratorConfig = TINY_CONFIG) -> Expert:
-    """An expert of random numbers whose edit_id is the seed's."""
+def random_expert(seed: int, config: GeneratorConfig = TINY_CONFIG, rank: int = 0) -> Expert:
+    """An expert of random numbers whose edit_id is the seed's; of the config's rank by default."""
     draw = torch.Generator().manual_seed(seed)
     features = (config.num_queries, config.module_dim)
-    matrices = (config.rank, config.hidden_size)
+    matrices = (rank or config.rank, config.hidden_size)
     return Expert(
         edit_id=f"edit-{seed}",
         visual_feature_QM=torch.randn(features, generator=draw),
@@ -52,6 +52,6 @@ def assert_same_experts(
 ) -> None:
     """Equal edits, features and matrices; micro-batches of other sizes may round differently."""
     assert first.edit_ids == second.edit_ids
-    for name in ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD"):
+    for name in ("visual_features_NK", "prompt_features_NK", "ranks_N", "down_LD", "up_LD"):
         one, other = getattr(first, name), getattr(second, name)
         assert torch.allclose(one, other, rtol=0, atol=atol), name

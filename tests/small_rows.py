@@ -66,11 +66,11 @@ def request_of(sequence: int, target: str = "yes") -> EditRequest:
 
 
 def row_of(sequence: int, request: EditRequest | None = None) -> ExpertRow:
-    """The row of a sequence number, or of another request."""
+    """The row of a sequence number, or of another request; experts have 2 to 4 slots."""
     request = request or request_of(sequence)
     seed = int(request.edit_id[:8], 16)
     return ExpertRow(
-        expert=replace(random_expert(seed, SMALL_CONFIG), edit_id=request.edit_id),
+        expert=replace(random_expert(seed, SMALL_CONFIG, 2 + seed % 3), edit_id=request.edit_id),
         sequence=sequence,
         subject_id=request.subject_id,
         clip_embedding=np.random.default_rng(seed).standard_normal(5).astype(np.float32),

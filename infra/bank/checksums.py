@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
+from infra.bank.schema import column_vectors, is_vector
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
 
@@ -97,19 +97,13 @@ class BankChecksums:
 
 def row_checksums(rows: pa.Table) -> Iterator[RowChecksum]:
     """The checksum of every row: sha256 over its short columns as JSON, then its vectors."""
-    short: list[str] = []
-    vectors: list[np.ndarray] = []
-    for column in rows.schema:
-        if pa.types.is_fixed_size_list(column.type):
-            flat = rows.column(column.name).combine_chunks().flatten()
-            numbers = flat.to_numpy(zero_copy_only=False).astype("<f4", copy=False)
-            vectors.append(numbers.reshape(len(rows), column.type.list_size))
-        else:
-            short.append(column.name)
+    short = [column.name for column in rows.schema if not is_vector(column.type)]
+    names = [column.name for column in rows.schema if is_vector(column.type)]
+    vectors = [column_vectors(rows, name) for name in names]
     for index, row in enumerate(rows.select(short).to_pylist()):
         digest = hashlib.sha256(json.dumps(row, sort_keys=True).encode())
         for vector in vectors:
-            digest.update(np.ascontiguousarray(vector[index]).tobytes())
+            digest.update(vector[index].astype("<f4", copy=False).tobytes())
         yield RowChecksum(row["edit_id"], row["subject_id"], row["sequence"], digest.hexdigest())
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from lance import LanceFragment
 
 from infra.bank.checksums import FileChecksum, RowChecksum, row_checksums
-from infra.bank.schema import column_to_numpy
+from infra.bank.schema import column_vectors, is_vector
 from infra.bank.stored_bank import StoredBank
 from infra.requests.change_log import removed_after
 from infra.requests.request_log import RequestLog
@@ -165,8 +165,9 @@ class _Verification:
         """Positions of the intact rows; the others are reported."""
         finite = np.ones(len(rows), dtype=bool)
         for column in rows.schema:
-            if pa.types.is_fixed_size_list(column.type):
-                finite &= np.isfinite(column_to_numpy(rows, column.name)).all(axis=1)
+            if is_vector(column.type):
+                vectors = column_vectors(rows, column.name)
+                finite &= np.array([np.isfinite(vector).all() for vector in vectors], bool)
         generators = rows.column("generator_digest").to_pylist()
         written_ids = {row.edit_id for row in written or ()}
         right = []

@@ -15,7 +15,7 @@ from torch import Tensor
 from infra.bank.policy import RESIDENT_BYTES, MatrixPlace
 from infra.storage.tables import Table, storage_errors
 from liveedit_core.method.config import GeneratorConfig
-from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.method.repository import ExpertRepository, slot_index
 
 _FEATURES = ("visual_feature", "prompt_feature")
 _MATRICES = ("expert_down", "expert_up")
@@ -33,14 +33,20 @@ class StoredColumn:
         version: int,
         column: str,
         places_N: npt.NDArray[np.int64],
-        shape: tuple[int, ...],
+        ranks_N: Tensor,
+        hidden_size: int,
     ) -> None:
-        """Expert n of `shape` (N, R, D) is row `places_N[n]` of the version."""
+        """Expert n, of rank `ranks_N[n]`, is row `places_N[n]` of the version."""
         self._table = table
         self._version = version
         self._column = column
         self._places_N = places_N
-        self.shape = shape
+        self._ranks_N = ranks_N
+        self._hidden_size = hidden_size
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self._places_N)
 
     @functools.cached_property
     def _dataset(self) -> lance.LanceDataset:
@@ -51,15 +57,19 @@ class StoredColumn:
         return {name: value for name, value in self.__dict__.items() if name != "_dataset"}
 
     def __getitem__(self, index_U: Tensor) -> Tensor:
-        """Read experts by position, int64 in [0, N); returns float32 [U, R, D] in that order."""
+        """Read experts by position, int64 in [0, N); returns float32 [L, D] in that order."""
         if not len(index_U):
-            return torch.empty(0, *self.shape[1:])
-        places_V, inverse_U = np.unique(self._places_N[index_U.numpy()], return_inverse=True)
+            return torch.empty(0, self._hidden_size)
+        places_V, first_V, inverse_U = np.unique(
+            self._places_N[index_U.numpy()], return_index=True, return_inverse=True
+        )
         with storage_errors(self._table.uri):
             rows = self._dataset.take(places_V.tolist(), columns=[self._column])
         values = rows.column(self._column).combine_chunks().flatten()
-        flat = values.to_numpy(zero_copy_only=False).reshape(len(places_V), *self.shape[1:])
-        return torch.from_numpy(flat[inverse_U])
+        flat = values.to_numpy(zero_copy_only=False).reshape(-1, self._hidden_size)
+        ranks_V = self._ranks_N[index_U[first_V]]
+        slots_L = slot_index(ranks_V, torch.from_numpy(inverse_U)).numpy()
+        return torch.from_numpy(flat[slots_L])
 
 
 def read_repository(
@@ -68,53 +78,63 @@ def read_repository(
     """The experts of a version, sorted by sequence; `config` must fit the bank."""
     dataset = table.at(version)
     with storage_errors(table.uri):
-        keys = dataset.to_table(columns=["edit_id", "sequence"])
+        has_ranks = "rank" in dataset.schema.names
+        keys = dataset.to_table(columns=["edit_id", "sequence", *["rank"] * has_ranks])
         places_N = np.argsort(keys.column("sequence").to_numpy(), kind="stable")
         edit_ids = keys.column("edit_id").take(places_N).to_pylist()
-        shape = (len(edit_ids), config.rank, config.hidden_size)
-        is_resident = matrices == "resident" or (
-            matrices == "auto" and len(_MATRICES) * 4 * int(np.prod(shape)) <= RESIDENT_BYTES
-        )
-        widths = dict.fromkeys(_FEATURES, config.feature_size)
+        ranks_N = torch.full((len(edit_ids),), config.rank)
+        if has_ranks:
+            ranks_N = torch.from_numpy(keys.column("rank").to_numpy()[places_N].astype(np.int64))
+        num_bytes = len(_MATRICES) * 4 * int(ranks_N.sum()) * config.hidden_size
+        is_resident = matrices == "resident" or (matrices == "auto" and num_bytes <= RESIDENT_BYTES)
+        columns = {name: (torch.ones_like(ranks_N), config.feature_size) for name in _FEATURES}
         if is_resident:
-            widths |= dict.fromkeys(_MATRICES, config.rank * config.hidden_size)
-        arrays = _read_arrays(dataset, places_N, widths)
+            columns |= dict.fromkeys(_MATRICES, (ranks_N, config.hidden_size))
+        arrays = _read_arrays(dataset, places_N, columns)
     down, up = (
-        torch.from_numpy(arrays[name].reshape(shape))
+        torch.from_numpy(arrays[name])
         if is_resident
-        else StoredColumn(table, int(dataset.version), name, places_N, shape)
+        else StoredColumn(table, int(dataset.version), name, places_N, ranks_N, config.hidden_size)
         for name in _MATRICES
     )
     return ExpertRepository(
         edit_ids=tuple(edit_ids),
         visual_features_NK=torch.from_numpy(arrays["visual_feature"]),
         prompt_features_NK=torch.from_numpy(arrays["prompt_feature"]),
+        ranks_N=ranks_N,
         down=down,
         up=up,
     )
 
 
 def _read_arrays(
-    dataset: lance.LanceDataset, places_N: npt.NDArray[np.int64], widths: dict[str, int]
+    dataset: lance.LanceDataset,
+    places_N: npt.NDArray[np.int64],
+    columns: dict[str, tuple[Tensor, int]],
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Fixed-size-list columns as arrays; element n is row `places_N[n]`."""
-    count = len(places_N)
-    arrays = {name: np.empty((count, width), np.float32) for name, width in widths.items()}
-    target_N = np.empty_like(places_N)
-    target_N[places_N] = np.arange(count)
-    row_bytes = 4 * sum(widths.values())
+    """Columns of vectors, each some rows of an array: `ranks_N` of them, of one width.
+
+    Element n is row `places_N[n]` of the version.
+    """
+    arrays = {
+        name: np.empty((int(ranks_N.sum()), width), np.float32)
+        for name, (ranks_N, width) in columns.items()
+    }
+    target_N = torch.empty(len(places_N), dtype=torch.int64)
+    target_N[torch.from_numpy(places_N)] = torch.arange(len(places_N))
+    row_bytes = sum(array.nbytes for array in arrays.values()) // max(len(places_N), 1)
     start = 0
     for batch in dataset.scanner(
-        columns=list(widths),
-        batch_size=max(_BATCH_BYTES // row_bytes, 1),
+        columns=list(columns),
+        batch_size=max(_BATCH_BYTES // max(row_bytes, 1), 1),
         batch_readahead=1,
         fragment_readahead=1,
         io_buffer_size=_BUFFER_BYTES,
         scan_in_order=True,
     ).to_batches():
-        rows = target_N[start : start + batch.num_rows]
-        for name, width in widths.items():
+        target = target_N[start : start + batch.num_rows]
+        for name, (ranks_N, width) in columns.items():
             values = batch.column(name).flatten().to_numpy(zero_copy_only=False)
-            arrays[name][rows] = values.reshape(batch.num_rows, width)
+            arrays[name][slot_index(ranks_N, target).numpy()] = values.reshape(-1, width)
         start += batch.num_rows
     return arrays

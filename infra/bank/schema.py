@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,23 +30,25 @@ class BankIdentity:
     rank: int
     embedding_model: str
     embedding_size: int
+    has_own_ranks: bool = True
+    """Whether each expert has a rank of its own; `rank` is then that of the generator. In a bank
+    from before, all have `rank`."""
 
     @property
     def feature_size(self) -> int:
         """Width of a routing feature: Q * M."""
         return self.num_queries * self.module_dim
 
-    @property
-    def factor_size(self) -> int:
-        """Width of a flattened expert factor: R * D."""
-        return self.rank * self.hidden_size
-
     def check_same(self, other: "BankIdentity", bank: str) -> None:
-        """RepositoryMismatchError that names each field in which `other` differs."""
+        """RepositoryMismatchError that names each field in which `other` differs.
+
+        How ranks are stored is up to the bank.
+        """
         differences = [
             f"{item.name} is {getattr(self, item.name)!r} there, {getattr(other, item.name)!r} here"
             for item in fields(self)
-            if getattr(self, item.name) != getattr(other, item.name)
+            if item.name != "has_own_ranks"
+            and getattr(self, item.name) != getattr(other, item.name)
         ]
         if differences:
             raise RepositoryMismatchError(
@@ -56,11 +58,13 @@ class BankIdentity:
 
     def schema(self) -> pa.Schema:
         """Columns of a bank; the identity is in the schema's metadata."""
+        any_width = -1
+        factor = any_width if self.has_own_ranks else self.rank * self.hidden_size
         widths = {
             "visual_feature": self.feature_size,
             "prompt_feature": self.feature_size,
-            "expert_down": self.factor_size,
-            "expert_up": self.factor_size,
+            "expert_down": factor,
+            "expert_up": factor,
             "clip_embedding": self.embedding_size,
         }
         columns: list[tuple[str, pa.DataType]] = [
@@ -68,6 +72,7 @@ class BankIdentity:
             ("sequence", pa.int64()),
             ("subject_id", pa.string()),
             *((name, pa.list_(pa.float32(), width)) for name, width in widths.items()),
+            *([("rank", pa.int32())] if self.has_own_ranks else []),
             ("generator_digest", pa.string()),
             ("provenance", pa.string()),
         ]
@@ -81,7 +86,8 @@ class BankIdentity:
         """The identity in `schema`; IntegrityError when the table is not a bank."""
         metadata: Mapping[bytes, bytes] = schema.metadata or {}
         try:
-            return cls(**json.loads(metadata[_IDENTITY_KEY]))
+            stored: dict[str, Any] = json.loads(metadata[_IDENTITY_KEY])
+            return cls(**{"has_own_ranks": False, **stored})
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"bank {bank!r} has no readable identity: {error!r}") from error
 
@@ -109,13 +115,25 @@ class ExpertRow:
     def check(self, identity: BankIdentity) -> None:
         """Raise NumericsError or ShapeError for values that must not be stored."""
         self.expert.check_finite()
-        schema = identity.schema()
+        rank = self.expert.rank
+        if not identity.has_own_ranks and rank != identity.rank:
+            raise ShapeError(
+                f"edit {self.expert.edit_id} has rank {rank}, but this bank is from before experts "
+                f"had ranks of their own: all have rank {identity.rank}. Use a bank of another "
+                "name; it is rebuilt from the request log"
+            )
+        widths = {
+            "visual_feature": identity.feature_size,
+            "prompt_feature": identity.feature_size,
+            "expert_down": rank * identity.hidden_size,
+            "expert_up": rank * identity.hidden_size,
+            "clip_embedding": identity.embedding_size,
+        }
         for name, vector in self.vectors().items():
-            width = schema.field(name).type.list_size
-            if vector.size != width:
+            if vector.size != widths[name]:
                 raise ShapeError(
                     f"{name} of edit {self.expert.edit_id} has {vector.size} numbers, the bank "
-                    f"stores {width}"
+                    f"stores {widths[name]}"
                 )
         if not np.isfinite(self.clip_embedding).all():
             raise NumericsError(f"edit {self.expert.edit_id}: clip_embedding holds NaN or infinity")
@@ -130,22 +148,34 @@ def rows_to_table(identity: BankIdentity, rows: Sequence[ExpertRow]) -> pa.Table
         "edit_id": [row.expert.edit_id for row in rows],
         "sequence": [row.sequence for row in rows],
         "subject_id": [row.subject_id for row in rows],
+        "rank": [row.expert.rank for row in rows],
         "generator_digest": [identity.generator_digest] * len(rows),
         "provenance": [json.dumps(dict(row.provenance), sort_keys=True) for row in rows],
     }
     vectors = [row.vectors() for row in rows]
     for column in schema:
-        if pa.types.is_fixed_size_list(column.type):
-            flat = np.concatenate([vector[column.name] for vector in vectors])
-            columns[column.name] = pa.FixedSizeListArray.from_arrays(flat, type=column.type)
-    return pa.table(columns, schema=schema)
+        if is_vector(column.type):
+            parts = [vector[column.name] for vector in vectors]
+            flat = np.concatenate(parts)
+            if pa.types.is_fixed_size_list(column.type):
+                columns[column.name] = pa.FixedSizeListArray.from_arrays(flat, type=column.type)
+            else:
+                ends = np.cumsum([0, *(part.size for part in parts)], dtype=np.int32)
+                columns[column.name] = pa.ListArray.from_arrays(ends, flat, type=column.type)
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def column_to_numpy(table: pa.Table, name: str) -> npt.NDArray[np.float32]:
-    """A fixed-size-list column as a read-only float32 array [N, width]."""
+def is_vector(kind: pa.DataType) -> bool:
+    """Whether a column holds numbers of an expert, as many in each row or not."""
+    return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind))
+
+
+def column_vectors(table: pa.Table, name: str) -> list[npt.NDArray[np.float32]]:
+    """A column of vectors as read-only float32 arrays, one for each row."""
     column = table.column(name).combine_chunks()
-    flat: npt.NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(table), column.type.list_size)
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    ends = np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False))
+    return np.split(flat, ends[:-1]) if len(table) else []
 
 
 def _flat(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

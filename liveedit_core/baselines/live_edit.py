@@ -44,5 +44,5 @@ class LiveEdit(ComparedEditor):
         features = (stored.visual_features_NK, stored.prompt_features_NK)
         return EditorMemory(
             fixed_bytes=num_bytes([*generator.parameters(), *generator.buffers()]),
-            stored_bytes=num_bytes([*features, stored.down_NRD, stored.up_NRD]),
+            stored_bytes=num_bytes([*features, stored.down_LD, stored.up_LD]),
         )

@@ -32,6 +32,7 @@ from liveedit_core.evaluation.probes import (
     teacher_forced_result,
 )
 from liveedit_core.method.editor import NOTHING_KEPT, Editor, Routing
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 
@@ -50,18 +51,8 @@ class Lookup(ComparedEditor):
         self.restore()
 
     def restore(self) -> None:
-        config = self._untaught.generator.config
-        no_matrices = torch.zeros(0, 0, config.hidden_size)
-        features = torch.zeros(0, config.feature_size)
         self.editor = self._untaught.with_repository(
-            replace(
-                self._untaught.repository,
-                edit_ids=(),
-                visual_features_NK=features,
-                prompt_features_NK=features,
-                down=no_matrices,
-                up=no_matrices,
-            )
+            ExpertRepository.empty(self._untaught.generator.config)
         )
         self.targets: dict[str, tuple[str, tuple[int, ...]]] = {}
 
@@ -70,7 +61,6 @@ class Lookup(ComparedEditor):
         features = self.editor.generator.edit_features(states)
         stored = self.editor.repository
         edit_ids = (*stored.edit_ids, *(request.edit_id for request in requests))
-        no_matrices = torch.zeros(len(edit_ids), 0, self._untaught.generator.config.hidden_size)
         visual_BK = features.visual_BQM.flatten(1).float()
         prompt_BK = features.prompt_BQM.flatten(1).float()
         self.editor = self.editor.with_repository(
@@ -79,8 +69,7 @@ class Lookup(ComparedEditor):
                 edit_ids=edit_ids,
                 visual_features_NK=torch.cat([stored.visual_features_NK, visual_BK]),
                 prompt_features_NK=torch.cat([stored.prompt_features_NK, prompt_BK]),
-                down=no_matrices,
-                up=no_matrices,
+                ranks_N=torch.zeros(len(edit_ids), dtype=torch.int64),
             )
         )
         for request, state in zip(requests, states, strict=True):

@@ -12,7 +12,7 @@ from liveedit_core.errors import RepositoryMismatchError
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.method.routing import RoutingBatch, fused_residual, route
+from liveedit_core.method.routing import RoutingBatch, route, slot_residual
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 
@@ -121,7 +121,9 @@ class Editor:
         used = routing.kept_BN.any(0).nonzero().flatten()
         if not len(used):
             return None
-        kept = [routing.weights_BN[:, used], *self.repository.matrices(used)]
+        ranks_U = self.repository.ranks_N[used]
+        repeated = routing.weights_BN[:, used].repeat_interleave(ranks_U, dim=1)
+        kept = [repeated, *self.repository.matrices(used)]
         norm, gain = self.generator.hidden_norm, self.generator.config.gain
 
         def add(hidden_BTD: Tensor) -> Tensor:
@@ -129,9 +131,8 @@ class Editor:
             if hidden_BTD.device != kept[1].device:
                 norm = copy.deepcopy(norm).to(hidden_BTD.device)
                 kept = [part.to(hidden_BTD.device) for part in kept]
-            weights_BN, down_NRD, up_NRD = kept
-            normed_BTD = norm(hidden_BTD.float())
-            added = fused_residual(normed_BTD, weights_BN, down_NRD, up_NRD, gain)
+            weights_BL, down_LD, up_LD = kept
+            added = slot_residual(norm(hidden_BTD.float()), weights_BL, down_LD, up_LD, gain)
             return added.to(hidden_BTD.dtype)
 
         return add

@@ -25,6 +25,11 @@ class Expert:
     down_RD: Tensor
     up_RD: Tensor
 
+    @property
+    def rank(self) -> int:
+        """R: its own, which other experts need not have."""
+        return len(self.down_RD)
+
     def check_finite(self) -> None:
         """Raises NumericsError if a tensor holds NaN or infinity."""
         for name, value in vars(self).items():

@@ -2,6 +2,9 @@
 
 Routing needs every feature but only the matrices of the few experts that an input keeps (Eq. 6).
 So features are in memory, while matrices may stay in storage and be read when they are indexed.
+
+Each expert has a rank of its own. A factor holds the rank slots of all experts one after the other,
+[L, D] with L the sum of the ranks, so that an expert costs its own rank only.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,18 +19,26 @@ from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.expert import Expert
 
 
-class StoredMatrices(Protocol):
-    """One factor of N experts, [N, R, D] float32, read when it is indexed."""
+class StoredSlots(Protocol):
+    """One factor of N experts, read when it is indexed."""
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(N, R, D)."""
+    def __len__(self) -> int:
+        """N."""
 
     def __getitem__(self, index_U: Tensor) -> Tensor:
-        """The matrices at some positions, in that order, [U, R, D]."""
+        """The slots of the experts at some positions, in that order, [L, D] float32."""
 
 
-Matrices = Tensor | StoredMatrices
+Slots = Tensor | StoredSlots
+"""All slots in memory, [L, D], or stored ones."""
+
+
+def slot_index(ranks_N: Tensor, index_U: Tensor) -> Tensor:
+    """Where the slots of some experts lie among those of all N, int64 [sum of their ranks]."""
+    ranks_U = ranks_N[index_U]
+    first_U = ranks_N.cumsum(0)[index_U] - ranks_U
+    before_U = ranks_U.cumsum(0) - ranks_U
+    return torch.arange(int(ranks_U.sum())) + (first_U - before_U).repeat_interleave(ranks_U)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,45 +48,51 @@ class ExpertRepository:
     edit_ids: tuple[str, ...]
     visual_features_NK: Tensor
     prompt_features_NK: Tensor
-    down: Matrices
-    """[N, R, D]."""
-    up: Matrices
+    ranks_N: Tensor
+    """int64: slots of each expert."""
+    down: Slots
+    up: Slots
 
     def __post_init__(self) -> None:
-        for name in ("visual_features_NK", "prompt_features_NK", "down", "up"):
-            tensor = getattr(self, name)
-            if tensor.shape[0] != len(self.edit_ids):
+        sizes = {name: len(self.edit_ids) for name in _PER_EXPERT + _FACTORS}
+        for name in _FACTORS:
+            if isinstance(getattr(self, name), Tensor):
+                sizes[name] = int(self.ranks_N.sum())
+        for name, size in sizes.items():
+            if len(getattr(self, name)) != size:
                 raise ShapeError(
-                    f"repository: {len(self.edit_ids)} edits, but {name} is {tuple(tensor.shape)}"
+                    f"repository: {len(self.edit_ids)} edits of {int(self.ranks_N.sum())} slots, "
+                    f"but {name} has {len(getattr(self, name))} rows"
                 )
 
     def __len__(self) -> int:
         return len(self.edit_ids)
 
     @property
-    def down_NRD(self) -> Tensor:
+    def down_LD(self) -> Tensor:
         """All of them in memory; reads stored ones."""
         return _in_memory(self.down)
 
     @property
-    def up_NRD(self) -> Tensor:
+    def up_LD(self) -> Tensor:
         """All of them in memory; reads stored ones."""
         return _in_memory(self.up)
 
     def matrices(self, index_U: Tensor) -> tuple[Tensor, Tensor]:
-        """Down and up of the experts at some positions, two [U, R, D]; reads no others."""
-        return self.down[index_U], self.up[index_U]
+        """Down and up slots of the experts at some positions, two [L, D]; reads no others."""
+        down, up = (_read(factor, self.ranks_N, index_U) for factor in (self.down, self.up))
+        return down, up
 
     @classmethod
     def empty(cls, config: GeneratorConfig) -> Self:
         """A repository without experts."""
-        matrices = (0, config.rank, config.hidden_size)
         return cls(
             edit_ids=(),
             visual_features_NK=torch.zeros(0, config.feature_size),
             prompt_features_NK=torch.zeros(0, config.feature_size),
-            down=torch.zeros(matrices),
-            up=torch.zeros(matrices),
+            ranks_N=torch.zeros(0, dtype=torch.int64),
+            down=torch.zeros(0, config.hidden_size),
+            up=torch.zeros(0, config.hidden_size),
         )
 
     @classmethod
@@ -87,20 +104,21 @@ class ExpertRepository:
             edit_ids=tuple(expert.edit_id for expert in experts),
             visual_features_NK=torch.stack([e.visual_feature_QM.flatten() for e in experts]),
             prompt_features_NK=torch.stack([e.prompt_feature_QM.flatten() for e in experts]),
-            down=torch.stack([expert.down_RD for expert in experts]),
-            up=torch.stack([expert.up_RD for expert in experts]),
+            ranks_N=torch.tensor([expert.rank for expert in experts]),
+            down=torch.cat([expert.down_RD for expert in experts]),
+            up=torch.cat([expert.up_RD for expert in experts]),
         )
 
     def with_experts(self, config: GeneratorConfig, experts: Sequence[Expert]) -> Self:
         """This repository plus some experts."""
         more = type(self).from_experts(config, experts)
+        both = {name: torch.cat([getattr(self, name), getattr(more, name)]) for name in _PER_EXPERT}
         return replace(
             self,
             edit_ids=self.edit_ids + more.edit_ids,
-            visual_features_NK=torch.cat([self.visual_features_NK, more.visual_features_NK]),
-            prompt_features_NK=torch.cat([self.prompt_features_NK, more.prompt_features_NK]),
-            down=_concatenate(self.down, more.down),
-            up=_concatenate(self.up, more.up),
+            down=_concatenate((self.down, self.ranks_N), (more.down, more.ranks_N)),
+            up=_concatenate((self.up, self.ranks_N), (more.up, more.ranks_N)),
+            **both,
         )
 
     def without(self, edit_ids: Collection[str]) -> Self:
@@ -114,50 +132,61 @@ class ExpertRepository:
         return replace(
             self,
             edit_ids=tuple(self.edit_ids[i] for i in index),
-            visual_features_NK=self.visual_features_NK[chosen],
-            prompt_features_NK=self.prompt_features_NK[chosen],
-            down=_select(self.down, chosen),
-            up=_select(self.up, chosen),
+            down=_select(self.down, self.ranks_N, chosen),
+            up=_select(self.up, self.ranks_N, chosen),
+            **{name: getattr(self, name)[chosen] for name in _PER_EXPERT},
         )
 
 
-def _in_memory(matrices: Matrices) -> Tensor:
-    if isinstance(matrices, Tensor):
-        return matrices
-    return matrices[torch.arange(matrices.shape[0])]
+_PER_EXPERT = ("visual_features_NK", "prompt_features_NK", "ranks_N")
+_FACTORS = ("down", "up")
 
 
-def _select(matrices: Matrices, index_U: Tensor) -> Matrices:
-    """Some of the matrices; stored ones stay in storage."""
-    return matrices[index_U] if isinstance(matrices, Tensor) else _Rows((matrices,), index_U)
+def _in_memory(slots: Slots) -> Tensor:
+    return slots if isinstance(slots, Tensor) else slots[torch.arange(len(slots))]
 
 
-def _concatenate(first: Matrices, second: Matrices) -> Matrices:
-    """Both in sequence; stored ones stay in storage."""
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return torch.cat([first, second])
-    return _Rows((first, second), torch.arange(first.shape[0] + second.shape[0]))
+def _read(slots: Slots, ranks_N: Tensor, index_U: Tensor) -> Tensor:
+    """The slots of the experts at some positions, in that order."""
+    return slots[slot_index(ranks_N, index_U) if isinstance(slots, Tensor) else index_U]
+
+
+def _select(slots: Slots, ranks_N: Tensor, index_U: Tensor) -> Slots:
+    """The same; stored ones stay in storage."""
+    if isinstance(slots, Tensor):
+        return _read(slots, ranks_N, index_U)
+    return _Rows(((slots, ranks_N),), index_U)
+
+
+def _concatenate(*parts: tuple[Slots, Tensor]) -> Slots:
+    """Two stacks with their ranks in sequence; stored ones stay in storage."""
+    resident = [slots for slots, _ in parts if isinstance(slots, Tensor)]
+    if len(resident) == len(parts):
+        return torch.cat(resident)
+    return _Rows(parts, torch.arange(sum(len(ranks_N) for _, ranks_N in parts)))
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some rows of one or two stacks, read when they are indexed."""
+    """Some experts of one or two stacks, read when they are indexed."""
 
-    stacks: tuple[Matrices, ...]
+    stacks: tuple[tuple[Slots, Tensor], ...]
+    """With the ranks of their experts."""
     index_U: Tensor
     """Positions in the stacks, in sequence."""
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.index_U), *self.stacks[0].shape[1:])
+    def __len__(self) -> int:
+        return len(self.index_U)
 
     def __getitem__(self, index_U: Tensor) -> Tensor:
         place_U = self.index_U[index_U]
-        picked = torch.empty(len(place_U), *self.shape[1:])
-        start = 0
-        for stack in self.stacks:
-            stop = start + stack.shape[0]
-            is_here_U = (place_U >= start) & (place_U < stop)
-            picked[is_here_U] = stack[place_U[is_here_U] - start]
+        read, order, start = [], [], 0
+        for slots, ranks_N in self.stacks:
+            stop = start + len(ranks_N)
+            here = ((place_U >= start) & (place_U < stop)).nonzero().flatten()
+            read.append(_read(slots, ranks_N, place_U[here] - start))
+            order.append(here)
             start = stop
-        return picked
+        as_read_U = torch.cat(order)
+        ranks_U = torch.cat([ranks_N for _, ranks_N in self.stacks])[place_U]
+        return torch.cat(read)[slot_index(ranks_U[as_read_U], as_read_U.argsort())]

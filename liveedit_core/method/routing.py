@@ -123,9 +123,15 @@ def soft_weights(logits_BN: Tensor, gates_BN: Tensor, kept_BN: Tensor) -> Tensor
 def fused_residual(
     normed_BTD: Tensor, weights_BN: Tensor, down_NRD: Tensor, up_NRD: Tensor, gain: float
 ) -> Tensor:
-    """What is added to the hidden states at l_e, [B, T, D], from LN(h) and experts (Eq. 6)."""
-    num_experts, rank, width = down_NRD.shape
-    activation = torch.relu(normed_BTD @ down_NRD.reshape(-1, width).T)
-    weighted = activation.unflatten(-1, (num_experts, rank)) * weights_BN[:, None, :, None]
-    residual: Tensor = weighted.flatten(-2) @ up_NRD.reshape(-1, width) * gain
+    """What experts of one rank add to the hidden states at l_e, [B, T, D] (Eq. 6)."""
+    weights_BL = weights_BN.repeat_interleave(down_NRD.shape[1], dim=1)
+    return slot_residual(normed_BTD, weights_BL, down_NRD.flatten(0, 1), up_NRD.flatten(0, 1), gain)
+
+
+def slot_residual(
+    normed_BTD: Tensor, weights_BL: Tensor, down_LD: Tensor, up_LD: Tensor, gain: float
+) -> Tensor:
+    """The same for experts of any ranks: L rank slots, each with the weight of its expert."""
+    activation = torch.relu(normed_BTD @ down_LD.T)
+    residual: Tensor = (activation * weights_BL[:, None]) @ up_LD * gain
     return residual

@@ -112,10 +112,10 @@ def routing_figures(probes: Sequence[RoutedProbe]) -> dict[str, float]:
 
 def expert_norms(repository: ExpertRepository, gain: float) -> Tensor:
     """Frobenius norm of gain * down^T up of every expert, [N]."""
-    down_NRR = repository.down_NRD @ repository.down_NRD.transpose(1, 2)
-    up_NRR = repository.up_NRD @ repository.up_NRD.transpose(1, 2)
-    squared_N = (down_NRR * up_NRR).sum((1, 2))
-    return squared_N.clamp(min=0).sqrt() * abs(gain)
+    ranks = repository.ranks_N.tolist()
+    pairs = zip(repository.down_LD.split(ranks), repository.up_LD.split(ranks), strict=True)
+    squared = [((down @ down.T) * (up @ up.T)).sum() for down, up in pairs]
+    return torch.stack(squared).clamp(min=0).sqrt() * abs(gain)
 
 
 def routing_warnings(

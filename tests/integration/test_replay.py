@@ -86,7 +86,7 @@ class Reader:
     """Says where in memory the experts lie that it was given."""
 
     def place(self, shared: SharedRepository) -> tuple[int, str, float]:
-        tensor = shared.repository().down_NRD
+        tensor = shared.repository().down_LD
         for line in Path("/proc/self/maps").read_text().splitlines():
             span, _, offset, _, inode, *_ = line.split()
             start, stop = (int(number, 16) for number in span.split("-"))
@@ -102,8 +102,9 @@ def test_the_actors_of_a_node_read_the_same_memory() -> None:
         edit_ids=tuple(str(n) for n in range(200)),
         visual_features_NK=torch.rand(200, 8),
         prompt_features_NK=torch.rand(200, 8),
-        down=torch.rand(200, 4, 64),
-        up=torch.rand(200, 4, 64),
+        ranks_N=torch.full((200,), 4),
+        down=torch.rand(800, 64),
+        up=torch.rand(800, 64),
     )
     shared = ray.put(SharedRepository.of(experts))
     actor: Any = ray.remote(Reader)
@@ -112,7 +113,7 @@ def test_the_actors_of_a_node_read_the_same_memory() -> None:
     assert first[0] != second[0], "two processes"
     assert first[1] == second[1], "one file of shared memory, one place in it"
     assert first[1] != "0:0"
-    assert first[2] == second[2] == float(experts.down_NRD.sum())
+    assert first[2] == second[2] == float(experts.down_LD.sum())
     for reader in readers:
         ray.kill(reader)
 

@@ -12,7 +12,7 @@ from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.integrity import verify_version
 from infra.bank.policy import GrowthPolicy
-from infra.bank.schema import ExpertRow, column_to_numpy
+from infra.bank.schema import ExpertRow, column_vectors
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.schema import EditRequest
@@ -108,8 +108,9 @@ class BankLife(RuleBasedStateMachine):
 
     def read(self, version: int) -> dict[str, list[float]]:
         rows = self.bank.load_rows(["edit_id", "expert_down"], version)
-        vectors = column_to_numpy(rows, "expert_down")
-        return dict(zip(rows.column("edit_id").to_pylist(), vectors.tolist(), strict=True))
+        vectors = column_vectors(rows, "expert_down")
+        ids = rows.column("edit_id").to_pylist()
+        return {one: vector.tolist() for one, vector in zip(ids, vectors, strict=True)}
 
     def expected(self, held: dict[str, int]) -> dict[str, list[float]]:
         return {

@@ -9,7 +9,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.method.routing import fused_residual, route
+from liveedit_core.method.routing import route, slot_residual
 from liveedit_core.states import pad_hidden
 from tests.properties.strategies import configs, seeds, states
 from tests.random_states import random_expert
@@ -30,15 +30,17 @@ def test_features_experts_routing_residual(
     generator = tiny_generator(config, seed)
     batch = data.draw(states(config, 2, 5))
     bank = ExpertRepository.from_experts(
-        config, [random_expert(seed + n, config) for n in range(data.draw(st.integers(0, 6)))]
+        config,
+        [random_expert(seed + n, config, 1 + n % 3) for n in range(data.draw(st.integers(0, 6)))],
     )
     keys = bank.visual_features_NK, bank.prompt_features_NK, config, generator.margin_weight()
     features, edits = generator.input_features(batch), generator.edit_features(batch)
     down_BRD, up_BRD = generator.write_matrices(batch)
     routing = route(features, *keys)
-    matrices = bank.down_NRD, bank.up_NRD, config.gain
+    matrices = bank.down_LD, bank.up_LD, config.gain
     normed_BTD = generator.hidden_norm(pad_hidden(batch).values_BSD)
-    residual_BTD = fused_residual(normed_BTD, routing.weights_BN, *matrices)
+    weights_BL = routing.weights_BN.repeat_interleave(bank.ranks_N, 1)
+    residual_BTD = slot_residual(normed_BTD, weights_BL, *matrices)
     assert features.sentinel_BQM is not None
     for i, state in enumerate(batch):
         alone, edit_alone = generator.input_features([state]), generator.edit_features([state])
@@ -55,7 +57,8 @@ def test_features_experts_routing_residual(
         assert torch.equal(routing.kept_BN[i], routed.kept_BN[0])
         assert_same(routing.weights_BN[i], routed.weights_BN[0])
         normed = generator.hidden_norm(state.hidden_TD[None])
-        single = fused_residual(normed, routed.weights_BN, *matrices)
+        weights_1L = routed.weights_BN.repeat_interleave(bank.ranks_N, 1)
+        single = slot_residual(normed, weights_1L, *matrices)
         assert_same(residual_BTD[i, : state.num_tokens], single[0])
 
 

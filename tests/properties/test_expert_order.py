@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.method.routing import fused_residual, route
+from liveedit_core.method.routing import route, slot_residual
 from liveedit_core.states import pad_hidden
 from tests.properties.strategies import configs, seeds, states
 from tests.random_states import random_expert
@@ -21,7 +21,7 @@ def test_routing_and_residual(
     generator = tiny_generator(config, seed)
     questions = data.draw(states(config, 1, 3))
     bank = ExpertRepository.from_experts(
-        config, [random_expert(seed + n, config) for n in range(len(order))]
+        config, [random_expert(seed + n, config, 1 + n % 3) for n in range(len(order))]
     )
     shuffled = bank.take(order)
     features = generator.input_features(questions)
@@ -35,11 +35,11 @@ def test_routing_and_residual(
             config,
             generator.margin_weight(),
         )
-        residual_BTD = fused_residual(
+        residual_BTD = slot_residual(
             generator.hidden_norm(hidden_BTD),
-            routing.weights_BN,
-            members.down_NRD,
-            members.up_NRD,
+            routing.weights_BN.repeat_interleave(members.ranks_N, 1),
+            members.down_LD,
+            members.up_LD,
             config.gain,
         )
         outcomes.append((routing, residual_BTD))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.bank.expert_bank import ExpertBank
-from infra.bank.schema import column_to_numpy
+from infra.bank.schema import column_vectors
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import ResultsTable
@@ -108,7 +108,7 @@ def main(root: Path, mode: str) -> None:
         "said": "\n".join(disk.said),
         "num_edits": NUM_EDITS,
         "edit_ids": rows.column("edit_id").to_pylist(),
-        "expert_up": column_to_numpy(rows, "expert_up").tolist(),
+        "expert_up": [vector.tolist() for vector in column_vectors(rows, "expert_up")],
     }
     print(json.dumps(seen))
 

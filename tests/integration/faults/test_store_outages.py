@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from infra.bank.schema import column_to_numpy
+from infra.bank.schema import column_vectors
 from infra.storage.s3 import TIMEOUT_VARIABLE
 from tests.integration.conftest import S3Server, s3_ports, start_s3_server
 from tests.integration.edit_job import ROOT
@@ -120,5 +120,6 @@ def test_a_full_disk(tmp_path: Path, mode: str) -> None:
     assert "No space left on device" in seen["said"]
     quiet = rows_of(undisturbed(tmp_path / "undisturbed", seen["num_edits"], 1))
     assert seen["edit_ids"] == quiet.column("edit_id").to_pylist()
-    assert seen["expert_up"] == column_to_numpy(quiet, "expert_up").tolist()
+    expected = [vector.tolist() for vector in column_vectors(quiet, "expert_up")]
+    assert seen["expert_up"] == expected
     LEDGER[f"test_a_full_disk[{mode}]"] = ("full disk", seen["num_full"], seen["num_edits"])

@@ -145,7 +145,7 @@ def test_the_new_bank_holds_the_edits_of_the_old_one_as_the_other_generator_writ
     expected = house.taught("expected", OtherModels(), [item.request for item in house.log.read()])
     written, wanted, old = (b.load_repository(CONFIG) for b in (new, expected, house.bank))
     assert_same_experts(written, wanted, atol=1e-5)
-    assert not torch.equal(written.down_NRD, old.down_NRD)
+    assert not torch.equal(written.down_LD, old.down_LD)
     assert house.bank.version == before
     assert house.rebuild("new") == (
         RebuildResult(num_edits=8, num_new=0, num_refused=0, was_stopped=False),

@@ -89,7 +89,7 @@ def test_a_shared_repository_is_the_same_memory() -> None:
     experts = repository()
     again = SharedRepository.of(experts).repository()
     assert again.edit_ids == experts.edit_ids
-    assert again.down_NRD.data_ptr() == experts.down_NRD.data_ptr()
+    assert again.down_LD.data_ptr() == experts.down_LD.data_ptr()
     read_only = SharedRepository.of(experts)
     read_only.fields["prompt_features_NK"].flags.writeable = False
     shared_NK = read_only.repository().prompt_features_NK

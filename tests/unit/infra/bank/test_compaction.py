@@ -91,7 +91,8 @@ def test_a_compacted_bank_takes_windows_as_one_that_is_not(
     found = bank.load_repository(SMALL_CONFIG)
     assert found.edit_ids[: len(expected)] == expected.edit_ids
     assert len(found) == len(expected) + len(many)
-    assert torch.equal(found.down_NRD[: len(expected)], expected.down_NRD)
+    assert torch.equal(found.ranks_N[: len(expected)], expected.ranks_N)
+    assert torch.equal(found.down_LD[: len(expected.down_LD)], expected.down_LD)
 
 
 def test_merged_files_have_checksums_and_damaged_ones_are_not_merged(

@@ -49,8 +49,9 @@ def test_fragments_are_invisible_until_committed_and_then_exact(bank: ExpertBank
         assert torch.equal(
             repository.prompt_features_NK[index], expert.prompt_feature_QM.reshape(-1)
         )
-        assert torch.equal(repository.down_NRD[index], expert.down_RD)
-        assert torch.equal(repository.up_NRD[index], expert.up_RD)
+        down, up = repository.matrices(torch.tensor([index]))
+        assert torch.equal(down, expert.down_RD)
+        assert torch.equal(up, expert.up_RD)
     stored = bank.load_rows(["clip_embedding", "provenance"], version).to_pylist()
     assert stored[0]["clip_embedding"] == rows[1].clip_embedding.tolist()
     assert json.loads(stored[0]["provenance"]) == {"worker": "test"}
@@ -128,8 +129,8 @@ def test_equal_sets_of_edits_give_equal_tensors_whatever_the_windows(
     repository = bank.load_repository(SMALL_CONFIG)
     expected = [all_rows[index] for index in (2, 3, 4, 5)]
     assert list(repository.edit_ids) == ids(expected)
-    assert torch.equal(repository.down_NRD, torch.stack([row.expert.down_RD for row in expected]))
-    assert torch.equal(repository.up_NRD, torch.stack([row.expert.up_RD for row in expected]))
+    assert torch.equal(repository.down_LD, torch.cat([row.expert.down_RD for row in expected]))
+    assert torch.equal(repository.up_LD, torch.cat([row.expert.up_RD for row in expected]))
 
 
 def test_history_lists_each_window(bank: ExpertBank) -> None:

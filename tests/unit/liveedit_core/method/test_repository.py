@@ -9,30 +9,38 @@ from torch import Tensor
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ShapeError
 from liveedit_core.method.editor import Editor
+from liveedit_core.method.expert import Expert
 from liveedit_core.method.repository import ExpertRepository
 from tests.random_states import assert_same_experts, random_expert
 from tests.tiny_backbone import TINY_CONFIG, image, tiny_backbone, tiny_generator
 
-TENSORS = ("visual_features_NK", "prompt_features_NK", "down_NRD", "up_NRD")
+RANKS = (4, 2, 7, 1, 3)
+
+
+def expert(seed: int) -> Expert:
+    """One of several ranks."""
+    return random_expert(seed, TINY_CONFIG, RANKS[seed % len(RANKS)])
 
 
 def repository(*seeds: int) -> ExpertRepository:
-    return ExpertRepository.from_experts(TINY_CONFIG, [random_expert(seed) for seed in seeds])
+    return ExpertRepository.from_experts(TINY_CONFIG, [expert(seed) for seed in seeds])
 
 
 def test_each_row_is_its_expert() -> None:
     stacked = repository(4, 5)
     for row, seed in enumerate((4, 5)):
-        expert = random_expert(seed)
-        assert stacked.edit_ids[row] == expert.edit_id
-        assert torch.equal(stacked.visual_features_NK[row], expert.visual_feature_QM.flatten())
-        assert torch.equal(stacked.prompt_features_NK[row], expert.prompt_feature_QM.flatten())
-        assert torch.equal(stacked.down_NRD[row], expert.down_RD)
-        assert torch.equal(stacked.up_NRD[row], expert.up_RD)
+        one = expert(seed)
+        assert stacked.edit_ids[row] == one.edit_id
+        assert torch.equal(stacked.visual_features_NK[row], one.visual_feature_QM.flatten())
+        assert torch.equal(stacked.prompt_features_NK[row], one.prompt_feature_QM.flatten())
+        down_LD, up_LD = stacked.matrices(torch.tensor([row]))
+        assert torch.equal(down_LD, one.down_RD)
+        assert torch.equal(up_LD, one.up_RD)
+    assert len(stacked.down_LD) == len(stacked.up_LD) == sum(RANKS[n % 5] for n in (4, 5))
 
 
 def test_adding_is_stacking() -> None:
-    more = [random_expert(2), random_expert(3)]
+    more = [expert(2), expert(3)]
     assert_same_experts(repository(1).with_experts(TINY_CONFIG, more), repository(1, 2, 3))
     empty = ExpertRepository.empty(TINY_CONFIG)
     assert len(empty) == 0
@@ -49,43 +57,41 @@ def test_take_orders() -> None:
     assert_same_experts(repository(1, 2, 3).take([2, 0]), repository(3, 1))
 
 
-def test_ids_and_tensors_must_agree() -> None:
+def test_ids_ranks_and_tensors_must_agree() -> None:
     good = repository(1, 2)
-    with pytest.raises(ShapeError, match="visual_features_NK"):
-        ExpertRepository(
-            edit_ids=("one",),
-            visual_features_NK=good.visual_features_NK,
-            prompt_features_NK=good.prompt_features_NK,
-            down=good.down,
-            up=good.up,
-        )
+    with pytest.raises(ShapeError, match="visual_features_NK has 2 rows"):
+        replace(good, edit_ids=("one",))
+    with pytest.raises(ShapeError, match="2 edits of 10 slots, but down has 9 rows"):
+        replace(good, ranks_N=good.ranks_N + torch.tensor([0, 1]))
 
 
 @dataclass
 class Counted:
     """Stored matrices that record what is read."""
 
-    content: Tensor
+    content: list[Tensor]
     read: list[int] = field(default_factory=list)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.content.shape)
+    def __len__(self) -> int:
+        return len(self.content)
 
     def __getitem__(self, index_U: Tensor) -> Tensor:
         self.read += index_U.tolist()
-        return self.content[index_U]
+        return torch.cat(
+            [torch.zeros(0, TINY_CONFIG.hidden_size), *(self.content[n] for n in index_U.tolist())]
+        )
 
 
 def stored(resident: ExpertRepository) -> tuple[ExpertRepository, Counted]:
-    down = Counted(resident.down_NRD)
-    return replace(resident, down=down, up=Counted(resident.up_NRD)), down
+    ranks = resident.ranks_N.tolist()
+    down, up = (Counted(list(slots.split(ranks))) for slots in (resident.down_LD, resident.up_LD))
+    return replace(resident, down=down, up=up), down
 
 
 def test_stored_matrices_are_selected_and_extended_without_reading_them() -> None:
     resident = repository(1, 2, 3)
     lazy, down = stored(resident)
-    more = [random_expert(4), random_expert(5)]
+    more = [expert(4), expert(5)]
     changed = lazy.take([2, 0]).with_experts(TINY_CONFIG, more).without({"edit-4"})
     expected = resident.take([2, 0]).with_experts(TINY_CONFIG, more).without({"edit-4"})
     assert down.read == []
@@ -94,8 +100,8 @@ def test_stored_matrices_are_selected_and_extended_without_reading_them() -> Non
     for mine, theirs in zip(changed.matrices(used), expected.matrices(used), strict=True):
         assert torch.equal(mine, theirs)
     assert down.read == [0]
-    assert torch.equal(changed.down_NRD, expected.down_NRD)
-    assert torch.equal(changed.up_NRD, expected.up_NRD)
+    assert torch.equal(changed.down_LD, expected.down_LD)
+    assert torch.equal(changed.up_LD, expected.up_LD)
 
 
 def test_only_the_matrices_of_kept_experts_are_read() -> None:

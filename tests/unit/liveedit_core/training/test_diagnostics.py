@@ -77,15 +77,17 @@ def test_histograms_show_own_and_other_experts_apart() -> None:
 
 def test_expert_norm_is_that_of_the_whole_map() -> None:
     torch.manual_seed(0)
-    down_NRD, up_NRD = torch.randn(3, 2, 5), torch.randn(3, 2, 5)
+    down_LD, up_LD, ranks = torch.randn(6, 5), torch.randn(6, 5), [1, 3, 2]
     repository = ExpertRepository(
         edit_ids=("a", "b", "c"),
         visual_features_NK=torch.zeros(3, 4),
         prompt_features_NK=torch.zeros(3, 4),
-        down=down_NRD,
-        up=up_NRD,
+        ranks_N=torch.tensor(ranks),
+        down=down_LD,
+        up=up_LD,
     )
-    expected = [float((2.0 * d.T @ u).norm()) for d, u in zip(down_NRD, up_NRD, strict=True)]
+    pairs = zip(down_LD.split(ranks), up_LD.split(ranks), strict=True)
+    expected = [float((2.0 * down.T @ up).norm()) for down, up in pairs]
     assert expert_norms(repository, 2.0).tolist() == pytest.approx(expected, rel=1e-5)
 
 

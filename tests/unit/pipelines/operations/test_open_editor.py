@@ -42,7 +42,7 @@ def test_alias_and_number_open_the_very_experts_that_were_written(
         repository = model.editor.repository
         expected = written.repository.take(range(num_edits))
         assert model.edits == expected.edit_ids
-        assert torch.equal(repository.down_NRD, expected.down_NRD)
+        assert torch.equal(repository.down_LD, expected.down_LD)
         assert torch.equal(repository.visual_features_NK, expected.visual_features_NK)
         questions = [BackboneInput(prompt=PROMPTS[0], image_bytes=image(n)) for n in range(3)]
         expected_answers = answers(written.with_repository(expected), questions)
