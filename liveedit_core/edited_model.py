@@ -187,11 +187,12 @@ def open_model(
         generator: "builtin", or the folder of a checkpoint made for this backbone.
         experts: a bank version (`ExpertBank.load_repository`), a folder of `EditedModel.save`, or
             None to start empty.
-        options: dtype and device of the backbone; the edit layer is the generator's.
+        options: dtype and device of the backbone; the layers are the generator's.
     """
     is_builtin = str(generator) == BUILTIN
     trained = load_generator(builtin_generator_folder() if is_builtin else Path(generator))
-    options = (options or LoadOptions()).with_changes(edit_layer=trained.config.edit_layer)
+    options = (options or LoadOptions()).with_changes(edit_layer=-1, prompt_layers=None)
+    options = trained.config.load_options(options)
     loaded = load_named_backbone(backbone, options)
     if experts is None or isinstance(experts, ExpertRepository):
         return EditedModel(loaded, trained, experts)

@@ -1,5 +1,6 @@
 """Where hidden states come from, computed or cached, and what identifies them in a cache."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -49,6 +50,8 @@ class StateIdentity:
     encoding: str
     """Prompt format and pyramid levels; see `Backbone.encoding`."""
     hidden_size: int
+    prompt_size: int
+    """P: width of a prompt pyramid; 0 without one."""
     dtype: StateDtype
     """In which the states are stored: rounding changes them."""
 
@@ -60,6 +63,7 @@ class StateIdentity:
             edit_layer=backbone.edit_layer,
             encoding=backbone.encoding,
             hidden_size=backbone.hidden_size,
+            prompt_size=len(backbone.prompt_layers) * backbone.hidden_size,
             dtype=dtype,
         )
 
@@ -71,8 +75,9 @@ class StateIdentity:
     def state_id(self, item: BackboneInput) -> str:
         """Identity of an input's states (64 hex digits)."""
         states = (self.backbone_digest, str(self.edit_layer), self.encoding, self.dtype)
+        wordings = json.dumps(item.wordings) if item.also_asked else item.prompt
         # One part less for a text-only input, so that it differs from an empty image.
         image = () if item.image_bytes is None else (item.image_bytes,)
         return digest_of_parts(
-            [*(text.encode() for text in (*states, item.prompt, item.target)), *image]
+            [*(text.encode() for text in (*states, wordings, item.target)), *image]
         )

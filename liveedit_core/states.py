@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 Span = tuple[int, int]
 """Half-open range of positions."""
+NO_PYRAMIDS = torch.zeros(0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,9 @@ class LayerStates:
     pyramid_E: Tensor
     """Pooled levels of the image tower (`image_tower.py`); empty for a text-only input and
     for a backbone without a pyramid."""
+    prompt_pyramids_WP: Tensor = NO_PYRAMIDS
+    """Pyramids of the bare prompt (`prefix.py`) and, of an edit, of its further wordings; empty for
+    a text-only input and for a backbone without prompt layers."""
     target_embeddings_OD: Tensor
     """Input embeddings of the target tokens."""
     image_span: Span
@@ -83,3 +87,8 @@ def pad_images(states: Sequence[LayerStates]) -> Padded:
 def stack_pyramids(states: Sequence[LayerStates]) -> Tensor:
     """[B, E]; all inputs must have an image."""
     return torch.stack([state.pyramid_E for state in states])
+
+
+def prompt_pyramids(states: Sequence[LayerStates], *, is_edit: bool) -> list[Tensor]:
+    """Of each edit all its wordings, of another input its prompt, [W, P]."""
+    return [state.prompt_pyramids_WP[: None if is_edit else 1] for state in states]

@@ -12,7 +12,7 @@ from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.unedited_answers import AnswerCache
-from liveedit_core.method.config import StateDtype
+from liveedit_core.method.config import GeneratorConfig, StateDtype
 from liveedit_core.method.generator import CONFIG_FILE, LiveEditGenerator, load_generator
 from liveedit_core.state_source import BackboneStates, StateIdentity, StateSource
 
@@ -36,11 +36,12 @@ class ModelNames:
     backbone: str = BUILTIN
     """"builtin", a folder, or a repository of the hub ("owner/model" or "owner/model@revision")."""
     generator: str = BUILTIN
+    """"builtin", the folder of a checkpoint, or "" where a generator is still to be trained."""
     options: LoadOptions = field(default_factory=LoadOptions)
-    """Of the built-in backbone, only the edit layer is used."""
+    """Of the built-in backbone, only the layers and the prompt protocol are used."""
 
     def load_backbone(self) -> Backbone:
-        """Load the frozen model, split at the generator's layer unless the options name one."""
+        """Load the frozen model with the generator's layers, unless the options name others."""
         from liveedit_core.builtin.backbone import builtin_checkpoint, load_named_backbone
 
         if self.backbone == BUILTIN:
@@ -49,12 +50,12 @@ class ModelNames:
         return load_named_backbone(self.backbone, self._options_of_generator())
 
     def _options_of_generator(self) -> LoadOptions:
-        if self.options.edit_layer >= 0 or self.generator == BUILTIN:
+        if not self.generator:
             return self.options
         try:
-            config = json.loads((self.generator_folder() / CONFIG_FILE).read_text(encoding="utf-8"))
-            return self.options.with_changes(edit_layer=int(config["edit_layer"]))
-        except (OSError, ValueError, KeyError):
+            values = json.loads((self.generator_folder() / CONFIG_FILE).read_text(encoding="utf-8"))
+            return GeneratorConfig.from_dict(values).load_options(self.options)
+        except (OSError, ValueError, ConfigError):
             return self.options  # load_generator reports what is wrong with the checkpoint
 
     def load_generator(self) -> LiveEditGenerator:

@@ -4,6 +4,8 @@
     states/<backbone>-<layer>-images     one row per image: its pyramid
     states/<backbone>-<layer>-uses/      which process used what, and when (`UseLog`)
 
+States with prompt pyramids have tables of their own, `states/<backbone>-<layer>-prompts` and so on.
+
 An id covers everything that determines a state, so rows are never wrong, only missing; any of them
 may be deleted at any time.
 """
@@ -20,9 +22,9 @@ from torch import Tensor
 from infra.cache.content_table import ContentTable
 from infra.cache.state_rows import (
     IMAGE_SCHEMA,
-    STATE_SCHEMA,
     StateWriter,
     WrittenStates,
+    state_schema,
     to_pyramids,
     to_states,
 )
@@ -111,8 +113,10 @@ class StateCache:
         self.identity = identity
         self.max_bytes = max_bytes
         name = f"states/{identity.backbone_digest[:16]}-{identity.edit_layer}"
+        if identity.prompt_size:
+            name += "-prompts"
         self._store = store
-        self._states = ContentTable(store, name, STATE_SCHEMA, key="state_id")
+        self._states = ContentTable(store, name, state_schema(identity), key="state_id")
         self._images = ContentTable(store, f"{name}-images", IMAGE_SCHEMA, key="image_id")
         self._uses = UseLog(store, f"{name}-uses")
         self._is_warned = False

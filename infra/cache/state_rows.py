@@ -17,13 +17,14 @@ from infra.storage.tables import Table, not_null
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.method.config import StateDtype
 from liveedit_core.state_source import StateIdentity
-from liveedit_core.states import LayerStates
+from liveedit_core.states import NO_PYRAMIDS, LayerStates
 
 _DTYPES: Mapping[StateDtype, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
     "float32": torch.float32,
 }
+_ROUNDED = ("hidden_TD", "pyramid_E", "prompt_pyramids_WP", "target_embeddings_OD")
 
 STATE_SCHEMA = not_null(
     state_id=pa.string(),
@@ -37,6 +38,11 @@ STATE_SCHEMA = not_null(
 )
 """`image_id` is "" for a text-only input; `spans` are those of image, prompt and target; `grid`
 is empty for families whose positions do not depend on it."""
+
+PROMPT_STATE_SCHEMA = STATE_SCHEMA.append(
+    pa.field("prompt_pyramids", pa.large_binary(), nullable=False)
+)
+"""Of a backbone with prompt layers; its states have a table of their own."""
 
 IMAGE_SCHEMA = not_null(image_id=pa.string(), pyramid=pa.large_binary(), num_bytes=pa.int64())
 
@@ -78,11 +84,16 @@ class StateWriter:
             _image_row(self.identity, image, pyramid_E) for image, pyramid_E in images.items()
         ]
         return WrittenStates(
-            states=_write(self.states, rows, STATE_SCHEMA, "state_id"),
+            states=_write(self.states, rows, state_schema(self.identity), "state_id"),
             images=_write(self.images, image_rows, IMAGE_SCHEMA, "image_id"),
             num_states=len(rows),
             num_bytes=sum(row["num_bytes"] for row in [*rows, *image_rows]),
         )
+
+
+def state_schema(identity: StateIdentity) -> pa.Schema:
+    """Columns of a table of states."""
+    return PROMPT_STATE_SCHEMA if identity.prompt_size else STATE_SCHEMA
 
 
 def _write(
@@ -94,6 +105,7 @@ def _write(
 def _state_row(identity: StateIdentity, item: BackboneInput, state: LayerStates) -> dict[str, Any]:
     hidden = _to_bytes(state.hidden_TD, identity.dtype)
     embeddings = _to_bytes(state.target_embeddings_OD, identity.dtype)
+    prompts = _to_bytes(state.prompt_pyramids_WP, identity.dtype)
     image = item.image_bytes
     return {
         "state_id": identity.state_id(item),
@@ -103,7 +115,8 @@ def _state_row(identity: StateIdentity, item: BackboneInput, state: LayerStates)
         "hidden": hidden,
         "target_embeddings": embeddings,
         "grid": list(state.grid or ()),
-        "num_bytes": len(hidden) + len(embeddings),
+        "num_bytes": len(hidden) + len(embeddings) + len(prompts),
+        "prompt_pyramids": prompts,
     }
 
 
@@ -121,7 +134,7 @@ def to_pyramids(rows: pa.Table, dtype: StateDtype) -> dict[str, Tensor]:
 def to_states(
     rows: pa.Table, pyramids: Mapping[str, Tensor], identity: StateIdentity
 ) -> dict[str, LayerStates]:
-    """States by id from rows of `STATE_SCHEMA`, without those whose image's row is missing."""
+    """States by id from rows of `state_schema`, without those whose image's row is missing."""
     return {
         row["state_id"]: _to_state(row, pyramids, identity)
         for row in rows.to_pylist()
@@ -133,10 +146,12 @@ def _to_state(
     row: Mapping[str, Any], pyramids: Mapping[str, Tensor], identity: StateIdentity
 ) -> LayerStates:
     size, dtype = identity.hidden_size, identity.dtype
+    prompts = _to_tensor(row.get("prompt_pyramids", b""), dtype)
     image_start, image_stop, start, stop, target_start, target_stop = row["spans"]
     return LayerStates(
         hidden_TD=_to_tensor(row["hidden"], dtype).view(-1, size),
         pyramid_E=pyramids[row["image_id"]] if row["image_id"] else torch.zeros(0),
+        prompt_pyramids_WP=prompts.view(-1, identity.prompt_size) if len(prompts) else NO_PYRAMIDS,
         target_embeddings_OD=_to_tensor(row["target_embeddings"], dtype).view(-1, size),
         image_span=(image_start, image_stop),
         prompt_span=(start, stop),
@@ -153,8 +168,7 @@ def _to_tensor(data: bytes, dtype: StateDtype) -> Tensor:
 
 
 def _can_hold(state: LayerStates, dtype: StateDtype) -> bool:
-    tensors = (state.hidden_TD, state.pyramid_E, state.target_embeddings_OD)
-    return all(bool(tensor.to(_DTYPES[dtype]).isfinite().all()) for tensor in tensors)
+    return all(bool(getattr(state, name).to(_DTYPES[dtype]).isfinite().all()) for name in _ROUNDED)
 
 
 def rounded(state: LayerStates, dtype: StateDtype) -> LayerStates:
@@ -162,12 +176,7 @@ def rounded(state: LayerStates, dtype: StateDtype) -> LayerStates:
     if not _can_hold(state, dtype):
         return state
     kind = _DTYPES[dtype]
-    return replace(
-        state,
-        hidden_TD=state.hidden_TD.to(kind).float(),
-        pyramid_E=state.pyramid_E.to(kind).float(),
-        target_embeddings_OD=state.target_embeddings_OD.to(kind).float(),
-    )
+    return replace(state, **{name: getattr(state, name).to(kind).float() for name in _ROUNDED})
 
 
 def _to_bytes(tensor: Tensor, dtype: StateDtype) -> bytes:

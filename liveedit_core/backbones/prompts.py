@@ -3,7 +3,7 @@ target."""
 
 import io
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from liveedit_core.backbones.image_tower import ImageFeatures
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.inputs.images import decode_image
-from liveedit_core.states import Span
+from liveedit_core.states import NO_PYRAMIDS, Span
 
 PaddingSide = Literal["left", "right"]
 
@@ -53,6 +53,8 @@ class Prepared:
     target: Span
     features: ImageFeatures | None = None
     """From `ImageTower`, if the backbone has one."""
+    prompt_pyramids_WP: Tensor = NO_PYRAMIDS
+    """See `LayerStates`."""
 
     @property
     def num_tokens(self) -> int:
@@ -126,13 +128,29 @@ class PromptReader:
 
     def prepare(self, item: BackboneInput) -> Prepared:
         """One tokenized input with its target."""
-        if not item.prompt.strip() or self.image_token in item.prompt + item.target:
-            raise InputError(
-                f"prompt {item.prompt[:60]!r}: must hold text, and neither it nor the target may "
-                f"hold {self.image_token!r}"
-            )
+        for prompt in item.wordings:
+            if not prompt.strip() or self.image_token in prompt + item.target:
+                raise InputError(
+                    f"prompt {prompt[:60]!r}: must hold text, and neither it nor the target may "
+                    f"hold {self.image_token!r}"
+                )
         with self.lock:
             return self._prepared(item)
+
+    def bare(self, text: str) -> Prepared:
+        """A text alone; `prompt` leaves out the first token, unless it is the only one."""
+        with self.lock:
+            fields = self._tokenized(text.strip())
+            if not fields["input_ids"].numel():  # some tokenizers drop what they do not know
+                fields = self._tokenized("?")
+        length = fields["input_ids"].shape[1]
+        return Prepared(
+            tokens={name: row_1T[0] for name, row_1T in fields.items()},
+            images={},
+            image=(0, 0),
+            prompt=(min(1, length - 1), length),
+            target=(length, length),
+        )
 
     def _prepared(self, item: BackboneInput) -> Prepared:
         if item.image_bytes is None:
@@ -210,6 +228,22 @@ class PromptReader:
             **self.family.image_options,
         )
         return dict(done)
+
+
+def batches_by_length(
+    prepared: Sequence[Prepared], keys: Sequence[Hashable], batch_size: int
+) -> list[list[int]]:
+    """Indices of inputs in batches of similar length; all of a batch have the same key."""
+    groups: dict[Hashable, list[int]] = {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    batches = []
+    for members in groups.values():
+        members.sort(key=lambda i: prepared[i].num_tokens)
+        batches += [
+            members[start : start + batch_size] for start in range(0, len(members), batch_size)
+        ]
+    return batches
 
 
 def collate(

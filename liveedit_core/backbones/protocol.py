@@ -16,6 +16,13 @@ class BackboneInput:
     prompt: str
     target: str = ""
     image_bytes: bytes | None = field(default=None, repr=False)
+    also_asked: tuple[str, ...] = ()
+    """Further wordings of an edit's prompt; only prompt pyramids depend on them."""
+
+    @property
+    def wordings(self) -> tuple[str, ...]:
+        """The prompt, and its further wordings."""
+        return (self.prompt, *self.also_asked)
 
 
 Residual = Callable[[Tensor], Tensor]
@@ -34,9 +41,11 @@ class Backbone(Protocol):
     hidden_size: int
     visual_size: int
     """Size of the image pyramid; 0 without one."""
+    prompt_layers: tuple[int, ...]
+    """Layers of a prompt pyramid; () without one."""
     num_image_tokens: int
     encoding: str
-    """All that hidden states depend on beside weights, layer and input: prompt format, pyramid."""
+    """All that states depend on beside weights, layer and input: prompt format, pyramids."""
 
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         """Image tower and layers 0..l_e; float32 on the CPU, in the order of the inputs."""

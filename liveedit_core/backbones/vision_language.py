@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from liveedit_core.backbones import prefix
 from liveedit_core.backbones.families import (
     IMAGE,
     Family,
@@ -37,19 +38,25 @@ from liveedit_core.backbones.generation import (
     route_of_some,
 )
 from liveedit_core.backbones.image_tower import ImageFeatureCache, ImageTower
-from liveedit_core.backbones.prompts import PaddingSide, Prepared, PromptReader, collate
+from liveedit_core.backbones.prompts import (
+    PaddingSide,
+    Prepared,
+    PromptReader,
+    batches_by_length,
+    collate,
+)
 from liveedit_core.backbones.protocol import Backbone, BackboneInput, RouteOnce
 from liveedit_core.backbones.suffix import DecoderSuffix, masks_and_positions
 from liveedit_core.backbones.views import HiddenHook, resumed_view, with_hook, with_part
-from liveedit_core.errors import ConfigError, IntegrityError
+from liveedit_core.errors import ConfigError
 from liveedit_core.states import LayerStates
 
 
 class VisionLanguageBackbone:
     """A model of a known family, which is set to eval mode and frozen; see `protocol.Backbone`.
 
-    A `prompt_format` replaces the chat template of the processor; `batch_size` is the number of
-    sequences in one forward.
+    A `prompt_format` replaces the chat template of the processor; `prompt_layers` (see `prefix.py`)
+    make prompt pyramids; `batch_size` is the number of sequences in one forward.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class VisionLanguageBackbone:
         family: Family | None = None,
         prompt_format: PromptFormat | None = None,
         image_tower: ImageTower | None = None,
+        prompt_layers: Sequence[int] = (),
         batch_size: int = 8,
     ) -> None:
         self.family = family or family_of(model.config)
@@ -73,7 +81,9 @@ class VisionLanguageBackbone:
         self.image_tower = image_tower
         self.batch_size = batch_size
         self.decoder_path = decoder_path(model, self.family.decoder)
-        self._check_layer(edit_layer)
+        self.prompt_layers = tuple(prompt_layers)
+        self.prompt_cache = prefix.PromptPyramidCache()
+        prefix.check_layers(edit_layer, self.prompt_layers, depth=len(self.decoder.layers))
         self.text_config = model.config.get_text_config(decoder=True)
         self.hidden_size = int(self.text_config.hidden_size)
         self.visual_size = image_tower.pyramid_size if image_tower else 0
@@ -96,20 +106,13 @@ class VisionLanguageBackbone:
         self.pads_prompts = True
         self._suffix: nn.Module = self.suffix()
 
-    def _check_layer(self, edit_layer: int) -> None:
-        depth = len(self.decoder.layers)
-        if not 0 <= edit_layer < depth - 1:
-            raise ConfigError(
-                f"edit layer {edit_layer}: the decoder has {depth} layers, and at least one must "
-                f"follow; expected 0 to {depth - 2}"
-            )
-
     def _encoding(self) -> str:
+        prompts = [{"prompt_layers": self.prompt_layers}] if self.prompt_layers else []
         if self.image_tower is None:
-            return json.dumps([vars(self.reader.format), str(self.model.dtype)])
+            return json.dumps([vars(self.reader.format), str(self.model.dtype), *prompts])
         levels = [vars(level) for level in self.image_tower.levels]
         wording = self.reader.format.with_image.replace(IMAGE, "")
-        return json.dumps([wording, levels, self.image_tower.more_sizes])
+        return json.dumps([wording, levels, self.image_tower.more_sizes, *prompts])
 
     @property
     def decoder(self) -> Any:
@@ -124,8 +127,16 @@ class VisionLanguageBackbone:
 
     def at_layer(self, edit_layer: int) -> Self:
         """The same model cut at another layer; weights, tokenizer and image tower are shared."""
-        self._check_layer(edit_layer)
+        prefix.check_layers(edit_layer, self.prompt_layers, depth=len(self.decoder.layers))
         return self._cut(edit_layer)
+
+    def with_prompt_layers(self, prompt_layers: Sequence[int]) -> Self:
+        """The same model with other layers for prompt pyramids."""
+        other = copy.copy(self)
+        other.prompt_layers, other.prompt_cache = tuple(prompt_layers), prefix.PromptPyramidCache()
+        prefix.check_layers(self.edit_layer, prompt_layers, depth=len(self.decoder.layers))
+        other.encoding = other._encoding()
+        return other
 
     def _cut(self, edit_layer: int) -> Self:
         other = copy.copy(self)
@@ -185,8 +196,9 @@ class VisionLanguageBackbone:
         path = next(name for name, module in self.model.named_modules() if module is self.head)
         self.model.set_submodule(path, nn.Identity())
         self.head = self._suffix = nn.Identity()
+        # Processes must run the same modules, so none may skip what it has cached.
+        self.prompt_cache = prefix.PromptPyramidCache(0)
         if self.image_tower is not None:
-            # Processes must run the same modules, so none may skip an image that it has cached.
             self.image_tower.cache = ImageFeatureCache(0)
         return [self.model]
 
@@ -205,6 +217,9 @@ class VisionLanguageBackbone:
 
     def _prepared(self, inputs: Sequence[BackboneInput]) -> list[Prepared]:
         prepared = [self.reader.prepare(item) for item in inputs]
+        if self.prompt_layers:
+            size = self.batch_size
+            prepared = prefix.with_prompt_pyramids(prepared, inputs, size, self.encode_prompts)
         if self.image_tower is None:
             return prepared
         images = [item.image_bytes for item in inputs if item.image_bytes is not None]
@@ -215,10 +230,21 @@ class VisionLanguageBackbone:
         ]
 
     @torch.no_grad()
+    def encode_prompts(self, texts: Sequence[str]) -> Tensor:
+        """Prompt pyramids of some texts, [B, P], float32; in one forward."""
+
+        def computed(missing: Sequence[str]) -> Tensor:
+            items = [self.reader.bare(text) for text in missing]
+            return prefix.prompt_means(items, self._after(items, self.prompt_layers))
+
+        return self.prompt_cache.rows(texts, computed)
+
+    @torch.no_grad()
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         prepared = self._prepared(inputs)
         states: dict[int, LayerStates] = {}
-        for chosen in self._batches(prepared, [bool(item.images) for item in prepared]):
+        has_pixels = [bool(item.images) for item in prepared]
+        for chosen in batches_by_length(prepared, has_pixels, self.batch_size):
             items = [prepared[i] for i in chosen]
             hidden_BTD = self._hidden(items).float().cpu()
             for row, (i, item) in enumerate(zip(chosen, items, strict=True)):
@@ -226,6 +252,7 @@ class VisionLanguageBackbone:
                 states[i] = LayerStates(
                     hidden_TD=hidden_BTD[row, : item.num_tokens].clone(),
                     pyramid_E=item.pyramid_E,
+                    prompt_pyramids_WP=item.prompt_pyramids_WP,
                     target_embeddings_OD=self.embed(ids_O.to(self.device)).float().cpu(),
                     image_span=item.image,
                     prompt_span=item.prompt,
@@ -249,20 +276,6 @@ class VisionLanguageBackbone:
         features = self.image_tower.features(images, self.batch_size)
         return torch.stack([features[image].pyramid_E for image in images])
 
-    def _batches(self, prepared: Sequence[Prepared], keys: Sequence[Any]) -> list[list[int]]:
-        """Indices of inputs in batches of similar length; all of a batch have the same key."""
-        groups: dict[Any, list[int]] = {}
-        for i, key in enumerate(keys):
-            groups.setdefault(key, []).append(i)
-        batches = []
-        for members in groups.values():
-            members.sort(key=lambda i: prepared[i].num_tokens)
-            batches += [
-                members[start : start + self.batch_size]
-                for start in range(0, len(members), self.batch_size)
-            ]
-        return batches
-
     def _arguments(self, items: Sequence[Prepared], side: PaddingSide) -> dict[str, Tensor]:
         """Of a forward of the model; with an image tower also the input embeddings."""
         batch = collate(
@@ -280,21 +293,17 @@ class VisionLanguageBackbone:
 
     def _hidden(self, items: Sequence[Prepared]) -> Tensor:
         """Hidden states at l_e, padded on the right, [B, T, D]."""
-        seen: list[Tensor] = []
-        layers = nn.ModuleList(list(self.decoder.layers)[: self.edit_layer + 1])
-        view = with_part(self.model, f"{self.decoder_path}.layers", layers)
-        view = with_hook(view, f"{self.decoder_path}.layers.{self.edit_layer}", seen.append)
-        has_pixels = bool(items[0].images)
-        trunk = view.get_submodule(self.family.trunk if has_pixels else self.family.text_trunk)
+        return self._after(items, (self.edit_layer,))[0]
+
+    def _after(self, items: Sequence[Prepared], layers: Sequence[int]) -> list[Tensor]:
+        """Hidden states after some layers up to l_e, padded on the right, each [B, T, D]."""
         arguments: dict[str, Any] = self._arguments(items, "right")
         if self.image_tower is not None:
             del arguments["input_ids"]
         if self.family.positions is None:
             del arguments["attention_mask"]
-        if trunk is view:
-            arguments["logits_to_keep"] = 1
-        trunk(**arguments, use_cache=False)
-        return self._only(seen, self.edit_layer)
+        trunk = self.family.trunk if items[0].images else self.family.text_trunk
+        return prefix.hidden_after(self.model, self.decoder_path, trunk, layers, arguments)
 
     def hidden_at(self, layer: int, states: Sequence[LayerStates], hidden_BTD: Tensor) -> Tensor:
         """Hidden states after a later layer, from those at l_e; padded alike, differentiable."""
@@ -307,13 +316,7 @@ class VisionLanguageBackbone:
         trunk = view.get_submodule(self.family.text_trunk)
         masks = masks_and_positions(trunk, self.family.positions, states, hidden_BTD)
         trunk(inputs_embeds=hidden_BTD, use_cache=False, **masks)
-        return self._only(seen, layer)
-
-    @staticmethod
-    def _only(seen: Sequence[Tensor], layer: int) -> Tensor:
-        if len(seen) != 1:
-            raise IntegrityError(f"layer {layer} ran {len(seen)} times in one forward")
-        return seen[0]
+        return prefix.the_only(seen, layer)
 
     def target_logits(
         self, states: Sequence[LayerStates], hidden_BTD: Tensor, *, has_end: bool = False
@@ -373,7 +376,7 @@ class VisionLanguageBackbone:
         lengths = [0 if self.pads_prompts else item.num_tokens for item in prepared]
         keys = [(item.has_image, length) for item, length in zip(prepared, lengths, strict=True)]
         batches = []
-        for chosen in self._batches(prepared, keys):
+        for chosen in batches_by_length(prepared, keys, self.batch_size):
             items = [prepared[i] for i in chosen]
             arguments = self._arguments(items, "left")
             batches.append(GenerationBatch(index=chosen, arguments=arguments, items=items))

@@ -7,7 +7,7 @@ the cache; later uses load that folder with `AutoModelForImageTextToText.from_pr
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -99,6 +99,7 @@ def load_builtin_backbone(
     *,
     edit_layer: int = EDIT_LAYER,
     batch_size: int = 16,
+    prompt_layers: Sequence[int] = (),
     prompt_protocol: PromptProtocol = "chat",
 ) -> VisionLanguageBackbone:
     """The built-in backbone, ready to encode, score and generate (float32, CPU)."""
@@ -117,6 +118,7 @@ def load_builtin_backbone(
         family=FAMILY,
         prompt_format=FAMILY.paper_format if prompt_protocol == "paper" else None,
         image_tower=ImageTower(model, processor, levels=PYRAMID, more_sizes=PYRAMID_SIZES),
+        prompt_layers=prompt_layers,
         batch_size=batch_size,
     )
 
@@ -124,7 +126,7 @@ def load_builtin_backbone(
 def load_named_backbone(
     name: str, options: LoadOptions | None = None, *, builtin_batch_size: int = 16
 ) -> VisionLanguageBackbone:
-    """`loading.load_backbone`, or the built-in one, which uses only the edit layer and the prompt
+    """`loading.load_backbone`, or the built-in one, which uses only the layers and the prompt
     protocol of `options`."""
     options = options or LoadOptions()
     if name != BUILTIN:
@@ -135,5 +137,6 @@ def load_named_backbone(
     return load_builtin_backbone(
         edit_layer=edit_layer,
         batch_size=builtin_batch_size,
+        prompt_layers=options.prompt_layers or (),
         prompt_protocol=options.prompt_protocol,
     )

@@ -4,9 +4,10 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from liveedit_core.backbones.load_options import PromptProtocol
+from liveedit_core.backbones.load_options import LoadOptions, PromptProtocol
 from liveedit_core.settings import (
     Count,
+    List,
     NonNegative,
     OpenFraction,
     Positive,
@@ -16,6 +17,7 @@ from liveedit_core.settings import (
 )
 
 VisualSource = Literal["edit_layer", "tower_pyramid"]
+PromptSource = Literal["edit_layer", "text_layers"]
 VisualQuery = Literal["prompt", "learned"]
 StateDtype = Literal["float16", "bfloat16", "float32"]
 """In which hidden states are stored; they are always used as float32."""
@@ -24,6 +26,19 @@ SoftRouting = Literal["prompt", "prompt_and_visual", "average"]
 STORED_NAMES = {"other_image_midpoint": "rival_midpoint", "same_image_ratio": "twin_share"}
 """Fields that have another name in `config.json`. The stored names cannot change: a checkpoint's
 digest covers the bytes of the file, and every bank refers to it."""
+
+
+LATER_FIELDS = frozenset(
+    {
+        "prompt_protocol",
+        "prompt_source",
+        "prompt_layers",
+        "prompt_rank",
+        "num_prompt_sentinels",
+        "nearest_prompt_sentinels",
+    }
+)
+"""Fields that `config.json` holds only where they are not at their defaults; same reason."""
 
 
 class GeneratorConfig(Settings):
@@ -58,6 +73,17 @@ class GeneratorConfig(Settings):
     """C: 1 in the paper, where the sentinel replaces the image; a visual key has many."""
     nearest_sentinels: PositiveInt = 1
     """How many of the nearest sentinels determine the threshold."""
+    prompt_source: PromptSource = "edit_layer"
+    """Input of the prompt feature: hidden states of the prompt at l_e (paper), or a pyramid of the
+    bare prompt at several layers (see `prompt_key`)."""
+    prompt_layers: List[int] = ()
+    """Layers of a prompt pyramid; none without one."""
+    prompt_rank: Count = 0
+    """Width of a prompt pyramid's linear projection; 0 without one."""
+    num_prompt_sentinels: PositiveInt = 1
+    """Prompts that say how common a wording is."""
+    nearest_prompt_sentinels: PositiveInt = 1
+    """How many of the nearest of them count."""
     visual_query: VisualQuery = "prompt"
     """Query of the image at l_e: phi after attending to the prompt (Eq. 3), or phi itself."""
     soft_routing: SoftRouting = "prompt"
@@ -103,34 +129,68 @@ class GeneratorConfig(Settings):
                     "visual_size, visual_rank and num_sentinels: for visual_source tower_pyramid "
                     "only"
                 )
-            return self
-        if self.visual_size < 1:
+        elif self.visual_size < 1:
             raise ValueError(f"visual_size: a pyramid needs 1 or more, got {self.visual_size}")
-        largest = self.feature_size - 2
-        if not 1 <= self.visual_rank <= largest:
+        else:
+            self._check_key("visual_rank", "num_sentinels", "nearest_sentinels")
+        if self.prompt_source == "text_layers":
+            layers = self.prompt_layers
+            if not layers or len(set(layers)) < len(layers) or min(layers) < 0:
+                raise ValueError(
+                    f"prompt_layers: a pyramid needs different layers, got {list(layers)}"
+                )
+            if max(layers) > self.edit_layer:
+                raise ValueError(
+                    f"prompt_layers: expected 0 to edit_layer ({self.edit_layer}), got "
+                    f"{list(layers)}"
+                )
+            self._check_key("prompt_rank", "num_prompt_sentinels", "nearest_prompt_sentinels")
+        elif self.prompt_layers or (self.prompt_rank, self.num_prompt_sentinels) != (0, 1):
             raise ValueError(
-                f"visual_rank: a pyramid needs 1 to {largest} (num_queries * module_dim - 2), got "
-                f"{self.visual_rank}"
-            )
-        if self.nearest_sentinels > self.num_sentinels:
-            raise ValueError(
-                f"nearest_sentinels: expected at most num_sentinels ({self.num_sentinels}), got "
-                f"{self.nearest_sentinels}"
+                "prompt_layers, prompt_rank and num_prompt_sentinels: for prompt_source "
+                "text_layers only"
             )
         return self
+
+    def _check_key(self, rank: str, sentinels: str, nearest: str) -> None:
+        largest = self.feature_size - 2
+        if not 1 <= getattr(self, rank) <= largest:
+            raise ValueError(
+                f"{rank}: a pyramid needs 1 to {largest} (num_queries * module_dim - 2), got "
+                f"{getattr(self, rank)}"
+            )
+        if getattr(self, nearest) > getattr(self, sentinels):
+            raise ValueError(
+                f"{nearest}: expected at most {sentinels} ({getattr(self, sentinels)}), got "
+                f"{getattr(self, nearest)}"
+            )
 
     @property
     def feature_size(self) -> int:
         """K = Q * M: length of a flattened routing feature."""
         return self.num_queries * self.module_dim
 
+    @property
+    def prompt_size(self) -> int:
+        """P: width of a prompt pyramid; 0 without one."""
+        return len(self.prompt_layers) * self.hidden_size
+
+    def load_options(self, options: LoadOptions) -> LoadOptions:
+        """Options of its backbone: with this generator's layers, where they name none."""
+        if options.edit_layer < 0:
+            options = options.with_changes(edit_layer=self.edit_layer)
+        if not options.prompt_layers and self.prompt_layers:
+            options = options.with_changes(prompt_layers=self.prompt_layers)
+        return options
+
     def to_dict(self) -> dict[str, Any]:
-        """Values by their names in `config.json`, which names a prompt protocol only if it is not
-        that of every checkpoint from before it was recorded."""
-        values = {STORED_NAMES.get(name, name): value for name, value in self}
-        if self.prompt_protocol == "chat":
-            del values["prompt_protocol"]
-        return values
+        """Values by their names in `config.json`; of `LATER_FIELDS` those not at their defaults."""
+        fields = type(self).model_fields
+        return {
+            STORED_NAMES.get(name, name): value
+            for name, value in self
+            if name not in LATER_FIELDS or value != fields[name].default
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

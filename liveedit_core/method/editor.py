@@ -38,10 +38,10 @@ class Editor:
         self, backbone: Backbone, generator: LiveEditGenerator, repository: ExpertRepository
     ) -> None:
         config = generator.config
-        for name in ("hidden_size", "num_image_tokens", "edit_layer", "visual_size"):
+        pyramids = ("visual_size", "prompt_layers")
+        for name in ("hidden_size", "num_image_tokens", "edit_layer", *pyramids):
             wanted, found = getattr(config, name), getattr(backbone, name)
-            needs_no_pyramid = name == "visual_size" and config.visual_size == 0
-            if wanted != found and not needs_no_pyramid:
+            if wanted != found and (wanted or name not in pyramids):
                 raise RepositoryMismatchError(
                     f"the generator was made for {name} {wanted}, the backbone has {found}. "
                     "Use a generator checkpoint trained on this backbone."

@@ -53,22 +53,29 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.config = config
         width, hidden, heads = config.module_dim, config.hidden_size, config.num_attention_heads
+        has_psi = config.prompt_source == "edit_layer"
         self.phi = nn.Parameter(torch.empty(1, config.num_queries, width))
-        self.psi = nn.Parameter(torch.empty(1, config.num_queries, width))
-        for query in (self.phi, self.psi):
-            nn.init.kaiming_normal_(query)
+        nn.init.kaiming_normal_(self.phi)
+        if has_psi:
+            self.psi = nn.Parameter(torch.empty(1, config.num_queries, width))
+            nn.init.kaiming_normal_(self.psi)
         self.visual_norm = nn.LayerNorm(hidden)
-        self.prompt_norm = nn.LayerNorm(hidden)
+        if has_psi:
+            self.prompt_norm = nn.LayerNorm(hidden)
         if config.visual_query == "prompt":
             self.phi_prompt_attention = CrossAttention(width, hidden, width, heads)
         self.phi_image_attention = CrossAttention(width, hidden, width, heads)
-        self.psi_attention = CrossAttention(width, hidden, width, heads)
+        if has_psi:
+            self.psi_attention = CrossAttention(width, hidden, width, heads)
         if has_sentinel:
             self.sentinel = nn.Parameter(torch.randn(1, config.num_image_tokens, hidden))
 
-    def forward(self, prompt: Padded, image: Padded) -> Features:
-        """Features of h_p and h_v; every input must have an image."""
-        psi = self.psi_attention(self.psi, self.prompt_norm(prompt.values_BSD), prompt.mask_BS)
+    def forward(self, prompt: Padded, image: Padded, prompt_BQM: Tensor | None = None) -> Features:
+        """Features of h_p and h_v; every input must have an image. `prompt_BQM` is that of a
+        `PromptKey`, if there is one."""
+        if prompt_BQM is None:
+            normed = self.prompt_norm(prompt.values_BSD)
+            prompt_BQM = self.psi_attention(self.psi, normed, prompt.mask_BS)
         query = self.phi
         if self.config.visual_query == "prompt":
             normed = self.visual_norm(prompt.values_BSD)
@@ -80,7 +87,7 @@ class FeatureExtractor(nn.Module):
             everywhere = prompt.mask_BS.new_ones(1, self.config.num_image_tokens)
             sentinel_feature = self._compress(query, self.sentinel, everywhere)
             sentinel_feature = sentinel_feature.expand(batch, -1, -1)
-        return Features(visual_BQM=visual_feature, prompt_BQM=psi, sentinel_BQM=sentinel_feature)
+        return Features(visual_feature, prompt_BQM, sentinel_feature)
 
     def _compress(self, query_BQM: Tensor, image_BID: Tensor, mask_BI: Tensor) -> Tensor:
         """Visual feature [B, Q, M] of an image or the sentinel."""

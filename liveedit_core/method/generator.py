@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,16 @@ from liveedit_core.errors import IntegrityError
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.expert import ExpertGenerator
 from liveedit_core.method.features import FeatureExtractor, Features, PromptExtractor
+from liveedit_core.method.prompt_key import PromptKey
 from liveedit_core.method.visual_key import VisualKey
-from liveedit_core.states import LayerStates, Padded, pad_images, pad_prompts, stack_pyramids
+from liveedit_core.states import (
+    LayerStates,
+    Padded,
+    pad_images,
+    pad_prompts,
+    prompt_pyramids,
+    stack_pyramids,
+)
 
 WEIGHTS_FILE = "generator.safetensors"
 CONFIG_FILE = "config.json"
@@ -40,7 +49,7 @@ class LearnedTensor(nn.Module):
 
 
 class LiveEditGenerator(nn.Module):
-    """Two expert generators, two feature extractors and a LayerNorm.
+    """Two expert generators, two feature extractors (or keys) and a LayerNorm.
 
     Every parameter belongs to a submodule and is used in that submodule's forward only, so that
     ZeRO-3 can shard them all.
@@ -50,10 +59,14 @@ class LiveEditGenerator(nn.Module):
         super().__init__()
         self.config = config
         self.has_pyramid = config.visual_source == "tower_pyramid"
+        self.has_prompt_key = config.prompt_source == "text_layers"
+        if self.has_prompt_key:
+            self.prompt_key = PromptKey(config)
         if self.has_pyramid:
             self.visual_key = VisualKey(config)
-            self.edit_extractor: nn.Module = PromptExtractor(config)
-            self.input_extractor: nn.Module = PromptExtractor(config)
+            extractor = nn.Identity if self.has_prompt_key else partial(PromptExtractor, config)
+            self.edit_extractor: nn.Module = extractor()
+            self.input_extractor: nn.Module = extractor()
         else:
             self.edit_extractor = FeatureExtractor(config, has_sentinel=False)
             self.input_extractor = FeatureExtractor(config, has_sentinel=True)
@@ -86,13 +99,16 @@ class LiveEditGenerator(nn.Module):
         return self._features(self.input_extractor, states)
 
     def _features(self, extractor: nn.Module, states: Sequence[LayerStates]) -> Features:
-        prompt = pad_prompts(states)
-        if self.has_pyramid:
-            is_edit = extractor is self.edit_extractor
-            visual, threshold, same = self.visual_key(stack_pyramids(states), is_edit=is_edit)
-            return Features(visual, extractor(prompt), threshold, same)
-        features: Features = extractor(prompt, pad_images(states))
-        return features
+        is_edit, prompt_BQM = extractor is self.edit_extractor, None
+        if self.has_prompt_key:
+            prompt_BQM = self.prompt_key(prompt_pyramids(states, is_edit=is_edit), is_edit=is_edit)
+        if not self.has_pyramid:
+            features: Features = extractor(pad_prompts(states), pad_images(states), prompt_BQM)
+            return features
+        if prompt_BQM is None:
+            prompt_BQM = extractor(pad_prompts(states))
+        visual, threshold, same = self.visual_key(stack_pyramids(states), is_edit=is_edit)
+        return Features(visual, prompt_BQM, threshold, same)
 
     def write_matrices(self, states: Sequence[LayerStates]) -> tuple[Tensor, Tensor]:
         """(down, up), each [B, R, D], of the experts of some edits (Eq. 1)."""

@@ -60,12 +60,17 @@ class VisualKey(nn.Module):
         return self._padded(unit_BR, one_B1, common_B1), threshold, stored_BQM
 
     def _padded(self, unit_BR: Tensor, *correction: Tensor) -> Tensor:
-        """[B, Q, M], scaled so that `similarity` is `scale` times the inner product."""
-        num_queries, width = self.shape
-        length = (self.log_scale.exp() * num_queries * math.sqrt(width)).sqrt()
-        feature = torch.cat([unit_BR, *correction], dim=-1) * length
-        padded = functional.pad(feature, (0, num_queries * width - feature.shape[-1]))
-        return padded.reshape(-1, *self.shape)
+        feature_BX = torch.cat([unit_BR, *correction], dim=-1)
+        return padded_feature(feature_BX, self.log_scale.exp(), self.shape)
+
+
+def padded_feature(feature_BX: Tensor, scale: Tensor, shape: tuple[int, int]) -> Tensor:
+    """[B, Q, M], scaled so that `similarity` is `scale` times the inner product."""
+    num_queries, width = shape
+    length = (scale * num_queries * math.sqrt(width)).sqrt()
+    feature_BX = feature_BX * length
+    padded = functional.pad(feature_BX, (0, num_queries * width - feature_BX.shape[-1]))
+    return padded.reshape(-1, *shape)
 
 
 def commonness(unit_BR: Tensor, sentinels_CR: Tensor, nearest: int) -> Tensor:

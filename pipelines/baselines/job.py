@@ -49,8 +49,7 @@ def load_models(recipe: CompareRecipe) -> tuple[VisionLanguageBackbone, Generato
         trained = found.generator.config.prompt_protocol
         if note := protocol_note(trained, recipe.benchmark.protocol):
             print(f"{found.source}: {note}")
-        if options.edit_layer < 0:
-            options = options.with_changes(edit_layer=found.generator.config.edit_layer)
+        options = found.generator.config.load_options(options)
     backbone = load_named_backbone(
         recipe.backbone.name, options, builtin_batch_size=recipe.batch_size
     )

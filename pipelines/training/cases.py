@@ -49,7 +49,8 @@ def images_by_entity(
 def training_models(recipe: TrainRecipe) -> ModelNames:
     """The backbone by name, for processes that encode."""
     options = recipe.backbone.options(recipe.benchmark.protocol)
-    return ModelNames(backbone=recipe.backbone.name, options=options)
+    options = options.with_changes(prompt_layers=recipe.model.prompt_layers)
+    return ModelNames(backbone=recipe.backbone.name, generator="", options=options)
 
 
 def suffix_models(recipe: TrainRecipe) -> ModelNames:

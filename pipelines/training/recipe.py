@@ -4,7 +4,13 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from liveedit_core.method.config import SoftRouting, VisualKeyRecipe, VisualQuery, VisualSource
+from liveedit_core.method.config import (
+    PromptSource,
+    SoftRouting,
+    VisualKeyRecipe,
+    VisualQuery,
+    VisualSource,
+)
 from liveedit_core.settings import (
     Count,
     List,
@@ -63,6 +69,11 @@ class ModelSection(Settings):
     num_sentinels: int = 2000
     """Sentinels of a pyramid: one image each of at most this many training entities."""
     nearest_sentinels: int = 10
+    prompt_source: PromptSource = "edit_layer"
+    prompt_layers: _Layers = ()
+    prompt_rank: int = 0
+    num_prompt_sentinels: int = 1
+    nearest_prompt_sentinels: int = 1
     visual_query: VisualQuery = "prompt"
     soft_routing: SoftRouting = "prompt_and_visual"
     has_hard_filter: bool = True

@@ -46,6 +46,7 @@ class TinyBackbone:
     edit_layer = EDIT_LAYER
     hidden_size = HIDDEN_SIZE
     visual_size = 0
+    prompt_layers: tuple[int, ...] = ()
     num_image_tokens = NUM_IMAGE_TOKENS
     encoding = "one row a word"
 

@@ -12,6 +12,7 @@ IDENTITY = StateIdentity(
     edit_layer=3,
     encoding='["{prompt} Answer:", []]',
     hidden_size=8,
+    prompt_size=0,
     dtype="float32",
 )
 ITEM = BackboneInput(prompt="What is it?", target="a kettle", image_bytes=b"image")
@@ -22,6 +23,7 @@ ITEM = BackboneInput(prompt="What is it?", target="a kettle", image_bytes=b"imag
     [
         {"prompt": "What is it"},
         {"target": ""},
+        {"also_asked": ("What is it?",)},
         {"image_bytes": b"another"},
         {"image_bytes": None},
         {"image_bytes": b""},

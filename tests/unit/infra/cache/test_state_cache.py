@@ -75,6 +75,19 @@ def test_the_grid_of_an_image_is_kept(cache: StateCache) -> None:
         assert_same(state, expected)
 
 
+def test_prompt_pyramids_are_kept_and_leave_the_other_states_alone(store: ObjectStore) -> None:
+    inputs = [replace(question(1), also_asked=("Which?",)), TEXT_ONLY]
+    one, other = BACKBONE.encode(inputs)
+    asked_twice = replace(one, prompt_pyramids_WP=torch.randn(2, 2 * EXACT.hidden_size))
+    assert fill(StateCache(store, EXACT), [question(1)])
+    cache = StateCache(store, replace(EXACT, prompt_size=2 * EXACT.hidden_size))
+    assert cache.commit(cache.writer.write(inputs, [asked_twice, other]))
+    for state, expected in zip(cache.read(inputs), (asked_twice, other), strict=True):
+        assert_same(state, expected)
+    assert held(cache, [question(1)]) == [False]  # asked in other words
+    assert held(StateCache(store, EXACT), [question(1)]) == [True]
+
+
 def test_a_table_with_other_columns_is_created_anew(store: ObjectStore) -> None:
     """Its rows lack a column; they are computed again."""
     old = pa.schema([field for field in STATE_SCHEMA if field.name != "grid"])

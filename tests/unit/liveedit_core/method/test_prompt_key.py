@@ -1,0 +1,146 @@
+"""The prompt key: an edit's own wordings always pass, and the feature is the formula."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from liveedit_core.errors import ConfigError, RepositoryMismatchError
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.prompt_key import OWN_SIMILARITY, PromptKey
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.method.routing import hard_filter, similarity
+from tests.random_states import random_states
+from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, tiny_backbone, tiny_generator
+
+FIELDS = {
+    "prompt_source": "text_layers",
+    "prompt_layers": (0, 1),
+    "prompt_rank": 12,
+    "num_prompt_sentinels": 7,
+    "nearest_prompt_sentinels": 3,
+}
+CONFIG = TINY_CONFIG.with_changes(**FIELDS, min_gate=0.5)
+TOLERANCE = 1e-4
+
+
+def key_of(scale: float = 20.0, offset: float = 0.1) -> PromptKey:
+    torch.manual_seed(0)
+    key = PromptKey(CONFIG)
+    key.log_scale.fill_(math.log(scale))
+    key.offset.fill_(offset)
+    key.mean.normal_()
+    key.deviation.uniform_(0.5, 2)
+    return key.requires_grad_(False)
+
+
+def pyramids(*counts: int, seed: int = 1) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randn(count, CONFIG.prompt_size, generator=draw) for count in counts]
+
+
+def scores(key: PromptKey, asked: list[Tensor], edits: list[Tensor]) -> Tensor:
+    return similarity(key(asked, is_edit=False), key(edits, is_edit=True).flatten(1))
+
+
+def test_the_similarity_is_the_formula() -> None:
+    key = key_of(offset=-2.0)  # low enough that no edit needs a bonus
+    asked, edits = pyramids(1, 1, 1), pyramids(1, 1, seed=2)
+    units = [
+        functional.normalize(((row - key.mean) / key.deviation) @ key.projection.weight.T, dim=-1)
+        for row in (torch.cat(asked), torch.cat(edits))
+    ]
+    sentinels = functional.normalize(key.sentinels, dim=-1)
+    common_q, common_e = ((unit @ sentinels.T).topk(3).values.mean(-1) for unit in units)
+    expected = 20 * (units[0] @ units[1].T - (common_q[:, None] + common_e) / 2 + 2.0)
+    torch.testing.assert_close(scores(key, asked, edits), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.5, 20.0, 100.0])
+@pytest.mark.parametrize("offset", [-0.3, 0.3, 3.0])
+def test_every_own_wording_passes_whatever_was_fitted(scale: float, offset: float) -> None:
+    key = key_of(scale, offset)
+    edits = pyramids(1, 3, 2, 6)
+    found = key(edits, is_edit=True).flatten(1)
+    for stored in (found, found.half().float()):
+        for number, wordings_WP in enumerate(edits):
+            asked = key([row[None] for row in wordings_WP], is_edit=False)
+            own = similarity(asked, stored)[:, number : number + 1]
+            slack = TOLERANCE if stored is found else 0.3
+            assert (own >= OWN_SIMILARITY - slack).all()
+            assert hard_filter(torch.ones_like(own), own, CONFIG).all()
+
+
+def test_the_bonus_is_the_smallest_that_is_enough() -> None:
+    key = key_of(offset=3.0)
+    edits = pyramids(1, 4)
+    own = [scores(key, [row[None] for row in edits[i]], edits)[:, i].min() for i in range(2)]
+    torch.testing.assert_close(
+        torch.stack(own), torch.full((2,), OWN_SIMILARITY), atol=1e-3, rtol=0
+    )
+
+
+def test_an_edit_does_not_depend_on_its_neighbours() -> None:
+    key, edits = key_of(), pyramids(2, 1, 3)
+    together = key(edits, is_edit=True)
+    for number, wordings_WP in enumerate(edits):
+        torch.testing.assert_close(key([wordings_WP], is_edit=True)[0], together[number])
+
+
+@pytest.mark.parametrize("base", [TINY_CONFIG, OUR_CONFIG])
+def test_it_replaces_the_prompt_features_of_a_generator(base: object) -> None:
+    config = base.with_changes(**FIELDS)  # type: ignore[attr-defined]
+    generator = tiny_generator(config)
+    plain = tiny_generator(base)  # type: ignore[arg-type]
+    assert not any(
+        "psi" in name or "prompt_norm" in name for name, _ in generator.named_parameters()
+    )
+    states = [
+        replace(random_states(seed, config=config), prompt_pyramids_WP=rows)
+        for seed, rows in enumerate(pyramids(1, 2))
+    ]
+    edit, asked = generator.edit_features(states), generator.input_features(states)
+    visual = plain.input_features(states)
+    assert edit.prompt_BQM.shape == asked.prompt_BQM.shape == visual.prompt_BQM.shape
+    assert similarity(asked.prompt_BQM, edit.prompt_BQM.flatten(1)).diagonal().min() > 2.9
+    moved = [replace(state, hidden_TD=state.hidden_TD + 1) for state in states]
+    assert torch.equal(generator.edit_features(moved).prompt_BQM, edit.prompt_BQM)
+
+
+def test_only_a_config_that_asks_for_it_changes_its_file() -> None:
+    assert not any("prompt_layers" in name for name in TINY_CONFIG.to_dict())
+    assert not set(FIELDS) & set(OUR_CONFIG.to_dict())
+    stored = CONFIG.to_dict()
+    assert set(FIELDS) <= set(stored)
+    assert type(CONFIG).from_dict(stored | {"prompt_layers": [0, 1]}) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt_layers": ()}, "different layers"),
+        ({"prompt_layers": (0, 0)}, "different layers"),
+        ({"prompt_layers": (0, 2)}, "edit_layer"),
+        ({"prompt_rank": 31}, "prompt_rank"),
+        ({"nearest_prompt_sentinels": 8}, "nearest_prompt_sentinels"),
+        ({"prompt_source": "edit_layer"}, "text_layers only"),
+    ],
+)
+def test_impossible_settings_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        CONFIG.with_changes(**change)
+
+
+def test_a_backbone_without_its_layers_is_refused() -> None:
+    generator = LiveEditGenerator(CONFIG)
+    nothing = ExpertRepository.empty(CONFIG)
+    with pytest.raises(RepositoryMismatchError, match="prompt_layers"):
+        Editor(tiny_backbone(), generator, nothing)
+    with pytest.raises(RepositoryMismatchError, match="prompt_layers"):
+        Editor(tiny_backbone().with_prompt_layers((1, 0)), generator, nothing)
+    Editor(tiny_backbone().with_prompt_layers((0, 1)), generator, nothing)
+    Editor(tiny_backbone().with_prompt_layers((0,)), tiny_generator(TINY_CONFIG), nothing)
