@@ -152,5 +152,8 @@ class Editor:
 def edit_input(request: EditRequest) -> BackboneInput:
     """An edit as the teacher-forced input that the generator reads."""
     return BackboneInput(
-        prompt=request.prompt, target=request.target, image_bytes=request.image_bytes
+        prompt=request.prompt,
+        target=request.target,
+        image_bytes=request.image_bytes,
+        also_asked=request.also_asked,
     )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, RepositoryMismatchError
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator
@@ -15,7 +16,14 @@ from liveedit_core.method.prompt_key import OWN_SIMILARITY, PromptKey
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import hard_filter, similarity
 from tests.random_states import random_states
-from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, tiny_backbone, tiny_generator
+from tests.tiny_backbone import (
+    OUR_CONFIG,
+    TINY_CONFIG,
+    image,
+    request,
+    tiny_backbone,
+    tiny_generator,
+)
 
 FIELDS = {
     "prompt_source": "text_layers",
@@ -144,3 +152,27 @@ def test_a_backbone_without_its_layers_is_refused() -> None:
         Editor(tiny_backbone().with_prompt_layers((1, 0)), generator, nothing)
     Editor(tiny_backbone().with_prompt_layers((0, 1)), generator, nothing)
     Editor(tiny_backbone().with_prompt_layers((0,)), tiny_generator(TINY_CONFIG), nothing)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "also_asked"),
+    [
+        ("What is shown here?", ("Which thing does this picture show?", "w")),
+        ("?", ()),
+        ("\u8fd9\u662f\u4ec0\u4e48\uff1f", ("O que \u00e9 isto?",)),
+        ("\U0001f999", ("\U0001f999\U0001f999 and a rather long question about all of this?",)),
+    ],
+)
+def test_an_edit_answers_every_wording_it_was_given(
+    prompt: str, also_asked: tuple[str, ...]
+) -> None:
+    """From the backbone's own pyramids, alone and in a batch with others."""
+    backbone = tiny_backbone().with_prompt_layers(CONFIG.prompt_layers)
+    generator = tiny_generator(CONFIG)
+    generator.prompt_key.load_state_dict(key_of(offset=0.5).state_dict())
+    editor = Editor(backbone, generator, ExpertRepository.empty(CONFIG))
+    edits = [replace(request(1), prompt=prompt, also_asked=also_asked), request(2), request(3)]
+    editor = editor.with_edits(edits)
+    asked = [BackboneInput(prompt=p, image_bytes=image(1)) for p in (prompt, *also_asked)]
+    own = editor.route(backbone.encode(asked)).prompt_BN[:, 0]
+    assert (own >= OWN_SIMILARITY - TOLERANCE).all()
