@@ -28,11 +28,14 @@ from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.method.editor import Editor, Routing
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.model_folder import Fact, read_model, save_model
-from liveedit_core.schema import EditRequest
+from liveedit_core.model_folder import read_model, save_model
+from liveedit_core.replacing import Correction, Plan, plan_edits
+from liveedit_core.schema import EditRequest, Fact
 
 ImageSource = bytes | str | Path
 """An encoded image, or the path of one."""
+Teaching = tuple[ImageSource, str, str] | EditRequest
+"""Image, prompt and target, or a whole request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,8 @@ class Generation(Continuation):
 class EditedModel:
     """A frozen backbone, a generator made for it, and experts that can be added and removed.
 
-    `facts` (of the first experts) let explanations name them and new answers replace them.
+    `facts` (of the first experts; by default what their repository knows) let explanations name
+    them and new answers replace them.
     """
 
     def __init__(
@@ -64,7 +68,13 @@ class EditedModel:
         self._backbone = as_vision_language(backbone)
         experts = repository or ExpertRepository.empty(generator.config)
         self._editor: Editor | None = Editor(backbone, generator, experts)
+        if facts is None and experts.fact_source is not None:
+            facts = experts.fact_source.facts_of(experts.edit_ids)
         self._facts = dict(facts or {})
+        self._corrections: list[Correction] = []
+        self._replaced = experts.take([])
+        """Experts that later edits of this object replaced."""
+        self._replaced_facts: dict[str, Fact] = {}
         self._writing = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -93,46 +103,92 @@ class EditedModel:
         """What an edit taught, if it is known."""
         return self._facts.get(edit_id)
 
-    def edit(self, image: ImageSource, prompt: str, target: str) -> str:
-        """Teach an answer, in place of an earlier one if there is one; returns the edit's id."""
-        return self.edit_many([(image, prompt, target)])[0]
+    @property
+    def corrections(self) -> tuple[Correction, ...]:
+        """What edits of this object replaced, oldest first."""
+        return tuple(self._corrections)
 
-    def edit_many(self, facts: Iterable[tuple[ImageSource, str, str]]) -> tuple[str, ...]:
-        """Apply several edits, or none if one of them raises an error."""
-        requests = [
-            EditRequest(image_bytes=_bytes_of(image), prompt=prompt, target=target)
-            for image, prompt, target in facts
-        ]
-        for request in requests:
-            validate_request(request)
-            validate_tokens(request, self._backbone.count_tokens)
+    def edit(
+        self, image: ImageSource, prompt: str, target: str, *, also_asked: Sequence[str] = ()
+    ) -> str:
+        """Teach an answer; returns the edit's id. It replaces edits of the same image and question
+        (`replacing`). `also_asked` are other wordings of the prompt."""
+        request = EditRequest(
+            image_bytes=_bytes_of(image),
+            prompt=prompt,
+            target=target,
+            also_asked=tuple(also_asked),
+        )
+        return self.edit_many([request])[0]
+
+    def edit_many(self, facts: Iterable[Teaching]) -> tuple[str, ...]:
+        """Apply several edits in order, or none if one of them raises an error.
+
+        Returns the edit that answers for each of them: of two that correct each other, the later.
+        """
+        requests = self._checked(facts)
         with self._writing:
-            editor = self.editor
-            latest = {request.subject_id: request for request in requests}
-            new = [r for r in latest.values() if r.edit_id not in editor.repository.edit_ids]
-            replaced = {
-                edit_id
-                for edit_id, fact in self._facts.items()
-                if fact.subject_id in latest and edit_id != latest[fact.subject_id].edit_id
-            }
-            experts = editor.write_experts(new)
-            kept = editor.repository.without(replaced)
-            self._facts = {k: v for k, v in self._facts.items() if k not in replaced} | {
-                request.edit_id: Fact.of(request) for request in new
-            }
-            self._editor = editor.with_repository(
-                kept.with_experts(editor.generator.config, experts)
-            )
-        return tuple(request.edit_id for request in requests)
+            plan = plan_edits(self.editor, requests, self._facts)
+            self._apply(plan)
+        return tuple(plan.answering(request.edit_id) for request in requests)
+
+    def would_replace(self, facts: Iterable[Teaching]) -> tuple[Correction, ...]:
+        """What `edit_many` would replace; changes nothing."""
+        return tuple(plan_edits(self.editor, self._checked(facts), self._facts).corrections)
 
     def remove(self, *edit_ids: str) -> None:
-        """Remove edits; raises InputError, and removes none, if one does not exist."""
+        """Remove edits; raises InputError, and removes none, if one does not exist.
+
+        Edits that they replaced in this object answer again.
+        """
         with self._writing:
             editor = self.editor
             if unknown := sorted(set(edit_ids) - set(editor.repository.edit_ids)):
                 raise InputError(f"no such edits: {', '.join(unknown)}")
-            self._editor = editor.with_repository(editor.repository.without(edit_ids))
-            self._facts = {k: v for k, v in self._facts.items() if k not in edit_ids}
+            gone = set(edit_ids)
+            known = [item for item in self._corrections if item.supersedes not in gone]
+            back = {item.supersedes for item in known if item.edit_id in gone}
+            self._corrections = [item for item in known if item.supersedes not in back]
+            kept = editor.repository.without(gone)
+            self._move(kept.joined(self._replaced.without(gone)), [*kept.edit_ids, *sorted(back)])
+
+    def _checked(self, facts: Iterable[Teaching]) -> list[EditRequest]:
+        requests = [
+            fact
+            if isinstance(fact, EditRequest)
+            else EditRequest(image_bytes=_bytes_of(fact[0]), prompt=fact[1], target=fact[2])
+            for fact in facts
+        ]
+        for request in requests:
+            validate_request(request)
+            validate_tokens(request, self._backbone.count_tokens)
+        return requests
+
+    def _apply(self, plan: Plan) -> None:
+        """Write the missing experts, then change all at once."""
+        editor = self.editor
+        states = dict(zip(plan.requests, plan.states, strict=True))
+        new = [key for key in plan.requests if key not in editor.repository.edit_ids]
+        experts = editor.write_experts(
+            [plan.requests[key] for key in new], [states[key] for key in new]
+        )
+        written = editor.repository.with_experts(editor.generator.config, experts)
+        self._corrections = [
+            *(item for item in self._corrections if item.supersedes not in plan.held),
+            *plan.corrections,
+        ]
+        self._replaced_facts |= plan.facts
+        self._move(written.joined(self._replaced.without(written.edit_ids)), list(plan.held))
+
+    def _move(self, experts: ExpertRepository, held: Sequence[str]) -> None:
+        """Let some of these experts answer, and keep those that they replaced."""
+        place_of = {edit_id: n for n, edit_id in enumerate(experts.edit_ids)}
+        replaced = {item.supersedes for item in self._corrections}
+        facts = {**self._replaced_facts, **self._facts}
+        self._facts = {key: facts[key] for key in held if key in facts}
+        self._replaced_facts = {key: facts[key] for key in replaced}
+        self._replaced = experts.take([place_of[key] for key in sorted(replaced)])
+        self._editor = self.editor.with_repository(experts.take([place_of[key] for key in held]))
 
     def generate(
         self, images: Sequence[ImageSource | None], prompts: Sequence[str], **arguments: Any

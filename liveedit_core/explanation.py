@@ -10,7 +10,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.method.editor import Editor
-from liveedit_core.model_folder import Fact
+from liveedit_core.schema import Fact
 
 NUM_NOT_KEPT = 3
 """Edits shown that the question does not keep: the nearest ones."""

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,7 +15,7 @@ from liveedit_core.errors import IntegrityError, RepositoryMismatchError, ShapeE
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.schema import EditRequest
+from liveedit_core.schema import Fact
 
 EXPERTS_FILE = "experts.safetensors"
 EDITS_FILE = "edits.json"
@@ -27,21 +27,6 @@ _TENSORS = {
     "up_LD": "up",
 }
 """Names in the file, and the fields of a repository."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fact:
-    """What an edit taught; the image is part of the ids only."""
-
-    prompt: str
-    target: str
-    subject_id: str
-    """sha256 of image and prompt."""
-
-    @classmethod
-    def of(cls, request: EditRequest) -> Self:
-        """The fact that a request teaches."""
-        return cls(prompt=request.prompt, target=request.target, subject_id=request.subject_id)
 
 
 def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> None:
@@ -79,7 +64,7 @@ def read_model(
             )
     try:
         tensors = _with_ranks(load_file(folder / EXPERTS_FILE))
-        fields = {field: tensors[name] for name, field in _TENSORS.items()}
+        fields: dict[str, Any] = {field: tensors[name] for name, field in _TENSORS.items()}
         return ExpertRepository(edit_ids=edit_ids, **fields), facts
     except (OSError, KeyError, SafetensorError, ShapeError) as error:
         raise IntegrityError(f"{folder / EXPERTS_FILE}: {error}") from error

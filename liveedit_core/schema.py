@@ -1,9 +1,10 @@
 """Edit requests, probes and cases."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 
 class ProbeKind(StrEnum):
@@ -73,6 +74,32 @@ class EditRequest:
     def subject_id(self) -> str:
         """Identity of image and prompt: two edits of one subject, with other targets, conflict."""
         return edit_id_of(self.image_bytes, self.prompt, "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """What an edit taught; the image is part of the ids only."""
+
+    prompt: str
+    target: str
+    subject_id: str
+    """sha256 of image and prompt."""
+    pixel_digest: str = ""
+    """sha256 of the decoded image; "" if it is not known."""
+    thumbnail: str = ""
+    """See `inputs.same_question`; "" if it is not known."""
+
+
+class FactSource(Protocol):
+    """Knows what stored edits taught."""
+
+    def images_of(self, edit_ids: Collection[str]) -> Mapping[str, bytes]:
+        """The encoded images of some edits, as far as they are known."""
+        ...
+
+    def facts_of(self, edit_ids: Collection[str]) -> Mapping[str, Fact]:
+        """The facts of some edits; those that are not known are missing."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ Each expert has a rank of its own. A factor holds the rank slots of all experts 
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from liveedit_core.errors import ShapeError
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.expert import Expert
+from liveedit_core.schema import FactSource
 
 
 class StoredSlots(Protocol):
@@ -52,6 +53,8 @@ class ExpertRepository:
     """int64: slots of each expert."""
     down: Slots
     up: Slots
+    fact_source: FactSource | None = None
+    """Where it is known what the experts taught, such as the request log beside a bank."""
 
     def __post_init__(self) -> None:
         sizes = {name: len(self.edit_ids) for name in _PER_EXPERT + _FACTORS}
@@ -111,8 +114,13 @@ class ExpertRepository:
 
     def with_experts(self, config: GeneratorConfig, experts: Sequence[Expert]) -> Self:
         """This repository plus some experts."""
-        more = type(self).from_experts(config, experts)
-        both = {name: torch.cat([getattr(self, name), getattr(more, name)]) for name in _PER_EXPERT}
+        return self.joined(type(self).from_experts(config, experts))
+
+    def joined(self, more: "ExpertRepository") -> Self:
+        """This repository plus the experts of another one."""
+        both: dict[str, Any] = {
+            name: torch.cat([getattr(self, name), getattr(more, name)]) for name in _PER_EXPERT
+        }
         return replace(
             self,
             edit_ids=self.edit_ids + more.edit_ids,
@@ -129,12 +137,13 @@ class ExpertRepository:
     def take(self, index: Sequence[int]) -> Self:
         """The experts at some positions, in that order."""
         chosen = torch.tensor(list(index), dtype=torch.int64)
+        columns: dict[str, Any] = {name: getattr(self, name)[chosen] for name in _PER_EXPERT}
         return replace(
             self,
             edit_ids=tuple(self.edit_ids[i] for i in index),
             down=_select(self.down, self.ranks_N, chosen),
             up=_select(self.up, self.ranks_N, chosen),
-            **{name: getattr(self, name)[chosen] for name in _PER_EXPERT},
+            **columns,
         )
 
 

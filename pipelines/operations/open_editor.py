@@ -19,7 +19,7 @@ from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.errors import ConfigError, RepositoryMismatchError
 from liveedit_core.method.generator import load_generator
-from liveedit_core.model_folder import Fact
+from liveedit_core.schema import Fact
 from pipelines.job.registered_models import fetch_generator, registered_models
 
 CHAMPION_URI = f"models:/{BANK_MODEL}@champion"

@@ -11,7 +11,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.model_folder import Fact
+from liveedit_core.schema import Fact
 from pipelines.operations.open_editor import open_editor
 from tests.tiny_backbone import PROMPTS, answers, image, tiny_backbone
 from tests.unit.tiny_models import TinyBackbone
@@ -59,7 +59,9 @@ def test_edits_are_explained_by_the_requests_beside_the_bank(
     assert not RequestLog.exists(operations.store), "opening writes nothing to the store"
     RequestLog(operations.store).append([case.edit for case in CASES])
     model = open_editor(backbone=tiny_backbone(), tracking_uri=uri)
-    assert model.fact(request.edit_id) == Fact.of(request)
+    assert model.fact(request.edit_id) == Fact(
+        prompt=request.prompt, target=request.target, subject_id=request.subject_id
+    )
     assert model.fact(CASES[5].edit.edit_id) is None, "the champion does not hold it"
     assert request.image_bytes is not None
     explanation = model.explain(request.image_bytes, request.prompt)

@@ -1,0 +1,53 @@
+"""When two requests ask the same by their content: equal pixels, and equal prompts.
+
+Bytes differ where pixels do not (another encoder, metadata), and prompts in case and spaces.
+"""
+
+import base64
+import hashlib
+import unicodedata
+
+import numpy as np
+from PIL import Image
+
+from liveedit_core.inputs.images import decode_image
+from liveedit_core.inputs.rejects import RefusedInputError
+from liveedit_core.schema import digest_of_parts
+
+_SIDE = 32
+_MAX_DIFFERENCE = 30
+"""Largest difference of one thumbnail pixel (0..255) between two encodings of one image. JPEG at
+quality 10 to 95 and WebP reach 2 to 20; other filled-in forms of one layout begin at 36."""
+
+
+def pixel_digest(image_bytes: bytes) -> str:
+    """sha256 of size and decoded pixels (64 hex digits); of the bytes if none can be decoded."""
+    try:
+        image = decode_image(image_bytes)
+    except RefusedInputError:
+        return hashlib.sha256(image_bytes).hexdigest()
+    return digest_of_parts((repr(image.size).encode(), image.tobytes()))
+
+
+def thumbnail(image_bytes: bytes) -> str:
+    """Brightness on a coarse grid, as base64; "" if the image cannot be decoded."""
+    try:
+        image = decode_image(image_bytes)
+    except RefusedInputError:
+        return ""
+    small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    return base64.b64encode(small.tobytes()).decode()
+
+
+def looks_alike(thumbnail: str, other: str) -> bool:
+    """Whether two thumbnails may be those of one image in two encodings."""
+    grids = [np.frombuffer(base64.b64decode(text), np.uint8) for text in (thumbnail, other)]
+    if any(grid.size != _SIDE**2 for grid in grids):
+        return False
+    return int(np.abs(grids[0].astype(int) - grids[1]).max()) <= _MAX_DIFFERENCE
+
+
+def normalized_prompt(prompt: str) -> str:
+    """A prompt without differences of case, spaces and compatibility characters (NFKC)."""
+    folded = unicodedata.normalize("NFKC", prompt).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())

@@ -1,0 +1,79 @@
+"""Which experts a new edit is about: the same image, and a prompt that means the same.
+
+    same image     sim(phi_b, phi_a) - threshold >= ratio * the margin of image b with itself
+    same meaning   sigmoid(sim(psi_b, psi_a)) >= min_gate, and the same from a to b
+
+Both are what routing itself asks (`visual_gates`, `hard_filter`): an edit is about another one if
+the question of each is answered by the expert of the other. Without a visual key, or without a
+prompt gate, nothing is about another edit; only equal content is (`inputs.same_question`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.routing import paired_similarity, similarity
+from liveedit_core.states import LayerStates
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditQuestion:
+    """The input side of one edit: what its own image and prompt ask of experts (float32, CPU)."""
+
+    visual_QM: Tensor
+    prompt_QM: Tensor
+    threshold: float
+    """Visual similarity with the sentinel."""
+    own_margin: float
+    """Visual margin of an edit of this very image; infinite without a visual key."""
+
+
+@torch.no_grad()
+def edit_questions(
+    generator: LiveEditGenerator, states: Sequence[LayerStates]
+) -> list[EditQuestion]:
+    """The questions of edits from the states that their experts are written from."""
+    if not states:
+        return []
+    features = generator.input_features(states)
+    assert features.sentinel_BQM is not None
+    threshold_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
+    own_B = torch.full_like(threshold_B, math.inf)
+    if features.same_image_BQM is not None:
+        own_B = paired_similarity(features.visual_BQM, features.same_image_BQM) - threshold_B
+    return [
+        EditQuestion(
+            visual_QM=features.visual_BQM[i].float().clone(),
+            prompt_QM=features.prompt_BQM[i].float().clone(),
+            threshold=float(threshold_B[i]),
+            own_margin=float(own_B[i]),
+        )
+        for i in range(len(states))
+    ]
+
+
+def same_image(
+    questions: Sequence[EditQuestion], visual_features_NK: Tensor, config: GeneratorConfig
+) -> Tensor:
+    """Whether each question shows the image of each expert, bool [B, N]."""
+    visual_BN = similarity(torch.stack([q.visual_QM for q in questions]), visual_features_NK)
+    threshold_B = visual_BN.new_tensor([q.threshold for q in questions])
+    own_B = visual_BN.new_tensor([q.own_margin for q in questions])
+    return visual_BN - threshold_B[:, None] >= config.same_image_ratio * own_B[:, None]
+
+
+def prompt_similarities(questions: Sequence[EditQuestion], prompt_features_NK: Tensor) -> Tensor:
+    """Prompt similarity of each question with each expert, float32 [B, N]."""
+    return similarity(torch.stack([q.prompt_QM for q in questions]), prompt_features_NK)
+
+
+def passes_gate(similarities: Tensor, config: GeneratorConfig) -> Tensor:
+    """Where the prompt gate lets through, bool; nowhere without a gate."""
+    if config.min_gate <= 0:
+        return torch.zeros_like(similarities, dtype=torch.bool)
+    return similarities.sigmoid() >= config.min_gate
