@@ -44,6 +44,8 @@ class Backbone(Protocol):
     prompt_layers: tuple[int, ...]
     """Layers of a prompt pyramid; () without one."""
     num_image_tokens: int
+    end_id: int
+    """Token that must follow an answer."""
     encoding: str
     """All that states depend on beside weights, layer and input: prompt format, pyramids."""
 

@@ -199,6 +199,22 @@ class GeneratorConfig(Settings):
         return cls(**{names.get(name, name): value for name, value in values.items()})
 
 
+class RefineSection(Settings):
+    """Whether experts are verified and refined as they are written (see `refine`)."""
+
+    mode: Literal["auto", "on", "off"] = "auto"
+    """"auto" leaves experts as written where the generator sees images as in the paper
+    (visual_source edit_layer): so do the authors' checkpoints."""
+    max_steps: PositiveInt = 60
+    """An edit that is not answered after so many steps is weak."""
+
+    def is_on(self, config: GeneratorConfig) -> bool:
+        """Whether the experts of a generator are verified and refined."""
+        return self.mode == "on" or (
+            self.mode == "auto" and config.visual_source == "tower_pyramid"
+        )
+
+
 class VisualKeyRecipe(Settings):
     """How the visual key of a pyramid is fitted (see `visual_key_fit`)."""
 

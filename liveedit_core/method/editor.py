@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual, 
 from liveedit_core.errors import RepositoryMismatchError
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.refine import Refiner
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import RoutingBatch, route, slot_residual
 from liveedit_core.schema import EditRequest
@@ -32,10 +33,17 @@ NOTHING_KEPT = Routing(kept=(), weights=(), visual_margins=())
 
 
 class Editor:
-    """A frozen backbone, a generator made for it and a repository of experts; immutable."""
+    """A frozen backbone, a generator made for it and a repository of experts; immutable.
+
+    With a `refiner`, experts are verified and refined as they are written.
+    """
 
     def __init__(
-        self, backbone: Backbone, generator: LiveEditGenerator, repository: ExpertRepository
+        self,
+        backbone: Backbone,
+        generator: LiveEditGenerator,
+        repository: ExpertRepository,
+        refiner: Refiner | None = None,
     ) -> None:
         config = generator.config
         pyramids = ("visual_size", "prompt_layers")
@@ -49,10 +57,11 @@ class Editor:
         self.backbone = backbone
         self.generator = generator
         self.repository = repository
+        self.refiner = refiner
 
     def with_repository(self, repository: ExpertRepository) -> "Editor":
         """The same engine with other experts."""
-        return Editor(self.backbone, self.generator, repository)
+        return Editor(self.backbone, self.generator, repository, self.refiner)
 
     def with_edits(
         self, requests: Sequence[EditRequest], states: Sequence[LayerStates] | None = None
@@ -69,14 +78,44 @@ class Editor:
         *,
         check_finite: bool = True,
     ) -> list[Expert]:
-        """One expert per request (Eq. 1, 3, 4); `states` are those of `edit_input`, if known."""
+        """One expert per request (Eq. 1, 3, 4); `states` are those of `edit_input`, if known.
+
+        With a refiner, an expert depends on its own request and states alone, bit for bit.
+        """
         if not requests:
             return []
-        if states is None:
-            states = self.backbone.encode([edit_input(request) for request in requests])
+        if self.refiner is None:
+            if states is None:
+                states = self.backbone.encode([edit_input(request) for request in requests])
+            experts = self._written(requests, states)
+        else:
+            given = list(states) if states is not None else [None] * len(requests)
+            wordings = [self._wordings(*pair) for pair in zip(requests, given, strict=True)]
+            written = [
+                self._written([request], asked[:1])[0]
+                for request, asked in zip(requests, wordings, strict=True)
+            ]
+            experts = self.refiner.refine(written, wordings)
+        for expert in experts if check_finite else ():
+            expert.check_finite()
+        return experts
+
+    def _wordings(self, request: EditRequest, own: LayerStates | None) -> list[LayerStates]:
+        """The edit in its own words, then in the others; encoded one by one, because a padded batch
+        rounds differently with other neighbours."""
+        asked = edit_input(request)
+        states = [own or self.backbone.encode([asked])[0]]
+        for prompt in request.also_asked:
+            states += self.backbone.encode([replace(asked, prompt=prompt, also_asked=())])
+        return states
+
+    def _written(
+        self, requests: Sequence[EditRequest], states: Sequence[LayerStates]
+    ) -> list[Expert]:
+        """Experts as the generator writes them."""
         features = self.generator.edit_features(states)
         down_BRD, up_BRD = self.generator.write_matrices(states)
-        experts = [
+        return [
             Expert(
                 edit_id=request.edit_id,
                 visual_feature_QM=features.visual_BQM[i].float().clone(),
@@ -86,9 +125,6 @@ class Editor:
             )
             for i, request in enumerate(requests)
         ]
-        for expert in experts if check_finite else ():
-            expert.check_finite()
-        return experts
 
     @torch.no_grad()
     def route(self, states: Sequence[LayerStates]) -> RoutingBatch:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,25 @@ FOCUS = 40.0
 """Attention logit of a rank slot at its position after `initialize_as_copier`."""
 
 
+WriteState = Literal["written", "verified", "refined", "weak"]
+WeakReason = Literal["", "filter", "gate", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteOutcome:
+    """What became of an edit when its expert was written (`refine.py`)."""
+
+    state: WriteState = "written"
+    """"written": not verified; "verified": right as the generator wrote it; "refined": right after
+    some steps; "weak": its own question is not answered."""
+    steps: int = 0
+    """Refinement steps that were taken."""
+    answer: str = ""
+    """What a weak edit answers instead, teacher-forced."""
+    reason: WeakReason = ""
+    """Why an edit is weak: the hard filter or the prompt gate drops its expert, or another text."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Expert:
     """What one edit becomes: a low-rank map and its routing features (float32, CPU)."""
@@ -24,6 +44,7 @@ class Expert:
     prompt_feature_QM: Tensor
     down_RD: Tensor
     up_RD: Tensor
+    outcome: WriteOutcome = WriteOutcome()
 
     @property
     def rank(self) -> int:
@@ -33,7 +54,7 @@ class Expert:
     def check_finite(self) -> None:
         """Raises NumericsError if a tensor holds NaN or infinity."""
         for name, value in vars(self).items():
-            if name != "edit_id" and not value.isfinite().all():
+            if isinstance(value, Tensor) and not value.isfinite().all():
                 raise NumericsError(
                     f"edit {self.edit_id}: {name} holds NaN or infinity; the expert is not stored. "
                     "Check the image and target of this edit, and the generator checkpoint."

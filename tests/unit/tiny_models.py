@@ -48,6 +48,7 @@ class TinyBackbone:
     visual_size = 0
     prompt_layers: tuple[int, ...] = ()
     num_image_tokens = NUM_IMAGE_TOKENS
+    end_id = 0
     encoding = "one row a word"
 
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:

@@ -1,0 +1,212 @@
+"""Verifies an expert on its own questions, and refines it until it answers them.
+
+    route the questions of the edit against its expert alone -> dropped: weak ("filter", "gate")
+    teacher-forced answer, end token included                -> exact with a margin: verified
+    Adam on the two matrices, through the layers after l_e   -> refined, or weak ("text")
+
+An outcome depends on its edit alone, bit for bit: what decides is computed for each edit apart, as
+a padded batch rounds differently with other neighbours. Only what passes by far is told from one.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from liveedit_core.backbones.protocol import Backbone
+from liveedit_core.method.expert import Expert, WeakReason, WriteOutcome
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.routing import route, slot_residual
+from liveedit_core.states import LayerStates, pad_hidden
+
+LEARNING_RATE = 0.02
+MARGIN = 1.0
+"""By how much the logit of each target token, and of the end, must exceed all others."""
+NOISE = 0.25
+"""More than another padding or rounding changes a margin; after the last step it suffices."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A wording of an edit, with the weight that routing gives the edit's expert alone."""
+
+    states: LayerStates
+    """Teacher-forced."""
+    weight: float
+    """0 if the expert is dropped."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The teacher-forced answer to a question."""
+
+    logits_OV: Tensor
+    """At the target tokens and the end."""
+    label_O: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean cross-entropy."""
+        return functional.cross_entropy(self.logits_OV, self.label_O)
+
+    @property
+    def margin(self) -> float:
+        """Smallest lead of a right token over all others; below 0: the answer is wrong."""
+        index_O1 = self.label_O[:, None]
+        right_O = self.logits_OV.gather(1, index_O1)[:, 0]
+        others_O = self.logits_OV.scatter(1, index_O1, -torch.inf).amax(1)
+        return float((right_O - others_O).min())
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Most probable tokens."""
+        return self.logits_OV.argmax(-1).tolist()
+
+
+class Refiner:
+    """Verifies and refines experts with the layers after l_e of a backbone.
+
+    Processes that share these layers must run them equally often: `is_any` tells whether a flag is
+    set in one of them.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        generator: LiveEditGenerator,
+        *,
+        max_steps: int,
+        is_any: Callable[[bool], bool] = bool,
+    ) -> None:
+        self.backbone = backbone
+        self.generator = generator
+        self.max_steps = max_steps
+        self._is_any = is_any
+
+    @torch.no_grad()
+    def refine(
+        self, experts: Sequence[Expert], wordings: Sequence[Sequence[LayerStates]]
+    ) -> list[Expert]:
+        """The experts with their outcomes; `wordings` are the questions of each edit,
+        teacher-forced, its own prompt first."""
+        routed = [self._routed(*pair) for pair in zip(experts, wordings, strict=True)]
+        asked = [
+            (question, expert.down_RD, expert.up_RD)
+            for expert, (questions, _) in zip(experts, routed, strict=True)
+            for question in questions
+        ]
+        answers = iter(self._answers(asked) if asked else [])
+        done = []
+        for expert, (questions, reason) in zip(experts, routed, strict=True):
+            own = [next(answers) for _ in questions]
+            outcome = WriteOutcome(state="verified")
+            if reason:
+                dropped = [question.weight for question in questions].index(0.0)
+                outcome = WriteOutcome(state="weak", reason=reason, answer=self._text(own[dropped]))
+            is_settled = bool(reason) or _worst(own).margin >= MARGIN + NOISE
+            expert = replace(expert, outcome=outcome)
+            done.append(self._refined(expert, questions, is_settled=is_settled))
+        return done
+
+    def _routed(
+        self, expert: Expert, states: Sequence[LayerStates]
+    ) -> tuple[list[Question], WeakReason]:
+        """The questions of an edit, and why its expert is dropped for one of them."""
+        config = self.generator.config
+        routing = route(
+            self.generator.input_features(states),
+            expert.visual_feature_QM.flatten()[None],
+            expert.prompt_feature_QM.flatten()[None],
+            config,
+            self.generator.margin_weight(),
+        )
+        weights = routing.weights_BN[:, 0].tolist()
+        questions = [Question(*pair) for pair in zip(states, weights, strict=True)]
+        if all(weights):
+            return questions, ""
+        is_far = config.has_hard_filter and bool((routing.margin_BN <= 0).any())
+        return questions, "filter" if is_far else "gate"
+
+    def _refined(
+        self, expert: Expert, questions: Sequence[Question], *, is_settled: bool
+    ) -> Expert:
+        """The expert after the steps it needs; a settled one only takes part in those of others."""
+        down_RD, up_RD = with_rank_by_need(expert, len(questions[0].states.target_ids_O))
+        adam = torch.optim.Adam([down_RD, up_RD], lr=LEARNING_RATE)
+        num_steps, loss = 0, None
+        while self._is_any(not is_settled):
+            if loss is not None:
+                adam.zero_grad()
+                loss.backward()
+                if not is_settled:
+                    adam.step()
+                    num_steps += 1
+            with torch.enable_grad():
+                answers = self._answers([(question, down_RD, up_RD) for question in questions])
+                loss = torch.stack([answer.loss for answer in answers]).mean()
+            worst = _worst(answers)
+            is_last = num_steps == self.max_steps
+            is_right = worst.margin >= (NOISE if is_last else MARGIN)
+            if not is_settled and (is_right or is_last):
+                is_settled = True
+                if num_steps:
+                    down, up = down_RD.detach().clone(), up_RD.detach().clone()
+                    expert = replace(expert, down_RD=down, up_RD=up)
+                if num_steps or not is_right:
+                    outcome = WriteOutcome(
+                        state="refined" if is_right else "weak",
+                        steps=num_steps,
+                        reason="" if is_right else "text",
+                        answer="" if is_right else self._text(worst),
+                    )
+                    expert = replace(expert, outcome=outcome)
+        return expert
+
+    def _answers(self, asked: Sequence[tuple[Question, Tensor, Tensor]]) -> list[Answer]:
+        """Answers to questions under the down and up matrices of their experts; differentiable."""
+        states = [question.states for question, _, _ in asked]
+        hidden_BTD = pad_hidden(states).values_BSD
+        normed_BTD = self.generator.hidden_norm(hidden_BTD)
+        added = [
+            slot_residual(
+                normed_BTD[row : row + 1],
+                torch.full((1, len(down_RD)), question.weight),
+                down_RD,
+                up_RD,
+                self.generator.config.gain,
+            )
+            for row, (question, down_RD, up_RD) in enumerate(asked)
+        ]
+        edited_BTD = hidden_BTD + torch.cat(added)
+        logits = self.backbone.target_logits(states, edited_BTD, has_end=True)
+        end = torch.tensor([self.backbone.end_id])
+        return [
+            Answer(logits_OV.float(), torch.cat([state.target_ids_O, end]))
+            for state, logits_OV in zip(states, logits, strict=True)
+        ]
+
+    def _text(self, answer: Answer) -> str:
+        """An answer up to its end."""
+        token_ids, end_id = answer.token_ids, self.backbone.end_id
+        stop = token_ids.index(end_id) if end_id in token_ids else len(token_ids)
+        return self.backbone.decode(token_ids[:stop])
+
+
+def _worst(answers: Sequence[Answer]) -> Answer:
+    return min(answers, key=lambda answer: answer.margin)
+
+
+def with_rank_by_need(expert: Expert, num_target_tokens: int) -> tuple[Tensor, Tensor]:
+    """Leaf copies of down and up with a rank slot for each target token and the end at least: more
+    slots of `down` are random with the same spread, those of `up` zero."""
+    num_more = max(num_target_tokens + 1 - expert.rank, 0)
+    seed = int.from_bytes(hashlib.sha256(expert.edit_id.encode()).digest()[:7])
+    drawer = torch.Generator().manual_seed(seed)
+    shape = (num_more, expert.down_RD.shape[1])
+    more_down = torch.randn(shape, generator=drawer) * expert.down_RD.std()
+    down_RD = torch.cat([expert.down_RD, more_down])
+    up_RD = torch.cat([expert.up_RD, torch.zeros(shape)])
+    return down_RD.requires_grad_(), up_RD.requires_grad_()

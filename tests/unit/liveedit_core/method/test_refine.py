@@ -1,0 +1,174 @@
+"""An expert is verified on its own questions, and refined until it answers them."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.method.config import GeneratorConfig, RefineSection
+from liveedit_core.method.editor import Editor, edit_input
+from liveedit_core.method.expert import Expert
+from liveedit_core.method.refine import Refiner, with_rank_by_need
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.schema import EditRequest
+from tests.tiny_backbone import (
+    OUR_CONFIG,
+    plain_convolutions,
+    request,
+    tiny_backbone,
+    tiny_generator,
+)
+
+KEEPS_ALL = OUR_CONFIG.with_changes(gain=10.0, has_hard_filter=False, min_gate=0.0, visual_gate=0.0)
+REQUESTS = [
+    request(0),
+    replace(request(1), target="Unit 7, serial AB-4711-X"),
+    replace(request(2), target="39", also_asked=("Who made this?",)),
+]
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Iterator[VisionLanguageBackbone]:
+    """One that can end an answer: the row of a padding token is zero."""
+    own = tiny_backbone.__wrapped__()
+    drawer = torch.Generator().manual_seed(0)
+    own.embed.weight[own.end_id] = torch.randn(own.hidden_size, generator=drawer) * 0.15
+    with plain_convolutions():
+        yield own
+
+
+def refining_editor(
+    backbone: VisionLanguageBackbone, config: GeneratorConfig = KEEPS_ALL, max_steps: int = 60
+) -> Editor:
+    generator = tiny_generator(config)
+    refiner = Refiner(backbone, generator, max_steps=max_steps)
+    return Editor(backbone, generator, ExpertRepository.empty(config), refiner)
+
+
+@pytest.fixture(scope="module")
+def editor(backbone: VisionLanguageBackbone) -> Editor:
+    return refining_editor(backbone)
+
+
+@pytest.fixture(scope="module")
+def experts(editor: Editor) -> list[Expert]:
+    """Those of `REQUESTS`, written together."""
+    return editor.write_experts(REQUESTS)
+
+
+def matrices_equal(one: Expert, other: Expert) -> bool:
+    return torch.equal(one.down_RD, other.down_RD) and torch.equal(one.up_RD, other.up_RD)
+
+
+def answer(editor: Editor, expert: Expert, edit: EditRequest, prompt: str) -> str:
+    """Greedy, under the routing of a model with this edit alone."""
+    repository = ExpertRepository.from_experts(editor.generator.config, [expert])
+    route = editor.with_repository(repository).router()
+    item = BackboneInput(prompt=prompt, image_bytes=edit.image_bytes)
+    return editor.backbone.generate([item], route, max_new_tokens=40)[0]
+
+
+def test_refined_experts_answer_every_wording_of_their_edits(
+    editor: Editor, experts: list[Expert]
+) -> None:
+    for edit, expert in zip(REQUESTS, experts, strict=True):
+        assert expert.outcome.state == "refined", "the generator was never trained"
+        assert 1 <= expert.outcome.steps <= 60
+        assert (expert.outcome.answer, expert.outcome.reason) == ("", "")
+        for prompt in (edit.prompt, *edit.also_asked):
+            assert answer(editor, expert, edit, prompt) == edit.target
+
+
+def test_an_outcome_does_not_depend_on_the_other_edits(
+    editor: Editor, experts: list[Expert]
+) -> None:
+    reverse = editor.write_experts(REQUESTS[::-1])[::-1]
+    for edit, expert, other in zip(REQUESTS, experts, reverse, strict=True):
+        (alone,) = editor.write_experts([edit])
+        assert alone.outcome == expert.outcome == other.outcome
+        assert matrices_equal(alone, expert)
+        assert matrices_equal(other, expert)
+        assert torch.equal(alone.visual_feature_QM, expert.visual_feature_QM)
+        assert torch.equal(alone.prompt_feature_QM, expert.prompt_feature_QM)
+
+
+def test_a_right_expert_stays_as_it_is(editor: Editor, experts: list[Expert]) -> None:
+    assert editor.refiner is not None
+    states = editor.backbone.encode([edit_input(REQUESTS[0])])
+    (again,) = editor.refiner.refine(experts[:1], [states])
+    assert (again.outcome.state, again.outcome.steps) == ("verified", 0)
+    assert matrices_equal(again, experts[0])
+
+
+def test_an_edit_that_stays_wrong_is_weak(backbone: VisionLanguageBackbone) -> None:
+    editor = refining_editor(backbone, max_steps=1)
+    (expert,) = editor.write_experts(REQUESTS[1:2])
+    assert (expert.outcome.state, expert.outcome.reason) == ("weak", "text")
+    assert expert.outcome.steps == 1
+    assert expert.outcome.answer not in ("", REQUESTS[1].target)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"has_hard_filter": True}, "filter"), ({"min_gate": 0.999}, "gate")],
+)
+def test_an_expert_that_routing_drops_is_weak(
+    backbone: VisionLanguageBackbone, change: dict[str, Any], reason: str
+) -> None:
+    config = KEEPS_ALL.with_changes(**change)
+    editor = refining_editor(backbone, config)
+    if reason == "filter":
+        editor.generator.visual_key.offset.fill_(1e3)
+    written = Editor(backbone, editor.generator, editor.repository).write_experts(REQUESTS[:1])
+    (expert,) = editor.write_experts(REQUESTS[:1])
+    assert (expert.outcome.state, expert.outcome.reason) == ("weak", reason)
+    states = backbone.encode([edit_input(REQUESTS[0])])
+    (unedited,) = backbone.target_logits(states, states[0].hidden_TD[None], has_end=True)
+    ids = [i for i in unedited.argmax(-1).tolist() if i != backbone.end_id]
+    assert expert.outcome.answer == backbone.decode(ids)
+    assert matrices_equal(expert, written[0])
+
+
+def test_a_settled_edit_runs_the_forwards_of_unfinished_ones(
+    editor: Editor, experts: list[Expert], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a rank of a gang does whose peers are not done."""
+    others: Iterator[bool] = iter([True, True, False])
+    states = editor.backbone.encode([edit_input(REQUESTS[0])])
+    refiner = Refiner(
+        editor.backbone, editor.generator, max_steps=60, is_any=lambda flag: flag or next(others)
+    )
+    calls: list[int] = []
+    logits = editor.backbone.target_logits
+
+    def counted(*arguments: Any, **options: Any) -> list[torch.Tensor]:
+        calls.append(1)
+        return logits(*arguments, **options)
+
+    monkeypatch.setattr(editor.backbone, "target_logits", counted)
+    (expert,) = refiner.refine(experts[:1], [states])
+    assert len(calls) == 4, "the batch, its own, and two for the others"
+    assert matrices_equal(expert, experts[0])
+
+
+def test_a_long_target_gets_the_rank_it_needs(experts: list[Expert]) -> None:
+    down_RD, up_RD = with_rank_by_need(experts[0], 40)
+    rank = experts[0].rank
+    assert down_RD.shape == up_RD.shape == (41, experts[0].down_RD.shape[1])
+    assert torch.equal(down_RD[:rank], experts[0].down_RD)
+    assert not up_RD[rank:].any()
+    assert down_RD[rank:].any()
+    assert torch.equal(down_RD, with_rank_by_need(experts[0], 40)[0])
+    assert len(with_rank_by_need(experts[0], 0)[0]) == rank
+
+
+def test_authors_checkpoints_are_not_refined_unless_asked() -> None:
+    paper = GeneratorConfig(hidden_size=32, num_image_tokens=4, edit_layer=1)
+    assert not RefineSection().is_on(paper)
+    assert RefineSection().is_on(OUR_CONFIG)
+    assert RefineSection(mode="on").is_on(paper)
+    assert not RefineSection(mode="off").is_on(OUR_CONFIG)
