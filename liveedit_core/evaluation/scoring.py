@@ -8,6 +8,7 @@
 the answer is the unedited one, bit for bit.
 """
 
+import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from liveedit_core.backbones.protocol import Backbone, Residual
+from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual
 from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     TEACHER_FORCED,
@@ -50,6 +51,31 @@ class CaseProbe(NamedTuple):
     probe: Probe
     has_free_answer: bool = False
     """Whether to compute the unedited backbone's free answer too."""
+
+
+MAX_SHARED_TEXTS = 100_000
+WEIGHT_DECIMALS = 5
+
+
+class _Asked(NamedTuple):
+    """All that a free answer depends on, for one backbone and generator."""
+
+    image_sha256: bytes
+    prompt: str
+    kept: tuple[str, ...]
+    weights: tuple[float, ...]
+    """Rounded: a product over another number of experts differs in the last bits."""
+    max_new_tokens: int
+
+    @classmethod
+    def of(cls, question: BackboneInput, routing: Routing, max_new_tokens: int) -> "_Asked":
+        return cls(
+            hashlib.sha256(question.image_bytes or b"").digest(),
+            question.prompt,
+            routing.kept,
+            tuple(round(weight, WEIGHT_DECIMALS) for weight in routing.weights),
+            max_new_tokens,
+        )
 
 
 class ProbePreparer:
@@ -169,6 +195,7 @@ class CaseScorer(ProbePreparer):
         """Use the backbone and generator of an editor; its own repository plays no part."""
         super().__init__(editor.backbone, batch_size=batch_size)
         self.editor = editor
+        self._texts: dict[_Asked, str] = {}
 
     @torch.no_grad()
     def score(
@@ -216,13 +243,20 @@ class CaseScorer(ProbePreparer):
     def _score_free_generation(
         self, editor: Editor, probes: Sequence[PreparedProbe], max_new_tokens: int
     ) -> list[ProbeResult]:
-        """Generate where an expert is kept; elsewhere the answer is the unedited one."""
+        """Generate where an expert is kept; elsewhere the answer is the unedited one. A question
+        that keeps the same experts in another repository is not generated again."""
         routings: list[Routing] = [NOTHING_KEPT] * len(probes)
         for chosen in self._batches(probes):
             explained = editor.explain(editor.route([probes[i].states for i in chosen]))
             for i, routing in zip(chosen, explained, strict=True):
                 routings[i] = routing
-        kept = [i for i, routing in enumerate(routings) if routing.kept]
+        texts = [probe.unedited_answer or "" for probe in probes]
+        asked = {
+            i: _Asked.of(probes[i].question, routing, max_new_tokens)
+            for i, routing in enumerate(routings)
+            if routing.kept
+        }
+        kept = [i for i, key in asked.items() if key not in self._texts]
 
         def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
             # The prepared hidden states, so that both protocols see the same experts.
@@ -231,9 +265,11 @@ class CaseScorer(ProbePreparer):
         generated = self.backbone.generate(
             [probes[i].question for i in kept], route_once, max_new_tokens=max_new_tokens
         )
-        texts = [probe.unedited_answer or "" for probe in probes]
-        for i, text in zip(kept, generated, strict=True):
-            texts[i] = text
+        if len(self._texts) + len(kept) > MAX_SHARED_TEXTS:
+            self._texts.clear()
+        self._texts |= dict(zip([asked[i] for i in kept], generated, strict=True))
+        for i, key in asked.items():
+            texts[i] = self._texts[key]
         return [
             free_generation_result(probe, texts[i], routings[i]) for i, probe in enumerate(probes)
         ]

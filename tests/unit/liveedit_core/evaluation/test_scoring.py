@@ -3,10 +3,12 @@
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
@@ -192,3 +194,29 @@ def test_prepared_cases_travel_between_processes(
 )
 def test_normalisation(text: str, expected: str) -> None:
     assert normalize_answer(text) == expected
+
+
+def test_a_question_that_keeps_the_same_experts_again_is_not_generated_again(
+    scorer: CaseScorer,
+    prepared: PreparedCases,
+    bank: ExpertRepository,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def free(scorer: CaseScorer, repository: ExpertRepository) -> list[ProbeResult]:
+        return scorer.score(prepared, repository, protocols=[FREE_GENERATION], max_new_tokens=5)
+
+    fresh = CaseScorer(scorer.editor, batch_size=5)
+    first = free(fresh, bank)
+    expected = free(CaseScorer(scorer.editor, batch_size=5), bank.take([1, 2]))
+    numbers: list[int] = []
+    generate = fresh.backbone.generate
+
+    def count(inputs: Sequence[BackboneInput], *rest: Any, **more: Any) -> list[str]:
+        numbers.append(len(inputs))
+        return generate(inputs, *rest, **more)
+
+    monkeypatch.setattr(fresh.backbone, "generate", count)
+    assert free(fresh, bank) == first
+    assert numbers == [0]
+    assert free(fresh, bank.take([1, 2])) == expected
+    assert numbers[1] > 0
