@@ -238,3 +238,14 @@ class VisualKeyRecipe(Settings):
                 f"{', '.join(map(str, fractions))}"
             )
         return self
+
+
+class PromptKeyRecipe(Settings):
+    """How the prompt key is fitted (see `prompt_key_fit`)."""
+
+    num_components: PositiveInt = 1024
+    """Principal components of the pyramids that the discriminant is fitted on."""
+    ridge: Positive = 0.3
+    """Added to the covariance within a question, as a share of its mean variance."""
+    other_fraction: OpenFraction = 0.02
+    """Share of other questions that may pass the gate of an edit."""

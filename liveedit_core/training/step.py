@@ -68,9 +68,9 @@ class TrainingModule(nn.Module):
 
 
 def phases_of(parameter: str) -> frozenset[Phase]:
-    """Phases that train a parameter; none for the visual key, which has a closed form."""
+    """Phases that train a parameter; none for the keys, which have closed forms."""
     module, _, rest = parameter.partition(".")
-    if module == "visual_key":
+    if module in ("visual_key", "prompt_key"):
         return frozenset()
     if module in ("edit_extractor", "input_extractor"):
         is_prompt_side = rest.startswith(("psi", "prompt_norm"))

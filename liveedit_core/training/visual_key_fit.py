@@ -1,6 +1,6 @@
 """Fits the visual key: no gradient steps, but closed forms and held-out entities.
 
-The projection is a linear discriminant of all training entities (Fisher 1936). Scale and threshold
+The projection is a linear discriminant of all training entities. Scale and threshold
 would be too optimistic on the same entities, so they come from folds: the projection of the other
 folds on drawings of the held-out entities, half of which are edited.
 """
@@ -9,15 +9,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from liveedit_core.method.config import VisualKeyRecipe
 from liveedit_core.method.visual_key import VisualKey, commonness
+from liveedit_core.training.discriminant import Discriminant, first_of_each, fit_discriminant
 
 NUM_FOLDS = 4
 SCALES = tuple(2 ** (exponent / 4) for exponent in range(8, 29))
 """4 to 128: candidates for the scale of the margins."""
-SMALLEST_DEVIATION = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ def fit_visual_key(
     key.mean.copy_(fitted.mean_E)
     key.deviation.copy_(fitted.deviation_E)
     key.projection.weight.copy_(fitted.weight_RE)
-    sentinels = _one_drawing_each(entities_M)
+    sentinels = first_of_each(entities_M)
     chosen = sentinels[torch.randperm(len(sentinels))[: len(key.sentinels)]]
     key.sentinels[: len(chosen)] = fitted.unit(pyramids_ME[chosen])
     return KeyReport(
@@ -79,7 +78,7 @@ def _cosines(
     is_held_M = torch.isin(entities_M, held_out_S)
     fitted = _fit(key, pyramids_ME[~is_held_M], entities_M[~is_held_M], recipe)
     unit_MR = fitted.unit(pyramids_ME)
-    sentinels = _one_drawing_each(entities_M)
+    sentinels = first_of_each(entities_M)
     sentinels = sentinels[~is_held_M[sentinels]]
     nearest = min(key.nearest, len(sentinels))
     common_M = commonness(unit_MR, unit_MR[sentinels], nearest)[:, 0]
@@ -111,50 +110,17 @@ def _best_scale(edited: list[Tensor]) -> float:
     return min(SCALES, key=cross_entropy)
 
 
-def _one_drawing_each(entities_M: Tensor) -> Tensor:
-    """Position of the first drawing of each entity."""
-    return torch.stack([(entities_M == entity).nonzero()[0, 0] for entity in entities_M.unique()])
-
-
 def _mean(parts: list[Tensor]) -> float:
     return float(torch.cat(parts).mean())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Discriminant:
-    """Standardise, then project."""
-
-    mean_E: Tensor
-    deviation_E: Tensor
-    weight_RE: Tensor
-
-    def unit(self, values_ME: Tensor) -> Tensor:
-        """Projections as unit vectors, [M, R]."""
-        scaled_ME = (values_ME - self.mean_E) / self.deviation_E
-        return functional.normalize(scaled_ME @ self.weight_RE.T, dim=-1)
 
 
 def _fit(
     key: VisualKey, values_ME: Tensor, entities_M: Tensor, recipe: VisualKeyRecipe
 ) -> Discriminant:
-    """Linear discriminant analysis in closed form, on the leading principal components."""
-    mean, deviation = values_ME.mean(0), values_ME.std(0) + SMALLEST_DEVIATION
-    scaled = (values_ME - mean) / deviation
-    num_components = min(recipe.num_components, *scaled.shape)
-    _, _, components_EC = torch.pca_lowrank(scaled, num_components, center=False, niter=4)
-    reduced_MC = scaled @ components_EC
-    _, label_M = entities_M.unique(return_inverse=True)
-    counts_S1 = torch.bincount(label_M)[:, None]
-    sums_SC = reduced_MC.new_zeros(len(counts_S1), num_components)
-    means_SC = sums_SC.index_add_(0, label_M, reduced_MC) / counts_S1
-    within_CC = torch.cov((reduced_MC - means_SC[label_M]).T, correction=0)
-    within_CC += recipe.ridge * within_CC.diagonal().mean() * torch.eye(num_components)
-    whiten_CC = torch.linalg.inv(torch.linalg.cholesky(within_CC)).T
-    between_CC = torch.cov((means_SC @ whiten_CC).T, correction=0)
-    directions_CR = torch.linalg.eigh(between_CC).eigenvectors[:, -key.projection.out_features :]
-    weight = (components_EC @ whiten_CC @ directions_CR).T
-    return Discriminant(
-        mean_E=mean,
-        deviation_E=deviation,
-        weight_RE=weight / (scaled @ weight.T).std(),  # unit size, so that it fits float16
+    return fit_discriminant(
+        values_ME,
+        entities_M,
+        rank=key.projection.out_features,
+        num_components=recipe.num_components,
+        ridge=recipe.ridge,
     )

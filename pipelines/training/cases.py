@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.resources import files
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.schema import Case, ProbeKind
@@ -46,10 +47,24 @@ def images_by_entity(
     return [list(images) for images in by_entity.values() if len(images) > 1]
 
 
+def question_families() -> list[list[str]]:
+    """Questions about images, each in several wordings and some in several languages, to fit the
+    prompt key: hand-written ones, and those of EmblemEdit that its evaluation does not ask."""
+    from liveedit_core.builtin.build.questions import EVALUATION_ONLY, FAMILIES
+
+    families = {name: list(wordings[:-EVALUATION_ONLY]) for name, wordings in FAMILIES.items()}
+    text = (files("liveedit_core.builtin.build") / "question_corpus.tsv").read_text("utf-8")
+    for line in text.splitlines()[1:]:
+        family, _, wording = line.split("\t")
+        families.setdefault(family, []).append(wording)
+    return list(families.values())
+
+
 def training_models(recipe: TrainRecipe) -> ModelNames:
     """The backbone by name, for processes that encode."""
     options = recipe.backbone.options(recipe.benchmark.protocol)
-    options = options.with_changes(prompt_layers=recipe.model.prompt_layers)
+    is_keyed = recipe.model.prompt_source == "text_layers"
+    options = options.with_changes(prompt_layers=recipe.model.prompt_layers if is_keyed else ())
     return ModelNames(backbone=recipe.backbone.name, generator="", options=options)
 
 

@@ -128,7 +128,7 @@ def find_layer(
     training = draw_training(split.training, section.num_cases, seed)
     scores = []
     for layer in layers:
-        cut = backbone.at_layer(layer)
+        cut = backbone.with_prompt_layers(()).at_layer(layer)
         score = try_layer(section, model, cut, training, split.held_out, seed)
         scores.append(score)
         say(
@@ -202,7 +202,8 @@ def try_layer(
     views = encode_views(backbone, [*training, *held_out])
     trained, scored = views[: len(training)], views[len(training) :]
     torch.manual_seed(seed)
-    config = generator_config(model, backbone, num_entities=0, visual_source="edit_layer")
+    model = model.with_changes(visual_source="edit_layer", prompt_source="edit_layer")
+    config = generator_config(model, backbone, num_entities=0)
     generator = LiveEditGenerator(config)
     if model.relative_residual > 0:
         edits = [edit for edit, *_ in trained[: section.batch_size]]

@@ -10,14 +10,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.training.prompt_key_fit import fit_prompt_key
 from liveedit_core.training.recipe import PHASES, Phase
 from liveedit_core.training.step import calibrated_gain
 from liveedit_core.training.visual_key_fit import fit_visual_key
-from pipelines.training.cases import suffix_models
+from pipelines.training.cases import question_families, suffix_models
 from pipelines.training.data import Material
 from pipelines.training.model_sizes import generator_config
 from pipelines.training.recipe import TrainRecipe
@@ -31,6 +33,7 @@ PRINT_EVERY = 20
 MAX_STEPS_PER_CALL = 10
 """Steps that a gang takes in one call: how late figures may arrive."""
 CALIBRATION_EDITS = 32
+PROMPT_CHUNK = 32
 
 Curve = list[dict[str, float | str]]
 """Rows of `phase`, `step` and figures."""
@@ -110,15 +113,34 @@ class GeneratorTrainer:
         self.generator.config = self.generator.config.with_changes(
             visual_midpoint=report.visual_midpoint, other_image_midpoint=report.other_image_midpoint
         )
-        figures = {name: round(value, 4) for name, value in vars(report).items()}
-        self.curve.append({"phase": "visual_key", "step": 0, **figures})
-        print(f"visual_key {figures}", flush=True)
+        self._fitted("visual_key", vars(report))
+
+    def fit_prompt_key(self) -> None:
+        """The closed form, in place of the prompt phase."""
+        families = question_families()
+        texts = sorted((text for family in families for text in family), key=len)
+        rows: dict[str, Tensor] = {}
+        for start in range(0, len(texts), PROMPT_CHUNK):
+            chunk = texts[start : start + PROMPT_CHUNK]
+            rows |= dict(zip(chunk, self.backbone.encode_prompts(chunk), strict=True))
+        pyramids_MP = torch.stack([rows[text] for family in families for text in family])
+        families_M = torch.tensor([i for i, family in enumerate(families) for _ in family])
+        key, section = self.generator.prompt_key, self.recipe.prompt_key
+        self._fitted("prompt_key", vars(fit_prompt_key(key, pyramids_MP, families_M, section)))
+
+    def _fitted(self, name: str, report: dict[str, float]) -> None:
+        figures = {figure: round(value, 4) for figure, value in report.items()}
+        self.curve.append({"phase": name, "step": 0, **figures})
+        print(f"{name} {figures}", flush=True)
         self.snapshot = self._initial()
 
     def run(self) -> None:
         """Train from the resumed checkpoint (or the beginning) to the end."""
-        if self.generator.has_pyramid and not self.curve:
+        is_new = not self.curve
+        if self.generator.has_pyramid and is_new:
             self.fit_visual_key()
+        if self.generator.has_prompt_key and is_new:
+            self.fit_prompt_key()
         phases = self.recipe.plan.remaining(self.snapshot.phase, self.snapshot.step)
         if not phases:
             return

@@ -15,9 +15,17 @@ from torch import nn
 
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import ConfigError
-from liveedit_core.method.config import GeneratorConfig, VisualSource
+from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
+from pipelines.training.cases import question_families
 from pipelines.training.recipe import ModelSection
+
+PROMPT_KEY_FIELDS = (
+    "prompt_layers",
+    "prompt_rank",
+    "num_prompt_sentinels",
+    "nearest_prompt_sentinels",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +57,15 @@ def generator_config(
     backbone: Backbone | BackboneSizes,
     *,
     num_entities: int,
-    visual_source: VisualSource | None = None,
 ) -> GeneratorConfig:
     """The generator that a recipe trains on a backbone, which may be counted only.
 
-    `num_entities` (of training) bounds the number of sentinels; a `visual_source` replaces that of
-    the model.
+    `num_entities` (of training) bounds the number of visual sentinels.
     """
     fields: dict[str, Any] = {
         name: value for name, value in model if name in GeneratorConfig.model_fields
     }
-    fields["visual_source"] = visual_source or model.visual_source
-    if fields["visual_source"] == "tower_pyramid":
+    if model.visual_source == "tower_pyramid":
         if not backbone.visual_size:
             raise ConfigError(
                 "model.visual_source: this backbone has no tower_pyramid; use "
@@ -72,6 +77,12 @@ def generator_config(
     else:
         for name in ("visual_rank", "num_sentinels", "nearest_sentinels", "visual_gate"):
             del fields[name]
+    if model.prompt_source == "text_layers":
+        num_sentinels = min(model.num_prompt_sentinels, len(question_families()))
+        fields["num_prompt_sentinels"] = num_sentinels
+        fields["nearest_prompt_sentinels"] = min(model.nearest_prompt_sentinels, num_sentinels)
+    else:
+        fields = {name: value for name, value in fields.items() if name not in PROMPT_KEY_FIELDS}
     return GeneratorConfig(
         hidden_size=backbone.hidden_size,
         num_image_tokens=backbone.num_image_tokens,

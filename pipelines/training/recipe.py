@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from liveedit_core.method.config import (
+    PromptKeyRecipe,
     PromptSource,
     SoftRouting,
     VisualKeyRecipe,
@@ -71,9 +72,10 @@ class ModelSection(Settings):
     nearest_sentinels: int = 10
     prompt_source: PromptSource = "edit_layer"
     prompt_layers: _Layers = ()
-    prompt_rank: int = 0
-    num_prompt_sentinels: int = 1
-    nearest_prompt_sentinels: int = 1
+    prompt_rank: int = 128
+    num_prompt_sentinels: int = 2000
+    """Sentinels of a prompt pyramid: one wording each of at most this many training questions."""
+    nearest_prompt_sentinels: int = 10
     visual_query: VisualQuery = "prompt"
     soft_routing: SoftRouting = "prompt_and_visual"
     has_hard_filter: bool = True
@@ -154,6 +156,7 @@ class TrainRecipe(RunRecipe):
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
     visual_key: VisualKeyRecipe = VisualKeyRecipe()
+    prompt_key: PromptKeyRecipe = PromptKeyRecipe()
     prompt: PhaseSection = PhaseSection()
     experts: PhaseSection = PhaseSection()
     joint: PhaseSection = PhaseSection()
@@ -180,6 +183,11 @@ class TrainRecipe(RunRecipe):
                 "model.visual_source: which levels of the image tower make a pyramid is known for "
                 "the built-in backbone only; use model.visual_source=edit_layer, or the recipe "
                 "train_any_backbone.toml"
+            )
+        if self.model.prompt_source == "text_layers" and self.prompt.steps:
+            raise ValueError(
+                f"prompt.steps: {self.prompt.steps} with model.prompt_source=text_layers, whose "
+                "prompt key has a closed form; use 0"
             )
         if self.backbone.device != "cpu" and not self.sharding.needs_processes:
             raise ValueError(

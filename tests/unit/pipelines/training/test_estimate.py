@@ -197,7 +197,8 @@ def test_a_pyramid_needs_its_levels(tiny: BackboneSizes) -> None:
     assert (config.num_sentinels, config.nearest_sentinels) == (7, 6)
     few = model.with_changes(num_sentinels=3)
     assert generator_config(few, pyramid, num_entities=9).nearest_sentinels == 3
-    plain = generator_config(model, tiny, num_entities=5, visual_source="edit_layer")
+    model = model.with_changes(visual_source="edit_layer")
+    plain = generator_config(model, tiny, num_entities=5)
     assert (plain.num_sentinels, plain.visual_gate, plain.max_kept) == (1, 0.0, model.max_kept)
 
 

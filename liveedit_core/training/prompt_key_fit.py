@@ -1,0 +1,136 @@
+"""Fits the prompt key: no gradient steps, but closed forms and held-out families of questions.
+
+A family is one question in several wordings. The projection is a linear discriminant of all
+training families. Offset and scale come from folds: the projection of the other folds on the
+wordings of the held-out families, one wording of each of which is edited.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liveedit_core.method.config import PromptKeyRecipe
+from liveedit_core.method.prompt_key import OWN_SIMILARITY, PromptKey
+from liveedit_core.method.visual_key import commonness
+from liveedit_core.training.discriminant import Discriminant, first_of_each, fit_discriminant
+
+NUM_FOLDS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptKeyReport:
+    """Results on families that the projection was not fitted on."""
+
+    own_first: float
+    """Share of other wordings whose own family ranks first among the edited ones."""
+    own_kept: float
+    """Share of other wordings that pass the gate of their own family's edit."""
+    others_kept: float
+    """Share of pairs of a wording and the edit of another family that pass."""
+    num_edited: float
+    """Families in the bank of a fold."""
+
+
+@torch.no_grad()
+def fit_prompt_key(
+    key: PromptKey, pyramids_MP: Tensor, families_M: Tensor, recipe: PromptKeyRecipe
+) -> PromptKeyReport:
+    """Fit a key in place; `families_M` counts from 0, each family with two wordings or more."""
+    order = torch.randperm(int(families_M.max()) + 1)
+    folds = [
+        _held_out(key, pyramids_MP, families_M, order[fold::NUM_FOLDS], recipe)
+        for fold in range(NUM_FOLDS)
+    ]
+    others = torch.cat([fold.scores_AS[~fold.is_own_AS] for fold in folds])
+    own = torch.cat([fold.scores_AS[fold.is_own_AS] for fold in folds])
+    offset = float(_exceeded_by(recipe.other_fraction, others))
+    scale = OWN_SIMILARITY / (float(own[own > offset].median()) - offset)
+    key.offset.fill_(offset)
+    key.log_scale.fill_(scale).log_()
+    fitted = fit_projection(key, pyramids_MP, families_M, recipe)
+    key.mean.copy_(fitted.mean_E)
+    key.deviation.copy_(fitted.deviation_E)
+    key.projection.weight.copy_(fitted.weight_RE)
+    sentinels = first_of_each(families_M)
+    chosen = sentinels[torch.randperm(len(sentinels))[: len(key.sentinels)]]
+    key.sentinels[: len(chosen)] = fitted.unit(pyramids_MP[chosen])
+    # Of an edit whose own prompt would not pass by itself, what makes it pass (`PromptKey`).
+    kept = [fold.passing(offset, OWN_SIMILARITY / scale) for fold in folds]
+    is_own = [fold.is_own_AS for fold in folds]
+    first = [fold.first() for fold in folds]
+    return PromptKeyReport(
+        own_first=float(torch.cat(first).float().mean()),
+        own_kept=_mean_where(kept, is_own),
+        others_kept=_mean_where(kept, [~own_AS for own_AS in is_own]),
+        num_edited=sum(fold.scores_AS.shape[1] for fold in folds) / NUM_FOLDS,
+    )
+
+
+def fit_projection(
+    key: PromptKey, pyramids_MP: Tensor, families_M: Tensor, recipe: PromptKeyRecipe
+) -> Discriminant:
+    """What maps pyramids to directions."""
+    return fit_discriminant(
+        pyramids_MP,
+        families_M,
+        rank=key.projection.out_features,
+        num_components=recipe.num_components,
+        ridge=recipe.ridge,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fold:
+    """Corrected cosines of A asked wordings with the S edits of a fold's families."""
+
+    scores_AS: Tensor
+    is_own_AS: Tensor
+    own_S: Tensor
+    """Corrected cosine of each edit's own wording."""
+
+    def first(self) -> Tensor:
+        """Whether the own family ranks first, [A]."""
+        best_A1 = self.scores_AS.argmax(1, keepdim=True)
+        return self.is_own_AS.gather(1, best_A1)[:, 0]
+
+    def passing(self, offset: float, own_margin: float) -> Tensor:
+        """Whether a wording passes the gate of an edit, [A, S]."""
+        bonus_S = (own_margin + offset - self.own_S).clamp(min=0)
+        return self.scores_AS + bonus_S > offset
+
+
+def _held_out(
+    key: PromptKey,
+    pyramids_MP: Tensor,
+    families_M: Tensor,
+    held_out_S: Tensor,
+    recipe: PromptKeyRecipe,
+) -> _Fold:
+    is_held_M = torch.isin(families_M, held_out_S)
+    fitted = fit_projection(key, pyramids_MP[~is_held_M], families_M[~is_held_M], recipe)
+    unit_MR = fitted.unit(pyramids_MP)
+    sentinels = first_of_each(families_M)
+    sentinels = sentinels[~is_held_M[sentinels]][: len(key.sentinels)]
+    common_M = commonness(unit_MR, unit_MR[sentinels], min(key.nearest, len(sentinels)))[:, 0]
+    wordings = [(families_M == family).nonzero().flatten() for family in held_out_S]
+    edited_S = torch.stack([index[torch.randint(len(index), ())] for index in wordings])
+    is_edited_M = torch.zeros_like(is_held_M).index_fill_(0, edited_S, True)
+    asked_A = (is_held_M & ~is_edited_M).nonzero().flatten()
+    local_AS = (common_M[asked_A][:, None] + common_M[edited_S]) / 2
+    return _Fold(
+        scores_AS=unit_MR[asked_A] @ unit_MR[edited_S].T - local_AS,
+        is_own_AS=families_M[asked_A][:, None] == families_M[edited_S],
+        own_S=1 - common_M[edited_S],
+    )
+
+
+def _exceeded_by(fraction: float, scores: Tensor) -> Tensor:
+    """The score that this share exceeds; `quantile` takes at most 16 million."""
+    return scores.sort(descending=True).values[int(fraction * len(scores))]
+
+
+def _mean_where(values: list[Tensor], chosen: list[Tensor]) -> float:
+    return float(
+        torch.cat([one[where] for one, where in zip(values, chosen, strict=True)]).float().mean()
+    )
