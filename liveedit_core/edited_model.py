@@ -25,8 +25,12 @@ from liveedit_core.explanation import Explanation, explain
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
 from liveedit_core.inputs.images import read_image_file
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
+from liveedit_core.inputs.rejects import WeakEditError
+from liveedit_core.method.config import RefineSection, WeakEdits
 from liveedit_core.method.editor import Editor, Routing
+from liveedit_core.method.expert import WriteOutcome
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
+from liveedit_core.method.refine import refiner_for
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.model_folder import read_model, save_model
 from liveedit_core.replacing import Correction, Plan, plan_edits
@@ -64,10 +68,16 @@ class EditedModel:
         generator: LiveEditGenerator,
         repository: ExpertRepository | None = None,
         facts: Mapping[str, Fact] | None = None,
+        *,
+        refine: RefineSection | None = None,
+        weak: WeakEdits = "refuse",
     ) -> None:
         self._backbone = as_vision_language(backbone)
         experts = repository or ExpertRepository.empty(generator.config)
-        self._editor: Editor | None = Editor(backbone, generator, experts)
+        refiner = refiner_for(backbone, generator, refine or RefineSection())
+        self._editor: Editor | None = Editor(backbone, generator, experts, refiner)
+        self._weak = weak
+        self._outcomes: dict[str, WriteOutcome] = {}
         if facts is None and experts.fact_source is not None:
             facts = experts.fact_source.facts_of(experts.edit_ids)
         self._facts = dict(facts or {})
@@ -98,6 +108,10 @@ class EditedModel:
     def edits(self) -> tuple[str, ...]:
         """Ids of all edits."""
         return self._editor.repository.edit_ids if self._editor else ()
+
+    def outcome(self, edit_id: str) -> WriteOutcome | None:
+        """How the expert of an edit turned out, if this object wrote it."""
+        return self._outcomes.get(edit_id)
 
     def fact(self, edit_id: str) -> Fact | None:
         """What an edit taught, if it is known."""
@@ -172,6 +186,11 @@ class EditedModel:
         experts = editor.write_experts(
             [plan.requests[key] for key in new], [states[key] for key in new]
         )
+        outcomes = {expert.edit_id: expert.outcome for expert in experts}
+        for edit_id, outcome in outcomes.items() if self._weak == "refuse" else ():
+            if outcome.state == "weak":
+                raise WeakEditError(outcome.explanation(plan.requests[edit_id].target))
+        self._outcomes |= outcomes
         written = editor.repository.with_experts(editor.generator.config, experts)
         self._corrections = [
             *(item for item in self._corrections if item.supersedes not in plan.held),
@@ -235,6 +254,9 @@ def open_model(
     generator: str | Path = BUILTIN,
     experts: ExpertRepository | Path | str | None = None,
     options: LoadOptions | None = None,
+    *,
+    refine: RefineSection | None = None,
+    weak: WeakEdits = "refuse",
 ) -> EditedModel:
     """Load an edited model.
 
@@ -244,6 +266,9 @@ def open_model(
         experts: a bank version (`ExpertBank.load_repository`), a folder of `EditedModel.save`, or
             None to start empty.
         options: dtype and device of the backbone; the layers are the generator's.
+        refine: whether edits are verified and refined as they are written.
+        weak: "refuse" raises WeakEditError for an edit whose own question is not answered, and
+            applies none of its call; "commit" applies it, and `outcome` says what is wrong.
     """
     is_builtin = str(generator) == BUILTIN
     trained = load_generator(builtin_generator_folder() if is_builtin else Path(generator))
@@ -251,8 +276,9 @@ def open_model(
     options = trained.config.load_options(options)
     loaded = load_named_backbone(backbone, options)
     if experts is None or isinstance(experts, ExpertRepository):
-        return EditedModel(loaded, trained, experts)
-    return EditedModel(loaded, trained, *read_model(Path(experts), loaded.digest, trained))
+        return EditedModel(loaded, trained, experts, refine=refine, weak=weak)
+    held = read_model(Path(experts), loaded.digest, trained)
+    return EditedModel(loaded, trained, *held, refine=refine, weak=weak)
 
 
 def _bytes_of(image: ImageSource) -> bytes:

@@ -28,7 +28,7 @@ from liveedit_core.method.corrections import (
     prompt_similarities,
     same_image,
 )
-from liveedit_core.method.editor import Editor, edit_input
+from liveedit_core.method.editor import Editor
 from liveedit_core.schema import EditRequest, Fact
 from liveedit_core.states import LayerStates
 
@@ -71,7 +71,7 @@ def plan_edits(editor: Editor, requests: Sequence[EditRequest], facts: Mapping[s
     """Decide what `requests` replace, among themselves and of the held edits with these facts."""
     repository = editor.repository
     by_id = {request.edit_id: request for request in requests}
-    states = editor.backbone.encode([edit_input(request) for request in by_id.values()])
+    states = editor.edit_states(list(by_id.values()))
     plan = Plan(
         requests=by_id,
         states=states,

@@ -22,7 +22,7 @@ from liveedit_core.builtin.backbone import FAMILY
 from liveedit_core.edited_model import EditedModel, Generation
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
-from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.config import GeneratorConfig, RefineSection
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
@@ -229,6 +229,10 @@ OUR_CONFIG = TINY_CONFIG.with_changes(
     has_target_embeddings=True,
 )
 """Every variant of ours switched on."""
+
+
+AS_WRITTEN = RefineSection(mode="off")
+"""A generator that was never trained writes weak edits."""
 
 
 def tiny_generator(config: GeneratorConfig = TINY_CONFIG, seed: int = 0) -> LiveEditGenerator:

@@ -33,6 +33,7 @@ class RejectType(StrEnum):
     IMAGE_TOO_LARGE = "ImageTooLarge"
     IMAGE_UNREADABLE = "ImageUnreadable"
     DUPLICATE = "Duplicate"
+    WEAK_EDIT = "WeakEdit"
     OTHER = "Other"
 
 
@@ -42,6 +43,13 @@ class RefusedInputError(InputError):
     def __init__(self, message: str, error_type: RejectType = RejectType.OTHER) -> None:
         super().__init__(message)
         self.error_type = error_type
+
+
+class WeakEditError(RefusedInputError):
+    """An edit whose own question is not answered after it was written."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, RejectType.WEAK_EDIT)
 
 
 @dataclass(frozen=True, kw_only=True)

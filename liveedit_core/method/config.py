@@ -199,6 +199,10 @@ class GeneratorConfig(Settings):
         return cls(**{names.get(name, name): value for name, value in values.items()})
 
 
+WeakEdits = Literal["refuse", "commit"]
+"""What happens to an edit whose own question is not answered."""
+
+
 class RefineSection(Settings):
     """Whether experts are verified and refined as they are written (see `refine`)."""
 

@@ -84,30 +84,32 @@ class Editor:
         """
         if not requests:
             return []
+        states = self.edit_states(requests) if states is None else states
         if self.refiner is None:
-            if states is None:
-                states = self.backbone.encode([edit_input(request) for request in requests])
             experts = self._written(requests, states)
         else:
-            given = list(states) if states is not None else [None] * len(requests)
-            wordings = [self._wordings(*pair) for pair in zip(requests, given, strict=True)]
-            written = [
-                self._written([request], asked[:1])[0]
-                for request, asked in zip(requests, wordings, strict=True)
-            ]
-            experts = self.refiner.refine(written, wordings)
+            pairs = list(zip(requests, states, strict=True))
+            written = [self._written([request], [state])[0] for request, state in pairs]
+            experts = self.refiner.refine(written, [self._wordings(*pair) for pair in pairs])
         for expert in experts if check_finite else ():
             expert.check_finite()
         return experts
 
-    def _wordings(self, request: EditRequest, own: LayerStates | None) -> list[LayerStates]:
-        """The edit in its own words, then in the others; encoded one by one, because a padded batch
-        rounds differently with other neighbours."""
-        asked = edit_input(request)
-        states = [own or self.backbone.encode([asked])[0]]
-        for prompt in request.also_asked:
-            states += self.backbone.encode([replace(asked, prompt=prompt, also_asked=())])
-        return states
+    def edit_states(self, requests: Sequence[EditRequest]) -> list[LayerStates]:
+        """States of `edit_input`; with a refiner encoded one by one, as a padded batch rounds
+        differently with other neighbours."""
+        inputs = [edit_input(request) for request in requests]
+        if self.refiner is None:
+            return self.backbone.encode(inputs)
+        return [self.backbone.encode([item])[0] for item in inputs]
+
+    def _wordings(self, request: EditRequest, own: LayerStates) -> list[LayerStates]:
+        """The edit as a question in its own words, then in the others."""
+        others = [
+            replace(edit_input(request), prompt=prompt, also_asked=())
+            for prompt in request.also_asked
+        ]
+        return [own, *(self.backbone.encode([item])[0] for item in others)]
 
     def _written(
         self, requests: Sequence[EditRequest], states: Sequence[LayerStates]

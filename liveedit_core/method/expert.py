@@ -30,9 +30,21 @@ class WriteOutcome:
     steps: int = 0
     """Refinement steps that were taken."""
     answer: str = ""
-    """What a weak edit answers instead, teacher-forced."""
+    """What a weak edit answers instead, teacher-forced: later words assume the target's first."""
     reason: WeakReason = ""
     """Why an edit is weak: the hard filter or the prompt gate drops its expert, or another text."""
+
+    def explanation(self, target: str) -> str:
+        """Of a weak edit, for the person who submitted it."""
+        causes = {
+            "filter": "the hard filter drops its expert for the edit's own image",
+            "gate": "the prompt gate drops its expert for the edit's own prompt or another wording",
+            "text": f"the text is not right after {self.steps} refinement steps",
+        }
+        return (
+            f"weak edit: the model answers {self.answer!r} instead of {target!r}, because "
+            f"{causes[self.reason]}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

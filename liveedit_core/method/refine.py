@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from liveedit_core.backbones.protocol import Backbone
+from liveedit_core.method.config import RefineSection
 from liveedit_core.method.expert import Expert, WeakReason, WriteOutcome
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.routing import route, slot_residual
@@ -84,7 +85,7 @@ class Refiner:
         self.backbone = backbone
         self.generator = generator
         self.max_steps = max_steps
-        self._is_any = is_any
+        self.is_any = is_any
 
     @torch.no_grad()
     def refine(
@@ -137,7 +138,7 @@ class Refiner:
         down_RD, up_RD = with_rank_by_need(expert, len(questions[0].states.target_ids_O))
         adam = torch.optim.Adam([down_RD, up_RD], lr=LEARNING_RATE)
         num_steps, loss = 0, None
-        while self._is_any(not is_settled):
+        while self.is_any(not is_settled):
             if loss is not None:
                 adam.zero_grad()
                 loss.backward()
@@ -193,6 +194,15 @@ class Refiner:
         token_ids, end_id = answer.token_ids, self.backbone.end_id
         stop = token_ids.index(end_id) if end_id in token_ids else len(token_ids)
         return self.backbone.decode(token_ids[:stop])
+
+
+def refiner_for(
+    backbone: Backbone, generator: LiveEditGenerator, section: RefineSection
+) -> Refiner | None:
+    """None where the experts of this generator stay as written."""
+    if not section.is_on(generator.config):
+        return None
+    return Refiner(backbone, generator, max_steps=section.max_steps)
 
 
 def _worst(answers: Sequence[Answer]) -> Answer:

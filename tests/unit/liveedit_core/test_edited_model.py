@@ -15,6 +15,7 @@ from liveedit_core.errors import ConfigError, InputError, IntegrityError, Reposi
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.model_folder import read_model
 from tests.tiny_backbone import (
+    AS_WRITTEN,
     OUR_CONFIG,
     TINY_CONFIG,
     image,
@@ -45,7 +46,7 @@ def config_of(backbone: Any) -> GeneratorConfig:
 
 
 def edited(backbone: Any, number: int = 3) -> EditedModel:
-    model = EditedModel(backbone, tiny_generator(config_of(backbone)))
+    model = EditedModel(backbone, tiny_generator(config_of(backbone)), refine=AS_WRITTEN)
     model.edit_many([(image(i), WHAT, f"entity {i}") for i in range(number)])
     return model
 
@@ -64,7 +65,7 @@ def own_tokens(backbone: Any, image: bytes | None, prompt: str, **arguments: Any
 def test_without_edits_it_generates_as_transformers_does(
     backbone: Any, arguments: dict[str, Any]
 ) -> None:
-    done = EditedModel(backbone, tiny_generator(config_of(backbone))).generate(
+    done = EditedModel(backbone, tiny_generator(config_of(backbone)), refine=AS_WRITTEN).generate(
         IMAGES, PROMPTS, **arguments
     )
     for one, shown, prompt in zip(done, IMAGES, PROMPTS, strict=True):
@@ -114,7 +115,7 @@ def test_the_output_of_transformers_is_there_when_asked_for(backbone: Any) -> No
 
 
 def test_an_edit_can_be_replaced_and_taken_back(backbone: Any) -> None:
-    model = EditedModel(backbone, tiny_generator(config_of(backbone)))
+    model = EditedModel(backbone, tiny_generator(config_of(backbone)), refine=AS_WRITTEN)
     before = model.generate(IMAGES, PROMPTS, **GREEDY)
     first = model.edit(image(0), WHAT, "silver kettle")
     assert model.edit(image(0), WHAT, "silver kettle") == first
@@ -153,7 +154,9 @@ def test_it_can_be_saved_and_read_again(backbone: Any, tmp_path: Path) -> None:
     model = edited(backbone)
     model.save(tmp_path)
     generator = tiny_generator(config_of(backbone))
-    again = EditedModel(backbone, generator, *read_model(tmp_path, backbone.digest, generator))
+    again = EditedModel(
+        backbone, generator, *read_model(tmp_path, backbone.digest, generator), refine=AS_WRITTEN
+    )
     one, other = (m.generate(IMAGES, PROMPTS, **GREEDY) for m in (model, again))
     assert [g.token_ids for g in one] == [g.token_ids for g in other]
     again.edit(image(0), WHAT, "another entity")  # the fact of the old one is known
@@ -184,7 +187,10 @@ def test_the_backbone_is_untouched_during_and_after(backbone: Any) -> None:
 
 def test_threads_read_at_once_while_another_teaches(backbone: Any) -> None:
     """Each sees one state of the experts, and none sees another's question."""
-    models = [edited(backbone), EditedModel(backbone, tiny_generator(config_of(backbone)))]
+    models = [
+        edited(backbone),
+        EditedModel(backbone, tiny_generator(config_of(backbone)), refine=AS_WRITTEN),
+    ]
     expected = [[m.answer(i, p, max_new_tokens=4) for i, p in QUESTIONS] for m in models]
     taught = edited(backbone, 1)
 
@@ -218,7 +224,9 @@ def test_an_explanation_agrees_with_the_routing_of_an_answer(backbone: Any) -> N
 
 
 def test_an_explanation_of_an_empty_bank_keeps_nothing(backbone: Any) -> None:
-    why = EditedModel(backbone, tiny_generator(config_of(backbone))).explain(image(0), WHAT)
+    why = EditedModel(backbone, tiny_generator(config_of(backbone)), refine=AS_WRITTEN).explain(
+        image(0), WHAT
+    )
     assert why.kept == ()
     assert "0 of 0 edits kept" in str(why)
     assert why.image().size[0] > 0

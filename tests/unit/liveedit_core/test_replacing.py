@@ -12,7 +12,14 @@ from liveedit_core.edited_model import EditedModel, open_model
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest, Fact
-from tests.tiny_backbone import OUR_CONFIG, image, plain_convolutions, tiny_backbone, tiny_generator
+from tests.tiny_backbone import (
+    AS_WRITTEN,
+    OUR_CONFIG,
+    image,
+    plain_convolutions,
+    tiny_backbone,
+    tiny_generator,
+)
 
 WHAT, CALLED = "What is shown here?", "What is this called?"
 
@@ -21,7 +28,11 @@ WHAT, CALLED = "What is shown here?", "What is this called?"
 def model() -> Iterator[EditedModel]:
     """Without a prompt gate: equal content alone corrects."""
     with plain_convolutions():
-        yield EditedModel(tiny_backbone(), tiny_generator(OUR_CONFIG.with_changes(min_gate=0.0)))
+        yield EditedModel(
+            tiny_backbone(),
+            tiny_generator(OUR_CONFIG.with_changes(min_gate=0.0)),
+            refine=AS_WRITTEN,
+        )
 
 
 def encoded(image_bytes: bytes, kind: str, **options: object) -> bytes:
@@ -89,14 +100,14 @@ def test_two_targets_for_one_subject_give_ids_that_exist(model: EditedModel) -> 
 def test_the_prompt_gate_says_what_means_the_same(gate: float, num_left: int) -> None:
     with plain_convolutions():
         generator = tiny_generator(OUR_CONFIG.with_changes(min_gate=gate))
-        model = EditedModel(tiny_backbone(), generator)
+        model = EditedModel(tiny_backbone(), generator, refine=AS_WRITTEN)
         ids = model.edit_many([(image(0), WHAT, "A"), (image(0), CALLED, "B")])
         assert len(set(ids)) == len(model.edits) == num_left
-        again = EditedModel(tiny_backbone(), generator)
+        again = EditedModel(tiny_backbone(), generator, refine=AS_WRITTEN)
         again.edit(image(0), WHAT, "A")
         assert again.edit(image(0), CALLED, "B") == ids[1]
         assert again.edits == model.edits[-len(again.edits) :]
-        same = EditedModel(tiny_backbone(), generator)
+        same = EditedModel(tiny_backbone(), generator, refine=AS_WRITTEN)
         same.edit_many([(image(0), WHAT, "A"), (image(0), CALLED, "A")])
         assert len(same.edits) == 2, "the same answer in other words corrects nothing"
 
@@ -115,7 +126,7 @@ def test_facts_of_stored_experts_come_along(model: EditedModel) -> None:
 
     stored = model.editor.repository
     known = ExpertRepository(**{**vars(stored), "fact_source": Log()})
-    again = EditedModel(model.editor.backbone, model.editor.generator, known)
+    again = EditedModel(model.editor.backbone, model.editor.generator, known, refine=AS_WRITTEN)
     second = again.edit(image(0), WHAT, "B")
     assert again.edits == (second,)
 

@@ -9,6 +9,8 @@ import torch
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.edited_model import EditedModel
+from liveedit_core.inputs.rejects import WeakEditError
 from liveedit_core.method.config import GeneratorConfig, RefineSection
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.expert import Expert
@@ -172,3 +174,18 @@ def test_authors_checkpoints_are_not_refined_unless_asked() -> None:
     assert RefineSection().is_on(OUR_CONFIG)
     assert RefineSection(mode="on").is_on(paper)
     assert not RefineSection(mode="off").is_on(OUR_CONFIG)
+
+
+def test_a_weak_edit_is_refused_or_kept_with_its_reason(backbone: VisionLanguageBackbone) -> None:
+    edit, generator = REQUESTS[1], tiny_generator(KEEPS_ALL)
+    few = RefineSection(max_steps=1)
+    strict = EditedModel(backbone, generator, refine=few)
+    with pytest.raises(WeakEditError, match=r"instead of 'Unit 7.* not right after 1 refinement"):
+        strict.edit_many([edit])
+    assert (strict.edits, strict.outcome(edit.edit_id)) == ((), None)
+    model = EditedModel(backbone, generator, refine=few, weak="commit")
+    (edit_id,) = model.edit_many([edit])
+    outcome = model.outcome(edit_id)
+    assert outcome is not None
+    assert (outcome.state, outcome.reason) == ("weak", "text")
+    assert model.edits == (edit_id,)
