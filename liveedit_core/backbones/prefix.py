@@ -8,14 +8,12 @@ the tokenizer has one) is left out, as its hidden state is huge and nearly the s
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from liveedit_core.backbones.prompts import Prepared
-from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.views import with_hook, with_part
 from liveedit_core.errors import ConfigError, IntegrityError
 
@@ -68,47 +66,24 @@ def prompt_means(items: Sequence[Prepared], hidden: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.cat(row) for row in rows])
 
 
-def with_prompt_pyramids(
-    prepared: Sequence[Prepared],
-    inputs: Sequence[BackboneInput],
-    size: int,
-    encode: Callable[[Sequence[str]], Tensor],
-) -> list[Prepared]:
-    """Inputs with the prompt pyramids of those that have images.
-
-    `encode` is called once for `size` inputs, however many wordings they have: processes that share
-    a model must run it equally often.
-    """
-    done: list[Prepared] = []
-    for start in range(0, len(inputs), size):
-        chunk = inputs[start : start + size]
-        wordings = [item.wordings if item.image_bytes is not None else () for item in chunk]
-        texts = [text for group in wordings for text in group]
-        rows = iter(encode(texts) if texts else ())
-        for item, group in zip(prepared[start : start + size], wordings, strict=True):
-            own = [next(rows) for _ in group]
-            done.append(replace(item, prompt_pyramids_WP=torch.stack(own)) if own else item)
-    return done
-
-
 class PromptPyramidCache:
-    """LRU cache of prompt pyramids by text; 0 keeps none."""
+    """LRU cache of prompt pyramids by wordings; 0 keeps none."""
 
-    def __init__(self, max_texts: int = MAX_CACHED_PROMPTS) -> None:
-        self._max_texts = max_texts
-        self._rows: OrderedDict[str, Tensor] = OrderedDict()
+    def __init__(self, max_prompts: int = MAX_CACHED_PROMPTS) -> None:
+        self._max_prompts = max_prompts
+        self._rows: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
-    def rows(self, texts: Sequence[str], compute: Callable[[Sequence[str]], Tensor]) -> Tensor:
-        """Pyramids of some texts, [B, P]; those that are not cached are computed in one call."""
+    def rows(self, wordings: tuple[str, ...], encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
+        """Pyramids of the wordings of one prompt, [W, P].
+
+        `encode` is called for these alone: with other neighbours in a padded batch they would be
+        rounded differently, and processes that share a model must run it equally often.
+        """
         with self._lock:
-            known = {text: self._rows[text] for text in texts if text in self._rows}
-            missing = [text for text in dict.fromkeys(texts) if text not in known]
-            if missing:
-                known |= dict(zip(missing, compute(missing), strict=True))
-            for text, row_P in known.items():
-                self._rows[text] = row_P
-                self._rows.move_to_end(text)
-            while len(self._rows) > self._max_texts:
+            found = self._rows.pop(wordings, None)
+            rows_WP = encode(wordings) if found is None else found
+            self._rows[wordings] = rows_WP
+            while len(self._rows) > self._max_prompts:
                 self._rows.popitem(last=False)
-        return torch.stack([known[text] for text in texts])
+        return rows_WP

@@ -218,8 +218,7 @@ class VisionLanguageBackbone:
     def _prepared(self, inputs: Sequence[BackboneInput]) -> list[Prepared]:
         prepared = [self.reader.prepare(item) for item in inputs]
         if self.prompt_layers:
-            size = self.batch_size
-            prepared = prefix.with_prompt_pyramids(prepared, inputs, size, self.encode_prompts)
+            prepared = [self._with_pyramids(*pair) for pair in zip(prepared, inputs, strict=True)]
         if self.image_tower is None:
             return prepared
         images = [item.image_bytes for item in inputs if item.image_bytes is not None]
@@ -229,15 +228,17 @@ class VisionLanguageBackbone:
             for done, item in zip(prepared, inputs, strict=True)
         ]
 
+    def _with_pyramids(self, prepared: Prepared, item: BackboneInput) -> Prepared:
+        if item.image_bytes is None:
+            return prepared
+        rows_WP = self.prompt_cache.rows(item.wordings, self.encode_prompts)
+        return replace(prepared, prompt_pyramids_WP=rows_WP)
+
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
         """Prompt pyramids of some texts, [B, P], float32; in one forward."""
-
-        def computed(missing: Sequence[str]) -> Tensor:
-            items = [self.reader.bare(text) for text in missing]
-            return prefix.prompt_means(items, self._after(items, self.prompt_layers))
-
-        return self.prompt_cache.rows(texts, computed)
+        items = [self.reader.bare(text) for text in texts]
+        return prefix.prompt_means(items, self._after(items, self.prompt_layers))
 
     @torch.no_grad()
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:

@@ -1,7 +1,6 @@
 """Prompt pyramids: of the bare text, in every family, alike in batches, caches and shards."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -122,22 +121,23 @@ def test_a_wording_that_no_input_could_have_is_refused() -> None:
             )
 
 
-def test_a_cached_text_is_not_computed_again() -> None:
+def test_a_cached_prompt_is_not_computed_again() -> None:
     asked: list[Sequence[str]] = []
 
-    def compute(texts: Sequence[str]) -> Tensor:
-        asked.append(tuple(texts))
+    def encode(texts: Sequence[str]) -> Tensor:
+        asked.append(texts)
         return torch.tensor([[float(len(text))] for text in texts])
 
     cache = PromptPyramidCache(2)
-    rows: Any = [
-        cache.rows(texts, compute).flatten().tolist()
-        for texts in (
-            ["a", "bb", "a"],
-            ["bb", "ccc"],
-            ["bb"],
-            ["a"],
-        )
-    ]
-    assert rows == [[1, 2, 1], [2, 3], [2], [1]]
-    assert asked == [("a", "bb"), ("ccc",), ("a",)]
+    wanted = [("a", "bb"), ("bb",), ("a", "bb"), ("ccc",), ("a", "bb"), ("bb",)]
+    rows = [cache.rows(wordings, encode).flatten().tolist() for wordings in wanted]
+    assert rows == [[1, 2], [2], [1, 2], [3], [1, 2], [2]]
+    assert asked == [("a", "bb"), ("bb",), ("ccc",), ("bb",)]
+
+
+def test_neighbours_and_earlier_inputs_change_no_bit(backbone: VisionLanguageBackbone) -> None:
+    items = [BackboneInput(prompt=text, image_bytes=image(1)) for text in TEXTS]
+    together = backbone.with_prompt_layers(LAYERS).encode(items)
+    for item, state in zip(items, together, strict=True):
+        (again,) = backbone.with_prompt_layers(LAYERS).encode([item])
+        assert torch.equal(again.prompt_pyramids_WP, state.prompt_pyramids_WP)
