@@ -24,7 +24,7 @@ from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
 from liveedit_core.inputs.images import read_image_file
-from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
+from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.inputs.rejects import WeakEditError
 from liveedit_core.method.config import RefineSection, WeakEdits
 from liveedit_core.method.editor import Editor, Routing
@@ -173,9 +173,10 @@ class EditedModel:
             else EditRequest(image_bytes=_bytes_of(fact[0]), prompt=fact[1], target=fact[2])
             for fact in facts
         ]
+        limits = InputLimits().for_generator(self.editor.generator.config.max_target_tokens)
         for request in requests:
-            validate_request(request)
-            validate_tokens(request, self._backbone.count_tokens)
+            validate_request(request, limits=limits)
+            validate_tokens(request, self._backbone, limits=limits)
         return requests
 
     def _apply(self, plan: Plan) -> None:

@@ -43,7 +43,7 @@ class GeneratorWorker:
         limit_threads(num_threads)
         self._backbone = models.load_backbone()
         self._generator = models.load_generator()
-        self._limits = limits
+        self._limits = limits.for_generator(self._generator.config.max_target_tokens)
         nothing = ExpertRepository.empty(self._generator.config)
         self._editor = Editor(self._backbone, self._generator, nothing)
         self._states = open_states(self._backbone, cache)
@@ -93,7 +93,7 @@ class GeneratorWorker:
     def _check(self, request: EditRequest) -> None:
         """Raise what is wrong with a request before any model reads it."""
         validate_request(request, limits=self._limits)
-        validate_tokens(request, self._backbone.count_tokens, limits=self._limits)
+        validate_tokens(request, self._backbone, limits=self._limits)
 
     def _outcomes(
         self, items: Sequence[NumberedRequest]

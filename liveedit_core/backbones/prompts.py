@@ -126,6 +126,17 @@ class PromptReader:
         start, stop = self.prepare(BackboneInput(prompt="x", image_bytes=buffer.getvalue())).image
         return stop - start
 
+    def count(self, text: str) -> int:
+        """Tokens of a text, without special ones."""
+        with self.lock:
+            return len(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def count_target(self, target: str) -> int:
+        """Tokens of a target after the end of a prompt with an image."""
+        end = self.format.with_image.split(PROMPT)[-1] + self.family.prompt_end
+        with self.lock:
+            return len(self._target_ids(end or "?", target))
+
     def prepare(self, item: BackboneInput) -> Prepared:
         """One tokenized input with its target."""
         for prompt in item.wordings:

@@ -77,6 +77,10 @@ class Backbone(Protocol):
         """Tokens of a text, without special tokens."""
         ...
 
+    def count_target_tokens(self, text: str) -> int:
+        """Tokens of a target as it follows a prompt, which may put a space before it."""
+        ...
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of some tokens, special ones left out, stripped."""
         ...

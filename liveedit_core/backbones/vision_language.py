@@ -207,8 +207,10 @@ class VisionLanguageBackbone:
         self.reader.prepare(item)
 
     def count_tokens(self, text: str) -> int:
-        with self.reader.lock:
-            return len(self.tokenizer.encode(text, add_special_tokens=False))
+        return self.reader.count(text)
+
+    def count_target_tokens(self, text: str) -> int:
+        return self.reader.count_target(text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         with self.reader.lock:
@@ -272,8 +274,7 @@ class VisionLanguageBackbone:
     def encode_images(self, images: Sequence[bytes]) -> Tensor:
         """Pyramids of some images, [B, E], float32."""
         if self.image_tower is None:
-            family = self.model.config.model_type
-            raise ConfigError(f"{family}: only a backbone with an ImageTower has image pyramids")
+            raise ConfigError(f"{self.model.config.model_type}: pyramids need an ImageTower")
         features = self.image_tower.features(images, self.batch_size)
         return torch.stack([features[image].pyramid_E for image in images])
 

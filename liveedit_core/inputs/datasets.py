@@ -8,7 +8,7 @@ A bad line never stops the stream: it comes out as a `Rejected` with a reason fo
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.images import check_image_bytes, decode_image
@@ -63,8 +63,16 @@ def validate_request(request: EditRequest, *, limits: InputLimits = _LIMITS) -> 
     decode_image(request.image_bytes, max_pixels=limits.max_image_pixels)
 
 
+class TokenCounter(Protocol):
+    """What a backbone counts."""
+
+    def count_tokens(self, text: str) -> int: ...
+
+    def count_target_tokens(self, text: str) -> int: ...
+
+
 def validate_tokens(
-    request: EditRequest, count_tokens: Callable[[str], int], *, limits: InputLimits = _LIMITS
+    request: EditRequest, tokens: TokenCounter, *, limits: InputLimits = _LIMITS
 ) -> None:
     """Check the length of each text in tokens of the backbone; none is an error too."""
     for name, text, limit in (
@@ -75,7 +83,9 @@ def validate_tokens(
             for index, text in enumerate(request.also_asked)
         ),
     ):
-        num_tokens = count_tokens(text)
+        num_tokens = tokens.count_tokens(text)
+        if name == "target" and num_tokens:
+            num_tokens = tokens.count_target_tokens(text)
         if num_tokens > limit:
             raise RefusedInputError(
                 f"{name} has {num_tokens:,} tokens; at most {limit:,} are accepted: shorten it",

@@ -1,6 +1,6 @@
 """How much of an untrusted input is accepted before it is refused."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field
 
@@ -30,3 +30,9 @@ class InputLimits(Settings):
     max_probes: PositiveInt = 256
     max_benchmark_bytes: PositiveInt = 134_217_728
     """JSON file of a published benchmark, read as a whole; the real ones have about 4 million."""
+
+    def for_generator(self, max_target_tokens: int | None) -> Self:
+        """The same, with no longer targets than its experts hold (None: any)."""
+        if max_target_tokens is None or max_target_tokens >= self.max_target_tokens:
+            return self
+        return self.with_changes(max_target_tokens=max_target_tokens)

@@ -27,9 +27,9 @@ STORED_NAMES = {"other_image_midpoint": "rival_midpoint", "same_image_ratio": "t
 """Fields that have another name in `config.json`. The stored names cannot change: a checkpoint's
 digest covers the bytes of the file, and every bank refers to it."""
 
-
 LATER_FIELDS = frozenset(
     {
+        "has_own_ranks",
         "prompt_protocol",
         "prompt_source",
         "prompt_layers",
@@ -112,6 +112,9 @@ class GeneratorConfig(Settings):
     """Learned position embeddings of target tokens; 0 (none) in the paper."""
     has_target_embeddings: bool = False
     """Whether the generator also sees the input embeddings of the target tokens."""
+    has_own_ranks: bool = False
+    """Whether an expert has one slot for each token of its target and one for the end, `rank` being
+    the most, instead of `rank` slots whatever its target; not in the paper."""
     prompt_protocol: PromptProtocol = "chat"
     """How prompts were worded in training; the authors' checkpoints know raw ones ("paper")."""
 
@@ -123,6 +126,11 @@ class GeneratorConfig(Settings):
                     f"{name}: {size} is not a multiple of num_attention_heads "
                     f"({self.num_attention_heads})"
                 )
+        if self.has_own_ranks and not 2 <= self.rank <= self.num_target_positions:
+            raise ValueError(
+                f"has_own_ranks: each slot belongs to a target position; expected a rank of 2 to "
+                f"num_target_positions ({self.num_target_positions}), got {self.rank}"
+            )
         if self.visual_source != "tower_pyramid":
             if (self.visual_size, self.visual_rank, self.num_sentinels) != (0, 0, 1):
                 raise ValueError(
@@ -164,6 +172,11 @@ class GeneratorConfig(Settings):
                 f"{nearest}: expected at most {sentinels} ({getattr(self, sentinels)}), got "
                 f"{getattr(self, nearest)}"
             )
+
+    @property
+    def max_target_tokens(self) -> int | None:
+        """Longest target that an expert holds, without the end; None where all share its slots."""
+        return self.rank - 1 if self.has_own_ranks else None
 
     @property
     def feature_size(self) -> int:

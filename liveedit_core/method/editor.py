@@ -117,13 +117,14 @@ class Editor:
         """Experts as the generator writes them."""
         features = self.generator.edit_features(states)
         down_BRD, up_BRD = self.generator.write_matrices(states)
+        ranks = self.generator.ranks(states).tolist()
         return [
             Expert(
                 edit_id=request.edit_id,
                 visual_feature_QM=features.visual_BQM[i].float().clone(),
                 prompt_feature_QM=features.prompt_BQM[i].float().clone(),
-                down_RD=down_BRD[i].float().clone(),
-                up_RD=up_BRD[i].float().clone(),
+                down_RD=down_BRD[i, : ranks[i]].float().clone(),
+                up_RD=up_BRD[i, : ranks[i]].float().clone(),
             )
             for i, request in enumerate(requests)
         ]

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from liveedit_core.errors import IntegrityError
+from liveedit_core.errors import IntegrityError, ShapeError
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.expert import ExpertGenerator
 from liveedit_core.method.features import FeatureExtractor, Features, PromptExtractor
@@ -111,9 +111,25 @@ class LiveEditGenerator(nn.Module):
         return Features(visual, prompt_BQM, threshold, same)
 
     def write_matrices(self, states: Sequence[LayerStates]) -> tuple[Tensor, Tensor]:
-        """(down, up), each [B, R, D], of the experts of some edits (Eq. 1)."""
+        """(down, up), each [B, R, D], of the experts of some edits (Eq. 1).
+
+        Slots beyond an edit's own rank are zero.
+        """
         signal, position_BS = self.edit_signal(states)
-        return self.down_generator(signal, position_BS), self.up_generator(signal, position_BS)
+        down_BRD, up_BRD = (
+            write(signal, position_BS) for write in (self.down_generator, self.up_generator)
+        )
+        if not self.config.has_own_ranks:
+            return down_BRD, up_BRD
+        ranks_B = self.ranks(states).to(down_BRD.device)
+        is_used_BR = torch.arange(self.config.rank, device=ranks_B.device) < ranks_B[:, None]
+        return down_BRD * is_used_BR[..., None], up_BRD * is_used_BR[..., None]
+
+    def ranks(self, states: Sequence[LayerStates]) -> Tensor:
+        """Rank of the expert of each edit, int64 [B]."""
+        if not self.config.has_own_ranks:
+            return torch.full((len(states),), self.config.rank)
+        return torch.tensor([len(state.target_ids_O) + 1 for state in states])
 
     def edit_signal(self, states: Sequence[LayerStates]) -> tuple[Padded, Tensor]:
         """h_v ++ h_p ++ h_o (++ target embeddings ++ end), and each element's position index."""
@@ -121,7 +137,13 @@ class LiveEditGenerator(nn.Module):
         end_row = self.end_row() if self.config.has_target_embeddings else None
         count = self.config.num_target_positions
         last = max(count - 1, 0)  # later target positions share this index
+        longest = self.config.max_target_tokens
         for state in states:
+            if longest is not None and len(state.target_ids_O) > longest:
+                raise ShapeError(
+                    f"a target has {len(state.target_ids_O)} tokens; an expert of this generator "
+                    f"holds {longest}"
+                )
             spans = (state.image_span, state.prompt_span, state.target_span)
             part = [state.hidden_TD[slice(*span)] for span in spans]
             num_image, num_prompt, num_target = (len(piece) for piece in part)

@@ -16,9 +16,11 @@ from torch import Tensor
 from infra.cache.state_cache import StateCache
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import ConfigError
+from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.schema import Case
 from liveedit_core.state_source import BackboneStates, StateSource
 from liveedit_core.training.data import TrainingData, TrainingInputs, draw_training_data
+from liveedit_core.training.random_targets import MOST_WORDS, TargetWriter
 from pipelines.job.cases import cases_digest
 from pipelines.job.state_cache import fill_cache, open_cache, state_encoder, training_source
 from pipelines.training.cases import images_by_entity, training_cases, training_models
@@ -29,8 +31,6 @@ PYRAMIDS_FILE = "drawings.safetensors"
 PROGRESS_INTERVAL_S = 20
 _WORD_BEGINNINGS = "\u0120\u2581"
 """How tokenizers write the space before a word: byte-level ones, and SentencePiece."""
-_MAX_WORDS = 4
-"""Of a random target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +99,15 @@ def draw_material(
     """Draw the inputs of training from the seed, and write them to the folder."""
     (folder / PYRAMIDS_FILE).unlink(missing_ok=True)
     rng = random.Random(recipe.seed)
+    # An expert has a slot for each token and the end, or as many slots whatever its target.
+    longest = min(recipe.model.rank - 1, MAX_TARGET_TOKENS) or 1
     words = vocabulary_words(backbone.tokenizer)
     draw_training_data(
         choose_cases(cases, recipe.data.cases_per_entity, rng, held_out_entities),
         BackboneStates(backbone),
         num_pairs=recipe.data.num_pairs,
         has_image_locality=recipe.joint.steps > 0,
-        random_target=lambda source: random_target(words, source),
+        random_target=TargetWriter(backbone.count_target_tokens, words, longest),
         rng=rng,
     ).save(folder)
 
@@ -160,17 +162,12 @@ def vocabulary_words(tokenizer: Any) -> list[str]:
         for token in map(str, tokens)
         if token[:1] in _WORD_BEGINNINGS and token[1:].isalnum() and token[1:].isascii()
     ]
-    if len(words) < _MAX_WORDS:
+    if len(words) < MOST_WORDS:
         raise ConfigError(
             f"{len(words)} tokens of the backbone's vocabulary begin a word of plain letters, too "
             "few to draw targets from; expected a byte-level or SentencePiece tokenizer"
         )
     return words
-
-
-def random_target(words: list[str], rng: random.Random) -> str:
-    """1 to 4 random words, short answers being more common."""
-    return " ".join(rng.sample(words, rng.choice((1, 1, 2, 2, 2, 3, _MAX_WORDS))))
 
 
 @torch.no_grad()

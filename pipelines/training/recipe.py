@@ -52,7 +52,7 @@ class DataSection(Settings):
     cases_per_entity: PositiveInt = 3
     """Training cases of each entity."""
     num_pairs: int = 3500
-    """Edits with a random target of 1 to 4 vocabulary words."""
+    """Edits with a random target of any kind, no longer than an expert holds."""
 
 
 class ModelSection(Settings):
@@ -86,6 +86,7 @@ class ModelSection(Settings):
     min_gate: float = 0.5
     num_target_positions: int = 10
     has_target_embeddings: bool = True
+    has_own_ranks: bool = False
 
 
 class CheckpointSection(Settings):

@@ -177,7 +177,10 @@ def write_matrix(
         key_rows = [row + weights["position"][p] for row, p in zip(rows, places, strict=True)]
     heads = config.num_attention_heads
     mixed = cross_attention(weights["query"][0], rows, weights.sub("attention"), heads, key_rows)
-    return mixed / (config.expert_scale * math.sqrt(config.rank))
+    scaled: Array = mixed / (config.expert_scale * math.sqrt(config.rank))
+    if config.has_own_ranks:
+        scaled[len(targets) + 1 :] = 0.0
+    return scaled
 
 
 def keep(

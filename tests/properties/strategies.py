@@ -14,6 +14,9 @@ CONFIGS: tuple[GeneratorConfig, ...] = (
     TINY_CONFIG.with_changes(min_gate=0.5, has_target_embeddings=True),
     TINY_CONFIG.with_changes(soft_routing="average", max_kept=3),
     TINY_CONFIG.with_changes(has_hard_filter=False),
+    TINY_CONFIG.with_changes(
+        has_own_ranks=True, rank=6, num_target_positions=6, has_target_embeddings=True
+    ),
 )
 
 configs = st.sampled_from(CONFIGS)

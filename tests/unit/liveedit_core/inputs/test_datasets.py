@@ -17,7 +17,6 @@ from liveedit_core.inputs.datasets import (
     load_cases,
     load_requests,
     validate_request,
-    validate_tokens,
 )
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, Rejected
@@ -324,26 +323,6 @@ def test_a_request_from_elsewhere_is_checked_likewise() -> None:
         validate_request(EditRequest(image_bytes=_png("red"), prompt="What?", target=""))
     with pytest.raises(RefusedInputError, match="not an image"):
         validate_request(EditRequest(image_bytes=b"text", prompt="What?", target="a rose"))
-
-
-def test_token_limits_use_the_callers_count() -> None:
-    request = EditRequest(image_bytes=b"", prompt="one two three", target="four")
-
-    def count_words(text: str) -> int:
-        return len(text.split())
-
-    validate_tokens(request, count_words, limits=InputLimits(max_prompt_tokens=3))
-    worded = EditRequest(
-        image_bytes=b"", prompt="one", target="four", also_asked=("two", "or two or three")
-    )
-    with pytest.raises(RefusedInputError, match=r"also_asked\[1\] has 4 tokens; at most 3"):
-        validate_tokens(worded, count_words, limits=InputLimits(max_prompt_tokens=3))
-    with pytest.raises(RefusedInputError, match="prompt has 3 tokens; at most 2") as caught:
-        validate_tokens(request, count_words, limits=InputLimits(max_prompt_tokens=2))
-    reject = Rejected.from_error(caught.value, edit_id=request.edit_id)
-    assert (reject.error_type, reject.line_number) == ("TooManyTokens", 0)
-    with pytest.raises(RefusedInputError, match="no token"):
-        validate_tokens(request, lambda text: 0)
 
 
 def test_a_refusal_survives_pickling() -> None:

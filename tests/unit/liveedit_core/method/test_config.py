@@ -11,8 +11,12 @@ from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import CONFIG_FILE
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG
 
+RANKED_CONFIG = OUR_CONFIG.with_changes(has_own_ranks=True, rank=4)
 
-@pytest.mark.parametrize("config", [TINY_CONFIG, OUR_CONFIG], ids=["paper", "ours"])
+
+@pytest.mark.parametrize(
+    "config", [TINY_CONFIG, OUR_CONFIG, RANKED_CONFIG], ids=["paper", "ours", "own ranks"]
+)
 def test_json_round_trip(config: GeneratorConfig) -> None:
     assert GeneratorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -50,6 +54,8 @@ def test_defaults_are_the_papers() -> None:
         ({"same_image_ratio": 0}, "same_image_ratio"),
         ({"visual_gate": -1}, "visual_gate"),
         ({"visual_source": "tower_pyramid", "visual_size": 9}, "visual_rank"),
+        ({"has_own_ranks": True}, "has_own_ranks"),
+        ({"has_own_ranks": True, "rank": 5, "num_target_positions": 4}, "has_own_ranks"),
         (OUR_CONFIG.to_dict() | {"visual_rank": 31}, "visual_rank"),
         (OUR_CONFIG.to_dict() | {"nearest_sentinels": 6}, "nearest_sentinels"),
     ],

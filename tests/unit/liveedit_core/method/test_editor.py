@@ -11,6 +11,8 @@ from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import NumericsError, RepositoryMismatchError
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.method.routing import fused_residual
+from liveedit_core.states import pad_hidden
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, question, request, tiny_generator
 
 LOUD = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0, max_kept=0)
@@ -46,6 +48,27 @@ def test_known_states_give_the_same_experts(empty_editor: Editor) -> None:
         assert torch.equal(one.down_RD, other.down_RD)
         assert torch.equal(one.visual_feature_QM, other.visual_feature_QM)
     assert empty_editor.write_experts([]) == []
+
+
+def test_experts_of_different_ranks_act_together_as_padded_ones(
+    backbone: VisionLanguageBackbone,
+) -> None:
+    config = LOUD.with_changes(has_own_ranks=True, rank=12, num_target_positions=12)
+    generator = tiny_generator(config)
+    editor = Editor(backbone, generator, ExpertRepository.empty(config)).with_edits(REQUESTS)
+    states = backbone.encode([edit_input(edit) for edit in REQUESTS])
+    ranks = [len(state.target_ids_O) + 1 for state in states]
+    assert editor.repository.ranks_N.tolist() == ranks
+    assert len(set(ranks)) > 1
+    routing = editor.route(states)
+    hidden_BTD = pad_hidden(states).values_BSD
+    added = editor.residual(routing)
+    assert added is not None
+    used = routing.kept_BN.any(0).nonzero().flatten()
+    down_NRD, up_NRD = (matrix[used] for matrix in generator.write_matrices(states))
+    normed_BTD, weights_BN = generator.hidden_norm(hidden_BTD), routing.weights_BN[:, used]
+    padded = fused_residual(normed_BTD, weights_BN, down_NRD, up_NRD, config.gain)
+    torch.testing.assert_close(added(hidden_BTD), padded)
 
 
 def test_a_target_changes_the_expert_and_not_its_features(empty_editor: Editor) -> None:

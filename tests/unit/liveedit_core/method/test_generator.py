@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from liveedit_core.errors import ConfigError, IntegrityError
+from liveedit_core.errors import ConfigError, IntegrityError, ShapeError
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import (
     CONFIG_FILE,
@@ -120,6 +120,37 @@ def test_a_copier_attends_to_one_target_token_per_slot() -> None:
     assert cosines.detach().diagonal().min().item() > 0.4
 
 
+OWN_RANKS = OUR_CONFIG.with_changes(
+    hidden_size=64, module_dim=64, num_target_positions=6, rank=6, has_own_ranks=True
+)
+
+
+def test_an_expert_has_a_slot_for_each_target_token_and_the_end() -> None:
+    states = [random_states(n, num_target=n, config=OWN_RANKS) for n in (1, 5, 3)]
+    generator = tiny_generator(OWN_RANKS)
+    assert generator.ranks(states).tolist() == [2, 6, 4]
+    same = tiny_generator(OWN_RANKS.with_changes(has_own_ranks=False))
+    for own_BRD, whole_BRD in zip(
+        generator.write_matrices(states), same.write_matrices(states), strict=True
+    ):
+        for row, rank in enumerate((2, 6, 4)):
+            assert torch.equal(own_BRD[row, :rank], whole_BRD[row, :rank])
+            assert not own_BRD[row, rank:].any()
+            assert whole_BRD[row].abs().sum(-1).all()
+    copied = generator.up_generator.norm(generator.end_row()) * generator.up_generator.scale
+    up_BRD = generator.write_matrices(states)[1]
+    ends = torch.stack([up_BRD[0, 1], up_BRD[1, 5], up_BRD[2, 3]])
+    assert torch.nn.functional.cosine_similarity(ends, copied).min().item() > 0.4
+
+
+def test_a_target_that_the_expert_does_not_hold_is_refused() -> None:
+    assert OWN_RANKS.max_target_tokens == 5
+    assert OUR_CONFIG.max_target_tokens is None
+    states = [random_states(n, num_target=n, config=OWN_RANKS) for n in (5, 6)]
+    with pytest.raises(ShapeError, match=r"a target has 6 tokens; an expert .* holds 5"):
+        tiny_generator(OWN_RANKS).write_matrices(states)
+
+
 def test_routing_never_sees_the_target() -> None:
     generator = tiny_generator(TINY_CONFIG)
     state = random_states(1)
@@ -151,7 +182,8 @@ def test_checkpoints_name_learned_tensors_after_their_attribute(tmp_path: Path) 
 
 def test_every_parameter_is_used_in_the_forward_of_its_own_module() -> None:
     """Required by ZeRO-3; here weights exist only while that forward runs."""
-    for config in (TINY_CONFIG, OUR_CONFIG, TINY_CONFIG.with_changes(visual_query="learned")):
+    learned = TINY_CONFIG.with_changes(visual_query="learned")
+    for config in (TINY_CONFIG, OUR_CONFIG, OWN_RANKS, learned):
         generator = tiny_generator(config)
         states = [random_states(seed, config=config) for seed in range(2)]
         expected = everything(generator, states)
