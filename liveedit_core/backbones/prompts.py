@@ -137,6 +137,12 @@ class PromptReader:
         with self.lock:
             return len(self._target_ids(end or "?", target))
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of some tokens, special ones left out, stripped."""
+        with self.lock:
+            text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text.strip()
+
     def prepare(self, item: BackboneInput) -> Prepared:
         """One tokenized input with its target."""
         for prompt in item.wordings:

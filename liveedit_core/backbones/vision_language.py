@@ -213,9 +213,7 @@ class VisionLanguageBackbone:
         return self.reader.count_target(text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        with self.reader.lock:
-            text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return text.strip()
+        return self.reader.decode(token_ids)
 
     def _prepared(self, inputs: Sequence[BackboneInput]) -> list[Prepared]:
         prepared = [self.reader.prepare(item) for item in inputs]
