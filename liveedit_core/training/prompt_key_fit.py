@@ -16,6 +16,7 @@ from liveedit_core.method.visual_key import commonness
 from liveedit_core.training.discriminant import Discriminant, first_of_each, fit_discriminant
 
 NUM_FOLDS = 4
+LARGEST_SCALE = 128.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ def fit_prompt_key(
     others = torch.cat([fold.scores_AS[~fold.is_own_AS] for fold in folds])
     own = torch.cat([fold.scores_AS[fold.is_own_AS] for fold in folds])
     offset = float(_exceeded_by(recipe.other_fraction, others))
-    scale = OWN_SIMILARITY / (float(own[own > offset].median()) - offset)
+    scale = _scale(own - offset)
     key.offset.fill_(offset)
     key.log_scale.fill_(scale).log_()
     fitted = fit_projection(key, pyramids_MP, families_M, recipe)
@@ -123,6 +124,14 @@ def _held_out(
         is_own_AS=families_M[asked_A][:, None] == families_M[edited_S],
         own_S=1 - common_M[edited_S],
     )
+
+
+def _scale(margins: Tensor) -> float:
+    """With which half of the other wordings that pass reach the own prompt's similarity."""
+    passing = margins[margins > 0]
+    if not len(passing):
+        return LARGEST_SCALE
+    return min(LARGEST_SCALE, OWN_SIMILARITY / float(passing.median()))
 
 
 def _exceeded_by(fraction: float, scores: Tensor) -> Tensor:

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import save_generator
@@ -15,6 +17,8 @@ from pipelines.job.ray_session import open_session
 from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.start_workers import start_generator
 from pipelines.train_generator import parse_arguments, resolve_recipe
+from pipelines.training import cases as cases_module
+from pipelines.training import loop, model_sizes
 from pipelines.training.cases import load_training_backbone
 from pipelines.training.data import prepare_material
 from pipelines.training.loop import GeneratorTrainer
@@ -34,12 +38,31 @@ def session() -> Iterator[None]:
         yield
 
 
-def test_llava_is_trained_and_written_with_in_two_shards(session: None, tmp_path: Path) -> None:
+PROMPT_KEY = (
+    "model.prompt_source=text_layers",
+    "model.prompt_layers=[0, 1]",
+    "model.prompt_rank=12",
+)
+
+
+@pytest.mark.parametrize("model", [(), PROMPT_KEY], ids=["paper", "prompt_key"])
+def test_llava_is_trained_and_written_with_in_two_shards(
+    session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: tuple[str, ...]
+) -> None:
     """The losses of a gang, then the experts that another gang writes with what it trained."""
+    few = [family[:4] for family in cases_module.question_families()[:12]]
+    for module in (loop, model_sizes):
+        monkeypatch.setattr(module, "question_families", lambda: few)
     backbone, cases = saved_family("llava", tmp_path / "llava"), cases_file(tmp_path / "cases")
 
     def train(*more: str) -> tuple[GeneratorTrainer, list[float]]:
-        given = [f"--backbone={backbone}", f"--cases={cases}", f"run_root={tmp_path}", *TINY]
+        given = [
+            f"--backbone={backbone}",
+            f"--cases={cases}",
+            f"run_root={tmp_path}",
+            *TINY,
+            *model,
+        ]
         steps = ["prompt.steps=0", "experts.steps=0", "joint.steps=2", "joint.accumulation=2"]
         recipe = resolve_recipe(parse_arguments([*given, *steps, *more]))
         loaded = load_training_backbone(recipe)
@@ -62,13 +85,17 @@ def test_llava_is_trained_and_written_with_in_two_shards(session: None, tmp_path
     folder = tmp_path / "generator"
     save_generator(trainer.generator, folder)
     models = ModelNames(backbone=backbone, generator=str(folder))
-    batches = [numbered([request(seed) for seed in range(5)])]
+    requests = [request(seed) for seed in range(5)]
+    requests[2] = replace(requests[2], also_asked=("What is it?", "Which thing is this?"))
+    batches = [numbered(requests)]
     expected = list(GeneratorWorker(models, InputLimits()).stream(batches))
     group = start_generator(models, InputLimits(), GeneratorSection(shards=2))
     found = list(group.stream(batches))
     group.close()
-    pairs = zip(expected[0].experts, found[0].experts, strict=True)
-    assert max(float((a.expert.down_RD - b.expert.down_RD).abs().max()) for a, b in pairs) < 1e-5
+    for one, other in zip(expected[0].experts, found[0].experts, strict=True):
+        for name in ("down_RD", "prompt_feature_QM"):
+            a, b = getattr(one.expert, name), getattr(other.expert, name)
+            assert torch.allclose(a, b, rtol=1e-4, atol=1e-5), name
 
 
 @pytest.mark.long

@@ -72,14 +72,18 @@ def test_layers_that_accelerate_moves_about(saved: Path) -> None:
     assert backbone.generate([SEEN], None, max_new_tokens=3) == answers
 
 
-def test_a_job_cuts_the_backbone_at_its_generators_layer(saved: Path, tmp_path: Path) -> None:
+def test_a_job_loads_the_backbone_with_its_generators_layers(saved: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    save_generator(tiny_generator(TINY_CONFIG.with_changes(edit_layer=0)), tmp_path)
+    key = {"prompt_source": "text_layers", "prompt_layers": (0,), "prompt_rank": 4}
+    save_generator(tiny_generator(TINY_CONFIG.with_changes(edit_layer=0, **key)), tmp_path)
     names = ModelNames(backbone=str(saved), generator=str(tmp_path))
-    assert names.load_backbone().edit_layer == 0
-    named = replace(names, options=LoadOptions(edit_layer=1))
-    assert named.load_backbone().edit_layer == 1
+    loaded = names.load_backbone()
+    assert (loaded.edit_layer, loaded.prompt_layers) == (0, (0,))
+    named = replace(names, options=LoadOptions(edit_layer=1, prompt_layers=(1, 0)))
+    loaded = named.load_backbone()
+    assert (loaded.edit_layer, loaded.prompt_layers) == (1, (1, 0))
+    assert replace(names, generator="").load_backbone().prompt_layers == ()
 
 
 def test_a_worker_writes_experts_with_it(saved: Path, tmp_path: Path) -> None:

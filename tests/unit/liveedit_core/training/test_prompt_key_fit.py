@@ -69,6 +69,19 @@ def test_unseen_families_are_known_in_other_words_as_the_report_says() -> None:
     assert report.num_edited == NUM_FAMILIES / 4
 
 
+def test_wordings_that_cannot_be_told_apart_still_give_numbers() -> None:
+    """Hardly any wording passes for another, but every edit knows its own."""
+    torch.manual_seed(0)
+    key = PromptKey(CONFIG).requires_grad_(False)
+    rows = torch.randn(24, CONFIG.prompt_size)
+    recipe = PromptKeyRecipe(other_fraction=1e-6)
+    report = fit_prompt_key(key, rows, torch.arange(12).repeat_interleave(2), recipe)
+    assert report.own_kept < 0.5
+    own = [row[None] for row in rows]
+    similar = similarity(key(own, is_edit=False), key(own, is_edit=True).flatten(1))
+    assert similar.diagonal().min() > 2.9
+
+
 def test_half_of_the_other_wordings_that_pass_have_nearly_full_weight() -> None:
     key, _ = fitted()
     scores, is_own = unseen_scores(key)
