@@ -273,7 +273,7 @@ def open_model(
     """
     is_builtin = str(generator) == BUILTIN
     trained = load_generator(builtin_generator_folder() if is_builtin else Path(generator))
-    options = (options or LoadOptions()).with_changes(edit_layer=-1, prompt_layers=None)
+    options = (options or LoadOptions()).with_changes(edit_layer=-1, prompt_templates=None)
     options = trained.config.load_options(options)
     loaded = load_named_backbone(backbone, options)
     if experts is None or isinstance(experts, ExpertRepository):

@@ -63,7 +63,7 @@ class StateIdentity:
             edit_layer=backbone.edit_layer,
             encoding=backbone.encoding,
             hidden_size=backbone.hidden_size,
-            prompt_size=len(backbone.prompt_layers) * backbone.hidden_size,
+            prompt_size=len(backbone.prompt_templates) * backbone.hidden_size,
             dtype=dtype,
         )
 

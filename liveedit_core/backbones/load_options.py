@@ -28,8 +28,8 @@ class LoadOptions(Settings):
     """"cpu", "cuda", "cuda:1"; or "auto": layers spread over GPUs, then the CPU (accelerate)."""
     edit_layer: EditLayer = -1
     """l_e, 0-based; -1 for that of the generator, or without one two thirds of the depth."""
-    prompt_layers: List[int] | None = None
-    """Layers of prompt pyramids; None for those of the generator, or without one none."""
+    prompt_templates: List[str] | None = None
+    """Of prompt pyramids; None for those of the generator, or without one none."""
     prompt_protocol: PromptProtocol = "chat"
     """"paper" replaces the wording of every prompt by that of LiveEdit's own code (raw)."""
     batch_size: PositiveInt = 8

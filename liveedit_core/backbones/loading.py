@@ -50,7 +50,7 @@ def load_backbone(
         edit_layer=chosen_layer(config, options),
         digest=protocol_digest(digest, protocol),
         prompt_format=prompt_format or stored_format(folder),
-        prompt_layers=options.prompt_layers or (),
+        prompt_templates=options.prompt_templates or (),
         batch_size=options.batch_size,
     )
 

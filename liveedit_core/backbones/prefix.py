@@ -1,8 +1,9 @@
-"""The layers up to l_e: hidden states after some of them, and pyramids of bare prompts.
+"""Hidden states after some layers of the unedited model, and pyramids of bare prompts.
 
-A prompt pyramid is what the prompt key reads: the prompt alone, as text (no image, no words of a
-chat template), the mean over its tokens after each of several layers. The first token (bos, where
-the tokenizer has one) is left out, as its hidden state is huge and nearly the same for all texts.
+A prompt pyramid is what the prompt key reads: how the model itself would go on after the prompt,
+as text alone, in each of several templates (`'"{}" The asker wants to know the'`). What a question
+asks for decides the next word, whatever its wording (one-word summaries as sentence embeddings:
+Jiang et al., 2023).
 """
 
 import threading
@@ -12,26 +13,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from liveedit_core.backbones.prompts import Prepared
 from liveedit_core.backbones.views import with_hook, with_part
 from liveedit_core.errors import ConfigError, IntegrityError
 
 MAX_CACHED_PROMPTS = 1024
+PROMPT = "{}"
 
 
-def check_layers(edit_layer: int, prompt_layers: Sequence[int], *, depth: int) -> None:
-    """Raise ConfigError for layers at which a decoder of this depth cannot be cut or read."""
+def check_layer(edit_layer: int, *, depth: int) -> None:
+    """Raise ConfigError for a layer at which a decoder of this depth cannot be cut."""
     if not 0 <= edit_layer < depth - 1:
         raise ConfigError(
             f"edit layer {edit_layer}: the decoder has {depth} layers, and at least one must "
             f"follow; expected 0 to {depth - 2}"
         )
-    if any(not 0 <= layer <= edit_layer for layer in prompt_layers):
-        raise ConfigError(
-            f"prompt layers {list(prompt_layers)}: expected 0 to {edit_layer}, the edit layer; "
-            "those after it are edited"
-        )
+
+
+def in_templates(templates: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """Each text in each template; those of one text follow each other."""
+    return [template.replace(PROMPT, text.strip()) for text in texts for template in templates]
 
 
 def hidden_after(
@@ -57,13 +60,11 @@ def the_only(seen: Sequence[Tensor], layer: int) -> Tensor:
     return seen[0]
 
 
-def prompt_means(items: Sequence[Prepared], hidden: Sequence[Tensor]) -> Tensor:
-    """Means over the prompt's tokens, concatenated over layers, [B, L * D] float32 on the CPU."""
-    rows = [
-        [layer_BTD[row, slice(*item.prompt)].float().mean(0).cpu() for layer_BTD in hidden]
-        for row, item in enumerate(items)
-    ]
-    return torch.stack([torch.cat(row) for row in rows])
+def next_words(items: Sequence[Prepared], hidden_BTD: Tensor) -> Tensor:
+    """What the model would say next: the direction of the last token's hidden state, [B, D] float32
+    on the CPU."""
+    last = [hidden_BTD[row, item.num_tokens - 1] for row, item in enumerate(items)]
+    return functional.normalize(torch.stack(last).float(), dim=-1).cpu()
 
 
 class PromptPyramidCache:

@@ -155,17 +155,15 @@ class PromptReader:
             return self._prepared(item)
 
     def bare(self, text: str) -> Prepared:
-        """A text alone; `prompt` leaves out the first token, unless it is the only one."""
+        """A text alone."""
         with self.lock:
-            fields = self._tokenized(text.strip())
-            if not fields["input_ids"].numel():  # some tokenizers drop what they do not know
-                fields = self._tokenized("?")
+            fields = self._tokenized(text)
         length = fields["input_ids"].shape[1]
         return Prepared(
             tokens={name: row_1T[0] for name, row_1T in fields.items()},
             images={},
             image=(0, 0),
-            prompt=(min(1, length - 1), length),
+            prompt=(0, length),
             target=(length, length),
         )
 

@@ -41,8 +41,8 @@ class Backbone(Protocol):
     hidden_size: int
     visual_size: int
     """Size of the image pyramid; 0 without one."""
-    prompt_layers: tuple[int, ...]
-    """Layers of a prompt pyramid; () without one."""
+    prompt_templates: tuple[str, ...]
+    """Texts that prompts are completed in for prompt pyramids; () for none."""
     num_image_tokens: int
     end_id: int
     """Token that must follow an answer."""

@@ -55,8 +55,8 @@ from liveedit_core.states import LayerStates
 class VisionLanguageBackbone:
     """A model of a known family, which is set to eval mode and frozen; see `protocol.Backbone`.
 
-    A `prompt_format` replaces the chat template of the processor; `prompt_layers` (see `prefix.py`)
-    make prompt pyramids; `batch_size` is the number of sequences in one forward.
+    A `prompt_format` replaces the chat template of the processor; `prompt_templates` make prompt
+    pyramids (see `prefix.py`); `batch_size` is the number of sequences in one forward.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class VisionLanguageBackbone:
         family: Family | None = None,
         prompt_format: PromptFormat | None = None,
         image_tower: ImageTower | None = None,
-        prompt_layers: Sequence[int] = (),
+        prompt_templates: Sequence[str] = (),
         batch_size: int = 8,
     ) -> None:
         self.family = family or family_of(model.config)
@@ -81,9 +81,9 @@ class VisionLanguageBackbone:
         self.image_tower = image_tower
         self.batch_size = batch_size
         self.decoder_path = decoder_path(model, self.family.decoder)
-        self.prompt_layers = tuple(prompt_layers)
+        self.prompt_templates = tuple(prompt_templates)
         self.prompt_cache = prefix.PromptPyramidCache()
-        prefix.check_layers(edit_layer, self.prompt_layers, depth=len(self.decoder.layers))
+        prefix.check_layer(edit_layer, depth=len(self.decoder.layers))
         self.text_config = model.config.get_text_config(decoder=True)
         self.hidden_size = int(self.text_config.hidden_size)
         self.visual_size = image_tower.pyramid_size if image_tower else 0
@@ -107,7 +107,7 @@ class VisionLanguageBackbone:
         self._suffix: nn.Module = self.suffix()
 
     def _encoding(self) -> str:
-        prompts = [{"prompt_layers": self.prompt_layers}] if self.prompt_layers else []
+        prompts = [{"prompt_templates": self.prompt_templates}] if self.prompt_templates else []
         if self.image_tower is None:
             return json.dumps([vars(self.reader.format), str(self.model.dtype), *prompts])
         levels = [vars(level) for level in self.image_tower.levels]
@@ -127,14 +127,14 @@ class VisionLanguageBackbone:
 
     def at_layer(self, edit_layer: int) -> Self:
         """The same model cut at another layer; weights, tokenizer and image tower are shared."""
-        prefix.check_layers(edit_layer, self.prompt_layers, depth=len(self.decoder.layers))
+        prefix.check_layer(edit_layer, depth=len(self.decoder.layers))
         return self._cut(edit_layer)
 
-    def with_prompt_layers(self, prompt_layers: Sequence[int]) -> Self:
-        """The same model with other layers for prompt pyramids."""
+    def with_prompt_templates(self, prompt_templates: Sequence[str]) -> Self:
+        """The same model with other prompt pyramids."""
         other = copy.copy(self)
-        other.prompt_layers, other.prompt_cache = tuple(prompt_layers), prefix.PromptPyramidCache()
-        prefix.check_layers(self.edit_layer, prompt_layers, depth=len(self.decoder.layers))
+        other.prompt_templates = tuple(prompt_templates)
+        other.prompt_cache = prefix.PromptPyramidCache()
         other.encoding = other._encoding()
         return other
 
@@ -217,7 +217,7 @@ class VisionLanguageBackbone:
 
     def _prepared(self, inputs: Sequence[BackboneInput]) -> list[Prepared]:
         prepared = [self.reader.prepare(item) for item in inputs]
-        if self.prompt_layers:
+        if self.prompt_templates:
             prepared = [self._with_pyramids(*pair) for pair in zip(prepared, inputs, strict=True)]
         if self.image_tower is None:
             return prepared
@@ -237,8 +237,10 @@ class VisionLanguageBackbone:
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
         """Prompt pyramids of some texts, [B, P], float32; in one forward."""
-        items = [self.reader.bare(text) for text in texts]
-        return prefix.prompt_means(items, self._after(items, self.prompt_layers))
+        quoted = prefix.in_templates(self.prompt_templates, texts)
+        items = [self.reader.bare(text) for text in quoted]
+        (hidden_BTD,) = self._after(items, [len(self.decoder.layers) - 1])
+        return prefix.next_words(items, hidden_BTD).view(len(texts), -1)
 
     @torch.no_grad()
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
@@ -296,7 +298,7 @@ class VisionLanguageBackbone:
         return self._after(items, (self.edit_layer,))[0]
 
     def _after(self, items: Sequence[Prepared], layers: Sequence[int]) -> list[Tensor]:
-        """Hidden states after some layers up to l_e, padded on the right, each [B, T, D]."""
+        """Hidden states after some layers, padded on the right, each [B, T, D]."""
         arguments: dict[str, Any] = self._arguments(items, "right")
         if self.image_tower is not None:
             del arguments["input_ids"]

@@ -99,7 +99,7 @@ def load_builtin_backbone(
     *,
     edit_layer: int = EDIT_LAYER,
     batch_size: int = 16,
-    prompt_layers: Sequence[int] = (),
+    prompt_templates: Sequence[str] = (),
     prompt_protocol: PromptProtocol = "chat",
 ) -> VisionLanguageBackbone:
     """The built-in backbone, ready to encode, score and generate (float32, CPU)."""
@@ -118,7 +118,7 @@ def load_builtin_backbone(
         family=FAMILY,
         prompt_format=FAMILY.paper_format if prompt_protocol == "paper" else None,
         image_tower=ImageTower(model, processor, levels=PYRAMID, more_sizes=PYRAMID_SIZES),
-        prompt_layers=prompt_layers,
+        prompt_templates=prompt_templates,
         batch_size=batch_size,
     )
 
@@ -137,6 +137,6 @@ def load_named_backbone(
     return load_builtin_backbone(
         edit_layer=edit_layer,
         batch_size=builtin_batch_size,
-        prompt_layers=options.prompt_layers or (),
+        prompt_templates=options.prompt_templates or (),
         prompt_protocol=options.prompt_protocol,
     )

@@ -17,7 +17,9 @@ from liveedit_core.settings import (
 )
 
 VisualSource = Literal["edit_layer", "tower_pyramid"]
-PromptSource = Literal["edit_layer", "text_layers"]
+PromptSource = Literal["edit_layer", "completion"]
+QUESTION_TEMPLATES = ('The question "{}" means in one word: "', '"{}" The asker wants to know the')
+"""The second finds what is asked after a long preamble; the first is better at short questions."""
 VisualQuery = Literal["prompt", "learned"]
 StateDtype = Literal["float16", "bfloat16", "float32"]
 """In which hidden states are stored; they are always used as float32."""
@@ -32,10 +34,8 @@ LATER_FIELDS = frozenset(
         "has_own_ranks",
         "prompt_protocol",
         "prompt_source",
-        "prompt_layers",
+        "prompt_templates",
         "prompt_rank",
-        "num_prompt_sentinels",
-        "nearest_prompt_sentinels",
     }
 )
 """Fields that `config.json` holds only where they are not at their defaults; same reason."""
@@ -74,16 +74,12 @@ class GeneratorConfig(Settings):
     nearest_sentinels: PositiveInt = 1
     """How many of the nearest sentinels determine the threshold."""
     prompt_source: PromptSource = "edit_layer"
-    """Input of the prompt feature: hidden states of the prompt at l_e (paper), or a pyramid of the
-    bare prompt at several layers (see `prompt_key`)."""
-    prompt_layers: List[int] = ()
-    """Layers of a prompt pyramid; none without one."""
+    """Input of the prompt feature: hidden states of the prompt at l_e (paper), or how the backbone
+    completes templates that quote the bare prompt (see `prompt_key`)."""
+    prompt_templates: List[str] = ()
+    """With "{}" for the prompt; none without completions."""
     prompt_rank: Count = 0
     """Width of a prompt pyramid's linear projection; 0 without one."""
-    num_prompt_sentinels: PositiveInt = 1
-    """Prompts that say how common a wording is."""
-    nearest_prompt_sentinels: PositiveInt = 1
-    """How many of the nearest of them count."""
     visual_query: VisualQuery = "prompt"
     """Query of the image at l_e: phi after attending to the prompt (Eq. 3), or phi itself."""
     soft_routing: SoftRouting = "prompt"
@@ -140,37 +136,27 @@ class GeneratorConfig(Settings):
         elif self.visual_size < 1:
             raise ValueError(f"visual_size: a pyramid needs 1 or more, got {self.visual_size}")
         else:
-            self._check_key("visual_rank", "num_sentinels", "nearest_sentinels")
-        if self.prompt_source == "text_layers":
-            layers = self.prompt_layers
-            if not layers or len(set(layers)) < len(layers) or min(layers) < 0:
+            self._check_rank("visual_rank")
+            if self.nearest_sentinels > self.num_sentinels:
                 raise ValueError(
-                    f"prompt_layers: a pyramid needs different layers, got {list(layers)}"
+                    f"nearest_sentinels: expected at most num_sentinels ({self.num_sentinels}), "
+                    f"got {self.nearest_sentinels}"
                 )
-            if max(layers) > self.edit_layer:
-                raise ValueError(
-                    f"prompt_layers: expected 0 to edit_layer ({self.edit_layer}), got "
-                    f"{list(layers)}"
-                )
-            self._check_key("prompt_rank", "num_prompt_sentinels", "nearest_prompt_sentinels")
-        elif self.prompt_layers or (self.prompt_rank, self.num_prompt_sentinels) != (0, 1):
-            raise ValueError(
-                "prompt_layers, prompt_rank and num_prompt_sentinels: for prompt_source "
-                "text_layers only"
-            )
+        if self.prompt_source == "completion":
+            templates = self.prompt_templates or ("",)
+            if any(text.count("{}") != 1 for text in templates):
+                raise ValueError("prompt_templates: expected texts with {} once each")
+            self._check_rank("prompt_rank")
+        elif self.prompt_templates or self.prompt_rank:
+            raise ValueError("prompt_templates and prompt_rank: for prompt_source completion only")
         return self
 
-    def _check_key(self, rank: str, sentinels: str, nearest: str) -> None:
+    def _check_rank(self, name: str) -> None:
         largest = self.feature_size - 2
-        if not 1 <= getattr(self, rank) <= largest:
+        if not 1 <= getattr(self, name) <= largest:
             raise ValueError(
-                f"{rank}: a pyramid needs 1 to {largest} (num_queries * module_dim - 2), got "
-                f"{getattr(self, rank)}"
-            )
-        if getattr(self, nearest) > getattr(self, sentinels):
-            raise ValueError(
-                f"{nearest}: expected at most {sentinels} ({getattr(self, sentinels)}), got "
-                f"{getattr(self, nearest)}"
+                f"{name}: a pyramid needs 1 to {largest} (num_queries * module_dim - 2), got "
+                f"{getattr(self, name)}"
             )
 
     @property
@@ -186,14 +172,14 @@ class GeneratorConfig(Settings):
     @property
     def prompt_size(self) -> int:
         """P: width of a prompt pyramid; 0 without one."""
-        return len(self.prompt_layers) * self.hidden_size
+        return len(self.prompt_templates) * self.hidden_size
 
     def load_options(self, options: LoadOptions) -> LoadOptions:
         """Options of its backbone: with this generator's layers, where they name none."""
         if options.edit_layer < 0:
             options = options.with_changes(edit_layer=self.edit_layer)
-        if not options.prompt_layers and self.prompt_layers:
-            options = options.with_changes(prompt_layers=self.prompt_layers)
+        if not options.prompt_templates and self.prompt_templates:
+            options = options.with_changes(prompt_templates=self.prompt_templates)
         return options
 
     def to_dict(self) -> dict[str, Any]:
@@ -262,7 +248,7 @@ class PromptKeyRecipe(Settings):
 
     num_components: PositiveInt = 1024
     """Principal components of the pyramids that the discriminant is fitted on."""
-    ridge: Positive = 0.3
+    ridge: Positive = 1.0
     """Added to the covariance within a question, as a share of its mean variance."""
     other_fraction: OpenFraction = 0.02
     """Share of other questions that may pass the gate of an edit."""

@@ -46,7 +46,7 @@ class Editor:
         refiner: Refiner | None = None,
     ) -> None:
         config = generator.config
-        pyramids = ("visual_size", "prompt_layers")
+        pyramids = ("visual_size", "prompt_templates")
         for name in ("hidden_size", "num_image_tokens", "edit_layer", *pyramids):
             wanted, found = getattr(config, name), getattr(backbone, name)
             if wanted != found and (wanted or name not in pyramids):

@@ -59,7 +59,7 @@ class LiveEditGenerator(nn.Module):
         super().__init__()
         self.config = config
         self.has_pyramid = config.visual_source == "tower_pyramid"
-        self.has_prompt_key = config.prompt_source == "text_layers"
+        self.has_prompt_key = config.prompt_source == "completion"
         if self.has_prompt_key:
             self.prompt_key = PromptKey(config)
         if self.has_pyramid:

@@ -1,15 +1,15 @@
 """The prompt key: which edits are meant by this wording, from pyramids of the bare prompt.
 
-The twin of the visual key. With `prompt_source = "text_layers"` it replaces the prompt half of Eq.
-4: the pyramid (`backbones/prefix.py`) depends on the wording alone, so that both sides of one
-wording are equal; projection, sentinels and correction are those of `visual_key`:
+With `prompt_source = "completion"` it replaces the prompt half of Eq. 4: the pyramid says how the
+model completes the prompt (`backbones/prefix.py`). It depends on the wording alone, so that both
+sides of one wording are equal. As in the visual key, a linear discriminant maps it to a direction:
 
-    sim(q, e) = scale * (cos(q, e) - (r(q) + r(e)) / 2 - offset + b(e))
+    sim(q, e) = scale * (cos(q, e) - offset + b(e))
 
 e is the mean direction of all wordings that the edit was given. b(e) is the smallest number >= 0
 with which each of them reaches `OWN_SIMILARITY`: an edit never refuses its own prompt, in whatever
 language. Positive similarity passes the gate (`min_gate` 0.5). The correction takes two numbers of
-each feature: q' = [q, 1, -r(q) / 2 - offset], e' = [e, b(e) - r(e) / 2, 1].
+each feature: q' = [q, 1, -offset], e' = [e, b(e), 1].
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from liveedit_core.method.config import GeneratorConfig
-from liveedit_core.method.visual_key import commonness, padded_feature
+from liveedit_core.method.visual_key import padded_feature
 
-OWN_SIMILARITY = 3.0
-"""Of every own wording, at least: sigmoid(3) = 0.95 of the expert's full weight."""
+OWN_SIMILARITY = 8.0
+"""Of every own wording, at least: full weight, also for wordings that pass by a quarter of it
+(sigmoid(2) = 0.88)."""
 
 
 class PromptKey(nn.Module):
@@ -36,11 +37,9 @@ class PromptKey(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.shape = (config.num_queries, config.module_dim)
-        self.nearest = config.nearest_prompt_sentinels
         self.register_buffer("mean", torch.zeros(config.prompt_size))
         self.register_buffer("deviation", torch.ones(config.prompt_size))
         self.projection = nn.Linear(config.prompt_size, config.prompt_rank, bias=False)
-        self.sentinels = nn.Parameter(torch.randn(config.num_prompt_sentinels, config.prompt_rank))
         # Buffers: no gradient reaches them, and DeepSpeed cannot shard scalars.
         self.register_buffer("log_scale", torch.tensor(0.0))
         self.register_buffer("offset", torch.tensor(0.0))
@@ -50,21 +49,16 @@ class PromptKey(nn.Module):
         counts = [len(pyramids_WP) for pyramids_WP in pyramids]
         scaled_XP = (torch.cat(list(pyramids)) - self.mean) / self.deviation
         unit_XR = functional.normalize(self.projection(scaled_XP), dim=-1)
-        sentinels_CR = functional.normalize(self.sentinels, dim=-1)
-        common_X1 = commonness(unit_XR, sentinels_CR, self.nearest)
         scale = self.log_scale.exp()
         if not is_edit:
-            correction_X1 = -common_X1 / 2 - self.offset
-            parts = (unit_XR, torch.ones_like(common_X1), correction_X1)
+            one_X1 = torch.ones_like(unit_XR[:, :1])
+            parts = (unit_XR, one_X1, -self.offset * one_X1)
             return padded_feature(torch.cat(parts, dim=-1), scale, self.shape)
         means = [unit_WR.mean(0) for unit_WR in unit_XR.split(counts)]
         edit_BR = functional.normalize(torch.stack(means), dim=-1)
-        edit_B1 = commonness(edit_BR, sentinels_CR, self.nearest)
-        repeats = torch.tensor(counts, device=unit_XR.device)
-        own_XR, own_X1 = (part.repeat_interleave(repeats, dim=0) for part in (edit_BR, edit_B1))
-        cosine_X1 = (unit_XR * own_XR).sum(-1, keepdim=True)
-        reached_X1 = cosine_X1 - (common_X1 + own_X1) / 2 - self.offset
+        own_XR = edit_BR.repeat_interleave(torch.tensor(counts, device=edit_BR.device), dim=0)
+        reached_X1 = (unit_XR * own_XR).sum(-1, keepdim=True) - self.offset
         missing_X1 = (OWN_SIMILARITY / scale - reached_X1).clamp(min=0)
         bonus_B1 = torch.stack([part.max(0).values for part in missing_X1.split(counts)])
-        parts = (edit_BR, bonus_B1 - edit_B1 / 2, torch.ones_like(edit_B1))
+        parts = (edit_BR, bonus_B1, torch.ones_like(bonus_B1))
         return padded_feature(torch.cat(parts, dim=-1), scale, self.shape)

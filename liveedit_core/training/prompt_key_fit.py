@@ -12,8 +12,7 @@ from torch import Tensor
 
 from liveedit_core.method.config import PromptKeyRecipe
 from liveedit_core.method.prompt_key import OWN_SIMILARITY, PromptKey
-from liveedit_core.method.visual_key import commonness
-from liveedit_core.training.discriminant import Discriminant, first_of_each, fit_discriminant
+from liveedit_core.training.discriminant import Discriminant, fit_discriminant
 
 NUM_FOLDS = 4
 LARGEST_SCALE = 128.0
@@ -53,17 +52,11 @@ def fit_prompt_key(
     key.mean.copy_(fitted.mean_E)
     key.deviation.copy_(fitted.deviation_E)
     key.projection.weight.copy_(fitted.weight_RE)
-    sentinels = first_of_each(families_M)
-    chosen = sentinels[torch.randperm(len(sentinels))[: len(key.sentinels)]]
-    key.sentinels[: len(chosen)] = fitted.unit(pyramids_MP[chosen])
-    # Of an edit whose own prompt would not pass by itself, what makes it pass (`PromptKey`).
-    kept = [fold.passing(offset, OWN_SIMILARITY / scale) for fold in folds]
-    is_own = [fold.is_own_AS for fold in folds]
     first = [fold.first() for fold in folds]
     return PromptKeyReport(
         own_first=float(torch.cat(first).float().mean()),
-        own_kept=_mean_where(kept, is_own),
-        others_kept=_mean_where(kept, [~own_AS for own_AS in is_own]),
+        own_kept=float((own > offset).float().mean()),
+        others_kept=float((others > offset).float().mean()),
         num_edited=sum(fold.scores_AS.shape[1] for fold in folds) / NUM_FOLDS,
     )
 
@@ -83,22 +76,15 @@ def fit_projection(
 
 @dataclass(frozen=True, kw_only=True)
 class _Fold:
-    """Corrected cosines of A asked wordings with the S edits of a fold's families."""
+    """Cosines of A asked wordings with the S edits of a fold's families."""
 
     scores_AS: Tensor
     is_own_AS: Tensor
-    own_S: Tensor
-    """Corrected cosine of each edit's own wording."""
 
     def first(self) -> Tensor:
         """Whether the own family ranks first, [A]."""
         best_A1 = self.scores_AS.argmax(1, keepdim=True)
         return self.is_own_AS.gather(1, best_A1)[:, 0]
-
-    def passing(self, offset: float, own_margin: float) -> Tensor:
-        """Whether a wording passes the gate of an edit, [A, S]."""
-        bonus_S = (own_margin + offset - self.own_S).clamp(min=0)
-        return self.scores_AS + bonus_S > offset
 
 
 def _held_out(
@@ -111,18 +97,13 @@ def _held_out(
     is_held_M = torch.isin(families_M, held_out_S)
     fitted = fit_projection(key, pyramids_MP[~is_held_M], families_M[~is_held_M], recipe)
     unit_MR = fitted.unit(pyramids_MP)
-    sentinels = first_of_each(families_M)
-    sentinels = sentinels[~is_held_M[sentinels]][: len(key.sentinels)]
-    common_M = commonness(unit_MR, unit_MR[sentinels], min(key.nearest, len(sentinels)))[:, 0]
     wordings = [(families_M == family).nonzero().flatten() for family in held_out_S]
     edited_S = torch.stack([index[torch.randint(len(index), ())] for index in wordings])
     is_edited_M = torch.zeros_like(is_held_M).index_fill_(0, edited_S, True)
     asked_A = (is_held_M & ~is_edited_M).nonzero().flatten()
-    local_AS = (common_M[asked_A][:, None] + common_M[edited_S]) / 2
     return _Fold(
-        scores_AS=unit_MR[asked_A] @ unit_MR[edited_S].T - local_AS,
+        scores_AS=unit_MR[asked_A] @ unit_MR[edited_S].T,
         is_own_AS=families_M[asked_A][:, None] == families_M[edited_S],
-        own_S=1 - common_M[edited_S],
     )
 
 
@@ -137,9 +118,3 @@ def _scale(margins: Tensor) -> float:
 def _exceeded_by(fraction: float, scores: Tensor) -> Tensor:
     """The score that this share exceeds; `quantile` takes at most 16 million."""
     return scores.sort(descending=True).values[int(fraction * len(scores))]
-
-
-def _mean_where(values: list[Tensor], chosen: list[Tensor]) -> float:
-    return float(
-        torch.cat([one[where] for one, where in zip(values, chosen, strict=True)]).float().mean()
-    )

@@ -63,8 +63,10 @@ def question_families() -> list[list[str]]:
 def training_models(recipe: TrainRecipe) -> ModelNames:
     """The backbone by name, for processes that encode."""
     options = recipe.backbone.options(recipe.benchmark.protocol)
-    is_keyed = recipe.model.prompt_source == "text_layers"
-    options = options.with_changes(prompt_layers=recipe.model.prompt_layers if is_keyed else ())
+    is_keyed = recipe.model.prompt_source == "completion"
+    options = options.with_changes(
+        prompt_templates=recipe.model.prompt_templates if is_keyed else ()
+    )
     return ModelNames(backbone=recipe.backbone.name, generator="", options=options)
 
 

@@ -17,14 +17,11 @@ from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
-from pipelines.training.cases import question_families
 from pipelines.training.recipe import ModelSection
 
 PROMPT_KEY_FIELDS = (
-    "prompt_layers",
+    "prompt_templates",
     "prompt_rank",
-    "num_prompt_sentinels",
-    "nearest_prompt_sentinels",
 )
 
 
@@ -77,11 +74,7 @@ def generator_config(
     else:
         for name in ("visual_rank", "num_sentinels", "nearest_sentinels", "visual_gate"):
             del fields[name]
-    if model.prompt_source == "text_layers":
-        num_sentinels = min(model.num_prompt_sentinels, len(question_families()))
-        fields["num_prompt_sentinels"] = num_sentinels
-        fields["nearest_prompt_sentinels"] = min(model.nearest_prompt_sentinels, num_sentinels)
-    else:
+    if model.prompt_source == "edit_layer":
         fields = {name: value for name, value in fields.items() if name not in PROMPT_KEY_FIELDS}
     return GeneratorConfig(
         hidden_size=backbone.hidden_size,

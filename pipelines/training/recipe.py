@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from liveedit_core.method.config import (
+    QUESTION_TEMPLATES,
     PromptKeyRecipe,
     PromptSource,
     SoftRouting,
@@ -71,11 +72,8 @@ class ModelSection(Settings):
     """Sentinels of a pyramid: one image each of at most this many training entities."""
     nearest_sentinels: int = 10
     prompt_source: PromptSource = "edit_layer"
-    prompt_layers: _Layers = ()
+    prompt_templates: List[str] = QUESTION_TEMPLATES
     prompt_rank: int = 128
-    num_prompt_sentinels: int = 2000
-    """Sentinels of a prompt pyramid: one wording each of at most this many training questions."""
-    nearest_prompt_sentinels: int = 10
     visual_query: VisualQuery = "prompt"
     soft_routing: SoftRouting = "prompt_and_visual"
     has_hard_filter: bool = True
@@ -185,9 +183,9 @@ class TrainRecipe(RunRecipe):
                 "the built-in backbone only; use model.visual_source=edit_layer, or the recipe "
                 "train_any_backbone.toml"
             )
-        if self.model.prompt_source == "text_layers" and self.prompt.steps:
+        if self.model.prompt_source == "completion" and self.prompt.steps:
             raise ValueError(
-                f"prompt.steps: {self.prompt.steps} with model.prompt_source=text_layers, whose "
+                f"prompt.steps: {self.prompt.steps} with model.prompt_source=completion, whose "
                 "prompt key has a closed form; use 0"
             )
         if self.backbone.device != "cpu" and not self.sharding.needs_processes:

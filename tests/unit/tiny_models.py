@@ -46,7 +46,7 @@ class TinyBackbone:
     edit_layer = EDIT_LAYER
     hidden_size = HIDDEN_SIZE
     visual_size = 0
-    prompt_layers: tuple[int, ...] = ()
+    prompt_templates: tuple[str, ...] = ()
     num_image_tokens = NUM_IMAGE_TOKENS
     end_id = 0
     encoding = "one row a word"

@@ -5,16 +5,17 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from liveedit_core.backbones.prefix import PromptPyramidCache
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.errors import ConfigError, InputError
+from liveedit_core.errors import InputError
 from liveedit_core.states import LayerStates
 from tests.tiny_backbone import image, plain_convolutions
-from tests.tiny_families import EDIT_LAYER, FAMILY_NAMES, family_backbone, model_and_processor
+from tests.tiny_families import FAMILY_NAMES, family_backbone
 
-LAYERS = (1, 0)
+TEMPLATES = ('"{}" means', "To ask: {} is to ask for the")
 TEXTS = (
     "What is shown here?",
     "a",
@@ -28,35 +29,40 @@ SEEN = BackboneInput(prompt=TEXTS[0], target="silver kettle", image_bytes=image(
 @pytest.fixture(scope="module", params=FAMILY_NAMES)
 def backbone(request: pytest.FixtureRequest) -> Iterator[VisionLanguageBackbone]:
     with plain_convolutions():
-        yield family_backbone(request.param).with_prompt_layers(LAYERS)
+        yield family_backbone(request.param).with_prompt_templates(TEMPLATES)
 
 
 def alone(backbone: VisionLanguageBackbone, text: str) -> Tensor:
-    return backbone.with_prompt_layers(backbone.prompt_layers).encode_prompts([text])[0]
+    return backbone.with_prompt_templates(backbone.prompt_templates).encode_prompts([text])[0]
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_means_are_those_of_the_whole_language_model(
+def test_pyramids_are_the_last_hidden_states_of_the_whole_language_model(
     backbone: VisionLanguageBackbone, text: str
 ) -> None:
-    tokenizer = backbone.tokenizer
-    ids = tokenizer.encode(text)
     model = backbone.model.get_submodule(backbone.family.text_trunk)
-    more = (
-        {"token_type_ids": torch.zeros(1, len(ids)).long()}
-        if "prefix" in str(backbone.family.positions)
-        else {}
-    )
-    with torch.no_grad():
-        output = model(input_ids=torch.tensor([ids]), output_hidden_states=True, **more)
-    own = slice(1 if len(ids) > 1 else 0, None)
-    expected = torch.cat([output.hidden_states[layer + 1][0, own].mean(0) for layer in LAYERS])
-    torch.testing.assert_close(alone(backbone, text), expected, rtol=1e-4, atol=1e-5)
+    layers = backbone.decoder.layers
+    expected = []
+    for template in TEMPLATES:
+        ids = backbone.tokenizer.encode(template.replace("{}", text))
+        is_masked = "prefix" in str(backbone.family.positions)
+        more = {"token_type_ids": torch.zeros(1, len(ids)).long()} if is_masked else {}
+        seen: list[Tensor] = []
+        handle = layers[-1].register_forward_hook(
+            lambda module, inputs, output, seen=seen: seen.append(
+                output[0] if isinstance(output, tuple) else output
+            )
+        )
+        with torch.no_grad():
+            model(input_ids=torch.tensor([ids]), **more)
+        handle.remove()
+        expected.append(functional.normalize(seen[0][0, -1], dim=-1))
+    torch.testing.assert_close(alone(backbone, text), torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_a_padded_batch_gives_what_its_members_give_alone(backbone: VisionLanguageBackbone) -> None:
-    together = backbone.with_prompt_layers(LAYERS).encode_prompts(TEXTS)
-    assert together.shape == (len(TEXTS), len(LAYERS) * backbone.hidden_size)
+    together = backbone.with_prompt_templates(TEMPLATES).encode_prompts(TEXTS)
+    assert together.shape == (len(TEXTS), len(TEMPLATES) * backbone.hidden_size)
     for row_P, text in zip(together, TEXTS, strict=True):
         torch.testing.assert_close(row_P, alone(backbone, text), rtol=1e-4, atol=2e-5)
 
@@ -86,30 +92,13 @@ def test_routing_while_generating_sees_the_same(backbone: VisionLanguageBackbone
     assert torch.equal(seen[0].prompt_pyramids_WP, state.prompt_pyramids_WP)
 
 
-def test_without_the_layers_after_the_edit_layer_they_are_the_same(
-    backbone: VisionLanguageBackbone,
-) -> None:
-    model, processor = model_and_processor(backbone.digest)
-    cut = VisionLanguageBackbone(
-        model, processor, edit_layer=EDIT_LAYER, digest="", prompt_layers=LAYERS, batch_size=4
-    )
-    before = cut.encode_prompts(TEXTS)
-    cut.drop_suffix()
-    assert torch.equal(cut.encode_prompts(TEXTS), before)
-
-
-@pytest.mark.parametrize("layers", [(EDIT_LAYER + 1,), (0, -1)])
-def test_layers_that_are_edited_or_do_not_exist_are_refused(layers: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="prompt layers"):
-        family_backbone("llava").with_prompt_layers(layers)
-    with pytest.raises(ConfigError, match="prompt layers"):
-        family_backbone("llava").with_prompt_layers((1,)).at_layer(0)
-
-
-def test_only_prompt_layers_change_what_states_are_cached_under() -> None:
+def test_only_prompt_templates_change_what_states_are_cached_under() -> None:
     plain = family_backbone("llava")
-    assert plain.with_prompt_layers(()).encoding == plain.encoding
-    assert plain.with_prompt_layers((0,)).encoding != plain.with_prompt_layers((1,)).encoding
+    assert plain.with_prompt_templates(()).encoding == plain.encoding
+    assert (
+        plain.with_prompt_templates(TEMPLATES).encoding
+        != plain.with_prompt_templates(TEMPLATES[:1]).encoding
+    )
     assert plain.encode([SEEN])[0].prompt_pyramids_WP.numel() == 0
 
 
@@ -137,7 +126,7 @@ def test_a_cached_prompt_is_not_computed_again() -> None:
 
 def test_neighbours_and_earlier_inputs_change_no_bit(backbone: VisionLanguageBackbone) -> None:
     items = [BackboneInput(prompt=text, image_bytes=image(1)) for text in TEXTS]
-    together = backbone.with_prompt_layers(LAYERS).encode(items)
+    together = backbone.with_prompt_templates(TEMPLATES).encode(items)
     for item, state in zip(items, together, strict=True):
-        (again,) = backbone.with_prompt_layers(LAYERS).encode([item])
+        (again,) = backbone.with_prompt_templates(TEMPLATES).encode([item])
         assert torch.equal(again.prompt_pyramids_WP, state.prompt_pyramids_WP)

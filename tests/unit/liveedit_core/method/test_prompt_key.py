@@ -26,11 +26,9 @@ from tests.tiny_backbone import (
 )
 
 FIELDS = {
-    "prompt_source": "text_layers",
-    "prompt_layers": (0, 1),
+    "prompt_source": "completion",
+    "prompt_templates": ("{} a", "b {}"),
     "prompt_rank": 12,
-    "num_prompt_sentinels": 7,
-    "nearest_prompt_sentinels": 3,
 }
 CONFIG = TINY_CONFIG.with_changes(**FIELDS, min_gate=0.5)
 TOLERANCE = 1e-4
@@ -62,9 +60,7 @@ def test_the_similarity_is_the_formula() -> None:
         functional.normalize(((row - key.mean) / key.deviation) @ key.projection.weight.T, dim=-1)
         for row in (torch.cat(asked), torch.cat(edits))
     ]
-    sentinels = functional.normalize(key.sentinels, dim=-1)
-    common_q, common_e = ((unit @ sentinels.T).topk(3).values.mean(-1) for unit in units)
-    expected = 20 * (units[0] @ units[1].T - (common_q[:, None] + common_e) / 2 + 2.0)
+    expected = 20 * (units[0] @ units[1].T + 2.0)
     torch.testing.assert_close(scores(key, asked, edits), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -114,28 +110,30 @@ def test_it_replaces_the_prompt_features_of_a_generator(base: object) -> None:
     edit, asked = generator.edit_features(states), generator.input_features(states)
     visual = plain.input_features(states)
     assert edit.prompt_BQM.shape == asked.prompt_BQM.shape == visual.prompt_BQM.shape
-    assert similarity(asked.prompt_BQM, edit.prompt_BQM.flatten(1)).diagonal().min() > 2.9
+    assert (
+        similarity(asked.prompt_BQM, edit.prompt_BQM.flatten(1)).diagonal().min()
+        > OWN_SIMILARITY - 0.1
+    )
     moved = [replace(state, hidden_TD=state.hidden_TD + 1) for state in states]
     assert torch.equal(generator.edit_features(moved).prompt_BQM, edit.prompt_BQM)
 
 
 def test_only_a_config_that_asks_for_it_changes_its_file() -> None:
-    assert not any("prompt_layers" in name for name in TINY_CONFIG.to_dict())
+    assert not any("prompt_templates" in name for name in TINY_CONFIG.to_dict())
     assert not set(FIELDS) & set(OUR_CONFIG.to_dict())
     stored = CONFIG.to_dict()
     assert set(FIELDS) <= set(stored)
-    assert type(CONFIG).from_dict(stored | {"prompt_layers": [0, 1]}) == CONFIG
+    assert type(CONFIG).from_dict(stored | {"prompt_templates": ["{} a", "b {}"]}) == CONFIG
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompt_layers": ()}, "different layers"),
-        ({"prompt_layers": (0, 0)}, "different layers"),
-        ({"prompt_layers": (0, 2)}, "edit_layer"),
+        ({"prompt_templates": ()}, "once each"),
+        ({"prompt_templates": ("a",)}, "once each"),
+        ({"prompt_templates": ("{}{}",)}, "once each"),
         ({"prompt_rank": 31}, "prompt_rank"),
-        ({"nearest_prompt_sentinels": 8}, "nearest_prompt_sentinels"),
-        ({"prompt_source": "edit_layer"}, "text_layers only"),
+        ({"prompt_source": "edit_layer"}, "completion only"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, object], message: str) -> None:
@@ -146,12 +144,12 @@ def test_impossible_settings_are_refused(change: dict[str, object], message: str
 def test_a_backbone_without_its_layers_is_refused() -> None:
     generator = LiveEditGenerator(CONFIG)
     nothing = ExpertRepository.empty(CONFIG)
-    with pytest.raises(RepositoryMismatchError, match="prompt_layers"):
+    with pytest.raises(RepositoryMismatchError, match="prompt_templates"):
         Editor(tiny_backbone(), generator, nothing)
-    with pytest.raises(RepositoryMismatchError, match="prompt_layers"):
-        Editor(tiny_backbone().with_prompt_layers((1, 0)), generator, nothing)
-    Editor(tiny_backbone().with_prompt_layers((0, 1)), generator, nothing)
-    Editor(tiny_backbone().with_prompt_layers((0,)), tiny_generator(TINY_CONFIG), nothing)
+    with pytest.raises(RepositoryMismatchError, match="prompt_templates"):
+        Editor(tiny_backbone().with_prompt_templates(("b {}", "{} a")), generator, nothing)
+    Editor(tiny_backbone().with_prompt_templates(("{} a", "b {}")), generator, nothing)
+    Editor(tiny_backbone().with_prompt_templates(("{} a",)), tiny_generator(TINY_CONFIG), nothing)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +165,7 @@ def test_an_edit_answers_every_wording_it_was_given(
     prompt: str, also_asked: tuple[str, ...]
 ) -> None:
     """From the backbone's own pyramids, alone and in a batch with others."""
-    backbone = tiny_backbone().with_prompt_layers(CONFIG.prompt_layers)
+    backbone = tiny_backbone().with_prompt_templates(CONFIG.prompt_templates)
     generator = tiny_generator(CONFIG)
     generator.prompt_key.load_state_dict(key_of(offset=0.5).state_dict())
     editor = Editor(backbone, generator, ExpertRepository.empty(CONFIG))

@@ -15,7 +15,9 @@ from tests.tiny_backbone import tiny_backbone
 from tests.tiny_training import TINY_KEY, TINY_MODEL, tiny_material
 
 MODEL = TINY_MODEL.with_changes(
-    prompt_source="text_layers", prompt_layers=(0, 1), prompt_rank=20, nearest_prompt_sentinels=3
+    prompt_source="completion",
+    prompt_templates=("{} a", "b {}"),
+    prompt_rank=20,
 )
 RECIPE = TrainRecipe(
     seed=5,
@@ -36,7 +38,7 @@ def test_question_families_are_questions_in_other_words() -> None:
 def test_it_is_fitted_in_place_of_the_prompt_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     families = [family[:4] for family in question_families()[:12]]
     monkeypatch.setattr(loop, "question_families", lambda: families)
-    backbone = tiny_backbone().with_prompt_layers(MODEL.prompt_layers)
+    backbone = tiny_backbone().with_prompt_templates(MODEL.prompt_templates)
     trainer = GeneratorTrainer(RECIPE, backbone, tiny_material())
     trainer.fit_prompt_key()
     before = {k: v.clone() for k, v in trainer.generator.prompt_key.state_dict().items()}
@@ -55,9 +57,9 @@ def passes_every_own_wording(generator: LiveEditGenerator, rows_WP: torch.Tensor
 
 
 def test_the_backbone_gets_the_recipes_layers_and_not_those_of_the_built_in_generator() -> None:
-    assert training_models(RECIPE).options.prompt_layers == (0, 1)
+    assert training_models(RECIPE).options.prompt_templates == ("{} a", "b {}")
     plain = RECIPE.with_changes(model=MODEL.with_changes(prompt_source="edit_layer"))
-    assert training_models(plain).options.prompt_layers == ()
+    assert training_models(plain).options.prompt_templates == ()
 
 
 def test_gradient_steps_for_a_closed_form_are_refused() -> None:
