@@ -192,7 +192,8 @@ class VisionLanguageBackbone:
 
         Returns the modules that run up to l_e, for several processes to share.
         """
-        self.decoder.layers = nn.ModuleList(list(self.decoder.layers)[: self.edit_layer + 1])
+        if not self.prompt_templates:  # which need all layers
+            self.decoder.layers = nn.ModuleList(list(self.decoder.layers)[: self.edit_layer + 1])
         path = next(name for name, module in self.model.named_modules() if module is self.head)
         self.model.set_submodule(path, nn.Identity())
         self.head = self._suffix = nn.Identity()
