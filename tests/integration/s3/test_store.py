@@ -97,7 +97,7 @@ def test_log_bank_and_results_work_on_s3(store: ObjectStore) -> None:
     assert bank.edit_ids(first) == [row.expert.edit_id for row in rows[:2]]
     repository = ExpertBank.open(store, "main").load_repository(SMALL_CONFIG, second)
     assert list(repository.edit_ids) == [row.expert.edit_id for row in rows[1:]]
-    assert torch.equal(repository.up_LD[1], rows[2].expert.up_RD)
+    assert torch.equal(repository.matrices(torch.tensor([1]))[1], rows[2].expert.up_RD)
     assert [window.message for window in bank.history()] == ["one", "two"]
     newer = ExpertBank.open(store, "main").acquire_writer()
     with pytest.raises(WriterFencedError):
