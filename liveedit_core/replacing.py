@@ -22,13 +22,13 @@ from liveedit_core.inputs.same_question import (
     thumbnail,
 )
 from liveedit_core.method.corrections import (
-    EditQuestion,
     edit_questions,
     passes_gate,
     prompt_similarities,
     same_image,
 )
 from liveedit_core.method.editor import Editor
+from liveedit_core.method.features import EditQuestion
 from liveedit_core.schema import EditRequest, Fact
 from liveedit_core.states import LayerStates
 
@@ -113,7 +113,7 @@ def fact_of(request: EditRequest) -> Fact:
         prompt=request.prompt,
         target=request.target,
         subject_id=request.subject_id,
-        pixel_digest=pixel_digest(request.image_bytes),
+        pixel_digest=pixel_digest(request),
         thumbnail=thumbnail(request.image_bytes),
     )
 

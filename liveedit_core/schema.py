@@ -64,6 +64,8 @@ class EditRequest:
     submitter: str = ""
     also_asked: tuple[str, ...] = ()
     """Other wordings of the prompt that the answer holds for."""
+    pixel_digest: str = field(default="", compare=False, repr=False)
+    """sha256 of the decoded image (`inputs.same_question`); "" if it was not computed yet."""
 
     @property
     def edit_id(self) -> str:

@@ -21,7 +21,7 @@ from infra.bank.schema import ExpertRow
 from liveedit_core.errors import NumericsError, ShapeError
 from workers.failures import converted_failures
 from workers.generator_worker import refusal_of
-from workers.messages import EmbedderFacts, GeneratedBatch, GeneratedExpert, WrittenBatch
+from workers.messages import AskedEdit, EmbedderFacts, GeneratedBatch, GeneratedExpert, WrittenBatch
 from workers.models import limit_threads
 
 
@@ -67,6 +67,16 @@ class ExpertEmbeddingWorker:
                     rejected.append(refusal_of(row.expert.edit_id, error))
         return WrittenBatch(
             fragments=tuple(writer.write(rows)),
+            asked=tuple(
+                AskedEdit(
+                    sequence=row.sequence,
+                    edit_id=row.expert.edit_id,
+                    visual_feature_QM=row.expert.visual_feature_QM,
+                    prompt_feature_QM=row.expert.prompt_feature_QM,
+                    question=row.expert.question,
+                )
+                for row in rows
+            ),
             num_experts=len(rows),
             rejected=tuple(rejected),
             last_sequence=batch.last_sequence,

@@ -14,6 +14,7 @@ from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.expert import Expert
+from liveedit_core.method.features import EditQuestion
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, EditRequest
 from liveedit_core.training.recipe import Phase
@@ -64,6 +65,17 @@ class GeneratedBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AskedEdit:
+    """What tells which older edits a written one corrects."""
+
+    sequence: int
+    edit_id: str
+    visual_feature_QM: Tensor
+    prompt_feature_QM: Tensor
+    question: EditQuestion | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbedderFacts:
     """The image embedding that a worker computes."""
 
@@ -78,6 +90,8 @@ class WrittenBatch:
 
     fragments: tuple["WrittenFragment", ...]
     """For `ExpertBank.commit`."""
+    asked: tuple[AskedEdit, ...]
+    """One for each expert."""
     num_experts: int
     rejected: tuple[Rejected, ...]
     """Refusals of both stages."""

@@ -3,7 +3,7 @@
 Workers write fragments that no version shows; one committer makes those of a window visible in one
 transaction. Every edit takes effect exactly once, whatever process dies or is retried, because:
 
-- rows whose edit_id the version already holds are skipped;
+- rows that the version already holds are skipped;
 - of two edits of one subject the one with the larger sequence stays, and the older row leaves in
   the transaction that adds the newer one;
 - a window is committed only after every change of the log (`ChangeLog`) has been applied, and
@@ -14,7 +14,7 @@ transaction. Every edit takes effect exactly once, whatever process dies or is r
 """
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -72,15 +72,18 @@ class ExpertBank(StoredBank):
         fragments: Sequence[WrittenFragment],
         *,
         epoch: int,
+        subjects: Mapping[str, str] | None = None,
         message: str = "",
         kind: str = "window",
         author: str = "",
     ) -> int:
         """Commit new rows as one version, after all changes of the log; no version if none is new.
 
+        `subjects` are those that the request log gives the edits, where they are not the rows' own.
         `kind` is "repair" for lost experts that were computed again.
         """
-        subjects = {key.subject_id for fragment in fragments for key in fragment.keys}
+        keys = [fragment.with_subjects(subjects or {}) for fragment in fragments]
+        subject_ids = {key.subject_id for part in keys for key in part}
 
         def attempt(base: LanceDataset) -> int:
             # The base is read before the epoch is checked: a commit that succeeds on it was not
@@ -92,8 +95,8 @@ class ExpertBank(StoredBank):
                 raise ConcurrentCommitError(f"bank {self.name!r}: a change of the log comes first")
             # Only rows of these subjects can be duplicates or superseded: the time of a commit
             # does not depend on how many edits the bank holds.
-            held = held_of(base, subjects)
-            plan = plan_commit(held, fragments, removed=self._changes.removed())
+            held = held_of(base, subject_ids)
+            plan = plan_commit(held, keys, removed=self._changes.removed())
             if not plan.added:
                 return int(base.version)
             record = self._record(
@@ -105,7 +108,7 @@ class ExpertBank(StoredBank):
                 num_superseded=len(plan.superseded),
                 last_change=len(changes),
             )
-            new = self._wanted_fragments(base, fragments, plan)
+            new = self._wanted_fragments(base, fragments, keys, plan)
             return self._commit(base, record, new, plan.added, plan.superseded)
 
         self.apply_changes(epoch=epoch)
@@ -271,15 +274,23 @@ class ExpertBank(StoredBank):
                 self._removals_with_checksum.add(path)
 
     def _wanted_fragments(
-        self, base: LanceDataset, written: Sequence[WrittenFragment], plan: CommitPlan
+        self,
+        base: LanceDataset,
+        written: Sequence[WrittenFragment],
+        keys: Sequence[Sequence[RowKey]],
+        plan: CommitPlan,
     ) -> list[FragmentMetadata]:
         new: list[FragmentMetadata] = []
-        for fragment, positions in zip(written, plan.positions, strict=True):
-            if len(positions) == len(fragment.keys):
+        for fragment, assigned, positions in zip(written, keys, plan.positions, strict=True):
+            wanted = [assigned[place] for place in positions]
+            if wanted == list(fragment.keys):
                 new.append(fragment.metadata)
             elif positions:
-                # Only some rows of the fragment are wanted: write those again.
+                # Only some rows are wanted, or their subjects are others: write them again.
                 rows = self._table.read_fragment(fragment.metadata).take(pa.array(positions))
+                column = rows.schema.get_field_index("subject_id")
+                subjects = pa.array([key.subject_id for key in wanted], pa.string())
+                rows = rows.set_column(column, rows.schema.field(column), subjects)
                 new += self._write(rows.cast(base.schema))
         return new
 

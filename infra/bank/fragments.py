@@ -1,6 +1,6 @@
 """Fragments of bank rows, written by workers and committed by the driver."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -29,6 +29,12 @@ class WrittenFragment:
 
     metadata: FragmentMetadata
     keys: tuple[RowKey, ...]
+
+    def with_subjects(self, subjects: Mapping[str, str]) -> tuple[RowKey, ...]:
+        """The keys with the subjects that these edits were assigned."""
+        return tuple(
+            key._replace(subject_id=subjects.get(key.edit_id, key.subject_id)) for key in self.keys
+        )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from lance import LanceDataset
 
 from infra.bank.checksums import BankChecksums, RowChecksum, row_checksums
-from infra.bank.fragments import RowKey, WrittenFragment
+from infra.bank.fragments import RowKey
 from infra.bank.history import BankHistory
 from infra.storage.tables import Table, batches_of, read_errors, select_in, sql_in
 from liveedit_core.errors import IntegrityError
@@ -47,19 +47,20 @@ class CommitPlan:
 
 
 def plan_commit(
-    held: Held, written: Sequence[WrittenFragment], *, removed: Collection[str] = frozenset()
+    held: Held, written: Sequence[Sequence[RowKey]], *, removed: Collection[str] = frozenset()
 ) -> CommitPlan:
     """Decide what new fragments change on top of the rows held.
 
     Of each subject the row with the largest sequence stays; rows held already, and those of removed
     edits, are skipped. So several commits, in any order, give the same rows as one of their union.
+    The keys of `written` have the subjects that the log gives them now.
     """
     newest: dict[str, RowKey] = {}
     place_of: dict[str, tuple[int, int]] = {}
-    for fragment_index, fragment in enumerate(written):
-        for position, key in enumerate(fragment.keys):
+    for fragment_index, keys in enumerate(written):
+        for position, key in enumerate(keys):
             other = newest.get(key.subject_id) or held.get(key.subject_id)
-            if other and (key.edit_id == other.edit_id or key.sequence <= other.sequence):
+            if other and key.sequence <= other.sequence:
                 continue
             if key.edit_id in removed:
                 continue
@@ -123,15 +124,20 @@ def plan_rollback(
 ) -> tuple[list[str], list[str]]:
     """What to remove and what to restore so that a bank holds what an older version holds.
 
-    Of each subject that differs, all edits newer than the older version's are removed, up to the
-    one held now: otherwise one of them would take its place.
+    Of each subject that differs, all other edits newer than the older version's are removed, up to
+    the one held now: otherwise one of them would take its place.
     """
-    differing = [key for key in {**now, **before} if now.get(key) != before.get(key)]
+
+    def edit_of(held: Held, subject_id: str) -> str:
+        return held[subject_id].edit_id if subject_id in held else ""
+
+    differing = [key for key in {**now, **before} if edit_of(now, key) != edit_of(before, key)]
     removed, restored = [], []
     for subject_id, numbered in edits_of(differing).items():
         old, new = before.get(subject_id), now.get(subject_id)
         first, last = old.sequence if old else 0, new.sequence if new else 0
-        removed += [edit_id for sequence, edit_id in numbered if first < sequence <= last]
+        newer = [edit_id for sequence, edit_id in numbered if first < sequence <= last]
+        removed += [edit_id for edit_id in newer if not old or edit_id != old.edit_id]
         restored += [edit_id for sequence, edit_id in numbered if sequence == first]
     return removed, restored
 

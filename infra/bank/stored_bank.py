@@ -1,6 +1,7 @@
 """A bank in a store, for reading: its versions, their rows, files and experts."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from infra.bank.history import BankHistory, BankVersion
 from infra.bank.policy import MatrixPlace
 from infra.bank.reconciliation import all_held, held_of
 from infra.bank.schema import BankIdentity
+from infra.requests.logged_facts import LoggedFacts
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, read_errors
@@ -159,4 +161,5 @@ class StoredBank:
 
         from infra.bank.reader import read_repository  # torch: the command line starts without it
 
-        return read_repository(self._table, version, config, matrices=matrices)
+        repository = read_repository(self._table, version, config, matrices=matrices)
+        return replace(repository, fact_source=LoggedFacts(self.store))

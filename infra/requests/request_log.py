@@ -6,7 +6,7 @@ the object behind a URI may change or vanish.
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,8 @@ from lance import LanceDataset
 
 from infra.requests.change_log import ChangeLog
 from infra.requests.reject_log import RejectLog
+from infra.requests.request_index import INDEX_COLUMNS, RequestIndex, RequestKey
+from infra.requests.subject_log import SubjectLog
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, not_null, select_in
 from liveedit_core.errors import InputError, IntegrityError
@@ -40,20 +42,15 @@ _STORED_BEFORE = not_null(
     submitted_at=pa.timestamp("us", tz="UTC"),
     supersedes=pa.string(),
 )
-_SCHEMA = _STORED_BEFORE.append(pa.field("also_asked", pa.list_(pa.string())))
-"""A log of an earlier release gets the new column with the next append."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RequestKey:
-    sequence: int
-    edit_id: str
-    subject_id: str
-    supersedes: str
-    """The edit of the same image and prompt that this one replaces, or ""."""
-
-
-_KEY_COLUMNS = tuple(item.name for item in fields(RequestKey))
+_SCHEMA = pa.schema(
+    [
+        *_STORED_BEFORE,
+        pa.field("also_asked", pa.list_(pa.string())),
+        *(pa.field(name, pa.string()) for name in ("pixel_digest", "question_id", "source")),
+        pa.field("place", pa.int64()),
+    ]
+)
+"""A log of an earlier release gets the new columns with the next append."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +70,8 @@ class RequestHeader(RequestKey):
     submitter: str
     submitted_at: datetime
     also_asked: tuple[str, ...] = ()
+    pixel_digest: str = ""
+    """"" for requests of an earlier release."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,26 +82,6 @@ class LoggedRequest:
     submitted_at: datetime
 
 
-@dataclass
-class _Index:
-    version: int
-    keys: dict[str, RequestKey] = field(default_factory=dict)
-    """By edit_id."""
-    edits_of: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
-    """Sequence and edit_id of each subject's edits, in the order of the log."""
-
-    def add(self, key: RequestKey) -> None:
-        self.keys[key.edit_id] = key
-        self.edits_of.setdefault(key.subject_id, []).append((key.sequence, key.edit_id))
-
-    @classmethod
-    def read(cls, dataset: LanceDataset) -> "_Index":
-        index = cls(dataset.version)
-        for row in dataset.to_table(columns=list(_KEY_COLUMNS)).to_pylist():
-            index.add(RequestKey(**row))
-        return index
-
-
 class RequestLog:
     """The tables `requests` and `rejects` of a store."""
 
@@ -110,42 +89,56 @@ class RequestLog:
         self._table = Table.open_or_create(store, _TABLE, _SCHEMA)
         self.rejects = RejectLog(store)
         self.changes = ChangeLog(store)
-        self._cached_index: _Index | None = None
+        self.subjects = SubjectLog(store)
+        self._cached_index: RequestIndex | None = None
 
     @staticmethod
     def exists(store: ObjectStore) -> bool:
         """Whether a store has a request log; opening one creates it."""
         return Table(store, _TABLE).exists()
 
-    def _index_of(self, dataset: LanceDataset) -> _Index:
+    def _index_of(self, dataset: LanceDataset) -> RequestIndex:
         if self._cached_index is None or self._cached_index.version != dataset.version:
-            self._cached_index = _Index.read(dataset)
+            index = RequestIndex(version=int(dataset.version))
+            names = [name for name in INDEX_COLUMNS if name in dataset.schema.names]
+            for row in dataset.to_table(columns=names).to_pylist():
+                index.add(row)
+            self._cached_index = index
+        self._cached_index.assign(self.subjects.read())
         return self._cached_index
 
-    def _index(self) -> _Index:
+    def index(self) -> RequestIndex:
+        """Numbers and subjects of all requests; must not be changed."""
         return self._index_of(self._table.latest())
 
     def __len__(self) -> int:
         return int(self._table.latest().count_rows())
 
-    def append(self, requests: Sequence[EditRequest]) -> list[Admission]:
+    def append(
+        self, requests: Sequence[EditRequest], *, source: str = "", first_place: int = 1
+    ) -> list[Admission]:
         """Number new requests in order and store them in one commit; pass some dozens at once.
 
-        An edit that is in the log is a duplicate, even when a later one superseded it.
+        An edit that is in the log is a duplicate, unless a later one of its image and question
+        overtook it: then its author came back to it. That is decided once for each place of a
+        source, so that reading a source again changes nothing; without `source`, never.
         """
 
         def attempt(base: LanceDataset) -> list[Admission]:
             index = self._index_of(base)
-            # `_admit` changes the index ahead of the table: forget it in case the commit fails.
+            # The rows are added ahead of the table: forget the index in case the commit fails.
             self._cached_index = None
-            admissions = [_admit(index, request) for request in requests]
-            accepted = [
-                (admission, request)
-                for admission, request in zip(admissions, requests, strict=True)
-                if not admission.is_duplicate
-            ]
-            if accepted:
-                index.version = self._table.append(base, _to_rows(accepted))
+            admissions: list[Admission] = []
+            rows: list[dict[str, Any]] = []
+            for place, request in enumerate(requests, first_place):
+                row = index.new_row(request, source, place)
+                if row is not None:
+                    rows.append(_to_row(row, request))
+                key = index.add(row) if row else index.newest(request.edit_id)
+                assert key is not None
+                admissions.append(Admission(**vars(key), is_duplicate=row is None))
+            if rows:
+                index.version = self._table.append(base, pa.Table.from_pylist(rows, _SCHEMA))
             self._cached_index = index
             return admissions
 
@@ -179,6 +172,7 @@ class RequestLog:
         dataset = self._table.latest()
         stored = set(dataset.schema.names)
         names = [item.name for item in fields(RequestHeader) if item.name in stored]
+        keys = self._index_of(dataset).keys
         if edit_ids is not None:
             rows = select_in(dataset, names, "edit_id", edit_ids)
         else:
@@ -190,11 +184,14 @@ class RequestLog:
             rows = rows.filter(pc.greater_equal(rows.column("submitted_at"), pa.scalar(since)))
         if until:
             rows = rows.filter(pc.less(rows.column("submitted_at"), pa.scalar(until)))
-        sorted_rows = map(_with_wordings, rows.sort_by("sequence").to_pylist())
-        return [RequestHeader(**row) for row in sorted_rows]
+        return [
+            RequestHeader(**{**_with_texts(row), **vars(keys[row["sequence"]])})
+            for row in rows.sort_by("sequence").to_pylist()
+        ]
 
     def request_keys(self) -> list[RequestKey]:
-        return list(self._index().keys.values())
+        """All requests by sequence; an edit whose author came back to it has several."""
+        return list(self.index().keys.values())
 
     def find(self, edit_ids: Collection[str]) -> Iterator[LoggedRequest]:
         """The requests of some edits, by sequence; unknown edits are skipped."""
@@ -202,20 +199,22 @@ class RequestLog:
 
     def subjects_of(self, edit_ids: Collection[str]) -> dict[str, str]:
         """The subject of each edit; InputError when the log lacks one of them."""
-        known = self._index().keys
-        unknown = [edit_id for edit_id in edit_ids if edit_id not in known]
+        found = self.index().subjects(edit_ids)
+        unknown = [edit_id for edit_id in edit_ids if edit_id not in found]
         if unknown:
             raise InputError(f"the request log has no edit {unknown[0]!r}")
-        return {edit_id: known[edit_id].subject_id for edit_id in edit_ids}
+        return found
 
     def sequences_of(self, edit_ids: Collection[str]) -> list[int]:
-        """Numbers of some edits; unknown edits are skipped."""
-        known = self._index().keys
-        return [known[edit_id].sequence for edit_id in edit_ids if edit_id in known]
+        """Newest numbers of some edits; unknown edits are skipped."""
+        index = self.index()
+        return [
+            index.numbers_of[edit_id][-1] for edit_id in edit_ids if edit_id in index.numbers_of
+        ]
 
     def edits_of_subjects(self, subject_ids: Collection[str]) -> dict[str, list[tuple[int, str]]]:
         """Sequence and edit_id of each subject's edits, in the order of the log."""
-        edits_of = self._index().edits_of
+        edits_of = self.index().edits_of
         return {
             subject_id: list(edits_of[subject_id])
             for subject_id in subject_ids
@@ -228,52 +227,35 @@ class RequestLog:
 
     def reject_requests(self, rejected: Sequence[Rejected], *, bank: str = "") -> int:
         """Store requests that `bank`, or with "" every bank, rejects; returns how many are new."""
-        known = self._index().keys
-        unknown = [item.edit_id for item in rejected if item.edit_id not in known]
+        numbers_of = self.index().numbers_of
+        unknown = [item.edit_id for item in rejected if item.edit_id not in numbers_of]
         if unknown:
             raise InputError(f"cannot reject {unknown[0]!r}: the request log has no such edit")
-        numbered = [(known[item.edit_id].sequence, item) for item in rejected]
+        numbered = [(number, item) for item in rejected for number in numbers_of[item.edit_id]]
         return self.rejects.append(numbered, bank=bank)
 
 
-def _admit(index: _Index, request: EditRequest) -> Admission:
-    edit_id, subject_id = request.edit_id, request.subject_id
-    key = index.keys.get(edit_id)
-    is_duplicate = key is not None
-    if key is None:
-        earlier = index.edits_of.get(subject_id)
-        supersedes = earlier[-1][1] if earlier else ""
-        key = RequestKey(
-            sequence=len(index.keys) + 1,
-            edit_id=edit_id,
-            subject_id=subject_id,
-            supersedes=supersedes,
-        )
-        index.add(key)
-    return Admission(**vars(key), is_duplicate=is_duplicate)
+def _to_row(row: dict[str, Any], request: EditRequest) -> dict[str, Any]:
+    return {
+        **{name: getattr(request, name) for name in _REQUEST_COLUMNS},
+        **row,
+        "image_digest": hashlib.sha256(request.image_bytes).hexdigest(),
+        "submitted_at": datetime.now(UTC),
+    }
 
 
-def _to_rows(accepted: Sequence[tuple[Admission, EditRequest]]) -> pa.Table:
-    now = datetime.now(UTC)
-    rows = [
-        {
-            **{name: getattr(admission, name) for name in _KEY_COLUMNS},
-            **{name: getattr(request, name) for name in _REQUEST_COLUMNS},
-            "image_digest": hashlib.sha256(request.image_bytes).hexdigest(),
-            "submitted_at": now,
-        }
-        for admission, request in accepted
-    ]
-    return pa.Table.from_pylist(rows, schema=_SCHEMA)
-
-
-def _with_wordings(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "also_asked": tuple(row.get("also_asked") or ())}
+def _with_texts(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of an earlier release with the columns that it lacks."""
+    return {
+        **row,
+        "also_asked": tuple(row.get("also_asked") or ()),
+        "pixel_digest": row.get("pixel_digest") or "",
+    }
 
 
 def _from_row(row: dict[str, Any]) -> LoggedRequest:
-    row = _with_wordings(row)
-    request = EditRequest(**{name: row[name] for name in _REQUEST_COLUMNS})
+    row = _with_texts(row)
+    request = EditRequest(**{name: row[name] for name in (*_REQUEST_COLUMNS, "pixel_digest")})
     if request.edit_id != row["edit_id"]:
         raise IntegrityError(
             f"request {row['sequence']} of the log hashes to {request.edit_id}, "

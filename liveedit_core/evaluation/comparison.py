@@ -73,18 +73,16 @@ class MetricComparison:
         )
 
 
-def cases_held(
-    cases: Iterable[Case], edit_ids: Collection[str], newer: Mapping[str, str] | None = None
-) -> frozenset[str]:
-    """case_ids of the cases whose edit a version holds. `newer` is, by subject_id, the edit that a
-    newer version holds: replaced edits are left out."""
+def cases_held(cases: Iterable[Case], edit_ids: Collection[str]) -> frozenset[str]:
+    """case_ids of the cases whose edit a version holds."""
     held = set(edit_ids)
-    return frozenset(
-        case.case_id
-        for case in cases
-        if case.edit.edit_id in held
-        and (newer or {}).get(case.edit.subject_id, case.edit.edit_id) == case.edit.edit_id
-    )
+    return frozenset(case.case_id for case in cases if case.edit.edit_id in held)
+
+
+def not_replaced(held: Mapping[str, str], newer: Mapping[str, str]) -> set[str]:
+    """The edits of a version that a newer one holds or dropped; both are edits by subject_id. What
+    was corrected on purpose is left out."""
+    return {edit for subject, edit in held.items() if newer.get(subject, edit) == edit}
 
 
 def in_scope(results: Iterable[ProbeResult], held: Collection[str]) -> list[ProbeResult]:

@@ -42,7 +42,7 @@ def load_requests(
     """
     file_path = _existing_file(path)
     parser = RequestParser(folder=images_at or file_path.parent, limits=limits, fetch=fetch)
-    return _stream(file_path, limits, parser.request, lambda request: request.edit_id)
+    return _stream(file_path, limits, parser.request, lambda request: request)
 
 
 def load_cases(
@@ -51,7 +51,7 @@ def load_cases(
     """Stream the cases (edit and probes) of a JSONL file; arguments as in `load_requests`."""
     file_path = _existing_file(path)
     parser = RequestParser(folder=file_path.parent, limits=limits, fetch=fetch)
-    return _stream(file_path, limits, parser.case, lambda case: case.case_id)
+    return _stream(file_path, limits, parser.case, lambda case: case.edit)
 
 
 def validate_request(request: EditRequest, *, limits: InputLimits = _LIMITS) -> None:
@@ -101,10 +101,13 @@ def _stream(
     path: Path,
     limits: InputLimits,
     convert: Callable[[Mapping[str, Any]], _Item],
-    identity: Callable[[_Item], str],
+    edit_of: Callable[[_Item], EditRequest],
 ) -> Iterator[_Item | Rejected]:
-    """Convert each line; a line with the edit of an earlier one is rejected as a duplicate."""
-    first_line_of: dict[bytes, int] = {}
+    """Convert each line; a line that repeats the last edit of its image is rejected as a duplicate.
+
+    After another edit of the image it may be a change of mind, which the request log decides.
+    """
+    last_edit_of: dict[str, tuple[str, int]] = {}
     for line in read_json_lines(path, max_line_bytes=limits.max_line_bytes):
         if isinstance(line, Rejected):
             yield line
@@ -112,13 +115,15 @@ def _stream(
         edit_id = ""
         try:
             item = convert(line.content)
-            edit_id = identity(item)
-            first = first_line_of.setdefault(bytes.fromhex(edit_id), line.line_number)
-            if first != line.line_number:
+            edit = edit_of(item)
+            edit_id = edit.edit_id
+            last_edit, first = last_edit_of.get(edit.pixel_digest, ("", 0))
+            if last_edit == edit_id:
                 raise RefusedInputError(
                     f"same image, prompt and target as line {first}; it is taught once",
                     RejectType.DUPLICATE,
                 )
+            last_edit_of[edit.pixel_digest] = (edit_id, line.line_number)
         except InputError as error:
             yield Rejected.from_error(
                 error, line_number=line.line_number, raw=line.raw, edit_id=edit_id

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -12,6 +12,7 @@ from liveedit_core.inputs.images import check_image_bytes, decode_image, read_im
 from liveedit_core.inputs.jsonl import wrong_type
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
+from liveedit_core.inputs.same_question import digest_of_pixels
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 
 Fetch = Callable[[str], bytes]
@@ -32,6 +33,11 @@ MAX_TAGS = 32
 MAX_TAG_CHARS = 200
 _KINDS = tuple(kind.value for kind in ProbeKind if kind is not ProbeKind.RELIABILITY)
 _KINDS_WITHOUT_IMAGE = (ProbeKind.TEXT_LOCALITY, ProbeKind.PORTABILITY)
+
+
+class _ReadImage(NamedTuple):
+    encoded: bytes
+    pixel_digest: str
 
 
 class RequestParser:
@@ -69,7 +75,7 @@ class RequestParser:
             )
         entity = _optional_text(content.get("entity", ""), "entity", MAX_ENTITY_CHARS)
         # Most probes ask about the edit's own image: each image is read and decoded once per case.
-        images: dict[str, bytes] = {}
+        images: dict[str, _ReadImage] = {}
         edit = self._request(content["edit"], "edit.", images)
         return Case(
             case_id=edit.edit_id,
@@ -86,7 +92,7 @@ class RequestParser:
         )
 
     def _request(
-        self, content: Mapping[str, Any], prefix: str, images: dict[str, bytes]
+        self, content: Mapping[str, Any], prefix: str, images: dict[str, _ReadImage]
     ) -> EditRequest:
         where = prefix.rstrip(".") or "a request"
         _check_keys(content, allowed=_REQUEST_KEYS, required=_REQUEST_KEYS[:3], where=where)
@@ -98,12 +104,13 @@ class RequestParser:
         also_asked = check_also_asked(
             content.get("also_asked", []), f"{prefix}also_asked", self._limits.max_prompt_chars
         )
-        image_bytes = self._image(content["image"], f"{prefix}image", images)
+        image = self._image(content["image"], f"{prefix}image", images)
         uri = self._absolute(content["image"])
         if _is_local(uri):
             uri = self._path_of(uri).resolve().as_uri()
         return EditRequest(
-            image_bytes=image_bytes,
+            image_bytes=image.encoded,
+            pixel_digest=image.pixel_digest,
             prompt=prompt,
             target=target,
             image_uri=uri,
@@ -111,7 +118,7 @@ class RequestParser:
             also_asked=also_asked,
         )
 
-    def _probe(self, content: object, where: str, images: dict[str, bytes]) -> Probe:
+    def _probe(self, content: object, where: str, images: dict[str, _ReadImage]) -> Probe:
         if not isinstance(content, dict):
             raise wrong_type(where, "an object", content)
         _check_keys(content, allowed=_PROBE_KEYS, required=("kind", "prompt"), where=where)
@@ -134,23 +141,24 @@ class RequestParser:
                 "(modal_locality asks with one)",
                 RejectType.WRONG_TYPE,
             )
-        image_bytes = None if image is None else self._image(image, f"{where}.image", images)
+        shown = None if image is None else self._image(image, f"{where}.image", images)
+        image_bytes = shown and shown.encoded
         variant = _optional_text(content.get("variant", ""), f"{where}.variant", MAX_TAG_CHARS)
         return Probe(
             kind=kind, prompt=prompt, target=target, image_bytes=image_bytes, variant=variant
         )
 
-    def _image(self, location: object, name: str, images: dict[str, bytes]) -> bytes:
+    def _image(self, location: object, name: str, images: dict[str, _ReadImage]) -> "_ReadImage":
         text = self._absolute(check_text(location, name, MAX_LOCATION_CHARS))
         if text not in images:
             try:
                 image_bytes = self._read(text)
                 check_image_bytes(image_bytes, max_bytes=self._limits.max_image_bytes)
-                decode_image(image_bytes, max_pixels=self._limits.max_image_pixels)
+                image = decode_image(image_bytes, max_pixels=self._limits.max_image_pixels)
             except RefusedInputError as error:
                 message = f"{name} {text!r}: {error.message}"
                 raise RefusedInputError(message, error.error_type) from error
-            images[text] = image_bytes
+            images[text] = _ReadImage(image_bytes, digest_of_pixels(image))
         return images[text]
 
     def _read(self, location: str) -> bytes:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.inputs.rejects import RefusedInputError
-from liveedit_core.schema import digest_of_parts
+from liveedit_core.schema import EditRequest, digest_of_parts
 
 _SIDE = 32
 _MAX_DIFFERENCE = 30
@@ -20,13 +20,25 @@ _MAX_DIFFERENCE = 30
 quality 10 to 95 and WebP reach 2 to 20; other filled-in forms of one layout begin at 36."""
 
 
-def pixel_digest(image_bytes: bytes) -> str:
-    """sha256 of size and decoded pixels (64 hex digits); of the bytes if none can be decoded."""
-    try:
-        image = decode_image(image_bytes)
-    except RefusedInputError:
-        return hashlib.sha256(image_bytes).hexdigest()
+def digest_of_pixels(image: Image.Image) -> str:
+    """sha256 of size and pixels (64 hex digits)."""
     return digest_of_parts((repr(image.size).encode(), image.tobytes()))
+
+
+def pixel_digest(request: EditRequest) -> str:
+    """`digest_of_pixels` of a request's image; of its bytes if they cannot be decoded."""
+    if request.pixel_digest:
+        return request.pixel_digest
+    try:
+        return digest_of_pixels(decode_image(request.image_bytes))
+    except RefusedInputError:
+        return hashlib.sha256(request.image_bytes).hexdigest()
+
+
+def question_id(request: EditRequest) -> str:
+    """Identity of what a request asks: pixels and normalized prompt (64 hex digits)."""
+    texts = (pixel_digest(request), normalized_prompt(request.prompt))
+    return digest_of_parts(text.encode() for text in texts)
 
 
 def thumbnail(image_bytes: bytes) -> str:

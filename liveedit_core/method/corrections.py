@@ -10,27 +10,15 @@ prompt gate, nothing is about another edit; only equal content is (`inputs.same_
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.features import EditQuestion
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.routing import paired_similarity, similarity
 from liveedit_core.states import LayerStates
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditQuestion:
-    """The input side of one edit: what its own image and prompt ask of experts (float32, CPU)."""
-
-    visual_QM: Tensor
-    prompt_QM: Tensor
-    threshold: float
-    """Visual similarity with the sentinel."""
-    own_margin: float
-    """Visual margin of an edit of this very image; infinite without a visual key."""
 
 
 @torch.no_grad()

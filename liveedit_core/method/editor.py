@@ -9,6 +9,7 @@ from torch import Tensor
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual, RouteOnce
 from liveedit_core.errors import RepositoryMismatchError
+from liveedit_core.method.corrections import edit_questions
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.refine import Refiner
@@ -118,6 +119,7 @@ class Editor:
         features = self.generator.edit_features(states)
         down_BRD, up_BRD = self.generator.write_matrices(states)
         ranks = self.generator.ranks(states).tolist()
+        questions = edit_questions(self.generator, states)
         return [
             Expert(
                 edit_id=request.edit_id,
@@ -125,6 +127,7 @@ class Editor:
                 prompt_feature_QM=features.prompt_BQM[i].float().clone(),
                 down_RD=down_BRD[i, : ranks[i]].float().clone(),
                 up_RD=up_BRD[i, : ranks[i]].float().clone(),
+                question=questions[i],
             )
             for i, request in enumerate(requests)
         ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from liveedit_core.errors import NumericsError
 from liveedit_core.method.attention import CrossAttention
 from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.features import EditQuestion
 from liveedit_core.states import Padded
 
 FOCUS = 40.0
@@ -57,6 +58,8 @@ class Expert:
     down_RD: Tensor
     up_RD: Tensor
     outcome: WriteOutcome = WriteOutcome()
+    question: EditQuestion | None = None
+    """What tells which older edits this one corrects; not stored with the expert."""
 
     @property
     def rank(self) -> int:

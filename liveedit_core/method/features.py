@@ -7,6 +7,7 @@ The input side has a vision sentinel Theta [I, D]: in place of the image it give
 the hard filter for this prompt.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,18 @@ class Features(NamedTuple):
     """Threshold features; None on the edit side."""
     same_image_BQM: Tensor | None = None
     """Visual features that an edit of the same image would have; only with a visual key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditQuestion:
+    """The input side of one edit: what its own image and prompt ask of experts (float32, CPU)."""
+
+    visual_QM: Tensor
+    prompt_QM: Tensor
+    threshold: float
+    """Visual similarity with the sentinel."""
+    own_margin: float
+    """Visual margin of an edit of this very image; infinite without a visual key."""
 
 
 class PromptExtractor(nn.Module):

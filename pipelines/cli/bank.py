@@ -3,15 +3,12 @@
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.history import BankVersion
 from infra.requests.request_log import RequestHeader
-from pipelines.cli.context import CommandContext, select_edits
-
-if TYPE_CHECKING:
-    from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.cli.context import CommandContext, editing_recipe, select_edits
 
 DAMAGED = 3
 
@@ -184,7 +181,7 @@ def verify(context: CommandContext) -> int:
 def repair(context: CommandContext) -> int:
     from pipelines.editing.repair import ray_workers, repair_bank
 
-    config, bank, output = _editing_recipe(context), context.bank, context.output
+    config, bank, output = editing_recipe(context), context.bank, context.output
     done = repair_bank(
         bank,
         context.request_log,
@@ -214,19 +211,11 @@ def repair(context: CommandContext) -> int:
 def compact(context: CommandContext) -> int:
     from infra.bank.compaction import Compaction
 
-    config, bank = _editing_recipe(context), context.bank
+    config, bank = editing_recipe(context), context.bank
     done = Compaction(context.store, bank.name, config.growth).run()
     context.output.data(bank=bank.name, version=bank.version, **asdict(done))
     context.output.say(done.sentence())
     return 0
-
-
-def _editing_recipe(context: CommandContext) -> "LifelongEditRecipe":
-    from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe
-    from pipelines.job.recipe_loader import load_recipe
-
-    options = context.options
-    return load_recipe(LifelongEditRecipe, options.recipe or QUICKSTART, options.overrides)
 
 
 def _summary(record: BankVersion) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +23,9 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import Case
 from pipelines.job.entry import current_user
+
+if TYPE_CHECKING:
+    from pipelines.editing.recipe import LifelongEditRecipe
 
 MIN_PREFIX_CHARS = 4
 _EDIT_ID = re.compile(r"[0-9a-f]{64}")
@@ -149,12 +152,22 @@ class CommandContext:
         return self.options.limit or None
 
 
+def editing_recipe(context: CommandContext) -> "LifelongEditRecipe":
+    """The recipe of --recipe, or the quickstart's."""
+    from pipelines.editing.recipe import QUICKSTART, LifelongEditRecipe
+    from pipelines.job.recipe_loader import load_recipe
+
+    options = context.options
+    return load_recipe(LifelongEditRecipe, options.recipe or QUICKSTART, options.overrides)
+
+
 def find_edit(request_log: RequestLog, name: str) -> RequestHeader:
     """The edit whose id begins with a name."""
     prefix = name.strip().lower()
     if len(prefix) < MIN_PREFIX_CHARS or not prefix.isalnum():
         raise InputError(f"edit {name!r}: give at least {MIN_PREFIX_CHARS} characters of the id")
-    found = request_log.headers(begins_with=prefix)
+    # Of an edit whose author came back to it, the newest request.
+    found = list({item.edit_id: item for item in request_log.headers(begins_with=prefix)}.values())
     if len(found) != 1:
         what = "no edit" if not found else f"{len(found)} edits"
         raise InputError(f"{what} of the request log begin with {name!r}")
@@ -170,7 +183,7 @@ def select_edits(context: CommandContext) -> list[str]:
     headers = request_log.headers(
         submitter=options.submitter, since=options.since, until=options.until
     )
-    edit_ids = [item.edit_id for item in headers]
+    edit_ids = list(dict.fromkeys(item.edit_id for item in headers))
     if not (options.edits or options.file):
         return edit_ids
     named = set(_full_ids(request_log, options.edits))

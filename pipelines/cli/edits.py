@@ -3,18 +3,19 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from infra.bank.expert_bank import ExpertBank
+from infra.requests.logged_facts import LoggedFacts
 from infra.requests.request_log import RequestHeader, RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.datasets import load_requests
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected
-from liveedit_core.schema import EditRequest
+from liveedit_core.schema import EditRequest, Fact
 from pipelines.cli.context import CommandContext, find_edit
 
 REJECTED = 4
@@ -26,10 +27,13 @@ def add(context: CommandContext) -> int:
     from pipelines.editing.intake import Source, log_requests
 
     options, output = context.options, context.output
+    if options.dry_run:
+        return _show_replaced(context)
     source = Source(
         name=str(options.file),
         digest=_digest(options.file),
         items=_requests(options.file, context.store, options.submitter),
+        moment=datetime.now(UTC).isoformat(),
     )
     intake = log_requests(source, context.request_log)
     removed = sorted(context.request_log.changes.removed() & set(intake.cases.edit_ids))
@@ -57,6 +61,51 @@ def add(context: CommandContext) -> int:
     return REJECTED if intake.rejected else 0
 
 
+def _show_replaced(context: CommandContext) -> int:
+    """List what a file would replace in the newest version of the bank; nothing is stored."""
+    from liveedit_core.method.editor import Editor
+    from liveedit_core.replacing import plan_edits
+    from pipelines.cli.context import editing_recipe
+    from pipelines.editing.writers import model_names
+
+    options, output, bank = context.options, context.output, context.bank
+    models = model_names(editing_recipe(context))
+    generator = models.load_generator()
+    repository = bank.load_repository(generator.config)
+    items = list(_requests(options.file, context.store, options.submitter))
+    requests = [item for item in items if isinstance(item, EditRequest)]
+    facts = LoggedFacts(context.store).facts_of(repository.edit_ids)
+    editor = Editor(models.load_backbone(), generator, repository)
+    plan = plan_edits(editor, requests, facts)
+    output.data(
+        bank=bank.name,
+        num_accepted=len(requests),
+        supersedes=[asdict(item) for item in plan.corrections],
+    )
+    output.table(
+        ("superseded edit", "prompt", "target", "by", "new prompt", "new target", "similarity"),
+        [
+            (
+                item.supersedes[:12],
+                *_texts(plan.facts[item.supersedes]),
+                item.edit_id[:12],
+                *_texts(plan.facts[item.edit_id]),
+                f"{item.similarity:.2f}",
+            )
+            for item in plan.corrections
+        ],
+    )
+    output.say(
+        f"{len(requests):,} requests would supersede {len(plan.corrections):,} edits; nothing was "
+        "stored"
+    )
+    return REJECTED if len(requests) < len(items) else 0
+
+
+def _texts(fact: Fact) -> tuple[str, str]:
+    return fact.prompt, fact.target
+
+
 def list_edits(context: CommandContext) -> int:
     options, output = context.options, context.output
     headers = context.request_log.headers(
@@ -64,17 +113,23 @@ def list_edits(context: CommandContext) -> int:
     )
     bank = context.bank if options.bank or context.bank_names else None
     states = _states(headers, context.request_log, bank)
-    chosen = [item for item in headers if options.state in (None, states[item.edit_id])]
-    shown = [(item, states[item.edit_id]) for item in chosen[: context.limit]]
+    chosen = [item for item in headers if options.state in (None, states[item.sequence])]
+    shown = [(item, states[item.sequence]) for item in chosen[: context.limit]]
     output.data(
         bank=bank.name if bank else None,
         num_edits=len(chosen),
         edits=[{**asdict(item), "state": state} for item, state in shown],
     )
     output.table(
-        ("number", "edit", "state", "submitted (UTC)", "submitter", "prompt", "target"),
+        (
+            *("number", "edit", "state", "submitted (UTC)", "submitter", "prompt", "target"),
+            *("supersedes", "similarity"),
+        ),
         [
-            (e.sequence, e.edit_id, state, e.submitted_at, e.submitter, e.prompt, e.target)
+            (
+                *(e.sequence, e.edit_id, state, e.submitted_at, e.submitter, e.prompt, e.target),
+                *(e.supersedes[:12], f"{e.similarity:.2f}" if e.supersedes else ""),
+            )
             for e, state in shown
         ],
     )
@@ -99,7 +154,7 @@ def history(context: CommandContext) -> int:
     banks = [ExpertBank.open(context.store, name) for name in names]
     events = [*_log_events(header, request_log), *_bank_events(header, banks)]
     events.sort(key=lambda item: item.time)
-    states = {bank.name: _states([header], request_log, bank)[header.edit_id] for bank in banks}
+    states = {bank.name: _states([header], request_log, bank)[header.sequence] for bank in banks}
     output.data(**asdict(header), states=states, events=[event._asdict() for event in events])
     output.say(f"edit {header.edit_id}")
     for name, text in (
@@ -107,8 +162,10 @@ def history(context: CommandContext) -> int:
         ("prompt", header.prompt),
         ("target", header.target),
         ("image", header.image_uri or "given as bytes"),
+        ("supersedes", f"{header.supersedes} ({header.similarity:.2f})"),
     ):
-        output.say(f"  {name:10} {text}")
+        if name != "supersedes" or header.supersedes:
+            output.say(f"  {name:10} {text}")
     output.table(("time (UTC)", "event", "bank", "version", "by", "reason"), events)
     return 0
 
@@ -165,8 +222,8 @@ def _requests(path: Path, store: ObjectStore, submitter: str) -> Iterator[EditRe
 
 def _states(
     headers: list[RequestHeader], request_log: RequestLog, bank: ExpertBank | None
-) -> dict[str, str]:
-    """The state of each edit in the newest version of a bank, as --state names it."""
+) -> dict[int, str]:
+    """The state of each request in the newest version of a bank, as --state names it."""
     removed = request_log.changes.removed()
     subjects = {item.subject_id for item in headers} if len(headers) <= _FEW_EDITS else None
     held = bank.subject_sequences(subject_ids=subjects) if bank else {}
@@ -182,7 +239,7 @@ def _states(
             state = "refused"
         else:
             state = "superseded" if newest_held > item.sequence else "pending"
-        states[item.edit_id] = state
+        states[item.sequence] = state
     return states
 
 

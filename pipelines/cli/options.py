@@ -112,7 +112,11 @@ _COMMANDS = {
         ),
     },
     "edits": {
-        "add": ("add requests to the log; the next editing job applies them", "file --submitter"),
+        "add": (
+            "add requests to the log; the next editing job applies them. With --dry-run: list the "
+            "edits of the bank that they would supersede, by the models of --recipe",
+            "file --submitter --dry-run --recipe overrides",
+        ),
         "list": ("list requests and their state", f"{_FILTER} --state --limit"),
         "history": ("show everything that happened to one edit", "edit"),
     },

@@ -101,7 +101,9 @@ class Inbox:
                 images_at=Path(unquote(urlsplit(self.uri).path)) if self._is_on_disk else self.uri,
             )
             name = f"{self.uri}/{entry.key}"
-            intake = log_requests(Source(name=name, digest=digest, items=items), request_log)
+            moment = entry.modified_at.isoformat()
+            source = Source(name=name, digest=digest, items=items, moment=moment)
+            intake = log_requests(source, request_log)
         self._move(entry, data, digest, intake)
         return intake
 

@@ -31,6 +31,13 @@ class Source:
     digest: str
     """sha256 of what was read; "" for the built-in cases."""
     items: Iterable[Item]
+    moment: str = ""
+    """When it was submitted, if the same content submitted again is to count again."""
+
+    @property
+    def occasion(self) -> str:
+        """Identity of this submission: reading it again changes nothing."""
+        return f"{self.digest or self.name} {self.moment}".strip()
 
 
 def open_source(
@@ -132,7 +139,7 @@ def log_requests(
     intake = Intake(cases=CaseIndex(request_log))
     items = _limited(source.items, limit)
     while chunk := list(itertools.islice(items, _CHUNK_ITEMS)):
-        _log_chunk(intake, chunk, source.digest, request_log)
+        _log_chunk(intake, chunk, source, request_log)
         if should_stop():
             break
     intake.duration_s = time.perf_counter() - start_s
@@ -148,18 +155,23 @@ def _limited(items: Iterable[Item], limit: int) -> Iterator[Item]:
             return
 
 
-def _log_chunk(intake: Intake, chunk: list[Item], digest: str, request_log: RequestLog) -> None:
+def _log_chunk(intake: Intake, chunk: list[Item], source: Source, request_log: RequestLog) -> None:
     refused = [item for item in chunk if isinstance(item, Rejected)]
     valid = [item for item in chunk if not isinstance(item, Rejected)]
     if refused:
-        retried(lambda: request_log.reject_lines(refused, source=digest))
+        retried(lambda: request_log.reject_lines(refused, source=source.digest))
     faults = [item for item in refused if item.error_type != RejectType.DUPLICATE]
     intake.rejected += faults
     intake.num_duplicates += len(refused) - len(faults)
     for item in valid:
         intake.cases.add(item)
     requests = [request for item in valid for request in _requests_of(item)]
-    admissions = retried(lambda: request_log.append(requests)) if requests else []
+    if not requests:
+        return
+    first_place = intake.num_accepted + 1
+    admissions = retried(
+        lambda: request_log.append(requests, source=source.occasion, first_place=first_place)
+    )
     for admission in admissions:
         intake.num_accepted += 1
         intake.num_new += not admission.is_duplicate

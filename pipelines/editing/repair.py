@@ -61,7 +61,15 @@ def repair_bank(
     if lost:
 
         def commit(fragments: list[WrittenFragment]) -> None:
-            bank.commit(fragments, epoch=epoch, message=reason, kind="repair", author=author)
+            edit_ids = [key.edit_id for fragment in fragments for key in fragment.keys]
+            bank.commit(
+                fragments,
+                epoch=epoch,
+                subjects=request_log.subjects_of(edit_ids),
+                message=reason,
+                kind="repair",
+                author=author,
+            )
 
         with open_workers() as workers:
             workers.bank_identity().check_same(bank.identity, bank.name)

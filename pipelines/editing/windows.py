@@ -16,6 +16,7 @@ from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import LoggedRequest, RequestLog
 from liveedit_core.inputs.rejects import Rejected
 from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.editing.subjects import SubjectAssigner
 from pipelines.job.stages import Embedder, Generator
 from workers.failures import retried
 from workers.messages import NumberedRequest, WrittenBatch
@@ -98,8 +99,11 @@ class WindowRunner:
     rejected: list[Rejected] = field(default_factory=list)
     """Requests that got no expert."""
     _compaction: Compaction = field(init=False)
+    _subjects: SubjectAssigner = field(init=False)
 
     def __post_init__(self) -> None:
+        facts = self.generator.describe()
+        self._subjects = SubjectAssigner(self.bank, self.request_log, facts)
         self._compaction = Compaction(self.bank.store, self.bank.name, self.config.growth)
 
     def run(
@@ -155,8 +159,12 @@ class WindowRunner:
         fragments = [fragment for batch in window for fragment in batch.fragments]
         if fragments:
             message = f"requests up to {last_sequence}"
+            asked = [item for batch in window for item in batch.asked]
+            subjects = retried(lambda: self._subjects.assign(asked))
             version = retried(
-                lambda: self.bank.commit(fragments, epoch=self.epoch, message=message)
+                lambda: self.bank.commit(
+                    fragments, epoch=self.epoch, subjects=subjects, message=message
+                )
             )
             self.timings.num_windows += 1
             num_edits = retried(lambda: self.bank.num_edits(version))

@@ -28,7 +28,7 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, EvaluationRecord
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions
 from liveedit_core.errors import ConfigError, IntegrityError, LiveEditError
-from liveedit_core.evaluation.comparison import cases_held, in_scope
+from liveedit_core.evaluation.comparison import cases_held, in_scope, not_replaced
 from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.schema import Case, entity_of
 from pipelines.evaluation.bank_evaluation import (
@@ -316,10 +316,14 @@ def _cases_to_compare(
     newest: ScoredVersion, champion: ScoredVersion, cases: Sequence[Case]
 ) -> frozenset[str]:
     """Ids of the cases whose edit the champion holds and the newest version did not replace."""
-    rows = newest.bank.load_rows(["subject_id", "edit_id"], newest.evaluation.bank_version)
+    kept = not_replaced(_edit_of_subject(champion), _edit_of_subject(newest))
+    return cases_held(cases, kept)
+
+
+def _edit_of_subject(scored: ScoredVersion) -> dict[str, str]:
+    rows = scored.bank.load_rows(["subject_id", "edit_id"], scored.evaluation.bank_version)
     columns = (rows.column(name).to_pylist() for name in ("subject_id", "edit_id"))
-    newer = dict(zip(*columns, strict=True))
-    return cases_held(cases, champion.bank.edit_ids(champion.evaluation.bank_version), newer)
+    return dict(zip(*columns, strict=True))
 
 
 def _evaluated_bank(scored: ScoredVersion, num_results: int) -> EvaluatedBank:

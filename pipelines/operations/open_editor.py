@@ -9,17 +9,13 @@ Backbone, generator and every file of the bank version are compared with their r
 
 import os
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 
-from infra.requests.request_log import RequestLog
-from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.errors import ConfigError, RepositoryMismatchError
 from liveedit_core.method.generator import load_generator
-from liveedit_core.schema import Fact
 from pipelines.job.registered_models import fetch_generator, registered_models
 
 CHAMPION_URI = f"models:/{BANK_MODEL}@champion"
@@ -61,17 +57,4 @@ def open_editor(
             fetch_generator(versions, manifest.identity.generator_digest, Path(cache))
         )
     repository = bank.load_repository(generator.config, manifest.bank_version)
-    facts = _facts(bank.store, repository.edit_ids)
-    return EditedModel(model, generator, repository, facts)
-
-
-def _facts(store: ObjectStore, edit_ids: Collection[str]) -> dict[str, Fact]:
-    """Prompts and targets from the request log beside the bank; empty without a log."""
-    if not RequestLog.exists(store):
-        return {}
-    return {
-        header.edit_id: Fact(
-            prompt=header.prompt, target=header.target, subject_id=header.subject_id
-        )
-        for header in RequestLog(store).headers(edit_ids=edit_ids)
-    }
+    return EditedModel(model, generator, repository)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from rich.console import Console
@@ -104,7 +105,7 @@ class MortalBank(ExpertBank):
 
     last_commit = -1
 
-    def commit(self, fragments: Sequence[WrittenFragment], *, epoch: int, **values: str) -> int:
+    def commit(self, fragments: Sequence[WrittenFragment], *, epoch: int, **values: Any) -> int:
         self.last_commit -= 1
         if self.last_commit == 0:
             os.kill(os.getpid(), signal.SIGKILL)

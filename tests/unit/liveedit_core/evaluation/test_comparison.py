@@ -1,7 +1,6 @@
 """What counts as a regression: the tolerance, the test and the scope, each decisive once."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
 
@@ -21,11 +20,12 @@ from liveedit_core.evaluation.comparison import (
     flip_counts,
     flips_of,
     in_scope,
+    not_replaced,
     paired_results,
 )
 from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
 from liveedit_core.schema import ProbeKind
-from tests.unit.tiny_inputs import case, request
+from tests.unit.tiny_inputs import case
 from tests.unit.tiny_results import probe_result, scored
 
 
@@ -115,11 +115,10 @@ def test_accuracy_counts_where_the_edit_is_held_and_locality_everywhere() -> Non
 
 def test_an_edit_that_was_replaced_on_purpose_is_not_missed() -> None:
     cases = [case(number) for number in range(3)]
-    edit_ids = [item.edit.edit_id for item in cases[:2]]
-    assert cases_held(cases, edit_ids) == {"case-0", "case-1"}
-    replacement = replace(request(1), target="something else")
-    newer = {replacement.subject_id: replacement.edit_id}
-    assert cases_held(cases, edit_ids, newer) == {"case-0"}
+    held = {f"subject {number}": cases[number].edit.edit_id for number in range(2)}
+    assert cases_held(cases, held.values()) == {"case-0", "case-1"}
+    newer = {"subject 1": "a correction in other words", "subject 2": cases[2].edit.edit_id}
+    assert cases_held(cases, not_replaced(held, newer)) == {"case-0"}
 
 
 def test_results_without_a_partner_are_refused() -> None:

@@ -65,8 +65,8 @@ def test_a_request_comes_out_whole(folder: Path) -> None:
 
 def test_other_wordings_are_part_of_an_edit_where_they_are_given(folder: Path) -> None:
     wordings = ["Which flower is it?", "Was ist das?"]
-    lines = [GOOD, GOOD | {"also_asked": wordings}, GOOD | {"also_asked": []}]
-    plain, worded, repeated = load_requests(_write(folder, *lines))
+    lines = [GOOD, GOOD | {"also_asked": []}, GOOD | {"also_asked": wordings}]
+    plain, repeated, worded = load_requests(_write(folder, *lines))
     assert isinstance(plain, EditRequest)
     assert isinstance(worded, EditRequest)
     assert isinstance(repeated, Rejected)

@@ -101,9 +101,9 @@ def test_lines_that_were_added_meanwhile_are_not_lost(tmp_path: Path, log: Reque
     path = drop(tmp_path / "in", "a.jsonl", [1])
 
     class GrowingLog(RequestLog):
-        def append(self, requests):  # type: ignore[no-untyped-def]
+        def append(self, *arguments, **options):  # type: ignore[no-untyped-def]
             drop(tmp_path / "in", "a.jsonl", [1, 2])
-            return super().append(requests)
+            return super().append(*arguments, **options)
 
     inbox = inbox_of(tmp_path / "in")
     (entry,) = inbox.waiting()

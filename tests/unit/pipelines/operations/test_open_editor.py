@@ -9,6 +9,7 @@ from infra.requests.request_log import RequestLog
 from infra.tracking.model_registry import BANK_MODEL, GENERATOR_MODEL
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
+from liveedit_core.inputs.same_question import pixel_digest
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Fact
@@ -60,7 +61,10 @@ def test_edits_are_explained_by_the_requests_beside_the_bank(
     RequestLog(operations.store).append([case.edit for case in CASES])
     model = open_editor(backbone=tiny_backbone(), tracking_uri=uri)
     assert model.fact(request.edit_id) == Fact(
-        prompt=request.prompt, target=request.target, subject_id=request.subject_id
+        prompt=request.prompt,
+        target=request.target,
+        subject_id=request.subject_id,
+        pixel_digest=pixel_digest(request),
     )
     assert model.fact(CASES[5].edit.edit_id) is None, "the champion does not hold it"
     assert request.image_bytes is not None

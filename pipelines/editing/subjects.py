@@ -1,0 +1,293 @@
+"""Decides what the edits of a window are about, before the window is committed.
+
+An edit that corrects an older one takes over its subject; banks hold the newest edit of each. It
+does so if it asks the same by content, or if it has another target and
+
+- the image is the same: equal pixels, or the visual key says so and the thumbnails agree;
+- the prompts mean the same: equal, or each passes the prompt gate of the other.
+
+Edits are compared with those that the bank holds and with earlier ones of the window. The decision
+is stored before the commit (`SubjectLog`): a window that is repeated after a crash, and another
+bank of the store, find it there. Only visual features are in memory, read once and then kept up to
+date from the records of the bank; a window costs one product with them.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infra.bank.expert_bank import ExpertBank
+from infra.bank.reconciliation import all_held
+from infra.bank.schema import column_vectors
+from infra.requests.request_index import RequestIndex
+from infra.requests.request_log import RequestLog
+from infra.requests.subject_log import SubjectAssignment
+from infra.storage.tables import read_errors, select_in
+from liveedit_core.inputs.same_question import (
+    looks_alike,
+    normalized_prompt,
+    pixel_digest,
+    thumbnail,
+)
+from liveedit_core.method.corrections import passes_gate, same_image
+from liveedit_core.method.routing import similarity
+from liveedit_core.schema import EditRequest
+from workers.messages import AskedEdit, GeneratorFacts
+
+
+class SubjectAssigner:
+    """Assigns subjects for the one committer of a bank."""
+
+    def __init__(self, bank: ExpertBank, request_log: RequestLog, facts: GeneratorFacts) -> None:
+        self._bank = bank
+        self._log = request_log
+        self._facts = facts
+        self._held = HeldFeatures(bank)
+
+    def assign(self, edits: Sequence[AskedEdit]) -> dict[str, str]:
+        """The subject of each edit of a window; what is undecided is decided and stored."""
+        decided = self._log.subjects.decided()
+        new = sorted(
+            (item for item in edits if item.sequence not in decided), key=lambda e: e.sequence
+        )
+        if new:
+            self._held.read_changes()
+            index = self._log.index()
+            adopted = [] if decided else list(_adopted(self._bank))
+            window = _Window(self._bank, self._log, index, self._facts, self._held, new)
+            self._log.subjects.append(
+                [*adopted, *window.decide()],
+                generator_digest=self._facts.generator_digest,
+                prompt_questions={
+                    item.edit_id: item.question.prompt_QM.flatten().tolist()
+                    for item in new
+                    if item.question
+                },
+            )
+        self._held.expect(edits)
+        return self._log.subjects_of([item.edit_id for item in edits])
+
+
+def _adopted(bank: ExpertBank) -> Iterator[SubjectAssignment]:
+    """Edits that were committed before subjects were assigned keep theirs."""
+    names = {key.split("/")[1] for key in bank.store.list("banks/")}
+    for name in sorted(names):
+        for key in all_held(ExpertBank.open(bank.store, name).dataset()).values():
+            yield SubjectAssignment(
+                sequence=key.sequence, edit_id=key.edit_id, subject_id=key.subject_id
+            )
+
+
+class HeldFeatures:
+    """The visual features and subjects of the edits that a bank holds."""
+
+    def __init__(self, bank: ExpertBank) -> None:
+        self._bank = bank
+        self._version = -1
+        self._expected: dict[str, Tensor] = {}
+        self._features_NK = torch.empty(0, 0)
+        self.edit_ids: list[str] = []
+        """By row; "" where an edit has left."""
+        self._row_of: dict[str, int] = {}
+
+    def visual_features(self) -> Tensor:
+        """By row, [N, K]."""
+        return self._features_NK[: len(self.edit_ids)]
+
+    def __contains__(self, edit_id: str) -> bool:
+        return edit_id in self._row_of
+
+    def expect(self, edits: Sequence[AskedEdit]) -> None:
+        """The next version may add these."""
+        self._expected |= {item.edit_id: item.visual_feature_QM.flatten() for item in edits}
+
+    def read_changes(self) -> None:
+        """Follow the records of the bank; read its rows if one of them added anything unknown."""
+        newest = self._bank.version
+        records = []
+        for record in self._bank.versions.newest_first(newest):
+            if record.version <= self._version:
+                break
+            records.append(record)
+        added = {edit_id for record in records for edit_id in record.added}
+        if self._version < 0 or not added <= self._expected.keys():
+            self._read_all(newest)
+        else:
+            for record in reversed(records):
+                for edit_id in record.removed:
+                    self.edit_ids[self._row_of.pop(edit_id)] = ""
+                for edit_id in record.added:
+                    self._add(edit_id, self._expected[edit_id])
+        self._version = newest
+        self._expected = {}
+
+    def _read_all(self, version: int) -> None:
+        rows = self._bank.load_rows(["edit_id", "visual_feature"], version)
+        vectors = column_vectors(rows, "visual_feature")
+        self._features_NK = torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0, 0)
+        self.edit_ids = rows.column("edit_id").to_pylist()
+        self._row_of = {edit_id: row for row, edit_id in enumerate(self.edit_ids)}
+
+    def _add(self, edit_id: str, feature_K: Tensor) -> None:
+        row = len(self.edit_ids)
+        if row == len(self._features_NK):
+            larger = torch.zeros(max(2 * row, 64), len(feature_K))
+            larger[:row] = self._features_NK[:row] if row else 0.0
+            self._features_NK = larger
+        self._features_NK[row] = feature_K
+        self.edit_ids.append(edit_id)
+        self._row_of[edit_id] = row
+
+
+class _Window:
+    """The undecided edits of one window, by sequence."""
+
+    def __init__(
+        self,
+        bank: ExpertBank,
+        log: RequestLog,
+        index: RequestIndex,
+        facts: GeneratorFacts,
+        held: HeldFeatures,
+        edits: Sequence[AskedEdit],
+    ) -> None:
+        self._bank, self._log, self._index, self._facts, self._held = bank, log, index, facts, held
+        self._edits = edits
+        self._own = {item.edit_id: item for item in edits}
+        self._subjects: dict[str, str] = {}
+        """Decided here so far, by edit."""
+        self._holder: dict[str, tuple[int, str]] = {}
+        """Newest edit of each subject, of those decided here."""
+        self._requests: dict[str, EditRequest] = {}
+
+    def decide(self) -> Iterator[SubjectAssignment]:
+        """One assignment for each edit."""
+        images_of = self._alike()
+        for item in self._edits:
+            key = self._index.keys[item.sequence]
+            subject_id, likeness = self._equal(item), 1.0
+            if not subject_id:
+                subject_id, likeness = self._meant(item, images_of.get(item.edit_id, set()))
+            subject_id = subject_id or key.subject_id
+            number, older = self._newest_of(subject_id)
+            is_newer = bool(older) and older != item.edit_id and number < item.sequence
+            self._subjects[item.edit_id] = subject_id
+            self._holder[subject_id] = max((number, older), (item.sequence, item.edit_id))
+            yield SubjectAssignment(
+                sequence=item.sequence,
+                edit_id=item.edit_id,
+                subject_id=subject_id,
+                supersedes=older if is_newer else "",
+                similarity=likeness if is_newer else 0.0,
+            )
+
+    def _equal(self, item: AskedEdit) -> str:
+        """The subject of an edit that asks the same by content, or of this edit itself; or ""."""
+        if item.edit_id in self._subjects:
+            return self._subjects[item.edit_id]
+        key = self._index.keys[item.sequence]
+        if item.edit_id in self._index.decided:
+            return key.subject_id
+        earlier = self._index.earlier_of_subject(key)
+        return self._subject_of(earlier.edit_id) if earlier else ""
+
+    def _subject_of(self, edit_id: str) -> str:
+        return self._subjects.get(edit_id) or self._index.subjects([edit_id])[edit_id]
+
+    def _newest_of(self, subject_id: str) -> tuple[int, str]:
+        """The held edit of a subject, before this one is; (0, "") if there is none."""
+        if subject_id in self._holder:
+            return self._holder[subject_id]
+        numbered = self._index.edits_of.get(subject_id, [])
+        held = [pair for pair in numbered if pair[1] in self._held]
+        return held[-1] if held else (0, "")
+
+    def _alike(self) -> dict[str, set[str]]:
+        """The edits whose image is that of each edit, by the visual key."""
+        asked = [e for e in self._edits if e.question and math.isfinite(e.question.own_margin)]
+        questions = [item.question for item in asked if item.question]
+        if not asked:
+            return {}
+        config = self._facts.config
+        own_BK = torch.stack([item.visual_feature_QM.flatten() for item in self._edits])
+        ids = [*self._held.edit_ids, *(item.edit_id for item in self._edits)]
+        parts = [same_image(questions, own_BK, config)]
+        if self._held.edit_ids:
+            parts.insert(0, same_image(questions, self._held.visual_features(), config))
+        is_same_BN = torch.cat(parts, dim=1)
+        return {
+            item.edit_id: {ids[n] for n in is_same_BN[b].nonzero().flatten().tolist()} - {""}
+            for b, item in enumerate(asked)
+        }
+
+    def _meant(self, item: AskedEdit, alike: set[str]) -> tuple[str, float]:
+        """Subject and similarity of the edit that this one corrects in other words; ("", 0)."""
+        pixels = self._index.image_of.get(item.sequence, "")
+        equal = {other for _, other in self._index.edits_of_image.get(pixels, ())}
+        others = {
+            other
+            for other in (alike | equal) - {item.edit_id}
+            if (other in self._subjects or other in self._held)
+            and self._newest_of(self._subject_of(other))[1] == other
+        }
+        if not others:
+            return "", 0.0
+        self._read_requests({item.edit_id, *others})
+        found = []
+        for other in sorted(others):
+            likeness = self._similarity(item, other)
+            if likeness > 0:
+                found.append((likeness, self._newest_of(self._subject_of(other))[0], other))
+        if not found:
+            return "", 0.0
+        likeness, _, best = max(found)
+        return self._subject_of(best), likeness
+
+    def _read_requests(self, edit_ids: set[str]) -> None:
+        for logged in self._log.find(edit_ids - self._requests.keys()):
+            self._requests[logged.request.edit_id] = logged.request
+
+    def _similarity(self, item: AskedEdit, other: str) -> float:
+        """How much two edits with the same image mean the same; 0 if one corrects not the other."""
+        new, old = self._requests[item.edit_id], self._requests[other]
+        if new.target == old.target:
+            return 0.0
+        is_equal = pixel_digest(new) == pixel_digest(old)
+        if not is_equal and not looks_alike(thumbnail(new.image_bytes), thumbnail(old.image_bytes)):
+            return 0.0
+        if normalized_prompt(new.prompt) == normalized_prompt(old.prompt):
+            return 1.0
+        if item.question is None:
+            return 0.0
+        feature_K, question_K = self._prompts_of(other)
+        own_K = item.prompt_feature_QM.flatten()
+        shape = item.question.prompt_QM.shape
+        sides = [similarity(item.question.prompt_QM[None], feature_K[None])[0, 0]]
+        if question_K is not None:
+            sides.append(similarity(question_K.reshape(1, *shape), own_K[None])[0, 0])
+        smaller = torch.stack(sides).min()
+        return float(smaller.sigmoid()) if passes_gate(smaller, self._facts.config) else 0.0
+
+    def _prompts_of(self, edit_id: str) -> tuple[Tensor, Tensor | None]:
+        """Edit-side and input-side prompt feature, [K]; the latter if this generator asked it."""
+        if edit_id in self._own:
+            own = self._own[edit_id]
+            question = own.question.prompt_QM.flatten() if own.question else None
+            return own.prompt_feature_QM.flatten(), question
+        dataset = self._bank.dataset()
+        with read_errors(self._bank.uri):
+            rows = select_in(
+                dataset,
+                ["edit_id", "prompt_feature"],
+                "subject_id",
+                [self._subject_of(edit_id)],
+            )
+        vectors = column_vectors(rows, "prompt_feature")
+        features = dict(zip(rows.column("edit_id").to_pylist(), vectors, strict=True))
+        digest = self._facts.generator_digest
+        stored = self._log.subjects.prompt_questions([edit_id], digest).get(edit_id)
+        question = None if stored is None else torch.tensor(stored)
+        return torch.from_numpy(np.array(features[edit_id])), question
