@@ -181,16 +181,25 @@ def _similar_pairs(sources: ReportSources, outcome: Outcome) -> list[SimilarPair
         intake.cases.edit_ids,
         min_similarity=sources.config.embedding.near_duplicate_similarity,
     )
-    replaced = [SimilarEdits(1.0, older, newer) for older, newer in intake.superseded_by.items()]
-    found = [*replaced, *similar]
+    replaced = [
+        SimilarEdits(key.similarity, key.supersedes, key.edit_id)
+        for key in sources.request_log.request_keys()
+        if key.supersedes and key.edit_id in intake.cases
+    ]
     look_up = edits_of(sources.request_log)
-    edits = look_up({key for pair in found for key in (pair.first, pair.second)})
-    pairs = [_pair(edits[pair.first], edits[pair.second], pair.similarity) for pair in found]
+    edits = look_up({key for pair in (*replaced, *similar) for key in (pair.first, pair.second)})
+    pairs = [
+        _pair(edits[pair.first], edits[pair.second], pair.similarity, is_replaced=is_replaced)
+        for found, is_replaced in ((replaced, True), (similar, False))
+        for pair in found
+    ]
     return sorted(pairs, key=lambda pair: (pair.relation != "conflict", -pair.similarity))
 
 
-def _pair(first: EditRequest, second: EditRequest, similarity: float) -> SimilarPair:
-    is_conflict = first.prompt == second.prompt and first.target != second.target
+def _pair(
+    first: EditRequest, second: EditRequest, similarity: float, *, is_replaced: bool
+) -> SimilarPair:
+    is_conflict = is_replaced or (first.prompt == second.prompt and first.target != second.target)
     return SimilarPair(
         relation="conflict" if is_conflict else "near_duplicate",
         similarity=similarity,

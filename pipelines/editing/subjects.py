@@ -12,6 +12,7 @@ bank of the store, find it there. Only visual features are in memory, read once 
 date from the records of the bank; a window costs one product with them.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from infra.bank.expert_bank import ExpertBank
+from infra.bank.history import BankVersion
 from infra.bank.reconciliation import all_held
 from infra.bank.schema import column_vectors
 from infra.requests.request_index import RequestIndex
@@ -107,22 +109,22 @@ class HeldFeatures:
     def read_changes(self) -> None:
         """Follow the records of the bank; read its rows if one of them added anything unknown."""
         newest = self._bank.version
-        records = []
-        for record in self._bank.versions.newest_first(newest):
-            if record.version <= self._version:
-                break
-            records.append(record)
+        records = self._newer_records(newest) if self._version >= 0 else []
         added = {edit_id for record in records for edit_id in record.added}
         if self._version < 0 or not added <= self._expected.keys():
             self._read_all(newest)
-        else:
-            for record in reversed(records):
-                for edit_id in record.removed:
-                    self.edit_ids[self._row_of.pop(edit_id)] = ""
-                for edit_id in record.added:
-                    self._add(edit_id, self._expected[edit_id])
+            records = []
+        for record in reversed(records):
+            for edit_id in record.removed:
+                self.edit_ids[self._row_of.pop(edit_id)] = ""
+            for edit_id in record.added:
+                self._add(edit_id, self._expected[edit_id])
         self._version = newest
         self._expected = {}
+
+    def _newer_records(self, newest: int) -> list[BankVersion]:
+        records = self._bank.versions.newest_first(newest)
+        return list(itertools.takewhile(lambda record: record.version > self._version, records))
 
     def _read_all(self, version: int) -> None:
         rows = self._bank.load_rows(["edit_id", "visual_feature"], version)
