@@ -28,8 +28,8 @@ from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.inputs.rejects import WeakEditError
 from liveedit_core.method.config import RefineSection, WeakEdits
 from liveedit_core.method.editor import Editor, Routing
-from liveedit_core.method.expert import WriteOutcome
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
+from liveedit_core.method.outcome import WriteOutcome
 from liveedit_core.method.refine import refiner_for
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.model_folder import read_model, save_model

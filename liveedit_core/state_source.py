@@ -22,23 +22,32 @@ class BackboneStates:
     """Encodes inputs with a backbone, without a cache.
 
     A copy in another process does not take the backbone along: its first call runs `load` there.
+    Padded batches round differently with other neighbours; inputs that are encoded `one_by_one` do
+    not depend on each other.
     """
 
     def __init__(
-        self, backbone: Backbone | None, load: Callable[[], Backbone] | None = None
+        self,
+        backbone: Backbone | None,
+        load: Callable[[], Backbone] | None = None,
+        one_by_one: bool = False,
     ) -> None:
         self._backbone = backbone
         self._load = load
+        self._one_by_one = one_by_one
 
-    def __reduce__(self) -> tuple[type["BackboneStates"], tuple[object, object]]:
-        return BackboneStates, (None if self._load else self._backbone, self._load)
+    def __reduce__(self) -> tuple[type["BackboneStates"], tuple[object, ...]]:
+        backbone = None if self._load else self._backbone
+        return BackboneStates, (backbone, self._load, self._one_by_one)
 
     def states(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         """See `StateSource.states`."""
         if self._backbone is None:
             assert self._load is not None
             self._backbone = self._load()
-        return self._backbone.encode(inputs)
+        if not self._one_by_one:
+            return self._backbone.encode(inputs)
+        return [state for item in inputs for state in self._backbone.encode([item])]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,6 +125,7 @@ def print_result(result: "JobResult", console: "Console", *, is_following: bool 
     --follow mode: exit 0."""
     from pipelines.evaluation.result_table import (
         detail_tables,
+        outcome_tables,
         result_tables,
         retention_tables,
     )
@@ -136,7 +137,7 @@ def print_result(result: "JobResult", console: "Console", *, is_following: bool 
         tables += detail_tables(evaluation, result.protocols)
     for table in tables + result_tables(outcome.curve, result.protocols, note=", over groups"):
         console.print(table)
-    for table in retention_tables(outcome.curve):
+    for table in [*retention_tables(outcome.curve), *outcome_tables(result.outcomes)]:
         console.print(table)
     say = say_on(console)
     say(f"report: {result.report}")

@@ -81,6 +81,7 @@ class ExpertEmbeddingWorker:
             rejected=tuple(rejected),
             last_sequence=batch.last_sequence,
             generate_s=batch.duration_s,
+            refine_s=batch.refine_s,
             embed_s=time.perf_counter() - start_s,
         )
 

@@ -1,7 +1,7 @@
 """One generator over several processes: a gang of shards, and the actor that makes it act as one.
 
-Owns: each shard a part of the weights (DeepSpeed ZeRO-3) of the image tower, the layers up to l_e
-    and the generator; the layers after l_e are not needed. `GeneratorGang` owns the shards.
+Owns: each shard a part of the weights (DeepSpeed ZeRO-3) of backbone and generator; the layers
+    after l_e are needed only to refine. `GeneratorGang` owns the shards.
 Receives: micro-batches of numbered requests. All shards get each of them and take equal parts,
     padded with repetitions, as all must run the same number of forward passes.
 Returns: what `GeneratorWorker` returns.
@@ -35,7 +35,7 @@ class ExpertWriter(nn.Module):
     def __init__(self, editor: Editor, backbone: VisionLanguageBackbone) -> None:
         super().__init__()
         self.editor = editor
-        self.prefix = nn.ModuleList(backbone.drop_suffix())
+        self.prefix = nn.ModuleList(backbone.shared_modules(has_suffix=editor.refiner is not None))
         self.generator = editor.generator
 
     def forward(self, requests: Sequence[EditRequest]) -> list[Expert]:
@@ -48,9 +48,16 @@ class GeneratorShard(GeneratorWorker):
 
     @converted_failures
     def __init__(
-        self, models: ModelSource, limits: InputLimits, sharding: ShardingSection, *, rank: int
+        self,
+        models: ModelSource,
+        limits: InputLimits,
+        sharding: ShardingSection,
+        *,
+        rank: int,
+        **options: Any,
     ) -> None:
-        super().__init__(models, limits, num_threads=sharding.threads_per_shard)
+        """`options` are those of `GeneratorWorker`."""
+        super().__init__(models, limits, num_threads=sharding.threads_per_shard, **options)
         self._sharding = sharding
         self._rank = rank
 
@@ -60,10 +67,12 @@ class GeneratorShard(GeneratorWorker):
     @converted_failures
     def join(self, rendezvous: Rendezvous) -> None:
         """Connect to the other ranks, and keep only this rank's part of the weights."""
-        from workers.sharding import join_gang, shard_for_inference
+        from workers.sharding import any_rank, join_gang, shard_for_inference
 
         backbone = as_vision_language(self._backbone)
         join_gang(self._rank, rendezvous, self._sharding)
+        if self._editor.refiner is not None:
+            self._editor.refiner.is_any = any_rank
         self._writer = ExpertWriter(self._editor, backbone)
         self._most_at_once = backbone.batch_size
         self._engine = shard_for_inference(self._writer, self._sharding)
@@ -100,10 +109,13 @@ class GeneratorGang:
         sharding: ShardingSection,
         *,
         node_resource: str = "",
+        **options_of_shards: Any,
     ) -> None:
+        """`options_of_shards` are those of `GeneratorWorker`."""
+
         def create(options: dict[str, Any], rank: int) -> Any:
             shard = ray.remote(GeneratorShard).options(**options)
-            return shard.remote(models, limits, sharding, rank=rank)
+            return shard.remote(models, limits, sharding, rank=rank, **options_of_shards)
 
         self._gang = Gang("generator gang", create, sharding, node_resource=node_resource)
 
@@ -130,6 +142,7 @@ def merged(parts: Sequence[GeneratedBatch]) -> GeneratedBatch:
         rejected=tuple(refused.values()),
         last_sequence=parts[0].last_sequence,
         duration_s=max(part.duration_s for part in parts),
+        refine_s=max(part.refine_s for part in parts),
     )
 
 

@@ -4,7 +4,8 @@ Owns: one frozen backbone and one trained generator, both loaded when it starts;
     With a state cache it reads the hidden states of known edits and adds those of new ones.
 Receives: micro-batches of numbered requests.
 Returns: an expert or a refusal for each of them. A request that fails (too many tokens, an image
-    that cannot be decoded, NaN in its expert) is a refusal and does not affect the others.
+    that cannot be decoded, NaN in its expert, its question not answered) is a refusal and does not
+    affect the others.
 When it dies: nothing is lost. The pool restarts the process and sends the unfinished batches again.
     An expert depends on its own request only, so the result is the same.
 """
@@ -17,9 +18,11 @@ import ray
 from liveedit_core.errors import LiveEditError, NumericsError
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
 from liveedit_core.inputs.limits import InputLimits
-from liveedit_core.inputs.rejects import Rejected, RejectType
+from liveedit_core.inputs.rejects import Rejected, RejectType, WeakEditError
+from liveedit_core.method.config import RefineSection, WeakEdits
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.expert import Expert
+from liveedit_core.method.refine import refiner_for
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
 from workers.failures import converted_failures, is_retryable
@@ -36,6 +39,8 @@ class GeneratorWorker:
         models: ModelSource,
         limits: InputLimits,
         *,
+        refine: RefineSection | None = None,
+        weak: WeakEdits = "refuse",
         num_threads: int = 1,
         cache: CacheNames | None = None,
     ) -> None:
@@ -45,8 +50,10 @@ class GeneratorWorker:
         self._generator = models.load_generator()
         self._limits = limits.for_generator(self._generator.config.max_target_tokens)
         nothing = ExpertRepository.empty(self._generator.config)
-        self._editor = Editor(self._backbone, self._generator, nothing)
-        self._states = open_states(self._backbone, cache)
+        refiner = refiner_for(self._backbone, self._generator, refine or RefineSection())
+        self._editor = Editor(self._backbone, self._generator, nothing, refiner)
+        self._weak = weak
+        self._states = open_states(self._backbone, cache, one_by_one=refiner is not None)
 
     def describe(self) -> GeneratorFacts:
         """The models of this worker."""
@@ -59,7 +66,8 @@ class GeneratorWorker:
     @converted_failures
     def generate(self, batch: Sequence[NumberedRequest]) -> GeneratedBatch:
         """Write the experts of a micro-batch of at least one request."""
-        start_s = time.perf_counter()
+        start_s, refiner = time.perf_counter(), self._editor.refiner
+        refined_s = refiner.seconds if refiner else 0.0
         accepted: list[NumberedRequest] = []
         rejected: list[Rejected] = []
         for item in batch:
@@ -70,6 +78,8 @@ class GeneratorWorker:
                 rejected.append(refusal_of(item.request.edit_id, error))
         experts: list[GeneratedExpert] = []
         for item, outcome in self._outcomes(accepted):
+            if isinstance(outcome, Expert) and self._weak == "refuse":
+                outcome = right_or_error(outcome, item.request)
             if isinstance(outcome, Expert):
                 experts.append(
                     GeneratedExpert(sequence=item.sequence, request=item.request, expert=outcome)
@@ -81,6 +91,7 @@ class GeneratorWorker:
             rejected=tuple(rejected),
             last_sequence=max(item.sequence for item in batch),
             duration_s=time.perf_counter() - start_s,
+            refine_s=refiner.seconds - refined_s if refiner else 0.0,
         )
 
     def stream(self, batches: Iterable[Sequence[NumberedRequest]]) -> Iterator[GeneratedBatch]:
@@ -144,6 +155,13 @@ def finite_or_error(expert: Expert) -> Expert | NumericsError:
         expert.check_finite()
     except NumericsError as error:
         return error
+    return expert
+
+
+def right_or_error(expert: Expert, request: EditRequest) -> Expert | WeakEditError:
+    """The expert, or the error if it is weak."""
+    if expert.outcome.state == "weak":
+        return WeakEditError(expert.outcome.explanation(request.target))
     return expert
 
 

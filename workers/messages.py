@@ -62,6 +62,8 @@ class GeneratedBatch:
     last_sequence: int
     """Largest number of the requests, including refused ones."""
     duration_s: float
+    refine_s: float = 0.0
+    """The part of it that verified and refined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,8 @@ class WrittenBatch:
     """Refusals of both stages."""
     last_sequence: int
     generate_s: float
+    refine_s: float
+    """The part of it that verified and refined."""
     embed_s: float
 
 

@@ -87,13 +87,17 @@ class CacheNames:
 
 
 def open_states(
-    backbone: Backbone, cache: CacheNames | None, *, has_large_calls: bool = False
+    backbone: Backbone,
+    cache: CacheNames | None,
+    *,
+    has_large_calls: bool = False,
+    one_by_one: bool = False,
 ) -> StateSource:
     """States from the cache, which the worker fills; without one, from the backbone.
 
     With `has_large_calls` every call is committed, so that a lost worker loses nothing.
     """
-    computed = BackboneStates(backbone)
+    computed = BackboneStates(backbone, one_by_one=one_by_one)
     if cache is None:
         return computed
     # Import Lance only if there is a cache.

@@ -55,6 +55,14 @@ def join_gang(rank: int, rendezvous: Rendezvous, sharding: ShardingSection) -> N
         ) from error
 
 
+def any_rank(flag: bool) -> bool:
+    """Whether a flag is set in any process of the gang; all ranks must call it together."""
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    flags = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+    return bool(flags)
+
+
 class ShardedEngine:
     """This rank's share of a training phase, with the interface of `TorchEngine`.
 

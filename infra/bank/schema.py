@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from liveedit_core.method.expert import Expert
 
 _IDENTITY_KEY = b"liveedit.bank_identity"
+_COLUMNS_BEFORE = {"has_own_ranks": False, "has_outcomes": False}
+"""Of a bank whose identity does not say which columns it has."""
+OUTCOME_COLUMNS = {
+    "state": pa.string(),
+    "reason": pa.string(),
+    "refine_steps": pa.int32(),
+    "num_target_tokens": pa.int32(),
+    "answer": pa.string(),
+}
+"""What became of an edit (`WriteOutcome`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +43,8 @@ class BankIdentity:
     has_own_ranks: bool = True
     """Whether each expert has a rank of its own; `rank` is then that of the generator. In a bank
     from before, all have `rank`."""
+    has_outcomes: bool = True
+    """Whether rows say how their edit turned out (`WriteOutcome`); not in a bank from before."""
 
     @property
     def feature_size(self) -> int:
@@ -42,12 +54,12 @@ class BankIdentity:
     def check_same(self, other: "BankIdentity", bank: str) -> None:
         """RepositoryMismatchError that names each field in which `other` differs.
 
-        How ranks are stored is up to the bank.
+        Which columns there are is up to the bank.
         """
         differences = [
             f"{item.name} is {getattr(self, item.name)!r} there, {getattr(other, item.name)!r} here"
             for item in fields(self)
-            if item.name != "has_own_ranks"
+            if item.name not in _COLUMNS_BEFORE
             and getattr(self, item.name) != getattr(other, item.name)
         ]
         if differences:
@@ -75,6 +87,7 @@ class BankIdentity:
             *([("rank", pa.int32())] if self.has_own_ranks else []),
             ("generator_digest", pa.string()),
             ("provenance", pa.string()),
+            *(OUTCOME_COLUMNS.items() if self.has_outcomes else ()),
         ]
         return pa.schema(
             [pa.field(name, kind, nullable=False) for name, kind in columns],
@@ -87,7 +100,7 @@ class BankIdentity:
         metadata: Mapping[bytes, bytes] = schema.metadata or {}
         try:
             stored: dict[str, Any] = json.loads(metadata[_IDENTITY_KEY])
-            return cls(**{"has_own_ranks": False, **stored})
+            return cls(**{**_COLUMNS_BEFORE, **stored})
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"bank {bank!r} has no readable identity: {error!r}") from error
 
@@ -152,6 +165,9 @@ def rows_to_table(identity: BankIdentity, rows: Sequence[ExpertRow]) -> pa.Table
         "generator_digest": [identity.generator_digest] * len(rows),
         "provenance": [json.dumps(dict(row.provenance), sort_keys=True) for row in rows],
     }
+    for name in OUTCOME_COLUMNS:
+        field_name = "steps" if name == "refine_steps" else name
+        columns[name] = [getattr(row.expert.outcome, field_name) for row in rows]
     vectors = [row.vectors() for row in rows]
     for column in schema:
         if is_vector(column.type):

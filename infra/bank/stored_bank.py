@@ -12,13 +12,14 @@ from infra.bank.fragments import FragmentWriter
 from infra.bank.history import BankHistory, BankVersion
 from infra.bank.policy import MatrixPlace
 from infra.bank.reconciliation import all_held, held_of
-from infra.bank.schema import BankIdentity
+from infra.bank.schema import OUTCOME_COLUMNS, BankIdentity
 from infra.requests.logged_facts import LoggedFacts
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, read_errors
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
 from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.outcome import WriteOutcome
 
 if TYPE_CHECKING:
     from liveedit_core.method.repository import ExpertRepository
@@ -102,6 +103,15 @@ class StoredBank:
         with read_errors(self.uri):
             rows = dataset.to_table(columns=[*dict.fromkeys([*columns, "sequence"])])
         return rows.sort_by("sequence").select(list(columns))
+
+    def outcomes(self, version: int | None = None) -> dict[str, WriteOutcome]:
+        """How the edits of a version turned out; none in a bank that does not store it."""
+        if not self.identity.has_outcomes:
+            return {}
+        rows = self.load_rows(["edit_id", *OUTCOME_COLUMNS], version).to_pylist()
+        return {
+            row.pop("edit_id"): WriteOutcome(steps=row.pop("refine_steps"), **row) for row in rows
+        }
 
     def edit_ids(self, version: int | None = None) -> list[str]:
         """The edits that a version holds, by sequence."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from infra.reports.outcomes import OutcomeRow
 from liveedit_core.evaluation.comparable import ComparableGroup
 from liveedit_core.evaluation.comparison import MetricComparison, Pair, direction_of
 from liveedit_core.evaluation.probes import ProbeResult
@@ -130,6 +131,8 @@ class ReportData(PageData):
     rejects: Sequence[Rejected] = ()
     similar_pairs: Sequence[SimilarPair] = ()
     stages: Sequence[StageTime] = ()
+    outcomes: Sequence[OutcomeRow] = ()
+    """Of the edits of this run; empty: none was verified."""
 
 
 @dataclass(frozen=True, kw_only=True)

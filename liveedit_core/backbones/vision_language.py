@@ -187,20 +187,18 @@ class VisionLanguageBackbone:
     def _resumed(self, last: int) -> Any:
         return resumed_view(self.model, self.decoder_path, self.edit_layer + 1, last)
 
-    def drop_suffix(self) -> list[nn.Module]:
-        """Free the layers after l_e, for good; the backbone only encodes from now on.
-
-        Returns the modules that run up to l_e, for several processes to share.
-        """
-        if not self.prompt_templates:  # which need all layers
-            self.decoder.layers = nn.ModuleList(list(self.decoder.layers)[: self.edit_layer + 1])
-        path = next(name for name, module in self.model.named_modules() if module is self.head)
-        self.model.set_submodule(path, nn.Identity())
-        self.head = self._suffix = nn.Identity()
+    def shared_modules(self, *, has_suffix: bool) -> list[nn.Module]:
+        """The modules that processes share; without the suffix, what only it needs is freed."""
         # Processes must run the same modules, so none may skip what it has cached.
         self.prompt_cache = prefix.PromptPyramidCache(0)
         if self.image_tower is not None:
             self.image_tower.cache = ImageFeatureCache(0)
+        if not has_suffix:
+            if not self.prompt_templates:  # which need all layers
+                self.decoder.layers = self.decoder.layers[: self.edit_layer + 1]
+            path = next(name for name, module in self.model.named_modules() if module is self.head)
+            self.model.set_submodule(path, nn.Identity())
+            self.head = self._suffix = nn.Identity()
         return [self.model]
 
     def check_input(self, item: BackboneInput) -> None:

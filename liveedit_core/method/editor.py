@@ -97,20 +97,25 @@ class Editor:
         return experts
 
     def edit_states(self, requests: Sequence[EditRequest]) -> list[LayerStates]:
-        """States of `edit_input`; with a refiner encoded one by one, as a padded batch rounds
-        differently with other neighbours."""
+        """States of `edit_input`; with a refiner encoded one by one."""
         inputs = [edit_input(request) for request in requests]
         if self.refiner is None:
             return self.backbone.encode(inputs)
-        return [self.backbone.encode([item])[0] for item in inputs]
+        return [state for item in inputs for state in self.backbone.encode([item])]
 
     def _wordings(self, request: EditRequest, own: LayerStates) -> list[LayerStates]:
         """The edit as a question in its own words, then in the others."""
-        others = [
-            replace(edit_input(request), prompt=prompt, also_asked=())
-            for prompt in request.also_asked
-        ]
-        return [own, *(self.backbone.encode([item])[0] for item in others)]
+        assert self.refiner is not None
+        states, others = [own], list(request.also_asked)
+        while self.refiner.is_any(bool(others)):
+            # Without others its own words: processes that share a model run it equally often.
+            prompt = others[0] if others else request.prompt
+            encoded = self.backbone.encode(
+                [replace(edit_input(request), prompt=prompt, also_asked=())]
+            )
+            states += encoded if others else []
+            del others[:1]
+        return states
 
     def _written(
         self, requests: Sequence[EditRequest], states: Sequence[LayerStates]

@@ -1,8 +1,7 @@
 """Experts and the generator that writes them: f_eg of Eq. 1."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,41 +10,11 @@ from liveedit_core.errors import NumericsError
 from liveedit_core.method.attention import CrossAttention
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.features import EditQuestion
+from liveedit_core.method.outcome import WriteOutcome
 from liveedit_core.states import Padded
 
 FOCUS = 40.0
 """Attention logit of a rank slot at its position after `initialize_as_copier`."""
-
-
-WriteState = Literal["written", "verified", "refined", "weak"]
-WeakReason = Literal["", "filter", "gate", "text"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WriteOutcome:
-    """What became of an edit when its expert was written (`refine.py`)."""
-
-    state: WriteState = "written"
-    """"written": not verified; "verified": right as the generator wrote it; "refined": right after
-    some steps; "weak": its own question is not answered."""
-    steps: int = 0
-    """Refinement steps that were taken."""
-    answer: str = ""
-    """What a weak edit answers instead, teacher-forced: later words assume the target's first."""
-    reason: WeakReason = ""
-    """Why an edit is weak: the hard filter or the prompt gate drops its expert, or another text."""
-
-    def explanation(self, target: str) -> str:
-        """Of a weak edit, for the person who submitted it."""
-        causes = {
-            "filter": "the hard filter drops its expert for the edit's own image",
-            "gate": "the prompt gate drops its expert for the edit's own prompt or another wording",
-            "text": f"the text is not right after {self.steps} refinement steps",
-        }
-        return (
-            f"weak edit: the model answers {self.answer!r} instead of {target!r}, because "
-            f"{causes[self.reason]}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +26,7 @@ class Expert:
     prompt_feature_QM: Tensor
     down_RD: Tensor
     up_RD: Tensor
-    outcome: WriteOutcome = WriteOutcome()
+    outcome: WriteOutcome = field(default_factory=WriteOutcome)
     question: EditQuestion | None = None
     """What tells which older edits this one corrects; not stored with the expert."""
 

@@ -9,6 +9,7 @@ a padded batch rounds differently with other neighbours. Only what passes by far
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,8 +19,9 @@ from torch.nn import functional
 
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.method.config import RefineSection
-from liveedit_core.method.expert import Expert, WeakReason, WriteOutcome
+from liveedit_core.method.expert import Expert
 from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.outcome import WeakReason, WriteOutcome
 from liveedit_core.method.routing import route, slot_residual
 from liveedit_core.states import LayerStates, pad_hidden
 
@@ -85,6 +87,8 @@ class Refiner:
         self.backbone = backbone
         self.generator = generator
         self.max_steps = max_steps
+        self.seconds = 0.0
+        """Spent in `refine` so far."""
         self.is_any = is_any
 
     @torch.no_grad()
@@ -93,6 +97,7 @@ class Refiner:
     ) -> list[Expert]:
         """The experts with their outcomes; `wordings` are the questions of each edit,
         teacher-forced, its own prompt first."""
+        start_s = time.perf_counter()
         routed = [self._routed(*pair) for pair in zip(experts, wordings, strict=True)]
         asked = [
             (question, expert.down_RD, expert.up_RD)
@@ -101,15 +106,18 @@ class Refiner:
         ]
         answers = iter(self._answers(asked) if asked else [])
         done = []
-        for expert, (questions, reason) in zip(experts, routed, strict=True):
+        for expert, states, (questions, reason) in zip(experts, wordings, routed, strict=True):
             own = [next(answers) for _ in questions]
-            outcome = WriteOutcome(state="verified")
+            size = len(states[0].target_ids_O)
+            outcome = WriteOutcome(state="verified", num_target_tokens=size)
             if reason:
                 dropped = [question.weight for question in questions].index(0.0)
-                outcome = WriteOutcome(state="weak", reason=reason, answer=self._text(own[dropped]))
+                answer = self._text(own[dropped])
+                outcome = replace(outcome, state="weak", reason=reason, answer=answer)
             is_settled = bool(reason) or _worst(own).margin >= MARGIN + NOISE
             expert = replace(expert, outcome=outcome)
             done.append(self._refined(expert, questions, is_settled=is_settled))
+        self.seconds += time.perf_counter() - start_s
         return done
 
     def _routed(
@@ -157,7 +165,8 @@ class Refiner:
                     down, up = down_RD.detach().clone(), up_RD.detach().clone()
                     expert = replace(expert, down_RD=down, up_RD=up)
                 if num_steps or not is_right:
-                    outcome = WriteOutcome(
+                    outcome = replace(
+                        expert.outcome,
                         state="refined" if is_right else "weak",
                         steps=num_steps,
                         reason="" if is_right else "text",

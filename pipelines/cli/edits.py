@@ -1,7 +1,7 @@
 """`liveedit edits ...`: requests of the log and their state."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,8 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.datasets import load_requests
 from liveedit_core.inputs.limits import InputLimits
-from liveedit_core.inputs.rejects import Rejected
+from liveedit_core.inputs.rejects import Rejected, RejectType
+from liveedit_core.method.outcome import WriteOutcome
 from liveedit_core.schema import EditRequest, Fact
 from pipelines.cli.context import CommandContext, find_edit
 
@@ -113,24 +114,32 @@ def list_edits(context: CommandContext) -> int:
     )
     bank = context.bank if options.bank or context.bank_names else None
     states = _states(headers, context.request_log, bank)
-    chosen = [item for item in headers if options.state in (None, states[item.sequence])]
-    shown = [(item, states[item.sequence]) for item in chosen[: context.limit]]
+    outcomes = _outcomes(headers, states, context.request_log, bank)
+    matching = {key for key, outcome in outcomes.items() if outcome.state == options.state}
+    chosen = [
+        item
+        for item in headers
+        if options.state in (None, states[item.sequence]) or item.sequence in matching
+    ]
+    shown = [(e, states[e.sequence], outcomes.get(e.sequence)) for e in chosen[: context.limit]]
     output.data(
         bank=bank.name if bank else None,
         num_edits=len(chosen),
-        edits=[{**asdict(item), "state": state} for item, state in shown],
+        edits=[
+            {**asdict(item), "state": state, "outcome": asdict(outcome) if outcome else None}
+            for item, state, outcome in shown
+        ],
     )
+    submitted = ("submitted (UTC)", "submitter", "prompt", "target")
     output.table(
-        (
-            *("number", "edit", "state", "submitted (UTC)", "submitter", "prompt", "target"),
-            *("supersedes", "similarity"),
-        ),
+        ("number", "edit", "state", "expert", *submitted, "supersedes", "similarity"),
         [
             (
-                *(e.sequence, e.edit_id, state, e.submitted_at, e.submitter, e.prompt, e.target),
+                *(e.sequence, e.edit_id, state, o.state if o else ""),
+                *(e.submitted_at, e.submitter, e.prompt, e.target),
                 *(e.supersedes[:12], f"{e.similarity:.2f}" if e.supersedes else ""),
             )
-            for e, state in shown
+            for e, state, o in shown
         ],
     )
     more = f", the first {len(shown):,} are shown" if len(shown) < len(chosen) else ""
@@ -241,6 +250,30 @@ def _states(
             state = "superseded" if newest_held > item.sequence else "pending"
         states[item.sequence] = state
     return states
+
+
+def _outcomes(
+    headers: list[RequestHeader],
+    states: Mapping[int, str],
+    request_log: RequestLog,
+    bank: ExpertBank | None,
+) -> dict[int, WriteOutcome]:
+    """How held and weak refused requests were written, as far as it is known."""
+    held = bank.outcomes() if bank else {}
+    weak = {
+        stored.sequence
+        for stored in request_log.rejects.read()
+        if stored.rejected.error_type == RejectType.WEAK_EDIT
+        and stored.bank in ("", bank.name if bank else "")
+    }
+    outcomes = {}
+    for item in headers:
+        state = states[item.sequence]
+        if state == "held" and item.edit_id in held:
+            outcomes[item.sequence] = held[item.edit_id]
+        elif state == "refused" and item.sequence in weak:
+            outcomes[item.sequence] = WriteOutcome(state="weak")
+    return outcomes
 
 
 EDITS_COMMANDS: dict[str, Callable[[CommandContext], int]] = {

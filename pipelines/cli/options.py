@@ -32,6 +32,9 @@ def _flag(about: str) -> dict[str, Any]:
     return {"action": "store_true", "help": about}
 
 
+_LOG_STATES = ("held", "pending", "superseded", "removed", "refused")
+_EXPERT_STATES = ("written", "verified", "refined", "weak")
+
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "--limit": {
         "metavar": "N",
@@ -50,8 +53,9 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "--until": {"metavar": "TIME", "type": _time, "help": "submitted before this time"},
     "--state": {
-        "choices": ("held", "pending", "superseded", "removed", "refused"),
-        "help": "only edits in this state",
+        "choices": (*_LOG_STATES, *_EXPERT_STATES),
+        "help": "only edits in this state; the last four say how a held edit was written, and weak "
+        "ones may be refused too",
     },
     "--from": {
         "metavar": "FILE",

@@ -4,6 +4,7 @@ At each point of `evaluation.at` and at the end, the cases of this run whose edi
 are scored against it. Stored results are not computed again.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.history import BankVersion
 from infra.tracking.results import ResultsTable
+from liveedit_core.errors import IntegrityError
 from liveedit_core.method.config import GeneratorConfig
 from pipelines.editing.intake import CaseIndex
 from pipelines.editing.recipe import LifelongEditRecipe
@@ -21,6 +23,8 @@ from pipelines.evaluation.bank_evaluation import (
 )
 from pipelines.job.stages import Evaluator
 from workers.messages import ScoredUnit
+
+_logger = logging.getLogger(__name__)
 
 
 def settings_of(config: LifelongEditRecipe) -> EvaluationSettings:
@@ -103,7 +107,14 @@ class EvaluationSchedule:
     def _start(self, window: BankVersion) -> None:
         if not self.bank.has_version(window.version):
             return  # removed before it was evaluated
-        held = set(self.bank.edit_ids(window.version))
+        try:
+            held = set(self.bank.edit_ids(window.version))
+        except IntegrityError as error:
+            if window.version == self.bank.version:
+                raise
+            # An older version stays damaged when the bank is repaired.
+            _logger.warning("version %d is not evaluated: %s", window.version, error)
+            return
         cases = self.cases.of([key for key in self.cases.edit_ids if key in held])
         if not cases:
             return

@@ -1,12 +1,14 @@
 """The editing job around `run`: input, Ray session, workers, store, MLflow and report."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from infra.bank.expert_bank import ExpertBank
+from infra.reports.outcomes import OutcomeRow, outcome_metrics
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import ModelRegistry
@@ -16,7 +18,12 @@ from pipelines.editing.follow import Follower
 from pipelines.editing.intake import Source, open_source
 from pipelines.editing.mlflow_records import RunRecords
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.editing.report import ReportSources, refused_requests, write_report
+from pipelines.editing.report import (
+    ReportSources,
+    refused_requests,
+    write_report,
+    written_outcomes,
+)
 from pipelines.editing.run import Outcome, run
 from pipelines.editing.writers import model_names, start_writers, writer_cpus
 from pipelines.job.cases import protocol_note
@@ -33,6 +40,8 @@ class JobResult:
     """What the command reports at the end."""
 
     outcome: Outcome
+    outcomes: Sequence[OutcomeRow]
+    """How the edits were written."""
     protocols: tuple[str, ...]
     num_rejected: int
     """Input lines and requests of this run that were rejected."""
@@ -70,17 +79,21 @@ def do_job(
         report, numbers, figures = write_report(sources, outcome, facts, start_s)
         seconds = {
             "generate_s": outcome.timings.generate_s,
+            "refine_s": outcome.timings.refine_s,
             "embed_s": outcome.timings.embed_s,
             "commit_s": outcome.timings.commit_s,
             "teach_s": outcome.timings.edit_s,
             "total_s": time.perf_counter() - start_s,
         }
-        records.finished(sources.bank, [report, numbers], seconds, figures)
+        outcomes = written_outcomes(sources, outcome)
+        metrics = seconds | outcome_metrics(outcomes)
+        records.finished(sources.bank, [report, numbers], metrics, figures)
         status = "KILLED" if outcome.was_stopped else "FINISHED"
     finally:
         records.end(status)
     return JobResult(
         outcome=outcome,
+        outcomes=outcomes,
         protocols=config.evaluation.protocols,
         num_rejected=len(outcome.intake.rejected) + len(refused_requests(sources, outcome)),
         num_record_failures=records.num_failures,

@@ -88,12 +88,12 @@ class RunRecords:
         self,
         bank: ExpertBank,
         files: Sequence[Path],
-        seconds: Mapping[str, float],
+        metrics: Mapping[str, float],
         figures: Sequence[Path] = (),
     ) -> None:
-        """Register the newest bank version as the challenger; record times, files and figures."""
+        """Register the newest bank version as the challenger; record metrics, files and figures."""
         num_edits = bank.num_edits()
-        self._tracker.log_metrics(dict(seconds), step=num_edits)
+        self._tracker.log_metrics(dict(metrics), step=num_edits)
         for file in files:
             self._tracker.log_artifact(file)
         for figure in figures:

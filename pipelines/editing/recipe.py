@@ -7,12 +7,14 @@ from pydantic import Field, model_validator
 
 from infra.bank.policy import GrowthPolicy
 from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.config import RefineSection
 from liveedit_core.settings import Amount, Count, Name, PositiveInt, Settings, StoreUri
 from pipelines.job.recipe_loader import to_flat_dict
 from pipelines.job.sections import (
     BackboneSection,
     BankSection,
     BenchmarkSection,
+    EditsSection,
     EmbeddingSection,
     EvaluationSection,
     FolderRecipe,
@@ -33,6 +35,9 @@ _FIXED = (
     "backbone.dtype",
     "backbone.edit_layer",
     "generator.checkpoint",
+    "refine.mode",
+    "refine.max_steps",
+    "edits.weak",
     "embedding.open_clip_model",
     "embedding.open_clip_pretrained",
     "bank.name",
@@ -107,6 +112,8 @@ class _WritingRecipe(FolderRecipe):
     limits: InputLimits = InputLimits()
     backbone: BackboneSection = BackboneSection()
     generator: GeneratorSection = GeneratorSection()
+    refine: RefineSection = RefineSection()
+    edits: EditsSection = EditsSection()
     embedding: EmbeddingSection = EmbeddingSection()
     growth: GrowthPolicy = GrowthPolicy()
     states: StatesSection = StatesSection(is_cached=False)

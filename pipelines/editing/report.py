@@ -10,6 +10,7 @@ import numpy as np
 
 from infra.bank.expert_bank import ExpertBank
 from infra.reports.data import CurvePoint, Example, ReportData, SimilarPair, StageTime
+from infra.reports.outcomes import OutcomeRow, outcome_rows
 from infra.requests.request_log import RequestLog
 from infra.tracking.results import ResultsTable
 from liveedit_core.inputs.rejects import Rejected
@@ -100,6 +101,7 @@ def report_data(
         rejects=rejected,
         similar_pairs=_similar_pairs(sources, outcome),
         stages=stage_times(outcome),
+        outcomes=written_outcomes(sources, outcome),
         warnings=_warnings(outcome),
     )
 
@@ -114,6 +116,12 @@ def refused_requests(sources: ReportSources, outcome: Outcome) -> list[Rejected]
         and stored.bank in ("", bank)
         and stored.rejected.edit_id in outcome.intake.cases
     ]
+
+
+def written_outcomes(sources: ReportSources, outcome: Outcome) -> list[OutcomeRow]:
+    """How the edits of this run's input turned out that the bank holds."""
+    held = sources.bank.outcomes()
+    return outcome_rows([held[key] for key in outcome.intake.cases.edit_ids if key in held])
 
 
 def curve_point(point: BankEvaluation) -> CurvePoint:
@@ -138,6 +146,7 @@ def stage_times(outcome: Outcome) -> list[StageTime]:
     stages = [
         ("intake", outcome.intake.num_accepted, "requests", timings.intake_s),
         ("generator workers", timings.num_processed, "edits", timings.generate_s),
+        ("of which verifying and refining", timings.num_processed, "edits", timings.refine_s),
         ("embedding workers", timings.num_processed, "edits", timings.embed_s),
         ("commits", timings.num_windows, "windows", timings.commit_s),
         ("edits, from start to last commit", timings.num_processed, "edits", timings.edit_s),

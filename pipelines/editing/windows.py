@@ -41,6 +41,8 @@ class Timings:
 
     intake_s: float = 0.0
     generate_s: float = 0.0
+    refine_s: float = 0.0
+    """The part of `generate_s` that verified and refined."""
     embed_s: float = 0.0
     commit_s: float = 0.0
     edit_s: float = 0.0
@@ -145,6 +147,7 @@ class WindowRunner:
     def _record(self, batch: WrittenBatch) -> None:
         """Add up times; store refusals."""
         self.timings.generate_s += batch.generate_s
+        self.timings.refine_s += batch.refine_s
         self.timings.embed_s += batch.embed_s
         self.timings.num_processed += batch.num_experts + len(batch.rejected)
         if batch.rejected:

@@ -32,6 +32,8 @@ def start_writers(config: LifelongEditRecipe, models: ModelSource) -> ExpertWrit
             models,
             config.limits,
             config.generator,
+            refine=config.refine,
+            weak=config.edits.weak,
             max_in_flight=config.ray.max_in_flight,
             cache=cache_names(config.states, config.run_root),
         ),

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from infra.reports.formats import interval, number, percent, spell
 from infra.reports.metrics import tag_values
+from infra.reports.outcomes import OutcomeRow
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
 from liveedit_core.evaluation.scope import Scope
 from liveedit_core.evaluation.statistics import Interval
@@ -52,6 +53,18 @@ def detail_tables(evaluation: BankEvaluation, protocols: Sequence[str]) -> list[
     tables = [_routing_table(evaluation, protocols[0]), _scope_table(evaluation, protocols)]
     tables += [_tag_table(evaluation, tag, protocols) for tag in _TAGS if tag in evaluation.by_tag]
     return [table for table in tables if table.row_count]
+
+
+def outcome_tables(rows: Sequence[OutcomeRow]) -> list[Table]:
+    """How edits were written; none if no edit was verified."""
+    table = Table(title="how edits were written", title_justify="left")
+    heads = ("tokens of the target", "edits", "right as written", "refined", "weak", "steps, mean")
+    for head in heads:
+        table.add_column(head, justify="left" if head == heads[0] else "right")
+    for row in rows:
+        counts = (row.num_edits, row.num_verified, row.num_refined, row.num_weak)
+        table.add_row(row.label, *(f"{count:,}" for count in counts), f"{row.mean_steps:.1f}")
+    return [table] if rows else []
 
 
 def _table(

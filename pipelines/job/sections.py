@@ -19,7 +19,7 @@ from liveedit_core.backbones.load_options import (
 )
 from liveedit_core.errors import ConfigError
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
-from liveedit_core.method.config import StateDtype
+from liveedit_core.method.config import StateDtype, WeakEdits
 from liveedit_core.settings import (
     Amount,
     Count,
@@ -186,6 +186,14 @@ class GeneratorSection(ActorSection):
     """Independent copies that write experts side by side."""
     batch_size: PositiveInt = 8
     """Requests in one forward pass."""
+
+
+class EditsSection(Settings):
+    """What happens to edits after their experts were written."""
+
+    weak: WeakEdits = "refuse"
+    """An edit whose own question is not answered: "refuse" it with the reason, or "commit" it
+    (`liveedit edits list --state weak`)."""
 
 
 class EmbeddingSection(WorkerSection):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
+from liveedit_core.method.config import RefineSection, WeakEdits
 from pipelines.job.sections import ActorSection, EmbeddingSection, GeneratorSection, WorkerSection
 from workers.actor_pool import WorkerPool, actor_options
 from workers.evaluation_pool import EvaluationPool
@@ -31,6 +32,8 @@ def start_generator(
     limits: InputLimits,
     section: GeneratorSection,
     *,
+    refine: RefineSection | None = None,
+    weak: WeakEdits = "refuse",
     max_in_flight: int = 4,
     cache: CacheNames | None = None,
 ) -> GeneratorPool:
@@ -39,6 +42,7 @@ def start_generator(
     ZeRO-3) behind an actor that speaks for them; a gang computes all states itself and uses no
     `cache`."""
     actors: list[Any]
+    options: dict[str, Any] = {"refine": refine, "weak": weak}
     if section.shards > 1:
         sharding = ShardingSection(
             shards=section.shards,
@@ -47,13 +51,13 @@ def start_generator(
         )
         gang = GeneratorGangActor.options(**actor_options(num_cpus=0))
         actors = [
-            gang.remote(models, limits, sharding, node_resource=section.node_resource)
+            gang.remote(models, limits, sharding, **options, node_resource=section.node_resource)
             for _ in range(section.gangs)
         ]
     else:
         worker = GeneratorActor.options(**_options(section))
         actors = [
-            worker.remote(models, limits, num_threads=section.num_threads, cache=cache)
+            worker.remote(models, limits, **options, num_threads=section.num_threads, cache=cache)
             for _ in range(section.gangs)
         ]
     return WorkerPool(

@@ -14,6 +14,7 @@ import torch
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import NumericsError
 from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.config import RefineSection
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import EditRequest
 from liveedit_core.training.recipe import OptimizationSection, PhaseSection
@@ -24,7 +25,9 @@ from pipelines.training.data import Material, Pyramids
 from pipelines.training.loop import Curve, GeneratorTrainer
 from pipelines.training.recipe import CheckpointSection, ModelSection, TrainRecipe
 from tests.tiny_backbone import (
+    AS_WRITTEN,
     OUR_CONFIG,
+    PROMPTS,
     plain_convolutions,
     request,
     tiny_backbone,
@@ -190,7 +193,7 @@ class TinyHuggingFace:
         return tiny_backbone()
 
     def load_generator(self) -> LiveEditGenerator:
-        return tiny_generator(OUR_CONFIG)
+        return tiny_generator(OUR_CONFIG.with_changes(min_gate=0.5))
 
 
 def kill_a_process_of(actor: str) -> None:
@@ -200,34 +203,43 @@ def kill_a_process_of(actor: str) -> None:
     victims[-1].kill()
 
 
-def test_experts_of_a_sharded_gang_are_those_of_one_actor() -> None:
+@pytest.mark.parametrize("refine", [AS_WRITTEN, RefineSection(max_steps=4)])
+def test_experts_of_a_sharded_gang_are_those_of_one_actor(refine: RefineSection) -> None:
     """Also where the parts are not equal, a request is refused, a shard has nothing to do, or one
-    has died."""
+    has died; and where some edits are refined and others not."""
     bad = EditRequest(image_bytes=b"no image", prompt="What is shown here?", target="an entity")
     batches = [
-        numbered([request(seed) for seed in range(5)]),
+        numbered([replace(request(0), also_asked=PROMPTS[1:]), *map(request, range(1, 5))]),
         numbered([request(seed) for seed in range(5, 16)]),  # more than the backbone takes at once
         numbered([request(20)]),
         numbered([bad, request(21)]),
         numbered([bad]),
     ]
     group = start_generator(
-        TinyHuggingFace(), InputLimits(), GeneratorSection(shards=2), max_in_flight=2
+        TinyHuggingFace(),
+        InputLimits(),
+        GeneratorSection(shards=2),
+        refine=refine,
+        weak="commit",
+        max_in_flight=2,
     )
     with plain_convolutions():
-        alone = GeneratorWorker(TinyHuggingFace(), InputLimits())
+        alone = GeneratorWorker(TinyHuggingFace(), InputLimits(), refine=refine, weak="commit")
         assert group.describe() == alone.describe()
         whole = list(alone.stream(batches))
     found: list[GeneratedBatch] = list(group.stream(batches[:3]))
     kill_a_process_of("GeneratorShard")
     found += group.stream(batches[3:])
     group.close()
+    outcomes = {(e.expert.outcome.reason, e.expert.outcome.steps) for b in whole for e in b.experts}
+    assert outcomes == ({("", 0)} if refine is AS_WRITTEN else {("gate", 0), ("text", 4)})
     for expected, batch in zip(whole, found, strict=True):
         assert batch.last_sequence == expected.last_sequence
         assert batch.rejected == expected.rejected
         assert [e.sequence for e in batch.experts] == [e.sequence for e in expected.experts]
         for one, other in zip(expected.experts, batch.experts, strict=True):
             assert one.expert.edit_id == other.expert.edit_id
+            assert one.expert.outcome == other.expert.outcome
             for name in ("visual_feature_QM", "prompt_feature_QM", "down_RD", "up_RD"):
                 first, second = getattr(one.expert, name), getattr(other.expert, name)
                 assert torch.allclose(first, second, atol=1e-5, rtol=1e-5), name
