@@ -10,7 +10,7 @@ from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import Case
 from pipelines.job.stages import bank_identity
-from tests.tiny_backbone import OUR_CONFIG, tiny_backbone, tiny_generator
+from tests.tiny_backbone import AS_WRITTEN, OUR_CONFIG, tiny_backbone, tiny_generator
 from tests.unit.tiny_inputs import HashEmbedder
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker
@@ -43,7 +43,7 @@ def bank_with_edits(
     batch_size: int = 16,
 ) -> ExpertBank:
     """A bank that holds the edits of some cases, one version per window."""
-    worker = GeneratorWorker(models, InputLimits())
+    worker = GeneratorWorker(models, InputLimits(), refine=AS_WRITTEN)
     embedder = ExpertEmbeddingWorker(HashEmbedder)
     identity = bank_identity(worker.describe(), EMBEDDER)
     bank = ExpertBank.open_or_create(store, name, identity)

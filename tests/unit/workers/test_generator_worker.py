@@ -3,6 +3,7 @@
 import torch
 
 from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.config import RefineSection
 from liveedit_core.schema import EditRequest
 from tests.unit.tiny_inputs import PROMPT, image, request
 from tests.unit.tiny_models import CONFIG, TinyModels
@@ -67,3 +68,17 @@ def test_a_batch_of_refusals_is_an_answer_too() -> None:
     batch = worker(limits=InputLimits(max_prompt_tokens=1)).generate(numbered(request(0)))
     assert batch.experts == ()
     assert batch.last_sequence == 1
+
+
+def test_a_weak_edit_is_refused_with_its_reason_or_committed() -> None:
+    refine = RefineSection(mode="on", max_steps=1)
+    strict = GeneratorWorker(TinyModels(), InputLimits(), refine=refine)
+    batch = strict.generate(numbered(request(0), request(1)))
+    assert batch.experts == ()
+    assert {item.error_type for item in batch.rejected} == {"WeakEdit"}
+    assert "instead of 'entity number 0'" in batch.rejected[0].message
+    assert 0 < batch.refine_s < batch.duration_s
+    lenient = GeneratorWorker(TinyModels(), InputLimits(), refine=refine, weak="commit")
+    kept = lenient.generate(numbered(request(0), request(1)))
+    assert kept.rejected == ()
+    assert {item.expert.outcome.state for item in kept.experts} == {"weak"}

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
+from liveedit_core.inputs.rejects import Rejected, RejectType
+from liveedit_core.method.outcome import WriteOutcome
 from pipelines.cli.main import main
 from tests.architecture.project import run
 from tests.small_rows import SMALL_IDENTITY, small_request, small_row
@@ -180,6 +183,24 @@ def test_list_tells_the_state_of_each_edit(terminal: Terminal) -> None:
     ]
     assert " ".join(last) == "4 edits"
     assert "4 edits, the first 2 are shown" in terminal("edits", "list", "--limit", "2")
+
+
+def test_list_tells_how_edits_were_written(terminal: Terminal) -> None:
+    """A weak edit may be held or refused."""
+    log = RequestLog(terminal.store)
+    log.append([small_request("bus", "late"), small_request("car", "fast")])
+    bank = ExpertBank.open(terminal.store, "main")
+    row = small_row(5, "bus", "late")
+    weak = WriteOutcome(state="weak", reason="gate", answer="early", num_target_tokens=1)
+    row = replace(row, expert=replace(row.expert, outcome=weak))
+    bank.commit(bank.fragment_writer().write([row]), epoch=bank.acquire_writer())
+    refused = Rejected(line_number=0, error_type=RejectType.WEAK_EDIT, message="wrong")
+    log.rejects.append([(6, refused)], bank="main")
+    listed = terminal.json("edits", "list", "--state", "weak")["edits"]
+    assert [(item["sequence"], item["state"]) for item in listed] == [(5, "held"), (6, "refused")]
+    assert listed[0]["outcome"] == asdict(weak)
+    written = terminal.json("edits", "list", "--state", "written")["edits"]
+    assert [item["sequence"] for item in written] == [2, 3, 4]
 
 
 def test_history_tells_the_life_of_an_edit(terminal: Terminal) -> None:
