@@ -72,18 +72,18 @@ def test_layers_that_accelerate_moves_about(saved: Path) -> None:
     assert backbone.generate([SEEN], None, max_new_tokens=3) == answers
 
 
-def test_a_job_loads_the_backbone_with_its_generators_layers(saved: Path, tmp_path: Path) -> None:
+def test_a_job_loads_the_backbone_with_its_generators_settings(saved: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    key = {"prompt_source": "text_layers", "prompt_layers": (0,), "prompt_rank": 4}
+    key = {"prompt_source": "completion", "prompt_templates": ("{} a",), "prompt_rank": 4}
     save_generator(tiny_generator(TINY_CONFIG.with_changes(edit_layer=0, **key)), tmp_path)
     names = ModelNames(backbone=str(saved), generator=str(tmp_path))
     loaded = names.load_backbone()
-    assert (loaded.edit_layer, loaded.prompt_layers) == (0, (0,))
-    named = replace(names, options=LoadOptions(edit_layer=1, prompt_layers=(1, 0)))
+    assert (loaded.edit_layer, loaded.prompt_templates) == (0, ("{} a",))
+    named = replace(names, options=LoadOptions(edit_layer=1, prompt_templates=("b {}", "{} a")))
     loaded = named.load_backbone()
-    assert (loaded.edit_layer, loaded.prompt_layers) == (1, (1, 0))
-    assert replace(names, generator="").load_backbone().prompt_layers == ()
+    assert (loaded.edit_layer, loaded.prompt_templates) == (1, ("b {}", "{} a"))
+    assert replace(names, generator="").load_backbone().prompt_templates == ()
 
 
 def test_a_worker_writes_experts_with_it(saved: Path, tmp_path: Path) -> None:
