@@ -1,6 +1,7 @@
 """Tokenized inputs: token ids and pixels from the processor, and the spans of image, prompt and
 target."""
 
+import functools
 import io
 import threading
 from collections.abc import Hashable, Mapping, Sequence
@@ -15,6 +16,7 @@ from torch.nn import functional
 from liveedit_core.backbones.families import IMAGE, PROMPT, Family, PromptFormat
 from liveedit_core.backbones.image_tower import ImageFeatures
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.spelling import Spelling
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.states import NO_PYRAMIDS, Span
@@ -153,6 +155,10 @@ class PromptReader:
                 )
         with self.lock:
             return self._prepared(item)
+
+    @functools.cached_property
+    def spelling(self) -> Spelling:
+        return Spelling(self.tokenizer)
 
     def bare(self, text: str) -> Prepared:
         """A text alone."""

@@ -90,9 +90,9 @@ class VisionLanguageBackbone:
         self.embed = model.get_input_embeddings()
         self.head = model.get_output_embeddings()
         self.end_ids = end_ids(model, self.tokenizer)
-        end_id, pad_id = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-        self.end_id = int(end_id if end_id is not None else min(self.end_ids, default=0))
-        self.pad_id = int(pad_id if pad_id is not None else min(self.end_ids, default=0))
+        ids = (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        least = min(self.end_ids, default=0)
+        self.end_id, self.pad_id = (int(least if one is None else one) for one in ids)
         self.reader = PromptReader(
             self.family,
             processor,
@@ -236,7 +236,8 @@ class VisionLanguageBackbone:
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
         """Prompt pyramids of some texts, [B, P], float32; in one forward."""
-        quoted = prefix.in_templates(self.prompt_templates, texts)
+        spelled = [self.reader.spelling.corrected(text) for text in texts]
+        quoted = prefix.in_templates(self.prompt_templates, spelled)
         items = [self.reader.bare(text) for text in quoted]
         (hidden_BTD,) = self._after(items, [len(self.decoder.layers) - 1])
         return prefix.next_words(items, hidden_BTD).view(len(texts), -1)

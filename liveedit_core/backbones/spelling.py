@@ -1,0 +1,70 @@
+"""Spelling of prompts: a misspelt word is read as the word that the tokenizer knows.
+
+Typing errors cut a word into pieces that say little to a small language model. A word that is not
+one token is replaced by the most frequent one that is and differs from it by two neighbouring
+letters in the other order or a letter doubled or not; a long word, also by any one letter. Texts
+with letters beyond ASCII are left as they are: the rules are those of English.
+"""
+
+import re
+from collections.abc import Iterator
+from string import ascii_lowercase
+from typing import Any
+
+_WORD = re.compile(r"[A-Za-z]+")
+_WORD_STARTS = "\u0120\u2581 "
+"""Marks of a word's start in the vocabularies of byte-level BPE and SentencePiece."""
+LEAST_LETTERS = 3
+LEAST_LETTERS_OF_ANY_CHANGE = 7
+
+
+class Spelling:
+    """The whole words of a tokenizer, by frequency (BPE numbers its tokens so)."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._rank: dict[str, int] = {}
+        for token, number in tokenizer.get_vocab().items():
+            word = token.lstrip(_WORD_STARTS).lower()
+            if token[:1] in _WORD_STARTS and len(word) > 1 and _WORD.fullmatch(word):
+                self._rank[word] = min(number, self._rank.get(word, number))
+
+    def corrected(self, text: str) -> str:
+        """The text with its misspelt words replaced."""
+        if any(letter.isalpha() and not letter.isascii() for letter in text):
+            return text
+        return _WORD.sub(lambda match: self._word(match.group()), text)
+
+    def _word(self, word: str) -> str:
+        lower = word.lower()
+        if len(lower) < LEAST_LETTERS or lower in self._rank:
+            return word
+        for changes in (_slips, _any_change):
+            known = [other for other in changes(lower) if other in self._rank]
+            if known:
+                return min(known, key=self._rank.__getitem__)
+        return word
+
+
+def _slips(word: str) -> Iterator[str]:
+    """Two neighbours in the other order, a letter twice or once."""
+    for i in range(len(word)):
+        before, after = word[:i], word[i:]
+        yield before + after[0] + after
+        if len(after) > 1:
+            yield before + after[1] + after[0] + after[2:]
+        if after[:1] == after[1:2]:
+            yield before + after[1:]
+
+
+def _any_change(word: str) -> Iterator[str]:
+    """One letter left out, added or exchanged."""
+    if len(word) < LEAST_LETTERS_OF_ANY_CHANGE:
+        return
+    for i in range(len(word) + 1):
+        before, after = word[:i], word[i:]
+        if after:
+            yield before + after[1:]
+        for letter in ascii_lowercase:
+            yield before + letter + after
+            if after:
+                yield before + letter + after[1:]
