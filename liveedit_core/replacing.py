@@ -67,11 +67,20 @@ class Plan:
 
 
 @torch.no_grad()
-def plan_edits(editor: Editor, requests: Sequence[EditRequest], facts: Mapping[str, Fact]) -> Plan:
-    """Decide what `requests` replace, among themselves and of the held edits with these facts."""
+def plan_edits(
+    editor: Editor,
+    requests: Sequence[EditRequest],
+    facts: Mapping[str, Fact],
+    known: Sequence[LayerStates] | None = None,
+) -> Plan:
+    """Decide what `requests` replace, among themselves and of the held edits with these facts;
+    `known` are their states (`Editor.edit_states`)."""
     repository = editor.repository
     by_id = {request.edit_id: request for request in requests}
-    states = editor.edit_states(list(by_id.values()))
+    if known is None:
+        states = editor.edit_states(list(by_id.values()))
+    else:
+        states = list({r.edit_id: s for r, s in zip(requests, known, strict=True)}.values())
     plan = Plan(
         requests=by_id,
         states=states,

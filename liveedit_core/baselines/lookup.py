@@ -17,6 +17,7 @@ from dataclasses import replace
 import torch
 
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.baselines.live_edit import only_held
 from liveedit_core.baselines.protocol import (
     ComparedEditor,
     EditorMemory,
@@ -33,7 +34,8 @@ from liveedit_core.evaluation.probes import (
 )
 from liveedit_core.method.editor import NOTHING_KEPT, Editor, Routing
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.schema import EditRequest
+from liveedit_core.replacing import plan_edits
+from liveedit_core.schema import EditRequest, Fact
 from liveedit_core.states import LayerStates
 
 LEAST_WEIGHT = 0.5
@@ -55,15 +57,18 @@ class Lookup(ComparedEditor):
             ExpertRepository.empty(self._untaught.generator.config)
         )
         self.targets: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._facts: dict[str, Fact] = {}
 
     @torch.no_grad()
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
+        plan = plan_edits(self.editor, requests, self._facts, states)
+        self._facts = plan.facts
         features = self.editor.generator.edit_features(states)
         stored = self.editor.repository
         edit_ids = (*stored.edit_ids, *(request.edit_id for request in requests))
         visual_BK = features.visual_BQM.flatten(1).float()
         prompt_BK = features.prompt_BQM.flatten(1).float()
-        self.editor = self.editor.with_repository(
+        taught = self.editor.with_repository(
             replace(
                 stored,
                 edit_ids=edit_ids,
@@ -72,6 +77,7 @@ class Lookup(ComparedEditor):
                 ranks_N=torch.zeros(len(edit_ids), dtype=torch.int64),
             )
         )
+        self.editor = only_held(taught, plan)
         for request, state in zip(requests, states, strict=True):
             self.targets[request.edit_id] = request.target, tuple(state.target_ids_O.tolist())
 

@@ -21,8 +21,10 @@ from liveedit_core.baselines.unedited import Unedited
 from liveedit_core.baselines.wise import Wise, unrelated_questions
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.errors import ConfigError
+from liveedit_core.method.config import RefineSection
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.refine import refiner_for
 from liveedit_core.method.repository import ExpertRepository
 from pipelines.baselines.recipe import SECTIONS, CompareRecipe
 from pipelines.baselines.search_space import SEARCH_SPACE
@@ -60,6 +62,8 @@ class NamedGenerator:
         )
 
 
+WRITING = " refined, later edits win"
+"""How rows with a generator learn, beside its digest: part of the identity of their scores."""
 Generators = Mapping[str, NamedGenerator]
 """By row; `OWN` is the recipe's own."""
 
@@ -89,7 +93,7 @@ def make_editors(
                 configuration=configuration,
                 editor=LiveEdit(_empty(backbone, found), batch_size=recipe.batch_size),
                 trained_on=found.trained_on,
-                identity=found.generator.digest,
+                identity=found.generator.digest + WRITING,
             )
         )
     taken = {row.name for row in rows}
@@ -101,8 +105,10 @@ def make_editors(
 
 
 def _empty(backbone: VisionLanguageBackbone, found: NamedGenerator) -> Editor:
+    """As the job edits: what it writes is verified and refined."""
     generator = found.generator
-    return Editor(backbone, generator, ExpertRepository.empty(generator.config))
+    refiner = refiner_for(backbone, generator, RefineSection())
+    return Editor(backbone, generator, ExpertRepository.empty(generator.config), refiner)
 
 
 def _row(
@@ -134,7 +140,7 @@ def _row(
     trained_on, digest = "", ""
     if name in ("liveedit", "lookup"):
         own = generators[OWN]
-        trained_on, digest = own.trained_on, own.generator.digest
+        trained_on, digest = own.trained_on, own.generator.digest + WRITING
     if name == "wise":
         trained_on = f"nothing; {recipe.wise.num_unrelated} questions of the training split"
     return EditorRow(

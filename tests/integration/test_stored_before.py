@@ -21,7 +21,6 @@ from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import ResultsTable
-from liveedit_core.builtin.backbone import builtin_generator_folder
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.edited_model import EditedModel, open_model
 from liveedit_core.evaluation.summaries import summarize
@@ -36,6 +35,8 @@ from tests.integration.edit_job import needs_builtin_models
 from tests.tiny_backbone import case, tiny_backbone
 
 FOLDER = Path(__file__).with_name("stored_before")
+GENERATOR = FOLDER / "generator"
+"""The built-in one of that commit."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def bank(stored: Path) -> ExpertBank:
 
 
 def load_version(bank: ExpertBank, version: int) -> ExpertRepository:
-    return bank.load_repository(load_generator(builtin_generator_folder()).config, version)
+    return bank.load_repository(load_generator(GENERATOR).config, version)
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -173,8 +174,8 @@ def test_a_tiny_checkpoint_writes_the_same_expert(stored: Path, expected: dict[s
 def test_a_saved_model_and_a_bank_version_answer_as_before(
     stored: Path, bank: ExpertBank, expected: dict[str, Any]
 ) -> None:
-    with open_model(experts=stored / "model") as model:
+    with open_model(generator=GENERATOR, experts=stored / "model") as model:
         assert list(model.edits) == expected["model_folder"]["edits"]
         assert_same_answers(model, expected["model_folder"]["asked"])
-    with open_model(experts=load_version(bank, 4)) as model:
+    with open_model(generator=GENERATOR, experts=load_version(bank, 4)) as model:
         assert_same_answers(model, expected["bank"]["asked_of_version_4"])
