@@ -8,7 +8,7 @@ Jiang et al., 2023).
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ def check_layer(edit_layer: int, *, depth: int) -> None:
         )
 
 
-def in_templates(templates: Sequence[str], texts: Sequence[str]) -> list[str]:
+def in_templates(templates: Sequence[str], texts: Iterable[str]) -> list[str]:
     """Each text in each template; those of one text follow each other."""
     return [template.replace(PROMPT, text.strip()) for text in texts for template in templates]
 

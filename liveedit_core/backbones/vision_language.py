@@ -236,9 +236,8 @@ class VisionLanguageBackbone:
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
         """Prompt pyramids of some texts, [B, P], float32; in one forward."""
-        spelled = [self.reader.spelling.corrected(text) for text in texts]
-        quoted = prefix.in_templates(self.prompt_templates, spelled)
-        items = [self.reader.bare(text) for text in quoted]
+        spelled = map(self.reader.spelling.corrected, texts)
+        items = [self.reader.bare(t) for t in prefix.in_templates(self.prompt_templates, spelled)]
         (hidden_BTD,) = self._after(items, [len(self.decoder.layers) - 1])
         return prefix.next_words(items, hidden_BTD).view(len(texts), -1)
 
