@@ -9,7 +9,7 @@ the answer is the unedited one, bit for bit.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -55,6 +55,7 @@ class CaseProbe(NamedTuple):
 
 MAX_SHARED_TEXTS = 100_000
 WEIGHT_DECIMALS = 5
+_EXPERTS_READ = 256
 
 
 class _Asked(NamedTuple):
@@ -62,20 +63,42 @@ class _Asked(NamedTuple):
 
     image_sha256: bytes
     prompt: str
-    kept: tuple[str, ...]
+    kept: tuple[bytes, ...]
+    """sha256 of each expert's matrices: one edit may be written in more than one way."""
     weights: tuple[float, ...]
     """Rounded: a product over another number of experts differs in the last bits."""
     max_new_tokens: int
 
     @classmethod
-    def of(cls, question: BackboneInput, routing: Routing, max_new_tokens: int) -> "_Asked":
+    def of(
+        cls,
+        question: BackboneInput,
+        routing: Routing,
+        digests: Mapping[str, bytes],
+        max_new_tokens: int,
+    ) -> "_Asked":
         return cls(
             hashlib.sha256(question.image_bytes or b"").digest(),
             question.prompt,
-            routing.kept,
+            tuple(digests[edit_id] for edit_id in routing.kept),
             tuple(round(weight, WEIGHT_DECIMALS) for weight in routing.weights),
             max_new_tokens,
         )
+
+
+def _digests(repository: ExpertRepository, routings: Iterable[Routing]) -> dict[str, bytes]:
+    """sha256 of the matrices of all kept experts, by edit_id."""
+    kept = {edit_id for routing in routings for edit_id in routing.kept}
+    places = [n for n, edit_id in enumerate(repository.edit_ids) if edit_id in kept]
+    digests: dict[str, bytes] = {}
+    for start in range(0, len(places), _EXPERTS_READ):
+        index_U = torch.tensor(places[start : start + _EXPERTS_READ])
+        ranks = repository.ranks_N[index_U].tolist()
+        factors = (factor.split(ranks) for factor in repository.matrices(index_U))
+        for n, down_RD, up_RD in zip(index_U.tolist(), *factors, strict=True):
+            data = torch.cat([down_RD, up_RD]).numpy().tobytes()
+            digests[repository.edit_ids[n]] = hashlib.sha256(data).digest()
+    return digests
 
 
 class ProbePreparer:
@@ -244,15 +267,16 @@ class CaseScorer(ProbePreparer):
         self, editor: Editor, probes: Sequence[PreparedProbe], max_new_tokens: int
     ) -> list[ProbeResult]:
         """Generate where an expert is kept; elsewhere the answer is the unedited one. A question
-        that keeps the same experts in another repository is not generated again."""
+        that keeps equal experts in another repository is not generated again."""
         routings: list[Routing] = [NOTHING_KEPT] * len(probes)
         for chosen in self._batches(probes):
             explained = editor.explain(editor.route([probes[i].states for i in chosen]))
             for i, routing in zip(chosen, explained, strict=True):
                 routings[i] = routing
         texts = [probe.unedited_answer or "" for probe in probes]
+        digests = _digests(editor.repository, routings)
         asked = {
-            i: _Asked.of(probes[i].question, routing, max_new_tokens)
+            i: _Asked.of(probes[i].question, routing, digests, max_new_tokens)
             for i, routing in enumerate(routings)
             if routing.kept
         }

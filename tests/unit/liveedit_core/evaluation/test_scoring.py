@@ -220,3 +220,16 @@ def test_a_question_that_keeps_the_same_experts_again_is_not_generated_again(
     assert numbers == [0]
     assert free(fresh, bank.take([1, 2])) == expected
     assert numbers[1] > 0
+
+
+def test_the_same_edits_written_in_another_way_are_generated_again(
+    scorer: CaseScorer, prepared: PreparedCases, bank: ExpertRepository
+) -> None:
+    def free(scorer: CaseScorer, repository: ExpertRepository) -> list[ProbeResult]:
+        return scorer.score(prepared, repository, protocols=[FREE_GENERATION], max_new_tokens=5)
+
+    other = replace(bank, up=bank.up_LD.flip(0))
+    first, expected = (free(CaseScorer(scorer.editor, batch_size=5), r) for r in (bank, other))
+    assert first != expected
+    fresh = CaseScorer(scorer.editor, batch_size=5)
+    assert [free(fresh, bank), free(fresh, other)] == [first, expected]
