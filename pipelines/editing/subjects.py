@@ -51,6 +51,9 @@ class SubjectAssigner:
 
     def assign(self, edits: Sequence[AskedEdit]) -> dict[str, str]:
         """The subject of each edit of a window; what is undecided is decided and stored."""
+        if not self._log.subjects.decided():
+            # First, so that what another bank holds is not decided again for this one.
+            self._log.subjects.append(list(_adopted(self._bank)))
         decided = self._log.subjects.decided()
         new = sorted(
             (item for item in edits if item.sequence not in decided), key=lambda e: e.sequence
@@ -58,10 +61,9 @@ class SubjectAssigner:
         if new:
             self._held.read_changes()
             index = self._log.index()
-            adopted = [] if decided else list(_adopted(self._bank))
             window = _Window(self._bank, self._log, index, self._facts, self._held, new)
             self._log.subjects.append(
-                [*adopted, *window.decide()],
+                list(window.decide()),
                 generator_digest=self._facts.generator_digest,
                 prompt_questions={
                     item.edit_id: item.question.prompt_QM.flatten().tolist()

@@ -211,6 +211,22 @@ def test_edits_from_before_subjects_were_assigned_keep_theirs(
     assert RequestLog(again.store).subjects_of([A.edit_id]) == {A.edit_id: A.subject_id}
 
 
+def test_edits_from_before_keep_their_subjects_in_a_new_bank_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = driver_at(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(SubjectAssigner, "assign", lambda self, edits: {})
+        driver.run([A, IN_OTHER_WORDS])
+    rebuilt = driver_at(tmp_path)
+    rebuilt.bank = ExpertBank.open_or_create(rebuilt.store, "rebuilt", IDENTITY)
+    rebuilt.run([], *windows_of(4))
+    assert held(rebuilt) == held(driver)
+    assert len(held(driver)) == 2
+    own = {item.edit_id: item.subject_id for item in (A, IN_OTHER_WORDS)}
+    assert rebuilt.log.subjects_of(list(own)) == own
+
+
 def asked(sequence: int, item: EditRequest, direction: int) -> AskedEdit:
     """An edit whose image feature is one of several unit vectors."""
     feature = torch.zeros(2, 8)
