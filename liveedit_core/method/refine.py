@@ -30,6 +30,9 @@ MARGIN = 1.0
 """By how much the logit of each target token, and of the end, must exceed all others."""
 NOISE = 0.25
 """More than another padding or rounding changes a margin; after the last step it suffices."""
+EDITS_AT_ONCE = 8
+"""Whose first answers are in memory together; counted in edits, of which processes that share the
+layers have equally many, not in wordings."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,24 @@ class Refiner:
         """The experts with their outcomes; `wordings` are the questions of each edit,
         teacher-forced, its own prompt first."""
         start_s = time.perf_counter()
+        done: list[Expert] = []
+        for start in range(0, len(experts), EDITS_AT_ONCE):
+            chosen = slice(start, start + EDITS_AT_ONCE)
+            done += self._verified(experts[chosen], wordings[chosen])
+        self.seconds += time.perf_counter() - start_s
+        return done
+
+    def _verified(
+        self, experts: Sequence[Expert], wordings: Sequence[Sequence[LayerStates]]
+    ) -> list[Expert]:
+        """`refine` for experts whose first answers are computed together."""
         routed = [self._routed(*pair) for pair in zip(experts, wordings, strict=True)]
         asked = [
             (question, expert.down_RD, expert.up_RD)
             for expert, (questions, _) in zip(experts, routed, strict=True)
             for question in questions
         ]
-        answers = iter(self._answers(asked) if asked else [])
+        answers = iter(self._answers(asked))
         done = []
         for expert, states, (questions, reason) in zip(experts, wordings, routed, strict=True):
             own = [next(answers) for _ in questions]
@@ -117,7 +131,6 @@ class Refiner:
             is_settled = bool(reason) or _worst(own).margin >= MARGIN + NOISE
             expert = replace(expert, outcome=outcome)
             done.append(self._refined(expert, questions, is_settled=is_settled))
-        self.seconds += time.perf_counter() - start_s
         return done
 
     def _routed(

@@ -1,6 +1,6 @@
 """An expert is verified on its own questions, and refined until it answers them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,10 @@ from liveedit_core.inputs.rejects import WeakEditError
 from liveedit_core.method.config import GeneratorConfig, RefineSection
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.expert import Expert
-from liveedit_core.method.refine import Refiner, with_rank_by_need
+from liveedit_core.method.refine import EDITS_AT_ONCE, Refiner, with_rank_by_need
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
+from liveedit_core.states import LayerStates
 from tests.tiny_backbone import (
     OUR_CONFIG,
     plain_convolutions,
@@ -189,3 +190,21 @@ def test_a_weak_edit_is_refused_or_kept_with_its_reason(backbone: VisionLanguage
     assert outcome is not None
     assert (outcome.state, outcome.reason) == ("weak", "text")
     assert model.edits == (edit_id,)
+
+
+def test_few_edits_are_answered_together(
+    backbone: VisionLanguageBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = refining_editor(backbone, max_steps=1)
+    sizes: list[int] = []
+    target_logits = backbone.target_logits
+
+    def count(states: Sequence[LayerStates], *rest: Any, **more: Any) -> list[torch.Tensor]:
+        sizes.append(len(states))
+        return target_logits(states, *rest, **more)
+
+    monkeypatch.setattr(backbone, "target_logits", count)
+    edits = [request(number) for number in range(EDITS_AT_ONCE + 1)]
+    experts = editor.write_experts(edits)
+    assert [expert.edit_id for expert in experts] == [edit.edit_id for edit in edits]
+    assert max(sizes) == EDITS_AT_ONCE
