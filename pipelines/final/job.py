@@ -14,12 +14,15 @@ from typing import Any
 
 from rich.console import Console
 
+from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.builtin.backbone import BUILTIN, builtin_generator_folder, load_named_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import ProbeResult
+from liveedit_core.method.config import RefineSection
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
+from liveedit_core.method.refine import refiner_for
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, EditRequest
 from pipelines.baselines.compare import plan
@@ -112,8 +115,10 @@ def check_same_cases(folder: Path, cases: Sequence[Case], large_bank: int) -> No
 
 
 def _editor(generator: LiveEditGenerator) -> Editor:
-    backbone = load_named_backbone(BUILTIN)
-    return Editor(backbone, generator, ExpertRepository.empty(generator.config))
+    """As the job edits: what it writes is verified and refined."""
+    backbone = load_named_backbone(BUILTIN, generator.config.load_options(LoadOptions()))
+    refiner = refiner_for(backbone, generator, RefineSection())
+    return Editor(backbone, generator, ExpertRepository.empty(generator.config), refiner)
 
 
 def _editing_recipe(

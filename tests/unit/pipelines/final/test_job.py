@@ -6,17 +6,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from liveedit_core.backbones.load_options import LoadOptions
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.backbone import builtin_generator_folder
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.generator import load_generator
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.compare_editors import TUNED
+from pipelines.final import job
 from pipelines.final.job import check_same_cases, comparison_of, final_numbers
 from pipelines.final.recipe import FinalNumbersRecipe
 from pipelines.final_numbers import parse_arguments
 from pipelines.job.entry import resolve
 from pipelines.job.recipe_loader import load_recipe
-from tests.tiny_backbone import case
+from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone, tiny_generator
 
 CASES = [case(seed) for seed in range(100)]
 
@@ -63,3 +66,16 @@ def test_a_folder_holds_the_results_of_one_set_of_cases(tmp_path: Path) -> None:
     for cases, large_bank in ((CASES[:2], 5000), (CASES[:3], 2000)):
         with pytest.raises(ConfigError, match="other cases, or of another large bank"):
             check_same_cases(folder, cases, large_bank)
+
+
+def test_the_large_bank_is_written_as_the_job_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = OUR_CONFIG.with_changes(
+        prompt_source="completion", prompt_templates=("{} means",), prompt_rank=4
+    )
+
+    def load(name: str, options: LoadOptions | None = None) -> VisionLanguageBackbone:
+        templates = options.prompt_templates if options else None
+        return tiny_backbone().with_prompt_templates(templates or ())
+
+    monkeypatch.setattr(job, "load_named_backbone", load)
+    assert job._editor(tiny_generator(config)).refiner is not None
