@@ -26,6 +26,7 @@ from liveedit_core.inputs.datasets import validate_request, validate_tokens
 from liveedit_core.inputs.images import read_image_file
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.inputs.rejects import WeakEditError
+from liveedit_core.inputs.request_parser import check_also_asked
 from liveedit_core.method.config import RefineSection, WeakEdits
 from liveedit_core.method.editor import Editor, Routing
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
@@ -131,7 +132,7 @@ class EditedModel:
             image_bytes=_bytes_of(image),
             prompt=prompt,
             target=target,
-            also_asked=tuple(also_asked),
+            also_asked=check_also_asked(also_asked, "also_asked", InputLimits().max_prompt_chars),
         )
         return self.edit_many([request])[0]
 

@@ -158,7 +158,8 @@ class PromptReader:
 
     @functools.cached_property
     def spelling(self) -> Spelling:
-        return Spelling(self.tokenizer)
+        with self.lock:
+            return Spelling(self.tokenizer)
 
     def bare(self, text: str) -> Prepared:
         """A text alone."""

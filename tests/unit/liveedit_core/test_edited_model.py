@@ -230,3 +230,9 @@ def test_an_explanation_of_an_empty_bank_keeps_nothing(backbone: Any) -> None:
     assert why.kept == ()
     assert "0 of 0 edits kept" in str(why)
     assert why.image().size[0] > 0
+
+
+def test_a_text_in_place_of_a_list_of_wordings_is_refused(backbone: Any) -> None:
+    model = EditedModel(backbone, tiny_generator(config_of(backbone)), refine=AS_WRITTEN)
+    with pytest.raises(InputError, match="also_asked must be a list of texts"):
+        model.edit(image(0), WHAT, "a kettle", also_asked="Who made this?")

@@ -1,5 +1,6 @@
 """Prompt pyramids: of the bare text, in every family, alike in batches, caches and shards."""
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -130,3 +131,20 @@ def test_neighbours_and_earlier_inputs_change_no_bit(backbone: VisionLanguageBac
     for item, state in zip(items, together, strict=True):
         (again,) = backbone.with_prompt_templates(TEMPLATES).encode([item])
         assert torch.equal(again.prompt_pyramids_WP, state.prompt_pyramids_WP)
+
+
+def test_the_vocabulary_is_not_read_while_another_thread_tokenizes(
+    backbone: VisionLanguageBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = copy.copy(backbone.reader)
+    vars(reader).pop("spelling", None)
+    is_locked: list[bool] = []
+
+    class Tokenizer:
+        def get_vocab(self) -> dict[str, int]:
+            is_locked.append(reader.lock.locked())
+            return {}
+
+    monkeypatch.setattr(reader, "tokenizer", Tokenizer())
+    assert reader.spelling.corrected("What") == "What"
+    assert is_locked == [True]
