@@ -164,7 +164,7 @@ def _select(slots: Slots, ranks_N: Tensor, index_U: Tensor) -> Slots:
     """The same; stored ones stay in storage."""
     if isinstance(slots, Tensor):
         return _read(slots, ranks_N, index_U)
-    return _Rows(((slots, ranks_N),), index_U)
+    return _Rows.of(slots, ranks_N).take(index_U)
 
 
 def _concatenate(*parts: tuple[Slots, Tensor]) -> Slots:
@@ -172,30 +172,57 @@ def _concatenate(*parts: tuple[Slots, Tensor]) -> Slots:
     resident = [slots for slots, _ in parts if isinstance(slots, Tensor)]
     if len(resident) == len(parts):
         return torch.cat(resident)
-    return _Rows(parts, torch.arange(sum(len(ranks_N) for _, ranks_N in parts)))
+    first, second = (_Rows.of(*part) for part in parts)
+    return first.joined(second)
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some experts of one or two stacks, read when they are indexed."""
+    """Some experts of some stacks, read when they are indexed.
+
+    However often it is selected from and joined, a stack is held once, and only if it is used.
+    """
 
     stacks: tuple[tuple[Slots, Tensor], ...]
-    """With the ranks of their experts."""
-    index_U: Tensor
-    """Positions in the stacks, in sequence."""
+    """With the ranks of their experts; none of them is a `_Rows`."""
+    stack_N: Tensor
+    """int64: the stack of each expert."""
+    place_N: Tensor
+    """int64: its position there."""
+
+    @classmethod
+    def of(cls, slots: Slots, ranks_N: Tensor) -> "_Rows":
+        """All experts of one stack."""
+        if isinstance(slots, _Rows):
+            return slots
+        place_N = torch.arange(len(ranks_N))
+        return cls(((slots, ranks_N),), torch.zeros_like(place_N), place_N)
+
+    def take(self, index_U: Tensor) -> "_Rows":
+        used, stack_U = self.stack_N[index_U].unique(return_inverse=True)
+        stacks = tuple(self.stacks[n] for n in used.tolist())
+        return _Rows(stacks or self.stacks[:1], stack_U, self.place_N[index_U])
+
+    def joined(self, more: "_Rows") -> "_Rows":
+        stacks = {id(slots): (slots, ranks_N) for slots, ranks_N in (*self.stacks, *more.stacks)}
+        number_of = {key: n for n, key in enumerate(stacks)}
+        numbers = torch.tensor([number_of[id(slots)] for slots, _ in more.stacks])
+        return _Rows(
+            tuple(stacks.values()),
+            torch.cat([self.stack_N, numbers[more.stack_N]]),
+            torch.cat([self.place_N, more.place_N]),
+        )
 
     def __len__(self) -> int:
-        return len(self.index_U)
+        return len(self.place_N)
 
     def __getitem__(self, index_U: Tensor) -> Tensor:
-        place_U = self.index_U[index_U]
-        read, order, start = [], [], 0
-        for slots, ranks_N in self.stacks:
-            stop = start + len(ranks_N)
-            here = ((place_U >= start) & (place_U < stop)).nonzero().flatten()
-            read.append(_read(slots, ranks_N, place_U[here] - start))
+        stack_U, place_U = self.stack_N[index_U], self.place_N[index_U]
+        read, order, ranks = [], [], []
+        for number in stack_U.unique().tolist() or [0]:
+            slots, ranks_N = self.stacks[number]
+            here = (stack_U == number).nonzero().flatten()
+            read.append(_read(slots, ranks_N, place_U[here]))
             order.append(here)
-            start = stop
-        as_read_U = torch.cat(order)
-        ranks_U = torch.cat([ranks_N for _, ranks_N in self.stacks])[place_U]
-        return torch.cat(read)[slot_index(ranks_U[as_read_U], as_read_U.argsort())]
+            ranks.append(ranks_N[place_U[here]])
+        return torch.cat(read)[slot_index(torch.cat(ranks), torch.cat(order).argsort())]

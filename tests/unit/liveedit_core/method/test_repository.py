@@ -71,12 +71,14 @@ class Counted:
 
     content: list[Tensor]
     read: list[int] = field(default_factory=list)
+    num_calls: int = 0
 
     def __len__(self) -> int:
         return len(self.content)
 
     def __getitem__(self, index_U: Tensor) -> Tensor:
         self.read += index_U.tolist()
+        self.num_calls += 1
         return torch.cat(
             [torch.zeros(0, TINY_CONFIG.hidden_size), *(self.content[n] for n in index_U.tolist())]
         )
@@ -102,6 +104,21 @@ def test_stored_matrices_are_selected_and_extended_without_reading_them() -> Non
     assert down.read == [0]
     assert torch.equal(changed.down_LD, expected.down_LD)
     assert torch.equal(changed.up_LD, expected.up_LD)
+
+
+def test_stored_matrices_are_read_at_once_after_many_changes() -> None:
+    changed, down = stored(repository(1, 2, 3))
+    replaced = changed.take([])
+    seeds = [1, 2, 3]
+    for seed in range(4, 16):  # as an `EditedModel` does: each edit replaces the oldest one
+        both = changed.with_experts(TINY_CONFIG, [expert(seed)]).joined(replaced)
+        oldest = both.edit_ids.index(f"edit-{seeds[0]}")
+        seeds = [*seeds[1:], seed]
+        changed = both.take([both.edit_ids.index(f"edit-{n}") for n in seeds])
+        replaced = both.take([oldest, *range(4, len(both))])
+    assert_same_experts(changed, repository(*seeds))
+    assert_same_experts(replaced, repository(*range(12, 0, -1)))
+    assert (down.read, down.num_calls) == ([2, 1, 0], 1)
 
 
 def test_only_the_matrices_of_kept_experts_are_read() -> None:
