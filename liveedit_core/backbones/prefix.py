@@ -6,6 +6,7 @@ asks for decides the next word, whatever its wording (one-word summaries as sent
 Jiang et al., 2023).
 """
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,10 @@ from liveedit_core.backbones.views import with_hook, with_part
 from liveedit_core.errors import ConfigError, IntegrityError
 
 MAX_CACHED_PROMPTS = 1024
+LONG_PROMPT_WORDS = 25
+LEAST_WORDS = 3
+"""Of a last sentence that may stand alone."""
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 PROMPT = "{}"
 
 
@@ -30,6 +35,13 @@ def check_layer(edit_layer: int, *, depth: int) -> None:
             f"edit layer {edit_layer}: the decoder has {depth} layers, and at least one must "
             f"follow; expected 0 to {depth - 2}"
         )
+
+
+def question_of(text: str) -> str:
+    """The last sentence of a long prompt: what comes before tells why somebody asks."""
+    sentences = [sentence for sentence in _SENTENCE_END.split(text.strip()) if sentence]
+    is_long = len(sentences) > 1 and len(text.split()) > LONG_PROMPT_WORDS
+    return sentences[-1] if is_long and len(sentences[-1].split()) >= LEAST_WORDS else text
 
 
 def in_templates(templates: Sequence[str], texts: Iterable[str]) -> list[str]:

@@ -236,7 +236,7 @@ class VisionLanguageBackbone:
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
         """Prompt pyramids of some texts, [B, P], float32; in one forward."""
-        spelled = map(self.reader.spelling.corrected, texts)
+        spelled = map(self.reader.spelling.corrected, map(prefix.question_of, texts))
         items = [self.reader.bare(t) for t in prefix.in_templates(self.prompt_templates, spelled)]
         (hidden_BTD,) = self._after(items, [len(self.decoder.layers) - 1])
         return prefix.next_words(items, hidden_BTD).view(len(texts), -1)

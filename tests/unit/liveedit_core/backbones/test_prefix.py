@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from liveedit_core.backbones.prefix import PromptPyramidCache
+from liveedit_core.backbones.prefix import PromptPyramidCache, question_of
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import InputError
@@ -148,3 +148,17 @@ def test_the_vocabulary_is_not_read_while_another_thread_tokenizes(
     monkeypatch.setattr(reader, "tokenizer", Tokenizer())
     assert reader.spelling.corrected("What") == "What"
     assert is_locked == [True]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{'It was cold. ' * 10}How much is it?", "How much is it?"),
+        (f"{'It was cold. ' * 10}Why?", f"{'It was cold. ' * 10}Why?"),
+        ("It was cold. How much is it?", "It was cold. How much is it?"),
+        ("word " * 40, "word " * 40),
+        ("", ""),
+    ],
+)
+def test_a_long_prompt_asks_its_last_sentence(text: str, expected: str) -> None:
+    assert question_of(text) == expected
