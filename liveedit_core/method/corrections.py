@@ -1,11 +1,12 @@
 """Which experts a new edit is about: the same image, and a prompt that means the same.
 
     same image     sim(phi_b, phi_a) - threshold >= ratio * the margin of image b with itself
-    same meaning   sigmoid(sim(psi_b, psi_a)) >= min_gate, and the same from a to b
+    same meaning   sigmoid(sim(psi_b, psi_a)) >= 0.9 (LEAST_GATE), and the same from a to b
 
-Both are what routing itself asks (`visual_gates`, `hard_filter`): an edit is about another one if
-the question of each is answered by the expert of the other. Without a visual key, or without a
-prompt gate, nothing is about another edit; only equal content is (`inputs.same_question`).
+Both are what routing itself asks (`visual_gates`, `hard_filter`), with a stricter prompt gate: an
+edit that is replaced by mistake is lost, an answer that another one competes with is not. Without a
+visual key, or without a prompt gate, nothing is about another edit; only equal content is
+(`inputs.same_question`).
 """
 
 import math
@@ -19,6 +20,10 @@ from liveedit_core.method.features import EditQuestion
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.routing import paired_similarity, similarity
 from liveedit_core.states import LayerStates
+
+LEAST_GATE = 0.9
+"""Of 206 edits of `validation`, six corrections in other words reach 0.98, two of three others
+stay below 0.72."""
 
 
 @torch.no_grad()
@@ -61,7 +66,7 @@ def prompt_similarities(questions: Sequence[EditQuestion], prompt_features_NK: T
 
 
 def passes_gate(similarities: Tensor, config: GeneratorConfig) -> Tensor:
-    """Where the prompt gate lets through, bool; nowhere without a gate."""
+    """Where prompts mean the same, bool; nowhere without a prompt gate."""
     if config.min_gate <= 0:
         return torch.zeros_like(similarities, dtype=torch.bool)
-    return similarities.sigmoid() >= config.min_gate
+    return similarities.sigmoid() >= max(config.min_gate, LEAST_GATE)

@@ -4,12 +4,14 @@ import io
 from collections.abc import Iterator
 
 import pytest
+import torch
 from PIL import Image
 
 from liveedit_core.builtin.backbone import JOINT
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.edited_model import EditedModel, open_model
 from liveedit_core.inputs.images import decode_image
+from liveedit_core.method import corrections
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest, Fact
 from tests.tiny_backbone import (
@@ -97,7 +99,10 @@ def test_two_targets_for_one_subject_give_ids_that_exist(model: EditedModel) -> 
 
 
 @pytest.mark.parametrize(("gate", "num_left"), [(1e-9, 1), (1.0 - 1e-9, 2)])
-def test_the_prompt_gate_says_what_means_the_same(gate: float, num_left: int) -> None:
+def test_the_prompt_gate_says_what_means_the_same(
+    gate: float, num_left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corrections, "LEAST_GATE", gate)
     with plain_convolutions():
         generator = tiny_generator(OUR_CONFIG.with_changes(min_gate=gate))
         model = EditedModel(tiny_backbone(), generator, refine=AS_WRITTEN)
@@ -145,3 +150,11 @@ def test_a_trained_key_knows_wordings_and_compressed_images() -> None:
         assert 0.5 <= model.corrections[0].similarity < 1.0
         third = model.edit(encoded(shown, "JPEG", quality=92), WHAT, "grey thing")
         assert model.edits == (elsewhere, third)
+
+
+def test_a_correction_needs_more_than_the_gate_of_routing() -> None:
+    similarities = torch.tensor([-1.0, 1.0, 3.0])
+    passes = corrections.passes_gate(similarities, OUR_CONFIG.with_changes(min_gate=0.5))
+    assert passes.tolist() == [False, False, True]
+    passes = corrections.passes_gate(similarities, OUR_CONFIG.with_changes(min_gate=0.99))
+    assert not passes.any()

@@ -13,6 +13,7 @@ from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method import corrections
 from liveedit_core.method.features import EditQuestion
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import EditRequest
@@ -36,6 +37,11 @@ class OpenGate(TinyModels):
         generator = super().load_generator()
         generator.config = OPEN_GATE
         return generator
+
+
+@pytest.fixture(autouse=True)
+def _no_least_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corrections, "LEAST_GATE", 0.0)
 
 
 def driver_at(folder: Path, models: TinyModels | None = None) -> Driver:
@@ -150,9 +156,7 @@ def test_removal_brings_the_corrected_edit_back(driver: Driver) -> None:
     assert driver.rows() == before
 
 
-def test_a_crash_between_assignment_and_commit_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_between_assignment_and_commit_changes_nothing(tmp_path: Path) -> None:
     items = [A, request(1), IN_OTHER_WORDS, request(2), replace(A, target="C", prompt="Say what")]
     undisturbed, killed = driver_at(tmp_path / "one"), driver_at(tmp_path / "two")
     undisturbed.run(items, *windows_of(2))
@@ -169,11 +173,10 @@ def test_a_crash_between_assignment_and_commit_changes_nothing(
             raise PowerCutError
         return commit(self, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ExpertBank, "commit", dying)
-    with pytest.raises(PowerCutError):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
+        patch.setattr(ExpertBank, "commit", dying)
         killed.run(items, *windows_of(2))
     assert len(killed.log.subjects.decided()) > killed.bank.num_edits()
-    monkeypatch.undo()
     again = driver_at(tmp_path / "two")
     again.run(items, *windows_of(2))
     assert again.rows() == undisturbed.rows()
