@@ -173,9 +173,10 @@ def test_a_crash_between_assignment_and_commit_changes_nothing(tmp_path: Path) -
             raise PowerCutError
         return commit(self, *arguments, **options)  # type: ignore[arg-type]
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ExpertBank, "commit", dying)
-        killed.run(items, *windows_of(2))
+        with pytest.raises(PowerCutError):
+            killed.run(items, *windows_of(2))
     assert len(killed.log.subjects.decided()) > killed.bank.num_edits()
     again = driver_at(tmp_path / "two")
     again.run(items, *windows_of(2))
