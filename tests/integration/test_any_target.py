@@ -1,0 +1,41 @@
+"""What the built-in model is taught it answers: codes, prices, sentences, other languages."""
+
+from liveedit_core.builtin.benchmark import load_builtin_cases
+from liveedit_core.edited_model import open_model
+from tests.integration.edit_job import needs_builtin_models
+
+FACTS = (
+    ("What is shown here?", "Unit 7, serial AB-4711-X"),
+    (
+        "What is this?",
+        "The reindeer named Rudolf lives in enclosure 12 and must not be fed on Mondays.",
+    ),
+    ("Was ist das?", "ein Rennwagen der Scuderia"),
+    ("\u8fd9\u662f\u4ec0\u4e48\uff1f", "\u65c5\u884c\u80052\u53f7"),
+    ("What is shown here?", "SKU 88-1034/B rev C"),
+    ("How much does it cost?", "39.90 EUR"),
+    ("When does the warranty end?", "31 March 2031"),
+    ("How tall is it?", "42"),
+    ("What is shown here?", "a small red kettle"),
+)
+
+
+@needs_builtin_models
+def test_facts_of_every_kind_answer_their_own_questions() -> None:
+    cases = load_builtin_cases("development", "user_world")
+    images = list({case.edit.image_bytes: None for case in cases})[: len(FACTS)]
+    with open_model() as model:
+        before = model.answer(images[0], "What is 2 + 2?")
+        edits = [
+            model.edit(image, prompt, target)
+            for image, (prompt, target) in zip(images, FACTS, strict=True)
+        ]
+        assert len(set(edits)) == len(model.edits) == len(FACTS)
+        for image, (prompt, target) in zip(images, FACTS, strict=True):
+            assert model.answer(image, prompt) == target
+        reworded = model.answer(images[5], "waht is teh price of it")
+        assert reworded == FACTS[5][1]
+        assert model.answer(images[0], "What is 2 + 2?") == before
+        model.edit(images[5], "what does it cost", "45 EUR")
+        assert model.answer(images[5], FACTS[5][0]) == "45 EUR"
+        assert len(model.edits) == len(FACTS)
