@@ -30,7 +30,7 @@ class LayerStates:
     for a backbone without a pyramid."""
     prompt_pyramids_WP: Tensor = NO_PYRAMIDS
     """Pyramids of the bare prompt (`prefix.py`) and, of an edit, of its further wordings; empty for
-    a text-only input and for a backbone without prompt layers."""
+    a text-only input and for a backbone without prompt templates."""
     target_embeddings_OD: Tensor
     """Input embeddings of the target tokens."""
     image_span: Span

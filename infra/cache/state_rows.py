@@ -42,7 +42,7 @@ is empty for families whose positions do not depend on it."""
 PROMPT_STATE_SCHEMA = STATE_SCHEMA.append(
     pa.field("prompt_pyramids", pa.large_binary(), nullable=False)
 )
-"""Of a backbone with prompt layers; its states have a table of their own."""
+"""Of a backbone with prompt templates; its states have a table of their own."""
 
 IMAGE_SCHEMA = not_null(image_id=pa.string(), pyramid=pa.large_binary(), num_bytes=pa.int64())
 

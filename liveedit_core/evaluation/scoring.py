@@ -280,6 +280,8 @@ class CaseScorer(ProbePreparer):
             for i, routing in enumerate(routings)
             if routing.kept
         }
+        if len(self._texts) > MAX_SHARED_TEXTS:
+            self._texts.clear()
         kept = [i for i, key in asked.items() if key not in self._texts]
 
         def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
@@ -289,8 +291,6 @@ class CaseScorer(ProbePreparer):
         generated = self.backbone.generate(
             [probes[i].question for i in kept], route_once, max_new_tokens=max_new_tokens
         )
-        if len(self._texts) + len(kept) > MAX_SHARED_TEXTS:
-            self._texts.clear()
         self._texts |= dict(zip([asked[i] for i in kept], generated, strict=True))
         for i, key in asked.items():
             texts[i] = self._texts[key]

@@ -10,6 +10,7 @@ import torch
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.evaluation import scoring
 from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     PROTOCOLS,
@@ -233,3 +234,19 @@ def test_the_same_edits_written_in_another_way_are_generated_again(
     assert first != expected
     fresh = CaseScorer(scorer.editor, batch_size=5)
     assert [free(fresh, bank), free(fresh, other)] == [first, expected]
+
+
+def test_dropping_what_is_remembered_changes_no_answer(
+    scorer: CaseScorer,
+    prepared: PreparedCases,
+    bank: ExpertRepository,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def free(scorer: CaseScorer, repository: ExpertRepository) -> list[ProbeResult]:
+        return scorer.score(prepared, repository, protocols=[FREE_GENERATION], max_new_tokens=5)
+
+    fresh = CaseScorer(scorer.editor, batch_size=5)
+    expected = [free(fresh, part) for part in (bank.take([0]), bank)]
+    monkeypatch.setattr(scoring, "MAX_SHARED_TEXTS", 1)
+    small = CaseScorer(scorer.editor, batch_size=5)
+    assert [free(small, part) for part in (bank.take([0]), bank)] == expected

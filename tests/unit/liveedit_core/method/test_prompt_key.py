@@ -141,7 +141,7 @@ def test_impossible_settings_are_refused(change: dict[str, object], message: str
         CONFIG.with_changes(**change)
 
 
-def test_a_backbone_without_its_layers_is_refused() -> None:
+def test_a_backbone_without_its_templates_is_refused() -> None:
     generator = LiveEditGenerator(CONFIG)
     nothing = ExpertRepository.empty(CONFIG)
     with pytest.raises(RepositoryMismatchError, match="prompt_templates"):
