@@ -1,7 +1,7 @@
 """Scores agree with the whole model run end to end."""
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from tests.tiny_backbone import EDIT_LAYER, OUR_CONFIG, answers, case, tiny_gene
 
 CONFIG = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
 CASES = [case(seed) for seed in range(3)]
+Free = Callable[[CaseScorer, ExpertRepository], list[ProbeResult]]
 
 
 @pytest.fixture(scope="module")
@@ -197,15 +198,20 @@ def test_normalisation(text: str, expected: str) -> None:
     assert normalize_answer(text) == expected
 
 
+@pytest.fixture
+def free(prepared: PreparedCases) -> Free:
+    """Scores under free generation alone."""
+    return lambda scorer, repository: scorer.score(
+        prepared, repository, protocols=[FREE_GENERATION], max_new_tokens=5
+    )
+
+
 def test_a_question_that_keeps_the_same_experts_again_is_not_generated_again(
     scorer: CaseScorer,
-    prepared: PreparedCases,
+    free: Free,
     bank: ExpertRepository,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def free(scorer: CaseScorer, repository: ExpertRepository) -> list[ProbeResult]:
-        return scorer.score(prepared, repository, protocols=[FREE_GENERATION], max_new_tokens=5)
-
     fresh = CaseScorer(scorer.editor, batch_size=5)
     first = free(fresh, bank)
     expected = free(CaseScorer(scorer.editor, batch_size=5), bank.take([1, 2]))
@@ -224,11 +230,8 @@ def test_a_question_that_keeps_the_same_experts_again_is_not_generated_again(
 
 
 def test_the_same_edits_written_in_another_way_are_generated_again(
-    scorer: CaseScorer, prepared: PreparedCases, bank: ExpertRepository
+    scorer: CaseScorer, free: Free, bank: ExpertRepository
 ) -> None:
-    def free(scorer: CaseScorer, repository: ExpertRepository) -> list[ProbeResult]:
-        return scorer.score(prepared, repository, protocols=[FREE_GENERATION], max_new_tokens=5)
-
     other = replace(bank, up=bank.up_LD.flip(0))
     first, expected = (free(CaseScorer(scorer.editor, batch_size=5), r) for r in (bank, other))
     assert first != expected
@@ -238,13 +241,10 @@ def test_the_same_edits_written_in_another_way_are_generated_again(
 
 def test_dropping_what_is_remembered_changes_no_answer(
     scorer: CaseScorer,
-    prepared: PreparedCases,
+    free: Free,
     bank: ExpertRepository,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def free(scorer: CaseScorer, repository: ExpertRepository) -> list[ProbeResult]:
-        return scorer.score(prepared, repository, protocols=[FREE_GENERATION], max_new_tokens=5)
-
     fresh = CaseScorer(scorer.editor, batch_size=5)
     expected = [free(fresh, part) for part in (bank.take([0]), bank)]
     monkeypatch.setattr(scoring, "MAX_SHARED_TEXTS", 1)
