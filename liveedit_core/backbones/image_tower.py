@@ -12,9 +12,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from liveedit_core.backbones.image_views import trimmed, views
 from liveedit_core.backbones.views import with_hook
 from liveedit_core.inputs.images import decode_image
 
@@ -82,7 +84,8 @@ class ImageTower:
     """Image tower (at `path`) and projector of a model; without `levels`, pyramids are empty.
 
     Each image is encoded again at `more_sizes` (side lengths in pixels) for its pyramid, the mean
-    over all sizes: strokes too fine for one size are seen at another.
+    over all sizes: strokes too fine for one size are seen at another. With `has_views` a pyramid is
+    that of the trimmed image, and there are those of further views (`image_views.py`).
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class ImageTower:
         *,
         levels: Sequence[PyramidLevel] = (),
         more_sizes: Sequence[int] = (),
+        has_views: bool = False,
         cache_bytes: int = IMAGE_CACHE_BYTES,
     ) -> None:
         self.model = model
@@ -100,6 +104,7 @@ class ImageTower:
         self.path = path
         self.levels = tuple(levels)
         self.more_sizes = tuple(more_sizes) if levels else ()
+        self.has_views = has_views
         self.pyramid_size = sum(level.size for level in levels)
         self.cache = ImageFeatureCache(cache_bytes)
         self._lock = threading.Lock()
@@ -120,16 +125,37 @@ class ImageTower:
 
     def _encoded(self, images: Sequence[bytes]) -> list[ImageFeatures]:
         decoded = [decode_image(image) for image in images]
-        pixels_BCHW = self.processor.image_processor(images=decoded, return_tensors="pt")[
-            "pixel_values"
-        ]
+        pixels_BCHW = self._pixels(decoded)
         view, outputs = self._reading_view()
         projected = view.get_image_features(pixel_values=pixels_BCHW).pooler_output
-        pyramid_BE = self._pyramids(outputs, pixels_BCHW).float().cpu()
+        if self.has_views:
+            pyramid_BE = self._pyramids_of([trimmed(image) for image in decoded])
+        else:
+            pyramid_BE = self._pyramids(outputs, pixels_BCHW).float().cpu()
         return [
             ImageFeatures(pyramid_E.clone(), projected_ID.clone())
             for pyramid_E, projected_ID in zip(pyramid_BE, projected, strict=True)
         ]
+
+    @torch.no_grad()
+    def view_pyramids(self, image: bytes) -> Tensor:
+        """Pyramids of an image in all views, its own first, [V, E]."""
+        with self._lock:
+            return self._pyramids_of(views(trimmed(decode_image(image))))
+
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """[B, C, height, width], as the tower takes them."""
+        pixels: Tensor = self.processor.image_processor(images=list(images), return_tensors="pt")[
+            "pixel_values"
+        ]
+        return pixels
+
+    def _pyramids_of(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pyramids [B, E] of decoded images, float32 on the CPU."""
+        pixels_BCHW = self._pixels(images)
+        view, outputs = self._reading_view()
+        view.get_submodule(self.path)(pixels_BCHW)
+        return self._pyramids(outputs, pixels_BCHW).float().cpu()
 
     def _reading_view(self) -> tuple[Any, dict[int, Tensor]]:
         """A view of the model that leaves the output of each level in the dict."""

@@ -30,6 +30,8 @@ class LoadOptions(Settings):
     """l_e, 0-based; -1 for that of the generator, or without one two thirds of the depth."""
     prompt_templates: List[str] | None = None
     """Of prompt pyramids; None for those of the generator, or without one none."""
+    has_image_views: bool = False
+    """Whether pyramids are those of trimmed images, and edits have further views of theirs."""
     prompt_protocol: PromptProtocol = "chat"
     """"paper" replaces the wording of every prompt by that of LiveEdit's own code (raw)."""
     batch_size: PositiveInt = 8

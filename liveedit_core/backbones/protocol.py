@@ -41,6 +41,8 @@ class Backbone(Protocol):
     hidden_size: int
     visual_size: int
     """Size of the image pyramid; 0 without one."""
+    has_image_views: bool
+    """Whether pyramids are those of trimmed images, and `encode_views` gives further ones."""
     prompt_templates: tuple[str, ...]
     """Texts that prompts are completed in for prompt pyramids; () for none."""
     num_image_tokens: int
@@ -51,6 +53,10 @@ class Backbone(Protocol):
 
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         """Image tower and layers 0..l_e; float32 on the CPU, in the order of the inputs."""
+        ...
+
+    def encode_views(self, image: bytes) -> Tensor:
+        """Pyramids of an image in all views (`image_views.py`), its own first, [V, E]."""
         ...
 
     def target_logits(

@@ -87,6 +87,7 @@ class VisionLanguageBackbone:
         self.text_config = model.config.get_text_config(decoder=True)
         self.hidden_size = int(self.text_config.hidden_size)
         self.visual_size = image_tower.pyramid_size if image_tower else 0
+        self.has_image_views = image_tower is not None and image_tower.has_views
         self.embed = model.get_input_embeddings()
         self.head = model.get_output_embeddings()
         self.end_ids = end_ids(model, self.tokenizer)
@@ -112,7 +113,8 @@ class VisionLanguageBackbone:
             return json.dumps([vars(self.reader.format), str(self.model.dtype), *prompts])
         levels = [vars(level) for level in self.image_tower.levels]
         wording = self.reader.format.with_image.replace(IMAGE, "")
-        return json.dumps([wording, levels, self.image_tower.more_sizes, *prompts])
+        views = [{"has_views": True}] if self.has_image_views else []
+        return json.dumps([wording, levels, self.image_tower.more_sizes, *prompts, *views])
 
     @property
     def decoder(self) -> Any:
@@ -272,10 +274,16 @@ class VisionLanguageBackbone:
     @torch.no_grad()
     def encode_images(self, images: Sequence[bytes]) -> Tensor:
         """Pyramids of some images, [B, E], float32."""
+        features = self._tower().features(images, self.batch_size)
+        return torch.stack([features[image].pyramid_E for image in images])
+
+    def encode_views(self, image: bytes) -> Tensor:
+        return self._tower().view_pyramids(image)
+
+    def _tower(self) -> ImageTower:
         if self.image_tower is None:
             raise ConfigError(f"{self.model.config.model_type}: pyramids need an ImageTower")
-        features = self.image_tower.features(images, self.batch_size)
-        return torch.stack([features[image].pyramid_E for image in images])
+        return self.image_tower
 
     def _arguments(self, items: Sequence[Prepared], side: PaddingSide) -> dict[str, Tensor]:
         """Of a forward of the model; with an image tower also the input embeddings."""

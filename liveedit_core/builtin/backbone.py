@@ -100,6 +100,7 @@ def load_builtin_backbone(
     edit_layer: int = EDIT_LAYER,
     batch_size: int = 16,
     prompt_templates: Sequence[str] = (),
+    has_image_views: bool = False,
     prompt_protocol: PromptProtocol = "chat",
 ) -> VisionLanguageBackbone:
     """The built-in backbone, ready to encode, score and generate (float32, CPU)."""
@@ -117,7 +118,13 @@ def load_builtin_backbone(
         digest=protocol_digest(backbone_digest(), prompt_protocol),
         family=FAMILY,
         prompt_format=FAMILY.paper_format if prompt_protocol == "paper" else None,
-        image_tower=ImageTower(model, processor, levels=PYRAMID, more_sizes=PYRAMID_SIZES),
+        image_tower=ImageTower(
+            model,
+            processor,
+            levels=PYRAMID,
+            more_sizes=PYRAMID_SIZES,
+            has_views=has_image_views,
+        ),
         prompt_templates=prompt_templates,
         batch_size=batch_size,
     )
@@ -138,5 +145,6 @@ def load_named_backbone(
         edit_layer=edit_layer,
         batch_size=builtin_batch_size,
         prompt_templates=options.prompt_templates or (),
+        has_image_views=options.has_image_views,
         prompt_protocol=options.prompt_protocol,
     )

@@ -1,6 +1,7 @@
 """Which experts a new edit is about: the same image, and a prompt that means the same.
 
-    same image     sim(phi_b, phi_a) - threshold >= ratio * the margin of image b with itself
+    same image     sim(phi_b, phi_a) - threshold >= ratio * the margin of image b with itself;
+                   with a runner-up filter the threshold is 0, and any view of a counts
     same meaning   sigmoid(sim(psi_b, psi_a)) >= 0.9 (LEAST_GATE), and the same from a to b
 
 Both are what routing itself asks (`visual_gates`, `hard_filter`), with a stricter prompt gate: an
@@ -18,7 +19,7 @@ from torch import Tensor
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.features import EditQuestion
 from liveedit_core.method.generator import LiveEditGenerator
-from liveedit_core.method.routing import paired_similarity, similarity
+from liveedit_core.method.routing import paired_similarity, similarity, visual_similarity
 from liveedit_core.states import LayerStates
 
 LEAST_GATE = 0.9
@@ -36,6 +37,8 @@ def edit_questions(
     features = generator.input_features(states)
     assert features.sentinel_BQM is not None
     threshold_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
+    if generator.config.visual_filter == "runner_up":
+        threshold_B = torch.zeros_like(threshold_B)
     own_B = torch.full_like(threshold_B, math.inf)
     if features.same_image_BQM is not None:
         own_B = paired_similarity(features.visual_BQM, features.same_image_BQM) - threshold_B
@@ -54,7 +57,8 @@ def same_image(
     questions: Sequence[EditQuestion], visual_features_NK: Tensor, config: GeneratorConfig
 ) -> Tensor:
     """Whether each question shows the image of each expert, bool [B, N]."""
-    visual_BN = similarity(torch.stack([q.visual_QM for q in questions]), visual_features_NK)
+    asked_BQM = torch.stack([q.visual_QM for q in questions])
+    visual_BN = visual_similarity(asked_BQM, visual_features_NK, config)
     threshold_B = visual_BN.new_tensor([q.threshold for q in questions])
     own_B = visual_BN.new_tensor([q.own_margin for q in questions])
     return visual_BN - threshold_B[:, None] >= config.same_image_ratio * own_B[:, None]

@@ -3,14 +3,17 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual, RouteOnce
 from liveedit_core.errors import RepositoryMismatchError
+from liveedit_core.method.calibration import Calibration, calibrate
 from liveedit_core.method.corrections import edit_questions
 from liveedit_core.method.expert import Expert
+from liveedit_core.method.features import Features
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.refine import Refiner
 from liveedit_core.method.repository import ExpertRepository
@@ -47,10 +50,13 @@ class Editor:
         refiner: Refiner | None = None,
     ) -> None:
         config = generator.config
-        pyramids = ("visual_size", "prompt_templates")
+        pyramids = ("visual_size", "prompt_templates", "has_image_views")
         for name in ("hidden_size", "num_image_tokens", "edit_layer", *pyramids):
             wanted, found = getattr(config, name), getattr(backbone, name)
-            if wanted != found and (wanted or name not in pyramids):
+            is_free = name in pyramids and not wanted
+            if name == "has_image_views":  # the pyramids of a backbone with views are others
+                is_free = not config.visual_size
+            if wanted != found and not is_free:
                 raise RepositoryMismatchError(
                     f"the generator was made for {name} {wanted}, the backbone has {found}. "
                     "Use a generator checkpoint trained on this backbone."
@@ -59,6 +65,11 @@ class Editor:
         self.generator = generator
         self.repository = repository
         self.refiner = refiner
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """How strict the visual filter is; computed when it is first asked for."""
+        return calibrate(self.generator, self.repository)
 
     def with_repository(self, repository: ExpertRepository) -> "Editor":
         """The same engine with other experts."""
@@ -121,7 +132,7 @@ class Editor:
         self, requests: Sequence[EditRequest], states: Sequence[LayerStates]
     ) -> list[Expert]:
         """Experts as the generator writes them."""
-        features = self.generator.edit_features(states)
+        features = self.edit_features(requests, states)
         down_BRD, up_BRD = self.generator.write_matrices(states)
         ranks = self.generator.ranks(states).tolist()
         questions = edit_questions(self.generator, states)
@@ -138,6 +149,16 @@ class Editor:
         ]
 
     @torch.no_grad()
+    def edit_features(
+        self, requests: Sequence[EditRequest], states: Sequence[LayerStates]
+    ) -> Features:
+        """Features stored with experts, those of all views of their images included."""
+        if not self.generator.config.has_image_views:
+            return self.generator.edit_features(states)
+        views = [self.backbone.encode_views(request.image_bytes) for request in requests]
+        return self.generator.edit_features(states, torch.stack(views))
+
+    @torch.no_grad()
     def route(self, states: Sequence[LayerStates]) -> RoutingBatch:
         """Routing of inputs (Eq. 5, 7); all must have an image."""
         return route(
@@ -146,6 +167,7 @@ class Editor:
             self.repository.prompt_features_NK,
             self.generator.config,
             self.generator.margin_weight(),
+            offset=self.calibration.offset,
         )
 
     def explain(self, routing: RoutingBatch) -> list[Routing]:

@@ -90,15 +90,23 @@ class LiveEditGenerator(nn.Module):
         """c: weight of the visual margin in the softmax; 0 in the paper."""
         return self.visual_weight() if hasattr(self, "visual_weight") else 0.0
 
-    def edit_features(self, states: Sequence[LayerStates]) -> Features:
-        """Features stored with an expert (Eq. 3 and 4)."""
-        return self._features(self.edit_extractor, states)
+    def edit_features(
+        self, states: Sequence[LayerStates], views_BVE: Tensor | None = None
+    ) -> Features:
+        """Features stored with an expert (Eq. 3 and 4); `views_BVE` are pyramids of its image in
+        all views."""
+        return self._features(self.edit_extractor, states, views_BVE)
 
     def input_features(self, states: Sequence[LayerStates]) -> Features:
         """Features of an input, with its threshold (Eq. 3 to 5)."""
         return self._features(self.input_extractor, states)
 
-    def _features(self, extractor: nn.Module, states: Sequence[LayerStates]) -> Features:
+    def _features(
+        self,
+        extractor: nn.Module,
+        states: Sequence[LayerStates],
+        views_BVE: Tensor | None = None,
+    ) -> Features:
         is_edit, prompt_BQM = extractor is self.edit_extractor, None
         if self.has_prompt_key:
             prompt_BQM = self.prompt_key(prompt_pyramids(states, is_edit=is_edit), is_edit=is_edit)
@@ -107,8 +115,14 @@ class LiveEditGenerator(nn.Module):
             return features
         if prompt_BQM is None:
             prompt_BQM = extractor(pad_prompts(states))
-        visual, threshold, same = self.visual_key(stack_pyramids(states), is_edit=is_edit)
+        pyramids_BVE = stack_pyramids(states)[:, None] if views_BVE is None else views_BVE
+        visual, threshold, same = self.visual_key(pyramids_BVE, is_edit=is_edit)
         return Features(visual, prompt_BQM, threshold, same)
+
+    @property
+    def filter_offset(self) -> float:
+        """How much an image must beat the runner-up by, where no bank says it."""
+        return float(self.visual_key.offset) if self.has_pyramid else 0.0
 
     def write_matrices(self, states: Sequence[LayerStates]) -> tuple[Tensor, Tensor]:
         """(down, up), each [B, R, D], of the experts of some edits (Eq. 1).

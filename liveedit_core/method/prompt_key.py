@@ -62,3 +62,14 @@ class PromptKey(nn.Module):
         bonus_B1 = torch.stack([part.max(0).values for part in missing_X1.split(counts)])
         parts = (edit_BR, bonus_B1, torch.ones_like(bonus_B1))
         return padded_feature(torch.cat(parts, dim=-1), scale, self.shape)
+
+    def as_asked(self, stored_BK: Tensor) -> Tensor:
+        """Features [B, Q, M] of questions in the words of some edits, from what is stored of these
+        (flattened)."""
+        rank = self.projection.out_features
+        length_B1 = stored_BK[:, rank + 1 : rank + 2]
+        asked_BK = torch.zeros_like(stored_BK)
+        asked_BK[:, :rank] = stored_BK[:, :rank]
+        asked_BK[:, rank : rank + 1] = length_B1
+        asked_BK[:, rank + 1 : rank + 2] = -self.offset * length_B1
+        return asked_BK.reshape(-1, *self.shape)

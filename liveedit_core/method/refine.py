@@ -144,6 +144,7 @@ class Refiner:
             expert.prompt_feature_QM.flatten()[None],
             config,
             self.generator.margin_weight(),
+            offset=self.generator.filter_offset,
         )
         weights = routing.weights_BN[:, 0].tolist()
         questions = [Question(*pair) for pair in zip(states, weights, strict=True)]

@@ -20,6 +20,9 @@ from liveedit_core.method.expert import Expert
 from liveedit_core.schema import FactSource
 
 
+DEFAULT_BUDGET = 0.02
+
+
 class StoredSlots(Protocol):
     """One factor of N experts, read when it is indexed."""
 
@@ -53,6 +56,8 @@ class ExpertRepository:
     """int64: slots of each expert."""
     down: Slots
     up: Slots
+    false_activation: float = DEFAULT_BUDGET
+    """Share of questions about other images that may keep an expert (`calibration`)."""
     fact_source: FactSource | None = None
     """Where it is known what the experts taught, such as the request log beside a bank."""
 

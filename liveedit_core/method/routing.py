@@ -7,6 +7,15 @@
 Ours, optional: the visual margin sim(phi_in, phi_n) - sim(phi_in, phi_sentinel) is also added to
 the softmax logits (`soft_routing`) and gates the weight (`visual_gate`).
 
+With `visual_filter = "runner_up"` (after the ratio test of Lowe, IJCV 2004) an image must beat what
+else it is like: with cosines of visual features, the largest over the views of an edit's image,
+
+    keep n   iff  cos(q, n) - 0.75 * r(q, n) > offset   or   cos(q, n) >= same_image_ratio
+    r(q, n)  =    the largest cosine of q with a sentinel, or with an edit of another image than n
+
+Two edits are of one image if their cosine reaches `same_image_ratio`. The offset comes from the
+bank itself (`calibration`).
+
 All similarities are float32; scoring against N experts is one product with an [N, K] matrix.
 """
 
@@ -16,8 +25,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import Features
+
+
+RUNNER_UP_SHARE = 0.75
+"""Chosen on validation (METHOD.md): with 1 an edit of a similar image forbids too much."""
 
 
 def similarity(queries_BQM: Tensor, keys_NK: Tensor) -> Tensor:
@@ -34,6 +47,21 @@ def paired_similarity(first_BQM: Tensor, second_BQM: Tensor) -> Tensor:
     return product / (num_queries * math.sqrt(width))
 
 
+def visual_similarity(
+    queries_BQM: Tensor, keys_NK: Tensor, config: GeneratorConfig
+) -> Tensor:
+    """`similarity` with the images of experts, [B, N]: where there are views, the most similar."""
+    if config.visual_filter == "sentinel":
+        return similarity(queries_BQM, keys_NK)
+    flat_BR = queries_BQM.flatten(-2).float()[:, : config.visual_rank]
+    keys = keys_NK[:, : NUM_VIEWS * config.visual_rank].float().split(config.visual_rank, dim=1)
+    best_BN = flat_BR @ keys[0].T
+    for keys_NR in keys[1:]:
+        best_BN = torch.maximum(best_BN, flat_BR @ keys_NR.T)
+    scaled_BN: Tensor = best_BN / (config.num_queries * math.sqrt(config.module_dim))
+    return scaled_BN
+
+
 @dataclass(frozen=True, kw_only=True)
 class RoutingBatch:
     """Routing of B inputs over N experts."""
@@ -45,7 +73,8 @@ class RoutingBatch:
     margin_BN: Tensor
     """float32: visual similarity minus the threshold."""
     threshold_B: Tensor
-    """float32: visual similarity with the sentinel (Eq. 5)."""
+    """float32: visual similarity with the sentinel (Eq. 5), or that of the most similar image from
+    which on it is kept."""
     prompt_BN: Tensor
     """float32: prompt similarity."""
 
@@ -57,24 +86,39 @@ def route(
     config: GeneratorConfig,
     visual_weight: Tensor | float = 0.0,
     candidates_BN: Tensor | None = None,
+    *,
+    offset: float = 0.0,
 ) -> RoutingBatch:
     """Route input-side features over the features of experts (Eq. 5 and Eq. 7).
 
     An input without a kept expert has zero weights. `visual_weight` is c of
     `softmax(s_prompt + c * margin)`, for `soft_routing` prompt_and_visual; bool `candidates_BN`
-    replace the hard filter (mixture masks of training).
+    replace the hard filter (mixture masks of training). `offset` is that of a runner-up filter.
     """
     if features.sentinel_BQM is None:
         raise ValueError("route() needs input-side features, which include the sentinel's")
-    visual_BN = similarity(features.visual_BQM, visual_features_NK)
+    visual_BN = visual_similarity(features.visual_BQM, visual_features_NK, config)
     threshold_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
-    margin_BN = visual_BN - threshold_B[:, None]
+    if config.visual_filter == "sentinel":
+        margin_BN = visual_BN - threshold_B[:, None]
+    else:
+        assert features.same_image_BQM is not None
+        scale_B1 = paired_similarity(features.visual_BQM, features.same_image_BQM)[:, None]
+        margin_BN = scale_B1 * runner_up_margins(
+            visual_BN / scale_B1,
+            threshold_B[:, None] / scale_B1,
+            visual_features_NK,
+            config,
+            offset=offset,
+        )
+        threshold_B = (visual_BN - margin_BN).amin(1) if visual_BN.shape[1] else threshold_B
     prompt_BN = similarity(features.prompt_BQM, prompt_features_NK)
     kept_BN = hard_filter(margin_BN, prompt_BN, config) if candidates_BN is None else candidates_BN
     if config.soft_routing == "average":
         weights_BN = kept_BN.float() / kept_BN.sum(-1, keepdim=True).clamp(min=1)
     elif config.soft_routing == "prompt_and_visual":
-        weights_BN = soft_weights(prompt_BN + visual_weight * margin_BN, prompt_BN, kept_BN)
+        likeness_BN = margin_BN if config.visual_filter == "sentinel" else visual_BN
+        weights_BN = soft_weights(prompt_BN + visual_weight * likeness_BN, prompt_BN, kept_BN)
     else:
         weights_BN = soft_weights(prompt_BN, prompt_BN, kept_BN)
     if config.visual_gate > 0:
@@ -86,6 +130,45 @@ def route(
         threshold_B=threshold_B,
         prompt_BN=prompt_BN,
     )
+
+
+def runner_up_margins(
+    cosine_BN: Tensor,
+    sentinel_B1: Tensor,
+    keys_NK: Tensor,
+    config: GeneratorConfig,
+    *,
+    offset: float,
+) -> Tensor:
+    """By how much each image is more alike than what else the question's image is like, [B, N].
+
+    `sentinel_B1` is the cosine with the nearest sentinel. Above 0 passes the hard filter.
+    """
+    if not cosine_BN.shape[1]:
+        return cosine_BN
+    best_B1, index_B1 = cosine_BN.max(1, keepdim=True)
+    runner_up_BN = torch.maximum(best_B1, sentinel_B1).expand_as(cosine_BN)
+    # Only where the most similar image may pass at all, edits of that very image are looked for.
+    may_pass_B = (best_B1 - RUNNER_UP_SHARE * sentinel_B1 > offset).flatten()
+    if may_pass_B.any():
+        is_own_SN = of_one_image(keys_NK[index_B1[may_pass_B, 0]], keys_NK, config)
+        others_S1 = cosine_BN[may_pass_B].masked_fill(is_own_SN, -1).amax(1, keepdim=True)
+        others_S1 = torch.maximum(others_S1, sentinel_B1[may_pass_B])
+        runner_up_BN = runner_up_BN.clone()
+        runner_up_BN[may_pass_B] = runner_up_BN[may_pass_B].where(~is_own_SN, others_S1)
+    margin_BN = cosine_BN - RUNNER_UP_SHARE * runner_up_BN - offset
+    return torch.maximum(margin_BN, cosine_BN - config.same_image_ratio)
+
+
+def of_one_image(some_SK: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> Tensor:
+    """Which edits have the image of some edits, in any view, bool [S, N]."""
+    rank = config.visual_rank
+    unit = config.num_queries * math.sqrt(config.module_dim)
+    first_SR = some_SK[:, :rank].float()
+    is_one_SN = torch.zeros(len(some_SK), len(keys_NK), dtype=torch.bool, device=keys_NK.device)
+    for keys_NR in keys_NK[:, : NUM_VIEWS * rank].float().split(rank, dim=1):
+        is_one_SN |= first_SR @ keys_NR.T >= config.same_image_ratio * unit
+    return is_one_SN
 
 
 def hard_filter(margin_BN: Tensor, prompt_BN: Tensor, config: GeneratorConfig) -> Tensor:

@@ -14,6 +14,10 @@ apart, also for entities never seen in training and in a new drawing. With
 
 The correction is stored in two extra numbers of each feature, so that routing and the expert bank
 see plain features: q' = [q, 1, r(q)], e' = [e, -r(e) / 2, 0], threshold' = [0, offset, 1 / 2].
+
+With `visual_filter = "runner_up"` there is no correction, as routing compares with the images of
+other edits instead (`routing`): q' = scale * q, e' = [e, mirrored e, e turned left, right], and
+threshold' is the nearest sentinel.
 """
 
 import math
@@ -36,6 +40,7 @@ class VisualKey(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.shape = (config.num_queries, config.module_dim)
+        self.has_runner_up = config.visual_filter == "runner_up"
         self.nearest = config.nearest_sentinels
         self.register_buffer("mean", torch.zeros(config.visual_size))
         self.register_buffer("deviation", torch.ones(config.visual_size))
@@ -46,11 +51,15 @@ class VisualKey(nn.Module):
         self.register_buffer("offset", torch.tensor(0.0))
 
     def forward(
-        self, pyramid_BE: Tensor, *, is_edit: bool
+        self, pyramid_BVE: Tensor, *, is_edit: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(feature, threshold, edit-side feature), [B, Q, M]; the edit side has the first only."""
-        scaled_BE = (pyramid_BE - self.mean) / self.deviation
-        unit_BR = functional.normalize(self.projection(scaled_BE), dim=-1)
+        """(feature, threshold, edit-side feature), [B, Q, M], of one or more views; the edit side
+        has the first only."""
+        scaled_BVE = (pyramid_BVE - self.mean) / self.deviation
+        unit_BVR = functional.normalize(self.projection(scaled_BVE), dim=-1)
+        if self.has_runner_up:
+            return self._views(unit_BVR, is_edit=is_edit)
+        unit_BR = unit_BVR[:, 0]
         common_B1 = commonness(unit_BR, functional.normalize(self.sentinels, dim=-1), self.nearest)
         one_B1, zero_B1 = torch.ones_like(common_B1), torch.zeros_like(common_B1)
         stored_BQM = self._padded(unit_BR, -common_B1 / 2, zero_B1)
@@ -58,6 +67,18 @@ class VisualKey(nn.Module):
             return stored_BQM, None, None
         threshold = self._padded(torch.zeros_like(unit_BR), self.offset * one_B1, one_B1 / 2)
         return self._padded(unit_BR, one_B1, common_B1), threshold, stored_BQM
+
+    def _views(
+        self, unit_BVR: Tensor, *, is_edit: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        one = torch.ones_like(self.log_scale)
+        stored_BQM = padded_feature(unit_BVR.flatten(1), one, self.shape)
+        if is_edit:
+            return stored_BQM, None, None
+        sentinels_CR = functional.normalize(self.sentinels, dim=-1)
+        nearest_BR = sentinels_CR[(unit_BVR[:, 0] @ sentinels_CR.T).argmax(-1)]
+        asked_BQM = padded_feature(unit_BVR[:, 0], one, self.shape) * self.log_scale.exp()
+        return asked_BQM, padded_feature(nearest_BR, one, self.shape), stored_BQM
 
     def _padded(self, unit_BR: Tensor, *correction: Tensor) -> Tensor:
         feature_BX = torch.cat([unit_BR, *correction], dim=-1)

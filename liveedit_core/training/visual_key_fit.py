@@ -2,7 +2,8 @@
 
 The projection is a linear discriminant of all training entities. Scale and threshold
 would be too optimistic on the same entities, so they come from folds: the projection of the other
-folds on drawings of the held-out entities, half of which are edited.
+folds on drawings of the held-out entities, half of which are edited. A key that routing compares
+with the runner-up has its offset from the recipe: the bank itself will say it (`calibration`).
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from liveedit_core.method.config import VisualKeyRecipe
+from liveedit_core.method.routing import RUNNER_UP_SHARE
 from liveedit_core.method.visual_key import VisualKey, commonness
 from liveedit_core.training.discriminant import Discriminant, first_of_each, fit_discriminant
 
@@ -47,7 +49,9 @@ def fit_visual_key(
     ]
     edited = [edited_SS for edited_SS, _ in folds]
     unedited = [unedited_SS for _, unedited_SS in folds]
-    offset = _exceeded_by(recipe.unedited_fraction, unedited)
+    offset = recipe.runner_up_offset
+    if not key.has_runner_up:
+        offset = _exceeded_by(recipe.unedited_fraction, unedited)
     scale = _best_scale(edited)
     key.offset.fill_(offset)
     key.log_scale.copy_(torch.tensor(scale).log())
@@ -60,7 +64,7 @@ def fit_visual_key(
     key.sentinels[: len(chosen)] = fitted.unit(pyramids_ME[chosen])
     return KeyReport(
         own_first=_mean([(one.argmax(1) == torch.arange(len(one))).float() for one in edited]),
-        own_kept=_mean([(one.diagonal() > offset).float() for one in edited]),
+        own_kept=_mean([(_own_margins(key, one) > offset).float() for one in edited]),
         num_edited=sum(len(one) for one in edited) / NUM_FOLDS,
         visual_midpoint=scale * (_exceeded_by(recipe.answer_fraction, unedited) - offset),
         other_image_midpoint=scale * (_exceeded_by(recipe.other_image_fraction, unedited) - offset),
@@ -82,6 +86,8 @@ def _cosines(
     sentinels = sentinels[~is_held_M[sentinels]]
     nearest = min(key.nearest, len(sentinels))
     common_M = commonness(unit_MR, unit_MR[sentinels], nearest)[:, 0]
+    if key.has_runner_up:
+        common_M = torch.zeros_like(common_M)
     drawings = [(entities_M == entity).nonzero().flatten() for entity in held_out_S]
     pairs = [index[torch.randperm(len(index))[:2]] for index in drawings]
     half = len(pairs) // 2
@@ -94,6 +100,14 @@ def _cosines(
     others = torch.stack([second for _, second in pairs[:half]])
     unedited = torch.stack([first for first, _ in pairs[half:]])
     return corrected(others), corrected(unedited)
+
+
+def _own_margins(key: VisualKey, cosine_SS: Tensor) -> Tensor:
+    own_S = cosine_SS.diagonal()
+    if not key.has_runner_up:
+        return own_S
+    is_own_SS = torch.eye(len(own_S), dtype=torch.bool)
+    return own_S - RUNNER_UP_SHARE * cosine_SS.masked_fill(is_own_SS, -1).amax(1)
 
 
 def _exceeded_by(fraction: float, unedited: list[Tensor]) -> float:

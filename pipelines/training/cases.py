@@ -65,7 +65,8 @@ def training_models(recipe: TrainRecipe) -> ModelNames:
     options = recipe.backbone.options(recipe.benchmark.protocol)
     is_keyed = recipe.model.prompt_source == "completion"
     options = options.with_changes(
-        prompt_templates=recipe.model.prompt_templates if is_keyed else ()
+        prompt_templates=recipe.model.prompt_templates if is_keyed else (),
+        has_image_views=recipe.model.visual_filter == "runner_up",
     )
     return ModelNames(backbone=recipe.backbone.name, generator="", options=options)
 

@@ -1,5 +1,6 @@
 """Data of a training run: drawn inputs are kept in the run folder, states in the state cache."""
 
+import hashlib
 import json
 import random
 import time
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from infra.cache.state_cache import StateCache
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.builtin.image_changes import CHANGES, changed, has_plain_ground
 from liveedit_core.errors import ConfigError
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.schema import Case
@@ -26,6 +28,7 @@ from pipelines.job.state_cache import fill_cache, open_cache, state_encoder, tra
 from pipelines.training.cases import images_by_entity, training_cases, training_models
 from pipelines.training.recipe import TrainRecipe
 
+UPRIGHT_CHANGES = sorted(CHANGES.keys() - {"mirrored", "turned 90", "screenshot"})
 IMAGE_CHUNK = 64
 PYRAMIDS_FILE = "drawings.safetensors"
 PROGRESS_INTERVAL_S = 20
@@ -84,7 +87,11 @@ def prepare_material(
             with state_encoder(recipe.states, backbone, models) as encoder:
                 fill_cache(cache, encoder, inputs, Progress("encoding edits and probes"))
     if recipe.model.visual_source == "tower_pyramid" and not (folder / PYRAMIDS_FILE).exists():
-        images = images_by_entity(recipe, cases, held_out_entities)
+        copies = recipe.data.changed_copies
+        images = [
+            [copy for image in group for copy in (image, *changed_copies(image, copies))]
+            for group in images_by_entity(recipe, cases, held_out_entities)
+        ]
         encode_pyramids(backbone, folder, cache, images)
     return load_material(folder, training_source(cache, backbone, models))
 
@@ -168,6 +175,17 @@ def vocabulary_words(tokenizer: Any) -> list[str]:
             "few to draw targets from; expected a byte-level or SentencePiece tokenizer"
         )
     return words
+
+
+def changed_copies(image: bytes, count: int) -> list[bytes]:
+    """Some copies of an image that still show it upright, each with another change."""
+    first = int.from_bytes(hashlib.sha256(image).digest()[:4])
+    copies: list[bytes] = []
+    for number in range(len(UPRIGHT_CHANGES)):
+        change = UPRIGHT_CHANGES[(first + 7 * number) % len(UPRIGHT_CHANGES)]
+        if len(copies) < count and (change != "other background" or has_plain_ground(image)):
+            copies.append(changed(image, change))
+    return copies
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from liveedit_core.method.config import (
     PromptSource,
     SoftRouting,
     VisualKeyRecipe,
+    VisualFilter,
     VisualQuery,
     VisualSource,
 )
@@ -54,6 +55,9 @@ class DataSection(Settings):
     """Training cases of each entity."""
     num_pairs: int = 3500
     """Edits with a random target of any kind, no longer than an expert holds."""
+    changed_copies: Count = 0
+    """Changed copies (smaller, turned, darker, ...) of each image that the visual key is fitted
+    on: it learns to see past the changes."""
 
 
 class ModelSection(Settings):
@@ -74,6 +78,7 @@ class ModelSection(Settings):
     prompt_source: PromptSource = "edit_layer"
     prompt_templates: List[str] = QUESTION_TEMPLATES
     prompt_rank: int = 128
+    visual_filter: VisualFilter = "sentinel"
     visual_query: VisualQuery = "prompt"
     soft_routing: SoftRouting = "prompt_and_visual"
     has_hard_filter: bool = True

@@ -1,0 +1,175 @@
+"""The runner-up filter and its calibration, on random directions in place of images."""
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from liveedit_core.method.calibration import PRIOR_IMAGES, calibrate, stranger_margins
+from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
+from liveedit_core.method.features import Features
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.method.routing import RUNNER_UP_SHARE, RoutingBatch, route
+from tests.tiny_backbone import OUR_CONFIG
+
+RANK = 8
+CONFIG = OUR_CONFIG.with_changes(
+    visual_source="tower_pyramid",
+    visual_size=RANK,
+    visual_rank=RANK,
+    num_sentinels=6,
+    nearest_sentinels=1,
+    visual_filter="runner_up",
+    visual_gate=0.0,
+    same_image_ratio=0.95,
+    min_gate=0.0,
+    max_kept=0,
+)
+
+
+@lru_cache
+def generator() -> LiveEditGenerator:
+    """With a visual key that leaves pyramids as they are."""
+    torch.manual_seed(0)
+    made = LiveEditGenerator(CONFIG)
+    made.visual_key.projection.weight.data.copy_(torch.eye(RANK))
+    made.visual_key.log_scale.fill_(math.log(10.0))
+    made.visual_key.offset.fill_(0.45)
+    return made.eval().requires_grad_(False)
+
+
+def directions(count: int, seed: int, spread: float = 1.0) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    common = torch.randn(RANK, generator=draw)
+    return functional.normalize(common + spread * torch.randn(count, RANK, generator=draw), dim=-1)
+
+
+def keys(views_NVR: Tensor) -> Tensor:
+    return generator().visual_key(views_NVR, is_edit=True)[0].flatten(1)
+
+
+def views_of(images_NR: Tensor) -> Tensor:
+    """The image, and other directions in place of its views."""
+    views = [images_NR.roll(shift, dims=1) for shift in range(NUM_VIEWS)]
+    return torch.stack(views, dim=1)
+
+
+def routed(asked_BR: Tensor, keys_NK: Tensor, offset: float) -> RoutingBatch:
+    visual, threshold, same = generator().visual_key(asked_BR[:, None], is_edit=False)
+    prompt_BQM = torch.zeros(len(asked_BR), CONFIG.num_queries, CONFIG.module_dim)
+    features = Features(visual, prompt_BQM, threshold, same)
+    return route(features, keys_NK, torch.zeros_like(keys_NK), CONFIG, offset=offset)
+
+
+def naive_margin(q: Tensor, n: int, views_NVR: Tensor, offset: float) -> float:
+    """From the definition in the docstring of `routing`."""
+    cosine = [max(float(q @ view) for view in views) for views in views_NVR]
+    best = max(range(len(cosine)), key=cosine.__getitem__)
+    sentinels = functional.normalize(generator().visual_key.sentinels, dim=-1)
+    others = [float(q @ sentinel) for sentinel in sentinels]
+    is_best_image = [
+        max(float(views_NVR[best, 0] @ view) for view in views) >= CONFIG.same_image_ratio
+        for views in views_NVR
+    ]
+    others += [c for c, own in zip(cosine, is_best_image, strict=True) if not own]
+    if not is_best_image[n]:
+        others.append(cosine[best])
+    margin = cosine[n] - RUNNER_UP_SHARE * max(others) - offset
+    return max(margin, cosine[n] - CONFIG.same_image_ratio)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.2])
+@pytest.mark.parametrize("seed", range(5))
+def test_margins_are_those_of_the_definition(seed: int, offset: float) -> None:
+    views_NVR = views_of(directions(12, seed))
+    views_NVR = torch.cat([views_NVR, views_NVR[:3]])  # two edits of one image
+    asked = torch.cat([directions(20, seed + 100), views_NVR[:4, 0], views_NVR[:4, 1]])
+    batch = routed(asked, keys(views_NVR), offset)
+    for b, q in enumerate(asked):
+        wanted = [naive_margin(q, n, views_NVR, offset) for n in range(len(views_NVR))]
+        found_N = batch.margin_BN[b] / 10.0
+        passing = torch.tensor(wanted) > 0
+        assert torch.equal(batch.kept_BN[b], passing)
+        torch.testing.assert_close(found_N[passing], torch.tensor(wanted)[passing])
+
+
+def test_an_edit_of_the_same_image_passes_in_every_view_whatever_else_is_in_the_bank() -> None:
+    views_NVR = views_of(directions(30, 1, spread=0.05))  # images that are hardly told apart
+    for view in range(NUM_VIEWS):
+        batch = routed(views_NVR[:, view], keys(views_NVR), offset=0.9)
+        assert batch.kept_BN.diagonal().all()
+
+
+def test_an_image_that_is_as_like_another_edit_passes_neither() -> None:
+    first, second = torch.eye(RANK)[0], torch.eye(RANK)[1]
+    between = functional.normalize(first + second, dim=0)
+    keys_NK = keys(torch.stack([first, second])[:, None])
+    assert not routed(between[None], keys_NK, offset=0.2).kept_BN.any()
+    near_first = functional.normalize(first + 0.4 * second, dim=0)
+    assert routed(near_first[None], keys_NK, offset=0.2).kept_BN.tolist() == [[True, False]]
+
+
+def test_nothing_is_kept_of_an_empty_bank() -> None:
+    batch = routed(directions(3, 0), torch.zeros(0, CONFIG.feature_size), offset=0.1)
+    assert batch.kept_BN.shape == (3, 0)
+
+
+def repository(images_NR: Tensor, budget: float = 0.02) -> ExpertRepository:
+    count = len(images_NR)
+    return replace(
+        ExpertRepository.empty(CONFIG),
+        edit_ids=tuple(f"edit {n}" for n in range(count)),
+        visual_features_NK=keys(images_NR[:, None]),
+        prompt_features_NK=torch.zeros(count, CONFIG.feature_size),
+        ranks_N=torch.zeros(count, dtype=torch.int64),
+        false_activation=budget,
+    )
+
+
+@pytest.mark.parametrize("spread", [0.8, 1.0, 3.0])
+@pytest.mark.parametrize("budget", [0.02, 0.1])
+def test_other_images_pass_about_as_often_as_the_budget_says(spread: float, budget: float) -> None:
+    """However alike the images of a world are."""
+    images = directions(3000, 5, spread)
+    bank = repository(images[:600], budget)
+    offset = calibrate(generator(), bank).offset
+    batch = routed(images[600:], bank.visual_features_NK, offset)
+    # Images that are nearly those of an edit pass by right; in few dimensions there are some.
+    is_same_B = (images[600:] @ images[:600].T >= CONFIG.same_image_ratio).any(1)
+    measured = (batch.kept_BN.any(1) & ~is_same_B).float().mean().item()
+    assert 0.3 * budget < measured < 2 * budget
+
+
+def test_a_small_bank_falls_back_to_the_generator_and_says_so() -> None:
+    found = calibrate(generator(), repository(directions(5, 2)))
+    assert (found.offset, found.source, found.num_images) == (pytest.approx(0.45), "generator", 0)
+
+
+def test_a_calibration_depends_on_the_set_of_edits_alone() -> None:
+    bank = repository(directions(1500, 3))
+    shuffled = bank.take(torch.randperm(1500).tolist())
+    assert calibrate(generator(), bank) == calibrate(generator(), shuffled)
+    more = bank.take(range(1400))
+    removed = bank.without(bank.edit_ids[1400:])
+    assert calibrate(generator(), more) == calibrate(generator(), removed)
+
+
+def test_edits_of_one_image_do_not_count_as_strangers() -> None:
+    images = directions(100, 4)
+    once, thrice = repository(images), repository(images.repeat(3, 1))
+    margins = stranger_margins(generator(), thrice.visual_features_NK, thrice.prompt_features_NK)
+    single = stranger_margins(generator(), once.visual_features_NK, once.prompt_features_NK)
+    torch.testing.assert_close(margins, single.repeat(3))
+    assert PRIOR_IMAGES < 100
+
+
+def test_the_paper_has_no_offset() -> None:
+    config = GeneratorConfig(hidden_size=32, num_image_tokens=4, edit_layer=1, module_dim=32)
+    paper = LiveEditGenerator(config)
+    found = calibrate(paper, ExpertRepository.empty(config))
+    assert (found.source, found.offset) == ("paper", 0.0)
