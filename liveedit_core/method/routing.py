@@ -10,11 +10,12 @@ the softmax logits (`soft_routing`) and gates the weight (`visual_gate`).
 With `visual_filter = "runner_up"` (after the ratio test of Lowe, IJCV 2004) an image must beat what
 else it is like: with cosines of visual features, the largest over the views of an edit's image,
 
-    keep n   iff  cos(q, n) - 0.75 * r(q, n) > offset   or   cos(q, n) >= same_image_ratio
-    r(q, n)  =    the largest cosine of q with a sentinel, or with an edit of another image than n
+    keep n   iff  cos(q, n) - 0.75 * r(q, n) > offset   or   the image is q itself
+    r(q, n)  =    the largest cosine of q with a sentinel, or with an edit whose image is neither
+                  that of n nor q itself
 
-Two edits are of one image if their cosine reaches `same_image_ratio`. The offset comes from the
-bank itself (`calibration`).
+Two images are the same if their cosine reaches `same_image_ratio`. The offset comes from the bank
+itself (`calibration`).
 
 All similarities are float32; scoring against N experts is one product with an [N, K] matrix.
 """
@@ -30,7 +31,7 @@ from liveedit_core.method.features import Features
 
 
 RUNNER_UP_SHARE = 0.75
-"""Chosen on validation (METHOD.md): with 1 an edit of a similar image forbids too much."""
+"""Chosen on validation (METHOD.md)."""
 
 
 def similarity(queries_BQM: Tensor, keys_NK: Tensor) -> Tensor:
@@ -146,18 +147,20 @@ def runner_up_margins(
     """
     if not cosine_BN.shape[1]:
         return cosine_BN
-    best_B1, index_B1 = cosine_BN.max(1, keepdim=True)
+    is_asked_BN = cosine_BN >= config.same_image_ratio
+    other_BN = cosine_BN.masked_fill(is_asked_BN, -1)
+    best_B1, index_B1 = other_BN.max(1, keepdim=True)
     runner_up_BN = torch.maximum(best_B1, sentinel_B1).expand_as(cosine_BN)
     # Only where the most similar image may pass at all, edits of that very image are looked for.
     may_pass_B = (best_B1 - RUNNER_UP_SHARE * sentinel_B1 > offset).flatten()
     if may_pass_B.any():
         is_own_SN = of_one_image(keys_NK[index_B1[may_pass_B, 0]], keys_NK, config)
-        others_S1 = cosine_BN[may_pass_B].masked_fill(is_own_SN, -1).amax(1, keepdim=True)
+        others_S1 = other_BN[may_pass_B].masked_fill(is_own_SN, -1).amax(1, keepdim=True)
         others_S1 = torch.maximum(others_S1, sentinel_B1[may_pass_B])
         runner_up_BN = runner_up_BN.clone()
         runner_up_BN[may_pass_B] = runner_up_BN[may_pass_B].where(~is_own_SN, others_S1)
     margin_BN = cosine_BN - RUNNER_UP_SHARE * runner_up_BN - offset
-    return torch.maximum(margin_BN, cosine_BN - config.same_image_ratio)
+    return margin_BN.where(~is_asked_BN, cosine_BN)
 
 
 def of_one_image(some_SK: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> Tensor:

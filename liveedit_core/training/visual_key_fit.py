@@ -39,9 +39,14 @@ class KeyReport:
 
 @torch.no_grad()
 def fit_visual_key(
-    key: VisualKey, pyramids_ME: Tensor, entities_M: Tensor, recipe: VisualKeyRecipe
+    key: VisualKey,
+    pyramids_ME: Tensor,
+    entities_M: Tensor,
+    recipe: VisualKeyRecipe,
+    others_XE: Tensor | None = None,
 ) -> KeyReport:
-    """Fit a key in place; `entities_M` counts from 0, each entity with two drawings or more."""
+    """Fit a key in place; `entities_M` counts from 0, each entity with two drawings or more.
+    Images of other kinds, `others_XE`, are sentinels."""
     order = torch.randperm(int(entities_M.max()) + 1)
     folds = [
         _cosines(key, pyramids_ME, entities_M, order[f::NUM_FOLDS], recipe)
@@ -60,8 +65,10 @@ def fit_visual_key(
     key.deviation.copy_(fitted.deviation_E)
     key.projection.weight.copy_(fitted.weight_RE)
     sentinels = first_of_each(entities_M)
-    chosen = sentinels[torch.randperm(len(sentinels))[: len(key.sentinels)]]
-    key.sentinels[: len(chosen)] = fitted.unit(pyramids_ME[chosen])
+    chosen = sentinels[torch.randperm(len(sentinels))]
+    kinds = [pyramids_ME[chosen]] if others_XE is None else [others_XE, pyramids_ME[chosen]]
+    images_CE = torch.cat(kinds)[: len(key.sentinels)]
+    key.sentinels[: len(images_CE)] = fitted.unit(images_CE)
     return KeyReport(
         own_first=_mean([(one.argmax(1) == torch.arange(len(one))).float() for one in edited]),
         own_kept=_mean([(_own_margins(key, one) > offset).float() for one in edited]),

@@ -47,6 +47,20 @@ def images_by_entity(
     return [list(images) for images in by_entity.values() if len(images) > 1]
 
 
+def sentinel_images(recipe: TrainRecipe) -> list[bytes]:
+    """Images of other kinds than those of the training entities: photographs, drawings, pages,
+    charts and screenshots of the user's world, but none of its validation."""
+    if recipe.model.visual_filter == "sentinel":
+        return []
+    from liveedit_core.builtin.benchmark import load_builtin_cases
+
+    shown, validation = (
+        dict.fromkeys(case.edit.image_bytes for case in load_builtin_cases(split, "user_world"))
+        for split in ("development", "validation")
+    )
+    return [image for image in shown if image not in validation]
+
+
 def question_families() -> list[list[str]]:
     """Questions about images, each in several wordings and some in several languages, to fit the
     prompt key: hand-written ones, and those of EmblemEdit that its evaluation does not ask."""

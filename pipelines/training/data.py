@@ -25,7 +25,12 @@ from liveedit_core.training.data import TrainingData, TrainingInputs, draw_train
 from liveedit_core.training.random_targets import MOST_WORDS, TargetWriter
 from pipelines.job.cases import cases_digest
 from pipelines.job.state_cache import fill_cache, open_cache, state_encoder, training_source
-from pipelines.training.cases import images_by_entity, training_cases, training_models
+from pipelines.training.cases import (
+    images_by_entity,
+    sentinel_images,
+    training_cases,
+    training_models,
+)
 from pipelines.training.recipe import TrainRecipe
 
 UPRIGHT_CHANGES = sorted(CHANGES.keys() - {"mirrored", "turned 90", "screenshot"})
@@ -41,7 +46,7 @@ class Pyramids:
     """Image pyramids that the visual key is fitted on; empty without a visual key."""
 
     rows: Tensor
-    """float16 [images, E]."""
+    """float16 [images, E]; those of no entity are further sentinels."""
     by_entity: tuple[tuple[int, ...], ...]
     """Rows of each entity; every entity has at least two."""
 
@@ -92,7 +97,7 @@ def prepare_material(
             [copy for image in group for copy in (image, *changed_copies(image, copies))]
             for group in images_by_entity(recipe, cases, held_out_entities)
         ]
-        encode_pyramids(backbone, folder, cache, images)
+        encode_pyramids(backbone, folder, cache, images, sentinel_images(recipe))
     return load_material(folder, training_source(cache, backbone, models))
 
 
@@ -194,8 +199,10 @@ def encode_pyramids(
     folder: Path,
     cache: StateCache | None,
     images_of_entities: Sequence[Sequence[bytes]],
+    other_images: Sequence[bytes] = (),
 ) -> None:
-    """Write the pyramids of the images of every training entity, at least two of each."""
+    """Write the pyramids of the images of every training entity, at least two of each, and of
+    other images."""
     if not backbone.visual_size or not images_of_entities:
         raise ConfigError(
             "model.visual_source: a tower_pyramid needs the built-in backbone, and cases that show "
@@ -203,7 +210,7 @@ def encode_pyramids(
         )
     rows_of_image = count()
     entities = [[next(rows_of_image) for _ in group] for group in images_of_entities]
-    images = [image for group in images_of_entities for image in group]
+    images = [image for group in images_of_entities for image in group] + list(other_images)
     report = Progress("encoding images")
     rows = []
     for start in range(0, len(images), IMAGE_CHUNK):

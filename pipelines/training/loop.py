@@ -69,7 +69,9 @@ class GeneratorTrainer:
         self.load_backbone = load_backbone
         self.curve: Curve = []
         torch.manual_seed(recipe.seed)
-        num_entities = len(material.pyramids.by_entity)
+        pyramids = material.pyramids
+        num_others = len(pyramids.rows) - sum(map(len, pyramids.by_entity))
+        num_entities = len(pyramids.by_entity) + num_others
         config = generator_config(recipe.model, backbone, num_entities=num_entities)
         config = config.with_changes(prompt_protocol=recipe.benchmark.protocol)
         self.generator = LiveEditGenerator(config)
@@ -109,6 +111,7 @@ class GeneratorTrainer:
             pyramids.rows[index_M].float(),
             entities_M,
             self.recipe.visual_key,
+            others_XE=pyramids.rows[~torch.isin(torch.arange(len(pyramids.rows)), index_M)].float(),
         )
         self.generator.config = self.generator.config.with_changes(
             visual_midpoint=report.visual_midpoint, other_image_midpoint=report.other_image_midpoint

@@ -57,7 +57,7 @@ def generator_config(
 ) -> GeneratorConfig:
     """The generator that a recipe trains on a backbone, which may be counted only.
 
-    `num_entities` (of training) bounds the number of visual sentinels.
+    `num_entities` (of training, and further sentinels) bounds the number of visual sentinels.
     """
     fields: dict[str, Any] = {
         name: value for name, value in model if name in GeneratorConfig.model_fields

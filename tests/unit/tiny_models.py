@@ -47,6 +47,7 @@ class TinyBackbone:
     hidden_size = HIDDEN_SIZE
     visual_size = 0
     prompt_templates: tuple[str, ...] = ()
+    has_image_views = False
     num_image_tokens = NUM_IMAGE_TOKENS
     end_id = 0
     encoding = "one row a word"

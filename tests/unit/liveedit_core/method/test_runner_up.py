@@ -69,6 +69,9 @@ def routed(asked_BR: Tensor, keys_NK: Tensor, offset: float) -> RoutingBatch:
 def naive_margin(q: Tensor, n: int, views_NVR: Tensor, offset: float) -> float:
     """From the definition in the docstring of `routing`."""
     cosine = [max(float(q @ view) for view in views) for views in views_NVR]
+    if cosine[n] >= CONFIG.same_image_ratio:
+        return cosine[n]
+    cosine = [-1.0 if value >= CONFIG.same_image_ratio else value for value in cosine]
     best = max(range(len(cosine)), key=cosine.__getitem__)
     sentinels = functional.normalize(generator().visual_key.sentinels, dim=-1)
     others = [float(q @ sentinel) for sentinel in sentinels]
@@ -79,8 +82,7 @@ def naive_margin(q: Tensor, n: int, views_NVR: Tensor, offset: float) -> float:
     others += [c for c, own in zip(cosine, is_best_image, strict=True) if not own]
     if not is_best_image[n]:
         others.append(cosine[best])
-    margin = cosine[n] - RUNNER_UP_SHARE * max(others) - offset
-    return max(margin, cosine[n] - CONFIG.same_image_ratio)
+    return cosine[n] - RUNNER_UP_SHARE * max(others) - offset
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.2])
@@ -112,6 +114,14 @@ def test_an_image_that_is_as_like_another_edit_passes_neither() -> None:
     assert not routed(between[None], keys_NK, offset=0.2).kept_BN.any()
     near_first = functional.normalize(first + 0.4 * second, dim=0)
     assert routed(near_first[None], keys_NK, offset=0.2).kept_BN.tolist() == [[True, False]]
+
+
+def test_an_edit_of_the_very_image_forbids_no_other_image() -> None:
+    """Another drawing answers, although this one was edited too, with another question."""
+    first, second = torch.eye(RANK)[0], torch.eye(RANK)[1]
+    other_drawing = functional.normalize(first + 0.4 * second, dim=0)
+    keys_NK = keys(torch.stack([first, other_drawing])[:, None])
+    assert routed(other_drawing[None], keys_NK, offset=0.2).kept_BN.tolist() == [[True, True]]
 
 
 def test_nothing_is_kept_of_an_empty_bank() -> None:
