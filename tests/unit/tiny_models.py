@@ -46,6 +46,7 @@ class TinyBackbone:
     edit_layer = EDIT_LAYER
     hidden_size = HIDDEN_SIZE
     visual_size = 0
+    has_image_views = False
     prompt_templates: tuple[str, ...] = ()
     has_image_views = False
     num_image_tokens = NUM_IMAGE_TOKENS
@@ -54,6 +55,9 @@ class TinyBackbone:
 
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         return [self._encode(item) for item in inputs]
+
+    def encode_views(self, image: bytes) -> Tensor:
+        raise NotImplementedError
 
     def _encode(self, item: BackboneInput) -> LayerStates:
         image = torch.zeros(0, HIDDEN_SIZE)
