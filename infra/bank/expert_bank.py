@@ -42,6 +42,7 @@ from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import ConcurrentCommitError, Table, sql_in
 from infra.storage.writer_fence import WriterFence
+from liveedit_core.method.config import DEFAULT_BUDGET, checked_budget
 
 
 class ExpertBank(StoredBank):
@@ -160,12 +161,32 @@ class ExpertBank(StoredBank):
         return self._change("restore", author, reason, epoch, restored=edit_ids)
 
     def roll_back(self, version: int, *, author: str, reason: str, epoch: int) -> int:
-        """Make the newest version hold what an older one holds; pending requests stay pending."""
+        """Make the newest version hold what an older one holds, with its budget of false
+        activations; pending requests stay pending."""
         self.apply_changes(epoch=epoch)
         now, before = all_held(self._table.latest()), all_held(self._table.at(version))
         removed, restored = plan_rollback(now, before, self._log.edits_of_subjects)
         why = reason or f"back to version {version}"
+        budget = self.versions.false_activation_at(version)
+        self.calibrate(budget, author=author, reason=why, epoch=epoch)
         return self._change("rollback", author, why, epoch, removed=removed, restored=restored)
+
+    def calibrate(self, false_activation: float, *, author: str, reason: str, epoch: int) -> int:
+        """Set the budget of false activations by a version that changes no rows; none if it is set
+        already."""
+        budget = checked_budget(false_activation)
+
+        def attempt(base: LanceDataset) -> int:
+            self._fence.check(epoch)
+            record = self._record(
+                base, epoch=epoch, message=reason, kind="calibrate", author=author
+            )
+            if record.false_activation == budget:
+                return int(base.version)
+            return self._commit(base, replace(record, false_activation=budget), [], [], [])
+
+        self.apply_changes(epoch=epoch)
+        return self._table.on_latest(attempt)
 
     def _change(
         self,
@@ -232,6 +253,7 @@ class ExpertBank(StoredBank):
             "num_edits": int(base.count_rows()) if state is None else state.num_edits,
             "last_sequence": state.last_sequence if state else 0,
             "last_change": state.last_change if state else 0,
+            "false_activation": state.false_activation if state else DEFAULT_BUDGET,
         }
         return BankVersion(**{**common, **values})
 

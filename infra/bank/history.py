@@ -19,6 +19,7 @@ from infra._compat import transaction_properties
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, read_errors, storage_errors
 from liveedit_core.errors import InputError, IntegrityError
+from liveedit_core.method.config import DEFAULT_BUDGET
 
 _RECORD_PREFIX = "liveedit."
 """Only properties of a version with this prefix are archived."""
@@ -46,7 +47,8 @@ class BankVersion:
     last_sequence: int
     """Largest request number that any version up to this one added."""
     kind: str = "window"
-    """"window", or what a person asked for: "remove", "restore", "rollback", "repair"."""
+    """"window", or what a person asked for: "remove", "restore", "rollback", "repair", or
+    "calibrate", which a job's recipe may ask for too."""
     author: str = ""
     """"" for the windows of a job."""
     num_removed: int = 0
@@ -56,6 +58,8 @@ class BankVersion:
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     """Edits that left, superseded ones included."""
+    false_activation: float = DEFAULT_BUDGET
+    """Share of questions about other images that may keep an expert."""
 
     def properties(self) -> dict[str, str]:
         content = {**asdict(self), "committed_at": self.committed_at.isoformat()}
@@ -100,6 +104,7 @@ class BankHistory:
             return None
         content = json.loads(text)
         content["committed_at"] = datetime.fromisoformat(content["committed_at"])
+        content.setdefault("false_activation", DEFAULT_BUDGET)  # earlier records lack it
         try:
             for name in ("added", "removed"):
                 content[name] = tuple(content[name])
@@ -132,6 +137,11 @@ class BankHistory:
     def state_at(self, version: int) -> BankVersion | None:
         """The record of what a version holds: its own, or that of the last version before it."""
         return next(self.newest_first(version), None)
+
+    def false_activation_at(self, version: int) -> float:
+        """The budget of a version."""
+        state = self.state_at(version)
+        return state.false_activation if state else DEFAULT_BUDGET
 
     def held_at(self, version: int) -> set[str] | None:
         """The edits that a version must hold, by its records; None when records are missing."""

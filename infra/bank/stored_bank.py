@@ -161,7 +161,7 @@ class StoredBank:
     def load_repository(
         self, config: GeneratorConfig, version: int | None = None, *, matrices: MatrixPlace = "auto"
     ) -> "ExpertRepository":
-        """The experts of a version as tensors, sorted by sequence."""
+        """The experts of a version as tensors, sorted by sequence, with its budget."""
         for name in ("edit_layer", "hidden_size", "module_dim", "num_queries", "rank"):
             here, there = getattr(config, name), getattr(self.identity, name)
             if here != there:
@@ -171,5 +171,10 @@ class StoredBank:
 
         from infra.bank.reader import read_repository  # torch: the command line starts without it
 
+        version = self.version if version is None else version
         repository = read_repository(self._table, version, config, matrices=matrices)
-        return replace(repository, fact_source=LoggedFacts(self.store))
+        return replace(
+            repository,
+            false_activation=self.versions.false_activation_at(version),
+            fact_source=LoggedFacts(self.store),
+        )

@@ -1,10 +1,11 @@
 """Shape and variants of a generator; stored beside its weights as `config.json`."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from liveedit_core.backbones.load_options import LoadOptions, PromptProtocol
+from liveedit_core.errors import ConfigError
 from liveedit_core.settings import (
     Count,
     List,
@@ -27,6 +28,22 @@ SoftRouting = Literal["prompt", "prompt_and_visual", "average"]
 VisualFilter = Literal["sentinel", "runner_up"]
 NUM_VIEWS = 4
 """Views of an edited image (`backbones/image_views.py`)."""
+
+DEFAULT_BUDGET = 0.02
+"""Of new banks and models, and of those that were stored without one."""
+MAX_BUDGET = 0.5
+Budget = Annotated[float, Field(gt=0, le=MAX_BUDGET)]
+"""Share of questions about other images that may keep an expert (`calibration`)."""
+
+
+def checked_budget(value: float) -> float:
+    """The same; ConfigError when it is no `Budget`."""
+    if not 0 < value <= MAX_BUDGET:
+        raise ConfigError(
+            f"false_activation must be above 0 and at most {MAX_BUDGET:g}, got {value:g}"
+        )
+    return value
+
 
 STORED_NAMES = {"other_image_midpoint": "rival_midpoint", "same_image_ratio": "twin_share"}
 """Fields that have another name in `config.json`. The stored names cannot change: a checkpoint's

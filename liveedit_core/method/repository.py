@@ -15,12 +15,9 @@ import torch
 from torch import Tensor
 
 from liveedit_core.errors import ShapeError
-from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.config import DEFAULT_BUDGET, GeneratorConfig
 from liveedit_core.method.expert import Expert
 from liveedit_core.schema import FactSource
-
-
-DEFAULT_BUDGET = 0.02
 
 
 class StoredSlots(Protocol):

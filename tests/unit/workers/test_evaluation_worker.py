@@ -1,6 +1,7 @@
 """Prepared once, cases are scored against any repository."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,9 +87,9 @@ def test_unedited_answers_are_left_for_the_next_worker(store: ObjectStore) -> No
 
 
 def test_a_shared_repository_is_the_same_memory() -> None:
-    experts = repository()
+    experts = replace(repository(), false_activation=0.1)
     again = SharedRepository.of(experts).repository()
-    assert again.edit_ids == experts.edit_ids
+    assert (again.edit_ids, again.false_activation) == (experts.edit_ids, 0.1)
     assert again.down_LD.data_ptr() == experts.down_LD.data_ptr()
     read_only = SharedRepository.of(experts)
     read_only.fields["prompt_features_NK"].flags.writeable = False

@@ -1,5 +1,6 @@
 """Removing, restoring and rolling back: stored in the change log, exactly once in effect."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,13 +8,15 @@ import pytest
 from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.fragments import WrittenFragment
+from infra.bank.history import BankVersion
 from infra.bank.policy import GrowthPolicy
 from infra.requests.change_log import ChangeLog
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.storage.writer_fence import WriterFencedError
-from liveedit_core.errors import InputError
-from tests.small_rows import SMALL_IDENTITY, small_request, small_row
+from liveedit_core.errors import ConfigError, InputError
+from liveedit_core.method.config import DEFAULT_BUDGET
+from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY, small_request, small_row
 
 
 class LoggedBank:
@@ -42,6 +45,9 @@ class LoggedBank:
 
     def restore(self, *numbers: int) -> int:
         return self.bank.restore(self.ids(*numbers), author="ben", reason="", epoch=self.epoch)
+
+    def calibrate(self, share: float, *, reason: str = "") -> int:
+        return self.bank.calibrate(share, author="anna", reason=reason, epoch=self.epoch)
 
     def held(self, version: int | None = None) -> list[int]:
         return self.bank.load_rows(["sequence"], version).column("sequence").to_pylist()  # type: ignore[no-any-return]
@@ -202,6 +208,80 @@ def test_a_rollback_holds_what_the_older_version_held(logged: LoggedBank) -> Non
     assert logged.bank.pending_sequences(logged.log) == []
     logged.bank.roll_back(version - 1, author="anna", reason="", epoch=logged.epoch)
     assert logged.held() == [2, 3, 4]
+
+
+def budgets(bank: ExpertBank) -> dict[int, float]:
+    return {
+        record.version: bank.load_repository(SMALL_CONFIG, record.version).false_activation
+        for record in bank.history()
+    }
+
+
+def test_a_budget_is_part_of_each_version_from_then_on(logged: LoggedBank) -> None:
+    before = logged.bank.version
+    version = logged.calibrate(0.01, reason="too many")
+    assert version == before + 1
+    record = logged.bank.versions.record(version)
+    assert (record.kind, record.author, record.message) == ("calibrate", "anna", "too many")
+    assert (record.num_edits, record.num_added, record.added) == (3, 0, ())
+    assert logged.held(version) == logged.held(before)
+    assert logged.calibrate(0.01) == version
+    removed = logged.remove(2)
+    assert budgets(logged.bank) == {2: 0.02, before: 0.02, version: 0.01, removed: 0.01}
+    assert logged.bank.load_repository(SMALL_CONFIG).false_activation == 0.01
+
+
+def test_a_rollback_undoes_a_budget(logged: LoggedBank) -> None:
+    older = logged.bank.version
+    logged.calibrate(0.3)
+    logged.remove(2)
+    logged.bank.roll_back(older, author="anna", reason="", epoch=logged.epoch)
+    assert logged.held() == logged.held(older)
+    assert logged.bank.load_repository(SMALL_CONFIG).false_activation == 0.02
+    logged.calibrate(0.3)
+    logged.bank.roll_back(older, author="anna", reason="", epoch=logged.epoch)  # no rows differ
+    newest = logged.bank.history()[-1]
+    assert (newest.false_activation, newest.message) == (0.02, f"back to version {older}")
+
+
+def test_an_empty_bank_has_a_budget_and_keeps_it(store: ObjectStore) -> None:
+    logged = LoggedBank(store, ("flag", "red"))
+    assert logged.bank.load_repository(SMALL_CONFIG).false_activation == DEFAULT_BUDGET
+    logged.calibrate(0.1)
+    logged.commit(1)
+    assert logged.bank.load_repository(SMALL_CONFIG).false_activation == 0.1
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 0.51, float("nan")])
+def test_a_share_that_is_no_budget_is_refused(logged: LoggedBank, share: float) -> None:
+    before = logged.bank.version
+    with pytest.raises(ConfigError, match="false_activation must be above 0"):
+        logged.calibrate(share)
+    assert logged.bank.version == before
+
+
+def test_a_fenced_writer_cannot_calibrate(logged: LoggedBank) -> None:
+    logged.bank.acquire_writer()
+    with pytest.raises(WriterFencedError):
+        logged.calibrate(0.01)
+
+
+def test_records_stored_before_there_were_budgets_have_the_default(
+    logged: LoggedBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def properties(record: BankVersion) -> dict[str, str]:
+        ((key, text),) = written(record).items()
+        content = json.loads(text)
+        del content["false_activation"]
+        return {key: json.dumps(content)}
+
+    written = BankVersion.properties
+    with monkeypatch.context() as before:
+        before.setattr(BankVersion, "properties", properties)
+        old = logged.remove(2)
+    logged.calibrate(0.2)
+    assert logged.bank.versions.record(old).false_activation == DEFAULT_BUDGET
+    assert logged.bank.load_repository(SMALL_CONFIG, old).false_activation == DEFAULT_BUDGET
 
 
 def test_diff_lists_added_removed_and_superseded(logged: LoggedBank) -> None:
