@@ -8,9 +8,16 @@ from typing import Any
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.history import BankVersion
 from infra.requests.request_log import RequestHeader
+from liveedit_core.errors import RepositoryMismatchError
+from liveedit_core.method.config import checked_budget
 from pipelines.cli.context import CommandContext, editing_recipe, select_edits
 
 DAMAGED = 3
+CALIBRATION_SOURCES = {
+    "bank": "offset {offset:.4f}, from {num_images:,} images of the bank",
+    "generator": "offset {offset:.4f}, the generator's, as the bank is too small to tell",
+    "paper": "the paper's, which follows no budget",
+}
 
 
 def log(context: CommandContext) -> int:
@@ -48,6 +55,7 @@ def show(context: CommandContext) -> int:
     record = bank.versions.state_at(version)
     edit_ids = bank.edit_ids(version)
     identity = asdict(bank.identity)
+    false_activation = bank.versions.false_activation_at(version)
     output.data(
         bank=bank.name,
         version=version,
@@ -55,6 +63,7 @@ def show(context: CommandContext) -> int:
         num_edits=len(edit_ids),
         record=_summary(record) if record else None,
         identity=identity,
+        false_activation=false_activation,
         edits=edit_ids[: context.limit],
     )
     output.say(f"bank {bank.name!r}, version {version}: {len(edit_ids):,} edits")
@@ -66,8 +75,33 @@ def show(context: CommandContext) -> int:
         )
     for name, value in identity.items():
         output.say(f"  {name:18} {value}")
+    output.say(f"  {'false_activation':18} {false_activation:g}")
+    _show_calibration(context, version)
     _list_edits(context, edit_ids[: context.limit])
     return 0
+
+
+def _show_calibration(context: CommandContext, version: int) -> None:
+    """How strict the visual filter of a version is, if the models that wrote it are named."""
+    bank, output = context.bank, context.output
+    if not (context.options.recipe or context.options.overrides):
+        output.data(calibration=None)
+        output.say("  name the models, --recipe FILE.toml, to see how strict its visual filter is")
+        return
+    from liveedit_core.method.calibration import calibrate as calibration_of
+    from pipelines.editing.writers import model_names
+
+    generator = model_names(editing_recipe(context)).load_generator()
+    if generator.digest != bank.identity.generator_digest:
+        raise RepositoryMismatchError(
+            f"bank {bank.name!r} was written by the generator {bank.identity.generator_digest}, "
+            f"that of the recipe is {generator.digest}"
+        )
+    repository = bank.load_repository(generator.config, version, matrices="on_demand")
+    found = calibration_of(generator, repository)
+    output.data(calibration=asdict(found))
+    text = CALIBRATION_SOURCES[found.source].format(**asdict(found))
+    output.say(f"  {'visual filter':18} {text}")
 
 
 def diff(context: CommandContext) -> int:
@@ -137,6 +171,16 @@ def rollback(context: CommandContext) -> int:
     reason = context.options.reason
     version = bank.roll_back(target, author=context.author, reason=reason, epoch=epoch)
     context.output.data(bank=bank.name, target=target)
+    _say_version(context, version)
+    return 0
+
+
+def calibrate(context: CommandContext) -> int:
+    options, bank = context.options, context.bank
+    budget = checked_budget(options.false_activation)
+    epoch = bank.acquire_writer()
+    version = bank.calibrate(budget, author=context.author, reason=options.reason, epoch=epoch)
+    context.output.data(bank=bank.name, false_activation=budget)
     _say_version(context, version)
     return 0
 
@@ -258,5 +302,8 @@ def _list_edits(context: CommandContext, edit_ids: Collection[str]) -> None:
 
 BANK_COMMANDS: dict[str, Callable[[CommandContext], int]] = {
     command.__name__: command
-    for command in (log, show, diff, remove, restore, rollback, tag, verify, repair, compact)
+    for command in (
+        *(log, show, diff, remove, restore, rollback, calibrate),
+        *(tag, verify, repair, compact),
+    )
 }

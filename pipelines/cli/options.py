@@ -70,6 +70,12 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     ),
     "--reason": _text("TEXT", "stored with the new version"),
     "--author": _text("NAME", "stored with the new version; default: the current user"),
+    "--false-activation": {
+        "metavar": "SHARE",
+        "type": float,
+        "required": True,
+        "help": "of questions about other images that may keep an edit: above 0, at most 0.5",
+    },
     "--delete": _flag("delete the tag"),
     "--recipe": {
         "metavar": "FILE.toml",
@@ -96,13 +102,21 @@ _SELECTION = f"edits {_FILTER} --from --dry-run --queue --reason --author"
 _COMMANDS = {
     "bank": {
         "log": ("list the versions of a bank, newest first", "--limit"),
-        "show": ("show one version: its commit and the edits that it holds", "version --limit"),
+        "show": (
+            "show one version: its commit, its edits and its budget of false activations; with "
+            "--recipe, whose models wrote it, also how strict the visual filter is",
+            "version --limit --recipe overrides",
+        ),
         "diff": ("show the edits that differ between two versions", "old new --limit"),
         "remove": ("remove edits: a new version, bit for bit as if never edited", _SELECTION),
         "restore": ("undo removals", _SELECTION),
         "rollback": (
             "make a new version that holds what an older one holds",
             "target --reason --author",
+        ),
+        "calibrate": (
+            "set how rarely an image that was never edited may keep an edit, as a new version",
+            "--false-activation --reason --author",
         ),
         "tag": ("name a version, which also protects it from clean-up", "name version --delete"),
         "verify": ("read every file and row of a version and report damage", "version"),
