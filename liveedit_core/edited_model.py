@@ -11,7 +11,7 @@ threads may generate concurrently; an edit applies from the next request on.
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ from liveedit_core.inputs.images import read_image_file
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.inputs.rejects import WeakEditError
 from liveedit_core.inputs.request_parser import check_also_asked
-from liveedit_core.method.config import RefineSection, WeakEdits
+from liveedit_core.method.config import RefineSection, WeakEdits, checked_budget
 from liveedit_core.method.editor import Editor, Routing
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.outcome import WriteOutcome
@@ -60,7 +60,8 @@ class EditedModel:
     """A frozen backbone, a generator made for it, and experts that can be added and removed.
 
     `facts` (of the first experts; by default what their repository knows) let explanations name
-    them and new answers replace them.
+    them and new answers replace them. `false_activation` is the share of questions about other
+    images that may keep an edit, by default the repository's own.
     """
 
     def __init__(
@@ -72,9 +73,12 @@ class EditedModel:
         *,
         refine: RefineSection | None = None,
         weak: WeakEdits = "refuse",
+        false_activation: float | None = None,
     ) -> None:
         self._backbone = as_vision_language(backbone)
-        experts = repository or ExpertRepository.empty(generator.config)
+        experts = ExpertRepository.empty(generator.config) if repository is None else repository
+        if false_activation is not None:
+            experts = replace(experts, false_activation=checked_budget(false_activation))
         refiner = refiner_for(backbone, generator, refine or RefineSection())
         self._editor: Editor | None = Editor(backbone, generator, experts, refiner)
         self._weak = weak
@@ -259,6 +263,7 @@ def open_model(
     *,
     refine: RefineSection | None = None,
     weak: WeakEdits = "refuse",
+    false_activation: float | None = None,
 ) -> EditedModel:
     """Load an edited model.
 
@@ -271,16 +276,27 @@ def open_model(
         refine: whether edits are verified and refined as they are written.
         weak: "refuse" raises WeakEditError for an edit whose own question is not answered, and
             applies none of its call; "commit" applies it, and `outcome` says what is wrong.
+        false_activation: share of questions about images that were never edited that may keep an
+            edit, above 0 and at most 0.5; None: that of the experts, which is 0.02 unless they were
+            stored with another one. Only a generator with a runner-up filter can keep to it.
     """
     is_builtin = str(generator) == BUILTIN
     trained = load_generator(builtin_generator_folder() if is_builtin else Path(generator))
     options = (options or LoadOptions()).with_changes(edit_layer=-1, prompt_templates=None)
     options = trained.config.load_options(options)
     loaded = load_named_backbone(backbone, options)
-    if experts is None or isinstance(experts, ExpertRepository):
-        return EditedModel(loaded, trained, experts, refine=refine, weak=weak)
-    held = read_model(Path(experts), loaded.digest, trained)
-    return EditedModel(loaded, trained, *held, refine=refine, weak=weak)
+    facts = None
+    if isinstance(experts, str | Path):
+        experts, facts = read_model(Path(experts), loaded.digest, trained)
+    return EditedModel(
+        loaded,
+        trained,
+        experts,
+        facts,
+        refine=refine,
+        weak=weak,
+        false_activation=false_activation,
+    )
 
 
 def _bytes_of(image: ImageSource) -> bytes:

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from liveedit_core.errors import IntegrityError, RepositoryMismatchError, ShapeError
+from liveedit_core.errors import ConfigError, IntegrityError, RepositoryMismatchError, ShapeError
+from liveedit_core.method.config import DEFAULT_BUDGET, checked_budget
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository
@@ -38,6 +39,7 @@ def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> None:
     content = {
         "backbone_digest": editor.backbone.digest,
         "generator_digest": editor.generator.digest,
+        "false_activation": repository.false_activation,
         "edit_ids": repository.edit_ids,
         "facts": {edit_id: asdict(fact) for edit_id, fact in facts.items()},
     }
@@ -53,7 +55,8 @@ def read_model(
         found = {name: content[name] for name in ("backbone_digest", "generator_digest")}
         facts = {edit_id: Fact(**fact) for edit_id, fact in content["facts"].items()}
         edit_ids = tuple(content["edit_ids"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        budget = checked_budget(content.get("false_activation", DEFAULT_BUDGET))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise IntegrityError(f"{folder / EDITS_FILE}: {error}") from error
     digests = {"backbone_digest": backbone_digest, "generator_digest": generator.digest}
     for name, expected in digests.items():
@@ -65,7 +68,7 @@ def read_model(
     try:
         tensors = _with_ranks(load_file(folder / EXPERTS_FILE))
         fields: dict[str, Any] = {field: tensors[name] for name, field in _TENSORS.items()}
-        return ExpertRepository(edit_ids=edit_ids, **fields), facts
+        return ExpertRepository(edit_ids=edit_ids, false_activation=budget, **fields), facts
     except (OSError, KeyError, SafetensorError, ShapeError) as error:
         raise IntegrityError(f"{folder / EXPERTS_FILE}: {error}") from error
 

@@ -1,6 +1,7 @@
 """The edited model as a library: any request, in batches and threads, and no trace left."""
 
 import copy
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -166,6 +167,31 @@ def test_it_can_be_saved_and_read_again(backbone: Any, tmp_path: Path) -> None:
     (tmp_path / "experts.safetensors").write_bytes(b"short")
     with pytest.raises(IntegrityError):
         read_model(tmp_path, backbone.digest, generator)
+
+
+def test_the_budget_stays_with_the_model(backbone: Any, tmp_path: Path) -> None:
+    generator = tiny_generator(config_of(backbone))
+    empty = EditedModel(backbone, generator, refine=AS_WRITTEN, false_activation=0.1)
+    empty.edit(image(0), WHAT, "an entity")
+    empty.edit(image(0), WHAT, "another entity")
+    empty.remove(*empty.edits)
+    empty.save(tmp_path)
+    held, _ = read_model(tmp_path, backbone.digest, generator)
+    for model, budget in (
+        (EditedModel(backbone, generator, held, refine=AS_WRITTEN), 0.1),
+        (EditedModel(backbone, generator, held, refine=AS_WRITTEN, false_activation=0.3), 0.3),
+    ):
+        assert model.editor.repository.false_activation == budget
+    edits = tmp_path / "edits.json"
+    content = json.loads(edits.read_text())
+    del content["false_activation"]  # as folders of earlier releases
+    edits.write_text(json.dumps(content))
+    assert read_model(tmp_path, backbone.digest, generator)[0].false_activation == 0.02
+    edits.write_text(json.dumps(content | {"false_activation": 2.0}))
+    with pytest.raises(IntegrityError, match="above 0 and at most"):
+        read_model(tmp_path, backbone.digest, generator)
+    with pytest.raises(ConfigError, match="above 0 and at most"):
+        EditedModel(backbone, generator, false_activation=1.0)
 
 
 def test_the_backbone_is_untouched_during_and_after(backbone: Any) -> None:
