@@ -22,7 +22,7 @@ from pipelines.editing.inbox import Inbox
 from pipelines.editing.intake import CaseIndex, Intake
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import Outcome, Records
-from pipelines.editing.windows import Progress, WindowRunner
+from pipelines.editing.windows import Progress, WindowRunner, take_over
 from pipelines.job.stages import Embedder, Generator
 from workers.failures import retried
 
@@ -110,7 +110,7 @@ class Follower:
             config=self.config,
             bank=self.bank,
             request_log=self.request_log,
-            epoch=retried(self.bank.acquire_writer),
+            epoch=take_over(self.bank, self.config),
             generator=self.generator,
             embedder=self.embedder,
             progress=self.progress,

@@ -19,13 +19,12 @@ from infra.tracking.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import InputError, TrackingError
 from pipelines.editing.recipe import LifelongEditRecipe, RebuildRecipe, RebuildSourceSection
-from pipelines.editing.windows import Progress, WindowRunner
+from pipelines.editing.windows import Progress, WindowRunner, take_over
 from pipelines.editing.writers import model_names, start_writers, writer_cpus
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.registered_models import recorded_backbone
 from pipelines.job.stages import Embedder, Generator
-from workers.failures import retried
 
 _logger = logging.getLogger(__name__)
 
@@ -106,8 +105,7 @@ def rebuild(
 
     `should_stop` is called after each window; True ends the rebuild cleanly.
     """
-    epoch = retried(bank.acquire_writer)
-    retried(lambda: bank.apply_changes(epoch=epoch))
+    epoch = take_over(bank, config)
     num_before = bank.num_edits()
     pending = bank.pending_sequences(request_log)
     sequences = [number for number in pending if wanted is None or number in wanted]

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from infra.bank.policy import GrowthPolicy
 from liveedit_core.inputs.limits import InputLimits
-from liveedit_core.method.config import RefineSection
+from liveedit_core.method.config import MAX_BUDGET, RefineSection
 from liveedit_core.settings import Amount, Count, Name, PositiveInt, Settings, StoreUri
 from pipelines.job.recipe_loader import to_flat_dict
 from pipelines.job.sections import (
@@ -77,6 +77,14 @@ class PromotionAtEndSection(Settings):
     """Recipe of `promotion.py` by which to decide; empty for its defaults."""
 
 
+class FilterSection(Settings):
+    """How rarely an image that was never edited may keep an edit."""
+
+    false_activation: Annotated[float, Field(ge=0, le=MAX_BUDGET)] = 0.0
+    """Share of questions about other images; stored with the bank's next version. 0: the bank's
+    own, which is 0.02 in a new bank."""
+
+
 class FollowSection(Settings):
     """The inbox that `--follow` watches until it is told to stop."""
 
@@ -113,6 +121,7 @@ class _WritingRecipe(FolderRecipe):
     backbone: BackboneSection = BackboneSection()
     generator: GeneratorSection = GeneratorSection()
     refine: RefineSection = RefineSection()
+    filter: FilterSection = FilterSection()
     edits: EditsSection = EditsSection()
     embedding: EmbeddingSection = EmbeddingSection()
     growth: GrowthPolicy = GrowthPolicy()

@@ -18,10 +18,9 @@ from liveedit_core.inputs.rejects import Rejected
 from pipelines.editing.evaluation_schedule import EvaluationSchedule, settings_of
 from pipelines.editing.intake import Intake, Source, log_requests
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.editing.windows import Progress, Timings, WindowRunner
+from pipelines.editing.windows import Progress, Timings, WindowRunner, take_over
 from pipelines.evaluation.bank_evaluation import BankEvaluation, lifelong_curves
 from pipelines.job.stages import Embedder, Evaluator, Generator
-from workers.failures import retried
 
 
 class Records(Protocol):
@@ -69,8 +68,7 @@ def run(
     the run cleanly.
     """
     intake = log_requests(source, request_log, limit=config.requests.limit, should_stop=should_stop)
-    epoch = retried(bank.acquire_writer)
-    retried(lambda: bank.apply_changes(epoch=epoch))
+    epoch = take_over(bank, config)
     num_edits_before = bank.num_edits()
     schedule = EvaluationSchedule(
         config,

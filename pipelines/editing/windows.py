@@ -81,6 +81,17 @@ class WindowPlan:
             yield tuple(batch)
 
 
+def take_over(bank: ExpertBank, config: LifelongEditRecipe) -> int:
+    """Become the one writer of a bank, which fences earlier ones, and commit what comes before the
+    first window: waiting changes and the recipe's budget. Returns the epoch."""
+    epoch = retried(bank.acquire_writer)
+    retried(lambda: bank.apply_changes(epoch=epoch))
+    if budget := config.filter.false_activation:
+        why = {"author": "", "reason": "filter.false_activation of the recipe"}
+        retried(lambda: bank.calibrate(budget, epoch=epoch, **why))
+    return epoch
+
+
 @dataclass(kw_only=True)
 class WindowRunner:
     """The one writer of a bank, with the stages that work for it."""
@@ -89,7 +100,7 @@ class WindowRunner:
     bank: ExpertBank
     request_log: RequestLog
     epoch: int
-    """From `bank.acquire_writer`."""
+    """From `take_over`."""
     generator: Generator
     embedder: Embedder
     progress: Progress

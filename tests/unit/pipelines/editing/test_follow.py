@@ -203,6 +203,12 @@ def test_an_older_driver_stops_at_its_next_look_and_loses_nothing(place: Place) 
     assert place.driver.bank.edit_ids() == edit_ids(1, 2)
 
 
+def test_the_recipe_sets_the_budget_before_anything_arrives(place: Place) -> None:
+    place.follower("filter.false_activation=0.05").follow()
+    (record,) = place.driver.bank.history()
+    assert (record.kind, record.false_activation) == ("calibrate", 0.05)
+
+
 def test_it_can_end_when_nothing_comes(place: Place) -> None:
     drop(place.inbox, "a.jsonl", [1])
     place.follower("follow.stop_when_idle_s=0.001", events=[lambda: None] * 99).follow()

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from liveedit_core.errors import StorageUnavailableError
+from liveedit_core.errors import ConfigError, StorageUnavailableError
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import ProbeKind
 from pipelines.editing.intake import Item
 from pipelines.job.stages import Generator
 from tests.unit.tiny_editing import Driver, DyingEmbedder
 from tests.unit.tiny_inputs import HashEmbedder, case, request
+from tests.unit.tiny_models import CONFIG
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.messages import GeneratedBatch, GeneratorFacts, NumberedRequest
 
@@ -36,6 +37,24 @@ def test_each_point_is_scored_on_the_cases_it_holds(driver: Driver) -> None:
         assert reliability.num_samples == evaluation.num_cases == evaluation.num_edits
         locality = evaluation.summary[ProbeKind.TEXT_LOCALITY, "teacher_forced"]
         assert locality.mean == 1.0
+
+
+def test_the_recipe_sets_the_budget_before_the_first_window(driver: Driver) -> None:
+    driver.run([case(number) for number in range(2)], "filter.false_activation=0.05")
+    first, *windows = driver.bank.history()
+    assert (first.kind, first.num_edits, first.author) == ("calibrate", 0, "")
+    assert {window.kind for window in windows} == {"window"}
+    driver.run([case(number) for number in range(2)])  # keeps what the bank has
+    assert driver.bank.version == windows[-1].version
+    driver.run([case(number) for number in range(2)], "filter.false_activation=0.1")
+    assert driver.bank.load_repository(CONFIG).false_activation == 0.1
+    assert driver.bank.load_repository(CONFIG, windows[-1].version).false_activation == 0.05
+
+
+@pytest.mark.parametrize("share", ["-0.1", "0.6", "nan"])
+def test_a_budget_that_is_none_is_refused(driver: Driver, share: str) -> None:
+    with pytest.raises(ConfigError, match="false_activation"):
+        driver.run([], f"filter.false_activation={share}")
 
 
 def test_a_second_run_does_nothing_and_reads_the_same_results(driver: Driver) -> None:
