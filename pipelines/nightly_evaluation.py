@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "nightly_evaluation.toml"
 EXIT_CODES = """exit codes:
-  0    no metric is worse than the champion's; or the run was done before, whatever it found
+  0    no metric is worse than the champion's and the budget of false activations is kept; or the
+       run was done before, whatever it found
   1    an error; the message says what to do
   2    a wrong option or setting
-  3    regressions; each one is listed
+  3    regressions, each one is listed; or more than twice the budget of false activations
   5    another process works on this nightly run
   130  stopped by Ctrl-C, 143 by SIGTERM; the same command resumes
 """
@@ -111,13 +112,15 @@ def print_outcome(result: "NightlyResult", label: str, folder: Path) -> int:
         print(f"improvement  {improvement}")
     for regression in outcome.regressions:
         print(f"REGRESSION   {regression}", file=sys.stderr)
+    if outcome.exceeded:
+        print(f"FALSE ACTIVATIONS  {outcome.exceeded}", file=sys.stderr)
     print(f"pages: {folder}")
     against = f"champion, version {outcome.champion}" if outcome.champion else "no other champion"
     print(
         f"version {outcome.newest} against {against}: "
         f"{outcome.num_results} results, {len(outcome.regressions)} regressions"
     )
-    return 3 if outcome.regressions else 0
+    return 3 if outcome.regressions or outcome.exceeded else 0
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ class CurvePoint:
     """How it was measured: "E-VQA, paper prompts, groups of 10 edits, ..."."""
     retention: Mapping[str, Retention] = field(default_factory=dict)
     """By protocol, on lifelong curves beyond one edit."""
+    budget: float | None = None
+    """Of false activations; None: its visual filter follows none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +152,8 @@ class EvaluatedVersion:
     """Whether every probe has its results."""
     comparable_group: ComparableGroup | None = None
     """How they were measured; None for results of earlier releases."""
+    budget: float | None = None
+    """Of false activations; None: its visual filter follows none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from infra.reports.data import CurvePoint, ReportData
 from infra.reports.formats import count, duration, percent, spell
 from infra.reports.metrics import CURVE_HEADING, metric_plots, metric_tables, tag_tables
-from infra.reports.page import HEADLINE_METRICS, Tile, average_tiles, render_page
+from infra.reports.page import (
+    HEADLINE_METRICS,
+    Tile,
+    average_tiles,
+    false_activation_tiles,
+    render_page,
+)
 from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.schema import ProbeKind
 
@@ -76,6 +82,7 @@ def _metric_tiles(metrics: Sequence[CurvePoint]) -> list[Tile]:
             note = f"{spell(protocol)}, n = {item.num_samples:,} at {point.num_edits:,} edits"
             tiles.append(Tile(label=spell(kind), value=percent(item.mean), note=note))
     if points:
+        tiles += false_activation_tiles(points[-1].summary, points[-1].budget)
         note = f"{spell(TEACHER_FORCED)}, {points[-1].num_edits:,} edits"
         tiles += average_tiles(points[-1].summary, note)
     return tiles

@@ -3,7 +3,13 @@
 from infra.reports.data import CurvePoint, EvaluationReportData
 from infra.reports.formats import count, duration, interval, percent, spell
 from infra.reports.metrics import metric_plots, metric_tables, tag_tables
-from infra.reports.page import HEADLINE_METRICS, Tile, average_tiles, render_page
+from infra.reports.page import (
+    HEADLINE_METRICS,
+    Tile,
+    average_tiles,
+    false_activation_tiles,
+    render_page,
+)
 from liveedit_core.evaluation.probes import TEACHER_FORCED
 
 MAX_EXAMPLES = 30
@@ -58,6 +64,7 @@ def evaluation_tiles(data: EvaluationReportData) -> list[Tile]:
             num_samples = f"n = {item.num_samples:,}".replace(" ", "\N{NO-BREAK SPACE}")
             note = f"{spell(protocol)}, 95 %: {interval(item.interval)}, {num_samples}"
             tiles.append(Tile(label=spell(kind), value=percent(item.mean), note=note))
+    tiles += false_activation_tiles(data.summary, version.budget)
     tiles += average_tiles(data.summary, spell(TEACHER_FORCED))
     if data.duration_s > 0:
         tiles.append(Tile(label="time to score", value=duration(data.duration_s)))

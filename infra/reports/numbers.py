@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.reports.data import CurvePoint
+from liveedit_core.evaluation.false_activations import false_activations
 from liveedit_core.evaluation.summaries import (
     LabelSummary,
     MetricSummary,
@@ -28,6 +29,7 @@ def point_tree(point: CurvePoint) -> dict[str, Any]:
         "num_groups": point.num_groups,
         "comparable_group": point.comparable_group,
         "averages": average_values(point.summary),
+        "false_activations": _activations(point),
         "metrics": metric_rows(point.summary, point.by_variant),
         "tags": {tag: _label_rows(by_value, "value") for tag, by_value in point.by_tag.items()},
         "scope": [
@@ -53,6 +55,20 @@ def point_tree(point: CurvePoint) -> dict[str, Any]:
             }
             for protocol, item in point.retention.items()
         ],
+    }
+
+
+def _activations(point: CurvePoint) -> dict[str, float | None] | None:
+    """Measured share and budget; None if no probe tells."""
+    found = false_activations(point.summary, point.budget)
+    if found is None:
+        return None
+    return {
+        "budget": found.budget,
+        "measured": round(found.share, 4),
+        "low": round(found.interval.low, 4),
+        "high": round(found.interval.high, 4),
+        "n": found.num_probes,
     }
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from infra.reports import formats
 from infra.reports.metrics import METRIC_NOTES
 from liveedit_core.errors import InputError
+from liveedit_core.evaluation.false_activations import false_activations
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
 from liveedit_core.evaluation.scope import Scope
 from liveedit_core.evaluation.summaries import (
@@ -64,6 +65,16 @@ def average_tiles(summary: Summary, note: str) -> list[Tile]:
         for label, kinds, remark in AVERAGES
         if (average := paper_average(summary, kinds)) is not None
     ]
+
+
+def false_activation_tiles(summary: Summary, budget: float | None) -> list[Tile]:
+    """Measured share and budget of false activations; none if no probe tells."""
+    found = false_activations(summary, budget)
+    if found is None:
+        return []
+    note = f"{found.sentence()}, 95 %: {formats.interval(found.interval)}"
+    value = formats.percent(found.share)
+    return [Tile(label="false activations", value=value, note=note, is_alert=found.is_exceeded)]
 
 
 def render_page(template: str, **context: Any) -> str:

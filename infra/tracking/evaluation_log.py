@@ -34,6 +34,9 @@ class EvaluatedBank:
     """Ids of the cases whose edit the version holds."""
     comparable_group: str = ""
     """How the results were measured; empty in records of earlier releases."""
+    budget: float | None = None
+    """Of false activations; None if its visual filter follows none, or in records of earlier
+    releases."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from infra.bank.expert_bank import ExpertBank
 from infra.tracking.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import StorageUnavailableError, TrackingError
+from liveedit_core.evaluation.false_activations import false_activation_values
 from liveedit_core.evaluation.retention import retention_values
 from liveedit_core.evaluation.summaries import metric_values, variant_values
 from pipelines.editing.recipe import LifelongEditRecipe
@@ -60,14 +61,22 @@ class RunRecords:
             )
             model_id = registered.model_id
         key = f"{bank.name}:{evaluation.bank_version}:{evaluation.num_edits}"
-        metrics = metric_values(evaluation.summary) | variant_values(evaluation.by_variant)
+        metrics = {
+            **metric_values(evaluation.summary),
+            **variant_values(evaluation.by_variant),
+            **false_activation_values(evaluation.summary, evaluation.budget),
+        }
         self._record_once(key, evaluation, metrics, model_id)
         self._tracker.set_tags({"comparable_group": str(evaluation.comparable_group)})
 
     def curve(self, points: Sequence[BankEvaluation]) -> None:
         """Record a lifelong curve."""
         for point in points:
-            values = metric_values(point.summary) | retention_values(point.retention)
+            values = {
+                **metric_values(point.summary),
+                **retention_values(point.retention),
+                **false_activation_values(point.summary, point.budget),
+            }
             metrics = {f"curve.{name}": value for name, value in values.items()}
             key = f"curve {point.bank}:{point.bank_version}:{point.num_edits}"
             self._record_once(key, point, metrics)

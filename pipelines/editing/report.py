@@ -135,6 +135,7 @@ def curve_point(point: BankEvaluation) -> CurvePoint:
         num_groups=point.num_groups,
         comparable_group=str(point.comparable_group or ""),
         retention=point.retention,
+        budget=point.budget,
     )
 
 

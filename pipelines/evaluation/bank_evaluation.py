@@ -186,6 +186,7 @@ class EvaluationTask:
         self._wanted = dict.fromkeys(self._plan.wanted)
         stored = {result.key for result in results.read(self.key)}
         self._missing: set[ResultKey] = set(self._wanted) - stored
+        self._budget: float | None = None
         self._num_new = 0
         self._seconds = 0.0
         self.num_units = len(self._plan.units_for(self._missing))
@@ -199,6 +200,8 @@ class EvaluationTask:
 
     def start(self, evaluator: Evaluator, config: GeneratorConfig) -> None:
         """Submit what is left to do; `config` is that of the evaluator's generator."""
+        if config.visual_filter == "runner_up":
+            self._budget = self._bank.versions.false_activation_at(self.key.bank_version)
         units = self._plan.units_for(self._missing)
         if units:
             retried(lambda: self._results.set_comparable_group(self.key, self.comparable_group))
@@ -255,6 +258,7 @@ class EvaluationTask:
             scope=scope_classes(results, entities, seed=seed),
             is_complete=not self._missing,
             comparable_group=self.comparable_group,
+            budget=self._budget,
             num_new_results=self._num_new,
             seconds=self._seconds,
         )

@@ -53,6 +53,7 @@ def gather_evidence(
         evaluated_at=record.evaluated_time,
         num_missing_results=num_missing,
         summary=summarize(in_scope(newest, record.newest.held), record.entities, seed=recipe.seed),
+        budget=record.newest.budget,
         compared_with=record.champion.version if record.champion else 0,
         comparisons=comparisons,
         sources=_sources(record),

@@ -1,6 +1,7 @@
 """The gates of a promotion: pure functions from evidence to a verdict with a reason.
 
-    digests  shards  evaluation_complete  freshness  min_samples  thresholds  no_regression
+    digests  shards  evaluation_complete  freshness  min_samples  thresholds  false_activations
+    no_regression
 
 All gates are checked, so that a refusal lists everything that is wrong.
 """
@@ -10,12 +11,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from liveedit_core.evaluation.comparison import MetricComparison
+from liveedit_core.evaluation.false_activations import (
+    false_activation_values,
+    false_activations,
+)
 from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.evaluation.summaries import Summary, metric_values
 from liveedit_core.schema import ProbeKind
 from pipelines.operations.recipe import GatesSection, ThresholdsSection
 
-_NEED_EVALUATION = ("freshness", "min_samples", "thresholds", "no_regression")
+_NEED_EVALUATION = ("freshness", "min_samples", "thresholds", "false_activations", "no_regression")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,8 @@ class Evidence:
     """Probes of this version or of the champion without a result."""
     summary: Summary = field(default_factory=dict)
     """Accuracy over the cases that the version holds, locality over all."""
+    budget: float | None = None
+    """Of false activations; None: the visual filter follows none."""
     champion: int = 0
     """The current champion; 0 for none."""
     compared_with: int = 0
@@ -54,7 +61,8 @@ class Evidence:
     def numbers(self) -> dict[str, float]:
         """Means and differences by name, as the audit record keeps them."""
         differences = {f"difference.{item.name}": item.difference.mean for item in self.comparisons}
-        return {**metric_values(self.summary), **differences}
+        activations = false_activation_values(self.summary, self.budget)
+        return {**metric_values(self.summary), **activations, **differences}
 
 
 def all_gates(
@@ -74,6 +82,7 @@ def all_gates(
         freshness(evidence.now, evidence.evaluated_at, gates),
         min_samples(evidence.summary, gates, thresholds),
         metric_thresholds(evidence.summary, thresholds),
+        kept_budget(evidence.summary, evidence.budget),
         no_regression(evidence),
     )
 
@@ -118,6 +127,14 @@ def metric_thresholds(summary: Summary, thresholds: ThresholdsSection) -> GateRe
         elif found.mean < thresholds.of(kind):
             problems.append(f"{kind} is {found.mean:.3f}, at least {thresholds.of(kind):g} needed")
     return _verdict("thresholds", problems, "every metric reaches its threshold")
+
+
+def kept_budget(summary: Summary, budget: float | None) -> GateResult:
+    """Questions about other images do not keep edits far more often than the budget says."""
+    found = false_activations(summary, budget)
+    reason = found.sentence() if found else "no probe asks about another image"
+    passed = found is None or not found.is_exceeded
+    return GateResult(name="false_activations", passed=passed, reason=reason)
 
 
 def no_regression(evidence: Evidence) -> GateResult:

@@ -29,6 +29,7 @@ from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, Evaluati
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions
 from liveedit_core.errors import ConfigError, IntegrityError, LiveEditError
 from liveedit_core.evaluation.comparison import cases_held, in_scope, not_replaced
+from liveedit_core.evaluation.false_activations import false_activations
 from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.schema import Case, entity_of
 from pipelines.evaluation.bank_evaluation import (
@@ -74,6 +75,8 @@ class NightlyOutcome:
     """One sentence per metric that is worse."""
     improvements: tuple[str, ...]
     mlflow_run_id: str
+    exceeded: str = ""
+    """By how much the newest version leaves its budget of false activations; "": it keeps it."""
 
 
 _ContentT = TypeVar("_ContentT", NightlyPlan, NightlyOutcome)
@@ -297,6 +300,7 @@ class NightlyRun:
             compared=tuple(sorted(findings.compared)),
             entities=entity_of(findings.cases),
         )
+        activations = false_activations(newest.summary, newest.evaluation.budget)
         lease.check()
         EvaluationLog(store, BANK_MODEL).add(record)
         outcome = NightlyOutcome(
@@ -307,6 +311,7 @@ class NightlyRun:
             regressions=tuple(item.sentence() for item in findings.regressions),
             improvements=tuple(item.sentence() for item in findings.improvements),
             mlflow_run_id=run_id,
+            exceeded=activations.sentence() if activations and activations.is_exceeded else "",
         )
         state.save_outcome(outcome)
         return outcome
@@ -339,4 +344,5 @@ def _evaluated_bank(scored: ScoredVersion, num_results: int) -> EvaluatedBank:
         num_results=num_results,
         held=tuple(sorted(scored.held)),
         comparable_group=str(evaluation.comparable_group),
+        budget=evaluation.budget,
     )

@@ -13,6 +13,7 @@ from infra.tracking.model_registry import RegisteredVersion
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import TrackingError
 from liveedit_core.evaluation.comparison import MetricComparison, in_scope
+from liveedit_core.evaluation.false_activations import false_activation_values
 from liveedit_core.evaluation.scope import scope_classes
 from liveedit_core.evaluation.summaries import (
     Summary,
@@ -106,7 +107,10 @@ def _log_metrics(tracker: Tracker, findings: NightlyFindings) -> None:
     newest, champion = findings.newest, findings.champion
     for scored, prefix in ((newest, ""), (champion, CHAMPION_PREFIX)):
         if scored is not None:
-            values = metric_values(scored.summary)
+            values = {
+                **metric_values(scored.summary),
+                **false_activation_values(scored.summary, scored.evaluation.budget),
+            }
             tracker.log_metrics(
                 {f"{prefix}{name}": value for name, value in values.items()},
                 step=scored.evaluation.num_edits,
@@ -134,7 +138,8 @@ def _write_pages(
         num_edits = scored.evaluation.num_edits
         results = in_scope(scored.evaluation.results, scored.held)
         versions.append(replace(scored.evaluation, label=name))
-        points.append(CurvePoint(num_edits=num_edits, summary=scored.summary))
+        budget = scored.evaluation.budget
+        points.append(CurvePoint(num_edits=num_edits, summary=scored.summary, budget=budget))
         registered_as = f"{scored.registered.name} {scored.registered.version}"
         data = EvaluationReportData(
             version=versions[-1],

@@ -130,6 +130,14 @@ def test_headline_numbers_are_those_of_the_last_point(data: ReportData) -> None:
     )
 
 
+def test_false_activations_stand_beside_the_budget_of_the_last_point() -> None:
+    data = run_example()
+    last = dataclasses.replace(data.metrics[-1], budget=0.02)
+    tiles = report_tiles(dataclasses.replace(data, metrics=[*data.metrics[:-1], last]))
+    (tile,) = [tile for tile in tiles if tile.label == "false activations"]
+    assert (tile.value, tile.note.split(",")[0], tile.is_alert) == ("28.0 %", "budget 2 %", True)
+
+
 def test_long_lists_are_cut_and_say_so(data: ReportData) -> None:
     rejects = tuple(
         Rejected(line_number=n, error_type="NotJson", message=f"reason <{n}>")

@@ -3,6 +3,7 @@
 import dataclasses
 
 from infra.reports.evaluation import evaluation_tiles, render_evaluation_report
+from infra.reports.page import Tile
 from tests.html_page import words
 from tests.report_examples import evaluation_example, with_labels
 
@@ -37,6 +38,20 @@ def test_what_is_missing_is_said_on_top() -> None:
     version = dataclasses.replace(data.version, is_complete=True)
     complete = dataclasses.replace(data, version=version)
     assert not any(tile.is_alert for tile in evaluation_tiles(complete))
+
+
+def test_false_activations_stand_beside_their_budget() -> None:
+    data = evaluation_example()  # of 300 questions about other images 28 % keep an edit
+
+    def tile(budget: float | None) -> Tile:
+        version = dataclasses.replace(data.version, budget=budget)
+        tiles = evaluation_tiles(dataclasses.replace(data, version=version))
+        return next(tile for tile in tiles if tile.label == "false activations")
+
+    assert (tile(0.02).value, tile(0.02).is_alert) == ("28.0 %", True)
+    assert tile(0.02).note == "budget 2 %, measured 28.0 % (n = 300), 95 %: 19.5 to 37.9"
+    assert not tile(0.2).is_alert
+    assert (tile(None).note.split(",")[0], tile(None).is_alert) == ("no budget", False)
 
 
 def test_headlines_state_protocol_interval_and_samples() -> None:

@@ -1,9 +1,10 @@
 """The numbers beside a report are those of its tables."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from infra.reports.numbers import write_numbers
+from infra.reports.numbers import point_tree, write_numbers
 from liveedit_core.schema import ProbeKind
 from tests.report_examples import HOSTILE, run_example
 
@@ -29,6 +30,15 @@ def test_numbers_hold_metrics_variants_strata_scope_and_averages(tmp_path: Path)
         ("over-generalised", 0.25),
         ("both", 0.25),
     }
+    last_point = replace(data.metrics[-1], budget=0.02)
+    assert point_tree(last_point)["false_activations"] == {
+        "budget": 0.02,
+        "measured": 0.28,
+        "low": 0.1948,
+        "high": 0.3787,
+        "n": 300,
+    }
+    assert last["false_activations"]["budget"] is None
     averages = last["averages"]
     # 0.92, 0.89, 0.77, 1.0 by construction and 0.93: each fell by 0.04 since the first edit.
     assert round(averages["paper_average.teacher_forced"], 4) == 0.902

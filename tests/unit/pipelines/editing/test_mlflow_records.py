@@ -1,5 +1,6 @@
 """What a run leaves in MLflow: once, also when it is resumed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,14 @@ from mlflow import MlflowClient
 
 from infra.tracking.model_registry import ModelRegistry
 from infra.tracking.tracker import Tracker
+from liveedit_core.evaluation.summaries import summarize
+from liveedit_core.schema import ProbeKind
 from pipelines.editing.mlflow_records import RunRecords
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.job.recipe_loader import load_recipe
 from tests.unit.tiny_editing import OVERRIDES, Driver
 from tests.unit.tiny_inputs import case
+from tests.unit.tiny_results import probe_result
 
 
 def records(root: Path) -> RunRecords:
@@ -64,6 +68,23 @@ def test_a_curve_is_recorded_once_beside_the_evaluations(run_root: Path) -> None
     for name in ("reliability.teacher_forced", "reliability.teacher_forced.exact"):
         history = client.get_metric_history(run.info.run_id, f"curve.{name}")
         assert [metric.step for metric in history] == [1, 4]
+
+
+def test_false_activations_are_recorded_beside_their_budget(run_root: Path) -> None:
+    driver = Driver(run_root / "store")
+    outcome = driver.run([case(n) for n in range(4)], "evaluation.curve_at=[4]")
+    kind = ProbeKind.IMAGE_SWAP_LOCALITY
+    summary = summarize([probe_result(kind=kind, kept=("another",))])
+    taken = records(run_root)
+    taken.evaluated(driver.bank, replace(outcome.evaluations[-1], summary=summary, budget=0.02))
+    taken.curve([replace(outcome.curve[0], summary=summary, budget=0.02)])
+    taken.end("FINISHED")
+    client = MlflowClient(f"sqlite:///{run_root / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'liveedit'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    for prefix in ("", "curve."):
+        assert run.data.metrics[f"{prefix}false_activations.budget"] == 0.02
+        assert run.data.metrics[f"{prefix}false_activations.measured"] == 1.0
 
 
 def test_without_mlflow_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import RepositoryMismatchError, StorageUnavailableError
 from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
 from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.method.config import DEFAULT_BUDGET
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, ProbeKind
@@ -19,6 +20,7 @@ from pipelines.evaluation.bank_evaluation import (
     UNIT_CASES,
     BankEvaluation,
     EvaluationSettings,
+    EvaluationTask,
     evaluate_bank_version,
     lifelong_curves,
     max_groups,
@@ -91,6 +93,19 @@ def test_every_probe_has_its_result(undisturbed: BankEvaluation) -> None:
             assert metric.interval.low <= metric.mean <= metric.interval.high
     certain = undisturbed.summary[ProbeKind.TEXT_LOCALITY, TEACHER_FORCED]
     assert (certain.mean, certain.empty_fraction) == (1.0, 1.0)
+
+
+def test_the_budget_is_that_of_the_version_if_the_filter_follows_one(
+    bench: Bench, undisturbed: BankEvaluation
+) -> None:
+    assert undisturbed.budget is None
+    config = MODELS.load_generator().config.with_changes(
+        visual_filter="runner_up", visual_rank=8, visual_gate=0.0, nearest_sentinels=1
+    )
+    results = ResultsTable(bench.store, "budget")
+    task = EvaluationTask(bench.bank, results, CASES, SETTINGS, version=2, num_edits=19)
+    task.start(inline(), config)
+    assert task.evaluation().budget == DEFAULT_BUDGET
 
 
 def test_the_same_call_again_computes_nothing(bench: Bench, undisturbed: BankEvaluation) -> None:

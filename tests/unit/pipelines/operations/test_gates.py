@@ -51,7 +51,7 @@ GOOD = Evidence(
 
 def failures(evidence: Evidence, gates: GatesSection = GATES) -> dict[str, str]:
     results = all_gates(evidence, gates, THRESHOLDS)
-    assert len({gate.name for gate in results}) == 7
+    assert len({gate.name for gate in results}) == 8
     return {gate.name: gate.reason for gate in results if not gate.passed}
 
 
@@ -84,6 +84,27 @@ def test_each_fault_stops_at_its_own_gate(
     assert reason in found[gate]
 
 
+def strangers(num_kept: int, num_probes: int) -> Summary:
+    """Good accuracy, and so many questions about other images that keep an edit."""
+    results = [
+        replace(item, kept=("another",) if number < num_kept else ())
+        for number, item in enumerate(scored(0, num_probes, ProbeKind.IMAGE_SWAP_LOCALITY))
+    ]
+    return summarize([*scored(98, 100, ProbeKind.RELIABILITY), *results])
+
+
+def test_twice_the_budget_of_false_activations_stops_unless_it_is_chance() -> None:
+    assert failures(replace(GOOD, budget=0.02, summary=strangers(9, 100))) == {
+        "false_activations": "budget 2 %, measured 9.0 % (n = 100)"
+    }
+    for budget, num_kept, num_probes in ((0.02, 1, 10), (0.02, 4, 100), (None, 100, 100)):
+        evidence = replace(GOOD, budget=budget, summary=strangers(num_kept, num_probes))
+        assert failures(evidence) == {}
+    numbers = replace(GOOD, budget=0.02, summary=strangers(9, 100)).numbers
+    assert numbers["false_activations.budget"] == 0.02
+    assert numbers["false_activations.measured"] == pytest.approx(0.09)
+
+
 def test_without_an_evaluation_every_gate_that_needs_one_says_so() -> None:
     found = failures(Evidence(version=7, now=NOW))
     assert set(found) == {
@@ -91,6 +112,7 @@ def test_without_an_evaluation_every_gate_that_needs_one_says_so() -> None:
         "freshness",
         "min_samples",
         "thresholds",
+        "false_activations",
         "no_regression",
     }
     assert "never evaluated" in found["evaluation_complete"]

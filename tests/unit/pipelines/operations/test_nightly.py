@@ -13,11 +13,12 @@ from infra.tracking.evaluation_log import EvaluationLog
 from infra.tracking.model_registry import BANK_MODEL
 from infra.tracking.results import ResultsTable
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, StorageUnavailableError
+from liveedit_core.schema import ProbeKind
 from pipelines.job.stages import Evaluator
 from pipelines.nightly_evaluation import print_outcome
 from pipelines.operations.nightly import NightlyRunBusyError
 from tests.inline_evaluator import InlineEvaluator
-from tests.unit.tiny_operations import InlineEvaluators, Operations, some_cases
+from tests.unit.tiny_operations import LAX, InlineEvaluators, Operations, some_cases
 from workers.messages import ScoredUnit
 
 CASES = some_cases(1, 9)
@@ -163,6 +164,50 @@ def test_metrics_are_tied_to_the_versions_and_pages_are_written(operations: Oper
     assert (run.data.tags["night"], run.data.tags["champion_version"]) == ("2026-11-24", "1")
     names = {item.path for item in client.list_artifacts(result.outcome.mlflow_run_id)}
     assert {"newest.html", "champion.html", "comparison.html", "figures"} <= names
+
+
+class StrictEvaluators(InlineEvaluators):
+    """Say that their visual filter follows a budget, although it is the paper's."""
+
+    def of(self, manifest: BankManifest, generator: Path) -> Evaluator:
+        evaluator = super().of(manifest, generator)
+        facts = evaluator.describe()
+        config = facts.config.with_changes(
+            visual_source="tower_pyramid", visual_size=8, visual_rank=8, visual_filter="runner_up"
+        )
+        strict = replace(facts, config=config)
+        evaluator.describe = lambda: strict  # type: ignore[method-assign]
+        return evaluator
+
+
+@pytest.mark.parametrize(("budget", "code"), [(0.01, 3), (0.5, 0)])
+def test_false_activations_stand_beside_the_budget_of_the_version(
+    operations: Operations, capsys: pytest.CaptureFixture[str], budget: float, code: int
+) -> None:
+    operations.bank.calibrate(budget, author="anna", reason="", epoch=operations.epoch)
+    operations.teach(CASES)
+    nightly = replace(operations.make_nightly("2026-11-24"), evaluator_of=StrictEvaluators().of)
+    result = nightly.run(lambda: CASES)
+    assert result.outcome is not None
+    assert print_outcome(result, "2026-11-24", operations.root) == code
+    record = EvaluationLog(operations.operations_store, BANK_MODEL).newest_of(1)
+    assert record is not None
+    assert record.newest.budget == budget
+    swapped = [
+        item
+        for item in ResultsTable(operations.operations_store, record.newest.run).read()
+        if item.kind is ProbeKind.IMAGE_SWAP_LOCALITY
+    ]
+    share = sum(bool(item.kept) for item in swapped) / len(swapped)
+    kept = f"budget {100 * budget:g} %, measured {100 * share:.1f} % (n = 9)"
+    assert (kept in capsys.readouterr().err) == (code == 3)
+    run = MlflowClient(operations.versions.tracking_uri).get_run(result.outcome.mlflow_run_id)
+    assert run.data.metrics["false_activations.budget"] == budget
+    assert run.data.metrics["false_activations.measured"] == pytest.approx(share)
+    page = (operations.root / "nightly" / "2026-11-24" / "newest.html").read_text()
+    assert kept in page
+    decision = operations.promoter(*LAX).promote()
+    assert decision.refusals == () if code == 0 else kept in decision.refusals[0]
 
 
 def test_accuracy_is_compared_where_the_champion_holds_the_edit(operations: Operations) -> None:
