@@ -69,12 +69,16 @@ def fit_visual_key(
     kinds = [pyramids_ME[chosen]] if others_XE is None else [others_XE, pyramids_ME[chosen]]
     images_CE = torch.cat(kinds)[: len(key.sentinels)]
     key.sentinels[: len(images_CE)] = fitted.unit(images_CE)
+    gates = (recipe.answer_fraction, recipe.other_image_fraction)
+    midpoints = [scale * (_exceeded_by(share, unedited) - offset) for share in gates]
+    if key.has_runner_up:  # there is no visual gate
+        midpoints = [0.0, 0.0]
     return KeyReport(
         own_first=_mean([(one.argmax(1) == torch.arange(len(one))).float() for one in edited]),
         own_kept=_mean([(_own_margins(key, one) > offset).float() for one in edited]),
         num_edited=sum(len(one) for one in edited) / NUM_FOLDS,
-        visual_midpoint=scale * (_exceeded_by(recipe.answer_fraction, unedited) - offset),
-        other_image_midpoint=scale * (_exceeded_by(recipe.other_image_fraction, unedited) - offset),
+        visual_midpoint=midpoints[0],
+        other_image_midpoint=midpoints[1],
     )
 
 
