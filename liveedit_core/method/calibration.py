@@ -53,9 +53,7 @@ class Calibration:
 
 
 @torch.no_grad()
-def calibrate(
-    generator: LiveEditGenerator, repository: ExpertRepository
-) -> Calibration:
+def calibrate(generator: LiveEditGenerator, repository: ExpertRepository) -> Calibration:
     """The filter of a bank; a pure function of the set of its edits and its budget."""
     config, false_activation = generator.config, repository.false_activation
     if config.visual_filter == "sentinel":

@@ -29,7 +29,6 @@ from torch import Tensor
 from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import Features
 
-
 RUNNER_UP_SHARE = 0.75
 """Chosen on validation (METHOD.md)."""
 
@@ -48,9 +47,7 @@ def paired_similarity(first_BQM: Tensor, second_BQM: Tensor) -> Tensor:
     return product / (num_queries * math.sqrt(width))
 
 
-def visual_similarity(
-    queries_BQM: Tensor, keys_NK: Tensor, config: GeneratorConfig
-) -> Tensor:
+def visual_similarity(queries_BQM: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> Tensor:
     """`similarity` with the images of experts, [B, N]: where there are views, the most similar."""
     if config.visual_filter == "sentinel":
         return similarity(queries_BQM, keys_NK)

@@ -9,8 +9,8 @@ from liveedit_core.method.config import (
     PromptKeyRecipe,
     PromptSource,
     SoftRouting,
-    VisualKeyRecipe,
     VisualFilter,
+    VisualKeyRecipe,
     VisualQuery,
     VisualSource,
 )
