@@ -271,19 +271,10 @@ class VisionLanguageBackbone:
         differentiable in modules of `with_module`."""
         return self._hidden(self._prepared(inputs))
 
-    @torch.no_grad()
-    def encode_images(self, images: Sequence[bytes]) -> Tensor:
-        """Pyramids of some images, [B, E], float32."""
-        features = self._tower().features(images, self.batch_size)
-        return torch.stack([features[image].pyramid_E for image in images])
-
     def encode_views(self, image: bytes) -> Tensor:
-        return self._tower().view_pyramids(image)
-
-    def _tower(self) -> ImageTower:
         if self.image_tower is None:
             raise ConfigError(f"{self.model.config.model_type}: pyramids need an ImageTower")
-        return self.image_tower
+        return self.image_tower.view_pyramids(image)
 
     def _arguments(self, items: Sequence[Prepared], side: PaddingSide) -> dict[str, Tensor]:
         """Of a forward of the model; with an image tower also the input embeddings."""

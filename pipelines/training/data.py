@@ -203,7 +203,8 @@ def encode_pyramids(
 ) -> None:
     """Write the pyramids of the images of every training entity, at least two of each, and of
     other images."""
-    if not backbone.visual_size or not images_of_entities:
+    tower = backbone.image_tower
+    if tower is None or not backbone.visual_size or not images_of_entities:
         raise ConfigError(
             "model.visual_source: a tower_pyramid needs the built-in backbone, and cases that show "
             "entities in more than one image; use model.visual_source=edit_layer"
@@ -218,7 +219,8 @@ def encode_pyramids(
         known = cache.pyramids(chunk) if cache is not None else {}
         new = [image for image in chunk if image not in known]
         if new:
-            known |= dict(zip(new, backbone.encode_images(new), strict=True))
+            features = tower.features(new, backbone.batch_size)
+            known |= {image: features[image].pyramid_E for image in new}
         rows.append(torch.stack([known[image] for image in chunk]).half())
         report(start + len(chunk), len(images))
     (folder / "entities.json").write_text(json.dumps(entities))

@@ -121,7 +121,7 @@ def test_a_cached_image_does_not_pass_the_tower_again(monkeypatch: pytest.Monkey
         later = backbone.encode(asked(["When was it first shown?"]))
         backbone.generate(asked(["Who made this?"]), None, max_new_tokens=2)
         assert len(passed) == 1
-        backbone.encode_images([image(502), image(503)])
+        backbone.image_tower.features([image(502), image(503)], batch_size=2)
         assert len(passed) == 2
         monkeypatch.setattr(backbone.image_tower, "cache", ImageFeatureCache(0))
         expected = backbone.encode(asked(["When was it first shown?"]))
@@ -145,4 +145,4 @@ def test_with_and_without_a_tower_hidden_states_and_answers_are_the_same() -> No
         ]
         assert answers[0] == answers[1]
         with pytest.raises(ConfigError, match="ImageTower"):
-            tiny_without_tower().encode_images([image(1)])
+            tiny_without_tower().encode_views(image(1))

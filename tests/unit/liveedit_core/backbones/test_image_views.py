@@ -1,0 +1,98 @@
+"""Trimmed images and their views, and the pyramids of these."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from liveedit_core.backbones.image_tower import ImageTower
+from liveedit_core.backbones.image_views import LARGEST_SIDE, VIEWS, trimmed, views
+from liveedit_core.method.config import NUM_VIEWS
+from tests.tiny_backbone import plain_convolutions, tiny_backbone
+
+GREY = (90, 90, 90)
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def framed(image: Image.Image, border: int, colour: tuple[int, int, int] = GREY) -> Image.Image:
+    size = (image.width + 2 * border, image.height + 2 * border)
+    frame = Image.new("RGB", size, colour)
+    frame.paste(image, (border, border))
+    return frame
+
+
+@pytest.mark.parametrize("border", [1, 30])
+def test_a_uniform_border_is_trimmed(border: int) -> None:
+    image = noise(80, 60)
+    assert trimmed(framed(image, border)).tobytes() == image.tobytes()
+
+
+def test_a_border_within_a_border_is_trimmed() -> None:
+    image = noise(80, 60)
+    twice = framed(framed(image, 10), 12, (255, 255, 255))
+    assert trimmed(twice).tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        noise(64, 64),
+        Image.new("RGB", (64, 64), GREY),
+        framed(noise(8, 8), 40),  # too little would be left
+        Image.new("RGB", (1, 1)),
+        Image.new("RGB", (1, 2000)),
+    ],
+)
+def test_other_images_stay_whole(image: Image.Image) -> None:
+    found = trimmed(image)
+    assert found.size == image.size or max(image.size) > LARGEST_SIDE
+
+
+def test_large_images_are_reduced() -> None:
+    found = trimmed(noise(2 * LARGEST_SIDE, 400))
+    assert found.size == (LARGEST_SIDE, 200)
+
+
+def test_views_are_mirrored_and_turned() -> None:
+    image = noise(30, 20)
+    upright, mirrored, left, right = views(image)
+    assert len(VIEWS) == NUM_VIEWS
+    assert upright is image
+    pixels = np.asarray(image)
+    assert np.array_equal(np.asarray(mirrored), pixels[:, ::-1])
+    assert np.array_equal(np.asarray(left), np.rot90(pixels))
+    assert np.array_equal(np.asarray(right), np.rot90(pixels, -1))
+
+
+def test_pyramids_are_those_of_the_trimmed_image_in_each_view() -> None:
+    whole = tiny_backbone().image_tower
+    assert whole is not None
+    tower = ImageTower(
+        whole.model, whole.processor, whole.path, levels=whole.levels, has_views=True
+    )
+    plain = ImageTower(whole.model, whole.processor, whole.path, levels=whole.levels)
+    image = noise(70, 50)
+    with plain_convolutions():
+        pyramids_VE = tower.view_pyramids(encoded(framed(image, 20)))
+        bordered = encoded(framed(image, 20))
+        own = tower.features([bordered], 1)[bordered]
+        expected = [encoded(view) for view in views(image)]
+        found = plain.features(expected, 1)
+    torch.testing.assert_close(own.pyramid_E, pyramids_VE[0], rtol=1e-3, atol=1e-3)
+    for pyramid_E, view in zip(pyramids_VE, expected, strict=True):
+        torch.testing.assert_close(pyramid_E, found[view].pyramid_E, rtol=1e-3, atol=1e-3)
+    # The decoder sees the image as it is.
+    as_it_is = plain.features([bordered], 1)[bordered].projected_ID
+    torch.testing.assert_close(own.projected_ID, as_it_is, rtol=1e-3, atol=1e-3)
+
+
+def encoded(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
