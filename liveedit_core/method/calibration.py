@@ -23,10 +23,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.method.routing import RUNNER_UP_SHARE, of_one_image, similarity
+from liveedit_core.method.routing import RUNNER_UP_SHARE, of_one_image, similarity, view_products
 
 MAX_IMAGES = 1000
 """Edits in the sample; its cost does not grow beyond."""
@@ -99,7 +98,7 @@ def stranger_margins(
     first_SR = visual_SK[:, :rank].float() / math.sqrt(unit)
     sentinels_CR = torch.nn.functional.normalize(key.sentinels, dim=-1)
     sentinel_S1 = (first_SR @ sentinels_CR.T).amax(1, keepdim=True)
-    cosine_SS = _cosines(first_SR, visual_SK, config)
+    cosine_SS = view_products(first_SR, visual_SK, config) / math.sqrt(unit)
     is_one_SS = of_one_image(visual_SK, visual_SK, config)
     is_out_SS, passes_SS = is_one_SS, _passes(generator, prompt_SK)
     margins = []
@@ -113,13 +112,6 @@ def stranger_margins(
         margins.append(margin_SS.masked_fill(is_out_SS | ~passes_SS, -torch.inf).amax(1))
         is_out_SS = is_out_SS | is_best_SS
     return margins[0], margins[1]
-
-
-def _cosines(first_SR: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> Tensor:
-    """With the most similar view of each edit."""
-    rank, unit = config.visual_rank, config.num_queries * math.sqrt(config.module_dim)
-    views = keys_NK[:, : NUM_VIEWS * rank].float().split(rank, dim=1)
-    return torch.stack([first_SR @ keys_NR.T for keys_NR in views]).amax(0) / math.sqrt(unit)
 
 
 def _passes(generator: LiveEditGenerator, prompt_SK: Tensor) -> Tensor:

@@ -51,13 +51,19 @@ def visual_similarity(queries_BQM: Tensor, keys_NK: Tensor, config: GeneratorCon
     """`similarity` with the images of experts, [B, N]: where there are views, the most similar."""
     if config.visual_filter == "sentinel":
         return similarity(queries_BQM, keys_NK)
-    flat_BR = queries_BQM.flatten(-2).float()[:, : config.visual_rank]
-    keys = keys_NK[:, : NUM_VIEWS * config.visual_rank].float().split(config.visual_rank, dim=1)
-    best_BN = flat_BR @ keys[0].T
-    for keys_NR in keys[1:]:
-        best_BN = torch.maximum(best_BN, flat_BR @ keys_NR.T)
-    scaled_BN: Tensor = best_BN / (config.num_queries * math.sqrt(config.module_dim))
-    return scaled_BN
+    asked_BR = queries_BQM.flatten(-2)[:, : config.visual_rank]
+    return view_products(asked_BR, keys_NK, config) / (
+        config.num_queries * math.sqrt(config.module_dim)
+    )
+
+
+def view_products(asked_BR: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> Tensor:
+    """The largest inner product with a view of each edit's image, [B, N] float32."""
+    rank = config.visual_rank
+    keys_XR = keys_NK[:, : NUM_VIEWS * rank].reshape(-1, rank).float()
+    products_BX = asked_BR.float() @ keys_XR.T
+    largest_BN: Tensor = products_BX.view(len(asked_BR), -1, NUM_VIEWS).amax(-1)
+    return largest_BN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,13 +168,9 @@ def runner_up_margins(
 
 def of_one_image(some_SK: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> Tensor:
     """Which edits have the image of some edits, in any view, bool [S, N]."""
-    rank = config.visual_rank
     unit = config.num_queries * math.sqrt(config.module_dim)
-    first_SR = some_SK[:, :rank].float()
-    is_one_SN = torch.zeros(len(some_SK), len(keys_NK), dtype=torch.bool, device=keys_NK.device)
-    for keys_NR in keys_NK[:, : NUM_VIEWS * rank].float().split(rank, dim=1):
-        is_one_SN |= first_SR @ keys_NR.T >= config.same_image_ratio * unit
-    return is_one_SN
+    products_SN = view_products(some_SK[:, : config.visual_rank], keys_NK, config)
+    return products_SN >= config.same_image_ratio * unit
 
 
 def hard_filter(margin_BN: Tensor, prompt_BN: Tensor, config: GeneratorConfig) -> Tensor:
