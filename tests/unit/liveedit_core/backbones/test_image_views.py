@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from liveedit_core.backbones.image_tower import ImageTower
+from liveedit_core.backbones.image_tower import ImageTower, folded
 from liveedit_core.backbones.image_views import LARGEST_SIDE, VIEWS, trimmed, views
 from liveedit_core.method.config import NUM_VIEWS
 from tests.tiny_backbone import plain_convolutions, tiny_backbone
@@ -90,6 +90,18 @@ def test_pyramids_are_those_of_the_trimmed_image_in_each_view() -> None:
     # The decoder sees the image as it is.
     as_it_is = plain.features([bordered], 1)[bordered].projected_ID
     torch.testing.assert_close(own.projected_ID, as_it_is, rtol=1e-3, atol=1e-3)
+
+
+def test_a_folded_tower_computes_the_same() -> None:
+    whole = tiny_backbone().image_tower
+    assert whole is not None
+    tower = whole.model.get_submodule(whole.path)
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad(), plain_convolutions():
+        expected = tower(pixels).last_hidden_state
+        found = folded(tower)(pixels).last_hidden_state
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded(tower).modules())
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def encoded(image: Image.Image) -> bytes:
