@@ -1,8 +1,8 @@
 """The offset of a runner-up filter, from the bank itself and a budget of false activations.
 
 For each other, the images of a bank's edits are images of other things in the user's world. So a
-sample of them is asked against the others, each with the prompt of another edit, and the offset is
-what the stated share of them exceeds:
+sample of them is asked against the others, each with its own prompt, and the offset is what the
+stated share of them exceeds:
 
     m(i)      =  the largest cos(i, n) - 0.75 * r(i, n) over edits n of other images that the prompt
                  passes (`routing`)
@@ -115,11 +115,11 @@ def stranger_margins(
 
 
 def _passes(generator: LiveEditGenerator, prompt_SK: Tensor) -> Tensor:
-    """Which edits the prompt of the sample's next edit passes, bool [S, S]."""
+    """Which edits the prompt of each edit of a sample passes, bool [S, S]."""
     config = generator.config
     if config.min_gate <= 0 or not generator.has_prompt_key:
         return torch.ones(len(prompt_SK), len(prompt_SK), dtype=torch.bool)
-    asked_SQM = generator.prompt_key.as_asked(prompt_SK.roll(-1, dims=0).float())
+    asked_SQM = generator.prompt_key.as_asked(prompt_SK.float())
     return similarity(asked_SQM, prompt_SK).sigmoid() >= config.min_gate
 
 
