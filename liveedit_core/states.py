@@ -27,7 +27,7 @@ class LayerStates:
     """Output of decoder layer l_e at every position; float32."""
     pyramid_E: Tensor
     """Pooled levels of the image tower (`image_tower.py`); empty for a text-only input and
-    for a backbone without a pyramid."""
+    for a backbone without a pyramid. With views, that of a figure in the image may follow."""
     prompt_pyramids_WP: Tensor = NO_PYRAMIDS
     """Pyramids of the bare prompt (`prefix.py`) and, of an edit, of its further wordings; empty for
     a text-only input and for a backbone without prompt templates."""
@@ -84,9 +84,10 @@ def pad_images(states: Sequence[LayerStates]) -> Padded:
     return Padded.pad([state.hidden_TD[slice(*state.image_span)] for state in states])
 
 
-def stack_pyramids(states: Sequence[LayerStates]) -> Tensor:
-    """[B, E]; all inputs must have an image."""
-    return torch.stack([state.pyramid_E for state in states])
+def image_pyramids(states: Sequence[LayerStates], size: int, *, is_edit: bool) -> list[Tensor]:
+    """Of an edit's image, or of another input's image and its figure if there is one, [V, E]; all
+    inputs must have an image."""
+    return [state.pyramid_E.view(-1, size)[: 1 if is_edit else None] for state in states]
 
 
 def prompt_pyramids(states: Sequence[LayerStates], *, is_edit: bool) -> list[Tensor]:

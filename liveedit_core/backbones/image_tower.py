@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from liveedit_core.backbones.image_views import trimmed, views
+from liveedit_core.backbones.image_views import figure, trimmed, views
 from liveedit_core.backbones.views import with_hook
 from liveedit_core.inputs.images import decode_image
 
@@ -47,7 +47,7 @@ class ImageFeatures(NamedTuple):
     """What the tower computes for one image."""
 
     pyramid_E: Tensor
-    """float32 on the CPU."""
+    """float32 on the CPU; of a tower with views, that of a figure may follow."""
     projected_ID: Tensor
     """What the decoder gets in place of the image tokens."""
 
@@ -136,12 +136,12 @@ class ImageTower:
         view, outputs = self._reading_view(self.model, self.path)
         projected = view.get_image_features(pixel_values=pixels_BCHW).pooler_output
         if self.has_views:
-            pyramid_BE = self._pyramids_of([trimmed(image) for image in decoded])
+            pyramids = self._with_figures(decoded)
         else:
-            pyramid_BE = self._pyramids(outputs, pixels_BCHW).float().cpu()
+            pyramids = list(self._pyramids(outputs, pixels_BCHW).float().cpu())
         return [
             ImageFeatures(pyramid_E.clone(), projected_ID.clone())
-            for pyramid_E, projected_ID in zip(pyramid_BE, projected, strict=True)
+            for pyramid_E, projected_ID in zip(pyramids, projected, strict=True)
         ]
 
     @torch.no_grad()
@@ -149,6 +149,17 @@ class ImageTower:
         """Pyramids of an image in all views, its own first, [V, E]."""
         with self._lock:
             return self._pyramids_of(views(trimmed(decode_image(image))))
+
+    def _with_figures(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """The pyramid of each trimmed image, followed by that of its figure, if it has one."""
+        whole_BE = self._pyramids_of([trimmed(image) for image in images])
+        figures = [figure(image) for image in images]
+        found = [one for one in figures if one is not None]
+        more = iter(self._pyramids_of(found) if found else ())
+        return [
+            whole_E if one is None else torch.cat([whole_E, next(more)])
+            for whole_E, one in zip(whole_BE, figures, strict=True)
+        ]
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """[B, C, height, width], as the tower takes them."""

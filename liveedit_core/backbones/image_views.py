@@ -1,11 +1,13 @@
 """What of an image its pyramid is taken from: without uniform borders, and in further views.
 
 A camera, a page or a slide adds borders; a scan may be mirrored or lie on its side. Both sides of
-routing are trimmed; further views are taken of edited images alone, as alternative keys.
+routing are trimmed; further views are taken of edited images alone, as alternative keys. The image
+of a question may show an edited one within a page or a chat: its largest figure is looked at too.
 """
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 TOLERANCE = 24
 """Largest difference of a channel from the colour of the border, 0..255."""
@@ -16,6 +18,12 @@ MAX_ROUNDS = 3
 LEAST_SIDE = 16
 LARGEST_SIDE = 768
 """Larger images are halved, and halved again: no tower sees more."""
+FIGURE_SIDE = 384
+"""The same, where a figure is looked for."""
+LEAST_STEP = 10
+"""Difference of neighbouring pixels within a figure and at its edge, 0..255."""
+LEAST_FIGURE, MOST_FIGURE = 0.05, 0.85
+"""Share of the image that a figure's box covers."""
 LEAST_AREA = 0.02
 """Of the image; what is left must not be smaller."""
 
@@ -29,8 +37,7 @@ VIEWS = (
 
 def trimmed(image: Image.Image) -> Image.Image:
     """An RGB image without its uniform borders, and reduced."""
-    while max(image.size) > LARGEST_SIDE and min(image.size) > 1:
-        image = image.reduce(2)
+    image = _reduced(image, LARGEST_SIDE)
     for _ in range(MAX_ROUNDS):
         box = _content_box(image)
         if box is None:
@@ -42,6 +49,45 @@ def trimmed(image: Image.Image) -> Image.Image:
 def views(image: Image.Image) -> list[Image.Image]:
     """The image in the order of `VIEWS`: as it is, mirrored, and turned to either side."""
     return [image if view is None else image.transpose(view) for view in VIEWS]
+
+
+def figure(image: Image.Image) -> Image.Image | None:
+    """The largest part of an RGB image that no even ground divides, trimmed and reduced; None if
+    that is the image itself, or small."""
+    image = _reduced(image, FIGURE_SIDE)
+    pixels = np.asarray(image).astype(np.int16)
+    is_edge = np.zeros(pixels.shape[:2], dtype=bool)
+    down = np.abs(np.diff(pixels, axis=0)).max(2) > LEAST_STEP
+    right = np.abs(np.diff(pixels, axis=1)).max(2) > LEAST_STEP
+    is_edge[1:] |= down
+    is_edge[:-1] |= down
+    is_edge[:, 1:] |= right
+    is_edge[:, :-1] |= right
+    labels, _ = ndimage.label(is_edge, structure=np.ones((3, 3)))
+    boxes = [(box[1].start, box[0].start, box[1].stop, box[0].stop) for box in _boxes(labels)]
+    if not boxes:
+        return None
+    largest = max(boxes, key=_area)
+    if not LEAST_FIGURE <= _area(largest) / is_edge.size <= MOST_FIGURE:
+        return None
+    found = trimmed(image.crop(largest))
+    is_small = min(found.size) < LEAST_SIDE + LEAST_SIDE // 2
+    return None if is_small or found.size == trimmed(image).size else found
+
+
+def _boxes(labels: np.ndarray) -> list[tuple[slice, slice]]:
+    found: list[tuple[slice, slice]] = ndimage.find_objects(labels)
+    return found
+
+
+def _area(box: tuple[int, int, int, int]) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _reduced(image: Image.Image, side: int) -> Image.Image:
+    while max(image.size) > side and min(image.size) > 1:
+        image = image.reduce(2)
+    return image
 
 
 def _content_box(image: Image.Image) -> tuple[int, int, int, int] | None:

@@ -56,7 +56,7 @@ class InContext(PlainEditor):
         self.prompts_ND = torch.zeros(0, self.backbone.hidden_size)
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
-        images_BE = torch.stack([image_feature(state) for state in states])
+        images_BE = torch.stack([self._image(state) for state in states])
         prompts_BD = torch.stack([prompt_feature(state) for state in states])
         known = [self.images_NE] if self.facts else []
         self.images_NE = torch.cat([*known, images_BE])
@@ -71,7 +71,7 @@ class InContext(PlainEditor):
         share = self.config.image_weight if state.has_image else 0.0
         similarity_N = (1 - share) * (self.prompts_ND @ prompt_feature(state))
         if share:
-            similarity_N = similarity_N + share * (self.images_NE @ image_feature(state))
+            similarity_N = similarity_N + share * (self.images_NE @ self._image(state))
         if similarity_N.max() < self.config.least_similarity:
             return item
         count = min(self.config.num_facts, len(self.facts))
@@ -114,6 +114,12 @@ class InContext(PlainEditor):
                 ids[index[i]] = tuple(row_OV.argmax(-1).tolist())
         return ids
 
+    def _image(self, state: LayerStates) -> Tensor:
+        """Direction of the pyramid, or without one of the mean hidden state of the image, [E]."""
+        if size := self.backbone.visual_size:
+            return functional.normalize(state.pyramid_E[:size], dim=0)
+        return functional.normalize(state.hidden_TD[slice(*state.image_span)].mean(0), dim=0)
+
     def memory(self) -> EditorMemory:
         """The features of the facts, and their texts in UTF-8."""
         texts = sum(len(text.encode()) for fact in self.facts for text in fact)
@@ -126,10 +132,3 @@ def prompt_feature(state: LayerStates) -> Tensor:
     others and would dominate a plain mean."""
     directions_SD = functional.normalize(state.hidden_TD[slice(*state.prompt_span)], dim=-1)
     return functional.normalize(directions_SD.mean(0), dim=0)
-
-
-def image_feature(state: LayerStates) -> Tensor:
-    """Direction of the pyramid, or without one of the mean hidden state of the image, [E]."""
-    if state.pyramid_E.numel():
-        return functional.normalize(state.pyramid_E, dim=0)
-    return functional.normalize(state.hidden_TD[slice(*state.image_span)].mean(0), dim=0)

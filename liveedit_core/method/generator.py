@@ -21,10 +21,10 @@ from liveedit_core.method.visual_key import VisualKey
 from liveedit_core.states import (
     LayerStates,
     Padded,
+    image_pyramids,
     pad_images,
     pad_prompts,
     prompt_pyramids,
-    stack_pyramids,
 )
 
 WEIGHTS_FILE = "generator.safetensors"
@@ -115,8 +115,10 @@ class LiveEditGenerator(nn.Module):
             return features
         if prompt_BQM is None:
             prompt_BQM = extractor(pad_prompts(states))
-        pyramids_BVE = stack_pyramids(states)[:, None] if views_BVE is None else views_BVE
-        visual, threshold, same = self.visual_key(pyramids_BVE, is_edit=is_edit)
+        pyramids = image_pyramids(states, self.config.visual_size, is_edit=is_edit)
+        if views_BVE is not None:
+            pyramids = list(views_BVE)
+        visual, threshold, same = self.visual_key(pyramids, is_edit=is_edit)
         return Features(visual, prompt_BQM, threshold, same)
 
     @property

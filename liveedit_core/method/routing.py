@@ -101,20 +101,12 @@ def route(
     """
     if features.sentinel_BQM is None:
         raise ValueError("route() needs input-side features, which include the sentinel's")
-    visual_BN = visual_similarity(features.visual_BQM, visual_features_NK, config)
     threshold_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
     if config.visual_filter == "sentinel":
+        visual_BN = similarity(features.visual_BQM, visual_features_NK)
         margin_BN = visual_BN - threshold_B[:, None]
     else:
-        assert features.same_image_BQM is not None
-        scale_B1 = paired_similarity(features.visual_BQM, features.same_image_BQM)[:, None]
-        margin_BN = scale_B1 * runner_up_margins(
-            visual_BN / scale_B1,
-            threshold_B[:, None] / scale_B1,
-            visual_features_NK,
-            config,
-            offset=offset,
-        )
+        visual_BN, margin_BN = beside_runner_up(features, visual_features_NK, config, offset)
         threshold_B = (visual_BN - margin_BN).amin(1) if visual_BN.shape[1] else threshold_B
     prompt_BN = similarity(features.prompt_BQM, prompt_features_NK)
     kept_BN = hard_filter(margin_BN, prompt_BN, config) if candidates_BN is None else candidates_BN
@@ -134,6 +126,36 @@ def route(
         threshold_B=threshold_B,
         prompt_BN=prompt_BN,
     )
+
+
+def beside_runner_up(
+    features: Features, keys_NK: Tensor, config: GeneratorConfig, offset: float
+) -> tuple[Tensor, Tensor]:
+    """Visual similarities and margins, [B, N]; of the views of each input, those with the larger
+    margin."""
+    assert features.same_image_BQM is not None
+    assert features.sentinel_BQM is not None
+    scale_B1 = paired_similarity(features.visual_BQM, features.same_image_BQM)[:, None]
+    asked_BVR, nearest_BVR = (
+        side_BQM.flatten(-2)[:, : NUM_VIEWS * config.visual_rank].unflatten(1, (NUM_VIEWS, -1))
+        for side_BQM in (features.visual_BQM.float(), features.sentinel_BQM.float())
+    )
+    unit = config.num_queries * math.sqrt(config.module_dim)
+    cosine_BN = margin_BN = torch.full((len(asked_BVR), len(keys_NK)), -torch.inf)
+    for view in range(NUM_VIEWS):
+        rows_S = asked_BVR[:, view].any(-1).nonzero().flatten()
+        if not len(rows_S):
+            break
+        length_S1, asked_SR = unit * scale_B1[rows_S], asked_BVR[rows_S, view]
+        cosine_SN = view_products(asked_SR, keys_NK, config) / length_S1
+        sentinel_S1 = (asked_SR * nearest_BVR[rows_S, view]).sum(-1, keepdim=True) / length_S1
+        margin_SN = runner_up_margins(cosine_SN, sentinel_S1, keys_NK, config, offset=offset)
+        is_larger_SN = margin_SN > margin_BN[rows_S]
+        cosine_SN = cosine_SN.where(is_larger_SN, cosine_BN[rows_S])
+        margin_SN = margin_SN.where(is_larger_SN, margin_BN[rows_S])
+        cosine_BN = cosine_BN.index_copy(0, rows_S, cosine_SN)
+        margin_BN = margin_BN.index_copy(0, rows_S, margin_SN)
+    return cosine_BN * scale_B1, margin_BN * scale_B1
 
 
 def runner_up_margins(

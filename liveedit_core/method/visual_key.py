@@ -16,15 +16,17 @@ The correction is stored in two extra numbers of each feature, so that routing a
 see plain features: q' = [q, 1, r(q)], e' = [e, -r(e) / 2, 0], threshold' = [0, offset, 1 / 2].
 
 With `visual_filter = "runner_up"` there is no correction, as routing compares with the images of
-other edits instead (`routing`): q' = scale * q, e' = [e, mirrored e, e turned left, right], and
-threshold' is the nearest sentinel.
+other edits instead (`routing`): q' = scale * [q, figure of q], e' = [e, mirrored e, e turned left,
+right], and threshold' is the nearest sentinel of each view of q. A view that is missing is zero.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from liveedit_core.method.config import GeneratorConfig
 
@@ -51,15 +53,14 @@ class VisualKey(nn.Module):
         self.register_buffer("offset", torch.tensor(0.0))
 
     def forward(
-        self, pyramid_BVE: Tensor, *, is_edit: bool
+        self, pyramids: Sequence[Tensor], *, is_edit: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(feature, threshold, edit-side feature), [B, Q, M], of one or more views; the edit side
-        has the first only."""
-        scaled_BVE = (pyramid_BVE - self.mean) / self.deviation
-        unit_BVR = functional.normalize(self.projection(scaled_BVE), dim=-1)
+        """(feature, threshold, edit-side feature), [B, Q, M], from pyramids of one or more views of
+        each image, [V, E]; the edit side has the first only."""
+        units = self.unit(torch.cat(list(pyramids))).split([len(views) for views in pyramids])
         if self.has_runner_up:
-            return self._views(unit_BVR, is_edit=is_edit)
-        unit_BR = unit_BVR[:, 0]
+            return self._views(pad_sequence(list(units), batch_first=True), is_edit=is_edit)
+        unit_BR = torch.stack([unit_VR[0] for unit_VR in units])
         common_B1 = commonness(unit_BR, functional.normalize(self.sentinels, dim=-1), self.nearest)
         one_B1, zero_B1 = torch.ones_like(common_B1), torch.zeros_like(common_B1)
         stored_BQM = self._padded(unit_BR, -common_B1 / 2, zero_B1)
@@ -67,6 +68,11 @@ class VisualKey(nn.Module):
             return stored_BQM, None, None
         threshold = self._padded(torch.zeros_like(unit_BR), self.offset * one_B1, one_B1 / 2)
         return self._padded(unit_BR, one_B1, common_B1), threshold, stored_BQM
+
+    def unit(self, pyramids_XE: Tensor) -> Tensor:
+        """Unit vectors of pyramids, [X, R]."""
+        scaled_XE = (pyramids_XE - self.mean) / self.deviation
+        return functional.normalize(self.projection(scaled_XE), dim=-1)
 
     def _views(
         self, unit_BVR: Tensor, *, is_edit: bool
@@ -76,9 +82,10 @@ class VisualKey(nn.Module):
         if is_edit:
             return stored_BQM, None, None
         sentinels_CR = functional.normalize(self.sentinels, dim=-1)
-        nearest_BR = sentinels_CR[(unit_BVR[:, 0] @ sentinels_CR.T).argmax(-1)]
-        asked_BQM = padded_feature(unit_BVR[:, 0], one, self.shape) * self.log_scale.exp()
-        return asked_BQM, padded_feature(nearest_BR, one, self.shape), stored_BQM
+        nearest_BVR = sentinels_CR[(unit_BVR @ sentinels_CR.T).argmax(-1)]
+        nearest_BQM = padded_feature(nearest_BVR.flatten(1), one, self.shape)
+        same_BQM = padded_feature(unit_BVR[:, 0], one, self.shape)
+        return stored_BQM * self.log_scale.exp(), nearest_BQM, same_BQM
 
     def _padded(self, unit_BR: Tensor, *correction: Tensor) -> Tensor:
         feature_BX = torch.cat([unit_BR, *correction], dim=-1)

@@ -221,7 +221,7 @@ def encode_pyramids(
         if new:
             features = tower.features(new, backbone.batch_size)
             known |= {image: features[image].pyramid_E for image in new}
-        rows.append(torch.stack([known[image] for image in chunk]).half())
+        rows.append(torch.stack([known[image][: tower.pyramid_size] for image in chunk]).half())
         report(start + len(chunk), len(images))
     (folder / "entities.json").write_text(json.dumps(entities))
     partial = folder / f".{PYRAMIDS_FILE}.partial"

@@ -1,14 +1,16 @@
 """Parts of a sequence are selected by their spans and padded with a mask."""
 
+from dataclasses import replace
+
 import torch
 
 from liveedit_core.states import (
     LayerStates,
     Padded,
+    image_pyramids,
     pad_hidden,
     pad_images,
     pad_prompts,
-    stack_pyramids,
 )
 from tests.random_states import random_states
 
@@ -38,8 +40,12 @@ def test_spans_select_the_right_positions() -> None:
             assert int(rows.mask_BS[row].sum()) == stop - start
 
 
-def test_pyramids_are_stacked() -> None:
-    assert torch.equal(stack_pyramids([SHORT, LONG])[1], LONG.pyramid_E)
+def test_a_question_has_the_pyramid_of_a_figure_too_an_edit_has_not() -> None:
+    whole = replace(SHORT, pyramid_E=torch.tensor([1.0, 2.0]))
+    both = replace(LONG, pyramid_E=torch.tensor([3.0, 4.0, 5.0, 6.0]))
+    asked = image_pyramids([whole, both], 2, is_edit=False)
+    assert [views.tolist() for views in asked] == [[[1, 2]], [[3, 4], [5, 6]]]
+    assert image_pyramids([both], 2, is_edit=True)[0].tolist() == [[3, 4]]
 
 
 def test_an_empty_image_span_means_no_image() -> None:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from liveedit_core.backbones.image_tower import ImageTower, folded
-from liveedit_core.backbones.image_views import LARGEST_SIDE, VIEWS, trimmed, views
+from liveedit_core.backbones.image_views import LARGEST_SIDE, VIEWS, figure, trimmed, views
 from liveedit_core.method.config import NUM_VIEWS
 from tests.tiny_backbone import plain_convolutions, tiny_backbone
 
@@ -57,6 +57,35 @@ def test_other_images_stay_whole(image: Image.Image) -> None:
 def test_large_images_are_reduced() -> None:
     found = trimmed(noise(2 * LARGEST_SIDE, 400))
     assert found.size == (LARGEST_SIDE, 200)
+
+
+def test_the_figure_of_a_page_is_the_image_within_it() -> None:
+    image = noise(100, 80)
+    page = Image.new("RGB", (300, 220), (250, 250, 250))
+    page.paste(noise(120, 6, seed=1), (20, 12))  # a line of text
+    page.paste(image, (60, 60))
+    found = figure(page)
+    assert found is not None
+    assert abs(found.width - image.width) <= 2
+    assert abs(found.height - image.height) <= 2
+    middle = (found.width // 2, found.height // 2)
+    near = {image.getpixel((50 + x, 40 + y)) for x in (-1, 0, 1) for y in (-1, 0, 1)}
+    assert found.getpixel(middle) in near
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        noise(90, 90),  # one figure, which is all of it
+        Image.new("RGB", (90, 90), GREY),
+        framed(noise(12, 12), 60),  # too small
+        framed(noise(60, 60), 30),  # what is left without the border
+        Image.new("RGB", (1, 1)),
+        Image.new("RGB", (1, 900)),
+    ],
+)
+def test_other_images_have_no_figure(image: Image.Image) -> None:
+    assert figure(image) is None
 
 
 def test_views_are_mirrored_and_turned() -> None:

@@ -50,7 +50,7 @@ def directions(count: int, seed: int, spread: float = 1.0) -> Tensor:
 
 
 def keys(views_NVR: Tensor) -> Tensor:
-    stored: Tensor = generator().visual_key(views_NVR, is_edit=True)[0].flatten(1)
+    stored: Tensor = generator().visual_key(list(views_NVR), is_edit=True)[0].flatten(1)
     return stored
 
 
@@ -61,7 +61,7 @@ def views_of(images_NR: Tensor) -> Tensor:
 
 
 def routed(asked_BR: Tensor, keys_NK: Tensor, offset: float) -> RoutingBatch:
-    visual, threshold, same = generator().visual_key(asked_BR[:, None], is_edit=False)
+    visual, threshold, same = generator().visual_key(list(asked_BR[:, None]), is_edit=False)
     prompt_BQM = torch.zeros(len(asked_BR), CONFIG.num_queries, CONFIG.module_dim)
     features = Features(visual, prompt_BQM, threshold, same)
     return route(features, keys_NK, torch.zeros_like(keys_NK), CONFIG, offset=offset)
@@ -123,6 +123,19 @@ def test_an_edit_of_the_very_image_forbids_no_other_image() -> None:
     other_drawing = functional.normalize(first + 0.4 * second, dim=0)
     keys_NK = keys(torch.stack([first, other_drawing])[:, None])
     assert routed(other_drawing[None], keys_NK, offset=0.2).kept_BN.tolist() == [[True, True]]
+
+
+def test_an_image_whose_figure_is_that_of_an_edit_passes() -> None:
+    first, second, page = torch.eye(RANK)[0], torch.eye(RANK)[1], torch.eye(RANK)[7]
+    keys_NK = keys(torch.stack([first, second])[:, None])
+    asked = [page[None], torch.stack([page, functional.normalize(first + 0.1 * page, dim=0)])]
+    visual, threshold, same = generator().visual_key(asked, is_edit=False)
+    prompt_BQM = torch.zeros(2, CONFIG.num_queries, CONFIG.module_dim)
+    features = Features(visual, prompt_BQM, threshold, same)
+    batch = route(features, keys_NK, torch.zeros_like(keys_NK), CONFIG, offset=0.2)
+    assert batch.kept_BN.tolist() == [[False, False], [True, False]]
+    alone = routed(asked[1][1:], keys_NK, offset=0.2)
+    torch.testing.assert_close(batch.margin_BN[1, 0], alone.margin_BN[0, 0])
 
 
 def test_nothing_is_kept_of_an_empty_bank() -> None:

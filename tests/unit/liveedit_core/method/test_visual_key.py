@@ -39,8 +39,8 @@ def fitted(unedited_fraction: float = 0.1) -> tuple[VisualKey, KeyReport]:
 
 
 def margins(key: VisualKey, asked: Tensor, stored: Tensor) -> Tensor:
-    visual, threshold, _ = key(asked[:, None], is_edit=False)
-    edits, *nothing = key(stored[:, None], is_edit=True)
+    visual, threshold, _ = key(list(asked[:, None]), is_edit=False)
+    edits, *nothing = key(list(stored[:, None]), is_edit=True)
     assert nothing == [None, None]
     assert threshold is not None
     return similarity(visual, edits.flatten(1)) - paired_similarity(visual, threshold)[:, None]
@@ -109,7 +109,9 @@ def test_the_margin_is_symmetric() -> None:
 def test_the_same_image_feature_is_that_of_an_edit() -> None:
     key, _ = fitted()
     some = drawings(3)[:7]
-    assert torch.equal(key(some[:, None], is_edit=False)[2], key(some[:, None], is_edit=True)[0])
+    assert torch.equal(
+        key(list(some[:, None]), is_edit=False)[2], key(list(some[:, None]), is_edit=True)[0]
+    )
 
 
 @torch.no_grad()
