@@ -28,6 +28,8 @@ _TENSORS = {
     "up_LD": "up",
 }
 """Names in the file, and the fields of a repository."""
+_TRAFFIC = "traffic_MR"
+"""Only in the file of a repository that has it."""
 
 
 def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> None:
@@ -35,6 +37,8 @@ def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     repository = editor.repository
     tensors = {name: getattr(repository, name).contiguous() for name in _TENSORS}
+    if repository.traffic_MR is not None:
+        tensors[_TRAFFIC] = repository.traffic_MR.contiguous()
     save_file(tensors, folder / EXPERTS_FILE)
     content = {
         "backbone_digest": editor.backbone.digest,
@@ -68,6 +72,7 @@ def read_model(
     try:
         tensors = _with_ranks(load_file(folder / EXPERTS_FILE))
         fields: dict[str, Any] = {field: tensors[name] for name, field in _TENSORS.items()}
+        fields["traffic_MR"] = tensors.get(_TRAFFIC)
         return ExpertRepository(edit_ids=edit_ids, false_activation=budget, **fields), facts
     except (OSError, KeyError, SafetensorError, ShapeError) as error:
         raise IntegrityError(f"{folder / EXPERTS_FILE}: {error}") from error

@@ -162,28 +162,42 @@ class ExpertBank(StoredBank):
 
     def roll_back(self, version: int, *, author: str, reason: str, epoch: int) -> int:
         """Make the newest version hold what an older one holds, with its budget of false
-        activations; pending requests stay pending."""
+        activations and its traffic; pending requests stay pending."""
         self.apply_changes(epoch=epoch)
         now, before = all_held(self._table.latest()), all_held(self._table.at(version))
         removed, restored = plan_rollback(now, before, self._log.edits_of_subjects)
         why = reason or f"back to version {version}"
         budget = self.versions.false_activation_at(version)
-        self.calibrate(budget, author=author, reason=why, epoch=epoch)
+        traffic = self.versions.traffic_at(version)
+        self.calibrate(budget, traffic=traffic, author=author, reason=why, epoch=epoch)
         return self._change("rollback", author, why, epoch, removed=removed, restored=restored)
 
-    def calibrate(self, false_activation: float, *, author: str, reason: str, epoch: int) -> int:
-        """Set the budget of false activations by a version that changes no rows; none if it is set
-        already."""
-        budget = checked_budget(false_activation)
+    def calibrate(
+        self,
+        false_activation: float | None = None,
+        *,
+        traffic: str | None = None,
+        author: str,
+        reason: str,
+        epoch: int,
+    ) -> int:
+        """Set the budget of false activations, the traffic (`write_traffic`; "" for none), or both
+        by a version that changes no rows; none if they are set already."""
+        wanted: dict[str, Any] = {}
+        if false_activation is not None:
+            wanted["false_activation"] = checked_budget(false_activation)
+        if traffic is not None:
+            wanted["traffic"] = traffic
 
         def attempt(base: LanceDataset) -> int:
             self._fence.check(epoch)
             record = self._record(
                 base, epoch=epoch, message=reason, kind="calibrate", author=author
             )
-            if record.false_activation == budget:
-                return int(base.version)
-            return self._commit(base, replace(record, false_activation=budget), [], [], [])
+            changed = replace(record, **wanted)
+            return (
+                int(base.version) if changed == record else self._commit(base, changed, [], [], [])
+            )
 
         self.apply_changes(epoch=epoch)
         return self._table.on_latest(attempt)
@@ -254,6 +268,7 @@ class ExpertBank(StoredBank):
             "last_sequence": state.last_sequence if state else 0,
             "last_change": state.last_change if state else 0,
             "false_activation": state.false_activation if state else DEFAULT_BUDGET,
+            "traffic": state.traffic if state else "",
         }
         return BankVersion(**{**common, **values})
 

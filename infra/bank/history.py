@@ -60,6 +60,8 @@ class BankVersion:
     """Edits that left, superseded ones included."""
     false_activation: float = DEFAULT_BUDGET
     """Share of questions about other images that may keep an expert."""
+    traffic: str = ""
+    """sha256 of the images by which the visual filter is calibrated (`traffic.py`); "" without."""
 
     def properties(self) -> dict[str, str]:
         content = {**asdict(self), "committed_at": self.committed_at.isoformat()}
@@ -104,7 +106,8 @@ class BankHistory:
             return None
         content = json.loads(text)
         content["committed_at"] = datetime.fromisoformat(content["committed_at"])
-        content.setdefault("false_activation", DEFAULT_BUDGET)  # earlier records lack it
+        content.setdefault("false_activation", DEFAULT_BUDGET)  # earlier records lack these two
+        content.setdefault("traffic", "")
         try:
             for name in ("added", "removed"):
                 content[name] = tuple(content[name])
@@ -142,6 +145,11 @@ class BankHistory:
         """The budget of a version."""
         state = self.state_at(version)
         return state.false_activation if state else DEFAULT_BUDGET
+
+    def traffic_at(self, version: int) -> str:
+        """sha256 of the traffic of a version; "" without."""
+        state = self.state_at(version)
+        return state.traffic if state else ""
 
     def held_at(self, version: int) -> set[str] | None:
         """The edits that a version must hold, by its records; None when records are missing."""

@@ -14,6 +14,7 @@ from lance import LanceFragment
 from infra.bank.checksums import FileChecksum, RowChecksum, row_checksums
 from infra.bank.schema import column_vectors, is_vector
 from infra.bank.stored_bank import StoredBank
+from infra.bank.traffic import read_traffic
 from infra.requests.change_log import removed_after
 from infra.requests.request_log import RequestLog
 from liveedit_core.errors import IntegrityError
@@ -86,6 +87,7 @@ def verify_version(
     """Compare every file and row of a version with what was written, and with the request log."""
     verification = _Verification(bank, bank.version if version is None else version)
     verification.read_fragments()
+    verification.read_traffic()
     if request_log is not None:
         verification.compare_with_log(request_log)
     return verification.finished()
@@ -135,6 +137,15 @@ class _Verification:
                 suspects.append((fragment, files, rows.take(pa.array(right, pa.int64()))))
         for fragment, files, rows in suspects:  # once it is known which edits are right elsewhere
             self._report_damage(fragment, files, rows)
+
+    def read_traffic(self) -> None:
+        if not (self.state and self.state.traffic):
+            return
+        self.report.num_files += 1
+        try:
+            self.report.num_bytes += read_traffic(self.bank.store, self.state.traffic).nbytes
+        except IntegrityError as error:
+            self.report.problems.append(error.message)
 
     def _read_file(self, path: str) -> _ReadFile:
         self.report.num_files += 1

@@ -13,6 +13,7 @@ from infra.bank.history import BankHistory, BankVersion
 from infra.bank.policy import MatrixPlace
 from infra.bank.reconciliation import all_held, held_of
 from infra.bank.schema import OUTCOME_COLUMNS, BankIdentity
+from infra.bank.traffic import read_traffic, traffic_key
 from infra.requests.logged_facts import LoggedFacts
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
@@ -89,13 +90,15 @@ class StoredBank:
         return self._table.read_fragment(fragment.metadata)
 
     def file_keys(self, version: int) -> list[str]:
-        """Keys in the store of all files that the rows of a version are in."""
+        """Keys in the store of all files that the rows of a version are in, and of its traffic."""
         paths: list[str] = []
         for fragment in self._table.at(version).get_fragments():
             paths += [f"data/{file.path}" for file in fragment.data_files()]
             removed_rows = fragment.deletion_file()
             paths += [removed_rows] if removed_rows else []
-        return [self.checksums.file_key(path) for path in sorted(paths)]
+        traffic = self.versions.traffic_at(version)
+        keys = [self.checksums.file_key(path) for path in sorted(paths)]
+        return [*keys, *([traffic_key(traffic)] if traffic else [])]
 
     def load_rows(self, columns: Sequence[str], version: int | None = None) -> pa.Table:
         """Some columns of all rows of a version, sorted by sequence; others are not read."""
@@ -161,7 +164,7 @@ class StoredBank:
     def load_repository(
         self, config: GeneratorConfig, version: int | None = None, *, matrices: MatrixPlace = "auto"
     ) -> "ExpertRepository":
-        """The experts of a version as tensors, sorted by sequence, with its budget."""
+        """The experts of a version as tensors, sorted by sequence, with its budget and traffic."""
         for name in ("edit_layer", "hidden_size", "module_dim", "num_queries", "rank"):
             here, there = getattr(config, name), getattr(self.identity, name)
             if here != there:
@@ -169,12 +172,16 @@ class StoredBank:
                     f"bank {self.name!r} has {name} {there}, the generator has {here}"
                 )
 
-        from infra.bank.reader import read_repository  # torch: the command line starts without it
+        import torch  # the command line starts without it
+
+        from infra.bank.reader import read_repository
 
         version = self.version if version is None else version
+        traffic = self.versions.traffic_at(version)
         repository = read_repository(self._table, version, config, matrices=matrices)
         return replace(
             repository,
             false_activation=self.versions.false_activation_at(version),
+            traffic_MR=torch.from_numpy(read_traffic(self.store, traffic)) if traffic else None,
             fact_source=LoggedFacts(self.store),
         )

@@ -1,18 +1,19 @@
-"""The offset of a runner-up filter, from the bank itself and a budget of false activations.
+"""The offset of a runner-up filter, from a bank's strangers and a budget of false activations.
 
 For each other, the images of a bank's edits are images of other things in the user's world. So a
 sample of them is asked against the others, each with its own prompt, and the offset is what the
-stated share of them exceeds:
+stated share of them exceeds. Unlabelled images of the user's traffic, where a bank has them, are
+asked in their place; those that may be edited ones (`same_image_ratio`) are left out.
 
     m(i)      =  the largest cos(i, n) - 0.75 * r(i, n) over edits n of other images that the prompt
                  passes (`routing`)
     offset    =  u + mean excess of m over u * ln(0.2 / budget),  u = the 80 % quantile of m
 
 The tail above u is taken as exponential, which varies less than an extreme quantile. Where edits
-show one thing in several images, these are no strangers for each other: the offset is at most
-`SIBLING_ALLOWANCE` above that of m without the most similar image of each i. A small bank says
-little: the offset of the generator counts as much as `PRIOR_IMAGES` images. The result depends
-on the set of edits alone: not on their order, not on later ones.
+show one thing in several images, these are no strangers for each other: without traffic the offset
+is at most `SIBLING_ALLOWANCE` above that of m without the most similar image of each i. Few images
+say little: the offset of the generator counts as much as `PRIOR_IMAGES` of them. The result depends
+on the set of edits and the traffic alone: not on the order of edits, not on later ones.
 """
 
 import hashlib
@@ -28,9 +29,9 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import RUNNER_UP_SHARE, of_one_image, similarity, view_products
 
 MAX_IMAGES = 1000
-"""Edits in the sample; its cost does not grow beyond."""
+"""Edits in the sample, and images of the traffic; the cost does not grow beyond."""
 LEAST_IMAGES = 20
-"""Fewer say nothing."""
+"""Fewer edits say nothing about each other."""
 PRIOR_IMAGES = 30
 SIBLING_ALLOWANCE = 0.12
 """Without such edits the two offsets differ by 0.1 on average (METHOD.md)."""
@@ -45,39 +46,40 @@ class Calibration:
     false_activation: float
     """Budget: share of questions about other images that may keep an expert."""
     offset: float
-    source: Literal["generator", "bank", "paper"]
-    """"generator": the bank is too small to say it; "paper": the filter has no offset."""
+    source: Literal["generator", "bank", "images", "paper"]
+    """"images": those of the traffic; "generator": the bank is too small to say it; "paper": the
+    filter has no offset."""
     num_images: int = 0
-    """In the sample."""
+    """Strangers that were asked."""
 
 
 @torch.no_grad()
 def calibrate(generator: LiveEditGenerator, repository: ExpertRepository) -> Calibration:
-    """The filter of a bank; a pure function of the set of its edits and its budget."""
-    config, false_activation = generator.config, repository.false_activation
-    if config.visual_filter == "sentinel":
+    """The filter of a bank; a pure function of the set of its edits, its traffic and its budget."""
+    false_activation, traffic_MR = repository.false_activation, repository.traffic_MR
+    if generator.config.visual_filter == "sentinel":
         return Calibration(false_activation=false_activation, offset=0.0, source="paper")
     prior = generator.filter_offset
     sample = _sample(repository)
-    if len(sample) < LEAST_IMAGES:
+    if len(sample) < (LEAST_IMAGES if traffic_MR is None else 1):
         return Calibration(false_activation=false_activation, offset=prior, source="generator")
-    first_S, second_S = stranger_margins(
-        generator,
-        repository.visual_features_NK[sample],
-        repository.prompt_features_NK[sample],
-    )
-    own = _exceeded_by(false_activation, first_S)
+    visual_SK = repository.visual_features_NK[sample]
+    prompt_SK = repository.prompt_features_NK[sample]
+    if traffic_MR is None:
+        num_images = len(sample)
+        own = _offset_of_bank(generator, visual_SK, prompt_SK, false_activation)
+    else:
+        margins_M = traffic_margins(generator, traffic_MR, visual_SK, prompt_SK)
+        num_images = len(margins_M)
+        own = _exceeded_by(false_activation, margins_M)
+    weight = num_images / (num_images + PRIOR_IMAGES)
     if own is None:  # hardly any prompt passes
         own = prior
-    elif (second := _exceeded_by(false_activation, second_S)) is not None:
-        own = min(own, second + SIBLING_ALLOWANCE)
-    weight = len(sample) / (len(sample) + PRIOR_IMAGES)
-    offset = weight * own + (1 - weight) * prior
     return Calibration(
         false_activation=false_activation,
-        offset=offset,
-        source="bank",
-        num_images=len(sample),
+        offset=weight * own + (1 - weight) * prior,
+        source="bank" if traffic_MR is None else "images",
+        num_images=num_images,
     )
 
 
@@ -88,39 +90,77 @@ def _sample(repository: ExpertRepository) -> Tensor:
     return torch.tensor(order[:MAX_IMAGES], dtype=torch.int64)
 
 
-def stranger_margins(
+def _offset_of_bank(
+    generator: LiveEditGenerator, visual_SK: Tensor, prompt_SK: Tensor, false_activation: float
+) -> float | None:
+    first_S, second_S = bank_margins(generator, visual_SK, prompt_SK)
+    own = _exceeded_by(false_activation, first_S)
+    second = _exceeded_by(false_activation, second_S)
+    return own if own is None or second is None else min(own, second + SIBLING_ALLOWANCE)
+
+
+def bank_margins(
     generator: LiveEditGenerator, visual_SK: Tensor, prompt_SK: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """m of each edit of a sample against the others, and without the most similar image, [S]; -inf
-    where its prompt passes none."""
-    config, key = generator.config, generator.visual_key
-    rank, unit = config.visual_rank, config.num_queries * math.sqrt(config.module_dim)
-    first_SR = visual_SK[:, :rank].float() / math.sqrt(unit)
-    sentinels_CR = torch.nn.functional.normalize(key.sentinels, dim=-1)
-    sentinel_S1 = (first_SR @ sentinels_CR.T).amax(1, keepdim=True)
-    cosine_SS = view_products(first_SR, visual_SK, config) / math.sqrt(unit)
-    is_one_SS = of_one_image(visual_SK, visual_SK, config)
-    is_out_SS, passes_SS = is_one_SS, _passes(generator, prompt_SK)
-    margins = []
-    for _ in range(2):
-        cosine_SS = cosine_SS.masked_fill(is_out_SS, -1)
-        best_S1, index_S1 = cosine_SS.max(1, keepdim=True)
-        is_best_SS = is_one_SS[index_S1[:, 0]]
-        others_S1 = cosine_SS.masked_fill(is_best_SS, -1).amax(1, keepdim=True)
-        runner_up_SS = torch.maximum(best_S1.where(~is_best_SS, others_S1), sentinel_S1)
-        margin_SS = cosine_SS - RUNNER_UP_SHARE * runner_up_SS
-        margins.append(margin_SS.masked_fill(is_out_SS | ~passes_SS, -torch.inf).amax(1))
-        is_out_SS = is_out_SS | is_best_SS
-    return margins[0], margins[1]
+    """m of each edit of a sample against the others, each with its own prompt, and without
+    the most similar image, [S]."""
+    asked_SR = visual_SK[:, : generator.config.visual_rank].float() / math.sqrt(_unit(generator))
+    is_own_SS = of_one_image(visual_SK, visual_SK, generator.config)
+    passes_SS = _passes(generator, prompt_SK, prompt_SK)
+    first_S, is_best_SS = stranger_margins(generator, asked_SR, visual_SK, is_own_SS, passes_SS)
+    is_out_SS = is_own_SS | is_best_SS
+    return first_S, stranger_margins(generator, asked_SR, visual_SK, is_out_SS, passes_SS)[0]
 
 
-def _passes(generator: LiveEditGenerator, prompt_SK: Tensor) -> Tensor:
-    """Which edits the prompt of each edit of a sample passes, bool [S, S]."""
+def traffic_margins(
+    generator: LiveEditGenerator, traffic_MR: Tensor, visual_SK: Tensor, prompt_SK: Tensor
+) -> Tensor:
+    """m of those images of the traffic that are of no edit of a sample, each with the prompt of one
+    of these, [at most M]."""
+    config = generator.config
+    products_MS = view_products(traffic_MR, visual_SK, config)
+    is_edited_MS = products_MS >= config.same_image_ratio * math.sqrt(_unit(generator))
+    prompt_M = torch.arange(len(traffic_MR)) % len(prompt_SK)
+    passes_MS = _passes(generator, prompt_SK, prompt_SK)[prompt_M]
+    is_out_MS = torch.zeros_like(is_edited_MS)
+    margins_M, _ = stranger_margins(generator, traffic_MR, visual_SK, is_out_MS, passes_MS)
+    return margins_M[~is_edited_MS.any(1)]
+
+
+def stranger_margins(
+    generator: LiveEditGenerator,
+    asked_BR: Tensor,
+    keys_NK: Tensor,
+    is_out_BN: Tensor,
+    passes_BN: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """m of unit vectors over edits that are not out, [B], -inf where the prompt passes none; and
+    which edits have the most similar image, bool [B, N]."""
+    config = generator.config
+    sentinels_CR = torch.nn.functional.normalize(generator.visual_key.sentinels, dim=-1)
+    sentinel_B1 = (asked_BR @ sentinels_CR.T).amax(1, keepdim=True)
+    cosine_BN = view_products(asked_BR, keys_NK, config) / math.sqrt(_unit(generator))
+    cosine_BN = cosine_BN.masked_fill(is_out_BN, -1)
+    best_B1, index_B1 = cosine_BN.max(1, keepdim=True)
+    is_best_BN = of_one_image(keys_NK[index_B1[:, 0]], keys_NK, config)
+    others_B1 = cosine_BN.masked_fill(is_best_BN, -1).amax(1, keepdim=True)
+    runner_up_BN = torch.maximum(best_B1.where(~is_best_BN, others_B1), sentinel_B1)
+    margin_BN = cosine_BN - RUNNER_UP_SHARE * runner_up_BN
+    return margin_BN.masked_fill(is_out_BN | ~passes_BN, -torch.inf).amax(1), is_best_BN
+
+
+def _unit(generator: LiveEditGenerator) -> float:
+    """Squared length of a view in a stored feature."""
+    return generator.config.num_queries * math.sqrt(generator.config.module_dim)
+
+
+def _passes(generator: LiveEditGenerator, asked_BK: Tensor, prompt_NK: Tensor) -> Tensor:
+    """Which edits the prompts of some edits pass, bool [B, N]."""
     config = generator.config
     if config.min_gate <= 0 or not generator.has_prompt_key:
-        return torch.ones(len(prompt_SK), len(prompt_SK), dtype=torch.bool)
-    asked_SQM = generator.prompt_key.as_asked(prompt_SK.float())
-    return similarity(asked_SQM, prompt_SK).sigmoid() >= config.min_gate
+        return torch.ones(len(asked_BK), len(prompt_NK), dtype=torch.bool)
+    asked_BQM = generator.prompt_key.as_asked(asked_BK.float())
+    return similarity(asked_BQM, prompt_NK).sigmoid() >= config.min_gate
 
 
 def _exceeded_by(fraction: float, margins_S: Tensor) -> float | None:

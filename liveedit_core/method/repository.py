@@ -55,6 +55,9 @@ class ExpertRepository:
     up: Slots
     false_activation: float = DEFAULT_BUDGET
     """Share of questions about other images that may keep an expert (`calibration`)."""
+    traffic_MR: Tensor | None = None
+    """Unit vectors (`VisualKey.unit`) of unlabelled images of the user's traffic, float32, by which
+    the visual filter is calibrated; None: by the experts' own images."""
     fact_source: FactSource | None = None
     """Where it is known what the experts taught, such as the request log beside a bank."""
 

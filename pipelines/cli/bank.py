@@ -3,18 +3,23 @@
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.history import BankVersion
 from infra.requests.request_log import RequestHeader
-from liveedit_core.errors import RepositoryMismatchError
+from liveedit_core.errors import ConfigError, RepositoryMismatchError
 from liveedit_core.method.config import checked_budget
 from pipelines.cli.context import CommandContext, editing_recipe, select_edits
+
+if TYPE_CHECKING:
+    from liveedit_core.method.generator import LiveEditGenerator
+    from workers.models import ModelNames
 
 DAMAGED = 3
 CALIBRATION_SOURCES = {
     "bank": "offset {offset:.4f}, from {num_images:,} images of the bank",
+    "images": "offset {offset:.4f}, from {num_images:,} images of the traffic",
     "generator": "offset {offset:.4f}, the generator's, as the bank is too small to tell",
     "paper": "the paper's, which follows no budget",
 }
@@ -56,6 +61,7 @@ def show(context: CommandContext) -> int:
     edit_ids = bank.edit_ids(version)
     identity = asdict(bank.identity)
     false_activation = bank.versions.false_activation_at(version)
+    traffic = bank.versions.traffic_at(version)
     output.data(
         bank=bank.name,
         version=version,
@@ -64,6 +70,7 @@ def show(context: CommandContext) -> int:
         record=_summary(record) if record else None,
         identity=identity,
         false_activation=false_activation,
+        traffic=traffic,
         edits=edit_ids[: context.limit],
     )
     output.say(f"bank {bank.name!r}, version {version}: {len(edit_ids):,} edits")
@@ -76,6 +83,8 @@ def show(context: CommandContext) -> int:
     for name, value in identity.items():
         output.say(f"  {name:18} {value}")
     output.say(f"  {'false_activation':18} {false_activation:g}")
+    if traffic:
+        output.say(f"  {'traffic':18} {traffic}")
     _show_calibration(context, version)
     _list_edits(context, edit_ids[: context.limit])
     return 0
@@ -84,24 +93,41 @@ def show(context: CommandContext) -> int:
 def _show_calibration(context: CommandContext, version: int) -> None:
     """How strict the visual filter of a version is, if the models that wrote it are named."""
     bank, output = context.bank, context.output
-    if not (context.options.recipe or context.options.overrides):
+    if not _names_models(context):
         output.data(calibration=None)
         output.say("  name the models, --recipe FILE.toml, to see how strict its visual filter is")
         return
     from liveedit_core.method.calibration import calibrate as calibration_of
-    from pipelines.editing.writers import model_names
 
-    generator = model_names(editing_recipe(context)).load_generator()
-    if generator.digest != bank.identity.generator_digest:
-        raise RepositoryMismatchError(
-            f"bank {bank.name!r} was written by the generator {bank.identity.generator_digest}, "
-            f"that of the recipe is {generator.digest}"
-        )
+    _, generator = _models(context)
     repository = bank.load_repository(generator.config, version, matrices="on_demand")
     found = calibration_of(generator, repository)
     output.data(calibration=asdict(found))
     text = CALIBRATION_SOURCES[found.source].format(**asdict(found))
     output.say(f"  {'visual filter':18} {text}")
+
+
+def _names_models(context: CommandContext) -> bool:
+    return bool(context.options.recipe or context.options.overrides)
+
+
+def _models(context: CommandContext) -> "tuple[ModelNames, LiveEditGenerator]":
+    """The models of the recipe, and their generator: that which wrote the bank."""
+    from pipelines.editing.writers import model_names
+
+    models = model_names(editing_recipe(context))
+    generator = models.load_generator()
+    _check_digest(context, "generator", generator.digest)
+    return models, generator
+
+
+def _check_digest(context: CommandContext, model: str, found: str) -> None:
+    bank = context.bank
+    wrote = getattr(bank.identity, f"{model}_digest")
+    if found != wrote:
+        raise RepositoryMismatchError(
+            f"bank {bank.name!r} was written by the {model} {wrote}, that of the recipe is {found}"
+        )
 
 
 def diff(context: CommandContext) -> int:
@@ -177,12 +203,43 @@ def rollback(context: CommandContext) -> int:
 
 def calibrate(context: CommandContext) -> int:
     options, bank = context.options, context.bank
-    budget = checked_budget(options.false_activation)
-    epoch = bank.acquire_writer()
-    version = bank.calibrate(budget, author=context.author, reason=options.reason, epoch=epoch)
-    context.output.data(bank=bank.name, false_activation=budget)
+    budget = options.false_activation
+    if budget is None and not options.images:
+        raise ConfigError("name --false-activation SHARE, --images FOLDER or both")
+    if budget is not None:
+        checked_budget(budget)
+    traffic = _stored_traffic(context) if options.images else None
+    why = {"author": context.author, "reason": options.reason}
+    version = bank.calibrate(budget, traffic=traffic, epoch=bank.acquire_writer(), **why)
+    context.output.data(
+        bank=bank.name,
+        false_activation=bank.versions.false_activation_at(version),
+        traffic=bank.versions.traffic_at(version),
+    )
     _say_version(context, version)
     return 0
+
+
+def _stored_traffic(context: CommandContext) -> str:
+    """Store the images of --images as the models of the recipe see them."""
+    if not _names_models(context):
+        raise ConfigError("--images needs the models that wrote the bank: name --recipe FILE.toml")
+    from infra.bank.traffic import write_traffic
+    from pipelines.cli.traffic import read_traffic_images
+
+    models, generator = _models(context)
+    backbone = models.load_backbone()
+    _check_digest(context, "backbone", backbone.digest)
+    found = read_traffic_images(context.options.images, backbone, generator)
+    num_images, output = len(found.unit_MR), context.output
+    output.data(
+        num_images=num_images, num_files=found.num_files, num_unreadable=found.num_unreadable
+    )
+    output.say(
+        f"{num_images:,} images of {found.num_files:,} files; {found.num_unreadable:,} files could "
+        "not be read"
+    )
+    return write_traffic(context.store, found.unit_MR.numpy())
 
 
 def tag(context: CommandContext) -> int:

@@ -73,8 +73,14 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     "--false-activation": {
         "metavar": "SHARE",
         "type": float,
-        "required": True,
-        "help": "of questions about other images that may keep an edit: above 0, at most 0.5",
+        "help": "of questions about other images that may keep an edit: above 0, at most 0.5; "
+        "default: as before",
+    },
+    "--images": {
+        "metavar": "FOLDER",
+        "type": Path,
+        "help": "unlabelled images of the user's traffic, by which the visual filter is calibrated "
+        "in place of the bank's own; needs --recipe. Only features of them are stored",
     },
     "--delete": _flag("delete the tag"),
     "--recipe": {
@@ -115,8 +121,9 @@ _COMMANDS = {
             "target --reason --author",
         ),
         "calibrate": (
-            "set how rarely an image that was never edited may keep an edit, as a new version",
-            "--false-activation --reason --author",
+            "set how rarely an image that was never edited may keep an edit, and by which images "
+            "that is calibrated, as a new version",
+            "--false-activation --images --reason --author --recipe overrides",
         ),
         "tag": ("name a version, which also protects it from clean-up", "name version --delete"),
         "verify": ("read every file and row of a version and report damage", "version"),

@@ -1,8 +1,8 @@
 """A new bank from the request log with another generator, beside the old one.
 
-Of the old bank only the list of its edits is read. The remaining work is read from the store every
-time (requests minus new bank, refusals and removals), so the same call after any failure ends with
-the bank of an undisturbed one, with any number of workers.
+Of the old bank only the list of its edits and its budget are read. The remaining work is read from
+the store every time (requests minus new bank, refusals and removals), so the same call after any
+failure ends with the bank of an undisturbed one, with any number of workers.
 """
 
 import logging
@@ -18,7 +18,12 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import BANK_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import InputError, TrackingError
-from pipelines.editing.recipe import LifelongEditRecipe, RebuildRecipe, RebuildSourceSection
+from pipelines.editing.recipe import (
+    FilterSection,
+    LifelongEditRecipe,
+    RebuildRecipe,
+    RebuildSourceSection,
+)
 from pipelines.editing.windows import Progress, WindowRunner, take_over
 from pipelines.editing.writers import model_names, start_writers, writer_cpus
 from pipelines.job.progress import ProgressView
@@ -61,7 +66,7 @@ def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
         progress.say(f"rebuilding into bank {recipe.bank.name!r}; starting workers")
         bank = ExpertBank.open_or_create(store, recipe.bank.name, writers.bank_identity())
         result = rebuild(
-            config,
+            with_budget_of_source(config, recipe.source, bank),
             wanted=wanted,
             generator=writers.generator,
             embedder=writers.embedder,
@@ -81,13 +86,32 @@ def source_sequences(store: ObjectStore, source: RebuildSourceSection) -> set[in
     """Numbers of the requests whose edits the source holds; None when it is the whole log."""
     if not source.bank:
         return None
+    bank, version = _opened(store, source)
+    return set(bank.load_rows(["sequence"], version).column("sequence").to_pylist())
+
+
+def with_budget_of_source(
+    config: LifelongEditRecipe, source: RebuildSourceSection, new: ExpertBank
+) -> LifelongEditRecipe:
+    """A config that gives a bank without edits the budget of its source, if it names none.
+
+    Images of the traffic are not taken over: another generator sees them differently.
+    """
+    if not source.bank or config.filter.false_activation or new.num_edits():
+        return config
+    bank, version = _opened(new.store, source)
+    budget = bank.versions.false_activation_at(version)
+    return config.with_changes(filter=FilterSection(false_activation=budget))
+
+
+def _opened(store: ObjectStore, source: RebuildSourceSection) -> tuple[ExpertBank, int]:
+    """The bank that a source names, and its version."""
     bank = ExpertBank.open(store, source.bank)
     tags = bank.versions.tags()
     if source.version and not source.version.isdigit() and source.version not in tags:
         known = ", ".join(sorted(tags)) or "none"
         raise InputError(f"bank {source.bank!r} has no tag {source.version!r}; tags: {known}")
-    version = tags.get(source.version) or int(source.version or bank.version)
-    return set(bank.load_rows(["sequence"], version).column("sequence").to_pylist())
+    return bank, tags.get(source.version) or int(source.version or bank.version)
 
 
 def rebuild(

@@ -4,17 +4,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from infra.bank.expert_bank import ExpertBank
+from infra.bank.traffic import write_traffic
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import EditRequest
-from pipelines.editing.rebuild import RebuildResult, rebuild, source_sequences
+from pipelines.editing.rebuild import (
+    RebuildResult,
+    rebuild,
+    source_sequences,
+    with_budget_of_source,
+)
 from pipelines.editing.recipe import LifelongEditRecipe, RebuildRecipe, RebuildSourceSection
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.stages import bank_identity
@@ -116,7 +123,7 @@ class House:
             return stop_after is not None and len(bank.history()) - before >= stop_after
 
         outcome = rebuild(
-            settings(),
+            with_budget_of_source(settings(), section, bank),
             wanted=source_sequences(self.store, section),
             generator=generator,
             embedder=ExpertEmbeddingWorker(HashEmbedder),
@@ -180,6 +187,26 @@ def test_a_tagged_version_can_be_the_source(house: House) -> None:
         house.rebuild("newer", version="after")
     with pytest.raises(IntegrityError):
         house.rebuild("newer", source="nothing")
+
+
+def test_the_new_bank_begins_with_the_budget_of_the_old_one_but_without_its_traffic(
+    house: House,
+) -> None:
+    before = house.bank.version
+    traffic = write_traffic(house.store, np.eye(2, dtype=np.float32))
+    epoch = house.bank.acquire_writer()
+    house.bank.calibrate(0.1, traffic=traffic, author="ada", reason="", epoch=epoch)
+    house.rebuild("new", stop_after=3)  # the removals, the budget and a window
+    new = ExpertBank.open(house.store, "new")
+    assert 0 < new.num_edits() < house.bank.num_edits()
+    assert {item.false_activation for item in new.history() if item.num_edits} == {0.1}
+    assert new.versions.traffic_at(new.version) == ""
+    new.calibrate(0.3, author="ada", reason="", epoch=new.acquire_writer())
+    house.rebuild("new")
+    assert new.versions.false_activation_at(new.version) == 0.3
+    house.rebuild("older", version=str(before))
+    older = ExpertBank.open(house.store, "older")
+    assert {item.false_activation for item in older.history()} == {0.02}
 
 
 def test_without_a_source_the_whole_log_is_written(house: House) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from liveedit_core.method.calibration import PRIOR_IMAGES, calibrate, stranger_margins
+from liveedit_core.method.calibration import PRIOR_IMAGES, bank_margins, calibrate
 from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import Features
 from liveedit_core.method.generator import LiveEditGenerator
@@ -187,8 +187,8 @@ def test_a_calibration_depends_on_the_set_of_edits_alone() -> None:
 def test_edits_of_one_image_do_not_count_as_strangers() -> None:
     images = directions(100, 4)
     once, thrice = repository(images), repository(images.repeat(3, 1))
-    margins = stranger_margins(generator(), thrice.visual_features_NK, thrice.prompt_features_NK)
-    single = stranger_margins(generator(), once.visual_features_NK, once.prompt_features_NK)
+    margins = bank_margins(generator(), thrice.visual_features_NK, thrice.prompt_features_NK)
+    single = bank_margins(generator(), once.visual_features_NK, once.prompt_features_NK)
     for many, one in zip(margins, single, strict=True):
         torch.testing.assert_close(many, one.repeat(3))
     assert PRIOR_IMAGES < 100
