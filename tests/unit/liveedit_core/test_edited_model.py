@@ -14,6 +14,7 @@ import torch
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
 from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.model_folder import read_model
 from tests.tiny_backbone import (
     AS_WRITTEN,
@@ -167,6 +168,19 @@ def test_it_can_be_saved_and_read_again(backbone: Any, tmp_path: Path) -> None:
     (tmp_path / "experts.safetensors").write_bytes(b"short")
     with pytest.raises(IntegrityError):
         read_model(tmp_path, backbone.digest, generator)
+
+
+def test_images_of_the_traffic_stay_with_the_model(backbone: Any, tmp_path: Path) -> None:
+    generator = tiny_generator(config_of(backbone))
+    opened = replace(ExpertRepository.empty(generator.config), traffic_MR=torch.eye(3)[:2])
+    model = EditedModel(backbone, generator, opened, refine=AS_WRITTEN)
+    model.edit(image(0), WHAT, "an entity")
+    model.edit(image(0), WHAT, "another entity")
+    model.remove(*model.edits)
+    model.save(tmp_path)
+    held, _ = read_model(tmp_path, backbone.digest, generator)
+    assert held.traffic_MR is not None
+    assert torch.equal(held.traffic_MR, torch.eye(3)[:2])
 
 
 def test_the_budget_stays_with_the_model(backbone: Any, tmp_path: Path) -> None:

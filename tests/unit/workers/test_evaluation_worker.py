@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from infra.storage.object_store import ObjectStore
@@ -87,9 +88,11 @@ def test_unedited_answers_are_left_for_the_next_worker(store: ObjectStore) -> No
 
 
 def test_a_shared_repository_is_the_same_memory() -> None:
-    experts = replace(repository(), false_activation=0.1)
+    experts = replace(repository(), false_activation=0.1, traffic_MR=torch.eye(3))
     again = SharedRepository.of(experts).repository()
     assert (again.edit_ids, again.false_activation) == (experts.edit_ids, 0.1)
+    assert again.traffic_MR is not None
+    assert torch.equal(again.traffic_MR, torch.eye(3))
     assert again.down_LD.data_ptr() == experts.down_LD.data_ptr()
     read_only = SharedRepository.of(experts)
     read_only.fields["prompt_features_NK"].flags.writeable = False

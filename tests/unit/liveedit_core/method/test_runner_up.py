@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from liveedit_core.method.calibration import PRIOR_IMAGES, bank_margins, calibrate
+from liveedit_core.method.calibration import PRIOR_IMAGES, bank_margins, calibrate, traffic_margins
 from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import Features
 from liveedit_core.method.generator import LiveEditGenerator
@@ -192,6 +192,93 @@ def test_edits_of_one_image_do_not_count_as_strangers() -> None:
     for many, one in zip(margins, single, strict=True):
         torch.testing.assert_close(many, one.repeat(3))
     assert PRIOR_IMAGES < 100
+
+
+def with_traffic(bank: ExpertRepository, traffic_MR: Tensor) -> ExpertRepository:
+    return replace(bank, traffic_MR=traffic_MR)
+
+
+@pytest.mark.parametrize("num_edits", [5, 200])
+@pytest.mark.parametrize("spread", [1.0, 3.0])
+def test_traffic_passes_as_often_as_the_budget_says(spread: float, num_edits: int) -> None:
+    """Also where the bank is too small to say it, or half of its edits are from another world."""
+    world, budget = directions(4000, 7, spread), 0.1
+    edits = torch.cat([world[: num_edits // 2], directions(num_edits - num_edits // 2, 8)])
+    others = world[2000:]
+    others = others[(others @ edits.T < CONFIG.same_image_ratio).all(1)]
+    bank = repository(edits, budget)
+
+    def measured(calibrated: ExpertRepository) -> float:
+        offset = calibrate(generator(), calibrated).offset
+        return routed(others, bank.visual_features_NK, offset).kept_BN.any(1).float().mean().item()
+
+    share = measured(with_traffic(bank, world[1000:2000]))
+    assert 0.5 * budget < share < 1.5 * budget
+    assert abs(share - budget) < abs(measured(bank) - budget)
+
+
+def test_margins_of_traffic_are_those_of_the_definition() -> None:
+    views_NVR, traffic_MR = views_of(directions(12, 3)), directions(30, 103)
+    keys_NK = keys(views_NVR)
+    margins = traffic_margins(generator(), traffic_MR, keys_NK, torch.zeros_like(keys_NK))
+    cosine_MN = torch.einsum("mr,nvr->mnv", traffic_MR, views_NVR).amax(-1)
+    others = traffic_MR[cosine_MN.amax(1) < CONFIG.same_image_ratio]
+    wanted = [max(naive_margin(q, n, views_NVR, 0.0) for n in range(12)) for q in others]
+    torch.testing.assert_close(margins, torch.tensor(wanted))
+
+
+def test_images_that_may_be_edited_ones_are_no_strangers() -> None:
+    bank, others = repository(directions(40, 3)), directions(50, 9, spread=3.0)
+    is_same_M = (others @ directions(40, 3).T >= CONFIG.same_image_ratio).any(1)
+    others = others[~is_same_M]
+    alone = calibrate(generator(), with_traffic(bank, others))
+    # The edited images themselves would pass; here they come last, so that no prompt changes.
+    both = calibrate(generator(), with_traffic(bank, torch.cat([others, directions(40, 3)])))
+    assert alone == both
+    assert alone.num_images == len(others)
+    edited = calibrate(generator(), with_traffic(bank, directions(40, 3)))
+    assert edited.offset == pytest.approx(0.45)
+    assert (edited.source, edited.num_images) == ("images", 0)
+
+
+def test_more_alike_traffic_makes_the_filter_stricter() -> None:
+    bank = repository(directions(100, 4))
+    near = functional.normalize(directions(100, 4) + 0.5 * directions(100, 9, 5.0), dim=-1)
+    far = -directions(100, 4)
+    strict, lax = (calibrate(generator(), with_traffic(bank, part)) for part in (near, far))
+    assert strict.offset > calibrate(generator(), bank).offset > lax.offset
+
+
+def test_each_image_of_the_traffic_is_asked_with_the_prompt_of_one_edit() -> None:
+    """Of two edits with other questions, an image is asked the one and then the other."""
+    gated = LiveEditGenerator(
+        CONFIG.with_changes(
+            min_gate=0.5,
+            prompt_source="completion",
+            prompt_templates=("{}",),
+            prompt_rank=2,
+        )
+    )
+    gated.visual_key.load_state_dict(generator().visual_key.state_dict())
+    gated.prompt_key.offset.fill_(0.5)
+    prompts_NK = torch.zeros(2, CONFIG.feature_size)
+    prompts_NK[:, :2], prompts_NK[:, 3] = 10 * torch.eye(2), 10.0
+    images = torch.eye(RANK)[:2]
+    near_first = functional.normalize(images[0] + 0.6 * torch.eye(RANK)[2], dim=0)
+    visual = keys(images[:, None])
+    margins = traffic_margins(gated, near_first.repeat(4, 1), visual, prompts_NK)
+    own, other = margins[:2]
+    assert own > 0 > other
+    assert torch.equal(margins, torch.stack([own, other] * 2))
+
+
+def test_traffic_calibrates_independently_of_the_order_of_edits() -> None:
+    bank = with_traffic(repository(directions(1200, 3)), directions(300, 6))
+    shuffled = bank.take(torch.randperm(1200).tolist())
+    assert calibrate(generator(), bank) == calibrate(generator(), shuffled)
+    empty = calibrate(generator(), bank.take([]))
+    assert empty.offset == pytest.approx(0.45)
+    assert empty.source == "generator"
 
 
 def test_the_paper_has_no_offset() -> None:
