@@ -50,7 +50,8 @@ def read_traffic_images(folder: Path, backbone: Backbone, generator: LiveEditGen
     for digest in sorted(path_of):
         try:
             image = read_image_file(path_of[digest])
-            pyramids.append(tower.features([image], 1)[image].pyramid_E)
+            pyramid_E = tower.features([image], 1)[image].pyramid_E
+            pyramids.append(pyramid_E[: tower.pyramid_size])
         except InputError:
             num_unreadable += 1
         if len(pyramids) == MAX_IMAGES:
