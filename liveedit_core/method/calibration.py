@@ -3,7 +3,8 @@
 For each other, the images of a bank's edits are images of other things in the user's world. So a
 sample of them is asked against the others, each with its own prompt, and the offset is what the
 stated share of them exceeds. Unlabelled images of the user's traffic, where a bank has them, are
-asked in their place; those that may be edited ones (`same_image_ratio`) are left out.
+asked in their place, each with the prompt of one edit; those that may be edited ones
+(`same_image_ratio`) are left out.
 
     m(i)      =  the largest cos(i, n) - 0.75 * r(i, n) over edits n of other images that the prompt
                  passes (`routing`)
@@ -102,11 +103,10 @@ def _offset_of_bank(
 def bank_margins(
     generator: LiveEditGenerator, visual_SK: Tensor, prompt_SK: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """m of each edit of a sample against the others, each with its own prompt, and without
-    the most similar image, [S]."""
+    """m of each edit of a sample against the others, and without the most similar image, [S]."""
     asked_SR = visual_SK[:, : generator.config.visual_rank].float() / math.sqrt(_unit(generator))
     is_own_SS = of_one_image(visual_SK, visual_SK, generator.config)
-    passes_SS = _passes(generator, prompt_SK, prompt_SK)
+    passes_SS = _passes(generator, prompt_SK)
     first_S, is_best_SS = stranger_margins(generator, asked_SR, visual_SK, is_own_SS, passes_SS)
     is_out_SS = is_own_SS | is_best_SS
     return first_S, stranger_margins(generator, asked_SR, visual_SK, is_out_SS, passes_SS)[0]
@@ -121,7 +121,7 @@ def traffic_margins(
     products_MS = view_products(traffic_MR, visual_SK, config)
     is_edited_MS = products_MS >= config.same_image_ratio * math.sqrt(_unit(generator))
     prompt_M = torch.arange(len(traffic_MR)) % len(prompt_SK)
-    passes_MS = _passes(generator, prompt_SK, prompt_SK)[prompt_M]
+    passes_MS = _passes(generator, prompt_SK)[prompt_M]
     is_out_MS = torch.zeros_like(is_edited_MS)
     margins_M, _ = stranger_margins(generator, traffic_MR, visual_SK, is_out_MS, passes_MS)
     return margins_M[~is_edited_MS.any(1)]
@@ -154,13 +154,13 @@ def _unit(generator: LiveEditGenerator) -> float:
     return generator.config.num_queries * math.sqrt(generator.config.module_dim)
 
 
-def _passes(generator: LiveEditGenerator, asked_BK: Tensor, prompt_NK: Tensor) -> Tensor:
-    """Which edits the prompts of some edits pass, bool [B, N]."""
+def _passes(generator: LiveEditGenerator, prompt_SK: Tensor) -> Tensor:
+    """Which edits the prompt of each edit of a sample passes, bool [S, S]."""
     config = generator.config
     if config.min_gate <= 0 or not generator.has_prompt_key:
-        return torch.ones(len(asked_BK), len(prompt_NK), dtype=torch.bool)
-    asked_BQM = generator.prompt_key.as_asked(asked_BK.float())
-    return similarity(asked_BQM, prompt_NK).sigmoid() >= config.min_gate
+        return torch.ones(len(prompt_SK), len(prompt_SK), dtype=torch.bool)
+    asked_SQM = generator.prompt_key.as_asked(prompt_SK.float())
+    return similarity(asked_SQM, prompt_SK).sigmoid() >= config.min_gate
 
 
 def _exceeded_by(fraction: float, margins_S: Tensor) -> float | None:

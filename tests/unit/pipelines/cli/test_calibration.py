@@ -2,6 +2,7 @@
 by images of a folder (`liveedit bank calibrate --images`)."""
 
 import copy
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from infra.bank.checksums import sha256_of
 from infra.bank.expert_bank import ExpertBank
@@ -17,6 +19,7 @@ from infra.bank.schema import ExpertRow
 from infra.bank.traffic import read_traffic
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.image_tower import ImageTower
+from liveedit_core.backbones.image_views import figure
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.calibration import calibrate
@@ -128,12 +131,23 @@ def test_another_generator_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "bank 'other' was written by the generator generator" in capsys.readouterr().err
 
 
+def page() -> bytes:
+    """An image that is looked at twice in a question: a figure, and a line apart from it."""
+    pixels = np.full((160, 160, 3), 255, np.uint8)
+    pixels[20:84, 20:84] = np.random.default_rng(0).integers(0, 200, (64, 64, 3))
+    pixels[140:144, 20:150] = 0
+    assert figure(Image.fromarray(pixels)) is not None
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def test_images_of_a_folder_calibrate_a_bank_of_any_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone: VisionLanguageBackbone
 ) -> None:
     generator = tiny_generator(CONFIG)
     bank, recipe = bank_of(tmp_path, generator, 5), tmp_path / "recipe.toml"
-    images = [image(seed) for seed in range(25)]
+    images = [page(), *(image(seed) for seed in range(24))]
     traffic = folder_of(tmp_path / "images", *images, images[0], b"no image", b"")
     (traffic / "sub").mkdir()
     words = ("--images", str(traffic), "--recipe", str(recipe), "--author", "anna")
