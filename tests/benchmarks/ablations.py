@@ -14,8 +14,9 @@ import json
 import sys
 from collections.abc import Iterator
 
+from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.builtin.backbone import builtin_generator_folder, load_builtin_backbone
+from liveedit_core.builtin.backbone import BUILTIN, builtin_generator_folder, load_named_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.evaluation.probes import PreparedCases
 from liveedit_core.evaluation.scoring import CaseScorer
@@ -104,9 +105,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_intermixed_args(arguments)
     recipe = load_recipe(TrainRecipe, DEFAULT_RECIPE, options.overrides)
-    backbone = load_builtin_backbone(batch_size=BATCH_SIZE)
-    cases = load_builtin_cases("development")[: options.edits]
     nothing = load_generator(builtin_generator_folder())
+    needed = nothing.config.load_options(LoadOptions())
+    backbone = load_named_backbone(BUILTIN, needed, builtin_batch_size=BATCH_SIZE)
+    cases = load_builtin_cases("development")[: options.edits]
     empty = ExpertRepository.empty(nothing.config)
     prepared = CaseScorer(Editor(backbone, nothing, empty), batch_size=BATCH_SIZE).prepare(cases)
     split = split_by_entity(

@@ -32,7 +32,8 @@ import torch
 from infra.bank.expert_bank import ExpertBank
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.image_tower import ImageFeatureCache
-from liveedit_core.builtin.backbone import load_builtin_backbone
+from liveedit_core.backbones.load_options import LoadOptions
+from liveedit_core.builtin.backbone import BUILTIN, load_named_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.evaluation.probes import TEACHER_FORCED, ProbeResult
 from liveedit_core.evaluation.scoring import CaseProbe, CaseScorer
@@ -126,10 +127,11 @@ def replay(bench: Bench) -> tuple[Timed, Timed]:
 def item_by_item(bench: Bench, cases: Sequence[Case]) -> Timed:
     """One probe after another against the new version."""
     torch.set_num_threads(os.cpu_count() or 1)
-    backbone = load_builtin_backbone(batch_size=1)
+    generator = MODELS.load_generator()
+    needed = generator.config.load_options(LoadOptions())
+    backbone = load_named_backbone(BUILTIN, needed, builtin_batch_size=1)
     assert backbone.image_tower is not None
     backbone.image_tower.cache = ImageFeatureCache(0)  # nothing is cached
-    generator = MODELS.load_generator()
     repository = bench.bank.load_repository(generator.config, bench.versions[-1])
     scorer = CaseScorer(Editor(backbone, generator, repository), batch_size=1)
     results: list[ProbeResult] = []
