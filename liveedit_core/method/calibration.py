@@ -13,7 +13,8 @@ asked in their place, each with the prompt of one edit; those that may be edited
 The tail above u is taken as exponential, which varies less than an extreme quantile. Where edits
 show one thing in several images, these are no strangers for each other: without traffic the offset
 is at most `SIBLING_ALLOWANCE` above that of m without the most similar image of each i. Few images
-say little: the offset of the generator counts as much as `PRIOR_IMAGES` of them. The result depends
+say little: the offset of the generator counts as much as `PRIOR_IMAGES` of them. In a bank of more
+edits than the sample, the budget is smaller in proportion. The result depends
 on the set of edits and the traffic alone: not on the order of edits, not on later ones.
 """
 
@@ -25,6 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import RUNNER_UP_SHARE, of_one_image, similarity, view_products
@@ -61,21 +63,23 @@ def calibrate(generator: LiveEditGenerator, repository: ExpertRepository) -> Cal
     if generator.config.visual_filter == "sentinel":
         return Calibration(false_activation=false_activation, offset=0.0, source="paper")
     prior = generator.filter_offset
-    sample = _sample(repository)
+    sample = _sample(repository, generator.config)
     if len(sample) < (LEAST_IMAGES if traffic_MR is None else 1):
         return Calibration(false_activation=false_activation, offset=prior, source="generator")
     visual_SK = repository.visual_features_NK[sample]
     prompt_SK = repository.prompt_features_NK[sample]
+    # Any of the edits beyond the sample may be kept too.
+    allowed = false_activation * min(1.0, MAX_IMAGES / len(repository))
     if traffic_MR is None:
         num_images = len(sample)
-        own = _offset_of_bank(generator, visual_SK, prompt_SK, false_activation)
+        own = _offset_of_bank(generator, visual_SK, prompt_SK, allowed)
     else:
         margins_M = traffic_margins(generator, traffic_MR, visual_SK, prompt_SK)
         num_images = len(margins_M)
-        own = _exceeded_by(false_activation, margins_M)
-    weight = num_images / (num_images + PRIOR_IMAGES)
+        own = _exceeded_by(allowed, margins_M)
     if own is None:  # hardly any prompt passes
-        own = prior
+        return Calibration(false_activation=false_activation, offset=prior, source="generator")
+    weight = num_images / (num_images + PRIOR_IMAGES)
     return Calibration(
         false_activation=false_activation,
         offset=weight * own + (1 - weight) * prior,
@@ -84,11 +88,15 @@ def calibrate(generator: LiveEditGenerator, repository: ExpertRepository) -> Cal
     )
 
 
-def _sample(repository: ExpertRepository) -> Tensor:
-    """Positions of the edits with the smallest hashes, in the order of these."""
+def _sample(repository: ExpertRepository, config: GeneratorConfig) -> Tensor:
+    """Positions of the edits with the smallest hashes, in the order of these; of one image the
+    first alone."""
     hashes = [hashlib.sha256(edit_id.encode()).digest() for edit_id in repository.edit_ids]
     order = sorted(range(len(hashes)), key=hashes.__getitem__)
-    return torch.tensor(order[:MAX_IMAGES], dtype=torch.int64)
+    sample = torch.tensor(order[:MAX_IMAGES], dtype=torch.int64)
+    visual_SK = repository.visual_features_NK[sample]
+    is_later_S = of_one_image(visual_SK, visual_SK, config).tril(-1).any(1)
+    return sample[~is_later_S.to(sample.device)]
 
 
 def _offset_of_bank(
@@ -118,7 +126,7 @@ def traffic_margins(
     """m of those images of the traffic that are of no edit of a sample, each with the prompt of one
     of these, [at most M]."""
     config = generator.config
-    products_MS = view_products(traffic_MR, visual_SK, config)
+    products_MS, _ = view_products(traffic_MR, visual_SK, config)
     is_edited_MS = products_MS >= config.same_image_ratio * math.sqrt(_unit(generator))
     prompt_M = torch.arange(len(traffic_MR)) % len(prompt_SK)
     passes_MS = _passes(generator, prompt_SK)[prompt_M]
@@ -139,7 +147,7 @@ def stranger_margins(
     config = generator.config
     sentinels_CR = torch.nn.functional.normalize(generator.visual_key.sentinels, dim=-1)
     sentinel_B1 = (asked_BR @ sentinels_CR.T).amax(1, keepdim=True)
-    cosine_BN = view_products(asked_BR, keys_NK, config) / math.sqrt(_unit(generator))
+    cosine_BN = view_products(asked_BR, keys_NK, config)[1] / math.sqrt(_unit(generator))
     cosine_BN = cosine_BN.masked_fill(is_out_BN, -1)
     best_B1, index_B1 = cosine_BN.max(1, keepdim=True)
     is_best_BN = of_one_image(keys_NK[index_B1[:, 0]], keys_NK, config)

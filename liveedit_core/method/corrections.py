@@ -1,7 +1,7 @@
 """Which experts a new edit is about: the same image, and a prompt that means the same.
 
     same image     sim(phi_b, phi_a) - threshold >= ratio * the margin of image b with itself;
-                   with a runner-up filter the threshold is 0, and any view of a counts
+                   with a runner-up filter the threshold is 0
     same meaning   sigmoid(sim(psi_b, psi_a)) >= 0.9 (LEAST_GATE), and the same from a to b
 
 Both are what routing itself asks (`visual_gates`, `hard_filter`), with a stricter prompt gate: an

@@ -29,6 +29,8 @@ from torch import Tensor
 from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import Features
 
+VIEW_SHARE = 0.95
+"""Less than 1, so that an edit of an image goes before one of its mirror image."""
 RUNNER_UP_SHARE = 0.75
 """Chosen on validation (METHOD.md)."""
 
@@ -48,22 +50,24 @@ def paired_similarity(first_BQM: Tensor, second_BQM: Tensor) -> Tensor:
 
 
 def visual_similarity(queries_BQM: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> Tensor:
-    """`similarity` with the images of experts, [B, N]: where there are views, the most similar."""
+    """`similarity` with the images of experts as they are, in no other view, [B, N]."""
     if config.visual_filter == "sentinel":
         return similarity(queries_BQM, keys_NK)
     asked_BR = queries_BQM.flatten(-2)[:, : config.visual_rank]
-    return view_products(asked_BR, keys_NK, config) / (
-        config.num_queries * math.sqrt(config.module_dim)
-    )
+    first_BN, _ = view_products(asked_BR, keys_NK, config)
+    return first_BN / (config.num_queries * math.sqrt(config.module_dim))
 
 
-def view_products(asked_BR: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> Tensor:
-    """The largest inner product with a view of each edit's image, [B, N] float32."""
+def view_products(
+    asked_BR: Tensor, keys_NK: Tensor, config: GeneratorConfig
+) -> tuple[Tensor, Tensor]:
+    """Inner products with each edit's image as it is, and in the most similar view, where mirrored
+    and turned ones count `VIEW_SHARE`; two [B, N] float32."""
     rank = config.visual_rank
     keys_XR = keys_NK[:, : NUM_VIEWS * rank].reshape(-1, rank).float()
-    products_BX = asked_BR.float() @ keys_XR.T
-    largest_BN: Tensor = products_BX.view(len(asked_BR), -1, NUM_VIEWS).amax(-1)
-    return largest_BN
+    products_BNV = (asked_BR.float() @ keys_XR.T).view(len(asked_BR), len(keys_NK), NUM_VIEWS)
+    first_BN, others_BN = products_BNV[..., 0], products_BNV[..., 1:].amax(-1)
+    return first_BN, torch.maximum(first_BN, VIEW_SHARE * others_BN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +145,17 @@ def beside_runner_up(
         for side_BQM in (features.visual_BQM.float(), features.sentinel_BQM.float())
     )
     unit = config.num_queries * math.sqrt(config.module_dim)
-    cosine_BN = margin_BN = torch.full((len(asked_BVR), len(keys_NK)), -torch.inf)
+    shape = (len(asked_BVR), len(keys_NK))
+    cosine_BN = margin_BN = asked_BVR.new_full(shape, -torch.inf)
     for view in range(NUM_VIEWS):
         rows_S = asked_BVR[:, view].any(-1).nonzero().flatten()
         if not len(rows_S):
             break
         length_S1, asked_SR = unit * scale_B1[rows_S], asked_BVR[rows_S, view]
-        cosine_SN = view_products(asked_SR, keys_NK, config) / length_S1
+        first_SN, any_SN = view_products(asked_SR, keys_NK, config)
+        # Where the very image was edited, no other view is meant.
+        is_edited_SN = first_SN >= config.same_image_ratio * length_S1
+        cosine_SN = any_SN.where(~is_edited_SN.any(1, keepdim=True), first_SN) / length_S1
         sentinel_S1 = (asked_SR * nearest_BVR[rows_S, view]).sum(-1, keepdim=True) / length_S1
         margin_SN = runner_up_margins(cosine_SN, sentinel_S1, keys_NK, config, offset=offset)
         is_larger_SN = margin_SN > margin_BN[rows_S]
@@ -189,10 +197,10 @@ def runner_up_margins(
 
 
 def of_one_image(some_SK: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> Tensor:
-    """Which edits have the image of some edits, in any view, bool [S, N]."""
+    """Which edits have the image of some edits, bool [S, N]."""
     unit = config.num_queries * math.sqrt(config.module_dim)
-    products_SN = view_products(some_SK[:, : config.visual_rank], keys_NK, config)
-    return products_SN >= config.same_image_ratio * unit
+    first_SN, _ = view_products(some_SK[:, : config.visual_rank], keys_NK, config)
+    return first_SN >= config.same_image_ratio * unit
 
 
 def hard_filter(margin_BN: Tensor, prompt_BN: Tensor, config: GeneratorConfig) -> Tensor:

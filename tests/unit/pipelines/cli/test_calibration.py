@@ -97,7 +97,7 @@ def folder_of(folder: Path, *images: bytes) -> Path:
     ("num_edits", "source", "said"),
     [
         (5, "generator", "offset 0.2500, the generator's, as the bank is too small to tell"),
-        (30, "bank", "from 30 images of the bank"),
+        (30, "bank", "images of the bank"),
     ],
 )
 def test_it_is_that_of_the_version(
