@@ -27,8 +27,8 @@ class ExplainedEdit:
     """What it taught, if known."""
     is_kept: bool
     visual_similarity: float
-    """Of the images; the edit is kept if it exceeds the threshold, within the bounds of the config
-    (Eq. 5)."""
+    """Of the images; an edit is kept only above the threshold (Eq. 5). With a runner-up filter each
+    edit has its own, and that of the explanation is the lowest."""
     prompt_similarity: float
     gate: float
     """sigmoid(prompt similarity)."""
@@ -43,7 +43,8 @@ class Explanation:
     prompt: str
     image_bytes: bytes = field(repr=False)
     threshold: float
-    """Similarity of the image with the sentinel, for this prompt (Eq. 5)."""
+    """Similarity of the image with the sentinel, for this prompt (Eq. 5); with a runner-up filter,
+    the lowest similarity from which on an edit would be kept."""
     num_edits: int
     """In the whole bank."""
     edits: tuple[ExplainedEdit, ...]
@@ -108,7 +109,7 @@ def explain(editor: Editor, item: BackboneInput, facts: Mapping[str, Fact]) -> E
             edit_id=editor.repository.edit_ids[n],
             fact=facts.get(editor.repository.edit_ids[n]),
             is_kept=bool(kept_N[n]),
-            visual_similarity=float(margin_N[n]) + threshold,
+            visual_similarity=float(routing.visual_BN[0, n]),
             prompt_similarity=float(routing.prompt_BN[0, n]),
             gate=float(routing.prompt_BN[0, n].sigmoid()),
             weight=float(routing.weights_BN[0, n]),

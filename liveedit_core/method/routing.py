@@ -78,6 +78,8 @@ class RoutingBatch:
     """bool."""
     weights_BN: Tensor
     """float32: fusion weights, zero where not kept."""
+    visual_BN: Tensor
+    """float32: visual similarity."""
     margin_BN: Tensor
     """float32: visual similarity minus the threshold."""
     threshold_B: Tensor
@@ -126,6 +128,7 @@ def route(
     return RoutingBatch(
         kept_BN=kept_BN,
         weights_BN=weights_BN,
+        visual_BN=visual_BN,
         margin_BN=margin_BN,
         threshold_B=threshold_B,
         prompt_BN=prompt_BN,

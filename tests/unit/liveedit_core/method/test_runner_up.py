@@ -157,6 +157,12 @@ def test_an_image_whose_figure_is_that_of_an_edit_passes() -> None:
     torch.testing.assert_close(batch.margin_BN[1, 0], alone.margin_BN[0, 0])
 
 
+def test_similarities_are_those_of_the_images_whatever_the_margins() -> None:
+    images = torch.eye(RANK)[:2]
+    batch = routed(images, keys(images[:, None]), offset=0.2)
+    torch.testing.assert_close(batch.visual_BN, 10 * torch.eye(2))
+
+
 def test_nothing_is_kept_of_an_empty_bank() -> None:
     batch = routed(directions(3, 0), torch.zeros(0, CONFIG.feature_size), offset=0.1)
     assert batch.kept_BN.shape == (3, 0)
