@@ -58,7 +58,7 @@ WEIGHT_DECIMALS = 5
 _EXPERTS_READ = 256
 
 
-class _Asked(NamedTuple):
+class _FreeQuery(NamedTuple):
     """All that a free answer depends on, for one backbone and generator."""
 
     image_sha256: bytes
@@ -76,7 +76,7 @@ class _Asked(NamedTuple):
         routing: Routing,
         digests: Mapping[str, bytes],
         max_new_tokens: int,
-    ) -> "_Asked":
+    ) -> "_FreeQuery":
         return cls(
             hashlib.sha256(question.image_bytes or b"").digest(),
             question.prompt,
@@ -84,6 +84,27 @@ class _Asked(NamedTuple):
             tuple(round(weight, WEIGHT_DECIMALS) for weight in routing.weights),
             max_new_tokens,
         )
+
+
+class _Asked(NamedTuple):
+    """A probe's input at the edited model."""
+
+    routing: Routing
+    ids: tuple[int, ...]
+    """Argmax at each target position and after the target; () where no expert is kept."""
+
+
+def decided_length(
+    ids: Sequence[int], target_ids: Sequence[int], end_id: int, max_new_tokens: int
+) -> int | None:
+    """Number of the target's tokens that are the whole greedy answer, by the argmax `ids` at its
+    positions and after it; None if the answer leaves the target before it ends."""
+    for length, (found, wanted) in enumerate(zip(ids, (*target_ids, end_id), strict=True)):
+        if found == end_id or length == max_new_tokens:
+            return length
+        if found != wanted:
+            return None
+    return None
 
 
 def _digests(repository: ExpertRepository, routings: Iterable[Routing]) -> dict[str, bytes]:
@@ -192,9 +213,14 @@ class ProbePreparer:
         return [UneditedAnswer(token_ids=row) for row in ids]
 
     def _argmax_ids(
-        self, states: Sequence[LayerStates], residuals: Sequence[Tensor | None]
+        self,
+        states: Sequence[LayerStates],
+        residuals: Sequence[Tensor | None],
+        *,
+        has_end: bool = False,
     ) -> list[tuple[int, ...]]:
-        """Argmax token at each target position, after the layers above l_e."""
+        """Argmax token at each target position, after the layers above l_e; with `has_end` also
+        after the target."""
         order = sorted(range(len(states)), key=lambda i: states[i].num_tokens)
         ids: list[tuple[int, ...]] = [()] * len(states)
         for start in range(0, len(order), self.batch_size):
@@ -206,10 +232,9 @@ class ProbePreparer:
                 if added is not None:
                     length = batch[row].num_tokens
                     hidden_BTD[row, :length] += added[:length]
-            for i, logits in zip(
-                chosen, self.backbone.target_logits(batch, hidden_BTD), strict=True
-            ):
-                ids[i] = tuple(logits.argmax(-1).tolist())
+            logits = self.backbone.target_logits(batch, hidden_BTD, has_end=has_end)
+            for i, own in zip(chosen, logits, strict=True):
+                ids[i] = tuple(own.argmax(-1).tolist())
         return ids
 
 
@@ -218,7 +243,7 @@ class CaseScorer(ProbePreparer):
         """Use the backbone and generator of an editor; its own repository plays no part."""
         super().__init__(editor.backbone, batch_size=batch_size)
         self.editor = editor
-        self._texts: dict[_Asked, str] = {}
+        self._texts: dict[_FreeQuery, str] = {}
 
     @torch.no_grad()
     def score(
@@ -232,70 +257,89 @@ class CaseScorer(ProbePreparer):
         """Score all probes against a repository. Free generation is scored on the probes that were
         prepared with an unedited free answer."""
         editor = self.editor.with_repository(repository)
+        free = [probe for probe in prepared.probes if probe.unedited_answer is not None]
+        is_forced = TEACHER_FORCED in protocols
+        probes = prepared.probes if is_forced else free
+        asked = self._ask(editor, probes)
         results: list[ProbeResult] = []
-        if TEACHER_FORCED in protocols:
-            results += self._score_teacher_forced(editor, prepared.probes)
+        if is_forced:
+            results += [
+                teacher_forced_result(
+                    probe,
+                    one.ids[:-1] if one.routing.kept else probe.unedited_ids,
+                    one.routing,
+                    self.backbone.decode,
+                )
+                for probe, one in zip(probes, asked, strict=True)
+            ]
         if FREE_GENERATION in protocols:
-            free = [probe for probe in prepared.probes if probe.unedited_answer is not None]
-            results += self._score_free_generation(editor, free, max_new_tokens)
+            kept = [
+                one
+                for probe, one in zip(probes, asked, strict=True)
+                if probe.unedited_answer is not None
+            ]
+            results += self._score_free_generation(editor, free, kept, max_new_tokens)
         return results
 
-    def _score_teacher_forced(
-        self, editor: Editor, probes: Sequence[PreparedProbe]
-    ) -> list[ProbeResult]:
-        routings: list[Routing] = [NOTHING_KEPT] * len(probes)
-        edited_ids = [probe.unedited_ids for probe in probes]
+    def _ask(self, editor: Editor, probes: Sequence[PreparedProbe]) -> list[_Asked]:
+        asked = [_Asked(NOTHING_KEPT, ())] * len(probes)
         for chosen in self._batches(probes):
             states = [probes[i].states for i in chosen]
             routing = editor.route(states)
             residual = editor.residual(routing)
-            for i, explained in zip(chosen, editor.explain(routing), strict=True):
-                routings[i] = explained
             if residual is None:
                 continue
             added_BTD = residual(pad_hidden(states).values_BSD)
             kept = routing.kept_BN.any(1).nonzero().flatten().tolist()
-            ids = self._argmax_ids([states[row] for row in kept], [added_BTD[row] for row in kept])
+            ids = self._argmax_ids(
+                [states[row] for row in kept], [added_BTD[row] for row in kept], has_end=True
+            )
+            explained = editor.explain(routing)
             for row, answer in zip(kept, ids, strict=True):
-                edited_ids[chosen[row]] = answer
-        return [
-            teacher_forced_result(probe, edited_ids[i], routings[i], self.backbone.decode)
-            for i, probe in enumerate(probes)
-        ]
+                asked[chosen[row]] = _Asked(explained[row], answer)
+        return asked
 
     def _score_free_generation(
-        self, editor: Editor, probes: Sequence[PreparedProbe], max_new_tokens: int
+        self,
+        editor: Editor,
+        probes: Sequence[PreparedProbe],
+        asked: Sequence[_Asked],
+        max_new_tokens: int,
     ) -> list[ProbeResult]:
-        """Generate where an expert is kept; elsewhere the answer is the unedited one. A question
-        that keeps equal experts in another repository is not generated again."""
-        routings: list[Routing] = [NOTHING_KEPT] * len(probes)
-        for chosen in self._batches(probes):
-            explained = editor.explain(editor.route([probes[i].states for i in chosen]))
-            for i, routing in zip(chosen, explained, strict=True):
-                routings[i] = routing
+        """Generate where an expert is kept and the teacher-forced pass leaves the answer open;
+        elsewhere it is the unedited one. A question that keeps equal experts in another repository
+        is not generated again."""
         texts = [probe.unedited_answer or "" for probe in probes]
-        digests = _digests(editor.repository, routings)
-        asked = {
-            i: _Asked.of(probes[i].question, routing, digests, max_new_tokens)
-            for i, routing in enumerate(routings)
-            if routing.kept
+        is_open: list[int] = []
+        for i, (probe, one) in enumerate(zip(probes, asked, strict=True)):
+            if one.routing.kept:
+                target_ids = probe.states.target_ids_O.tolist()
+                length = decided_length(one.ids, target_ids, self.backbone.end_id, max_new_tokens)
+                if length is None:
+                    is_open.append(i)
+                else:
+                    texts[i] = self.backbone.decode(target_ids[:length])
+        digests = _digests(editor.repository, [asked[i].routing for i in is_open])
+        keys = {
+            i: _FreeQuery.of(probes[i].question, asked[i].routing, digests, max_new_tokens)
+            for i in is_open
         }
         if len(self._texts) > MAX_SHARED_TEXTS:
             self._texts.clear()
-        kept = [i for i, key in asked.items() if key not in self._texts]
+        new = [i for i, key in keys.items() if key not in self._texts]
 
         def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
             # The prepared hidden states, so that both protocols see the same experts.
-            return editor.residual(editor.route([probes[kept[j]].states for j in index]))
+            return editor.residual(editor.route([probes[new[j]].states for j in index]))
 
         generated = self.backbone.generate(
-            [probes[i].question for i in kept], route_once, max_new_tokens=max_new_tokens
+            [probes[i].question for i in new], route_once, max_new_tokens=max_new_tokens
         )
-        self._texts |= dict(zip([asked[i] for i in kept], generated, strict=True))
-        for i, key in asked.items():
-            texts[i] = self._texts[key]
+        self._texts |= dict(zip([keys[i] for i in new], generated, strict=True))
+        texts = [self._texts[keys[i]] if i in keys else text for i, text in enumerate(texts)]
         return [
-            free_generation_result(probe, texts[i], routings[i]) for i, probe in enumerate(probes)
+            free_generation_result(probe, text, one.routing)
+            for probe, text, one in zip(probes, texts, asked, strict=True)
         ]
 
     def _batches(self, probes: Sequence[PreparedProbe]) -> Iterable[list[int]]:

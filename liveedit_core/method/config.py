@@ -219,7 +219,8 @@ class GeneratorConfig(Settings):
             options = options.with_changes(edit_layer=self.edit_layer)
         if not options.prompt_templates and self.prompt_templates:
             options = options.with_changes(prompt_templates=self.prompt_templates)
-        options = options.with_changes(has_image_views=self.has_image_views)
+        if self.visual_size:  # without pyramids the views of an image do not matter
+            options = options.with_changes(has_image_views=self.has_image_views)
         return options
 
     def to_dict(self) -> dict[str, Any]:

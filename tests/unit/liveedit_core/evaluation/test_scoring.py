@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.protocol import BackboneInput, RouteOnce
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.evaluation import scoring
 from liveedit_core.evaluation.probes import (
@@ -20,11 +20,11 @@ from liveedit_core.evaluation.probes import (
     ProbeResult,
     normalize_answer,
 )
-from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.evaluation.scoring import CaseScorer, decided_length
 from liveedit_core.evaluation.unedited_answers import UneditedAnswer, UneditedQuery
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.schema import ProbeKind
+from liveedit_core.schema import Case, ProbeKind
 from tests.tiny_backbone import EDIT_LAYER, OUR_CONFIG, answers, case, tiny_generator, whole_model
 
 CONFIG = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
@@ -110,6 +110,62 @@ def test_free_answers_are_those_of_the_editor(
         expected = result.answer_before if probe.kind.is_locality else result.target
         is_exact = normalize_answer(answer.text) == normalize_answer(expected)
         assert (result.is_exact, result.score) == (is_exact, float(is_exact))
+
+
+END = 9
+
+
+@pytest.mark.parametrize(
+    ("ids", "max_new_tokens", "length"),
+    [
+        ((5, 6, END), 8, 2),
+        ((5, END, 7), 8, 1),  # it ends early
+        ((END, 1, 1), 8, 0),
+        ((5, 6, 7), 8, None),  # it goes on after the target
+        ((5, 7, END), 8, None),
+        ((5, 6, 7), 2, 2),  # it is cut there
+        ((5, 7, 7), 1, 1),
+    ],
+)
+def test_a_teacher_forced_pass_decides_answers_that_are_the_target_or_its_beginning(
+    ids: tuple[int, ...], max_new_tokens: int, length: int | None
+) -> None:
+    assert decided_length(ids, (5, 6), END, max_new_tokens) == length
+
+
+def test_an_answer_that_is_decided_is_not_generated(
+    scorer: CaseScorer, bank: ExpertRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(cases: Sequence[Case]) -> list[ProbeResult]:
+        prepared = scorer.prepare(cases, has_free_answers=True, max_new_tokens=3)
+        return scorer.score(prepared, bank, protocols=[FREE_GENERATION], max_new_tokens=3)
+
+    generated = free(CASES)
+    said = {result.key: result.answer_after for result in generated if result.kept}
+    cases = [
+        replace(
+            one,
+            probes=tuple(
+                replace(probe, target=said.get((one.case_id, n, FREE_GENERATION), probe.target))
+                for n, probe in enumerate(one.probes, start=1)
+            ),
+        )
+        for one in CASES
+    ]
+    asked: list[BackboneInput] = []
+    generate = type(scorer.backbone).generate
+
+    def counted(
+        self: Any, inputs: Sequence[BackboneInput], route: RouteOnce | None, **options: Any
+    ) -> list[str]:
+        asked.extend(inputs if route else ())
+        return generate(self, inputs, route, **options)
+
+    monkeypatch.setattr(type(scorer.backbone), "generate", counted)
+    scorer._texts.clear()
+    decided = free(cases)
+    assert len(asked) < len(said), "some answers are decided"
+    assert [r.answer_after for r in decided] == [r.answer_after for r in generated]
 
 
 def without_weights(result: ProbeResult) -> ProbeResult:
