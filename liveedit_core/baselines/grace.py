@@ -153,26 +153,30 @@ class Grace(LayerEditor[GraceConfig]):
         """Values of some edits, [B, D]; each is taken when its own loss is low enough."""
         with torch.no_grad():
             output_BTD = self._below.hidden_at(self.first_layer, states, self.hidden(states))
-        rows_B = torch.arange(len(states))
-        ends_B = torch.tensor([state.target_span[0] - 1 for state in states])
-        values_BD = nn.Parameter(output_BTD[rows_B, ends_B].clone())
-        optimizer = torch.optim.Adam([values_BD], lr=self.config.learning_rate)
-        learned_BD = values_BD.detach().clone()
-        is_open_B = torch.ones(len(states), dtype=torch.bool, device=values_BD.device)
+        ends = [state.target_span[0] - 1 for state in states]
+        outputs = zip(output_BTD, ends, strict=True)
+        values = [nn.Parameter(output_TD[end].clone()) for output_TD, end in outputs]
+        optimizer = torch.optim.Adam(values, lr=self.config.learning_rate)
+        learned = [value.detach().clone() for value in values]
+        still_open = list(range(len(states)))
         for _ in range(self.config.max_steps):
+            batch = [states[i] for i in still_open]
+            places = torch.arange(len(batch)), torch.tensor([ends[i] for i in still_open])
             with torch.enable_grad():
-                edited_BTD = output_BTD.index_put((rows_B, ends_B), values_BD)
-                logits = self._above.target_logits(states, edited_BTD, has_end=True)
-                losses = [self.target_loss(*pair) for pair in zip(logits, states, strict=True)]
-                losses_B = torch.stack(losses)
-                losses_B.sum().backward()
-            is_open_B &= losses_B.detach() >= self.config.stop_loss
-            if not is_open_B.any():
+                values_BD = torch.stack([values[i] for i in still_open])
+                edited_BTD = output_BTD[still_open].index_put(places, values_BD)
+                logits = self._above.target_logits(batch, edited_BTD, has_end=True)
+                losses = [self.target_loss(*pair) for pair in zip(logits, batch, strict=True)]
+                torch.stack(losses).sum().backward()
+            done = [float(loss.detach()) < self.config.stop_loss for loss in losses]
+            still_open = [i for i, is_done in zip(still_open, done, strict=True) if not is_done]
+            if not still_open:
                 break
             optimizer.step()
-            optimizer.zero_grad()
-            learned_BD[is_open_B] = values_BD.detach()[is_open_B]
-        return learned_BD.float()
+            optimizer.zero_grad()  # a value without a gradient stays as it is
+            for i in still_open:
+                learned[i] = values[i].detach().clone()
+        return torch.stack(learned).float()
 
     def memory(self) -> EditorMemory:
         """Keys, values, radii and the labels (8 bytes a token)."""
