@@ -37,6 +37,7 @@ from infra.bank.reconciliation import (
 )
 from infra.bank.schema import BankIdentity
 from infra.bank.stored_bank import StoredBank
+from infra.bank.traffic import read_traffic
 from infra.requests.change_log import Change, ChangeKind, ChangeLog, removed_after
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
@@ -182,12 +183,15 @@ class ExpertBank(StoredBank):
         epoch: int,
     ) -> int:
         """Set the budget of false activations, the traffic (`write_traffic`; "" for none), or both
-        by a version that changes no rows; none if they are set already."""
+        by a version that changes no rows; none if they are set already. IntegrityError, and no
+        version, when the traffic is missing or damaged."""
         wanted: dict[str, Any] = {}
         if false_activation is not None:
             wanted["false_activation"] = checked_budget(false_activation)
         if traffic is not None:
             wanted["traffic"] = traffic
+        if traffic:
+            read_traffic(self.store, traffic)  # no version may name what cannot be read
 
         def attempt(base: LanceDataset) -> int:
             self._fence.check(epoch)

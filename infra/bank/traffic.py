@@ -22,8 +22,18 @@ def traffic_key(sha256: str) -> str:
     return f"traffic/{sha256}.safetensors"
 
 
+def check_unit_vectors(unit_MR: NDArray[np.float32]) -> None:
+    """Raise IntegrityError for what no images have."""
+    if unit_MR.ndim != 2 or unit_MR.dtype != np.float32 or not np.isfinite(unit_MR).all():
+        raise IntegrityError(
+            f"traffic: {unit_MR.dtype} of shape {unit_MR.shape}, or not finite; "
+            "expected finite float32, one unit vector of each image"
+        )
+
+
 def write_traffic(store: ObjectStore, unit_MR: NDArray[np.float32]) -> str:
     """Store the unit vectors of some images; returns the sha256 of the file."""
+    check_unit_vectors(unit_MR)
     data = save({_NAME: np.ascontiguousarray(unit_MR)})
     sha256 = sha256_of(data)
     store.put(traffic_key(sha256), data)  # also in place of a damaged one
@@ -39,4 +49,5 @@ def read_traffic(store: ObjectStore, sha256: str) -> NDArray[np.float32]:
             "`liveedit bank calibrate --images` on the same images writes it again"
         )
     unit_MR: NDArray[np.float32] = load(data)[_NAME].copy()
+    check_unit_vectors(unit_MR)
     return unit_MR

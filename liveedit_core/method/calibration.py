@@ -29,7 +29,7 @@ from torch import Tensor
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.method.routing import RUNNER_UP_SHARE, of_one_image, similarity, view_products
+from liveedit_core.method.routing import of_one_image, runner_up_margins, similarity, view_products
 
 MAX_IMAGES = 1000
 """Edits in the sample, and images of the traffic; the cost does not grow beyond."""
@@ -115,9 +115,13 @@ def bank_margins(
     asked_SR = visual_SK[:, : generator.config.visual_rank].float() / math.sqrt(_unit(generator))
     is_own_SS = of_one_image(visual_SK, visual_SK, generator.config)
     passes_SS = _passes(generator, prompt_SK)
-    first_S, is_best_SS = stranger_margins(generator, asked_SR, visual_SK, is_own_SS, passes_SS)
-    is_out_SS = is_own_SS | is_best_SS
-    return first_S, stranger_margins(generator, asked_SR, visual_SK, is_out_SS, passes_SS)[0]
+    products_SS = view_products(asked_SR, visual_SK, generator.config)[1]
+    best_SK = visual_SK[products_SS.masked_fill(is_own_SS, -torch.inf).argmax(1)]
+    is_out_SS = is_own_SS | of_one_image(best_SK, visual_SK, generator.config)
+    return (
+        stranger_margins(generator, asked_SR, visual_SK, is_own_SS, passes_SS),
+        stranger_margins(generator, asked_SR, visual_SK, is_out_SS, passes_SS),
+    )
 
 
 def traffic_margins(
@@ -131,7 +135,7 @@ def traffic_margins(
     prompt_M = torch.arange(len(traffic_MR)) % len(prompt_SK)
     passes_MS = _passes(generator, prompt_SK)[prompt_M]
     is_out_MS = torch.zeros_like(is_edited_MS)
-    margins_M, _ = stranger_margins(generator, traffic_MR, visual_SK, is_out_MS, passes_MS)
+    margins_M = stranger_margins(generator, traffic_MR, visual_SK, is_out_MS, passes_MS)
     return margins_M[~is_edited_MS.any(1)]
 
 
@@ -141,20 +145,15 @@ def stranger_margins(
     keys_NK: Tensor,
     is_out_BN: Tensor,
     passes_BN: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """m of unit vectors over edits that are not out, [B], -inf where the prompt passes none; and
-    which edits have the most similar image, bool [B, N]."""
+) -> Tensor:
+    """m of unit vectors over edits that are not out, [B]; -inf where the prompt passes none."""
     config = generator.config
     sentinels_CR = torch.nn.functional.normalize(generator.visual_key.sentinels, dim=-1)
     sentinel_B1 = (asked_BR @ sentinels_CR.T).amax(1, keepdim=True)
     cosine_BN = view_products(asked_BR, keys_NK, config)[1] / math.sqrt(_unit(generator))
     cosine_BN = cosine_BN.masked_fill(is_out_BN, -1)
-    best_B1, index_B1 = cosine_BN.max(1, keepdim=True)
-    is_best_BN = of_one_image(keys_NK[index_B1[:, 0]], keys_NK, config)
-    others_B1 = cosine_BN.masked_fill(is_best_BN, -1).amax(1, keepdim=True)
-    runner_up_BN = torch.maximum(best_B1.where(~is_best_BN, others_B1), sentinel_B1)
-    margin_BN = cosine_BN - RUNNER_UP_SHARE * runner_up_BN
-    return margin_BN.masked_fill(is_out_BN | ~passes_BN, -torch.inf).amax(1), is_best_BN
+    margin_BN = runner_up_margins(cosine_BN, sentinel_B1, keys_NK, config)
+    return margin_BN.masked_fill(is_out_BN | ~passes_BN, -torch.inf).amax(1)
 
 
 def _unit(generator: LiveEditGenerator) -> float:

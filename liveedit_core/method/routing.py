@@ -160,7 +160,10 @@ def beside_runner_up(
         is_edited_SN = first_SN >= config.same_image_ratio * length_S1
         cosine_SN = any_SN.where(~is_edited_SN.any(1, keepdim=True), first_SN) / length_S1
         sentinel_S1 = (asked_SR * nearest_BVR[rows_S, view]).sum(-1, keepdim=True) / length_S1
-        margin_SN = runner_up_margins(cosine_SN, sentinel_S1, keys_NK, config, offset=offset)
+        is_asked_SN = cosine_SN >= config.same_image_ratio
+        other_SN = cosine_SN.masked_fill(is_asked_SN, -1)
+        margin_SN = runner_up_margins(other_SN, sentinel_S1, keys_NK, config, least=offset) - offset
+        margin_SN = margin_SN.where(~is_asked_SN, cosine_SN)
         is_larger_SN = margin_SN > margin_BN[rows_S]
         cosine_SN = cosine_SN.where(is_larger_SN, cosine_BN[rows_S])
         margin_SN = margin_SN.where(is_larger_SN, margin_BN[rows_S])
@@ -175,28 +178,26 @@ def runner_up_margins(
     keys_NK: Tensor,
     config: GeneratorConfig,
     *,
-    offset: float,
+    least: float = -math.inf,
 ) -> Tensor:
-    """By how much each image is more alike than what else the question's image is like, [B, N].
+    """cos(q, n) - 0.75 * r(q, n), [B, N]; -1 as a cosine leaves an edit out.
 
-    `sentinel_B1` is the cosine with the nearest sentinel. Above 0 passes the hard filter.
+    `sentinel_B1` is the cosine with the nearest sentinel. Margins up to `least` may be smaller than
+    they are.
     """
     if not cosine_BN.shape[1]:
         return cosine_BN
-    is_asked_BN = cosine_BN >= config.same_image_ratio
-    other_BN = cosine_BN.masked_fill(is_asked_BN, -1)
-    best_B1, index_B1 = other_BN.max(1, keepdim=True)
+    best_B1, index_B1 = cosine_BN.max(1, keepdim=True)
     runner_up_BN = torch.maximum(best_B1, sentinel_B1).expand_as(cosine_BN)
     # Only where the most similar image may pass at all, edits of that very image are looked for.
-    may_pass_B = (best_B1 - RUNNER_UP_SHARE * sentinel_B1 > offset).flatten()
+    may_pass_B = (best_B1 - RUNNER_UP_SHARE * sentinel_B1 > least).flatten()
     if may_pass_B.any():
         is_own_SN = of_one_image(keys_NK[index_B1[may_pass_B, 0]], keys_NK, config)
-        others_S1 = other_BN[may_pass_B].masked_fill(is_own_SN, -1).amax(1, keepdim=True)
+        others_S1 = cosine_BN[may_pass_B].masked_fill(is_own_SN, -1).amax(1, keepdim=True)
         others_S1 = torch.maximum(others_S1, sentinel_B1[may_pass_B])
         runner_up_BN = runner_up_BN.clone()
         runner_up_BN[may_pass_B] = runner_up_BN[may_pass_B].where(~is_own_SN, others_S1)
-    margin_BN = cosine_BN - RUNNER_UP_SHARE * runner_up_BN - offset
-    return margin_BN.where(~is_asked_BN, cosine_BN)
+    return cosine_BN - RUNNER_UP_SHARE * runner_up_BN
 
 
 def of_one_image(some_SK: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> Tensor:

@@ -204,11 +204,13 @@ def rollback(context: CommandContext) -> int:
 def calibrate(context: CommandContext) -> int:
     options, bank = context.options, context.bank
     budget = options.false_activation
-    if budget is None and not options.images:
-        raise ConfigError("name --false-activation SHARE, --images FOLDER or both")
+    if options.images and options.no_images:
+        raise ConfigError("--images and --no-images exclude each other")
+    if budget is None and not (options.images or options.no_images):
+        raise ConfigError("name --false-activation SHARE, --images FOLDER, --no-images, or two")
     if budget is not None:
         checked_budget(budget)
-    traffic = _stored_traffic(context) if options.images else None
+    traffic = _stored_traffic(context) if options.images else "" if options.no_images else None
     why = {"author": context.author, "reason": options.reason}
     version = bank.calibrate(budget, traffic=traffic, epoch=bank.acquire_writer(), **why)
     context.output.data(

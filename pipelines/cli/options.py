@@ -82,6 +82,7 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         "help": "unlabelled images of the user's traffic, by which the visual filter is calibrated "
         "in place of the bank's own; needs --recipe. Only features of them are stored",
     },
+    "--no-images": _flag("calibrate by the bank's own edits again"),
     "--delete": _flag("delete the tag"),
     "--recipe": {
         "metavar": "FILE.toml",
@@ -123,7 +124,7 @@ _COMMANDS = {
         "calibrate": (
             "set how rarely an image that was never edited may keep an edit, and by which images "
             "that is calibrated, as a new version",
-            "--false-activation --images --reason --author --recipe overrides",
+            "--false-activation --images --no-images --reason --author --recipe overrides",
         ),
         "tag": ("name a version, which also protects it from clean-up", "name version --delete"),
         "verify": ("read every file and row of a version and report damage", "version"),

@@ -91,6 +91,28 @@ def test_a_damaged_file_is_refused_reported_and_written_again(
     assert content_problems(bank, manifest) == []
 
 
+@pytest.mark.parametrize(
+    "rows", [np.zeros(3, np.float32), np.zeros((1, 3)), np.array([[np.nan]], np.float32)]
+)
+def test_what_no_images_have_is_not_written(store: ObjectStore, rows: np.ndarray) -> None:
+    with pytest.raises(IntegrityError, match="expected finite float32"):
+        write_traffic(store, rows)
+    assert store.list("traffic/") == []
+
+
+def test_no_version_names_what_cannot_be_read(calibrated: CalibratedBank) -> None:
+    bank = calibrated.bank
+    with_traffic = calibrated.calibrate(None, 1.0, 0.0)
+    key = traffic_key(bank.versions.traffic_at(with_traffic))
+    before = bank.calibrate(traffic="", author="anna", reason="", epoch=calibrated.epoch)
+    calibrated.store.delete(key)
+    with pytest.raises(IntegrityError, match="traffic/0000"):
+        bank.calibrate(traffic="0" * 64, author="anna", reason="", epoch=calibrated.epoch)
+    with pytest.raises(IntegrityError, match=key):
+        bank.roll_back(with_traffic, author="anna", reason="", epoch=calibrated.epoch)
+    assert bank.version == before
+
+
 def test_a_fenced_writer_cannot_set_it(calibrated: CalibratedBank) -> None:
     calibrated.bank.acquire_writer()
     with pytest.raises(WriterFencedError):

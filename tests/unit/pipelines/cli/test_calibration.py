@@ -172,6 +172,8 @@ def test_images_of_a_folder_calibrate_a_bank_of_any_size(
     assert "25 images of 28 files; 2 files could not be read" in capsys.readouterr().out
     assert bank.history()[-1].traffic == content["traffic"]
     assert bank.history()[-1].false_activation == 0.1
+    assert run("calibrate", bank, "--no-images") == 0
+    assert (bank.history()[-1].traffic, bank.history()[-1].false_activation) == ("", 0.1)
 
 
 def test_of_many_images_those_with_the_smallest_hashes_are_taken(
@@ -191,7 +193,8 @@ def test_of_many_images_those_with_the_smallest_hashes_are_taken(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ((), 2, "name --false-activation SHARE, --images FOLDER or both"),
+        ((), 2, "name --false-activation SHARE, --images FOLDER, --no-images, or two"),
+        (("--images", "few", "--no-images"), 2, "--images and --no-images exclude each other"),
         (("--images", "few"), 2, "--recipe FILE.toml"),
         (("--images", "few", "--recipe", "recipe.toml"), 1, "few has 19 different images"),
         (("--images", "none", "--recipe", "recipe.toml"), 1, "cannot read the folder none"),
