@@ -30,11 +30,12 @@ from liveedit_core.inputs.request_parser import check_also_asked
 from liveedit_core.method.config import RefineSection, WeakEdits, checked_budget
 from liveedit_core.method.editor import Editor, Routing
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
+from liveedit_core.method.growing import GrowingRepository
 from liveedit_core.method.outcome import WriteOutcome
 from liveedit_core.method.refine import refiner_for
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.model_folder import read_model, save_model
-from liveedit_core.replacing import Correction, Plan, plan_edits
+from liveedit_core.replacing import Correction, KnownFacts, Plan, plan_edits
 from liveedit_core.schema import EditRequest, Fact
 
 ImageSource = bytes | str | Path
@@ -80,16 +81,16 @@ class EditedModel:
         if false_activation is not None:
             experts = replace(experts, false_activation=checked_budget(false_activation))
         refiner = refiner_for(backbone, generator, refine or RefineSection())
-        self._editor: Editor | None = Editor(backbone, generator, experts, refiner)
+        self._experts = GrowingRepository(experts)
+        self._editor: Editor | None = Editor(backbone, generator, self._experts.snapshot(), refiner)
         self._weak = weak
         self._outcomes: dict[str, WriteOutcome] = {}
         if facts is None and experts.fact_source is not None:
-            facts = experts.fact_source.facts_of(experts.edit_ids)
-        self._facts = dict(facts or {})
-        self._corrections: list[Correction] = []
-        self._replaced = experts.take([])
-        """Experts that later edits of this object replaced."""
-        self._replaced_facts: dict[str, Fact] = {}
+            facts = experts.fact_source.facts_of(experts.held_ids)
+        self._facts = KnownFacts(facts)
+        """Of the edits that answer, and of those that they replaced or that were removed."""
+        self._corrections: dict[str, Correction] = {}
+        """By the older edit, whose expert is kept."""
         self._writing = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -112,20 +113,20 @@ class EditedModel:
     @property
     def edits(self) -> tuple[str, ...]:
         """Ids of all edits."""
-        return self._editor.repository.edit_ids if self._editor else ()
+        return self._editor.repository.held_ids if self._editor else ()
 
     def outcome(self, edit_id: str) -> WriteOutcome | None:
         """How the expert of an edit turned out, if this object wrote it."""
         return self._outcomes.get(edit_id)
 
     def fact(self, edit_id: str) -> Fact | None:
-        """What an edit taught, if it is known."""
-        return self._facts.get(edit_id)
+        """What an edit that answers taught, if it is known."""
+        return self._facts.get(edit_id) if self._experts.is_held(edit_id) else None
 
     @property
     def corrections(self) -> tuple[Correction, ...]:
         """What edits of this object replaced, oldest first."""
-        return tuple(self._corrections)
+        return tuple(self._corrections.values())
 
     def edit(
         self, image: ImageSource, prompt: str, target: str, *, also_asked: Sequence[str] = ()
@@ -147,13 +148,16 @@ class EditedModel:
         """
         requests = self._checked(facts)
         with self._writing:
-            plan = plan_edits(self.editor, requests, self._facts)
+            plan = self._plan(requests)
             self._apply(plan)
         return tuple(plan.answering(request.edit_id) for request in requests)
 
     def would_replace(self, facts: Iterable[Teaching]) -> tuple[Correction, ...]:
         """What `edit_many` would replace; changes nothing."""
-        return tuple(plan_edits(self.editor, self._checked(facts), self._facts).corrections)
+        return tuple(self._plan(self._checked(facts)).corrections)
+
+    def _plan(self, requests: Sequence[EditRequest]) -> Plan:
+        return plan_edits(self.editor, requests, self._facts, place_of=self._experts.place_if_held)
 
     def remove(self, *edit_ids: str) -> None:
         """Remove edits; raises InputError, and removes none, if one does not exist.
@@ -161,15 +165,15 @@ class EditedModel:
         Edits that they replaced in this object answer again.
         """
         with self._writing:
-            editor = self.editor
-            if unknown := sorted(set(edit_ids) - set(editor.repository.edit_ids)):
-                raise InputError(f"no such edits: {', '.join(unknown)}")
             gone = set(edit_ids)
-            known = [item for item in self._corrections if item.supersedes not in gone]
-            back = {item.supersedes for item in known if item.edit_id in gone}
-            self._corrections = [item for item in known if item.supersedes not in back]
-            kept = editor.repository.without(gone)
-            self._move(kept.joined(self._replaced.without(gone)), [*kept.edit_ids, *sorted(back)])
+            if unknown := sorted(key for key in gone if not self._experts.is_held(key)):
+                raise InputError(f"no such edits: {', '.join(unknown)}")
+            back = [key for key, item in self._corrections.items() if item.edit_id in gone]
+            for edit_id in back:
+                del self._corrections[edit_id]
+            self._experts.hold(held=back, dropped=gone)
+            self._experts.compact(kept=self._corrections)
+            self._publish()
 
     def _checked(self, facts: Iterable[Teaching]) -> list[EditRequest]:
         requests = [
@@ -188,7 +192,7 @@ class EditedModel:
         """Write the missing experts, then change all at once."""
         editor = self.editor
         states = dict(zip(plan.requests, plan.states, strict=True))
-        new = [key for key in plan.requests if key not in editor.repository.edit_ids]
+        new = [key for key in plan.requests if key not in self._experts]
         experts = editor.write_experts(
             [plan.requests[key] for key in new], [states[key] for key in new]
         )
@@ -197,23 +201,20 @@ class EditedModel:
             if outcome.state == "weak":
                 raise WeakEditError(outcome.explanation(plan.requests[edit_id].target))
         self._outcomes |= outcomes
-        written = editor.repository.with_experts(editor.generator.config, experts)
-        self._corrections = [
-            *(item for item in self._corrections if item.supersedes not in plan.held),
-            *plan.corrections,
-        ]
-        self._replaced_facts |= plan.facts
-        self._move(written.joined(self._replaced.without(written.edit_ids)), list(plan.held))
+        self._experts.add(experts)
+        self._facts.add({edit_id: plan.facts[edit_id] for edit_id in plan.requests})
+        self._experts.hold(
+            held=[edit_id for edit_id in plan.added if edit_id not in outcomes],
+            dropped=[*plan.dropped, *(edit_id for edit_id in new if edit_id not in plan.added)],
+        )
+        for edit_id in plan.requests:  # those that answer again are no longer replaced
+            self._corrections.pop(edit_id, None)
+        self._corrections |= {item.supersedes: item for item in plan.corrections}
+        self._publish()
 
-    def _move(self, experts: ExpertRepository, held: Sequence[str]) -> None:
-        """Let some of these experts answer, and keep those that they replaced."""
-        place_of = {edit_id: n for n, edit_id in enumerate(experts.edit_ids)}
-        replaced = {item.supersedes for item in self._corrections}
-        facts = {**self._replaced_facts, **self._facts}
-        self._facts = {key: facts[key] for key in held if key in facts}
-        self._replaced_facts = {key: facts[key] for key in replaced}
-        self._replaced = experts.take([place_of[key] for key in sorted(replaced)])
-        self._editor = self.editor.with_repository(experts.take([place_of[key] for key in held]))
+    def _publish(self) -> None:
+        """Let the experts that are held now answer."""
+        self._editor = self.editor.with_repository(self._experts.snapshot())
 
     def generate(
         self, images: Sequence[ImageSource | None], prompts: Sequence[str], **arguments: Any

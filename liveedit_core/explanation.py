@@ -98,7 +98,7 @@ def explain(editor: Editor, item: BackboneInput, facts: Mapping[str, Fact]) -> E
     if item.image_bytes is None:
         raise InputError("a question without an image is never routed to experts")
     (states,) = editor.backbone.encode([item])
-    routing = editor.route([states])
+    routing = editor.route([states], is_complete=True)
     threshold = float(routing.threshold_B[0])
     kept_N, margin_N = routing.kept_BN[0], routing.margin_BN[0]
     order = sorted(range(len(kept_N)), key=lambda n: -float(routing.weights_BN[0, n]))

@@ -21,8 +21,8 @@ from liveedit_core.schema import Fact
 EXPERTS_FILE = "experts.safetensors"
 EDITS_FILE = "edits.json"
 _TENSORS = {
-    "visual_features_NK": "visual_features_NK",
-    "prompt_features_NK": "prompt_features_NK",
+    "visual_features_NK": "visual",
+    "prompt_features_NK": "prompt",
     "ranks_N": "ranks_N",
     "down_LD": "down",
     "up_LD": "up",
@@ -35,7 +35,7 @@ _TRAFFIC = "traffic_MR"
 def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> None:
     """Write experts and facts, with the digests of backbone and generator."""
     folder.mkdir(parents=True, exist_ok=True)
-    repository = editor.repository
+    repository = editor.repository.compact()
     tensors = {name: getattr(repository, name).contiguous() for name in _TENSORS}
     if repository.traffic_MR is not None:
         tensors[_TRAFFIC] = repository.traffic_MR.contiguous()
@@ -44,8 +44,8 @@ def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> None:
         "backbone_digest": editor.backbone.digest,
         "generator_digest": editor.generator.digest,
         "false_activation": repository.false_activation,
-        "edit_ids": repository.edit_ids,
-        "facts": {edit_id: asdict(fact) for edit_id, fact in facts.items()},
+        "edit_ids": tuple(repository.edit_ids),
+        "facts": {key: asdict(facts[key]) for key in repository.edit_ids if key in facts},
     }
     (folder / EDITS_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -8,8 +8,10 @@ image's encoding), or if it has another target and
 - the prompts mean the same: equal, or each passes the prompt gate of the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -44,6 +46,35 @@ class Correction:
     """The smaller of the two prompt gates, 0..1; 1 for equal prompts."""
 
 
+class KnownFacts(Mapping[str, Fact]):
+    """Facts by edit, and the edits of equal content."""
+
+    def __init__(self, facts: Mapping[str, Fact] | None = None) -> None:
+        self._facts: dict[str, Fact] = {}
+        self._of_content: dict[str, set[str]] = {}
+        self.add(facts or {})
+
+    def add(self, facts: Mapping[str, Fact]) -> None:
+        self._facts |= facts
+        for edit_id, fact in facts.items():
+            for content in (fact.pixel_digest, fact.subject_id):
+                self._of_content.setdefault(content, set()).add(edit_id)
+
+    def of_equal_content(self, fact: Fact) -> set[str]:
+        """Edits with the pixels of a fact, or with its image and prompt."""
+        contents = (fact.pixel_digest, fact.subject_id)
+        return set().union(*(self._of_content.get(content, ()) for content in contents))
+
+    def __getitem__(self, edit_id: str) -> Fact:
+        return self._facts[edit_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+
 @dataclass(kw_only=True)
 class Plan:
     """What some requests change, applied in order."""
@@ -51,17 +82,26 @@ class Plan:
     requests: dict[str, EditRequest]
     states: list[LayerStates]
     """Of the requests."""
-    facts: dict[str, Fact]
-    """Of all edits, held or not."""
-    held: dict[str, None]
-    """The edits that answer afterwards, in order."""
+    facts: Mapping[str, Fact]
+    """Of the requests, and of the edits held before as far as they are known."""
+    place_of: Callable[[str], int | None]
+    """Position in the repository of an edit that it holds."""
+    added: dict[str, None] = field(default_factory=dict)
+    """Edits that answer afterwards and did not before, in order."""
+    dropped: dict[str, None] = field(default_factory=dict)
+    """Edits that answered before."""
     corrections: list[Correction] = field(default_factory=list)
     """In order; an edit is replaced by at most one that is held or replaced later."""
+
+    def is_held(self, edit_id: str) -> bool:
+        """Whether an edit answers."""
+        is_old = self.place_of(edit_id) is not None and edit_id not in self.dropped
+        return is_old or edit_id in self.added
 
     def answering(self, edit_id: str) -> str:
         """The edit itself, or the one that replaced it in the end."""
         successor = {item.supersedes: item.edit_id for item in self.corrections}
-        while edit_id not in self.held:
+        while not self.is_held(edit_id):
             edit_id = successor[edit_id]
         return edit_id
 
@@ -72,48 +112,54 @@ def plan_edits(
     requests: Sequence[EditRequest],
     facts: Mapping[str, Fact],
     known: Sequence[LayerStates] | None = None,
+    *,
+    place_of: Callable[[str], int | None] | None = None,
 ) -> Plan:
-    """Decide what `requests` replace, among themselves and of the held edits with these facts;
-    `known` are their states (`Editor.edit_states`)."""
+    """Decide what `requests` replace, among themselves and of the held edits with these facts.
+
+    `known` are their states (`Editor.edit_states`); `place_of`, if it is known, gives the position
+    of an edit that the repository holds.
+    """
     repository = editor.repository
     by_id = {request.edit_id: request for request in requests}
     if known is None:
         states = editor.edit_states(list(by_id.values()))
     else:
         states = list({r.edit_id: s for r, s in zip(requests, known, strict=True)}.values())
+    if place_of is None:
+        places = repository.held_positions.tolist()
+        place_of = {repository.edit_ids[place]: place for place in places}.get
+    old = facts if isinstance(facts, KnownFacts) else KnownFacts(facts)
+    new = KnownFacts({key: fact_of(request) for key, request in by_id.items()})
     plan = Plan(
         requests=by_id,
         states=states,
-        facts={**facts, **{key: fact_of(request) for key, request in by_id.items()}},
-        held=dict.fromkeys(repository.edit_ids),
+        facts=ChainMap(dict(new), cast(dict[str, Fact], old)),
+        place_of=place_of,
     )
-    if not by_id:
-        return plan
-    features = editor.generator.edit_features(states)
-    own = {
-        edit_id: (features.visual_BQM[b].flatten(), features.prompt_BQM[b].flatten())
-        for b, edit_id in enumerate(by_id)
-        if edit_id not in plan.held
-    }
-    stored = [repository.visual_features_NK, repository.prompt_features_NK]
-    for column in (0, 1) if own else ():
-        stored[column] = torch.cat([stored[column], torch.stack([f[column] for f in own.values()])])
-    similarities = _Matching(editor, plan, (*repository.edit_ids, *own), *stored).similarities()
-    for request in requests:
-        _apply(plan, request.edit_id, similarities)
+    if by_id:
+        similarities = _Matching(editor, plan, old, new).similarities()
+        for request in requests:
+            _apply(plan, request.edit_id, similarities)
     return plan
 
 
-def _apply(plan: Plan, new: str, similarities: Mapping[tuple[str, str], float]) -> None:
-    replaced = [edit_id for edit_id in plan.held if (new, edit_id) in similarities]
+def _apply(plan: Plan, new: str, similarities: Mapping[str, Mapping[str, float]]) -> None:
+    replaced = [edit_id for edit_id in similarities.get(new, ()) if plan.is_held(edit_id)]
     for edit_id in replaced:
-        del plan.held[edit_id]
+        if edit_id in plan.added:
+            del plan.added[edit_id]
+        else:
+            plan.dropped[edit_id] = None
     # An edit that answers again is no longer replaced.
     plan.corrections = [item for item in plan.corrections if item.supersedes != new] + [
-        Correction(edit_id=new, supersedes=edit_id, similarity=similarities[new, edit_id])
+        Correction(edit_id=new, supersedes=edit_id, similarity=similarities[new][edit_id])
         for edit_id in replaced
     ]
-    plan.held.setdefault(new)
+    if new in plan.dropped:
+        del plan.dropped[new]
+    elif plan.place_of(new) is None:
+        plan.added.setdefault(new)
 
 
 def fact_of(request: EditRequest) -> Fact:
@@ -127,54 +173,76 @@ def fact_of(request: EditRequest) -> Fact:
     )
 
 
-@dataclass(frozen=True)
 class _Matching:
     """Compares requests with edits, held and new."""
 
-    editor: Editor
-    plan: Plan
-    edit_ids: tuple[str, ...]
-    visual_features_NK: Tensor
-    prompt_features_NK: Tensor
+    def __init__(self, editor: Editor, plan: Plan, old: KnownFacts, new: KnownFacts) -> None:
+        self.editor, self.plan, self.old, self.new = editor, plan, old, new
+        features = editor.generator.edit_features(plan.states)
+        self.visual_BK = features.visual_BQM.flatten(1)
+        prompts = features.prompt_BQM.flatten(1)
+        self.prompts: dict[str, Tensor] = dict(zip(plan.requests, prompts, strict=True))
 
-    def similarities(self) -> dict[tuple[str, str], float]:
-        """By (request, edit), for the pairs of which the later one replaces the earlier one."""
-        config, facts = self.editor.generator.config, self.plan.facts
+    def similarities(self) -> dict[str, dict[str, float]]:
+        """By request and edit, for the pairs of which the later one replaces the earlier one;
+        edits in the order in which they are held."""
         asked = edit_questions(self.editor.generator, self.plan.states)
         questions = dict(zip(self.plan.requests, asked, strict=True))
-        image_BN = same_image(asked, self.visual_features_NK, config)
-        prompt_BN = prompt_similarities(asked, self.prompt_features_NK)
-        passes_BN = passes_gate(prompt_BN, config)
-        place_of = {key: n for n, key in enumerate(self.edit_ids) if key in facts}
-        equal_to: dict[str, set[str]] = {}
-        for key in place_of:
-            for identity in (facts[key].pixel_digest, facts[key].subject_id):
-                equal_to.setdefault(identity, set()).add(key)
-        found: dict[tuple[str, str], float] = {}
+        found: dict[str, dict[str, float]] = {key: {} for key in self.plan.requests}
         forward: dict[tuple[str, str], float] = {}
-        for b, new in enumerate(self.plan.requests):
-            equal = equal_to[facts[new].pixel_digest] | equal_to[facts[new].subject_id]
-            alike = {self.edit_ids[n] for n in image_BN[b].nonzero().flatten().tolist()}
-            for other in sorted((equal | alike & place_of.keys()) - {new}):
-                n = place_of[other]
-                texts = {normalized_prompt(facts[key].prompt) for key in (new, other)}
+        for (new, question), alike in zip(questions.items(), self._alike(asked), strict=True):
+            fact = self.plan.facts[new]
+            equal = self.old.of_equal_content(fact) | self.new.of_equal_content(fact)
+            for other in self._compared((equal | alike) - {new}):
+                texts = {normalized_prompt(self.plan.facts[key].prompt) for key in (new, other)}
                 has_equal_pixels, is_same_text = other in equal, len(texts) == 1
+                likeness = prompt_similarities([question], self._prompt(other)[None])[0, 0]
                 if not (has_equal_pixels and is_same_text):
-                    if not (is_same_text or passes_BN[b, n]):
+                    if not (is_same_text or passes_gate(likeness, self.editor.generator.config)):
                         continue
                     if not self._may_correct(new, other, has_equal_pixels=has_equal_pixels):
                         continue
-                if is_same_text:
-                    found[new, other] = 1.0
-                else:
-                    forward[new, other] = float(prompt_BN[b, n])
+                found[new][other] = 1.0
+                if not is_same_text:
+                    forward[new, other] = float(likeness)
         for (new, other), question in self._asked_back(list(forward), questions).items():
-            stored_1K = self.prompt_features_NK[[place_of[new]]]
-            backward = prompt_similarities([question], stored_1K)[0, 0]
-            if passes_gate(backward, config):
+            backward = prompt_similarities([question], self._prompt(new)[None])[0, 0]
+            if passes_gate(backward, self.editor.generator.config):
                 smaller = min(float(backward), forward[new, other])
-                found[new, other] = float(torch.tensor(smaller).sigmoid())
+                found[new][other] = float(torch.tensor(smaller).sigmoid())
+            else:
+                del found[new][other]
         return found
+
+    def _alike(self, asked: Sequence[EditQuestion]) -> list[set[str]]:
+        """The edits whose image is that of each request, by the visual key."""
+        repository, config = self.editor.repository, self.editor.generator.config
+        own_ids = list(self.plan.requests)
+        own = same_image(asked, self.visual_BK, config)
+        held = same_image(asked, repository.visual, config)
+        return [
+            {own_ids[n] for n in new} | {repository.edit_ids[n] for n in old}
+            for new, old in zip(own, held, strict=True)
+        ]
+
+    def _compared(self, edit_ids: set[str]) -> list[str]:
+        """Those that are held or new and whose fact is known, in the order they are held in."""
+        later = {key: n for n, key in enumerate(self.plan.requests)}
+        places = {key: self.plan.place_of(key) for key in edit_ids & self.plan.facts.keys()}
+        known = [key for key, place in places.items() if place is not None or key in later]
+
+        def order(key: str) -> tuple[int, int]:
+            place = places[key]
+            return (1, later[key]) if place is None else (0, place)
+
+        return sorted(known, key=order)
+
+    def _prompt(self, edit_id: str) -> Tensor:
+        """Prompt feature of an edit, [K]."""
+        place = self.plan.place_of(edit_id)
+        if place is None:
+            return self.prompts[edit_id]
+        return self.editor.repository.prompt[torch.tensor([place])].flatten()
 
     def _may_correct(self, new: str, other: str, *, has_equal_pixels: bool) -> bool:
         """Whether targets differ and images agree, where the key says that they are the same."""

@@ -51,7 +51,7 @@ def assert_same_experts(
     first: ExpertRepository, second: ExpertRepository, *, atol: float = 0.0
 ) -> None:
     """Equal edits, features and matrices; micro-batches of other sizes may round differently."""
-    assert first.edit_ids == second.edit_ids
+    assert tuple(first.edit_ids) == tuple(second.edit_ids)
     for name in ("visual_features_NK", "prompt_features_NK", "ranks_N", "down_LD", "up_LD"):
         one, other = getattr(first, name), getattr(second, name)
         assert torch.allclose(one, other, rtol=0, atol=atol), name

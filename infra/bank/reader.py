@@ -99,8 +99,8 @@ def read_repository(
     )
     return ExpertRepository(
         edit_ids=tuple(edit_ids),
-        visual_features_NK=torch.from_numpy(arrays["visual_feature"]),
-        prompt_features_NK=torch.from_numpy(arrays["prompt_feature"]),
+        visual=torch.from_numpy(arrays["visual_feature"]),
+        prompt=torch.from_numpy(arrays["prompt_feature"]),
         ranks_N=ranks_N,
         down=down,
         up=up,

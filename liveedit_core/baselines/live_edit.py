@@ -1,14 +1,14 @@
 """LiveEdit itself, with the interface of the editors that it is compared with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.baselines.protocol import ComparedEditor, EditorMemory, num_bytes
 from liveedit_core.evaluation.probes import PreparedCases, ProbeResult
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.editor import Editor
-from liveedit_core.replacing import Plan, plan_edits
-from liveedit_core.schema import EditRequest, Fact
+from liveedit_core.replacing import KnownFacts, Plan, plan_edits
+from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 
 
@@ -21,16 +21,16 @@ class LiveEdit(ComparedEditor):
         self.editor = editor
         self.scorer = CaseScorer(editor, batch_size=batch_size)
         self._untaught = editor
-        self._facts: Mapping[str, Fact] = {}
+        self._facts = KnownFacts()
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
         plan = plan_edits(self.editor, requests, self._facts, states)
         self.editor = only_held(self.editor.with_edits(requests, states), plan)
-        self._facts = plan.facts
+        self._facts.add({key: plan.facts[key] for key in plan.requests})
 
     def restore(self) -> None:
         self.editor = self._untaught
-        self._facts = {}
+        self._facts = KnownFacts()
 
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
         router = self.editor.router()
@@ -56,5 +56,5 @@ class LiveEdit(ComparedEditor):
 def only_held(editor: Editor, plan: Plan) -> Editor:
     """The same engine without the edits that others corrected."""
     edit_ids = editor.repository.edit_ids
-    held = [n for n, edit_id in enumerate(edit_ids) if edit_id in plan.held]
+    held = [n for n, edit_id in enumerate(edit_ids) if plan.is_held(edit_id)]
     return editor.with_repository(editor.repository.take(held))

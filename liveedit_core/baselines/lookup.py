@@ -34,8 +34,8 @@ from liveedit_core.evaluation.probes import (
 )
 from liveedit_core.method.editor import NOTHING_KEPT, Editor, Routing
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.replacing import plan_edits
-from liveedit_core.schema import EditRequest, Fact
+from liveedit_core.replacing import KnownFacts, plan_edits
+from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 
 LEAST_WEIGHT = 0.5
@@ -57,12 +57,12 @@ class Lookup(ComparedEditor):
             ExpertRepository.empty(self._untaught.generator.config)
         )
         self.targets: dict[str, tuple[str, tuple[int, ...]]] = {}
-        self._facts: dict[str, Fact] = {}
+        self._facts = KnownFacts()
 
     @torch.no_grad()
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
         plan = plan_edits(self.editor, requests, self._facts, states)
-        self._facts = plan.facts
+        self._facts.add({key: plan.facts[key] for key in plan.requests})
         features = self.editor.edit_features(requests, states)
         stored = self.editor.repository
         edit_ids = (*stored.edit_ids, *(request.edit_id for request in requests))
@@ -72,8 +72,8 @@ class Lookup(ComparedEditor):
             replace(
                 stored,
                 edit_ids=edit_ids,
-                visual_features_NK=torch.cat([stored.visual_features_NK, visual_BK]),
-                prompt_features_NK=torch.cat([stored.prompt_features_NK, prompt_BK]),
+                visual=torch.cat([stored.visual_features_NK, visual_BK]),
+                prompt=torch.cat([stored.prompt_features_NK, prompt_BK]),
                 ranks_N=torch.zeros(len(edit_ids), dtype=torch.int64),
             )
         )

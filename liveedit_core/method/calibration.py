@@ -18,7 +18,6 @@ edits than the sample, the budget is smaller in proportion. The result depends
 on the set of edits and the traffic alone: not on the order of edits, not on later ones.
 """
 
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -26,10 +25,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
-from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.method.routing import of_one_image, runner_up_margins, similarity, view_products
+from liveedit_core.method.repository import ExpertRepository, hashes_of
+from liveedit_core.method.routing import (
+    of_one_image,
+    runner_up_margins,
+    similarity,
+    unit_of,
+    view_products,
+)
 
 MAX_IMAGES = 1000
 """Edits in the sample, and images of the traffic; the cost does not grow beyond."""
@@ -56,55 +60,81 @@ class Calibration:
     """Strangers that were asked."""
 
 
+@dataclass(frozen=True)
+class Strangers:
+    """What a sample of a bank says, whatever the budget."""
+
+    visual_SK: Tensor
+    prompt_SK: Tensor
+    """Features of the edits with the smallest hashes."""
+    traffic_MR: Tensor | None
+    margins: tuple[Tensor, ...]
+    """m of each stranger; without traffic also m without the most similar image."""
+
+    def is_of(self, visual_SK: Tensor, prompt_SK: Tensor, traffic_MR: Tensor | None) -> bool:
+        return (
+            self.traffic_MR is traffic_MR
+            and torch.equal(self.visual_SK, visual_SK)
+            and torch.equal(self.prompt_SK, prompt_SK)
+        )
+
+
 @torch.no_grad()
-def calibrate(generator: LiveEditGenerator, repository: ExpertRepository) -> Calibration:
-    """The filter of a bank; a pure function of the set of its edits, its traffic and its budget."""
-    false_activation, traffic_MR = repository.false_activation, repository.traffic_MR
+def strangers_of(
+    generator: LiveEditGenerator, repository: ExpertRepository, known: Strangers | None = None
+) -> Strangers:
+    """The strangers of a bank with a runner-up filter; `known`, if they are those."""
+    sample, traffic_MR = _sample(repository), repository.traffic_MR
+    stored = repository.visual[sample], repository.prompt[sample]
+    if known is not None and known.is_of(*stored, traffic_MR):
+        return known
+    is_first_S = ~of_one_image(stored[0], stored[0], generator.config).tril(-1).any(1)
+    some = stored[0][is_first_S], stored[1][is_first_S]
+    if not len(some[0]):
+        margins: tuple[Tensor, ...] = (torch.zeros(0),)
+    elif traffic_MR is None:
+        margins = bank_margins(generator, *some)
+    else:
+        margins = (traffic_margins(generator, traffic_MR, *some),)
+    return Strangers(*stored, traffic_MR, margins)
+
+
+def calibrate(
+    generator: LiveEditGenerator, repository: ExpertRepository, strangers: Strangers | None = None
+) -> Calibration:
+    """The filter of a bank; a pure function of the set of its edits, its traffic and its budget.
+    `strangers` are those of the bank."""
+    false_activation, prior = repository.false_activation, generator.filter_offset
     if generator.config.visual_filter == "sentinel":
         return Calibration(false_activation=false_activation, offset=0.0, source="paper")
-    prior = generator.filter_offset
-    sample = _sample(repository, generator.config)
-    if len(sample) < (LEAST_IMAGES if traffic_MR is None else 1):
-        return Calibration(false_activation=false_activation, offset=prior, source="generator")
-    visual_SK = repository.visual_features_NK[sample]
-    prompt_SK = repository.prompt_features_NK[sample]
+    strangers = strangers or strangers_of(generator, repository)
+    num_images, own = len(strangers.margins[0]), None
     # Any of the edits beyond the sample may be kept too.
-    allowed = false_activation * min(1.0, MAX_IMAGES / len(repository))
-    if traffic_MR is None:
-        num_images = len(sample)
-        own = _offset_of_bank(generator, visual_SK, prompt_SK, allowed)
-    else:
-        margins_M = traffic_margins(generator, traffic_MR, visual_SK, prompt_SK)
-        num_images = len(margins_M)
-        own = _exceeded_by(allowed, margins_M)
-    if own is None:  # hardly any prompt passes
+    allowed = false_activation * min(1.0, MAX_IMAGES / max(1, len(repository)))
+    if strangers.traffic_MR is not None:
+        own = _exceeded_by(allowed, strangers.margins[0])
+    elif num_images >= LEAST_IMAGES:
+        own = _exceeded_by_bank(allowed, *strangers.margins)
+    if own is None:  # few edits, or hardly any prompt passes
         return Calibration(false_activation=false_activation, offset=prior, source="generator")
     weight = num_images / (num_images + PRIOR_IMAGES)
     return Calibration(
         false_activation=false_activation,
         offset=weight * own + (1 - weight) * prior,
-        source="bank" if traffic_MR is None else "images",
+        source="bank" if strangers.traffic_MR is None else "images",
         num_images=num_images,
     )
 
 
-def _sample(repository: ExpertRepository, config: GeneratorConfig) -> Tensor:
-    """Positions of the edits with the smallest hashes, in the order of these; of one image the
-    first alone."""
-    hashes = [hashlib.sha256(edit_id.encode()).digest() for edit_id in repository.edit_ids]
-    order = sorted(range(len(hashes)), key=hashes.__getitem__)
-    sample = torch.tensor(order[:MAX_IMAGES], dtype=torch.int64)
-    visual_SK = repository.visual_features_NK[sample]
-    is_later_S = of_one_image(visual_SK, visual_SK, config).tril(-1).any(1)
-    return sample[~is_later_S.to(sample.device)]
+def _sample(repository: ExpertRepository) -> Tensor:
+    """Positions of the edits with the smallest hashes, in the order of these."""
+    held, hashes = repository.held_positions, repository.hashes_N
+    hashes = hashes_of(repository.edit_ids) if hashes is None else hashes
+    return held[hashes[held].topk(min(MAX_IMAGES, len(held)), largest=False).indices]
 
 
-def _offset_of_bank(
-    generator: LiveEditGenerator, visual_SK: Tensor, prompt_SK: Tensor, false_activation: float
-) -> float | None:
-    first_S, second_S = bank_margins(generator, visual_SK, prompt_SK)
-    own = _exceeded_by(false_activation, first_S)
-    second = _exceeded_by(false_activation, second_S)
+def _exceeded_by_bank(fraction: float, first_S: Tensor, second_S: Tensor) -> float | None:
+    own, second = _exceeded_by(fraction, first_S), _exceeded_by(fraction, second_S)
     return own if own is None or second is None else min(own, second + SIBLING_ALLOWANCE)
 
 
@@ -112,12 +142,13 @@ def bank_margins(
     generator: LiveEditGenerator, visual_SK: Tensor, prompt_SK: Tensor
 ) -> tuple[Tensor, Tensor]:
     """m of each edit of a sample against the others, and without the most similar image, [S]."""
-    asked_SR = visual_SK[:, : generator.config.visual_rank].float() / math.sqrt(_unit(generator))
-    is_own_SS = of_one_image(visual_SK, visual_SK, generator.config)
+    config = generator.config
+    asked_SR = visual_SK[:, : config.visual_rank].float() / math.sqrt(unit_of(config))
+    is_own_SS = of_one_image(visual_SK, visual_SK, config)
     passes_SS = _passes(generator, prompt_SK)
-    products_SS = view_products(asked_SR, visual_SK, generator.config)[1]
+    products_SS = view_products(asked_SR, visual_SK, config)[1]
     best_SK = visual_SK[products_SS.masked_fill(is_own_SS, -torch.inf).argmax(1)]
-    is_out_SS = is_own_SS | of_one_image(best_SK, visual_SK, generator.config)
+    is_out_SS = is_own_SS | of_one_image(best_SK, visual_SK, config)
     return (
         stranger_margins(generator, asked_SR, visual_SK, is_own_SS, passes_SS),
         stranger_margins(generator, asked_SR, visual_SK, is_out_SS, passes_SS),
@@ -131,7 +162,7 @@ def traffic_margins(
     of these, [at most M]."""
     config = generator.config
     products_MS, _ = view_products(traffic_MR, visual_SK, config)
-    is_edited_MS = products_MS >= config.same_image_ratio * math.sqrt(_unit(generator))
+    is_edited_MS = products_MS >= config.same_image_ratio * math.sqrt(unit_of(config))
     prompt_M = torch.arange(len(traffic_MR)) % len(prompt_SK)
     passes_MS = _passes(generator, prompt_SK)[prompt_M]
     is_out_MS = torch.zeros_like(is_edited_MS)
@@ -150,15 +181,10 @@ def stranger_margins(
     config = generator.config
     sentinels_CR = torch.nn.functional.normalize(generator.visual_key.sentinels, dim=-1)
     sentinel_B1 = (asked_BR @ sentinels_CR.T).amax(1, keepdim=True)
-    cosine_BN = view_products(asked_BR, keys_NK, config)[1] / math.sqrt(_unit(generator))
+    cosine_BN = view_products(asked_BR, keys_NK, config)[1] / math.sqrt(unit_of(config))
     cosine_BN = cosine_BN.masked_fill(is_out_BN, -1)
     margin_BN = runner_up_margins(cosine_BN, sentinel_B1, keys_NK, config)
     return margin_BN.masked_fill(is_out_BN | ~passes_BN, -torch.inf).amax(1)
-
-
-def _unit(generator: LiveEditGenerator) -> float:
-    """Squared length of a view in a stored feature."""
-    return generator.config.num_queries * math.sqrt(generator.config.module_dim)
 
 
 def _passes(generator: LiveEditGenerator, prompt_SK: Tensor) -> Tensor:

@@ -19,7 +19,9 @@ from torch import Tensor
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.features import EditQuestion
 from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.repository import FeatureRows
 from liveedit_core.method.routing import paired_similarity, similarity, visual_similarity
+from liveedit_core.method.shortlist import of_same_image
 from liveedit_core.states import LayerStates
 
 LEAST_GATE = 0.9
@@ -54,14 +56,16 @@ def edit_questions(
 
 
 def same_image(
-    questions: Sequence[EditQuestion], visual_features_NK: Tensor, config: GeneratorConfig
-) -> Tensor:
-    """Whether each question shows the image of each expert, bool [B, N]."""
+    questions: Sequence[EditQuestion], visual_features_NK: FeatureRows, config: GeneratorConfig
+) -> list[list[int]]:
+    """For each question, the positions of the experts whose image it shows."""
+    position_U = of_same_image(questions, visual_features_NK, config)
     asked_BQM = torch.stack([q.visual_QM for q in questions])
-    visual_BN = visual_similarity(asked_BQM, visual_features_NK, config)
-    threshold_B = visual_BN.new_tensor([q.threshold for q in questions])
-    own_B = visual_BN.new_tensor([q.own_margin for q in questions])
-    return visual_BN - threshold_B[:, None] >= config.same_image_ratio * own_B[:, None]
+    visual_BU = visual_similarity(asked_BQM, visual_features_NK[position_U], config)
+    threshold_B = visual_BU.new_tensor([q.threshold for q in questions])
+    own_B = visual_BU.new_tensor([q.own_margin for q in questions])
+    is_same_BU = visual_BU - threshold_B[:, None] >= config.same_image_ratio * own_B[:, None]
+    return [position_U[is_same_U].tolist() for is_same_U in is_same_BU]
 
 
 def prompt_similarities(questions: Sequence[EditQuestion], prompt_features_NK: Tensor) -> Tensor:

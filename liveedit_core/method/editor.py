@@ -10,7 +10,7 @@ from torch import Tensor
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual, RouteOnce
 from liveedit_core.errors import RepositoryMismatchError
-from liveedit_core.method.calibration import Calibration, calibrate
+from liveedit_core.method.calibration import Calibration, Strangers, calibrate, strangers_of
 from liveedit_core.method.corrections import edit_questions
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.features import Features
@@ -18,6 +18,7 @@ from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.refine import Refiner
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import RoutingBatch, route, slot_residual
+from liveedit_core.method.shortlist import shortlist
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 
@@ -65,15 +66,21 @@ class Editor:
         self.generator = generator
         self.repository = repository
         self.refiner = refiner
+        self._strangers: Strangers | None = None
+        """Of this repository, or of one before it."""
 
     @cached_property
     def calibration(self) -> Calibration:
         """How strict the visual filter is; computed when it is first asked for."""
-        return calibrate(self.generator, self.repository)
+        if self.generator.config.visual_filter == "runner_up":
+            self._strangers = strangers_of(self.generator, self.repository, self._strangers)
+        return calibrate(self.generator, self.repository, self._strangers)
 
     def with_repository(self, repository: ExpertRepository) -> "Editor":
         """The same engine with other experts."""
-        return Editor(self.backbone, self.generator, repository, self.refiner)
+        editor = Editor(self.backbone, self.generator, repository, self.refiner)
+        editor._strangers = self._strangers
+        return editor
 
     def with_edits(
         self, requests: Sequence[EditRequest], states: Sequence[LayerStates] | None = None
@@ -159,16 +166,18 @@ class Editor:
         return self.generator.edit_features(states, torch.stack(views))
 
     @torch.no_grad()
-    def route(self, states: Sequence[LayerStates]) -> RoutingBatch:
-        """Routing of inputs (Eq. 5, 7); all must have an image."""
-        return route(
-            self.generator.input_features(states),
-            self.repository.visual_features_NK,
-            self.repository.prompt_features_NK,
-            self.generator.config,
-            self.generator.margin_weight(),
-            offset=self.calibration.offset,
-        )
+    def route(self, states: Sequence[LayerStates], *, is_complete: bool = False) -> RoutingBatch:
+        """Routing of inputs (Eq. 5, 7); all must have an image. Over the experts that can be kept,
+        or with `is_complete` over all."""
+        config, offset = self.generator.config, self.calibration.offset
+        features, repository = self.generator.input_features(states), self.repository
+        if is_complete:
+            position_U = repository.held_positions
+        else:
+            position_U = shortlist(features, repository, config, offset=offset)
+        keys = repository.visual[position_U], repository.prompt[position_U]
+        routing = route(features, *keys, config, self.generator.margin_weight(), offset=offset)
+        return replace(routing, position_N=position_U)
 
     def explain(self, routing: RoutingBatch) -> list[Routing]:
         """The kept experts of each input."""
@@ -176,9 +185,10 @@ class Editor:
         for row in range(routing.kept_BN.shape[0]):
             kept = routing.kept_BN[row].nonzero().flatten().tolist()
             kept.sort(key=lambda n: -float(routing.weights_BN[row, n]))
+            places = routing.position_N[kept].tolist()
             explained.append(
                 Routing(
-                    kept=tuple(self.repository.edit_ids[n] for n in kept),
+                    kept=tuple(self.repository.edit_ids[place] for place in places),
                     weights=tuple(routing.weights_BN[row, kept].tolist()),
                     visual_margins=tuple(routing.margin_BN[row, kept].tolist()),
                 )
@@ -190,9 +200,10 @@ class Editor:
         used = routing.kept_BN.any(0).nonzero().flatten()
         if not len(used):
             return None
-        ranks_U = self.repository.ranks_N[used]
+        position_U = routing.position_N[used]
+        ranks_U = self.repository.ranks_N[position_U]
         repeated = routing.weights_BN[:, used].repeat_interleave(ranks_U, dim=1)
-        kept = [repeated, *self.repository.matrices(used)]
+        kept = [repeated, *self.repository.matrices(position_U)]
         norm, gain = self.generator.hidden_norm, self.generator.config.gain
 
         def add(hidden_BTD: Tensor) -> Tensor:

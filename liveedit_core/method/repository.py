@@ -7,7 +7,8 @@ Each expert has a rank of its own. A factor holds the rank slots of all experts 
 [L, D] with L the sum of the ranks, so that an expert costs its own rank only.
 """
 
-from collections.abc import Collection, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -34,6 +35,38 @@ Slots = Tensor | StoredSlots
 """All slots in memory, [L, D], or stored ones."""
 
 
+class GrowingRows(Protocol):
+    """Features of N experts in several segments (`growing.SegmentedRows`)."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, index_U: Tensor) -> Tensor:
+        """The rows of the experts at some positions, in that order, [U, K]."""
+
+    def segments(self) -> Iterable[Tensor]:
+        """All rows, in order."""
+
+
+FeatureRows = Tensor | GrowingRows
+
+
+def segments_of(rows: FeatureRows) -> Iterable[Tensor]:
+    """All rows, in order, one tensor or several."""
+    return [rows] if isinstance(rows, Tensor) else rows.segments()
+
+
+def dense(rows: FeatureRows) -> Tensor:
+    """All rows in one tensor."""
+    return rows if isinstance(rows, Tensor) else torch.cat(list(rows.segments()))
+
+
+def hashes_of(edit_ids: Iterable[str]) -> Tensor:
+    """The order of edits in which a bank's sample is drawn, that of their sha256, int64 [N]."""
+    numbers = (int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") for key in edit_ids)
+    return torch.tensor([number - 2**63 for number in numbers], dtype=torch.int64)
+
+
 def slot_index(ranks_N: Tensor, index_U: Tensor) -> Tensor:
     """Where the slots of some experts lie among those of all N, int64 [sum of their ranks]."""
     ranks_U = ranks_N[index_U]
@@ -46,13 +79,20 @@ def slot_index(ranks_N: Tensor, index_U: Tensor) -> Tensor:
 class ExpertRepository:
     """Immutable stack of experts; their order does not affect any result."""
 
-    edit_ids: tuple[str, ...]
-    visual_features_NK: Tensor
-    prompt_features_NK: Tensor
+    edit_ids: Sequence[str]
+    """Of each row; those that are not held included."""
+    visual: FeatureRows
+    """Visual features, [N, K]."""
+    prompt: FeatureRows
+    """Prompt features, [N, K]."""
     ranks_N: Tensor
     """int64: slots of each expert."""
     down: Slots
     up: Slots
+    held_N: Tensor | None = None
+    """bool: which experts answer; None: all of them."""
+    hashes_N: Tensor | None = None
+    """`hashes_of` the edits, if they are known."""
     false_activation: float = DEFAULT_BUDGET
     """Share of questions about other images that may keep an expert (`calibration`)."""
     traffic_MR: Tensor | None = None
@@ -74,7 +114,36 @@ class ExpertRepository:
                 )
 
     def __len__(self) -> int:
-        return len(self.edit_ids)
+        """Experts that answer."""
+        return len(self.edit_ids) if self.held_N is None else int(self.held_N.sum())
+
+    @property
+    def held_positions(self) -> Tensor:
+        """Of the experts that answer, int64, rising."""
+        if self.held_N is None:
+            return torch.arange(len(self.edit_ids))
+        return self.held_N.nonzero().flatten()
+
+    @property
+    def held_ids(self) -> tuple[str, ...]:
+        """The edits that answer."""
+        if self.held_N is None:
+            return tuple(self.edit_ids)
+        return tuple(self.edit_ids[place] for place in self.held_positions.tolist())
+
+    def compact(self) -> Self:
+        """The experts that answer alone."""
+        return self if self.held_N is None else self.take(self.held_positions.tolist())
+
+    @property
+    def visual_features_NK(self) -> Tensor:
+        """All of them in one tensor."""
+        return dense(self.visual)
+
+    @property
+    def prompt_features_NK(self) -> Tensor:
+        """All of them in one tensor."""
+        return dense(self.prompt)
 
     @property
     def down_LD(self) -> Tensor:
@@ -88,7 +157,7 @@ class ExpertRepository:
 
     def matrices(self, index_U: Tensor) -> tuple[Tensor, Tensor]:
         """Down and up slots of the experts at some positions, two [L, D]; reads no others."""
-        down, up = (_read(factor, self.ranks_N, index_U) for factor in (self.down, self.up))
+        down, up = (read_slots(factor, self.ranks_N, index_U) for factor in (self.down, self.up))
         return down, up
 
     @classmethod
@@ -96,8 +165,8 @@ class ExpertRepository:
         """A repository without experts."""
         return cls(
             edit_ids=(),
-            visual_features_NK=torch.zeros(0, config.feature_size),
-            prompt_features_NK=torch.zeros(0, config.feature_size),
+            visual=torch.zeros(0, config.feature_size),
+            prompt=torch.zeros(0, config.feature_size),
             ranks_N=torch.zeros(0, dtype=torch.int64),
             down=torch.zeros(0, config.hidden_size),
             up=torch.zeros(0, config.hidden_size),
@@ -110,8 +179,8 @@ class ExpertRepository:
             return cls.empty(config)
         return cls(
             edit_ids=tuple(expert.edit_id for expert in experts),
-            visual_features_NK=torch.stack([e.visual_feature_QM.flatten() for e in experts]),
-            prompt_features_NK=torch.stack([e.prompt_feature_QM.flatten() for e in experts]),
+            visual=torch.stack([e.visual_feature_QM.flatten() for e in experts]),
+            prompt=torch.stack([e.prompt_feature_QM.flatten() for e in experts]),
             ranks_N=torch.tensor([expert.rank for expert in experts]),
             down=torch.cat([expert.down_RD for expert in experts]),
             up=torch.cat([expert.up_RD for expert in experts]),
@@ -122,13 +191,16 @@ class ExpertRepository:
         return self.joined(type(self).from_experts(config, experts))
 
     def joined(self, more: "ExpertRepository") -> Self:
-        """This repository plus the experts of another one."""
+        """This repository plus the experts of another one; all of them answer."""
         both: dict[str, Any] = {
-            name: torch.cat([getattr(self, name), getattr(more, name)]) for name in _PER_EXPERT
+            name: torch.cat([dense(getattr(self, name)), dense(getattr(more, name))])
+            for name in _PER_EXPERT
         }
         return replace(
             self,
-            edit_ids=self.edit_ids + more.edit_ids,
+            edit_ids=(*self.edit_ids, *more.edit_ids),
+            held_N=None,
+            hashes_N=None,
             down=_concatenate((self.down, self.ranks_N), (more.down, more.ranks_N)),
             up=_concatenate((self.up, self.ranks_N), (more.up, more.ranks_N)),
             **both,
@@ -137,22 +209,25 @@ class ExpertRepository:
     def without(self, edit_ids: Collection[str]) -> Self:
         """This repository without some edits; unknown ids are ignored."""
         removed = set(edit_ids)
-        return self.take([i for i, edit_id in enumerate(self.edit_ids) if edit_id not in removed])
+        held = self.held_positions.tolist()
+        return self.take([place for place in held if self.edit_ids[place] not in removed])
 
     def take(self, index: Sequence[int]) -> Self:
-        """The experts at some positions, in that order."""
+        """The experts at some positions, in that order; all of them answer."""
         chosen = torch.tensor(list(index), dtype=torch.int64)
         columns: dict[str, Any] = {name: getattr(self, name)[chosen] for name in _PER_EXPERT}
         return replace(
             self,
             edit_ids=tuple(self.edit_ids[i] for i in index),
+            held_N=None,
+            hashes_N=None,
             down=_select(self.down, self.ranks_N, chosen),
             up=_select(self.up, self.ranks_N, chosen),
             **columns,
         )
 
 
-_PER_EXPERT = ("visual_features_NK", "prompt_features_NK", "ranks_N")
+_PER_EXPERT = ("visual", "prompt", "ranks_N")
 _FACTORS = ("down", "up")
 
 
@@ -160,7 +235,7 @@ def _in_memory(slots: Slots) -> Tensor:
     return slots if isinstance(slots, Tensor) else slots[torch.arange(len(slots))]
 
 
-def _read(slots: Slots, ranks_N: Tensor, index_U: Tensor) -> Tensor:
+def read_slots(slots: Slots, ranks_N: Tensor, index_U: Tensor) -> Tensor:
     """The slots of the experts at some positions, in that order."""
     return slots[slot_index(ranks_N, index_U) if isinstance(slots, Tensor) else index_U]
 
@@ -168,7 +243,7 @@ def _read(slots: Slots, ranks_N: Tensor, index_U: Tensor) -> Tensor:
 def _select(slots: Slots, ranks_N: Tensor, index_U: Tensor) -> Slots:
     """The same; stored ones stay in storage."""
     if isinstance(slots, Tensor):
-        return _read(slots, ranks_N, index_U)
+        return read_slots(slots, ranks_N, index_U)
     return _Rows.of(slots, ranks_N).take(index_U)
 
 
@@ -227,7 +302,7 @@ class _Rows:
         for number in stack_U.unique().tolist() or [0]:
             slots, ranks_N = self.stacks[number]
             here = (stack_U == number).nonzero().flatten()
-            read.append(_read(slots, ranks_N, place_U[here]))
+            read.append(read_slots(slots, ranks_N, place_U[here]))
             order.append(here)
             ranks.append(ranks_N[place_U[here]])
         return torch.cat(read)[slot_index(torch.cat(ranks), torch.cat(order).argsort())]

@@ -17,7 +17,9 @@ else it is like: with cosines of visual features, the largest over the views of 
 Two images are the same if their cosine reaches `same_image_ratio`. The offset comes from the bank
 itself (`calibration`).
 
-All similarities are float32; scoring against N experts is one product with an [N, K] matrix.
+Similarities and weights are float32, rounded from float64: those of a question and an expert are
+the same whatever else is compared. `route` compares all experts that it is given; which ones can
+matter is found by `shortlist`.
 """
 
 import math
@@ -38,8 +40,12 @@ RUNNER_UP_SHARE = 0.75
 def similarity(queries_BQM: Tensor, keys_NK: Tensor) -> Tensor:
     """<flatten(a), flatten(b)> / (Q * sqrt(M)) of inputs and experts, [B, N] float32."""
     num_queries, width = queries_BQM.shape[-2:]
-    flat = queries_BQM.flatten(-2).float()
-    return flat @ keys_NK.float().T / (num_queries * math.sqrt(width))
+    return _products(queries_BQM.flatten(-2), keys_NK) / (num_queries * math.sqrt(width))
+
+
+def _products(asked_BR: Tensor, keys_NR: Tensor) -> Tensor:
+    products_BN: Tensor = torch.mm(asked_BR.double(), keys_NR.double().T)
+    return products_BN.float()
 
 
 def paired_similarity(first_BQM: Tensor, second_BQM: Tensor) -> Tensor:
@@ -54,8 +60,18 @@ def visual_similarity(queries_BQM: Tensor, keys_NK: Tensor, config: GeneratorCon
     if config.visual_filter == "sentinel":
         return similarity(queries_BQM, keys_NK)
     asked_BR = queries_BQM.flatten(-2)[:, : config.visual_rank]
-    first_BN, _ = view_products(asked_BR, keys_NK, config)
-    return first_BN / (config.num_queries * math.sqrt(config.module_dim))
+    return _products(asked_BR, keys_NK[:, : config.visual_rank]) / unit_of(config)
+
+
+def unit_of(config: GeneratorConfig) -> float:
+    """Inner product of features whose similarity is 1: Q * sqrt(M)."""
+    return config.num_queries * math.sqrt(config.module_dim)
+
+
+def views_of(features_BQM: Tensor, config: GeneratorConfig) -> Tensor:
+    """The views in features of a runner-up filter, [B, V, R]; zero where there is none."""
+    flat_BX = features_BQM.float().flatten(-2)[:, : NUM_VIEWS * config.visual_rank]
+    return flat_BX.view(len(flat_BX), NUM_VIEWS, config.visual_rank)
 
 
 def view_products(
@@ -64,16 +80,18 @@ def view_products(
     """Inner products with each edit's image as it is, and in the most similar view, where mirrored
     and turned ones count `VIEW_SHARE`; two [B, N] float32."""
     rank = config.visual_rank
-    keys_XR = keys_NK[:, : NUM_VIEWS * rank].reshape(-1, rank).float()
-    products_BNV = (asked_BR.float() @ keys_XR.T).view(len(asked_BR), len(keys_NK), NUM_VIEWS)
+    keys_XR = keys_NK[:, : NUM_VIEWS * rank].reshape(-1, rank)
+    products_BNV = _products(asked_BR, keys_XR).view(len(asked_BR), len(keys_NK), NUM_VIEWS)
     first_BN, others_BN = products_BNV[..., 0], products_BNV[..., 1:].amax(-1)
     return first_BN, torch.maximum(first_BN, VIEW_SHARE * others_BN)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoutingBatch:
-    """Routing of B inputs over N experts."""
+    """Routing of B inputs over N experts, all of a repository or a shortlist."""
 
+    position_N: Tensor
+    """int64: of each of them in the repository."""
     kept_BN: Tensor
     """bool."""
     weights_BN: Tensor
@@ -126,6 +144,7 @@ def route(
     if config.visual_gate > 0:
         weights_BN = weights_BN * visual_gates(features, margin_BN, config)
     return RoutingBatch(
+        position_N=torch.arange(len(visual_features_NK)),
         kept_BN=kept_BN,
         weights_BN=weights_BN,
         visual_BN=visual_BN,
@@ -144,17 +163,15 @@ def beside_runner_up(
     assert features.sentinel_BQM is not None
     scale_B1 = paired_similarity(features.visual_BQM, features.same_image_BQM)[:, None]
     asked_BVR, nearest_BVR = (
-        side_BQM.flatten(-2)[:, : NUM_VIEWS * config.visual_rank].unflatten(1, (NUM_VIEWS, -1))
-        for side_BQM in (features.visual_BQM.float(), features.sentinel_BQM.float())
+        views_of(side, config) for side in (features.visual_BQM, features.sentinel_BQM)
     )
-    unit = config.num_queries * math.sqrt(config.module_dim)
     shape = (len(asked_BVR), len(keys_NK))
     cosine_BN = margin_BN = asked_BVR.new_full(shape, -torch.inf)
     for view in range(NUM_VIEWS):
         rows_S = asked_BVR[:, view].any(-1).nonzero().flatten()
         if not len(rows_S):
             break
-        length_S1, asked_SR = unit * scale_B1[rows_S], asked_BVR[rows_S, view]
+        length_S1, asked_SR = unit_of(config) * scale_B1[rows_S], asked_BVR[rows_S, view]
         first_SN, any_SN = view_products(asked_SR, keys_NK, config)
         # Where the very image was edited, no other view is meant.
         is_edited_SN = first_SN >= config.same_image_ratio * length_S1
@@ -202,16 +219,15 @@ def runner_up_margins(
 
 def of_one_image(some_SK: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> Tensor:
     """Which edits have the image of some edits, bool [S, N]."""
-    unit = config.num_queries * math.sqrt(config.module_dim)
-    first_SN, _ = view_products(some_SK[:, : config.visual_rank], keys_NK, config)
-    return first_SN >= config.same_image_ratio * unit
+    products_SN = _products(some_SK[:, : config.visual_rank], keys_NK[:, : config.visual_rank])
+    return products_SN >= config.same_image_ratio * unit_of(config)
 
 
 def hard_filter(margin_BN: Tensor, prompt_BN: Tensor, config: GeneratorConfig) -> Tensor:
     """bool [B, N]: experts whose image beats the sentinel (Eq. 5), within the config's bounds."""
     kept_BN = margin_BN > 0 if config.has_hard_filter else torch.ones_like(margin_BN).bool()
     if config.min_gate > 0:
-        kept_BN = kept_BN & (prompt_BN.sigmoid() >= config.min_gate)
+        kept_BN = kept_BN & (prompt_BN.double().sigmoid() >= config.min_gate)
     if 0 < config.max_kept < margin_BN.shape[1]:
         ranked = margin_BN.masked_fill(~kept_BN, -torch.inf)
         last_best_B1 = ranked.topk(config.max_kept, dim=-1).values[:, -1:]
@@ -229,14 +245,14 @@ def visual_gates(features: Features, margin_BN: Tensor, config: GeneratorConfig)
         is_same_BN = margin_BN >= config.same_image_ratio * margin_with_itself_B[:, None]
         is_other_BN = is_same_BN.any(1, keepdim=True) & ~is_same_BN
         midpoint_BN = midpoint_BN.masked_fill(is_other_BN, config.other_image_midpoint)
-    return (config.visual_gate * (margin_BN - midpoint_BN)).sigmoid()
+    return (config.visual_gate * (margin_BN - midpoint_BN)).double().sigmoid().float()
 
 
 def soft_weights(logits_BN: Tensor, gates_BN: Tensor, kept_BN: Tensor) -> Tensor:
     """sigmoid(gate) * softmax(logits) over the kept experts (Eq. 7); zeros where none is kept."""
     masked = logits_BN.masked_fill(~kept_BN, -torch.inf)
-    shares = masked.softmax(-1).nan_to_num(0.0) if masked.shape[1] else masked
-    return torch.where(kept_BN, shares, 0.0) * gates_BN.sigmoid()
+    shares = masked.softmax(-1, torch.float64).nan_to_num(0.0)
+    return (torch.where(kept_BN, shares, 0.0) * gates_BN.double().sigmoid()).float()
 
 
 def fused_residual(

@@ -167,7 +167,7 @@ class Validator:
         routed = []
         for start in range(0, len(probes), self.batch_size):
             batch = probes[start : start + self.batch_size]
-            routing = editor.route([probe.states for probe in batch])
+            routing = editor.route([probe.states for probe in batch], is_complete=True)
             gates_BN = routing.prompt_BN.sigmoid()
             for row, probe in enumerate(batch):
                 own = self._positions[probe.edit_id]

@@ -217,15 +217,15 @@ class _Window:
             return {}
         config = self._facts.config
         own_BK = torch.stack([item.visual_feature_QM.flatten() for item in self._edits])
-        ids = [*self._held.edit_ids, *(item.edit_id for item in self._edits)]
-        parts = [same_image(questions, own_BK, config)]
+        own_ids = [item.edit_id for item in self._edits]
+        groups = [(own_ids, own_BK)]
         if self._held.edit_ids:
-            parts.insert(0, same_image(questions, self._held.visual_features(), config))
-        is_same_BN = torch.cat(parts, dim=1)
-        return {
-            item.edit_id: {ids[n] for n in is_same_BN[b].nonzero().flatten().tolist()} - {""}
-            for b, item in enumerate(asked)
-        }
+            groups.append((self._held.edit_ids, self._held.visual_features()))
+        found: dict[str, set[str]] = {}
+        for ids, features_NK in groups:
+            for item, places in zip(asked, same_image(questions, features_NK, config), strict=True):
+                found.setdefault(item.edit_id, set()).update(ids[place] for place in places)
+        return {edit_id: ids - {""} for edit_id, ids in found.items()}
 
     def _meant(self, item: AskedEdit, alike: set[str]) -> tuple[str, float]:
         """Subject and similarity of the edit that this one corrects in other words; ("", 0)."""

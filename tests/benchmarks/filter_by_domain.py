@@ -86,8 +86,8 @@ class Domain:
         repository = replace(
             ExpertRepository.empty(self.editor.generator.config),
             edit_ids=tuple(edit_ids),
-            visual_features_NK=torch.stack(visual),
-            prompt_features_NK=torch.stack(prompt),
+            visual=torch.stack(visual),
+            prompt=torch.stack(prompt),
             ranks_N=torch.zeros(len(edit_ids), dtype=torch.int64),
         )
         return self.editor.with_repository(repository)

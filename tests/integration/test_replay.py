@@ -105,8 +105,8 @@ class Reader:
 def test_the_actors_of_a_node_read_the_same_memory() -> None:
     experts = ExpertRepository(
         edit_ids=tuple(str(n) for n in range(200)),
-        visual_features_NK=torch.rand(200, 8),
-        prompt_features_NK=torch.rand(200, 8),
+        visual=torch.rand(200, 8),
+        prompt=torch.rand(200, 8),
         ranks_N=torch.full((200,), 4),
         down=torch.rand(800, 64),
         up=torch.rand(800, 64),

@@ -59,7 +59,7 @@ def test_take_orders() -> None:
 
 def test_ids_ranks_and_tensors_must_agree() -> None:
     good = repository(1, 2)
-    with pytest.raises(ShapeError, match="visual_features_NK has 2 rows"):
+    with pytest.raises(ShapeError, match="visual has 2 rows"):
         replace(good, edit_ids=("one",))
     with pytest.raises(ShapeError, match="2 edits of 10 slots, but down has 9 rows"):
         replace(good, ranks_N=good.ranks_N + torch.tensor([0, 1]))
@@ -129,7 +129,7 @@ def test_only_the_matrices_of_kept_experts_are_read() -> None:
     lazy, down = stored(resident)
     plain = Editor(backbone, generator, resident)
     routing = plain.route(states)
-    kept = routing.kept_BN.any(0).nonzero().flatten().tolist()
+    kept = routing.position_N[routing.kept_BN.any(0)].tolist()
     assert 0 < len(kept) < 40
     hidden_BTD = torch.randn(1, 5, TINY_CONFIG.hidden_size)
     expected = plain.residual(routing)

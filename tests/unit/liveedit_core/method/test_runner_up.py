@@ -173,8 +173,8 @@ def repository(images_NR: Tensor, budget: float = 0.02) -> ExpertRepository:
     return replace(
         ExpertRepository.empty(CONFIG),
         edit_ids=tuple(f"edit {n}" for n in range(count)),
-        visual_features_NK=keys(images_NR[:, None]),
-        prompt_features_NK=torch.zeros(count, CONFIG.feature_size),
+        visual=keys(images_NR[:, None]),
+        prompt=torch.zeros(count, CONFIG.feature_size),
         ranks_N=torch.zeros(count, dtype=torch.int64),
         false_activation=budget,
     )

@@ -80,8 +80,8 @@ def test_expert_norm_is_that_of_the_whole_map() -> None:
     down_LD, up_LD, ranks = torch.randn(6, 5), torch.randn(6, 5), [1, 3, 2]
     repository = ExpertRepository(
         edit_ids=("a", "b", "c"),
-        visual_features_NK=torch.zeros(3, 4),
-        prompt_features_NK=torch.zeros(3, 4),
+        visual=torch.zeros(3, 4),
+        prompt=torch.zeros(3, 4),
         ranks_N=torch.tensor(ranks),
         down=down_LD,
         up=up_LD,

@@ -1,0 +1,106 @@
+"""The experts that routing must compare with some questions, found by one scan of visual features.
+
+    shortlist  =  edits with the similarity `least` or more between a view of them and of a question
+
+`least` is below all that may be kept, and below every runner-up that is more alike than the nearest
+sentinel: `routing.route` finds the same among the shortlist as among all experts. The scan reads
+each feature once; all that follows does not grow with the bank.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
+from liveedit_core.method.features import EditQuestion, Features
+from liveedit_core.method.repository import ExpertRepository, FeatureRows, segments_of
+from liveedit_core.method.routing import (
+    RUNNER_UP_SHARE,
+    paired_similarity,
+    unit_of,
+    views_of,
+)
+
+SLACK = 1e-4
+"""Of the least similarity: more than the rounding of a product in float32."""
+_CHUNK_NUMBERS = 4_194_304
+"""Numbers of features in one product; their products stay in the processor's cache."""
+
+
+class _Search(NamedTuple):
+    """Rows of questions, and the inner product from which on a row of an expert is found."""
+
+    asked_QR: Tensor
+    least_Q: Tensor
+
+
+def shortlist(
+    features: Features, repository: ExpertRepository, config: GeneratorConfig, *, offset: float
+) -> Tensor:
+    """Positions of the experts that can matter for some input, rising, int64 [U]."""
+    if not config.has_hard_filter:
+        return repository.held_positions
+    if config.visual_filter == "sentinel":
+        search, width = _above_sentinel(features, config), config.feature_size
+    else:
+        search, width = _beside_runner_up(features, config, offset), NUM_VIEWS * config.visual_rank
+    position_U = _scan(search, repository.visual, width)
+    return position_U if repository.held_N is None else position_U[repository.held_N[position_U]]
+
+
+def of_same_image(
+    questions: Sequence[EditQuestion], visual_features_NK: FeatureRows, config: GeneratorConfig
+) -> Tensor:
+    """Positions of the experts whose image may be that of some question, rising, int64 [U]."""
+    asked_BK = torch.stack([q.visual_QM for q in questions]).flatten(1)
+    least = [q.threshold + config.same_image_ratio * q.own_margin for q in questions]
+    width = asked_BK.shape[1] if config.visual_filter == "sentinel" else config.visual_rank
+    search = _Search(asked_BK[:, :width], _lowered(torch.tensor(least)) * unit_of(config))
+    return _scan(search, visual_features_NK, width)
+
+
+def _above_sentinel(features: Features, config: GeneratorConfig) -> _Search:
+    """Eq. 5; and, where another image weakens an edit, the very image (`routing.visual_gates`)."""
+    assert features.sentinel_BQM is not None
+    least_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
+    if config.visual_gate > 0 and features.same_image_BQM is not None:
+        own_B = paired_similarity(features.visual_BQM, features.same_image_BQM) - least_B
+        least_B = torch.minimum(least_B, least_B + config.same_image_ratio * own_B)
+    return _Search(features.visual_BQM.flatten(1).float(), _lowered(least_B) * unit_of(config))
+
+
+def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float) -> _Search:
+    assert features.same_image_BQM is not None
+    assert features.sentinel_BQM is not None
+    scale_B1 = paired_similarity(features.visual_BQM, features.same_image_BQM)[:, None]
+    asked_BVR, nearest_BVR = (
+        views_of(side, config) for side in (features.visual_BQM, features.sentinel_BQM)
+    )
+    length_BV = (unit_of(config) * scale_B1).expand(-1, NUM_VIEWS)
+    sentinel_BV = (asked_BVR * nearest_BVR).sum(-1) / length_BV
+    least_BV = torch.minimum(sentinel_BV, RUNNER_UP_SHARE * sentinel_BV + offset)
+    least_BV = _lowered(least_BV.clamp(max=config.same_image_ratio)) * length_BV
+    is_there_BV = asked_BVR.any(-1)
+    return _Search(asked_BVR[is_there_BV], least_BV[is_there_BV])
+
+
+def _lowered(least: Tensor) -> Tensor:
+    return least - SLACK * least.abs().clamp(1.0, 1e6)
+
+
+def _scan(search: _Search, features_NK: FeatureRows, width: int) -> Tensor:
+    """Positions of the experts that have a row which some question finds; rows are the first
+    `width` numbers of a feature, one after the other."""
+    asked_QR, least_Q = search
+    rank, step = asked_QR.shape[1], max(1, _CHUNK_NUMBERS // width)
+    found, place = [torch.zeros(0, dtype=torch.int64)], 0
+    for segment_NK in segments_of(features_NK):
+        for part_NK in segment_NK.split(step):
+            keys_XR = part_NK[:, :width].reshape(-1, rank).float()
+            hits_XQ = keys_XR @ asked_QR.T >= least_Q
+            hits_N = hits_XQ.any(1).view(-1, width // rank).any(1)
+            found.append(hits_N.nonzero().flatten() + place)
+            place += len(part_NK)
+    return torch.cat(found)

@@ -1,0 +1,115 @@
+"""Routing over a shortlist is routing over all experts."""
+
+from dataclasses import replace
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.features import Features
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.method.routing import RoutingBatch, route
+from liveedit_core.method.shortlist import shortlist
+from tests.properties.strategies import configs, seeds, states
+from tests.random_states import random_expert
+from tests.tiny_backbone import TINY_CONFIG, tiny_generator
+
+RUNNER_UP = TINY_CONFIG.with_changes(
+    visual_source="tower_pyramid",
+    visual_filter="runner_up",
+    visual_size=8,
+    visual_rank=4,
+    visual_gate=0.0,
+    num_sentinels=5,
+    min_gate=0.0,
+)
+
+
+def both(
+    generator: LiveEditGenerator, features: Features, bank: ExpertRepository, offset: float
+) -> tuple[RoutingBatch, RoutingBatch]:
+    """Over all experts that are held, and over the shortlist."""
+    config, weight = generator.config, generator.margin_weight()
+    found = []
+    for position_U in (
+        bank.held_positions,
+        shortlist(features, bank, config, offset=offset),
+    ):
+        keys = bank.visual[position_U], bank.prompt[position_U]
+        routing = route(features, *keys, config, weight, offset=offset)
+        found.append(replace(routing, position_N=position_U))
+    return found[0], found[1]
+
+
+def assert_same(whole: RoutingBatch, some: RoutingBatch) -> None:
+    """Bit for bit, as similarities do not depend on what else is compared."""
+    place_of = {place: n for n, place in enumerate(whole.position_N.tolist())}
+    columns = [place_of[place] for place in some.position_N.tolist()]
+    others = sorted(set(range(len(place_of))) - set(columns))
+    assert not whole.kept_BN[:, others].any()
+    for name in ("kept_BN", "weights_BN", "prompt_BN"):
+        assert torch.equal(getattr(whole, name)[:, columns], getattr(some, name)), name
+    kept = some.kept_BN
+    assert torch.equal(whole.margin_BN[:, columns][kept], some.margin_BN[kept])
+
+
+@given(st.data(), configs, seeds, st.integers(0, 12))
+@settings(max_examples=40)
+def test_as_in_the_paper(
+    data: st.DataObject, config: GeneratorConfig, seed: int, count: int
+) -> None:
+    generator = tiny_generator(config, seed)
+    features = generator.input_features(data.draw(states(config, 1, 4)))
+    experts = [random_expert(seed + n, config, 1 + n % 3) for n in range(count)]
+    bank = ExpertRepository.from_experts(config, experts)
+    assert_same(*both(generator, features, bank, 0.0))
+
+
+@given(
+    seeds,
+    st.integers(0, 60),
+    st.floats(0.0, 0.6),
+    st.floats(0.2, 3.0),
+    st.booleans(),
+)
+@settings(max_examples=150)
+def test_beside_the_runner_up(
+    seed: int, count: int, offset: float, spread: float, has_removed: bool
+) -> None:
+    """Images that are alike, mirrored ones, several edits of one image, figures in questions."""
+    draw = torch.Generator().manual_seed(seed)
+    generator = tiny_generator(RUNNER_UP, seed)
+    key = generator.visual_key
+    common = torch.randn(4, generator=draw)
+    key.sentinels.data = spread * torch.randn(5, 4, generator=draw) + common
+
+    def units(*shape: int) -> torch.Tensor:
+        return functional.normalize(
+            spread * torch.randn(*shape, 4, generator=draw) + common, dim=-1
+        )
+
+    edited_NVR = units(count, 4)
+    for n in range(1, count):
+        if torch.rand(1, generator=draw) < 0.3:
+            edited_NVR[n] = edited_NVR[n - 1]
+    asked_BVR = units(6, 2)
+    if count:
+        asked_BVR[0, 0], asked_BVR[1, 0] = edited_NVR[0, 0], edited_NVR[-1, 1]
+    asked_BVR[::2, 1] = 0
+    stored, _, _ = key._views(edited_NVR, is_edit=True)
+    visual, nearest, same = key._views(asked_BVR, is_edit=False)
+    prompts = torch.randn(6, *stored.shape[1:], generator=draw)
+    features = Features(visual, prompts, nearest, same)
+    bank = replace(
+        ExpertRepository.empty(RUNNER_UP),
+        edit_ids=tuple(map(str, range(count))),
+        visual=stored.flatten(1),
+        prompt=torch.randn(count, RUNNER_UP.feature_size, generator=draw),
+        ranks_N=torch.zeros(count, dtype=torch.int64),
+    )
+    if has_removed:
+        bank = replace(bank, held_N=torch.rand(count, generator=draw) < 0.7)
+    assert_same(*both(generator, features, bank, offset))

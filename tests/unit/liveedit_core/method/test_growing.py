@@ -1,0 +1,78 @@
+"""A growing repository holds what a stacked one holds, and leaves its snapshots alone."""
+
+import random
+
+import pytest
+import torch
+
+from liveedit_core.method import growing
+from liveedit_core.method.expert import Expert
+from liveedit_core.method.growing import GrowingRepository
+from liveedit_core.method.repository import ExpertRepository
+from tests.random_states import assert_same_experts, random_expert
+from tests.tiny_backbone import TINY_CONFIG
+
+
+def expert(seed: int) -> Expert:
+    return random_expert(seed, TINY_CONFIG, 1 + seed % 4)
+
+
+def stacked(seeds: list[int]) -> ExpertRepository:
+    return ExpertRepository.from_experts(TINY_CONFIG, [expert(seed) for seed in seeds])
+
+
+@pytest.fixture(autouse=True)
+def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing, "SEGMENT_ROWS", 3)
+
+
+@pytest.mark.parametrize("num_first", [0, 1, 7])
+def test_any_changes_give_what_stacking_gives(num_first: int) -> None:
+    draw = random.Random(num_first)
+    growing_experts = GrowingRepository(stacked(list(range(num_first))))
+    held, waiting = list(range(num_first)), [*range(num_first)]
+    handed_out: list[tuple[ExpertRepository, list[int]]] = []
+    for seed in range(num_first, num_first + 60):
+        growing_experts.add([expert(seed)])
+        waiting.append(seed)
+        held.append(seed)
+        chosen = set(draw.sample(waiting, draw.randint(0, 2)))
+        dropped = [n for n in held if n in chosen]
+        again = [n for n in chosen if n not in held]
+        growing_experts.hold(
+            held=[f"edit-{n}" for n in again], dropped=[f"edit-{n}" for n in dropped]
+        )
+        held = sorted({*held, *again} - set(dropped))
+        handed_out.append((growing_experts.snapshot(), list(held)))
+    for repository, seeds in handed_out:
+        assert len(repository) == len(seeds)
+        assert repository.held_ids == tuple(f"edit-{n}" for n in seeds)
+        assert_same_experts(repository.compact(), stacked(seeds))
+        for slots, all_slots in zip(
+            repository.matrices(repository.held_positions.flip(0)),
+            stacked(seeds[::-1]).matrices(torch.arange(len(seeds))),
+            strict=True,
+        ):
+            assert torch.equal(slots, all_slots)
+
+
+def test_a_place_is_that_of_an_edit_that_answers() -> None:
+    experts = GrowingRepository(stacked([5, 6]))
+    experts.add([expert(7)])
+    assert [experts.place_if_held(f"edit-{n}") for n in (5, 6, 7, 8)] == [0, 1, 2, None]
+    experts.hold(held=(), dropped=["edit-6"])
+    assert experts.place_if_held("edit-6") is None
+    assert "edit-6" in experts
+    assert "edit-8" not in experts
+
+
+def test_experts_that_answer_no_more_are_dropped_in_the_end() -> None:
+    experts = GrowingRepository(stacked(list(range(10))))
+    before = experts.snapshot()
+    experts.hold(held=(), dropped=[f"edit-{n}" for n in range(7)])
+    experts.compact(kept=["edit-1", "edit-8"])
+    assert len(experts) == 4
+    assert experts.snapshot().held_ids == ("edit-7", "edit-8", "edit-9")
+    experts.hold(held=["edit-1"], dropped=())
+    assert_same_experts(experts.snapshot().compact(), stacked([7, 8, 9, 1]))
+    assert_same_experts(before, stacked(list(range(10))))
