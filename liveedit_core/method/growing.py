@@ -15,43 +15,43 @@ import torch
 from torch import Tensor
 
 from liveedit_core.method.expert import Expert
-from liveedit_core.method.repository import ExpertRepository, Slots, dense, hashes_of, read_slots
+from liveedit_core.method.repository import (
+    ExpertRepository,
+    FeatureRows,
+    Slots,
+    hashes_of,
+    read_slots,
+    segments_of,
+)
 
 SEGMENT_ROWS = 4096
 
 
 class SegmentedRows:
-    """The first `num_rows` rows of a matrix in segments; the segments may be longer."""
+    """The first `num_rows` rows of some matrices, one after the other."""
 
-    def __init__(self, first: Tensor, others: Sequence[Tensor], num_rows: int) -> None:
-        self._first = first
-        self._others = others
+    def __init__(self, segments: Sequence[Tensor], num_rows: int) -> None:
+        self._segments = segments
         self._num_rows = num_rows
+        sizes = torch.tensor([0, *map(len, segments[:-1])])
+        self._starts = sizes.cumsum(0)
 
     def __len__(self) -> int:
         return self._num_rows
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self._num_rows, self._first.shape[1]
-
     def segments(self) -> Iterator[Tensor]:
         """All rows, in order."""
-        left = self._num_rows
-        for segment in (self._first, *self._others):
-            yield segment[: min(left, len(segment))]
-            left -= min(left, len(segment))
+        for segment, start in zip(self._segments, self._starts.tolist(), strict=True):
+            yield segment[: max(0, self._num_rows - start)]
 
     def __getitem__(self, index_U: Tensor) -> Tensor:
-        rows = self._first.new_empty(len(index_U), self._first.shape[1])
-        later = index_U - len(self._first)
-        is_first = later < 0
-        rows[is_first] = self._first[index_U[is_first]]
-        number = later.div(SEGMENT_ROWS, rounding_mode="floor")
-        for segment in number[~is_first].unique().tolist():
-            here = number == segment
-            rows[here] = self._others[segment][later[here] % SEGMENT_ROWS]
-        return rows
+        rows_UK = self._segments[0].new_empty(len(index_U), self._segments[0].shape[1])
+        number_U = torch.bucketize(index_U, self._starts, right=True) - 1
+        for number in number_U.unique().tolist():
+            is_here_U = number_U == number
+            places = index_U[is_here_U] - self._starts[number]
+            rows_UK[is_here_U] = self._segments[number][places]
+        return rows_UK
 
 
 class GrownSlots:
@@ -119,36 +119,39 @@ class _Column:
 class _Rows:
     """A matrix that grows by segments."""
 
-    def __init__(self, first: Tensor) -> None:
-        self._first = first
-        self._others: list[Tensor] = []
+    def __init__(self, first: FeatureRows) -> None:
+        self._segments = list(segments_of(first))
+        self.size = len(first)
+        self._room = 0
 
-    def append(self, row_K: Tensor, size: int) -> None:
-        place = (size - len(self._first)) % SEGMENT_ROWS
-        if not place:
-            self._others.append(self._first.new_empty(SEGMENT_ROWS, self._first.shape[1]))
-        self._others[-1][place] = row_K
+    def append(self, row_K: Tensor) -> None:
+        if not self._room:
+            width, self._room = self._segments[0].shape[1], SEGMENT_ROWS
+            self._segments.append(self._segments[0].new_empty(SEGMENT_ROWS, width))
+        self._segments[-1][SEGMENT_ROWS - self._room] = row_K
+        self._room -= 1
+        self.size += 1
 
-    def snapshot(self, size: int) -> SegmentedRows:
-        return SegmentedRows(self._first, tuple(self._others), size)
+    def snapshot(self) -> SegmentedRows:
+        return SegmentedRows(tuple(self._segments), self.size)
 
 
 class GrowingRepository:
     """For one writer; repositories that it hands out may be read by any thread."""
 
     def __init__(self, first: ExpertRepository) -> None:
-        first = first.compact()
         self._first = first
         self._ids = list(first.edit_ids)
         self._place_of = {edit_id: n for n, edit_id in enumerate(self._ids)}
-        self._visual = _Rows(dense(first.visual))
-        self._prompt = _Rows(dense(first.prompt))
+        self._visual = _Rows(first.visual)
+        self._prompt = _Rows(first.prompt)
         self._ranks = _Column(first.ranks_N)
         self._hashes = _Column(hashes_of(self._ids))
         self._down: list[Tensor] = []
         self._up: list[Tensor] = []
-        self._held = _Column(torch.ones(len(self._ids), dtype=torch.bool))
-        self.num_held = len(self._ids)
+        is_held_N = torch.ones(len(self._ids), dtype=torch.bool)
+        self._held = _Column(is_held_N if first.held_N is None else first.held_N)
+        self.num_held = len(first)
 
     def __len__(self) -> int:
         """Experts, held or not."""
@@ -170,8 +173,8 @@ class GrowingRepository:
         """Hold experts of new edits."""
         for expert in experts:
             size = len(self._ids)
-            self._visual.append(expert.visual_feature_QM.flatten(), size)
-            self._prompt.append(expert.prompt_feature_QM.flatten(), size)
+            self._visual.append(expert.visual_feature_QM.flatten())
+            self._prompt.append(expert.prompt_feature_QM.flatten())
             self._ranks.append(expert.rank)
             self._hashes.append(int(hashes_of([expert.edit_id])))
             self._held.append(True)
@@ -210,8 +213,8 @@ class GrowingRepository:
         return replace(
             first,
             edit_ids=_Prefix(self._ids, size),
-            visual=self._visual.snapshot(size),
-            prompt=self._prompt.snapshot(size),
+            visual=self._visual.snapshot(),
+            prompt=self._prompt.snapshot(),
             ranks_N=self._ranks.view(),
             down=GrownSlots(first.down, first.ranks_N, self._down, size),
             up=GrownSlots(first.up, first.ranks_N, self._up, size),

@@ -256,6 +256,14 @@ def _concatenate(*parts: tuple[Slots, Tensor]) -> Slots:
     return first.joined(second)
 
 
+def stacked_slots(parts: Iterable[tuple[Slots, Tensor]]) -> Slots:
+    """Stacks, each with the ranks of its experts, one after the other; nothing is copied."""
+    first, *others = (_Rows.of(*part) for part in parts)
+    for part in others:
+        first = first.joined(part)
+    return first
+
+
 @dataclass(frozen=True)
 class _Rows:
     """Some experts of some stacks, read when they are indexed.

@@ -165,9 +165,49 @@ def test_it_can_be_saved_and_read_again(backbone: Any, tmp_path: Path) -> None:
     assert len(again.edits) == 3
     with pytest.raises(RepositoryMismatchError, match="backbone_digest"):
         read_model(tmp_path, "another", generator)
-    (tmp_path / "experts.safetensors").write_bytes(b"short")
-    with pytest.raises(IntegrityError):
+    (file,) = tmp_path.glob("experts-*.safetensors")
+    file.write_bytes(b"short")
+    with pytest.raises(IntegrityError, match=file.name):
         read_model(tmp_path, backbone.digest, generator)
+
+
+def test_saving_again_adds_what_is_new(backbone: Any, tmp_path: Path) -> None:
+    generator = tiny_generator(config_of(backbone))
+
+    def read() -> EditedModel:
+        stored = read_model(tmp_path, backbone.digest, generator)
+        return EditedModel(backbone, generator, *stored, refine=AS_WRITTEN)
+
+    def files() -> dict[str, int]:
+        return {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+
+    model = edited(backbone)
+    model.save(tmp_path)
+    first = files()
+    model.edit(image(11), WHAT, "one more")
+    model.remove(model.edits[0])
+    model.save(tmp_path)
+    second = files()
+    assert {name for name in first if second[name] == first[name]} == set(first) - {"edits.json"}
+    assert len(second) == len(first) + 2
+    again = read()
+    assert again.edits == model.edits
+    one, other = (m.generate(IMAGES, PROMPTS, **GREEDY) for m in (model, again))
+    assert [g.token_ids for g in one] == [g.token_ids for g in other]
+    again.edit(image(12), WHAT, "another one")
+    again.save(tmp_path)
+    assert len(files()) == len(second) + 2
+    assert read().edits == again.edits
+    again.remove(*again.edits[1:])
+    again.save(tmp_path)
+    assert len(files()) == 3, "most rows did not answer, so it was written anew"
+    assert read().edits == again.edits
+    other_model = edited(backbone, 1)
+    other_model.save(tmp_path)
+    assert read().edits == other_model.edits
+    (tmp_path / "edits.json").write_text("[]")
+    with pytest.raises(IntegrityError, match="list indices"):
+        read()
 
 
 def test_images_of_the_traffic_stay_with_the_model(backbone: Any, tmp_path: Path) -> None:
@@ -198,9 +238,6 @@ def test_the_budget_stays_with_the_model(backbone: Any, tmp_path: Path) -> None:
         assert model.editor.repository.false_activation == budget
     edits = tmp_path / "edits.json"
     content = json.loads(edits.read_text())
-    del content["false_activation"]  # as folders of earlier releases
-    edits.write_text(json.dumps(content))
-    assert read_model(tmp_path, backbone.digest, generator)[0].false_activation == 0.02
     edits.write_text(json.dumps(content | {"false_activation": 2.0}))
     with pytest.raises(IntegrityError, match="above 0 and at most"):
         read_model(tmp_path, backbone.digest, generator)

@@ -95,6 +95,6 @@ def test_a_shared_repository_is_the_same_memory() -> None:
     assert torch.equal(again.traffic_MR, torch.eye(3))
     assert again.down_LD.data_ptr() == experts.down_LD.data_ptr()
     read_only = SharedRepository.of(experts)
-    read_only.fields["prompt_features_NK"].flags.writeable = False
+    read_only.fields["prompt"].flags.writeable = False
     shared_NK = read_only.repository().prompt_features_NK
     assert np.array_equal(shared_NK.numpy(), experts.prompt_features_NK.numpy())

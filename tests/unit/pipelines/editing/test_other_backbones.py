@@ -152,7 +152,7 @@ def teach_and_open(root: Path, backbone: str, cases: Path, folder: Path) -> None
     manifest = versions.manifest(versions.find(uri))
     assert (manifest.backbone, manifest.backbone_dtype) == (backbone, "bfloat16")
     editor = open_editor(uri, tracking_uri=versions.tracking_uri).editor
-    assert editor.repository.edit_ids == tuple(bank.edit_ids(manifest.bank_version))
+    assert editor.repository.held_ids == tuple(bank.edit_ids(manifest.bank_version))
     assert isinstance(editor.backbone, VisionLanguageBackbone)
     assert editor.backbone.model.dtype == torch.bfloat16
     question = BackboneInput(prompt=case(0).edit.prompt, image_bytes=case(0).edit.image_bytes)
