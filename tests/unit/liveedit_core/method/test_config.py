@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.builtin.backbone import builtin_generator_folder
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.config import GeneratorConfig
@@ -76,3 +77,14 @@ def test_missing_fields_are_refused_by_name() -> None:
     del values["edit_layer"]
     with pytest.raises(ConfigError, match="edit_layer"):
         GeneratorConfig.from_dict(values)
+
+
+def test_generators_of_one_backbone_need_views_only_where_they_see_pyramids() -> None:
+    committed = json.loads((builtin_generator_folder() / CONFIG_FILE).read_text())
+    ours, paper = GeneratorConfig.from_dict(committed), TINY_CONFIG
+    assert (ours.has_image_views, paper.visual_size) == (True, 0)
+    for order in ((ours, paper), (paper, ours)):
+        options = LoadOptions()
+        for config in order:
+            options = config.load_options(options)
+        assert options.has_image_views
