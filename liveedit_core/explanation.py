@@ -14,6 +14,8 @@ from liveedit_core.schema import Fact
 
 NUM_NOT_KEPT = 3
 """Edits shown that the question does not keep: the nearest ones."""
+NUM_NEAREST = 50
+"""Edits with the most similar images that are compared for it, those that are kept included."""
 _SIDE, _ROW, _WIDTH, _GAP = 192, 44, 420, 16
 _KEPT, _NOT_KEPT, _INK = (32, 110, 160), (190, 190, 190), (30, 30, 30)
 
@@ -98,16 +100,17 @@ def explain(editor: Editor, item: BackboneInput, facts: Mapping[str, Fact]) -> E
     if item.image_bytes is None:
         raise InputError("a question without an image is never routed to experts")
     (states,) = editor.backbone.encode([item])
-    routing = editor.route([states], is_complete=True)
+    routing = editor.route([states], compared_U=editor.nearest(states, NUM_NEAREST))
     threshold = float(routing.threshold_B[0])
     kept_N, margin_N = routing.kept_BN[0], routing.margin_BN[0]
+    edit_ids = [editor.repository.edit_ids[place] for place in routing.position_N.tolist()]
     order = sorted(range(len(kept_N)), key=lambda n: -float(routing.weights_BN[0, n]))
     kept = [n for n in order if kept_N[n]]
     nearest = sorted((n for n in order if not kept_N[n]), key=lambda n: -float(margin_N[n]))
     edits = [
         ExplainedEdit(
-            edit_id=editor.repository.edit_ids[n],
-            fact=facts.get(editor.repository.edit_ids[n]),
+            edit_id=edit_ids[n],
+            fact=facts.get(edit_ids[n]),
             is_kept=bool(kept_N[n]),
             visual_similarity=float(routing.visual_BN[0, n]),
             prompt_similarity=float(routing.prompt_BN[0, n]),

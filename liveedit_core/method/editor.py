@@ -18,7 +18,7 @@ from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.refine import Refiner
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import RoutingBatch, route, slot_residual
-from liveedit_core.method.shortlist import shortlist
+from liveedit_core.method.shortlist import most_similar, shortlist
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 
@@ -166,18 +166,30 @@ class Editor:
         return self.generator.edit_features(states, torch.stack(views))
 
     @torch.no_grad()
-    def route(self, states: Sequence[LayerStates], *, is_complete: bool = False) -> RoutingBatch:
-        """Routing of inputs (Eq. 5, 7); all must have an image. Over the experts that can be kept,
-        or with `is_complete` over all."""
+    def route(
+        self, states: Sequence[LayerStates], *, compared_U: Tensor | None = None
+    ) -> RoutingBatch:
+        """Routing of inputs (Eq. 5, 7); all must have an image.
+
+        Over the experts that can be kept, or over those at the positions `compared_U`.
+        """
         config, offset = self.generator.config, self.calibration.offset
         features, repository = self.generator.input_features(states), self.repository
-        if is_complete:
-            position_U = repository.held_positions
-        else:
-            position_U = shortlist(features, repository, config, offset=offset)
-        keys = repository.visual[position_U], repository.prompt[position_U]
+        if compared_U is None:
+            compared_U = shortlist(features, repository, config, offset=offset)
+        keys = repository.visual[compared_U], repository.prompt[compared_U]
         routing = route(features, *keys, config, self.generator.margin_weight(), offset=offset)
-        return replace(routing, position_N=position_U)
+        return replace(routing, position_N=compared_U)
+
+    @torch.no_grad()
+    def nearest(self, states: LayerStates, count: int) -> Tensor:
+        """Positions of the experts that a question can keep, and of others whose images are the
+        most similar, `count` or more in all."""
+        config, features = self.generator.config, self.generator.input_features([states])
+        listed = shortlist(features, self.repository, config, offset=self.calibration.offset)
+        others = most_similar(features, self.repository, config, count)
+        positions: Tensor = torch.cat([listed, others]).unique()
+        return positions
 
     def explain(self, routing: RoutingBatch) -> list[Routing]:
         """The kept experts of each input."""

@@ -7,7 +7,7 @@ sentinel: `routing.route` finds the same among the shortlist as among all expert
 each feature once; all that follows does not grow with the bank.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,6 +48,26 @@ def shortlist(
         search, width = _beside_runner_up(features, config, offset), NUM_VIEWS * config.visual_rank
     position_U = _scan(search, repository.visual, width)
     return position_U if repository.held_N is None else position_U[repository.held_N[position_U]]
+
+
+def most_similar(
+    features: Features, repository: ExpertRepository, config: GeneratorConfig, count: int
+) -> Tensor:
+    """Positions of the `count` experts with the images most similar to one of some inputs."""
+    if config.visual_filter == "sentinel":
+        asked_QR, width = features.visual_BQM.flatten(1).float(), config.feature_size
+    else:
+        asked_QR = views_of(features.visual_BQM, config).flatten(0, 1)
+        width = NUM_VIEWS * config.visual_rank
+    likeness_N = torch.cat(
+        [
+            products_XQ.amax(1).view(-1, width // asked_QR.shape[1]).amax(1)
+            for products_XQ in _products(asked_QR, repository.visual, width)
+        ]
+    )
+    if repository.held_N is not None:
+        likeness_N = likeness_N.masked_fill(~repository.held_N, -torch.inf)
+    return likeness_N.topk(min(count, len(repository))).indices
 
 
 def of_same_image(
@@ -93,14 +113,18 @@ def _lowered(least: Tensor) -> Tensor:
 def _scan(search: _Search, features_NK: FeatureRows, width: int) -> Tensor:
     """Positions of the experts that have a row which some question finds; rows are the first
     `width` numbers of a feature, one after the other."""
-    asked_QR, least_Q = search
-    rank, step = asked_QR.shape[1], max(1, _CHUNK_NUMBERS // width)
+    rows = width // search.asked_QR.shape[1]
     found, place = [torch.zeros(0, dtype=torch.int64)], 0
-    for segment_NK in segments_of(features_NK):
-        for part_NK in segment_NK.split(step):
-            keys_XR = part_NK[:, :width].reshape(-1, rank).float()
-            hits_XQ = keys_XR @ asked_QR.T >= least_Q
-            hits_N = hits_XQ.any(1).view(-1, width // rank).any(1)
-            found.append(hits_N.nonzero().flatten() + place)
-            place += len(part_NK)
+    for products_XQ in _products(search.asked_QR, features_NK, width):
+        hits_N = (products_XQ >= search.least_Q).any(1).view(-1, rows).any(1)
+        found.append(hits_N.nonzero().flatten() + place)
+        place += len(hits_N)
     return torch.cat(found)
+
+
+def _products(asked_QR: Tensor, features_NK: FeatureRows, width: int) -> Iterator[Tensor]:
+    """Inner products with all rows, [X, Q] of some experts at a time."""
+    for segment_NK in segments_of(features_NK):
+        for part_NK in segment_NK.split(max(1, _CHUNK_NUMBERS // width)):
+            keys_XR = part_NK[:, :width].reshape(-1, asked_QR.shape[1]).float()
+            yield keys_XR @ asked_QR.T

@@ -164,10 +164,10 @@ class Validator:
     def _route(self, editor: Editor) -> list[RoutedProbe]:
         """Routing of every probe with an image."""
         probes = [probe for probe in self._prepared.probes if probe.states.has_image]
-        routed = []
+        routed, everything = [], editor.repository.held_positions
         for start in range(0, len(probes), self.batch_size):
             batch = probes[start : start + self.batch_size]
-            routing = editor.route([probe.states for probe in batch], is_complete=True)
+            routing = editor.route([probe.states for probe in batch], compared_U=everything)
             gates_BN = routing.prompt_BN.sigmoid()
             for row, probe in enumerate(batch):
                 own = self._positions[probe.edit_id]

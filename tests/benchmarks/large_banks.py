@@ -85,6 +85,7 @@ def library(
 
 def routing(editor: Editor, cases: list[Case], rounds: int) -> dict[str, float]:
     """Median milliseconds of routing one question, over the shortlist and over all experts."""
+    everything = editor.repository.held_positions
     taken: dict[bool, list[float]] = {False: [], True: []}
     for case in cases[:rounds]:
         edit = case.edit
@@ -92,7 +93,8 @@ def routing(editor: Editor, cases: list[Case], rounds: int) -> dict[str, float]:
             [BackboneInput(prompt=edit.prompt, image_bytes=edit.image_bytes)]
         )
         for is_complete, values in taken.items():
-            values.append(timed(editor.route, states, is_complete=is_complete)[0])
+            compared = everything if is_complete else None
+            values.append(timed(editor.route, states, compared_U=compared)[0])
     shortlist, complete = (1000 * median(values[1:]) for values in taken.values())
     return {
         "shortlist_ms": round(shortlist, 2),

@@ -223,7 +223,7 @@ def test_experts_act_alike_with_and_without_cache_in_batches_and_beams(
     def only(kept: dict[int, list[int]]) -> Any:
         def route(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
             asked.extend(index)
-            routing = editor.route(states, is_complete=True)
+            routing = editor.route(states, compared_U=editor.repository.held_positions)
             for row, i in enumerate(index):
                 mask = torch.zeros_like(routing.kept_BN[row])
                 mask[kept[i]] = True
@@ -261,10 +261,10 @@ def test_the_sentinel_copes_with_images_of_any_size(name: str) -> None:
     lengths = {state.image_span[1] - state.image_span[0] for state in states}
     assert len(lengths) == 2
     editor = edited(backbone)
-    together = editor.route(states, is_complete=True)
+    together = editor.route(states, compared_U=editor.repository.held_positions)
     for row, state in enumerate(states):
         torch.testing.assert_close(
-            editor.route([state], is_complete=True).margin_BN[0],
+            editor.route([state], compared_U=editor.repository.held_positions).margin_BN[0],
             together.margin_BN[row],
             rtol=1e-4,
             atol=1e-5,
