@@ -34,7 +34,7 @@ from liveedit_core.method.growing import GrowingRepository
 from liveedit_core.method.outcome import WriteOutcome
 from liveedit_core.method.refine import refiner_for
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.model_folder import read_model, save_model
+from liveedit_core.model_folder import can_append, locked, read_model, save_model
 from liveedit_core.replacing import Correction, KnownFacts, Plan, plan_edits
 from liveedit_core.schema import EditRequest, Fact
 
@@ -154,7 +154,9 @@ class EditedModel:
 
     def would_replace(self, facts: Iterable[Teaching]) -> tuple[Correction, ...]:
         """What `edit_many` would replace; changes nothing."""
-        return tuple(self._plan(self._checked(facts)).corrections)
+        requests = self._checked(facts)
+        with self._writing:
+            return tuple(self._plan(requests).corrections)
 
     def _plan(self, requests: Sequence[EditRequest]) -> Plan:
         return plan_edits(self.editor, requests, self._facts, place_of=self._experts.place_if_held)
@@ -172,7 +174,8 @@ class EditedModel:
             for edit_id in back:
                 del self._corrections[edit_id]
             self._experts.hold(held=back, dropped=gone)
-            self._experts.compact(kept=self._corrections)
+            if self._experts.is_sparse(len(self._corrections)):
+                self._compact()
             self._publish()
 
     def _checked(self, facts: Iterable[Teaching]) -> list[EditRequest]:
@@ -192,7 +195,9 @@ class EditedModel:
         """Write the missing experts, then change all at once."""
         editor = self.editor
         states = dict(zip(plan.requests, plan.states, strict=True))
-        new = [key for key in plan.requests if key not in self._experts]
+        # The expert of an edit that was removed is written anew if another object wrote it.
+        is_known = {key: self._experts.is_held(key) or key in self._outcomes for key in states}
+        new = [key for key, known in is_known.items() if not (known and key in self._experts)]
         experts = editor.write_experts(
             [plan.requests[key] for key in new], [states[key] for key in new]
         )
@@ -211,6 +216,10 @@ class EditedModel:
             self._corrections.pop(edit_id, None)
         self._corrections |= {item.supersedes: item for item in plan.corrections}
         self._publish()
+
+    def _compact(self) -> None:
+        self._experts = self._experts.compact(self._corrections)
+        self._facts = KnownFacts({key: f for key, f in self._facts.items() if key in self._experts})
 
     def _publish(self) -> None:
         """Let the experts that are held now answer."""
@@ -251,9 +260,17 @@ class EditedModel:
         return explain(self.editor, item, self._facts)
 
     def save(self, folder: Path | str) -> None:
-        """Write the experts and facts; `open_model(..., experts=folder)` reads them."""
-        with self._writing:
-            save_model(Path(folder), self.editor, self._facts)
+        """Write the experts and facts; `open_model(..., experts=folder)` reads them.
+
+        Into the folder that it was opened from or saved to last, only what is new is written;
+        what was removed since stays in these files until the model is saved elsewhere.
+        """
+        with self._writing, locked(Path(folder)):
+            if not can_append(Path(folder), self.editor):
+                self._compact()
+                self._publish()
+            self._experts.saved_parts = save_model(Path(folder), self.editor, self._facts)
+            self._publish()
 
 
 def open_model(

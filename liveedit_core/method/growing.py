@@ -141,20 +141,23 @@ class GrowingRepository:
 
     def __init__(self, first: ExpertRepository) -> None:
         self._first = first
+        self.saved_parts = first.saved_parts
         self._ids = list(first.edit_ids)
-        self._place_of = {edit_id: n for n, edit_id in enumerate(self._ids)}
+        is_held_N = torch.ones(len(self._ids), dtype=torch.bool)
+        self._held = _Column(is_held_N if first.held_N is None else first.held_N)
+        self._num_held = len(first)
+        held = set(first.held_positions.tolist())
+        order = sorted(range(len(self._ids)), key=held.__contains__)
+        self._place_of = {self._ids[n]: n for n in order}  # of two experts of an edit, that held
         self._visual = _Rows(first.visual)
         self._prompt = _Rows(first.prompt)
         self._ranks = _Column(first.ranks_N)
-        self._hashes = _Column(hashes_of(self._ids))
+        self._hashes = _Column(hashes_of(self._ids) if first.hashes_N is None else first.hashes_N)
         self._down: list[Tensor] = []
         self._up: list[Tensor] = []
-        is_held_N = torch.ones(len(self._ids), dtype=torch.bool)
-        self._held = _Column(is_held_N if first.held_N is None else first.held_N)
-        self.num_held = len(first)
 
     def __len__(self) -> int:
-        """Experts, held or not."""
+        """Rows, held or not."""
         return len(self._ids)
 
     def __contains__(self, edit_id: str) -> bool:
@@ -162,27 +165,32 @@ class GrowingRepository:
         return edit_id in self._place_of
 
     def is_held(self, edit_id: str) -> bool:
-        place = self._place_of.get(edit_id)
-        return place is not None and bool(self._held.view()[place])
+        return self.place_if_held(edit_id) is not None
 
     def place_if_held(self, edit_id: str) -> int | None:
         """Position of an edit that answers."""
-        return self._place_of[edit_id] if self.is_held(edit_id) else None
+        place = self._place_of.get(edit_id)
+        return place if place is not None and self._held.view()[place] else None
 
     def add(self, experts: Iterable[Expert]) -> None:
-        """Hold experts of new edits."""
+        """Hold experts of edits that are not held; an older one of the same edit is left behind."""
         for expert in experts:
-            size = len(self._ids)
-            self._visual.append(expert.visual_feature_QM.flatten())
-            self._prompt.append(expert.prompt_feature_QM.flatten())
-            self._ranks.append(expert.rank)
-            self._hashes.append(int(hashes_of([expert.edit_id])))
-            self._held.append(True)
-            self._down.append(expert.down_RD)
-            self._up.append(expert.up_RD)
-            self._place_of[expert.edit_id] = size
-            self._ids.append(expert.edit_id)
-            self.num_held += 1
+            features = expert.visual_feature_QM.flatten(), expert.prompt_feature_QM.flatten()
+            self._append(expert.edit_id, *features, expert.down_RD, expert.up_RD)
+
+    def _append(
+        self, edit_id: str, visual_K: Tensor, prompt_K: Tensor, down_RD: Tensor, up_RD: Tensor
+    ) -> None:
+        self._visual.append(visual_K)
+        self._prompt.append(prompt_K)
+        self._ranks.append(len(down_RD))
+        self._hashes.append(int(hashes_of([edit_id])))
+        self._down.append(down_RD)
+        self._up.append(up_RD)
+        self._held.append(True)
+        self._num_held += 1
+        self._place_of[edit_id] = len(self._ids)
+        self._ids.append(edit_id)
 
     def hold(self, *, held: Iterable[str], dropped: Iterable[str]) -> None:
         """Let some edits answer and others not; all experts stay."""
@@ -194,22 +202,31 @@ class GrowingRepository:
             for edit_id in edit_ids:
                 held_N[self._place_of[edit_id]] = is_held
         self._held = _Column(held_N)
-        self.num_held = int(held_N.sum())
+        self._num_held = int(held_N.sum())
 
-    def compact(self, *, kept: Iterable[str]) -> None:
-        """Drop the experts that are not held, but for those of `kept`, once they are the most."""
+    def is_sparse(self, num_kept: int) -> bool:
+        """Whether most rows neither answer nor are among `num_kept` others."""
+        num_left = self._num_held + num_kept
+        return len(self) - num_left > max(SEGMENT_ROWS, num_left)
+
+    def compact(self, kept: Iterable[str]) -> "GrowingRepository":
+        """Without the experts that are not held, but for those of `kept`."""
         kept = [edit_id for edit_id in kept if not self.is_held(edit_id)]
-        num_dropped = len(self) - self.num_held - len(kept)
-        if num_dropped > max(SEGMENT_ROWS, self.num_held):
-            held = self._held.view().nonzero().flatten().tolist()
-            places = [*held, *(self._place_of[edit_id] for edit_id in kept)]
-            self.__init__(self.snapshot().take(places))  # type: ignore[misc]
-            self.hold(held=(), dropped=kept)
+        held = self._held.view().nonzero().flatten().tolist()
+        places = [*held, *(self._place_of[edit_id] for edit_id in kept)]
+        count, now = len(self._first.edit_ids), self.snapshot()
+        other = GrowingRepository(self._first.take([n for n in places if n < count]))
+        for n in (n for n in places if n >= count):
+            row = torch.tensor([n])
+            visual_K, prompt_K = now.visual[row].flatten(), now.prompt[row].flatten()
+            matrices = self._down[n - count], self._up[n - count]
+            other._append(self._ids[n], visual_K, prompt_K, *matrices)
+        other.hold(held=(), dropped=kept)
+        return other
 
     def snapshot(self) -> ExpertRepository:
         """The experts as they are now."""
         size, first = len(self._ids), self._first
-        held_N = self._held.view()
         return replace(
             first,
             edit_ids=_Prefix(self._ids, size),
@@ -219,5 +236,6 @@ class GrowingRepository:
             down=GrownSlots(first.down, first.ranks_N, self._down, size),
             up=GrownSlots(first.up, first.ranks_N, self._up, size),
             hashes_N=self._hashes.view(),
-            held_N=None if self.num_held == size else held_N,
+            held_N=None if self._num_held == size else self._held.view(),
+            saved_parts=self.saved_parts,
         )

@@ -98,6 +98,8 @@ class ExpertRepository:
     traffic_MR: Tensor | None = None
     """Unit vectors (`VisualKey.unit`) of unlabelled images of the user's traffic, float32, by which
     the visual filter is calibrated; None: by the experts' own images."""
+    saved_parts: tuple[str, ...] = ()
+    """Files of a saved model that hold its first rows (`model_folder`)."""
     fact_source: FactSource | None = None
     """Where it is known what the experts taught, such as the request log beside a bank."""
 
@@ -191,18 +193,19 @@ class ExpertRepository:
         return self.joined(type(self).from_experts(config, experts))
 
     def joined(self, more: "ExpertRepository") -> Self:
-        """This repository plus the experts of another one; all of them answer."""
+        """The experts of this repository and of another one that answer."""
+        one, other = self.compact(), more.compact()
         both: dict[str, Any] = {
-            name: torch.cat([dense(getattr(self, name)), dense(getattr(more, name))])
+            name: torch.cat([dense(getattr(one, name)), dense(getattr(other, name))])
             for name in _PER_EXPERT
         }
         return replace(
-            self,
-            edit_ids=(*self.edit_ids, *more.edit_ids),
-            held_N=None,
+            one,
+            edit_ids=(*one.edit_ids, *other.edit_ids),
             hashes_N=None,
-            down=_concatenate((self.down, self.ranks_N), (more.down, more.ranks_N)),
-            up=_concatenate((self.up, self.ranks_N), (more.up, more.ranks_N)),
+            saved_parts=(),
+            down=_concatenate((one.down, one.ranks_N), (other.down, other.ranks_N)),
+            up=_concatenate((one.up, one.ranks_N), (other.up, other.ranks_N)),
             **both,
         )
 
@@ -221,6 +224,7 @@ class ExpertRepository:
             edit_ids=tuple(self.edit_ids[i] for i in index),
             held_N=None,
             hashes_N=None,
+            saved_parts=(),
             down=_select(self.down, self.ranks_N, chosen),
             up=_select(self.up, self.ranks_N, chosen),
             **columns,

@@ -18,13 +18,14 @@ from liveedit_core.method.features import EditQuestion, Features
 from liveedit_core.method.repository import ExpertRepository, FeatureRows, segments_of
 from liveedit_core.method.routing import (
     RUNNER_UP_SHARE,
+    VIEW_SHARE,
     paired_similarity,
     unit_of,
     views_of,
 )
 
 SLACK = 1e-4
-"""Of the least similarity: more than the rounding of a product in float32."""
+"""Relative: more than the rounding of a product in float32."""
 _CHUNK_NUMBERS = 4_194_304
 """Numbers of features in one product; their products stay in the processor's cache."""
 
@@ -58,6 +59,7 @@ def most_similar(
         asked_QR, width = features.visual_BQM.flatten(1).float(), config.feature_size
     else:
         asked_QR = views_of(features.visual_BQM, config).flatten(0, 1)
+        asked_QR = asked_QR[asked_QR.any(-1)]
         width = NUM_VIEWS * config.visual_rank
     likeness_N = torch.cat(
         [
@@ -77,7 +79,9 @@ def of_same_image(
     asked_BK = torch.stack([q.visual_QM for q in questions]).flatten(1)
     least = [q.threshold + config.same_image_ratio * q.own_margin for q in questions]
     width = asked_BK.shape[1] if config.visual_filter == "sentinel" else config.visual_rank
-    search = _Search(asked_BK[:, :width], _lowered(torch.tensor(least)) * unit_of(config))
+    asked_BR = asked_BK[:, :width].float()
+    least_B = _lowered(torch.tensor(least), asked_BR.square().sum(-1) / unit_of(config))
+    search = _Search(asked_BR, least_B * unit_of(config))
     return _scan(search, visual_features_NK, width)
 
 
@@ -88,7 +92,9 @@ def _above_sentinel(features: Features, config: GeneratorConfig) -> _Search:
     if config.visual_gate > 0 and features.same_image_BQM is not None:
         own_B = paired_similarity(features.visual_BQM, features.same_image_BQM) - least_B
         least_B = torch.minimum(least_B, least_B + config.same_image_ratio * own_B)
-    return _Search(features.visual_BQM.flatten(1).float(), _lowered(least_B) * unit_of(config))
+    asked_BK = features.visual_BQM.flatten(1).float()
+    least_B = _lowered(least_B, asked_BK.square().sum(-1) / unit_of(config))
+    return _Search(asked_BK, least_B * unit_of(config))
 
 
 def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float) -> _Search:
@@ -101,13 +107,16 @@ def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float
     length_BV = (unit_of(config) * scale_B1).expand(-1, NUM_VIEWS)
     sentinel_BV = (asked_BVR * nearest_BVR).sum(-1) / length_BV
     least_BV = torch.minimum(sentinel_BV, RUNNER_UP_SHARE * sentinel_BV + offset)
-    least_BV = _lowered(least_BV.clamp(max=config.same_image_ratio)) * length_BV
+    least_BV = least_BV.clamp(max=config.same_image_ratio)
+    least_BV = torch.where(least_BV < 0, least_BV / VIEW_SHARE, least_BV)  # of any view
+    least_BV = _lowered(least_BV, torch.ones_like(least_BV)) * length_BV
     is_there_BV = asked_BVR.any(-1)
     return _Search(asked_BVR[is_there_BV], least_BV[is_there_BV])
 
 
-def _lowered(least: Tensor) -> Tensor:
-    return least - SLACK * least.abs().clamp(1.0, 1e6)
+def _lowered(least: Tensor, own: Tensor) -> Tensor:
+    """By more than rounding changes a similarity of the size of that of a question with itself."""
+    return least - SLACK * torch.maximum(least.abs().clamp(max=1e6), own)
 
 
 def _scan(search: _Search, features_NK: FeatureRows, width: int) -> Tensor:

@@ -4,12 +4,13 @@ import copy
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
@@ -171,43 +172,119 @@ def test_it_can_be_saved_and_read_again(backbone: Any, tmp_path: Path) -> None:
         read_model(tmp_path, backbone.digest, generator)
 
 
-def test_saving_again_adds_what_is_new(backbone: Any, tmp_path: Path) -> None:
+def opened(backbone: Any, folder: Path) -> EditedModel:
     generator = tiny_generator(config_of(backbone))
+    stored = read_model(folder, backbone.digest, generator)
+    return EditedModel(backbone, generator, *stored, refine=AS_WRITTEN)
 
-    def read() -> EditedModel:
-        stored = read_model(tmp_path, backbone.digest, generator)
-        return EditedModel(backbone, generator, *stored, refine=AS_WRITTEN)
 
-    def files() -> dict[str, int]:
-        return {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+def saved_files(folder: Path) -> dict[str, int]:
+    files = [file for file in folder.iterdir() if file.name != ".lock"]
+    return {file.name: file.stat().st_mtime_ns for file in files}
 
+
+def test_saving_again_adds_what_is_new(backbone: Any, tmp_path: Path) -> None:
     model = edited(backbone)
     model.save(tmp_path)
-    first = files()
+    first = saved_files(tmp_path)
     model.edit(image(11), WHAT, "one more")
     model.remove(model.edits[0])
     model.save(tmp_path)
-    second = files()
+    second = saved_files(tmp_path)
     assert {name for name in first if second[name] == first[name]} == set(first) - {"edits.json"}
     assert len(second) == len(first) + 2
-    again = read()
+    again = opened(backbone, tmp_path)
     assert again.edits == model.edits
     one, other = (m.generate(IMAGES, PROMPTS, **GREEDY) for m in (model, again))
     assert [g.token_ids for g in one] == [g.token_ids for g in other]
     again.edit(image(12), WHAT, "another one")
     again.save(tmp_path)
-    assert len(files()) == len(second) + 2
-    assert read().edits == again.edits
+    assert len(saved_files(tmp_path)) == len(second) + 2
+    assert opened(backbone, tmp_path).edits == again.edits
     again.remove(*again.edits[1:])
     again.save(tmp_path)
-    assert len(files()) == 3, "most rows did not answer, so it was written anew"
-    assert read().edits == again.edits
-    other_model = edited(backbone, 1)
-    other_model.save(tmp_path)
-    assert read().edits == other_model.edits
-    (tmp_path / "edits.json").write_text("[]")
-    with pytest.raises(IntegrityError, match="list indices"):
-        read()
+    assert len(saved_files(tmp_path)) == 3, "most rows did not answer, so it was written anew"
+    assert opened(backbone, tmp_path).edits == again.edits
+    again.edit(image(13), WHAT, "after that")
+    again.save(tmp_path)
+    assert len(saved_files(tmp_path)) == 5
+    assert opened(backbone, tmp_path).edits == again.edits
+
+
+def test_another_model_writes_a_folder_anew(backbone: Any, tmp_path: Path) -> None:
+    """Equal edits may have been written in another way."""
+    model, other = edited(backbone, 2), edited(backbone, 2)
+    model.save(tmp_path)
+    other.remove(other.edits[0])
+    other.save(tmp_path)
+    assert opened(backbone, tmp_path).edits == other.edits
+    model.save(tmp_path)
+    assert opened(backbone, tmp_path).edits == model.edits
+    assert len(saved_files(tmp_path)) == 3
+
+
+def test_a_folder_of_the_first_release_is_read_and_saved_again(
+    backbone: Any, tmp_path: Path
+) -> None:
+    model = edited(backbone, 2)
+    repository = model.editor.repository
+    names = ("visual_features_NK", "prompt_features_NK", "ranks_N", "down_LD", "up_LD")
+    tensors = {name: getattr(repository, name).clone() for name in names}
+    save_file(tensors | {"traffic_MR": torch.eye(3)}, tmp_path / "experts.safetensors")
+    facts = {key: asdict(fact) for key in model.edits if (fact := model.fact(key))}
+    content = {
+        "backbone_digest": backbone.digest,
+        "generator_digest": tiny_generator(config_of(backbone)).digest,
+        "edit_ids": model.edits,
+        "facts": facts,
+    }
+    (tmp_path / "edits.json").write_text(json.dumps(content))
+    for _ in range(2):
+        again = opened(backbone, tmp_path)
+        assert again.edits == model.edits
+        assert [again.fact(key) for key in model.edits] == [model.fact(key) for key in model.edits]
+        traffic = again.editor.repository.traffic_MR
+        assert traffic is not None
+        assert torch.equal(traffic, torch.eye(3))
+        again.save(tmp_path)
+    assert not (tmp_path / "experts.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parts": []}, "names no parts"),
+        ({"not_held": [5]}, "positions that they do not have"),
+        ({"traffic": "edits.json"}, "edits.json"),
+        ({"false_activation": 2.0}, "above 0 and at most"),
+    ],
+)
+def test_a_damaged_folder_is_refused(
+    backbone: Any, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    edited(backbone, 1).save(tmp_path)
+    file = tmp_path / "edits.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(IntegrityError, match=message):
+        opened(backbone, tmp_path)
+    file.write_text("[]")
+    with pytest.raises(IntegrityError):
+        opened(backbone, tmp_path)
+
+
+def test_an_edit_that_another_object_removed_is_written_anew(backbone: Any, tmp_path: Path) -> None:
+    model = edited(backbone, 3)
+    model.save(tmp_path)
+    first = model.edits[0]
+    model.remove(first)
+    model.save(tmp_path)
+    again = opened(backbone, tmp_path)
+    assert first in again._experts
+    assert again.edit(image(0), WHAT, "entity 0") == first
+    assert again.outcome(first) is not None
+    assert set(again.edits) == {*model.edits, first}
+    again.save(tmp_path)
+    assert opened(backbone, tmp_path).edits == again.edits
 
 
 def test_images_of_the_traffic_stay_with_the_model(backbone: Any, tmp_path: Path) -> None:

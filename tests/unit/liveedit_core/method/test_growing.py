@@ -1,6 +1,9 @@
 """A growing repository holds what a stacked one holds, and leaves its snapshots alone."""
 
+import gc
 import random
+import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -66,13 +69,47 @@ def test_a_place_is_that_of_an_edit_that_answers() -> None:
     assert "edit-8" not in experts
 
 
-def test_experts_that_answer_no_more_are_dropped_in_the_end() -> None:
-    experts = GrowingRepository(stacked(list(range(10))))
+def test_experts_that_answer_no_more_are_dropped() -> None:
+    experts = GrowingRepository(stacked(list(range(6))))
+    experts.add([expert(n) for n in range(6, 10)])
     before = experts.snapshot()
-    experts.hold(held=(), dropped=[f"edit-{n}" for n in range(7)])
-    experts.compact(kept=["edit-1", "edit-8"])
-    assert len(experts) == 4
-    assert experts.snapshot().held_ids == ("edit-7", "edit-8", "edit-9")
-    experts.hold(held=["edit-1"], dropped=())
-    assert_same_experts(experts.snapshot().compact(), stacked([7, 8, 9, 1]))
+    experts.hold(held=(), dropped=[f"edit-{n}" for n in (0, 1, 2, 3, 4, 6, 7)])
+    assert experts.is_sparse(num_kept=0)
+    assert not experts.is_sparse(num_kept=2)
+    fewer = experts.compact(kept=["edit-1", "edit-7", "edit-8"])
+    assert len(fewer) == 5
+    assert fewer.snapshot().held_ids == ("edit-5", "edit-8", "edit-9")
+    fewer.hold(held=["edit-1", "edit-7"], dropped=())
+    kept = fewer.snapshot()
+    order = [kept.edit_ids.index(f"edit-{n}") for n in (1, 5, 7, 8, 9)]
+    assert_same_experts(kept.take(order), stacked([1, 5, 7, 8, 9]))
     assert_same_experts(before, stacked(list(range(10))))
+
+
+def test_dropped_experts_free_their_memory() -> None:
+    experts = GrowingRepository(ExpertRepository.empty(TINY_CONFIG))
+    seen = []
+    for seed in range(40):
+        new = expert(seed)
+        seen.append(weakref.ref(new.down_RD))
+        experts.add([new])
+        experts.hold(held=(), dropped=[f"edit-{seed - 1}"] if seed else ())
+        if experts.is_sparse(num_kept=0):
+            experts = experts.compact(kept=())
+    del new
+    gc.collect()
+    assert sum(ref() is not None for ref in seen) < 10
+
+
+def test_an_expert_that_is_written_anew_replaces_the_older_one() -> None:
+    experts = GrowingRepository(stacked([1, 2]))
+    experts.hold(held=(), dropped=["edit-1"])
+    other = replace(expert(1), down_RD=torch.ones(3, TINY_CONFIG.hidden_size))
+    other = replace(other, up_RD=torch.ones(3, TINY_CONFIG.hidden_size))
+    experts.add([other])
+    now = experts.snapshot()
+    assert now.held_ids == ("edit-2", "edit-1")
+    place = experts.place_if_held("edit-1")
+    assert place == 2
+    assert torch.equal(now.matrices(torch.tensor([place]))[0], other.down_RD)
+    assert GrowingRepository(now).place_if_held("edit-1") == 2

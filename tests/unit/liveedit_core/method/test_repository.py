@@ -53,6 +53,15 @@ def test_removing_leaves_the_others_untouched() -> None:
     assert_same_experts(repository(1, 2).without(["of somebody else"]), repository(1, 2))
 
 
+def test_experts_that_do_not_answer_stay_behind() -> None:
+    held = replace(repository(1, 2, 3), held_N=torch.tensor([True, False, True]))
+    assert (len(held), held.held_ids) == (2, ("edit-1", "edit-3"))
+    assert_same_experts(held.compact(), repository(1, 3))
+    assert_same_experts(held.without(["edit-3"]), repository(1))
+    assert_same_experts(held.with_experts(TINY_CONFIG, [expert(4)]), repository(1, 3, 4))
+    assert_same_experts(repository(4).joined(held), repository(4, 1, 3))
+
+
 def test_take_orders() -> None:
     assert_same_experts(repository(1, 2, 3).take([2, 0]), repository(3, 1))
 
