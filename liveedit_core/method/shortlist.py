@@ -61,6 +61,8 @@ def most_similar(
         asked_QR = views_of(features.visual_BQM, config).flatten(0, 1)
         asked_QR = asked_QR[asked_QR.any(-1)]
         width = NUM_VIEWS * config.visual_rank
+    if not len(asked_QR):
+        return torch.zeros(0, dtype=torch.int64)
     likeness_N = torch.cat(
         [
             products_XQ.amax(1).view(-1, width // asked_QR.shape[1]).amax(1)
