@@ -5,8 +5,8 @@
 
 - `edit()` and `remove()` in a bank of --large edits against one of --small, alternating, and by how
   much an edit grows the memory of the process, as a share of the bank.
-- One question routed over the shortlist against all experts, in a bank of --scan edits,
-  alternating. `--at-least` is the least ratio of the two.
+- One question routed over the shortlist against all experts (in float64, which no user asks for),
+  in a bank of --scan edits, alternating. `--at-least` is the least ratio of the two.
 
 Experts are random, with the generator's shapes; edits are written without refining.
 """
@@ -24,7 +24,9 @@ from torch.nn import functional
 
 from liveedit_core.backbones.image_tower import ImageFeatureCache
 from liveedit_core.backbones.load_options import LoadOptions
+from liveedit_core.backbones.prefix import PromptPyramidCache
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.vision_language import as_vision_language
 from liveedit_core.builtin.backbone import builtin_generator_folder, load_named_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.edited_model import EditedModel
@@ -66,14 +68,17 @@ def library(
     models: dict[int, EditedModel], cases: list[Case], rounds: int
 ) -> dict[str, dict[int, float]]:
     """Median milliseconds of an edit and its removal, by size of the bank."""
-    tower = next(iter(models.values())).editor.backbone.image_tower  # type: ignore[attr-defined]
+    backbone = as_vision_language(next(iter(models.values())).editor.backbone)
+    assert backbone.image_tower is not None
     taken: dict[str, dict[int, list[float]]] = {
         name: {size: [] for size in models} for name in ("edit", "remove")
     }
     for case in cases[:rounds]:
         edit = case.edit
         for size, model in models.items():
-            tower.cache = ImageFeatureCache(0)  # each bank encodes the image
+            # Each bank encodes the image and the prompt.
+            backbone.image_tower.cache = ImageFeatureCache(0)
+            backbone.prompt_cache = PromptPyramidCache(0)
             edit_s, edit_id = timed(model.edit, edit.image_bytes, edit.prompt, edit.target)
             taken["edit"][size].append(edit_s)
             taken["remove"][size].append(timed(model.remove, edit_id)[0])
