@@ -195,9 +195,7 @@ class EditedModel:
         """Write the missing experts, then change all at once."""
         editor = self.editor
         states = dict(zip(plan.requests, plan.states, strict=True))
-        # The expert of an edit that was removed is written anew if another object wrote it.
-        is_known = {key: self._experts.is_held(key) or key in self._outcomes for key in states}
-        new = [key for key, known in is_known.items() if not (known and key in self._experts)]
+        new = [key for key in states if not (self._experts.is_held(key) or self._wrote(key))]
         experts = editor.write_experts(
             [plan.requests[key] for key in new], [states[key] for key in new]
         )
@@ -216,6 +214,10 @@ class EditedModel:
             self._corrections.pop(edit_id, None)
         self._corrections |= {item.supersedes: item for item in plan.corrections}
         self._publish()
+
+    def _wrote(self, edit_id: str) -> bool:
+        """Whether the expert of an edit that does not answer may be used again."""
+        return edit_id in self._outcomes and edit_id in self._experts
 
     def _compact(self) -> None:
         self._experts = self._experts.compact(self._corrections)

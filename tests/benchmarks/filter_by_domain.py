@@ -32,6 +32,7 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 from liveedit_core.state_source import StateSource
 from liveedit_core.states import LayerStates
+from pipelines.final.tables import markdown
 from pipelines.job.cases import load_builtin
 from pipelines.job.sections import BenchmarkSection, StatesSection
 from pipelines.job.state_cache import state_source
@@ -42,6 +43,7 @@ NUM_BANKS = {10: 30}
 """Orders, by size; 3 of each other size."""
 EMBLEMS = ("icon", "flag", "logo", "emoji")
 ASKED = (ProbeKind.RELIABILITY, ProbeKind.MODAL_GENERALITY, ProbeKind.IMAGE_SWAP_LOCALITY)
+OTHER_DRAWING = f"{ProbeKind.MODAL_GENERALITY}, other drawing"
 _BATCH = 32
 Shares = dict[str, list[tuple[str, bool]]]
 """By kind of probe: entity, and whether it was found (a changed copy) or kept an edit (a
@@ -155,6 +157,36 @@ def share_of(found: Sequence[tuple[str, bool]]) -> dict[str, Any]:
     }
 
 
+def table(result: Mapping[str, Any]) -> str:
+    """The table of the data card."""
+    heads = ["domain", "N", "banks", "measured / budget", "strangers", "nearest", "random"]
+    heads += ["changed copies found", "other drawings found"]
+    rows = []
+    for domain, sizes in result["domains"].items():
+        for row in sizes:
+            shares = row["shares"]
+            kinds = ("", ", nearest", ", random")
+            strangers = [_cell(shares[f"{ProbeKind.IMAGE_SWAP_LOCALITY}{kind}"]) for kind in kinds]
+            drawings = shares.get(OTHER_DRAWING)
+            copies = [
+                share
+                for name, share in shares.items()
+                if name.startswith(f"{ProbeKind.MODAL_GENERALITY}, ") and name != OTHER_DRAWING
+            ]
+            num_copies = sum(share["probes"] for share in copies)
+            found = sum(share["percent"] * share["probes"] for share in copies) / num_copies
+            ratio = f"{row['measured_over_budget']:g}"
+            counts = [f"{row['edits']:,}", str(row["banks"]), ratio]
+            other = f"{drawings['percent']}" if drawings else ""
+            rows.append([domain, *counts, *strangers, f"{found:.1f}", other])
+    return markdown(heads, rows)
+
+
+def _cell(share: Mapping[str, Any]) -> str:
+    low, high = share["interval"]
+    return f"{share['percent']:.1f} [{low:.0f}-{high:.0f}]"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the shares of every domain and size."""
     parser = parser_of(__doc__)
@@ -193,6 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
         "domains": rows,
     }
     publish(result, options.output)
+    print(table(result), file=sys.stderr)
     return 0
 
 

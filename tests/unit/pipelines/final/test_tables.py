@@ -1,11 +1,13 @@
 """The tables of README and data card come from the stored numbers."""
 
+import json
 from typing import Any
 
 import pytest
 
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
+from pipelines.final.recipe import RESULTS
 from pipelines.final.tables import (
     BLOCKS,
     NUMBERS,
@@ -17,6 +19,7 @@ from pipelines.final.tables import (
     seed_table,
     with_block,
 )
+from tests.benchmarks import filter_by_domain
 
 
 def row(metric: str, mean: float, *, variant: str = "", **changes: Any) -> dict[str, Any]:
@@ -91,3 +94,9 @@ def test_the_pages_show_the_committed_numbers() -> None:
             assert with_block(text, name, block(numbers)) == text, (
                 f"{path}: final_numbers.py --write-tables"
             )
+
+
+def test_the_data_card_shows_the_committed_filter_by_domain() -> None:
+    result = json.loads((RESULTS / "filter_by_domain.json").read_text())
+    card = (ROOT / "liveedit_core" / "builtin" / "README.md").read_text()
+    assert filter_by_domain.table(result) in card
