@@ -6,7 +6,7 @@ expert generation and evaluation all start from them. Positions of a sequence:
     [text before] image, prompt, target
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,14 @@ from torch.nn.utils.rnn import pad_sequence
 Span = tuple[int, int]
 """Half-open range of positions."""
 NO_PYRAMIDS = torch.zeros(0, 0)
+PromptRows = Tensor | Callable[[], Tensor]
+"""Prompt pyramids, or what computes them: while generating, only those of an input are computed
+whose image passes the visual filter."""
+
+
+def resolved(rows: PromptRows) -> Tensor:
+    """Prompt pyramids, computed if they are not known yet, [W, P]."""
+    return rows if isinstance(rows, Tensor) else rows()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +36,7 @@ class LayerStates:
     pyramid_E: Tensor
     """Pooled levels of the image tower (`image_tower.py`); empty for a text-only input and
     for a backbone without a pyramid. With views, that of a figure in the image may follow."""
-    prompt_pyramids_WP: Tensor = NO_PYRAMIDS
+    prompt_pyramids: PromptRows = NO_PYRAMIDS
     """Pyramids of the bare prompt (`prefix.py`) and, of an edit, of its further wordings; empty for
     a text-only input and for a backbone without prompt templates."""
     target_embeddings_OD: Tensor
@@ -41,6 +49,11 @@ class LayerStates:
     """int64."""
     grid: tuple[int, ...] | None = None
     """Grid of the image's patches, for model families whose positions depend on it."""
+
+    @property
+    def prompt_pyramids_WP(self) -> Tensor:
+        """Computed if they are not known yet."""
+        return resolved(self.prompt_pyramids)
 
     @property
     def has_image(self) -> bool:

@@ -24,7 +24,7 @@ _DTYPES: Mapping[StateDtype, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float32": torch.float32,
 }
-_ROUNDED = ("hidden_TD", "pyramid_E", "prompt_pyramids_WP", "target_embeddings_OD")
+_ROUNDED = ("hidden_TD", "pyramid_E", "prompt_pyramids", "target_embeddings_OD")
 
 STATE_SCHEMA = not_null(
     state_id=pa.string(),
@@ -151,7 +151,7 @@ def _to_state(
     return LayerStates(
         hidden_TD=_to_tensor(row["hidden"], dtype).view(-1, size),
         pyramid_E=pyramids[row["image_id"]] if row["image_id"] else torch.zeros(0),
-        prompt_pyramids_WP=prompts.view(-1, identity.prompt_size) if len(prompts) else NO_PYRAMIDS,
+        prompt_pyramids=prompts.view(-1, identity.prompt_size) if len(prompts) else NO_PYRAMIDS,
         target_embeddings_OD=_to_tensor(row["target_embeddings"], dtype).view(-1, size),
         image_span=(image_start, image_stop),
         prompt_span=(start, stop),

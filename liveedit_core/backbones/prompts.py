@@ -19,7 +19,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.spelling import Spelling
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.inputs.images import decode_image
-from liveedit_core.states import NO_PYRAMIDS, Span
+from liveedit_core.states import NO_PYRAMIDS, PromptRows, Span
 
 PaddingSide = Literal["left", "right"]
 
@@ -55,7 +55,7 @@ class Prepared:
     target: Span
     features: ImageFeatures | None = None
     """From `ImageTower`, if the backbone has one."""
-    prompt_pyramids_WP: Tensor = NO_PYRAMIDS
+    prompt_pyramids: PromptRows = NO_PYRAMIDS
     """See `LayerStates`."""
 
     @property

@@ -13,6 +13,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -49,7 +50,7 @@ from liveedit_core.backbones.protocol import Backbone, BackboneInput, RouteOnce
 from liveedit_core.backbones.suffix import DecoderSuffix, masks_and_positions
 from liveedit_core.backbones.views import HiddenHook, resumed_view, with_hook, with_part
 from liveedit_core.errors import ConfigError
-from liveedit_core.states import LayerStates
+from liveedit_core.states import LayerStates, resolved
 
 
 class VisionLanguageBackbone:
@@ -232,8 +233,8 @@ class VisionLanguageBackbone:
     def _with_pyramids(self, prepared: Prepared, item: BackboneInput) -> Prepared:
         if item.image_bytes is None:
             return prepared
-        rows_WP = self.prompt_cache.rows(item.wordings, self.encode_prompts)
-        return replace(prepared, prompt_pyramids_WP=rows_WP)
+        rows = partial(self.prompt_cache.rows, item.wordings, self.encode_prompts)
+        return replace(prepared, prompt_pyramids=rows)
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
@@ -256,7 +257,7 @@ class VisionLanguageBackbone:
                 states[i] = LayerStates(
                     hidden_TD=hidden_BTD[row, : item.num_tokens].clone(),
                     pyramid_E=item.pyramid_E,
-                    prompt_pyramids_WP=item.prompt_pyramids_WP,
+                    prompt_pyramids=resolved(item.prompt_pyramids),
                     target_embeddings_OD=self.embed(ids_O.to(self.device)).float().cpu(),
                     image_span=item.image,
                     prompt_span=item.prompt,

@@ -17,7 +17,7 @@ from liveedit_core.method.features import Features
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.refine import Refiner
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.method.routing import RoutingBatch, route, slot_residual
+from liveedit_core.method.routing import RoutingBatch, compare_images, slot_residual, weigh
 from liveedit_core.method.shortlist import most_similar, shortlist
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
@@ -173,19 +173,25 @@ class Editor:
 
         Over the experts that can be kept, or over those at the positions `compared_U`.
         """
-        config, offset = self.generator.config, self.calibration.offset
-        features, repository = self.generator.input_features(states), self.repository
+        generator, repository = self.generator, self.repository
+        config, offset = generator.config, self.calibration.offset
+        features = generator.input_features(states, has_prompts=not config.has_hard_filter)
         if compared_U is None:
             compared_U = shortlist(features, repository, config, offset=offset)
-        keys = repository.visual[compared_U], repository.prompt[compared_U]
-        routing = route(features, *keys, config, self.generator.margin_weight(), offset=offset)
+        images = compare_images(features, repository.visual[compared_U], config, offset)
+        if config.has_hard_filter:
+            is_passed_B = (images.margin_BN > 0).any(1)
+            features = generator.with_prompts(features, states, is_passed_B)
+        prompt_UK = repository.prompt[compared_U]
+        routing = weigh(features, images, prompt_UK, config, generator.margin_weight())
         return replace(routing, position_N=compared_U)
 
     @torch.no_grad()
     def nearest(self, states: LayerStates, count: int) -> Tensor:
         """Positions of the experts that a question can keep, and of others whose images are the
         most similar, `count` or more in all."""
-        config, features = self.generator.config, self.generator.input_features([states])
+        config = self.generator.config
+        features = self.generator.input_features([states], has_prompts=False)
         listed = shortlist(features, self.repository, config, offset=self.calibration.offset)
         others = most_similar(features, self.repository, config, count)
         positions: Tensor = torch.cat([listed, others]).unique()

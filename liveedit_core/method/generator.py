@@ -95,11 +95,42 @@ class LiveEditGenerator(nn.Module):
     ) -> Features:
         """Features stored with an expert (Eq. 3 and 4); `views_BVE` are pyramids of its image in
         all views."""
-        return self._features(self.edit_extractor, states, views_BVE)
+        features = self._features(self.edit_extractor, states, views_BVE)
+        return self._with_prompts(features, states, range(len(states)), is_edit=True)
 
-    def input_features(self, states: Sequence[LayerStates]) -> Features:
-        """Features of an input, with its threshold (Eq. 3 to 5)."""
-        return self._features(self.input_extractor, states)
+    def input_features(
+        self, states: Sequence[LayerStates], *, has_prompts: bool = True
+    ) -> Features:
+        """Features of an input, with its threshold (Eq. 3 to 5); without `has_prompts` those of
+        prompt pyramids are zero."""
+        features = self._features(self.input_extractor, states)
+        return self.with_prompts(features, states) if has_prompts else features
+
+    def with_prompts(
+        self, features: Features, states: Sequence[LayerStates], is_asked_B: Tensor | None = None
+    ) -> Features:
+        """Input features with those of prompt pyramids: all that are known already, and what
+        `is_asked_B` (None: every input) needs."""
+        asked = [True] * len(states) if is_asked_B is None else is_asked_B.tolist()
+        known = [isinstance(state.prompt_pyramids, Tensor) for state in states]
+        rows = [row for row in range(len(states)) if asked[row] or known[row]]
+        return self._with_prompts(features, states, rows, is_edit=False)
+
+    def _with_prompts(
+        self,
+        features: Features,
+        states: Sequence[LayerStates],
+        rows: Sequence[int],
+        *,
+        is_edit: bool,
+    ) -> Features:
+        if not self.has_prompt_key or not rows:
+            return features
+        pyramids = prompt_pyramids([states[row] for row in rows], is_edit=is_edit)
+        found_XQM = self.prompt_key(pyramids, is_edit=is_edit)
+        index = torch.tensor(rows, device=found_XQM.device)
+        zeros_BQM = found_XQM.new_zeros(len(states), *found_XQM.shape[1:])
+        return features._replace(prompt_BQM=zeros_BQM.index_copy(0, index, found_XQM))
 
     def _features(
         self,
@@ -107,9 +138,11 @@ class LiveEditGenerator(nn.Module):
         states: Sequence[LayerStates],
         views_BVE: Tensor | None = None,
     ) -> Features:
+        """Those of prompt pyramids are zero."""
         is_edit, prompt_BQM = extractor is self.edit_extractor, None
         if self.has_prompt_key:
-            prompt_BQM = self.prompt_key(prompt_pyramids(states, is_edit=is_edit), is_edit=is_edit)
+            shape = (len(states), self.config.num_queries, self.config.module_dim)
+            prompt_BQM = states[0].hidden_TD.new_zeros(shape)
         if not self.has_pyramid:
             features: Features = extractor(pad_prompts(states), pad_images(states), prompt_BQM)
             return features

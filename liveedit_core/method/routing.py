@@ -24,6 +24,7 @@ matter is found by `shortlist`.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,6 +87,17 @@ def view_products(
     return first_BN, torch.maximum(first_BN, VIEW_SHARE * others_BN)
 
 
+class ComparedImages(NamedTuple):
+    """The images of B inputs beside those of N experts, float32."""
+
+    visual_BN: Tensor
+    """Similarity."""
+    margin_BN: Tensor
+    """The same minus the threshold."""
+    threshold_B: Tensor
+    """Similarity with the sentinel (Eq. 5), or the least from which on an image is kept."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RoutingBatch:
     """Routing of B inputs over N experts, all of a repository or a shortlist."""
@@ -104,7 +116,7 @@ class RoutingBatch:
     """float32: visual similarity with the sentinel (Eq. 5), or that of the most similar image from
     which on it is kept."""
     prompt_BN: Tensor
-    """float32: prompt similarity."""
+    """float32: prompt similarity; with pyramids that nothing asked for, zero (`Editor.route`)."""
 
 
 def route(
@@ -123,15 +135,35 @@ def route(
     `softmax(s_prompt + c * margin)`, for `soft_routing` prompt_and_visual; bool `candidates_BN`
     replace the hard filter (mixture masks of training). `offset` is that of a runner-up filter.
     """
+    images = compare_images(features, visual_features_NK, config, offset)
+    return weigh(features, images, prompt_features_NK, config, visual_weight, candidates_BN)
+
+
+def compare_images(
+    features: Features, visual_features_NK: Tensor, config: GeneratorConfig, offset: float
+) -> ComparedImages:
+    """The visual half of `route`: no prompt is read."""
     if features.sentinel_BQM is None:
-        raise ValueError("route() needs input-side features, which include the sentinel's")
+        raise ValueError("routing needs input-side features, which include the sentinel's")
     threshold_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
     if config.visual_filter == "sentinel":
         visual_BN = similarity(features.visual_BQM, visual_features_NK)
-        margin_BN = visual_BN - threshold_B[:, None]
-    else:
-        visual_BN, margin_BN = beside_runner_up(features, visual_features_NK, config, offset)
-        threshold_B = (visual_BN - margin_BN).amin(1) if visual_BN.shape[1] else threshold_B
+        return ComparedImages(visual_BN, visual_BN - threshold_B[:, None], threshold_B)
+    visual_BN, margin_BN = beside_runner_up(features, visual_features_NK, config, offset)
+    threshold_B = (visual_BN - margin_BN).amin(1) if visual_BN.shape[1] else threshold_B
+    return ComparedImages(visual_BN, margin_BN, threshold_B)
+
+
+def weigh(
+    features: Features,
+    images: ComparedImages,
+    prompt_features_NK: Tensor,
+    config: GeneratorConfig,
+    visual_weight: Tensor | float = 0.0,
+    candidates_BN: Tensor | None = None,
+) -> RoutingBatch:
+    """The other half: prompts, hard filter and weights."""
+    visual_BN, margin_BN, threshold_B = images
     prompt_BN = similarity(features.prompt_BQM, prompt_features_NK)
     kept_BN = hard_filter(margin_BN, prompt_BN, config) if candidates_BN is None else candidates_BN
     if config.soft_routing == "average":
@@ -144,7 +176,7 @@ def route(
     if config.visual_gate > 0:
         weights_BN = weights_BN * visual_gates(features, margin_BN, config)
     return RoutingBatch(
-        position_N=torch.arange(len(visual_features_NK)),
+        position_N=torch.arange(visual_BN.shape[1]),
         kept_BN=kept_BN,
         weights_BN=weights_BN,
         visual_BN=visual_BN,

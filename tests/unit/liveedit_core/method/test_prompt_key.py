@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -104,7 +105,7 @@ def test_it_replaces_the_prompt_features_of_a_generator(base: object) -> None:
         "psi" in name or "prompt_norm" in name for name, _ in generator.named_parameters()
     )
     states = [
-        replace(random_states(seed, config=config), prompt_pyramids_WP=rows)
+        replace(random_states(seed, config=config), prompt_pyramids=rows)
         for seed, rows in enumerate(pyramids(1, 2))
     ]
     edit, asked = generator.edit_features(states), generator.input_features(states)
@@ -174,3 +175,26 @@ def test_an_edit_answers_every_wording_it_was_given(
     asked = [BackboneInput(prompt=p, image_bytes=image(1)) for p in (prompt, *also_asked)]
     own = editor.route(backbone.encode(asked)).prompt_BN[:, 0]
     assert (own >= OWN_SIMILARITY - TOLERANCE).all()
+
+
+def test_only_prompts_are_encoded_whose_image_passes_the_visual_filter() -> None:
+    generator = tiny_generator(CONFIG)
+    generator.prompt_key.load_state_dict(key_of(offset=0.5).state_dict())
+    backbone = tiny_backbone().with_prompt_templates(CONFIG.prompt_templates)
+    editor = Editor(backbone, generator, ExpertRepository.empty(CONFIG)).with_edits([request(1)])
+    asked = [BackboneInput(prompt=f"{n}?", image_bytes=image(n)) for n in range(8)]
+    states = backbone.encode(asked)
+    encoded: list[int] = []
+
+    def later(number: int) -> Tensor:
+        encoded.append(number)
+        return states[number].prompt_pyramids_WP
+
+    lazy = [replace(states[n], prompt_pyramids=partial(later, n)) for n in range(len(states))]
+    known, found = editor.route(states), editor.route(lazy)
+    passing = (known.margin_BN > 0).any(1).nonzero().flatten().tolist()
+    assert 0 < len(passing) < len(states)
+    assert encoded == passing
+    for name in ("kept_BN", "visual_BN", "margin_BN", "weights_BN"):
+        assert torch.equal(getattr(found, name), getattr(known, name)), name
+    assert torch.equal(found.prompt_BN[passing], known.prompt_BN[passing])
