@@ -365,7 +365,7 @@ class VisionLanguageBackbone:
     ) -> dict[int, Continuation]:
         """By index of the input."""
         hook = RoutedLayer(route, batch) if route is not None and batch.has_image else None
-        model = self._generating_view(batch, hook)
+        model = self.generating_view(hook, has_image=batch.has_image)
         arguments = {"pad_token_id": self.pad_id} | arguments
         output = model.generate(**batch.arguments, **arguments)
         return read_continuations(batch, output, self.end_ids, self.decode)
@@ -383,11 +383,11 @@ class VisionLanguageBackbone:
             batches.append(GenerationBatch(index=chosen, arguments=arguments, items=items))
         return batches
 
-    def _generating_view(self, batch: GenerationBatch, hook: HiddenHook | None) -> Any:
+    def generating_view(self, hook: HiddenHook | None, *, has_image: bool) -> Any:
         """Always a view, as some families keep state in the model."""
         layer = f"{self.decoder_path}.layers.{self.edit_layer}"
         view = with_hook(self.model, layer, hook or (lambda _: None))
-        return view.get_submodule("" if batch.has_image else self.family.text_generator)
+        return view.get_submodule("" if has_image else self.family.text_generator)
 
 
 def as_vision_language(backbone: Backbone) -> VisionLanguageBackbone:

@@ -1,0 +1,146 @@
+"""The engine: what it answers in a crowd is what the library answers alone."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.errors import ConfigError
+from pipelines.serving.answers import Done, TextStream
+from pipelines.serving.engine import BusyError, Engine, EngineClosedError
+from pipelines.serving.served import ExpertCache, ServedVersion, unedited
+from tests.serving_parts import ask, edited_version, some_requests
+from tests.tiny_backbone import answers, plain_convolutions, question, tiny_backbone
+from tests.tiny_families import family_backbone
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    with plain_convolutions():
+        started = Engine(tiny_backbone(), max_running=4, max_waiting=64)
+        yield started
+        started.close()
+
+
+def offline(version: ServedVersion, item: BackboneInput, max_tokens: int) -> str:
+    """What the library answers."""
+    if version.editor is None:
+        greedy = {"max_new_tokens": max_tokens, "do_sample": False}
+        return tiny_backbone().continuations([item], None, **greedy)[0].texts[0]
+    return answers(version.editor, [item], max_tokens)[0].text
+
+
+def test_answers_of_many_versions_and_lengths_are_those_of_the_library(engine: Engine) -> None:
+    versions = [edited_version(some_requests(3)), edited_version(some_requests(6), "v2")]
+    versions.append(unedited())
+    items = [question(seed) for seed in range(6)]
+    items.append(BackboneInput(prompt="The opposite of hot is"))
+    jobs = [
+        (item, version, 1 + 3 * (number % 4))
+        for number, (item, version) in enumerate((i, v) for i in items for v in versions)
+    ]
+    asked = [ask(engine, item, version, length) for item, version, length in jobs]
+    for one in asked:
+        one.done()
+    expected = [offline(version, item, length) for item, version, length in jobs]
+    assert [one.text for one in asked] == expected
+    own = [one for one, (item, v, _) in zip(asked, jobs, strict=True) if v is versions[1]]
+    assert any(one.prefilled and one.prefilled.routing.kept for one in own)
+    edits, plain = (offline(v, items[0], 7) for v in (versions[1], versions[2]))
+    assert edits != plain, "the experts must matter here"
+
+
+def test_a_short_answer_does_not_wait_for_a_long_one(engine: Engine) -> None:
+    long = ask(engine, question(0), unedited(), 120)
+    short = ask(engine, question(1), unedited(), 1)
+    short.done()
+    assert not any(isinstance(event, Done) for event in list(long.events.queue))
+    assert long.done().num_tokens > 1
+
+
+def test_a_question_that_nobody_waits_for_makes_room(engine: Engine) -> None:
+    gone = ask(engine, question(0), unedited(), 10_000)
+    gone.question.is_cancelled = True
+    assert ask(engine, question(1), unedited(), 3).done().num_tokens <= 3
+    assert engine.num_running <= 1, "the one that was told its end may not be gone yet"
+
+
+def test_seeds_decide_what_is_drawn(engine: Engine) -> None:
+    def drawn(seed: int) -> str:
+        one = ask(engine, question(0), unedited(), 12, temperature=2.0, seed=seed)
+        one.done()
+        return one.text
+
+    assert drawn(1) == drawn(1)
+    assert len({drawn(seed) for seed in range(4)}) > 1
+    one = ask(engine, question(0), unedited(), 12, temperature=2.0, top_p=1e-6)
+    one.done()
+    assert one.text == offline(unedited(), question(0), 12)
+
+
+def test_a_bad_image_fails_alone(engine: Engine) -> None:
+    bad = ask(engine, BackboneInput(prompt="What is it?", image_bytes=b"no image"), unedited())
+    good = ask(engine, question(0), unedited())
+    with pytest.raises(Exception, match="not an image"):
+        bad.done()
+    good.done()
+
+
+def test_a_full_queue_and_a_closed_engine_say_so() -> None:
+    engine = Engine(tiny_backbone(), max_running=1, max_waiting=2)
+    running = [ask(engine, question(0), unedited(), 10_000)]
+    with pytest.raises(BusyError):
+        running += [ask(engine, question(0), unedited(), 10_000) for _ in range(4)]
+    engine.close()
+    for one in running:
+        with pytest.raises(EngineClosedError):
+            one.done()
+    with pytest.raises(EngineClosedError):
+        ask(engine, question(0), unedited())
+
+
+def test_experts_beyond_the_bound_are_read_again(engine: Engine) -> None:
+    whole = edited_version(some_requests(4))
+    small = ServedVersion(
+        name="v1", bank="v1", num_edits=4, editor=whole.editor, experts=ExpertCache(1)
+    )
+    one = ask(engine, question(0), small)
+    one.done()
+    assert one.prefilled is not None
+    assert one.prefilled.routing.kept
+    assert small.experts.num_bytes == 0
+    assert one.text == offline(whole, question(0), 8)
+
+
+def test_text_is_sent_once_and_never_taken_back() -> None:
+    def decode(tokens: object) -> str:
+        return bytes(tokens).decode(errors="replace").strip()  # type: ignore[call-overload]
+
+    stream = TextStream(decode, ("END", "ENDE"))
+    sent = [stream.push(byte) for byte in "é is an ENEND and".encode()]
+    assert sent[0] == "", "half a character"
+    assert "".join(sent) == "é is an EN"
+    assert stream.is_stopped
+    assert stream.rest() == ""
+    open_end = TextStream(decode, ("END",))
+    assert "".join([open_end.push(byte) for byte in b"xEN"]) == "x"
+    assert open_end.rest() == "EN"
+
+
+def test_a_family_without_plain_positions_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot share a cache"):
+        Engine(family_backbone("qwen2_vl"))
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_onevision", "idefics3", "smolvlm"])
+def test_other_families_answer_in_a_crowd_as_alone(name: str) -> None:
+    backbone = family_backbone(name)
+    items = [question(0), question(1), BackboneInput(prompt="Who made this?")]
+    greedy = {"max_new_tokens": 6, "do_sample": False}
+    expected = [backbone.continuations([item], None, **greedy)[0].texts[0] for item in items]
+    engine = Engine(backbone)
+    asked = [ask(engine, item, unedited(), 6) for item in items]
+    for one in asked:
+        one.done()
+    engine.close()
+    assert [one.text for one in asked] == expected
