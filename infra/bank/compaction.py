@@ -24,7 +24,7 @@ from infra.bank.checksums import BankChecksums, row_checksums
 from infra.bank.history import BankHistory, versions_of
 from infra.bank.policy import GrowthPolicy
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import ConcurrentCommitError, Table, storage_errors
+from infra.storage.tables import ConcurrentCommitError, Table, fragments_of, storage_errors
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
 _INDEXED = ("subject_id", "edit_id")
@@ -80,7 +80,7 @@ class Compaction:
 
     def run(self, *, now: datetime | None = None) -> CompactionReport:
         """Merge files, renew indices, archive records and delete versions too old at `now`."""
-        before = len(self._table.latest().get_fragments())
+        before = len(fragments_of(self._table.latest()))
         with _unless_overtaken("bank"):
             merge_small(self._table, self._policy.fragment_bytes, self._checksums)
             for column in _INDEXED:
@@ -98,7 +98,7 @@ class Compaction:
             self._checksums.prune()
         return CompactionReport(
             fragments_before=before,
-            fragments_after=len(self._table.latest().get_fragments()),
+            fragments_after=len(fragments_of(self._table.latest())),
             versions_removed=tuple(old),
             bytes_removed=num_bytes,
         )
@@ -144,7 +144,7 @@ def _delete_versions(table: Table, versions: Sequence[int]) -> int:
 def merge_small(table: Table, fragment_bytes: int, checksums: BankChecksums | None = None) -> None:
     """Merge small files into larger ones of about `fragment_bytes`; no row changes."""
     dataset = table.latest()
-    fragments = [fragment.metadata for fragment in dataset.get_fragments()]
+    fragments = [fragment.metadata for fragment in fragments_of(dataset)]
     sizes = [(fragment.id, fragment.num_rows) for fragment in fragments]
     num_rows = sum(rows for _, rows in sizes)
     if len(sizes) < 2 or not num_rows:
@@ -218,7 +218,7 @@ def renew_index(table: Table, column: str) -> None:
             if index.name == name:
                 for segment in index.segments:
                     covered |= set(segment.fragment_ids)
-        rows = {item.fragment_id: item.count_rows() for item in dataset.get_fragments()}
+        rows = {item.fragment_id: item.count_rows() for item in fragments_of(dataset)}
         missing = sum(count for number, count in rows.items() if number not in covered)
         if missing < max(_FEW_ROWS, _STALE_FRACTION * sum(rows.values())):
             return

@@ -41,7 +41,7 @@ from infra.bank.traffic import read_traffic
 from infra.requests.change_log import Change, ChangeKind, ChangeLog, removed_after
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import ConcurrentCommitError, Table, sql_in
+from infra.storage.tables import ConcurrentCommitError, Table, count_rows, fragments_of, sql_in
 from infra.storage.writer_fence import WriterFence
 from liveedit_core.method.config import DEFAULT_BUDGET, checked_budget
 
@@ -268,7 +268,7 @@ class ExpertBank(StoredBank):
         common: dict[str, Any] = {
             "version": int(base.version) + 1,
             "committed_at": datetime.now(UTC),
-            "num_edits": int(base.count_rows()) if state is None else state.num_edits,
+            "num_edits": count_rows(base) if state is None else state.num_edits,
             "last_sequence": state.last_sequence if state else 0,
             "last_change": state.last_change if state else 0,
             "false_activation": state.false_activation if state else DEFAULT_BUDGET,
@@ -307,7 +307,7 @@ class ExpertBank(StoredBank):
         Lance writes these lists during the commit; if this process is killed before it gets here,
         verification reports them and the next removal writes their checksums.
         """
-        for fragment in self._table.at(version).get_fragments():
+        for fragment in fragments_of(self._table.at(version)):
             path = fragment.deletion_file()
             if path and path not in self._removals_with_checksum:
                 if self.checksums.read(path) is None:

@@ -17,7 +17,7 @@ from lance import LanceDataset
 
 from infra._compat import transaction_properties
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, read_errors, storage_errors
+from infra.storage.tables import Table, read_errors, read_rows, storage_errors
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.method.config import DEFAULT_BUDGET
 
@@ -189,8 +189,7 @@ class BankHistory:
 
     def _subjects(self, version: int) -> dict[str, str]:
         names = ["edit_id", "subject_id"]
-        with read_errors(self._table.uri):
-            rows = self._table.at(version).to_table(columns=names)
+        rows = read_rows(self._table.at(version), names)
         return dict(zip(*(rows.column(name).to_pylist() for name in names), strict=True))
 
     def tag(self, name: str, version: int) -> None:
@@ -212,11 +211,13 @@ class BankHistory:
         """Delete a tag; InputError when there is none."""
         if name not in self.tags():
             raise InputError(f"bank {self._bank!r} has no tag {name!r}")
-        self._table.latest().tags.delete(name)
+        newest = self._table.latest()
+        with storage_errors(self._table.uri):
+            newest.tags.delete(name)
 
     def tags(self) -> dict[str, int]:
         newest = self._table.latest()
-        with storage_errors(self._table.uri):
+        with read_errors(self._table.uri):
             return {name: int(tag["version"]) for name, tag in newest.tags.list().items()}
 
     def archive(self) -> "ArchivedRecords":
@@ -291,7 +292,7 @@ def _merged(segments: Mapping[str, bytes]) -> ArchivedRecords:
 
 def _properties(dataset: LanceDataset, version: int) -> dict[str, str]:
     """Our properties of a version; empty when it has none."""
-    with storage_errors(dataset.uri):
+    with read_errors(dataset.uri):
         found = transaction_properties(dataset, version)
     return {key: text for key, text in found.items() if key.startswith(_RECORD_PREFIX)}
 
@@ -299,7 +300,7 @@ def _properties(dataset: LanceDataset, version: int) -> dict[str, str]:
 def versions_of(table: Table) -> dict[int, datetime]:
     """When each version that still exists was made, in ascending order."""
     newest = table.latest()
-    with storage_errors(table.uri):
+    with read_errors(table.uri):
         found = {
             int(entry["version"]): made_at.astimezone(UTC)
             for entry in newest.versions()

@@ -17,6 +17,7 @@ from infra.bank.stored_bank import StoredBank
 from infra.bank.traffic import read_traffic
 from infra.requests.change_log import removed_after
 from infra.requests.request_log import RequestLog
+from infra.storage.tables import fragments_of
 from liveedit_core.errors import IntegrityError
 
 
@@ -125,7 +126,7 @@ class _Verification:
 
     def read_fragments(self) -> None:
         suspects: list[tuple[LanceFragment, list[_ReadFile], pa.Table]] = []
-        for fragment in self.bank.dataset(self.version).get_fragments():
+        for fragment in fragments_of(self.bank.dataset(self.version)):
             data = [self._read_file(f"data/{file.path}") for file in fragment.data_files()]
             removals = fragment.deletion_file()
             files = [*data, self._read_file(removals)] if removals else data

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from infra.bank.policy import RESIDENT_BYTES, MatrixPlace
-from infra.storage.tables import Table, storage_errors
+from infra.storage.tables import Table, read_errors, read_rows, take_rows
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.repository import ExpertRepository, slot_index
 
@@ -63,8 +63,7 @@ class StoredColumn:
         places_V, first_V, inverse_U = np.unique(
             self._places_N[index_U.numpy()], return_index=True, return_inverse=True
         )
-        with storage_errors(self._table.uri):
-            rows = self._dataset.take(places_V.tolist(), columns=[self._column])
+        rows = take_rows(self._dataset, places_V.tolist(), [self._column])
         values = rows.column(self._column).combine_chunks().flatten()
         flat = values.to_numpy(zero_copy_only=False).reshape(-1, self._hidden_size)
         ranks_V = self._ranks_N[index_U[first_V]]
@@ -77,9 +76,9 @@ def read_repository(
 ) -> ExpertRepository:
     """The experts of a version, sorted by sequence; `config` must fit the bank."""
     dataset = table.at(version)
-    with storage_errors(table.uri):
+    with read_errors(table.uri):
         has_ranks = "rank" in dataset.schema.names
-        keys = dataset.to_table(columns=["edit_id", "sequence", *["rank"] * has_ranks])
+        keys = read_rows(dataset, ["edit_id", "sequence", *["rank"] * has_ranks])
         places_N = np.argsort(keys.column("sequence").to_numpy(), kind="stable")
         edit_ids = keys.column("edit_id").take(places_N).to_pylist()
         ranks_N = torch.full((len(edit_ids),), config.rank)

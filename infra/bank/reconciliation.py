@@ -15,7 +15,15 @@ from lance import LanceDataset
 from infra.bank.checksums import BankChecksums, RowChecksum, row_checksums
 from infra.bank.fragments import RowKey
 from infra.bank.history import BankHistory
-from infra.storage.tables import Table, batches_of, read_errors, select_in, sql_in
+from infra.storage.tables import (
+    Table,
+    batches_of,
+    fragments_of,
+    read_errors,
+    read_rows,
+    select_in,
+    sql_in,
+)
 from liveedit_core.errors import IntegrityError
 
 NumberedEdits = Mapping[str, Sequence[tuple[int, str]]]
@@ -27,14 +35,12 @@ Held = Mapping[str, RowKey]
 
 def held_of(dataset: LanceDataset, subject_ids: Iterable[str]) -> Held:
     """The rows of some subjects; with an index, other rows are not scanned."""
-    with read_errors(dataset.uri):
-        rows = select_in(dataset, RowKey._fields, "subject_id", subject_ids)
+    rows = select_in(dataset, RowKey._fields, "subject_id", subject_ids)
     return {key.subject_id: key for key in RowKey.of_table(rows)}
 
 
 def all_held(dataset: LanceDataset) -> Held:
-    with read_errors(dataset.uri):
-        rows = dataset.to_table(columns=list(RowKey._fields))
+    rows = read_rows(dataset, RowKey._fields)
     return {key.subject_id: key for key in RowKey.of_table(rows)}
 
 
@@ -166,12 +172,13 @@ class OlderRows:
 
     def _read(self, version: int, edit_ids: Sequence[str]) -> list[pa.Table]:
         try:
-            fragments = self._table.at(version).get_fragments()
+            fragments = fragments_of(self._table.at(version))
         except IntegrityError:  # the version was deleted
             return []
         found: list[pa.Table] = []
         for fragment in fragments:
-            with contextlib.suppress(IntegrityError, OSError, ValueError):  # missing or damaged
+            # A missing or damaged file is one without the rows.
+            with contextlib.suppress(IntegrityError), read_errors(self._table.uri):
                 rows = fragment.to_table(filter=sql_in("edit_id", edit_ids))
                 if len(rows):
                     paths = [f"data/{file.path}" for file in fragment.data_files()]

@@ -17,7 +17,7 @@ from infra.bank.traffic import read_traffic, traffic_key
 from infra.requests.logged_facts import LoggedFacts
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, read_errors
+from infra.storage.tables import Table, count_rows, fragments_of, read_rows
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.outcome import WriteOutcome
@@ -92,7 +92,7 @@ class StoredBank:
     def file_keys(self, version: int) -> list[str]:
         """Keys in the store of all files that the rows of a version are in, and of its traffic."""
         paths: list[str] = []
-        for fragment in self._table.at(version).get_fragments():
+        for fragment in fragments_of(self._table.at(version)):
             paths += [f"data/{file.path}" for file in fragment.data_files()]
             removed_rows = fragment.deletion_file()
             paths += [removed_rows] if removed_rows else []
@@ -103,8 +103,7 @@ class StoredBank:
     def load_rows(self, columns: Sequence[str], version: int | None = None) -> pa.Table:
         """Some columns of all rows of a version, sorted by sequence; others are not read."""
         dataset = self._table.at(version)
-        with read_errors(self.uri):
-            rows = dataset.to_table(columns=[*dict.fromkeys([*columns, "sequence"])])
+        rows = read_rows(dataset, [*dict.fromkeys([*columns, "sequence"])])
         return rows.sort_by("sequence").select(list(columns))
 
     def outcomes(self, version: int | None = None) -> dict[str, WriteOutcome]:
@@ -122,7 +121,7 @@ class StoredBank:
         return ids
 
     def num_edits(self, version: int | None = None) -> int:
-        return int(self._table.at(version).count_rows())
+        return count_rows(self._table.at(version))
 
     def subject_sequences(
         self, version: int | None = None, *, subject_ids: Collection[str] | None = None

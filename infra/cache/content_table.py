@@ -17,7 +17,16 @@ from lance import LanceDataset
 from lance.fragment import FragmentMetadata
 
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import ConcurrentCommitError, Table, batches_of, sql_in, storage_errors
+from infra.storage.tables import (
+    ConcurrentCommitError,
+    Table,
+    batches_of,
+    fragments_of,
+    read_rows,
+    sql_in,
+    storage_errors,
+    take_rows,
+)
 from liveedit_core.errors import IntegrityError
 
 _OPEN_TRIES = 3
@@ -76,8 +85,7 @@ class ContentTable:
         self._read_index(newest)
 
     def _read_index(self, dataset: LanceDataset) -> None:
-        with storage_errors(self.table.uri):
-            rows = dataset.to_table(columns=[self._key, "num_bytes"])
+        rows = read_rows(dataset, [self._key, "num_bytes"])
         names = rows.column(self._key).to_pylist()
         self._places = {name: place for place, name in enumerate(names)}
         self._sizes = array("q", rows.column("num_bytes").to_pylist())
@@ -110,12 +118,10 @@ class ContentTable:
 
     def take(self, names: Sequence[str]) -> pa.Table:
         """The rows of some held ids, in the order of the table."""
-        with storage_errors(self.table.uri):
-            return self._dataset.take(sorted(self._places[name] for name in names))
+        return take_rows(self._dataset, sorted(self._places[name] for name in names))
 
     def column(self, name: str) -> list[str]:
-        with storage_errors(self.table.uri):
-            texts: list[str] = self._dataset.to_table(columns=[name]).column(name).to_pylist()
+        texts: list[str] = read_rows(self._dataset, [name]).column(name).to_pylist()
         return texts
 
     def commit(self, written: Sequence[WrittenRows]) -> int:
@@ -138,7 +144,7 @@ class ContentTable:
     def compact(self, *, spare_fragments: int = 0) -> None:
         """Merge fragments if over `spare_fragments` too many: a random read opens most of them."""
         needed = self.num_bytes // _FRAGMENT_BYTES + 1
-        if len(self._dataset.get_fragments()) <= needed + spare_fragments:
+        if len(fragments_of(self._dataset)) <= needed + spare_fragments:
             return
         row_bytes = max(self.num_bytes // max(len(self), 1), 1)
         self._reclaim(target_rows=max(_FRAGMENT_BYTES // row_bytes, 1))
@@ -177,7 +183,7 @@ class ContentTable:
             without = sql_in(self._key, batch)
 
             def attempt(base: LanceDataset, without: str | None = without) -> None:
-                if base.get_fragments():
+                if fragments_of(base):
                     self.table.commit(base, [], without=without)
 
             self.table.on_latest(attempt)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from lance import LanceDataset
 
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, not_null
+from infra.storage.tables import Table, not_null, read_rows
 from liveedit_core.errors import InputError
 
 ChangeKind = Literal["remove", "restore", "rollback"]
@@ -69,7 +69,7 @@ class ChangeLog:
 
     def _read(self, dataset: LanceDataset) -> list[Change]:
         if dataset.version != self._version:
-            rows = dataset.to_table().sort_by("number").to_pylist()
+            rows = read_rows(dataset).sort_by("number").to_pylist()
             for row in rows:
                 row["removed"], row["restored"] = tuple(row["removed"]), tuple(row["restored"])
             self._changes = [Change(**row) for row in rows]

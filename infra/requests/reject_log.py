@@ -9,7 +9,7 @@ import pyarrow as pa
 from lance import LanceDataset
 
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table
+from infra.storage.tables import Table, read_rows
 from liveedit_core.inputs.rejects import MAX_RAW_CHARS, Rejected
 
 _SCHEMA = pa.schema(
@@ -52,7 +52,7 @@ class RejectLog:
         rows = [_to_row(sequence, item, source, bank) for sequence, item in rejected]
 
         def attempt(base: LanceDataset) -> int:
-            known = base.to_table(columns=["sequence", "source", "line_number", "bank"]).to_pylist()
+            known = read_rows(base, ["sequence", "source", "line_number", "bank"]).to_pylist()
             known_keys = {_key(row) for row in known}
             first_of = {_key(row): row for row in reversed(rows)}
             new = [first_of[key] for key in dict.fromkeys(map(_key, rows)) if key not in known_keys]
@@ -64,11 +64,11 @@ class RejectLog:
 
     def sequences(self, bank: str) -> set[int]:
         """Numbers of the requests that were rejected for this bank, or for every bank."""
-        rows = self._table.latest().to_table(columns=["sequence", "bank"]).to_pylist()
+        rows = read_rows(self._table.latest(), ["sequence", "bank"]).to_pylist()
         return {row["sequence"] for row in rows if row["bank"] in ("", bank)} - {None}
 
     def read(self) -> list[StoredReject]:
-        return [_from_row(row) for row in self._table.latest().to_table().to_pylist()]
+        return [_from_row(row) for row in read_rows(self._table.latest()).to_pylist()]
 
 
 def _to_row(sequence: int | None, item: Rejected, source: str, bank: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from infra.requests.reject_log import RejectLog
 from infra.requests.request_index import INDEX_COLUMNS, RequestIndex, RequestKey
 from infra.requests.subject_log import SubjectLog
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, not_null, select_in
+from infra.storage.tables import Table, count_rows, not_null, read_rows, select_in, take_rows
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import EditRequest
@@ -101,7 +101,7 @@ class RequestLog:
         if self._cached_index is None or self._cached_index.version != dataset.version:
             index = RequestIndex(version=int(dataset.version))
             names = [name for name in INDEX_COLUMNS if name in dataset.schema.names]
-            for row in dataset.to_table(columns=names).to_pylist():
+            for row in read_rows(dataset, names).to_pylist():
                 index.add(row)
             self._cached_index = index
         self._cached_index.assign(self.subjects.read())
@@ -112,7 +112,7 @@ class RequestLog:
         return self._index_of(self._table.latest())
 
     def __len__(self) -> int:
-        return int(self._table.latest().count_rows())
+        return count_rows(self._table.latest())
 
     def append(
         self, requests: Sequence[EditRequest], *, source: str = "", first_place: int = 1
@@ -148,12 +148,20 @@ class RequestLog:
     def read(self, sequences: Sequence[int] | None = None) -> Iterator[LoggedRequest]:
         """Read requests with their images, by sequence, a few at a time; all by default."""
         dataset = self._table.latest()
-        numbers = dataset.to_table(columns=["sequence"]).column("sequence").to_pylist()
-        place_of = {number: place for place, number in enumerate(numbers)}
+        place_of = _places(dataset)
         wanted = sorted(place_of if sequences is None else place_of.keys() & set(sequences))
         for start in range(0, len(wanted), _READ_ROWS):
-            places = [place_of[number] for number in wanted[start : start + _READ_ROWS]]
-            for row in dataset.take(places).to_pylist():
+            numbers = wanted[start : start + _READ_ROWS]
+            try:
+                rows = take_rows(dataset, [place_of[number] for number in numbers])
+            except IntegrityError:
+                # Old versions are deleted, under readers that take days too: the newest has all.
+                newest = self._table.latest()
+                if newest.version == dataset.version:
+                    raise
+                dataset, place_of = newest, _places(newest)
+                rows = take_rows(dataset, [place_of[number] for number in numbers])
+            for row in rows.to_pylist():
                 yield _from_row(row)
 
     def headers(
@@ -177,7 +185,7 @@ class RequestLog:
             rows = select_in(dataset, names, "edit_id", edit_ids)
         else:
             begins = f"starts_with(edit_id, '{begins_with}')" if begins_with.isalnum() else None
-            rows = dataset.to_table(columns=names, filter=begins)
+            rows = read_rows(dataset, names, filter=begins)
         if submitter:
             rows = rows.filter(pc.equal(rows.column("submitter"), submitter))
         if since:
@@ -233,6 +241,12 @@ class RequestLog:
             raise InputError(f"cannot reject {unknown[0]!r}: the request log has no such edit")
         numbered = [(number, item) for item in rejected for number in numbers_of[item.edit_id]]
         return self.rejects.append(numbered, bank=bank)
+
+
+def _places(dataset: LanceDataset) -> dict[int, int]:
+    """Position of each request by sequence."""
+    numbers = read_rows(dataset, ["sequence"]).column("sequence").to_pylist()
+    return {number: place for place, number in enumerate(numbers)}
 
 
 def _to_row(row: dict[str, Any], request: EditRequest) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from lance import LanceDataset
 
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, not_null, select_in
+from infra.storage.tables import Table, not_null, read_rows, select_in
 
 _TABLE = "subjects"
 _SCHEMA = not_null(
@@ -63,7 +63,7 @@ class SubjectLog:
 
     def _read(self, dataset: LanceDataset) -> Sequence[SubjectAssignment]:
         if dataset.version != self._version:
-            rows = dataset.to_table(columns=_COLUMNS, offset=len(self._assignments))
+            rows = read_rows(dataset, _COLUMNS, offset=len(self._assignments))
             self._add([SubjectAssignment(**row) for row in rows.to_pylist()])
             self._version = int(dataset.version)
         return self._assignments

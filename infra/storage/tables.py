@@ -15,20 +15,23 @@ import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import lance
 import pyarrow as pa
+from lance import LanceFragment
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata, write_fragments
 
 from infra.storage.disk import sync_files
 from infra.storage.object_store import ObjectStore
-from liveedit_core.errors import IntegrityError, StorageUnavailableError
+from liveedit_core.errors import IntegrityError, LiveEditError, StorageUnavailableError
 
 _MAX_TEXTS = 2000
 """Texts in one SQL predicate."""
 _MAX_COMMIT_TRIES = 10
+_DAMAGE = ("failed to decode", "invalid magic", "invalid format", "file size is too small")
+"""In Lance's OSErrors about bytes that it cannot read as what they should be."""
 _NEWEST_NAME = 2**64 - 1
 """Lance names manifests by this number minus their version, so that the newest is listed first."""
 
@@ -37,6 +40,10 @@ _T = TypeVar("_T")
 
 class ConcurrentCommitError(StorageUnavailableError):
     """Another process committed first: read the new version, decide again."""
+
+
+class MissingFileError(IntegrityError):
+    """A table, a version or a file of it is missing."""
 
 
 @contextlib.contextmanager
@@ -51,26 +58,59 @@ def storage_errors(uri: str) -> Iterator[None]:
         if "Generic S3 error" in str(error):
             raise StorageUnavailableError(f"table {uri}: {error}") from error
         if "not found" in str(error).lower():
-            raise IntegrityError(
+            raise MissingFileError(
                 f"table {uri}: the version or a file is missing: {error}"
             ) from error
         if "commit conflict" in str(error).lower():  # of a compaction, which has no class for it
             raise ConcurrentCommitError(f"table {uri} was changed meanwhile") from error
         if isinstance(error, OSError):
+            if any(text in str(error).lower() for text in _DAMAGE):
+                raise IntegrityError(f"table {uri}: a file is damaged: {error}") from error
             raise StorageUnavailableError(f"table {uri}: {error}") from error
         raise
 
 
 @contextlib.contextmanager
 def read_errors(uri: str) -> Iterator[None]:
-    """As `storage_errors`, and Arrow's error for a damaged file."""
+    """As `storage_errors`; whatever else reading raises is a damaged file: ValueErrors of all
+    kinds, and panics of Lance, which are no Exceptions."""
     try:
         with storage_errors(uri):
             yield
-    except pa.ArrowInvalid as error:
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, LiveEditError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
+            raise
         raise IntegrityError(
-            f"table {uri}: a file is damaged: {error}. For a bank, `liveedit bank verify` names it"
+            f"table {uri}: a file is damaged: {error}. `liveedit bank verify` names it"
         ) from error
+
+
+def read_rows(
+    dataset: lance.LanceDataset, columns: Sequence[str] | None = None, **options: Any
+) -> pa.Table:
+    """Rows of a version, as `LanceDataset.to_table` reads them, with errors of ours."""
+    with read_errors(dataset.uri):
+        return dataset.to_table(columns=None if columns is None else list(columns), **options)
+
+
+def take_rows(
+    dataset: lance.LanceDataset, places: Sequence[int], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Rows of a version by position, in that order."""
+    with read_errors(dataset.uri):
+        return dataset.take(list(places), columns=None if columns is None else list(columns))
+
+
+def count_rows(dataset: lance.LanceDataset) -> int:
+    with read_errors(dataset.uri):
+        return int(dataset.count_rows())
+
+
+def fragments_of(dataset: lance.LanceDataset) -> list[LanceFragment]:
+    with read_errors(dataset.uri):
+        return list(dataset.get_fragments())
 
 
 class Table:
@@ -85,6 +125,11 @@ class Table:
         """The table of this name, created empty with this schema when there is none."""
         table = cls(store, name)
         if not table.exists():
+            if store.list(f"{name}/data/") and not table.exists():
+                raise IntegrityError(
+                    f"table {table.uri} has files of rows, but no version names them: restore "
+                    "`_versions` from a copy"
+                )
             try:
                 with storage_errors(table.uri):
                     lance.write_dataset(
@@ -100,7 +145,7 @@ class Table:
 
     @functools.cached_property
     def _dataset(self) -> lance.LanceDataset:
-        with storage_errors(self.uri):
+        with read_errors(self.uri):
             return lance.dataset(self.uri, storage_options=self._options)
 
     def __getstate__(self) -> dict[str, object]:
@@ -108,10 +153,10 @@ class Table:
         return {name: value for name, value in self.__dict__.items() if name != "_dataset"}
 
     def exists(self) -> bool:
-        """Whether the table has been created; an outage is an error, not a "no"."""
+        """Whether the table has been created; an outage or damage is an error, not a "no"."""
         try:
             _ = self._dataset
-        except IntegrityError:
+        except MissingFileError:
             return False
         return True
 
@@ -137,14 +182,14 @@ class Table:
 
     def latest(self) -> lance.LanceDataset:
         """The newest version; the handle stays on it when others commit."""
-        with storage_errors(self.uri):
+        with read_errors(self.uri):
             return self.at(self._dataset.latest_version)
 
     def at(self, version: int | None) -> lance.LanceDataset:
         """One version, pinned; None is the newest."""
         if version is None:
             return self.latest()
-        with storage_errors(self.uri):
+        with read_errors(self.uri):
             return self._dataset.checkout_version(version)
 
     def on_latest(self, attempt: Callable[[lance.LanceDataset], _T]) -> _T:
@@ -173,7 +218,7 @@ class Table:
         from lance.file import LanceFileReader
 
         (file,) = fragment.files
-        with storage_errors(self.uri):
+        with read_errors(self.uri):
             path = f"{self.uri}/data/{file.path}"
             return LanceFileReader(path, storage_options=self._options).read_all().to_table()
 
@@ -193,7 +238,7 @@ class Table:
         """
         with storage_errors(self.uri):
             operation: lance.LanceOperation.BaseOperation
-            if base.get_fragments():
+            if fragments_of(base):
                 operation = _update(base, new, without, without_fragments)
             else:
                 operation = lance.LanceOperation.Overwrite(base.schema, list(new))
@@ -251,7 +296,7 @@ def select_in(
     With a scalar index on the column, only rows that the index does not cover are scanned.
     """
     parts = [
-        dataset.to_table(columns=list(columns), filter=sql_in(column, batch))
+        read_rows(dataset, columns, filter=sql_in(column, batch))
         for batch in batches_of(sorted(set(texts)))
     ]
     nothing = pa.schema([dataset.schema.field(name) for name in columns]).empty_table()
@@ -264,7 +309,7 @@ def _update(
     without: str | None,
     without_fragments: Collection[int],
 ) -> lance.LanceOperation.Update:
-    fragments = {fragment.fragment_id: fragment for fragment in base.get_fragments()}
+    fragments = {fragment.fragment_id: fragment for fragment in fragments_of(base)}
     # Naming the last fragment, changed or not, is what makes two commits on one base conflict.
     updated = {max(fragments): fragments[max(fragments)].metadata}
     removed = sorted(without_fragments)
@@ -283,5 +328,5 @@ def _update(
 
 
 def _fragments_with(base: lance.LanceDataset, predicate: str) -> list[int]:
-    rows = base.to_table(columns=[], filter=predicate, with_row_address=True)
+    rows = read_rows(base, [], filter=predicate, with_row_address=True)
     return sorted({address >> 32 for address in rows.column("_rowaddr").to_pylist()})

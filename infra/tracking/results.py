@@ -13,7 +13,7 @@ import pyarrow as pa
 from lance import LanceDataset
 
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, not_null
+from infra.storage.tables import Table, not_null, read_rows
 from liveedit_core.errors import IntegrityError
 from liveedit_core.evaluation.comparable import ComparableGroup
 from liveedit_core.evaluation.probes import ProbeResult, ResultKey
@@ -99,13 +99,15 @@ class ResultsTable:
         """Keys in a version of the table; read only when another process has written."""
         if self._seen and self._seen[:2] == (base.version, evaluation):
             return self._seen[2]
-        rows = base.to_table(columns=list(_KEY_TYPES), filter=evaluation.predicate())
+        rows = read_rows(base, list(_KEY_TYPES), filter=evaluation.predicate())
         return set(zip(*(column.to_pylist() for column in rows.columns), strict=True))
 
     def read(self, evaluation: EvaluationKey | None = None) -> list[ProbeResult]:
         """Results in the order of writing, of one evaluation or of all."""
-        rows = self._table.latest().to_table(
-            columns=list(_RESULT_TYPES), filter=evaluation.predicate() if evaluation else None
+        rows = read_rows(
+            self._table.latest(),
+            list(_RESULT_TYPES),
+            filter=evaluation.predicate() if evaluation else None,
         )
         return [_result(row) for row in rows.to_pylist()]
 
@@ -129,7 +131,7 @@ class ResultsTable:
 
     def evaluations(self) -> list[EvaluationKey]:
         """The evaluations that have results, sorted by bank, version and number of edits."""
-        rows = self._table.latest().to_table(columns=list(_EVALUATION_TYPES))
+        rows = read_rows(self._table.latest(), list(_EVALUATION_TYPES))
         found = set(zip(*(column.to_pylist() for column in rows.columns), strict=True))
         return [
             EvaluationKey(**dict(zip(_EVALUATION_TYPES, key, strict=True))) for key in sorted(found)
