@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from lance import LanceDataset
@@ -40,6 +43,37 @@ def limit_mlflow_database_retries(db_utils: ModuleType) -> None:
     if not hasattr(db_utils, "MAX_RETRY_COUNT"):
         raise AttributeError("mlflow.store.db.utils.MAX_RETRY_COUNT is gone: review this shim")
     vars(db_utils)["MAX_RETRY_COUNT"] = 3
+
+
+def keep_mlflow_from_making_folders(db_utils: ModuleType) -> None:
+    """Our databases are in folders that exist.
+
+    Fault: `_make_parent_dirs_if_sqlite` makes the folder of a SQLite URI without decoding it: an
+    empty twin of a folder with "?" or "%" in its name (mlflow 3.17, store/db/utils.py).
+    Delete when: it decodes the path.
+    """
+    if not hasattr(db_utils, "_make_parent_dirs_if_sqlite"):
+        raise AttributeError("mlflow.store.db.utils._make_parent_dirs_if_sqlite: review this shim")
+    vars(db_utils)["_make_parent_dirs_if_sqlite"] = lambda db_uri: None
+
+
+def create_tag(dataset: "LanceDataset", name: str, version: int) -> None:
+    """Name a version of a table.
+
+    Fault: the tags of a table on disk are written where they belong, but their folder is made
+    under the percent-encoded path: an empty twin of a folder with a space or an umlaut, and an
+    error where the parent is not writable (pylance 14.0, dataset/refs.rs).
+    Delete when: `tags.create` makes no folder elsewhere. Until then it sees a plain name.
+    """
+    if "://" in dataset.uri or quote(dataset.uri) == dataset.uri:
+        dataset.tags.create(name, version)
+        return
+    import lance
+
+    with tempfile.TemporaryDirectory() as folder:
+        alias = Path(folder) / "table"
+        alias.symlink_to(dataset.uri)
+        lance.dataset(str(alias)).tags.create(name, version)
 
 
 def transaction_properties(dataset: "LanceDataset", version: int) -> dict[str, str]:

@@ -1,10 +1,13 @@
 """The exceptions of the project.
 
 Data errors are never retried. Infrastructure errors (`retryable`) are retried a bounded number of
-times. Every class takes exactly one message, so that it survives pickling between processes.
+times. Every class takes exactly one message, so that it survives pickling between processes;
+secrets in its URIs are masked.
 """
 
 from typing import ClassVar
+
+from liveedit_core.masking import masked
 
 
 class LiveEditError(Exception):
@@ -13,8 +16,8 @@ class LiveEditError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = masked(message)
+        super().__init__(self.message)
 
 
 class InputError(LiveEditError):

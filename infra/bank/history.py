@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from lance import LanceDataset
 
-from infra._compat import transaction_properties
+from infra._compat import create_tag, transaction_properties
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, read_errors, read_rows, storage_errors
 from liveedit_core.errors import InputError, IntegrityError
@@ -205,7 +205,7 @@ class BankHistory:
                 f"tag {name!r}: expected letters, digits, '.', '-' and '_', and no version number"
             )
         with storage_errors(self._table.uri):
-            dataset.tags.create(name, version)
+            create_tag(dataset, name, version)
 
     def untag(self, name: str) -> None:
         """Delete a tag; InputError when there is none."""

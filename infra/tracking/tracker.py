@@ -2,20 +2,25 @@
 
 Every record goes to a spool file first and from there to MLflow, in order. During an outage records
 wait in the file, also for a restarted run. Records that MLflow rejects for good (a parameter that
-changed) move to a file beside the spool, with the reason. Only the driver uses it.
+changed) move to a file beside the spool, with the reason; all others to `<run>.sent.jsonl`, from
+which a run is made again that was deleted with its experiment or database, or without them. On a
+full disk records wait in memory. Only the driver uses it.
 """
 
+import contextlib
 import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra._compat import limit_mlflow_database_retries
-from liveedit_core.errors import LiveEditError, TrackingError
+from infra._compat import keep_mlflow_from_making_folders, limit_mlflow_database_retries
+from infra.tracking.moved_folder import follow_folder
+from liveedit_core.errors import ConfigError, LiveEditError, TrackingError
+from liveedit_core.masking import masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,6 +29,10 @@ _RETRY_INTERVAL_S = 30.0
 _MAX_RETRY_FRACTION = 0.1
 """At most this fraction of the time during an outage goes into retries."""
 _REJECTED_CODES = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
+_DELETED_CODES = _REJECTED_CODES | {"RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
+_ARTIFACTS = "mlflow_artifacts"
+_DEFAULT = "mlflow.db"
+"""Stands in a run's file for the database of its root, wherever that is moved."""
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -38,6 +47,10 @@ _logger = logging.getLogger(__name__)
 
 class RejectedRecordError(LiveEditError):
     """MLflow will never accept this record."""
+
+
+class _DeletedRunError(TrackingError):
+    """The run was deleted in MLflow."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +75,15 @@ class Tracker:
         self._run_file = state / f"{run_name}.json"
         self._spool_file = state / f"{run_name}.spool.jsonl"
         self._rejected_file = state / f"{run_name}.refused.jsonl"
+        self._sent_file = state / f"{run_name}.sent.jsonl"
+        self._unspooled: list[str] = []
+        """Records that the full disk did not take."""
+        self._full: set[Path] = set()
+        """Files that could not be written at the last try."""
         self._connection: Connection | None = None
         self._retry_at_s = 0.0
-        state.mkdir(parents=True, exist_ok=True)
-        waiting = self._spool_file.read_text() if self._spool_file.exists() else ""
-        if waiting and not waiting.endswith("\n"):
-            with self._spool_file.open("a") as file:
-                file.write("\n")  # complete the line that a killed predecessor did not
+        with _run_folder_errors(state):
+            state.mkdir(parents=True, exist_ok=True)
 
     @property
     def tracking_uri(self) -> str:
@@ -103,6 +118,11 @@ class Tracker:
         self._retry_at_s = 0.0
         return self._send_spool()
 
+    @property
+    def run_id(self) -> str:
+        """Of the run in MLflow, "" before there is one; another one after it was made again."""
+        return str(self._known_run().get("run_id", ""))
+
     def connect(self) -> Connection:
         """The run on its server, created or found at the first call; TrackingError in an outage."""
         if self._connection is None:
@@ -114,42 +134,129 @@ class Tracker:
 
     def _open_run(self) -> Connection:
         uri = self.tracking_uri
+        if uri == _database_uri(self._root):
+            before = follow_folder(self._root / _DEFAULT, self._root / _ARTIFACTS)
+            if before:
+                _logger.warning("MLflow's artifacts were in %s and are found here now", before)
         client = open_client(uri)
         is_default = uri == _database_uri(self._root)
-        artifacts = (self._root / "mlflow_artifacts").as_uri() if is_default else None
+        artifacts = (self._root / _ARTIFACTS).as_uri() if is_default else None
         experiment = client.get_experiment_by_name(self._experiment)
         experiment_id: str = (
             experiment.experiment_id
             if experiment
             else client.create_experiment(self._experiment, artifact_location=artifacts)
         )
-        known = json.loads(self._run_file.read_text()) if self._run_file.exists() else {}
-        if known.get("tracking_uri") == uri:
-            run_id: str = known["run_id"]
+        if experiment and experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment_id)
+            _logger.warning("MLflow's experiment %r was deleted: restored", self._experiment)
+        known = self._known_run()
+        # The default database moves with its folder.
+        place = _DEFAULT if is_default else masked(uri)
+        before = masked(str(known.get("tracking_uri", "")))
+        is_known = before == place or (is_default and before.endswith(f"/{_DEFAULT}"))
+        run_id = str(known.get("run_id", "")) if is_known else ""
+        if run_id and _is_deleted(client, run_id):
+            sent = self._lines(self._sent_file)
+            _logger.warning(
+                "MLflow's run %r (%s) was deleted: made again from its %d records",
+                self._run_name,
+                run_id,
+                len(sent),
+            )
+            again = [line for record in sent if (line := _sent_again(record))]
+            if not self._rewrite(self._spool_file, [*again, *self._lines(self._spool_file)]):
+                raise TrackingError(f"{self._spool_file} cannot be written")
+            self._sent_file.unlink(missing_ok=True)
+            run_id = ""
+        if run_id:
             client.update_run(run_id, status="RUNNING")
         else:
             run_id = client.create_run(experiment_id, run_name=self._run_name).info.run_id
-            self._run_file.write_text(json.dumps({"tracking_uri": uri, "run_id": run_id}))
+            self._rewrite(self._run_file, [json.dumps({"tracking_uri": place, "run_id": run_id})])
         return Connection(client, uri, experiment_id, run_id)
+
+    def _known_run(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._run_file.read_text())
+        except (OSError, ValueError):  # none yet, or a file that a full disk cut
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def _record(self, *records: dict[str, Any]) -> None:
         now_ms = int(time.time() * 1000)
-        with self._spool_file.open("a") as file:
-            file.writelines(json.dumps({**record, "time_ms": now_ms}) + "\n" for record in records)
+        self._unspooled += [masked(json.dumps({**record, "time_ms": now_ms})) for record in records]
         self._send_spool()
+
+    def _spool(self) -> None:
+        """Write what is in memory to the spool, unless the disk is full."""
+        if self._unspooled and self._append(self._spool_file, self._unspooled):
+            self._unspooled = []
+
+    def _append(self, file: Path, lines: Sequence[str]) -> bool:
+        """Add lines; False when the disk is full. A line that a killed or hindered predecessor did
+        not end is ended first."""
+        try:
+            with file.open("a+b") as stream:
+                if stream.tell():
+                    stream.seek(-1, os.SEEK_END)
+                    is_ended = stream.read(1) == b"\n"
+                    stream.write(b"" if is_ended else b"\n")
+                stream.write("".join(f"{line}\n" for line in lines).encode())
+        except OSError as error:
+            self._say_full(file, error)
+            return False
+        self._full.discard(file)
+        return True
+
+    def _say_full(self, file: Path, error: OSError) -> None:
+        """Once, until it can be written again."""
+        if file not in self._full:
+            self._full.add(file)
+            _logger.warning("%s cannot be written: %s", file, error)
+
+    def _rewrite(self, file: Path, lines: Sequence[str]) -> bool:
+        """Replace a file, whole or not at all; False when the disk is full."""
+        temporary = file.with_suffix(".tmp")
+        try:
+            temporary.write_text("".join(f"{line}\n" for line in lines))
+            temporary.replace(file)
+        except OSError as error:
+            self._say_full(temporary, error)
+            return False
+        self._full.discard(temporary)
+        return True
+
+    @staticmethod
+    def _lines(file: Path) -> list[str]:
+        return file.read_text().splitlines() if file.exists() else []
 
     def _send_spool(self) -> int:
         """Send in order until the spool is empty or MLflow fails; returns how many are left."""
-        lines = self._spool_file.read_text().splitlines() if self._spool_file.exists() else []
-        if not lines or time.monotonic() < self._retry_at_s:
-            return len(lines)
-        num_sent = 0
+        self._spool()
+        num_left = len(self._lines(self._spool_file)) + len(self._unspooled)
+        if not num_left or time.monotonic() < self._retry_at_s:
+            return num_left
+        if self._send_waiting():
+            self._send_waiting()
+        return len(self._lines(self._spool_file)) + len(self._unspooled)
+
+    def _send_waiting(self) -> bool:
+        """Whether the run was found deleted: the next call makes it again."""
+        num_sent = num_spooled = 0
+        is_deleted = False
         start_s = time.monotonic()
+        lines: list[str] = []
         try:
-            connection = self.connect()
+            connection = self.connect()  # a run that is made again fills the spool
+            lines = self._lines(self._spool_file)
+            num_spooled = len(lines)
+            lines += self._unspooled
             for line in lines:
                 self._send_or_reject(connection, line)
                 num_sent += 1
+        except _DeletedRunError:
+            is_deleted, self._connection = True, None
         except TrackingError as error:
             now_s = time.monotonic()
             pause_s = max(_RETRY_INTERVAL_S, (now_s - start_s) / _MAX_RETRY_FRACTION)
@@ -158,20 +265,22 @@ class Tracker:
             _logger.warning(
                 "%d records wait in %s: %s", len(lines) - num_sent, self._spool_file, error
             )
-        waiting = lines[num_sent:]
         if num_sent:
-            temporary = self._spool_file.with_suffix(".tmp")
-            temporary.write_text("".join(f"{line}\n" for line in waiting))
-            temporary.replace(self._spool_file)
-        return len(waiting)
+            self._append(self._sent_file, lines[:num_sent])
+            if self._rewrite(self._spool_file, lines[num_sent:]):
+                self._unspooled = []
+            else:  # what stays in the file is sent again, which counts once
+                self._unspooled = self._unspooled[max(num_sent - num_spooled, 0) :]
+        return is_deleted
 
     def _send_or_reject(self, connection: Connection, line: str) -> None:
         try:
             _send(connection, line)
         except RejectedRecordError as error:
             _logger.warning("MLflow rejected a record: %s", error)
-            with self._rejected_file.open("a") as file:
-                file.write(json.dumps({"record": line, "reason": error.message}) + "\n")
+            self._append(
+                self._rejected_file, [json.dumps({"record": line, "reason": error.message})]
+            )
 
 
 def default_tracking_uri(run_root: Path) -> str:
@@ -180,7 +289,34 @@ def default_tracking_uri(run_root: Path) -> str:
 
 
 def _database_uri(run_root: Path) -> str:
-    return f"sqlite:///{run_root.absolute() / 'mlflow.db'}"
+    path = str(run_root.absolute() / _DEFAULT)
+    return f"sqlite:///{path.replace('%', '%25').replace('?', '%3F')}"
+
+
+def _sent_again(line: str) -> str:
+    """A record for a run that is made again: it runs, and its models get new ids; "" for none."""
+    record = json.loads(line)
+    record.pop("model_id", None)
+    return "" if record["kind"] == "end" else json.dumps(record)
+
+
+def _is_deleted(client: "MlflowClient", run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "deleted")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return True
+        raise
+
+
+@contextlib.contextmanager
+def _run_folder_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"run_root: {folder} cannot be made: {error.strerror}") from error
 
 
 def open_client(tracking_uri: str) -> "MlflowClient":
@@ -193,6 +329,7 @@ def open_client(tracking_uri: str) -> "MlflowClient":
         from mlflow.store.db import utils as db_utils
 
         limit_mlflow_database_retries(db_utils)
+        keep_mlflow_from_making_folders(db_utils)
         logging.getLogger(db_utils.__name__).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
@@ -247,6 +384,8 @@ def _send(connection: Connection, line: str) -> None:
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise RejectedRecordError(f"unreadable record or missing file: {error!r}") from error
     except MlflowException as error:
+        if error.error_code in _DELETED_CODES and _is_deleted(connection.client, connection.run_id):
+            raise _DeletedRunError(f"run {connection.run_id}: {error}") from error
         if error.error_code in _REJECTED_CODES:
             raise RejectedRecordError(str(error)) from error
         raise TrackingError(f"MLflow at {connection.tracking_uri}: {error}") from error

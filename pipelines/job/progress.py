@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from liveedit_core.masking import masked
+
 _LINE_INTERVAL_S = 5.0
 
 _logger = logging.getLogger(__name__)
 
 
 def say_on(console: Console) -> Callable[[str], None]:
-    """Prints a line as it is written, on a console."""
-    return functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    """Prints a line as it is written, but for secrets, on a console."""
+    print_line = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    return lambda text: print_line(masked(text))
 
 
 class ProgressView:

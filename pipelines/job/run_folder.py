@@ -16,9 +16,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from liveedit_core.errors import ConfigError
+from liveedit_core.masking import masked
 from pipelines.job.recipe_loader import load_recipe, to_toml
 from pipelines.job.sections import FolderRecipe, RunRecipe
 
+_logger = logging.getLogger(__name__)
 _PACKAGES = ("torch", "transformers", "ray", "pylance", "mlflow", "open_clip_torch")
 
 
@@ -34,9 +36,10 @@ def enter_run_folder(config: RunRecipe, *, must_exist: bool = False) -> bool:
     elif must_exist:
         raise ConfigError(f"--resume: there is no run in {str(folder)!r}")
     write_recipe(config)
+    argv = [masked(argument) for argument in sys.argv]
     try:
         with (folder / "starts.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**run_facts(), "seed": config.seed, "argv": sys.argv}) + "\n")
+            file.write(json.dumps({**run_facts(), "seed": config.seed, "argv": argv}) + "\n")
     except OSError as error:
         raise ConfigError(f"run folder {str(folder)!r} cannot be written: {error}") from error
     return exists
@@ -52,13 +55,39 @@ def write_recipe(config: FolderRecipe, name: str = "config.toml") -> None:
         raise ConfigError(f"run folder {str(folder)!r} cannot be written: {error}") from error
 
 
+class _Masking(logging.Formatter):
+    """Without the secrets of URIs, also those in tracebacks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
+class _RunLog(logging.FileHandler):
+    """A log on a full disk stops nothing: it says so once, and goes on when there is room."""
+
+    _num_lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        num_lost = self._num_lost
+        super().emit(record)
+        if num_lost and self._num_lost == num_lost:
+            self._num_lost = 0
+            _logger.warning("%d lines may be missing in %s", num_lost, self.baseFilename)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        self._num_lost += 1
+        if self._num_lost == 1:
+            error = sys.exc_info()[1]
+            print(f"warning: {self.baseFilename} cannot be written: {error}", file=sys.stderr)
+
+
 def log_to_file(folder: Path) -> None:
     """Send everything that is logged to the run's log, and warnings to the terminal as well."""
-    to_file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    to_file = _RunLog(folder / "log.txt", encoding="utf-8")
+    to_file.setFormatter(_Masking("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     to_terminal = logging.StreamHandler()
     to_terminal.setLevel(logging.WARNING)
-    to_terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    to_terminal.setFormatter(_Masking("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[to_file, to_terminal], force=True)
 
 

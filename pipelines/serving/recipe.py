@@ -6,7 +6,16 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from liveedit_core.inputs.limits import InputLimits
-from liveedit_core.settings import Amount, List, Name, Positive, PositiveInt, Settings, StoreUri, Text
+from liveedit_core.settings import (
+    Amount,
+    List,
+    Name,
+    Positive,
+    PositiveInt,
+    Settings,
+    StoreUri,
+    Text,
+)
 from pipelines.job.recipe_loader import Recipe
 from pipelines.job.sections import BackboneSection, GeneratorSection, RaySection, store_uri
 

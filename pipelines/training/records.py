@@ -67,6 +67,7 @@ class TrainingRecords:
         """Registrations that MLflow did not take in this process."""
         state = json.loads(state_file.read_text()) if state_file.exists() else {}
         self._last_step: int = state.get("last_step", -1)
+        self._run_id: str = state.get("run_id", "")
         self._versions: dict[str, int] = state.get("versions", {})
         self._pending: dict[str, dict[str, Any]] = state.get("pending", {})
         """Validations by checkpoint whose model version is not registered yet."""
@@ -152,6 +153,9 @@ class TrainingRecords:
         """Register the checkpoints that are kept; set the aliases last and best."""
         entries = self.checkpoints.entries()
         with self._tolerated():
+            if self._run_id not in ("", self.tracker.run_id):
+                self._versions = {}  # the run was deleted and made again: so may its models be
+            self._run_id = self.tracker.run_id
             for entry in entries:
                 if entry.digest not in self._versions:
                     self._register(entry)
@@ -193,7 +197,12 @@ class TrainingRecords:
         self.tracker.log_metrics(pending["figures"], step=pending["step"], model_id=model_id)
 
     def _save_state(self) -> None:
-        state = {"last_step": self._last_step, "versions": self._versions, "pending": self._pending}
+        state = {
+            "last_step": self._last_step,
+            "run_id": self._run_id,
+            "versions": self._versions,
+            "pending": self._pending,
+        }
         self.state_file.parent.mkdir(parents=True, exist_ok=True)
         partial = self.state_file.with_name(f".{self.state_file.name}.tmp")
         partial.write_text(json.dumps(state))

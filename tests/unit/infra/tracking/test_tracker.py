@@ -1,6 +1,10 @@
 """The tracker delivers to a real MLflow database, and waits for one that is away."""
 
 import json
+import resource
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from infra.tracking.tracker import Tracker
+from liveedit_core.errors import TrackingError
 
 
 def run_of(tracker: Tracker) -> Run:
@@ -122,3 +127,105 @@ def test_records_sent_twice_after_a_kill_count_once(run_root: Path) -> None:
         assert tracker.flush_spool() == 0
     connection = tracker.connect()
     assert len(connection.client.get_metric_history(connection.run_id, "a")) == 1
+
+
+def history_of(tracker: Tracker, name: str) -> list[tuple[int, float]]:
+    connection = tracker.connect()
+    found = connection.client.get_metric_history(connection.run_id, name)
+    return [(metric.step, metric.value) for metric in found]
+
+
+@pytest.mark.parametrize("deleted", ["run", "experiment", "database"])
+@pytest.mark.parametrize("is_resumed", [True, False])
+def test_what_was_deleted_in_mlflow_is_made_again_and_said_once(
+    run_root: Path, deleted: str, is_resumed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = make_tracker(run_root)
+    tracker.log_params({"seed": 7})
+    tracker.log_metrics({"a": 0.5}, step=1)
+    connection = tracker.connect()
+    if deleted == "run":
+        connection.client.delete_run(connection.run_id)
+    elif deleted == "experiment":
+        connection.client.delete_experiment(connection.experiment_id)
+    else:
+        empty_database(run_root)
+    if is_resumed:
+        tracker = make_tracker(run_root)
+    tracker.log_metrics({"a": 0.75}, step=2)
+    tracker.end()
+    assert tracker.flush_spool() == 0
+    again = make_tracker(run_root)
+    assert run_of(again).data.params == {"seed": "7"}
+    assert run_of(again).info.lifecycle_stage == "active"
+    assert history_of(again, "a") == [(1, 0.5), (2, 0.75)]
+    said = [record for record in caplog.records if "was deleted" in record.getMessage()]
+    assert len(said) == 1
+
+
+def empty_database(run_root: Path) -> None:
+    """As one that was deleted and made anew; this process keeps the deleted file open."""
+    with closing(sqlite3.connect(run_root / "mlflow.db")) as link, link:
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs", "experiments"):
+            link.execute(f"DELETE FROM {table}")
+
+
+@pytest.mark.parametrize("name", ["what?", "50%25 off", "a#b", "Grüße und Küsse"])
+def test_the_database_is_in_the_run_root_whatever_its_name(
+    run_root: Path, tmp_path: Path, name: str
+) -> None:
+    named = tmp_path / "in" / name
+    shutil.copytree(run_root, named)
+    before = (named / "mlflow.db").read_bytes()
+    tracker = make_tracker(named)
+    tracker.log_metrics({"a": 0.5}, step=1)
+    assert tracker.flush_spool() == 0
+    assert (named / "mlflow.db").read_bytes() != before
+    assert [path.name for path in (tmp_path / "in").iterdir()] == [name]
+
+
+def test_a_run_root_that_was_moved_continues_its_runs(run_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_root, tmp_path / "old")
+    tracker = make_tracker(tmp_path / "old")
+    tracker.log_metrics({"a": 0.5}, step=1)
+    report = tmp_path / "report.html"
+    report.write_text("first")
+    run_id = tracker.connect().run_id
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = make_tracker(tmp_path / "new")
+    moved.log_artifact(report)
+    assert moved.connect().run_id == run_id
+    assert history_of(moved, "a") == [(1, 0.5)]
+    assert len(list((tmp_path / "new" / "mlflow_artifacts").rglob("report.html"))) == 1
+    assert not (tmp_path / "old").exists()
+
+
+def test_a_full_disk_stops_nothing_and_is_said_once(
+    run_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = make_tracker(run_root)
+    tracker.log_metrics({"a": 0.5}, step=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        tracker.log_metrics({"a": 0.75}, step=2)
+        tracker.log_metrics({"a": 0.875}, step=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = [text for text in caplog.messages if "spool.jsonl cannot be written" in text]
+    assert len(said) == 1
+    assert tracker.flush_spool() == 0
+    assert history_of(tracker, "a") == [(1, 0.5), (2, 0.75), (3, 0.875)]
+
+
+def test_passwords_of_a_server_are_never_shown(
+    run_root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://anna:s3cret@127.0.0.1:9/x")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracker = make_tracker(run_root)
+    tracker.log_params({"uri": tracker.tracking_uri})
+    with pytest.raises(TrackingError, match=r"http://\*\*\*@127") as caught:
+        tracker.connect()
+    written = "".join(path.read_text() for path in (run_root / "mlflow_runs").iterdir())
+    assert "s3cret" not in str(caught.value) + caplog.text + written
