@@ -14,6 +14,8 @@ class LiveEditError(Exception):
     """Base class; the message says what is wrong, where, and what to do."""
 
     retryable: ClassVar[bool] = False
+    ends_job: ClassVar[bool] = False
+    """Whether the error is of no single input: all others would meet it too."""
 
     def __init__(self, message: str) -> None:
         self.message = masked(message)

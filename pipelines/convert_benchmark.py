@@ -68,6 +68,9 @@ def convert(options: argparse.Namespace) -> int:
     )
     num_cases = write_cases(benchmark, options.output)
     print(*benchmark.notes(), f"{num_cases:,} cases written to {options.output}", sep="\n")
+    images, folder = options.images.resolve(), options.output.resolve().parent
+    if not images.is_relative_to(folder):
+        print(f"to teach or evaluate them, name their images: limits.image_roots='[\"{images}\"]'")
     return 0
 
 

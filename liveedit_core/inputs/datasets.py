@@ -6,24 +6,25 @@
 A bad line never stops the stream: it comes out as a `Rejected` with a reason for its author.
 """
 
+import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from liveedit_core.errors import InputError
+from PIL import Image
+
+from liveedit_core.errors import InputError, LiveEditError
+from liveedit_core.inputs.image_roots import Fetch, ImageRoots
 from liveedit_core.inputs.images import check_image_bytes, decode_image
 from liveedit_core.inputs.jsonl import read_json_lines
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, Rejected, RejectType
-from liveedit_core.inputs.request_parser import (
-    Fetch,
-    RequestParser,
-    check_also_asked,
-    check_text,
-)
+from liveedit_core.inputs.request_parser import RequestParser, check_also_asked
+from liveedit_core.inputs.text import check_text
 from liveedit_core.schema import Case, EditRequest
 
 _LIMITS = InputLimits()
+_GOOD_SIDE = 64
 
 _Item = TypeVar("_Item", EditRequest, Case)
 
@@ -33,25 +34,38 @@ def load_requests(
     *,
     limits: InputLimits = _LIMITS,
     fetch: Fetch | None = None,
+    store_uri: str = "",
     images_at: Path | str | None = None,
 ) -> Iterator[EditRequest | Rejected]:
     """Stream the plain requests of a JSONL file.
 
     Image paths in it are relative to its folder, or to `images_at`, a folder or an `s3://` URI.
-    Without `fetch`, images given as `s3://` URIs are rejected; its retryable errors are raised.
+    They must lie there, in the store, or in `limits.image_roots`. Without `fetch`, images given as
+    `s3://` URIs are rejected; its retryable errors are raised.
     """
     file_path = _existing_file(path)
-    parser = RequestParser(folder=images_at or file_path.parent, limits=limits, fetch=fetch)
+    parser = _parser(images_at or file_path.parent, limits, fetch, store_uri)
     return _stream(file_path, limits, parser.request, lambda request: request)
 
 
 def load_cases(
-    path: Path | str, *, limits: InputLimits = _LIMITS, fetch: Fetch | None = None
+    path: Path | str,
+    *,
+    limits: InputLimits = _LIMITS,
+    fetch: Fetch | None = None,
+    store_uri: str = "",
 ) -> Iterator[Case | Rejected]:
     """Stream the cases (edit and probes) of a JSONL file; arguments as in `load_requests`."""
     file_path = _existing_file(path)
-    parser = RequestParser(folder=file_path.parent, limits=limits, fetch=fetch)
+    parser = _parser(file_path.parent, limits, fetch, store_uri)
     return _stream(file_path, limits, parser.case, lambda case: case.edit)
+
+
+def _parser(
+    folder: Path | str, limits: InputLimits, fetch: Fetch | None, store_uri: str
+) -> RequestParser:
+    more = [*([store_uri] if store_uri else []), *limits.image_roots]
+    return RequestParser(ImageRoots(folder, more, fetch), limits)
 
 
 def validate_request(request: EditRequest, *, limits: InputLimits = _LIMITS) -> None:
@@ -124,12 +138,28 @@ def _stream(
                     RejectType.DUPLICATE,
                 )
             last_edit_of[edit.pixel_digest] = (edit_id, line.line_number)
-        except InputError as error:
+        except Exception as error:
+            if isinstance(error, LiveEditError) and (error.retryable or error.ends_job):
+                raise
+            if not isinstance(error, LiveEditError):
+                check_known_good()
             yield Rejected.from_error(
                 error, line_number=line.line_number, raw=line.raw, edit_id=edit_id
             )
             continue
         yield item
+
+
+def known_good() -> EditRequest:
+    """A request that nothing is wrong with: what fails with it too is a fault of the program."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (_GOOD_SIDE, _GOOD_SIDE), (128, 128, 128)).save(buffer, "PNG")
+    return EditRequest(image_bytes=buffer.getvalue(), prompt="What is this?", target="a thing")
+
+
+def check_known_good() -> None:
+    """Raise what is wrong with the program, after an error that may be of one input."""
+    validate_request(known_good())
 
 
 def _existing_file(path: Path | str) -> Path:

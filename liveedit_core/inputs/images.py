@@ -3,11 +3,14 @@
 import io
 import os
 import stat
+import threading
+from collections import OrderedDict
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.containers import check_container, without_metadata
+from liveedit_core.inputs.limits import LARGEST_PIXEL_LIMIT, InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -16,21 +19,33 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _DEFAULT_LIMITS = InputLimits()
 
 
-def decode_image(
-    image_bytes: bytes, *, max_pixels: int = _DEFAULT_LIMITS.max_image_pixels
-) -> Image.Image:
-    """Decode a whole image to RGB; transparent parts become white, animations their first frame."""
+def decode_image(image_bytes: bytes, *, max_pixels: int = LARGEST_PIXEL_LIMIT) -> Image.Image:
+    """Decode a whole image to RGB; transparent parts become white, animations their first frame.
+
+    The last images are remembered, as one is checked, compared and shown to several models.
+    Metadata never spoils good pixels: where it cannot be read, the image is upright.
+    """
     if not image_bytes:
         raise _unreadable("the image is empty (0 bytes)")
+    image = _DECODED.get(image_bytes)
+    if image is None:
+        check_container(image_bytes)
+        try:
+            image = _decoded(image_bytes, max_pixels)
+        except RefusedInputError as error:
+            rest = without_metadata(image_bytes)
+            if error.error_type is not RejectType.IMAGE_UNREADABLE or len(rest) == len(image_bytes):
+                raise
+            image = _decoded(rest, max_pixels)
+        _DECODED.put(image_bytes, image)
+    _check_pixels(image.size, max_pixels)
+    return image.copy()
+
+
+def _decoded(image_bytes: bytes, max_pixels: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(image_bytes), formats=IMAGE_FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise RefusedInputError(
-                    f"the image has {width} x {height} pixels; at most {max_pixels:,} "
-                    "are accepted: scale it down",
-                    RejectType.IMAGE_TOO_LARGE,
-                )
+            _check_pixels(image.size, max_pixels)
             image.load()
             return _to_rgb(image)
     except RefusedInputError:
@@ -48,6 +63,48 @@ def decode_image(
         ) from error
     except Exception as error:  # decoders raise nearly any class on hostile bytes
         raise _unreadable(f"the image is damaged or truncated ({error})") from error
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise RefusedInputError(
+            f"the image has {width} x {height} pixels; at most {max_pixels:,} "
+            "are accepted: scale it down",
+            RejectType.IMAGE_TOO_LARGE,
+        )
+
+
+class _DecodedImages:
+    """The images decoded last, by their bytes, in bounded memory."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._images: OrderedDict[bytes, Image.Image] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, image_bytes: bytes) -> Image.Image | None:
+        with self._lock:
+            if image_bytes in self._images:
+                self._images.move_to_end(image_bytes)
+            return self._images.get(image_bytes)
+
+    def put(self, image_bytes: bytes, image: Image.Image) -> None:
+        with self._lock:
+            if image_bytes in self._images or self._cost(image_bytes, image) > self._max_bytes:
+                return
+            self._images[image_bytes] = image
+            self._num_bytes += self._cost(image_bytes, image)
+            while self._num_bytes > self._max_bytes:
+                self._num_bytes -= self._cost(*self._images.popitem(last=False))
+
+    @staticmethod
+    def _cost(image_bytes: bytes, image: Image.Image) -> int:
+        return len(image_bytes) + 4 * image.width * image.height
+
+
+_DECODED = _DecodedImages(max_bytes=67_108_864)
 
 
 def read_image_file(path: Path, *, max_bytes: int = _DEFAULT_LIMITS.max_image_bytes) -> bytes:
@@ -83,7 +140,10 @@ def check_image_bytes(image_bytes: bytes, *, max_bytes: int) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except Exception:  # junk in place of its orientation
+        upright = image
     if upright.mode.startswith("I"):  # 16-bit grey: Pillow would clip it to white
         upright = upright.convert("I").point(lambda value: value / 257).convert("L")
     if not upright.has_transparency_data:

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from liveedit_core.settings import PositiveInt, Settings
+from liveedit_core.settings import List, PositiveInt, Settings
 
 LARGEST_PIXEL_LIMIT = 89_000_000
 """Pillow itself starts to suspect a decompression bomb a little above this."""
@@ -30,6 +30,9 @@ class InputLimits(Settings):
     max_probes: PositiveInt = 256
     max_benchmark_bytes: PositiveInt = 134_217_728
     """JSON file of a published benchmark, read as a whole; the real ones have about 4 million."""
+    image_roots: List[str] = ()
+    """Folders and `s3://` prefixes that files may name images in, beside the folder of the file and
+    the store. Images elsewhere are refused, and so are symbolic links."""
 
     def for_generator(self, max_target_tokens: int | None) -> Self:
         """The same, with no longer targets than its experts hold (None: any)."""

@@ -30,6 +30,7 @@ class RejectType(StrEnum):
     IMAGE_NOT_FOUND = "ImageNotFound"
     IMAGE_NOT_A_FILE = "ImageNotAFile"
     IMAGE_UNREACHABLE = "ImageUnreachable"
+    IMAGE_OUTSIDE_ROOTS = "ImageOutsideRoots"
     IMAGE_TOO_LARGE = "ImageTooLarge"
     IMAGE_UNREADABLE = "ImageUnreadable"
     DUPLICATE = "Duplicate"
@@ -69,14 +70,14 @@ class Rejected:
 
     @classmethod
     def from_error(
-        cls, error: InputError, *, line_number: int = 0, raw: str = "", edit_id: str = ""
+        cls, error: Exception, *, line_number: int = 0, raw: str = "", edit_id: str = ""
     ) -> Self:
-        """The record of a refusal that was raised as an error."""
+        """The record of an input that some error, of whatever class, is about."""
         kind = error.error_type if isinstance(error, RefusedInputError) else type(error).__name__
         return cls(
             line_number=line_number,
             error_type=str(kind),
-            message=error.message,
+            message=str(error) or repr(error),
             raw=raw[:MAX_RAW_CHARS],
             edit_id=edit_id,
         )

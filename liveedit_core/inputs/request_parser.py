@@ -1,23 +1,17 @@
 """One JSON object from outside becomes an edit request or a case, or is refused with a reason."""
 
 import difflib
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
-from liveedit_core.errors import LiveEditError
-from liveedit_core.inputs.images import check_image_bytes, decode_image, read_image_file
+from liveedit_core.inputs.image_roots import ImageRoots
+from liveedit_core.inputs.images import decode_image
 from liveedit_core.inputs.jsonl import wrong_type
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 from liveedit_core.inputs.same_question import digest_of_pixels
+from liveedit_core.inputs.text import check_text
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
-
-Fetch = Callable[[str], bytes]
-"""Returns the bytes behind an object-store URI. A retryable error stops the reading of the whole
-file; any other exception means that this image is not available."""
 
 _REQUEST_KEYS = ("image", "prompt", "target", "submitter", "also_asked")
 _CASE_KEYS = ("edit", "probes", "entity", "earlier", "tags")
@@ -38,15 +32,15 @@ _KINDS_WITHOUT_IMAGE = (ProbeKind.TEXT_LOCALITY, ProbeKind.PORTABILITY)
 class _ReadImage(NamedTuple):
     encoded: bytes
     pixel_digest: str
+    uri: str
 
 
 class RequestParser:
-    """Converts the objects of one file, with images relative to a folder or an `s3://` URI."""
+    """Converts the objects of one file."""
 
-    def __init__(self, *, folder: Path | str, limits: InputLimits, fetch: Fetch | None) -> None:
-        self._folder = folder
+    def __init__(self, images: ImageRoots, limits: InputLimits) -> None:
+        self._images = images
         self._limits = limits
-        self._fetch = fetch
 
     def request(self, content: Mapping[str, Any]) -> EditRequest:
         """The request in `content`."""
@@ -98,22 +92,17 @@ class RequestParser:
         _check_keys(content, allowed=_REQUEST_KEYS, required=_REQUEST_KEYS[:3], where=where)
         prompt = check_text(content["prompt"], f"{prefix}prompt", self._limits.max_prompt_chars)
         target = check_text(content["target"], f"{prefix}target", self._limits.max_target_chars)
-        submitter = _optional_text(
-            content.get("submitter", ""), f"{prefix}submitter", MAX_SUBMITTER_CHARS
-        )
+        submitter = check_submitter(content.get("submitter", ""), f"{prefix}submitter")
         also_asked = check_also_asked(
             content.get("also_asked", []), f"{prefix}also_asked", self._limits.max_prompt_chars
         )
         image = self._image(content["image"], f"{prefix}image", images)
-        uri = self._absolute(content["image"])
-        if _is_local(uri):
-            uri = self._path_of(uri).resolve().as_uri()
         return EditRequest(
             image_bytes=image.encoded,
             pixel_digest=image.pixel_digest,
             prompt=prompt,
             target=target,
-            image_uri=uri,
+            image_uri=image.uri,
             submitter=submitter,
             also_asked=also_asked,
         )
@@ -149,67 +138,22 @@ class RequestParser:
         )
 
     def _image(self, location: object, name: str, images: dict[str, _ReadImage]) -> "_ReadImage":
-        text = self._absolute(check_text(location, name, MAX_LOCATION_CHARS))
+        text = check_text(location, name, MAX_LOCATION_CHARS)
         if text not in images:
             try:
-                image_bytes = self._read(text)
-                check_image_bytes(image_bytes, max_bytes=self._limits.max_image_bytes)
+                uri = self._images.uri_of(text)
+                image_bytes = self._images.read(uri, max_bytes=self._limits.max_image_bytes)
                 image = decode_image(image_bytes, max_pixels=self._limits.max_image_pixels)
             except RefusedInputError as error:
                 message = f"{name} {text!r}: {error.message}"
                 raise RefusedInputError(message, error.error_type) from error
-            images[text] = _ReadImage(image_bytes, digest_of_pixels(image))
+            images[text] = _ReadImage(image_bytes, digest_of_pixels(image), uri)
         return images[text]
 
-    def _read(self, location: str) -> bytes:
-        if _is_local(location):
-            return read_image_file(self._path_of(location), max_bytes=self._limits.max_image_bytes)
-        unreachable = RejectType.IMAGE_UNREACHABLE
-        if not location.startswith("s3://"):
-            raise RefusedInputError("only a path, file:// or s3:// is read", unreachable)
-        if self._fetch is None:
-            raise RefusedInputError("no object store is set up to read s3:// from", unreachable)
-        try:
-            return self._fetch(location)
-        except RefusedInputError:
-            raise
-        except Exception as error:
-            if isinstance(error, LiveEditError) and error.retryable:
-                raise
-            # Whatever else the caller's store raises: this line is refused, the stream goes on.
-            raise RefusedInputError(f"cannot be fetched ({error})", unreachable) from error
 
-    def _absolute(self, location: str) -> str:
-        """An image beside a file in an object store has a URI; other paths stay as they are."""
-        is_remote = isinstance(self._folder, str) and "://" not in location
-        return f"{self._folder}/{location}" if is_remote else location
-
-    def _path_of(self, location: str) -> Path:
-        if location.startswith("file://"):
-            return Path(url2pathname(urlsplit(location).path))
-        return Path(self._folder) / location
-
-
-def check_text(value: object, name: str, max_chars: int) -> str:
-    """Return `value` if it is a non-empty text that can be stored as UTF-8."""
-    if not isinstance(value, str):
-        raise wrong_type(name, "a text", value)
-    if not value.strip():
-        raise RefusedInputError(f"{name} is empty", RejectType.EMPTY_TEXT)
-    if len(value) > max_chars:
-        raise RefusedInputError(
-            f"{name} has {len(value):,} characters; at most {max_chars:,} are accepted: shorten it",
-            RejectType.TEXT_TOO_LONG,
-        )
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RefusedInputError(
-            f"{name} holds half of a character pair (\\ud800 to \\udfff) at position "
-            f"{error.start + 1}",
-            RejectType.BAD_TEXT,
-        ) from error
-    return value
+def check_submitter(value: object, name: str = "submitter") -> str:
+    """Return the name of who submits; it may be ""."""
+    return _optional_text(value, name, MAX_SUBMITTER_CHARS)
 
 
 def check_also_asked(value: object, name: str, max_chars: int) -> tuple[str, ...]:
@@ -228,10 +172,6 @@ def check_also_asked(value: object, name: str, max_chars: int) -> tuple[str, ...
 
 def _optional_text(value: object, name: str, max_chars: int) -> str:
     return "" if value == "" else check_text(value, name, max_chars)
-
-
-def _is_local(location: str) -> bool:
-    return "://" not in location or location.startswith("file://")
 
 
 def _check_keys(

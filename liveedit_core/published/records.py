@@ -25,7 +25,7 @@ from liveedit_core.errors import InputError
 from liveedit_core.inputs.jsonl import json_type_name, parse_json
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError
-from liveedit_core.inputs.request_parser import check_text
+from liveedit_core.inputs.text import check_text
 from liveedit_core.published.layout import ANSWER_CUE, TEXT_LOCALITY_ENDING, Layout
 from liveedit_core.schema import ProbeKind
 

@@ -205,6 +205,8 @@ def _edits_of_file(path: Path, store: ObjectStore, request_log: RequestLog) -> l
     """Edit ids of a file: one per line ("-": of stdin), or JSONL of requests or cases."""
     if str(path) == "-":
         return _full_ids(request_log, [line for line in sys.stdin if line.strip()])
+    if path.exists() and not (path.is_file() or path.is_fifo()):
+        raise InputError(f"{path} is no file; expected edit ids or JSONL")
     try:
         first = next((line for line in path.open(encoding="utf-8") if line.strip()), "")
     except (OSError, UnicodeDecodeError) as error:
@@ -214,10 +216,11 @@ def _edits_of_file(path: Path, store: ObjectStore, request_log: RequestLog) -> l
         return _full_ids(request_log, [line for line in lines if line.strip()])
     from pipelines.job.cases import fetcher
 
-    limits = InputLimits()
+    # Whoever selects edits may read any image here: only its digest is used.
+    limits = InputLimits(image_roots=("/",))
     fetch = fetcher(store, limits.max_image_bytes)
     load = load_cases if '"edit"' in first else load_requests
-    items = load(path, limits=limits, fetch=fetch)
+    items = load(path, limits=limits, fetch=fetch, store_uri=store.root_uri)
     requests = [
         item.edit if isinstance(item, Case) else item
         for item in items

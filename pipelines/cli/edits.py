@@ -10,14 +10,13 @@ from typing import NamedTuple
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.logged_facts import LoggedFacts
 from infra.requests.request_log import RequestHeader, RequestLog
-from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.datasets import load_requests
-from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected, RejectType
+from liveedit_core.inputs.request_parser import check_submitter
 from liveedit_core.method.outcome import WriteOutcome
 from liveedit_core.schema import EditRequest, Fact
-from pipelines.cli.context import CommandContext, find_edit
+from pipelines.cli.context import CommandContext, editing_recipe, find_edit
 
 REJECTED = 4
 _FEW_EDITS = 1000
@@ -33,7 +32,7 @@ def add(context: CommandContext) -> int:
     source = Source(
         name=str(options.file),
         digest=_digest(options.file),
-        items=_requests(options.file, context.store, options.submitter),
+        items=_requests(context),
         moment=datetime.now(UTC).isoformat(),
     )
     intake = log_requests(source, context.request_log)
@@ -66,14 +65,13 @@ def _show_replaced(context: CommandContext) -> int:
     """List what a file would replace in the newest version of the bank; nothing is stored."""
     from liveedit_core.method.editor import Editor
     from liveedit_core.replacing import plan_edits
-    from pipelines.cli.context import editing_recipe
     from pipelines.editing.writers import model_names
 
-    options, output, bank = context.options, context.output, context.bank
+    output, bank = context.output, context.bank
     models = model_names(editing_recipe(context))
     generator = models.load_generator()
     repository = bank.load_repository(generator.config)
-    items = list(_requests(options.file, context.store, options.submitter))
+    items = list(_requests(context))
     requests = [item for item in items if isinstance(item, EditRequest)]
     facts = LoggedFacts(context.store).facts_of(repository.edit_ids)
     editor = Editor(models.load_backbone(), generator, repository)
@@ -216,13 +214,15 @@ def _digest(path: Path) -> str:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _requests(path: Path, store: ObjectStore, submitter: str) -> Iterator[EditRequest | Rejected]:
-    """The requests of a file; those that name no submitter get this one."""
+def _requests(context: CommandContext) -> Iterator[EditRequest | Rejected]:
+    """The requests of a file; those that name no submitter get the one of the command."""
     from pipelines.job.cases import fetcher
 
-    limits = InputLimits()
+    store, submitter = context.store, check_submitter(context.options.submitter)
+    limits = editing_recipe(context).limits
     fetch = fetcher(store, limits.max_image_bytes)
-    for item in load_requests(path, limits=limits, fetch=fetch):
+    path = context.options.file
+    for item in load_requests(path, limits=limits, fetch=fetch, store_uri=store.root_uri):
         if isinstance(item, EditRequest) and not item.submitter:
             yield replace(item, submitter=submitter)
         else:

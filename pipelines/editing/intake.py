@@ -58,7 +58,8 @@ def open_source(
         cases = load_builtin(config.benchmark, reader, say)
         return Source(name=f"built-in cases ({config.benchmark.title})", digest="", items=cases)
     load = load_requests if config.requests.path else load_cases
-    items = _of_protocol(config, load(path, limits=config.limits, fetch=fetch))
+    found = load(path, limits=config.limits, fetch=fetch, store_uri=store.root_uri)
+    items = _of_protocol(config, found)
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Source(name=path, digest=digest, items=items)

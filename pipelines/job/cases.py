@@ -91,7 +91,8 @@ def load_training_cases(section: BenchmarkSection, path: str = "") -> list[Case]
             print(f"not trained on, as they have no modal_locality: {num_lacking:,}")
         return trainable_cases(complete)
     if path:
-        cases, rejects = read_case_file(path)
+        # The file is that of whoever trains, not of others who submit requests.
+        cases, rejects = read_case_file(path, limits=InputLimits(image_roots=("/",)))
         if rejects:
             raise ConfigError(_describe(path, rejects))
         return trainable_cases([checked_protocol(case, section.protocol) for case in cases])
@@ -160,7 +161,8 @@ def read_case_file(
     fetch = fetcher(store, limits.max_image_bytes) if store else None
     cases: list[Case] = []
     rejects: list[Rejected] = []
-    for item in load_cases(path, limits=limits, fetch=fetch):
+    store_uri = store.root_uri if store else ""
+    for item in load_cases(path, limits=limits, fetch=fetch, store_uri=store_uri):
         if isinstance(item, Rejected):
             rejects.append(item)
             continue

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from liveedit_core.errors import InputError, StorageUnavailableError
+from liveedit_core.inputs import datasets, images, request_parser
 from liveedit_core.inputs.datasets import (
     load_cases,
     load_requests,
@@ -150,7 +151,18 @@ def test_bad_lines_do_not_stop_the_stream(folder: Path) -> None:
         ({"image": "s3://bucket/a.png"}, "ImageUnreachable", "no object store"),
         ({"image": 7}, "WrongType", "image must be a text, got a number"),
         ({"image": None}, "WrongType", "got null"),
-        ({"image": "a\0.png"}, "ImageUnreadable", "cannot be read"),
+        ({"image": "a\0.png"}, "BadText", "control character \\x00 at position 2"),
+        ({"image": "file://[abc/x.png"}, "ValueError", "Invalid IPv6 URL"),
+        ({"image": "file://host/x.png"}, "ImageUnreachable", "another host"),
+        ({"image": "x" * 300 + ".png"}, "ImageUnreadable", "cannot be read"),
+        ({"image": "/etc/passwd"}, "ImageOutsideRoots", "limits.image_roots"),
+        ({"image": "../none.png"}, "ImageOutsideRoots", "limits.image_roots"),
+        ({"target": "\0"}, "BadText", "control character \\x00"),
+        ({"target": "\u200b"}, "EmptyText", "not visible"),
+        ({"target": "\u3164 \ufe0f"}, "EmptyText", "not visible"),
+        ({"prompt": "What is \x1b]0;owned\x07 this?"}, "BadText", "\\x1b at position 9"),
+        ({"prompt": "What is \u202ethis?"}, "BadText", "\\u202e"),
+        ({"also_asked": ["Which?\x9b"]}, "BadText", "also_asked[0] holds the control character"),
         ({"prompt": ""}, "EmptyText", "prompt is empty"),
         ({"target": " \n"}, "EmptyText", "target is empty"),
         ({"target": ["a"]}, "WrongType", "target must be a text, got a list"),
@@ -273,7 +285,7 @@ def test_uris_go_through_the_callers_store(folder: Path) -> None:
     path = _write(
         folder, GOOD | {"image": "s3://bucket/rose.png"}, GOOD | {"image": "s3://bucket/gone.png"}
     )
-    request, reject = load_requests(path, fetch=fetch)
+    request, reject = load_requests(path, fetch=fetch, store_uri="s3://bucket")
     assert isinstance(request, EditRequest)
     assert request.image_uri == "s3://bucket/rose.png"
     assert isinstance(reject, Rejected)
@@ -287,7 +299,7 @@ def test_an_outage_of_the_images_store_refuses_nothing(folder: Path) -> None:
 
     path = _write(folder, GOOD | {"image": "s3://bucket/rose.png"})
     with pytest.raises(StorageUnavailableError, match="no answer"):
-        next(load_requests(path, fetch=fetch))
+        next(load_requests(path, fetch=fetch, store_uri="s3://bucket"))
 
 
 def test_images_may_lie_elsewhere_than_the_file(folder: Path, tmp_path: Path) -> None:
@@ -300,16 +312,41 @@ def test_images_may_lie_elsewhere_than_the_file(folder: Path, tmp_path: Path) ->
     assert (there.image_bytes, there.image_uri) == (_png("blue"), "s3://bucket/inbox/red.png")
 
 
-def test_absolute_paths_file_uris_and_links(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "outside link.png").symlink_to(folder / "red.png")
-    uri = (tmp_path / "outside link.png").as_uri()
-    first, second = load_requests(
-        _write(folder, GOOD | {"image": str(folder / "blue.png")}, GOOD | {"image": uri})
-    )
-    assert isinstance(first, EditRequest)
-    assert first.image_bytes == _png("blue")
-    assert isinstance(second, EditRequest)
-    assert second.image_bytes == _png("red")
+def test_refused_credentials_end_the_reading(folder: Path) -> None:
+    class RefusedError(InputError):
+        ends_job = True
+
+    def fetch(uri: str) -> bytes:
+        raise RefusedError("the key is not known")
+
+    path = _write(folder, GOOD | {"image": "s3://bucket/rose.png"})
+    with pytest.raises(RefusedError):
+        next(load_requests(path, fetch=fetch, store_uri="s3://bucket"))
+
+
+def test_an_exception_of_one_line_is_its_refusal_and_one_of_all_ends_the_reading(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, path = images.decode_image, _write(folder, GOOD, GOOD | {"image": "blue.png"})
+
+    def fails_on_red(image_bytes: bytes, **options: Any) -> Image.Image:
+        if image_bytes == _png("red"):
+            raise ZeroDivisionError("red is too much")
+        return decode(image_bytes, **options)
+
+    monkeypatch.setattr(request_parser, "decode_image", fails_on_red)
+    reject, request = load_requests(path)
+    assert isinstance(reject, Rejected)
+    assert (reject.error_type, reject.message) == ("ZeroDivisionError", "red is too much")
+    assert isinstance(request, EditRequest)
+
+    def fails(image_bytes: bytes, **options: Any) -> Image.Image:
+        raise ZeroDivisionError("the decoder is broken")
+
+    for module in (request_parser, datasets):
+        monkeypatch.setattr(module, "decode_image", fails)
+    with pytest.raises(ZeroDivisionError, match="broken"):
+        next(load_requests(path))
 
 
 def test_a_missing_file_is_an_error_at_once(tmp_path: Path) -> None:

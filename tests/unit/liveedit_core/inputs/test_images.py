@@ -6,13 +6,21 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from liveedit_core.errors import InputError
+from liveedit_core.errors import InputError, LiveEditError
+from liveedit_core.inputs import images
+from liveedit_core.inputs.containers import (
+    MAX_CHUNKS,
+    MAX_RUN_LENGTH_BYTES,
+    MAX_SCANS,
+    MAX_SEGMENTS,
+)
 from liveedit_core.inputs.images import decode_image, read_image_file
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 
@@ -32,7 +40,7 @@ def _png_header(width: int, height: int) -> bytes:
 
 def _refusal(image_bytes: bytes) -> RefusedInputError:
     with pytest.raises(RefusedInputError) as caught:
-        decode_image(image_bytes)
+        decode_image(image_bytes, max_pixels=40_000_000)
     return caught.value
 
 
@@ -116,6 +124,140 @@ def test_damaged_images_decode_or_are_refused(position: int, value: int, cut: in
     damaged[position % len(damaged)] = value
     with contextlib.suppress(InputError):
         assert decode_image(bytes(damaged[:cut])).mode == "RGB"
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def _with_chunk(*chunks: bytes) -> bytes:
+    """A red PNG with further chunks before its pixels."""
+    data = _encode(Image.new("RGB", (8, 8), "red"))
+    place = data.index(b"IDAT") - 4
+    return data[:place] + b"".join(chunks) + data[place:]
+
+
+def _with_segment(*segments: bytes) -> bytes:
+    data = _encode(Image.new("RGB", (8, 8), "red"), "JPEG")
+    return data[:2] + b"".join(segments) + data[2:]
+
+
+@pytest.mark.parametrize(
+    "image_bytes",
+    [
+        _with_chunk(_chunk(b"eXIf", b"\0\x08 junk")),
+        _with_chunk(_chunk(b"pHYs", b"x")),
+        _with_chunk(_chunk(b"zTXt", b"k\0\0" + zlib.compress(b"a" * 5_000_000))),
+        _with_chunk(_chunk(b"tEXt", b"k\0v")[:-1] + b"!"),
+        _with_segment(b"\xff\xe1\0\x20Exif\0\0MM\0\x2a\xff\xff\xff\xff" + b"x" * 16),
+        _with_segment(b"\xff\xe2\0\x0eMPF\0junk junk"),
+    ],
+    ids=["exif", "resolution", "text bomb", "checksum", "jpeg exif", "jpeg pictures"],
+)
+def test_junk_metadata_never_spoils_good_pixels(image_bytes: bytes) -> None:
+    red, green, blue = decode_image(image_bytes).getpixel((4, 4))  # type: ignore[misc]
+    assert red > 250 > 5 > max(green, blue)
+
+
+def _progressive(num_scans: int) -> bytes:
+    """A whole progressive JPEG of 8 x 8 pixels with further refinement scans."""
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+    tables = segment(0xC4, b"\x00\x01" + bytes(15) + b"\0") + segment(
+        0xC4, b"\x10\x01" + bytes(15) + b"\0"
+    )
+    frame = segment(0xC2, struct.pack(">BHHB", 8, 8, 8, 1) + b"\x01\x11\0")
+    scans = segment(0xDA, b"\x01\x01\0\0\0\0") + b"\x7f"
+    scans += segment(0xDA, b"\x01\x01\0\x01\x3f\x01") + b"\x7f"
+    refinement = segment(0xDA, b"\x01\x01\0\x01\x3f\x10") + b"\x7f"
+    quantization = segment(0xDB, b"\0" + b"\x01" * 64)
+    start = b"\xff\xd8" + quantization + frame + tables
+    return start + scans + refinement * (num_scans - 2) + b"\xff\xd9"
+
+
+def test_scans_of_a_jpeg_are_counted_before_it_is_decoded() -> None:
+    assert decode_image(_progressive(MAX_SCANS)).size == (8, 8)
+    refusal = _refusal(_progressive(MAX_SCANS + 1))
+    assert refusal.error_type is RejectType.IMAGE_TOO_LARGE
+    assert "scans" in refusal.message
+    photo = Image.effect_noise((64, 64), 80)
+    photo.info["comment"] = b"\xff\xda" * 1_000  # marks of scans that are none
+    noisy = _encode(photo.convert("RGB"), "JPEG", progressive=True, comment=photo.info["comment"])
+    assert decode_image(noisy).size == (64, 64)
+
+
+def _run_length_bitmap(num_bytes: int) -> bytes:
+    """A BMP of 8 x 8 pixels, run-length coded in very short runs."""
+    head = struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, 8, 1, 0, 0, 0, 256, 0) + bytes(1024)
+    start = b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + len(head)) + head
+    return start + b"\x00\x02\x00\x00" * ((num_bytes - len(start)) // 4)
+
+
+@pytest.mark.parametrize(
+    ("image_bytes", "what"),
+    [
+        (_with_chunk(_chunk(b"prVt", b"") * (MAX_CHUNKS + 1)), "chunks"),
+        (_with_segment(b"\xff\xfe\0\x02" * (MAX_SEGMENTS + 1)), "segments"),
+        (_run_length_bitmap(MAX_RUN_LENGTH_BYTES + 8), "run-length"),
+    ],
+    ids=["chunks", "segments", "runs"],
+)
+def test_files_of_too_many_parts_are_refused(image_bytes: bytes, what: str) -> None:
+    refusal = _refusal(image_bytes)
+    assert refusal.error_type is RejectType.IMAGE_TOO_LARGE
+    assert what in refusal.message
+
+
+def test_an_image_is_decoded_once_and_cannot_be_changed_for_others() -> None:
+    data = _encode(Image.new("RGB", (8, 8), (255, 0, 1)))
+    with patch.object(images, "_decoded", wraps=images._decoded) as decoder:
+        first = decode_image(data)
+        first.putpixel((0, 0), (0, 0, 0))
+        assert decode_image(bytes(bytearray(data))).getpixel((0, 0)) == (255, 0, 1)
+        assert decoder.call_count == 1
+        with pytest.raises(RefusedInputError, match="8 x 8 pixels"):
+            decode_image(data, max_pixels=63)
+
+
+def test_what_is_remembered_of_images_is_bounded() -> None:
+    remembered = images._DecodedImages(max_bytes=1_000)
+    for number in range(100):
+        remembered.put(bytes([number]), Image.new("RGB", (8, 8)))
+    assert remembered.get(bytes([99])) is not None
+    assert remembered.get(bytes([90])) is None
+    assert remembered._num_bytes == 3 * (1 + 4 * 64)
+    remembered.put(b"large", Image.new("RGB", (80, 80)))
+    assert remembered.get(b"large") is None
+
+
+_SEEDS = [
+    _encode(Image.effect_noise((16, 16), 80).convert("RGB"), "JPEG", progressive=True),
+    _encode(Image.effect_noise((16, 16), 80).convert("P"), "GIF"),
+    _encode(Image.effect_noise((16, 16), 80).convert("RGB"), "WEBP"),
+    _encode(Image.effect_noise((16, 16), 80).convert("P"), "BMP"),
+    _run_length_bitmap(2_000),
+    _with_chunk(_chunk(b"eXIf", b"MM\0\x2a\0\0\0\x08\0\0"), _chunk(b"tEXt", b"k\0v")),
+    _progressive(5),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(
+    seed=st.sampled_from(_SEEDS),
+    changes=st.lists(st.tuples(st.integers(0, 3_000), st.integers(0, 255)), max_size=6),
+    cut=st.integers(1, 3_000),
+    tail=st.binary(max_size=20),
+)
+def test_any_bytes_are_an_image_or_refused(
+    seed: bytes, changes: list[tuple[int, int]], cut: int, tail: bytes
+) -> None:
+    damaged = bytearray(seed[:cut])
+    for position, value in changes:
+        damaged[position % len(damaged)] = value
+    with contextlib.suppress(LiveEditError):
+        assert decode_image(bytes(damaged) + tail, max_pixels=1_000_000).mode == "RGB"
 
 
 def test_file_kinds_and_sizes(tmp_path: Path) -> None:

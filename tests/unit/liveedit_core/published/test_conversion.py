@@ -7,6 +7,7 @@ import pytest
 
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.datasets import load_cases
+from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
 from liveedit_core.published.conversion import write_cases
 from tests.published_files import draw_images, hop, record, write_json
@@ -26,7 +27,8 @@ def test_cases_come_back_equal(tmp_path: Path, name: str) -> None:
     benchmark = opened(tmp_path, name)
     output = tmp_path / "out" / "deep" / "cases.jsonl"
     assert write_cases(benchmark, output) == 2
-    assert list(load_cases(output)) == list(benchmark)
+    limits = InputLimits(image_roots=(str(tmp_path / "images"),))
+    assert list(load_cases(output, limits=limits)) == list(benchmark)
     assert [path.name for path in output.parent.iterdir()] == ["cases.jsonl"]
 
 
@@ -45,7 +47,8 @@ def test_links_on_either_side_do_not_mislead(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
     benchmark = opened(tmp_path)
     write_cases(benchmark, tmp_path / "link" / "cases.jsonl")
-    assert list(load_cases(tmp_path / "link" / "cases.jsonl")) == list(benchmark)
+    limits = InputLimits(image_roots=(str(tmp_path / "images"),))
+    assert list(load_cases(tmp_path / "link" / "cases.jsonl", limits=limits)) == list(benchmark)
 
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
