@@ -31,18 +31,16 @@ _KEPT_CHUNKS = (b"tRNS", b"eXIf")
 def check_container(data: bytes) -> None:
     """Refuse an image file that is expensive by its build."""
     if data.startswith(_JPEG):
-        num_segments = num_scans = 0
-        for marker, _, _ in _segments(data):
-            num_segments += 1
+        num_scans = 0
+        for num_segments, (marker, _, _) in enumerate(_segments(data), 1):
             num_scans += marker == _START_OF_SCAN
             _check(num_scans, MAX_SCANS, "scans")
             _check(num_segments, MAX_SEGMENTS, "segments")
     elif data.startswith(_PNG):
         for number, _ in enumerate(_chunks(data), 1):
             _check(number, MAX_CHUNKS, "chunks")
-    elif data.startswith(b"BM") and len(data) > MAX_RUN_LENGTH_BYTES:
-        if int.from_bytes(data[30:34], "little") in (1, 2):
-            _check(len(data), MAX_RUN_LENGTH_BYTES, "bytes of a run-length coded BMP")
+    elif data.startswith(b"BM") and int.from_bytes(data[30:34], "little") in (1, 2):
+        _check(len(data), MAX_RUN_LENGTH_BYTES, "bytes of a run-length coded BMP")
 
 
 def without_metadata(data: bytes) -> bytes:

@@ -9,7 +9,10 @@ from liveedit_core.masking import masked
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("MLflow at http://anna:s3cret@host:5000/x: gone", "MLflow at http://***@host:5000/x: gone"),
+        (
+            "MLflow at http://anna:s3cret@host:5000/x: gone",
+            "MLflow at http://***@host:5000/x: gone",
+        ),
         ("http://token@host", "http://***@host"),
         ("postgresql+psycopg2://u:p%40w@db/mlflow", "postgresql+psycopg2://***@db/mlflow"),
         ("s3://b/k?X-Amz-Signature=ab12&x=1", "s3://b/k?X-Amz-Signature=***&x=1"),

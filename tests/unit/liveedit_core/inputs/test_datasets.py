@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from liveedit_core.errors import InputError, StorageUnavailableError
@@ -367,50 +365,3 @@ def test_a_refusal_survives_pickling() -> None:
         validate_request(EditRequest(image_bytes=b"text", prompt="What?", target="a rose"))
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (copy.message, copy.error_type) == (caught.value.message, caught.value.error_type)
-
-
-_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["image", "prompt", "target", "edit", "probes", "kind"])
-            | st.text(max_size=5),
-            inner,
-            max_size=5,
-        )
-    ),
-    max_leaves=12,
-)
-_near_case = st.fixed_dictionaries(
-    {
-        "edit": st.fixed_dictionaries(
-            {"image": st.just("red.png") | _json, "prompt": st.text(), "target": _json}
-        )
-    },
-    optional={"probes": st.lists(_json, max_size=3) | _json},
-)
-_lines = st.lists(
-    st.binary(max_size=60)
-    | (_json | _near_case).map(lambda value: json.dumps(value).encode())
-    | (_json | _near_case).map(
-        lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
-    ),
-    max_size=6,
-)
-
-
-@settings(
-    max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
-@given(lines=_lines)
-def test_any_bytes_become_cases_or_rejects(folder: Path, lines: list[bytes]) -> None:
-    path = folder / "fuzz.jsonl"
-    content = b"\n".join(lines)
-    path.write_bytes(content)
-    num_lines = sum(1 for line in content.split(b"\n") if line.strip())
-    for load, good in ((load_cases, Case), (load_requests, EditRequest)):
-        items: list[Any] = list(load(path))
-        assert len(items) == num_lines
-        assert all(isinstance(item, good | Rejected) for item in items)
-        assert all(item.message for item in items if isinstance(item, Rejected))
