@@ -105,10 +105,17 @@ class PromptReader:
         self.lock = threading.Lock()
         """Tokenizers refuse to be used by two threads at once."""
         self.format = prompt_format or self._format_of_processor()
+        self.reads_conversations = prompt_format is None and self._has_template
+        """Whether `BackboneInput.earlier` is part of the prompt; else the question stands alone."""
+
+    @property
+    def _has_template(self) -> bool:
+        has_one = bool(getattr(self.processor, "chat_template", None))
+        return self.family.has_chat_template and has_one
 
     def _format_of_processor(self) -> PromptFormat:
         """The chat template as a format; the family's own where there is none."""
-        if not (self.family.has_chat_template and getattr(self.processor, "chat_template", None)):
+        if not self._has_template:
             return self.family.prompt_format
         text = {"type": "text", "text": _MARK}
         with_image, text_only = (
@@ -147,8 +154,9 @@ class PromptReader:
 
     def prepare(self, item: BackboneInput) -> Prepared:
         """One tokenized input with its target."""
+        spoken = "".join(text for _, text in item.earlier)
         for prompt in item.wordings:
-            if not prompt.strip() or self.image_token in prompt + item.target:
+            if not prompt.strip() or self.image_token in prompt + item.target + spoken:
                 raise InputError(
                     f"prompt {prompt[:60]!r}: must hold text, and neither it nor the target may "
                     f"hold {self.image_token!r}"
@@ -174,12 +182,34 @@ class PromptReader:
             target=(length, length),
         )
 
+    def _worded(self, item: BackboneInput) -> list[str]:
+        """The prompt in the words that the model gets: before and after the image, or at once."""
+        has_image = item.image_bytes is not None
+        if item.earlier and self.reads_conversations:
+            question: list[dict[str, str]] = [{"type": "text", "text": item.prompt}]
+            turns = [*item.earlier, ("user", "")]
+            messages = [
+                {"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns
+            ]
+            messages[-1]["content"] = [*[{"type": "image"}] * has_image, *question]
+            try:
+                text = self.processor.apply_chat_template(
+                    messages, add_generation_prompt=True, tokenize=False
+                )
+            except Exception as error:  # a template raises what it likes about the order of roles
+                raise InputError(f"the chat template refuses these turns: {error}") from error
+            return list(text.split(self.image_token, 1)) if has_image else [text]
+        if has_image:
+            return self.format.with_image.replace(PROMPT, item.prompt).split(IMAGE, 1)
+        return [self.format.text_only.replace(PROMPT, item.prompt)]
+
     def _prepared(self, item: BackboneInput) -> Prepared:
+        words = self._worded(item)
         if item.image_bytes is None:
-            end = self.format.text_only.replace(PROMPT, item.prompt)
+            (end,) = words
             fields = self._tokenized(end)
         else:
-            before, after = self.format.with_image.replace(PROMPT, item.prompt).split(IMAGE, 1)
+            before, after = words
             end = after + self.family.prompt_end
             fields = self._with_image(before, after, item.image_bytes)
         tokens = {

@@ -18,6 +18,9 @@ class BackboneInput:
     image_bytes: bytes | None = field(default=None, repr=False)
     also_asked: tuple[str, ...] = ()
     """Further wordings of an edit's prompt; only prompt pyramids depend on them."""
+    earlier: tuple[tuple[str, str], ...] = ()
+    """Role and text of earlier turns, for models with a chat template; the image belongs to the
+    prompt, whose words alone are routed by a prompt key."""
 
     @property
     def wordings(self) -> tuple[str, ...]:

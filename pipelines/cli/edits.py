@@ -1,26 +1,22 @@
 """`liveedit edits ...`: requests of the log and their state."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
+from infra.bank.edit_states import edit_events, edit_outcomes, edit_states
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.logged_facts import LoggedFacts
-from infra.requests.request_log import RequestHeader, RequestLog
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.datasets import load_requests
-from liveedit_core.inputs.rejects import Rejected, RejectType
+from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.inputs.request_parser import check_submitter
-from liveedit_core.method.outcome import WriteOutcome
 from liveedit_core.schema import EditRequest, Fact
 from pipelines.cli.context import CommandContext, editing_recipe, find_edit
 
 REJECTED = 4
-_FEW_EDITS = 1000
-"""Up to this many are looked up one by one; for more the whole bank is read."""
 
 
 def add(context: CommandContext) -> int:
@@ -111,8 +107,8 @@ def list_edits(context: CommandContext) -> int:
         submitter=options.submitter, since=options.since, until=options.until
     )
     bank = context.bank if options.bank or context.bank_names else None
-    states = _states(headers, context.request_log, bank)
-    outcomes = _outcomes(headers, states, context.request_log, bank)
+    states = edit_states(headers, context.request_log, bank)
+    outcomes = edit_outcomes(headers, states, context.request_log, bank)
     matching = {key for key, outcome in outcomes.items() if outcome.state == options.state}
     chosen = [
         item
@@ -145,23 +141,15 @@ def list_edits(context: CommandContext) -> int:
     return 0
 
 
-class _Event(NamedTuple):
-    time: datetime
-    event: str
-    bank: str = ""
-    version: int | str = ""
-    author: str = ""
-    reason: str = ""
-
-
 def history(context: CommandContext) -> int:
     options, output, request_log = context.options, context.output, context.request_log
     header = find_edit(request_log, options.edit)
     names = [options.bank] if options.bank else context.bank_names
     banks = [ExpertBank.open(context.store, name) for name in names]
-    events = [*_log_events(header, request_log), *_bank_events(header, banks)]
-    events.sort(key=lambda item: item.time)
-    states = {bank.name: _states([header], request_log, bank)[header.sequence] for bank in banks}
+    events = edit_events(header, request_log, banks)
+    states = {
+        bank.name: edit_states([header], request_log, bank)[header.sequence] for bank in banks
+    }
     output.data(**asdict(header), states=states, events=[event._asdict() for event in events])
     output.say(f"edit {header.edit_id}")
     for name, text in (
@@ -175,35 +163,6 @@ def history(context: CommandContext) -> int:
             output.say(f"  {name:10} {text}")
     output.table(("time (UTC)", "event", "bank", "version", "by", "reason"), events)
     return 0
-
-
-def _log_events(header: RequestHeader, request_log: RequestLog) -> Iterator[_Event]:
-    number = f"request {header.sequence}"
-    yield _Event(header.submitted_at, "submitted", author=header.submitter, reason=number)
-    for change in request_log.changes.read():
-        if header.edit_id in change.edit_ids:
-            word = "removal" if header.edit_id in change.removed else "restoration"
-            yield _Event(
-                change.decided_at, f"{word} decided", author=change.author, reason=change.reason
-            )
-    for refusal in request_log.rejects.read():
-        if refusal.sequence == header.sequence:
-            reason = refusal.rejected.message
-            yield _Event(refusal.rejected_at, "refused", bank=refusal.bank, reason=reason)
-
-
-def _bank_events(header: RequestHeader, banks: list[ExpertBank]) -> Iterator[_Event]:
-    for bank in banks:
-        for item in bank.versions.events(header.edit_id, bank.version):
-            record = item.record
-            yield _Event(
-                record.committed_at,
-                item.event,
-                bank.name,
-                record.version,
-                record.author,
-                record.message,
-            )
 
 
 def _digest(path: Path) -> str:
@@ -227,53 +186,6 @@ def _requests(context: CommandContext) -> Iterator[EditRequest | Rejected]:
             yield replace(item, submitter=submitter)
         else:
             yield item
-
-
-def _states(
-    headers: list[RequestHeader], request_log: RequestLog, bank: ExpertBank | None
-) -> dict[int, str]:
-    """The state of each request in the newest version of a bank, as --state names it."""
-    removed = request_log.changes.removed()
-    subjects = {item.subject_id for item in headers} if len(headers) <= _FEW_EDITS else None
-    held = bank.subject_sequences(subject_ids=subjects) if bank else {}
-    refused = request_log.rejects.sequences(bank.name if bank else "")
-    states = {}
-    for item in headers:
-        newest_held = held.get(item.subject_id, 0)
-        if item.edit_id in removed:
-            state = "removed"
-        elif newest_held == item.sequence:
-            state = "held"
-        elif item.sequence in refused:
-            state = "refused"
-        else:
-            state = "superseded" if newest_held > item.sequence else "pending"
-        states[item.sequence] = state
-    return states
-
-
-def _outcomes(
-    headers: list[RequestHeader],
-    states: Mapping[int, str],
-    request_log: RequestLog,
-    bank: ExpertBank | None,
-) -> dict[int, WriteOutcome]:
-    """How held and weak refused requests were written, as far as it is known."""
-    held = bank.outcomes() if bank else {}
-    weak = {
-        stored.sequence
-        for stored in request_log.rejects.read()
-        if stored.rejected.error_type == RejectType.WEAK_EDIT
-        and stored.bank in ("", bank.name if bank else "")
-    }
-    outcomes = {}
-    for item in headers:
-        state = states[item.sequence]
-        if state == "held" and item.edit_id in held:
-            outcomes[item.sequence] = held[item.edit_id]
-        elif state == "refused" and item.sequence in weak:
-            outcomes[item.sequence] = WriteOutcome(state="weak")
-    return outcomes
 
 
 EDITS_COMMANDS: dict[str, Callable[[CommandContext], int]] = {

@@ -1,0 +1,51 @@
+"""The server without HTTP: models, versions, engine and knowledge, and the thread that follows the
+champion."""
+
+import threading
+from typing import Self
+
+from pipelines.serving.engine import Engine
+from pipelines.serving.images import ImageReader
+from pipelines.serving.knowledge import Knowledge
+from pipelines.serving.recipe import ServeRecipe
+from pipelines.serving.telemetry import Telemetry
+from pipelines.serving.timeline import Timeline
+from pipelines.serving.versions import VersionStore
+from workers.models import ModelSource, limit_threads
+
+
+class Service:
+    """Everything that a request may need."""
+
+    def __init__(self, recipe: ServeRecipe, versions: VersionStore) -> None:
+        self.recipe = recipe
+        self.versions = versions
+        self.engine = Engine(
+            versions.backbone,
+            max_running=recipe.batch.max_running,
+            max_waiting=recipe.batch.max_waiting,
+        )
+        self.knowledge = Knowledge(versions)
+        self.timeline = Timeline(versions)
+        self.telemetry = Telemetry(self.engine, versions)
+        self.images = ImageReader.of(recipe.http, recipe.limits)
+        self._is_closing = threading.Event()
+        self._follower = threading.Thread(target=self._follow, name="versions", daemon=True)
+        self._follower.start()
+
+    @classmethod
+    def started(cls, recipe: ServeRecipe, models: ModelSource | None = None) -> Self:
+        """Load the models and the version that is to answer."""
+        if recipe.batch.num_threads:
+            limit_threads(recipe.batch.num_threads)
+        return cls(recipe, VersionStore.opened(recipe, models))
+
+    def _follow(self) -> None:
+        while not self._is_closing.wait(self.recipe.versions.poll_s):
+            self.versions.refresh()
+
+    def close(self) -> None:
+        """End the threads; answers in progress fail."""
+        self._is_closing.set()
+        self._follower.join()
+        self.engine.close()
