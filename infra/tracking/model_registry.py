@@ -252,13 +252,18 @@ class ModelVersions:
                 shutil.copytree(found, folder, dirs_exist_ok=True)
 
     def manifest(self, version: RegisteredVersion) -> BankManifest:
+        text = self.manifest_text(version)
+        return BankManifest.from_json(text, f"{version.name} {version.version}")
+
+    def manifest_text(self, version: RegisteredVersion) -> str:
+        """The manifest as it is in MLflow; audit records hold its sha256."""
         with tempfile.TemporaryDirectory() as folder:
             self.fetch(version, Path(folder))
             path = Path(folder) / MANIFEST_FILE
             name = f"{version.name} {version.version}"
             if not path.is_file():
                 raise IntegrityError(f"{name} has no {MANIFEST_FILE} among its files in MLflow")
-            return BankManifest.from_json(path.read_text(encoding="utf-8"), name)
+            return path.read_text(encoding="utf-8")
 
 
 def _registered(version: "ModelVersion") -> RegisteredVersion:

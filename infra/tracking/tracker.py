@@ -2,8 +2,8 @@
 
 Every record goes to a spool file first and from there to MLflow, in order. During an outage records
 wait in the file, also for a restarted run. Records that MLflow rejects for good (a parameter that
-changed) move to a file beside the spool, with the reason; all others to `<run>.sent.jsonl`, from
-which a run is made again that was deleted with its experiment or database, or without them. On a
+changed) move to a file beside the spool, with the reason; all others to `<run>.sent`, from which a
+run is made again that was deleted with its experiment or database, or without them. On a
 full disk records wait in memory. Only the driver uses it.
 """
 
@@ -75,7 +75,7 @@ class Tracker:
         self._run_file = state / f"{run_name}.json"
         self._spool_file = state / f"{run_name}.spool.jsonl"
         self._rejected_file = state / f"{run_name}.refused.jsonl"
-        self._sent_file = state / f"{run_name}.sent.jsonl"
+        self._sent_file = state / f"{run_name}.sent"
         self._unspooled: list[str] = []
         """Records that the full disk did not take."""
         self._full: set[Path] = set()

@@ -259,6 +259,10 @@ def tag(context: CommandContext) -> int:
 def verify(context: CommandContext) -> int:
     from infra.bank.integrity import verify_version
 
+    if context.options.audit is not None:
+        from pipelines.cli.audit import verify_audit
+
+        return verify_audit(context)
     bank, output = context.bank, context.output
     version = context.version(context.options.version)
     report = verify_version(bank, version, context.request_log)

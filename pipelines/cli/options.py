@@ -83,6 +83,13 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         "in place of the bank's own; needs --recipe. Only features of them are stored",
     },
     "--no-images": _flag("calibrate by the bank's own edits again"),
+    "--audit": {
+        "metavar": "URI",
+        "nargs": "?",
+        "const": "",
+        "help": "check the audit log of this operations store (default: --store), and the champion "
+        "on MLFLOW_TRACKING_URI",
+    },
     "--delete": _flag("delete the tag"),
     "--recipe": {
         "metavar": "FILE.toml",
@@ -127,7 +134,11 @@ _COMMANDS = {
             "--false-activation --images --no-images --reason --author --recipe overrides",
         ),
         "tag": ("name a version, which also protects it from clean-up", "name version --delete"),
-        "verify": ("read every file and row of a version and report damage", "version"),
+        "verify": (
+            "read every file and row of a version, or with --audit the log of promotions, and "
+            "report damage",
+            "version --audit",
+        ),
         "repair": (
             "drop damaged files, keep intact rows, write lost experts again from the request log",
             "--reason --author --recipe overrides",

@@ -8,10 +8,16 @@ Backbone, generator and every file of the bank version are compared with their r
 """
 
 import os
+import re
 import tempfile
 from pathlib import Path
+from urllib.parse import unquote
 
-from infra.tracking.model_registry import BANK_MODEL, ModelVersions
+from infra.bank.checksums import sha256_of
+from infra.bank.manifest import BankManifest
+from infra.storage.object_store import ObjectStore
+from infra.tracking.audit_log import AuditLog
+from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.errors import ConfigError, RepositoryMismatchError
@@ -27,13 +33,16 @@ def open_editor(
     *,
     device: str = "cpu",
     tracking_uri: str = "",
+    operations: str = "",
 ) -> EditedModel:
     """Open a registered bank version, `models:/<name>@<alias>` or `models:/<name>/<number>`; edits
     made to the result stay in memory.
 
     `backbone` is the frozen model if it is loaded already; otherwise the one recorded with the
-    version is loaded on `device`. `tracking_uri` is by default MLFLOW_TRACKING_URI. Fails with an
-    IntegrityError or RepositoryMismatchError instead of serving altered or unfitting content.
+    version is loaded on `device`. `tracking_uri` is by default MLFLOW_TRACKING_URI; `operations`,
+    the store whose audit log must explain a champion, is LIVEEDIT_OPERATIONS, or the folder
+    `operations` beside a database of runs. Fails with an IntegrityError or RepositoryMismatchError
+    instead of serving altered or unfitting content.
     """
     server = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not server:
@@ -43,7 +52,9 @@ def open_editor(
         )
     versions = ModelVersions(server)
     version = versions.find(uri)
-    manifest = versions.manifest(version)
+    text = versions.manifest_text(version)
+    _check_audit(uri, version, text, operations or _operations_of(server))
+    manifest = BankManifest.from_json(text, f"{version.name} {version.version}")
     name = f"{version.name} {version.version}"
     bank = manifest.verified_bank(name)
     model = backbone or registered_models(manifest, device=device).load_backbone()
@@ -58,3 +69,24 @@ def open_editor(
         )
     repository = bank.load_repository(generator.config, manifest.bank_version)
     return EditedModel(model, generator, repository)
+
+
+def _operations_of(server: str) -> str:
+    """The operations store of a tracking server, as far as it is known here; "" if not."""
+    beside = re.fullmatch(r"sqlite:///(?P<folder>.*)/mlflow\.db", server)
+    default = str(Path(unquote(beside["folder"])) / "operations") if beside else ""
+    return os.environ.get("LIVEEDIT_OPERATIONS", "") or default
+
+
+def _check_audit(uri: str, version: RegisteredVersion, manifest: str, operations: str) -> None:
+    """MLflow alone may not say what is served: the audit log must explain it."""
+    alias = uri.partition("@")[2]
+    if not operations:
+        if alias == "champion":
+            raise ConfigError(
+                f"{uri}: name the store whose audit log says which version is the champion, with "
+                "`operations` or LIVEEDIT_OPERATIONS; it is the `store` of promotion.py"
+            )
+        return
+    log = AuditLog(ObjectStore(operations), version.name)
+    log.check(alias, version.version, sha256_of(manifest.encode()))

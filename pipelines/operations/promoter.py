@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from infra.bank.checksums import sha256_of
 from infra.storage.lease import Lease
 from infra.storage.object_store import ObjectStore
 from infra.tracking.audit_log import Action, AuditLog, AuditRecord
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
-from liveedit_core.errors import InputError, LiveEditError
+from liveedit_core.errors import InputError, IntegrityError, LiveEditError
 from pipelines.job.registered_models import newest_version
 from pipelines.operations.evidence import gather_evidence
 from pipelines.operations.gates import Evidence, GateResult, all_gates
@@ -130,7 +131,24 @@ class Promoter:
                 f"finishing the interrupted {last.action} of version {last.version} by {last.who}"
             )
             self._apply(last)
+        elif records and self._alias(CHAMPION) != records[-1].version:
+            self._set_back(records[-1])
         return records
+
+    def _set_back(self, last: AuditRecord) -> None:
+        """Let the alias follow the log again, which alone is trusted."""
+        try:
+            self._log.check(CHAMPION, *self._named(CHAMPION))
+        except IntegrityError as error:
+            self.say(f"{error.message}. It is set back to version {last.version}")
+            self._apply(last)
+
+    def _named(self, alias: str) -> tuple[int, str]:
+        """Version and manifest digest behind an alias."""
+        found = self.versions.by_alias(BANK_MODEL, alias)
+        if found is None:
+            return 0, ""
+        return found.version, sha256_of(self.versions.manifest_text(found).encode())
 
     def _candidate(self, uri: str) -> RegisteredVersion:
         found = self.versions.find(uri) if uri else newest_version(self.versions)
@@ -151,6 +169,7 @@ class Promoter:
         evidence: Evidence | None,
     ) -> AuditRecord:
         previous = champion if action == "promotion" else _replaced_by(version, records)
+        target = self.versions.find(f"models:/{BANK_MODEL}/{version}")
         return AuditRecord(
             sequence=len(records) + 1,
             action=action,
@@ -162,6 +181,8 @@ class Promoter:
             decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
             numbers=evidence.numbers if evidence else {},
             evidence=evidence.sources if evidence else {},
+            manifest_sha256=sha256_of(self.versions.manifest_text(target).encode()),
+            before_sha256=self._log.head(),
         )
 
     def _decide(self, record: AuditRecord) -> None:
@@ -219,7 +240,8 @@ def print_decision(decision: Decision) -> int:
         print(f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.reason}")
     if decision.refusals:
         what = "was not promoted" if decision.gates else "stays the champion"
-        print(f"refused: version {decision.version} {what}", file=sys.stderr)
+        if decision.version:
+            print(f"refused: version {decision.version} {what}", file=sys.stderr)
         for refusal in decision.refusals:
             print(f"refused: {refusal}", file=sys.stderr)
         return 2

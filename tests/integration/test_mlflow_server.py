@@ -218,7 +218,9 @@ def test_a_champion_is_promoted_and_opened_through_the_server(
     promoter = operations.promoter("thresholds.modal_locality=0.0")
     decision = promoter.promote(f"models:/{BANK_MODEL}/{number}")
     assert decision.refusals == ()
-    model = open_editor(backbone=tiny_backbone())  # the environment names the server
+    operations_uri = operations.operations_store.root_uri
+    # The environment names the server.
+    model = open_editor(backbone=tiny_backbone(), operations=operations_uri)
     assert list(model.edits) == operations.bank.edit_ids()
     client = MlflowClient(server.uri)
     assert client.get_model_version_by_alias(BANK_MODEL, "champion").version == number

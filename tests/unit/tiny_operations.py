@@ -3,17 +3,18 @@
 import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
+from infra.bank.checksums import sha256_of
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.manifest import BankManifest
 from infra.bank.schema import BankIdentity, ExpertRow
 from infra.storage.object_store import ObjectStore
-from infra.tracking.audit_log import AuditRecord
+from infra.tracking.audit_log import AuditLog, AuditRecord
 from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, EvaluationRecord
 from infra.tracking.model_registry import (
     BANK_MODEL,
@@ -150,6 +151,22 @@ class Operations:
     ) -> RegisteredVersion:
         """Commit a window and register its version, as the editing job does."""
         return self.registry.register_bank_version(self.bank, self.commit(cases, generator))
+
+    def make_champion(self, version: int) -> AuditRecord:
+        """As a promotion does."""
+        registered = self.versions.find(f"models:/{BANK_MODEL}/{version}")
+        log = AuditLog(self.operations_store, BANK_MODEL)
+        record = replace(
+            FIRST_AUDIT,
+            sequence=len(log.records()) + 1,
+            version=version,
+            manifest_sha256=sha256_of(self.versions.manifest_text(registered).encode()),
+            before_sha256=log.head(),
+        )
+        assert log.append(record)
+        self.versions.set_alias(BANK_MODEL, "champion", version)
+        log.mark_done(record)
+        return record
 
     def commit(self, cases: Iterable[Case], generator: LiveEditGenerator | None = None) -> int:
         """Commit a window that nobody registers."""

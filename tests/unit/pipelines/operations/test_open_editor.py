@@ -1,11 +1,13 @@
 """What was registered opens as an edited model that answers, or not at all."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from infra.requests.request_log import RequestLog
+from infra.tracking.audit_log import AuditLog
 from infra.tracking.model_registry import BANK_MODEL, GENERATOR_MODEL
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
@@ -13,11 +15,13 @@ from liveedit_core.inputs.same_question import pixel_digest
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Fact
+from pipelines.cli.main import main
 from pipelines.operations.open_editor import open_editor
 from tests.tiny_backbone import PROMPTS, answers, image, tiny_backbone
 from tests.unit.tiny_models import TinyBackbone
 from tests.unit.tiny_operations import Operations, some_cases
 
+Capture = pytest.CaptureFixture[str]
 CASES = some_cases(1, 6)
 
 
@@ -26,7 +30,7 @@ def uri(operations: Operations) -> str:
     """Two versions of four and six edits; the first one is the champion."""
     operations.teach(CASES[:4])
     operations.teach(CASES[4:])
-    operations.versions.set_alias(BANK_MODEL, "champion", 1)
+    operations.make_champion(1)
     return operations.versions.tracking_uri
 
 
@@ -115,3 +119,75 @@ def test_an_altered_or_unknown_generator_is_refused(operations: Operations, uri:
     client.delete_registered_model(GENERATOR_MODEL)
     with pytest.raises(IntegrityError, match="is not a version of liveedit-generator"):
         open_editor(backbone=tiny_backbone(), tracking_uri=uri)
+
+
+def test_a_champion_that_no_audit_record_explains_is_refused(
+    operations: Operations, uri: str
+) -> None:
+    operations.versions.set_alias(BANK_MODEL, "champion", 2)
+    with pytest.raises(IntegrityError, match=r"no audit record explains.*pipelines/promotion.py"):
+        open_editor(backbone=tiny_backbone(), tracking_uri=uri)
+    said: list[str] = []
+    promoter = replace(operations.promoter(), say=said.append)
+    promoter.roll_back()
+    assert "It is set back to version 1" in said[0]
+    assert len(open_editor(backbone=tiny_backbone(), tracking_uri=uri).edits) == 4
+    nowhere = str(operations.root / "elsewhere")
+    with pytest.raises(IntegrityError, match="LIVEEDIT_OPERATIONS"):
+        open_editor(backbone=tiny_backbone(), tracking_uri=uri, operations=nowhere)
+
+
+def test_a_manifest_of_another_store_is_refused(operations: Operations, uri: str) -> None:
+    version = operations.versions.find(f"models:/{BANK_MODEL}/1")
+    (path,) = operations.root.glob(f"mlflow_artifacts/**/{version.model_id}/**/manifest.json")
+    path.write_text(path.read_text().replace("banks_store", "banks_stolen"))
+    for name in ("@champion", "/1"):
+        with pytest.raises(IntegrityError, match=r"its manifest is not the one .* was replaced"):
+            open_editor(f"models:/{BANK_MODEL}{name}", tiny_backbone(), tracking_uri=uri)
+
+
+def test_an_older_champion_in_the_place_of_the_newest_is_refused(
+    operations: Operations, uri: str
+) -> None:
+    operations.make_champion(2)
+    paths = [
+        next(operations.root.glob(f"mlflow_artifacts/**/{version.model_id}/**/manifest.json"))
+        for version in operations.versions.all(BANK_MODEL)
+    ]
+    paths[1].write_text(paths[0].read_text())
+    with pytest.raises(IntegrityError, match="its manifest is not the one"):
+        open_editor(backbone=tiny_backbone(), tracking_uri=uri)
+
+
+def test_a_registry_that_was_made_again_serves_the_same_champion(
+    operations: Operations, uri: str
+) -> None:
+    """Numbers start again, manifests stay."""
+    operations.make_champion(2)
+    client = operations.tracker.connect().client
+    client.delete_registered_model(BANK_MODEL)
+    again = operations.registry.register_bank_version(operations.bank, operations.bank.version)
+    assert again.version == 1
+    operations.versions.set_alias(BANK_MODEL, "champion", 1)
+    assert len(open_editor(backbone=tiny_backbone(), tracking_uri=uri).edits) == 6
+
+
+def test_the_command_line_checks_the_audit_log(
+    operations: Operations, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    store = operations.operations_store
+    command = ["bank", "verify", "--store", operations.store.root_uri, "--audit", store.root_uri]
+    assert main(command) == 0
+    assert AuditLog(store, BANK_MODEL).head() in capsys.readouterr().out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert main(command) == 0
+    operations.versions.set_alias(BANK_MODEL, "champion", 2)
+    assert main(command) == 3
+    assert "no audit record explains" in capsys.readouterr().out
+    key = "audit/liveedit-bank/000000000001.json"
+    store.put(key, store.get(key).replace(b'"version": 1', b'"version": 2'))
+    operations.make_champion(2)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert main(command) == 0, "nothing before the alteration was chained"
+    store.put(key, store.get(key).replace(b"anna", b"eve!"))
+    assert main(command) == 3
