@@ -15,10 +15,11 @@ from liveedit_core.method.corrections import edit_questions
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.features import Features
 from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.quantized import QuantizedSegment, quantized
 from liveedit_core.method.refine import Refiner
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import RoutingBatch, compare_images, slot_residual, weigh
-from liveedit_core.method.shortlist import most_similar, shortlist
+from liveedit_core.method.shortlist import most_similar, scanned_shape, shortlist
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 
@@ -68,6 +69,8 @@ class Editor:
         self.refiner = refiner
         self._strangers: Strangers | None = None
         """Of this repository, or of one before it."""
+        self._scanned_before: tuple[QuantizedSegment, ...] = ()
+        """The same."""
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -76,10 +79,17 @@ class Editor:
             self._strangers = strangers_of(self.generator, self.repository, self._strangers)
         return calibrate(self.generator, self.repository, self._strangers)
 
+    @cached_property
+    def _scanned(self) -> tuple[QuantizedSegment, ...]:
+        shape = scanned_shape(self.generator.config)
+        self._scanned_before = quantized(self.repository.visual, *shape, self._scanned_before)
+        return self._scanned_before
+
     def with_repository(self, repository: ExpertRepository) -> "Editor":
         """The same engine with other experts."""
         editor = Editor(self.backbone, self.generator, repository, self.refiner)
         editor._strangers = self._strangers
+        editor._scanned_before = self._scanned_before
         return editor
 
     def with_edits(
@@ -177,7 +187,8 @@ class Editor:
         config, offset = generator.config, self.calibration.offset
         features = generator.input_features(states, has_prompts=not config.has_hard_filter)
         if compared_U is None:
-            compared_U = shortlist(features, repository, config, offset=offset)
+            scanned = self._scanned
+            compared_U = shortlist(features, repository, config, offset=offset, scanned=scanned)
         images = compare_images(features, repository.visual[compared_U], config, offset)
         if config.has_hard_filter:
             is_passed_B = (images.margin_BN > 0).any(1)
@@ -192,7 +203,8 @@ class Editor:
         most similar, `count` or more in all."""
         config = self.generator.config
         features = self.generator.input_features([states], has_prompts=False)
-        listed = shortlist(features, self.repository, config, offset=self.calibration.offset)
+        offset, scanned = self.calibration.offset, self._scanned
+        listed = shortlist(features, self.repository, config, offset=offset, scanned=scanned)
         others = most_similar(features, self.repository, config, count)
         positions: Tensor = torch.cat([listed, others]).unique()
         return positions

@@ -15,6 +15,11 @@ from torch import Tensor
 
 from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import EditQuestion, Features
+from liveedit_core.method.quantized import (
+    BLOCK_NUMBERS,
+    QuantizedQuestions,
+    QuantizedSegment,
+)
 from liveedit_core.method.repository import ExpertRepository, FeatureRows, segments_of
 from liveedit_core.method.routing import (
     RUNNER_UP_SHARE,
@@ -26,11 +31,9 @@ from liveedit_core.method.routing import (
 
 SLACK = 1e-4
 """Relative: more than the rounding of a product in float32."""
-_CHUNK_NUMBERS = 4_194_304
-"""Numbers of features in one product; their products stay in the processor's cache."""
 
 
-class _Search(NamedTuple):
+class Search(NamedTuple):
     """Rows of questions, and the inner product from which on a row of an expert is found."""
 
     asked_QR: Tensor
@@ -38,34 +41,52 @@ class _Search(NamedTuple):
 
 
 def shortlist(
-    features: Features, repository: ExpertRepository, config: GeneratorConfig, *, offset: float
+    features: Features,
+    repository: ExpertRepository,
+    config: GeneratorConfig,
+    *,
+    offset: float,
+    scanned: Sequence[QuantizedSegment] | None = None,
 ) -> Tensor:
-    """Positions of the experts that can matter for some input, rising, int64 [U]."""
+    """Positions of the experts that can matter for some input, rising, int64 [U].
+
+    `scanned` are the repository's visual features, `quantized`; None: as they are.
+    """
     if not config.has_hard_filter:
         return repository.held_positions
     if config.visual_filter == "sentinel":
-        search, width = _above_sentinel(features, config), config.feature_size
+        search = _above_sentinel(features, config)
     else:
-        search, width = _beside_runner_up(features, config, offset), NUM_VIEWS * config.visual_rank
-    position_U = _scan(search, repository.visual, width)
+        search = _beside_runner_up(features, config, offset)
+    width, _ = scanned_shape(config)
+    if scanned is None:
+        scanned = [QuantizedSegment(part, ()) for part in segments_of(repository.visual)]
+    position_U = scan(search, scanned, width)
     return position_U if repository.held_N is None else position_U[repository.held_N[position_U]]
+
+
+def scanned_shape(config: GeneratorConfig) -> tuple[int, int]:
+    """How many numbers of a visual feature are compared, and in rows of what size."""
+    if config.visual_filter == "sentinel":
+        return config.feature_size, config.feature_size
+    return NUM_VIEWS * config.visual_rank, config.visual_rank
 
 
 def most_similar(
     features: Features, repository: ExpertRepository, config: GeneratorConfig, count: int
 ) -> Tensor:
     """Positions of the `count` experts with the images most similar to one of some inputs."""
+    width, size = scanned_shape(config)
     if config.visual_filter == "sentinel":
-        asked_QR, width = features.visual_BQM.flatten(1).float(), config.feature_size
+        asked_QR = features.visual_BQM.flatten(1).float()
     else:
         asked_QR = views_of(features.visual_BQM, config).flatten(0, 1)
         asked_QR = asked_QR[asked_QR.any(-1)]
-        width = NUM_VIEWS * config.visual_rank
     if not len(asked_QR):
         return torch.zeros(0, dtype=torch.int64)
     likeness_N = torch.cat(
         [
-            products_XQ.amax(1).view(-1, width // asked_QR.shape[1]).amax(1)
+            products_XQ.amax(1).view(-1, width // size).amax(1)
             for products_XQ in _products(asked_QR, repository.visual, width)
         ]
     )
@@ -83,11 +104,11 @@ def of_same_image(
     width = asked_BK.shape[1] if config.visual_filter == "sentinel" else config.visual_rank
     asked_BR = asked_BK[:, :width].float()
     least_B = _lowered(torch.tensor(least), asked_BR.square().sum(-1) / unit_of(config))
-    search = _Search(asked_BR, least_B * unit_of(config))
-    return _scan(search, visual_features_NK, width)
+    search = Search(asked_BR, least_B * unit_of(config))
+    return scan(search, [QuantizedSegment(p, ()) for p in segments_of(visual_features_NK)], width)
 
 
-def _above_sentinel(features: Features, config: GeneratorConfig) -> _Search:
+def _above_sentinel(features: Features, config: GeneratorConfig) -> Search:
     """Eq. 5; and, where another image weakens an edit, the very image (`routing.visual_gates`)."""
     assert features.sentinel_BQM is not None
     least_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
@@ -96,10 +117,10 @@ def _above_sentinel(features: Features, config: GeneratorConfig) -> _Search:
         least_B = torch.minimum(least_B, least_B + config.same_image_ratio * own_B)
     asked_BK = features.visual_BQM.flatten(1).float()
     least_B = _lowered(least_B, asked_BK.square().sum(-1) / unit_of(config))
-    return _Search(asked_BK, least_B * unit_of(config))
+    return Search(asked_BK, least_B * unit_of(config))
 
 
-def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float) -> _Search:
+def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float) -> Search:
     assert features.same_image_BQM is not None
     assert features.sentinel_BQM is not None
     scale_B1 = paired_similarity(features.visual_BQM, features.same_image_BQM)[:, None]
@@ -113,7 +134,7 @@ def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float
     least_BV = torch.where(least_BV < 0, least_BV / VIEW_SHARE, least_BV)  # of any view
     least_BV = _lowered(least_BV, torch.ones_like(least_BV)) * length_BV
     is_there_BV = asked_BVR.any(-1)
-    return _Search(asked_BVR[is_there_BV], least_BV[is_there_BV])
+    return Search(asked_BVR[is_there_BV], least_BV[is_there_BV])
 
 
 def _lowered(least: Tensor, own: Tensor) -> Tensor:
@@ -121,21 +142,33 @@ def _lowered(least: Tensor, own: Tensor) -> Tensor:
     return least - SLACK * torch.maximum(least.abs().clamp(max=1e6), own)
 
 
-def _scan(search: _Search, features_NK: FeatureRows, width: int) -> Tensor:
-    """Positions of the experts that have a row which some question finds; rows are the first
+def scan(search: Search, scanned: Sequence[QuantizedSegment], width: int) -> Tensor:
+    """Positions of the experts that have a row which some question may find; rows are the first
     `width` numbers of a feature, one after the other."""
-    rows = width // search.asked_QR.shape[1]
     found, place = [torch.zeros(0, dtype=torch.int64)], 0
-    for products_XQ in _products(search.asked_QR, features_NK, width):
-        hits_N = (products_XQ >= search.least_Q).any(1).view(-1, rows).any(1)
-        found.append(hits_N.nonzero().flatten() + place)
-        place += len(hits_N)
+    for hits_X in _hits(search, scanned, width):
+        found.append(hits_X.nonzero().flatten() + place)
+        place += len(hits_X)
     return torch.cat(found)
+
+
+def _hits(search: Search, scanned: Sequence[QuantizedSegment], width: int) -> Iterator[Tensor]:
+    """Which of some experts at a time some question may find, bool [X]."""
+    asked_QR, least_Q = search
+    if not len(asked_QR):
+        return
+    num_rows, asked = width // asked_QR.shape[1], QuantizedQuestions.of(*search)
+    for segment in scanned:
+        for block in segment.blocks:
+            yield block.reaching(asked, num_rows)
+        if not segment.blocks:
+            for products_XQ in _products(asked_QR, segment.features_NK, width):
+                yield (products_XQ >= least_Q).any(1).view(-1, num_rows).any(1)
 
 
 def _products(asked_QR: Tensor, features_NK: FeatureRows, width: int) -> Iterator[Tensor]:
     """Inner products with all rows, [X, Q] of some experts at a time."""
     for segment_NK in segments_of(features_NK):
-        for part_NK in segment_NK.split(max(1, _CHUNK_NUMBERS // width)):
+        for part_NK in segment_NK.split(max(1, BLOCK_NUMBERS // width)):
             keys_XR = part_NK[:, :width].reshape(-1, asked_QR.shape[1]).float()
             yield keys_XR @ asked_QR.T

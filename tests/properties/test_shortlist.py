@@ -10,9 +10,10 @@ from torch.nn import functional
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.features import Features
 from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.quantized import QuantizedRows, QuantizedSegment
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import RoutingBatch, route
-from liveedit_core.method.shortlist import shortlist
+from liveedit_core.method.shortlist import scanned_shape, shortlist
 from tests.properties.strategies import configs, seeds, states
 from tests.random_states import random_expert
 from tests.tiny_backbone import TINY_CONFIG, tiny_generator
@@ -28,32 +29,44 @@ RUNNER_UP = TINY_CONFIG.with_changes(
 )
 
 
-def both(
+def in_int8(bank: ExpertRepository, config: GeneratorConfig) -> list[QuantizedSegment]:
+    """All features in blocks of three experts."""
+    width, size = scanned_shape(config)
+    rows = [part[:, :width].reshape(-1, size) for part in bank.visual_features_NK.split(3)]
+    return [
+        QuantizedSegment(part, (QuantizedRows.of(row_XR),) if len(part) else ())
+        for part, row_XR in zip(bank.visual_features_NK.split(3), rows, strict=True)
+    ]
+
+
+def routed(
     generator: LiveEditGenerator, features: Features, bank: ExpertRepository, offset: float
-) -> tuple[RoutingBatch, RoutingBatch]:
-    """Over all experts that are held, and over the shortlist."""
+) -> tuple[RoutingBatch, RoutingBatch, RoutingBatch]:
+    """Over all experts that are held, over the shortlist, and over that of a scan in int8."""
     config, weight = generator.config, generator.margin_weight()
     found = []
     for position_U in (
         bank.held_positions,
         shortlist(features, bank, config, offset=offset),
+        shortlist(features, bank, config, offset=offset, scanned=in_int8(bank, config)),
     ):
         keys = bank.visual[position_U], bank.prompt[position_U]
         routing = route(features, *keys, config, weight, offset=offset)
         found.append(replace(routing, position_N=position_U))
-    return found[0], found[1]
+    return found[0], found[1], found[2]
 
 
-def assert_same(whole: RoutingBatch, some: RoutingBatch) -> None:
+def assert_same(whole: RoutingBatch, *others: RoutingBatch) -> None:
     """Bit for bit, as similarities do not depend on what else is compared."""
-    place_of = {place: n for n, place in enumerate(whole.position_N.tolist())}
-    columns = [place_of[place] for place in some.position_N.tolist()]
-    others = sorted(set(range(len(place_of))) - set(columns))
-    assert not whole.kept_BN[:, others].any()
-    for name in ("kept_BN", "weights_BN", "prompt_BN"):
-        assert torch.equal(getattr(whole, name)[:, columns], getattr(some, name)), name
-    kept = some.kept_BN
-    assert torch.equal(whole.margin_BN[:, columns][kept], some.margin_BN[kept])
+    for some in others:
+        place_of = {place: n for n, place in enumerate(whole.position_N.tolist())}
+        columns = [place_of[place] for place in some.position_N.tolist()]
+        unlisted = sorted(set(range(len(place_of))) - set(columns))
+        assert not whole.kept_BN[:, unlisted].any()
+        for name in ("kept_BN", "weights_BN", "prompt_BN"):
+            assert torch.equal(getattr(whole, name)[:, columns], getattr(some, name)), name
+        kept = some.kept_BN
+        assert torch.equal(whole.margin_BN[:, columns][kept], some.margin_BN[kept])
 
 
 @given(st.data(), configs, seeds, st.integers(0, 12))
@@ -65,7 +78,7 @@ def test_as_in_the_paper(
     features = generator.input_features(data.draw(states(config, 1, 4)))
     experts = [random_expert(seed + n, config, 1 + n % 3) for n in range(count)]
     bank = ExpertRepository.from_experts(config, experts)
-    assert_same(*both(generator, features, bank, 0.0))
+    assert_same(*routed(generator, features, bank, 0.0))
 
 
 @given(
@@ -113,4 +126,4 @@ def test_beside_the_runner_up(
     )
     if has_removed:
         bank = replace(bank, held_N=torch.rand(count, generator=draw) < 0.7)
-    assert_same(*both(generator, features, bank, offset))
+    assert_same(*routed(generator, features, bank, offset))
