@@ -50,9 +50,9 @@ def bank_with_edits(
     epoch = bank.acquire_writer()
     requests = [NumberedRequest(sequence=n + 1, request=c.edit) for n, c in enumerate(cases)]
     for window in chunks(requests, window_edits):
-        batches = worker.stream(chunks(window, batch_size))
+        batches = map(worker.generate, chunks(window, batch_size))
         written = list(embedder.stream(batches, bank.fragment_writer()))
-        bank.commit([item for batch in written for item in batch.fragments], epoch=epoch)
+        bank.commit([item for batch, _ in written for item in batch.fragments], epoch=epoch)
     return bank
 
 

@@ -3,11 +3,14 @@
 The driver submits calls (`lambda actor: actor.method.remote(...)`); the least busy actor gets the
 next one. Ray restarts a dead actor and repeats its calls; the pool repeats calls that failed with
 an infrastructure error. Both a bounded number of times, so every call must be idempotent.
+
+A call with two results sends the first to the driver; the second stays where it is, and the driver
+passes a reference to it on: to the next pool of a `Stream`, or to whoever reads it.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -17,13 +20,18 @@ import ray.exceptions
 from liveedit_core.errors import DeadlineError
 from workers.failures import MAX_ATTEMPTS, from_ray, is_retryable
 
-Call = Callable[[Any], "ray.ObjectRef[Any]"]
-"""Makes one call on the actor it is given."""
+Call = Callable[[Any], Any]
+"""Makes one call on the actor it is given; returns the reference of its result, or two."""
+
+CALLS_PER_ACTOR = 2
+"""At least so many are in flight, so that an actor finds the next call when it ends one."""
 
 START_TIMEOUT_S = 900.0
 _STILL_WAITING_AFTER_S = 60.0
 _UNAVAILABLE_S = 120.0
 """How long the actors of a lost node may take to start elsewhere."""
+_AHEAD = 16
+"""A stream may be this many times the calls in flight ahead of its slowest item."""
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
@@ -38,22 +46,29 @@ class _PendingCall:
     call: Call
     actor_index: int
     num_attempts: int = 1
+    kept: tuple["ray.ObjectRef[Any]", ...] = ()
+    """The result that stays where it is."""
 
 
 class ActorPool:
     """Actors of one kind, seen from the driver."""
 
     def __init__(self, name: str, actors: Sequence[Any], *, max_in_flight: int) -> None:
-        """Take over at least one new actor; `max_in_flight` is raised to one call per actor."""
+        """Take over at least one new actor; `max_in_flight` is raised to two calls per actor."""
         self.name = name
         self._actors = list(actors)
-        self._max_in_flight = max(max_in_flight, len(self._actors))
+        self.max_in_flight = max(max_in_flight, CALLS_PER_ACTOR * len(self._actors))
         self._pending: dict[ray.ObjectRef[Any], _PendingCall] = {}
 
     @property
     def has_room(self) -> bool:
         """Whether another call may be made now."""
-        return len(self._pending) < self._max_in_flight
+        return len(self._pending) < self.max_in_flight
+
+    @property
+    def in_flight(self) -> list["ray.ObjectRef[Any]"]:
+        """Results that are awaited."""
+        return list(self._pending)
 
     @property
     def num_actors(self) -> int:
@@ -62,7 +77,7 @@ class ActorPool:
     def add(self, actor: Any) -> None:
         """Take over one more actor."""
         self._actors.append(actor)
-        self._max_in_flight = max(self._max_in_flight, len(self._actors))
+        self.max_in_flight = max(self.max_in_flight, CALLS_PER_ACTOR * len(self._actors))
 
     def submit(self, key: int, call: Call) -> None:
         """Make a call on the least busy actor; its answer comes back under `key`."""
@@ -72,10 +87,20 @@ class ActorPool:
         self._send(_PendingCall(key, call, load.index(min(load))))
 
     def _send(self, pending: _PendingCall) -> None:
-        self._pending[pending.call(self._actors[pending.actor_index])] = pending
+        refs = pending.call(self._actors[pending.actor_index])
+        first, *kept = refs if isinstance(refs, list) else [refs]
+        pending.kept = tuple(kept)
+        self._pending[first] = pending
+
+    def forget(self) -> None:
+        """Ignore the calls in flight."""
+        self._pending.clear()
 
     def finished(self, *, wait: bool) -> dict[int, Any]:
-        """Answers that have arrived, by key; with `wait`, at least one if any call is in flight."""
+        """Answers that have arrived, by key; with `wait`, at least one if any call is in flight.
+
+        Of a call with two results, the answer is the first with a reference to the second.
+        """
         answers: dict[int, Any] = {}
         while self._pending:
             ready, _ = ray.wait(
@@ -88,7 +113,8 @@ class ActorPool:
             for ref in ready:
                 pending = self._pending.pop(ref)
                 try:
-                    answers[pending.key] = ray.get(ref)
+                    result = ray.get(ref)
+                    answers[pending.key] = (result, *pending.kept) if pending.kept else result
                 except ray.exceptions.ActorUnavailableError as error:
                     self._retry_when_reachable(pending, from_ray(error, self.name))
                 except ray.exceptions.RayActorError as error:
@@ -140,34 +166,6 @@ class ActorPool:
             return index
         return None
 
-    def in_order(self, calls: Iterable[Call]) -> Iterator[Any]:
-        """Answers in the order of the calls; the next call is taken only when there is room.
-
-        An answer is yielded as soon as it and its predecessors have arrived, at the latest after
-        one more call was taken from `calls`.
-        """
-        self._pending.clear()  # what an earlier, failed stream left in flight
-        source = iter(calls)
-        is_exhausted = False
-        answers: dict[int, Any] = {}
-        next_in = next_out = 0
-        while True:
-            if next_out in answers:
-                yield answers.pop(next_out)
-                next_out += 1
-                continue
-            may_take = not is_exhausted and next_in - next_out < self._max_in_flight
-            if may_take:
-                call = next(source, None)
-                if call is None:
-                    is_exhausted = True
-                else:
-                    self.submit(next_in, call)
-                    next_in += 1
-            elif next_in == next_out:
-                return
-            answers.update(self.finished(wait=not may_take))
-
     def call_first(self, call: Call) -> Any:
         """Wait for the first actor to start, and call it."""
         ref = call(self._actors[0])
@@ -210,13 +208,75 @@ class WorkerPool(ActorPool, Generic[_Item, _Answer, _Facts]):
         facts: _Facts = self.call_first(lambda actor: actor.describe.remote(*context))
         return facts
 
-    def stream(self, items: Iterable[_Item], /, *context: Any) -> Iterator[_Answer]:
-        """One answer an item, in order; items are taken only as there is room in flight."""
+    def stream(self, items: Iterable[_Item], /, *context: Any) -> "Stream[_Answer]":
+        """One answer an item, in order; items are taken only as there is room in flight.
+
+        Of the stream of another pool, this one takes each answer as soon as it is there.
+        """
 
         def call_for(item: _Item) -> Call:
             return lambda actor: self._call(actor, item, *context)
 
-        return self.in_order(call_for(item) for item in items)
+        if isinstance(items, Stream):
+            return Stream([*items.stages, (self, call_for)], items.items)
+        return Stream([(self, call_for)], items)
+
+
+@dataclass(frozen=True)
+class Stream(Generic[_Answer]):
+    """Items on their way through one pool or several, each by itself.
+
+    A slow item holds back only the delivery of later ones, which is in order, not their work.
+    """
+
+    stages: Sequence[tuple[ActorPool, Callable[[Any], Call]]]
+    items: Iterable[Any]
+
+    def __iter__(self) -> Iterator[_Answer]:
+        """An answer of the last pool for each item, as soon as its predecessors have arrived."""
+        pools = [pool for pool, _ in self.stages]
+        for pool in pools:
+            pool.forget()  # what an earlier, failed stream left in flight
+        queues: list[dict[int, Any]] = [{} for _ in pools]
+        """By position, what each pool has answered and the next has not taken."""
+        source = enumerate(self.items)
+        num_given = 0
+        while True:
+            self._feed(source, queues)
+            if num_given in queues[-1]:
+                yield queues[-1].pop(num_given)
+                num_given += 1
+                continue
+            waiting = [ref for pool in pools for ref in pool.in_flight]
+            if not waiting:
+                return
+            ray.wait(waiting, num_returns=1, timeout=1.0, fetch_local=False)
+            for pool, queue in zip(pools, queues, strict=True):
+                queue.update(pool.finished(wait=False))
+
+    def _feed(self, source: Iterator[tuple[int, Any]], queues: list[dict[int, Any]]) -> None:
+        """Submit what there is room for; later pools first, which makes room for earlier ones."""
+        for place, (pool, call_for) in reversed(list(enumerate(self.stages))):
+            while pool.has_room and self._may_go_ahead(place, queues):
+                if place:
+                    earlier = queues[place - 1]
+                    if not earlier:
+                        break
+                    position = min(earlier)
+                    item = earlier.pop(position)
+                else:
+                    position, item = next(source, (-1, None))
+                    if position < 0:
+                        break
+                pool.submit(position, call_for(item))
+
+    def _may_go_ahead(self, place: int, queues: Sequence[Mapping[int, Any]]) -> bool:
+        """Whether what follows a pool has room for more of its answers."""
+        pool, _ = self.stages[place]
+        if place == 0 and sum(map(len, queues)) >= _AHEAD * pool.max_in_flight:
+            return False
+        is_last = place + 1 == len(self.stages)
+        return is_last or len(queues[place]) < self.stages[place + 1][0].max_in_flight
 
 
 def actor_options(*, num_cpus: float, node_resource: str = "") -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The expert-embedding worker: experts in, rows of the bank out.
 
 Owns: one image-embedding model, loaded when it starts; no other state.
-Receives: micro-batches of experts with their images, and the handle to write with.
-Returns: the fragments it wrote, invisible until the driver commits them. An expert or embedding
-    with NaN is a refusal.
+Receives: micro-batches of experts with their images, by reference, and the handle to write with.
+Returns: the fragments it wrote, invisible until the driver commits them, and what the subject
+    assigner compares, which stays in the object store. An expert or embedding with NaN is a
+    refusal.
 When it dies: nothing is lost. The pool restarts the process and sends the unfinished batches again;
     files of the dead process are never committed, and a second row of an edit_id would be skipped.
 """
@@ -50,7 +51,9 @@ class ExpertEmbeddingWorker:
         return EmbedderFacts(model=self._embedder.name, size=self._embedder.size)
 
     @converted_failures
-    def write(self, batch: GeneratedBatch, writer: FragmentWriter) -> WrittenBatch:
+    def write(
+        self, batch: GeneratedBatch, writer: FragmentWriter
+    ) -> tuple[WrittenBatch, tuple[AskedEdit, ...]]:
         """Embed the images of a batch and write its experts as fragments of the bank."""
         start_s = time.perf_counter()
         rows: list[ExpertRow] = []
@@ -65,18 +68,18 @@ class ExpertEmbeddingWorker:
                     rows.append(row)
                 except (NumericsError, ShapeError) as error:
                     rejected.append(refusal_of(row.expert.edit_id, error))
-        return WrittenBatch(
+        asked = tuple(
+            AskedEdit(
+                sequence=row.sequence,
+                edit_id=row.expert.edit_id,
+                visual_feature_QM=row.expert.visual_feature_QM,
+                prompt_feature_QM=row.expert.prompt_feature_QM,
+                question=row.expert.question,
+            )
+            for row in rows
+        )
+        written = WrittenBatch(
             fragments=tuple(writer.write(rows)),
-            asked=tuple(
-                AskedEdit(
-                    sequence=row.sequence,
-                    edit_id=row.expert.edit_id,
-                    visual_feature_QM=row.expert.visual_feature_QM,
-                    prompt_feature_QM=row.expert.prompt_feature_QM,
-                    question=row.expert.question,
-                )
-                for row in rows
-            ),
             num_experts=len(rows),
             rejected=tuple(rejected),
             last_sequence=batch.last_sequence,
@@ -84,10 +87,11 @@ class ExpertEmbeddingWorker:
             refine_s=batch.refine_s,
             embed_s=time.perf_counter() - start_s,
         )
+        return written, asked
 
     def stream(
         self, batches: Iterable[GeneratedBatch], writer: FragmentWriter
-    ) -> Iterator[WrittenBatch]:
+    ) -> Iterator[tuple[WrittenBatch, tuple[AskedEdit, ...]]]:
         """The interface of `WorkerPool`, in this process."""
         return (self.write(batch, writer) for batch in batches)
 

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from torch import nn
 
+from infra.requests.request_log import RequestReader
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone, as_vision_language
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.editor import Editor, edit_input
@@ -23,7 +24,7 @@ from liveedit_core.schema import EditRequest
 from workers.actor_pool import Call
 from workers.failures import converted_failures
 from workers.gang import Gang, Rendezvous, own_rendezvous
-from workers.generator_worker import GeneratorWorker, finite_or_error
+from workers.generator_worker import GeneratorWorker, finite_or_error, read_batch
 from workers.messages import GeneratedBatch, GeneratorFacts, NumberedRequest
 from workers.models import ModelSource
 from workers.sharding_config import ShardingSection
@@ -127,6 +128,12 @@ class GeneratorGang:
     def generate(self, batch: Sequence[NumberedRequest]) -> GeneratedBatch:
         """Write the experts of a micro-batch; see `GeneratorWorker.generate`."""
         return merged(self._ask(lambda shard: shard.generate.remote(batch)))
+
+    def generate_logged(
+        self, sequences: Sequence[int], requests: RequestReader
+    ) -> tuple[int, GeneratedBatch]:
+        """As `generate`; see `GeneratorWorker.generate_logged`."""
+        return len(sequences), self.generate(read_batch(requests, sequences))
 
     def _ask(self, call: Call) -> list[Any]:
         return self._gang.retrying(lambda is_new: self._gang.ask(call))

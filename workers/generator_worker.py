@@ -2,7 +2,7 @@
 
 Owns: one frozen backbone and one trained generator, both loaded when it starts; no other state.
     With a state cache it reads the hidden states of known edits and adds those of new ones.
-Receives: micro-batches of numbered requests.
+Receives: numbers of requests, which it reads from the log.
 Returns: an expert or a refusal for each of them. A request that fails (too many tokens, an image
     that cannot be decoded, NaN in its expert, its question not answered) is a refusal and does not
     affect the others.
@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import ray
 
-from liveedit_core.errors import LiveEditError, NumericsError
+from infra.requests.request_log import RequestReader
+from liveedit_core.errors import IntegrityError, LiveEditError, NumericsError
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected, RejectType, WeakEditError
@@ -53,6 +54,7 @@ class GeneratorWorker:
         refiner = refiner_for(self._backbone, self._generator, refine or RefineSection())
         self._editor = Editor(self._backbone, self._generator, nothing, refiner)
         self._weak = weak
+        self._requests: RequestReader | None = None
         self._states = open_states(self._backbone, cache, one_by_one=refiner is not None)
 
     def describe(self) -> GeneratorFacts:
@@ -94,9 +96,20 @@ class GeneratorWorker:
             refine_s=refiner.seconds - refined_s if refiner else 0.0,
         )
 
-    def stream(self, batches: Iterable[Sequence[NumberedRequest]]) -> Iterator[GeneratedBatch]:
+    @converted_failures
+    def generate_logged(
+        self, sequences: Sequence[int], requests: RequestReader
+    ) -> tuple[int, GeneratedBatch]:
+        """As `generate`, of requests of the log; the first part of the answer is for the driver."""
+        if self._requests is None or self._requests.table.uri != requests.table.uri:
+            self._requests = requests  # its table is open
+        return len(sequences), self.generate(read_batch(self._requests, sequences))
+
+    def stream(
+        self, batches: Iterable[Sequence[int]], requests: RequestReader
+    ) -> Iterator[GeneratedBatch]:
         """The interface of `WorkerPool`, in this process."""
-        return map(self.generate, batches)
+        return (self.generate_logged(batch, requests)[1] for batch in batches)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -136,6 +149,18 @@ class GeneratorWorker:
             # None succeeded, and none failed because of its data: the program is at fault.
             raise bugs[0]
         return outcomes
+
+
+def read_batch(requests: RequestReader, sequences: Sequence[int]) -> list[NumberedRequest]:
+    """Requests of the log; IntegrityError if it lacks one of them."""
+    found = [
+        NumberedRequest(sequence=logged.sequence, request=logged.request)
+        for logged in requests.read(sequences)
+    ]
+    if len(found) != len(sequences):
+        lost = sorted(set(sequences) - {item.sequence for item in found})
+        raise IntegrityError(f"the request log has no request {lost[0]}")
+    return found
 
 
 def refusal_of(edit_id: str, error: Exception) -> Rejected:

@@ -92,8 +92,6 @@ class WrittenBatch:
 
     fragments: tuple["WrittenFragment", ...]
     """For `ExpertBank.commit`."""
-    asked: tuple[AskedEdit, ...]
-    """One for each expert."""
     num_experts: int
     rejected: tuple[Rejected, ...]
     """Refusals of both stages."""

@@ -82,6 +82,33 @@ class LoggedRequest:
     submitted_at: datetime
 
 
+@dataclass(frozen=True)
+class RequestReader:
+    """Reads requests by number; picklable, holds no credentials."""
+
+    table: Table
+
+    def read(self, sequences: Sequence[int] | None = None) -> Iterator[LoggedRequest]:
+        """Requests with their images, by sequence, a few at a time; those that the log lacks are
+        skipped. None reads all."""
+        dataset = self.table.latest()
+        if sequences is None:
+            sequences = read_rows(dataset, ["sequence"]).column("sequence").to_pylist()
+        wanted = sorted(set(sequences))
+        for start in range(0, len(wanted), _READ_ROWS):
+            numbers = wanted[start : start + _READ_ROWS]
+            try:
+                rows = _rows_of(dataset, numbers)
+            except IntegrityError:
+                # Old versions are deleted, under readers that take days too: the newest has all.
+                newest = self.table.latest()
+                if newest.version == dataset.version:
+                    raise
+                dataset = newest
+                rows = _rows_of(dataset, numbers)
+            yield from map(_from_row, rows)
+
+
 class RequestLog:
     """The tables `requests` and `rejects` of a store."""
 
@@ -145,24 +172,13 @@ class RequestLog:
         self._table.add_missing_columns(_SCHEMA)
         return self._table.on_latest(attempt)
 
+    def reader(self) -> "RequestReader":
+        """What a worker needs to read requests."""
+        return RequestReader(self._table)
+
     def read(self, sequences: Sequence[int] | None = None) -> Iterator[LoggedRequest]:
         """Read requests with their images, by sequence, a few at a time; all by default."""
-        dataset = self._table.latest()
-        place_of = _places(dataset)
-        wanted = sorted(place_of if sequences is None else place_of.keys() & set(sequences))
-        for start in range(0, len(wanted), _READ_ROWS):
-            numbers = wanted[start : start + _READ_ROWS]
-            try:
-                rows = take_rows(dataset, [place_of[number] for number in numbers])
-            except IntegrityError:
-                # Old versions are deleted, under readers that take days too: the newest has all.
-                newest = self._table.latest()
-                if newest.version == dataset.version:
-                    raise
-                dataset, place_of = newest, _places(newest)
-                rows = take_rows(dataset, [place_of[number] for number in numbers])
-            for row in rows.to_pylist():
-                yield _from_row(row)
+        return self.reader().read(sequences)
 
     def headers(
         self,
@@ -243,10 +259,16 @@ class RequestLog:
         return self.rejects.append(numbered, bank=bank)
 
 
-def _places(dataset: LanceDataset) -> dict[int, int]:
-    """Position of each request by sequence."""
-    numbers = read_rows(dataset, ["sequence"]).column("sequence").to_pylist()
-    return {number: place for place, number in enumerate(numbers)}
+def _rows_of(dataset: LanceDataset, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """The rows with some rising numbers."""
+    rows: list[dict[str, Any]] = []
+    # A log numbers its rows from 1 in their order, so no column has to be searched.
+    if numbers[0] > 0 and numbers[-1] <= count_rows(dataset):
+        rows = take_rows(dataset, [number - 1 for number in numbers]).to_pylist()
+    if [row["sequence"] for row in rows] != list(numbers):
+        found = read_rows(dataset, filter=f"sequence IN ({', '.join(map(str, numbers))})")
+        rows = found.sort_by("sequence").to_pylist()
+    return rows
 
 
 def _to_row(row: dict[str, Any], request: EditRequest) -> dict[str, Any]:

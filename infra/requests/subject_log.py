@@ -1,7 +1,7 @@
 """The table `subjects`: what each edit is about, decided once, before the edit is committed.
 
 An edit that corrects an older one takes over its subject, so that banks hold the newest of them.
-The first bank that commits an edit decides (`pipelines/editing/subjects.py`); every other bank of
+The first bank that commits an edit decides (`workers/subject_assigner.py`); every other bank of
 the store, and every process that repeats the window, uses what is stored here.
 """
 

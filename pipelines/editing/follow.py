@@ -23,7 +23,7 @@ from pipelines.editing.intake import CaseIndex, Intake
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import Outcome, Records
 from pipelines.editing.windows import Progress, WindowRunner, take_over
-from pipelines.job.stages import Embedder, Generator
+from pipelines.job.stages import Embedder, Generator, Subjects
 from workers.failures import retried
 
 _FIRST_WAIT_S = 1.0
@@ -44,6 +44,7 @@ class Follower:
     records: Records
     progress: Progress
     should_stop: Callable[[], bool]
+    subjects: Subjects | None = None
     pause: Callable[[float], None] = time.sleep
     _inbox: Inbox = field(init=False)
     _fence: WriterFence = field(init=False)
@@ -114,6 +115,7 @@ class Follower:
             generator=self.generator,
             embedder=self.embedder,
             progress=self.progress,
+            subjects=self.subjects,
             on_window=self._window_done,
             on_batch=lambda: self._write_status("teaching"),  # a long window must not look dead
         )

@@ -30,7 +30,7 @@ from pipelines.job.cases import protocol_note
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.run_folder import run_facts
-from pipelines.job.start_workers import start_evaluator
+from pipelines.job.start_workers import start_evaluator, start_subjects
 from pipelines.job.state_cache import cache_names
 from workers.failures import retried
 
@@ -138,9 +138,11 @@ def _edit(
             request_log=RequestLog(store),
             results=ResultsTable(store, config.run_name),
         )
+        subjects = start_subjects(store, config.bank.name, generator)
         if source is None:
             follower = Follower(
                 config=config,
+                subjects=subjects,
                 bank=sources.bank,
                 request_log=sources.request_log,
                 generator=writers.generator,
@@ -153,6 +155,7 @@ def _edit(
         outcome = run(
             config,
             source=source,
+            subjects=subjects,
             generator=writers.generator,
             embedder=writers.embedder,
             evaluator=evaluator,

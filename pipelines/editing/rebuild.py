@@ -29,7 +29,8 @@ from pipelines.editing.writers import model_names, start_writers, writer_cpus
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.registered_models import recorded_backbone
-from pipelines.job.stages import Embedder, Generator
+from pipelines.job.stages import Embedder, Generator, Subjects
+from pipelines.job.start_workers import start_subjects
 
 _logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
             bank=bank,
             request_log=RequestLog(store),
             progress=progress,
+            subjects=start_subjects(store, bank.name, writers.generator.describe()),
             should_stop=stop,
         )
     windows = bank.history()
@@ -123,6 +125,7 @@ def rebuild(
     bank: ExpertBank,
     request_log: RequestLog,
     progress: Progress,
+    subjects: Subjects | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> RebuildResult:
     """Write the experts of the `wanted` requests (None: all) that the new bank lacks.
@@ -141,6 +144,7 @@ def rebuild(
         generator=generator,
         embedder=embedder,
         progress=progress,
+        subjects=subjects,
     )
     if sequences:
         runner.run(sequences, should_stop)

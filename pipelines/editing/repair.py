@@ -104,10 +104,11 @@ def _write_again(
 ) -> list[Rejected]:
     """Write lost experts, committed window by window; returns the refused requests."""
     plan = WindowPlan(window_edits=config.bank.window_edits)
-    batches = plan.micro_batches(request_log.read(sequences), config.generator.batch_size)
+    batches = plan.micro_batches(sequences, config.generator.batch_size)
     rejected: list[Rejected] = []
-    stream = workers.embedder.stream(workers.generator.stream(batches), bank.fragment_writer())
-    for _, group in itertools.groupby(stream, lambda batch: plan.end_of(batch.last_sequence)):
+    generated = workers.generator.stream(batches, request_log.reader())
+    written = (batch for batch, _ in workers.embedder.stream(generated, bank.fragment_writer()))
+    for _, group in itertools.groupby(written, lambda batch: plan.end_of(batch.last_sequence)):
         window = list(group)
         rejected += [refusal for batch in window for refusal in batch.rejected]
         if fragments := [item for batch in window for item in batch.fragments]:

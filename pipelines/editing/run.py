@@ -1,7 +1,7 @@
 """The main job as if on one machine: requests -> experts -> rows -> bank versions -> results.
 
-    request log -> generator -> embedder -> window -> commit -> evaluation of pinned versions
-                  (bounded work in flight)           (driver)   (beside the next windows)
+    request numbers -> generator -> embedder -> window -> commit -> evaluation of pinned versions
+                      (bounded work in flight)         (a thread)   (beside the next windows)
 
 Only the driver commits. Everything before a commit may be repeated without effect, and after a
 restart the remaining work is read from the store: requests minus bank minus rejects.
@@ -20,7 +20,7 @@ from pipelines.editing.intake import Intake, Source, log_requests
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.windows import Progress, Timings, WindowRunner, take_over
 from pipelines.evaluation.bank_evaluation import BankEvaluation, lifelong_curves
-from pipelines.job.stages import Embedder, Evaluator, Generator
+from pipelines.job.stages import Embedder, Evaluator, Generator, Subjects
 
 
 class Records(Protocol):
@@ -60,6 +60,7 @@ def run(
     results: ResultsTable,
     records: Records,
     progress: Progress,
+    subjects: Subjects | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Edit with all requests that the log holds and the bank lacks; evaluate the bank on the way.
@@ -87,6 +88,7 @@ def run(
         generator=generator,
         embedder=embedder,
         progress=progress,
+        subjects=subjects,
         on_window=schedule.window_done,
         on_batch=schedule.poll,
         timings=Timings(intake_s=intake.duration_s),

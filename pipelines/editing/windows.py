@@ -3,23 +3,29 @@
 Windows end at fixed numbers of the request log: at every multiple of `window_edits` and at the
 points of evaluation, which need a bank version. An interrupted run therefore commits the same
 windows as an undisturbed one. After a failure the caller runs what is still pending.
+
+    numbers -> generator -> embedder -> window        this thread: numbers and fragment records
+                                          | refusals, subjects, commit; compaction: another thread
 """
 
 import bisect
+import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
-from infra.bank.compaction import Compaction
+from infra.bank.compaction import Compaction, CompactionReport
 from infra.bank.expert_bank import ExpertBank
-from infra.requests.request_log import LoggedRequest, RequestLog
+from infra.requests.request_log import RequestLog
 from liveedit_core.inputs.rejects import Rejected
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.editing.subjects import SubjectAssigner
-from pipelines.job.stages import Embedder, Generator
+from pipelines.job.stages import Asked, Embedder, Generator, Subjects
 from workers.failures import retried
-from workers.messages import NumberedRequest, WrittenBatch
+from workers.messages import WrittenBatch
+from workers.subject_assigner import SubjectAssigner
 
 
 class Progress(Protocol):
@@ -66,19 +72,15 @@ class WindowPlan:
         position = bisect.bisect_left(self.points, sequence)
         return min([regular, *self.points[position : position + 1]])
 
-    def micro_batches(
-        self, requests: Iterable[LoggedRequest], batch_size: int
-    ) -> Iterator[tuple[NumberedRequest, ...]]:
-        """Cut requests, read only as needed, into batches that never cross a window's end."""
-        batch: list[NumberedRequest] = []
-        for logged in requests:
-            is_new_window = batch and self.end_of(logged.sequence) != self.end_of(batch[0].sequence)
-            if is_new_window or len(batch) == batch_size:
-                yield tuple(batch)
-                batch = []
-            batch.append(NumberedRequest(sequence=logged.sequence, request=logged.request))
-        if batch:
-            yield tuple(batch)
+    def micro_batches(self, sequences: Iterable[int], batch_size: int) -> Iterator[tuple[int, ...]]:
+        """Cut rising numbers of requests into batches that never cross a window's end."""
+        for _, window in itertools.groupby(sequences, self.end_of):
+            while batch := tuple(itertools.islice(window, batch_size)):
+                yield batch
+
+    def last_of_windows(self, sequences: Iterable[int]) -> set[int]:
+        """The last of these rising numbers in each window."""
+        return set({self.end_of(number): number for number in sequences}.values())
 
 
 def take_over(bank: ExpertBank, config: LifelongEditRecipe) -> int:
@@ -104,6 +106,8 @@ class WindowRunner:
     generator: Generator
     embedder: Embedder
     progress: Progress
+    subjects: Subjects | None = None
+    """None: this process."""
     on_window: Callable[[int | None, int], None] = lambda version, last_sequence: None
     """Called with the new version, None if all requests were refused, and their largest number."""
     on_batch: Callable[[], None] = lambda: None
@@ -112,11 +116,11 @@ class WindowRunner:
     rejected: list[Rejected] = field(default_factory=list)
     """Requests that got no expert."""
     _compaction: Compaction = field(init=False)
-    _subjects: SubjectAssigner = field(init=False)
+    _subjects: Subjects = field(init=False)
 
     def __post_init__(self) -> None:
-        facts = self.generator.describe()
-        self._subjects = SubjectAssigner(self.bank, self.request_log, facts)
+        store, name = self.bank.store, self.bank.name
+        self._subjects = self.subjects or SubjectAssigner(store, name, self.generator.describe())
         self._compaction = Compaction(self.bank.store, self.bank.name, self.config.growth)
 
     def run(
@@ -127,64 +131,136 @@ class WindowRunner:
         `should_stop` is called after each window; True leaves the rest undone.
         """
         # The continuous mode evaluates nothing: it needs no versions at points of evaluation.
-        points = () if self.config.follow.is_on else self.config.evaluation.at
+        follow = self.config.follow
+        points = () if follow.is_on else self.config.evaluation.at
         plan = WindowPlan(window_edits=self.config.bank.window_edits, points=points)
+        ends = plan.last_of_windows(sequences)
+        longest_s = follow.window_s if follow.is_on else math.inf
         start_s = time.perf_counter()
-        batches = plan.micro_batches(
-            self.request_log.read(sequences), self.config.generator.batch_size
-        )
-        window: list[WrittenBatch] = []
+        window: list[tuple[WrittenBatch, Asked]] = []
         num_done = 0
-        written = self.embedder.stream(self.generator.stream(batches), self.bank.fragment_writer())
-        for batch in written:
-            end = plan.end_of(batch.last_sequence)
-            if window and plan.end_of(window[-1].last_sequence) != end:
-                self._commit(window)
-                window = []
-            window.append(batch)
-            self._record(batch)
-            num_done += batch.num_experts + len(batch.rejected)
-            self.progress.edits(num_done, len(sequences))
-            if batch.last_sequence == end:
-                self._commit(window)
-                window = []
-                if should_stop():
+        with _Committer(self, should_stop) as committer:
+            for batch, asked in self._written(plan.micro_batches(sequences, self._batch_size)):
+                if not window:
+                    opened_s = time.monotonic()
+                window.append((batch, asked))
+                self._count(batch)
+                num_done += batch.num_experts + len(batch.rejected)
+                self.progress.edits(num_done, len(sequences))
+                is_overdue = time.monotonic() - opened_s >= longest_s
+                if batch.last_sequence in ends or is_overdue:
+                    committer.add(window)
+                    window = []
+                else:
+                    committer.poll()
+                if committer.is_stopped:
                     break
-            self.on_batch()
-        if window:
-            self._commit(window)
+                self.on_batch()
         self.timings.edit_s += time.perf_counter() - start_s
 
-    def _record(self, batch: WrittenBatch) -> None:
-        """Add up times; store refusals."""
+    @property
+    def _batch_size(self) -> int:
+        return self.config.generator.batch_size
+
+    def _written(self, batches: Iterable[Sequence[int]]) -> Iterable[tuple[WrittenBatch, Asked]]:
+        """Fragments of all batches, in order."""
+        generated = self.generator.stream(batches, self.request_log.reader())
+        return self.embedder.stream(generated, self.bank.fragment_writer())
+
+    def _count(self, batch: WrittenBatch) -> None:
         self.timings.generate_s += batch.generate_s
         self.timings.refine_s += batch.refine_s
         self.timings.embed_s += batch.embed_s
         self.timings.num_processed += batch.num_experts + len(batch.rejected)
-        if batch.rejected:
-            retried(lambda: self.request_log.reject_requests(batch.rejected, bank=self.bank.name))
-            self.rejected += batch.rejected
+        self.rejected += batch.rejected
 
-    def _commit(self, window: Sequence[WrittenBatch]) -> None:
-        """Make a window visible."""
+    def commit(self, window: Sequence[tuple[WrittenBatch, Asked]]) -> int | None:
+        """Store the refusals of a window and make its experts visible; returns the new version,
+        None if all requests were refused."""
         start_s = time.perf_counter()
         version = None
-        last_sequence = window[-1].last_sequence
-        fragments = [fragment for batch in window for fragment in batch.fragments]
+        refused = [item for batch, _ in window for item in batch.rejected]
+        if refused:
+            retried(lambda: self.request_log.reject_requests(refused, bank=self.bank.name))
+        fragments = [fragment for batch, _ in window for fragment in batch.fragments]
         if fragments:
-            message = f"requests up to {last_sequence}"
-            asked = [item for batch in window for item in batch.asked]
-            subjects = retried(lambda: self._subjects.assign(asked))
+            message = f"requests up to {window[-1][0].last_sequence}"
+            asked = [asked for _, asked in window]
+            (subjects,) = retried(lambda: list(self._subjects.stream([asked])))
             version = retried(
                 lambda: self.bank.commit(
                     fragments, epoch=self.epoch, subjects=subjects, message=message
                 )
             )
             self.timings.num_windows += 1
-            num_edits = retried(lambda: self.bank.num_edits(version))
-            self.progress.say(f"committed bank version {version}: {num_edits} edits")
-            compacted = self._compaction.after_window()
-            if compacted is not None:
-                self.progress.say(f"compaction: {compacted.sentence()}")
         self.timings.commit_s += time.perf_counter() - start_s
-        self.on_window(version, last_sequence)
+        return version
+
+    def compact(self) -> CompactionReport | None:
+        return self._compaction.after_window()
+
+
+class _Committer:
+    """Commits windows in order, one at a time, in a thread of its own, while the next is written.
+
+    Callbacks are called in the thread of the caller.
+    """
+
+    def __init__(self, runner: WindowRunner, should_stop: Callable[[], bool]) -> None:
+        self._runner = runner
+        self._should_stop = should_stop
+        self._thread = ThreadPoolExecutor(1, "commits")
+        self._commit: Future[int | None] | None = None
+        self._compaction: Future[CompactionReport | None] | None = None
+        self._last_sequence = 0
+        self.is_stopped = False
+        """Whether `should_stop` was true after a window."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, window: Sequence[tuple[WrittenBatch, Asked]]) -> None:
+        """Commit a window after the one before, unless the run is stopped there."""
+        self._finish()
+        if self.is_stopped:
+            return
+        self._last_sequence = window[-1][0].last_sequence
+        self._commit = self._thread.submit(self._runner.commit, window)
+        if self._should_stop():
+            self._finish()
+
+    def poll(self) -> None:
+        """Report a commit that is done."""
+        if self._commit is not None and self._commit.done():
+            self._finish()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._thread.shutdown()
+        if kind is None:
+            self._report_compaction()
+
+    def _finish(self) -> None:
+        """Wait for the commit in progress."""
+        if self._commit is None:
+            return
+        version, self._commit = self._commit.result(), None
+        runner = self._runner
+        self._report_compaction()
+        if version is not None:
+            num_edits = retried(lambda: runner.bank.num_edits(version))
+            runner.progress.say(f"committed bank version {version}: {num_edits} edits")
+            self._compaction = self._thread.submit(runner.compact)
+        runner.on_window(version, self._last_sequence)
+        self.is_stopped = self.is_stopped or self._should_stop()
+
+    def _report_compaction(self) -> None:
+        """Report the last compaction; it precedes any later commit."""
+        if self._compaction is None:
+            return
+        compacted, self._compaction = self._compaction.result(), None
+        if compacted is not None:
+            self._runner.progress.say(f"compaction: {compacted.sentence()}")

@@ -1,31 +1,37 @@
 """The stages of the editing job; pools of actors and plain workers provide the same interface."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from infra.bank.fragments import FragmentWriter
 from infra.bank.schema import BankIdentity
+from infra.requests.request_log import RequestReader
 from liveedit_core.method.repository import ExpertRepository
 from workers.messages import (
     EmbedderFacts,
     EvaluationUnit,
-    GeneratedBatch,
     GeneratorFacts,
-    NumberedRequest,
     ScoredUnit,
     WrittenBatch,
 )
 
+Generated = Any
+"""`GeneratedBatch`, or a reference to one, for the embedder."""
+Asked = Any
+"""What the edits of a batch ask, for `Subjects`: `AskedEdit`s, or a reference to them."""
+
 
 class Generator(Protocol):
-    """Requests in, experts out; takes micro-batches only while there is room."""
+    """Numbers of requests in, experts out; takes micro-batches only while there is room."""
 
     def describe(self) -> GeneratorFacts:
         """Which backbone and generator write."""
 
-    def stream(self, batches: Iterable[Sequence[NumberedRequest]], /) -> Iterator[GeneratedBatch]:
-        """One answer a micro-batch, in order."""
+    def stream(
+        self, batches: Iterable[Sequence[int]], requests: RequestReader, /
+    ) -> Iterable[Generated]:
+        """One answer a micro-batch, in order, for `Embedder.stream`."""
 
     def close(self) -> None:
         """Release memory and cores."""
@@ -38,9 +44,19 @@ class Embedder(Protocol):
         """Which image embedding is computed."""
 
     def stream(
-        self, batches: Iterable[GeneratedBatch], writer: FragmentWriter, /
-    ) -> Iterator[WrittenBatch]:
+        self, batches: Iterable[Generated], writer: FragmentWriter, /
+    ) -> Iterable[tuple[WrittenBatch, Asked]]:
         """One answer a batch, in order."""
+
+    def close(self) -> None:
+        """Release memory and cores."""
+
+
+class Subjects(Protocol):
+    """What the edits of a window are about."""
+
+    def stream(self, windows: Iterable[Sequence[Asked]], /) -> Iterable[dict[str, str]]:
+        """The subject of each edit of a window, decided and stored."""
 
     def close(self) -> None:
         """Release memory and cores."""

@@ -4,9 +4,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from infra.bank.fragments import FragmentWriter
+from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.method.config import RefineSection, WeakEdits
 from pipelines.job.sections import ActorSection, EmbeddingSection, GeneratorSection, WorkerSection
+from pipelines.job.stages import Asked, Generated
 from workers.actor_pool import WorkerPool, actor_options
 from workers.evaluation_pool import EvaluationPool
 from workers.evaluation_worker import EvaluationActor
@@ -15,16 +18,16 @@ from workers.generator_gang import GeneratorGangActor
 from workers.generator_worker import GeneratorActor
 from workers.messages import (
     EmbedderFacts,
-    GeneratedBatch,
     GeneratorFacts,
-    NumberedRequest,
     WrittenBatch,
 )
 from workers.models import CacheNames, ModelSource
 from workers.sharding_config import ShardingSection
+from workers.subject_assigner import SubjectActor
 
-GeneratorPool = WorkerPool[Sequence[NumberedRequest], GeneratedBatch, GeneratorFacts]
-EmbedderPool = WorkerPool[GeneratedBatch, WrittenBatch, EmbedderFacts]
+GeneratorPool = WorkerPool[Sequence[int], Generated, GeneratorFacts]
+EmbedderPool = WorkerPool[Generated, tuple[WrittenBatch, Asked], EmbedderFacts]
+SubjectPool = WorkerPool[Sequence[Asked], dict[str, str], None]
 
 
 def start_generator(
@@ -63,7 +66,7 @@ def start_generator(
     return WorkerPool(
         "generator pool",
         actors,
-        lambda actor, batch: actor.generate.remote(batch),
+        lambda actor, *batch: actor.generate_logged.options(num_returns=2).remote(*batch),
         max_in_flight=max_in_flight,
     )
 
@@ -72,14 +75,31 @@ def start_embedder(section: EmbeddingSection, *, max_in_flight: int = 4) -> Embe
     """Workers that embed images and write experts to the store."""
     worker = ExpertEmbeddingActor.options(**_options(section))
     load = functools.partial(load_embedder, section.open_clip_model, section.open_clip_pretrained)
+    actors = [
+        worker.remote(load, batch_size=section.batch_size, num_threads=section.num_threads)
+        for _ in range(section.num_workers)
+    ]
+    return embedding_pool(actors, max_in_flight=max_in_flight)
+
+
+def embedding_pool(actors: Sequence[Any], *, max_in_flight: int) -> EmbedderPool:
+    """These `ExpertEmbeddingActor`s as a pool."""
+
+    def write(actor: Any, generated: tuple[int, Any], writer: FragmentWriter) -> Any:
+        _, batch = generated
+        return actor.write.options(num_returns=2).remote(batch, writer)
+
+    return WorkerPool("embedding pool", actors, write, max_in_flight=max_in_flight)
+
+
+def start_subjects(store: ObjectStore, bank: str, facts: GeneratorFacts) -> SubjectPool:
+    """The process that compares the edits of each window with those that a bank holds."""
+    actor = SubjectActor.options(**actor_options(num_cpus=0)).remote(store, bank, facts)
     return WorkerPool(
-        "embedding pool",
-        [
-            worker.remote(load, batch_size=section.batch_size, num_threads=section.num_threads)
-            for _ in range(section.num_workers)
-        ],
-        lambda actor, batch, writer: actor.write.remote(batch, writer),
-        max_in_flight=max_in_flight,
+        "subject assigner",
+        [actor],
+        lambda actor, window: actor.assign.remote(*window),
+        max_in_flight=1,
     )
 
 

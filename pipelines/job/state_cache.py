@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from infra.cache.cached_states import CachedStates
@@ -29,7 +29,7 @@ class Encoder(Protocol):
 
     def stream(
         self, chunks: Iterator[Sequence[BackboneInput]], writer: StateWriter, /
-    ) -> Iterator[WrittenStates]:
+    ) -> Iterable[WrittenStates]:
         """One answer a chunk, in order."""
 
     def close(self) -> None:

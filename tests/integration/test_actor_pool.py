@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ from liveedit_core.inputs.limits import InputLimits
 from pipelines.job.ray_session import open_session
 from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.start_workers import start_generator
-from tests.unit.tiny_inputs import request
+from tests.unit.tiny_inputs import logged, request
 from tests.unit.tiny_models import TinyModels
-from workers.actor_pool import ActorPool, actor_options
+from workers.actor_pool import CALLS_PER_ACTOR, WorkerPool, actor_options
 from workers.failures import MAX_ATTEMPTS, WorkerStartError
 from workers.generator_worker import GeneratorWorker
-from workers.messages import NumberedRequest
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,6 +38,17 @@ class Worker:
     def double(self, number: int) -> int:
         return 2 * number
 
+    def wait_for(self, name: str) -> str:
+        while name and not (self._folder / name).exists():
+            time.sleep(0.05)
+        return name
+
+    def halves(self, number: int) -> tuple[int, bytes]:
+        return number, bytes([number]) * 200_000
+
+    def size(self, data: bytes) -> tuple[int, int]:
+        return len(data), data[0]
+
     def die_once(self, number: int) -> int:
         mark = self._folder / f"died-{number}"
         if not mark.exists():
@@ -52,49 +63,87 @@ class Worker:
         raise InputError("prompt is empty")
 
 
-def pool_of(folder: Path, num_workers: int = 2, max_in_flight: int = 3) -> ActorPool:
+def pool_of(
+    folder: Path, call: Callable[[Any, Any], Any], *, num_workers: int = 2
+) -> WorkerPool[Any, Any, None]:
     options = actor_options(num_cpus=0.5)
     actor = ray.remote(Worker).options(**options)
     actors = [actor.remote(folder) for _ in range(num_workers)]
-    return ActorPool("test pool", actors, max_in_flight=max_in_flight)
+    return WorkerPool("test pool", actors, call, max_in_flight=1)
 
 
-def test_answers_come_in_order_and_calls_are_taken_as_there_is_room(tmp_path: Path) -> None:
-    pool = pool_of(tmp_path)
+def test_answers_come_in_order_and_items_are_taken_as_there_is_room(tmp_path: Path) -> None:
+    pool = pool_of(tmp_path, lambda actor, number: actor.double.remote(number))
     taken = 0
 
-    def calls() -> Iterator[Any]:
+    def numbers() -> Iterator[int]:
         nonlocal taken
-        for number in range(20):
+        for number in range(200):
             taken += 1
-            yield lambda actor, number=number: actor.double.remote(number)
+            yield number
 
-    for index, answer in enumerate(pool.in_order(calls())):
+    for index, answer in enumerate(pool.stream(numbers())):
         assert answer == 2 * index
-        assert taken - index <= 3
-    assert taken == 20
+        assert len(pool.in_flight) <= CALLS_PER_ACTOR * 2
+        assert taken - index <= 80
+    assert taken == 200
     pool.close()
 
 
+def test_an_actor_gets_its_next_call_before_it_has_ended_one(tmp_path: Path) -> None:
+    pool = pool_of(tmp_path, lambda actor, name: actor.wait_for.remote(name))
+    stream = iter(pool.stream(["", "", *["end"] * 20]))
+    assert [next(stream), next(stream)] == ["", ""]
+    assert len(pool.in_flight) == CALLS_PER_ACTOR * 2
+    pool.close()
+
+
+def test_a_slow_call_holds_back_no_work_of_others(tmp_path: Path) -> None:
+    """The last but one of the first pool is late: what the second pool makes of the earlier ones
+    arrives, and so is the last one's, behind it."""
+    first = pool_of(tmp_path, lambda actor, name: actor.wait_for.remote(name))
+    second = pool_of(tmp_path, lambda actor, name: actor.wait_for.remote(name), num_workers=1)
+    stream = iter(second.stream(first.stream(["", "", "late", ""])))
+    assert [next(stream), next(stream)] == ["", ""]
+    (tmp_path / "late").touch()
+    assert list(stream) == ["late", ""]
+    first.close()
+    second.close()
+
+
+def test_a_second_result_goes_from_pool_to_pool_without_the_driver(tmp_path: Path) -> None:
+    first = pool_of(tmp_path, lambda actor, n: actor.halves.options(num_returns=2).remote(n))
+
+    def size(actor: Any, answer: tuple[int, Any]) -> Any:
+        _, data = answer
+        assert isinstance(data, ray.ObjectRef)
+        return actor.size.options(num_returns=2).remote(data)
+
+    second = pool_of(tmp_path, size, num_workers=1)
+    answers = list(second.stream(first.stream(range(5))))
+    assert [(length, ray.get(byte)) for length, byte in answers] == [(200_000, n) for n in range(5)]
+    first.close()
+    second.close()
+
+
 def test_a_dead_worker_is_replaced_and_its_work_done(tmp_path: Path) -> None:
-    pool = pool_of(tmp_path)
-    calls = [lambda actor, n=n: actor.die_once.remote(n) for n in (1, 2)]
-    assert list(pool.in_order(calls)) == [1, 2]
+    pool = pool_of(tmp_path, lambda actor, number: actor.die_once.remote(number))
+    assert list(pool.stream([1, 2])) == [1, 2]
     pool.close()
 
 
 def test_what_kills_every_worker_ends_after_some_attempts(tmp_path: Path) -> None:
-    pool = pool_of(tmp_path)
+    pool = pool_of(tmp_path, lambda actor, _: actor.die.remote())
     with pytest.raises(WorkerLostError, match="test pool"):
-        list(pool.in_order([lambda actor: actor.die.remote()]))
+        list(pool.stream([None]))
     pool.close()
     assert MAX_ATTEMPTS < 10
 
 
 def test_data_errors_arrive_unchanged(tmp_path: Path) -> None:
-    pool = pool_of(tmp_path)
+    pool = pool_of(tmp_path, lambda actor, _: actor.refuse.remote())
     with pytest.raises(InputError) as caught:
-        list(pool.in_order([lambda actor: actor.refuse.remote()]))
+        list(pool.stream([None]))
     assert type(caught.value) is InputError
     assert caught.value.message == "prompt is empty"
     pool.close()
@@ -114,12 +163,13 @@ def test_a_worker_that_cannot_start_says_why() -> None:
     group.close()
 
 
-def test_a_group_of_gangs_writes_what_one_plain_worker_writes() -> None:
-    batches = [[NumberedRequest(sequence=n + 1, request=request(n))] for n in range(6)]
+def test_a_group_of_gangs_writes_what_one_plain_worker_writes(tmp_path: Path) -> None:
+    batches, log = logged(tmp_path, [[request(n)] for n in range(6)])
     plain = GeneratorWorker(TinyModels(), InputLimits())
     group = start_generator(TinyModels(), InputLimits(), GeneratorSection(gangs=2, num_cpus=0.5))
     assert group.describe() == plain.describe()
-    for one, other in zip(plain.stream(batches), group.stream(batches), strict=True):
+    answers = [ray.get(batch) for _, batch in group.stream(batches, log)]
+    for one, other in zip(plain.stream(batches, log), answers, strict=True):
         assert one.last_sequence == other.last_sequence
         for a, b in zip(one.experts, other.experts, strict=True):
             assert a.expert.down_RD.equal(b.expert.down_RD)

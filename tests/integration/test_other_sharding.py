@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
 from liveedit_core.inputs.limits import InputLimits
@@ -25,7 +26,7 @@ from pipelines.training.loop import GeneratorTrainer
 from tests.other_backbones import TINY, cases_file, saved_family
 from tests.tiny_backbone import request
 from tests.tiny_families import FAMILY_NAMES
-from tests.unit.tiny_inputs import numbered
+from tests.unit.tiny_inputs import logged
 from workers.generator_worker import GeneratorWorker
 from workers.models import ModelNames
 
@@ -85,10 +86,10 @@ def test_llava_is_trained_and_written_with_in_two_shards(
     models = ModelNames(backbone=backbone, generator=str(folder))
     requests = [request(seed) for seed in range(5)]
     requests[2] = replace(requests[2], also_asked=("What is it?", "Which thing is this?"))
-    batches = [numbered(requests)]
-    expected = list(GeneratorWorker(models, InputLimits()).stream(batches))
+    batches, log = logged(tmp_path / "log", [requests])
+    expected = list(GeneratorWorker(models, InputLimits()).stream(batches, log))
     group = start_generator(models, InputLimits(), GeneratorSection(shards=2))
-    found = list(group.stream(batches))
+    found = [ray.get(batch) for _, batch in group.stream(batches, log)]
     group.close()
     for one, other in zip(expected[0].experts, found[0].experts, strict=True):
         for name in ("down_RD", "prompt_feature_QM"):

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -34,9 +35,9 @@ from tests.tiny_backbone import (
     tiny_generator,
 )
 from tests.tiny_training import beginning, fresh_backbone, plan, tiny_data, tiny_source
-from tests.unit.tiny_inputs import numbered
+from tests.unit.tiny_inputs import logged
 from workers.generator_worker import GeneratorWorker
-from workers.messages import MODEL, GeneratedBatch, Snapshot, StepFigures
+from workers.messages import MODEL, Snapshot, StepFigures
 from workers.sharding_config import ShardingSection
 from workers.training_group import TrainingGroup
 from workers.training_worker import TrainingWorker
@@ -204,17 +205,20 @@ def kill_a_process_of(actor: str) -> None:
 
 
 @pytest.mark.parametrize("refine", [AS_WRITTEN, RefineSection(max_steps=4)])
-def test_experts_of_a_sharded_gang_are_those_of_one_actor(refine: RefineSection) -> None:
+def test_experts_of_a_sharded_gang_are_those_of_one_actor(
+    refine: RefineSection, tmp_path: Path
+) -> None:
     """Also where the parts are not equal, a request is refused, a shard has nothing to do, or one
     has died; and where some edits are refined and others not."""
     bad = EditRequest(image_bytes=b"no image", prompt="What is shown here?", target="an entity")
-    batches = [
-        numbered([replace(request(0), also_asked=PROMPTS[1:]), *map(request, range(1, 5))]),
-        numbered([request(seed) for seed in range(5, 16)]),  # more than the backbone takes at once
-        numbered([request(20)]),
-        numbered([bad, request(21)]),
-        numbered([bad]),
+    requests = [
+        [replace(request(0), also_asked=PROMPTS[1:]), *map(request, range(1, 5))],
+        [request(seed) for seed in range(5, 16)],  # more than the backbone takes at once
+        [request(20)],
+        [bad, request(21)],
+        [bad],
     ]
+    batches, log = logged(tmp_path, requests)
     group = start_generator(
         TinyHuggingFace(),
         InputLimits(),
@@ -226,10 +230,11 @@ def test_experts_of_a_sharded_gang_are_those_of_one_actor(refine: RefineSection)
     with plain_convolutions():
         alone = GeneratorWorker(TinyHuggingFace(), InputLimits(), refine=refine, weak="commit")
         assert group.describe() == alone.describe()
-        whole = list(alone.stream(batches))
-    found: list[GeneratedBatch] = list(group.stream(batches[:3]))
+        whole = list(alone.stream(batches, log))
+    answers = list(group.stream(batches[:3], log))
     kill_a_process_of("GeneratorShard")
-    found += group.stream(batches[3:])
+    answers += group.stream(batches[3:], log)
+    found = [ray.get(batch) for _, batch in answers]
     group.close()
     outcomes = {(e.expert.outcome.reason, e.expert.outcome.steps) for b in whole for e in b.experts}
     assert outcomes == ({("", 0)} if refine is AS_WRITTEN else {("gate", 0), ("text", 4)})

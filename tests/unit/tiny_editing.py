@@ -25,7 +25,7 @@ from tests.unit.tiny_models import IDENTITY, TinyModels
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
 from workers.generator_worker import GeneratorWorker
-from workers.messages import EmbedderFacts, GeneratedBatch, WrittenBatch
+from workers.messages import AskedEdit, EmbedderFacts, GeneratedBatch, WrittenBatch
 
 OVERRIDES = (
     "generator.batch_size=3",
@@ -116,7 +116,7 @@ class DyingEmbedder:
 
     def stream(
         self, batches: Iterable[GeneratedBatch], writer: FragmentWriter
-    ) -> Iterator[WrittenBatch]:
+    ) -> Iterator[tuple[WrittenBatch, tuple[AskedEdit, ...]]]:
         for index, batch in enumerate(batches):
             if index == self._num_batches:
                 raise StorageUnavailableError("the store is gone")

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from infra.requests.request_log import RequestLog, RequestReader
+from infra.storage.object_store import ObjectStore
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 from workers.messages import NumberedRequest
 
@@ -82,6 +84,15 @@ def drop(inbox: Path, name: str, numbers: Sequence[int], *, age_s: float = 60.0)
     path.write_text("\n".join(lines) + "\n")
     os.utime(path, (time.time() - age_s,) * 2)
     return path
+
+
+def logged(
+    folder: Path, batches: Sequence[Sequence[EditRequest]]
+) -> tuple[list[list[int]], RequestReader]:
+    """Batches of requests in a new log: their numbers, and what reads them."""
+    log = RequestLog(ObjectStore(folder))
+    sequences = [[item.sequence for item in log.append(batch)] for batch in batches]
+    return sequences, log.reader()
 
 
 def numbered(requests: Sequence[EditRequest]) -> list[NumberedRequest]:

@@ -38,12 +38,17 @@ from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.stages import bank_identity
-from pipelines.job.start_workers import EmbedderPool, start_generator
+from pipelines.job.start_workers import (
+    EmbedderPool,
+    embedding_pool,
+    start_generator,
+    start_subjects,
+)
 from tests.inline_evaluator import InlineEvaluator
 from tests.unit.tiny_editing import Notes
 from tests.unit.tiny_inputs import HashEmbedder, case
 from tests.unit.tiny_models import TinyBackbone, TinyModels
-from workers.actor_pool import WorkerPool, actor_options
+from workers.actor_pool import actor_options
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingActor
 
@@ -92,12 +97,7 @@ def start_hash_embedder(marks: str) -> EmbedderPool:
     """The pool of the job, with an embedder that needs no weights."""
     options = actor_options(num_cpus=0.1, node_resource=WORK)
     actor = ExpertEmbeddingActor.options(**options).remote(MarkedEmbedder(marks))
-    return WorkerPool(
-        "embedding pool",
-        [actor],
-        lambda actor, batch, writer: actor.write.remote(batch, writer),
-        max_in_flight=2,
-    )
+    return embedding_pool([actor], max_in_flight=2)
 
 
 class MortalBank(ExpertBank):
@@ -159,6 +159,7 @@ def drive(options: argparse.Namespace) -> int:
         assert isinstance(bank, MortalBank)
         bank.last_commit = options.die_at_commit
         log = RequestLog(store)
+        subjects = start_subjects(store, BANK, generator.describe())
         if options.follow:
             outcome = Follower(
                 config=config,
@@ -168,6 +169,7 @@ def drive(options: argparse.Namespace) -> int:
                 embedder=embedder,
                 records=Notes(),
                 progress=view,
+                subjects=subjects,
                 should_stop=stop,
             ).follow()
         else:
@@ -184,6 +186,7 @@ def drive(options: argparse.Namespace) -> int:
                 results=ResultsTable(store, "faults"),
                 records=Notes(),
                 progress=view,
+                subjects=subjects,
                 should_stop=stop,
             )
         view.say(f"ended with {outcome.num_edits} edits")

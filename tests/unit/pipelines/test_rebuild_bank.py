@@ -10,7 +10,7 @@ import torch
 
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.traffic import write_traffic
-from infra.requests.request_log import RequestLog
+from infra.requests.request_log import RequestLog, RequestReader
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
 from liveedit_core.inputs.limits import InputLimits
@@ -57,13 +57,15 @@ class Counting:
     def describe(self) -> GeneratorFacts:
         return self.worker.describe()
 
-    def stream(self, batches: Iterable[Sequence[NumberedRequest]]) -> Iterator[GeneratedBatch]:
-        def noted() -> Iterator[Sequence[NumberedRequest]]:
+    def stream(
+        self, batches: Iterable[Sequence[int]], requests: RequestReader
+    ) -> Iterator[GeneratedBatch]:
+        def noted() -> Iterator[Sequence[int]]:
             for batch in batches:
-                self.asked += [item.sequence for item in batch]
+                self.asked += batch
                 yield batch
 
-        return iter(self.worker.stream(noted()))
+        return iter(self.worker.stream(noted(), requests))
 
     def close(self) -> None:
         pass
@@ -97,10 +99,9 @@ class House:
     def taught(self, name: str, models: TinyModels, requests: Sequence[EditRequest]) -> ExpertBank:
         bank = self.open(name, models)
         numbered = [NumberedRequest(sequence=n + 1, request=r) for n, r in enumerate(requests)]
-        batches = GeneratorWorker(models, InputLimits()).stream([numbered])
-        written = ExpertEmbeddingWorker(HashEmbedder).stream(batches, bank.fragment_writer())
-        fragments = [text for batch in written for text in batch.fragments]
-        bank.commit(fragments, epoch=bank.acquire_writer())
+        batch = GeneratorWorker(models, InputLimits()).generate(numbered)
+        written, _ = ExpertEmbeddingWorker(HashEmbedder).write(batch, bank.fragment_writer())
+        bank.commit(written.fragments, epoch=bank.acquire_writer())
         return bank
 
     def rebuild(

@@ -38,7 +38,9 @@ def batch() -> GeneratedBatch:
 
 
 def test_rows_appear_with_the_commit(bank: ExpertBank, batch: GeneratedBatch) -> None:
-    written = ExpertEmbeddingWorker(HashEmbedder, batch_size=2).write(batch, bank.fragment_writer())
+    worker = ExpertEmbeddingWorker(HashEmbedder, batch_size=2)
+    written, asked = worker.write(batch, bank.fragment_writer())
+    assert [item.edit_id for item in asked] == [item.expert.edit_id for item in batch.experts]
     assert written.num_experts == 5
     assert written.last_sequence == 5
     assert bank.num_edits() == 0
@@ -51,7 +53,7 @@ def test_rows_appear_with_the_commit(bank: ExpertBank, batch: GeneratedBatch) ->
 
 
 def test_an_embedding_with_nan_is_refused_alone(bank: ExpertBank, batch: GeneratedBatch) -> None:
-    written = ExpertEmbeddingWorker(BlindEmbedder).write(batch, bank.fragment_writer())
+    written, _ = ExpertEmbeddingWorker(BlindEmbedder).write(batch, bank.fragment_writer())
     (refusal,) = written.rejected
     assert refusal.edit_id == request(0).edit_id
     assert refusal.error_type == "NumericsError"
@@ -60,5 +62,5 @@ def test_an_embedding_with_nan_is_refused_alone(bank: ExpertBank, batch: Generat
 
 def test_nothing_to_write_is_an_answer_too(bank: ExpertBank) -> None:
     empty = GeneratedBatch(experts=(), rejected=(), last_sequence=7, duration_s=0.0)
-    written = ExpertEmbeddingWorker(HashEmbedder).write(empty, bank.fragment_writer())
+    written, _ = ExpertEmbeddingWorker(HashEmbedder).write(empty, bank.fragment_writer())
     assert (written.fragments, written.last_sequence) == ((), 7)

@@ -18,7 +18,7 @@ from pipelines.job.recipe_loader import load_recipe
 from tests.unit.tiny_editing import Driver, Notes
 from tests.unit.tiny_inputs import HashEmbedder, drop, request
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
-from workers.messages import GeneratedBatch, WrittenBatch
+from workers.messages import AskedEdit, GeneratedBatch, WrittenBatch
 
 
 @dataclass
@@ -156,7 +156,7 @@ class FlakyEmbedder:
 
     def stream(
         self, batches: Iterable[GeneratedBatch], writer: FragmentWriter
-    ) -> Iterator[WrittenBatch]:
+    ) -> Iterator[tuple[WrittenBatch, tuple[AskedEdit, ...]]]:
         for batch in batches:
             if next(self._is_away, False):
                 raise StorageUnavailableError("the store is gone")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.requests.request_log import RequestReader
 from liveedit_core.errors import ConfigError, StorageUnavailableError
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import ProbeKind
@@ -14,7 +15,7 @@ from tests.unit.tiny_editing import Driver, DyingEmbedder
 from tests.unit.tiny_inputs import HashEmbedder, case, request
 from tests.unit.tiny_models import CONFIG
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
-from workers.messages import GeneratedBatch, GeneratorFacts, NumberedRequest
+from workers.messages import GeneratedBatch, GeneratorFacts
 
 
 @pytest.fixture
@@ -176,14 +177,15 @@ class WatchingGenerator:
     def describe(self) -> GeneratorFacts:
         return self._generator.describe()
 
-    def stream(self, batches: Iterable[Sequence[NumberedRequest]]) -> Iterator[GeneratedBatch]:
-        for num_through, answer in enumerate(self._generator.stream(self._watched(batches))):
+    def stream(
+        self, batches: Iterable[Sequence[int]], requests: RequestReader
+    ) -> Iterator[GeneratedBatch]:
+        answers = self._generator.stream(self._watched(batches), requests)
+        for num_through, answer in enumerate(answers):
             self.num_ahead_most = max(self.num_ahead_most, len(self.taken) - num_through)
             yield answer
 
-    def _watched(
-        self, batches: Iterable[Sequence[NumberedRequest]]
-    ) -> Iterator[Sequence[NumberedRequest]]:
+    def _watched(self, batches: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:
         for batch in batches:
             self.taken.append(len(batch))
             yield batch

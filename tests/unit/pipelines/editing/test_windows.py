@@ -1,22 +1,10 @@
 """Windows end where they always end, and micro-batches never cross an end."""
 
-from datetime import UTC, datetime
-
 import pytest
 
-from infra.requests.request_log import LoggedRequest
 from pipelines.editing.windows import WindowPlan
-from tests.unit.tiny_inputs import request
 
 PLAN = WindowPlan(window_edits=25, points=(1, 10, 100))
-
-
-def logged(*sequences: int) -> list[LoggedRequest]:
-    moment = datetime.now(UTC)
-    return [
-        LoggedRequest(sequence=n, request=request(0), supersedes="", submitted_at=moment)
-        for n in sequences
-    ]
 
 
 @pytest.mark.parametrize(
@@ -33,11 +21,12 @@ def test_a_long_window_ends_at_points_too() -> None:
 
 
 def test_micro_batches_stay_within_windows_and_gaps_change_nothing() -> None:
-    batches = PLAN.micro_batches(logged(1, 2, 3, 9, 10, 11, 24, 26, 27), batch_size=3)
-    assert [[item.sequence for item in batch] for batch in batches] == [
-        [1],
-        [2, 3, 9],
-        [10],
-        [11, 24],
-        [26, 27],
+    numbers = [1, 2, 3, 9, 10, 11, 24, 26, 27]
+    assert list(PLAN.micro_batches(numbers, batch_size=3)) == [
+        (1,),
+        (2, 3, 9),
+        (10,),
+        (11, 24),
+        (26, 27),
     ]
+    assert PLAN.last_of_windows(numbers) == {1, 10, 24, 27}

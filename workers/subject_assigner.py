@@ -1,4 +1,4 @@
-"""Decides what the edits of a window are about, before the window is committed.
+"""The subject assigner: decides what the edits of a window are about, before it is committed.
 
 An edit that corrects an older one takes over its subject; banks hold the newest edit of each. It
 does so if it asks the same by content, or if it has another target and
@@ -10,13 +10,19 @@ Edits are compared with those that the bank holds and with earlier ones of the w
 is stored before the commit (`SubjectLog`): a window that is repeated after a crash, and another
 bank of the store, find it there. Only visual features are in memory, read once and then kept up to
 date from the records of the bank; a window costs one product with them.
+
+Owns: the visual features of the edits that the bank holds. Receives: what the edits of a window ask
+    (`AskedEdit`), by reference from the embedding workers. Returns: their subjects.
+When it dies: nothing is lost. It is restarted, reads the features again, and finds in the store
+    what it had decided.
 """
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import ray
 import torch
 from torch import Tensor
 
@@ -27,6 +33,7 @@ from infra.bank.schema import column_vectors
 from infra.requests.request_index import RequestIndex
 from infra.requests.request_log import RequestLog
 from infra.requests.subject_log import SubjectAssignment
+from infra.storage.object_store import ObjectStore
 from infra.storage.tables import read_errors, select_in
 from liveedit_core.inputs.same_question import (
     looks_alike,
@@ -37,20 +44,31 @@ from liveedit_core.inputs.same_question import (
 from liveedit_core.method.corrections import passes_gate, same_image
 from liveedit_core.method.routing import similarity
 from liveedit_core.schema import EditRequest
+from workers.failures import converted_failures
 from workers.messages import AskedEdit, GeneratorFacts
 
 
 class SubjectAssigner:
     """Assigns subjects for the one committer of a bank."""
 
-    def __init__(self, bank: ExpertBank, request_log: RequestLog, facts: GeneratorFacts) -> None:
-        self._bank = bank
-        self._log = request_log
+    @converted_failures
+    def __init__(self, store: ObjectStore, bank: str, facts: GeneratorFacts) -> None:
+        self._bank = ExpertBank.open(store, bank)
+        self._log = RequestLog(store)
         self._facts = facts
-        self._held = HeldFeatures(bank)
+        self._held = HeldFeatures(self._bank)
 
-    def assign(self, edits: Sequence[AskedEdit]) -> dict[str, str]:
+    def stream(self, windows: Iterable[Sequence[Sequence[AskedEdit]]]) -> Iterator[dict[str, str]]:
+        """The interface of `WorkerPool`, in this process."""
+        return (self.assign(*window) for window in windows)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    @converted_failures
+    def assign(self, *batches: Sequence[AskedEdit]) -> dict[str, str]:
         """The subject of each edit of a window; what is undecided is decided and stored."""
+        edits = [item for batch in batches for item in batch]
         if not self._log.subjects.decided():
             # First, so that what another bank holds is not decided again for this one.
             self._log.subjects.append(list(_adopted(self._bank)))
@@ -295,3 +313,6 @@ class _Window:
         stored = self._log.subjects.prompt_questions([edit_id], digest).get(edit_id)
         question = None if stored is None else torch.tensor(stored)
         return torch.from_numpy(np.array(features[edit_id])), question
+
+
+SubjectActor = ray.remote(SubjectAssigner)

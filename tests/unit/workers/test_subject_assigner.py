@@ -17,13 +17,13 @@ from liveedit_core.method import corrections
 from liveedit_core.method.features import EditQuestion
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import EditRequest
-from pipelines.editing import subjects
-from pipelines.editing.subjects import SubjectAssigner
 from tests.unit.tiny_editing import Driver
 from tests.unit.tiny_inputs import PROMPT, image, request
 from tests.unit.tiny_models import CONFIG, IDENTITY, TinyModels
+from workers import subject_assigner
 from workers.generator_worker import GeneratorWorker
 from workers.messages import AskedEdit, GeneratorFacts
+from workers.subject_assigner import SubjectAssigner
 
 CALLED = "What is this called?"
 OPEN_GATE = CONFIG.with_changes(min_gate=1e-9)
@@ -192,7 +192,7 @@ def test_another_bank_uses_what_is_stored(tmp_path: Path, monkeypatch: pytest.Mo
     identity = replace(IDENTITY, generator_digest="another")
     other.bank = ExpertBank.open_or_create(other.store, "other", IDENTITY)
     assert identity != IDENTITY
-    monkeypatch.setattr(subjects, "_Window", None)  # nothing is left to decide
+    monkeypatch.setattr(subject_assigner, "_Window", None)  # nothing is left to decide
     other.run([])
     assert held(other) == held(first)
 
@@ -202,7 +202,7 @@ def test_edits_from_before_subjects_were_assigned_keep_theirs(
 ) -> None:
     driver = driver_at(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(SubjectAssigner, "assign", lambda self, edits: {})
+        patched.setattr(SubjectAssigner, "assign", lambda self, *batches: {})
         driver.run([A, IN_OTHER_WORDS])
     assert len(held(driver)) == 2
     again = driver_at(tmp_path)
@@ -220,7 +220,7 @@ def test_edits_from_before_keep_their_subjects_in_a_new_bank_too(
 ) -> None:
     driver = driver_at(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(SubjectAssigner, "assign", lambda self, edits: {})
+        patched.setattr(SubjectAssigner, "assign", lambda self, *batches: {})
         driver.run([A, IN_OTHER_WORDS])
     rebuilt = driver_at(tmp_path)
     rebuilt.bank = ExpertBank.open_or_create(rebuilt.store, "rebuilt", IDENTITY)
@@ -260,7 +260,7 @@ def test_an_image_is_the_same_if_the_key_and_the_thumbnails_agree(tmp_path: Path
     requests = [first, again, another, far]
     log.append(requests)
     facts = GeneratorFacts(backbone_digest="", generator_digest="g", config=OPEN_GATE)
-    assigner = SubjectAssigner(bank, log, facts)
+    assigner = SubjectAssigner(bank.store, bank.name, facts)
     edits = [asked(n, item, 0) for n, item in enumerate(requests, 1)]
     found = assigner.assign(edits)
     assert found[again.edit_id] == found[first.edit_id] == first.subject_id
