@@ -3,9 +3,14 @@
 from collections import deque
 from collections.abc import Sequence
 
-from liveedit_core.method.repository import ExpertRepository
-from workers.evaluation_worker import EvaluationWorker, Preparation
-from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit, SharedRepository
+from workers.evaluation_worker import EvaluationWorker
+from workers.messages import (
+    EvaluationUnit,
+    GeneratorFacts,
+    ScoredUnit,
+    SharedRepository,
+    StoredVersion,
+)
 
 
 class InlineEvaluator:
@@ -14,7 +19,6 @@ class InlineEvaluator:
     def __init__(self, worker: EvaluationWorker) -> None:
         self._worker = worker
         self._queue: deque[tuple[int, SharedRepository, EvaluationUnit]] = deque()
-        self._prepared: dict[tuple[tuple[str, ...], tuple[str, ...]], Preparation] = {}
 
     def describe(self) -> GeneratorFacts:
         return self._worker.describe()
@@ -23,11 +27,9 @@ class InlineEvaluator:
     def num_waiting(self) -> int:
         return len(self._queue)
 
-    def submit(
-        self, bank_version: int, repository: ExpertRepository, units: Sequence[EvaluationUnit]
-    ) -> None:
-        shared = SharedRepository.of(repository)
-        self._queue += [(bank_version, shared, unit) for unit in units]
+    def submit(self, version: StoredVersion, units: Sequence[EvaluationUnit]) -> None:
+        shared = self._worker.load(version)
+        self._queue += [(version.version, shared, unit) for unit in units]
 
     def drop(self) -> None:
         self._queue.clear()
@@ -36,7 +38,4 @@ class InlineEvaluator:
         """Score the next unit, whether or not the caller wants to wait."""
         if not self._queue:
             return []
-        bank_version, shared, unit = self._queue.popleft()
-        if unit.key not in self._prepared:
-            self._prepared[unit.key] = self._worker.prepare(unit)
-        return [self._worker.score(bank_version, self._prepared[unit.key], shared, unit)]
+        return [self._worker.evaluate(*self._queue.popleft())]

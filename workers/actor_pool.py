@@ -79,12 +79,17 @@ class ActorPool:
         self._actors.append(actor)
         self.max_in_flight = max(self.max_in_flight, CALLS_PER_ACTOR * len(self._actors))
 
-    def submit(self, key: int, call: Call) -> None:
-        """Make a call on the least busy actor; its answer comes back under `key`."""
+    def submit(self, key: int, call: Call, preferred: int | None = None) -> int:
+        """Make a call on the preferred actor if it has room, else on the least busy one; returns
+        its index. The answer comes back under `key`."""
         load = [0] * len(self._actors)
         for pending in self._pending.values():
             load[pending.actor_index] += 1
-        self._send(_PendingCall(key, call, load.index(min(load))))
+        index = load.index(min(load))
+        if preferred is not None and load[preferred] < CALLS_PER_ACTOR:
+            index = preferred
+        self._send(_PendingCall(key, call, index))
+        return index
 
     def _send(self, pending: _PendingCall) -> None:
         refs = pending.call(self._actors[pending.actor_index])

@@ -1,26 +1,22 @@
 """The evaluation workers as the driver sees them. Data parallel over cases."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from liveedit_core.method.repository import ExpertRepository
 from workers.actor_pool import ActorPool, Call
-from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit, SharedRepository
+from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit, StoredVersion, UnitKey
 
 _UNITS_PER_WORKER = 4
 """Another worker starts when more units than this wait for each worker."""
 
-_UnitKey = tuple[tuple[str, ...], tuple[str, ...]]
-
 
 @dataclass(frozen=True)
 class _Job:
-    bank_version: int
-    repository: Any
+    version: StoredVersion
     unit: EvaluationUnit
 
 
@@ -28,26 +24,21 @@ class EvaluationPool:
     """Scores units in other processes while the driver continues."""
 
     def __init__(
-        self,
-        start_actor: Callable[[], Any],
-        *,
-        num_workers: int,
-        max_in_flight: int,
-        keeps_prepared: bool,
+        self, start_actor: Callable[[], Any], *, num_workers: int, max_in_flight: int
     ) -> None:
-        """Start the first `EvaluationActor`; others start when there is enough work for them.
-
-        `keeps_prepared` keeps encoded cases in the object store for the next bank version.
-        """
+        """Start the first `EvaluationActor`; others start when there is enough work for them."""
         self._start_actor = start_actor
         self._num_workers = num_workers
         self._pool = ActorPool("evaluation pool", [start_actor()], max_in_flight=max_in_flight)
         self._queue: deque[tuple[int, _Job]] = deque()
         self._jobs: dict[int, _Job] = {}
         self._next_key = 0
-        self._prepared: dict[_UnitKey, ray.ObjectRef[Any]] = {}
-        self._charged: set[_UnitKey] = set()
-        self._keeps_prepared = keeps_prepared
+        self._experts: dict[int, ray.ObjectRef[Any]] = {}
+        """Of each version in progress, as one worker has loaded them."""
+        self._num_waiting: Counter[int] = Counter()
+        """Units of each version."""
+        self._actor_of: dict[UnitKey, int] = {}
+        """Who scored a unit last, and may have kept what it prepared."""
 
     def describe(self) -> GeneratorFacts:
         """Waits until the first worker has started."""
@@ -59,17 +50,12 @@ class EvaluationPool:
         """Units submitted and not yet collected."""
         return len(self._queue) + len(self._jobs)
 
-    def submit(
-        self, bank_version: int, repository: ExpertRepository, units: Sequence[EvaluationUnit]
-    ) -> None:
-        """Queue the evaluation of one bank version with its experts.
-
-        A unit that was scored before is not encoded again.
-        """
-        shared = ray.put(SharedRepository.of(repository))
+    def submit(self, version: StoredVersion, units: Sequence[EvaluationUnit]) -> None:
+        """Queue the evaluation of one bank version, whose experts a worker will load."""
         for unit in units:
-            self._queue.append((self._next_key, _Job(bank_version, shared, unit)))
+            self._queue.append((self._next_key, _Job(version, unit)))
             self._next_key += 1
+        self._num_waiting[version.version] += len(units)
         self._fill()
 
     def collect(self, *, wait: bool) -> list[ScoredUnit]:
@@ -81,16 +67,23 @@ class EvaluationPool:
             self._fill()
             if not wait:
                 break
-        return [self._charged_once(self._jobs.pop(key).unit.key, answers[key]) for key in answers]
+        for key in answers:
+            version = self._jobs.pop(key).version.version
+            self._num_waiting[version] -= 1
+            if not self._num_waiting[version]:
+                self._experts.pop(version, None)  # leaves the object store
+        return list(answers.values())
 
     def drop(self) -> None:
         """Forget all units; the results of those in progress are ignored."""
         self._queue.clear()
         self._jobs.clear()
+        self._experts.clear()
+        self._num_waiting.clear()
 
     def close(self) -> None:
         """End the actors; waiting units are dropped."""
-        self._queue.clear()
+        self.drop()
         self._pool.close()
 
     def _fill(self) -> None:
@@ -101,28 +94,19 @@ class EvaluationPool:
         while self._queue and self._pool.has_room:
             key, job = self._queue.popleft()
             self._jobs[key] = job
-            self._pool.submit(key, self._call(job))
+            index = self._pool.submit(key, self._call(job), self._actor_of.get(job.unit.key))
+            self._actor_of[job.unit.key] = index
 
     def _call(self, job: _Job) -> Call:
         is_retry = False
 
         def make(actor: Any) -> Any:
             nonlocal is_retry
-            if is_retry or job.unit.key not in self._prepared:
-                # The preparation may be what was lost: repeat it.
-                self._prepared[job.unit.key] = actor.prepare.remote(job.unit)
+            number = job.version.version
+            if is_retry or number not in self._experts:
+                # The experts may be what was lost: load them again.
+                self._experts[number] = actor.load.remote(job.version)
             is_retry = True
-            prepared = self._prepared[job.unit.key]
-            return actor.score.remote(job.bank_version, prepared, job.repository, job.unit)
+            return actor.evaluate.remote(number, self._experts[number], job.unit)
 
         return make
-
-    def _charged_once(self, key: _UnitKey, scored: ScoredUnit) -> ScoredUnit:
-        """Count the time of a preparation with its first result only."""
-        if not self._keeps_prepared:
-            self._prepared.pop(key, None)
-            return scored
-        if key in self._charged:
-            return replace(scored, prepare_s=0.0)
-        self._charged.add(key)
-        return scored

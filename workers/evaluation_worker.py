@@ -3,18 +3,19 @@
 Owns: one frozen backbone and one trained generator, loaded when it starts; no other state.
     With a state cache it reads the hidden states of known probes and adds those of new ones; with
     an answer table it does the same for the answers of the unedited backbone.
-Receives: units to prepare (their probes are encoded up to layer l_e once, METHOD.md 6), and
-    prepared units to score against the experts of one pinned bank version. Both are in Ray's object
-    store, so any worker can score any unit.
-Returns: prepared units; results.
-When it dies: nothing is lost. The pool restarts the process, and encodes and scores the unfinished
-    units again.
+Receives: units to score against the experts of one pinned bank version. Their probes are encoded up
+    to layer l_e (METHOD.md 6) where they are scored; without a cache, the worker keeps those that
+    fit into `KEPT_BYTES`, for other versions. The experts are loaded by one worker, and are in
+    Ray's object store for the others.
+Returns: results.
+When it dies: nothing is lost. The pool restarts the process and sends the unfinished units again.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
+from torch import Tensor
 
 from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
@@ -27,8 +28,18 @@ from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from workers.failures import converted_failures
-from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit, SharedRepository
+from workers.messages import (
+    EvaluationUnit,
+    GeneratorFacts,
+    ScoredUnit,
+    SharedRepository,
+    StoredVersion,
+    UnitKey,
+)
 from workers.models import CacheNames, ModelSource, limit_threads, open_answers, open_states
+
+KEPT_BYTES = 256 * 1024 * 1024
+"""Of prepared units that a worker keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +48,13 @@ class Preparation:
 
     cases: PreparedCases
     prepare_s: float
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the tensors."""
+        states = (vars(probe.states).values() for probe in self.cases.probes)
+        tensors = (value for values in states for value in values)
+        return sum(value.nbytes for value in tensors if isinstance(value, Tensor))
 
 
 class EvaluationWorker:
@@ -54,6 +72,9 @@ class EvaluationWorker:
         answers_uri: str = "",
     ) -> None:
         """Load the models; see `open_states` and `open_answers` for `cache` and `answers_uri`."""
+        # What is in a cache need not be kept in memory as well.
+        self._room_bytes = KEPT_BYTES if cache is None or not answers_uri else 0
+        self._kept: dict[UnitKey, Preparation] = {}
         limit_threads(num_threads)
         generator = models.load_generator()
         empty = ExpertRepository.empty(generator.config)
@@ -71,6 +92,25 @@ class EvaluationWorker:
             generator_digest=editor.generator.digest,
             config=editor.generator.config,
         )
+
+    @converted_failures
+    def load(self, version: StoredVersion) -> SharedRepository:
+        """The experts of a bank version, for all workers."""
+        return SharedRepository.of(version.load(self._scorer.editor.generator.config))
+
+    @converted_failures
+    def evaluate(
+        self, bank_version: int, shared: SharedRepository, unit: EvaluationUnit
+    ) -> ScoredUnit:
+        """Prepare a unit, unless that was done here before, and score it."""
+        kept = self._kept.get(unit.key)
+        if kept is not None:
+            return self.score(bank_version, replace(kept, prepare_s=0.0), shared, unit)
+        preparation = self.prepare(unit)
+        if preparation.num_bytes <= self._room_bytes:
+            self._room_bytes -= preparation.num_bytes
+            self._kept[unit.key] = preparation
+        return self.score(bank_version, preparation, shared, unit)
 
     @converted_failures
     def prepare(self, unit: EvaluationUnit) -> Preparation:
@@ -94,7 +134,7 @@ class EvaluationWorker:
         shared: SharedRepository,
         unit: EvaluationUnit,
     ) -> ScoredUnit:
-        """Score a unit, prepared by any worker, with the experts of one bank version."""
+        """Score a prepared unit with the experts of one bank version."""
         start_s = time.perf_counter()
         results: list[ProbeResult] = []
         for part, experts in _parts(preparation.cases, shared.repository(), unit):

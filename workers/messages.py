@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infra.bank.policy import MatrixPlace
+from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.inputs.rejects import Rejected
@@ -102,6 +104,9 @@ class WrittenBatch:
     embed_s: float
 
 
+UnitKey = tuple[tuple[str, ...], tuple[str, ...]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationUnit:
     """Some cases to score under some protocols, always in the same batch."""
@@ -114,10 +119,27 @@ class EvaluationUnit:
     """For each case, the edits it is evaluated against; empty: all edits of the version."""
 
     @property
-    def key(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def key(self) -> UnitKey:
         """Units with the same key are prepared alike."""
         named = (f"{case.case_id}, {len(case.probes)} probes" for case in self.cases)
         return tuple(named), self.free_case_ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredVersion:
+    """A bank version by its name; picklable and small."""
+
+    store: ObjectStore
+    bank: str
+    version: int
+    matrices: MatrixPlace = "auto"
+
+    def load(self, config: GeneratorConfig) -> ExpertRepository:
+        """Its experts, for the generator of this process."""
+        from infra.bank.expert_bank import ExpertBank
+
+        bank = ExpertBank.open(self.store, self.bank)
+        return bank.load_repository(config, self.version, matrices=self.matrices)
 
 
 @dataclass(frozen=True, kw_only=True)

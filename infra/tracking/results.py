@@ -90,7 +90,8 @@ class ResultsTable:
             if new:
                 rows = [{**asdict(result), **asdict(evaluation)} for result in new.values()]
                 version = self._table.append(base, pa.Table.from_pylist(rows, schema=_SCHEMA))
-                self._seen = (version, evaluation, known | set(new))
+                known.update(new)
+                self._seen = (version, evaluation, known)
             return len(new)
 
         return self._table.on_latest(attempt)

@@ -94,6 +94,11 @@ class EvaluationSchedule:
             if task.is_over:
                 self._finish(task)
 
+    def flush(self) -> None:
+        """Store what is left when a run is stopped."""
+        for task in self._running.values():
+            task.flush()
+
     @property
     def num_waiting(self) -> int:
         """Units whose results are not stored yet."""

@@ -99,6 +99,7 @@ def run(
     while schedule.num_waiting and not should_stop():
         progress.evaluations(schedule.num_waiting)
         schedule.poll(wait=True)
+    schedule.flush()
     curve: list[BankEvaluation] = []
     if config.evaluation.curve_at and not should_stop():
 

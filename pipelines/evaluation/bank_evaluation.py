@@ -8,6 +8,8 @@ repeating the call after a crash gives the numbers of an undisturbed run.
 """
 
 import hashlib
+import math
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +21,7 @@ from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.backbones.load_options import PromptProtocol
 from liveedit_core.errors import RepositoryMismatchError
 from liveedit_core.evaluation.comparable import ComparableGroup, cases_identity
-from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, ResultKey
+from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, ProbeResult, ResultKey
 from liveedit_core.evaluation.retention import Retention, retention
 from liveedit_core.evaluation.scope import ScopeSummary, scope_classes
 from liveedit_core.evaluation.summaries import (
@@ -34,10 +36,12 @@ from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.schema import Case, entity_of
 from pipelines.job.stages import Evaluator
 from workers.failures import retried
-from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit
+from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit, StoredVersion
 
 UNIT_CASES = 8
 """Cases of a unit: one to two seconds of a core for the built-in backbone."""
+_COMMIT_EVERY_S = 5.0
+"""Results of so many seconds are computed again after a crash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +192,8 @@ class EvaluationTask:
         self._missing: set[ResultKey] = set(self._wanted) - stored
         self._budget: float | None = None
         self._num_new = 0
+        self._unstored: list[ProbeResult] = []
+        self._stored_at_s = -math.inf
         self._seconds = 0.0
         self.num_units = len(self._plan.units_for(self._missing))
         """Units that were left to do at the start."""
@@ -205,10 +211,13 @@ class EvaluationTask:
         units = self._plan.units_for(self._missing)
         if units:
             retried(lambda: self._results.set_comparable_group(self.key, self.comparable_group))
-            version = self.key.bank_version
-            matrices = self._settings.matrices
-            repository = self._bank.load_repository(config, version, matrices=matrices)
-            evaluator.submit(version, repository, units)
+            version = StoredVersion(
+                store=self._bank.store,
+                bank=self._bank.name,
+                version=self.key.bank_version,
+                matrices=self._settings.matrices,
+            )
+            evaluator.submit(version, units)
 
     def run(
         self,
@@ -228,15 +237,25 @@ class EvaluationTask:
                 on_progress(self.num_units_done, self.num_units)
         finally:
             pool.drop()
+            self.flush()
         return self.evaluation()
 
     def store(self, scored: Sequence[ScoredUnit]) -> None:
-        """Store the results of scored units in one commit."""
+        """Take the results of scored units; they are committed every few seconds."""
         new = [result for unit in scored for result in unit.results if result.key in self._missing]
-        self._num_new += retried(lambda: self._results.append(new, self.key))
+        self._unstored += new
         self._missing -= {result.key for result in new}
         self._seconds += sum(unit.prepare_s + unit.score_s for unit in scored)
         self.num_units_done += len(scored)
+        if self.is_over or time.monotonic() - self._stored_at_s >= _COMMIT_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit the results that are not stored yet."""
+        if self._unstored:
+            self._num_new += retried(lambda: self._results.append(self._unstored, self.key))
+            self._unstored = []
+        self._stored_at_s = time.monotonic()
 
     def evaluation(self) -> BankEvaluation:
         """The results that the store holds of this evaluation."""

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 from infra.bank.fragments import FragmentWriter
 from infra.bank.schema import BankIdentity
 from infra.requests.request_log import RequestReader
-from liveedit_core.method.repository import ExpertRepository
 from workers.messages import (
     EmbedderFacts,
     EvaluationUnit,
     GeneratorFacts,
     ScoredUnit,
+    StoredVersion,
     WrittenBatch,
 )
 
@@ -72,9 +72,7 @@ class Evaluator(Protocol):
     def num_waiting(self) -> int:
         """Units submitted and not yet collected."""
 
-    def submit(
-        self, bank_version: int, repository: ExpertRepository, units: Sequence[EvaluationUnit]
-    ) -> None:
+    def submit(self, version: StoredVersion, units: Sequence[EvaluationUnit], /) -> None:
         """Queue the evaluation of one bank version."""
 
     def drop(self) -> None:

@@ -129,8 +129,6 @@ def start_evaluator(
         start_actor,
         num_workers=section.num_workers,
         max_in_flight=max_in_flight,
-        # What is in a cache need not be kept in the object store as well.
-        keeps_prepared=cache is None or not answers_uri,
     )
 
 

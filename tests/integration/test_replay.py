@@ -1,6 +1,7 @@
 """Evaluation by real actors: one copy of the experts a node, equal numbers whoever dies."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from ray._private.internal_api import memory_summary
 
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import ResultsTable
@@ -50,6 +52,34 @@ def undisturbed(store: ObjectStore) -> BankEvaluation:
     assert len(done.results) == NUM_RESULTS
     assert any(result.kept for result in done.results)
     return done
+
+
+def num_objects() -> int:
+    """Objects in the shared memory of this node."""
+    text = memory_summary(stats_only=True)
+    found = re.search(r"Plasma memory usage \d+ MiB, (\d+) objects", text)
+    assert found, text
+    return int(found[1])
+
+
+@pytest.mark.usefixtures("session")
+def test_an_evaluation_leaves_nothing_in_the_object_store(store: ObjectStore) -> None:
+    """With experts that are too large for a message, and states that no cache holds."""
+    before = num_objects()
+    pool = start_evaluator(TinyModels(), EvaluationSection(num_workers=1))
+    most = 0
+
+    def look(num_done: int, num_units: int) -> None:
+        nonlocal most
+        most = max(most, num_objects())
+
+    first = evaluate(store, pool, "no trace", look)
+    assert first.is_complete
+    assert most == before + 1, "the experts of the version, which a worker has loaded"
+    assert num_objects() == before
+    assert_equal(evaluate(store, pool, "again"), first)
+    assert num_objects() == before
+    pool.close()
 
 
 def assert_equal(done: BankEvaluation, undisturbed: BankEvaluation) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -16,9 +17,11 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
 from tests.unit.tiny_inputs import case
 from tests.unit.tiny_models import CONFIG, TinyBackbone, TinyModels
+from workers import evaluation_worker
 from workers.evaluation_worker import EvaluationWorker
 from workers.generator_worker import GeneratorWorker
 from workers.messages import EvaluationUnit, NumberedRequest, SharedRepository
+from workers.models import CacheNames
 
 
 class SilentBackbone(TinyBackbone):
@@ -85,6 +88,29 @@ def test_unedited_answers_are_left_for_the_next_worker(store: ObjectStore) -> No
     for one, other in zip(first.cases.probes, second.cases.probes, strict=True):
         assert one.unedited_ids == other.unedited_ids
         assert one.unedited_answer == other.unedited_answer == "answer"
+
+
+def test_what_was_prepared_is_kept_for_other_versions_as_far_as_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared = SharedRepository.of(repository())
+    worker = EvaluationWorker(TinyModels())
+    first, again = (worker.evaluate(version, shared, FORCED) for version in (1, 2))
+    assert first.prepare_s > 0
+    assert again.prepare_s == 0
+    assert again.results == first.results
+    small = worker.prepare(FORCED).num_bytes
+    assert small > 1000
+    monkeypatch.setattr(evaluation_worker, "KEPT_BYTES", small - 1)
+    full = EvaluationWorker(TinyModels())
+    assert all(full.evaluate(version, shared, FORCED).prepare_s > 0 for version in (1, 2))
+
+
+def test_what_a_cache_holds_is_not_kept(store: ObjectStore) -> None:
+    cache = CacheNames(store_uri=store.root_uri, dtype="float32")
+    worker = EvaluationWorker(TinyModels(), cache=cache, answers_uri=store.root_uri)
+    shared = SharedRepository.of(repository())
+    assert all(worker.evaluate(version, shared, FORCED).prepare_s > 0 for version in (1, 2))
 
 
 def test_a_shared_repository_is_the_same_memory() -> None:

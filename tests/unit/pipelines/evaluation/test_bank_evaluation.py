@@ -8,13 +8,13 @@ import pytest
 
 from infra.bank.expert_bank import ExpertBank
 from infra.storage.object_store import ObjectStore
+from infra.storage.tables import Table
 from infra.tracking.results import EvaluationKey, ResultsTable
 from liveedit_core.errors import RepositoryMismatchError, StorageUnavailableError
 from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.config import DEFAULT_BUDGET
 from liveedit_core.method.editor import Editor
-from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, ProbeKind
 from pipelines.evaluation.bank_evaluation import (
     UNIT_CASES,
@@ -34,7 +34,7 @@ from tests.tiny_bank import SmallModels, bank_with_edits
 from tests.unit.tiny_inputs import case as text_case
 from tests.unit.tiny_models import TinyModels
 from workers.evaluation_worker import EvaluationWorker
-from workers.messages import EvaluationUnit, ScoredUnit
+from workers.messages import EvaluationUnit, ScoredUnit, StoredVersion
 
 CASES = [case(seed) for seed in range(19)]
 SETTINGS = EvaluationSettings(free_generation_cases=5)
@@ -129,16 +129,32 @@ class Disturbed(InlineEvaluator):
         self._num_units = num_units
         self._draw = random.Random(seed)
 
-    def submit(
-        self, bank_version: int, repository: ExpertRepository, units: Sequence[EvaluationUnit]
-    ) -> None:
-        super().submit(bank_version, repository, self._draw.sample(units, len(units)))
+    def submit(self, version: StoredVersion, units: Sequence[EvaluationUnit]) -> None:
+        super().submit(version, self._draw.sample(units, len(units)))
 
     def collect(self, *, wait: bool) -> list[ScoredUnit]:
         if self._num_units == 0:
             raise StorageUnavailableError("killed")
         self._num_units -= 1
         return super().collect(wait=wait)
+
+
+def test_results_are_committed_every_few_seconds_not_for_each_unit(bench: Bench) -> None:
+    num_units: list[int] = []
+    done = evaluate_bank_version(
+        store=bench.store,
+        bank=bench.bank,
+        version=2,
+        cases=CASES,
+        settings=SETTINGS,
+        pool=inline(),
+        run="few commits",
+        on_progress=lambda num_done, total: num_units.append(total),
+    )
+    table = Table(bench.store, "results/few commits")
+    assert done.is_complete
+    assert num_units[-1] == 3
+    assert table.latest().version == 3, "created, the first unit, the rest"
 
 
 @pytest.mark.parametrize("seed", range(2))
