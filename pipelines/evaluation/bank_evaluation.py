@@ -7,7 +7,6 @@ The table decides what is left to do, and units are cut from all cases of the ev
 repeating the call after a crash gives the numbers of an undisturbed run.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -34,6 +33,7 @@ from liveedit_core.evaluation.summaries import (
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.schema import Case, entity_of
+from pipelines.evaluation.case_groups import draw_groups, drawn_case_ids, groups_of
 from pipelines.job.stages import Evaluator
 from workers.failures import retried
 from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit, StoredVersion
@@ -112,15 +112,15 @@ def plan_evaluation(
     of which the seed draws `max_groups`, and each is evaluated against the edits of its group
     alone. Below 0, groups have minus this size, and the edits alone are asked, each against its
     group up to and including it."""
-    drawn = _drawn_case_ids(cases, settings.max_cases, settings.seed)
+    drawn = drawn_case_ids(cases, settings.max_cases, settings.seed)
     chosen = [case for case in cases if case.case_id in drawn]
     groups: list[tuple[str, ...]] = []
     if group_size:
-        chosen = _draw_groups(chosen, abs(group_size), settings.seed)
-        groups = _groups(chosen, group_size)
+        chosen = draw_groups(chosen, abs(group_size), settings.seed)
+        groups = groups_of(chosen, group_size)
     if group_size < 0:
         chosen = [replace(case, probes=()) for case in chosen]
-    free = _drawn_case_ids(chosen, settings.free_generation_cases, settings.seed)
+    free = drawn_case_ids(chosen, settings.free_generation_cases, settings.seed)
     units = []
     for start in range(0, len(chosen), UNIT_CASES):
         part = tuple(chosen[start : start + UNIT_CASES])
@@ -138,12 +138,6 @@ def plan_evaluation(
                 )
             )
     return EvaluationPlan(cases=tuple(chosen), units=tuple(units))
-
-
-def max_groups(size: int) -> int:
-    """Most groups of a lifelong curve at one number of edits: 100 of 1 or 10 edits, ten of 100. All
-    of larger ones (0), since each is an evaluation at that number of edits."""
-    return min(100, 1000 // size) if size <= 100 else 0
 
 
 def wanted_by(unit: EvaluationUnit) -> list[ResultKey]:
@@ -360,34 +354,6 @@ def check_models(bank: ExpertBank, facts: GeneratorFacts) -> None:
             )
 
 
-def _draw_groups(cases: Sequence[Case], size: int, seed: int) -> list[Case]:
-    """The cases of at most `max_groups` groups, in order; whole groups where some are left out."""
-    count, num_whole = max_groups(size), len(cases) // size
-    if not 0 < count < -(-len(cases) // size):
-        return list(cases)
-    firsts = [cases[start] for start in range(0, num_whole * size, size)]
-    drawn = _drawn_case_ids(firsts, count, seed)
-    return [
-        case
-        for start, case in enumerate(cases[: num_whole * size])
-        if cases[start - start % size].case_id in drawn
-    ]
-
-
-def _groups(cases: Sequence[Case], size: int) -> list[tuple[str, ...]]:
-    """For each case, the edit_ids of its group; below 0, those up to its own."""
-    groups = []
-    for start in range(0, len(cases), abs(size)):
-        part = cases[start : start + abs(size)]
-        taught: dict[str, None] = {}
-        upto = []
-        for case in part:
-            taught |= dict.fromkeys(request.edit_id for request in case.requests)
-            upto.append(tuple(taught))
-        groups += upto if size < 0 else [tuple(taught)] * len(part)
-    return groups
-
-
 def _edits_asked(group_size: int) -> str:
     """Against which edits probes are asked, for people."""
     if group_size == 0:
@@ -395,13 +361,3 @@ def _edits_asked(group_size: int) -> str:
     noun = "edit" if abs(group_size) == 1 else "edits"
     groups = f"groups of {abs(group_size)} {noun}"
     return groups if group_size > 0 else f"{groups}, right after each"
-
-
-def _drawn_case_ids(cases: Sequence[Case], count: int, seed: int) -> set[str]:
-    """A random choice of `count` cases (0: all), the same whenever it is made."""
-
-    def rank(case: Case) -> bytes:
-        return hashlib.sha256(f"{seed}:{case.edit.edit_id}".encode()).digest()
-
-    drawn = sorted(cases, key=rank)[: count or len(cases)]
-    return {case.case_id for case in drawn}

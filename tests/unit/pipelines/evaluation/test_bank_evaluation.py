@@ -23,10 +23,10 @@ from pipelines.evaluation.bank_evaluation import (
     EvaluationTask,
     evaluate_bank_version,
     lifelong_curves,
-    max_groups,
     plan_evaluation,
     wanted_by,
 )
+from pipelines.evaluation.case_groups import max_groups
 from pipelines.job.stages import Evaluator
 from tests.inline_evaluator import InlineEvaluator
 from tests.tiny_backbone import case
