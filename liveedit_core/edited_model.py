@@ -14,6 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote
+
+from PIL import Image
 
 from liveedit_core.backbones.generation import Continuation
 from liveedit_core.backbones.load_options import LoadOptions
@@ -23,7 +26,7 @@ from liveedit_core.builtin.backbone import BUILTIN, builtin_generator_folder, lo
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
-from liveedit_core.inputs.images import read_image_file
+from liveedit_core.inputs.images import encoded, read_image_file
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.inputs.rejects import WeakEditError
 from liveedit_core.inputs.request_parser import check_also_asked
@@ -38,8 +41,8 @@ from liveedit_core.model_folder import can_append, locked, read_model, save_mode
 from liveedit_core.replacing import Correction, KnownFacts, Plan, plan_edits
 from liveedit_core.schema import EditRequest, Fact
 
-ImageSource = bytes | str | Path
-"""An encoded image, or the path of one."""
+ImageSource = bytes | str | Path | Image.Image
+"""An encoded image, the path of one, or a decoded one."""
 Teaching = tuple[ImageSource, str, str] | EditRequest
 """Image, prompt and target, or a whole request."""
 
@@ -320,4 +323,17 @@ def open_model(
 
 
 def _bytes_of(image: ImageSource) -> bytes:
-    return image if isinstance(image, bytes) else read_image_file(Path(image))
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Image.Image):
+        return encoded(image)
+    if not isinstance(image, str | Path):
+        raise InputError(
+            f"an image is encoded bytes, a path or a PIL image, got {type(image).__name__}"
+        )
+    scheme, separator, rest = str(image).partition("://")
+    if not separator:
+        return read_image_file(Path(image))
+    if scheme != "file":
+        raise InputError(f"{image}: only paths and file:/// are read here; pass the image's bytes")
+    return read_image_file(Path(unquote(rest.removeprefix("localhost"))))

@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.growing import SegmentedRows
 from liveedit_core.method.repository import ExpertRepository, stacked_slots
 from liveedit_core.schema import Fact
+from liveedit_core.whole_files import write_whole
 
 EDITS_FILE = "edits.json"
 MAX_PARTS = 64
@@ -104,7 +104,7 @@ def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> tuple
     if repository.traffic_MR is not None:
         data = save({_TRAFFIC: repository.traffic_MR.contiguous()})
         traffic = f"traffic-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
-        _write(folder / traffic, data)
+        write_whole(folder / traffic, data)
     held_N = repository.held_N
     content = _Content(
         backbone_digest=editor.backbone.digest,
@@ -114,7 +114,7 @@ def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> tuple
         traffic=traffic,
         not_held=() if held_N is None else tuple((~held_N).nonzero().flatten().tolist()),
     )
-    _write(folder / EDITS_FILE, (json.dumps(asdict(content), indent=1) + "\n").encode())
+    write_whole(folder / EDITS_FILE, (json.dumps(asdict(content), indent=1) + "\n").encode())
     named = {EDITS_FILE, traffic, *(name for part in parts for name in (part.experts, part.facts))}
     for pattern in ("experts-*", "facts-*", "traffic-*", _FIRST_RELEASE):
         for file in folder.glob(pattern):
@@ -139,23 +139,13 @@ def _written(
     )
     known = {key: asdict(facts[key]) for key in new.edit_ids if key in facts}
     about = json.dumps({"edit_ids": list(new.edit_ids), "facts": known}, indent=1)
-    _write(folder / part.experts, data)
-    _write(folder / part.facts, about.encode())
+    write_whole(folder / part.experts, data)
+    write_whole(folder / part.facts, about.encode())
     return part
 
 
 def _sha256(edit_ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(edit_ids).encode()).hexdigest()
-
-
-def _write(file: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
 
 
 def read_model(

@@ -20,6 +20,7 @@ if __name__ == "__main__":  # the packages lie one folder above this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from liveedit_core.errors import ConfigError
+from liveedit_core.masking import masked
 from pipelines.job import entry
 from pipelines.job.recipe_loader import to_toml
 from pipelines.training.recipe import TrainRecipe
@@ -180,7 +181,8 @@ def train(recipe: TrainRecipe) -> int:
     print(f"generator {done.digest[:16]} written to {done.folder}")
     print(f"report: {done.report}")
     if done.num_record_failures:
-        print(f"MLflow at {done.tracking_uri} did not take {done.num_record_failures} records yet")
+        place = masked(done.tracking_uri)
+        print(f"MLflow at {place} did not take {done.num_record_failures} records yet")
     return 0
 
 

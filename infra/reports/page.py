@@ -6,7 +6,6 @@ and the page's content security policy forbids the rest.
 
 import base64
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +29,7 @@ from liveedit_core.evaluation.summaries import (
 )
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.schema import PAPER_METRICS, ProbeKind
+from liveedit_core.whole_files import write_whole
 
 HEADLINE_METRICS: Sequence[tuple[ProbeKind, str]] = (
     (ProbeKind.RELIABILITY, TEACHER_FORCED),
@@ -99,9 +99,7 @@ def render_page(template: str, **context: Any) -> str:
 def write_page(path: Path, text: str) -> Path:
     """Write a page whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, text)
     return path
 
 

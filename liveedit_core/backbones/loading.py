@@ -20,6 +20,7 @@ from liveedit_core.backbones.families import (
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import ConfigError, IntegrityError
+from liveedit_core.whole_files import write_whole
 
 PROMPT_FILE = "liveedit_prompt.json"
 """Beside the weights of a checkpoint whose processor does not know its prompt format."""
@@ -77,7 +78,7 @@ def stored_format(folder: Path) -> PromptFormat | None:
 def store_format(folder: Path, prompt_format: PromptFormat) -> None:
     """Store a prompt format beside the weights."""
     text = json.dumps(dataclasses.asdict(prompt_format), indent=2)
-    (folder / PROMPT_FILE).write_text(text + "\n", encoding="utf-8")
+    write_whole(folder / PROMPT_FILE, text + "\n")
 
 
 def check_memory(

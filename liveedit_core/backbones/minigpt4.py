@@ -23,6 +23,7 @@ from torch import Tensor
 from liveedit_core.backbones.families import PromptFormat
 from liveedit_core.backbones.loading import store_format
 from liveedit_core.errors import ConfigError, InputError
+from liveedit_core.whole_files import whole_file, write_whole
 
 PROMPT_FORMAT = PromptFormat(
     with_image="###Human: <Img>{image}</Img> {prompt} ###Assistant: ",
@@ -148,8 +149,9 @@ def _write_weights(parts: Iterator[dict[str, Tensor]], target: Path) -> None:
     total = 0
     for number, tensors in enumerate(part for part in parts if part):
         file = f"model-{number:05}.safetensors"
-        save_file(tensors, target / file, metadata={"format": "pt"})
+        with whole_file(target / file) as partial:
+            save_file(tensors, partial, metadata={"format": "pt"})
         places |= dict.fromkeys(tensors, file)
         total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     text = json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=1)
-    (target / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
+    write_whole(target / "model.safetensors.index.json", text + "\n")

@@ -16,6 +16,7 @@ from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Pillow decodes many more, but every decoder can be attacked by a hostile file."""
 
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _DEFAULT_LIMITS = InputLimits()
 
 
@@ -105,6 +106,17 @@ class _DecodedImages:
 
 
 _DECODED = _DecodedImages(max_bytes=67_108_864)
+
+
+def encoded(image: Image.Image) -> bytes:
+    """A decoded image as PNG, which loses nothing of its pixels."""
+    buffer = io.BytesIO()
+    try:
+        kept = image if image.mode in _PNG_MODES else image.convert("RGB")
+        kept.save(buffer, "PNG")
+    except (OSError, ValueError) as error:
+        raise _unreadable(f"the image cannot be encoded ({error})") from error
+    return buffer.getvalue()
 
 
 def read_image_file(path: Path, *, max_bytes: int = _DEFAULT_LIMITS.max_image_bytes) -> bytes:

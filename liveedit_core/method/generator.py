@@ -26,8 +26,11 @@ from liveedit_core.states import (
     pad_prompts,
     prompt_pyramids,
 )
+from liveedit_core.whole_files import whole_file, write_whole
 
 WEIGHTS_FILE = "generator.safetensors"
+DIGEST_FILE = "digest.txt"
+"""Of both; absent in checkpoints of earlier releases."""
 CONFIG_FILE = "config.json"
 
 
@@ -232,20 +235,30 @@ def _lengthen_names(module: nn.Module, tensors: Any, prefix: str, *_: Any) -> No
 
 
 def save_generator(generator: LiveEditGenerator, folder: Path) -> str:
-    """Write weights and config, and return the digest."""
+    """Write weights, config and their digest, and return the digest.
+
+    A folder whose save was cut off has another digest than it says, or none, and does not open.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS_FILE)
-    text = json.dumps(generator.config.to_dict(), indent=2, sort_keys=True)
-    (folder / CONFIG_FILE).write_text(text + "\n")
-    return digest_of(folder)
+    text = json.dumps(generator.config.to_dict(), indent=2, sort_keys=True) + "\n"
+    with whole_file(folder / WEIGHTS_FILE) as partial:
+        save_file(tensors, partial)
+        digest = _digest(text.encode(), partial.read_bytes())
+        write_whole(folder / DIGEST_FILE, digest + "\n")
+    write_whole(folder / CONFIG_FILE, text)
+    return digest
 
 
 def digest_of(folder: Path) -> str:
     """sha256 over weights and config of a checkpoint folder."""
+    return _digest(*((folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)))
+
+
+def _digest(*parts: bytes) -> str:
     digest = hashlib.sha256()
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()
 
 
@@ -259,4 +272,10 @@ def load_generator(folder: Path) -> LiveEditGenerator:
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise IntegrityError(f"generator checkpoint {folder}: {error}") from error
     generator.digest = digest_of(folder)
+    said = folder / DIGEST_FILE
+    if said.exists() and said.read_text().strip() != generator.digest:
+        raise IntegrityError(
+            f"generator checkpoint {folder}: its parts are not of one save, which was cut off, or "
+            "were altered; save or fetch it again"
+        )
     return generator.eval().requires_grad_(False)

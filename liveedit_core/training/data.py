@@ -26,6 +26,7 @@ from liveedit_core.method.editor import edit_input
 from liveedit_core.schema import Case, Probe, ProbeKind
 from liveedit_core.state_source import StateSource
 from liveedit_core.states import LayerStates
+from liveedit_core.whole_files import whole_file, write_whole
 
 _TUPLES = ("generality", "image_locality")
 GENERALITY = (ProbeKind.TEXT_GENERALITY, ProbeKind.MODAL_GENERALITY)
@@ -83,7 +84,7 @@ class TrainingData:
             "cases": [asdict(case) for case in self.cases],
             "pairs": [asdict(pair) for pair in self.pairs],
         }
-        (folder / "cases.json").write_text(json.dumps(index))
+        write_whole(folder / "cases.json", json.dumps(index))
 
     @classmethod
     def load(cls, folder: Path, source: StateSource) -> "TrainingData":
@@ -208,6 +209,5 @@ def write_training_inputs(path: Path, inputs: Sequence[BackboneInput]) -> None:
         "bytes": np.frombuffer(b"".join(parts), dtype=np.uint8),
         "places": np.array(places, dtype=np.int64).reshape(-1, 5),
     }
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file(tensors, partial)

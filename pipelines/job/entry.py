@@ -5,6 +5,7 @@ A script reads its arguments before anything heavy is imported, so nothing heavy
 
 import argparse
 import getpass
+import io
 import os
 import socket
 import sys
@@ -153,6 +154,9 @@ def run_entry(
 
 def exit_code_of(run: Callable[[], int], *, wrong_setting: int = WRONG_SETTING) -> int:
     """Do something; errors of this project become one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows ASCII only
+            stream.reconfigure(errors="backslashreplace")
     try:
         return run()
     except LiveEditError as error:

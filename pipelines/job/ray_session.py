@@ -9,7 +9,9 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +36,8 @@ _ENVIRONMENT = {
 _LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 """Makes Ray listen on 127.0.0.1 alone, on Linux too; otherwise it takes the machine's address."""
 _TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
+_HEAD_WAIT_S = 10.0
+"""A head that is being started may answer a little later."""
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -61,6 +65,7 @@ def open_session(config: RaySection, *, needed_cpus: float) -> Iterator[None]:
 
     address = _address(config)
     if address:
+        check_head(address)
         options: dict[str, Any] = {"address": address}
     else:
         # Ray protects a local session with a token of its own, and says so at length.
@@ -74,17 +79,43 @@ def open_session(config: RaySection, *, needed_cpus: float) -> Iterator[None]:
     try:
         ray.init(**options, logging_level=logging.WARNING, log_to_driver=True)
     except ConnectionError as error:
-        raise ConfigError(
-            f"ray.address: there is no Ray at {address!r}. Start one (`make ray-head`), or unset "
-            "ray.address and RAY_ADDRESS to use a local session"
-        ) from error
-    except (OSError, RuntimeError, TimeoutError) as error:
+        raise _no_head(address) from error
+    except (OSError, RuntimeError, TimeoutError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WorkerLostError(f"Ray could not start: {reason}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def check_head(address: str, *, wait_s: float = _HEAD_WAIT_S) -> None:
+    """ConfigError when nothing listens at the address of a Ray head; Ray itself would try for a
+    quarter of an hour."""
+    if "://" in address and not address.startswith("ray://"):
+        raise ConfigError(
+            f"ray.address: {address!r} is the address of a job server, for `ray job submit`; a job "
+            "joins host:port of the head (port 6379), or unset ray.address and RAY_ADDRESS"
+        )
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        return  # "auto", "local", or a name that Ray knows
+    end_s = time.monotonic() + wait_s
+    while True:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=wait_s):
+                return
+        except OSError as error:
+            if time.monotonic() >= end_s:
+                raise _no_head(address) from error
+        time.sleep(min(0.5, wait_s))
+
+
+def _no_head(address: str) -> ConfigError:
+    return ConfigError(
+        f"ray.address: there is no Ray at {address!r}. Start one (`make ray-head`), or unset "
+        "ray.address and RAY_ADDRESS to use a local session"
+    )
 
 
 def _let_children_import_the_project() -> None:

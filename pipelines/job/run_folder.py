@@ -17,6 +17,7 @@ from pathlib import Path
 
 from liveedit_core.errors import ConfigError
 from liveedit_core.masking import masked
+from liveedit_core.whole_files import write_whole
 from pipelines.job.recipe_loader import load_recipe, to_toml
 from pipelines.job.sections import FolderRecipe, RunRecipe
 
@@ -50,7 +51,7 @@ def write_recipe(config: FolderRecipe, name: str = "config.toml") -> None:
     folder = config.run_folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(to_toml(config), encoding="utf-8")
+        write_whole(folder / name, to_toml(config))
     except OSError as error:
         raise ConfigError(f"run folder {str(folder)!r} cannot be written: {error}") from error
 

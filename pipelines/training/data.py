@@ -23,6 +23,7 @@ from liveedit_core.schema import Case
 from liveedit_core.state_source import BackboneStates, StateSource
 from liveedit_core.training.data import TrainingData, TrainingInputs, draw_training_data
 from liveedit_core.training.random_targets import MOST_WORDS, TargetWriter
+from liveedit_core.whole_files import whole_file, write_whole
 from pipelines.job.cases import cases_digest
 from pipelines.job.state_cache import fill_cache, open_cache, state_encoder, training_source
 from pipelines.training.cases import (
@@ -84,7 +85,7 @@ def prepare_material(
     if not stamp.exists() or json.loads(stamp.read_text()) != identity:
         folder.mkdir(parents=True, exist_ok=True)
         draw_material(recipe, backbone, folder, cases, held_out_entities)
-        stamp.write_text(json.dumps(identity))
+        write_whole(stamp, json.dumps(identity))
     cache = open_cache(recipe.states, recipe.run_root, backbone)
     if cache is not None:
         inputs = TrainingInputs(folder / "inputs.safetensors")
@@ -223,7 +224,6 @@ def encode_pyramids(
             known |= {image: features[image].pyramid_E for image in new}
         rows.append(torch.stack([known[image][: tower.pyramid_size] for image in chunk]).half())
         report(start + len(chunk), len(images))
-    (folder / "entities.json").write_text(json.dumps(entities))
-    partial = folder / f".{PYRAMIDS_FILE}.partial"
-    save_file({"rows": torch.cat(rows)}, partial)
-    partial.replace(folder / PYRAMIDS_FILE)
+    write_whole(folder / "entities.json", json.dumps(entities))
+    with whole_file(folder / PYRAMIDS_FILE) as partial:
+        save_file({"rows": torch.cat(rows)}, partial)

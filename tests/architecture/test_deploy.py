@@ -354,3 +354,10 @@ def test_the_readme_knows_every_file() -> None:
     names = {path.name for path in DEPLOY.iterdir() if path.is_file()} - {"README.md"}
     missing = sorted(name for name in names if f"`{name}`" not in text)
     assert missing == []
+
+
+def test_ray_sends_the_code_and_no_history() -> None:
+    """`ray job submit --working-dir .` would send .git, twice as large as all the rest."""
+    lines = set((ROOT / ".rayignore").read_text().splitlines())
+    assert {".git", ".venv", "runs"} <= lines
+    assert not {"pipelines", "workers", "infra", "liveedit_core"} & lines

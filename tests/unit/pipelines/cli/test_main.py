@@ -1,6 +1,8 @@
 """`liveedit`: what people read, what programs read, and exit codes."""
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -340,3 +342,21 @@ print("loaded:", *sorted(set(heavy) & set(sys.modules)))
     heavy = ("torch", "ray", "mlflow", "transformers", "boto3")
     done = run(sys.executable, "-c", program, terminal.store.root_uri, *heavy, check=True)
     assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_an_ascii_terminal_is_no_traceback(store: ObjectStore) -> None:
+    request = replace(small_request("a"), prompt="Was ist das für ein Käfer? \u2028")
+    RequestLog(store).append([request])
+    ExpertBank.open_or_create(store, "main", SMALL_IDENTITY)
+    liveedit = [sys.executable, "-m", "pipelines.cli.main"]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [*liveedit, "edits", "list", "--store", store.root_uri],
+        capture_output=True,
+        text=True,
+        env=ascii_only,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "K\\xe4fer" in done.stdout

@@ -2,10 +2,13 @@
 
 import os
 import signal
+import socket
+import time
 
 import pytest
 
-from pipelines.job.ray_session import StopRequest
+from liveedit_core.errors import ConfigError
+from pipelines.job.ray_session import StopRequest, check_head
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -22,3 +25,19 @@ def test_the_first_signal_asks_to_stop(number: signal.Signals) -> None:
     assert caught.value.code == stop.exit_code == 128 + number
     assert len(said) == 1
     assert signal.getsignal(number) is before
+
+
+def test_a_dead_head_is_named_soon() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        start_s = time.monotonic()
+        with pytest.raises(ConfigError, match=rf"no Ray at '{address}'.*unset ray.address"):
+            check_head(address, wait_s=0.2)
+        assert time.monotonic() - start_s < 20
+    with socket.create_server(("127.0.0.1", port)):
+        check_head(f"127.0.0.1:{port}")
+    check_head("auto")
+    with pytest.raises(ConfigError, match="is the address of a job server"):
+        check_head("http://127.0.0.1:8265")

@@ -1,0 +1,28 @@
+"""Files that are whole or not there: written beside, forced to disk, renamed."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """The path to write to; it replaces `path` at the end, readable as the umask says, and is
+    deleted after an error. Libraries may replace the file or narrow its mode meanwhile."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(b"")
+    mode = partial.stat().st_mode & 0o777
+    try:
+        yield partial
+        partial.chmod(mode)
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    with whole_file(path) as partial:
+        partial.write_bytes(data.encode() if isinstance(data, str) else data)
