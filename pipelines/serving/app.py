@@ -98,7 +98,9 @@ def page_routes() -> APIRouter:
         ("/page.css", "page.css", "text/css; charset=utf-8"),
         ("/page.js", "page.js", "text/javascript; charset=utf-8"),
     ):
-        router.add_api_route(path, _file(name, kind), methods=["GET", "HEAD"])
+        router.add_api_route(
+            path, _file(name, kind), methods=["GET", "HEAD"], include_in_schema=False
+        )
     return router
 
 
