@@ -94,15 +94,13 @@ class EvaluationSchedule:
             if task.is_over:
                 self._finish(task)
 
-    def flush(self) -> None:
-        """Store what is left when a run is stopped."""
+    def finish(self, on_progress: Callable[[int], None], should_stop: Callable[[], bool]) -> None:
+        """Wait for all units, unless the run is stopped; what has come is stored."""
+        while (num_waiting := self.evaluator.num_waiting) and not should_stop():
+            on_progress(num_waiting)
+            self.poll(wait=True)
         for task in self._running.values():
             task.flush()
-
-    @property
-    def num_waiting(self) -> int:
-        """Units whose results are not stored yet."""
-        return self.evaluator.num_waiting
 
     def _version_at(self, point: int) -> BankVersion | None:
         """The version after the first `point` requests, if one was committed."""

@@ -96,10 +96,7 @@ def run(
     _run_pending(runner, schedule, should_stop)
     generator.close()
     embedder.close()
-    while schedule.num_waiting and not should_stop():
-        progress.evaluations(schedule.num_waiting)
-        schedule.poll(wait=True)
-    schedule.flush()
+    schedule.finish(progress.evaluations, should_stop)
     curve: list[BankEvaluation] = []
     if config.evaluation.curve_at and not should_stop():
 
