@@ -366,9 +366,7 @@ class VisionLanguageBackbone:
         """By index of the input."""
         hook = RoutedLayer(route, batch) if route is not None and batch.has_image else None
         model = self.generating_view(hook, has_image=batch.has_image)
-        arguments = {"pad_token_id": self.pad_id} | arguments
-        if arguments.get("stop_strings"):
-            arguments.setdefault("tokenizer", self.tokenizer)
+        arguments = {"pad_token_id": self.pad_id, "tokenizer": self.tokenizer} | arguments
         output = model.generate(**batch.arguments, **arguments)
         return read_continuations(batch, output, self.end_ids, self.decode)
 
