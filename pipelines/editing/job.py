@@ -118,14 +118,6 @@ def _edit(
     cpus = writer_cpus(config) + evaluation.num_cpus * evaluation.num_workers
     with open_session(config.ray, needed_cpus=cpus), stop.installed(), progress.shown():
         writers = start_writers(config, models)
-        evaluator = start_evaluator(
-            models,
-            evaluation,
-            max_new_tokens=evaluation.max_new_tokens,
-            max_in_flight=config.ray.max_in_flight,
-            cache=cache_names(config.states, config.run_root),
-            answers_uri=config.store_uri,
-        )
         progress.say(f"input: {source.name if source else 'the inbox'}; starting workers")
         records.started(config, facts)
         generator = writers.generator.describe()
@@ -152,6 +144,15 @@ def _edit(
                 should_stop=stop,
             )
             return sources, follower.follow()
+        # Only now, so that it does not slow down the start of what writes the first edit.
+        evaluator = start_evaluator(
+            models,
+            evaluation,
+            max_new_tokens=evaluation.max_new_tokens,
+            max_in_flight=config.ray.max_in_flight,
+            cache=cache_names(config.states, config.run_root),
+            answers_uri=config.store_uri,
+        )
         outcome = run(
             config,
             source=source,
