@@ -6,7 +6,7 @@ and a compaction touch the same file, Lance refuses the later one, which is retr
 - Files are merged geometrically: a file is rewritten only together with newer rows of at least half
   its own number. Rows are first compared with their checksums, and the checksums of merged files
   are written before a version shows the files.
-- Indices on `subject_id` and `edit_id` let commits and lookups skip most rows.
+- Indices let commits and lookups skip most rows.
 - A version is deleted when it is neither tagged, nor among the newest, nor recent. Its record is
   archived first (`BankHistory.archive`).
 """
@@ -28,6 +28,13 @@ from infra.storage.tables import ConcurrentCommitError, Table, fragments_of, sto
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
 _INDEXED = ("subject_id", "edit_id")
+_LOGS = {
+    "requests": ("sequence", "edit_id", "subject_id", "pixel_digest", "question_id"),
+    "rejects": ("sequence", "source", "line_number"),
+    "changes": (),
+    "subjects": ("sequence", "edit_id"),
+}
+"""The logs of a store, and the columns by which they are searched."""
 _IN_USE = timedelta(minutes=10)
 """A version that was the newest this recently may still be read, or be the base of a commit."""
 _FEW_ROWS = 1000
@@ -56,12 +63,12 @@ class CompactionReport:
 
 
 class Compaction:
-    """Compaction of one bank and of the request log of its store."""
+    """Compaction of one bank and of the logs of its store."""
 
     def __init__(self, store: ObjectStore, bank: str, policy: GrowthPolicy) -> None:
         self._policy = policy
         self._table = Table(store, f"banks/{bank}")
-        self._requests = Table(store, "requests")
+        self._logs = {name: Table(store, name) for name in _LOGS}
         self._history = BankHistory(store, bank, self._table)
         self._checksums = BankChecksums(store, bank)
         self._num_windows = 0
@@ -85,10 +92,13 @@ class Compaction:
             merge_small(self._table, self._policy.fragment_bytes, self._checksums)
             for column in _INDEXED:
                 renew_index(self._table, column)
-        if self._requests.exists():
-            with _unless_overtaken("request log"):
-                merge_small(self._requests, self._policy.fragment_bytes)
-                _delete_versions(self._requests, self._outdated(versions_of(self._requests), now))
+        for name, log in self._logs.items():
+            with _unless_overtaken(f"table {name}"):
+                if log.exists():
+                    merge_small(log, self._policy.fragment_bytes)
+                    for column in _LOGS[name]:
+                        renew_index(log, column)
+                    _delete_versions(log, self._outdated(versions_of(log), now))
         archived = self._history.archive()
         tagged = self._history.tags().values()
         outdated = self._outdated(versions_of(self._table), now, tagged, archived.properties)
@@ -209,8 +219,10 @@ def _paths(fragments: Sequence[FragmentMetadata]) -> list[str]:
 
 
 def renew_index(table: Table, column: str) -> None:
-    """Create or renew the index on a text column when many rows are outside it."""
+    """Create or renew the index on a column when many rows are outside it."""
     dataset = table.latest()
+    if column not in dataset.schema.names:
+        return  # a table of an earlier release, before its next append
     name = f"{column}_index"
     with storage_errors(table.uri):
         covered: set[int] = set()

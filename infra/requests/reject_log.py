@@ -1,6 +1,6 @@
 """The table `rejects`: what was rejected and why. Used through `RequestLog`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +9,7 @@ import pyarrow as pa
 from lance import LanceDataset
 
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, read_rows
+from infra.storage.tables import Table, batches_of, read_rows
 from liveedit_core.inputs.rejects import MAX_RAW_CHARS, Rejected
 
 _SCHEMA = pa.schema(
@@ -52,8 +52,7 @@ class RejectLog:
         rows = [_to_row(sequence, item, source, bank) for sequence, item in rejected]
 
         def attempt(base: LanceDataset) -> int:
-            known = read_rows(base, ["sequence", "source", "line_number", "bank"]).to_pylist()
-            known_keys = {_key(row) for row in known}
+            known_keys = set(_known_keys(base, rows))
             first_of = {_key(row): row for row in reversed(rows)}
             new = [first_of[key] for key in dict.fromkeys(map(_key, rows)) if key not in known_keys]
             if new:
@@ -69,6 +68,23 @@ class RejectLog:
 
     def read(self) -> list[StoredReject]:
         return [_from_row(row) for row in read_rows(self._table.latest()).to_pylist()]
+
+
+def _known_keys(
+    base: LanceDataset, rows: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[object, ...]]:
+    """The keys of these rows that are stored; other rows are not read where there are indices."""
+    names = ["sequence", "source", "line_number", "bank"]
+    by_owner: dict[str, set[int]] = {}
+    for row in rows:
+        is_line = row["sequence"] is None
+        name, number = ("source", "line_number") if is_line else ("bank", "sequence")
+        owner = str(row[name]).replace("'", "''")
+        by_owner.setdefault(f"{name} = '{owner}' AND {number} IN", set()).add(row[number])
+    for owned, numbers in by_owner.items():
+        for part in batches_of([str(number) for number in sorted(numbers)]):
+            found = read_rows(base, names, filter=f"{owned} ({', '.join(part)})")
+            yield from map(_key, found.to_pylist())
 
 
 def _to_row(sequence: int | None, item: Rejected, source: str, bank: str) -> dict[str, Any]:

@@ -4,16 +4,19 @@ Results are appended as they come, so that a killed evaluation resumes. A row th
 is never written again.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
 from lance import LanceDataset
 
+from infra.bank.compaction import merge_small
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, not_null, read_rows
+from infra.storage.tables import ConcurrentCommitError, Table, not_null, read_rows, storage_errors
 from liveedit_core.errors import IntegrityError
 from liveedit_core.evaluation.comparable import ComparableGroup
 from liveedit_core.evaluation.probes import ProbeResult, ResultKey
@@ -41,6 +44,10 @@ _RESULT_TYPES = {
     "own_rank": pa.int64(),
     "own_weight": pa.float64(),
 }
+_MERGE_EVERY = 64
+"""Commits between two merges of files."""
+_FRAGMENT_BYTES = 64 * 1024 * 1024
+_IN_USE = timedelta(minutes=10)
 _SCHEMA = not_null(**_EVALUATION_TYPES, **_RESULT_TYPES)
 
 
@@ -78,6 +85,7 @@ class ResultsTable:
                 f"{self._table.schema.names}; it was written by another release. Choose another "
                 "run name, or delete the table and the run evaluates again"
             )
+        self._num_appends = 0
         self._seen: tuple[int, EvaluationKey, set[ResultKey]] | None = None
 
     def append(self, results: Sequence[ProbeResult], evaluation: EvaluationKey) -> int:
@@ -94,7 +102,18 @@ class ResultsTable:
                 self._seen = (version, evaluation, known)
             return len(new)
 
-        return self._table.on_latest(attempt)
+        num_new = self._table.on_latest(attempt)
+        self._num_appends += 1
+        if self._num_appends % _MERGE_EVERY == 0:
+            self.compact()
+        return num_new
+
+    def compact(self) -> None:
+        """Merge the files of many commits, and delete versions that nobody reads any more."""
+        with contextlib.suppress(ConcurrentCommitError):
+            merge_small(self._table, _FRAGMENT_BYTES)
+            with storage_errors(self._table.uri):
+                self._table.latest().cleanup_old_versions(older_than=_IN_USE)
 
     def _keys(self, base: LanceDataset, evaluation: EvaluationKey) -> set[ResultKey]:
         """Keys in a version of the table; read only when another process has written."""

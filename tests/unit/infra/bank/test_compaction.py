@@ -14,11 +14,13 @@ from infra.bank.fragments import WrittenFragment
 from infra.bank.history import VersionArchive
 from infra.bank.policy import GrowthPolicy
 from infra.requests.request_log import RequestLog
+from infra.requests.subject_log import SubjectAssignment
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
 from liveedit_core.errors import IntegrityError
+from liveedit_core.inputs.rejects import Rejected
 from tests.random_states import assert_same_experts
-from tests.small_rows import SMALL_CONFIG, small_row
+from tests.small_rows import SMALL_CONFIG, small_request, small_row
 from tests.unit.tiny_inputs import request
 
 SOON = timedelta(hours=1)
@@ -214,6 +216,33 @@ def test_the_request_log_is_merged_too(bank: ExpertBank, store: ObjectStore) -> 
     assert [item.request for item in RequestLog(store).read()] == [request(n) for n in range(12)]
     assert log.append([request(12)])[0].sequence == 13
     assert log.append([request(3)])[0].is_duplicate
+
+
+def test_all_logs_are_merged_and_indexed(bank: ExpertBank, store: ObjectStore) -> None:
+    log = RequestLog(store)
+    grow(bank, WINDOWS[:1])
+    requests = [small_request(f"image {number}") for number in range(1100)]
+    for start in (*range(12), 12, 500):
+        log.append(requests[start : start + (1 if start < 12 else 600)])
+    for number in range(12):
+        refused = Rejected(line_number=number, error_type="NotJson", message="not JSON")
+        log.reject_lines([refused], source="file")
+        assignment = SubjectAssignment(sequence=number + 1, edit_id=str(number), subject_id="s")
+        log.subjects.append([assignment])
+        log.changes.append("remove", removed=[str(number)], bank="main", author="ada", reason="")
+    Compaction(store, "main", KEEP_NEWEST).run(now=datetime.now(UTC) + timedelta(days=1))
+    again = RequestLog(store)
+    for name in ("requests", "rejects", "subjects", "changes"):
+        assert fragments(store, name) <= 2, name
+        assert len(Table(store, name).latest().versions()) <= 3, name
+    assert [item.request for item in again.read()] == requests
+    assert next(again.read([700])).request == requests[699]
+    assert [item.rejected.line_number for item in again.rejects.read()] == list(range(12))
+    assert [item.sequence for item in again.subjects.read()] == list(range(1, 13))
+    assert [item.number for item in again.changes.read()] == list(range(1, 13))
+    assert len(again.rejects.read()) == 12
+    indexed = {index.name for index in Table(store, "requests").latest().describe_indices()}
+    assert {"sequence_index", "edit_id_index", "question_id_index"} <= indexed
 
 
 def test_compaction_is_due_every_so_many_windows(bank: ExpertBank, store: ObjectStore) -> None:

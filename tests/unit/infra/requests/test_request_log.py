@@ -2,13 +2,17 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import lance
+import pyarrow as pa
 import pytest
 
 from infra.bank.expert_bank import ExpertBank
+from infra.requests import reject_log
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
+from infra.storage.tables import read_rows
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.inputs.rejects import MAX_RAW_CHARS, Rejected
 from tests.small_rows import SMALL_IDENTITY, refusal
@@ -99,6 +103,28 @@ def test_rejected_requests_are_written_once_and_must_be_in_the_log(log: RequestL
     assert log.rejects.read()[0].sequence == 1
     with pytest.raises(InputError, match="the request log has no such edit"):
         log.reject_requests([refusal(0, edit_id=request("z").edit_id)])
+
+
+def test_an_append_reads_no_rejects_of_others(
+    log: RequestLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append([request("a"), request("b")])
+    for source in ("one", "two", "it's"):
+        log.reject_lines([refusal(number) for number in range(50)], source=source)
+    log.reject_requests([refusal(0, edit_id=request("a").edit_id)], bank="main")
+    num_read = 0
+
+    def counted(dataset: lance.LanceDataset, *arguments: Any, **options: Any) -> pa.Table:
+        nonlocal num_read
+        rows = read_rows(dataset, *arguments, **options)
+        num_read += len(rows)
+        return rows
+
+    monkeypatch.setattr(reject_log, "read_rows", counted)
+    assert log.reject_lines([refusal(7), refusal(70)], source="it's") == 1
+    again = [refusal(0, edit_id=request(text).edit_id) for text in "ab"]
+    assert log.reject_requests(again, bank="main") == 1
+    assert num_read == 2, "the two that were stored before"
 
 
 def test_the_raw_excerpt_is_bounded(log: RequestLog) -> None:

@@ -33,6 +33,16 @@ def results(store: ObjectStore) -> ResultsTable:
     return ResultsTable(store, "run-1")
 
 
+def test_the_files_of_many_commits_are_merged(store: ObjectStore) -> None:
+    results = ResultsTable(store, "run-1")
+    rows = [result(f"case {number}") for number in range(130)]
+    for row in rows:
+        assert results.append([row], KEY) == 1
+        assert results.append([row], KEY) == 0
+    assert results.read(KEY) == rows, "in the order of writing"
+    assert len(Table(store, "results/run-1").latest().get_fragments()) < 70
+
+
 def test_read_returns_what_was_appended(results: ResultsTable) -> None:
     rows = [result("x"), probe_result("y"), result("z's")]
     assert results.append(rows, KEY) == 3
