@@ -31,7 +31,7 @@ from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.inputs.rejects import WeakEditError
 from liveedit_core.inputs.request_parser import check_also_asked
 from liveedit_core.method.config import RefineSection, WeakEdits, checked_budget
-from liveedit_core.method.editor import Editor, Routing
+from liveedit_core.method.editor import Editor, Routing, edit_input
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.growing import GrowingRepository
 from liveedit_core.method.outcome import WriteOutcome
@@ -192,6 +192,7 @@ class EditedModel:
         for request in requests:
             validate_request(request, limits=limits)
             validate_tokens(request, self._backbone, limits=limits)
+            self._backbone.check_input(edit_input(request))
         return requests
 
     def _apply(self, plan: Plan) -> None:
@@ -236,8 +237,14 @@ class EditedModel:
         """Continue plain questions, each with an image or None, in the backbone's prompt format.
 
         Without an image, or if no edit is kept, the backbone alone generates. `arguments` are those
-        of transformers' `generate`: max_new_tokens, num_beams, do_sample, ...
+        of transformers' `generate`: max_new_tokens, num_beams, do_sample, ... The checkpoint's
+        generation_config holds beside them; `Generation.settings` says what was active.
         """
+        return self._generated(images, prompts, **arguments)
+
+    def _generated(
+        self, images: Sequence[ImageSource | None], prompts: Sequence[str], **arguments: Any
+    ) -> list[Generation]:
         if len(images) != len(prompts):
             raise InputError(f"expected an image or None for each of {len(prompts)} prompts")
         inputs = [
@@ -255,9 +262,9 @@ class EditedModel:
     def answer(
         self, image: ImageSource | None, prompt: str, *, max_new_tokens: int = MAX_TARGET_TOKENS
     ) -> str:
-        """The greedy answer to one question."""
-        options = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
-        return self.generate([image], [prompt], **options)[0].text
+        """The greedy answer to one question, whatever the checkpoint's generation_config says."""
+        options = {"max_new_tokens": max_new_tokens, "is_greedy": True}
+        return self._generated([image], [prompt], **options)[0].text
 
     def explain(self, image: ImageSource, prompt: str) -> Explanation:
         """Which edits a question keeps, and why."""

@@ -7,6 +7,7 @@ tables), so a server that never answers becomes a `StorageUnavailableError`.
 import contextlib
 import functools
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,26 +23,52 @@ _MAX_RETRY_S = 20.0
 _MISSING_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
 _EXISTS_CODES = frozenset({"PreconditionFailed", "412"})
 _CONTENDED_CODES = frozenset({"ConditionalRequestConflict", "409"})
-_REFUSED_CODES = frozenset(
+_OUTAGE_CODES = _CONTENDED_CODES | {
+    "BandwidthLimitExceeded",
+    "InternalError",
+    "OperationAborted",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "RequestTimeTooSkewed",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
+"""Answers after which the same request may succeed, whatever their status."""
+_OUTAGE_STATUSES = frozenset({0, 408, 429})
+"""And every status from 500 on; 0 is an answer without one."""
+_STATUS = re.compile(r"status\D{0,20}([1-5]\d\d)\b")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_CREDENTIAL_CODES = frozenset(
     {
-        "403",
-        "AccessDenied",
-        "AllAccessDisabled",
         "AuthorizationHeaderMalformed",
+        "ExpiredToken",
+        "ExpiredTokenException",
         "InvalidAccessKeyId",
-        "InvalidBucketName",
-        "NoSuchBucket",
-        "PermanentRedirect",
+        "InvalidClientTokenId",
+        "InvalidToken",
         "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+        "UnrecognizedClientException",
     }
 )
-"""Errors that a retry cannot fix."""
 
 
 class StorageRefusedError(StorageUnavailableError):
-    """The store refused the request: credentials, permissions or the bucket's name."""
+    """The store refused this request: a retry would be refused too."""
 
     retryable = False
+
+
+class CredentialsRefusedError(StorageRefusedError):
+    """The store does not accept the credentials: every request will be refused."""
+
+    ends_job = True
 
 
 def request_timeout_s() -> float:
@@ -131,13 +158,12 @@ class S3Backend:
             code = _error_code(error)
             if code in _MISSING_CODES:
                 raise MissingObjectError from None
-            kind = StorageRefusedError if code in _REFUSED_CODES else StorageUnavailableError
-            raise kind(
+            raise _kind_of(error)(
                 f"s3://{self._bucket}: {key!r} was refused with {code or 'no code'} ({error}); "
                 "check the AWS_* environment: endpoint, region, credentials and the bucket's name"
             ) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
-            raise StorageRefusedError(
+            raise CredentialsRefusedError(
                 f"s3://{self._bucket}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                 "or give this machine a role"
             ) from error
@@ -204,6 +230,27 @@ class S3Backend:
     def delete(self, key: str) -> None:
         with self._errors(key):
             self._client.delete_object(Bucket=self._bucket, Key=self._base + key)
+
+
+def _kind_of(error: Any) -> type[StorageUnavailableError]:
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0
+    return _sorted(_error_code(error), int(status))
+
+
+def kind_of_text(message: str) -> type[StorageUnavailableError]:
+    """The same for the message of a client that gives status and code in words."""
+    status = _STATUS.search(message)
+    codes = (code for code in _CODE.findall(message) if code in _CREDENTIAL_CODES | _OUTAGE_CODES)
+    return _sorted(next(codes, ""), int(status.group(1)) if status else 0)
+
+
+def _sorted(code: str, status: int) -> type[StorageUnavailableError]:
+    """An outage only by the list: a job that waits out anything else would wait for ever."""
+    if code in _CREDENTIAL_CODES:
+        return CredentialsRefusedError
+    if code in _OUTAGE_CODES or status in _OUTAGE_STATUSES or status >= 500:
+        return StorageUnavailableError
+    return StorageRefusedError
 
 
 def _error_code(error: Any) -> str:

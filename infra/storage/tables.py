@@ -25,6 +25,7 @@ from lance.fragment import FragmentMetadata, write_fragments
 
 from infra.storage.disk import sync_files
 from infra.storage.object_store import ObjectStore
+from infra.storage.s3 import kind_of_text
 from liveedit_core.errors import IntegrityError, LiveEditError, StorageUnavailableError
 
 _MAX_TEXTS = 2000
@@ -56,7 +57,7 @@ def storage_errors(uri: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         # A failed request to S3 is either; a ValueError while a table is opened or read.
         if "Generic S3 error" in str(error):
-            raise StorageUnavailableError(f"table {uri}: {error}") from error
+            raise kind_of_text(str(error))(f"table {uri}: {error}") from error
         if "not found" in str(error).lower():
             raise MissingFileError(
                 f"table {uri}: the version or a file is missing: {error}"

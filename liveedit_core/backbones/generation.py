@@ -5,7 +5,7 @@ prefill, on the hidden states of the prompts, and adds the residual at every ste
 sequences of one prompt are neighbours in the batch and share the routing of their prompt.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,41 @@ class Continuation:
     """transformers' own output of the whole batch, with `return_dict_in_generate`."""
     row: int = 0
     """Index of the prompt in that batch."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the checkpoint's generation_config and the arguments, those that changed the answer."""
+
+
+_KEPT_BY_GREEDY = ("bos_token_id", "eos_token_id", "pad_token_id", "use_cache")
+_OF_SAMPLING = frozenset(
+    ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+)
+_SILENT = frozenset(
+    ("use_cache", "transformers_version", "stopping_criteria", "tokenizer", "_from_model_config")
+)
+
+
+def apply_settings(view: Any, decoder: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a view of a model generates by, as far as it has an effect on the answer. A family may
+    leave the generation to a part of it, on the path to its decoder.
+
+    `is_greedy` is taken from the arguments. With it the checkpoint's settings that reweigh, forbid
+    or force tokens are left out: the answer would not be the model's argmax.
+    """
+    from transformers import GenerationConfig
+
+    is_greedy = arguments.pop("is_greedy", False)
+    generator = view
+    for name in ("", *decoder.split(".")):
+        view = getattr(view, name, view)  # of a part that generates, the path begins before it
+        if not (hasattr(view, "can_generate") and view.can_generate()):
+            continue
+        generator = view
+        if is_greedy:  # all parts on this path are the view's own
+            kept = {name: getattr(view.generation_config, name, None) for name in _KEPT_BY_GREEDY}
+            view.generation_config = GenerationConfig(**kept, do_sample=False, num_beams=1)
+    settings = {**generator.generation_config.to_diff_dict(), **arguments}
+    unused = _SILENT if settings.get("do_sample") else _SILENT | _OF_SAMPLING
+    return {name: value for name, value in settings.items() if name not in unused}
 
 
 def read_continuations(
@@ -51,6 +86,7 @@ def read_continuations(
     output: Any,
     end_ids: frozenset[int],
     decode: Callable[[Sequence[int]], str],
+    settings: Mapping[str, Any],
 ) -> dict[int, Continuation]:
     """What transformers' `generate` returned, by index of the input."""
     sequences = output if isinstance(output, Tensor) else output.sequences
@@ -65,6 +101,7 @@ def read_continuations(
             token_ids=token_ids,
             details=None if isinstance(output, Tensor) else output,
             row=row,
+            settings=settings,
         )
     return done
 

@@ -16,9 +16,11 @@ from torch.nn import functional
 from liveedit_core.backbones.families import IMAGE, PROMPT, Family, PromptFormat
 from liveedit_core.backbones.image_tower import ImageFeatures
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.special_tokens import SpecialTokens
 from liveedit_core.backbones.spelling import Spelling
-from liveedit_core.errors import ConfigError, InputError
+from liveedit_core.errors import ConfigError, LiveEditError
 from liveedit_core.inputs.images import decode_image
+from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 from liveedit_core.states import NO_PYRAMIDS, PromptRows, Span
 
 PaddingSide = Literal["left", "right"]
@@ -102,6 +104,7 @@ class PromptReader:
         self.image_token_id = image_token_id
         self.image_token = str(self.tokenizer.convert_ids_to_tokens(image_token_id))
         self.num_image_tokens = num_image_tokens
+        self.special = SpecialTokens(processor)
         self.lock = threading.Lock()
         """Tokenizers refuse to be used by two threads at once."""
         self.format = prompt_format or self._format_of_processor()
@@ -130,9 +133,7 @@ class PromptReader:
 
     def count_image_tokens(self) -> int:
         """Of a square image: the sentinel has this many, whatever the shape of other images."""
-        buffer = io.BytesIO()
-        Image.new("RGB", (REFERENCE_SIDE, REFERENCE_SIDE), (128, 128, 128)).save(buffer, "PNG")
-        start, stop = self.prepare(BackboneInput(prompt="x", image_bytes=buffer.getvalue())).image
+        start, stop = self.prepare(_reference_input()).image
         return stop - start
 
     def count(self, text: str) -> int:
@@ -153,16 +154,34 @@ class PromptReader:
         return text.strip()
 
     def prepare(self, item: BackboneInput) -> Prepared:
-        """One tokenized input with its target."""
-        spoken = "".join(text for _, text in item.earlier)
-        for prompt in item.wordings:
-            if not prompt.strip() or self.image_token in prompt + item.target + spoken:
-                raise InputError(
-                    f"prompt {prompt[:60]!r}: must hold text, and neither it nor the target may "
-                    f"hold {self.image_token!r}"
-                )
+        """One tokenized input with its target; InputError for one that the model cannot take."""
         with self.lock:
-            return self._prepared(item)
+            self._check_texts(item)
+            try:
+                return self._prepared(item)
+            except (LiveEditError, MemoryError):
+                raise
+            except Exception as error:  # of the processor, whose rules are its own
+                self._prepared(_reference_input())  # raises what is no fault of the input
+                raise RefusedInputError(
+                    f"the backbone's processor refuses image or text: {error}"
+                ) from error
+
+    def _check_texts(self, item: BackboneInput) -> None:
+        for name, text in (
+            *(("prompt", prompt) for prompt in item.wordings),
+            *(("an earlier turn", text) for _, text in item.earlier),
+            ("target", item.target),
+        ):
+            if name == "prompt" and not text.strip():
+                raise RefusedInputError("prompt is empty", RejectType.EMPTY_TEXT)
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            if token := self.special.found_in(text, ids):
+                raise RefusedInputError(
+                    f"{name} {text[:60]!r} holds {token!r}, a control token of the backbone: write "
+                    "it in another way",
+                    RejectType.CONTROL_TOKEN,
+                )
 
     @functools.cached_property
     def spelling(self) -> Spelling:
@@ -280,6 +299,12 @@ class PromptReader:
             **self.family.image_options,
         )
         return dict(done)
+
+
+def _reference_input() -> BackboneInput:
+    buffer = io.BytesIO()
+    Image.new("RGB", (REFERENCE_SIDE, REFERENCE_SIDE), (128, 128, 128)).save(buffer, "PNG")
+    return BackboneInput(prompt="x", image_bytes=buffer.getvalue())
 
 
 def batches_by_length(

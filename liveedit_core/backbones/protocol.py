@@ -54,6 +54,10 @@ class Backbone(Protocol):
     encoding: str
     """All that states depend on beside weights, layer and input: prompt format, pyramids."""
 
+    def check_input(self, item: BackboneInput) -> None:
+        """Raise InputError for what this model cannot take, before any layer runs."""
+        ...
+
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         """Image tower and layers 0..l_e; float32 on the CPU, in the order of the inputs."""
         ...

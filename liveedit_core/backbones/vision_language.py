@@ -35,6 +35,7 @@ from liveedit_core.backbones.generation import (
     FewUnfinished,
     GenerationBatch,
     RoutedLayer,
+    apply_settings,
     read_continuations,
     route_of_some,
 )
@@ -329,9 +330,8 @@ class VisionLanguageBackbone:
     def generate(
         self, inputs: Sequence[BackboneInput], route: RouteOnce | None, *, max_new_tokens: int
     ) -> list[str]:
-        """See `protocol.Backbone.generate`. The few long answers of each batch are generated anew,
-        together, so that short ones need not wait for them."""
-        greedy = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
+        """See `protocol.Backbone.generate`. Few long answers do not hold up the others' batch."""
+        greedy = {"max_new_tokens": max_new_tokens, "is_greedy": True}
         texts: dict[int, str] = {}
         late: list[int] = []
         batches = self.generation_batches(inputs)
@@ -351,7 +351,7 @@ class VisionLanguageBackbone:
         self, inputs: Sequence[BackboneInput], route: RouteOnce | None, **arguments: Any
     ) -> list[Continuation]:
         """Continue prompts, whatever targets the inputs carry; `arguments` are those of
-        transformers' `generate`."""
+        transformers' `generate`, and `is_greedy` sets those of the checkpoint aside."""
         if arguments.get("prefill_chunk_size"):
             raise ConfigError("prefill_chunk_size: routing needs the whole prompt in one piece")
         done: dict[int, Continuation] = {}
@@ -363,12 +363,12 @@ class VisionLanguageBackbone:
     def _continued(
         self, batch: GenerationBatch, route: RouteOnce | None, **arguments: Any
     ) -> dict[int, Continuation]:
-        """By index of the input."""
         hook = RoutedLayer(route, batch) if route is not None and batch.has_image else None
         model = self.generating_view(hook, has_image=batch.has_image)
+        settings = apply_settings(model, self.decoder_path, arguments)
         arguments = {"pad_token_id": self.pad_id, "tokenizer": self.tokenizer} | arguments
         output = model.generate(**batch.arguments, **arguments)
-        return read_continuations(batch, output, self.end_ids, self.decode)
+        return read_continuations(batch, output, self.end_ids, self.decode, settings)
 
     @torch.no_grad()
     def generation_batches(self, inputs: Sequence[BackboneInput]) -> list[GenerationBatch]:

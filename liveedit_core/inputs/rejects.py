@@ -22,6 +22,7 @@ class RejectType(StrEnum):
     MISSING_KEY = "MissingKey"
     EMPTY_TEXT = "EmptyText"
     BAD_TEXT = "BadText"
+    CONTROL_TOKEN = "ControlToken"
     TEXT_TOO_LONG = "TextTooLong"
     TOO_MANY_TOKENS = "TooManyTokens"
     TOO_MANY_WORDINGS = "TooManyWordings"

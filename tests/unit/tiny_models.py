@@ -53,6 +53,9 @@ class TinyBackbone:
     end_id = 0
     encoding = "one row a word"
 
+    def check_input(self, item: BackboneInput) -> None:
+        """Takes everything."""
+
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         return [self._encode(item) for item in inputs]
 
