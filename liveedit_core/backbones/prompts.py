@@ -18,7 +18,7 @@ from liveedit_core.backbones.image_tower import ImageFeatures
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.special_tokens import SpecialTokens
 from liveedit_core.backbones.spelling import Spelling
-from liveedit_core.errors import ConfigError, LiveEditError
+from liveedit_core.errors import ConfigError, InputError, LiveEditError
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 from liveedit_core.states import NO_PYRAMIDS, PromptRows, Span
