@@ -4,6 +4,7 @@ from typing import Any
 
 from ray import serve
 
+from pipelines.job.recipe_loader import load_recipe
 from pipelines.serving.access import Keys
 from pipelines.serving.recipe import ServeRecipe
 
@@ -19,6 +20,15 @@ def start_deployment(recipe: ServeRecipe) -> None:
 
 def stop_deployment() -> None:
     serve.shutdown()
+
+
+def build(args: dict[str, str]) -> serve.Application:
+    """What the `import_path` of a Serve config names; the arguments are settings by dotted name."""
+    return deployment_of(recipe_of(args))
+
+
+def recipe_of(args: dict[str, str]) -> ServeRecipe:
+    return load_recipe(ServeRecipe, None, [f"{name}={value}" for name, value in args.items()])
 
 
 def deployment_of(recipe: ServeRecipe) -> serve.Application:

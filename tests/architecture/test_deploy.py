@@ -28,7 +28,8 @@ DEPLOY = ROOT / "infra" / "deploy"
 KUBERNETES_VERSIONS = ("1.31", "1.37")
 """The oldest with a stable podFailurePolicy, and the newest that the schemas know."""
 KUBERAY = json.loads((DEPLOY / "schemas" / "kuberay.json").read_text(encoding="utf-8"))
-KUBERAY_FILES = {"ray-cluster": "RayCluster", "ray-job": "RayJob", "ray-cronjob": "RayCronJob"}
+JOB_FILES = {"ray-cluster": "RayCluster", "ray-job": "RayJob", "ray-cronjob": "RayCronJob"}
+KUBERAY_FILES = {**JOB_FILES, "ray-service": "RayService"}
 
 Document = dict[str, Any]
 
@@ -89,7 +90,7 @@ def cluster_of(name: str) -> Document:
     (document,) = documents(name)
     spec: Document = document["spec"]
     job: Document = spec.get("jobTemplate", spec)
-    cluster: Document = job.get("rayClusterSpec", job)
+    cluster: Document = job.get("rayClusterSpec", job.get("rayClusterConfig", job))
     return cluster
 
 
@@ -100,8 +101,8 @@ def commands() -> Iterator[str]:
         spec = documents(name)[0]["spec"]
         yield spec.get("jobTemplate", spec)["entrypoint"].removeprefix("python ")
     yield " ".join(follower_pod()["containers"][0]["args"])
-    for service in ("liveedit-nightly.service", "liveedit-follow.service"):
-        yield unit(service)["Service"]["ExecStart"].split("python ", 1)[1]
+    for service in ("nightly", "follow", "serve"):
+        yield unit(f"liveedit-{service}.service")["Service"]["ExecStart"].split("python ", 1)[1]
 
 
 def unit(name: str) -> configparser.ConfigParser:
@@ -271,12 +272,13 @@ def test_the_commands_are_ones_that_our_jobs_take() -> None:
 
 
 def test_one_cluster_is_described_everywhere_with_the_locked_ray() -> None:
-    standing, once, nightly_one = (cluster_of(name) for name in KUBERAY_FILES)
+    standing, once, nightly_one = (cluster_of(name) for name in JOB_FILES)
     assert once == nightly_one
     assert {**standing, "workerGroupSpecs": standing["workerGroupSpecs"][:1]} == once
     locked = re.search(r"^ray==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     assert locked is not None
     assert standing["rayVersion"] == locked[1]
+    assert cluster_of("ray-service")["rayVersion"] == locked[1]
 
 
 def test_every_pod_is_a_plain_user_without_privileges() -> None:
@@ -340,7 +342,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         text = path.read_text(encoding="utf-8")
         text = text.replace("/opt/liveedit/.venv/bin/python", "/bin/true")  # installed there only
         (tmp_path / path.name).write_text(text)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
     units = [str(path) for path in sorted(tmp_path.iterdir())]
     done = run(analyze, "verify", "--man=no", *units)
     assert [line for line in done.stderr.splitlines() if "liveedit-" in line] == []
