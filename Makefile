@@ -60,8 +60,9 @@ else
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/integration
 endif
 
-test-long: setup ## tests that take minutes and that `make test` leaves out: twenty kills, whole drills
+test-long: setup ## tests that take minutes and that `make test` leaves out: twenty kills, whole drills; infra/FAULTS.md
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+	$(BIN)/python -m tests.fault_ledger
 
 check: setup ## lint, format, types and import contracts
 	$(BIN)/ruff check .

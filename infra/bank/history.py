@@ -18,7 +18,7 @@ from lance import LanceDataset
 from infra._compat import create_tag, transaction_properties
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, read_errors, read_rows, storage_errors
-from liveedit_core.errors import InputError, IntegrityError
+from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
 from liveedit_core.method.config import DEFAULT_BUDGET
 
 _RECORD_PREFIX = "liveedit."
@@ -204,16 +204,29 @@ class BankHistory:
             raise InputError(
                 f"tag {name!r}: expected letters, digits, '.', '-' and '_', and no version number"
             )
-        with storage_errors(self._table.uri):
-            create_tag(dataset, name, version)
+        try:
+            with storage_errors(self._table.uri):
+                create_tag(dataset, name, version)
+        except (StorageUnavailableError, ValueError) as error:
+            # The answer to the request that made it may have been lost, or another process was
+            # first; Lance says of both that the tag exists.
+            if self.tags().get(name) == version:
+                return
+            if isinstance(error, ValueError):
+                raise InputError(f"tag {name!r} of bank {self._bank!r}: {error}") from error
+            raise
 
     def untag(self, name: str) -> None:
         """Delete a tag; InputError when there is none."""
         if name not in self.tags():
             raise InputError(f"bank {self._bank!r} has no tag {name!r}")
         newest = self._table.latest()
-        with storage_errors(self._table.uri):
-            newest.tags.delete(name)
+        try:
+            with storage_errors(self._table.uri):
+                newest.tags.delete(name)
+        except (StorageUnavailableError, ValueError, IntegrityError):
+            if name in self.tags():
+                raise
 
     def tags(self) -> dict[str, int]:
         newest = self._table.latest()

@@ -91,9 +91,10 @@ class RequestReader:
     def read(self, sequences: Sequence[int] | None = None) -> Iterator[LoggedRequest]:
         """Requests with their images, by sequence, a few at a time; those that the log lacks are
         skipped. None reads all."""
-        dataset = self.table.latest()
         if sequences is None:
-            sequences = read_rows(dataset, ["sequence"]).column("sequence").to_pylist()
+            numbers_of = self.table.on_latest(lambda base: read_rows(base, ["sequence"]))
+            sequences = numbers_of.column("sequence").to_pylist()
+        dataset = self.table.latest()
         wanted = sorted(set(sequences))
         for start in range(0, len(wanted), _READ_ROWS):
             numbers = wanted[start : start + _READ_ROWS]
@@ -136,7 +137,7 @@ class RequestLog:
 
     def index(self) -> RequestIndex:
         """Numbers and subjects of all requests; must not be changed."""
-        return self._index_of(self._table.latest())
+        return self._table.on_latest(self._index_of)
 
     def __len__(self) -> int:
         return count_rows(self._table.latest())

@@ -183,8 +183,14 @@ class Table:
 
     def latest(self) -> lance.LanceDataset:
         """The newest version; the handle stays on it when others commit."""
-        with read_errors(self.uri):
-            return self.at(self._dataset.latest_version)
+        for _ in range(_MAX_COMMIT_TRIES):
+            with read_errors(self.uri):
+                version = self._dataset.latest_version
+            try:
+                return self.at(version)
+            except MissingFileError as error:  # overtaken, and deleted, before it was opened
+                missing = error
+        raise missing
 
     def at(self, version: int | None) -> lance.LanceDataset:
         """One version, pinned; None is the newest."""
@@ -194,10 +200,17 @@ class Table:
             return self._dataset.checkout_version(version)
 
     def on_latest(self, attempt: Callable[[lance.LanceDataset], _T]) -> _T:
-        """Run `attempt` on the newest version, again after each `ConcurrentCommitError`."""
+        """Run `attempt` on the newest version, again when another process was faster: after a
+        `ConcurrentCommitError`, or when the version was overtaken and deleted."""
         for _ in range(_MAX_COMMIT_TRIES):
-            with contextlib.suppress(ConcurrentCommitError):
-                return attempt(self.latest())
+            base = self.latest()
+            try:
+                return attempt(base)
+            except ConcurrentCommitError:
+                continue
+            except MissingFileError:
+                if self.latest().version == base.version:
+                    raise
         raise ConcurrentCommitError(
             f"table {self.uri}: {_MAX_COMMIT_TRIES} commits were overtaken by other processes"
         )

@@ -29,6 +29,10 @@ class Shares:
     """Taken, not passed on, and never answered: the client must give up by itself."""
     late_answer: float = 0.0
     """Passed on and done; when the answer would come, the client has given up."""
+    done_but_error: float = 0.0
+    """Passed on and done, answered with 500."""
+    cut_answer: float = 0.0
+    """Passed on and done; the connection ends in the middle of the answer."""
 
 
 _FAULTS = tuple(field.name for field in fields(Shares))
@@ -67,6 +71,10 @@ class FaultyProxy:
         self._server.shutdown()
         self._server.server_close()
 
+    def fault_of(self, method: str, path: str) -> str:
+        """What this request gets; by default any may get any."""
+        return self.fault()
+
     def fault(self) -> str:
         """What the next request gets; "" for a true answer."""
         with self._lock:
@@ -104,7 +112,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.owner.fault()
+        fault = self.owner.fault_of(self.command, self.path)
         if fault == "slow_down":
             self._refuse(503, "SlowDown")
             return
@@ -129,6 +137,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         if fault == "late_answer":
             self._hold()
+            return
+        if fault == "done_but_error":
+            self._refuse(500, "InternalError")
+            return
+        if fault == "cut_answer":
+            self.close_connection = True
+            self.send_response_only(status)
+            self.send_header("Content-Length", str(len(content) + 16))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
             return
         self.send_response_only(status)
         is_sized = False
