@@ -80,7 +80,9 @@ class EditedModel:
         false_activation: float | None = None,
     ) -> None:
         self._backbone = as_vision_language(backbone)
+        generator = generator.to(self._backbone.device)
         experts = ExpertRepository.empty(generator.config) if repository is None else repository
+        experts = experts.to(self._backbone.device)
         if false_activation is not None:
             experts = replace(experts, false_activation=checked_budget(false_activation))
         refiner = refiner_for(backbone, generator, refine or RefineSection())

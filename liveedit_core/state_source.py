@@ -15,7 +15,7 @@ class StateSource(Protocol):
     """Gives the states of inputs, computed or cached."""
 
     def states(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
-        """float32 on the CPU, in the order of the inputs."""
+        """float32, in the order of the inputs; all on one device."""
 
 
 class BackboneStates:

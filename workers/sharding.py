@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from liveedit_core.devices import moved
 from liveedit_core.errors import WorkerLostError
-from liveedit_core.training.micro_batches import MicroBatch, on_device
+from liveedit_core.training.micro_batches import MicroBatch
 from liveedit_core.training.recipe import OptimizationSection
 from liveedit_core.training.step import TrainingModule
 from workers.gang import Rendezvous
@@ -99,7 +100,7 @@ class ShardedEngine:
             self._restore(moments)
 
     def backward(self, batch: MicroBatch) -> dict[str, float]:
-        total, figures = self._engine(on_device(batch, self._device))
+        total, figures = self._engine(moved(batch, self._device))
         self._engine.backward(total)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro-batch

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from liveedit_core.training.micro_batches import MicroBatch, on_device
+from liveedit_core.devices import moved
+from liveedit_core.training.micro_batches import MicroBatch
 from liveedit_core.training.recipe import OptimizationSection
 from liveedit_core.training.step import TrainingModule
 from workers.messages import MODEL, MOMENT
@@ -44,7 +45,7 @@ class TorchEngine:
 
     def backward(self, batch: MicroBatch) -> dict[str, float]:
         """Add the gradients of one micro-batch; returns its losses and accuracies."""
-        total, figures = self._module(on_device(batch, self._device))
+        total, figures = self._module(moved(batch, self._device))
         (total / self._accumulation).backward()
         return {"total": total.item()} | {name: part.item() for name, part in figures.items()}
 

@@ -4,9 +4,12 @@ import logging
 import time
 from collections.abc import Sequence
 
+import torch
+
 from infra.cache.state_cache import StateCache
 from infra.cache.state_rows import rounded
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.devices import CPU, moved
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 from liveedit_core.state_source import StateSource
 from liveedit_core.states import LayerStates
@@ -21,7 +24,8 @@ _logger = logging.getLogger(__name__)
 class CachedStates:
     """Reads states from a cache; the others come from another source.
 
-    Computed states are rounded to the dtype of the cache too, so an eviction changes no result.
+    Computed states are rounded to the dtype of the cache too, so an eviction changes no result. All
+    are on `device`.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class CachedStates:
         *,
         is_filling: bool = False,
         write_at_once: int = WRITE_AT_ONCE,
+        device: torch.device = CPU,
     ) -> None:
         """`source` is None where nothing can be computed.
 
@@ -41,12 +46,14 @@ class CachedStates:
         self._source = source
         self._is_filling = is_filling
         self._write_at_once = write_at_once
+        self._device = device
         self._unwritten: dict[BackboneInput, LayerStates] = {}
         self._written_s = time.monotonic()
 
     def states(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         """See `StateSource.states`; IntegrityError when a state is missing and has no source."""
         found = self._cache.read(inputs, has_record=self._is_filling)
+        found = moved(found, self._device)
         states = {item: state for item, state in zip(inputs, found, strict=True) if state}
         states |= {item: self._unwritten[item] for item in inputs if item in self._unwritten}
         missing = [item for item in dict.fromkeys(inputs) if item not in states]
@@ -68,7 +75,8 @@ class CachedStates:
                 f"{inputs[0].prompt[:60]!r}; encode them first"
             )
         dtype = self._cache.identity.dtype
-        states = [rounded(state, dtype) for state in self._source.states(inputs)]
+        computed = moved(self._source.states(inputs), self._device)
+        states = [rounded(state, dtype) for state in computed]
         return dict(zip(inputs, states, strict=True))
 
     def flush(self) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from infra.cache.content_table import WrittenRows
 from infra.storage.tables import Table, not_null
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.devices import CPU, moved
 from liveedit_core.method.config import StateDtype
 from liveedit_core.state_source import StateIdentity
 from liveedit_core.states import NO_PYRAMIDS, LayerStates
@@ -69,11 +70,15 @@ class StateWriter:
         self, inputs: Sequence[BackboneInput], states: Sequence[LayerStates]
     ) -> WrittenStates:
         """Write the states of distinct inputs that are finite in the dtype of the cache."""
-        pairs = [
-            (item, state)
-            for item, state in zip(inputs, states, strict=True)
-            if _can_hold(state, self.identity.dtype)
-        ]
+        dtype = self.identity.dtype
+        pairs = moved(
+            [
+                (item, _in_dtype(state, dtype))
+                for item, state in zip(inputs, states, strict=True)
+                if _can_hold(state, dtype)
+            ],
+            CPU,
+        )
         rows = [_state_row(self.identity, item, state) for item, state in pairs]
         images = {
             item.image_bytes: state.pyramid_E
@@ -103,9 +108,10 @@ def _write(
 
 
 def _state_row(identity: StateIdentity, item: BackboneInput, state: LayerStates) -> dict[str, Any]:
-    hidden = _to_bytes(state.hidden_TD, identity.dtype)
-    embeddings = _to_bytes(state.target_embeddings_OD, identity.dtype)
-    prompts = _to_bytes(state.prompt_pyramids_WP, identity.dtype)
+    """Of a state in the dtype of the cache."""
+    hidden = _to_bytes(state.hidden_TD)
+    embeddings = _to_bytes(state.target_embeddings_OD)
+    prompts = _to_bytes(state.prompt_pyramids_WP)
     image = item.image_bytes
     return {
         "state_id": identity.state_id(item),
@@ -121,7 +127,7 @@ def _state_row(identity: StateIdentity, item: BackboneInput, state: LayerStates)
 
 
 def _image_row(identity: StateIdentity, image: bytes, pyramid_E: Tensor) -> dict[str, Any]:
-    pyramid = _to_bytes(pyramid_E, identity.dtype)
+    pyramid = _to_bytes(pyramid_E)
     return {"image_id": identity.image_id(image), "pyramid": pyramid, "num_bytes": len(pyramid)}
 
 
@@ -175,10 +181,15 @@ def rounded(state: LayerStates, dtype: StateDtype) -> LayerStates:
     """A state as it comes back from the cache; one that cannot be stored stays as it is."""
     if not _can_hold(state, dtype):
         return state
+    stored = _in_dtype(state, dtype)
+    return replace(state, **{name: getattr(stored, name).float() for name in _ROUNDED})
+
+
+def _in_dtype(state: LayerStates, dtype: StateDtype) -> LayerStates:
     kind = _DTYPES[dtype]
-    return replace(state, **{name: getattr(state, name).to(kind).float() for name in _ROUNDED})
+    return replace(state, **{name: getattr(state, name).to(kind) for name in _ROUNDED})
 
 
-def _to_bytes(tensor: Tensor, dtype: StateDtype) -> bytes:
-    data: bytes = tensor.to(_DTYPES[dtype]).contiguous().view(torch.uint8).numpy().tobytes()
+def _to_bytes(tensor: Tensor) -> bytes:
+    data: bytes = tensor.contiguous().view(torch.uint8).numpy().tobytes()
     return data

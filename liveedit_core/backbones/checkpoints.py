@@ -121,9 +121,10 @@ def checkpoint_digest(folder: Path) -> str:
 
 
 def loaded_digest(folder: Path, dtype: str) -> str:
-    """Identity of a loaded checkpoint: that of its files, unless `dtype` is not the stored one."""
+    """Identity of a loaded checkpoint: that of its files, unless a `dtype` is named that is not the
+    stored one."""
     digest = checkpoint_digest(folder)
-    if dtype == _stored_dtype(folder):
+    if dtype in ("auto", _stored_dtype(folder)):
         return digest
     return sha256(f"{digest} {dtype}".encode()).hexdigest()
 
@@ -163,7 +164,8 @@ def _file_digest(file: Path) -> str:
 
 
 def free_memory_bytes(device: str) -> int | None:
-    """Free memory of the GPU, of this machine within its container's limit, or of both for "auto".
+    """Free memory of the GPU, of this machine within its container's limit, or of both for
+    "spread".
 
     None where the system does not say.
     """
@@ -172,9 +174,9 @@ def free_memory_bytes(device: str) -> int | None:
     total = 0
     if device != "cpu" and torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            if device in ("auto", f"cuda:{index}") or (device == "cuda" and index == 0):
+            if device in ("spread", f"cuda:{index}") or (device == "cuda" and index == 0):
                 total += torch.cuda.mem_get_info(index)[0]
-        if device != "auto":
+        if device != "spread":
             return total
     free = _free_machine_bytes()
     return None if free is None else total + free

@@ -142,9 +142,11 @@ def route_of_some(route: RouteOnce | None, chosen: Sequence[int]) -> RouteOnce |
 class RoutedLayer:
     """Hook of layer l_e for one batch: routes at prefill, adds the residual at every step."""
 
-    def __init__(self, route: RouteOnce, batch: GenerationBatch) -> None:
+    def __init__(self, route: RouteOnce, batch: GenerationBatch, device: torch.device) -> None:
+        """`device` is that of the states that `route` gets."""
         self._route = route
         self._batch = batch
+        self._device = device
         self._residual: Residual | None = None
         self._is_prefill = True
 
@@ -164,7 +166,8 @@ class RoutedLayer:
     def _states(self, hidden_BTD: Tensor) -> list[LayerStates]:
         states = []
         for padded_TD, item in zip(hidden_BTD, self._batch.items, strict=True):
-            hidden_TD = padded_TD[len(padded_TD) - item.num_tokens :].float().cpu().clone()
+            hidden_TD = padded_TD[len(padded_TD) - item.num_tokens :]
+            hidden_TD = hidden_TD.to(self._device, torch.float32, copy=True)
             states.append(
                 LayerStates(
                     hidden_TD=hidden_TD,
@@ -174,7 +177,7 @@ class RoutedLayer:
                     image_span=item.image,
                     prompt_span=item.prompt,
                     target_span=item.target,
-                    target_ids_O=torch.zeros(0, dtype=torch.int64),
+                    target_ids_O=torch.zeros(0, dtype=torch.int64, device=self._device),
                 )
             )
         return states

@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from liveedit_core.backbones.image_views import figure, trimmed, views
 from liveedit_core.backbones.views import with_hook
+from liveedit_core.devices import device_of
 from liveedit_core.inputs.images import decode_image
 
 IMAGE_CACHE_BYTES = 64 * 1024 * 1024
@@ -47,7 +48,7 @@ class ImageFeatures(NamedTuple):
     """What the tower computes for one image."""
 
     pyramid_E: Tensor
-    """float32 on the CPU; of a tower with views, that of a figure may follow."""
+    """float32; of a tower with views, that of a figure may follow."""
     projected_ID: Tensor
     """What the decoder gets in place of the image tokens."""
 
@@ -138,7 +139,7 @@ class ImageTower:
         if self.has_views:
             pyramids = self._with_figures(decoded)
         else:
-            pyramids = list(self._pyramids(outputs, pixels_BCHW).float().cpu())
+            pyramids = list(self._pyramids(outputs, pixels_BCHW).float())
         return [
             ImageFeatures(pyramid_E.clone(), projected_ID.clone())
             for pyramid_E, projected_ID in zip(pyramids, projected, strict=True)
@@ -166,14 +167,14 @@ class ImageTower:
         pixels: Tensor = self.processor.image_processor(images=list(images), return_tensors="pt")[
             "pixel_values"
         ]
-        return pixels
+        return pixels.to(device_of(self._root.get_submodule(self._path)))
 
     def _pyramids_of(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pyramids [B, E] of decoded images, float32 on the CPU."""
+        """Pyramids [B, E] of decoded images, float32."""
         pixels_BCHW = self._pixels(images)
         view, outputs = self._reading_view(self._root, self._path)
         view.get_submodule(self._path)(pixels_BCHW)
-        return self._pyramids(outputs, pixels_BCHW).float().cpu()
+        return self._pyramids(outputs, pixels_BCHW).float()
 
     def _reading_view(self, view: Any, path: str) -> tuple[Any, dict[int, Tensor]]:
         """A view of a model that leaves the output of each level in the dict."""
@@ -185,23 +186,23 @@ class ImageTower:
 
     def _pyramids(self, outputs: dict[int, Tensor], pixels_BCHW: Tensor) -> Tensor:
         """Pyramids [B, E]: the mean over all sizes; outputs and pixels are those at the first."""
-        total_BE = self._joined(outputs, len(pixels_BCHW))
+        total_BE = self._joined(outputs, pixels_BCHW)
         for size in self.more_sizes:
             resized = functional.interpolate(
                 pixels_BCHW, size=(size, size), mode="bicubic", antialias=True
             )
             view, others = self._reading_view(self._root, self._path)
             view.get_submodule(self._path)(resized)
-            total_BE = total_BE + self._joined(others, len(pixels_BCHW))
+            total_BE = total_BE + self._joined(others, pixels_BCHW)
         return total_BE / (1 + len(self.more_sizes))
 
-    def _joined(self, outputs: dict[int, Tensor], num_images: int) -> Tensor:
+    def _joined(self, outputs: dict[int, Tensor], pixels_BCHW: Tensor) -> Tensor:
         """The levels pooled, flattened and concatenated, [B, E]."""
         pooled = [
             functional.adaptive_avg_pool2d(outputs[i], level.grid).flatten(1)
             for i, level in enumerate(self.levels)
         ]
-        return torch.cat(pooled, dim=1) if pooled else torch.zeros(num_images, 0)
+        return torch.cat(pooled, dim=1) if pooled else pixels_BCHW.new_zeros(len(pixels_BCHW), 0)
 
 
 def folded(tower: nn.Module) -> nn.Module:

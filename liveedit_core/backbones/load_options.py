@@ -10,8 +10,10 @@ ModelDtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Annotated[
     str,
     rule(
-        lambda name: name == "auto" or name.partition(":")[0] in ("cpu", "cuda", "mps"),
-        'be "cpu", "cuda", "cuda:0" or "auto"',
+        lambda name: (
+            name in ("auto", "spread") or name.partition(":")[0] in ("cpu", "cuda", "mps")
+        ),
+        'be "auto", "cpu", "cuda", "cuda:0" or "spread"',
     ),
 ]
 PromptProtocol = Literal["chat", "paper"]
@@ -20,12 +22,17 @@ EditLayer = Annotated[int, Field(ge=-1)]
 
 
 class LoadOptions(Settings):
-    """How a backbone that is not the built-in one is loaded."""
+    """How a backbone is loaded."""
 
     dtype: ModelDtype = "auto"
-    """dtype of the weights in memory; "auto" is that of the files."""
-    device: Device = "cpu"
-    """"cpu", "cuda", "cuda:1"; or "auto": layers spread over GPUs, then the CPU (accelerate)."""
+    """dtype of the weights, part of the backbone's identity; "auto" is that of the files, whatever
+    the model computes in."""
+    compute_dtype: ModelDtype = "auto"
+    """dtype in memory; "auto" is `dtype`, or where that is "auto" bfloat16 on GPUs that have it and
+    float32 elsewhere."""
+    device: Device = "auto"
+    """"cpu", "cuda", "cuda:1"; "auto": the first GPU that this process sees, else the CPU; or
+    "spread": layers over all GPUs, then the CPU (accelerate)."""
     edit_layer: EditLayer = -1
     """l_e, 0-based; -1 for that of the generator, or without one two thirds of the depth."""
     prompt_templates: List[str] | None = None
@@ -36,3 +43,8 @@ class LoadOptions(Settings):
     """"paper" replaces the wording of every prompt by that of LiveEdit's own code (raw)."""
     batch_size: PositiveInt = 8
     """Sequences in one forward."""
+
+    @property
+    def dtype_in_memory(self) -> ModelDtype:
+        """As `devices.chosen_dtype` takes it."""
+        return self.dtype if self.compute_dtype == "auto" else self.compute_dtype

@@ -19,6 +19,7 @@ from liveedit_core.backbones.families import (
 )
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.devices import chosen_device, chosen_dtype
 from liveedit_core.errors import ConfigError, IntegrityError
 from liveedit_core.whole_files import write_whole
 
@@ -44,7 +45,7 @@ def load_backbone(
     protocol = options.prompt_protocol
     if protocol == "paper":
         prompt_format = prompt_format or paper_format(config, processor.tokenizer)
-    digest = loaded_digest(folder, str(model.dtype).removeprefix("torch."))
+    digest = loaded_digest(folder, options.dtype)
     return VisionLanguageBackbone(
         model,
         processor,
@@ -85,16 +86,19 @@ def check_memory(
     name: str, folder: Path, options: LoadOptions, *, free_bytes: int | None = None
 ) -> None:
     """Raise ConfigError if the weights do not fit into memory (by default that of the device)."""
-    size = checkpoint_size(folder, options.dtype)
-    free = free_memory_bytes(options.device) if free_bytes is None else free_bytes
+    device = chosen_device(options.device)
+    dtype = str(chosen_dtype(options.dtype_in_memory, device)).removeprefix("torch.")
+    size = checkpoint_size(folder, dtype)
+    place = "spread" if options.device == "spread" else str(device)
+    free = free_memory_bytes(place) if free_bytes is None else free_bytes
     needed = size.num_bytes * _ROOM
     if free is not None and needed > free:
-        cures = ['device = "auto"'] if options.device != "auto" else ["a larger machine"]
-        if options.dtype in ("auto", "float32"):
-            cures.append('dtype = "bfloat16" where the weights are float32')
+        cures = ['device = "spread"'] if place != "spread" else ["a larger machine"]
+        if dtype == "float32":
+            cures.append('dtype = "bfloat16"')
         raise ConfigError(
             f"backbone {name!r}: {size.num_parameters / 1e9:.2f} billion parameters as "
-            f"{options.dtype} need {needed / 1e9:.2f} GB on {options.device}, "
+            f"{dtype} need {needed / 1e9:.2f} GB on {place}, "
             f"{free / 1e9:.2f} GB are free. Try {' or '.join(cures)}, or a smaller model"
         )
 
@@ -134,11 +138,14 @@ def _read_model(name: str, folder: Path, options: LoadOptions) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    place = {} if options.device == "cpu" else {"device_map": options.device}
+    device = chosen_device(options.device)
+    dtype = chosen_dtype(options.dtype_in_memory, device)
+    place = {"device_map": "auto"} if options.device == "spread" else {}
     try:
-        return AutoModelForImageTextToText.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=options.dtype, **place
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype, **place
         )
+        return model if place else model.to(device)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(
             f"backbone {name!r}: its weights cannot be loaded: {_first_line(error)}"

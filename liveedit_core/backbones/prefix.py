@@ -73,10 +73,10 @@ def the_only(seen: Sequence[Tensor], layer: int) -> Tensor:
 
 
 def next_words(items: Sequence[Prepared], hidden_BTD: Tensor) -> Tensor:
-    """What the model would say next: the direction of the last token's hidden state, [B, D] float32
-    on the CPU."""
+    """What the model would say next: the direction of the last token's hidden state, [B, D]
+    float32."""
     last = [hidden_BTD[row, item.num_tokens - 1] for row, item in enumerate(items)]
-    return functional.normalize(torch.stack(last).float(), dim=-1).cpu()
+    return functional.normalize(torch.stack(last).float(), dim=-1)
 
 
 class PromptPyramidCache:

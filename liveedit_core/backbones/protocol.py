@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from liveedit_core.states import LayerStates
@@ -40,6 +41,8 @@ class Backbone(Protocol):
 
     digest: str
     """Identity of the weights."""
+    device: torch.device
+    """Where hidden states are."""
     edit_layer: int
     hidden_size: int
     visual_size: int
@@ -59,7 +62,7 @@ class Backbone(Protocol):
         ...
 
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
-        """Image tower and layers 0..l_e; float32 on the CPU, in the order of the inputs."""
+        """Image tower and layers 0..l_e; float32 on `device`, in the order of the inputs."""
         ...
 
     def encode_views(self, image: bytes) -> Tensor:

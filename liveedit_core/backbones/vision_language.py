@@ -112,11 +112,13 @@ class VisionLanguageBackbone:
     def _encoding(self) -> str:
         prompts = [{"prompt_templates": self.prompt_templates}] if self.prompt_templates else []
         if self.image_tower is None:
-            return json.dumps([vars(self.reader.format), str(self.model.dtype), *prompts])
+            return json.dumps([vars(self.reader.format), str(self.dtype), *prompts])
         levels = [vars(level) for level in self.image_tower.levels]
         wording = self.reader.format.with_image.replace(IMAGE, "")
         views = [{"has_views": True}] if self.has_image_views else []
-        return json.dumps([wording, levels, self.image_tower.more_sizes, *prompts, *views])
+        rounded = [] if self.dtype == torch.float32 else [{"dtype": str(self.dtype)}]
+        more = (*prompts, *views, *rounded)
+        return json.dumps([wording, levels, self.image_tower.more_sizes, *more])
 
     @property
     def decoder(self) -> Any:
@@ -124,8 +126,14 @@ class VisionLanguageBackbone:
         return self.model.get_submodule(self.decoder_path)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the decoder; the image tower may have another."""
+        dtype: torch.dtype = self.embed.weight.dtype
+        return dtype
+
+    @property
     def device(self) -> torch.device:
-        """Where token ids go."""
+        """Where token ids go, and where hidden states come out."""
         device: torch.device = self.embed.weight.device
         return device if device.type != "meta" else torch.device("cpu")
 
@@ -183,7 +191,7 @@ class VisionLanguageBackbone:
             layers=f"{self.decoder_path}.layers".removeprefix(f"{trunk}."),
             positions=self.family.positions,
             end_id=self.end_id,
-            dtype=dtype or self.model.dtype,
+            dtype=dtype or self.dtype,
             logit_cap=getattr(self.text_config, "final_logit_softcapping", None),
             has_activation_checkpointing=has_activation_checkpointing,
         )
@@ -252,14 +260,14 @@ class VisionLanguageBackbone:
         has_pixels = [bool(item.images) for item in prepared]
         for chosen in batches_by_length(prepared, has_pixels, self.batch_size):
             items = [prepared[i] for i in chosen]
-            hidden_BTD = self._hidden(items).float().cpu()
+            hidden_BTD = self._hidden(items).to(self.device, torch.float32)
             for row, (i, item) in enumerate(zip(chosen, items, strict=True)):
-                ids_O = item.tokens["input_ids"][slice(*item.target)]
+                ids_O = item.tokens["input_ids"][slice(*item.target)].to(self.device)
                 states[i] = LayerStates(
                     hidden_TD=hidden_BTD[row, : item.num_tokens].clone(),
                     pyramid_E=item.pyramid_E,
                     prompt_pyramids=resolved(item.prompt_pyramids),
-                    target_embeddings_OD=self.embed(ids_O.to(self.device)).float().cpu(),
+                    target_embeddings_OD=self.embed(ids_O).float(),
                     image_span=item.image,
                     prompt_span=item.prompt,
                     target_span=item.target,
@@ -309,7 +317,7 @@ class VisionLanguageBackbone:
 
     def hidden_at(self, layer: int, states: Sequence[LayerStates], hidden_BTD: Tensor) -> Tensor:
         """Hidden states after a later layer, from those at l_e; padded alike, differentiable."""
-        hidden_BTD = hidden_BTD.to(self.device, self.model.dtype)
+        hidden_BTD = hidden_BTD.to(self.device, self.dtype)
         if layer == self.edit_layer:
             return hidden_BTD
         seen: list[Tensor] = []
@@ -323,7 +331,7 @@ class VisionLanguageBackbone:
     def target_logits(
         self, states: Sequence[LayerStates], hidden_BTD: Tensor, *, has_end: bool = False
     ) -> list[Tensor]:
-        moved_BTD = hidden_BTD.to(self.device, self.model.dtype)
+        moved_BTD = hidden_BTD.to(self.device, self.dtype)
         logits: list[Tensor] = self._suffix(states, moved_BTD, has_end=has_end)
         return [logits_OV.to(hidden_BTD.device) for logits_OV in logits]
 
@@ -363,7 +371,9 @@ class VisionLanguageBackbone:
     def _continued(
         self, batch: GenerationBatch, route: RouteOnce | None, **arguments: Any
     ) -> dict[int, Continuation]:
-        hook = RoutedLayer(route, batch) if route is not None and batch.has_image else None
+        hook = None
+        if route is not None and batch.has_image:
+            hook = RoutedLayer(route, batch, self.device)
         model = self.generating_view(hook, has_image=batch.has_image)
         settings = apply_settings(model, self.decoder_path, arguments)
         arguments = {"pad_token_id": self.pad_id, "tokenizer": self.tokenizer} | arguments

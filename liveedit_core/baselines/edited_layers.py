@@ -109,7 +109,7 @@ class LayerEditor(PlainEditor, Generic[ConfigT]):
     def target_loss(self, logits_XV: Tensor, state: LayerStates) -> Tensor:
         """Mean negative log likelihood, in nats, of an edit's target tokens and the end after them:
         LiveEdit's generator learns to end an answer, so the others may, too."""
-        end = torch.tensor([self.backbone.end_id])
+        end = state.target_ids_O.new_tensor([self.backbone.end_id])
         labels = torch.cat([state.target_ids_O, end]).to(logits_XV.device)
         return functional.cross_entropy(logits_XV, labels)
 

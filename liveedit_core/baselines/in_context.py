@@ -52,8 +52,9 @@ class InContext(PlainEditor):
 
     def restore(self) -> None:
         self.facts: list[tuple[str, str]] = []
-        self.images_NE = torch.zeros(0, 0)
-        self.prompts_ND = torch.zeros(0, self.backbone.hidden_size)
+        device = self.backbone.device
+        self.images_NE = torch.zeros(0, 0, device=device)
+        self.prompts_ND = torch.zeros(0, self.backbone.hidden_size, device=device)
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
         images_BE = torch.stack([self._image(state) for state in states])

@@ -80,7 +80,7 @@ class ProjectorTuning(PlainEditor):
         """Mean negative log likelihood, in nats, of an edit's target tokens and the end."""
         hidden_1TD = self.edited.hidden_of([item])
         (logits_XV,) = self.edited.target_logits([state], hidden_1TD, has_end=True)
-        end = torch.tensor([self.backbone.end_id])
+        end = state.target_ids_O.new_tensor([self.backbone.end_id])
         labels = torch.cat([state.target_ids_O, end]).to(logits_XV.device)
         return functional.cross_entropy(logits_XV, labels)
 

@@ -9,12 +9,13 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
 from liveedit_core.backbones.families import Family, PromptFormat, protocol_digest
 from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel
-from liveedit_core.backbones.load_options import LoadOptions, PromptProtocol
+from liveedit_core.backbones.load_options import LoadOptions, ModelDtype, PromptProtocol
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.parts import (
     IMAGE_TOWER,
@@ -24,6 +25,7 @@ from liveedit_core.builtin.parts import (
     fetch_part,
     sha256_of,
 )
+from liveedit_core.devices import chosen_device, chosen_dtype
 from liveedit_core.errors import IntegrityError
 
 JOINT = Path(__file__).parent / "assets" / "joint.safetensors"
@@ -102,20 +104,28 @@ def load_builtin_backbone(
     prompt_templates: Sequence[str] = (),
     has_image_views: bool = False,
     prompt_protocol: PromptProtocol = "chat",
+    options: LoadOptions | None = None,
 ) -> VisionLanguageBackbone:
-    """The built-in backbone, ready to encode, score and generate (float32, CPU)."""
+    """The built-in backbone, ready to encode, score and generate. Of `options` only dtypes and
+    device count; the image tower stays in float32."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     folder = builtin_checkpoint(cache_dir, say)
-    model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+    options = options or LoadOptions()
+    device = chosen_device(options.device)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+    dtype = chosen_dtype(options.dtype_in_memory, device)
+    for parameter in (*model.model.language_model.parameters(), *model.lm_head.parameters()):
+        parameter.data = parameter.data.to(dtype)
+    model = model.to(device)
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     return VisionLanguageBackbone(
         model,
         processor,
         edit_layer=edit_layer,
-        digest=protocol_digest(backbone_digest(), prompt_protocol),
+        digest=protocol_digest(_digest_in(options.dtype), prompt_protocol),
         family=FAMILY,
         prompt_format=FAMILY.paper_format if prompt_protocol == "paper" else None,
         image_tower=ImageTower(
@@ -130,11 +140,18 @@ def load_builtin_backbone(
     )
 
 
+def _digest_in(dtype: ModelDtype) -> str:
+    """Identity of the weights in a dtype; "auto" is that of the files."""
+    digest = backbone_digest()
+    if dtype in ("auto", "float32"):
+        return digest
+    return hashlib.sha256(f"{digest} {dtype}".encode()).hexdigest()
+
+
 def load_named_backbone(
     name: str, options: LoadOptions | None = None, *, builtin_batch_size: int = 16
 ) -> VisionLanguageBackbone:
-    """`loading.load_backbone`, or the built-in one, which uses only the layers and the prompt
-    protocol of `options`."""
+    """`loading.load_backbone`, or the built-in one, which does not use the batch size of `options`."""
     options = options or LoadOptions()
     if name != BUILTIN:
         from liveedit_core.backbones.loading import load_backbone
@@ -147,4 +164,5 @@ def load_named_backbone(
         prompt_templates=options.prompt_templates or (),
         has_image_views=options.has_image_views,
         prompt_protocol=options.prompt_protocol,
+        options=options,
     )

@@ -191,7 +191,7 @@ def _passes(generator: LiveEditGenerator, prompt_SK: Tensor) -> Tensor:
     """Which edits the prompt of each edit of a sample passes, bool [S, S]."""
     config = generator.config
     if config.min_gate <= 0 or not generator.has_prompt_key:
-        return torch.ones(len(prompt_SK), len(prompt_SK), dtype=torch.bool)
+        return prompt_SK.new_ones(len(prompt_SK), len(prompt_SK), dtype=torch.bool)
     asked_SQM = generator.prompt_key.as_asked(prompt_SK.float())
     return similarity(asked_SQM, prompt_SK).sigmoid() >= config.min_gate
 

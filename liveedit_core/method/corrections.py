@@ -65,7 +65,7 @@ def same_image(
     threshold_B = visual_BU.new_tensor([q.threshold for q in questions])
     own_B = visual_BU.new_tensor([q.own_margin for q in questions])
     is_same_BU = visual_BU - threshold_B[:, None] >= config.same_image_ratio * own_B[:, None]
-    return [position_U[is_same_U].tolist() for is_same_U in is_same_BU]
+    return [position_U[is_same_U].tolist() for is_same_U in is_same_BU.cpu()]
 
 
 def prompt_similarities(questions: Sequence[EditQuestion], prompt_features_NK: Tensor) -> Tensor:

@@ -18,7 +18,13 @@ from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.quantized import QuantizedSegment, quantized
 from liveedit_core.method.refine import Refiner
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.method.routing import RoutingBatch, compare_images, slot_residual, weigh
+from liveedit_core.method.routing import (
+    RoutingBatch,
+    compare_images,
+    repeated_by_rank,
+    slot_residual,
+    weigh,
+)
 from liveedit_core.method.shortlist import most_similar, scanned_shape, shortlist
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
@@ -41,7 +47,7 @@ NOTHING_KEPT = Routing(kept=(), weights=(), visual_margins=())
 class Editor:
     """A frozen backbone, a generator made for it and a repository of experts; immutable.
 
-    With a `refiner`, experts are verified and refined as they are written.
+    The generator must be on the device of the backbone. With a `refiner`, experts are verified and refined as they are written.
     """
 
     def __init__(
@@ -65,7 +71,7 @@ class Editor:
                 )
         self.backbone = backbone
         self.generator = generator
-        self.repository = repository
+        self.repository = repository.to(backbone.device)
         self.refiner = refiner
         self._strangers: Strangers | None = None
         """Of this repository, or of one before it."""
@@ -227,12 +233,12 @@ class Editor:
 
     def residual(self, routing: RoutingBatch) -> Residual | None:
         """The fused experts on hidden states (Eq. 6), in float32; None if none is kept."""
-        used = routing.kept_BN.any(0).nonzero().flatten()
+        used = routing.kept_BN.any(0).nonzero().flatten().cpu()
         if not len(used):
             return None
         position_U = routing.position_N[used]
         ranks_U = self.repository.ranks_N[position_U]
-        repeated = routing.weights_BN[:, used].repeat_interleave(ranks_U, dim=1)
+        repeated = repeated_by_rank(routing.weights_BN[:, used], ranks_U)
         kept = [repeated, *self.repository.matrices(position_U)]
         norm, gain = self.generator.hidden_norm, self.generator.config.gain
 

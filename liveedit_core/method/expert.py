@@ -19,7 +19,7 @@ FOCUS = 40.0
 
 @dataclass(frozen=True, kw_only=True)
 class Expert:
-    """What one edit becomes: a low-rank map and its routing features (float32, CPU)."""
+    """What one edit becomes: a low-rank map and its routing features (float32)."""
 
     edit_id: str
     visual_feature_QM: Tensor

@@ -31,7 +31,7 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class EditQuestion:
-    """The input side of one edit: what its own image and prompt ask of experts (float32, CPU)."""
+    """The input side of one edit: what its own image and prompt ask of experts (float32)."""
 
     visual_QM: Tensor
     prompt_QM: Tensor

@@ -178,7 +178,7 @@ class LiveEditGenerator(nn.Module):
         return down_BRD * is_used_BR[..., None], up_BRD * is_used_BR[..., None]
 
     def ranks(self, states: Sequence[LayerStates]) -> Tensor:
-        """Rank of the expert of each edit, int64 [B]."""
+        """Rank of the expert of each edit, int64 [B] on the CPU."""
         if not self.config.has_own_ranks:
             return torch.full((len(states),), self.config.rank)
         return torch.tensor([len(state.target_ids_O) + 1 for state in states])
@@ -263,7 +263,7 @@ def _digest(*parts: bytes) -> str:
 
 
 def load_generator(folder: Path) -> LiveEditGenerator:
-    """Read a checkpoint folder; float32, eval mode, frozen."""
+    """Read a checkpoint folder; float32 on the CPU, eval mode, frozen."""
     try:
         config = GeneratorConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text()))
         tensors = load_file(folder / WEIGHTS_FILE)

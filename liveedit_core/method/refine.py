@@ -197,7 +197,7 @@ class Refiner:
         added = [
             slot_residual(
                 normed_BTD[row : row + 1],
-                torch.full((1, len(down_RD)), question.weight),
+                down_RD.new_full((1, len(down_RD)), question.weight),
                 down_RD,
                 up_RD,
                 self.generator.config.gain,
@@ -206,7 +206,7 @@ class Refiner:
         ]
         edited_BTD = hidden_BTD + torch.cat(added)
         logits = self.backbone.target_logits(states, edited_BTD, has_end=True)
-        end = torch.tensor([self.backbone.end_id])
+        end = states[0].target_ids_O.new_tensor([self.backbone.end_id])
         return [
             Answer(logits_OV.float(), torch.cat([state.target_ids_O, end]))
             for state, logits_OV in zip(states, logits, strict=True)
@@ -239,7 +239,7 @@ def with_rank_by_need(expert: Expert, num_target_tokens: int) -> tuple[Tensor, T
     seed = int.from_bytes(hashlib.sha256(expert.edit_id.encode()).digest()[:7])
     drawer = torch.Generator().manual_seed(seed)
     shape = (num_more, expert.down_RD.shape[1])
-    more_down = torch.randn(shape, generator=drawer) * expert.down_RD.std()
+    more_down = torch.randn(shape, generator=drawer).to(expert.down_RD) * expert.down_RD.std()
     down_RD = torch.cat([expert.down_RD, more_down])
-    up_RD = torch.cat([expert.up_RD, torch.zeros(shape)])
+    up_RD = torch.cat([expert.up_RD, expert.up_RD.new_zeros(shape)])
     return down_RD.requires_grad_(), up_RD.requires_grad_()

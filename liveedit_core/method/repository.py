@@ -61,6 +61,10 @@ def dense(rows: FeatureRows) -> Tensor:
     return rows if isinstance(rows, Tensor) else torch.cat(list(rows.segments()))
 
 
+def device_of_rows(rows: FeatureRows) -> torch.device:
+    return next(iter(segments_of(rows))).device
+
+
 def hashes_of(edit_ids: Iterable[str]) -> Tensor:
     """The order of edits in which a bank's sample is drawn, that of their sha256, int64 [N]."""
     numbers = (int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") for key in edit_ids)
@@ -132,6 +136,21 @@ class ExpertRepository:
         if self.held_N is None:
             return tuple(self.edit_ids)
         return tuple(self.edit_ids[place] for place in self.held_positions.tolist())
+
+    def to(self, device: torch.device) -> Self:
+        """Features and matrices on a device; what is looked up (ranks, flags) stays on the CPU, and
+        stored matrices come from storage as they are read."""
+        if device_of_rows(self.visual) == device:
+            return self
+        traffic_MR = self.traffic_MR
+        return replace(
+            self,
+            visual=dense(self.visual).to(device),
+            prompt=dense(self.prompt).to(device),
+            down=_slots_on(self.down, device),
+            up=_slots_on(self.up, device),
+            traffic_MR=None if traffic_MR is None else traffic_MR.to(device),
+        )
 
     def compact(self) -> Self:
         """The experts that answer alone."""
@@ -237,6 +256,27 @@ _FACTORS = ("down", "up")
 
 def _in_memory(slots: Slots) -> Tensor:
     return slots if isinstance(slots, Tensor) else slots[torch.arange(len(slots))]
+
+
+@dataclass(frozen=True)
+class _SlotsOn:
+    """Stored slots that go to a device when they are read."""
+
+    stored: StoredSlots
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, index_U: Tensor) -> Tensor:
+        return self.stored[index_U].to(self.device, non_blocking=True)
+
+
+def _slots_on(slots: Slots, device: torch.device) -> Slots:
+    if isinstance(slots, Tensor):
+        return slots.to(device)
+    stored = slots.stored if isinstance(slots, _SlotsOn) else slots
+    return _SlotsOn(stored, device)
 
 
 def read_slots(slots: Slots, ranks_N: Tensor, index_U: Tensor) -> Tensor:

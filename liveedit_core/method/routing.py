@@ -103,7 +103,7 @@ class RoutingBatch:
     """Routing of B inputs over N experts, all of a repository or a shortlist."""
 
     position_N: Tensor
-    """int64: of each of them in the repository."""
+    """int64, CPU: of each of them in the repository."""
     kept_BN: Tensor
     """bool."""
     weights_BN: Tensor
@@ -293,6 +293,11 @@ def fused_residual(
     """What experts of one rank add to the hidden states at l_e, [B, T, D] (Eq. 6)."""
     weights_BL = weights_BN.repeat_interleave(down_NRD.shape[1], dim=1)
     return slot_residual(normed_BTD, weights_BL, down_NRD.flatten(0, 1), up_NRD.flatten(0, 1), gain)
+
+
+def repeated_by_rank(weights_BU: Tensor, ranks_U: Tensor) -> Tensor:
+    """The weight of each rank slot, [B, L]; ranks are on the CPU."""
+    return weights_BU.repeat_interleave(ranks_U.to(weights_BU.device), dim=1)
 
 
 def slot_residual(

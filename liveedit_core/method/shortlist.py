@@ -48,7 +48,7 @@ def shortlist(
     offset: float,
     scanned: Sequence[QuantizedSegment] | None = None,
 ) -> Tensor:
-    """Positions of the experts that can matter for some input, rising, int64 [U].
+    """Positions of the experts that can matter for some input, rising, int64 [U] on the CPU.
 
     `scanned` are the repository's visual features, `quantized`; None: as they are.
     """
@@ -91,19 +91,20 @@ def most_similar(
         ]
     )
     if repository.held_N is not None:
-        likeness_N = likeness_N.masked_fill(~repository.held_N, -torch.inf)
-    return likeness_N.topk(min(count, len(repository))).indices
+        likeness_N[~repository.held_N] = -torch.inf
+    return likeness_N.topk(min(count, len(repository))).indices.cpu()
 
 
 def of_same_image(
     questions: Sequence[EditQuestion], visual_features_NK: FeatureRows, config: GeneratorConfig
 ) -> Tensor:
-    """Positions of the experts whose image may be that of some question, rising, int64 [U]."""
+    """Positions of the experts whose image may be that of some question, rising, int64 [U] on the
+    CPU."""
     asked_BK = torch.stack([q.visual_QM for q in questions]).flatten(1)
     least = [q.threshold + config.same_image_ratio * q.own_margin for q in questions]
     width = asked_BK.shape[1] if config.visual_filter == "sentinel" else config.visual_rank
     asked_BR = asked_BK[:, :width].float()
-    least_B = _lowered(torch.tensor(least), asked_BR.square().sum(-1) / unit_of(config))
+    least_B = _lowered(asked_BR.new_tensor(least), asked_BR.square().sum(-1) / unit_of(config))
     search = Search(asked_BR, least_B * unit_of(config))
     return scan(search, [QuantizedSegment(p, ()) for p in segments_of(visual_features_NK)], width)
 
@@ -147,7 +148,7 @@ def scan(search: Search, scanned: Sequence[QuantizedSegment], width: int) -> Ten
     `width` numbers of a feature, one after the other."""
     found, place = [torch.zeros(0, dtype=torch.int64)], 0
     for hits_X in _hits(search, scanned, width):
-        found.append(hits_X.nonzero().flatten() + place)
+        found.append(hits_X.nonzero().flatten().cpu() + place)
         place += len(hits_X)
     return torch.cat(found)
 

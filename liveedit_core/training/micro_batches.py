@@ -6,8 +6,7 @@ it, and a resumed run draws the same ones.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -70,7 +69,6 @@ class JointBatch:
 
 
 MicroBatch = PromptBatch | ExpertBatch | JointBatch
-MicroBatchT = TypeVar("MicroBatchT", bound=MicroBatch)
 
 
 def draw(
@@ -172,19 +170,3 @@ def _different_domains(case: IndexedCase, rng: random.Random) -> list[int]:
     pair = [rng.choice((case.edit, *case.generality)), rng.choice(case.image_locality)]
     rng.shuffle(pair)
     return pair
-
-
-def on_device(batch: MicroBatchT, device: torch.device) -> MicroBatchT:
-    """The same micro-batch with all tensors on a device."""
-    if device.type == "cpu":
-        return batch
-    return replace(batch, **{f.name: _moved(getattr(batch, f.name), device) for f in fields(batch)})
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, LayerStates):
-        changed = {f.name: _moved(getattr(value, f.name), device) for f in fields(value)}
-        return replace(value, **changed)
-    return [_moved(item, device) for item in value] if isinstance(value, list) else value

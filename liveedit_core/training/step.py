@@ -199,7 +199,7 @@ def calibrated_gain(
     """Gain that makes the initial residual `relative_size` of the median hidden state (RMS)."""
     down_BRD, up_BRD = generator.write_matrices(edits)
     hidden = pad_hidden(edits)
-    weights = torch.eye(len(edits))
+    weights = torch.eye(len(edits), device=down_BRD.device)
     normed = generator.hidden_norm(hidden.values_BSD)
     residual = fused_residual(normed, weights, down_BRD, up_BRD, 1.0)
     hidden_rms = hidden.values_BSD[hidden.mask_BS].square().mean(-1).sqrt().median()

@@ -21,12 +21,13 @@ from torch.nn.functional import normalize
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.devices import moved
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.editor import edit_input
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import Case, ProbeKind
 from liveedit_core.states import LayerStates
-from liveedit_core.training.micro_batches import ExpertBatch, on_device
+from liveedit_core.training.micro_batches import ExpertBatch
 from liveedit_core.training.recipe import LossSection, OptimizationSection
 from liveedit_core.training.step import TrainingModule, calibrated_gain, edited_logits
 from liveedit_core.training.validation import split_by_entity
@@ -260,7 +261,7 @@ def token_accuracies(
     for start in range(0, len(items), batch_size):
         chosen = items[start : start + batch_size]
         batch = own_expert_batch(chosen, [views[view] for views in chosen])
-        batch = on_device(batch, device_of(module))
+        batch = moved(batch, device_of(module))
         down_BRD, up_BRD = module.generator.write_matrices(batch.edits)
         logits = edited_logits(
             module.generator, module.suffix, batch.questions, batch.weights_BB, down_BRD, up_BRD

@@ -43,6 +43,7 @@ class TinyBackbone:
     """A deterministic stand-in: rows are drawn from a hash of word or image."""
 
     digest = "tiny-backbone"
+    device = torch.device("cpu")
     edit_layer = EDIT_LAYER
     hidden_size = HIDDEN_SIZE
     visual_size = 0
