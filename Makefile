@@ -19,7 +19,8 @@ STAMP := $(VENV)/.ready-$(KEY)
 # Nothing here reports home, and models come from pinned packages, not from a hub.
 export DO_NOT_TRACK = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
-export HF_HUB_OFFLINE = 1
+HF_HUB_OFFLINE ?= 1
+export HF_HUB_OFFLINE
 export MLFLOW_DISABLE_TELEMETRY = true
 export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false

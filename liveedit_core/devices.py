@@ -18,14 +18,14 @@ _T = TypeVar("_T")
 
 
 def chosen_device(name: str) -> torch.device:
-    """The device of a model by its name in a recipe; "auto" and "spread" begin on the first GPU that
-    this process sees, if it sees one."""
+    """The device of a model by its name in a recipe; "auto" and "spread" begin on the first GPU
+    that this process sees, if it sees one."""
     if name in ("auto", "spread"):
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.partition(":")[0] == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            f'device {name!r}: torch finds no GPU in this process. Use device = "auto" or "cpu"; for '
-            "an actor, check that num_gpus is above 0 and that `nvidia-smi` works on its node"
+            f'device {name!r}: torch finds no GPU in this process. Use device = "auto" or "cpu"; '
+            "for an actor, check that num_gpus is above 0 and that `nvidia-smi` works on its node"
         )
     return torch.device(name)
 

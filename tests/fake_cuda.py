@@ -1,9 +1,10 @@
-"""Tensors that say they are on a GPU and compute on the CPU, so that placement is tested without one.
+"""Tensors that say they are on a GPU and compute on the CPU: placement is tested without one.
 
-torch's `FakeTensorMode` tells that a CPU tensor meets a CUDA tensor, but holds no values, and routing
-branches on values. `FakeCuda` keeps them: inside `fake_gpu()`, whatever is made on or moved to "cuda"
-becomes one, every operation on it is computed by the tensor within, and an operation that mixes both
-devices raises `MixedDevicesError`, where CUDA would. As on a GPU, NumPy and pickle refuse it.
+torch's `FakeTensorMode` tells that a CPU tensor meets a CUDA tensor, but holds no values, and
+routing branches on values. `FakeCuda` keeps them: inside `fake_gpu()`, whatever is made on or moved
+to "cuda" becomes one, every operation on it is computed by the tensor within, and an operation that
+mixes both devices raises `MixedDevicesError`, where CUDA would. As on a GPU, NumPy and pickle
+refuse it.
 """
 
 import contextlib
@@ -19,8 +20,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 CUDA = torch.device("cuda:0")
 _TO = {Tensor.to, Tensor.cuda, Tensor.cpu, Tensor.copy_, Tensor.type, torch.Tensor.type_as}
 _INDEXING = {Tensor.__getitem__, torch.select, Tensor.index_select}
-_TO_HOST = {Tensor.numpy, Tensor.__array__, Tensor.__reduce_ex__, Tensor.data_ptr}
-_DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
+_TO_HOST: set[Any] = {Tensor.numpy, Tensor.__array__, Tensor.__reduce_ex__}
+_DEVICE = Tensor.device.__get__
 
 
 class MixedDevicesError(RuntimeError):
@@ -40,7 +41,7 @@ class FakeCuda(Tensor):
         made.inner = inner
         if getattr(inner, "_is_param", False):
             made._is_param = True
-        return made  # type: ignore[no-any-return]
+        return made
 
     @classmethod
     def __torch_function__(
@@ -77,6 +78,7 @@ class _Mode(TorchFunctionMode):
 def _computed(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     if getattr(func, "__name__", "") == "__deepcopy__":  # whose memo may be large
         return func(*args, **kwargs)
+    kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
     leaves, _ = tree_flatten((args, kwargs))
     fakes = [leaf for leaf in leaves if isinstance(leaf, FakeCuda)]
     asked = _asked_device(func, leaves)
@@ -91,7 +93,6 @@ def _computed(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> An
             raise TypeError(f"{func.__name__}: this tensor is on the GPU")
         _check(func, args, kwargs, leaves, fakes)
         args, kwargs = tree_map(_inner, args), tree_map(_inner, kwargs)
-        kwargs.pop("pin_memory", None)
         done = func(*args, **kwargs)
     is_fake = asked.type == "cuda" if asked is not None else bool(fakes)
     if func in (Tensor.copy_, Tensor.__setitem__) or getattr(func, "__name__", "").endswith("_"):
@@ -125,7 +126,9 @@ def _check(
     plain = [x for x in leaves if isinstance(x, Tensor) and not isinstance(x, FakeCuda) and x.dim()]
     if func in _INDEXING or func is Tensor.__setitem__:
         if not isinstance(args[0], FakeCuda):
-            raise MixedDevicesError(f"{func.__name__}: an index on the GPU into a tensor on the CPU")
+            raise MixedDevicesError(
+                f"{func.__name__}: an index on the GPU into a tensor on the CPU"
+            )
         if func is not Tensor.__setitem__ or not isinstance(args[2], Tensor) or args[2].dim() == 0:
             return  # an index on the CPU is fine
         plain = [x for x in plain if x is args[2]]
@@ -151,7 +154,7 @@ def _fake(leaf: Any) -> Any:
 @contextlib.contextmanager
 def fake_gpu(*, has_bfloat16: bool = True) -> Iterator[None]:
     """A process that sees one GPU."""
-    torch._C._ensureCUDADeviceGuardSet()  # type: ignore[attr-defined]
+    torch._C._ensureCUDADeviceGuardSet()
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     cuda = mock.patch.multiple(

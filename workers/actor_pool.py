@@ -182,11 +182,12 @@ class ActorPool:
                 except Exception as error:
                     raise from_ray(error, self.name) from error
             free = ray.available_resources()
-            _logger.warning("%s: still starting; free CPUs: %s", self.name, free.get("CPU", 0))
+            amounts = free.get("CPU", 0), free.get("GPU", 0)
+            _logger.warning("%s: still starting; free CPUs: %s, GPUs: %s", self.name, *amounts)
         raise DeadlineError(
             f"{self.name}: no worker started within {START_TIMEOUT_S:.0f} s. Either the cluster "
-            "has no room (compare `ray status` with num_cpus of the recipe) or loading is stuck "
-            "(see the logs of the worker)"
+            "has no room (compare `ray status` with num_cpus and num_gpus of the recipe), or "
+            "loading is stuck (see the logs of the worker)"
         )
 
     def close(self) -> None:
@@ -284,10 +285,13 @@ class Stream(Generic[_Answer]):
         return is_last or len(queues[place]) < self.stages[place + 1][0].max_in_flight
 
 
-def actor_options(*, num_cpus: float, node_resource: str = "") -> dict[str, Any]:
+def actor_options(
+    *, num_cpus: float, num_gpus: float = 0.0, node_resource: str = ""
+) -> dict[str, Any]:
     """Ray options of every actor; `node_resource` marks the nodes it may run on ("" for any)."""
     return {
         "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
         "resources": {node_resource: 0.001} if node_resource else None,
         # An actor may restart any number of times, a call is retried a bounded number of times.
         "max_restarts": -1,

@@ -14,6 +14,7 @@ import open_clip
 import torch
 from PIL import Image
 
+from liveedit_core.devices import chosen_device, chosen_dtype
 from liveedit_core.errors import ConfigError
 from liveedit_core.inputs.images import decode_image
 from workers.models import one_process_at_a_time
@@ -28,14 +29,23 @@ class ClipEmbedder:
     """An OpenCLIP model of which only `encode_image` is used."""
 
     def __init__(
-        self, name: str, model: Any, preprocess: Callable[[Image.Image], torch.Tensor]
+        self,
+        name: str,
+        model: Any,
+        preprocess: Callable[[Image.Image], torch.Tensor],
+        *,
+        device: str = "cpu",
+        dtype: str = "auto",
     ) -> None:
         """Wrap a model of open_clip in evaluation mode.
 
-        Embeddings of two names cannot be compared. `preprocess` makes a tensor [3, H, W].
+        Embeddings of two names cannot be compared. `preprocess` makes a tensor [3, H, W]; `device`
+        and `dtype` are as in recipes.
         """
         self.name = name
-        self._model = model
+        self._device = chosen_device(device)
+        self._dtype = chosen_dtype(dtype, self._device)
+        self._model = model.to(self._device, self._dtype)
         self._preprocess = preprocess
         self.size = int(self._embed([Image.new("RGB", (8, 8))]).shape[1])
         """C: width of an embedding."""
@@ -47,15 +57,17 @@ class ClipEmbedder:
     @torch.inference_mode()
     def _embed(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
         pixels = torch.stack([self._preprocess(image) for image in images])
-        features = self._model.encode_image(pixels).float()
-        unit = torch.nn.functional.normalize(features, dim=-1)
+        features = self._model.encode_image(pixels.to(self._device, self._dtype)).float()
+        unit = torch.nn.functional.normalize(features, dim=-1).cpu()
         return np.ascontiguousarray(unit.numpy(), dtype=np.float32)
 
 
-def load_clip_embedder(model: str = BUILTIN, pretrained: str = "") -> ClipEmbedder:
+def load_clip_embedder(
+    model: str = BUILTIN, pretrained: str = "", *, device: str = "cpu", dtype: str = "auto"
+) -> ClipEmbedder:
     """Load "builtin" or an open_clip model with weights from a tag of open_clip or a file."""
     if model == BUILTIN:
-        return _load_builtin()
+        return _load_builtin(device, dtype)
     try:
         loaded, _, preprocess = open_clip.create_model_and_transforms(
             model, pretrained=pretrained, device="cpu"
@@ -64,10 +76,11 @@ def load_clip_embedder(model: str = BUILTIN, pretrained: str = "") -> ClipEmbedd
         raise ConfigError(
             f"embedding.open_clip_model {model!r} with open_clip_pretrained {pretrained!r}: {error}"
         ) from error
-    return ClipEmbedder(f"{model}/{pretrained}", loaded.eval(), preprocess)
+    name = f"{model}/{pretrained}"
+    return ClipEmbedder(name, loaded.eval(), preprocess, device=device, dtype=dtype)
 
 
-def _load_builtin() -> ClipEmbedder:
+def _load_builtin(device: str, dtype: str) -> ClipEmbedder:
     from liveedit_core.builtin.assembly import load_image_tower
     from liveedit_core.builtin.parts import IMAGE_TOWER, default_cache_dir, fetch_part
 
@@ -84,4 +97,5 @@ def _load_builtin() -> ClipEmbedder:
     trunk.load_state_dict(load_image_tower(weights, list(trunk.state_dict())))
     mean = std = (0.5, 0.5, 0.5)
     preprocess = open_clip.image_transform(_SIDE, is_train=False, mean=mean, std=std)
-    return ClipEmbedder(f"{BUILTIN}:{_TOWER}-{_SIDE}", model, preprocess)
+    name = f"{BUILTIN}:{_TOWER}-{_SIDE}"
+    return ClipEmbedder(name, model, preprocess, device=device, dtype=dtype)

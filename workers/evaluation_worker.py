@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import ray
 from torch import Tensor
 
+from liveedit_core.devices import CPU
 from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     PreparedCases,
@@ -36,7 +37,14 @@ from workers.messages import (
     StoredVersion,
     UnitKey,
 )
-from workers.models import CacheNames, ModelSource, limit_threads, open_answers, open_states
+from workers.models import (
+    CacheNames,
+    ModelSource,
+    limit_threads,
+    open_answers,
+    open_states,
+    place_of,
+)
 
 KEPT_BYTES = 256 * 1024 * 1024
 """Of prepared units that a worker keeps."""
@@ -76,9 +84,12 @@ class EvaluationWorker:
         self._room_bytes = KEPT_BYTES if cache is None or not answers_uri else 0
         self._kept: dict[UnitKey, Preparation] = {}
         limit_threads(num_threads)
-        generator = models.load_generator()
-        empty = ExpertRepository.empty(generator.config)
-        editor = Editor(models.load_backbone(), generator, empty)
+        backbone = models.load_backbone()
+        self._device = backbone.device
+        generator = models.load_generator().to(self._device)
+        editor = Editor(backbone, generator, ExpertRepository.empty(generator.config))
+        self._experts = editor.repository
+        self._version = -1
         self._states = open_states(editor.backbone, cache, has_large_calls=True)
         self._answers = open_answers(editor.backbone, cache, answers_uri)
         self._scorer = CaseScorer(editor, batch_size=batch_size)
@@ -91,6 +102,7 @@ class EvaluationWorker:
             backbone_digest=editor.backbone.digest,
             generator_digest=editor.generator.digest,
             config=editor.generator.config,
+            place=place_of(editor.backbone),
         )
 
     @converted_failures
@@ -137,7 +149,8 @@ class EvaluationWorker:
         """Score a prepared unit with the experts of one bank version."""
         start_s = time.perf_counter()
         results: list[ProbeResult] = []
-        for part, experts in _parts(preparation.cases, shared.repository(), unit):
+        repository = self._on_device(bank_version, shared)
+        for part, experts in _parts(preparation.cases, repository, unit):
             results += self._scorer.score(
                 part, experts, protocols=unit.protocols, max_new_tokens=self._max_new_tokens
             )
@@ -147,6 +160,16 @@ class EvaluationWorker:
             prepare_s=preparation.prepare_s,
             score_s=time.perf_counter() - start_s,
         )
+
+    def _on_device(self, bank_version: int, shared: SharedRepository) -> ExpertRepository:
+        """The experts where the backbone is; on a GPU those of the last version stay there."""
+        experts = shared.repository()
+        if self._device == CPU:
+            return experts
+        is_new = self._version != bank_version or self._experts.edit_ids != experts.edit_ids
+        if is_new:
+            self._experts, self._version = experts.to(self._device), bank_version
+        return self._experts
 
 
 def _parts(

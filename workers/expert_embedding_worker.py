@@ -109,11 +109,11 @@ def _row(item: GeneratedExpert, embedding: npt.NDArray[np.float32]) -> ExpertRow
     )
 
 
-def load_embedder(model: str, pretrained: str) -> Embedder:
+def load_embedder(model: str, pretrained: str, device: str, dtype: str) -> Embedder:
     """An OpenCLIP model; open_clip is imported only in the worker."""
     from workers.clip_embedder import load_clip_embedder
 
-    return load_clip_embedder(model, pretrained)
+    return load_clip_embedder(model, pretrained, device=device, dtype=dtype)
 
 
 ExpertEmbeddingActor = ray.remote(ExpertEmbeddingWorker)

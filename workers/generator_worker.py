@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import ray
 
 from infra.requests.request_log import RequestReader
+from liveedit_core.devices import CPU, moved
 from liveedit_core.errors import IntegrityError, LiveEditError, NumericsError
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
 from liveedit_core.inputs.limits import InputLimits
@@ -28,7 +29,7 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
 from workers.failures import converted_failures, is_retryable
 from workers.messages import GeneratedBatch, GeneratedExpert, GeneratorFacts, NumberedRequest
-from workers.models import CacheNames, ModelSource, limit_threads, open_states
+from workers.models import CacheNames, ModelSource, limit_threads, open_states, place_of
 
 
 class GeneratorWorker:
@@ -48,7 +49,7 @@ class GeneratorWorker:
         """Load the models; without a `cache` all states are computed."""
         limit_threads(num_threads)
         self._backbone = models.load_backbone()
-        self._generator = models.load_generator()
+        self._generator = models.load_generator().to(self._backbone.device)
         self._limits = limits.for_generator(self._generator.config.max_target_tokens)
         nothing = ExpertRepository.empty(self._generator.config)
         refiner = refiner_for(self._backbone, self._generator, refine or RefineSection())
@@ -63,6 +64,7 @@ class GeneratorWorker:
             backbone_digest=self._backbone.digest,
             generator_digest=self._generator.digest,
             config=self._generator.config,
+            place=place_of(self._backbone),
         )
 
     @converted_failures
@@ -89,7 +91,7 @@ class GeneratorWorker:
             else:
                 rejected.append(refusal_of(item.request.edit_id, outcome))
         return GeneratedBatch(
-            experts=tuple(experts),
+            experts=moved(tuple(experts), CPU),
             rejected=tuple(rejected),
             last_sequence=max(item.sequence for item in batch),
             duration_s=time.perf_counter() - start_s,

@@ -44,6 +44,8 @@ class GeneratorFacts:
     backbone_digest: str
     generator_digest: str
     config: GeneratorConfig
+    place: str = ""
+    """Device and dtype of the backbone, for people: "cuda:0 in bfloat16"."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,11 @@ import contextlib
 import fcntl
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
-from liveedit_core.backbones.load_options import LoadOptions
+from liveedit_core.backbones.load_options import LoadOptions, ModelDtype
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.unedited_answers import AnswerCache
@@ -38,7 +38,11 @@ class ModelNames:
     generator: str = BUILTIN
     """"builtin", the folder of a checkpoint, or "" where a generator is still to be trained."""
     options: LoadOptions = field(default_factory=LoadOptions)
-    """Of the built-in backbone, only the layers and the prompt protocol are used."""
+
+    def on(self, device: str, compute_dtype: ModelDtype = "auto") -> Self:
+        """The same models, loaded on a device and, unless it is "auto", in a dtype."""
+        changes = {} if compute_dtype == "auto" else {"compute_dtype": compute_dtype}
+        return replace(self, options=self.options.with_changes(device=device, **changes))
 
     def load_backbone(self) -> Backbone:
         """Load the frozen model with the generator's layers, unless the options name others."""
@@ -108,7 +112,9 @@ def open_states(
     identity = StateIdentity.of(backbone, cache.dtype)
     opened = StateCache(ObjectStore(cache.store_uri), identity, max_bytes=cache.max_bytes)
     write_at_once = 1 if has_large_calls else WRITE_AT_ONCE
-    return CachedStates(opened, computed, is_filling=True, write_at_once=write_at_once)
+    return CachedStates(
+        opened, computed, is_filling=True, write_at_once=write_at_once, device=backbone.device
+    )
 
 
 def open_answers(
@@ -122,6 +128,12 @@ def open_answers(
 
     identity = StateIdentity.of(backbone, cache.dtype if cache else "float32")
     return AnswerTable(ObjectStore(answers_uri), identity)
+
+
+def place_of(backbone: Backbone) -> str:
+    """Device and dtype, for people."""
+    dtype = str(getattr(backbone, "dtype", "float32")).removeprefix("torch.")
+    return f"{backbone.device} in {dtype}"
 
 
 @contextlib.contextmanager

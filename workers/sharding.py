@@ -24,6 +24,11 @@ from workers.sharding_config import ShardingSection
 from workers.training_engine import MOMENT_KEYS, Named, cpu_copy
 
 
+def is_on_gpu(sharding: ShardingSection) -> bool:
+    """Whether the ranks compute on GPUs: where one is reserved for each, and torch finds it."""
+    return sharding.gpus_per_shard > 0 and torch.cuda.is_available()
+
+
 def join_gang(rank: int, rendezvous: Rendezvous, sharding: ShardingSection) -> None:
     """Make this process a rank, once in its life; raises WorkerLostError without its peers."""
     os.environ |= {
@@ -33,7 +38,7 @@ def join_gang(rank: int, rendezvous: Rendezvous, sharding: ShardingSection) -> N
         "LOCAL_SIZE": "1",
         "MASTER_ADDR": rendezvous.host,
         "MASTER_PORT": str(rendezvous.port),
-        "DS_ACCELERATOR": "cuda" if sharding.gpus_per_shard else "cpu",
+        "DS_ACCELERATOR": "cuda" if is_on_gpu(sharding) else "cpu",
     }
     import deepspeed
     import deepspeed.ops
@@ -44,7 +49,7 @@ def join_gang(rank: int, rendezvous: Rendezvous, sharding: ShardingSection) -> N
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     try:
         deepspeed.init_distributed(
-            dist_backend="nccl" if sharding.gpus_per_shard else "gloo",
+            dist_backend="nccl" if is_on_gpu(sharding) else "gloo",
             auto_mpi_discovery=False,
             verbose=False,
             timeout=timedelta(seconds=sharding.timeout_s),
@@ -85,7 +90,7 @@ class ShardedEngine:
         self._module = module
         self._trained = trained
         self._stage = sharding.zero_stage
-        self._device = torch.device("cuda" if sharding.gpus_per_shard else "cpu")
+        self._device = torch.device("cuda" if is_on_gpu(sharding) else "cpu")
         parameters = [parameter for _, parameter in trained]
         config = deepspeed_configuration(sharding, sum(p.numel() for p in parameters)) | {
             "gradient_accumulation_steps": accumulation,

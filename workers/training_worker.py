@@ -16,6 +16,7 @@ import ray
 import torch
 
 from liveedit_core.backbones.vision_language import as_vision_language
+from liveedit_core.devices import chosen_device, device_of
 from liveedit_core.errors import NumericsError
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.micro_batches import draw
@@ -93,7 +94,9 @@ class TrainingWorker:
         trained = module.train_only(position.phase)
         accumulation, optimization = self._phase.accumulation, self._plan.optimization
         if self._sharding.shards == 1:
-            device = torch.device("cuda" if self._sharding.gpus_per_shard else "cpu")
+            device = device_of(module.suffix)
+            if self._sharding.gpus_per_shard:
+                device = chosen_device("auto")
             self._engine = TorchEngine(
                 module, trained, position.moments, optimization, accumulation, device
             )

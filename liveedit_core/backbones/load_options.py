@@ -10,9 +10,7 @@ ModelDtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Annotated[
     str,
     rule(
-        lambda name: (
-            name in ("auto", "spread") or name.partition(":")[0] in ("cpu", "cuda", "mps")
-        ),
+        lambda name: name in ("auto", "spread") or name.partition(":")[0] in ("cpu", "cuda", "mps"),
         'be "auto", "cpu", "cuda", "cuda:0" or "spread"',
     ),
 ]

@@ -41,8 +41,6 @@ class Backbone(Protocol):
 
     digest: str
     """Identity of the weights."""
-    device: torch.device
-    """Where hidden states are."""
     edit_layer: int
     hidden_size: int
     visual_size: int
@@ -56,6 +54,11 @@ class Backbone(Protocol):
     """Token that must follow an answer."""
     encoding: str
     """All that states depend on beside weights, layer and input: prompt format, pyramids."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where hidden states are."""
+        ...
 
     def check_input(self, item: BackboneInput) -> None:
         """Raise InputError for what this model cannot take, before any layer runs."""

@@ -161,7 +161,8 @@ class Grace(LayerEditor[GraceConfig]):
         still_open = list(range(len(states)))
         for _ in range(self.config.max_steps):
             batch = [states[i] for i in still_open]
-            places = torch.arange(len(batch)), torch.tensor([ends[i] for i in still_open])
+            rows_B = torch.arange(len(batch), device=output_BTD.device)
+            places = rows_B, rows_B.new_tensor([ends[i] for i in still_open])
             with torch.enable_grad():
                 values_BD = torch.stack([values[i] for i in still_open])
                 edited_BTD = output_BTD[still_open].index_put(places, values_BD)

@@ -151,7 +151,7 @@ def _digest_in(dtype: ModelDtype) -> str:
 def load_named_backbone(
     name: str, options: LoadOptions | None = None, *, builtin_batch_size: int = 16
 ) -> VisionLanguageBackbone:
-    """`loading.load_backbone`, or the built-in one, which does not use the batch size of `options`."""
+    """`loading.load_backbone`, or the built-in one, whose batch size is not that of `options`."""
     options = options or LoadOptions()
     if name != BUILTIN:
         from liveedit_core.backbones.loading import load_backbone

@@ -115,7 +115,7 @@ def _digests(repository: ExpertRepository, routings: Iterable[Routing]) -> dict[
     for start in range(0, len(places), _EXPERTS_READ):
         index_U = torch.tensor(places[start : start + _EXPERTS_READ])
         ranks = repository.ranks_N[index_U].tolist()
-        factors = (factor.split(ranks) for factor in repository.matrices(index_U))
+        factors = (factor.cpu().split(ranks) for factor in repository.matrices(index_U))
         for n, down_RD, up_RD in zip(index_U.tolist(), *factors, strict=True):
             data = torch.cat([down_RD, up_RD]).numpy().tobytes()
             digests[repository.edit_ids[n]] = hashlib.sha256(data).digest()

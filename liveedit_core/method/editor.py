@@ -47,7 +47,8 @@ NOTHING_KEPT = Routing(kept=(), weights=(), visual_margins=())
 class Editor:
     """A frozen backbone, a generator made for it and a repository of experts; immutable.
 
-    The generator must be on the device of the backbone. With a `refiner`, experts are verified and refined as they are written.
+    The generator must be on the device of the backbone. With a `refiner`, experts are verified and
+    refined as they are written.
     """
 
     def __init__(

@@ -5,6 +5,7 @@
 Held-out entities come from the training split, so no decision depends on another split.
 """
 
+import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from liveedit_core.backbones.protocol import Backbone
+from liveedit_core.devices import device_of
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import PreparedCases, ProbeResult
 from liveedit_core.evaluation.scoring import CaseScorer
@@ -125,6 +127,8 @@ class Validator:
     @torch.no_grad()
     def __call__(self, generator: LiveEditGenerator) -> ValidationReport:
         """Write the bank, route and score all probes."""
+        if device_of(generator) != self.backbone.device:
+            generator = copy.deepcopy(generator).to(self.backbone.device)
         empty = Editor(self.backbone, generator, ExpertRepository.empty(generator.config))
         scorer = CaseScorer(empty, batch_size=self.batch_size)
         if not self._prepared.probes:

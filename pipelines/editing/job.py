@@ -117,10 +117,11 @@ def _edit(
     evaluation = config.evaluation
     cpus = writer_cpus(config) + evaluation.num_cpus * evaluation.num_workers
     with open_session(config.ray, needed_cpus=cpus), stop.installed(), progress.shown():
-        writers = start_writers(config, models)
+        writers = start_writers(config, models, beside=(evaluation,) if source else ())
         progress.say(f"input: {source.name if source else 'the inbox'}; starting workers")
         records.started(config, facts)
         generator = writers.generator.describe()
+        progress.say(f"generator on {generator.place}")
         records.generator(models.generator_folder(), generator.generator_digest)
         if note := protocol_note(generator.config.prompt_protocol, config.benchmark.protocol):
             progress.say(note)
@@ -152,6 +153,7 @@ def _edit(
             max_in_flight=config.ray.max_in_flight,
             cache=cache_names(config.states, config.run_root),
             answers_uri=config.store_uri,
+            beside=(config.generator, config.embedding),
         )
         outcome = run(
             config,

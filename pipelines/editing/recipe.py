@@ -156,11 +156,10 @@ class LifelongEditRecipe(_WritingRecipe, RunRecipe):
             )
         if has_file and self.benchmark.is_on:
             raise ValueError("benchmark.name and a file of requests are both set; set one of them")
-        if self.generator.shards > 1 and self.backbone.device != "cpu":
+        if self.generator.shards > 1 and "spread" in (self.backbone.device, self.generator.device):
             raise ValueError(
-                f"backbone.device: {self.backbone.device!r} with generator.shards = "
-                f"{self.generator.shards}; shards are processes that compute on the CPU, use one "
-                "of the two"
+                f"generator.device: 'spread' with generator.shards = {self.generator.shards}; both "
+                "divide the backbone, use one of the two"
             )
         return self
 

@@ -1,6 +1,9 @@
 """Starts the stages that write experts, as an editing recipe configures them."""
 
+from collections.abc import Sequence
+
 from pipelines.editing.recipe import LifelongEditRecipe
+from pipelines.job.sections import ActorSection
 from pipelines.job.stages import ExpertWriters
 from pipelines.job.start_workers import start_embedder, start_generator
 from pipelines.job.state_cache import cache_names
@@ -25,8 +28,10 @@ def writer_cpus(config: LifelongEditRecipe) -> float:
     )
 
 
-def start_writers(config: LifelongEditRecipe, models: ModelSource) -> ExpertWriters:
-    """The stages that write experts."""
+def start_writers(
+    config: LifelongEditRecipe, models: ModelSource, beside: Sequence[ActorSection] = ()
+) -> ExpertWriters:
+    """The stages that write experts; `beside` are those that share the GPUs with them."""
     return ExpertWriters(
         generator=start_generator(
             models,
@@ -36,6 +41,7 @@ def start_writers(config: LifelongEditRecipe, models: ModelSource) -> ExpertWrit
             weak=config.edits.weak,
             max_in_flight=config.ray.max_in_flight,
             cache=cache_names(config.states, config.run_root),
+            beside=(config.embedding, *beside),
         ),
         embedder=start_embedder(config.embedding, max_in_flight=config.ray.max_in_flight),
     )

@@ -74,7 +74,7 @@ def registered_models(
     manifest: BankManifest,
     *,
     generator: str = BUILTIN,
-    device: str = "cpu",
+    device: str = "auto",
     prompt_protocol: PromptProtocol = "chat",
 ) -> ModelNames:
     """The backbone of a bank version, at the edit layer of its experts, and its generator. Experts

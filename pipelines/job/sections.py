@@ -139,20 +139,32 @@ class BackboneSection(Settings):
     name: Text = "builtin"
     """"builtin", a checkpoint folder, or "owner/model[@revision]" of the Hugging Face hub."""
     dtype: ModelDtype = "auto"
-    """dtype of the weights: "auto" (as stored), "float32", "bfloat16" or "float16"."""
-    device: Device = "cpu"
-    """"cpu", "cuda", "cuda:1"; or "auto", layers spread over GPUs and CPU."""
+    """dtype of the weights, part of the backbone's identity: "auto" (as stored, whatever a stage
+    computes in), "float32", "bfloat16" or "float16"."""
+    device: Device = "auto"
+    """Where the job's own process, if it needs the backbone, and stages with `device` "auto"
+    compute: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", or "spread"."""
     edit_layer: EditLayer = -1
     """l_e; -1 for that of the generator checkpoint, and in training two thirds of the depth."""
 
     def options(self, prompt_protocol: PromptProtocol = "chat") -> LoadOptions:
-        """How the backbone is loaded; the built-in one has a dtype and a device of its own."""
+        """How the backbone is loaded."""
         return LoadOptions(
             dtype=self.dtype,
             device=self.device,
             edit_layer=self.edit_layer,
             prompt_protocol=prompt_protocol,
         )
+
+
+StageDevice = Literal["auto", "cpu", "cuda", "spread"]
+NumGpus = Annotated[
+    Literal["auto"] | Amount,
+    rule(
+        lambda number: number == "auto" or number <= 1 or number == int(number),
+        'be "auto", a fraction of one GPU, or a whole number',
+    ),
+]
 
 
 class ActorSection(Settings):
@@ -162,8 +174,32 @@ class ActorSection(Settings):
     """Threads of torch in each actor."""
     num_cpus: Amount = 1.0
     """CPUs that Ray reserves for each actor; for placement only, and may be a fraction."""
+    num_gpus: NumGpus = "auto"
+    """GPUs that Ray reserves for each actor. "auto": a whole GPU where the nodes that are up have
+    enough for all actors, else an equal part of one; none where there is no GPU. A cluster that
+    starts GPU nodes when they are asked for needs a number."""
+    device: StageDevice = "auto"
+    """Where the stage computes: "cpu", "cuda", "spread" (layers over the actor's GPUs and the CPU),
+    or "auto": the GPU that is reserved for the actor, else the CPU."""
+    compute_dtype: ModelDtype = "auto"
+    """dtype of the model in memory: "float32", "bfloat16", "float16", or "auto": bfloat16 on GPUs
+    that have it and float32 elsewhere, where `backbone.dtype` names none."""
     node_resource: str = ""
     """Custom Ray resource that marks the nodes to run on; empty for any node."""
+
+    @property
+    def num_actors(self) -> int:
+        """The most actors that the stage starts."""
+        return 1
+
+    @model_validator(mode="after")
+    def _check_gpus(self) -> Self:
+        if self.device in ("cuda", "spread") and self.num_gpus == 0:
+            raise ValueError(
+                f"device is {self.device!r}, but num_gpus is 0: set num_gpus of the same section "
+                'to the GPUs of each actor, such as 1 or 0.5, or device to "auto"'
+            )
+        return self
 
 
 class WorkerSection(ActorSection):
@@ -173,6 +209,10 @@ class WorkerSection(ActorSection):
     """Most actors in the pool; they start as there is work for them."""
     batch_size: PositiveInt = 16
     """Items in one forward pass."""
+
+    @property
+    def num_actors(self) -> int:
+        return self.num_workers
 
 
 class GeneratorSection(ActorSection):
@@ -186,6 +226,19 @@ class GeneratorSection(ActorSection):
     """Independent copies that write experts side by side."""
     batch_size: PositiveInt = 8
     """Requests in one forward pass."""
+
+    @property
+    def num_actors(self) -> int:
+        return self.gangs * self.shards
+
+    @model_validator(mode="after")
+    def _check_shards(self) -> Self:
+        if self.shards > 1 and self.num_gpus not in ("auto", 0, 1):
+            raise ValueError(
+                f"num_gpus is {self.num_gpus:g} with shards = {self.shards}: each shard computes "
+                "on one whole GPU (1) or on the CPU (0)"
+            )
+        return self
 
 
 class EditsSection(Settings):
@@ -201,6 +254,7 @@ class EmbeddingSection(WorkerSection):
 
     batch_size: PositiveInt = 32
     num_cpus: Amount = 0.5
+    num_gpus: NumGpus = 0.0
     open_clip_model: Text = "builtin"
     """"builtin", or the name of an open_clip model such as "ViT-B-32"."""
     open_clip_pretrained: str = ""
@@ -283,6 +337,10 @@ class StatesSection(ActorSection):
     """Actors that encode a split before training; 0 encodes in the job's own process."""
     max_in_flight: PositiveInt = 4
     """Chunks in flight at one time."""
+
+    @property
+    def num_actors(self) -> int:
+        return self.num_workers
 
     def store_uri(self, run_root: str) -> str:
         return store_uri(self.store, Path(run_root) / "cache")

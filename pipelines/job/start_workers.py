@@ -8,6 +8,7 @@ from infra.bank.fragments import FragmentWriter
 from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.method.config import RefineSection, WeakEdits
+from pipelines.job.gpus import gpus_of_each, placed
 from pipelines.job.sections import ActorSection, EmbeddingSection, GeneratorSection, WorkerSection
 from pipelines.job.stages import Asked, Generated
 from workers.actor_pool import WorkerPool, actor_options
@@ -39,16 +40,20 @@ def start_generator(
     weak: WeakEdits = "refuse",
     max_in_flight: int = 4,
     cache: CacheNames | None = None,
+    beside: Sequence[ActorSection] = (),
 ) -> GeneratorPool:
     """Generator workers: `gangs` interchangeable copies of the models. With one shard a copy is one
     actor with plain torch. With more, it is a gang of actors that share the models (DeepSpeed
     ZeRO-3) behind an actor that speaks for them; a gang computes all states itself and uses no
-    `cache`."""
+    `cache`. `beside` are the stages that share the GPUs."""
+    num_gpus = gpus_of_each(section, beside)
+    models = placed(models, section, num_gpus)
     actors: list[Any]
     options: dict[str, Any] = {"refine": refine, "weak": weak}
     if section.shards > 1:
         sharding = ShardingSection(
             shards=section.shards,
+            gpus_per_shard=int(num_gpus),
             cpus_per_shard=section.num_cpus,
             threads_per_shard=section.num_threads,
         )
@@ -58,7 +63,7 @@ def start_generator(
             for _ in range(section.gangs)
         ]
     else:
-        worker = GeneratorActor.options(**_options(section))
+        worker = GeneratorActor.options(**_options(section, num_gpus))
         actors = [
             worker.remote(models, limits, **options, num_threads=section.num_threads, cache=cache)
             for _ in range(section.gangs)
@@ -73,8 +78,15 @@ def start_generator(
 
 def start_embedder(section: EmbeddingSection, *, max_in_flight: int = 4) -> EmbedderPool:
     """Workers that embed images and write experts to the store."""
-    worker = ExpertEmbeddingActor.options(**_options(section))
-    load = functools.partial(load_embedder, section.open_clip_model, section.open_clip_pretrained)
+    num_gpus = gpus_of_each(section)
+    worker = ExpertEmbeddingActor.options(**_options(section, num_gpus))
+    load = functools.partial(
+        load_embedder,
+        section.open_clip_model,
+        section.open_clip_pretrained,
+        section.device if num_gpus else "cpu",
+        section.compute_dtype,
+    )
     actors = [
         worker.remote(load, batch_size=section.batch_size, num_threads=section.num_threads)
         for _ in range(section.num_workers)
@@ -111,11 +123,14 @@ def start_evaluator(
     max_in_flight: int = 4,
     cache: CacheNames | None = None,
     answers_uri: str = "",
+    beside: Sequence[ActorSection] = (),
 ) -> EvaluationPool:
     """Evaluation workers; the second and later ones start when there is enough work for them.
     States and unedited answers come from `cache` and the store at `answers_uri`, or are computed
-    once for this pool."""
-    worker = EvaluationActor.options(**_options(section))
+    once for this pool. `beside` are the stages that share the GPUs."""
+    num_gpus = gpus_of_each(section, beside)
+    models = placed(models, section, num_gpus)
+    worker = EvaluationActor.options(**_options(section, num_gpus))
     start_actor = functools.partial(
         worker.remote,
         models,
@@ -132,5 +147,7 @@ def start_evaluator(
     )
 
 
-def _options(section: ActorSection) -> dict[str, Any]:
-    return actor_options(num_cpus=section.num_cpus, node_resource=section.node_resource)
+def _options(section: ActorSection, num_gpus: float) -> dict[str, Any]:
+    return actor_options(
+        num_cpus=section.num_cpus, num_gpus=num_gpus, node_resource=section.node_resource
+    )

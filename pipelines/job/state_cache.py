@@ -13,6 +13,7 @@ from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.config import StateDtype
 from liveedit_core.state_source import BackboneStates, StateIdentity, StateSource
+from pipelines.job.gpus import gpus_of_each, placed
 from pipelines.job.ray_session import open_session
 from pipelines.job.sections import RaySection, StatesSection
 from workers.actor_pool import WorkerPool, actor_options
@@ -64,7 +65,7 @@ def state_source(
     if cache is None:
         yield computed
         return
-    cached = CachedStates(cache, computed, is_filling=True)
+    cached = CachedStates(cache, computed, is_filling=True, device=backbone.device)
     yield cached
     cached.flush()
 
@@ -87,7 +88,7 @@ def state_encoder(
         yield StateEncoder(lambda: backbone)
         return
     with open_session(RaySection(), needed_cpus=section.num_cpus * section.num_workers):
-        pool = start_encoders(models.load_backbone, section)
+        pool = start_encoders(models, section)
         try:
             yield pool
         finally:
@@ -95,12 +96,15 @@ def state_encoder(
 
 
 def start_encoders(
-    load_backbone: Callable[[], Backbone], section: StatesSection
+    models: ModelSource, section: StatesSection
 ) -> WorkerPool[Sequence[BackboneInput], WrittenStates, StateIdentity]:
     """Actors that encode chunks, in an open Ray session."""
-    worker = StateEncoderActor.options(
-        **actor_options(num_cpus=section.num_cpus, node_resource=section.node_resource)
+    num_gpus = gpus_of_each(section)
+    options = actor_options(
+        num_cpus=section.num_cpus, num_gpus=num_gpus, node_resource=section.node_resource
     )
+    worker = StateEncoderActor.options(**options)
+    load_backbone = placed(models, section, num_gpus).load_backbone
     return WorkerPool(
         "state-encoding pool",
         [

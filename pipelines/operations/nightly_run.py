@@ -74,7 +74,6 @@ class NightlyWorkers:
         models = registered_models(
             manifest,
             generator=str(generator),
-            device=section.device,
             prompt_protocol=recipe.benchmark.protocol,
         )
         if self._pool is None:

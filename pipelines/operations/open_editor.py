@@ -31,7 +31,7 @@ def open_editor(
     uri: str = CHAMPION_URI,
     backbone: Backbone | None = None,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     tracking_uri: str = "",
     operations: str = "",
 ) -> EditedModel:

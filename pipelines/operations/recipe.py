@@ -44,8 +44,6 @@ class ReplaySection(ScoringSection):
     """How the fixed cases are scored, and by how many workers."""
 
     num_workers: PositiveInt = 2
-    device: str = "cpu"
-    """Device of a backbone other than the built-in one: "cpu", "cuda" or "auto"."""
 
 
 class LeaseSection(Settings):

@@ -177,7 +177,8 @@ class Engine:
         router = _Router(questions)
         own = replace(batch, index=range(len(questions)))
         is_routed = batch.has_image and router.has_edits
-        logits_BV = self._slots.join(own, RoutedLayer(router.route, own) if is_routed else None)
+        hook = RoutedLayer(router.route, own, self.backbone.device) if is_routed else None
+        logits_BV = self._slots.join(own, hook)
         joined = []
         for row, question in enumerate(questions):
             sequence = _Sequence(

@@ -221,7 +221,7 @@ def encode_pyramids(
         new = [image for image in chunk if image not in known]
         if new:
             features = tower.features(new, backbone.batch_size)
-            known |= {image: features[image].pyramid_E for image in new}
+            known |= {image: features[image].pyramid_E.cpu() for image in new}
         rows.append(torch.stack([known[image][: tower.pyramid_size] for image in chunk]).half())
         report(start + len(chunk), len(images))
     write_whole(folder / "entities.json", json.dumps(entities))

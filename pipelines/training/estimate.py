@@ -251,7 +251,10 @@ def time_lines(work: Workload) -> list[EstimateLine]:
     backbone, recipe, phase = work.backbone, work.recipe, work.phase
     section, sharding = recipe.plan.phases[phase], recipe.sharding
     card_teraflops = GPU_TERAFLOPS if sharding.gpus_per_shard else CPU_TERAFLOPS
-    encoder_teraflops = CPU_TERAFLOPS if recipe.backbone.device == "cpu" else GPU_TERAFLOPS
+    is_on_gpu = recipe.backbone.device not in ("auto", "cpu")
+    if recipe.states.num_workers:
+        is_on_gpu = recipe.states.num_gpus not in ("auto", 0)
+    encoder_teraflops = GPU_TERAFLOPS if is_on_gpu else CPU_TERAFLOPS
     num_encoders = max(1, recipe.states.num_workers)
     # an image tower works on about as many rows as it returns
     per_state = 2 * (

@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.devices import moved
+from liveedit_core.devices import device_of, moved
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.editor import edit_input
 from liveedit_core.method.generator import LiveEditGenerator
@@ -234,7 +234,7 @@ def train_experts(
 ) -> list[float]:
     """Each question with the expert of its own edit (Eq. 8, 9); returns the loss of each step."""
     engine = TorchEngine(
-        module, module.train_only("experts"), {}, OptimizationSection(), 1, device_of(module)
+        module, module.train_only("experts"), {}, OptimizationSection(), 1, device_of(module.suffix)
     )
     losses = []
     for step in range(section.steps):
@@ -261,7 +261,7 @@ def token_accuracies(
     for start in range(0, len(items), batch_size):
         chosen = items[start : start + batch_size]
         batch = own_expert_batch(chosen, [views[view] for views in chosen])
-        batch = moved(batch, device_of(module))
+        batch = moved(batch, device_of(module.suffix))
         down_BRD, up_BRD = module.generator.write_matrices(batch.edits)
         logits = edited_logits(
             module.generator, module.suffix, batch.questions, batch.weights_BB, down_BRD, up_BRD
@@ -272,17 +272,12 @@ def token_accuracies(
     return accuracies
 
 
-def device_of(module: TrainingModule) -> torch.device:
-    """Where the frozen layers are."""
-    return next(module.suffix.parameters()).device
-
-
 def image_match(items: Sequence[Views]) -> float:
     """Fraction of items whose other image is nearest to the edit's image (centred cosine)."""
     own_BD = _mean_image_rows([views[0] for views in items])
     other_BD = _mean_image_rows([views[-1] for views in items])
     nearest = (other_BD @ own_BD.T).argmax(-1)
-    return float((nearest == torch.arange(len(items))).float().mean())
+    return float((nearest == torch.arange(len(items), device=nearest.device)).float().mean())
 
 
 def _mean_image_rows(states: Sequence[LayerStates]) -> Tensor:

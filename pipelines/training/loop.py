@@ -125,7 +125,7 @@ class GeneratorTrainer:
         rows: dict[str, Tensor] = {}
         for start in range(0, len(texts), PROMPT_CHUNK):
             chunk = texts[start : start + PROMPT_CHUNK]
-            rows |= dict(zip(chunk, self.backbone.encode_prompts(chunk), strict=True))
+            rows |= dict(zip(chunk, self.backbone.encode_prompts(chunk).cpu(), strict=True))
         pyramids_MP = torch.stack([rows[text] for family in families for text in family])
         families_M = torch.tensor([i for i, family in enumerate(families) for _ in family])
         key, section = self.generator.prompt_key, self.recipe.prompt_key

@@ -193,11 +193,6 @@ class TrainRecipe(RunRecipe):
                 f"prompt.steps: {self.prompt.steps} with model.prompt_source=completion, whose "
                 "prompt key has a closed form; use 0"
             )
-        if self.backbone.device != "cpu" and not self.sharding.needs_processes:
-            raise ValueError(
-                f"backbone.device: {self.backbone.device!r} is where the backbone encodes; to "
-                "train there too set sharding.gpus_per_shard=1"
-            )
         for phase, section in self.plan.phases.items():
             if section.steps and section.accumulation % self.sharding.shards:
                 raise ValueError(
