@@ -29,17 +29,15 @@ class MixedDevicesError(RuntimeError):
 
 
 class FakeCuda(Tensor):
-    """A tensor on the CPU (`inner`) that says it is on the GPU; autograd is that of `inner`."""
+    """A tensor on the CPU (`on_cpu`) that says it is on the GPU; autograd is that of `on_cpu`."""
 
-    inner: Tensor
+    on_cpu: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> "FakeCuda":
-        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.shape, dtype=inner.dtype, device=CUDA
-        )
-        made.inner = inner
-        if getattr(inner, "_is_param", False):
+    def __new__(cls, on_cpu: Tensor) -> "FakeCuda":
+        made = Tensor._make_wrapper_subclass(cls, on_cpu.shape, dtype=on_cpu.dtype, device=CUDA)
+        made.on_cpu = on_cpu
+        if getattr(on_cpu, "_is_param", False):
             made._is_param = True
         return made
 
@@ -50,20 +48,20 @@ class FakeCuda(Tensor):
         return _computed(func, args, kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         raise NotImplementedError(f"{func} reached a FakeCuda below torch's functions")
 
     def __deepcopy__(self, memo: Any) -> "FakeCuda":
-        inner = self.inner.detach().clone().requires_grad_(self.inner.requires_grad)
-        copied = FakeCuda(inner)
+        on_cpu = self.on_cpu.detach().clone().requires_grad_(self.on_cpu.requires_grad)
+        copied = FakeCuda(on_cpu)
         if getattr(self, "_is_param", False):
             copied._is_param = True
         return copied
 
     def __repr__(self) -> str:  # type: ignore[override]
-        return f"FakeCuda({self.inner!r})"
+        return f"FakeCuda({self.on_cpu!r})"
 
 
 class _Mode(TorchFunctionMode):
@@ -139,7 +137,7 @@ def _check(
 
 def _inner(leaf: Any) -> Any:
     if isinstance(leaf, FakeCuda):
-        return leaf.inner
+        return leaf.on_cpu
     if isinstance(leaf, torch.device):
         return torch.device("cpu")
     return "cpu" if isinstance(leaf, str) and leaf.partition(":")[0] == "cuda" else leaf

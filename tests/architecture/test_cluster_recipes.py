@@ -1,4 +1,4 @@
-"""What recipes for a cluster ask for exists there: each request on a node, and all of them at once."""
+"""What recipes for a cluster ask for is there: each request on a node, and all of them at once."""
 
 import json
 import re
