@@ -88,7 +88,9 @@ def state_encoder(
         yield StateEncoder(lambda: backbone)
         return
     with open_session(RaySection(), needed_cpus=section.num_cpus * section.num_workers):
-        pool = start_encoders(models, section)
+        num_gpus = gpus_of_each(section)
+        load_backbone = placed(models, section, num_gpus).load_backbone
+        pool = start_encoders(load_backbone, section, num_gpus)
         try:
             yield pool
         finally:
@@ -96,15 +98,13 @@ def state_encoder(
 
 
 def start_encoders(
-    models: ModelSource, section: StatesSection
+    load_backbone: Callable[[], Backbone], section: StatesSection, num_gpus: float = 0.0
 ) -> WorkerPool[Sequence[BackboneInput], WrittenStates, StateIdentity]:
     """Actors that encode chunks, in an open Ray session."""
-    num_gpus = gpus_of_each(section)
     options = actor_options(
         num_cpus=section.num_cpus, num_gpus=num_gpus, node_resource=section.node_resource
     )
     worker = StateEncoderActor.options(**options)
-    load_backbone = placed(models, section, num_gpus).load_backbone
     return WorkerPool(
         "state-encoding pool",
         [

@@ -200,7 +200,7 @@ def test_a_generator_is_validated_on_a_gpu(gpu: None) -> None:
     is_same_on_both(compute, OUR_CONFIG)
 
 
-_STEPS = {"max_steps": 2, "learning_rate": 1e-2}
+_STEPS: dict[str, Any] = {"max_steps": 2, "learning_rate": 1e-2}
 _UNRELATED = [question(50), BackboneInput(prompt="The opposite of hot is")]
 BASELINES: dict[str, Callable[[VisionLanguageBackbone], ComparedEditor]] = {
     "FT-L": lambda b: FineTuning(b, FineTuningConfig(**_STEPS)),
@@ -231,7 +231,7 @@ def test_a_compared_editor_is_the_same_on_a_gpu(name: str, gpu: None) -> None:
 
 
 def test_what_is_sent_leaves_the_gpu_at_once_and_what_stays_is_not_copied(gpu: None) -> None:
-    experts = [torch.ones(2, device="cuda"), {"up": torch.zeros(3, device="cuda")}, "id"]
+    experts: list[Any] = [torch.ones(2, device="cuda"), {"up": torch.zeros(3, device="cuda")}, "id"]
     sent = moved(experts, CPU)
     assert (sent[0].device, sent[1]["up"].device) == (CPU, CPU)
     assert pickle.loads(pickle.dumps(sent))[0].tolist() == [1.0, 1.0]
