@@ -6,6 +6,7 @@ asks for decides the next word, whatever its wording (one-word summaries as sent
 Jiang et al., 2023).
 """
 
+import json
 import re
 import threading
 from collections import OrderedDict
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from liveedit_core.backbones.families import IMAGE, PromptFormat
+from liveedit_core.backbones.image_tower import ImageTower
 from liveedit_core.backbones.prompts import Prepared
 from liveedit_core.backbones.views import with_hook, with_part
 from liveedit_core.errors import ConfigError, IntegrityError
@@ -35,6 +38,19 @@ def check_layer(edit_layer: int, *, depth: int) -> None:
             f"edit layer {edit_layer}: the decoder has {depth} layers, and at least one must "
             f"follow; expected 0 to {depth - 2}"
         )
+
+
+def encoding_of(
+    prompts: PromptFormat, dtype: torch.dtype, tower: ImageTower | None, templates: Sequence[str]
+) -> str:
+    """All that states depend on beside weights, layer and input (`Backbone.encoding`)."""
+    more: list[object] = [{"prompt_templates": tuple(templates)}] if templates else []
+    if tower is None:
+        return json.dumps([vars(prompts), str(dtype), *more])
+    levels = [vars(level) for level in tower.levels]
+    more += [{"has_views": True}] if tower.has_views else []
+    more += [] if dtype == torch.float32 else [{"dtype": str(dtype)}]
+    return json.dumps([prompts.with_image.replace(IMAGE, ""), levels, tower.more_sizes, *more])
 
 
 def question_of(text: str) -> str:

@@ -10,7 +10,6 @@ the decoder gets embeddings; without one, the model encodes them in each forward
 """
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 
 from liveedit_core.backbones import prefix
 from liveedit_core.backbones.families import (
-    IMAGE,
     Family,
     PromptFormat,
     decoder_path,
@@ -110,15 +108,8 @@ class VisionLanguageBackbone:
         self._suffix: nn.Module = self.suffix()
 
     def _encoding(self) -> str:
-        prompts = [{"prompt_templates": self.prompt_templates}] if self.prompt_templates else []
-        if self.image_tower is None:
-            return json.dumps([vars(self.reader.format), str(self.dtype), *prompts])
-        levels = [vars(level) for level in self.image_tower.levels]
-        wording = self.reader.format.with_image.replace(IMAGE, "")
-        views = [{"has_views": True}] if self.has_image_views else []
-        rounded = [] if self.dtype == torch.float32 else [{"dtype": str(self.dtype)}]
-        more = (*prompts, *views, *rounded)
-        return json.dumps([wording, levels, self.image_tower.more_sizes, *more])
+        form, tower = self.reader.format, self.image_tower
+        return prefix.encoding_of(form, self.dtype, tower, self.prompt_templates)
 
     @property
     def decoder(self) -> Any:
@@ -371,9 +362,7 @@ class VisionLanguageBackbone:
     def _continued(
         self, batch: GenerationBatch, route: RouteOnce | None, **arguments: Any
     ) -> dict[int, Continuation]:
-        hook = None
-        if route is not None and batch.has_image:
-            hook = RoutedLayer(route, batch, self.device)
+        hook = RoutedLayer(route, batch, self.device) if route and batch.has_image else None
         model = self.generating_view(hook, has_image=batch.has_image)
         settings = apply_settings(model, self.decoder_path, arguments)
         arguments = {"pad_token_id": self.pad_id, "tokenizer": self.tokenizer} | arguments
