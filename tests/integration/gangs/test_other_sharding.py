@@ -100,9 +100,9 @@ def test_llava_is_trained_and_written_with_in_two_shards(
 @pytest.mark.long
 def test_every_family_can_be_sharded() -> None:
     """All weights are shared out, in either number format, and no number changes."""
-    project = Path(__file__).parents[2]
+    project = Path(__file__).parents[3]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.every_family_sharded"],
+        [sys.executable, "-m", "tests.integration.gangs.every_family_sharded"],
         cwd=project,
         env=os.environ | {"PYTHONPATH": str(project)},
         capture_output=True,
