@@ -26,7 +26,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-long check format lock browser train-backbone \
+.PHONY: help setup quickstart serve test test-long check format lock browser train-backbone \
 	train-generator final-numbers daily-numbers benchmark-data ray-head clean
 
 help: ## list the targets
@@ -52,6 +52,9 @@ $(STAMP):
 
 quickstart: setup ## set up, then teach the built-in model 100 facts and write a report
 	$(BIN)/python pipelines/lifelong_edit.py
+
+serve: setup ## serve the quickstart's bank, or the champion, on 127.0.0.1:8000; a page and an API
+	$(BIN)/python pipelines/serve_editor.py --local --teach
 
 test: check ## set up, then check and run all tests (PYTEST_ARGS="-k name" for some)
 ifdef PYTEST_ARGS

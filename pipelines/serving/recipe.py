@@ -1,7 +1,7 @@
 """Settings of `serve_editor.py`."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,7 +26,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 class ServedBankSection(Settings):
     """The bank that is served where the registry has no champion."""
 
-    name: Name = "quickstart"
+    name: Literal[""] | Name = ""
+    """Empty: the only bank of the store, or "main", which teaching makes where there is none."""
 
 
 class BatchSection(Settings):

@@ -11,7 +11,8 @@ from pipelines.serving.access import Keys
 from pipelines.serving.app import create_app
 from pipelines.serving.recipe import ServeRecipe
 from pipelines.serving.service import Service
-from pipelines.serving.teacher import LoadedModels, Teacher
+from pipelines.serving.teacher import teacher_of
+from pipelines.serving.versions import VersionStore
 
 _logger = logging.getLogger(__name__)
 _CHECK_S = 0.2
@@ -28,7 +29,7 @@ def serve_local(recipe: ServeRecipe, say: Callable[[str], None]) -> int:
     service = Service.started(recipe)
     versions = service.versions
     say(f"answering with {versions.current.name}: {versions.current.num_edits:,} edits")
-    teacher = teacher_of(service, recipe) if recipe.teach.is_on else None
+    teacher = teacher_of(versions, recipe, _logger.info) if recipe.teach.is_on else None
     config = uvicorn.Config(
         create_app(service),
         host=recipe.host,
@@ -65,21 +66,9 @@ class _Server(uvicorn.Server):
             self._told(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
 
-def teacher_of(service: Service, recipe: ServeRecipe) -> Teacher:
-    """The editing loop on the server's own models and bank."""
-    versions = service.versions
-    if bank := versions.bank:
-        recipe = recipe.with_changes(
-            store=bank.store.root_uri, bank=recipe.bank.with_changes(name=bank.name)
-        )
-    models = LoadedModels(versions.backbone, versions.generator)
-    return Teacher(recipe=recipe, models=models, say=_logger.info)
-
-
 def serve_on_ray(recipe: ServeRecipe, say: Callable[[str], None]) -> int:
     """Replicas on Ray; the editing loop, if any, is in this process, as there must be only one."""
     from pipelines.serving.deployment import start_deployment, stop_deployment
-    from pipelines.serving.versions import VersionStore
 
     needed = recipe.replicas.num_cpus * recipe.replicas.max_replicas + 1
     stop = StopRequest(say)
@@ -88,9 +77,7 @@ def serve_on_ray(recipe: ServeRecipe, say: Callable[[str], None]) -> int:
         try:
             teacher = None
             if recipe.teach.is_on:
-                versions = VersionStore.opened(recipe)
-                models = LoadedModels(versions.backbone, versions.generator)
-                teacher = Teacher(recipe=recipe, models=models, say=_logger.info)
+                teacher = teacher_of(VersionStore.opened(recipe), recipe, _logger.info)
                 teacher.start()
             say(f"serving http://{recipe.host}:{recipe.port}")
             while not stop():

@@ -25,6 +25,7 @@ from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.run_folder import run_facts, write_recipe
 from pipelines.job.stages import bank_identity
 from pipelines.serving.recipe import ServeRecipe
+from pipelines.serving.versions import DEFAULT_BANK, VersionStore
 from workers.expert_embedding_worker import ExpertEmbeddingWorker, load_embedder
 from workers.generator_worker import GeneratorWorker
 
@@ -129,6 +130,16 @@ class Teacher:
         )
 
 
+def teacher_of(versions: VersionStore, recipe: ServeRecipe, say: Callable[[str], None]) -> Teacher:
+    """The editing loop of the bank that is served, on the models that are loaded."""
+    if bank := versions.bank:
+        recipe = recipe.with_changes(
+            store=bank.store.root_uri, bank=recipe.bank.with_changes(name=bank.name)
+        )
+    models = LoadedModels(versions.backbone, versions.generator)
+    return Teacher(recipe=recipe, models=models, say=say)
+
+
 def editing_recipe(recipe: ServeRecipe) -> LifelongEditRecipe:
     """The recipe of the loop: that of `--follow` on the served store, without waiting for company
     in a window."""
@@ -136,7 +147,7 @@ def editing_recipe(recipe: ServeRecipe) -> LifelongEditRecipe:
         "run_root": recipe.run_root,
         "run_name": "serve",
         "store": recipe.store_uri,
-        "bank.name": recipe.bank.name,
+        "bank.name": recipe.bank.name or DEFAULT_BANK,
         "backbone.name": recipe.backbone.name,
         "generator.checkpoint": recipe.generator.checkpoint,
         "follow.is_on": "true",

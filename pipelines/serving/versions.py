@@ -14,7 +14,6 @@ import logging
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone, as_vision_language
 from liveedit_core.errors import (
+    ConfigError,
     InputError,
     IntegrityError,
     LiveEditError,
@@ -39,6 +39,7 @@ from workers.models import ModelNames, ModelSource
 
 MODEL = "liveedit"
 NEWEST = "newest"
+DEFAULT_BANK = "main"
 _NUMBER = re.compile(r"v([0-9]{1,9})")
 _logger = logging.getLogger(__name__)
 
@@ -70,18 +71,17 @@ class VersionStore:
     backbone: VisionLanguageBackbone
     generator: LiveEditGenerator
     """That of the recipe, or of the champion at the start."""
-    current: ServedVersion = field(default_factory=unedited)
+    current: ServedVersion = field(init=False)
     problem: str = ""
     """Why the version that should answer does not; "" if it does."""
     num_switches: int = 0
-    on_switch: Callable[[ServedVersion], None] = lambda version: None
     _loaded: OrderedDict[tuple[str, int], ServedVersion] = field(default_factory=OrderedDict)
     _verified: set[str] = field(default_factory=set)
     _refreshing: threading.Lock = field(default_factory=threading.Lock)
     _loading: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
-        self._unedited = unedited()
+        self.current = self._unedited = unedited()
         self._experts = ExpertCache(self.recipe.versions.expert_cache_bytes)
         self._bank: ExpertBank | None = None
         self._champion = 0
@@ -98,7 +98,7 @@ class VersionStore:
             backbone=as_vision_language(models.load_backbone()),
             generator=models.load_generator(),
         )
-        store.refresh()
+        store._follow()  # at the start there is no older version that could stay
         return store
 
     @property
@@ -113,19 +113,20 @@ class VersionStore:
         """Look at champion and bank, and switch if they ask for another version."""
         with self._refreshing:
             try:
-                target = self._target()
-                version = self._load(target) if target else self._unedited
+                self._follow()
+                self.problem = ""
             except LiveEditError as error:
                 if error.message != self.problem:
                     _logger.error("version %s stays: %s", self.current.name, error.message)
                 self.problem = error.message
-                return
-            self.problem = ""
-            if version is not self.current:
-                _logger.info("version %s answers now, before: %s", version.name, self.current.name)
-                self.current = version
-                self.num_switches += 1
-                self.on_switch(version)
+
+    def _follow(self) -> None:
+        target = self._target()
+        version = self._load(target) if target else self._unedited
+        if version is not self.current:
+            _logger.info("version %s answers now, before: %s", version.name, self.current.name)
+            self.current = version
+            self.num_switches += 1
 
     def _target(self) -> Target | None:
         champion = self.champions.champion()
@@ -258,6 +259,12 @@ def _models(recipe: ServeRecipe, champions: ChampionSource) -> ModelNames:
 
 
 def _bank_of(recipe: ServeRecipe) -> ExpertBank | None:
-    store = ObjectStore(recipe.store_uri)
-    exists = Table(store, f"banks/{recipe.bank.name}").exists()
-    return ExpertBank.open(store, recipe.bank.name) if exists else None
+    """The bank that the recipe means; ConfigError where its store has several."""
+    store, name = ObjectStore(recipe.store_uri), recipe.bank.name
+    if not name:
+        names = sorted({key.split("/")[1] for key in store.list("banks/")})
+        if len(names) > 1:
+            raise ConfigError(f"name the bank: bank.name=..., one of {', '.join(names)}")
+        name = names[0] if names else DEFAULT_BANK
+    exists = Table(store, f"banks/{name}").exists()
+    return ExpertBank.open(store, name) if exists else None

@@ -138,7 +138,9 @@ def test_whatever_is_posted_is_answered_with_a_reason(client: TestClient) -> Non
     @settings(max_examples=250, suppress_health_check=list(HealthCheck))
     @given(PATHS, BODIES, st.sampled_from(["application/json", "text/plain", "", "a/b;\xff"]))
     def check(path: str, body: bytes, kind: str) -> None:
-        response = client.post(path, content=body, headers={"Content-Type": kind.encode("latin-1")})
+        response = client.post(
+            path, content=body, headers={b"Content-Type": kind.encode("latin-1")}
+        )
         assert response.status_code < 500, (path, body, response.text)
         if response.status_code != 200:
             assert response.status_code >= 400

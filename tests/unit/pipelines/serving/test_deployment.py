@@ -36,7 +36,10 @@ def test_replicas_are_fixed_or_as_many_as_the_load_asks_for() -> None:
     assert fixed.num_replicas == 1
     recipe = recipe_of({"replicas.max_replicas": "3", "replicas.num_gpus": "0.5"})
     scaled = deployment_of(recipe)._bound_deployment
-    assert scaled._deployment_config.autoscaling_config.max_replicas == 3
-    assert scaled.ray_actor_options["num_gpus"] == 0.5
+    scaling, actor = scaled._deployment_config.autoscaling_config, scaled.ray_actor_options
+    assert scaling is not None
+    assert scaling.max_replicas == 3
+    assert actor is not None
+    assert actor["num_gpus"] == 0.5
     with pytest.raises(ConfigError, match="max_replicas"):
         recipe_of({"replicas.min_replicas": "2"})

@@ -1,6 +1,6 @@
 """The engine: what it answers in a crowd is what the library answers alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -113,8 +113,8 @@ def test_experts_beyond_the_bound_are_read_again(engine: Engine) -> None:
 
 
 def test_text_is_sent_once_and_never_taken_back() -> None:
-    def decode(tokens: object) -> str:
-        return bytes(tokens).decode(errors="replace").strip()  # type: ignore[call-overload]
+    def decode(tokens: Sequence[int]) -> str:
+        return bytes(tokens).decode(errors="replace").strip()
 
     stream = TextStream(decode, ("END", "ENDE"))
     sent = [stream.push(byte) for byte in "é is an ENEND and".encode()]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from infra.bank.expert_bank import ExpertBank
 from infra.tracking.model_registry import BANK_MODEL
+from liveedit_core.errors import ConfigError
 from pipelines.serving.versions import UnknownModelError, VersionStore
 from tests.running_server import Place
 from tests.serving_parts import ask
@@ -23,6 +25,13 @@ def test_without_a_bank_the_unedited_model_answers(operations: Operations) -> No
     assert (store.current.name, store.problem) == ("unedited", "")
     assert store.bank is None
     assert store.named("liveedit@newest") is store.current
+
+
+def test_the_only_bank_of_a_store_needs_no_name(place: Place) -> None:
+    assert opened(place, "bank.name=").current.name == "v3"
+    ExpertBank.open_or_create(place.operations.store, "second", place.operations.identity)
+    with pytest.raises(ConfigError, match="main, second"):
+        opened(place, "bank.name=")
 
 
 def test_the_newest_version_answers_until_there_is_a_champion(place: Place) -> None:
