@@ -26,7 +26,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart serve test test-long check format lock browser train-backbone \
+.PHONY: help setup quickstart serve test test-long check check-gpu format lock browser train-backbone \
 	train-generator final-numbers daily-numbers benchmark-data ray-head clean
 
 help: ## list the targets
@@ -67,6 +67,9 @@ endif
 test-long: setup ## tests that take minutes and that `make test` leaves out: twenty kills, whole drills; infra/FAULTS.md
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 	$(BIN)/python -m tests.fault_ledger
+
+check-gpu: setup ## on a machine with CUDA GPUs: parity with the CPU, whole jobs, speed and memory
+	$(BIN)/python -m tests.benchmarks.gpu_check --output tests/benchmarks/gpu_check.json
 
 check: setup ## lint, format, types and import contracts
 	$(BIN)/ruff check .
