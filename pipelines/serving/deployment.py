@@ -57,8 +57,9 @@ def _builder(recipe: ServeRecipe) -> Any:
     def build_app() -> Any:
         """In the replica: load the models and make the app."""
         from pipelines.serving.app import create_app
-        from pipelines.serving.service import Service
+        from pipelines.serving.service import Service, log_to_terminal
 
+        log_to_terminal()
         return create_app(Service.started(recipe))
 
     return build_app

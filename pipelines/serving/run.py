@@ -10,7 +10,7 @@ from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.serving.access import Keys
 from pipelines.serving.app import create_app
 from pipelines.serving.recipe import ServeRecipe
-from pipelines.serving.service import Service
+from pipelines.serving.service import Service, log_to_terminal
 from pipelines.serving.teacher import teacher_of
 from pipelines.serving.versions import VersionStore
 
@@ -21,6 +21,7 @@ _CHECK_S = 0.2
 def serve(recipe: ServeRecipe, say: Callable[[str], None]) -> int:
     """Serve until Ctrl-C or SIGTERM; returns the exit code."""
     Keys.of_environment().check_host(recipe)
+    log_to_terminal()
     return serve_local(recipe, say) if recipe.is_local else serve_on_ray(recipe, say)
 
 

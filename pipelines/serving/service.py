@@ -1,6 +1,7 @@
 """The server without HTTP: models, versions, engine and knowledge, and the thread that follows the
 champion."""
 
+import logging
 import threading
 from typing import Self
 
@@ -12,6 +13,12 @@ from pipelines.serving.telemetry import Telemetry
 from pipelines.serving.timeline import Timeline
 from pipelines.serving.versions import VersionStore
 from workers.models import ModelSource, limit_threads
+
+
+def log_to_terminal() -> None:
+    """Lines of ours on stderr, one an answer; of libraries only warnings."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("pipelines").setLevel(logging.INFO)
 
 
 class Service:
