@@ -115,20 +115,28 @@ class ActorPool:
                 ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=1.0)
                 if not ready:
                     continue
-            for ref in ready:
-                pending = self._pending.pop(ref)
-                try:
-                    result = ray.get(ref)
-                    answers[pending.key] = (result, *pending.kept) if pending.kept else result
-                except ray.exceptions.ActorUnavailableError as error:
-                    self._retry_when_reachable(pending, from_ray(error, self.name))
-                except ray.exceptions.RayActorError as error:
-                    # Ray has retried it already, as often as `actor_options` says.
-                    raise from_ray(error, self.name) from error
-                except Exception as error:
-                    self._retry(pending, from_ray(error, self.name))
+            answers |= self.answers_of(ready)
             if not wait or answers:
                 break
+        return answers
+
+    def answers_of(self, ready: Iterable["ray.ObjectRef[Any]"]) -> dict[int, Any]:
+        """Of calls that have ended, the answers of this pool's; those that failed are repeated."""
+        answers: dict[int, Any] = {}
+        for ref in ready:
+            pending = self._pending.pop(ref, None)
+            if pending is None:
+                continue
+            try:
+                result = ray.get(ref)
+                answers[pending.key] = (result, *pending.kept) if pending.kept else result
+            except ray.exceptions.ActorUnavailableError as error:
+                self._retry_when_reachable(pending, from_ray(error, self.name))
+            except ray.exceptions.RayActorError as error:
+                # Ray has retried it already, as often as `actor_options` says.
+                raise from_ray(error, self.name) from error
+            except Exception as error:
+                self._retry(pending, from_ray(error, self.name))
         return answers
 
     def _retry(self, pending: _PendingCall, error: Exception) -> None:
@@ -256,9 +264,9 @@ class Stream(Generic[_Answer]):
             waiting = [ref for pool in pools for ref in pool.in_flight]
             if not waiting:
                 return
-            ray.wait(waiting, num_returns=1, timeout=1.0, fetch_local=False)
+            ready, _ = ray.wait(waiting, num_returns=1, timeout=1.0, fetch_local=False)
             for pool, queue in zip(pools, queues, strict=True):
-                queue.update(pool.finished(wait=False))
+                queue.update(pool.answers_of(ready))
 
     def _feed(self, source: Iterator[tuple[int, Any]], queues: list[dict[int, Any]]) -> None:
         """Submit what there is room for; later pools first, which makes room for earlier ones."""

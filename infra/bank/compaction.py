@@ -40,7 +40,9 @@ _IN_USE = timedelta(minutes=10)
 _FEW_ROWS = 1000
 """Scanning this many rows is as fast as looking them up in an index."""
 _STALE_FRACTION = 0.1
-"""An index is renewed when it lacks more than this fraction of the rows."""
+"""An index is renewed when it lacks more than this fraction of the rows,"""
+_MOST_STALE_ROWS = 20_000
+"""or more than so many rows, which every commit scans."""
 _REWRITE_FACTOR = 2
 """A fragment may be this many times larger than the newer rows that it is merged with."""
 _BATCH_BYTES = 8 * 1024 * 1024
@@ -232,7 +234,8 @@ def renew_index(table: Table, column: str) -> None:
                     covered |= set(segment.fragment_ids)
         rows = {item.fragment_id: item.count_rows() for item in fragments_of(dataset)}
         missing = sum(count for number, count in rows.items() if number not in covered)
-        if missing < max(_FEW_ROWS, _STALE_FRACTION * sum(rows.values())):
+        stale_rows = min(_STALE_FRACTION * sum(rows.values()), _MOST_STALE_ROWS)
+        if missing < max(_FEW_ROWS, stale_rows):
             return
         if covered:
             dataset.optimize.optimize_indices(index_names=[name])

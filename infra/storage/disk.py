@@ -98,10 +98,10 @@ class DiskBackend:
         with _disk_errors(path):
             return path.is_file()
 
-    def entries(self, prefix: str) -> list[ObjectEntry]:
+    def entries(self, prefix: str, is_flat: bool) -> list[ObjectEntry]:
         folder = self._root / prefix.rpartition("/")[0]
         found = []
-        for path in folder.rglob("*"):
+        for path in folder.glob("*") if is_flat else folder.rglob("*"):
             key = path.relative_to(self._root).as_posix()
             if path.name.startswith(TEMPORARY_PREFIX) or not key.startswith(prefix):
                 continue

@@ -33,7 +33,7 @@ class Backend(Protocol):
     def put_if_absent(self, key: str, data: bytes) -> bool: ...
     def get(self, key: str, max_bytes: int | None) -> bytes: ...
     def exists(self, key: str) -> bool: ...
-    def entries(self, prefix: str) -> list[ObjectEntry]: ...
+    def entries(self, prefix: str, is_flat: bool) -> list[ObjectEntry]: ...
     def delete(self, key: str) -> None: ...
 
 
@@ -90,11 +90,12 @@ class ObjectStore:
 
     def list(self, prefix: str = "") -> list[str]:
         """All keys that begin with the prefix, sorted."""
-        return sorted(entry.key for entry in self._backend.entries(prefix))
+        return sorted(entry.key for entry in self._backend.entries(prefix, False))
 
-    def entries(self, prefix: str = "") -> Sequence[ObjectEntry]:
-        """All objects whose keys begin with the prefix, oldest first, then by key."""
-        found = self._backend.entries(prefix)
+    def entries(self, prefix: str = "", *, is_flat: bool = False) -> Sequence[ObjectEntry]:
+        """All objects whose keys begin with the prefix, oldest first, then by key; with `is_flat`
+        only those without a further "/", and folders are not listed."""
+        found = self._backend.entries(prefix, is_flat)
         return sorted(found, key=lambda entry: (entry.modified_at, entry.key))
 
     def delete(self, key: str) -> None:

@@ -214,10 +214,11 @@ class S3Backend:
             return False
         return True
 
-    def entries(self, prefix: str) -> list[ObjectEntry]:
+    def entries(self, prefix: str, is_flat: bool) -> list[ObjectEntry]:
+        flat = {"Delimiter": "/"} if is_flat else {}
         with self._errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._base + prefix
+                Bucket=self._bucket, Prefix=self._base + prefix, **flat
             )
             return [
                 ObjectEntry(

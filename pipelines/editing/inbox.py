@@ -68,8 +68,8 @@ class Inbox:
         """
         settled_at = datetime.now(UTC) - self._settle
         files = []
-        for entry in self._store.entries():
-            if not entry.key.endswith(_SUFFIX) or "/" in entry.key:
+        for entry in self._store.entries(is_flat=True):
+            if not entry.key.endswith(_SUFFIX):
                 continue
             if entry.num_bytes > self._max_file_bytes:
                 self._report_once(entry)

@@ -32,6 +32,7 @@ def test_objects_behave_as_on_disk(store: ObjectStore) -> None:
     assert not store.exists("w")
     assert store.list() == ["w/1", "x"]
     assert store.list("w/") == ["w/1"]
+    assert [entry.key for entry in store.entries(is_flat=True)] == ["x"]
     assert not store.put_if_absent("w/1", b"three")
     assert store.put_if_absent("w/2", b"three")
     store.delete("w/1")

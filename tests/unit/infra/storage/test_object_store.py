@@ -124,6 +124,13 @@ def test_entries_are_listed_by_age(store: ObjectStore) -> None:
     ]
 
 
+def test_a_flat_list_leaves_folders_out(store: ObjectStore) -> None:
+    for key in ("a.jsonl", "images/b.png", "images/deep/c.png"):
+        store.put(key, b"")
+    assert [entry.key for entry in store.entries(is_flat=True)] == ["a.jsonl"]
+    assert [entry.key for entry in store.entries("images/", is_flat=True)] == ["images/b.png"]
+
+
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "a/../../b", "..", "a//b", "./a", "a/"])
 def test_keys_cannot_leave_the_root(store: ObjectStore, key: str) -> None:
     with pytest.raises(InputError, match="not a relative path"):
