@@ -33,9 +33,9 @@ class EvaluationPool:
         self._queue: deque[tuple[int, _Job]] = deque()
         self._jobs: dict[int, _Job] = {}
         self._next_key = 0
-        self._experts: dict[int, ray.ObjectRef[Any]] = {}
+        self._experts: dict[tuple[str, int], ray.ObjectRef[Any]] = {}
         """Of each version in progress, as one worker has loaded them."""
-        self._num_waiting: Counter[int] = Counter()
+        self._num_waiting: Counter[tuple[str, int]] = Counter()
         """Units of each version."""
         self._actor_of: dict[UnitKey, int] = {}
         """Who scored a unit last, and may have kept what it prepared."""
@@ -55,7 +55,7 @@ class EvaluationPool:
         for unit in units:
             self._queue.append((self._next_key, _Job(version, unit)))
             self._next_key += 1
-        self._num_waiting[version.version] += len(units)
+        self._num_waiting[version.key] += len(units)
         self._fill()
 
     def collect(self, *, wait: bool) -> list[ScoredUnit]:
@@ -68,7 +68,7 @@ class EvaluationPool:
             if not wait:
                 break
         for key in answers:
-            version = self._jobs.pop(key).version.version
+            version = self._jobs.pop(key).version.key
             self._num_waiting[version] -= 1
             if not self._num_waiting[version]:
                 self._experts.pop(version, None)  # leaves the object store
@@ -102,11 +102,11 @@ class EvaluationPool:
 
         def make(actor: Any) -> Any:
             nonlocal is_retry
-            number = job.version.version
-            if is_retry or number not in self._experts:
+            key = job.version.key
+            if is_retry or key not in self._experts:
                 # The experts may be what was lost: load them again.
-                self._experts[number] = actor.load.remote(job.version)
+                self._experts[key] = actor.load.remote(job.version)
             is_retry = True
-            return actor.evaluate.remote(number, self._experts[number], job.unit)
+            return actor.evaluate.remote(job.version.version, self._experts[key], job.unit)
 
         return make

@@ -136,6 +136,11 @@ class StoredVersion:
     version: int
     matrices: MatrixPlace = "auto"
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """Of one store."""
+        return self.bank, self.version
+
     def load(self, config: GeneratorConfig) -> ExpertRepository:
         """Its experts, for the generator of this process."""
         from infra.bank.expert_bank import ExpertBank
