@@ -80,7 +80,6 @@ class EditedModel:
         false_activation: float | None = None,
     ) -> None:
         self._backbone = as_vision_language(backbone)
-        generator = generator.to(self._backbone.device)
         experts = ExpertRepository.empty(generator.config) if repository is None else repository
         experts = experts.to(self._backbone.device)
         if false_activation is not None:

@@ -4,7 +4,7 @@
     serve_editor.py                              the champion, else the quickstart's bank
     serve_editor.py --local --teach              one process without Ray that also teaches
     serve_editor.py --store s3://bucket/prefix --port 8080
-    serve_editor.py replicas.max_replicas=4 replicas.num_gpus=1 backbone.device=cuda
+    serve_editor.py replicas.max_replicas=4 replicas.num_gpus=1
 
 Prints the address. Keys are in the environment: LIVEEDIT_API_KEY reads, LIVEEDIT_EDIT_KEY also
 changes what is known; without them only this machine is served.

@@ -86,7 +86,7 @@ class EvaluationWorker:
         limit_threads(num_threads)
         backbone = models.load_backbone()
         self._device = backbone.device
-        generator = models.load_generator().to(self._device)
+        generator = models.load_generator()
         editor = Editor(backbone, generator, ExpertRepository.empty(generator.config))
         self._experts = editor.repository
         self._version = -1

@@ -49,7 +49,7 @@ class GeneratorWorker:
         """Load the models; without a `cache` all states are computed."""
         limit_threads(num_threads)
         self._backbone = models.load_backbone()
-        self._generator = models.load_generator().to(self._backbone.device)
+        self._generator = models.load_generator()
         self._limits = limits.for_generator(self._generator.config.max_target_tokens)
         nothing = ExpertRepository.empty(self._generator.config)
         refiner = refiner_for(self._backbone, self._generator, refine or RefineSection())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual, RouteOnce
+from liveedit_core.devices import device_of
 from liveedit_core.errors import RepositoryMismatchError
 from liveedit_core.method.calibration import Calibration, Strangers, calibrate, strangers_of
 from liveedit_core.method.corrections import edit_questions
@@ -47,8 +48,8 @@ NOTHING_KEPT = Routing(kept=(), weights=(), visual_margins=())
 class Editor:
     """A frozen backbone, a generator made for it and a repository of experts; immutable.
 
-    The generator must be on the device of the backbone. With a `refiner`, experts are verified and
-    refined as they are written.
+    Generator and experts move to the device of the backbone. With a `refiner`, experts are verified
+    and refined as they are written.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class Editor:
                     f"the generator was made for {name} {wanted}, the backbone has {found}. "
                     "Use a generator checkpoint trained on this backbone."
                 )
+        if device_of(generator) != backbone.device:
+            generator.to(backbone.device)
         self.backbone = backbone
         self.generator = generator
         self.repository = repository.to(backbone.device)

@@ -51,7 +51,7 @@ def read_traffic_images(folder: Path, backbone: Backbone, generator: LiveEditGen
         try:
             image = read_image_file(path_of[digest])
             pyramid_E = tower.features([image], 1)[image].pyramid_E
-            pyramids.append(pyramid_E[: tower.pyramid_size])  # without that of a figure
+            pyramids.append(pyramid_E[: tower.pyramid_size].cpu())  # without that of a figure
         except InputError:
             num_unreadable += 1
         if len(pyramids) == MAX_IMAGES:

@@ -92,7 +92,7 @@ class ReplicasSection(Settings):
     """Requests in progress of one replica that autoscaling aims at."""
     num_cpus: Amount = 1.0
     num_gpus: Amount = 0.0
-    """Of each replica; with GPUs set backbone.device=cuda too."""
+    """Of each replica; without one it computes on the CPU."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -127,6 +127,12 @@ class ServeRecipe(Recipe):
     teach: TeachSection = TeachSection()
     replicas: ReplicasSection = ReplicasSection()
     ray: RaySection = RaySection()
+
+    @property
+    def loaded_backbone(self) -> BackboneSection:
+        """The backbone as a server loads it: a replica that reserves no GPU takes none."""
+        is_free = self.is_local or self.replicas.num_gpus > 0
+        return self.backbone if is_free else self.backbone.with_changes(device="cpu")
 
     @property
     def store_uri(self) -> str:

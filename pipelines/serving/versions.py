@@ -250,12 +250,12 @@ def _models(recipe: ServeRecipe, champions: ChampionSource) -> ModelNames:
         return ModelNames(
             backbone=recipe.backbone.name,
             generator=recipe.generator.checkpoint,
-            options=recipe.backbone.options(),
+            options=recipe.loaded_backbone.options(),
         )
     manifest = champions.manifest(champion)
     cache = Path(recipe.run_root) / "serve" / "generators"
     folder = fetch_generator(champions.versions, manifest.identity.generator_digest, cache)
-    return registered_models(manifest, generator=str(folder), device=recipe.backbone.device)
+    return registered_models(manifest, generator=str(folder), device=recipe.loaded_backbone.device)
 
 
 def _bank_of(recipe: ServeRecipe) -> ExpertBank | None:

@@ -91,8 +91,7 @@ def is_same_on_both(compute: Computed, config: GeneratorConfig = TINY_CONFIG) ->
 
 
 def empty_editor(backbone: VisionLanguageBackbone, config: GeneratorConfig) -> Editor:
-    generator = tiny_generator(config).to(backbone.device)
-    return Editor(backbone, generator, ExpertRepository.empty(config))
+    return Editor(backbone, tiny_generator(config), ExpertRepository.empty(config))
 
 
 def test_the_fake_gpu_tells_what_a_gpu_would(gpu: None) -> None:
