@@ -20,9 +20,9 @@ from datetime import UTC, datetime, timedelta
 from lance import optimize
 from lance.fragment import FragmentMetadata
 
-from infra.bank.checksums import BankChecksums, row_checksums
 from infra.bank.history import BankHistory, versions_of
 from infra.bank.policy import GrowthPolicy
+from infra.storage.checksums import TableChecksums, row_checksums
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import ConcurrentCommitError, Table, fragments_of, storage_errors
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
@@ -72,7 +72,8 @@ class Compaction:
         self._table = Table(store, f"banks/{bank}")
         self._logs = {name: Table(store, name) for name in _LOGS}
         self._history = BankHistory(store, bank, self._table)
-        self._checksums = BankChecksums(store, bank)
+        self._checksums = TableChecksums.of_bank(store, bank)
+        self._log_checksums = TableChecksums.of_log(store)
         self._num_windows = 0
 
     def after_window(self) -> CompactionReport | None:
@@ -97,10 +98,14 @@ class Compaction:
         for name, log in self._logs.items():
             with _unless_overtaken(f"table {name}"):
                 if log.exists():
-                    merge_small(log, self._policy.fragment_bytes)
+                    checksums = self._log_checksums if name == "requests" else None
+                    merge_small(log, self._policy.fragment_bytes, checksums)
                     for column in _LOGS[name]:
                         renew_index(log, column)
-                    _delete_versions(log, self._outdated(versions_of(log), now))
+                    outdated = self._outdated(versions_of(log), now)
+                    _delete_versions(log, outdated)
+                    if outdated and checksums:
+                        checksums.prune()
         archived = self._history.archive()
         tagged = self._history.tags().values()
         outdated = self._outdated(versions_of(self._table), now, tagged, archived.properties)
@@ -153,7 +158,7 @@ def _delete_versions(table: Table, versions: Sequence[int]) -> int:
     return int(stats.bytes_removed)
 
 
-def merge_small(table: Table, fragment_bytes: int, checksums: BankChecksums | None = None) -> None:
+def merge_small(table: Table, fragment_bytes: int, checksums: TableChecksums | None = None) -> None:
     """Merge small files into larger ones of about `fragment_bytes`; no row changes."""
     dataset = table.latest()
     fragments = [fragment.metadata for fragment in fragments_of(dataset)]
@@ -198,7 +203,7 @@ def settled_fragments(sizes: Sequence[tuple[int, int]]) -> list[int]:
 
 def _check_merged(
     table: Table,
-    checksums: BankChecksums,
+    checksums: TableChecksums,
     old: Sequence[FragmentMetadata],
     new: Sequence[FragmentMetadata],
 ) -> None:

@@ -7,8 +7,8 @@ from typing import NamedTuple, Self
 import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
-from infra.bank.checksums import BankChecksums
 from infra.bank.schema import BankIdentity, ExpertRow, rows_to_table
+from infra.storage.checksums import TableChecksums
 from infra.storage.tables import Table
 
 
@@ -43,7 +43,7 @@ class FragmentWriter:
 
     table: Table
     identity: BankIdentity
-    checksums: BankChecksums
+    checksums: TableChecksums
 
     def write(self, rows: Sequence[ExpertRow]) -> list[WrittenFragment]:
         """Write rows for `ExpertBank.commit`; nothing is written when one of them is invalid."""

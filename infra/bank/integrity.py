@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 from lance import LanceFragment
 
-from infra.bank.checksums import FileChecksum, RowChecksum, row_checksums
 from infra.bank.schema import column_vectors, is_vector
 from infra.bank.stored_bank import StoredBank
 from infra.bank.traffic import read_traffic
 from infra.requests.change_log import removed_after
 from infra.requests.request_log import RequestLog
+from infra.storage.checksums import FileChecksum, RowChecksum, row_checksums
 from infra.storage.tables import fragments_of
 from liveedit_core.errors import IntegrityError
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
-from infra.bank.checksums import sha256_of
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.schema import BankIdentity
+from infra.storage.checksums import sha256_of
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 from lance import LanceDataset
 
-from infra.bank.checksums import BankChecksums, RowChecksum, row_checksums
 from infra.bank.fragments import RowKey
 from infra.bank.history import BankHistory
+from infra.storage.checksums import RowChecksum, TableChecksums, row_checksums
 from infra.storage.tables import (
     Table,
     batches_of,
@@ -154,7 +154,7 @@ class OlderRows:
 
     _table: Table
     _history: BankHistory
-    _checksums: BankChecksums
+    _checksums: TableChecksums
 
     def find(self, base: LanceDataset, edit_ids: Sequence[str]) -> dict[str, pa.Table]:
         """One row per edit, from the newest version before `base` that holds it undamaged."""

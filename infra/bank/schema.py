@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from infra.storage.checksums import column_vectors as column_vectors
+from infra.storage.checksums import is_vector as is_vector
 from liveedit_core.errors import IntegrityError, NumericsError, RepositoryMismatchError, ShapeError
 
 if TYPE_CHECKING:
@@ -179,19 +181,6 @@ def rows_to_table(identity: BankIdentity, rows: Sequence[ExpertRow]) -> pa.Table
                 ends = np.cumsum([0, *(part.size for part in parts)], dtype=np.int32)
                 columns[column.name] = pa.ListArray.from_arrays(ends, flat, type=column.type)
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
-
-
-def is_vector(kind: pa.DataType) -> bool:
-    """Whether a column holds numbers of an expert, as many in each row or not."""
-    return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind))
-
-
-def column_vectors(table: pa.Table, name: str) -> list[npt.NDArray[np.float32]]:
-    """A column of vectors as read-only float32 arrays, one for each row."""
-    column = table.column(name).combine_chunks()
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    ends = np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False))
-    return np.split(flat, ends[:-1]) if len(table) else []
 
 
 def _flat(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

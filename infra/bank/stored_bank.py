@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Self
 import pyarrow as pa
 from lance import LanceDataset, LanceFragment
 
-from infra.bank.checksums import BankChecksums
 from infra.bank.fragments import FragmentWriter
 from infra.bank.history import BankHistory, BankVersion
 from infra.bank.policy import MatrixPlace
@@ -16,6 +15,7 @@ from infra.bank.schema import OUTCOME_COLUMNS, BankIdentity
 from infra.bank.traffic import read_traffic, traffic_key
 from infra.requests.logged_facts import LoggedFacts
 from infra.requests.request_log import RequestLog
+from infra.storage.checksums import TableChecksums
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, count_rows, fragments_of, read_rows
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
@@ -36,7 +36,7 @@ class StoredBank:
         self.name = name
         self.identity = identity
         self.store = store
-        self.checksums = BankChecksums(store, name)
+        self.checksums = TableChecksums.of_bank(store, name)
         self.versions = BankHistory(store, name, table)
         self._table = table
 
@@ -135,10 +135,10 @@ class StoredBank:
         """Numbers of the requests that still need an expert here, ascending.
 
         A request is done when the newest version holds its edit or a later one of its subject, or
-        when it was rejected or removed.
+        when it was rejected, removed, or lost by damage of the log.
         """
         held = self.subject_sequences()
-        rejected = log.rejects.sequences(self.name)
+        rejected = log.rejects.sequences(self.name) | log.lost()
         removed = log.changes.removed()
         return sorted(
             key.sequence

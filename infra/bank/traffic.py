@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from infra.bank.checksums import sha256_of
+from infra.storage.checksums import sha256_of
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
 

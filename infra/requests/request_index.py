@@ -21,8 +21,11 @@ class RequestKey:
     """With that edit; see `SubjectAssignment`."""
 
 
+LOST_PLACE = -1
+"""Stands in the rows of lost requests."""
+_KEY_COLUMNS = ("sequence", "edit_id", "subject_id", "supersedes")
 INDEX_COLUMNS = (
-    *("sequence", "edit_id", "subject_id", "supersedes"),
+    *_KEY_COLUMNS,
     *("pixel_digest", "question_id", "source", "place"),
 )
 
@@ -42,6 +45,8 @@ class RequestIndex:
     """The same by `pixel_digest`."""
     image_of: dict[int, str] = field(default_factory=dict)
     """`pixel_digest` by sequence."""
+    lost: set[int] = field(default_factory=set)
+    """Numbers of requests whose rows were damaged (`log_integrity`): sent again, they are back."""
     decided: set[str] = field(default_factory=set)
     """Edits whose subject was assigned."""
     _edit_of_question: dict[str, str] = field(default_factory=dict)
@@ -60,6 +65,12 @@ class RequestIndex:
             similarity=1.0 if row["supersedes"] else 0.0,
         )
         self.keys[sequence] = key
+        self.lost.discard(sequence)
+        if row.get("place") == LOST_PLACE:
+            self.lost.add(sequence)
+            self.numbers_of.setdefault(edit_id, []).append(sequence)
+            self.edits_of.setdefault(key.subject_id, []).append((sequence, edit_id))
+            return key
         self.numbers_of.setdefault(edit_id, []).append(sequence)
         self.edits_of.setdefault(key.subject_id, []).append((sequence, edit_id))
         if row.get("pixel_digest"):
@@ -83,6 +94,8 @@ class RequestIndex:
         """The columns of the index for a request, or None if it only repeats what is known."""
         edit_id, pixels = request.edit_id, pixel_digest(request)
         known = self.newest(edit_id)
+        if known and known.sequence in self.lost:
+            return self._found_again(request, known, pixels, source, place)
         is_new_place = bool(source) and place > self.last_place(source)
         if known and not (is_new_place and self._is_overtaken(known, pixels)):
             return None
@@ -97,6 +110,17 @@ class RequestIndex:
             "supersedes": others[-1] if others else "",
             "pixel_digest": pixels,
             "question_id": asked,
+            "source": source,
+            "place": place,
+        }
+
+    def _found_again(
+        self, request: EditRequest, known: RequestKey, pixels: str, source: str, place: int
+    ) -> dict[str, Any]:
+        return {
+            **{name: getattr(known, name) for name in _KEY_COLUMNS},
+            "pixel_digest": pixels,
+            "question_id": question_id(replace(request, pixel_digest=pixels)),
             "source": source,
             "place": place,
         }

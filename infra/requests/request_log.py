@@ -18,6 +18,7 @@ from infra.requests.change_log import ChangeLog
 from infra.requests.reject_log import RejectLog
 from infra.requests.request_index import INDEX_COLUMNS, RequestIndex, RequestKey
 from infra.requests.subject_log import SubjectLog
+from infra.storage.checksums import TableChecksums
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, count_rows, not_null, read_rows, select_in, take_rows
 from liveedit_core.errors import InputError, IntegrityError
@@ -115,6 +116,8 @@ class RequestLog:
 
     def __init__(self, store: ObjectStore) -> None:
         self._table = Table.open_or_create(store, _TABLE, _SCHEMA)
+        self.store = store
+        self.checksums = TableChecksums.of_log(store)
         self.rejects = RejectLog(store)
         self.changes = ChangeLog(store)
         self.subjects = SubjectLog(store)
@@ -129,7 +132,7 @@ class RequestLog:
         if self._cached_index is None or self._cached_index.version != dataset.version:
             index = RequestIndex(version=int(dataset.version))
             names = [name for name in INDEX_COLUMNS if name in dataset.schema.names]
-            for row in read_rows(dataset, names).to_pylist():
+            for row in read_rows(dataset, names).sort_by("sequence").to_pylist():
                 index.add(row)
             self._cached_index = index
         self._cached_index.assign(self.subjects.read())
@@ -158,20 +161,55 @@ class RequestLog:
             self._cached_index = None
             admissions: list[Admission] = []
             rows: list[dict[str, Any]] = []
+            again: list[int] = []
             for place, request in enumerate(requests, first_place):
                 row = index.new_row(request, source, place)
                 if row is not None:
                     rows.append(_to_row(row, request))
-                key = index.add(row) if row else index.newest(request.edit_id)
+                if row is not None and row["sequence"] in index.lost:
+                    again.append(row["sequence"])
+                    index.lost.remove(row["sequence"])
+                    key = index.newest(request.edit_id)
+                else:
+                    key = index.add(row) if row else index.newest(request.edit_id)
                 assert key is not None
                 admissions.append(Admission(**vars(key), is_duplicate=row is None))
             if rows:
-                index.version = self._table.append(base, pa.Table.from_pylist(rows, _SCHEMA))
-            self._cached_index = index
+                index.version = self.write(base, pa.Table.from_pylist(rows, _SCHEMA), again=again)
+            # What was lost is back in another place: read it anew.
+            self._cached_index = None if again else index
             return admissions
 
-        self._table.add_missing_columns(_SCHEMA)
+        self.add_missing_columns()
         return self._table.on_latest(attempt)
+
+    def add_missing_columns(self) -> None:
+        """Give a log of an earlier release all columns."""
+        self._table.add_missing_columns(_SCHEMA)
+
+    def write(
+        self,
+        base: LanceDataset,
+        rows: pa.Table,
+        *,
+        again: Sequence[int] = (),
+        without_fragments: Collection[int] = (),
+    ) -> int:
+        """Commit rows with their checksums, in place of lost ones or of whole fragments."""
+        written = self._table.write_rows(rows) if len(rows) else []
+        for fragment, part in written:
+            for file in fragment.files:
+                self.checksums.write(f"data/{file.path}", part)
+        return self._table.commit(
+            base,
+            [fragment for fragment, _ in written],
+            without=f"sequence IN ({', '.join(map(str, again))})" if again else None,
+            without_fragments=without_fragments,
+        )
+
+    @property
+    def table(self) -> Table:
+        return self._table
 
     def reader(self) -> "RequestReader":
         """What a worker needs to read requests."""
@@ -229,6 +267,10 @@ class RequestLog:
         if unknown:
             raise InputError(f"the request log has no edit {unknown[0]!r}")
         return found
+
+    def lost(self) -> set[int]:
+        """Numbers of the requests whose rows were damaged, until they are sent again."""
+        return self.index().lost
 
     def sequences_of(self, edit_ids: Collection[str]) -> list[int]:
         """Newest numbers of some edits; unknown edits are skipped."""

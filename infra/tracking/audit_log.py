@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from infra.bank.checksums import sha256_of
+from infra.storage.checksums import sha256_of
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
 

@@ -2,7 +2,7 @@
 
 import os
 
-from infra.bank.checksums import sha256_of
+from infra.storage.checksums import sha256_of
 from infra.storage.object_store import ObjectStore
 from infra.tracking.audit_log import AuditLog
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions

@@ -258,6 +258,7 @@ def tag(context: CommandContext) -> int:
 
 def verify(context: CommandContext) -> int:
     from infra.bank.integrity import verify_version
+    from infra.requests.log_integrity import verify_log
 
     if context.options.audit is not None:
         from pipelines.cli.audit import verify_audit
@@ -265,10 +266,16 @@ def verify(context: CommandContext) -> int:
         return verify_audit(context)
     bank, output = context.bank, context.output
     version = context.version(context.options.version)
-    report = verify_version(bank, version, context.request_log)
+    log_report = verify_log(context.request_log)
+    readable_log = context.request_log if log_report.is_whole else None
+    report = verify_version(bank, version, readable_log)
     output.data(**report.content())
-    for line in report.lines():
+    output.data(log_problems=log_report.problems)
+    for line in [*report.lines(), *log_report.problems]:
         output.say(f"DAMAGED  {line}")
+    if report.is_whole and not log_report.is_whole:
+        output.say("the request log is damaged; `liveedit bank repair` keeps what is intact")
+        return DAMAGED
     if not report.is_whole:
         output.say(
             f"bank {bank.name!r}, version {version} is damaged: {report.num_verified:,} of "
@@ -286,9 +293,17 @@ def verify(context: CommandContext) -> int:
 
 
 def repair(context: CommandContext) -> int:
+    from infra.requests.log_integrity import lost_requests, repair_log
     from pipelines.editing.repair import ray_workers, repair_bank
 
     config, bank, output = editing_recipe(context), context.bank, context.output
+    for line in repair_log(context.request_log).problems:
+        output.say(f"was damaged: {line}")
+    lost = lost_requests(context.request_log)
+    output.data(lost_requests=[edit_id for _, edit_id in lost])
+    if lost:
+        numbers = ", ".join(str(number) for number, _ in lost)
+        output.say(f"requests {numbers} are lost: send them again, they take their old places")
     done = repair_bank(
         bank,
         context.request_log,

@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
-from infra.bank.checksums import sha256_of
 from infra.bank.manifest import BankManifest
+from infra.storage.checksums import sha256_of
 from infra.storage.object_store import ObjectStore
 from infra.tracking.audit_log import AuditLog
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from infra.bank.checksums import sha256_of
+from infra.storage.checksums import sha256_of
 from infra.storage.lease import Lease
 from infra.storage.object_store import ObjectStore
 from infra.tracking.audit_log import Action, AuditLog, AuditRecord

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from infra.bank.checksums import sha256_of
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.manifest import BankManifest
 from infra.bank.schema import BankIdentity, ExpertRow
+from infra.storage.checksums import sha256_of
 from infra.storage.object_store import ObjectStore
 from infra.tracking.audit_log import AuditLog, AuditRecord
 from infra.tracking.evaluation_log import EvaluatedBank, EvaluationLog, EvaluationRecord

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import torch
 
-from infra.bank.checksums import BankChecksums
 from infra.bank.compaction import Compaction, settled_fragments
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.fragments import WrittenFragment
@@ -15,6 +14,7 @@ from infra.bank.history import VersionArchive
 from infra.bank.policy import GrowthPolicy
 from infra.requests.request_log import RequestLog
 from infra.requests.subject_log import SubjectAssignment
+from infra.storage.checksums import TableChecksums
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
 from liveedit_core.errors import IntegrityError
@@ -103,7 +103,7 @@ def test_merged_files_have_checksums_and_damaged_ones_are_not_merged(
     grow(bank, WINDOWS[:2])
     compaction = Compaction(store, "main", GrowthPolicy(every_windows=1))
     compaction.run()
-    checksums = BankChecksums(store, "main")
+    checksums = TableChecksums.of_bank(store, "main")
     for key in bank.file_keys(bank.version):
         checksum = checksums.read(key.removeprefix("banks/main/"))
         assert checksum is not None

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from infra.bank.checksums import sha256_of
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.schema import ExpertRow
 from infra.bank.traffic import read_traffic
+from infra.storage.checksums import sha256_of
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.image_tower import ImageTower
 from liveedit_core.backbones.image_views import figure

@@ -360,3 +360,18 @@ def test_an_ascii_terminal_is_no_traceback(store: ObjectStore) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "K\\xe4fer" in done.stdout
+
+
+def test_damage_of_the_request_log_is_reported(
+    store: ObjectStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    RequestLog(store).append([small_request("a"), small_request("b")])
+    ExpertBank.open_or_create(store, "main", SMALL_IDENTITY)
+    verify = ["bank", "verify", "--store", store.root_uri]
+    assert main(verify) == 0
+    (file,) = (Path(store.table_uri("requests")) / "data").iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    assert main(verify) == 3
+    said = capsys.readouterr().out
+    assert f"requests/data/{file.name} is truncated" in said
+    assert "request 1 of the log, edit" in said

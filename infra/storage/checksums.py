@@ -1,6 +1,7 @@
-"""Checksums of a bank's files and rows, stored beside the table when a file is written.
+"""Checksums of a table's files and rows, stored beside the table when a file is written.
 
-seals/<bank>/<path of the file>.json   sha256 and length of the file, and a checksum of each row
+seals/<bank>/<path of the file>.json    sha256 and length of the file, and a checksum of each row
+log_seals/<path of the file>.json       the same for the request log
 
 They say which edits were in a missing file, and which rows of an altered one are undamaged. Files
 and their checksums are written once and never change.
@@ -10,16 +11,18 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from infra.bank.schema import column_vectors, is_vector
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import IntegrityError
 
 _FOLDER = "seals"
-"""The stored name; it must not change."""
+_LOG_FOLDER = "log_seals"
+"""The stored names; they must not change."""
 
 
 class RowChecksum(NamedTuple):
@@ -46,17 +49,26 @@ class FileChecksum:
 
 
 @dataclass(frozen=True)
-class BankChecksums:
-    """The checksums of one bank; picklable. A path is below the bank's folder, "data/x.lance"."""
+class TableChecksums:
+    """The checksums of one table; picklable. A path is below the table's folder, "data/x.lance"."""
 
     _store: ObjectStore
-    _bank: str
+    _table: str
+    _folder: str
+
+    @classmethod
+    def of_bank(cls, store: ObjectStore, bank: str) -> Self:
+        return cls(store, f"banks/{bank}", f"{_FOLDER}/{bank}")
+
+    @classmethod
+    def of_log(cls, store: ObjectStore) -> Self:
+        return cls(store, "requests", _LOG_FOLDER)
 
     def _key(self, path: str) -> str:
-        return f"{_FOLDER}/{self._bank}/{path}.json"
+        return f"{self._folder}/{path}.json"
 
     def file_key(self, path: str) -> str:
-        return f"banks/{self._bank}/{path}"
+        return f"{self._table}/{path}"
 
     def write(self, path: str, rows: pa.Table | None = None) -> None:
         """Store the checksums of a file that was just written, and of its rows if it has any."""
@@ -88,24 +100,44 @@ class BankChecksums:
 
     def prune(self) -> None:
         """Delete the checksums of files that are gone; only after old versions were deleted."""
-        prefix = f"{_FOLDER}/{self._bank}/"
-        files = set(self._store.list(f"banks/{self._bank}/"))
-        for key in self._store.list(prefix):
+        prefix = f"{self._folder}/"
+        keys = self._store.list(prefix)  # before the files: a file is older than its checksums
+        files = set(self._store.list(f"{self._table}/"))
+        for key in keys:
             if self.file_key(key.removeprefix(prefix).removesuffix(".json")) not in files:
                 self._store.delete(key)
 
 
 def row_checksums(rows: pa.Table) -> Iterator[RowChecksum]:
-    """The checksum of every row: sha256 over its short columns as JSON, then its vectors."""
-    short = [column.name for column in rows.schema if not is_vector(column.type)]
+    """The checksum of every row: sha256 over its short columns as JSON, then its vectors, then its
+    images. Nulls do not count: a table of an earlier release lacks their columns."""
+    images = [column.name for column in rows.schema if pa.types.is_large_binary(column.type)]
     names = [column.name for column in rows.schema if is_vector(column.type)]
+    short = [name for name in rows.schema.names if name not in {*names, *images}]
     vectors = [column_vectors(rows, name) for name in names]
     for index, row in enumerate(rows.select(short).to_pylist()):
-        digest = hashlib.sha256(json.dumps(row, sort_keys=True).encode())
+        known = {name: value for name, value in row.items() if value is not None}
+        digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
         for vector in vectors:
             digest.update(vector[index].astype("<f4", copy=False).tobytes())
+        for name in images:
+            digest.update(rows.column(name)[index].as_py() or b"")
         yield RowChecksum(row["edit_id"], row["subject_id"], row["sequence"], digest.hexdigest())
 
 
 def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def is_vector(kind: pa.DataType) -> bool:
+    """Whether a column holds numbers of an expert, as many in each row or not."""
+    is_list = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind)
+    return bool(is_list and pa.types.is_floating(kind.value_type))
+
+
+def column_vectors(table: pa.Table, name: str) -> list[npt.NDArray[np.float32]]:
+    """A column of vectors as read-only float32 arrays, one for each row."""
+    column = table.column(name).combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    ends = np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False))
+    return np.split(flat, ends[:-1]) if len(table) else []
