@@ -105,10 +105,10 @@ Written by `python -m tests.faults.fault_ledger`, a part of `make test-long`; no
 
 Two writers, a submitter, a compactor that cleans up and a reader share a store; before each call
 another may run, and one in fifty calls is the last of its process
-([tests/faults/interleaving.py](../tests/faults/interleaving.py); `python -m tests.faults.interleaving SEED` tells one
-story again). Through a proxy before a real S3 server each kind of write (append, commit, remove,
+([interleaving.py](../tests/faults/interleaving.py); `python -m tests.faults.interleaving SEED` tells
+one story again). Through a proxy before a real S3 server each kind of write (append, commit, remove,
 tag, index, compact, clean up, result, audit) meets each fault at each of its requests
-([tests/integration/s3/ambiguous.py](../tests/integration/s3/ambiguous.py)). Not counted here: the
+([ambiguous.py](../tests/integration/s3/ambiguous.py)). Not counted here: the
 kills, outages and full disks of whole jobs in `tests/integration/faults`.
 
 | fault | injected |

@@ -3,7 +3,8 @@
 Each actor is a thread, of which one runs at a time. Before every call to the store and to Lance it
 hands over to whom the seed draws, or dies there: an exception that nothing but the scheduler
 catches ends it, as a killed process would end, between any two calls. What it had begun is taken up
-by its next life. The same seed gives the same story; `python -m tests.faults.interleaving SEED` tells it.
+by its next life. The same seed gives the same story, which
+`python -m tests.faults.interleaving SEED` tells.
 """
 
 import contextlib
