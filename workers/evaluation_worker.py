@@ -7,11 +7,12 @@ Receives: units to score against the experts of one pinned bank version. Their p
     to layer l_e (METHOD.md 6) where they are scored; without a cache, the worker keeps those that
     fit into `KEPT_BYTES`, for other versions. The experts are loaded by one worker, and are in
     Ray's object store for the others.
-Returns: results.
+Returns: results, and refusals of probes that the backbone cannot take.
 When it dies: nothing is lost. The pool restarts the process and sends the unfinished units again.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import ray
@@ -23,15 +24,21 @@ from liveedit_core.evaluation.probes import (
     PreparedCases,
     PreparedProbe,
     ProbeResult,
+    probe_input,
 )
-from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.evaluation.scoring import CaseProbe, CaseScorer, probes_of
+from liveedit_core.inputs.datasets import known_good
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
+from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.schema import Case
 from workers.failures import converted_failures
+from workers.isolation import outcomes
 from workers.messages import (
     EvaluationUnit,
     GeneratorFacts,
+    RefusedProbe,
     ScoredUnit,
     SharedRepository,
     StoredVersion,
@@ -56,6 +63,7 @@ class Preparation:
 
     cases: PreparedCases
     prepare_s: float
+    refused: tuple[RefusedProbe, ...] = ()
 
     @property
     def num_bytes(self) -> int:
@@ -129,14 +137,42 @@ class EvaluationWorker:
         """Encode the probes of a unit, independently of the bank."""
         start_s = time.perf_counter()
         has_free = FREE_GENERATION in unit.protocols
-        prepared = self._scorer.prepare(
-            unit.cases,
-            free_case_ids=unit.free_case_ids if has_free else (),
+        wanted = probes_of(unit.cases, unit.free_case_ids if has_free else ())
+        checked = outcomes(wanted, self._checked, self._check)
+        good = [item for item in checked if not isinstance(item, Exception)]
+        prepared = iter(outcomes(good, self._prepared, self._check))
+        done = [item if isinstance(item, Exception) else next(prepared) for item in checked]
+        return Preparation(
+            cases=PreparedCases(
+                probes=tuple(one for one in done if isinstance(one, PreparedProbe))
+            ),
+            refused=tuple(
+                _refusal(item, one)
+                for item, one in zip(wanted, done, strict=True)
+                if isinstance(one, Exception)
+            ),
+            prepare_s=time.perf_counter() - start_s,
+        )
+
+    def _checked(self, wanted: Sequence[CaseProbe]) -> list[CaseProbe | Exception]:
+        for item in wanted:
+            self._scorer.backbone.check_input(probe_input(item.probe))
+        return list(wanted)
+
+    def _prepared(self, wanted: Sequence[CaseProbe]) -> list[PreparedProbe | Exception]:
+        done = self._scorer.prepare_probes(
+            wanted,
             max_new_tokens=self._max_new_tokens,
             source=self._states,
             answer_cache=self._answers,
         )
-        return Preparation(cases=prepared, prepare_s=time.perf_counter() - start_s)
+        return list(done.probes)
+
+    def _check(self) -> None:
+        """Raise what is wrong with models and program."""
+        good = known_good()
+        own = Case(case_id=good.edit_id, edit=good)
+        self._scorer.prepare([own], has_free_answers=True, max_new_tokens=1)
 
     @converted_failures
     def score(
@@ -159,6 +195,7 @@ class EvaluationWorker:
             results=tuple(results),
             prepare_s=preparation.prepare_s,
             score_s=time.perf_counter() - start_s,
+            refused=preparation.refused,
         )
 
     def _on_device(self, bank_version: int, shared: SharedRepository) -> ExpertRepository:
@@ -170,6 +207,16 @@ class EvaluationWorker:
         if is_new:
             self._experts, self._version = experts.to(self._device), bank_version
         return self._experts
+
+
+def _refusal(item: CaseProbe, error: Exception) -> RefusedProbe:
+    reason = Rejected.from_error(error, edit_id=item.case.edit.edit_id)
+    where = f"case {item.case.case_id[:12]}, probe {item.probe_index} ({item.probe.kind})"
+    return RefusedProbe(
+        case_id=item.case.case_id,
+        probe_index=item.probe_index,
+        reason=replace(reason, message=f"{where}: {reason.message}"),
+    )
 
 
 def _parts(

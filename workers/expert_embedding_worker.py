@@ -10,7 +10,7 @@ When it dies: nothing is lost. The pool restarts the process and sends the unfin
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +20,10 @@ import ray
 from infra.bank.fragments import FragmentWriter
 from infra.bank.schema import ExpertRow
 from liveedit_core.errors import NumericsError, ShapeError
+from liveedit_core.inputs.datasets import known_good
 from workers.failures import converted_failures
 from workers.generator_worker import refusal_of
+from workers.isolation import outcomes
 from workers.messages import AskedEdit, EmbedderFacts, GeneratedBatch, GeneratedExpert, WrittenBatch
 from workers.models import limit_threads
 
@@ -60,8 +62,10 @@ class ExpertEmbeddingWorker:
         rejected = list(batch.rejected)
         for start in range(0, len(batch.experts), self._batch_size):
             part = batch.experts[start : start + self._batch_size]
-            embeddings = self._embedder.embed([item.request.image_bytes for item in part])
-            for item, embedding in zip(part, embeddings, strict=True):
+            for item, embedding in zip(part, self._embeddings(part), strict=True):
+                if isinstance(embedding, Exception):
+                    rejected.append(refusal_of(item.expert.edit_id, embedding))
+                    continue
                 row = _row(item, embedding)
                 try:
                     row.check(writer.identity)
@@ -88,6 +92,14 @@ class ExpertEmbeddingWorker:
             embed_s=time.perf_counter() - start_s,
         )
         return written, asked
+
+    def _embeddings(
+        self, items: Sequence[GeneratedExpert]
+    ) -> list[npt.NDArray[np.float32] | Exception]:
+        def embed(some: Sequence[GeneratedExpert]) -> list[npt.NDArray[np.float32] | Exception]:
+            return list(self._embedder.embed([item.request.image_bytes for item in some]))
+
+        return outcomes(items, embed, lambda: self._embedder.embed([known_good().image_bytes]))
 
     def stream(
         self, batches: Iterable[GeneratedBatch], writer: FragmentWriter

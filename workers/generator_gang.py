@@ -18,7 +18,7 @@ from torch import nn
 from infra.requests.request_log import RequestReader
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone, as_vision_language
 from liveedit_core.inputs.limits import InputLimits
-from liveedit_core.method.editor import Editor, edit_input
+from liveedit_core.method.editor import Editor
 from liveedit_core.method.expert import Expert
 from liveedit_core.schema import EditRequest
 from workers.actor_pool import Call
@@ -77,11 +77,6 @@ class GeneratorShard(GeneratorWorker):
         self._writer = ExpertWriter(self._editor, backbone)
         self._most_at_once = backbone.batch_size
         self._engine = shard_for_inference(self._writer, self._sharding)
-
-    def _check(self, request: EditRequest) -> None:
-        """Check everything here: later, an error in a single shard would end the gang."""
-        super()._check(request)
-        as_vision_language(self._backbone).check_input(edit_input(request))
 
     def _outcomes(
         self, items: Sequence[NumberedRequest]

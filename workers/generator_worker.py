@@ -17,17 +17,23 @@ import ray
 
 from infra.requests.request_log import RequestReader
 from liveedit_core.devices import CPU, moved
-from liveedit_core.errors import IntegrityError, LiveEditError, NumericsError
-from liveedit_core.inputs.datasets import validate_request, validate_tokens
+from liveedit_core.errors import IntegrityError, NumericsError
+from liveedit_core.inputs.datasets import (
+    check_known_good,
+    known_good,
+    validate_request,
+    validate_tokens,
+)
 from liveedit_core.inputs.limits import InputLimits
-from liveedit_core.inputs.rejects import Rejected, RejectType, WeakEditError
+from liveedit_core.inputs.rejects import Rejected, WeakEditError
 from liveedit_core.method.config import RefineSection, WeakEdits
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.refine import refiner_for
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
-from workers.failures import converted_failures, is_retryable
+from workers.failures import converted_failures
+from workers.isolation import outcomes
 from workers.messages import GeneratedBatch, GeneratedExpert, GeneratorFacts, NumberedRequest
 from workers.models import CacheNames, ModelSource, limit_threads, open_states, place_of
 
@@ -74,12 +80,12 @@ class GeneratorWorker:
         refined_s = refiner.seconds if refiner else 0.0
         accepted: list[NumberedRequest] = []
         rejected: list[Rejected] = []
-        for item in batch:
-            try:
-                self._check(item.request)
+        checked = outcomes(batch, self._checked, self._check_checks)
+        for item, fault in zip(batch, checked, strict=True):
+            if isinstance(fault, Exception):
+                rejected.append(refusal_of(item.request.edit_id, fault))
+            else:
                 accepted.append(item)
-            except LiveEditError as error:
-                rejected.append(refusal_of(item.request.edit_id, error))
         experts: list[GeneratedExpert] = []
         for item, outcome in self._outcomes(accepted):
             if isinstance(outcome, Expert) and self._weak == "refuse":
@@ -120,37 +126,36 @@ class GeneratorWorker:
         """Raise what is wrong with a request before any model reads it."""
         validate_request(request, limits=self._limits)
         validate_tokens(request, self._backbone, limits=self._limits)
+        self._backbone.check_input(edit_input(request))
+
+    def _checked(self, items: Sequence[NumberedRequest]) -> list[NumberedRequest | Exception]:
+        for item in items:
+            self._check(item.request)
+        return list(items)
+
+    def _check_checks(self) -> None:
+        """Raise what is wrong with the checks themselves."""
+        check_known_good()
+        self._backbone.check_input(edit_input(known_good()))
 
     def _outcomes(
         self, items: Sequence[NumberedRequest]
     ) -> list[tuple[NumberedRequest, Expert | Exception]]:
         """The expert or error of each accepted request."""
-        return list(zip(items, self._write(items), strict=True))
+        done = outcomes(items, self._write, self._check_models)
+        return list(zip(items, done, strict=True))
 
     def _write(self, items: Sequence[NumberedRequest]) -> list[Expert | Exception]:
-        """Experts of all requests; one by one if the batch as a whole fails."""
-        if not items:
-            return []
-        try:
-            requests = [item.request for item in items]
-            states = self._states.states([edit_input(request) for request in requests])
-            experts = self._editor.write_experts(requests, states)
-            return [finite_or_error(expert) for expert in experts]
-        except Exception as error:
-            if is_retryable(error) or isinstance(error, MemoryError):
-                raise
-            if len(items) == 1:
-                return [error]
-        outcomes = [outcome for item in items for outcome in self._write([item])]
-        bugs = [
-            outcome
-            for outcome in outcomes
-            if isinstance(outcome, Exception) and not isinstance(outcome, LiveEditError)
-        ]
-        if len(bugs) == len(outcomes):
-            # None succeeded, and none failed because of its data: the program is at fault.
-            raise bugs[0]
-        return outcomes
+        requests = [item.request for item in items]
+        states = self._states.states([edit_input(request) for request in requests])
+        experts = self._editor.write_experts(requests, states)
+        return [finite_or_error(expert) for expert in experts]
+
+    def _check_models(self) -> None:
+        """Raise what is wrong with models and program."""
+        good = known_good()
+        states = self._backbone.encode([edit_input(good)])
+        self._editor.write_experts([good], states)
 
 
 def read_batch(requests: RequestReader, sequences: Sequence[int]) -> list[NumberedRequest]:
@@ -167,13 +172,7 @@ def read_batch(requests: RequestReader, sequences: Sequence[int]) -> list[Number
 
 def refusal_of(edit_id: str, error: Exception) -> Rejected:
     """The reject of a request that failed."""
-    kind = getattr(error, "error_type", None)
-    return Rejected(
-        line_number=0,
-        error_type=str(kind) if isinstance(kind, RejectType) else type(error).__name__,
-        message=str(error) or repr(error),
-        edit_id=edit_id,
-    )
+    return Rejected.from_error(error, edit_id=edit_id)
 
 
 def finite_or_error(expert: Expert) -> Expert | NumericsError:

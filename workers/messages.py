@@ -150,6 +150,15 @@ class StoredVersion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefusedProbe:
+    """A probe that the backbone cannot take."""
+
+    case_id: str
+    probe_index: int
+    reason: Rejected
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoredUnit:
     """The results of one unit against one bank version."""
 
@@ -158,6 +167,8 @@ class ScoredUnit:
     score_s: float
     prepare_s: float
     """Of the encoding of the cases; 0 if that was done for an earlier version."""
+    refused: tuple[RefusedProbe, ...] = ()
+    """Probes without results."""
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,9 @@ class DiskBackend:
     def get(self, key: str, max_bytes: int | None) -> bytes:
         path = self._root / key
         with _disk_errors(path):
-            if not path.is_file():
+            if not _is_object(path):
                 raise MissingObjectError
-            with path.open("rb") as file:
+            with open(path, "rb", opener=_opened_itself) as file:
                 data = file.read() if max_bytes is None else file.read(max_bytes + 1)
         if max_bytes is not None and len(data) > max_bytes:
             raise too_large(str(path), max_bytes)
@@ -96,7 +96,7 @@ class DiskBackend:
     def exists(self, key: str) -> bool:
         path = self._root / key
         with _disk_errors(path):
-            return path.is_file()
+            return _is_object(path)
 
     def entries(self, prefix: str, is_flat: bool) -> list[ObjectEntry]:
         folder = self._root / prefix.rpartition("/")[0]
@@ -106,7 +106,7 @@ class DiskBackend:
             if path.name.startswith(TEMPORARY_PREFIX) or not key.startswith(prefix):
                 continue
             with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
-                about = path.stat()
+                about = path.lstat()  # links are no objects: others may have put them there
                 if stat.S_ISREG(about.st_mode):
                     changed_at = datetime.fromtimestamp(about.st_mtime, UTC)
                     found.append(ObjectEntry(key, about.st_size, changed_at))
@@ -116,6 +116,18 @@ class DiskBackend:
         path = self._root / key
         with contextlib.suppress(MissingObjectError), _disk_errors(path):
             path.unlink()
+
+
+def _is_object(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL character
+        return False
+
+
+def _opened_itself(path: str, flags: int) -> int:
+    """Open a file that no link has replaced since it was looked at."""
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def sync_files(paths: Iterable[Path]) -> None:

@@ -53,6 +53,15 @@ class CaseProbe(NamedTuple):
     """Whether to compute the unedited backbone's free answer too."""
 
 
+def probes_of(cases: Sequence[Case], free_case_ids: Collection[str]) -> list[CaseProbe]:
+    """All probes of some cases, with free answers for some of these."""
+    return [
+        CaseProbe(case, index, probe, case.case_id in free_case_ids)
+        for case in cases
+        for index, probe in enumerate(case.all_probes())
+    ]
+
+
 MAX_SHARED_TEXTS = 100_000
 WEIGHT_DECIMALS = 5
 _EXPERTS_READ = 256
@@ -141,11 +150,8 @@ class ProbePreparer:
     ) -> PreparedCases:
         """Prepare all probes of some cases. A locality probe without a target is scored on the
         backbone's own greedy answer."""
-        probes = [
-            CaseProbe(case, index, probe, has_free_answers or case.case_id in free_case_ids)
-            for case in cases
-            for index, probe in enumerate(case.all_probes())
-        ]
+        free_ids = {case.case_id for case in cases} if has_free_answers else free_case_ids
+        probes = probes_of(cases, free_ids)
         return self.prepare_probes(
             probes, max_new_tokens=max_new_tokens, source=source, answer_cache=answer_cache
         )

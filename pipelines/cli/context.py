@@ -21,6 +21,7 @@ from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.inputs.datasets import load_cases, load_requests
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected
+from liveedit_core.inputs.text import escaped
 from liveedit_core.schema import Case
 from pipelines.job.entry import current_user
 
@@ -51,7 +52,7 @@ class Output:
     def say(self, text: str) -> None:
         """Print a line for people."""
         if not self.is_json:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(escaped(text), highlight=False, markup=False, soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Print a table for people."""
@@ -86,7 +87,7 @@ def shown(value: object) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value)
+    return escaped(str(value))
 
 
 def _plain(value: object) -> str:

@@ -20,7 +20,7 @@ from pipelines.editing.mlflow_records import RunRecords
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.report import (
     ReportSources,
-    refused_requests,
+    all_refused,
     write_report,
     written_outcomes,
 )
@@ -44,7 +44,7 @@ class JobResult:
     """How the edits were written."""
     protocols: tuple[str, ...]
     num_rejected: int
-    """Input lines and requests of this run that were rejected."""
+    """Input lines, requests and probes of this run that were rejected."""
     num_record_failures: int
     report: Path
     tracking_uri: str
@@ -95,7 +95,7 @@ def do_job(
         outcome=outcome,
         outcomes=outcomes,
         protocols=config.evaluation.protocols,
-        num_rejected=len(outcome.intake.rejected) + len(refused_requests(sources, outcome)),
+        num_rejected=len(all_refused(sources, outcome)),
         num_record_failures=records.num_failures,
         report=report,
         tracking_uri=records.tracking_uri,

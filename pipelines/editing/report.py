@@ -83,7 +83,7 @@ def report_data(
 ) -> ReportData:
     """Gather what the report of a run shows; `duration_s` is that of the whole job."""
     config = sources.config
-    rejected = [*outcome.intake.rejected, *refused_requests(sources, outcome)]
+    rejected = all_refused(sources, outcome)
     examples, worst = _examples(sources, outcome)
     return ReportData(
         title=f"Lifelong editing: {config.run_name}",
@@ -104,6 +104,14 @@ def report_data(
         outcomes=written_outcomes(sources, outcome),
         warnings=_warnings(outcome),
     )
+
+
+def all_refused(sources: ReportSources, outcome: Outcome) -> list[Rejected]:
+    """Lines, requests and probes of this run's input that were refused."""
+    points = [*outcome.evaluations, *outcome.curve]
+    probes = {probe.message: probe for point in points for probe in point.refused}
+    lines = outcome.intake.rejected
+    return [*lines, *refused_requests(sources, outcome), *probes.values()]
 
 
 def refused_requests(sources: ReportSources, outcome: Outcome) -> list[Rejected]:
@@ -236,6 +244,8 @@ def similar_edits(
     """
     rows = bank.load_rows(["edit_id", "clip_embedding"])
     held: list[str] = rows.column("edit_id").to_pylist()
+    if not held:
+        return []
     flat = rows.column("clip_embedding").combine_chunks().flatten()
     embeddings_NC = flat.to_numpy(zero_copy_only=False).reshape(len(held), -1)
     wanted = set(edit_ids[-_MAX_COMPARED:])

@@ -31,6 +31,7 @@ from liveedit_core.evaluation.summaries import (
     summarize_variants,
 )
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
+from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.schema import Case, entity_of
 from pipelines.evaluation.case_groups import draw_groups, drawn_case_ids, groups_of
@@ -98,6 +99,8 @@ class BankEvaluation(EvaluatedVersion):
     by_tag: Mapping[str, LabelSummary] = field(default_factory=dict)
     """Metrics by value of each of `TABLE_TAGS` that cases have."""
     scope: ScopeSummary = field(default_factory=dict)
+    refused: Sequence[Rejected] = ()
+    """Probes that the backbone cannot take; they have no results."""
     num_groups: int = 1
     """More than 1 on a lifelong curve, whose groups hold `num_edits`; the last may be smaller."""
     retention: Mapping[str, Retention] = field(default_factory=dict)
@@ -186,6 +189,7 @@ class EvaluationTask:
         self._missing: set[ResultKey] = set(self._wanted) - stored
         self._budget: float | None = None
         self._num_new = 0
+        self._refused: dict[tuple[str, int], Rejected] = {}
         self._unstored: list[ProbeResult] = []
         self._stored_at_s = -math.inf
         self._seconds = 0.0
@@ -239,6 +243,10 @@ class EvaluationTask:
         new = [result for unit in scored for result in unit.results if result.key in self._missing]
         self._unstored += new
         self._missing -= {result.key for result in new}
+        for unit in scored:
+            for probe in unit.refused:
+                self._refused[probe.case_id, probe.probe_index] = probe.reason
+        self._missing = {key for key in self._missing if key[:2] not in self._refused}
         self._seconds += sum(unit.prepare_s + unit.score_s for unit in scored)
         self.num_units_done += len(scored)
         if self.is_over or time.monotonic() - self._stored_at_s >= _COMMIT_EVERY_S:
@@ -272,6 +280,7 @@ class EvaluationTask:
             is_complete=not self._missing,
             comparable_group=self.comparable_group,
             budget=self._budget,
+            refused=tuple(self._refused.values()),
             num_new_results=self._num_new,
             seconds=self._seconds,
         )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from liveedit_core.inputs.text import escaped
 from liveedit_core.masking import masked
 
 _LINE_INTERVAL_S = 5.0
@@ -17,9 +18,9 @@ _logger = logging.getLogger(__name__)
 
 
 def say_on(console: Console) -> Callable[[str], None]:
-    """Prints a line as it is written, but for secrets, on a console."""
+    """Prints a line as it is written, but for secrets and control characters, on a console."""
     print_line = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    return lambda text: print_line(masked(text))
+    return lambda text: print_line(escaped(masked(text)))
 
 
 class ProgressView:
@@ -50,7 +51,7 @@ class ProgressView:
 
     def say(self, text: str) -> None:
         """Print one line, and log it."""
-        _logger.info(text)
+        _logger.info(escaped(text))
         say_on(self._console)(text)
 
     def edits(self, num_done: int, num_total: int) -> None:

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from infra.requests.request_log import RequestLog
+from infra.storage.disk import ObjectEntry
 from infra.storage.object_store import ObjectStore
+from liveedit_core.errors import IntegrityError
 from liveedit_core.inputs.limits import InputLimits
-from pipelines.editing.inbox import Inbox
+from pipelines.editing.inbox import Inbox, InboxFileError
+from pipelines.editing.intake import Intake
 from tests.unit.tiny_inputs import drop, request
 
 
@@ -113,3 +116,66 @@ def test_lines_that_were_added_meanwhile_are_not_lost(tmp_path: Path, log: Reque
     inbox.log_file(entry, log)
     assert len(log) == 2
     assert not path.exists()
+
+
+class BrokenInbox(Inbox):
+    """Cannot log some files, for a reason of theirs."""
+
+    def log_file(self, entry: ObjectEntry, request_log: RequestLog) -> Intake | None:
+        if entry.key.startswith("bad"):
+            raise ZeroDivisionError("this file is odd")
+        return super().log_file(entry, request_log)
+
+
+def test_a_file_that_fails_three_times_is_put_aside_with_a_receipt(
+    tmp_path: Path, log: RequestLog
+) -> None:
+    path = drop(tmp_path / "in", "bad.jsonl", [1])
+    content, said = path.read_bytes(), list[str]()
+    inbox = BrokenInbox(str(tmp_path / "in"), limits=InputLimits(), say=said.append)
+    for number in (1, 2):
+        (entry,) = inbox.waiting()
+        with pytest.raises(InboxFileError, match=f"{number} of 3 tries.*this file is odd"):
+            inbox.take(entry, log)
+    assert inbox.take(entry, log) is None
+    assert inbox.waiting() == []
+    copy, receipt = sorted((tmp_path / "in_failed").iterdir())
+    assert copy.read_bytes() == content
+    noted = json.loads(receipt.read_text())
+    assert (noted["file"], noted["error_type"]) == ("bad.jsonl", "ZeroDivisionError")
+    assert noted["message"] == "this file is odd"
+    assert "put aside" in said[0]
+
+
+def test_a_fault_of_log_or_store_puts_no_file_aside(tmp_path: Path, log: RequestLog) -> None:
+    class LostLog(RequestLog):
+        def append(self, *arguments, **options):  # type: ignore[no-untyped-def]
+            raise ZeroDivisionError("in the log")
+
+        def __len__(self) -> int:
+            raise IntegrityError("the log is damaged")
+
+    drop(tmp_path / "in", "a.jsonl", [1])
+    inbox = inbox_of(tmp_path / "in")
+    (entry,) = inbox.waiting()
+    with pytest.raises(IntegrityError, match="damaged"):
+        inbox.take(entry, LostLog(ObjectStore(tmp_path / "store")))
+    assert inbox.waiting() == [entry]
+
+
+def test_odd_names_stop_nothing(tmp_path: Path, log: RequestLog) -> None:
+    folder = tmp_path / "in"
+    secret = tmp_path / "secret.env"
+    secret.write_text("PASSWORD=1")
+    drop(folder, ".tmp-a.jsonl", [1])
+    (folder / "link.jsonl").symlink_to(secret)
+    (folder / "loop.jsonl").symlink_to(folder / "loop.jsonl")
+    drop(folder, "b.jsonl", [2]).rename(os.fsdecode(os.fsencode(folder) + b"/\xff\x1b.jsonl"))
+    inbox = inbox_of(folder, settle_s=0)
+    (entry,) = inbox.waiting()
+    intake = inbox.take(entry, log)
+    assert intake is not None
+    assert intake.num_new == 1
+    assert inbox.waiting() == []
+    assert (folder / "link.jsonl").is_symlink()
+    assert all(b"PASSWORD" not in path.read_bytes() for path in (tmp_path / "in_done").iterdir())
