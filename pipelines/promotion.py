@@ -85,7 +85,7 @@ def run_job(recipe: PromotionRecipe, options: argparse.Namespace) -> int:
         uri = f"models:/{BANK_MODEL}/{options.version}" if options.version is not None else ""
         return print_decision(promoter.promote(uri))
     except PromotionConflictError as error:
-        print(f"error: {escaped(error.message)}", file=sys.stderr)
+        print(f"error: {error.message}", file=sys.stderr)
         return 5
 
 

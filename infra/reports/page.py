@@ -28,6 +28,7 @@ from liveedit_core.evaluation.summaries import (
     paper_average,
 )
 from liveedit_core.inputs.images import decode_image
+from liveedit_core.inputs.text import escaped
 from liveedit_core.schema import PAPER_METRICS, ProbeKind
 from liveedit_core.whole_files import write_whole
 
@@ -83,6 +84,7 @@ def render_page(template: str, **context: Any) -> str:
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: escaped(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -18,7 +18,7 @@ from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.writer_fence import WriterFence
 from liveedit_core.errors import LiveEditError
-from pipelines.editing.inbox import Inbox
+from pipelines.editing.inbox import Inbox, InboxFileError
 from pipelines.editing.intake import CaseIndex, Intake
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import Outcome, Records
@@ -75,6 +75,7 @@ class Follower:
             limits=self.config.limits,
             settle_s=section.settle_s,
             max_file_bytes=section.max_file_bytes,
+            store_uri=self.config.store_uri,
             say=self.progress.say,
         )
         self._fence = WriterFence(self.bank.store, self.bank.name)
@@ -145,7 +146,11 @@ class Follower:
         num_waiting = len(self._waiting)
         for entry in files:
             self._note_arrival(entry.modified_at)
-            intake = self._inbox.log_file(entry, self.request_log)
+            try:
+                intake = self._inbox.take(entry, self.request_log)
+            except InboxFileError as error:
+                self.progress.say(error.message)
+                return  # the order of files decides which of two answers is the newer one
             self._active_at_s = time.monotonic()
             self._num_files -= 1
             if intake is not None:

@@ -3,7 +3,8 @@
     inbox/facts.jsonl  ->  request log  ->  inbox_done/facts-<digest>.jsonl
                            (all lines)      inbox_done/facts-<digest>.receipt.json
 
-A file leaves the inbox when all its lines are logged or stored as rejects. Reading a file again
+A file that fails three times moves to `inbox_failed/`, with a receipt that says why. A file leaves
+the inbox when all its lines are logged or stored as rejects. Reading a file again
 after a failure changes nothing: the log recognizes every edit, and the copy is named by its
 content. On disk, write a file elsewhere and rename it into the inbox.
 """
@@ -11,22 +12,29 @@ content. On disk, write a file elsewhere and rename it into the inbox.
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from infra.requests.request_log import RequestLog
-from infra.storage.disk import ObjectEntry
+from infra.storage.disk import TEMPORARY_PREFIX, ObjectEntry
 from infra.storage.object_store import ObjectStore
-from liveedit_core.errors import IntegrityError
-from liveedit_core.inputs.datasets import load_requests
+from liveedit_core.errors import IntegrityError, LiveEditError, StorageUnavailableError
+from liveedit_core.inputs.datasets import check_known_good, load_requests
 from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.intake import Intake, Source, log_requests
 from pipelines.job.cases import fetcher
 from workers.failures import retried
+from workers.isolation import is_of_no_input
 
 _SUFFIX = ".jsonl"
+MAX_TRIES = 3
+
+
+class InboxFileError(LiveEditError):
+    """A file of the inbox could not be logged; it is tried again later."""
 
 
 class Inbox:
@@ -39,6 +47,7 @@ class Inbox:
         limits: InputLimits,
         settle_s: float = 1.0,
         max_file_bytes: int = 268_435_456,
+        store_uri: str = "",
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Read nothing yet.
@@ -49,11 +58,14 @@ class Inbox:
         self._store = ObjectStore(uri)
         self._done = ObjectStore(f"{self._store.root_uri}_done")
         self._limits = limits
+        self._store_uri = store_uri
         self._is_on_disk = self.uri.startswith("file:")
         self._settle = timedelta(seconds=settle_s if self._is_on_disk else 0.0)
         self._max_file_bytes = max_file_bytes
         self._say = say
+        self._failed = ObjectStore(f"{self._store.root_uri}_failed")
         self._reported: set[str] = set()
+        self._num_tries: Counter[ObjectEntry] = Counter()
 
     @property
     def uri(self) -> str:
@@ -69,7 +81,8 @@ class Inbox:
         settled_at = datetime.now(UTC) - self._settle
         files = []
         for entry in self._store.entries(is_flat=True):
-            if not entry.key.endswith(_SUFFIX):
+            is_name = entry.key.endswith(_SUFFIX) and not entry.key.startswith(TEMPORARY_PREFIX)
+            if not is_name or self._num_tries[entry] >= MAX_TRIES:
                 continue
             if entry.num_bytes > self._max_file_bytes:
                 self._report_once(entry)
@@ -85,6 +98,55 @@ class Inbox:
                 f"follow.max_file_bytes ({self._max_file_bytes:,}); it stays in the inbox: split it"
             )
 
+    def take(self, entry: ObjectEntry, request_log: RequestLog) -> Intake | None:
+        """As `log_file`. InboxFileError for a file that is at fault itself, until it has failed so
+        often that it is put aside, for which None is returned."""
+        try:
+            return self.log_file(entry, request_log)
+        except Exception as error:
+            if is_of_no_input(error):
+                raise
+            check_known_good()
+            len(request_log)  # raises if it is the log that is at fault
+            self._num_tries[entry] += 1
+            if self._num_tries[entry] < MAX_TRIES:
+                raise InboxFileError(
+                    f"{self.uri}/{entry.key} could not be read "
+                    f"({self._num_tries[entry]} of {MAX_TRIES} tries): {error}"
+                ) from error
+            self._put_aside(entry, error)
+        return None
+
+    def _put_aside(self, entry: ObjectEntry, error: Exception) -> None:
+        """Move a file away, or leave it if it cannot be read at all; either way with a receipt."""
+        try:
+            data = self._content(entry)
+        except StorageUnavailableError as unreadable:
+            if is_of_no_input(unreadable):
+                raise
+            data = None
+        moment = entry.modified_at.isoformat()
+        digest = hashlib.sha256(moment.encode() if data is None else data).hexdigest()
+        copy = f"{entry.key.removesuffix(_SUFFIX)}-{digest[:12]}"
+        receipt = {
+            "file": entry.key,
+            "arrived_at": moment,
+            "put_aside_at": datetime.now(UTC).isoformat(),
+            "num_tries": MAX_TRIES,
+            "error_type": type(error).__name__,
+            "message": str(error),
+        }
+        if data is not None:
+            retried(lambda: self._failed.put(f"{copy}{_SUFFIX}", data))
+        text = json.dumps(receipt, indent=2).encode()
+        retried(lambda: self._failed.put(f"{copy}.receipt.json", text))
+        if data is not None and self._content(entry) == data:
+            retried(lambda: self._store.delete(entry.key))
+        self._say(
+            f"{self.uri}/{entry.key} failed {MAX_TRIES} times ({error}); put aside: "
+            f"{self._failed.root_uri}/{copy}.receipt.json"
+        )
+
     def log_file(self, entry: ObjectEntry, request_log: RequestLog) -> Intake | None:
         """Log all lines of a file, then move it out of the inbox; None if the file is gone."""
         data = self._content(entry)
@@ -98,6 +160,7 @@ class Inbox:
                 copy,
                 limits=self._limits,
                 fetch=fetcher(self._store, self._limits.max_image_bytes),
+                store_uri=self._store_uri,
                 images_at=Path(unquote(urlsplit(self.uri).path)) if self._is_on_disk else self.uri,
             )
             name = f"{self.uri}/{entry.key}"

@@ -15,6 +15,7 @@ from typing import get_args
 
 from liveedit_core.backbones.load_options import PromptProtocol
 from liveedit_core.errors import ConfigError, LiveEditError
+from liveedit_core.inputs.text import escaped
 from liveedit_core.settings import field_at
 from pipelines.job.recipe_loader import Recipe, RecipeT, load_recipe, to_toml
 from pipelines.job.sections import BenchmarkName, EvaluationSplit, MissingImages
@@ -160,7 +161,7 @@ def exit_code_of(run: Callable[[], int], *, wrong_setting: int = WRONG_SETTING) 
     try:
         return run()
     except LiveEditError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        print(f"error: {escaped(error.message)}", file=sys.stderr)
         return wrong_setting if isinstance(error, ConfigError) else FAILED
 
 

@@ -66,3 +66,18 @@ def test_an_edit_that_was_stated_twice_is_one_edit(
     assert json.loads(capsys.readouterr().out)["sequence"] == 3
     assert main(["bank", "remove", first.edit_id[:8], "--reason", "wrong", *store]) == 0
     assert driver.bank.edit_ids() == [second.edit_id]
+
+
+def test_a_terminal_gets_no_control_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Logs of earlier releases hold such texts."""
+    driver = Driver(tmp_path / "store")
+    driver.log.append([request(0, prompt="What is \x1b]0;owned\x07 this?", target="a\u202eb")])
+    (known,) = driver.log.request_keys()
+    for command in (["list"], ["history", known.edit_id]):
+        assert main(["edits", *command, "--store", driver.store.root_uri]) == 0
+        shown = capsys.readouterr().out
+        assert "What is \\x1b]0;owned\\x07 this?" in shown
+        assert "a\\u202eb" in shown
+        assert not {"\x1b", "\x07", "\u202e"} & set(shown)

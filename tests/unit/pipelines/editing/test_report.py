@@ -133,3 +133,13 @@ def test_only_pairs_with_an_edit_of_this_run_count(five_edits: ExpertBank) -> No
     pairs = similar_edits(five_edits, [ids[0]], min_similarity=0.99)
     assert [(pair.first, pair.second) for pair in pairs] == [(ids[0], ids[1])]
     assert similar_edits(five_edits, [], min_similarity=0.99) == []
+
+
+@pytest.mark.parametrize("items", [[], [REFUSED_LINE], [request(5, prompt="poison")]])
+def test_an_empty_result_is_a_result(driver: Driver, items: list[Item]) -> None:
+    outcome = driver.run(items)
+    _, data = data_of(driver, outcome)
+    assert (data.num_edits, data.num_rejects) == (0, len(items))
+    assert similar_edits(driver.bank, [], min_similarity=0.9) == []
+    page = render_report(data)
+    assert all(item.message in page for item in data.rejects)
