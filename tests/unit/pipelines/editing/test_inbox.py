@@ -135,7 +135,7 @@ def test_a_file_that_fails_three_times_is_put_aside_with_a_receipt(
     inbox = BrokenInbox(str(tmp_path / "in"), limits=InputLimits(), say=said.append)
     for number in (1, 2):
         (entry,) = inbox.waiting()
-        with pytest.raises(InboxFileError, match=f"{number} of 3 tries.*this file is odd"):
+        with pytest.raises(InboxFileError, match=rf"{number} of 3 tries.*this file is odd"):
             inbox.take(entry, log)
     assert inbox.take(entry, log) is None
     assert inbox.waiting() == []
