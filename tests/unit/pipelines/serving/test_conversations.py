@@ -47,7 +47,7 @@ def test_what_a_template_refuses_is_the_askers_fault() -> None:
     reader = reader_with_template()
     with pytest.raises(InputError, match="refuses these turns"):
         reader.prepare(BackboneInput(prompt="Who?", earlier=(("tool", "x"),)))
-    with pytest.raises(InputError, match="holds .<image>."):
+    with pytest.raises(InputError, match=r"holds .<image>."):
         reader.prepare(BackboneInput(prompt="Who?", earlier=(("user", reader.image_token),)))
 
 
