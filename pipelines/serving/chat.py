@@ -1,11 +1,12 @@
 """POST /v1/chat/completions: a question becomes sequences of the engine, their events an answer."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,8 +49,12 @@ class Answer:
         """Queue one sequence for each answer that is asked for."""
         loop = asyncio.get_running_loop()
 
-        def teller(index: int) -> Any:
-            return lambda event: loop.call_soon_threadsafe(self.events.put_nowait, (index, event))
+        def teller(index: int) -> Callable[[Event], None]:
+            def tell(event: Event) -> None:
+                with contextlib.suppress(RuntimeError):  # the server has ended
+                    loop.call_soon_threadsafe(self.events.put_nowait, (index, event))
+
+            return tell
 
         sampling = self.request.sampling(self.service.recipe.batch)
         self.questions = [

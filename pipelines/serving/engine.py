@@ -164,14 +164,15 @@ class Engine:
             questions[0].on_event(Failed(error))
             return
         for batch in batches:
-            own = [questions[i] for i in batch.index]
+            own, num_running = [questions[i] for i in batch.index], len(self._running)
             try:
                 self._join(batch, own)
             except Exception as error:
                 _logger.exception("a prefill failed")
-                self._slots.keep(range(len(self._running)))
                 for question in own:
                     question.on_event(Failed(error))
+                if len(self._slots) != num_running:  # it failed half way: nothing can be trusted
+                    self._fail_running(error)
 
     def _join(self, batch: GenerationBatch, questions: Sequence[Question]) -> None:
         router = _Router(questions)

@@ -59,14 +59,22 @@ class Knowledge:
         return self.versions.bank
 
     @cached_property
+    def _logs(self) -> dict[str, RequestLog]:
+        """By store; a promotion may lead to the bank of another one."""
+        return {}
+
+    @property
     def _store(self) -> ObjectStore:
         bank = self._bank
         return bank.store if bank else ObjectStore(self.versions.recipe.store_uri)
 
-    @cached_property
+    @property
     def _log(self) -> RequestLog:
-        self._store.check_exclusive_create()
-        return RequestLog(self._store)
+        store = self._store
+        if store.root_uri not in self._logs:
+            store.check_exclusive_create()
+            self._logs[store.root_uri] = RequestLog(store)
+        return self._logs[store.root_uri]
 
     def check(self, request: EditRequest) -> None:
         """Raise what is wrong with an edit that was read; the generator may still refuse it."""
@@ -113,7 +121,7 @@ class Knowledge:
             return _page(self._described(shown), query, len(found))
 
     def _exists(self) -> bool:
-        return "_log" in vars(self) or RequestLog.exists(self._store)
+        return self._store.root_uri in self._logs or RequestLog.exists(self._store)
 
     def _described(self, headers: Sequence[RequestHeader]) -> list[dict[str, Any]]:
         states = edit_states(headers, self._log, self._bank)

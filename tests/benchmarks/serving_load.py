@@ -47,7 +47,7 @@ class Load:
         self.server = server
         self.root = root
         self.http = httpx2.Client(base_url=server.address, timeout=120)
-        self.cases = [case.edit for case in load_builtin_cases()[:24]]
+        self.cases = [case.edit for case in load_builtin_cases()[:9]]
 
     def ask(self, body: dict[str, Any]) -> tuple[str, str, int]:
         """Version, text and tokens of an answer."""
@@ -65,10 +65,10 @@ class Load:
 
     def teach(self) -> None:
         """Three windows of the bank."""
-        for start in range(0, len(self.cases), 8):
+        for start in range(0, len(self.cases), 3):
             bodies = [
                 {"image": data_uri(e.image_bytes), "prompt": e.prompt, "target": e.target}
-                for e in self.cases[start : start + 8]
+                for e in self.cases[start : start + 3]
             ]
             posted = self.http.post("/v1/edits", json={"edits": bodies}).json()["data"]
             for row in posted:

@@ -86,6 +86,19 @@ def test_a_bad_image_fails_alone(engine: Engine) -> None:
     good.done()
 
 
+def test_what_fails_in_a_prefill_leaves_the_running_answers_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = ask(engine, question(0), unedited(), 60)
+    broken = edited_version(some_requests(1))
+    monkeypatch.setattr(broken.editor, "route", None)
+    failing = ask(engine, question(1), broken)
+    with pytest.raises(TypeError):
+        failing.done()
+    long.done()
+    assert long.text == offline(unedited(), question(0), 60)
+
+
 def test_a_full_queue_and_a_closed_engine_say_so() -> None:
     engine = Engine(tiny_backbone(), max_running=1, max_waiting=2)
     running = [ask(engine, question(0), unedited(), 10_000)]
