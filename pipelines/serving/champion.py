@@ -5,6 +5,9 @@ from functools import cached_property
 from pathlib import Path
 
 from infra.bank.manifest import BankManifest
+from infra.storage.checksums import sha256_of
+from infra.storage.object_store import ObjectStore
+from infra.tracking.audit_log import AuditLog
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from infra.tracking.tracker import default_tracking_uri
 from pipelines.operations.promoter import CHAMPION, PREVIOUS_CHAMPION
@@ -13,8 +16,10 @@ from pipelines.operations.promoter import CHAMPION, PREVIOUS_CHAMPION
 class ChampionSource:
     """Looks up registered versions of `liveedit-bank`."""
 
-    def __init__(self, run_root: Path) -> None:
+    def __init__(self, run_root: Path, operations_uri: str) -> None:
+        """The audit log is in the operations store."""
         self._run_root = run_root
+        self._operations_uri = operations_uri
         self._manifests: dict[int, BankManifest] = {}
 
     @property
@@ -30,6 +35,15 @@ class ChampionSource:
     def champion(self) -> RegisteredVersion | None:
         """TrackingError when MLflow does not answer."""
         return self.versions.by_alias(BANK_MODEL, CHAMPION) if self.exists else None
+
+    def explained(self) -> RegisteredVersion | None:
+        """The champion; IntegrityError unless the audit log says that it is one."""
+        found = self.champion()
+        if found is not None:
+            digest = sha256_of(self.versions.manifest_text(found).encode())
+            log = AuditLog(ObjectStore(self._operations_uri), BANK_MODEL)
+            log.check(CHAMPION, found.version, digest)
+        return found
 
     def previous(self) -> RegisteredVersion | None:
         return self.versions.by_alias(BANK_MODEL, PREVIOUS_CHAMPION) if self.exists else None

@@ -90,7 +90,7 @@ class VersionStore:
     @classmethod
     def opened(cls, recipe: ServeRecipe, models: ModelSource | None = None) -> "VersionStore":
         """Load the models of the champion, else those of the recipe, and the first version."""
-        champions = ChampionSource(Path(recipe.run_root))
+        champions = ChampionSource(Path(recipe.run_root), recipe.operations_uri)
         models = models or _models(recipe, champions)
         store = cls(
             recipe=recipe,
@@ -129,7 +129,7 @@ class VersionStore:
             self.num_switches += 1
 
     def _target(self) -> Target | None:
-        champion = self.champions.champion()
+        champion = self.champions.explained()
         if champion is None:
             return self._newest()
         manifest = self.champions.manifest(champion)
@@ -245,7 +245,7 @@ class VersionStore:
 
 
 def _models(recipe: ServeRecipe, champions: ChampionSource) -> ModelNames:
-    champion = champions.champion()
+    champion = champions.explained()
     if champion is None:
         return ModelNames(
             backbone=recipe.backbone.name,
