@@ -113,10 +113,10 @@ def computed(cases: Sequence[Case], device: str, dtype: ModelDtype) -> dict[str,
     ask = inputs[:8]
     answer = lambda: backbone.generate(ask, editor.router(), max_new_tokens=8)  # noqa: E731
     stages.timed("generate", len(ask), answer)
-    stored = moved([states, experts], CPU)
+    states, experts = moved((states, experts), CPU)
     return {
-        "hidden": [state.hidden_TD for state in stored[0]],
-        "matrices": [torch.cat([one.down_RD, one.up_RD]) for one in stored[1]],
+        "hidden": [state.hidden_TD for state in states],
+        "matrices": [torch.cat([one.down_RD, one.up_RD]) for one in experts],
         "kept": [set(result.kept) for result in results],
         "answers": [result.answer_after for result in results],
         "stages": stages.rows,
