@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.job.run_folder import git_commit
 from tests.faults.interleaving import NUM_REQUESTS, Story, tell
 from tests.integration.conftest import S3Server, start_s3_server
 from tests.integration.s3.ambiguous import COMMITS, FAULTS, check_all, write_through_faults
@@ -79,7 +80,7 @@ def interleaved(num_seeds: int, num_processes: int, end_s: float) -> list[Story]
     return found
 
 
-def page(told: list[Story], ambiguous_faults: Counter[str]) -> str:
+def page(told: list[Story], ambiguous_faults: Counter[str], num_places: int) -> str:
     kinds: Counter[str] = Counter()
     for story in told:
         for name, count in story.faults.items():
@@ -101,13 +102,15 @@ Written by `python -m tests.faults.fault_ledger`, a part of `make test-long`; no
 | seeds | 0 to {len(told) - 1} |
 | requests, calls | {len(told) * NUM_REQUESTS:,}, {sum(len(s.calls) for s in told):,} |
 | date | {datetime.now(UTC):%Y-%m-%d} |
+| code | {git_commit()[:12]} |
 | versions | Python {platform.python_version()}, {libraries} |
 
 Two writers, a submitter, a compactor that cleans up and a reader share a store; before each call
 another may run, and one in fifty calls is the last of its process
-([interleaving.py](../tests/faults/interleaving.py); `python -m tests.faults.interleaving SEED` tells
-one story again). Through a proxy before a real S3 server each kind of write (append, commit, remove,
-tag, index, compact, clean up, result, audit) meets each fault at each of its requests
+([interleaving.py](../tests/faults/interleaving.py); `python -m tests.faults.interleaving SEED`
+tells one story again). Through a proxy before a real S3 server each kind of write (append, commit,
+remove, tag, index, compact, clean up, result, audit) meets each fault at each of its first {num_places}
+requests and at the one that makes it visible
 ([ambiguous.py](../tests/integration/s3/ambiguous.py)). Not counted here: the
 kills, outages and full disks of whole jobs in `tests/integration/faults`.
 
@@ -131,7 +134,7 @@ def main() -> int:
     end_s = time.monotonic() + 60 * options.minutes
     faults = ambiguous(options.places, end_s)
     told = interleaved(options.seeds, options.processes, end_s)
-    LEDGER.write_text(page(told, faults), encoding="utf-8")
+    LEDGER.write_text(page(told, faults, options.places), encoding="utf-8")
     bad = [s.seed for s in told if s.num_lost or s.num_doubled or s.problems]
     if bad:
         print(f"replay with `python -m tests.faults.interleaving SEED`: {bad}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Writers, a compactor and readers in any order, killed between any two calls: nothing is lost."""
 
 import os
+from collections import Counter
 from pathlib import Path
 from unittest.mock import patch
 
@@ -8,6 +9,7 @@ import pytest
 from lance import LanceOperation
 
 from infra.storage import tables
+from tests.faults.fault_ledger import page
 from tests.faults.interleaving import Story, tell
 
 NUM_SEEDS = 50
@@ -57,3 +59,13 @@ def test_commits_that_do_not_conflict_would_be_found(tmp_path: Path) -> None:
             except Exception as error:
                 found.append(repr(error))
     assert any(found)
+
+
+def test_the_ledger_counts_what_the_stories_tell(tmp_path: Path) -> None:
+    told = [tell(seed, tmp_path / str(seed)) for seed in (5, 6)]
+    told[1].num_lost = 3
+    text = page(told, Counter({"stall": 4}), num_places=8)
+    num_faults = sum(story.faults.total() for story in told) + 4
+    assert f"| faults injected | {num_faults:,} |" in text
+    assert "| edits lost | 3 |" in text
+    assert "no answer before the timeout | 4 |" in text
