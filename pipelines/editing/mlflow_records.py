@@ -13,6 +13,7 @@ from liveedit_core.errors import StorageUnavailableError, TrackingError
 from liveedit_core.evaluation.false_activations import false_activation_values
 from liveedit_core.evaluation.retention import retention_values
 from liveedit_core.evaluation.summaries import metric_values, variant_values
+from liveedit_core.whole_files import write_whole
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.recipe_loader import to_flat_dict
@@ -91,7 +92,10 @@ class RunRecords:
         if key not in self._recorded or evaluation.num_new_results:
             self._tracker.log_metrics(metrics, step=evaluation.num_edits, model_id=model_id)
             self._recorded.add(key)
-            self._state_file.write_text(json.dumps(sorted(self._recorded)))
+            try:
+                write_whole(self._state_file, json.dumps(sorted(self._recorded)))
+            except OSError as error:  # the next start records it again, which counts once
+                _logger.warning("%s cannot be written: %s", self._state_file, error)
 
     def finished(
         self,
