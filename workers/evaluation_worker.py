@@ -33,8 +33,7 @@ from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case
-from workers.failures import converted_failures
-from workers.isolation import outcomes
+from workers.failures import converted_failures, outcomes
 from workers.messages import (
     EvaluationUnit,
     GeneratorFacts,

@@ -21,9 +21,8 @@ from infra.bank.fragments import FragmentWriter
 from infra.bank.schema import ExpertRow
 from liveedit_core.errors import NumericsError, ShapeError
 from liveedit_core.inputs.datasets import known_good
-from workers.failures import converted_failures
+from workers.failures import converted_failures, outcomes
 from workers.generator_worker import refusal_of
-from workers.isolation import outcomes
 from workers.messages import AskedEdit, EmbedderFacts, GeneratedBatch, GeneratedExpert, WrittenBatch
 from workers.models import limit_threads
 

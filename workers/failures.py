@@ -1,21 +1,29 @@
 """Failures between driver and workers, sorted into two kinds.
 
 Data errors (`retryable` is False) are never retried, infrastructure errors (`retryable` is True) a
-bounded number of times. Any other exception is a bug and is raised unchanged, with its traceback.
+bounded number of times. Any other exception is a bug and is raised unchanged, with its traceback;
+unless one input causes it: then it is its refusal (`outcomes`).
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 import ray.exceptions
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from liveedit_core.errors import LiveEditError, StorageUnavailableError, WorkerLostError
+from liveedit_core.errors import (
+    InputError,
+    LiveEditError,
+    StorageUnavailableError,
+    WorkerLostError,
+)
 
 MAX_ATTEMPTS = 4
 """Attempts of one piece of work before its infrastructure error ends the job."""
 
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -82,6 +90,38 @@ def retried(action: Callable[[], _T]) -> _T:
         reraise=True,
     )
     return retrying(action)
+
+
+def outcomes(
+    items: Sequence[_Item],
+    act: Callable[[Sequence[_Item]], Sequence[_Answer | Exception]],
+    check_program: Callable[[], object],
+) -> list[_Answer | Exception]:
+    """The answer or error of each item: of all at once, or one by one where that fails.
+
+    `check_program` does the same with an input that nothing is wrong with.
+    """
+    if not items:
+        return []
+    try:
+        done = list(act(items))
+    except Exception as error:
+        if is_of_no_input(error):
+            raise
+        if len(items) > 1:
+            return [one for item in items for one in outcomes([item], act, check_program)]
+        done = [error]
+    if any(isinstance(one, Exception) and not isinstance(one, InputError) for one in done):
+        check_program()
+    return done
+
+
+def is_of_no_input(error: Exception) -> bool:
+    """Whether an error says nothing about the input at hand: another attempt may succeed, or
+    nothing will."""
+    if isinstance(error, LiveEditError):
+        return error.retryable or error.ends_job
+    return isinstance(error, MemoryError)
 
 
 def _last_line(error: Exception) -> str:

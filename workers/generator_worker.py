@@ -32,8 +32,7 @@ from liveedit_core.method.expert import Expert
 from liveedit_core.method.refine import refiner_for
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
-from workers.failures import converted_failures
-from workers.isolation import outcomes
+from workers.failures import converted_failures, outcomes
 from workers.messages import GeneratedBatch, GeneratedExpert, GeneratorFacts, NumberedRequest
 from workers.models import CacheNames, ModelSource, limit_threads, open_states, place_of
 

@@ -26,8 +26,7 @@ from liveedit_core.inputs.datasets import check_known_good, load_requests
 from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.intake import Intake, Source, log_requests
 from pipelines.job.cases import fetcher
-from workers.failures import retried
-from workers.isolation import is_of_no_input
+from workers.failures import is_of_no_input, retried
 
 _SUFFIX = ".jsonl"
 MAX_TRIES = 3

@@ -17,8 +17,8 @@ from tests.unit.tiny_inputs import HashEmbedder, case, numbered, request
 from tests.unit.tiny_models import CONFIG, TinyBackbone, TinyModels
 from workers.evaluation_worker import EvaluationWorker
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
+from workers.failures import outcomes
 from workers.generator_worker import GeneratorWorker
-from workers.isolation import outcomes
 from workers.messages import EvaluationUnit, SharedRepository
 
 
