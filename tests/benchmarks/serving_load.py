@@ -86,16 +86,25 @@ class Load:
             for n in range(count)
         ]
         self.ask(bodies[0])
+        start_cpu_s = self._cpu_s()
         alone, alone_s = _timed(lambda: [self.ask(body) for body in bodies])
+        middle_cpu_s = self._cpu_s()
         with ThreadPoolExecutor(NUM_CLIENTS) as pool:
             together, together_s = _timed(lambda: list(pool.map(self.ask, bodies)))
+        end_cpu_s = self._cpu_s()
         num_tokens = sum(tokens for _, _, tokens in alone)
         return {
             "one_client_tokens_per_s": num_tokens / alone_s,
             "eight_clients_tokens_per_s": num_tokens / together_s,
             "ratio": alone_s / together_s,
+            "cpu_ratio": (middle_cpu_s - start_cpu_s) / (end_cpu_s - middle_cpu_s),
             "texts_differ": sum(a != b for a, b in zip(alone, together, strict=True)),
         }
+
+    def _cpu_s(self) -> float:
+        """Of the server; on a busy machine the fairer measure."""
+        times = psutil.Process(self.server.process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def overhead(self, rounds: int) -> dict[str, float]:
         """An answer of 12 tokens over HTTP against the library, in turn."""
