@@ -238,6 +238,11 @@ def test_hostile_texts_stay_texts(page: Page, http: httpx2.Client) -> None:
     row = page.locator("#edit-list > li").first
     expect(row).to_contain_text("<script>alert(2)</script>")
     assert page.locator("#edit-list script, #edit-list img[src=x]").count() == 0
+    page.click("nav >> text=Ask")
+    junk: Any = {"name": "x.png", "mimeType": "image/png", "buffer": b"<svg onload=alert(1)>"}
+    page.set_input_files("#file", junk)
+    expect(page.locator("#alert")).to_contain_text("not an image")
+    expect(page.locator("#preview")).to_be_hidden()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
