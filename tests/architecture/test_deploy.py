@@ -90,8 +90,9 @@ def cluster_of(name: str) -> Document:
     (document,) = documents(name)
     spec: Document = document["spec"]
     job: Document = spec.get("jobTemplate", spec)
-    cluster: Document = job.get("rayClusterSpec", job.get("rayClusterConfig", job))
-    return cluster
+    for place in ("rayClusterSpec", "rayClusterConfig"):
+        job = job.get(place, job)
+    return job
 
 
 def commands() -> Iterator[str]:

@@ -109,8 +109,8 @@ Two writers, a submitter, a compactor that cleans up and a reader share a store;
 another may run, and one in fifty calls is the last of its process
 ([interleaving.py](../tests/faults/interleaving.py); `python -m tests.faults.interleaving SEED`
 tells one story again). Through a proxy before a real S3 server each kind of write (append, commit,
-remove, tag, index, compact, clean up, result, audit) meets each fault at each of its first {num_places}
-requests and at the one that makes it visible
+remove, tag, index, compact, clean up, result, audit) meets each fault at each of its first
+{num_places} requests and at the one that makes it visible
 ([ambiguous.py](../tests/integration/s3/ambiguous.py)). Not counted here: the
 kills, outages and full disks of whole jobs in `tests/integration/faults`.
 
