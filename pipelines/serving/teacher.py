@@ -4,11 +4,14 @@ It is the one writer of the bank: it takes what the API logged (and what arrives
 writes the experts with the server's own backbone, commits windows and applies removals.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+import torch
 
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
@@ -30,6 +33,7 @@ from workers.expert_embedding_worker import ExpertEmbeddingWorker, load_embedder
 from workers.generator_worker import GeneratorWorker
 
 _REGISTER_S = 60.0
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,9 @@ class Teacher:
         except LiveEditError as error:
             self.problem = error.message
             self.say(f"the editing loop ended: {error.message}")
+        except Exception as error:  # a bug must not look like a loop that has nothing to do
+            self.problem = repr(error)
+            _logger.exception("the editing loop ended")
 
     def _pause(self, duration_s: float) -> None:
         self._is_closing.wait(duration_s)
@@ -99,13 +106,18 @@ class Teacher:
         write_recipe(config)
         store = ObjectStore(config.store_uri)
         store.check_exclusive_create()
+        threads = torch.get_num_threads()  # workers set those of their process: keep the server's
         generator = GeneratorWorker(
-            self.models, config.limits, refine=config.refine, weak=config.edits.weak
+            self.models,
+            config.limits,
+            refine=config.refine,
+            weak=config.edits.weak,
+            num_threads=threads,
         )
         section = config.embedding
+        clip = (section.open_clip_model, section.open_clip_pretrained, "cpu", section.compute_dtype)
         embedder = ExpertEmbeddingWorker(
-            partial(load_embedder, section.open_clip_model, section.open_clip_pretrained),
-            batch_size=section.batch_size,
+            partial(load_embedder, *clip), batch_size=section.batch_size, num_threads=threads
         )
         identity = bank_identity(generator.describe(), embedder.describe())
         tracker = Tracker(
