@@ -32,6 +32,7 @@ from liveedit_core.edited_model import open_model
 from tests.benchmarks.frame import machine, parser_of, publish
 from tests.integration.served import ServedProcess, fact, served, wait_until_held
 from tests.running_server import data_uri, user_turn
+from tests.unit.tiny_operations import make_champion
 
 RESULTS = Path(__file__).with_suffix(".json")
 CHAT = "/v1/chat/completions"
@@ -171,7 +172,7 @@ class Load:
             thread.start()
         for move in range(23):  # 20 promotions, then 3 steps back
             target = registered[move % 3] if move < 20 else registered[(22 - move) % 3]
-            versions.set_alias(BANK_MODEL, "champion", target)
+            make_champion(versions, ObjectStore(self.root / "operations"), target)
             deadline_s = time.monotonic() + 20
             while self._registered() != target and time.monotonic() < deadline_s:
                 time.sleep(0.05)

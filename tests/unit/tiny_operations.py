@@ -67,6 +67,23 @@ LAX = ("thresholds.modal_locality=0.0",)
 """Overrides of a promotion that asks little."""
 
 
+def make_champion(versions: ModelVersions, operations: ObjectStore, version: int) -> AuditRecord:
+    """As a promotion does, without its gates."""
+    registered = versions.find(f"models:/{BANK_MODEL}/{version}")
+    log = AuditLog(operations, BANK_MODEL)
+    record = replace(
+        FIRST_AUDIT,
+        sequence=len(log.records()) + 1,
+        version=version,
+        manifest_sha256=sha256_of(versions.manifest_text(registered).encode()),
+        before_sha256=log.head(),
+    )
+    assert log.append(record)
+    versions.set_alias(BANK_MODEL, "champion", version)
+    log.mark_done(record)
+    return record
+
+
 def weak_generator(config: GeneratorConfig = TINY_CONFIG) -> LiveEditGenerator:
     """Experts that change next to nothing."""
     return scaled(tiny_generator(config), 0.05)
@@ -153,20 +170,7 @@ class Operations:
         return self.registry.register_bank_version(self.bank, self.commit(cases, generator))
 
     def make_champion(self, version: int) -> AuditRecord:
-        """As a promotion does."""
-        registered = self.versions.find(f"models:/{BANK_MODEL}/{version}")
-        log = AuditLog(self.operations_store, BANK_MODEL)
-        record = replace(
-            FIRST_AUDIT,
-            sequence=len(log.records()) + 1,
-            version=version,
-            manifest_sha256=sha256_of(self.versions.manifest_text(registered).encode()),
-            before_sha256=log.head(),
-        )
-        assert log.append(record)
-        self.versions.set_alias(BANK_MODEL, "champion", version)
-        log.mark_done(record)
-        return record
+        return make_champion(self.versions, self.operations_store, version)
 
     def commit(self, cases: Iterable[Case], generator: LiveEditGenerator | None = None) -> int:
         """Commit a window that nobody registers."""

@@ -186,8 +186,6 @@ def test_a_pyramid_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
         resolve_recipe(
             parse_arguments(["--backbone=no/where", "model.visual_source=tower_pyramid"])
         )
-    with pytest.raises(ConfigError, match=r"sharding\.gpus_per_shard=1"):
-        resolve_recipe(parse_arguments(["--backbone=no/where", "backbone.device=cuda"]))
 
 
 def test_cases_of_a_file_are_completed_or_refused(cases: Path, tmp_path: Path) -> None:

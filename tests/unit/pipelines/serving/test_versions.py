@@ -108,15 +108,18 @@ def test_promotions_and_rollbacks_under_load_tear_no_answer(place: Place) -> Non
         failures: list[str] = []
         seen: set[int] = set()
 
+        def ask_champion(number: int) -> None:
+            version = store.named("liveedit")
+            seed = number % len(items)
+            one = ask(service.engine, items[seed], version, 5)
+            one.done()
+            seen.add(version.bank_version)
+            if one.text != known[version.bank_version, seed]:
+                failures.append(f"{version.name}: {one.text!r}")
+
         def client(number: int) -> None:
             while not is_over.is_set():
-                version = store.named("liveedit")
-                seed = number % len(items)
-                one = ask(service.engine, items[seed], version, 5)
-                one.done()
-                seen.add(version.bank_version)
-                if one.text != known[version.bank_version, seed]:
-                    failures.append(f"{version.name}: {one.text!r}")
+                ask_champion(number)
                 number += 1
 
         threads = [threading.Thread(target=client, args=(n,)) for n in range(6)]
@@ -127,6 +130,7 @@ def test_promotions_and_rollbacks_under_load_tear_no_answer(place: Place) -> Non
             operations.make_champion(champion)
             store.refresh()
             assert store.current.registered == champion
+            ask_champion(round_)
         is_over.set()
         for thread in threads:
             thread.join()
