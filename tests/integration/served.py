@@ -102,6 +102,15 @@ def fact(name: str, target: str, prompt: str = "What is shown here?") -> dict[st
     return {"image": data_uri(drawing(name)), "prompt": prompt, "target": target}
 
 
+def wait_until_answering(client: httpx2.Client, wait_s: float = 60.0) -> None:
+    """Until `liveedit` is the newest version."""
+    deadline_s = time.monotonic() + wait_s
+    newest = client.get("/v1/versions").json()["data"][0]["version"]
+    while client.get("/v1/status").json()["liveedit"]["bank_version"] < newest:
+        assert time.monotonic() < deadline_s, f"v{newest} is not answering yet"
+        time.sleep(0.1)
+
+
 def wait_until_held(client: httpx2.Client, edit_id: str, wait_s: float = 60.0) -> dict[str, Any]:
     """The edit once the loop is done with it."""
     deadline_s = time.monotonic() + wait_s

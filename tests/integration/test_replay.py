@@ -59,7 +59,8 @@ def undisturbed(store: ObjectStore) -> BankEvaluation:
 
 def num_objects() -> int:
     """Objects in the shared memory of this node."""
-    text = memory_summary(stats_only=True)
+    address = ray.get_runtime_context().gcs_address  # other tests run beside this one
+    text = memory_summary(address=address, stats_only=True)
     found = re.search(r"Plasma memory usage \d+ MiB, (\d+) objects", text)
     assert found, text
     return int(found[1])
@@ -69,7 +70,7 @@ def wait_for_objects(count: int) -> None:
     """Ray frees what nobody refers to a moment later."""
     end_s = time.monotonic() + 10
     while num_objects() != count:
-        assert time.monotonic() < end_s, memory_summary()
+        assert time.monotonic() < end_s, f"{num_objects()} objects, not {count}"
         time.sleep(0.2)
 
 

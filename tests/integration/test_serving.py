@@ -23,6 +23,7 @@ from tests.integration.served import (
     fact,
     served,
     start_process,
+    wait_until_answering,
     wait_until_held,
 )
 from tests.running_server import user_turn
@@ -215,6 +216,7 @@ def test_a_person_asks_teaches_browses_removes_and_restores(page: Page) -> None:
 
 def test_a_person_reads_the_time_line_and_is_told_why_not(page: Page, http: httpx2.Client) -> None:
     wait_until_held(http, teach(http, **fact("gold", "clock of Bo")))
+    wait_until_answering(http)
     page.click("nav >> text=Versions")
     rows = page.locator("#version-list > li")
     expect(rows.first).to_contain_text("answering now")
