@@ -122,9 +122,9 @@ class Gate:
             return 0, ""
         if self._num_open >= self._limits.max_connections:
             return 429, f"{self._num_open:,} requests are open; try again"
-        if not (self._keys.read or self._keys.edit) and not _is_of_this_machine(headers):
+        if not self._keys.read and not _is_of_this_machine(headers):
             return 403, (
-                "without keys this server answers programs and its own page on this machine only: "
+                f"without {READ_KEY} this server answers programs and its own page on this machine only: "
                 "the Host header must be a loopback name, and Origin its own"
             )
         if path in OPEN_PATHS and method in ("GET", "HEAD"):
@@ -177,14 +177,11 @@ def _is_of_this_machine(headers: dict[bytes, str]) -> bool:
     """Whether Host is a loopback name and Origin, if any, the server itself: a page of another
     site, or a name that was bound to this address, gets nothing."""
     host, origin = headers.get(b"host", ""), headers.get(b"origin", "")
-    return _name_of(f"//{host}") in LOOPBACK and (not origin or urlsplit(origin).netloc == host)
-
-
-def _name_of(url: str) -> str | None:
     try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
+        is_own = not origin or urlsplit(origin).netloc == host
+        return is_own and urlsplit(f"//{host}").hostname in LOOPBACK
+    except ValueError:  # brackets that hold no address
+        return False
 
 
 def gated(app: ASGIApp, recipe: ServeRecipe, count: Callable[[Scope, int], None]) -> Gate:

@@ -12,6 +12,8 @@ from liveedit_core.method.editor import NOTHING_KEPT, Routing
 from pipelines.serving.served import ServedVersion
 
 FinishReason = Literal["stop", "length"]
+_COLDEST = 1e-6
+"""Logits divided by less would be infinite in float32; at this one the most likely token wins."""
 _BROKEN = "\ufffd"
 """What the first bytes of a character decode to."""
 
@@ -34,10 +36,13 @@ class Sampling:
         drawer = torch.Generator()
         _ = drawer.seed() if self.seed is None else drawer.manual_seed(self.seed)
 
+        temperature = max(self.temperature, _COLDEST)
+
         def draw(logits_V: Tensor) -> int:
-            shares, order = (logits_V.cpu() / self.temperature).softmax(-1).sort(descending=True)
-            before = shares.cumsum(-1) - shares
-            shares = shares.masked_fill(before >= self.top_p, 0.0)
+            shares, order = (logits_V.cpu() / temperature).softmax(-1).sort(descending=True)
+            is_cut = shares.cumsum(-1) - shares >= self.top_p
+            is_cut[0] = False  # the most likely token stays, however small top_p is
+            shares = shares.masked_fill(is_cut, 0.0)
             return int(order[torch.multinomial(shares, 1, generator=drawer)])
 
         return draw

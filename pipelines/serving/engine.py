@@ -208,8 +208,13 @@ class Engine:
         ended = set()
         for row, logits_V in zip(rows, logits_BV, strict=True):
             sequence = self._running[row]
-            token = sequence.choose(logits_V)
-            if not sequence.take(token, self.backbone.end_ids):
+            try:
+                goes_on = sequence.take(sequence.choose(logits_V), self.backbone.end_ids)
+            except Exception as error:  # its logits are no numbers: the other rows are sound
+                _logger.exception("an answer failed")
+                sequence.tell(Failed(error))
+                goes_on = False
+            if not goes_on:
                 ended.add(row)
         if ended:
             stay = [row for row in range(len(self._running)) if row not in ended]

@@ -119,6 +119,11 @@ class VersionStore:
                 if error.message != self.problem:
                     _logger.error("version %s stays: %s", self.current.name, error.message)
                 self.problem = error.message
+            except Exception as error:  # whatever a store raises must not end the looking
+                problem = f"the version cannot be read ({type(error).__name__})"
+                if problem != self.problem:
+                    _logger.exception("version %s stays", self.current.name)
+                self.problem = problem
 
     def _follow(self) -> None:
         target = self._target()

@@ -92,8 +92,20 @@ def test_pages_of_other_sites_get_nothing(client: TestClient) -> None:
     strange = {"Origin": "https://evil.example"}
     assert client.post(CHAT, json=chat_body(), headers=strange).status_code == 403
     assert client.get("/v1/models", headers={"Host": "["}).status_code == 403
+    for origin in ("http://[", "http://[::1", "http://a]b", "null"):
+        assert client.get("/v1/models", headers={"Origin": origin}).status_code == 403, origin
     own = {"Origin": "http://127.0.0.1"}
     assert client.get("/v1/models", headers=own).status_code == 200
+
+
+def test_what_is_read_without_a_key_is_read_on_this_machine_only(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(EDIT_KEY, EDIT)
+    with place.client() as client:
+        assert client.get("/v1/models").status_code == 200
+        for strange in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+            assert client.get("/v1/models", headers=strange).status_code == 403, strange
 
 
 def test_sizes_are_limited_and_headers_are_safe(locked: TestClient) -> None:

@@ -1,12 +1,14 @@
 """The engine: what it answers in a crowd is what the library answers alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+import torch
+from torch import Tensor
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError
-from pipelines.serving.answers import Done, TextStream
+from pipelines.serving.answers import Done, Sampling, TextStream
 from pipelines.serving.engine import BusyError, Engine, EngineClosedError
 from pipelines.serving.served import ExpertCache, ServedVersion, unedited
 from tests.serving_parts import ask, edited_version, some_requests
@@ -73,9 +75,28 @@ def test_seeds_decide_what_is_drawn(engine: Engine) -> None:
 
     assert drawn(1) == drawn(1)
     assert len({drawn(seed) for seed in range(4)}) > 1
-    one = ask(engine, question(0), unedited(), 12, temperature=2.0, top_p=1e-6)
-    one.done()
-    assert one.text == offline(unedited(), question(0), 12)
+    greedy = offline(unedited(), question(0), 12)
+    for temperature, top_p in ((2.0, 1e-6), (2.0, 5e-324), (1e-38, 1.0), (5e-324, 5e-324)):
+        one = ask(engine, question(0), unedited(), 12, temperature=temperature, top_p=top_p)
+        one.done()
+        assert one.text == greedy, (temperature, top_p)
+
+
+def test_an_answer_whose_token_cannot_be_chosen_fails_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(sampling: Sampling) -> Callable[[Tensor], int]:
+        if not sampling.seed:
+            return lambda logits_V: int(logits_V.argmax())
+        return lambda logits_V: int(torch.multinomial(logits_V * torch.nan, 1))
+
+    monkeypatch.setattr(Sampling, "chooser", broken)
+    long = ask(engine, question(0), unedited(), 60)
+    failing = ask(engine, question(1), unedited(), 60, seed=1)
+    with pytest.raises(RuntimeError):
+        failing.done()
+    long.done()
+    assert long.text == offline(unedited(), question(0), 60)
 
 
 def test_a_bad_image_fails_alone(engine: Engine) -> None:

@@ -1,6 +1,8 @@
 """Versions are loaded beside each other, verified, switched to and drained."""
 
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,30 @@ def test_a_damaged_version_is_not_switched_to_and_the_server_says_so(place: Plac
     path.write_bytes(bytes(data))
     store.refresh()
     assert (store.current.bank_version, store.problem) == (version, "")
+
+
+def test_whatever_a_store_raises_the_old_version_stays_and_the_looking_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = place.service("versions.poll_s=0.01")
+    try:
+        before = service.versions.current
+        with monkeypatch.context() as patch:
+            patch.setattr(VersionStore, "_target", lambda self: {}["missing"])
+            _until(lambda: "KeyError" in service.versions.problem)
+            assert service.versions.current is before
+        version = place.log_and_commit(6, 7)
+        _until(lambda: service.versions.current.bank_version == version)
+        _until(lambda: not service.versions.problem)
+    finally:
+        service.close()
+
+
+def _until(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def place_files(place: Place, version: int) -> list[str]:
