@@ -124,8 +124,8 @@ class Gate:
             return 429, f"{self._num_open:,} requests are open; try again"
         if not self._keys.read and not _is_of_this_machine(headers):
             return 403, (
-                f"without {READ_KEY} this server answers programs and its own page on this machine only: "
-                "the Host header must be a loopback name, and Origin its own"
+                f"without {READ_KEY} this server answers programs and its own page on this machine "
+                "only: the Host header must be a loopback name, and Origin its own"
             )
         if path in OPEN_PATHS and method in ("GET", "HEAD"):
             return 0, ""
