@@ -26,7 +26,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart serve test test-long check check-gpu format lock browser train-backbone \
+.PHONY: help setup quickstart serve test test-long check check-gpu format lock sbom audit browser train-backbone \
 	train-generator final-numbers daily-numbers benchmark-data ray-head clean
 
 help: ## list the targets
@@ -86,6 +86,14 @@ lock: setup ## resolve pyproject.toml again and write requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet \
 		--output-file requirements.lock
+
+sbom: setup ## list all locked packages in sbom.json (CycloneDX)
+	$(PIP) install -qq cyclonedx-bom==7.5.0
+	$(BIN)/cyclonedx-py requirements requirements.lock --output-file sbom.json
+
+audit: setup ## known advisories of the locked packages, where PyPI answers
+	$(PIP) install -qq pip-audit==2.10.1
+	$(BIN)/pip-audit --no-deps --disable-pip -r requirements.lock
 
 browser: ## install Chromium where there is none and apt-get may; tests look at report pages with it
 	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
