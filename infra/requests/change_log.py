@@ -15,7 +15,7 @@ from lance import LanceDataset
 
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, not_null, read_rows
-from liveedit_core.errors import InputError
+from liveedit_core.inputs.text import check_text
 
 ChangeKind = Literal["remove", "restore", "rollback"]
 
@@ -92,8 +92,9 @@ class ChangeLog:
         reason: str,
     ) -> Change | None:
         """Store the part of a change that has an effect; None if it has none."""
-        _check_text("author", author)
-        _check_text("reason", reason, may_be_empty=True)
+        check_text(author, "author", _MAX_TEXT_CHARS)
+        if reason:
+            check_text(reason, "reason", _MAX_TEXT_CHARS)
         self._table = Table.open_or_create(self._store, "changes", _SCHEMA)
 
         def attempt(base: LanceDataset) -> Change | None:
@@ -129,12 +130,3 @@ def removed_after(changes: Sequence[Change]) -> set[str]:
 def _to_rows(change: Change) -> pa.Table:
     row = {name: getattr(change, name) for name in _SCHEMA.names}
     return pa.Table.from_pylist([row], schema=_SCHEMA)
-
-
-def _check_text(name: str, text: str, *, may_be_empty: bool = False) -> None:
-    if not text.strip() and not may_be_empty:
-        raise InputError(f"a change needs its {name}")
-    if len(text) > _MAX_TEXT_CHARS:
-        raise InputError(
-            f"{name} has {len(text)} characters, at most {_MAX_TEXT_CHARS} are allowed"
-        )

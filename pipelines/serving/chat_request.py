@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pipelines.serving.answers import Sampling
 from pipelines.serving.errors import ApiError
@@ -75,13 +75,11 @@ class ChatRequest(Body):
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: (
-        Annotated[str, Field(min_length=1, max_length=100)]
-        | Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=MAX_STOPS)
-        ]
-        | None
-    ) = None
+    stop: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=100)]] | None,
+        Field(max_length=MAX_STOPS),
+        BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
+    ] = None
     n: Annotated[int, Field(ge=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -109,14 +107,13 @@ class ChatRequest(Body):
                 raise ApiError(
                     400, f"{name}: at most {most} are accepted", code="invalid_value", param=name
                 )
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [
             Sampling(
                 max_tokens=max_tokens,
                 temperature=self.temperature or 0.0,
                 top_p=1.0 if self.top_p is None else self.top_p,
                 seed=None if self.seed is None else (self.seed + choice) % 2**63,
-                stop=tuple(stops),
+                stop=tuple(self.stop or ()),
             )
             for choice in range(count)
         ]

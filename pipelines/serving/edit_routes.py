@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse, Response
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.images import decode_image
@@ -21,16 +21,16 @@ from liveedit_core.inputs.text import check_text
 from liveedit_core.schema import EditRequest
 from pipelines.operations.promoter import Decision
 from pipelines.serving.chat_request import Body
-from pipelines.serving.errors import error_response
+from pipelines.serving.errors import ONE_EDIT, SEVERAL_EDITS, error_response
 from pipelines.serving.knowledge import EditQuery
 from pipelines.serving.service import Service
 from pipelines.serving.timeline import decided
 
 MAX_EDITS = 64
+_MAX_REASON_CHARS = 2000
 State = Literal["pending", "held", "superseded", "removed", "refused"]
 EditId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[int, Path(ge=1, lt=10**9)]
-Reason = Annotated[str, Field(max_length=2000)]
 
 
 class EditBody(Body):
@@ -49,11 +49,27 @@ class EditsBody(Body):
     edits: Annotated[list[EditBody], Field(min_length=1, max_length=MAX_EDITS)]
 
 
+def _kind_of(body: object) -> str:
+    return SEVERAL_EDITS if isinstance(body, dict) and "edits" in body else ONE_EDIT
+
+
+AnyEdits = Annotated[
+    Annotated[EditBody, Tag(ONE_EDIT)] | Annotated[EditsBody, Tag(SEVERAL_EDITS)],
+    Discriminator(_kind_of),
+]
+"""Told apart, so that what is wrong is said of the form that was meant."""
+
+
 class ChangeBody(Body):
     """Who changes something, and why."""
 
-    reason: Annotated[str, Field(min_length=1, max_length=2000)]
+    reason: Annotated[str, Field(min_length=1, max_length=_MAX_REASON_CHARS)]
     author: Annotated[str, Field(min_length=1, max_length=MAX_SUBMITTER_CHARS)] = "api"
+
+    @field_validator("reason", "author")
+    @classmethod
+    def _is_text(cls, text: str, info: ValidationInfo) -> str:
+        return check_text(text, info.field_name or "", _MAX_REASON_CHARS)
 
 
 class SearchBody(Body):
@@ -81,7 +97,7 @@ async def read_edit(service: Service, body: EditBody) -> EditRequest | Rejected:
             also_asked=body.also_asked,
             submitter=body.submitter,
         )
-        service.knowledge.check(request)
+        await asyncio.to_thread(service.knowledge.check, request)
         return request
     except InputError as error:
         return Rejected.from_error(error)
@@ -93,7 +109,7 @@ def edit_routes(service: Service) -> APIRouter:
 
     @router.post("")
     async def post(
-        body: EditBody | EditsBody,
+        body: AnyEdits,
         idempotency_key: Annotated[str, Header(max_length=200)] = "",
     ) -> Response:
         bodies = body.edits if isinstance(body, EditsBody) else [body]

@@ -16,6 +16,9 @@ from pipelines.serving.timeline import NotPossibleError
 from pipelines.serving.versions import UnknownModelError
 
 RETRY_AFTER_S = 1
+ONE_EDIT, SEVERAL_EDITS = "one edit", "several edits"
+_NO_NAMES = ("body", "query", "path", ONE_EDIT, SEVERAL_EDITS)
+"""Parts of a place that are no names of the client's."""
 _logger = logging.getLogger(__name__)
 _TYPES = {
     401: "authentication_error",
@@ -90,7 +93,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+        place = [str(part) for part in first["loc"] if part not in _NO_NAMES]
         name, kind = ".".join(place), first["type"]
         if kind == "json_invalid":
             return error_response(400, "the body is not valid JSON", code="invalid_json")

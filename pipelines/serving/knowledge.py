@@ -22,6 +22,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.datasets import validate_tokens
 from liveedit_core.inputs.images import decode_image
+from liveedit_core.method.editor import edit_input
 from liveedit_core.schema import EditRequest
 from pipelines.serving.versions import VersionStore
 
@@ -81,6 +82,7 @@ class Knowledge:
         config = self.versions.generator.config
         limits = self.versions.recipe.limits.for_generator(config.max_target_tokens)
         validate_tokens(request, self.versions.backbone, limits=limits)
+        self.versions.backbone.check_input(edit_input(request))
 
     def submit(self, requests: Sequence[EditRequest], occasion: str = "") -> list[dict[str, Any]]:
         """Log edits; each is stored when this returns. The same edit again changes nothing, unless

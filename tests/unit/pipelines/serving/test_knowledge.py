@@ -54,7 +54,15 @@ def test_good_edits_of_a_request_are_taken_and_bad_ones_named(client: TestClient
     alone = client.post("/v1/edits", json=bad)
     assert alone.status_code == 400
     assert alone.json()["error"]["code"] == "EmptyText"
-    assert client.post("/v1/edits", json={"edits": []}).status_code == 400
+    for body, place in (
+        ({"edits": []}, "edits"),
+        ({"edits": [edit_body(53), {"image": "x", "target": "y"}]}, "edits.1.prompt"),
+        ({"image": "x", "target": "y"}, "prompt"),
+    ):
+        wrong = client.post("/v1/edits", json=body)
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, place)
+    backbone_says = client.post("/v1/edits", json=edit_body(54, prompt="What is <image> here?"))
+    assert backbone_says.status_code == 400
     assert client.post("/v1/edits", json=edit_body(1, note="x")).status_code == 400
     long = client.post("/v1/edits", json=edit_body(54, target="word " * 90))
     assert "tokens" in long.json()["error"]["message"]
@@ -109,6 +117,22 @@ def test_a_removal_is_decided_here_and_done_by_the_writer(client: TestClient, pl
     events = client.get(f"/v1/edits/{edit_id}").json()["history"]
     reasons = [event["reason"] for event in events if "decided" in event["event"]]
     assert reasons == ["wrong catalogue"] * 2
+
+
+@pytest.mark.parametrize("text", ["\0", "a\x1b[2J", "\u202egnp", "\u200b", " "])
+@pytest.mark.parametrize("name", ["reason", "author"])
+def test_who_and_why_are_texts_that_a_reader_sees(client: TestClient, name: str, text: str) -> None:
+    edit = f"/v1/edits/{request(1).edit_id}"
+    for method, path in (
+        ("DELETE", edit),
+        ("POST", f"{edit}/restore"),
+        ("POST", "/v1/versions/1/promote"),
+        ("POST", "/v1/versions/rollback"),
+    ):
+        refused = client.request(method, path, json={**WHY, name: text})
+        assert refused.status_code == 400
+        assert name in refused.json()["error"]["message"]
+    assert client.get(edit).json()["state"] != "removed"
 
 
 def test_the_time_line_says_what_changed(client: TestClient, place: Place) -> None:
