@@ -66,14 +66,16 @@ class Answer:
     async def told(self, http: Request) -> AsyncIterator[tuple[int, Event]]:
         """The events of all sequences, until the last of them is done or the client goes away."""
         clocks = [AnswerClock(telemetry=self.service.telemetry) for _ in self.questions]
-        num_open = len(self.questions)
+        num_open, looked_s = len(self.questions), time.monotonic()
         try:
             while num_open:
+                if time.monotonic() >= looked_s + _LOOK_S:  # also while tokens come
+                    if await http.is_disconnected():
+                        return
+                    looked_s = time.monotonic()
                 try:
                     index, event = await asyncio.wait_for(self.events.get(), _LOOK_S)
                 except TimeoutError:
-                    if await http.is_disconnected():
-                        return
                     continue
                 if isinstance(event, Prefilled):
                     clocks[index].prefilled(len(event.routing.kept), event.routing_s)

@@ -1,13 +1,19 @@
 """/v1/chat/completions and /v1/models, as OpenAI's clients use them."""
 
+import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from fastapi import Request
 from starlette.testclient import TestClient
 
 from liveedit_core.backbones.protocol import BackboneInput
+from pipelines.serving import chat
+from pipelines.serving.answers import Question, Sampling, Text
+from pipelines.serving.chat import Answer
+from pipelines.serving.chat_request import ChatRequest
 from tests.running_server import Place, chat_body, data_uri, user_turn
 from tests.tiny_backbone import image, tiny_backbone
 
@@ -187,3 +193,41 @@ def test_an_image_is_named_by_data_only(client: TestClient) -> None:
     response = client.post(CHAT, json=body)
     assert response.status_code == 400
     assert "image" in response.json()["error"]["message"]
+
+
+def test_an_answer_that_nobody_waits_for_ends_while_its_tokens_come(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gone:
+        async def is_disconnected(self) -> bool:
+            return True
+
+    async def told(answer: Answer) -> None:
+        async def go_on() -> None:
+            while True:
+                answer.events.put_nowait((0, Text("more ")))
+                await asyncio.sleep(0.01)
+
+        endless = asyncio.create_task(go_on())
+        async with asyncio.timeout(30):
+            async for _ in answer.told(cast(Request, Gone())):
+                pass
+        endless.cancel()
+
+    monkeypatch.setattr(chat, "_LOOK_S", 0.1)
+    service = place.service()
+    try:
+        version = service.versions.named("liveedit@unedited")
+        question = Question(
+            item=BackboneInput(prompt="?"),
+            version=version,
+            sampling=Sampling(max_tokens=1),
+            on_event=print,
+        )
+        request = ChatRequest.model_validate(chat_body())
+        asyncio.run(
+            told(Answer(service=service, request=request, version=version, questions=[question]))
+        )
+        assert question.is_cancelled
+    finally:
+        service.close()
