@@ -81,11 +81,14 @@ def test_a_damaged_version_is_not_switched_to_and_the_server_says_so(place: Plac
 def test_whatever_a_store_raises_the_old_version_stays_and_the_looking_goes_on(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def no_such_key(self: VersionStore) -> None:
+        raise KeyError("missing")
+
     service = place.service("versions.poll_s=0.01")
     try:
         before = service.versions.current
         with monkeypatch.context() as patch:
-            patch.setattr(VersionStore, "_target", lambda self: {}["missing"])
+            patch.setattr(VersionStore, "_target", no_such_key)
             _until(lambda: "KeyError" in service.versions.problem)
             assert service.versions.current is before
         version = place.log_and_commit(6, 7)
