@@ -259,7 +259,7 @@ class _Window:
             return "", 0.0
         self._read_requests({item.edit_id, *others})
         found = []
-        for other in sorted(others):
+        for other in sorted(others & self._requests.keys()):  # one may be lost
             likeness = self._similarity(item, other)
             if likeness > 0:
                 found.append((likeness, self._newest_of(self._subject_of(other))[0], other))

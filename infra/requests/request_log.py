@@ -257,7 +257,7 @@ class RequestLog:
         return list(self.index().keys.values())
 
     def find(self, edit_ids: Collection[str]) -> Iterator[LoggedRequest]:
-        """The requests of some edits, by sequence; unknown edits are skipped."""
+        """The requests of some edits, by sequence; unknown and lost ones are skipped."""
         yield from self.read(self.sequences_of(edit_ids))
 
     def subjects_of(self, edit_ids: Collection[str]) -> dict[str, str]:
@@ -273,11 +273,13 @@ class RequestLog:
         return self.index().lost
 
     def sequences_of(self, edit_ids: Collection[str]) -> list[int]:
-        """Newest numbers of some edits; unknown edits are skipped."""
+        """Newest numbers of some edits; unknown edits and lost requests are skipped."""
         index = self.index()
-        return [
-            index.numbers_of[edit_id][-1] for edit_id in edit_ids if edit_id in index.numbers_of
-        ]
+        readable = (
+            [number for number in index.numbers_of.get(edit_id, ()) if number not in index.lost]
+            for edit_id in edit_ids
+        )
+        return [numbers[-1] for numbers in readable if numbers]
 
     def edits_of_subjects(self, subject_ids: Collection[str]) -> dict[str, list[tuple[int, str]]]:
         """Sequence and edit_id of each subject's edits, in the order of the log."""

@@ -227,4 +227,5 @@ def _edits_of_file(path: Path, store: ObjectStore, request_log: RequestLog) -> l
         for item in items
         if not isinstance(item, Rejected)  # was never added to the log
     ]
-    return [item.edit_id for item in requests if request_log.sequences_of([item.edit_id])]
+    known = request_log.index().numbers_of
+    return [item.edit_id for item in requests if item.edit_id in known]

@@ -64,8 +64,10 @@ class EvaluationSchedule:
 
     def window_done(self, version: int | None, last_sequence: int) -> None:
         """Start what a window made due; `version` is None if all its requests were refused."""
-        if version is not None and all(window.version != version for window in self._windows):
-            self._windows.append(self.bank.versions.record(version))
+        # A window whose edits were all removed meanwhile adds no version.
+        record = None if version is None else self.bank.versions.state_at(version)
+        if record is not None and all(window.version != record.version for window in self._windows):
+            self._windows.append(record)
         self.start_due(last_sequence)
 
     def start_due(self, done_through: int, *, is_end: bool = False) -> None:

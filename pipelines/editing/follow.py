@@ -143,7 +143,7 @@ class Follower:
         """Log files of the inbox until a window is full."""
         files = self._inbox.waiting()
         self._num_files = len(files)
-        num_waiting = len(self._waiting)
+        num_waiting, num_logged = len(self._waiting), len(self.request_log)
         for entry in files:
             self._note_arrival(entry.modified_at)
             try:
@@ -155,6 +155,9 @@ class Follower:
             self._num_files -= 1
             if intake is not None:
                 num_waiting += intake.num_new
+                num_logged += intake.num_new
+                if len(self.request_log) < num_logged:
+                    self._known_through = None  # a lost request has its old number again
                 self._count(entry.key, intake)
             if self.should_stop() or num_waiting >= self.config.bank.window_edits:
                 return
@@ -193,6 +196,7 @@ class Follower:
             return time.monotonic() >= end_s if is_draining else self.should_stop()
 
         self._runner.run(list(self._waiting), should_stop)
+        del self._runner.rejected[:-_MAX_REJECTS_KEPT]
         lag_s = self._lag_s()
         self._oldest_at = None
         self._active_at_s = self._reported_at_s = time.monotonic()

@@ -135,7 +135,8 @@ def _run_pending(
     log = runner.request_log
     sequences = runner.bank.pending_sequences(log)
     schedule.start_due(sequences[0] - 1 if sequences else len(log))
-    if sequences:
+    # A stop before all inputs are logged: windows end where those of a whole run do.
+    if sequences and not should_stop():
         runner.run(sequences, should_stop)
     if not sequences or not should_stop():
         schedule.start_due(len(log), is_end=True)

@@ -114,7 +114,7 @@ class WindowRunner:
     """Called after each micro-batch."""
     timings: Timings = field(default_factory=Timings)
     rejected: list[Rejected] = field(default_factory=list)
-    """Requests that got no expert."""
+    """Requests that got no expert, as far as that is stored."""
     _compaction: Compaction = field(init=False)
     _subjects: Subjects = field(init=False)
 
@@ -172,7 +172,6 @@ class WindowRunner:
         self.timings.refine_s += batch.refine_s
         self.timings.embed_s += batch.embed_s
         self.timings.num_processed += batch.num_experts + len(batch.rejected)
-        self.rejected += batch.rejected
 
     def commit(self, window: Sequence[tuple[WrittenBatch, Asked]]) -> int | None:
         """Store the refusals of a window and make its experts visible; returns the new version,
@@ -182,6 +181,7 @@ class WindowRunner:
         refused = [item for batch, _ in window for item in batch.rejected]
         if refused:
             retried(lambda: self.request_log.reject_requests(refused, bank=self.bank.name))
+            self.rejected += refused
         fragments = [fragment for batch, _ in window for fragment in batch.fragments]
         if fragments:
             message = f"requests up to {window[-1][0].last_sequence}"

@@ -165,7 +165,9 @@ class Knowledge:
         """The edit's image as a small PNG, drawn anew from its pixels."""
         with self._lock:
             self._header(edit_id)
-            (logged, *_) = self._log.find([edit_id])
+            logged = next(self._log.find([edit_id]), None)
+        if logged is None:
+            raise UnknownEditError(f"the request of edit {edit_id[:80]!r} is lost")
         image = decode_image(logged.request.image_bytes)
         image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         buffer = io.BytesIO()

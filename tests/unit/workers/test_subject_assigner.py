@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from infra.bank.expert_bank import ExpertBank
+from infra.requests.log_integrity import repair_log
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.images import decode_image
@@ -275,3 +276,17 @@ def decode_to_smooth() -> bytes:
     buffer = io.BytesIO()
     Image.linear_gradient("L").convert("RGB").save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def test_an_edit_with_the_image_of_a_lost_request_stands_for_itself(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject_assigner, "same_image", lambda asked, *_: [[0] for _ in asked])
+    driver.run([A], *windows_of(1))
+    for file in (Path(driver.log.table.uri) / "data").iterdir():
+        file.unlink()
+    repair_log(RequestLog(driver.store))
+    again = driver_at(tmp_path)
+    again.run([IN_OTHER_WORDS], *windows_of(1))
+    assert held(again) == [A.edit_id, IN_OTHER_WORDS.edit_id]
+    assert again.log.sequences_of([A.edit_id]) == list(again.log.find([A.edit_id])) == []

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.bank.fragments import FragmentWriter
+from infra.requests.log_integrity import repair_log
 from infra.storage.writer_fence import WriterFencedError
 from liveedit_core.errors import StorageUnavailableError
 from pipelines.editing.follow import Follower
@@ -220,3 +221,14 @@ def test_newest_versions_are_registered_now_and_then(place: Place) -> None:
     drop(place.inbox, "a.jsonl", [1])
     place.follower("follow.register_s=0.01", events=[lambda: None]).follow()
     assert place.notes.num_registered == 1
+
+
+def test_a_lost_request_that_arrives_again_is_taught(place: Place) -> None:
+    log = place.driver.log
+    log.append([request(1), request(2)])
+    for file in (Path(log.table.uri) / "data").iterdir():
+        file.unlink()
+    repair_log(log)
+    again = [lambda: drop(place.inbox, "a.jsonl", [2]), lambda: None]
+    place.follower(events=again).follow()
+    assert place.driver.bank.edit_ids() == edit_ids(2)

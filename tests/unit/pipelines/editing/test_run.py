@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.bank.fragments import FragmentWriter
 from infra.requests.request_log import RequestReader
 from liveedit_core.errors import ConfigError, StorageUnavailableError
 from liveedit_core.inputs.rejects import Rejected
@@ -15,7 +16,7 @@ from tests.unit.tiny_editing import Driver, DyingEmbedder
 from tests.unit.tiny_inputs import HashEmbedder, case, request
 from tests.unit.tiny_models import CONFIG
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
-from workers.messages import GeneratedBatch, GeneratorFacts
+from workers.messages import AskedEdit, GeneratedBatch, GeneratorFacts, WrittenBatch
 
 
 @pytest.fixture
@@ -192,3 +193,48 @@ class WatchingGenerator:
 
     def close(self) -> None:
         """Has nothing."""
+
+
+def test_a_stop_before_all_is_logged_leaves_windows_as_they_are(driver: Driver) -> None:
+    items = [request(number) for number in range(150)]
+    wide = ("bank.window_edits=140", "generator.batch_size=70", "evaluation.at=[]")
+    outcome = driver.run(items, *wide, stop_after=0)
+    assert (outcome.was_stopped, len(driver.log)) == (True, 128)
+    assert driver.bank.history() == []
+    driver.run(items, *wide)
+    assert [window.num_edits for window in driver.bank.history()] == [140, 150]
+
+
+def test_a_refusal_counts_once_it_is_stored(driver: Driver) -> None:
+    items = [request(number, prompt="poison" if number == 4 else "What?") for number in range(8)]
+    outcome = driver.run(items, "evaluation.at=[]", stop_after=4)
+    assert outcome.rejected == []
+    assert driver.log.rejects.read() == []
+    again = driver.run(items, "evaluation.at=[]")
+    assert [item.edit_id for item in again.rejected] == [items[4].edit_id]
+
+
+def test_a_window_whose_edits_were_all_removed_changes_nothing(driver: Driver) -> None:
+    items = [case(number) for number in range(12)]
+    driver.embedder = RemovingEmbedder(driver, [item.edit.edit_id for item in items[8:]])
+    merging = ("generator.batch_size=2", "growth.every_windows=1")
+    outcome = driver.run(items, "evaluation.at=[]", *merging)
+    assert driver.bank.version > driver.bank.history()[-1].version
+    assert driver.bank.edit_ids() == [item.edit.edit_id for item in items[:8]]
+    assert [item.num_edits for item in outcome.evaluations] == [8]
+
+
+class RemovingEmbedder(ExpertEmbeddingWorker):
+    """Somebody removes edits while the second window is written."""
+
+    def __init__(self, driver: Driver, edit_ids: Sequence[str]) -> None:
+        super().__init__(HashEmbedder)
+        self._driver, self._edit_ids = driver, edit_ids
+
+    def stream(
+        self, batches: Iterable[GeneratedBatch], writer: FragmentWriter
+    ) -> Iterator[tuple[WrittenBatch, tuple[AskedEdit, ...]]]:
+        for number, answer in enumerate(super().stream(batches, writer)):
+            if number == 2:
+                self._driver.bank.remove(self._edit_ids, author="a", reason="r", epoch=None)
+            yield answer
