@@ -4,8 +4,8 @@ Results are appended as they come, so that a killed evaluation resumes. A row th
 is never written again.
 """
 
-import contextlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -16,8 +16,8 @@ from lance import LanceDataset
 
 from infra.bank.compaction import merge_small
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import ConcurrentCommitError, Table, not_null, read_rows, storage_errors
-from liveedit_core.errors import IntegrityError
+from infra.storage.tables import Table, not_null, read_rows, storage_errors
+from liveedit_core.errors import IntegrityError, StorageUnavailableError
 from liveedit_core.evaluation.comparable import ComparableGroup
 from liveedit_core.evaluation.probes import ProbeResult, ResultKey
 from liveedit_core.schema import ProbeKind
@@ -49,6 +49,8 @@ _MERGE_EVERY = 64
 _FRAGMENT_BYTES = 64 * 1024 * 1024
 _IN_USE = timedelta(minutes=10)
 _SCHEMA = not_null(**_EVALUATION_TYPES, **_RESULT_TYPES)
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +111,14 @@ class ResultsTable:
         return num_new
 
     def compact(self) -> None:
-        """Merge the files of many commits, and delete versions that nobody reads any more."""
-        with contextlib.suppress(ConcurrentCommitError):
+        """Merge the files of many commits, and delete versions that nobody reads any more; if that
+        fails, the next call does it."""
+        try:
             merge_small(self._table, _FRAGMENT_BYTES)
             with storage_errors(self._table.uri):
                 self._table.latest().cleanup_old_versions(older_than=_IN_USE)
+        except (StorageUnavailableError, IntegrityError) as error:
+            _logger.warning("the files of %s are not merged: %s", self._table.uri, error)
 
     def _keys(self, base: LanceDataset, evaluation: EvaluationKey) -> set[ResultKey]:
         """Keys in a version of the table; read only when another process has written."""

@@ -246,7 +246,8 @@ class EvaluationTask:
         for unit in scored:
             for probe in unit.refused:
                 self._refused[probe.case_id, probe.probe_index] = probe.reason
-        self._missing = {key for key in self._missing if key[:2] not in self._refused}
+        if any(unit.refused for unit in scored):  # not every time: there may be many keys
+            self._missing = {key for key in self._missing if key[:2] not in self._refused}
         self._seconds += sum(unit.prepare_s + unit.score_s for unit in scored)
         self.num_units_done += len(scored)
         if self.is_over or time.monotonic() - self._stored_at_s >= _COMMIT_EVERY_S:

@@ -7,8 +7,9 @@ import pytest
 
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
+from infra.tracking import results as results_module
 from infra.tracking.results import EvaluationKey, ResultsTable
-from liveedit_core.errors import IntegrityError
+from liveedit_core.errors import IntegrityError, LiveEditError, StorageUnavailableError
 from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.schema import ProbeKind
 from tests.unit.tiny_results import probe_result
@@ -41,6 +42,19 @@ def test_the_files_of_many_commits_are_merged(store: ObjectStore) -> None:
         assert results.append([row], KEY) == 0
     assert results.read(KEY) == rows, "in the order of writing"
     assert len(Table(store, "results/run-1").latest().get_fragments()) < 70
+
+
+@pytest.mark.parametrize("error", [StorageUnavailableError, IntegrityError])
+def test_a_merge_that_fails_costs_no_result(
+    results: ResultsTable, monkeypatch: pytest.MonkeyPatch, error: type[LiveEditError]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error("the disk is full")
+
+    monkeypatch.setattr(results_module, "_MERGE_EVERY", 1)
+    monkeypatch.setattr(results_module, "merge_small", fail)
+    assert results.append([result("x")], KEY) == 1
+    assert results.read() == [result("x")]
 
 
 def test_read_returns_what_was_appended(results: ResultsTable) -> None:
