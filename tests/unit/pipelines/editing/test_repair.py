@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from infra.bank.integrity import verify_version
-from liveedit_core.errors import RepositoryMismatchError, StorageUnavailableError
+from infra.requests.log_integrity import repair_log
+from infra.requests.request_log import RequestLog
+from liveedit_core.errors import IntegrityError, RepositoryMismatchError, StorageUnavailableError
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
 from pipelines.editing.recipe import LifelongEditRecipe
@@ -120,3 +122,17 @@ def test_another_generator_must_not_repair(repairer: Repairer) -> None:
     repairer.models = OtherModels()
     with pytest.raises(RepositoryMismatchError, match="generator_digest"):
         repairer.repair()
+
+
+def test_nothing_is_dropped_whose_request_is_lost_too(tmp_path: Path) -> None:
+    repairer = Repairer(tmp_path)
+    bank, log = repairer.driver.bank, repairer.driver.log
+    version = bank.version
+    for folder in (log.table.uri, bank.uri):
+        for file in (Path(folder) / "data").iterdir():
+            file.unlink()
+    log = repairer.driver.log = RequestLog(repairer.driver.store)
+    repair_log(log)
+    with pytest.raises(IntegrityError, match="10 damaged edits have no request in the log"):
+        repairer.repair()
+    assert bank.version == version
