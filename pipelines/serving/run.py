@@ -1,6 +1,7 @@
 """Runs the server: in one process, or as a deployment of Ray Serve."""
 
 import logging
+import signal
 import time
 from collections.abc import Callable
 
@@ -42,6 +43,13 @@ def serve_local(recipe: ServeRecipe, say: Callable[[str], None]) -> int:
         timeout_graceful_shutdown=30,
     )
     server = _Server(config, lambda address: say(f"serving {address}"))
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # uvicorn raises the signal again when it has ended: the default would skip what follows.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     if teacher:
         teacher.start()
     try:

@@ -73,12 +73,14 @@ def start_process(root: Path, *options: str) -> ServedProcess:
 def served(root: Path, *options: str) -> Iterator[ServedProcess]:
     """A server that is ready, ended afterwards."""
     started = start_process(root, *options)
+    code = 0
     try:
         started.wait_until_ready()
         yield started
     finally:
         if started.process.poll() is None:
-            started.end()
+            code = started.end()
+    assert code == 0, "SIGTERM ends a server in order"
 
 
 def drawing(name: str) -> bytes:
