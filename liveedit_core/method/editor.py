@@ -1,6 +1,5 @@
 """The engine of an `EditedModel`: writes experts, routes inputs and computes the residual."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from liveedit_core.method.calibration import Calibration, Strangers, calibrate, 
 from liveedit_core.method.corrections import edit_questions
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.features import Features
+from liveedit_core.method.fused_rows import float32_residual
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.quantized import QuantizedSegment, quantized
 from liveedit_core.method.refine import Refiner
@@ -23,7 +23,6 @@ from liveedit_core.method.routing import (
     RoutingBatch,
     compare_images,
     repeated_by_rank,
-    slot_residual,
     weigh,
 )
 from liveedit_core.method.shortlist import most_similar, scanned_shape, shortlist
@@ -243,19 +242,9 @@ class Editor:
         position_U = routing.position_N[used]
         ranks_U = self.repository.ranks_N[position_U]
         repeated = repeated_by_rank(routing.weights_BN[:, used], ranks_U)
-        kept = [repeated, *self.repository.matrices(position_U)]
-        norm, gain = self.generator.hidden_norm, self.generator.config.gain
-
-        def add(hidden_BTD: Tensor) -> Tensor:
-            nonlocal norm, kept
-            if hidden_BTD.device != kept[1].device:
-                norm = copy.deepcopy(norm).to(hidden_BTD.device)
-                kept = [part.to(hidden_BTD.device) for part in kept]
-            weights_BL, down_LD, up_LD = kept
-            added = slot_residual(norm(hidden_BTD.float()), weights_BL, down_LD, up_LD, gain)
-            return added.to(hidden_BTD.dtype)
-
-        return add
+        matrices = self.repository.matrices(position_U)
+        added = float32_residual(self.generator, repeated, *matrices)
+        return lambda hidden_BTD: added(hidden_BTD).to(hidden_BTD.dtype)
 
     def router(self, routings: dict[int, Routing] | None = None) -> RouteOnce:
         """For `Backbone.generate`; fills `routings` with that of each input with an image."""

@@ -64,12 +64,17 @@ def _part(generator: LiveEditGenerator, rows: Sequence[KeptExperts | None]) -> R
         for expert in experts:
             start = first[id(expert.down_RD)]
             weights_BL[row, start : start + len(expert.down_RD)] = expert.weight
-    kept = [
-        weights_BL,
-        torch.cat([expert.down_RD for expert in stacked.values()]),
-        torch.cat([expert.up_RD for expert in stacked.values()]),
-    ]
+    down_LD = torch.cat([expert.down_RD for expert in stacked.values()])
+    up_LD = torch.cat([expert.up_RD for expert in stacked.values()])
+    return float32_residual(generator, weights_BL, down_LD, up_LD)
+
+
+def float32_residual(
+    generator: LiveEditGenerator, weights_BL: Tensor, down_LD: Tensor, up_LD: Tensor
+) -> Residual:
+    """Eq. 6 with its parts on the device of the hidden states that come, in float32."""
     norm, gain = generator.hidden_norm, generator.config.gain
+    kept = [weights_BL, down_LD, up_LD]
 
     def add(hidden_BTD: Tensor) -> Tensor:
         nonlocal norm, kept
