@@ -69,17 +69,16 @@ class SubjectAssigner:
     def assign(self, *batches: Sequence[AskedEdit]) -> dict[str, str]:
         """The subject of each edit of a window; what is undecided is decided and stored."""
         edits = [item for batch in batches for item in batch]
-        if not self._log.subjects.decided():
+        if self._log.subjects.is_empty():
             # First, so that what another bank holds is not decided again for this one.
             self._log.subjects.append(list(_adopted(self._bank)))
-        decided = self._log.subjects.decided()
+        decided = self._log.subjects.decided([item.sequence for item in edits])
         new = sorted(
             (item for item in edits if item.sequence not in decided), key=lambda e: e.sequence
         )
         if new:
             self._held.read_changes()
-            index = self._log.index()
-            window = _Window(self._bank, self._log, index, self._facts, self._held, new)
+            window = _Window(self._bank, self._log, self._facts, self._held, new)
             self._log.subjects.append(
                 list(window.decide()),
                 generator_digest=self._facts.generator_digest,
@@ -171,13 +170,14 @@ class _Window:
         self,
         bank: ExpertBank,
         log: RequestLog,
-        index: RequestIndex,
         facts: GeneratorFacts,
         held: HeldFeatures,
         edits: Sequence[AskedEdit],
     ) -> None:
-        self._bank, self._log, self._index, self._facts, self._held = bank, log, index, facts, held
+        self._bank, self._log, self._facts, self._held = bank, log, facts, held
         self._edits = edits
+        self._index = RequestIndex()
+        """Of these edits, and of all that show their images."""
         self._own = {item.edit_id: item for item in edits}
         self._subjects: dict[str, str] = {}
         """Decided here so far, by edit."""
@@ -188,6 +188,11 @@ class _Window:
     def decide(self) -> Iterator[SubjectAssignment]:
         """One assignment for each edit."""
         images_of = self._alike()
+        self._index = self._log.index_of(self._own)
+        self._index = self._log.index_of(
+            set(self._own).union(*images_of.values()),
+            pixel_digests=self._index.image_of.values(),
+        )
         for item in self._edits:
             key = self._index.keys[item.sequence]
             subject_id, likeness = self._equal(item), 1.0

@@ -25,6 +25,9 @@ from liveedit_core.method.outcome import WriteOutcome
 if TYPE_CHECKING:
     from liveedit_core.method.repository import ExpertRepository
 
+_LOOKED_UP = 2000
+"""Requests that are looked up at a time."""
+
 
 class StoredBank:
     """The reading half of `ExpertBank`.
@@ -137,16 +140,22 @@ class StoredBank:
         A request is done when the newest version holds its edit or a later one of its subject, or
         when it was rejected, removed, or lost by damage of the log.
         """
-        held = self.subject_sequences()
-        rejected = log.rejects.sequences(self.name) | log.lost()
+        held = self.load_rows(["sequence"]).column("sequence").to_pylist()
+        done = log.rejects.sequences(self.name).union(held, log.lost())
+        left = [number for number in log.sequences() if number not in done]
         removed = log.changes.removed()
-        return sorted(
-            key.sequence
-            for key in log.request_keys()
-            if held.get(key.subject_id, 0) < key.sequence
-            and key.sequence not in rejected
-            and key.edit_id not in removed
-        )
+        pending: list[int] = []
+        for start in range(0, len(left), _LOOKED_UP):  # mostly superseded or removed, or new
+            part = left[start : start + _LOOKED_UP]
+            index = log.index_of(sequences=part)
+            keys = [index.keys[number] for number in part]
+            newest = self.subject_sequences(subject_ids={key.subject_id for key in keys})
+            pending += [
+                key.sequence
+                for key in keys
+                if newest.get(key.subject_id, 0) < key.sequence and key.edit_id not in removed
+            ]
+        return pending
 
     def lost_sequences(self, log: RequestLog) -> list[int]:
         """Numbers of the pending requests whose experts the bank once held, ascending."""

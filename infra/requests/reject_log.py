@@ -9,7 +9,8 @@ import pyarrow as pa
 from lance import LanceDataset
 
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, batches_of, read_rows
+from infra.storage.tables import Table, batches_of, read_rows, sql_in
+from infra.storage.upkeep import Upkeep
 from liveedit_core.inputs.rejects import MAX_RAW_CHARS, Rejected
 
 _SCHEMA = pa.schema(
@@ -25,6 +26,9 @@ _SCHEMA = pa.schema(
         pa.field("rejected_at", pa.timestamp("us", tz="UTC"), nullable=False),
     ]
 )
+
+INDEXED_COLUMNS = ("sequence", "source", "line_number")
+"""By which the table is searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ class RejectLog:
 
     def __init__(self, store: ObjectStore) -> None:
         self._table = Table.open_or_create(store, "rejects", _SCHEMA)
+        self._upkeep = Upkeep(self._table, INDEXED_COLUMNS)
 
     def append(
         self, rejected: Sequence[tuple[int | None, Rejected]], *, source: str = "", bank: str = ""
@@ -59,12 +64,15 @@ class RejectLog:
                 self._table.append(base, pa.Table.from_pylist(new, schema=_SCHEMA))
             return len(new)
 
-        return self._table.on_latest(attempt)
+        num_new = self._table.on_latest(attempt)
+        self._upkeep.count(num_new)
+        return num_new
 
     def sequences(self, bank: str) -> set[int]:
         """Numbers of the requests that were rejected for this bank, or for every bank."""
-        rows = read_rows(self._table.latest(), ["sequence", "bank"]).to_pylist()
-        return {row["sequence"] for row in rows if row["bank"] in ("", bank)} - {None}
+        of_bank = f"sequence IS NOT NULL AND {sql_in('bank', ['', bank])}"
+        rows = read_rows(self._table.latest(), ["sequence"], filter=of_bank)
+        return set(rows.column("sequence").to_pylist())
 
     def read(self) -> list[StoredReject]:
         return [_from_row(row) for row in read_rows(self._table.latest()).to_pylist()]

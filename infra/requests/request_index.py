@@ -1,11 +1,18 @@
-"""The request log in memory: numbers and subjects of all edits, without images and texts."""
+"""What the request log says about some edits: numbers, subjects, changes of mind.
+
+Looked up by indexed columns, together with all edits that share a subject with them, so that the
+cost does not depend on how long the log is.
+"""
 
 import bisect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from infra.requests.subject_log import SubjectAssignment
+from lance import LanceDataset
+
+from infra.requests.subject_log import SubjectAssignment, SubjectLog
+from infra.storage.tables import batches_of, read_rows, select_any
 from liveedit_core.inputs.same_question import pixel_digest, question_id
 from liveedit_core.schema import EditRequest
 
@@ -24,17 +31,15 @@ class RequestKey:
 LOST_PLACE = -1
 """Stands in the rows of lost requests."""
 _KEY_COLUMNS = ("sequence", "edit_id", "subject_id", "supersedes")
-INDEX_COLUMNS = (
-    *_KEY_COLUMNS,
-    *("pixel_digest", "question_id", "source", "place"),
-)
+_INDEX_COLUMNS = (*_KEY_COLUMNS, "pixel_digest", "question_id", "place")
+_MANY = 10_000
+"""Reading the whole log is as fast as looking up so many texts."""
 
 
 @dataclass(kw_only=True)
 class RequestIndex:
-    """Rows of the log, and the subjects that were assigned since."""
+    """Some rows of the log, and the subjects that were assigned since."""
 
-    version: int
     keys: dict[int, RequestKey] = field(default_factory=dict)
     """By sequence."""
     numbers_of: dict[str, list[int]] = field(default_factory=dict)
@@ -50,11 +55,9 @@ class RequestIndex:
     decided: set[str] = field(default_factory=set)
     """Edits whose subject was assigned."""
     _edit_of_question: dict[str, str] = field(default_factory=dict)
-    _last_place: dict[str, int] = field(default_factory=dict)
-    _num_assigned: int = 0
 
     def add(self, row: Mapping[str, Any]) -> RequestKey:
-        """A row of the log, with `INDEX_COLUMNS`; earlier releases wrote the first four only."""
+        """A row of the log, with `_INDEX_COLUMNS`; earlier releases wrote the first four only."""
         edit_id, sequence = row["edit_id"], row["sequence"]
         known = self.numbers_of.get(edit_id)
         key = RequestKey(
@@ -65,64 +68,52 @@ class RequestIndex:
             similarity=1.0 if row["supersedes"] else 0.0,
         )
         self.keys[sequence] = key
-        self.lost.discard(sequence)
-        if row.get("place") == LOST_PLACE:
-            self.lost.add(sequence)
-            self.numbers_of.setdefault(edit_id, []).append(sequence)
-            self.edits_of.setdefault(key.subject_id, []).append((sequence, edit_id))
-            return key
         self.numbers_of.setdefault(edit_id, []).append(sequence)
         self.edits_of.setdefault(key.subject_id, []).append((sequence, edit_id))
-        if row.get("pixel_digest"):
+        if row.get("place") == LOST_PLACE:
+            self.lost.add(sequence)
+        elif row.get("pixel_digest"):
             self.edits_of_image.setdefault(row["pixel_digest"], []).append((sequence, edit_id))
             self.image_of[sequence] = row["pixel_digest"]
             self._edit_of_question[row["question_id"]] = edit_id
-        if row.get("source"):
-            self._last_place[row["source"]] = max(self.last_place(row["source"]), row["place"])
         return key
-
-    def last_place(self, source: str) -> int:
-        """Place of the last request of a source that the log holds; 0 if there is none."""
-        return self._last_place.get(source, 0)
 
     def newest(self, edit_id: str) -> RequestKey | None:
         """The newest request of an edit."""
         numbers = self.numbers_of.get(edit_id)
         return self.keys[numbers[-1]] if numbers else None
 
-    def new_row(self, request: EditRequest, source: str, place: int) -> dict[str, Any] | None:
-        """The columns of the index for a request, or None if it only repeats what is known."""
+    def new_row(
+        self,
+        request: EditRequest,
+        *,
+        number: int,
+        source: str,
+        place: int,
+        last_place: Callable[[], int],
+    ) -> dict[str, Any] | None:
+        """The columns of the index for a request, or None if it only repeats what is known.
+
+        `number` is that of a new request; `last_place` looks up the place of the last request of
+        the source that the log holds.
+        """
         edit_id, pixels = request.edit_id, pixel_digest(request)
         known = self.newest(edit_id)
-        if known and known.sequence in self.lost:
-            return self._found_again(request, known, pixels, source, place)
-        is_new_place = bool(source) and place > self.last_place(source)
-        if known and not (is_new_place and self._is_overtaken(known, pixels)):
-            return None
         asked = question_id(replace(request, pixel_digest=pixels))
+        content = {"pixel_digest": pixels, "question_id": asked, "source": source, "place": place}
+        if known and known.sequence in self.lost:
+            return {**{name: getattr(known, name) for name in _KEY_COLUMNS}, **content}
+        if known and not (source and self._is_overtaken(known, pixels) and place > last_place()):
+            return None
         equal = self.newest(self._edit_of_question.get(asked, ""))
         subject_id = (known or equal or request).subject_id
         others = [other for _, other in self.edits_of.get(subject_id, ()) if other != edit_id]
         return {
-            "sequence": len(self.keys) + 1,
+            "sequence": number,
             "edit_id": edit_id,
             "subject_id": subject_id,
             "supersedes": others[-1] if others else "",
-            "pixel_digest": pixels,
-            "question_id": asked,
-            "source": source,
-            "place": place,
-        }
-
-    def _found_again(
-        self, request: EditRequest, known: RequestKey, pixels: str, source: str, place: int
-    ) -> dict[str, Any]:
-        return {
-            **{name: getattr(known, name) for name in _KEY_COLUMNS},
-            "pixel_digest": pixels,
-            "question_id": question_id(replace(request, pixel_digest=pixels)),
-            "source": source,
-            "place": place,
+            **content,
         }
 
     def _is_overtaken(self, known: RequestKey, pixels: str) -> bool:
@@ -133,9 +124,9 @@ class RequestIndex:
         later = of_image[bisect.bisect_right(of_image, (known.sequence, known.edit_id)) :]
         return any(other not in self.decided for _, other in later)
 
-    def assign(self, assignments: Sequence[SubjectAssignment]) -> None:
-        """Take over the subjects that were assigned since the last call."""
-        for item in assignments[self._num_assigned :]:
+    def assign(self, assignments: Iterable[SubjectAssignment]) -> None:
+        """Take over subjects that were assigned, in the order of decision."""
+        for item in assignments:
             self.decided.add(item.edit_id)
             newest = self.newest(item.edit_id)
             if newest and newest.subject_id != item.subject_id:
@@ -149,7 +140,6 @@ class RequestIndex:
                     supersedes=item.supersedes,
                     similarity=item.similarity,
                 )
-        self._num_assigned = len(assignments)
 
     def _move(self, sequence: int, subject_id: str) -> None:
         key = self.keys[sequence]
@@ -168,6 +158,63 @@ class RequestIndex:
         return next((self.keys[number] for number in others), None)
 
     def subjects(self, edit_ids: Iterable[str]) -> dict[str, str]:
-        """The subject of each edit that the log holds."""
+        """The subject of each edit that the index holds."""
         found = ((edit_id, self.newest(edit_id)) for edit_id in edit_ids)
         return {edit_id: key.subject_id for edit_id, key in found if key}
+
+
+def read_index(
+    requests: LanceDataset,
+    subjects: SubjectLog,
+    wanted: Mapping[str, Iterable[str]] | None = None,
+    *,
+    sequences: Collection[int] = (),
+) -> RequestIndex:
+    """The part of the log with these numbers or texts (by column), and whatever shares an edit or
+    a subject with it; the whole log where `wanted` is None."""
+    names = [name for name in _INDEX_COLUMNS if name in requests.schema.names]
+    rows = _numbered(requests, names, sequences)
+    texts = {column: set(values) for column, values in (wanted or {}).items() if column in names}
+    new = _related(rows.values(), texts)
+    asked: dict[str, set[str]] = {}
+    assigned: list[SubjectAssignment] = []
+    while wanted is not None and any(new.values()):
+        for column, values in new.items():
+            asked.setdefault(column, set()).update(values)
+        if sum(map(len, asked.values())) > _MANY:
+            wanted = None
+            break
+        found = select_any(requests, names, new).to_pylist()
+        rows |= {row["sequence"]: row for row in found}
+        decided = subjects.find({key: new[key] for key in new if key in ("edit_id", "subject_id")})
+        assigned += decided
+        new = _related([*found, *map(vars, decided)], {})
+        new = {column: values - asked.get(column, set()) for column, values in new.items()}
+    if wanted is None:
+        rows = {row["sequence"]: row for row in read_rows(requests, names).to_pylist()}
+    index = RequestIndex()
+    for number in sorted(rows):
+        index.add(rows[number])
+    if wanted is None:
+        index.assign(subjects.read())
+    elif assigned:
+        index.assign(subjects.find({"edit_id": {item.edit_id for item in assigned}}))
+    return index
+
+
+def _numbered(
+    requests: LanceDataset, names: Sequence[str], sequences: Collection[int]
+) -> dict[int, dict[str, Any]]:
+    rows: dict[int, dict[str, Any]] = {}
+    for part in batches_of([str(number) for number in sorted(sequences)]):
+        found = read_rows(requests, names, filter=f"sequence IN ({', '.join(part)})")
+        rows |= {row["sequence"]: row for row in found.to_pylist()}
+    return rows
+
+
+def _related(rows: Iterable[Mapping[str, Any]], texts: dict[str, set[str]]) -> dict[str, set[str]]:
+    """These texts by column, and the edits and subjects of some rows."""
+    for row in rows:
+        for column in ("edit_id", "subject_id"):
+            texts.setdefault(column, set()).add(row[column])
+    return texts

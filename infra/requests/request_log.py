@@ -5,7 +5,7 @@ the object behind a URI may change or vanish.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -16,13 +16,24 @@ from lance import LanceDataset
 
 from infra.requests.change_log import ChangeLog
 from infra.requests.reject_log import RejectLog
-from infra.requests.request_index import INDEX_COLUMNS, RequestIndex, RequestKey
+from infra.requests.request_index import LOST_PLACE, RequestIndex, RequestKey, read_index
 from infra.requests.subject_log import SubjectLog
 from infra.storage.checksums import TableChecksums
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, count_rows, not_null, read_rows, select_in, take_rows
+from infra.storage.tables import (
+    Table,
+    batches_of,
+    count_rows,
+    not_null,
+    read_rows,
+    select_in,
+    sql_in,
+    take_rows,
+)
+from infra.storage.upkeep import Upkeep
 from liveedit_core.errors import InputError, IntegrityError
 from liveedit_core.inputs.rejects import Rejected
+from liveedit_core.inputs.same_question import pixel_digest, question_id
 from liveedit_core.schema import EditRequest
 
 _READ_ROWS = 32
@@ -52,6 +63,11 @@ _SCHEMA = pa.schema(
     ]
 )
 """A log of an earlier release gets the new columns with the next append."""
+INDEXED_COLUMNS = (
+    *("sequence", "edit_id", "subject_id"),
+    *("pixel_digest", "question_id", "source"),
+)
+"""By which the table is searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,26 +137,33 @@ class RequestLog:
         self.rejects = RejectLog(store)
         self.changes = ChangeLog(store)
         self.subjects = SubjectLog(store)
-        self._cached_index: RequestIndex | None = None
+        self._upkeep = Upkeep(self._table, INDEXED_COLUMNS, self.checksums)
+        self._places = ("", 0, 0)
+        """A source, its last place, and how many rows of the log have been read for that."""
 
     @staticmethod
     def exists(store: ObjectStore) -> bool:
         """Whether a store has a request log; opening one creates it."""
         return Table(store, _TABLE).exists()
 
-    def _index_of(self, dataset: LanceDataset) -> RequestIndex:
-        if self._cached_index is None or self._cached_index.version != dataset.version:
-            index = RequestIndex(version=int(dataset.version))
-            names = [name for name in INDEX_COLUMNS if name in dataset.schema.names]
-            for row in read_rows(dataset, names).sort_by("sequence").to_pylist():
-                index.add(row)
-            self._cached_index = index
-        self._cached_index.assign(self.subjects.read())
-        return self._cached_index
-
     def index(self) -> RequestIndex:
-        """Numbers and subjects of all requests; must not be changed."""
-        return self._table.on_latest(self._index_of)
+        """Numbers and subjects of all requests: reads the whole log."""
+        return self._table.on_latest(lambda base: read_index(base, self.subjects))
+
+    def index_of(
+        self,
+        edit_ids: Iterable[str] = (),
+        *,
+        subject_ids: Iterable[str] = (),
+        pixel_digests: Iterable[str] = (),
+        sequences: Collection[int] = (),
+    ) -> RequestIndex:
+        """Numbers and subjects of some requests, and of those that share a subject with them."""
+        wanted = {"edit_id": edit_ids, "subject_id": subject_ids, "pixel_digest": pixel_digests}
+        sets = {column: set(texts) for column, texts in wanted.items()}
+        return self._table.on_latest(
+            lambda base: read_index(base, self.subjects, sets, sequences=sequences)
+        )
 
     def __len__(self) -> int:
         return count_rows(self._table.latest())
@@ -156,14 +179,19 @@ class RequestLog:
         """
 
         def attempt(base: LanceDataset) -> list[Admission]:
-            index = self._index_of(base)
-            # The rows are added ahead of the table: forget the index in case the commit fails.
-            self._cached_index = None
+            index = self._index_for(base, requests)
+            num_logged = count_rows(base)
             admissions: list[Admission] = []
             rows: list[dict[str, Any]] = []
             again: list[int] = []
             for place, request in enumerate(requests, first_place):
-                row = index.new_row(request, source, place)
+                row = index.new_row(
+                    request,
+                    number=num_logged + len(rows) - len(again) + 1,
+                    source=source,
+                    place=place,
+                    last_place=lambda: self._last_place(base, source),
+                )
                 if row is not None:
                     rows.append(_to_row(row, request))
                 if row is not None and row["sequence"] in index.lost:
@@ -175,13 +203,40 @@ class RequestLog:
                 assert key is not None
                 admissions.append(Admission(**vars(key), is_duplicate=row is None))
             if rows:
-                index.version = self.write(base, pa.Table.from_pylist(rows, _SCHEMA), again=again)
-            # What was lost is back in another place: read it anew.
-            self._cached_index = None if again else index
+                self.write(base, pa.Table.from_pylist(rows, _SCHEMA), again=again)
             return admissions
 
         self.add_missing_columns()
-        return self._table.on_latest(attempt)
+        admissions = self._table.on_latest(attempt)
+        self._upkeep.count(sum(not item.is_duplicate for item in admissions))
+        return admissions
+
+    def _index_for(self, base: LanceDataset, requests: Sequence[EditRequest]) -> RequestIndex:
+        """What decides whether these requests are new, and what they supersede."""
+        pixels_of = {request.edit_id: pixel_digest(request) for request in requests}
+        wanted = {
+            "edit_id": set(pixels_of),
+            "question_id": {question_id(request) for request in requests},
+            "subject_id": {request.subject_id for request in requests},
+        }
+        index = read_index(base, self.subjects, wanted)
+        known = {pixels for key, pixels in pixels_of.items() if key in index.numbers_of}
+        if not known:
+            return index
+        return read_index(base, self.subjects, {**wanted, "pixel_digest": known})
+
+    def _last_place(self, base: LanceDataset, source: str) -> int:
+        """Place of the last request of a source that the log holds; 0 if there is none."""
+        known, last, num_read = self._places
+        if known == source:
+            rows = read_rows(base, ["source", "place"], offset=num_read)
+            rows = rows.filter(pc.equal(rows.column("source"), source))
+        else:
+            last, rows = 0, read_rows(base, ["place"], filter=sql_in("source", [source]))
+        places: list[int] = rows.column("place").to_pylist()
+        last = max([last, *places])
+        self._places = (source, last, count_rows(base))
+        return last
 
     def add_missing_columns(self) -> None:
         """Give a log of an earlier release all columns."""
@@ -235,7 +290,6 @@ class RequestLog:
         dataset = self._table.latest()
         stored = set(dataset.schema.names)
         names = [item.name for item in fields(RequestHeader) if item.name in stored]
-        keys = self._index_of(dataset).keys
         if edit_ids is not None:
             rows = select_in(dataset, names, "edit_id", edit_ids)
         else:
@@ -247,14 +301,23 @@ class RequestLog:
             rows = rows.filter(pc.greater_equal(rows.column("submitted_at"), pa.scalar(since)))
         if until:
             rows = rows.filter(pc.less(rows.column("submitted_at"), pa.scalar(until)))
+        keys = self.index_of(rows.column("edit_id").to_pylist()).keys
         return [
             RequestHeader(**{**_with_texts(row), **vars(keys[row["sequence"]])})
             for row in rows.sort_by("sequence").to_pylist()
         ]
 
-    def request_keys(self) -> list[RequestKey]:
-        """All requests by sequence; an edit whose author came back to it has several."""
-        return list(self.index().keys.values())
+    def sequences(self) -> list[int]:
+        """The numbers of all requests, ascending."""
+        rows = self._table.on_latest(lambda base: read_rows(base, ["sequence"]))
+        return sorted(rows.column("sequence").to_pylist())
+
+    def keys_of(self, edit_ids: Sequence[str]) -> Iterator[RequestKey]:
+        """The requests of some edits, a few at a time, each time by sequence; an edit whose author
+        came back to it has several."""
+        for part in batches_of(edit_ids):
+            keys, wanted = self.index_of(part).keys, set(part)
+            yield from (key for key in keys.values() if key.edit_id in wanted)
 
     def find(self, edit_ids: Collection[str]) -> Iterator[LoggedRequest]:
         """The requests of some edits, by sequence; unknown and lost ones are skipped."""
@@ -262,7 +325,7 @@ class RequestLog:
 
     def subjects_of(self, edit_ids: Collection[str]) -> dict[str, str]:
         """The subject of each edit; InputError when the log lacks one of them."""
-        found = self.index().subjects(edit_ids)
+        found = self.index_of(edit_ids).subjects(edit_ids)
         unknown = [edit_id for edit_id in edit_ids if edit_id not in found]
         if unknown:
             raise InputError(f"the request log has no edit {unknown[0]!r}")
@@ -270,24 +333,37 @@ class RequestLog:
 
     def lost(self) -> set[int]:
         """Numbers of the requests whose rows were damaged, until they are sent again."""
-        return self.index().lost
+        dataset = self._table.latest()
+        if "place" not in dataset.schema.names:
+            return set()
+        rows = read_rows(dataset, ["sequence"], filter=f"place = {LOST_PLACE}")
+        return set(rows.column("sequence").to_pylist())
+
+    def numbers_of(
+        self, edit_ids: Collection[str], *, with_lost: bool = True
+    ) -> dict[str, list[int]]:
+        """The numbers of each of these edits that the log holds, ascending."""
+
+        def numbered(base: LanceDataset) -> pa.Table:
+            names = [name for name in ("sequence", "edit_id", "place") if name in base.schema.names]
+            return select_in(base, names, "edit_id", edit_ids)
+
+        numbers_of: dict[str, list[int]] = {}
+        for row in self._table.on_latest(numbered).sort_by("sequence").to_pylist():
+            if with_lost or row.get("place") != LOST_PLACE:
+                numbers_of.setdefault(row["edit_id"], []).append(row["sequence"])
+        return numbers_of
 
     def sequences_of(self, edit_ids: Collection[str]) -> list[int]:
         """Newest numbers of some edits; unknown edits and lost requests are skipped."""
-        index = self.index()
-        readable = (
-            [number for number in index.numbers_of.get(edit_id, ()) if number not in index.lost]
-            for edit_id in edit_ids
-        )
-        return [numbers[-1] for numbers in readable if numbers]
+        found = self.numbers_of(edit_ids, with_lost=False)
+        return [found[edit_id][-1] for edit_id in edit_ids if edit_id in found]
 
     def edits_of_subjects(self, subject_ids: Collection[str]) -> dict[str, list[tuple[int, str]]]:
         """Sequence and edit_id of each subject's edits, in the order of the log."""
-        edits_of = self.index().edits_of
+        edits_of = self.index_of(subject_ids=subject_ids).edits_of
         return {
-            subject_id: list(edits_of[subject_id])
-            for subject_id in subject_ids
-            if subject_id in edits_of
+            subject_id: edits_of[subject_id] for subject_id in subject_ids if subject_id in edits_of
         }
 
     def reject_lines(self, rejected: Sequence[Rejected], *, source: str) -> int:
@@ -296,7 +372,7 @@ class RequestLog:
 
     def reject_requests(self, rejected: Sequence[Rejected], *, bank: str = "") -> int:
         """Store requests that `bank`, or with "" every bank, rejects; returns how many are new."""
-        numbers_of = self.index().numbers_of
+        numbers_of = self.numbers_of({item.edit_id for item in rejected})
         unknown = [item.edit_id for item in rejected if item.edit_id not in numbers_of]
         if unknown:
             raise InputError(f"cannot reject {unknown[0]!r}: the request log has no such edit")

@@ -5,7 +5,7 @@ The first bank that commits an edit decides (`workers/subject_assigner.py`); eve
 the store, and every process that repeats the window, uses what is stored here.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
@@ -13,7 +13,15 @@ import pyarrow as pa
 from lance import LanceDataset
 
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, not_null, read_rows, select_in
+from infra.storage.tables import (
+    Table,
+    batches_of,
+    count_rows,
+    not_null,
+    read_rows,
+    select_any,
+    select_in,
+)
 
 _TABLE = "subjects"
 _SCHEMA = not_null(
@@ -41,7 +49,10 @@ class SubjectAssignment:
     """With that edit: the smaller prompt gate of the two directions, 1 for equal prompts."""
 
 
-_COLUMNS = [item.name for item in fields(SubjectAssignment)]
+INDEXED_COLUMNS = ("sequence", "edit_id", "subject_id")
+"""By which the table is searched."""
+_OWN_COLUMNS = [item.name for item in fields(SubjectAssignment)]
+_COLUMNS = [*_OWN_COLUMNS, "decided_at"]
 
 
 class SubjectLog:
@@ -50,32 +61,24 @@ class SubjectLog:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._table = Table(store, _TABLE)
-        self._version = 0
-        self._assignments: list[SubjectAssignment] = []
-        self._decided: set[int] = set()
 
-    def exists(self) -> bool:
-        return self._version > 0 or self._table.exists()
+    def is_empty(self) -> bool:
+        return not self._table.exists() or count_rows(self._table.latest()) == 0
 
-    def read(self) -> Sequence[SubjectAssignment]:
-        """All assignments in the order of decision; a row is read once."""
-        return self._read(self._table.latest()) if self.exists() else self._assignments
+    def read(self) -> list[SubjectAssignment]:
+        """All assignments in the order of decision."""
+        return _in_order(read_rows(self._table.latest(), _COLUMNS)) if self._table.exists() else []
 
-    def _read(self, dataset: LanceDataset) -> Sequence[SubjectAssignment]:
-        if dataset.version != self._version:
-            rows = read_rows(dataset, _COLUMNS, offset=len(self._assignments))
-            self._add([SubjectAssignment(**row) for row in rows.to_pylist()])
-            self._version = int(dataset.version)
-        return self._assignments
+    def find(self, wanted: Mapping[str, Iterable[str]]) -> list[SubjectAssignment]:
+        """Those with one of these texts in a column, such as `edit_id`, in the order of
+        decision."""
+        if not self._table.exists():
+            return []
+        return _in_order(select_any(self._table.latest(), _COLUMNS, wanted))
 
-    def _add(self, assignments: Sequence[SubjectAssignment]) -> None:
-        self._assignments += assignments
-        self._decided.update(item.sequence for item in assignments)
-
-    def decided(self) -> Collection[int]:
-        """The requests whose subject is stored."""
-        self.read()
-        return self._decided
+    def decided(self, sequences: Iterable[int]) -> set[int]:
+        """Those of these requests whose subject is stored."""
+        return _decided(self._table.latest(), sequences) if self._table.exists() else set()
 
     def append(
         self,
@@ -93,21 +96,20 @@ class SubjectLog:
         now = datetime.now(UTC)
 
         def attempt(base: LanceDataset) -> None:
-            self._read(base)
-            new = [item for item in assignments if item.sequence not in self._decided]
+            known = _decided(base, [item.sequence for item in assignments])
+            new = [item for item in assignments if item.sequence not in known]
             if not new:
                 return
             rows = [
                 {
-                    **vars(item),
+                    **{name: getattr(item, name) for name in _OWN_COLUMNS},
                     "generator_digest": generator_digest,
                     "prompt_question": list(questions.get(item.edit_id, ())),
                     "decided_at": now,
                 }
                 for item in new
             ]
-            self._version = self._table.append(base, pa.Table.from_pylist(rows, schema=_SCHEMA))
-            self._add(new)
+            self._table.append(base, pa.Table.from_pylist(rows, schema=_SCHEMA))
 
         self._table.on_latest(attempt)
 
@@ -115,7 +117,7 @@ class SubjectLog:
         self, edit_ids: Collection[str], generator_digest: str
     ) -> dict[str, list[float]]:
         """Stored prompt features of some edits, as far as this generator asked them."""
-        if not self.exists():
+        if not self._table.exists():
             return {}
         columns = ["edit_id", "generator_digest", "prompt_question"]
         rows = select_in(self._table.latest(), columns, "edit_id", edit_ids).to_pylist()
@@ -124,3 +126,17 @@ class SubjectLog:
             for row in rows
             if row["generator_digest"] == generator_digest and row["prompt_question"]
         }
+
+
+def _decided(dataset: LanceDataset, sequences: Iterable[int]) -> set[int]:
+    found: set[int] = set()
+    for part in batches_of([str(number) for number in sorted(sequences)]):
+        rows = read_rows(dataset, ["sequence"], filter=f"sequence IN ({', '.join(part)})")
+        found.update(rows.column("sequence").to_pylist())
+    return found
+
+
+def _in_order(rows: pa.Table) -> list[SubjectAssignment]:
+    ordered = rows.sort_by([("decided_at", "ascending"), ("sequence", "ascending")])
+    by_sequence = {row["sequence"]: row for row in ordered.select(_OWN_COLUMNS).to_pylist()}
+    return [SubjectAssignment(**row) for row in by_sequence.values()]

@@ -309,10 +309,22 @@ def select_in(
 
     With a scalar index on the column, only rows that the index does not cover are scanned.
     """
-    parts = [
-        read_rows(dataset, columns, filter=sql_in(column, batch))
-        for batch in batches_of(sorted(set(texts)))
-    ]
+    return select_any(dataset, columns, {column: texts})
+
+
+def select_any(
+    dataset: lance.LanceDataset, columns: Sequence[str], wanted: Mapping[str, Iterable[str]]
+) -> pa.Table:
+    """The same for several columns: rows in which any of them is one of its texts. A row may come
+    more than once."""
+    pairs = [(column, text) for column, texts in wanted.items() for text in sorted(set(texts))]
+    parts = []
+    for start in range(0, len(pairs), _MAX_TEXTS):
+        texts_of: dict[str, list[str]] = {}
+        for column, text in pairs[start : start + _MAX_TEXTS]:
+            texts_of.setdefault(column, []).append(text)
+        either = " OR ".join(str(sql_in(*item)) for item in texts_of.items())
+        parts.append(read_rows(dataset, columns, filter=either))
     nothing = pa.schema([dataset.schema.field(name) for name in columns]).empty_table()
     return pa.concat_tables([nothing, *parts])
 

@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 from lance import LanceDataset
 
-from infra.bank.compaction import merge_small
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, not_null, read_rows, storage_errors
+from infra.storage.upkeep import merge_small
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 from liveedit_core.evaluation.comparable import ComparableGroup
 from liveedit_core.evaluation.probes import ProbeResult, ResultKey

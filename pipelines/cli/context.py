@@ -227,5 +227,5 @@ def _edits_of_file(path: Path, store: ObjectStore, request_log: RequestLog) -> l
         for item in items
         if not isinstance(item, Rejected)  # was never added to the log
     ]
-    known = request_log.index().numbers_of
+    known = request_log.numbers_of({item.edit_id for item in requests})
     return [item.edit_id for item in requests if item.edit_id in known]

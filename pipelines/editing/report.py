@@ -201,8 +201,8 @@ def _similar_pairs(sources: ReportSources, outcome: Outcome) -> list[SimilarPair
     )
     replaced = [
         SimilarEdits(key.similarity, key.supersedes, key.edit_id)
-        for key in sources.request_log.request_keys()
-        if key.supersedes and key.edit_id in intake.cases
+        for key in sources.request_log.keys_of(intake.cases.edit_ids)
+        if key.supersedes
     ]
     look_up = edits_of(sources.request_log)
     edits = look_up({key for pair in (*replaced, *similar) for key in (pair.first, pair.second)})

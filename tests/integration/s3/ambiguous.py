@@ -10,6 +10,7 @@ from infra.bank.expert_bank import ExpertBank
 from infra.bank.integrity import verify_version
 from infra.bank.policy import GrowthPolicy
 from infra.requests.request_log import RequestLog
+from infra.storage import upkeep
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
 from infra.tracking.audit_log import AuditLog, AuditRecord
@@ -100,8 +101,8 @@ class Writes:
         self._compact(GrowthPolicy(keep_versions=1, keep_days=0.0))
 
     def index(self) -> None:
-        with patch.object(compaction, "_FEW_ROWS", 1):
-            compaction.renew_index(Table(self.store, "banks/main"), "edit_id")
+        with patch.object(upkeep, "_FEW_ROWS", 1):
+            upkeep.renew_indices(Table(self.store, "banks/main"), ["edit_id"])
 
     def result(self) -> None:
         self.results.append([probe_result("case 1"), probe_result("case 2")], _RESULT)

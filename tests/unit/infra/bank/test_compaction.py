@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import torch
 
-from infra.bank.compaction import Compaction, settled_fragments
+from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.fragments import WrittenFragment
 from infra.bank.history import VersionArchive
@@ -17,6 +17,7 @@ from infra.requests.subject_log import SubjectAssignment
 from infra.storage.checksums import TableChecksums
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
+from infra.storage.upkeep import settled_fragments
 from liveedit_core.errors import IntegrityError
 from liveedit_core.inputs.rejects import Rejected
 from tests.random_states import assert_same_experts

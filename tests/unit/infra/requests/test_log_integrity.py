@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.bank.compaction import merge_small
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.log_integrity import lost_requests, repair_log, verify_log
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
+from infra.storage.upkeep import merge_small
 from liveedit_core.errors import IntegrityError
 from tests.small_rows import request_of, row_of
 

@@ -74,7 +74,7 @@ def test_a_terminal_gets_no_control_characters(
     """Logs of earlier releases hold such texts."""
     driver = Driver(tmp_path / "store")
     driver.log.append([request(0, prompt="What is \x1b]0;owned\x07 this?", target="a\u202eb")])
-    (known,) = driver.log.request_keys()
+    (known,) = driver.log.index().keys.values()
     for command in (["list"], ["history", known.edit_id]):
         assert main(["edits", *command, "--store", driver.store.root_uri]) == 0
         shown = capsys.readouterr().out

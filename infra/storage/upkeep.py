@@ -1,0 +1,142 @@
+"""Upkeep of a growing table: small files are merged, indices follow the rows; no row changes.
+
+Both are geometric: files, and parts of an index, are rewritten only together with newer rows of at
+least half their own number, so that a row is rewritten a logarithmic number of times. Lance merges
+only files that the same part of an index covers, so indices are renewed first.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from lance import optimize
+from lance.fragment import FragmentMetadata
+
+from infra.storage.checksums import TableChecksums, row_checksums
+from infra.storage.tables import Table, fragments_of, storage_errors
+from liveedit_core.errors import IntegrityError, StorageUnavailableError
+
+_FEW_ROWS = 1000
+"""Scanning this many rows is as fast as looking them up in an index."""
+_REWRITE_FACTOR = 2
+"""A fragment may be this many times larger than the newer rows that it is merged with."""
+_BATCH_BYTES = 8 * 1024 * 1024
+_FRAGMENT_BYTES = 128 * 1024 * 1024
+_EVERY_ROWS = 4096
+
+_logger = logging.getLogger(__name__)
+
+
+def merge_small(table: Table, fragment_bytes: int, checksums: TableChecksums | None = None) -> None:
+    """Merge small files into larger ones of about `fragment_bytes`; no row changes."""
+    dataset = table.latest()
+    fragments = [fragment.metadata for fragment in fragments_of(dataset)]
+    sizes = [(fragment.id, fragment.num_rows) for fragment in fragments]
+    num_rows = sum(rows for _, rows in sizes)
+    if len(sizes) < 2 or not num_rows:
+        return
+    num_bytes = sum(file.file_size_bytes or 0 for fragment in fragments for file in fragment.files)
+    row_bytes = max(num_bytes // num_rows, 1)
+    options = optimize.CompactionOptions(
+        target_rows_per_fragment=max(fragment_bytes // row_bytes, 1),
+        batch_size=max(_BATCH_BYTES // row_bytes, 1),
+        num_threads=1,
+        excluded_fragment_ids=settled_fragments(sizes),
+    )
+    with storage_errors(table.uri):
+        rewrites = []
+        for task in optimize.Compaction.plan(dataset, options).tasks:
+            rewrites.append(task.execute(dataset))
+            merged = rewrites[-1].new_fragments
+            table.sync_fragments(merged)  # older copies of these rows may be deleted soon
+            if checksums is not None:
+                _check_merged(table, checksums, task.fragments, merged)
+        if rewrites:
+            optimize.Compaction.commit(dataset, rewrites, options)
+            table.sync_version(int(dataset.latest_version))
+
+
+def settled_fragments(sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """All ids up to the newest fragment that is too large to be rewritten for the rows after it.
+
+    `sizes` are fragment ids and numbers of rows, oldest first.
+    """
+    newer_rows = 0
+    for position in range(len(sizes) - 1, -1, -1):
+        rows = sizes[position][1]
+        if newer_rows and rows > _REWRITE_FACTOR * newer_rows:
+            return [fragment_id for fragment_id, _ in sizes[: position + 1]]
+        newer_rows += rows
+    return []
+
+
+def _check_merged(
+    table: Table,
+    checksums: TableChecksums,
+    old: Sequence[FragmentMetadata],
+    new: Sequence[FragmentMetadata],
+) -> None:
+    """Compare merged rows with the checksums of the old files, and write those of the new ones."""
+    written = checksums.rows_of(_paths(old))
+    for fragment in new:
+        rows = table.read_fragment(fragment)
+        for row in row_checksums(rows):
+            if written is not None and row not in written:
+                raise IntegrityError(
+                    f"table {table.uri}: the row of edit {row.edit_id} is not what was written; "
+                    "nothing is merged. Verify the bank, and repair it"
+                )
+        for path in _paths([fragment]):
+            checksums.write(path, rows)
+
+
+def _paths(fragments: Sequence[FragmentMetadata]) -> list[str]:
+    return [f"data/{file.path}" for fragment in fragments for file in fragment.files]
+
+
+def renew_indices(table: Table, columns: Sequence[str]) -> None:
+    """Create or renew the indices on some columns when many rows are outside them."""
+    dataset = table.latest()
+    stored = [column for column in columns if column in dataset.schema.names]  # others come later
+    with storage_errors(table.uri):
+        rows = {item.fragment_id: item.count_rows() for item in fragments_of(dataset)}
+        covered = {
+            index.name: [set(segment.fragment_ids) for segment in index.segments]
+            for index in dataset.describe_indices()
+        }
+        for column in stored:
+            name = f"{column}_index"
+            parts = covered.get(name, [])
+            sizes = [sum(rows.get(number, 0) for number in part) for part in parts]
+            missing = sum(rows.values()) - sum(sizes)
+            if missing < _FEW_ROWS:
+                continue
+            if parts:
+                settled = settled_fragments([*enumerate(sizes), (len(sizes), missing)])
+                dataset.optimize.optimize_indices(
+                    index_names=[name], num_indices_to_merge=len(parts) - len(settled)
+                )
+            else:
+                dataset.create_scalar_index(column, "BTREE", name=name)
+
+
+class Upkeep:
+    """Of a table that one process fills without a compaction."""
+
+    def __init__(
+        self, table: Table, columns: Sequence[str], checksums: TableChecksums | None = None
+    ) -> None:
+        self._table = table
+        self._columns = columns
+        self._checksums = checksums
+        self._num_new = 0
+
+    def count(self, num_rows: int) -> None:
+        """Call after an append; every few thousand rows the table is put in order."""
+        self._num_new += num_rows
+        if self._num_new >= _EVERY_ROWS:
+            self._num_new = 0
+            try:
+                renew_indices(self._table, self._columns)
+                merge_small(self._table, _FRAGMENT_BYTES, self._checksums)
+            except (StorageUnavailableError, IntegrityError) as error:
+                _logger.warning("the files of %s are not merged: %s", self._table.uri, error)
