@@ -38,4 +38,5 @@ class InlineEvaluator:
         """Score the next unit, whether or not the caller wants to wait."""
         if not self._queue:
             return []
-        return [self._worker.evaluate(*self._queue.popleft())]
+        version, shared, unit = self._queue.popleft()
+        return [self._worker.evaluate(version, shared, unit.loaded())]

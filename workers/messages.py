@@ -1,8 +1,8 @@
 """What travels between driver and workers: frozen, picklable values."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -106,6 +106,7 @@ class WrittenBatch:
     embed_s: float
 
 
+CaseLoader = Callable[[Sequence[Case]], Sequence[Case]]
 UnitKey = tuple[tuple[str, ...], tuple[str, ...]]
 
 
@@ -119,6 +120,12 @@ class EvaluationUnit:
     """The cases that free generation, if it is one of the protocols, scores."""
     groups: tuple[tuple[str, ...], ...] = ()
     """For each case, the edits it is evaluated against; empty: all edits of the version."""
+    load: CaseLoader | None = None
+    """Gives the cases their images, where the driver keeps them without."""
+
+    def loaded(self) -> Self:
+        """As it is sent to a worker."""
+        return replace(self, cases=tuple(self.load(self.cases)), load=None) if self.load else self
 
     @property
     def key(self) -> UnitKey:

@@ -64,6 +64,8 @@ class Compaction:
         self._history = BankHistory(store, bank, self._table)
         self._checksums = TableChecksums.of_bank(store, bank)
         self._log_checksums = TableChecksums.of_log(store)
+        self._recorded: set[int] | None = None
+        """The versions that have a record; read once."""
         self._num_windows = 0
 
     def after_window(self) -> CompactionReport | None:
@@ -94,9 +96,13 @@ class Compaction:
                     _delete_versions(log, outdated)
                     if outdated and checksums:
                         checksums.prune()
+        if self._recorded is None:
+            self._recorded = set(self._history.archived().properties)
         archived = self._history.archive()
+        present = versions_of(self._table)
+        self._recorded = (self._recorded | archived.properties.keys()) & present.keys()
         tagged = self._history.tags().values()
-        outdated = self._outdated(versions_of(self._table), now, tagged, archived.properties)
+        outdated = self._outdated(present, now, tagged, self._recorded)
         old = [number for number in outdated if number <= archived.through]
         num_bytes = _delete_versions(self._table, old)
         if old:

@@ -7,6 +7,7 @@ two processes that archive at once leave two with the same records, and the next
 """
 
 import json
+import math
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -233,15 +234,21 @@ class BankHistory:
         with read_errors(self._table.uri):
             return {name: int(tag["version"]) for name, tag in newest.tags.list().items()}
 
-    def archive(self) -> "ArchivedRecords":
-        """Archive the records of all existing versions; returns everything that is archived."""
-        newest = self._table.latest()
-        through = self._archive.read().through
-        present = [number for number in versions_of(self._table) if number > through]
-        if present:
-            records = {number: _properties(newest, number) for number in present}
-            self._archive.add(max(present), {key: kept for key, kept in records.items() if kept})
+    def archived(self) -> "ArchivedRecords":
+        """Everything that is archived."""
         return self._archive.read()
+
+    def archive(self) -> "ArchivedRecords":
+        """Archive the records of all existing versions; returns those that were not archived."""
+        newest = self._table.latest()
+        new = ArchivedRecords(through=self._archive.through())
+        present = [number for number in versions_of(self._table) if number > new.through]
+        if present:
+            new.through = max(present)
+            records = {number: _properties(newest, number) for number in present}
+            new.properties = {number: kept for number, kept in records.items() if kept}
+            self._archive.add(new.through, new.properties)
+        return new
 
 
 @dataclass
@@ -269,7 +276,7 @@ class VersionArchive:
         return _merged(self._segments())
 
     def add(self, through: int, properties: Mapping[int, dict[str, str]]) -> None:
-        small = {key: text for key, text in self._segments().items() if len(text) < _SEGMENT_BYTES}
+        small = self._segments(_SEGMENT_BYTES)
         records = _merged(small)
         records.through = max(records.through, through)
         records.properties |= properties
@@ -278,10 +285,11 @@ class VersionArchive:
         for key in small:
             self._store.delete(key)
 
-    def _segments(self) -> dict[str, bytes]:
+    def _segments(self, below_bytes: float = math.inf) -> dict[str, bytes]:
         """Objects by key; another process may merge some while they are read."""
         for _ in range(_READ_TRIES):
-            keys = self._store.list(self._prefix)
+            found = self._store.entries(self._prefix)
+            keys = sorted(entry.key for entry in found if entry.num_bytes < below_bytes)
             try:
                 return {key: self._store.get(key) for key in keys}
             except IntegrityError as error:

@@ -36,15 +36,17 @@ def load_requests(
     fetch: Fetch | None = None,
     store_uri: str = "",
     images_at: Path | str | None = None,
+    moved_to: str = "",
 ) -> Iterator[EditRequest | Rejected]:
     """Stream the plain requests of a JSONL file.
 
     Image paths in it are relative to its folder, or to `images_at`, a folder or an `s3://` URI.
-    They must lie there, in the store, or in `limits.image_roots`. Without `fetch`, images given as
+    They must lie there, in the store, or in `limits.image_roots`; images that were moved from there
+    to `moved_to`, a URI, are found too. Without `fetch`, images given as
     `s3://` URIs are rejected; its retryable errors are raised.
     """
     file_path = _existing_file(path)
-    parser = _parser(images_at or file_path.parent, limits, fetch, store_uri)
+    parser = _parser(images_at or file_path.parent, limits, fetch, store_uri, moved_to)
     return _stream(file_path, limits, parser.request, lambda request: request)
 
 
@@ -62,10 +64,14 @@ def load_cases(
 
 
 def _parser(
-    folder: Path | str, limits: InputLimits, fetch: Fetch | None, store_uri: str
+    folder: Path | str,
+    limits: InputLimits,
+    fetch: Fetch | None,
+    store_uri: str,
+    moved_to: str = "",
 ) -> RequestParser:
     more = [*([store_uri] if store_uri else []), *limits.image_roots]
-    return RequestParser(ImageRoots(folder, more, fetch), limits)
+    return RequestParser(ImageRoots(folder, more, fetch, moved_to), limits)
 
 
 def validate_request(request: EditRequest, *, limits: InputLimits = _LIMITS) -> None:

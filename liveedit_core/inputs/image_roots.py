@@ -21,18 +21,25 @@ Fetch = Callable[[str], bytes]
 stops the reading of the whole file; any other exception means that this image is not available."""
 
 _S3 = "s3://"
+_MISSING = (RejectType.IMAGE_NOT_FOUND, RejectType.IMAGE_UNREACHABLE)
 
 
 class ImageRoots:
     """Reads images by the names that one file gives them."""
 
     def __init__(
-        self, folder: Path | str, more: Sequence[str] = (), fetch: Fetch | None = None
+        self,
+        folder: Path | str,
+        more: Sequence[str] = (),
+        fetch: Fetch | None = None,
+        moved_to: str = "",
     ) -> None:
-        """`folder` is where relative names start, a path or an `s3://` URI, as `more` are."""
+        """`folder` is where relative names start, a path or an `s3://` URI, as `more` are. What is
+        missing there is looked for under `moved_to`, a URI or ""."""
         self._remote_folder = f"{str(folder).rstrip('/')}/" if _is_remote(folder) else ""
         self._folder = Path() if self._remote_folder else Path(folder).resolve()
-        roots = [folder, *more]
+        roots = [folder, *more, *([moved_to] if moved_to else [])]
+        self._from_to = (self._remote_folder or f"{self._folder.as_uri()}/", moved_to)
         self._remote = [f"{str(root).rstrip('/')}/" for root in roots if _is_remote(root)]
         self._local = [_local_path(str(root)) for root in roots if not _is_remote(root)]
         self._fetch = fetch
@@ -59,9 +66,21 @@ class ImageRoots:
 
     def read(self, uri: str, *, max_bytes: int) -> bytes:
         """The encoded bytes of an image, by its `uri_of`."""
-        image_bytes = self._fetched(uri) if _is_remote(uri) else self._read_file(uri, max_bytes)
+        start, moved_to = self._from_to
+        try:
+            image_bytes = self._read(uri, max_bytes)
+        except RefusedInputError as error:
+            if not (moved_to and uri.startswith(start) and error.error_type in _MISSING):
+                raise
+            try:
+                image_bytes = self._read(f"{moved_to}/{uri.removeprefix(start)}", max_bytes)
+            except RefusedInputError:
+                raise error from None
         check_image_bytes(image_bytes, max_bytes=max_bytes)
         return image_bytes
+
+    def _read(self, uri: str, max_bytes: int) -> bytes:
+        return self._fetched(uri) if _is_remote(uri) else self._read_file(uri, max_bytes)
 
     def _fetched(self, uri: str) -> bytes:
         assert self._fetch is not None

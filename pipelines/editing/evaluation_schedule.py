@@ -6,7 +6,7 @@ are scored against it. Stored results are not computed again.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from infra.bank.expert_bank import ExpertBank
@@ -55,31 +55,38 @@ class EvaluationSchedule:
     on_finished: Callable[[BankEvaluation], None]
     finished: list[BankEvaluation] = field(default_factory=list)
     """By number of edits."""
-    _windows: list[BankVersion] = field(default_factory=list)
+    _newest: BankVersion | None = None
+    _at: dict[int, BankVersion] = field(default_factory=dict)
+    """By point of evaluation, the newest version of requests up to there."""
     _handled: set[int] = field(default_factory=set)
     _running: dict[int, EvaluationTask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._windows = self.bank.history()
+        for record in self.bank.history():
+            self._note(record)
 
     def window_done(self, version: int | None, last_sequence: int) -> None:
         """Start what a window made due; `version` is None if all its requests were refused."""
         # A window whose edits were all removed meanwhile adds no version.
         record = None if version is None else self.bank.versions.state_at(version)
-        if record is not None and all(window.version != record.version for window in self._windows):
-            self._windows.append(record)
+        if record is not None:
+            self._note(record)
         self.start_due(last_sequence)
+
+    def _note(self, record: BankVersion) -> None:
+        self._newest = replace(record, added=(), removed=())
+        for point in self.config.evaluation.at:
+            if record.last_sequence <= point:
+                self._at[point] = self._newest
 
     def start_due(self, done_through: int, *, is_end: bool = False) -> None:
         """Start the evaluations that are due when requests up to `done_through` are done.
 
         `is_end` makes the newest version due as well.
         """
-        due = [
-            self._version_at(point) for point in self.config.evaluation.at if point <= done_through
-        ]
+        due = [self._at.get(point) for point in self.config.evaluation.at if point <= done_through]
         if is_end:
-            due += self._windows[-1:]
+            due.append(self._newest)
         for window in due:
             if window is not None and window.version not in self._handled:
                 self._handled.add(window.version)
@@ -104,11 +111,6 @@ class EvaluationSchedule:
         for task in self._running.values():
             task.flush()
 
-    def _version_at(self, point: int) -> BankVersion | None:
-        """The version after the first `point` requests, if one was committed."""
-        up_to = [window for window in self._windows if window.last_sequence <= point]
-        return up_to[-1] if up_to else None
-
     def _start(self, window: BankVersion) -> None:
         if not self.bank.has_version(window.version):
             return  # removed before it was evaluated
@@ -130,6 +132,7 @@ class EvaluationSchedule:
             settings_of(self.config),
             version=window.version,
             num_edits=window.num_edits,
+            load=self.cases.with_images,
         )
         self._running[window.version] = task
         task.start(self.evaluator, self.generator_config)

@@ -2,28 +2,37 @@
 
     inbox/facts.jsonl  ->  request log  ->  inbox_done/facts-<digest>.jsonl
                            (all lines)      inbox_done/facts-<digest>.receipt.json
+    inbox/photos/1.png      ------------->  inbox_done/photos/1.png
 
-A file that fails three times moves to `inbox_failed/`, with a receipt that says why. A file leaves
-the inbox when all its lines are logged or stored as rejects. Reading a file again
-after a failure changes nothing: the log recognizes every edit, and the copy is named by its
-content. On disk, write a file elsewhere and rename it into the inbox.
+A file leaves the inbox when all its lines are logged or stored as rejects. It takes the images of
+its accepted lines along; another file that names them finds them there. Reading a file again after
+a failure changes nothing: the log recognizes every edit, and the copy is named by its content. A
+file that fails three times moves to `inbox_failed/`, with a receipt that says why. On disk, write a
+file elsewhere and rename it into the inbox.
 """
 
 import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from infra.requests.request_log import RequestLog
 from infra.storage.disk import TEMPORARY_PREFIX, ObjectEntry
 from infra.storage.object_store import ObjectStore
-from liveedit_core.errors import IntegrityError, LiveEditError, StorageUnavailableError
+from liveedit_core.errors import (
+    InputError,
+    IntegrityError,
+    LiveEditError,
+    StorageUnavailableError,
+)
 from liveedit_core.inputs.datasets import check_known_good, load_requests
 from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import Rejected
+from liveedit_core.schema import EditRequest
 from pipelines.editing.intake import Intake, Source, log_requests
 from pipelines.job.cases import fetcher
 from workers.failures import is_of_no_input, retried
@@ -59,6 +68,7 @@ class Inbox:
         self._limits = limits
         self._store_uri = store_uri
         self._is_on_disk = self.uri.startswith("file:")
+        self._folder = Path(unquote(urlsplit(self.uri).path))
         self._settle = timedelta(seconds=settle_s if self._is_on_disk else 0.0)
         self._max_file_bytes = max_file_bytes
         self._say = say
@@ -160,19 +170,46 @@ class Inbox:
                 limits=self._limits,
                 fetch=fetcher(self._store, self._limits.max_image_bytes),
                 store_uri=self._store_uri,
-                images_at=Path(unquote(urlsplit(self.uri).path)) if self._is_on_disk else self.uri,
+                images_at=self._folder if self._is_on_disk else self.uri,
+                moved_to=self._done.root_uri,
             )
             name = f"{self.uri}/{entry.key}"
             moment = entry.modified_at.isoformat()
-            source = Source(name=name, digest=digest, items=items, moment=moment)
+            shown: set[str] = set()
+            noted = _noting_images(items, shown)
+            source = Source(name=name, digest=digest, items=noted, moment=moment)
             intake = log_requests(source, request_log)
         self._move(entry, data, digest, intake)
+        for uri in sorted(shown):
+            self._move_image(uri)
         return intake
 
+    def _move_image(self, uri: str) -> None:
+        """Move an image out of the inbox if it lies there; what has its name there already is kept
+        under another one."""
+        start = f"{self.uri if not self._is_on_disk else self._folder.resolve().as_uri()}/"
+        key = uri.removeprefix(start)
+        key = unquote(key) if self._is_on_disk else key
+        data = None if not uri.startswith(start) or key.endswith(_SUFFIX) else self._object(key)
+        if data is None:
+            return
+        if retried(lambda: self._done.exists(key)):
+            before, path = retried(lambda: self._done.get(key)), PurePosixPath(key)
+            if before != data:
+                digest = hashlib.sha256(before).hexdigest()
+                kept = path.with_stem(f"{path.stem}-{digest[:12]}")
+                retried(lambda: self._done.put(str(kept), before))
+        retried(lambda: self._done.put(key, data))
+        if self._object(key) == data:
+            retried(lambda: self._store.delete(key))
+
     def _content(self, entry: ObjectEntry) -> bytes | None:
+        return self._object(entry.key)
+
+    def _object(self, key: str) -> bytes | None:
         try:
-            return retried(lambda: self._store.get(entry.key))
-        except IntegrityError:
+            return retried(lambda: self._store.get(key))
+        except (IntegrityError, InputError):  # gone, or no name of an object
             return None
 
     def _move(self, entry: ObjectEntry, data: bytes, digest: str, intake: Intake) -> None:
@@ -202,3 +239,13 @@ class Inbox:
         # If lines were added meanwhile, the file stays and is read again.
         if self._content(entry) == data:
             retried(lambda: self._store.delete(entry.key))
+
+
+def _noting_images(
+    items: Iterable[EditRequest | Rejected], uris: set[str]
+) -> Iterator[EditRequest | Rejected]:
+    """The items; where the images of the accepted ones lie is added to `uris`."""
+    for item in items:
+        if isinstance(item, EditRequest):
+            uris.add(item.image_uri)
+        yield item

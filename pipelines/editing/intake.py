@@ -3,15 +3,17 @@
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
+from infra.storage.tables import batches_of
 from liveedit_core.inputs.datasets import load_cases, load_requests
 from liveedit_core.inputs.rejects import Rejected, RejectType
 from liveedit_core.schema import Case, EditRequest
+from pipelines.editing.case_file import CaseFile, NamedEdit, without_images
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.job.cases import checked_protocol, fetcher, load_builtin, open_published
 from workers.failures import retried
@@ -74,16 +76,19 @@ def _of_protocol(config: LifelongEditRecipe, items: Iterable[Item]) -> Iterator[
 
 
 class CaseIndex:
-    """The cases of a run by edit; those of plain requests are read from the log when needed."""
+    """The cases of a run by edit, without their images: those of cases are in a temporary file,
+    those of plain requests in the log."""
 
     def __init__(self, request_log: RequestLog) -> None:
         self._log = request_log
-        self._cases: dict[str, Case | None] = {}
+        self._file = CaseFile()
+        self._cases: dict[str, tuple[Case, tuple[int, int]] | None] = {}
 
     def add(self, item: Case | EditRequest) -> None:
         """Add a case, or a plain request, whose only probe is the edit itself."""
         if isinstance(item, Case):
-            self._cases[item.edit.edit_id] = item
+            named = without_images(item)
+            self._cases[named.edit.edit_id] = (named, self._file.add(item))
         else:
             self._cases.setdefault(item.edit_id, None)
 
@@ -97,14 +102,40 @@ class CaseIndex:
         return list(self._cases)
 
     def of(self, edit_ids: Collection[str]) -> list[Case]:
-        """The cases of some edits, in the order of the input."""
+        """The cases of some edits without their images, in the order of the input."""
         wanted = set(edit_ids)
-        chosen = {key: case for key, case in self._cases.items() if key in wanted}
-        plain = [key for key, case in chosen.items() if case is None]
-        for logged in self._log.find(plain):
-            edit_id = logged.request.edit_id
-            chosen[edit_id] = Case(case_id=edit_id, edit=logged.request)
+        chosen = {key: case and case[0] for key, case in self._cases.items() if key in wanted}
+        for part in batches_of([key for key, case in chosen.items() if case is None]):
+            for header in self._log.headers(edit_ids=part):
+                if header.prompt:  # else it is lost
+                    edit = NamedEdit.of(header)
+                    chosen[header.edit_id] = Case(case_id=header.edit_id, edit=edit)
         return [case for case in chosen.values() if case is not None]
+
+    def with_images(self, cases: Sequence[Case]) -> list[Case]:
+        """Cases that `of` gave, perhaps with fewer probes or earlier edits."""
+        logged = {
+            item.request.edit_id: item.request
+            for item in self._log.find(
+                [case.edit.edit_id for case in cases if self._cases[case.edit.edit_id] is None]
+            )
+        }
+        whole = []
+        for case in cases:
+            known = self._cases[case.edit.edit_id]
+            if known is None:
+                whole.append(replace(case, edit=logged[case.edit.edit_id]))
+                continue
+            full, earlier = self._file.read(known[1]), {one.edit_id for one in case.earlier}
+            whole.append(
+                replace(
+                    case,
+                    edit=full.edit,
+                    earlier=tuple(one for one in full.earlier if one.edit_id in earlier),
+                    probes=full.probes[: len(case.probes)],
+                )
+            )
+        return whole
 
 
 @dataclass(kw_only=True)

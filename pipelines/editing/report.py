@@ -185,7 +185,8 @@ def _examples(sources: ReportSources, outcome: Outcome) -> tuple[list[Example], 
     last = outcome.evaluations[-1]
     chosen, worst = choose_examples(last.results), choose_worst(last.results)
     shown = [*chosen, *worst]
-    cases = outcome.intake.cases.of([result.edit_id for result in shown])
+    index = outcome.intake.cases
+    cases = index.with_images(index.of([result.edit_id for result in shown]))
     builder = ExampleBuilder(cases, edits_of(sources.request_log), shown)
     examples = [builder.example(result, last.num_edits) for result in shown]
     return examples[: len(chosen)], examples[len(chosen) :]

@@ -109,6 +109,7 @@ def run(
             bank=bank,
             version=bank.version,
             cases=intake.cases.of(intake.cases.edit_ids),
+            load=intake.cases.with_images,
             settings=settings_of(config),
             pool=evaluator,
             sizes=config.evaluation.curve_at,

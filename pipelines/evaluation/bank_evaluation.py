@@ -37,7 +37,7 @@ from liveedit_core.schema import Case, entity_of
 from pipelines.evaluation.case_groups import draw_groups, drawn_case_ids, groups_of
 from pipelines.job.stages import Evaluator
 from workers.failures import retried
-from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit, StoredVersion
+from workers.messages import CaseLoader, EvaluationUnit, GeneratorFacts, ScoredUnit, StoredVersion
 
 UNIT_CASES = 8
 """Cases of a unit: one to two seconds of a core for the built-in backbone."""
@@ -108,7 +108,11 @@ class BankEvaluation(EvaluatedVersion):
 
 
 def plan_evaluation(
-    cases: Sequence[Case], settings: EvaluationSettings, *, group_size: int = 0
+    cases: Sequence[Case],
+    settings: EvaluationSettings,
+    *,
+    group_size: int = 0,
+    load: CaseLoader | None = None,
 ) -> EvaluationPlan:
     """Choose cases by their edits and the seed, and cut them into units. `group_size` 0 evaluates
     each case against the whole bank version. Otherwise the cases are taken in groups of this size,
@@ -138,6 +142,7 @@ def plan_evaluation(
                     protocols=protocols,
                     free_case_ids=free_ids,
                     groups=tuple(groups[start : start + UNIT_CASES]),
+                    load=load,
                 )
             )
     return EvaluationPlan(cases=tuple(chosen), units=tuple(units))
@@ -167,15 +172,17 @@ class EvaluationTask:
         version: int,
         num_edits: int,
         group_size: int = 0,
+        load: CaseLoader | None = None,
     ) -> None:
-        """Plan the evaluation (see `plan_evaluation`) and look up what is left to do."""
+        """Plan the evaluation (see `plan_evaluation`) and look up what is left to do. `load` gives
+        cases their images, if they have none."""
         self.key = EvaluationKey(
             bank=bank.name, bank_version=version, num_edits=num_edits, group_size=group_size
         )
         self._bank = bank
         self._results = results
         self._settings = settings
-        self._plan = plan_evaluation(cases, settings, group_size=group_size)
+        self._plan = plan_evaluation(cases, settings, group_size=group_size, load=load)
         self.comparable_group = ComparableGroup(
             benchmark=settings.benchmark,
             cases=cases_identity(self._plan.cases),
@@ -316,6 +323,7 @@ def lifelong_curves(
     settings: EvaluationSettings,
     pool: Evaluator,
     sizes: Sequence[int],
+    load: CaseLoader | None = None,
     on_progress: Callable[[int, int], None] = lambda num_done, num_units: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[BankEvaluation]:
@@ -335,7 +343,14 @@ def lifelong_curves(
 
     def evaluate(size: int, group_size: int) -> BankEvaluation:
         task = EvaluationTask(
-            bank, results, held, settings, version=version, num_edits=size, group_size=group_size
+            bank,
+            results,
+            held,
+            settings,
+            version=version,
+            num_edits=size,
+            group_size=group_size,
+            load=load,
         )
         return task.run(pool, on_progress=on_progress, should_stop=should_stop)
 

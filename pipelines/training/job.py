@@ -7,7 +7,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,22 +17,20 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.generator_checkpoints import GeneratorCheckpoints
 from infra.tracking.model_registry import ModelRegistry
 from infra.tracking.tracker import Tracker
+from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.generator import load_generator, save_generator
 from liveedit_core.schema import Case
 from liveedit_core.training.recipe import Phase
-from liveedit_core.training.validation import Validator
 from pipelines.job.ray_session import open_session
 from pipelines.job.sections import RaySection
-from pipelines.job.state_cache import cache_names
 from pipelines.training.data import Material
 from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.recipe import TrainRecipe
 from pipelines.training.records import TrainingRecords, first_norm, recipe_digest
 from pipelines.training.report import training_report_data
+from pipelines.training.validation import Validation
 from workers.messages import MODEL, MOMENT, Snapshot, with_prefix
-from workers.models import open_states
-from workers.sharding_config import ShardingSection
 
 EXPERIMENT = "liveedit-training"
 
@@ -56,17 +54,24 @@ def do_training(
     material: Material,
     held_out: Sequence[Case],
     facts: Mapping[str, str],
+    load_backbone: Callable[[], Backbone] | None = None,
 ) -> TrainingResult:
     """Train from the newest checkpoint (or the beginning) to the end.
 
     `held_out` are the validation cases, whose entities are not in `material`; `facts` of this start
-    go to MLflow and the report.
+    go to MLflow and the report. `load_backbone` loads the backbone in other processes, by default
+    the one that the recipe names.
     """
     start_s = time.perf_counter()
-    validator = make_validator(recipe, backbone, held_out)
+    validator = Validation(recipe, backbone, held_out, load_backbone) if held_out else None
     records = open_records(recipe, validator)
     trainer = GeneratorTrainer(
-        recipe, backbone, material, on_step=records.on_step, on_checkpoint=records.on_checkpoint
+        recipe,
+        backbone,
+        material,
+        on_step=records.on_step,
+        on_checkpoint=records.on_checkpoint,
+        load_backbone=load_backbone,
     )
     status = "FAILED"
     try:
@@ -74,10 +79,10 @@ def do_training(
         restore(trainer, records.checkpoints, recipe)
         if validator is not None:
             validator.first_norm = first_norm(trainer.curve)
-        with processes(recipe.sharding):
+        with processes(recipe):
             trainer.run()
-        if validator is not None and records.last_report is None:
-            records.last_report = validator(trainer.generator)  # resumed after its last step
+            if validator is not None and records.last_report is None:
+                records.last_report = validator(trainer.generator)  # resumed after its last step
         folder, report = recipe.run_folder / "generator", recipe.run_folder / "report.html"
         save_result(trainer, folder, is_half=recipe.checkpoint.is_half)
         data = training_report_data(
@@ -107,14 +112,15 @@ def do_training(
     )
 
 
-def processes(sharding: ShardingSection) -> contextlib.AbstractContextManager[object]:
+def processes(recipe: TrainRecipe) -> contextlib.AbstractContextManager[object]:
     """A Ray session, if the run needs other processes."""
-    if not sharding.needs_processes:
+    if not recipe.sharding.needs_processes:
         return contextlib.nullcontext()
-    return open_session(RaySection(), needed_cpus=sharding.needed_cpus)
+    needed = recipe.sharding.needed_cpus + recipe.validation.num_cpus
+    return open_session(RaySection(), needed_cpus=needed)
 
 
-def open_records(recipe: TrainRecipe, validator: Validator | None) -> TrainingRecords:
+def open_records(recipe: TrainRecipe, validator: Validation | None) -> TrainingRecords:
     """Store and MLflow of a run; nothing is written yet."""
     store = ObjectStore(recipe.keep.store or recipe.run_folder / "store")
     tracker = Tracker(Path(recipe.run_root), experiment=EXPERIMENT, run_name=recipe.run_name)
@@ -125,22 +131,6 @@ def open_records(recipe: TrainRecipe, validator: Validator | None) -> TrainingRe
         checkpoints=GeneratorCheckpoints(store, recipe.run_name, last_k=recipe.keep.last_k),
         state_file=recipe.run_folder / "recorded.json",
         validate=validator,
-    )
-
-
-def make_validator(
-    recipe: TrainRecipe, backbone: VisionLanguageBackbone, held_out: Sequence[Case]
-) -> Validator | None:
-    """The validator of a recipe; None where nothing is held out."""
-    if not held_out:
-        return None
-    return Validator(
-        backbone,
-        held_out,
-        num_cases=recipe.validation.num_cases,
-        limits=recipe.diagnostics,
-        batch_size=recipe.validation.batch_size,
-        source=open_states(backbone, cache_names(recipe.states, recipe.run_root)),
     )
 
 

@@ -33,7 +33,13 @@ from liveedit_core.training.recipe import (
     PhaseSection,
     TrainingPlan,
 )
-from pipelines.job.sections import BackboneSection, BenchmarkSection, RunRecipe, StatesSection
+from pipelines.job.sections import (
+    ActorSection,
+    BackboneSection,
+    BenchmarkSection,
+    RunRecipe,
+    StatesSection,
+)
 from workers.sharding_config import ShardingSection
 
 _AtLeastTwo = Annotated[int, Field(ge=2)]
@@ -110,8 +116,9 @@ class KeepSection(Settings):
     """Newest checkpoints to keep; the best by validation is kept as well."""
 
 
-class ValidationSection(Settings):
-    """Validation while training: the five metrics on held-out entities."""
+class ValidationSection(ActorSection):
+    """Validation while training: the five metrics on held-out entities, in an actor where
+    `sharding` has several processes or GPUs, else in the job's own process."""
 
     every_steps: Count = 100
     """Steps between two validations, a multiple of `checkpoint.every_steps`; each phase ends with

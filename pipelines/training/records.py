@@ -25,6 +25,7 @@ from liveedit_core.errors import TrackingError
 from liveedit_core.method.generator import CONFIG_FILE, LiveEditGenerator
 from liveedit_core.training.validation import ValidationReport
 from pipelines.job.recipe_loader import to_dict, to_flat_dict
+from pipelines.job.sections import ActorSection
 from pipelines.training.loop import Curve
 from pipelines.training.recipe import TrainRecipe
 from workers.messages import Snapshot
@@ -222,6 +223,9 @@ def recipe_digest(recipe: TrainRecipe) -> str:
     tree = {key: value for key, value in to_dict(recipe).items() if key not in NEUTRAL}
     if isinstance(backbone := tree.get("backbone"), dict):
         tree["backbone"] = {key: value for key, value in backbone.items() if key != "device"}
+    if isinstance(validation := tree.get("validation"), dict):
+        places = ActorSection.model_fields
+        tree["validation"] = {key: validation[key] for key in validation if key not in places}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 

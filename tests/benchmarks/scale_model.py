@@ -1,15 +1,18 @@
 #!/usr/bin/env python
 """What one more edit costs a store of 1 000, 100 000 or a million edits, in counts instead of time.
 
-    python -m tests.benchmarks.scale_model                                 1 000 and 10 000 edits
-    python -m tests.benchmarks.scale_model --sizes 1000 100000 1000000     much longer
+    python -m tests.benchmarks.scale_model --sizes 1000 20000               a few minutes
+    python -m tests.benchmarks.scale_model                                  1e3, 1e5 and 1e6 edits
 
 The code of the job (request log, rejects, subjects, fragments, commits, compaction) runs on stub
-tensors in a store on disk. A store is filled in large windows; then `--measured` more edits pass in
-windows of 100, with a compaction every 20 windows, and what they cost is counted: objects and bytes
-written (also of files that a compaction deleted again), versions of tables, requests and bytes read
-through the handles of bank and log, and memory of the driver's index of requests. `fragment_bytes`
-is scaled with the rows: as many rows to a merged file as with experts of the small backbone.
+tensors in a store on disk. A store is first filled with rows that are copies of one but for their
+ids, in files of the size that compaction leaves. Then `--measured` more edits pass as in a job, in
+windows of 100, with a compaction every 20 windows, after as many that are not counted: a process
+that starts reads parts of the indices once, which is told apart (`first_read_bytes`). Counted are
+objects and bytes written (also of files that a compaction deleted again), versions of tables,
+requests and bytes read of all tables and objects, and Python's memory of a request log in use.
+`fragment_bytes` is scaled with the rows: as many rows to a merged file as with experts of the small
+backbone.
 """
 
 import argparse
@@ -17,14 +20,21 @@ import hashlib
 import tempfile
 import tracemalloc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import patch
+
+import pyarrow as pa
 
 from infra.bank.compaction import Compaction
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.policy import GrowthPolicy
+from infra.bank.schema import rows_to_table
+from infra.requests import request_log
 from infra.requests.request_log import RequestLog
 from infra.requests.subject_log import SubjectAssignment
+from infra.storage.disk import DiskBackend
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
 from liveedit_core.schema import EditRequest
@@ -35,7 +45,10 @@ WINDOW_EDITS = 100
 BATCH_SIZE = 8
 """Edits of one fragment, as an embedding worker writes them."""
 INTAKE_ITEMS = 128
-FILL_EDITS = 5000
+FILL_EDITS = 30_000
+FILE_EDITS = 1500
+"""Of one filled file, about as many as a merged one holds."""
+WARM_EDITS = 2000
 REAL_ROW_BYTES = 84_000
 STUB_ROW_BYTES = 1_000
 POLICY = GrowthPolicy(
@@ -68,6 +81,7 @@ class Scene:
         self._compaction = Compaction(self._store, "main", POLICY)
         self._seen = self._files()
         self.written: Counter[str] = Counter()
+        self.gets: Counter[str] = Counter()
 
     def _files(self) -> dict[str, int]:
         files = (path for path in self._folder.rglob("*") if path.is_file())
@@ -86,10 +100,27 @@ class Scene:
 
     def reads(self) -> tuple[int, int]:
         """Requests and bytes since the last call."""
-        found = [
-            table._dataset.io_stats_incremental() for table in (self._bank._table, self.log._table)
-        ]
-        return sum(item.read_iops for item in found), sum(item.read_bytes for item in found)
+        compaction = self._compaction
+        tables = [self._bank._table, self.log.table, self.log.rejects._table]
+        tables += [self.log.subjects._table, compaction._table, *compaction._logs.values()]
+        found = [table._dataset.io_stats_incremental() for table in tables if table.exists()]
+        num_objects, num_bytes = self.gets["objects"], self.gets["bytes"]
+        self.gets.clear()
+        return (
+            num_objects + sum(item.read_iops for item in found),
+            num_bytes + sum(item.read_bytes for item in found),
+        )
+
+    def counted(self, get: Callable[..., bytes]) -> Callable[..., bytes]:
+        """`DiskBackend.get`, counted."""
+
+        def counting(backend: DiskBackend, key: str, max_bytes: int | None) -> bytes:
+            data = get(backend, key, max_bytes)
+            self.gets["objects"] += 1
+            self.gets["bytes"] += len(data)
+            return data
+
+        return counting
 
     def log_requests(self, count: int, at_once: int) -> list[int]:
         """Log new requests; one line in a hundred is refused."""
@@ -125,55 +156,111 @@ class Scene:
 
     def fill(self, count: int) -> None:
         while len(self.log) < count:
-            size = min(FILL_EDITS, count - len(self.log))
-            self.window(self.log_requests(size, size), size)
+            self._fill_some(min(FILL_EDITS, count - len(self.log)))
             self._compaction.run()
 
-    def measured(self, count: int) -> dict[str, float]:
-        """The costs of each of so many edits."""
-        self.count_files()
-        self.written.clear()
-        self.reads()
-        before = self.versions()
+    def _fill_some(self, size: int) -> None:
+        """Rows with ids of their own, and else like one."""
+        first = len(self.log) + 1
+        ids = {
+            "sequence": pa.array(range(first, first + size), pa.int64()),
+            **{name: pa.array(hashes(name, first, size)) for name in ("edit_id", "subject_id")},
+        }
+        edit_ids, subject_ids = (ids[name].to_pylist() for name in ("edit_id", "subject_id"))
+        more = {
+            name: pa.array(hashes(name, first, size)) for name in ("pixel_digest", "question_id")
+        }
+        plain = {"source": "filled", "place": first, "submitted_at": datetime.now(UTC)}
+        request = request_log._to_row({**plain, "supersedes": ""}, stub_request(0))
+        template = pa.Table.from_pylist(
+            [{**request, "sequence": 0, **dict.fromkeys(("edit_id", "subject_id", *more), "")}],
+            schema=request_log._SCHEMA,
+        )
+        requests = copies(template, size, {**ids, **more})
+        self.log.table.on_latest(lambda base: self.log.write(base, requests))
+        self.log.reject_lines([refusal(n) for n in range(0, size, 100)], source=f"filled {first}")
+        assignments = [
+            SubjectAssignment(sequence=number, edit_id=edit_id, subject_id=subject_id)
+            for number, (edit_id, subject_id) in enumerate(
+                zip(edit_ids, subject_ids, strict=True), first
+            )
+        ]
+        self.log.subjects.append(assignments)
+        rows = copies(rows_to_table(SMALL_IDENTITY, [row_of(1, stub_request(0))]), size, ids)
+        writer, fragments = self._bank.fragment_writer(), []
+        for start in range(0, size, FILE_EDITS):
+            fragments += writer.write_table(rows.slice(start, FILE_EDITS))
+        self._bank.commit(fragments, epoch=self._epoch)
+
+    def pass_windows(self, count: int) -> None:
+        """New edits, as in a job."""
         for _ in range(count // WINDOW_EDITS):
             self.window(self.log_requests(WINDOW_EDITS, INTAKE_ITEMS), BATCH_SIZE)
             self.count_files()
             self._compaction.after_window()
             self.count_files()
-        reads, read_bytes = self.reads()
+
+    def measured(self, count: int) -> dict[str, float]:
+        """The costs of each of so many edits."""
+        with patch.object(DiskBackend, "get", self.counted(DiskBackend.get)):
+            self.reads()
+            self.pass_windows(WARM_EDITS)
+            _, first_bytes = self.reads()
+            self.count_files()
+            self.written.clear()
+            before = self.versions()
+            self.pass_windows(count)
+            reads, read_bytes = self.reads()
         return {
             "objects_written": self.written["objects"] / count,
             "bytes_written": self.written["bytes"] / count,
             "versions": (self.versions() - before) / count,
             "reads": reads / count,
             "bytes_read": read_bytes / count,
+            "held_bytes": self.held_bytes(),
+            "first_read_bytes": first_bytes,
         }
 
-    def index_bytes(self) -> float:
-        """Memory of the driver per request of the log."""
-        log = RequestLog(self._store)
+    def held_bytes(self) -> int:
+        """Memory of Python that a log keeps which has logged one more window."""
         tracemalloc.start()
-        size = len(log.index().keys)
+        log = RequestLog(self._store)
+        first = len(log)
+        for number in range(first, first + WINDOW_EDITS):
+            log.append([stub_request(number)], source="last")
         used, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        return used / size
+        return used
+
+
+def hashes(name: str, first: int, size: int) -> list[str]:
+    return [hashlib.sha256(f"{name} {n}".encode()).hexdigest() for n in range(first, first + size)]
+
+
+def copies(template: pa.Table, size: int, columns: dict[str, pa.Array]) -> pa.Table:
+    """A row many times, with some columns replaced."""
+    rows = template.take(pa.array([0] * size))
+    for name, values in columns.items():
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(place, rows.schema.field(name), values)
+    return rows.combine_chunks()
 
 
 def costs_at(num_edits: int, options: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(Path(folder))
         scene.fill(num_edits)
-        return {**scene.measured(options.measured), "index_bytes": scene.index_bytes()}
+        return scene.measured(options.measured)
 
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
     parser.add_argument("--measured", type=int, default=4_000, metavar="EDITS")
     options = parser.parse_args()
     costs = {size: costs_at(size, options) for size in options.sizes}
     first, *_, last = costs.values()
-    ratios = {name: last[name] / first[name] for name in first}
+    ratios = {name: last[name] / first[name] for name in first if not name.startswith("first")}
     result = {
         "machine": machine(),
         "measured_edits": options.measured,

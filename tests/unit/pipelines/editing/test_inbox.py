@@ -13,7 +13,7 @@ from liveedit_core.errors import IntegrityError
 from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.inbox import Inbox, InboxFileError
 from pipelines.editing.intake import Intake
-from tests.unit.tiny_inputs import drop, request
+from tests.unit.tiny_inputs import drop, image, request
 
 
 @pytest.fixture
@@ -38,7 +38,8 @@ def test_files_enter_the_log_by_age_and_leave_with_a_receipt(
     logged = [item.request.edit_id for item in log.read()]
     assert logged == [request(number).edit_id for number in (3, 1, 2)]
     assert inbox.waiting() == []
-    done = sorted(path.name for path in (tmp_path / "in_done").iterdir())
+    assert not any((tmp_path / "in").iterdir())
+    done = sorted(path.name for path in (tmp_path / "in_done").glob("*.json*"))
     assert [name[:2] for name in done] == ["a-", "a-", "b-", "b-"]
     receipt = json.loads((tmp_path / "in_done" / done[1]).read_text())
     assert (receipt["file"], receipt["num_new"], receipt["refused"]) == ("a.jsonl", 2, [])
@@ -55,7 +56,54 @@ def test_a_file_that_is_read_again_doubles_nothing(tmp_path: Path, log: RequestL
     assert again is not None
     assert (again.num_new, again.num_accepted) == (0, 2)
     assert len(log) == 2
-    assert len(list((tmp_path / "in_done").iterdir())) == 2
+    assert len(list((tmp_path / "in_done").glob("*.json*"))) == 2
+
+
+def test_images_leave_with_their_file_and_other_files_find_them(
+    tmp_path: Path, log: RequestLog
+) -> None:
+    folder, done = tmp_path / "in", tmp_path / "in_done"
+    first = drop(folder, "a.jsonl", [1, 2], age_s=90)
+    second = drop(folder, "b.jsonl", [2, 3])
+    (folder / "photos of \u00e4").mkdir()
+    (folder / "1.png").rename(folder / "photos of \u00e4" / "1 %.png")
+    first.write_text(first.read_text().replace('"1.png"', '"photos of \u00e4/1 %.png"'))
+    second.write_text(second.read_text() + '{"image": "c.jsonl", "prompt": "?", "target": "x"}\n')
+    waiting = drop(folder, "c.jsonl", [4])
+    (folder / "unnamed.png").write_bytes(image(9))
+    inbox = inbox_of(folder, settle_s=0)
+    for name, num_refused in (("a.jsonl", 0), ("b.jsonl", 1)):
+        (entry,) = (item for item in inbox.waiting() if item.key == name)
+        intake = inbox.log_file(entry, log)
+        assert intake is not None
+        assert len(intake.rejected) == num_refused
+    assert len(log) == 3
+    assert waiting.exists(), "another file is no image of the one that names it"
+    left = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    assert left == ["4.png", "c.jsonl", "unnamed.png"]
+    assert (done / "photos of \u00e4" / "1 %.png").read_bytes() == image(1)
+    assert (done / "2.png").read_bytes() == image(2)
+
+
+def test_an_image_with_the_name_of_an_older_one_is_moved_beside_it(
+    tmp_path: Path, log: RequestLog
+) -> None:
+    folder, done = tmp_path / "in", tmp_path / "in_done"
+    inbox = inbox_of(folder, settle_s=0)
+    for number in (1, 5):
+        path = drop(folder, f"{number}.jsonl", [1])
+        (folder / "1.png").write_bytes(image(number))
+        (entry,) = inbox.waiting()
+        assert inbox.log_file(entry, log) is not None
+    drop(folder, "last.jsonl", [1])
+    (folder / "1.png").unlink()
+    (entry,) = inbox.waiting()
+    inbox.log_file(entry, log)
+    assert not path.exists()
+    assert [item.request.image_bytes for item in log.read()] == [image(1), image(5)]
+    assert (done / "1.png").read_bytes() == image(5)
+    (older,) = done.glob("1-*.png")
+    assert older.read_bytes() == image(1)
 
 
 def test_bad_lines_are_named_in_the_receipt_and_on_record(tmp_path: Path, log: RequestLog) -> None:

@@ -1,9 +1,11 @@
 """What comes in is numbered once; what is refused is on record."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
+from liveedit_core.evaluation.comparable import cases_identity
 from liveedit_core.inputs.rejects import Rejected
 from pipelines.editing.intake import Source, log_requests, open_source
 from pipelines.editing.recipe import LifelongEditRecipe
@@ -34,9 +36,27 @@ def test_cases_keep_their_probes_and_requests_come_back_from_the_log(tmp_path: P
     log = RequestLog(ObjectStore(tmp_path))
     plain = request(5)
     intake = log_requests(Source(name="test", digest="", items=[case(0), plain]), log)
-    found = intake.cases.of([plain.edit_id, case(0).edit.edit_id])
+    kept = intake.cases.of([plain.edit_id, case(0).edit.edit_id])
+    assert [item.edit.edit_id for item in kept] == [case(0).edit.edit_id, plain.edit_id]
+    found = intake.cases.with_images(kept)
     assert found[0] == case(0)
     assert (found[1].case_id, found[1].edit, found[1].probes) == (plain.edit_id, plain, ())
+
+
+def test_cases_wait_without_their_images(tmp_path: Path) -> None:
+    shown, older, other = case(0), request(7), request(8)
+    corrected = replace(shown, earlier=(older, other), tags={"domain": "photo"})
+    log = RequestLog(ObjectStore(tmp_path))
+    intake = log_requests(Source(name="test", digest="", items=[corrected]), log)
+    (kept,) = intake.cases.of(intake.cases.edit_ids)
+    assert not any(edit.image_bytes for edit in kept.requests)
+    assert not any(probe.image_bytes for probe in kept.all_probes())
+    assert cases_identity([kept]) == cases_identity([corrected])
+    assert [edit.edit_id for edit in kept.requests] == [e.edit_id for e in corrected.requests]
+    assert intake.cases.with_images([kept]) == [corrected]
+    reduced = replace(kept, probes=(), earlier=kept.earlier[1:])
+    expected = replace(corrected, probes=(), earlier=(other,))
+    assert intake.cases.with_images([reduced]) == [expected]
 
 
 def test_a_file_of_requests_is_a_source(tmp_path: Path) -> None:
