@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from torch import nn
 
-from infra.requests.request_log import RequestReader
+from infra.requests.request_reader import RequestReader
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone, as_vision_language
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.editor import Editor

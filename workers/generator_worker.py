@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import ray
 
-from infra.requests.request_log import RequestReader
+from infra.requests.request_reader import RequestReader
 from liveedit_core.devices import CPU, moved
 from liveedit_core.errors import IntegrityError, NumericsError
 from liveedit_core.inputs.datasets import (

@@ -17,6 +17,12 @@ from lance import LanceDataset
 from infra.requests.change_log import ChangeLog
 from infra.requests.reject_log import RejectLog
 from infra.requests.request_index import LOST_PLACE, RequestIndex, RequestKey, read_index
+from infra.requests.request_reader import (
+    REQUEST_COLUMNS,
+    LoggedRequest,
+    RequestReader,
+    with_texts,
+)
 from infra.requests.subject_log import SubjectLog
 from infra.storage.checksums import TableChecksums
 from infra.storage.object_store import ObjectStore
@@ -28,17 +34,12 @@ from infra.storage.tables import (
     read_rows,
     select_in,
     sql_in,
-    take_rows,
 )
 from infra.storage.upkeep import Upkeep
-from liveedit_core.errors import InputError, IntegrityError
+from liveedit_core.errors import InputError
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.inputs.same_question import pixel_digest, question_id
 from liveedit_core.schema import EditRequest
-
-_READ_ROWS = 32
-"""Requests read at a time: images are large."""
-_REQUEST_COLUMNS = ("image_bytes", "prompt", "target", "image_uri", "submitter", "also_asked")
 
 _TABLE = "requests"
 _STORED_BEFORE = not_null(
@@ -89,42 +90,6 @@ class RequestHeader(RequestKey):
     also_asked: tuple[str, ...] = ()
     pixel_digest: str = ""
     """"" for requests of an earlier release."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoggedRequest:
-    sequence: int
-    request: EditRequest
-    supersedes: str
-    submitted_at: datetime
-
-
-@dataclass(frozen=True)
-class RequestReader:
-    """Reads requests by number; picklable, holds no credentials."""
-
-    table: Table
-
-    def read(self, sequences: Sequence[int] | None = None) -> Iterator[LoggedRequest]:
-        """Requests with their images, by sequence, a few at a time; those that the log lacks are
-        skipped. None reads all."""
-        if sequences is None:
-            numbers_of = self.table.on_latest(lambda base: read_rows(base, ["sequence"]))
-            sequences = numbers_of.column("sequence").to_pylist()
-        dataset = self.table.latest()
-        wanted = sorted(set(sequences))
-        for start in range(0, len(wanted), _READ_ROWS):
-            numbers = wanted[start : start + _READ_ROWS]
-            try:
-                rows = _rows_of(dataset, numbers)
-            except IntegrityError:
-                # Old versions are deleted, under readers that take days too: the newest has all.
-                newest = self.table.latest()
-                if newest.version == dataset.version:
-                    raise
-                dataset = newest
-                rows = _rows_of(dataset, numbers)
-            yield from map(_from_row, rows)
 
 
 class RequestLog:
@@ -266,7 +231,7 @@ class RequestLog:
     def table(self) -> Table:
         return self._table
 
-    def reader(self) -> "RequestReader":
+    def reader(self) -> RequestReader:
         """What a worker needs to read requests."""
         return RequestReader(self._table)
 
@@ -303,7 +268,7 @@ class RequestLog:
             rows = rows.filter(pc.less(rows.column("submitted_at"), pa.scalar(until)))
         keys = self.index_of(rows.column("edit_id").to_pylist()).keys
         return [
-            RequestHeader(**{**_with_texts(row), **vars(keys[row["sequence"]])})
+            RequestHeader(**{**with_texts(row), **vars(keys[row["sequence"]])})
             for row in rows.sort_by("sequence").to_pylist()
         ]
 
@@ -380,47 +345,10 @@ class RequestLog:
         return self.rejects.append(numbered, bank=bank)
 
 
-def _rows_of(dataset: LanceDataset, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """The rows with some rising numbers."""
-    rows: list[dict[str, Any]] = []
-    # A log numbers its rows from 1 in their order, so no column has to be searched.
-    if numbers[0] > 0 and numbers[-1] <= count_rows(dataset):
-        rows = take_rows(dataset, [number - 1 for number in numbers]).to_pylist()
-    if [row["sequence"] for row in rows] != list(numbers):
-        found = read_rows(dataset, filter=f"sequence IN ({', '.join(map(str, numbers))})")
-        rows = found.sort_by("sequence").to_pylist()
-    return rows
-
-
 def _to_row(row: dict[str, Any], request: EditRequest) -> dict[str, Any]:
     return {
-        **{name: getattr(request, name) for name in _REQUEST_COLUMNS},
+        **{name: getattr(request, name) for name in REQUEST_COLUMNS},
         **row,
         "image_digest": hashlib.sha256(request.image_bytes).hexdigest(),
         "submitted_at": datetime.now(UTC),
     }
-
-
-def _with_texts(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of an earlier release with the columns that it lacks."""
-    return {
-        **row,
-        "also_asked": tuple(row.get("also_asked") or ()),
-        "pixel_digest": row.get("pixel_digest") or "",
-    }
-
-
-def _from_row(row: dict[str, Any]) -> LoggedRequest:
-    row = _with_texts(row)
-    request = EditRequest(**{name: row[name] for name in (*_REQUEST_COLUMNS, "pixel_digest")})
-    if request.edit_id != row["edit_id"]:
-        raise IntegrityError(
-            f"request {row['sequence']} of the log hashes to {request.edit_id}, "
-            f"stored was {row['edit_id']}: its bytes were altered"
-        )
-    return LoggedRequest(
-        sequence=row["sequence"],
-        request=request,
-        supersedes=row["supersedes"],
-        submitted_at=row["submitted_at"],
-    )

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from infra.bank.fragments import FragmentWriter
 from infra.bank.schema import BankIdentity
-from infra.requests.request_log import RequestReader
+from infra.requests.request_reader import RequestReader
 from workers.messages import (
     EmbedderFacts,
     EvaluationUnit,

@@ -30,7 +30,8 @@ import ray
 from ray import cloudpickle
 
 from infra.bank.expert_bank import ExpertBank
-from infra.requests.request_log import RequestLog, RequestReader
+from infra.requests.request_log import RequestLog
+from infra.requests.request_reader import RequestReader
 from infra.storage.object_store import ObjectStore
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.features import EditQuestion

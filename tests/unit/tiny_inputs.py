@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from infra.requests.request_log import RequestLog, RequestReader
+from infra.requests.request_log import RequestLog
+from infra.requests.request_reader import RequestReader
 from infra.storage.object_store import ObjectStore
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 from workers.messages import NumberedRequest

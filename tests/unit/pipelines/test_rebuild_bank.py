@@ -10,7 +10,8 @@ import torch
 
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.traffic import write_traffic
-from infra.requests.request_log import RequestLog, RequestReader
+from infra.requests.request_log import RequestLog
+from infra.requests.request_reader import RequestReader
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, RepositoryMismatchError
 from liveedit_core.inputs.limits import InputLimits

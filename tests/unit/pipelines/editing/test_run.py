@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from infra.bank.fragments import FragmentWriter
-from infra.requests.request_log import RequestReader
+from infra.requests.request_reader import RequestReader
 from liveedit_core.errors import ConfigError, StorageUnavailableError
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import ProbeKind
