@@ -17,6 +17,8 @@ class ProbeKind(StrEnum):
     MODAL_LOCALITY = "modal_locality"
     IMAGE_SWAP_LOCALITY = "image_swap_locality"
     PROMPT_SWAP_LOCALITY = "prompt_swap_locality"
+    NEIGHBOUR_LOCALITY = "neighbour_locality"
+    NEIGHBOUR_GENERALITY = "neighbour_generality"
     PORTABILITY = "portability"
     CORRECTION = "correction"
 

@@ -4,7 +4,7 @@
     lifelong_edit.py                             the quickstart: 100 built-in facts
     lifelong_edit.py --requests facts.jsonl      your own facts
     lifelong_edit.py --cases cases.jsonl --store s3://bucket/prefix
-    lifelong_edit.py --benchmark evqa --data DIR     a published benchmark (E-VQA, E-IC, VLKEB)
+    lifelong_edit.py --benchmark evqa --data DIR     a published benchmark (--help lists them)
     lifelong_edit.py --follow --store s3://bucket/prefix     facts that arrive in inbox/*.jsonl
 
 The same command resumes an interrupted run.

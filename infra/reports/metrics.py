@@ -27,6 +27,9 @@ METRIC_NOTES = {
     ProbeKind.MODAL_LOCALITY: "an unrelated image and question: the answer must not change",
     ProbeKind.IMAGE_SWAP_LOCALITY: "the prompt on another image: the answer must not change",
     ProbeKind.PROMPT_SWAP_LOCALITY: "another question on the image: the answer must not change",
+    ProbeKind.NEIGHBOUR_LOCALITY: "a similar sample that is not taught and was answered rightly: "
+    "the answer must not change",
+    ProbeKind.NEIGHBOUR_GENERALITY: "a similar sample, scored against its own answer",
     ProbeKind.PORTABILITY: "a question whose answer follows from the edit; where no expert is kept "
     "for it, this is the unedited backbone's answer by the structure of the method",
     ProbeKind.CORRECTION: "a fact taught earlier in other words: the correction must answer",

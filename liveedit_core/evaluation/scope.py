@@ -5,7 +5,7 @@
     over-generalised    some probe that should stay changed
     both                the last two together
 
-Portability is left out: no expert is written for its questions.
+Portability and the generality of neighbours are left out: no expert is written for their questions.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,6 +15,8 @@ from enum import StrEnum
 from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.evaluation.statistics import Interval, share_interval
 from liveedit_core.schema import ProbeKind
+
+_OTHER_FACTS = (ProbeKind.PORTABILITY, ProbeKind.NEIGHBOUR_GENERALITY)
 
 
 class Scope(StrEnum):
@@ -46,7 +48,7 @@ def scope_classes(
     """Shares of the four classes; `entities` names the entity by case_id."""
     found: dict[str, dict[str, dict[bool, bool]]] = {}
     for result in results:
-        if result.kind is not ProbeKind.PORTABILITY:
+        if result.kind not in _OTHER_FACTS:
             is_right = found.setdefault(result.protocol, {}).setdefault(result.case_id, {})
             side = result.kind.is_locality
             is_right[side] = is_right.get(side, True) and result.is_exact

@@ -1,1 +1,1 @@
-"""The published benchmarks E-VQA, E-IC and VLKEB, from their JSON files and images."""
+"""Published benchmarks, from their JSON files and images."""

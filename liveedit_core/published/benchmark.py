@@ -20,18 +20,11 @@ from liveedit_core.published.derived import (
     NO_IMAGE,
     derived_questions,
 )
+from liveedit_core.published.files import read_files
 from liveedit_core.published.images import ImageCheck, ImageFolder
 from liveedit_core.published.layout import Layout, layout_of
-from liveedit_core.published.records import (
-    LOCALITY_KEYS,
-    PublishedRecord,
-    Question,
-    edit_prompt,
-    entity_of,
-    questions_of,
-    read_files,
-)
-from liveedit_core.schema import Case, EditRequest, Probe
+from liveedit_core.published.records import PublishedRecord, Question
+from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 
 MissingImages = Literal["fatal", "skipped"]
 MAX_SHOWN = 20
@@ -72,14 +65,12 @@ class PublishedBenchmark:
         """Of each record: the edit, then its probes."""
         derived = self.derived or [()] * len(self.records)
         return [
-            (*questions_of(record, self.layout), *more)
-            for record, more in zip(self.records, derived, strict=True)
+            (*record.questions, *more) for record, more in zip(self.records, derived, strict=True)
         ]
 
-    @property
-    def tags(self) -> dict[str, str]:
-        """Of every case."""
-        return {"protocol": self.protocol}
+    def tags_of(self, record: PublishedRecord) -> dict[str, str]:
+        """Of its case."""
+        return {"protocol": self.protocol, **record.tags}
 
     def __iter__(self) -> Iterator[Case]:
         """The cases in order; an image that several cases share is in memory once."""
@@ -123,15 +114,15 @@ class PublishedBenchmark:
             case_id=edit.edit_id,
             edit=edit,
             probes=probes,
-            entity=entity_of(record, self.layout),
-            tags=self.tags,
+            entity=record.entity,
+            tags=self.tags_of(record),
         )
 
     def notes(self) -> list[str]:
         """What was left out and why, one sentence per reason."""
         reasons = Counter(item.error_type for item in self.refused)
         counts = {
-            "`alt` is empty": reasons.pop(RejectType.EMPTY_TEXT, 0),
+            f"`{self.layout.target_key}` is empty": reasons.pop(RejectType.EMPTY_TEXT, 0),
             "they repeat an earlier edit": reasons.pop(RejectType.DUPLICATE, 0),
             "images are missing or cannot be read": reasons.total(),
         }
@@ -145,11 +136,11 @@ class PublishedBenchmark:
         return [*notes, *self._notes_on_questions()]
 
     def _notes_on_questions(self) -> Iterator[str]:
-        """Questions that records lack, counted by kind."""
-        for kind, keys in LOCALITY_KEYS.items():
-            if count := sum(kind in record.left_out for record in self.records):
-                lacking = ", ".join(keys[:-1]) + f" or {keys[-1]}"
-                yield f"{kind} left out because {lacking} is missing, empty or no text: {count:,}"
+        """Questions that records lack, counted by reason."""
+        for sentence, count in Counter(
+            why for record in self.records for why in record.left_out
+        ).items():
+            yield f"{sentence}: {count:,}"
         asked = Counter(item.variant for questions in self.derived for item in questions)
         if self.derived:
             yield "derived localities: " + ", ".join(
@@ -167,9 +158,9 @@ def open_benchmark(
     protocol: PromptProtocol = "chat",
     has_derived: bool = False,
 ) -> PublishedBenchmark:
-    """Read and check "evqa", "eic" or "vlkeb"; no image is kept in memory.
+    """Read and check a benchmark by its short name; no image is kept in memory.
 
-    The first of `files` holds the edits; later ones may add portability questions to them. Missing
+    Later files may hold more edits, or add portability questions to those of earlier ones. Missing
     and unreadable images stop everything ("fatal"), or leave out the records that name them.
     `protocol` is how the prompts are meant to reach the model; `has_derived` adds the questions of
     `derived.py`.
@@ -211,8 +202,9 @@ def _merged(records: Sequence[PublishedRecord]) -> list[PublishedRecord]:
         if at == len(merged) or merged[at].file == record.file:
             merged.append(record)
         else:
-            hops = dict.fromkeys((*merged[at].hops, *record.hops))
-            merged[at] = replace(merged[at], hops=tuple(hops))
+            hops = [item for item in record.questions if item.kind is ProbeKind.PORTABILITY]
+            asked = dict.fromkeys((*merged[at].questions, *hops))
+            merged[at] = replace(merged[at], questions=tuple(asked))
     return merged
 
 
@@ -227,12 +219,13 @@ def _split_usable(
         try:
             if not record.alt:
                 raise RefusedInputError(
-                    "alt is empty: there is nothing to teach", RejectType.EMPTY_TEXT
+                    f"{layout.target_key} is empty: there is nothing to teach",
+                    RejectType.EMPTY_TEXT,
                 )
             for path in record.images:
                 if path in checked.faults:
                     raise checked.faults[path]
-            edit = (checked.digests[record.image], edit_prompt(record, layout), record.alt)
+            edit = (checked.digests[record.image], record.edit.prompt, record.alt)
             first = first_of.setdefault(edit, record)
             if first is not record:
                 raise RefusedInputError(

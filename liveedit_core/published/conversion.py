@@ -8,7 +8,7 @@ from typing import Any
 
 from liveedit_core.errors import InputError
 from liveedit_core.published.benchmark import PublishedBenchmark
-from liveedit_core.published.records import PublishedRecord, Question, entity_of
+from liveedit_core.published.records import PublishedRecord, Question
 from liveedit_core.schema import ProbeKind
 
 
@@ -39,8 +39,8 @@ def _case(
     return {
         "edit": _line(own, images),
         "probes": [_line(item, images) for item in others],
-        "entity": entity_of(record, benchmark.layout),
-        "tags": benchmark.tags,
+        "entity": record.entity,
+        "tags": benchmark.tags_of(record),
     }
 
 

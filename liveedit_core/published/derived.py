@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from liveedit_core.published.layout import Layout
-from liveedit_core.published.records import PublishedRecord, Question, edit_prompt, entity_of
+from liveedit_core.published.layout import TEXT, Layout
+from liveedit_core.published.records import PublishedRecord, Question, entity_of
 from liveedit_core.schema import ProbeKind
 
 NEAREST_IMAGE, NEAREST_PROMPT, NO_IMAGE = "nearest", "nearest prompt", "no image"
@@ -38,18 +38,18 @@ def derived_questions(
     taught: dict[Words, set[str]] = {}
     for record in records:
         for text in (record.src, record.rephrase):
-            taught.setdefault(_words(text), set()).add(entity_of(record, layout))
+            taught.setdefault(_words(text), set()).add(record.entity)
     images = _nearest_images(records, layout, thumbnails, taught)
-    prompts = _nearest_prompts(records, layout, taught)
+    prompts = _nearest_prompts(records, taught)
     found = []
     for record, image, prompt in zip(records, images, prompts, strict=True):
-        own, target = edit_prompt(record, layout), record.alt
+        own, target = record.edit.prompt, record.alt
         questions = [Question(ProbeKind.TEXT_LOCALITY, own, target, None, NO_IMAGE)]
         if image:
             kind = ProbeKind.IMAGE_SWAP_LOCALITY
             questions.append(Question(kind, own, target, image, NEAREST_IMAGE))
         if prompt:
-            kind, asked = ProbeKind.PROMPT_SWAP_LOCALITY, prompt + layout.prompt_ending
+            kind, asked = ProbeKind.PROMPT_SWAP_LOCALITY, record.form.replace(TEXT, prompt, 1)
             questions.append(Question(kind, asked, target, record.image, NEAREST_PROMPT))
         found.append(tuple(questions))
     return found
@@ -64,11 +64,10 @@ def _nearest_images(
     """For each record the path of the most similar image; "" without one."""
     entity_at: dict[str, str] = {}
     for record in records:
-        for path in (record.image, record.image_rephrase):
-            entity_at.setdefault(path, entity_of(record, layout))
-    for path in (record.m_loc for record in records if record.m_loc):
-        folder = path.rpartition("/")[0] if layout.has_entity_folders else ""
-        entity_at.setdefault(path, folder or path)
+        for path in record.own_images:
+            entity_at.setdefault(path, record.entity)
+    for path in (path for record in records for path in record.images):
+        entity_at.setdefault(path, entity_of(path, layout))
     paths, entities = list(entity_at), np.array(list(entity_at.values()))
     pixels_MP = _pixels([thumbnails[path] for path in paths])
     squares_M = (pixels_MP**2).sum(1)
@@ -79,7 +78,7 @@ def _nearest_images(
         # Sums of whole numbers are exact, so the choice is the same on every machine.
         distance_BM = squares_M - 2.0 * own_BP @ pixels_MP.T
         for record, distance_M in zip(part, distance_BM, strict=True):
-            known = {entity_of(record, layout), *taught[_words(record.src)]}
+            known = {record.entity, *taught[_words(record.src)]}
             distance_M[np.isin(entities, list(known))] = np.inf
             best = int(distance_M.argmin())
             nearest.append(paths[best] if np.isfinite(distance_M[best]) else "")
@@ -87,7 +86,7 @@ def _nearest_images(
 
 
 def _nearest_prompts(
-    records: Sequence[PublishedRecord], layout: Layout, taught: Mapping[Words, set[str]]
+    records: Sequence[PublishedRecord], taught: Mapping[Words, set[str]]
 ) -> list[str]:
     """For each record the most similar prompt, without its ending; "" without one."""
     texts: dict[Words, str] = {}
@@ -103,12 +102,11 @@ def _nearest_prompts(
         part = records[start : start + _ROWS]
         similar_BP = vectors_PW[[row_of[_words(record.src)] for record in part]] @ vectors_PW.T
         for record, similar_P in zip(part, similar_BP.round(9), strict=True):
-            entity = entity_of(record, layout)
             ranked = (prompts[row] for row in np.argsort(-similar_P, kind="stable"))
             others = (
                 texts[words]
                 for words in ranked
-                if entity not in taught[words] and targets[words] != {record.alt}
+                if record.entity not in taught[words] and targets[words] != {record.alt}
             )
             nearest.append(next(others, ""))
     return nearest

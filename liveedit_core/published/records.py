@@ -1,90 +1,40 @@
-"""The JSON files of a published benchmark: lists of records, read whole and checked strictly.
+"""A record of a published benchmark, checked strictly, as an edit and its questions.
 
-    src, alt, image            the edit: prompt, target, image
-    rephrase                   its prompt in other words
-    image_rephrase             another image of the same entity
-    loc, loc_ans               an unrelated question without image
-    m_loc, m_loc_q, m_loc_a    an unrelated image, question and answer
-    port_new                   {"port_type": "2-hop", "Q&A": {"Question": ..., "Answer": ...}}, or
-                               {"port_q": ..., "port_a": ...} for one hop (VLKEB)
+`layout.py` says which keys make which question. Beside them a record may have
 
-Other keys (`pred`, the answer of some model) are not read. Numbers count as texts. A record becomes
-an edit and its probes (METHOD.md 7); targets stay as published, as a backbone adds the one leading
-space (`with_space`). A locality question that lacks a part is left out, and only that question.
+    port_new    [{"port_type": "2-hop", "Q&A": {"Question": ..., "Answer": ...}}], or
+                [{"port_q": ..., "port_a": ...}] for one hop
+
+Other keys (`pred`, the answer of some model) are not read. Numbers count as texts. Targets stay as
+published, as a backbone adds the one leading space (`with_space`). A question beside the edit and
+its generalities that lacks a part is left out, and only that question.
 """
 
 import os.path
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from liveedit_core.errors import InputError
-from liveedit_core.inputs.jsonl import json_type_name, parse_json
+from liveedit_core.inputs.jsonl import json_type_name
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError
 from liveedit_core.inputs.text import check_text
-from liveedit_core.published.layout import ANSWER_CUE, TEXT_LOCALITY_ENDING, Layout
+from liveedit_core.published.layout import TEXT, Asked, Layout
 from liveedit_core.schema import ProbeKind
 
-TEXT_KEYS = ("src", "rephrase", "alt", "loc", "loc_ans", "m_loc_q", "m_loc_a")
-IMAGE_KEYS = ("image", "image_rephrase", "m_loc")
-LOCALITY_KEYS = {
-    ProbeKind.TEXT_LOCALITY: ("loc", "loc_ans"),
-    ProbeKind.MODAL_LOCALITY: ("m_loc", "m_loc_q", "m_loc_a"),
-}
-"""What each locality question consists of."""
 MAX_PATH_CHARS = 4_096
-_HOPS = re.compile(r"([1-4])-hop")
+MAX_TAG_CHARS = 200
+_NUM_DERIVED = 3
+"""Questions that `derived.py` may add to a case."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HopQuestion:
-    """A question about the edit's image whose answer follows from the taught fact."""
-
-    hop: int
-    """Steps from the edited fact to the answer."""
-    question: str
-    answer: str
-
-    @property
-    def variant(self) -> str:
-        """ "1 hop", "2 hops", ..."""
-        return f"{self.hop} hop" if self.hop == 1 else f"{self.hop} hops"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedRecord:
-    """A well-formed record with all its texts as published."""
-
-    file: str
-    """Name of its file."""
-    place: str
-    """File and position, for messages."""
-    number: int
-    """Position in all files that were read together."""
-    src: str
-    rephrase: str
-    alt: str
-    """The new target; "" in records that teach nothing."""
-    loc: str
-    loc_ans: str
-    m_loc_q: str
-    m_loc_a: str
-    image: str
-    image_rephrase: str
-    m_loc: str
-    hops: tuple[HopQuestion, ...] = ()
-    left_out: tuple[ProbeKind, ...] = ()
-    """Locality questions of which a part is missing, empty or no text; their texts are ""."""
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        """Paths of all its images."""
-        own = (self.image, self.image_rephrase)
-        return (*own, self.m_loc) if self.m_loc else own
+OWN_KINDS = (
+    ProbeKind.RELIABILITY,
+    ProbeKind.TEXT_GENERALITY,
+    ProbeKind.MODAL_GENERALITY,
+    ProbeKind.PORTABILITY,
+)
+"""Questions about the entity of the edit."""
 
 
 @dataclass(frozen=True)
@@ -99,182 +49,254 @@ class Question:
     variant: str = ""
 
 
-def edit_prompt(record: PublishedRecord, layout: Layout) -> str:
-    """The prompt of the edit."""
-    return record.src + layout.prompt_ending
+@dataclass(frozen=True, kw_only=True)
+class PublishedRecord:
+    """A well-formed record."""
 
-
-def questions_of(record: PublishedRecord, layout: Layout) -> tuple[Question, ...]:
+    file: str
+    """Name of its file."""
+    place: str
+    """File and position, for messages."""
+    number: int
+    """Position in all files that were read together."""
+    src: str
+    """Prompt of the edit as published."""
+    rephrase: str
+    """The same in other words."""
+    form: str
+    """What the prompts of its edit are asked as, around `TEXT`."""
+    image: str
+    """Path of the edit's image."""
+    questions: tuple[Question, ...]
     """The edit, then its probes."""
-    prompt, rephrased = edit_prompt(record, layout), record.rephrase + layout.prompt_ending
-    loc, m_loc = record.loc + TEXT_LOCALITY_ENDING, record.m_loc_q + ANSWER_CUE
-    questions = (
-        Question(ProbeKind.RELIABILITY, prompt, record.alt, record.image),
-        Question(ProbeKind.TEXT_GENERALITY, rephrased, record.alt, record.image),
-        Question(ProbeKind.MODAL_GENERALITY, prompt, record.alt, record.image_rephrase),
-        Question(ProbeKind.TEXT_LOCALITY, loc, record.loc_ans, None),
-        Question(ProbeKind.MODAL_LOCALITY, m_loc, record.m_loc_a, record.m_loc),
-        *(
-            Question(ProbeKind.PORTABILITY, item.question, item.answer, record.image, item.variant)
-            for item in record.hops
-        ),
-    )
-    return tuple(item for item in questions if item.kind not in record.left_out)
+    entity: str
+    """The entity in the edit's image."""
+    tags: Mapping[str, str]
+    left_out: tuple[str, ...]
+    """What of it is not taught or asked, each with the reason."""
+    neighbours: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Numbers of other samples, by the key of the list (`neighbours.py`)."""
 
+    @property
+    def edit(self) -> Question:
+        return self.questions[0]
 
-def entity_of(record: PublishedRecord, layout: Layout) -> str:
-    """The entity in the edit's image: VLKEB's entity folder, otherwise the image itself."""
-    folder, _, _ = record.image.rpartition("/")
-    return folder if layout.has_entity_folders and folder else record.image
+    @property
+    def alt(self) -> str:
+        """The new target; "" in records that teach nothing."""
+        return self.edit.target
 
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Paths of all its images."""
+        return tuple(dict.fromkeys(item.image for item in self.questions if item.image is not None))
 
-def read_files(
-    paths: Sequence[Path], layout: Layout, limits: InputLimits, problems: list[str]
-) -> tuple[list[PublishedRecord], str]:
-    """The well-formed records, and a digest of all that was read; faults go to `problems`."""
-    parser = RecordParser(layout, limits)
-    digest = sha256(layout.name.encode())
-    records: list[PublishedRecord] = []
-    number = 0
-    for path in paths:
-        try:
-            data = _read_bytes(path, limits.max_benchmark_bytes)
-            contents = _parse_list(data)
-        except InputError as error:
-            problems.append(f"{path} {error.message}")
-            continue
-        digest.update(sha256(data).digest())
-        for index, content in enumerate(contents, start=1):
-            number += 1
-            place = f"{path.name}, record {index}"
-            record, faults = parser.parse(content, file=path.name, place=place, number=number)
-            problems += [f"{place}: {fault}" for fault in faults]
-            if record is not None:
-                records.append(record)
-    return records, digest.hexdigest()
-
-
-def _read_bytes(path: Path, max_bytes: int) -> bytes:
-    if not path.is_file():  # a named pipe would block forever
-        raise InputError("is not a file")
-    try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise InputError(f"cannot be read ({error})") from error
-    if len(data) > max_bytes:
-        raise InputError(
-            f"has more than {max_bytes:,} bytes; limits.max_benchmark_bytes accepts no more"
+    @property
+    def own_images(self) -> tuple[str, ...]:
+        """Paths of the images that show its entity."""
+        return tuple(
+            dict.fromkeys(
+                item.image
+                for item in self.questions
+                if item.image is not None and item.kind in OWN_KINDS
+            )
         )
-    return data
 
 
-def _parse_list(data: bytes) -> list[object]:
-    complaint = "is not valid JSON in UTF-8"
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{complaint}: {error}") from error
-    contents = parse_json(text, complaint)
-    if not isinstance(contents, list):
-        raise InputError(f"must be a list of records [...], got {json_type_name(contents)}")
-    if not contents:
-        raise InputError("holds no record")
-    return contents
+def entity_of(path: str, layout: Layout) -> str:
+    """The entity in an image: its folder, where those are entities, otherwise the image itself."""
+    folder = path.rpartition("/")[0] if layout.has_entity_folders else ""
+    return folder or path
 
 
 class RecordParser:
-    """Checks the records of one benchmark and reports everything that is wrong with each."""
+    """Checks one record and reports everything that is wrong with it."""
 
     def __init__(self, layout: Layout, limits: InputLimits) -> None:
-        prompt = limits.max_prompt_chars - len(layout.prompt_ending)
-        hint = limits.max_locality_target_chars
-        self._max_chars = {
-            "src": prompt,
-            "rephrase": prompt,
-            "alt": limits.max_target_chars,
-            "loc": limits.max_prompt_chars - len(TEXT_LOCALITY_ENDING),
-            "loc_ans": hint,
-            "m_loc_q": limits.max_prompt_chars - len(ANSWER_CUE),
-            "m_loc_a": hint,
-        }
+        self.layout = layout
         self._limits = limits
 
-    def parse(
-        self, content: object, *, file: str, place: str, number: int
-    ) -> tuple[PublishedRecord | None, list[str]]:
-        """The record, or None and what is wrong with it."""
+    def record(
+        self, content: object, file: str, place: str, number: int, faults: list[str]
+    ) -> PublishedRecord | None:
+        """A record; or None, and all that is wrong with it goes to `faults`."""
+        try:
+            keys = self._keys_of(content)
+            asked = self._asked_of(keys)
+        except RefusedInputError as error:
+            faults.append(error.message)
+            return None
+        left_out = [why for key, why in self.layout.unread.items() if key in keys]
+        questions = self._questions(keys, asked, left_out, faults)
+        questions += self._hops(keys, len(asked), left_out, faults)
+        neighbours = self._neighbours(keys, faults)
+        tags = self._tags(keys, faults)
+        if faults:
+            return None
+        edit, rephrased, *_ = asked
+        image = questions[0].image or ""
+        return PublishedRecord(
+            file=file,
+            place=place,
+            number=number,
+            src=_as_text(keys[edit.prompt]),
+            rephrase=_as_text(keys[rephrased.prompt]),
+            form=edit.form,
+            image=image,
+            questions=tuple(dict.fromkeys(questions)),
+            entity=entity_of(image, self.layout),
+            tags=tags,
+            left_out=tuple(left_out),
+            neighbours=neighbours,
+        )
+
+    def sample(self, content: object, faults: list[str]) -> Question | None:
+        """The edit's question alone; or None, and what is wrong with it goes to `faults`."""
+        try:
+            keys = self._keys_of(content)
+            return self._question(keys, self._asked_of(keys)[0], faults)
+        except RefusedInputError as error:
+            faults.append(error.message)
+            return None
+
+    def _keys_of(self, content: object) -> dict[str, Any]:
+        """What a record holds, by the usual spelling of its keys."""
         if not isinstance(content, dict):
-            return None, [f"must be an object, got {json_type_name(content)}"]
-        problems: list[str] = []
-        left_out = tuple(
-            kind
-            for kind, keys in LOCALITY_KEYS.items()
-            if not all(_is_text(content.get(key)) for key in keys)
-        )
-        values: dict[str, Any] = {key: "" for kind in left_out for key in LOCALITY_KEYS[kind]}
-        for key in (*TEXT_KEYS, *IMAGE_KEYS):
-            if key in values:
-                continue
-            if key not in content:
-                problems.append(f"key {key!r} is missing")
-                continue
+            raise RefusedInputError(f"must be an object, got {json_type_name(content)}")
+        names = self.layout.aliases
+        return {names[key]: content[key] for key in content if key in names} | {
+            key: value for key, value in content.items() if key not in names
+        }
+
+    def _asked_of(self, keys: Mapping[str, Any]) -> tuple[Asked, ...]:
+        """What is asked of a record with these keys."""
+        key, asked = self.layout.form_key, self.layout.asked
+        if not key:
+            return asked[""]
+        value = keys.get(key)
+        form = value.lower() if isinstance(value, str) else ""
+        if form not in asked:
+            raise RefusedInputError(f"{key} must be one of {', '.join(asked)}, got {value!r:.200}")
+        return asked[form]
+
+    def _question(
+        self, keys: Mapping[str, Any], asked: Asked, faults: list[str]
+    ) -> Question | None:
+        """One question of a record; or None, and what is wrong with it goes to `faults`."""
+        values = []
+        for key in asked.keys:
             try:
-                values[key] = self._value(key, content[key])
+                values.append(self._value(key, keys, asked))
             except RefusedInputError as error:
-                problems.append(error.message)
-        hops = self._hops(content.get("port_new", []), problems)
-        if problems:
-            return None, problems
-        record = PublishedRecord(
-            file=file, place=place, number=number, hops=hops, left_out=left_out, **values
+                if error.message not in faults:  # several questions share a key
+                    faults.append(error.message)
+        if len(values) < len(asked.keys):
+            return None
+        *image, prompt, target = values
+        return Question(
+            asked.kind,
+            asked.form.replace(TEXT, prompt, 1),
+            target,
+            image[0] if image else None,
+            asked.variant,
         )
-        return record, []
 
-    def _value(self, key: str, value: object) -> str:
-        if key in IMAGE_KEYS:
+    def _questions(
+        self,
+        keys: Mapping[str, Any],
+        asked: Sequence[Asked],
+        left_out: list[str],
+        faults: list[str],
+    ) -> list[Question]:
+        """Those that are asked; sentences about the others go to `left_out`."""
+        found = []
+        for item in asked:
+            if not item.is_needed and not all(_is_text(keys.get(key)) for key in item.keys):
+                name = f"{item.kind} {item.variant}".strip()
+                lacking = ", ".join(item.keys[:-1]) + f" or {item.keys[-1]}"
+                left_out.append(f"{name} left out because {lacking} is missing, empty or no text")
+            elif question := self._question(keys, item, faults):
+                found.append(question)
+        return found
+
+    def _value(self, key: str, keys: Mapping[str, Any], asked: Asked) -> str:
+        if key not in keys:
+            raise RefusedInputError(f"key {key!r} is missing")
+        value = keys[key]
+        if key == asked.image:
             return image_path(value, key)
-        if key == "alt" and value == "":
+        if key == self.layout.target_key and value == "":
             return ""  # left out later, as the published loaders do
-        return check_text(_number_as_text(value), key, self._max_chars[key])
-
-    def _hops(self, value: object, problems: list[str]) -> tuple[HopQuestion, ...]:
-        if not isinstance(value, list):
-            problems.append(f"port_new must be a list, got {json_type_name(value)}")
-            return ()
-        limit = self._limits.max_probes - 8  # the edit itself, and its other probes
-        if len(value) > limit:
-            problems.append(
-                f"port_new has {len(value):,} questions; at most {limit:,} are accepted"
+        limits = self._limits
+        if key == asked.prompt:
+            return check_text(
+                _number_as_text(value), key, limits.max_prompt_chars - len(asked.form) + len(TEXT)
             )
-            return ()
+        is_hint = asked.kind.is_locality or self.layout.has_long_targets
+        limit = limits.max_locality_target_chars if is_hint else limits.max_target_chars
+        return check_text(_number_as_text(value), key, limit)
+
+    def _hops(
+        self, keys: Mapping[str, Any], num_asked: int, left_out: list[str], faults: list[str]
+    ) -> list[Question]:
+        """Portability questions."""
+        value = keys.get("port_new", [])
+        if not isinstance(value, list):
+            faults.append(f"port_new must be a list, got {json_type_name(value)}")
+            return []
+        limit = self._limits.max_probes - num_asked - _NUM_DERIVED
+        if len(value) > limit:
+            faults.append(f"port_new has {len(value):,} questions; at most {limit:,} are accepted")
+            return []
+        image = next((key for key in self.layout.port_images if _is_text(keys.get(key))), "image")
         found = []
         for index, item in enumerate(value):
+            where = f"port_new[{index}]"
             try:
-                found.append(self._hop(item, f"port_new[{index}]"))
+                texts, prompt, target, variant = self._hop_keys(item, where)
+                if not variant:
+                    left_out.append("compositional questions left out with the textual edits")
+                    continue
+                asked = Asked(ProbeKind.PORTABILITY, prompt, target, image, variant=variant)
+                found.append(self._question({**keys, **texts}, asked, faults))
             except RefusedInputError as error:
-                problems.append(error.message)
-        return tuple(dict.fromkeys(found))
+                faults.append(error.message)
+        return [item for item in found if item is not None]
 
-    def _hop(self, item: object, where: str) -> HopQuestion:
+    def _hop_keys(self, item: object, where: str) -> tuple[dict[str, Any], str, str, str]:
+        """A portability question by keys that say where it is, the keys, and its variant."""
         content = _object(item, where)
-        hop, question, answer = 1, "port_q", "port_a"
+        types = self.layout.port_types
+        variant, question, answer = types["1-hop"], "port_q", "port_a"
         if "port_type" in content:
-            match = _HOPS.fullmatch(str(content["port_type"]))
-            if match is None:
-                raise RefusedInputError(f'{where}.port_type must be "1-hop" to "4-hop"')
-            hop, question, answer, where = int(match[1]), "Question", "Answer", f"{where}.Q&A"
+            port_type = content["port_type"]
+            if not isinstance(port_type, str) or port_type not in types:
+                raise RefusedInputError(f"{where}.port_type must be one of {', '.join(types)}")
+            variant, where = types[port_type], f"{where}.Q&A"
+            question, answer = "Question", "Answer"
             content = _object(content.get("Q&A", {}), where)
-        for key in (question, answer):
-            if key not in content:
-                raise RefusedInputError(f"key {key!r} is missing in {where}")
-        limits = self._limits
-        asked, right = (_number_as_text(content[key]) for key in (question, answer))
-        return HopQuestion(
-            hop=hop,
-            question=check_text(asked, f"{where}.{question}", limits.max_prompt_chars),
-            answer=check_text(right, f"{where}.{answer}", limits.max_target_chars),
-        )
+        named = {f"{where}.{key}": value for key, value in content.items()}
+        return named, f"{where}.{question}", f"{where}.{answer}", variant
+
+    def _neighbours(self, keys: Mapping[str, Any], faults: list[str]) -> dict[str, list[int]]:
+        found = {}
+        for key in self.layout.neighbours:
+            value = keys.get(key, [])
+            if isinstance(value, list) and all(type(item) is int for item in value):
+                found[key] = value
+            else:
+                faults.append(f"{key} must be a list of whole numbers")
+        return found
+
+    def _tags(self, keys: Mapping[str, Any], faults: list[str]) -> dict[str, str]:
+        found = {}
+        for tag, key in self.layout.tags.items():
+            if _is_text(keys.get(key)):
+                try:
+                    found[tag] = check_text(_number_as_text(keys[key]), key, MAX_TAG_CHARS)
+                except RefusedInputError as error:
+                    faults.append(error.message)
+        return found
 
 
 def image_path(value: object, key: str) -> str:
@@ -290,6 +312,10 @@ def _number_as_text(value: object) -> object:
     """Answers such as 2 are written without quotes in some files."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if is_number else value
+
+
+def _as_text(value: object) -> str:
+    return str(_number_as_text(value))
 
 
 def _is_text(value: object) -> bool:

@@ -18,6 +18,8 @@ _SHORT = {
     ProbeKind.MODAL_LOCALITY: "m-loc",
     ProbeKind.IMAGE_SWAP_LOCALITY: "i-swap",
     ProbeKind.PROMPT_SWAP_LOCALITY: "p-swap",
+    ProbeKind.NEIGHBOUR_LOCALITY: "n-loc",
+    ProbeKind.NEIGHBOUR_GENERALITY: "n-gen",
     ProbeKind.CORRECTION: "corrected",
     ProbeKind.PORTABILITY: "portab",
 }
@@ -100,6 +102,9 @@ def _other_columns(scores: Sequence[EditorScores]) -> list[Column]:
     columns = [_metric_column(kind, TEACHER_FORCED) for kind in _OURS]
     for kind in (ProbeKind.CORRECTION, ProbeKind.PORTABILITY):
         columns += [_metric_column(kind, protocol) for protocol in _PROTOCOL]
+    measured = {key for row in scores for key in row.summary}
+    for kind in (ProbeKind.NEIGHBOUR_GENERALITY, ProbeKind.NEIGHBOUR_LOCALITY):
+        columns += [_metric_column(kind, name) for name in _PROTOCOL if (kind, name) in measured]
     keys = {key for row in scores for key in row.by_variant if key[0] is ProbeKind.PORTABILITY}
     return columns + [_variant_column(variant, protocol) for _, variant, protocol in sorted(keys)]
 

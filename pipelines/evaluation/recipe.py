@@ -32,6 +32,8 @@ class MetricFractions(Settings):
     modal_locality: Fraction = 0.0
     image_swap_locality: Fraction = 0.0
     prompt_swap_locality: Fraction = 0.0
+    neighbour_locality: Fraction = 0.0
+    neighbour_generality: Fraction = 0.0
     portability: Fraction = 0.0
     correction: Fraction = 0.0
 
@@ -48,6 +50,8 @@ class TolerancesSection(MetricFractions):
     modal_locality: Fraction = 0.01
     image_swap_locality: Fraction = 0.02
     prompt_swap_locality: Fraction = 0.02
+    neighbour_locality: Fraction = 0.02
+    neighbour_generality: Fraction = 0.02
     portability: Fraction = 0.02
     correction: Fraction = 0.02
 

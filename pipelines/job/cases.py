@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from infra.storage.object_store import ObjectStore
@@ -86,7 +87,7 @@ def load_training_cases(section: BenchmarkSection, path: str = "") -> list[Case]
     built-in ones."""
     if section.is_published:
         cases = list(open_published(section, "train", say=print))
-        complete = [case for case in cases if _has_stranger(case)]
+        complete = [_with_generality(case) for case in cases if _has_stranger(case)]
         if num_lacking := len(cases) - len(complete):
             print(f"not trained on, as they have no modal_locality: {num_lacking:,}")
         return trainable_cases(complete)
@@ -102,6 +103,15 @@ def load_training_cases(section: BenchmarkSection, path: str = "") -> list[Case]
 
 def _has_stranger(case: Case) -> bool:
     return any(probe.kind is ProbeKind.MODAL_LOCALITY for probe in case.probes)
+
+
+def _with_generality(case: Case) -> Case:
+    """A benchmark without second images is trained on the first, as its authors do."""
+    kind, edit = ProbeKind.MODAL_GENERALITY, case.edit
+    if any(probe.kind is kind for probe in case.probes):
+        return case
+    own = Probe(kind=kind, prompt=edit.prompt, target=edit.target, image_bytes=edit.image_bytes)
+    return replace(case, probes=(*case.probes, own))
 
 
 def load_builtin(

@@ -34,7 +34,7 @@ from liveedit_core.settings import (
 )
 from pipelines.job.recipe_loader import Recipe
 
-PublishedName = Literal["evqa", "eic", "vlkeb"]
+PublishedName = Literal["evqa", "eic", "vlkeb", "cckeb", "mmke", "comprehendedit"]
 BenchmarkName = Literal["emblem_edit", "user_world", "builtin", PublishedName]
 EvaluationSplit = Literal["development", "validation", "test"]
 MissingImages = Literal["fatal", "skipped"]
@@ -88,8 +88,9 @@ class BenchmarkSection(Settings):
     `liveedit_core/published`."""
 
     name: Literal["", BenchmarkName] = ""
-    """"emblem_edit", "user_world", "builtin" (both), "evqa" (E-VQA), "eic" (E-IC) or "vlkeb"
-    (VLKEB); empty for a file of cases, or emblem_edit where none is named."""
+    """"emblem_edit", "user_world", "builtin" (both), or a published one: "evqa" (E-VQA), "eic"
+    (E-IC), "vlkeb", "cckeb", "mmke" (MMKE-Bench), "comprehendedit"; empty for a file of cases, or
+    emblem_edit where none is named."""
     split: EvaluationSplit = "development"
     """Of a built-in benchmark: "development", its third "validation", where settings are chosen, or
     the sealed "test", whose looks are announced and recorded. Not for training."""

@@ -16,7 +16,12 @@ from liveedit_core.builtin.parts import default_cache_dir
 from liveedit_core.errors import ConfigError
 from liveedit_core.schema import Case, ProbeKind
 
-ALWAYS_PROBED = frozenset(ProbeKind) - {ProbeKind.PORTABILITY, ProbeKind.CORRECTION}
+ALWAYS_PROBED = frozenset(ProbeKind) - {
+    ProbeKind.PORTABILITY,
+    ProbeKind.CORRECTION,
+    ProbeKind.NEIGHBOUR_LOCALITY,
+    ProbeKind.NEIGHBOUR_GENERALITY,
+}
 MAX_TARGET_TOKENS = 8
 
 

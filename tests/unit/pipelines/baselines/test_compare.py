@@ -33,7 +33,7 @@ from tests.other_backbones import saved_family
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, case, tiny_backbone, tiny_generator
 from tests.tiny_families import EDIT_LAYER, family_backbone
 
-KINDS = [kind for kind in ProbeKind if kind is not ProbeKind.CORRECTION]
+KINDS = [probe.kind for probe in case(0).all_probes()]
 NAMES = ["LiveEdit", "lookup", "FT-L", "FT-M", "LoRA", "IKE", "GRACE", "WISE", "unedited"]
 RECIPE = CompareRecipe(
     edits=(3, 1),

@@ -86,7 +86,7 @@ def test_every_probe_has_its_result(undisturbed: BankEvaluation) -> None:
     assert len(undisturbed.results) == undisturbed.num_new_results == NUM_RESULTS
     assert (undisturbed.num_edits, undisturbed.num_cases) == (19, 19)
     assert len({result.score for result in undisturbed.results}) > 2
-    for kind in set(ProbeKind) - {ProbeKind.CORRECTION}:
+    for kind in (probe.kind for probe in CASES[0].all_probes()):
         for protocol, num_samples in zip(PROTOCOLS, (19, 5), strict=True):
             metric = undisturbed.summary[kind, protocol]
             assert metric.num_samples == num_samples

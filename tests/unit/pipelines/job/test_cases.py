@@ -10,7 +10,7 @@ from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.evaluation.summaries import variant_values
 from liveedit_core.inputs.datasets import load_cases
-from liveedit_core.schema import ProbeKind
+from liveedit_core.schema import PAPER_METRICS, ProbeKind
 from liveedit_core.training.validation import split_by_entity
 from pipelines import convert_benchmark, lifelong_edit, nightly_evaluation
 from pipelines.editing.intake import open_source
@@ -164,6 +164,36 @@ def test_portability_is_summed_up_by_hops(tmp_path: Path) -> None:
     assert values["portability.2_hops.teacher_forced"] == last.by_variant[key].mean
 
 
+@pytest.mark.parametrize(
+    ("name", "variants"),
+    [
+        ("mmke", {("portability", item): 8 for item in ("T-Rel", "I-Rel", "I-Gen")}),
+        (
+            "comprehendedit",
+            {
+                (f"neighbour_{kind}", f"{place} {likeness}"): 4 * number
+                for kind, number in (("generality", 4), ("locality", 3))
+                for place in ("nearest", "farthest")
+                for likeness in ("image", "text")
+            },
+        ),
+    ],
+)
+def test_the_metrics_of_a_benchmark_are_in_the_tables(
+    tmp_path: Path, name: str, variants: dict[tuple[str, str], int]
+) -> None:
+    folder = benchmark_folder(tmp_path / name, name, 4)
+    last = taught(folder, Driver(tmp_path / "store"), name).evaluations[-1]
+    found = {
+        (kind.value, name): item.num_samples for (kind, name, _), item in last.by_variant.items()
+    }
+    assert found.items() >= variants.items()
+    cells = [
+        str(cell).strip() for cell in result_tables([last], [TEACHER_FORCED])[0].columns[0].cells
+    ]
+    assert {name for pair in variants for name in pair} <= set(cells)
+
+
 def test_skipped_records_are_on_record(tmp_path: Path) -> None:
     folder, driver = benchmark_folder(tmp_path / "evqa", "evqa", 4), Driver(tmp_path / "store")
     (folder / "bench2" / "side.png").unlink()
@@ -208,13 +238,22 @@ def test_training_has_every_kind_of_probe_and_entities_to_hold_out(tmp_path: Pat
     write_json(tmp_path / "vqa_train.json", contents)
     draw_images(tmp_path, contents)
     cases = load_training_cases(BenchmarkSection(name="evqa", data=str(tmp_path)))
-    kinds = [kind for kind in ProbeKind if kind not in ("reliability", "portability", "correction")]
+    kinds = [*PAPER_METRICS[1:], ProbeKind.IMAGE_SWAP_LOCALITY, ProbeKind.PROMPT_SWAP_LOCALITY]
     for case in cases:
         assert sorted(probe.kind for probe in case.probes) == sorted(kinds)
     split = split_by_entity(cases, num_held_out=4, seed=0)
     held_out = {case.edit.image_bytes for case in split.held_out}
     assert len(split.held_out) == 4
     assert not held_out & {case.edit.image_bytes for case in split.training}
+
+
+@pytest.mark.parametrize("name", ["cckeb", "mmke", "comprehendedit"])
+def test_every_benchmark_can_be_trained_on(tmp_path: Path, name: str) -> None:
+    folder = benchmark_folder(tmp_path, name, 3, "train")
+    cases = load_training_cases(BenchmarkSection(name=name, data=str(folder)))
+    assert len(cases) == 3
+    for case in cases:
+        assert set(PAPER_METRICS[1:]) <= {probe.kind for probe in case.probes}
 
 
 def test_training_notices_other_cases(tmp_path: Path) -> None:
