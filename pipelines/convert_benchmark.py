@@ -5,8 +5,8 @@
     convert_benchmark.py vlkeb eval.json eval_multihop.json --images ROOT --output cases.jsonl
     convert_benchmark.py comprehendedit ComprehendEdit_test.json ComprehendEdit_ori_right.json ...
 
-All records and images are checked first; images stay in place. Further files hold more edits (mmke),
-portability questions of the first one's (vlkeb), or samples that it names (comprehendedit).
+All records and images are checked first; images stay in place. Further files hold more edits
+(mmke), portability questions of the first one's (vlkeb), or samples that it names (comprehendedit).
 """
 
 import argparse

@@ -314,6 +314,28 @@ def test_the_table_shows_portability_by_variant(tmp_path: Path) -> None:
     assert {item["variant"] for item in row["variants"]} == set(variants)
 
 
+def test_neighbours_have_columns_where_they_were_asked(
+    tmp_path: Path, comparison: Comparison
+) -> None:
+    stranger = CASES[1].edit
+    probes = tuple(
+        Probe(
+            kind=kind,
+            prompt=stranger.prompt,
+            target=stranger.target,
+            image_bytes=stranger.image_bytes,
+        )
+        for kind in (ProbeKind.NEIGHBOUR_GENERALITY, ProbeKind.NEIGHBOUR_LOCALITY)
+    )
+    recipe = RECIPE.with_changes(edits=(1,), groups=(1,), editors=("unedited",))
+    found = compared(recipe, tmp_path, [replace(CASES[0], probes=probes)])
+    heads = [str(column.header) for column in to_tables(found)[1].columns]
+    assert {"n-gen\ntf", "n-loc\ntf"} <= set(heads)
+    assert found.scores[0].summary[ProbeKind.NEIGHBOUR_LOCALITY, TEACHER_FORCED].mean == 1.0
+    without = [str(column.header) for column in to_tables(comparison)[1].columns]
+    assert not any(head.startswith("n-") for head in without)
+
+
 def test_cases_are_drawn_by_seed() -> None:
     first = plan(RECIPE, CASES)
     assert plan(RECIPE, CASES) == first

@@ -248,7 +248,7 @@ def test_training_has_every_kind_of_probe_and_entities_to_hold_out(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["cckeb", "mmke", "comprehendedit"])
-def test_every_benchmark_can_be_trained_on(tmp_path: Path, name: str) -> None:
+def test_every_benchmark_can_be_trained_on(tmp_path: Path, name: PublishedName) -> None:
     folder = benchmark_folder(tmp_path, name, 3, "train")
     cases = load_training_cases(BenchmarkSection(name=name, data=str(folder)))
     assert len(cases) == 3
