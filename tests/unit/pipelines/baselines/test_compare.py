@@ -317,16 +317,9 @@ def test_the_table_shows_portability_by_variant(tmp_path: Path) -> None:
 def test_neighbours_have_columns_where_they_were_asked(
     tmp_path: Path, comparison: Comparison
 ) -> None:
-    stranger = CASES[1].edit
-    probes = tuple(
-        Probe(
-            kind=kind,
-            prompt=stranger.prompt,
-            target=stranger.target,
-            image_bytes=stranger.image_bytes,
-        )
-        for kind in (ProbeKind.NEIGHBOUR_GENERALITY, ProbeKind.NEIGHBOUR_LOCALITY)
-    )
+    own = CASES[1].all_probes()[0]
+    kinds = ProbeKind.NEIGHBOUR_GENERALITY, ProbeKind.NEIGHBOUR_LOCALITY
+    probes = tuple(replace(own, kind=kind) for kind in kinds)
     recipe = RECIPE.with_changes(edits=(1,), groups=(1,), editors=("unedited",))
     found = compared(recipe, tmp_path, [replace(CASES[0], probes=probes)])
     heads = [str(column.header) for column in to_tables(found)[1].columns]
