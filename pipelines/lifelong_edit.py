@@ -140,7 +140,8 @@ def print_result(result: "JobResult", console: "Console", *, is_following: bool 
     for table in [*retention_tables(outcome.curve), *outcome_tables(result.outcomes)]:
         console.print(table)
     say = say_on(console)
-    say(f"report: {result.report}")
+    if result.report:
+        say(f"report: {result.report}")
     say(f"mlflow: {result.tracking_uri}")
     if result.num_record_failures:
         say(f"{result.num_record_failures} records for MLflow wait for the next start")

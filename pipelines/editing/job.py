@@ -46,7 +46,8 @@ class JobResult:
     num_rejected: int
     """Input lines, requests and probes of this run that were rejected."""
     num_record_failures: int
-    report: Path
+    report: Path | None
+    """None: there was no room for it."""
     tracking_uri: str
     stop_code: int
 
@@ -76,7 +77,7 @@ def do_job(
     try:
         sources, outcome = _edit(config, source, facts, records, progress, stop)
         facts["input"] = source.name if source else config.follow.inbox_uri(config.store_uri)
-        report, numbers, figures = write_report(sources, outcome, facts, start_s)
+        files, figures = write_report(sources, outcome, facts, start_s, progress.say)
         seconds = {
             "generate_s": outcome.timings.generate_s,
             "refine_s": outcome.timings.refine_s,
@@ -87,7 +88,7 @@ def do_job(
         }
         outcomes = written_outcomes(sources, outcome)
         metrics = seconds | outcome_metrics(outcomes)
-        records.finished(sources.bank, [report, numbers], metrics, figures)
+        records.finished(sources.bank, files, metrics, figures)
         status = "KILLED" if outcome.was_stopped else "FINISHED"
     finally:
         records.end(status)
@@ -97,7 +98,7 @@ def do_job(
         protocols=config.evaluation.protocols,
         num_rejected=len(all_refused(sources, outcome)),
         num_record_failures=records.num_failures,
-        report=report,
+        report=files[0] if files else None,
         tracking_uri=records.tracking_uri,
         stop_code=stop.exit_code,
     )

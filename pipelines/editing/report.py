@@ -1,7 +1,7 @@
 """A run's HTML report, read from the store, so that a resumed run shows the same."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -41,9 +41,14 @@ class ReportSources:
 
 
 def write_report(
-    sources: ReportSources, outcome: Outcome, facts: dict[str, str], start_s: float
-) -> tuple[Path, Path, list[Path]]:
-    """Write the report page, its numbers as JSON and its figures; returns their paths."""
+    sources: ReportSources,
+    outcome: Outcome,
+    facts: dict[str, str],
+    start_s: float,
+    say: Callable[[str], None],
+) -> tuple[list[Path], list[Path]]:
+    """Write the report page, its numbers as JSON and its figures; returns the first two and the
+    figures, none where there is no room for them."""
     from infra.reports.editing import render_report
     from infra.reports.metrics import CURVE_HEADING, draw_metric_plots
     from infra.reports.numbers import write_numbers
@@ -65,17 +70,19 @@ def write_report(
     }
     duration_s = time.perf_counter() - start_s
     data = report_data(sources, outcome, facts=shown, duration_s=duration_s)
-    write_page(path, render_report(data))
-    numbers = write_numbers(path.with_name("metrics.json"), data.metrics, data.curve)
-    figures = path.with_name("figures")
-    return (
-        path,
-        numbers,
-        [
-            *draw_metric_plots(figures, data.metrics),
-            *draw_metric_plots(figures, data.curve, heading=CURVE_HEADING),
-        ],
-    )
+    try:
+        write_page(path, render_report(data))
+        numbers = write_numbers(path.with_name("metrics.json"), data.metrics, data.curve)
+        folder = path.with_name("figures")
+        figures = draw_metric_plots(folder, data.metrics)
+        figures += draw_metric_plots(folder, data.curve, heading=CURVE_HEADING)
+    except OSError as error:
+        say(
+            f"the report is not written ({path.parent}: {error.strerror or error}); what it shows "
+            "is in the store: the same command writes it when there is room"
+        )
+        return [], []
+    return [path, numbers], figures
 
 
 def report_data(

@@ -4,6 +4,7 @@ A script reads its arguments before anything heavy is imported, so nothing heavy
 """
 
 import argparse
+import errno
 import getpass
 import io
 import os
@@ -163,6 +164,16 @@ def exit_code_of(run: Callable[[], int], *, wrong_setting: int = WRONG_SETTING) 
     except LiveEditError as error:
         print(f"error: {escaped(error.message)}", file=sys.stderr)
         return wrong_setting if isinstance(error, ConfigError) else FAILED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" at {escaped(str(error.filename))}" if error.filename else ""
+        print(
+            f"error: {error.strerror}{where}: make room; the same command goes on where this one "
+            "ended, and what was finished is in the store",
+            file=sys.stderr,
+        )
+        return FAILED
 
 
 def current_user() -> str:

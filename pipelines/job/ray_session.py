@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ _LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 _TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
 _HEAD_WAIT_S = 10.0
 """A head that is being started may answer a little later."""
+_END_WITHIN_S = 3.0
+"""After a second signal."""
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -127,7 +130,8 @@ def _let_children_import_the_project() -> None:
 
 class StopRequest:
     """Ctrl-C or SIGTERM asks the job to stop after the current window. A second signal ends it at
-    once, which is safe too: everything finished is in the store."""
+    once, whatever threads or other machines it waits for, which is safe too: everything finished is
+    in the store."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -155,9 +159,20 @@ class StopRequest:
 
     def _handle(self, signal_number: int, _frame: FrameType | None) -> None:
         if self.signal_number:
+            # Leaving in order waits for a commit, the store, MLflow or Ray: for a moment only.
+            end = threading.Timer(_END_WITHIN_S, _end_process, [128 + signal_number])
+            end.daemon = True
+            end.start()
             sys.exit(128 + signal_number)
         self.signal_number = signal_number
         self._say(
             "stopping after the current window; the same command resumes from there "
             "(once more: stop at once)"
         )
+
+
+def _end_process(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)

@@ -63,9 +63,9 @@ def state_routes(service: Service) -> APIRouter:
     async def ready() -> Response:
         versions = service.versions
         content = {
-            "status": "degraded" if versions.problem else "ready",
+            "status": "degraded" if service.problem else "ready",
             "version": versions.current.name,
-            "has_problem": bool(versions.problem),
+            "has_problem": bool(service.problem),
             "is_taught_here": service.recipe.teach.is_on,
         }
         # The old version answers on: a problem is told, but takes no traffic away.
@@ -76,7 +76,7 @@ def state_routes(service: Service) -> APIRouter:
         versions = service.versions
         return {
             **described(MODEL, versions.current, versions),
-            "problem": versions.problem,
+            "problem": service.problem,
             "is_taught_here": service.recipe.teach.is_on,
             "num_waiting": service.engine.num_waiting,
             "num_running": service.engine.num_running,

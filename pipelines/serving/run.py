@@ -32,6 +32,7 @@ def serve_local(recipe: ServeRecipe, say: Callable[[str], None]) -> int:
     versions = service.versions
     say(f"answering with {versions.current.name}: {versions.current.num_edits:,} edits")
     teacher = teacher_of(versions, recipe, _logger.info) if recipe.teach.is_on else None
+    service.teacher = teacher
     config = uvicorn.Config(
         create_app(service),
         host=recipe.host,

@@ -3,7 +3,7 @@ champion."""
 
 import logging
 import threading
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pipelines.serving.engine import Engine
 from pipelines.serving.images import ImageReader
@@ -13,6 +13,9 @@ from pipelines.serving.telemetry import Telemetry
 from pipelines.serving.timeline import Timeline
 from pipelines.serving.versions import VersionStore
 from workers.models import ModelSource, limit_threads
+
+if TYPE_CHECKING:
+    from pipelines.serving.teacher import Teacher
 
 
 def log_to_terminal() -> None:
@@ -35,6 +38,8 @@ class Service:
         self.knowledge = Knowledge(versions)
         self.timeline = Timeline(versions)
         self.telemetry = Telemetry(self.engine, versions)
+        self.teacher: Teacher | None = None
+        """The editing loop beside this server, if there is one."""
         self.images = ImageReader.of(recipe.http, recipe.limits)
         self._is_closing = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="versions", daemon=True)
@@ -46,6 +51,13 @@ class Service:
         if recipe.batch.num_threads:
             limit_threads(recipe.batch.num_threads)
         return cls(recipe, VersionStore.opened(recipe, models))
+
+    @property
+    def problem(self) -> str:
+        """What a person should look at; "" for nothing."""
+        taught = self.teacher.problem if self.teacher else ""
+        ended = f"the editing loop ended, nothing is taught: {taught}" if taught else ""
+        return "; ".join(filter(None, (self.versions.problem, ended)))
 
     def _follow(self) -> None:
         while not self._is_closing.wait(self.recipe.versions.poll_s):

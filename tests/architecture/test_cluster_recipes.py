@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from typing import Any, NamedTuple
 
 import pytest
@@ -72,7 +73,19 @@ def training() -> list[list[Asked]]:
     """First encoding, then the gang, whose ranks are all there or none."""
     recipe = load_recipe(TrainRecipe, RECIPES / "train_llava_7b.toml", [])
     rank = {"CPU": recipe.sharding.cpus_per_shard, "GPU": float(recipe.sharding.gpus_per_shard)}
-    return [[asked_by(recipe.states)], [Asked(rank, recipe.sharding.shards)]]
+    gang = Asked(rank, recipe.sharding.shards)
+    return [[asked_by(recipe.states)], [gang, asked_by(recipe.validation)]]
+
+
+def test_every_recipe_that_asks_for_nodes_of_a_cluster_is_checked() -> None:
+    asking = {"num_gpus", "node_resource", "gpus_per_shard"}
+    names = {
+        path.name
+        for path in RECIPES.glob("*.toml")
+        for section in tomllib.loads(path.read_text("utf-8")).values()
+        if isinstance(section, dict) and asking & section.keys()
+    }
+    assert names == {"gpu_cluster.toml", "train_llava_7b.toml"}
 
 
 def num_places(asked: dict[str, float], free: dict[str, float]) -> int:

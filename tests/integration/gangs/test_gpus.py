@@ -9,11 +9,16 @@ import ray
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.errors import ConfigError, DeadlineError
 from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.generator import LiveEditGenerator
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.writers import start_writers
 from pipelines.job.gpus import gpus_of_each, placed
 from pipelines.job.sections import EvaluationSection, GeneratorSection, StatesSection
 from pipelines.job.start_workers import start_evaluator
+from pipelines.training.recipe import TrainRecipe, ValidationSection
+from pipelines.training.validation import Validation
+from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone
+from tests.tiny_training import fresh_backbone
 from tests.unit.tiny_models import TinyModels
 from workers.gang import Gang, Rendezvous
 from workers.models import ModelNames
@@ -85,6 +90,22 @@ def test_a_gpu_that_nobody_reserves_is_refused() -> None:
     free = placed(ModelNames(), GeneratorSection(), 0.0)
     assert isinstance(free, ModelNames)
     assert free.options.device == "cpu"  # even where a process sees the GPUs of others
+
+
+def test_validation_has_the_gpu_that_the_shards_leave() -> None:
+    sharding = ShardingSection(gpus_per_shard=1)
+    section = ValidationSection(num_cases=2, bank_edits=4, num_cpus=0.5)
+    states = StatesSection(is_cached=False)
+    recipe = TrainRecipe(sharding=sharding, validation=section, states=states)
+    held_out = [case(number) for number in range(20, 24)]
+    generator = LiveEditGenerator(OUR_CONFIG)
+    remote = Validation(recipe, tiny_backbone(), held_out, load_backbone=fresh_backbone)
+    here = Validation(recipe.with_changes(sharding=ShardingSection()), tiny_backbone(), held_out)
+    found = remote(generator)
+    assert free_gpus() == 1.0, "the other one is for the gang, which has not started"
+    assert found.figures == pytest.approx(here(generator).figures, abs=1e-5)
+    assert remote(generator).figures == found.figures
+    del remote
 
 
 class Rank:

@@ -1,5 +1,7 @@
 """What the report shows comes from the store, so a resumed run shows what the first one did."""
 
+import errno
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,13 @@ from liveedit_core.method.expert import Expert
 from liveedit_core.schema import EditRequest, ProbeKind
 from pipelines.editing.intake import Item
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.editing.report import ReportSources, refused_requests, report_data, similar_edits
+from pipelines.editing.report import (
+    ReportSources,
+    refused_requests,
+    report_data,
+    similar_edits,
+    write_report,
+)
 from pipelines.editing.run import Outcome
 from pipelines.job.recipe_loader import load_recipe
 from tests.unit.tiny_editing import OVERRIDES, Driver
@@ -143,3 +151,26 @@ def test_an_empty_result_is_a_result(driver: Driver, items: list[Item]) -> None:
     assert similar_edits(driver.bank, [], min_similarity=0.9) == []
     page = render_report(data)
     assert all(item.message in page for item in data.rejects)
+
+
+def test_a_full_disk_costs_the_report_only(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = driver.run([case(0), case(1)])
+    sources, _ = data_of(driver, outcome)
+    config = sources.config.with_changes(run_root=str(tmp_path / "runs"))
+    sources, said = replace(sources, config=config), list[str]()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("infra.reports.numbers.write_numbers", full)
+        assert write_report(sources, outcome, {}, 0.0, said.append) == ([], [])
+    assert "No space left on device" in said[0]
+    assert "the same command writes it" in said[0]
+    (page, numbers), figures = write_report(sources, outcome, {}, 0.0, said.append)
+    assert page.exists()
+    assert numbers.exists()
+    assert figures
+    assert len(said) == 1

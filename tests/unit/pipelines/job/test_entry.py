@@ -1,6 +1,7 @@
 """The frame of the entry scripts: what a setting is taken from, and what an error becomes."""
 
 import argparse
+import errno
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,22 @@ def test_help_is_the_docstring_and_the_exit_codes_as_they_are_written(
     shown = capsys.readouterr().out
     assert "What it does." in shown
     assert shown.endswith("exit codes:\n  0  fine\n")
+
+
+def test_a_full_disk_is_one_line_and_other_faults_of_the_system_are_not_hidden(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(recipe: PromotionRecipe) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "/runs/x")
+
+    def broken(recipe: PromotionRecipe) -> int:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    assert run_entry(PromotionRecipe, fail, is_dry_run=False) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: No space left on device at /runs/x: make room")
+    with pytest.raises(OSError, match="Bad file"):
+        run_entry(PromotionRecipe, broken, is_dry_run=False)
 
 
 def test_errors_of_ours_are_one_line_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:

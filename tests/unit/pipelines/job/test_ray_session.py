@@ -1,8 +1,9 @@
 """A signal is a wish to stop, the second one an order."""
 
-import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -10,21 +11,36 @@ import pytest
 from liveedit_core.errors import ConfigError
 from pipelines.job.ray_session import StopRequest, check_head
 
+WAITING = """
+import os, signal, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pipelines.job.ray_session import StopRequest
+
+number = int(sys.argv[1])
+stop = StopRequest(print)
+with stop.installed(), ThreadPoolExecutor(1) as commits:
+    commits.submit(time.sleep, 3600)
+    os.kill(os.getpid(), number)
+    assert stop()
+    os.kill(os.getpid(), number)
+"""
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_to_stop(number: signal.Signals) -> None:
-    said: list[str] = []
-    stop = StopRequest(said.append)
-    before = signal.getsignal(number)
-    with stop.installed():
-        assert not stop()
-        os.kill(os.getpid(), number)
-        assert stop()
-        with pytest.raises(SystemExit) as caught:
-            os.kill(os.getpid(), number)
-    assert caught.value.code == stop.exit_code == 128 + number
-    assert len(said) == 1
-    assert signal.getsignal(number) is before
+def test_the_first_signal_asks_to_stop_and_the_second_waits_for_nothing(
+    number: signal.Signals,
+) -> None:
+    command = [sys.executable, "-c", WAITING, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (128 + number, "")
+    assert done.stdout.count("stopping after the current window") == 1
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest(print).installed():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_dead_head_is_named_soon() -> None:

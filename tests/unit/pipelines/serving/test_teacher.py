@@ -2,7 +2,13 @@
 
 import time
 
+import pytest
+from starlette.testclient import TestClient
+
 from infra.bank.expert_bank import ExpertBank
+from infra.storage.writer_fence import WriterFencedError
+from pipelines.editing.follow import Follower
+from pipelines.serving.app import create_app
 from pipelines.serving.service import Service
 from pipelines.serving.teacher import teacher_of
 from tests.running_server import Place
@@ -39,3 +45,29 @@ def test_posted_edits_are_taught_and_removed_ones_leave(operations: Operations) 
         service.close()
     assert ExpertBank.open(operations.store, "taught").edit_ids() == [second]
     assert teacher.problem == ""
+
+
+def test_a_loop_that_ended_by_itself_is_told(
+    operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server answers on, so only /ready and /v1/status can say it."""
+    place = Place(operations)
+    recipe = place.recipe("bank.name=taught", "teach.is_on=true")
+    service = Service.started(recipe, TinyModels(operations.folder))
+    service.teacher = teacher_of(service.versions, recipe, lambda text: None)
+
+    def fail(self: Follower) -> None:
+        raise WriterFencedError("another writer took over")
+
+    monkeypatch.setattr(Follower, "follow", fail)
+    client = TestClient(create_app(service), base_url="http://127.0.0.1")
+    try:
+        assert client.get("/ready").json()["status"] == "ready"
+        service.teacher.start()
+        service.teacher.close()
+        ready, status = client.get("/ready"), client.get("/v1/status").json()
+    finally:
+        service.close()
+    assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+    assert "another writer took over" in status["problem"]
+    assert "nothing is taught" in status["problem"]
