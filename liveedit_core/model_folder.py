@@ -55,6 +55,9 @@ class _Part:
     num_bytes: int
     """Of the file of experts."""
     ids_sha256: str
+    experts_sha256: str = ""
+    facts_sha256: str = ""
+    """"" in folders of earlier releases, for both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +132,8 @@ def _written(
     """A part with the rows from `start` on."""
     new = repository.take(range(start, len(repository.edit_ids)))
     data = save({name: getattr(new, name).contiguous() for name in _TENSORS})
+    known = {key: asdict(facts[key]) for key in new.edit_ids if key in facts}
+    about = json.dumps({"edit_ids": list(new.edit_ids), "facts": known}, indent=1).encode()
     name = uuid.uuid4().hex
     part = _Part(
         experts=f"experts-{name}.safetensors",
@@ -136,11 +141,11 @@ def _written(
         num_edits=len(new),
         num_bytes=len(data),
         ids_sha256=_sha256(new.edit_ids),
+        experts_sha256=hashlib.sha256(data).hexdigest(),
+        facts_sha256=hashlib.sha256(about).hexdigest(),
     )
-    known = {key: asdict(facts[key]) for key in new.edit_ids if key in facts}
-    about = json.dumps({"edit_ids": list(new.edit_ids), "facts": known}, indent=1)
     write_whole(folder / part.experts, data)
-    write_whole(folder / part.facts, about.encode())
+    write_whole(folder / part.facts, about)
     return part
 
 
@@ -223,6 +228,7 @@ def _of_first_release(folder: Path, found: Mapping[str, Any], budget: float) -> 
 def _read_facts(file: Path, part: _Part, facts: dict[str, Fact]) -> list[str]:
     """Ids of the edits of a part; their facts are added."""
     try:
+        _check_bytes(file, part.facts_sha256)
         found = json.loads(file.read_text(encoding="utf-8"))
         edit_ids: list[str] = found["edit_ids"]
         facts |= {edit_id: Fact(**fact) for edit_id, fact in found["facts"].items()}
@@ -248,12 +254,30 @@ def _read_part(file: Path, part: _Part) -> dict[str, Tensor]:
             raise IntegrityError(f"{file}: {name} has {len(tensors[name])} rows, not {size}")
     if file.stat().st_size != part.num_bytes:
         raise IntegrityError(f"{file}: its size is not that which edits.json names")
+    _check_bytes(file, part.experts_sha256)
     return tensors
+
+
+def _check_bytes(file: Path, sha256: str) -> None:
+    """IntegrityError unless a file is the one that was written; "" and the beginning of a digest
+    check as much as they say."""
+    try:
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest() if sha256 else ""
+    except OSError as error:
+        raise IntegrityError(f"{file}: {error}") from error
+    if not found.startswith(sha256):
+        raise IntegrityError(
+            f"{file} is altered, its sha256 differs: restore it from a copy, or teach its edits "
+            "again"
+        )
 
 
 def _read_traffic(folder: Path, name: str) -> Tensor | None:
     if not name:
         return None
+    if name != _FIRST_RELEASE:
+        _check_bytes(folder / name, name.removeprefix("traffic-").removesuffix(".safetensors"))
     try:
         return _mapped(folder / name)[_TRAFFIC]
     except KeyError as error:

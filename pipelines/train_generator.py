@@ -134,11 +134,12 @@ def find_layer(recipe: TrainRecipe) -> int:
     from pipelines.training.layer_search import to_table
 
     console = Console()
+    backbone = load_training_backbone(recipe)
     ranking = search(
         recipe.layer_search,
         recipe.model,
-        load_training_backbone(recipe),
-        training_cases(recipe),
+        backbone,
+        training_cases(recipe, backbone),
         seed=recipe.seed,
         say=lambda text: print(text, flush=True),
     )
@@ -169,9 +170,9 @@ def train(recipe: TrainRecipe) -> int:
     folder = recipe.run_folder
     write_recipe(recipe, "recipe.toml")
     num_held_out = recipe.validation.bank_edits if recipe.validation.every_steps else 0
-    cases = training_cases(recipe)
-    split = split_by_entity(cases, num_held_out=num_held_out, seed=recipe.seed)
     backbone = load_training_backbone(recipe)
+    cases = training_cases(recipe, backbone)
+    split = split_by_entity(cases, num_held_out=num_held_out, seed=recipe.seed)
     material = prepare_material(
         recipe, backbone, folder / "material", split.held_out_entities, cases=cases
     )

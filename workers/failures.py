@@ -118,10 +118,8 @@ def outcomes(
 
 def is_of_no_input(error: Exception) -> bool:
     """Whether an error says nothing about the input at hand: another attempt may succeed, or
-    nothing will."""
-    if isinstance(error, LiveEditError):
-        return error.retryable or error.ends_job
-    return isinstance(error, MemoryError)
+    nothing will. Without memory for one input there may be enough for others."""
+    return isinstance(error, LiveEditError) and (error.retryable or error.ends_job)
 
 
 def _last_line(error: Exception) -> str:

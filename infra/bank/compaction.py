@@ -63,7 +63,7 @@ class Compaction:
         self._logs = {name: Table(store, name) for name in _LOGS}
         self._history = BankHistory(store, bank, self._table)
         self._checksums = TableChecksums.of_bank(store, bank)
-        self._log_checksums = TableChecksums.of_log(store)
+        self._log_checksums = {name: TableChecksums.of_log(store, name) for name in _LOGS}
         self._recorded: set[int] | None = None
         """The versions that have a record; read once."""
         self._num_windows = 0
@@ -89,12 +89,12 @@ class Compaction:
         for name, log in self._logs.items():
             with _unless_overtaken(f"table {name}"):
                 if log.exists():
-                    checksums = self._log_checksums if name == "requests" else None
+                    checksums = self._log_checksums[name]
                     renew_indices(log, _LOGS[name])
                     merge_small(log, self._policy.fragment_bytes, checksums)
                     outdated = self._outdated(versions_of(log), now)
                     _delete_versions(log, outdated)
-                    if outdated and checksums:
+                    if outdated:
                         checksums.prune()
         if self._recorded is None:
             self._recorded = set(self._history.archived().properties)

@@ -50,8 +50,5 @@ class FragmentWriter:
         return self.write_table(rows_to_table(self.identity, rows)) if rows else []
 
     def write_table(self, rows: pa.Table) -> list[WrittenFragment]:
-        written = self.table.write_rows(rows)
-        for fragment, part in written:
-            for file in fragment.files:
-                self.checksums.write(f"data/{file.path}", part)
+        written = self.checksums.write_rows(self.table, rows)
         return [WrittenFragment(fragment, RowKey.of_table(part)) for fragment, part in written]

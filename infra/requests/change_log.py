@@ -13,6 +13,7 @@ from typing import Literal
 import pyarrow as pa
 from lance import LanceDataset
 
+from infra.storage.checksums import TableChecksums
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, not_null, read_rows
 from liveedit_core.inputs.text import check_text
@@ -57,6 +58,7 @@ class ChangeLog:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._table = Table(store, "changes")
+        self._checksums = TableChecksums.of_log(store, "changes")
         self._version = 0
         self._changes: list[Change] = []
         self._removed: frozenset[str] = frozenset()
@@ -112,7 +114,7 @@ class ChangeLog:
             )
             if not change.edit_ids:
                 return None
-            self._table.append(base, _to_rows(change))
+            self._checksums.append(self._table, base, _to_rows(change))
             return change
 
         return self._table.on_latest(attempt)

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from lance import LanceDataset
 
+from infra.storage.checksums import TableChecksums
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, batches_of, read_rows, sql_in
 from infra.storage.upkeep import Upkeep
@@ -48,7 +49,8 @@ class RejectLog:
 
     def __init__(self, store: ObjectStore) -> None:
         self._table = Table.open_or_create(store, "rejects", _SCHEMA)
-        self._upkeep = Upkeep(self._table, INDEXED_COLUMNS)
+        self._checksums = TableChecksums.of_log(store, "rejects")
+        self._upkeep = Upkeep(self._table, INDEXED_COLUMNS, self._checksums)
 
     def append(
         self, rejected: Sequence[tuple[int | None, Rejected]], *, source: str = "", bank: str = ""
@@ -61,7 +63,7 @@ class RejectLog:
             first_of = {_key(row): row for row in reversed(rows)}
             new = [first_of[key] for key in dict.fromkeys(map(_key, rows)) if key not in known_keys]
             if new:
-                self._table.append(base, pa.Table.from_pylist(new, schema=_SCHEMA))
+                self._checksums.append(self._table, base, pa.Table.from_pylist(new, schema=_SCHEMA))
             return len(new)
 
         num_new = self._table.on_latest(attempt)

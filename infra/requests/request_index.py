@@ -101,8 +101,6 @@ class RequestIndex:
         known = self.newest(edit_id)
         asked = question_id(replace(request, pixel_digest=pixels))
         content = {"pixel_digest": pixels, "question_id": asked, "source": source, "place": place}
-        if known and known.sequence in self.lost:
-            return {**{name: getattr(known, name) for name in _KEY_COLUMNS}, **content}
         if known and not (source and self._is_overtaken(known, pixels) and place > last_place()):
             return None
         equal = self.newest(self._edit_of_question.get(asked, ""))
@@ -115,6 +113,17 @@ class RequestIndex:
             "supersedes": others[-1] if others else "",
             **content,
         }
+
+    def found_again(self, request: EditRequest, *, source: str, place: int) -> list[dict[str, Any]]:
+        """The columns of the index for each lost number of a request's edit."""
+        numbers = [n for n in self.numbers_of.get(request.edit_id, ()) if n in self.lost]
+        if not numbers:
+            return []
+        pixels = pixel_digest(request)
+        asked = question_id(replace(request, pixel_digest=pixels))
+        about = {"pixel_digest": pixels, "question_id": asked, "source": source, "place": place}
+        keys = [self.keys[number] for number in numbers]
+        return [{**{name: getattr(key, name) for name in _KEY_COLUMNS}, **about} for key in keys]
 
     def _is_overtaken(self, known: RequestKey, pixels: str) -> bool:
         """Whether a later edit replaces this one, or may do so once its subject is decided."""

@@ -150,23 +150,24 @@ class RequestLog:
             rows: list[dict[str, Any]] = []
             again: list[int] = []
             for place, request in enumerate(requests, first_place):
-                row = index.new_row(
-                    request,
-                    number=num_logged + len(rows) - len(again) + 1,
-                    source=source,
-                    place=place,
-                    last_place=lambda: self._last_place(base, source),
-                )
-                if row is not None:
-                    rows.append(_to_row(row, request))
-                if row is not None and row["sequence"] in index.lost:
-                    again.append(row["sequence"])
-                    index.lost.remove(row["sequence"])
-                    key = index.newest(request.edit_id)
-                else:
-                    key = index.add(row) if row else index.newest(request.edit_id)
+                found = index.found_again(request, source=source, place=place)
+                number = num_logged + len(rows) - len(again) + 1
+                again += [item["sequence"] for item in found]
+                index.lost.difference_update(again)
+                row = None
+                if not found:
+                    row = index.new_row(
+                        request,
+                        number=number,
+                        source=source,
+                        place=place,
+                        last_place=lambda: self._last_place(base, source),
+                    )
+                rows += [_to_row(item, request) for item in ([row] if row else found)]
+                key = index.add(row) if row else index.newest(request.edit_id)
                 assert key is not None
-                admissions.append(Admission(**vars(key), is_duplicate=row is None))
+                is_duplicate = row is None and key.sequence not in again
+                admissions.append(Admission(**vars(key), is_duplicate=is_duplicate))
             if rows:
                 self.write(base, pa.Table.from_pylist(rows, _SCHEMA), again=again)
             return admissions
@@ -216,10 +217,7 @@ class RequestLog:
         without_fragments: Collection[int] = (),
     ) -> int:
         """Commit rows with their checksums, in place of lost ones or of whole fragments."""
-        written = self._table.write_rows(rows) if len(rows) else []
-        for fragment, part in written:
-            for file in fragment.files:
-                self.checksums.write(f"data/{file.path}", part)
+        written = self.checksums.write_rows(self._table, rows) if len(rows) else []
         return self._table.commit(
             base,
             [fragment for fragment, _ in written],

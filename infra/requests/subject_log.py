@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 from lance import LanceDataset
 
+from infra.storage.checksums import TableChecksums
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import (
     Table,
@@ -61,6 +62,7 @@ class SubjectLog:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._table = Table(store, _TABLE)
+        self._checksums = TableChecksums.of_log(store, _TABLE)
 
     def is_empty(self) -> bool:
         return not self._table.exists() or count_rows(self._table.latest()) == 0
@@ -109,7 +111,8 @@ class SubjectLog:
                 }
                 for item in new
             ]
-            self._table.append(base, pa.Table.from_pylist(rows, schema=_SCHEMA))
+            table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+            self._checksums.append(self._table, base, table)
 
         self._table.on_latest(attempt)
 

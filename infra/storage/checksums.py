@@ -2,11 +2,14 @@
 
 seals/<bank>/<path of the file>.json    sha256 and length of the file, and a checksum of each row
 log_seals/<path of the file>.json       the same for the request log
+<table>_seals/<path of the file>.json   the same for its small tables, with a copy of the file
 
 They say which edits were in a missing file, and which rows of an altered one are undamaged. Files
 and their checksums are written once and never change.
 """
 
+import base64
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -16,12 +19,16 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from lance import LanceDataset
+from lance.fragment import FragmentMetadata
 
 from infra.storage.object_store import ObjectStore
+from infra.storage.tables import Table
 from liveedit_core.errors import IntegrityError
 
 _FOLDER = "seals"
 _LOG_FOLDER = "log_seals"
+_SMALL_LOG_FOLDER = "_seals"
 """The stored names; they must not change."""
 
 
@@ -38,6 +45,16 @@ class FileChecksum:
     num_bytes: int
     rows: tuple[RowChecksum, ...] = ()
     """In the order of the file; none for lists of removed rows."""
+    copy: str = ""
+    """The bytes of a file of a small table in base 64; nothing else could bring them back."""
+
+    def copied(self) -> bytes:
+        """The bytes of the file; IntegrityError without an undamaged copy."""
+        with contextlib.suppress(ValueError):
+            data = base64.b64decode(self.copy)
+            if not self.problem_of(data):
+                return data
+        raise IntegrityError("the copy of a file beside its checksum is missing or damaged")
 
     def problem_of(self, data: bytes) -> str:
         """How a file's bytes differ from what was written; "" when they do not."""
@@ -52,17 +69,20 @@ class FileChecksum:
 class TableChecksums:
     """The checksums of one table; picklable. A path is below the table's folder, "data/x.lance"."""
 
-    _store: ObjectStore
+    store: ObjectStore
     _table: str
     _folder: str
+    _has_copies: bool = False
 
     @classmethod
     def of_bank(cls, store: ObjectStore, bank: str) -> Self:
         return cls(store, f"banks/{bank}", f"{_FOLDER}/{bank}")
 
     @classmethod
-    def of_log(cls, store: ObjectStore) -> Self:
-        return cls(store, "requests", _LOG_FOLDER)
+    def of_log(cls, store: ObjectStore, table: str = "requests") -> Self:
+        if table == "requests":
+            return cls(store, table, _LOG_FOLDER)
+        return cls(store, table, f"{table}{_SMALL_LOG_FOLDER}", _has_copies=True)
 
     def _key(self, path: str) -> str:
         return f"{self._folder}/{path}.json"
@@ -72,21 +92,34 @@ class TableChecksums:
 
     def write(self, path: str, rows: pa.Table | None = None) -> None:
         """Store the checksums of a file that was just written, and of its rows if it has any."""
-        data = self._store.get(self.file_key(path))
+        data = self.store.get(self.file_key(path))
         content = {
             "sha256": sha256_of(data),
             "num_bytes": len(data),
             "rows": [] if rows is None else list(row_checksums(rows)),
+            **({"copy": base64.b64encode(data).decode()} if self._has_copies else {}),
         }
-        self._store.put(self._key(path), json.dumps(content).encode())
+        self.store.put(self._key(path), json.dumps(content).encode())
+
+    def write_rows(self, table: Table, rows: pa.Table) -> list[tuple[FragmentMetadata, pa.Table]]:
+        """`Table.write_rows`, and the checksums of the new files."""
+        written = table.write_rows(rows)
+        for fragment, part in written:
+            for file in fragment.files:
+                self.write(f"data/{file.path}", part)
+        return written
+
+    def append(self, table: Table, base: LanceDataset, rows: pa.Table) -> int:
+        """`Table.append`, and the checksums of the new files."""
+        return table.commit(base, [fragment for fragment, _ in self.write_rows(table, rows)])
 
     def read(self, path: str) -> FileChecksum | None:
         """The checksum of a file; None when it has none, IntegrityError when it is damaged."""
         key = self._key(path)
-        if not self._store.exists(key):
+        if not self.store.exists(key):
             return None
         try:
-            content = json.loads(self._store.get(key))
+            content = json.loads(self.store.get(key))
             content["rows"] = tuple(RowChecksum(*row) for row in content["rows"])
             return FileChecksum(**content)
         except (ValueError, TypeError, KeyError) as error:
@@ -101,11 +134,11 @@ class TableChecksums:
     def prune(self) -> None:
         """Delete the checksums of files that are gone; only after old versions were deleted."""
         prefix = f"{self._folder}/"
-        keys = self._store.list(prefix)  # before the files: a file is older than its checksums
-        files = set(self._store.list(f"{self._table}/"))
+        keys = self.store.list(prefix)  # before the files: a file is older than its checksums
+        files = set(self.store.list(f"{self._table}/"))
         for key in keys:
             if self.file_key(key.removeprefix(prefix).removesuffix(".json")) not in files:
-                self._store.delete(key)
+                self.store.delete(key)
 
 
 def row_checksums(rows: pa.Table) -> Iterator[RowChecksum]:
@@ -122,7 +155,9 @@ def row_checksums(rows: pa.Table) -> Iterator[RowChecksum]:
             digest.update(vector[index].astype("<f4", copy=False).tobytes())
         for name in images:
             digest.update(rows.column(name)[index].as_py() or b"")
-        yield RowChecksum(row["edit_id"], row["subject_id"], row["sequence"], digest.hexdigest())
+        number = row.get("sequence") or row.get("number") or 0
+        ids = (row.get("edit_id", ""), row.get("subject_id", ""))
+        yield RowChecksum(*ids, number, digest.hexdigest())
 
 
 def sha256_of(data: bytes) -> str:

@@ -54,6 +54,12 @@ class WeakEditError(RefusedInputError):
         super().__init__(message, RejectType.WEAK_EDIT)
 
 
+_UNSAID: dict[type[Exception], str] = {
+    MemoryError: "it needs more memory than there is: make it smaller"
+}
+"""Errors that come without a message."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
     """The record of one refused input."""
@@ -78,7 +84,7 @@ class Rejected:
         return cls(
             line_number=line_number,
             error_type=str(kind),
-            message=str(error) or repr(error),
+            message=str(error) or _UNSAID.get(type(error), repr(error)),
             raw=raw[:MAX_RAW_CHARS],
             edit_id=edit_id,
         )

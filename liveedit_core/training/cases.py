@@ -1,7 +1,7 @@
 """Cases of any origin as training needs them: with an entity and every kind of probe."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from liveedit_core.errors import ConfigError
@@ -13,24 +13,25 @@ _SHOWN = 5
 """Cases named in one message."""
 
 
-def trainable_cases(cases: Sequence[Case]) -> list[Case]:
-    """Complete the cases of a training split.
+def trainable_cases(cases: Sequence[Case], say: Callable[[str], None] = print) -> list[Case]:
+    """Complete the cases of a training split, but for those that lack what cannot be derived.
 
     A case without an entity is named after its image, so that edits of one image stay together.
     Missing swap probes are made from the modal locality probe, with images exchanged.
     """
-    if not cases:
-        raise ConfigError("there are no training cases")
-    lacking = [
-        f"{case.case_id} has no {', '.join(gone)}" for case in cases if (gone := _missing(case))
-    ]
-    if lacking:
-        shown = "; ".join(lacking[:_SHOWN])
-        raise ConfigError(
-            f"{len(lacking)} of {len(cases)} cases cannot be trained on: {shown}. Each needs a "
-            f"probe with an image of every kind of {', '.join(NEEDED)}"
+    whole = [case for case in cases if not _missing(case)]
+    if len(whole) < len(cases):
+        lacking = [
+            f"{case.case_id} has no {', '.join(gone)}" for case in cases if (gone := _missing(case))
+        ]
+        say(
+            f"{len(lacking)} of {len(cases)} cases cannot be trained on: "
+            f"{'; '.join(lacking[:_SHOWN])}. Each needs a probe with an image of every kind of "
+            f"{', '.join(NEEDED)}"
         )
-    return [_completed(case) for case in cases]
+    if not whole:
+        raise ConfigError("there are no training cases")
+    return [_completed(case) for case in whole]
 
 
 def _missing(case: Case) -> list[ProbeKind]:

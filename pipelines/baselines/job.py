@@ -13,7 +13,7 @@ from pipelines.baselines.editors import OWN, Generators, NamedGenerator, names_o
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.baselines.tables import metric_values
 from pipelines.baselines.tuning import tune
-from pipelines.job.cases import protocol_note
+from pipelines.job.cases import accepted_cases, protocol_note
 from pipelines.job.recipe_loader import to_flat_dict
 from pipelines.job.run_folder import run_facts
 from pipelines.job.state_cache import state_source
@@ -23,6 +23,7 @@ from workers.models import ModelNames
 def compare_on(recipe: CompareRecipe, cases: Sequence[Case], say: Say) -> Comparison:
     """Load the models and compare on some cases."""
     backbone, generators = load_models(recipe)
+    cases = accepted_cases(cases, backbone, say)
     with state_source(recipe.states, recipe.run_root, backbone) as source:
         return compare(recipe, backbone, generators, cases, source, say)
 
@@ -30,6 +31,7 @@ def compare_on(recipe: CompareRecipe, cases: Sequence[Case], say: Say) -> Compar
 def tune_on(recipe: CompareRecipe, cases: Sequence[Case], say: Say) -> dict[str, Any]:
     """Load the models and try the search space of every editor on some cases."""
     backbone, _ = load_models(recipe)
+    cases = accepted_cases(cases, backbone, say)
     with state_source(recipe.states, recipe.run_root, backbone) as source:
         return tune(recipe, backbone, cases, source, say)
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.schema import Case, ProbeKind
-from pipelines.job.cases import load_training_cases
+from pipelines.job.cases import accepted_cases, load_training_cases
 from pipelines.training.recipe import TrainRecipe
 from workers.models import ModelNames
 
@@ -14,9 +14,14 @@ _BATCH_SIZE = 32
 """Sequences of the built-in backbone in one forward pass."""
 
 
-def training_cases(recipe: TrainRecipe) -> list[Case]:
-    """All training cases that a recipe names."""
-    return load_training_cases(recipe.benchmark, recipe.data.cases)
+def training_cases(
+    recipe: TrainRecipe, backbone: VisionLanguageBackbone | None = None
+) -> list[Case]:
+    """All training cases that a recipe names, and that a backbone takes if one is given."""
+    cases = load_training_cases(recipe.benchmark, recipe.data.cases)
+    if backbone is None or not (recipe.data.cases or recipe.benchmark.is_published):
+        return cases
+    return accepted_cases(cases, backbone, print)
 
 
 def images_by_entity(

@@ -70,7 +70,7 @@ def prepare_material(
     """Draw cases, pairs and images, unless the folder holds those of an earlier call; fill the
     state cache. `cases` are by default those that the recipe names."""
     models = training_models(recipe)
-    cases = training_cases(recipe) if cases is None else cases
+    cases = training_cases(recipe, backbone) if cases is None else cases
     stamp = folder / "drawn.json"
     identity = {
         "backbone": backbone.digest,

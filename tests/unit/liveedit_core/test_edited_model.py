@@ -250,28 +250,6 @@ def test_a_folder_of_the_first_release_is_read_and_saved_again(
     assert not (tmp_path / "experts.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"parts": []}, "names no parts"),
-        ({"not_held": [5]}, "positions that they do not have"),
-        ({"traffic": "edits.json"}, "edits.json"),
-        ({"false_activation": 2.0}, "above 0 and at most"),
-    ],
-)
-def test_a_damaged_folder_is_refused(
-    backbone: Any, tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    edited(backbone, 1).save(tmp_path)
-    file = tmp_path / "edits.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(IntegrityError, match=message):
-        opened(backbone, tmp_path)
-    file.write_text("[]")
-    with pytest.raises(IntegrityError):
-        opened(backbone, tmp_path)
-
-
 def test_an_edit_that_another_object_removed_is_written_anew(backbone: Any, tmp_path: Path) -> None:
     model = edited(backbone, 3)
     model.save(tmp_path)

@@ -10,6 +10,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, InputError, LiveEditError, StorageUnavailableError
 from liveedit_core.evaluation.probes import PROTOCOLS
 from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Probe, ProbeKind
 from liveedit_core.states import LayerStates
@@ -128,15 +129,33 @@ class _EndingError(InputError):
     ends_job = True
 
 
-@pytest.mark.parametrize(
-    "error", [StorageUnavailableError("away"), MemoryError(), _EndingError("")]
-)
+@pytest.mark.parametrize("error", [StorageUnavailableError("away"), _EndingError("")])
 def test_what_is_of_no_input_is_raised(error: Exception) -> None:
     def act(items: Sequence[int]) -> list[int | Exception]:
         raise error
 
     with pytest.raises(type(error)):
         outcomes([1, 2], act, lambda: None)
+
+
+def test_an_input_that_needs_more_memory_than_there_is_is_refused_alone() -> None:
+    def act(items: Sequence[int]) -> list[int | Exception]:
+        if 2 in items:
+            raise MemoryError
+        return list(items)
+
+    one, two, three = outcomes([1, 2, 3], act, lambda: None)
+    assert (one, three) == (1, 3)
+    assert isinstance(two, MemoryError)
+    assert Rejected.from_error(two).message == "it needs more memory than there is: make it smaller"
+
+
+def test_without_memory_for_anything_the_work_fails() -> None:
+    def act(items: Sequence[int]) -> list[int | Exception]:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        outcomes([1, 2], act, lambda: act([0]))
 
 
 def test_an_error_of_ours_that_is_none_of_the_input_asks_the_known_good_one() -> None:
