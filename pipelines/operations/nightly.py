@@ -41,6 +41,7 @@ from pipelines.evaluation.versions import compare_by
 from pipelines.job.cases import evaluation_digest
 from pipelines.job.registered_models import fetch_generator, newest_version
 from pipelines.job.stages import Evaluator
+from pipelines.operations.audited import AuditedVersions
 from pipelines.operations.nightly_records import NightlyFindings, ScoredVersion, record_findings
 from pipelines.operations.recipe import NightlyRecipe
 
@@ -193,6 +194,10 @@ class NightlyRun:
         return False
 
     @property
+    def _audited(self) -> AuditedVersions:
+        return AuditedVersions(self.versions, ObjectStore(self.recipe.store_uri))
+
+    @property
     def _settings(self) -> EvaluationSettings:
         section, cases = self.recipe.evaluation, self.recipe.cases
         return EvaluationSettings(
@@ -239,7 +244,7 @@ class NightlyRun:
             newest = self.versions.find(f"models:/{BANK_MODEL}/{self.version}")
         else:
             newest = newest_version(self.versions)
-        champion = self.versions.by_alias(BANK_MODEL, "champion")
+        champion = self._audited.champion()
         is_other = champion is not None and champion.version != newest.version
         settings = asdict(self._settings)
         del settings["benchmark"]  # a name, and the cases are digested
@@ -257,7 +262,7 @@ class NightlyRun:
     ) -> ScoredVersion:
         """Verify the files of a version, then evaluate it on the cases."""
         registered = self.versions.find(f"models:/{BANK_MODEL}/{version}")
-        manifest = self.versions.manifest(registered)
+        manifest = self._audited.manifest(registered)
         bank = manifest.verified_bank(f"{BANK_MODEL} {version}")
         self.say(f"{BANK_MODEL} {version}: {manifest.num_edits} edits, all files verified")
         cache = (Path(self.recipe.run_root) / "generators").absolute()

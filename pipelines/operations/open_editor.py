@@ -13,18 +13,16 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
-from infra.bank.manifest import BankManifest
-from infra.storage.checksums import sha256_of
 from infra.storage.object_store import ObjectStore
-from infra.tracking.audit_log import AuditLog
-from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
+from infra.tracking.model_registry import BANK_MODEL, ModelVersions
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.errors import ConfigError, RepositoryMismatchError
 from liveedit_core.method.generator import load_generator
 from pipelines.job.registered_models import fetch_generator, registered_models
+from pipelines.operations.audited import CHAMPION, AuditedVersions
 
-CHAMPION_URI = f"models:/{BANK_MODEL}@champion"
+CHAMPION_URI = f"models:/{BANK_MODEL}@{CHAMPION}"
 
 
 def open_editor(
@@ -52,9 +50,16 @@ def open_editor(
         )
     versions = ModelVersions(server)
     version = versions.find(uri)
-    text = versions.manifest_text(version)
-    _check_audit(uri, version, text, operations or _operations_of(server))
-    manifest = BankManifest.from_json(text, f"{version.name} {version.version}")
+    alias, store_uri = uri.partition("@")[2], operations or _operations_of(server)
+    if store_uri:
+        manifest = AuditedVersions(versions, ObjectStore(store_uri)).manifest(version, alias)
+    elif alias == CHAMPION:
+        raise ConfigError(
+            f"{uri}: name the store whose audit log says which version is the champion, with "
+            "`operations` or LIVEEDIT_OPERATIONS; it is the `store` of promotion.py"
+        )
+    else:
+        manifest = versions.manifest(version)
     name = f"{version.name} {version.version}"
     bank = manifest.verified_bank(name)
     model = backbone or registered_models(manifest, device=device).load_backbone()
@@ -76,17 +81,3 @@ def _operations_of(server: str) -> str:
     beside = re.fullmatch(r"sqlite:///(?P<folder>.*)/mlflow\.db", server)
     default = str(Path(unquote(beside["folder"])) / "operations") if beside else ""
     return os.environ.get("LIVEEDIT_OPERATIONS", "") or default
-
-
-def _check_audit(uri: str, version: RegisteredVersion, manifest: str, operations: str) -> None:
-    """MLflow alone may not say what is served: the audit log must explain it."""
-    alias = uri.partition("@")[2]
-    if not operations:
-        if alias == "champion":
-            raise ConfigError(
-                f"{uri}: name the store whose audit log says which version is the champion, with "
-                "`operations` or LIVEEDIT_OPERATIONS; it is the `store` of promotion.py"
-            )
-        return
-    log = AuditLog(ObjectStore(operations), version.name)
-    log.check(alias, version.version, sha256_of(manifest.encode()))

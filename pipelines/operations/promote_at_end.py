@@ -17,6 +17,7 @@ from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.job.entry import current_user
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.registered_models import version_of
+from pipelines.operations.audited import AuditedVersions
 from pipelines.operations.nightly_run import run_nightly
 from pipelines.operations.promoter import Promoter, print_decision
 from pipelines.operations.recipe import DEFAULT_RECIPE, NightlyRecipe, PromotionRecipe
@@ -31,7 +32,8 @@ def promote_at_end(config: LifelongEditRecipe, console: Console) -> int:
     versions = ModelVersions(default_tracking_uri(Path(config.run_root)))
     bank = ExpertBank.open(ObjectStore(config.store_uri), config.bank.name)
     newest = version_of(versions, bank, bank.history()[-1].version)
-    champion = versions.by_alias(BANK_MODEL, "champion")
+    recipe = promotion_recipe(config)
+    champion = AuditedVersions(versions, ObjectStore(recipe.store_uri)).champion()
     if champion is not None and champion.version == newest.version:
         console.print(f"version {newest.version} is the champion already, nothing to do")
         return 0
@@ -40,7 +42,7 @@ def promote_at_end(config: LifelongEditRecipe, console: Console) -> int:
     if result.outcome is None:
         return stop_code
     promoter = Promoter(
-        recipe=promotion_recipe(config),
+        recipe=recipe,
         versions=versions,
         who=current_user(),
         why=f"end of the run {config.run_name!r}",

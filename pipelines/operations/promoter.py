@@ -22,12 +22,10 @@ from infra.tracking.audit_log import Action, AuditLog, AuditRecord
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from liveedit_core.errors import InputError, IntegrityError, LiveEditError
 from pipelines.job.registered_models import newest_version
+from pipelines.operations.audited import CHAMPION, PREVIOUS_CHAMPION, AuditedVersions
 from pipelines.operations.evidence import gather_evidence
 from pipelines.operations.gates import Evidence, GateResult, all_gates
 from pipelines.operations.recipe import PromotionRecipe
-
-CHAMPION = "champion"
-PREVIOUS_CHAMPION = "previous_champion"
 
 
 class PromotionConflictError(LiveEditError):
@@ -96,7 +94,8 @@ class Promoter:
                 refusal = "rollback: there is no previous champion"
                 return Decision(version=champion, champion_before=champion, refusals=(refusal,))
             target = self.versions.find(f"models:/{BANK_MODEL}/{previous}")
-            self.versions.manifest(target).verified_bank(f"{BANK_MODEL} {previous}")
+            manifest = self._audited.manifest(target, PREVIOUS_CHAMPION)
+            manifest.verified_bank(f"{BANK_MODEL} {previous}")
             record = self._record("rollback", records, previous, champion, None)
             self._decide(record)
             return Decision(version=previous, champion_before=champion, record=record)
@@ -104,6 +103,10 @@ class Promoter:
     @property
     def _store(self) -> ObjectStore:
         return ObjectStore(self.recipe.store_uri)
+
+    @property
+    def _audited(self) -> AuditedVersions:
+        return AuditedVersions(self.versions, self._store)
 
     @property
     def _log(self) -> AuditLog:
@@ -131,24 +134,32 @@ class Promoter:
                 f"finishing the interrupted {last.action} of version {last.version} by {last.who}"
             )
             self._apply(last)
-        elif records and self._alias(CHAMPION) != records[-1].version:
+        elif records:
             self._set_back(records[-1])
         return records
 
     def _set_back(self, last: AuditRecord) -> None:
-        """Let the alias follow the log again, which alone is trusted."""
-        try:
-            self._log.check(CHAMPION, *self._named(CHAMPION))
-        except IntegrityError as error:
-            self.say(f"{error.message}. It is set back to version {last.version}")
+        """Let the aliases follow the log again, which alone is trusted."""
+        if problem := self._problem_of(CHAMPION, last.version):
+            self.say(f"{problem}. It is set back to version {last.version}")
             self._apply(last)
+        if problem := self._problem_of(PREVIOUS_CHAMPION, last.previous_champion):
+            self.say(f"{problem}. It is set back to version {last.previous_champion or 'none'}")
+            self.versions.set_alias(BANK_MODEL, PREVIOUS_CHAMPION, last.previous_champion)
 
-    def _named(self, alias: str) -> tuple[int, str]:
-        """Version and manifest digest behind an alias."""
+    def _problem_of(self, alias: str, decided: int) -> str:
+        """Why an alias does not point to the version that the log names; "" if it may."""
         found = self.versions.by_alias(BANK_MODEL, alias)
         if found is None:
-            return 0, ""
-        return found.version, sha256_of(self.versions.manifest_text(found).encode())
+            is_gone = alias == CHAMPION and decided > 0
+            return f"the alias {alias!r} of {BANK_MODEL} is gone" if is_gone else ""
+        if found.version == decided:
+            return ""  # whoever opens it compares its manifest
+        try:
+            self._audited.manifest(found, alias)
+        except IntegrityError as error:
+            return error.message
+        return ""
 
     def _candidate(self, uri: str) -> RegisteredVersion:
         found = self.versions.find(uri) if uri else newest_version(self.versions)

@@ -5,12 +5,10 @@ from functools import cached_property
 from pathlib import Path
 
 from infra.bank.manifest import BankManifest
-from infra.storage.checksums import sha256_of
 from infra.storage.object_store import ObjectStore
-from infra.tracking.audit_log import AuditLog
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from infra.tracking.tracker import default_tracking_uri
-from pipelines.operations.promoter import CHAMPION, PREVIOUS_CHAMPION
+from pipelines.operations.audited import CHAMPION, PREVIOUS_CHAMPION, AuditedVersions
 
 
 class ChampionSource:
@@ -36,14 +34,13 @@ class ChampionSource:
         """TrackingError when MLflow does not answer."""
         return self.versions.by_alias(BANK_MODEL, CHAMPION) if self.exists else None
 
+    @property
+    def _audited(self) -> AuditedVersions:
+        return AuditedVersions(self.versions, ObjectStore(self._operations_uri))
+
     def explained(self) -> RegisteredVersion | None:
         """The champion; IntegrityError unless the audit log says that it is one."""
-        found = self.champion()
-        if found is not None:
-            digest = sha256_of(self.versions.manifest_text(found).encode())
-            log = AuditLog(ObjectStore(self._operations_uri), BANK_MODEL)
-            log.check(CHAMPION, found.version, digest)
-        return found
+        return self._audited.champion() if self.exists else None
 
     def previous(self) -> RegisteredVersion | None:
         return self.versions.by_alias(BANK_MODEL, PREVIOUS_CHAMPION) if self.exists else None
@@ -55,5 +52,5 @@ class ChampionSource:
     def manifest(self, version: RegisteredVersion) -> BankManifest:
         """Downloaded once; what it says of a version never changes."""
         if version.version not in self._manifests:
-            self._manifests[version.version] = self.versions.manifest(version)
+            self._manifests[version.version] = self._audited.manifest(version)
         return self._manifests[version.version]
