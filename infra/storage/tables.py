@@ -336,8 +336,10 @@ def _update(
     without_fragments: Collection[int],
 ) -> lance.LanceOperation.Update:
     fragments = {fragment.fragment_id: fragment for fragment in fragments_of(base)}
-    # Naming the last fragment, changed or not, is what makes two commits on one base conflict.
-    updated = {max(fragments): fragments[max(fragments)].metadata}
+    # Naming the oldest fragment, changed or not, is what makes two commits on one base conflict:
+    # it has the smallest number in every later version too, until a compaction replaces it, which
+    # conflicts as well. The newest one may become another by a compaction that leaves it alone.
+    updated = {min(fragments): fragments[min(fragments)].metadata}
     removed = sorted(without_fragments)
     predicate = without or "false"
     for fragment_id in _fragments_with(base, predicate) if without else []:

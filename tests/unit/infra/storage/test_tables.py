@@ -3,6 +3,7 @@
 import lance
 import pyarrow as pa
 import pytest
+from lance import optimize
 
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import ConcurrentCommitError, Table, sql_in
@@ -52,6 +53,32 @@ def test_only_one_of_two_commits_on_one_base_succeeds(
     with pytest.raises(ConcurrentCommitError, match="changed meanwhile"):
         other.append(same_base, names("second"))
     assert content(other) == [*rows_before, "first"]
+
+
+@pytest.mark.parametrize("left_alone", range(3))
+@pytest.mark.parametrize("is_cleaned", [False, True])
+def test_a_compaction_between_two_commits_on_one_base_lets_only_one_succeed(
+    table: Table, left_alone: int, is_cleaned: bool
+) -> None:
+    """Merged rows get a new number, which is larger than that of a file that was left alone."""
+    for name in ("a", "b", "c", "d"):
+        table.append(table.latest(), names(name))
+    base = table.latest()
+    options = optimize.CompactionOptions(excluded_fragment_ids=[(left_alone + 3) % 4])
+    merged = table.latest()
+    tasks = optimize.Compaction.plan(merged, options).tasks
+    done = [task.execute(merged) for task in tasks]
+    assert done
+    optimize.Compaction.commit(merged, done, options)
+    table.append(table.latest(), names("first"))
+    if is_cleaned:
+        table.append(table.latest(), names("next"))
+        versions = range(1, int(table.latest().version))
+        table.latest().cleanup_old_versions(versions=list(versions))
+    with pytest.raises((ConcurrentCommitError, IntegrityError)):
+        table.append(base, names("second"))
+    found = ["a", "b", "c", "d", "first", *(["next"] if is_cleaned else [])]
+    assert sorted(content(table)) == found
 
 
 def test_removal_and_append_are_one_version(table: Table) -> None:
