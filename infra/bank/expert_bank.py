@@ -84,6 +84,8 @@ class ExpertBank(StoredBank):
         `subjects` are those that the request log gives the edits, where they are not the rows' own.
         `kind` is "repair" for lost experts that were computed again.
         """
+        for fragment in fragments:
+            fragment.check_age()
         keys = [fragment.with_subjects(subjects or {}) for fragment in fragments]
         subject_ids = {key.subject_id for part in keys for key in part}
 

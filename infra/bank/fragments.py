@@ -1,7 +1,8 @@
 """Fragments of bank rows, written by workers and committed by the driver."""
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 import pyarrow as pa
@@ -10,6 +11,14 @@ from lance.fragment import FragmentMetadata
 from infra.bank.schema import BankIdentity, ExpertRow, rows_to_table
 from infra.storage.checksums import TableChecksums
 from infra.storage.tables import Table
+from liveedit_core.errors import LiveEditError
+
+MAX_AGE_S = 24 * 3600.0
+"""Clean-up deletes files that no version shows after a week."""
+
+
+class StaleRowsError(LiveEditError):
+    """Rows were written too long ago to be committed; written again, they may be."""
 
 
 class RowKey(NamedTuple):
@@ -29,6 +38,17 @@ class WrittenFragment:
 
     metadata: FragmentMetadata
     keys: tuple[RowKey, ...]
+    written_s: float = field(default_factory=time.time, compare=False)
+    """Seconds since 1970."""
+
+    def check_age(self) -> None:
+        """StaleRowsError where clean-up may delete the files before a version shows them."""
+        age_s = time.time() - self.written_s
+        if age_s > MAX_AGE_S:
+            raise StaleRowsError(
+                f"{len(self.keys)} experts were written {age_s / 3600:.0f} hours ago and never "
+                "committed; run the same command again, it writes them anew"
+            )
 
     def with_subjects(self, subjects: Mapping[str, str]) -> tuple[RowKey, ...]:
         """The keys with the subjects that these edits were assigned."""

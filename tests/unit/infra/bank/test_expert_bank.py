@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.bank.expert_bank import ExpertBank
+from infra.bank.fragments import StaleRowsError
 from infra.bank.schema import ExpertRow
 from infra.storage.object_store import ObjectStore
 from infra.storage.writer_fence import WriterFencedError
@@ -55,6 +57,16 @@ def test_fragments_are_invisible_until_committed_and_then_exact(bank: ExpertBank
     stored = bank.load_rows(["clip_embedding", "provenance"], version).to_pylist()
     assert stored[0]["clip_embedding"] == rows[1].clip_embedding.tolist()
     assert json.loads(stored[0]["provenance"]) == {"worker": "test"}
+
+
+def test_rows_that_clean_up_may_have_deleted_are_not_committed(bank: ExpertBank) -> None:
+    epoch = bank.acquire_writer()
+    fragments = bank.fragment_writer().write([small_row(1)])
+    old = [dataclasses.replace(item, written_s=time.time() - 25 * 3600) for item in fragments]
+    with pytest.raises(StaleRowsError, match="written 25 hours ago"):
+        bank.commit(old, epoch=epoch)
+    assert bank.edit_ids() == []
+    assert bank.commit(fragments, epoch=epoch) == bank.version
 
 
 def test_replaying_a_window_changes_nothing(bank: ExpertBank) -> None:
