@@ -148,7 +148,7 @@ def test_a_damaged_version_is_not_evaluated(operations: Operations) -> None:
 
 def test_metrics_are_tied_to_the_versions_and_pages_are_written(operations: Operations) -> None:
     first = operations.teach(CASES[:4])
-    operations.versions.set_alias(BANK_MODEL, "champion", first.version)
+    operations.make_champion(first.version)
     second = operations.teach(CASES[4:])
     result = operations.nightly("2026-11-24", CASES)
     assert result.outcome is not None
@@ -212,7 +212,7 @@ def test_false_activations_stand_beside_the_budget_of_the_version(
 
 def test_accuracy_is_compared_where_the_champion_holds_the_edit(operations: Operations) -> None:
     first = operations.teach(CASES[:4])
-    operations.versions.set_alias(BANK_MODEL, "champion", first.version)
+    operations.make_champion(first.version)
     operations.teach(CASES[4:6])
     operations.nightly("2026-11-24", CASES)
     record = EvaluationLog(operations.operations_store, BANK_MODEL).newest_of(2)
