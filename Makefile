@@ -16,6 +16,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 KEY := $(shell { cat requirements.lock pyproject.toml; pwd; } | cksum | tr ' ' '-')
 STAMP := $(VENV)/.ready-$(KEY)
 
+# Apart, so that what the check itself needs changes no locked package.
+AUDIT := $(VENV)-audit
+
 # Nothing here reports home, and models come from pinned packages, not from a hub.
 export DO_NOT_TRACK = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
@@ -92,9 +95,10 @@ sbom: setup ## list all locked packages in sbom.json (CycloneDX)
 	$(PIP) install -qq cyclonedx-bom==7.5.0
 	$(BIN)/cyclonedx-py requirements requirements.lock --output-file sbom.json
 
-audit: setup ## known advisories of the locked packages, where PyPI answers
-	$(PIP) install -qq pip-audit==2.10.1
-	$(BIN)/pip-audit --no-deps --disable-pip -r requirements.lock
+audit: ## known advisories of the locked packages, where PyPI answers
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv --clear $(AUDIT) \
+		&& $(AUDIT)/bin/python -m pip --disable-pip-version-check install -qq pip-audit==2.10.1; }
+	$(AUDIT)/bin/pip-audit --no-deps --disable-pip --progress-spinner off -r requirements.lock
 
 browser: ## install Chromium where there is none and apt-get may; tests look at report pages with it
 	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
