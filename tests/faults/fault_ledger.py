@@ -32,6 +32,7 @@ _FAULT_NAMES = {
     "late_answer": "S3: a write was done, its answer came after the timeout",
     "stall": "S3: a write was not done, no answer before the timeout",
     "cut_answer": "S3: a write was done, the connection ended within the answer",
+    "cut_request": "S3: a write was not done, the connection ended within the request",
 }
 
 

@@ -33,6 +33,8 @@ class Shares:
     """Passed on and done, answered with 500."""
     cut_answer: float = 0.0
     """Passed on and done; the connection ends in the middle of the answer."""
+    cut_request: float = 0.0
+    """Not passed on: the connection ends in the middle of the request."""
 
 
 _FAULTS = tuple(field.name for field in fields(Shares))
@@ -111,8 +113,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     owner: FaultyProxy
 
     def _handle(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        num_bytes = int(self.headers.get("Content-Length", 0))
         fault = self.owner.fault_of(self.command, self.path)
+        if fault == "cut_request":
+            self.close_connection = True
+            self.rfile.read(num_bytes // 2)
+            return
+        body = self.rfile.read(num_bytes)
         if fault == "slow_down":
             self._refuse(503, "SlowDown")
             return

@@ -20,7 +20,7 @@ from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY, request_of, row_of
 from tests.unit.tiny_results import probe_result
 from workers.failures import retried
 
-FAULTS = ("done_but_error", "late_answer", "stall", "cut_answer")
+FAULTS = ("done_but_error", "late_answer", "stall", "cut_answer", "cut_request")
 COMMITS = -1
 """Stands for the request that makes a write visible."""
 TIMEOUT_S = 2.0
