@@ -16,7 +16,7 @@ from lance import LanceDataset
 
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, not_null, read_rows, storage_errors
-from infra.storage.upkeep import merge_small
+from infra.storage.upkeep import merge_small, renew_indices
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 from liveedit_core.evaluation.comparable import ComparableGroup
 from liveedit_core.evaluation.probes import ProbeResult, ResultKey
@@ -111,9 +111,10 @@ class ResultsTable:
         return num_new
 
     def compact(self) -> None:
-        """Merge the files of many commits, and delete versions that nobody reads any more; if that
-        fails, the next call does it."""
+        """Merge the files of many commits, renew the index of bank versions, and delete versions of
+        the table that nobody reads any more; if that fails, the next call does it."""
         try:
+            renew_indices(self._table, ["bank_version"])
             merge_small(self._table, _FRAGMENT_BYTES)
             with storage_errors(self._table.uri):
                 self._table.latest().cleanup_old_versions(older_than=_IN_USE)

@@ -5,6 +5,7 @@ import dataclasses
 import pyarrow as pa
 import pytest
 
+from infra.storage import upkeep
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
 from infra.tracking import results as results_module
@@ -34,14 +35,22 @@ def results(store: ObjectStore) -> ResultsTable:
     return ResultsTable(store, "run-1")
 
 
-def test_the_files_of_many_commits_are_merged(store: ObjectStore) -> None:
+def test_the_files_of_many_commits_are_merged_and_indexed(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "_FEW_ROWS", 20)
     results = ResultsTable(store, "run-1")
+    other = dataclasses.replace(KEY, bank_version=4)
+    results.append([result("of another version")], other)
     rows = [result(f"case {number}") for number in range(130)]
     for row in rows:
         assert results.append([row], KEY) == 1
         assert results.append([row], KEY) == 0
     assert results.read(KEY) == rows, "in the order of writing"
-    assert len(Table(store, "results/run-1").latest().get_fragments()) < 70
+    assert results.read(other) == [result("of another version")]
+    newest = Table(store, "results/run-1").latest()
+    assert len(newest.get_fragments()) < 70
+    assert [index.name for index in newest.describe_indices()] == ["bank_version_index"]
 
 
 @pytest.mark.parametrize("error", [StorageUnavailableError, IntegrityError])
