@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
-from liveedit_core.schema import Case
+from liveedit_core.schema import Case, ProbeKind
 from liveedit_core.state_source import BackboneStates
 from liveedit_core.states import LayerStates
 from liveedit_core.training.data import TrainingData, draw_training_data
@@ -27,7 +27,7 @@ def encode_training_data(
     cases: Sequence[Case],
     *,
     num_pairs: int,
-    has_image_locality: bool,
+    localities: Sequence[ProbeKind] = (),
     random_target: Callable[[random.Random], str],
     rng: random.Random,
 ) -> TrainingData:
@@ -36,7 +36,7 @@ def encode_training_data(
         cases,
         BackboneStates(backbone),
         num_pairs=num_pairs,
-        has_image_locality=has_image_locality,
+        localities=localities,
         random_target=random_target,
         rng=rng,
     )

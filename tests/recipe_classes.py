@@ -8,6 +8,7 @@ from pipelines.evaluation.recipe import VersionComparisonRecipe
 from pipelines.final.recipe import FinalNumbersRecipe
 from pipelines.job.recipe_loader import JOB_KEY, Recipe, load_recipe, read_toml
 from pipelines.operations.recipe import NightlyRecipe, PromotionRecipe
+from pipelines.training.editor_recipe import TrainEditorRecipe
 from pipelines.training.recipe import TrainRecipe
 
 RECIPE_CLASSES: dict[str, type[Recipe]] = {
@@ -19,6 +20,7 @@ RECIPE_CLASSES: dict[str, type[Recipe]] = {
         NightlyRecipe,
         PromotionRecipe,
         RebuildRecipe,
+        TrainEditorRecipe,
         TrainRecipe,
         VersionComparisonRecipe,
     )

@@ -10,7 +10,7 @@ from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.config import GeneratorConfig, VisualKeyRecipe
 from liveedit_core.method.generator import LiveEditGenerator
-from liveedit_core.training.data import TrainingData
+from liveedit_core.training.data import IMAGE_LOCALITY, TrainingData
 from liveedit_core.training.recipe import OptimizationSection, Phase, PhaseSection, TrainingPlan
 from pipelines.training.data import Material, Pyramids
 from pipelines.training.recipe import ModelSection
@@ -27,7 +27,7 @@ def tiny_data(backbone: Backbone | None = None) -> TrainingData:
         backbone or tiny_backbone(),
         [replace(case(i), entity=f"entity {i // 2}") for i in range(8)],
         num_pairs=4,
-        has_image_locality=True,
+        localities=IMAGE_LOCALITY,
         random_target=lambda rng: rng.choice(("kettle", "harbor")),
         rng=random.Random(0),
     )

@@ -77,7 +77,11 @@ class InContext(PlainEditor):
             return item
         count = min(self.config.num_facts, len(self.facts))
         best = similarity_N.topk(count).indices.flip(0).tolist()
-        return replace(item, prompt=prompt_with_facts([self.facts[i] for i in best], item.prompt))
+        return replace(item, prompt=self.told_prompt([self.facts[i] for i in best], item.prompt))
+
+    def told_prompt(self, facts: Sequence[tuple[str, str]], prompt: str) -> str:
+        """A question after facts, the most similar one last."""
+        return prompt_with_facts(facts, prompt)
 
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
         if self.facts:

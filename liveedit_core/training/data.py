@@ -28,8 +28,10 @@ from liveedit_core.state_source import StateSource
 from liveedit_core.states import LayerStates
 from liveedit_core.whole_files import whole_file, write_whole
 
-_TUPLES = ("generality", "image_locality")
+_TUPLES = ("generality", "locality")
 GENERALITY = (ProbeKind.TEXT_GENERALITY, ProbeKind.MODAL_GENERALITY)
+IMAGE_LOCALITY = (ProbeKind.MODAL_LOCALITY, ProbeKind.IMAGE_SWAP_LOCALITY)
+"""What the joint phase reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +43,8 @@ class IndexedCase:
     generality: tuple[int, ...]
     """text_generality, modal_generality."""
     prompt_swap: int
-    image_locality: tuple[int, ...]
-    """modal_locality and image_swap_locality; empty unless the joint phase needs them."""
+    locality: tuple[int, ...]
+    """Further locality probes, of the kinds that were drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,18 +105,16 @@ def draw_training_data(
     source: StateSource,
     *,
     num_pairs: int,
-    has_image_locality: bool,
+    localities: Sequence[ProbeKind] = (),
     random_target: Callable[[random.Random], str],
     rng: random.Random,
 ) -> TrainingData:
     """Lay out the cases and draw the pairs; nothing is encoded here.
 
-    Pairs teach the generator to write any target. `has_image_locality` includes the probes that
-    only the joint phase reads.
+    Pairs teach the generator to write any target. `localities` are the kinds of locality probes
+    that are included beside prompt_swap_locality.
     """
-    kinds = [*GENERALITY, ProbeKind.PROMPT_SWAP_LOCALITY]
-    if has_image_locality:
-        kinds += [ProbeKind.MODAL_LOCALITY, ProbeKind.IMAGE_SWAP_LOCALITY]
+    kinds = [*GENERALITY, ProbeKind.PROMPT_SWAP_LOCALITY, *localities]
     inputs: list[BackboneInput] = []
     indexed: list[IndexedCase] = []
     for case in cases:
@@ -128,7 +128,7 @@ def draw_training_data(
                 edit=first,
                 generality=(first + 1, first + 2),
                 prompt_swap=first + 3,
-                image_locality=(first + 4, first + 5) if has_image_locality else (),
+                locality=tuple(range(first + 4, first + 1 + len(kinds))),
             )
         )
     pairs = []

@@ -128,7 +128,7 @@ def draw_joint(data: TrainingData, chosen: Sequence[int], rng: random.Random) ->
     cases = [data.cases[i] for i in chosen]
     masks_rng = torch.Generator().manual_seed(rng.getrandbits(60))
     own = [mixture_mask(len(cases), has_own=True, generator=masks_rng) for _ in range(3)]
-    distant = [rng.choice((*case.image_locality, case.prompt_swap)) for case in cases]
+    distant = [rng.choice((*case.locality, case.prompt_swap)) for case in cases]
     same = [_same_domain(case, rng) for case in cases]
     different = [_different_domains(case, rng) for case in cases]
     edits = data.states([case.edit for case in cases])
@@ -161,12 +161,12 @@ def _same_domain(case: IndexedCase, rng: random.Random) -> tuple[int, int]:
     if rng.random() < EDIT_DOMAIN_PROBABILITY:
         views = (case.edit, *case.generality)
         return rng.choice(views), rng.choice(views)
-    probe = rng.choice(case.image_locality)
+    probe = rng.choice(case.locality)
     return probe, probe
 
 
 def _different_domains(case: IndexedCase, rng: random.Random) -> list[int]:
     """One view of the edit and one locality probe, in random order (Eq. 14)."""
-    pair = [rng.choice((case.edit, *case.generality)), rng.choice(case.image_locality)]
+    pair = [rng.choice((case.edit, *case.generality)), rng.choice(case.locality)]
     rng.shuffle(pair)
     return pair

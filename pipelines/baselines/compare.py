@@ -57,6 +57,10 @@ class EditorScores:
     configuration: str
     """The name of all seeds of a configuration."""
     trained_on: str
+    train_s: float | None
+    """Seconds of training before the first edit."""
+    num_trained: int
+    """Parameters that were trained then."""
     num_trials: int
     """On validation, before the settings were chosen."""
     num_edits: int
@@ -314,6 +318,8 @@ def compare(
             name=row.name,
             configuration=row.configuration,
             trained_on=row.trained_on,
+            train_s=row.train_s,
+            num_trained=row.num_trained,
             num_trials=row.num_trials,
             num_edits=size,
             num_groups=num_groups[size],

@@ -128,6 +128,8 @@ def _cost_columns() -> list[Column]:
         ("stored", lambda row: _size(row.memory.stored_bytes)),
         ("scored\nin s", lambda row: f"{row.score_s:.0f}"),
         ("trials on\nvalidation", lambda row: str(row.num_trials)),
+        ("trained\nparameters", lambda row: f"{row.num_trained:,}" if row.num_trained else ""),
+        ("trained\nin s", lambda row: "" if row.train_s is None else f"{row.train_s:.0f}"),
         ("trained before on", lambda row: row.trained_on),
     ]
 

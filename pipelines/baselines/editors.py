@@ -17,6 +17,9 @@ from liveedit_core.baselines.lookup import Lookup
 from liveedit_core.baselines.lora import Lora
 from liveedit_core.baselines.projector_tuning import ProjectorTuning
 from liveedit_core.baselines.protocol import ComparedEditor
+from liveedit_core.baselines.trained.checkpoint import load_rival
+from liveedit_core.baselines.trained.makers import make_editor
+from liveedit_core.baselines.trained.settings import RIVALS, RivalName
 from liveedit_core.baselines.unedited import Unedited
 from liveedit_core.baselines.wise import Wise, unrelated_questions
 from liveedit_core.builtin.benchmark import load_builtin_cases
@@ -44,6 +47,10 @@ class EditorRow:
     editor: ComparedEditor
     trained_on: str
     """What was trained before the first edit, on what; empty if nothing was."""
+    train_s: float | None = None
+    """Seconds of that training; None where they were not recorded."""
+    num_trained: int = 0
+    """Parameters that it trained."""
     num_trials: int = 0
     """Trials on validation by which the default settings were chosen."""
     identity: str
@@ -57,6 +64,7 @@ class NamedGenerator:
         self.generator = generator
         self.source = source
         is_builtin = source == "builtin"
+        self.num_parameters = sum(part.numel() for part in generator.parameters())
         self.trained_on = "generator and router: " + (
             "built-in training split" if is_builtin else source
         )
@@ -93,6 +101,7 @@ def make_editors(
                 configuration=configuration,
                 editor=LiveEdit(_empty(backbone, found), batch_size=recipe.batch_size),
                 trained_on=found.trained_on,
+                num_trained=found.num_parameters,
                 identity=found.generator.digest + WRITING,
             )
         )
@@ -124,6 +133,9 @@ def _row(
     def unrelated() -> list[BackboneInput]:
         return unrelated_questions(load_builtin_cases("train"), recipe.wise)
 
+    name_of_rival = next((rival for rival in RIVALS if rival == name), None)
+    if name_of_rival is not None:
+        return _trained_row(recipe, backbone, name_of_rival)
     makers: dict[str, Callable[[], ComparedEditor]] = {
         "liveedit": lambda: LiveEdit(empty(), batch_size=size),
         "lookup": lambda: Lookup(empty(), batch_size=size),
@@ -136,11 +148,12 @@ def _row(
         "unedited": lambda: Unedited(backbone),
     }
     editor = makers[name]()
-    settings = getattr(recipe, SECTIONS[name]).model_dump_json() if name in SECTIONS else ""
-    trained_on, digest = "", ""
+    settings = recipe.section(name).model_dump_json() if name in SECTIONS else ""
+    trained_on, digest, num_trained = "", "", 0
     if name in ("liveedit", "lookup"):
         own = generators[OWN]
         trained_on, digest = own.trained_on, own.generator.digest + WRITING
+        num_trained = own.num_parameters
     if name == "wise":
         trained_on = f"nothing; {recipe.wise.num_unrelated} questions of the training split"
     return EditorRow(
@@ -148,6 +161,26 @@ def _row(
         configuration=editor.name,
         editor=editor,
         trained_on=trained_on or "nothing",
+        num_trained=num_trained,
         num_trials=len(SEARCH_SPACE.get(name, ())),
         identity=settings or digest,
+    )
+
+
+def _trained_row(
+    recipe: CompareRecipe, backbone: VisionLanguageBackbone, name: RivalName
+) -> EditorRow:
+    """An editor whose trained part comes from the folder that its section names."""
+    section = recipe.section(name)
+    part = load_rival(name, section.checkpoint, backbone)
+    editor = make_editor(name, part.rival, section, backbone, batch_size=recipe.batch_size)
+    return EditorRow(
+        name=editor.name,
+        configuration=editor.name,
+        editor=editor,
+        trained_on=part.facts.trained_on,
+        train_s=part.facts.seconds,
+        num_trained=part.facts.num_parameters,
+        num_trials=len(SEARCH_SPACE.get(name, ())),
+        identity=section.model_dump_json() + part.digest,
     )

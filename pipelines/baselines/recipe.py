@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,13 @@ from liveedit_core.baselines.settings import (
     InContextConfig,
     LoraConfig,
     WiseConfig,
+)
+from liveedit_core.baselines.trained.settings import (
+    RIVALS,
+    LteConfig,
+    MendConfig,
+    RecipeConfig,
+    SeracConfig,
 )
 from liveedit_core.errors import ConfigError
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
@@ -34,6 +41,7 @@ EDITORS = (
     "ike",
     "grace",
     "wise",
+    *RIVALS,
     "unedited",
 )
 """Names of all editors, in the order of the table."""
@@ -44,6 +52,7 @@ SECTIONS: Mapping[str, str] = {
     "ike": "in_context",
     "grace": "grace",
     "wise": "wise",
+    **{name: name for name in RIVALS},
 }
 """Sections of the editors that have settings."""
 NEED_GENERATOR = ("liveedit", "lookup")
@@ -97,8 +106,9 @@ class CompareRecipe(FolderRecipe):
     """Edits of one trial of `--tune`; all are scored."""
     batch_size: PositiveInt = 16
     """Probes in one forward pass."""
-    editors: _Editors = EDITORS
-    """Which to compare; liveedit and lookup need a generator made for the backbone."""
+    editors: _Editors = tuple(name for name in EDITORS if name not in RIVALS)
+    """Which to compare; liveedit and lookup need a generator made for the backbone; mend, serac,
+    recipe and lte, which have to be named, a part that was trained for it."""
     backbone: BackboneSection = BackboneSection()
     """The model that is edited, by default at the generator's edit layer; without liveedit among
     the editors, at that of the built-in backbone or two thirds of the depth."""
@@ -119,6 +129,10 @@ class CompareRecipe(FolderRecipe):
     in_context: InContextConfig = InContextConfig()
     grace: GraceConfig = GraceConfig()
     wise: WiseConfig = WiseConfig()
+    mend: MendConfig = MendConfig()
+    serac: SeracConfig = SeracConfig()
+    recipe: RecipeConfig = RecipeConfig()
+    lte: LteConfig = LteConfig()
 
     @model_validator(mode="after")
     def _check_generator(self) -> Self:
@@ -127,6 +141,15 @@ class CompareRecipe(FolderRecipe):
             raise ValueError(
                 f"editors: liveedit and lookup need a generator made for {self.backbone.name}; set "
                 "generator=FOLDER, or name the other editors with --editors"
+            )
+        lacking = [
+            n for n in RIVALS if n in self.editors and self.section(n).checkpoint == "builtin"
+        ]
+        if is_other and lacking:
+            raise ValueError(
+                f"editors: {', '.join(lacking)} must be trained for {self.backbone.name} "
+                f"(train_editor.py); set {lacking[0]}.checkpoint=FOLDER, or name the other editors "
+                "with --editors"
             )
         return self
 
@@ -145,6 +168,10 @@ class CompareRecipe(FolderRecipe):
                 f"max_new_tokens is {self.max_new_tokens}, but targets of up to "
                 f"{MAX_TARGET_TOKENS} tokens are accepted: longer ones would count as wrong"
             )
+
+    def section(self, editor: str) -> Any:
+        """The settings of an editor that has some."""
+        return getattr(self, SECTIONS[editor])
 
     @property
     def needs_generator(self) -> bool:

@@ -1,6 +1,7 @@
 """What `compare_editors.py --tune` tries: equally many settings of each editor.
 
-The first is the default, the others change some of its values. LiveEdit and lookup have no trials:
+The first is the default, the others change some of its values. Of a trained editor, how it edits is
+tried, not how it was trained. LiveEdit and lookup have no trials:
 what theirs would be was chosen when the generator was trained.
 """
 
@@ -64,6 +65,46 @@ SEARCH_SPACE: Mapping[str, tuple[Changes, ...]] = {
         {"margin_weight": 0.03},
         {"mask_share": 0.2, "learning_rate": 10.0},
         {"max_steps": 16, "learning_rate": 10.0},
+    ),
+    "mend": (
+        {},
+        {"update_scale": 0.1},
+        {"update_scale": 0.3},
+        {"update_scale": 0.5},
+        {"update_scale": 0.7},
+        {"update_scale": 1.5},
+        {"update_scale": 2.0},
+        {"update_scale": 3.0},
+    ),
+    "serac": (
+        {},
+        {"least_scope": 0.05},
+        {"least_scope": 0.1},
+        {"least_scope": 0.2},
+        {"least_scope": 0.35},
+        {"least_scope": 0.65},
+        {"least_scope": 0.8},
+        {"least_scope": 0.9},
+    ),
+    "recipe": (
+        {},
+        {"sentinel_margin": -4.0},
+        {"sentinel_margin": -2.0},
+        {"sentinel_margin": -1.0},
+        {"sentinel_margin": -0.5},
+        {"sentinel_margin": 0.5},
+        {"sentinel_margin": 1.0},
+        {"sentinel_margin": 2.0},
+    ),
+    "lte": (
+        {},
+        {"least_similarity": 0.8},
+        {"least_similarity": 0.85},
+        {"least_similarity": 0.9},
+        {"num_facts": 1},
+        {"num_facts": 1, "least_similarity": 0.8},
+        {"num_facts": 1, "least_similarity": 0.85},
+        {"num_facts": 1, "image_weight": 0.8, "least_similarity": 0.8},
     ),
 }
 """By editor, in the order of the table."""

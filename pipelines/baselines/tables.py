@@ -54,6 +54,8 @@ def _row(scores: EditorScores) -> dict[str, Any]:
     return {
         "editor": scores.name,
         "trained_on": scores.trained_on,
+        "train_s": scores.train_s,
+        "num_trained": scores.num_trained,
         "num_trials": scores.num_trials,
         "num_edits": scores.num_edits,
         "num_groups": scores.num_groups,

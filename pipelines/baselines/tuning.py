@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
+from liveedit_core.baselines.trained.checkpoint import digest_of, folder_of
+from liveedit_core.baselines.trained.settings import RIVALS
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
@@ -26,6 +28,7 @@ from liveedit_core.evaluation.scoring import CaseProbe, ProbePreparer
 from liveedit_core.evaluation.summaries import EARNED_METRICS, paper_average, summarize
 from liveedit_core.method.editor import edit_input
 from liveedit_core.schema import Case, EditRequest, ProbeKind
+from liveedit_core.settings import Settings
 from liveedit_core.state_source import StateSource
 from liveedit_core.states import LayerStates
 from pipelines.baselines.compare import Say, plan
@@ -68,9 +71,9 @@ def tune(
     trials = []
     for name in (name for name in recipe.editors if name in SEARCH_SPACE):
         for number, changes in enumerate(SEARCH_SPACE[name]):
-            section = getattr(DEFAULTS, SECTIONS[name]).with_changes(**changes)
+            section = default_section(recipe, name).with_changes(**changes)
             key = {"editor": name, "trial": number, "changes": dict(changes), "cases": digest}
-            key |= {"settings": json.loads(section.model_dump_json())}
+            key |= {"settings": json.loads(section.model_dump_json())} | _part(recipe, name)
             trial = next((one for one in finished if key.items() <= one.items()), None)
             if trial is None:
                 alone = recipe.with_changes(
@@ -92,6 +95,22 @@ def tune(
         "chosen": chosen(trials),
         "trials": trials,
     }
+
+
+def default_section(recipe: CompareRecipe, name: str) -> Settings:
+    """The default settings of an editor; its trained part is that of the recipe."""
+    section: Settings = DEFAULTS.section(name)
+    if name in RIVALS:
+        section = section.with_changes(checkpoint=recipe.section(name).checkpoint)
+    return section
+
+
+def _part(recipe: CompareRecipe, name: str) -> dict[str, str]:
+    """The identity of an editor's trained part, if it has one: trained anew, it is tried anew."""
+    known = next((rival for rival in RIVALS if rival == name), None)
+    if known is None:
+        return {}
+    return {"part": digest_of(folder_of(known, recipe.section(name).checkpoint))}
 
 
 def chosen(trials: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:

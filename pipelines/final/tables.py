@@ -248,7 +248,7 @@ def editor_table(editors: Mapping[str, Any]) -> str:
     heads = ["editor", *(f"average, N = {size:,}" for size in sizes)]
     heads += [f"without text_locality, N = {last:,}"]
     heads += ["reliability, free", "text_generality, free", "modal_generality, free"]
-    heads += ["seconds of a cold edit", "kept beside the model", "trained before on"]
+    heads += ["seconds of a cold edit", "kept beside the model", "trained before"]
     table = []
     for name in dict.fromkeys(row["editor"] for row in rows):
         row = by_size[name, last]
@@ -261,10 +261,20 @@ def editor_table(editors: Mapping[str, Any]) -> str:
                 *(cell(found(metrics, kind, FREE_GENERATION)) for kind in _FIVE[:3]),
                 f"{row['cold_edit_s']:.2f}",
                 f"{row['fixed_bytes'] / 1e6:.1f} MB + {row['stored_bytes'] / 1e6:.1f} MB",
-                row["trained_on"],
+                row["trained_on"] + training_cost(row),
             ]
         )
     return markdown(heads, table)
+
+
+def training_cost(row: Row) -> str:
+    """What training before the first edit took; "" where nothing was trained, or recorded."""
+    parts = []
+    if parameters := row.get("num_trained"):
+        parts.append(f"{parameters / 1e6:.1f} M parameters")
+    if (seconds := row.get("train_s")) is not None:
+        parts.append(f"{seconds:,.0f} s")
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def editor_details(editors: Mapping[str, Any], protocol: str) -> str:

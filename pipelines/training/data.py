@@ -21,7 +21,12 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.schema import Case
 from liveedit_core.state_source import BackboneStates, StateSource
-from liveedit_core.training.data import TrainingData, TrainingInputs, draw_training_data
+from liveedit_core.training.data import (
+    IMAGE_LOCALITY,
+    TrainingData,
+    TrainingInputs,
+    draw_training_data,
+)
 from liveedit_core.training.random_targets import MOST_WORDS, TargetWriter
 from liveedit_core.whole_files import whole_file, write_whole
 from pipelines.job.cases import cases_digest
@@ -119,7 +124,7 @@ def draw_material(
         choose_cases(cases, recipe.data.cases_per_entity, rng, held_out_entities),
         BackboneStates(backbone),
         num_pairs=recipe.data.num_pairs,
-        has_image_locality=recipe.joint.steps > 0,
+        localities=IMAGE_LOCALITY if recipe.joint.steps else (),
         random_target=TargetWriter(backbone.count_target_tokens, words, longest),
         rng=rng,
     ).save(folder)

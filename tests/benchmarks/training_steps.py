@@ -165,7 +165,6 @@ def compare(steps: int, batch_size: int) -> dict[str, Any]:
         cases,
         BackboneStates(backbone),
         num_pairs=NUM_CASES,
-        has_image_locality=False,
         random_target=lambda rng: rng.choice(("silver kettle", "Modern Creek", "1984")),
         rng=random.Random(SEED),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from liveedit_core.baselines.settings import (
     InContextConfig,
     LoraConfig,
 )
+from liveedit_core.baselines.trained.settings import RIVALS
 from liveedit_core.baselines.unedited import Unedited
 from liveedit_core.baselines.wise import Wise
 from liveedit_core.evaluation.probes import (
@@ -36,6 +38,7 @@ from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
 from tests.tiny_backbone import OUR_CONFIG, case, image, question, tiny_generator
+from tests.tiny_editors import tiny_editor
 from tests.unit.liveedit_core.baselines.learning_editors import (
     LAYER_EDITORS,
     UNRELATED,
@@ -72,6 +75,7 @@ ALL: dict[str, Maker] = {
     "IKE": lambda b: InContext(b, InContextConfig(least_similarity=0.0)),
     "LiveEdit": lambda b: LiveEdit(empty_editor(b)),
     "lookup": lambda b: Lookup(empty_editor(b, FINDS_ONE)),
+    **{name: partial(tiny_editor, name) for name in RIVALS},
     "unedited": Unedited,
 }
 
@@ -147,7 +151,7 @@ def test_the_end_of_an_answer_is_learned_with_it(backbone: VisionLanguageBackbon
     torch.testing.assert_close(model.target_loss(logits_XV, states[0]), expected)
 
 
-@pytest.mark.parametrize("name", [*LEARNING, "IKE"])
+@pytest.mark.parametrize("name", [*LEARNING, "IKE", *RIVALS])
 def test_answers_in_a_batch_are_those_given_alone(
     name: str, backbone: VisionLanguageBackbone
 ) -> None:
@@ -156,7 +160,7 @@ def test_answers_in_a_batch_are_those_given_alone(
     assert model.answer(INPUTS, 4) == [model.answer([item], 4)[0] for item in INPUTS]
 
 
-@pytest.mark.parametrize("name", ["FT-L", "FT-M", "LoRA", "GRACE", "WISE", "IKE"])
+@pytest.mark.parametrize("name", ["FT-L", "FT-M", "LoRA", "GRACE", "WISE", "IKE", *RIVALS])
 def test_free_generation_goes_through_the_edit(
     name: str, backbone: VisionLanguageBackbone, prepared: PreparedCases
 ) -> None:

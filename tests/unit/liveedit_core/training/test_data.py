@@ -18,6 +18,7 @@ from liveedit_core.schema import Case
 from liveedit_core.state_source import BackboneStates, StateIdentity, StateSource
 from liveedit_core.states import LayerStates
 from liveedit_core.training.data import (
+    IMAGE_LOCALITY,
     TrainingData,
     TrainingInputs,
     draw_training_data,
@@ -35,7 +36,7 @@ def drawn(cases: Sequence[Case], source: StateSource) -> TrainingData:
         cases,
         source,
         num_pairs=6,
-        has_image_locality=True,
+        localities=IMAGE_LOCALITY,
         random_target=lambda rng: rng.choice(("kettle", "harbor")),
         rng=random.Random(3),
     )

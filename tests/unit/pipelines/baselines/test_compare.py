@@ -24,18 +24,21 @@ from pipelines.baselines import compare as compare_module
 from pipelines.baselines.compare import Comparison, EditorScores, compare, plan
 from pipelines.baselines.console_tables import to_tables
 from pipelines.baselines.editors import OWN, NamedGenerator, names_of
-from pipelines.baselines.recipe import CompareRecipe
+from pipelines.baselines.recipe import EDITORS, CompareRecipe
 from pipelines.baselines.search_space import NUM_TRIALS
 from pipelines.baselines.tables import lines, metric_values, spreads, to_tree, write_files
 from pipelines.compare_editors import main
 from pipelines.job.state_cache import state_source
 from tests.other_backbones import saved_family
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, case, tiny_backbone, tiny_generator
+from tests.tiny_editors import save_tiny_parts
 from tests.tiny_families import EDIT_LAYER, family_backbone
 
 KINDS = [probe.kind for probe in case(0).all_probes()]
-NAMES = ["LiveEdit", "lookup", "FT-L", "FT-M", "LoRA", "IKE", "GRACE", "WISE", "unedited"]
+NAMES = ["LiveEdit", "lookup", "FT-L", "FT-M", "LoRA", "IKE", "GRACE", "WISE"]
+NAMES += ["MEND", "SERAC", "RECIPE", "LTE", "unedited"]
 RECIPE = CompareRecipe(
+    editors=EDITORS,
     edits=(3, 1),
     groups=(1, 3),
     scored_cases=0,
@@ -61,6 +64,8 @@ def compared(recipe: CompareRecipe, run_root: Path, cases: Sequence[Case] = CASE
     source = BackboneStates(backbone)
     generators = {row: GENERATOR for row, _, _ in names_of(recipe.generators)} | {OWN: GENERATOR}
     recipe = recipe.with_changes(run_root=str(run_root))
+    if "mend" in recipe.editors:
+        recipe = recipe.with_changes(**save_tiny_parts(run_root / "trained", backbone))
     return compare(recipe, backbone, generators, cases, source, lambda text: None)
 
 
@@ -104,11 +109,12 @@ def test_the_table_tells_the_editors_apart(comparison: Comparison) -> None:
 
 def test_editors_are_restored_between_groups(comparison: Comparison) -> None:
     """Memory is that of one group, not of all that were taught."""
-    for name in ("LiveEdit", "IKE", "GRACE"):
+    for name in ("LiveEdit", "IKE", "GRACE", "SERAC", "RECIPE", "LTE"):
         one, three = of(comparison, name, 1).memory, of(comparison, name, 3).memory
         assert 0 < one.stored_bytes < three.stored_bytes < 4 * one.stored_bytes
         assert one.fixed_bytes == three.fixed_bytes
     assert of(comparison, "FT-L", 3).memory.stored_bytes == 0
+    assert of(comparison, "MEND", 3).memory.stored_bytes == 0
     assert of(comparison, "unedited", 3).memory.fixed_bytes == 0
 
 

@@ -13,7 +13,7 @@ from pipelines.job.entry import resolve
     [
         ("edits=[0]", "edits"),
         ("edits=[]", "edits"),
-        ("editors=['mend']", "editors"),
+        ("editors=['rome']", "editors"),
         ("fine_tuning.steps=3", "fine_tuning.max_steps"),
         ("groups=[1,2]", "groups: expected one number"),
         ("generators=['folder']", "NAME=FOLDER"),
@@ -31,6 +31,14 @@ def test_liveedit_needs_a_generator_of_the_backbone() -> None:
         resolve(CompareRecipe, parse_arguments(["--backbone", "owner/model"]))
     options = ["--backbone", "owner/model", "--editors", "lora"]
     assert resolve(CompareRecipe, parse_arguments(options)).backbone.name == "owner/model"
+
+
+def test_a_trained_editor_needs_a_part_of_the_backbone() -> None:
+    named = ["--backbone", "owner/model", "--editors", "mend,lora"]
+    with pytest.raises(ConfigError, match="mend must be trained for owner/model"):
+        resolve(CompareRecipe, parse_arguments(named))
+    found = resolve(CompareRecipe, parse_arguments([*named, "mend.checkpoint=a"]))
+    assert found.section("mend").checkpoint == "a"
 
 
 def test_options_are_settings() -> None:

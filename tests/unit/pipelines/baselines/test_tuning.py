@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
+from liveedit_core.baselines.trained.settings import RIVALS, SeracConfig
 from liveedit_core.errors import ConfigError
 from liveedit_core.state_source import BackboneStates
 from pipelines.baselines import tuning
 from pipelines.baselines.recipe import EDITORS, NEED_GENERATOR, SECTIONS, CompareRecipe
 from pipelines.baselines.search_space import NUM_TRIALS, SEARCH_SPACE, Changes
-from pipelines.baselines.tuning import chosen, to_recipe, tune
+from pipelines.baselines.tuning import chosen, default_section, to_recipe, tune
 from pipelines.compare_editors import TUNED
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.sections import BenchmarkSection
 from tests.tiny_backbone import case, tiny_backbone
+from tests.tiny_editors import save_tiny_parts
 
 CASES = [case(seed) for seed in range(4)]
 VALIDATION = BenchmarkSection(split="validation")
@@ -90,5 +92,33 @@ def test_the_committed_recipe_is_that_of_the_committed_trials() -> None:
     tree = json.loads(Path("tests/benchmarks/tuned_editors.json").read_text())
     assert chosen(tree["trials"]) == tree["chosen"]
     assert TUNED.read_text() == to_recipe(tree["chosen"])
-    for name in SEARCH_SPACE:
+    for name in SEARCH_SPACE.keys() - RIVALS:
         assert sum(trial["editor"] == name for trial in tree["trials"]) == NUM_TRIALS
+
+
+def test_a_trained_part_is_that_of_the_recipe_in_every_trial() -> None:
+    recipe = CompareRecipe(serac=SeracConfig(checkpoint="elsewhere", least_scope=0.9))
+    assert default_section(recipe, "serac") == SeracConfig(checkpoint="elsewhere")
+    assert default_section(recipe, "grace") == CompareRecipe().grace
+
+
+def test_a_part_that_is_trained_anew_is_tried_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "SEARCH_SPACE", {"recipe": ({},)})
+    backbone = tiny_backbone()
+    sections = save_tiny_parts(tmp_path, backbone)
+    recipe = CompareRecipe(
+        run_root=str(tmp_path),
+        benchmark=VALIDATION,
+        editors=("recipe",),
+        tuning_edits=1,
+        max_new_tokens=4,
+    ).with_changes(recipe=sections["recipe"])
+    source = BackboneStates(backbone)
+    (first,) = tune(recipe, backbone, CASES, source, print)["trials"]
+    assert tune(recipe, backbone, CASES, source, print)["trials"] == [first]
+    config = tmp_path / "recipe" / "config.json"
+    config.write_text(config.read_text().replace('"seed": 0', '"seed": 1'))
+    (again,) = tune(recipe, backbone, CASES, source, print)["trials"]
+    assert again["part"] != first["part"]
