@@ -259,8 +259,12 @@ def test_json_carries_protocol_samples_seed_time_and_memory(
         assert row["cold_edit_s"] > 0
         measured = f"chat prompts, groups of {row['num_edits']} edit"
         assert measured in row["comparable_group"]
-        learns_before = row["editor"] in ("LiveEdit", "lookup", "WISE")
+        is_trained = row["editor"] in ("MEND", "SERAC", "RECIPE", "LTE")
+        has_generator = row["editor"] in ("LiveEdit", "lookup")
+        learns_before = is_trained or has_generator or row["editor"] == "WISE"
         assert (row["trained_on"] != "nothing") == learns_before
+        assert row["train_s"] == (1.5 if is_trained else None)
+        assert (row["num_trained"] > 0) == (is_trained or has_generator)
         has_trials = row["editor"] not in ("LiveEdit", "lookup", "unedited")
         assert row["num_trials"] == (NUM_TRIALS if has_trials else 0)
         means = {m["metric"]: m["mean"] for m in row["metrics"] if m["protocol"] == TEACHER_FORCED}
