@@ -15,6 +15,7 @@ RoBERTa on the text alone. Prompts come before the question at l_e instead of th
 Representations of 512 in place of 2048 numbers.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -96,12 +97,11 @@ class Recipe(Rival):
         """Continuous prompts, [B, K, D]."""
         hidden_BM = knowledge_BM + self.prompt_hidden(knowledge_BM).relu()
         prompts: Tensor = self.prompt_out(hidden_BM)
-        return prompts.unflatten(-1, (self.config.num_prompt_tokens, -1))
+        return prompts.reshape(len(prompts), self.config.num_prompt_tokens, -1)
 
     def similarity(self, queries_BM: Tensor, knowledge_NM: Tensor) -> Tensor:
         """[B, N]."""
-        scale = float(self.config.representation_size) ** -0.5
-        return queries_BM @ knowledge_NM.T * scale
+        return queries_BM @ knowledge_NM.T / math.sqrt(self.config.representation_size)
 
     def observe(self, batch: CaseBatch) -> None:
         self.features.observe([*batch.own, *batch.unrelated])
