@@ -38,13 +38,13 @@ from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import ProbeKind
 from tests.tiny_backbone import OUR_CONFIG, case, image, question, tiny_generator
-from tests.tiny_editors import tiny_editor
 from tests.unit.liveedit_core.baselines.learning_editors import (
     LAYER_EDITORS,
     UNRELATED,
     WISE,
     tuned_projector,
 )
+from tests.unit.tiny_editors import tiny_editor
 
 CONFIG = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
 # GRACE exchanges one row, from which one layer of a random model can make one token, not eight.

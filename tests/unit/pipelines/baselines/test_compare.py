@@ -31,8 +31,8 @@ from pipelines.compare_editors import main
 from pipelines.job.state_cache import state_source
 from tests.other_backbones import saved_family
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, case, tiny_backbone, tiny_generator
-from tests.tiny_editors import save_tiny_parts
 from tests.tiny_families import EDIT_LAYER, family_backbone
+from tests.unit.tiny_editors import save_tiny_parts
 
 KINDS = [probe.kind for probe in case(0).all_probes()]
 NAMES = ["LiveEdit", "lookup", "FT-L", "FT-M", "LoRA", "IKE", "GRACE", "WISE"]

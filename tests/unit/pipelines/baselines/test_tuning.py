@@ -17,7 +17,7 @@ from pipelines.compare_editors import TUNED
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.sections import BenchmarkSection
 from tests.tiny_backbone import case, tiny_backbone
-from tests.tiny_editors import save_tiny_parts
+from tests.unit.tiny_editors import save_tiny_parts
 
 CASES = [case(seed) for seed in range(4)]
 VALIDATION = BenchmarkSection(split="validation")

@@ -16,7 +16,7 @@ from liveedit_core.training.recipe import PhaseSection
 from pipelines.training.editor_recipe import EditorDataSection, TrainEditorRecipe
 from pipelines.training.editors import EditorTrainer, prepare_data
 from tests.tiny_backbone import case, tiny_backbone
-from tests.tiny_editors import TRAINING, save_tiny_parts, tiny_training_data
+from tests.unit.tiny_editors import TRAINING, save_tiny_parts, tiny_training_data
 
 
 @pytest.fixture(scope="module")

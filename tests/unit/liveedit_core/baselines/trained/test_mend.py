@@ -11,7 +11,7 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.method.editor import edit_input
 from liveedit_core.states import pad_hidden
 from tests.tiny_backbone import case
-from tests.tiny_editors import tiny_training_data, trained, untrained
+from tests.unit.tiny_editors import tiny_training_data, trained, untrained
 
 REQUESTS = [case(seed).edit for seed in range(3)]
 

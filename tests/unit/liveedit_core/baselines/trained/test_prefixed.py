@@ -13,7 +13,7 @@ from liveedit_core.schema import ProbeKind
 from liveedit_core.states import LayerStates
 from pipelines.training.editors import LOCALITIES
 from tests.tiny_backbone import case, question
-from tests.tiny_editors import tiny_editor, tiny_training_data, trained
+from tests.unit.tiny_editors import tiny_editor, tiny_training_data, trained
 
 TEXT = ProbeKind.TEXT_LOCALITY
 NAMES: list[RivalName] = ["serac", "recipe"]
