@@ -40,15 +40,17 @@ from liveedit_core.training.losses import locality_kl
 
 
 class ResidualMlp(nn.Module):
-    """A projection, and a layer that adds to it."""
+    """A projection, and a layer that adds to it. Of thousands of inputs each is scaled down, not
+    its weight, so that a step of Adam changes the output a little only."""
 
     def __init__(self, inputs: int, size: int) -> None:
         super().__init__()
         self.project = nn.Linear(inputs, size)
+        nn.init.normal_(self.project.weight)
         self.add = nn.Linear(size, size)
 
     def forward(self, values: Tensor) -> Tensor:
-        projected = self.project(values)
+        projected = self.project(values / math.sqrt(self.project.in_features))
         output: Tensor = projected + self.add(projected).relu()
         return output
 
