@@ -165,11 +165,13 @@ def exit_code_of(run: Callable[[], int], *, wrong_setting: int = WRONG_SETTING) 
         print(f"error: {escaped(error.message)}", file=sys.stderr)
         return wrong_setting if isinstance(error, ConfigError) else FAILED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not is_full and not isinstance(error.filename, (str, bytes)):
             raise
         where = f" at {escaped(str(error.filename))}" if error.filename else ""
+        cure = "make room" if is_full else "name another place, or let this user use it"
         print(
-            f"error: {error.strerror}{where}: make room; the same command goes on where this one "
+            f"error: {error.strerror}{where}: {cure}; the same command goes on where this one "
             "ended, and what was finished is in the store",
             file=sys.stderr,
         )

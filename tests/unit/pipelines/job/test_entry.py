@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from liveedit_core.errors import ConfigError, InputError
+from pipelines import nightly_evaluation
 from pipelines.job.entry import job_parser, parse_job, resolve, run_entry
 from pipelines.operations.recipe import PromotionRecipe
 
@@ -55,6 +56,17 @@ def test_a_full_disk_is_one_line_and_other_faults_of_the_system_are_not_hidden(
     assert said.startswith("error: No space left on device at /runs/x: make room")
     with pytest.raises(OSError, match="Bad file"):
         run_entry(PromotionRecipe, broken, is_dry_run=False)
+
+
+def test_a_place_that_cannot_be_used_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert nightly_evaluation.main([f"run_root={file / 'runs'}"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: Not a directory at {file}/runs/")
+    assert said.count("\n") == 1
 
 
 def test_errors_of_ours_are_one_line_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:

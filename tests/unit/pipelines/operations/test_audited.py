@@ -11,6 +11,7 @@ from liveedit_core.errors import IntegrityError
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.operations.promote_at_end import promote_at_end
+from pipelines.operations.promoter import print_decision
 from tests.unit.tiny_operations import LAX, Operations, SyntheticEvaluation, some_cases
 
 CASES = some_cases(1, 6)
@@ -91,3 +92,11 @@ def test_a_rollback_to_a_replaced_manifest_is_refused(taught: Operations) -> Non
     with pytest.raises(IntegrityError, match="it was replaced in MLflow"):
         taught.promoter().roll_back()
     assert taught.alias("champion") == 2
+
+
+def test_where_there_is_no_champion_none_is_said_to_stay(
+    operations: Operations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert print_decision(operations.promoter().roll_back()) == 2
+    said = capsys.readouterr().err
+    assert said == "refused: rollback: there is no previous champion\n"
