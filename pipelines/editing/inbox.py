@@ -179,9 +179,9 @@ class Inbox:
             noted = _noting_images(items, shown)
             source = Source(name=name, digest=digest, items=noted, moment=moment)
             intake = log_requests(source, request_log)
-        self._move(entry, data, digest, intake)
-        for uri in sorted(shown):
+        for uri in sorted(shown):  # before the file: whoever reads it again finds them
             self._move_image(uri)
+        self._move(entry, data, digest, intake)
         return intake
 
     def _move_image(self, uri: str) -> None:

@@ -61,7 +61,7 @@ def test_a_store_that_fails_every_fifth_request(s3_server: S3Server, s3_scene: S
     assert proxy.num_faults > 10
     fault = "S3 request answered 503 or 500, or late or never, or its answer lost"
     scene.check(12, fault=fault, num_faults=proxy.num_faults, batch_size=1)
-    assert scene.store.list("inbox/") == [f"inbox/{n}.png" for n in sorted(range(12), key=str)]
+    assert scene.store.list("inbox/") == []
 
 
 def test_a_server_that_dies_and_comes_back(

@@ -9,7 +9,7 @@ import pytest
 from infra.requests.request_log import RequestLog
 from infra.storage.disk import ObjectEntry
 from infra.storage.object_store import ObjectStore
-from liveedit_core.errors import IntegrityError
+from liveedit_core.errors import IntegrityError, StorageUnavailableError
 from liveedit_core.inputs.limits import InputLimits
 from pipelines.editing.inbox import Inbox, InboxFileError
 from pipelines.editing.intake import Intake
@@ -83,6 +83,26 @@ def test_images_leave_with_their_file_and_other_files_find_them(
     assert left == ["4.png", "c.jsonl", "unnamed.png"]
     assert (done / "photos of \u00e4" / "1 %.png").read_bytes() == image(1)
     assert (done / "2.png").read_bytes() == image(2)
+
+
+def test_a_file_whose_images_were_moved_already_is_read_again(
+    tmp_path: Path, log: RequestLog
+) -> None:
+    class DyingInbox(Inbox):
+        def _move(self, *_: object) -> None:
+            raise StorageUnavailableError("away")
+
+    folder = tmp_path / "in"
+    drop(folder, "a.jsonl", [1, 2])
+    inbox = DyingInbox(str(folder), limits=InputLimits())
+    (entry,) = inbox.waiting()
+    with pytest.raises(StorageUnavailableError):
+        inbox.log_file(entry, log)
+    assert [path.name for path in folder.iterdir()] == ["a.jsonl"]
+    again = inbox_of(folder).log_file(entry, log)
+    assert again is not None
+    assert (again.num_accepted, again.num_new, again.rejected) == (2, 0, [])
+    assert not any(folder.iterdir())
 
 
 def test_an_image_with_the_name_of_an_older_one_is_moved_beside_it(
