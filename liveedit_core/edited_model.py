@@ -31,7 +31,7 @@ from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.inputs.rejects import WeakEditError
 from liveedit_core.inputs.request_parser import check_also_asked
 from liveedit_core.method.config import RefineSection, WeakEdits, checked_budget
-from liveedit_core.method.editor import Editor, Routing, edit_input
+from liveedit_core.method.editor import Editor, Routing, check_has_image, edit_input
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.growing import GrowingRepository
 from liveedit_core.method.outcome import WriteOutcome
@@ -43,8 +43,8 @@ from liveedit_core.schema import EditRequest, Fact
 
 ImageSource = bytes | str | Path | Image.Image
 """An encoded image, the path of one, or a decoded one."""
-Teaching = tuple[ImageSource, str, str] | EditRequest
-"""Image, prompt and target, or a whole request."""
+Teaching = tuple[ImageSource | None, str, str] | EditRequest
+"""Image, prompt and target, or a whole request; without an image it is a textual edit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,8 @@ class Generation(Continuation):
     """The generated text of one request."""
 
     routing: Routing | None
-    """The edits that were kept; None for a request without an image, or if there are no edits."""
+    """The edits that were kept; None if no edit can be: for a request without an image, if there
+    are no textual ones."""
 
     @property
     def text(self) -> str:
@@ -133,12 +134,18 @@ class EditedModel:
         return tuple(self._corrections.values())
 
     def edit(
-        self, image: ImageSource, prompt: str, target: str, *, also_asked: Sequence[str] = ()
+        self,
+        image: ImageSource | None,
+        prompt: str,
+        target: str,
+        *,
+        also_asked: Sequence[str] = (),
     ) -> str:
         """Teach an answer; returns the edit's id. It replaces edits of the same image and question
-        (`replacing`). `also_asked` are other wordings of the prompt."""
+        (`replacing`). `also_asked` are other wordings of the prompt. Without an image the fact
+        holds whatever a question shows."""
         request = EditRequest(
-            image_bytes=_bytes_of(image),
+            image_bytes=_bytes_or_none(image),
             prompt=prompt,
             target=target,
             also_asked=check_also_asked(also_asked, "also_asked", InputLimits().max_prompt_chars),
@@ -186,11 +193,12 @@ class EditedModel:
         requests = [
             fact
             if isinstance(fact, EditRequest)
-            else EditRequest(image_bytes=_bytes_of(fact[0]), prompt=fact[1], target=fact[2])
+            else EditRequest(image_bytes=_bytes_or_none(fact[0]), prompt=fact[1], target=fact[2])
             for fact in facts
         ]
         limits = InputLimits().for_generator(self.editor.generator.config.max_target_tokens)
         for request in requests:
+            check_has_image(request, self.editor.generator)
             validate_request(request, limits=limits)
             validate_tokens(request, self._backbone, limits=limits)
             self._backbone.check_input(edit_input(request))
@@ -237,9 +245,10 @@ class EditedModel:
     ) -> list[Generation]:
         """Continue plain questions, each with an image or None, in the backbone's prompt format.
 
-        Without an image, or if no edit is kept, the backbone alone generates. `arguments` are those
-        of transformers' `generate`: max_new_tokens, num_beams, do_sample, ... The checkpoint's
-        generation_config holds beside them; `Generation.settings` says what was active.
+        If no edit is kept, the backbone alone generates; without an image only textual edits can
+        be. `arguments` are those of transformers' `generate`: max_new_tokens, num_beams, ... The
+        checkpoint's generation_config holds beside them; `Generation.settings` says what was
+        active.
         """
         return self._generated(images, prompts, **arguments)
 
@@ -249,7 +258,7 @@ class EditedModel:
         if len(images) != len(prompts):
             raise InputError(f"expected an image or None for each of {len(prompts)} prompts")
         inputs = [
-            BackboneInput(prompt=prompt, image_bytes=None if image is None else _bytes_of(image))
+            BackboneInput(prompt=prompt, image_bytes=_bytes_or_none(image))
             for image, prompt in zip(images, prompts, strict=True)
         ]
         editor = self.editor
@@ -267,9 +276,9 @@ class EditedModel:
         options = {"max_new_tokens": max_new_tokens, "is_greedy": True}
         return self._generated([image], [prompt], **options)[0].text
 
-    def explain(self, image: ImageSource, prompt: str) -> Explanation:
+    def explain(self, image: ImageSource | None, prompt: str) -> Explanation:
         """Which edits a question keeps, and why."""
-        item = BackboneInput(prompt=prompt, image_bytes=_bytes_of(image))
+        item = BackboneInput(prompt=prompt, image_bytes=_bytes_or_none(image))
         return explain(self.editor, item, self._facts)
 
     def save(self, folder: Path | str) -> None:
@@ -328,6 +337,10 @@ def open_model(
         weak=weak,
         false_activation=false_activation,
     )
+
+
+def _bytes_or_none(image: ImageSource | None) -> bytes | None:
+    return None if image is None else _bytes_of(image)
 
 
 def _bytes_of(image: ImageSource) -> bytes:

@@ -30,7 +30,8 @@ class ExplainedEdit:
     is_kept: bool
     visual_similarity: float
     """Of the images; an edit is kept only above the threshold (Eq. 5). With a runner-up filter each
-    edit has its own, and that of the explanation is the lowest."""
+    edit has its own, and that of the explanation is the lowest. 0 for a textual edit, and for a
+    question without an image: there is no threshold."""
     prompt_similarity: float
     gate: float
     """sigmoid(prompt similarity)."""
@@ -43,7 +44,7 @@ class Explanation:
     """The edits that a question keeps, by falling weight, then the nearest that it does not."""
 
     prompt: str
-    image_bytes: bytes = field(repr=False)
+    image_bytes: bytes | None = field(repr=False)
     threshold: float
     """Similarity of the image with the sentinel, for this prompt (Eq. 5); with a runner-up filter,
     the lowest similarity from which on an edit would be kept."""
@@ -67,9 +68,10 @@ class Explanation:
         """The question's image and a bar for each edit; the vertical line is the threshold."""
         height = max(_SIDE + 3 * _GAP, (len(self.edits) + 1) * _ROW + 2 * _GAP)
         canvas = Image.new("RGB", (_SIDE + _WIDTH + 3 * _GAP, height), "white")
-        shown = decode_image(self.image_bytes)
-        shown.thumbnail((_SIDE, _SIDE))
-        canvas.paste(shown, (_GAP, _GAP))
+        if self.image_bytes is not None:
+            shown = decode_image(self.image_bytes)
+            shown.thumbnail((_SIDE, _SIDE))
+            canvas.paste(shown, (_GAP, _GAP))
         pen = ImageDraw.Draw(canvas)
         font = ImageFont.load_default(13)
         left = _SIDE + 2 * _GAP
@@ -96,17 +98,18 @@ class Explanation:
 
 @torch.no_grad()
 def explain(editor: Editor, item: BackboneInput, facts: Mapping[str, Fact]) -> Explanation:
-    """Route one question; raises InputError if it has no image."""
-    if item.image_bytes is None:
-        raise InputError("a question without an image is never routed to experts")
+    """Route one question; raises InputError if it has no image and there is no textual edit."""
     (states,) = editor.backbone.encode([item])
+    if not editor.is_routed(states):
+        raise InputError("a question without an image is routed to textual edits alone: none here")
     routing = editor.route([states], compared_U=editor.nearest(states, NUM_NEAREST))
     threshold = float(routing.threshold_B[0])
-    kept_N, margin_N = routing.kept_BN[0], routing.margin_BN[0]
+    kept_N, margin_N, prompt_N = routing.kept_BN[0], routing.margin_BN[0], routing.prompt_BN[0]
     edit_ids = [editor.repository.edit_ids[place] for place in routing.position_N.tolist()]
     order = sorted(range(len(kept_N)), key=lambda n: -float(routing.weights_BN[0, n]))
     kept = [n for n in order if kept_N[n]]
-    nearest = sorted((n for n in order if not kept_N[n]), key=lambda n: -float(margin_N[n]))
+    left = [n for n in order if not kept_N[n]]
+    nearest = sorted(left, key=lambda n: (-float(margin_N[n]), -float(prompt_N[n])))
     edits = [
         ExplainedEdit(
             edit_id=edit_ids[n],

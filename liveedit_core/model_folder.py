@@ -1,6 +1,7 @@
 """Experts of an edited model in a folder: parts that are written once, and `edits.json` about them.
 
     edits.json               digests, budget, parts in order, positions of edits that do not answer
+                             and of textual ones
     experts-<name>.safetensors, facts-<name>.json    the rows of one part, and what they taught
     traffic-<name>.safetensors                       images of the traffic, if there are any
 
@@ -71,6 +72,7 @@ class _Content:
     traffic: str = ""
     """File name; "" without."""
     not_held: tuple[int, ...] = ()
+    textual: tuple[int, ...] = ()
 
 
 @contextlib.contextmanager
@@ -115,7 +117,8 @@ def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> tuple
         parts=parts,
         false_activation=repository.false_activation,
         traffic=traffic,
-        not_held=() if held_N is None else tuple((~held_N).nonzero().flatten().tolist()),
+        not_held=() if held_N is None else _places(~held_N),
+        textual=() if repository.is_textual_N is None else _places(repository.is_textual_N),
     )
     write_whole(folder / EDITS_FILE, (json.dumps(asdict(content), indent=1) + "\n").encode())
     named = {EDITS_FILE, traffic, *(name for part in parts for name in (part.experts, part.facts))}
@@ -124,6 +127,10 @@ def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> tuple
             if file.name not in named:
                 file.unlink()
     return tuple(part.experts for part in parts)
+
+
+def _places(flags_N: Tensor) -> tuple[int, ...]:
+    return tuple(flags_N.nonzero().flatten().tolist())
 
 
 def _written(
@@ -174,6 +181,8 @@ def read_model(
     columns = {name: [part[name] for part in parts] for name in _TENSORS}
     is_held_N = torch.ones(len(edit_ids), dtype=torch.bool)
     is_held_N[list(content.not_held)] = False
+    is_textual_N = torch.zeros_like(is_held_N)
+    is_textual_N[list(content.textual)] = True
     repository = ExpertRepository(
         edit_ids=tuple(edit_ids),
         visual=SegmentedRows(columns["visual_features_NK"], len(edit_ids)),
@@ -182,6 +191,7 @@ def read_model(
         down=stacked_slots(zip(columns["down_LD"], columns["ranks_N"], strict=True)),
         up=stacked_slots(zip(columns["up_LD"], columns["ranks_N"], strict=True)),
         held_N=None if is_held_N.all() else is_held_N,
+        is_textual_N=is_textual_N if content.textual else None,
         false_activation=content.false_activation,
         traffic_MR=_read_traffic(folder, content.traffic),
         saved_parts=tuple(p.experts for p in content.parts if p.experts != _FIRST_RELEASE),
@@ -198,11 +208,13 @@ def _read_content(folder: Path) -> _Content:
         if "parts" not in found:
             return _of_first_release(folder, found, budget)
         parts = tuple(_Part(**part) for part in found.pop("parts"))
-        not_held = tuple(found.pop("not_held"))
+        not_held, textual = tuple(found.pop("not_held")), tuple(found.pop("textual", ()))
         size = sum(part.num_edits for part in parts)
-        if not parts or any(not 0 <= place < size for place in not_held):
+        if not parts or any(not 0 <= place < size for place in not_held + textual):
             raise ValueError("it names no parts, or positions that they do not have")
-        return _Content(parts=parts, not_held=not_held, false_activation=budget, **found)
+        return _Content(
+            parts=parts, not_held=not_held, textual=textual, false_activation=budget, **found
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise IntegrityError(f"{file}: {error}") from error
 

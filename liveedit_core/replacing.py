@@ -1,7 +1,7 @@
 """What new edits of an edited model replace: edits of the same image and question.
 
 An edit replaces another one if pixels and prompt are equal (without regard to case, spaces and the
-image's encoding), or if it has another target and
+image's encoding; no image is that of all textual edits), or if it has another target and
 
 - the image is the same: equal pixels, or the visual key says so and the thumbnails agree. The key
   alone takes filled-in forms of one layout for one image;
@@ -29,7 +29,7 @@ from liveedit_core.method.corrections import (
     prompt_similarities,
     same_image,
 )
-from liveedit_core.method.editor import Editor
+from liveedit_core.method.editor import Editor, check_has_image
 from liveedit_core.method.features import EditQuestion
 from liveedit_core.schema import EditRequest, Fact
 from liveedit_core.states import LayerStates
@@ -178,6 +178,8 @@ class _Matching:
 
     def __init__(self, editor: Editor, plan: Plan, old: KnownFacts, new: KnownFacts) -> None:
         self.editor, self.plan, self.old, self.new = editor, plan, old, new
+        for request in plan.requests.values():
+            check_has_image(request, editor.generator)
         features = editor.generator.edit_features(plan.states)
         self.visual_BK = features.visual_BQM.flatten(1)
         prompts = features.prompt_BQM.flatten(1)
@@ -193,10 +195,11 @@ class _Matching:
         for (new, question), alike in zip(questions.items(), self._alike(asked), strict=True):
             fact = self.plan.facts[new]
             equal = self.old.of_equal_content(fact) | self.new.of_equal_content(fact)
-            for other in self._compared((equal | alike) - {new}):
+            compared = self._compared((equal | alike) - {new})
+            likenesses = self._likenesses(question, compared)
+            for other, likeness in zip(compared, likenesses, strict=True):
                 texts = {normalized_prompt(self.plan.facts[key].prompt) for key in (new, other)}
                 has_equal_pixels, is_same_text = other in equal, len(texts) == 1
-                likeness = prompt_similarities([question], self._prompt(other)[None])[0, 0]
                 if not (has_equal_pixels and is_same_text):
                     if not (is_same_text or passes_gate(likeness, self.editor.generator.config)):
                         continue
@@ -236,6 +239,13 @@ class _Matching:
             return (1, later[key]) if place is None else (0, place)
 
         return sorted(known, key=order)
+
+    def _likenesses(self, question: EditQuestion, edit_ids: Sequence[str]) -> Sequence[Tensor]:
+        """Prompt similarity of a question with each of some edits."""
+        if not edit_ids:
+            return ()
+        prompts_NK = torch.stack([self._prompt(edit_id) for edit_id in edit_ids])
+        return prompt_similarities([question], prompts_NK)[0].unbind()
 
     def _prompt(self, edit_id: str) -> Tensor:
         """Prompt feature of an edit, [K]."""

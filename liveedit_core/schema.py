@@ -38,6 +38,10 @@ PAPER_METRICS: tuple[ProbeKind, ...] = (
 """The five metrics whose mean the paper reports."""
 
 
+NO_IMAGE = hashlib.sha256().hexdigest()
+"""`pixel_digest` of textual edits: what no image shows is the same for all of them."""
+
+
 def digest_of_parts(parts: Iterable[bytes]) -> str:
     """sha256 over some parts and their lengths (64 hex digits)."""
     digest = hashlib.sha256()
@@ -47,18 +51,21 @@ def digest_of_parts(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def edit_id_of(image_bytes: bytes, prompt: str, target: str, also_asked: Iterable[str] = ()) -> str:
+def edit_id_of(
+    image_bytes: bytes | None, prompt: str, target: str, also_asked: Iterable[str] = ()
+) -> str:
     """sha256 over image bytes, prompt, target and other wordings (64 hex digits)."""
     texts = (prompt, target, *also_asked)
-    return digest_of_parts((image_bytes, *(text.encode() for text in texts)))
+    return digest_of_parts((image_bytes or b"", *(text.encode() for text in texts)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditRequest:
     """One fact to teach: for this image and prompt, answer this target."""
 
-    image_bytes: bytes = field(repr=False)
-    """Encoded image (PNG, JPEG, WebP, GIF)."""
+    image_bytes: bytes | None = field(repr=False)
+    """Encoded image (PNG, JPEG, WebP, GIF); None for a textual edit, whose fact is about no image
+    and holds whatever image a question shows."""
     prompt: str
     target: str
     image_uri: str = ""
@@ -67,7 +74,8 @@ class EditRequest:
     also_asked: tuple[str, ...] = ()
     """Other wordings of the prompt that the answer holds for."""
     pixel_digest: str = field(default="", compare=False, repr=False)
-    """sha256 of the decoded image (`inputs.same_question`); "" if it was not computed yet."""
+    """sha256 of the decoded image (`inputs.same_question`); "" if it was not computed yet, or
+    without an image."""
 
     @property
     def edit_id(self) -> str:
@@ -89,7 +97,7 @@ class Fact:
     subject_id: str
     """sha256 of image and prompt."""
     pixel_digest: str = ""
-    """sha256 of the decoded image; "" if it is not known."""
+    """sha256 of the decoded image, or `NO_IMAGE`; "" if it is not known."""
     thumbnail: str = ""
     """See `inputs.same_question`; "" if it is not known."""
 
@@ -98,7 +106,7 @@ class FactSource(Protocol):
     """Knows what stored edits taught."""
 
     def images_of(self, edit_ids: Collection[str]) -> Mapping[str, bytes]:
-        """The encoded images of some edits, as far as they are known."""
+        """The encoded images of some edits, as far as they are known and have one."""
         ...
 
     def facts_of(self, edit_ids: Collection[str]) -> Mapping[str, Fact]:

@@ -86,7 +86,9 @@ class StateIdentity:
         states = (self.backbone_digest, str(self.edit_layer), self.encoding, self.dtype)
         wordings = json.dumps(item.wordings) if item.also_asked else item.prompt
         # One part less for a text-only input, so that it differs from an empty image.
-        image = () if item.image_bytes is None else (item.image_bytes,)
+        image: tuple[bytes, ...] = () if item.image_bytes is None else (item.image_bytes,)
+        if self.prompt_size and not image:  # earlier, text-only inputs had no prompt pyramids
+            image = (b"", b"with prompt pyramids")
         return digest_of_parts(
             [*(text.encode() for text in (*states, wordings, item.target)), *image]
         )

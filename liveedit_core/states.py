@@ -38,7 +38,7 @@ class LayerStates:
     for a backbone without a pyramid. With views, that of a figure in the image may follow."""
     prompt_pyramids: PromptRows = NO_PYRAMIDS
     """Pyramids of the bare prompt (`prefix.py`) and, of an edit, of its further wordings; empty for
-    a text-only input and for a backbone without prompt templates."""
+    a backbone without prompt templates."""
     target_embeddings_OD: Tensor
     """Input embeddings of the target tokens."""
     image_span: Span
@@ -57,7 +57,7 @@ class LayerStates:
 
     @property
     def has_image(self) -> bool:
-        """Whether the input has an image; text-only inputs are never routed."""
+        """Whether the input has an image; others are routed to textual experts alone."""
         return self.image_span[1] > self.image_span[0]
 
     @property

@@ -96,9 +96,16 @@ class ExpertEmbeddingWorker:
         self, items: Sequence[GeneratedExpert]
     ) -> list[npt.NDArray[np.float32] | Exception]:
         def embed(some: Sequence[GeneratedExpert]) -> list[npt.NDArray[np.float32] | Exception]:
-            return list(self._embedder.embed([item.request.image_bytes for item in some]))
+            images = [item.request.image_bytes for item in some]
+            shown = [image for image in images if image is not None]
+            found = iter(self._embedder.embed(shown) if shown else ())
+            none = np.zeros(self._embedder.size, np.float32)
+            return [none if image is None else next(found) for image in images]
 
-        return outcomes(items, embed, lambda: self._embedder.embed([known_good().image_bytes]))
+        def check() -> None:
+            self._embedder.embed([known_good().image_bytes or b""])
+
+        return outcomes(items, embed, check)
 
     def stream(
         self, batches: Iterable[GeneratedBatch], writer: FragmentWriter

@@ -27,7 +27,7 @@ from liveedit_core.inputs.datasets import (
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected, WeakEditError
 from liveedit_core.method.config import RefineSection, WeakEdits
-from liveedit_core.method.editor import Editor, edit_input
+from liveedit_core.method.editor import Editor, check_has_image, edit_input
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.refine import refiner_for
 from liveedit_core.method.repository import ExpertRepository
@@ -123,6 +123,7 @@ class GeneratorWorker:
 
     def _check(self, request: EditRequest) -> None:
         """Raise what is wrong with a request before any model reads it."""
+        check_has_image(request, self._generator)
         validate_request(request, limits=self._limits)
         validate_tokens(request, self._backbone, limits=self._limits)
         self._backbone.check_input(edit_input(request))

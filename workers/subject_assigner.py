@@ -3,15 +3,17 @@
 An edit that corrects an older one takes over its subject; banks hold the newest edit of each. It
 does so if it asks the same by content, or if it has another target and
 
-- the image is the same: equal pixels, or the visual key says so and the thumbnails agree;
+- the image is the same: equal pixels, or the visual key says so and the thumbnails agree; textual
+  edits have the same one, none;
 - the prompts mean the same: equal, or each passes the prompt gate of the other.
 
 Edits are compared with those that the bank holds and with earlier ones of the window. The decision
 is stored before the commit (`SubjectLog`): a window that is repeated after a crash, and another
-bank of the store, find it there. Only visual features are in memory, read once and then kept up to
-date from the records of the bank; a window costs one product with them.
+bank of the store, find it there. Only visual features, and prompt features of textual edits, are
+in memory, read once and then kept up to date from the records of the bank; a window costs one
+product with them.
 
-Owns: the visual features of the edits that the bank holds. Receives: what the edits of a window ask
+Owns: these features of the edits that the bank holds. Receives: what the edits of a window ask
     (`AskedEdit`), by reference from the embedding workers. Returns: their subjects.
 When it dies: nothing is lost. It is restarted, reads the features again, and finds in the store
     what it had decided.
@@ -42,7 +44,7 @@ from liveedit_core.inputs.same_question import (
     thumbnail,
 )
 from liveedit_core.method.corrections import passes_gate, same_image
-from liveedit_core.method.routing import similarity
+from liveedit_core.method.routing import has_image, similarity
 from liveedit_core.schema import EditRequest
 from workers.failures import converted_failures
 from workers.messages import AskedEdit, GeneratorFacts
@@ -103,16 +105,18 @@ def _adopted(bank: ExpertBank) -> Iterator[SubjectAssignment]:
 
 
 class HeldFeatures:
-    """The visual features and subjects of the edits that a bank holds."""
+    """The visual features of the edits that a bank holds, and the prompt features of textual ones."""
 
     def __init__(self, bank: ExpertBank) -> None:
         self._bank = bank
         self._version = -1
-        self._expected: dict[str, Tensor] = {}
+        self._expected: dict[str, AskedEdit] = {}
         self._features_NK = torch.empty(0, 0)
         self.edit_ids: list[str] = []
         """By row; "" where an edit has left."""
         self._row_of: dict[str, int] = {}
+        self.textual: dict[str, Tensor] = {}
+        """Prompt features of textual edits, [K]."""
 
     def visual_features(self) -> Tensor:
         """By row, [N, K]."""
@@ -123,7 +127,7 @@ class HeldFeatures:
 
     def expect(self, edits: Sequence[AskedEdit]) -> None:
         """The next version may add these."""
-        self._expected |= {item.edit_id: item.visual_feature_QM.flatten() for item in edits}
+        self._expected |= {item.edit_id: item for item in edits}
 
     def read_changes(self) -> None:
         """Follow the records of the bank; read its rows if one of them added anything unknown."""
@@ -136,6 +140,7 @@ class HeldFeatures:
         for record in reversed(records):
             for edit_id in record.removed:
                 self.edit_ids[self._row_of.pop(edit_id)] = ""
+                self.textual.pop(edit_id, None)
             for edit_id in record.added:
                 self._add(edit_id, self._expected[edit_id])
         self._version = newest
@@ -151,9 +156,19 @@ class HeldFeatures:
         self._features_NK = torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0, 0)
         self.edit_ids = rows.column("edit_id").to_pylist()
         self._row_of = {edit_id: row for row, edit_id in enumerate(self.edit_ids)}
+        texts = (~has_image(self._features_NK)).nonzero().flatten().tolist() if vectors else []
+        self.textual = {}
+        if texts:
+            wanted, names = [self.edit_ids[row] for row in texts], ["edit_id", "prompt_feature"]
+            with read_errors(self._bank.uri):
+                found = select_in(self._bank.dataset(version), names, "edit_id", wanted)
+            prompts = map(torch.tensor, column_vectors(found, "prompt_feature"))
+            self.textual = dict(zip(found.column("edit_id").to_pylist(), prompts, strict=True))
 
-    def _add(self, edit_id: str, feature_K: Tensor) -> None:
-        row = len(self.edit_ids)
+    def _add(self, edit_id: str, item: AskedEdit) -> None:
+        row, feature_K = len(self.edit_ids), item.visual_feature_QM.flatten()
+        if is_textual(item):
+            self.textual[edit_id] = item.prompt_feature_QM.flatten()
         if row == len(self._features_NK):
             larger = torch.zeros(max(2 * row, 64), len(feature_K))
             larger[:row] = self._features_NK[:row] if row else 0.0
@@ -233,7 +248,19 @@ class _Window:
         return held[-1] if held else (0, "")
 
     def _alike(self) -> dict[str, set[str]]:
-        """The edits whose image is that of each edit, by the visual key."""
+        """The edits whose image is that of each edit, by the visual key; of a textual edit the
+        textual ones whose prompt gate its question passes."""
+        found: dict[str, set[str]] = {}
+        texts = {e.edit_id: e.prompt_feature_QM.flatten() for e in self._edits if is_textual(e)}
+        for item in self._edits:
+            if item.edit_id in texts and item.question:
+                others = self._held.textual | texts
+                asked_1QM, prompts_NK = item.question.prompt_QM[None], torch.stack([*others.values()])
+                passes = passes_gate(similarity(asked_1QM, prompts_NK)[0], self._facts.config)
+                found[item.edit_id] = {k for k, is_in in zip(others, passes, strict=True) if is_in}
+        return found | self._of_same_image()
+
+    def _of_same_image(self) -> dict[str, set[str]]:
         asked = [e for e in self._edits if e.question and math.isfinite(e.question.own_margin)]
         questions = [item.question for item in asked if item.question]
         if not asked:
@@ -252,7 +279,7 @@ class _Window:
 
     def _meant(self, item: AskedEdit, alike: set[str]) -> tuple[str, float]:
         """Subject and similarity of the edit that this one corrects in other words; ("", 0)."""
-        pixels = self._index.image_of.get(item.sequence, "")
+        pixels = "" if is_textual(item) else self._index.image_of.get(item.sequence, "")
         equal = {other for _, other in self._index.edits_of_image.get(pixels, ())}
         others = {
             other
@@ -318,6 +345,11 @@ class _Window:
         stored = self._log.subjects.prompt_questions([edit_id], digest).get(edit_id)
         question = None if stored is None else torch.tensor(stored)
         return torch.from_numpy(np.array(features[edit_id])), question
+
+
+def is_textual(item: AskedEdit) -> bool:
+    """Whether an edit has no image."""
+    return not bool(has_image(item.visual_feature_QM.flatten()))
 
 
 SubjectActor = ray.remote(SubjectAssigner)

@@ -15,7 +15,7 @@ from torch import Tensor
 from infra.bank.policy import RESIDENT_BYTES, MatrixPlace
 from infra.storage.tables import Table, read_errors, read_rows, take_rows
 from liveedit_core.method.config import GeneratorConfig
-from liveedit_core.method.repository import ExpertRepository, slot_index
+from liveedit_core.method.repository import ExpertRepository, slot_index, textual_rows
 
 _FEATURES = ("visual_feature", "prompt_feature")
 _MATRICES = ("expert_down", "expert_up")
@@ -96,13 +96,15 @@ def read_repository(
         else StoredColumn(table, int(dataset.version), name, places_N, ranks_N, config.hidden_size)
         for name in _MATRICES
     )
+    visual = torch.from_numpy(arrays["visual_feature"])
     return ExpertRepository(
         edit_ids=tuple(edit_ids),
-        visual=torch.from_numpy(arrays["visual_feature"]),
+        visual=visual,
         prompt=torch.from_numpy(arrays["prompt_feature"]),
         ranks_N=ranks_N,
         down=down,
         up=up,
+        is_textual_N=textual_rows(visual),
     )
 
 

@@ -115,7 +115,7 @@ class ExpertRow:
     sequence: int
     subject_id: str
     clip_embedding: npt.NDArray[np.float32]
-    """Image embedding [embedding_size]."""
+    """Image embedding [embedding_size]; zeros of a textual edit."""
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def vectors(self) -> dict[str, npt.NDArray[np.float32]]:

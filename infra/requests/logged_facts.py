@@ -31,4 +31,5 @@ class LoggedFacts:
         if not RequestLog.exists(self._store):
             return {}
         found = RequestLog(self._store).find(edit_ids)
-        return {logged.request.edit_id: logged.request.image_bytes for logged in found}
+        images = {logged.request.edit_id: logged.request.image_bytes for logged in found}
+        return {edit_id: image for edit_id, image in images.items() if image is not None}

@@ -63,7 +63,8 @@ _SCHEMA = pa.schema(
         pa.field("place", pa.int64()),
     ]
 )
-"""A log of an earlier release gets the new columns with the next append."""
+"""A log of an earlier release gets the new columns with the next append. `image_bytes` are empty
+without an image."""
 INDEXED_COLUMNS = (
     *("sequence", "edit_id", "subject_id"),
     *("pixel_digest", "question_id", "source"),
@@ -344,9 +345,11 @@ class RequestLog:
 
 
 def _to_row(row: dict[str, Any], request: EditRequest) -> dict[str, Any]:
+    image = request.image_bytes or b""
     return {
         **{name: getattr(request, name) for name in REQUEST_COLUMNS},
         **row,
-        "image_digest": hashlib.sha256(request.image_bytes).hexdigest(),
+        "image_bytes": image,
+        "image_digest": hashlib.sha256(image).hexdigest(),
         "submitted_at": datetime.now(UTC),
     }

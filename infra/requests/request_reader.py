@@ -74,7 +74,7 @@ def with_texts(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_row(row: dict[str, Any]) -> LoggedRequest:
-    row = with_texts(row)
+    row = {**with_texts(row), "image_bytes": row["image_bytes"] or None}
     request = EditRequest(**{name: row[name] for name in (*REQUEST_COLUMNS, "pixel_digest")})
     if request.edit_id != row["edit_id"]:
         raise IntegrityError(

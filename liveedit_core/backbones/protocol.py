@@ -87,8 +87,8 @@ class Backbone(Protocol):
     ) -> list[str]:
         """Greedy answers to the prompts, whatever targets the inputs carry.
 
-        `route` is called once per batch of inputs with images; an input may be in several batches,
-        and its answer is that of the last one.
+        `route` is called once per batch of inputs that all have an image, or none; an input may be
+        in several batches, and its answer is that of the last one.
         """
         ...
 

@@ -231,8 +231,6 @@ class VisionLanguageBackbone:
         ]
 
     def _with_pyramids(self, prepared: Prepared, item: BackboneInput) -> Prepared:
-        if item.image_bytes is None:
-            return prepared
         rows = partial(self.prompt_cache.rows, item.wordings, self.encode_prompts)
         return replace(prepared, prompt_pyramids=rows)
 
@@ -362,7 +360,7 @@ class VisionLanguageBackbone:
     def _continued(
         self, batch: GenerationBatch, route: RouteOnce | None, **arguments: Any
     ) -> dict[int, Continuation]:
-        hook = RoutedLayer(route, batch, self.device) if route and batch.has_image else None
+        hook = RoutedLayer(route, batch, self.device) if route else None
         model = self.generating_view(hook, has_image=batch.has_image)
         settings = apply_settings(model, self.decoder_path, arguments)
         arguments = {"pad_token_id": self.pad_id, "tokenizer": self.tokenizer} | arguments

@@ -33,7 +33,7 @@ from liveedit_core.evaluation.probes import (
     teacher_forced_result,
 )
 from liveedit_core.method.editor import NOTHING_KEPT, Editor, Routing
-from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.method.repository import ExpertRepository, textual_rows
 from liveedit_core.replacing import KnownFacts, plan_edits
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
@@ -68,12 +68,14 @@ class Lookup(ComparedEditor):
         edit_ids = (*stored.edit_ids, *(request.edit_id for request in requests))
         visual_BK = features.visual_BQM.flatten(1).float()
         prompt_BK = features.prompt_BQM.flatten(1).float()
+        visual_NK = torch.cat([stored.visual_features_NK, visual_BK])
         taught = self.editor.with_repository(
             replace(
                 stored,
                 edit_ids=edit_ids,
-                visual=torch.cat([stored.visual_features_NK, visual_BK]),
+                visual=visual_NK,
                 prompt=torch.cat([stored.prompt_features_NK, prompt_BK]),
+                is_textual_N=textual_rows(visual_NK),
                 ranks_N=torch.zeros(len(edit_ids), dtype=torch.int64),
             )
         )
@@ -82,9 +84,9 @@ class Lookup(ComparedEditor):
             self.targets[request.edit_id] = request.target, tuple(state.target_ids_O.tolist())
 
     def routings(self, states: Sequence[LayerStates]) -> list[Routing]:
-        """As LiveEdit routes; nothing is kept for a question without an image."""
+        """As LiveEdit routes."""
         found = [NOTHING_KEPT] * len(states)
-        seen = [i for i, state in enumerate(states) if state.has_image]
+        seen = [i for i, state in enumerate(states) if self.editor.is_routed(state)]
         for batch in batches_by_length([states[i].num_tokens for i in seen], self.batch_size):
             chosen = [seen[i] for i in batch]
             routing = self.editor.route([states[i] for i in chosen])

@@ -289,7 +289,7 @@ class CaseScorer(ProbePreparer):
 
     def _ask(self, editor: Editor, probes: Sequence[PreparedProbe]) -> list[_Asked]:
         asked = [_Asked(NOTHING_KEPT, ())] * len(probes)
-        for chosen in self._batches(probes):
+        for chosen in self._batches(editor, probes):
             states = [probes[i].states for i in chosen]
             routing = editor.route(states)
             residual = editor.residual(routing)
@@ -348,9 +348,9 @@ class CaseScorer(ProbePreparer):
             for probe, text, one in zip(probes, texts, asked, strict=True)
         ]
 
-    def _batches(self, probes: Sequence[PreparedProbe]) -> Iterable[list[int]]:
-        """Positions of the probes with an image, in batches of similar length."""
-        seen = [i for i, probe in enumerate(probes) if probe.states.has_image]
+    def _batches(self, editor: Editor, probes: Sequence[PreparedProbe]) -> Iterable[list[int]]:
+        """Positions of the probes that are routed, in batches of similar length."""
+        seen = [i for i, probe in enumerate(probes) if editor.is_routed(probe.states)]
         order = sorted(seen, key=lambda i: probes[i].states.num_tokens)
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size]

@@ -1,6 +1,7 @@
 """Edit requests and cases from outside: JSONL in, `EditRequest` / `Case` or `Rejected` out.
 
     {"image": "cat.png", "prompt": "What is this?", "target": "Tom"}                      a request
+    {"prompt": "Who founded Rome?", "target": "Romulus"}                    one about no image
     {"edit": {...a request...}, "probes": [{"kind": "text_generality", ...}, ...]}            a case
 
 A bad line never stops the stream: it comes out as a `Rejected` with a reason for its author.
@@ -79,8 +80,9 @@ def validate_request(request: EditRequest, *, limits: InputLimits = _LIMITS) -> 
     check_text(request.prompt, "prompt", limits.max_prompt_chars)
     check_text(request.target, "target", limits.max_target_chars)
     check_also_asked(request.also_asked, "also_asked", limits.max_prompt_chars)
-    check_image_bytes(request.image_bytes, max_bytes=limits.max_image_bytes)
-    decode_image(request.image_bytes, max_pixels=limits.max_image_pixels)
+    if request.image_bytes is not None:
+        check_image_bytes(request.image_bytes, max_bytes=limits.max_image_bytes)
+        decode_image(request.image_bytes, max_pixels=limits.max_image_pixels)
 
 
 class TokenCounter(Protocol):

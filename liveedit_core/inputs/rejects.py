@@ -28,6 +28,7 @@ class RejectType(StrEnum):
     TOO_MANY_WORDINGS = "TooManyWordings"
     TOO_MANY_PROBES = "TooManyProbes"
     UNKNOWN_PROBE_KIND = "UnknownProbeKind"
+    IMAGE_MISSING = "ImageMissing"
     IMAGE_NOT_FOUND = "ImageNotFound"
     IMAGE_NOT_A_FILE = "ImageNotAFile"
     IMAGE_UNREACHABLE = "ImageUnreachable"

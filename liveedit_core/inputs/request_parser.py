@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from liveedit_core.inputs.image_roots import ImageRoots
@@ -89,22 +90,28 @@ class RequestParser:
         self, content: Mapping[str, Any], prefix: str, images: dict[str, _ReadImage]
     ) -> EditRequest:
         where = prefix.rstrip(".") or "a request"
-        _check_keys(content, allowed=_REQUEST_KEYS, required=_REQUEST_KEYS[:3], where=where)
+        _check_keys(content, allowed=_REQUEST_KEYS, required=("prompt", "target"), where=where)
         prompt = check_text(content["prompt"], f"{prefix}prompt", self._limits.max_prompt_chars)
         target = check_text(content["target"], f"{prefix}target", self._limits.max_target_chars)
         submitter = check_submitter(content.get("submitter", ""), f"{prefix}submitter")
         also_asked = check_also_asked(
             content.get("also_asked", []), f"{prefix}also_asked", self._limits.max_prompt_chars
         )
-        image = self._image(content["image"], f"{prefix}image", images)
-        return EditRequest(
-            image_bytes=image.encoded,
-            pixel_digest=image.pixel_digest,
+        request = EditRequest(
+            image_bytes=None,
             prompt=prompt,
             target=target,
-            image_uri=image.uri,
             submitter=submitter,
             also_asked=also_asked,
+        )
+        if content.get("image") is None:
+            return request
+        image = self._image(content["image"], f"{prefix}image", images)
+        return replace(
+            request,
+            image_bytes=image.encoded,
+            pixel_digest=image.pixel_digest,
+            image_uri=image.uri,
         )
 
     def _probe(self, content: object, where: str, images: dict[str, _ReadImage]) -> Probe:

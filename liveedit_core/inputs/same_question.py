@@ -12,7 +12,7 @@ from PIL import Image
 
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.inputs.rejects import RefusedInputError
-from liveedit_core.schema import EditRequest, digest_of_parts
+from liveedit_core.schema import NO_IMAGE, EditRequest, digest_of_parts
 
 _SIDE = 32
 _MAX_DIFFERENCE = 30
@@ -29,6 +29,8 @@ def pixel_digest(request: EditRequest) -> str:
     """`digest_of_pixels` of a request's image; of its bytes if they cannot be decoded."""
     if request.pixel_digest:
         return request.pixel_digest
+    if request.image_bytes is None:
+        return NO_IMAGE
     try:
         return digest_of_pixels(decode_image(request.image_bytes))
     except RefusedInputError:
@@ -41,8 +43,10 @@ def question_id(request: EditRequest) -> str:
     return digest_of_parts(text.encode() for text in texts)
 
 
-def thumbnail(image_bytes: bytes) -> str:
-    """Brightness on a coarse grid, as base64; "" if the image cannot be decoded."""
+def thumbnail(image_bytes: bytes | None) -> str:
+    """Brightness on a coarse grid, as base64; "" without an image that can be decoded."""
+    if image_bytes is None:
+        return ""
     try:
         image = decode_image(image_bytes)
     except RefusedInputError:

@@ -110,7 +110,8 @@ def calibrate(
     strangers = strangers or strangers_of(generator, repository)
     num_images, own = len(strangers.margins[0]), None
     # Any of the edits beyond the sample may be kept too.
-    allowed = false_activation * min(1.0, MAX_IMAGES / max(1, len(repository)))
+    num_edits = len(repository) - len(repository.textual_positions)
+    allowed = false_activation * min(1.0, MAX_IMAGES / max(1, num_edits))
     if strangers.traffic_MR is not None:
         own = _exceeded_by(allowed, strangers.margins[0])
     elif num_images >= LEAST_IMAGES:
@@ -126,9 +127,15 @@ def calibrate(
     )
 
 
+def _compared_positions(repository: ExpertRepository) -> Tensor:
+    """Of the edits that answer and have an image."""
+    held = repository.held_positions
+    return held if repository.is_textual_N is None else held[~repository.is_textual_N[held]]
+
+
 def _sample(repository: ExpertRepository) -> Tensor:
     """Positions of the edits with the smallest hashes, in the order of these."""
-    held, hashes = repository.held_positions, repository.hashes_N
+    held, hashes = _compared_positions(repository), repository.hashes_N
     hashes = hashes_of(repository.edit_ids) if hashes is None else hashes
     return held[hashes[held].topk(min(MAX_IMAGES, len(held)), largest=False).indices]
 

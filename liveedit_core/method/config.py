@@ -114,7 +114,8 @@ class GeneratorConfig(Settings):
     `min_gate` are the only bounds (the paper's ablation)."""
     max_kept: Count = 0
     """Keep at most this many experts, by visual similarity; 0 for no bound. Experts that tie with
-    the last one (edits of one image) are kept too, so that order does not matter."""
+    the last one (edits of one image) are kept too, so that order does not matter. As many textual
+    ones are kept beside them, by prompt similarity."""
     visual_gate: NonNegative = 0.0
     """Above 0, weights are also multiplied by sigmoid(visual_gate * (visual margin - midpoint)), so
     that an expert that barely passes the hard filter gets little weight. 0 (off) in the paper."""

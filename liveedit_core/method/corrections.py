@@ -7,7 +7,7 @@
 Both are what routing itself asks (`visual_gates`, `hard_filter`), with a stricter prompt gate: an
 edit that is replaced by mistake is lost, an answer that another one competes with is not. Without a
 visual key, or without a prompt gate, nothing is about another edit; only equal content is
-(`inputs.same_question`).
+(`inputs.same_question`). Textual edits are all of the same image: none.
 """
 
 import math
@@ -20,7 +20,12 @@ from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.features import EditQuestion
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import FeatureRows
-from liveedit_core.method.routing import paired_similarity, similarity, visual_similarity
+from liveedit_core.method.routing import (
+    has_image,
+    paired_similarity,
+    similarity,
+    visual_similarity,
+)
 from liveedit_core.method.shortlist import of_same_image
 from liveedit_core.states import LayerStates
 
@@ -44,6 +49,7 @@ def edit_questions(
     own_B = torch.full_like(threshold_B, math.inf)
     if features.same_image_BQM is not None:
         own_B = paired_similarity(features.visual_BQM, features.same_image_BQM) - threshold_B
+        own_B[~has_image(features.visual_BQM.flatten(1))] = math.inf
     return [
         EditQuestion(
             visual_QM=features.visual_BQM[i].float().clone(),

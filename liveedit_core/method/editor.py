@@ -10,6 +10,7 @@ from torch import Tensor
 from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual, RouteOnce
 from liveedit_core.devices import device_of
 from liveedit_core.errors import RepositoryMismatchError
+from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 from liveedit_core.method.calibration import Calibration, Strangers, calibrate, strangers_of
 from liveedit_core.method.corrections import edit_questions
 from liveedit_core.method.expert import Expert
@@ -122,6 +123,8 @@ class Editor:
         """
         if not requests:
             return []
+        for request in requests:
+            check_has_image(request, self.generator)
         states = self.edit_states(requests) if states is None else states
         if self.refiner is None:
             experts = self._written(requests, states)
@@ -179,16 +182,25 @@ class Editor:
         self, requests: Sequence[EditRequest], states: Sequence[LayerStates]
     ) -> Features:
         """Features stored with experts, those of all views of their images included."""
-        if not self.generator.config.has_image_views:
+        images = [r.image_bytes for r in requests if r.image_bytes is not None]
+        if not self.generator.config.has_image_views or not images:
             return self.generator.edit_features(states)
-        views = [self.backbone.encode_views(request.image_bytes) for request in requests]
+        views = [self.backbone.encode_views(image) for image in images]
         return self.generator.edit_features(states, torch.stack(views))
+
+    def is_routed(self, state: LayerStates) -> bool:
+        """Whether an input may keep an expert: without an image only a textual one."""
+        return state.has_image or self._has_textual
+
+    @cached_property
+    def _has_textual(self) -> bool:
+        return len(self.repository.textual_positions) > 0
 
     @torch.no_grad()
     def route(
         self, states: Sequence[LayerStates], *, compared_U: Tensor | None = None
     ) -> RoutingBatch:
-        """Routing of inputs (Eq. 5, 7); all must have an image.
+        """Routing of inputs that `is_routed` (Eq. 5, 7).
 
         Over the experts that can be kept, or over those at the positions `compared_U`.
         """
@@ -200,8 +212,7 @@ class Editor:
             compared_U = shortlist(features, repository, config, offset=offset, scanned=scanned)
         images = compare_images(features, repository.visual[compared_U], config, offset)
         if config.has_hard_filter:
-            is_passed_B = (images.margin_BN > 0).any(1)
-            features = generator.with_prompts(features, states, is_passed_B)
+            features = generator.with_prompts(features, states, images.passed_BN.any(1))
         prompt_UK = repository.prompt[compared_U]
         routing = weigh(features, images, prompt_UK, config, generator.margin_weight())
         return replace(routing, position_N=compared_U)
@@ -247,15 +258,28 @@ class Editor:
         return lambda hidden_BTD: added(hidden_BTD).to(hidden_BTD.dtype)
 
     def router(self, routings: dict[int, Routing] | None = None) -> RouteOnce:
-        """For `Backbone.generate`; fills `routings` with that of each input with an image."""
+        """For `Backbone.generate`; fills `routings` with that of each input that is routed."""
 
         def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
+            if not all(map(self.is_routed, states)):  # the inputs of a batch have images or none
+                return None
             routing = self.route(states)
             if routings is not None:
                 routings.update(zip(index, self.explain(routing), strict=True))
             return self.residual(routing)
 
         return route_once
+
+
+def check_has_image(request: EditRequest, generator: LiveEditGenerator) -> None:
+    """Refuse a textual edit where images alone tell edits apart."""
+    if request.image_bytes is None and not generator.can_route_texts:
+        raise RefusedInputError(
+            "an edit without an image needs a generator with a prompt key and a prompt gate "
+            "(prompt_source completion, min_gate above 0): this one finds edits by their images; "
+            "give the edit an image",
+            RejectType.IMAGE_MISSING,
+        )
 
 
 def edit_input(request: EditRequest) -> BackboneInput:

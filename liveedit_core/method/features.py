@@ -7,6 +7,7 @@ The input side has a vision sentinel Theta [I, D]: in place of the image it give
 the hard filter for this prompt.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +29,11 @@ class Features(NamedTuple):
     same_image_BQM: Tensor | None = None
     """Visual features that an edit of the same image would have; only with a visual key."""
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Features":
+        """Every part changed alike."""
+        sentinel_BQM, same_BQM = (None if p is None else change(p) for p in self[2:])
+        return Features(change(self.visual_BQM), change(self.prompt_BQM), sentinel_BQM, same_BQM)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EditQuestion:
@@ -38,7 +44,7 @@ class EditQuestion:
     threshold: float
     """Visual similarity with the sentinel."""
     own_margin: float
-    """Visual margin of an edit of this very image; infinite without a visual key."""
+    """Visual margin of an edit of this very image; infinite without a visual key or an image."""
 
 
 class PromptExtractor(nn.Module):

@@ -97,7 +97,7 @@ class LiveEditGenerator(nn.Module):
         self, states: Sequence[LayerStates], views_BVE: Tensor | None = None
     ) -> Features:
         """Features stored with an expert (Eq. 3 and 4); `views_BVE` are pyramids of its image in
-        all views."""
+        all views, of the states that have one."""
         features = self._features(self.edit_extractor, states, views_BVE)
         return self._with_prompts(features, states, range(len(states)), is_edit=True)
 
@@ -130,7 +130,8 @@ class LiveEditGenerator(nn.Module):
         if not self.has_prompt_key or not rows:
             return features
         pyramids = prompt_pyramids([states[row] for row in rows], is_edit=is_edit)
-        found_XQM = self.prompt_key(pyramids, is_edit=is_edit)
+        is_textual = [not states[row].has_image for row in rows]
+        found_XQM = self.prompt_key(pyramids, is_edit=is_edit, is_textual=is_textual)
         index = torch.tensor(rows, device=found_XQM.device)
         zeros_BQM = found_XQM.new_zeros(len(states), *found_XQM.shape[1:])
         return features._replace(prompt_BQM=zeros_BQM.index_copy(0, index, found_XQM))
@@ -141,7 +142,22 @@ class LiveEditGenerator(nn.Module):
         states: Sequence[LayerStates],
         views_BVE: Tensor | None = None,
     ) -> Features:
-        """Those of prompt pyramids are zero."""
+        """Those of prompt pyramids are zero, and so are those of the images of states that have
+        none; `views_BVE` are of the others."""
+        shown = [row for row, state in enumerate(states) if state.has_image]
+        if not self.has_prompt_key or len(shown) == len(states):
+            return self._features_of_images(extractor, states, views_BVE)
+        shape = (len(states), self.config.num_queries, self.config.module_dim)
+        zeros_BQM = states[0].hidden_TD.new_zeros(shape)
+        if not shown:
+            return Features(zeros_BQM, zeros_BQM, zeros_BQM, zeros_BQM)
+        some = self._features_of_images(extractor, [states[row] for row in shown], views_BVE)
+        index = torch.tensor(shown, device=zeros_BQM.device)
+        return some.mapped(lambda part_SQM: zeros_BQM.index_copy(0, index, part_SQM))
+
+    def _features_of_images(
+        self, extractor: nn.Module, states: Sequence[LayerStates], views_BVE: Tensor | None
+    ) -> Features:
         is_edit, prompt_BQM = extractor is self.edit_extractor, None
         if self.has_prompt_key:
             shape = (len(states), self.config.num_queries, self.config.module_dim)
@@ -156,6 +172,11 @@ class LiveEditGenerator(nn.Module):
             pyramids = list(views_BVE)
         visual, threshold, same = self.visual_key(pyramids, is_edit=is_edit)
         return Features(visual, prompt_BQM, threshold, same)
+
+    @property
+    def can_route_texts(self) -> bool:
+        """Whether prompts alone tell edits apart: without it, every edit needs an image."""
+        return self.has_prompt_key and bool(self.prompt_key.text_size) and self.config.min_gate > 0
 
     @property
     def filter_offset(self) -> float:

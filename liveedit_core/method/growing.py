@@ -23,6 +23,7 @@ from liveedit_core.method.repository import (
     read_slots,
     segments_of,
 )
+from liveedit_core.method.routing import has_image
 
 SEGMENT_ROWS = 4096
 
@@ -152,6 +153,9 @@ class GrowingRepository:
         self._visual = _Rows(first.visual)
         self._prompt = _Rows(first.prompt)
         self._ranks = _Column(first.ranks_N)
+        no_flags_N = torch.zeros(len(self._ids), dtype=torch.bool)
+        self._has_textual = first.is_textual_N is not None
+        self._is_textual = _Column(no_flags_N if first.is_textual_N is None else first.is_textual_N)
         self._hashes = _Column(hashes_of(self._ids) if first.hashes_N is None else first.hashes_N)
         self._down: list[Tensor] = []
         self._up: list[Tensor] = []
@@ -181,6 +185,9 @@ class GrowingRepository:
     def _append(
         self, edit_id: str, visual_K: Tensor, prompt_K: Tensor, down_RD: Tensor, up_RD: Tensor
     ) -> None:
+        is_textual = not bool(has_image(visual_K))
+        self._is_textual.append(is_textual)
+        self._has_textual |= is_textual
         self._visual.append(visual_K)
         self._prompt.append(prompt_K)
         self._ranks.append(len(down_RD))
@@ -236,6 +243,7 @@ class GrowingRepository:
             down=GrownSlots(first.down, first.ranks_N, self._down, size),
             up=GrownSlots(first.up, first.ranks_N, self._up, size),
             hashes_N=self._hashes.view(),
+            is_textual_N=self._is_textual.view() if self._has_textual else None,
             held_N=None if self._num_held == size else self._held.view(),
             saved_parts=self.saved_parts,
         )

@@ -10,6 +10,15 @@ e is the mean direction of all wordings that the edit was given. b(e) is the sma
 with which each of them reaches `OWN_SIMILARITY`: an edit never refuses its own prompt, in whatever
 language. Positive similarity passes the gate (`min_gate` 0.5). The correction takes two numbers of
 each feature: q' = [q, 1, -offset], e' = [e, b(e), 1].
+
+The discriminant keeps what is asked and drops of whom, which the image says. A textual edit has no
+image, so its gate compares t instead, the standardised completion of the first template as it is,
+and is stricter:
+
+    sim(q, e) = TEXT_SCALE * (cos(t(q), t(e)) - TEXT_OFFSET + b(e))
+
+For it t follows in the feature: q' = [q, 1, -offset, t(q)], and e' = [0, b(e) - TEXT_OFFSET, 0,
+t(e)] of a textual edit, [e, b(e), 1, 0] of others.
 """
 
 from collections.abc import Sequence
@@ -24,6 +33,13 @@ from liveedit_core.method.visual_key import padded_feature
 OWN_SIMILARITY = 8.0
 """Of every own wording, at least: full weight, also for wordings that pass by a quarter of it
 (sigmoid(2) = 0.88)."""
+TEXT_SCALE = 50.0
+"""About that of the built-in key."""
+TEXT_OFFSET = 0.84
+"""Chosen on validation (METHOD.md)."""
+TEXT_OWN_SIMILARITY = 4.0
+"""`OWN_SIMILARITY` of textual edits: sigmoid(4) = 0.98, for a gate that further wordings open less
+wide."""
 
 
 class PromptKey(nn.Module):
@@ -37,6 +53,10 @@ class PromptKey(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.shape = (config.num_queries, config.module_dim)
+        self.hidden_size = config.hidden_size
+        self.text_size = min(config.hidden_size, config.feature_size - config.prompt_rank - 2)
+        """Width of t, which is folded where features have no room for a whole hidden state; with
+        0, no textual edit can be taught."""
         self.register_buffer("mean", torch.zeros(config.prompt_size))
         self.register_buffer("deviation", torch.ones(config.prompt_size))
         self.projection = nn.Linear(config.prompt_size, config.prompt_rank, bias=False)
@@ -44,24 +64,41 @@ class PromptKey(nn.Module):
         self.register_buffer("log_scale", torch.tensor(0.0))
         self.register_buffer("offset", torch.tensor(0.0))
 
-    def forward(self, pyramids: Sequence[Tensor], *, is_edit: bool) -> Tensor:
-        """[B, Q, M] of the pyramids [W, P] of each edit's wordings, or of each input's prompt."""
+    def forward(
+        self,
+        pyramids: Sequence[Tensor],
+        *,
+        is_edit: bool,
+        is_textual: Sequence[bool] | None = None,
+    ) -> Tensor:
+        """[B, Q, M] of the pyramids [W, P] of each edit's wordings, or of each input's prompt;
+        `is_textual` (None: never) says which edits have no image."""
         counts = [len(pyramids_WP) for pyramids_WP in pyramids]
         scaled_XP = (torch.cat(list(pyramids)) - self.mean) / self.deviation
         unit_XR = functional.normalize(self.projection(scaled_XP), dim=-1)
-        scale = self.log_scale.exp()
+        scale, one_X1 = self.log_scale.exp(), torch.ones_like(unit_XR[:, :1])
         if not is_edit:
-            one_X1 = torch.ones_like(unit_XR[:, :1])
-            parts = (unit_XR, one_X1, -self.offset * one_X1)
+            parts = (unit_XR, one_X1, -self.offset * one_X1, self._text(scaled_XP))
             return padded_feature(torch.cat(parts, dim=-1), scale, self.shape)
-        means = [unit_WR.mean(0) for unit_WR in unit_XR.split(counts)]
-        edit_BR = functional.normalize(torch.stack(means), dim=-1)
-        own_XR = edit_BR.repeat_interleave(torch.tensor(counts, device=edit_BR.device), dim=0)
-        reached_X1 = (unit_XR * own_XR).sum(-1, keepdim=True) - self.offset
-        missing_X1 = (OWN_SIMILARITY / scale - reached_X1).clamp(min=0)
-        bonus_B1 = torch.stack([part.max(0).values for part in missing_X1.split(counts)])
-        parts = (edit_BR, bonus_B1, torch.ones_like(bonus_B1))
-        return padded_feature(torch.cat(parts, dim=-1), scale, self.shape)
+        edit_BR, bonus_B1 = _with_bonus(unit_XR, counts, OWN_SIMILARITY / scale, self.offset)
+        feature_BX = torch.cat([edit_BR, bonus_B1, torch.ones_like(bonus_B1)], dim=-1)
+        if is_textual is not None and any(is_textual):
+            own = TEXT_OWN_SIMILARITY / TEXT_SCALE
+            text_BS, bonus_B1 = _with_bonus(self._text(scaled_XP), counts, own, TEXT_OFFSET)
+            zero_BR, zero_B1 = torch.zeros_like(edit_BR), torch.zeros_like(bonus_B1)
+            textual_BX = torch.cat([zero_BR, bonus_B1 - TEXT_OFFSET, zero_B1, text_BS], dim=-1)
+            shown_BX = functional.pad(feature_BX, (0, self.text_size))
+            is_textual_B1 = torch.tensor(is_textual, device=text_BS.device)[:, None]
+            feature_BX = torch.where(is_textual_B1, TEXT_SCALE / scale * textual_BX, shown_BX)
+        return padded_feature(feature_BX, scale, self.shape)
+
+    def _text(self, scaled_XP: Tensor) -> Tensor:
+        """t, unit vectors [X, text_size]."""
+        if not self.text_size:
+            return scaled_XP[:, :0]
+        whole_XD = scaled_XP[:, : self.hidden_size]
+        padded_XS = functional.pad(whole_XD, (0, -self.hidden_size % self.text_size))
+        return functional.normalize(padded_XS.unflatten(-1, (-1, self.text_size)).sum(1), dim=-1)
 
     def as_asked(self, stored_BK: Tensor) -> Tensor:
         """Features [B, Q, M] of questions in the words of some edits, from what is stored of these
@@ -73,3 +110,16 @@ class PromptKey(nn.Module):
         asked_BK[:, rank : rank + 1] = length_B1
         asked_BK[:, rank + 1 : rank + 2] = -self.offset * length_B1
         return asked_BK.reshape(-1, *self.shape)
+
+
+def _with_bonus(
+    unit_XR: Tensor, counts: Sequence[int], own: float | Tensor, offset: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean directions e of the wordings of each edit, [B, R], and b(e), with which each of them
+    reaches `own`."""
+    means = [unit_WR.mean(0) for unit_WR in unit_XR.split(counts)]
+    edit_BR = functional.normalize(torch.stack(means), dim=-1)
+    own_XR = edit_BR.repeat_interleave(torch.tensor(counts, device=edit_BR.device), dim=0)
+    reached_X1 = (unit_XR * own_XR).sum(-1, keepdim=True) - offset
+    missing_X1 = (own - reached_X1).clamp(min=0)
+    return edit_BR, torch.stack([part.max(0).values for part in missing_X1.split(counts)])

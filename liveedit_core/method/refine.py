@@ -150,8 +150,7 @@ class Refiner:
         questions = [Question(*pair) for pair in zip(states, weights, strict=True)]
         if all(weights):
             return questions, ""
-        is_far = config.has_hard_filter and bool((routing.margin_BN <= 0).any())
-        return questions, "filter" if is_far else "gate"
+        return questions, "gate" if routing.passed_BN.all() else "filter"
 
     def _refined(
         self, expert: Expert, questions: Sequence[Question], *, is_settled: bool

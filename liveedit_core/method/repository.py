@@ -18,6 +18,7 @@ from torch import Tensor
 from liveedit_core.errors import ShapeError
 from liveedit_core.method.config import DEFAULT_BUDGET, GeneratorConfig
 from liveedit_core.method.expert import Expert
+from liveedit_core.method.routing import has_image
 from liveedit_core.schema import FactSource
 
 
@@ -95,6 +96,8 @@ class ExpertRepository:
     up: Slots
     held_N: Tensor | None = None
     """bool: which experts answer; None: all of them."""
+    is_textual_N: Tensor | None = None
+    """bool: which experts are of edits without an image; None: none of them."""
     hashes_N: Tensor | None = None
     """`hashes_of` the edits, if they are known."""
     false_activation: float = DEFAULT_BUDGET
@@ -136,6 +139,14 @@ class ExpertRepository:
         if self.held_N is None:
             return tuple(self.edit_ids)
         return tuple(self.edit_ids[place] for place in self.held_positions.tolist())
+
+    @property
+    def textual_positions(self) -> Tensor:
+        """Of the textual experts that answer, int64, rising."""
+        if self.is_textual_N is None:
+            return torch.zeros(0, dtype=torch.int64)
+        held_N = self.is_textual_N if self.held_N is None else self.is_textual_N & self.held_N
+        return held_N.nonzero().flatten()
 
     def to(self, device: torch.device) -> Self:
         """Features and matrices on a device; what is looked up (ranks, flags) stays on the CPU, and
@@ -198,9 +209,11 @@ class ExpertRepository:
         """Stack experts."""
         if not experts:
             return cls.empty(config)
+        visual = torch.stack([e.visual_feature_QM.flatten() for e in experts])
         return cls(
             edit_ids=tuple(expert.edit_id for expert in experts),
-            visual=torch.stack([e.visual_feature_QM.flatten() for e in experts]),
+            visual=visual,
+            is_textual_N=textual_rows(visual),
             prompt=torch.stack([e.prompt_feature_QM.flatten() for e in experts]),
             ranks_N=torch.tensor([expert.rank for expert in experts]),
             down=torch.cat([expert.down_RD for expert in experts]),
@@ -218,6 +231,13 @@ class ExpertRepository:
             name: torch.cat([dense(getattr(one, name)), dense(getattr(other, name))])
             for name in _PER_EXPERT
         }
+        flags = [
+            part.ranks_N.new_zeros(len(part.ranks_N), dtype=torch.bool)
+            if part.is_textual_N is None
+            else part.is_textual_N
+            for part in (one, other)
+        ]
+        both["is_textual_N"] = torch.cat(flags) if any(map(torch.any, flags)) else None
         return replace(
             one,
             edit_ids=(*one.edit_ids, *other.edit_ids),
@@ -238,6 +258,8 @@ class ExpertRepository:
         """The experts at some positions, in that order; all of them answer."""
         chosen = torch.tensor(list(index), dtype=torch.int64)
         columns: dict[str, Any] = {name: getattr(self, name)[chosen] for name in _PER_EXPERT}
+        if self.is_textual_N is not None:
+            columns["is_textual_N"] = self.is_textual_N[chosen]
         return replace(
             self,
             edit_ids=tuple(self.edit_ids[i] for i in index),
@@ -248,6 +270,12 @@ class ExpertRepository:
             up=_select(self.up, self.ranks_N, chosen),
             **columns,
         )
+
+
+def textual_rows(visual: FeatureRows) -> Tensor | None:
+    """Which experts have no image (`routing.has_image`), bool [N] on the CPU; None: none."""
+    is_textual_N = torch.cat([~has_image(part).cpu() for part in segments_of(visual)])
+    return is_textual_N if is_textual_N.any() else None
 
 
 _PER_EXPERT = ("visual", "prompt", "ranks_N")

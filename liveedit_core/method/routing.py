@@ -17,6 +17,10 @@ else it is like: with cosines of visual features, the largest over the views of 
 Two images are the same if their cosine reaches `same_image_ratio`. The offset comes from the bank
 itself (`calibration`).
 
+A visual feature of zeros is that of no image, of an input or of a textual edit (ours). A textual
+edit passes the visual filter for every input and is no runner-up: its prompt alone decides. An
+input without an image passes that of no other edit. Its visual similarity and margin are 0.
+
 Similarities and weights are float32, rounded from float64: those of a question and an expert are
 the same whatever else is compared. `route` compares all experts that it is given; which ones can
 matter is found by `shortlist`.
@@ -96,6 +100,10 @@ class ComparedImages(NamedTuple):
     """The same minus the threshold."""
     threshold_B: Tensor
     """Similarity with the sentinel (Eq. 5), or the least from which on an image is kept."""
+    passed_BN: Tensor
+    """bool: which experts the visual filter lets pass."""
+    is_textual_N: Tensor
+    """bool: experts of edits without an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +125,10 @@ class RoutingBatch:
     which on it is kept."""
     prompt_BN: Tensor
     """float32: prompt similarity; with pyramids that nothing asked for, zero (`Editor.route`)."""
+    passed_BN: Tensor
+    """bool: which experts the visual filter lets pass."""
+    is_textual_N: Tensor
+    """bool: experts of edits without an image."""
 
 
 def route(
@@ -145,13 +157,43 @@ def compare_images(
     """The visual half of `route`: no prompt is read."""
     if features.sentinel_BQM is None:
         raise ValueError("routing needs input-side features, which include the sentinel's")
+    is_shown_B = has_image(features.visual_BQM.flatten(1))
+    is_textual_N = ~has_image(visual_features_NK)
+    if is_shown_B.all() and not is_textual_N.any():
+        found = _compared(features, visual_features_NK, config, offset)
+    else:
+        shown = features.mapped(lambda part_BQM: part_BQM[is_shown_B])
+        some = _compared(shown, visual_features_NK[~is_textual_N], config, offset)
+        is_compared_BN = is_shown_B[:, None] & ~is_textual_N
+        zeros_BN = some[0].new_zeros(is_compared_BN.shape)
+        found = (
+            zeros_BN.masked_scatter(is_compared_BN, some[0]),
+            zeros_BN.masked_scatter(is_compared_BN, some[1]),
+            some[2].new_zeros(len(is_shown_B)).masked_scatter(is_shown_B, some[2]),
+        )
+    passed_BN = is_shown_B[:, None].expand_as(found[1])
+    if config.has_hard_filter:
+        passed_BN = found[1] > 0
+    return ComparedImages(*found, passed_BN | is_textual_N, is_textual_N)
+
+
+def has_image(visual_XK: Tensor) -> Tensor:
+    """Which visual features are those of an image, bool [X]."""
+    return visual_XK.any(-1)
+
+
+def _compared(
+    features: Features, visual_features_NK: Tensor, config: GeneratorConfig, offset: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Similarity, margin and threshold of images."""
+    assert features.sentinel_BQM is not None
     threshold_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
     if config.visual_filter == "sentinel":
         visual_BN = similarity(features.visual_BQM, visual_features_NK)
-        return ComparedImages(visual_BN, visual_BN - threshold_B[:, None], threshold_B)
+        return visual_BN, visual_BN - threshold_B[:, None], threshold_B
     visual_BN, margin_BN = beside_runner_up(features, visual_features_NK, config, offset)
     threshold_B = (visual_BN - margin_BN).amin(1) if visual_BN.shape[1] else threshold_B
-    return ComparedImages(visual_BN, margin_BN, threshold_B)
+    return visual_BN, margin_BN, threshold_B
 
 
 def weigh(
@@ -163,9 +205,9 @@ def weigh(
     candidates_BN: Tensor | None = None,
 ) -> RoutingBatch:
     """The other half: prompts, hard filter and weights."""
-    visual_BN, margin_BN, threshold_B = images
+    visual_BN, margin_BN, threshold_B, passed_BN, is_textual_N = images
     prompt_BN = similarity(features.prompt_BQM, prompt_features_NK)
-    kept_BN = hard_filter(margin_BN, prompt_BN, config) if candidates_BN is None else candidates_BN
+    kept_BN = hard_filter(images, prompt_BN, config) if candidates_BN is None else candidates_BN
     if config.soft_routing == "average":
         weights_BN = kept_BN.float() / kept_BN.sum(-1, keepdim=True).clamp(min=1)
     elif config.soft_routing == "prompt_and_visual":
@@ -174,7 +216,8 @@ def weigh(
     else:
         weights_BN = soft_weights(prompt_BN, prompt_BN, kept_BN)
     if config.visual_gate > 0:
-        weights_BN = weights_BN * visual_gates(features, margin_BN, config)
+        gates_BN = visual_gates(features, margin_BN, config).masked_fill(is_textual_N, 1)
+        weights_BN = weights_BN * gates_BN
     return RoutingBatch(
         position_N=torch.arange(visual_BN.shape[1]),
         kept_BN=kept_BN,
@@ -183,6 +226,8 @@ def weigh(
         margin_BN=margin_BN,
         threshold_B=threshold_B,
         prompt_BN=prompt_BN,
+        passed_BN=passed_BN,
+        is_textual_N=is_textual_N,
     )
 
 
@@ -255,16 +300,27 @@ def of_one_image(some_SK: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> T
     return products_SN >= config.same_image_ratio * unit_of(config)
 
 
-def hard_filter(margin_BN: Tensor, prompt_BN: Tensor, config: GeneratorConfig) -> Tensor:
+def hard_filter(images: ComparedImages, prompt_BN: Tensor, config: GeneratorConfig) -> Tensor:
     """bool [B, N]: experts whose image beats the sentinel (Eq. 5), within the config's bounds."""
-    kept_BN = margin_BN > 0 if config.has_hard_filter else torch.ones_like(margin_BN).bool()
+    kept_BN = images.passed_BN
     if config.min_gate > 0:
         kept_BN = kept_BN & (prompt_BN.double().sigmoid() >= config.min_gate)
-    if 0 < config.max_kept < margin_BN.shape[1]:
-        ranked = margin_BN.masked_fill(~kept_BN, -torch.inf)
-        last_best_B1 = ranked.topk(config.max_kept, dim=-1).values[:, -1:]
-        kept_BN = kept_BN & (ranked >= last_best_B1)
+    if config.max_kept:
+        is_textual_N = images.is_textual_N
+        kept_BN = torch.where(
+            is_textual_N,
+            _best(prompt_BN, kept_BN & is_textual_N, config.max_kept),
+            _best(images.margin_BN, kept_BN & ~is_textual_N, config.max_kept),
+        )
     return kept_BN
+
+
+def _best(score_BN: Tensor, kept_BN: Tensor, count: int) -> Tensor:
+    """Of the kept experts those with the highest scores, and those that tie with the last."""
+    if count >= score_BN.shape[1]:
+        return kept_BN
+    ranked = score_BN.masked_fill(~kept_BN, -torch.inf)
+    return kept_BN & (ranked >= ranked.topk(count, dim=-1).values[:, -1:])
 
 
 def visual_gates(features: Features, margin_BN: Tensor, config: GeneratorConfig) -> Tensor:

@@ -4,7 +4,8 @@
 
 `least` is below all that may be kept, and below every runner-up that is more alike than the nearest
 sentinel: `routing.route` finds the same among the shortlist as among all experts. The scan reads
-each feature once; all that follows does not grow with the bank.
+each feature once; all that follows does not grow with the bank. Textual edits, which any image
+lets pass, are in every shortlist.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from liveedit_core.method.repository import ExpertRepository, FeatureRows, segme
 from liveedit_core.method.routing import (
     RUNNER_UP_SHARE,
     VIEW_SHARE,
+    has_image,
     paired_similarity,
     unit_of,
     views_of,
@@ -62,7 +64,11 @@ def shortlist(
     if scanned is None:
         scanned = [QuantizedSegment(part, ()) for part in segments_of(repository.visual)]
     position_U = scan(search, scanned, width)
-    return position_U if repository.held_N is None else position_U[repository.held_N[position_U]]
+    if repository.held_N is not None:
+        position_U = position_U[repository.held_N[position_U]]
+    if repository.is_textual_N is not None:
+        position_U = torch.cat([position_U, repository.textual_positions]).unique()
+    return position_U
 
 
 def scanned_shape(config: GeneratorConfig) -> tuple[int, int]:
@@ -81,7 +87,7 @@ def most_similar(
         asked_QR = features.visual_BQM.flatten(1).float()
     else:
         asked_QR = views_of(features.visual_BQM, config).flatten(0, 1)
-        asked_QR = asked_QR[asked_QR.any(-1)]
+    asked_QR = asked_QR[has_image(asked_QR)]
     if not len(asked_QR):
         return torch.zeros(0, dtype=torch.int64)
     likeness_N = torch.cat(
@@ -90,9 +96,14 @@ def most_similar(
             for products_XQ in _products(asked_QR, repository.visual, width)
         ]
     )
-    if repository.held_N is not None:
-        likeness_N[~repository.held_N] = -torch.inf
-    return likeness_N.topk(min(count, len(repository))).indices.cpu()
+    num_compared = len(repository) - len(repository.textual_positions)
+    for is_out_N in (
+        None if repository.held_N is None else ~repository.held_N,
+        repository.is_textual_N,
+    ):
+        if is_out_N is not None:
+            likeness_N[is_out_N] = -torch.inf
+    return likeness_N.topk(min(count, num_compared)).indices.cpu()
 
 
 def of_same_image(
@@ -118,7 +129,8 @@ def _above_sentinel(features: Features, config: GeneratorConfig) -> Search:
         least_B = torch.minimum(least_B, least_B + config.same_image_ratio * own_B)
     asked_BK = features.visual_BQM.flatten(1).float()
     least_B = _lowered(least_B, asked_BK.square().sum(-1) / unit_of(config))
-    return Search(asked_BK, least_B * unit_of(config))
+    is_shown_B = has_image(asked_BK)
+    return Search(asked_BK[is_shown_B], least_B[is_shown_B] * unit_of(config))
 
 
 def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float) -> Search:

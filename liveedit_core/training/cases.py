@@ -26,17 +26,18 @@ def trainable_cases(cases: Sequence[Case], say: Callable[[str], None] = print) -
         ]
         say(
             f"{len(lacking)} of {len(cases)} cases cannot be trained on: "
-            f"{'; '.join(lacking[:_SHOWN])}. Each needs a probe with an image of every kind of "
-            f"{', '.join(NEEDED)}"
+            f"{'; '.join(lacking[:_SHOWN])}. Each needs an edit with an image, and a probe with one "
+            f"of every kind of {', '.join(NEEDED)}"
         )
     if not whole:
         raise ConfigError("there are no training cases")
     return [_completed(case) for case in whole]
 
 
-def _missing(case: Case) -> list[ProbeKind]:
+def _missing(case: Case) -> list[str]:
     there = {probe.kind for probe in case.probes if probe.image_bytes is not None}
-    return [kind for kind in NEEDED if kind not in there]
+    own = ["image of its edit"] if case.edit.image_bytes is None else []
+    return own + [kind.value for kind in NEEDED if kind not in there]
 
 
 def _completed(case: Case) -> Case:
@@ -60,5 +61,5 @@ def _completed(case: Case) -> Case:
         ),
     )
     made = [probe for probe in swaps if probe.kind not in first]
-    entity = case.entity or hashlib.sha256(edit.image_bytes).hexdigest()[:16]
+    entity = case.entity or hashlib.sha256(edit.image_bytes or b"").hexdigest()[:16]
     return replace(case, probes=(*case.probes, *made), entity=entity)

@@ -18,6 +18,7 @@ from liveedit_core.inputs.datasets import TokenCounter
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 from liveedit_core.inputs.text import check_text
+from liveedit_core.schema import NO_IMAGE
 from pipelines.serving.answers import Done, Event, Failed, Prefilled, Question, Text
 from pipelines.serving.chat_request import ChatRequest
 from pipelines.serving.errors import error_body, status_of
@@ -110,6 +111,7 @@ class Answer:
             edits.append(
                 {
                     "id": edit_id,
+                    "has_image": fact is None or fact.pixel_digest != NO_IMAGE,
                     "prompt": fact.prompt if fact else None,
                     "target": fact.target if fact else None,
                     "weight": round(weight, 6),

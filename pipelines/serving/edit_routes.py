@@ -1,6 +1,7 @@
 """/v1/edits and /v1/versions: what is known, how it came to be, and how it is changed."""
 
 import asyncio
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query
@@ -34,9 +35,10 @@ Number = Annotated[int, Path(ge=1, lt=10**9)]
 
 
 class EditBody(Body):
-    """One fact, as a line of a requests file; the image is a data URI."""
+    """One fact, as a line of a requests file; the image is a data URI, or None for a fact that is
+    about no image."""
 
-    image: str
+    image: str | None = None
     prompt: str
     target: str
     also_asked: Annotated[tuple[str, ...], Field(max_length=MAX_ALSO_ASKED, strict=False)] = ()
@@ -87,16 +89,17 @@ async def read_edit(service: Service, body: EditBody) -> EditRequest | Rejected:
         check_text(body.target, "target", limits.max_target_chars)
         check_also_asked(body.also_asked, "also_asked", limits.max_prompt_chars)
         check_submitter(body.submitter)
-        image = await service.images.read(body.image)
-        pixels = await asyncio.to_thread(decode_image, image)
         request = EditRequest(
-            image_bytes=image,
-            pixel_digest=digest_of_pixels(pixels),
+            image_bytes=None,
             prompt=body.prompt,
             target=body.target,
             also_asked=body.also_asked,
             submitter=body.submitter,
         )
+        if body.image is not None:
+            image = await service.images.read(body.image)
+            pixels = digest_of_pixels(await asyncio.to_thread(decode_image, image))
+            request = replace(request, image_bytes=image, pixel_digest=pixels)
         await asyncio.to_thread(service.knowledge.check, request)
         return request
     except InputError as error:

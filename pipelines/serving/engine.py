@@ -177,8 +177,7 @@ class Engine:
     def _join(self, batch: GenerationBatch, questions: Sequence[Question]) -> None:
         router = _Router(questions)
         own = replace(batch, index=range(len(questions)))
-        is_routed = batch.has_image and router.has_edits
-        hook = RoutedLayer(router.route, own, self.backbone.device) if is_routed else None
+        hook = RoutedLayer(router.route, own, self.backbone.device) if router.has_edits else None
         logits_BV = self._slots.join(own, hook)
         joined = []
         for row, question in enumerate(questions):
@@ -251,7 +250,7 @@ class _Router:
         start_s = time.perf_counter()
         groups: dict[int, list[int]] = {}
         for row in index:
-            if self._versions[row].num_edits:
+            if self._versions[row].is_routed(states[row]):
                 groups.setdefault(id(self._versions[row]), []).append(row)
         for rows in groups.values():
             routed = self._versions[rows[0]].route([states[row] for row in rows])

@@ -22,8 +22,8 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import InputError
 from liveedit_core.inputs.datasets import validate_tokens
 from liveedit_core.inputs.images import decode_image
-from liveedit_core.method.editor import edit_input
-from liveedit_core.schema import EditRequest
+from liveedit_core.method.editor import check_has_image, edit_input
+from liveedit_core.schema import NO_IMAGE, EditRequest
 from pipelines.serving.versions import VersionStore
 
 THUMBNAIL_SIDE = 192
@@ -81,6 +81,7 @@ class Knowledge:
         """Raise what is wrong with an edit that was read; the generator may still refuse it."""
         config = self.versions.generator.config
         limits = self.versions.recipe.limits.for_generator(config.max_target_tokens)
+        check_has_image(request, self.versions.generator)
         validate_tokens(request, self.versions.backbone, limits=limits)
         self.versions.backbone.check_input(edit_input(request))
 
@@ -133,6 +134,7 @@ class Knowledge:
                 "id": item.edit_id,
                 "object": "edit",
                 "state": states[item.sequence],
+                "has_image": item.pixel_digest != NO_IMAGE,
                 "prompt": item.prompt,
                 "target": item.target,
                 "also_asked": item.also_asked,
@@ -168,6 +170,8 @@ class Knowledge:
             logged = next(self._log.find([edit_id]), None)
         if logged is None:
             raise UnknownEditError(f"the request of edit {edit_id[:80]!r} is lost")
+        if logged.request.image_bytes is None:
+            raise UnknownEditError(f"edit {edit_id[:80]!r} has no image")
         image = decode_image(logged.request.image_bytes)
         image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         buffer = io.BytesIO()
@@ -182,8 +186,8 @@ class Knowledge:
             return _page([], EditQuery(limit=limit), 0)
         (states,) = editor.backbone.encode([BackboneInput(prompt="?", image_bytes=image)])
         near = editor.route([states], compared_U=editor.nearest(states, limit))
-        scores = near.visual_BN[0].tolist()
-        places = near.position_N.tolist()
+        scores = near.visual_BN[0, ~near.is_textual_N].tolist()
+        places = near.position_N[~near.is_textual_N.cpu()].tolist()
         of_edit = dict(zip((editor.repository.edit_ids[n] for n in places), scores, strict=True))
         best = sorted(of_edit, key=lambda key: -of_edit[key])[:limit]
         with self._lock:

@@ -77,8 +77,12 @@ class ServedVersion:
     experts: ExpertCache = field(default_factory=lambda: ExpertCache(1 << 28))
     loaded_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
+    def is_routed(self, state: LayerStates) -> bool:
+        """Whether an input may keep an expert."""
+        return self.num_edits > 0 and self.editor is not None and self.editor.is_routed(state)
+
     def route(self, states: Sequence[LayerStates]) -> list[tuple[Routing, KeptExperts]]:
-        """What each input with an image keeps."""
+        """What each input that `is_routed` keeps."""
         editor = self.editor
         assert editor is not None
         batch = editor.route(states)

@@ -63,7 +63,7 @@ def sentinel_images(recipe: TrainRecipe) -> list[bytes]:
         dict.fromkeys(case.edit.image_bytes for case in load_builtin_cases(split, "user_world"))
         for split in ("development", "validation")
     )
-    return [image for image in shown if image not in validation]
+    return [image for image in shown if image is not None and image not in validation]
 
 
 def question_families() -> list[list[str]]:

@@ -68,7 +68,7 @@ class Load:
         """Three windows of the bank."""
         for start in range(0, len(self.cases), 3):
             bodies = [
-                {"image": data_uri(e.image_bytes), "prompt": e.prompt, "target": e.target}
+                {"image": data_uri(e.image_bytes or b""), "prompt": e.prompt, "target": e.target}
                 for e in self.cases[start : start + 3]
             ]
             posted = self.http.post("/v1/edits", json={"edits": bodies}).json()["data"]

@@ -87,14 +87,57 @@ def test_as_in_the_paper(
     st.floats(-0.4, 0.6),
     st.floats(0.2, 3.0),
     st.booleans(),
+    st.sampled_from([0, 2]),
 )
 @settings(max_examples=150)
 def test_beside_the_runner_up(
-    seed: int, count: int, offset: float, spread: float, has_removed: bool
+    seed: int, count: int, offset: float, spread: float, has_removed: bool, max_kept: int
 ) -> None:
     """Images that are alike, mirrored ones, several edits of one image, figures in questions."""
+    generator, features, bank = _runner_up_bank(seed, count, spread, has_removed, max_kept)
+    assert_same(*routed(generator, features, bank, offset))
+
+
+@given(seeds, st.integers(1, 60), st.floats(-0.4, 0.6), st.booleans(), st.sampled_from([0, 2]))
+@settings(max_examples=100)
+def test_textual_edits_change_nothing_of_the_others(
+    seed: int, count: int, offset: float, has_removed: bool, max_kept: int
+) -> None:
+    """Nor does a question without an image keep an edit that has one."""
+    generator, features, bank = _runner_up_bank(seed, count, 0.5, has_removed, max_kept)
     draw = torch.Generator().manual_seed(seed)
-    generator = tiny_generator(RUNNER_UP, seed)
+    is_textual_N = torch.rand(count, generator=draw) < 0.3
+    bank = replace(
+        bank,
+        visual=bank.visual_features_NK.masked_fill(is_textual_N[:, None], 0),
+        is_textual_N=is_textual_N if is_textual_N.any() else None,
+    )
+    is_shown_B = torch.arange(6) > 1
+    features = features.mapped(lambda part: part * is_shown_B[:, None, None])
+    features = features._replace(prompt_BQM=torch.randn(features.prompt_BQM.shape, generator=draw))
+    whole, *others = routed(generator, features, bank, offset)
+    assert_same(whole, *others)
+    is_textual_U = is_textual_N[bank.held_positions]
+    visual = bank.held_positions[~is_textual_U]
+    shown = features.mapped(lambda part: part[is_shown_B])
+    alone, _, _ = routed(generator, shown, bank.take(visual.tolist()), offset)
+    among = whole.kept_BN[:, ~is_textual_U]
+    assert torch.equal(among[is_shown_B], alone.kept_BN)
+    assert torch.equal(whole.margin_BN[:, ~is_textual_U][is_shown_B], alone.margin_BN)
+    assert not among[~is_shown_B].any()
+    is_unmixed_B = ~whole.kept_BN[:, is_textual_U].any(1)[is_shown_B]
+    weights = whole.weights_BN[:, ~is_textual_U][is_shown_B]
+    assert torch.equal(weights[is_unmixed_B], alone.weights_BN[is_unmixed_B])
+    if not max_kept:
+        passes = whole.prompt_BN[:, is_textual_U].sigmoid() >= generator.config.min_gate
+        assert torch.equal(whole.kept_BN[:, is_textual_U], passes)
+
+
+def _runner_up_bank(
+    seed: int, count: int, spread: float, has_removed: bool, max_kept: int
+) -> tuple[LiveEditGenerator, Features, ExpertRepository]:
+    draw = torch.Generator().manual_seed(seed)
+    generator = tiny_generator(RUNNER_UP.with_changes(min_gate=0.3, max_kept=max_kept), seed)
     key = generator.visual_key
     common = torch.randn(4, generator=draw)
     side = -1.0 if torch.rand(1, generator=draw) < 0.3 else 1.0
@@ -126,4 +169,4 @@ def test_beside_the_runner_up(
     )
     if has_removed:
         bank = replace(bank, held_N=torch.rand(count, generator=draw) < 0.7)
-    assert_same(*routed(generator, features, bank, offset))
+    return generator, features, bank

@@ -65,11 +65,12 @@ async function showThumbnail(element, editId) {
 
 function card(edit, ...parts) {
   const item = make("li");
-  const picture = make("img", "", { alt: `Image of the edit: ${edit.target ?? edit.id}` });
+  const about = edit.has_image ? `Image of the edit: ${edit.target ?? edit.id}` : "Holds without an image";
+  const picture = make("img", "", { alt: about });
   const text = make("div");
   text.append(make("p", edit.prompt ?? "(not in this store's log)"), make("p", `→ ${edit.target ?? edit.id.slice(0, 12)}`), ...parts);
   item.append(picture, text);
-  showThumbnail(picture, edit.id);
+  if (edit.has_image) showThumbnail(picture, edit.id);
   return item;
 }
 
@@ -158,7 +159,6 @@ function showFired(about) {
 // ---- teach
 
 async function teach() {
-  if (!image) throw new Error("Choose an image first: an edit is about an image and a question.");
   const prompt = byId("question").value.trim();
   if (!prompt) throw new Error("Write the question above first.");
   const body = {

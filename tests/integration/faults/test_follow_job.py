@@ -18,7 +18,7 @@ def test_facts_that_arrive_on_s3_are_taught_until_a_signal(s3_root: str, run: Ru
     edits = [case.edit for case in load_builtin_cases("development")[:3]]
     lines = []
     for number, edit in enumerate(edits):
-        store.put(f"inbox/{number}.png", edit.image_bytes)
+        store.put(f"inbox/{number}.png", edit.image_bytes or b"")
         fact = {"image": f"{number}.png", "prompt": edit.prompt, "target": edit.target}
         lines.append(json.dumps(fact))
     store.put("inbox/facts.jsonl", "\n".join([*lines, "{not JSON"]).encode())

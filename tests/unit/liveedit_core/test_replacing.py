@@ -127,7 +127,7 @@ def test_facts_of_stored_experts_come_along(model: EditedModel) -> None:
             return {request.edit_id: fact}
 
         def images_of(self, edit_ids: object) -> dict[str, bytes]:
-            return {request.edit_id: request.image_bytes}
+            return {request.edit_id: request.image_bytes or b""}
 
     stored = model.editor.repository
     known = ExpertRepository(**{**vars(stored), "fact_source": Log()})
@@ -140,7 +140,7 @@ def test_facts_of_stored_experts_come_along(model: EditedModel) -> None:
 @pytest.mark.skipif(not JOINT.exists(), reason="the built-in backbone has not been trained yet")
 def test_a_trained_key_knows_wordings_and_compressed_images() -> None:
     case, other = load_builtin_cases("validation")[:2]
-    shown = encoded(case.edit.image_bytes, "PNG")
+    shown = encoded(case.edit.image_bytes or b"", "PNG")
     with open_model() as model:
         first = model.edit(shown, WHAT, "red thing")
         elsewhere = model.edit(other.edit.image_bytes, WHAT, "blue thing")

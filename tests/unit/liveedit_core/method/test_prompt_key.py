@@ -15,7 +15,7 @@ from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.prompt_key import OWN_SIMILARITY, PromptKey
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.method.routing import hard_filter, similarity
+from liveedit_core.method.routing import similarity
 from tests.random_states import random_states
 from tests.tiny_backbone import (
     OUR_CONFIG,
@@ -77,7 +77,7 @@ def test_every_own_wording_passes_whatever_was_fitted(scale: float, offset: floa
             own = similarity(asked, stored)[:, number : number + 1]
             slack = TOLERANCE if stored is found else 0.3
             assert (own >= OWN_SIMILARITY - slack).all()
-            assert hard_filter(torch.ones_like(own), own, CONFIG).all()
+            assert (own.sigmoid() >= CONFIG.min_gate).all()
 
 
 def test_the_bonus_is_the_smallest_that_is_enough() -> None:

@@ -17,7 +17,7 @@ WHY = {"reason": "wrong catalogue", "author": "anna"}
 def edit_body(seed: int = 50, **more: object) -> dict[str, object]:
     edit = request(seed)
     return {
-        "image": data_uri(edit.image_bytes),
+        "image": data_uri(edit.image_bytes or b""),
         "prompt": edit.prompt,
         "target": edit.target,
         "submitter": "anna",
