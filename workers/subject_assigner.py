@@ -255,7 +255,10 @@ class _Window:
         for item in self._edits:
             if item.edit_id in texts and item.question:
                 others = self._held.textual | texts
-                asked_1QM, prompts_NK = item.question.prompt_QM[None], torch.stack([*others.values()])
+                asked_1QM, prompts_NK = (
+                    item.question.prompt_QM[None],
+                    torch.stack([*others.values()]),
+                )
                 passes = passes_gate(similarity(asked_1QM, prompts_NK)[0], self._facts.config)
                 found[item.edit_id] = {k for k, is_in in zip(others, passes, strict=True) if is_in}
         return found | self._of_same_image()

@@ -120,8 +120,12 @@ class InContext(PlainEditor):
         return ids
 
     def _image(self, state: LayerStates) -> Tensor:
-        """Direction of the pyramid, or without one of the mean hidden state of the image, [E]."""
-        if size := self.backbone.visual_size:
+        """Direction of the pyramid, or without one of the mean hidden state of the image, [E]; zero
+        without an image."""
+        size = self.backbone.visual_size
+        if not state.has_image:
+            return state.hidden_TD.new_zeros(size or self.backbone.hidden_size)
+        if size:
             return functional.normalize(state.pyramid_E[:size], dim=0)
         return functional.normalize(state.hidden_TD[slice(*state.image_span)].mean(0), dim=0)
 

@@ -68,9 +68,12 @@ class ProjectorTuning(PlainEditor):
         self.is_taught = False
 
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
-        """Only spans and target ids of the states are used."""
+        """Only spans and target ids of the states are used; textual edits do not pass the
+        projector."""
         parameters = list(self.tuned.parameters())
         for request, state in zip(requests, states, strict=True):
+            if request.image_bytes is None:
+                continue
             adam = torch.optim.Adam(parameters, lr=self.config.learning_rate)
             item = edit_input(request)
             minimize(partial(self.edit_loss, item, state), adam, self.config)

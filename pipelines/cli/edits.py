@@ -13,7 +13,7 @@ from liveedit_core.errors import InputError
 from liveedit_core.inputs.datasets import load_requests
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.inputs.request_parser import check_submitter
-from liveedit_core.schema import EditRequest, Fact
+from liveedit_core.schema import NO_IMAGE, EditRequest, Fact
 from pipelines.cli.context import CommandContext, editing_recipe, find_edit
 
 REJECTED = 4
@@ -152,11 +152,12 @@ def history(context: CommandContext) -> int:
     }
     output.data(**asdict(header), states=states, events=[event._asdict() for event in events])
     output.say(f"edit {header.edit_id}")
+    is_textual = header.pixel_digest == NO_IMAGE
     for name, text in (
         *((f"in {name}", state) for name, state in states.items()),
         ("prompt", header.prompt),
         ("target", header.target),
-        ("image", header.image_uri or "given as bytes"),
+        ("image", "none" if is_textual else header.image_uri or "given as bytes"),
         ("supersedes", f"{header.supersedes} ({header.similarity:.2f})"),
     ):
         if name != "supersedes" or header.supersedes:

@@ -148,7 +148,7 @@ def test_bad_lines_do_not_stop_the_stream(folder: Path) -> None:
         ({"image": "http://example.org/a.png"}, "ImageUnreachable", "s3://"),
         ({"image": "s3://bucket/a.png"}, "ImageUnreachable", "no object store"),
         ({"image": 7}, "WrongType", "image must be a text, got a number"),
-        ({"image": None}, "WrongType", "got null"),
+        ({"prompt": None}, "WrongType", "got null"),
         ({"image": "a\0.png"}, "BadText", "control character \\x00 at position 2"),
         ({"image": "file://[abc/x.png"}, "ValueError", "Invalid IPv6 URL"),
         ({"image": "file://host/x.png"}, "ImageUnreachable", "another host"),
