@@ -105,7 +105,7 @@ def _adopted(bank: ExpertBank) -> Iterator[SubjectAssignment]:
 
 
 class HeldFeatures:
-    """The visual features of the edits that a bank holds, and the prompt features of textual ones."""
+    """Visual features of the edits that a bank holds, and prompt features of textual ones."""
 
     def __init__(self, bank: ExpertBank) -> None:
         self._bank = bank
@@ -255,11 +255,9 @@ class _Window:
         for item in self._edits:
             if item.edit_id in texts and item.question:
                 others = self._held.textual | texts
-                asked_1QM, prompts_NK = (
-                    item.question.prompt_QM[None],
-                    torch.stack([*others.values()]),
-                )
-                passes = passes_gate(similarity(asked_1QM, prompts_NK)[0], self._facts.config)
+                prompts_NK = torch.stack(list(others.values()))
+                likeness_N = similarity(item.question.prompt_QM[None], prompts_NK)[0]
+                passes = passes_gate(likeness_N, self._facts.config)
                 found[item.edit_id] = {k for k, is_in in zip(others, passes, strict=True) if is_in}
         return found | self._of_same_image()
 

@@ -8,11 +8,21 @@ from torch import Tensor
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.schema import EditRequest
 from pipelines.serving.answers import Done, Sampling, TextStream
 from pipelines.serving.engine import BusyError, Engine, EngineClosedError
 from pipelines.serving.served import ExpertCache, ServedVersion, unedited
 from tests.serving_parts import ask, edited_version, some_requests
-from tests.tiny_backbone import answers, plain_convolutions, question, tiny_backbone
+from tests.tiny_backbone import (
+    OUR_CONFIG,
+    answers,
+    plain_convolutions,
+    question,
+    tiny_backbone,
+    tiny_generator,
+)
 from tests.tiny_families import family_backbone
 
 
@@ -50,6 +60,31 @@ def test_answers_of_many_versions_and_lengths_are_those_of_the_library(engine: E
     assert any(one.prefilled and one.prefilled.routing.kept for one in own)
     edits, plain = (offline(v, items[0], 7) for v in (versions[1], versions[2]))
     assert edits != plain, "the experts must matter here"
+
+
+def test_a_textual_edit_answers_questions_with_and_without_an_image() -> None:
+    fields = {"prompt_source": "completion", "prompt_templates": ("{} a",), "prompt_rank": 6}
+    config = OUR_CONFIG.with_changes(**fields, min_gate=0.5, gain=30.0)
+    backbone = tiny_backbone().with_prompt_templates(("{} a",))
+    empty = ExpertRepository.empty(config)
+    fact = EditRequest(image_bytes=None, prompt="Who made this?", target="Anna")
+    editor = Editor(backbone, tiny_generator(config), empty).with_edits([fact])
+    version = ServedVersion(name="v1", bank="v1", num_edits=1, editor=editor)
+    items = [
+        BackboneInput(prompt=fact.prompt),
+        BackboneInput(prompt=fact.prompt, image_bytes=question(0).image_bytes),
+        BackboneInput(prompt="The opposite of hot is"),
+    ]
+    with plain_convolutions():
+        started = Engine(backbone, max_running=4, max_waiting=64)
+        asked = [ask(started, item, version) for item in items]
+        for one in asked:
+            one.done()
+        expected = [done.text for done in answers(editor, items, 8)]
+        started.close()
+    assert [one.text for one in asked] == expected
+    kept = [one.prefilled.routing.kept if one.prefilled else None for one in asked]
+    assert kept == [(fact.edit_id,), (fact.edit_id,), ()]
 
 
 def test_a_short_answer_does_not_wait_for_a_long_one(engine: Engine) -> None:

@@ -7,6 +7,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from infra.requests.request_log import RequestLog
+from liveedit_core.method.generator import LiveEditGenerator
 from tests.running_server import Place, data_uri
 from tests.tiny_backbone import case, image, plain_convolutions, request
 from tests.unit.tiny_operations import SyntheticEvaluation
@@ -66,6 +67,23 @@ def test_good_edits_of_a_request_are_taken_and_bad_ones_named(client: TestClient
     assert client.post("/v1/edits", json=edit_body(1, note="x")).status_code == 400
     long = client.post("/v1/edits", json=edit_body(54, target="word " * 90))
     assert "tokens" in long.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("body", [{"image": None}, {}])
+def test_an_edit_without_an_image_is_logged_where_prompts_have_keys(
+    client: TestClient, place: Place, monkeypatch: pytest.MonkeyPatch, body: dict[str, None]
+) -> None:
+    fact = {**body, "prompt": "Who founded it?", "target": "Anna"}
+    refused = client.post("/v1/edits", json=fact)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "ImageMissing"
+    monkeypatch.setattr(LiveEditGenerator, "can_route_texts", True)
+    (row,) = client.post("/v1/edits", json=fact).json()["data"]
+    (logged,) = RequestLog(place.operations.store).find([row["id"]])
+    assert (logged.request.image_bytes, logged.request.target) == (None, "Anna")
+    assert client.get(f"/v1/edits/{row['id']}").json()["has_image"] is False
+    assert client.get(f"/v1/edits/{request(1).edit_id}").json()["has_image"] is True
+    assert client.get(f"/v1/edits/{row['id']}/thumbnail").status_code == 404
 
 
 def test_edits_are_found_by_text_submitter_state_and_image(client: TestClient) -> None:
