@@ -45,7 +45,7 @@ from liveedit_core.inputs.same_question import (
 )
 from liveedit_core.method.corrections import passes_gate, same_image
 from liveedit_core.method.routing import has_image, similarity
-from liveedit_core.schema import EditRequest
+from liveedit_core.schema import NO_IMAGE, EditRequest
 from workers.failures import converted_failures
 from workers.messages import AskedEdit, GeneratorFacts
 
@@ -206,7 +206,7 @@ class _Window:
         self._index = self._log.index_of(self._own)
         self._index = self._log.index_of(
             set(self._own).union(*images_of.values()),
-            pixel_digests=self._index.image_of.values(),
+            pixel_digests=set(self._index.image_of.values()) - {NO_IMAGE},
         )
         for item in self._edits:
             key = self._index.keys[item.sequence]
