@@ -26,8 +26,8 @@ def trainable_cases(cases: Sequence[Case], say: Callable[[str], None] = print) -
         ]
         say(
             f"{len(lacking)} of {len(cases)} cases cannot be trained on: "
-            f"{'; '.join(lacking[:_SHOWN])}. Each needs an edit with an image, and a probe with one "
-            f"of every kind of {', '.join(NEEDED)}"
+            f"{'; '.join(lacking[:_SHOWN])}. Each needs an edit with an image, and a probe with "
+            f"one of every kind of {', '.join(NEEDED)}"
         )
     if not whole:
         raise ConfigError("there are no training cases")
