@@ -26,7 +26,7 @@ from liveedit_core.method.routing import route, slot_residual
 from liveedit_core.states import LayerStates, pad_hidden
 
 LEARNING_RATE = 0.02
-MARGIN = 1.0
+MARGIN = 4.0
 """By how much the logit of each target token, and of the end, must exceed all others."""
 NOISE = 0.25
 """More than another padding or rounding changes a margin; after the last step it suffices."""

@@ -11,6 +11,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.inputs.rejects import WeakEditError
+from liveedit_core.method import refine
 from liveedit_core.method.config import GeneratorConfig, RefineSection
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.expert import Expert
@@ -36,11 +37,13 @@ REQUESTS = [
 
 @pytest.fixture(scope="module")
 def backbone() -> Iterator[VisionLanguageBackbone]:
-    """One that can end an answer: the row of a padding token is zero."""
+    """One that can end an answer, as the row of a padding token is zero; with the smaller margin
+    that its logits allow."""
     own = tiny_backbone.__wrapped__()
     drawer = torch.Generator().manual_seed(0)
     own.embed.weight[own.end_id] = torch.randn(own.hidden_size, generator=drawer) * 0.15
-    with plain_convolutions():
+    with plain_convolutions(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refine, "MARGIN", 1.0)
         yield own
 
 
