@@ -12,7 +12,7 @@ the sentinel first. Three prompt tokens, as in the paper.
 What differs. x is pooled (mean, largest, smallest) from hidden states of the frozen backbone at l_e
 and, for knowledge, the target's input embeddings, with the image's feature; the paper fine-tunes
 RoBERTa on the text alone. Prompts come before the question at l_e instead of the word embeddings.
-Representations of 512 in place of 2048 numbers.
+Representations of 192 in place of 2048 numbers.
 """
 
 import math

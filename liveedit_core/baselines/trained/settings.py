@@ -46,7 +46,7 @@ class RecipeTraining(Settings):
 
     num_prompt_tokens: PositiveInt = 3
     """Continuous tokens of an edit."""
-    representation_size: PositiveInt = 512
+    representation_size: PositiveInt = 192
     """Of knowledge and queries; 2048 in the paper."""
     contrast_weight: NonNegative = 1.0
     """Of the contrastive loss beside the edit losses."""
