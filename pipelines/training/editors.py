@@ -25,6 +25,7 @@ from liveedit_core.baselines.trained.checkpoint import (
 )
 from liveedit_core.baselines.trained.makers import make_rival
 from liveedit_core.baselines.trained.rival import CaseBatch, batch_of, draw
+from liveedit_core.baselines.trained.settings import RIVALS
 from liveedit_core.errors import ConfigError, NumericsError
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.schema import Case, ProbeKind
@@ -141,7 +142,8 @@ class EditorTrainer:
     def _settings(self) -> dict[str, object]:
         """What a resumed run must keep."""
         tree = to_dict(self.recipe)
-        for name in ("run_root", "states", "checkpoint_steps"):
+        others = [name for name in RIVALS if name != self.recipe.editor]
+        for name in ("run_root", "states", "checkpoint_steps", *others):
             tree.pop(name, None)
         return tree
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.baselines.trained.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_rival
-from liveedit_core.baselines.trained.settings import RIVALS, RivalName
+from liveedit_core.baselines.trained.settings import RIVALS, LteTraining, RivalName
 from liveedit_core.errors import ConfigError, IntegrityError, NumericsError
 from liveedit_core.training.data import TrainingData
 from liveedit_core.training.recipe import PhaseSection
@@ -99,6 +99,8 @@ def test_a_run_with_other_settings_is_not_resumed(
     backbone: VisionLanguageBackbone, data: TrainingData, tmp_path: Path
 ) -> None:
     EditorTrainer(recipe_for("recipe", tmp_path), backbone, data, quiet).run()
+    other_editor = recipe_for("recipe", tmp_path, lte=LteTraining(rank=3))
+    assert EditorTrainer(other_editor, backbone, data, quiet).step == 4
     with pytest.raises(ConfigError, match="other settings"):
         EditorTrainer(recipe_for("recipe", tmp_path, seed=1), backbone, data, quiet)
 
