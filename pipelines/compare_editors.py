@@ -5,19 +5,24 @@
     compare_editors.py --edits 1000 --groups 1 --editors liveedit,grace
     compare_editors.py --generator paper=FOLDER --generator paper=FOLDER
     compare_editors.py --benchmark evqa --data DIR
+    compare_editors.py --cases cases.jsonl --edits 1,4
     compare_editors.py --backbone FOLDER --editors ft-l,lora,grace
     compare_editors.py --tune --benchmark builtin --split validation
                                                               choose the other editors' settings
+    compare_editors.py --page A/comparison.json B/comparison.json --run-name both
+                                                              one page of comparisons that are done
 
 For each number of edits N every editor learns a group of N edits, scored on cases of the
-group, and restored, group after group. Leaves one table, as JSON and in MLflow, and a figure of the
-average over N. One process, no Ray: run it again for the same numbers; groups that are finished in
-the run's folder are not taught again.
+group, and restored, group after group. Leaves one table, as JSON and in MLflow, and a page over N
+with its figures (SVG) and tables (CSV, LaTeX) beside it. One process, no Ray: run it again for the
+same numbers; groups that are finished in the run's folder are not taught again.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":  # the packages lie one folder above this one
@@ -40,7 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     return entry.run_entry(
         lambda: entry.resolve(CompareRecipe, options),
-        run_tuning if options.tune else run_job,
+        run_tuning
+        if options.tune
+        else partial(run_page, options.page)
+        if options.page
+        else run_job,
         is_dry_run=options.dry_run,
     )
 
@@ -64,9 +73,18 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tune", action="store_true", help="choose settings on validation; compare nothing"
     )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="FILE.json",
+        help="write the page of finished comparisons into the run's folder; compare nothing",
+    )
     entry.add_settings(
         parser,
         ("--backbone", "backbone.name", "NAME", "a checkpoint folder, or owner/model of the hub"),
+        ("--cases", "cases", "FILE.jsonl", "your own cases, one a line"),
         ("--output", "output", "FILE.json", "where the table goes"),
         ("--run-name", "run_name", "NAME", "folder under runs/, and in MLflow"),
     )
@@ -90,13 +108,21 @@ def run_job(recipe: CompareRecipe) -> int:
     console = Console()
     say = say_on(console)
     reader = f"{recipe.job} {recipe.run_name}"
-    cases = load_evaluation_cases(recipe.benchmark, reader=reader, say=say)
+    cases = load_evaluation_cases(recipe.benchmark, recipe.cases, reader=reader, say=say)
     comparison = compare_on(recipe, cases, say)
     # The table has its own width, whatever the terminal's: columns that wrap cannot be read.
     Console(width=max(console.width, TABLE_WIDTH)).print(*to_tables(comparison))
     files = write_files(comparison)
-    say(f"written to {' and '.join(map(str, files))}")
+    say(f"written to {files[0].parent}: {', '.join(file.name for file in files)}")
     record(comparison, files)
+    return 0
+
+
+def run_page(files: Sequence[Path], recipe: CompareRecipe) -> int:
+    """One page of comparisons that other runs left."""
+    from pipelines.baselines.page import write_page_of
+
+    print(f"written to {write_page_of(files, recipe.run_folder)[0]}")
     return 0
 
 

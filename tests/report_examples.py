@@ -8,13 +8,16 @@ from PIL import Image, ImageDraw
 from infra.reports.data import (
     ComparisonReportData,
     CurvePoint,
+    EditorsReportData,
     EvaluatedVersion,
     EvaluationReportData,
     Example,
     Flip,
     KeptExpert,
+    Measure,
     ReportData,
 )
+from infra.reports.measures import COSTS, GROUPS, TRANSFER
 from liveedit_core.evaluation.comparison import (
     IMPROVEMENT,
     LOST,
@@ -189,7 +192,13 @@ def run_example() -> ReportData:
         num_samples=1000,
         num_entities=700,
     )
-    kept = Retention(right_after=0.99, after_all=0.95, difference=lost)
+    kept = Retention(
+        right_after=0.99,
+        right_after_interval=Interval(low=0.98, high=1.0),
+        after_all=0.95,
+        after_all_interval=Interval(low=0.93, high=0.97),
+        difference=lost,
+    )
     curve[-1] = replace(
         curve[-1], comparable_group="E-VQA, paper prompts", retention={TEACHER_FORCED: kept}
     )
@@ -290,4 +299,40 @@ def comparison_example() -> ComparisonReportData:
         ],
         warnings=["The versions hold different numbers of edits."],
         facts={"store": "s3://bucket/prefix", "recipe": HOSTILE},
+    )
+
+
+def editors_example() -> EditorsReportData:
+    """The page of nine editors and the unedited model after 1, 10 and 100 edits."""
+    editors = [*(f"editor_{n}" for n in range(8)), HOSTILE, "unedited"]
+    measures = []
+    for step, size in enumerate((1, 10, 100)):
+        for row, editor in enumerate(editors):
+            for name in (name for names in GROUPS.values() for name in names):
+                value = 0.25 if name.startswith("scope.") else 0.9 - 0.05 * row - 0.1 * step
+                if name == TRANSFER:
+                    value = -0.02 * row
+                item = Measure(
+                    editor=editor,
+                    num_edits=size,
+                    name=name,
+                    protocol=TEACHER_FORCED,
+                    value=value,
+                    interval=Interval(value - 0.04, value + 0.03),
+                    num_samples=100,
+                )
+                measures.append(item)
+                if name in GROUPS["Retention"]:
+                    measures.append(replace(item, protocol=FREE_GENERATION, num_samples=20))
+            measures += [
+                Measure(editor=editor, num_edits=size, name=name, protocol="", value=2.0e6)
+                for name in COSTS
+            ]
+    return EditorsReportData(
+        title="Editors after 1, 10, 100 edits",
+        seed=7,
+        measures=measures,
+        trained_on=dict.fromkeys(editors, HOSTILE),
+        num_trials=dict.fromkeys(editors, 8),
+        facts={"cases": HOSTILE},
     )

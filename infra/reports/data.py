@@ -9,6 +9,7 @@ from liveedit_core.evaluation.comparison import MetricComparison, Pair, directio
 from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.evaluation.retention import Retention
 from liveedit_core.evaluation.scope import ScopeSummary
+from liveedit_core.evaluation.statistics import Interval
 from liveedit_core.evaluation.summaries import LabelSummary, Summary
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import EditRequest, Probe
@@ -183,6 +184,48 @@ class ComparisonReportData(PageData):
     comparisons: Sequence[MetricComparison] = ()
     flips: Sequence[Flip] = ()
     """A selection of the probes that flipped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One number about one editor after N edits."""
+
+    editor: str
+    num_edits: int
+    name: str
+    """A metric, or one of `editors.MEASURES`."""
+    protocol: str
+    """Empty for what no protocol changes: seconds and bytes."""
+    value: float
+    interval: Interval | None = None
+    """95 %; None: it has none, or was stored without."""
+    num_samples: int = 0
+    """What it is a mean of; 0: of nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditorsReportData(PageData):
+    """The page that compares editors over the number of edits."""
+
+    title: str
+    subtitle: str = ""
+    measures: Sequence[Measure] = ()
+    trained_on: Mapping[str, str] = field(default_factory=dict)
+    """By editor: what was trained before the first edit, on what."""
+    num_trials: Mapping[str, int] = field(default_factory=dict)
+    """By editor: on validation, before its settings were chosen."""
+    reference: str = "unedited"
+    """The editor that learns nothing; it is never the best one."""
+
+    @property
+    def editors(self) -> list[str]:
+        """Names in order."""
+        return list(dict.fromkeys(item.editor for item in self.measures))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of edits, smallest first."""
+        return sorted({item.num_edits for item in self.measures})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentF
 
 from liveedit_core.evaluation.statistics import Interval
 
-_INK = "#010203"
+INK = "#010203"
 """Stands for the page's own text colour; replaced by `currentColor` in the SVG."""
-_COLOURS = ("#3b82c4", "#dd8328", "#2a9d73", "#b5589f", "#c94a4a", "#7d79c9", "#8a8a3c", "#4aa3a8")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+COLOURS = ("#3b82c4", "#dd8328", "#2a9d73", "#b5589f", "#c94a4a", "#7d79c9", "#8a8a3c", "#4aa3a8")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _SIZE_INCHES = (5.2, 3.1)
 _MAX_BINS = 32
 
@@ -45,7 +45,7 @@ class Line:
 
 def plot_by_num_edits(lines: Sequence[Line], title: str) -> Markup:
     """Fractions over the number of edits (logarithmic) as an inline `<svg>` element."""
-    return _inline_svg(_figure_by_num_edits(lines), title)
+    return inline_svg(_figure_by_num_edits(lines), title)
 
 
 def draw_by_num_edits(path: Path, lines: Sequence[Line], *, title: str) -> None:
@@ -60,7 +60,7 @@ def draw_by_num_edits(path: Path, lines: Sequence[Line], *, title: str) -> None:
 def _figure_by_num_edits(lines: Sequence[Line]) -> Figure:
     figure, axes = _empty_plot()
     for index, line in enumerate(lines):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         if line.intervals:
             lows = [interval.low for interval in line.intervals]
             highs = [interval.high for interval in line.intervals]
@@ -72,7 +72,7 @@ def _figure_by_num_edits(lines: Sequence[Line]) -> Figure:
             line.y,
             label=line.label,
             color=colour,
-            marker=_MARKERS[index % len(_MARKERS)],
+            marker=MARKERS[index % len(MARKERS)],
             markersize=5.5,
             linewidth=2,
             linestyle="--" if line.is_dashed else "-",
@@ -80,7 +80,7 @@ def _figure_by_num_edits(lines: Sequence[Line]) -> Figure:
             zorder=3,
         )
     _style(axes, sorted({count for line in lines for count in line.x}))
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, fontsize=9)
     return figure
 
 
@@ -92,20 +92,20 @@ def plot_by_step(curves: Sequence[Line], title: str, *, is_fraction: bool) -> Ma
             curve.x,
             curve.y,
             label=curve.label,
-            color=_COLOURS[index % len(_COLOURS)],
-            marker=_MARKERS[index % len(_MARKERS)] if len(curve.x) < 15 else None,
+            color=COLOURS[index % len(COLOURS)],
+            marker=MARKERS[index % len(MARKERS)] if len(curve.x) < 15 else None,
             markersize=4.5,
             linewidth=1.8,
         )
-    _plain_style(axes, "training step")
+    plain_style(axes, "training step")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if is_fraction:
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
         axes.set_ylim(0.0, 1.02)
     else:
         axes.set_ylim(bottom=min(0.0, *(value for curve in curves for value in curve.y)))
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize=9)
-    return _inline_svg(figure, title)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, fontsize=9)
+    return inline_svg(figure, title)
 
 
 def plot_histogram(
@@ -125,20 +125,20 @@ def plot_histogram(
             bins=edges,
             weights=[1 / len(sample)] * len(sample),
             label=f"{label} (n = {len(sample):,})",
-            color=_COLOURS[index % len(_COLOURS)],
+            color=COLOURS[index % len(COLOURS)],
             alpha=0.55,
             histtype="stepfilled",
         )
     if threshold is not None:
-        axes.axvline(threshold, color=_INK, linewidth=1.2, linestyle="--")
-    _plain_style(axes, x_label)
+        axes.axvline(threshold, color=INK, linewidth=1.2, linestyle="--")
+    plain_style(axes, x_label)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
     if edges[0] == min(values) - 0.5:  # a bar for each whole number
         step = 1 + len(edges) // 12
         axes.xaxis.set_major_locator(FixedLocator([edge + 0.5 for edge in edges[:-1]][::step]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize=9)
-    return _inline_svg(figure, title)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, fontsize=9)
+    return inline_svg(figure, title)
 
 
 def histogram_edges(values: Sequence[float]) -> list[float]:
@@ -158,21 +158,21 @@ def _empty_plot() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _plain_style(axes: Axes, x_label: str) -> None:
+def plain_style(axes: Axes, x_label: str) -> None:
     # A white page behind the plot would be a white box on a dark page.
     axes.patch.set_visible(False)
-    axes.set_xlabel(x_label, color=_INK, fontsize=9)
-    axes.grid(axis="y", color=_INK, alpha=0.13, linewidth=0.8)
-    axes.tick_params(colors=_INK, labelsize=9, length=0)
-    axes.yaxis.get_offset_text().set_color(_INK)
+    axes.set_xlabel(x_label, color=INK, fontsize=9)
+    axes.grid(axis="y", color=INK, alpha=0.13, linewidth=0.8)
+    axes.tick_params(colors=INK, labelsize=9, length=0)
+    axes.yaxis.get_offset_text().set_color(INK)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_color(_INK)
+        spine.set_color(INK)
         spine.set_alpha(0.4)
 
 
 def _style(axes: Axes, counts: Sequence[int]) -> None:
-    _plain_style(axes, "number of edits")
+    plain_style(axes, "number of edits")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(counts))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -187,14 +187,24 @@ def plot_name(title: str) -> str:
     return "-".join(title.replace(",", "").replace(":", "").lower().split())
 
 
-def _inline_svg(figure: Figure, title: str) -> Markup:
+def _svg(figure: Figure, title: str, fonttype: str) -> str:
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": plot_name(title)}
+    settings: Any = {"svg.fonttype": fonttype, "svg.hashsalt": plot_name(title)}
     with mpl.rc_context(settings):
         figure.savefig(buffer, format="svg", metadata=nothing)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    return buffer.getvalue()
+
+
+def svg_file(figure: Figure, title: str) -> str:
+    """A figure as the text of an SVG file of its own, black on nothing, letters as outlines."""
+    return _svg(figure, title, "path").replace(INK, "#000000")
+
+
+def inline_svg(figure: Figure, title: str) -> Markup:
+    """A figure as an `<svg>` element of a page."""
+    svg = _svg(figure, title, "none")
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     # Inside a page, a style element, fixed ids and a fixed size would affect everything else.
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)

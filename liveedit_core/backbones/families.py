@@ -87,7 +87,7 @@ _IDEFICS = Family(
     image_options={"do_image_splitting": False},
 )
 
-FAMILIES: Mapping[str, Family] = {
+FAMILIES: dict[str, Family] = {
     "llava": Family(prompt_format=_USER, paper_format=_PLAIN),
     "fast_vlm": Family(prompt_format=_PLAIN),
     "llava_onevision": Family(prompt_format=_PLAIN),
@@ -114,6 +114,14 @@ FAMILIES: Mapping[str, Family] = {
         paper_format=PromptFormat(with_image="{image}{prompt}", text_only="{prompt}"),
     ),
 }
+
+
+def register_family(model_type: str, family: Family) -> None:
+    """Make a family known in this process (an entry of `FAMILIES` is known to the actors of jobs as
+    well); ConfigError if it is known already."""
+    if model_type in FAMILIES:
+        raise ConfigError(f"backbone family {model_type!r} is known already")
+    FAMILIES[model_type] = family
 
 
 def family_of(config: Any) -> Family:

@@ -158,6 +158,66 @@ def exact_interval(num_right: float, num_trials: int, *, level: float = 0.95) ->
     return Interval(low=low, high=high)
 
 
+def change_interval(
+    new: Sequence[float],
+    old: Sequence[float],
+    *,
+    groups: Sequence[str],
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of a mean change of scores in 0..1. With few entities, or few that changed, it is
+    gained minus lost with an exact interval of each at half the error: no change seen in 20 edits
+    does not mean that there is none."""
+    changes = np.subtract(new, old, dtype=np.float64)
+    entities = EntitySums.of(changes.tolist(), groups)
+    num_entities = len(entities.sums_G)
+    num_changed = int(np.count_nonzero(np.abs(entities.sums_G) > _ROUNDING))
+    if num_entities >= LEAST_ENTITIES and num_changed >= LEAST_EXPECTED:
+        return entities.interval(seed, num_resamples, level)
+    gained, lost = (
+        exact_interval(
+            EntitySums.of(part.tolist(), groups).mean * num_entities,
+            num_entities,
+            level=(1.0 + level) / 2,
+        )
+        for part in (changes.clip(min=0.0), -changes.clip(max=0.0))
+    )
+    return Interval(low=gained.low - lost.high, high=gained.high - lost.low)
+
+
+def average_interval(
+    parts: Sequence[tuple[Sequence[float], Sequence[str]]],
+    *,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of the mean of several means of scores in 0..1, such as metrics of the same edits;
+    each part is scores and the entity of each. Entities are drawn for all parts together."""
+    names = sorted({name for _, groups in parts for name in groups})
+    row_of = {name: row for row, name in enumerate(names)}
+    means: list[float] = []
+    resampled: list[Floats] = []
+    for scores, groups in parts:
+        sums_G, counts_G = np.zeros((2, len(names)))
+        rows = [row_of[name] for name in groups]
+        np.add.at(sums_G, rows, scores)
+        np.add.at(counts_G, rows, 1.0)
+        part = EntitySums(sums_G=sums_G, counts_G=counts_G)
+        means.append(part.mean)
+        with np.errstate(invalid="ignore"):  # a draw may lack every entity of a rare metric
+            resampled.append(part.resampled_means(seed, num_resamples))
+    average, num_entities = sum(means) / len(means), len(names)
+    fewest = min(average, 1.0 - average) * num_entities
+    if num_entities < LEAST_ENTITIES or fewest < LEAST_EXPECTED - _ROUNDING:
+        return exact_interval(average * num_entities, num_entities, level=level)
+    drawn = np.stack(resampled).mean(0)
+    low, high = np.nanquantile(drawn, [(1.0 - level) / 2, (1.0 + level) / 2])
+    return Interval(low=float(low), high=float(high))
+
+
 def paired_difference(
     new: Sequence[float],
     old: Sequence[float],

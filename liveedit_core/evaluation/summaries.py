@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from liveedit_core.evaluation.probes import TEACHER_FORCED, ProbeResult
-from liveedit_core.evaluation.statistics import Interval, share_interval
+from liveedit_core.evaluation.statistics import Interval, average_interval, share_interval
 from liveedit_core.schema import PAPER_METRICS, Case, ProbeKind, entity_of
 
 BY_CONSTRUCTION = frozenset({ProbeKind.TEXT_LOCALITY})
@@ -172,6 +172,41 @@ def paper_average(summary: Summary, kinds: Sequence[ProbeKind] = PAPER_METRICS) 
     return average_of(
         {kind: item.mean for (kind, name), item in summary.items() if name == TEACHER_FORCED},
         kinds,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageMetric:
+    """The mean of several metrics under teacher forcing, with its 95 % interval over entities."""
+
+    mean: float
+    interval: Interval
+    num_samples: int
+    """Probes of all of them."""
+    num_entities: int
+
+
+def average_metric(
+    results: Iterable[ProbeResult],
+    entities: Mapping[str, str],
+    kinds: Sequence[ProbeKind] = PAPER_METRICS,
+    *,
+    seed: int,
+) -> AverageMetric | None:
+    """`paper_average` of some results with an interval; None unless all metrics were measured."""
+    parts: dict[ProbeKind, tuple[list[float], list[str]]] = {kind: ([], []) for kind in kinds}
+    for result in results:
+        if result.protocol == TEACHER_FORCED and result.kind in parts:
+            scores, groups = parts[result.kind]
+            scores.append(result.score)
+            groups.append(entities.get(result.case_id, result.case_id))
+    if not all(scores for scores, _ in parts.values()):
+        return None
+    return AverageMetric(
+        mean=sum(_mean(scores) for scores, _ in parts.values()) / len(parts),
+        interval=average_interval([*parts.values()], seed=seed),
+        num_samples=sum(len(scores) for scores, _ in parts.values()),
+        num_entities=len({name for _, groups in parts.values() for name in groups}),
     )
 
 

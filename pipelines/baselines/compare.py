@@ -6,35 +6,37 @@ together, so a group of 1 is the beginning of a group of 10:
 
     teach 1 case, score; teach 9 more, score; restore
 
-Finished groups are kept (`group_store.py`). One process, no Ray.
+The edits of scored cases are also asked right after each was taught, and questions about entities
+of other cases show what else has changed. Finished groups are kept (`group_store.py`). One process,
+no Ray.
 """
 
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.baselines.protocol import EditorMemory
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.comparable import cases_identity
-from liveedit_core.evaluation.probes import PROTOCOLS, PreparedCases, PreparedProbe, ProbeResult
-from liveedit_core.evaluation.scoring import CaseProbe, ProbePreparer
-from liveedit_core.evaluation.summaries import (
-    LabelSummary,
-    Summary,
-    summarize,
-    summarize_variants,
+from liveedit_core.evaluation.probes import (
+    PROTOCOLS,
+    TEACHER_FORCED,
+    PreparedCases,
+    PreparedProbe,
+    ProbeResult,
 )
+from liveedit_core.evaluation.scoring import CaseProbe, ProbePreparer
 from liveedit_core.method.editor import edit_input
-from liveedit_core.schema import Case, ProbeKind, entity_of
+from liveedit_core.schema import Case, Probe, ProbeKind, entity_of
 from liveedit_core.state_source import StateSource
 from pipelines.baselines.cold_edits import cold_edit_s
 from pipelines.baselines.editors import EditorRow, Generators, make_editors
 from pipelines.baselines.group_store import GroupStore, RungScores
 from pipelines.baselines.recipe import CompareRecipe
+from pipelines.baselines.scores import EditorScores, Tally
 from pipelines.job.cases import evaluation_digest
 
 CHUNK_CASES = 16
@@ -44,41 +46,8 @@ CACHED_CASES = 32
 FREE_KINDS = tuple(kind for kind in ProbeKind if not kind.is_locality)
 """Metrics that are reported under free generation as well."""
 
-NO_MEMORY = EditorMemory(fixed_bytes=0, stored_bytes=0)
 Say = Callable[[str], None]
 """Prints progress."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditorScores:
-    """What one editor reached after N edits, over all groups of N."""
-
-    name: str
-    configuration: str
-    """The name of all seeds of a configuration."""
-    trained_on: str
-    train_s: float | None
-    """Seconds of training before the first edit."""
-    num_trained: int
-    """Parameters that were trained then."""
-    num_trials: int
-    """On validation, before the settings were chosen."""
-    num_edits: int
-    num_groups: int
-    num_scored_cases: int
-    summary: Summary
-    by_variant: LabelSummary
-    teach_s: float
-    score_s: float
-    cold_s: float
-    """Of one edit, from the image's bytes on."""
-    memory: EditorMemory
-    """After the last group."""
-
-    @property
-    def edit_s(self) -> float:
-        """Time of one case's edits."""
-        return self.teach_s / (self.num_edits * self.num_groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,22 +58,6 @@ class Comparison:
     scores: tuple[EditorScores, ...]
     """By number of edits, then in the order of the recipe."""
     digests: Mapping[str, str]
-
-
-@dataclass(kw_only=True)
-class _Tally:
-    """What adds up over groups."""
-
-    results: list[ProbeResult] = field(default_factory=list)
-    teach_s: float = 0.0
-    score_s: float = 0.0
-    memory: EditorMemory = NO_MEMORY
-
-    def add(self, rung: RungScores) -> None:
-        self.results += rung.results
-        self.teach_s += rung.teach_s
-        self.score_s += rung.score_s
-        self.memory = rung.memory
 
 
 class ProbeCache:
@@ -136,6 +89,25 @@ class ProbeCache:
             self._cached.popitem(last=False)
         return PreparedCases(probes=probes)
 
+    def prepare_unrelated(self, cases: Sequence[Case]) -> PreparedCases:
+        """The edits' questions of cases that are not taught: the unedited answer is to stay."""
+        wanted = [
+            CaseProbe(
+                case,
+                0,
+                Probe(
+                    kind=ProbeKind.MODAL_LOCALITY,
+                    prompt=case.edit.prompt,
+                    target="",
+                    image_bytes=case.edit.image_bytes,
+                ),
+            )
+            for case in cases
+        ]
+        return self._preparer.prepare_probes(
+            wanted, max_new_tokens=self._max_new_tokens, source=self._source
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
@@ -146,6 +118,8 @@ class Group:
     index: int
     num_groups: int
     cases: tuple[Case, ...]
+    unrelated: tuple[Case, ...]
+    """Cases of other entities, which are asked about and not taught."""
     recipe: CompareRecipe
 
     def scored(self, size: int) -> tuple[list[Case], frozenset[str]]:
@@ -155,6 +129,13 @@ class Group:
         scored = self._share(cases, self.recipe.scored_cases or size * self.num_groups)
         free = self._share(scored, self.recipe.free_cases)
         return scored, frozenset(case.case_id for case in free)
+
+    def asked_right_after(self, size: int) -> dict[str, bool]:
+        """The cases that are scored after `size` edits and that others follow until then; whether
+        they are asked under free generation too."""
+        scored, free = self.scored(size)
+        last = self.cases[size - 1]
+        return {case.case_id: case.case_id in free for case in scored if case is not last}
 
     def _share(self, cases: Sequence[Case], wanted: int) -> list[Case]:
         count = min(-(-wanted // self.num_groups), len(cases))
@@ -174,17 +155,35 @@ def plan(recipe: CompareRecipe, cases: Sequence[Case]) -> list[Group]:
             raise ConfigError(
                 f"edits: {list(recipe.edits)} need {size} cases, there are at most {len(mixed)}"
             )
-        groups += [
-            Group(
-                sizes=sizes,
-                index=index,
-                num_groups=count,
-                cases=tuple(mixed[index * size : (index + 1) * size]),
-                recipe=recipe,
+        num_asked = -(-recipe.unrelated_questions // count)
+        for index in range(count):
+            taught = tuple(mixed[index * size : (index + 1) * size])
+            groups.append(
+                Group(
+                    sizes=sizes,
+                    index=index,
+                    num_groups=count,
+                    cases=taught,
+                    unrelated=_unrelated(mixed, taught, index * num_asked, num_asked),
+                    recipe=recipe,
+                )
             )
-            for index in range(count)
-        ]
     return groups
+
+
+def _unrelated(
+    cases: Sequence[Case], taught: Sequence[Case], start: int, count: int
+) -> tuple[Case, ...]:
+    """Cases from some position on, in a circle, whose entity and image are those of no case that is
+    taught; fewer where there are fewer."""
+    entities = set(entity_of(taught).values())
+    images = {request.image_bytes for case in taught for request in case.requests} - {None}
+    other = [
+        case
+        for case in cases
+        if (case.entity or case.case_id) not in entities and case.edit.image_bytes not in images
+    ]
+    return tuple(other[(start + i) % len(other)] for i in range(min(count, len(other))))
 
 
 class GroupRunner:
@@ -223,9 +222,10 @@ class GroupRunner:
         """Everything that the scores of a group depend on."""
         recipe, backbone = self.recipe, self.backbone
         counts = (group.num_groups, recipe.scored_cases, recipe.free_cases, recipe.max_new_tokens)
+        others = cases_identity(group.unrelated)
         model = (backbone.digest, backbone.edit_layer, backbone.encoding)
         return evaluation_digest(
-            group.cases, *counts, group.sizes, group.index, *model, row.identity
+            group.cases, others, *counts, group.sizes, group.index, *model, row.identity
         )
 
     def _taught(self, rows: Sequence[EditorRow], group: Group) -> dict[str, list[RungScores]]:
@@ -233,14 +233,26 @@ class GroupRunner:
         if not rows:
             return rungs
         teach_s = {row.name: 0.0 for row in rows}
+        right_after: dict[str, list[ProbeResult]] = {row.name: [] for row in rows}
+        asked: dict[str, bool] = {}
+        for size in group.sizes:
+            for case_id, has_free in group.asked_right_after(size).items():
+                asked[case_id] = asked.get(case_id, False) or has_free
+        unrelated = self.probes.prepare_unrelated(group.unrelated)
         before = 0
         for size in group.sizes:
-            for name, seconds in self._teach(rows, group.cases[before:size]).items():
-                teach_s[name] += seconds
+            for part in cut_after(group.cases[before:size], asked):
+                for name, seconds in self._teach(rows, part).items():
+                    teach_s[name] += seconds
+                if part[-1].case_id in asked:
+                    for name, found in self._ask_edit(rows, part[-1], asked).items():
+                        right_after[name] += found
             before = size
-            found = self._score(rows, *group.scored(size))
+            scores = self._score(rows, *group.scored(size))
+            others = self._score_prepared(rows, unrelated, (TEACHER_FORCED,))
+            asked_here = group.asked_right_after(size)
             for row in rows:
-                results, score_s = found[row.name]
+                results, score_s = scores[row.name]
                 rungs[row.name].append(
                     RungScores(
                         num_edits=size,
@@ -248,6 +260,10 @@ class GroupRunner:
                         score_s=score_s,
                         memory=row.editor.memory(),
                         results=tuple(results),
+                        right_after=tuple(
+                            item for item in right_after[row.name] if item.case_id in asked_here
+                        ),
+                        unrelated=tuple(others[row.name][0]),
                     )
                 )
         for row in rows:
@@ -268,6 +284,16 @@ class GroupRunner:
                 seconds[row.name] += time.perf_counter() - start_s
         return seconds
 
+    def _ask_edit(
+        self, rows: Sequence[EditorRow], case: Case, asked: Mapping[str, bool]
+    ) -> dict[str, list[ProbeResult]]:
+        """Results of the edit of a case alone."""
+        free_ids = frozenset([case.case_id] if asked[case.case_id] else [])
+        prepared = self.probes.prepare([case], free_ids)
+        own = tuple(p for p in prepared.probes if p.kind is ProbeKind.RELIABILITY)
+        found = self._score_prepared(rows, PreparedCases(probes=own), PROTOCOLS)
+        return {name: results for name, (results, _) in found.items()}
+
     def _score(
         self, rows: Sequence[EditorRow], cases: Sequence[Case], free_ids: frozenset[str]
     ) -> dict[str, tuple[list[ProbeResult], float]]:
@@ -276,13 +302,29 @@ class GroupRunner:
         seconds = {row.name: 0.0 for row in rows}
         for start in range(0, len(cases), CHUNK_CASES):
             prepared = self.probes.prepare(cases[start : start + CHUNK_CASES], free_ids)
-            for row in rows:
-                start_s = time.perf_counter()
-                results[row.name] += row.editor.score(
-                    prepared, protocols=PROTOCOLS, max_new_tokens=self.recipe.max_new_tokens
-                )
-                seconds[row.name] += time.perf_counter() - start_s
+            for name, found in self._score_prepared(rows, prepared, PROTOCOLS).items():
+                results[name] += found[0]
+                seconds[name] += found[1]
         return {row.name: (results[row.name], seconds[row.name]) for row in rows}
+
+    def _score_prepared(
+        self, rows: Sequence[EditorRow], prepared: PreparedCases, protocols: Sequence[str]
+    ) -> dict[str, tuple[list[ProbeResult], float]]:
+        found = {}
+        for row in rows:
+            start_s = time.perf_counter()
+            results = row.editor.score(
+                prepared, protocols=protocols, max_new_tokens=self.recipe.max_new_tokens
+            )
+            found[row.name] = results, time.perf_counter() - start_s
+        return found
+
+
+def cut_after(cases: Sequence[Case], case_ids: Collection[str]) -> list[Sequence[Case]]:
+    """Cases in parts, each but the last ending with one of some cases."""
+    ends = [n for n, case in enumerate(cases, 1) if case.case_id in case_ids]
+    starts = [0, *(end for end in ends if end < len(cases))]
+    return [cases[start:end] for start, end in zip(starts, [*starts[1:], len(cases)], strict=True)]
 
 
 def compare(
@@ -300,40 +342,29 @@ def compare(
     groups = plan(recipe, cases)
     rows = make_editors(recipe, backbone, generators)
     runner = GroupRunner(recipe, backbone, source)
-    tallies: dict[tuple[int, str], _Tally] = {}
+    tallies: dict[tuple[int, str], Tally] = {}
     scored: dict[int, list[Case]] = {size: [] for size in recipe.sizes}
     num_groups = {size: group.num_groups for group in groups for size in group.sizes}
     for group in groups:
         for name, rungs in runner.run(rows, group).items():
             for rung in rungs:
-                tallies.setdefault((rung.num_edits, name), _Tally()).add(rung)
+                tallies.setdefault((rung.num_edits, name), Tally()).add(rung)
         for size in group.sizes:
             scored[size] += group.scored(size)[0]
         sizes = " and ".join(map(str, group.sizes))
         say(f"{sizes} edits: group {group.index + 1} of {group.num_groups}")
     timed = groups[-1].cases[: recipe.cold_edits + 1]
     cold_s = {row.name: cold_edit_s(row.editor, backbone, timed) for row in rows}
+    entities = entity_of(cases)
     scores = [
-        EditorScores(
-            name=row.name,
-            configuration=row.configuration,
-            trained_on=row.trained_on,
-            train_s=row.train_s,
-            num_trained=row.num_trained,
-            num_trials=row.num_trials,
+        tallies[size, row.name].scores(
+            row,
             num_edits=size,
             num_groups=num_groups[size],
-            num_scored_cases=len(scored[size]),
-            summary=summarize(
-                tallies[size, row.name].results, entity_of(scored[size]), seed=recipe.seed
-            ),
-            by_variant=summarize_variants(
-                tallies[size, row.name].results, scored[size], seed=recipe.seed
-            ),
-            teach_s=tallies[size, row.name].teach_s,
-            score_s=tallies[size, row.name].score_s,
+            scored=scored[size],
+            entities=entities,
             cold_s=cold_s[row.name],
-            memory=tallies[size, row.name].memory,
+            seed=recipe.seed,
         )
         for size in recipe.sizes
         for row in rows

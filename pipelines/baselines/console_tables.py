@@ -7,7 +7,8 @@ from rich.table import Table
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED
 from liveedit_core.evaluation.summaries import EARNED_METRICS, MetricSummary, paper_average
 from liveedit_core.schema import PAPER_METRICS, ProbeKind
-from pipelines.baselines.compare import Comparison, EditorScores
+from pipelines.baselines.compare import Comparison
+from pipelines.baselines.scores import EditorScores
 from pipelines.baselines.tables import seeds_of, spread_text, spreads
 
 _SHORT = {
@@ -33,7 +34,7 @@ Column = tuple[str, Callable[[EditorScores], str]]
 
 def to_tables(comparison: Comparison) -> list[Table]:
     """A column of metrics holds numbers of one protocol only."""
-    seed = f"seed {comparison.recipe.seed}, {comparison.recipe.benchmark.title}"
+    seed = f"seed {comparison.recipe.seed}, {comparison.recipe.title}"
     metrics = _table(
         comparison,
         f"Editors after N edits, {seed}: mean in % and number of probes",

@@ -30,6 +30,11 @@ class RungScores:
     score_s: float
     memory: EditorMemory
     results: tuple[ProbeResult, ...]
+    right_after: tuple[ProbeResult, ...]
+    """The edits of the same cases, each asked when it was the last one taught; without the last of
+    the group."""
+    unrelated: tuple[ProbeResult, ...]
+    """Questions about entities of which nothing was taught."""
 
 
 class GroupStore:
@@ -64,8 +69,9 @@ class GroupStore:
 
 
 def _rung(tree: dict[str, Any]) -> RungScores:
-    results = tuple(result_of(result) for result in tree.pop("results"))
-    return RungScores(**{**tree, "memory": EditorMemory(**tree["memory"])}, results=results)
+    names = ("results", "right_after", "unrelated")
+    results = {name: tuple(result_of(result) for result in tree[name]) for name in names}
+    return RungScores(**{**tree, **results, "memory": EditorMemory(**tree["memory"])})
 
 
 def result_of(tree: Mapping[str, Any]) -> ProbeResult:

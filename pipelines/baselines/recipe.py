@@ -98,6 +98,9 @@ class CompareRecipe(FolderRecipe):
     all."""
     free_cases: Count = 100
     """Score at least this many of them under free generation as well; 0 for none."""
+    unrelated_questions: Count = 300
+    """At each N, ask at least this many questions about entities of other cases, of which nothing
+    was taught, equally many of each group; fewer where there are fewer."""
     max_new_tokens: PositiveInt = MAX_TARGET_TOKENS
     """Longest free answer, in tokens."""
     cold_edits: PositiveInt = 5
@@ -114,6 +117,8 @@ class CompareRecipe(FolderRecipe):
     the editors, at that of the built-in backbone or two thirds of the depth."""
     benchmark: BenchmarkSection = BenchmarkSection()
     """Cases of a benchmark; by default the built-in development cases."""
+    cases: str = ""
+    """JSONL file of your own cases (`lifelong_edit.py --cases`) in place of a benchmark's."""
     generator: str = "builtin"
     """Folder of LiveEdit's generator checkpoint, or "builtin"; lookup shares its router."""
     generators: _Generators = ()
@@ -154,6 +159,12 @@ class CompareRecipe(FolderRecipe):
         return self
 
     @model_validator(mode="after")
+    def _check_cases(self) -> Self:
+        if self.cases and self.benchmark.is_on:
+            raise ValueError(f"cases: a file is named, and the benchmark {self.benchmark.name!r}")
+        return self
+
+    @model_validator(mode="after")
     def _check_groups(self) -> Self:
         if len(self.groups) not in (1, len(self.edits)):
             raise ValueError(
@@ -172,6 +183,11 @@ class CompareRecipe(FolderRecipe):
     def section(self, editor: str) -> Any:
         """The settings of an editor that has some."""
         return getattr(self, SECTIONS[editor])
+
+    @property
+    def title(self) -> str:
+        """What the cases are called."""
+        return Path(self.cases).name if self.cases else self.benchmark.title
 
     @property
     def needs_generator(self) -> bool:

@@ -1,20 +1,24 @@
-"""A comparison of editors as a JSON file, a figure and metrics for MLflow."""
+"""A comparison of editors as a JSON file, a page with its figures, and metrics for MLflow."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from infra.reports.editors import write_editors_report
 from infra.reports.plots import Line, draw_by_num_edits
 from liveedit_core.evaluation.comparable import ComparableGroup
 from liveedit_core.evaluation.probes import TEACHER_FORCED
+from liveedit_core.evaluation.statistics import Interval
 from liveedit_core.evaluation.summaries import (
     EARNED_METRICS,
     MetricSummary,
     average_values,
     paper_average,
 )
-from pipelines.baselines.compare import Comparison, EditorScores
+from pipelines.baselines.compare import Comparison
+from pipelines.baselines.page import page_data
+from pipelines.baselines.scores import EditorScores
 from pipelines.job.recipe_loader import to_dict
 
 
@@ -22,7 +26,7 @@ def to_tree(comparison: Comparison) -> dict[str, Any]:
     """The comparison as plain values: a row per editor and number of edits, with every metric."""
     return {
         "seed": comparison.recipe.seed,
-        "cases": comparison.recipe.benchmark.title,
+        "cases": comparison.recipe.title,
         "digests": dict(comparison.digests),
         "settings": to_dict(comparison.recipe),
         "rows": [
@@ -41,7 +45,7 @@ def _group(comparison: Comparison, scores: EditorScores) -> ComparableGroup:
     """How the numbers of a row were measured."""
     recipe, noun = comparison.recipe, "edit" if scores.num_edits == 1 else "edits"
     return ComparableGroup(
-        benchmark=recipe.benchmark.title,
+        benchmark=recipe.title,
         cases=comparison.digests.get("cases", ""),
         prompts=recipe.benchmark.protocol,
         backbone=comparison.digests["backbone"],
@@ -76,7 +80,43 @@ def _row(scores: EditorScores) -> dict[str, Any]:
             {"metric": str(kind), "variant": variant, "protocol": protocol} | _metric(metric)
             for (kind, variant, protocol), metric in sorted(scores.by_variant.items())
         ],
+        "measures": measures_of(scores),
     }
+
+
+def measures_of(scores: EditorScores) -> list[dict[str, Any]]:
+    """What is measured beside the metrics: averages, retention, scope, unrelated questions."""
+    rows = [
+        _measure(name, TEACHER_FORCED, item.mean, item.interval, item.num_samples)
+        for name, item in scores.averages.items()
+    ]
+    for protocol, kept in scores.retention.items():
+        change = kept.difference
+        count, bounds = change.num_samples, Interval(low=change.low, high=change.high)
+        rows += [
+            _measure("right_after", protocol, kept.right_after, kept.right_after_interval, count),
+            _measure("after_all", protocol, kept.after_all, kept.after_all_interval, count),
+            _measure("backward_transfer", protocol, change.mean, bounds, count),
+        ]
+    rows += [
+        _measure(f"scope.{scope}", protocol, item.fraction, item.interval, item.num_cases)
+        for (scope, protocol), item in scores.scope.items()
+    ]
+    if (other := scores.unrelated) is not None:
+        count, name = other.num_questions, "unrelated.changed"
+        rows.append(_measure(name, TEACHER_FORCED, other.changed, other.changed_interval, count))
+        if scores.has_experts:
+            name = "unrelated.kept"
+            rows.append(_measure(name, TEACHER_FORCED, other.kept, other.kept_interval, count))
+    return rows
+
+
+def _measure(
+    name: str, protocol: str, value: float, interval: Interval, num_samples: int
+) -> dict[str, Any]:
+    bounds = [round(interval.low, 6), round(interval.high, 6)]
+    row = {"measure": name, "protocol": protocol, "value": round(value, 6)}
+    return row | {"interval": bounds, "num_samples": num_samples}
 
 
 def _metric(metric: MetricSummary) -> dict[str, Any]:
@@ -125,15 +165,15 @@ def _values(scores: EditorScores) -> dict[str, float]:
     return values | average_values(scores.summary)
 
 
-def write_files(comparison: Comparison) -> tuple[Path, Path]:
-    """Write JSON and figure."""
-    table = comparison.recipe.output_file
+def write_files(comparison: Comparison) -> list[Path]:
+    """Write JSON, the figure for MLflow, and the page with its files."""
+    table, tree = comparison.recipe.output_file, to_tree(comparison)
     table.parent.mkdir(parents=True, exist_ok=True)
-    table.write_text(json.dumps(to_tree(comparison), indent=2) + "\n", encoding="utf-8")
+    table.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
     figure = table.with_suffix(".png")
     title = "Average of the paper's metrics without text locality, teacher-forced"
     draw_by_num_edits(figure, lines(comparison), title=title)
-    return table, figure
+    return [table, figure, *write_editors_report(table.parent, table.stem, page_data([tree]))]
 
 
 def lines(comparison: Comparison) -> list[Line]:

@@ -34,7 +34,7 @@ from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.schema import Case, entity_of
-from pipelines.evaluation.case_groups import draw_groups, drawn_case_ids, groups_of
+from pipelines.evaluation.case_groups import draw_groups, drawn_case_ids, groups_of, last_of_groups
 from pipelines.job.stages import Evaluator
 from workers.failures import retried
 from workers.messages import CaseLoader, EvaluationUnit, GeneratorFacts, ScoredUnit, StoredVersion
@@ -359,7 +359,14 @@ def lifelong_curves(
         point = evaluate(size, size)
         if size > 1 and not should_stop():
             right_after = evaluate(size, -size).results
-            kept = retention(right_after, point.results, entity_of(held), seed=settings.seed)
+            drawn = plan_evaluation(held, settings, group_size=size).cases
+            kept = retention(
+                right_after,
+                point.results,
+                entity_of(held),
+                seed=settings.seed,
+                last=last_of_groups(drawn, size),
+            )
             point = replace(point, retention=kept)
         curve.append(point)
         if should_stop():

@@ -40,6 +40,11 @@ def groups_of(cases: Sequence[Case], size: int) -> list[tuple[str, ...]]:
     return groups
 
 
+def last_of_groups(cases: Sequence[Case], size: int) -> set[str]:
+    """Cases that none of their group follows."""
+    return {cases[min(end, len(cases)) - 1].case_id for end in range(size, len(cases) + size, size)}
+
+
 def drawn_case_ids(cases: Sequence[Case], count: int, seed: int) -> set[str]:
     """A random choice of `count` cases (0: all), the same whenever it is made."""
 

@@ -7,17 +7,24 @@ import pytest
 
 from infra.reports.comparison import render_comparison_report
 from infra.reports.editing import render_report
+from infra.reports.editors import render_editors_report
 from infra.reports.evaluation import render_evaluation_report
 from infra.reports.page import write_page
 from tests.browser import NAMES, Browser, find_browser
-from tests.report_examples import comparison_example, evaluation_example, run_example
+from tests.report_examples import (
+    comparison_example,
+    editors_example,
+    evaluation_example,
+    run_example,
+)
 
-NUM_PLOTS = {"run": 10, "evaluation": 5, "comparison": 0}
+NUM_PLOTS = {"run": 10, "evaluation": 5, "comparison": 0, "editors": 6}
 """Of the run: five over its evaluations and five of its lifelong curve."""
 PAGES: dict[str, Callable[[], str]] = {
     "run": lambda: render_report(run_example()),
     "evaluation": lambda: render_evaluation_report(evaluation_example()),
     "comparison": lambda: render_comparison_report(comparison_example()),
+    "editors": lambda: render_editors_report(editors_example()),
 }
 NUM_IMAGES = {
     # Images of probes, and two experts on each card that shows some.
@@ -25,6 +32,7 @@ NUM_IMAGES = {
     "evaluation": 10 + 2 * 6,
     # An image on each of five cards; three lost with two experts, two gained with one.
     "comparison": 5 + 3 * 2 + 2,
+    "editors": 0,
 }
 
 
@@ -51,7 +59,7 @@ def test_a_page_shows_everything_and_asks_nobody(
     assert [url for url in visit.requests if not url.startswith("data:image/")] == [page.as_uri()]
     widths = browser.evaluate("[...document.images].map(image => image.naturalWidth)")
     assert len(widths) == NUM_IMAGES[name]
-    assert min(widths) > 0
+    assert min(widths, default=1) > 0
     assert browser.evaluate("document.scripts.length") == 0
     # Wide tables scroll in a frame of their own; the page as a whole never does.
     assert browser.evaluate("document.documentElement.scrollWidth") <= width

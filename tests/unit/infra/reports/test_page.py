@@ -10,14 +10,21 @@ import pytest
 from PIL import Image
 
 from infra.reports.comparison import render_comparison_report
-from infra.reports.data import ComparisonReportData, EvaluationReportData, ReportData
+from infra.reports.data import (
+    ComparisonReportData,
+    EditorsReportData,
+    EvaluationReportData,
+    ReportData,
+)
 from infra.reports.editing import render_report
+from infra.reports.editors import render_editors_report
 from infra.reports.evaluation import render_evaluation_report
 from infra.reports.page import thumbnail_uri, write_page
 from tests.html_page import HtmlPage, words
 from tests.report_examples import (
     HOSTILE,
     comparison_example,
+    editors_example,
     evaluation_example,
     image,
     run_example,
@@ -28,6 +35,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "run": lambda: render_report(run_example()),
     "evaluation": lambda: render_evaluation_report(evaluation_example()),
     "comparison": lambda: render_comparison_report(comparison_example()),
+    "editors": lambda: render_editors_report(editors_example()),
 }
 
 
@@ -75,7 +83,9 @@ def test_pages_of_nothing_say_so(tmp_path: Path) -> None:
         "comparison": render_comparison_report(
             ComparisonReportData(old=nothing, new=nothing, seed=0)
         ),
+        "editors": render_editors_report(EditorsReportData(title="Nothing", seed=0)),
     }
+    assert "Not measured." in words(texts["editors"])
     assert "Nothing was evaluated." in words(texts["run"])
     assert "Nothing was rejected." in words(texts["run"])
     assert "Nothing was evaluated." in words(texts["evaluation"])

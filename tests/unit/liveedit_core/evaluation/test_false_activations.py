@@ -6,6 +6,7 @@ from liveedit_core.evaluation.false_activations import (
     FalseActivations,
     false_activation_values,
     false_activations,
+    untouched,
 )
 from liveedit_core.evaluation.probes import FREE_GENERATION
 from liveedit_core.evaluation.statistics import exact_interval
@@ -77,3 +78,34 @@ def test_probes_of_one_entity_are_no_more_evidence_than_one() -> None:
     found = false_activations(summarize(results), 0.02)
     assert found is not None
     assert found.interval.low == pytest.approx(0.025)
+
+
+def test_untouched_counts_what_was_kept_and_what_changed() -> None:
+    """Of four questions one kept an expert and changed, one kept one in vain."""
+    kind = ProbeKind.MODAL_LOCALITY
+    results = [
+        probe_result("a", kind=kind, kept=("another",), score=0.5),
+        probe_result("b", kind=kind, kept=("another",)),
+        probe_result("c", kind=kind),
+        probe_result("d", kind=kind),
+    ]
+    found = untouched(results, {}, seed=0)
+    assert found is not None
+    assert (found.kept, found.changed, found.num_changed_unkept) == (0.5, 0.25, 0)
+    assert found.changed_interval == exact_interval(1, 4)
+    assert (found.num_questions, found.num_entities) == (4, 4)
+    plain = untouched([probe_result("a", kind=kind, score=0.0)], {}, seed=0)
+    assert plain is not None
+    assert (plain.kept, plain.changed, plain.num_changed_unkept) == (0.0, 1.0, 1)
+    assert untouched([], {}, seed=0) is None
+
+
+def test_questions_about_one_entity_are_one_sample() -> None:
+    results = [
+        probe_result(f"case {n}", kind=ProbeKind.MODAL_LOCALITY, score=float(n > 2))
+        for n in range(6)
+    ]
+    found = untouched(results, {f"case {n}": f"entity {n // 3}" for n in range(6)}, seed=0)
+    assert found is not None
+    assert (found.num_questions, found.num_entities) == (6, 2)
+    assert found.changed_interval == exact_interval(1, 2)

@@ -3,6 +3,7 @@
 import pytest
 
 from liveedit_core.evaluation.retention import retention, retention_values
+from liveedit_core.evaluation.statistics import exact_interval
 from liveedit_core.schema import ProbeKind
 from tests.unit.tiny_results import probe_result
 
@@ -16,7 +17,29 @@ def test_the_same_edits_are_compared() -> None:
     assert item.after_all == pytest.approx(1 / 3)
     assert item.difference.mean == pytest.approx(-2 / 3)
     assert item.difference.num_samples == 3
-    assert -1.0 <= item.difference.low <= item.difference.mean <= item.difference.high <= 0.0
+    assert -1.0 <= item.difference.low <= item.difference.mean <= item.difference.high <= 1.0
+    few = exact_interval(1, 3)
+    assert item.after_all_interval == few
+    assert item.right_after_interval == exact_interval(3, 3)
+
+
+def test_the_mean_difference_is_the_backward_transfer() -> None:
+    """Rows of R_ij by hand: edit j after i edits."""
+    after = ((1.0,), (0.5, 1.0), (0.25, 0.0, 1.0))
+    right_after = [probe_result(f"case-{j}", score=after[j][j]) for j in range(3)]
+    after_all = [probe_result(f"case-{j}", score=after[2][j]) for j in range(3)]
+    (item,) = retention(right_after, after_all, {}, seed=0, last=["case-2"]).values()
+    assert item.difference.mean == ((0.25 - 1.0) + (0.0 - 1.0)) / 2
+    assert (item.right_after, item.after_all, item.difference.num_samples) == (1.0, 0.125, 2)
+    assert retention(right_after, after_all, {}, seed=0, last=[f"case-{j}" for j in range(3)]) == {}
+
+
+def test_no_loss_among_few_edits_is_no_proof_of_none() -> None:
+    kept = [probe_result(f"case-{i}") for i in range(20)]
+    (item,) = retention(kept, kept, {}, seed=0).values()
+    # At half of the error of 5 %: none of 20 was lost, so at most 1 - 0.0125 ** (1 / 20) are.
+    most = 1 - 0.0125 ** (1 / 20)
+    assert (item.difference.low, item.difference.high) == pytest.approx((-most, most))
 
 
 def test_protocols_stay_apart() -> None:

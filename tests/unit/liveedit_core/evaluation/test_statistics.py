@@ -11,6 +11,8 @@ from liveedit_core.errors import ShapeError
 from liveedit_core.evaluation.statistics import (
     EntitySums,
     PairedDifference,
+    average_interval,
+    change_interval,
     exact_interval,
     holm_adjusted,
     paired_difference,
@@ -204,3 +206,59 @@ def test_holm_as_in_the_textbook() -> None:
 def test_scores_without_a_partner_are_refused() -> None:
     with pytest.raises(ShapeError, match="2, 1 and 2"):
         paired_difference([1.0, 0.0], [1.0], groups=["a", "b"], seed=0)
+
+
+def test_a_change_of_many_entities_has_the_bootstrap_interval() -> None:
+    new, old = [0.0] * 20 + [1.0] * 20, [1.0] * 40
+    found = change_interval(new, old, groups=names(40), seed=3)
+    drawn = EntitySums.of([n - o for n, o in zip(new, old, strict=True)], names(40))
+    assert found == drawn.interval(3, 2000, 0.95)
+    assert found.low < -0.5 < found.high < 0.0
+
+
+def test_a_change_of_few_entities_is_what_was_gained_minus_what_was_lost() -> None:
+    found = change_interval([1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0], groups=names(4), seed=0)
+    one_of_four = exact_interval(1, 4, level=0.975)
+    widest = one_of_four.high - one_of_four.low
+    assert (found.low, found.high) == pytest.approx((-widest, widest))
+    few_changed = change_interval([0.0] * 9 + [1.0] * 91, [1.0] * 100, groups=names(100), seed=0)
+    lost = exact_interval(9, 100, level=0.975)
+    none = exact_interval(0, 100, level=0.975)
+    assert few_changed.low == pytest.approx(-lost.high)
+    assert few_changed.high == pytest.approx(none.high - lost.low)
+
+
+def test_changes_are_covered_as_often_as_promised() -> None:
+    """One of ten edits is lost by chance: the bootstrap alone covers that too seldom."""
+    random = np.random.default_rng(4)
+    covered = 0
+    for trial in range(300):
+        new = (random.random(20) >= 0.1).astype(float).tolist()
+        found = change_interval(new, [1.0] * 20, groups=names(20), seed=trial)
+        covered += found.low <= -0.1 <= found.high
+    assert covered / 300 >= 0.95
+
+
+def test_the_interval_of_one_mean_is_that_of_an_average_of_one() -> None:
+    scores = [float(n % 2) for n in range(60)]
+    assert average_interval([(scores, names(60))], seed=1) == share_interval(
+        scores, groups=names(60), seed=1
+    )
+    few = average_interval([([1.0, 0.0], names(2)), ([1.0], ["entity 0"])], seed=0)
+    assert few == exact_interval(1.5, 2)  # (0.5 + 1) / 2 of two entities
+
+
+def test_metrics_of_the_same_entities_move_together_in_an_average() -> None:
+    """Two equal metrics tell no more than one; two opposite ones leave nothing to chance."""
+    scores = [float(n % 2) for n in range(60)]
+    opposite = [1.0 - score for score in scores]
+    one = average_interval([(scores, names(60))], seed=1)
+    assert average_interval([(scores, names(60))] * 2, seed=1) == one
+    both = average_interval([(scores, names(60)), (opposite, names(60))], seed=1)
+    assert (both.low, both.high) == pytest.approx((0.5, 0.5))
+
+
+def test_a_metric_of_few_entities_may_be_missing_from_a_draw() -> None:
+    common = [float(n % 2) for n in range(60)], names(60)
+    found = average_interval([common, ([1.0], ["entity 7"])], seed=0)
+    assert 0.6 < found.low < 0.75 < found.high < 0.9

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED, ProbeResult
+from liveedit_core.evaluation.statistics import exact_interval
 from liveedit_core.evaluation.summaries import (
     EARNED_METRICS,
+    average_metric,
     metric_values,
     paper_average,
     summarize,
@@ -139,3 +141,23 @@ def test_four_of_the_papers_metrics_have_no_average(missing: ProbeKind) -> None:
     results = [probe_result(kind=kind) for kind in PAPER_METRICS if kind is not missing]
     results.append(probe_result(kind=missing, protocol=FREE_GENERATION))
     assert paper_average(summarize(results)) is None
+
+
+def test_an_average_of_metrics_has_an_interval_over_entities() -> None:
+    """Reliability 0.75 of two entities and locality 0.5 of one; other protocols do not count."""
+    locality = ProbeKind.MODAL_LOCALITY
+    results = [
+        probe_result("a", score=1.0),
+        probe_result("b", score=0.5),
+        probe_result("a", kind=locality, score=0.5),
+        probe_result("a", kind=locality, protocol=FREE_GENERATION, score=0.0),
+    ]
+    found = average_metric(results, {}, (RELIABILITY, locality), seed=0)
+    assert found is not None
+    assert (found.mean, found.num_samples, found.num_entities) == (0.625, 3, 2)
+    assert found.interval == exact_interval(1.25, 2)
+    assert average_metric(results, {}, PAPER_METRICS, seed=0) is None
+    same = {"a": "one", "b": "one"}
+    one = average_metric(results, same, (RELIABILITY, locality), seed=0)
+    assert one is not None
+    assert (one.num_entities, one.interval) == (1, exact_interval(0.625, 1))

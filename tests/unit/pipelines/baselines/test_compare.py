@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from liveedit_core.baselines.fine_tuning import FineTuning
-from liveedit_core.baselines.settings import FineTuningConfig, GraceConfig, LoraConfig, WiseConfig
+from liveedit_core.baselines.settings import FineTuningConfig
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED, ProbeResult
 from liveedit_core.evaluation.scoring import CaseScorer
@@ -18,13 +18,11 @@ from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.generator import save_generator
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.schema import PAPER_METRICS, Case, EditRequest, Probe, ProbeKind
-from liveedit_core.state_source import BackboneStates
+from liveedit_core.schema import PAPER_METRICS, EditRequest, Probe, ProbeKind
 from pipelines.baselines import compare as compare_module
-from pipelines.baselines.compare import Comparison, EditorScores, compare, plan
+from pipelines.baselines.compare import Comparison, compare, plan
 from pipelines.baselines.console_tables import to_tables
-from pipelines.baselines.editors import OWN, NamedGenerator, names_of
-from pipelines.baselines.recipe import EDITORS, CompareRecipe
+from pipelines.baselines.scores import EditorScores
 from pipelines.baselines.search_space import NUM_TRIALS
 from pipelines.baselines.tables import lines, metric_values, spreads, to_tree, write_files
 from pipelines.compare_editors import main
@@ -32,49 +30,15 @@ from pipelines.job.state_cache import state_source
 from tests.other_backbones import saved_family
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, case, tiny_backbone, tiny_generator
 from tests.tiny_families import EDIT_LAYER, family_backbone
-from tests.unit.tiny_editors import save_tiny_parts
+from tests.unit.pipelines.baselines.tiny_comparison import (
+    CASES,
+    NAMES,
+    RECIPE,
+    compared,
+    of,
+)
 
 KINDS = [probe.kind for probe in case(0).all_probes()]
-NAMES = "LiveEdit lookup FT-L FT-M LoRA IKE GRACE WISE MEND SERAC RECIPE LTE unedited".split()
-RECIPE = CompareRecipe(
-    editors=EDITORS,
-    edits=(3, 1),
-    groups=(1, 3),
-    scored_cases=0,
-    free_cases=1,
-    cold_edits=1,
-    max_new_tokens=4,
-    batch_size=8,
-    lora=LoraConfig(max_steps=8),
-    grace=GraceConfig(max_steps=8),
-    wise=WiseConfig(max_steps=2),
-    fine_tuning=FineTuningConfig(max_steps=8, learning_rate=3e-2),
-    projector_tuning=FineTuningConfig(max_steps=1),
-)
-CASES = [case(seed) for seed in range(5)]
-GENERATOR = NamedGenerator(
-    tiny_generator(OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)), "builtin"
-)
-
-
-def compared(recipe: CompareRecipe, run_root: Path, cases: Sequence[Case] = CASES) -> Comparison:
-    """In a run of its own, or the one that is there."""
-    backbone = tiny_backbone()
-    source = BackboneStates(backbone)
-    generators = {row: GENERATOR for row, _, _ in names_of(recipe.generators)} | {OWN: GENERATOR}
-    parts = save_tiny_parts(run_root / "parts", backbone) if "mend" in recipe.editors else {}
-    recipe = recipe.with_changes(run_root=str(run_root), **parts)
-    return compare(recipe, backbone, generators, cases, source, lambda text: None)
-
-
-@pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    return compared(RECIPE, tmp_path_factory.mktemp("run"))
-
-
-def of(comparison: Comparison, name: str, num_edits: int) -> EditorScores:
-    (found,) = (s for s in comparison.scores if (s.name, s.num_edits) == (name, num_edits))
-    return found
 
 
 def test_every_editor_is_scored_at_every_number_of_edits(comparison: Comparison) -> None:
@@ -237,9 +201,10 @@ def test_json_carries_protocol_samples_seed_time_and_memory(
     comparison: Comparison, tmp_path: Path
 ) -> None:
     recipe = RECIPE.with_changes(output=str(tmp_path / "new" / "table.json"))
-    table, figure = write_files(replace(comparison, recipe=recipe))
+    table, figure, *page = write_files(replace(comparison, recipe=recipe))
     tree = json.loads(table.read_text())
     assert figure.read_bytes().startswith(b"\x89PNG")
+    assert {path.suffix for path in page} == {".html", ".csv", ".tex", ".svg"}
     assert (tree["seed"], tree["settings"]["edits"], len(tree["rows"])) == (
         0,
         [3, 1],

@@ -19,6 +19,8 @@ def test_a_group_is_read_back(tmp_path: Path) -> None:
             score_s=1.5,
             memory=EditorMemory(fixed_bytes=3, stored_bytes=size),
             results=(probe_result("case-1", kept=("own of case-1",)), probe_result("case-2")),
+            right_after=(probe_result("case-1", score=0.5),),
+            unrelated=(probe_result("case-3"),),
         )
         for size in (1, 10)
     ]
