@@ -40,7 +40,7 @@ class Question:
 _SMALL = {"NumEdits": 2, "NumFiles": 0, "MaxVersions": 4, "MaxFiles": 3, "MaxEpochs": 2}
 _MERGING = {"NumEdits": 1, "NumFiles": 3, "MaxVersions": 4, "MaxFiles": 6, "MaxEpochs": 2}
 QUESTIONS = (
-    Question(name="rows come", sizes=_SMALL),
+    Question(name="rows come", sizes=_SMALL | {"MaxEpochs": 3}),
     Question(name="files are merged", sizes=_MERGING),
     Question(name="versions are tagged", sizes=_SMALL | {"NumEdits": 1}, is_tagged=True),
     Question(name="no fence", without="ChecksFence", broken="Fenced", sizes=_SMALL),
