@@ -82,7 +82,8 @@ class RequestParser:
             ),
             tags=_tags(content.get("tags", {})),
             probes=tuple(
-                self._probe(probe, f"probes[{index}]", images) for index, probe in enumerate(probes)
+                self._probe(probe, f"probes[{index}]", images, is_textual=edit.image_bytes is None)
+                for index, probe in enumerate(probes)
             ),
         )
 
@@ -114,7 +115,9 @@ class RequestParser:
             image_uri=image.uri,
         )
 
-    def _probe(self, content: object, where: str, images: dict[str, _ReadImage]) -> Probe:
+    def _probe(
+        self, content: object, where: str, images: dict[str, _ReadImage], *, is_textual: bool
+    ) -> Probe:
         if not isinstance(content, dict):
             raise wrong_type(where, "an object", content)
         _check_keys(content, allowed=_PROBE_KEYS, required=("kind", "prompt"), where=where)
@@ -126,7 +129,7 @@ class RequestParser:
         else:
             check_text(target, name, self._limits.max_target_chars)
         image = content.get("image")
-        if image is None and kind not in _KINDS_WITHOUT_IMAGE:
+        if image is None and not (is_textual or kind in _KINDS_WITHOUT_IMAGE):
             raise RefusedInputError(
                 f"{where}.image is missing: a {kind.value} probe asks about an image",
                 RejectType.MISSING_KEY,

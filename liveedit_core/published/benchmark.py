@@ -4,7 +4,7 @@ JSON files --read_files--> records --images checked--> usable | refused --> case
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -91,15 +91,10 @@ class PublishedBenchmark:
                     held.pop(path, None)
 
     def _case(
-        self, record: PublishedRecord, questions: Sequence[Question], images: dict[str, bytes]
+        self, record: PublishedRecord, questions: Sequence[Question], images: Mapping[str, bytes]
     ) -> Case:
         own, *others = questions
-        edit = EditRequest(
-            image_bytes=images[record.image],
-            prompt=own.prompt,
-            target=own.target,
-            image_uri=self.folder.uri(record.image),
-        )
+        edit = self._edit(own, images)
         probes = tuple(
             Probe(
                 kind=item.kind,
@@ -113,9 +108,19 @@ class PublishedBenchmark:
         return Case(
             case_id=edit.edit_id,
             edit=edit,
+            earlier=(self._edit(record.earlier, images),) if record.earlier else (),
             probes=probes,
             entity=record.entity,
             tags=self.tags_of(record),
+        )
+
+    def _edit(self, question: Question, images: Mapping[str, bytes]) -> EditRequest:
+        path = question.image
+        return EditRequest(
+            image_bytes=None if path is None else images[path],
+            prompt=question.prompt,
+            target=question.target,
+            image_uri="" if path is None else self.folder.uri(path),
         )
 
     def notes(self) -> list[str]:
@@ -195,7 +200,7 @@ def open_benchmark(
 def _merged(records: Sequence[PublishedRecord]) -> list[PublishedRecord]:
     """Records of later files that repeat an edit give it their portability questions."""
     merged: list[PublishedRecord] = []
-    place_of: dict[tuple[str, str, str], int] = {}
+    place_of: dict[tuple[str | None, str, str], int] = {}
     for record in records:
         edit = (record.image, record.src, record.alt)
         at = place_of.setdefault(edit, len(merged))
@@ -225,7 +230,8 @@ def _split_usable(
             for path in record.images:
                 if path in checked.faults:
                     raise checked.faults[path]
-            edit = (checked.digests[record.image], record.edit.prompt, record.alt)
+            shown = b"" if record.image is None else checked.digests[record.image]
+            edit = (shown, record.edit.prompt, record.alt)
             first = first_of.setdefault(edit, record)
             if first is not record:
                 raise RefusedInputError(

@@ -38,6 +38,7 @@ def _case(
     own, *others = questions
     return {
         "edit": _line(own, images),
+        "earlier": [_line(record.earlier, images)] if record.earlier else [],
         "probes": [_line(item, images) for item in others],
         "entity": record.entity,
         "tags": benchmark.tags_of(record),

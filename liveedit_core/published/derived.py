@@ -34,7 +34,15 @@ Words = tuple[str, ...]
 def derived_questions(
     records: Sequence[PublishedRecord], layout: Layout, thumbnails: Mapping[str, bytes]
 ) -> list[tuple[Question, ...]]:
-    """The further questions of each record; what finds no image or prompt is left out."""
+    """The further questions of each record; what finds no image or prompt is left out. Textual
+    edits get none."""
+    found = iter(_of_visual([one for one in records if one.image], layout, thumbnails))
+    return [next(found) if record.image else () for record in records]
+
+
+def _of_visual(
+    records: Sequence[PublishedRecord], layout: Layout, thumbnails: Mapping[str, bytes]
+) -> list[tuple[Question, ...]]:
     taught: dict[Words, set[str]] = {}
     for record in records:
         for text in (record.src, record.rephrase):
@@ -74,7 +82,7 @@ def _nearest_images(
     nearest = []
     for start in range(0, len(records), _ROWS):
         part = records[start : start + _ROWS]
-        own_BP = _pixels([thumbnails[record.image] for record in part])
+        own_BP = _pixels([thumbnails[record.image or ""] for record in part])
         # Sums of whole numbers are exact, so the choice is the same on every machine.
         distance_BM = squares_M - 2.0 * own_BP @ pixels_MP.T
         for record, distance_M in zip(part, distance_BM, strict=True):

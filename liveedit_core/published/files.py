@@ -37,11 +37,10 @@ def read_files(
                 faults.append(others.add(content, question))
             else:
                 number += 1
-                record = parser.record(content, path.name, place, number, faults)
-                if record is not None:
-                    records.append(record)
+                found = parser.records(content, path.name, place, number, faults)
+                records += found
                 if layout.neighbours:
-                    faults.append(own.add(content, None if record is None else record.edit))
+                    faults.append(own.add(content, found[0].edit if found else None))
             problems += [f"{place}: {fault}" for fault in faults if fault]
     if layout.neighbours:
         records = [with_neighbours(record, layout, own, others, problems) for record in records]

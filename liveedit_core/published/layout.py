@@ -19,6 +19,8 @@ TEXT = "{}"
 """Stands for the published text in the form of a prompt."""
 HOPS = {"1-hop": "1 hop"} | {f"{n}-hop": f"{n} hops" for n in (2, 3, 4)}
 """`port_type` of a portability question, and its variant in tables."""
+COMPOSITIONAL = "compositional"
+"""Variant of the questions that need both edits of a record."""
 _ANSWER_CUE = f"{TEXT} The answer is:"
 _SHORT_ANSWER = f"Question: {TEXT} Short answer:"
 
@@ -89,10 +91,11 @@ class Layout:
     """Tags of a case, and the keys of their values."""
     neighbours: Mapping[str, NeighbourList] = field(default_factory=dict)
     """Lists of neighbours, by key."""
-    unread: Mapping[str, str] = field(default_factory=dict)
-    """Keys that are known and not read, and what is lost."""
+    textual: tuple[Asked, ...] = ()
+    """A second edit of a record, without an image, then its probes, where it has them; keys such as
+    "textual_edit.src" stand for those of an object."""
     port_types: Mapping[str, str] = field(default_factory=lambda: HOPS)
-    """Known `port_type`s and their variants in tables; "": such a question is not asked."""
+    """Known `port_type`s and their variants in tables."""
     port_images: tuple[str, ...] = ("image",)
     """Keys of the image that portability questions are about; the first one that a record has."""
 
@@ -209,8 +212,12 @@ LAYOUTS: Mapping[str, Layout] = {
             image_folders=("CCKEB_images/mmkb_images", "VLKEB_images/mmkb_images", "mmkb_images"),
             has_entity_folders=True,
             asked={"": _five(TEXT, TEXT, TEXT)},
-            unread={"textual_edit": "textual edits left out because an edit needs an image"},
-            port_types={**HOPS, "comp": ""},
+            textual=(
+                Asked(ProbeKind.RELIABILITY, "textual_edit.src", "textual_edit.alt"),
+                Asked(ProbeKind.TEXT_GENERALITY, "textual_edit.rephrase", "textual_edit.alt"),
+                Asked(ProbeKind.TEXT_LOCALITY, "textual_edit.loc", "textual_edit.loc_ans"),
+            ),
+            port_types={**HOPS, "comp": COMPOSITIONAL},
         ),
         Layout(
             name="mmke",

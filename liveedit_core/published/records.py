@@ -12,14 +12,14 @@ its generalities that lacks a part is left out, and only that question.
 
 import os.path
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from liveedit_core.inputs.jsonl import json_type_name
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError
 from liveedit_core.inputs.text import check_text
-from liveedit_core.published.layout import TEXT, Asked, Layout
+from liveedit_core.published.layout import COMPOSITIONAL, TEXT, Asked, Layout
 from liveedit_core.schema import ProbeKind
 
 MAX_PATH_CHARS = 4_096
@@ -65,8 +65,8 @@ class PublishedRecord:
     """The same in other words."""
     form: str
     """What the prompts of its edit are asked as, around `TEXT`."""
-    image: str
-    """Path of the edit's image."""
+    image: str | None
+    """Path of the edit's image; None for a textual edit."""
     questions: tuple[Question, ...]
     """The edit, then its probes."""
     entity: str
@@ -76,6 +76,8 @@ class PublishedRecord:
     """What of it is not taught or asked, each with the reason."""
     neighbours: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Numbers of other samples, by the key of the list (`neighbours.py`)."""
+    earlier: Question | None = None
+    """An edit that is taught before its own, as some of its questions need both."""
 
     @property
     def edit(self) -> Question:
@@ -116,39 +118,58 @@ class RecordParser:
         self.layout = layout
         self._limits = limits
 
-    def record(
+    def records(
         self, content: object, file: str, place: str, number: int, faults: list[str]
-    ) -> PublishedRecord | None:
-        """A record; or None, and all that is wrong with it goes to `faults`."""
+    ) -> list[PublishedRecord]:
+        """The edits of a record; or none, and all that is wrong with it goes to `faults`."""
         try:
             keys = self._keys_of(content)
             asked = self._asked_of(keys)
         except RefusedInputError as error:
             faults.append(error.message)
-            return None
-        left_out = [why for key, why in self.layout.unread.items() if key in keys]
+            return []
+        left_out: list[str] = []
         questions = self._questions(keys, asked, left_out, faults)
-        questions += self._hops(keys, len(asked), left_out, faults)
+        hops = self._hops(keys, len(asked), faults)
+        composed = [item for item in hops if item.variant == COMPOSITIONAL]
         neighbours = self._neighbours(keys, faults)
         tags = self._tags(keys, faults)
+        further: list[Question] = []
+        if self.layout.textual and "textual_edit" in keys:
+            further = [*self._questions(keys, self.layout.textual, left_out, faults), *composed]
+        elif composed:
+            left_out.append("compositional questions left out because there is no textual_edit")
         if faults:
-            return None
+            return []
         edit, rephrased, *_ = asked
-        image = questions[0].image or ""
-        return PublishedRecord(
+        own = questions[0]
+        record = PublishedRecord(
             file=file,
             place=place,
             number=number,
             src=_as_text(keys[edit.prompt]),
             rephrase=_as_text(keys[rephrased.prompt]),
             form=edit.form,
-            image=image,
-            questions=tuple(dict.fromkeys(questions)),
-            entity=entity_of(image, self.layout),
+            image=own.image,
+            questions=tuple(dict.fromkeys(i for i in (*questions, *hops) if i not in composed)),
+            entity=entity_of(own.image or "", self.layout),
             tags=tags,
             left_out=tuple(left_out),
             neighbours=neighbours,
         )
+        if not further:
+            return [record]
+        textual = replace(
+            record,
+            src=further[0].prompt,
+            rephrase=further[1].prompt,
+            image=None,
+            questions=tuple(dict.fromkeys(further)),
+            earlier=own if composed else None,
+            tags={**tags, "content": "textual"},
+            left_out=(),
+        )
+        return [replace(record, tags={**tags, "content": "visual"}), textual]
 
     def sample(self, content: object, faults: list[str]) -> Question | None:
         """The edit's question alone; or None, and what is wrong with it goes to `faults`."""
@@ -164,9 +185,13 @@ class RecordParser:
         if not isinstance(content, dict):
             raise RefusedInputError(f"must be an object, got {json_type_name(content)}")
         names = self.layout.aliases
-        return {names[key]: content[key] for key in content if key in names} | {
+        keys = {names[key]: content[key] for key in content if key in names} | {
             key: value for key, value in content.items() if key not in names
         }
+        if self.layout.textual and "textual_edit" in content:
+            textual = _object(content["textual_edit"], "textual_edit")
+            keys |= {f"textual_edit.{key}": _joined(value) for key, value in textual.items()}
+        return keys
 
     def _asked_of(self, keys: Mapping[str, Any]) -> tuple[Asked, ...]:
         """What is asked of a record with these keys."""
@@ -225,7 +250,7 @@ class RecordParser:
         value = keys[key]
         if key == asked.image:
             return image_path(value, key)
-        if key == self.layout.target_key and value == "":
+        if key == asked.target and asked.is_needed and value == "":
             return ""  # left out later, as the published loaders do
         limits = self._limits
         if key == asked.prompt:
@@ -236,9 +261,7 @@ class RecordParser:
         limit = limits.max_locality_target_chars if is_hint else limits.max_target_chars
         return check_text(_number_as_text(value), key, limit)
 
-    def _hops(
-        self, keys: Mapping[str, Any], num_asked: int, left_out: list[str], faults: list[str]
-    ) -> list[Question]:
+    def _hops(self, keys: Mapping[str, Any], num_asked: int, faults: list[str]) -> list[Question]:
         """Portability questions."""
         value = keys.get("port_new", [])
         if not isinstance(value, list):
@@ -254,9 +277,6 @@ class RecordParser:
             where = f"port_new[{index}]"
             try:
                 texts, prompt, target, variant = self._hop_keys(item, where)
-                if not variant:
-                    left_out.append("compositional questions left out with the textual edits")
-                    continue
                 asked = Asked(ProbeKind.PORTABILITY, prompt, target, image, variant=variant)
                 found.append(self._question({**keys, **texts}, asked, faults))
             except RefusedInputError as error:
@@ -321,6 +341,13 @@ def _as_text(value: object) -> str:
 def _is_text(value: object) -> bool:
     text = _number_as_text(value)
     return isinstance(text, str) and bool(text.strip())
+
+
+def _joined(value: object) -> object:
+    """Lists of texts, as the loader of CCKEB's authors reads them."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return " ".join(value)
+    return value
 
 
 def _object(value: object, where: str) -> dict[str, Any]:

@@ -112,7 +112,8 @@ def _packed(item: EditRequest | Probe, shown: Any) -> dict[str, Any]:
 
 def _edit(content: dict[str, Any], images: Sequence[bytes]) -> EditRequest:
     also_asked = tuple(content["also_asked"])
-    image = images[content["image_bytes"]]
+    number = content["image_bytes"]
+    image = None if number is None else images[number]
     return EditRequest(**{**content, "image_bytes": image, "also_asked": also_asked})
 
 

@@ -60,36 +60,55 @@ def test_cases_come_back_equal_after_conversion(tmp_path: Path, name: str) -> No
     files = sorted(path for path in folder.rglob("*.json"))[::-1]
     benchmark = open_benchmark(name, files, folder)
     output = tmp_path / "cases.jsonl"
-    assert write_cases(benchmark, output) == 4
+    assert write_cases(benchmark, output) == len(benchmark) == (8 if name == "cckeb" else 4)
     assert list(load_cases(output)) == list(benchmark)
 
 
 def test_cckeb_is_asked_without_endings(tmp_path: Path) -> None:
-    (case,) = opened(tmp_path, "cckeb", [cckeb_record(1)])
-    assert (case.edit.prompt, case.edit.target, case.entity) == (
-        "Which tool lies on bench 1?",
-        "plane 1",
-        "bench1",
-    )
-    assert [row[:4] for row in asked(case, tmp_path / "root")] == [
+    visual, textual = opened(tmp_path, "cckeb", [cckeb_record(1)])
+    own = "Which tool lies on bench 1?"
+    assert (visual.edit.prompt, visual.edit.target, visual.entity) == (own, "plane 1", "bench1")
+    assert [row[:4] for row in asked(visual, tmp_path / "root")] == [
         ("text_generality", "", "Name the tool that lies on bench 1.", "plane 1"),
-        ("modal_generality", "", "Which tool lies on bench 1?", "plane 1"),
+        ("modal_generality", "", own, "plane 1"),
         ("text_locality", "", "nq question: who built boat 1", "builder 1"),
         ("modal_locality", "", "What colour is the sail?", "red"),
     ]
-
-
-def test_the_textual_half_of_cckeb_is_left_out_and_counted(tmp_path: Path) -> None:
-    ports = [*cckeb_record(2)["port_new"], hop(2, "Who pays Bo?", "Cy")]
-    contents = [cckeb_record(1), cckeb_record(2) | {"port_new": ports}, cckeb_record(3)]
-    benchmark = opened(tmp_path, "cckeb", [*contents[:2], without(contents[2], "textual_edit")])
-    assert benchmark.notes() == [
-        "textual edits left out because an edit needs an image: 2",
-        "compositional questions left out with the textual edits: 3",
+    assert (textual.edit.prompt, textual.edit.target) == ("Who makes plane 1?", "Bo Bell 1")
+    assert (textual.edit.image_bytes, textual.earlier, textual.entity) == (
+        None,
+        (visual.edit,),
+        "bench1",
+    )
+    both = "Who makes the tool on bench 1?"
+    assert asked(textual, tmp_path / "root") == [
+        ("text_generality", "", "Name the maker of plane 1.", "Bo Bell 1", ""),
+        ("text_locality", "", "who built mill 1", "miller 1", ""),
+        ("portability", "compositional", both, "Bo Bell 1", "bench1/front.png"),
     ]
-    second = list(benchmark)[1]
-    hops = [item for item in second.probes if item.kind is ProbeKind.PORTABILITY]
+    assert [case.tags["content"] for case in (visual, textual)] == ["visual", "textual"]
+
+
+def test_a_compositional_question_needs_a_textual_edit(tmp_path: Path) -> None:
+    ports = [*cckeb_record(2)["port_new"], hop(2, "Who pays Bo?", "Cy")]
+    contents = [cckeb_record(2) | {"port_new": ports}, cckeb_record(3)]
+    benchmark = opened(tmp_path, "cckeb", [without(item, "textual_edit") for item in contents])
+    assert benchmark.notes() == [
+        "compositional questions left out because there is no textual_edit: 2"
+    ]
+    first, _ = benchmark
+    hops = [item for item in first.probes if item.kind is ProbeKind.PORTABILITY]
     assert [(item.variant, item.prompt) for item in hops] == [("2 hops", "Who pays Bo?")]
+
+
+def test_a_textual_edit_without_a_composition_stands_alone(tmp_path: Path) -> None:
+    contents = [cckeb_record(1, port_new=[]), cckeb_record(2)]
+    contents[1]["textual_edit"]["alt"] = ""
+    benchmark = opened(tmp_path, "cckeb", contents, has_derived=True)
+    assert [bool(case.edit.image_bytes) for case in benchmark] == [True, False, True]
+    assert [case.earlier for case in benchmark] == [(), (), ()]
+    assert [len(case.probes) for case in benchmark] == [7, 2, 7]
+    assert benchmark.notes()[0] == "records left out because `alt` is empty: 1"
 
 
 @pytest.mark.parametrize("task", ["entity_level", "user_specific"])
@@ -293,11 +312,20 @@ def test_a_missing_image_of_a_neighbour_costs_the_record(tmp_path: Path) -> None
         ),
         (
             "cckeb",
-            [cckeb_record(1, port_new=[{"port_type": "composed"}]), cckeb_record(2, alt=[1])],
+            [
+                cckeb_record(1, port_new=[{"port_type": "composed"}]),
+                cckeb_record(2, alt=[1]),
+                cckeb_record(3, textual_edit=["Who?"]),
+                cckeb_record(4, textual_edit={"src": "", "alt": ["Bo", 1], "loc": "x"}),
+            ],
             None,
             [
                 "record 1: port_new[0].port_type must be one of 1-hop, 2-hop, 3-hop, 4-hop, comp",
                 "record 2: alt must be a text, got a list",
+                "record 3: textual_edit must be an object, got a list",
+                "record 4: textual_edit.src is empty",
+                "record 4: textual_edit.alt must be a text, got a list",
+                "record 4: key 'textual_edit.rephrase' is missing",
             ],
         ),
     ],

@@ -10,6 +10,7 @@ from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.evaluation.summaries import variant_values
 from liveedit_core.inputs.datasets import load_cases
+from liveedit_core.inputs.rejects import RejectType
 from liveedit_core.schema import PAPER_METRICS, ProbeKind
 from liveedit_core.training.validation import split_by_entity
 from pipelines import convert_benchmark, lifelong_edit, nightly_evaluation
@@ -192,6 +193,21 @@ def test_the_metrics_of_a_benchmark_are_in_the_tables(
         str(cell).strip() for cell in result_tables([last], [TEACHER_FORCED])[0].columns[0].cells
     ]
     assert {name for pair in variants for name in pair} <= set(cells)
+
+
+def test_both_edits_of_a_record_are_logged_in_order(tmp_path: Path) -> None:
+    folder, driver = benchmark_folder(tmp_path / "cckeb", "cckeb", 3), Driver(tmp_path / "store")
+    outcome = taught(folder, driver, "cckeb")
+    logged = [item.request for item in driver.log.read(range(1, 7))]
+    assert [item.prompt for item in logged] == [
+        prompt.format(number)
+        for number in range(3)
+        for prompt in ("Which tool lies on bench {}?", "Who makes plane {}?")
+    ]
+    assert [item.image_bytes is None for item in logged] == [False, True] * 3
+    assert outcome.intake.num_new == 6
+    reasons = {item.error_type for item in outcome.rejected}
+    assert (outcome.num_edits, reasons) == (3, {RejectType.IMAGE_MISSING}), "no prompt key here"
 
 
 def test_skipped_records_are_on_record(tmp_path: Path) -> None:
