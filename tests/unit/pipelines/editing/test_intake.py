@@ -59,6 +59,14 @@ def test_cases_wait_without_their_images(tmp_path: Path) -> None:
     assert intake.cases.with_images([reduced]) == [expected]
 
 
+def test_a_textual_edit_comes_back_without_an_image(tmp_path: Path) -> None:
+    shown = case(0)
+    textual = replace(shown, edit=replace(shown.edit, image_bytes=None), earlier=(shown.edit,))
+    log = RequestLog(ObjectStore(tmp_path))
+    intake = log_requests(Source(name="test", digest="", items=[textual]), log)
+    assert intake.cases.with_images(intake.cases.of(intake.cases.edit_ids)) == [textual]
+
+
 def test_a_file_of_requests_is_a_source(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(image(1))
     file = tmp_path / "facts.jsonl"
