@@ -36,7 +36,8 @@ def derived_questions(
 ) -> list[tuple[Question, ...]]:
     """The further questions of each record; what finds no image or prompt is left out. Textual
     edits get none."""
-    found = iter(_of_visual([one for one in records if one.image], layout, thumbnails))
+    visual = [record for record in records if record.image]
+    found = iter(_of_visual(visual, layout, thumbnails) if visual else ())
     return [next(found) if record.image else () for record in records]
 
 

@@ -157,7 +157,7 @@ class RecordParser:
             left_out=tuple(left_out),
             neighbours=neighbours,
         )
-        if not further:
+        if not (further and own.target):  # without an edit, its authors skip both
             return [record]
         textual = replace(
             record,

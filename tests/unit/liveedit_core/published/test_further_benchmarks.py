@@ -101,6 +101,22 @@ def test_a_compositional_question_needs_a_textual_edit(tmp_path: Path) -> None:
     assert [(item.variant, item.prompt) for item in hops] == [("2 hops", "Who pays Bo?")]
 
 
+def test_a_record_without_a_visual_edit_teaches_nothing(tmp_path: Path) -> None:
+    benchmark = opened(tmp_path, "cckeb", [cckeb_record(1, alt=""), cckeb_record(2)])
+    assert [case.edit.target for case in benchmark] == ["plane 2", "Bo Bell 2"]
+    assert benchmark.notes() == ["records left out because `alt` is empty: 1"]
+
+
+def test_a_repeated_visual_edit_leaves_another_textual_one(tmp_path: Path) -> None:
+    other = cckeb_record(1)
+    other["textual_edit"] = cckeb_record(2)["textual_edit"]
+    benchmark = opened(tmp_path, "cckeb", [other], has_derived=True)
+    assert len(benchmark) == 2
+    benchmark = opened(tmp_path, "cckeb", [cckeb_record(1), other], has_derived=True)
+    first, _, last = benchmark
+    assert (last.edit.target, last.earlier) == ("Bo Bell 2", (first.edit,))
+
+
 def test_a_textual_edit_without_a_composition_stands_alone(tmp_path: Path) -> None:
     contents = [cckeb_record(1, port_new=[]), cckeb_record(2)]
     contents[1]["textual_edit"]["alt"] = ""
