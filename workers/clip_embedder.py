@@ -1,8 +1,7 @@
 """Image embeddings by OpenCLIP; the one file that imports open_clip.
 
-The default, "builtin", needs no download of its own: a small OpenCLIP model whose image tower is
-the EfficientNet-Lite0 of the built-in backbone, at 128 pixels and without a projection. Its text
-tower is never used.
+The default, "builtin", needs no download of its own and does not import it: the EfficientNet-Lite0
+of the built-in backbone at 128 pixels, as the image tower of an OpenCLIP model without projection.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import open_clip
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from liveedit_core.devices import chosen_device, chosen_dtype
 from liveedit_core.errors import ConfigError
@@ -22,7 +21,6 @@ from workers.models import one_process_at_a_time
 BUILTIN = "builtin"
 _TOWER = "tf_efficientnet_lite0"
 _SIDE = 128
-_WIDTH = 1280
 
 
 class ClipEmbedder:
@@ -68,6 +66,8 @@ def load_clip_embedder(
     """Load "builtin" or an open_clip model with weights from a tag of open_clip or a file."""
     if model == BUILTIN:
         return _load_builtin(device, dtype)
+    import open_clip
+
     try:
         loaded, _, preprocess = open_clip.create_model_and_transforms(
             model, pretrained=pretrained, device="cpu"
@@ -80,22 +80,37 @@ def load_clip_embedder(
     return ClipEmbedder(name, loaded.eval(), preprocess, device=device, dtype=dtype)
 
 
+class _Tower(nn.Module):
+    """An image tower alone, with the interface of OpenCLIP's models."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def encode_image(self, pixels_B3HW: Tensor) -> Tensor:
+        embedding_BC: Tensor = self.trunk(pixels_B3HW)
+        return embedding_BC
+
+
 def _load_builtin(device: str, dtype: str) -> ClipEmbedder:
+    import timm
+    from torchvision import transforms
+
     from liveedit_core.builtin.assembly import load_image_tower
     from liveedit_core.builtin.parts import IMAGE_TOWER, default_cache_dir, fetch_part
 
-    model = open_clip.CLIP(
-        embed_dim=_WIDTH,
-        vision_cfg=open_clip.CLIPVisionCfg(
-            image_size=_SIDE, timm_model_name=_TOWER, timm_pool="avg", timm_proj="none"
-        ),
-        text_cfg=open_clip.CLIPTextCfg(context_length=1, vocab_size=2, width=8, heads=1, layers=1),
-    ).eval()
-    trunk = model.visual.trunk
+    trunk = timm.create_model(_TOWER, num_classes=0, global_pool="avg").eval()
     with one_process_at_a_time():
         weights = fetch_part(IMAGE_TOWER, default_cache_dir() / "parts", print)
     trunk.load_state_dict(load_image_tower(weights, list(trunk.state_dict())))
-    mean = std = (0.5, 0.5, 0.5)
-    preprocess = open_clip.image_transform(_SIDE, is_train=False, mean=mean, std=std)
+    # OpenCLIP's own, in its order.
+    preprocess = transforms.Compose(
+        [
+            transforms.Resize(_SIDE, transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(_SIDE),
+            transforms.ToTensor(),
+            transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ]
+    )
     name = f"{BUILTIN}:{_TOWER}-{_SIDE}"
-    return ClipEmbedder(name, model, preprocess, device=device, dtype=dtype)
+    return ClipEmbedder(name, _Tower(trunk).eval(), preprocess, device=device, dtype=dtype)
