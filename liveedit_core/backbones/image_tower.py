@@ -147,16 +147,23 @@ class ImageTower:
 
     @torch.no_grad()
     def view_pyramids(self, image: bytes) -> Tensor:
-        """Pyramids of an image in all views, its own first, [V, E]."""
+        """Pyramids of an image in all views, its own first, [V, E]; that is the cached one, if it
+        was encoded before."""
+        turned = views(trimmed(decode_image(image)))
         with self._lock:
-            return self._pyramids_of(views(trimmed(decode_image(image))))
+            known = self.cache.get(image) if self.has_views else None
+            if known is None:
+                return self._pyramids_of(turned)
+            own_1E = known.pyramid_E[: self.pyramid_size][None]
+            return torch.cat([own_1E, self._pyramids_of(turned[1:])])
 
     def _with_figures(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """The pyramid of each trimmed image, followed by that of its figure, if it has one."""
-        whole_BE = self._pyramids_of([trimmed(image) for image in images])
         figures = [figure(image) for image in images]
         found = [one for one in figures if one is not None]
-        more = iter(self._pyramids_of(found) if found else ())
+        seen = [*map(trimmed, images), *found]
+        whole_BE, *others = self._pyramids_of(seen).split(len(images))
+        more = iter(torch.cat(others) if others else ())
         return [
             whole_E if one is None else torch.cat([whole_E, next(more)])
             for whole_E, one in zip(whole_BE, figures, strict=True)

@@ -1,6 +1,7 @@
 """Trimmed images and their views, and the pyramids of these."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -119,6 +120,32 @@ def test_pyramids_are_those_of_the_trimmed_image_in_each_view() -> None:
     # The decoder sees the image as it is.
     as_it_is = plain.features([bordered], 1)[bordered].projected_ID
     torch.testing.assert_close(own.projected_ID, as_it_is, rtol=1e-3, atol=1e-3)
+
+
+def test_the_own_view_of_an_encoded_image_does_not_pass_the_tower_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = tiny_backbone().image_tower
+    assert whole is not None
+    tower = ImageTower(
+        whole.model, whole.processor, whole.path, levels=whole.levels, has_views=True
+    )
+    passed: list[int] = []
+    compute = tower._pyramids_of
+
+    def counted(images: Sequence[Image.Image]) -> torch.Tensor:
+        passed.append(len(images))
+        return compute(images)
+
+    monkeypatch.setattr(tower, "_pyramids_of", counted)
+    image = encoded(framed(noise(70, 50), 20))
+    with plain_convolutions():
+        before = tower.view_pyramids(image)
+        own = tower.features([image], 1)[image].pyramid_E
+        after = tower.view_pyramids(image)
+    assert passed == [4, len(own) // tower.pyramid_size, 3]
+    assert torch.equal(after[0], own[: tower.pyramid_size])
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
 
 
 def test_a_folded_tower_computes_the_same() -> None:
