@@ -69,14 +69,15 @@ def test_a_padded_batch_gives_what_its_members_give_alone(backbone: VisionLangua
 
 
 def test_states_hold_those_of_all_wordings(backbone: VisionLanguageBackbone) -> None:
-    """Surrounding spaces, the target and the image do not matter."""
+    """Surrounding spaces, the target and the image, or that there is none, do not matter."""
     items = [
         SEEN,
-        BackboneInput(prompt="The opposite of hot is", target="cold"),
+        BackboneInput(prompt=TEXTS[0], target="cold"),
         BackboneInput(prompt=f" {TEXTS[1]}\n", image_bytes=image(2), also_asked=TEXTS[2:4]),
     ]
     states = backbone.encode(items)
-    assert [len(state.prompt_pyramids_WP) for state in states] == [1, 0, 3]
+    assert [len(state.prompt_pyramids_WP) for state in states] == [1, 1, 3]
+    torch.testing.assert_close(states[1].prompt_pyramids_WP, states[0].prompt_pyramids_WP)
     found = torch.cat([states[0].prompt_pyramids_WP, states[2].prompt_pyramids_WP])
     for row_P, text in zip(found, TEXTS, strict=False):
         torch.testing.assert_close(row_P, alone(backbone, text), rtol=1e-4, atol=2e-5)

@@ -105,22 +105,23 @@ def test_generation_never_sees_the_target(backbone: VisionLanguageBackbone) -> N
 
 
 def test_a_route_is_asked_once_and_its_residual_added(backbone: VisionLanguageBackbone) -> None:
-    """The routed residual acts at prefill and at each step; text-only inputs never ask."""
+    """The routed residual acts at prefill and at each step; None leaves an input as it is."""
     asked: list[int] = []
     inputs = [question(0), BackboneInput(prompt="The color of grass is"), question(1)]
     encoded = backbone.encode(inputs)
 
-    def route(index: Sequence[int], states: Sequence[LayerStates]) -> Residual:
+    def route(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
         asked.extend(index)
         for i, state in zip(index, states, strict=True):
             torch.testing.assert_close(state.hidden_TD, encoded[i].hidden_TD, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(state.pyramid_E, encoded[i].pyramid_E, rtol=1e-4, atol=1e-4)
             assert state.prompt_span == encoded[i].prompt_span
-        return lambda hidden_BTD: -2 * hidden_BTD.roll(1, -1)
+            assert state.has_image == states[0].has_image
+        return (lambda hidden_BTD: -2 * hidden_BTD.roll(1, -1)) if states[0].has_image else None
 
     plain = backbone.generate(inputs, None, max_new_tokens=5)
     edited = backbone.generate(inputs, route, max_new_tokens=5)
-    assert sorted(asked) == [0, 2]
+    assert sorted(asked) == [0, 1, 2]
     assert edited[1] == plain[1]
     assert edited[0] != plain[0]
     assert backbone.generate(inputs, None, max_new_tokens=5) == plain  # the hook is gone
