@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import itertools
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -260,17 +261,19 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("--edits", type=int, default=256, help="of one turn")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--at-least", type=float, default=0.0, help="fail below this CPU ratio")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         session = RaySection(object_store_memory_bytes=500 * 1024 * 1024)
         with open_session(session, needed_cpus=2):
             result = measure(options, Path(folder))
     publish(result, options.output)
+    return int(result["cpu_ratio"] < options.at_least)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

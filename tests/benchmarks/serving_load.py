@@ -266,6 +266,7 @@ def main() -> int:
     parser.add_argument("--malformed", type=int, default=1000)
     parser.add_argument("--memory", type=int, default=5000)
     parser.add_argument("--ray", action="store_true", help="behind Ray Serve")
+    parser.add_argument("--at-least", type=float, default=0.0, help="of eight clients against one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -285,7 +286,7 @@ def main() -> int:
                 result[name] = measure()
                 print(name, result[name], file=sys.stderr, flush=True)
     publish(result, options.output)
-    return 0
+    return int(result["throughput"]["ratio"] < options.at_least)
 
 
 if __name__ == "__main__":

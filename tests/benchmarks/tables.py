@@ -1,0 +1,153 @@
+#!/usr/bin/env python
+"""Writes the tables of speed, README.md's and that of this folder, from the results beside it.
+
+python -m tests.benchmarks.tables
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipelines.final.tables import with_block
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+
+
+class Claim(NamedTuple):
+    """What a script measures."""
+
+    what: str
+    measured: str = ""
+    """Of the fields of its result; "" where there is none."""
+    for_users: str = ""
+    """The same in README.md; "" where it is not there."""
+
+
+CLAIMS = {
+    "training_steps": Claim(
+        "a training step on cached hidden states, against item by item without a cache",
+        "{times_faster[cached]:.0f} times as fast, losses equal to {largest_difference:.0e}",
+        "{times_faster[cached]:.0f} times as fast",
+    ),
+    "replay": Claim(
+        "evaluating a new bank version on {num_edits} cases from cached hidden states, against "
+        "item by item without a cache",
+        "{times_faster[two actors]:.0f} times as fast; two actors "
+        "{two_actors_times_faster_than_one:.1f} times as fast as one; "
+        "{num_scores_that_differ} scores differ",
+        "{times_faster[two actors]:.0f} times as fast; two actors "
+        "{two_actors_times_faster_than_one:.1f} times as fast as one",
+    ),
+    "generation_overhead": Claim(
+        "overhead of routing over {edits} experts for an answer of 20 tokens, against transformers "
+        "alone",
+        "{overhead:+.1%} in {rounds} rounds",
+        "{overhead:+.1%} in {rounds} rounds",
+    ),
+    "large_banks": Claim(
+        "an edit of the library (`EditedModel.edit`) in a bank of {sizes[1]} edits, against one in "
+        "a bank of {sizes[0]}; one question routed over the shortlist of {sizes[2]}, against all",
+        "{large_over_small[edit]:.2f} times the time, {peak_growth_over_bank:.1%} of the bank's "
+        "memory; {routing[ratio]:.0f} times as fast",
+        "{large_over_small[edit]:.2f} times the time; 9 edits add {peak_growth_over_bank:.1%} of "
+        "the bank's memory; {routing[ratio]:.0f} times as fast",
+    ),
+    "bank_growth": Claim(
+        "committing {window_edits} edits to a bank of {num_edits}, against committing to an empty "
+        "bank",
+        "{append_ratio:.2f} times the time; opening takes {open_s:.1f} s and {memory_ratio:.1f} "
+        "times the memory of the keys",
+        "{append_ratio:.2f} times the time; opening the bank takes {open_s:.1f} s",
+    ),
+    "driver_load": Claim(
+        "CPU of the driver for an edit that workers pass by reference, against relaying all of it; "
+        "two actors against one",
+        "{cpu_ratio:.1f} times less; {two_actors[ratio]:.1f} times as fast",
+    ),
+    "scale_model": Claim(
+        "what one more edit costs the largest store measured, against the smallest",
+        "objects {last_against_first[objects_written]:.2f} times, versions "
+        "{last_against_first[versions]:.2f}, reads {last_against_first[reads]:.2f}; bytes written "
+        "{last_against_first[bytes_written]:.1f} times, of which an edit pays a logarithmic share, "
+        "as files and parts of indices are merged geometrically",
+    ),
+    "serving_load": Claim(
+        "the server: eight clients against one, HTTP against the library, {promotions[moves]} "
+        "moves of the champion under load",
+        "{throughput[ratio]:.1f} times the tokens a second; {overhead[ratio]:.2f} times the time; "
+        "{promotions[errors]} errors in {promotions[answered]} answers",
+    ),
+    "ablations": Claim(
+        "each part of routing, switched off alone, on `development`; table in "
+        "`liveedit_core/METHOD.md`"
+    ),
+    "filter_by_domain": Claim(
+        "false activations beside the budget and changed copies found, in banks of one domain"
+    ),
+    "gpu_check": Claim(
+        "`make check-gpu`: parity of a CUDA GPU with the CPU, whole jobs on it, two shards on "
+        "NCCL, throughput and memory by stage. **Not run yet**: no machine with a GPU was at hand; "
+        "`--device cpu` was, to try the script"
+    ),
+}
+
+
+def of_developers(results: Mapping[str, Any]) -> str:
+    """Every script."""
+    rows = ["| script | what | measured |", "|---|---|---|"]
+    for name, claim in CLAIMS.items():
+        found = results.get(name, {})
+        cells = [part.format(**found) if found else part for part in claim[:2]]
+        rows.append(f"| `{name}.py` | {cells[0]} | {cells[1]} |")
+    return "\n".join(rows)
+
+
+def of_users(results: Mapping[str, Any]) -> str:
+    rows = ["| what | ratio |", "|---|---|"]
+    for name, claim in CLAIMS.items():
+        if claim.for_users:
+            what, ratio = (text.format(**results[name]) for text in (claim.what, claim.for_users))
+            rows.append(f"| {what} | {ratio} |")
+    return "\n".join(rows)
+
+
+TABLES: dict[Path, Callable[[Mapping[str, Any]], str]] = {
+    ROOT / "README.md": of_users,
+    FOLDER / "README.md": of_developers,
+}
+
+
+def written() -> dict[Path, str]:
+    """The files with their tables."""
+    files = {name: FOLDER / f"{name}.json" for name in CLAIMS}
+    results = {
+        name: _readable(json.loads(file.read_text()))
+        for name, file in files.items()
+        if file.exists()
+    }
+    return {
+        path: with_block(path.read_text(encoding="utf-8"), "speed", table(results))
+        for path, table in TABLES.items()
+    }
+
+
+def _readable(value: Any) -> Any:
+    """Whole numbers as texts, a space between thousands."""
+    if isinstance(value, dict):
+        return {name: _readable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    return f"{value:,}".replace(",", " ") if type(value) is int else value
+
+
+def main() -> int:
+    for path, text in written().items():
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
