@@ -31,7 +31,7 @@ from torch import Tensor
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.history import BankVersion
 from infra.bank.reconciliation import all_held
-from infra.bank.schema import column_vectors
+from infra.bank.schema import column_vectors, prompt_features
 from infra.requests.request_index import RequestIndex
 from infra.requests.request_log import RequestLog
 from infra.requests.subject_log import SubjectAssignment
@@ -340,12 +340,12 @@ class _Window:
                 "subject_id",
                 [self._subject_of(edit_id)],
             )
-        vectors = column_vectors(rows, "prompt_feature")
+        vectors = prompt_features(rows, self._bank.identity)
         features = dict(zip(rows.column("edit_id").to_pylist(), vectors, strict=True))
         digest = self._facts.generator_digest
         stored = self._log.subjects.prompt_questions([edit_id], digest).get(edit_id)
         question = None if stored is None else torch.tensor(stored)
-        return torch.from_numpy(np.array(features[edit_id])), question
+        return torch.from_numpy(features[edit_id]), question
 
 
 def is_textual(item: AskedEdit) -> bool:

@@ -23,11 +23,10 @@ import pyarrow as pa
 from lance import LanceDataset
 from lance.fragment import FragmentMetadata
 
-from infra.bank.fragments import RowKey, WrittenFragment
+from infra.bank.fragments import RowKey, WantedRows, WrittenFragment
 from infra.bank.history import BankVersion
 from infra.bank.integrity import IntegrityReport
 from infra.bank.reconciliation import (
-    CommitPlan,
     OlderRows,
     all_held,
     held_of,
@@ -88,6 +87,7 @@ class ExpertBank(StoredBank):
             fragment.check_age()
         keys = [fragment.with_subjects(subjects or {}) for fragment in fragments]
         subject_ids = {key.subject_id for part in keys for key in part}
+        writer = self.fragment_writer()
 
         def attempt(base: LanceDataset) -> int:
             # The base is read before the epoch is checked: a commit that succeeds on it was not
@@ -112,8 +112,13 @@ class ExpertBank(StoredBank):
                 num_superseded=len(plan.superseded),
                 last_change=len(changes),
             )
-            new = self._wanted_fragments(base, fragments, keys, plan)
-            return self._commit(base, record, new, plan.added, plan.superseded)
+            parts = zip(fragments, plan.positions, keys, strict=True)
+            wanted = [WantedRows(f, p, [key[n] for n in p]) for f, p, key in parts if p]
+            new = writer.merged(wanted)
+            version = self._commit(base, record, new, plan.added, plan.superseded)
+            before = [fragment.metadata for fragment in fragments_of(base)]
+            writer.delete_unused([part.fragment for part in wanted], [*before, *new])
+            return version
 
         self.apply_changes(epoch=epoch)
         return self._table.on_latest(attempt)
@@ -315,27 +320,6 @@ class ExpertBank(StoredBank):
                 if self.checksums.read(path) is None:
                     self.checksums.write(path)
                 self._removals_with_checksum.add(path)
-
-    def _wanted_fragments(
-        self,
-        base: LanceDataset,
-        written: Sequence[WrittenFragment],
-        keys: Sequence[Sequence[RowKey]],
-        plan: CommitPlan,
-    ) -> list[FragmentMetadata]:
-        new: list[FragmentMetadata] = []
-        for fragment, assigned, positions in zip(written, keys, plan.positions, strict=True):
-            wanted = [assigned[place] for place in positions]
-            if wanted == list(fragment.keys):
-                new.append(fragment.metadata)
-            elif positions:
-                # Only some rows are wanted, or their subjects are others: write them again.
-                rows = self._table.read_fragment(fragment.metadata).take(pa.array(positions))
-                column = rows.schema.get_field_index("subject_id")
-                subjects = pa.array([key.subject_id for key in wanted], pa.string())
-                rows = rows.set_column(column, rows.schema.field(column), subjects)
-                new += self._write(rows.cast(base.schema))
-        return new
 
     def _apply(
         self, base: LanceDataset, change: Change, changes: Sequence[Change], epoch: int

@@ -1,7 +1,8 @@
 """Fragments of bank rows, written by workers and committed by the driver."""
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
@@ -10,11 +11,18 @@ from lance.fragment import FragmentMetadata
 
 from infra.bank.schema import BankIdentity, ExpertRow, rows_to_table
 from infra.storage.checksums import TableChecksums
-from infra.storage.tables import Table
-from liveedit_core.errors import LiveEditError
+from infra.storage.tables import Table, num_bytes_of, paths_of
+from liveedit_core.errors import LiveEditError, StorageUnavailableError
 
 MAX_AGE_S = 24 * 3600.0
 """Clean-up deletes files that no version shows after a week."""
+
+LARGE_FILE_BYTES = 16 * 1024 * 1024
+"""Files of this size are committed as they were written, smaller ones of a window as one,"""
+_MERGED_BYTES = 64 * 1024 * 1024
+"""or as several, from this size on."""
+
+_logger = logging.getLogger(__name__)
 
 
 class StaleRowsError(LiveEditError):
@@ -58,6 +66,24 @@ class WrittenFragment:
 
 
 @dataclass(frozen=True)
+class WantedRows:
+    """What a commit takes of a written fragment."""
+
+    fragment: WrittenFragment
+    places: Sequence[int]
+    keys: Sequence[RowKey]
+    """Of these rows, with their subjects of now."""
+
+    @property
+    def is_whole(self) -> bool:
+        return tuple(self.keys) == self.fragment.keys
+
+    @property
+    def num_bytes(self) -> int:
+        return num_bytes_of(self.fragment.metadata)
+
+
+@dataclass(frozen=True)
 class FragmentWriter:
     """What a worker needs to write rows of a bank; picklable, holds no credentials."""
 
@@ -72,3 +98,48 @@ class FragmentWriter:
     def write_table(self, rows: pa.Table) -> list[WrittenFragment]:
         written = self.checksums.write_rows(self.table, rows)
         return [WrittenFragment(fragment, RowKey.of_table(part)) for fragment, part in written]
+
+    def merged(self, wanted: Iterable[WantedRows]) -> list[FragmentMetadata]:
+        """Fragments with these rows alone. Small ones are merged before a version shows them, as
+        old versions keep what is merged later; it is read again and compared with its checksums."""
+        new: list[FragmentMetadata] = []
+        small: list[WantedRows] = []
+        for part in wanted:
+            if part.is_whole and part.num_bytes >= LARGE_FILE_BYTES:
+                new.append(part.fragment.metadata)
+                continue
+            small.append(part)
+            if sum(one.num_bytes for one in small) >= _MERGED_BYTES:
+                new += self._as_one(small)
+                small = []
+        return [*new, *self._as_one(small)]
+
+    def _as_one(self, parts: Sequence[WantedRows]) -> list[FragmentMetadata]:
+        if not parts:
+            return []
+        if len(parts) == 1 and parts[0].is_whole:
+            return [parts[0].fragment.metadata]
+        rows = pa.concat_tables(map(self._rows, parts)).combine_chunks()
+        return [written.metadata for written in self.write_table(rows.cast(self.table.schema))]
+
+    def _rows(self, part: WantedRows) -> pa.Table:
+        metadata = part.fragment.metadata
+        rows = self.table.read_fragment(metadata)
+        self.checksums.check_rows(rows, paths_of([metadata]))
+        rows = rows.take(pa.array(part.places))
+        column = rows.schema.get_field_index("subject_id")
+        subjects = pa.array([key.subject_id for key in part.keys], pa.string())
+        return rows.set_column(column, rows.schema.field(column), subjects)
+
+    def delete_unused(
+        self, written: Iterable[WrittenFragment], used: Iterable[FragmentMetadata]
+    ) -> None:
+        """Delete what was written for a commit that took the rows from elsewhere: no version names
+        these files. Those that stay, as storage fails, are deleted with old versions."""
+        kept = set(paths_of(used))
+        try:
+            for path in paths_of(fragment.metadata for fragment in written):
+                if path not in kept:
+                    self.checksums.delete_file(path)
+        except StorageUnavailableError as error:
+            _logger.warning("files of rows that no version names were left: %s", error)

@@ -15,13 +15,16 @@ from torch import Tensor
 from infra.bank.policy import RESIDENT_BYTES, MatrixPlace
 from infra.storage.tables import Table, read_errors, read_rows, take_rows
 from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.growing import SegmentedRows
 from liveedit_core.method.repository import ExpertRepository, slot_index, textual_rows
 
-_FEATURES = ("visual_feature", "prompt_feature")
 _MATRICES = ("expert_down", "expert_up")
 _BATCH_BYTES = 1 << 20
 """Small, as the allocator keeps what Lance's threads free; larger ones are not faster."""
 _BUFFER_BYTES = 8 << 20
+_Columns = dict[str, tuple[Tensor | None, int]]
+"""Vectors of one width to be read, `ranks_N` of each expert, or one. A width of 0 stands for that
+of the longest vector; shorter ones are filled up with zeros."""
 
 
 class StoredColumn:
@@ -86,7 +89,10 @@ def read_repository(
             ranks_N = torch.from_numpy(keys.column("rank").to_numpy()[places_N].astype(np.int64))
         num_bytes = len(_MATRICES) * 4 * int(ranks_N.sum()) * config.hidden_size
         is_resident = matrices == "resident" or (matrices == "auto" and num_bytes <= RESIDENT_BYTES)
-        columns = {name: (torch.ones_like(ranks_N), config.feature_size) for name in _FEATURES}
+        columns: _Columns = {
+            "visual_feature": (None, config.feature_size),
+            "prompt_feature": (None, 0),
+        }
         if is_resident:
             columns |= dict.fromkeys(_MATRICES, (ranks_N, config.hidden_size))
         arrays = _read_arrays(dataset, places_N, columns)
@@ -97,10 +103,11 @@ def read_repository(
         for name in _MATRICES
     )
     visual = torch.from_numpy(arrays["visual_feature"])
+    prompt_NX = torch.from_numpy(arrays["prompt_feature"])
     return ExpertRepository(
         edit_ids=tuple(edit_ids),
         visual=visual,
-        prompt=torch.from_numpy(arrays["prompt_feature"]),
+        prompt=SegmentedRows([prompt_NX], len(edit_ids), width=config.feature_size),
         ranks_N=ranks_N,
         down=down,
         up=up,
@@ -111,14 +118,13 @@ def read_repository(
 def _read_arrays(
     dataset: lance.LanceDataset,
     places_N: npt.NDArray[np.int64],
-    columns: dict[str, tuple[Tensor, int]],
+    columns: _Columns,
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Columns of vectors, each some rows of an array: `ranks_N` of them, of one width.
-
-    Element n is row `places_N[n]` of the version.
-    """
+    """Columns of vectors as arrays; element n is row `places_N[n]` of the version."""
     arrays = {
-        name: np.empty((int(ranks_N.sum()), width), np.float32)
+        name: np.empty(
+            (len(places_N) if ranks_N is None else int(ranks_N.sum()), width), np.float32
+        )
         for name, (ranks_N, width) in columns.items()
     }
     target_N = torch.empty(len(places_N), dtype=torch.int64)
@@ -136,6 +142,26 @@ def _read_arrays(
         target = target_N[start : start + batch.num_rows]
         for name, (ranks_N, width) in columns.items():
             values = batch.column(name).flatten().to_numpy(zero_copy_only=False)
-            arrays[name][slot_index(ranks_N, target).numpy()] = values.reshape(-1, width)
+            if width:
+                rows = values.reshape(-1, width)
+            else:
+                rows = _filled_up(values, batch.column(name).value_lengths().to_numpy())
+                missing = rows.shape[1] - arrays[name].shape[1]
+                if missing > 0:
+                    arrays[name] = np.pad(arrays[name], ((0, 0), (0, missing)))
+            places = target if ranks_N is None else slot_index(ranks_N, target)
+            arrays[name][places.numpy(), : rows.shape[1]] = rows
         start += batch.num_rows
     return arrays
+
+
+def _filled_up(
+    values: npt.NDArray[np.float32], size_X: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float32]:
+    """Vectors of some sizes, one after the other, as the rows of a matrix."""
+    longest = int(size_X.max(initial=0))
+    if (size_X == longest).all():
+        return values.reshape(len(size_X), longest)
+    rows = np.zeros((len(size_X), longest), np.float32)
+    rows[np.arange(longest) < size_X[:, None]] = values
+    return rows

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from liveedit_core.method.expert import Expert
 
 _IDENTITY_KEY = b"liveedit.bank_identity"
-_COLUMNS_BEFORE = {"has_own_ranks": False, "has_outcomes": False}
+_COLUMNS_BEFORE = {"has_own_ranks": False, "has_outcomes": False, "has_cut_prompts": False}
 """Of a bank whose identity does not say which columns it has."""
 OUTCOME_COLUMNS = {
     "state": pa.string(),
@@ -47,6 +47,9 @@ class BankIdentity:
     from before, all have `rank`."""
     has_outcomes: bool = True
     """Whether rows say how their edit turned out (`WriteOutcome`); not in a bank from before."""
+    has_cut_prompts: bool = True
+    """Whether prompt features are stored up to their last number that is not zero, and the zeros
+    after it are added on reading; a bank from before holds these too."""
 
     @property
     def feature_size(self) -> int:
@@ -76,7 +79,7 @@ class BankIdentity:
         factor = any_width if self.has_own_ranks else self.rank * self.hidden_size
         widths = {
             "visual_feature": self.feature_size,
-            "prompt_feature": self.feature_size,
+            "prompt_feature": any_width if self.has_cut_prompts else self.feature_size,
             "expert_down": factor,
             "expert_up": factor,
             "clip_embedding": self.embedding_size,
@@ -171,6 +174,9 @@ def rows_to_table(identity: BankIdentity, rows: Sequence[ExpertRow]) -> pa.Table
         field_name = "steps" if name == "refine_steps" else name
         columns[name] = [getattr(row.expert.outcome, field_name) for row in rows]
     vectors = [row.vectors() for row in rows]
+    if identity.has_cut_prompts:
+        for vector in vectors:
+            vector["prompt_feature"] = _cut(vector["prompt_feature"])
     for column in schema:
         if is_vector(column.type):
             parts = [vector[column.name] for vector in vectors]
@@ -181,6 +187,18 @@ def rows_to_table(identity: BankIdentity, rows: Sequence[ExpertRow]) -> pa.Table
                 ends = np.cumsum([0, *(part.size for part in parts)], dtype=np.int32)
                 columns[column.name] = pa.ListArray.from_arrays(ends, flat, type=column.type)
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def prompt_features(rows: pa.Table, identity: BankIdentity) -> list[npt.NDArray[np.float32]]:
+    """Whole prompt features of some rows, [feature_size] each."""
+    stored = column_vectors(rows, "prompt_feature")
+    return [np.pad(vector, (0, identity.feature_size - vector.size)) for vector in stored]
+
+
+def _cut(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Without the zeros at its end; of a negative zero the sign would be lost, so it stays."""
+    places = np.flatnonzero(vector.view(np.int32))
+    return vector[: places[-1] + 1 if places.size else 0]
 
 
 def _flat(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

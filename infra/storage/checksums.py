@@ -131,6 +131,24 @@ class TableChecksums:
         rows = {row for checksum in checksums if checksum for row in checksum.rows}
         return rows if all(checksums) else None
 
+    def check_rows(self, rows: pa.Table, paths: Sequence[str]) -> list[RowChecksum]:
+        """Checksums of rows that were read, before they are written to another file; IntegrityError
+        when one is not as it was written to the files at `paths`."""
+        written = self.rows_of(paths)
+        found = list(row_checksums(rows))
+        for row in found:
+            if written is not None and row not in written:
+                raise IntegrityError(
+                    f"table {self._table}: the row of edit {row.edit_id} is not what was written; "
+                    "nothing is merged. Verify the bank, and repair it"
+                )
+        return found
+
+    def delete_file(self, path: str) -> None:
+        """Delete a file that no version names, and its checksums."""
+        self.store.delete(self.file_key(path))
+        self.store.delete(self._key(path))
+
     def prune(self) -> None:
         """Delete the checksums of files that are gone; only after old versions were deleted."""
         prefix = f"{self._folder}/"

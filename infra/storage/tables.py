@@ -114,6 +114,15 @@ def fragments_of(dataset: lance.LanceDataset) -> list[LanceFragment]:
         return list(dataset.get_fragments())
 
 
+def num_bytes_of(fragment: FragmentMetadata) -> int:
+    return sum(file.file_size_bytes or 0 for file in fragment.files)
+
+
+def paths_of(fragments: Iterable[FragmentMetadata]) -> list[str]:
+    """Of their files, below the folder of the table."""
+    return [f"data/{file.path}" for fragment in fragments for file in fragment.files]
+
+
 class Table:
     """One Lance table: open, read a version, commit a change on top of a version; picklable."""
 

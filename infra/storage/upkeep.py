@@ -1,8 +1,9 @@
 """Upkeep of a growing table: small files are merged, indices follow the rows; no row changes.
 
 Both are geometric: files, and parts of an index, are rewritten only together with newer rows of at
-least half their own number, so that a row is rewritten a logarithmic number of times. Lance merges
-only files that the same part of an index covers, so indices are renewed first.
+least half their own number, so that a row is rewritten a logarithmic number of times; large files
+are not. Lance merges only files that the same part of an index covers, so indices are renewed
+first.
 """
 
 import logging
@@ -11,14 +12,17 @@ from collections.abc import Sequence
 from lance import optimize
 from lance.fragment import FragmentMetadata
 
-from infra.storage.checksums import TableChecksums, row_checksums
-from infra.storage.tables import Table, fragments_of, storage_errors
+from infra.storage.checksums import TableChecksums
+from infra.storage.tables import Table, fragments_of, num_bytes_of, paths_of, storage_errors
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
 _FEW_ROWS = 1000
 """Scanning this many rows is as fast as looking them up in an index."""
 _REWRITE_FACTOR = 2
 """A fragment may be this many times larger than the newer rows that it is merged with."""
+_LARGE = 8
+"""Fragments of this part of the size that is aimed at stay as they are: while an old version holds
+what was merged, it is stored twice."""
 _BATCH_BYTES = 8 * 1024 * 1024
 _FRAGMENT_BYTES = 128 * 1024 * 1024
 _EVERY_ROWS = 4096
@@ -34,13 +38,18 @@ def merge_small(table: Table, fragment_bytes: int, checksums: TableChecksums | N
     num_rows = sum(rows for _, rows in sizes)
     if len(sizes) < 2 or not num_rows:
         return
-    num_bytes = sum(file.file_size_bytes or 0 for fragment in fragments for file in fragment.files)
+    num_bytes = sum(map(num_bytes_of, fragments))
+    large = [
+        fragment.id
+        for fragment in fragments
+        if num_bytes_of(fragment) >= fragment_bytes // _LARGE and not fragment.deletion_file
+    ]
     row_bytes = max(num_bytes // num_rows, 1)
     options = optimize.CompactionOptions(
         target_rows_per_fragment=max(fragment_bytes // row_bytes, 1),
         batch_size=max(_BATCH_BYTES // row_bytes, 1),
         num_threads=1,
-        excluded_fragment_ids=settled_fragments(sizes),
+        excluded_fragment_ids=sorted({*settled_fragments(sizes), *large}),
     )
     with storage_errors(table.uri):
         rewrites = []
@@ -76,21 +85,11 @@ def _check_merged(
     new: Sequence[FragmentMetadata],
 ) -> None:
     """Compare merged rows with the checksums of the old files, and write those of the new ones."""
-    written = checksums.rows_of(_paths(old))
     for fragment in new:
         rows = table.read_fragment(fragment)
-        for row in row_checksums(rows):
-            if written is not None and row not in written:
-                raise IntegrityError(
-                    f"table {table.uri}: the row of edit {row.edit_id} is not what was written; "
-                    "nothing is merged. Verify the bank, and repair it"
-                )
-        for path in _paths([fragment]):
+        checksums.check_rows(rows, paths_of(old))
+        for path in paths_of([fragment]):
             checksums.write(path, rows)
-
-
-def _paths(fragments: Sequence[FragmentMetadata]) -> list[str]:
-    return [f"data/{file.path}" for fragment in fragments for file in fragment.files]
 
 
 def renew_indices(table: Table, columns: Sequence[str]) -> None:

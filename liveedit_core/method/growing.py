@@ -13,6 +13,7 @@ from typing import overload
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.repository import (
@@ -29,29 +30,38 @@ SEGMENT_ROWS = 4096
 
 
 class SegmentedRows:
-    """The first `num_rows` rows of some matrices, one after the other."""
+    """The first `num_rows` rows of some matrices, one after the other; zeros fill up rows that are
+    stored without the zeros at their end."""
 
-    def __init__(self, segments: Sequence[Tensor], num_rows: int) -> None:
+    def __init__(self, segments: Sequence[Tensor], num_rows: int, *, width: int = 0) -> None:
         self._segments = segments
         self._num_rows = num_rows
+        self.width = width or segments[0].shape[1]
         sizes = torch.tensor([0, *map(len, segments[:-1])])
         self._starts = sizes.cumsum(0)
 
     def __len__(self) -> int:
         return self._num_rows
 
-    def segments(self) -> Iterator[Tensor]:
-        """All rows, in order."""
+    def stored_segments(self) -> Iterator[Tensor]:
+        """All rows, in order, as they are stored."""
         for segment, start in zip(self._segments, self._starts.tolist(), strict=True):
             yield segment[: max(0, self._num_rows - start)]
 
+    def segments(self) -> Iterator[Tensor]:
+        """All rows, in order."""
+        for rows in self.stored_segments():
+            missing = self.width - rows.shape[1]
+            yield functional.pad(rows, (0, missing)) if missing else rows
+
     def __getitem__(self, index_U: Tensor) -> Tensor:
-        rows_UK = self._segments[0].new_empty(len(index_U), self._segments[0].shape[1])
+        rows_UK = self._segments[0].new_zeros(len(index_U), self.width)
         number_U = torch.bucketize(index_U, self._starts, right=True) - 1
         for number in number_U.unique().tolist():
             is_here_U = number_U == number
             places = index_U[is_here_U] - self._starts[number]
-            rows_UK[is_here_U] = self._segments[number][places]
+            segment = self._segments[number]
+            rows_UK[is_here_U, : segment.shape[1]] = segment[places]
         return rows_UK
 
 
@@ -121,20 +131,24 @@ class _Rows:
     """A matrix that grows by segments."""
 
     def __init__(self, first: FeatureRows) -> None:
-        self._segments = list(segments_of(first))
+        if isinstance(first, SegmentedRows):
+            self._segments, self._width = list(first.stored_segments()), first.width
+        else:
+            self._segments = list(segments_of(first))
+            self._width = self._segments[0].shape[1]
         self.size = len(first)
         self._room = 0
 
     def append(self, row_K: Tensor) -> None:
         if not self._room:
-            width, self._room = self._segments[0].shape[1], SEGMENT_ROWS
-            self._segments.append(self._segments[0].new_empty(SEGMENT_ROWS, width))
+            self._room = SEGMENT_ROWS
+            self._segments.append(self._segments[0].new_empty(SEGMENT_ROWS, self._width))
         self._segments[-1][SEGMENT_ROWS - self._room] = row_K
         self._room -= 1
         self.size += 1
 
     def snapshot(self) -> SegmentedRows:
-        return SegmentedRows(tuple(self._segments), self.size)
+        return SegmentedRows(tuple(self._segments), self.size, width=self._width)
 
 
 class GrowingRepository:

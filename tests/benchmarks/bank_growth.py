@@ -4,11 +4,12 @@
     python -m tests.benchmarks.bank_growth                                    2 000 edits, seconds
     python -m tests.benchmarks.bank_growth --edits 100000 --append 1000       minutes, 10 GB of disk
 
-Synthetic experts of the small backbone's shape (rank 8, hidden size 576, routing features 4 x 256),
-written and committed as the editing job does, compacted every `growth.every_windows` windows. An
-append is the time of writing and committing one window. Windows for the full bank and first windows
-of new, empty banks take turns, so that both meet the same machine; medians are compared. The same
-is done in a new process, which has read nothing before. Compaction is timed separately.
+Synthetic experts of the small backbone's shape (rank 8, hidden size 576, routing features 4 x 256,
+of which prompts fill 130), written and committed as the editing job does, compacted every
+`growth.every_windows` windows. An append is the time of writing and committing one window. Windows
+for the full bank and first windows of new, empty banks take turns, so that both meet the same
+machine; medians are compared. The same is done in a new process, which has read nothing before.
+Compaction is timed separately.
 
 Reader and log are measured in processes of their own; what a process needs before it opens the bank
 (libraries, an empty bank) does not count as the reader's memory.
@@ -39,6 +40,9 @@ from infra.bank.schema import ExpertRow
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import select_in
 from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.expert import Expert
+from liveedit_core.method.growing import SegmentedRows
+from liveedit_core.method.repository import segments_of
 from tests.benchmarks.frame import machine, parser_of, publish
 from tests.random_states import random_expert
 from tests.small_rows import identity_of
@@ -59,6 +63,9 @@ CONFIG = GeneratorConfig(
     num_queries=4,
     num_attention_heads=8,
     rank=8,
+    prompt_source="completion",
+    prompt_templates=("{}",),
+    prompt_rank=128,
 )
 IDENTITY = identity_of(
     CONFIG,
@@ -73,13 +80,20 @@ def edit_id(number: int) -> str:
     return hashlib.sha256(f"edit {number}".encode()).hexdigest()
 
 
+def synthetic_expert(number: int) -> Expert:
+    """Random numbers, in as much of the features as the small backbone's generator fills."""
+    expert = random_expert(number, CONFIG)
+    expert.prompt_feature_QM.view(-1)[CONFIG.prompt_rank + 2 :] = 0.0
+    return replace(expert, edit_id=edit_id(number))
+
+
 def synthetic_rows(start: int, count: int) -> Iterator[list[ExpertRow]]:
     """Rows `start`, `start` + 1, ... in the pieces in which workers write them."""
     rng = np.random.default_rng(start)
     for first in range(start, start + count, WRITTEN_AT_ONCE):
         yield [
             ExpertRow(
-                expert=replace(random_expert(number, CONFIG), edit_id=edit_id(number)),
+                expert=synthetic_expert(number),
                 sequence=number,
                 subject_id=hashlib.sha256(f"subject {number}".encode()).hexdigest(),
                 clip_embedding=rng.standard_normal(512, dtype=np.float32),
@@ -99,8 +113,9 @@ def timed_append(bank: ExpertBank, epoch: int, start: int, count: int) -> float:
     return time.perf_counter() - start_s
 
 
-def grow(store: ObjectStore, num_edits: int, window: int) -> dict[str, Any]:
+def grow(folder: Path, num_edits: int, window: int) -> dict[str, Any]:
     """Fill a bank, then append to it and to empty ones; seconds of each part."""
+    store = ObjectStore(folder)
     bank = ExpertBank.open_or_create(store, BANK, IDENTITY)
     epoch = bank.acquire_writer()
     growth = Compaction(store, BANK, GrowthPolicy())
@@ -111,10 +126,15 @@ def grow(store: ObjectStore, num_edits: int, window: int) -> dict[str, Any]:
         if growth.after_window() is not None:
             compactions_s.append(time.perf_counter() - start_s)
     return {
+        "bytes_per_edit": stored_bytes(folder) // num_edits,
         "append": appends_in_turns(store, bank, epoch, window),
         "slowest_compaction_s": max(compactions_s, default=0.0),
         "compaction_s_per_edit": sum(compactions_s) / num_edits,
     }
+
+
+def stored_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def appends_in_turns(
@@ -144,20 +164,22 @@ def measure_reader(store: ObjectStore) -> dict[str, Any]:
     empty = ExpertBank.open_or_create(ObjectStore(warm_up), BANK, IDENTITY)
     empty.load_repository(CONFIG, matrices="on_demand")  # libraries load what they need
     before = memory_bytes()
-    start_s = time.perf_counter()
+    start_s, start_cpu_s = time.perf_counter(), time.process_time()
     bank = ExpertBank.open(store, BANK)
     repository = bank.load_repository(CONFIG, matrices="on_demand")
-    open_s = time.perf_counter() - start_s
+    open_s, open_cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
     start_s = time.perf_counter()
     index = torch.linspace(0, len(repository) - 1, 8).long()
     repository.matrices(index)
     first_read_s = time.perf_counter() - start_s
     start_s = time.perf_counter()
     repository.matrices(index.flip(0) // 2)
-    features = (repository.visual_features_NK, repository.prompt_features_NK)
-    feature_bytes = sum(tensor.numel() * tensor.element_size() for tensor in features)
+    prompt = repository.prompt
+    prompts = prompt.stored_segments() if isinstance(prompt, SegmentedRows) else [prompt]
+    feature_bytes = sum(part.nbytes for part in (*segments_of(repository.visual), *prompts))
     return {
         "open_s": open_s,
+        "open_cpu_s": open_cpu_s,
         "first_8_experts_s": first_read_s,
         "next_8_experts_s": time.perf_counter() - start_s,
         "feature_bytes": feature_bytes,
@@ -216,7 +238,7 @@ def in_new_process(part: str, folder: Path, window: int) -> dict[str, Any]:
 
 def measure(num_edits: int, window: int, folder: Path) -> dict[str, Any]:
     """All parts; ratios and whether they keep within the limits."""
-    result = grow(ObjectStore(folder), num_edits, window)
+    result = grow(folder, num_edits, window)
     for part in ("reader", "log", "restart"):
         result |= in_new_process(part, folder, window)
     result["append_ratio"] = max(result["append"]["ratio"], result["restarted_append"]["ratio"])
@@ -228,9 +250,7 @@ def measure(num_edits: int, window: int, folder: Path) -> dict[str, Any]:
         for name, limit in LIMITS.items()
         if name != "memory_ratio" or num_edits >= LARGE
     }
-    used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return result | {
-        "store_bytes": used,
         "num_edits": num_edits,
         "window_edits": window,
         "pylance": lance.__version__,

@@ -14,10 +14,17 @@ from hypothesis import strategies as st
 
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.fragments import StaleRowsError
+from infra.bank.integrity import verify_version
 from infra.bank.schema import ExpertRow
 from infra.storage.object_store import ObjectStore
 from infra.storage.writer_fence import WriterFencedError
-from liveedit_core.errors import IntegrityError, NumericsError, RepositoryMismatchError, ShapeError
+from liveedit_core.errors import (
+    IntegrityError,
+    NumericsError,
+    RepositoryMismatchError,
+    ShapeError,
+    StorageUnavailableError,
+)
 from tests.small_rows import SMALL_CONFIG, SMALL_IDENTITY, small_row
 
 
@@ -91,6 +98,60 @@ def test_of_a_mixed_fragment_only_the_new_rows_appear(bank: ExpertBank) -> None:
     assert [row["clip_embedding"] for row in stored] == [
         row.clip_embedding.tolist() for row in (first, second, third)
     ]
+
+
+def test_small_files_of_a_window_are_committed_as_one(bank: ExpertBank, store: ObjectStore) -> None:
+    writer, rows = bank.fragment_writer(), [small_row(n) for n in range(1, 5)]
+    fragments = [fragment for row in rows for fragment in writer.write([row])]
+    bank.commit(fragments, epoch=bank.acquire_writer())
+    (key,) = bank.file_keys(bank.version)
+    assert store.list("banks/main/data/") == [key]
+    checksum = bank.checksums.read(key.removeprefix("banks/main/"))
+    assert store.list("seals/main/") == [f"seals/{key.removeprefix('banks/')}.json"]
+    assert checksum is not None
+    assert {row.edit_id for row in checksum.rows} == set(ids(rows))
+    assert verify_version(bank).is_whole
+    assert bank.edit_ids() == ids(rows)
+
+
+def test_large_files_are_committed_as_they_were_written(
+    bank: ExpertBank, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.bank.fragments.LARGE_FILE_BYTES", 1)
+    writer = bank.fragment_writer()
+    fragments = [*writer.write([small_row(1)]), *writer.write([small_row(2)])]
+    written = set(store.list("banks/main/data/"))
+    bank.commit(fragments, epoch=bank.acquire_writer())
+    assert set(bank.file_keys(bank.version)) == written == set(store.list("banks/main/data/"))
+
+
+def test_a_file_that_is_altered_before_its_commit_is_not_merged(
+    bank: ExpertBank, store: ObjectStore
+) -> None:
+    writer, row = bank.fragment_writer(), small_row(1)
+    fragments = [*writer.write([row]), *writer.write([small_row(2)])]
+    number = row.clip_embedding[0].tobytes()
+    (key,) = [key for key in store.list("banks/main/data/") if number in store.get(key)]
+    store.put(key, store.get(key).replace(number, number[::-1]))
+    with pytest.raises(IntegrityError, match=row.expert.edit_id):
+        bank.commit(fragments, epoch=bank.acquire_writer())
+    assert bank.edit_ids() == []
+
+
+def test_a_window_that_is_committed_although_files_cannot_be_deleted_is_whole(
+    bank: ExpertBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, rows = bank.fragment_writer(), [small_row(1), small_row(2)]
+    fragments = [fragment for row in rows for fragment in writer.write([row])]
+
+    def fail(*arguments: object) -> None:
+        raise StorageUnavailableError("no")
+
+    epoch = bank.acquire_writer()
+    monkeypatch.setattr(ObjectStore, "delete", fail)
+    version = bank.commit(fragments, epoch=epoch)
+    assert bank.edit_ids(version) == ids(rows)
+    assert verify_version(bank).is_whole
 
 
 def test_a_new_target_supersedes_in_one_version(bank: ExpertBank) -> None:

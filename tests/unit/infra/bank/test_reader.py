@@ -1,6 +1,7 @@
 """A version as tensors: where its matrices are changes memory, not one number."""
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from infra.bank.expert_bank import ExpertBank
 from infra.bank.integrity import verify_version
 from infra.bank.policy import MatrixPlace
 from infra.bank.reader import StoredColumn
-from infra.bank.schema import ExpertRow
+from infra.bank.schema import ExpertRow, prompt_features
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
 from liveedit_core.errors import IntegrityError, ShapeError
@@ -87,9 +88,45 @@ def test_what_is_read_on_demand_is_not_sent_to_other_processes(bank: ExpertBank)
     assert torch.equal(sent.up_LD, resident.up_LD)
 
 
+def row_with_prompt(sequence: int, prompt: Sequence[float]) -> ExpertRow:
+    """The row of a sequence number, whose prompt feature is these numbers and zeros."""
+    row = small_row(sequence)
+    feature_QM = torch.zeros_like(row.expert.prompt_feature_QM)
+    feature_QM.view(-1)[: len(prompt)] = torch.tensor(prompt)
+    return replace(row, expert=replace(row.expert, prompt_feature_QM=feature_QM))
+
+
+def test_prompt_features_are_stored_without_the_zeros_at_their_end(store: ObjectStore) -> None:
+    """And are read with them, bit for bit: also a negative zero, and one between other numbers."""
+    bank = ExpertBank.open_or_create(store, "main", SMALL_IDENTITY)
+    rows = [
+        row_with_prompt(1, [1.0, 2.0]),
+        row_with_prompt(2, []),
+        row_with_prompt(3, [0.0, 3.0, -0.0]),
+        row_with_prompt(4, range(1, 9)),
+        row_with_prompt(5, [5.0]),
+    ]
+    writer, epoch = bank.fragment_writer(), bank.acquire_writer()
+    for part in (rows[:1], rows[1:3], rows[3:]):
+        bank.commit(writer.write(part), epoch=epoch)
+    lengths = bank.load_rows(["prompt_feature"]).column(0).combine_chunks().value_lengths()
+    assert lengths.to_pylist() == [2, 0, 3, 8, 1]
+    repository = bank.load_repository(SMALL_CONFIG)
+    expected = torch.stack([row.expert.prompt_feature_QM.flatten() for row in rows])
+    stored = prompt_features(bank.load_rows(["prompt_feature"]), bank.identity)
+    for found in (
+        repository.prompt_features_NK,
+        repository.prompt[torch.arange(5)],
+        repository.take(range(5)).prompt_features_NK,
+        torch.from_numpy(np.stack(stored)),
+    ):
+        assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
+    assert verify_version(bank).is_whole
+
+
 def bank_from_before(store: ObjectStore) -> ExpertBank:
     """A bank whose experts all have the rank of its identity, in lists of one length."""
-    old = replace(SMALL_IDENTITY, has_own_ranks=False)
+    old = replace(SMALL_IDENTITY, has_own_ranks=False, has_cut_prompts=False)
     table = Table.open_or_create(store, "banks/old", old.schema())
     assert "rank" not in table.schema.names
     return ExpertBank.open_or_create(store, "old", SMALL_IDENTITY)
@@ -109,6 +146,7 @@ def test_a_bank_from_before_grows_in_its_own_columns(
     rows = [row_of_rank(n, SMALL_CONFIG.rank) for n in (2, 1, 3)]
     bank.commit(bank.fragment_writer().write(rows), epoch=bank.acquire_writer())
     assert bank.dataset().schema.field("expert_up").type.list_size == 3 * 6
+    assert bank.dataset().schema.field("prompt_feature").type.list_size == 8
     repository = bank.load_repository(SMALL_CONFIG, matrices=place)
     assert repository.ranks_N.tolist() == [3, 3, 3]
     expected = torch.cat([rows[n].expert.up_RD for n in (1, 0, 2)])

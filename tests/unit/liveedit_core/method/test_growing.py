@@ -10,7 +10,7 @@ import torch
 
 from liveedit_core.method import growing
 from liveedit_core.method.expert import Expert
-from liveedit_core.method.growing import GrowingRepository
+from liveedit_core.method.growing import GrowingRepository, SegmentedRows
 from liveedit_core.method.repository import ExpertRepository
 from tests.random_states import assert_same_experts, random_expert
 from tests.tiny_backbone import TINY_CONFIG
@@ -57,6 +57,21 @@ def test_any_changes_give_what_stacking_gives(num_first: int) -> None:
             strict=True,
         ):
             assert torch.equal(slots, all_slots)
+
+
+def test_rows_without_the_zeros_at_their_end_grow_as_whole_ones() -> None:
+    whole = stacked(list(range(4)))
+    whole.prompt_features_NK[:, 5:] = 0.0
+    width = whole.prompt_features_NK.shape[1]
+    cut = SegmentedRows([whole.prompt_features_NK[:, :5]], 4, width=width)
+    experts = GrowingRepository(replace(whole, prompt=cut))
+    experts.add([expert(4)])
+    held = experts.snapshot()
+    assert_same_experts(held.take(range(4)), whole)
+    assert_same_experts(held.compact(), whole.joined(stacked([4])))
+    assert isinstance(held.prompt, SegmentedRows)
+    sizes = [segment.shape for segment in held.prompt.stored_segments()]
+    assert sizes == [(4, 5), (1, width)]
 
 
 def test_a_place_is_that_of_an_edit_that_answers() -> None:
