@@ -18,6 +18,7 @@ from torch import Tensor
 
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.inputs.same_question import (
+    have_equal_names,
     looks_alike,
     normalized_prompt,
     pixel_digest,
@@ -31,7 +32,7 @@ from liveedit_core.method.corrections import (
 )
 from liveedit_core.method.editor import Editor, check_has_image
 from liveedit_core.method.features import EditQuestion
-from liveedit_core.schema import EditRequest, Fact
+from liveedit_core.schema import NO_IMAGE, EditRequest, Fact
 from liveedit_core.states import LayerStates
 
 
@@ -255,9 +256,12 @@ class _Matching:
         return self.editor.repository.prompt[torch.tensor([place])].flatten()
 
     def _may_correct(self, new: str, other: str, *, has_equal_pixels: bool) -> bool:
-        """Whether targets differ and images agree, where the key says that they are the same."""
+        """Whether targets differ and images agree, where the key says that they are the same;
+        without images, whether the prompts name the same."""
         fact, old = self.plan.facts[new], self.plan.facts[other]
         if fact.target == old.target:
+            return False
+        if fact.pixel_digest == NO_IMAGE and not have_equal_names(fact.prompt, old.prompt):
             return False
         return has_equal_pixels or looks_alike(self._thumbnail(other), fact.thumbnail)
 

@@ -38,6 +38,7 @@ from infra.requests.subject_log import SubjectAssignment
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import read_errors, select_in
 from liveedit_core.inputs.same_question import (
+    have_equal_names,
     looks_alike,
     normalized_prompt,
     pixel_digest,
@@ -309,6 +310,8 @@ class _Window:
         """How much two edits with the same image mean the same; 0 if one corrects not the other."""
         new, old = self._requests[item.edit_id], self._requests[other]
         if new.target == old.target:
+            return 0.0
+        if new.image_bytes is None and not have_equal_names(new.prompt, old.prompt):
             return 0.0
         is_equal = pixel_digest(new) == pixel_digest(old)
         if not is_equal and not looks_alike(thumbnail(new.image_bytes), thumbnail(old.image_bytes)):

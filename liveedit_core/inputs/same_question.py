@@ -5,6 +5,7 @@ Bytes differ where pixels do not (another encoder, metadata), and prompts in cas
 
 import base64
 import hashlib
+import re
 import unicodedata
 
 import numpy as np
@@ -14,6 +15,9 @@ from liveedit_core.inputs.images import decode_image
 from liveedit_core.inputs.rejects import RefusedInputError
 from liveedit_core.schema import NO_IMAGE, EditRequest, digest_of_parts
 
+_WORD = re.compile(r"\w+")
+_INNER_WORD = re.compile(r"(?<=[\w,;)]\s)\w+")
+"""Not the first of a sentence or of a quotation."""
 _SIDE = 32
 _MAX_DIFFERENCE = 30
 """Largest difference of one thumbnail pixel (0..255) between two encodings of one image. JPEG at
@@ -67,3 +71,17 @@ def normalized_prompt(prompt: str) -> str:
     """A prompt without differences of case, spaces and compatibility characters (NFKC)."""
     folded = unicodedata.normalize("NFKC", prompt).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def have_equal_names(prompt: str, other: str) -> bool:
+    """Whether neither prompt has a name or a number that the other lacks."""
+    texts = [unicodedata.normalize("NFKC", text) for text in (prompt, other)]
+    words = [set(_WORD.findall(text.casefold())) for text in texts]
+    return _names(texts[0]) <= words[1] and _names(texts[1]) <= words[0]
+
+
+def _names(text: str) -> set[str]:
+    """Words with a digit, and those with a capital that do not begin a sentence."""
+    inner = {word for word in _INNER_WORD.findall(text) if word[0].isupper() and word != "I"}
+    numbers = {word for word in _WORD.findall(text) if any(map(str.isdigit, word))}
+    return {word.casefold() for word in inner | numbers}
