@@ -163,7 +163,7 @@ class HeldFeatures:
             wanted, names = [self.edit_ids[row] for row in texts], ["edit_id", "prompt_feature"]
             with read_errors(self._bank.uri):
                 found = select_in(self._bank.dataset(version), names, "edit_id", wanted)
-            prompts = map(torch.tensor, column_vectors(found, "prompt_feature"))
+            prompts = map(torch.from_numpy, prompt_features(found, self._bank.identity))
             self.textual = dict(zip(found.column("edit_id").to_pylist(), prompts, strict=True))
 
     def _add(self, edit_id: str, item: AskedEdit) -> None:

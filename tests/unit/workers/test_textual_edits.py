@@ -25,7 +25,15 @@ from workers.generator_worker import GeneratorWorker
 ASKS = CONFIG.with_changes(
     prompt_source="completion", prompt_templates=("{} a",), prompt_rank=4, min_gate=0.5
 )
-SAME = {"Who founded it?": 0, "By whom was it founded?": 0, "Where is it?": 1, PROMPT: 2}
+SAME = {
+    "Who founded it?": 0,
+    "By whom was it founded?": 0,
+    "Where is it?": 1,
+    PROMPT: 2,
+    "Who founded plant 1?": 3,
+    "Who founded plant 2?": 3,
+    "By whom was plant 2 founded?": 3,
+}
 """What each prompt asks."""
 
 
@@ -86,6 +94,15 @@ def test_a_bank_holds_the_newest_of_each_question(tmp_path: Path, window: int) -
     assert LoggedFacts(driver.store).images_of(ids(*ITEMS)).keys() == {*ids(request(0), WITH_IMAGE)}
     assert verify_version(driver.bank, request_log=driver.log).is_whole
     assert verify_log(driver.log).is_whole
+
+
+def test_edits_that_name_other_things_stay(tmp_path: Path) -> None:
+    driver = driver_at(tmp_path)
+    first, second = (textual(f"Who founded plant {n}?", f"Anna {n}") for n in (1, 2))
+    corrected = textual("By whom was plant 2 founded?", "Boris")
+    items = [request(0), first, second, request(1), corrected]
+    driver.run(items, "bank.window_edits=1", "evaluation.at=[]")
+    assert driver.bank.edit_ids() == ids(request(0), first, request(1), corrected)
 
 
 def test_a_removal_brings_the_corrected_one_back_bit_for_bit(tmp_path: Path) -> None:

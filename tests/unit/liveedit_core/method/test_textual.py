@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from liveedit_core import replacing
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.baselines.lookup import Lookup
 from liveedit_core.edited_model import EditedModel
@@ -142,6 +143,20 @@ def test_a_correction_replaces_the_older_one_and_an_image_keeps_them_apart(
     assert [(c.edit_id, c.supersedes) for c in model.corrections] == [(second, first)]
     model.remove(second)
     assert set(model.edits) == {visual, first}
+
+
+def test_prompts_that_name_other_things_correct_nothing(
+    config: GeneratorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replacing, "passes_gate", lambda *_: True)
+    model = model_of(config)
+    one, other = (
+        model.edit(None, "Who made plane 1?", "A"),
+        model.edit(None, "Who made plane 2?", "B"),
+    )
+    again = model.edit(None, "plane 2, who made it?", "C")
+    assert set(model.edits) == {one, again}
+    assert [item.supersedes for item in model.corrections] == [other]
 
 
 def test_a_folder_keeps_textual_edits(config: GeneratorConfig, tmp_path: Path) -> None:
