@@ -37,7 +37,8 @@ class AttentionTuning(LayerEditor[FineTuningConfig]):
         return EditorMemory(fixed_bytes=num_bytes(self.tuned.parameters()), stored_bytes=0)
 
 
-# Step 3: what every editor promises is tested for this one, too.
-LAYER_EDITORS[NAME] = lambda backbone: AttentionTuning(
-    backbone, FineTuningConfig(max_steps=120, learning_rate=3e-2)
-)
+def pytest_configure() -> None:
+    """Step 3: what every editor promises is tested for this one, too."""
+    LAYER_EDITORS[NAME] = lambda backbone: AttentionTuning(
+        backbone, FineTuningConfig(max_steps=120, learning_rate=3e-2)
+    )
