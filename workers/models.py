@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, Self
 
-from liveedit_core.backbones.load_options import LoadOptions, ModelDtype
+from liveedit_core.backbones.load_options import ComputeDtype, LoadOptions
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.unedited_answers import AnswerCache
@@ -39,7 +39,7 @@ class ModelNames:
     """"builtin", the folder of a checkpoint, or "" where a generator is still to be trained."""
     options: LoadOptions = field(default_factory=LoadOptions)
 
-    def on(self, device: str, compute_dtype: ModelDtype = "auto") -> Self:
+    def on(self, device: str, compute_dtype: ComputeDtype = "auto") -> Self:
         """The same models, loaded on a device and, unless it is "auto", in a dtype."""
         changes = {} if compute_dtype == "auto" else {"compute_dtype": compute_dtype}
         return replace(self, options=self.options.with_changes(device=device, **changes))

@@ -12,7 +12,7 @@ from liveedit_core.backbones.load_options import PromptProtocol
 from liveedit_core.errors import ConfigError
 from liveedit_core.schema import digest_of_parts
 
-Positions = Literal["plain", "grid", "prefix"]
+Positions = Literal["plain", "grid", "prefix", "blocks"]
 IMAGE = "{image}"
 PROMPT = "{prompt}"
 
@@ -57,7 +57,8 @@ class Family:
     """Path of the module that generates for prompts without an image; "" is the model."""
     positions: Positions | None = "plain"
     """"plain": from the mask; "grid": they depend on the image's grid of patches (multimodal rotary
-    embeddings); "prefix": prompt tokens attend in both directions, target tokens only backwards.
+    embeddings); "prefix": prompt tokens attend in both directions, target tokens only backwards;
+    "blocks": the tokens of an image attend to each other in both directions.
     None: as "plain", but no mask is passed where padding is on the right: rows never see it."""
     has_chat_template: bool = True
     """Whether the processor's chat template, if it has one, words the prompts."""
@@ -67,10 +68,19 @@ class Family:
     """Whether image tokens are put among the text here and not by the processor."""
     image_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the processor for images."""
+    least_image_tokens: int = 1
+    """Smaller images are refused."""
     prompt_end: str = ""
     """What the processor appends to a prompt with an image."""
     paper_format: PromptFormat | None = None
     """Of the protocol "paper"; None where `prompt_format` adds no words."""
+    layer_types: frozenset[str] = frozenset({"full_attention", "sliding_attention"})
+    """Kinds of decoder layers that the tests cover; others are refused."""
+
+    @property
+    def has_plain_steps(self) -> bool:
+        """Whether positions and mask of a next token follow from the length alone."""
+        return self.positions in (None, "plain") and not self.text_generator
 
 
 _PLAIN = PromptFormat(with_image="{image}\n{prompt}", text_only="{prompt}")
@@ -93,6 +103,20 @@ FAMILIES: dict[str, Family] = {
     "llava_onevision": Family(prompt_format=_PLAIN),
     "qwen2_vl": Family(prompt_format=_QWEN, positions="grid"),
     "qwen2_5_vl": Family(prompt_format=_QWEN, positions="grid"),
+    "qwen3_vl": Family(prompt_format=_QWEN, positions="grid"),
+    "qwen3_5": Family(
+        prompt_format=_QWEN,
+        positions="grid",
+        layer_types=frozenset({"full_attention", "linear_attention"}),
+    ),
+    "llava_next": Family(prompt_format=_PLAIN),
+    "internvl": Family(prompt_format=_PLAIN),
+    # transformers' projector drops the only row of an image that has one (`squeeze`).
+    "mistral3": Family(prompt_format=_PLAIN, least_image_tokens=2),
+    "gemma3": Family(
+        prompt_format=_PLAIN, positions="blocks", image_options={"do_pan_and_scan": False}
+    ),
+    "gemma4": Family(prompt_format=_PLAIN, positions="blocks"),
     "idefics3": _IDEFICS,
     "smolvlm": _IDEFICS,
     "paligemma": Family(
@@ -140,7 +164,36 @@ def family_of(config: Any) -> Family:
             f"backbone family {config.model_type!r} is not known; expected one of "
             f"{', '.join(FAMILIES)}. liveedit_core/backbones/README.md says how to add one."
         )
+    if unproven := sorted(set(getattr(text, "layer_types", None) or ()) - family.layer_types):
+        raise ConfigError(
+            f"{config.model_type} with {text.model_type}: it has layers of {', '.join(unproven)}, "
+            f"which no test covers; expected {', '.join(sorted(family.layer_types))}"
+        )
+    for name in ("num_kv_shared_layers", "hidden_size_per_layer_input"):
+        if number := getattr(text, name, None):
+            raise ConfigError(
+                f"{config.model_type} with {name} = {number}: later layers read more than "
+                "hidden states (keys of earlier layers, or embeddings of their own), so it cannot "
+                "be cut; take a model of this family without (Gemma 4 31B or 26B-A4B)"
+            )
     return family
+
+
+def check_layer(config: Any, edit_layer: int, depth: int) -> None:
+    """Raise ConfigError for a layer at which a decoder of this depth cannot be cut."""
+    first = first_edit_layer(config)
+    if not first <= edit_layer < depth - 1:
+        where = f" and image features enter until layer {first - 1}" if first else ""
+        raise ConfigError(
+            f"edit layer {edit_layer}: the decoder has {depth} layers{where}, and at least one "
+            f"must follow; expected {first} to {depth - 2}"
+        )
+
+
+def first_edit_layer(config: Any) -> int:
+    """The first layer behind all that image features enter (DeepStack: after the first layers)."""
+    vision = getattr(config, "vision_config", None)
+    return len(getattr(vision, "deepstack_visual_indexes", None) or ())
 
 
 def paper_format(config: Any, tokenizer: Any) -> PromptFormat:

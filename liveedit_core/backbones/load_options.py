@@ -6,7 +6,11 @@ from pydantic import Field
 
 from liveedit_core.settings import List, PositiveInt, Settings, rule
 
-ModelDtype = Literal["auto", "float32", "bfloat16", "float16"]
+ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
+ModelDtype = ComputeDtype | Literal["int8", "nf4"]
+"""Also "int8" and "nf4": linear maps of the decoder and the image tower in 8 or 4 bits
+(bitsandbytes)."""
+QUANTIZED = ("int8", "nf4")
 Device = Annotated[
     str,
     rule(
@@ -25,9 +29,9 @@ class LoadOptions(Settings):
     dtype: ModelDtype = "auto"
     """dtype of the weights, part of the backbone's identity; "auto" is that of the files, whatever
     the model computes in."""
-    compute_dtype: ModelDtype = "auto"
-    """dtype in memory; "auto" is `dtype`, or where that is "auto" bfloat16 on GPUs that have it and
-    float32 elsewhere."""
+    compute_dtype: ComputeDtype = "auto"
+    """dtype in memory; "auto" is `dtype`, or where that is no float bfloat16 on GPUs that have it
+    and float32 elsewhere."""
     device: Device = "auto"
     """"cpu", "cuda", "cuda:1"; "auto": the first GPU that this process sees, else the CPU; or
     "spread": layers over all GPUs, then the CPU (accelerate)."""
@@ -43,6 +47,8 @@ class LoadOptions(Settings):
     """Sequences in one forward."""
 
     @property
-    def dtype_in_memory(self) -> ModelDtype:
-        """As `devices.chosen_dtype` takes it."""
-        return self.dtype if self.compute_dtype == "auto" else self.compute_dtype
+    def dtype_in_memory(self) -> ComputeDtype:
+        """As `devices.chosen_dtype` takes it; of a quantized model, what is not quantized."""
+        if self.compute_dtype != "auto" or self.dtype in QUANTIZED:
+            return self.compute_dtype
+        return self.dtype  # type: ignore[return-value]  # narrowed above

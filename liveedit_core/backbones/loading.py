@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from liveedit_core.backbones.checkpoints import (
 from liveedit_core.backbones.families import (
     PromptFormat,
     family_of,
+    first_edit_layer,
     paper_format,
     protocol_digest,
 )
-from liveedit_core.backbones.load_options import LoadOptions
+from liveedit_core.backbones.load_options import QUANTIZED, LoadOptions
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.devices import chosen_device, chosen_dtype
 from liveedit_core.errors import ConfigError, IntegrityError
@@ -27,6 +29,8 @@ PROMPT_FILE = "liveedit_prompt.json"
 """Beside the weights of a checkpoint whose processor does not know its prompt format."""
 _ROOM = 1.1
 """Memory needed per byte of weights: buffers and the activations of one batch come on top."""
+_SHARE = {"int8": 0.55, "nf4": 0.35}
+"""Of the bytes in 16 bits; embeddings, norms and head keep those."""
 
 
 def load_backbone(
@@ -40,8 +44,12 @@ def load_backbone(
     folder = checkpoint_folder(name)
     config = _read_config(name, folder)
     family_of(config)
+    quantization = quantization_of(name, options)
     check_memory(name, folder, options)
-    processor, model = _read_processor(name, folder), _read_model(name, folder, options)
+    processor, model = (
+        _read_processor(name, folder),
+        _read_model(name, folder, options, quantization),
+    )
     protocol = options.prompt_protocol
     if protocol == "paper":
         prompt_format = prompt_format or paper_format(config, processor.tokenizer)
@@ -57,12 +65,39 @@ def load_backbone(
     )
 
 
+def quantization_of(name: str, options: LoadOptions) -> Any:
+    """What transformers loads quantized weights by; None where they are not quantized."""
+    if options.dtype not in QUANTIZED:
+        return None
+    if (device := chosen_device(options.device)).type != "cuda":
+        raise ConfigError(
+            f"backbone {name!r}: dtype {options.dtype!r} needs a GPU, and this model would be on "
+            f"{device}. bitsandbytes multiplies 4- and 8-bit weights by CUDA kernels; on a CPU it "
+            'would unpack them in every product, which is slower than dtype = "bfloat16" and was '
+            "never compared with it"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"backbone {name!r}: dtype {options.dtype!r} needs the package bitsandbytes, which is "
+            "not installed (pip install bitsandbytes)"
+        )
+    from transformers import BitsAndBytesConfig
+
+    if options.dtype == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=chosen_dtype(options.dtype_in_memory, device),
+    )
+
+
 def chosen_layer(config: Any, options: LoadOptions) -> int:
     """l_e: that of the options, or two thirds of the depth (21 of 32, as in the paper)."""
     if options.edit_layer >= 0:
         return options.edit_layer
     depth = int(config.get_text_config(decoder=True).num_hidden_layers)
-    return min(2 * depth // 3, depth - 2)
+    return min(max(2 * depth // 3, first_edit_layer(config)), depth - 2)
 
 
 def stored_format(folder: Path) -> PromptFormat | None:
@@ -91,7 +126,7 @@ def check_memory(
     size = checkpoint_size(folder, dtype)
     place = "spread" if options.device == "spread" else str(device)
     free = free_memory_bytes(place) if free_bytes is None else free_bytes
-    needed = size.num_bytes * _ROOM
+    needed = size.num_bytes * _ROOM * _SHARE.get(options.dtype, 1.0)
     if free is not None and needed > free:
         cures = ['device = "spread"'] if place != "spread" else ["a larger machine"]
         if dtype == "float32":
@@ -133,14 +168,16 @@ def _read_processor(name: str, folder: Path) -> Any:
     return processor
 
 
-def _read_model(name: str, folder: Path, options: LoadOptions) -> Any:
+def _read_model(name: str, folder: Path, options: LoadOptions, quantization: Any) -> Any:
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     device = chosen_device(options.device)
     dtype = chosen_dtype(options.dtype_in_memory, device)
-    place = {"device_map": "auto"} if options.device == "spread" else {}
+    place: dict[str, Any] = {"device_map": "auto"} if options.device == "spread" else {}
+    if quantization is not None:  # such weights are put on their device once, while loading
+        place = {"device_map": {"": device}, **place, "quantization_config": quantization}
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=dtype, **place

@@ -21,7 +21,7 @@ from liveedit_core.backbones.families import IMAGE, PromptFormat
 from liveedit_core.backbones.image_tower import ImageTower
 from liveedit_core.backbones.prompts import Prepared
 from liveedit_core.backbones.views import with_hook, with_part
-from liveedit_core.errors import ConfigError, IntegrityError
+from liveedit_core.errors import IntegrityError
 
 MAX_CACHED_PROMPTS = 1024
 LONG_PROMPT_WORDS = 25
@@ -29,15 +29,6 @@ LEAST_WORDS = 3
 """Of a last sentence that may stand alone."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 PROMPT = "{}"
-
-
-def check_layer(edit_layer: int, *, depth: int) -> None:
-    """Raise ConfigError for a layer at which a decoder of this depth cannot be cut."""
-    if not 0 <= edit_layer < depth - 1:
-        raise ConfigError(
-            f"edit layer {edit_layer}: the decoder has {depth} layers, and at least one must "
-            f"follow; expected 0 to {depth - 2}"
-        )
 
 
 def encoding_of(

@@ -4,7 +4,7 @@ target."""
 import functools
 import io
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,13 +25,8 @@ from liveedit_core.states import NO_PYRAMIDS, PromptRows, Span
 
 PaddingSide = Literal["left", "right"]
 
-TOKEN_FIELDS: Mapping[str, int] = {
-    "input_ids": 0,
-    "attention_mask": 1,
-    "token_type_ids": 1,
-    "mm_token_type_ids": 0,
-}
-"""Model inputs with one number per token, and that number for target tokens."""
+TOKEN_FIELDS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+"""Model inputs with one number per token."""
 _MARK = "MARK8MARK"
 REFERENCE_SIDE = 336
 """Side in pixels of the square image whose tokens are counted."""
@@ -102,7 +97,9 @@ class PromptReader:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_token_id = image_token_id
-        self.image_token = str(self.tokenizer.convert_ids_to_tokens(image_token_id))
+        own_token = getattr(processor, "image_token", None)
+        self.image_token = str(own_token or self.tokenizer.convert_ids_to_tokens(image_token_id))
+        """Stands for an image in a text; the processor may write other tokens in its place."""
         self.num_image_tokens = num_image_tokens
         self.special = SpecialTokens(processor)
         self.lock = threading.Lock()
@@ -242,10 +239,14 @@ class PromptReader:
                 f"the processor put {len(places)} image tokens into the prompt; the prompt format "
                 "or the processor's configuration does not fit the model"
             )
+        if places and len(places) < self.family.least_image_tokens:
+            raise RefusedInputError("the image is too small for this backbone: enlarge it")
         target_ids = self._target_ids(end, item.target)
+        is_causal_kind = int(self.family.positions == "prefix")
+        of_target = {"attention_mask": 1, "token_type_ids": is_causal_kind}
         for name, tensor in tokens.items():
-            new = target_ids if name == "input_ids" else target_ids * 0 + TOKEN_FIELDS[name]
-            tokens[name] = torch.cat([tensor, new])
+            same = torch.full_like(target_ids, of_target.get(name, 0))
+            tokens[name] = torch.cat([tensor, target_ids if name == "input_ids" else same])
         others: dict[str, Any] = {k: v for k, v in fields.items() if k not in TOKEN_FIELDS}
         others.pop("labels", None)
         return Prepared(

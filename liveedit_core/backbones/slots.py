@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from liveedit_core.backbones.families import FAMILIES
 from liveedit_core.backbones.generation import GenerationBatch
 from liveedit_core.backbones.protocol import Residual
 from liveedit_core.backbones.views import HiddenHook
@@ -25,11 +26,12 @@ class DecodingSlots:
     """The sequences that are decoded now; not for several threads at once."""
 
     def __init__(self, backbone: VisionLanguageBackbone) -> None:
-        if backbone.family.positions not in (None, "plain") or backbone.family.text_generator:
+        if not backbone.family.has_plain_steps:
+            fit = ", ".join(name for name, family in FAMILIES.items() if family.has_plain_steps)
             raise ConfigError(
                 f"{backbone.model.config.model_type}: sequences of this family cannot share a "
-                "cache yet, as their positions depend on more than their length; serve a family "
-                "with plain positions (llava, fast_vlm, idefics3, smolvlm, llava_onevision)"
+                f"cache yet, as their positions or masks depend on more than their length; serve "
+                f"one of {fit}"
             )
         self.backbone = backbone
         self.residual: Residual | None = None

@@ -1,6 +1,7 @@
 """The frozen layers after l_e as one module that training can differentiate through and shard."""
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +55,8 @@ class DecoderSuffix(nn.Module):
         has_activation_checkpointing: bool,
     ) -> None:
         super().__init__()
-        if any(p.dtype != dtype for part in (trunk, head) for p in part.parameters()):
+        parts = [p.dtype for part in (trunk, head) for p in part.parameters()]
+        if any(own.is_floating_point and own != dtype for own in parts):
             trunk, head = in_dtype(trunk, dtype), in_dtype(head, dtype)
         if has_activation_checkpointing:
             own_layers = trunk.get_submodule(layers)
@@ -104,6 +106,10 @@ def masks_and_positions(
         return {"attention_mask": mask_BT, "token_type_ids": kinds_BT}
     if positions == "plain":
         return {"attention_mask": mask_BT}
+    if positions == "blocks":
+        names = inspect.signature(trunk.forward).parameters
+        name = "token_type_ids" if "token_type_ids" in names else "mm_token_type_ids"
+        return {"attention_mask": mask_BT, name: kinds_BT}
     grids = [state.grid for state in states if state.has_image]
     if None in grids:
         raise IntegrityError("states without the grid of their image: positions cannot be known")
@@ -118,8 +124,9 @@ def masks_and_positions(
 
 def in_dtype(module: nn.Module, dtype: torch.dtype) -> Any:
     """A copy with converted parameters; buffers keep their dtype, as the frequencies of rotary
-    positions must not be rounded."""
+    positions must not be rounded, and so do quantized weights, which are whole numbers."""
     copied = copy.deepcopy(module)
     for parameter in copied.parameters():
-        parameter.data = parameter.data.to(dtype)
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
     return copied

@@ -22,6 +22,7 @@ from liveedit_core.backbones import prefix
 from liveedit_core.backbones.families import (
     Family,
     PromptFormat,
+    check_layer,
     decoder_path,
     end_ids,
     family_of,
@@ -83,7 +84,7 @@ class VisionLanguageBackbone:
         self.decoder_path = decoder_path(model, self.family.decoder)
         self.prompt_templates = tuple(prompt_templates)
         self.prompt_cache = prefix.PromptPyramidCache()
-        prefix.check_layer(edit_layer, depth=len(self.decoder.layers))
+        check_layer(self.model.config, edit_layer, len(self.decoder.layers))
         self.text_config = model.config.get_text_config(decoder=True)
         self.hidden_size = int(self.text_config.hidden_size)
         self.visual_size = image_tower.pyramid_size if image_tower else 0
@@ -130,7 +131,7 @@ class VisionLanguageBackbone:
 
     def at_layer(self, edit_layer: int) -> Self:
         """The same model cut at another layer; weights, tokenizer and image tower are shared."""
-        prefix.check_layer(edit_layer, depth=len(self.decoder.layers))
+        check_layer(self.model.config, edit_layer, len(self.decoder.layers))
         return self._cut(edit_layer)
 
     def with_prompt_templates(self, prompt_templates: Sequence[str]) -> Self:

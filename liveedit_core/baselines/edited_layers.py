@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,19 @@ from liveedit_core.states import LayerStates, pad_hidden
 
 FEED_FORWARD_OUTPUTS = ("mlp.down_proj", "fc2")
 """The second matrix of a feed-forward block, by its name in Llama-like decoders and in OPT."""
+
+
+def cached_tokens(cache: Any, layer: int) -> int:
+    """How many tokens a key-value cache holds of a layer."""
+    if cache is None:
+        return 0
+    try:
+        return int(cache.get_seq_length(layer))
+    except ValueError as error:  # of linear attention
+        raise ConfigError(
+            f"layer {layer} counts no tokens, so prompts and next tokens cannot be told apart: "
+            "choose a layer with attention over keys"
+        ) from error
 
 
 class Steps(Protocol):

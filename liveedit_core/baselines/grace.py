@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from liveedit_core.backbones.views import WrappedLayer
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.baselines.edited_layers import LayerEditor
+from liveedit_core.baselines.edited_layers import LayerEditor, cached_tokens
 from liveedit_core.baselines.protocol import EditorMemory, batches_by_length, num_bytes
 from liveedit_core.baselines.settings import GraceConfig
 from liveedit_core.schema import EditRequest
@@ -95,9 +95,9 @@ class GraceLayer(WrappedLayer):
 
     def forward(self, hidden_BTD: Tensor, *arguments: Any, **options: Any) -> Tensor:
         output_BTD: Tensor = self.layer(hidden_BTD, *arguments, **options)
-        cache = options.get("past_key_values")
+        num_cached = cached_tokens(options.get("past_key_values"), self.index)
         # The layer has filled the cache by now: more than these tokens means a decoding step.
-        is_step = cache is not None and cache.get_seq_length(self.index) > hidden_BTD.shape[1]
+        is_step = num_cached > hidden_BTD.shape[1]
         if is_step or not len(self.codebook):
             return output_BTD
         rows_B = torch.arange(len(hidden_BTD), device=hidden_BTD.device)

@@ -29,9 +29,9 @@ from liveedit_core.method.editor import edit_input
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates, pad_hidden
 
-PROJECTORS = ("qformer", "multi_modal_projector", "connector", "visual.merger")
-"""Ends of the module's path, by family: BLIP-2 and MiniGPT-4; LLaVA, FastVLM and PaliGemma;
-Idefics3 and SmolVLM; Qwen2-VL."""
+PROJECTORS = ("qformer", "multi_modal_projector", "connector", "visual.merger", "embed_vision")
+"""Ends of the module's path, by family: BLIP-2 and MiniGPT-4; most; Idefics3 and SmolVLM; Qwen;
+Gemma 4."""
 
 
 def projector_path(model: nn.Module) -> str:

@@ -34,7 +34,12 @@ from torch.nn import functional
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.views import WrappedLayer, with_part
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.baselines.edited_layers import LayerEditor, feed_forward_output, minimize
+from liveedit_core.baselines.edited_layers import (
+    LayerEditor,
+    cached_tokens,
+    feed_forward_output,
+    minimize,
+)
 from liveedit_core.baselines.protocol import EditorMemory, num_bytes
 from liveedit_core.baselines.settings import WiseConfig
 from liveedit_core.errors import ConfigError
@@ -161,9 +166,8 @@ class WiseLayer(WrappedLayer):
         self.memory = memory
 
     def forward(self, hidden_BTD: Tensor, *arguments: Any, **options: Any) -> Any:
-        cache = options.get("past_key_values")
         self.memory.num_inputs = len(hidden_BTD)
-        self.memory.is_decoding = cache is not None and cache.get_seq_length(self.index) > 0
+        self.memory.is_decoding = cached_tokens(options.get("past_key_values"), self.index) > 0
         return self.layer(hidden_BTD, *arguments, **options)
 
 

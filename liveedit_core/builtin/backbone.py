@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from liveedit_core.backbones.families import Family, PromptFormat, protocol_digest
 from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel
-from liveedit_core.backbones.load_options import LoadOptions, ModelDtype, PromptProtocol
+from liveedit_core.backbones.load_options import QUANTIZED, LoadOptions, ModelDtype, PromptProtocol
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.parts import (
     IMAGE_TOWER,
@@ -26,7 +26,7 @@ from liveedit_core.builtin.parts import (
     sha256_of,
 )
 from liveedit_core.devices import chosen_device, chosen_dtype
-from liveedit_core.errors import IntegrityError
+from liveedit_core.errors import ConfigError, IntegrityError
 
 JOINT = Path(__file__).parent / "assets" / "joint.safetensors"
 ASSEMBLY_VERSION = "1"
@@ -111,9 +111,11 @@ def load_builtin_backbone(
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
+    options = options or LoadOptions()
+    if options.dtype in QUANTIZED:
+        raise ConfigError(f"the built-in backbone is small and never quantized: {options.dtype!r}")
     logging.disable_progress_bar()
     folder = builtin_checkpoint(cache_dir, say)
-    options = options or LoadOptions()
     device = chosen_device(options.device)
     model: Any = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
     dtype = chosen_dtype(options.dtype_in_memory, device)

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from infra.bank.policy import MatrixPlace
 from liveedit_core.backbones.load_options import (
+    ComputeDtype,
     Device,
     EditLayer,
     LoadOptions,
@@ -141,7 +142,7 @@ class BackboneSection(Settings):
     """"builtin", a checkpoint folder, or "owner/model[@revision]" of the Hugging Face hub."""
     dtype: ModelDtype = "auto"
     """dtype of the weights, part of the backbone's identity: "auto" (as stored, whatever a stage
-    computes in), "float32", "bfloat16" or "float16"."""
+    computes in), "float32", "bfloat16", "float16", or on GPUs "int8" or "nf4" (bitsandbytes)."""
     device: Device = "auto"
     """Where the job's own process, if it needs the backbone, and stages with `device` "auto"
     compute: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", or "spread"."""
@@ -182,7 +183,7 @@ class ActorSection(Settings):
     device: StageDevice = "auto"
     """Where the stage computes: "cpu", "cuda", "spread" (layers over the actor's GPUs and the CPU),
     or "auto": the GPU that is reserved for the actor, else the CPU."""
-    compute_dtype: ModelDtype = "auto"
+    compute_dtype: ComputeDtype = "auto"
     """dtype of the model in memory: "float32", "bfloat16", "float16", or "auto": bfloat16 on GPUs
     that have it and float32 elsewhere, where `backbone.dtype` names none."""
     node_resource: str = ""

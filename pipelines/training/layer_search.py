@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from liveedit_core.backbones.families import check_layer, first_edit_layer
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.devices import device_of, moved
@@ -101,10 +102,11 @@ def is_clearly_better(first: LayerScore, second: LayerScore) -> bool:
     return bool(differences.mean() > 2 * error)
 
 
-def candidate_layers(num_layers: int) -> tuple[int, ...]:
-    """Five layers spread over the later part of a decoder; never the last, which has none after."""
+def candidate_layers(num_layers: int, first: int = 0) -> tuple[int, ...]:
+    """Five layers spread over the later part of a decoder, from `first` on; never the last, which
+    has none after."""
     last = num_layers - 2
-    layers = {min(last, max(0, round(depth * num_layers))) for depth in _DEFAULT_DEPTHS}
+    layers = {min(last, max(first, round(depth * num_layers))) for depth in _DEFAULT_DEPTHS}
     return tuple(sorted(layers))
 
 
@@ -119,12 +121,10 @@ def find_layer(
 ) -> LayerRanking:
     """Try every candidate layer on the same cases, and rank them; `say` prints progress."""
     num_layers = len(backbone.decoder.layers)
-    layers = section.layers or candidate_layers(num_layers)
-    if outside := [layer for layer in layers if not 0 <= layer <= num_layers - 2]:
-        raise ConfigError(
-            f"layer_search.layers: {outside} of a backbone with {num_layers} layers; expected 0 to "
-            f"{num_layers - 2}, since layers must follow the edited one"
-        )
+    config = backbone.model.config
+    layers = section.layers or candidate_layers(num_layers, first_edit_layer(config))
+    for layer in layers:
+        check_layer(config, layer, num_layers)
     split = split_by_entity(one_per_entity(cases), num_held_out=section.num_cases, seed=seed)
     training = draw_training(split.training, section.num_cases, seed)
     scores = []

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import torch
 
 from liveedit_core.backbones.image_tower import ImageFeatureCache
-from liveedit_core.backbones.load_options import LoadOptions, ModelDtype
+from liveedit_core.backbones.load_options import ComputeDtype, LoadOptions
 from liveedit_core.builtin.backbone import (
     BUILTIN,
     builtin_generator_folder,
@@ -88,7 +88,7 @@ class Stages:
         yield lambda: int(torch.cuda.max_memory_allocated(self.device))
 
 
-def computed(cases: Sequence[Case], device: str, dtype: ModelDtype) -> dict[str, Any]:
+def computed(cases: Sequence[Case], device: str, dtype: ComputeDtype) -> dict[str, Any]:
     """Everything that is compared, on the CPU, and the stages that made it."""
     generator = load_generator(builtin_generator_folder())
     options = LoadOptions(device=device, compute_dtype=dtype)
@@ -201,7 +201,7 @@ def main() -> int:
     result: dict[str, Any] = {"machine": machine(), "cases": len(cases), "stages": {}}
     result["stages"]["cpu float32"] = expected["stages"]
     problems = []
-    dtypes: tuple[ModelDtype, ...] = ("float32", "bfloat16")
+    dtypes: tuple[ComputeDtype, ...] = ("float32", "bfloat16")
     for dtype in dtypes:
         found = computed(cases, options.device, dtype)
         result["stages"][f"{options.device} {dtype}"] = found["stages"]

@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from liveedit_core.backbones.checkpoints import checkpoint_digest, checkpoint_size, split_name
+from liveedit_core.backbones import loading
+from liveedit_core.backbones.checkpoints import (
+    checkpoint_digest,
+    checkpoint_size,
+    loaded_digest,
+    split_name,
+)
 from liveedit_core.backbones.families import PromptFormat
-from liveedit_core.backbones.load_options import LoadOptions
+from liveedit_core.backbones.load_options import LoadOptions, ModelDtype
 from liveedit_core.backbones.loading import check_memory, load_backbone, store_format
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.backbones.suffix import in_dtype
+from liveedit_core.builtin.backbone import load_named_backbone
 from liveedit_core.errors import ConfigError, IntegrityError, StorageUnavailableError
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import save_generator
@@ -114,6 +122,33 @@ def test_the_digest_is_that_of_the_contents_wherever_they_lie(folder: Path, tmp_
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"more": 1}))
     assert checkpoint_digest(folder) != digest
+
+
+@pytest.mark.parametrize("dtype", ["int8", "nf4"])
+def test_quantized_weights_are_refused_where_they_cannot_be(
+    saved: Path, dtype: ModelDtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = LoadOptions(dtype=dtype)
+    assert options.dtype_in_memory == "auto"
+    with pytest.raises(ConfigError, match="needs a GPU, and this model would be on cpu"):
+        load_backbone(str(saved), options)
+    with pytest.raises(ConfigError, match="never quantized"):
+        load_named_backbone("builtin", options)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs the package bitsandbytes"):
+        load_backbone(str(saved), options)
+    size = checkpoint_size(saved, "bfloat16")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: True)
+    check_memory("x", saved, options, free_bytes=size.num_bytes)
+    assert loaded_digest(saved, dtype) not in (checkpoint_digest(saved), loaded_digest(saved, "x"))
+
+
+def test_whole_numbers_stay_when_a_suffix_is_converted() -> None:
+    module = torch.nn.Linear(2, 2)
+    module.weight = torch.nn.Parameter(torch.tensor([[100]], dtype=torch.int8), requires_grad=False)
+    copied = in_dtype(module, torch.bfloat16)
+    assert (copied.weight.dtype, copied.bias.dtype) == (torch.int8, torch.bfloat16)
 
 
 def test_a_prompt_format_beside_the_weights_is_used(folder: Path) -> None:

@@ -31,7 +31,10 @@ INPUTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["llava", "qwen2_vl", "blip-2", "paligemma"])
+@pytest.fixture(
+    scope="module",
+    params=["llava", "qwen2_vl", "blip-2", "paligemma", "qwen3_vl", "gemma3", "mistral3"],
+)
 def backbone(request: pytest.FixtureRequest) -> Iterator[VisionLanguageBackbone]:
     with plain_convolutions():
         yield family_backbone(request.param)
@@ -64,6 +67,13 @@ def test_a_decoder_without_a_known_matrix_is_refused(backbone: VisionLanguageBac
     bare = backbone.with_layers(3, [torch.nn.Identity()]).at_layer(2)
     with pytest.raises(ConfigError, match="no linear module"):
         FineTuning(bare, FineTuningConfig())
+
+
+def test_a_layer_that_remembers_no_tokens_is_refused() -> None:
+    backbone = family_backbone("qwen3_5")  # layer 2 has linear attention, layer 3 has not
+    for name in ("GRACE", "WISE"):
+        with pytest.raises(ConfigError, match="layer 2 counts no tokens"):
+            LAYER_EDITORS[name](backbone).answer(INPUTS[:1], 2)
 
 
 def test_the_projector_is_tuned_through_the_whole_decoder(

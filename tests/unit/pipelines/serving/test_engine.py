@@ -1,6 +1,7 @@
 """The engine: what it answers in a crowd is what the library answers alone."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from tests.tiny_backbone import (
     tiny_backbone,
     tiny_generator,
 )
-from tests.tiny_families import family_backbone
+from tests.tiny_families import FAMILY_NAMES, family_backbone
 
 
 @pytest.fixture
@@ -196,20 +197,20 @@ def test_text_is_sent_once_and_never_taken_back() -> None:
     assert open_end.rest() == "EN"
 
 
-def test_a_family_without_plain_positions_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot share a cache"):
-        Engine(family_backbone("qwen2_vl"))
-
-
-@pytest.mark.parametrize("name", ["llava", "llava_onevision", "idefics3", "smolvlm"])
-def test_other_families_answer_in_a_crowd_as_alone(name: str) -> None:
-    backbone = family_backbone(name)
-    items = [question(0), question(1), BackboneInput(prompt="Who made this?")]
-    greedy = {"max_new_tokens": 6, "do_sample": False}
-    expected = [backbone.continuations([item], None, **greedy)[0].texts[0] for item in items]
-    engine = Engine(backbone)
-    asked = [ask(engine, item, unedited(), 6) for item in items]
-    for one in asked:
-        one.done()
-    engine.close()
-    assert [one.text for one in asked] == expected
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_a_family_is_refused_or_answers_in_a_crowd_as_alone(name: str) -> None:
+    with plain_convolutions():
+        backbone = family_backbone(name)
+        if not backbone.family.has_plain_steps:
+            with pytest.raises(ConfigError, match="cannot share a cache yet"):
+                Engine(backbone)
+            return
+        items = [question(0), question(1), BackboneInput(prompt="The opposite of hot is")]
+        items.append(replace(question(2), prompt="Name the thing in the picture. " * 4))
+        engine = Engine(backbone, max_running=4)
+        asked = [ask(engine, item, unedited(), 9) for item in items]
+        for one in asked:
+            one.done()
+        engine.close()
+        done = backbone.continuations(items, None, max_new_tokens=9, do_sample=False)
+    assert [one.text for one in asked] == [one.texts[0] for one in done]

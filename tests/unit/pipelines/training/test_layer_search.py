@@ -111,11 +111,12 @@ def test_candidates_leave_a_layer_behind_them() -> None:
     assert candidate_layers(30) == (10, 15, 20, 24, 27)
     assert candidate_layers(32) == (11, 16, 21, 26, 29)
     assert max(candidate_layers(4)) == 2
+    assert candidate_layers(8, first=3) == (3, 4, 5, 6)
 
 
 def test_a_layer_that_is_not_there_is_refused() -> None:
     section = SECTION.with_changes(layers=(NUM_LAYERS - 1,))
-    with pytest.raises(ConfigError, match="layers must follow"):
+    with pytest.raises(ConfigError, match="at least one must follow"):
         find_layer(section, MODEL, tiny_backbone(), CASES, seed=1, say=print)
 
 
