@@ -25,6 +25,7 @@ from liveedit_core.backbones.vision_language import as_vision_language
 from liveedit_core.builtin.backbone import BUILTIN, builtin_generator_folder, load_named_backbone
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
+from liveedit_core.exported_experts import export_experts
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
 from liveedit_core.inputs.images import encoded, read_image_file
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
@@ -293,6 +294,12 @@ class EditedModel:
                 self._publish()
             self._experts.saved_parts = save_model(Path(folder), self.editor, self._facts)
             self._publish()
+
+    def export(self, file: Path | str) -> int:
+        """Write the experts for other runtimes (`exported_experts.py`); returns their number."""
+        editor = self.editor
+        digest = editor.backbone.digest
+        return export_experts(Path(file), editor.generator, editor.repository, digest)
 
 
 def open_model(

@@ -130,6 +130,18 @@ def _check_digest(context: CommandContext, model: str, found: str) -> None:
         )
 
 
+def export(context: CommandContext) -> int:
+    from liveedit_core.exported_experts import export_experts
+
+    bank, file = context.bank, context.options.output
+    _, generator = _models(context)
+    repository = bank.load_repository(generator.config, context.version(context.options.version))
+    number = export_experts(file, generator, repository, bank.identity.backbone_digest)
+    context.output.data(file=str(file), num_edits=number)
+    context.output.say(f"{number:,} experts written to {file}")
+    return 0
+
+
 def diff(context: CommandContext) -> int:
     bank, output = context.bank, context.output
     old, new = context.version(context.options.old), context.version(context.options.new)
@@ -382,6 +394,6 @@ BANK_COMMANDS: dict[str, Callable[[CommandContext], int]] = {
     command.__name__: command
     for command in (
         *(log, show, diff, remove, restore, rollback, calibrate),
-        *(tag, verify, repair, compact),
+        *(tag, verify, repair, compact, export),
     )
 }

@@ -103,6 +103,7 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "edits": {"metavar": "EDIT", "nargs": "*", "help": "edit ids"},
     "edit": {"metavar": "EDIT", "help": "edit id"},
+    "output": {"metavar": "FILE.safetensors", "type": Path, "help": "where they are written"},
     "file": {"metavar": "FILE.jsonl", "type": Path, "help": "requests, one per line"},
     "name": {"metavar": "NAME", "help": "of the tag"},
     "old": {"metavar": "OLD", "help": "number or tag"},
@@ -120,6 +121,11 @@ _COMMANDS = {
             "show one version: its commit, its edits and its budget of false activations; with "
             "--recipe, whose models wrote it, also how strict the visual filter is",
             "version --limit --recipe overrides",
+        ),
+        "export": (
+            "write the experts of a version as safetensors for other runtimes; --recipe names the "
+            "models that wrote it",
+            "output version --recipe overrides",
         ),
         "diff": ("show the edits that differ between two versions", "old new --limit"),
         "remove": ("remove edits: a new version, bit for bit as if never edited", _SELECTION),

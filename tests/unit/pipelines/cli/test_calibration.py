@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.schema import ExpertRow
@@ -229,3 +230,17 @@ def test_images_need_the_models_that_wrote_the_bank_and_a_filter_with_an_offset(
     backbone.digest = "another"
     assert run("calibrate", bank, *words) == 1
     assert "written by the backbone tiny, that of the recipe is another" in capsys.readouterr().err
+
+
+def test_a_version_is_exported_for_other_runtimes(tmp_path: Path) -> None:
+    generator = tiny_generator(CONFIG)
+    bank = bank_of(tmp_path, generator, 5)
+    file = tmp_path / "experts.safetensors"
+    given = [str(file), str(bank.version), "--recipe", str(tmp_path / "recipe.toml")]
+    assert run("export", bank, *given) == 0
+    with safe_open(str(file), "pt") as opened:
+        metadata, down_LD = opened.metadata(), opened.get_tensor("down")
+    assert json.loads(metadata["edit_ids"]) == bank.edit_ids(bank.version)
+    assert metadata["backbone_digest"] == bank.identity.backbone_digest
+    stored = bank.load_repository(generator.config, bank.version)
+    assert torch.equal(down_LD, stored.down_LD)
