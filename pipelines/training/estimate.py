@@ -89,19 +89,9 @@ def estimate_recipe(
     edit_layer: int | None = None,
     num_cases: int | None = None,
 ) -> list[str]:
-    """Memory of each card, disk space and time, as lines of text.
-
-    Arguments that are None come from the recipe: its cases are counted, its backbone's config.json
-    is read from a local folder, and the built-in backbone is assembled at first use.
-    """
-    backbone = read_recipe_backbone(recipe, config_file, edit_layer)
-    by_entity: Counter[str] = Counter()
-    if num_cases is None:
-        by_entity.update(case.entity for case in training_cases(recipe))
-        num_cases = sum(min(n, recipe.data.cases_per_entity) for n in by_entity.values())
-    num_entities = len(by_entity) or num_cases
-    generator = generator_config(recipe.model, backbone, num_entities=num_entities)
-    work = Workload(recipe=recipe, backbone=backbone, generator=generator, num_cases=num_cases)
+    """Memory of each card, disk space and time, as lines of text; arguments as in `workload_of`."""
+    work = workload_of(recipe, config_file, edit_layer, num_cases)
+    backbone = work.backbone
     head = (
         f"{backbone.family}, {backbone.total:,} parameters, edited after layer "
         f"{backbone.edit_layer} of {backbone.num_layers}; {recipe.sharding.shards} shards, ZeRO "
@@ -111,6 +101,27 @@ def estimate_recipe(
     total = EstimateLine("sum for each card", sum(line.amount for line in card), "")
     lines = [*card, total, *encoding_lines(work), *time_lines(work)]
     return [head, *(line.text().rstrip() for line in lines)]
+
+
+def training_seconds(recipe: TrainRecipe, *, config_file: Path, num_cases: int | None) -> float:
+    """Encoding and the phase, one after the other."""
+    encoding, _, phase = time_lines(workload_of(recipe, config_file, None, num_cases))
+    return encoding.amount + phase.amount
+
+
+def workload_of(
+    recipe: TrainRecipe, config_file: Path | None, edit_layer: int | None, num_cases: int | None
+) -> Workload:
+    """Arguments that are None come from the recipe: its cases are counted, its backbone's
+    config.json is read from a local folder, and the built-in backbone is assembled at first use."""
+    backbone = read_recipe_backbone(recipe, config_file, edit_layer)
+    by_entity: Counter[str] = Counter()
+    if num_cases is None:
+        by_entity.update(case.entity for case in training_cases(recipe))
+        num_cases = sum(min(n, recipe.data.cases_per_entity) for n in by_entity.values())
+    num_entities = len(by_entity) or num_cases
+    generator = generator_config(recipe.model, backbone, num_entities=num_entities)
+    return Workload(recipe=recipe, backbone=backbone, generator=generator, num_cases=num_cases)
 
 
 def read_recipe_backbone(
@@ -250,8 +261,9 @@ def time_lines(work: Workload) -> list[EstimateLine]:
     """Encoding and training, from floating point operations and bytes on the link."""
     backbone, recipe, phase = work.backbone, work.recipe, work.phase
     section, sharding = recipe.plan.phases[phase], recipe.sharding
-    card_teraflops = GPU_TERAFLOPS if sharding.gpus_per_shard else CPU_TERAFLOPS
     is_on_gpu = recipe.backbone.device not in ("auto", "cpu")
+    trains_on_gpu = sharding.gpus_per_shard or (sharding.shards == 1 and is_on_gpu)
+    card_teraflops = GPU_TERAFLOPS if trains_on_gpu else CPU_TERAFLOPS
     if recipe.states.num_workers:
         is_on_gpu = recipe.states.num_gpus not in ("auto", 0)
     encoder_teraflops = GPU_TERAFLOPS if is_on_gpu else CPU_TERAFLOPS

@@ -13,6 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from liveedit_core.backbones.families import (
+    check_layer,
+    decoder_path,
+    family_of,
+    tokens_per_image,
+)
+from liveedit_core.backbones.prompts import REFERENCE_SIDE
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.config import GeneratorConfig
@@ -96,34 +103,44 @@ def read_backbone(config_file: Path, edit_layer: int | None = None) -> BackboneS
         config = AutoConfig.for_model(values.pop("model_type"), **values)
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config)
-        decoder, head = model.model.language_model, model.lm_head
+        family = family_of(config)
+        decoder: Any = model.get_submodule(decoder_path(model, family.decoder))
+        head: Any = model.get_output_embeddings()
         layers: Sequence[nn.Module] = list(decoder.layers)
-        text = config.text_config
+        text = config.get_text_config(decoder=True)
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        num_image_tokens = int(config.image_seq_length)
+        num_image_tokens = count_image_tokens(config)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, ImportError) as error:
         raise ConfigError(
             f"{config_file}: no configuration of a decoder-only image-text model: {error}"
         ) from error
     if edit_layer is None:
         edit_layer = 2 * len(layers) // 3
-    if not 0 <= edit_layer <= len(layers) - 2:
-        raise ConfigError(f"edit layer {edit_layer}: expected 0 to {len(layers) - 2}")
+    check_layer(config, edit_layer, len(layers))
+    norm = decoder.norm if hasattr(decoder, "norm") else decoder.final_layer_norm  # of OPT
     return BackboneSizes(
         family=str(config.model_type),
         num_layers=len(layers),
         edit_layer=edit_layer,
         hidden_size=int(text.hidden_size),
-        intermediate_size=int(text.intermediate_size),
+        intermediate_size=int(getattr(text, "intermediate_size", 0) or text.ffn_dim),
         num_key_value_features=int(heads * head_size),
         vocabulary_size=int(text.vocab_size),
         num_image_tokens=num_image_tokens,
         total=count([model]),
         image_tower=count([model]) - count([decoder, head]),
         prefix=count(layers[: edit_layer + 1]),
-        suffix=count([*layers[edit_layer + 1 :], decoder.norm, head]),
+        suffix=count([*layers[edit_layer + 1 :], norm, head]),
     )
+
+
+def count_image_tokens(config: Any) -> int:
+    """Of a square image (`REFERENCE_SIDE`): as configured, or a grid of merged patches."""
+    if number := tokens_per_image(config):
+        return number
+    vision = config.vision_config
+    return (REFERENCE_SIDE // (int(vision.patch_size) * int(vision.spatial_merge_size))) ** 2
 
 
 def count(modules: Sequence[nn.Module]) -> int:
