@@ -64,7 +64,7 @@ def export_experts(
 
 def _router(generator: LiveEditGenerator) -> dict[str, Tensor]:
     """The names of `input_extractor` are shortened, as nearly all files have only that."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for part in _ROUTER:
         prefix = "router." if part == "input_extractor" else f"router.{part}."
         if hasattr(generator, part):

@@ -18,7 +18,7 @@ class ExportedExperts:
 
     def __init__(self, file: str) -> None:
         with safe_open(file, "pt") as opened:
-            self.tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            self.tensors: dict[str, Tensor] = {n: opened.get_tensor(n) for n in opened.keys()}  # noqa: SIM118
             self.config = json.loads(opened.metadata()["config"])
         if others := {k: self.config[k] for k in PAPER if self.config.get(k, PAPER[k]) != PAPER[k]}:
             raise ValueError(
@@ -51,10 +51,10 @@ class ExportedExperts:
         kept = self.tensors["visual"] @ seen.flatten() > (seen * least).sum()  # Eq. 5
         scores = self.tensors["prompt"] @ asked.flatten() / unit
         shares = scores.masked_fill(~kept, -torch.inf).softmax(0).nan_to_num(0.0)
-        return shares * scores.sigmoid()  # Eq. 7
+        return torch.mul(shares, scores.sigmoid())  # Eq. 7
 
     def residual(self, hidden: Tensor, weights: Tensor) -> Tensor:
         """What is added to hidden states [..., D] at l_e (Eq. 6)."""
         active = torch.relu(self._norm("norm", hidden) @ self.tensors["down"].T)
         slots = weights.repeat_interleave(self.tensors["rank"])
-        return (active * slots) @ self.tensors["up"] * float(self.config["gain"])
+        return torch.mul((active * slots) @ self.tensors["up"], self.config["gain"])

@@ -44,8 +44,13 @@ SCRIPTS = entry_scripts()
 WITHOUT_RECIPE = {"convert_benchmark", "convert_checkpoint"}
 """They turn one file into another; all others are jobs."""
 
-WITHOUT_STORE = WITHOUT_RECIPE | {"compare_editors", "final_numbers", "train_editor"}
-"""What needs none: the comparison holds its editors in memory, final numbers keep their own, and
+WITHOUT_STORE = WITHOUT_RECIPE | {
+    "compare_editors",
+    "final_numbers",
+    "reproduce_paper",
+    "train_editor",
+}
+"""What needs none: comparisons hold their editors in memory, final numbers keep their own, and
 other editors are trained in minutes, with checkpoints in the run's folder."""
 
 

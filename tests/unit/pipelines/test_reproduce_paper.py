@@ -85,8 +85,8 @@ def test_one_command_trains_edits_and_writes_the_table(
         assert main(command) == 0
     assert seen == [("joint", 4), ("joint", 5)], "it goes on from its checkpoint"
     table = json.loads((runs / f"paper_{name}_table" / "comparison.json").read_text())
-    assert table["recipe"]["benchmark"]["protocol"] == "paper"
-    rows = [(row["num_edits"], row["name"]) for row in table["editors"]]
+    assert table["settings"]["benchmark"]["protocol"] == "paper"
+    rows = [(row["num_edits"], row["editor"]) for row in table["rows"]]
     assert rows == [(size, editor) for size in (1, 3) for editor in NAMES]
 
 

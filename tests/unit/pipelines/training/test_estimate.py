@@ -56,6 +56,25 @@ def test_a_backbone_is_counted_as_it_is(tiny: BackboneSizes) -> None:
     assert (tiny.num_layers, tiny.num_image_tokens) == (NUM_LAYERS, 4)
 
 
+@pytest.mark.parametrize(
+    ("name", "total", "image_tokens", "layer"),
+    [
+        ("blip2_opt_2_7b", 3_744_761_856, 32, 21),
+        ("qwen2_5_vl_7b", 8_292_166_656, 144, 18),
+        ("minigpt4_7b", 7_832_688_128, 32, 21),
+    ],
+)
+def test_other_layouts_are_counted_too(
+    name: str, total: int, image_tokens: int, layer: int
+) -> None:
+    """The first two totals are those of the published checkpoints."""
+    sizes = read_backbone(CONFIGS / f"{name}.json")
+    assert (sizes.total, sizes.num_image_tokens, sizes.edit_layer) == (total, image_tokens, layer)
+    embeddings = sizes.vocabulary_size * sizes.hidden_size
+    rest = sizes.total - sizes.image_tower - sizes.prefix - sizes.suffix
+    assert 0 <= rest <= 1.1 * embeddings
+
+
 @pytest.mark.parametrize("config", [TINY_CONFIG, OUR_CONFIG], ids=["paper", "ours"])
 def test_a_generator_is_counted_as_it_is(config: GeneratorConfig) -> None:
     assert count_generator(config) == size(LiveEditGenerator(config))
