@@ -23,7 +23,8 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates, pad_hidden
 from tests.tiny_backbone import TINY_CONFIG, image, plain_convolutions, tiny_generator
-from tests.tiny_families import EDIT_LAYER, FAMILY_NAMES, VARIABLE, family_backbone, tiny_tokenizer
+from tests.tiny_families import EDIT_LAYER, FAMILY_NAMES, VARIABLE, family_backbone
+from tests.unit.family_parts import tiny_tokenizer
 
 
 def sized(seed: int, width: int, height: int) -> bytes:

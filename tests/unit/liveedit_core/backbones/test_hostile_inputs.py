@@ -16,7 +16,8 @@ from liveedit_core.edited_model import EditedModel
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 from liveedit_core.schema import EditRequest
 from tests.tiny_backbone import TINY_CONFIG, image, plain_convolutions, tiny_generator
-from tests.tiny_families import FAMILY_NAMES, SPECIAL, family_backbone
+from tests.tiny_families import FAMILY_NAMES, family_backbone
+from tests.unit.family_parts import SPECIAL
 
 SEEN = BackboneInput(prompt="What is shown here?", target="silver kettle", image_bytes=image(1))
 TEXT = BackboneInput(prompt="The opposite of hot is", target="cold")

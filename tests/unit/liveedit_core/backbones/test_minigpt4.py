@@ -12,7 +12,8 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, InputError
 from tests.other_backbones import saved_family
 from tests.tiny_backbone import image
-from tests.tiny_families import WIDTH, model_and_processor, tiny_llama
+from tests.tiny_families import model_and_processor, tiny_llama
+from tests.unit.family_parts import WIDTH
 
 SEEN = BackboneInput(prompt="What is shown here?", target="silver", image_bytes=image(1))
 

@@ -38,7 +38,7 @@ from tests.inline_evaluator import InlineEvaluator
 from tests.other_backbones import TINY, cases_file, saved_family
 from tests.published_files import benchmark_folder
 from tests.tiny_backbone import answers, case, plain_convolutions
-from tests.tiny_families import tiny_tokenizer
+from tests.unit.family_parts import tiny_tokenizer
 from tests.unit.tiny_editing import CheckedProgress
 from tests.unit.tiny_inputs import HashEmbedder
 from workers.evaluation_worker import EvaluationWorker
@@ -85,7 +85,7 @@ def test_each_phase_learns_and_states_come_from_the_cache(
     backbone: str, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also for images on a grid, whose states need it to be placed."""
-    more = ("joint.steps=0", "experts.steps=25", "experts.batch_size=6", "data.num_pairs=0")
+    more = ("joint.steps=0", "experts.steps=40", "experts.batch_size=6", "data.num_pairs=0")
     run = GeneratorTrainer(
         *prepared(tmp_path, backbone, cases, *more, "experts.learning_rate=0.01")
     )
