@@ -10,6 +10,7 @@ import torch
 from liveedit_core.backbones.families import Family, PromptFormat, register_family
 from tests import tiny_families
 from tests.tiny_backbone import plain_convolutions
+from tests.unit.family_parts import tiny_tokenizer
 
 NAME = "vipllava"
 
@@ -45,7 +46,7 @@ def model_and_processor(name: str, seed: int = 0) -> tuple[Any, Any]:
         return _others(name, seed)
     with torch.random.fork_rng(), plain_convolutions():
         torch.manual_seed(seed)
-        model, processor = tiny(tiny_families.tiny_tokenizer())
+        model, processor = tiny(tiny_tokenizer())
     return model.float().eval(), processor
 
 
