@@ -36,6 +36,11 @@ def export_experts(
     held = repository.take(repository.held_positions.tolist())
     if not len(held):
         raise ConfigError("there is no edit to export")
+    if len(held.textual_positions):
+        raise ConfigError(
+            f"{len(held.textual_positions)} edits have no image; this layout holds edits of images "
+            "only: remove them from a copy first"
+        )
     down_LD, up_LD = held.matrices(torch.arange(len(held)))
     tensors = {
         "down": down_LD,

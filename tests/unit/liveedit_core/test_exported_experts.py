@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -117,8 +119,11 @@ def test_other_routing_is_exported_whole_and_refused_by_the_reader(tmp_path: Pat
     assert any(name.startswith("router.visual_key.") for name in names)
 
 
-def test_nothing_to_export_is_an_error(tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_an_error(tmp_path: Path) -> None:
     editor = paper_editor("llava")
+    textual = replace(editor.repository, is_textual_N=torch.tensor([True, False, False, False]))
+    with pytest.raises(ConfigError, match="1 edits have no image"):
+        export_experts(tmp_path / "x", editor.generator, textual, "digest")
     empty = editor.repository.without(editor.repository.held_ids)
     with pytest.raises(ConfigError, match="no edit to export"):
         export_experts(tmp_path / "x", editor.generator, empty, "digest")

@@ -85,7 +85,7 @@ def test_each_phase_learns_and_states_come_from_the_cache(
     backbone: str, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also for images on a grid, whose states need it to be placed."""
-    more = ("joint.steps=0", "experts.steps=40", "experts.batch_size=6", "data.num_pairs=0")
+    more = ("joint.steps=0", "experts.steps=70", "experts.batch_size=6", "data.num_pairs=0")
     run = GeneratorTrainer(
         *prepared(tmp_path, backbone, cases, *more, "experts.learning_rate=0.01")
     )
