@@ -17,7 +17,7 @@ from liveedit_core.evaluation.statistics import Interval, average_interval, shar
 from liveedit_core.schema import PAPER_METRICS, Case, ProbeKind, entity_of
 
 BY_CONSTRUCTION = frozenset({ProbeKind.TEXT_LOCALITY})
-"""Without an image no expert can pass the hard filter, so this metric is 1 whatever was edited."""
+"""Without an image no visual edit is kept, so this metric is 1 where no edit is textual."""
 
 EARNED_METRICS = tuple(kind for kind in PAPER_METRICS if kind not in BY_CONSTRUCTION)
 """The paper's metrics without those that are 1 by construction."""

@@ -47,6 +47,12 @@ class Outcome:
     timings: Timings
     was_stopped: bool = False
 
+    @property
+    def num_replaced(self) -> int:
+        """Edits, old or new, that edits of this run took the place of."""
+        num_written = self.timings.num_processed - len(self.rejected)
+        return max(0, num_written - (self.num_edits - self.num_edits_before))
+
 
 def run(
     config: LifelongEditRecipe,

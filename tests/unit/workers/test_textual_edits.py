@@ -83,7 +83,8 @@ def ids(*edits: EditRequest) -> list[str]:
 @pytest.mark.parametrize("window", [1, 2, 5])
 def test_a_bank_holds_the_newest_of_each_question(tmp_path: Path, window: int) -> None:
     driver = driver_at(tmp_path)
-    driver.run(ITEMS, f"bank.window_edits={window}", "evaluation.at=[]")
+    outcome = driver.run(ITEMS, f"bank.window_edits={window}", "evaluation.at=[]")
+    assert (outcome.num_edits, outcome.num_replaced) == (4, 1)
     assert driver.bank.edit_ids() == ids(request(0), WITH_IMAGE, PLACE, CORRECTED)
     (header,) = driver.log.headers(edit_ids=ids(CORRECTED))
     assert (header.supersedes, header.pixel_digest) == (FOUNDED.edit_id, NO_IMAGE)
