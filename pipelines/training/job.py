@@ -83,6 +83,8 @@ def do_training(
             trainer.run()
             if validator is not None and records.last_report is None:
                 records.last_report = validator(trainer.generator)  # resumed after its last step
+            if validator is not None:
+                validator.close()
         folder, report = recipe.run_folder / "generator", recipe.run_folder / "report.html"
         save_result(trainer, folder, is_half=recipe.checkpoint.is_half)
         data = training_report_data(

@@ -44,6 +44,12 @@ class Validation:
         self._held_out = held_out
         self.first_norm = 0.0
         """`expert_norm_median` of the first validation; a resumed run sets it."""
+        self._pool: WorkerPool[tuple[Any, ...], ValidationReport, None] | None = None
+
+    def close(self) -> None:
+        """Ends the actor, if there is one."""
+        if self._pool is not None:
+            self._pool.close()
 
     def __call__(self, generator: LiveEditGenerator) -> ValidationReport:
         report = self._validate(generator)
@@ -53,7 +59,7 @@ class Validation:
     @functools.cached_property
     def _validate(self) -> Callable[[LiveEditGenerator], ValidationReport]:
         if self._recipe.sharding.needs_processes:
-            pool = self._started()
+            self._pool = pool = self._started()
             return lambda generator: next(iter(pool.stream([self._sent(generator)])))
         here = ValidationWorker(lambda: self._backbone, self._held_out, **self._options)
         return lambda generator: here.validate(*self._sent(generator))

@@ -28,8 +28,8 @@ PAGES: dict[str, Callable[[], str]] = {
 }
 NUM_IMAGES = {
     # Images of probes, and two experts on each card that shows some.
-    "run": 10 + 2 * 6,
-    "evaluation": 10 + 2 * 6,
+    "run": 12 + 2 * 7,
+    "evaluation": 12 + 2 * 7,
     # An image on each of five cards; three lost with two experts, two gained with one.
     "comparison": 5 + 3 * 2 + 2,
     "editors": 0,

@@ -27,7 +27,7 @@ from workers.sharding_config import ShardingSection
 
 @pytest.fixture(scope="module", autouse=True)
 def two_gpus() -> Iterator[None]:
-    ray.init(num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -105,7 +105,7 @@ def test_validation_has_the_gpu_that_the_shards_leave() -> None:
     assert free_gpus() == 1.0, "the other one is for the gang, which has not started"
     assert found.figures == pytest.approx(here(generator).figures, abs=1e-5)
     assert remote(generator).figures == found.figures
-    del remote
+    remote.close()
 
 
 class Rank:

@@ -30,7 +30,7 @@ def test_a_bank_on_s3_is_merged_cleaned_up_and_read_on_demand(s3_root: str) -> N
     later = datetime.now(UTC) + timedelta(hours=1)
     report = Compaction(store, bank.name, policy).run(now=later)
 
-    assert (report.fragments_before, report.fragments_after) == (12, 1)
+    assert (report.fragments_before, report.fragments_after) == (4, 1)
     assert set(versions[1:-1]) < set(report.versions_removed)
     assert bank.num_edits(versions[0]) == 3
     with pytest.raises(IntegrityError):

@@ -49,7 +49,7 @@ IMPOSSIBLE: dict[Any, tuple[dict[str, Any], ...]] = {
         {"fragment_bytes": 0},
     ),
     InputLimits: ({"max_probes": 0}, {"max_image_pixels": 10**9}),
-    LoadOptions: ({"dtype": "int8"}, {"device": "gpu"}, {"edit_layer": -2}),
+    LoadOptions: ({"dtype": "int4"}, {"device": "gpu"}, {"edit_layer": -2}),
     LossSection: ({"hard_sentinel": -1.0},),
     OptimizationSection: ({"max_gradient_norm": 0.0}, {"dtype": "float16"}),
     PhaseSection: (
