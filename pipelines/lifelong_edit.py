@@ -152,7 +152,7 @@ def print_result(result: "JobResult", console: "Console", *, is_following: bool 
     if outcome.timings.num_processed:
         ending = f"{outcome.num_edits} edits in the bank, {num_new} of them new"
         if num_replaced := outcome.num_replaced:
-            ending += f"; {num_replaced} edits replaced by later ones of the same question"
+            ending += f"; replaced by later edits of the same question: {num_replaced}"
     else:
         ending = f"{outcome.num_edits} edits already in the bank, nothing to do"
     if outcome.intake.num_duplicates:
