@@ -25,9 +25,9 @@ TOP_LEVEL = {
     "workers",
 }
 
-# A path or host that only one machine or one network knows. The patterns are written so that they
-# do not match themselves.
-LOCAL_TRACES = {
+# A path or host that only one machine or one network knows, and what a merge left behind. The
+# patterns are written so that they do not match themselves.
+TRACES = {
     "absolute path of one machine": re.compile(
         r"(?<![\w.~$}/-])/(?:work|root|Users|home/(?!ubuntu\b|ray\b)\w+|opt/(?:pypi|wheels)[\w-]*)/"
     ),
@@ -35,6 +35,7 @@ LOCAL_TRACES = {
         r"pypi[.]org/simple|files[.]pythonhosted[.]org|registry[.]npmjs[.]org|"
         r"proxy[.]golang[.]org|--(?:extra-)?index[-]url[ =]"
     ),
+    "unresolved merge": re.compile(r"^(?:<{7}|>{7}|[|]{7}) |^={7}$", re.MULTILINE),
 }
 
 
@@ -59,13 +60,13 @@ def test_every_folder_with_python_files_is_a_package() -> None:
     assert without == []
 
 
-def test_no_file_names_one_machine_or_registry() -> None:
+def test_no_file_names_one_machine_or_registry_or_holds_an_unresolved_merge() -> None:
     found = []
     for path in project_files():
         try:
             text = (ROOT / path).read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue  # images, tensors and tables
-        for meaning, pattern in LOCAL_TRACES.items():
+        for meaning, pattern in TRACES.items():
             found += [f"{path}: {meaning}: {match.group()}" for match in pattern.finditer(text)]
     assert found == []

@@ -87,6 +87,10 @@ CLAIMS = {
     "filter_by_domain": Claim(
         "false activations beside the budget and changed copies found, in banks of one domain"
     ),
+    "textual_edits": Claim(
+        "text_locality beside textual edits, their other wordings, steps of refining from two "
+        "starts; results in `liveedit_core/METHOD.md`"
+    ),
     "gpu_check": Claim(
         "`make check-gpu`: parity of a CUDA GPU with the CPU, whole jobs on it, two shards on "
         "NCCL, throughput and memory by stage. **Not run yet**: no machine with a GPU was at hand; "
