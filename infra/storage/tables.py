@@ -31,6 +31,10 @@ from liveedit_core.errors import IntegrityError, LiveEditError, StorageUnavailab
 _MAX_TEXTS = 2000
 """Texts in one SQL predicate."""
 _MAX_COMMIT_TRIES = 10
+_CACHED_METADATA_BYTES = 32 * 1024 * 1024
+"""By each open table. Lance keeps the manifest of every version that was read, and each names all
+files: with its limit of 1 GiB, a process that appends grows with the square of what it appends."""
+_CACHED_INDEX_BYTES = 256 * 1024 * 1024
 _DAMAGE = ("failed to decode", "invalid magic", "invalid format", "file size is too small")
 """In Lance's OSErrors about bytes that it cannot read as what they should be."""
 _NEWEST_NAME = 2**64 - 1
@@ -156,7 +160,12 @@ class Table:
     @functools.cached_property
     def _dataset(self) -> lance.LanceDataset:
         with read_errors(self.uri):
-            return lance.dataset(self.uri, storage_options=self._options)
+            return lance.dataset(
+                self.uri,
+                storage_options=self._options,
+                metadata_cache_size_bytes=_CACHED_METADATA_BYTES,
+                index_cache_size_bytes=_CACHED_INDEX_BYTES,
+            )
 
     def __getstate__(self) -> dict[str, object]:
         """Everything but the open table, which is opened again in the other process."""

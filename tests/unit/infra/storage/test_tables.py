@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from lance import optimize
 
+from infra.storage import tables
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import ConcurrentCommitError, Table, sql_in
 from liveedit_core.errors import IntegrityError
@@ -133,3 +134,15 @@ def test_quotes_in_a_predicate_are_text(table: Table) -> None:
     table.append(table.latest(), names("it's", "b"))
     table.commit(table.latest(), [], without=sql_in("name", ["it's", "') OR ('1'='1"]))
     assert content(table) == ["b"]
+
+
+def test_the_versions_that_were_read_do_not_fill_the_memory(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 64 * 1024
+    monkeypatch.setattr(tables, "_CACHED_METADATA_BYTES", limit)
+    table = Table.open_or_create(store, "folder/names", SCHEMA)
+    for number in range(40):
+        table.append(table.latest(), names(str(number)))
+        assert len(content(table)) == number + 1
+    assert table.latest().session().size_bytes() < 2 * limit
