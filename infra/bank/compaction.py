@@ -3,9 +3,9 @@
 Compaction never changes a row, so it needs no writer epoch and may run beside a job: where a commit
 and a compaction touch the same file, Lance refuses the later one, which is retried.
 
-- Files are merged geometrically: a file is rewritten only together with newer rows of at least half
-  its own number. Rows are first compared with their checksums, and the checksums of merged files
-  are written before a version shows the files.
+- A file is rewritten only together with several times as many newer rows (`storage/upkeep.py`).
+  Rows are first compared with their checksums, and the checksums of merged files are written before
+  a version shows the files.
 - Indices let commits and lookups skip most rows.
 - A version is deleted when it is neither tagged, nor among the newest, nor recent. Its record is
   archived first (`BankHistory.archive`).
@@ -96,12 +96,13 @@ class Compaction:
                     _delete_versions(log, outdated)
                     if outdated:
                         checksums.prune()
-        if self._recorded is None:
-            self._recorded = set(self._history.archived().properties)
         archived = self._history.archive()
         present = versions_of(self._table)
+        tagged = set(self._history.tags().values())
+        if self._recorded is None:
+            untagged = present.keys() - tagged
+            self._recorded = self._history.archived_since(min(untagged, default=0))
         self._recorded = (self._recorded | archived.properties.keys()) & present.keys()
-        tagged = self._history.tags().values()
         outdated = self._outdated(present, now, tagged, self._recorded)
         old = [number for number in outdated if number <= archived.through]
         num_bytes = _delete_versions(self._table, old)

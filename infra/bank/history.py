@@ -6,19 +6,22 @@ a version is deleted, `archive` copies its record to `histories/<bank>/`. Such a
 two processes that archive at once leave two with the same records, and the next call merges them.
 """
 
+import itertools
 import json
 import math
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 
 from lance import LanceDataset
 
 from infra._compat import create_tag, transaction_properties
+from infra.storage.disk import ObjectEntry
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, read_errors, read_rows, storage_errors
+from infra.storage.upkeep import settled
 from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
 from liveedit_core.method.config import DEFAULT_BUDGET
 
@@ -28,7 +31,7 @@ _RECORD_KEY = "liveedit.window"
 """The stored name; it must not change."""
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SEGMENT_BYTES = 4 * 1024 * 1024
-"""Smaller archive files are merged with newer records; larger ones stay as they are."""
+"""Archive objects of this size are never merged with newer records."""
 _READ_TRIES = 5
 
 
@@ -132,11 +135,9 @@ class BankHistory:
                 continue  # deleted by other means than `Compaction`
             if record := self._parsed(version, properties):
                 yield record
-        if through:
-            archived = self._archive.read().properties
-            for version in sorted(archived, reverse=True):
-                if version <= start and (record := self._parsed(version, archived[version])):
-                    yield record
+        for version, properties in self._archive.newest_first():
+            if version <= start and (record := self._parsed(version, properties)):
+                yield record
 
     def state_at(self, version: int) -> BankVersion | None:
         """The record of what a version holds: its own, or that of the last version before it."""
@@ -234,9 +235,10 @@ class BankHistory:
         with read_errors(self._table.uri):
             return {name: int(tag["version"]) for name, tag in newest.tags.list().items()}
 
-    def archived(self) -> "ArchivedRecords":
-        """Everything that is archived."""
-        return self._archive.read()
+    def archived_since(self, version: int) -> set[int]:
+        """The archived versions from this one on that have a record."""
+        newer = itertools.takewhile(lambda item: item[0] >= version, self._archive.newest_first())
+        return {number for number, _ in newer}
 
     def archive(self) -> "ArchivedRecords":
         """Archive the records of all existing versions; returns those that were not archived."""
@@ -267,31 +269,57 @@ class VersionArchive:
 
     def through(self) -> int:
         """`ArchivedRecords.through`, from the names of the objects alone."""
-        keys = self._store.list(self._prefix)
-        numbers = (key.removeprefix(self._prefix).partition("-")[0] for key in keys)
-        return max(map(int, numbers), default=0)
+        return max(map(self._through_of, self._store.list(self._prefix)), default=0)
 
     def read(self) -> ArchivedRecords:
         """Everything that is archived; IntegrityError when an object is damaged."""
         return _merged(self._segments())
 
+    def newest_first(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Versions and their properties; an object is read when it is needed."""
+        keys = sorted(self._store.list(self._prefix), reverse=True)
+        limits = map(self._through_of, [*keys[1:], self._prefix + "0-"])
+        waiting: dict[int, dict[str, str]] = {}
+        last = math.inf
+        for key, limit in zip(keys, limits, strict=False):
+            try:
+                waiting |= _merged({key: self._store.get(key)}).properties
+            except IntegrityError:
+                if self._store.exists(key):
+                    raise
+                waiting |= self.read().properties  # merged meanwhile
+            # Objects that are not read yet hold no version after `limit`.
+            for version in sorted((n for n in waiting if limit < n < last), reverse=True):
+                last = version
+                yield version, waiting.pop(version)
+
     def add(self, through: int, properties: Mapping[int, dict[str, str]]) -> None:
-        small = self._segments(_SEGMENT_BYTES)
-        records = _merged(small)
+        num_bytes = len(json.dumps(dict(properties)))
+
+        def rewritten(entries: list[ObjectEntry]) -> list[ObjectEntry]:
+            sizes = [*(entry.num_bytes for entry in entries), num_bytes]
+            return entries[len(settled([*enumerate(sizes)], _SEGMENT_BYTES)) :]
+
+        old = self._segments(rewritten)
+        records = _merged(old)
         records.through = max(records.through, through)
         records.properties |= properties
         name = f"{records.through:012d}-{uuid.uuid4().hex[:12]}.json"
         self._store.put(self._prefix + name, json.dumps(asdict(records)).encode())
-        for key in small:
+        for key in old:
             self._store.delete(key)
 
-    def _segments(self, below_bytes: float = math.inf) -> dict[str, bytes]:
-        """Objects by key; another process may merge some while they are read."""
+    def _through_of(self, key: str) -> int:
+        return int(key.removeprefix(self._prefix).partition("-")[0])
+
+    def _segments(
+        self, choose: Callable[[list[ObjectEntry]], list[ObjectEntry]] = list
+    ) -> dict[str, bytes]:
+        """Objects by key, oldest first; another process may merge some while they are read."""
         for _ in range(_READ_TRIES):
-            found = self._store.entries(self._prefix)
-            keys = sorted(entry.key for entry in found if entry.num_bytes < below_bytes)
+            entries = sorted(self._store.entries(self._prefix), key=lambda entry: entry.key)
             try:
-                return {key: self._store.get(key) for key in keys}
+                return {entry.key: self._store.get(entry.key) for entry in choose(entries)}
             except IntegrityError as error:
                 missing = error
         raise missing

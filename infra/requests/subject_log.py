@@ -93,7 +93,8 @@ class SubjectLog:
 
         `prompt_questions` are input-side prompt features by edit_id, for later comparisons.
         """
-        self._table = Table.open_or_create(self._store, _TABLE, _SCHEMA)
+        if not self._table.exists():  # an open table keeps what it has read of its indices
+            self._table = Table.open_or_create(self._store, _TABLE, _SCHEMA)
         questions = prompt_questions or {}
         now = datetime.now(UTC)
 

@@ -1,12 +1,12 @@
 """Upkeep of a growing table: small files are merged, indices follow the rows; no row changes.
 
-Both are geometric: files, and parts of an index, are rewritten only together with newer rows of at
-least half their own number, so that a row is rewritten a logarithmic number of times; large files
-are not. Lance merges only files that the same part of an index covers, so indices are renewed
-first.
+Files, and parts of an index, are rewritten only together with several times as many newer rows, and
+large ones never again: a row is rewritten two or three times, however long its table grows. Lance
+merges only files that the same part of an index covers, so indices are renewed first.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 
 from lance import optimize
@@ -18,8 +18,11 @@ from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
 _FEW_ROWS = 1000
 """Scanning this many rows is as fast as looking them up in an index."""
-_REWRITE_FACTOR = 2
-"""A fragment may be this many times larger than the newer rows that it is merged with."""
+_FAN_OUT = 8
+"""What is rewritten is merged with this many times as many newer rows."""
+_LARGE_PART_ROWS = 100_000
+"""Parts of an index with so many rows stay as they are: one more part costs a look-up less than a
+millisecond."""
 _LARGE = 8
 """Fragments of this part of the size that is aimed at stay as they are: while an old version holds
 what was merged, it is stored twice."""
@@ -49,7 +52,7 @@ def merge_small(table: Table, fragment_bytes: int, checksums: TableChecksums | N
         target_rows_per_fragment=max(fragment_bytes // row_bytes, 1),
         batch_size=max(_BATCH_BYTES // row_bytes, 1),
         num_threads=1,
-        excluded_fragment_ids=sorted({*settled_fragments(sizes), *large}),
+        excluded_fragment_ids=sorted({*settled(sizes), *large}),
     )
     with storage_errors(table.uri):
         rewrites = []
@@ -64,18 +67,22 @@ def merge_small(table: Table, fragment_bytes: int, checksums: TableChecksums | N
             table.sync_version(int(dataset.latest_version))
 
 
-def settled_fragments(sizes: Sequence[tuple[int, int]]) -> list[int]:
-    """All ids up to the newest fragment that is too large to be rewritten for the rows after it.
+def settled(sizes: Sequence[tuple[int, int]], large: float = math.inf) -> list[int]:
+    """The ids of what stays as it is: all before the oldest that newer rows outnumber `_FAN_OUT`
+    times, and before anything large.
 
-    `sizes` are fragment ids and numbers of rows, oldest first.
+    `sizes` are ids and numbers of rows (or bytes), oldest first; the newest never stays.
     """
-    newer_rows = 0
+    first = len(sizes) - 1
+    num_newer = 0
     for position in range(len(sizes) - 1, -1, -1):
-        rows = sizes[position][1]
-        if newer_rows and rows > _REWRITE_FACTOR * newer_rows:
-            return [fragment_id for fragment_id, _ in sizes[: position + 1]]
-        newer_rows += rows
-    return []
+        size = sizes[position][1]
+        if num_newer and size >= large:
+            break
+        if num_newer >= _FAN_OUT * size:
+            first = position
+        num_newer += size
+    return [number for number, _ in sizes[: max(first, 0)]]
 
 
 def _check_merged(
@@ -110,9 +117,9 @@ def renew_indices(table: Table, columns: Sequence[str]) -> None:
             if missing < _FEW_ROWS:
                 continue
             if parts:
-                settled = settled_fragments([*enumerate(sizes), (len(sizes), missing)])
+                old = settled([*enumerate(sizes), (len(sizes), missing)], _LARGE_PART_ROWS)
                 dataset.optimize.optimize_indices(
-                    index_names=[name], num_indices_to_merge=len(parts) - len(settled)
+                    index_names=[name], num_indices_to_merge=len(parts) - len(old)
                 )
             else:
                 dataset.create_scalar_index(column, "BTREE", name=name)
