@@ -34,7 +34,8 @@ _MAX_COMMIT_TRIES = 10
 _CACHED_METADATA_BYTES = 32 * 1024 * 1024
 """By each open table. Lance keeps the manifest of every version that was read, and each names all
 files: with its limit of 1 GiB, a process that appends grows with the square of what it appends."""
-_CACHED_INDEX_BYTES = 256 * 1024 * 1024
+_CACHED_INDEX_BYTES = 1024 * 1024 * 1024
+"""By each open table: the indices of three million requests, whose ids are looked up anywhere."""
 _DAMAGE = ("failed to decode", "invalid magic", "invalid format", "file size is too small")
 """In Lance's OSErrors about bytes that it cannot read as what they should be."""
 _NEWEST_NAME = 2**64 - 1
