@@ -71,6 +71,10 @@ class ActorPool:
         return list(self._pending)
 
     @property
+    def actors(self) -> list[Any]:
+        return list(self._actors)
+
+    @property
     def num_actors(self) -> int:
         return len(self._actors)
 
@@ -208,18 +212,27 @@ class ActorPool:
 class WorkerPool(ActorPool, Generic[_Item, _Answer, _Facts]):
     """A pool with the interface of one plain worker: `describe`, `stream`, `close`.
 
-    `call(actor, item, *context)` starts the work on one item.
+    `call(actor, item, *context)` starts the work on one item; `describe` names a method.
     """
 
     def __init__(
-        self, name: str, actors: Sequence[Any], call: Callable[..., Any], *, max_in_flight: int
+        self,
+        name: str,
+        actors: Sequence[Any],
+        call: Callable[..., Any],
+        *,
+        max_in_flight: int,
+        describe: str = "describe",
     ) -> None:
         super().__init__(name, actors, max_in_flight=max_in_flight)
         self._call = call
+        self._describe = describe
 
     def describe(self, *context: Any) -> _Facts:
         """What runs in the actors; waits until the first has started."""
-        facts: _Facts = self.call_first(lambda actor: actor.describe.remote(*context))
+        facts: _Facts = self.call_first(
+            lambda actor: getattr(actor, self._describe).remote(*context)
+        )
         return facts
 
     def stream(self, items: Iterable[_Item], /, *context: Any) -> "Stream[_Answer]":

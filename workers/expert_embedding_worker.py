@@ -11,7 +11,7 @@ When it dies: nothing is lost. The pool restarts the process and sends the unfin
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from infra.bank.schema import ExpertRow
 from liveedit_core.errors import NumericsError, ShapeError
 from liveedit_core.inputs.datasets import known_good
 from workers.failures import converted_failures, outcomes
-from workers.generator_worker import refusal_of
+from workers.generator_worker import GeneratorWorker, refusal_of
 from workers.messages import AskedEdit, EmbedderFacts, GeneratedBatch, GeneratedExpert, WrittenBatch
 from workers.models import limit_threads
 
@@ -134,4 +134,37 @@ def load_embedder(model: str, pretrained: str, device: str, dtype: str) -> Embed
     return load_clip_embedder(model, pretrained, device=device, dtype=dtype)
 
 
+class WritingGeneratorWorker(GeneratorWorker):
+    """A generator worker that also embeds and writes experts: one process less in memory."""
+
+    @converted_failures
+    def __init__(
+        self,
+        *models: Any,
+        load_embedder: Callable[[], Embedder],
+        images_at_once: int = 32,
+        **options: Any,
+    ) -> None:
+        """`models` and `options` are those of `GeneratorWorker`."""
+        super().__init__(*models, **options)
+        threads = options.get("num_threads", 1)
+        self._embedding = ExpertEmbeddingWorker(
+            load_embedder, batch_size=images_at_once, num_threads=threads
+        )
+
+    def describe_embedder(self) -> EmbedderFacts:
+        return self._embedding.describe()
+
+    def write(
+        self, batch: GeneratedBatch, writer: FragmentWriter
+    ) -> tuple[WrittenBatch, tuple[AskedEdit, ...]]:
+        """See `ExpertEmbeddingWorker.write`."""
+        return self._embedding.write(batch, writer)
+
+
 ExpertEmbeddingActor = ray.remote(ExpertEmbeddingWorker)
+WRITING = "write"
+# Experts are written in a thread of their own, before the batches that wait to be generated.
+WritingGeneratorActor = ray.remote(concurrency_groups={WRITING: 1})(  # type: ignore[call-overload]
+    WritingGeneratorWorker
+)

@@ -22,6 +22,7 @@ When it dies: nothing is lost. It is restarted, reads the features again, and fi
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import ray
@@ -354,6 +355,20 @@ class _Window:
 def is_textual(item: AskedEdit) -> bool:
     """Whether an edit has no image."""
     return not bool(has_image(item.visual_feature_QM.flatten()))
+
+
+class SubjectsHere:
+    """Compares edits in this process, where a process of its own would only take memory."""
+
+    def __init__(self, store: ObjectStore, bank: str, facts: GeneratorFacts) -> None:
+        self._assigner = SubjectAssigner(store, bank, facts)
+
+    def stream(self, windows: Iterable[Sequence[Any]]) -> Iterator[dict[str, str]]:
+        """The interface of `WorkerPool`: what the edits of a window ask comes by reference."""
+        return (self._assigner.assign(*ray.get(list(window))) for window in windows)
+
+    def close(self) -> None:
+        """Nothing to release."""
 
 
 SubjectActor = ray.remote(SubjectAssigner)

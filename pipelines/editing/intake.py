@@ -57,7 +57,7 @@ def open_source(
     path = config.requests.path or config.requests.cases
     if not path:
         reader = f"{config.job} {config.run_name}"
-        cases = load_builtin(config.benchmark, reader, say)
+        cases = load_builtin(config.benchmark, reader, say, limit=config.requests.limit or None)
         return Source(name=f"built-in cases ({config.benchmark.title})", digest="", items=cases)
     load = load_requests if config.requests.path else load_cases
     found = load(path, limits=config.limits, fetch=fetch, store_uri=store.root_uri)

@@ -25,12 +25,12 @@ from pipelines.editing.report import (
     written_outcomes,
 )
 from pipelines.editing.run import Outcome, run
-from pipelines.editing.writers import model_names, start_writers, writer_cpus
+from pipelines.editing.writers import model_names, start_writers, subjects_of, writer_cpus
 from pipelines.job.cases import protocol_note
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.run_folder import run_facts
-from pipelines.job.start_workers import start_evaluator, start_subjects
+from pipelines.job.start_workers import start_evaluator
 from pipelines.job.state_cache import cache_names
 from workers.failures import retried
 
@@ -132,7 +132,7 @@ def _edit(
             request_log=RequestLog(store),
             results=ResultsTable(store, config.run_name),
         )
-        subjects = start_subjects(store, config.bank.name, generator)
+        subjects = subjects_of(config, sources.bank, generator)
         if source is None:
             follower = Follower(
                 config=config,

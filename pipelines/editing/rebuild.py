@@ -25,12 +25,11 @@ from pipelines.editing.recipe import (
     RebuildSourceSection,
 )
 from pipelines.editing.windows import Progress, WindowRunner, take_over
-from pipelines.editing.writers import model_names, start_writers, writer_cpus
+from pipelines.editing.writers import model_names, start_writers, subjects_of, writer_cpus
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.registered_models import recorded_backbone
 from pipelines.job.stages import Embedder, Generator, Subjects
-from pipelines.job.start_workers import start_subjects
 
 _logger = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
             bank=bank,
             request_log=RequestLog(store),
             progress=progress,
-            subjects=start_subjects(store, bank.name, writers.generator.describe()),
+            subjects=subjects_of(config, bank, writers.generator.describe()),
             should_stop=stop,
         )
     windows = bank.history()

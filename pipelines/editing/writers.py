@@ -2,12 +2,21 @@
 
 from collections.abc import Sequence
 
+from infra.bank.expert_bank import ExpertBank
 from pipelines.editing.recipe import LifelongEditRecipe
-from pipelines.job.sections import ActorSection
-from pipelines.job.stages import ExpertWriters
-from pipelines.job.start_workers import start_embedder, start_generator
+from pipelines.job.ray_session import address_of
+from pipelines.job.sections import ActorSection, EmbeddingSection
+from pipelines.job.stages import ExpertWriters, Subjects
+from pipelines.job.start_workers import (
+    embedder_in,
+    start_embedder,
+    start_generator,
+    start_subjects,
+)
 from pipelines.job.state_cache import cache_names
+from workers.messages import GeneratorFacts
 from workers.models import ModelNames, ModelSource
+from workers.subject_assigner import SubjectsHere
 
 
 def model_names(config: LifelongEditRecipe) -> ModelNames:
@@ -21,27 +30,44 @@ def model_names(config: LifelongEditRecipe) -> ModelNames:
 
 def writer_cpus(config: LifelongEditRecipe) -> float:
     """CPUs that the actors of `start_writers` ask for together."""
-    generator, embedding = config.generator, config.embedding
+    generator, embedding = config.generator, _embedding(config)
     return (
         generator.num_cpus * generator.gangs * generator.shards
         + embedding.num_cpus * embedding.num_workers
     )
 
 
+def _embedding(config: LifelongEditRecipe) -> EmbeddingSection:
+    """With `num_workers` 0 only where the generator's actors embed."""
+    has_own = config.generator.shards > 1 and not config.embedding.num_workers
+    return config.embedding.with_changes(num_workers=1) if has_own else config.embedding
+
+
 def start_writers(
     config: LifelongEditRecipe, models: ModelSource, beside: Sequence[ActorSection] = ()
 ) -> ExpertWriters:
     """The stages that write experts; `beside` are those that share the GPUs with them."""
-    return ExpertWriters(
-        generator=start_generator(
-            models,
-            config.limits,
-            config.generator,
-            refine=config.refine,
-            weak=config.edits.weak,
-            max_in_flight=config.ray.max_in_flight,
-            cache=cache_names(config.states, config.run_root),
-            beside=(config.embedding, *beside),
-        ),
-        embedder=start_embedder(config.embedding, max_in_flight=config.ray.max_in_flight),
+    embedding, max_in_flight = _embedding(config), config.ray.max_in_flight
+    is_shared = not embedding.num_workers
+    generator = start_generator(
+        models,
+        config.limits,
+        config.generator,
+        refine=config.refine,
+        weak=config.edits.weak,
+        max_in_flight=max_in_flight,
+        cache=cache_names(config.states, config.run_root),
+        beside=(embedding, *beside),
+        embedding=embedding if is_shared else None,
     )
+    if is_shared:
+        embedder = embedder_in(generator, max_in_flight=max_in_flight)
+    else:
+        embedder = start_embedder(embedding, max_in_flight=max_in_flight)
+    return ExpertWriters(generator=generator, embedder=embedder)
+
+
+def subjects_of(config: LifelongEditRecipe, bank: ExpertBank, facts: GeneratorFacts) -> Subjects:
+    """Who compares edits: on a cluster an actor, else this process."""
+    start = start_subjects if address_of(config.ray) else SubjectsHere
+    return start(bank.store, bank.name, facts)

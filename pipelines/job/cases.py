@@ -10,7 +10,7 @@ from pathlib import Path
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.load_options import PromptProtocol
 from liveedit_core.backbones.protocol import Backbone
-from liveedit_core.builtin.benchmark import BUILTIN_BENCHMARKS, load_builtin_cases
+from liveedit_core.builtin.benchmark import BUILTIN_BENCHMARKS, load_builtin_cases, read_rows
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.evaluation.probes import probe_input
 from liveedit_core.inputs.datasets import known_good, load_cases
@@ -157,6 +157,7 @@ def load_builtin(
             cases += load_test_cases(name, reader, say)
         else:
             cases += load_builtin_cases(section.split, name, limit=limit or 0)
+    read_rows.cache_clear()  # the images of all splits
     return sorted(cases, key=lambda case: case.case_id)[:limit]
 
 

@@ -48,12 +48,12 @@ def prepare_environment(config: RaySection) -> None:
     """Set the environment of this process and its children, before Ray is first imported."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if not _address(config):
+    if not address_of(config):
         os.environ.setdefault(*_LOOPBACK_ONLY)
         _let_children_import_the_project()
 
 
-def _address(config: RaySection) -> str:
+def address_of(config: RaySection) -> str:
     """Of the cluster to join; "" to start a local Ray."""
     return config.address or os.environ.get("RAY_ADDRESS", "")
 
@@ -66,7 +66,7 @@ def open_session(config: RaySection, *, needed_cpus: float) -> Iterator[None]:
     warnings.filterwarnings("ignore", message="lance is not fork-safe")
     import ray
 
-    address = _address(config)
+    address = address_of(config)
     if address:
         check_head(address)
         options: dict[str, Any] = {"address": address}

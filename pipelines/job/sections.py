@@ -254,6 +254,8 @@ class EditsSection(Settings):
 class EmbeddingSection(WorkerSection):
     """The pool that adds an image embedding to each expert and writes it to the store."""
 
+    num_workers: Count = 0
+    """Actors of their own; 0: the generator's actors do it, or one actor beside shards."""
     batch_size: PositiveInt = 32
     num_cpus: Amount = 0.5
     num_gpus: NumGpus = 0.0

@@ -1,7 +1,7 @@
 """Starts the workers of a job from the sections of its recipe, in an open Ray session."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from infra.bank.fragments import FragmentWriter
@@ -14,7 +14,13 @@ from pipelines.job.stages import Asked, Generated
 from workers.actor_pool import WorkerPool, actor_options
 from workers.evaluation_pool import EvaluationPool
 from workers.evaluation_worker import EvaluationActor
-from workers.expert_embedding_worker import ExpertEmbeddingActor, load_embedder
+from workers.expert_embedding_worker import (
+    WRITING,
+    Embedder,
+    ExpertEmbeddingActor,
+    WritingGeneratorActor,
+    load_embedder,
+)
 from workers.generator_gang import GeneratorGangActor
 from workers.generator_worker import GeneratorActor
 from workers.messages import (
@@ -41,11 +47,13 @@ def start_generator(
     max_in_flight: int = 4,
     cache: CacheNames | None = None,
     beside: Sequence[ActorSection] = (),
+    embedding: EmbeddingSection | None = None,
 ) -> GeneratorPool:
     """Generator workers: `gangs` interchangeable copies of the models. With one shard a copy is one
     actor with plain torch. With more, it is a gang of actors that share the models (DeepSpeed
     ZeRO-3) behind an actor that speaks for them; a gang computes all states itself and uses no
-    `cache`. `beside` are the stages that share the GPUs."""
+    `cache`. `beside` are the stages that share the GPUs. With `embedding` the one actor of a copy
+    also embeds and writes: see `embedder_in`."""
     num_gpus = gpus_of_each(section, beside)
     models = placed(models, section, num_gpus)
     actors: list[Any]
@@ -63,7 +71,12 @@ def start_generator(
             for _ in range(section.gangs)
         ]
     else:
-        worker = GeneratorActor.options(**_options(section, num_gpus))
+        actor_class = GeneratorActor
+        if embedding is not None:
+            actor_class = WritingGeneratorActor
+            options["load_embedder"] = _embedder_loader(embedding, num_gpus)
+            options["images_at_once"] = embedding.batch_size
+        worker = actor_class.options(**_options(section, num_gpus))
         actors = [
             worker.remote(models, limits, **options, num_threads=section.num_threads, cache=cache)
             for _ in range(section.gangs)
@@ -80,18 +93,39 @@ def start_embedder(section: EmbeddingSection, *, max_in_flight: int = 4) -> Embe
     """Workers that embed images and write experts to the store."""
     num_gpus = gpus_of_each(section)
     worker = ExpertEmbeddingActor.options(**_options(section, num_gpus))
-    load = functools.partial(
+    load = _embedder_loader(section, num_gpus)
+    actors = [
+        worker.remote(load, batch_size=section.batch_size, num_threads=section.num_threads)
+        for _ in range(section.num_workers)
+    ]
+    return embedding_pool(actors, max_in_flight=max_in_flight)
+
+
+def _embedder_loader(section: EmbeddingSection, num_gpus: float) -> Callable[[], Embedder]:
+    return functools.partial(
         load_embedder,
         section.open_clip_model,
         section.open_clip_pretrained,
         section.device if num_gpus else "cpu",
         section.compute_dtype,
     )
-    actors = [
-        worker.remote(load, batch_size=section.batch_size, num_threads=section.num_threads)
-        for _ in range(section.num_workers)
-    ]
-    return embedding_pool(actors, max_in_flight=max_in_flight)
+
+
+def embedder_in(generator: GeneratorPool, *, max_in_flight: int = 4) -> EmbedderPool:
+    """The same actors, started with `embedding`, as a pool that embeds and writes."""
+
+    def write(actor: Any, generated: tuple[int, Any], writer: FragmentWriter) -> Any:
+        _, batch = generated
+        options = {"num_returns": 2, "concurrency_group": WRITING}
+        return actor.write.options(**options).remote(batch, writer)
+
+    return WorkerPool(
+        "embedding pool",
+        generator.actors,
+        write,
+        max_in_flight=max_in_flight,
+        describe="describe_embedder",
+    )
 
 
 def embedding_pool(actors: Sequence[Any], *, max_in_flight: int) -> EmbedderPool:
