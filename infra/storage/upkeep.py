@@ -21,6 +21,8 @@ _FEW_ROWS = 1000
 """Scanning this many rows is as fast as looking them up in an index."""
 _FAN_OUT = 8
 """What is rewritten is merged with this many times as many newer rows."""
+_FEW_MERGED_ROWS = 64
+"""Fewer are always merged."""
 _LARGE_PART_ROWS = 100_000
 """Parts of an index with so many rows stay as they are: one more part costs a look-up less than a
 millisecond."""
@@ -72,7 +74,7 @@ def merge_small(table: Table, fragment_bytes: int, checksums: TableChecksums | N
 
 def settled(sizes: Sequence[tuple[int, int]], large: float = math.inf) -> list[int]:
     """The ids of what stays as it is: all before the oldest that newer rows outnumber `_FAN_OUT`
-    times, and before anything large.
+    times (or that is small even with them), and before anything large.
 
     `sizes` are ids and numbers of rows (or bytes), oldest first; the newest never stays.
     """
@@ -82,7 +84,7 @@ def settled(sizes: Sequence[tuple[int, int]], large: float = math.inf) -> list[i
         size = sizes[position][1]
         if num_newer and size >= large:
             break
-        if num_newer >= _FAN_OUT * size:
+        if num_newer >= _FAN_OUT * size or size + num_newer <= _FEW_MERGED_ROWS:
             first = position
         num_newer += size
     return [number for number, _ in sizes[: max(first, 0)]]

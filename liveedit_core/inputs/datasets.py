@@ -26,6 +26,8 @@ from liveedit_core.schema import Case, EditRequest
 
 _LIMITS = InputLimits()
 _GOOD_SIDE = 64
+_REMEMBERED_IMAGES = 100_000
+"""Of one file, to say which line another repeats: about 40 MB."""
 
 _Item = TypeVar("_Item", EditRequest, Case)
 
@@ -127,7 +129,8 @@ def _stream(
 ) -> Iterator[_Item | Rejected]:
     """Convert each line; a line that repeats the last edit of its image is rejected as a duplicate.
 
-    After another edit of the image it may be a change of mind, which the request log decides.
+    After another edit of the image it may be a change of mind, which the request log decides; it
+    also recognizes a line that repeats one more than `_REMEMBERED_IMAGES` images earlier.
     """
     last_edit_of: dict[str, tuple[str, int]] = {}
     for line in read_json_lines(path, max_line_bytes=limits.max_line_bytes):
@@ -139,13 +142,16 @@ def _stream(
             item = convert(line.content)
             edit = edit_of(item)
             edit_id = edit.edit_id
-            last_edit, first = last_edit_of.get(edit.pixel_digest, ("", 0))
-            if last_edit == edit_id:
+            last_edit, first = last_edit_of.pop(edit.pixel_digest, ("", 0))
+            is_repeated = last_edit == edit_id
+            last_edit_of[edit.pixel_digest] = (edit_id, first if is_repeated else line.line_number)
+            if is_repeated:
                 raise RefusedInputError(
                     f"same image, prompt and target as line {first}; it is taught once",
                     RejectType.DUPLICATE,
                 )
-            last_edit_of[edit.pixel_digest] = (edit_id, line.line_number)
+            if len(last_edit_of) > _REMEMBERED_IMAGES:
+                del last_edit_of[next(iter(last_edit_of))]
         except Exception as error:
             if isinstance(error, LiveEditError) and (error.retryable or error.ends_job):
                 raise

@@ -115,14 +115,14 @@ class EvaluationSchedule:
         if not self.bank.has_version(window.version):
             return  # removed before it was evaluated
         try:
-            held = set(self.bank.edit_ids(window.version))
+            held = self.bank.edit_ids(window.version)
         except IntegrityError as error:
             if window.version == self.bank.version:
                 raise
             # An older version stays damaged when the bank is repaired.
             _logger.warning("version %d is not evaluated: %s", window.version, error)
             return
-        cases = self.cases.of([key for key in self.cases.edit_ids if key in held])
+        cases = self.cases.of(held)
         if not cases:
             return
         task = EvaluationTask(

@@ -13,7 +13,14 @@ from infra.storage.tables import batches_of
 from liveedit_core.inputs.datasets import load_cases, load_requests
 from liveedit_core.inputs.rejects import Rejected, RejectType
 from liveedit_core.schema import Case, EditRequest
-from pipelines.editing.case_file import CaseFile, NamedEdit, without_images
+from pipelines.editing.case_file import (
+    NO_CASE,
+    CaseFile,
+    EditFile,
+    NamedEdit,
+    Place,
+    without_images,
+)
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.job.cases import checked_protocol, fetcher, load_builtin, open_published
 from workers.failures import retried
@@ -76,35 +83,37 @@ def _of_protocol(config: LifelongEditRecipe, items: Iterable[Item]) -> Iterator[
 
 
 class CaseIndex:
-    """The cases of a run by edit, without their images: those of cases are in a temporary file,
-    those of plain requests in the log."""
+    """The cases of a run by edit: on disk, and those of plain requests in the log; none is kept in
+    memory."""
 
     def __init__(self, request_log: RequestLog) -> None:
         self._log = request_log
         self._file = CaseFile()
-        self._cases: dict[str, tuple[Case, tuple[int, int]] | None] = {}
+        self._edits = EditFile()
 
     def add(self, item: Case | EditRequest) -> None:
         """Add a case, or a plain request, whose only probe is the edit itself."""
         if isinstance(item, Case):
-            named = without_images(item)
-            self._cases[named.edit.edit_id] = (named, self._file.add(item))
+            self._edits.add(item.edit.edit_id, self._file.add(item))
         else:
-            self._cases.setdefault(item.edit_id, None)
-
-    def __contains__(self, edit_id: str) -> bool:
-        """Whether this run has a case for the edit."""
-        return edit_id in self._cases
+            self._edits.add(item.edit_id, NO_CASE)
 
     @property
     def edit_ids(self) -> list[str]:
         """Edits with a case, in the order of the input."""
-        return list(self._cases)
+        return list(self._edits.places())
+
+    def among(self, edit_ids: Collection[str]) -> list[str]:
+        """Those of these edits with a case, in the order of the input."""
+        return list(self._edits.places(edit_ids))
 
     def of(self, edit_ids: Collection[str]) -> list[Case]:
         """The cases of some edits without their images, in the order of the input."""
-        wanted = set(edit_ids)
-        chosen = {key: case and case[0] for key, case in self._cases.items() if key in wanted}
+        places = self._edits.places(edit_ids)
+        chosen: dict[str, Case | None] = {
+            key: None if place == NO_CASE else without_images(self._file.read(place), place)
+            for key, place in places.items()
+        }
         for part in batches_of([key for key, case in chosen.items() if case is None]):
             for header in self._log.headers(edit_ids=part):
                 if header.prompt:  # else it is lost
@@ -114,19 +123,14 @@ class CaseIndex:
 
     def with_images(self, cases: Sequence[Case]) -> list[Case]:
         """Cases that `of` gave, perhaps with fewer probes or earlier edits."""
-        logged = {
-            item.request.edit_id: item.request
-            for item in self._log.find(
-                [case.edit.edit_id for case in cases if self._cases[case.edit.edit_id] is None]
-            )
-        }
+        plain = [case.edit.edit_id for case in cases if _place_of(case) == NO_CASE]
+        logged = {item.request.edit_id: item.request for item in self._log.find(plain)}
         whole = []
         for case in cases:
-            known = self._cases[case.edit.edit_id]
-            if known is None:
+            if (place := _place_of(case)) == NO_CASE:
                 whole.append(replace(case, edit=logged[case.edit.edit_id]))
                 continue
-            full, earlier = self._file.read(known[1]), {one.edit_id for one in case.earlier}
+            full, earlier = self._file.read(place), {one.edit_id for one in case.earlier}
             whole.append(
                 replace(
                     case,
@@ -136,6 +140,10 @@ class CaseIndex:
                 )
             )
         return whole
+
+
+def _place_of(case: Case) -> Place:
+    return case.edit.place if isinstance(case.edit, NamedEdit) else NO_CASE
 
 
 @dataclass(kw_only=True)

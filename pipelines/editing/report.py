@@ -124,19 +124,19 @@ def all_refused(sources: ReportSources, outcome: Outcome) -> list[Rejected]:
 def refused_requests(sources: ReportSources, outcome: Outcome) -> list[Rejected]:
     """Requests of this run's input that the bank refused, now or in an earlier run."""
     bank = sources.bank.name
-    return [
+    refused = [
         stored.rejected
         for stored in sources.request_log.rejects.read()
-        if stored.sequence is not None
-        and stored.bank in ("", bank)
-        and stored.rejected.edit_id in outcome.intake.cases
+        if stored.sequence is not None and stored.bank in ("", bank)
     ]
+    own = set(outcome.intake.cases.among({item.edit_id for item in refused}))
+    return [item for item in refused if item.edit_id in own]
 
 
 def written_outcomes(sources: ReportSources, outcome: Outcome) -> list[OutcomeRow]:
     """How the edits of this run's input turned out that the bank holds."""
     held = sources.bank.outcomes()
-    return outcome_rows([held[key] for key in outcome.intake.cases.edit_ids if key in held])
+    return outcome_rows([held[key] for key in outcome.intake.cases.among(held)])
 
 
 def curve_point(point: BankEvaluation) -> CurvePoint:

@@ -11,7 +11,6 @@ from infra.bank.policy import GrowthPolicy
 from infra.requests.log_integrity import lost_requests, repair_log, verify_log
 from infra.requests.request_log import RequestLog
 from infra.requests.subject_log import SubjectAssignment
-from infra.storage import upkeep
 from infra.storage.object_store import ObjectStore
 from infra.storage.upkeep import merge_small
 from liveedit_core.errors import IntegrityError
@@ -31,10 +30,7 @@ def files(log: RequestLog, store: ObjectStore) -> list[Path]:
     return found
 
 
-def test_a_whole_log_is_whole(
-    log: RequestLog, files: list[Path], store: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(upkeep, "_FAN_OUT", 1)
+def test_a_whole_log_is_whole(log: RequestLog, files: list[Path], store: ObjectStore) -> None:
     report = verify_log(log)
     assert (report.is_whole, report.num_requests, report.num_files) == (True, 9, 3)
     version = report.version

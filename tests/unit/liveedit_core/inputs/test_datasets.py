@@ -365,3 +365,14 @@ def test_a_refusal_survives_pickling() -> None:
         validate_request(EditRequest(image_bytes=b"text", prompt="What?", target="a rose"))
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (copy.message, copy.error_type) == (caught.value.message, caught.value.error_type)
+
+
+def test_repeated_lines_of_the_newest_images_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "_REMEMBERED_IMAGES", 1)
+    red, blue = GOOD, GOOD | {"image": "blue.png"}
+    found = list(load_requests(_write(folder, red, red, red, blue, red)))
+    messages = [item.message if isinstance(item, Rejected) else "" for item in found]
+    repeated = "same image, prompt and target as line 1; it is taught once"
+    assert messages == ["", repeated, repeated, "", ""]

@@ -1,5 +1,6 @@
 """What comes in is numbered once; what is refused is on record."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.evaluation.comparable import cases_identity
 from liveedit_core.inputs.rejects import Rejected
-from pipelines.editing.intake import Source, log_requests, open_source
+from pipelines.editing.intake import CaseIndex, Source, log_requests, open_source
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.job.recipe_loader import load_recipe
 from tests.unit.tiny_inputs import PROMPT, case, image, request
@@ -88,3 +89,30 @@ def test_an_unreachable_uri_is_refused(tmp_path: Path) -> None:
     )
     (refused,) = intake.rejected
     assert "http" in refused.message
+
+
+def test_the_last_case_of_an_edit_counts_at_the_place_of_the_first(tmp_path: Path) -> None:
+    index = CaseIndex(RequestLog(ObjectStore(tmp_path)))
+    first, again, other = case(0), replace(case(0), probes=()), case(1)
+    for item in (first.edit, other, first, again, first.edit):
+        index.add(item)
+    ids = [first.edit.edit_id, other.edit.edit_id]
+    assert index.edit_ids == ids
+    assert index.among([*reversed(ids), "unknown"]) == ids
+    assert index.among([]) == []
+    assert index.with_images(index.of(ids)) == [again, other]
+
+
+def test_the_input_takes_no_memory(tmp_path: Path) -> None:
+    index, number = CaseIndex(RequestLog(ObjectStore(tmp_path))), 2000
+    whole, plain = case(0), request(0)
+    index.add(whole)
+    tracemalloc.start()
+    for n in range(number):
+        edit = replace(plain, target=f"entity {n}")
+        index.add(edit)
+        index.add(replace(whole, edit=edit))
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used < 10 * number, "bytes"
+    assert len(index.edit_ids) == number + 1
