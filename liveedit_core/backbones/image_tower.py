@@ -214,7 +214,10 @@ class ImageTower:
 
 def folded(tower: nn.Module) -> nn.Module:
     """A copy of a frozen tower with its batch norms folded into the convolutions before them, in
-    the memory format that convolutions are fastest in; outputs differ by rounding."""
+    the memory format that convolutions are fastest in; outputs differ by rounding. A tower without
+    batch norms is returned as it is."""
+    if not any(isinstance(module, nn.BatchNorm2d) for module in tower.modules()):
+        return tower
     tower = copy.deepcopy(tower)
     before: nn.Conv2d | None = None
     for name, module in list(tower.named_modules()):

@@ -9,8 +9,8 @@ Jiang et al., 2023).
 import json
 import re
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,9 +57,15 @@ def in_templates(templates: Sequence[str], texts: Iterable[str]) -> list[str]:
 
 
 def hidden_after(
-    model: Any, decoder_path: str, trunk_path: str, layers: Sequence[int], arguments: dict[str, Any]
+    model: Any,
+    decoder_path: str,
+    trunk_path: str,
+    layers: Sequence[int],
+    arguments: dict[str, Any],
+    cache: Any = None,
 ) -> list[Tensor]:
-    """Hidden states after some decoder layers, each [B, T, D]; none after the last of them runs."""
+    """Hidden states after some decoder layers, each [B, T, D]; none after the last of them runs.
+    A `cache` of transformers holds what comes before them and gets their keys and values."""
     last = max(layers)
     kept = nn.ModuleList(list(model.get_submodule(decoder_path).layers)[: last + 1])
     view = with_part(model, f"{decoder_path}.layers", kept)
@@ -67,8 +73,10 @@ def hidden_after(
     for layer, outputs in seen.items():
         view = with_hook(view, f"{decoder_path}.layers.{layer}", outputs.append)
     trunk = view.get_submodule(trunk_path)
-    more = {"logits_to_keep": 1} if trunk is view else {}
-    trunk(**arguments, **more, use_cache=False)
+    more: dict[str, Any] = {"logits_to_keep": 1} if trunk is view else {}
+    if cache is not None:
+        more["past_key_values"] = cache
+    trunk(**arguments, **more, use_cache=cache is not None)
     return [the_only(seen[layer], layer) for layer in layers]
 
 
@@ -77,6 +85,65 @@ def the_only(seen: Sequence[Tensor], layer: int) -> Tensor:
     if len(seen) != 1:
         raise IntegrityError(f"layer {layer} ran {len(seen)} times in one forward")
     return seen[0]
+
+
+class SharedImages:
+    """Images that several inputs begin with: their rows run once through the layers up to l_e.
+
+    Rows of an image see nothing of the text behind it (causal attention), so their hidden states,
+    keys and values are the same for all questions about it, up to the rounding of other products.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        items: Sequence[Prepared],
+        arguments: Callable[[Sequence[Prepared]], Mapping[str, Tensor]],
+    ) -> None:
+        """None of families whose attention is not causal alone, and where the decoder gets no
+        embeddings; `arguments` are those of a forward."""
+        from transformers import DynamicCache
+
+        self._new_cache, self._backbone, self._arguments = DynamicCache, backbone, arguments
+        if backbone.image_tower is None or backbone.family.positions is not None:
+            items = ()
+        begin = [item for item in items if item.features is not None and not item.image[0]]
+        count = Counter(id(item.features) for item in begin)
+        firsts = {id(item.features): item for item in begin if count[id(item.features)] > 1}
+        self._place: dict[int, int] = {key: place for place, key in enumerate(firsts)}
+        self._hidden: list[Tensor] = []
+        self._layers: list[tuple[Tensor, Tensor]] = []
+        like = backbone.embed.weight
+        images = [item.features.projected_ID.to(like) for item in firsts.values() if item.features]
+        parts = []
+        for start in range(0, len(images), backbone.batch_size):
+            cache: Any = DynamicCache()
+            together = images[start : start + backbone.batch_size]
+            self._hidden += self._run(torch.stack(together), cache)
+            parts.append([(layer.keys, layer.values) for layer in cache.layers])
+        for pairs in zip(*parts, strict=True):
+            keys, values = zip(*pairs, strict=True)
+            self._layers.append((torch.cat(keys), torch.cat(values)))
+
+    def __contains__(self, item: Prepared) -> bool:
+        return id(item.features) in self._place
+
+    def _run(self, embeds_BTD: Tensor, cache: Any) -> Tensor:
+        """Hidden states of embeddings that follow what is in a cache."""
+        own, more = self._backbone, {"inputs_embeds": embeds_BTD}
+        trunk, layers = own.family.text_trunk, (own.edit_layer,)
+        return hidden_after(own.model, own.decoder_path, trunk, layers, more, cache)[0]
+
+    def hidden(self, items: Sequence[Prepared]) -> Tensor:
+        """Hidden states at l_e of inputs that begin with such images, padded, [B, T, D]."""
+        places = [self._place[id(item.features)] for item in items]
+        cache = self._new_cache()
+        for number, (keys, values) in enumerate(self._layers):
+            cache.update(keys[places], values[places], number)
+        begin_BID = torch.stack([self._hidden[place] for place in places])
+        embeds_BTD = self._arguments(items)["inputs_embeds"]
+        rest_BTD = self._run(embeds_BTD[:, begin_BID.shape[1] :], cache)
+        return torch.cat([begin_BID, rest_BTD], 1)
 
 
 def next_words(items: Sequence[Prepared], hidden_BTD: Tensor) -> Tensor:

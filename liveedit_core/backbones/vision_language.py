@@ -247,10 +247,12 @@ class VisionLanguageBackbone:
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         prepared = self._prepared(inputs)
         states: dict[int, LayerStates] = {}
-        has_pixels = [bool(item.images) for item in prepared]
-        for chosen in batches_by_length(prepared, has_pixels, self.batch_size):
+        shared = prefix.SharedImages(self, prepared, partial(self._arguments, side="right"))
+        kinds = [(bool(item.images), item in shared) for item in prepared]
+        for chosen in batches_by_length(prepared, kinds, self.batch_size):
             items = [prepared[i] for i in chosen]
-            hidden_BTD = self._hidden(items).to(self.device, torch.float32)
+            seen_BTD = shared.hidden(items) if items[0] in shared else self._hidden(items)
+            hidden_BTD = seen_BTD.to(self.device, torch.float32)
             for row, (i, item) in enumerate(zip(chosen, items, strict=True)):
                 ids_O = item.tokens["input_ids"][slice(*item.target)].to(self.device)
                 states[i] = LayerStates(

@@ -14,7 +14,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from liveedit_core.backbones.families import Family, PromptFormat, protocol_digest
-from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel
+from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel, folded
 from liveedit_core.backbones.load_options import QUANTIZED, LoadOptions, ModelDtype, PromptProtocol
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.parts import (
@@ -121,6 +121,7 @@ def load_builtin_backbone(
     dtype = chosen_dtype(options.dtype_in_memory, device)
     for parameter in (*model.model.language_model.parameters(), *model.lm_head.parameters()):
         parameter.data = parameter.data.to(dtype)
+    model.model.vision_tower = folded(model.model.vision_tower)
     model = model.to(device)
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     return VisionLanguageBackbone(

@@ -125,7 +125,7 @@ class _WritingRecipe(FolderRecipe):
     edits: EditsSection = EditsSection()
     embedding: EmbeddingSection = EmbeddingSection()
     growth: GrowthPolicy = GrowthPolicy()
-    states: StatesSection = StatesSection(is_cached=False)
+    states: StatesSection = StatesSection(dtype="float32")
     ray: RaySection = RaySection()
     tracking: TrackingSection = TrackingSection()
 

@@ -56,7 +56,8 @@ def start_writers(
         refine=config.refine,
         weak=config.edits.weak,
         max_in_flight=max_in_flight,
-        cache=cache_names(config.states, config.run_root),
+        # States are written for evaluations, which a continuous job has none of.
+        cache=None if config.follow.is_on else cache_names(config.states, config.run_root),
         beside=(embedding, *beside),
         embedding=embedding if is_shared else None,
     )

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """The quickstart as users start it: time, CPU seconds and memory of all its processes.
 
-    python -m tests.benchmarks.quickstart [--output FILE.json] [--at-most-pss-gb 2.2]
+    python -m tests.benchmarks.quickstart [--before DIR --at-least 2.0] [--at-most-pss-gb 2.2]
 
+With `--before` another checkout runs in turn with this one, and the ratios are compared.
 The built-in backbone must be assembled already. Memory is the sum of the proportional set sizes
 (PSS) of the job and all its descendants: a page that processes share counts once. CPU seconds do
 not depend on what else runs on the machine; seconds do.
@@ -23,7 +24,8 @@ from tests.benchmarks.frame import machine, parser_of, publish
 
 ROOT = Path(__file__).parents[2]
 EVERY_S = 1.0
-FIRST_COMMIT = "version 1:"
+COMPARED = ("first_edit_s", "whole_s", "first_edit_cpu_s", "whole_cpu_s")
+FIRST_COMMIT = "committed bank version"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -105,13 +107,13 @@ def pss_of(pid: int) -> int:
     return 0
 
 
-def measure(arguments: list[str], run_root: Path) -> dict[str, Any]:
-    """Run the quickstart once."""
+def measure(checkout: Path, arguments: list[str], run_root: Path) -> dict[str, Any]:
+    """Run the quickstart of a checkout once."""
     command = [sys.executable, "pipelines/lifelong_edit.py", f"run_root={run_root}", *arguments]
     samples, start_s = Samples(), time.monotonic()
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(checkout)}
     job = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, bufsize=1
+        command, cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True, bufsize=1
     )
     is_over = threading.Event()
 
@@ -146,13 +148,28 @@ def measure(arguments: list[str], run_root: Path) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and compare with the bounds."""
     parser = parser_of(__doc__)
+    parser.add_argument("--before", type=Path, metavar="DIR", help="checkout to compare with")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each (1)")
+    parser.add_argument("--at-least", type=float, default=0.0, help="fail below this ratio")
     parser.add_argument("--at-most-pss-gb", type=float, default=0.0, help="fail above this")
     parser.add_argument("settings", nargs="*", help="of the recipe, such as refine.mode=off")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        figures = measure(options.settings, Path(folder))
-    publish({**machine(), **figures}, options.output)
-    return int(bool(options.at_most_pss_gb) and figures["peak_pss_gb"] > options.at_most_pss_gb)
+    checkouts = [ROOT] if options.before is None else [options.before.absolute(), ROOT]
+    runs: dict[Path, list[dict[str, Any]]] = {checkout: [] for checkout in checkouts}
+    for _ in range(options.rounds):
+        for checkout in checkouts:
+            with tempfile.TemporaryDirectory() as folder:
+                runs[checkout].append(measure(checkout, options.settings, Path(folder)))
+    figures = min(runs[ROOT], key=lambda run: run["whole_s"])
+    result = {**machine(), **figures}
+    if options.before is not None:
+        before = min(runs[checkouts[0]], key=lambda run: run["whole_s"])
+        result["before"] = before
+        result["times_faster"] = {n: round(before[n] / figures[n], 2) for n in COMPARED}
+    publish(result, options.output)
+    ratios = result.get("times_faster", {}).values()
+    is_large = bool(options.at_most_pss_gb) and figures["peak_pss_gb"] > options.at_most_pss_gb
+    return int(is_large or min(ratios, default=options.at_least) < options.at_least)
 
 
 if __name__ == "__main__":

@@ -158,6 +158,8 @@ def test_a_folded_tower_computes_the_same() -> None:
         found = folded(tower)(pixels).last_hidden_state
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded(tower).modules())
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    once = folded(tower)
+    assert folded(once) is once
 
 
 def encoded(image: Image.Image) -> bytes:

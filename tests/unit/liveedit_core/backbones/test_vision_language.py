@@ -3,10 +3,12 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+from liveedit_core.backbones import prefix
 from liveedit_core.backbones.generation import Continuation
 from liveedit_core.backbones.prompts import with_space
 from liveedit_core.backbones.protocol import BackboneInput, Residual
@@ -185,3 +187,34 @@ def test_a_stand_in_is_refused_where_the_adapter_is_needed(
     assert as_vision_language(backbone) is backbone
     with pytest.raises(ConfigError, match="a TinyBackbone can neither be trained for"):
         as_vision_language(TinyBackbone())
+
+
+def test_questions_about_one_image_run_its_rows_once(
+    backbone: VisionLanguageBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal to each alone up to the rounding of other products."""
+    other = BackboneInput(prompt="What is shown here?", image_bytes=image(2))
+    items = [
+        SEEN,
+        UNSEEN,
+        replace(SEEN, prompt="And what is this, in more words than one?", target="kettle"),
+        other,
+        replace(SEEN, target=""),
+    ]
+    num_rows: list[int] = []
+    run = prefix.hidden_after
+
+    def counted(*arguments: Any) -> list[torch.Tensor]:
+        num_rows.append(arguments[4]["inputs_embeds"].shape[:2].numel())
+        return run(*arguments)
+
+    monkeypatch.setattr(prefix, "hidden_after", counted)
+    together = backbone.encode(items)
+    alone = [backbone.encode([item])[0] for item in items]
+    lengths = [state.num_tokens for state in alone]
+    of_texts = max(lengths[0], lengths[2], lengths[4]) - NUM_IMAGE_TOKENS
+    of_others = 2 * max(lengths[1], lengths[3])
+    assert sum(num_rows[: -len(items)]) == NUM_IMAGE_TOKENS + 3 * of_texts + of_others
+    for one, state in zip(together, alone, strict=True):
+        assert state.image_span == one.image_span
+        torch.testing.assert_close(one.hidden_TD, state.hidden_TD, rtol=1e-5, atol=1e-5)
