@@ -329,7 +329,7 @@ def open_model(
     """
     is_builtin = str(generator) == BUILTIN
     trained = load_generator(builtin_generator_folder() if is_builtin else Path(generator))
-    options = (options or LoadOptions()).with_changes(edit_layer=-1, prompt_templates=None)
+    options = (options or LoadOptions()).with_changes(edit_layer=-1, has_prompt_encoder=False)
     options = trained.config.load_options(options)
     loaded = load_named_backbone(backbone, options)
     facts = None

@@ -60,7 +60,7 @@ class StateIdentity:
     """Prompt format and pyramid levels; see `Backbone.encoding`."""
     hidden_size: int
     prompt_size: int
-    """P: width of a prompt pyramid; 0 without one."""
+    """P: width of a prompt's embedding; 0 without one."""
     dtype: StateDtype
     """In which the states are stored: rounding changes them."""
 
@@ -72,7 +72,7 @@ class StateIdentity:
             edit_layer=backbone.edit_layer,
             encoding=backbone.encoding,
             hidden_size=backbone.hidden_size,
-            prompt_size=len(backbone.prompt_templates) * backbone.hidden_size,
+            prompt_size=backbone.prompt_size,
             dtype=dtype,
         )
 
@@ -87,7 +87,7 @@ class StateIdentity:
         wordings = json.dumps(item.wordings) if item.also_asked else item.prompt
         # One part less for a text-only input, so that it differs from an empty image.
         image: tuple[bytes, ...] = () if item.image_bytes is None else (item.image_bytes,)
-        if self.prompt_size and not image:  # earlier, text-only inputs had no prompt pyramids
+        if self.prompt_size and not image:  # earlier, text-only inputs had no embeddings of prompts
             image = (b"", b"with prompt pyramids")
         return digest_of_parts(
             [*(text.encode() for text in (*states, wordings, item.target)), *image]

@@ -18,12 +18,12 @@ Span = tuple[int, int]
 """Half-open range of positions."""
 NO_PYRAMIDS = torch.zeros(0, 0)
 PromptRows = Tensor | Callable[[], Tensor]
-"""Prompt pyramids, or what computes them: while generating, only those of an input are computed
-whose image passes the visual filter."""
+"""Embeddings of prompts, or what computes them: while generating, only those of an input are
+computed whose image passes the visual filter."""
 
 
 def resolved(rows: PromptRows) -> Tensor:
-    """Prompt pyramids, computed if they are not known yet, [W, P]."""
+    """Embeddings of prompts, computed if they are not known yet, [W, P]."""
     return rows if isinstance(rows, Tensor) else rows()
 
 
@@ -36,9 +36,9 @@ class LayerStates:
     pyramid_E: Tensor
     """Pooled levels of the image tower (`image_tower.py`); empty for a text-only input and
     for a backbone without a pyramid. With views, that of a figure in the image may follow."""
-    prompt_pyramids: PromptRows = NO_PYRAMIDS
-    """Pyramids of the bare prompt (`prefix.py`) and, of an edit, of its further wordings; empty for
-    a backbone without prompt templates."""
+    prompt_embeddings: PromptRows = NO_PYRAMIDS
+    """Embeddings of the bare prompt (`prompt_encoder.py`) and, of an edit, of its further wordings;
+    empty for a backbone without an encoder."""
     target_embeddings_OD: Tensor
     """Input embeddings of the target tokens."""
     image_span: Span
@@ -51,9 +51,9 @@ class LayerStates:
     """Grid of the image's patches, for model families whose positions depend on it."""
 
     @property
-    def prompt_pyramids_WP(self) -> Tensor:
+    def prompt_embeddings_WP(self) -> Tensor:
         """Computed if they are not known yet."""
-        return resolved(self.prompt_pyramids)
+        return resolved(self.prompt_embeddings)
 
     @property
     def has_image(self) -> bool:
@@ -103,6 +103,6 @@ def image_pyramids(states: Sequence[LayerStates], size: int, *, is_edit: bool) -
     return [state.pyramid_E.view(-1, size)[: 1 if is_edit else None] for state in states]
 
 
-def prompt_pyramids(states: Sequence[LayerStates], *, is_edit: bool) -> list[Tensor]:
+def prompt_embeddings(states: Sequence[LayerStates], *, is_edit: bool) -> list[Tensor]:
     """Of each edit all its wordings, of another input its prompt, [W, P]."""
-    return [state.prompt_pyramids_WP[: None if is_edit else 1] for state in states]
+    return [state.prompt_embeddings_WP[: None if is_edit else 1] for state in states]

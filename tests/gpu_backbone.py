@@ -7,6 +7,7 @@ from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.backbone import FAMILY
 from liveedit_core.method.config import GeneratorConfig
 from tests.tiny_backbone import tiny_backbone
+from tests.tiny_prompts import TinyPromptEncoder
 
 
 def tiny_backbone_on(device: str, config: GeneratorConfig) -> VisionLanguageBackbone:
@@ -27,6 +28,6 @@ def tiny_backbone_on(device: str, config: GeneratorConfig) -> VisionLanguageBack
             has_views=config.has_image_views,
             cache_bytes=0,
         ),
-        prompt_templates=config.prompt_templates,
+        prompt_encoder=TinyPromptEncoder() if config.prompt_size else None,
         batch_size=backbone.batch_size,
     )

@@ -97,7 +97,7 @@ def _load_builtin(device: str, dtype: str) -> ClipEmbedder:
     from torchvision import transforms
 
     from liveedit_core.builtin.assembly import load_image_tower
-    from liveedit_core.builtin.parts import IMAGE_TOWER, default_cache_dir, fetch_part
+    from liveedit_core.parts import IMAGE_TOWER, default_cache_dir, fetch_part
 
     trunk = timm.create_model(_TOWER, num_classes=0, global_pool="avg").eval()
     with one_process_at_a_time():

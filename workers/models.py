@@ -142,7 +142,7 @@ def one_process_at_a_time() -> Iterator[None]:
 
     A read-only cache, as in a container image, needs no lock.
     """
-    from liveedit_core.builtin.parts import default_cache_dir
+    from liveedit_core.parts import default_cache_dir
 
     cache = default_cache_dir()
     with contextlib.ExitStack() as stack:

@@ -4,7 +4,8 @@
     states/<backbone>-<layer>-images     one row per image: its pyramid
     states/<backbone>-<layer>-uses/      which process used what, and when (`UseLog`)
 
-States with prompt pyramids have tables of their own, `states/<backbone>-<layer>-prompts` and so on.
+States with embeddings of prompts have tables of their own,
+`states/<backbone>-<layer>-prompts` and so on.
 
 An id covers everything that determines a state, so rows are never wrong, only missing; any of them
 may be deleted at any time.

@@ -25,7 +25,7 @@ _DTYPES: Mapping[StateDtype, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float32": torch.float32,
 }
-_ROUNDED = ("hidden_TD", "pyramid_E", "prompt_pyramids", "target_embeddings_OD")
+_ROUNDED = ("hidden_TD", "pyramid_E", "prompt_embeddings", "target_embeddings_OD")
 
 STATE_SCHEMA = not_null(
     state_id=pa.string(),
@@ -41,7 +41,7 @@ STATE_SCHEMA = not_null(
 is empty for families whose positions do not depend on it."""
 
 PROMPT_STATE_SCHEMA = STATE_SCHEMA.append(
-    pa.field("prompt_pyramids", pa.large_binary(), nullable=False)
+    pa.field("prompt_embeddings", pa.large_binary(), nullable=False)
 )
 """Of a backbone with prompt templates; its states have a table of their own."""
 
@@ -111,7 +111,7 @@ def _state_row(identity: StateIdentity, item: BackboneInput, state: LayerStates)
     """Of a state in the dtype of the cache."""
     hidden = _to_bytes(state.hidden_TD)
     embeddings = _to_bytes(state.target_embeddings_OD)
-    prompts = _to_bytes(state.prompt_pyramids_WP)
+    prompts = _to_bytes(state.prompt_embeddings_WP)
     image = item.image_bytes
     return {
         "state_id": identity.state_id(item),
@@ -122,7 +122,7 @@ def _state_row(identity: StateIdentity, item: BackboneInput, state: LayerStates)
         "target_embeddings": embeddings,
         "grid": list(state.grid or ()),
         "num_bytes": len(hidden) + len(embeddings) + len(prompts),
-        "prompt_pyramids": prompts,
+        "prompt_embeddings": prompts,
     }
 
 
@@ -152,12 +152,12 @@ def _to_state(
     row: Mapping[str, Any], pyramids: Mapping[str, Tensor], identity: StateIdentity
 ) -> LayerStates:
     size, dtype = identity.hidden_size, identity.dtype
-    prompts = _to_tensor(row.get("prompt_pyramids", b""), dtype)
+    prompts = _to_tensor(row.get("prompt_embeddings", b""), dtype)
     image_start, image_stop, start, stop, target_start, target_stop = row["spans"]
     return LayerStates(
         hidden_TD=_to_tensor(row["hidden"], dtype).view(-1, size),
         pyramid_E=pyramids[row["image_id"]] if row["image_id"] else torch.zeros(0),
-        prompt_pyramids=prompts.view(-1, identity.prompt_size) if len(prompts) else NO_PYRAMIDS,
+        prompt_embeddings=prompts.view(-1, identity.prompt_size) if len(prompts) else NO_PYRAMIDS,
         target_embeddings_OD=_to_tensor(row["target_embeddings"], dtype).view(-1, size),
         image_span=(image_start, image_stop),
         prompt_span=(start, stop),

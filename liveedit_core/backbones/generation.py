@@ -172,7 +172,7 @@ class RoutedLayer:
                 LayerStates(
                     hidden_TD=hidden_TD,
                     pyramid_E=item.pyramid_E,
-                    prompt_pyramids=item.prompt_pyramids,
+                    prompt_embeddings=item.prompt_embeddings,
                     target_embeddings_OD=hidden_TD[:0],
                     image_span=item.image,
                     prompt_span=item.prompt,

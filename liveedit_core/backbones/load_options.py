@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from liveedit_core.settings import List, PositiveInt, Settings, rule
+from liveedit_core.settings import PositiveInt, Settings, rule
 
 ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
 ModelDtype = ComputeDtype | Literal["int8", "nf4"]
@@ -37,8 +37,8 @@ class LoadOptions(Settings):
     "spread": layers over all GPUs, then the CPU (accelerate)."""
     edit_layer: EditLayer = -1
     """l_e, 0-based; -1 for that of the generator, or without one two thirds of the depth."""
-    prompt_templates: List[str] | None = None
-    """Of prompt pyramids; None for those of the generator, or without one none."""
+    has_prompt_encoder: bool = False
+    """Whether prompts are embedded too (see `prompt_encoder`); a generator's says so itself."""
     has_image_views: bool = False
     """Whether pyramids are those of trimmed images, and edits have further views of theirs."""
     prompt_protocol: PromptProtocol = "chat"

@@ -20,6 +20,7 @@ from liveedit_core.backbones.families import (
     protocol_digest,
 )
 from liveedit_core.backbones.load_options import QUANTIZED, LoadOptions
+from liveedit_core.backbones.prompt_encoder import load_prompt_encoder
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.devices import chosen_device, chosen_dtype
 from liveedit_core.errors import ConfigError, IntegrityError
@@ -60,7 +61,7 @@ def load_backbone(
         edit_layer=chosen_layer(config, options),
         digest=protocol_digest(digest, protocol),
         prompt_format=prompt_format or stored_format(folder),
-        prompt_templates=options.prompt_templates or (),
+        prompt_encoder=load_prompt_encoder() if options.has_prompt_encoder else None,
         batch_size=options.batch_size,
     )
 

@@ -1,41 +1,29 @@
-"""Hidden states after some layers of the unedited model, and pyramids of bare prompts.
-
-A prompt pyramid is what the prompt key reads: how the model itself would go on after the prompt,
-as text alone, in each of several templates (`'"{}" The asker wants to know the'`). What a question
-asks for decides the next word, whatever its wording (one-word summaries as sentence embeddings:
-Jiang et al., 2023).
-"""
+"""Hidden states after some layers of the unedited model, and what they depend on."""
 
 import json
-import re
-import threading
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from liveedit_core.backbones.families import IMAGE, PromptFormat
 from liveedit_core.backbones.image_tower import ImageTower
+from liveedit_core.backbones.prompt_encoder import PromptEncoder
 from liveedit_core.backbones.prompts import Prepared
 from liveedit_core.backbones.views import with_hook, with_part
 from liveedit_core.errors import IntegrityError
 
-MAX_CACHED_PROMPTS = 1024
-LONG_PROMPT_WORDS = 25
-LEAST_WORDS = 3
-"""Of a last sentence that may stand alone."""
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-PROMPT = "{}"
-
 
 def encoding_of(
-    prompts: PromptFormat, dtype: torch.dtype, tower: ImageTower | None, templates: Sequence[str]
+    prompts: PromptFormat,
+    dtype: torch.dtype,
+    tower: ImageTower | None,
+    encoder: PromptEncoder | None,
 ) -> str:
     """All that states depend on beside weights, layer and input (`Backbone.encoding`)."""
-    more: list[object] = [{"prompt_templates": tuple(templates)}] if templates else []
+    more: list[object] = [{"prompt_encoder": encoder.identity}] if encoder else []
     if tower is None:
         return json.dumps([vars(prompts), str(dtype), *more])
     levels = [vars(level) for level in tower.levels]
@@ -44,40 +32,26 @@ def encoding_of(
     return json.dumps([prompts.with_image.replace(IMAGE, ""), levels, tower.more_sizes, *more])
 
 
-def question_of(text: str) -> str:
-    """The last sentence of a long prompt: what comes before tells why somebody asks."""
-    sentences = [sentence for sentence in _SENTENCE_END.split(text.strip()) if sentence]
-    is_long = len(sentences) > 1 and len(text.split()) > LONG_PROMPT_WORDS
-    return sentences[-1] if is_long and len(sentences[-1].split()) >= LEAST_WORDS else text
-
-
-def in_templates(templates: Sequence[str], texts: Iterable[str]) -> list[str]:
-    """Each text in each template; those of one text follow each other."""
-    return [template.replace(PROMPT, text.strip()) for text in texts for template in templates]
-
-
 def hidden_after(
     model: Any,
     decoder_path: str,
     trunk_path: str,
-    layers: Sequence[int],
+    layer: int,
     arguments: dict[str, Any],
     cache: Any = None,
-) -> list[Tensor]:
-    """Hidden states after some decoder layers, each [B, T, D]; none after the last of them runs.
-    A `cache` of transformers holds what comes before them and gets their keys and values."""
-    last = max(layers)
-    kept = nn.ModuleList(list(model.get_submodule(decoder_path).layers)[: last + 1])
+) -> Tensor:
+    """Hidden states after a decoder layer, [B, T, D]; none after it runs. A `cache` of transformers
+    holds what comes before them and gets their keys and values."""
+    kept = nn.ModuleList(list(model.get_submodule(decoder_path).layers)[: layer + 1])
     view = with_part(model, f"{decoder_path}.layers", kept)
-    seen: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    for layer, outputs in seen.items():
-        view = with_hook(view, f"{decoder_path}.layers.{layer}", outputs.append)
+    seen: list[Tensor] = []
+    view = with_hook(view, f"{decoder_path}.layers.{layer}", seen.append)
     trunk = view.get_submodule(trunk_path)
     more: dict[str, Any] = {"logits_to_keep": 1} if trunk is view else {}
     if cache is not None:
         more["past_key_values"] = cache
     trunk(**arguments, **more, use_cache=cache is not None)
-    return [the_only(seen[layer], layer) for layer in layers]
+    return the_only(seen, layer)
 
 
 def the_only(seen: Sequence[Tensor], layer: int) -> Tensor:
@@ -131,8 +105,8 @@ class SharedImages:
     def _run(self, embeds_BTD: Tensor, cache: Any) -> Tensor:
         """Hidden states of embeddings that follow what is in a cache."""
         own, more = self._backbone, {"inputs_embeds": embeds_BTD}
-        trunk, layers = own.family.text_trunk, (own.edit_layer,)
-        return hidden_after(own.model, own.decoder_path, trunk, layers, more, cache)[0]
+        trunk = own.family.text_trunk
+        return hidden_after(own.model, own.decoder_path, trunk, own.edit_layer, more, cache)
 
     def hidden(self, items: Sequence[Prepared]) -> Tensor:
         """Hidden states at l_e of inputs that begin with such images, padded, [B, T, D]."""
@@ -144,33 +118,3 @@ class SharedImages:
         embeds_BTD = self._arguments(items)["inputs_embeds"]
         rest_BTD = self._run(embeds_BTD[:, begin_BID.shape[1] :], cache)
         return torch.cat([begin_BID, rest_BTD], 1)
-
-
-def next_words(items: Sequence[Prepared], hidden_BTD: Tensor) -> Tensor:
-    """What the model would say next: the direction of the last token's hidden state, [B, D]
-    float32."""
-    last = [hidden_BTD[row, item.num_tokens - 1] for row, item in enumerate(items)]
-    return functional.normalize(torch.stack(last).float(), dim=-1)
-
-
-class PromptPyramidCache:
-    """LRU cache of prompt pyramids by wordings; 0 keeps none."""
-
-    def __init__(self, max_prompts: int = MAX_CACHED_PROMPTS) -> None:
-        self._max_prompts = max_prompts
-        self._rows: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def rows(self, wordings: tuple[str, ...], encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
-        """Pyramids of the wordings of one prompt, [W, P].
-
-        `encode` is called for these alone: with other neighbours in a padded batch they would be
-        rounded differently, and processes that share a model must run it equally often.
-        """
-        with self._lock:
-            found = self._rows.pop(wordings, None)
-            rows_WP = encode(wordings) if found is None else found
-            self._rows[wordings] = rows_WP
-            while len(self._rows) > self._max_prompts:
-                self._rows.popitem(last=False)
-        return rows_WP

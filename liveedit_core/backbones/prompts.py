@@ -1,7 +1,6 @@
 """Tokenized inputs: token ids and pixels from the processor, and the spans of image, prompt and
 target."""
 
-import functools
 import io
 import threading
 from collections.abc import Hashable, Sequence
@@ -17,7 +16,6 @@ from liveedit_core.backbones.families import IMAGE, PROMPT, Family, PromptFormat
 from liveedit_core.backbones.image_tower import ImageFeatures
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.special_tokens import SpecialTokens
-from liveedit_core.backbones.spelling import Spelling
 from liveedit_core.errors import ConfigError, InputError, LiveEditError
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
@@ -52,7 +50,7 @@ class Prepared:
     target: Span
     features: ImageFeatures | None = None
     """From `ImageTower`, if the backbone has one."""
-    prompt_pyramids: PromptRows = NO_PYRAMIDS
+    prompt_embeddings: PromptRows = NO_PYRAMIDS
     """See `LayerStates`."""
 
     @property
@@ -179,24 +177,6 @@ class PromptReader:
                     "it in another way",
                     RejectType.CONTROL_TOKEN,
                 )
-
-    @functools.cached_property
-    def spelling(self) -> Spelling:
-        with self.lock:
-            return Spelling(self.tokenizer)
-
-    def bare(self, text: str) -> Prepared:
-        """A text alone."""
-        with self.lock:
-            fields = self._tokenized(text)
-        length = fields["input_ids"].shape[1]
-        return Prepared(
-            tokens={name: row_1T[0] for name, row_1T in fields.items()},
-            images={},
-            image=(0, 0),
-            prompt=(0, length),
-            target=(length, length),
-        )
 
     def _worded(self, item: BackboneInput) -> list[str]:
         """The prompt in the words that the model gets: before and after the image, or at once."""

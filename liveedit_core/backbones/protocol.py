@@ -18,7 +18,7 @@ class BackboneInput:
     target: str = ""
     image_bytes: bytes | None = field(default=None, repr=False)
     also_asked: tuple[str, ...] = ()
-    """Further wordings of an edit's prompt; only prompt pyramids depend on them."""
+    """Further wordings of an edit's prompt; only embeddings depend on them."""
     earlier: tuple[tuple[str, str], ...] = ()
     """Role and text of earlier turns, for models with a chat template; the image belongs to the
     prompt, whose words alone are routed by a prompt key."""
@@ -47,8 +47,8 @@ class Backbone(Protocol):
     """Size of the image pyramid; 0 without one."""
     has_image_views: bool
     """Whether pyramids are those of trimmed images, and `encode_views` gives further ones."""
-    prompt_templates: tuple[str, ...]
-    """Texts that prompts are completed in for prompt pyramids; () for none."""
+    prompt_size: int
+    """P: width of a prompt's embedding; 0 without one."""
     num_image_tokens: int
     end_id: int
     """Token that must follow an answer."""

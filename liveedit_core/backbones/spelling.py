@@ -1,32 +1,26 @@
-"""Spelling of prompts: a misspelt word is read as the word that the tokenizer knows.
+"""Spelling of prompts: a misspelt word is read as the word that the encoder knows.
 
-Typing errors cut a word into pieces that say little to a small language model. A word that is not
-one token is replaced by the most frequent one that is and differs from it by two neighbouring
+Typing errors cut a word into pieces that say little to a sentence encoder. A word that is not in
+its vocabulary is replaced by the most frequent one that is and differs from it by two neighbouring
 letters in the other order or a letter doubled or not; a long word, also by any one letter. Texts
 with letters beyond ASCII are left as they are: the rules are those of English.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from string import ascii_lowercase
-from typing import Any
 
 _WORD = re.compile(r"[A-Za-z]+")
-_WORD_STARTS = "\u0120\u2581 "
-"""Marks of a word's start in the vocabularies of byte-level BPE and SentencePiece."""
 LEAST_LETTERS = 3
 LEAST_LETTERS_OF_ANY_CHANGE = 7
 
 
 class Spelling:
-    """The whole words of a tokenizer, by frequency (BPE numbers its tokens so)."""
+    """The words of a vocabulary, lower case, the most frequent first; others are left out."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._rank: dict[str, int] = {}
-        for token, number in tokenizer.get_vocab().items():
-            word = token.lstrip(_WORD_STARTS).lower()
-            if token[:1] in _WORD_STARTS and len(word) > 1 and _WORD.fullmatch(word):
-                self._rank[word] = min(number, self._rank.get(word, number))
+    def __init__(self, words: Iterable[str]) -> None:
+        known = [word for word in words if len(word) > 1 and _WORD.fullmatch(word)]
+        self._rank = {word: rank for rank, word in enumerate(known)}
 
     def corrected(self, text: str) -> str:
         """The text with its misspelt words replaced."""

@@ -39,6 +39,7 @@ from liveedit_core.backbones.generation import (
     route_of_some,
 )
 from liveedit_core.backbones.image_tower import ImageFeatureCache, ImageTower
+from liveedit_core.backbones.prompt_encoder import PromptEncoder
 from liveedit_core.backbones.prompts import (
     PaddingSide,
     Prepared,
@@ -56,8 +57,8 @@ from liveedit_core.states import LayerStates, resolved
 class VisionLanguageBackbone:
     """A model of a known family, which is set to eval mode and frozen; see `protocol.Backbone`.
 
-    A `prompt_format` replaces the chat template of the processor; `prompt_templates` make prompt
-    pyramids (see `prefix.py`); `batch_size` is the number of sequences in one forward.
+    A `prompt_format` replaces the chat template of the processor; a `prompt_encoder` embeds
+    prompts; `batch_size` is the number of sequences in one forward.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class VisionLanguageBackbone:
         family: Family | None = None,
         prompt_format: PromptFormat | None = None,
         image_tower: ImageTower | None = None,
-        prompt_templates: Sequence[str] = (),
+        prompt_encoder: PromptEncoder | None = None,
         batch_size: int = 8,
     ) -> None:
         self.family = family or family_of(model.config)
@@ -82,8 +83,7 @@ class VisionLanguageBackbone:
         self.image_tower = image_tower
         self.batch_size = batch_size
         self.decoder_path = decoder_path(model, self.family.decoder)
-        self.prompt_templates = tuple(prompt_templates)
-        self.prompt_cache = prefix.PromptPyramidCache()
+        self.prompt_encoder = prompt_encoder
         check_layer(self.model.config, edit_layer, len(self.decoder.layers))
         self.text_config = model.config.get_text_config(decoder=True)
         self.hidden_size = int(self.text_config.hidden_size)
@@ -110,7 +110,12 @@ class VisionLanguageBackbone:
 
     def _encoding(self) -> str:
         form, tower = self.reader.format, self.image_tower
-        return prefix.encoding_of(form, self.dtype, tower, self.prompt_templates)
+        return prefix.encoding_of(form, self.dtype, tower, self.prompt_encoder)
+
+    @property
+    def prompt_size(self) -> int:
+        """P: width of a prompt's embedding; 0 without an encoder."""
+        return self.prompt_encoder.size if self.prompt_encoder else 0
 
     @property
     def decoder(self) -> Any:
@@ -134,11 +139,10 @@ class VisionLanguageBackbone:
         check_layer(self.model.config, edit_layer, len(self.decoder.layers))
         return self._cut(edit_layer)
 
-    def with_prompt_templates(self, prompt_templates: Sequence[str]) -> Self:
-        """The same model with other prompt pyramids."""
+    def with_prompt_encoder(self, prompt_encoder: PromptEncoder | None) -> Self:
+        """The same model with other embeddings of prompts, or none."""
         other = copy.copy(self)
-        other.prompt_templates = tuple(prompt_templates)
-        other.prompt_cache = prefix.PromptPyramidCache()
+        other.prompt_encoder = prompt_encoder
         other.encoding = other._encoding()
         return other
 
@@ -194,12 +198,10 @@ class VisionLanguageBackbone:
     def shared_modules(self, *, has_suffix: bool) -> list[nn.Module]:
         """The modules that processes share; without the suffix, what only it needs is freed."""
         # Processes must run the same modules, so none may skip what it has cached.
-        self.prompt_cache = prefix.PromptPyramidCache(0)
         if self.image_tower is not None:
             self.image_tower.cache = ImageFeatureCache(0)
         if not has_suffix:
-            if not self.prompt_templates:  # which need all layers
-                self.decoder.layers = self.decoder.layers[: self.edit_layer + 1]
+            self.decoder.layers = self.decoder.layers[: self.edit_layer + 1]
             path = next(name for name, module in self.model.named_modules() if module is self.head)
             self.model.set_submodule(path, nn.Identity())
             self.head = self._suffix = nn.Identity()
@@ -220,7 +222,7 @@ class VisionLanguageBackbone:
 
     def _prepared(self, inputs: Sequence[BackboneInput]) -> list[Prepared]:
         prepared = [self.reader.prepare(item) for item in inputs]
-        if self.prompt_templates:
+        if self.prompt_encoder is not None:
             prepared = [self._with_pyramids(*pair) for pair in zip(prepared, inputs, strict=True)]
         if self.image_tower is None:
             return prepared
@@ -232,16 +234,12 @@ class VisionLanguageBackbone:
         ]
 
     def _with_pyramids(self, prepared: Prepared, item: BackboneInput) -> Prepared:
-        rows = partial(self.prompt_cache.rows, item.wordings, self.encode_prompts)
-        return replace(prepared, prompt_pyramids=rows)
+        return replace(prepared, prompt_embeddings=partial(self.encode_prompts, item.wordings))
 
-    @torch.no_grad()
-    def encode_prompts(self, texts: Sequence[str]) -> Tensor:
-        """Prompt pyramids of some texts, [B, P], float32; in one forward."""
-        spelled = map(self.reader.spelling.corrected, map(prefix.question_of, texts))
-        items = [self.reader.bare(t) for t in prefix.in_templates(self.prompt_templates, spelled)]
-        (hidden_BTD,) = self._after(items, [len(self.decoder.layers) - 1])
-        return prefix.next_words(items, hidden_BTD).view(len(texts), -1)
+    def encode_prompts(self, wordings: tuple[str, ...]) -> Tensor:
+        """Embeddings of the wordings of one prompt, [W, P], float32."""
+        assert self.prompt_encoder is not None
+        return self.prompt_encoder.rows(wordings).to(self.device)
 
     @torch.no_grad()
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
@@ -258,7 +256,7 @@ class VisionLanguageBackbone:
                 states[i] = LayerStates(
                     hidden_TD=hidden_BTD[row, : item.num_tokens].clone(),
                     pyramid_E=item.pyramid_E,
-                    prompt_pyramids=resolved(item.prompt_pyramids),
+                    prompt_embeddings=resolved(item.prompt_embeddings),
                     target_embeddings_OD=self.embed(ids_O).float(),
                     image_span=item.image,
                     prompt_span=item.prompt,
@@ -295,17 +293,13 @@ class VisionLanguageBackbone:
 
     def _hidden(self, items: Sequence[Prepared]) -> Tensor:
         """Hidden states at l_e, padded on the right, [B, T, D]."""
-        return self._after(items, (self.edit_layer,))[0]
-
-    def _after(self, items: Sequence[Prepared], layers: Sequence[int]) -> list[Tensor]:
-        """Hidden states after some layers, padded on the right, each [B, T, D]."""
         arguments: dict[str, Any] = self._arguments(items, "right")
         if self.image_tower is not None:
             del arguments["input_ids"]
         if self.family.positions is None:
             del arguments["attention_mask"]
         trunk = self.family.trunk if items[0].images else self.family.text_trunk
-        return prefix.hidden_after(self.model, self.decoder_path, trunk, layers, arguments)
+        return prefix.hidden_after(self.model, self.decoder_path, trunk, self.edit_layer, arguments)
 
     def hidden_at(self, layer: int, states: Sequence[LayerStates], hidden_BTD: Tensor) -> Tensor:
         """Hidden states after a later layer, from those at l_e; padded alike, differentiable."""

@@ -7,7 +7,7 @@ the cache; later uses load that folder with `AutoModelForImageTextToText.from_pr
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from safetensors.torch import load_file
 from liveedit_core.backbones.families import Family, PromptFormat, protocol_digest
 from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel, folded
 from liveedit_core.backbones.load_options import QUANTIZED, LoadOptions, ModelDtype, PromptProtocol
+from liveedit_core.backbones.prompt_encoder import load_prompt_encoder
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.builtin.parts import (
+from liveedit_core.devices import chosen_device, chosen_dtype
+from liveedit_core.errors import ConfigError, IntegrityError
+from liveedit_core.parts import (
     IMAGE_TOWER,
     LANGUAGE_MODEL,
     check_free_disk,
@@ -25,8 +28,6 @@ from liveedit_core.builtin.parts import (
     fetch_part,
     sha256_of,
 )
-from liveedit_core.devices import chosen_device, chosen_dtype
-from liveedit_core.errors import ConfigError, IntegrityError
 
 JOINT = Path(__file__).parent / "assets" / "joint.safetensors"
 ASSEMBLY_VERSION = "1"
@@ -101,7 +102,6 @@ def load_builtin_backbone(
     *,
     edit_layer: int = EDIT_LAYER,
     batch_size: int = 16,
-    prompt_templates: Sequence[str] = (),
     has_image_views: bool = False,
     prompt_protocol: PromptProtocol = "chat",
     options: LoadOptions | None = None,
@@ -138,7 +138,7 @@ def load_builtin_backbone(
             more_sizes=PYRAMID_SIZES,
             has_views=has_image_views,
         ),
-        prompt_templates=prompt_templates,
+        prompt_encoder=load_prompt_encoder() if options.has_prompt_encoder else None,
         batch_size=batch_size,
     )
 
@@ -164,7 +164,6 @@ def load_named_backbone(
     return load_builtin_backbone(
         edit_layer=edit_layer,
         batch_size=builtin_batch_size,
-        prompt_templates=options.prompt_templates or (),
         has_image_views=options.has_image_views,
         prompt_protocol=options.prompt_protocol,
         options=options,

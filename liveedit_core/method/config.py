@@ -8,7 +8,6 @@ from liveedit_core.backbones.load_options import LoadOptions, PromptProtocol
 from liveedit_core.errors import ConfigError
 from liveedit_core.settings import (
     Count,
-    List,
     NonNegative,
     OpenFraction,
     Positive,
@@ -18,8 +17,7 @@ from liveedit_core.settings import (
 )
 
 VisualSource = Literal["edit_layer", "tower_pyramid"]
-PromptSource = Literal["edit_layer", "completion"]
-QUESTION_TEMPLATES = ('The question "{}" means in one word: "', '"{}" The asker wants to know the')
+PromptSource = Literal["edit_layer", "sentences"]
 """The second finds what is asked after a long preamble; the first is better at short questions."""
 VisualQuery = Literal["prompt", "learned"]
 StateDtype = Literal["float16", "bfloat16", "float32"]
@@ -54,7 +52,7 @@ LATER_FIELDS = frozenset(
         "has_own_ranks",
         "prompt_protocol",
         "prompt_source",
-        "prompt_templates",
+        "prompt_size",
         "prompt_rank",
         "visual_filter",
     }
@@ -95,12 +93,12 @@ class GeneratorConfig(Settings):
     nearest_sentinels: PositiveInt = 1
     """How many of the nearest sentinels determine the threshold."""
     prompt_source: PromptSource = "edit_layer"
-    """Input of the prompt feature: hidden states of the prompt at l_e (paper), or how the backbone
-    completes templates that quote the bare prompt (see `prompt_key`)."""
-    prompt_templates: List[str] = ()
-    """With "{}" for the prompt; none without completions."""
+    """Input of the prompt feature: hidden states of the prompt at l_e (paper), or sentence
+    embeddings of the bare prompt (see `prompt_key`)."""
+    prompt_size: Count = 0
+    """P: width of those embeddings; 0 without them."""
     prompt_rank: Count = 0
-    """Width of a prompt pyramid's linear projection; 0 without one."""
+    """Width of their linear projection; 0 without them."""
     visual_query: VisualQuery = "prompt"
     """Query of the image at l_e: phi after attending to the prompt (Eq. 3), or phi itself."""
     soft_routing: SoftRouting = "prompt"
@@ -177,13 +175,12 @@ class GeneratorConfig(Settings):
                     f"visual_rank: {NUM_VIEWS} views of {self.visual_rank} do not fit into a "
                     f"feature of {self.feature_size}"
                 )
-        if self.prompt_source == "completion":
-            templates = self.prompt_templates or ("",)
-            if any(text.count("{}") != 1 for text in templates):
-                raise ValueError("prompt_templates: expected texts with {} once each")
+        if self.prompt_source == "sentences":
+            if self.prompt_size < 1:
+                raise ValueError(f"prompt_size: embeddings need 1 or more, got {self.prompt_size}")
             self._check_rank("prompt_rank")
-        elif self.prompt_templates or self.prompt_rank:
-            raise ValueError("prompt_templates and prompt_rank: for prompt_source completion only")
+        elif self.prompt_size or self.prompt_rank:
+            raise ValueError("prompt_size and prompt_rank: for prompt_source sentences only")
         return self
 
     def _check_rank(self, name: str) -> None:
@@ -209,17 +206,12 @@ class GeneratorConfig(Settings):
         """K = Q * M: length of a flattened routing feature."""
         return self.num_queries * self.module_dim
 
-    @property
-    def prompt_size(self) -> int:
-        """P: width of a prompt pyramid; 0 without one."""
-        return len(self.prompt_templates) * self.hidden_size
-
     def load_options(self, options: LoadOptions) -> LoadOptions:
         """Options of its backbone: with this generator's layers, where they name none."""
         if options.edit_layer < 0:
             options = options.with_changes(edit_layer=self.edit_layer)
-        if not options.prompt_templates and self.prompt_templates:
-            options = options.with_changes(prompt_templates=self.prompt_templates)
+        if self.prompt_size:
+            options = options.with_changes(has_prompt_encoder=True)
         if self.visual_size:  # without pyramids the views of an image do not matter
             options = options.with_changes(has_image_views=self.has_image_views)
         return options

@@ -60,7 +60,7 @@ class Editor:
         refiner: Refiner | None = None,
     ) -> None:
         config = generator.config
-        pyramids = ("visual_size", "prompt_templates", "has_image_views")
+        pyramids = ("visual_size", "prompt_size", "has_image_views")
         for name in ("hidden_size", "num_image_tokens", "edit_layer", *pyramids):
             wanted, found = getattr(config, name), getattr(backbone, name)
             is_free = name in pyramids and not wanted

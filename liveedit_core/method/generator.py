@@ -24,7 +24,7 @@ from liveedit_core.states import (
     image_pyramids,
     pad_images,
     pad_prompts,
-    prompt_pyramids,
+    prompt_embeddings,
 )
 from liveedit_core.whole_files import whole_file, write_whole
 
@@ -62,7 +62,7 @@ class LiveEditGenerator(nn.Module):
         super().__init__()
         self.config = config
         self.has_pyramid = config.visual_source == "tower_pyramid"
-        self.has_prompt_key = config.prompt_source == "completion"
+        self.has_prompt_key = config.prompt_source == "sentences"
         if self.has_prompt_key:
             self.prompt_key = PromptKey(config)
         if self.has_pyramid:
@@ -105,17 +105,17 @@ class LiveEditGenerator(nn.Module):
         self, states: Sequence[LayerStates], *, has_prompts: bool = True
     ) -> Features:
         """Features of an input, with its threshold (Eq. 3 to 5); without `has_prompts` those of
-        prompt pyramids are zero."""
+        prompts are zero."""
         features = self._features(self.input_extractor, states)
         return self.with_prompts(features, states) if has_prompts else features
 
     def with_prompts(
         self, features: Features, states: Sequence[LayerStates], is_asked_B: Tensor | None = None
     ) -> Features:
-        """Input features with those of prompt pyramids: all that are known already, and what
+        """Input features with those of prompts: all that are known already, and what
         `is_asked_B` (None: every input) needs."""
         asked = [True] * len(states) if is_asked_B is None else is_asked_B.tolist()
-        known = [isinstance(state.prompt_pyramids, Tensor) for state in states]
+        known = [isinstance(state.prompt_embeddings, Tensor) for state in states]
         rows = [row for row in range(len(states)) if asked[row] or known[row]]
         return self._with_prompts(features, states, rows, is_edit=False)
 
@@ -129,7 +129,7 @@ class LiveEditGenerator(nn.Module):
     ) -> Features:
         if not self.has_prompt_key or not rows:
             return features
-        pyramids = prompt_pyramids([states[row] for row in rows], is_edit=is_edit)
+        pyramids = prompt_embeddings([states[row] for row in rows], is_edit=is_edit)
         is_textual = [not states[row].has_image for row in rows]
         found_XQM = self.prompt_key(pyramids, is_edit=is_edit, is_textual=is_textual)
         index = torch.tensor(rows, device=found_XQM.device)
@@ -142,7 +142,7 @@ class LiveEditGenerator(nn.Module):
         states: Sequence[LayerStates],
         views_BVE: Tensor | None = None,
     ) -> Features:
-        """Those of prompt pyramids are zero, and so are those of the images of states that have
+        """Those of prompts are zero, and so are those of the images of states that have
         none; `views_BVE` are of the others."""
         shown = [row for row, state in enumerate(states) if state.has_image]
         if not self.has_prompt_key or len(shown) == len(states):

@@ -1,8 +1,9 @@
-"""The prompt key: which edits are meant by this wording, from pyramids of the bare prompt.
+"""The prompt key: which edits are meant by this wording, from embeddings of the bare prompt.
 
-With `prompt_source = "completion"` it replaces the prompt half of Eq. 4: the pyramid says how the
-model completes the prompt (`backbones/prefix.py`). It depends on the wording alone, so that both
-sides of one wording are equal. As in the visual key, a linear discriminant maps it to a direction:
+With `prompt_source = "sentences"` it replaces the prompt half of Eq. 4: frozen sentence encoders
+read the prompt (`backbones/prompt_encoder.py`). An embedding depends on the wording alone, so that
+both sides of one wording are equal. As in the visual key, a linear discriminant maps it to a
+direction:
 
     sim(q, e) = scale * (cos(q, e) - offset + b(e))
 
@@ -12,8 +13,7 @@ language. Positive similarity passes the gate (`min_gate` 0.5). The correction t
 each feature: q' = [q, 1, -offset], e' = [e, b(e), 1].
 
 The discriminant keeps what is asked and drops of whom, which the image says. A textual edit has no
-image, so its gate compares t instead, the standardised completion of the first template as it is,
-and is stricter:
+image, so its gate compares t instead, the embedding as it is, and is stricter:
 
     sim(q, e) = TEXT_SCALE * (cos(t(q), t(e)) - TEXT_OFFSET + b(e))
 
@@ -34,16 +34,15 @@ OWN_SIMILARITY = 8.0
 """Of every own wording, at least: full weight, also for wordings that pass by a quarter of it
 (sigmoid(2) = 0.88)."""
 TEXT_SCALE = 50.0
-"""About that of the built-in key."""
-TEXT_OFFSET = 0.84
-"""Chosen on validation (METHOD.md)."""
+TEXT_OFFSET = 0.8
+"""Chosen on made-up facts (METHOD.md)."""
 TEXT_OWN_SIMILARITY = 4.0
 """`OWN_SIMILARITY` of textual edits: sigmoid(4) = 0.98, for a gate that further wordings open less
 wide."""
 
 
 class PromptKey(nn.Module):
-    """Prompt features of both sides from pyramids; `prompt_key_fit` computes its weights."""
+    """Prompt features of both sides from embeddings; `prompt_key_fit` computes its weights."""
 
     mean: Tensor
     deviation: Tensor
@@ -53,10 +52,9 @@ class PromptKey(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.shape = (config.num_queries, config.module_dim)
-        self.hidden_size = config.hidden_size
-        self.text_size = min(config.hidden_size, config.feature_size - config.prompt_rank - 2)
-        """Width of t, which is folded where features have no room for a whole hidden state; with
-        0, no textual edit can be taught."""
+        self.text_size = min(config.prompt_size, config.feature_size - config.prompt_rank - 2)
+        """Width of t, which is folded where features have no room for a whole embedding; with 0, no
+        textual edit can be taught."""
         self.register_buffer("mean", torch.zeros(config.prompt_size))
         self.register_buffer("deviation", torch.ones(config.prompt_size))
         self.projection = nn.Linear(config.prompt_size, config.prompt_rank, bias=False)
@@ -71,20 +69,21 @@ class PromptKey(nn.Module):
         is_edit: bool,
         is_textual: Sequence[bool] | None = None,
     ) -> Tensor:
-        """[B, Q, M] of the pyramids [W, P] of each edit's wordings, or of each input's prompt;
+        """[B, Q, M] of the embeddings [W, P] of each edit's wordings, or of each input's prompt;
         `is_textual` (None: never) says which edits have no image."""
         counts = [len(pyramids_WP) for pyramids_WP in pyramids]
-        scaled_XP = (torch.cat(list(pyramids)) - self.mean) / self.deviation
+        given_XP = torch.cat(list(pyramids))
+        scaled_XP = (given_XP - self.mean) / self.deviation
         unit_XR = functional.normalize(self.projection(scaled_XP), dim=-1)
         scale, one_X1 = self.log_scale.exp(), torch.ones_like(unit_XR[:, :1])
         if not is_edit:
-            parts = (unit_XR, one_X1, -self.offset * one_X1, self._text(scaled_XP))
+            parts = (unit_XR, one_X1, -self.offset * one_X1, self._text(given_XP))
             return padded_feature(torch.cat(parts, dim=-1), scale, self.shape)
         edit_BR, bonus_B1 = _with_bonus(unit_XR, counts, OWN_SIMILARITY / scale, self.offset)
         feature_BX = torch.cat([edit_BR, bonus_B1, torch.ones_like(bonus_B1)], dim=-1)
         if is_textual is not None and any(is_textual):
             own = TEXT_OWN_SIMILARITY / TEXT_SCALE
-            text_BS, bonus_B1 = _with_bonus(self._text(scaled_XP), counts, own, TEXT_OFFSET)
+            text_BS, bonus_B1 = _with_bonus(self._text(given_XP), counts, own, TEXT_OFFSET)
             zero_BR, zero_B1 = torch.zeros_like(edit_BR), torch.zeros_like(bonus_B1)
             textual_BX = torch.cat([zero_BR, bonus_B1 - TEXT_OFFSET, zero_B1, text_BS], dim=-1)
             shown_BX = functional.pad(feature_BX, (0, self.text_size))
@@ -92,12 +91,11 @@ class PromptKey(nn.Module):
             feature_BX = torch.where(is_textual_B1, TEXT_SCALE / scale * textual_BX, shown_BX)
         return padded_feature(feature_BX, scale, self.shape)
 
-    def _text(self, scaled_XP: Tensor) -> Tensor:
+    def _text(self, given_XP: Tensor) -> Tensor:
         """t, unit vectors [X, text_size]."""
         if not self.text_size:
-            return scaled_XP[:, :0]
-        whole_XD = scaled_XP[:, : self.hidden_size]
-        padded_XS = functional.pad(whole_XD, (0, -self.hidden_size % self.text_size))
+            return given_XP[:, :0]
+        padded_XS = functional.pad(given_XP, (0, -given_XP.shape[1] % self.text_size))
         return functional.normalize(padded_XS.unflatten(-1, (-1, self.text_size)).sum(1), dim=-1)
 
     def as_asked(self, stored_BK: Tensor) -> Tensor:

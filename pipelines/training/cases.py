@@ -82,9 +82,8 @@ def question_families() -> list[list[str]]:
 def training_models(recipe: TrainRecipe) -> ModelNames:
     """The backbone by name, for processes that encode."""
     options = recipe.backbone.options(recipe.benchmark.protocol)
-    is_keyed = recipe.model.prompt_source == "completion"
     options = options.with_changes(
-        prompt_templates=recipe.model.prompt_templates if is_keyed else (),
+        has_prompt_encoder=recipe.model.prompt_source == "sentences",
         has_image_views=recipe.model.visual_filter == "runner_up",
     )
     return ModelNames(backbone=recipe.backbone.name, generator="", options=options)

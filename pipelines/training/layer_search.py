@@ -129,7 +129,7 @@ def find_layer(
     training = draw_training(split.training, section.num_cases, seed)
     scores = []
     for layer in layers:
-        cut = backbone.with_prompt_templates(()).at_layer(layer)
+        cut = backbone.with_prompt_encoder(None).at_layer(layer)
         score = try_layer(section, model, cut, training, split.held_out, seed)
         scores.append(score)
         say(

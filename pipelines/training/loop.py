@@ -120,12 +120,13 @@ class GeneratorTrainer:
 
     def fit_prompt_key(self) -> None:
         """The closed form, in place of the prompt phase."""
-        families = question_families()
+        encoder, families = self.backbone.prompt_encoder, question_families()
+        assert encoder is not None
         texts = sorted((text for family in families for text in family), key=len)
         rows: dict[str, Tensor] = {}
         for start in range(0, len(texts), PROMPT_CHUNK):
             chunk = texts[start : start + PROMPT_CHUNK]
-            rows |= dict(zip(chunk, self.backbone.encode_prompts(chunk).cpu(), strict=True))
+            rows |= dict(zip(chunk, encoder.encode(chunk), strict=True))
         pyramids_MP = torch.stack([rows[text] for family in families for text in family])
         families_M = torch.tensor([i for i, family in enumerate(families) for _ in family])
         key, section = self.generator.prompt_key, self.recipe.prompt_key

@@ -19,17 +19,13 @@ from liveedit_core.backbones.families import (
     family_of,
     tokens_per_image,
 )
+from liveedit_core.backbones.prompt_encoder import EMBEDDING_SIZE
 from liveedit_core.backbones.prompts import REFERENCE_SIDE
 from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
 from pipelines.training.recipe import ModelSection
-
-PROMPT_KEY_FIELDS = (
-    "prompt_templates",
-    "prompt_rank",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +43,7 @@ class BackboneSizes:
     num_image_tokens: int
     visual_size: int = 0
     """Width of an image pyramid; 0 where the backbone has none."""
+    prompt_size: int = EMBEDDING_SIZE
     total: int
     image_tower: int
     """Image tower and projector."""
@@ -81,8 +78,10 @@ def generator_config(
     else:
         for name in ("visual_rank", "num_sentinels", "nearest_sentinels", "visual_gate"):
             del fields[name]
-    if model.prompt_source == "edit_layer":
-        fields = {name: value for name, value in fields.items() if name not in PROMPT_KEY_FIELDS}
+    if model.prompt_source == "sentences":
+        fields["prompt_size"] = backbone.prompt_size
+    else:
+        del fields["prompt_rank"]
     return GeneratorConfig(
         hidden_size=backbone.hidden_size,
         num_image_tokens=backbone.num_image_tokens,

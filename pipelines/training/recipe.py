@@ -5,7 +5,6 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from liveedit_core.method.config import (
-    QUESTION_TEMPLATES,
     PromptKeyRecipe,
     PromptSource,
     SoftRouting,
@@ -82,7 +81,6 @@ class ModelSection(Settings):
     """Sentinels of a pyramid: one image each of at most this many training entities."""
     nearest_sentinels: int = 10
     prompt_source: PromptSource = "edit_layer"
-    prompt_templates: List[str] = QUESTION_TEMPLATES
     prompt_rank: int = 128
     visual_filter: VisualFilter = "sentinel"
     visual_query: VisualQuery = "prompt"
@@ -195,9 +193,9 @@ class TrainRecipe(RunRecipe):
                 "the built-in backbone only; use model.visual_source=edit_layer, or the recipe "
                 "train_any_backbone.toml"
             )
-        if self.model.prompt_source == "completion" and self.prompt.steps:
+        if self.model.prompt_source == "sentences" and self.prompt.steps:
             raise ValueError(
-                f"prompt.steps: {self.prompt.steps} with model.prompt_source=completion, whose "
+                f"prompt.steps: {self.prompt.steps} with model.prompt_source=sentences, whose "
                 "prompt key has a closed form; use 0"
             )
         for phase, section in self.plan.phases.items():

@@ -63,8 +63,8 @@ CONFIG = GeneratorConfig(
     num_queries=4,
     num_attention_heads=8,
     rank=8,
-    prompt_source="completion",
-    prompt_templates=("{}",),
+    prompt_source="sentences",
+    prompt_size=896,
     prompt_rank=128,
 )
 IDENTITY = identity_of(

@@ -48,8 +48,7 @@ class TinyBackbone:
     hidden_size = HIDDEN_SIZE
     visual_size = 0
     has_image_views = False
-    prompt_templates: tuple[str, ...] = ()
-    has_image_views = False
+    prompt_size = 0
     num_image_tokens = NUM_IMAGE_TOKENS
     end_id = 0
     encoding = "one row a word"

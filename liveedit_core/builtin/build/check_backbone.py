@@ -20,8 +20,8 @@ from liveedit_core.builtin.assembly import assemble
 from liveedit_core.builtin.backbone import FAMILY, load_builtin_backbone
 from liveedit_core.builtin.benchmark import EntityRow, load_entities
 from liveedit_core.builtin.build.questions import FAMILIES, MORE_TEXT_FACTS, TEXT_FACTS
-from liveedit_core.builtin.parts import IMAGE_TOWER, LANGUAGE_MODEL, default_cache_dir, fetch_part
 from liveedit_core.evaluation.probes import normalize_answer
+from liveedit_core.parts import IMAGE_TOWER, LANGUAGE_MODEL, default_cache_dir, fetch_part
 
 SEED = 3
 NUM_FACTS = 50

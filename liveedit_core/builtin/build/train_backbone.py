@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from liveedit_core.builtin.assembly import LORA_SCALE, assemble
 from liveedit_core.builtin.build.questions import FAMILIES, YES_NO, article
-from liveedit_core.builtin.parts import IMAGE_TOWER, LANGUAGE_MODEL, default_cache_dir, fetch_part
+from liveedit_core.parts import IMAGE_TOWER, LANGUAGE_MODEL, default_cache_dir, fetch_part
 
 SEED = 7
 ALIGN_STEPS = 400

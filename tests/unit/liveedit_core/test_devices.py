@@ -61,6 +61,7 @@ from tests.tiny_backbone import (
     request,
     tiny_generator,
 )
+from tests.tiny_prompts import PROMPT_SIZE
 from tests.tiny_training import beginning, tiny_data
 from workers.training_engine import TorchEngine
 
@@ -69,11 +70,11 @@ RUNNER_UP = OUR_CONFIG.with_changes(
     visual_rank=6,
     visual_gate=0.0,
     min_gate=0.0,
-    prompt_source="completion",
-    prompt_templates=("{} a", "b {}"),
+    prompt_source="sentences",
+    prompt_size=PROMPT_SIZE,
     prompt_rank=12,
 )
-"""Image views and prompt pyramids."""
+"""Image views and embeddings of prompts."""
 CONFIGS = {"paper": TINY_CONFIG, "ours": OUR_CONFIG, "runner_up": RUNNER_UP}
 Computed = Callable[[VisionLanguageBackbone], Any]
 

@@ -23,7 +23,7 @@ from tests.unit.tiny_models import CONFIG, HIDDEN_SIZE, TinyBackbone, TinyModels
 from workers.generator_worker import GeneratorWorker
 
 ASKS = CONFIG.with_changes(
-    prompt_source="completion", prompt_templates=("{} a",), prompt_rank=4, min_gate=0.5
+    prompt_source="sentences", prompt_size=HIDDEN_SIZE, prompt_rank=4, min_gate=0.5
 )
 SAME = {
     "Who founded it?": 0,
@@ -38,13 +38,13 @@ SAME = {
 
 
 class AskingBackbone(TinyBackbone):
-    """Completes prompts that ask the same alike."""
+    """Embeds prompts that ask the same alike."""
 
-    prompt_templates = ("{} a",)
+    prompt_size = HIDDEN_SIZE
 
     def _encode(self, item: BackboneInput) -> LayerStates:
         rows_WP = torch.eye(HIDDEN_SIZE)[[SAME[text] for text in item.wordings]]
-        return replace(super()._encode(item), prompt_pyramids=rows_WP)
+        return replace(super()._encode(item), prompt_embeddings=rows_WP)
 
 
 @dataclass(frozen=True)

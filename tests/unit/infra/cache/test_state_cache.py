@@ -75,10 +75,10 @@ def test_the_grid_of_an_image_is_kept(cache: StateCache) -> None:
         assert_same(state, expected)
 
 
-def test_prompt_pyramids_are_kept_and_leave_the_other_states_alone(store: ObjectStore) -> None:
+def test_prompt_embeddings_are_kept_and_leave_the_other_states_alone(store: ObjectStore) -> None:
     inputs = [replace(question(1), also_asked=("Which?",)), TEXT_ONLY]
     one, other = BACKBONE.encode(inputs)
-    asked_twice = replace(one, prompt_pyramids=torch.randn(2, 2 * EXACT.hidden_size))
+    asked_twice = replace(one, prompt_embeddings=torch.randn(2, 2 * EXACT.hidden_size))
     assert fill(StateCache(store, EXACT), [question(1)])
     cache = StateCache(store, replace(EXACT, prompt_size=2 * EXACT.hidden_size))
     assert cache.commit(cache.writer.write(inputs, [asked_twice, other]))

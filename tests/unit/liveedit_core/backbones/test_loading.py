@@ -17,6 +17,7 @@ from liveedit_core.backbones.checkpoints import (
 from liveedit_core.backbones.families import PromptFormat
 from liveedit_core.backbones.load_options import LoadOptions, ModelDtype
 from liveedit_core.backbones.loading import check_memory, load_backbone, store_format
+from liveedit_core.backbones.prompt_encoder import EMBEDDING_SIZE
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.suffix import in_dtype
 from liveedit_core.builtin.backbone import load_named_backbone
@@ -83,15 +84,14 @@ def test_layers_that_accelerate_moves_about(saved: Path) -> None:
 def test_a_job_loads_the_backbone_with_its_generators_settings(saved: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    key = {"prompt_source": "completion", "prompt_templates": ("{} a",), "prompt_rank": 4}
+    key = {"prompt_source": "sentences", "prompt_size": EMBEDDING_SIZE, "prompt_rank": 4}
     save_generator(tiny_generator(TINY_CONFIG.with_changes(edit_layer=0, **key)), tmp_path)
     names = ModelNames(backbone=str(saved), generator=str(tmp_path))
     loaded = names.load_backbone()
-    assert (loaded.edit_layer, loaded.prompt_templates) == (0, ("{} a",))
-    named = replace(names, options=LoadOptions(edit_layer=1, prompt_templates=("b {}", "{} a")))
-    loaded = named.load_backbone()
-    assert (loaded.edit_layer, loaded.prompt_templates) == (1, ("b {}", "{} a"))
-    assert replace(names, generator="").load_backbone().prompt_templates == ()
+    assert (loaded.edit_layer, loaded.prompt_size) == (0, EMBEDDING_SIZE)
+    named = replace(names, options=LoadOptions(edit_layer=1))
+    assert named.load_backbone().edit_layer == 1
+    assert replace(names, generator="").load_backbone().prompt_size == 0
 
 
 def test_a_worker_writes_experts_with_it(saved: Path, tmp_path: Path) -> None:

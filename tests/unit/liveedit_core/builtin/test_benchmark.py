@@ -12,8 +12,8 @@ from PIL import Image
 
 from liveedit_core.builtin.backbone import JOINT, backbone_digest
 from liveedit_core.builtin.benchmark import BENCHMARK_FILE, load_builtin_cases, load_entities
-from liveedit_core.builtin.parts import default_cache_dir
 from liveedit_core.errors import ConfigError
+from liveedit_core.parts import default_cache_dir
 from liveedit_core.schema import Case, ProbeKind
 
 ALWAYS_PROBED = frozenset(ProbeKind) - {

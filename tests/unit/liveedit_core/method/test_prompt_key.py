@@ -25,10 +25,11 @@ from tests.tiny_backbone import (
     tiny_backbone,
     tiny_generator,
 )
+from tests.tiny_prompts import PROMPT_SIZE, TinyPromptEncoder
 
 FIELDS = {
-    "prompt_source": "completion",
-    "prompt_templates": ("{} a", "b {}"),
+    "prompt_source": "sentences",
+    "prompt_size": PROMPT_SIZE,
     "prompt_rank": 12,
 }
 CONFIG = TINY_CONFIG.with_changes(**FIELDS, min_gate=0.5)
@@ -105,7 +106,7 @@ def test_it_replaces_the_prompt_features_of_a_generator(base: object) -> None:
         "psi" in name or "prompt_norm" in name for name, _ in generator.named_parameters()
     )
     states = [
-        replace(random_states(seed, config=config), prompt_pyramids=rows)
+        replace(random_states(seed, config=config), prompt_embeddings=rows)
         for seed, rows in enumerate(pyramids(1, 2))
     ]
     edit, asked = generator.edit_features(states), generator.input_features(states)
@@ -120,21 +121,19 @@ def test_it_replaces_the_prompt_features_of_a_generator(base: object) -> None:
 
 
 def test_only_a_config_that_asks_for_it_changes_its_file() -> None:
-    assert not any("prompt_templates" in name for name in TINY_CONFIG.to_dict())
+    assert not any("prompt_size" in name for name in TINY_CONFIG.to_dict())
     assert not set(FIELDS) & set(OUR_CONFIG.to_dict())
     stored = CONFIG.to_dict()
     assert set(FIELDS) <= set(stored)
-    assert type(CONFIG).from_dict(stored | {"prompt_templates": ["{} a", "b {}"]}) == CONFIG
+    assert type(CONFIG).from_dict(stored) == CONFIG
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompt_templates": ()}, "once each"),
-        ({"prompt_templates": ("a",)}, "once each"),
-        ({"prompt_templates": ("{}{}",)}, "once each"),
+        ({"prompt_size": 0}, "prompt_size"),
         ({"prompt_rank": 31}, "prompt_rank"),
-        ({"prompt_source": "edit_layer"}, "completion only"),
+        ({"prompt_source": "edit_layer"}, "sentences only"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, object], message: str) -> None:
@@ -142,15 +141,19 @@ def test_impossible_settings_are_refused(change: dict[str, object], message: str
         CONFIG.with_changes(**change)
 
 
-def test_a_backbone_without_its_templates_is_refused() -> None:
+def test_a_backbone_with_other_embeddings_is_refused() -> None:
     generator = LiveEditGenerator(CONFIG)
     nothing = ExpertRepository.empty(CONFIG)
-    with pytest.raises(RepositoryMismatchError, match="prompt_templates"):
+    with pytest.raises(RepositoryMismatchError, match="prompt_size"):
         Editor(tiny_backbone(), generator, nothing)
-    with pytest.raises(RepositoryMismatchError, match="prompt_templates"):
-        Editor(tiny_backbone().with_prompt_templates(("b {}", "{} a")), generator, nothing)
-    Editor(tiny_backbone().with_prompt_templates(("{} a", "b {}")), generator, nothing)
-    Editor(tiny_backbone().with_prompt_templates(("{} a",)), tiny_generator(TINY_CONFIG), nothing)
+    with pytest.raises(RepositoryMismatchError, match="prompt_size"):
+        Editor(tiny_backbone().with_prompt_encoder(TinyPromptEncoder(8)), generator, nothing)
+    Editor(tiny_backbone().with_prompt_encoder(TinyPromptEncoder()), generator, nothing)
+    Editor(
+        tiny_backbone().with_prompt_encoder(TinyPromptEncoder()),
+        tiny_generator(TINY_CONFIG),
+        nothing,
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,8 +168,8 @@ def test_a_backbone_without_its_templates_is_refused() -> None:
 def test_an_edit_answers_every_wording_it_was_given(
     prompt: str, also_asked: tuple[str, ...]
 ) -> None:
-    """From the backbone's own pyramids, alone and in a batch with others."""
-    backbone = tiny_backbone().with_prompt_templates(CONFIG.prompt_templates)
+    """From the backbone's own embeddings, alone and in a batch with others."""
+    backbone = tiny_backbone().with_prompt_encoder(TinyPromptEncoder())
     generator = tiny_generator(CONFIG)
     generator.prompt_key.load_state_dict(key_of(offset=0.5).state_dict())
     editor = Editor(backbone, generator, ExpertRepository.empty(CONFIG))
@@ -180,7 +183,7 @@ def test_an_edit_answers_every_wording_it_was_given(
 def test_only_prompts_are_encoded_whose_image_passes_the_visual_filter() -> None:
     generator = tiny_generator(CONFIG)
     generator.prompt_key.load_state_dict(key_of(offset=0.5).state_dict())
-    backbone = tiny_backbone().with_prompt_templates(CONFIG.prompt_templates)
+    backbone = tiny_backbone().with_prompt_encoder(TinyPromptEncoder())
     editor = Editor(backbone, generator, ExpertRepository.empty(CONFIG)).with_edits([request(1)])
     asked = [BackboneInput(prompt=f"{n}?", image_bytes=image(n)) for n in range(8)]
     states = backbone.encode(asked)
@@ -188,9 +191,9 @@ def test_only_prompts_are_encoded_whose_image_passes_the_visual_filter() -> None
 
     def later(number: int) -> Tensor:
         encoded.append(number)
-        return states[number].prompt_pyramids_WP
+        return states[number].prompt_embeddings_WP
 
-    lazy = [replace(states[n], prompt_pyramids=partial(later, n)) for n in range(len(states))]
+    lazy = [replace(states[n], prompt_embeddings=partial(later, n)) for n in range(len(states))]
     known, found = editor.route(states), editor.route(lazy)
     passing = (known.margin_BN > 0).any(1).nonzero().flatten().tolist()
     assert 0 < len(passing) < len(states)

@@ -279,8 +279,8 @@ def test_each_image_of_the_traffic_is_asked_with_the_prompt_of_one_edit() -> Non
     gated = LiveEditGenerator(
         CONFIG.with_changes(
             min_gate=0.5,
-            prompt_source="completion",
-            prompt_templates=("{}",),
+            prompt_source="sentences",
+            prompt_size=8,
             prompt_rank=2,
         )
     )

@@ -28,12 +28,12 @@ from tests.tiny_backbone import (
     tiny_backbone,
     tiny_generator,
 )
+from tests.tiny_prompts import PROMPT_SIZE, TinyPromptEncoder
 
-TEMPLATES = ("{} a", "b {}")
 SENTINEL = OUR_CONFIG.with_changes(
     gain=10.0,
-    prompt_source="completion",
-    prompt_templates=TEMPLATES,
+    prompt_source="sentences",
+    prompt_size=PROMPT_SIZE,
     prompt_rank=6,
     visual_rank=6,
     min_gate=0.5,
@@ -54,7 +54,7 @@ def config(request: pytest.FixtureRequest) -> Iterator[GeneratorConfig]:
 
 def model_of(config: GeneratorConfig, refine: RefineSection = AS_WRITTEN) -> EditedModel:
     """With a backbone that can end an answer: the row of a padding token is zero."""
-    backbone = tiny_backbone.__wrapped__().with_prompt_templates(TEMPLATES)
+    backbone = tiny_backbone.__wrapped__().with_prompt_encoder(TinyPromptEncoder())
     drawer = torch.Generator().manual_seed(0)
     backbone.embed.weight[backbone.end_id] = torch.randn(32, generator=drawer) * 0.15
     assert backbone.image_tower is not None
@@ -196,7 +196,7 @@ def test_every_own_wording_passes_and_the_offset_is_strict(config: GeneratorConf
         asked = key([row[None] for row in rows_WP], is_edit=False)
         own = similarity(asked, stored)[:, number]
         assert own.min() >= TEXT_OWN_SIMILARITY - 0.01
-    text_XS = key._text((torch.cat(wordings) - key.mean) / key.deviation)
+    text_XS = key._text(torch.cat(wordings))
     cosine = float(text_XS[0] @ text_XS[1])
     other = similarity(key([wordings[1][:1]], is_edit=False), stored)[0, 0]
     assert torch.isclose(other, torch.tensor(50 * (cosine - TEXT_OFFSET)), atol=1e-3)
@@ -204,11 +204,11 @@ def test_every_own_wording_passes_and_the_offset_is_strict(config: GeneratorConf
 
 @pytest.mark.parametrize("change", [{"prompt_source": "edit_layer"}, {"min_gate": 0.0}])
 def test_it_is_refused_where_prompts_do_not_tell_edits_apart(change: dict[str, Any]) -> None:
-    fields = {"prompt_templates": (), "prompt_rank": 0} if "prompt_source" in change else {}
+    fields = {"prompt_size": 0, "prompt_rank": 0} if "prompt_source" in change else {}
     config = SENTINEL.with_changes(**change, **fields)
     backbone = tiny_backbone()
-    if config.prompt_templates:
-        backbone = backbone.with_prompt_templates(TEMPLATES)
+    if config.prompt_size:
+        backbone = backbone.with_prompt_encoder(TinyPromptEncoder())
     model = EditedModel(backbone, tiny_generator(config), refine=RefineSection(mode="off"))
     with pytest.raises(RefusedInputError, match="without an image"):
         model.edit(None, WHO, "Anna")
@@ -217,15 +217,15 @@ def test_it_is_refused_where_prompts_do_not_tell_edits_apart(change: dict[str, A
         model.editor.write_experts([request])
 
 
-def test_states_without_an_image_have_prompt_pyramids_and_are_those_of_a_batch() -> None:
-    backbone = tiny_backbone().with_prompt_templates(TEMPLATES)
+def test_states_without_an_image_have_prompt_embeddings_and_are_those_of_a_batch() -> None:
+    backbone = tiny_backbone().with_prompt_encoder(TinyPromptEncoder())
     request = EditRequest(image_bytes=None, prompt=WHO, target="Anna", also_asked=(CITY,))
     (alone,) = backbone.encode([edit_input(request)])
     assert not alone.has_image
-    assert alone.prompt_pyramids_WP.shape[0] == 2
+    assert alone.prompt_embeddings_WP.shape[0] == 2
     with plain_convolutions():
         both = backbone.encode(
             [edit_input(replace(request, image_bytes=image(0))), edit_input(request)]
         )
-    assert torch.equal(both[1].prompt_pyramids_WP, alone.prompt_pyramids_WP)
+    assert torch.equal(both[1].prompt_embeddings_WP, alone.prompt_embeddings_WP)
     torch.testing.assert_close(both[1].hidden_TD, alone.hidden_TD)

@@ -12,8 +12,8 @@ from tests.tiny_backbone import TINY_CONFIG
 
 NUM_FAMILIES, NUM_WORDINGS = 160, 4
 CONFIG = TINY_CONFIG.with_changes(
-    prompt_source="completion",
-    prompt_templates=("{} a",),
+    prompt_source="sentences",
+    prompt_size=32,
     prompt_rank=10,
 )
 FAMILIES = torch.arange(NUM_FAMILIES).repeat_interleave(NUM_WORDINGS)

@@ -20,6 +20,7 @@ from pipelines.final_numbers import parse_arguments
 from pipelines.job.entry import resolve
 from pipelines.job.recipe_loader import load_recipe
 from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone, tiny_generator
+from tests.tiny_prompts import PROMPT_SIZE, TinyPromptEncoder
 
 CASES = [case(seed) for seed in range(100)]
 
@@ -70,12 +71,13 @@ def test_a_folder_holds_the_results_of_one_set_of_cases(tmp_path: Path) -> None:
 
 def test_the_large_bank_is_written_as_the_job_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     config = OUR_CONFIG.with_changes(
-        prompt_source="completion", prompt_templates=("{} means",), prompt_rank=4
+        prompt_source="sentences", prompt_size=PROMPT_SIZE, prompt_rank=4
     )
 
     def load(name: str, options: LoadOptions | None = None) -> VisionLanguageBackbone:
-        templates = options.prompt_templates if options else None
-        return tiny_backbone().with_prompt_templates(templates or ())
+        assert options is not None
+        assert options.has_prompt_encoder
+        return tiny_backbone().with_prompt_encoder(TinyPromptEncoder())
 
     monkeypatch.setattr(job, "load_named_backbone", load)
     assert job._editor(tiny_generator(config)).refiner is not None

@@ -25,6 +25,7 @@ from tests.tiny_backbone import (
     tiny_generator,
 )
 from tests.tiny_families import FAMILY_NAMES, family_backbone
+from tests.tiny_prompts import PROMPT_SIZE, TinyPromptEncoder
 
 
 @pytest.fixture
@@ -64,9 +65,9 @@ def test_answers_of_many_versions_and_lengths_are_those_of_the_library(engine: E
 
 
 def test_a_textual_edit_answers_questions_with_and_without_an_image() -> None:
-    fields = {"prompt_source": "completion", "prompt_templates": ("{} a",), "prompt_rank": 6}
+    fields = {"prompt_source": "sentences", "prompt_size": PROMPT_SIZE, "prompt_rank": 6}
     config = OUR_CONFIG.with_changes(**fields, min_gate=0.5, gain=30.0)
-    backbone = tiny_backbone().with_prompt_templates(("{} a",))
+    backbone = tiny_backbone().with_prompt_encoder(TinyPromptEncoder())
     empty = ExpertRepository.empty(config)
     fact = EditRequest(image_bytes=None, prompt="Who made this?", target="Anna")
     editor = Editor(backbone, tiny_generator(config), empty).with_edits([fact])

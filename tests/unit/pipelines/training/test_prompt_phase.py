@@ -12,11 +12,11 @@ from pipelines.training.cases import question_families, training_models
 from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.recipe import CheckpointSection, TrainRecipe
 from tests.tiny_backbone import tiny_backbone
+from tests.tiny_prompts import TinyPromptEncoder
 from tests.tiny_training import TINY_KEY, TINY_MODEL, tiny_material
 
 MODEL = TINY_MODEL.with_changes(
-    prompt_source="completion",
-    prompt_templates=("{} a", "b {}"),
+    prompt_source="sentences",
     prompt_rank=20,
 )
 RECIPE = TrainRecipe(
@@ -38,7 +38,7 @@ def test_question_families_are_questions_in_other_words() -> None:
 def test_it_is_fitted_in_place_of_the_prompt_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     families = [family[:4] for family in question_families()[:12]]
     monkeypatch.setattr(loop, "question_families", lambda: families)
-    backbone = tiny_backbone().with_prompt_templates(MODEL.prompt_templates)
+    backbone = tiny_backbone().with_prompt_encoder(TinyPromptEncoder())
     trainer = GeneratorTrainer(RECIPE, backbone, tiny_material())
     trainer.fit_prompt_key()
     before = {k: v.clone() for k, v in trainer.generator.prompt_key.state_dict().items()}
@@ -47,7 +47,7 @@ def test_it_is_fitted_in_place_of_the_prompt_phase(monkeypatch: pytest.MonkeyPat
     assert all(torch.equal(after[name], value) for name, value in before.items())
     figures = trainer.curve[0]
     assert (figures["phase"], trainer.curve[-1]["phase"]) == ("prompt_key", "experts")
-    passes_every_own_wording(trainer.generator, backbone.encode_prompts(families[0]))
+    passes_every_own_wording(trainer.generator, backbone.encode_prompts(tuple(families[0])))
 
 
 def passes_every_own_wording(generator: LiveEditGenerator, rows_WP: torch.Tensor) -> None:
@@ -56,10 +56,10 @@ def passes_every_own_wording(generator: LiveEditGenerator, rows_WP: torch.Tensor
     assert (own > 2.9).all()
 
 
-def test_the_backbone_gets_the_recipes_layers_and_not_those_of_the_built_in_generator() -> None:
-    assert training_models(RECIPE).options.prompt_templates == ("{} a", "b {}")
+def test_the_backbone_embeds_prompts_where_the_recipe_says_so() -> None:
+    assert training_models(RECIPE).options.has_prompt_encoder
     plain = RECIPE.with_changes(model=MODEL.with_changes(prompt_source="edit_layer"))
-    assert training_models(plain).options.prompt_templates == ()
+    assert not training_models(plain).options.has_prompt_encoder
 
 
 def test_gradient_steps_for_a_closed_form_are_refused() -> None:

