@@ -46,12 +46,16 @@ class ModelNames:
 
     def load_backbone(self) -> Backbone:
         """Load the frozen model with the generator's layers, unless the options name others."""
+        from liveedit_core.backbones.prompt_encoder import load_prompt_encoder
         from liveedit_core.builtin.backbone import builtin_checkpoint, load_named_backbone
 
-        if self.backbone == BUILTIN:
-            with one_process_at_a_time():
+        options = self._options_of_generator()
+        with one_process_at_a_time():
+            if self.backbone == BUILTIN:
                 builtin_checkpoint()
-        return load_named_backbone(self.backbone, self._options_of_generator())
+            if options.has_prompt_encoder:
+                load_prompt_encoder()
+        return load_named_backbone(self.backbone, options)
 
     def _options_of_generator(self) -> LoadOptions:
         if not self.generator:

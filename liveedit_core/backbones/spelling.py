@@ -12,7 +12,7 @@ from string import ascii_lowercase
 
 _WORD = re.compile(r"[A-Za-z]+")
 LEAST_LETTERS = 3
-LEAST_LETTERS_OF_ANY_CHANGE = 7
+LEAST_LETTERS_OF_ANY_CHANGE = 6
 
 
 class Spelling:

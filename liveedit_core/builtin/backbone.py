@@ -23,6 +23,7 @@ from liveedit_core.errors import ConfigError, IntegrityError
 from liveedit_core.parts import (
     IMAGE_TOWER,
     LANGUAGE_MODEL,
+    SENTENCE_ENCODER,
     check_free_disk,
     default_cache_dir,
     fetch_part,
@@ -73,6 +74,7 @@ def builtin_checkpoint(cache_dir: Path | None = None, say: Callable[[str], None]
     """Folder of the converted checkpoint, made when it is not there; `say` reports progress."""
     cache = cache_dir or default_cache_dir()
     folder = cache / f"backbone-{backbone_digest()[:16]}"
+    fetch_part(SENTENCE_ENCODER, cache / "parts", say)  # of its generator
     if folder.exists():
         return folder
     gguf = fetch_part(LANGUAGE_MODEL, cache / "parts", say)
