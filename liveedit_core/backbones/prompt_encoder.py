@@ -83,9 +83,10 @@ class SentenceEncoder:
     def _english(self, texts: list[str]) -> Tensor:
         """Mean hidden state of the last layer, as MiniLM was trained."""
         batch = self._tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        hidden_UTP = self._model(**batch).last_hidden_state
+        hidden_UTP: Tensor = self._model(**batch).last_hidden_state
         is_token_UT1 = batch["attention_mask"][..., None].float()
-        return (hidden_UTP * is_token_UT1).sum(1) / is_token_UT1.sum(1)
+        mean_UP: Tensor = (hidden_UTP * is_token_UT1).sum(1) / is_token_UT1.sum(1)
+        return mean_UP
 
 
 def _by_number(vocabulary: dict[str, int]) -> list[str]:

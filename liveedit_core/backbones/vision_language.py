@@ -84,6 +84,7 @@ class VisionLanguageBackbone:
         self.batch_size = batch_size
         self.decoder_path = decoder_path(model, self.family.decoder)
         self.prompt_encoder = prompt_encoder
+        self.prompt_size = prompt_encoder.size if prompt_encoder else 0
         check_layer(self.model.config, edit_layer, len(self.decoder.layers))
         self.text_config = model.config.get_text_config(decoder=True)
         self.hidden_size = int(self.text_config.hidden_size)
@@ -113,11 +114,6 @@ class VisionLanguageBackbone:
         return prefix.encoding_of(form, self.dtype, tower, self.prompt_encoder)
 
     @property
-    def prompt_size(self) -> int:
-        """P: width of a prompt's embedding; 0 without an encoder."""
-        return self.prompt_encoder.size if self.prompt_encoder else 0
-
-    @property
     def decoder(self) -> Any:
         """The module that holds `layers`."""
         return self.model.get_submodule(self.decoder_path)
@@ -143,6 +139,7 @@ class VisionLanguageBackbone:
         """The same model with other embeddings of prompts, or none."""
         other = copy.copy(self)
         other.prompt_encoder = prompt_encoder
+        other.prompt_size = prompt_encoder.size if prompt_encoder else 0
         other.encoding = other._encoding()
         return other
 

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from liveedit_core.backbones.image_tower import ImageFeatureCache
 from liveedit_core.backbones.load_options import LoadOptions
-from liveedit_core.backbones.prefix import PromptPyramidCache
+from liveedit_core.backbones.prompt_encoder import load_prompt_encoder
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import as_vision_language
 from liveedit_core.builtin.backbone import builtin_generator_folder, load_named_backbone
@@ -81,7 +81,7 @@ def library(
         for size, model in models.items():
             # Each bank encodes the image and the prompt.
             backbone.image_tower.cache = ImageFeatureCache(0)
-            backbone.prompt_cache = PromptPyramidCache(0)
+            load_prompt_encoder().rows.cache_clear()
             edit_s, edit_id = timed(model.edit, edit.image_bytes, edit.prompt, edit.target)
             taken["edit"][size].append(edit_s)
             taken["remove"][size].append(timed(model.remove, edit_id)[0])
