@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.schema import Case, ProbeKind
@@ -64,19 +63,6 @@ def sentinel_images(recipe: TrainRecipe) -> list[bytes]:
         for split in ("development", "validation")
     )
     return [image for image in shown if image is not None and image not in validation]
-
-
-def question_families() -> list[list[str]]:
-    """Questions about images, each in several wordings and some in several languages, to fit the
-    prompt key: hand-written ones, and those of EmblemEdit that its evaluation does not ask."""
-    from liveedit_core.builtin.build.questions import EVALUATION_ONLY, FAMILIES
-
-    families = {name: list(wordings[:-EVALUATION_ONLY]) for name, wordings in FAMILIES.items()}
-    text = (files("liveedit_core.builtin.build") / "question_corpus.tsv").read_text("utf-8")
-    for line in text.splitlines()[1:]:
-        family, _, wording = line.split("\t")
-        families.setdefault(family, []).append(wording)
-    return list(families.values())
 
 
 def training_models(recipe: TrainRecipe) -> ModelNames:

@@ -8,8 +8,9 @@ from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.routing import similarity
 from liveedit_core.training.recipe import PhaseSection
 from pipelines.training import loop
-from pipelines.training.cases import question_families, training_models
+from pipelines.training.cases import training_models
 from pipelines.training.loop import GeneratorTrainer
+from pipelines.training.questions import question_families, variants
 from pipelines.training.recipe import CheckpointSection, TrainRecipe
 from tests.tiny_backbone import tiny_backbone
 from tests.tiny_prompts import TinyPromptEncoder
@@ -33,6 +34,17 @@ def test_question_families_are_questions_in_other_words() -> None:
     assert len(families) > 100
     assert min(map(len, families)) > 1
     assert not any("What would you call this?" in family for family in families)  # evaluation only
+
+
+def test_variants_name_what_is_shown() -> None:
+    wordings = ["How old is it?", "age", "Wie alt ist es?", "Is This it?", "Since when is this so?"]
+    assert variants(wordings, 0) == [
+        "How old is the picture?",
+        "Is this image it?",
+        "Since when is the thing shown so?",
+    ]
+    assert variants(wordings, 1)[0] == "How old is this thing?"
+    assert len(variants(wordings * 4, 0)) == 6
 
 
 def test_it_is_fitted_in_place_of_the_prompt_phase(monkeypatch: pytest.MonkeyPatch) -> None:
