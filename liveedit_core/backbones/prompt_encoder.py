@@ -38,6 +38,9 @@ class PromptEncoder(Protocol):
     def rows(self, wordings: tuple[str, ...]) -> Tensor:
         """Embeddings of the wordings of one prompt, [W, P], float32, on the CPU."""
 
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """[B, P]; the texts are encoded as one batch, whose members change the last bits."""
+
 
 def last_sentence(text: str) -> str:
     """The question of a text that first tells why somebody asks; else the text."""
@@ -63,7 +66,6 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """[B, P]; the texts are encoded as one batch, whose members change the last bits."""
         forms = [self._forms(text.strip()) for text in texts]
         unique = {form: row for row, form in enumerate(dict.fromkeys(chain(*forms)))}
         index_BF = torch.tensor([[unique[form] for form in of_text] for of_text in forms])

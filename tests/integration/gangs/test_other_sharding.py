@@ -18,8 +18,7 @@ from pipelines.job.ray_session import open_session
 from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.start_workers import start_generator
 from pipelines.train_generator import parse_arguments, resolve_recipe
-from pipelines.training import cases as cases_module
-from pipelines.training import loop
+from pipelines.training import loop, questions
 from pipelines.training.cases import load_training_backbone
 from pipelines.training.data import prepare_material
 from pipelines.training.loop import GeneratorTrainer
@@ -40,7 +39,7 @@ def session() -> Iterator[None]:
 
 
 PROMPT_KEY = (
-    "model.prompt_source=completion",
+    "model.prompt_source=sentences",
     "model.prompt_rank=12",
 )
 
@@ -50,7 +49,7 @@ def test_llava_is_trained_and_written_with_in_two_shards(
     session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: tuple[str, ...]
 ) -> None:
     """The losses of a gang, then the experts that another gang writes with what it trained."""
-    few = [family[:4] for family in cases_module.question_families()[:12]]
+    few = [family[:4] for family in questions.question_families()[:12]]
     monkeypatch.setattr(loop, "question_families", lambda: few)
     backbone, cases = saved_family("llava", tmp_path / "llava"), cases_file(tmp_path / "cases")
 
