@@ -129,19 +129,25 @@ def find_layer(recipe: TrainRecipe) -> int:
     """Rank candidate edit layers of a backbone."""
     from rich.console import Console
 
+    from pipelines.job.accepted_cases import answer_alone, on_cases
     from pipelines.training.cases import load_training_backbone, training_cases
     from pipelines.training.layer_search import find_layer as search
     from pipelines.training.layer_search import to_table
 
     console = Console()
     backbone = load_training_backbone(recipe)
-    ranking = search(
-        recipe.layer_search,
-        recipe.model,
-        backbone,
+    ranking = on_cases(
         training_cases(recipe, backbone),
-        seed=recipe.seed,
-        say=lambda text: print(text, flush=True),
+        lambda cases: search(
+            recipe.layer_search,
+            recipe.model,
+            backbone,
+            cases,
+            seed=recipe.seed,
+            say=lambda text: print(text, flush=True),
+        ),
+        lambda case: answer_alone(backbone, case),
+        print,
     )
     console.print(to_table(ranking))
     path = recipe.run_folder / "layer_search.json"
@@ -161,22 +167,13 @@ def find_layer(recipe: TrainRecipe) -> int:
 
 def train(recipe: TrainRecipe) -> int:
     """Prepare the data, run the phases, publish the generator, write the report."""
-    from liveedit_core.training.validation import split_by_entity
-    from pipelines.job.run_folder import run_facts, write_recipe
+    from pipelines.job.run_folder import write_recipe
     from pipelines.training.cases import load_training_backbone, training_cases
-    from pipelines.training.data import prepare_material
-    from pipelines.training.job import do_training
+    from pipelines.training.job import train_on
 
-    folder = recipe.run_folder
     write_recipe(recipe, "recipe.toml")
-    num_held_out = recipe.validation.bank_edits if recipe.validation.every_steps else 0
     backbone = load_training_backbone(recipe)
-    cases = training_cases(recipe, backbone)
-    split = split_by_entity(cases, num_held_out=num_held_out, seed=recipe.seed)
-    material = prepare_material(
-        recipe, backbone, folder / "material", split.held_out_entities, cases=cases
-    )
-    done = do_training(recipe, backbone, material, split.held_out, run_facts())
+    done = train_on(recipe, backbone, training_cases(recipe, backbone))
     for warning in done.warnings:
         print(f"warning: {warning}")
     print(f"generator {done.digest[:16]} written to {done.folder}")

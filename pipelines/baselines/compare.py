@@ -215,6 +215,15 @@ class GroupRunner:
             self.store.write(self._path(row, group), identity, done[row.name])
         return {row.name: done[row.name] for row in rows}
 
+    def check(self, rows: Sequence[EditorRow], case: Case) -> None:
+        """Raise what is wrong with a case: every editor is taught it alone, asked, and restored."""
+        try:
+            self._teach(rows, [case])
+            self._score(rows, [case], frozenset([case.case_id]))
+        finally:
+            for row in rows:
+                row.editor.restore()
+
     def _path(self, row: EditorRow, group: Group) -> Path:
         return self.store.path(row.name, group.sizes, group.index)
 

@@ -8,12 +8,13 @@ from infra.tracking.tracker import Tracker
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.backbone import load_named_backbone
 from liveedit_core.schema import Case
-from pipelines.baselines.compare import Comparison, Say, compare
-from pipelines.baselines.editors import OWN, Generators, NamedGenerator, names_of
+from pipelines.baselines.compare import Comparison, GroupRunner, Say, compare
+from pipelines.baselines.editors import OWN, Generators, NamedGenerator, make_editors, names_of
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.baselines.tables import metric_values
 from pipelines.baselines.tuning import tune
-from pipelines.job.cases import accepted_cases, protocol_note
+from pipelines.job.accepted_cases import accepted_cases, answer_alone, on_cases
+from pipelines.job.cases import protocol_note
 from pipelines.job.recipe_loader import to_flat_dict
 from pipelines.job.run_folder import run_facts
 from pipelines.job.state_cache import state_source
@@ -25,7 +26,14 @@ def compare_on(recipe: CompareRecipe, cases: Sequence[Case], say: Say) -> Compar
     backbone, generators = load_models(recipe)
     cases = accepted_cases(cases, backbone, say)
     with state_source(recipe.states, recipe.run_root, backbone) as source:
-        return compare(recipe, backbone, generators, cases, source, say)
+
+        def check(case: Case) -> None:
+            rows = make_editors(recipe, backbone, generators)
+            GroupRunner(recipe, backbone, source).check(rows, case)
+
+        return on_cases(
+            cases, lambda some: compare(recipe, backbone, generators, some, source, say), check, say
+        )
 
 
 def tune_on(recipe: CompareRecipe, cases: Sequence[Case], say: Say) -> dict[str, Any]:
@@ -33,7 +41,12 @@ def tune_on(recipe: CompareRecipe, cases: Sequence[Case], say: Say) -> dict[str,
     backbone, _ = load_models(recipe)
     cases = accepted_cases(cases, backbone, say)
     with state_source(recipe.states, recipe.run_root, backbone) as source:
-        return tune(recipe, backbone, cases, source, say)
+        return on_cases(
+            cases,
+            lambda some: tune(recipe, backbone, some, source, say),
+            lambda case: answer_alone(backbone, case),
+            say,
+        )
 
 
 def load_models(recipe: CompareRecipe) -> tuple[VisionLanguageBackbone, Generators]:

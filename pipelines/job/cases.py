@@ -9,21 +9,18 @@ from pathlib import Path
 
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.load_options import PromptProtocol
-from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.builtin.benchmark import BUILTIN_BENCHMARKS, load_builtin_cases, read_rows
 from liveedit_core.errors import ConfigError, InputError
-from liveedit_core.evaluation.probes import probe_input
-from liveedit_core.inputs.datasets import known_good, load_cases
+from liveedit_core.inputs.datasets import load_cases
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected
-from liveedit_core.method.editor import edit_input
 from liveedit_core.published.benchmark import PublishedBenchmark, open_benchmark
 from liveedit_core.published.layout import Split, find_files, find_images, layout_of
 from liveedit_core.schema import Case, Probe, ProbeKind
 from liveedit_core.training.cases import trainable_cases
 from pipelines.job.sealed_test import load_test_cases
 from pipelines.job.sections import BenchmarkSection
-from workers.failures import outcomes, retried
+from workers.failures import retried
 
 _DEFAULT_LIMITS = InputLimits()
 
@@ -115,31 +112,6 @@ def _with_generality(case: Case) -> Case:
         return case
     own = Probe(kind=kind, prompt=edit.prompt, target=edit.target, image_bytes=edit.image_bytes)
     return replace(case, probes=(*case.probes, own))
-
-
-def accepted_cases(
-    cases: Sequence[Case], backbone: Backbone, say: Callable[[str], None]
-) -> list[Case]:
-    """The cases whose edits and probes the backbone takes; says which it refuses, and why."""
-
-    def check(chosen: Sequence[Case]) -> list[Case | Exception]:
-        for case in chosen:
-            for item in (*map(edit_input, case.requests), *map(probe_input, case.all_probes())):
-                backbone.check_input(item)
-        return list(chosen)
-
-    known = known_good()
-    accepted: list[Case] = []
-    for case in cases:
-        (done,) = outcomes([case], check, lambda: backbone.check_input(edit_input(known)))
-        if isinstance(done, Exception):
-            reason = Rejected.from_error(done).message
-            say(f"case {case.case_id[:16]} is refused and left out: {reason}")
-        else:
-            accepted.append(done)
-    if cases and not accepted:
-        raise InputError(f"the backbone refuses all {len(cases)} cases")
-    return accepted
 
 
 def load_builtin(

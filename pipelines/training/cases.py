@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.schema import Case, ProbeKind
-from pipelines.job.cases import accepted_cases, load_training_cases
+from pipelines.job.accepted_cases import accepted_cases
+from pipelines.job.cases import load_training_cases
 from pipelines.training.recipe import TrainRecipe
 from workers.models import ModelNames
 

@@ -217,11 +217,25 @@ class EditorTrainer:
 def train_editor(recipe: TrainEditorRecipe, say: Say = print) -> Path:
     """Prepare the data, train, and write the trained part; its folder."""
     from liveedit_core.builtin.backbone import load_named_backbone
+    from pipelines.job.accepted_cases import accepted_cases, answer_alone, on_cases
     from pipelines.job.cases import load_training_cases
 
     options = recipe.backbone.options(recipe.benchmark.protocol)
     backbone = load_named_backbone(recipe.backbone.name, options, builtin_batch_size=32)
     cases = load_training_cases(recipe.benchmark, recipe.data.cases)
+    if recipe.data.cases or recipe.benchmark.is_published:
+        cases = accepted_cases(cases, backbone, say)
+    return on_cases(
+        cases,
+        lambda some: _train_on(recipe, backbone, some, say),
+        lambda case: answer_alone(backbone, case),
+        say,
+    )
+
+
+def _train_on(
+    recipe: TrainEditorRecipe, backbone: VisionLanguageBackbone, cases: list[Case], say: Say
+) -> Path:
     data, held_out = prepare_data(recipe, backbone, cases)
     trainer = EditorTrainer(recipe, backbone, data, say)
     trainer.run()

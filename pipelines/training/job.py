@@ -22,9 +22,12 @@ from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.generator import load_generator, save_generator
 from liveedit_core.schema import Case
 from liveedit_core.training.recipe import Phase
+from liveedit_core.training.validation import split_by_entity
+from pipelines.job.accepted_cases import answer_alone, on_cases
 from pipelines.job.ray_session import open_session
+from pipelines.job.run_folder import run_facts
 from pipelines.job.sections import RaySection
-from pipelines.training.data import Material
+from pipelines.training.data import Material, prepare_material
 from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.recipe import TrainRecipe
 from pipelines.training.records import TrainingRecords, first_norm, recipe_digest
@@ -46,6 +49,25 @@ class TrainingResult:
     warnings: tuple[str, ...]
     num_record_failures: int
     tracking_uri: str
+
+
+def train_on(
+    recipe: TrainRecipe, backbone: VisionLanguageBackbone, cases: Sequence[Case]
+) -> TrainingResult:
+    """Prepare the data and train. A case that fails in a forward is left out; which entities are
+    held out stays as it was."""
+    num_held_out = recipe.validation.bank_edits if recipe.validation.every_steps else 0
+    split = split_by_entity(cases, num_held_out=num_held_out, seed=recipe.seed)
+
+    def attempt(some: list[Case]) -> TrainingResult:
+        left = {case.case_id for case in some}
+        material = prepare_material(
+            recipe, backbone, recipe.run_folder / "material", split.held_out_entities, cases=some
+        )
+        held_out = [case for case in split.held_out if case.case_id in left]
+        return do_training(recipe, backbone, material, held_out, run_facts())
+
+    return on_cases(cases, attempt, lambda case: answer_alone(backbone, case), print)
 
 
 def do_training(
