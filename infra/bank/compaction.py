@@ -104,16 +104,24 @@ class Compaction:
             self._recorded = self._history.archived_since(min(untagged, default=0))
         self._recorded = (self._recorded | archived.properties.keys()) & present.keys()
         outdated = self._outdated(present, now, tagged, self._recorded)
-        old = [number for number in outdated if number <= archived.through]
-        num_bytes = _delete_versions(self._table, old)
-        if old:
-            self._checksums.prune()
+        removed, num_bytes = self._delete([one for one in outdated if one <= archived.through])
         return CompactionReport(
             fragments_before=before,
             fragments_after=len(fragments_of(self._table.latest())),
-            versions_removed=tuple(old),
+            versions_removed=tuple(removed),
             bytes_removed=num_bytes,
         )
+
+    def _delete(self, versions: Sequence[int]) -> tuple[list[int], int]:
+        """Delete versions that nobody tags meanwhile; which, and how many bytes."""
+        if not versions:
+            return [], 0
+        with self._history.deletions.announced(versions):
+            tagged = set(self._history.tags().values())
+            old = [number for number in versions if number not in tagged]
+            num_bytes = _delete_versions(self._table, old)
+        self._checksums.prune()
+        return old, num_bytes
 
     def _outdated(
         self,

@@ -18,9 +18,16 @@ from datetime import UTC, datetime
 from lance import LanceDataset
 
 from infra._compat import create_tag, transaction_properties
+from infra.bank.deletions import Deletions
 from infra.storage.disk import ObjectEntry
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import Table, read_errors, read_rows, storage_errors
+from infra.storage.tables import (
+    Table,
+    manifest_names,
+    read_errors,
+    read_rows,
+    storage_errors,
+)
 from infra.storage.upkeep import settled
 from liveedit_core.errors import InputError, IntegrityError, StorageUnavailableError
 from liveedit_core.method.config import DEFAULT_BUDGET
@@ -95,7 +102,9 @@ class BankHistory:
     def __init__(self, store: ObjectStore, bank: str, table: Table) -> None:
         self._table = table
         self._bank = bank
+        self._store = store
         self._archive = VersionArchive(store, bank)
+        self.deletions = Deletions(store, bank)
 
     def record(self, version: int) -> BankVersion:
         """The record of a version; IntegrityError when it has none or no longer exists."""
@@ -195,17 +204,31 @@ class BankHistory:
         return dict(zip(*(rows.column(name).to_pylist() for name in names), strict=True))
 
     def tag(self, name: str, version: int) -> None:
-        """Name a version; tagged versions are never deleted."""
+        """Name a version; tagged ones are never deleted. InputError when it is being deleted."""
         dataset = self._table.at(version)
         tagged = self.tags().get(name)
-        if tagged == version:
-            return
-        if tagged is not None:
+        if tagged is not None and tagged != version:
             raise InputError(f"tag {name!r} of bank {self._bank!r} names version {tagged} already")
         if name.isdigit() or not _TAG.fullmatch(name):
             raise InputError(
                 f"tag {name!r}: expected letters, digits, '.', '-' and '_', and no version number"
             )
+        if tagged is None:
+            self._create_tag(dataset, name, version)
+        if version in self.deletions.versions() or not self._is_stored(version):
+            if tagged is None:
+                self.untag(name)
+            raise InputError(
+                f"tag {name!r} of bank {self._bank!r}: a clean-up is deleting version {version}; "
+                "choose one that stays (growth.keep_versions, growth.keep_days)"
+            )
+
+    def _is_stored(self, version: int) -> bool:
+        """Asked of the store: an open table may remember a version that is deleted."""
+        folder = f"banks/{self._bank}/_versions"
+        return any(self._store.exists(f"{folder}/{name}") for name in manifest_names(version))
+
+    def _create_tag(self, dataset: LanceDataset, name: str, version: int) -> None:
         try:
             with storage_errors(self._table.uri):
                 create_tag(dataset, name, version)

@@ -300,8 +300,12 @@ class Table:
         """Call after a commit: force the manifest of the new version to disk."""
         if "://" not in self.uri:
             folder = Path(self.uri) / "_versions"
-            names = (f"{_NEWEST_NAME - version:020d}.manifest", f"{version}.manifest")
-            sync_files(folder / name for name in names)
+            sync_files(folder / name for name in manifest_names(version))
+
+
+def manifest_names(version: int) -> tuple[str, str]:
+    """The two that the manifest of a version may have, in `_versions`."""
+    return f"{_NEWEST_NAME - version:020d}.manifest", f"{version}.manifest"
 
 
 def not_null(**columns: pa.DataType) -> pa.Schema:
