@@ -31,7 +31,7 @@ from liveedit_core.errors import IntegrityError, LiveEditError, StorageUnavailab
 _MAX_TEXTS = 2000
 """Texts in one SQL predicate."""
 _MAX_COMMIT_TRIES = 10
-_CACHED_METADATA_BYTES = 32 * 1024 * 1024
+_CACHED_METADATA_BYTES = 16 * 1024 * 1024
 """By each open table. Lance keeps the manifest of every version that was read, and each names all
 files: with its limit of 1 GiB, a process that appends grows with the square of what it appends."""
 _CACHED_INDEX_BYTES = 1024 * 1024 * 1024

@@ -8,10 +8,12 @@ from typing import Any
 from infra.reports.data import EditorsReportData, Measure
 from infra.reports.editors import write_editors_report
 from infra.reports.measures import COSTS
-from liveedit_core.errors import ConfigError
+from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.evaluation.statistics import Interval
+from liveedit_core.inputs.given_files import read_given_text
 
 Tree = Mapping[str, Any]
+_MAX_BYTES = 256 << 20
 
 
 def write_page_of(files: Sequence[Path], folder: Path) -> list[Path]:
@@ -23,10 +25,10 @@ def write_page_of(files: Sequence[Path], folder: Path) -> list[Path]:
 def read_tree(file: Path) -> Tree:
     """A comparison as `compare_editors.py` or `final_numbers.py` wrote it."""
     try:
-        tree: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        tree: dict[str, Any] = json.loads(read_given_text(file, _MAX_BYTES))
         tree = tree.get("editors", tree)
         tree["rows"], tree["cases"]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (InputError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"{file}: expected a comparison.json of compare_editors.py, or numbers of "
             f"final_numbers.py, found {error!r}"

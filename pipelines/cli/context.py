@@ -19,6 +19,7 @@ from infra.requests.request_log import RequestHeader, RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.inputs.datasets import load_cases, load_requests
+from liveedit_core.inputs.given_files import check_is_file, given_lines
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.inputs.text import escaped
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 MIN_PREFIX_CHARS = 4
 _EDIT_ID = re.compile(r"[0-9a-f]{64}")
+_MAX_NAME_BYTES = 1000
+"""Of a line that names an edit."""
 _FOLDED = ("prompt", "target", "message", "reason", "submitter", "author", "by")
 """Columns that fold on a narrow terminal."""
 _CUT = {"edit": 12, "superseded by": 12, "prompt": 60, "target": 60}
@@ -205,20 +208,22 @@ def _full_ids(request_log: RequestLog, names: Collection[str]) -> list[str]:
 def _edits_of_file(path: Path, store: ObjectStore, request_log: RequestLog) -> list[str]:
     """Edit ids of a file: one per line ("-": of stdin), or JSONL of requests or cases."""
     if str(path) == "-":
-        return _full_ids(request_log, [line for line in sys.stdin if line.strip()])
-    if path.exists() and not (path.is_file() or path.is_fifo()):
-        raise InputError(f"{path} is no file; expected edit ids or JSONL")
-    try:
-        first = next((line for line in path.open(encoding="utf-8") if line.strip()), "")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    if not first.lstrip().startswith("{"):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return _full_ids(request_log, [line for line in lines if line.strip()])
-    from pipelines.job.cases import fetcher
-
+        ids = given_lines(sys.stdin.buffer, "stdin", _MAX_NAME_BYTES)
+        return _full_ids(request_log, list(ids))
     # Whoever selects edits may read any image here: only its digest is used.
     limits = InputLimits(image_roots=("/",))
+    check_is_file(path)
+    try:
+        with path.open("rb") as file:
+            first = next(given_lines(file, str(path), limits.max_line_bytes), "")
+            if not first.startswith("{"):
+                file.seek(0)
+                ids = given_lines(file, str(path), _MAX_NAME_BYTES)
+                return _full_ids(request_log, list(ids))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    from pipelines.job.cases import fetcher
+
     fetch = fetcher(store, limits.max_image_bytes)
     load = load_cases if '"edit"' in first else load_requests
     items = load(path, limits=limits, fetch=fetch, store_uri=store.root_uri)

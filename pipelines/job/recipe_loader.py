@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from liveedit_core.errors import ConfigError
+from liveedit_core.errors import ConfigError, InputError
+from liveedit_core.inputs.given_files import read_given_text
 from liveedit_core.settings import Settings, field_at
 
 JOB_KEY = "job"
+_MAX_RECIPE_BYTES = 1 << 20
 
 
 class Recipe(Settings):
@@ -49,13 +51,13 @@ def load_recipe(
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raises ConfigError when it is missing or not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"recipe {str(path)!r} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {str(path)!r} cannot be read: {error}") from error
+        if not path.exists():
+            raise ConfigError(f"recipe {str(path)!r} does not exist")
+        return tomllib.loads(read_given_text(path, _MAX_RECIPE_BYTES))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except (OSError, ValueError, InputError) as error:
+        raise ConfigError(f"recipe {str(path)!r} cannot be read: {error}") from error
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

@@ -22,11 +22,13 @@ from liveedit_core.backbones.families import (
 from liveedit_core.backbones.prompt_encoder import EMBEDDING_SIZE
 from liveedit_core.backbones.prompts import REFERENCE_SIDE
 from liveedit_core.backbones.protocol import Backbone
-from liveedit_core.errors import ConfigError
+from liveedit_core.errors import ConfigError, InputError
+from liveedit_core.inputs.given_files import read_given_text
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
 from pipelines.training.recipe import ModelSection
 
+_MAX_CONFIG_BYTES = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSizes:
@@ -98,7 +100,7 @@ def read_backbone(config_file: Path, edit_layer: int | None = None) -> BackboneS
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     try:
-        values: dict[str, Any] = json.loads(config_file.read_text())
+        values: dict[str, Any] = json.loads(read_given_text(config_file, _MAX_CONFIG_BYTES))
         config = AutoConfig.for_model(values.pop("model_type"), **values)
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config)
@@ -110,7 +112,9 @@ def read_backbone(config_file: Path, edit_layer: int | None = None) -> BackboneS
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         num_image_tokens = count_image_tokens(config)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, ImportError) as error:
+    except (
+        *(OSError, InputError, ValueError, KeyError, AttributeError, TypeError, ImportError),
+    ) as error:
         raise ConfigError(
             f"{config_file}: no configuration of a decoder-only image-text model: {error}"
         ) from error

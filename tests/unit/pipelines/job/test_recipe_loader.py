@@ -1,5 +1,6 @@
 """Recipes: what is read, from where, and how mistakes are named."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -133,6 +134,20 @@ def test_mistakes_in_overrides(override: str, reason: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         load_recipe(LifelongEditRecipe, tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("kind", ["/dev/zero", "pipe", "folder", "sparse"])
+def test_a_recipe_that_is_no_file_of_text_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "sparse":
+        with path.open("wb") as file:
+            file.truncate(10 * 1024**3)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_recipe(LifelongEditRecipe, path)
 
 
 @pytest.mark.parametrize("recipe_class", RECIPE_CLASSES.values(), ids=RECIPE_CLASSES)
