@@ -16,6 +16,7 @@ import torch
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
+from infra.storage.writer_fence import WriterFencedError
 from infra.tracking.model_registry import ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.backbones.protocol import Backbone
@@ -28,6 +29,7 @@ from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.run_folder import run_facts, write_recipe
 from pipelines.job.stages import bank_identity
 from pipelines.serving.recipe import ServeRecipe
+from pipelines.serving.service import LoopNote
 from pipelines.serving.versions import DEFAULT_BANK, VersionStore
 from workers.expert_embedding_worker import ExpertEmbeddingWorker, load_embedder
 from workers.generator_worker import GeneratorWorker
@@ -89,14 +91,20 @@ class Teacher:
             self._thread.join()
 
     def _teach(self) -> None:
+        recipe = self.recipe
+        note = LoopNote(ObjectStore(recipe.store_uri), recipe.bank.name or DEFAULT_BANK)
+        note.write("")
         try:
             self._follower().follow()
         except LiveEditError as error:
             self.problem = error.message
             self.say(f"the editing loop ended: {error.message}")
+            if not isinstance(error, WriterFencedError):  # else another one teaches this bank
+                note.write(error.message)
         except Exception as error:  # a bug must not look like a loop that has nothing to do
             self.problem = repr(error)
             _logger.exception("the editing loop ended")
+            note.write(self.problem)
 
     def _pause(self, duration_s: float) -> None:
         self._is_closing.wait(duration_s)

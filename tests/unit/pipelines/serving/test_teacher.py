@@ -7,6 +7,7 @@ from starlette.testclient import TestClient
 
 from infra.bank.expert_bank import ExpertBank
 from infra.storage.writer_fence import WriterFencedError
+from liveedit_core.errors import IntegrityError
 from pipelines.editing.follow import Follower
 from pipelines.serving.app import create_app
 from pipelines.serving.service import Service
@@ -71,3 +72,41 @@ def test_a_loop_that_ended_by_itself_is_told(
     assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
     assert "another writer took over" in status["problem"]
     assert "nothing is taught" in status["problem"]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"),
+    [
+        (IntegrityError("the log is damaged"), True),
+        (ZeroDivisionError("a bug"), True),
+        (WriterFencedError("another writer took over"), False),
+    ],
+)
+def test_a_replica_tells_that_the_loop_of_another_process_ended(
+    operations: Operations, monkeypatch: pytest.MonkeyPatch, error: Exception, is_told: bool
+) -> None:
+    recipe = Place(operations).recipe("bank.name=taught", "teach.is_on=true")
+    replica = Service.started(recipe, TinyModels(operations.folder))
+    teacher = teacher_of(replica.versions, recipe, lambda text: None)
+
+    def fail(self: Follower) -> None:
+        raise error
+
+    def told(is_there: bool) -> str:
+        deadline_s = time.monotonic() + WAIT_S
+        while bool(replica.problem) != is_there and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        return replica.problem
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Follower, "follow", fail)
+            teacher.start()
+            teacher.close()
+        assert (str(error) in told(is_told)) == is_told
+        monkeypatch.setattr(Follower, "follow", lambda self: None)
+        teacher.start()  # the next one runs
+        teacher.close()
+        assert told(False) == ""
+    finally:
+        replica.close()
