@@ -3,61 +3,26 @@ champion."""
 
 import logging
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from infra.storage.object_store import ObjectStore
-from liveedit_core.errors import LiveEditError
 from pipelines.serving.engine import Engine
 from pipelines.serving.images import ImageReader
 from pipelines.serving.knowledge import Knowledge
 from pipelines.serving.recipe import ServeRecipe
 from pipelines.serving.telemetry import Telemetry
 from pipelines.serving.timeline import Timeline
-from pipelines.serving.versions import DEFAULT_BANK, VersionStore
+from pipelines.serving.versions import DEFAULT_BANK, LoopNote, VersionStore
 from workers.models import ModelSource, limit_threads
 
 if TYPE_CHECKING:
     from pipelines.serving.teacher import Teacher
-
-_logger = logging.getLogger(__name__)
 
 
 def log_to_terminal() -> None:
     """Lines of ours on stderr, one an answer; of libraries only warnings."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("pipelines").setLevel(logging.INFO)
-
-
-@dataclass(frozen=True)
-class LoopNote:
-    """Why the editing loop of a bank ended by itself: its process writes it, replicas in other
-    processes read it."""
-
-    store: ObjectStore
-    bank: str
-
-    @property
-    def _key(self) -> str:
-        return f"editing_loops/{self.bank}.txt"
-
-    def write(self, problem: str) -> None:
-        """ "" while the loop runs."""
-        try:
-            if problem:
-                self.store.put(self._key, problem.encode())
-            else:
-                self.store.delete(self._key)
-        except LiveEditError as error:
-            _logger.warning("replicas are not told how the editing loop fares: %s", error.message)
-
-    def read(self) -> str:
-        """ "" too while the store does not answer: `VersionStore.problem` says that."""
-        try:
-            is_there = self.store.exists(self._key)
-            return self.store.get(self._key).decode(errors="replace") if is_there else ""
-        except LiveEditError:
-            return ""
 
 
 class Service:

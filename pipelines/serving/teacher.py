@@ -29,8 +29,7 @@ from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.run_folder import run_facts, write_recipe
 from pipelines.job.stages import bank_identity
 from pipelines.serving.recipe import ServeRecipe
-from pipelines.serving.service import LoopNote
-from pipelines.serving.versions import DEFAULT_BANK, VersionStore
+from pipelines.serving.versions import DEFAULT_BANK, LoopNote, VersionStore
 from workers.expert_embedding_worker import ExpertEmbeddingWorker, load_embedder
 from workers.generator_worker import GeneratorWorker
 

@@ -273,3 +273,34 @@ def _bank_of(recipe: ServeRecipe) -> ExpertBank | None:
         name = names[0] if names else DEFAULT_BANK
     exists = Table(store, f"banks/{name}").exists()
     return ExpertBank.open(store, name) if exists else None
+
+
+@dataclass(frozen=True)
+class LoopNote:
+    """Why the editing loop of a bank ended by itself: its process writes it, replicas in other
+    processes read it."""
+
+    store: ObjectStore
+    bank: str
+
+    @property
+    def _key(self) -> str:
+        return f"editing_loops/{self.bank}.txt"
+
+    def write(self, problem: str) -> None:
+        """ "" while the loop runs."""
+        try:
+            if problem:
+                self.store.put(self._key, problem.encode())
+            else:
+                self.store.delete(self._key)
+        except LiveEditError as error:
+            _logger.warning("replicas are not told how the editing loop fares: %s", error.message)
+
+    def read(self) -> str:
+        """ "" too while the store does not answer: `VersionStore.problem` says that."""
+        try:
+            is_there = self.store.exists(self._key)
+            return self.store.get(self._key).decode(errors="replace") if is_there else ""
+        except LiveEditError:
+            return ""

@@ -169,47 +169,6 @@ def test_edits_are_selected_by_a_file_of_ids_or_by_the_file_that_was_handed_in(
     assert [states[key] for key in chosen] == ["removed", "removed"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        ("/dev/zero", "is a pipe or device; expected a file"),
-        ("pipe", "is a pipe or device; expected a file"),
-        ("folder", "is a folder; expected a file"),
-        ("sparse", "line 1: longer than 1,048,576 bytes"),
-        ("short", "no edit of the request log"),
-        ("binary", "line 1: not UTF-8"),
-        ("missing", "No such file or directory"),
-    ],
-)
-def test_what_is_no_list_of_edits_is_refused_at_once(
-    terminal: Terminal, kind: str, reason: str
-) -> None:
-    path = terminal.folder / kind
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "sparse":
-        with path.open("wb") as file:
-            file.truncate(10 * 1024**3)
-    elif kind == "short":
-        path.write_text("abcdef\n")
-    elif kind == "binary":
-        path.write_bytes(b"\xff\xfe\n")
-    words = ("--from", kind if kind.startswith("/") else str(path))
-    terminal("bank", "remove", *words, code=1)
-    assert reason in terminal.errors
-
-
-def test_an_endless_line_on_stdin_is_refused(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with open("/dev/zero") as endless:
-        monkeypatch.setattr(sys, "stdin", endless)
-        terminal("bank", "remove", "--from", "-", code=1)
-    assert "stdin, line 1: longer than 1,000 bytes" in terminal.errors
-
-
 def requests_file(terminal: Terminal, *numbers: int) -> Path:
     lines = []
     for number in numbers:
