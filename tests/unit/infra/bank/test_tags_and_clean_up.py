@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from lance import LanceDataset
 
 from infra.bank import compaction, history
 from infra.bank.compaction import Compaction
@@ -56,9 +57,9 @@ def tell(
 
     create = history.create_tag
 
-    def create_later(*arguments: object) -> None:
+    def create_later(dataset: LanceDataset, name: str, version: int) -> None:
         scheduler.point("put a tag")
-        create(*arguments)  # type: ignore[arg-type]
+        create(dataset, name, version)
         scheduler.point("after a tag")
 
     draw = random.Random(seed)

@@ -189,5 +189,5 @@ def test_a_fault_of_the_program_is_no_cases_fault(monkeypatch: pytest.MonkeyPatc
     prompts = {"What is this?", *(one.edit.prompt for one in cases)}  # the known-good one too
     fail_on(monkeypatch, frozenset(prompts))
     with pytest.raises(RuntimeError, match=FAULT):
-        on_cases(cases, lambda some: [check(one) for one in some], check, said.append)
+        on_cases(cases, lambda some: list(map(check, some)), check, said.append)
     assert not any("is refused" in line for line in said)
