@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from lance import LanceDataset
 
+from infra._compat import create_tag
 from infra.bank import compaction, history
 from infra.bank.compaction import Compaction
 from infra.bank.deletions import Deletions
@@ -55,11 +56,9 @@ def tell(
                 (Path(table.uri) / "_versions" / name).unlink(missing_ok=True)
         return 0
 
-    create = history.create_tag
-
     def create_later(dataset: LanceDataset, name: str, version: int) -> None:
         scheduler.point("put a tag")
-        create(dataset, name, version)
+        create_tag(dataset, name, version)
         scheduler.point("after a tag")
 
     draw = random.Random(seed)
