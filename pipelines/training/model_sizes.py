@@ -30,6 +30,7 @@ from pipelines.training.recipe import ModelSection
 
 _MAX_CONFIG_BYTES = 16 << 20
 
+
 @dataclass(frozen=True, kw_only=True)
 class BackboneSizes:
     """Parameter counts and dimensions of a backbone."""
