@@ -204,7 +204,7 @@ def test_questions_about_one_image_run_its_rows_once(
     num_rows: list[int] = []
     run = prefix.hidden_after
 
-    def counted(*arguments: Any) -> list[torch.Tensor]:
+    def counted(*arguments: Any) -> torch.Tensor:
         num_rows.append(arguments[4]["inputs_embeds"].shape[:2].numel())
         return run(*arguments)
 
