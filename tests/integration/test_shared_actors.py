@@ -17,7 +17,7 @@ from pipelines.job.sections import EmbeddingSection, GeneratorSection, RaySectio
 from tests.unit.tiny_inputs import HashEmbedder, request
 from tests.unit.tiny_models import IDENTITY, TinyModels
 from workers.actor_pool import WorkerPool
-from workers.subject_assigner import SubjectsHere
+from workers.subject_assigner import SubjectAssigner
 
 BATCHES = [(1,), (2, 3), (4, 5)]
 
@@ -54,7 +54,7 @@ def test_the_bank_does_not_depend_on_who_embeds(tmp_path: Path, num_workers: int
         assert writers.bank_identity() == IDENTITY
         bank = ExpertBank.open_or_create(store, "main", IDENTITY)
         subjects = subjects_of(recipe, bank, writers.generator.describe())
-        assert isinstance(subjects, SubjectsHere)
+        assert isinstance(subjects, SubjectAssigner)
         generated = writers.generator.stream(BATCHES, log.reader())
         written = list(writers.embedder.stream(generated, bank.fragment_writer()))
         (found,) = subjects.stream([[asked for _, asked in written]])

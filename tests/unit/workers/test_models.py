@@ -12,13 +12,14 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.parts import one_process_at_a_time
 from liveedit_core.states import LayerStates
 from tests.unit.tiny_inputs import case, request
 from tests.unit.tiny_models import CONFIG, TinyBackbone, TinyModels
 from workers.evaluation_worker import EvaluationWorker
 from workers.generator_worker import GeneratorWorker
 from workers.messages import EvaluationUnit, NumberedRequest, SharedRepository
-from workers.models import CacheNames, one_process_at_a_time
+from workers.models import CacheNames
 
 CASES = [case(number) for number in range(5)]
 UNIT = EvaluationUnit(cases=tuple(CASES), protocols=("teacher_forced",))
