@@ -172,7 +172,7 @@ def train(recipe: TrainRecipe) -> int:
     from pipelines.training.job import train_on
 
     write_recipe(recipe, "recipe.toml")
-    backbone = load_training_backbone(recipe)
+    backbone = load_training_backbone(recipe, has_actors=recipe.has_actors)
     done = train_on(recipe, backbone, training_cases(recipe, backbone))
     for warning in done.warnings:
         print(f"warning: {warning}")

@@ -56,8 +56,8 @@ class ActorPool:
     def __init__(self, name: str, actors: Sequence[Any], *, max_in_flight: int) -> None:
         """Take over at least one new actor; `max_in_flight` is raised to two calls per actor."""
         self.name = name
-        self._actors = list(actors)
-        self.max_in_flight = max(max_in_flight, CALLS_PER_ACTOR * len(self._actors))
+        self.actors = list(actors)
+        self.max_in_flight = max(max_in_flight, CALLS_PER_ACTOR * len(self.actors))
         self._pending: dict[ray.ObjectRef[Any], _PendingCall] = {}
 
     @property
@@ -70,19 +70,15 @@ class ActorPool:
         """Results that are awaited."""
         return list(self._pending)
 
-    @property
-    def actors(self) -> list[Any]:
-        return list(self._actors)
-
     def add(self, actor: Any) -> None:
         """Take over one more actor."""
-        self._actors.append(actor)
-        self.max_in_flight = max(self.max_in_flight, CALLS_PER_ACTOR * len(self._actors))
+        self.actors.append(actor)
+        self.max_in_flight = max(self.max_in_flight, CALLS_PER_ACTOR * len(self.actors))
 
     def submit(self, key: int, call: Call, preferred: int | None = None) -> int:
         """Make a call on the preferred actor if it has room, else on the least busy one; returns
         its index. The answer comes back under `key`."""
-        load = [0] * len(self._actors)
+        load = [0] * len(self.actors)
         for pending in self._pending.values():
             load[pending.actor_index] += 1
         index = load.index(min(load))
@@ -92,7 +88,7 @@ class ActorPool:
         return index
 
     def _send(self, pending: _PendingCall) -> None:
-        refs = pending.call(self._actors[pending.actor_index])
+        refs = pending.call(self.actors[pending.actor_index])
         first, *kept = refs if isinstance(refs, list) else [refs]
         pending.kept = tuple(kept)
         self._pending[first] = pending
@@ -145,7 +141,7 @@ class ActorPool:
         _logger.warning("%s; attempt %d of %d", error, pending.num_attempts + 1, MAX_ATTEMPTS)
         time.sleep(min(0.5 * 2**pending.num_attempts, 10.0))
         pending.num_attempts += 1
-        pending.actor_index = (pending.actor_index + 1) % len(self._actors)
+        pending.actor_index = (pending.actor_index + 1) % len(self.actors)
         self._send(pending)
 
     def _retry_when_reachable(self, pending: _PendingCall, error: Exception) -> None:
@@ -169,9 +165,9 @@ class ActorPool:
 
     def _reachable_actor(self, after: int) -> int | None:
         """Index of the next actor that accepts calls; a busy one does."""
-        count = len(self._actors)
+        count = len(self.actors)
         for index in ((after + step) % count for step in range(1, count + 1)):
-            ready, _ = ray.wait([self._actors[index].__ray_ready__.remote()], timeout=2.0)
+            ready, _ = ray.wait([self.actors[index].__ray_ready__.remote()], timeout=2.0)
             try:
                 ray.get(ready)
             except ray.exceptions.RayActorError:
@@ -181,7 +177,7 @@ class ActorPool:
 
     def call_first(self, call: Call) -> Any:
         """Wait for the first actor to start, and call it."""
-        ref = call(self._actors[0])
+        ref = call(self.actors[0])
         for timeout_s in (_STILL_WAITING_AFTER_S, START_TIMEOUT_S - _STILL_WAITING_AFTER_S):
             ready, _ = ray.wait([ref], timeout=timeout_s)
             if ready:
@@ -201,7 +197,7 @@ class ActorPool:
     def close(self) -> None:
         """End the actors at once; calls in flight are dropped."""
         self._pending.clear()
-        for actor in self._actors:
+        for actor in self.actors:
             ray.kill(actor)
 
 

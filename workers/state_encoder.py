@@ -1,4 +1,4 @@
-"""The state encoder: inputs in, rows of the state cache out.
+"""The state encoder: inputs in, rows of the state cache out; images in, their pyramids out.
 
 Owns: one frozen backbone, loaded when it starts; no other state but the images it saw last.
 Receives: chunks of inputs that the cache does not hold, and the handle to write with.
@@ -8,8 +8,11 @@ When it dies: nothing is lost. The pool restarts the process and sends the unfin
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import ray
+import torch
+from torch import Tensor
 
 from infra.cache.state_cache import MissingState
 from infra.cache.state_rows import StateWriter, WrittenStates
@@ -48,8 +51,12 @@ class StateEncoder:
         """The interface of `WorkerPool`, in this process."""
         return (self.write(chunk, writer) for chunk in chunks)
 
-    def close(self) -> None:
-        """Nothing to release."""
+    @converted_failures
+    def pyramids(self, images: Sequence[bytes]) -> Tensor:
+        """Pyramids of some images, float16 [B, E] on the CPU; only of a backbone that has them."""
+        backbone: Any = self._backbone
+        found = backbone.image_tower.features(images, backbone.batch_size)
+        return torch.stack([found[image].pyramid_E for image in images]).half().cpu()
 
 
 def image_chunks(missing: Sequence[MissingState], size: int = CHUNK_SIZE) -> Iterator[list[int]]:

@@ -338,7 +338,8 @@ class StatesSection(ActorSection):
     max_bytes: Count = 50_000_000_000
     """Budget; beyond it the least recently used states are evicted. 0 sets no limit."""
     num_workers: Count = 0
-    """Actors that encode a split before training; 0 encodes in the job's own process."""
+    """Actors that encode a split before training; 0 encodes in the job's own process, or in one
+    actor where training has shards or GPUs of its own."""
     max_in_flight: PositiveInt = 4
     """Chunks in flight at one time."""
 

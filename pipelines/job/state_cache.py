@@ -5,6 +5,8 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+from torch import Tensor
+
 from infra.cache.cached_states import CachedStates
 from infra.cache.state_cache import StateCache
 from infra.cache.state_rows import StateWriter, WrittenStates
@@ -33,8 +35,8 @@ class Encoder(Protocol):
     ) -> Iterable[WrittenStates]:
         """One answer a chunk, in order."""
 
-    def close(self) -> None:
-        """Release memory and cores; no more calls follow."""
+    def each_pyramids(self, chunks: Iterable[Sequence[bytes]], /) -> Iterable[Tensor]:
+        """The pyramids of the images of each chunk, float16 [B, E], in order."""
 
 
 def cache_names(section: StatesSection, run_root: str) -> CacheNames | None:
@@ -85,7 +87,7 @@ def state_encoder(
 ) -> Iterator[Encoder]:
     """Encodes a split: workers that load `models` in a Ray session, or here with `backbone`."""
     if section.num_workers == 0:
-        yield StateEncoder(lambda: backbone)
+        yield EncoderHere(lambda: backbone)
         return
     with open_session(RaySection(), needed_cpus=section.num_cpus * section.num_workers):
         num_gpus = gpus_of_each(section)
@@ -97,15 +99,35 @@ def state_encoder(
             pool.close()
 
 
+class EncoderHere(StateEncoder):
+    """Encodes in this process."""
+
+    def each_pyramids(self, chunks: Iterable[Sequence[bytes]]) -> Iterator[Tensor]:
+        return map(self.pyramids, chunks)
+
+
+class EncoderPool(WorkerPool[Sequence[BackboneInput], WrittenStates, StateIdentity]):
+    """Encodes in actors."""
+
+    def each_pyramids(self, chunks: Iterable[Sequence[bytes]]) -> Iterable[Tensor]:
+        pool = WorkerPool[Sequence[bytes], Tensor, None](
+            self.name,
+            self.actors,
+            lambda actor, images: actor.pyramids.remote(images),
+            max_in_flight=self.max_in_flight,
+        )
+        return pool.stream(chunks)
+
+
 def start_encoders(
     load_backbone: Callable[[], Backbone], section: StatesSection, num_gpus: float = 0.0
-) -> WorkerPool[Sequence[BackboneInput], WrittenStates, StateIdentity]:
+) -> EncoderPool:
     """Actors that encode chunks, in an open Ray session."""
     options = actor_options(
         num_cpus=section.num_cpus, num_gpus=num_gpus, node_resource=section.node_resource
     )
     worker = StateEncoderActor.options(**options)
-    return WorkerPool(
+    return EncoderPool(
         "state-encoding pool",
         [
             worker.remote(load_backbone, num_threads=section.num_threads)

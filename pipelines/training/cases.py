@@ -83,10 +83,12 @@ def suffix_models(recipe: TrainRecipe) -> ModelNames:
     return replace(models, options=models.options.with_changes(device="cpu"))
 
 
-def load_training_backbone(recipe: TrainRecipe) -> VisionLanguageBackbone:
-    """The backbone in this process, which encodes and validates."""
+def load_training_backbone(
+    recipe: TrainRecipe, *, has_actors: bool = False
+) -> VisionLanguageBackbone:
+    """The backbone in this process: encodes, trains and validates, or on the CPU beside actors that
+    do so."""
     from liveedit_core.builtin.backbone import load_named_backbone
 
-    return load_named_backbone(
-        recipe.backbone.name, training_models(recipe).options, builtin_batch_size=_BATCH_SIZE
-    )
+    models = suffix_models(recipe) if has_actors else training_models(recipe)
+    return load_named_backbone(recipe.backbone.name, models.options, builtin_batch_size=_BATCH_SIZE)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -30,7 +30,13 @@ from liveedit_core.training.data import (
 from liveedit_core.training.random_targets import MOST_WORDS, TargetWriter
 from liveedit_core.whole_files import whole_file, write_whole
 from pipelines.job.cases import cases_digest
-from pipelines.job.state_cache import fill_cache, open_cache, state_encoder, training_source
+from pipelines.job.state_cache import (
+    Encoder,
+    fill_cache,
+    open_cache,
+    state_encoder,
+    training_source,
+)
 from pipelines.training.cases import (
     images_by_entity,
     sentinel_images,
@@ -95,7 +101,7 @@ def prepare_material(
     if cache is not None:
         inputs = TrainingInputs(folder / "inputs.safetensors")
         if cache.missing(inputs):  # else no worker need start
-            with state_encoder(recipe.states, backbone, models) as encoder:
+            with state_encoder(recipe.encoding, backbone, models) as encoder:
                 fill_cache(cache, encoder, inputs, Progress("encoding edits and probes"))
     if recipe.model.visual_source == "tower_pyramid" and not (folder / PYRAMIDS_FILE).exists():
         copies = recipe.data.changed_copies
@@ -103,7 +109,9 @@ def prepare_material(
             [copy for image in group for copy in (image, *changed_copies(image, copies))]
             for group in images_by_entity(recipe, cases, held_out_entities)
         ]
-        encode_pyramids(backbone, folder, cache, images, sentinel_images(recipe))
+        size = pyramid_size(backbone, images)
+        with state_encoder(recipe.encoding, backbone, models) as encoder:
+            encode_pyramids(encoder, size, folder, cache, images, sentinel_images(recipe))
     return load_material(folder, training_source(cache, backbone, models))
 
 
@@ -199,9 +207,22 @@ def changed_copies(image: bytes, count: int) -> list[bytes]:
     return copies
 
 
-@torch.no_grad()
+def pyramid_size(
+    backbone: VisionLanguageBackbone, images_of_entities: Sequence[Sequence[bytes]]
+) -> int:
+    """E; ConfigError where a visual key cannot be fitted to pyramids."""
+    tower = backbone.image_tower
+    if tower is None or not backbone.visual_size or not images_of_entities:
+        raise ConfigError(
+            "model.visual_source: a tower_pyramid needs the built-in backbone, and cases that show "
+            "entities in more than one image; use model.visual_source=edit_layer"
+        )
+    return tower.pyramid_size
+
+
 def encode_pyramids(
-    backbone: VisionLanguageBackbone,
+    encoder: Encoder,
+    size: int,
     folder: Path,
     cache: StateCache | None,
     images_of_entities: Sequence[Sequence[bytes]],
@@ -209,26 +230,27 @@ def encode_pyramids(
 ) -> None:
     """Write the pyramids of the images of every training entity, at least two of each, and of
     other images."""
-    tower = backbone.image_tower
-    if tower is None or not backbone.visual_size or not images_of_entities:
-        raise ConfigError(
-            "model.visual_source: a tower_pyramid needs the built-in backbone, and cases that show "
-            "entities in more than one image; use model.visual_source=edit_layer"
-        )
     rows_of_image = count()
     entities = [[next(rows_of_image) for _ in group] for group in images_of_entities]
     images = [image for group in images_of_entities for image in group] + list(other_images)
     report = Progress("encoding images")
-    rows = []
-    for start in range(0, len(images), IMAGE_CHUNK):
-        chunk = images[start : start + IMAGE_CHUNK]
-        known = cache.pyramids(chunk) if cache is not None else {}
-        new = [image for image in chunk if image not in known]
-        if new:
-            features = tower.features(new, backbone.batch_size)
-            known |= {image: features[image].pyramid_E.cpu() for image in new}
-        rows.append(torch.stack([known[image][: tower.pyramid_size] for image in chunk]).half())
-        report(start + len(chunk), len(images))
+    row_of: dict[bytes, Tensor] = {}
+    distinct = list(dict.fromkeys(images))
+    if cache is not None:
+        for chunk in _chunks(distinct):
+            row_of |= {image: row_E.half() for image, row_E in cache.pyramids(chunk).items()}
+    missing = [image for image in distinct if image not in row_of]
+    for chunk, rows_BE in zip(
+        _chunks(missing), encoder.each_pyramids(_chunks(missing)), strict=True
+    ):
+        row_of |= dict(zip(chunk, rows_BE, strict=True))
+        report(len(row_of), len(distinct))
+    rows = torch.stack([row_of[image][:size] for image in images])
     write_whole(folder / "entities.json", json.dumps(entities))
     with whole_file(folder / PYRAMIDS_FILE) as partial:
-        save_file({"rows": torch.cat(rows)}, partial)
+        save_file({"rows": rows}, partial)
+
+
+def _chunks(images: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    for start in range(0, len(images), IMAGE_CHUNK):
+        yield images[start : start + IMAGE_CHUNK]

@@ -138,7 +138,7 @@ def do_training(
 
 def processes(recipe: TrainRecipe) -> contextlib.AbstractContextManager[object]:
     """A Ray session, if the run needs other processes."""
-    if not recipe.sharding.needs_processes:
+    if not recipe.has_actors:
         return contextlib.nullcontext()
     needed = recipe.sharding.needed_cpus + recipe.validation.num_cpus
     return open_session(RaySection(), needed_cpus=needed)

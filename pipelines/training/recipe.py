@@ -116,7 +116,8 @@ class KeepSection(Settings):
 
 class ValidationSection(ActorSection):
     """Validation while training: the five metrics on held-out entities, in an actor where
-    `sharding` has several processes or GPUs, else in the job's own process."""
+    `sharding` has several processes or GPUs or `states` has workers, else in the job's own
+    process."""
 
     every_steps: Count = 100
     """Steps between two validations, a multiple of `checkpoint.every_steps`; each phase ends with
@@ -205,6 +206,17 @@ class TrainRecipe(RunRecipe):
                     f"equally by sharding.shards = {self.sharding.shards}; use a multiple"
                 )
         return self
+
+    @property
+    def encoding(self) -> StatesSection:
+        """Where states and pyramids are computed: by actors where anything is."""
+        has_actors = self.sharding.needs_processes and not self.states.num_workers
+        return self.states.with_changes(num_workers=1) if has_actors else self.states
+
+    @property
+    def has_actors(self) -> bool:
+        """Whether actors compute; then the job's own process needs no GPU."""
+        return self.encoding.num_workers > 0
 
     @property
     def plan(self) -> TrainingPlan:

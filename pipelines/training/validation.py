@@ -20,7 +20,7 @@ from workers.validation_worker import ValidationActor, ValidationWorker
 class Validation:
     """Validates generators on the held-out cases of a recipe.
 
-    Nothing is loaded before the first call. In an actor where the recipe trains in other processes;
+    Nothing is loaded before the first call. In an actor where other actors encode or train;
     then a Ray session must be open, and the models are those that the recipe names, unless
     `load_backbone` loads others. Else here, with `backbone`.
     """
@@ -58,7 +58,7 @@ class Validation:
 
     @functools.cached_property
     def _validate(self) -> Callable[[LiveEditGenerator], ValidationReport]:
-        if self._recipe.sharding.needs_processes:
+        if self._recipe.has_actors:
             self._pool = pool = self._started()
             return lambda generator: next(iter(pool.stream([self._sent(generator)])))
         here = ValidationWorker(lambda: self._backbone, self._held_out, **self._options)

@@ -67,12 +67,16 @@ CLAIMS = {
         "two actors against one",
         "{cpu_ratio:.1f} times less; {two_actors[ratio]:.1f} times as fast",
     ),
+    "generator_scaling": Claim(
+        "the stages of the editing job with two generator actors against one, each with as many "
+        "threads, built-in models, encoding included",
+        "{ratio:.2f} times the edits a second",
+    ),
     "scale_model": Claim(
         "what one more edit costs the largest store measured, against the smallest",
         "objects {last_against_first[objects_written]:.2f} times, versions "
-        "{last_against_first[versions]:.2f}, reads {last_against_first[reads]:.2f}; bytes written "
-        "{last_against_first[bytes_written]:.1f} times, of which an edit pays a logarithmic share, "
-        "as files and parts of indices are merged geometrically",
+        "{last_against_first[versions]:.2f}, reads {last_against_first[reads]:.2f}, bytes written "
+        "{last_against_first[bytes_written]:.2f}, bytes read {last_against_first[bytes_read]:.2f}",
     ),
     "serving_load": Claim(
         "the server: eight clients against one, HTTP against the library, {promotions[moves]} "

@@ -15,9 +15,10 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.states import LayerStates
 from pipelines.job.ray_session import open_session
 from pipelines.job.sections import StatesSection
-from pipelines.job.state_cache import fill_cache, start_encoders
+from pipelines.job.state_cache import EncoderHere, fill_cache, start_encoders
 from tests.integration.edit_job import kill_at, start_module
 from tests.integration.state_job import CHUNK, IDENTITY, INPUTS, SESSION
+from tests.tiny_backbone import image, tiny_backbone
 from tests.unit.tiny_models import TinyBackbone
 from workers.state_encoder import StateEncoder
 
@@ -82,6 +83,19 @@ def test_a_killed_driver_leaves_what_it_committed(tmp_path: Path) -> None:
     encoder = StateEncoder(TinyBackbone)
     assert fill_cache(cache, encoder, INPUTS, silent, chunk_size=CHUNK) == len(INPUTS) - held
     assert_complete(store)
+
+
+@pytest.mark.slow
+def test_pyramids_come_from_actors() -> None:
+    chunks = [[image(number) for number in some] for some in (range(3), range(3, 5))]
+    with open_session(SESSION, needed_cpus=2):
+        pool = start_encoders(tiny_backbone, StatesSection(num_workers=2, num_cpus=0.5))
+        found = list(pool.each_pyramids(chunks))
+        pool.close()
+    expected = list(EncoderHere(tiny_backbone).each_pyramids(chunks))
+    assert [len(rows) for rows in found] == [3, 2]
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two)
 
 
 def test_the_cache_works_on_s3(s3_root: str) -> None:

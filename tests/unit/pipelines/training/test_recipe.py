@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from liveedit_core.builtin import backbone as builtin_backbone
 from liveedit_core.errors import ConfigError
 from pipelines.job.recipe_loader import load_recipe
+from pipelines.training.cases import load_training_backbone
 from pipelines.training.recipe import TrainRecipe
 
 
@@ -63,3 +65,25 @@ def test_mistakes_are_named(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         recipe(tmp_path, text)
     assert reason in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("setting", "num_encoders"),
+    [("states.num_workers=2", 2), ("sharding.gpus_per_shard=1", 1), ("sharding.shards=2", 1)],
+)
+def test_beside_actors_the_driver_needs_no_gpu(
+    setting: str, num_encoders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+    monkeypatch.setattr(
+        builtin_backbone,
+        "load_named_backbone",
+        lambda name, options, **_: devices.append(options.device),
+    )
+    accumulation = [f"{phase}.accumulation=2" for phase in ("prompt", "experts", "joint")]
+    recipe = load_recipe(TrainRecipe, None, ["backbone.device=cuda", setting, *accumulation])
+    assert recipe.encoding.num_workers == num_encoders
+    load_training_backbone(recipe, has_actors=recipe.has_actors)
+    alone = load_recipe(TrainRecipe, None, ["backbone.device=cuda"])
+    load_training_backbone(alone, has_actors=alone.has_actors)
+    assert devices == ["cpu", "cuda"]
