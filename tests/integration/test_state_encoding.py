@@ -20,7 +20,6 @@ from tests.integration.edit_job import kill_at, start_module
 from tests.integration.state_job import CHUNK, IDENTITY, INPUTS, SESSION
 from tests.tiny_backbone import image, tiny_backbone
 from tests.unit.tiny_models import TinyBackbone
-from workers.state_encoder import StateEncoder
 
 
 class MortalBackbone(TinyBackbone):
@@ -80,7 +79,7 @@ def test_a_killed_driver_leaves_what_it_committed(tmp_path: Path) -> None:
     cache = StateCache(store, IDENTITY)
     held = len(cache)
     assert 3 * CHUNK <= held < len(INPUTS)
-    encoder = StateEncoder(TinyBackbone)
+    encoder = EncoderHere(TinyBackbone)
     assert fill_cache(cache, encoder, INPUTS, silent, chunk_size=CHUNK) == len(INPUTS) - held
     assert_complete(store)
 
@@ -101,9 +100,9 @@ def test_pyramids_come_from_actors() -> None:
 def test_the_cache_works_on_s3(s3_root: str) -> None:
     store = ObjectStore(s3_root)
     cache = StateCache(store, IDENTITY, max_bytes=10**6)
-    assert fill_cache(cache, StateEncoder(TinyBackbone), INPUTS, silent, chunk_size=20) == 40
+    assert fill_cache(cache, EncoderHere(TinyBackbone), INPUTS, silent, chunk_size=20) == 40
     assert_complete(store)
     cache._states.remove(cache.ids(INPUTS[:5]))
     cache._remove_orphans()
-    assert fill_cache(cache, StateEncoder(TinyBackbone), INPUTS, silent) == 5
+    assert fill_cache(cache, EncoderHere(TinyBackbone), INPUTS, silent) == 5
     assert_complete(store)

@@ -15,11 +15,16 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.state_source import StateIdentity
 from liveedit_core.training.data import TrainingData
 from pipelines.job.sections import StatesSection
-from pipelines.job.state_cache import cache_names, fill_cache, open_cache, training_source
+from pipelines.job.state_cache import (
+    EncoderHere,
+    cache_names,
+    fill_cache,
+    open_cache,
+    training_source,
+)
 from tests.unit.tiny_inputs import image
 from tests.unit.tiny_models import TinyBackbone, TinyModels
 from workers.models import ModelNames
-from workers.state_encoder import StateEncoder
 
 IDENTITY = StateIdentity.of(TinyBackbone(), "float32")
 INPUTS = [
@@ -34,7 +39,7 @@ class Interrupted(Exception):  # noqa: N818
     """Ends the process, as it were."""
 
 
-class BreakingEncoder(StateEncoder):
+class BreakingEncoder(EncoderHere):
     """Does some chunks, then breaks off."""
 
     def __init__(self, num_chunks: int) -> None:
@@ -50,7 +55,7 @@ class BreakingEncoder(StateEncoder):
         return super().write(chunk, writer)
 
 
-def fill(cache: StateCache, encoder: StateEncoder) -> int:
+def fill(cache: StateCache, encoder: EncoderHere) -> int:
     reports: list[tuple[int, int]] = []
     num_added = fill_cache(
         cache, encoder, INPUTS, lambda *numbers: reports.append(numbers), chunk_size=4
@@ -71,7 +76,7 @@ def test_a_broken_off_job_goes_on_where_it_was(store: ObjectStore) -> None:
 
 def test_a_split_larger_than_the_budget_is_encoded_as_far_as_it_fits(store: ObjectStore) -> None:
     whole = StateCache(ObjectStore(f"{store.root_uri}/whole"), IDENTITY)
-    fill(whole, StateEncoder(TinyBackbone))
+    fill(whole, EncoderHere(TinyBackbone))
     cache = StateCache(store, IDENTITY, max_bytes=whole.num_bytes // 2)
     encoder = BreakingEncoder(-1)
     assert fill(cache, encoder) == 8
@@ -87,7 +92,7 @@ def test_an_encoder_of_another_layer_is_refused(store: ObjectStore) -> None:
         edit_layer = 7
 
     with pytest.raises(ConfigError, match="edit_layer=7"):
-        fill(StateCache(store, IDENTITY), StateEncoder(Deeper))
+        fill(StateCache(store, IDENTITY), EncoderHere(Deeper))
 
 
 def test_a_recipe_names_the_cache_or_none(tmp_path: Path) -> None:
