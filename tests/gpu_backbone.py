@@ -6,8 +6,7 @@ from liveedit_core.backbones.image_tower import ImageTower
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.backbone import FAMILY
 from liveedit_core.method.config import GeneratorConfig
-from tests.tiny_backbone import tiny_backbone
-from tests.tiny_prompts import TinyPromptEncoder
+from tests.tiny_backbone import TinyPromptEncoder, tiny_backbone
 
 
 def tiny_backbone_on(device: str, config: GeneratorConfig) -> VisionLanguageBackbone:

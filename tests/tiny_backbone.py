@@ -5,6 +5,7 @@ images of 4 image rows, 4 decoder layers. Everything is float32 and seeded.
 """
 
 import contextlib
+import hashlib
 import io
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional
 
 from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel
 from liveedit_core.backbones.protocol import BackboneInput
@@ -31,6 +34,7 @@ SIDE = 64
 NUM_IMAGE_TOKENS = 4
 HIDDEN_SIZE = 32
 NUM_LAYERS = 4
+PROMPT_SIZE = 64
 EDIT_LAYER = 1
 IMAGE_TOKEN = "<image>"
 END_TOKEN = "<end>"
@@ -304,3 +308,23 @@ def case(seed: int) -> Case:
         for kind, prompt, target, image in rows
     )
     return Case(case_id=f"case-{seed}", edit=edit, probes=probes, entity=f"entity {seed}")
+
+
+class TinyPromptEncoder:
+    """A direction drawn from a hash of each text."""
+
+    identity = "tiny"
+
+    def __init__(self, size: int = PROMPT_SIZE) -> None:
+        self.size = size
+
+    def rows(self, wordings: tuple[str, ...]) -> Tensor:
+        return self.encode(wordings)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        return torch.stack([self._row(text.strip()) for text in texts])
+
+    def _row(self, text: str) -> Tensor:
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+        drawn = torch.randn(self.size, generator=torch.Generator().manual_seed(seed))
+        return functional.normalize(drawn, dim=-1)

@@ -55,13 +55,13 @@ from tests.gpu_backbone import tiny_backbone_on
 from tests.tiny_backbone import (
     AS_WRITTEN,
     OUR_CONFIG,
+    PROMPT_SIZE,
     TINY_CONFIG,
     case,
     question,
     request,
     tiny_generator,
 )
-from tests.tiny_prompts import PROMPT_SIZE
 from tests.tiny_training import beginning, tiny_data
 from workers.training_engine import TorchEngine
 

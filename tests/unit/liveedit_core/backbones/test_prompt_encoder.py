@@ -16,9 +16,8 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import InputError
 from liveedit_core.states import LayerStates
-from tests.tiny_backbone import image, plain_convolutions
+from tests.tiny_backbone import PROMPT_SIZE, TinyPromptEncoder, image, plain_convolutions
 from tests.tiny_families import FAMILY_NAMES, family_backbone
-from tests.tiny_prompts import PROMPT_SIZE, TinyPromptEncoder
 
 TEXTS = (
     "What is shown here?",

@@ -19,13 +19,14 @@ from liveedit_core.method.routing import similarity
 from tests.random_states import random_states
 from tests.tiny_backbone import (
     OUR_CONFIG,
+    PROMPT_SIZE,
     TINY_CONFIG,
+    TinyPromptEncoder,
     image,
     request,
     tiny_backbone,
     tiny_generator,
 )
-from tests.tiny_prompts import PROMPT_SIZE, TinyPromptEncoder
 
 FIELDS = {
     "prompt_source": "sentences",

@@ -23,12 +23,13 @@ from liveedit_core.schema import EditRequest
 from tests.tiny_backbone import (
     AS_WRITTEN,
     OUR_CONFIG,
+    PROMPT_SIZE,
+    TinyPromptEncoder,
     image,
     plain_convolutions,
     tiny_backbone,
     tiny_generator,
 )
-from tests.tiny_prompts import PROMPT_SIZE, TinyPromptEncoder
 
 SENTINEL = OUR_CONFIG.with_changes(
     gain=10.0,

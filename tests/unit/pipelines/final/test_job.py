@@ -19,8 +19,14 @@ from pipelines.final.recipe import FinalNumbersRecipe
 from pipelines.final_numbers import parse_arguments
 from pipelines.job.entry import resolve
 from pipelines.job.recipe_loader import load_recipe
-from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone, tiny_generator
-from tests.tiny_prompts import PROMPT_SIZE, TinyPromptEncoder
+from tests.tiny_backbone import (
+    OUR_CONFIG,
+    PROMPT_SIZE,
+    TinyPromptEncoder,
+    case,
+    tiny_backbone,
+    tiny_generator,
+)
 
 CASES = [case(seed) for seed in range(100)]
 

@@ -18,6 +18,8 @@ from pipelines.serving.served import ExpertCache, ServedVersion, unedited
 from tests.serving_parts import ask, edited_version, some_requests
 from tests.tiny_backbone import (
     OUR_CONFIG,
+    PROMPT_SIZE,
+    TinyPromptEncoder,
     answers,
     plain_convolutions,
     question,
@@ -25,7 +27,6 @@ from tests.tiny_backbone import (
     tiny_generator,
 )
 from tests.tiny_families import FAMILY_NAMES, family_backbone
-from tests.tiny_prompts import PROMPT_SIZE, TinyPromptEncoder
 
 
 @pytest.fixture

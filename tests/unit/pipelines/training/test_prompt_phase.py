@@ -12,8 +12,7 @@ from pipelines.training.cases import training_models
 from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.questions import question_families, variants
 from pipelines.training.recipe import CheckpointSection, TrainRecipe
-from tests.tiny_backbone import tiny_backbone
-from tests.tiny_prompts import TinyPromptEncoder
+from tests.tiny_backbone import TinyPromptEncoder, tiny_backbone
 from tests.tiny_training import TINY_KEY, TINY_MODEL, tiny_material
 
 MODEL = TINY_MODEL.with_changes(
