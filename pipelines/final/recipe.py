@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.settings import Count, List, Name, PositiveInt, Seed, Text
-from pipelines.baselines.recipe import CompareRecipe
+from pipelines.baselines.recipe import EDITORS
 from pipelines.job.sections import FolderRecipe, RaySection, RisingCounts, ScoringSection
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -43,7 +43,7 @@ class FinalNumbersRecipe(FolderRecipe):
     comparison: str = "compare_editors.toml"
     """Recipe in `pipelines/recipes` by which `compare_editors.py` scores other editors on the same
     cases; empty leaves them out."""
-    editors: List[str] = CompareRecipe().editors
+    editors: List[str] = EDITORS
     """Editors of the comparison."""
     groups: List[PositiveInt] = (100, 100, 10)
     """Groups of 1, 10 and 100 edits that the other editors learn."""
