@@ -110,13 +110,14 @@ def fetch_part(part: Part, folder: Path, say: Callable[[str], None]) -> Path:
 
 def _unpack(archive: zipfile.ZipFile, member: str, target: Path) -> bool:
     """Write a file, or the files right in a folder; whether there is one."""
-    if not member.endswith("/"):
-        files = {name: target for name in archive.namelist() if name.endswith(member)}
-    else:
+    names = archive.namelist()
+    if member.endswith("/"):
         target.mkdir()
-        found = [name for name in archive.namelist() if name.startswith(member)]
-        files = {n: target / n.removeprefix(member) for n in found if "/" not in n[len(member) :]}
-    for name, path in list(files.items())[: None if target.is_dir() else 1]:
+        inside = [name for name in names if name.startswith(member) and name != member]
+        files = {n: target / n.removeprefix(member) for n in inside if "/" not in n[len(member) :]}
+    else:
+        files = dict.fromkeys([name for name in names if name.endswith(member)][:1], target)
+    for name, path in files.items():
         with archive.open(name) as source, path.open("wb") as sink:
             shutil.copyfileobj(source, sink)
     return bool(files)

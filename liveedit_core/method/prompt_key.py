@@ -64,15 +64,15 @@ class PromptKey(nn.Module):
 
     def forward(
         self,
-        pyramids: Sequence[Tensor],
+        embeddings: Sequence[Tensor],
         *,
         is_edit: bool,
         is_textual: Sequence[bool] | None = None,
     ) -> Tensor:
         """[B, Q, M] of the embeddings [W, P] of each edit's wordings, or of each input's prompt;
         `is_textual` (None: never) says which edits have no image."""
-        counts = [len(pyramids_WP) for pyramids_WP in pyramids]
-        given_XP = torch.cat(list(pyramids))
+        counts = [len(wordings_WP) for wordings_WP in embeddings]
+        given_XP = torch.cat(list(embeddings))
         scaled_XP = (given_XP - self.mean) / self.deviation
         unit_XR = functional.normalize(self.projection(scaled_XP), dim=-1)
         scale, one_X1 = self.log_scale.exp(), torch.ones_like(unit_XR[:, :1])

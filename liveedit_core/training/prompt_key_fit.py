@@ -34,12 +34,12 @@ class PromptKeyReport:
 
 @torch.no_grad()
 def fit_prompt_key(
-    key: PromptKey, pyramids_MP: Tensor, families_M: Tensor, recipe: PromptKeyRecipe
+    key: PromptKey, embeddings_MP: Tensor, families_M: Tensor, recipe: PromptKeyRecipe
 ) -> PromptKeyReport:
     """Fit a key in place; `families_M` counts from 0, each family with two wordings or more."""
     order = torch.randperm(int(families_M.max()) + 1)
     folds = [
-        _held_out(key, pyramids_MP, families_M, order[fold::NUM_FOLDS], recipe)
+        _held_out(key, embeddings_MP, families_M, order[fold::NUM_FOLDS], recipe)
         for fold in range(NUM_FOLDS)
     ]
     others = torch.cat([fold.scores_AS[~fold.is_own_AS] for fold in folds])
@@ -48,7 +48,7 @@ def fit_prompt_key(
     scale = _scale(own - offset)
     key.offset.fill_(offset)
     key.log_scale.fill_(scale).log_()
-    fitted = fit_projection(key, pyramids_MP, families_M, recipe)
+    fitted = fit_projection(key, embeddings_MP, families_M, recipe)
     key.mean.copy_(fitted.mean_E)
     key.deviation.copy_(fitted.deviation_E)
     key.projection.weight.copy_(fitted.weight_RE)
@@ -62,11 +62,11 @@ def fit_prompt_key(
 
 
 def fit_projection(
-    key: PromptKey, pyramids_MP: Tensor, families_M: Tensor, recipe: PromptKeyRecipe
+    key: PromptKey, embeddings_MP: Tensor, families_M: Tensor, recipe: PromptKeyRecipe
 ) -> Discriminant:
-    """What maps pyramids to directions."""
+    """What maps embeddings to directions."""
     return fit_discriminant(
-        pyramids_MP,
+        embeddings_MP,
         families_M,
         rank=key.projection.out_features,
         num_components=recipe.num_components,
@@ -89,14 +89,14 @@ class _Fold:
 
 def _held_out(
     key: PromptKey,
-    pyramids_MP: Tensor,
+    embeddings_MP: Tensor,
     families_M: Tensor,
     held_out_S: Tensor,
     recipe: PromptKeyRecipe,
 ) -> _Fold:
     is_held_M = torch.isin(families_M, held_out_S)
-    fitted = fit_projection(key, pyramids_MP[~is_held_M], families_M[~is_held_M], recipe)
-    unit_MR = fitted.unit(pyramids_MP)
+    fitted = fit_projection(key, embeddings_MP[~is_held_M], families_M[~is_held_M], recipe)
+    unit_MR = fitted.unit(embeddings_MP)
     wordings = [(families_M == family).nonzero().flatten() for family in held_out_S]
     edited_S = torch.stack([index[torch.randint(len(index), ())] for index in wordings])
     is_edited_M = torch.zeros_like(is_held_M).index_fill_(0, edited_S, True)

@@ -128,10 +128,10 @@ class GeneratorTrainer:
         for start in range(0, len(texts), PROMPT_CHUNK):
             chunk = texts[start : start + PROMPT_CHUNK]
             rows |= dict(zip(chunk, encoder.encode(chunk), strict=True))
-        pyramids_MP = torch.stack([rows[text] for family in families for text in family])
+        embeddings_MP = torch.stack([rows[text] for family in families for text in family])
         families_M = torch.tensor([i for i, family in enumerate(families) for _ in family])
         key, section = self.generator.prompt_key, self.recipe.prompt_key
-        self._fitted("prompt_key", vars(fit_prompt_key(key, pyramids_MP, families_M, section)))
+        self._fitted("prompt_key", vars(fit_prompt_key(key, embeddings_MP, families_M, section)))
 
     def _fitted(self, name: str, report: dict[str, float]) -> None:
         figures = {figure: round(value, 4) for figure, value in report.items()}

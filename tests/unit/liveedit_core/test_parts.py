@@ -37,6 +37,7 @@ def part(wheels: Path) -> Part:
     wheel = wheels / "small_model-1.0-py3-none-any.whl"
     info = "small_model-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("small_model/data/", b"")
         archive.writestr("small_model/data/model.bin", CONTENT)
         archive.writestr(
             f"{info}/METADATA", "Metadata-Version: 2.1\nName: small-model\nVersion: 1.0\n"
