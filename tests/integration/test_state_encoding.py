@@ -94,7 +94,7 @@ def test_pyramids_come_from_actors() -> None:
     expected = list(EncoderHere(tiny_backbone).each_pyramids(chunks))
     assert [len(rows) for rows in found] == [3, 2]
     for one, two in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, two, rtol=0, atol=2e-4)  # the last bit of a half
+        torch.testing.assert_close(one, two, rtol=2e-3, atol=2e-4)  # the last bits of a half
 
 
 def test_the_cache_works_on_s3(s3_root: str) -> None:

@@ -101,11 +101,14 @@ def test_validation_has_the_gpu_that_the_shards_leave() -> None:
     generator = LiveEditGenerator(OUR_CONFIG)
     remote = Validation(recipe, tiny_backbone(), held_out, load_backbone=fresh_backbone)
     here = Validation(recipe.with_changes(sharding=ShardingSection()), tiny_backbone(), held_out)
-    found = remote(generator)
-    assert free_gpus() == 1.0, "the other one is for the gang, which has not started"
-    assert found.figures == pytest.approx(here(generator).figures, abs=1e-5)
-    assert remote(generator).figures == found.figures
-    remote.close()
+    try:
+        found = remote(generator)
+        assert free_gpus() == 1.0, "the other one is for the gang, which has not started"
+        # An actor has another number of threads, and so other sums.
+        assert found.figures == pytest.approx(here(generator).figures, rel=1e-4, abs=1e-5)
+        assert remote(generator).figures == found.figures
+    finally:
+        remote.close()
 
 
 class Rank:
