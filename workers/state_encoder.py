@@ -53,10 +53,12 @@ class StateEncoder:
 
     @converted_failures
     def pyramids(self, images: Sequence[bytes]) -> Tensor:
-        """Pyramids of some images, float16 [B, E] on the CPU; only of a backbone that has them."""
+        """Pyramids of whole images, float16 [B, E] on the CPU; only of a backbone that has them."""
         backbone: Any = self._backbone
-        found = backbone.image_tower.features(images, backbone.batch_size)
-        return torch.stack([found[image].pyramid_E for image in images]).half().cpu()
+        tower = backbone.image_tower
+        found = tower.features(images, backbone.batch_size)
+        rows = [found[image].pyramid_E[: tower.pyramid_size] for image in images]
+        return torch.stack(rows).half().cpu()
 
 
 def image_chunks(missing: Sequence[MissingState], size: int = CHUNK_SIZE) -> Iterator[list[int]]:

@@ -1,11 +1,15 @@
 """Chunks keep the prompts of one image together; what is written is what the backbone gives."""
 
+import numpy as np
 import torch
+from PIL import Image
 
 from infra.cache.state_cache import MissingState, StateCache
 from infra.storage.object_store import ObjectStore
+from liveedit_core.backbones.image_tower import ImageTower
 from liveedit_core.backbones.protocol import BackboneInput
-from tests.tiny_backbone import image, tiny_backbone
+from liveedit_core.inputs.images import encoded
+from tests.tiny_backbone import image, plain_convolutions, tiny_backbone
 from workers.state_encoder import StateEncoder, image_chunks
 
 
@@ -45,3 +49,23 @@ def test_states_written_are_those_of_the_backbone(store: ObjectStore) -> None:
         assert torch.equal(read.target_ids_O, state.target_ids_O)
         torch.testing.assert_close(read.hidden_TD, state.hidden_TD, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(read.pyramid_E, state.pyramid_E, rtol=1e-3, atol=1e-3)
+
+
+def test_pyramids_of_images_with_and_without_a_figure_are_equally_long() -> None:
+    backbone = tiny_backbone()
+    whole = backbone.image_tower
+    assert whole is not None
+    tower = ImageTower(
+        whole.model, whole.processor, whole.path, levels=whole.levels, has_views=True
+    )
+    backbone.image_tower = tower
+    page = Image.new("RGB", (300, 220), (250, 250, 250))
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    page.paste(Image.fromarray(pixels), (60, 60))
+    images = [image(0), encoded(page)]
+    with plain_convolutions():
+        rows_BE = StateEncoder(lambda: backbone).pyramids(images)
+        found = tower.features(images, 2)
+    assert [len(found[one].pyramid_E) // tower.pyramid_size for one in images] == [1, 2]
+    for row_E, one in zip(rows_BE, images, strict=True):
+        assert torch.equal(row_E, found[one].pyramid_E[: tower.pyramid_size].half())
