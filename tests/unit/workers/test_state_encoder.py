@@ -60,8 +60,9 @@ def test_pyramids_of_images_with_and_without_a_figure_are_equally_long() -> None
     )
     backbone.image_tower = tower
     page = Image.new("RGB", (300, 220), (250, 250, 250))
-    pixels = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
-    page.paste(Image.fromarray(pixels), (60, 60))
+    for width, height, corner in ((120, 6, (20, 12)), (100, 80, (60, 60))):  # text and figure
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        page.paste(Image.fromarray(pixels), corner)
     images = [image(0), encoded(page)]
     with plain_convolutions():
         rows_BE = StateEncoder(lambda: backbone).pyramids(images)
