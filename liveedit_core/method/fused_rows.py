@@ -59,14 +59,14 @@ def _part(generator: LiveEditGenerator, rows: Sequence[KeptExperts | None]) -> R
     for key, expert in stacked.items():
         first[key] = num_slots
         num_slots += len(expert.down_RD)
+    down_LD = torch.cat([expert.down_RD for expert in stacked.values()])
+    up_LD = torch.cat([expert.up_RD for expert in stacked.values()])
     weights_BL = torch.zeros(len(rows), num_slots)
     for row, experts in enumerate(own):
         for expert in experts:
             start = first[id(expert.down_RD)]
             weights_BL[row, start : start + len(expert.down_RD)] = expert.weight
-    down_LD = torch.cat([expert.down_RD for expert in stacked.values()])
-    up_LD = torch.cat([expert.up_RD for expert in stacked.values()])
-    return float32_residual(generator, weights_BL, down_LD, up_LD)
+    return float32_residual(generator, weights_BL.to(down_LD.device), down_LD, up_LD)
 
 
 def float32_residual(

@@ -89,7 +89,7 @@ class ServedVersion:
         routed = []
         for row, routing in enumerate(editor.explain(batch)):
             kept = batch.kept_BN[row].nonzero().flatten()
-            places = batch.position_N[kept].tolist()
+            places = batch.position_N[kept.cpu()].tolist()
             weights = batch.weights_BN[row, kept].tolist()
             experts = self.experts.matrices(self.bank, editor, places) if places else []
             weighted = tuple(
