@@ -17,11 +17,14 @@ MAX_SEGMENTS = 4_096
 """Of a JPEG; a colour profile has at most 255."""
 MAX_CHUNKS = 32_768
 """Of a PNG; encoders write about one for 8 kB."""
+MAX_BLOCKS = 32_768
+"""Of a GIF before its first frame, with up to 255 bytes each; the others are not read."""
 MAX_RUN_LENGTH_BYTES = 2_097_152
 """Of a run-length coded BMP, which Pillow decodes in Python: a second."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
+_GIF = (b"GIF87a", b"GIF89a")
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 _START_OF_SCAN, _END_OF_IMAGE, _ADOBE = 0xDA, 0xD9, 0xEE
 _KEPT_CHUNKS = (b"tRNS", b"eXIf")
@@ -39,6 +42,9 @@ def check_container(data: bytes) -> None:
     elif data.startswith(_PNG):
         for number, _ in enumerate(_chunks(data), 1):
             _check(number, MAX_CHUNKS, "chunks")
+    elif data.startswith(_GIF):
+        for number, _ in enumerate(_blocks(data), 1):
+            _check(number, MAX_BLOCKS, "blocks")
     elif data.startswith(b"BM") and int.from_bytes(data[30:34], "little") in (1, 2):
         _check(len(data), MAX_RUN_LENGTH_BYTES, "bytes of a run-length coded BMP")
 
@@ -77,6 +83,20 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         (length,) = struct.unpack(">I", data[position : position + 4])
         yield data[position + 4 : position + 8], data[position : position + 12 + length]
         position += 12 + length
+
+
+def _blocks(data: bytes) -> Iterator[int]:
+    """Where each block of the extensions before the first frame of a GIF starts."""
+    flags = data[10] if len(data) > 10 else 0
+    position = 13 + (3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0)
+    while data[position : position + 1] == b"!":
+        position += 2
+        while position < len(data):
+            yield position
+            length = data[position]
+            position += 1 + length
+            if length == 0:
+                break
 
 
 def _is_kept(name: bytes, chunk: bytes) -> bool:

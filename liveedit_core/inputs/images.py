@@ -7,14 +7,12 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from liveedit_core.inputs.containers import check_container, without_metadata
+from liveedit_core.inputs.decoders import DECODERS
+from liveedit_core.inputs.decoding import check_pixels, unreadable
 from liveedit_core.inputs.limits import LARGEST_PIXEL_LIMIT, InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
-
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""Pillow decodes many more, but every decoder can be attacked by a hostile file."""
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _DEFAULT_LIMITS = InputLimits()
@@ -23,57 +21,18 @@ _DEFAULT_LIMITS = InputLimits()
 def decode_image(image_bytes: bytes, *, max_pixels: int = LARGEST_PIXEL_LIMIT) -> Image.Image:
     """Decode a whole image to RGB; transparent parts become white, animations their first frame.
 
-    The last images are remembered, as one is checked, compared and shown to several models.
-    Metadata never spoils good pixels: where it cannot be read, the image is upright.
+    A process of its own decodes, within limits of time and memory. The last images are remembered,
+    as one is checked, compared and shown to several models. Metadata never spoils good pixels:
+    where it cannot be read, the image is upright.
     """
     if not image_bytes:
-        raise _unreadable("the image is empty (0 bytes)")
+        raise unreadable("the image is empty (0 bytes)")
     image = _DECODED.get(image_bytes)
     if image is None:
-        check_container(image_bytes)
-        try:
-            image = _decoded(image_bytes, max_pixels)
-        except RefusedInputError as error:
-            rest = without_metadata(image_bytes)
-            if error.error_type is not RejectType.IMAGE_UNREADABLE or len(rest) == len(image_bytes):
-                raise
-            image = _decoded(rest, max_pixels)
+        image = DECODERS.decoded(image_bytes, max_pixels)
         _DECODED.put(image_bytes, image)
-    _check_pixels(image.size, max_pixels)
+    check_pixels(image.size, max_pixels)
     return image.copy()
-
-
-def _decoded(image_bytes: bytes, max_pixels: int) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(image_bytes), formats=IMAGE_FORMATS) as image:
-            _check_pixels(image.size, max_pixels)
-            image.load()
-            return _to_rgb(image)
-    except RefusedInputError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise RefusedInputError(
-            f"the image claims far more than the {max_pixels:,} pixels that are accepted "
-            "(a decompression bomb?)",
-            RejectType.IMAGE_TOO_LARGE,
-        ) from error
-    except UnidentifiedImageError as error:
-        raise _unreadable(
-            f"these {len(image_bytes):,} bytes are not an image that can be read; "
-            "expected PNG, JPEG, WebP, GIF or BMP"
-        ) from error
-    except Exception as error:  # decoders raise nearly any class on hostile bytes
-        raise _unreadable(f"the image is damaged or truncated ({error})") from error
-
-
-def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise RefusedInputError(
-            f"the image has {width} x {height} pixels; at most {max_pixels:,} "
-            "are accepted: scale it down",
-            RejectType.IMAGE_TOO_LARGE,
-        )
 
 
 class _DecodedImages:
@@ -115,7 +74,7 @@ def encoded(image: Image.Image) -> bytes:
         kept = image if image.mode in _PNG_MODES else image.convert("RGB")
         kept.save(buffer, "PNG")
     except (OSError, ValueError) as error:
-        raise _unreadable(f"the image cannot be encoded ({error})") from error
+        raise unreadable(f"the image cannot be encoded ({error})") from error
     return buffer.getvalue()
 
 
@@ -137,7 +96,7 @@ def read_image_file(path: Path, *, max_bytes: int = _DEFAULT_LIMITS.max_image_by
             RejectType.IMAGE_NOT_FOUND,
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        raise _unreadable(f"{path} cannot be read ({error})") from error
+        raise unreadable(f"{path} cannot be read ({error})") from error
     check_image_bytes(image_bytes, max_bytes=max_bytes)
     return image_bytes
 
@@ -149,21 +108,3 @@ def check_image_bytes(image_bytes: bytes, *, max_bytes: int) -> None:
             f"the image file has more than {max_bytes:,} bytes: compress it or scale it down",
             RejectType.IMAGE_TOO_LARGE,
         )
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    try:
-        upright = ImageOps.exif_transpose(image)
-    except Exception:  # junk in place of its orientation
-        upright = image
-    if upright.mode.startswith("I"):  # 16-bit grey: Pillow would clip it to white
-        upright = upright.convert("I").point(lambda value: value / 257).convert("L")
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    with_alpha = upright.convert("RGBA")
-    white = Image.new("RGBA", with_alpha.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, with_alpha).convert("RGB")
-
-
-def _unreadable(message: str) -> RefusedInputError:
-    return RefusedInputError(message, RejectType.IMAGE_UNREADABLE)

@@ -16,11 +16,13 @@ from PIL import Image
 from liveedit_core.errors import InputError, LiveEditError
 from liveedit_core.inputs import images
 from liveedit_core.inputs.containers import (
+    MAX_BLOCKS,
     MAX_CHUNKS,
     MAX_RUN_LENGTH_BYTES,
     MAX_SCANS,
     MAX_SEGMENTS,
 )
+from liveedit_core.inputs.decoders import DECODERS
 from liveedit_core.inputs.images import decode_image, read_image_file
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 
@@ -195,14 +197,21 @@ def _run_length_bitmap(num_bytes: int) -> bytes:
     return start + b"\x00\x02\x00\x00" * ((num_bytes - len(start)) // 4)
 
 
+def _gif_with_comments(num_blocks: int) -> bytes:
+    data = _encode(Image.new("P", (8, 8)), "GIF")
+    place = data.index(b",", 13)
+    return data[:place] + b"!\xfe" + b"\x01a" * (num_blocks - 1) + b"\0" + data[place:]
+
+
 @pytest.mark.parametrize(
     ("image_bytes", "what"),
     [
+        (_gif_with_comments(MAX_BLOCKS + 1), "blocks"),
         (_with_chunk(_chunk(b"prVt", b"") * (MAX_CHUNKS + 1)), "chunks"),
         (_with_segment(b"\xff\xfe\0\x02" * (MAX_SEGMENTS + 1)), "segments"),
         (_run_length_bitmap(MAX_RUN_LENGTH_BYTES + 8), "run-length"),
     ],
-    ids=["chunks", "segments", "runs"],
+    ids=["blocks", "chunks", "segments", "runs"],
 )
 def test_files_of_too_many_parts_are_refused(image_bytes: bytes, what: str) -> None:
     refusal = _refusal(image_bytes)
@@ -210,9 +219,13 @@ def test_files_of_too_many_parts_are_refused(image_bytes: bytes, what: str) -> N
     assert what in refusal.message
 
 
+def test_a_gif_with_few_comments_is_decoded() -> None:
+    assert decode_image(_gif_with_comments(1_000)).size == (8, 8)
+
+
 def test_an_image_is_decoded_once_and_cannot_be_changed_for_others() -> None:
     data = _encode(Image.new("RGB", (8, 8), (255, 0, 1)))
-    with patch.object(images, "_decoded", wraps=images._decoded) as decoder:
+    with patch.object(DECODERS, "decoded", wraps=DECODERS.decoded) as decoder:
         first = decode_image(data)
         first.putpixel((0, 0), (0, 0, 0))
         assert decode_image(bytes(bytearray(data))).getpixel((0, 0)) == (255, 0, 1)
