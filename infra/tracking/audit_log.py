@@ -25,6 +25,7 @@ from liveedit_core.errors import IntegrityError
 Action = Literal["promotion", "rollback"]
 NO_RECORD = "0" * 64
 """Stands for the record before the first."""
+_CURE = "run pipelines/promotion.py, which sets it back and promotes by the gates"
 _REPLACED = (
     "its manifest is not the one that the audit log names: it was replaced in MLflow. Restore it "
     "from a copy, or promote another version"
@@ -104,20 +105,32 @@ class AuditLog:
         if alias in ("champion", "previous_champion"):
             self._check_alias(records, alias, version, manifest_sha256)
             return
-        if _digest_of(records, version) and manifest_sha256 not in {
+        if manifest_digest(records, version) and manifest_sha256 not in {
             item.manifest_sha256 for item in records
         }:
             raise IntegrityError(f"{self._model} {version}: {_REPLACED}")
+
+    def check_no_champion(self) -> None:
+        """IntegrityError if the log says that there is a champion, though no alias points to it."""
+        records = self.records()
+        if not records:
+            return
+        last = records[-1]
+        if self.is_done(last) or last.champion_before:
+            raise IntegrityError(
+                f"the alias 'champion' of {self._model} is gone, but the last audit record "
+                f"({last.sequence}, by {last.who} at {last.decided_at}) says version "
+                f"{last.version}: {_CURE}"
+            )
 
     def _check_alias(
         self, records: Sequence[AuditRecord], alias: str, version: int, digest: str
     ) -> None:
         what = f"the alias {alias!r} of {self._model} points to version {version}"
-        cure = "run pipelines/promotion.py, which sets it back and promotes by the gates"
         if not records:
             raise IntegrityError(
                 f"{what}, but the audit log in {self._store.root_uri} has no record of a "
-                f"promotion: {cure}. If promotions are logged elsewhere, name that store with "
+                f"promotion: {_CURE}. If promotions are logged elsewhere, name that store with "
                 "LIVEEDIT_OPERATIONS"
             )
         last = records[-1]
@@ -127,14 +140,14 @@ class AuditLog:
             states.append((last.champion_before, before))
         decided = [state[alias == "previous_champion"] for state in states]
         # A registry that was made again has other numbers, and the same manifests.
-        expected = {number: _digest_of(records, number) for number in decided}
+        expected = {number: manifest_digest(records, number) for number in decided}
         if not any(digest == expected[n] if expected[n] else n == version for n in decided):
             if version in decided:
                 raise IntegrityError(f"{what}: {_REPLACED}")
             raise IntegrityError(
                 f"{what}, which no audit record explains: the last one ({last.sequence}, by "
                 f"{last.who} at {last.decided_at}) says version {decided[0]}. Somebody moved it by "
-                f"other means: {cure}"
+                f"other means: {_CURE}"
             )
 
     def append(self, record: AuditRecord) -> bool:
@@ -155,7 +168,7 @@ class AuditLog:
         return f"{self._folder}{record.sequence:012d}.{suffix}"
 
 
-def _digest_of(records: Sequence[AuditRecord], version: int) -> str:
+def manifest_digest(records: Sequence[AuditRecord], version: int) -> str:
     """The manifest that the log names for a version; "" if it names none."""
     found = [item.manifest_sha256 for item in records if item.version == version]
     return found[-1] if found else ""

@@ -20,9 +20,12 @@ class AuditedVersions:
     operations: ObjectStore
 
     def champion(self) -> RegisteredVersion | None:
-        """The champion; IntegrityError unless the audit log says that it is one."""
+        """The champion; IntegrityError unless the audit log says that it is one, or that there is
+        none."""
         found = self.versions.by_alias(BANK_MODEL, CHAMPION)
-        if found is not None:
+        if found is None:
+            AuditLog(self.operations, BANK_MODEL).check_no_champion()
+        else:
             self.manifest(found, CHAMPION)
         return found
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from infra.storage.checksums import sha256_of
 from infra.storage.lease import Lease
 from infra.storage.object_store import ObjectStore
-from infra.tracking.audit_log import Action, AuditLog, AuditRecord
+from infra.tracking.audit_log import Action, AuditLog, AuditRecord, manifest_digest
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions, RegisteredVersion
 from liveedit_core.errors import InputError, IntegrityError, LiveEditError
 from pipelines.job.registered_models import newest_version
@@ -145,7 +145,8 @@ class Promoter:
             self._apply(last)
         if problem := self._problem_of(PREVIOUS_CHAMPION, last.previous_champion):
             self.say(f"{problem}. It is set back to version {last.previous_champion or 'none'}")
-            self.versions.set_alias(BANK_MODEL, PREVIOUS_CHAMPION, last.previous_champion)
+            number = self._number_of(last.previous_champion)
+            self.versions.set_alias(BANK_MODEL, PREVIOUS_CHAMPION, number)
 
     def _problem_of(self, alias: str, decided: int) -> str:
         """Why an alias does not point to the version that the log names; "" if it may."""
@@ -209,10 +210,20 @@ class Promoter:
     def _apply(self, record: AuditRecord) -> None:
         """Make aliases and tags follow the newest record; safe to repeat."""
         while True:
-            if record.previous_champion or self._alias(PREVIOUS_CHAMPION):
-                self.versions.set_alias(BANK_MODEL, PREVIOUS_CHAMPION, record.previous_champion)
-            self.versions.set_alias(BANK_MODEL, CHAMPION, record.version)
-            self._tag(record)
+            champion = self._number_of(record.version)
+            if not champion:
+                raise IntegrityError(
+                    f"version {record.version} of {BANK_MODEL}, the champion by audit record "
+                    f"{record.sequence}, is not in MLflow ({self.versions.tracking_uri}): restore "
+                    "its database, or run the job of its bank again, which registers the newest "
+                    f"version; to begin without a champion, move audit/{BANK_MODEL} of the "
+                    "operations store away"
+                )
+            previous = self._number_of(record.previous_champion)
+            if previous or self._alias(PREVIOUS_CHAMPION):
+                self.versions.set_alias(BANK_MODEL, PREVIOUS_CHAMPION, previous)
+            self.versions.set_alias(BANK_MODEL, CHAMPION, champion)
+            self._tag(record, champion)
             self._log.mark_done(record)
             # A process whose lease expired unnoticed must not leave an older state behind.
             newest = self._log.records()[-1]
@@ -220,7 +231,19 @@ class Promoter:
                 return
             record = newest
 
-    def _tag(self, record: AuditRecord) -> None:
+    def _number_of(self, version: int) -> int:
+        """The number in MLflow of a version that the log names: another one in a registry that was
+        made again; 0 if it is not there."""
+        digest = manifest_digest(self._log.records(), version)
+        known = sorted(self.versions.all(BANK_MODEL), key=lambda item: item.version != version)
+        if not version or not digest:
+            return version if any(item.version == version for item in known) else 0
+        for item in known:
+            if sha256_of(self.versions.manifest_text(item).encode()) == digest:
+                return item.version
+        return 0
+
+    def _tag(self, record: AuditRecord, number: int) -> None:
         tags = {
             f"{record.action}.who": record.who,
             f"{record.action}.why": record.why,
@@ -231,7 +254,7 @@ class Promoter:
         if record.numbers:
             rounded = {name: round(value, 6) for name, value in sorted(record.numbers.items())}
             tags[f"{record.action}.numbers"] = json.dumps(rounded)
-        self.versions.set_tags(BANK_MODEL, record.version, tags)
+        self.versions.set_tags(BANK_MODEL, number, tags)
         run_id = record.evidence.get("mlflow_run_id", "")
         if run_id:
             self.versions.set_run_tags(run_id, tags)

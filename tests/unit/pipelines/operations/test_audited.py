@@ -47,6 +47,33 @@ def test_a_nightly_run_against_a_champion_that_nobody_promoted_is_refused(
         taught.nightly("itself", CASES)
 
 
+def test_a_champion_whose_alias_was_deleted_is_not_taken_for_none(taught: Operations) -> None:
+    taught.versions.set_alias(BANK_MODEL, "champion", 0)
+    with pytest.raises(IntegrityError, match="'champion' of liveedit-bank is gone"):
+        taught.nightly("gone", CASES)
+    said: list[str] = []
+    promoter = replace(taught.promoter(*LAX), say=said.append)
+    assert promoter.promote(f"models:/{BANK_MODEL}/2").record is None
+    assert taught.alias("champion") == 2
+    assert "is gone" in said[0]
+
+
+def test_a_champion_is_found_by_its_manifest_in_a_registry_that_was_made_again(
+    taught: Operations,
+) -> None:
+    champion, previous = (
+        int(taught.versions.find(f"models:/{BANK_MODEL}/{number}").tags["bank_version"])
+        for number in (2, 1)
+    )
+    taught.tracker.connect().client.delete_registered_model(BANK_MODEL)
+    with pytest.raises(IntegrityError, match="is not in MLflow"):
+        taught.promoter(*LAX).roll_back()
+    for bank_version in (taught.bank.version, champion, previous):  # other numbers than before
+        taught.registry.register_bank_version(taught.bank, bank_version)
+    assert taught.promoter(*LAX).promote(f"models:/{BANK_MODEL}/2").record is None
+    assert (taught.alias("champion"), taught.alias("previous_champion")) == (2, 3)
+
+
 def test_a_nightly_run_opens_no_replaced_manifest(taught: Operations) -> None:
     assert (
         replace(taught.make_nightly("first"), should_stop=lambda: True).run(lambda: CASES).outcome

@@ -184,6 +184,9 @@ def test_the_command_line_checks_the_audit_log(
     operations.versions.set_alias(BANK_MODEL, "champion", 2)
     assert main(command) == 3
     assert "no audit record explains" in capsys.readouterr().out
+    operations.versions.set_alias(BANK_MODEL, "champion", 0)
+    assert main(command) == 3
+    assert "'champion' of liveedit-bank is gone" in capsys.readouterr().out
     key = "audit/liveedit-bank/000000000001.json"
     store.put(key, store.get(key).replace(b'"version": 1', b'"version": 2'))
     operations.make_champion(2)
