@@ -169,8 +169,9 @@ def train(recipe: TrainRecipe) -> int:
     """Prepare the data, run the phases, publish the generator, write the report."""
     from pipelines.job.run_folder import write_recipe
     from pipelines.training.cases import load_training_backbone, training_cases
-    from pipelines.training.job import train_on
+    from pipelines.training.job import on_cluster, train_on
 
+    recipe = on_cluster(recipe)
     write_recipe(recipe, "recipe.toml")
     backbone = load_training_backbone(recipe, has_actors=recipe.has_actors)
     done = train_on(recipe, backbone, training_cases(recipe, backbone))

@@ -202,8 +202,7 @@ class EvaluationWorker:
         experts = shared.repository()
         if self._device == CPU:
             return experts
-        is_new = self._version != bank_version or self._experts.edit_ids != experts.edit_ids
-        if is_new:
+        if self._version != bank_version or self._experts.edit_ids != experts.edit_ids:
             self._experts, self._version = experts.to(self._device), bank_version
         return self._experts
 

@@ -20,10 +20,10 @@ from datetime import UTC, datetime, timedelta
 from infra.bank.history import BankHistory, versions_of
 from infra.bank.policy import GrowthPolicy
 from infra.requests import reject_log, request_log, subject_log
+from infra.storage import upkeep
 from infra.storage.checksums import TableChecksums
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import ConcurrentCommitError, Table, fragments_of, storage_errors
-from infra.storage.upkeep import merge_small, renew_indices
 from liveedit_core.errors import IntegrityError, StorageUnavailableError
 
 _INDEXED = ("subject_id", "edit_id")
@@ -84,14 +84,14 @@ class Compaction:
         """Merge files, renew indices, archive records and delete versions too old at `now`."""
         before = len(fragments_of(self._table.latest()))
         with _unless_overtaken("bank"):
-            renew_indices(self._table, _INDEXED)
-            merge_small(self._table, self._policy.fragment_bytes, self._checksums)
+            upkeep.renew_indices(self._table, _INDEXED)
+            upkeep.merge_small(self._table, self._policy.fragment_bytes, self._checksums)
         for name, log in self._logs.items():
             with _unless_overtaken(f"table {name}"):
                 if log.exists():
                     checksums = self._log_checksums[name]
-                    renew_indices(log, _LOGS[name])
-                    merge_small(log, self._policy.fragment_bytes, checksums)
+                    upkeep.renew_indices(log, _LOGS[name])
+                    upkeep.merge_small(log, upkeep.LOG_FRAGMENT_BYTES, checksums)
                     outdated = self._outdated(versions_of(log), now)
                     _delete_versions(log, outdated)
                     if outdated:

@@ -17,7 +17,7 @@ class GrowthPolicy(Settings):
     every_windows: Count = 20
     """Windows between two compactions; 0 leaves it to `liveedit bank compact`."""
     fragment_bytes: PositiveInt = 128 * 1024 * 1024
-    """Small files are merged up to this size."""
+    """Small files of a bank are merged up to this size."""
     keep_versions: Count = 100
     """This many of the newest bank versions stay whatever their age; 0 keeps all of them."""
     keep_days: Amount = 7.0

@@ -32,7 +32,9 @@ what was merged, it is stored twice."""
 _PAGE_ROWS = 256
 """Of an index, read at once: Lance's 4 096 texts are 300 KB for one id."""
 _BATCH_BYTES = 8 * 1024 * 1024
-_FRAGMENT_BYTES = 128 * 1024 * 1024
+LOG_FRAGMENT_BYTES = 128 * 1024 * 1024
+"""Files of logs are merged up to this size, by whoever does it: were it another one for intake than
+for compaction, one would merge again what the other leaves."""
 _EVERY_ROWS = 4096
 
 _logger = logging.getLogger(__name__)
@@ -149,6 +151,6 @@ class Upkeep:
             self._num_new = 0
             try:
                 renew_indices(self._table, self._columns)
-                merge_small(self._table, _FRAGMENT_BYTES, self._checksums)
+                merge_small(self._table, LOG_FRAGMENT_BYTES, self._checksums)
             except (StorageUnavailableError, IntegrityError) as error:
                 _logger.warning("the files of %s are not merged: %s", self._table.uri, error)

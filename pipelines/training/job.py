@@ -24,7 +24,7 @@ from liveedit_core.schema import Case
 from liveedit_core.training.recipe import Phase
 from liveedit_core.training.validation import split_by_entity
 from pipelines.job.accepted_cases import answer_alone, on_cases
-from pipelines.job.ray_session import open_session
+from pipelines.job.ray_session import address_of, num_gpus_on, open_session
 from pipelines.job.run_folder import run_facts
 from pipelines.job.sections import RaySection
 from pipelines.training.data import Material, prepare_material
@@ -49,6 +49,21 @@ class TrainingResult:
     warnings: tuple[str, ...]
     num_record_failures: int
     tracking_uri: str
+
+
+def on_cluster(recipe: TrainRecipe) -> TrainRecipe:
+    """The recipe with a GPU for each process of the training where it joins a cluster that has
+    enough, unless it says how many: then this process, which may be on a head without one, leaves
+    encoding, training and validation to actors. These read states and inputs under `run_root`,
+    which other nodes can see only if it is absolute."""
+    sharding = recipe.sharding
+    is_given = "gpus_per_shard" in sharding.model_fields_set
+    if is_given or not address_of(RaySection()) or not Path(recipe.run_root).is_absolute():
+        return recipe
+    with open_session(RaySection(), needed_cpus=0):
+        has_enough = num_gpus_on() >= sharding.shards
+    changed = sharding.with_changes(gpus_per_shard=1) if has_enough else sharding
+    return recipe.with_changes(sharding=changed)
 
 
 def train_on(

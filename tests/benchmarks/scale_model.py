@@ -7,12 +7,13 @@
 The code of the job (request log, rejects, subjects, fragments, commits, compaction) runs on stub
 tensors in a store on disk. A store is first filled with rows that are copies of one but for their
 ids, in files of the size that compaction leaves. Then `--measured` more edits pass as in a job, in
-windows of 100, with a compaction every 20 windows, after as many that are not counted: a process
-that starts reads parts of the indices once, which is told apart (`first_read_bytes`). Counted are
+windows of 100, with a compaction every 20 windows, after as many that are not counted, and after
+the indices were read: a process reads them page by page, each page once (as long as they fit into
+its cache), which is told apart (`first_read_bytes`). Counted are
 objects and bytes written (also of files that a compaction deleted again), versions of tables,
 requests and bytes read of all tables and objects, and Python's memory of a request log in use.
-`fragment_bytes` is scaled with the rows: as many rows to a merged file as with experts of the small
-backbone.
+The size of merged files is scaled with the rows: as many rows to a file as with experts of the
+small backbone and images of 30 KB.
 
 Large parts of an index are merged too rarely to be met in a few thousand edits, or are met by
 chance. So indices are counted apart, over a doubling of the store, at most `CYCLE` edits (after as
@@ -39,6 +40,7 @@ from infra.bank.schema import rows_to_table
 from infra.requests import request_log
 from infra.requests.request_log import RequestLog
 from infra.requests.subject_log import SubjectAssignment
+from infra.storage import upkeep
 from infra.storage.disk import DiskBackend
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
@@ -212,6 +214,7 @@ class Scene:
         with patch.object(DiskBackend, "get", self.counted(DiskBackend.get)):
             self.reads()
             self.pass_windows(WARM_EDITS)
+            self.read_indices()
             _, first_bytes = self.reads()
             self.count_files()
             self.written.clear()
@@ -232,6 +235,13 @@ class Scene:
         costs["bytes_written"] += index_bytes
         costs["bytes_read"] += 2 * index_bytes
         return {**costs, "first_index_bytes": index_bytes}
+
+    def read_indices(self) -> None:
+        """Read all pages, as a process does that has been running long."""
+        for table in (self._bank._table, self.log.table, self.log.subjects._table):
+            dataset = table.latest()
+            for index in dataset.describe_indices():
+                dataset.prewarm_index(index.name)
 
     def index_costs(self) -> tuple[float, float]:
         """Objects and bytes of indices that are written per edit, over a doubling."""
@@ -271,7 +281,8 @@ def copies(template: pa.Table, size: int, columns: dict[str, pa.Array]) -> pa.Ta
 
 
 def costs_at(num_edits: int, options: argparse.Namespace) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
+    merged = patch.object(upkeep, "LOG_FRAGMENT_BYTES", POLICY.fragment_bytes)
+    with merged, tempfile.TemporaryDirectory() as folder:
         scene = Scene(Path(folder))
         scene.fill(num_edits)
         return scene.measured(options.measured)

@@ -1,5 +1,6 @@
 """Logical GPUs of a real Ray: stages reserve them, actors are told theirs, and gangs get theirs."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipelines.editing.writers import start_writers
 from pipelines.job.gpus import gpus_of_each, placed
 from pipelines.job.sections import EvaluationSection, GeneratorSection, StatesSection
 from pipelines.job.start_workers import start_evaluator
+from pipelines.training import job as training_job
 from pipelines.training.recipe import TrainRecipe, ValidationSection
 from pipelines.training.validation import Validation
 from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone
@@ -109,6 +111,28 @@ def test_validation_has_the_gpu_that_the_shards_leave() -> None:
         assert remote(generator).figures == found.figures
     finally:
         remote.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 1),
+        ({"sharding": ShardingSection(shards=2)}, 1),
+        ({"sharding": ShardingSection(shards=3)}, 0),
+        ({"sharding": ShardingSection(gpus_per_shard=0)}, 0),
+        ({"run_root": "runs"}, 0),  # a folder of this node
+    ],
+)
+def test_a_training_on_a_cluster_with_gpus_leaves_all_to_actors(
+    changes: dict[str, Any], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = TrainRecipe(**{"run_root": "/runs", **changes})
+    assert training_job.on_cluster(recipe) is recipe, "without a cluster it stays as it is"
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(training_job, "open_session", lambda *_, **__: contextlib.nullcontext())
+    found = training_job.on_cluster(recipe)
+    assert found.sharding.gpus_per_shard == expected
+    assert found.has_actors == (expected > 0 or recipe.sharding.shards > 1)
 
 
 class Rank:

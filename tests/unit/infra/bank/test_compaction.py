@@ -244,7 +244,8 @@ def test_all_logs_are_merged_and_indexed(bank: ExpertBank, store: ObjectStore) -
         assignment = SubjectAssignment(sequence=number + 1, edit_id=str(number), subject_id="s")
         log.subjects.append([assignment])
         log.changes.append("remove", removed=[str(number)], bank="main", author="ada", reason="")
-    Compaction(store, "main", KEEP_NEWEST).run(now=datetime.now(UTC) + timedelta(days=1))
+    policy = KEEP_NEWEST.with_changes(fragment_bytes=1)  # of a bank's files, not of a log's
+    Compaction(store, "main", policy).run(now=datetime.now(UTC) + timedelta(days=1))
     again = RequestLog(store)
     for name in ("requests", "rejects", "subjects", "changes"):
         assert fragments(store, name) <= 2, name
