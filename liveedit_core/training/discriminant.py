@@ -38,7 +38,7 @@ def fit_discriminant(
     sums_SC = reduced_MC.new_zeros(len(counts_S1), num_components)
     means_SC = sums_SC.index_add_(0, label_M, reduced_MC) / counts_S1
     within_CC = torch.cov((reduced_MC - means_SC[label_M]).T, correction=0)
-    within_CC += ridge * within_CC.diagonal().mean() * torch.eye(num_components)
+    within_CC.diagonal().add_(ridge * within_CC.diagonal().mean())
     whiten_CC = torch.linalg.inv(torch.linalg.cholesky(within_CC)).T
     between_CC = torch.cov((means_SC @ whiten_CC).T, correction=0)
     directions_CR = torch.linalg.eigh(between_CC).eigenvectors[:, -rank:]

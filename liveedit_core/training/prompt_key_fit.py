@@ -37,7 +37,7 @@ def fit_prompt_key(
     key: PromptKey, embeddings_MP: Tensor, families_M: Tensor, recipe: PromptKeyRecipe
 ) -> PromptKeyReport:
     """Fit a key in place; `families_M` counts from 0, each family with two wordings or more."""
-    order = torch.randperm(int(families_M.max()) + 1)
+    order = torch.randperm(int(families_M.max()) + 1).to(families_M.device)
     folds = [
         _held_out(key, embeddings_MP, families_M, order[fold::NUM_FOLDS], recipe)
         for fold in range(NUM_FOLDS)

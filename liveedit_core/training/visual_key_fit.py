@@ -47,7 +47,7 @@ def fit_visual_key(
 ) -> KeyReport:
     """Fit a key in place; `entities_M` counts from 0, each entity with two drawings or more.
     Images of other kinds, `others_XE`, are sentinels."""
-    order = torch.randperm(int(entities_M.max()) + 1)
+    order = torch.randperm(int(entities_M.max()) + 1).to(entities_M.device)
     folds = [
         _cosines(key, pyramids_ME, entities_M, order[f::NUM_FOLDS], recipe)
         for f in range(NUM_FOLDS)
@@ -74,7 +74,7 @@ def fit_visual_key(
     if key.has_runner_up:  # there is no visual gate
         midpoints = [0.0, 0.0]
     return KeyReport(
-        own_first=_mean([(one.argmax(1) == torch.arange(len(one))).float() for one in edited]),
+        own_first=_mean([(one.diagonal() == one.amax(1)).float() for one in edited]),
         own_kept=_mean([(_own_margins(key, one) > offset).float() for one in edited]),
         num_edited=sum(len(one) for one in edited) / NUM_FOLDS,
         visual_midpoint=midpoints[0],
@@ -117,7 +117,7 @@ def _own_margins(key: VisualKey, cosine_SS: Tensor) -> Tensor:
     own_S = cosine_SS.diagonal()
     if not key.has_runner_up:
         return own_S
-    is_own_SS = torch.eye(len(own_S), dtype=torch.bool)
+    is_own_SS = torch.eye(len(own_S), dtype=torch.bool, device=own_S.device)
     return own_S - RUNNER_UP_SHARE * cosine_SS.masked_fill(is_own_SS, -1).amax(1)
 
 

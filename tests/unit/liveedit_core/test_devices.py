@@ -34,13 +34,20 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import FREE_GENERATION, PROTOCOLS, TEACHER_FORCED
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.explanation import explain
-from liveedit_core.method.config import GeneratorConfig, RefineSection
+from liveedit_core.method.calibration import LEAST_IMAGES
+from liveedit_core.method.config import (
+    GeneratorConfig,
+    PromptKeyRecipe,
+    RefineSection,
+    VisualKeyRecipe,
+)
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.refine import Refiner
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.model_folder import read_model
 from liveedit_core.training.losses import target_nll
 from liveedit_core.training.micro_batches import draw
+from liveedit_core.training.prompt_key_fit import fit_prompt_key
 from liveedit_core.training.recipe import (
     PHASES,
     DiagnosticsRecipe,
@@ -48,10 +55,12 @@ from liveedit_core.training.recipe import (
     OptimizationSection,
     Phase,
 )
-from liveedit_core.training.step import TrainingModule
+from liveedit_core.training.step import TrainingModule, calibrated_gain
 from liveedit_core.training.validation import Validator
+from liveedit_core.training.visual_key_fit import fit_visual_key
 from tests.fake_cuda import CUDA, FakeCuda, MixedDevicesError, fake_gpu
 from tests.gpu_backbone import tiny_backbone_on
+from tests.random_states import random_expert
 from tests.tiny_backbone import (
     AS_WRITTEN,
     OUR_CONFIG,
@@ -152,6 +161,48 @@ def test_a_model_learns_forgets_and_is_saved_on_a_gpu(tmp_path: Path, gpu: None)
         return [model.edits, again.edits, [one.edit_id for one in kept], first in again.edits]
 
     is_same_on_both(compute, OUR_CONFIG)
+
+
+@pytest.mark.parametrize("num_images", [0, 40])
+def test_a_bank_says_how_strict_its_filter_is_on_a_gpu(num_images: int, gpu: None) -> None:
+    """By its own edits, or by images of the traffic."""
+    config = RUNNER_UP
+    experts = [random_expert(seed, config) for seed in range(LEAST_IMAGES + 4)]
+    drawn = torch.randn(num_images, config.visual_rank, generator=torch.Generator().manual_seed(1))
+    traffic = torch.nn.functional.normalize(drawn, dim=-1) if num_images else None
+    bank = replace(ExpertRepository.from_experts(config, experts), traffic_MR=traffic)
+
+    def compute(backbone: VisionLanguageBackbone) -> list[object]:
+        editor = Editor(backbone, tiny_generator(config), bank.to(backbone.device))
+        calibration = editor.calibration
+        assert calibration.source == ("images" if num_images else "bank")
+        gain = calibrated_gain(editor.generator, backbone.encode([edit_input(request(0))]), 0.4)
+        return [calibration, gain, explain(editor, question(0), {})]
+
+    is_same_on_both(compute, config)
+
+
+def test_keys_are_fitted_on_a_gpu(gpu: None) -> None:
+    draw = torch.Generator().manual_seed(0)
+    kinds = torch.arange(40).repeat_interleave(3)
+
+    def rows(size: int) -> torch.Tensor:
+        return torch.randn(40, size, generator=draw)[kinds] + 0.3 * torch.randn(120, size)
+
+    recipes = VisualKeyRecipe(num_components=12), PromptKeyRecipe(num_components=12)
+    found = []
+    pyramids, embeddings = rows(RUNNER_UP.visual_size), rows(PROMPT_SIZE)
+    for name in ("cpu", "cuda"):
+        device = torch.device(name)
+        torch.manual_seed(0)
+        generator = tiny_generator(RUNNER_UP).requires_grad_(False).to(device)
+        seen = fit_visual_key(
+            generator.visual_key, pyramids.to(device), kinds.to(device), recipes[0]
+        )
+        key = generator.prompt_key
+        asked = fit_prompt_key(key, embeddings.to(device), kinds.to(device), recipes[1])
+        found.append((seen, asked, key.projection.weight.tolist()))
+    assert found[0] == found[1]
 
 
 def test_experts_are_refined_on_a_gpu(gpu: None) -> None:
