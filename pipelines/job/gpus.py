@@ -38,20 +38,23 @@ def gpus_of_each(section: ActorSection, beside: Sequence[ActorSection] = ()) -> 
 
 
 def placed(models: ModelSource, section: ActorSection, num_gpus: float) -> ModelSource:
-    """The models as an actor of a stage loads them; ConfigError where it is to compute on a GPU
-    that nobody reserves."""
+    """The models as an actor of a stage loads them; see `device_of`."""
     if not isinstance(models, ModelNames):
         return models
-    device = models.options.device if section.device == "auto" else section.device
-    if device.partition(":")[0] in ("cuda", "spread") and not num_gpus:
+    return models.on(device_of(section, num_gpus, models.options.device), section.compute_dtype)
+
+
+def device_of(section: ActorSection, num_gpus: float, default: str = "auto") -> str:
+    """Where an actor of a stage computes; ConfigError where that is a GPU that nobody reserves."""
+    device = (default if section.device == "auto" else section.device).partition(":")[0]
+    if device in ("cuda", "spread") and not num_gpus:
         name = type(section).__name__.removesuffix("Section").lower()
         raise ConfigError(
             f"{name}: device is {device!r}, but no GPU is reserved for its actors: set num_gpus of "
             "that section to a number above 0 (start GPU nodes if there are none), or device to "
             '"auto"'
         )
-    device = device.partition(":")[0] if num_gpus else "cpu"
-    return models.on(device, section.compute_dtype)
+    return device if num_gpus else "cpu"
 
 
 def _share_nodes(first: ActorSection, second: ActorSection) -> bool:

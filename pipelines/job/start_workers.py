@@ -8,7 +8,7 @@ from infra.bank.fragments import FragmentWriter
 from infra.storage.object_store import ObjectStore
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.method.config import RefineSection, WeakEdits
-from pipelines.job.gpus import gpus_of_each, placed
+from pipelines.job.gpus import device_of, gpus_of_each, placed
 from pipelines.job.sections import ActorSection, EmbeddingSection, GeneratorSection, WorkerSection
 from pipelines.job.stages import Asked, Generated
 from workers.actor_pool import WorkerPool, actor_options
@@ -106,7 +106,7 @@ def _embedder_loader(section: EmbeddingSection, num_gpus: float) -> Callable[[],
         load_embedder,
         section.open_clip_model,
         section.open_clip_pretrained,
-        section.device if num_gpus else "cpu",
+        device_of(section, num_gpus),
         section.compute_dtype,
     )
 

@@ -14,8 +14,13 @@ from liveedit_core.method.generator import LiveEditGenerator
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.writers import start_writers
 from pipelines.job.gpus import gpus_of_each, placed
-from pipelines.job.sections import EvaluationSection, GeneratorSection, StatesSection
-from pipelines.job.start_workers import start_evaluator
+from pipelines.job.sections import (
+    EmbeddingSection,
+    EvaluationSection,
+    GeneratorSection,
+    StatesSection,
+)
+from pipelines.job.start_workers import start_embedder, start_evaluator, start_generator
 from pipelines.training import job as training_job
 from pipelines.training.recipe import TrainRecipe, ValidationSection
 from pipelines.training.validation import Validation
@@ -172,9 +177,12 @@ def test_a_gang_without_room_says_what_it_wants() -> None:
         gang(shards=3, start_timeout_s=2.0, max_rebuilds=0).retrying(lambda _: None)
 
 
-def test_the_generator_refuses_a_device_before_an_actor_starts() -> None:
-    from pipelines.job.start_workers import start_generator
-
+def test_a_stage_refuses_a_device_before_an_actor_starts() -> None:
     models = ModelNames(options=LoadOptions(device="cuda"))
-    with pytest.raises(ConfigError, match="no GPU is reserved"):
+    with pytest.raises(ConfigError, match=r"generator: .* no GPU is reserved"):
         start_generator(models, InputLimits(), GeneratorSection(node_resource="elsewhere"))
+    section = EmbeddingSection(
+        num_workers=1, device="cuda", num_gpus="auto", node_resource="elsewhere"
+    )
+    with pytest.raises(ConfigError, match=r"embedding: .* no GPU is reserved"):
+        start_embedder(section)
