@@ -83,6 +83,26 @@ class GraceConfig(Settings):
     """A value is done below this loss; 0 never is."""
 
 
+class TensorExpertConfig(Settings):
+    """Tensor experts (TIME-like): size and routing of a block, and how its outputs are learned."""
+
+    rank: PositiveInt = 8
+    """K: components of a block."""
+    least_share: PositiveFraction = 0.85
+    """A block acts on a token whose share in its input factors is at least this part of the share
+    of the token that it was made from."""
+    max_steps: PositiveInt = 60
+    """Adam steps of one edit."""
+    learning_rate: Positive = 0.05
+    """Of Adam."""
+    stop_loss: NonNegative = 1e-2
+    """An edit is done below this loss; 0 never is."""
+    num_unrelated: PositiveInt = 32
+    """Questions whose mean hidden state is the centre, half of them with an image."""
+    seed: Count = 0
+    """Of the first output factors, and of the choice of unrelated questions."""
+
+
 class WiseConfig(Settings):
     """WISE: the side memory, its shards and margins, and how an edit is learned."""
 

@@ -41,7 +41,7 @@ from liveedit_core.baselines.edited_layers import (
     minimize,
 )
 from liveedit_core.baselines.protocol import EditorMemory, num_bytes
-from liveedit_core.baselines.settings import WiseConfig
+from liveedit_core.baselines.settings import TensorExpertConfig, WiseConfig
 from liveedit_core.errors import ConfigError
 from liveedit_core.schema import Case, EditRequest, ProbeKind
 from liveedit_core.states import LayerStates, Padded
@@ -81,7 +81,9 @@ def _trimmed(change: Tensor, density: float) -> Tensor:
     return torch.where(change.abs() >= least, change, 0.0)
 
 
-def unrelated_questions(cases: Sequence[Case], config: WiseConfig) -> list[BackboneInput]:
+def unrelated_questions(
+    cases: Sequence[Case], config: WiseConfig | TensorExpertConfig
+) -> list[BackboneInput]:
     """Some locality questions of cases that are not edited, drawn by the seed. The first half,
     rounded up, has images."""
     chosen: list[BackboneInput] = []

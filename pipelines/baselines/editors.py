@@ -17,6 +17,8 @@ from liveedit_core.baselines.lookup import Lookup
 from liveedit_core.baselines.lora import Lora
 from liveedit_core.baselines.projector_tuning import ProjectorTuning
 from liveedit_core.baselines.protocol import ComparedEditor
+from liveedit_core.baselines.settings import TensorExpertConfig, WiseConfig
+from liveedit_core.baselines.tensor_experts import TensorExperts
 from liveedit_core.baselines.trained.checkpoint import load_rival
 from liveedit_core.baselines.trained.makers import make_editor
 from liveedit_core.baselines.trained.settings import RIVALS, RivalName
@@ -130,8 +132,8 @@ def _row(
             raise ConfigError(f"editors: {name} needs a generator")
         return _empty(backbone, generators[OWN])
 
-    def unrelated() -> list[BackboneInput]:
-        return unrelated_questions(load_builtin_cases("train"), recipe.wise)
+    def unrelated(section: WiseConfig | TensorExpertConfig) -> list[BackboneInput]:
+        return unrelated_questions(load_builtin_cases("train"), section)
 
     name_of_rival = next((rival for rival in RIVALS if rival == name), None)
     if name_of_rival is not None:
@@ -144,7 +146,15 @@ def _row(
         "lora": lambda: Lora(backbone, recipe.lora, batch_size=size),
         "ike": lambda: InContext(backbone, recipe.in_context, batch_size=size),
         "grace": lambda: Grace(backbone, recipe.grace, batch_size=size),
-        "wise": lambda: Wise(backbone, recipe.wise, unrelated=unrelated(), batch_size=size),
+        "wise": lambda: Wise(
+            backbone, recipe.wise, unrelated=unrelated(recipe.wise), batch_size=size
+        ),
+        "time": lambda: TensorExperts(
+            backbone,
+            recipe.tensor_experts,
+            unrelated=unrelated(recipe.tensor_experts),
+            batch_size=size,
+        ),
         "unedited": lambda: Unedited(backbone),
     }
     editor = makers[name]()
@@ -154,8 +164,9 @@ def _row(
         own = generators[OWN]
         trained_on, digest = own.trained_on, own.generator.digest + WRITING
         num_trained = own.num_parameters
-    if name == "wise":
-        trained_on = f"nothing; {recipe.wise.num_unrelated} questions of the training split"
+    if name in ("wise", "time"):
+        number = recipe.section(name).num_unrelated
+        trained_on = f"nothing; {number} questions of the training split"
     return EditorRow(
         name=editor.name,
         configuration=editor.name,

@@ -12,6 +12,7 @@ from liveedit_core.baselines.settings import (
     GraceConfig,
     InContextConfig,
     LoraConfig,
+    TensorExpertConfig,
     WiseConfig,
 )
 from liveedit_core.baselines.trained.settings import (
@@ -41,6 +42,7 @@ EDITORS = (
     "ike",
     "grace",
     "wise",
+    "time",
     *RIVALS,
     "unedited",
 )
@@ -52,6 +54,7 @@ SECTIONS: Mapping[str, str] = {
     "ike": "in_context",
     "grace": "grace",
     "wise": "wise",
+    "time": "tensor_experts",
     **{name: name for name in RIVALS},
 }
 """Sections of the editors that have settings."""
@@ -134,6 +137,7 @@ class CompareRecipe(FolderRecipe):
     in_context: InContextConfig = InContextConfig()
     grace: GraceConfig = GraceConfig()
     wise: WiseConfig = WiseConfig()
+    tensor_experts: TensorExpertConfig = TensorExpertConfig()
     mend: MendConfig = MendConfig()
     serac: SeracConfig = SeracConfig()
     recipe: RecipeConfig = RecipeConfig()

@@ -66,6 +66,16 @@ SEARCH_SPACE: Mapping[str, tuple[Changes, ...]] = {
         {"mask_share": 0.2, "learning_rate": 10.0},
         {"max_steps": 16, "learning_rate": 10.0},
     ),
+    "time": (
+        {},
+        {"least_share": 0.75},
+        {"least_share": 0.8},
+        {"least_share": 0.9},
+        {"rank": 4},
+        {"rank": 4, "least_share": 0.8},
+        {"rank": 12},
+        {"rank": 12, "least_share": 0.8},
+    ),
     "mend": (
         {},
         {"update_scale": 0.1},

@@ -25,8 +25,10 @@ from liveedit_core.baselines.settings import (
     GraceConfig,
     InContextConfig,
     LoraConfig,
+    TensorExpertConfig,
     WiseConfig,
 )
+from liveedit_core.baselines.tensor_experts import TensorExperts
 from liveedit_core.baselines.wise import Wise
 from liveedit_core.devices import CPU, chosen_device, chosen_dtype, moved
 from liveedit_core.edited_model import EditedModel
@@ -259,6 +261,7 @@ BASELINES: dict[str, Callable[[VisionLanguageBackbone], ComparedEditor]] = {
     "LoRA": lambda b: Lora(b, LoraConfig(**_STEPS)),
     "GRACE": lambda b: Grace(b, GraceConfig(**_STEPS)),
     "WISE": lambda b: Wise(b, WiseConfig(**_STEPS), unrelated=_UNRELATED),
+    "TIME-like": lambda b: TensorExperts(b, TensorExpertConfig(**_STEPS), unrelated=_UNRELATED),
     "IKE": lambda b: InContext(b, InContextConfig(least_similarity=-1.0)),
     "LiveEdit": lambda b: LiveEdit(empty_editor(b, TINY_CONFIG)),
     "lookup": lambda b: Lookup(empty_editor(b, TINY_CONFIG)),

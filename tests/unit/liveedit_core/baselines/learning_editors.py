@@ -14,12 +14,15 @@ from liveedit_core.baselines.settings import (
     FineTuningConfig,
     GraceConfig,
     LoraConfig,
+    TensorExpertConfig,
     WiseConfig,
 )
+from liveedit_core.baselines.tensor_experts import TensorExperts
 from liveedit_core.baselines.wise import Wise
 from tests.tiny_backbone import question
 
 WISE = WiseConfig(alpha=0.5, beta=2.0, gamma=1.0, max_steps=100, learning_rate=1.0)
+TENSORS = TensorExpertConfig(max_steps=200)
 UNRELATED = [question(50), BackboneInput(prompt="The opposite of hot is")]
 
 LAYER_EDITORS: dict[str, Callable[[VisionLanguageBackbone], LayerEditor[Any]]] = {
@@ -27,6 +30,7 @@ LAYER_EDITORS: dict[str, Callable[[VisionLanguageBackbone], LayerEditor[Any]]] =
     "LoRA": lambda b: Lora(b, LoraConfig(max_steps=150, learning_rate=3e-2)),
     "GRACE": lambda b: Grace(b, GraceConfig(max_steps=200, learning_rate=0.3)),
     "WISE": lambda b: Wise(b, WISE, unrelated=UNRELATED),
+    "TIME-like": lambda b: TensorExperts(b, TENSORS, unrelated=UNRELATED),
 }
 
 

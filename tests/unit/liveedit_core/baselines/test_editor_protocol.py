@@ -160,7 +160,9 @@ def test_answers_in_a_batch_are_those_given_alone(
     assert model.answer(INPUTS, 4) == [model.answer([item], 4)[0] for item in INPUTS]
 
 
-@pytest.mark.parametrize("name", ["FT-L", "FT-M", "LoRA", "GRACE", "WISE", "IKE", *RIVALS])
+@pytest.mark.parametrize(
+    "name", ["FT-L", "FT-M", "LoRA", "GRACE", "WISE", "TIME-like", "IKE", *RIVALS]
+)
 def test_free_generation_goes_through_the_edit(
     name: str, backbone: VisionLanguageBackbone, prepared: PreparedCases
 ) -> None:

@@ -71,7 +71,7 @@ def test_the_table_tells_the_editors_apart(comparison: Comparison) -> None:
 
 def test_editors_are_restored_between_groups(comparison: Comparison) -> None:
     """Memory is that of one group, not of all that were taught."""
-    for name in ("LiveEdit", "IKE", "GRACE", "SERAC", "RECIPE", "LTE"):
+    for name in ("LiveEdit", "IKE", "GRACE", "TIME-like", "SERAC", "RECIPE", "LTE"):
         one, three = of(comparison, name, 1).memory, of(comparison, name, 3).memory
         assert 0 < one.stored_bytes < three.stored_bytes < 4 * one.stored_bytes
         assert one.fixed_bytes == three.fixed_bytes

@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from liveedit_core.baselines.settings import FineTuningConfig, GraceConfig, LoraConfig, WiseConfig
+from liveedit_core.baselines.settings import (
+    FineTuningConfig,
+    GraceConfig,
+    LoraConfig,
+    TensorExpertConfig,
+    WiseConfig,
+)
 from liveedit_core.schema import Case
 from liveedit_core.state_source import BackboneStates
 from pipelines.baselines.compare import Comparison, compare
@@ -13,7 +19,9 @@ from pipelines.baselines.scores import EditorScores
 from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone, tiny_generator
 from tests.unit.tiny_editors import save_tiny_parts
 
-NAMES = "LiveEdit lookup FT-L FT-M LoRA IKE GRACE WISE MEND SERAC RECIPE LTE unedited".split()
+NAMES = (
+    "LiveEdit lookup FT-L FT-M LoRA IKE GRACE WISE TIME-like MEND SERAC RECIPE LTE unedited".split()
+)
 RECIPE = CompareRecipe(
     editors=EDITORS,
     edits=(3, 1),
@@ -26,6 +34,7 @@ RECIPE = CompareRecipe(
     lora=LoraConfig(max_steps=8),
     grace=GraceConfig(max_steps=8),
     wise=WiseConfig(max_steps=2),
+    tensor_experts=TensorExpertConfig(max_steps=2, num_unrelated=2),
     fine_tuning=FineTuningConfig(max_steps=8, learning_rate=3e-2),
     projector_tuning=FineTuningConfig(max_steps=1),
 )
