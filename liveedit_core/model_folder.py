@@ -1,7 +1,7 @@
 """Experts of an edited model in a folder: parts that are written once, and `edits.json` about them.
 
-    edits.json               digests, budget, parts in order, positions of edits that do not answer
-                             and of textual ones
+    edits.json               its own sha256, digests, budget, parts in order, positions of edits
+                             that do not answer and of textual ones
     experts-<name>.safetensors, facts-<name>.json    the rows of one part, and what they taught
     traffic-<name>.safetensors                       images of the traffic, if there are any
 
@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from liveedit_core.errors import ConfigError, IntegrityError, RepositoryMismatchError
+from liveedit_core.errors import IntegrityError, RepositoryMismatchError
 from liveedit_core.method.config import DEFAULT_BUDGET, checked_budget
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator
@@ -42,6 +42,7 @@ _TENSORS = ("visual_features_NK", "prompt_features_NK", "ranks_N", "down_LD", "u
 _TRAFFIC = "traffic_MR"
 _FIRST_RELEASE = "experts.safetensors"
 """The one file of experts of folders of the first release; their facts are in `edits.json`."""
+_ALTERED = "is altered, its sha256 differs: restore it from a copy, or teach its edits again"
 _DTYPES = {"F32": np.float32, "I64": np.int64}
 
 
@@ -120,7 +121,9 @@ def save_model(folder: Path, editor: Editor, facts: Mapping[str, Fact]) -> tuple
         not_held=() if held_N is None else _places(~held_N),
         textual=() if repository.is_textual_N is None else _places(repository.is_textual_N),
     )
-    write_whole(folder / EDITS_FILE, (json.dumps(asdict(content), indent=1) + "\n").encode())
+    about = asdict(content)
+    about["sha256"] = _digest(about)
+    write_whole(folder / EDITS_FILE, (json.dumps(about, indent=1) + "\n").encode())
     named = {EDITS_FILE, traffic, *(name for part in parts for name in (part.experts, part.facts))}
     for pattern in ("experts-*", "facts-*", "traffic-*", _FIRST_RELEASE):
         for file in folder.glob(pattern):
@@ -156,6 +159,10 @@ def _written(
     return part
 
 
+def _digest(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
 def _sha256(edit_ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(edit_ids).encode()).hexdigest()
 
@@ -172,6 +179,12 @@ def read_model(
                 f"{folder}: its experts were made for {name} {getattr(content, name)}, got "
                 f"{expected}; they cannot be used here"
             )
+    with _damage_of(folder / EDITS_FILE):
+        return _assembled(folder, content)
+
+
+def _assembled(folder: Path, content: _Content) -> tuple[ExpertRepository, dict[str, Fact]]:
+    """The rows of all parts."""
     edit_ids: list[str] = []
     facts: dict[str, Fact] = {}
     parts = []
@@ -200,23 +213,35 @@ def read_model(
     return repository, {key: fact for key, fact in facts.items() if key in held}
 
 
+@contextlib.contextmanager
+def _damage_of(file: Path) -> Iterator[None]:
+    """Whatever is raised while a file is read is damage of it."""
+    try:
+        yield
+    except (IntegrityError, RepositoryMismatchError):
+        raise
+    except Exception as error:
+        raise IntegrityError(f"{file}: {error}") from error
+
+
 def _read_content(folder: Path) -> _Content:
     file = folder / EDITS_FILE
-    try:
+    with _damage_of(file):
         found = json.loads(file.read_text(encoding="utf-8"))
+        sha256 = found.pop("sha256", "")  # folders of earlier releases lack it
+        if sha256 and sha256 != _digest(found):
+            raise ValueError(_ALTERED)
         budget = checked_budget(found.pop("false_activation", DEFAULT_BUDGET))
         if "parts" not in found:
             return _of_first_release(folder, found, budget)
         parts = tuple(_Part(**part) for part in found.pop("parts"))
         not_held, textual = tuple(found.pop("not_held")), tuple(found.pop("textual", ()))
         size = sum(part.num_edits for part in parts)
-        if not parts or any(not 0 <= place < size for place in not_held + textual):
+        if not parts or any(place not in range(size) for place in not_held + textual):
             raise ValueError("it names no parts, or positions that they do not have")
         return _Content(
             parts=parts, not_held=not_held, textual=textual, false_activation=budget, **found
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise IntegrityError(f"{file}: {error}") from error
 
 
 def _of_first_release(folder: Path, found: Mapping[str, Any], budget: float) -> _Content:
@@ -239,15 +264,13 @@ def _of_first_release(folder: Path, found: Mapping[str, Any], budget: float) -> 
 
 def _read_facts(file: Path, part: _Part, facts: dict[str, Fact]) -> list[str]:
     """Ids of the edits of a part; their facts are added."""
-    try:
+    with _damage_of(file):
         _check_bytes(file, part.facts_sha256)
         found = json.loads(file.read_text(encoding="utf-8"))
         edit_ids: list[str] = found["edit_ids"]
         facts |= {edit_id: Fact(**fact) for edit_id, fact in found["facts"].items()}
         if len(edit_ids) != part.num_edits or _sha256(edit_ids) != part.ids_sha256:
             raise ValueError("these are other edits than edits.json names")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{file}: {error}") from error
     return edit_ids
 
 
@@ -273,16 +296,10 @@ def _read_part(file: Path, part: _Part) -> dict[str, Tensor]:
 def _check_bytes(file: Path, sha256: str) -> None:
     """IntegrityError unless a file is the one that was written; "" and the beginning of a digest
     check as much as they say."""
-    try:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest() if sha256 else ""
-    except OSError as error:
-        raise IntegrityError(f"{file}: {error}") from error
+    with _damage_of(file), file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest() if sha256 else ""
     if not found.startswith(sha256):
-        raise IntegrityError(
-            f"{file} is altered, its sha256 differs: restore it from a copy, or teach its edits "
-            "again"
-        )
+        raise IntegrityError(f"{file} {_ALTERED}")
 
 
 def _read_traffic(folder: Path, name: str) -> Tensor | None:
@@ -290,15 +307,14 @@ def _read_traffic(folder: Path, name: str) -> Tensor | None:
         return None
     if name != _FIRST_RELEASE:
         _check_bytes(folder / name, name.removeprefix("traffic-").removesuffix(".safetensors"))
-    try:
-        return _mapped(folder / name)[_TRAFFIC]
-    except KeyError as error:
-        raise IntegrityError(f"{folder / name}: lacks {_TRAFFIC}") from error
+    if (rows_MR := _mapped(folder / name).get(_TRAFFIC)) is None:
+        raise IntegrityError(f"{folder / name}: lacks {_TRAFFIC}")
+    return rows_MR
 
 
 def _mapped(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, read where they are used."""
-    try:
+    with _damage_of(file):
         with file.open("rb") as stream:
             start = 8 + int.from_bytes(stream.read(8), "little")
             if start > file.stat().st_size:
@@ -311,6 +327,4 @@ def _mapped(file: Path) -> dict[str, Tensor]:
             first, last = about["data_offsets"]
             array = mapped[start + first : start + last].view(_DTYPES[about["dtype"]])
             tensors[name] = torch.from_numpy(array.reshape(about["shape"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{file}: {error}") from error
     return tensors

@@ -293,7 +293,7 @@ def test_the_budget_stays_with_the_model(backbone: Any, tmp_path: Path) -> None:
         assert model.editor.repository.false_activation == budget
     edits = tmp_path / "edits.json"
     content = json.loads(edits.read_text())
-    edits.write_text(json.dumps(content | {"false_activation": 2.0}))
+    edits.write_text(json.dumps(content | {"false_activation": 2.0, "sha256": ""}))
     with pytest.raises(IntegrityError, match="above 0 and at most"):
         read_model(tmp_path, backbone.digest, generator)
     with pytest.raises(ConfigError, match="above 0 and at most"):
