@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.serving.access import Keys
@@ -33,16 +34,7 @@ def serve_local(recipe: ServeRecipe, say: Callable[[str], None]) -> int:
     say(f"answering with {versions.current.name}: {versions.current.num_edits:,} edits")
     teacher = teacher_of(versions, recipe, _logger.info) if recipe.teach.is_on else None
     service.teacher = teacher
-    config = uvicorn.Config(
-        create_app(service),
-        host=recipe.host,
-        port=recipe.port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=30,
-    )
+    config = server_config(create_app(service), recipe)
     server = _Server(config, lambda address: say(f"serving {address}"))
 
     def stop(*_: object) -> None:
@@ -60,6 +52,22 @@ def serve_local(recipe: ServeRecipe, say: Callable[[str], None]) -> int:
             teacher.close()
         service.close()
     return 0 if server.started else 1
+
+
+def server_config(app: ASGIApp, recipe: ServeRecipe) -> uvicorn.Config:
+    """How connections are served."""
+    return uvicorn.Config(
+        app,
+        host=recipe.host,
+        port=recipe.port,
+        # httptools, the default, takes headers of any size and copies them at every packet.
+        http="h11",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=30,
+    )
 
 
 class _Server(uvicorn.Server):
