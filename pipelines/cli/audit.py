@@ -28,5 +28,8 @@ def verify_audit(context: CommandContext) -> int:
     if problem:
         output.say(f"DAMAGED  {problem}")
         return DAMAGED
+    if not records:
+        output.say(f"there are no audit records in {uri}: nothing was promoted")
+        return 0
     output.say(f"{len(records)} audit records are whole; note this digest elsewhere: {log.head()}")
     return 0

@@ -10,6 +10,7 @@ with the library.
 
 import json
 import random
+import shutil
 import statistics
 import sys
 import tempfile
@@ -181,6 +182,7 @@ class Load:
         for thread in threads:
             thread.join()
         versions.set_alias(BANK_MODEL, "champion", 0)
+        shutil.rmtree(self.root / "operations" / "audit")  # else it says that there is one
         print(*errors[:5], sep="\n", file=sys.stderr)
         return {"moves": 23, "answered": answered, "errors": len(errors), "versions": len(seen)}
 
