@@ -12,14 +12,15 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra._compat import keep_mlflow_from_making_folders, limit_mlflow_database_retries
+from infra.tracking.line_files import LineFiles, RejectedRecordError, parsed
 from infra.tracking.moved_folder import follow_folder
-from liveedit_core.errors import ConfigError, LiveEditError, TrackingError
+from liveedit_core.errors import ConfigError, TrackingError
 from liveedit_core.masking import masked
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ _DELETED_CODES = _REJECTED_CODES | {"RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
 _ARTIFACTS = "mlflow_artifacts"
 _DEFAULT = "mlflow.db"
 """Stands in a run's file for the database of its root, wherever that is moved."""
+_DAMAGED = ("file is not a database", "image is malformed", "no such table", "no such column")
+_MOVE_AWAY = (
+    "The database is damaged: move it away, and the next start of each run makes it again from "
+    "mlflow_runs"
+)
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -43,10 +49,6 @@ _ENVIRONMENT = {
 """Defaults that the environment overrides. MLflow would retry for minutes; the spool retries."""
 
 _logger = logging.getLogger(__name__)
-
-
-class RejectedRecordError(LiveEditError):
-    """MLflow will never accept this record."""
 
 
 class _DeletedRunError(TrackingError):
@@ -78,8 +80,7 @@ class Tracker:
         self._sent_file = state / f"{run_name}.sent"
         self._unspooled: list[str] = []
         """Records that the full disk did not take."""
-        self._full: set[Path] = set()
-        """Files that could not be written at the last try."""
+        self._files = LineFiles()
         self._connection: Connection | None = None
         self._retry_at_s = 0.0
         with _run_folder_errors(state):
@@ -129,7 +130,9 @@ class Tracker:
             try:
                 self._connection = self._open_run()
             except Exception as error:  # MLflow lets errors of many libraries through
-                raise TrackingError(f"MLflow at {self.tracking_uri}: {error}") from error
+                is_damaged = any(words in str(error) for words in _DAMAGED)
+                cure = f". {_MOVE_AWAY}" if is_damaged else ""
+                raise TrackingError(f"MLflow at {self.tracking_uri}: {error}{cure}") from error
         return self._connection
 
     def _open_run(self) -> Connection:
@@ -157,7 +160,7 @@ class Tracker:
         is_known = before == place or (is_default and before.endswith(f"/{_DEFAULT}"))
         run_id = str(known.get("run_id", "")) if is_known else ""
         if run_id and _is_deleted(client, run_id):
-            sent = self._lines(self._sent_file)
+            sent = self._files.lines(self._sent_file)
             _logger.warning(
                 "MLflow's run %r (%s) was deleted: made again from its %d records",
                 self._run_name,
@@ -165,7 +168,9 @@ class Tracker:
                 len(sent),
             )
             again = [line for record in sent if (line := _sent_again(record))]
-            if not self._rewrite(self._spool_file, [*again, *self._lines(self._spool_file)]):
+            if not self._files.rewrite(
+                self._spool_file, [*again, *self._files.lines(self._spool_file)]
+            ):
                 raise TrackingError(f"{self._spool_file} cannot be written")
             self._sent_file.unlink(missing_ok=True)
             run_id = ""
@@ -173,7 +178,9 @@ class Tracker:
             client.update_run(run_id, status="RUNNING")
         else:
             run_id = client.create_run(experiment_id, run_name=self._run_name).info.run_id
-            self._rewrite(self._run_file, [json.dumps({"tracking_uri": place, "run_id": run_id})])
+            self._files.rewrite(
+                self._run_file, [json.dumps({"tracking_uri": place, "run_id": run_id})]
+            )
         return Connection(client, uri, experiment_id, run_id)
 
     def _known_run(self) -> dict[str, Any]:
@@ -190,56 +197,18 @@ class Tracker:
 
     def _spool(self) -> None:
         """Write what is in memory to the spool, unless the disk is full."""
-        if self._unspooled and self._append(self._spool_file, self._unspooled):
+        if self._unspooled and self._files.append(self._spool_file, self._unspooled):
             self._unspooled = []
-
-    def _append(self, file: Path, lines: Sequence[str]) -> bool:
-        """Add lines; False when the disk is full. A line that a killed or hindered predecessor did
-        not end is ended first."""
-        try:
-            with file.open("a+b") as stream:
-                if stream.tell():
-                    stream.seek(-1, os.SEEK_END)
-                    is_ended = stream.read(1) == b"\n"
-                    stream.write(b"" if is_ended else b"\n")
-                stream.write("".join(f"{line}\n" for line in lines).encode())
-        except OSError as error:
-            self._say_full(file, error)
-            return False
-        self._full.discard(file)
-        return True
-
-    def _say_full(self, file: Path, error: OSError) -> None:
-        """Once, until it can be written again."""
-        if file not in self._full:
-            self._full.add(file)
-            _logger.warning("%s cannot be written: %s", file, error)
-
-    def _rewrite(self, file: Path, lines: Sequence[str]) -> bool:
-        """Replace a file, whole or not at all; False when the disk is full."""
-        temporary = file.with_suffix(".tmp")
-        try:
-            temporary.write_text("".join(f"{line}\n" for line in lines))
-            temporary.replace(file)
-        except OSError as error:
-            self._say_full(temporary, error)
-            return False
-        self._full.discard(temporary)
-        return True
-
-    @staticmethod
-    def _lines(file: Path) -> list[str]:
-        return file.read_text().splitlines() if file.exists() else []
 
     def _send_spool(self) -> int:
         """Send in order until the spool is empty or MLflow fails; returns how many are left."""
         self._spool()
-        num_left = len(self._lines(self._spool_file)) + len(self._unspooled)
+        num_left = len(self._files.lines(self._spool_file)) + len(self._unspooled)
         if not num_left or time.monotonic() < self._retry_at_s:
             return num_left
         if self._send_waiting():
             self._send_waiting()
-        return len(self._lines(self._spool_file)) + len(self._unspooled)
+        return len(self._files.lines(self._spool_file)) + len(self._unspooled)
 
     def _send_waiting(self) -> bool:
         """Whether the run was found deleted: the next call makes it again."""
@@ -249,7 +218,7 @@ class Tracker:
         lines: list[str] = []
         try:
             connection = self.connect()  # a run that is made again fills the spool
-            lines = self._lines(self._spool_file)
+            lines = self._files.lines(self._spool_file)
             num_spooled = len(lines)
             lines += self._unspooled
             for line in lines:
@@ -266,8 +235,8 @@ class Tracker:
                 "%d records wait in %s: %s", len(lines) - num_sent, self._spool_file, error
             )
         if num_sent:
-            self._append(self._sent_file, lines[:num_sent])
-            if self._rewrite(self._spool_file, lines[num_sent:]):
+            self._files.append(self._sent_file, lines[:num_sent])
+            if self._files.rewrite(self._spool_file, lines[num_sent:]):
                 self._unspooled = []
             else:  # what stays in the file is sent again, which counts once
                 self._unspooled = self._unspooled[max(num_sent - num_spooled, 0) :]
@@ -278,7 +247,7 @@ class Tracker:
             _send(connection, line)
         except RejectedRecordError as error:
             _logger.warning("MLflow rejected a record: %s", error)
-            self._append(
+            self._files.append(
                 self._rejected_file, [json.dumps({"record": line, "reason": error.message})]
             )
 
@@ -295,9 +264,12 @@ def _database_uri(run_root: Path) -> str:
 
 def _sent_again(line: str) -> str:
     """A record for a run that is made again: it runs, and its models get new ids; "" for none."""
-    record = json.loads(line)
+    try:
+        record = parsed(line)
+    except RejectedRecordError:
+        return ""
     record.pop("model_id", None)
-    return "" if record["kind"] == "end" else json.dumps(record)
+    return "" if record.get("kind") == "end" else json.dumps(record)
 
 
 def _is_deleted(client: "MlflowClient", run_id: str) -> bool:
@@ -306,8 +278,8 @@ def _is_deleted(client: "MlflowClient", run_id: str) -> bool:
     try:
         return bool(client.get_run(run_id).info.lifecycle_stage == "deleted")
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return True
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return True  # the second of an id that MLflow never gave
         raise
 
 
@@ -330,7 +302,7 @@ def open_client(tracking_uri: str) -> "MlflowClient":
 
         limit_mlflow_database_retries(db_utils)
         keep_mlflow_from_making_folders(db_utils)
-        logging.getLogger(db_utils.__name__).setLevel(logging.ERROR)
+        logging.getLogger(db_utils.__name__).setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
@@ -380,8 +352,10 @@ def _send(connection: Connection, line: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        _deliver(connection, json.loads(line))
-    except (ValueError, KeyError, FileNotFoundError) as error:
+        _deliver(connection, parsed(line))
+    except RejectedRecordError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
         raise RejectedRecordError(f"unreadable record or missing file: {error!r}") from error
     except MlflowException as error:
         if error.error_code in _DELETED_CODES and _is_deleted(connection.client, connection.run_id):

@@ -120,8 +120,8 @@ kills, outages and full disks of whole jobs in `tests/integration/faults`.
 {rows}
 
 An ambiguous PUT of a manifest made compaction delete live data in earlier releases of Lance
-(lance-format/lance#8123). pylance {version("pylance")} leaves the files for clean-up instead, and
-the rows above with *compact* show it: every row is read again after each fault.
+(lance-format/lance#8123). pylance {version("pylance")} leaves the files for clean-up instead:
+*compact* and *clean up* meet each fault above, and every row of the bank is read after it.
 """
 
 

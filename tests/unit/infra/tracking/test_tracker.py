@@ -118,6 +118,73 @@ def test_a_spool_line_cut_by_a_kill_is_set_aside(run_root: Path) -> None:
     assert "unreadable record" in (folder / "run-1.refused.jsonl").read_text()
 
 
+_NO_RECORDS = b'\xff\xfe\n[1]\n5\nnull\n{}\n{"kind": 5}\n' + b"[" * 100_000 + b"\n"
+_WRONG_VALUES = b'{"kind": "metrics", "values": 5, "step": "a", "time_ms": 1}\n{"kind": "tag"}\n'
+
+
+def test_lines_that_are_no_records_hold_up_no_others(run_root: Path) -> None:
+    folder = run_root / "mlflow_runs"
+    folder.mkdir()
+    (folder / "run-1.spool.jsonl").write_bytes(_NO_RECORDS + _WRONG_VALUES)
+    tracker = make_tracker(run_root)
+    tracker.log_metrics({"a": 1.0}, step=1)
+    assert run_of(tracker).data.metrics == {"a": 1.0}
+    assert spool(run_root) == ""
+    assert len((folder / "run-1.refused.jsonl").read_text().splitlines()) == 9
+
+
+def test_a_damaged_journal_gives_what_it_still_holds(run_root: Path) -> None:
+    tracker = make_tracker(run_root)
+    tracker.log_metrics({"a": 1.0}, step=1)
+    connection = tracker.connect()
+    connection.client.delete_run(connection.run_id)
+    journal = run_root / "mlflow_runs" / "run-1.sent"
+    journal.write_bytes(_NO_RECORDS + journal.read_bytes())
+    assert run_of(make_tracker(run_root)).info.run_id != connection.run_id
+    again = make_tracker(run_root)
+    assert again.flush_spool() == 0
+    assert run_of(again).data.metrics == {"a": 1.0}
+
+
+@pytest.mark.parametrize("name", ["spool.jsonl", "sent", "json"])
+def test_a_file_of_a_run_that_cannot_be_used_stops_nothing(
+    run_root: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_tracker(run_root).log_metrics({"a": 1.0}, step=1)
+    file = run_root / "mlflow_runs" / f"run-1.{name}"
+    file.unlink()
+    file.mkdir()
+    tracker = make_tracker(run_root)
+    tracker.log_metrics({"b": 2.0}, step=2)
+    assert run_of(tracker).data.metrics["b"] == 2.0
+    assert 1 <= len([text for text in caplog.messages if "cannot be used" in text]) <= 2
+
+
+def test_an_id_that_mlflow_never_gave_is_no_run(run_root: Path) -> None:
+    make_tracker(run_root).log_metrics({"a": 1.0}, step=1)
+    file = run_root / "mlflow_runs" / "run-1.json"
+    file.write_text(json.dumps({"tracking_uri": "mlflow.db", "run_id": "../../etc"}))
+    assert run_of(make_tracker(run_root)).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize("content", [b"", b"no database" * 1000])
+def test_a_damaged_database_says_what_to_do_and_is_made_again(
+    run_root: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_tracker(run_root).log_metrics({"a": 1.0}, step=1)
+    database = run_root / "mlflow.db"
+    database.write_bytes(content)
+    make_tracker(run_root).log_metrics({"a": 2.0}, step=2)
+    assert "The database is damaged: move it away" in caplog.text
+    database.unlink()
+    moved = run_root.rename(
+        run_root.with_name(f"{run_root.name}-moved")
+    )  # MLflow remembers a database by its place
+    again = make_tracker(moved)
+    assert again.flush_spool() == 0
+    assert history_of(again, "a") == [(1, 1.0), (2, 2.0)]
+
+
 def test_records_sent_twice_after_a_kill_count_once(run_root: Path) -> None:
     tracker = make_tracker(run_root)
     path = run_root / "mlflow_runs" / "run-1.spool.jsonl"
@@ -212,7 +279,7 @@ def test_a_full_disk_stops_nothing_and_is_said_once(
         tracker.log_metrics({"a": 0.875}, step=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    said = [text for text in caplog.messages if "spool.jsonl cannot be written" in text]
+    said = [text for text in caplog.messages if "spool.jsonl cannot be used" in text]
     assert len(said) == 1
     assert tracker.flush_spool() == 0
     assert history_of(tracker, "a") == [(1, 0.5), (2, 0.75), (3, 0.875)]
