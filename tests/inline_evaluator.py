@@ -39,4 +39,4 @@ class InlineEvaluator:
         if not self._queue:
             return []
         version, shared, unit = self._queue.popleft()
-        return [self._worker.evaluate(version, shared, unit.loaded())]
+        return [self._worker.evaluate(version, shared, unit)]

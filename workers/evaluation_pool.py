@@ -107,6 +107,6 @@ class EvaluationPool:
                 # The experts may be what was lost: load them again.
                 self._experts[key] = actor.load.remote(job.version)
             is_retry = True
-            return actor.evaluate.remote(job.version.version, self._experts[key], job.unit.loaded())
+            return actor.evaluate.remote(job.version.version, self._experts[key], job.unit)
 
         return make

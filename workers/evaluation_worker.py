@@ -125,7 +125,7 @@ class EvaluationWorker:
         kept = self._kept.get(unit.key)
         if kept is not None:
             return self.score(bank_version, replace(kept, prepare_s=0.0), shared, unit)
-        preparation = self.prepare(unit)
+        preparation = self.prepare(unit.loaded())
         if preparation.num_bytes <= self._room_bytes:
             self._room_bytes -= preparation.num_bytes
             self._kept[unit.key] = preparation

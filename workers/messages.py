@@ -121,10 +121,10 @@ class EvaluationUnit:
     groups: tuple[tuple[str, ...], ...] = ()
     """For each case, the edits it is evaluated against; empty: all edits of the version."""
     load: CaseLoader | None = None
-    """Gives the cases their images, where the driver keeps them without."""
+    """Gives the cases their images, where the driver sends them without."""
 
     def loaded(self) -> Self:
-        """As it is sent to a worker."""
+        """With images."""
         return replace(self, cases=tuple(self.load(self.cases)), load=None) if self.load else self
 
     @property

@@ -53,6 +53,12 @@ class ObjectStore:
         """Pickle the endpoint too, so that a node with another environment uses the same server."""
         return ObjectStore, (self.root_uri, self._endpoint, self._timeout_s)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectStore) and self.__reduce__() == other.__reduce__()
+
+    def __hash__(self) -> int:
+        return hash(self.__reduce__())
+
     @property
     def _endpoint(self) -> str:
         return self._given_endpoint or s3.default_endpoint()

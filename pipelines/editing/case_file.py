@@ -1,17 +1,25 @@
 """The input of a run in temporary files, so that it needs no memory however long it is.
 
-A case that is read back for plans and tables has edits with ids and texts, and no image.
+A case that is read back for plans and tables has edits with ids and texts, and no image. Processes
+that score it read the images from a copy of the file in the store, in pieces:
+
+cases/<token>/<number>    deleted at the end of the run, or a month later by another one
 """
 
+import functools
 import json
 import tempfile
-from collections.abc import Collection, Sequence
+import uuid
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 import numpy as np
 
-from infra.requests.request_log import RequestHeader
+from infra.requests.request_log import RequestHeader, RequestLog
+from infra.requests.request_reader import LoggedRequest
+from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import StorageUnavailableError
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 
@@ -21,6 +29,12 @@ NO_CASE = (0, 0)
 """Of a plain request."""
 _ENTRY = np.dtype([("edit_id", "S64"), ("start", "<i8"), ("size", "<i8")])
 _ENTRIES_AT_ONCE = 1 << 16
+_FOLDER = "cases"
+_PIECE_BYTES = 1 << 20
+"""Of the copy in the store: some cases of 30 to 100 KB, as an evaluation asks for them."""
+_PIECES_KEPT = 4
+_LEFT_AFTER = timedelta(days=30)
+"""Copies of runs that were killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,20 +101,103 @@ class CaseFile:
         return self._file.append(data)
 
     def read(self, place: Place) -> Case:
-        header, _, rest = self._file.read(*place).partition(b"\n")
-        content, sizes = json.loads(header)
-        images: list[bytes] = []
-        for length in sizes:
-            images.append(rest[:length])
-            rest = rest[length:]
-        return Case(
-            **{
-                **content,
-                "edit": _edit(content["edit"], images),
-                "earlier": tuple(_edit(item, images) for item in content["earlier"]),
-                "probes": tuple(_probe(item, images) for item in content["probes"]),
-            }
+        return _case(self._file.read(*place))
+
+    def copy_to(self, store: ObjectStore) -> "StoredCases":
+        """The cases so far, for other processes."""
+        oldest = datetime.now(UTC) - _LEFT_AFTER
+        for entry in store.entries(f"{_FOLDER}/"):
+            if entry.modified_at < oldest:
+                store.delete(entry.key)
+        copied = StoredCases(store, f"{_FOLDER}/{uuid.uuid4().hex}/")
+        for start in range(0, self._file.num_bytes, _PIECE_BYTES):
+            data = self._file.read(start, _PIECE_BYTES)
+            store.put(copied.key(start // _PIECE_BYTES), data)
+        return copied
+
+
+@dataclass(frozen=True)
+class StoredCases:
+    """The copy of a `CaseFile` in a store, and its request log; picklable and small."""
+
+    store: ObjectStore
+    prefix: str
+
+    def key(self, number: int) -> str:
+        return f"{self.prefix}{number:08d}"
+
+    def __call__(self, cases: Sequence[Case]) -> list[Case]:
+        """See `with_images`."""
+        return with_images(cases, self._read, lambda edit_ids: _log_of(self.store).find(edit_ids))
+
+    def _read(self, place: Place) -> Case:
+        start, size = place
+        first, last = start // _PIECE_BYTES, (start + size - 1) // _PIECE_BYTES
+        pieces = (_piece(self.store, self.key(number)) for number in range(first, last + 1))
+        start -= first * _PIECE_BYTES
+        return _case(b"".join(pieces)[start : start + size])
+
+    def delete(self) -> None:
+        for key in self.store.list(self.prefix):
+            self.store.delete(key)
+
+
+@functools.lru_cache(_PIECES_KEPT)
+def _piece(store: ObjectStore, key: str) -> bytes:
+    return store.get(key)
+
+
+@functools.lru_cache(1)
+def _log_of(store: ObjectStore) -> RequestLog:
+    return RequestLog(store)
+
+
+def with_images(
+    cases: Sequence[Case],
+    read: Callable[[Place], Case],
+    find: Callable[[Collection[str]], Iterable[LoggedRequest]],
+) -> list[Case]:
+    """Cases that were left `without_images`, perhaps with fewer probes or earlier edits; `find`
+    finds the edits of plain requests."""
+    plain = [case.edit.edit_id for case in cases if _place_of(case) == NO_CASE]
+    logged = {item.request.edit_id: item.request for item in find(plain)} if plain else {}
+    whole = []
+    for case in cases:
+        if (place := _place_of(case)) == NO_CASE:
+            whole.append(replace(case, edit=logged[case.edit.edit_id]))
+            continue
+        full, earlier = read(place), {one.edit_id for one in case.earlier}
+        whole.append(
+            replace(
+                case,
+                edit=full.edit,
+                earlier=tuple(one for one in full.earlier if one.edit_id in earlier),
+                probes=full.probes[: len(case.probes)],
+            )
         )
+    return whole
+
+
+def _place_of(case: Case) -> Place:
+    return case.edit.place if isinstance(case.edit, NamedEdit) else NO_CASE
+
+
+def _case(data: bytes) -> Case:
+    """A case as `CaseFile` has written it."""
+    header, _, rest = data.partition(b"\n")
+    content, sizes = json.loads(header)
+    images: list[bytes] = []
+    for length in sizes:
+        images.append(rest[:length])
+        rest = rest[length:]
+    return Case(
+        **{
+            **content,
+            "edit": _edit(content["edit"], images),
+            "earlier": tuple(_edit(item, images) for item in content["earlier"]),
+            "probes": tuple(_probe(item, images) for item in content["probes"]),
+        }
+    )
 
 
 class EditFile:

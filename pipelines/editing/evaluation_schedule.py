@@ -132,7 +132,7 @@ class EvaluationSchedule:
             settings_of(self.config),
             version=window.version,
             num_edits=window.num_edits,
-            load=self.cases.with_images,
+            load=self.cases.stored,
         )
         self._running[window.version] = task
         task.start(self.evaluator, self.generator_config)

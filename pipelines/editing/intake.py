@@ -1,15 +1,18 @@
 """From input to request log: read lazily, number, store refusals."""
 
+import contextlib
+import functools
 import hashlib
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import batches_of
+from liveedit_core.errors import StorageUnavailableError
 from liveedit_core.inputs.datasets import load_cases, load_requests
 from liveedit_core.inputs.rejects import Rejected, RejectType
 from liveedit_core.schema import Case, EditRequest
@@ -18,7 +21,8 @@ from pipelines.editing.case_file import (
     CaseFile,
     EditFile,
     NamedEdit,
-    Place,
+    StoredCases,
+    with_images,
     without_images,
 )
 from pipelines.editing.recipe import LifelongEditRecipe
@@ -123,27 +127,19 @@ class CaseIndex:
 
     def with_images(self, cases: Sequence[Case]) -> list[Case]:
         """Cases that `of` gave, perhaps with fewer probes or earlier edits."""
-        plain = [case.edit.edit_id for case in cases if _place_of(case) == NO_CASE]
-        logged = {item.request.edit_id: item.request for item in self._log.find(plain)}
-        whole = []
-        for case in cases:
-            if (place := _place_of(case)) == NO_CASE:
-                whole.append(replace(case, edit=logged[case.edit.edit_id]))
-                continue
-            full, earlier = self._file.read(place), {one.edit_id for one in case.earlier}
-            whole.append(
-                replace(
-                    case,
-                    edit=full.edit,
-                    earlier=tuple(one for one in full.earlier if one.edit_id in earlier),
-                    probes=full.probes[: len(case.probes)],
-                )
-            )
-        return whole
+        return with_images(cases, self._file.read, self._log.find)
 
+    @functools.cached_property
+    def stored(self) -> StoredCases:
+        """The same for other processes: they read the images themselves. No case may be added
+        later."""
+        return retried(lambda: self._file.copy_to(self._log.store))
 
-def _place_of(case: Case) -> Place:
-    return case.edit.place if isinstance(case.edit, NamedEdit) else NO_CASE
+    def delete_stored(self) -> None:
+        """Delete what is `stored`, if anything is; a later run deletes what is left."""
+        if "stored" in vars(self):
+            with contextlib.suppress(StorageUnavailableError):
+                self.stored.delete()
 
 
 @dataclass(kw_only=True)

@@ -115,7 +115,7 @@ def run(
             bank=bank,
             version=bank.version,
             cases=intake.cases.of(intake.cases.edit_ids),
-            load=intake.cases.with_images,
+            load=intake.cases.stored,
             settings=settings_of(config),
             pool=evaluator,
             sizes=config.evaluation.curve_at,
@@ -123,6 +123,7 @@ def run(
             should_stop=should_stop,
         )
         records.curve(curve)
+    intake.cases.delete_stored()
     return Outcome(
         intake=intake,
         num_edits_before=num_edits_before,

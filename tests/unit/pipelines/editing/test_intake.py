@@ -1,17 +1,24 @@
 """What comes in is numbered once; what is refused is on record."""
 
+import os
+import pickle
+import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.evaluation.comparable import cases_identity
 from liveedit_core.inputs.rejects import Rejected
+from pipelines.editing import case_file
 from pipelines.editing.intake import CaseIndex, Source, log_requests, open_source
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.job.recipe_loader import load_recipe
 from tests.unit.tiny_inputs import PROMPT, case, image, request
+from workers.messages import EvaluationUnit
 
 
 def test_a_file_read_twice_changes_nothing(tmp_path: Path) -> None:
@@ -58,6 +65,31 @@ def test_cases_wait_without_their_images(tmp_path: Path) -> None:
     reduced = replace(kept, probes=(), earlier=kept.earlier[1:])
     expected = replace(corrected, probes=(), earlier=(other,))
     assert intake.cases.with_images([reduced]) == [expected]
+
+
+def test_other_processes_read_the_images_from_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case_file, "_PIECE_BYTES", 1000)  # no case is in one piece
+    store, plain = ObjectStore(tmp_path), request(5)
+    whole = [case(number) for number in range(3)]
+    intake = log_requests(Source(name="test", digest="", items=[*whole, plain]), RequestLog(store))
+    kept = intake.cases.of(intake.cases.edit_ids)
+    unit = EvaluationUnit(cases=tuple(kept), protocols=(), load=intake.cases.stored)
+    sent = pickle.dumps(unit)
+    assert not any(edit.image_bytes in sent for one in whole for edit in one.requests)
+    found = pickle.loads(sent).loaded().cases
+    assert found[:3] == tuple(whole)
+    assert found[3].edit == plain
+    stored = list(store.list("cases/"))
+    assert len(stored) > 3
+    old = time.time() - 31 * 24 * 3600
+    os.utime(tmp_path / stored[0], (old, old))
+    again = log_requests(Source(name="next", digest="", items=whole), RequestLog(store))
+    assert again.cases.stored != intake.cases.stored
+    assert stored[0] not in store.list("cases/"), "a run that was killed left it"
+    intake.cases.delete_stored()
+    assert not set(stored) & set(store.list("cases/"))
 
 
 def test_a_textual_edit_comes_back_without_an_image(tmp_path: Path) -> None:
