@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import pyarrow as pa
 from lance import LanceDataset, LanceFragment
 
@@ -140,9 +141,10 @@ class StoredBank:
         A request is done when the newest version holds its edit or a later one of its subject, or
         when it was rejected, removed, or lost by damage of the log.
         """
-        held = self.load_rows(["sequence"]).column("sequence").to_pylist()
-        done = log.rejects.sequences(self.name).union(held, log.lost())
-        left = [number for number in log.sequences() if number not in done]
+        held = self.load_rows(["sequence"]).column("sequence").to_numpy()
+        refused = [*log.rejects.sequences(self.name), *log.lost()]
+        done = np.concatenate([held, np.array(refused, np.int64)])
+        left = np.setdiff1d(log.sequences(), done).tolist()
         removed = log.changes.removed()
         pending: list[int] = []
         for start in range(0, len(left), _LOOKED_UP):  # mostly superseded or removed, or new

@@ -61,7 +61,9 @@ class ContentTable:
         self._schema = schema
         self._key = key
         self._places: dict[str, int] = {}
-        self._sizes: Sequence[int] = ()
+        self._sizes = array("q")
+        self._fragments: list[tuple[int, str | None]] = []
+        """Of the version that the index is of."""
         self._open()
 
     def _open(self) -> None:
@@ -78,6 +80,7 @@ class ContentTable:
         self._open_once()
 
     def _open_once(self) -> None:
+        self._fragments, self._places, self._sizes = [], {}, array("q")
         self.table = Table.open_or_create(self._store, self._name, self._schema)
         newest = self.table.latest()
         if newest.schema.names != self._schema.names:
@@ -85,11 +88,17 @@ class ContentTable:
         self._read_index(newest)
 
     def _read_index(self, dataset: LanceDataset) -> None:
-        rows = read_rows(dataset, [self._key, "num_bytes"])
+        """Read the ids of a version; where it only adds files, those of the new rows."""
+        found = fragments_of(dataset)
+        fragments = [(item.fragment_id, item.deletion_file()) for item in found]
+        if fragments[: len(self._fragments)] != self._fragments:
+            self._places, self._sizes, self._fragments = {}, array("q"), []
+        start = len(self._places)
+        rows = read_rows(dataset, [self._key, "num_bytes"], offset=start)
         names = rows.column(self._key).to_pylist()
-        self._places = {name: place for place, name in enumerate(names)}
-        self._sizes = array("q", rows.column("num_bytes").to_pylist())
-        self._dataset = dataset
+        self._places |= {name: place for place, name in enumerate(names, start)}
+        self._sizes.extend(rows.column("num_bytes").to_pylist())
+        self._dataset, self._fragments = dataset, fragments
 
     def __len__(self) -> int:
         return len(self._places)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from lance import LanceDataset
@@ -271,10 +273,10 @@ class RequestLog:
             for row in rows.sort_by("sequence").to_pylist()
         ]
 
-    def sequences(self) -> list[int]:
-        """The numbers of all requests, ascending."""
+    def sequences(self) -> npt.NDArray[np.int64]:
+        """The numbers of all requests."""
         rows = self._table.on_latest(lambda base: read_rows(base, ["sequence"]))
-        return sorted(rows.column("sequence").to_pylist())
+        return rows.column("sequence").to_numpy()
 
     def keys_of(self, edit_ids: Sequence[str]) -> Iterator[RequestKey]:
         """The requests of some edits, a few at a time, each time by sequence; an edit whose author
