@@ -276,7 +276,8 @@ class RequestLog:
     def sequences(self) -> npt.NDArray[np.int64]:
         """The numbers of all requests."""
         rows = self._table.on_latest(lambda base: read_rows(base, ["sequence"]))
-        return rows.column("sequence").to_numpy()
+        numbers: npt.NDArray[np.int64] = rows.column("sequence").to_numpy()
+        return numbers
 
     def keys_of(self, edit_ids: Sequence[str]) -> Iterator[RequestKey]:
         """The requests of some edits, a few at a time, each time by sequence; an edit whose author
