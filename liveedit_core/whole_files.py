@@ -1,9 +1,12 @@
-"""Files that are whole or not there: written beside, forced to disk, renamed."""
+"""Files that are whole or not there: written beside, forced to disk, renamed; and what was kept in
+them."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -26,3 +29,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_whole(path: Path, data: bytes | str) -> None:
     with whole_file(path) as partial:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def state_of(file: Path) -> Any:
+    """What a JSON file holds from which work goes on; None where there is none, or it is damaged:
+    then the work begins anew."""
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 
 from infra.storage.object_store import ObjectStore
-from liveedit_core.errors import IntegrityError
+from liveedit_core.errors import ConfigError, IntegrityError
 
 _ENDED = timedelta(days=1)
 """After this long an announcement is that of a process that died."""
@@ -42,5 +42,14 @@ class Deletions:
         found: set[int] = set()
         for key in self._store.list(self._prefix):
             with contextlib.suppress(IntegrityError):  # that clean-up has ended meanwhile
-                found.update(json.loads(self._store.get(key)))
+                found.update(_versions_in(self._store.get(key), key))
         return found
+
+
+def _versions_in(data: bytes, key: str) -> list[int]:
+    try:
+        return [int(version) for version in json.loads(data)]
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{key} is damaged ({error!r}): where no clean-up runs, delete it"
+        ) from error

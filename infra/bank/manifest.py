@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
+from pydantic import TypeAdapter, ValidationError
+
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.schema import BankIdentity
 from infra.storage.checksums import sha256_of
@@ -68,14 +70,13 @@ class BankManifest:
     def from_json(cls, text: str, name: str) -> Self:
         """Read a manifest; IntegrityError when it is damaged. `name` is for the message."""
         try:
-            values = json.loads(text)
-            values["identity"] = BankIdentity(**values["identity"])
-            values["content"] = BankContent(**values["content"])
-            return cls(**values)
-        except (ValueError, KeyError, TypeError) as error:
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
             raise IntegrityError(
-                f"the manifest of {name} is damaged or was written by another release ({error!r}): "
-                "register a newer bank version"
+                f"the manifest of {name} is damaged or was written by another release "
+                f"({place}: {first['msg']}): register a newer bank version"
             ) from error
 
     def open_bank(self) -> ExpertBank:

@@ -13,7 +13,7 @@ from liveedit_core.errors import StorageUnavailableError, TrackingError
 from liveedit_core.evaluation.false_activations import false_activation_values
 from liveedit_core.evaluation.retention import retention_values
 from liveedit_core.evaluation.summaries import metric_values, variant_values
-from liveedit_core.whole_files import write_whole
+from liveedit_core.whole_files import state_of, write_whole
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.evaluation.bank_evaluation import BankEvaluation
 from pipelines.job.recipe_loader import to_flat_dict
@@ -31,9 +31,8 @@ class RunRecords:
         self._registry = registry
         self._state_file = state_file
         self._backbone: RecordedBackbone = {}
-        self._recorded: set[str] = set()
-        if state_file.exists():
-            self._recorded = set(json.loads(state_file.read_text()))
+        recorded = state_of(state_file)
+        self._recorded = set(map(str, recorded)) if isinstance(recorded, list) else set()
         self.num_failures = 0
         """Registrations that failed because of an outage; the next start retries them."""
 

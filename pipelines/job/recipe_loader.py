@@ -56,7 +56,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(read_given_text(path, _MAX_RECIPE_BYTES))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    except (OSError, ValueError, InputError) as error:
+    except (OSError, ValueError, RecursionError, InputError) as error:
         raise ConfigError(f"recipe {str(path)!r} cannot be read: {error}") from error
 
 
@@ -118,7 +118,7 @@ def _apply_override(recipe_class: type[Recipe], tree: dict[str, Any], override: 
 def _parse(text: str, *, is_text: bool) -> Any:
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or more digits or brackets than it takes
         return text
     value = parsed.get("value") if len(parsed) == 1 else text
     # A name such as 2026-11-23 or 7 needs no quotes where a text is expected.

@@ -28,7 +28,7 @@ from liveedit_core.training.data import (
     draw_training_data,
 )
 from liveedit_core.training.random_targets import MOST_WORDS, TargetWriter
-from liveedit_core.whole_files import whole_file, write_whole
+from liveedit_core.whole_files import state_of, whole_file, write_whole
 from pipelines.job.cases import cases_digest
 from pipelines.job.state_cache import (
     Encoder,
@@ -93,7 +93,7 @@ def prepare_material(
         "held_out_entities": sorted(held_out_entities),
         "cases": cases_digest(cases),
     }
-    if not stamp.exists() or json.loads(stamp.read_text()) != identity:
+    if state_of(stamp) != identity:
         folder.mkdir(parents=True, exist_ok=True)
         draw_material(recipe, backbone, folder, cases, held_out_entities)
         write_whole(stamp, json.dumps(identity))

@@ -24,6 +24,7 @@ from infra.tracking.tracker import Tracker
 from liveedit_core.errors import TrackingError
 from liveedit_core.method.generator import CONFIG_FILE, LiveEditGenerator
 from liveedit_core.training.validation import ValidationReport
+from liveedit_core.whole_files import state_of
 from pipelines.job.recipe_loader import to_dict, to_flat_dict
 from pipelines.job.sections import ActorSection
 from pipelines.training.loop import Curve
@@ -66,7 +67,8 @@ class TrainingRecords:
         """Of the newest validation in this process."""
         self.num_failures = 0
         """Registrations that MLflow did not take in this process."""
-        state = json.loads(state_file.read_text()) if state_file.exists() else {}
+        found = state_of(state_file)
+        state: dict[str, Any] = found if isinstance(found, dict) else {}
         self._last_step: int = state.get("last_step", -1)
         self._run_id: str = state.get("run_id", "")
         self._versions: dict[str, int] = state.get("versions", {})

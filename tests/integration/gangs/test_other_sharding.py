@@ -97,6 +97,7 @@ def test_llava_is_trained_and_written_with_in_two_shards(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_every_family_can_be_sharded() -> None:
     """All weights are shared out, in either number format, and no number changes."""
     project = Path(__file__).parents[3]

@@ -14,8 +14,18 @@ from liveedit_core.method.generator import (
     load_generator,
     save_generator,
 )
-from liveedit_core.whole_files import whole_file, write_whole
+from liveedit_core.whole_files import state_of, whole_file, write_whole
 from tests.tiny_backbone import OUR_CONFIG, tiny_generator
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_a_damaged_state_is_none(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "state.json"
+    assert state_of(file) is None
+    file.write_bytes(data)
+    assert state_of(file) is None
+    file.write_bytes(b'{"a": 1}')
+    assert state_of(file) == {"a": 1}
 
 
 def test_an_error_while_writing_leaves_what_was_there(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every way in which a registered version can be damaged is found, and named."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,28 @@ def test_a_missing_or_recreated_bank_is_refused(bank: ExpertBank, tmp_path: Path
     other = BankIdentity(**{**vars(SMALL_IDENTITY), "generator_digest": "another"})
     with pytest.raises(RepositoryMismatchError, match="generator_digest"):
         BankManifest(**{**vars(manifest), "identity": other}).verified_bank("it")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bank_version", "2"),
+        ("bank", ["main"]),
+        ("store_uri", None),
+        ("identity", []),
+        ("content", {"edits_sha256": "", "files": {"a": 5}}),
+    ],
+)
+def test_a_manifest_of_other_types_is_refused(bank: ExpertBank, name: str, value: object) -> None:
+    content = json.loads(manifest_of(bank).to_json()) | {name: value}
+    with pytest.raises(IntegrityError, match=rf"is damaged or .*\({name}"):
+        BankManifest.from_json(json.dumps(content), "it")
+
+
+@pytest.mark.parametrize("text", ["", "null", "[" * 100_000, "\ud800"])
+def test_what_is_no_manifest_is_refused(text: str) -> None:
+    with pytest.raises(IntegrityError, match="the manifest of it is damaged"):
+        BankManifest.from_json(text, "it")
 
 
 def test_a_manifest_without_digests_is_refused() -> None:

@@ -17,7 +17,7 @@ from infra.bank.integrity import verify_version
 from infra.bank.policy import GrowthPolicy
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, manifest_names
-from liveedit_core.errors import InputError, IntegrityError
+from liveedit_core.errors import ConfigError, InputError, IntegrityError
 from tests.faults.interleaving import Scheduler
 from tests.small_rows import SMALL_IDENTITY, small_row
 
@@ -113,6 +113,13 @@ def test_a_version_that_is_being_deleted_is_not_tagged(store: ObjectStore) -> No
     assert versions.tags() == {"new": newest}
     versions.tag("good", old)
     assert versions.tags() == {"new": newest, "good": old}
+
+
+def test_a_damaged_announcement_says_what_to_do(store: ObjectStore) -> None:
+    old = grown(store)[0]
+    store.put("deletions/main/a.json", b"[1, ")
+    with pytest.raises(ConfigError, match=r"a\.json is damaged .* delete it"):
+        ExpertBank.open(store, "main").versions.tag("good", old)
 
 
 def test_a_clean_up_that_fails_stays_announced_for_a_day(

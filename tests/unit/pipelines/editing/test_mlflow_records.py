@@ -55,6 +55,17 @@ def test_each_evaluation_is_recorded_once(run_root: Path) -> None:
         assert steps == [int(version.tags["num_edits"])]
 
 
+def test_a_damaged_list_of_what_was_recorded_stops_no_run(run_root: Path) -> None:
+    driver = Driver(run_root / "store")
+    outcome = driver.run([case(number) for number in range(2)])
+    (run_root / "recorded.json").write_bytes(b'["a", ')
+    taken = records(run_root)
+    for evaluation in outcome.evaluations:
+        taken.evaluated(driver.bank, evaluation)
+    taken.end("FINISHED")
+    assert taken.num_failures == 0
+
+
 def test_a_curve_is_recorded_once_beside_the_evaluations(run_root: Path) -> None:
     driver = Driver(run_root / "store")
     for _ in range(2):

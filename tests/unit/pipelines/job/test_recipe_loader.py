@@ -112,9 +112,17 @@ def test_mistakes_name_the_field_and_the_file(tmp_path: Path, text: str, reason:
     assert caught.value.message.startswith(str(path))
 
 
+def test_a_recipe_of_endless_brackets_is_no_traceback(tmp_path: Path) -> None:
+    path = _recipe(tmp_path, "seed = " + "[" * 20_000 + "]" * 20_000)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_recipe(LifelongEditRecipe, path)
+
+
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
+        ("seed=" + "[" * 20_000, "seed must be a whole number"),
+        ("seed=" + "9" * 5_000, "seed must be a whole number"),
         ("seed", "must look like section.key=value"),
         ("evaluation.bath_size=1", "did you mean evaluation.batch_size?"),
         ("evluation.batch_size=1", "did you mean evaluation?"),
