@@ -221,9 +221,9 @@ def test_json_carries_protocol_samples_seed_time_and_memory(
         assert row["cold_edit_s"] > 0
         measured = f"chat prompts, groups of {row['num_edits']} edit"
         assert measured in row["comparable_group"]
-        learns_before = row["editor"] in ("LiveEdit", "lookup", *NAMES[7:12])
+        learns_before = row["editor"] in ("LiveEdit", "lookup", *NAMES[7:13])
         assert (row["trained_on"] != "nothing") == learns_before
-        assert row["train_s"] == (1.5 if row["editor"] in NAMES[8:12] else None)
+        assert row["train_s"] == (1.5 if row["editor"] in NAMES[9:13] else None)
         has_trials = row["editor"] not in ("LiveEdit", "lookup", "unedited")
         assert row["num_trials"] == (NUM_TRIALS if has_trials else 0)
         means = {m["metric"]: m["mean"] for m in row["metrics"] if m["protocol"] == TEACHER_FORCED}
