@@ -34,10 +34,11 @@ _MAX_COMMIT_TRIES = 10
 _CACHED_METADATA_BYTES = 16 * 1024 * 1024
 """By each open table. Lance keeps the manifest of every version that was read, and each names all
 files: with its limit of 1 GiB, a process that appends grows with the square of what it appends."""
-_CACHED_INDEX_BYTES = 512 * 1024 * 1024
-"""By each open table: the indices of 1.7 million requests, whose ids are looked up anywhere. Of
-more, a look-up reads a page. A job looks up in three tables (requests, subjects, bank), so these
-take 1.5 GiB at most. One cache for all tables would hide damage from whoever verifies one anew."""
+_CACHED_INDEX_BYTES = 1024 * 1024 * 1024
+"""By each open table. The index pages of a million requests, whose ids are looked up anywhere, fit;
+half of this is too little for them. Of more, a look-up reads a page. A job looks up in three tables
+(requests, subjects, bank), so these take 3 GiB at most, however large they grow. One cache for all
+tables would hide damage from whoever opens one to verify it."""
 _DAMAGE = ("failed to decode", "invalid magic", "invalid format", "file size is too small")
 """In Lance's OSErrors about bytes that it cannot read as what they should be."""
 _NEWEST_NAME = 2**64 - 1

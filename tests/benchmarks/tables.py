@@ -67,6 +67,13 @@ CLAIMS = {
         "two actors against one",
         "{cpu_ratio:.1f} times less; {two_actors[ratio]:.1f} times as fast",
     ),
+    "ray_data": Claim(
+        "{edits_a_turn} edits through both stages on our pools, whose actors are up, against Ray "
+        "Data, whose executions start theirs; stub models",
+        "{pools[0][seconds]:.0f} s against {ray_data[0][seconds]:.0f}, of which "
+        "{ray_data[0][first_row_s]:.0f} to the first row; CPU of the driver "
+        "{pools[0][driver_cpu_s]:.2f} s against {ray_data[0][driver_cpu_s]:.1f}",
+    ),
     "generator_scaling": Claim(
         "the stages of the editing job with two generator actors against one, each with as many "
         "threads, built-in models, encoding included",
