@@ -163,7 +163,13 @@ def _is_remote(place: Path | str) -> bool:
 def _local_path(name: str) -> Path:
     """The path of a `file://` URI or a path; links in it are as they are."""
     if name.startswith("file://"):
-        parts = urlsplit(name)
+        try:
+            parts = urlsplit(name)
+        except ValueError as error:
+            raise RefusedInputError(
+                f"is no valid address ({error}): write file:///folder/name, or a path",
+                RejectType.IMAGE_UNREACHABLE,
+            ) from error
         if parts.netloc not in ("", "localhost"):
             raise RefusedInputError(
                 "file:// of another host is not read", RejectType.IMAGE_UNREACHABLE

@@ -150,7 +150,7 @@ def test_bad_lines_do_not_stop_the_stream(folder: Path) -> None:
         ({"image": 7}, "WrongType", "image must be a text, got a number"),
         ({"prompt": None}, "WrongType", "got null"),
         ({"image": "a\0.png"}, "BadText", "control character \\x00 at position 2"),
-        ({"image": "file://[abc/x.png"}, "ValueError", "Invalid IPv6 URL"),
+        ({"image": "file://[abc/x.png"}, "ImageUnreachable", "is no valid address"),
         ({"image": "file://host/x.png"}, "ImageUnreachable", "another host"),
         ({"image": "x" * 300 + ".png"}, "ImageUnreadable", "cannot be read"),
         ({"image": "/etc/passwd"}, "ImageOutsideRoots", "limits.image_roots"),
