@@ -2,7 +2,7 @@
 
 import re
 
-_USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
+_USER = re.compile(r"(?<=://)[^/?#\s'\"]+@")
 _PARAMETER = re.compile(
     r"(?i)(?<=[?&])([\w.-]*(?:signature|credential|password|passwd|secret|token|api_?key)[\w.-]*)"
     r"=[^&\s'\"]+"

@@ -14,6 +14,8 @@ from liveedit_core.masking import masked
             "MLflow at http://***@host:5000/x: gone",
         ),
         ("http://token@host", "http://***@host"),
+        ("http://anna:p@ss@host/x", "http://***@host/x"),
+        ("http://h?mail=a@b.org", "http://h?mail=a@b.org"),
         ("postgresql+psycopg2://u:p%40w@db/mlflow", "postgresql+psycopg2://***@db/mlflow"),
         ("s3://b/k?X-Amz-Signature=ab12&x=1", "s3://b/k?X-Amz-Signature=***&x=1"),
         ("https://h/?a=1&access_token=zz'", "https://h/?a=1&access_token=***'"),
