@@ -19,6 +19,7 @@ from liveedit_core.backbones.special_tokens import SpecialTokens
 from liveedit_core.errors import ConfigError, InputError, LiveEditError
 from liveedit_core.inputs.images import decode_image
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
+from liveedit_core.inputs.text import check_encodable
 from liveedit_core.states import NO_PYRAMIDS, PromptRows, Span
 
 PaddingSide = Literal["left", "right"]
@@ -168,6 +169,7 @@ class PromptReader:
             *(("an earlier turn", text) for _, text in item.earlier),
             ("target", item.target),
         ):
+            check_encodable(text, name)
             if name == "prompt" and not text.strip():
                 raise RefusedInputError("prompt is empty", RejectType.EMPTY_TEXT)
             ids = self.tokenizer.encode(text, add_special_tokens=False)

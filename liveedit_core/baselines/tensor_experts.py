@@ -55,7 +55,7 @@ class Blocks:
     def as_matrices(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] as matrices of norm 1, [..., I, J]."""
         centred = layer_normed(hidden) - self.centre_D
-        return functional.normalize(centred, dim=-1).unflatten(-1, self.shape)
+        return functional.normalize(centred, dim=-1).view(*hidden.shape[:-1], *self.shape)
 
     def fitted(self, hidden_MD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Input factors of some tokens, and the coefficients of the tokens in them, [M, K]."""

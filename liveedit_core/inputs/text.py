@@ -26,14 +26,7 @@ def check_text(value: object, name: str, max_chars: int) -> str:
         )
     if not value.strip():
         raise RefusedInputError(f"{name} is empty", RejectType.EMPTY_TEXT)
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RefusedInputError(
-            f"{name} holds half of a character pair (\\ud800 to \\udfff) at position "
-            f"{error.start + 1}",
-            RejectType.BAD_TEXT,
-        ) from error
+    check_encodable(value, name)
     if hidden := _REFUSED.search(value):
         raise RefusedInputError(
             f"{name} holds the control character {escaped(hidden.group())} at position "
@@ -45,6 +38,20 @@ def check_text(value: object, name: str, max_chars: int) -> str:
             f"{name} holds only characters that are not visible", RejectType.EMPTY_TEXT
         )
     return value
+
+
+def check_encodable(value: object, name: str) -> None:
+    """Refuse what is no text, or none that UTF-8 holds: no tokenizer takes it."""
+    if not isinstance(value, str):
+        raise wrong_type(name, "a text", value)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RefusedInputError(
+            f"{name} holds half of a character pair (\\ud800 to \\udfff) at position "
+            f"{error.start + 1}",
+            RejectType.BAD_TEXT,
+        ) from error
 
 
 def escaped(text: str) -> str:

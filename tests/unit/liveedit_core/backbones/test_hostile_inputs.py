@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,16 @@ def test_texts_that_only_look_like_control_tokens_are_taken(
         start, stop = state.target_span
         assert stop - start >= 1
         assert state.has_image == (item.image_bytes is not None)
+
+
+@pytest.mark.parametrize("text", [None, b"What?", 5, "\ud800"])
+def test_what_is_no_text_is_refused(text: Any) -> None:
+    backbone = family_backbone("llava")
+    for item in (replace(SEEN, prompt=text), replace(SEEN, target=text)):
+        with pytest.raises(RefusedInputError, match=r"must be a text|half of a character pair"):
+            backbone.check_input(item)
+    with pytest.raises(RefusedInputError):
+        edited(backbone).answer(SEEN.image_bytes, text)
 
 
 def test_a_text_that_is_encoded_as_a_control_token_is_refused_too() -> None:

@@ -30,10 +30,11 @@ def test_a_block_writes_to_its_own_token_what_its_factors_say() -> None:
     first, second, one, two = (part.double() for part in blocks.factors)
     for m in range(3):
         matrix = functional.normalize(layer_normed(hidden_MD[m]) - CENTRE, dim=-1).view(4, 6)
-        expected = sum(
+        added = [
             (first[m, k] @ matrix.double() @ second[m, k]) * torch.outer(one[m, k], two[m, k])
             for k in range(2)
-        )
+        ]
+        expected = torch.stack(added).sum(0)
         torch.testing.assert_close(
             found_XD[2 + m].double(), expected.flatten(), rtol=1e-4, atol=1e-5
         )
