@@ -276,7 +276,7 @@ def check_has_image(request: EditRequest, generator: LiveEditGenerator) -> None:
     if request.image_bytes is None and not generator.can_route_texts:
         raise RefusedInputError(
             "an edit without an image needs a generator with a prompt key and a prompt gate "
-            "(prompt_source completion, min_gate above 0): this one finds edits by their images; "
+            "(prompt_source sentences, min_gate above 0): this one finds edits by their images; "
             "give the edit an image",
             RejectType.IMAGE_MISSING,
         )
