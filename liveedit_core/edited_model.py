@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 from urllib.parse import unquote
 
 from PIL import Image
@@ -41,6 +41,7 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.model_folder import can_append, locked, read_model, save_model
 from liveedit_core.replacing import Correction, KnownFacts, Plan, plan_edits
 from liveedit_core.schema import EditRequest, Fact
+from liveedit_core.whole_files import writing_to
 
 ImageSource = bytes | str | Path | Image.Image
 """An encoded image, the path of one, or a decoded one."""
@@ -82,6 +83,8 @@ class EditedModel:
         false_activation: float | None = None,
     ) -> None:
         self._backbone = as_vision_language(backbone)
+        if weak not in get_args(WeakEdits):
+            raise ConfigError(f"weak is one of {', '.join(get_args(WeakEdits))}, got {weak!r}")
         experts = ExpertRepository.empty(generator.config) if repository is None else repository
         experts = experts.to(self._backbone.device)
         if false_activation is not None:
@@ -179,9 +182,9 @@ class EditedModel:
         Edits that they replaced in this object answer again.
         """
         with self._writing:
-            gone = set(edit_ids)
-            if unknown := sorted(key for key in gone if not self._experts.is_held(key)):
+            if unknown := [str(key) for key in edit_ids if not self._is_held(key)]:
                 raise InputError(f"no such edits: {', '.join(unknown)}")
+            gone = set(edit_ids)
             back = [key for key, item in self._corrections.items() if item.edit_id in gone]
             for edit_id in back:
                 del self._corrections[edit_id]
@@ -190,13 +193,11 @@ class EditedModel:
                 self._compact()
             self._publish()
 
+    def _is_held(self, edit_id: object) -> bool:
+        return isinstance(edit_id, str) and self._experts.is_held(edit_id)
+
     def _checked(self, facts: Iterable[Teaching]) -> list[EditRequest]:
-        requests = [
-            fact
-            if isinstance(fact, EditRequest)
-            else EditRequest(image_bytes=_bytes_or_none(fact[0]), prompt=fact[1], target=fact[2])
-            for fact in facts
-        ]
+        requests = _requests_of(facts)
         limits = InputLimits().for_generator(self.editor.generator.config.max_target_tokens)
         for request in requests:
             check_has_image(request, self.editor.generator)
@@ -256,8 +257,8 @@ class EditedModel:
     def _generated(
         self, images: Sequence[ImageSource | None], prompts: Sequence[str], **arguments: Any
     ) -> list[Generation]:
-        if len(images) != len(prompts):
-            raise InputError(f"expected an image or None for each of {len(prompts)} prompts")
+        if not (_is_list(images) and _is_list(prompts) and len(images) == len(prompts)):
+            raise InputError("expected a list of prompts, and of an image or None for each of them")
         inputs = [
             BackboneInput(prompt=prompt, image_bytes=_bytes_or_none(image))
             for image, prompt in zip(images, prompts, strict=True)
@@ -288,18 +289,18 @@ class EditedModel:
         Into the folder that it was opened from or saved to last, only what is new is written;
         what was removed since stays in these files until the model is saved elsewhere.
         """
-        with self._writing, locked(Path(folder)):
-            if not can_append(Path(folder), self.editor):
+        with writing_to(folder) as place, self._writing, locked(place):
+            if not can_append(place, self.editor):
                 self._compact()
                 self._publish()
-            self._experts.saved_parts = save_model(Path(folder), self.editor, self._facts)
+            self._experts.saved_parts = save_model(place, self.editor, self._facts)
             self._publish()
 
     def export(self, file: Path | str) -> int:
         """Write the experts for other runtimes (`exported_experts.py`); returns their number."""
         editor = self.editor
         digest = editor.backbone.digest
-        return export_experts(Path(file), editor.generator, editor.repository, digest)
+        return export_experts(file, editor.generator, editor.repository, digest)
 
 
 def open_model(
@@ -344,6 +345,26 @@ def open_model(
         weak=weak,
         false_activation=false_activation,
     )
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _requests_of(facts: object) -> list[EditRequest]:
+    if not isinstance(facts, Iterable):
+        raise InputError(f"expected a list of edits, got {type(facts).__name__}")
+    requests = []
+    for fact in facts:
+        if not isinstance(fact, EditRequest):
+            if not isinstance(fact, tuple | list) or len(fact) != 3:
+                raise InputError(
+                    "an edit is an EditRequest or three things: image (or None), prompt and target"
+                )
+            image, prompt, target = fact
+            fact = EditRequest(image_bytes=_bytes_or_none(image), prompt=prompt, target=target)
+        requests.append(fact)
+    return requests
 
 
 def _bytes_or_none(image: ImageSource | None) -> bytes | None:

@@ -23,14 +23,17 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.method.calibration import calibrate
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository, dense
-from liveedit_core.whole_files import write_whole
+from liveedit_core.whole_files import write_whole, writing_to
 
 FORMAT, VERSION = "liveedit-experts", "1"
 _ROUTER = ("input_extractor", "visual_key", "prompt_key")
 
 
 def export_experts(
-    file: Path, generator: LiveEditGenerator, repository: ExpertRepository, backbone_digest: str
+    file: Path | str,
+    generator: LiveEditGenerator,
+    repository: ExpertRepository,
+    backbone_digest: str,
 ) -> int:
     """Write the experts of a repository that are held; returns their number."""
     held = repository.take(repository.held_positions.tolist())
@@ -63,7 +66,8 @@ def export_experts(
     stored = {
         n: (t.float() if t.is_floating_point() else t).contiguous() for n, t in stored.items()
     }
-    write_whole(file, save(stored, metadata))
+    with writing_to(file) as place:
+        write_whole(place, save(stored, metadata))
     return len(held)
 
 

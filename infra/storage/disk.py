@@ -118,6 +118,17 @@ class DiskBackend:
             path.unlink()
 
 
+def other_than_files(folder: Path, suffix: str) -> list[str]:
+    """Names in a folder, with this ending, of what is never an object: folders, links, pipes."""
+    with contextlib.suppress(OSError), os.scandir(folder) as found:
+        return [
+            one.name
+            for one in found
+            if one.name.endswith(suffix) and not one.is_file(follow_symlinks=False)
+        ]
+    return []
+
+
 def _is_object(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.lstat().st_mode)

@@ -5,7 +5,8 @@ prefill, on the hidden states of the prompts, and adds the residual at every ste
 sequences of one prompt are neighbours in the batch and share the routing of their prompt.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from liveedit_core.backbones.prompts import Prepared
 from liveedit_core.backbones.protocol import Residual, RouteOnce
+from liveedit_core.errors import ConfigError
 from liveedit_core.states import LayerStates
 
 
@@ -79,6 +81,21 @@ def apply_settings(view: Any, decoder: str, arguments: dict[str, Any]) -> dict[s
     settings = {**generator.generation_config.to_diff_dict(), **arguments}
     unused = _SILENT if settings.get("do_sample") else _SILENT | _OF_SAMPLING
     return {name: value for name, value in settings.items() if name not in unused}
+
+
+KNOWN_GOOD: Mapping[str, Any] = {"max_new_tokens": 1, "is_greedy": True}
+"""Arguments with which any prompt generates."""
+
+
+@contextlib.contextmanager
+def argument_errors(arguments: Mapping[str, Any], known_good: Callable[[], Any]) -> Iterator[None]:
+    """ConfigError for what transformers raises on arguments with which it cannot generate."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, OSError, TypeError, ValueError) as error:
+        known_good()  # raises for a fault of the program
+        given = ", ".join(sorted(arguments))
+        raise ConfigError(f"generate cannot use its arguments ({given}): {error}") from error
 
 
 def read_continuations(

@@ -30,11 +30,13 @@ from liveedit_core.backbones.families import (
     tokens_per_image,
 )
 from liveedit_core.backbones.generation import (
+    KNOWN_GOOD,
     Continuation,
     FewUnfinished,
     GenerationBatch,
     RoutedLayer,
     apply_settings,
+    argument_errors,
     read_continuations,
     route_of_some,
 )
@@ -339,20 +341,23 @@ class VisionLanguageBackbone:
         return [texts[i] for i in range(len(inputs))]
 
     def continuations(
-        self, inputs: Sequence[BackboneInput], route: RouteOnce | None, **arguments: Any
+        self, inputs: Sequence[BackboneInput], route: RouteOnce | None, /, **arguments: Any
     ) -> list[Continuation]:
         """Continue prompts, whatever targets the inputs carry; `arguments` are those of
-        transformers' `generate`, and `is_greedy` sets those of the checkpoint aside."""
+        transformers' `generate`, and `is_greedy` sets those of the checkpoint aside. ConfigError
+        for arguments that it cannot use."""
         if arguments.get("prefill_chunk_size"):
             raise ConfigError("prefill_chunk_size: routing needs the whole prompt in one piece")
         done: dict[int, Continuation] = {}
         for batch in self.generation_batches(inputs):
-            done |= self._continued(batch, route, **arguments)
+            plainly = partial(self._continued, batch, route, **KNOWN_GOOD)
+            with argument_errors(arguments, plainly):
+                done |= self._continued(batch, route, **arguments)
         return [done[i] for i in range(len(inputs))]
 
     @torch.no_grad()
     def _continued(
-        self, batch: GenerationBatch, route: RouteOnce | None, **arguments: Any
+        self, batch: GenerationBatch, route: RouteOnce | None, /, **arguments: Any
     ) -> dict[int, Continuation]:
         hook = RoutedLayer(route, batch, self.device) if route else None
         model = self.generating_view(hook, has_image=batch.has_image)

@@ -34,11 +34,11 @@ Budget = Annotated[float, Field(gt=0, le=MAX_BUDGET)]
 """Share of questions about other images that may keep an expert (`calibration`)."""
 
 
-def checked_budget(value: float) -> float:
+def checked_budget(value: object) -> float:
     """The same; ConfigError when it is no `Budget`."""
-    if not 0 < value <= MAX_BUDGET:
+    if not (isinstance(value, int | float) and 0 < value <= MAX_BUDGET):
         raise ConfigError(
-            f"false_activation must be above 0 and at most {MAX_BUDGET:g}, got {value:g}"
+            f"false_activation must be above 0 and at most {MAX_BUDGET:g}, got {value!r}"
         )
     return value
 

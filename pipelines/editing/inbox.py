@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from infra.requests.request_log import RequestLog
-from infra.storage.disk import TEMPORARY_PREFIX, ObjectEntry
+from infra.storage.disk import TEMPORARY_PREFIX, ObjectEntry, other_than_files
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import (
     InputError,
@@ -61,7 +61,7 @@ class Inbox:
         """Read nothing yet.
 
         A file on disk that changed within `settle_s` is not read yet; a file above `max_file_bytes`
-        stays in the inbox, with a message to `say`.
+        stays in the inbox, as do folders, links and pipes, with a message to `say`.
         """
         self._store = ObjectStore(uri)
         self._done = ObjectStore(f"{self._store.root_uri}_done")
@@ -94,18 +94,23 @@ class Inbox:
             if not is_name or self._num_tries[entry] >= MAX_TRIES:
                 continue
             if entry.num_bytes > self._max_file_bytes:
-                self._report_once(entry)
+                self._leave(
+                    entry.key,
+                    f"has {entry.num_bytes:,} bytes, more than follow.max_file_bytes "
+                    f"({self._max_file_bytes:,})",
+                    "split it",
+                )
             elif not self._is_on_disk or entry.modified_at <= settled_at:
                 files.append(entry)
+        for name in other_than_files(self._folder, _SUFFIX) if self._is_on_disk else ():
+            self._leave(name, "is a folder, a link or a pipe", "put the file itself here")
         return files
 
-    def _report_once(self, entry: ObjectEntry) -> None:
-        if entry.key not in self._reported:
-            self._reported.add(entry.key)
-            self._say(
-                f"{self.uri}/{entry.key} has {entry.num_bytes:,} bytes, more than "
-                f"follow.max_file_bytes ({self._max_file_bytes:,}); it stays in the inbox: split it"
-            )
+    def _leave(self, key: str, what: str, hint: str) -> None:
+        """Say once why something is not read."""
+        if key not in self._reported:
+            self._reported.add(key)
+            self._say(f"{self.uri}/{key} {what}; it stays in the inbox: {hint}")
 
     def take(self, entry: ObjectEntry, request_log: RequestLog) -> Intake | None:
         """As `log_file`. InboxFileError for a file that is at fault itself, until it has failed so

@@ -147,7 +147,7 @@ def test_what_cannot_be_taught_changes_nothing(backbone: Any) -> None:
     with pytest.raises(InputError):
         model.edit(image(7), "", "raven")
     assert len(model.edits) == 1
-    with pytest.raises(InputError, match="for each of 2 prompts"):
+    with pytest.raises(InputError, match="for each of them"):
         model.generate([None], ["Who?", "What?"])
     with pytest.raises(ConfigError, match="prefill_chunk_size"):
         model.generate([image(0)], [WHAT], prefill_chunk_size=2)

@@ -238,12 +238,20 @@ def test_odd_names_stop_nothing(tmp_path: Path, log: RequestLog) -> None:
     drop(folder, ".tmp-a.jsonl", [1])
     (folder / "link.jsonl").symlink_to(secret)
     (folder / "loop.jsonl").symlink_to(folder / "loop.jsonl")
+    (folder / "old.jsonl").mkdir()
+    os.mkfifo(folder / "pipe.jsonl")
     drop(folder, "b.jsonl", [2]).rename(os.fsdecode(os.fsencode(folder) + b"/\xff\x1b.jsonl"))
-    inbox = inbox_of(folder, settle_s=0)
+    said: list[str] = []
+    inbox = Inbox(str(folder), limits=InputLimits(), settle_s=0, say=said.append)
     (entry,) = inbox.waiting()
     intake = inbox.take(entry, log)
     assert intake is not None
     assert intake.num_new == 1
     assert inbox.waiting() == []
     assert (folder / "link.jsonl").is_symlink()
+    assert sorted(said) == [
+        f"{inbox.uri}/{name}.jsonl is a folder, a link or a pipe; it stays in the inbox: put the "
+        "file itself here"
+        for name in ("link", "loop", "old", "pipe")
+    ]
     assert all(b"PASSWORD" not in path.read_bytes() for path in (tmp_path / "in_done").iterdir())
