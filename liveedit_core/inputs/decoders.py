@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -38,6 +39,13 @@ class NoDecoderError(LiveEditError):
     ends_job = True
 
 
+class Decoded(NamedTuple):
+    image: Image.Image
+    """RGB."""
+    cpu_s: float
+    """What it took."""
+
+
 class Decoders:
     """At most one image at a time in each process; threads get one each."""
 
@@ -45,8 +53,8 @@ class Decoders:
         self._idle: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
 
-    def decoded(self, image_bytes: bytes, max_pixels: int) -> Image.Image:
-        """The image in RGB. RefusedInputError for one that is bad, too large, takes too long or
+    def decoded(self, image_bytes: bytes, max_pixels: int) -> Decoded:
+        """The image. RefusedInputError for one that is bad, too large, takes too long or
         ends its decoder; NoDecoderError where a good one does so too."""
         for _ in range(_TRIES):
             with self._process() as process:
@@ -120,7 +128,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.communicate()
 
 
-def _answer(process: subprocess.Popen[bytes], image_bytes: bytes, max_pixels: int) -> Image.Image:
+def _answer(process: subprocess.Popen[bytes], image_bytes: bytes, max_pixels: int) -> Decoded:
     requests, answers = process.stdin, process.stdout
     assert requests is not None
     assert answers is not None
@@ -137,7 +145,7 @@ def _answer(process: subprocess.Popen[bytes], image_bytes: bytes, max_pixels: in
     pixels = answers.read(3 * width * height)
     if len(pixels) < 3 * width * height:
         raise EOFError
-    return Image.frombytes("RGB", (width, height), pixels)
+    return Decoded(Image.frombytes("RGB", (width, height), pixels), answer["cpu_s"])
 
 
 DECODERS = Decoders()

@@ -14,6 +14,7 @@ import resource
 import signal
 import struct
 import sys
+import time
 import warnings
 from typing import Any, BinaryIO
 
@@ -61,9 +62,11 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         num_bytes, max_pixels = HEADER.unpack(header)
         image_bytes = requests.read(num_bytes)
         _limit(max_pixels)
+        start_s = time.process_time()
         try:
             image = decoded(image_bytes, max_pixels)
-            _answer(answers, {"size": image.size}, image.tobytes())
+            cpu_s = time.process_time() - start_s
+            _answer(answers, {"size": image.size, "cpu_s": cpu_s}, image.tobytes())
         except RefusedInputError as error:
             _answer(answers, {"error_type": error.error_type, "message": error.message})
         except MemoryError:

@@ -1,14 +1,14 @@
 """Safe decoding of images from outside: size from the header first, then every pixel."""
 
+import hashlib
 import io
 import os
 import stat
-import threading
-from collections import OrderedDict
 from pathlib import Path
 
 from PIL import Image
 
+from liveedit_core.inputs.decoded_images import ImagesInMemory, ImagesOnDisk
 from liveedit_core.inputs.decoders import DECODERS
 from liveedit_core.inputs.decoding import check_pixels, unreadable
 from liveedit_core.inputs.limits import LARGEST_PIXEL_LIMIT, InputLimits
@@ -16,55 +16,37 @@ from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _DEFAULT_LIMITS = InputLimits()
+_EXPENSIVE_S = 0.2
+"""CPU time from which an image is kept on disk: that of a photograph of 20 million pixels."""
+_MEMORY = ImagesInMemory(max_bytes=67_108_864)
+_DISK = ImagesOnDisk(max_bytes=2_147_483_648, max_age_s=24 * 3600.0)
 
 
 def decode_image(image_bytes: bytes, *, max_pixels: int = LARGEST_PIXEL_LIMIT) -> Image.Image:
     """Decode a whole image to RGB; transparent parts become white, animations their first frame.
 
-    A process of its own decodes, within limits of time and memory. The last images are remembered,
-    as one is checked, compared and shown to several models. Metadata never spoils good pixels:
-    where it cannot be read, the image is upright.
+    A process of its own decodes, within limits of time and memory. The last images and refusals are
+    remembered, as one image is checked, compared and shown to several models, and many lines may
+    name a bad one; expensive images are kept for the other processes of the node. Metadata never
+    spoils good pixels: where it cannot be read, the image is upright.
     """
     if not image_bytes:
         raise unreadable("the image is empty (0 bytes)")
-    image = _DECODED.get(image_bytes)
+    digest = hashlib.sha256(image_bytes).hexdigest()
+    refused = f"{digest} {max_pixels}"
+    _MEMORY.get(refused)
+    image = _MEMORY.get(digest) or _DISK.get(digest)
     if image is None:
-        image = DECODERS.decoded(image_bytes, max_pixels)
-        _DECODED.put(image_bytes, image)
+        try:
+            image, cpu_s = DECODERS.decoded(image_bytes, max_pixels)
+        except RefusedInputError as error:
+            _MEMORY.put_refusal(refused, error)
+            raise
+        if cpu_s >= _EXPENSIVE_S:
+            _DISK.put(digest, image)
+    _MEMORY.put(digest, image)
     check_pixels(image.size, max_pixels)
     return image.copy()
-
-
-class _DecodedImages:
-    """The images decoded last, by their bytes, in bounded memory."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-        self._images: OrderedDict[bytes, Image.Image] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, image_bytes: bytes) -> Image.Image | None:
-        with self._lock:
-            if image_bytes in self._images:
-                self._images.move_to_end(image_bytes)
-            return self._images.get(image_bytes)
-
-    def put(self, image_bytes: bytes, image: Image.Image) -> None:
-        with self._lock:
-            if image_bytes in self._images or self._cost(image_bytes, image) > self._max_bytes:
-                return
-            self._images[image_bytes] = image
-            self._num_bytes += self._cost(image_bytes, image)
-            while self._num_bytes > self._max_bytes:
-                self._num_bytes -= self._cost(*self._images.popitem(last=False))
-
-    @staticmethod
-    def _cost(image_bytes: bytes, image: Image.Image) -> int:
-        return len(image_bytes) + 4 * image.width * image.height
-
-
-_DECODED = _DecodedImages(max_bytes=67_108_864)
 
 
 def encoded(image: Image.Image) -> bytes:

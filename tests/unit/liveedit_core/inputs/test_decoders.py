@@ -43,11 +43,11 @@ def _refusal(pool: Decoders, image_bytes: bytes) -> RefusedInputError:
 
 
 def test_a_process_decodes_one_image_after_another(pool: Decoders) -> None:
-    assert pool.decoded(_png("red"), _MAX_PIXELS).getpixel((3, 3)) == (255, 0, 0)
+    assert pool.decoded(_png("red"), _MAX_PIXELS).image.getpixel((3, 3)) == (255, 0, 0)
     (process,) = pool._idle
     assert process.pid != os.getpid()
     assert "damaged" in _refusal(pool, _png()[:45]).message
-    assert pool.decoded(_png("blue", 700), _MAX_PIXELS).getpixel((699, 699)) == (0, 0, 255)
+    assert pool.decoded(_png("blue", 700), _MAX_PIXELS).image.getpixel((699, 699)) == (0, 0, 255)
     assert pool._idle == [process]
 
 
@@ -65,7 +65,7 @@ def test_a_file_that_crashes_its_decoder_is_refused(
     pool.close()
     assert refusal.error_type is RejectType.IMAGE_UNREADABLE
     assert "ends its decoder" in refusal.message
-    assert pool.decoded(_png(), _MAX_PIXELS).size == (8, 8)
+    assert pool.decoded(_png(), _MAX_PIXELS).image.size == (8, 8)
 
 
 def test_a_file_that_takes_too_long_is_refused(
@@ -97,7 +97,7 @@ def test_the_limit_of_memory_is_enough_for_the_largest_images() -> None:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(decoders, "_CODE", _altered("decoding._OTHER_BYTES = 1 << 27"))
-            image = pool.decoded(buffer.getvalue(), 4_000_000)
+            image = pool.decoded(buffer.getvalue(), 4_000_000).image
     finally:
         pool.close()
     assert image.getpixel((1_999, 1_999)) == (127, 127, 127)
@@ -112,7 +112,7 @@ def test_signals_to_the_whole_group_and_dead_processes_refuse_no_image(pool: Dec
     assert pool._idle == [process]
     process.kill()
     process.wait()
-    assert pool.decoded(_png("green"), _MAX_PIXELS).size == (8, 8)
+    assert pool.decoded(_png("green"), _MAX_PIXELS).image.size == (8, 8)
     assert pool._idle != [process]
 
 
@@ -135,7 +135,7 @@ def test_threads_decode_at_once_and_few_processes_stay(pool: Decoders) -> None:
     found: list[tuple[int, int]] = []
 
     def decode(number: int) -> None:
-        found.append(pool.decoded(_png("red", number + 1), _MAX_PIXELS).size)
+        found.append(pool.decoded(_png("red", number + 1), _MAX_PIXELS).image.size)
 
     threads = [threading.Thread(target=decode, args=(number,)) for number in range(6)]
     for thread in threads:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from liveedit_core.errors import InputError, LiveEditError
-from liveedit_core.inputs import images
 from liveedit_core.inputs.containers import (
     MAX_BLOCKS,
     MAX_CHUNKS,
@@ -232,17 +231,6 @@ def test_an_image_is_decoded_once_and_cannot_be_changed_for_others() -> None:
         assert decoder.call_count == 1
         with pytest.raises(RefusedInputError, match="8 x 8 pixels"):
             decode_image(data, max_pixels=63)
-
-
-def test_what_is_remembered_of_images_is_bounded() -> None:
-    remembered = images._DecodedImages(max_bytes=1_000)
-    for number in range(100):
-        remembered.put(bytes([number]), Image.new("RGB", (8, 8)))
-    assert remembered.get(bytes([99])) is not None
-    assert remembered.get(bytes([90])) is None
-    assert remembered._num_bytes == 3 * (1 + 4 * 64)
-    remembered.put(b"large", Image.new("RGB", (80, 80)))
-    assert remembered.get(b"large") is None
 
 
 _SEEDS = [
