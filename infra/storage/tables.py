@@ -2,9 +2,9 @@
 
 Lance rebases concurrent appends silently: two processes that read the same version can both append
 the same row. Here a commit succeeds only on top of the very version that was read; otherwise it
-raises `ConcurrentCommitError`. The transaction is an `Update` that also names the last fragment as
-rewritten (unchanged), so that Lance sees two transactions of one base as a conflict; the first rows
-of an empty table are a strict `Overwrite`.
+raises `ConcurrentCommitError`. The transaction is an `Update` that also names the oldest fragment
+as rewritten (unchanged), so that Lance sees two transactions of one base as a conflict; the first
+rows of an empty table are a strict `Overwrite`.
 
 On disk, data files are forced to disk before the commit that names them, and the new manifest
 after it: Lance leaves both in the page cache.

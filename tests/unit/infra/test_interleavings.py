@@ -45,7 +45,7 @@ def test_a_seed_tells_one_story(tmp_path: Path) -> None:
 
 
 def test_commits_that_do_not_conflict_would_be_found(tmp_path: Path) -> None:
-    """Without the last fragment in its update, Lance rebases one commit on the other."""
+    """Without the oldest fragment in its update, Lance rebases one commit on the other."""
 
     def appended(base: object, new: list[object], *_: object) -> object:
         return LanceOperation.Append(new)  # type: ignore[arg-type]
