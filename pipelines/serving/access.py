@@ -21,6 +21,11 @@ READ_KEY = "LIVEEDIT_API_KEY"
 EDIT_KEY = "LIVEEDIT_EDIT_KEY"
 OPEN_PATHS = frozenset({"/", "/page.css", "/page.js", "/favicon.ico", "/health", "/ready"})
 """Tell nothing of what was taught: the page's files are those of the repository."""
+MAX_MARKS = 50_000
+"""Commas and opening brackets of a body. Images have none, in base64; each value of a JSON text has
+one, and a wrong one costs up to a kilobyte and ten microseconds to be refused."""
+_LARGEST_AT_ONCE = 8
+"""Bodies of the largest size that are held in memory; beyond, a request has its share of that."""
 READ_BY_POST = frozenset({"/v1/chat/completions", "/v1/edits/search"})
 HEADERS = (
     (
@@ -87,6 +92,8 @@ class Gate:
         self._limits = recipe.http
         self._keys = keys
         self._num_open = 0
+        self._num_bytes = 0
+        """Of bodies in memory."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -107,14 +114,18 @@ class Gate:
             await error_response(status, reason)(scope, receive, send_safely)
             return
         self._num_open += 1
+        num_bytes = 0
         try:
             body = await self._body(headers, receive)
             if isinstance(body, bytes):
+                num_bytes = len(body)
+                self._num_bytes += num_bytes
                 await self._app(scope, _replayed(body, receive), send_safely)
             else:
                 await error_response(*body)(scope, receive, send_safely)
         finally:
             self._num_open -= 1
+            self._num_bytes -= num_bytes
 
     def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> tuple[int, str]:
         path, method = scope["path"], scope["method"]
@@ -142,7 +153,7 @@ class Gate:
         length = headers.get(b"content-length", "0")
         if length.isdecimal() and int(length[:20]) > limit:
             return too_large
-        parts, num_bytes = [], 0
+        parts, num_bytes, most = [], 0, _LARGEST_AT_ONCE * limit
         try:
             async with asyncio.timeout(self._limits.body_timeout_s):
                 while True:
@@ -151,12 +162,21 @@ class Gate:
                         return 400, "the client went away"
                     parts.append(message.get("body", b""))
                     num_bytes += len(parts[-1])
+                    self._num_bytes += len(parts[-1])
                     if num_bytes > limit:
                         return too_large
+                    if self._num_bytes > most and num_bytes > most // self._limits.max_connections:
+                        return 429, "too many large requests are open; try again"
                     if not message.get("more_body", False):
-                        return b"".join(parts)
+                        break
         except TimeoutError:
             return 408, f"the body did not arrive within {self._limits.body_timeout_s:g} s"
+        finally:
+            self._num_bytes -= num_bytes
+        body = b"".join(parts)
+        if sum(map(body.count, (b",", b"[", b"{"))) > MAX_MARKS:
+            return 413, f"the body has more than {MAX_MARKS:,} commas and brackets: send less"
+        return body
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

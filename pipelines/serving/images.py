@@ -5,6 +5,7 @@ import base64
 import binascii
 import http.client
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -23,17 +24,23 @@ class ImageReader:
 
     http: HttpSection
     limits: InputLimits
+    _threads: ThreadPoolExecutor
+    """Of its own: an image that nobody waits for any more takes no thread of other requests."""
     _places: asyncio.Semaphore
 
     @classmethod
     def of(cls, http: HttpSection, limits: InputLimits) -> "ImageReader":
-        return cls(http, limits, asyncio.Semaphore(_MAX_AT_ONCE))
+        threads = ThreadPoolExecutor(_MAX_AT_ONCE, thread_name_prefix="images")
+        return cls(http, limits, threads, asyncio.Semaphore(_MAX_AT_ONCE))
 
     async def read(self, url: str) -> bytes:
         """RefusedInputError for what is not an image that is accepted."""
+        await self._places.acquire()
+        reading = asyncio.get_running_loop().run_in_executor(self._threads, self._read, url)
+        reading.add_done_callback(lambda _: self._places.release())
         try:
-            async with self._places, asyncio.timeout(self.http.image_timeout_s):
-                return await asyncio.to_thread(self._read, url)
+            async with asyncio.timeout(self.http.image_timeout_s):
+                return await asyncio.shield(reading)
         except TimeoutError:
             raise RefusedInputError(
                 f"the image took longer than {self.http.image_timeout_s:g} s to fetch and decode",

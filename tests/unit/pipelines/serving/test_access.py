@@ -1,15 +1,21 @@
 """The gate: keys, origin, limits, headers; and whatever arrives, a reason and no traceback."""
 
+import asyncio
 import json
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
 from liveedit_core.errors import ConfigError
-from pipelines.serving.access import EDIT_KEY, READ_KEY, Keys
+from pipelines.serving.access import EDIT_KEY, READ_KEY, Gate, Keys
+from pipelines.serving.recipe import HttpSection, ServeRecipe
 from tests.running_server import EDIT, READ, Place, chat_body
 
 CHAT = "/v1/chat/completions"
@@ -117,6 +123,69 @@ def test_sizes_are_limited_and_headers_are_safe(locked: TestClient) -> None:
         assert "default-src 'none'" in response.headers["content-security-policy"]
         assert response.headers["x-content-type-options"] == "nosniff"
         assert response.headers["x-frame-options"] == "DENY"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{%s}" % b",".join(b'"k%d":0' % number for number in range(60_000)),
+        b'{"prompt":"a","target":"b","also_asked":[%s1]}' % (b"1," * 60_000),
+        b"[" * 60_000,
+        b'{"edits":' * 60_000,
+    ],
+)
+def test_bodies_of_very_many_values_are_refused_before_they_are_read(
+    client: TestClient, body: bytes
+) -> None:
+    """Each value costs a thousand times its bytes to be refused."""
+    for path in (CHAT, "/v1/edits"):
+        with patch.object(Request, "json", side_effect=AssertionError):
+            refused = client.post(path, content=body, headers={"content-type": "application/json"})
+        assert refused.status_code == 413
+        assert "commas and brackets" in refused.json()["error"]["message"]
+    assert client.post(CHAT, json=chat_body(", [" * 600)).status_code == 400  # its length
+    assert client.post(CHAT, json=chat_body("a, b, c")).status_code == 200
+
+
+def test_large_bodies_at_one_time_are_bounded_and_small_ones_pass() -> None:
+    """Eight of the largest size; each request always has its share of that."""
+    recipe = ServeRecipe().with_changes(http=HttpSection(max_body_bytes=1_000, max_connections=10))
+    statuses: dict[int, int] = {}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse(len((await receive())["body"]))(scope, receive, send)
+
+    gate = Gate(app, recipe, Keys(), lambda scope, status: None)
+
+    async def ask(number: int, size: int, ends: asyncio.Event) -> None:
+        parts = [(size // 2, True), (size - size // 2, True), (0, False)]
+
+        async def receive() -> Message:
+            if len(parts) == 1:
+                await ends.wait()
+            length, has_more = parts.pop(0)
+            return {"type": "http.request", "body": b"x" * length, "more_body": has_more}
+
+        async def send(message: Message) -> None:
+            statuses[number] = message.get("status", statuses.get(number, 0))
+
+        headers = [(b"host", b"127.0.0.1")]
+        scope = {"type": "http", "path": "/", "method": "POST", "headers": headers}
+        await gate(scope, receive, send)
+
+    async def all_of_them() -> None:
+        held, now = asyncio.Event(), asyncio.Event()
+        now.set()
+        waiting = [asyncio.create_task(ask(number, 1_000, held)) for number in range(8)]
+        await asyncio.sleep(0.05)
+        await ask(8, 1_000, now)
+        await ask(9, 700, now)
+        held.set()
+        await asyncio.gather(*waiting)
+        await ask(10, 1_000, now)
+
+    asyncio.run(all_of_them())
+    assert statuses == {**dict.fromkeys(range(8), 200), 8: 429, 9: 200, 10: 200}
 
 
 ANYTHING = st.recursive(

@@ -9,6 +9,7 @@ import pytest
 
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError
+from pipelines.serving import images
 from pipelines.serving.images import ImageReader
 from pipelines.serving.recipe import HttpSection
 from tests.running_server import data_uri
@@ -74,3 +75,35 @@ def test_nothing_of_the_host_can_be_named(url: str) -> None:
 def test_a_host_that_does_not_answer_is_no_fault_of_ours() -> None:
     with pytest.raises(RefusedInputError, match="cannot be fetched"):
         read("http://127.0.0.1:9/a.png", "127.0.0.1")
+
+
+def test_images_that_take_too_long_take_no_place_of_other_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are refused in time, and no further one is decoded before one of them has ended."""
+    ends, begun = threading.Event(), list[str]()
+
+    def slow(data: bytes, **options: object) -> None:
+        begun.append(threading.current_thread().name)
+        ends.wait(60)
+
+    monkeypatch.setattr(images, "decode_image", slow)
+
+    async def reading() -> None:
+        reader = ImageReader.of(HttpSection(image_timeout_s=0.05), InputLimits())
+        url = data_uri(image(1))
+        try:
+            for _ in range(4):
+                with pytest.raises(RefusedInputError, match="longer than"):
+                    await reader.read(url)
+            fifth = asyncio.create_task(reader.read(url))
+            for _ in range(20):
+                await asyncio.to_thread(int)  # other work goes on
+            assert len(begun) == 4
+        finally:
+            ends.set()
+        assert await fifth == image(1)
+
+    asyncio.run(reading())
+    assert len(begun) == 5
+    assert all(name.startswith("images") for name in begun)
