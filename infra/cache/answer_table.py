@@ -39,21 +39,19 @@ class AnswerTable:
     def read(self, queries: Sequence[UneditedQuery]) -> list[UneditedAnswer | None]:
         ids = [answer_id(self._identity, query) for query in queries]
         try:
-            if any(key not in self._rows for key in ids):
-                self._rows.refresh()
             found = self._read(ids)
+            if any(key not in found for key in ids):
+                self._rows.refresh()
+                found = self._read(ids)
         except (IntegrityError, StorageUnavailableError, ValueError) as error:
             _logger.warning("unedited answers are computed again: %s", error)
             found = {}
         return [found.get(key) for key in ids]
 
     def _read(self, ids: Sequence[str]) -> dict[str, UneditedAnswer]:
-        held = [key for key in dict.fromkeys(ids) if key in self._rows]
-        if not held:
-            return {}
         return {
             row["answer_id"]: UneditedAnswer(text=row["text"], token_ids=tuple(row["token_ids"]))
-            for row in self._rows.take(held).to_pylist()
+            for row in self._rows.rows(ids).to_pylist()
         }
 
     def write(self, answers: Mapping[UneditedQuery, UneditedAnswer]) -> None:

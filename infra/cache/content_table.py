@@ -1,18 +1,18 @@
 """A content-addressed Lance table: the id of a row covers all its inputs; rows can be recomputed.
 
 Any process may write fragments; a commit shows only rows whose ids the table does not hold, so an
-id never has two rows. A reader keeps an index of one version, {id: place}; when the files of that
-version are gone it reads the newest.
+id never has two rows. A reader is at one version; when the files of that version are gone it reads
+the newest. Ids are looked up in an index of the table, so no process holds them.
 """
 
 import contextlib
 import logging
-from array import array
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import NamedTuple, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from lance import LanceDataset
 from lance.fragment import FragmentMetadata
 
@@ -21,18 +21,25 @@ from infra.storage.tables import (
     ConcurrentCommitError,
     Table,
     batches_of,
+    count_rows,
     fragments_of,
+    read_errors,
     read_rows,
+    select_in,
     sql_in,
     storage_errors,
-    take_rows,
 )
+from infra.storage.upkeep import renew_indices
 from liveedit_core.errors import IntegrityError
 
 _OPEN_TRIES = 3
 _FRAGMENT_BYTES = 512 * 1024 * 1024
 """Small fragments are merged up to this size."""
 _SPARE_FRAGMENTS = 32
+_ROWS_OF_A_FRAGMENT = 100_000
+"""An index has parts of as many rows, and what different parts cover is not merged."""
+_CACHED_INDEX_BYTES = 64 * 1024 * 1024
+"""Pages of the index that a process keeps: those of half a million ids."""
 
 _logger = logging.getLogger(__name__)
 
@@ -60,16 +67,29 @@ class ContentTable:
         self._name = name
         self._schema = schema
         self._key = key
-        self._places: dict[str, int] = {}
-        self._sizes = array("q")
-        self._fragments: list[tuple[int, str | None]] = []
-        """Of the version that the index is of."""
-        self._open()
+        self._bytes_of: dict[tuple[int, str | None], int] = {}
+        """Of each fragment, with its removed rows left out."""
+        try:
+            self._open()
+        except (IntegrityError, ValueError):
+            self._repair()
 
     def _open(self) -> None:
+        self.table = Table.open_or_create(
+            self._store, self._name, self._schema, cached_index_bytes=_CACHED_INDEX_BYTES
+        )
+        self._dataset = self.table.latest()
+        if self._dataset.schema.names != self._schema.names:
+            raise IntegrityError("it has other columns")
+
+    def _repair(self) -> None:
+        """Open the newest version; if its files are damaged, too, create the table anew."""
         for _ in range(_OPEN_TRIES):
             try:
-                self._open_once()
+                self._open()
+                with read_errors(self.table.uri):
+                    for _batch in self._dataset.to_batches(columns=[self._key, "num_bytes"]):
+                        pass
                 return
             except (IntegrityError, ValueError) as error:
                 # Perhaps another process was just deleting an old version.
@@ -77,57 +97,55 @@ class ContentTable:
         _logger.warning("table %s is damaged and is created anew: %s", self._name, damage)
         for key in self._store.list(f"{self._name}/"):
             self._store.delete(key)
-        self._open_once()
-
-    def _open_once(self) -> None:
-        self._fragments, self._places, self._sizes = [], {}, array("q")
-        self.table = Table.open_or_create(self._store, self._name, self._schema)
-        newest = self.table.latest()
-        if newest.schema.names != self._schema.names:
-            raise IntegrityError("it has other columns")
-        self._read_index(newest)
-
-    def _read_index(self, dataset: LanceDataset) -> None:
-        """Read the ids of a version; where it only adds files, those of the new rows."""
-        found = fragments_of(dataset)
-        fragments = [(item.fragment_id, item.deletion_file()) for item in found]
-        if fragments[: len(self._fragments)] != self._fragments:
-            self._places, self._sizes, self._fragments = {}, array("q"), []
-        start = len(self._places)
-        rows = read_rows(dataset, [self._key, "num_bytes"], offset=start)
-        names = rows.column(self._key).to_pylist()
-        self._places |= {name: place for place, name in enumerate(names, start)}
-        self._sizes.extend(rows.column("num_bytes").to_pylist())
-        self._dataset, self._fragments = dataset, fragments
+        self._open()
 
     def __len__(self) -> int:
-        return len(self._places)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._places
+        return count_rows(self._dataset)
 
     @property
     def num_bytes(self) -> int:
-        return sum(self._sizes)
+        fragments = {
+            (item.fragment_id, item.deletion_file()): item for item in fragments_of(self._dataset)
+        }
+        known, self._bytes_of = self._bytes_of, {}
+        for name, fragment in fragments.items():
+            if name not in known:
+                with read_errors(self.table.uri):
+                    sizes = fragment.to_table(columns=["num_bytes"]).column("num_bytes")
+                known[name] = pc.sum(sizes).as_py() or 0
+            self._bytes_of[name] = known[name]
+        return sum(self._bytes_of.values())
 
     def sizes(self) -> dict[str, int]:
-        return dict(zip(self._places, self._sizes, strict=True))
+        """Of all rows, by id."""
+        rows = read_rows(self._dataset, [self._key, "num_bytes"])
+        columns = (rows.column(name).to_pylist() for name in (self._key, "num_bytes"))
+        return dict(zip(*columns, strict=True))
 
     def ids(self) -> list[str]:
-        return list(self._places)
+        return self.column(self._key)
 
     def refresh(self) -> None:
-        """Read what other processes have changed; a missing table is created anew, empty."""
+        """Go to the newest version; a missing table is created anew, empty."""
         try:
-            newest = self.table.latest()
-            if newest.version != self._dataset.version:
-                self._read_index(newest)
+            self._dataset = self.table.latest()
         except (IntegrityError, ValueError):
-            self._open()
+            self._repair()
 
-    def take(self, names: Sequence[str]) -> pa.Table:
-        """The rows of some held ids, in the order of the table."""
-        return take_rows(self._dataset, sorted(self._places[name] for name in names))
+    def held(self, names: Collection[str]) -> set[str]:
+        """Those of some ids that this version holds."""
+        return set(self._select([self._key], names).column(self._key).to_pylist())
+
+    def rows(self, names: Collection[str]) -> pa.Table:
+        """The rows of those of some ids that this version holds, in no particular order."""
+        return self._select(self._schema.names, names)
+
+    def _select(self, columns: Sequence[str], names: Collection[str]) -> pa.Table:
+        try:
+            return select_in(self._dataset, columns, self._key, names)
+        except IntegrityError:
+            self._repair()
+            return select_in(self._dataset, columns, self._key, names)
 
     def column(self, name: str) -> list[str]:
         texts: list[str] = read_rows(self._dataset, [name]).column(name).to_pylist()
@@ -136,15 +154,20 @@ class ContentTable:
     def commit(self, written: Sequence[WrittenRows]) -> int:
         """Commit rows whose ids are not held yet; returns how many. Repeating is harmless."""
 
+        self.refresh()
+        names = [name for part in written for name in part.ids]
+        known = self.held(names)
+
         def attempt(base: LanceDataset) -> int:
+            nonlocal known
             if base.version != self._dataset.version:
-                self._read_index(base)
-            new, num_new = self._unknown_rows(written)
+                found = select_in(base, [self._key], self._key, names)
+                self._dataset, known = base, set(found.column(self._key).to_pylist())
+            new, num_new = self._unknown_rows(written, known)
             if num_new:
                 self.table.commit(base, new)
             return num_new
 
-        self.refresh()
         num_new = self.table.on_latest(attempt)
         self.refresh()
         self.compact(spare_fragments=_SPARE_FRAGMENTS)
@@ -152,10 +175,12 @@ class ContentTable:
 
     def compact(self, *, spare_fragments: int = 0) -> None:
         """Merge fragments if over `spare_fragments` too many: a random read opens most of them."""
-        needed = self.num_bytes // _FRAGMENT_BYTES + 1
+        needed = self.num_bytes // _FRAGMENT_BYTES + len(self) // _ROWS_OF_A_FRAGMENT + 1
         if len(fragments_of(self._dataset)) <= needed + spare_fragments:
             return
         row_bytes = max(self.num_bytes // max(len(self), 1), 1)
+        with contextlib.suppress(ConcurrentCommitError):
+            renew_indices(self.table, [self._key])
         self._reclaim(target_rows=max(_FRAGMENT_BYTES // row_bytes, 1))
 
     def _reclaim(self, *, target_rows: int = 1) -> None:
@@ -168,13 +193,15 @@ class ContentTable:
             self.table.latest().cleanup_old_versions(older_than=timedelta(0))
         self.refresh()
 
-    def _unknown_rows(self, written: Sequence[WrittenRows]) -> tuple[list[FragmentMetadata], int]:
+    def _unknown_rows(
+        self, written: Sequence[WrittenRows], known: Collection[str]
+    ) -> tuple[list[FragmentMetadata], int]:
         seen: set[str] = set()
         new: list[FragmentMetadata] = []
         for metadata, names in written:
             wanted = []
             for position, name in enumerate(names):
-                if name not in self._places and name not in seen:
+                if name not in known and name not in seen:
                     wanted.append(position)
                     seen.add(name)
             if len(wanted) == len(names):
@@ -187,7 +214,7 @@ class ContentTable:
 
     def remove(self, names: Collection[str]) -> None:
         """Remove rows and free their space; ids that are not held are ignored."""
-        gone = [name for name in names if name in self._places]
+        gone = sorted(self.held(names))
         for batch in batches_of(gone):
             without = sql_in(self._key, batch)
 

@@ -39,6 +39,8 @@ _SPARE_FRACTION = 0.05
 """Fraction of the budget freed beyond what is needed, so that not every commit evicts."""
 _ID_BYTES = 32
 _MIN_PAUSE_S = 60.0
+_MOST_USED = 100_000
+"""Ids in one use record; a process that uses more writes another."""
 _KEPT_S = 86_400
 """Younger use records are kept: their states may not be committed yet."""
 
@@ -54,8 +56,8 @@ class MissingState(NamedTuple):
 class UseLog:
     """Last use of states: objects `<prefix>/<time>-<token>` with the 32-byte ids of a process.
 
-    A process replaces its one object at most once a minute. If it is killed, the uses of its last
-    minute are lost, which costs at most a recomputation.
+    A process replaces its newest object at most once a minute. If it is killed, the uses of its
+    last minute are lost, which costs at most a recomputation.
     """
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
@@ -82,6 +84,9 @@ class UseLog:
         if earlier and earlier != self._key:
             self._store.delete(earlier)
         self._written_s, self._num_written = time.monotonic(), len(self._used)
+        if len(self._used) >= _MOST_USED:
+            self._key, self._num_written = "", 0
+            self._used.clear()
 
     def newest_first(self, held: Collection[str]) -> list[str]:
         """The held ids by last use; deletes old objects that add nothing."""
@@ -153,10 +158,12 @@ class StateCache:
             found = MissingState(position, image_id)
             first.setdefault(self.identity.state_id(item), found)
         self._uses.record(first)
+        states = self._states.held(first)
+        images = self._images.held({state.image_id for state in first.values()} - {""})
         return [
             state
             for name, state in first.items()
-            if name not in self._states or (state.image_id and state.image_id not in self._images)
+            if name not in states or (state.image_id and state.image_id not in images)
         ]
 
     def refresh(self) -> None:
@@ -170,12 +177,9 @@ class StateCache:
         ids = self.ids(inputs)
         found: dict[str, LayerStates] = {}
         try:
-            try:
-                if any(key not in self._states for key in ids):
-                    self.refresh()
-                found = self._read(ids)
-            except IntegrityError:
-                # Another process has evicted rows and deleted the version that was read here.
+            found = self._read(ids)
+            if any(key not in found for key in ids):
+                # Others may have written them, or evicted rows and deleted the version read here.
                 self.refresh()
                 found = self._read(ids)
         except (IntegrityError, StorageUnavailableError, ValueError) as error:
@@ -188,25 +192,18 @@ class StateCache:
         return [found.get(key) for key in ids]
 
     def _read(self, names: Sequence[str]) -> dict[str, LayerStates]:
-        held = [name for name in dict.fromkeys(names) if name in self._states]
-        if not held:
-            return {}
-        rows = self._states.take(held)
-        wanted = dict.fromkeys(name for name in rows.column("image_id").to_pylist() if name)
-        known = [name for name in wanted if name in self._images]
-        return to_states(rows, self._pyramids(known), self.identity)
+        rows = self._states.rows(names)
+        wanted = {name for name in rows.column("image_id").to_pylist() if name}
+        return to_states(rows, self._pyramids(wanted), self.identity)
 
-    def _pyramids(self, image_ids: Sequence[str]) -> dict[str, Tensor]:
-        if not image_ids:
-            return {}
-        return to_pyramids(self._images.take(image_ids), self.identity.dtype)
+    def _pyramids(self, image_ids: Collection[str]) -> dict[str, Tensor]:
+        return to_pyramids(self._images.rows(image_ids), self.identity.dtype)
 
     def pyramids(self, images: Sequence[bytes]) -> dict[bytes, Tensor]:
         """Pyramids of those images that are held, float32 [E]."""
         names = {self.identity.image_id(image): image for image in images}
-        known = [name for name in names if name in self._images]
         try:
-            found = self._pyramids(known)
+            found = self._pyramids(names)
         except (IntegrityError, StorageUnavailableError, ValueError) as error:
             self._warn(error)
             return {}
@@ -247,15 +244,14 @@ class StateCache:
         return self.num_bytes + num_bytes <= self.max_bytes
 
     def _evict(self, num_bytes: int, keep: Collection[str]) -> None:
-        names = self._states.ids()
-        used = self._uses.newest_first(names)
+        sizes = self._states.sizes()
+        used = self._uses.newest_first(sizes)
         # States without a recorded use are older than any with one.
-        unused = dict.fromkeys(names)
+        unused = dict.fromkeys(sizes)
         for name in used:
             del unused[name]
         oldest = [*unused, *reversed(used)]
         leaving, freed = [], 0
-        sizes = self._states.sizes()
         for name in oldest:
             if freed >= num_bytes:
                 break

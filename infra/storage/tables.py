@@ -134,14 +134,24 @@ def paths_of(fragments: Iterable[FragmentMetadata]) -> list[str]:
 class Table:
     """One Lance table: open, read a version, commit a change on top of a version; picklable."""
 
-    def __init__(self, store: ObjectStore, name: str) -> None:
+    def __init__(
+        self, store: ObjectStore, name: str, *, cached_index_bytes: int = _CACHED_INDEX_BYTES
+    ) -> None:
         self.uri = store.table_uri(name)
         self._options = store.table_options()
+        self._cached_index_bytes = cached_index_bytes
 
     @classmethod
-    def open_or_create(cls, store: ObjectStore, name: str, schema: pa.Schema) -> Self:
+    def open_or_create(
+        cls,
+        store: ObjectStore,
+        name: str,
+        schema: pa.Schema,
+        *,
+        cached_index_bytes: int = _CACHED_INDEX_BYTES,
+    ) -> Self:
         """The table of this name, created empty with this schema when there is none."""
-        table = cls(store, name)
+        table = cls(store, name, cached_index_bytes=cached_index_bytes)
         if not table.exists():
             if store.list(f"{name}/data/") and not table.exists():
                 raise IntegrityError(
@@ -168,7 +178,7 @@ class Table:
                 self.uri,
                 storage_options=self._options,
                 metadata_cache_size_bytes=_CACHED_METADATA_BYTES,
-                index_cache_size_bytes=_CACHED_INDEX_BYTES,
+                index_cache_size_bytes=self._cached_index_bytes,
             )
 
     def __getstate__(self) -> dict[str, object]:

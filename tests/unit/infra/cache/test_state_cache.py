@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from infra.cache import state_cache
 from infra.cache.cached_states import CachedStates
 from infra.cache.content_table import ContentTable
 from infra.cache.state_cache import StateCache, UseLog
@@ -326,6 +327,18 @@ def test_a_process_has_one_object_however_much_it_uses(store: ObjectStore) -> No
     used.flush()
     assert len(store.list("states/x-uses/")) == 1
     assert sorted(use_log(store).newest_first([A, B, C])) == [A, B, C]
+
+
+def test_a_process_keeps_no_more_uses_than_one_object_holds(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_cache, "_MOST_USED", 2)
+    used = use_log(store)
+    for names in ([A, B], [C]):
+        used.record(names)
+        used.flush()
+    assert used._used == {C}
+    assert use_log(store).newest_first([A, B, C]) == [C, A, B]
 
 
 def test_old_use_records_that_add_nothing_are_deleted(
