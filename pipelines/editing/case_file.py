@@ -6,11 +6,12 @@ that score it read the images from a copy of the file in the store, in pieces:
 cases/<token>/<number>    deleted at the end of the run, or a month later by another one
 """
 
+import contextlib
 import functools
 import json
 import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -22,6 +23,7 @@ from infra.requests.request_reader import LoggedRequest
 from infra.storage.object_store import ObjectStore
 from liveedit_core.errors import StorageUnavailableError
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
+from workers.failures import retried
 
 Place = tuple[int, int]
 """Start and size of a case in a `CaseFile`."""
@@ -140,6 +142,32 @@ class StoredCases:
     def delete(self) -> None:
         for key in self.store.list(self.prefix):
             self.store.delete(key)
+
+
+class FixedCases:
+    """Cases to evaluate on, of which only edits and texts are in memory."""
+
+    def __init__(self, cases: Iterable[Case]) -> None:
+        """Read the cases one by one."""
+        self._file = CaseFile()
+        self.cases = [without_images(case, self._file.add(case)) for case in cases]
+
+    def each(self) -> Iterator[Case]:
+        """The whole cases, one at a time."""
+        return (whole for case in self.cases for whole in self.with_images([case]))
+
+    def with_images(self, cases: Sequence[Case]) -> list[Case]:
+        return with_images(cases, self._file.read, lambda edit_ids: ())
+
+    @contextlib.contextmanager
+    def stored(self, store: ObjectStore) -> Iterator[StoredCases]:
+        """The same for other processes, as long as the context lasts."""
+        copied = retried(lambda: self._file.copy_to(store))
+        try:
+            yield copied
+        finally:
+            with contextlib.suppress(StorageUnavailableError):  # a later run deletes them
+                copied.delete()
 
 
 @functools.lru_cache(_PIECES_KEPT)

@@ -303,14 +303,18 @@ def evaluate_bank_version(
     settings: EvaluationSettings,
     pool: Evaluator,
     run: str,
+    load: CaseLoader | None = None,
     on_progress: Callable[[int, int], None] = lambda num_done, num_units: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> BankEvaluation:
     """Evaluate a pinned bank version, or resume where an earlier call ended. `cases` have a fixed
-    order, also when resumed; those whose edits the version does not hold are evaluated too. Once
-    `should_stop` is true, the evaluation returned is incomplete."""
+    order, also when resumed; those whose edits the version does not hold are evaluated too; `load`
+    gives them their images, if they have none. Once `should_stop` is true, the evaluation returned
+    is incomplete."""
     results, num_edits = ResultsTable(store, run), bank.num_edits(version)
-    task = EvaluationTask(bank, results, cases, settings, version=version, num_edits=num_edits)
+    task = EvaluationTask(
+        bank, results, cases, settings, version=version, num_edits=num_edits, load=load
+    )
     return task.run(pool, on_progress=on_progress, should_stop=should_stop)
 
 

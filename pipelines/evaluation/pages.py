@@ -21,6 +21,7 @@ from liveedit_core.evaluation.comparison import (
 )
 from liveedit_core.evaluation.probes import FREE_GENERATION, TEACHER_FORCED, ProbeResult
 from liveedit_core.schema import Case, EditRequest, ProbeKind
+from workers.messages import CaseLoader
 
 KEPT_SHOWN = 4
 """Experts shown for a probe."""
@@ -77,11 +78,17 @@ class ExampleBuilder:
     """Adds to results what a page shows with them: the probe's image, and the experts kept."""
 
     def __init__(
-        self, cases: Iterable[Case], edits: EditLookup, results: Sequence[ProbeResult]
+        self,
+        cases: Iterable[Case],
+        edits: EditLookup,
+        results: Sequence[ProbeResult],
+        load: CaseLoader = list,
     ) -> None:
-        """Look up the cases and kept edits of the results to show; no case may be missing."""
+        """Look up the cases and kept edits of the results to show; no case may be missing. `load`
+        gives the cases their images, if they have none."""
         wanted = {result.case_id for result in results}
-        self._cases = {case.case_id: case for case in cases if case.case_id in wanted}
+        shown = load([case for case in cases if case.case_id in wanted])
+        self._cases = {case.case_id: case for case in shown}
         missing = sorted(wanted - set(self._cases))
         if missing:
             raise InputError(
@@ -114,12 +121,18 @@ class ExampleBuilder:
 
 
 def write_evaluation_page(
-    path: Path, data: EvaluationReportData, *, cases: Sequence[Case], edits: EditLookup
+    path: Path,
+    data: EvaluationReportData,
+    *,
+    cases: Sequence[Case],
+    edits: EditLookup,
+    load: CaseLoader = list,
 ) -> Path:
-    """Write the page of one evaluation of `cases`; its examples are chosen here."""
+    """Write the page of one evaluation of `cases`; its examples are chosen here. `load`: see
+    `ExampleBuilder`."""
     results, num_edits = data.version.results, data.version.num_edits
     worst, chosen = choose_worst(results), choose_examples(results)
-    builder = ExampleBuilder(cases, edits, [*worst, *chosen])
+    builder = ExampleBuilder(cases, edits, [*worst, *chosen], load)
     shown = replace(
         data,
         examples=[builder.example(result, num_edits) for result in chosen],
@@ -135,11 +148,12 @@ def write_comparison_page(
     cases: Sequence[Case],
     edits: EditLookup,
     held: Collection[str],
+    load: CaseLoader = list,
 ) -> Path:
     """Write the page of a comparison on `cases`; its pairs and flips are chosen here. `held` are
-    the case_ids of the cases whose accuracy was compared."""
+    the case_ids of the cases whose accuracy was compared; `load`: see `ExampleBuilder`."""
     pairs = paired_results(in_scope(data.old.results, held), in_scope(data.new.results, held))
     flips = choose_flips(pairs)
-    builder = ExampleBuilder(cases, edits, [result for pair in flips for result in pair])
+    builder = ExampleBuilder(cases, edits, [result for pair in flips for result in pair], load)
     shown = replace(data, pairs=pairs, flips=[builder.flip(pair) for pair in flips])
     return write_page(path, render_comparison_report(shown))

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,26 +139,46 @@ def load_evaluation_cases(
     *,
     reader: str,
     limits: InputLimits = _DEFAULT_LIMITS,
+    say: Callable[[str], None] = print,
+) -> list[Case]:
+    """All of `each_evaluation_case`."""
+    return list(each_evaluation_case(section, path, reader=reader, limits=limits, say=say))
+
+
+def each_evaluation_case(
+    section: BenchmarkSection,
+    path: str = "",
+    *,
+    reader: str,
+    limits: InputLimits = _DEFAULT_LIMITS,
     store: ObjectStore | None = None,
     limit: int | None = None,
     say: Callable[[str], None] = print,
-) -> list[Case]:
+) -> Iterator[Case]:
     """Cases to evaluate on: of a benchmark, of a JSONL file, or the built-in ones. `reader` is the
     command, for the record of looks at a test split."""
     if section.is_published:
         benchmark = open_published(section, "evaluation", limits=limits, say=say)
-        return list(itertools.islice(benchmark, limit))
+        yield from itertools.islice(benchmark, limit)
+        return
     if not path:
-        return load_builtin(section, reader, say, limit=limit)
-    cases, rejects = read_case_file(path, limits=limits, store=store, limit=limit)
+        yield from load_builtin(section, reader, say, limit=limit)
+        return
+    rejects: list[Rejected] = []
+    num_cases = 0
+    for item in _lines_of(path, limits, store, limit):
+        if isinstance(item, Rejected):
+            rejects.append(item)
+        else:
+            num_cases += 1
+            yield checked_protocol(item, section.protocol)
     if rejects:
         raise InputError(
             f"{_describe(path, rejects)}. Scores on these cases are compared with each other, so "
             "none may be left out: correct or remove the lines"
         )
-    if not cases:
+    if not num_cases:
         raise InputError(f"{path} holds no case")
-    return [checked_protocol(case, section.protocol) for case in cases]
 
 
 def read_case_file(
@@ -169,18 +189,24 @@ def read_case_file(
     limit: int | None = None,
 ) -> tuple[list[Case], list[Rejected]]:
     """The cases of a JSONL file, or the first `limit` of them, and the lines that are no cases."""
+    lines = list(_lines_of(path, limits, store, limit))
+    cases = [item for item in lines if not isinstance(item, Rejected)]
+    return cases, [item for item in lines if isinstance(item, Rejected)]
+
+
+def _lines_of(
+    path: str, limits: InputLimits, store: ObjectStore | None, limit: int | None
+) -> Iterator[Case | Rejected]:
+    """What a JSONL file holds, up to its case number `limit`."""
     fetch = fetcher(store, limits.max_image_bytes) if store else None
-    cases: list[Case] = []
-    rejects: list[Rejected] = []
-    store_uri = store.root_uri if store else ""
-    for item in load_cases(path, limits=limits, fetch=fetch, store_uri=store_uri):
-        if isinstance(item, Rejected):
-            rejects.append(item)
-            continue
-        cases.append(item)
-        if len(cases) == limit:
-            break
-    return cases, rejects
+    num_cases = 0
+    for item in load_cases(
+        path, limits=limits, fetch=fetch, store_uri=store.root_uri if store else ""
+    ):
+        yield item
+        num_cases += not isinstance(item, Rejected)
+        if num_cases == limit:
+            return
 
 
 def _describe(path: str, rejects: Sequence[Rejected]) -> str:
@@ -197,7 +223,7 @@ def cases_digest(cases: Sequence[Case]) -> str:
     return hashlib.sha256("\n".join(contents).encode()).hexdigest()
 
 
-def evaluation_digest(cases: Sequence[Case], *settings: object) -> str:
+def evaluation_digest(cases: Iterable[Case], *settings: object) -> str:
     """sha256 of everything that scores depend on: the cases in order, and settings as JSON."""
     contents = [[case.case_id, *_edits(case), *map(_content, case.probes)] for case in cases]
     return hashlib.sha256(json.dumps([contents, *settings], sort_keys=True).encode()).hexdigest()

@@ -14,8 +14,8 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -32,6 +32,7 @@ from liveedit_core.evaluation.comparison import cases_held, in_scope, not_replac
 from liveedit_core.evaluation.false_activations import false_activations
 from liveedit_core.evaluation.summaries import summarize
 from liveedit_core.schema import Case, entity_of
+from pipelines.editing.case_file import FixedCases, StoredCases
 from pipelines.evaluation.bank_evaluation import (
     EvaluationSettings,
     evaluate_bank_version,
@@ -150,7 +151,7 @@ class NightlyRun:
     should_stop: Callable[[], bool] = field(default=lambda: False)
     sleep: Callable[[float], None] = field(default=time.sleep)
 
-    def run(self, load_cases: Callable[[], Sequence[Case]]) -> NightlyResult:
+    def run(self, each_case: Callable[[], Iterable[Case]]) -> NightlyResult:
         """Do what is left of this run; NightlyRunBusyError if another process works on it."""
         store = ObjectStore(self.recipe.store_uri)
         name, label = self.recipe.run_name, self.label
@@ -166,8 +167,10 @@ class NightlyRun:
             outcome = state.outcome()  # the former holder may have finished meanwhile
             if outcome is not None:
                 return NightlyResult(outcome=outcome, was_done=True)
-            cases = list(load_cases())
-            findings = self._evaluate(store, state, lease, cases)
+            fixed = FixedCases(each_case())
+            plan = state.fix_plan(self._proposed_plan(fixed))
+            with fixed.stored(store) as stored:
+                findings = self._evaluate(plan, fixed, stored, lease)
             if findings is None:
                 return NightlyResult(outcome=None)
             return NightlyResult(outcome=self._record(findings, store, state, lease))
@@ -210,24 +213,24 @@ class NightlyRun:
         )
 
     def _evaluate(
-        self, store: ObjectStore, state: NightlyState, lease: Lease, cases: Sequence[Case]
+        self, plan: NightlyPlan, fixed: FixedCases, stored: StoredCases, lease: Lease
     ) -> NightlyFindings | None:
         """Evaluate and compare; None when asked to stop."""
-        plan = state.fix_plan(self._proposed_plan(cases))
+        cases = fixed.cases
         against = f" against the champion, version {plan.champion}," if plan.champion else ""
         self.say(f"evaluating version {plan.newest}{against} on {len(cases)} cases")
-        newest = self._score(plan.newest, store, lease, cases)
+        newest = self._score(plan.newest, cases, stored, lease)
         if not newest.evaluation.is_complete:
             return None
+        findings = NightlyFindings(cases=cases, load=fixed.with_images, newest=newest)
         if not plan.champion:
-            return NightlyFindings(cases=cases, newest=newest)
-        champion = self._score(plan.champion, store, lease, cases)
+            return findings
+        champion = self._score(plan.champion, cases, stored, lease)
         if not champion.evaluation.is_complete:
             return None
         compared = _cases_to_compare(newest, champion, cases)
-        return NightlyFindings(
-            cases=cases,
-            newest=newest,
+        return replace(
+            findings,
             champion=champion,
             compared=compared,
             comparisons=compare_by(
@@ -239,7 +242,7 @@ class NightlyRun:
             ),
         )
 
-    def _proposed_plan(self, cases: Sequence[Case]) -> NightlyPlan:
+    def _proposed_plan(self, fixed: FixedCases) -> NightlyPlan:
         if self.version:
             newest = self.versions.find(f"models:/{BANK_MODEL}/{self.version}")
         else:
@@ -254,11 +257,11 @@ class NightlyRun:
         return NightlyPlan(
             newest=newest.version,
             champion=champion.version if champion is not None and is_other else 0,
-            questions=evaluation_digest(cases, settings, max_new_tokens, *more),
+            questions=evaluation_digest(fixed.each(), settings, max_new_tokens, *more),
         )
 
     def _score(
-        self, version: int, store: ObjectStore, lease: Lease, cases: Sequence[Case]
+        self, version: int, cases: Sequence[Case], stored: StoredCases, lease: Lease
     ) -> ScoredVersion:
         """Verify the files of a version, then evaluate it on the cases."""
         registered = self.versions.find(f"models:/{BANK_MODEL}/{version}")
@@ -273,10 +276,11 @@ class NightlyRun:
             self.on_progress(num_done, num_units)
 
         evaluation = evaluate_bank_version(
-            store=store,
+            store=stored.store,
             bank=bank,
             version=manifest.bank_version,
             cases=cases,
+            load=stored,
             settings=self._settings,
             pool=self.evaluator_of(manifest, generator),
             run=f"{self.recipe.run_name}-{self.label}-v{version}",

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from infra.bank.expert_bank import ExpertBank
 from infra.reports.data import ComparisonReportData, CurvePoint, EvaluationReportData
@@ -32,6 +33,7 @@ from pipelines.evaluation.pages import (
 from pipelines.job.recipe_loader import to_flat_dict
 from pipelines.job.run_folder import run_facts
 from pipelines.operations.recipe import NightlyRecipe
+from workers.messages import CaseLoader
 
 CHAMPION_PREFIX = "champion."
 """Of the champion's metrics in the MLflow run; the newest version's metrics have no prefix."""
@@ -55,6 +57,8 @@ class NightlyFindings:
     """The evaluations of a nightly run, compared."""
 
     cases: Sequence[Case]
+    load: CaseLoader
+    """Gives them their images."""
     newest: ScoredVersion
     champion: ScoredVersion | None = None
     """None if there is none, or it is the newest version."""
@@ -131,6 +135,7 @@ def _write_pages(
     recipe: NightlyRecipe, label: str, findings: NightlyFindings, facts: dict[str, str]
 ) -> list[Path]:
     folder, seed, edits = recipe.run_folder / label, recipe.seed, _edits(findings)
+    cases: dict[str, Any] = {"cases": findings.cases, "load": findings.load}
     versions, points, pages = [], [], []
     for name, scored in (("newest", findings.newest), ("champion", findings.champion)):
         if scored is None:
@@ -156,7 +161,7 @@ def _write_pages(
             duration_s=scored.evaluation.seconds,
         )
         path = folder / f"{name}.html"
-        pages.append(write_evaluation_page(path, data, cases=findings.cases, edits=edits))
+        pages.append(write_evaluation_page(path, data, edits=edits, **cases))
     if findings.champion is not None:
         newest, champion = versions
         comparison = ComparisonReportData(
@@ -170,9 +175,9 @@ def _write_pages(
         page = write_comparison_page(
             folder / "comparison.html",
             comparison,
-            cases=findings.cases,
             edits=edits,
             held=findings.compared,
+            **cases,
         )
         pages.append(page)
     return [*pages, *draw_metric_plots(folder, points[::-1])]

@@ -1,7 +1,7 @@
 """Starts a nightly run: Ray, evaluation workers, the fixed cases, progress and log."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -12,7 +12,7 @@ from infra.storage.object_store import ObjectStore
 from infra.tracking.model_registry import ModelVersions
 from infra.tracking.tracker import default_tracking_uri
 from liveedit_core.schema import Case
-from pipelines.job.cases import load_evaluation_cases
+from pipelines.job.cases import each_evaluation_case
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.registered_models import registered_models
@@ -46,7 +46,7 @@ def run_nightly(
             on_progress=lambda num_done, num_units: progress.evaluations(num_units - num_done),
             should_stop=stop,
         )
-        return nightly.run(lambda: read_cases(recipe, progress.say)), stop.exit_code
+        return nightly.run(lambda: each_case(recipe, progress.say)), stop.exit_code
 
 
 class NightlyWorkers:
@@ -96,9 +96,9 @@ class NightlyWorkers:
         return self._pool
 
 
-def read_cases(recipe: NightlyRecipe, say: Callable[[str], None] = print) -> Sequence[Case]:
+def each_case(recipe: NightlyRecipe, say: Callable[[str], None] = print) -> Iterator[Case]:
     """The fixed cases, all of them readable; `say` gets what a published benchmark leaves out."""
-    return load_evaluation_cases(
+    return each_evaluation_case(
         recipe.benchmark,
         recipe.cases.path,
         reader=f"{recipe.job} {recipe.run_name}",

@@ -29,7 +29,7 @@ from pipelines.job.entry import add_benchmark_options, given_settings, job_parse
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.sections import BenchmarkSection, PublishedName
 from pipelines.operations import promote_at_end as edit_promotion
-from pipelines.operations.nightly_run import read_cases
+from pipelines.operations.nightly_run import each_case
 from pipelines.operations.recipe import NightlyRecipe
 from tests.published_files import benchmark_folder, draw_images, hop, record, write_json
 from tests.unit.tiny_editing import Driver
@@ -225,12 +225,13 @@ def test_skipped_records_are_on_record(tmp_path: Path) -> None:
 def test_a_night_reads_the_benchmark_and_notices_other_questions(tmp_path: Path) -> None:
     folder = benchmark_folder(tmp_path / "evqa", "evqa", 4)
     recipe = nightly("--benchmark", "evqa", "--data", str(folder))
-    cases = read_cases(recipe)
+    cases = list(each_case(recipe))
     assert [case.edit.target for case in cases] == [f"plane {number}" for number in range(4)]
-    assert len(read_cases(nightly("--benchmark", "evqa", "--data", str(folder), "cases.limit=2")))
+    two = nightly("--benchmark", "evqa", "--data", str(folder), "cases.limit=2")
+    assert list(each_case(two)) == cases[:2]
     changed = [record(number, rephrase="Which one?") for number in range(4)]
     write_json(folder / "vqa_eval.json", changed)
-    assert evaluation_digest(read_cases(recipe)) != evaluation_digest(cases)
+    assert evaluation_digest(each_case(recipe)) != evaluation_digest(cases)
 
 
 def test_what_a_night_leaves_out_is_said(tmp_path: Path) -> None:

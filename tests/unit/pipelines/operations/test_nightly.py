@@ -1,7 +1,8 @@
 """A nightly run is done once, however often it is killed; its metrics belong to the versions."""
 
+import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,13 @@ from infra.tracking.evaluation_log import EvaluationLog
 from infra.tracking.model_registry import BANK_MODEL
 from infra.tracking.results import ResultsTable
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, StorageUnavailableError
-from liveedit_core.schema import ProbeKind
+from liveedit_core.schema import Case, ProbeKind
 from pipelines.job.stages import Evaluator
 from pipelines.nightly_evaluation import print_outcome
 from pipelines.operations.nightly import NightlyRunBusyError
 from tests.inline_evaluator import InlineEvaluator
 from tests.unit.tiny_operations import LAX, InlineEvaluators, Operations, some_cases
-from workers.messages import ScoredUnit
+from workers.messages import EvaluationUnit, ScoredUnit, StoredVersion
 
 CASES = some_cases(1, 9)
 """Two evaluation units."""
@@ -52,6 +53,42 @@ def results_of(operations: Operations, run: str) -> Sequence[object]:
         ResultsTable(operations.operations_store, run).read(),
         key=lambda item: (item.case_id, item.probe_index),
     )
+
+
+@dataclass
+class WatchedEvaluators(InlineEvaluators):
+    """Notes the cases that are sent and those that are scored, as another process gets them."""
+
+    sent: list[Case] = field(default_factory=list)
+    scored: list[Case] = field(default_factory=list)
+
+    def of(self, manifest: BankManifest, generator: Path) -> Evaluator:
+        evaluator = super().of(manifest, generator)
+        submit = evaluator.submit
+
+        def noted(version: StoredVersion, units: Sequence[EvaluationUnit]) -> None:
+            units = [pickle.loads(pickle.dumps(unit)) for unit in units]
+            self.sent += [case for unit in units for case in unit.cases]
+            self.scored += [case for unit in units for case in unit.loaded().cases]
+            submit(version, units)
+
+        evaluator.submit = noted  # type: ignore[method-assign]
+        return evaluator
+
+
+def test_images_are_neither_kept_nor_sent(operations: Operations) -> None:
+    operations.teach(CASES)
+    evaluators = WatchedEvaluators()
+    night = replace(operations.make_nightly("2026-11-24"), evaluator_of=evaluators.of)
+    result = night.run(lambda: iter(CASES))
+    assert result.outcome is not None
+    assert not any(
+        item.image_bytes for case in evaluators.sent for item in (*case.requests, *case.probes)
+    )
+    assert evaluators.scored == list(CASES)
+    assert operations.operations_store.list("cases/") == []
+    page = (night.recipe.run_folder / "2026-11-24" / "newest.html").read_text()
+    assert "data:image" in page
 
 
 def test_nothing_registered_is_an_error_that_says_what_to_do(operations: Operations) -> None:

@@ -9,7 +9,7 @@ from liveedit_core.errors import ConfigError, InputError
 from pipelines import lifelong_edit, nightly_evaluation, promotion
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.operations import promote_at_end as edit_promotion
-from pipelines.operations.nightly_run import read_cases
+from pipelines.operations.nightly_run import each_case
 from pipelines.operations.recipe import NightlyRecipe
 
 
@@ -66,10 +66,10 @@ def test_a_line_that_is_not_a_case_is_an_error(tmp_path: Path) -> None:
     path.write_text('{"edit": 3}\n')
     recipe = load_recipe(NightlyRecipe, None, [f"cases.path={path}"])
     with pytest.raises(InputError, match=r"cases\.jsonl: 1 lines are no cases: line 1: "):
-        read_cases(recipe)
+        list(each_case(recipe))
     path.write_text("")
     with pytest.raises(InputError, match="holds no case"):
-        read_cases(recipe)
+        list(each_case(recipe))
 
 
 def test_promotion_at_the_end_evaluates_the_cases_of_the_run(tmp_path: Path) -> None:
