@@ -1,7 +1,8 @@
 """The state encoder: inputs in, rows of the state cache out; images in, their pyramids out.
 
 Owns: one frozen backbone, loaded when it starts; no other state but the images it saw last.
-Receives: chunks of inputs that the cache does not hold, and the handle to write with.
+Receives: chunks of inputs that the cache does not hold, as places in a store, and the handle to
+    write with.
 Returns: what it wrote, invisible until the driver commits it.
 When it dies: nothing is lost. The pool restarts the process and sends the unfinished chunks again;
     files of the dead process are never committed, and a second row of a state would be skipped.
@@ -43,6 +44,7 @@ class StateEncoder:
     @converted_failures
     def write(self, chunk: Sequence[BackboneInput], writer: StateWriter) -> WrittenStates:
         """Encode a chunk, in padded batches sorted by length, and write its states."""
+        chunk = list(chunk)  # read here, if it is a reference
         return writer.write(chunk, self._backbone.encode(chunk))
 
     def stream(

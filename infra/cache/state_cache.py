@@ -121,7 +121,7 @@ class StateCache:
         name = f"states/{identity.backbone_digest[:16]}-{identity.edit_layer}"
         if identity.prompt_size:
             name += "-prompts"
-        self._store = store
+        self.store = store
         self._states = ContentTable(store, name, state_schema(identity), key="state_id")
         self._images = ContentTable(store, f"{name}-images", IMAGE_SCHEMA, key="image_id")
         self._uses = UseLog(store, f"{name}-uses")
@@ -129,7 +129,7 @@ class StateCache:
 
     def __reduce__(self) -> tuple[Callable[..., "StateCache"], tuple[object, ...]]:
         reopened = functools.partial(StateCache, max_bytes=self.max_bytes)
-        return reopened, (self._store, self.identity)
+        return reopened, (self.store, self.identity)
 
     def __len__(self) -> int:
         return len(self._states)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -10,9 +11,10 @@ from torch import Tensor
 from infra.cache.cached_states import CachedStates
 from infra.cache.state_cache import StateCache
 from infra.cache.state_rows import StateWriter, WrittenStates
+from infra.cache.stored_inputs import ChosenInputs, StoredInputs
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
-from liveedit_core.errors import ConfigError
+from liveedit_core.errors import ConfigError, StorageUnavailableError
 from liveedit_core.method.config import StateDtype
 from liveedit_core.state_source import BackboneStates, StateIdentity, StateSource
 from pipelines.job.gpus import gpus_of_each, placed
@@ -147,8 +149,9 @@ def fill_cache(
     chunk_size: int = CHUNK_SIZE,
 ) -> int:
     """Encode the inputs that the cache lacks, one commit a chunk; returns how many were added.
-    States of other jobs are evicted to stay within the budget. When these inputs alone exceed it,
-    the rest is computed when it is needed. `report` is called with (held, total) inputs."""
+    Workers read the inputs themselves. States of other jobs are evicted to stay within the budget.
+    When these inputs alone exceed it, the rest is computed when it is needed. `report` is called
+    with (held, total) inputs."""
     missing = cache.missing(inputs)
     if not missing:
         return 0
@@ -160,19 +163,38 @@ def fill_cache(
         )
     wanted = frozenset(cache.ids(inputs))
     is_full = False
+    num_added = 0
 
-    def chunks() -> Iterator[Sequence[BackboneInput]]:
+    def chunks(readable: Sequence[BackboneInput]) -> Iterator[Sequence[BackboneInput]]:
         for chunk in image_chunks(missing, chunk_size):
             if is_full:
                 return
-            yield [inputs[position] for position in chunk]
+            yield ChosenInputs(readable, tuple(chunk))
 
-    num_added = 0
-    for written in encoder.stream(chunks(), cache.writer):
-        if not retried(functools.partial(cache.commit, written, keep=wanted)):
-            is_full = True
-            continue
-        num_added += written.num_states
-        report(len(wanted) - len(missing) + num_added, len(wanted))
+    with _readable(inputs, encoder, cache.store) as readable:
+        for written in encoder.stream(chunks(readable), cache.writer):
+            if not retried(functools.partial(cache.commit, written, keep=wanted)):
+                is_full = True
+                continue
+            num_added += written.num_states
+            report(len(wanted) - len(missing) + num_added, len(wanted))
     cache.compact()
     return num_added
+
+
+@contextlib.contextmanager
+def _readable(
+    inputs: Sequence[BackboneInput], encoder: Encoder, store: ObjectStore
+) -> Iterator[Sequence[BackboneInput]]:
+    """The inputs where the encoder can read them: for workers in the store, in a copy for as long
+    as the context lasts."""
+    if isinstance(inputs, StoredInputs) or isinstance(encoder, EncoderHere):
+        yield inputs
+        return
+    copy = StoredInputs(store, f"inputs/{uuid.uuid4().hex}")
+    try:
+        retried(functools.partial(copy.write, inputs))
+        yield copy
+    finally:
+        with contextlib.suppress(StorageUnavailableError):
+            copy.delete()

@@ -1,4 +1,4 @@
-"""Data of a training run: drawn inputs are kept in the run folder, states in the state cache."""
+"""Data of a training run: drawn inputs are kept in its store, states in the state cache."""
 
 import hashlib
 import json
@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from infra.cache.state_cache import StateCache
+from infra.cache.stored_inputs import StoredInputs
+from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.image_changes import CHANGES, changed, has_plain_ground
 from liveedit_core.errors import ConfigError
@@ -24,7 +26,6 @@ from liveedit_core.state_source import BackboneStates, StateSource
 from liveedit_core.training.data import (
     IMAGE_LOCALITY,
     TrainingData,
-    TrainingInputs,
     draw_training_data,
 )
 from liveedit_core.training.random_targets import MOST_WORDS, TargetWriter
@@ -78,7 +79,7 @@ def prepare_material(
     held_out_entities: frozenset[str] = frozenset(),
     cases: Sequence[Case] | None = None,
 ) -> Material:
-    """Draw cases, pairs and images, unless the folder holds those of an earlier call; fill the
+    """Draw cases, pairs and images, unless folder and store hold those of an earlier call; fill the
     state cache. `cases` are by default those that the recipe names."""
     models = training_models(recipe)
     cases = training_cases(recipe, backbone) if cases is None else cases
@@ -93,16 +94,16 @@ def prepare_material(
         "held_out_entities": sorted(held_out_entities),
         "cases": cases_digest(cases),
     }
-    if state_of(stamp) != identity:
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    inputs = StoredInputs(ObjectStore(recipe.store_root), f"training-inputs/{digest[:32]}")
+    if state_of(stamp) != identity or not inputs.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        draw_material(recipe, backbone, folder, cases, held_out_entities)
+        draw_material(recipe, backbone, folder, inputs, cases, held_out_entities)
         write_whole(stamp, json.dumps(identity))
     cache = open_cache(recipe.states, recipe.run_root, backbone)
-    if cache is not None:
-        inputs = TrainingInputs(folder / "inputs.safetensors")
-        if cache.missing(inputs):  # else no worker need start
-            with state_encoder(recipe.encoding, backbone, models) as encoder:
-                fill_cache(cache, encoder, inputs, Progress("encoding edits and probes"))
+    if cache is not None and cache.missing(inputs):  # else no worker need start
+        with state_encoder(recipe.encoding, backbone, models) as encoder:
+            fill_cache(cache, encoder, inputs, Progress("encoding edits and probes"))
     if recipe.model.visual_source == "tower_pyramid" and not (folder / PYRAMIDS_FILE).exists():
         copies = recipe.data.changed_copies
         images = [
@@ -112,40 +113,45 @@ def prepare_material(
         size = pyramid_size(backbone, images)
         with state_encoder(recipe.encoding, backbone, models) as encoder:
             encode_pyramids(encoder, size, folder, cache, images, sentinel_images(recipe))
-    return load_material(folder, training_source(cache, backbone, models))
+    return load_material(folder, inputs, training_source(cache, backbone, models))
 
 
 def draw_material(
     recipe: TrainRecipe,
     backbone: VisionLanguageBackbone,
     folder: Path,
+    stored: StoredInputs,
     cases: Sequence[Case],
     held_out_entities: frozenset[str] = frozenset(),
 ) -> None:
-    """Draw the inputs of training from the seed, and write them to the folder."""
+    """Draw the inputs of training from the seed, and write them to the store."""
     (folder / PYRAMIDS_FILE).unlink(missing_ok=True)
     rng = random.Random(recipe.seed)
     # An expert has a slot for each token and the end, or as many slots whatever its target.
     longest = min(recipe.model.rank - 1, MAX_TARGET_TOKENS) or 1
     words = vocabulary_words(backbone.tokenizer)
-    draw_training_data(
+    data = draw_training_data(
         choose_cases(cases, recipe.data.cases_per_entity, rng, held_out_entities),
         BackboneStates(backbone),
         num_pairs=recipe.data.num_pairs,
         localities=IMAGE_LOCALITY if recipe.joint.steps else (),
         random_target=TargetWriter(backbone.count_target_tokens, words, longest),
         rng=rng,
-    ).save(folder)
+    )
+    stored.write(data.inputs)
+    data.save(folder / "cases.json")
 
 
-def load_material(folder: Path, source: StateSource) -> Material:
+def load_material(folder: Path, inputs: StoredInputs, source: StateSource) -> Material:
     """What `prepare_material` has drawn; states come from `source`."""
     pyramids = Pyramids(rows=torch.zeros(0), by_entity=())
     if (folder / PYRAMIDS_FILE).exists():
         entities = json.loads((folder / "entities.json").read_text())
         rows = load_file(folder / PYRAMIDS_FILE)["rows"]
         pyramids = Pyramids(rows=rows, by_entity=tuple(tuple(index) for index in entities))
-    return Material(data=TrainingData.load(folder, source), pyramids=pyramids)
+    return Material(
+        data=TrainingData.load(folder / "cases.json", inputs, source), pyramids=pyramids
+    )
 
 
 class Progress:

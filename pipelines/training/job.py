@@ -54,7 +54,7 @@ class TrainingResult:
 def on_cluster(recipe: TrainRecipe) -> TrainRecipe:
     """The recipe with a GPU for each process of the training where it joins a cluster that has
     enough, unless it says how many: then this process, which may be on a head without one, leaves
-    encoding, training and validation to actors. These read states and inputs under `run_root`,
+    encoding, training and validation to actors. These read stores that may lie under `run_root`,
     which other nodes can see only if it is absolute."""
     sharding = recipe.sharding
     is_given = "gpus_per_shard" in sharding.model_fields_set
@@ -161,7 +161,7 @@ def processes(recipe: TrainRecipe) -> contextlib.AbstractContextManager[object]:
 
 def open_records(recipe: TrainRecipe, validator: Validation | None) -> TrainingRecords:
     """Store and MLflow of a run; nothing is written yet."""
-    store = ObjectStore(recipe.keep.store or recipe.run_folder / "store")
+    store = ObjectStore(recipe.store_root)
     tracker = Tracker(Path(recipe.run_root), experiment=EXPERIMENT, run_name=recipe.run_name)
     return TrainingRecords(
         recipe,

@@ -1,5 +1,6 @@
 """The recipe of `train_generator.py`."""
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -106,10 +107,10 @@ class CheckpointSection(Settings):
 
 
 class KeepSection(Settings):
-    """Which checkpoints are kept in the store."""
+    """Where inputs and checkpoints are kept, and which of these."""
 
     store: StoreUri = ""
-    """Root of the store, `s3://bucket/prefix` or a path; empty: `store` in the run folder."""
+    """Root of their store, `s3://bucket/prefix` or a path; empty: `store` in the run folder."""
     last_k: PositiveInt = 3
     """Newest checkpoints to keep; the best by validation is kept as well."""
 
@@ -178,6 +179,11 @@ class TrainRecipe(RunRecipe):
     validation: ValidationSection = ValidationSection()
     diagnostics: DiagnosticsRecipe = DiagnosticsRecipe()
     layer_search: LayerSearchSection = LayerSearchSection()
+
+    @property
+    def store_root(self) -> str | Path:
+        """Of inputs and checkpoints."""
+        return self.keep.store or self.run_folder / "store"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

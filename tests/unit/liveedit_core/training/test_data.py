@@ -12,6 +12,7 @@ import torch
 
 from infra.cache.cached_states import CachedStates
 from infra.cache.state_cache import StateCache
+from infra.cache.stored_inputs import StoredInputs
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.schema import Case
@@ -20,9 +21,7 @@ from liveedit_core.states import LayerStates
 from liveedit_core.training.data import (
     IMAGE_LOCALITY,
     TrainingData,
-    TrainingInputs,
     draw_training_data,
-    write_training_inputs,
 )
 from liveedit_core.training.micro_batches import JointBatch, draw
 from liveedit_core.training.step import joint_losses
@@ -45,23 +44,6 @@ def drawn(cases: Sequence[Case], source: StateSource) -> TrainingData:
 def filled(cache: StateCache, encoder: StateEncoder, data: TrainingData) -> None:
     for chunk in image_chunks(cache.missing(data.inputs), 64):
         cache.commit(encoder.write([data.inputs[position] for position in chunk], cache.writer))
-
-
-def test_inputs_come_back_from_their_file(tmp_path: Path) -> None:
-    inputs = [
-        BackboneInput(prompt="Was ist das für ein Ding?", target="Zürich", image_bytes=b"one"),
-        BackboneInput(prompt="The capital of France is", target="Paris"),
-        BackboneInput(prompt="Who?", image_bytes=b"one"),
-        BackboneInput(prompt="Who?", target="x", image_bytes=b"another"),
-    ]
-    path = tmp_path / "inputs.safetensors"
-    write_training_inputs(path, inputs)
-    read = TrainingInputs(path)
-    assert list(read) == inputs
-    assert read[1:3] == inputs[1:3]
-    assert path.read_bytes().count(b"one") == 1
-    with pytest.raises(IndexError):
-        read[4]
 
 
 def test_the_same_seed_draws_the_same_inputs() -> None:
@@ -130,13 +112,15 @@ def growth(folder: Path, num_cases: int) -> tuple[int, int]:
     cache = StateCache(ObjectStore(folder), StateIdentity.of(backbone, "float32"))
     data = drawn(cases, BackboneStates(backbone))
     filled(cache, StateEncoder(lambda: backbone), data)
-    data.save(folder)
+    inputs = StoredInputs(ObjectStore(folder), "inputs")
+    inputs.write(data.inputs)
+    data.save(folder / "cases.json")
     num_bytes = cache.num_bytes
     del cases, data, cache
     tracemalloc.start()
     before = held_bytes()
     cache = StateCache(ObjectStore(folder), StateIdentity.of(backbone, "float32"))
-    data = TrainingData.load(folder, CachedStates(cache, None))
+    data = TrainingData.load(folder / "cases.json", inputs, CachedStates(cache, None))
     rng = random.Random(0)
     for _ in range(200):
         chosen = rng.choices(data.cases, k=4)

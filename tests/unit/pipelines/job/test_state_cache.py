@@ -1,7 +1,7 @@
 """A split is encoded once, goes on where it was broken off, and keeps within the budget."""
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,11 +9,13 @@ import torch
 
 from infra.cache.state_cache import StateCache
 from infra.cache.state_rows import StateWriter, WrittenStates
+from infra.cache.stored_inputs import StoredInputs
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError
 from liveedit_core.state_source import StateIdentity
 from liveedit_core.training.data import TrainingData
+from pipelines.job import state_cache
 from pipelines.job.sections import StatesSection
 from pipelines.job.state_cache import (
     EncoderHere,
@@ -87,6 +89,38 @@ def test_a_split_larger_than_the_budget_is_encoded_as_far_as_it_fits(store: Obje
     assert len(cache) == 8
 
 
+class WatchedEncoder(EncoderHere):
+    """Notes what would be sent to another process."""
+
+    sent: list[bytes]
+
+    def stream(
+        self, chunks: Iterable[Sequence[BackboneInput]], writer: StateWriter
+    ) -> Iterator[WrittenStates]:
+        self.sent = [pickle.dumps(chunk) for chunk in chunks]
+        return super().stream(map(pickle.loads, self.sent), writer)
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_workers_read_inputs_from_the_store(
+    is_stored: bool, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs: Sequence[BackboneInput] = INPUTS
+    if is_stored:
+        inputs = StoredInputs(store, "training")
+        inputs.write(INPUTS)
+    monkeypatch.setattr(state_cache, "EncoderHere", str)  # as if it were in another process
+    encoder = WatchedEncoder(TinyBackbone)
+    cache = StateCache(store, IDENTITY)
+    assert fill_cache(cache, encoder, inputs, lambda done, total: None, chunk_size=8) == 20
+    for one, two in zip(cache.read(INPUTS), TinyBackbone().encode(INPUTS), strict=True):
+        assert one is not None
+        assert torch.equal(one.hidden_TD, two.hidden_TD)
+    assert len(encoder.sent) == 3
+    assert not any(b"PNG" in chunk or b"Who made it" in chunk for chunk in encoder.sent)
+    assert store.list("inputs/") == []
+
+
 def test_an_encoder_of_another_layer_is_refused(store: ObjectStore) -> None:
     class Deeper(TinyBackbone):
         edit_layer = 7
@@ -124,8 +158,9 @@ def test_training_data_travels_to_other_processes(
     if cache is not None:
         cache.commit(cache.writer.write(INPUTS[:2], TinyBackbone().encode(INPUTS[:2])))
     source = training_source(cache, TinyBackbone(), CountedModels())
-    TrainingData(INPUTS, source, [], []).save(tmp_path)
-    data = TrainingData.load(tmp_path, source)
+    inputs = StoredInputs(ObjectStore(tmp_path), "inputs")
+    inputs.write(INPUTS)
+    data = TrainingData(inputs, source, [], [])
     assert source.states([INPUTS[5]])
     assert CountedModels.loaded == 0, "the backbone at hand is used"
     sent = pickle.dumps(data)
