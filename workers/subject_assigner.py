@@ -14,14 +14,15 @@ in memory, read once and then kept up to date from the records of the bank; a wi
 product with them.
 
 Owns: these features of the edits that the bank holds. Receives: what the edits of a window ask
-    (`AskedEdit`), by reference from the embedding workers. Returns: their subjects.
+    (`AskedEdit`), by reference from the embedding workers. Returns: their subjects. It also merges
+    the files of a window, so that no expert passes through the driver.
 When it dies: nothing is lost. It is restarted, reads the features again, and finds in the store
     what it had decided.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,11 @@ class SubjectAssigner:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    @converted_failures
+    def run(self, action: Callable[[], Any]) -> Any:
+        """What a commit does with files of rows: see `ExpertBank.commit`."""
+        return action()
 
     @converted_failures
     def assign(self, *batches: Sequence[AskedEdit]) -> dict[str, str]:

@@ -14,7 +14,7 @@ transaction. Every edit takes effect exactly once, whatever process dies or is r
 """
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -40,7 +40,14 @@ from infra.bank.traffic import read_traffic
 from infra.requests.change_log import Change, ChangeKind, ChangeLog, removed_after
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from infra.storage.tables import ConcurrentCommitError, Table, count_rows, fragments_of, sql_in
+from infra.storage.tables import (
+    ConcurrentCommitError,
+    Table,
+    count_rows,
+    fragments_of,
+    paths_of,
+    sql_in,
+)
 from infra.storage.writer_fence import WriterFence
 from liveedit_core.method.config import DEFAULT_BUDGET, checked_budget
 
@@ -77,11 +84,13 @@ class ExpertBank(StoredBank):
         message: str = "",
         kind: str = "window",
         author: str = "",
+        run: Callable[[Callable[[], Any]], Any] = lambda action: action(),
     ) -> int:
         """Commit new rows as one version, after all changes of the log; no version if none is new.
 
         `subjects` are those that the request log gives the edits, where they are not the rows' own.
-        `kind` is "repair" for lost experts that were computed again.
+        `kind` is "repair" for lost experts that were computed again. `run` does what reads, writes
+        and deletes files of rows, perhaps in another process.
         """
         for fragment in fragments:
             fragment.check_age()
@@ -114,10 +123,12 @@ class ExpertBank(StoredBank):
             )
             parts = zip(fragments, plan.positions, keys, strict=True)
             wanted = [WantedRows(f, p, [key[n] for n in p]) for f, p, key in parts if p]
-            new = writer.merged(wanted)
+            new = run(functools.partial(writer.merged, wanted))
             version = self._commit(base, record, new, plan.added, plan.superseded)
             before = [fragment.metadata for fragment in fragments_of(base)]
-            writer.delete_unused([part.fragment for part in wanted], [*before, *new])
+            unused = set(paths_of(part.fragment.metadata for part in wanted))
+            if unused := unused - set(paths_of([*before, *new])):
+                run(functools.partial(writer.delete, sorted(unused)))
             return version
 
         self.apply_changes(epoch=epoch)

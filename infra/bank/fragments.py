@@ -131,15 +131,11 @@ class FragmentWriter:
         subjects = pa.array([key.subject_id for key in part.keys], pa.string())
         return rows.set_column(column, rows.schema.field(column), subjects)
 
-    def delete_unused(
-        self, written: Iterable[WrittenFragment], used: Iterable[FragmentMetadata]
-    ) -> None:
-        """Delete what was written for a commit that took the rows from elsewhere: no version names
-        these files. Those that stay, as storage fails, are deleted with old versions."""
-        kept = set(paths_of(used))
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete files that no version names. Those that stay, as storage fails, are deleted with
+        old versions."""
         try:
-            for path in paths_of(fragment.metadata for fragment in written):
-                if path not in kept:
-                    self.checksums.delete_file(path)
+            for path in paths:
+                self.checksums.delete_file(path)
         except StorageUnavailableError as error:
             _logger.warning("files of rows that no version names were left: %s", error)

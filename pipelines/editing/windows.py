@@ -189,7 +189,11 @@ class WindowRunner:
             (subjects,) = retried(lambda: list(self._subjects.stream([asked])))
             version = retried(
                 lambda: self.bank.commit(
-                    fragments, epoch=self.epoch, subjects=subjects, message=message
+                    fragments,
+                    epoch=self.epoch,
+                    subjects=subjects,
+                    message=message,
+                    run=self._subjects.run,
                 )
             )
             self.timings.num_windows += 1

@@ -1,6 +1,6 @@
 """The stages of the editing job; pools of actors and plain workers provide the same interface."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,6 +57,9 @@ class Subjects(Protocol):
 
     def stream(self, windows: Iterable[Sequence[Asked]], /) -> Iterable[dict[str, str]]:
         """The subject of each edit of a window, decided and stored."""
+
+    def run(self, action: Callable[[], Any], /) -> Any:
+        """What a commit does with files of rows."""
 
     def close(self) -> None:
         """Release memory and cores."""

@@ -34,7 +34,6 @@ from workers.subject_assigner import SubjectActor
 
 GeneratorPool = WorkerPool[Sequence[int], Generated, GeneratorFacts]
 EmbedderPool = WorkerPool[Generated, tuple[WrittenBatch, Asked], EmbedderFacts]
-SubjectPool = WorkerPool[Sequence[Asked], dict[str, str], None]
 
 
 def start_generator(
@@ -138,10 +137,24 @@ def embedding_pool(actors: Sequence[Any], *, max_in_flight: int) -> EmbedderPool
     return WorkerPool("embedding pool", actors, write, max_in_flight=max_in_flight)
 
 
+class SubjectPool(WorkerPool[Sequence[Asked], dict[str, str], None]):
+    """A `SubjectAssigner` in an actor."""
+
+    def run(self, action: Callable[[], Any]) -> Any:
+        runner = WorkerPool[Callable[[], Any], Any, None](
+            "window merger",
+            self.actors,
+            lambda actor, item: actor.run.remote(item),
+            max_in_flight=1,
+        )
+        return next(iter(runner.stream([action])))
+
+
 def start_subjects(store: ObjectStore, bank: str, facts: GeneratorFacts) -> SubjectPool:
-    """The process that compares the edits of each window with those that a bank holds."""
+    """The process that compares the edits of each window with those that a bank holds, and merges
+    their files."""
     actor = SubjectActor.options(**actor_options(num_cpus=0)).remote(store, bank, facts)
-    return WorkerPool(
+    return SubjectPool(
         "subject assigner",
         [actor],
         lambda actor, window: actor.assign.remote(*window),

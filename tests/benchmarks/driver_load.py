@@ -10,8 +10,9 @@ driver reads requests, sends them, takes experts back and sends them on, as this
 drivers take turns, so that they meet the same machine.
 
 CPU seconds are those of the driver's process (all its threads) while edits pass; commits are timed
-apart, as they are the same. Bytes are the pickled sizes of what a call takes and gives, references
-as they are. `two_actors` has stubs that wait 50 ms an edit, as a GPU would compute.
+apart: the relaying driver committed files as they were written, now an actor makes one of those of
+a window. Bytes are the pickled sizes of what a call takes and gives, references as they are.
+`two_actors` has stubs that wait 50 ms an edit, as a GPU would compute.
 """
 
 import argparse
@@ -27,9 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import ray
 from ray import cloudpickle
 
+from infra.bank import fragments as fragments_module
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.requests.request_reader import RequestReader
@@ -128,7 +131,6 @@ class Bench:
         embedder = ExpertEmbeddingActor.options(**actor_options(num_cpus=0.1))
         self._embedders = [embedder.remote(HashEmbedder)]
         self._num_bytes = 0
-        self.commit_s = 0.0
 
     def generators(self, count: int, pause_s: float) -> list[Any]:
         actor = ray.remote(StubGenerator).options(**actor_options(num_cpus=0.1))
@@ -200,26 +202,42 @@ class Bench:
     def _assign(self, asked: Sequence[Any], assigner: SubjectAssigner) -> None:
         assigner.assign(*asked)
 
-    def commit(self, batches: Sequence[WrittenBatch]) -> None:
-        start_s = time.process_time()
+    def commit(self, batches: Sequence[WrittenBatch], *, is_relayed: bool = False) -> float:
+        """CPU seconds of the driver; the relaying one committed files as they were written."""
+        run = (lambda action: action()) if is_relayed else self._subjects.run
         fragments = [fragment for batch in batches for fragment in batch.fragments]
-        self._bank.commit(fragments, epoch=self._epoch)
-        self.commit_s += time.process_time() - start_s
+        with pytest.MonkeyPatch.context() as patch:
+            if is_relayed:
+                patch.setattr(fragments_module, "LARGE_FILE_BYTES", 0)
+            start_s = time.process_time()
+            self._bank.commit(fragments, epoch=self._epoch, run=run)
+            return time.process_time() - start_s
 
     def bytes_of(self, drive: Any, generators: list[Any], count: int) -> float:
         """Bytes through the driver per edit."""
         self._num_bytes = 0
-        self.commit(drive(generators, self.logged(count), is_counted=True))
+        written = drive(generators, self.logged(count), is_counted=True)
+
+        def counted(action: Any) -> Any:
+            done = self._subjects.run(action)
+            self._passes(action, done)
+            return done
+
+        self._bank.commit(
+            [fragment for batch in written for fragment in batch.fragments],
+            epoch=self._epoch,
+            run=counted,
+        )
         return self._num_bytes / count
 
-    def cpu_of(self, drive: Any, generators: list[Any], count: int) -> float:
-        """CPU seconds of the driver per edit."""
+    def cpu_of(self, drive: Any, generators: list[Any], count: int) -> tuple[float, float]:
+        """CPU seconds of the driver per edit, without and of commits."""
         batches = self.logged(count)
         start_s = time.process_time()
         written = drive(generators, batches)
         used_s = time.process_time() - start_s
-        self.commit(written)
-        return used_s / count
+        commit_s = self.commit(written, is_relayed=drive == self.relayed)
+        return used_s / count, commit_s / count
 
     def seconds_of(self, generators: list[Any], count: int) -> float:
         batches = self.logged(count)
@@ -235,12 +253,14 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     drivers = {"relayed": bench.relayed, "by_reference": bench.by_reference}
     for drive in drivers.values():
         bench.commit(drive(generators, bench.logged(16)))
-    cpu: dict[str, list[float]] = {name: [] for name in drivers}
-    bench.commit_s = 0.0
+    cpu: dict[str, list[tuple[float, float]]] = {name: [] for name in drivers}
     for name in itertools.chain(*[drivers] * options.turns):
         cpu[name].append(bench.cpu_of(drivers[name], generators, options.edits))
-    commit_s = bench.commit_s / (2 * options.turns * options.edits)
-    medians = {name: statistics.median(values) for name, values in cpu.items()}
+    medians = {
+        name: [statistics.median(part) for part in zip(*values, strict=True)]
+        for name, values in cpu.items()
+    }
+    whole = {name: sum(parts) for name, parts in medians.items()}
     passed = {name: bench.bytes_of(drive, generators, 64) for name, drive in drivers.items()}
     for actor in generators:
         ray.kill(actor)
@@ -253,9 +273,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "machine": machine(),
         "edits_a_turn": options.edits,
         "turns": options.turns,
-        "cpu_ms_per_edit": {name: 1000 * value for name, value in medians.items()},
-        "cpu_ratio": medians["relayed"] / medians["by_reference"],
-        "commit_cpu_ms_per_edit": 1000 * commit_s,
+        "cpu_ms_per_edit": {name: 1000 * parts[0] for name, parts in medians.items()},
+        "commit_cpu_ms_per_edit": {name: 1000 * parts[1] for name, parts in medians.items()},
+        "cpu_ratio": medians["relayed"][0] / medians["by_reference"][0],
+        "cpu_ratio_with_commits": whole["relayed"] / whole["by_reference"],
         "bytes_per_edit": passed,
         "two_actors": {"one_s": one_s, "two_s": two_s, "ratio": one_s / two_s},
     }
@@ -272,7 +293,7 @@ def main() -> int:
         with open_session(session, needed_cpus=2):
             result = measure(options, Path(folder))
     publish(result, options.output)
-    return int(result["cpu_ratio"] < options.at_least)
+    return int(result["cpu_ratio_with_commits"] < options.at_least)
 
 
 if __name__ == "__main__":

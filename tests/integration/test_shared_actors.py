@@ -1,5 +1,6 @@
 """Generating, embedding and comparing edits with one actor and the driver."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,12 @@ def test_the_bank_does_not_depend_on_who_embeds(tmp_path: Path, num_workers: int
     assert set(found) == set(rows)
 
 
-def test_a_cluster_compares_edits_in_an_actor(tmp_path: Path) -> None:
+def test_a_cluster_compares_edits_and_merges_files_in_an_actor(tmp_path: Path) -> None:
     recipe = LifelongEditRecipe(store=str(tmp_path), ray=RaySection(address="auto"))
     bank = ExpertBank.open_or_create(ObjectStore(tmp_path), "main", IDENTITY)
     writers = start_writers(LifelongEditRecipe(store=str(tmp_path)), TinyModels())
     subjects = subjects_of(recipe, bank, writers.generator.describe())
     assert isinstance(subjects, WorkerPool)
+    assert subjects.run(os.getpid) != os.getpid()
     for pool in (writers.generator, writers.embedder, subjects):
         as_pool(pool).close()

@@ -4,7 +4,8 @@ import dataclasses
 import json
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from infra.bank.expert_bank import ExpertBank
 from infra.bank.fragments import StaleRowsError
 from infra.bank.integrity import verify_version
 from infra.bank.schema import ExpertRow
+from infra.storage.checksums import TableChecksums
 from infra.storage.object_store import ObjectStore
+from infra.storage.tables import Table
 from infra.storage.writer_fence import WriterFencedError
 from liveedit_core.errors import (
     IntegrityError,
@@ -111,6 +114,31 @@ def test_small_files_of_a_window_are_committed_as_one(bank: ExpertBank, store: O
     assert checksum is not None
     assert {row.edit_id for row in checksum.rows} == set(ids(rows))
     assert verify_version(bank).is_whole
+    assert bank.edit_ids() == ids(rows)
+
+
+def test_files_of_rows_are_read_and_deleted_in_another_process_only(
+    bank: ExpertBank, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [small_row(n) for n in range(1, 5)]
+    fragments = [part for row in rows for part in bank.fragment_writer().write([row])]
+    read_fragment, delete_file = Table.read_fragment, TableChecksums.delete_file
+
+    def refused(*arguments: object) -> None:
+        raise AssertionError("this process handles rows")
+
+    def run(action: Callable[[], Any]) -> Any:
+        sent = pickle.dumps(action)
+        assert len(sent) < 2000 * len(rows)
+        with monkeypatch.context() as patch:
+            patch.setattr(Table, "read_fragment", read_fragment)
+            patch.setattr(TableChecksums, "delete_file", delete_file)
+            return pickle.loads(pickle.dumps(pickle.loads(sent)()))
+
+    monkeypatch.setattr(Table, "read_fragment", refused)
+    monkeypatch.setattr(TableChecksums, "delete_file", refused)
+    bank.commit(fragments, epoch=bank.acquire_writer(), run=run)
+    assert store.list("banks/main/data/") == bank.file_keys(bank.version)
     assert bank.edit_ids() == ids(rows)
 
 
