@@ -1,17 +1,19 @@
-"""Pools of interchangeable actors with bounded work in flight.
+"""Pools of interchangeable actors, as many as there is work for, with bounded work in flight.
 
 The driver submits calls (`lambda actor: actor.method.remote(...)`); the least busy actor gets the
 next one. Ray restarts a dead actor and repeats its calls; the pool repeats calls that failed with
 an infrastructure error. Both a bounded number of times, so every call must be idempotent.
 
 A call with two results sends the first to the driver; the second stays where it is, and the driver
-passes a reference to it on: to the next pool of a `Stream`, or to whoever reads it.
+passes a reference to it on: to the next pool of a `Stream`, which it tells its size in bytes, or to
+whoever reads it.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -32,6 +34,12 @@ _UNAVAILABLE_S = 120.0
 """How long the actors of a lost node may take to start elsewhere."""
 _AHEAD = 16
 """A stream may be this many times the calls in flight ahead of its slowest item."""
+_STORE_FRACTION = 0.25
+"""Of the object store, for what waits between the pools of a stream."""
+WAITING_PER_ACTOR = 4
+"""Another actor starts when more calls than this wait for each."""
+IDLE_S = 300.0
+"""After so long without work an actor is ended; loading its models takes a minute."""
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
@@ -53,12 +61,28 @@ class _PendingCall:
 class ActorPool:
     """Actors of one kind, seen from the driver."""
 
-    def __init__(self, name: str, actors: Sequence[Any], *, max_in_flight: int) -> None:
-        """Take over at least one new actor; `max_in_flight` is raised to two calls per actor."""
+    def __init__(
+        self,
+        name: str,
+        actors: Sequence[Any],
+        *,
+        max_in_flight: int,
+        start_actor: Callable[[], Any] | None = None,
+        max_actors: int = 0,
+    ) -> None:
+        """Take over at least one new actor; `max_in_flight` is raised to two calls per actor. With
+        `start_actor` there are from one to `max_actors`: see `adapt`."""
         self.name = name
         self.actors = list(actors)
-        self.max_in_flight = max(max_in_flight, CALLS_PER_ACTOR * len(self.actors))
+        self.largest_bytes = 0  # of what an answer has left in the object store
+        self._max_in_flight = max_in_flight
+        self._start_actor, self._max_actors = start_actor, max_actors
+        self._used_s = time.monotonic()  # when the last actor had work
         self._pending: dict[ray.ObjectRef[Any], _PendingCall] = {}
+
+    @property
+    def max_in_flight(self) -> int:
+        return max(self._max_in_flight, CALLS_PER_ACTOR * len(self.actors))
 
     @property
     def has_room(self) -> bool:
@@ -70,10 +94,18 @@ class ActorPool:
         """Results that are awaited."""
         return list(self._pending)
 
-    def add(self, actor: Any) -> None:
-        """Take over one more actor."""
-        self.actors.append(actor)
-        self.max_in_flight = max(self.max_in_flight, CALLS_PER_ACTOR * len(self.actors))
+    def adapt(self, num_waiting: float = 0) -> None:
+        """Start an actor for calls that wait, or end the last one, which has long had no work."""
+        count, now_s = len(self.actors), time.monotonic()
+        if self._start_actor is None:
+            return
+        if count < self._max_actors and num_waiting > WAITING_PER_ACTOR * count:
+            self.actors.append(self._start_actor())
+        elif all(pending.actor_index < count - 1 for pending in self._pending.values()):
+            if count == 1 or now_s - self._used_s < IDLE_S:
+                return
+            ray.kill(self.actors.pop())
+        self._used_s = now_s
 
     def submit(self, key: int, call: Call, preferred: int | None = None) -> int:
         """Make a call on the preferred actor if it has room, else on the least busy one; returns
@@ -82,7 +114,7 @@ class ActorPool:
         for pending in self._pending.values():
             load[pending.actor_index] += 1
         index = load.index(min(load))
-        if preferred is not None and load[preferred] < CALLS_PER_ACTOR:
+        if preferred is not None and (load[preferred:] or [CALLS_PER_ACTOR])[0] < CALLS_PER_ACTOR:
             index = preferred
         self._send(_PendingCall(key, call, index))
         return index
@@ -103,16 +135,13 @@ class ActorPool:
         Of a call with two results, the answer is the first with a reference to the second.
         """
         answers: dict[int, Any] = {}
-        while self._pending:
-            ready, _ = ray.wait(
-                list(self._pending), num_returns=len(self._pending), timeout=0, fetch_local=False
-            )
-            if not ready and wait and not answers:
-                ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=1.0)
-                if not ready:
-                    continue
-            answers |= self.answers_of(ready)
-            if not wait or answers:
+        while self._pending and not answers:
+            refs = list(self._pending)
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+            if not ready and wait:
+                ready, _ = ray.wait(refs, num_returns=1, timeout=1.0)
+            answers = self.answers_of(ready)
+            if not wait:
                 break
         return answers
 
@@ -179,13 +208,12 @@ class ActorPool:
         """Wait for the first actor to start, and call it."""
         ref = call(self.actors[0])
         for timeout_s in (_STILL_WAITING_AFTER_S, START_TIMEOUT_S - _STILL_WAITING_AFTER_S):
-            ready, _ = ray.wait([ref], timeout=timeout_s)
-            if ready:
-                try:
-                    return ray.get(ref)
-                except Exception as error:
-                    raise from_ray(error, self.name) from error
-            free = ray.available_resources()
+            try:
+                return ray.get(ref, timeout=timeout_s)
+            except ray.exceptions.GetTimeoutError:
+                free = ray.available_resources()
+            except Exception as error:
+                raise from_ray(error, self.name) from error
             amounts = free.get("CPU", 0), free.get("GPU", 0)
             _logger.warning("%s: still starting; free CPUs: %s, GPUs: %s", self.name, *amounts)
         raise DeadlineError(
@@ -213,18 +241,18 @@ class WorkerPool(ActorPool, Generic[_Item, _Answer, _Facts]):
         actors: Sequence[Any],
         call: Callable[..., Any],
         *,
-        max_in_flight: int,
         describe: str = "describe",
+        **limits: Any,
     ) -> None:
-        super().__init__(name, actors, max_in_flight=max_in_flight)
+        """`limits` are those of `ActorPool`."""
+        super().__init__(name, actors, **limits)
         self._call = call
         self._describe = describe
 
     def describe(self, *context: Any) -> _Facts:
         """What runs in the actors; waits until the first has started."""
-        facts: _Facts = self.call_first(
-            lambda actor: getattr(actor, self._describe).remote(*context)
-        )
+        name = self._describe
+        facts: _Facts = self.call_first(lambda actor: getattr(actor, name).remote(*context))
         return facts
 
     def stream(self, items: Iterable[_Item], /, *context: Any) -> "Stream[_Answer]":
@@ -236,9 +264,14 @@ class WorkerPool(ActorPool, Generic[_Item, _Answer, _Facts]):
         def call_for(item: _Item) -> Call:
             return lambda actor: self._call(actor, item, *context)
 
-        if isinstance(items, Stream):
-            return Stream([*items.stages, (self, call_for)], items.items)
-        return Stream([(self, call_for)], items)
+        earlier = items.stages if isinstance(items, Stream) else ()
+        source = items.items if isinstance(items, Stream) else items
+        return Stream([*earlier, (self, call_for)], source)
+
+
+def _most_bytes() -> float:
+    """What may wait in the object store between the pools of a stream."""
+    return _STORE_FRACTION * float(ray.cluster_resources().get("object_store_memory", math.inf))
 
 
 @dataclass(frozen=True)
@@ -250,6 +283,9 @@ class Stream(Generic[_Answer]):
 
     stages: Sequence[tuple[ActorPool, Callable[[Any], Call]]]
     items: Iterable[Any]
+    held: dict[int, int] = field(default_factory=dict)
+    """Bytes in the object store by position, until the last pool has answered."""
+    most_bytes: float = field(default_factory=_most_bytes)
 
     def __iter__(self) -> Iterator[_Answer]:
         """An answer of the last pool for each item, as soon as its predecessors have arrived."""
@@ -271,7 +307,12 @@ class Stream(Generic[_Answer]):
                 return
             ready, _ = ray.wait(waiting, num_returns=1, timeout=1.0, fetch_local=False)
             for pool, queue in zip(pools, queues, strict=True):
-                queue.update(pool.answers_of(ready))
+                for position, answer in pool.answers_of(ready).items():
+                    queue[position] = answer
+                    self.held.pop(position, None)
+                    if queue is not queues[-1] and isinstance(answer, tuple):
+                        self.held[position] = answer[0]
+                        pool.largest_bytes = max(pool.largest_bytes, answer[0])
 
     def _feed(self, source: Iterator[tuple[int, Any]], queues: list[dict[int, Any]]) -> None:
         """Submit what there is room for; later pools first, which makes room for earlier ones."""
@@ -288,11 +329,16 @@ class Stream(Generic[_Answer]):
                     if position < 0:
                         break
                 pool.submit(position, call_for(item))
+            has_waiting = not place or bool(queues[place - 1])
+            pool.adapt(math.inf if has_waiting and not pool.has_room else 0)
 
     def _may_go_ahead(self, place: int, queues: Sequence[Mapping[int, Any]]) -> bool:
-        """Whether what follows a pool has room for more of its answers."""
+        """Whether what follows a pool, and the object store, have room for more of its answers."""
         pool, _ = self.stages[place]
         if place == 0 and sum(map(len, queues)) >= _AHEAD * pool.max_in_flight:
+            return False
+        expected = sum(self.held.values()) + (len(pool.in_flight) + 1) * pool.largest_bytes
+        if place == 0 and (self.held or pool.in_flight) and expected > self.most_bytes:
             return False
         is_last = place + 1 == len(self.stages)
         return is_last or len(queues[place]) < self.stages[place + 1][0].max_in_flight

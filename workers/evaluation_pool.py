@@ -2,7 +2,6 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -10,14 +9,7 @@ import ray
 from workers.actor_pool import ActorPool, Call
 from workers.messages import EvaluationUnit, GeneratorFacts, ScoredUnit, StoredVersion, UnitKey
 
-_UNITS_PER_WORKER = 4
-"""Another worker starts when more units than this wait for each worker."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    version: StoredVersion
-    unit: EvaluationUnit
+_Job = tuple[StoredVersion, EvaluationUnit]
 
 
 class EvaluationPool:
@@ -27,9 +19,13 @@ class EvaluationPool:
         self, start_actor: Callable[[], Any], *, num_workers: int, max_in_flight: int
     ) -> None:
         """Start the first `EvaluationActor`; others start when there is enough work for them."""
-        self._start_actor = start_actor
-        self._num_workers = num_workers
-        self._pool = ActorPool("evaluation pool", [start_actor()], max_in_flight=max_in_flight)
+        self._pool = ActorPool(
+            "evaluation pool",
+            [start_actor()],
+            max_in_flight=max_in_flight,
+            start_actor=start_actor,
+            max_actors=num_workers,
+        )
         self._queue: deque[tuple[int, _Job]] = deque()
         self._jobs: dict[int, _Job] = {}
         self._next_key = 0
@@ -53,7 +49,7 @@ class EvaluationPool:
     def submit(self, version: StoredVersion, units: Sequence[EvaluationUnit]) -> None:
         """Queue the evaluation of one bank version, whose experts a worker will load."""
         for unit in units:
-            self._queue.append((self._next_key, _Job(version, unit)))
+            self._queue.append((self._next_key, (version, unit)))
             self._next_key += 1
         self._num_waiting[version.key] += len(units)
         self._fill()
@@ -68,7 +64,7 @@ class EvaluationPool:
             if not wait:
                 break
         for key in answers:
-            version = self._jobs.pop(key).version.key
+            version = self._jobs.pop(key)[0].key
             self._num_waiting[version] -= 1
             if not self._num_waiting[version]:
                 self._experts.pop(version, None)  # leaves the object store
@@ -87,26 +83,24 @@ class EvaluationPool:
         self._pool.close()
 
     def _fill(self) -> None:
-        """Keep the workers busy; start another one if the queue is long."""
-        num_actors = len(self._pool.actors)
-        if num_actors < self._num_workers and len(self._queue) > _UNITS_PER_WORKER * num_actors:
-            self._pool.add(self._start_actor())
+        """Keep the workers busy."""
+        self._pool.adapt(len(self._queue))
         while self._queue and self._pool.has_room:
             key, job = self._queue.popleft()
             self._jobs[key] = job
-            index = self._pool.submit(key, self._call(job), self._actor_of.get(job.unit.key))
-            self._actor_of[job.unit.key] = index
+            unit = job[1].key
+            index = self._pool.submit(key, self._call(*job), self._actor_of.get(unit))
+            self._actor_of[unit] = index
 
-    def _call(self, job: _Job) -> Call:
+    def _call(self, version: StoredVersion, unit: EvaluationUnit) -> Call:
         is_retry = False
 
         def make(actor: Any) -> Any:
             nonlocal is_retry
-            key = job.version.key
-            if is_retry or key not in self._experts:
+            if is_retry or version.key not in self._experts:
                 # The experts may be what was lost: load them again.
-                self._experts[key] = actor.load.remote(job.version)
+                self._experts[version.key] = actor.load.remote(version)
             is_retry = True
-            return actor.evaluate.remote(job.version.version, self._experts[key], job.unit)
+            return actor.evaluate.remote(version.version, self._experts[version.key], unit)
 
         return make

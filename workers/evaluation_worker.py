@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import ray
-from torch import Tensor
 
 from liveedit_core.devices import CPU
 from liveedit_core.evaluation.probes import (
@@ -42,15 +41,9 @@ from workers.messages import (
     SharedRepository,
     StoredVersion,
     UnitKey,
+    tensor_bytes,
 )
-from workers.models import (
-    CacheNames,
-    ModelSource,
-    limit_threads,
-    open_answers,
-    open_states,
-    place_of,
-)
+from workers.models import CacheNames, ModelSource, limit_threads, open_answers, open_states
 
 KEPT_BYTES = 256 * 1024 * 1024
 """Of prepared units that a worker keeps."""
@@ -67,9 +60,7 @@ class Preparation:
     @property
     def num_bytes(self) -> int:
         """Of the tensors."""
-        states = (vars(probe.states).values() for probe in self.cases.probes)
-        tensors = (value for values in states for value in values)
-        return sum(value.nbytes for value in tensors if isinstance(value, Tensor))
+        return sum(tensor_bytes(probe.states) for probe in self.cases.probes)
 
 
 class EvaluationWorker:
@@ -104,13 +95,7 @@ class EvaluationWorker:
 
     def describe(self) -> GeneratorFacts:
         """The models of this worker."""
-        editor = self._scorer.editor
-        return GeneratorFacts(
-            backbone_digest=editor.backbone.digest,
-            generator_digest=editor.generator.digest,
-            config=editor.generator.config,
-            place=place_of(editor.backbone),
-        )
+        return GeneratorFacts.of(self._scorer.editor.backbone, self._scorer.editor.generator)
 
     @converted_failures
     def load(self, version: StoredVersion) -> SharedRepository:
@@ -122,13 +107,10 @@ class EvaluationWorker:
         self, bank_version: int, shared: SharedRepository, unit: EvaluationUnit
     ) -> ScoredUnit:
         """Prepare a unit, unless that was done here before, and score it."""
-        kept = self._kept.get(unit.key)
-        if kept is not None:
-            return self.score(bank_version, replace(kept, prepare_s=0.0), shared, unit)
-        preparation = self.prepare(unit.loaded())
-        if preparation.num_bytes <= self._room_bytes:
+        preparation = self._kept.get(unit.key) or self.prepare(unit.loaded())
+        if unit.key not in self._kept and preparation.num_bytes <= self._room_bytes:
             self._room_bytes -= preparation.num_bytes
-            self._kept[unit.key] = preparation
+            self._kept[unit.key] = replace(preparation, prepare_s=0.0)
         return self.score(bank_version, preparation, shared, unit)
 
     @converted_failures

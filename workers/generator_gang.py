@@ -62,8 +62,7 @@ class GeneratorShard(GeneratorWorker):
         self._sharding = sharding
         self._rank = rank
 
-    def rendezvous(self) -> Rendezvous:
-        return own_rendezvous()
+    rendezvous = staticmethod(own_rendezvous)
 
     @converted_failures
     def join(self, rendezvous: Rendezvous) -> None:
@@ -120,15 +119,13 @@ class GeneratorGang:
         facts: GeneratorFacts = self._ask(lambda shard: shard.describe.remote())[0]
         return facts
 
-    def generate(self, batch: Sequence[NumberedRequest]) -> GeneratedBatch:
-        """Write the experts of a micro-batch; see `GeneratorWorker.generate`."""
-        return merged(self._ask(lambda shard: shard.generate.remote(batch)))
-
     def generate_logged(
         self, sequences: Sequence[int], requests: RequestReader
     ) -> tuple[int, GeneratedBatch]:
-        """As `generate`; see `GeneratorWorker.generate_logged`."""
-        return len(sequences), self.generate(read_batch(requests, sequences))
+        """See `GeneratorWorker.generate_logged`."""
+        items = read_batch(requests, sequences)
+        batch = merged(self._ask(lambda shard: shard.generate.remote(items)))
+        return batch.num_bytes, batch
 
     def _ask(self, call: Call) -> list[Any]:
         return self._gang.retrying(lambda is_new: self._gang.ask(call))

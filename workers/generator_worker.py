@@ -34,7 +34,7 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
 from workers.failures import converted_failures, outcomes
 from workers.messages import GeneratedBatch, GeneratedExpert, GeneratorFacts, NumberedRequest
-from workers.models import CacheNames, ModelSource, limit_threads, open_states, place_of
+from workers.models import CacheNames, ModelSource, limit_threads, open_states
 
 
 class GeneratorWorker:
@@ -65,12 +65,7 @@ class GeneratorWorker:
 
     def describe(self) -> GeneratorFacts:
         """The models of this worker."""
-        return GeneratorFacts(
-            backbone_digest=self._backbone.digest,
-            generator_digest=self._generator.digest,
-            config=self._generator.config,
-            place=place_of(self._backbone),
-        )
+        return GeneratorFacts.of(self._backbone, self._generator)
 
     @converted_failures
     def generate(self, batch: Sequence[NumberedRequest]) -> GeneratedBatch:
@@ -107,10 +102,12 @@ class GeneratorWorker:
     def generate_logged(
         self, sequences: Sequence[int], requests: RequestReader
     ) -> tuple[int, GeneratedBatch]:
-        """As `generate`, of requests of the log; the first part of the answer is for the driver."""
+        """As `generate`, of requests of the log; the first part of the answer is for the driver:
+        the bytes of the other."""
         if self._requests is None or self._requests.table.uri != requests.table.uri:
             self._requests = requests  # its table is open
-        return len(sequences), self.generate(read_batch(self._requests, sequences))
+        batch = self.generate(read_batch(self._requests, sequences))
+        return batch.num_bytes, batch
 
     def stream(
         self, batches: Iterable[Sequence[int]], requests: RequestReader

@@ -17,6 +17,7 @@ from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.features import EditQuestion
+from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, EditRequest
 from liveedit_core.training.recipe import Phase
@@ -47,6 +48,16 @@ class GeneratorFacts:
     place: str = ""
     """Device and dtype of the backbone, for people: "cuda:0 in bfloat16"."""
 
+    @classmethod
+    def of(cls, backbone: Backbone, generator: LiveEditGenerator) -> Self:
+        dtype = str(getattr(backbone, "dtype", "float32")).removeprefix("torch.")
+        return cls(
+            backbone_digest=backbone.digest,
+            generator_digest=generator.digest,
+            config=generator.config,
+            place=f"{backbone.device} in {dtype}",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedExpert:
@@ -68,6 +79,17 @@ class GeneratedBatch:
     duration_s: float
     refine_s: float = 0.0
     """The part of it that verified and refined."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of images and tensors."""
+        images = (len(item.request.image_bytes or b"") for item in self.experts)
+        return sum(images) + sum(tensor_bytes(item.expert) for item in self.experts)
+
+
+def tensor_bytes(item: object) -> int:
+    """Of the tensors among the fields of an object."""
+    return sum(value.nbytes for value in vars(item).values() if isinstance(value, Tensor))
 
 
 @dataclass(frozen=True, kw_only=True)

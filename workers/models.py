@@ -124,14 +124,8 @@ def open_answers(
     return AnswerTable(ObjectStore(answers_uri), identity)
 
 
-def place_of(backbone: Backbone) -> str:
-    """Device and dtype, for people."""
-    dtype = str(getattr(backbone, "dtype", "float32")).removeprefix("torch.")
-    return f"{backbone.device} in {dtype}"
-
-
 def limit_threads(num_threads: int) -> None:
-    """Threads of torch in this process; actors share the cores of a node."""
+    """Threads of torch in this process, whose node others share; 0 leaves them as they are."""
     import torch
 
-    torch.set_num_threads(num_threads)
+    torch.set_num_threads(num_threads or torch.get_num_threads())

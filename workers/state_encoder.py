@@ -15,7 +15,6 @@ import ray
 import torch
 from torch import Tensor
 
-from infra.cache.state_cache import MissingState
 from infra.cache.state_rows import StateWriter, WrittenStates
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.method.config import StateDtype
@@ -23,18 +22,14 @@ from liveedit_core.state_source import StateIdentity
 from workers.failures import converted_failures
 from workers.models import limit_threads
 
-CHUNK_SIZE = 256
-"""Inputs of one commit: enough to sort by length, few enough to repeat."""
-
 
 class StateEncoder:
     """Encodes inputs and writes their states to the store."""
 
     @converted_failures
     def __init__(self, load_backbone: Callable[[], Backbone], *, num_threads: int = 0) -> None:
-        """Load the model; `num_threads` 0 leaves torch's threads as they are."""
-        if num_threads:
-            limit_threads(num_threads)
+        """Load the model; see `limit_threads`."""
+        limit_threads(num_threads)
         self._backbone = load_backbone()
 
     def describe(self, dtype: StateDtype) -> StateIdentity:
@@ -61,23 +56,6 @@ class StateEncoder:
         found = tower.features(images, backbone.batch_size)
         rows = [found[image].pyramid_E[: tower.pyramid_size] for image in images]
         return torch.stack(rows).half().cpu()
-
-
-def image_chunks(missing: Sequence[MissingState], size: int = CHUNK_SIZE) -> Iterator[list[int]]:
-    """Positions in chunks of about `size`; those of one image share a chunk, so that the image
-    tower encodes it once."""
-    by_image: dict[str, list[int]] = {}
-    for state in missing:
-        by_image.setdefault(state.image_id, []).append(state.position)
-    text_only = by_image.pop("", [])
-    chunk: list[int] = []
-    for group in [*by_image.values(), *([position] for position in text_only)]:
-        if chunk and len(chunk) + len(group) > size:
-            yield chunk
-            chunk = []
-        chunk += group
-    if chunk:
-        yield chunk
 
 
 StateEncoderActor = ray.remote(StateEncoder)

@@ -300,7 +300,8 @@ class _Window:
         }
         if not others:
             return "", 0.0
-        self._read_requests({item.edit_id, *others})
+        for logged in self._log.find({item.edit_id, *others} - self._requests.keys()):
+            self._requests[logged.request.edit_id] = logged.request
         found = []
         for other in sorted(others & self._requests.keys()):  # one may be lost
             likeness = self._similarity(item, other)
@@ -310,10 +311,6 @@ class _Window:
             return "", 0.0
         likeness, _, best = max(found)
         return self._subject_of(best), likeness
-
-    def _read_requests(self, edit_ids: set[str]) -> None:
-        for logged in self._log.find(edit_ids - self._requests.keys()):
-            self._requests[logged.request.edit_id] = logged.request
 
     def _similarity(self, item: AskedEdit, other: str) -> float:
         """How much two edits with the same image mean the same; 0 if one corrects not the other."""
@@ -344,14 +341,9 @@ class _Window:
             own = self._own[edit_id]
             question = own.question.prompt_QM.flatten() if own.question else None
             return own.prompt_feature_QM.flatten(), question
-        dataset = self._bank.dataset()
+        dataset, subjects = self._bank.dataset(), [self._subject_of(edit_id)]
         with read_errors(self._bank.uri):
-            rows = select_in(
-                dataset,
-                ["edit_id", "prompt_feature"],
-                "subject_id",
-                [self._subject_of(edit_id)],
-            )
+            rows = select_in(dataset, ["edit_id", "prompt_feature"], "subject_id", subjects)
         vectors = prompt_features(rows, self._bank.identity)
         features = dict(zip(rows.column("edit_id").to_pylist(), vectors, strict=True))
         digest = self._facts.generator_digest

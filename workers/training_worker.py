@@ -54,8 +54,7 @@ class TrainingWorker:
         self._position: Snapshot | None = None
         self._step = 0
 
-    def rendezvous(self) -> Rendezvous:
-        return own_rendezvous()
+    rendezvous = staticmethod(own_rendezvous)
 
     @converted_failures
     def join(self, rendezvous: Rendezvous) -> None:

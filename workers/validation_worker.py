@@ -7,6 +7,7 @@ When it dies: nothing is lost. It is restarted, reads or encodes the states agai
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ray
 from torch import Tensor
@@ -15,7 +16,6 @@ from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import Case
-from liveedit_core.training.recipe import DiagnosticsRecipe
 from liveedit_core.training.validation import ValidationReport, Validator
 from workers.failures import converted_failures
 from workers.models import CacheNames, limit_threads, open_states
@@ -30,24 +30,15 @@ class ValidationWorker:
         load_backbone: Callable[[], Backbone],
         held_out: Sequence[Case],
         *,
-        num_cases: int,
-        limits: DiagnosticsRecipe,
-        batch_size: int,
         cache: CacheNames | None = None,
         num_threads: int = 0,
+        **options: Any,
     ) -> None:
-        """Load the model; `num_threads` 0 leaves torch's threads as they are."""
-        if num_threads:
-            limit_threads(num_threads)
+        """Load the model; see `limit_threads`. `options` are those of `Validator`."""
+        limit_threads(num_threads)
         backbone = load_backbone()
-        self._validator = Validator(
-            backbone,
-            held_out,
-            num_cases=num_cases,
-            limits=limits,
-            batch_size=batch_size,
-            source=open_states(backbone, cache),
-        )
+        source = open_states(backbone, cache)
+        self._validator = Validator(backbone, held_out, source=source, **options)
 
     @converted_failures
     def validate(

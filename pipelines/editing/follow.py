@@ -24,6 +24,7 @@ from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.run import Outcome, Records
 from pipelines.editing.windows import Progress, WindowRunner, take_over
 from pipelines.job.stages import Embedder, Generator, Subjects
+from workers.actor_pool import ActorPool
 from workers.failures import retried
 
 _FIRST_WAIT_S = 1.0
@@ -100,6 +101,9 @@ class Follower:
                 self._back_off(error)
                 continue
             self._wait_s = _FIRST_WAIT_S
+            for stage in (self.generator, self.embedder):
+                if isinstance(stage, ActorPool):
+                    stage.adapt()  # ends actors that have long been idle
             if is_draining or self._is_idle_too_long():
                 break
             self._sleep(self.config.follow.poll_s)

@@ -55,7 +55,7 @@ def start_generator(
     also embeds and writes: see `embedder_in`."""
     num_gpus = gpus_of_each(section, beside)
     models = placed(models, section, num_gpus)
-    actors: list[Any]
+    start_actor: Callable[[], Any]
     options: dict[str, Any] = {"refine": refine, "weak": weak}
     if section.shards > 1:
         sharding = ShardingSection(
@@ -65,26 +65,24 @@ def start_generator(
             threads_per_shard=section.num_threads,
         )
         gang = GeneratorGangActor.options(**actor_options(num_cpus=0))
-        actors = [
-            gang.remote(models, limits, sharding, **options, node_resource=section.node_resource)
-            for _ in range(section.gangs)
-        ]
+        options["node_resource"] = section.node_resource
+        start_actor = functools.partial(gang.remote, models, limits, sharding, **options)
     else:
         actor_class = GeneratorActor
         if embedding is not None:
             actor_class = WritingGeneratorActor
             options["load_embedder"] = _embedder_loader(embedding, num_gpus)
             options["images_at_once"] = embedding.batch_size
+        options |= {"num_threads": section.num_threads, "cache": cache}
         worker = actor_class.options(**_options(section, num_gpus))
-        actors = [
-            worker.remote(models, limits, **options, num_threads=section.num_threads, cache=cache)
-            for _ in range(section.gangs)
-        ]
+        start_actor = functools.partial(worker.remote, models, limits, **options)
     return WorkerPool(
         "generator pool",
-        actors,
+        [start_actor() for _ in range(section.gangs)],
         lambda actor, *batch: actor.generate_logged.options(num_returns=2).remote(*batch),
         max_in_flight=max_in_flight,
+        start_actor=None if embedding else start_actor,  # `embedder_in` has the same actors
+        max_actors=section.gangs,
     )
 
 
@@ -92,12 +90,18 @@ def start_embedder(section: EmbeddingSection, *, max_in_flight: int = 4) -> Embe
     """Workers that embed images and write experts to the store."""
     num_gpus = gpus_of_each(section)
     worker = ExpertEmbeddingActor.options(**_options(section, num_gpus))
-    load = _embedder_loader(section, num_gpus)
-    actors = [
-        worker.remote(load, batch_size=section.batch_size, num_threads=section.num_threads)
-        for _ in range(section.num_workers)
-    ]
-    return embedding_pool(actors, max_in_flight=max_in_flight)
+    start_actor = functools.partial(
+        worker.remote,
+        _embedder_loader(section, num_gpus),
+        batch_size=section.batch_size,
+        num_threads=section.num_threads,
+    )
+    return embedding_pool(
+        [start_actor() for _ in range(section.num_workers)],
+        max_in_flight=max_in_flight,
+        start_actor=start_actor,
+        max_actors=section.num_workers,
+    )
 
 
 def _embedder_loader(section: EmbeddingSection, num_gpus: float) -> Callable[[], Embedder]:
@@ -127,14 +131,14 @@ def embedder_in(generator: GeneratorPool, *, max_in_flight: int = 4) -> Embedder
     )
 
 
-def embedding_pool(actors: Sequence[Any], *, max_in_flight: int) -> EmbedderPool:
-    """These `ExpertEmbeddingActor`s as a pool."""
+def embedding_pool(actors: Sequence[Any], **limits: Any) -> EmbedderPool:
+    """These `ExpertEmbeddingActor`s as a pool; `limits` are those of `ActorPool`."""
 
     def write(actor: Any, generated: tuple[int, Any], writer: FragmentWriter) -> Any:
         _, batch = generated
         return actor.write.options(num_returns=2).remote(batch, writer)
 
-    return WorkerPool("embedding pool", actors, write, max_in_flight=max_in_flight)
+    return WorkerPool("embedding pool", actors, write, **limits)
 
 
 class SubjectPool(WorkerPool[Sequence[Asked], dict[str, str], None]):

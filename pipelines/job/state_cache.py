@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from infra.cache.cached_states import CachedStates
-from infra.cache.state_cache import StateCache
+from infra.cache.state_cache import MissingState, StateCache
 from infra.cache.state_rows import StateWriter, WrittenStates
 from infra.cache.stored_inputs import ChosenInputs, StoredInputs
 from infra.storage.object_store import ObjectStore
@@ -23,7 +23,10 @@ from pipelines.job.sections import RaySection, StatesSection
 from workers.actor_pool import WorkerPool, actor_options
 from workers.failures import retried
 from workers.models import CacheNames, ModelSource
-from workers.state_encoder import CHUNK_SIZE, StateEncoder, StateEncoderActor, image_chunks
+from workers.state_encoder import StateEncoder, StateEncoderActor
+
+CHUNK_SIZE = 256
+"""Inputs of one commit: enough to sort by length, few enough to repeat."""
 
 
 class Encoder(Protocol):
@@ -198,3 +201,20 @@ def _readable(
     finally:
         with contextlib.suppress(StorageUnavailableError):
             copy.delete()
+
+
+def image_chunks(missing: Sequence[MissingState], size: int = CHUNK_SIZE) -> Iterator[list[int]]:
+    """Positions in chunks of about `size`; those of one image share a chunk, so that the image
+    tower encodes it once."""
+    by_image: dict[str, list[int]] = {}
+    for state in missing:
+        by_image.setdefault(state.image_id, []).append(state.position)
+    text_only = by_image.pop("", [])
+    chunk: list[int] = []
+    for group in [*by_image.values(), *([position] for position in text_only)]:
+        if chunk and len(chunk) + len(group) > size:
+            yield chunk
+            chunk = []
+        chunk += group
+    if chunk:
+        yield chunk

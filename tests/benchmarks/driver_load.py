@@ -103,7 +103,8 @@ class StubGenerator:
     def generate_logged(
         self, sequences: Sequence[int], requests: RequestReader
     ) -> tuple[int, GeneratedBatch]:
-        return len(sequences), self.generate(read_batch(requests, sequences))
+        batch = self.generate(read_batch(requests, sequences))
+        return batch.num_bytes, batch
 
 
 def requests_of(start: int, count: int) -> Iterator[EditRequest]:

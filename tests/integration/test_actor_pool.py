@@ -17,6 +17,7 @@ from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.start_workers import start_generator
 from tests.unit.tiny_inputs import logged, request
 from tests.unit.tiny_models import TinyModels
+from workers import actor_pool
 from workers.actor_pool import CALLS_PER_ACTOR, WorkerPool, actor_options
 from workers.failures import MAX_ATTEMPTS, WorkerStartError
 from workers.generator_worker import GeneratorWorker
@@ -45,6 +46,9 @@ class Worker:
 
     def halves(self, number: int) -> tuple[int, bytes]:
         return number, bytes([number]) * 200_000
+
+    def sized(self, num_bytes: int) -> tuple[int, bytes]:
+        return num_bytes, bytes(1000)
 
     def size(self, data: bytes) -> tuple[int, int]:
         return len(data), data[0]
@@ -124,6 +128,61 @@ def test_a_second_result_goes_from_pool_to_pool_without_the_driver(tmp_path: Pat
     assert [(length, ray.get(byte)) for length, byte in answers] == [(200_000, n) for n in range(5)]
     first.close()
     second.close()
+
+
+def test_what_waits_between_pools_is_bounded_by_its_bytes(tmp_path: Path) -> None:
+    """10 MB an answer, in a quarter of an object store of 100 MB."""
+    actors = [ray.remote(Worker).options(num_cpus=0.5).remote(tmp_path) for _ in range(2)]
+
+    def large(actor: Any, number: int) -> Any:
+        return actor.sized.options(num_returns=2).remote(10_000_000)
+
+    def size(actor: Any, answer: tuple[int, Any]) -> Any:
+        return actor.size.remote(answer[1])
+
+    num_given, waiting = 0, list[int]()
+
+    def numbers() -> Iterator[int]:
+        for number in range(40):
+            waiting.append(number - num_given)
+            yield number
+
+    first = WorkerPool[int, Any, None]("first", actors[:1], large, max_in_flight=12)
+    second = WorkerPool[Any, Any, None]("second", actors[1:], size, max_in_flight=12)
+    for _ in second.stream(first.stream(numbers())):
+        num_given += 1
+    assert num_given == 40
+    assert max(waiting[:12]) == 11, "nothing is known of the first answers"
+    assert max(waiting[24:]) <= 3
+    first.close()
+    second.close()
+
+
+def test_actors_start_for_what_waits_and_end_when_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor = ray.remote(Worker).options(num_cpus=0.5)
+    pool = WorkerPool[str, str, None](
+        "test pool",
+        [actor.remote(tmp_path)],
+        lambda actor, name: actor.wait_for.remote(name),
+        max_in_flight=1,
+        start_actor=lambda: actor.remote(tmp_path),
+        max_actors=3,
+    )
+    stream = iter(pool.stream(["", *["end"] * 20]))
+    assert next(stream) == ""
+    assert len(pool.actors) == 3
+    pool.adapt()
+    (tmp_path / "end").touch()
+    assert list(stream) == ["end"] * 20
+    assert len(pool.actors) == 3, "they were not idle for long"
+    monkeypatch.setattr(actor_pool, "IDLE_S", 0.0)
+    for count in (2, 1, 1):
+        pool.adapt()
+        assert len(pool.actors) == count
+    assert list(pool.stream(["", ""])) == ["", ""]
+    pool.close()
 
 
 def test_a_dead_worker_is_replaced_and_its_work_done(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.image_tower import ImageTower
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.inputs.images import encoded
+from pipelines.job.state_cache import image_chunks
 from tests.tiny_backbone import image, plain_convolutions, tiny_backbone
-from workers.state_encoder import StateEncoder, image_chunks
+from workers.state_encoder import StateEncoder
 
 
 def test_prompts_about_one_image_share_a_chunk_and_nothing_is_lost() -> None:

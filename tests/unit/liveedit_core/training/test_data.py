@@ -25,9 +25,10 @@ from liveedit_core.training.data import (
 )
 from liveedit_core.training.micro_batches import JointBatch, draw
 from liveedit_core.training.step import joint_losses
+from pipelines.job.state_cache import image_chunks
 from tests.tiny_backbone import TINY_CONFIG, case, plain_convolutions, tiny_backbone, tiny_generator
 from tests.unit.tiny_models import TinyBackbone
-from workers.state_encoder import StateEncoder, image_chunks
+from workers.state_encoder import StateEncoder
 
 
 def drawn(cases: Sequence[Case], source: StateSource) -> TrainingData:

@@ -83,7 +83,7 @@ def test_images_are_neither_kept_nor_sent(operations: Operations) -> None:
     result = night.run(lambda: iter(CASES))
     assert result.outcome is not None
     assert not any(
-        item.image_bytes for case in evaluators.sent for item in (*case.requests, *case.probes)
+        item.image_bytes for case in evaluators.sent for item in [*case.all_probes(), *case.probes]
     )
     assert evaluators.scored == list(CASES)
     assert operations.operations_store.list("cases/") == []
