@@ -9,6 +9,7 @@ passes a reference to it on: to the next pool of a `Stream`, which it tells its 
 whoever reads it.
 """
 
+import functools
 import logging
 import math
 import time
@@ -261,17 +262,13 @@ class WorkerPool(ActorPool, Generic[_Item, _Answer, _Facts]):
         Of the stream of another pool, this one takes each answer as soon as it is there.
         """
 
+        sent = [ray.put(value) for value in context]
+
         def call_for(item: _Item) -> Call:
-            return lambda actor: self._call(actor, item, *context)
+            return lambda actor: self._call(actor, item, *sent)
 
-        earlier = items.stages if isinstance(items, Stream) else ()
-        source = items.items if isinstance(items, Stream) else items
-        return Stream([*earlier, (self, call_for)], source)
-
-
-def _most_bytes() -> float:
-    """What may wait in the object store between the pools of a stream."""
-    return _STORE_FRACTION * float(ray.cluster_resources().get("object_store_memory", math.inf))
+        stages, source = (items.stages, items.items) if isinstance(items, Stream) else ((), items)
+        return Stream([*stages, (self, call_for)], source)
 
 
 @dataclass(frozen=True)
@@ -285,7 +282,10 @@ class Stream(Generic[_Answer]):
     items: Iterable[Any]
     held: dict[int, int] = field(default_factory=dict)
     """Bytes in the object store by position, until the last pool has answered."""
-    most_bytes: float = field(default_factory=_most_bytes)
+
+    @functools.cached_property
+    def _most_bytes(self) -> float:
+        return _STORE_FRACTION * float(ray.cluster_resources().get("object_store_memory", math.inf))
 
     def __iter__(self) -> Iterator[_Answer]:
         """An answer of the last pool for each item, as soon as its predecessors have arrived."""
@@ -337,9 +337,10 @@ class Stream(Generic[_Answer]):
         pool, _ = self.stages[place]
         if place == 0 and sum(map(len, queues)) >= _AHEAD * pool.max_in_flight:
             return False
-        expected = sum(self.held.values()) + (len(pool.in_flight) + 1) * pool.largest_bytes
-        if place == 0 and (self.held or pool.in_flight) and expected > self.most_bytes:
-            return False
+        if place == 0 and pool.largest_bytes and (self.held or pool.in_flight):
+            expected = sum(self.held.values()) + (len(pool.in_flight) + 1) * pool.largest_bytes
+            if expected > self._most_bytes:
+                return False
         is_last = place + 1 == len(self.stages)
         return is_last or len(queues[place]) < self.stages[place + 1][0].max_in_flight
 

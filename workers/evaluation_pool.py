@@ -88,9 +88,8 @@ class EvaluationPool:
         while self._queue and self._pool.has_room:
             key, job = self._queue.popleft()
             self._jobs[key] = job
-            unit = job[1].key
-            index = self._pool.submit(key, self._call(*job), self._actor_of.get(unit))
-            self._actor_of[unit] = index
+            one = job[1].key
+            self._actor_of[one] = self._pool.submit(key, self._call(*job), self._actor_of.get(one))
 
     def _call(self, version: StoredVersion, unit: EvaluationUnit) -> Call:
         is_retry = False
