@@ -225,7 +225,8 @@ class GeneratorSection(ActorSection):
     shards: PositiveInt = 1
     """Actors that share one copy of backbone and generator (DeepSpeed ZeRO-3); 1 is plain torch."""
     gangs: PositiveInt = 1
-    """Independent copies that write experts side by side."""
+    """Most independent copies that write experts side by side; one that was idle for five minutes
+    ends, and starts again when requests wait."""
     batch_size: PositiveInt = 8
     """Requests in one forward pass."""
 
@@ -255,7 +256,8 @@ class EmbeddingSection(WorkerSection):
     """The pool that adds an image embedding to each expert and writes it to the store."""
 
     num_workers: Count = 0
-    """Actors of their own; 0: the generator's actors do it, or one actor beside shards."""
+    """Most actors of their own, which end and start as `gangs` do; 0: the generator's actors do it,
+    or one actor beside shards."""
     batch_size: PositiveInt = 32
     num_cpus: Amount = 0.5
     num_gpus: NumGpus = 0.0
