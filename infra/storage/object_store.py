@@ -172,11 +172,13 @@ class ObjectStore:
 
 def _normalized_root(root_uri: str | Path) -> str:
     text = str(root_uri)
-    if "://" not in text:
-        return Path(text).absolute().as_uri()
-    parts = urlsplit(text)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(unquote(parts.path)).as_uri()
+    try:
+        text.encode()  # a name of other bytes would be that of another folder in a URI
+        parts = urlsplit(text if "://" in text else Path(text).absolute().as_uri())
+        if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+            return Path(unquote(parts.path)).as_uri()
+    except ValueError as error:
+        raise InputError(f"store root {text!r} is not a place: {error}") from error
     if parts.scheme == "s3" and parts.netloc and not parts.query and not parts.fragment:
         return text.rstrip("/")
     raise InputError(f"store root {text!r}: expected file:///folder, a path or s3://bucket/prefix")

@@ -1,7 +1,7 @@
 """One JSON object from outside becomes an edit request or a case, or is refused with a reason."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ MAX_LOCATION_CHARS = 4_096
 MAX_SUBMITTER_CHARS = 200
 MAX_ALSO_ASKED = 16
 MAX_EARLIER = 16
+MAX_LARGE_IMAGES = 16
+"""Of the largest size in one case; of smaller ones more."""
 MAX_TAGS = 32
 MAX_TAG_CHARS = 200
 _KINDS = tuple(kind.value for kind in ProbeKind if kind is not ProbeKind.RELIABILITY)
@@ -34,6 +36,7 @@ class _ReadImage(NamedTuple):
     encoded: bytes
     pixel_digest: str
     uri: str
+    num_pixels: int
 
 
 class RequestParser:
@@ -157,8 +160,23 @@ class RequestParser:
             except RefusedInputError as error:
                 message = f"{name} {text!r}: {error.message}"
                 raise RefusedInputError(message, error.error_type) from error
-            images[text] = _ReadImage(image_bytes, digest_of_pixels(image), uri)
+            pixels = image.width * image.height
+            images[text] = _ReadImage(image_bytes, digest_of_pixels(image), uri, pixels)
+            self._check_together(images.values())
         return images[text]
+
+    def _check_together(self, images: Collection[_ReadImage]) -> None:
+        """Refuse a case whose images together are too large: all are in memory at one time."""
+        for what, total, limit in (
+            ("bytes", sum(len(one.encoded) for one in images), self._limits.max_image_bytes),
+            ("pixels", sum(one.num_pixels for one in images), self._limits.max_image_pixels),
+        ):
+            if total > MAX_LARGE_IMAGES * limit:
+                raise RefusedInputError(
+                    f"the images of the case have more than {MAX_LARGE_IMAGES * limit:,} {what} "
+                    "together: scale them down",
+                    RejectType.IMAGE_TOO_LARGE,
+                )
 
 
 def check_submitter(value: object, name: str = "submitter") -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipelines.editing.recipe import LifelongEditRecipe
 
 MIN_PREFIX_CHARS = 4
+_NUMBER = re.compile("[0-9]{1,18}")
 _EDIT_ID = re.compile(r"[0-9a-f]{64}")
 _MAX_NAME_BYTES = 1000
 """Of a line that names an edit."""
@@ -138,7 +139,7 @@ class CommandContext:
         tags = self.bank.versions.tags()
         if text in tags:
             return tags[text]
-        if text.isdigit() and 1 <= int(text) <= newest:
+        if _NUMBER.fullmatch(text) and 1 <= int(text) <= newest:
             return int(text)
         known = ", ".join(tags) or "none"
         raise InputError(

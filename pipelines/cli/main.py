@@ -11,6 +11,7 @@ import argparse
 import sys
 
 from liveedit_core.errors import ConfigError
+from liveedit_core.inputs.text import check_encodable
 from pipelines.cli.options import parse_arguments
 from pipelines.job.entry import exit_code_of
 
@@ -24,6 +25,10 @@ def run_command(options: argparse.Namespace) -> int:
     """Run the command of the options; ConfigError if no store is named."""
     if not options.store:
         raise ConfigError("name the store: --store file:///folder or s3://bucket/prefix")
+    for name, value in vars(options).items():  # bytes of a shell that are no UTF-8
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                check_encodable(text, name)
     from pipelines.cli.context import CommandContext, Output
 
     if options.group == "bank":

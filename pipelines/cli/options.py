@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,14 @@ def _time(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def _count(text: str) -> int:
+    """A number of rows."""
+    number = int(text)
+    if not 0 <= number <= sys.maxsize:
+        raise ValueError
+    return number
+
+
 def _text(metavar: str, about: str) -> dict[str, Any]:
     return {"metavar": metavar, "default": "", "help": about}
 
@@ -38,7 +47,7 @@ _EXPERT_STATES = ("written", "verified", "refined", "weak")
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "--limit": {
         "metavar": "N",
-        "type": int,
+        "type": _count,
         "default": 50,
         "help": "show at most N; 0 for all (default 50)",
     },

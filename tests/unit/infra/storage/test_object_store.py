@@ -151,6 +151,12 @@ def test_other_roots_are_refused(root: str) -> None:
         ObjectStore(root)
 
 
+@pytest.mark.parametrize("root", ["file://[abc", "a\udcffb", "s3://[b/x"])
+def test_roots_that_name_no_place_are_refused(root: str) -> None:
+    with pytest.raises(InputError, match="is not a place"):
+        ObjectStore(root)
+
+
 def test_a_pickled_store_opens_the_same_place(store: ObjectStore) -> None:
     store.put("a", b"x")
     assert pickle.loads(pickle.dumps(store)).get("a") == b"x"

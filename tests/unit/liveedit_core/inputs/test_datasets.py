@@ -274,6 +274,20 @@ def test_too_many_bytes_or_pixels(folder: Path) -> None:
         assert _only_reject(path, limits=limits).error_type == "ImageTooLarge"
 
 
+@pytest.mark.parametrize("limits", [{"max_image_bytes": 100}, {"max_image_pixels": 64}])
+def test_images_of_a_case_that_are_too_large_together_refuse_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+) -> None:
+    probe = {"kind": "image_swap_locality", "image": "blue.png", "prompt": "What?"}
+    path = _write(folder, {"edit": GOOD, "probes": [probe]}, {"edit": GOOD})
+    monkeypatch.setattr(request_parser, "MAX_LARGE_IMAGES", 1)
+    reject, case = load_cases(path, limits=InputLimits(**limits))
+    assert isinstance(reject, Rejected)
+    assert reject.error_type == "ImageTooLarge"
+    assert "together" in reject.message
+    assert isinstance(case, Case)
+
+
 def test_uris_go_through_the_callers_store(folder: Path) -> None:
     def fetch(uri: str) -> bytes:
         if uri != "s3://bucket/rose.png":

@@ -298,6 +298,9 @@ def test_compact_merges_files_and_keeps_the_edits(terminal: Terminal) -> None:
     [
         (("bank", "remove"), 2, "name the edits"),
         (("bank", "show", "nine"), 1, "no version 'nine'; the newest is 3"),
+        (("bank", "show", "²"), 1, "no version '²'; the newest is 3"),
+        (("bank", "show", "9" * 5000), 1, "the newest is 3"),
+        (("bank", "tag", "a\udcffb", "2"), 1, "half of a character pair"),
         (("bank", "remove", "abc"), 1, "give at least 4 characters of the id"),
         (("bank", "remove", "0123456789"), 1, "no edit of the request log"),
         (("bank", "log", "--bank", "none"), 1, "there is no bank 'none'"),
