@@ -31,7 +31,7 @@ from liveedit_core.inputs.images import encoded, read_image_file
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.inputs.rejects import WeakEditError
 from liveedit_core.inputs.request_parser import check_also_asked
-from liveedit_core.method.config import RefineSection, WeakEdits, checked_budget
+from liveedit_core.method.config import IndexMode, RefineSection, WeakEdits, checked_budget
 from liveedit_core.method.editor import Editor, Routing, check_has_image, edit_input
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.growing import GrowingRepository
@@ -81,6 +81,7 @@ class EditedModel:
         refine: RefineSection | None = None,
         weak: WeakEdits = "refuse",
         false_activation: float | None = None,
+        index: IndexMode = "auto",
     ) -> None:
         self._backbone = as_vision_language(backbone)
         if weak not in get_args(WeakEdits):
@@ -91,7 +92,8 @@ class EditedModel:
             experts = replace(experts, false_activation=checked_budget(false_activation))
         refiner = refiner_for(backbone, generator, refine or RefineSection())
         self._experts = GrowingRepository(experts)
-        self._editor: Editor | None = Editor(backbone, generator, self._experts.snapshot(), refiner)
+        first = self._experts.snapshot()
+        self._editor: Editor | None = Editor(backbone, generator, first, refiner, index=index)
         self._weak = weak
         self._outcomes: dict[str, WriteOutcome] = {}
         if facts is None and experts.fact_source is not None:
@@ -312,6 +314,7 @@ def open_model(
     refine: RefineSection | None = None,
     weak: WeakEdits = "refuse",
     false_activation: float | None = None,
+    index: IndexMode = "auto",
 ) -> EditedModel:
     """Load an edited model.
 
@@ -327,6 +330,8 @@ def open_model(
         false_activation: share of questions about images that were never edited that may keep an
             edit, above 0 and at most 0.5; None: that of the experts, which is 0.02 unless they were
             stored with another one. Only a generator with a runner-up filter can keep to it.
+        index: "auto" searches 50 000 edits and more by an index, in memory, that may miss one of
+            many that match (`KeyIndex`); "off" always compares with all.
     """
     is_builtin = str(generator) == BUILTIN
     trained = load_generator(builtin_generator_folder() if is_builtin else Path(generator))
@@ -344,6 +349,7 @@ def open_model(
         refine=refine,
         weak=weak,
         false_activation=false_activation,
+        index=index,
     )
 
 

@@ -232,6 +232,8 @@ class GeneratorConfig(Settings):
         return cls(**{names.get(name, name): value for name, value in values.items()})
 
 
+IndexMode = Literal["auto", "off"]
+"""Whether an index searches large banks (`key_index`): "auto" from 50 000 edits on, on a CPU."""
 WeakEdits = Literal["refuse", "commit"]
 """What happens to an edit whose own question is not answered."""
 

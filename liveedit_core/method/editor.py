@@ -3,20 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual, RouteOnce
 from liveedit_core.devices import device_of
-from liveedit_core.errors import RepositoryMismatchError
+from liveedit_core.errors import ConfigError, RepositoryMismatchError
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 from liveedit_core.method.calibration import Calibration, Strangers, calibrate, strangers_of
+from liveedit_core.method.config import IndexMode
 from liveedit_core.method.corrections import edit_questions
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.features import Features
 from liveedit_core.method.fused_rows import float32_residual
 from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.key_index import KeyIndex, MissCounter
 from liveedit_core.method.quantized import QuantizedSegment, quantized
 from liveedit_core.method.refine import Refiner
 from liveedit_core.method.repository import ExpertRepository
@@ -26,7 +29,14 @@ from liveedit_core.method.routing import (
     repeated_by_rank,
     weigh,
 )
-from liveedit_core.method.shortlist import most_similar, scanned_shape, shortlist
+from liveedit_core.method.shortlist import (
+    answering,
+    as_they_are,
+    most_similar,
+    scan,
+    scanned_shape,
+    search_of,
+)
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
 
@@ -49,7 +59,7 @@ class Editor:
     """A frozen backbone, a generator made for it and a repository of experts; immutable.
 
     Generator and experts move to the device of the backbone. With a `refiner`, experts are verified
-    and refined as they are written.
+    and refined as they are written. `index` says whether large banks are searched by a `KeyIndex`.
     """
 
     def __init__(
@@ -58,7 +68,11 @@ class Editor:
         generator: LiveEditGenerator,
         repository: ExpertRepository,
         refiner: Refiner | None = None,
+        *,
+        index: IndexMode = "auto",
     ) -> None:
+        if index not in get_args(IndexMode):
+            raise ConfigError(f"index is one of {', '.join(get_args(IndexMode))}, got {index!r}")
         config = generator.config
         pyramids = ("visual_size", "prompt_size", "has_image_views")
         for name in ("hidden_size", "num_image_tokens", "edit_layer", *pyramids):
@@ -81,6 +95,11 @@ class Editor:
         """Of this repository, or of one before it."""
         self._scanned_before: tuple[QuantizedSegment, ...] = ()
         """The same."""
+        self._index_mode: IndexMode = index
+        self._index_before: KeyIndex | None = None
+        """The same."""
+        self.misses = MissCounter()
+        """Of the index, of this and earlier repositories."""
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -95,11 +114,25 @@ class Editor:
         self._scanned_before = quantized(self.repository.visual, *shape, self._scanned_before)
         return self._scanned_before
 
+    @cached_property
+    def _index(self) -> KeyIndex | None:
+        if self._index_mode == "auto":
+            config = self.generator.config
+            self._index_before = KeyIndex.of(self.repository, config, self._index_before)
+        return self._index_before
+
+    def prepare(self) -> None:
+        """Compute now what the first question would wait for."""
+        _ = self.calibration, self._index
+
     def with_repository(self, repository: ExpertRepository) -> "Editor":
         """The same engine with other experts."""
-        editor = Editor(self.backbone, self.generator, repository, self.refiner)
+        mode = self._index_mode
+        editor = Editor(self.backbone, self.generator, repository, self.refiner, index=mode)
         editor._strangers = self._strangers
         editor._scanned_before = self._scanned_before
+        editor._index_before = self._index_before
+        editor.misses = self.misses
         return editor
 
     def with_edits(
@@ -208,8 +241,7 @@ class Editor:
         config, offset = generator.config, self.calibration.offset
         features = generator.input_features(states, has_prompts=not config.has_hard_filter)
         if compared_U is None:
-            scanned = self._scanned
-            compared_U = shortlist(features, repository, config, offset=offset, scanned=scanned)
+            compared_U = self._listed(features)
         images = compare_images(features, repository.visual[compared_U], config, offset)
         if config.has_hard_filter:
             features = generator.with_prompts(features, states, images.passed_BN.any(1))
@@ -217,16 +249,49 @@ class Editor:
         routing = weigh(features, images, prompt_UK, config, generator.margin_weight())
         return replace(routing, position_N=compared_U)
 
+    def _listed(self, features: Features) -> Tensor:
+        """Positions of the experts that can matter for some question: all of them in a scan, all
+        but what the index misses where there is one."""
+        config, repository = self.generator.config, self.repository
+        if not config.has_hard_filter:
+            return repository.held_positions
+        search = search_of(features, config, self.calibration.offset)
+        found_U = self._index.find(search, repository.visual) if self._index else None
+        if found_U is None:
+            found_U = scan(search, self._scanned, scanned_shape(config)[0])
+            return answering(found_U, repository)
+        listed_U = answering(found_U, repository)
+        questions = len(features.visual_BQM)
+        self.misses.sample(questions, lambda: self._missed(features, listed_U))
+        return listed_U
+
+    @torch.no_grad()
+    def _missed(self, features: Features, listed_U: Tensor) -> tuple[int, int, int]:
+        """Experts that pass the visual filter in a full scan, those of them that do not among some,
+        and those that do only there."""
+        config, offset, visual = (
+            self.generator.config,
+            self.calibration.offset,
+            self.repository.visual,
+        )
+        search = search_of(features, config, offset)
+        whole_U = scan(search, as_they_are(visual), scanned_shape(config)[0])
+        passed = []
+        for position_U in (answering(whole_U, self.repository), listed_U):
+            is_passed_BU = compare_images(features, visual[position_U], config, offset).passed_BN
+            pairs = is_passed_BU.nonzero()
+            passed.append({(b, int(position_U[u])) for b, u in pairs.tolist()})
+        whole, found = passed
+        return len(whole), len(whole - found), len(found - whole)
+
     @torch.no_grad()
     def nearest(self, states: LayerStates, count: int) -> Tensor:
         """Positions of the experts that a question can keep, and of others whose images are the
         most similar, `count` or more in all."""
         config = self.generator.config
         features = self.generator.input_features([states], has_prompts=False)
-        offset, scanned = self.calibration.offset, self._scanned
-        listed = shortlist(features, self.repository, config, offset=offset, scanned=scanned)
         others = most_similar(features, self.repository, config, count)
-        positions: Tensor = torch.cat([listed, others]).unique()
+        positions: Tensor = torch.cat([self._listed(features), others]).unique()
         return positions
 
     def explain(self, routing: RoutingBatch) -> list[Routing]:

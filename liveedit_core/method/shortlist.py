@@ -40,6 +40,8 @@ class Search(NamedTuple):
 
     asked_QR: Tensor
     least_Q: Tensor
+    keep_Q: Tensor
+    """From which on, `least_Q` or more, an expert may be kept."""
 
 
 def shortlist(
@@ -56,14 +58,25 @@ def shortlist(
     """
     if not config.has_hard_filter:
         return repository.held_positions
+    search, (width, _) = search_of(features, config, offset), scanned_shape(config)
+    scanned = as_they_are(repository.visual) if scanned is None else scanned
+    return answering(scan(search, scanned, width), repository)
+
+
+def search_of(features: Features, config: GeneratorConfig, offset: float) -> Search:
+    """What some questions look for."""
     if config.visual_filter == "sentinel":
-        search = _above_sentinel(features, config)
-    else:
-        search = _beside_runner_up(features, config, offset)
-    width, _ = scanned_shape(config)
-    if scanned is None:
-        scanned = [QuantizedSegment(part, ()) for part in segments_of(repository.visual)]
-    position_U = scan(search, scanned, width)
+        return _above_sentinel(features, config)
+    return _beside_runner_up(features, config, offset)
+
+
+def as_they_are(features: FeatureRows) -> tuple[QuantizedSegment, ...]:
+    """All features, to be scanned in float32."""
+    return tuple(QuantizedSegment(part, ()) for part in segments_of(features))
+
+
+def answering(position_U: Tensor, repository: ExpertRepository) -> Tensor:
+    """Those of experts found in a scan that answer, and all textual ones."""
     if repository.held_N is not None:
         position_U = position_U[repository.held_N[position_U]]
     if repository.is_textual_N is not None:
@@ -93,7 +106,7 @@ def most_similar(
     likeness_N = torch.cat(
         [
             products_XQ.amax(1).view(-1, width // size).amax(1)
-            for products_XQ in _products(asked_QR, repository.visual, width)
+            for products_XQ in products_of(asked_QR, repository.visual, width)
         ]
     )
     num_compared = len(repository) - len(repository.textual_positions)
@@ -116,8 +129,8 @@ def of_same_image(
     width = asked_BK.shape[1] if config.visual_filter == "sentinel" else config.visual_rank
     asked_BR = asked_BK[:, :width].float()
     least_B = _lowered(asked_BR.new_tensor(least), asked_BR.square().sum(-1) / unit_of(config))
-    search = Search(asked_BR, least_B * unit_of(config))
-    return scan(search, [QuantizedSegment(p, ()) for p in segments_of(visual_features_NK)], width)
+    least_B = least_B * unit_of(config)
+    return scan(Search(asked_BR, least_B, least_B), as_they_are(visual_features_NK), width)
 
 
 def _above_sentinel(features: Features, config: GeneratorConfig) -> Search:
@@ -130,7 +143,8 @@ def _above_sentinel(features: Features, config: GeneratorConfig) -> Search:
     asked_BK = features.visual_BQM.flatten(1).float()
     least_B = _lowered(least_B, asked_BK.square().sum(-1) / unit_of(config))
     is_shown_B = has_image(asked_BK)
-    return Search(asked_BK[is_shown_B], least_B[is_shown_B] * unit_of(config))
+    least_S = least_B[is_shown_B] * unit_of(config)
+    return Search(asked_BK[is_shown_B], least_S, least_S)
 
 
 def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float) -> Search:
@@ -142,12 +156,18 @@ def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float
     )
     length_BV = (unit_of(config) * scale_B1).expand(-1, NUM_VIEWS)
     sentinel_BV = (asked_BVR * nearest_BVR).sum(-1) / length_BV
-    least_BV = torch.minimum(sentinel_BV, RUNNER_UP_SHARE * sentinel_BV + offset)
-    least_BV = least_BV.clamp(max=config.same_image_ratio)
-    least_BV = torch.where(least_BV < 0, least_BV / VIEW_SHARE, least_BV)  # of any view
-    least_BV = _lowered(least_BV, torch.ones_like(least_BV)) * length_BV
-    is_there_BV = asked_BVR.any(-1)
-    return Search(asked_BVR[is_there_BV], least_BV[is_there_BV])
+    keep_BV = (RUNNER_UP_SHARE * sentinel_BV + offset).clamp(max=config.same_image_ratio)
+    least_BV, is_there_BV = torch.minimum(sentinel_BV, keep_BV), asked_BVR.any(-1)
+    least_Q, keep_Q = (
+        (_lowered(_of_any_view(part_BV), torch.ones_like(part_BV)) * length_BV)[is_there_BV]
+        for part_BV in (least_BV, keep_BV)
+    )
+    return Search(asked_BVR[is_there_BV], least_Q, keep_Q)
+
+
+def _of_any_view(cosine_BV: Tensor) -> Tensor:
+    """The least cosine of a view that counts as much as a first one."""
+    return torch.where(cosine_BV < 0, cosine_BV / VIEW_SHARE, cosine_BV)
 
 
 def _lowered(least: Tensor, own: Tensor) -> Tensor:
@@ -167,19 +187,19 @@ def scan(search: Search, scanned: Sequence[QuantizedSegment], width: int) -> Ten
 
 def _hits(search: Search, scanned: Sequence[QuantizedSegment], width: int) -> Iterator[Tensor]:
     """Which of some experts at a time some question may find, bool [X]."""
-    asked_QR, least_Q = search
+    asked_QR, least_Q, _ = search
     if not len(asked_QR):
         return
-    num_rows, asked = width // asked_QR.shape[1], QuantizedQuestions.of(*search)
+    num_rows, asked = width // asked_QR.shape[1], QuantizedQuestions.of(asked_QR, least_Q)
     for segment in scanned:
         for block in segment.blocks:
             yield block.reaching(asked, num_rows)
         if not segment.blocks:
-            for products_XQ in _products(asked_QR, segment.features_NK, width):
+            for products_XQ in products_of(asked_QR, segment.features_NK, width):
                 yield (products_XQ >= least_Q).any(1).view(-1, num_rows).any(1)
 
 
-def _products(asked_QR: Tensor, features_NK: FeatureRows, width: int) -> Iterator[Tensor]:
+def products_of(asked_QR: Tensor, features_NK: FeatureRows, width: int) -> Iterator[Tensor]:
     """Inner products with all rows, [X, Q] of some experts at a time."""
     for segment_NK in segments_of(features_NK):
         for part_NK in segment_NK.split(max(1, BLOCK_NUMBERS // width)):

@@ -70,7 +70,7 @@ def _show_replaced(context: CommandContext) -> int:
     items = list(_requests(context))
     requests = [item for item in items if isinstance(item, EditRequest)]
     facts = LoggedFacts(context.store).facts_of(repository.edit_ids)
-    editor = Editor(models.load_backbone(), generator, repository)
+    editor = Editor(models.load_backbone(), generator, repository, index="off")
     plan = plan_edits(editor, requests, facts)
     output.data(
         bank=bank.name,

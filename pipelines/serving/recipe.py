@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.config import IndexMode
 from liveedit_core.settings import (
     Amount,
     List,
@@ -70,6 +71,9 @@ class VersionsSection(Settings):
     """Versions in memory besides the current one."""
     expert_cache_bytes: PositiveInt = 268_435_456
     """Matrices of experts in memory; others are read when an input keeps them."""
+    index: IndexMode = "auto"
+    """Whether banks of 50 000 edits and more are searched by an index of their images, which may
+    miss one of many that match; `liveedit_index_missed_experts` counts them."""
 
 
 class TeachSection(Settings):

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from liveedit_core.method.key_index import MissCounter
 from pipelines.serving.engine import Engine
 from pipelines.serving.versions import VersionStore
 
@@ -96,3 +97,12 @@ class _State(Collector):
             ("is_ready", "0: the version that should answer cannot.", not self._versions.problem),
         ):
             yield GaugeMetricFamily(f"liveedit_{name}", about, value=float(value))
+        misses = version.editor.misses if version.editor else MissCounter()
+        for name, about, count in (
+            ("questions", "Routed by the index of a large bank.", misses.num_questions),
+            ("checked_questions", "Of these compared with a full scan.", misses.num_checked),
+            ("passed_experts", "That pass the visual filter in a full scan.", misses.num_passed),
+            ("missed_experts", "Of these not found by the index.", misses.num_missed),
+            ("added_experts", "That pass as their runner-up was missed.", misses.num_added),
+        ):
+            yield CounterMetricFamily(f"liveedit_index_{name}", about, value=float(count))

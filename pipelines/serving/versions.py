@@ -206,8 +206,9 @@ class VersionStore:
         if before is not None and before.generator is generator:
             editor = before.with_repository(repository)
         else:
-            editor = Editor(self.backbone, generator, repository)
-        _ = editor.calibration  # computed now, not by the first question
+            mode = self.recipe.versions.index
+            editor = Editor(self.backbone, generator, repository, index=mode)
+        editor.prepare()
         record = bank.versions.state_at(number)
         return ServedVersion(
             name=name,

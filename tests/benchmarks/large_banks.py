@@ -120,7 +120,8 @@ def scanning(editor: Editor, rounds: int) -> dict[str, float]:
     scanned = {"int8": quantized(bank.visual, *scanned_shape(config)), "float32": plain}
     taken: dict[str, list[float]] = {name: [] for name in scanned}
     for row_R in rows_KR:
-        search = Search(row_R[None], 0.5 * row_R.square().sum()[None])
+        least_Q = 0.5 * row_R.square().sum()[None]
+        search = Search(row_R[None], least_Q, least_Q)
         for name, segments in scanned.items():
             taken[name].append(timed(scan, search, segments, scanned_shape(config)[0])[0])
     int8, float32 = (1000 * median(values[1:]) for values in taken.values())

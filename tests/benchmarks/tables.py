@@ -55,6 +55,16 @@ CLAIMS = {
         "{large_over_small[edit]:.2f} times the time; 9 edits add {peak_growth_over_bank:.1%} of "
         "the bank's memory; {routing[ratio]:.0f} times as fast",
     ),
+    "key_index": Claim(
+        "one question routed by the index of {rows[3][size]} edits with keys of images (of sparse "
+        "keys), against the scan in int8",
+        "{rows[3][index][cpu_ms]:.1f} ms ({rows[5][index][cpu_ms]:.1f}), {rows[3][ratio]:.0f} "
+        "({rows[5][ratio]:.0f}) times as fast; {rows[3][missed]} of {rows[3][kept]} "
+        "({rows[5][missed]} of {rows[5][kept]}) edits missed, {rows[3][added]} "
+        "({rows[5][added]}) added",
+        "{rows[3][ratio]:.0f} ({rows[5][ratio]:.0f}) times as fast; {rows[5][missed]} of "
+        "{rows[5][kept]} edits missed, {rows[5][added]} added, with sparse keys",
+    ),
     "bank_growth": Claim(
         "committing {window_edits} edits to a bank of {num_edits}, against committing to an empty "
         "bank",

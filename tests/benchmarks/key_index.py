@@ -1,0 +1,256 @@
+#!/usr/bin/env python
+"""Large banks searched by the index, against the full scan in int8 of the same process.
+
+    python -m tests.benchmarks.key_index [--sizes N ...] [--at-least RATIO] [--output FILE.json]
+
+Banks of keys of real images (those of the built-in benchmarks, all views, and copies of them with
+noise, at cosines of 0.96 to 0.55) and of sparse keys (random unit vectors, the worst case: nothing
+is near anything). Questions: other images of the benchmarks, with their figures, and vectors at
+cosines of 0.45 to 0.95 of an edit's view; sparse banks get the latter alone. The offset is that of
+the calibration, for real keys also 0.4, that of the built-in generator.
+
+Search and comparison of images (all of routing that grows with a bank) are timed, each question by
+both in turn: medians of the wall clock, and of the CPU of the thread, which other processes disturb
+less. The sets of experts that pass the visual filter, at most `max_kept` best, are compared.
+`--at-least` is the least ratio of CPU, over all rows. `--keys FILE` keeps the keys of images, which
+take minutes to encode. A million edits need 6 GB.
+"""
+
+import argparse
+import gc
+import random
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import faiss
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from liveedit_core.backbones.load_options import LoadOptions
+from liveedit_core.backbones.vision_language import as_vision_language
+from liveedit_core.builtin.backbone import builtin_generator_folder, load_named_backbone
+from liveedit_core.builtin.benchmark import BUILTIN_BENCHMARKS, load_builtin_cases
+from liveedit_core.method.calibration import calibrate
+from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
+from liveedit_core.method.features import Features
+from liveedit_core.method.generator import LiveEditGenerator, load_generator
+from liveedit_core.method.growing import SegmentedRows
+from liveedit_core.method.key_index import KeyIndex
+from liveedit_core.method.quantized import QuantizedSegment, quantized
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.method.routing import compare_images, hard_filter, unit_of
+from liveedit_core.method.shortlist import scan, scanned_shape, search_of
+from tests.benchmarks.frame import machine, parser_of, publish
+
+AT_ONCE = 20_000
+"""Experts whose keys are made together."""
+
+
+class ImageKeys(NamedTuple):
+    """Unit vectors of images, [X, V, R]; a view that is missing is zero."""
+
+    edits_NVR: Tensor
+    asked_BVR: Tensor
+
+
+def image_keys(generator: LiveEditGenerator, file: Path | None, limit: int) -> ImageKeys:
+    """Of edits and of other images in the built-in benchmarks."""
+    if file is not None and file.exists():
+        return ImageKeys(**load_file(file))
+    loaded = load_named_backbone("builtin", generator.config.load_options(LoadOptions()))
+    backbone, key = as_vision_language(loaded), generator.visual_key
+    assert backbone.image_tower is not None
+    cases = [
+        case for name in BUILTIN_BENCHMARKS for case in load_builtin_cases("development", name)
+    ]
+    edited = dict.fromkeys(c.edit.image_bytes for c in cases if c.edit.image_bytes)
+    probed = dict.fromkeys(p.image_bytes for c in cases for p in c.probes if p.image_bytes)
+    draw = random.Random(0)
+    edits = draw.sample(list(edited), min(limit, len(edited)))
+    others = draw.sample([image for image in probed if image not in edited], min(limit, 400))
+    stored = torch.stack([key.unit(backbone.encode_views(image)) for image in edits])
+    asked = torch.zeros(len(others), *stored.shape[1:])
+    for row, image in enumerate(others):
+        pyramid_X = backbone.image_tower.features([image], 1)[image].pyramid_E
+        units_VR = key.unit(pyramid_X.view(-1, generator.config.visual_size))
+        asked[row, : len(units_VR)] = units_VR
+    if file is not None:
+        save_file({"edits_NVR": stored, "asked_BVR": asked}, file)
+    return ImageKeys(stored, asked)
+
+
+def beside(unit_XR: Tensor, share_X1: Tensor, draw: torch.Generator) -> Tensor:
+    """Unit vectors plus random ones of some length."""
+    noise = functional.normalize(torch.randn(unit_XR.shape, generator=draw), dim=-1)
+    return functional.normalize(unit_XR + share_X1 * noise, dim=-1)
+
+
+def bank_of(config: GeneratorConfig, size: int, first_NVR: Tensor | None) -> ExpertRepository:
+    """Keys of images and noisy copies of them, or random ones; prompts are all the same."""
+    draw = torch.Generator().manual_seed(size)
+    visual = torch.zeros(size, config.feature_size)
+    for start in range(0, size, AT_ONCE):
+        rows = min(AT_ONCE, size - start)
+        if first_NVR is None:
+            drawn = torch.randn(rows, NUM_VIEWS, config.visual_rank, generator=draw)
+            units = functional.normalize(drawn, dim=-1)
+        else:
+            chosen = torch.randint(len(first_NVR), (rows,), generator=draw)
+            share = 0.3 + 1.2 * torch.rand(rows, 1, 1, generator=draw)
+            units = beside(first_NVR[chosen], share, draw)
+        visual[start : start + rows, : units[0].numel()] = units.flatten(1)
+    if first_NVR is not None:
+        visual[: len(first_NVR), : first_NVR[0].numel()] = first_NVR.flatten(1)
+    visual *= unit_of(config) ** 0.5
+    return ExpertRepository(
+        edit_ids=tuple(f"edit {n}" for n in range(size)),
+        visual=visual,
+        prompt=SegmentedRows([torch.zeros(size, 1)], size, width=config.feature_size),
+        ranks_N=torch.zeros(size, dtype=torch.int64),
+        down=torch.zeros(0, config.hidden_size),
+        up=torch.zeros(0, config.hidden_size),
+    )
+
+
+def copies(bank: ExpertRepository, config: GeneratorConfig, count: int) -> Tensor:
+    """Vectors at cosines of 0.45 to 0.95 of an edit's view: three of four of the first one."""
+    draw = torch.Generator().manual_seed(count)
+    places = torch.randint(len(bank), (count,), generator=draw)
+    view = torch.randint(NUM_VIEWS, (count,), generator=draw) * (torch.arange(count) % 4 == 0)
+    shape = (count, NUM_VIEWS, config.visual_rank)
+    views = bank.visual[places][:, : shape[1] * shape[2]].view(shape)
+    unit_BR = functional.normalize(views[torch.arange(count), view], dim=-1)
+    cosine_B1 = 0.45 + 0.5 * torch.rand(count, 1, generator=draw)
+    asked_BVR = torch.zeros(shape)
+    asked_BVR[:, 0] = beside(unit_BR, (1 / cosine_B1.square() - 1).sqrt(), draw)
+    return asked_BVR
+
+
+class Compared(NamedTuple):
+    """One question by one of the two."""
+
+    wall_s: float
+    cpu_s: float
+    passed: frozenset[int]
+
+
+class Banked(NamedTuple):
+    """One bank, searched by both."""
+
+    generator: LiveEditGenerator
+    bank: ExpertRepository
+    index: KeyIndex
+    scanned: tuple[QuantizedSegment, ...]
+
+    def compared(self, features: Features, offset: float, *, is_indexed: bool) -> Compared:
+        config, visual = self.generator.config, self.bank.visual
+        wall_s, cpu_s = time.perf_counter(), time.thread_time()
+        search = search_of(features, config, offset)
+        found_U = self.index.find(search, visual) if is_indexed else None
+        if found_U is None:
+            found_U = scan(search, self.scanned, scanned_shape(config)[0])
+        images = compare_images(features, visual[found_U], config, offset)
+        kept_BU = hard_filter(images, images.margin_BN, config.with_changes(min_gate=0.0))
+        wall_s, cpu_s = time.perf_counter() - wall_s, time.thread_time() - cpu_s
+        return Compared(wall_s, cpu_s, frozenset(found_U[kept_BU[0]].tolist()))
+
+    def measured(self, asked_BVR: Tensor, offset: float) -> dict[str, Any]:
+        """Medians and how often both keep the same."""
+        pairs = []
+        for asked_VR in asked_BVR:
+            visual, nearest, same = self.generator.visual_key._views(asked_VR[None], is_edit=False)
+            assert nearest is not None
+            features = Features(visual, torch.zeros_like(visual), nearest, same)
+            pairs.append([self.compared(features, offset, is_indexed=one) for one in (True, False)])
+        index, whole = zip(*pairs, strict=True)
+        result: dict[str, Any] = {
+            name: {
+                "wall_ms": _milliseconds([one.wall_s for one in side]),
+                "cpu_ms": _milliseconds([one.cpu_s for one in side]),
+            }
+            for name, side in (("index", index), ("scan", whole))
+        }
+        kept = sum(len(one.passed) for one in whole)
+        missed = sum(len(b.passed - a.passed) for a, b in pairs)
+        return result | {
+            "offset": round(offset, 3),
+            "ratio": round(result["scan"]["cpu_ms"] / result["index"]["cpu_ms"], 1),
+            "questions": len(pairs),
+            "kept_sets_equal": round(sum(a.passed == b.passed for a, b in pairs) / len(pairs), 5),
+            "questions_that_keep": sum(bool(one.passed) for one in whole),
+            "kept": kept,
+            "missed": missed,
+            "added": sum(len(a.passed - b.passed) for a, b in pairs),
+        }
+
+
+def _milliseconds(seconds: list[float]) -> float:
+    return round(1000 * median(seconds[1:]), 2)
+
+
+def measured_bank(
+    generator: LiveEditGenerator, keys: ImageKeys | None, size: int, count: int
+) -> list[dict[str, Any]]:
+    """One bank of keys of images, or of sparse ones."""
+    config = generator.config
+    bank = bank_of(config, size, None if keys is None else keys.edits_NVR)
+    asked_BVR = copies(bank, config, count)
+    strict = calibrate(generator, bank).offset
+    offsets = [strict]
+    if keys is not None:
+        asked_BVR = torch.cat([keys.asked_BVR[: count // 2], asked_BVR[: count // 2]])
+        offsets.append(generator.filter_offset)
+    start_s = time.thread_time()
+    index = KeyIndex.of(bank, config)
+    built_s = time.thread_time() - start_s
+    assert index is not None
+    banked = Banked(generator, bank, index, quantized(bank.visual, *scanned_shape(config)))
+    code_bytes = 2 * sum(block.codes.nbytes for block in index.blocks)
+    return [
+        {
+            "keys": "sparse" if keys is None else "images",
+            "size": size,
+            "built_cpu_s": round(built_s, 1),
+            "bytes_an_edit": code_bytes // size,
+            **banked.measured(asked_BVR, offset),
+        }
+        for offset in offsets
+    ]
+
+
+def arguments_of(arguments: list[str] | None) -> argparse.Namespace:
+    parser = parser_of(__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--questions", type=int, default=400)
+    parser.add_argument("--images", type=int, default=600, help="that are encoded")
+    parser.add_argument("--keys", type=Path, metavar="FILE.safetensors")
+    parser.add_argument("--at-least", type=float, default=0.0)
+    return parser.parse_args(arguments)
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> int:
+    """Print a row for each bank and offset."""
+    options = arguments_of(arguments)
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    generator = load_generator(builtin_generator_folder())
+    keys = image_keys(generator, options.keys, options.images)
+    rows: list[dict[str, Any]] = []
+    for size in options.sizes:
+        for some in (keys, None):
+            rows += measured_bank(generator, some, size, options.questions)
+            gc.collect()
+    ratio = min(row["ratio"] for row in rows)
+    result = {"machine": machine() | {"faiss": faiss.__version__}, "rows": rows, "ratio": ratio}
+    publish(result, options.output)
+    return int(ratio < options.at_least)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
