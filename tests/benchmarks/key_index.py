@@ -144,14 +144,14 @@ class Banked(NamedTuple):
 
     generator: LiveEditGenerator
     bank: ExpertRepository
-    index: KeyIndex
+    key_index: KeyIndex
     scanned: tuple[QuantizedSegment, ...]
 
     def compared(self, features: Features, offset: float, *, is_indexed: bool) -> Compared:
         config, visual = self.generator.config, self.bank.visual
         wall_s, cpu_s = time.perf_counter(), time.thread_time()
         search = search_of(features, config, offset)
-        found_U = self.index.find(search, visual) if is_indexed else None
+        found_U = self.key_index.find(search, visual) if is_indexed else None
         if found_U is None:
             found_U = scan(search, self.scanned, scanned_shape(config)[0])
         images = compare_images(features, visual[found_U], config, offset)

@@ -274,14 +274,16 @@ def test_too_many_bytes_or_pixels(folder: Path) -> None:
         assert _only_reject(path, limits=limits).error_type == "ImageTooLarge"
 
 
-@pytest.mark.parametrize("limits", [{"max_image_bytes": 100}, {"max_image_pixels": 64}])
+@pytest.mark.parametrize(
+    "limits", [InputLimits(max_image_bytes=100), InputLimits(max_image_pixels=64)]
+)
 def test_images_of_a_case_that_are_too_large_together_refuse_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, limits: InputLimits
 ) -> None:
     probe = {"kind": "image_swap_locality", "image": "blue.png", "prompt": "What?"}
     path = _write(folder, {"edit": GOOD, "probes": [probe]}, {"edit": GOOD})
     monkeypatch.setattr(request_parser, "MAX_LARGE_IMAGES", 1)
-    reject, case = load_cases(path, limits=InputLimits(**limits))
+    reject, case = load_cases(path, limits=limits)
     assert isinstance(reject, Rejected)
     assert reject.error_type == "ImageTooLarge"
     assert "together" in reject.message
