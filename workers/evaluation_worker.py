@@ -85,9 +85,7 @@ class EvaluationWorker:
         backbone = models.load_backbone()
         self._device = backbone.device
         generator = models.load_generator()
-        nothing = ExpertRepository.empty(generator.config)
-        # Scores are those of a full scan.
-        editor = Editor(backbone, generator, nothing, index="off")
+        editor = Editor(backbone, generator, ExpertRepository.empty(generator.config), index="off")
         self._experts = editor.repository
         self._version = -1
         self._states = open_states(editor.backbone, cache, has_large_calls=True)

@@ -184,6 +184,8 @@ def test_metrics_tell_what_happened(client: TestClient) -> None:
     assert counted['liveedit_requests_total{path="other",status="404"}'] == "1.0"
     assert values["liveedit_bank_version"] == "3.0"
     assert float(values["liveedit_generated_tokens_total"]) >= 1
+    assert values["liveedit_index_questions_total"] == "0.0"  # no large bank
+    assert values["liveedit_index_missed_experts_total"] == "0.0"
     assert values["liveedit_time_to_first_token_seconds_count"] == "1.0"
 
 
