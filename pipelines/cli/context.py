@@ -113,6 +113,10 @@ class CommandContext:
 
     @cached_property
     def request_log(self) -> RequestLog:
+        """Only `edits add` makes one in a store that holds nothing: another is a mistyped name."""
+        is_empty = not (RequestLog.exists(self.store) or self.bank_names)
+        if is_empty and self.options.command != "add":
+            raise InputError(f"there are no requests in {self.store.root_uri}")
         return RequestLog(self.store)
 
     @property

@@ -324,6 +324,13 @@ def test_of_several_banks_one_must_be_named(terminal: Terminal) -> None:
     assert len(terminal.json("bank", "log", "--bank", "main")["versions"]) == 2
 
 
+def test_a_look_creates_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["edits", "list"], ["edits", "history", "0123456789"], ["bank", "verify"]):
+        assert main([*words, "--store", str(tmp_path / "typo")]) == 1
+        assert "there " in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists()
+
+
 def test_without_a_store_nothing_is_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
