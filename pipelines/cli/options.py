@@ -2,7 +2,7 @@
 
 import argparse
 import os
-import sys
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,9 @@ def _time(text: str) -> datetime:
 
 def _count(text: str) -> int:
     """A number of rows."""
-    number = int(text)
-    if not 0 <= number <= sys.maxsize:
-        raise ValueError
-    return number
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"expected a number from 0 on, got {text[:20]!r}")
+    return int(text)
 
 
 def _text(metavar: str, about: str) -> dict[str, Any]:

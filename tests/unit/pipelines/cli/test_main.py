@@ -324,6 +324,13 @@ def test_of_several_banks_one_must_be_named(terminal: Terminal) -> None:
     assert len(terminal.json("bank", "log", "--bank", "main")["versions"]) == 2
 
 
+@pytest.mark.parametrize("number", ["-1", "ten", "9" * 19])
+def test_a_limit_is_a_number(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["edits", "list", "--limit", number])
+    assert "--limit: expected a number from 0 on" in capsys.readouterr().err
+
+
 def test_a_look_creates_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["edits", "list"], ["edits", "history", "0123456789"], ["bank", "verify"]):
         assert main([*words, "--store", str(tmp_path / "typo")]) == 1
