@@ -14,9 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, get_args
-from urllib.parse import unquote
-
-from PIL import Image
 
 from liveedit_core.backbones.generation import Continuation
 from liveedit_core.backbones.load_options import LoadOptions
@@ -27,7 +24,7 @@ from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
 from liveedit_core.exported_experts import export_experts
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
-from liveedit_core.inputs.images import encoded, read_image_file
+from liveedit_core.inputs.images import ImageSource, image_bytes_of
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.inputs.rejects import WeakEditError
 from liveedit_core.inputs.request_parser import check_also_asked
@@ -43,8 +40,6 @@ from liveedit_core.replacing import Correction, KnownFacts, Plan, plan_edits
 from liveedit_core.schema import EditRequest, Fact
 from liveedit_core.whole_files import writing_to
 
-ImageSource = bytes | str | Path | Image.Image
-"""An encoded image, the path of one, or a decoded one."""
 Teaching = tuple[ImageSource | None, str, str] | EditRequest
 """Image, prompt and target, or a whole request; without an image it is a textual edit."""
 
@@ -128,11 +123,11 @@ class EditedModel:
 
     def outcome(self, edit_id: str) -> WriteOutcome | None:
         """How the expert of an edit turned out, if this object wrote it."""
-        return self._outcomes.get(edit_id)
+        return self._outcomes.get(str(edit_id))
 
     def fact(self, edit_id: str) -> Fact | None:
         """What an edit that answers taught, if it is known."""
-        return self._facts.get(edit_id) if self._experts.is_held(edit_id) else None
+        return self._facts.get(edit_id) if self._is_held(edit_id) else None
 
     @property
     def corrections(self) -> tuple[Correction, ...]:
@@ -151,7 +146,7 @@ class EditedModel:
         (`replacing`). `also_asked` are other wordings of the prompt. Without an image the fact
         holds whatever a question shows."""
         request = EditRequest(
-            image_bytes=_bytes_or_none(image),
+            image_bytes=image_bytes_of(image),
             prompt=prompt,
             target=target,
             also_asked=check_also_asked(also_asked, "also_asked", InputLimits().max_prompt_chars),
@@ -262,7 +257,7 @@ class EditedModel:
         if not (_is_list(images) and _is_list(prompts) and len(images) == len(prompts)):
             raise InputError("expected a list of prompts, and of an image or None for each of them")
         inputs = [
-            BackboneInput(prompt=prompt, image_bytes=_bytes_or_none(image))
+            BackboneInput(prompt=prompt, image_bytes=image_bytes_of(image))
             for image, prompt in zip(images, prompts, strict=True)
         ]
         editor = self.editor
@@ -282,7 +277,7 @@ class EditedModel:
 
     def explain(self, image: ImageSource | None, prompt: str) -> Explanation:
         """Which edits a question keeps, and why."""
-        item = BackboneInput(prompt=prompt, image_bytes=_bytes_or_none(image))
+        item = BackboneInput(prompt=prompt, image_bytes=image_bytes_of(image))
         return explain(self.editor, item, self._facts)
 
     def save(self, folder: Path | str) -> None:
@@ -333,6 +328,13 @@ def open_model(
         index: "auto" searches 50 000 edits and more by an index, in memory, that may miss one of
             many that match (`KeyIndex`); "off" always compares with all.
     """
+    _check_kinds(
+        backbone=(backbone, str),
+        generator=(generator, str | Path),
+        experts=(experts, ExpertRepository | Path | str | None),
+        options=(options, LoadOptions | None),
+        refine=(refine, RefineSection | None),
+    )
     is_builtin = str(generator) == BUILTIN
     trained = load_generator(builtin_generator_folder() if is_builtin else Path(generator))
     options = (options or LoadOptions()).with_changes(edit_layer=-1, has_prompt_encoder=False)
@@ -353,6 +355,12 @@ def open_model(
     )
 
 
+def _check_kinds(**arguments: tuple[object, Any]) -> None:
+    for name, (value, kinds) in arguments.items():
+        if not isinstance(value, kinds):
+            raise ConfigError(f"{name} cannot be {value!r}")
+
+
 def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
@@ -368,27 +376,6 @@ def _requests_of(facts: object) -> list[EditRequest]:
                     "an edit is an EditRequest or three things: image (or None), prompt and target"
                 )
             image, prompt, target = fact
-            fact = EditRequest(image_bytes=_bytes_or_none(image), prompt=prompt, target=target)
+            fact = EditRequest(image_bytes=image_bytes_of(image), prompt=prompt, target=target)
         requests.append(fact)
     return requests
-
-
-def _bytes_or_none(image: ImageSource | None) -> bytes | None:
-    return None if image is None else _bytes_of(image)
-
-
-def _bytes_of(image: ImageSource) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, Image.Image):
-        return encoded(image)
-    if not isinstance(image, str | Path):
-        raise InputError(
-            f"an image is encoded bytes, a path or a PIL image, got {type(image).__name__}"
-        )
-    scheme, separator, rest = str(image).partition("://")
-    if not separator:
-        return read_image_file(Path(image))
-    if scheme != "file":
-        raise InputError(f"{image}: only paths and file:/// are read here; pass the image's bytes")
-    return read_image_file(Path(unquote(rest.removeprefix("localhost"))))

@@ -5,15 +5,19 @@ import io
 import os
 import stat
 from pathlib import Path
+from urllib.parse import unquote
 
 from PIL import Image
 
+from liveedit_core.errors import InputError
 from liveedit_core.inputs.decoded_images import ImagesInMemory, ImagesOnDisk
 from liveedit_core.inputs.decoders import DECODERS
 from liveedit_core.inputs.decoding import check_pixels, unreadable
 from liveedit_core.inputs.limits import LARGEST_PIXEL_LIMIT, InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 
+ImageSource = bytes | str | Path | Image.Image
+"""An encoded image, the path of one, or a decoded one."""
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _DEFAULT_LIMITS = InputLimits()
 _EXPENSIVE_S = 0.2
@@ -90,3 +94,21 @@ def check_image_bytes(image_bytes: bytes, *, max_bytes: int) -> None:
             f"the image file has more than {max_bytes:,} bytes: compress it or scale it down",
             RejectType.IMAGE_TOO_LARGE,
         )
+
+
+def image_bytes_of(image: ImageSource | None) -> bytes | None:
+    """The encoded image; a file is read."""
+    if image is None or isinstance(image, bytes):
+        return image
+    if isinstance(image, Image.Image):
+        return encoded(image)
+    if not isinstance(image, str | Path):
+        raise InputError(
+            f"an image is encoded bytes, a path or a PIL image, got {type(image).__name__}"
+        )
+    scheme, separator, rest = str(image).partition("://")
+    if not separator:
+        return read_image_file(Path(image))
+    if scheme != "file":
+        raise InputError(f"{image}: only paths and file:/// are read here; pass the image's bytes")
+    return read_image_file(Path(unquote(rest.removeprefix("localhost"))))

@@ -1,12 +1,13 @@
 """What a programmer gets wrong is an error of ours that says so, and changes nothing."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from liveedit_core.edited_model import EditedModel
+from liveedit_core.edited_model import EditedModel, open_model
 from liveedit_core.errors import ConfigError, InputError, LiveEditError
 from liveedit_core.method.config import checked_budget
 from tests.tiny_backbone import AS_WRITTEN, OUR_CONFIG, image, tiny_backbone, tiny_generator
@@ -94,6 +95,21 @@ def test_places_that_cannot_be_written(model: EditedModel, tmp_path: Path, place
         with pytest.raises(ConfigError, match=r"cannot be written|no path of a file or folder"):
             call(where)
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("backbone", 5), ("generator", 5), ("experts", [1]), ("options", "x"), ("refine", True)],
+)
+def test_a_model_is_not_opened_with_what_is_none(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{name} cannot be {re.escape(repr(value))}"):
+        open_model(**{name: value})
+
+
+@pytest.mark.parametrize("edit_id", [5, None, [], {}])
+def test_what_is_no_edit_has_no_outcome_and_no_fact(model: EditedModel, edit_id: Any) -> None:
+    assert model.outcome(edit_id) is None
+    assert model.fact(edit_id) is None
 
 
 def test_options_that_are_none() -> None:
