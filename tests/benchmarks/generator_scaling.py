@@ -1,15 +1,19 @@
 #!/usr/bin/env python
-"""Throughput of two generator actors against one, each with as many threads.
+"""Throughput of two generator actors against one, each with as many cores.
 
     python -m tests.benchmarks.generator_scaling --at-least 1.8         some minutes on two cores
 
 The stages of the editing job in a real Ray session: its recipe, the built-in models, requests that
 actors read from the log in micro-batches, encoded, taught, verified and refined, embedded and
 written as fragments; nothing is cached. Both pools take turns on the same new requests, so that
-they do equal work on the same machine; each has taken a few before. Two actors need two idle cores.
+they do equal work on the same machine; each has taken a few before. Each actor is held to cores of
+its own, as many as it has threads, as a container's limit does: an actor embeds in a thread beside
+the one that generates, and would else take a part of a core that is idle. With `--free` it may, as
+in the quickstart; one actor then has more than one core.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -17,6 +21,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import ray
 
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
@@ -63,10 +69,27 @@ def seconds_of(
     return seconds
 
 
+def hold_to(actor: Any, cores: Sequence[int]) -> None:
+    """Let all threads of an actor, and those that they start, run on these cores alone."""
+
+    def hold(_: Any) -> None:
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), cores)
+
+    ray.get(actor.__ray_call__.remote(hold))
+
+
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     configs = {count: config_of(count, options.settings) for count in NUM_ACTORS}
     config = configs[1]
     pools = {count: start_writers(each, model_names(each)) for count, each in configs.items()}
+    threads = config.generator.num_threads
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < max(NUM_ACTORS) * threads:
+        raise SystemExit(f"{max(NUM_ACTORS)} actors need {max(NUM_ACTORS) * threads} cores")
+    for pool in pools.values() if not options.free else ():
+        for index, actor in enumerate(pool.generator.actors):
+            hold_to(actor, cores[index * threads : (index + 1) * threads])
     store = ObjectStore(folder)
     bank = ExpertBank.open_or_create(store, "main", pools[1].bank_identity())
     log = RequestLog(store)
@@ -85,7 +108,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "machine": machine(),
         "settings": list(options.settings),
-        "threads_per_actor": config.generator.num_threads,
+        "threads_per_actor": threads,
+        "cores_per_actor": "any" if options.free else threads,
         "micro_batch": size,
         "edits_a_turn": num_edits,
         "turns": options.turns,
@@ -99,6 +123,7 @@ def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("--edits", type=int, default=64, help="of one turn")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--free", action="store_true", help="let the actors share all cores")
     parser.add_argument("--at-least", type=float, default=0.0, help="fail below this ratio")
     parser.add_argument("settings", nargs="*", help="of the recipe, such as refine.mode=off")
     options = parser.parse_args()

@@ -86,7 +86,7 @@ CLAIMS = {
     ),
     "generator_scaling": Claim(
         "the stages of the editing job with two generator actors against one, each with as many "
-        "threads, built-in models, encoding included",
+        "cores, built-in models, encoding included",
         "{ratio:.2f} times the edits a second",
     ),
     "scale_model": Claim(
