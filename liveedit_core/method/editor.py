@@ -164,7 +164,8 @@ class Editor:
         else:
             pairs = list(zip(requests, states, strict=True))
             written = [self._written([request], [state])[0] for request, state in pairs]
-            experts = self.refiner.refine(written, [self._wordings(*pair) for pair in pairs])
+            inputs = [edit_input(request) for request in requests]
+            experts = self.refiner.refine(written, inputs, states)
         for expert in experts if check_finite else ():
             expert.check_finite()
         return experts
@@ -175,20 +176,6 @@ class Editor:
         if self.refiner is None:
             return self.backbone.encode(inputs)
         return [state for item in inputs for state in self.backbone.encode([item])]
-
-    def _wordings(self, request: EditRequest, own: LayerStates) -> list[LayerStates]:
-        """The edit as a question in its own words, then in the others."""
-        assert self.refiner is not None
-        states, others = [own], list(request.also_asked)
-        while self.refiner.is_any(bool(others)):
-            # Without others its own words: processes that share a model run it equally often.
-            prompt = others[0] if others else request.prompt
-            encoded = self.backbone.encode(
-                [replace(edit_input(request), prompt=prompt, also_asked=())]
-            )
-            states += encoded if others else []
-            del others[:1]
-        return states
 
     def _written(
         self, requests: Sequence[EditRequest], states: Sequence[LayerStates]

@@ -4,6 +4,9 @@
     teacher-forced answer, end token included                -> exact with a margin: verified
     Adam on the two matrices, through the layers after l_e   -> refined, or weak ("text")
 
+Whether a question means the edit is for the gate to say; the expert must answer it in whatever
+words. So the steps count an unlike question about the image too, as if its answer were the same.
+
 An outcome depends on its edit alone, bit for bit: what decides is computed for each edit apart, as
 a padded batch rounds differently with other neighbours. Only what passes by far is told from one.
 """
@@ -17,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from liveedit_core.backbones.protocol import Backbone
+from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.method.config import RefineSection
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.generator import LiveEditGenerator
@@ -28,11 +31,34 @@ from liveedit_core.states import LayerStates, pad_hidden
 LEARNING_RATE = 0.02
 MARGIN = 4.0
 """By how much the logit of each target token, and of the end, must exceed all others."""
+MARGIN_ELSEWHERE = 1.0
+"""The same for the unlike question."""
 NOISE = 0.25
 """More than another padding or rounding changes a margin; after the last step it suffices."""
 EDITS_AT_ONCE = 8
 """Whose first answers are in memory together; counted in edits, of which processes that share the
 layers have equally many, not in wordings."""
+
+
+UNLIKE_QUESTIONS = (
+    "Which thing does this picture show?",
+    "How many pages does it have?",
+    "At which place does it stand?",
+    "Who operates this object?",
+    "How long does the battery last?",
+    "In which room is the meeting?",
+    "I'd like to know how it behaves with strangers.",
+    "Why does it have such an odd name?",
+    "what food goes well with this",
+    "Name the city the picture belongs to.",
+    "Could you please tell me what triggers the alarm?",
+    "Is that thing sweet or sour?",
+    "It has been howling for ten minutes. What made it start?",
+    "Until when does the offer run?",
+    "From whom must this creature hide?",
+    "Which cut of meat is it?",
+)
+"""One is chosen for each edit by its id."""
 
 
 @dataclass(frozen=True)
@@ -96,20 +122,41 @@ class Refiner:
 
     @torch.no_grad()
     def refine(
-        self, experts: Sequence[Expert], wordings: Sequence[Sequence[LayerStates]]
+        self,
+        experts: Sequence[Expert],
+        edits: Sequence[BackboneInput],
+        states: Sequence[LayerStates],
     ) -> list[Expert]:
-        """The experts with their outcomes; `wordings` are the questions of each edit,
-        teacher-forced, its own prompt first."""
+        """The experts with their outcomes; `states` are those of the edits, teacher-forced."""
         start_s = time.perf_counter()
+        wordings = [self._wordings(*pair) for pair in zip(edits, states, strict=True)]
         done: list[Expert] = []
         for start in range(0, len(experts), EDITS_AT_ONCE):
             chosen = slice(start, start + EDITS_AT_ONCE)
-            done += self._verified(experts[chosen], wordings[chosen])
+            done += self._verified(experts[chosen], edits[chosen], wordings[chosen])
         self.seconds += time.perf_counter() - start_s
         return done
 
+    def _wordings(self, edit: BackboneInput, own: LayerStates) -> list[LayerStates]:
+        """The edit as a question in its own words, then in the others."""
+        states, others = [own], list(edit.also_asked)
+        while self.is_any(bool(others)):
+            # Without others its own words: processes that share a model run it equally often.
+            encoded = self._encoded(edit, others[0] if others else edit.prompt)
+            states += [encoded] if others else []
+            del others[:1]
+        return states
+
+    def _encoded(self, edit: BackboneInput, prompt: str) -> LayerStates:
+        """The edit with another prompt."""
+        (state,) = self.backbone.encode([replace(edit, prompt=prompt, also_asked=())])
+        return state
+
     def _verified(
-        self, experts: Sequence[Expert], wordings: Sequence[Sequence[LayerStates]]
+        self,
+        experts: Sequence[Expert],
+        edits: Sequence[BackboneInput],
+        wordings: Sequence[Sequence[LayerStates]],
     ) -> list[Expert]:
         """`refine` for experts whose first answers are computed together."""
         routed = [self._routed(*pair) for pair in zip(experts, wordings, strict=True)]
@@ -120,7 +167,9 @@ class Refiner:
         ]
         answers = iter(self._answers(asked))
         done = []
-        for expert, states, (questions, reason) in zip(experts, wordings, routed, strict=True):
+        for expert, edit, states, (questions, reason) in zip(
+            experts, edits, wordings, routed, strict=True
+        ):
             own = [next(answers) for _ in questions]
             size = len(states[0].target_ids_O)
             outcome = WriteOutcome(state="verified", num_target_tokens=size)
@@ -130,7 +179,7 @@ class Refiner:
                 outcome = replace(outcome, state="weak", reason=reason, answer=answer)
             is_settled = bool(reason) or _worst(own).margin >= MARGIN + NOISE
             expert = replace(expert, outcome=outcome)
-            done.append(self._refined(expert, questions, is_settled=is_settled))
+            done.append(self._refined(expert, edit, questions, is_settled=is_settled))
         return done
 
     def _routed(
@@ -153,26 +202,36 @@ class Refiner:
         return questions, "gate" if routing.passed_BN.all() else "filter"
 
     def _refined(
-        self, expert: Expert, questions: Sequence[Question], *, is_settled: bool
+        self,
+        expert: Expert,
+        edit: BackboneInput,
+        questions: Sequence[Question],
+        *,
+        is_settled: bool,
     ) -> Expert:
         """The expert after the steps it needs; a settled one only takes part in those of others."""
         down_RD, up_RD = with_rank_by_need(expert, len(questions[0].states.target_ids_O))
         adam = torch.optim.Adam([down_RD, up_RD], lr=LEARNING_RATE)
         num_steps, loss = 0, None
         while self.is_any(not is_settled):
-            if loss is not None:
+            if loss is None:
+                unlike = self._encoded(edit, unlike_question(expert.edit_id))
+                asked = [*questions, Question(unlike, weight=1.0)]
+            else:
                 adam.zero_grad()
                 loss.backward()
                 if not is_settled:
                     adam.step()
                     num_steps += 1
             with torch.enable_grad():
-                answers = self._answers([(question, down_RD, up_RD) for question in questions])
+                answers = self._answers([(question, down_RD, up_RD) for question in asked])
                 loss = torch.stack([answer.loss for answer in answers]).mean()
-            worst = _worst(answers)
+            *own, elsewhere = answers
+            worst = _worst(own)
             is_last = num_steps == self.max_steps
             is_right = worst.margin >= (NOISE if is_last else MARGIN)
-            if not is_settled and (is_right or is_last):
+            is_done = is_right and elsewhere.margin >= MARGIN_ELSEWHERE
+            if not is_settled and (is_done or is_last):
                 is_settled = True
                 if num_steps:
                     down, up = down_RD.detach().clone(), up_RD.detach().clone()
@@ -227,6 +286,15 @@ def refiner_for(
     return Refiner(backbone, generator, max_steps=section.max_steps)
 
 
+def unlike_question(edit_id: str) -> str:
+    """A question that most likely asks something else than an edit."""
+    return UNLIKE_QUESTIONS[_seed(edit_id) % len(UNLIKE_QUESTIONS)]
+
+
+def _seed(edit_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(edit_id.encode()).digest()[:7])
+
+
 def _worst(answers: Sequence[Answer]) -> Answer:
     return min(answers, key=lambda answer: answer.margin)
 
@@ -235,8 +303,7 @@ def with_rank_by_need(expert: Expert, num_target_tokens: int) -> tuple[Tensor, T
     """Leaf copies of down and up with a rank slot for each target token and the end at least: more
     slots of `down` are random with the same spread, those of `up` zero."""
     num_more = max(num_target_tokens + 1 - expert.rank, 0)
-    seed = int.from_bytes(hashlib.sha256(expert.edit_id.encode()).digest()[:7])
-    drawer = torch.Generator().manual_seed(seed)
+    drawer = torch.Generator().manual_seed(_seed(expert.edit_id))
     shape = (num_more, expert.down_RD.shape[1])
     more_down = torch.randn(shape, generator=drawer).to(expert.down_RD) * expert.down_RD.std()
     down_RD = torch.cat([expert.down_RD, more_down])

@@ -23,7 +23,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.builtin.benchmark import BUILTIN_BENCHMARKS, load_builtin_cases
 from liveedit_core.edited_model import open_model
 from liveedit_core.evaluation.statistics import exact_interval
-from liveedit_core.method.editor import Editor
+from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
@@ -119,10 +119,10 @@ def refined(editor: Editor, edits: Sequence[EditRequest]) -> dict[str, Any]:
     states = editor.edit_states(edits)
     written = [editor._written([e], [s])[0] for e, s in zip(edits, states, strict=True)]
     nothing = [replace(expert, up_RD=torch.zeros_like(expert.up_RD)) for expert in written]
-    wordings = [[state] for state in states]
+    inputs = [edit_input(edit) for edit in edits]
     starts = {
-        "generator": editor.refiner.refine(written, wordings),
-        "up zero": editor.refiner.refine(nothing, wordings),
+        "generator": editor.refiner.refine(written, inputs, states),
+        "up zero": editor.refiner.refine(nothing, inputs, states),
     }
     result: dict[str, Any] = {
         name: {

@@ -15,7 +15,13 @@ from liveedit_core.method import refine
 from liveedit_core.method.config import GeneratorConfig, RefineSection
 from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.expert import Expert
-from liveedit_core.method.refine import EDITS_AT_ONCE, Refiner, with_rank_by_need
+from liveedit_core.method.refine import (
+    EDITS_AT_ONCE,
+    UNLIKE_QUESTIONS,
+    Refiner,
+    unlike_question,
+    with_rank_by_need,
+)
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
@@ -37,13 +43,14 @@ REQUESTS = [
 
 @pytest.fixture(scope="module")
 def backbone() -> Iterator[VisionLanguageBackbone]:
-    """One that can end an answer, as the row of a padding token is zero; with the smaller margin
+    """One that can end an answer, as the row of a padding token is zero; with the smaller margins
     that its logits allow."""
     own = tiny_backbone.__wrapped__()
     drawer = torch.Generator().manual_seed(0)
     own.embed.weight[own.end_id] = torch.randn(own.hidden_size, generator=drawer) * 0.15
     with plain_convolutions(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(refine, "MARGIN", 1.0)
+        patch.setattr(refine, "MARGIN_ELSEWHERE", 0.1)
         yield own
 
 
@@ -89,6 +96,15 @@ def test_refined_experts_answer_every_wording_of_their_edits(
             assert answer(editor, expert, edit, prompt) == edit.target
 
 
+def test_a_refined_expert_answers_whatever_passes_the_gate(
+    editor: Editor, experts: list[Expert]
+) -> None:
+    chosen = [unlike_question(edit.edit_id) for edit in REQUESTS]
+    assert set(chosen) < set(UNLIKE_QUESTIONS)
+    for edit, expert, prompt in zip(REQUESTS, experts, chosen, strict=True):
+        assert answer(editor, expert, edit, prompt) == edit.target
+
+
 def test_an_outcome_does_not_depend_on_the_other_edits(
     editor: Editor, experts: list[Expert]
 ) -> None:
@@ -105,7 +121,7 @@ def test_an_outcome_does_not_depend_on_the_other_edits(
 def test_a_right_expert_stays_as_it_is(editor: Editor, experts: list[Expert]) -> None:
     assert editor.refiner is not None
     states = editor.backbone.encode([edit_input(REQUESTS[0])])
-    (again,) = editor.refiner.refine(experts[:1], [states])
+    (again,) = editor.refiner.refine(experts[:1], [edit_input(REQUESTS[0])], states)
     assert (again.outcome.state, again.outcome.steps) == ("verified", 0)
     assert matrices_equal(again, experts[0])
 
@@ -143,7 +159,7 @@ def test_a_settled_edit_runs_the_forwards_of_unfinished_ones(
     editor: Editor, experts: list[Expert], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a rank of a gang does whose peers are not done."""
-    others: Iterator[bool] = iter([True, True, False])
+    others: Iterator[bool] = iter([False, True, True, False])  # the first: no more wordings
     states = editor.backbone.encode([edit_input(REQUESTS[0])])
     refiner = Refiner(
         editor.backbone, editor.generator, max_steps=60, is_any=lambda flag: flag or next(others)
@@ -156,7 +172,7 @@ def test_a_settled_edit_runs_the_forwards_of_unfinished_ones(
         return logits(*arguments, **options)
 
     monkeypatch.setattr(editor.backbone, "target_logits", counted)
-    (expert,) = refiner.refine(experts[:1], [states])
+    (expert,) = refiner.refine(experts[:1], [edit_input(REQUESTS[0])], states)
     assert len(calls) == 4, "the batch, its own, and two for the others"
     assert matrices_equal(expert, experts[0])
 
