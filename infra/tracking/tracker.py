@@ -31,6 +31,8 @@ _MAX_RETRY_FRACTION = 0.1
 """At most this fraction of the time during an outage goes into retries."""
 _REJECTED_CODES = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
 _DELETED_CODES = _REJECTED_CODES | {"RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
+_MOST_PARAMS = 100
+"""MLflow takes so many at once."""
 _ARTIFACTS = "mlflow_artifacts"
 _DEFAULT = "mlflow.db"
 """Stands in a run's file for the database of its root, wherever that is moved."""
@@ -92,7 +94,8 @@ class Tracker:
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Record settings of the run; MLflow keeps the first value of a name."""
-        self._record(*({"kind": "param", "key": k, "value": str(v)} for k, v in params.items()))
+        if params:
+            self._record({"kind": "params", "values": {k: str(v) for k, v in params.items()}})
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int, model_id: str = "") -> None:
         """Record metrics of the run and, with `model_id`, of that LoggedModel as well. `step` is
@@ -246,6 +249,10 @@ class Tracker:
         try:
             _send(connection, line)
         except RejectedRecordError as error:
+            if alone := _each_param(line):
+                for one in alone:
+                    self._send_or_reject(connection, one)
+                return
             _logger.warning("MLflow rejected a record: %s", error)
             self._files.append(
                 self._rejected_file, [json.dumps({"record": line, "reason": error.message})]
@@ -270,6 +277,16 @@ def _sent_again(line: str) -> str:
         return ""
     record.pop("model_id", None)
     return "" if record.get("kind") == "end" else json.dumps(record)
+
+
+def _each_param(line: str) -> list[str]:
+    """A record for each parameter of a record of several; none of any other record."""
+    try:
+        record = parsed(line)
+        values = record["values"] if record.get("kind") == "params" else {}
+        return [json.dumps({"kind": "param", "key": k, "value": v}) for k, v in values.items()]
+    except (RejectedRecordError, LookupError, AttributeError):
+        return []
 
 
 def _is_deleted(client: "MlflowClient", run_id: str) -> bool:
@@ -323,9 +340,15 @@ def log_metrics(
 
 
 def _deliver(connection: Connection, record: dict[str, Any]) -> None:
+    from mlflow.entities import Param
+
     client, run_id = connection.client, connection.run_id
     kind = record["kind"]
-    if kind == "param":
+    if kind == "params":
+        params = [Param(key, value) for key, value in record["values"].items()]
+        for start in range(0, len(params), _MOST_PARAMS):
+            client.log_batch(run_id, params=params[start : start + _MOST_PARAMS])
+    elif kind == "param":
         client.log_param(run_id, record["key"], record["value"])
     elif kind == "tag":
         client.set_tag(run_id, record["key"], record["value"])

@@ -50,6 +50,18 @@ def test_records_reach_the_run(run_root: Path, tmp_path: Path) -> None:
     assert spool(run_root) == ""
 
 
+def test_settings_are_one_record_and_a_record_for_each_is_still_read(run_root: Path) -> None:
+    folder = run_root / "mlflow_runs"
+    folder.mkdir()
+    earlier = '{"kind": "param", "key": "seed", "value": "7", "time_ms": 1}'
+    (folder / "run-1.spool.jsonl").write_text(f"{earlier}\n")
+    tracker = make_tracker(run_root)
+    tracker.log_params({f"setting.{number}": number for number in range(150)})
+    found = run_of(tracker).data.params
+    assert found == {"seed": "7"} | {f"setting.{number}": str(number) for number in range(150)}
+    assert len((folder / "run-1.sent").read_text().splitlines()) == 2
+
+
 def test_the_run_ends_with_its_status_and_goes_on_after_resuming(run_root: Path) -> None:
     tracker = make_tracker(run_root)
     tracker.end("KILLED")
