@@ -73,7 +73,6 @@ class TrainingWorker:
     def prepare(self, position: Snapshot) -> None:
         """First half of `begin`: load the models, which ranks may do at different speeds."""
         self.close()
-        gc.collect()
         self._position, self._step = position, position.step
         generator = LiveEditGenerator(position.config)
         generator.load_state_dict(position.model)
@@ -152,7 +151,8 @@ class TrainingWorker:
         """Free the models."""
         if self._engine is not None:
             self._engine.close()
-        self._engine = None
+            self._engine = None
+            gc.collect()  # cycles hold the models
 
     @property
     def _phase(self) -> PhaseSection:
