@@ -81,7 +81,8 @@ cases.write_text("".join(json.dumps(line) + "\n" for line in lines))
 # taught tells what else has changed. On the command line:
 #
 #     python pipelines/compare_editors.py --cases badges/cases.jsonl \
-#         --editors liveedit,ft-l,unedited --edits 1,3 --groups 1 --run-name badges
+#         --editors liveedit,ft-l,unedited --edits 1,3 --groups 1 --run-name badges \
+#         cold_edits=1 free_cases=1
 #
 # Finished groups are kept in the run's folder, so a command that was interrupted goes on. Leave
 # `--editors` out to compare all of them.
@@ -95,6 +96,7 @@ status = main(
         "--groups=1",
         "--run-name=badges",
         "cold_edits=1",
+        "free_cases=1",  # answers in words take longest
     ]
 )
 run = Path("runs/badges")

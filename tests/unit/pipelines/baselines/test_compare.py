@@ -27,7 +27,7 @@ from pipelines.baselines.search_space import NUM_TRIALS
 from pipelines.baselines.tables import lines, metric_values, spreads, to_tree, write_files
 from pipelines.compare_editors import main
 from pipelines.job.state_cache import state_source
-from tests.other_backbones import saved_family
+from tests.other_backbones import cases_file, saved_family
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, case, tiny_backbone, tiny_generator
 from tests.tiny_families import EDIT_LAYER, family_backbone
 from tests.unit.pipelines.baselines.tiny_comparison import (
@@ -355,7 +355,14 @@ def test_another_backbone_end_to_end(family: str, editors: str, run_root: Path) 
     quick = ["lora.max_steps=2", "grace.max_steps=2", "wise.max_steps=1", "fine_tuning.max_steps=2"]
     quick += ["projector_tuning.max_steps=2", "cold_edits=1"]
     counts = ["groups=[1]", "scored_cases=1", "free_cases=1"]
-    named = [f"--backbone={folder}", f"--editors={editors}", "--edits=1", "--run-name=tiny"]
+    cases = cases_file(run_root / "cases")
+    named = [
+        f"--backbone={folder}",
+        f"--cases={cases}",
+        f"--editors={editors}",
+        "--edits=1",
+        "--run-name=tiny",
+    ]
     more = [f"run_root={run_root}", f"generator={run_root / 'generator'}", *counts, *quick]
     assert main([*named, *more, f"backbone.edit_layer={EDIT_LAYER}"]) == 0
     tree = json.loads((run_root / "tiny" / "comparison.json").read_text())
