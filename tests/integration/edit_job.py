@@ -24,10 +24,13 @@ SMALL = (
     "generator.batch_size=2",
     "bank.window_edits=2",
     "evaluation.at=[1, 4]",
+    "evaluation.max_cases=2",
     "evaluation.free_generation_cases=1",
+    "evaluation.max_new_tokens=8",
+    "limits.max_target_tokens=8",
     "ray.object_store_memory_bytes=100000000",
 )
-"""Six built-in edits in the windows 1, 2, 4, 6."""
+"""Six built-in edits in the windows 1, 2, 4, 6; two of them are scored, with short answers."""
 
 needs_builtin_models = pytest.mark.skipif(
     not JOINT.exists(), reason="the built-in backbone has not been trained yet"

@@ -1,8 +1,5 @@
 """Groups and pools on a real Ray: bounded, ordered, and whole again after a death."""
 
-import os
-import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from liveedit_core.inputs.limits import InputLimits
 from pipelines.job.ray_session import open_session
 from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.start_workers import start_generator
+from tests.integration.pool_worker import Worker
 from tests.unit.tiny_inputs import logged, request
 from tests.unit.tiny_models import TinyModels
 from workers import actor_pool
@@ -28,43 +26,6 @@ def session() -> Iterator[None]:
     config = RaySection(object_store_memory_bytes=100 * 1024 * 1024)
     with open_session(config, needed_cpus=8):
         yield
-
-
-class Worker:
-    """Does what a test asks, and dies when it asks for that."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def double(self, number: int) -> int:
-        return 2 * number
-
-    def wait_for(self, name: str) -> str:
-        while name and not (self._folder / name).exists():
-            time.sleep(0.05)
-        return name
-
-    def halves(self, number: int) -> tuple[int, bytes]:
-        return number, bytes([number]) * 200_000
-
-    def sized(self, num_bytes: int) -> tuple[int, bytes]:
-        return num_bytes, bytes(1000)
-
-    def size(self, data: bytes) -> tuple[int, int]:
-        return len(data), data[0]
-
-    def die_once(self, number: int) -> int:
-        mark = self._folder / f"died-{number}"
-        if not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return number
-
-    def die(self) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def refuse(self) -> None:
-        raise InputError("prompt is empty")
 
 
 def pool_of(
@@ -191,12 +152,17 @@ def test_a_dead_worker_is_replaced_and_its_work_done(tmp_path: Path) -> None:
     pool.close()
 
 
-def test_what_kills_every_worker_ends_after_some_attempts(tmp_path: Path) -> None:
+def test_what_kills_every_worker_ends_after_some_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of ours, each of two of Ray's: every one starts a process."""
+    assert 2 < MAX_ATTEMPTS < 10
+    monkeypatch.setattr(actor_pool, "MAX_ATTEMPTS", 2)
     pool = pool_of(tmp_path, lambda actor, _: actor.die.remote())
     with pytest.raises(WorkerLostError, match="test pool"):
         list(pool.stream([None]))
     pool.close()
-    assert MAX_ATTEMPTS < 10
+    assert 2 <= len(list(tmp_path.glob("died-*"))) <= 4
 
 
 def test_data_errors_arrive_unchanged(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,14 +58,20 @@ def assert_complete(store: ObjectStore) -> None:
         assert torch.equal(state.hidden_TD, expected.hidden_TD)
 
 
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    with open_session(SESSION, needed_cpus=2):
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("session")
 def test_a_killed_worker_is_replaced_and_its_chunk_encoded(tmp_path: Path) -> None:
     store = ObjectStore(tmp_path / "store")
     models = MortalModels(tmp_path / "died")
-    with open_session(SESSION, needed_cpus=2):
-        pool = start_encoders(models.load_backbone, StatesSection(num_workers=2, num_cpus=0.5))
-        added = fill_cache(StateCache(store, IDENTITY), pool, INPUTS, silent, chunk_size=CHUNK)
-        pool.close()
+    pool = start_encoders(models.load_backbone, StatesSection(num_workers=2, num_cpus=0.5))
+    added = fill_cache(StateCache(store, IDENTITY), pool, INPUTS, silent, chunk_size=CHUNK)
+    pool.close()
     assert models.mark.exists()
     assert added == len(INPUTS)
     assert_complete(store)
@@ -85,12 +91,12 @@ def test_a_killed_driver_leaves_what_it_committed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("session")
 def test_pyramids_come_from_actors() -> None:
     chunks = [[image(number) for number in some] for some in (range(3), range(3, 5))]
-    with open_session(SESSION, needed_cpus=2):
-        pool = start_encoders(tiny_backbone, StatesSection(num_workers=2, num_cpus=0.5))
-        found = list(pool.each_pyramids(chunks))
-        pool.close()
+    pool = start_encoders(tiny_backbone, StatesSection(num_workers=2, num_cpus=0.5))
+    found = list(pool.each_pyramids(chunks))
+    pool.close()
     expected = list(EncoderHere(tiny_backbone).each_pyramids(chunks))
     assert [len(rows) for rows in found] == [3, 2]
     for one, two in zip(found, expected, strict=True):

@@ -131,7 +131,7 @@ def recipe_of(options: argparse.Namespace) -> LifelongEditRecipe:
         "follow.poll_s=0.1",
         "follow.settle_s=0.0",
         "follow.window_s=0.5",
-        "follow.wait_s=2.0",
+        "follow.wait_s=0.5",
     ]
     return load_recipe(LifelongEditRecipe, None, overrides)
 

@@ -46,21 +46,22 @@ def test_a_store_that_fails_every_fifth_request(s3_server: S3Server, s3_scene: S
     scene.environment = {
         **s3_server.environment,
         "AWS_ENDPOINT_URL": proxy.endpoint,
-        TIMEOUT_VARIABLE: "2",
+        TIMEOUT_VARIABLE: "1.5",
     }
     try:
-        scene.drop("a.jsonl", range(6))
+        scene.drop("a.jsonl", range(3))
         driver = scene.start("--follow")
+        driver.wait_for("3 edits in the bank; lag ")
+        scene.drop("b.jsonl", range(3, 6))
         driver.wait_for("6 edits in the bank; lag ")
-        scene.drop("b.jsonl", range(6, 12))
-        driver.wait_for("12 edits in the bank; lag ")
         # The last look at the store may meet a fault too.
         assert driver.stop() == 0 or "nothing is lost" in driver.output, driver.output
     finally:
         proxy.close()
-    assert proxy.num_faults > 10
+    assert proxy.num_faults > 40
+    assert all(proxy.injected[fault] for fault in vars(shares) if getattr(shares, fault))
     fault = "S3 request answered 503 or 500, or late or never, or its answer lost"
-    scene.check(12, fault=fault, num_faults=proxy.num_faults, batch_size=1)
+    scene.check(6, fault=fault, num_faults=proxy.num_faults, batch_size=1)
     assert scene.store.list("inbox/") == []
 
 
