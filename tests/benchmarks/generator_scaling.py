@@ -34,6 +34,7 @@ from pipelines.job.ray_session import open_session
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.stages import ExpertWriters
 from tests.benchmarks.frame import machine, parser_of, publish
+from workers.actor_pool import ActorPool
 
 NUM_ACTORS = (1, 2)
 _SETTINGS = ("generator.num_cpus=0.1", "states.is_cached=false")
@@ -88,6 +89,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if len(cores) < max(NUM_ACTORS) * threads:
         raise SystemExit(f"{max(NUM_ACTORS)} actors need {max(NUM_ACTORS) * threads} cores")
     for pool in pools.values() if not options.free else ():
+        assert isinstance(pool.generator, ActorPool)
         for index, actor in enumerate(pool.generator.actors):
             hold_to(actor, cores[index * threads : (index + 1) * threads])
     store = ObjectStore(folder)
