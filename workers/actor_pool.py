@@ -75,6 +75,7 @@ class ActorPool:
         `start_actor` there are from one to `max_actors`: see `adapt`."""
         self.name = name
         self.actors = list(actors)
+        self.owns_actors = True  # and ends them
         self.largest_bytes = 0  # of what an answer has left in the object store
         self._max_in_flight = max_in_flight
         self._start_actor, self._max_actors = start_actor, max_actors
@@ -224,9 +225,9 @@ class ActorPool:
         )
 
     def close(self) -> None:
-        """End the actors at once; calls in flight are dropped."""
+        """End the actors that it owns at once; calls in flight are dropped."""
         self._pending.clear()
-        for actor in self.actors:
+        for actor in self.actors if self.owns_actors else ():
             ray.kill(actor)
 
 

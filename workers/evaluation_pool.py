@@ -1,7 +1,7 @@
 """The evaluation workers as the driver sees them. Data parallel over cases."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -15,17 +15,9 @@ _Job = tuple[StoredVersion, EvaluationUnit]
 class EvaluationPool:
     """Scores units in other processes while the driver continues."""
 
-    def __init__(
-        self, start_actor: Callable[[], Any], *, num_workers: int, max_in_flight: int
-    ) -> None:
-        """Start the first `EvaluationActor`; others start when there is enough work for them."""
-        self._pool = ActorPool(
-            "evaluation pool",
-            [start_actor()],
-            max_in_flight=max_in_flight,
-            start_actor=start_actor,
-            max_actors=num_workers,
-        )
+    def __init__(self, actors: Sequence[Any], **limits: Any) -> None:
+        """Take over actors that evaluate; `limits` are those of `ActorPool`."""
+        self._pool = ActorPool("evaluation pool", actors, **limits)
         self._queue: deque[tuple[int, _Job]] = deque()
         self._jobs: dict[int, _Job] = {}
         self._next_key = 0

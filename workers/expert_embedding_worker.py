@@ -9,8 +9,9 @@ When it dies: nothing is lost. The pool restarts the process and sends the unfin
     files of the dead process are never committed, and a second row of an edit_id would be skipped.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,12 +20,28 @@ import ray
 
 from infra.bank.fragments import FragmentWriter
 from infra.bank.schema import ExpertRow
+from liveedit_core.backbones.protocol import Backbone
 from liveedit_core.errors import NumericsError, ShapeError
 from liveedit_core.inputs.datasets import known_good
+from liveedit_core.method.generator import LiveEditGenerator
+from workers.evaluation_worker import EvaluationWorker
 from workers.failures import converted_failures, outcomes
 from workers.generator_worker import GeneratorWorker, refusal_of
-from workers.messages import AskedEdit, EmbedderFacts, GeneratedBatch, GeneratedExpert, WrittenBatch
+from workers.messages import (
+    AskedEdit,
+    EmbedderFacts,
+    EvaluationUnit,
+    GeneratedBatch,
+    GeneratedExpert,
+    ScoredUnit,
+    SharedRepository,
+    StoredVersion,
+    WrittenBatch,
+)
 from workers.models import limit_threads
+
+WRITING, EVALUATING = "write", "evaluate"
+EVALUATIONS_AT_ONCE = 2
 
 
 class Embedder(Protocol):
@@ -135,7 +152,8 @@ def load_embedder(model: str, pretrained: str, device: str, dtype: str) -> Embed
 
 
 class WritingGeneratorWorker(GeneratorWorker):
-    """A generator worker that also embeds and writes experts: one process less in memory."""
+    """A generator worker that also embeds, writes and evaluates experts: one process and one copy
+    of the models where there were four."""
 
     @converted_failures
     def __init__(
@@ -143,14 +161,18 @@ class WritingGeneratorWorker(GeneratorWorker):
         *models: Any,
         load_embedder: Callable[[], Embedder],
         images_at_once: int = 32,
+        evaluation: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        """`models` and `options` are those of `GeneratorWorker`."""
+        """`models` and `options` are those of `GeneratorWorker`, `evaluation` holds those of
+        `EvaluationWorker`."""
         super().__init__(*models, **options)
         threads = options.get("num_threads", 1)
         self._embedding = ExpertEmbeddingWorker(
             load_embedder, batch_size=images_at_once, num_threads=threads
         )
+        self._evaluation = dict(evaluation or {})
+        self._free: list[EvaluationWorker] = []
 
     def describe_embedder(self) -> EmbedderFacts:
         return self._embedding.describe()
@@ -161,10 +183,40 @@ class WritingGeneratorWorker(GeneratorWorker):
         """See `ExpertEmbeddingWorker.write`."""
         return self._embedding.write(batch, writer)
 
+    def load_backbone(self) -> Backbone:
+        """That of this process: a worker is the `ModelSource` of its evaluations."""
+        return self._backbone
+
+    def load_generator(self) -> LiveEditGenerator:
+        return self._generator
+
+    @ray.method(concurrency_group=EVALUATING)
+    def load(self, version: StoredVersion) -> SharedRepository:
+        """See `EvaluationWorker.load`."""
+        with self._evaluator() as worker:
+            return worker.load(version)
+
+    @ray.method(concurrency_group=EVALUATING)
+    def evaluate(
+        self, bank_version: int, shared: SharedRepository, unit: EvaluationUnit
+    ) -> ScoredUnit:
+        """See `EvaluationWorker.evaluate`."""
+        with self._evaluator() as worker:
+            return worker.evaluate(bank_version, shared, unit)
+
+    @contextlib.contextmanager
+    def _evaluator(self) -> Iterator[EvaluationWorker]:
+        """One that no other thread uses; what they share are the models."""
+        try:
+            worker = self._free.pop()
+        except IndexError:
+            worker = EvaluationWorker(self, **self._evaluation)
+        yield worker
+        self._free.append(worker)
+
 
 ExpertEmbeddingActor = ray.remote(ExpertEmbeddingWorker)
-WRITING = "write"
 # Experts are written in a thread of their own, before the batches that wait to be generated.
-WritingGeneratorActor = ray.remote(concurrency_groups={WRITING: 1})(  # type: ignore[call-overload]
-    WritingGeneratorWorker
-)
+WritingGeneratorActor = ray.remote(  # type: ignore[call-overload]
+    concurrency_groups={WRITING: 1, EVALUATING: EVALUATIONS_AT_ONCE}
+)(WritingGeneratorWorker)

@@ -25,13 +25,18 @@ from pipelines.editing.report import (
     written_outcomes,
 )
 from pipelines.editing.run import Outcome, run
-from pipelines.editing.writers import model_names, start_writers, subjects_of, writer_cpus
+from pipelines.editing.writers import (
+    evaluation_of,
+    evaluator_of,
+    model_names,
+    start_writers,
+    subjects_of,
+    writer_cpus,
+)
 from pipelines.job.cases import protocol_note
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.run_folder import run_facts
-from pipelines.job.start_workers import start_evaluator
-from pipelines.job.state_cache import cache_names
 from workers.failures import retried
 
 
@@ -115,7 +120,7 @@ def _edit(
     """Start the workers and edit with them: once through `source`, or following the inbox."""
     store = ObjectStore(config.store_uri)
     models = model_names(config)
-    evaluation = config.evaluation
+    evaluation = evaluation_of(config)
     cpus = writer_cpus(config) + evaluation.num_cpus * evaluation.num_workers
     with open_session(config.ray, needed_cpus=cpus), stop.installed(), progress.shown():
         writers = start_writers(config, models, beside=(evaluation,) if source else ())
@@ -147,15 +152,7 @@ def _edit(
             )
             return sources, follower.follow()
         # Only now, so that it does not slow down the start of what writes the first edit.
-        evaluator = start_evaluator(
-            models,
-            evaluation,
-            max_new_tokens=evaluation.max_new_tokens,
-            max_in_flight=config.ray.max_in_flight,
-            cache=cache_names(config.states, config.run_root),
-            answers_uri=config.store_uri,
-            beside=(config.generator, config.embedding),
-        )
+        evaluator = evaluator_of(config, models, writers.generator)
         outcome = run(
             config,
             source=source,

@@ -5,15 +5,20 @@ from collections.abc import Sequence
 from infra.bank.expert_bank import ExpertBank
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.job.ray_session import address_of
-from pipelines.job.sections import ActorSection, EmbeddingSection
-from pipelines.job.stages import ExpertWriters, Subjects
+from pipelines.job.sections import ActorSection, EmbeddingSection, EvaluationSection
+from pipelines.job.stages import ExpertWriters, Generator, Subjects
 from pipelines.job.start_workers import (
     embedder_in,
+    evaluation_options,
+    evaluator_in,
     start_embedder,
+    start_evaluator,
     start_generator,
     start_subjects,
 )
 from pipelines.job.state_cache import cache_names
+from workers.actor_pool import WorkerPool
+from workers.evaluation_pool import EvaluationPool
 from workers.messages import GeneratorFacts
 from workers.models import ModelNames, ModelSource
 from workers.subject_assigner import SubjectAssigner
@@ -43,12 +48,20 @@ def _embedding(config: LifelongEditRecipe) -> EmbeddingSection:
     return config.embedding.with_changes(num_workers=1) if has_own else config.embedding
 
 
+def evaluation_of(config: LifelongEditRecipe) -> EvaluationSection:
+    """With `num_workers` 0 only where the generator's actors also embed."""
+    has_own = _embedding(config).num_workers and not config.evaluation.num_workers
+    return config.evaluation.with_changes(num_workers=1) if has_own else config.evaluation
+
+
 def start_writers(
     config: LifelongEditRecipe, models: ModelSource, beside: Sequence[ActorSection] = ()
 ) -> ExpertWriters:
     """The stages that write experts; `beside` are those that share the GPUs with them."""
     embedding, max_in_flight = _embedding(config), config.ray.max_in_flight
     is_shared = not embedding.num_workers
+    # States are written for evaluations, which a continuous job has none of.
+    cache = None if config.follow.is_on else cache_names(config.states, config.run_root)
     generator = start_generator(
         models,
         config.limits,
@@ -56,16 +69,37 @@ def start_writers(
         refine=config.refine,
         weak=config.edits.weak,
         max_in_flight=max_in_flight,
-        # States are written for evaluations, which a continuous job has none of.
-        cache=None if config.follow.is_on else cache_names(config.states, config.run_root),
+        cache=cache,
         beside=(embedding, *beside),
         embedding=embedding if is_shared else None,
+        evaluation=evaluation_options(
+            config.evaluation, config.evaluation.max_new_tokens, cache, config.store_uri
+        ),
     )
     if is_shared:
         embedder = embedder_in(generator, max_in_flight=max_in_flight)
     else:
         embedder = start_embedder(embedding, max_in_flight=max_in_flight)
     return ExpertWriters(generator=generator, embedder=embedder)
+
+
+def evaluator_of(
+    config: LifelongEditRecipe, models: ModelSource, generator: Generator
+) -> EvaluationPool:
+    """Evaluation workers: actors of their own, or those of the generator."""
+    section = evaluation_of(config)
+    if not section.num_workers:
+        assert isinstance(generator, WorkerPool)
+        return evaluator_in(generator, max_in_flight=config.ray.max_in_flight)
+    return start_evaluator(
+        models,
+        section,
+        max_new_tokens=section.max_new_tokens,
+        max_in_flight=config.ray.max_in_flight,
+        cache=cache_names(config.states, config.run_root),
+        answers_uri=config.store_uri,
+        beside=(config.generator, config.embedding),
+    )
 
 
 def subjects_of(config: LifelongEditRecipe, bank: ExpertBank, facts: GeneratorFacts) -> Subjects:

@@ -314,6 +314,9 @@ class ScoringSection(WorkerSection):
 class EvaluationSection(ScoringSection):
     """When, how and on what the bank is evaluated."""
 
+    num_workers: Count = 1
+    """Most actors in the pool; they start as there is work for them. 0: the generator's actors
+    evaluate, two units at a time and with its models, where they also embed; else one actor."""
     num_cpus: Amount = 0.5
     at: RisingCounts = (1, 10, 100, 1000)
     """Numbers of edits at which to evaluate; the end of the job is always evaluated."""

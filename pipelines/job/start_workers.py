@@ -1,7 +1,7 @@
 """Starts the workers of a job from the sections of its recipe, in an open Ray session."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from infra.bank.fragments import FragmentWriter
@@ -47,12 +47,14 @@ def start_generator(
     cache: CacheNames | None = None,
     beside: Sequence[ActorSection] = (),
     embedding: EmbeddingSection | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> GeneratorPool:
     """Generator workers: `gangs` interchangeable copies of the models. With one shard a copy is one
     actor with plain torch. With more, it is a gang of actors that share the models (DeepSpeed
     ZeRO-3) behind an actor that speaks for them; a gang computes all states itself and uses no
     `cache`. `beside` are the stages that share the GPUs. With `embedding` the one actor of a copy
-    also embeds and writes: see `embedder_in`."""
+    also embeds and writes: see `embedder_in`; with `evaluation` too, what `evaluation_options`
+    gives, it evaluates: see `evaluator_in`."""
     num_gpus = gpus_of_each(section, beside)
     models = placed(models, section, num_gpus)
     start_actor: Callable[[], Any]
@@ -72,7 +74,7 @@ def start_generator(
         if embedding is not None:
             actor_class = WritingGeneratorActor
             options["load_embedder"] = _embedder_loader(embedding, num_gpus)
-            options["images_at_once"] = embedding.batch_size
+            options |= {"images_at_once": embedding.batch_size, "evaluation": evaluation}
         options |= {"num_threads": section.num_threads, "cache": cache}
         worker = actor_class.options(**_options(section, num_gpus))
         start_actor = functools.partial(worker.remote, models, limits, **options)
@@ -122,13 +124,15 @@ def embedder_in(generator: GeneratorPool, *, max_in_flight: int = 4) -> Embedder
         options = {"num_returns": 2, "concurrency_group": WRITING}
         return actor.write.options(**options).remote(batch, writer)
 
-    return WorkerPool(
+    pool: EmbedderPool = WorkerPool(
         "embedding pool",
         generator.actors,
         write,
         max_in_flight=max_in_flight,
         describe="describe_embedder",
     )
+    pool.owns_actors = False
+    return pool
 
 
 def embedding_pool(actors: Sequence[Any], **limits: Any) -> EmbedderPool:
@@ -182,20 +186,34 @@ def start_evaluator(
     num_gpus = gpus_of_each(section, beside)
     models = placed(models, section, num_gpus)
     worker = EvaluationActor.options(**_options(section, num_gpus))
-    start_actor = functools.partial(
-        worker.remote,
-        models,
-        batch_size=section.batch_size,
-        max_new_tokens=max_new_tokens,
-        num_threads=section.num_threads,
-        cache=cache,
-        answers_uri=answers_uri,
-    )
+    options = evaluation_options(section, max_new_tokens, cache, answers_uri)
+    start_actor = functools.partial(worker.remote, models, **options)
     return EvaluationPool(
-        start_actor,
-        num_workers=section.num_workers,
+        [start_actor()],
+        start_actor=start_actor,
+        max_actors=section.num_workers,
         max_in_flight=max_in_flight,
     )
+
+
+def evaluation_options(
+    section: WorkerSection, max_new_tokens: int, cache: CacheNames | None, answers_uri: str
+) -> dict[str, Any]:
+    """Of an `EvaluationWorker`, apart from its models."""
+    return {
+        "batch_size": section.batch_size,
+        "max_new_tokens": max_new_tokens,
+        "num_threads": section.num_threads,
+        "cache": cache,
+        "answers_uri": answers_uri,
+    }
+
+
+def evaluator_in(generator: GeneratorPool, *, max_in_flight: int = 4) -> EvaluationPool:
+    """The actors of a generator pool, started with `evaluation`, as a pool that evaluates; it owns
+    them from now on, so that they outlive the edits."""
+    generator.owns_actors = False
+    return EvaluationPool(generator.actors, max_in_flight=max_in_flight)
 
 
 def _options(section: ActorSection, num_gpus: float) -> dict[str, Any]:
