@@ -12,11 +12,12 @@ from liveedit_core.method.config import GeneratorConfig, VisualKeyRecipe
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.data import IMAGE_LOCALITY, TrainingData
 from liveedit_core.training.recipe import OptimizationSection, Phase, PhaseSection, TrainingPlan
+from liveedit_core.training.snapshot import MODEL, Snapshot
 from pipelines.training.data import Material, Pyramids
 from pipelines.training.recipe import ModelSection
 from tests.encoded_data import encode_training_data
 from tests.tiny_backbone import OUR_CONFIG, case, tiny_backbone
-from workers.messages import MODEL, Snapshot, TrainingSource
+from workers.messages import TrainingSource
 from workers.training_worker import TrainingWorker
 
 

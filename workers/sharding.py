@@ -17,9 +17,9 @@ from liveedit_core.devices import moved
 from liveedit_core.errors import WorkerLostError
 from liveedit_core.training.micro_batches import MicroBatch
 from liveedit_core.training.recipe import OptimizationSection
+from liveedit_core.training.snapshot import MODEL, MOMENT
 from liveedit_core.training.step import TrainingModule
 from workers.gang import Rendezvous
-from workers.messages import MODEL, MOMENT
 from workers.sharding_config import ShardingSection
 from workers.training_engine import MOMENT_KEYS, Named, cpu_copy
 

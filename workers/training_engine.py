@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from liveedit_core.devices import moved
 from liveedit_core.training.micro_batches import MicroBatch
 from liveedit_core.training.recipe import OptimizationSection
+from liveedit_core.training.snapshot import MODEL, MOMENT
 from liveedit_core.training.step import TrainingModule
-from workers.messages import MODEL, MOMENT
 
 MOMENT_KEYS = ("step", "exp_avg", "exp_avg_sq")
 Named = list[tuple[str, nn.Parameter]]

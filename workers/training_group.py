@@ -10,9 +10,10 @@ from typing import Any
 import ray
 
 from liveedit_core.training.recipe import TrainingPlan
+from liveedit_core.training.snapshot import Snapshot, StepFigures
 from workers.actor_pool import Call
 from workers.gang import Gang
-from workers.messages import Snapshot, StepFigures, TrainingSource
+from workers.messages import TrainingSource
 from workers.sharding_config import ShardingSection
 from workers.training_worker import TrainingActor, mean_figures
 

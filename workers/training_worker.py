@@ -21,10 +21,11 @@ from liveedit_core.errors import NumericsError
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.micro_batches import draw
 from liveedit_core.training.recipe import Phase, PhaseSection, TrainingPlan
+from liveedit_core.training.snapshot import Snapshot, StepFigures
 from liveedit_core.training.step import TrainingModule
 from workers.failures import converted_failures
 from workers.gang import Rendezvous, own_rendezvous
-from workers.messages import Snapshot, StepFigures, TrainingSource
+from workers.messages import TrainingSource
 from workers.models import limit_threads
 from workers.sharding_config import ShardingSection
 from workers.training_engine import TorchEngine

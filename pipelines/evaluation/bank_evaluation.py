@@ -39,7 +39,7 @@ from pipelines.job.stages import Evaluator
 from workers.failures import retried
 from workers.messages import CaseLoader, EvaluationUnit, GeneratorFacts, ScoredUnit, StoredVersion
 
-UNIT_CASES = 25
+UNIT_CASES = 8
 """Cases of a unit: one to two seconds of a core for the built-in backbone."""
 _COMMIT_EVERY_S = 5.0
 """Results of so many seconds are computed again after a crash."""

@@ -22,6 +22,7 @@ from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.generator import load_generator, save_generator
 from liveedit_core.schema import Case
 from liveedit_core.training.recipe import Phase
+from liveedit_core.training.snapshot import MODEL, MOMENT, Snapshot, with_prefix
 from liveedit_core.training.validation import split_by_entity
 from pipelines.job.accepted_cases import answer_alone, on_cases
 from pipelines.job.ray_session import address_of, num_gpus_on, open_session
@@ -33,7 +34,6 @@ from pipelines.training.recipe import TrainRecipe
 from pipelines.training.records import TrainingRecords, first_norm, recipe_digest
 from pipelines.training.report import training_report_data
 from pipelines.training.validation import Validation
-from workers.messages import MODEL, MOMENT, Snapshot, with_prefix
 
 EXPERIMENT = "liveedit-training"
 

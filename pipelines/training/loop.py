@@ -17,6 +17,7 @@ from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.prompt_key_fit import fit_prompt_key
 from liveedit_core.training.recipe import PHASES, Phase
+from liveedit_core.training.snapshot import MODEL, Snapshot, StepFigures, with_prefix
 from liveedit_core.training.step import calibrated_gain
 from liveedit_core.training.visual_key_fit import fit_visual_key
 from pipelines.training.cases import suffix_models
@@ -24,7 +25,7 @@ from pipelines.training.data import Material
 from pipelines.training.model_sizes import generator_config
 from pipelines.training.questions import question_families
 from pipelines.training.recipe import TrainRecipe
-from workers.messages import MODEL, Snapshot, StepFigures, TrainingSource, with_prefix
+from workers.messages import TrainingSource
 
 if TYPE_CHECKING:
     from workers.training_group import TrainingGroup

@@ -23,13 +23,13 @@ from infra.tracking.model_registry import GENERATOR_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.errors import TrackingError
 from liveedit_core.method.generator import CONFIG_FILE, LiveEditGenerator
+from liveedit_core.training.snapshot import Snapshot
 from liveedit_core.training.validation import ValidationReport
 from liveedit_core.whole_files import state_of
 from pipelines.job.recipe_loader import to_dict, to_flat_dict
 from pipelines.job.sections import ActorSection
 from pipelines.training.loop import Curve
 from pipelines.training.recipe import TrainRecipe
-from workers.messages import Snapshot
 
 _logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from liveedit_core.method.config import RefineSection
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import EditRequest
 from liveedit_core.training.recipe import OptimizationSection, PhaseSection
+from liveedit_core.training.snapshot import MODEL, Snapshot, StepFigures
 from pipelines.job.ray_session import open_session
 from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.start_workers import start_generator
@@ -37,7 +38,6 @@ from tests.tiny_backbone import (
 from tests.tiny_training import beginning, fresh_backbone, plan, tiny_data, tiny_source
 from tests.unit.tiny_inputs import logged
 from workers.generator_worker import GeneratorWorker
-from workers.messages import MODEL, Snapshot, StepFigures
 from workers.sharding_config import ShardingSection
 from workers.training_group import TrainingGroup
 from workers.training_worker import TrainingWorker

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from liveedit_core.training.snapshot import StepFigures
 from pipelines import compare_editors, convert_checkpoint, train_generator
 from pipelines.reproduce_paper import RECIPES, main
 from pipelines.training.loop import GeneratorTrainer
 from tests.other_backbones import TINY, saved_family
 from tests.published_files import FILES, benchmark_folder, record, write_json
 from tests.tiny_backbone import plain_convolutions
-from workers.messages import StepFigures
 
 FAMILIES = {
     "llava_1_5_7b": "llava",

@@ -18,10 +18,10 @@ from liveedit_core.training.recipe import (
     OptimizationSection,
     Phase,
 )
+from liveedit_core.training.snapshot import MODEL, Snapshot
 from liveedit_core.training.step import TrainingModule
 from tests.tiny_backbone import TINY_CONFIG, tiny_backbone
 from tests.tiny_training import beginning, plan, started_worker, tiny_data
-from workers.messages import MODEL, Snapshot
 from workers.training_worker import TrainingWorker
 
 DATA = tiny_data()

@@ -8,7 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from liveedit_core.backbones.image_tower import ImageTower, folded
+from liveedit_core.backbones.image_tower import (
+    PYRAMIDS_AT_ONCE,
+    ImageFeatureCache,
+    ImageTower,
+    folded,
+)
 from liveedit_core.backbones.image_views import LARGEST_SIDE, VIEWS, figure, trimmed, views
 from liveedit_core.method.config import NUM_VIEWS
 from tests.tiny_backbone import plain_convolutions, tiny_backbone
@@ -120,6 +125,25 @@ def test_pyramids_are_those_of_the_trimmed_image_in_each_view() -> None:
     # The decoder sees the image as it is.
     as_it_is = plain.features([bordered], 1)[bordered].projected_ID
     torch.testing.assert_close(own.projected_ID, as_it_is, rtol=1e-3, atol=1e-3)
+
+
+def test_few_images_at_once_pass_the_tower_of_pyramids() -> None:
+    whole = tiny_backbone().image_tower
+    assert whole is not None
+    tower = ImageTower(
+        whole.model, whole.processor, whole.path, levels=whole.levels, has_views=True
+    )
+    passed: list[int] = []
+    tower._root["tower"].register_forward_pre_hook(lambda _, seen: passed.append(len(seen[0])))
+    images = [encoded(noise(70, 50, seed)) for seed in range(PYRAMIDS_AT_ONCE + 2)]
+    with plain_convolutions():
+        together = tower.features(images, len(images))
+        assert max(passed) <= PYRAMIDS_AT_ONCE
+        assert sum(passed) >= len(images)
+        tower.cache = ImageFeatureCache(0)
+        for image in images:
+            alone = tower.features([image], 1)[image].pyramid_E
+            torch.testing.assert_close(together[image].pyramid_E, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_the_own_view_of_an_encoded_image_does_not_pass_the_tower_again(

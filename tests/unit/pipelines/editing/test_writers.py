@@ -6,8 +6,8 @@ import pytest
 
 from pipelines.editing import writers
 from pipelines.editing.recipe import FollowSection, LifelongEditRecipe
-from pipelines.editing.writers import start_writers, writer_cpus
-from pipelines.job.sections import EmbeddingSection, GeneratorSection
+from pipelines.editing.writers import evaluation_of, start_writers, writer_cpus
+from pipelines.job.sections import EmbeddingSection, EvaluationSection, GeneratorSection
 from tests.unit.tiny_models import TinyModels
 from workers.models import CacheNames
 
@@ -51,3 +51,30 @@ def test_the_generators_actors_embed_unless_others_are_asked_for_or_it_is_sharde
     assert ("embedder_in" in started) is is_shared
     assert (started["start_generator"]["embedding"] is not None) is is_shared
     assert writer_cpus(recipe) == cpus
+
+
+@pytest.mark.parametrize(
+    ("embedders", "shards", "evaluators", "found"),
+    [(0, 1, 0, 0), (0, 1, 2, 2), (1, 1, 0, 1), (0, 2, 0, 1), (1, 1, 3, 3)],
+)
+def test_the_generators_actors_evaluate_only_where_they_also_embed(
+    embedders: int, shards: int, evaluators: int, found: int
+) -> None:
+    recipe = LifelongEditRecipe(
+        generator=GeneratorSection(shards=shards),
+        embedding=EmbeddingSection(num_workers=embedders),
+        evaluation=EvaluationSection(num_workers=evaluators),
+    )
+    assert evaluation_of(recipe).num_workers == found
+
+
+def test_what_evaluates_in_the_generators_actors_has_the_recipes_settings(
+    started: dict[str, dict[str, Any]],
+) -> None:
+    section = EvaluationSection(num_workers=0, batch_size=3, max_new_tokens=40)
+    recipe = LifelongEditRecipe(store="there", evaluation=section)
+    start_writers(recipe, TinyModels())
+    options = started["start_generator"]["evaluation"]
+    assert (options["batch_size"], options["max_new_tokens"]) == (3, 40)
+    assert options["cache"] == started["start_generator"]["cache"]
+    assert options["answers_uri"] == recipe.store_uri

@@ -15,12 +15,12 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.method.generator import load_generator
 from liveedit_core.schema import Case
 from liveedit_core.training.recipe import PhaseSection
+from liveedit_core.training.snapshot import StepFigures
 from pipelines.training.job import TrainingResult, do_training
 from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.recipe import CheckpointSection, KeepSection, TrainRecipe, ValidationSection
 from tests.tiny_backbone import case, tiny_backbone
 from tests.tiny_training import TINY_KEY, TINY_MODEL, tiny_material
-from workers.messages import StepFigures
 
 HELD_OUT = [case(number) for number in range(20, 24)]
 PROMPT, JOINT = PhaseSection(steps=1, batch_size=3), PhaseSection(steps=3, batch_size=3)

@@ -9,13 +9,13 @@ from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.training.data import TrainingData
 from liveedit_core.training.recipe import PhaseSection
+from liveedit_core.training.snapshot import Snapshot
 from liveedit_core.training.step import phases_of
 from pipelines.training.data import Material
 from pipelines.training.loop import Curve, GeneratorTrainer
 from pipelines.training.recipe import CheckpointSection, TrainRecipe
 from tests.tiny_backbone import tiny_backbone
 from tests.tiny_training import TINY_KEY, TINY_MODEL, tiny_material
-from workers.messages import Snapshot
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from infra.tracking.model_registry import GENERATOR_MODEL, ModelRegistry
 from infra.tracking.tracker import Tracker
 from liveedit_core.method.generator import LiveEditGenerator, save_generator
 from liveedit_core.training.recipe import DiagnosticsRecipe, Phase, PhaseSection
+from liveedit_core.training.snapshot import Snapshot
 from liveedit_core.training.validation import Validator
 from pipelines.training.loop import Curve
 from pipelines.training.recipe import KeepSection, TrainRecipe, ValidationSection
 from pipelines.training.records import TrainingRecords, first_norm, recipe_digest
 from tests.tiny_backbone import case
 from tests.unit.tiny_models import CONFIG, TinyBackbone
-from workers.messages import Snapshot
 
 RECIPE = TrainRecipe(
     prompt=PhaseSection(steps=2),
