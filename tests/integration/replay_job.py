@@ -6,12 +6,14 @@ python -m tests.integration.replay_job STORE RUN
 import sys
 import time
 from collections.abc import Callable, Sequence
+from unittest.mock import patch
 
 from torch import Tensor
 
 from infra.bank.expert_bank import ExpertBank
 from infra.storage.object_store import ObjectStore
 from liveedit_core.states import LayerStates
+from pipelines.evaluation import bank_evaluation
 from pipelines.evaluation.bank_evaluation import (
     BankEvaluation,
     EvaluationSettings,
@@ -26,6 +28,7 @@ from tests.unit.tiny_models import TinyBackbone, TinyModels
 from workers.evaluation_pool import EvaluationPool
 from workers.models import CacheNames
 
+UNIT_CASES = 8
 CASES = [case(number) for number in range(60)]
 """Seven full pieces of work and one that is not."""
 SETTINGS = EvaluationSettings(free_generation_cases=20)
@@ -63,17 +66,18 @@ def evaluate(
 ) -> BankEvaluation:
     """Evaluate the newest version of the store's bank."""
     bank = ExpertBank.open(store, "main")
-    return evaluate_bank_version(
-        store=store,
-        bank=bank,
-        version=bank.version,
-        cases=CASES,
-        settings=SETTINGS,
-        pool=pool,
-        run=run,
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
+    with patch.object(bank_evaluation, "UNIT_CASES", UNIT_CASES):
+        return evaluate_bank_version(
+            store=store,
+            bank=bank,
+            version=bank.version,
+            cases=CASES,
+            settings=SETTINGS,
+            pool=pool,
+            run=run,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
 
 
 def slow_pool(store: ObjectStore, *, num_workers: int = 2) -> EvaluationPool:

@@ -1,7 +1,7 @@
 """A bank version has one set of numbers, whatever the batch size, the order and crashes."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -16,8 +16,8 @@ from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.method.config import DEFAULT_BUDGET
 from liveedit_core.method.editor import Editor
 from liveedit_core.schema import Case, ProbeKind
+from pipelines.evaluation import bank_evaluation
 from pipelines.evaluation.bank_evaluation import (
-    UNIT_CASES,
     BankEvaluation,
     EvaluationSettings,
     EvaluationTask,
@@ -59,6 +59,17 @@ class Bench:
             pool=evaluator,
             run=run,
         )
+
+
+UNIT_CASES = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_units() -> Iterator[None]:
+    """Few cases make several units."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bank_evaluation, "UNIT_CASES", UNIT_CASES)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A signal is a wish to stop, the second one an order."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -9,7 +10,8 @@ import time
 import pytest
 
 from liveedit_core.errors import ConfigError
-from pipelines.job.ray_session import StopRequest, check_head
+from pipelines.job.ray_session import StopRequest, check_head, prepare_environment
+from pipelines.job.sections import RaySection
 
 WAITING = """
 import os, signal, sys, time
@@ -57,3 +59,13 @@ def test_a_dead_head_is_named_soon() -> None:
     check_head("auto")
     with pytest.raises(ConfigError, match="is the address of a job server"):
         check_head("http://127.0.0.1:8265")
+
+
+@pytest.mark.parametrize(("given", "found"), [("", "1"), ("4", "4")])
+def test_the_threads_of_a_worker_share_one_heap_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: str, found: str
+) -> None:
+    environment = {"MALLOC_ARENA_MAX": given} if given else {}
+    monkeypatch.setattr(os, "environ", environment)
+    prepare_environment(RaySection(address="elsewhere:6379"))
+    assert environment["MALLOC_ARENA_MAX"] == found

@@ -15,6 +15,7 @@ from infra.tracking.model_registry import BANK_MODEL
 from infra.tracking.results import ResultsTable
 from liveedit_core.errors import ConfigError, InputError, IntegrityError, StorageUnavailableError
 from liveedit_core.schema import Case, ProbeKind
+from pipelines.evaluation import bank_evaluation
 from pipelines.job.stages import Evaluator
 from pipelines.nightly_evaluation import print_outcome
 from pipelines.operations.nightly import NightlyRunBusyError
@@ -24,6 +25,11 @@ from workers.messages import EvaluationUnit, ScoredUnit, StoredVersion
 
 CASES = some_cases(1, 9)
 """Two evaluation units."""
+
+
+@pytest.fixture(autouse=True)
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_evaluation, "UNIT_CASES", 8)
 
 
 @dataclass
