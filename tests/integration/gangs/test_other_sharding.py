@@ -32,7 +32,7 @@ from workers.models import ModelNames
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def session() -> Iterator[None]:
     with open_session(RaySection(object_store_memory_bytes=100 * 1024 * 1024), needed_cpus=3):
         yield
