@@ -14,7 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
 import pytest
+from botocore.exceptions import WaiterError
 
 _READY_TIMEOUT_S = 120.0
 
@@ -121,11 +123,25 @@ def start_s3_server(folder: Path, ports: Sequence[int] = ()) -> S3Server:
     endpoint = f"http://127.0.0.1:{port_of['s3']}"
     try:
         wait_until_ready(process, f"{endpoint}/healthz", log)
-    except RuntimeError:
+        _wait_for_bucket(endpoint)
+    except (RuntimeError, WaiterError):
         process.kill()
         raise
     environment = {"AWS_ENDPOINT_URL": endpoint, **S3_CREDENTIALS}
     return S3Server(endpoint, "bkt", environment, process)
+
+
+def _wait_for_bucket(endpoint: str) -> None:
+    """It is made a moment after the server has become ready."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=S3_CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=S3_CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        region_name=S3_CREDENTIALS["AWS_REGION"],
+    )
+    attempts = {"Delay": 1, "MaxAttempts": int(_READY_TIMEOUT_S)}
+    client.get_waiter("bucket_exists").wait(Bucket="bkt", WaiterConfig=attempts)
 
 
 @pytest.fixture(scope="session")
