@@ -208,7 +208,7 @@ class EditorTrainer:
             seed=recipe.seed,
             steps=self.step,
             batch_size=recipe.optimization.batch_size,
-            seconds=round(self.seconds, 1),
+            seconds=round(self.seconds, 3),
             num_parameters=count_parameters(self.rival),
         )
         save_rival(self.rival, facts, folder)
