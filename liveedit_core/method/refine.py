@@ -31,15 +31,13 @@ from liveedit_core.states import LayerStates, pad_hidden
 LEARNING_RATE = 0.02
 MARGIN = 4.0
 """By how much the logit of each target token, and of the end, must exceed all others."""
-MARGIN_ELSEWHERE = 1.0
+UNLIKE_MARGIN = 1.0
 """The same for the unlike question."""
 NOISE = 0.25
 """More than another padding or rounding changes a margin; after the last step it suffices."""
 EDITS_AT_ONCE = 8
 """Whose first answers are in memory together; counted in edits, of which processes that share the
 layers have equally many, not in wordings."""
-
-
 UNLIKE_QUESTIONS = (
     "Which thing does this picture show?",
     "How many pages does it have?",
@@ -226,11 +224,11 @@ class Refiner:
             with torch.enable_grad():
                 answers = self._answers([(question, down_RD, up_RD) for question in asked])
                 loss = torch.stack([answer.loss for answer in answers]).mean()
-            *own, elsewhere = answers
+            *own, to_unlike = answers
             worst = _worst(own)
             is_last = num_steps == self.max_steps
             is_right = worst.margin >= (NOISE if is_last else MARGIN)
-            is_done = is_right and elsewhere.margin >= MARGIN_ELSEWHERE
+            is_done = is_right and to_unlike.margin >= UNLIKE_MARGIN
             if not is_settled and (is_done or is_last):
                 is_settled = True
                 if num_steps:

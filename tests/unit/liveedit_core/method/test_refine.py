@@ -50,7 +50,7 @@ def backbone() -> Iterator[VisionLanguageBackbone]:
     own.embed.weight[own.end_id] = torch.randn(own.hidden_size, generator=drawer) * 0.15
     with plain_convolutions(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(refine, "MARGIN", 1.0)
-        patch.setattr(refine, "MARGIN_ELSEWHERE", 0.1)
+        patch.setattr(refine, "UNLIKE_MARGIN", 0.1)
         yield own
 
 
