@@ -54,6 +54,7 @@ LATER_FIELDS = frozenset(
         "prompt_source",
         "prompt_size",
         "prompt_rank",
+        "prompt_anchors",
         "visual_filter",
     }
 )
@@ -99,6 +100,8 @@ class GeneratorConfig(Settings):
     """P: width of those embeddings; 0 without them."""
     prompt_rank: Count = 0
     """Width of their linear projection; 0 without them."""
+    prompt_anchors: Count = 0
+    """Known questions that say how common an embedding is; 0 for no correction."""
     visual_query: VisualQuery = "prompt"
     """Query of the image at l_e: phi after attending to the prompt (Eq. 3), or phi itself."""
     soft_routing: SoftRouting = "prompt"
@@ -179,8 +182,10 @@ class GeneratorConfig(Settings):
             if self.prompt_size < 1:
                 raise ValueError(f"prompt_size: embeddings need 1 or more, got {self.prompt_size}")
             self._check_rank("prompt_rank")
-        elif self.prompt_size or self.prompt_rank:
-            raise ValueError("prompt_size and prompt_rank: for prompt_source sentences only")
+        elif self.prompt_size or self.prompt_rank or self.prompt_anchors:
+            raise ValueError(
+                "prompt_size, prompt_rank and prompt_anchors: for prompt_source sentences only"
+            )
         return self
 
     def _check_rank(self, name: str) -> None:

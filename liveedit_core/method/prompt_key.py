@@ -5,20 +5,22 @@ read the prompt (`backbones/prompt_encoder.py`). An embedding depends on the wor
 both sides of one wording are equal. As in the visual key, a linear discriminant maps it to a
 direction:
 
-    sim(q, e) = scale * (cos(q, e) - offset + b(e))
+    sim(q, e) = scale * (cos(q, e) - h(q) - h(e) - offset + b(e))
 
-e is the mean direction of all wordings that the edit was given. b(e) is the smallest number >= 0
-with which each of them reaches `OWN_SIMILARITY`: an edit never refuses its own prompt, in whatever
-language. Positive similarity passes the gate (`min_gate` 0.5). The correction takes two numbers of
-each feature: q' = [q, 1, -offset], e' = [e, b(e), 1].
+e is the mean direction of all wordings that the edit was given. h(x) is how common x is: a share
+of its mean cosine with the nearest anchors, the questions that the key was fitted on (Conneau et
+al., ICLR 2018). b(e) is the smallest number >= 0 with which each own wording reaches
+`OWN_SIMILARITY`: an edit never refuses its own prompt, in whatever language. Positive similarity
+passes the gate (`min_gate` 0.5). The correction takes two numbers of each feature: q' = [q, 1,
+-offset - h(q)], e' = [e, b(e) - h(e), 1].
 
 The discriminant keeps what is asked and drops of whom, which the image says. A textual edit has no
 image, so its gate compares t instead, the embedding as it is, and is stricter:
 
     sim(q, e) = TEXT_SCALE * (cos(t(q), t(e)) - TEXT_OFFSET + b(e))
 
-For it t follows in the feature: q' = [q, 1, -offset, t(q)], and e' = [0, b(e) - TEXT_OFFSET, 0,
-t(e)] of a textual edit, [e, b(e), 1, 0] of others.
+For it t follows in the feature: q' = [..., t(q)], and e' = [0, b(e) - TEXT_OFFSET, 0, t(e)] of a
+textual edit, [e, b(e) - h(e), 1, 0] of others.
 """
 
 from collections.abc import Sequence
@@ -33,6 +35,9 @@ from liveedit_core.method.visual_key import padded_feature
 OWN_SIMILARITY = 8.0
 """Of every own wording, at least: full weight, also for wordings that pass by a quarter of it
 (sigmoid(2) = 0.88)."""
+NEAREST_ANCHORS = 20
+ANCHOR_WEIGHT = 0.4
+"""Both chosen by cross-validation over the families of questions (METHOD.md)."""
 TEXT_SCALE = 50.0
 TEXT_OFFSET = 0.8
 """Chosen on made-up facts (METHOD.md)."""
@@ -41,11 +46,21 @@ TEXT_OWN_SIMILARITY = 4.0
 wide."""
 
 
+def commonness(unit_XR: Tensor, anchors_SR: Tensor) -> Tensor:
+    """h of unit vectors, [X, 1]; 0 without anchors."""
+    if not len(anchors_SR):
+        return unit_XR.new_zeros(len(unit_XR), 1)
+    cosines_XS = unit_XR @ anchors_SR.T
+    nearest_XK = cosines_XS.topk(min(NEAREST_ANCHORS, len(anchors_SR)), dim=-1).values
+    return ANCHOR_WEIGHT * nearest_XK.mean(-1, keepdim=True)
+
+
 class PromptKey(nn.Module):
     """Prompt features of both sides from embeddings; `prompt_key_fit` computes its weights."""
 
     mean: Tensor
     deviation: Tensor
+    anchors: Tensor
     log_scale: Tensor
     offset: Tensor
 
@@ -58,6 +73,8 @@ class PromptKey(nn.Module):
         self.register_buffer("mean", torch.zeros(config.prompt_size))
         self.register_buffer("deviation", torch.ones(config.prompt_size))
         self.projection = nn.Linear(config.prompt_size, config.prompt_rank, bias=False)
+        anchors_SR = torch.zeros(config.prompt_anchors, config.prompt_rank)
+        self.register_buffer("anchors", anchors_SR, persistent=len(anchors_SR) > 0)
         # Buffers: no gradient reaches them, and DeepSpeed cannot shard scalars.
         self.register_buffer("log_scale", torch.tensor(0.0))
         self.register_buffer("offset", torch.tensor(0.0))
@@ -77,14 +94,16 @@ class PromptKey(nn.Module):
         unit_XR = functional.normalize(self.projection(scaled_XP), dim=-1)
         scale, one_X1 = self.log_scale.exp(), torch.ones_like(unit_XR[:, :1])
         if not is_edit:
-            parts = (unit_XR, one_X1, -self.offset * one_X1, self._text(given_XP))
+            common_X1 = commonness(unit_XR, self.anchors)
+            parts = (unit_XR, one_X1, -self.offset - common_X1, self._text(given_XP))
             return padded_feature(torch.cat(parts, dim=-1), scale, self.shape)
-        edit_BR, bonus_B1 = _with_bonus(unit_XR, counts, OWN_SIMILARITY / scale, self.offset)
-        feature_BX = torch.cat([edit_BR, bonus_B1, torch.ones_like(bonus_B1)], dim=-1)
+        shown = _with_bonus(unit_XR, counts, OWN_SIMILARITY / scale, self.offset, self.anchors)
+        feature_BX = torch.cat([*shown, torch.ones_like(shown[1])], dim=-1)
         if is_textual is not None and any(is_textual):
             own = TEXT_OWN_SIMILARITY / TEXT_SCALE
-            text_BS, bonus_B1 = _with_bonus(self._text(given_XP), counts, own, TEXT_OFFSET)
-            zero_BR, zero_B1 = torch.zeros_like(edit_BR), torch.zeros_like(bonus_B1)
+            text_XS = self._text(given_XP)
+            text_BS, bonus_B1 = _with_bonus(text_XS, counts, own, TEXT_OFFSET, text_XS[:0])
+            zero_BR, zero_B1 = torch.zeros_like(shown[0]), torch.zeros_like(bonus_B1)
             textual_BX = torch.cat([zero_BR, bonus_B1 - TEXT_OFFSET, zero_B1, text_BS], dim=-1)
             shown_BX = functional.pad(feature_BX, (0, self.text_size))
             is_textual_B1 = torch.tensor(is_textual, device=text_BS.device)[:, None]
@@ -106,18 +125,28 @@ class PromptKey(nn.Module):
         asked_BK = torch.zeros_like(stored_BK)
         asked_BK[:, :rank] = stored_BK[:, :rank]
         asked_BK[:, rank : rank + 1] = length_B1
-        asked_BK[:, rank + 1 : rank + 2] = -self.offset * length_B1
+        unit_BR = functional.normalize(stored_BK[:, :rank], dim=-1)
+        common_B1 = commonness(unit_BR, self.anchors)
+        asked_BK[:, rank + 1 : rank + 2] = -(self.offset + common_B1) * length_B1
         return asked_BK.reshape(-1, *self.shape)
 
 
 def _with_bonus(
-    unit_XR: Tensor, counts: Sequence[int], own: float | Tensor, offset: float | Tensor
+    unit_XR: Tensor,
+    counts: Sequence[int],
+    own: float | Tensor,
+    offset: float | Tensor,
+    anchors_SR: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Mean directions e of the wordings of each edit, [B, R], and b(e), with which each of them
-    reaches `own`."""
+    """Mean directions e of the wordings of each edit, [B, R], and b(e) - h(e), with which each of
+    them reaches `own` or more."""
     means = [unit_WR.mean(0) for unit_WR in unit_XR.split(counts)]
     edit_BR = functional.normalize(torch.stack(means), dim=-1)
-    own_XR = edit_BR.repeat_interleave(torch.tensor(counts, device=edit_BR.device), dim=0)
-    reached_X1 = (unit_XR * own_XR).sum(-1, keepdim=True) - offset
+    common_B1 = commonness(edit_BR, anchors_SR)
+    repeats = torch.tensor(counts, device=edit_BR.device)
+    own_XR, of_own_X1 = (part.repeat_interleave(repeats, dim=0) for part in (edit_BR, common_B1))
+    cosine_X1 = (unit_XR * own_XR).sum(-1, keepdim=True)
+    reached_X1 = cosine_X1 - commonness(unit_XR, anchors_SR) - of_own_X1 - offset
     missing_X1 = (own - reached_X1).clamp(min=0)
-    return edit_BR, torch.stack([part.max(0).values for part in missing_X1.split(counts)])
+    bonus_B1 = torch.stack([part.max(0).values for part in missing_X1.split(counts)])
+    return edit_BR, bonus_B1 - common_B1

@@ -1,17 +1,19 @@
 """Fits the prompt key: no gradient steps, but closed forms and held-out families of questions.
 
 A family is one question in several wordings. The projection is a linear discriminant of all
-training families. Offset and scale come from folds: the projection of the other folds on the
-wordings of the held-out families, one wording of each of which is edited.
+training families, whose mean directions are the anchors. Offset and scale come from folds: the
+projection of the other folds on the wordings of the held-out families, one wording of each of which
+is edited.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from liveedit_core.method.config import PromptKeyRecipe
-from liveedit_core.method.prompt_key import OWN_SIMILARITY, PromptKey
+from liveedit_core.method.prompt_key import OWN_SIMILARITY, PromptKey, commonness
 from liveedit_core.training.discriminant import Discriminant, fit_discriminant
 
 NUM_FOLDS = 4
@@ -52,6 +54,7 @@ def fit_prompt_key(
     key.mean.copy_(fitted.mean_E)
     key.deviation.copy_(fitted.deviation_E)
     key.projection.weight.copy_(fitted.weight_RE)
+    key.anchors.copy_(_anchors(key, fitted, embeddings_MP, families_M))
     first = [fold.first() for fold in folds]
     return PromptKeyReport(
         own_first=float(torch.cat(first).float().mean()),
@@ -76,7 +79,7 @@ def fit_projection(
 
 @dataclass(frozen=True, kw_only=True)
 class _Fold:
-    """Cosines of A asked wordings with the S edits of a fold's families."""
+    """Corrected cosines of A asked wordings with the S edits of a fold's families."""
 
     scores_AS: Tensor
     is_own_AS: Tensor
@@ -97,14 +100,29 @@ def _held_out(
     is_held_M = torch.isin(families_M, held_out_S)
     fitted = fit_projection(key, embeddings_MP[~is_held_M], families_M[~is_held_M], recipe)
     unit_MR = fitted.unit(embeddings_MP)
+    anchors_SR = _anchors(key, fitted, embeddings_MP[~is_held_M], families_M[~is_held_M])
+    common_M1 = commonness(unit_MR, anchors_SR)
     wordings = [(families_M == family).nonzero().flatten() for family in held_out_S]
     edited_S = torch.stack([index[torch.randint(len(index), ())] for index in wordings])
     is_edited_M = torch.zeros_like(is_held_M).index_fill_(0, edited_S, True)
     asked_A = (is_held_M & ~is_edited_M).nonzero().flatten()
     return _Fold(
-        scores_AS=unit_MR[asked_A] @ unit_MR[edited_S].T,
+        scores_AS=unit_MR[asked_A] @ unit_MR[edited_S].T
+        - common_M1[asked_A]
+        - common_M1[edited_S].T,
         is_own_AS=families_M[asked_A][:, None] == families_M[edited_S],
     )
+
+
+def _anchors(
+    key: PromptKey, fitted: Discriminant, embeddings_MP: Tensor, families_M: Tensor
+) -> Tensor:
+    """Mean directions of families, [S, R]; none for a key without."""
+    unit_MR = fitted.unit(embeddings_MP)
+    if not len(key.anchors):
+        return unit_MR[:0]
+    means = [unit_MR[families_M == family].mean(0) for family in families_M.unique()]
+    return functional.normalize(torch.stack(means), dim=-1)
 
 
 def _scale(margins: Tensor) -> float:

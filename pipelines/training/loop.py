@@ -20,10 +20,10 @@ from liveedit_core.training.recipe import PHASES, Phase
 from liveedit_core.training.snapshot import MODEL, Snapshot, StepFigures, with_prefix
 from liveedit_core.training.step import calibrated_gain
 from liveedit_core.training.visual_key_fit import fit_visual_key
+from pipelines.training import questions
 from pipelines.training.cases import suffix_models
 from pipelines.training.data import Material
 from pipelines.training.model_sizes import generator_config
-from pipelines.training.questions import question_families
 from pipelines.training.recipe import TrainRecipe
 from workers.messages import TrainingSource
 
@@ -122,7 +122,7 @@ class GeneratorTrainer:
 
     def fit_prompt_key(self) -> None:
         """The closed form, in place of the prompt phase."""
-        encoder, families = self.backbone.prompt_encoder, question_families()
+        encoder, families = self.backbone.prompt_encoder, questions.question_families()
         assert encoder is not None
         texts = sorted((text for family in families for text in family), key=len)
         rows: dict[str, Tensor] = {}

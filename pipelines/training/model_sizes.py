@@ -26,6 +26,7 @@ from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.inputs.given_files import read_given_text
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.generator import LiveEditGenerator
+from pipelines.training import questions
 from pipelines.training.recipe import ModelSection
 
 _MAX_CONFIG_BYTES = 16 << 20
@@ -83,6 +84,7 @@ def generator_config(
             del fields[name]
     if model.prompt_source == "sentences":
         fields["prompt_size"] = backbone.prompt_size
+        fields["prompt_anchors"] = len(questions.question_families())
     else:
         del fields["prompt_rank"]
     return GeneratorConfig(

@@ -18,7 +18,7 @@ from pipelines.job.ray_session import open_session
 from pipelines.job.sections import GeneratorSection, RaySection
 from pipelines.job.start_workers import start_generator
 from pipelines.train_generator import parse_arguments, resolve_recipe
-from pipelines.training import loop, questions
+from pipelines.training import questions
 from pipelines.training.cases import load_training_backbone
 from pipelines.training.data import prepare_material
 from pipelines.training.loop import GeneratorTrainer
@@ -50,7 +50,7 @@ def test_llava_is_trained_and_written_with_in_two_shards(
 ) -> None:
     """The losses of a gang, then the experts that another gang writes with what it trained."""
     few = [family[:4] for family in questions.question_families()[:12]]
-    monkeypatch.setattr(loop, "question_families", lambda: few)
+    monkeypatch.setattr(questions, "question_families", lambda: few)
     backbone, cases = saved_family("llava", tmp_path / "llava"), cases_file(tmp_path / "cases")
 
     def train(*more: str) -> tuple[GeneratorTrainer, list[float]]:

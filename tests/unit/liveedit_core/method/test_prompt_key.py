@@ -13,7 +13,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, RepositoryMismatchError
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator
-from liveedit_core.method.prompt_key import OWN_SIMILARITY, PromptKey
+from liveedit_core.method.prompt_key import ANCHOR_WEIGHT, OWN_SIMILARITY, PromptKey
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import similarity
 from tests.random_states import random_states
@@ -37,9 +37,10 @@ CONFIG = TINY_CONFIG.with_changes(**FIELDS, min_gate=0.5)
 TOLERANCE = 1e-4
 
 
-def key_of(scale: float = 20.0, offset: float = 0.1) -> PromptKey:
+def key_of(scale: float = 20.0, offset: float = 0.1, num_anchors: int = 0) -> PromptKey:
     torch.manual_seed(0)
-    key = PromptKey(CONFIG)
+    key = PromptKey(CONFIG.with_changes(prompt_anchors=num_anchors))
+    key.anchors.copy_(functional.normalize(torch.randn(key.anchors.shape), dim=-1))
     key.log_scale.fill_(math.log(scale))
     key.offset.fill_(offset)
     key.mean.normal_()
@@ -67,10 +68,40 @@ def test_the_similarity_is_the_formula() -> None:
     torch.testing.assert_close(scores(key, asked, edits), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_common_questions_count_less() -> None:
+    plain, key = key_of(offset=-2.0), key_of(offset=-2.0, num_anchors=50)
+    asked, edits = pyramids(1, 1, 1), pyramids(1, 1, seed=2)
+    units = [
+        functional.normalize(((row - key.mean) / key.deviation) @ key.projection.weight.T, dim=-1)
+        for row in (torch.cat(asked), torch.cat(edits))
+    ]
+    common = [
+        ANCHOR_WEIGHT * (unit @ key.anchors.T).sort(descending=True).values[:, :20].mean(1)
+        for unit in units
+    ]
+    expected = 20 * (units[0] @ units[1].T + 2.0 - common[0][:, None] - common[1])
+    plain.load_state_dict(key.state_dict(), strict=False)
+    torch.testing.assert_close(scores(key, asked, edits), expected, rtol=1e-4, atol=1e-4)
+    assert (scores(plain, asked, edits) > expected).all()
+
+
+def test_an_edit_asked_in_its_own_words_is_what_its_prompt_is() -> None:
+    key = key_of(num_anchors=50)
+    edits = pyramids(1, 1)
+    stored = key(edits, is_edit=True).flatten(1)
+    asked = key(edits, is_edit=False)
+    torch.testing.assert_close(
+        similarity(key.as_asked(stored), stored), similarity(asked, stored), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("num_anchors", [0, 50])
 @pytest.mark.parametrize("scale", [0.5, 20.0, 100.0])
 @pytest.mark.parametrize("offset", [-0.3, 0.3, 3.0])
-def test_every_own_wording_passes_whatever_was_fitted(scale: float, offset: float) -> None:
-    key = key_of(scale, offset)
+def test_every_own_wording_passes_whatever_was_fitted(
+    scale: float, offset: float, num_anchors: int
+) -> None:
+    key = key_of(scale, offset, num_anchors)
     edits = pyramids(1, 3, 2, 6)
     found = key(edits, is_edit=True).flatten(1)
     for stored in (found, found.half().float()):

@@ -29,9 +29,10 @@ def wordings(seed: int) -> Tensor:
     return torch.cat([families, style], dim=1)
 
 
-def fitted(other_fraction: float = 0.02) -> tuple[PromptKey, PromptKeyReport]:
+def fitted(other_fraction: float = 0.02, num_anchors: int = 0) -> tuple[PromptKey, PromptKeyReport]:
     torch.manual_seed(0)
-    key = PromptKey(CONFIG).requires_grad_(False)
+    config = CONFIG.with_changes(prompt_anchors=num_anchors)
+    key = PromptKey(config).requires_grad_(False)
     recipe = PromptKeyRecipe(num_components=32, ridge=0.1, other_fraction=other_fraction)
     return key, fit_prompt_key(key, wordings(1), FAMILIES, recipe)
 
@@ -46,9 +47,12 @@ def unseen_scores(key: PromptKey) -> tuple[Tensor, Tensor]:
     )
 
 
+@pytest.mark.parametrize("num_anchors", [0, NUM_FAMILIES])
 @pytest.mark.parametrize("other_fraction", [0.01, 0.05])
-def test_the_gate_lets_as_many_other_questions_pass_as_asked(other_fraction: float) -> None:
-    key, report = fitted(other_fraction)
+def test_the_gate_lets_as_many_other_questions_pass_as_asked(
+    other_fraction: float, num_anchors: int
+) -> None:
+    key, report = fitted(other_fraction, num_anchors)
     scores, is_own = unseen_scores(key)
     assert (scores[~is_own] > 0).float().mean() == pytest.approx(other_fraction, rel=0.5)
     assert report.others_kept == pytest.approx(other_fraction, rel=0.2)

@@ -7,7 +7,7 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.routing import similarity
 from liveedit_core.training.recipe import PhaseSection
-from pipelines.training import loop
+from pipelines.training import questions
 from pipelines.training.cases import training_models
 from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.questions import question_families, variants
@@ -48,7 +48,7 @@ def test_variants_name_what_is_shown() -> None:
 
 def test_it_is_fitted_in_place_of_the_prompt_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     families = [family[:4] for family in question_families()[:12]]
-    monkeypatch.setattr(loop, "question_families", lambda: families)
+    monkeypatch.setattr(questions, "question_families", lambda: families)
     backbone = tiny_backbone().with_prompt_encoder(TinyPromptEncoder())
     trainer = GeneratorTrainer(RECIPE, backbone, tiny_material())
     trainer.fit_prompt_key()
