@@ -174,9 +174,17 @@ class ProbePreparer:
             answer_cache,
             lambda index: self._unedited_ids([states[i] for i in index]),
         )
-        free = [i for i, item in enumerate(wanted) if item.has_free_answer]
-        texts = self._free_answers([probes[i] for i in free], max_new_tokens, answer_cache)
-        free_answers = dict(zip(free, texts, strict=True))
+        free_answers: dict[int, str] = {}
+        is_open: list[int] = []
+        for i, item in enumerate(wanted):
+            if item.has_free_answer:
+                text = self._decided_answer(forced[i].token_ids, states[i], max_new_tokens)
+                if text is None:
+                    is_open.append(i)
+                else:
+                    free_answers[i] = text
+        texts = self._free_answers([probes[i] for i in is_open], max_new_tokens, answer_cache)
+        free_answers |= zip(is_open, texts, strict=True)
         prepared = [
             PreparedProbe(
                 case_id=item.case.case_id,
@@ -185,7 +193,7 @@ class ProbePreparer:
                 kind=item.probe.kind,
                 question=inputs[i],
                 states=states[i],
-                unedited_ids=forced[i].token_ids,
+                unedited_ids=forced[i].token_ids[:-1],
                 unedited_answer=free_answers.get(i),
             )
             for i, item in enumerate(wanted)
@@ -214,19 +222,23 @@ class ProbePreparer:
         queries = [UneditedQuery(item, max_new_tokens) for item in inputs]
         return [answer.text for answer in cached_answers(queries, cache, compute)]
 
+    def _decided_answer(
+        self, ids: Sequence[int], states: LayerStates, max_new_tokens: int
+    ) -> str | None:
+        """The greedy answer where it is the target or its beginning; None where it is another."""
+        target_ids = states.target_ids_O.tolist()
+        length = decided_length(ids, target_ids, self.backbone.end_id, max_new_tokens)
+        return None if length is None else self.backbone.decode(target_ids[:length])
+
     def _unedited_ids(self, states: Sequence[LayerStates]) -> list[UneditedAnswer]:
         ids = self._argmax_ids(states, [None] * len(states))
         return [UneditedAnswer(token_ids=row) for row in ids]
 
     def _argmax_ids(
-        self,
-        states: Sequence[LayerStates],
-        residuals: Sequence[Tensor | None],
-        *,
-        has_end: bool = False,
+        self, states: Sequence[LayerStates], residuals: Sequence[Tensor | None]
     ) -> list[tuple[int, ...]]:
-        """Argmax token at each target position, after the layers above l_e; with `has_end` also
-        after the target."""
+        """Argmax token at each target position and after the target, after the layers above
+        l_e."""
         order = sorted(range(len(states)), key=lambda i: states[i].num_tokens)
         ids: list[tuple[int, ...]] = [()] * len(states)
         for start in range(0, len(order), self.batch_size):
@@ -238,7 +250,7 @@ class ProbePreparer:
                 if added is not None:
                     length = batch[row].num_tokens
                     hidden_BTD[row, :length] += added[:length]
-            logits = self.backbone.target_logits(batch, hidden_BTD, has_end=has_end)
+            logits = self.backbone.target_logits(batch, hidden_BTD, has_end=True)
             for i, own in zip(chosen, logits, strict=True):
                 ids[i] = tuple(own.argmax(-1).tolist())
         return ids
@@ -297,9 +309,7 @@ class CaseScorer(ProbePreparer):
                 continue
             added_BTD = residual(pad_hidden(states).values_BSD)
             kept = routing.kept_BN.any(1).nonzero().flatten().tolist()
-            ids = self._argmax_ids(
-                [states[row] for row in kept], [added_BTD[row] for row in kept], has_end=True
-            )
+            ids = self._argmax_ids([states[row] for row in kept], [added_BTD[row] for row in kept])
             explained = editor.explain(routing)
             for row, answer in zip(kept, ids, strict=True):
                 asked[chosen[row]] = _Asked(explained[row], answer)
@@ -319,12 +329,11 @@ class CaseScorer(ProbePreparer):
         is_open: list[int] = []
         for i, (probe, one) in enumerate(zip(probes, asked, strict=True)):
             if one.routing.kept:
-                target_ids = probe.states.target_ids_O.tolist()
-                length = decided_length(one.ids, target_ids, self.backbone.end_id, max_new_tokens)
-                if length is None:
+                text = self._decided_answer(one.ids, probe.states, max_new_tokens)
+                if text is None:
                     is_open.append(i)
                 else:
-                    texts[i] = self.backbone.decode(target_ids[:length])
+                    texts[i] = text
         digests = _digests(editor.repository, [asked[i].routing for i in is_open])
         keys = {
             i: _FreeQuery.of(probes[i].question, asked[i].routing, digests, max_new_tokens)

@@ -16,7 +16,8 @@ class UneditedQuery(NamedTuple):
 
     item: BackboneInput
     max_new_tokens: int = 0
-    """Upper bound of a free answer; 0: the argmax at each target position instead."""
+    """Upper bound of a free answer; 0: the argmax at each target position and after the target
+    instead."""
 
 
 class UneditedAnswer(NamedTuple):
@@ -25,7 +26,7 @@ class UneditedAnswer(NamedTuple):
     text: str = ""
     """Free answer; empty under teacher forcing."""
     token_ids: tuple[int, ...] = ()
-    """Argmax at each target position; empty for a free answer."""
+    """Argmax at each target position and after the target; empty for a free answer."""
 
 
 class AnswerCache(Protocol):
@@ -62,4 +63,4 @@ def answer_id(identity: StateIdentity, query: UneditedQuery) -> str:
     item, max_new_tokens = query
     if max_new_tokens:
         item = replace(item, target="")  # a free answer does not depend on the target
-    return f"{identity.state_id(item)}-{max_new_tokens}"
+    return f"{identity.state_id(item)}-{max_new_tokens or 'forced'}"

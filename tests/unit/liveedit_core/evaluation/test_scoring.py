@@ -19,6 +19,7 @@ from liveedit_core.evaluation.probes import (
     PreparedProbe,
     ProbeResult,
     normalize_answer,
+    probe_input,
 )
 from liveedit_core.evaluation.scoring import CaseScorer, decided_length
 from liveedit_core.evaluation.unedited_answers import UneditedAnswer, UneditedQuery
@@ -184,6 +185,32 @@ def test_free_answers_can_be_asked_of_some_cases_only(
         for result in whole
         if result.protocol == TEACHER_FORCED or result.case_id == CASES[1].case_id
     ]
+
+
+def test_an_unedited_answer_that_is_the_target_is_not_generated(
+    scorer: CaseScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unedited(cases: Sequence[Case]) -> dict[BackboneInput, str | None]:
+        done = scorer.prepare(cases, has_free_answers=True, max_new_tokens=3)
+        return {replace(probe.question, target=""): probe.unedited_answer for probe in done.probes}
+
+    said = unedited(CASES)
+    rest = (said[replace(probe_input(p), target="")] for one in CASES for p in one.all_probes())
+    cases = []
+    for one in CASES:
+        edit = replace(one.edit, target=next(rest) or "x")
+        probes = tuple(replace(probe, target=next(rest) or "x") for probe in one.probes)
+        cases.append(replace(one, edit=edit, probes=probes))
+    asked: list[BackboneInput] = []
+    generate = type(scorer.backbone).generate
+
+    def counted(self: Any, inputs: Sequence[BackboneInput], *others: Any, **options: Any) -> Any:
+        asked.extend(inputs)
+        return generate(self, inputs, *others, **options)
+
+    monkeypatch.setattr(type(scorer.backbone), "generate", counted)
+    assert unedited(cases) == said
+    assert len(asked) < len(said), "some answers are decided"
 
 
 def test_rank_and_weight_are_those_of_the_probes_own_expert(
