@@ -47,6 +47,12 @@ CLAIMS = {
         "{overhead:+.1%} in {rounds} rounds",
         "{overhead:+.1%} in {rounds} rounds",
     ),
+    "cold_edit": Claim(
+        "an edit of an image that was never seen, written alone, against commit {before}",
+        "{float32[writing][times_faster]:.2f} times as fast in float32, "
+        "{bfloat16[writing][times_faster]:.2f} in bfloat16",
+        "{float32[writing][times_faster]:.2f} times as fast",
+    ),
     "large_banks": Claim(
         "an edit of the library (`EditedModel.edit`) in a bank of {sizes[1]} edits, against one in "
         "a bank of {sizes[0]}; one question routed over the shortlist of {sizes[2]}, against all",
