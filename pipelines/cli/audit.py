@@ -3,9 +3,9 @@
 import os
 
 from infra.storage.object_store import ObjectStore
-from infra.tracking.audit_log import AuditLog
+from infra.tracking.audit_log import AuditLog, AuditRecord
 from infra.tracking.model_registry import BANK_MODEL, ModelVersions
-from liveedit_core.errors import IntegrityError
+from liveedit_core.errors import InputError, IntegrityError
 from pipelines.cli.context import CommandContext
 from pipelines.operations.audited import AuditedVersions
 
@@ -15,15 +15,19 @@ DAMAGED = 3
 def verify_audit(context: CommandContext) -> int:
     output = context.output
     uri = context.options.audit or context.options.store
-    log = AuditLog(ObjectStore(uri), BANK_MODEL)
+    store = ObjectStore(uri)
+    log = AuditLog(store, BANK_MODEL)
+    records: list[AuditRecord] = []
     problem = ""
     try:
         records = log.records()
         output.data(num_records=len(records), head=log.head())
         if server := os.environ.get("MLFLOW_TRACKING_URI", ""):
-            AuditedVersions(ModelVersions(server), ObjectStore(uri)).champion()
+            AuditedVersions(ModelVersions(server), store).champion()
     except IntegrityError as error:
         problem = error.message
+    if not (records or problem or store.list()):
+        raise InputError(f"there is nothing in {uri}")
     output.data(problem=problem)
     if problem:
         output.say(f"DAMAGED  {problem}")

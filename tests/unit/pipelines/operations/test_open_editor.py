@@ -179,8 +179,10 @@ def test_the_command_line_checks_the_audit_log(
     command = ["bank", "verify", "--store", operations.store.root_uri, "--audit", store.root_uri]
     assert main(command) == 0
     assert AuditLog(store, BANK_MODEL).head() in capsys.readouterr().out
-    assert main([*command[:-1], f"{store.root_uri}-elsewhere"]) == 0
+    assert main([*command[:-1], operations.store.root_uri]) == 0
     assert "there are no audit records in" in capsys.readouterr().out
+    assert main([*command[:-1], f"{store.root_uri}-mistyped"]) == 1
+    assert "there is nothing in" in capsys.readouterr().err
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert main(command) == 0
     operations.versions.set_alias(BANK_MODEL, "champion", 2)
