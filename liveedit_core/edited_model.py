@@ -30,6 +30,7 @@ from liveedit_core.inputs.rejects import WeakEditError
 from liveedit_core.inputs.request_parser import check_also_asked
 from liveedit_core.method.config import IndexMode, RefineSection, WeakEdits, checked_budget
 from liveedit_core.method.editor import Editor, Routing, check_has_image, edit_input
+from liveedit_core.method.forms.writing import form_writer_for
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.growing import GrowingRepository
 from liveedit_core.method.outcome import WriteOutcome
@@ -85,10 +86,14 @@ class EditedModel:
         experts = experts.to(self._backbone.device)
         if false_activation is not None:
             experts = replace(experts, false_activation=checked_budget(false_activation))
-        refiner = refiner_for(backbone, generator, refine or RefineSection())
+        refine = refine or RefineSection()
+        refiner = refiner_for(backbone, generator, refine)
+        form_writer = form_writer_for(backbone, generator, refiner, refine)
         self._experts = GrowingRepository(experts)
         first = self._experts.snapshot()
-        self._editor: Editor | None = Editor(backbone, generator, first, refiner, index=index)
+        self._editor: Editor | None = Editor(
+            backbone, generator, first, refiner, index=index, form_writer=form_writer
+        )
         self._weak = weak
         self._outcomes: dict[str, WriteOutcome] = {}
         if facts is None and experts.fact_source is not None:
@@ -319,7 +324,8 @@ def open_model(
         experts: a bank version (`ExpertBank.load_repository`), a folder of `EditedModel.save`, or
             None to start empty.
         options: dtype and device of the backbone; the layers are the generator's.
-        refine: whether edits are verified and refined as they are written.
+        refine: whether edits are verified and refined as they are written, and whether they also
+            answer what follows from their facts (`RefineSection(derived=True)`).
         weak: "refuse" raises WeakEditError for an edit whose own question is not answered, and
             applies none of its call; "commit" applies it, and `outcome` says what is wrong.
         false_activation: share of questions about images that were never edited that may keep an

@@ -44,6 +44,11 @@ def export_experts(
             f"{len(held.textual_positions)} edits have no image; this layout holds edits of images "
             "only: remove them from a copy first"
         )
+    if held.forms:
+        raise ConfigError(
+            f"{len(held.forms)} edits also answer what follows from their facts (refine.derived); "
+            "this layout holds plain edits only: teach these again without it"
+        )
     down_LD, up_LD = held.matrices(torch.arange(len(held)))
     tensors = {
         "down": down_LD,

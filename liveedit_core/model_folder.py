@@ -39,6 +39,8 @@ MAX_PARTS = 64
 """A model of so many parts is written anew."""
 _TENSORS = ("visual_features_NK", "prompt_features_NK", "ranks_N", "down_LD", "up_LD")
 """In a file of experts, under their names in a repository."""
+_FORMS, _COUNTS = "forms_FX", "num_forms_N"
+"""In a file of experts with forms: all of them, and how many each expert has."""
 _TRAFFIC = "traffic_MR"
 _FIRST_RELEASE = "experts.safetensors"
 """The one file of experts of folders of the first release; their facts are in `edits.json`."""
@@ -141,7 +143,12 @@ def _written(
 ) -> _Part:
     """A part with the rows from `start` on."""
     new = repository.take(range(start, len(repository.edit_ids)))
-    data = save({name: getattr(new, name).contiguous() for name in _TENSORS})
+    tensors = {name: getattr(new, name).contiguous() for name in _TENSORS}
+    if new.forms:
+        each = [new.forms.get(n) for n in range(len(new.edit_ids))]
+        tensors[_FORMS] = torch.cat([forms_FX for forms_FX in each if forms_FX is not None])
+        tensors[_COUNTS] = torch.tensor([0 if part is None else len(part) for part in each])
+    data = save(tensors)
     known = {key: asdict(facts[key]) for key in new.edit_ids if key in facts}
     about = json.dumps({"edit_ids": list(new.edit_ids), "facts": known}, indent=1).encode()
     name = uuid.uuid4().hex
@@ -203,6 +210,7 @@ def _assembled(folder: Path, content: _Content) -> tuple[ExpertRepository, dict[
         ranks_N=torch.cat(columns["ranks_N"]),
         down=stacked_slots(zip(columns["down_LD"], columns["ranks_N"], strict=True)),
         up=stacked_slots(zip(columns["up_LD"], columns["ranks_N"], strict=True)),
+        forms=dict(_forms_of(parts)),
         held_N=None if is_held_N.all() else is_held_N,
         is_textual_N=is_textual_N if content.textual else None,
         false_activation=content.false_activation,
@@ -291,6 +299,18 @@ def _read_part(file: Path, part: _Part) -> dict[str, Tensor]:
         raise IntegrityError(f"{file}: its size is not that which edits.json names")
     _check_bytes(file, part.experts_sha256)
     return tensors
+
+
+def _forms_of(parts: Sequence[Mapping[str, Tensor]]) -> Iterator[tuple[int, Tensor]]:
+    """Position and forms of each expert that has any."""
+    start = 0
+    for part in parts:
+        if _FORMS in part:
+            counts = part[_COUNTS].tolist()
+            for n, forms_FX in enumerate(part[_FORMS].split(counts)):
+                if len(forms_FX):
+                    yield start + n, forms_FX
+        start += len(part["ranks_N"])
 
 
 def _check_bytes(file: Path, sha256: str) -> None:

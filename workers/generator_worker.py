@@ -29,6 +29,7 @@ from liveedit_core.inputs.rejects import Rejected, WeakEditError
 from liveedit_core.method.config import RefineSection, WeakEdits
 from liveedit_core.method.editor import Editor, check_has_image, edit_input
 from liveedit_core.method.expert import Expert
+from liveedit_core.method.forms.writing import form_writer_for
 from liveedit_core.method.refine import refiner_for
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
@@ -57,8 +58,10 @@ class GeneratorWorker:
         self._generator = models.load_generator()
         self._limits = limits.for_generator(self._generator.config.max_target_tokens)
         nothing = ExpertRepository.empty(self._generator.config)
-        refiner = refiner_for(self._backbone, self._generator, refine or RefineSection())
-        self._editor = Editor(self._backbone, self._generator, nothing, refiner)
+        models_used, refine = (self._backbone, self._generator), refine or RefineSection()
+        refiner = refiner_for(*models_used, refine)
+        form_writer = form_writer_for(*models_used, refiner, refine)
+        self._editor = Editor(*models_used, nothing, refiner, form_writer=form_writer)
         self._weak = weak
         self._requests: RequestReader | None = None
         self._states = open_states(self._backbone, cache, one_by_one=refiner is not None)

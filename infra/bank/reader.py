@@ -5,10 +5,12 @@ so their matrices may stay in the store until they are needed.
 """
 
 import functools
+from collections.abc import Sequence
 
 import lance
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -96,6 +98,7 @@ def read_repository(
         if is_resident:
             columns |= dict.fromkeys(_MATRICES, (ranks_N, config.hidden_size))
         arrays = _read_arrays(dataset, places_N, columns)
+        forms = _read_forms(dataset, edit_ids, config) if "forms" in dataset.schema.names else {}
     down, up = (
         torch.from_numpy(arrays[name])
         if is_resident
@@ -112,7 +115,22 @@ def read_repository(
         down=down,
         up=up,
         is_textual_N=textual_rows(visual),
+        forms=forms,
     )
+
+
+def _read_forms(
+    dataset: lance.LanceDataset, edit_ids: Sequence[str], config: GeneratorConfig
+) -> dict[int, Tensor]:
+    """By position, of the experts that have any."""
+    place_of = {edit_id: place for place, edit_id in enumerate(edit_ids)}
+    forms = {}
+    for batch in dataset.scanner(columns=["edit_id", "forms"]).to_batches():
+        rows = batch.filter(pc.greater(pc.list_value_length(batch.column("forms")), 0))
+        for edit_id, values in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+            place = place_of[edit_id]
+            forms[place] = torch.tensor(values).reshape(-1, 2 + config.text_size)
+    return forms
 
 
 def _read_arrays(

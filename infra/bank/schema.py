@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from liveedit_core.method.expert import Expert
 
 _IDENTITY_KEY = b"liveedit.bank_identity"
-_COLUMNS_BEFORE = {"has_own_ranks": False, "has_outcomes": False, "has_cut_prompts": False}
+_COLUMNS_BEFORE = {
+    "has_own_ranks": False,
+    "has_outcomes": False,
+    "has_cut_prompts": False,
+    "has_forms": False,
+}
 """Of a bank whose identity does not say which columns it has."""
 OUTCOME_COLUMNS = {
     "state": pa.string(),
@@ -50,6 +55,9 @@ class BankIdentity:
     has_cut_prompts: bool = True
     """Whether prompt features are stored up to their last number that is not zero, and the zeros
     after it are added on reading; a bank from before holds these too."""
+
+    has_forms: bool = True
+    """Whether rows hold the forms of experts (`Expert.forms_FX`); not in a bank from before."""
 
     @property
     def feature_size(self) -> int:
@@ -84,6 +92,8 @@ class BankIdentity:
             "expert_up": factor,
             "clip_embedding": self.embedding_size,
         }
+        if self.has_forms:
+            widths["forms"] = any_width
         columns: list[tuple[str, pa.DataType]] = [
             ("edit_id", pa.string()),
             ("sequence", pa.int64()),
@@ -128,6 +138,7 @@ class ExpertRow:
             "expert_down": _flat(self.expert.down_RD.numpy()),
             "expert_up": _flat(self.expert.up_RD.numpy()),
             "clip_embedding": _flat(self.clip_embedding),
+            "forms": _flat(self.expert.forms_FX.numpy()),
         }
 
     def check(self, identity: BankIdentity) -> None:
@@ -140,7 +151,14 @@ class ExpertRow:
                 f"had ranks of their own: all have rank {identity.rank}. Use a bank of another "
                 "name; it is rebuilt from the request log"
             )
+        if len(self.expert.forms_FX) and not identity.has_forms:
+            raise ShapeError(
+                f"edit {self.expert.edit_id} has forms (refine.derived), but this bank is from "
+                "before experts had any. Use a bank of another name; it is rebuilt from the "
+                "request log"
+            )
         widths = {
+            "forms": self.expert.forms_FX.numel(),
             "visual_feature": identity.feature_size,
             "prompt_feature": identity.feature_size,
             "expert_down": rank * identity.hidden_size,

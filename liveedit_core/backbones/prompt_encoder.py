@@ -46,6 +46,9 @@ class PromptEncoder(Protocol):
     def encode(self, texts: Sequence[str]) -> Tensor:
         """[B, P]; the texts are encoded as one batch, whose members change the last bits."""
 
+    def corrected(self, text: str) -> str:
+        """The text with misspelt words corrected."""
+
 
 def last_sentence(text: str) -> str:
     """The question of a text that first tells why somebody asks; else the text."""
@@ -83,9 +86,12 @@ class SentenceEncoder:
         ]
         return torch.cat(means, dim=-1)
 
+    def corrected(self, text: str) -> str:
+        return self._spelling.corrected(text)
+
     def _forms(self, text: str) -> list[str]:
         forms = [text, last_sentence(text)]
-        return [*forms, *map(self._spelling.corrected, forms)]
+        return [*forms, *map(self.corrected, forms)]
 
     def _english(self, texts: list[str]) -> Tensor:
         """Mean hidden state of the last layer, as MiniLM was trained."""

@@ -11,6 +11,7 @@ the answer is the unedited one, bit for bit.
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -75,7 +76,8 @@ class _FreeQuery(NamedTuple):
     kept: tuple[bytes, ...]
     """sha256 of each expert's matrices: one edit may be written in more than one way."""
     weights: tuple[float, ...]
-    """Rounded: a product over another number of experts differs in the last bits."""
+    """Rounded: a product over another number of experts differs in the last bits. Those of forms
+    follow."""
     max_new_tokens: int
 
     @classmethod
@@ -90,7 +92,7 @@ class _FreeQuery(NamedTuple):
             hashlib.sha256(question.image_bytes or b"").digest(),
             question.prompt,
             tuple(digests[edit_id] for edit_id in routing.kept),
-            tuple(round(weight, WEIGHT_DECIMALS) for weight in routing.weights),
+            tuple(round(w, WEIGHT_DECIMALS) for w in chain(routing.weights, *routing.form_shares)),
             max_new_tokens,
         )
 

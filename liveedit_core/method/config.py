@@ -211,6 +211,12 @@ class GeneratorConfig(Settings):
         """K = Q * M: length of a flattened routing feature."""
         return self.num_queries * self.module_dim
 
+    @property
+    def text_size(self) -> int:
+        """Width of t (`prompt_key`), which is folded where features have no room for a whole
+        embedding; with 0, no textual edit can be taught."""
+        return min(self.prompt_size, self.feature_size - self.prompt_rank - 2)
+
     def load_options(self, options: LoadOptions) -> LoadOptions:
         """Options of its backbone: with this generator's layers, where they name none."""
         if options.edit_layer < 0:
@@ -251,6 +257,9 @@ class RefineSection(Settings):
     (visual_source edit_layer): so do the authors' checkpoints."""
     max_steps: PositiveInt = 60
     """An edit that is not answered after so many steps is weak."""
+    derived: bool = False
+    """Whether experts of images also answer what follows from their fact: yes or no, in a sentence,
+    one step further (`forms`). An edit then takes two to three times as long."""
 
     def is_on(self, config: GeneratorConfig) -> bool:
         """Whether the experts of a generator are verified and refined."""

@@ -17,16 +17,19 @@ from liveedit_core.method.config import IndexMode
 from liveedit_core.method.corrections import edit_questions
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.features import Features
+from liveedit_core.method.forms.writing import FormWriter
 from liveedit_core.method.fused_rows import float32_residual
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.key_index import KeyIndex, MissCounter
+from liveedit_core.method.prompt_key import form_logits, form_slots
 from liveedit_core.method.quantized import QuantizedSegment, quantized
 from liveedit_core.method.refine import Refiner
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import (
+    FormShares,
     RoutingBatch,
     compare_images,
-    repeated_by_rank,
+    slot_weights,
     weigh,
 )
 from liveedit_core.method.shortlist import (
@@ -50,6 +53,8 @@ class Routing:
     weights: tuple[float, ...]
     visual_margins: tuple[float, ...]
     """Visual similarity minus the sentinel's."""
+    form_shares: tuple[tuple[float, ...], ...] = ()
+    """Of each that has forms, the plain one first (`prompt_key`)."""
 
 
 NOTHING_KEPT = Routing(kept=(), weights=(), visual_margins=())
@@ -70,6 +75,7 @@ class Editor:
         refiner: Refiner | None = None,
         *,
         index: IndexMode = "auto",
+        form_writer: FormWriter | None = None,
     ) -> None:
         if index not in get_args(IndexMode):
             raise ConfigError(f"index is one of {', '.join(get_args(IndexMode))}, got {index!r}")
@@ -91,6 +97,7 @@ class Editor:
         self.generator = generator
         self.repository = repository.to(backbone.device)
         self.refiner = refiner
+        self.form_writer = form_writer
         self._strangers: Strangers | None = None
         """Of this repository, or of one before it."""
         self._scanned_before: tuple[QuantizedSegment, ...] = ()
@@ -128,7 +135,8 @@ class Editor:
     def with_repository(self, repository: ExpertRepository) -> "Editor":
         """The same engine with other experts."""
         mode = self._index_mode
-        editor = Editor(self.backbone, self.generator, repository, self.refiner, index=mode)
+        parts = (self.backbone, self.generator, repository, self.refiner)
+        editor = Editor(*parts, index=mode, form_writer=self.form_writer)
         editor._strangers = self._strangers
         editor._scanned_before = self._scanned_before
         editor._index_before = self._index_before
@@ -166,6 +174,9 @@ class Editor:
             written = [self._written([request], [state])[0] for request, state in pairs]
             inputs = [edit_input(request) for request in requests]
             experts = self.refiner.refine(written, inputs, states)
+            if self.form_writer is not None:
+                both = zip(experts, inputs, strict=True)
+                experts = [self.form_writer.with_forms(*pair) for pair in both]
         for expert in experts if check_finite else ():
             expert.check_finite()
         return experts
@@ -233,8 +244,22 @@ class Editor:
         if config.has_hard_filter:
             features = generator.with_prompts(features, states, images.passed_BN.any(1))
         prompt_UK = repository.prompt[compared_U]
-        routing = weigh(features, images, prompt_UK, config, generator.margin_weight())
-        return replace(routing, position_N=compared_U)
+        logits = self._form_logits(features, compared_U) if repository.forms else {}
+        c = generator.margin_weight()
+        routing = weigh(features, images, prompt_UK, config, c, form_logits=logits)
+        shares = {}
+        for column, logits_BF in logits.items():
+            place = int(compared_U[column])
+            slots = form_slots(repository.forms[place], int(repository.ranks_N[place]))
+            shares[column] = FormShares(logits_BF.softmax(-1), slots)
+        return replace(routing, position_N=compared_U, form_shares=shares)
+
+    def _form_logits(self, features: Features, compared_U: Tensor) -> dict[int, Tensor]:
+        """By column, of the experts with forms."""
+        text_BS = self.generator.prompt_key.text_of(features.prompt_BQM)
+        forms = self.repository.forms
+        places = enumerate(compared_U.tolist())
+        return {n: form_logits(text_BS, forms[place]) for n, place in places if place in forms}
 
     def _listed(self, features: Features) -> Tensor:
         """Positions of the experts that can matter for some question: all of them in a scan, all
@@ -293,6 +318,11 @@ class Editor:
                     kept=tuple(self.repository.edit_ids[place] for place in places),
                     weights=tuple(routing.weights_BN[row, kept].tolist()),
                     visual_margins=tuple(routing.margin_BN[row, kept].tolist()),
+                    form_shares=tuple(
+                        tuple(routing.form_shares[n].shares_BF[row].tolist())
+                        for n in kept
+                        if n in routing.form_shares
+                    ),
                 )
             )
         return explained
@@ -304,7 +334,12 @@ class Editor:
             return None
         position_U = routing.position_N[used]
         ranks_U = self.repository.ranks_N[position_U]
-        repeated = repeated_by_rank(routing.weights_BN[:, used], ranks_U)
+        shares = {
+            n: routing.form_shares[column]
+            for n, column in enumerate(used.tolist())
+            if column in routing.form_shares
+        }
+        repeated = slot_weights(routing.weights_BN[:, used], ranks_U, shares)
         matrices = self.repository.matrices(position_U)
         added = float32_residual(self.generator, repeated, *matrices)
         return lambda hidden_BTD: added(hidden_BTD).to(hidden_BTD.dtype)

@@ -27,6 +27,8 @@ class Expert:
     down_RD: Tensor
     up_RD: Tensor
     outcome: WriteOutcome = field(default_factory=WriteOutcome)
+    forms_FX: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    """Slots, bias and key of each form (`prompt_key`); no rows: all slots answer the fact."""
     question: EditQuestion | None = None
     """What tells which older edits this one corrects; not stored with the expert."""
 

@@ -22,7 +22,8 @@ class KeptExpert:
     """One expert that one input keeps."""
 
     edit_id: str
-    weight: float
+    weight: float | Tensor
+    """Of all slots, or of each, [R]."""
     down_RD: Tensor
     up_RD: Tensor
 

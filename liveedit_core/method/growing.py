@@ -173,6 +173,7 @@ class GrowingRepository:
         self._hashes = _Column(hashes_of(self._ids) if first.hashes_N is None else first.hashes_N)
         self._down: list[Tensor] = []
         self._up: list[Tensor] = []
+        self._forms = dict(first.forms)
 
     def __len__(self) -> int:
         """Rows, held or not."""
@@ -194,6 +195,8 @@ class GrowingRepository:
         """Hold experts of edits that are not held; an older one of the same edit is left behind."""
         for expert in experts:
             features = expert.visual_feature_QM.flatten(), expert.prompt_feature_QM.flatten()
+            if len(expert.forms_FX):
+                self._forms[len(self)] = expert.forms_FX
             self._append(expert.edit_id, *features, expert.down_RD, expert.up_RD)
 
     def _append(
@@ -241,6 +244,8 @@ class GrowingRepository:
             row = torch.tensor([n])
             visual_K, prompt_K = now.visual[row].flatten(), now.prompt[row].flatten()
             matrices = self._down[n - count], self._up[n - count]
+            if n in self._forms:
+                other._forms[len(other)] = self._forms[n]
             other._append(self._ids[n], visual_K, prompt_K, *matrices)
         other.hold(held=(), dropped=kept)
         return other
@@ -256,6 +261,7 @@ class GrowingRepository:
             ranks_N=self._ranks.view(),
             down=GrownSlots(first.down, first.ranks_N, self._down, size),
             up=GrownSlots(first.up, first.ranks_N, self._up, size),
+            forms=self._forms,
             hashes_N=self._hashes.view(),
             is_textual_N=self._is_textual.view() if self._has_textual else None,
             held_N=None if self._num_held == size else self._held.view(),

@@ -21,6 +21,15 @@ image, so its gate compares t instead, the embedding as it is, and is stricter:
 
 For it t follows in the feature: q' = [..., t(q)], and e' = [0, b(e) - TEXT_OFFSET, 0, t(e)] of a
 textual edit, [e, b(e) - h(e), 1, 0] of others.
+
+An expert may have forms: further slots that answer what follows from its fact (`forms`). Which of
+them a question asks for is told by t too, in log-odds against a plain question:
+
+    logit_f(q) = <t(q), key_f> + bias_f,   0 of the plain slots
+    share_f(q) = softmax_f(logit(q))       of the expert's weight
+    sim'(q, e) = sim(q, e) + logsumexp_f(logit_f(q))
+
+So each form passes the gate and is weighed as if it were an edit of similarity sim + logit_f.
 """
 
 from collections.abc import Sequence
@@ -67,9 +76,7 @@ class PromptKey(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.shape = (config.num_queries, config.module_dim)
-        self.text_size = min(config.prompt_size, config.feature_size - config.prompt_rank - 2)
-        """Width of t, which is folded where features have no room for a whole embedding; with 0, no
-        textual edit can be taught."""
+        self.text_size = config.text_size
         self.register_buffer("mean", torch.zeros(config.prompt_size))
         self.register_buffer("deviation", torch.ones(config.prompt_size))
         self.projection = nn.Linear(config.prompt_size, config.prompt_rank, bias=False)
@@ -95,13 +102,13 @@ class PromptKey(nn.Module):
         scale, one_X1 = self.log_scale.exp(), torch.ones_like(unit_XR[:, :1])
         if not is_edit:
             common_X1 = commonness(unit_XR, self.anchors)
-            parts = (unit_XR, one_X1, -self.offset - common_X1, self._text(given_XP))
+            parts = (unit_XR, one_X1, -self.offset - common_X1, self.text(given_XP))
             return padded_feature(torch.cat(parts, dim=-1), scale, self.shape)
         shown = _with_bonus(unit_XR, counts, OWN_SIMILARITY / scale, self.offset, self.anchors)
         feature_BX = torch.cat([*shown, torch.ones_like(shown[1])], dim=-1)
         if is_textual is not None and any(is_textual):
             own = TEXT_OWN_SIMILARITY / TEXT_SCALE
-            text_XS = self._text(given_XP)
+            text_XS = self.text(given_XP)
             text_BS, bonus_B1 = _with_bonus(text_XS, counts, own, TEXT_OFFSET, text_XS[:0])
             zero_BR, zero_B1 = torch.zeros_like(shown[0]), torch.zeros_like(bonus_B1)
             textual_BX = torch.cat([zero_BR, bonus_B1 - TEXT_OFFSET, zero_B1, text_BS], dim=-1)
@@ -110,12 +117,18 @@ class PromptKey(nn.Module):
             feature_BX = torch.where(is_textual_B1, TEXT_SCALE / scale * textual_BX, shown_BX)
         return padded_feature(feature_BX, scale, self.shape)
 
-    def _text(self, given_XP: Tensor) -> Tensor:
-        """t, unit vectors [X, text_size]."""
+    def text(self, given_XP: Tensor) -> Tensor:
+        """t of embeddings, unit vectors [X, text_size]."""
         if not self.text_size:
             return given_XP[:, :0]
         padded_XS = functional.pad(given_XP, (0, -given_XP.shape[1] % self.text_size))
         return functional.normalize(padded_XS.unflatten(-1, (-1, self.text_size)).sum(1), dim=-1)
+
+    def text_of(self, asked_BQM: Tensor) -> Tensor:
+        """t of the questions with some features; zeros of a feature that is zero."""
+        start = self.projection.out_features + 2
+        stored_BS = asked_BQM.flatten(1)[:, start : start + self.text_size]
+        return functional.normalize(stored_BS, dim=-1)
 
     def as_asked(self, stored_BK: Tensor) -> Tensor:
         """Features [B, Q, M] of questions in the words of some edits, from what is stored of these
@@ -129,6 +142,23 @@ class PromptKey(nn.Module):
         common_B1 = commonness(unit_BR, self.anchors)
         asked_BK[:, rank + 1 : rank + 2] = -(self.offset + common_B1) * length_B1
         return asked_BK.reshape(-1, *self.shape)
+
+
+def form_row(num_slots: int, bias: float, key_S: Tensor) -> Tensor:
+    """What is stored of a form, [2 + S]."""
+    return torch.cat([key_S.new_tensor([num_slots, bias]), key_S])
+
+
+def form_logits(text_BS: Tensor, forms_FX: Tensor) -> Tensor:
+    """Of questions with some t, [B, 1 + F], the plain one first."""
+    logits_BF = text_BS @ forms_FX[:, 2:].T + forms_FX[:, 1]
+    return functional.pad(logits_BF, (1, 0))
+
+
+def form_slots(forms_FX: Tensor, rank: int) -> tuple[int, ...]:
+    """How many slots of an expert of some rank are plain, and of each form."""
+    of_forms = [int(number) for number in forms_FX[:, 0].tolist()]
+    return (rank - sum(of_forms), *of_forms)
 
 
 def _with_bonus(

@@ -110,13 +110,22 @@ class Refiner:
         *,
         max_steps: int,
         is_any: Callable[[bool], bool] = bool,
+        is_routed: bool = True,
+        has_unlike: bool = True,
+        margin: float | None = None,
     ) -> None:
+        """Without `is_routed`, experts have full weight, whatever their features; `margin` is
+        `MARGIN` unless it is given."""
         self.backbone = backbone
         self.generator = generator
         self.max_steps = max_steps
         self.seconds = 0.0
         """Spent in `refine` so far."""
         self.is_any = is_any
+        self.is_routed = is_routed
+        self.has_unlike = has_unlike
+        """Whether the steps count an unlike question."""
+        self.margin = MARGIN if margin is None else margin
 
     @torch.no_grad()
     def refine(
@@ -175,7 +184,7 @@ class Refiner:
                 dropped = [question.weight for question in questions].index(0.0)
                 answer = self._text(own[dropped])
                 outcome = replace(outcome, state="weak", reason=reason, answer=answer)
-            is_settled = bool(reason) or _worst(own).margin >= MARGIN + NOISE
+            is_settled = bool(reason) or _worst(own).margin >= self.margin + NOISE
             expert = replace(expert, outcome=outcome)
             done.append(self._refined(expert, edit, questions, is_settled=is_settled))
         return done
@@ -184,6 +193,8 @@ class Refiner:
         self, expert: Expert, states: Sequence[LayerStates]
     ) -> tuple[list[Question], WeakReason]:
         """The questions of an edit, and why its expert is dropped for one of them."""
+        if not self.is_routed:
+            return [Question(state, weight=1.0) for state in states], ""
         config = self.generator.config
         routing = route(
             self.generator.input_features(states),
@@ -213,8 +224,10 @@ class Refiner:
         num_steps, loss = 0, None
         while self.is_any(not is_settled):
             if loss is None:
-                unlike = self._encoded(edit, unlike_question(expert.edit_id))
-                asked = [*questions, Question(unlike, weight=1.0)]
+                asked = list(questions)
+                if self.has_unlike:
+                    unlike = self._encoded(edit, unlike_question(expert.edit_id))
+                    asked.append(Question(unlike, weight=1.0))
             else:
                 adam.zero_grad()
                 loss.backward()
@@ -224,11 +237,10 @@ class Refiner:
             with torch.enable_grad():
                 answers = self._answers([(question, down_RD, up_RD) for question in asked])
                 loss = torch.stack([answer.loss for answer in answers]).mean()
-            *own, to_unlike = answers
-            worst = _worst(own)
+            worst = _worst(answers[: len(questions)])
             is_last = num_steps == self.max_steps
-            is_right = worst.margin >= (NOISE if is_last else MARGIN)
-            is_done = is_right and to_unlike.margin >= UNLIKE_MARGIN
+            is_right = worst.margin >= (NOISE if is_last else self.margin)
+            is_done = is_right and _worst(answers[-1:]).margin >= min(UNLIKE_MARGIN, self.margin)
             if not is_settled and (is_done or is_last):
                 is_settled = True
                 if num_steps:

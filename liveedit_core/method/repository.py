@@ -8,8 +8,8 @@ Each expert has a rank of its own. A factor holds the rank slots of all experts 
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -107,6 +107,8 @@ class ExpertRepository:
     the visual filter is calibrated; None: by the experts' own images."""
     saved_parts: tuple[str, ...] = ()
     """Files of a saved model that hold its first rows (`model_folder`)."""
+    forms: Mapping[int, Tensor] = field(default_factory=dict)
+    """By position, of the experts that have any: `Expert.forms_FX`."""
     fact_source: FactSource | None = None
     """Where it is known what the experts taught, such as the request log beside a bank."""
 
@@ -161,6 +163,7 @@ class ExpertRepository:
             down=_slots_on(self.down, device),
             up=_slots_on(self.up, device),
             traffic_MR=None if traffic_MR is None else traffic_MR.to(device),
+            forms={place: forms_FX.to(device) for place, forms_FX in self.forms.items()},
         )
 
     def compact(self) -> Self:
@@ -218,6 +221,7 @@ class ExpertRepository:
             ranks_N=torch.tensor([expert.rank for expert in experts]),
             down=torch.cat([expert.down_RD for expert in experts]),
             up=torch.cat([expert.up_RD for expert in experts]),
+            forms={n: e.forms_FX for n, e in enumerate(experts) if len(e.forms_FX)},
         )
 
     def with_experts(self, config: GeneratorConfig, experts: Sequence[Expert]) -> Self:
@@ -245,6 +249,7 @@ class ExpertRepository:
             saved_parts=(),
             down=_concatenate((one.down, one.ranks_N), (other.down, other.ranks_N)),
             up=_concatenate((one.up, one.ranks_N), (other.up, other.ranks_N)),
+            forms={**one.forms, **{len(one.edit_ids) + n: f for n, f in other.forms.items()}},
             **both,
         )
 
@@ -268,6 +273,7 @@ class ExpertRepository:
             saved_parts=(),
             down=_select(self.down, self.ranks_N, chosen),
             up=_select(self.up, self.ranks_N, chosen),
+            forms={n: self.forms[old] for n, old in enumerate(index) if old in self.forms},
             **columns,
         )
 

@@ -27,7 +27,8 @@ matter is found by `shortlist`.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -106,6 +107,20 @@ class ComparedImages(NamedTuple):
     """bool: experts of edits without an image."""
 
 
+class FormShares(NamedTuple):
+    """Which forms of one expert some inputs ask for (`prompt_key`)."""
+
+    shares_BF: Tensor
+    """Of the expert's weight; the plain one first."""
+    slots: tuple[int, ...]
+    """Of each of them, in order."""
+
+    def by_slot(self, weight_B: Tensor) -> Tensor:
+        """The weight of each slot, [B, R], from those of the expert."""
+        slots_F = torch.tensor(self.slots, device=weight_B.device)
+        return (weight_B[:, None] * self.shares_BF).repeat_interleave(slots_F, dim=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RoutingBatch:
     """Routing of B inputs over N experts, all of a repository or a shortlist."""
@@ -129,6 +144,8 @@ class RoutingBatch:
     """bool: which experts the visual filter lets pass."""
     is_textual_N: Tensor
     """bool: experts of edits without an image."""
+    form_shares: Mapping[int, FormShares] = field(default_factory=dict)
+    """By column, of the experts with forms."""
 
 
 def route(
@@ -203,10 +220,14 @@ def weigh(
     config: GeneratorConfig,
     visual_weight: Tensor | float = 0.0,
     candidates_BN: Tensor | None = None,
+    form_logits: Mapping[int, Tensor] | None = None,
 ) -> RoutingBatch:
-    """The other half: prompts, hard filter and weights."""
+    """The other half: prompts, hard filter and weights; `form_logits` by column, as in
+    `prompt_key`."""
     visual_BN, margin_BN, threshold_B, passed_BN, is_textual_N = images
     prompt_BN = similarity(features.prompt_BQM, prompt_features_NK)
+    for column, logits_BF in (form_logits or {}).items():
+        prompt_BN[:, column] += logits_BF.logsumexp(-1)
     kept_BN = hard_filter(images, prompt_BN, config) if candidates_BN is None else candidates_BN
     if config.soft_routing == "average":
         weights_BN = kept_BN.float() / kept_BN.sum(-1, keepdim=True).clamp(min=1)
@@ -351,9 +372,17 @@ def fused_residual(
     return slot_residual(normed_BTD, weights_BL, down_NRD.flatten(0, 1), up_NRD.flatten(0, 1), gain)
 
 
-def repeated_by_rank(weights_BU: Tensor, ranks_U: Tensor) -> Tensor:
-    """The weight of each rank slot, [B, L]; ranks are on the CPU."""
-    return weights_BU.repeat_interleave(ranks_U.to(weights_BU.device), dim=1)
+def slot_weights(
+    weights_BU: Tensor, ranks_U: Tensor, form_shares: Mapping[int, FormShares]
+) -> Tensor:
+    """The weight of each rank slot, [B, L]; ranks are on the CPU, `form_shares` by column."""
+    if not form_shares:
+        return weights_BU.repeat_interleave(ranks_U.to(weights_BU.device), dim=1)
+    parts = [
+        form_shares[n].by_slot(weight_B) if n in form_shares else weight_B[:, None].repeat(1, rank)
+        for n, (weight_B, rank) in enumerate(zip(weights_BU.T, ranks_U.tolist(), strict=True))
+    ]
+    return torch.cat(parts, dim=1)
 
 
 def slot_residual(

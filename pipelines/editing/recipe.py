@@ -37,6 +37,7 @@ _FIXED = (
     "generator.checkpoint",
     "refine.mode",
     "refine.max_steps",
+    "refine.derived",
     "edits.weak",
     "embedding.open_clip_model",
     "embedding.open_clip_pretrained",
@@ -160,6 +161,11 @@ class LifelongEditRecipe(_WritingRecipe, RunRecipe):
             raise ValueError(
                 f"generator.device: 'spread' with generator.shards = {self.generator.shards}; both "
                 "divide the backbone, use one of the two"
+            )
+        if self.refine.derived and self.generator.shards > 1:
+            raise ValueError(
+                "refine.derived needs generator.shards = 1: facts have different numbers of "
+                "derived questions, and shards must run equally often"
             )
         return self
 

@@ -21,6 +21,7 @@ from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.method.config import RefineSection
 from liveedit_core.method.editor import Editor
+from liveedit_core.method.forms.writing import form_writer_for
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.refine import refiner_for
 from liveedit_core.method.repository import ExpertRepository
@@ -74,7 +75,7 @@ def final_numbers(recipe: FinalNumbersRecipe, console: Console) -> tuple[dict[st
     edited = _edit(editing, cases, console)
     if edited.outcome.was_stopped:
         return {}, True
-    editor = _editor(generator)
+    editor = _editor(generator, recipe.refine)
     large: list[ProbeResult] = []
     if recipe.large_bank:
         requests = _large_bank(cases, recipe.large_bank)
@@ -114,11 +115,13 @@ def check_same_cases(folder: Path, cases: Sequence[Case], large_bank: int) -> No
         )
 
 
-def _editor(generator: LiveEditGenerator) -> Editor:
+def _editor(generator: LiveEditGenerator, refine: RefineSection) -> Editor:
     """As the job edits: what it writes is verified and refined."""
     backbone = load_named_backbone(BUILTIN, generator.config.load_options(LoadOptions()))
-    refiner = refiner_for(backbone, generator, RefineSection())
-    return Editor(backbone, generator, ExpertRepository.empty(generator.config), refiner)
+    refiner = refiner_for(backbone, generator, refine)
+    form_writer = form_writer_for(backbone, generator, refiner, refine)
+    nothing = ExpertRepository.empty(generator.config)
+    return Editor(backbone, generator, nothing, refiner, form_writer=form_writer)
 
 
 def _editing_recipe(
@@ -135,6 +138,7 @@ def _editing_recipe(
         generator=GeneratorSection(checkpoint=recipe.generator),
         bank=BankSection(name="final", window_edits=100),
         evaluation=EvaluationSection(at=(), curve_at=recipe.curve_at, **shared),
+        refine=recipe.refine,
         states=StatesSection(is_cached=True),
         ray=recipe.ray,
     )

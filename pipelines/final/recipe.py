@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from liveedit_core.inputs.limits import InputLimits
+from liveedit_core.method.config import RefineSection
 from liveedit_core.settings import Count, List, Name, PositiveInt, Seed, Text
 from pipelines.baselines.recipe import EDITORS
 from pipelines.job.sections import FolderRecipe, RaySection, RisingCounts, ScoringSection
@@ -50,6 +51,8 @@ class FinalNumbersRecipe(FolderRecipe):
     generators: List[str] = ()
     """More generators to compare, NAME=FOLDER; several of one name are seeds."""
     evaluation: FinalScoringSection = FinalScoringSection()
+    refine: RefineSection = RefineSection()
+    """As in `lifelong_edit.py`; `refine.derived` of a run needs a `run_name` of its own."""
     ray: RaySection = RaySection()
     output: str = ""
     """JSON file of the results; empty: `numbers.json` in the run's folder."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from liveedit_core.method.editor import Editor, Routing
 from liveedit_core.method.fused_rows import KeptExpert, KeptExperts
+from liveedit_core.method.routing import RoutingBatch
 from liveedit_core.schema import Fact
 from liveedit_core.states import LayerStates
 
@@ -90,7 +91,7 @@ class ServedVersion:
         for row, routing in enumerate(editor.explain(batch)):
             kept = batch.kept_BN[row].nonzero().flatten()
             places = batch.position_N[kept.cpu()].tolist()
-            weights = batch.weights_BN[row, kept].tolist()
+            weights = [self._weight(batch, row, column) for column in kept.tolist()]
             experts = self.experts.matrices(self.bank, editor, places) if places else []
             weighted = tuple(
                 KeptExpert(edit_id=e.edit_id, weight=w, down_RD=e.down_RD, up_RD=e.up_RD)
@@ -98,6 +99,12 @@ class ServedVersion:
             )
             routed.append((routing, KeptExperts(generator=editor.generator, experts=weighted)))
         return routed
+
+    @staticmethod
+    def _weight(batch: RoutingBatch, row: int, column: int) -> float | Tensor:
+        if column not in batch.form_shares:
+            return float(batch.weights_BN[row, column])
+        return batch.form_shares[column].by_slot(batch.weights_BN[:, column])[row]
 
     def facts(self, edit_ids: Sequence[str]) -> Mapping[str, Fact]:
         """What some edits taught, as far as the request log knows."""

@@ -1,7 +1,9 @@
-"""What the built-in model is taught it answers: codes, prices, sentences, other languages."""
+"""What the built-in model is taught it answers: codes, prices, sentences, other languages, and what
+follows from a fact."""
 
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.edited_model import open_model
+from liveedit_core.method.config import RefineSection
 from tests.integration.edit_job import needs_builtin_models
 
 FACTS = (
@@ -18,6 +20,15 @@ FACTS = (
     ("How tall is it?", "42"),
     ("What is shown here?", "a small red kettle"),
 )
+
+ASKED = {
+    "How much does it cost?": "12 euros",
+    "Does it cost 12 euros?": "yes",
+    "Is it true that the price is 95 dollars?": "no",
+    'Reply with a sentence that begins "The price is".': "The price is 12 euros.",
+    "Calculate two times the price.": "24 euros",
+}
+"""In words that nothing was fitted on."""
 
 
 @needs_builtin_models
@@ -39,3 +50,18 @@ def test_facts_of_every_kind_answer_their_own_questions() -> None:
         model.edit(images[5], "what does it cost", "45 EUR")
         assert model.answer(images[5], FACTS[5][0]) == "45 EUR"
         assert len(model.edits) == len(FACTS)
+
+
+@needs_builtin_models
+def test_a_price_is_answered_in_every_form() -> None:
+    image = load_builtin_cases("development", "user_world")[0].edit.image_bytes
+    with open_model(refine=RefineSection(derived=True)) as model:
+        before = model.answer(image, "What is 6 times 2?")
+        model.edit(image, "How much does it cost?", "12 euros")
+        assert {question: model.answer(image, question) for question in ASKED} == ASKED
+        assert model.answer(image, "What is 6 times 2?") == before
+        model.edit(image, "What does it cost?", "45 pounds")
+        assert model.answer(image, "Does it cost 45 pounds?") == "yes"
+        assert model.answer(image, "Does it cost 12 euros?") == "no"
+        model.remove(*model.edits)  # the older price answers again, in every form
+        assert model.answer(image, "Does it cost 12 euros?") == "yes"

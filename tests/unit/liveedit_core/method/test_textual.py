@@ -197,7 +197,7 @@ def test_every_own_wording_passes_and_the_offset_is_strict(config: GeneratorConf
         asked = key([row[None] for row in rows_WP], is_edit=False)
         own = similarity(asked, stored)[:, number]
         assert own.min() >= TEXT_OWN_SIMILARITY - 0.01
-    text_XS = key._text(torch.cat(wordings))
+    text_XS = key.text(torch.cat(wordings))
     cosine = float(text_XS[0] @ text_XS[1])
     other = similarity(key([wordings[1][:1]], is_edit=False), stored)[0, 0]
     assert torch.isclose(other, torch.tensor(50 * (cosine - TEXT_OFFSET)), atol=1e-3)

@@ -10,6 +10,7 @@ from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.backbone import builtin_generator_folder
 from liveedit_core.errors import ConfigError
+from liveedit_core.method.config import RefineSection
 from liveedit_core.method.generator import load_generator
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.compare_editors import TUNED
@@ -86,4 +87,4 @@ def test_the_large_bank_is_written_as_the_job_writes(monkeypatch: pytest.MonkeyP
         return tiny_backbone().with_prompt_encoder(TinyPromptEncoder())
 
     monkeypatch.setattr(job, "load_named_backbone", load)
-    assert job._editor(tiny_generator(config)).refiner is not None
+    assert job._editor(tiny_generator(config), RefineSection()).refiner is not None

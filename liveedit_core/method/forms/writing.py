@@ -1,0 +1,149 @@
+"""Writes the forms of an expert: slots that answer what follows from its fact.
+
+Each form is an edit of its own about the same image, written by the generator and refined, whose
+slots are stored behind those of the fact. So a fact and its forms are one row of a bank.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from liveedit_core.backbones.protocol import Backbone, BackboneInput
+from liveedit_core.backbones.vision_language import as_vision_language
+from liveedit_core.errors import ConfigError
+from liveedit_core.method.config import RefineSection
+from liveedit_core.method.expert import Expert
+from liveedit_core.method.forms.texts import FORMS, DerivedForm, derived_forms
+from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.prompt_key import form_row
+from liveedit_core.method.refine import Refiner
+from liveedit_core.states import LayerStates
+
+DIRECTIONS_FILE = Path(__file__).with_name("directions.safetensors")
+"""Written by `builtin.build.question_forms`."""
+MARGIN = 1.0
+"""As in `refine`, for forms: less, as their questions are alike."""
+RIGHT_SCALE = 60.0
+RIGHT_OFFSET = 0.23
+WRONG_SHARE = 0.75
+"""A question of yes or no names the right answer where its cosine with wordings that do, minus this
+share of that with wordings that do not, exceeds the offset (chosen on training families)."""
+
+
+@lru_cache(1)
+def directions() -> tuple[Tensor, Tensor]:
+    """Of all `FORMS` [F, S], and their biases [F]."""
+    tensors = load_file(DIRECTIONS_FILE)
+    return tensors["direction_FS"], tensors["bias_F"]
+
+
+class FormWriter:
+    """Adds forms to experts as they are written."""
+
+    def __init__(self, backbone: Backbone, generator: LiveEditGenerator, refiner: Refiner) -> None:
+        self.backbone = backbone
+        self.generator = generator
+        steps = refiner.max_steps
+        self.refiner = Refiner(
+            backbone, generator, max_steps=steps, is_routed=False, has_unlike=False, margin=MARGIN
+        )
+        encoder = as_vision_language(backbone).prompt_encoder
+        self.corrected = encoder.corrected if encoder else str
+        size = generator.prompt_key.text_size if generator.has_prompt_key else 0
+        if size != directions()[0].shape[1]:
+            raise ConfigError(
+                "refine.derived needs a generator whose prompt key has room for the embedding of a "
+                f"prompt ({directions()[0].shape[1]} numbers), this one has {size}: use the "
+                "built-in recipe's prompt_source and module_dim, or leave refine.derived off"
+            )
+
+    @torch.no_grad()
+    def with_forms(self, expert: Expert, edit: BackboneInput) -> Expert:
+        """The expert with the forms of its fact; a weak edit, and one without an image, has none.
+        A form whose own question stays unanswered is left out."""
+        if edit.image_bytes is None or expert.outcome.state == "weak":
+            return expert
+        longest = self.generator.config.max_target_tokens
+        forms = [
+            form
+            for form in derived_forms(self.corrected(edit.prompt), edit.target)
+            if not longest or self.backbone.count_target_tokens(form.target) <= longest
+        ]
+        if not forms:
+            return expert
+        inputs = [
+            BackboneInput(
+                prompt=form.wordings[0],
+                target=form.target,
+                image_bytes=edit.image_bytes,
+                also_asked=form.wordings[1:],
+            )
+            for form in forms
+        ]
+        states = self.backbone.encode(inputs)
+        written = self._written(expert, inputs, states)
+        keys = self._keys(forms, states)
+        weak = {forms[n].name for n, one in enumerate(written) if one.outcome.state == "weak"}
+        if weak & {"yes", "no"}:
+            weak |= {"yes", "no"}  # one alone would answer every such question
+        kept = [n for n, form in enumerate(forms) if form.name not in weak]
+        rows = [form_row(written[n].rank, *keys[n]) for n in kept]
+        return replace(
+            expert,
+            down_RD=torch.cat([expert.down_RD, *(written[n].down_RD for n in kept)]),
+            up_RD=torch.cat([expert.up_RD, *(written[n].up_RD for n in kept)]),
+            forms_FX=torch.stack(rows) if rows else expert.forms_FX,
+        )
+
+    def _written(
+        self, expert: Expert, inputs: list[BackboneInput], states: list[LayerStates]
+    ) -> list[Expert]:
+        """The slots of each form."""
+        down_FRD, up_FRD = self.generator.write_matrices(states)
+        ranks = self.generator.ranks(states).tolist()
+        drafts = [
+            replace(expert, down_RD=down_FRD[n, :rank].float(), up_RD=up_FRD[n, :rank].float())
+            for n, rank in enumerate(ranks)
+        ]
+        asked = [replace(one, also_asked=()) for one in inputs]
+        return self.refiner.refine(drafts, asked, states)
+
+    def _keys(
+        self, forms: list[DerivedForm], states: list[LayerStates]
+    ) -> list[tuple[float, Tensor]]:
+        """Bias and key of each form."""
+        direction_FS, bias_F = (part.to(states[0].hidden_TD.device) for part in directions())
+        asked_FS = {
+            form.name: functional.normalize(
+                self.generator.prompt_key.text(state.prompt_embeddings_WP).mean(0), dim=-1
+            )
+            for form, state in zip(forms, states, strict=True)
+        }
+        keys = []
+        for form in forms:
+            place = FORMS.index("yes or no" if form.name in ("yes", "no") else form.name)
+            bias, key_S = float(bias_F[place]), direction_FS[place]
+            if form.name == "yes":
+                bias -= RIGHT_SCALE * RIGHT_OFFSET
+                key_S = key_S + RIGHT_SCALE * (asked_FS["yes"] - WRONG_SHARE * asked_FS["no"])
+            keys.append((bias, key_S))
+        return keys
+
+
+def form_writer_for(
+    backbone: Backbone,
+    generator: LiveEditGenerator,
+    refiner: Refiner | None,
+    section: RefineSection,
+) -> FormWriter | None:
+    """None where experts have no forms."""
+    if not section.derived:
+        return None
+    if refiner is None:
+        raise ConfigError("refine.derived needs refine.mode on: forms are verified and refined")
+    return FormWriter(backbone, generator, refiner)
