@@ -127,9 +127,11 @@ def _read_forms(
     forms = {}
     for batch in dataset.scanner(columns=["edit_id", "forms"]).to_batches():
         rows = batch.filter(pc.greater(pc.list_value_length(batch.column("forms")), 0))
-        for edit_id, values in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            place = place_of[edit_id]
-            forms[place] = torch.tensor(values).reshape(-1, 2 + config.text_size)
+        found = rows.column("forms")
+        values_X = torch.tensor(found.flatten().to_numpy())
+        parts = values_X.split(pc.list_value_length(found).to_pylist())
+        for edit_id, part_X in zip(rows.column("edit_id").to_pylist(), parts, strict=True):
+            forms[place_of[edit_id]] = part_X.reshape(-1, 2 + config.text_size)
     return forms
 
 
