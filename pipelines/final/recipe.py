@@ -52,7 +52,7 @@ class FinalNumbersRecipe(FolderRecipe):
     """More generators to compare, NAME=FOLDER; several of one name are seeds."""
     evaluation: FinalScoringSection = FinalScoringSection()
     refine: RefineSection = RefineSection()
-    """As in `lifelong_edit.py`; `refine.derived` of a run needs a `run_name` of its own."""
+    """As in `lifelong_edit.py`; a run with `refine.derived` has a folder of its own."""
     ray: RaySection = RaySection()
     output: str = ""
     """JSON file of the results; empty: `numbers.json` in the run's folder."""
@@ -62,7 +62,8 @@ class FinalNumbersRecipe(FolderRecipe):
 
     def folder(self, generator_digest: str) -> Path:
         """The run's folder for a generator."""
-        return Path(self.run_root) / f"{self.run_name}-{generator_digest[:12]}"
+        forms = "-derived" if self.refine.derived else ""
+        return Path(self.run_root) / f"{self.run_name}-{generator_digest[:12]}{forms}"
 
     def output_file(self, generator_digest: str) -> Path:
         """JSON file of the results."""

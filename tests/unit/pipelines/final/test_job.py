@@ -20,6 +20,7 @@ from pipelines.final.recipe import FinalNumbersRecipe
 from pipelines.final_numbers import parse_arguments
 from pipelines.job.entry import resolve
 from pipelines.job.recipe_loader import load_recipe
+from pipelines.job.sections import BenchmarkSection
 from tests.tiny_backbone import (
     OUR_CONFIG,
     PROMPT_SIZE,
@@ -65,6 +66,15 @@ def test_a_split_is_scored_once_for_a_generator(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="numbers of another generator or split"):
             final_numbers(recipe, Console(quiet=True))
     assert [path.name for path in tmp_path.iterdir()] == ["numbers.json"]
+
+
+def test_numbers_with_derived_questions_are_apart(tmp_path: Path) -> None:
+    plain = FinalNumbersRecipe(run_root=str(tmp_path))
+    derived = plain.with_changes(refine=RefineSection(derived=True))
+    assert derived.output_file("a" * 64) != plain.output_file("a" * 64)
+    editing = job._editing_recipe(derived, BenchmarkSection(), "a" * 64)
+    assert editing.refine.derived
+    assert editing.run_folder == derived.folder("a" * 64)
 
 
 def test_a_folder_holds_the_results_of_one_set_of_cases(tmp_path: Path) -> None:
