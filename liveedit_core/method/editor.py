@@ -175,8 +175,8 @@ class Editor:
             inputs = [edit_input(request) for request in requests]
             experts = self.refiner.refine(written, inputs, states)
             if self.form_writer is not None:
-                both = zip(experts, inputs, strict=True)
-                experts = [self.form_writer.with_forms(*pair) for pair in both]
+                parts = zip(experts, inputs, states, strict=True)
+                experts = [self.form_writer.with_forms(*part) for part in parts]
         for expert in experts if check_finite else ():
             expert.check_finite()
         return experts

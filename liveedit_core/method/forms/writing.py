@@ -28,6 +28,8 @@ DIRECTIONS_FILE = Path(__file__).with_name("directions.safetensors")
 """Written by `builtin.build.question_forms`."""
 MARGIN = 1.0
 """As in `refine`, for forms: less, as their questions are alike."""
+OWN_ODDS = -3.0
+"""Log-odds of any form that an edit's own wordings have at most: they are its plain question."""
 RIGHT_SCALE = 60.0
 RIGHT_OFFSET = 0.23
 WRONG_SHARE = 0.75
@@ -63,9 +65,12 @@ class FormWriter:
             )
 
     @torch.no_grad()
-    def with_forms(self, expert: Expert, edit: BackboneInput) -> Expert:
-        """The expert with the forms of its fact; a weak edit, and one without an image, has none.
-        A form whose own question stays unanswered is left out."""
+    def with_forms(self, expert: Expert, edit: BackboneInput, own: LayerStates) -> Expert:
+        """The expert with the forms of its fact; `own` are the states of its edit.
+
+        A weak edit, and one without an image, has none. A form whose own question stays unanswered
+        is left out.
+        """
         if edit.image_bytes is None or expert.outcome.state == "weak":
             return expert
         longest = self.generator.config.max_target_tokens
@@ -87,7 +92,7 @@ class FormWriter:
         ]
         states = self.backbone.encode(inputs)
         written = self._written(expert, inputs, states)
-        keys = self._keys(forms, states)
+        keys = self._keys(forms, states, own)
         weak = {forms[n].name for n, one in enumerate(written) if one.outcome.state == "weak"}
         if weak & {"yes", "no"}:
             weak |= {"yes", "no"}  # one alone would answer every such question
@@ -114,7 +119,7 @@ class FormWriter:
         return self.refiner.refine(drafts, asked, states)
 
     def _keys(
-        self, forms: list[DerivedForm], states: list[LayerStates]
+        self, forms: list[DerivedForm], states: list[LayerStates], own: LayerStates
     ) -> list[tuple[float, Tensor]]:
         """Bias and key of each form."""
         direction_FS, bias_F = (part.to(states[0].hidden_TD.device) for part in directions())
@@ -124,6 +129,7 @@ class FormWriter:
             )
             for form, state in zip(forms, states, strict=True)
         }
+        own_WS = self.generator.prompt_key.text(own.prompt_embeddings_WP)
         keys = []
         for form in forms:
             place = FORMS.index("yes or no" if form.name in ("yes", "no") else form.name)
@@ -131,6 +137,7 @@ class FormWriter:
             if form.name == "yes":
                 bias -= RIGHT_SCALE * RIGHT_OFFSET
                 key_S = key_S + RIGHT_SCALE * (asked_FS["yes"] - WRONG_SHARE * asked_FS["no"])
+            bias = min(bias, OWN_ODDS - float((own_WS @ key_S).max()))
             keys.append((bias, key_S))
         return keys
 

@@ -21,7 +21,7 @@ from liveedit_core.method.forms import writing
 from liveedit_core.method.forms.texts import FORMS, derived_forms, noun_of, one_step
 from liveedit_core.method.forms.writing import directions
 from liveedit_core.method.growing import GrowingRepository
-from liveedit_core.method.prompt_key import form_row
+from liveedit_core.method.prompt_key import form_logits, form_row
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import slot_residual, slot_weights
 from liveedit_core.model_folder import read_model
@@ -213,8 +213,11 @@ def test_edits_are_written_with_forms_and_saved_with_them(
     counts = [count_tokens(model, form.target) + 1 for form in derived_forms(PRICE, "12 euros")]
     assert held.forms[place][:, 0].tolist() == counts, names
     assert int(held.ranks_N[place]) == count_tokens(model, "12 euros") + 1 + sum(counts)
-    model.save(tmp_path)
     editor = model.editor
+    asked = editor.backbone.encode([BackboneInput(prompt=PRICE)])[0].prompt_embeddings_WP
+    logits_BF = form_logits(editor.generator.prompt_key.text(asked), held.forms[place])
+    assert logits_BF[:, 1:].max() <= writing.OWN_ODDS + 1e-4, "its own question is no form"
+    model.save(tmp_path)
     again, _ = read_model(tmp_path, editor.backbone.digest, editor.generator)
     assert torch.equal(again.forms[place], held.forms[place])
     model.remove(textual)
