@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from infra.reports.data import ComparisonReportData
+from infra.reports.data import MAX_FLIPS, ComparisonReportData
 from infra.reports.formats import count, percent, points, spell
 from infra.reports.metrics import PROTOCOL_NOTES
 from infra.reports.page import AVERAGES, Tile, render_page
@@ -18,9 +18,6 @@ from liveedit_core.evaluation.comparison import (
 from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.evaluation.summaries import average_of
 from liveedit_core.schema import ProbeKind
-
-MAX_FLIPS = 40
-"""Cards shown in each direction."""
 
 TEST_NOTE = (
     "Test: one-sided sign flips over whole entities. Intervals: paired bootstrap over entities. "

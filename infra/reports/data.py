@@ -14,6 +14,9 @@ from liveedit_core.evaluation.summaries import LabelSummary, Summary
 from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import EditRequest, Probe
 
+MAX_FLIPS = 40
+"""Cards that a comparison shows in each direction."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:

@@ -1,14 +1,21 @@
-"""The pages of an evaluation and of a comparison, with the probes that they show."""
+"""The pages of an evaluation and of a comparison, with the probes that they show.
+
+What draws is imported when a page is written: a job edits before it has anything to show.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
-from infra.reports.comparison import MAX_FLIPS, render_comparison_report
-from infra.reports.data import ComparisonReportData, EvaluationReportData, Example, Flip, KeptExpert
-from infra.reports.evaluation import render_evaluation_report
-from infra.reports.page import write_page
+from infra.reports.data import (
+    MAX_FLIPS,
+    ComparisonReportData,
+    EvaluationReportData,
+    Example,
+    Flip,
+    KeptExpert,
+)
 from infra.requests.request_log import RequestLog
 from liveedit_core.errors import InputError
 from liveedit_core.evaluation.comparison import (
@@ -130,6 +137,9 @@ def write_evaluation_page(
 ) -> Path:
     """Write the page of one evaluation of `cases`; its examples are chosen here. `load`: see
     `ExampleBuilder`."""
+    from infra.reports.evaluation import render_evaluation_report
+    from infra.reports.page import write_page
+
     results, num_edits = data.version.results, data.version.num_edits
     worst, chosen = choose_worst(results), choose_examples(results)
     builder = ExampleBuilder(cases, edits, [*worst, *chosen], load)
@@ -152,6 +162,9 @@ def write_comparison_page(
 ) -> Path:
     """Write the page of a comparison on `cases`; its pairs and flips are chosen here. `held` are
     the case_ids of the cases whose accuracy was compared; `load`: see `ExampleBuilder`."""
+    from infra.reports.comparison import render_comparison_report
+    from infra.reports.page import write_page
+
     pairs = paired_results(in_scope(data.old.results, held), in_scope(data.new.results, held))
     flips = choose_flips(pairs)
     builder = ExampleBuilder(cases, edits, [result for pair in flips for result in pair], load)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.reports.comparison import MAX_FLIPS
 from infra.reports.data import (
+    MAX_FLIPS,
     ComparisonReportData,
     CurvePoint,
     EvaluatedVersion,
