@@ -112,6 +112,14 @@ _ASKED = (
     (r"\bwho\b|\bwhom\b", "person"),
 )
 """What a question asks for; "" is the word itself. The first that is found counts."""
+_SENTENCE = re.compile(
+    r"(it|this|that|there|he|she|they|you|we|i|the \w+)"
+    r"('s| (is|are|was|were|has|have|can|will|must|costs?|weighs?|belongs?|contains?|comes?))\b",
+    re.I,
+)
+"""An answer that is a sentence of its own."""
+_NOT_DOUBLED = re.compile(r"[,^]|[^\W\d_]\d|\d-|-\d|(?<!\d)\.\d|\d(st|[nr]d|th)\b|[\d.]{28}", re.I)
+"""Beside a number: codes, ordinals, and what two times a number would not be exact of."""
 _ASKS_YES_OR_NO = re.compile(r"(is|are|was|were|does|do|did|can|could|has|have|may|will) ", re.I)
 
 
@@ -128,18 +136,29 @@ class DerivedForm(NamedTuple):
 def derived_forms(prompt: str, target: str) -> list[DerivedForm]:
     """What follows from a fact; the same for equal texts."""
     noun, answer, forms = noun_of(prompt), target.strip().rstrip("."), []
-    if not (_ASKS_YES_OR_NO.match(prompt) or re.match(r"(yes|no)\b", target, re.I)):
+    if not answer:
+        return []
+    others = [text for text in _WRONG if not _is_part(text, answer)]
+    is_yes_or_no = _ASKS_YES_OR_NO.match(prompt.strip()) or re.match(r"(yes|no)\b", answer, re.I)
+    if not is_yes_or_no and len(others) >= NUM_KEYS:
         seed = hashlib.sha256(f"{prompt}\n{target}".encode()).hexdigest()
-        others = [text for text in _WRONG if text.lower() != answer.lower()]
         wrong = random.Random(seed).sample(others, NUM_KEYS)
         for name, answers in (("yes", [answer] * NUM_KEYS), ("no", wrong)):
             pairs = zip(YES_NO, answers, strict=False)
             asked = tuple(wording.format(noun=noun, answer=text) for wording, text in pairs)
             forms.append(DerivedForm(name, asked, name))
     results = {"sentence": f"The {noun} is {answer}."} | one_step(answer)
+    if _SENTENCE.match(answer):
+        results = {name: results[name] for name in results if name not in ("sentence", "first")}
     for name, result in results.items():
         forms.append(DerivedForm(name, (WORDINGS[name][0].format(noun=noun),), result))
     return forms
+
+
+def _is_part(one: str, other: str) -> bool:
+    """Whether one of two texts is part of the other."""
+    one, other = one.lower(), other.lower()
+    return one in other or other in one
 
 
 def noun_of(prompt: str) -> str:
@@ -157,8 +176,8 @@ def one_step(answer: str) -> dict[str, str]:
     years = re.findall(r"\b(?:1[5-9]|20)\d\d\b", answer)
     if len(years) == 1:
         steps["year"] = years[0]
-    elif len(numbers) == 1 and not re.search(r",|[^\W\d_]\d|\d-|-\d", answer):
-        steps["twice"] = answer.replace(numbers[0], str(2 * Decimal(numbers[0])))
+    elif len(numbers) == 1 and not _NOT_DOUBLED.search(answer):
+        steps["twice"] = answer.replace(numbers[0], f"{2 * Decimal(numbers[0]):f}")
     if numbers and " " not in answer and answer[-1].isalnum():
         steps["last"] = answer[-1]
     if answer[:1].isalpha() and answer.isascii() and not numbers:

@@ -18,7 +18,14 @@ from liveedit_core.method.config import RefineSection
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.forms import writing
-from liveedit_core.method.forms.texts import FORMS, derived_forms, noun_of, one_step
+from liveedit_core.method.forms.texts import (
+    _WRONG,
+    FORMS,
+    YES_NO,
+    derived_forms,
+    noun_of,
+    one_step,
+)
 from liveedit_core.method.forms.writing import directions
 from liveedit_core.method.growing import GrowingRepository
 from liveedit_core.method.prompt_key import form_logits, form_row
@@ -78,6 +85,13 @@ def test_what_follows_from_a_price() -> None:
         ("12:30, Mondays", {}),
         ("\u8336", {}),
         ("", {}),
+        (f"{10**26 + 1} m", {"twice": f"{2 * 10**26 + 2} m"}),
+        ("0.0000001 m", {"twice": "0.0000002 m"}),
+        ("9" * 30 + " m", {}),
+        ("1234567890123456.7890123456789 m", {}),
+        (".5 kg", {}),
+        ("3rd floor", {}),
+        ("{answer} %s {0}", {"twice": "{answer} %s {0}"}),
     ],
 )
 def test_one_step_further(answer: str, steps: dict[str, str]) -> None:
@@ -87,6 +101,33 @@ def test_one_step_further(answer: str, steps: dict[str, str]) -> None:
 def test_a_question_of_yes_or_no_has_no_such_forms() -> None:
     assert by_name("Is it open today?", "yes, until 9").keys() == {"sentence"}
     assert "yes" not in by_name("Can I buy it?", "never")
+
+
+def test_a_sentence_is_put_into_no_other_sentence() -> None:
+    assert by_name(PRICE, "It costs 12 euros.").keys() == {"yes", "no", "twice"}
+    assert by_name("Who owns it?", "The owner is Anna.").keys() == {"yes", "no"}
+    assert by_name("What is its title?", "It Takes Two").keys() == {
+        "yes",
+        "no",
+        "sentence",
+        "first",
+    }
+
+
+def test_an_answer_of_dots_has_no_forms() -> None:
+    assert derived_forms("What does it say?", " ... ") == []
+
+
+def test_no_part_of_a_right_answer_is_a_wrong_one() -> None:
+    for answer in ("Lisbon", "in Lisbon, Portugal", "a very small dog", "e", "B"):
+        for number in range(20):
+            (no,) = (f for f in derived_forms(f"Where is {number}?", answer) if f.name == "no")
+            empty = [one.format(noun="place", answer="|").split("|") for one in YES_NO]
+            for asked, (start, end) in zip(no.wordings, empty, strict=False):
+                wrong = asked.removeprefix(start).removesuffix(end)
+                assert wrong.lower() not in answer.lower()
+                assert answer.lower() not in wrong.lower()
+    assert "no" not in by_name("What does it say?", " ".join(_WRONG))
 
 
 def test_what_is_asked_for() -> None:
