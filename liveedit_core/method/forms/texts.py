@@ -149,7 +149,8 @@ def derived_forms(prompt: str, target: str) -> list[DerivedForm]:
             forms.append(DerivedForm(name, asked, name))
     results = {"sentence": f"The {noun} is {answer}."} | one_step(answer)
     if _SENTENCE.match(answer):
-        results = {name: results[name] for name in results if name not in ("sentence", "first")}
+        results["sentence"] = f"{answer}."
+        results.pop("first", None)
     for name, result in results.items():
         forms.append(DerivedForm(name, (WORDINGS[name][0].format(noun=noun),), result))
     return forms

@@ -104,8 +104,10 @@ def test_a_question_of_yes_or_no_has_no_such_forms() -> None:
 
 
 def test_a_sentence_is_put_into_no_other_sentence() -> None:
-    assert by_name(PRICE, "It costs 12 euros.").keys() == {"yes", "no", "twice"}
-    assert by_name("Who owns it?", "The owner is Anna.").keys() == {"yes", "no"}
+    forms = by_name(PRICE, "It costs 12 euros.")
+    assert forms["sentence"][1] == "It costs 12 euros."
+    assert forms["twice"][1] == "It costs 24 euros"
+    assert by_name("Who owns it?", "The owner is Anna.").keys() == {"yes", "no", "sentence"}
     assert by_name("What is its title?", "It Takes Two").keys() == {
         "yes",
         "no",
