@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from infra.reports.comparison import MAX_FLIPS, comparison_tiles, render_comparison_report
+from infra.reports.comparison import comparison_tiles, render_comparison_report
+from infra.reports.data import MAX_FLIPS
 from liveedit_core.evaluation.comparison import LOST
 from liveedit_core.schema import ProbeKind
 from tests.html_page import words
