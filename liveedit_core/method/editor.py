@@ -245,8 +245,8 @@ class Editor:
             features = generator.with_prompts(features, states, images.passed_BN.any(1))
         prompt_UK = repository.prompt[compared_U]
         logits = self._form_logits(features, compared_U) if repository.forms else {}
-        c = generator.margin_weight()
-        routing = weigh(features, images, prompt_UK, config, c, form_logits=logits)
+        visual_weight = generator.margin_weight()
+        routing = weigh(features, images, prompt_UK, config, visual_weight, form_logits=logits)
         shares = {}
         for column, logits_BF in logits.items():
             place = int(compared_U[column])
