@@ -33,10 +33,10 @@ from liveedit_core.method.editor import Editor, Routing, check_has_image, edit_i
 from liveedit_core.method.forms.writing import form_writer_for
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.growing import GrowingRepository
-from liveedit_core.method.outcome import WriteOutcome
 from liveedit_core.method.refine import refiner_for
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.model_folder import can_append, locked, read_model, save_model
+from liveedit_core.outcome import WriteOutcome
 from liveedit_core.replacing import Correction, KnownFacts, Plan, plan_edits
 from liveedit_core.schema import EditRequest, Fact
 from liveedit_core.whole_files import writing_to
@@ -219,7 +219,7 @@ class EditedModel:
         outcomes = {expert.edit_id: expert.outcome for expert in experts}
         for edit_id, outcome in outcomes.items() if self._weak == "refuse" else ():
             if outcome.state == "weak":
-                raise WeakEditError(outcome.explanation(plan.requests[edit_id].target))
+                raise WeakEditError(outcome, plan.requests[edit_id].target)
         self._outcomes |= outcomes
         self._experts.add(experts)
         self._facts.add({edit_id: plan.facts[edit_id] for edit_id in plan.requests})

@@ -187,7 +187,7 @@ def finite_or_error(expert: Expert) -> Expert | NumericsError:
 def right_or_error(expert: Expert, request: EditRequest) -> Expert | WeakEditError:
     """The expert, or the error if it is weak."""
     if expert.outcome.state == "weak":
-        return WeakEditError(expert.outcome.explanation(request.target))
+        return WeakEditError(expert.outcome, request.target)
     return expert
 
 

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from infra.bank.stored_bank import StoredBank
 from infra.requests.request_log import RequestHeader, RequestLog
-from liveedit_core.inputs.rejects import RejectType
-from liveedit_core.method.outcome import WriteOutcome
+from liveedit_core.outcome import WriteOutcome
 
 _FEW_EDITS = 1000
 """Up to this many are looked up one by one; for more the whole bank is read."""
@@ -93,16 +92,15 @@ def edit_outcomes(
     """How held and weak refused requests were written, as far as it is known."""
     held = bank.outcomes() if bank else {}
     weak = {
-        stored.sequence
+        stored.sequence: stored.rejected.outcome
         for stored in request_log.rejects.read()
-        if stored.rejected.error_type == RejectType.WEAK_EDIT
-        and stored.bank in ("", bank.name if bank else "")
+        if stored.rejected.outcome and stored.bank in ("", bank.name if bank else "")
     }
     outcomes = {}
     for item in headers:
         state = states[item.sequence]
         if state == "held" and item.edit_id in held:
             outcomes[item.sequence] = held[item.edit_id]
-        elif state == "refused" and item.sequence in weak:
-            outcomes[item.sequence] = WriteOutcome(state="weak")
+        elif state == "refused" and (outcome := weak.get(item.sequence)):
+            outcomes[item.sequence] = outcome
     return outcomes

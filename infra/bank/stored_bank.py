@@ -21,7 +21,7 @@ from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, count_rows, fragments_of, read_rows
 from liveedit_core.errors import IntegrityError, RepositoryMismatchError
 from liveedit_core.method.config import GeneratorConfig
-from liveedit_core.method.outcome import WriteOutcome
+from liveedit_core.outcome import WriteOutcome
 
 if TYPE_CHECKING:
     from liveedit_core.method.repository import ExpertRepository

@@ -3,18 +3,19 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from liveedit_core.method.outcome import WriteOutcome
+from liveedit_core.outcome import WriteOutcome
 
 LENGTHS = ((1, 2), (3, 5), (6, 10), (11, 24), (25, 0))
 """Tokens of a target, both included; 0: no bound."""
+ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeRow:
-    """Verified edits with targets of some lengths."""
+    """Verified edits with targets of some lengths, those refused as weak included."""
 
     label: str
-    """"all" or tokens of the target: "3-5"."""
+    """`ALL` or tokens of the target: "3-5"."""
     num_edits: int
     num_verified: int
     """Right as the generator wrote them."""
@@ -27,7 +28,7 @@ class OutcomeRow:
 def outcome_rows(outcomes: Collection[WriteOutcome]) -> list[OutcomeRow]:
     """A row for all edits and one for each length; none if no edit was verified."""
     known = [item for item in outcomes if item.state != "written"]
-    rows = [_row("all", known)]
+    rows = [_row(ALL, known)]
     for first, last in LENGTHS:
         label = f"{first}-{last}" if last else f"{first} or more"
         rows.append(

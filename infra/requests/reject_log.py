@@ -1,7 +1,8 @@
 """The table `rejects`: what was rejected and why. Used through `RequestLog`."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,8 @@ from infra.storage.checksums import TableChecksums
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table, batches_of, read_rows, sql_in
 from infra.storage.upkeep import Upkeep
-from liveedit_core.inputs.rejects import MAX_RAW_CHARS, Rejected
+from liveedit_core.inputs.rejects import MAX_RAW_CHARS, Rejected, RejectType
+from liveedit_core.outcome import WriteOutcome
 
 _SCHEMA = pa.schema(
     [
@@ -25,8 +27,11 @@ _SCHEMA = pa.schema(
         pa.field("message", pa.string(), nullable=False),
         pa.field("raw", pa.string(), nullable=False),
         pa.field("rejected_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("outcome", pa.string()),
     ]
 )
+"""`outcome` is that of a weak edit, as JSON; a log of an earlier release gets the column with the
+next append."""
 
 INDEXED_COLUMNS = ("sequence", "source", "line_number")
 """By which the table is searched."""
@@ -66,6 +71,7 @@ class RejectLog:
                 self._checksums.append(self._table, base, pa.Table.from_pylist(new, schema=_SCHEMA))
             return len(new)
 
+        self._table.add_missing_columns(_SCHEMA)
         num_new = self._table.on_latest(attempt)
         self._upkeep.count(num_new)
         return num_new
@@ -101,6 +107,7 @@ def _to_row(sequence: int | None, item: Rejected, source: str, bank: str) -> dic
     return {
         **vars(item),
         "raw": item.raw[:MAX_RAW_CHARS],
+        "outcome": json.dumps(asdict(item.outcome)) if item.outcome else None,
         "sequence": sequence,
         "source": source,
         "bank": bank,
@@ -109,7 +116,12 @@ def _to_row(sequence: int | None, item: Rejected, source: str, bank: str) -> dic
 
 
 def _from_row(row: dict[str, Any]) -> StoredReject:
-    rejected = Rejected(**{item.name: row.pop(item.name) for item in fields(Rejected)})
+    stored = row.pop("outcome", None)
+    outcome = WriteOutcome(**json.loads(stored)) if stored else None
+    if outcome is None and row["error_type"] == RejectType.WEAK_EDIT:  # of an earlier release
+        outcome = WriteOutcome(state="weak")
+    names = [item.name for item in fields(Rejected) if item.name != "outcome"]
+    rejected = Rejected(**{name: row.pop(name) for name in names}, outcome=outcome)
     return StoredReject(rejected=rejected, **row)
 
 

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Self
 
 from liveedit_core.errors import InputError
+from liveedit_core.outcome import WriteOutcome
 
 MAX_RAW_CHARS = 500
 """A reject keeps this much of the refused line."""
@@ -51,8 +52,9 @@ class RefusedInputError(InputError):
 class WeakEditError(RefusedInputError):
     """An edit whose own question is not answered after it was written."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, RejectType.WEAK_EDIT)
+    def __init__(self, outcome: WriteOutcome, target: str) -> None:
+        super().__init__(outcome.explanation(target), RejectType.WEAK_EDIT)
+        self.outcome = outcome
 
 
 _UNSAID: dict[type[Exception], str] = {
@@ -75,6 +77,8 @@ class Rejected:
     """The refused line, cut to `MAX_RAW_CHARS`."""
     edit_id: str = ""
     """Of the request, if it was complete enough to have one."""
+    outcome: WriteOutcome | None = None
+    """Of a weak edit, what it answers instead and why; None for every other input."""
 
     @classmethod
     def from_error(
@@ -88,4 +92,5 @@ class Rejected:
             message=str(error) or _UNSAID.get(type(error), repr(error)),
             raw=raw[:MAX_RAW_CHARS],
             edit_id=edit_id,
+            outcome=error.outcome if isinstance(error, WeakEditError) else None,
         )

@@ -10,7 +10,7 @@ from liveedit_core.errors import NumericsError
 from liveedit_core.method.attention import CrossAttention
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.features import EditQuestion
-from liveedit_core.method.outcome import WriteOutcome
+from liveedit_core.outcome import WriteOutcome
 from liveedit_core.states import Padded
 
 FOCUS = 40.0

@@ -24,8 +24,8 @@ from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.method.config import RefineSection
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.generator import LiveEditGenerator
-from liveedit_core.method.outcome import WeakReason, WriteOutcome
 from liveedit_core.method.routing import route, slot_residual
+from liveedit_core.outcome import WeakReason, WriteOutcome
 from liveedit_core.states import LayerStates, pad_hidden
 
 LEARNING_RATE = 0.02

@@ -329,7 +329,7 @@ def repair(context: CommandContext) -> int:
         after=done.after.content(),
         num_rescued=done.num_rescued,
         num_rewritten=done.num_rewritten,
-        rejected=[vars(item) for item in done.rejected],
+        rejected=[asdict(item) for item in done.rejected],
     )
     for line in done.before.lines():
         output.say(f"was damaged: {line}")

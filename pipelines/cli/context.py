@@ -34,9 +34,9 @@ _NUMBER = re.compile("[0-9]{1,18}")
 _EDIT_ID = re.compile(r"[0-9a-f]{64}")
 _MAX_NAME_BYTES = 1000
 """Of a line that names an edit."""
-_FOLDED = ("prompt", "target", "message", "reason", "submitter", "author", "by")
+_FOLDED = ("prompt", "target", "message", "reason", "submitter", "author", "by", "answer instead")
 """Columns that fold on a narrow terminal."""
-_CUT = {"edit": 12, "superseded by": 12, "prompt": 60, "target": 60}
+_CUT = {"edit": 12, "superseded by": 12, "prompt": 60, "target": 60, "answer instead": 60}
 """Columns that show only the first characters; 12 of an id are enough to name an edit."""
 _PIPE_WIDTH = 2000
 

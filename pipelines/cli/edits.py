@@ -125,11 +125,13 @@ def list_edits(context: CommandContext) -> int:
         ],
     )
     submitted = ("submitted (UTC)", "submitter", "prompt", "target")
+    why = ("why weak", "answer instead") if any(o and o.state == "weak" for *_, o in shown) else ()
     output.table(
-        ("number", "edit", "state", "expert", *submitted, "supersedes", "similarity"),
+        ("number", "edit", "state", "expert", *why, *submitted, "supersedes", "similarity"),
         [
             (
                 *(e.sequence, e.edit_id, state, o.state if o else ""),
+                *((o.reason, o.answer) if o else ("", ""))[: len(why)],
                 *(e.submitted_at, e.submitter, e.prompt, e.target),
                 *(e.supersedes[:12], f"{e.similarity:.2f}" if e.supersedes else ""),
             )

@@ -134,9 +134,11 @@ def refused_requests(sources: ReportSources, outcome: Outcome) -> list[Rejected]
 
 
 def written_outcomes(sources: ReportSources, outcome: Outcome) -> list[OutcomeRow]:
-    """How the edits of this run's input turned out that the bank holds."""
-    held = sources.bank.outcomes()
-    return outcome_rows([held[key] for key in outcome.intake.cases.among(held)])
+    """How the edits of this run's input turned out: held ones, and those refused as weak."""
+    refused = refused_requests(sources, outcome)
+    known = {item.edit_id: item.outcome for item in refused if item.outcome}
+    known |= sources.bank.outcomes()
+    return outcome_rows([known[key] for key in outcome.intake.cases.among(known)])
 
 
 def curve_point(point: BankEvaluation) -> CurvePoint:

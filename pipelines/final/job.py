@@ -89,6 +89,7 @@ def final_numbers(recipe: FinalNumbersRecipe, console: Console) -> tuple[dict[st
         curve=[*edited.outcome.curve, *edited.outcome.evaluations[-1:]],
         large=large,
         compared=compared,
+        outcomes=edited.outcomes,
         digests={"generator": generator.digest, "backbone": editor.backbone.digest},
     )
     output.parent.mkdir(parents=True, exist_ok=True)

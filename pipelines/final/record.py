@@ -7,6 +7,7 @@ from typing import Any
 
 from infra.reports.data import CurvePoint
 from infra.reports.numbers import point_tree
+from infra.reports.outcomes import ALL, OutcomeRow
 from liveedit_core.evaluation.probes import ProbeResult
 from liveedit_core.evaluation.summaries import TABLE_TAGS, summarize, summarize_variants
 from liveedit_core.schema import Case, entity_of
@@ -26,9 +27,11 @@ def numbers_tree(
     curve: Sequence[BankEvaluation],
     large: Sequence[ProbeResult],
     compared: Mapping[str, Any],
+    outcomes: Sequence[OutcomeRow],
     digests: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Everything that was measured, with what it was measured on."""
+    """Everything that was measured, with what it was measured on, and how many edits were refused
+    as weak (`outcomes`)."""
     points = [curve_point(item) for item in curve]
     if large:
         summary = summarize(large, entity_of(cases), seed=recipe.seed)
@@ -47,6 +50,7 @@ def numbers_tree(
         "counts": {
             "cases": len(cases),
             "entities": len({case.entity for case in cases}),
+            "weak": next((row.num_weak for row in outcomes if row.label == ALL), 0),
             **{tag: dict(Counter(case.tags.get(tag, "") for case in cases)) for tag in TABLE_TAGS},
         },
         "curve": [point_tree(point) for point in points],

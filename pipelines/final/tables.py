@@ -88,7 +88,8 @@ def overview(numbers: Mapping[str, Any]) -> str:
 
 def strata(numbers: Mapping[str, Any]) -> str:
     """Free answers by domain, length and content of the target and by variant, scope classes and
-    retention, with all cases in one bank; the JSON has the families of questions as well."""
+    retention, with all cases in one bank; of the families of questions, what their edits leave
+    alone (the JSON has all metrics)."""
     whole = whole_bank(numbers)
     parts = []
     for tag, title in (
@@ -97,6 +98,8 @@ def strata(numbers: Mapping[str, Any]) -> str:
         ("content", "By content of the target"),
     ):
         parts += [f"**{title}**", strata_table(whole["tags"].get(tag, []))]
+    parts += ["**Other questions about an edited image (prompt_swap_locality), by family**"]
+    parts += [family_table(whole["tags"].get("family", []))]
     parts += ["**By variant of the probes**", variant_table(whole["metrics"])]
     parts += ["**Scope of the edits**", scope_table(numbers["curve"])]
     parts += ["**Retention of reliability**", retention_table(numbers["curve"])]
@@ -176,6 +179,21 @@ def strata_table(rows: Sequence[Row]) -> str:
                 *(cell(found(by_value[value], name, FREE_GENERATION)) for name in names),
             ]
             for value in sorted(by_value, key=_in_order)
+        ],
+    )
+
+
+def family_table(rows: Sequence[Row]) -> str:
+    """prompt_swap_locality of the edits of each family under both protocols."""
+    name = ProbeKind.PROMPT_SWAP_LOCALITY.value
+    by_value: dict[str, list[Row]] = {}
+    for row in rows:
+        by_value.setdefault(row["value"], []).append({**row, "variant": ""})
+    return markdown(
+        ["family of the edit", "free", "teacher-forced"],
+        [
+            [value, *(cell(found(items, name, p)) for p in (FREE_GENERATION, TEACHER_FORCED))]
+            for value, items in sorted(by_value.items())
         ],
     )
 

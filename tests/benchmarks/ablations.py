@@ -2,22 +2,29 @@
 """What each part of the method is worth: the built-in generator with one part changed at a time.
 
     python -m tests.benchmarks.ablations [--edits 1000] [--output FILE.json] [section.key=value ...]
+    python -m tests.benchmarks.ablations --corrections [--output FILE.json]
 
 N evaluation edits, then all their probes, teacher-forced; the same cases and seed for every row.
 Parts of inference are switched in the config. Losses of the prompt phase are switched by training
 that phase again (the experts do not depend on it), on the material of the built-in recipe, which is
 encoded first where no earlier run has left it. The paper's "image compressed without the prompt"
 has no row: our visual key never sees the prompt.
+
+`--corrections` asks instead whether a second answer wins: 30 images are taught A, then B in other
+words, in one model, and answer both wordings and two further ones.
 """
 
 import json
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.backbone import BUILTIN, builtin_generator_folder, load_named_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
+from liveedit_core.edited_model import EditedModel, open_model
 from liveedit_core.evaluation.probes import PreparedCases
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.evaluation.summaries import paper_average, summarize
@@ -31,7 +38,7 @@ from pipelines.train_generator import DEFAULT_RECIPE
 from pipelines.training.data import Material, prepare_material
 from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.recipe import TrainRecipe
-from tests.benchmarks.frame import parser_of
+from tests.benchmarks.frame import machine, parser_of, publish
 
 BATCH_SIZE = 32
 INFERENCE: dict[str, dict[str, object]] = {
@@ -44,6 +51,10 @@ INFERENCE: dict[str, dict[str, object]] = {
     "no bound on kept experts": {"max_kept": 0},
     "no prompt gate": {"min_gate": 0.0},
 }
+TAUGHT = ("What is shown here?", "What is this called?")
+"""Wordings of the first and of the second answer."""
+FURTHER = ("Tell me the name of this.", "What do we see in this image?")
+NUM_IMAGES = 30
 LOSSES = {"no absolute loss": "soft_absolute", "no relative loss": "soft_relative"}
 
 
@@ -98,12 +109,59 @@ def score(
     return means | {"average_of_five": round(100 * average, 1)}
 
 
+def corrections() -> dict[str, Any]:
+    """Of images of `development` without `validation`, and of `validation`."""
+    cases = {
+        split: load_builtin_cases(split, "user_world") for split in ("validation", "development")
+    }
+    chosen = {case.case_id for case in cases["validation"]}
+    cases["development"] = [case for case in cases["development"] if case.case_id not in chosen]
+    result: dict[str, Any] = {"machine": machine()}
+    for split, found in cases.items():
+        found.sort(key=lambda case: case.tags["domain"] != "photo")  # stable: photographs first
+        domains = {case.edit.image_bytes: case.tags["domain"] for case in found}
+        images = list(domains)[:NUM_IMAGES]
+        with open_model() as model:
+            result["generator"] = model.editor.generator.digest
+            result[split] = corrected(model, images)
+        result[split]["domains"] = dict(Counter(domains[image] for image in images))
+    return result
+
+
+def corrected(model: EditedModel, images: Sequence[bytes | None]) -> dict[str, Any]:
+    """How many edits were superseded, and how many answers to each wording are the new one."""
+    targets = [[f"Unit {letter}-{n}" for n in range(len(images))] for letter in "AB"]
+    edits = [
+        model.edit_many(
+            [(image, prompt, target) for image, target in zip(images, answers, strict=True)]
+        )
+        for prompt, answers in zip(TAUGHT, targets, strict=True)
+    ]
+    held = set(model.edits)
+    counts: dict[str, Any] = {
+        "images": len(images),
+        "superseded": sum(edit_id not in held for edit_id in edits[0]),
+        "new edits held": sum(edit_id in held for edit_id in edits[1]),
+    }
+    for prompt in (*TAUGHT, *FURTHER):
+        said = model.generate(images, [prompt] * len(images), max_new_tokens=16)
+        counts[prompt] = {
+            name: sum(one.text == target for one, target in zip(said, answers, strict=True))
+            for name, answers in zip(("old answer", "new answer"), targets, strict=True)
+        }
+    return counts
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print one row a variant, and write all of them."""
     parser = parser_of(__doc__)
     parser.add_argument("--edits", type=int, default=1000)
+    parser.add_argument("--corrections", action="store_true")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_intermixed_args(arguments)
+    if options.corrections:
+        publish(corrections(), options.output)
+        return 0
     recipe = load_recipe(TrainRecipe, DEFAULT_RECIPE, options.overrides)
     nothing = load_generator(builtin_generator_folder())
     needed = nothing.config.load_options(LoadOptions())

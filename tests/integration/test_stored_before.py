@@ -179,3 +179,20 @@ def test_a_saved_model_and_a_bank_version_answer_as_before(
         assert_same_answers(model, expected["model_folder"]["asked"])
     with open_model(generator=GENERATOR, experts=load_version(bank, 4)) as model:
         assert_same_answers(model, expected["bank"]["asked_of_version_4"])
+
+
+@needs_builtin_models
+def test_a_bank_version_brings_its_facts(bank: ExpertBank) -> None:
+    """So a new answer to the same question replaces a stored edit."""
+    held = bank.edit_ids(4)
+    logged = {item.request.edit_id: item.request for item in RequestLog(bank.store).find(held)}
+    experts = load_version(bank, 4)
+    with open_model(generator=GENERATOR, experts=experts, weak="commit") as model:
+        for edit_id, request in logged.items():
+            fact = model.fact(edit_id)
+            assert fact is not None
+            assert (fact.prompt, fact.target) == (request.prompt, request.target)
+        old = logged[held[0]]
+        new = model.edit(old.image_bytes, f" {old.prompt.upper()} ", "another answer")
+        assert model.edits == (*held[1:], new)
+        assert [item.supersedes for item in model.corrections] == [held[0]]

@@ -1,7 +1,7 @@
 """Counts of how edits were written, by length of the target."""
 
 from infra.reports.outcomes import outcome_metrics, outcome_rows
-from liveedit_core.method.outcome import WriteOutcome
+from liveedit_core.outcome import WriteOutcome
 
 OUTCOMES = [
     WriteOutcome(state="verified", num_target_tokens=1),

@@ -14,7 +14,8 @@ from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import read_rows
 from liveedit_core.errors import InputError, IntegrityError
-from liveedit_core.inputs.rejects import MAX_RAW_CHARS, Rejected
+from liveedit_core.inputs.rejects import MAX_RAW_CHARS, Rejected, WeakEditError
+from liveedit_core.outcome import WriteOutcome
 from tests.small_rows import SMALL_IDENTITY, refusal
 from tests.small_rows import small_request as request
 
@@ -103,6 +104,24 @@ def test_rejected_requests_are_written_once_and_must_be_in_the_log(log: RequestL
     assert log.rejects.read()[0].sequence == 1
     with pytest.raises(InputError, match="the request log has no such edit"):
         log.reject_requests([refusal(0, edit_id=request("z").edit_id)])
+
+
+def test_a_reject_of_a_weak_edit_keeps_its_outcome(log: RequestLog, store: ObjectStore) -> None:
+    """A log of an earlier release has no column for it."""
+    log.append([request("a"), request("b")])
+    outcome = WriteOutcome(state="weak", reason="text", answer="c", steps=3, num_target_tokens=1)
+    first, second = (
+        Rejected.from_error(WeakEditError(outcome, target), edit_id=request(target).edit_id)
+        for target in ("a", "b")
+    )
+    log.reject_requests([first])
+    lance.dataset(store.table_uri("rejects")).drop_columns(["outcome"])
+    assert [item.rejected.outcome for item in RequestLog(store).rejects.read()] == [
+        WriteOutcome(state="weak")
+    ]
+    log = RequestLog(store)
+    log.reject_requests([second])
+    assert [item.rejected.outcome for item in log.rejects.read()][1:] == [outcome]
 
 
 def test_an_append_reads_no_rejects_of_others(

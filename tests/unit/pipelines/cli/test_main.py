@@ -13,8 +13,8 @@ import pytest
 from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
-from liveedit_core.inputs.rejects import Rejected, RejectType
-from liveedit_core.method.outcome import WriteOutcome
+from liveedit_core.inputs.rejects import Rejected, WeakEditError
+from liveedit_core.outcome import WriteOutcome
 from pipelines.cli.main import main
 from tests.architecture.project import run
 from tests.small_rows import SMALL_IDENTITY, small_request, small_row
@@ -214,11 +214,19 @@ def test_list_tells_how_edits_were_written(terminal: Terminal) -> None:
     weak = WriteOutcome(state="weak", reason="gate", answer="early", num_target_tokens=1)
     row = replace(row, expert=replace(row.expert, outcome=weak))
     bank.commit(bank.fragment_writer().write([row]), epoch=bank.acquire_writer())
-    refused = Rejected(line_number=0, error_type=RejectType.WEAK_EDIT, message="wrong")
-    log.rejects.append([(6, refused)], bank="main")
+    late = WriteOutcome(state="weak", reason="text", answer="slowly", steps=2, num_target_tokens=1)
+    log.reject_requests(
+        [Rejected.from_error(WeakEditError(late, "fast"), edit_id=log.headers()[-1].edit_id)],
+        bank="main",
+    )
     listed = terminal.json("edits", "list", "--state", "weak")["edits"]
     assert [(item["sequence"], item["state"]) for item in listed] == [(5, "held"), (6, "refused")]
-    assert listed[0]["outcome"] == asdict(weak)
+    assert [item["outcome"] for item in listed] == [asdict(weak), asdict(late)]
+    header, held_row, refused_row, _ = table(terminal("edits", "list", "--state", "weak"))
+    assert " ".join(header[3:8]) == "expert why weak answer instead"
+    assert held_row[2:6] == ["held", "weak", "gate", "early"]
+    assert refused_row[2:6] == ["refused", "weak", "text", "slowly"]
+    assert "why weak" not in terminal("edits", "list", "--state", "written")
     written = terminal.json("edits", "list", "--state", "written")["edits"]
     assert [item["sequence"] for item in written] == [2, 3, 4]
 

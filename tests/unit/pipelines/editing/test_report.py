@@ -11,10 +11,12 @@ from infra.bank.expert_bank import ExpertBank
 from infra.bank.schema import ExpertRow
 from infra.reports.data import ReportData
 from infra.reports.editing import render_report
+from infra.reports.outcomes import outcome_metrics
 from infra.storage.object_store import ObjectStore
 from liveedit_core.evaluation.probes import TEACHER_FORCED
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import Rejected
+from liveedit_core.method.config import RefineSection
 from liveedit_core.method.expert import Expert
 from liveedit_core.schema import EditRequest, ProbeKind
 from pipelines.editing.intake import Item
@@ -70,6 +72,20 @@ def test_all_of_a_run_is_in_the_report(driver: Driver) -> None:
     assert all(example.result.score < 1 for example in data.worst_cases)
     own = [kept for example in data.examples for kept in example.kept if kept.is_own]
     assert all(kept.edit and kept.edit.image_bytes for kept in own)
+
+
+def test_edits_refused_as_weak_are_counted(driver: Driver) -> None:
+    driver.run([case(0)])
+    refine = RefineSection(mode="on", max_steps=1)
+    driver.generator = GeneratorWorker(TinyModels(), InputLimits(), refine=refine)
+    items: list[Item] = [case(0), case(1), case(2), REFUSED_LINE]
+    for _ in range(2):
+        _, data = data_of(driver, driver.run(items))
+        assert data.num_edits == 1, "one is held from before, the others are refused"
+        every, *by_length = data.outcomes
+        assert (every.label, every.num_edits, every.num_weak) == ("all", 2, 2)
+        assert sum(row.num_weak for row in by_length) == 2
+    assert outcome_metrics(data.outcomes)["edits.all.weak"] == 2.0
 
 
 def test_a_lifelong_curve_is_in_the_report_with_its_groups(driver: Driver) -> None:

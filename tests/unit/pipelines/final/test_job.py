@@ -6,17 +6,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from infra.reports.outcomes import outcome_rows
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.builtin.backbone import builtin_generator_folder
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.config import RefineSection
 from liveedit_core.method.generator import load_generator
+from liveedit_core.outcome import WriteOutcome
 from pipelines.baselines.recipe import CompareRecipe
 from pipelines.compare_editors import TUNED
 from pipelines.final import job
 from pipelines.final.job import check_same_cases, comparison_of, final_numbers
 from pipelines.final.recipe import FinalNumbersRecipe
+from pipelines.final.record import numbers_tree
 from pipelines.final_numbers import parse_arguments
 from pipelines.job.entry import resolve
 from pipelines.job.recipe_loader import load_recipe
@@ -75,6 +78,21 @@ def test_numbers_with_derived_questions_are_apart(tmp_path: Path) -> None:
     editing = job._editing_recipe(derived, BenchmarkSection(), "a" * 64)
     assert editing.refine.derived
     assert editing.run_folder == derived.folder("a" * 64)
+
+
+def test_edits_refused_as_weak_are_recorded() -> None:
+    rows = outcome_rows([WriteOutcome(state=s, num_target_tokens=2) for s in ("weak", "verified")])
+    for outcomes, num_weak in ((rows, 1), ((), 0)):
+        numbers = numbers_tree(
+            FinalNumbersRecipe(split="validation"),
+            cases=CASES[:2],
+            curve=[],
+            large=[],
+            compared={},
+            outcomes=outcomes,
+            digests={},
+        )
+        assert numbers["counts"]["weak"] == num_weak
 
 
 def test_a_folder_holds_the_results_of_one_set_of_cases(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pipelines.final.tables import (
     average,
     curve_table,
     false_activation_table,
+    family_table,
     read_numbers,
     seed_table,
     with_block,
@@ -61,6 +62,22 @@ def test_averages_need_all_their_metrics() -> None:
 
 def test_false_activations_are_kept_and_changed_shares() -> None:
     assert "| nearest | 25.0 / 10.0 [3-24] n=40 |" in false_activation_table(CURVE)
+
+
+def test_each_family_shows_what_its_edits_leave_alone() -> None:
+    rows = [
+        {**row("prompt_swap_locality", mean, protocol=protocol), "value": family}
+        for family, mean, protocol in (
+            ("price", 0.9, FREE_GENERATION),
+            ("price", 0.8, TEACHER_FORCED),
+            ("age", 0.7, FREE_GENERATION),
+        )
+    ]
+    other = {**row("reliability", 0.1, protocol=FREE_GENERATION), "value": "age"}
+    assert family_table([*rows, other]).splitlines()[2:] == [
+        "| age | 70.0 [50-75] n=40 |  |",
+        "| price | 90.0 [50-75] n=40 | 80.0 [50-75] n=40 |",
+    ]
 
 
 def test_seeds_are_shown_as_mean_and_range() -> None:
