@@ -114,8 +114,7 @@ CLAIMS = {
     ),
     "ablations": Claim(
         "each part of routing, switched off alone, on `development`; table in "
-        "`liveedit_core/METHOD.md`; whether a second answer in other words wins "
-        "(`--corrections`, `corrections.json`)"
+        "`liveedit_core/METHOD.md`; whether a second answer in other words wins (`--corrections`)"
     ),
     "filter_by_domain": Claim(
         "false activations beside the budget and changed copies found, in banks of one domain"

@@ -215,10 +215,8 @@ def test_list_tells_how_edits_were_written(terminal: Terminal) -> None:
     row = replace(row, expert=replace(row.expert, outcome=weak))
     bank.commit(bank.fragment_writer().write([row]), epoch=bank.acquire_writer())
     late = WriteOutcome(state="weak", reason="text", answer="slowly", steps=2, num_target_tokens=1)
-    log.reject_requests(
-        [Rejected.from_error(WeakEditError(late, "fast"), edit_id=log.headers()[-1].edit_id)],
-        bank="main",
-    )
+    refused = Rejected.from_error(WeakEditError(late, "fast"), edit_id=log.headers()[-1].edit_id)
+    log.reject_requests([refused], bank="main")
     listed = terminal.json("edits", "list", "--state", "weak")["edits"]
     assert [(item["sequence"], item["state"]) for item in listed] == [(5, "held"), (6, "refused")]
     assert [item["outcome"] for item in listed] == [asdict(weak), asdict(late)]
