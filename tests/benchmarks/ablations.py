@@ -10,8 +10,8 @@ that phase again (the experts do not depend on it), on the material of the built
 encoded first where no earlier run has left it. The paper's "image compressed without the prompt"
 has no row: our visual key never sees the prompt.
 
-`--corrections` asks instead whether a second answer wins: 30 images are taught A, then B in other
-words, in one model, and answer both wordings and two further ones.
+`--corrections` asks instead whether a second answer wins: 30 images, photographs first, are taught
+A, then B in other words, in one model, and answer both wordings and two further ones.
 """
 
 import json

@@ -114,7 +114,8 @@ CLAIMS = {
     ),
     "ablations": Claim(
         "each part of routing, switched off alone, on `development`; table in "
-        "`liveedit_core/METHOD.md`; whether a second answer in other words wins (`--corrections`)"
+        "`liveedit_core/METHOD.md`; whether a second answer in other words wins "
+        "(`--corrections`, `corrections.json`)"
     ),
     "filter_by_domain": Claim(
         "false activations beside the budget and changed copies found, in banks of one domain"
