@@ -7,7 +7,7 @@ coarse grid. Routing by the visual key reads it (METHOD.md 2).
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -56,29 +56,35 @@ class ImageFeatures(NamedTuple):
 
 
 class ImageFeatureCache:
-    """LRU cache of image features, bounded in bytes (the encoded images included); 0 keeps none."""
+    """LRU cache of image features, bounded in bytes (the encoded images included); 0 keeps none.
+    Threads may share it."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
         self._features: OrderedDict[bytes, ImageFeatures] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._features)
 
     def get(self, image: bytes) -> ImageFeatures | None:
         """The features of an image, if they are cached."""
-        found = self._features.get(image)
-        if found is not None:
-            self._features.move_to_end(image)
-        return found
+        with self._lock:
+            found = self._features.get(image)
+            if found is not None:
+                self._features.move_to_end(image)
+            return found
 
     def put(self, image: bytes, features: ImageFeatures) -> None:
-        """Cache the features of an image that is not cached yet."""
-        self._features[image] = features
-        self.num_bytes += _num_bytes(image, features)
-        while self.num_bytes > self.max_bytes:
-            self.num_bytes -= _num_bytes(*self._features.popitem(last=False))
+        """Cache the features of an image, unless another thread was first."""
+        with self._lock:
+            if image in self._features:
+                return
+            self._features[image] = features
+            self.num_bytes += _num_bytes(image, features)
+            while self.num_bytes > self.max_bytes:
+                self.num_bytes -= _num_bytes(*self._features.popitem(last=False))
 
 
 def _num_bytes(image: bytes, features: ImageFeatures) -> int:
@@ -112,25 +118,27 @@ class ImageTower:
         self.has_views = has_views
         self._root, self._path = model, path
         """Where the tower of pyramids is."""
+        self._lowered: Callable[[Tensor], list[Tensor]] | None = None
         if has_views:
             tower = folded(model.get_submodule(path))
             self._root, self._path = nn.ModuleDict({"tower": tower}), "tower"
+            from liveedit_core.backbones.lowered_tower import LoweredTower
+
+            self._lowered = LoweredTower.of(tower, [level.module for level in levels])
         self.pyramid_size = sum(level.size for level in levels)
         self.cache = ImageFeatureCache(cache_bytes)
-        self._lock = threading.Lock()
 
     @torch.no_grad()
     def features(self, images: Sequence[bytes], batch_size: int) -> dict[bytes, ImageFeatures]:
         """Features by image; each distinct image that is not cached is encoded once."""
-        with self._lock:
-            found = {image: self.cache.get(image) for image in dict.fromkeys(images)}
-            done = {image: features for image, features in found.items() if features is not None}
-            missing = [image for image in found if image not in done]
-            for start in range(0, len(missing), batch_size):
-                chunk = missing[start : start + batch_size]
-                for image, features in zip(chunk, self._encoded(chunk), strict=True):
-                    done[image] = features
-                    self.cache.put(image, features)
+        found = {image: self.cache.get(image) for image in dict.fromkeys(images)}
+        done = {image: features for image, features in found.items() if features is not None}
+        missing = [image for image in found if image not in done]
+        for start in range(0, len(missing), batch_size):
+            chunk = missing[start : start + batch_size]
+            for image, features in zip(chunk, self._encoded(chunk), strict=True):
+                done[image] = features
+                self.cache.put(image, features)
         return done
 
     def _encoded(self, images: Sequence[bytes]) -> list[ImageFeatures]:
@@ -138,10 +146,11 @@ class ImageTower:
         pixels_BCHW = self._pixels(decoded)
         view, outputs = self._reading_view(self.model, self.path)
         projected = view.get_image_features(pixel_values=pixels_BCHW).pooler_output
+        first_BE = self._joined(outputs, pixels_BCHW)
         if self.has_views:
-            pyramids = self._with_figures(decoded)
+            pyramids = self._with_figures(decoded, pixels_BCHW, first_BE)
         else:
-            pyramids = list(self._pyramids(outputs, pixels_BCHW).float())
+            pyramids = self._pyramids(pixels_BCHW, first_BE)
         return [
             ImageFeatures(pyramid_E.clone(), projected_ID.clone())
             for pyramid_E, projected_ID in zip(pyramids, projected, strict=True)
@@ -152,23 +161,30 @@ class ImageTower:
         """Pyramids of an image in all views, its own first, [V, E]; that is the cached one, if it
         was encoded before."""
         turned = views(trimmed(decode_image(image)))
-        with self._lock:
-            known = self.cache.get(image) if self.has_views else None
-            if known is None:
-                return self._pyramids_of(turned)
-            own_1E = known.pyramid_E[: self.pyramid_size][None]
-            return torch.cat([own_1E, self._pyramids_of(turned[1:])])
+        known = self.cache.get(image) if self.has_views else None
+        if known is None:
+            return torch.stack(self._pyramids(self._pixels(turned)))
+        own_E = known.pyramid_E[: self.pyramid_size]
+        return torch.stack([own_E, *self._pyramids(self._pixels(turned[1:]))])
 
-    def _with_figures(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """The pyramid of each trimmed image, followed by that of its figure, if it has one."""
+    def _with_figures(
+        self, images: Sequence[Image.Image], pixels_BCHW: Tensor, first_BE: Tensor
+    ) -> list[Tensor]:
+        """The pyramid of each trimmed image, followed by that of its figure, if it has one.
+
+        Where nothing was trimmed, `first_BE` is the part of the first size.
+        """
+        seen = [trimmed(image) for image in images]
         figures = [figure(image) for image in images]
-        found = [one for one in figures if one is not None]
-        seen = [*map(trimmed, images), *found]
-        whole_BE, *others = self._pyramids_of(seen).split(len(images))
-        more = iter(torch.cat(others) if others else ())
+        is_whole = [one is image for one, image in zip(seen, images, strict=True)]
+        others = [one for one, whole in zip(seen, is_whole, strict=True) if not whole]
+        others += [one for one in figures if one is not None]
+        known = iter(self._pyramids(pixels_BCHW[is_whole], first_BE[is_whole]))
+        further = iter(self._pyramids(self._pixels(others)) if others else [])
+        own = [next(known if whole else further) for whole in is_whole]
         return [
-            whole_E if one is None else torch.cat([whole_E, next(more)])
-            for whole_E, one in zip(whole_BE, figures, strict=True)
+            own_E if one is None else torch.cat([own_E, next(further)])
+            for own_E, one in zip(own, figures, strict=True)
         ]
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
@@ -178,41 +194,43 @@ class ImageTower:
         ]
         return pixels.to(device_of(self._root.get_submodule(self._path)))
 
-    def _pyramids_of(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pyramids [B, E] of decoded images, float32."""
-        parts = []
-        for start in range(0, len(images), PYRAMIDS_AT_ONCE):
-            pixels_BCHW = self._pixels(images[start : start + PYRAMIDS_AT_ONCE])
-            view, outputs = self._reading_view(self._root, self._path)
-            view.get_submodule(self._path)(pixels_BCHW)
-            parts.append(self._pyramids(outputs, pixels_BCHW).float())
-        return torch.cat(parts)
+    def _pyramids(self, pixels_BCHW: Tensor, first_BE: Tensor | None = None) -> list[Tensor]:
+        """Pyramids of images: the mean over all sizes, float32; `first_BE` is the part of the first
+        size, if it is known."""
+        done: list[Tensor] = []
+        for start in range(0, len(pixels_BCHW), PYRAMIDS_AT_ONCE):
+            rows = slice(start, start + PYRAMIDS_AT_ONCE)
+            pixels = pixels_BCHW[rows]
+            total_BE = self._part(pixels) if first_BE is None else first_BE[rows]
+            for size in self.more_sizes:
+                resized = functional.interpolate(
+                    pixels, size=(size, size), mode="bicubic", antialias=True
+                )
+                total_BE = total_BE + self._part(resized)
+            done += (total_BE / (1 + len(self.more_sizes))).float().unbind()
+        return done
 
-    def _reading_view(self, view: Any, path: str) -> tuple[Any, dict[int, Tensor]]:
-        """A view of a model that leaves the output of each level in the dict."""
-        outputs: dict[int, Tensor] = {}
+    def _part(self, pixels_BCHW: Tensor) -> Tensor:
+        """The part of pyramids that is of one size, [B, E]."""
+        if self._lowered is not None and torch.backends.mkldnn.enabled:
+            return self._joined(self._lowered(pixels_BCHW), pixels_BCHW)
+        view, outputs = self._reading_view(self._root, self._path)
+        view.get_submodule(self._path)(pixels_BCHW)
+        return self._joined(outputs, pixels_BCHW)
+
+    def _reading_view(self, view: Any, path: str) -> tuple[Any, list[Tensor]]:
+        """A view of a model that leaves the output of each level in the list."""
+        outputs = [torch.empty(0) for _ in self.levels]
         for index, level in enumerate(self.levels):
             place = f"{path}.{level.module}".rstrip(".")
             view = with_hook(view, place, partial(outputs.__setitem__, index))
         return view, outputs
 
-    def _pyramids(self, outputs: dict[int, Tensor], pixels_BCHW: Tensor) -> Tensor:
-        """Pyramids [B, E]: the mean over all sizes; outputs and pixels are those at the first."""
-        total_BE = self._joined(outputs, pixels_BCHW)
-        for size in self.more_sizes:
-            resized = functional.interpolate(
-                pixels_BCHW, size=(size, size), mode="bicubic", antialias=True
-            )
-            view, others = self._reading_view(self._root, self._path)
-            view.get_submodule(self._path)(resized)
-            total_BE = total_BE + self._joined(others, pixels_BCHW)
-        return total_BE / (1 + len(self.more_sizes))
-
-    def _joined(self, outputs: dict[int, Tensor], pixels_BCHW: Tensor) -> Tensor:
+    def _joined(self, outputs: Sequence[Tensor], pixels_BCHW: Tensor) -> Tensor:
         """The levels pooled, flattened and concatenated, [B, E]."""
         pooled = [
-            functional.adaptive_avg_pool2d(outputs[i], level.grid).flatten(1)
-            for i, level in enumerate(self.levels)
+            functional.adaptive_avg_pool2d(output, level.grid).flatten(1)
+            for output, level in zip(outputs, self.levels, strict=True)
         ]
         return torch.cat(pooled, dim=1) if pooled else pixels_BCHW.new_zeros(len(pixels_BCHW), 0)
 

@@ -92,7 +92,7 @@ def _reduced(image: Image.Image, side: int) -> Image.Image:
 
 def _content_box(image: Image.Image) -> tuple[int, int, int, int] | None:
     """Left, top, right and bottom of what lies within a uniform border; None without one."""
-    pixels = np.asarray(image).astype(np.int16)
+    pixels = np.asarray(image)
     outermost = np.concatenate((pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
     colour = np.median(outermost, axis=0)
     if (np.abs(outermost - colour).max(1) <= TOLERANCE).mean() < BORDER_SHARE:

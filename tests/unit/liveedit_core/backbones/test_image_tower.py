@@ -1,6 +1,8 @@
 """Pyramids hold the right numbers of the tower, and a cached image is not encoded again."""
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +101,30 @@ def test_the_least_recently_used_image_is_evicted_first() -> None:
     assert cache.num_bytes == cache.max_bytes
     cache.put(b"e", features(1000))
     assert (len(cache), cache.num_bytes) == (0, 0)
+
+
+def test_an_image_that_two_threads_encode_is_counted_once() -> None:
+    cache = ImageFeatureCache(max_bytes=1000)
+    cache.put(b"a", features(10))
+    cache.put(b"a", features(10))
+    assert (len(cache), cache.num_bytes) == (1, 1 + 4 * 10)
+
+
+def test_threads_encode_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = tower([LEVEL], [])
+    encode, both = TinyTowerModel.get_image_features, threading.Barrier(2)
+
+    def meeting(self: TinyTowerModel, pixel_values: Tensor) -> _Output:
+        both.wait(timeout=60)
+        return encode(self, pixel_values)
+
+    monkeypatch.setattr(TinyTowerModel, "get_image_features", meeting)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda seed: shared.features([image(seed)], 1), (1, 2)))
+    monkeypatch.undo()
+    for seed, done in zip((1, 2), found, strict=True):
+        alone = tower([LEVEL], []).features([image(seed)], 1)
+        torch.testing.assert_close(done[image(seed)], alone[image(seed)])
 
 
 def asked(prompts: Sequence[str]) -> list[BackboneInput]:

@@ -1,7 +1,6 @@
 """Trimmed images and their views, and the pyramids of these."""
 
 import io
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -127,15 +126,14 @@ def test_pyramids_are_those_of_the_trimmed_image_in_each_view() -> None:
     torch.testing.assert_close(own.projected_ID, as_it_is, rtol=1e-3, atol=1e-3)
 
 
-def test_few_images_at_once_pass_the_tower_of_pyramids() -> None:
+def test_few_images_at_once_pass_the_tower_of_pyramids(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny_backbone().image_tower
     assert whole is not None
     tower = ImageTower(
         whole.model, whole.processor, whole.path, levels=whole.levels, has_views=True
     )
-    passed: list[int] = []
-    tower._root["tower"].register_forward_pre_hook(lambda _, seen: passed.append(len(seen[0])))
-    images = [encoded(noise(70, 50, seed)) for seed in range(PYRAMIDS_AT_ONCE + 2)]
+    passed = counted(tower, monkeypatch)
+    images = [encoded(framed(noise(70, 50, seed), 20)) for seed in range(PYRAMIDS_AT_ONCE + 2)]
     with plain_convolutions():
         together = tower.features(images, len(images))
         assert max(passed) <= PYRAMIDS_AT_ONCE
@@ -154,14 +152,7 @@ def test_the_own_view_of_an_encoded_image_does_not_pass_the_tower_again(
     tower = ImageTower(
         whole.model, whole.processor, whole.path, levels=whole.levels, has_views=True
     )
-    passed: list[int] = []
-    compute = tower._pyramids_of
-
-    def counted(images: Sequence[Image.Image]) -> torch.Tensor:
-        passed.append(len(images))
-        return compute(images)
-
-    monkeypatch.setattr(tower, "_pyramids_of", counted)
+    passed = counted(tower, monkeypatch)
     image = encoded(framed(noise(70, 50), 20))
     with plain_convolutions():
         before = tower.view_pyramids(image)
@@ -170,6 +161,43 @@ def test_the_own_view_of_an_encoded_image_does_not_pass_the_tower_again(
     assert passed == [4, len(own) // tower.pyramid_size, 3]
     assert torch.equal(after[0], own[: tower.pyramid_size])
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+
+
+def test_the_pass_for_the_decoder_counts_where_nothing_is_trimmed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = tiny_backbone().image_tower
+    assert whole is not None
+    tower = ImageTower(
+        whole.model,
+        whole.processor,
+        whole.path,
+        levels=whole.levels,
+        more_sizes=(96,),
+        has_views=True,
+    )
+    image, page = noise(70, 50), framed(noise(70, 50), 20)
+    with plain_convolutions():
+        expected = [tower.view_pyramids(encoded(one))[0] for one in (image, page)]
+        passed = counted(tower, monkeypatch)
+        found = tower.features([encoded(page), encoded(image)], 2)
+    assert sorted(passed) == [1, 1, len(found[encoded(page)].pyramid_E) // tower.pyramid_size]
+    for one, pyramid_E in zip((image, page), expected, strict=True):
+        own_E = found[encoded(one)].pyramid_E[: tower.pyramid_size]
+        torch.testing.assert_close(own_E, pyramid_E, rtol=1e-3, atol=1e-3)
+
+
+def counted(tower: ImageTower, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that pass the tower of pyramids from here on."""
+    passed: list[int] = []
+    compute = tower._part
+
+    def part(pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        passed.append(len(pixels_BCHW))
+        return compute(pixels_BCHW)
+
+    monkeypatch.setattr(tower, "_part", part)
+    return passed
 
 
 def test_a_folded_tower_computes_the_same() -> None:

@@ -1,0 +1,101 @@
+"""A lowered tower gives what the modules give, and only towers that it knows are lowered."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel, folded
+from liveedit_core.backbones.lowered_tower import LoweredTower, _Convolution
+from tests.tiny_backbone import image, plain_convolutions, tiny_backbone
+
+MODULES = ("timm_model.blocks.4", "timm_model.blocks.2")
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN"
+)
+
+
+def tiny_tower() -> nn.Module:
+    """The tower of the tiny backbone, folded: its own copy."""
+    whole = tiny_backbone().image_tower
+    assert whole is not None
+    return folded(whole.model.get_submodule(whole.path))
+
+
+@torch.no_grad()
+def test_outputs_are_those_of_the_modules() -> None:
+    tower = tiny_tower()
+    lowered = LoweredTower.of(tower, MODULES)
+    assert lowered is not None
+    seen: dict[str, Tensor] = {}
+    for name in MODULES:
+        module = tower.get_submodule(name)
+        module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+    for side in (64, 97):
+        pixels = torch.randn(2, 3, side, side)
+        with plain_convolutions():
+            tower(pixels)
+        for name, found in zip(MODULES, lowered(pixels), strict=True):
+            # Random weights amplify rounding.
+            limit = 1e-3 * float(seen[name].abs().max())
+            torch.testing.assert_close(found, seen[name], rtol=1e-3, atol=limit)
+
+
+def test_nothing_behind_the_last_level_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    tower: Any = tiny_tower()
+    lowered = LoweredTower.of(tower, MODULES)
+    assert lowered is not None
+    passed: list[Tensor] = []
+    compute = _Convolution.__call__
+
+    def counted(convolution: _Convolution, hidden: Tensor) -> Tensor:
+        passed.append(hidden)
+        return compute(convolution, hidden)
+
+    monkeypatch.setattr(_Convolution, "__call__", counted)
+    lowered(torch.randn(1, 3, 64, 64))
+    modules = [tower.timm_model.conv_stem, *tower.timm_model.blocks[:5].modules()]
+    assert len(passed) == sum(isinstance(part, nn.Conv2d) for part in modules)
+
+
+@pytest.mark.parametrize(
+    "part", [nn.Sigmoid(), nn.ReLU(), nn.Conv2d(1, 1, 1, dtype=torch.float64), nn.LSTM(1, 1)]
+)
+def test_a_tower_with_other_parts_is_not_lowered(part: nn.Module) -> None:
+    tower: Any = tiny_tower()
+    assert LoweredTower.of(tower, MODULES)
+    tower.timm_model.blocks[4].append(part)
+    assert LoweredTower.of(tower, MODULES) is None
+    assert LoweredTower.of(tower, MODULES[1:])  # it is behind this level
+
+
+def test_other_towers_and_levels_are_not_lowered() -> None:
+    assert LoweredTower.of(nn.Sequential(nn.Conv2d(3, 3, 1)), ["0"]) is None
+    assert LoweredTower.of(tiny_tower(), ["", *MODULES]) is None
+    assert LoweredTower.of(tiny_tower(), []) is None
+    whole = tiny_backbone().image_tower
+    assert whole is not None
+    with_norms = whole.model.get_submodule(whole.path)
+    assert LoweredTower.of(with_norms, MODULES) is None
+
+
+def test_pyramids_pass_the_lowered_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tiny_backbone().image_tower
+    assert whole is not None
+    levels = [PyramidLevel(module=MODULES[0], width=112, grid=2)]
+    tower = ImageTower(whole.model, whole.processor, whole.path, levels=levels, has_views=True)
+    with plain_convolutions():
+        expected = tower.view_pyramids(image(1))
+    lowered, passed = tower._lowered, []
+    assert lowered is not None
+
+    def counted(pixels_BCHW: Tensor) -> list[Tensor]:
+        passed.append(len(pixels_BCHW))
+        return lowered(pixels_BCHW)
+
+    monkeypatch.setattr(tower, "_lowered", counted)
+    found = tower.view_pyramids(image(1))
+    assert passed == [len(found)]
+    limit = 1e-3 * float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=limit)
