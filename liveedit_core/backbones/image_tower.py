@@ -158,13 +158,12 @@ class ImageTower:
 
     @torch.no_grad()
     def view_pyramids(self, image: bytes) -> Tensor:
-        """Pyramids of an image in all views, its own first, [V, E]; that is the cached one, if it
-        was encoded before."""
+        """Pyramids of an image in all views, its own first, [V, E]; with views that is the one of
+        `features`, bit for bit."""
         turned = views(trimmed(decode_image(image)))
-        known = self.cache.get(image) if self.has_views else None
-        if known is None:
+        if not self.has_views:
             return torch.stack(self._pyramids(self._pixels(turned)))
-        own_E = known.pyramid_E[: self.pyramid_size]
+        own_E = self.features([image], 1)[image].pyramid_E[: self.pyramid_size]
         return torch.stack([own_E, *self._pyramids(self._pixels(turned[1:]))])
 
     def _with_figures(
@@ -212,7 +211,7 @@ class ImageTower:
 
     def _part(self, pixels_BCHW: Tensor) -> Tensor:
         """The part of pyramids that is of one size, [B, E]."""
-        if self._lowered is not None and torch.backends.mkldnn.enabled:
+        if self._lowered is not None and bool(torch.backends.mkldnn.enabled):
             return self._joined(self._lowered(pixels_BCHW), pixels_BCHW)
         view, outputs = self._reading_view(self._root, self._path)
         view.get_submodule(self._path)(pixels_BCHW)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from timm.layers import Conv2dSame, pad_same
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.padding import pad_same
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
 from torch import Tensor, nn
 
@@ -86,9 +87,10 @@ class _Convolution:
 
     def __init__(self, module: nn.Conv2d) -> None:
         self._pads_itself = isinstance(module, Conv2dSame)
-        self._kernel_size = module.kernel_size
+        self._kernel_size = list(module.kernel_size)
         self._bias = module.bias
-        self._form = (module.padding, module.stride, module.dilation, module.groups)
+        self._stride, self._dilation = list(module.stride), list(module.dilation)
+        self._form = (module.padding, self._stride, self._dilation, module.groups)
         self._weight = torch.ops.mkldnn._reorder_convolution_weight(
             module.weight, *self._form, None
         )
@@ -96,8 +98,7 @@ class _Convolution:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         if self._pads_itself:
-            _, stride, dilation, _ = self._form
-            hidden = pad_same(hidden, self._kernel_size, stride, dilation)
+            hidden = pad_same(hidden, self._kernel_size, self._stride, self._dilation)
         done: Tensor = torch.ops.mkldnn._convolution_pointwise(
             hidden, self._weight, self._bias, *self._form, *self.activation, ""
         )

@@ -158,9 +158,9 @@ def test_the_own_view_of_an_encoded_image_does_not_pass_the_tower_again(
         before = tower.view_pyramids(image)
         own = tower.features([image], 1)[image].pyramid_E
         after = tower.view_pyramids(image)
-    assert passed == [4, len(own) // tower.pyramid_size, 3]
+    assert sorted(passed) == [len(own) // tower.pyramid_size, 3, 3]
     assert torch.equal(after[0], own[: tower.pyramid_size])
-    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+    assert torch.equal(after, before)
 
 
 def test_the_pass_for_the_decoder_counts_where_nothing_is_trimmed(
@@ -168,17 +168,20 @@ def test_the_pass_for_the_decoder_counts_where_nothing_is_trimmed(
 ) -> None:
     whole = tiny_backbone().image_tower
     assert whole is not None
-    tower = ImageTower(
-        whole.model,
-        whole.processor,
-        whole.path,
-        levels=whole.levels,
-        more_sizes=(96,),
-        has_views=True,
+    tower, plain = (
+        ImageTower(
+            whole.model,
+            whole.processor,
+            whole.path,
+            levels=whole.levels,
+            more_sizes=(96,),
+            has_views=has_views,
+        )
+        for has_views in (True, False)
     )
     image, page = noise(70, 50), framed(noise(70, 50), 20)
     with plain_convolutions():
-        expected = [tower.view_pyramids(encoded(one))[0] for one in (image, page)]
+        expected = [plain.view_pyramids(encoded(one))[0] for one in (image, page)]
         passed = counted(tower, monkeypatch)
         found = tower.features([encoded(page), encoded(image)], 2)
     assert sorted(passed) == [1, 1, len(found[encoded(page)].pyramid_E) // tower.pyramid_size]
