@@ -49,13 +49,15 @@ class CheckpointEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Phase and step of a run, and its training curve so far."""
+    """Phase and step of a run, its training curve and its seconds so far."""
 
     phase: str
     step: int
     seed: int
     recipe_digest: str
     curve: Sequence[Mapping[str, Any]]
+    seconds: float = 0.0
+    """Trained so far, without preparing and validating; 0 where it was not recorded."""
 
     def check_same_run(self, *, seed: int, recipe_digest: str) -> None:
         if (self.seed, self.recipe_digest) != (seed, recipe_digest):

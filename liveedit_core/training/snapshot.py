@@ -26,6 +26,8 @@ class Snapshot:
     tensors: dict[str, Tensor]
     """`model.<name>`: weights of the generator; `moment.<name>.<key>`: Adam's state of each
     parameter that the phase trains (none before the first step). float32 on the CPU."""
+    seconds: float = 0.0
+    """Of all steps that led here, and of the fits of the keys; without preparing and validating."""
 
     @property
     def model(self) -> dict[str, Tensor]:

@@ -62,9 +62,12 @@ class EditorRow:
 class NamedGenerator:
     """A generator and where it came from."""
 
-    def __init__(self, generator: LiveEditGenerator, source: str) -> None:
+    def __init__(
+        self, generator: LiveEditGenerator, source: str, train_s: float | None = None
+    ) -> None:
         self.generator = generator
         self.source = source
+        self.train_s = train_s
         is_builtin = source == "builtin"
         self.num_parameters = sum(part.numel() for part in generator.parameters())
         self.trained_on = "generator and router: " + (
@@ -103,6 +106,7 @@ def make_editors(
                 configuration=configuration,
                 editor=LiveEdit(_empty(backbone, found), batch_size=recipe.batch_size),
                 trained_on=found.trained_on,
+                train_s=found.train_s,
                 num_trained=found.num_parameters,
                 identity=found.generator.digest + WRITING,
             )
@@ -159,11 +163,11 @@ def _row(
     }
     editor = makers[name]()
     settings = recipe.section(name).model_dump_json() if name in SECTIONS else ""
-    trained_on, digest, num_trained = "", "", 0
+    trained_on, digest, num_trained, train_s = "", "", 0, None
     if name in ("liveedit", "lookup"):
         own = generators[OWN]
         trained_on, digest = own.trained_on, own.generator.digest + WRITING
-        num_trained = own.num_parameters
+        num_trained, train_s = own.num_parameters, own.train_s
     if name in ("wise", "time"):
         number = recipe.section(name).num_unrelated
         trained_on = f"nothing; {number} questions of the training split"
@@ -172,6 +176,7 @@ def _row(
         configuration=editor.name,
         editor=editor,
         trained_on=trained_on or "nothing",
+        train_s=train_s,
         num_trained=num_trained,
         num_trials=len(SEARCH_SPACE.get(name, ())),
         identity=settings or digest,

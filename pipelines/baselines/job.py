@@ -18,6 +18,7 @@ from pipelines.job.cases import protocol_note
 from pipelines.job.recipe_loader import to_flat_dict
 from pipelines.job.run_folder import run_facts
 from pipelines.job.state_cache import state_source
+from pipelines.training.job import seconds_of_training
 from workers.models import ModelNames
 
 
@@ -57,8 +58,11 @@ def load_models(recipe: CompareRecipe) -> tuple[VisionLanguageBackbone, Generato
     if recipe.needs_generator:
         folders = {OWN: recipe.generator} | folders
     generators = {
-        row: NamedGenerator(ModelNames(generator=folder).load_generator(), folder)
+        row: NamedGenerator(
+            names.load_generator(), folder, seconds_of_training(names.generator_folder())
+        )
         for row, folder in folders.items()
+        for names in [ModelNames(generator=folder)]
     }
     for found in generators.values():
         trained = found.generator.config.prompt_protocol

@@ -24,6 +24,7 @@ from liveedit_core.schema import Case
 from liveedit_core.training.recipe import Phase
 from liveedit_core.training.snapshot import MODEL, MOMENT, Snapshot, with_prefix
 from liveedit_core.training.validation import split_by_entity
+from liveedit_core.whole_files import state_of
 from pipelines.job.accepted_cases import answer_alone, on_cases
 from pipelines.job.ray_session import address_of, num_gpus_on, open_session
 from pipelines.job.run_folder import run_facts
@@ -36,6 +37,8 @@ from pipelines.training.report import training_report_data
 from pipelines.training.validation import Validation
 
 EXPERIMENT = "liveedit-training"
+TRAINING_FILE = "training.json"
+"""In a generator's folder, beside its curve; no part of its digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class TrainingResult:
 
     digest: str
     folder: Path
-    """generator.safetensors, config.json and the curve."""
+    """generator.safetensors, config.json, the curve and the seconds of the training."""
     report: Path
     warnings: tuple[str, ...]
     num_record_failures: int
@@ -190,11 +193,21 @@ def restore(
         phase=phases[position.phase],
         step=position.step,
         tensors=with_prefix(MODEL, generator.state_dict()) | with_prefix(MOMENT, state.moments),
+        seconds=position.seconds,
     )
     trainer.resume(snapshot, [dict(row) for row in position.curve])
 
 
 def save_result(trainer: GeneratorTrainer, folder: Path, *, is_half: bool) -> None:
-    """Weights, config and curve of the trained generator."""
+    """Weights, config, curve and seconds of the trained generator."""
     save_generator(trainer.generator.half() if is_half else trainer.generator, folder)
     (folder / "curve.json").write_text(json.dumps(trainer.curve))
+    facts = {"seconds": round(trainer.seconds, 3)}
+    (folder / TRAINING_FILE).write_text(json.dumps(facts) + "\n")
+
+
+def seconds_of_training(folder: Path) -> float | None:
+    """Those of a generator's folder; None where they were not recorded."""
+    found = state_of(folder / TRAINING_FILE)
+    seconds = found.get("seconds") if isinstance(found, dict) else None
+    return float(seconds) if isinstance(seconds, int | float) else None

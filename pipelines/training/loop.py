@@ -5,6 +5,7 @@ moments, phase, step); everything random is drawn from it, so a resumed run comp
 undisturbed one would have computed.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -70,6 +71,8 @@ class GeneratorTrainer:
         self.on_checkpoint = on_checkpoint
         self.load_backbone = load_backbone
         self.curve: Curve = []
+        self.seconds = 0.0
+        """Of the fits and steps so far, those of the run that is resumed included."""
         torch.manual_seed(recipe.seed)
         pyramids = material.pyramids
         num_others = len(pyramids.rows) - sum(map(len, pyramids.by_entity))
@@ -98,7 +101,7 @@ class GeneratorTrainer:
         self.snapshot = snapshot
         self.generator.config = snapshot.config
         self.generator.load_state_dict(snapshot.model)
-        self.curve = curve
+        self.curve, self.seconds = curve, snapshot.seconds
         print(f"resumed at {snapshot.phase} {snapshot.step}", flush=True)
 
     def fit_visual_key(self) -> None:
@@ -142,11 +145,13 @@ class GeneratorTrainer:
 
     def run(self) -> None:
         """Train from the resumed checkpoint (or the beginning) to the end."""
-        is_new = not self.curve
-        if self.generator.has_pyramid and is_new:
-            self.fit_visual_key()
-        if self.generator.has_prompt_key and is_new:
-            self.fit_prompt_key()
+        if not self.curve:
+            start_s = time.perf_counter()
+            if self.generator.has_pyramid:
+                self.fit_visual_key()
+            if self.generator.has_prompt_key:
+                self.fit_prompt_key()
+            self.seconds += time.perf_counter() - start_s
         phases = self.recipe.plan.remaining(self.snapshot.phase, self.snapshot.step)
         if not phases:
             return
@@ -188,6 +193,7 @@ class GeneratorTrainer:
 
     def record(self, done: StepFigures, num_steps: int) -> None:
         """Pass a step to `on_step`; print some steps and add them to the curve."""
+        self.seconds += done.duration_s
         others = {"learning_rate": done.learning_rate, "gradient_norm": done.gradient_norm}
         if done.step % PRINT_EVERY == 0 or done.step == num_steps - 1:
             parts = {name: round(value, 4) for name, value in done.figures.items()}
@@ -204,7 +210,7 @@ class GeneratorTrainer:
         """Fetch weights and moments from the worker, and pass them to `on_checkpoint`."""
         taken = worker.snapshot()
         assert taken is not None
-        self.snapshot = taken
+        self.snapshot = taken = replace(taken, seconds=self.seconds)
         self.generator.load_state_dict(taken.model)
         if self.on_checkpoint is not None:
             self.on_checkpoint(self.generator, taken, self.curve)

@@ -102,6 +102,7 @@ class TrainingRecords:
             seed=self.recipe.seed,
             recipe_digest=recipe_digest(self.recipe),
             curve=list(curve),
+            seconds=round(snapshot.seconds, 3),
         )
         score = report.score if report is not None else None
         entry = self.checkpoints.save(generator, snapshot.moments, position, score)

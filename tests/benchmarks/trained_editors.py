@@ -44,7 +44,7 @@ def values_of(row: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def joined(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One value of several orders."""
+    """One value of several orders; its interval stays in the range of theirs."""
     means = [item["mean"] for item in items]
     mean = sum(means) / len(means)
     below, above = (
@@ -53,7 +53,7 @@ def joined(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     )
     return {
         "mean": round(mean, 4),
-        "interval": [round(max(0.0, mean - below), 4), round(min(1.0, mean + above), 4)],
+        "interval": [round(mean - below, 4), round(mean + above, 4)],
         "orders": [round(value, 4) for value in means],
         "n": sum(item["n"] for item in items),
     }

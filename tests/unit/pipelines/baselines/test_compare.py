@@ -223,7 +223,8 @@ def test_json_carries_protocol_samples_seed_time_and_memory(
         assert measured in row["comparable_group"]
         learns_before = row["editor"] in ("LiveEdit", "lookup", *NAMES[7:13])
         assert (row["trained_on"] != "nothing") == learns_before
-        assert row["train_s"] == (1.5 if row["editor"] in NAMES[9:13] else None)
+        train_s = {"LiveEdit": 2.5, "lookup": 2.5} | dict.fromkeys(NAMES[9:13], 1.5)
+        assert row["train_s"] == train_s.get(row["editor"])
         has_trials = row["editor"] not in ("LiveEdit", "lookup", "unedited")
         assert row["num_trials"] == (NUM_TRIALS if has_trials else 0)
         means = {m["metric"]: m["mean"] for m in row["metrics"] if m["protocol"] == TEACHER_FORCED}
@@ -352,6 +353,7 @@ def test_another_backbone_end_to_end(family: str, editors: str, run_root: Path) 
     folder = saved_family(family, run_root / family)
     config = TINY_CONFIG.with_changes(num_image_tokens=family_backbone(family).num_image_tokens)
     save_generator(tiny_generator(config), run_root / "generator")
+    (run_root / "generator" / "training.json").write_text('{"seconds": 2.5}')
     quick = ["lora.max_steps=2", "grace.max_steps=2", "wise.max_steps=1", "fine_tuning.max_steps=2"]
     quick += ["projector_tuning.max_steps=2", "cold_edits=1"]
     counts = ["groups=[1]", "scored_cases=1", "free_cases=1"]
@@ -369,4 +371,5 @@ def test_another_backbone_end_to_end(family: str, editors: str, run_root: Path) 
     assert [row["editor"].lower() for row in tree["rows"]] == editors.split(",")
     assert ("generator LiveEdit" in tree["digests"]) == ("liveedit" in editors)
     for row in tree["rows"]:
+        assert row["train_s"] == (2.5 if row["editor"] in ("LiveEdit", "lookup") else None)
         assert {metric["protocol"] for metric in row["metrics"]} == set(PROTOCOLS)

@@ -40,7 +40,7 @@ RECIPE = CompareRecipe(
 )
 CASES = [case(seed) for seed in range(5)]
 GENERATOR = NamedGenerator(
-    tiny_generator(OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)), "builtin"
+    tiny_generator(OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)), "builtin", 2.5
 )
 
 

@@ -16,7 +16,7 @@ from liveedit_core.method.generator import load_generator
 from liveedit_core.schema import Case
 from liveedit_core.training.recipe import PhaseSection
 from liveedit_core.training.snapshot import StepFigures
-from pipelines.training.job import TrainingResult, do_training
+from pipelines.training.job import TrainingResult, do_training, seconds_of_training
 from pipelines.training.loop import GeneratorTrainer
 from pipelines.training.recipe import CheckpointSection, KeepSection, TrainRecipe, ValidationSection
 from tests.tiny_backbone import case, tiny_backbone
@@ -124,8 +124,13 @@ def test_what_a_run_leaves_behind(recipe: TrainRecipe, finished: TrainingResult)
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     assert {"joint.reliability", "joint.own_kept", "validation.average"} <= set(run.data.metrics)
+    state, seconds = checkpoints.resume(), seconds_of_training(finished.folder)
+    assert state is not None
+    assert seconds == state.position.seconds > 0
     again = train(recipe)  # nothing is left to do
     assert again.digest == finished.digest
+    assert seconds_of_training(again.folder) == seconds
+    assert seconds_of_training(again.folder.parent) is None
 
 
 def test_another_recipe_does_not_go_on_with_a_run(

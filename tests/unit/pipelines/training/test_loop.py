@@ -70,17 +70,21 @@ def test_hooks_see_every_step_and_checkpoint(
     steps: list[tuple[str, int]] = []
     checkpoints: list[tuple[str, int]] = []
     rates: list[float] = []
+    durations: list[float] = []
+    fits: list[float] = []
     section = PhaseSection(steps=3, batch_size=4)
 
     def on_step(phase: str, step: int, figures: dict[str, float]) -> None:
         steps.append((phase, step))
         rates.append(figures["learning_rate"])
+        durations.append(figures["duration_s"])
         losses = figures["soft_absolute"] + figures["soft_relative"] if phase == "prompt" else 0
         if losses:
             assert figures["total"] == pytest.approx(losses)
 
     def on_checkpoint(generator: LiveEditGenerator, snapshot: Snapshot, curve: Curve) -> None:
         checkpoints.append((snapshot.phase, snapshot.step))
+        fits.append(snapshot.seconds - sum(durations))
         for name, value in generator.state_dict().items():
             assert torch.equal(value, snapshot.model[name])
 
@@ -95,6 +99,8 @@ def test_hooks_see_every_step_and_checkpoint(
     assert steps == [(phase, step) for phase in ("prompt", "experts") for step in range(3)]
     assert checkpoints == [("prompt", 2), ("prompt", 3), ("experts", 2), ("experts", 3)]
     assert rates == [section.rate(step) for step in range(3)] * 2
+    assert fits == pytest.approx([fits[0]] * 4)
+    assert fits[0] > 0
 
 
 def test_material_survives_saving(material: Material, tmp_path: Path) -> None:
