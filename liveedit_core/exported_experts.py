@@ -1,4 +1,8 @@
-"""Experts as one safetensors file for other runtimes (`reference_reader.py` reads it).
+"""Experts as one safetensors file for other runtimes.
+
+`reference_reader.py` reads it and routes as in the paper. A generator with any other routing, such
+as the committed one, can be exported, but that reader refuses the file: it lacks the image tower,
+the sentence encoders and the gates of such a routing. Textual edits and forms are not exported.
 
     down, up          float32 [L, D]   rank slots of all experts, one expert after another
     rank              int64   [N]      slots of each expert; their sum is L

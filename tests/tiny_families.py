@@ -1,6 +1,8 @@
 """Tiny random models of every supported family, with their real processors; float32, seeded."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -21,38 +23,6 @@ from tests.unit.family_parts import (
 )
 from tests.unit.recent_families import gemma3, gemma4, internvl, llava_next, mistral3, qwen3
 
-FAMILY_NAMES = (
-    "llava",
-    "fast_vlm",
-    "llava_onevision",
-    "blip-2",
-    "qwen2_vl",
-    "qwen2_5_vl",
-    "idefics3",
-    "smolvlm",
-    "paligemma",
-    "minigpt4",
-    "qwen3_vl",
-    "qwen3_5",
-    "llava_next",
-    "internvl",
-    "mistral3",
-    "gemma3",
-    "gemma4",
-)
-"""MiniGPT-4 is the layout that the converter writes: BLIP-2 with Llama."""
-VARIABLE = (
-    "llava_onevision",
-    "qwen2_vl",
-    "qwen2_5_vl",
-    "qwen3_vl",
-    "qwen3_5",
-    "llava_next",
-    "internvl",
-    "mistral3",
-    "gemma4",
-)
-"""Families whose images have as many rows as their size asks for."""
 EDIT_LAYER = 1
 
 
@@ -196,32 +166,47 @@ def _paligemma(tokenizer: Any) -> tuple[Any, Any]:
     return t.PaliGemmaForConditionalGeneration(config), processor
 
 
+@dataclass(frozen=True)
+class TinyFamily:
+    """How the tests get a family, and what they expect of its images."""
+
+    build: Callable[[Any], tuple[Any, Any]]
+    """From a tokenizer to a model and its processor."""
+    is_variable: bool = False
+    """Whether images have as many rows as their size asks for."""
+    line_ends: tuple[int, ...] = ()
+    """Rows of a square image that end a line of its grid: learned, or a token's embedding."""
+
+
+FAMILIES: dict[str, TinyFamily] = {
+    "llava": TinyFamily(_llava),
+    "fast_vlm": TinyFamily(lambda tokenizer: (tiny_model(tokenizer), tiny_processor(tokenizer))),
+    "llava_onevision": TinyFamily(_onevision, is_variable=True, line_ends=(6, 9)),
+    "blip-2": TinyFamily(_blip2),
+    "qwen2_vl": TinyFamily(partial(_qwen, version="2"), is_variable=True),
+    "qwen2_5_vl": TinyFamily(partial(_qwen, version="2_5"), is_variable=True),
+    "idefics3": TinyFamily(partial(_idefics, kind="idefics3")),
+    "smolvlm": TinyFamily(partial(_idefics, kind="smolvlm")),
+    "paligemma": TinyFamily(_paligemma),
+    # The layout that the converter writes: BLIP-2 with Llama.
+    "minigpt4": TinyFamily(partial(_blip2, kind="llama")),
+    "qwen3_vl": TinyFamily(partial(qwen3, version="vl"), is_variable=True),
+    "qwen3_5": TinyFamily(partial(qwen3, version="5"), is_variable=True),
+    "llava_next": TinyFamily(llava_next, is_variable=True, line_ends=(8, 13, 18, 23)),
+    "internvl": TinyFamily(internvl, is_variable=True),
+    "mistral3": TinyFamily(mistral3, is_variable=True, line_ends=(3, 7)),
+    "gemma3": TinyFamily(gemma3),
+    "gemma4": TinyFamily(gemma4, is_variable=True),
+}
+"""A family is one entry here, which every test of families takes up."""
+
+
 def model_and_processor(name: str, seed: int = 0) -> tuple[Any, Any]:
     """A model with random weights and its processor."""
     tokenizer = tiny_tokenizer()
-    builders = {
-        "llava": _llava,
-        "llava_onevision": _onevision,
-        "blip-2": _blip2,
-        "minigpt4": lambda tokenizer: _blip2(tokenizer, "llama"),
-        "qwen2_vl": lambda tokenizer: _qwen(tokenizer, "2"),
-        "qwen2_5_vl": lambda tokenizer: _qwen(tokenizer, "2_5"),
-        "idefics3": lambda tokenizer: _idefics(tokenizer, "idefics3"),
-        "smolvlm": lambda tokenizer: _idefics(tokenizer, "smolvlm"),
-        "paligemma": _paligemma,
-        "qwen3_vl": lambda tokenizer: qwen3(tokenizer, "vl"),
-        "qwen3_5": lambda tokenizer: qwen3(tokenizer, "5"),
-        "llava_next": llava_next,
-        "internvl": internvl,
-        "mistral3": mistral3,
-        "gemma3": gemma3,
-        "gemma4": gemma4,
-    }
     with torch.random.fork_rng(), plain_convolutions():
         torch.manual_seed(seed)
-        if name == "fast_vlm":
-            return tiny_model(tokenizer), tiny_processor(tokenizer)
-        model, processor = builders[name](tokenizer)
+        model, processor = FAMILIES[name].build(tokenizer)
     return model.float().eval(), processor
 
 

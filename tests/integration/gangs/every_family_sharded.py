@@ -18,7 +18,7 @@ from liveedit_core.training.micro_batches import draw
 from liveedit_core.training.recipe import LossSection, OptimizationSection
 from liveedit_core.training.step import TrainingModule
 from tests.tiny_backbone import TINY_CONFIG, request, tiny_generator
-from tests.tiny_families import EDIT_LAYER, FAMILY_NAMES, model_and_processor
+from tests.tiny_families import EDIT_LAYER, FAMILIES, model_and_processor
 from tests.tiny_training import tiny_data
 from workers.gang import own_rendezvous
 from workers.generator_gang import ExpertWriter
@@ -95,7 +95,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.backends.mkldnn.set_flags(False)  # as `plain_convolutions`
     join_gang(0, own_rendezvous(), ALONE)
-    for name in FAMILY_NAMES:
+    for name in FAMILIES:
         experts, whole = difference_of_experts(name, torch.float32)
         rounded, _ = difference_of_experts(name, torch.bfloat16)
         row = {"family": name, "experts": experts, "bfloat16": rounded, "whole": whole}

@@ -24,7 +24,7 @@ from pipelines.training.data import prepare_material
 from pipelines.training.loop import GeneratorTrainer
 from tests.other_backbones import TINY, cases_file, saved_family
 from tests.tiny_backbone import request
-from tests.tiny_families import FAMILY_NAMES
+from tests.tiny_families import FAMILIES
 from tests.unit.tiny_inputs import logged
 from workers.generator_worker import GeneratorWorker
 from workers.models import ModelNames
@@ -111,7 +111,7 @@ def test_every_family_can_be_sharded() -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"family"')]
-    assert [row["family"] for row in rows] == list(FAMILY_NAMES)
+    assert [row["family"] for row in rows] == list(FAMILIES)
     for row in rows:
         assert row["whole"] == 0, row
         assert max(row["experts"], row["bfloat16"]) < 1e-5, row

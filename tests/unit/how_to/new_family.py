@@ -5,12 +5,8 @@ ViP-LLaVA: a model like LLaVA that joins several layers of its image tower.
 
 from typing import Any
 
-import torch
-
 from liveedit_core.backbones.families import Family, PromptFormat, register_family
 from tests import tiny_families
-from tests.tiny_backbone import plain_convolutions
-from tests.unit.family_parts import tiny_tokenizer
 
 NAME = "vipllava"
 
@@ -27,7 +23,7 @@ def tiny(tokenizer: Any) -> tuple[Any, Any]:
     """Step 1: a tiny random model with the family's processor."""
     import transformers as t
 
-    llava, processor = tiny_families._llava(tokenizer)
+    llava, processor = tiny_families.FAMILIES["llava"].build(tokenizer)
     config = t.VipLlavaConfig(
         vision_config=llava.config.vision_config,
         text_config=llava.config.text_config,
@@ -37,18 +33,4 @@ def tiny(tokenizer: Any) -> tuple[Any, Any]:
     return t.VipLlavaForConditionalGeneration(config), processor
 
 
-_others = tiny_families.model_and_processor
-
-
-def model_and_processor(name: str, seed: int = 0) -> tuple[Any, Any]:
-    """Of any family."""
-    if name != NAME:
-        return _others(name, seed)
-    with torch.random.fork_rng(), plain_convolutions():
-        torch.manual_seed(seed)
-        model, processor = tiny(tiny_tokenizer())
-    return model.float().eval(), processor
-
-
-tiny_families.model_and_processor = model_and_processor
-tiny_families.FAMILY_NAMES = (*tiny_families.FAMILY_NAMES, NAME)  # type: ignore[assignment]
+tiny_families.FAMILIES[NAME] = tiny_families.TinyFamily(tiny)

@@ -23,7 +23,7 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates, pad_hidden
 from tests.tiny_backbone import TINY_CONFIG, image, plain_convolutions, tiny_generator
-from tests.tiny_families import EDIT_LAYER, FAMILY_NAMES, VARIABLE, family_backbone
+from tests.tiny_families import EDIT_LAYER, FAMILIES, family_backbone
 from tests.unit.family_parts import tiny_tokenizer
 
 
@@ -44,7 +44,7 @@ ITEMS = (
 )
 
 
-@pytest.fixture(scope="module", params=FAMILY_NAMES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def backbone(request: pytest.FixtureRequest) -> Iterator[VisionLanguageBackbone]:
     with plain_convolutions():
         yield family_backbone(request.param)
@@ -161,9 +161,8 @@ def test_another_image_changes_the_image_rows_and_no_others(
     rows = embeddings(backbone, SEEN)
     others = embeddings(backbone, replace(SEEN, image_bytes=image(7)))
     expected = list(range(*backbone.encode([SEEN])[0].image_span))
-    # A learned row, or the embedding of a token, ends each line of some grids.
-    ends = {"llava_onevision": (6, 9), "llava_next": (8, 13, 18, 23), "mistral3": (3, 7)}
-    expected = [row for i, row in enumerate(expected) if i not in ends.get(backbone.digest, ())]
+    ends = FAMILIES[backbone.digest].line_ends
+    expected = [row for i, row in enumerate(expected) if i not in ends]
     assert changed(rows, others) == expected
 
 
@@ -304,7 +303,7 @@ def test_experts_act_alike_with_and_without_cache_in_batches_and_beams(
     assert generated(backbone, ITEMS, None) == plain
 
 
-@pytest.mark.parametrize("name", VARIABLE)
+@pytest.mark.parametrize("name", [name for name, one in FAMILIES.items() if one.is_variable])
 def test_the_sentinel_copes_with_images_of_any_size(name: str) -> None:
     """Sentinel and image rows are both pooled by attention, so their numbers may differ."""
     backbone = family_backbone(name)

@@ -17,14 +17,14 @@ from liveedit_core.edited_model import EditedModel
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
 from liveedit_core.schema import EditRequest
 from tests.tiny_backbone import TINY_CONFIG, image, plain_convolutions, tiny_generator
-from tests.tiny_families import FAMILY_NAMES, family_backbone
+from tests.tiny_families import FAMILIES, family_backbone
 from tests.unit.family_parts import SPECIAL
 
 SEEN = BackboneInput(prompt="What is shown here?", target="silver kettle", image_bytes=image(1))
 TEXT = BackboneInput(prompt="The opposite of hot is", target="cold")
 
 
-@pytest.fixture(scope="module", params=FAMILY_NAMES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def backbone(request: pytest.FixtureRequest) -> Iterator[VisionLanguageBackbone]:
     with plain_convolutions():
         yield family_backbone(request.param)

@@ -17,7 +17,7 @@ from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.errors import InputError
 from liveedit_core.states import LayerStates
 from tests.tiny_backbone import PROMPT_SIZE, TinyPromptEncoder, image, plain_convolutions
-from tests.tiny_families import FAMILY_NAMES, family_backbone
+from tests.tiny_families import FAMILIES, family_backbone
 
 TEXTS = (
     "What is shown here?",
@@ -86,7 +86,7 @@ def test_the_last_sentence_is_what_is_asked(text: str, expected: str) -> None:
     assert last_sentence(text) == expected
 
 
-@pytest.fixture(scope="module", params=FAMILY_NAMES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def backbone(request: pytest.FixtureRequest) -> Iterator[VisionLanguageBackbone]:
     with plain_convolutions():
         yield family_backbone(request.param).with_prompt_encoder(TinyPromptEncoder())

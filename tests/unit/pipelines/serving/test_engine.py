@@ -26,7 +26,7 @@ from tests.tiny_backbone import (
     tiny_backbone,
     tiny_generator,
 )
-from tests.tiny_families import FAMILY_NAMES, family_backbone
+from tests.tiny_families import FAMILIES, family_backbone
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def test_text_is_sent_once_and_never_taken_back() -> None:
     assert open_end.rest() == "EN"
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_is_refused_or_answers_in_a_crowd_as_alone(name: str) -> None:
     with plain_convolutions():
         backbone = family_backbone(name)
