@@ -128,6 +128,8 @@ def estimate(options: argparse.Namespace) -> Sequence[str]:
     """Memory, disk, hours and cost; the price is for each GPU hour."""
     from pipelines.baselines.estimate import comparison_lines
     from pipelines.training.estimate import (
+        GPU,
+        GPU_TERAFLOPS,
         EstimateLine,
         estimate_recipe,
         format_time,
@@ -150,7 +152,7 @@ def estimate(options: argparse.Namespace) -> Sequence[str]:
     trained_s = training_seconds(recipe, config_file=file, num_cases=num_cases)
     compared_s = sum(line.amount for line in compared)
     hours = (trained_s * cards + compared_s) / 3600
-    whole = f"{format_time(trained_s + compared_s)} on {cards} GPU{'s' if cards > 1 else ''}"
+    whole = f"{format_time(trained_s + compared_s)} on {cards} x {GPU} at {GPU_TERAFLOPS:g} TFLOP/s"
     return [
         *lines,
         *(line.text().rstrip() for line in compared),

@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from liveedit_core.schema import Case
 from tests.tiny_backbone import case
-from tests.tiny_families import EDIT_LAYER, model_and_processor
+from tests.tiny_families import EDIT_LAYER, model_and_processor, tiny_llama
+from tests.unit.family_parts import WIDTH
 
 TINY = (
     "states.dtype=float32",
@@ -37,6 +41,28 @@ def saved_family(name: str, folder: Path) -> str:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)
+
+
+def save_projection(file: Path, width: int = WIDTH, **more: Tensor) -> dict[str, Tensor]:
+    """A file as MiniGPT-4's authors publish it, from the Q-Former to a Llama of some width."""
+    torch.manual_seed(3)
+    tensors = {
+        "llama_proj.weight": torch.randn(width, WIDTH),
+        "llama_proj.bias": torch.randn(width),
+    }
+    torch.save({"model": tensors | more}, file)
+    return tensors
+
+
+def minigpt4_parts(folder: Path) -> tuple[Path, Path, Path]:
+    """MiniGPT-4's file, and the folders of the BLIP-2 and the Llama that it belongs to."""
+    file, blip2, llama = folder / "projection.pth", folder / "blip2", folder / "llama"
+    saved_family("blip-2", blip2)
+    model, tokenizer = tiny_llama()
+    model.save_pretrained(llama, max_shard_size="40KB")
+    tokenizer.save_pretrained(llama)
+    save_projection(file)
+    return file, blip2, llama
 
 
 def cases_file(folder: Path, count: int = 6) -> Path:

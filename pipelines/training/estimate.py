@@ -28,8 +28,10 @@ PROMPT_TOKENS, TARGET_TOKENS = 32, 8
 """Assumed length of an edit, without its image."""
 CPU_TERAFLOPS, CPU_LINK_GIGABYTES_PER_S = 0.15, 1.0
 """Two cores with AVX-512, measured; loopback."""
+GPU = "A100 80 GB"
+"""The card that is assumed, wherever one is used."""
 GPU_TERAFLOPS, GPU_LINK_GIGABYTES_PER_S = 100.0, 100.0
-"""About a third of the peak of an A100 and its NVLink, in bfloat16."""
+"""About a third of its peak and of its NVLink, in bfloat16."""
 MAX_LIVE_PARAMETERS = 1_000_000_000
 """ZeRO-3 keeps at most this many gathered parameters at a time (DeepSpeed's default)."""
 MAX_BUCKET = 50_000_000

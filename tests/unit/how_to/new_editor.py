@@ -1,44 +1,12 @@
 """An editor as liveedit_core/baselines/README.md says, beside the package: a plugin of pytest."""
 
-import copy
-from collections.abc import Sequence
-
-from torch import nn
-
-from liveedit_core.backbones.views import with_part
-from liveedit_core.baselines.edited_layers import LayerEditor
-from liveedit_core.baselines.protocol import EditorMemory, num_bytes
 from liveedit_core.baselines.settings import FineTuningConfig
-from liveedit_core.schema import EditRequest
-from liveedit_core.states import LayerStates
+from tests.unit.how_to.attention_tuning import AttentionTuning
 from tests.unit.liveedit_core.baselines.learning_editors import LAYER_EDITORS
-
-NAME = "FT-attention"
-
-
-class AttentionTuning(LayerEditor[FineTuningConfig]):
-    """Step 1: tunes the output of the last layer's attention."""
-
-    name = NAME
-
-    def wanted_layer(self, config: FineTuningConfig, last: int) -> int:
-        return last
-
-    def fresh_layers(self) -> list[nn.Module]:
-        (layer,) = self.own_layers()
-        path = "self_attn.o_proj"
-        self.tuned = copy.deepcopy(layer.get_submodule(path)).requires_grad_(True)
-        return [with_part(layer, path, self.tuned)]
-
-    def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
-        self.tune(states, list(self.tuned.parameters()))
-
-    def memory(self) -> EditorMemory:
-        return EditorMemory(fixed_bytes=num_bytes(self.tuned.parameters()), stored_bytes=0)
 
 
 def pytest_configure() -> None:
     """Step 3: what every editor promises is tested for this one, too."""
-    LAYER_EDITORS[NAME] = lambda backbone: AttentionTuning(
+    LAYER_EDITORS[AttentionTuning.name] = lambda backbone: AttentionTuning(
         backbone, FineTuningConfig(max_steps=120, learning_rate=3e-2)
     )

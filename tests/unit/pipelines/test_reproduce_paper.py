@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from liveedit_core.training.snapshot import StepFigures
 from pipelines import compare_editors, convert_checkpoint, train_generator
+from pipelines.baselines.group_store import GroupStore
 from pipelines.reproduce_paper import RECIPES, main
+from pipelines.training.estimate import GPU
 from pipelines.training.loop import GeneratorTrainer
-from tests.other_backbones import TINY, saved_family
+from tests.other_backbones import TINY, minigpt4_parts, saved_family
 from tests.published_files import FILES, benchmark_folder, record, write_json
 from tests.tiny_backbone import plain_convolutions
 
@@ -62,9 +65,13 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_one_command_trains_edits_and_writes_the_table(
     name: str, tmp_path: Path, given: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backbone = saved_family(FAMILIES[name], tmp_path / "backbone")
-    command = [f"--recipe={recipe_of(name)}", f"--backbone={backbone}", *given]
-    runs = tmp_path / "runs"
+    backbone, runs, parts = tmp_path / "backbone", tmp_path / "runs", []
+    if name == "minigpt4_7b":  # its parts are converted first
+        file, blip2, llama = minigpt4_parts(tmp_path / "parts")
+        parts = [f"--minigpt4={file}", f"--blip2={blip2}", f"--llama={llama}"]
+    else:
+        saved_family(FAMILIES[name], backbone)
+    command = [f"--recipe={recipe_of(name)}", f"--backbone={backbone}", *parts, *given]
     seen: list[tuple[str, int]] = []
     last = 5  # whose figures come before its checkpoint
     record_step = GeneratorTrainer.record
@@ -75,15 +82,32 @@ def test_one_command_trains_edits_and_writes_the_table(
         if seen[-1] == ("joint", last):
             raise KeyboardInterrupt
 
+    taught: list[str] = []
+    write_group = GroupStore.write
+
+    def write_or_stop(store: GroupStore, path: Path, *more: Any) -> None:
+        if len(taught) == len(NAMES) // 2:
+            raise KeyboardInterrupt
+        write_group(store, path, *more)
+        taught.append(path.parent.name)
+
     monkeypatch.setattr(GeneratorTrainer, "record", record_or_stop)
+    monkeypatch.setattr(GroupStore, "write", write_or_stop)
     with plain_convolutions():
         with pytest.raises(KeyboardInterrupt):
             main(command)
         assert not (runs / f"paper_{name}" / "generator").exists()
         last = 0
         seen.clear()
+        with pytest.raises(KeyboardInterrupt):
+            main(command)
+        assert seen == [("joint", 4), ("joint", 5)], "it goes on from its checkpoint"
+        assert taught == NAMES[:4]
+        seen.clear()
+        taught.clear()
         assert main(command) == 0
-    assert seen == [("joint", 4), ("joint", 5)], "it goes on from its checkpoint"
+    assert seen == []
+    assert taught == NAMES[4:], "editors that are scored are not taught again"
     table = json.loads((runs / f"paper_{name}_table" / "comparison.json").read_text())
     assert table["settings"]["benchmark"]["protocol"] == "paper"
     rows = [(row["num_edits"], row["editor"]) for row in table["rows"]]
@@ -136,6 +160,7 @@ def test_hours_and_cost_are_known_before(name: str, capsys: pytest.CaptureFixtur
     text, hours, cost = estimated("--price=100")
     assert "100 TFLOP/s on each of 1 shards" in text
     assert "sum for each card" in text
+    assert f" on 1 x {GPU} at 100 TFLOP/s, " in text
     assert cost == pytest.approx(100 * hours, rel=0.05)
     _, fewer, _ = estimated("joint.steps=1000")
     _, least, _ = estimated("joint.steps=1000", "table.editors=['liveedit']")

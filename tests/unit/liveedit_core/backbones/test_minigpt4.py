@@ -10,7 +10,7 @@ from liveedit_core.backbones.loading import load_backbone
 from liveedit_core.backbones.minigpt4 import PROMPT_FORMAT, convert_minigpt4
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.errors import ConfigError, InputError
-from tests.other_backbones import saved_family
+from tests.other_backbones import minigpt4_parts, save_projection
 from tests.tiny_backbone import image
 from tests.tiny_families import model_and_processor, tiny_llama
 from tests.unit.family_parts import WIDTH
@@ -22,22 +22,8 @@ SEEN = BackboneInput(prompt="What is shown here?", target="silver", image_bytes=
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BLIP-2 folder, a Llama folder and a projection file."""
     root = tmp_path_factory.mktemp("sources")
-    saved_family("blip-2", root / "blip2")
-    llama, tokenizer = tiny_llama()
-    llama.save_pretrained(root / "llama", max_shard_size="40KB")
-    tokenizer.save_pretrained(root / "llama")
-    save_projection(root / "projection.pth", WIDTH)
+    minigpt4_parts(root)
     return root
-
-
-def save_projection(file: Path, width: int, **more: torch.Tensor) -> dict[str, torch.Tensor]:
-    torch.manual_seed(3)
-    tensors = {
-        "llama_proj.weight": torch.randn(width, WIDTH),
-        "llama_proj.bias": torch.randn(width),
-    }
-    torch.save({"model": tensors | more}, file)
-    return tensors
 
 
 def test_the_folder_is_loaded_like_any_other(sources: Path, tmp_path: Path) -> None:
@@ -73,7 +59,7 @@ def test_each_part_is_where_it_came_from(sources: Path, tmp_path: Path) -> None:
         assert all(torch.equal(own[key], theirs[key]) for key in own)
     assert torch.equal(
         model.language_projection.weight,
-        save_projection(tmp_path / "x", WIDTH)["llama_proj.weight"],
+        save_projection(tmp_path / "x")["llama_proj.weight"],
     )
     for key, value in llama.state_dict().items():
         assert torch.equal(model.language_model.state_dict()[key][: len(value)], value)

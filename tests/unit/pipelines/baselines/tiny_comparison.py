@@ -10,6 +10,7 @@ from liveedit_core.baselines.settings import (
     TensorExpertConfig,
     WiseConfig,
 )
+from liveedit_core.baselines.trained.settings import RIVALS
 from liveedit_core.schema import Case
 from liveedit_core.state_source import BackboneStates
 from pipelines.baselines.compare import Comparison, compare
@@ -49,7 +50,8 @@ def compared(recipe: CompareRecipe, run_root: Path, cases: Sequence[Case] = CASE
     backbone = tiny_backbone()
     source = BackboneStates(backbone)
     generators = {row: GENERATOR for row, _, _ in names_of(recipe.generators)} | {OWN: GENERATOR}
-    parts = save_tiny_parts(run_root / "parts", backbone) if "mend" in recipe.editors else {}
+    has_trained = bool(set(RIVALS) & set(recipe.editors))
+    parts = save_tiny_parts(run_root / "parts", backbone) if has_trained else {}
     recipe = recipe.with_changes(run_root=str(run_root), **parts)
     return compare(recipe, backbone, generators, cases, source, lambda text: None)
 

@@ -264,7 +264,7 @@ def test_training_has_every_kind_of_probe_and_entities_to_hold_out(tmp_path: Pat
     assert not held_out & {case.edit.image_bytes for case in split.training}
 
 
-@pytest.mark.parametrize("name", ["cckeb", "mmke", "comprehendedit"])
+@pytest.mark.parametrize("name", get_args(PublishedName))
 def test_every_benchmark_can_be_trained_on(tmp_path: Path, name: PublishedName) -> None:
     folder = benchmark_folder(tmp_path, name, 3, "train")
     cases = load_training_cases(BenchmarkSection(name=name, data=str(folder)))
