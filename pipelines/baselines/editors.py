@@ -163,7 +163,8 @@ def _row(
     }
     editor = makers[name]()
     settings = recipe.section(name).model_dump_json() if name in SECTIONS else ""
-    trained_on, digest, num_trained, train_s = "", "", 0, None
+    trained_on, digest, num_trained = "", "", 0
+    train_s: float | None = None
     if name in ("liveedit", "lookup"):
         own = generators[OWN]
         trained_on, digest = own.trained_on, own.generator.digest + WRITING

@@ -65,7 +65,8 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_one_command_trains_edits_and_writes_the_table(
     name: str, tmp_path: Path, given: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backbone, runs, parts = tmp_path / "backbone", tmp_path / "runs", []
+    backbone, runs = tmp_path / "backbone", tmp_path / "runs"
+    parts: list[str] = []
     if name == "minigpt4_7b":  # its parts are converted first
         file, blip2, llama = minigpt4_parts(tmp_path / "parts")
         parts = [f"--minigpt4={file}", f"--blip2={blip2}", f"--llama={llama}"]
