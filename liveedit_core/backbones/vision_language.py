@@ -60,7 +60,8 @@ class VisionLanguageBackbone:
     """A model of a known family, which is set to eval mode and frozen; see `protocol.Backbone`.
 
     A `prompt_format` replaces the chat template of the processor; a `prompt_encoder` embeds
-    prompts; `batch_size` is the number of sequences in one forward.
+    prompts; `batch_size` is the number of sequences in one forward, `prompts_at_once` that of
+    prompts which generate together (0: as many).
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class VisionLanguageBackbone:
         image_tower: ImageTower | None = None,
         prompt_encoder: PromptEncoder | None = None,
         batch_size: int = 8,
+        prompts_at_once: int = 0,
     ) -> None:
         self.family = family or family_of(model.config)
         self.model = model.eval().requires_grad_(False)
@@ -84,6 +86,7 @@ class VisionLanguageBackbone:
         self.digest = digest
         self.image_tower = image_tower
         self.batch_size = batch_size
+        self.prompts_at_once = prompts_at_once or batch_size
         self.decoder_path = decoder_path(model, self.family.decoder)
         self.prompt_encoder = prompt_encoder
         self.prompt_size = prompt_encoder.size if prompt_encoder else 0
@@ -373,7 +376,7 @@ class VisionLanguageBackbone:
         lengths = [0 if self.pads_prompts else item.num_tokens for item in prepared]
         keys = [(item.has_image, length) for item, length in zip(prepared, lengths, strict=True)]
         batches = []
-        for chosen in batches_by_length(prepared, keys, self.batch_size):
+        for chosen in batches_by_length(prepared, keys, self.prompts_at_once):
             items = [prepared[i] for i in chosen]
             arguments = self._arguments(items, "left")
             batches.append(GenerationBatch(index=chosen, arguments=arguments, items=items))
