@@ -11,6 +11,7 @@ The same command resumes an interrupted run.
 """
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -106,12 +107,16 @@ def run_job(config: LifelongEditRecipe, *, must_exist: bool) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    from pipelines.job.ray_session import prepare_environment
+    from pipelines.job.ray_session import open_session
 
-    prepare_environment(config.ray)
-    from pipelines.editing.job import do_job
+    job = "pipelines.editing.job"
+    with contextlib.ExitStack() as session:
+        session.enter_context(
+            open_session(config.ray, needed_cpus=config.needed_cpus, meanwhile=job)
+        )
+        from pipelines.editing.job import do_job
 
-    result = do_job(config, console, start_s=start_s)
+        result = do_job(config, console, session=session, start_s=start_s)
     code = print_result(result, console, is_following=config.follow.is_on)
     if not config.promotion.at_end or result.outcome.was_stopped:
         return code

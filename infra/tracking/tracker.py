@@ -10,6 +10,7 @@ full disk records wait in memory. Only the driver uses it.
 import contextlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -116,6 +117,10 @@ class Tracker:
         """Record how the run ended ("FINISHED", "FAILED", "KILLED") and send what waits."""
         self._record({"kind": "end", "status": status})
         self.flush_spool()
+
+    def hold(self) -> None:
+        """Let records wait in the spool until `flush_spool` or `end`: MLflow starts slowly."""
+        self._retry_at_s = math.inf
 
     def flush_spool(self) -> int:
         """Send what waits, now; returns how many records still wait."""

@@ -71,6 +71,12 @@ class SentenceEncoder:
         self._spelling = Spelling(_by_number(tokenizer.get_vocab()))
         self._lock = threading.Lock()  # tokenizers of transformers are not thread-safe
         self.rows = functools.lru_cache(MAX_CACHED_PROMPTS)(self.encode)
+        # It loads at its first call, which takes as long as the rest of a backbone's start.
+        threading.Thread(target=self._load_multilingual, daemon=True).start()
+
+    def _load_multilingual(self) -> None:
+        with self._lock:
+            self._multilingual.encode([""])
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:

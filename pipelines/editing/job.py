@@ -1,5 +1,7 @@
 """The editing job around `run`: input, Ray session, workers, store, MLflow and report."""
 
+import contextlib
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,18 +27,12 @@ from pipelines.editing.report import (
     written_outcomes,
 )
 from pipelines.editing.run import Outcome, run
-from pipelines.editing.writers import (
-    evaluation_of,
-    evaluator_of,
-    model_names,
-    start_writers,
-    subjects_of,
-    writer_cpus,
-)
+from pipelines.editing.writers import evaluator_of, model_names, start_writers, subjects_of
 from pipelines.job.cases import protocol_note
 from pipelines.job.progress import ProgressView
-from pipelines.job.ray_session import StopRequest, open_session
+from pipelines.job.ray_session import StopRequest
 from pipelines.job.run_folder import run_facts
+from pipelines.job.stages import ExpertWriters
 from workers.failures import retried
 
 
@@ -58,20 +54,31 @@ class JobResult:
 
 
 def do_job(
-    config: LifelongEditRecipe, console: Console, *, start_s: float, source: Source | None = None
+    config: LifelongEditRecipe,
+    console: Console,
+    *,
+    session: contextlib.ExitStack,
+    start_s: float,
+    source: Source | None = None,
 ) -> JobResult:
     """Edit, write the report, and record both in MLflow; `start_s` is of `time.perf_counter`.
-    `source` replaces the one that the recipe names, for cases that are loaded already."""
+    `session` holds an open Ray session with room for `config.needed_cpus`, and is closed before the
+    report. `source` replaces the one that the recipe names, for cases that are loaded already."""
     progress = ProgressView(console)
     stop = StopRequest(progress.say)
-    store = ObjectStore(config.store_uri)
+    session.enter_context(stop.installed())
+    store, models = ObjectStore(config.store_uri), model_names(config)
+    models.generator_folder()  # fail early if it is missing
+    # First, as their start takes longest.
+    beside = () if config.follow.is_on else (config.evaluation_stage,)
+    writers = start_writers(config, models, beside=beside)
     if source is None and not config.follow.is_on:
         source = open_source(config, store, progress.say)
     retried(store.check_exclusive_create)
-    model_names(config).generator_folder()  # fail early if it is missing
     tracker = Tracker(
         Path(config.run_root), experiment=config.tracking.experiment, run_name=config.run_name
     )
+    tracker.hold()  # until the first edits are in the bank
     records = RunRecords(
         tracker,
         ModelRegistry(tracker),
@@ -80,7 +87,8 @@ def do_job(
     facts = run_facts()
     status = "FAILED"
     try:
-        sources, outcome = _edit(config, source, facts, records, progress, stop)
+        with session, progress.shown():
+            sources, outcome = _edit(config, source, writers, facts, records, progress, stop)
         facts["input"] = source.name if source else config.follow.inbox_uri(config.store_uri)
         files, figures = write_report(sources, outcome, facts, start_s, progress.say)
         seconds = {
@@ -112,59 +120,59 @@ def do_job(
 def _edit(
     config: LifelongEditRecipe,
     source: Source | None,
+    writers: ExpertWriters,
     facts: dict[str, str],
     records: RunRecords,
     progress: ProgressView,
     stop: StopRequest,
 ) -> tuple[ReportSources, Outcome]:
-    """Start the workers and edit with them: once through `source`, or following the inbox."""
+    """Edit with the workers: once through `source`, or following the inbox."""
     store = ObjectStore(config.store_uri)
     models = model_names(config)
-    evaluation = evaluation_of(config)
-    cpus = writer_cpus(config) + evaluation.num_cpus * evaluation.num_workers
-    with open_session(config.ray, needed_cpus=cpus), stop.installed(), progress.shown():
-        writers = start_writers(config, models, beside=(evaluation,) if source else ())
-        progress.say(f"input: {source.name if source else 'the inbox'}; starting workers")
-        records.started(config, facts)
-        generator = writers.generator.describe()
-        progress.say(f"generator on {generator.place}")
-        records.generator(models.generator_folder(), generator.generator_digest)
-        if note := protocol_note(generator.config.prompt_protocol, config.benchmark.protocol):
-            progress.say(note)
-        sources = ReportSources(
+    progress.say(f"input: {source.name if source else 'the inbox'}; starting workers")
+    records.started(config, facts)
+    generator = writers.generator.describe()
+    progress.say(f"generator on {generator.place}")
+    if note := protocol_note(generator.config.prompt_protocol, config.benchmark.protocol):
+        progress.say(note)
+    sources = ReportSources(
+        config=config,
+        bank=ExpertBank.open_or_create(store, config.bank.name, writers.bank_identity()),
+        request_log=RequestLog(store),
+        results=ResultsTable(store, config.run_name),
+    )
+    subjects = subjects_of(config, sources.bank, generator)
+    folder, digest = models.generator_folder(), generator.generator_digest
+    register = functools.cache(lambda: records.generator(folder, digest))
+    if source is None:
+        register()
+        follower = Follower(
             config=config,
-            bank=ExpertBank.open_or_create(store, config.bank.name, writers.bank_identity()),
-            request_log=RequestLog(store),
-            results=ResultsTable(store, config.run_name),
-        )
-        subjects = subjects_of(config, sources.bank, generator)
-        if source is None:
-            follower = Follower(
-                config=config,
-                subjects=subjects,
-                bank=sources.bank,
-                request_log=sources.request_log,
-                generator=writers.generator,
-                embedder=writers.embedder,
-                records=records,
-                progress=progress,
-                should_stop=stop,
-            )
-            return sources, follower.follow()
-        # Only now, so that it does not slow down the start of what writes the first edit.
-        evaluator = evaluator_of(config, models, writers.generator)
-        outcome = run(
-            config,
-            source=source,
             subjects=subjects,
-            generator=writers.generator,
-            embedder=writers.embedder,
-            evaluator=evaluator,
             bank=sources.bank,
             request_log=sources.request_log,
-            results=sources.results,
+            generator=writers.generator,
+            embedder=writers.embedder,
             records=records,
             progress=progress,
             should_stop=stop,
         )
+        return sources, follower.follow()
+    # Only now, so that it does not slow down the start of what writes the first edit.
+    evaluator = evaluator_of(config, models, writers.generator)
+    outcome = run(
+        config,
+        source=source,
+        subjects=subjects,
+        generator=writers.generator,
+        embedder=writers.embedder,
+        evaluator=evaluator,
+        bank=sources.bank,
+        request_log=sources.request_log,
+        results=sources.results,
+        records=records,
+        progress=progress,
+        on_window=register,
+        should_stop=stop,
+    )
     return sources, outcome

@@ -48,7 +48,8 @@ class RunRecords:
         self._tracker.set_tags(facts)
 
     def generator(self, folder: Path, digest: str) -> None:
-        """Register the generator checkpoint."""
+        """Send what the tracker held back, and register the generator checkpoint."""
+        self._tracker.flush_spool()
         with self._tolerated():
             self._registry.register_generator(folder, digest=digest)
 

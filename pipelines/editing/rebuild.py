@@ -25,7 +25,7 @@ from pipelines.editing.recipe import (
     RebuildSourceSection,
 )
 from pipelines.editing.windows import Progress, WindowRunner, take_over
-from pipelines.editing.writers import model_names, start_writers, subjects_of, writer_cpus
+from pipelines.editing.writers import model_names, start_writers, subjects_of
 from pipelines.job.progress import ProgressView
 from pipelines.job.ray_session import StopRequest, open_session
 from pipelines.job.registered_models import recorded_backbone
@@ -60,7 +60,7 @@ def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
     wanted = source_sequences(store, recipe.source)
     models = model_names(config)
     folder = models.generator_folder()
-    cpus = writer_cpus(config)
+    cpus = config.writer_cpus
     with open_session(config.ray, needed_cpus=cpus), stop.installed(), progress.shown():
         writers = start_writers(config, models)
         progress.say(f"rebuilding into bank {recipe.bank.name!r}; starting workers")

@@ -173,6 +173,33 @@ class LifelongEditRecipe(_WritingRecipe, RunRecipe):
         self.evaluation.check_length(self.limits)
 
     @property
+    def embedding_stage(self) -> EmbeddingSection:
+        """With `num_workers` 0 only where the generator's actors embed."""
+        has_own = self.generator.shards > 1 and not self.embedding.num_workers
+        return self.embedding.with_changes(num_workers=1) if has_own else self.embedding
+
+    @property
+    def evaluation_stage(self) -> EvaluationSection:
+        """With `num_workers` 0 only where the generator's actors also embed."""
+        has_own = self.embedding_stage.num_workers and not self.evaluation.num_workers
+        return self.evaluation.with_changes(num_workers=1) if has_own else self.evaluation
+
+    @property
+    def writer_cpus(self) -> float:
+        """CPUs that the actors which write experts ask for together."""
+        generator, embedding = self.generator, self.embedding_stage
+        return (
+            generator.num_cpus * generator.gangs * generator.shards
+            + embedding.num_cpus * embedding.num_workers
+        )
+
+    @property
+    def needed_cpus(self) -> float:
+        """CPUs that all actors ask for together."""
+        evaluation = self.evaluation_stage
+        return self.writer_cpus + evaluation.num_cpus * evaluation.num_workers
+
+    @property
     def store_uri(self) -> str:
         return store_uri(self.store, self.run_folder / "store")
 

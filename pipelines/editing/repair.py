@@ -125,9 +125,9 @@ def ray_workers(config: LifelongEditRecipe) -> OpenWorkers:
         from pipelines.job.ray_session import open_session, prepare_environment
 
         prepare_environment(config.ray)
-        from pipelines.editing.writers import model_names, start_writers, writer_cpus
+        from pipelines.editing.writers import model_names, start_writers
 
-        with open_session(config.ray, needed_cpus=writer_cpus(config)):
+        with open_session(config.ray, needed_cpus=config.writer_cpus):
             yield start_writers(config, model_names(config))
 
     return opened

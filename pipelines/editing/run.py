@@ -67,12 +67,13 @@ def run(
     records: Records,
     progress: Progress,
     subjects: Subjects | None = None,
+    on_window: Callable[[], None] = lambda: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Edit with all requests that the log holds and the bank lacks; evaluate the bank on the way.
 
-    The requests of `source` are logged first. `should_stop` is called after each window; True ends
-    the run cleanly.
+    The requests of `source` are logged first. `on_window` is called after each window, and once
+    all are done. `should_stop` is called after each window; True ends the run cleanly.
     """
     intake = log_requests(source, request_log, limit=config.requests.limit, should_stop=should_stop)
     epoch = take_over(bank, config)
@@ -86,6 +87,11 @@ def run(
         evaluator=evaluator,
         on_finished=lambda evaluation: records.evaluated(bank, evaluation),
     )
+
+    def window_done(version: int | None, last_sequence: int) -> None:
+        schedule.window_done(version, last_sequence)
+        on_window()
+
     runner = WindowRunner(
         config=config,
         bank=bank,
@@ -95,33 +101,17 @@ def run(
         embedder=embedder,
         progress=progress,
         subjects=subjects,
-        on_window=schedule.window_done,
+        on_window=window_done,
         on_batch=schedule.poll,
         timings=Timings(intake_s=intake.duration_s),
     )
     _run_pending(runner, schedule, should_stop)
+    on_window()
     generator.close()
     embedder.close()
     schedule.finish(progress.evaluations, should_stop)
-    curve: list[BankEvaluation] = []
-    if config.evaluation.curve_at and not should_stop():
-
-        def show(num_done: int, num_units: int) -> None:
-            if num_done < num_units:
-                progress.evaluations(num_units - num_done)
-
-        curve = lifelong_curves(
-            results=results,
-            bank=bank,
-            version=bank.version,
-            cases=intake.cases.of(intake.cases.edit_ids),
-            load=intake.cases.stored,
-            settings=settings_of(config),
-            pool=evaluator,
-            sizes=config.evaluation.curve_at,
-            on_progress=show,
-            should_stop=should_stop,
-        )
+    curve = _curve(config, intake, evaluator, bank, results, progress, should_stop)
+    if curve:
         records.curve(curve)
     intake.cases.delete_stored()
     return Outcome(
@@ -148,3 +138,34 @@ def _run_pending(
         runner.run(sequences, should_stop)
     if not sequences or not should_stop():
         schedule.start_due(len(log), is_end=True)
+
+
+def _curve(
+    config: LifelongEditRecipe,
+    intake: Intake,
+    evaluator: Evaluator,
+    bank: ExpertBank,
+    results: ResultsTable,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+) -> list[BankEvaluation]:
+    """The newest version on groups of each size in `evaluation.curve_at`."""
+    if not config.evaluation.curve_at or should_stop():
+        return []
+
+    def show(num_done: int, num_units: int) -> None:
+        if num_done < num_units:
+            progress.evaluations(num_units - num_done)
+
+    return lifelong_curves(
+        results=results,
+        bank=bank,
+        version=bank.version,
+        cases=intake.cases.of(intake.cases.edit_ids),
+        load=intake.cases.stored,
+        settings=settings_of(config),
+        pool=evaluator,
+        sizes=config.evaluation.curve_at,
+        on_progress=show,
+        should_stop=should_stop,
+    )

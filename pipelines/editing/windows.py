@@ -197,6 +197,8 @@ class WindowRunner:
                 )
             )
             self.timings.num_windows += 1
+            num_edits = retried(lambda: self.bank.num_edits(version))
+            self.progress.say(f"committed bank version {version}: {num_edits} edits")
         self.timings.commit_s += time.perf_counter() - start_s
         return version
 
@@ -255,8 +257,6 @@ class _Committer:
         runner = self._runner
         self._report_compaction()
         if version is not None:
-            num_edits = retried(lambda: runner.bank.num_edits(version))
-            runner.progress.say(f"committed bank version {version}: {num_edits} edits")
             self._compaction = self._thread.submit(runner.compact)
         runner.on_window(version, self._last_sequence)
         self.is_stopped = self.is_stopped or self._should_stop()

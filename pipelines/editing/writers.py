@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from infra.bank.expert_bank import ExpertBank
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.job.ray_session import address_of
-from pipelines.job.sections import ActorSection, EmbeddingSection, EvaluationSection
+from pipelines.job.sections import ActorSection
 from pipelines.job.stages import ExpertWriters, Generator, Subjects
 from pipelines.job.start_workers import (
     embedder_in,
@@ -33,32 +33,11 @@ def model_names(config: LifelongEditRecipe) -> ModelNames:
     )
 
 
-def writer_cpus(config: LifelongEditRecipe) -> float:
-    """CPUs that the actors of `start_writers` ask for together."""
-    generator, embedding = config.generator, _embedding(config)
-    return (
-        generator.num_cpus * generator.gangs * generator.shards
-        + embedding.num_cpus * embedding.num_workers
-    )
-
-
-def _embedding(config: LifelongEditRecipe) -> EmbeddingSection:
-    """With `num_workers` 0 only where the generator's actors embed."""
-    has_own = config.generator.shards > 1 and not config.embedding.num_workers
-    return config.embedding.with_changes(num_workers=1) if has_own else config.embedding
-
-
-def evaluation_of(config: LifelongEditRecipe) -> EvaluationSection:
-    """With `num_workers` 0 only where the generator's actors also embed."""
-    has_own = _embedding(config).num_workers and not config.evaluation.num_workers
-    return config.evaluation.with_changes(num_workers=1) if has_own else config.evaluation
-
-
 def start_writers(
     config: LifelongEditRecipe, models: ModelSource, beside: Sequence[ActorSection] = ()
 ) -> ExpertWriters:
     """The stages that write experts; `beside` are those that share the GPUs with them."""
-    embedding, max_in_flight = _embedding(config), config.ray.max_in_flight
+    embedding, max_in_flight = config.embedding_stage, config.ray.max_in_flight
     is_shared = not embedding.num_workers
     # States are written for evaluations, which a continuous job has none of.
     cache = None if config.follow.is_on else cache_names(config.states, config.run_root)
@@ -87,7 +66,7 @@ def evaluator_of(
     config: LifelongEditRecipe, models: ModelSource, generator: Generator
 ) -> EvaluationPool:
     """Evaluation workers: actors of their own, or those of the generator."""
-    section = evaluation_of(config)
+    section = config.evaluation_stage
     if not section.num_workers:
         assert isinstance(generator, WorkerPool)
         return evaluator_in(generator, max_in_flight=config.ray.max_in_flight)

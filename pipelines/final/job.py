@@ -6,6 +6,7 @@ crowd --large bank--> false activations -----------+--> numbers.json --> tables 
 test cases --compare_editors--> other editors -----+
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +39,7 @@ from pipelines.final.recipe import RECIPES, FinalNumbersRecipe
 from pipelines.final.record import numbers_tree
 from pipelines.job.cases import cases_digest, load_builtin
 from pipelines.job.progress import say_on
-from pipelines.job.ray_session import prepare_environment
+from pipelines.job.ray_session import open_session
 from pipelines.job.recipe_loader import load_recipe
 from pipelines.job.run_folder import enter_run_folder, log_to_file
 from pipelines.job.sections import (
@@ -149,9 +150,10 @@ def _edit(editing: LifelongEditRecipe, cases: list[Case], console: Console) -> J
     start_s = time.perf_counter()
     enter_run_folder(editing)
     log_to_file(editing.run_folder)
-    prepare_environment(editing.ray)
     source = Source(name=f"built-in cases ({editing.benchmark.title})", digest="", items=cases)
-    return do_job(editing, console, start_s=start_s, source=source)
+    with contextlib.ExitStack() as session:
+        session.enter_context(open_session(editing.ray, needed_cpus=editing.needed_cpus))
+        return do_job(editing, console, session=session, start_s=start_s, source=source)
 
 
 def _large_bank(cases: list[Case], size: int) -> list[EditRequest]:

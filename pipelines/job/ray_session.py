@@ -5,6 +5,7 @@ a local Ray: loopback only, no dashboard, no usage reports.
 """
 
 import contextlib
+import importlib
 import logging
 import math
 import os
@@ -61,8 +62,9 @@ def address_of(config: RaySection) -> str:
 
 
 @contextlib.contextmanager
-def open_session(config: RaySection, *, needed_cpus: float) -> Iterator[None]:
-    """Join or start Ray, and leave or end it; a local session offers at least `needed_cpus`."""
+def open_session(config: RaySection, *, needed_cpus: float, meanwhile: str = "") -> Iterator[None]:
+    """Join or start Ray, and leave or end it; a local session offers at least `needed_cpus`. A
+    thread imports the module `meanwhile`: Ray mostly waits for processes that it starts."""
     prepare_environment(config)
     # Ray forks only to start other programs, which is harmless.
     warnings.filterwarnings("ignore", message="lance is not fork-safe")
@@ -81,11 +83,13 @@ def open_session(config: RaySection, *, needed_cpus: float) -> Iterator[None]:
             "object_store_memory": config.object_store_memory_bytes or None,
             "include_dashboard": False,
         }
+    if meanwhile:
+        threading.Thread(target=importlib.import_module, args=(meanwhile,)).start()
     try:
         ray.init(**options, logging_level=logging.WARNING, log_to_driver=True)
     except ConnectionError as error:
         raise _no_head(address) from error
-    except (OSError, RuntimeError, TimeoutError, ValueError) as error:
+    except Exception as error:  # Ray raises it as it is where its processes start too slowly
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WorkerLostError(f"Ray could not start: {reason}") from error
     try:

@@ -1,5 +1,6 @@
 """Starts the editing job as a user does, in its own process, and looks at what it left."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -94,6 +95,18 @@ def wait_for_line(process: subprocess.Popen[str], text: str) -> str:
         if text in line:
             return seen
     raise AssertionError(f"{text!r} never came:\n{seen}")
+
+
+def group_of(process: subprocess.Popen[Any]) -> list[str]:
+    """Programs that run in the process group of a job."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            name, _, rest = file.read_text().rpartition(")")
+            state, _, group = rest.split()[:3]
+            if int(group) == process.pid and state != "Z":
+                found.append(name)
+    return found
 
 
 def end_group(process: subprocess.Popen[Any]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,14 @@ from PIL import Image
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import ResultsTable
-from tests.integration.edit_job import SMALL, Run, end_group, needs_builtin_models, wait_for_line
+from tests.integration.edit_job import (
+    SMALL,
+    Run,
+    end_group,
+    group_of,
+    needs_builtin_models,
+    wait_for_line,
+)
 from tests.unit.tiny_inputs import PROMPT, image
 
 pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -83,6 +91,21 @@ def test_a_terminated_job_stops_after_the_window(tmp_path: Path) -> None:
     assert "the same command resumes" in output
     assert 1 <= run.bank().num_edits() < 6
     assert (tmp_path / "quickstart" / "report.html").exists()
+
+
+def test_a_missing_input_is_an_error_that_leaves_nothing_running(tmp_path: Path) -> None:
+    process = Run(tmp_path).start("--requests", str(tmp_path / "none.jsonl"))
+    try:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 1, output
+        (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+        assert "none.jsonl" in line
+        end_s = time.monotonic() + 60
+        while running := group_of(process):
+            assert time.monotonic() < end_s, running
+            time.sleep(0.1)
+    finally:
+        end_group(process)
 
 
 def test_junk_is_refused_line_by_line_and_the_rest_is_taught(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The editing job on plain workers, without Ray, on one store."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,7 +71,13 @@ class Driver:
         )
         self.embedder: Embedder = ExpertEmbeddingWorker(HashEmbedder)
 
-    def run(self, items: Iterable[Item], *overrides: str, stop_after: int | None = None) -> Outcome:
+    def run(
+        self,
+        items: Iterable[Item],
+        *overrides: str,
+        stop_after: int | None = None,
+        on_window: Callable[[], None] = lambda: None,
+    ) -> Outcome:
         config = load_recipe(LifelongEditRecipe, None, [*OVERRIDES, *overrides])
         return run(
             config,
@@ -84,6 +90,7 @@ class Driver:
             results=self.results,
             records=Notes(),
             progress=CheckedProgress(),
+            on_window=on_window,
             should_stop=lambda: stop_after is not None and self.bank.num_edits() >= stop_after,
         )
 

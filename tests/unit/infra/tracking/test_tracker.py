@@ -50,6 +50,20 @@ def test_records_reach_the_run(run_root: Path, tmp_path: Path) -> None:
     assert spool(run_root) == ""
 
 
+def test_what_is_held_is_sent_in_order_later(run_root: Path) -> None:
+    tracker = make_tracker(run_root)
+    tracker.hold()
+    tracker.log_params({"seed": 7})
+    tracker.log_params({"seed": 8})
+    assert len(spool(run_root).splitlines()) == 2
+    assert tracker.run_id == ""
+    assert tracker.flush_spool() == 0
+    tracker.set_tags({"git": "abc"})
+    assert spool(run_root) == ""
+    found = run_of(tracker).data
+    assert (found.params, found.tags["git"]) == ({"seed": "7"}, "abc")
+
+
 def test_settings_are_one_record_and_a_record_for_each_is_still_read(run_root: Path) -> None:
     folder = run_root / "mlflow_runs"
     folder.mkdir()

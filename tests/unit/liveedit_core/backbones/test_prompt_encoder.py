@@ -1,6 +1,8 @@
 """Embeddings of prompts: of the bare text, whatever the backbone, alike in batches and alone."""
 
+import threading
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch.nn import functional
 
 from liveedit_core.backbones.prompt_encoder import (
     EMBEDDING_SIZE,
+    SentenceEncoder,
     last_sentence,
     load_prompt_encoder,
 )
@@ -132,3 +135,10 @@ def test_a_wording_that_no_input_could_have_is_refused() -> None:
             family_backbone("llava").check_input(
                 BackboneInput(prompt="a", image_bytes=image(1), also_asked=(text,))
             )
+
+
+def test_the_multilingual_encoder_loads_before_the_first_prompt() -> None:
+    is_loaded = threading.Event()
+    multilingual = SimpleNamespace(encode=lambda texts: is_loaded.set())
+    SentenceEncoder(torch.nn.Identity(), SimpleNamespace(get_vocab=dict), multilingual)
+    assert is_loaded.wait(120)

@@ -55,6 +55,21 @@ def test_each_evaluation_is_recorded_once(run_root: Path) -> None:
         assert steps == [int(version.tags["num_edits"])]
 
 
+def test_the_generator_is_registered_after_what_was_held_back(run_root: Path) -> None:
+    tracker = Tracker(run_root, experiment="liveedit", run_name="test")
+    tracker.hold()
+    taken = RunRecords(tracker, ModelRegistry(tracker), state_file=run_root / "recorded.json")
+    taken.started(load_recipe(LifelongEditRecipe, None, OVERRIDES), {"python": "3.11"})
+    assert tracker.run_id == ""
+    folder = run_root / "generator"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    taken.generator(folder, "digest")
+    client = MlflowClient(f"sqlite:///{run_root / 'mlflow.db'}")
+    assert client.get_run(tracker.run_id).data.tags["python"] == "3.11"
+    assert len(client.search_model_versions("name = 'liveedit-generator'")) == 1
+
+
 def test_a_damaged_list_of_what_was_recorded_stops_no_run(run_root: Path) -> None:
     driver = Driver(run_root / "store")
     outcome = driver.run([case(number) for number in range(2)])

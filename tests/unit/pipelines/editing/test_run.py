@@ -1,5 +1,6 @@
 """The whole job on plain workers, without Ray: what a run does, and what a second one does not."""
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import ProbeKind
 from pipelines.editing.intake import Item
 from pipelines.job.stages import Generator
-from tests.unit.tiny_editing import Driver, DyingEmbedder
+from tests.unit.tiny_editing import CheckedProgress, Driver, DyingEmbedder
 from tests.unit.tiny_inputs import HashEmbedder, case, request
 from tests.unit.tiny_models import CONFIG
 from workers.expert_embedding_worker import ExpertEmbeddingWorker
@@ -30,6 +31,42 @@ def test_windows_end_at_multiples_and_points(driver: Driver) -> None:
     assert [item.num_edits for item in outcome.evaluations] == [1, 5, 10]
     assert outcome.num_edits == 10
     assert outcome.timings.num_processed == 10
+
+
+class WaitingEmbedder(ExpertEmbeddingWorker):
+    """Writes the second batch once something has happened."""
+
+    def __init__(self, event: threading.Event) -> None:
+        super().__init__(HashEmbedder)
+        self._event = event
+
+    def stream(
+        self, batches: Iterable[GeneratedBatch], writer: FragmentWriter
+    ) -> Iterator[tuple[WrittenBatch, tuple[AskedEdit, ...]]]:
+        for index, answer in enumerate(super().stream(batches, writer)):
+            assert not index or self._event.wait(120)
+            yield answer
+
+
+def test_a_commit_is_said_before_the_next_batch_is_there(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_said = threading.Event()
+    monkeypatch.setattr(CheckedProgress, "say", lambda self, text: is_said.set())
+    driver.embedder = WaitingEmbedder(is_said)
+    assert driver.run([case(number) for number in range(3)]).num_edits == 3
+
+
+def test_the_caller_hears_of_the_first_window_and_of_the_end(driver: Driver) -> None:
+    heard: list[int] = []
+    driver.run(
+        [case(number) for number in range(5)],
+        on_window=lambda: heard.append(driver.bank.num_edits()),
+    )
+    assert (heard[0], heard[-1]) == (1, 5)
+    heard.clear()
+    driver.run([], on_window=lambda: heard.append(driver.bank.num_edits()))
+    assert heard == [5]
 
 
 def test_each_point_is_scored_on_the_cases_it_holds(driver: Driver) -> None:

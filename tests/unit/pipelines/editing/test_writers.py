@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.editing import writers
 from pipelines.editing.recipe import FollowSection, LifelongEditRecipe
-from pipelines.editing.writers import evaluation_of, start_writers, writer_cpus
+from pipelines.editing.writers import start_writers
 from pipelines.job.sections import EmbeddingSection, EvaluationSection, GeneratorSection
 from tests.unit.tiny_models import TinyModels
 from workers.models import CacheNames
@@ -50,7 +50,7 @@ def test_the_generators_actors_embed_unless_others_are_asked_for_or_it_is_sharde
     start_writers(recipe, TinyModels())
     assert ("embedder_in" in started) is is_shared
     assert (started["start_generator"]["embedding"] is not None) is is_shared
-    assert writer_cpus(recipe) == cpus
+    assert recipe.writer_cpus == cpus
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_generators_actors_evaluate_only_where_they_also_embed(
         embedding=EmbeddingSection(num_workers=embedders),
         evaluation=EvaluationSection(num_workers=evaluators),
     )
-    assert evaluation_of(recipe).num_workers == found
+    assert recipe.evaluation_stage.num_workers == found
 
 
 def test_what_evaluates_in_the_generators_actors_has_the_recipes_settings(

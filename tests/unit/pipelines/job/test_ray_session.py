@@ -6,11 +6,18 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import ray
 
-from liveedit_core.errors import ConfigError
-from pipelines.job.ray_session import StopRequest, check_head, prepare_environment
+from liveedit_core.errors import ConfigError, WorkerLostError
+from pipelines.job.ray_session import (
+    StopRequest,
+    check_head,
+    open_session,
+    prepare_environment,
+)
 from pipelines.job.sections import RaySection
 
 WAITING = """
@@ -69,3 +76,32 @@ def test_the_threads_of_a_worker_share_one_heap_unless_the_user_says_otherwise(
     monkeypatch.setattr(os, "environ", environment)
     prepare_environment(RaySection(address="elsewhere:6379"))
     assert environment["MALLOC_ARENA_MAX"] == found
+
+
+def test_a_module_is_imported_while_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "imported_meanwhile.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def start(**options: object) -> None:
+        end_s = time.monotonic() + 120
+        while "imported_meanwhile" not in sys.modules:
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
+
+    monkeypatch.setattr(ray, "init", start)
+    with open_session(RaySection(), needed_cpus=1, meanwhile="imported_meanwhile"):
+        del sys.modules["imported_meanwhile"]
+
+
+def test_a_ray_that_does_not_start_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**options: object) -> None:
+        raise Exception("The current node timed out during startup.\nMore.")  # as Ray raises it
+
+    monkeypatch.setattr(ray, "init", start)
+    with (
+        pytest.raises(WorkerLostError, match=r"Ray could not start: The current .* startup\.$"),
+        open_session(RaySection(), needed_cpus=1),
+    ):
+        pass
