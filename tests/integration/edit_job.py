@@ -99,7 +99,7 @@ def wait_for_line(process: subprocess.Popen[str], text: str) -> str:
 
 def group_of(process: subprocess.Popen[Any]) -> list[str]:
     """Programs that run in the process group of a job."""
-    found = []
+    found: list[str] = []
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has just ended
             name, _, rest = file.read_text().rpartition(")")
