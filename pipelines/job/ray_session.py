@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -83,19 +83,37 @@ def open_session(config: RaySection, *, needed_cpus: float, meanwhile: str = "")
             "object_store_memory": config.object_store_memory_bytes or None,
             "include_dashboard": False,
         }
+    options |= {"logging_level": logging.WARNING, "log_to_driver": True}
+    beside = threading.Thread(target=importlib.import_module, args=(meanwhile,))
     if meanwhile:
-        threading.Thread(target=importlib.import_module, args=(meanwhile,)).start()
+        beside.start()
     try:
-        ray.init(**options, logging_level=logging.WARNING, log_to_driver=True)
+        _start(options, beside)
     except ConnectionError as error:
         raise _no_head(address) from error
-    except Exception as error:  # Ray raises it as it is where its processes start too slowly
+    except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WorkerLostError(f"Ray could not start: {reason}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(options: Mapping[str, Any], beside: threading.Thread) -> None:
+    """Ray gives its processes half a minute; a busy machine gets a second try, with nothing
+    beside it. Ray raises a plain Exception then."""
+    import ray
+
+    try:
+        ray.init(**options)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        ray.shutdown()
+        if beside.is_alive():
+            beside.join()
+        ray.init(**options)
 
 
 def check_head(address: str, *, wait_s: float = _HEAD_WAIT_S) -> None:

@@ -105,3 +105,16 @@ def test_a_ray_that_does_not_start_is_an_error_of_ours(monkeypatch: pytest.Monke
         open_session(RaySection(), needed_cpus=1),
     ):
         pass
+
+
+def test_a_ray_that_starts_too_slowly_gets_a_second_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[object] = []
+
+    def start(**options: object) -> None:
+        starts.append(options["num_cpus"])
+        if len(starts) == 1:
+            raise Exception("The current node timed out during startup.")  # as Ray raises it
+
+    monkeypatch.setattr(ray, "init", start)
+    with open_session(RaySection(num_cpus=2), needed_cpus=1, meanwhile="json"):
+        assert starts == [2, 2]
