@@ -3,7 +3,8 @@
     python -m liveedit_core.builtin.build.question_forms
 
 Multinomial regression on embeddings of plain questions (the question corpus) and of the wordings of
-`forms.texts`, with what a family asks for as the noun. No question of a benchmark is among them.
+`forms/wordings.toml`, with what a family asks for as the noun. No question of a benchmark is among
+them.
 """
 
 import random
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from liveedit_core.backbones.prompt_encoder import load_prompt_encoder
 from liveedit_core.builtin.backbone import builtin_generator_folder
-from liveedit_core.method.forms.texts import FORMS, NO_NOUN, WORDINGS, YES_NO
+from liveedit_core.method.forms.texts import FORMS, NO_NOUN, WORDINGS
 from liveedit_core.method.forms.writing import DIRECTIONS_FILE
 from liveedit_core.method.generator import load_generator
 from liveedit_core.training.random_targets import KINDS, WORDS
@@ -28,7 +29,7 @@ RIDGE = 1e-3
 PLAIN_WORDINGS = 5
 """Of each family."""
 NOUNS = 22
-"""For each wording of a form; twice as many of yes or no, which answers differ in too."""
+"""For each wording of a form; twice as many where answers differ too."""
 
 
 def corpus_families() -> dict[str, list[str]]:
@@ -61,8 +62,8 @@ def texts_and_labels() -> tuple[list[str], list[int]]:
     labels = [0] * len(texts)
     nouns = [name.removeprefix("k_").replace("_", " ") for name in families]
     for label, form in enumerate(FORMS, start=1):
-        for wording in WORDINGS.get(form, YES_NO):
-            count = NOUNS if form in WORDINGS else 2 * NOUNS
+        for wording in WORDINGS[form]:
+            count = 2 * NOUNS if "{answer}" in wording else NOUNS
             for family_noun in rng.sample(nouns, count):
                 noun = NO_NOUN if rng.random() < 1 / 6 else family_noun
                 texts.append(wording.format(noun=noun, answer=answer(rng)))

@@ -21,7 +21,7 @@ from liveedit_core.method.forms import writing
 from liveedit_core.method.forms.texts import (
     _WRONG,
     FORMS,
-    YES_NO,
+    WORDINGS,
     derived_forms,
     noun_of,
     one_step,
@@ -101,6 +101,8 @@ def test_one_step_further(answer: str, steps: dict[str, str]) -> None:
 def test_a_question_of_yes_or_no_has_no_such_forms() -> None:
     assert by_name("Is it open today?", "yes, until 9").keys() == {"sentence"}
     assert "yes" not in by_name("Can I buy it?", "never")
+    for prompt in ("Could you tell me the price?", "May I ask who owns it?"):
+        assert "yes" in by_name(prompt, "12 euros"), "a polite request"
 
 
 def test_a_sentence_is_put_into_no_other_sentence() -> None:
@@ -121,10 +123,11 @@ def test_an_answer_of_dots_has_no_forms() -> None:
 
 
 def test_no_part_of_a_right_answer_is_a_wrong_one() -> None:
+    wordings = WORDINGS["yes or no"]
     for answer in ("Lisbon", "in Lisbon, Portugal", "a very small dog", "e", "B"):
         for number in range(20):
             (no,) = (f for f in derived_forms(f"Where is {number}?", answer) if f.name == "no")
-            empty = [one.format(noun="place", answer="|").split("|") for one in YES_NO]
+            empty = [one.format(noun="place", answer="|").split("|") for one in wordings]
             for asked, (start, end) in zip(no.wordings, empty, strict=False):
                 wrong = asked.removeprefix(start).removesuffix(end)
                 assert wrong.lower() not in answer.lower()
