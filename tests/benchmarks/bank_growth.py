@@ -29,7 +29,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lance
 import numpy as np
 import torch
 
@@ -54,7 +53,13 @@ NUM_TURNS = 5
 """Appends to the full bank, and to empty ones."""
 LARGE = 20_000
 """Below so many edits buffers of fixed size are most of a reader's memory."""
-LIMITS = {"append_ratio": 1.5, "open_s": 5.0, "memory_ratio": 1.3, "log_s": 1.0}
+LIMITS = {
+    "append_ratio": 1.5,
+    "open_s": 1.0,
+    "memory_ratio": 1.3,
+    "log_s": 1.0,
+    "bytes_per_edit": 60_000,
+}
 CONFIG = GeneratorConfig(
     hidden_size=576,
     num_image_tokens=16,
@@ -253,7 +258,6 @@ def measure(num_edits: int, window: int, folder: Path) -> dict[str, Any]:
     return result | {
         "num_edits": num_edits,
         "window_edits": window,
-        "pylance": lance.__version__,
         **machine(),
     }
 

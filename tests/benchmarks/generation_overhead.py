@@ -1,20 +1,21 @@
 #!/usr/bin/env python
-"""What routing and experts add to the time of an answer: 20 tokens, batch 1, a bank of 1 000.
+"""What routing and experts add to the time of an answer, with a bank of 1 000.
 
-    python -m tests.benchmarks.generation_overhead [--edits 1000] [--rounds 8] [--at-most 0.10]
+    python -m tests.benchmarks.generation_overhead [--tokens 20] [--batch 1] [--at-most 0.10]
+        [--output tests/benchmarks/generation_overhead.json]
 
 The built-in model answers questions about taught images, in turn as transformers generates them
-and through the edited model, each round with another image; the medians are compared. The decoder's
+and through the edited model, each round with other images; the medians are compared. The decoder's
 pass of the image tower is in both, those of the pyramids and of the bare prompt in the second only.
+An output file keeps the results of other settings.
 """
 
-import platform
+import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,20 +33,19 @@ from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.method.generator import load_generator
 from liveedit_core.method.repository import ExpertRepository
-from tests.benchmarks.frame import parser_of, publish
+from tests.benchmarks.frame import machine, parser_of, publish
 from tests.random_states import random_expert
 
-RESULTS = Path(__file__).with_suffix(".json")
-OPTIONS: dict[str, Any] = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False}
 
-
-def measure(num_edits: int, rounds: int) -> dict[str, float]:
-    """Median seconds of both, and how many questions kept an edit."""
+def measure(num_edits: int, rounds: int, batch: int, num_tokens: int) -> dict[str, float]:
+    """Median seconds of both for a batch, and how many questions kept an edit."""
+    arguments: dict[str, Any] = {"max_new_tokens": num_tokens, "min_new_tokens": num_tokens}
+    arguments["do_sample"] = False
     generator = load_generator(builtin_generator_folder())
     backbone = load_named_backbone(BUILTIN, generator.config.load_options(LoadOptions()))
     unedited = load_builtin_backbone()
     unedited.image_tower = ImageTower(unedited.model, unedited.processor, cache_bytes=0)
-    edits = [case.edit for case in load_builtin_cases()[: rounds + 1]]
+    edits = [case.edit for case in load_builtin_cases()[: batch * (rounds + 1)]]
     # Experts that nobody keeps, but everybody is compared with.
     nothing = torch.zeros(generator.config.num_queries, generator.config.module_dim)
     experts = [
@@ -53,21 +53,23 @@ def measure(num_edits: int, rounds: int) -> dict[str, float]:
         for number in range(num_edits - len(edits))
     ]
     bank = ExpertRepository.empty(generator.config).with_experts(generator.config, experts)
-    model = EditedModel(backbone, generator, bank)
+    model = EditedModel(backbone, generator, bank, weak="commit")
     model.edit_many((edit.image_bytes, edit.prompt, edit.target) for edit in edits)
     assert backbone.image_tower is not None
     backbone.image_tower.cache.max_bytes = 0  # each question has a new image
     plain_s, edited_s, num_kept = [], [], 0
-    for number, edit in enumerate(edits):
-        item = BackboneInput(prompt=edit.prompt, image_bytes=edit.image_bytes)
+    for number in range(rounds + 1):
+        chosen = edits[batch * number : batch * (number + 1)]
+        items = [BackboneInput(prompt=one.prompt, image_bytes=one.image_bytes) for one in chosen]
 
-        def plain(item: BackboneInput = item) -> None:
-            (batch,) = unedited.generation_batches([item])
-            unedited.model.generate(**batch.arguments, pad_token_id=unedited.pad_id, **OPTIONS)
+        def plain(items: list[BackboneInput] = items) -> None:
+            for part in unedited.generation_batches(items):
+                unedited.model.generate(**part.arguments, pad_token_id=unedited.pad_id, **arguments)
 
-        def edited(item: BackboneInput = item) -> bool:
-            (done,) = model.generate([item.image_bytes], [item.prompt], **OPTIONS)
-            return bool(done.routing and done.routing.kept)
+        def edited(items: list[BackboneInput] = items) -> int:
+            images, prompts = zip(*((one.image_bytes, one.prompt) for one in items), strict=True)
+            done = model.generate(images, prompts, **arguments)
+            return sum(bool(one.routing and one.routing.kept) for one in done)
 
         first, second = (plain, edited) if number % 2 else (edited, plain)
         times = {first: _seconds(first), second: _seconds(second)}
@@ -94,19 +96,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and compare with `--at-most`."""
     parser = parser_of(__doc__)
     parser.add_argument("--edits", type=int, default=1000, help="experts in the bank (1000)")
-    parser.add_argument("--rounds", type=int, default=8, help="questions (8)")
+    parser.add_argument("--rounds", type=int, default=8, help="batches of questions (8)")
+    parser.add_argument("--tokens", type=int, default=20, help="of an answer (20)")
+    parser.add_argument("--batch", type=int, default=1, help="questions at a time (1)")
     parser.add_argument("--at-most", type=float, default=0.0, help="fail above this share")
-    parser.add_argument("--write", action="store_true", help=f"keep the result in {RESULTS.name}")
     options = parser.parse_args(arguments)
-    figures = measure(options.edits, options.rounds)
-    result = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}",
+    figures = measure(options.edits, options.rounds, options.batch, options.tokens)
+    settings = f"{options.tokens} tokens, batch {options.batch}"
+    kept = options.output if options.output and options.output.exists() else None
+    result = machine() | {"claims": json.loads(kept.read_text())["claims"] if kept else {}}
+    result["claims"][settings] = {
         "edits": options.edits,
         "rounds": options.rounds,
         **{name: round(value, 4) for name, value in figures.items()},
     }
-    publish(result, RESULTS if options.write else options.output)
+    publish(result, options.output)
     return int(bool(options.at_most) and figures["overhead"] > options.at_most)
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.frame import machine, parser_of, publish
+from tests.benchmarks.frame import commit_of, machine, parser_of, publish
 
 ROOT = Path(__file__).parents[2]
 EVERY_S = 1.0
@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
     result = {**machine(), **figures}
     if options.before is not None:
         before = min(runs[checkouts[0]], key=lambda run: run["whole_s"])
-        result["before"] = before
+        result["before"] = {"commit": commit_of(options.before), **before}
         result["times_faster"] = {n: round(before[n] / figures[n], 2) for n in COMPARED}
     publish(result, options.output)
     ratios = result.get("times_faster", {}).values()

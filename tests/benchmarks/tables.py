@@ -26,6 +26,38 @@ class Claim(NamedTuple):
     """The same in README.md; "" where it is not there."""
 
 
+AGAINST_OLDER = {
+    "cold_edit": (
+        "an edit of an image that was never seen, without refining, which now stores further views "
+        "of the image",
+        "{float32[times_faster]:.2f} times as fast in float32, {bfloat16[times_faster]:.2f} in "
+        "bfloat16; with refining {default[times_faster]:.2f} and "
+        "{bfloat16_default[times_faster]:.2f}",
+    ),
+    "scan": (
+        "one question routed over all of a bank of 100 000 edits",
+        "{100_000[times_faster]:.1f} times as fast",
+    ),
+    "rescoring": (
+        "a case whose states are cached, scored against another bank",
+        "{float32[times_faster]:.2f} times as fast, {default[times_faster]:.2f} with a bank of "
+        "refined edits",
+    ),
+    "free_generation": (
+        "free answers of an evaluation",
+        "{float32[times_faster]:.2f} times as fast, {float32[identical_texts]:.1%} of texts "
+        "identical; {bfloat16[times_faster]:.2f} in bfloat16, {bfloat16[identical_texts]:.1%}",
+    ),
+    "lifelong": (
+        "the editing job from nothing, each case edited and evaluated once",
+        "{float32[times_faster]:.2f} times as fast, {default[times_faster]:.2f} with refining",
+    ),
+    "teaching": (
+        "the editing job, each request taught",
+        "{float32[times_faster]:.2f} times as fast, {default[times_faster]:.2f} with refining",
+    ),
+}
+"""Parts of `before.py`, and what is said of their rows."""
 CLAIMS = {
     "training_steps": Claim(
         "a training step on cached hidden states, against item by item without a cache",
@@ -41,18 +73,20 @@ CLAIMS = {
         "{times_faster[two actors]:.0f} times as fast; two actors "
         "{two_actors_times_faster_than_one:.1f} times as fast as one",
     ),
-    "generation_overhead": Claim(
-        "overhead of routing over {edits} experts for an answer of 20 tokens, against transformers "
-        "alone",
-        "{overhead:+.1%} in {rounds} rounds",
-        "{overhead:+.1%} in {rounds} rounds",
-    ),
-    "cold_edit": Claim(
-        "an edit of an image that was never seen, written alone, against commit {before}",
-        "{float32[writing][times_faster]:.2f} times as fast in float32, "
-        "{bfloat16[writing][times_faster]:.2f} in bfloat16",
-        "{float32[writing][times_faster]:.2f} times as fast",
-    ),
+    **{
+        f"generation_overhead {name}": Claim(
+            f"overhead of routing over 1 000 experts for {what}, against transformers alone",
+            *("{overhead:+.1%} in {rounds} rounds",) * 2,
+        )
+        for name, what in {
+            "20 tokens, batch 1": "an answer of 20 tokens",
+            "4 tokens, batch 8": "8 answers of 4 tokens at a time",
+        }.items()
+    },
+    **{
+        f"before {name}": Claim(f"{what}, against an older commit", *(f"{said} ({{before}})",) * 2)
+        for name, (what, said) in AGAINST_OLDER.items()
+    },
     "large_banks": Claim(
         "an edit of the library (`EditedModel.edit`) in a bank of {sizes[1]} edits, against one in "
         "a bank of {sizes[0]}; one question routed over the shortlist of {sizes[2]}, against all",
@@ -108,9 +142,16 @@ CLAIMS = {
         "{promotions[errors]} errors in {promotions[answered]} answers",
     ),
     "quickstart": Claim(
-        "the quickstart as users start it, and the memory of all its processes",
-        "first edit after {first_edit_s:.0f} s, report after {whole_s:.0f} s and {whole_cpu_s:.0f} "
-        "CPU seconds; {peak_pss_gb:.1f} GB",
+        "the quickstart as users start it, against commit {before[commit]}; memory of all its "
+        "processes",
+        "first edit after {first_edit_s:.0f} s ({times_faster[first_edit_cpu_s]:.2f} times as fast "
+        "in CPU seconds), report after {whole_s:.0f} s ({times_faster[whole_cpu_s]:.2f} times); "
+        "{peak_pss_gb:.1f} GB ({before[peak_pss_gb]:.1f})",
+        "{times_faster[whole_cpu_s]:.2f} times as fast in CPU seconds",
+    ),
+    "trained_editors": Claim(
+        "editors with a trained part beside ours, over several orders of the same cases; table in "
+        "`liveedit_core/baselines/trained/README.md`"
     ),
     "ablations": Claim(
         "each part of routing, switched off alone, on `development`; table in "
@@ -137,8 +178,9 @@ def of_developers(results: Mapping[str, Any]) -> str:
     rows = ["| script | what | measured |", "|---|---|---|"]
     for name, claim in CLAIMS.items():
         found = results.get(name, {})
-        cells = [part.format(**found) for part in claim[:2]] if found else [claim.what, ""]
-        rows.append(f"| `{name}.py` | {cells[0]} | {cells[1]} |")
+        cells = [part.format_map(found) for part in claim[:2]] if found else [claim.what, ""]
+        script, _, part = name.partition(" ")
+        rows.append(f"| `{script}.py`{part and f', {part}'} | {cells[0]} | {cells[1]} |")
     return "\n".join(rows)
 
 
@@ -146,7 +188,8 @@ def of_users(results: Mapping[str, Any]) -> str:
     rows = ["| what | ratio |", "|---|---|"]
     for name, claim in CLAIMS.items():
         if claim.for_users and name in results:
-            what, ratio = (text.format(**results[name]) for text in (claim.what, claim.for_users))
+            texts = claim.what, claim.for_users
+            what, ratio = (text.format_map(results[name]) for text in texts)
             rows.append(f"| {what} | {ratio} |")
     return "\n".join(rows)
 
@@ -159,16 +202,20 @@ TABLES: dict[Path, Callable[[Mapping[str, Any]], str]] = {
 
 def written() -> dict[Path, str]:
     """The files with their tables."""
-    files = {name: FOLDER / f"{name}.json" for name in CLAIMS}
-    results = {
-        name: _readable(json.loads(file.read_text()))
-        for name, file in files.items()
-        if file.exists()
-    }
+    results = {name: found for name in CLAIMS if (found := _result_of(*name.partition(" ")[::2]))}
     return {
         path: with_block(path.read_text(encoding="utf-8"), "speed", table(results))
         for path, table in TABLES.items()
     }
+
+
+def _result_of(script: str, part: str) -> dict[str, Any]:
+    """Of a script, or of a part of it beside what all parts share; {} where there is none."""
+    file = FOLDER / f"{script}.json"
+    content = _readable(json.loads(file.read_text())) if file.exists() else {}
+    if part and part not in content.get("claims", {}):
+        return {}
+    return {**content, **content["claims"][part]} if part else content
 
 
 def _readable(value: Any) -> Any:
