@@ -223,7 +223,7 @@ class _Matching:
         repository, config = self.editor.repository, self.editor.generator.config
         own_ids = list(self.plan.requests)
         own = same_image(asked, self.visual_BK, config)
-        held = same_image(asked, repository.visual, config)
+        held = same_image(asked, repository.visual, config, self.editor.scanned)
         return [
             {own_ids[n] for n in new} | {repository.edit_ids[n] for n in old}
             for new, old in zip(own, held, strict=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.features import EditQuestion
 from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.quantized import QuantizedSegment
 from liveedit_core.method.repository import FeatureRows
 from liveedit_core.method.routing import (
     has_image,
@@ -26,7 +27,7 @@ from liveedit_core.method.routing import (
     similarity,
     visual_similarity,
 )
-from liveedit_core.method.shortlist import of_same_image
+from liveedit_core.method.shortlist import as_they_are, of_same_image
 from liveedit_core.states import LayerStates
 
 LEAST_GATE = 0.9
@@ -62,10 +63,15 @@ def edit_questions(
 
 
 def same_image(
-    questions: Sequence[EditQuestion], visual_features_NK: FeatureRows, config: GeneratorConfig
+    questions: Sequence[EditQuestion],
+    visual_features_NK: FeatureRows,
+    config: GeneratorConfig,
+    scanned: Sequence[QuantizedSegment] | None = None,
 ) -> list[list[int]]:
-    """For each question, the positions of the experts whose image it shows."""
-    position_U = of_same_image(questions, visual_features_NK, config)
+    """For each question, the positions of the experts whose image it shows; `scanned` are their
+    features, `quantized`, None: as they are."""
+    scanned = as_they_are(visual_features_NK) if scanned is None else scanned
+    position_U = of_same_image(questions, scanned, config)
     asked_BQM = torch.stack([q.visual_QM for q in questions])
     visual_BU = visual_similarity(asked_BQM, visual_features_NK[position_U], config)
     threshold_B = visual_BU.new_tensor([q.threshold for q in questions])

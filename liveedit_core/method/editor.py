@@ -116,7 +116,8 @@ class Editor:
         return calibrate(self.generator, self.repository, self._strangers)
 
     @cached_property
-    def _scanned(self) -> tuple[QuantizedSegment, ...]:
+    def scanned(self) -> tuple[QuantizedSegment, ...]:
+        """The repository's visual features as they are scanned."""
         shape = scanned_shape(self.generator.config)
         self._scanned_before = quantized(self.repository.visual, *shape, self._scanned_before)
         return self._scanned_before
@@ -270,7 +271,7 @@ class Editor:
         search = search_of(features, config, self.calibration.offset)
         found_U = self._index.find(search, repository.visual) if self._index else None
         if found_U is None:
-            found_U = scan(search, self._scanned, scanned_shape(config)[0])
+            found_U = scan(search, self.scanned, scanned_shape(config)[0])
             return answering(found_U, repository)
         listed_U = answering(found_U, repository)
         questions = len(features.visual_BQM)

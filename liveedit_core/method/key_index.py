@@ -1,21 +1,23 @@
-"""An index of visual features, by which large banks are scanned: 4 bits for 8 numbers of a row.
+"""An index of visual features, by which large banks are scanned: 4 bits for 4 numbers of a row.
 
     q . k  ~  sum over the parts of a row of q_p . c_p(k),   c_p(k) = the nearest of 16 centroids
 
 (product quantization, Jegou et al., TPAMI 2011; sums by shuffles of a table in registers, faiss's
-fast scan). A row of 256 numbers is 16 bytes. Of each block the rows with the largest sums, 1 of
-`SHARE`, are compared as they are stored. So what is found is exactly as similar as the question
-wants it; an edit whose code hides it is missed. `MissCounter` says how many are.
+fast scan). A row of 256 numbers is 32 bytes. First the rows are found whose sums say that they may
+be kept, and compared as they are stored. Only where one may be kept, the rows are found that are
+similar enough to be the runner-up that keeps it out. So what is found is exactly as similar as the
+question wants it; an edit whose code hides it is missed. `MissCounter` says how many are.
 
 It is made of a bank's features alone, in memory, and says nothing of what the bank holds: rows that
 were removed are left out by who asks. A row is coded once: blocks grow by windows, and edits of
 another version keep their codes.
 """
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,9 @@ from torch.nn import functional
 
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.repository import ExpertRepository, FeatureRows, segments_of
-from liveedit_core.method.shortlist import Search, products_of, scanned_shape
+from liveedit_core.method.routing import RUNNER_UP_SHARE, VIEW_SHARE
+from liveedit_core.method.shortlist import Search, found_as_stored, products_of, scanned_shape
+from liveedit_core.row_lists import Codes, RowList, in_threads
 
 if TYPE_CHECKING:
     import faiss
@@ -34,18 +38,19 @@ LEAST_EXPERTS = 50_000
 """Below, the scan in int8 takes less time than an index saves."""
 LEAST_NEW = 1024
 """New rows that are coded together; fewer are scanned as they are."""
-SHARE = 512
-"""One row of so many is compared as it is stored (`tests/benchmarks/key_index.py`)."""
-LEAST_ROWS, MOST_ROWS = 64, 4096
-"""Of a block."""
-_PART = 8
+SHARE = 64
+"""If the sums of more than one row of so many are large enough, a scan is as fast."""
+_PART = 4
 """Numbers of a row that share a code of 4 bits."""
+_ROWS_AT_ONCE = 131_072
+"""At most, that one thread scans."""
 _TRAINED_ROWS = 32_768
 _CODED_AT_ONCE = 16_384
-_MARGIN = 4.0
-"""Standard deviations of what codes hide: rows with smaller sums are not compared."""
-
-Codes = npt.NDArray[np.uint8]
+_MARGIN = 2.5
+"""Standard deviations of what codes hide: rows with smaller sums are not compared
+(`tests/benchmarks/key_index.py`)."""
+_FIRST_COSINE = 0.4
+"""Rows as similar are few: runners-up are found with what may be kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,8 @@ class Codebook:
     """Of a sum by the inner product that it stands for."""
     spread: float
     """Standard deviation from that, of a question of length 1."""
+    length: float
+    """Of the longest row."""
 
     @classmethod
     def trained(cls, rows_XR: Tensor) -> "Codebook":
@@ -72,21 +79,16 @@ class Codebook:
         asked = functional.normalize(some[:256], dim=1)
         hidden = asked @ decoded.T - slope * (asked @ some.T)
         hidden.fill_diagonal_(0)
-        return cls(quantizer=quantizer, slope=slope, spread=float(hidden.square().mean().sqrt()))
+        return cls(
+            quantizer=quantizer,
+            slope=slope,
+            spread=float(hidden.square().mean().sqrt()),
+            length=float(some.norm(dim=1).max()),
+        )
 
     def coded(self, rows_XR: Tensor) -> Codes:
         codes: Codes = self.quantizer.compute_codes(_filled_up(rows_XR))
         return codes
-
-    def packed(self, codes: Codes) -> "faiss.IndexPQFastScan":
-        """Codes as they are scanned."""
-        import faiss
-
-        size, parts = self.quantizer.d, self.quantizer.M
-        plain = faiss.IndexPQ(size, parts, 4, faiss.METRIC_INNER_PRODUCT)
-        plain.pq, plain.is_trained = self.quantizer, True
-        plain.add_sa_codes(codes)
-        return faiss.IndexPQFastScan(plain)
 
 
 def _filled_up(rows_XR: Tensor) -> npt.NDArray[np.float32]:
@@ -101,18 +103,13 @@ class CodedBlock:
     """The codes of some experts that follow each other; they never change."""
 
     codes: Codes
-    packed: "faiss.IndexPQFastScan"
+    lists: tuple[RowList, ...]
 
     @classmethod
     def of(cls, codebook: Codebook, codes: Codes) -> "CodedBlock":
-        return cls(codes, codebook.packed(codes))
-
-    def best(self, asked_QR: npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
-        """The largest sums of each question, falling, and their rows; two [Q, X]."""
-        num_rows = len(self.codes)
-        count = min(num_rows, max(LEAST_ROWS, num_rows // SHARE), MOST_ROWS)
-        sums, rows = self.packed.search(asked_QR, count)
-        return torch.from_numpy(sums), torch.from_numpy(rows)
+        step = -(-len(codes) // -(-len(codes) // _ROWS_AT_ONCE))
+        parts = ((codes[start : start + step], start) for start in range(0, len(codes), step))
+        return cls(codes, tuple(RowList.of_products(codebook.quantizer, *part) for part in parts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,47 +190,93 @@ class KeyIndex:
         return chosen
 
     def find(self, search: Search, features: FeatureRows) -> Tensor | None:
-        """`shortlist.scan` of a repository's features; None where so many may be kept that they do
-        not fit into what is compared."""
-        asked_QR, least_Q, keep_Q = search
-        if not len(asked_QR):
-            return torch.zeros(0, dtype=torch.int64)
-        size, length_Q1 = asked_QR.shape[1], asked_QR.norm(dim=1, keepdim=True).clamp(min=1e-20)
-        asked = _filled_up(asked_QR / length_Q1)
-        floor_Q1 = self.codebook.slope * least_Q[:, None] / length_Q1
-        floor_Q1 = floor_Q1 - _MARGIN * self.codebook.spread
-        found, start = [self._scanned_rest(search, features)], 0
-        for block in self.blocks:
-            sums_QX, row_QX = block.best(asked)
-            count_Q = (sums_QX >= floor_Q1).sum(1).tolist()
-            for question, count in enumerate(count_Q):
-                if not count:
-                    continue
-                row_X = row_QX[question, :count] + start
-                row_X = row_X.sort().values if len(self.segments) > 1 else row_X
-                products_X = stored_rows(features, row_X, self.num_rows, size) @ asked_QR[question]
-                is_cut_off = count == row_QX.shape[1] < len(block.codes)
-                if is_cut_off and 2 * int((products_X >= keep_Q[question]).sum()) > count:
-                    return None
-                found.append(row_X[products_X >= least_Q[question]] // self.num_rows)
-            start += len(block.codes)
-        position_U: Tensor = torch.cat(found).unique()
-        return position_U
+        """`shortlist.scan` of a repository's features, without the experts that decide nothing;
+        None where a scan is as fast."""
+        found = [torch.zeros(0, dtype=torch.int64)]
+        if not len(search.asked_QR):
+            return found[0]
+        rest_U, best_rest = self._scanned_rest(search, features)
+        found.append(rest_U)
+        columns = (part_Q.tolist() for part_Q in search[1:])
+        rows = zip(search.asked_QR, *columns, best_rest, strict=True)
+        for asked_R, least, keep, offset, best in rows:
+            position_U = self._found(_Question(asked_R, least, keep, offset), best, features)
+            if position_U is None:
+                return None
+            found.append(position_U)
+        return torch.cat(found).unique()
 
-    def _scanned_rest(self, search: Search, features: FeatureRows) -> Tensor:
-        """Positions of experts that are not coded yet."""
+    def _found(
+        self, question: "_Question", best_rest: float, features: FeatureRows
+    ) -> Tensor | None:
+        """Positions of coded experts for one row of a question, some of them twice."""
+        similar = _FIRST_COSINE * question.length * self.codebook.length
+        level = min(question.keep, max(question.least, similar))
+        compared = self._compared(question, level, features)
+        if compared is None and level < question.keep:
+            level = question.keep
+            compared = self._compared(question, level, features)
+        if compared is None:
+            return None
+        best = max([best_rest, *compared[1].tolist()])
+        if best < question.keep:
+            return torch.zeros(0, dtype=torch.int64)
+        # The best is kept, unless a runner-up is as similar as this.
+        rival = (VIEW_SHARE * best - question.offset) / RUNNER_UP_SHARE
+        if max(rival, question.least) < level:
+            compared = self._compared(question, max(rival, question.least), features)
+            if compared is None:
+                return None
+        row_X, products_X = compared
+        return row_X[products_X >= question.least] // self.num_rows
+
+    def _compared(
+        self, question: "_Question", level: float, features: FeatureRows
+    ) -> tuple[Tensor, Tensor] | None:
+        """Rows whose sums say that they may reach an inner product, rising, and theirs; None where
+        there are too many."""
+        length, codebook = max(question.length, 1e-20), self.codebook
+        (asked_R,) = _filled_up(question.asked_R[None] / length)
+        bound = codebook.slope * level / length - _MARGIN * codebook.spread
+        parts, start = [], 0
+        for block in self.blocks:
+            parts += [(start, rows) for rows in block.lists]
+            start += len(block.codes)
+        found = in_threads(lambda part: part[1].reaching(asked_R, bound) + part[0], parts)
+        row_X = torch.cat(found).sort().values
+        if SHARE * len(row_X) > start:
+            return None
+        rows_XR = stored_rows(features, row_X, self.num_rows, len(question.asked_R))
+        return row_X, rows_XR @ question.asked_R
+
+    def _scanned_rest(self, search: Search, features: FeatureRows) -> tuple[Tensor, list[float]]:
+        """Positions of experts that are not coded yet, and each question's largest inner product
+        with one of them."""
         count, start, found = self.num_experts, 0, [torch.zeros(0, dtype=torch.int64)]
+        width = self.num_rows * search.asked_QR.shape[1]
         for segment_NK in segments_of(features):
             rest_NK = segment_NK[max(0, count - start) :]
-            place = max(start, count)
-            start += len(segment_NK)
             if len(rest_NK):
-                width = self.num_rows * search.asked_QR.shape[1]
-                for products_XQ in products_of(search.asked_QR, rest_NK, width):
-                    hits_X = (products_XQ >= search.least_Q).any(1).view(-1, self.num_rows).any(1)
-                    found.append(hits_X.nonzero().flatten() + place)
-                    place += len(hits_X)
-        return torch.cat(found)
+                found.append(found_as_stored(search, rest_NK, width) + max(start, count))
+            start += len(segment_NK)
+        rest_U = torch.cat(found)
+        if not len(rest_U):
+            return rest_U, [-math.inf] * len(search.asked_QR)
+        (products_XQ,) = products_of(search.asked_QR, features[rest_U], width)
+        return rest_U, products_XQ.amax(0).tolist()
+
+
+class _Question(NamedTuple):
+    """One row of a `Search`."""
+
+    asked_R: Tensor
+    least: float
+    keep: float
+    offset: float
+
+    @property
+    def length(self) -> float:
+        return float(self.asked_R.norm())
 
 
 def stored_rows(features: FeatureRows, row_X: Tensor, num_rows: int, size: int) -> Tensor:
@@ -249,7 +292,9 @@ def stored_rows(features: FeatureRows, row_X: Tensor, num_rows: int, size: int) 
         if len(here_X):
             parts.append(_rows_of(segment_NK, here_X, num_rows, size).float())
         start += count
-    return torch.cat(parts) if len(parts) != 1 else parts[0]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts) if parts else torch.zeros(0, size)
 
 
 def _rows_of(segment_NK: Tensor, row_X: Tensor, num_rows: int, size: int) -> Tensor:

@@ -1,33 +1,97 @@
-"""Visual features in int8, to scan large banks for the few experts that may matter to a question.
+"""Visual features in 7 bits, to scan large banks for the few experts that may matter to a question.
 
-    <q, k>  <=  s_q * s_k * <q8, k8>  +  |q - s_q * q8| * max|s_k * k8|  +  |q| * max|k - s_k * k8|
+    <q, k>  <=  s_q * s_k * <q8, k7>  +  |q - s_q * q8| * max|s_k * k7|  +  |q| * max|k - s_k * k7|
 
-with the maxima over a block of rows. So nothing that reaches a similarity is missed, and what is
-found beyond it is compared exactly afterwards. A scan reads a quarter of the bytes of float32.
+with the maxima over a block of rows. So nothing that reaches a similarity is missed; what is found
+beyond it is left out by its stored features. A scan reads a quarter of the bytes of float32.
+Numbers are stored 64 larger, 0..127: the same bytes in faiss's scan, which is faster for a few
+questions, and in a product of matrices in int8, which is faster for many.
+
+On a GPU rows are in bfloat16, and one product finds them, with a bound of its rounding.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import starmap
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from liveedit_core.method.repository import FeatureRows, segments_of
+from liveedit_core.row_lists import RowList, Rows, in_threads
 
 LEAST_EXPERTS = 4096
 """In a segment; smaller ones are scanned as they are."""
-BLOCK_NUMBERS = 4_194_304
-"""Numbers of features in one product; their products stay in the processor's cache."""
+BLOCK_NUMBERS = 8_388_608
+"""Numbers of features that are scanned together."""
+FEW_QUESTIONS = 3
+"""As many are scanned one by one."""
+_ADDED = 64
 _TINY = 1e-20
 """Smaller numbers are rounded to zero."""
+_HALF_ROUNDING = 2**-6
+"""Of the length of both: more than a product in bfloat16 is rounded by, partial sums included."""
+_MOST_CHECKED = 1 / 16
+"""Of a segment: where more are found, comparing all of them costs what a check does."""
+
+
+class AskedRow(NamedTuple):
+    """One row of a question, and the inner product from which on a row of an expert is found."""
+
+    rounded_R: Rows
+    """Whole numbers, -127..127."""
+    total: float
+    """Of these."""
+    scale: float
+    length: float
+    error: float
+    """How far rounding moves it."""
+    least: float
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Rows of questions, at least one."""
+
+    asked_QR: Tensor
+    least_Q: Tensor
+
+    @cached_property
+    def rows(self) -> tuple[AskedRow, ...]:
+        asked_QR = self.asked_QR
+        scale_Q = asked_QR.abs().amax(1).clamp(min=_TINY) / 127
+        rounded_QR = (asked_QR / scale_Q[:, None]).round()
+        columns = (
+            rounded_QR.sum(1),
+            scale_Q,
+            asked_QR.norm(dim=1),
+            (asked_QR - rounded_QR * scale_Q[:, None]).norm(dim=1),
+            self.least_Q,
+        )
+        numbers = zip(*(column_Q.tolist() for column_Q in columns), strict=True)
+        return tuple(
+            starmap(AskedRow, zip(rounded_QR.numpy(), *zip(*numbers, strict=True), strict=True))
+        )
+
+    @cached_property
+    def rounded_RQ(self) -> Tensor:
+        """int8."""
+        rounded_QR = torch.from_numpy(np.stack([row.rounded_R for row in self.rows]))
+        return rounded_QR.to(torch.int8).T.contiguous()
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedRows:
-    """Some rows, and how much rounding can change their inner products."""
+    """Rows of one view of some experts, and how much rounding can change their inner products."""
 
-    rows_XR: Tensor
-    """int8."""
+    rows: RowList
+    first: int
+    """Position of the first expert in the segment."""
+    view: int
     scale: float
     length: float
     """Of the longest rounded row."""
@@ -35,50 +99,63 @@ class QuantizedRows:
     """Of the row that rounding moves most."""
 
     @classmethod
-    def of(cls, rows_XR: Tensor) -> "QuantizedRows":
+    def of(cls, rows_XR: Tensor, first: int = 0, view: int = 0) -> "QuantizedRows":
         rows_XR = rows_XR.float()
-        scale = max(float(rows_XR.abs().max()), _TINY) / 127
+        scale = max(float(rows_XR.abs().max()), _TINY) / (_ADDED - 1)
         rounded_XR = (rows_XR / scale).round_()
         return cls(
-            rows_XR=rounded_XR.to(torch.int8),
+            rows=RowList.of_bytes((rounded_XR + _ADDED).to(torch.uint8), first),
+            first=first,
+            view=view,
             scale=scale,
             length=scale * float(rounded_XR.norm(dim=1).max()),
             error=float((rows_XR - rounded_XR * scale).norm(dim=1).max()),
         )
 
-    def reaching(self, asked: "QuantizedQuestions", num_rows: int) -> Tensor:
-        """Which experts, each of `num_rows` rows, some question may find, bool [X / num_rows]."""
-        slack_Q = asked.error_Q * self.length + asked.length_Q * self.error
-        least_Q = ((asked.least_Q - slack_Q) / (asked.scale_Q * self.scale)).floor()
-        products_XQ = torch._int_mm(self.rows_XR, asked.rows_RQ)
-        is_found_XQ = products_XQ >= least_Q.clamp(-(2**30), 2**30).int()
-        return is_found_XQ.view(len(products_XQ) // num_rows, -1).any(1)
+    def reaching(self, asked: Questions) -> Tensor:
+        """Positions of the experts that some question may find, int64 [U], some of them twice."""
+        least = [self._least(row) for row in asked.rows]
+        if len(least) > FEW_QUESTIONS:
+            codes_XR = torch.from_numpy(self.rows.codes).view(torch.int8)
+            products_XQ = torch._int_mm(codes_XR, asked.rounded_RQ)
+            pairs = zip(least, asked.rows, strict=True)
+            least_Q = torch.tensor([bound + _ADDED * row.total for bound, row in pairs])
+            found_X = (products_XQ >= least_Q.int()).any(1)
+            return found_X.nonzero().flatten() + self.first
+        # faiss takes 128 from stored numbers, and finds what is more than a bound.
+        bounds = [
+            bound - (128 - _ADDED) * row.total - 0.5
+            for bound, row in zip(least, asked.rows, strict=True)
+        ]
+        rows = (row.rounded_R for row in asked.rows)
+        return torch.cat([self.rows.reaching(*pair) for pair in zip(rows, bounds, strict=True)])
+
+    def _least(self, row: AskedRow) -> float:
+        """The product of rounded numbers from which on a row may be found, a whole number."""
+        slack = row.error * self.length + row.length * self.error
+        least = (row.least - slack) / (row.scale * self.scale)
+        return math.floor(min(max(least - 1e-6 * abs(least), -(2.0**30)), 2.0**30))
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizedQuestions:
-    """Rows of questions, and the inner product from which on a row of an expert is found."""
+class HalfRows:
+    """Rows of one view of some experts on a GPU, in bfloat16."""
 
-    rows_RQ: Tensor
-    """int8."""
-    scale_Q: Tensor
-    length_Q: Tensor
-    """Of each row."""
-    error_Q: Tensor
-    """How far rounding moves it."""
-    least_Q: Tensor
+    rows_XR: Tensor
+    view: int
+    length: float
+    """Of the longest row."""
 
     @classmethod
-    def of(cls, asked_QR: Tensor, least_Q: Tensor) -> "QuantizedQuestions":
-        scale_Q1 = asked_QR.abs().amax(1, keepdim=True).clamp(min=_TINY) / 127
-        rounded_QR = (asked_QR / scale_Q1).round()
-        return cls(
-            rows_RQ=rounded_QR.to(torch.int8).T.contiguous(),
-            scale_Q=scale_Q1[:, 0],
-            length_Q=asked_QR.norm(dim=1),
-            error_Q=(asked_QR - rounded_QR * scale_Q1).norm(dim=1),
-            least_Q=least_Q,
-        )
+    def of(cls, rows_XR: Tensor, view: int) -> "HalfRows":
+        length = float(rows_XR.float().norm(dim=1).max())
+        return cls(rows_XR=rows_XR.to(torch.bfloat16), view=view, length=length)
+
+    def reaching(self, asked: Questions) -> Tensor:
+        """Positions of the experts that some question may find, int64 [U]."""
+        least_Q = asked.least_Q - _HALF_ROUNDING * asked.asked_QR.norm(dim=1) * self.length
+        products_XQ = self.rows_XR @ asked.asked_QR.to(torch.bfloat16).T
+        return (products_XQ.float() >= least_Q).any(1).nonzero().flatten()
 
 
 @dataclass(frozen=True)
@@ -86,22 +163,39 @@ class QuantizedSegment:
     """A segment of features whose rows never change."""
 
     features_NK: Tensor
-    blocks: tuple[QuantizedRows, ...]
+    blocks: tuple[QuantizedRows | HalfRows, ...]
     """() where it is scanned as it is."""
 
     @classmethod
     def of(cls, features_NK: Tensor, width: int, size: int) -> "QuantizedSegment":
         """Of the first `width` numbers of each feature, as rows of `size` numbers."""
-        if len(features_NK) < LEAST_EXPERTS or features_NK.device.type != "cpu":
+        if len(features_NK) < LEAST_EXPERTS:
             return cls(features_NK, ())
-        parts = features_NK.split(max(1, BLOCK_NUMBERS // width))
-        blocks = (QuantizedRows.of(part[:, :width].reshape(-1, size)) for part in parts)
+        views = features_NK[:, :width].unflatten(1, (-1, size)).unbind(1)
+        if features_NK.device.type != "cpu":
+            halves = (HalfRows.of(rows_XR, view) for view, rows_XR in enumerate(views))
+            return cls(features_NK, tuple(halves))
+        step = max(1, BLOCK_NUMBERS // size)
+        blocks = (
+            QuantizedRows.of(part_XR, step * number, view)
+            for view, rows_XR in enumerate(views)
+            for number, part_XR in enumerate(rows_XR.split(step))
+        )
         return cls(features_NK, tuple(blocks))
 
     def holds(self, features_NK: Tensor) -> bool:
         """Whether these are the same rows in memory."""
         own = self.features_NK
         return own.data_ptr() == features_NK.data_ptr() and own.shape == features_NK.shape
+
+    def checked(self, view: int, position_U: Tensor, asked: Questions) -> Tensor:
+        """Those of some experts that some question finds, by their stored features."""
+        if len(position_U) > _MOST_CHECKED * len(self.features_NK):
+            return position_U
+        size, asked_RQ = asked.asked_QR.shape[1], asked.asked_QR.T
+        rows_NR = self.features_NK[:, view * size : (view + 1) * size]
+        is_found_U = (rows_NR[position_U].float() @ asked_RQ >= asked.least_Q).any(1)
+        return position_U[is_found_U]
 
 
 def quantized(
@@ -115,3 +209,30 @@ def quantized(
         else QuantizedSegment.of(part, width, size)
         for part in segments_of(features)
     )
+
+
+def found_in(
+    segments: Sequence[QuantizedSegment], asked: Questions, num_views: int
+) -> list[Tensor]:
+    """Of each segment that has blocks, positions of the experts of which some question finds one of
+    the first views, int64 [U], some of them twice."""
+    tasks = [
+        (number, block)
+        for number, segment in enumerate(segments)
+        for block in segment.blocks
+        if block.view < num_views
+    ]
+    if len(asked.asked_QR) > FEW_QUESTIONS or asked.asked_QR.device.type != "cpu":
+        # A product uses all threads.
+        reached = [block.reaching(asked) for _, block in tasks]
+    else:
+        _ = asked.rows  # for all threads
+        reached = in_threads(lambda task: task[1].reaching(asked), tasks)
+    parts: dict[tuple[int, int], list[Tensor]] = {}
+    for (number, block), position_U in zip(tasks, reached, strict=True):
+        parts.setdefault((number, block.view), []).append(position_U)
+    found = [torch.zeros(0, dtype=torch.int64)] * len(segments)
+    for (number, view), positions in parts.items():
+        checked_U = segments[number].checked(view, torch.cat(positions), asked)
+        found[number] = torch.cat([found[number], checked_U.cpu()])
+    return found

@@ -259,6 +259,8 @@ def beside_runner_up(
     margin."""
     assert features.same_image_BQM is not None
     assert features.sentinel_BQM is not None
+    if not len(keys_NK):
+        return (keys_NK.new_zeros(len(features.visual_BQM), 0, dtype=torch.float32),) * 2
     scale_B1 = paired_similarity(features.visual_BQM, features.same_image_BQM)[:, None]
     asked_BVR, nearest_BVR = (
         views_of(side, config) for side in (features.visual_BQM, features.sentinel_BQM)

@@ -18,8 +18,9 @@ from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import EditQuestion, Features
 from liveedit_core.method.quantized import (
     BLOCK_NUMBERS,
-    QuantizedQuestions,
     QuantizedSegment,
+    Questions,
+    found_in,
 )
 from liveedit_core.method.repository import ExpertRepository, FeatureRows, segments_of
 from liveedit_core.method.routing import (
@@ -42,6 +43,9 @@ class Search(NamedTuple):
     least_Q: Tensor
     keep_Q: Tensor
     """From which on, `least_Q` or more, an expert may be kept."""
+    offset_Q: Tensor
+    """By how much its inner product must exceed three quarters of the runner-up's; 0 where there is
+    none."""
 
 
 def shortlist(
@@ -120,7 +124,7 @@ def most_similar(
 
 
 def of_same_image(
-    questions: Sequence[EditQuestion], visual_features_NK: FeatureRows, config: GeneratorConfig
+    questions: Sequence[EditQuestion], scanned: Sequence[QuantizedSegment], config: GeneratorConfig
 ) -> Tensor:
     """Positions of the experts whose image may be that of some question, rising, int64 [U] on the
     CPU."""
@@ -130,7 +134,7 @@ def of_same_image(
     asked_BR = asked_BK[:, :width].float()
     least_B = _lowered(asked_BR.new_tensor(least), asked_BR.square().sum(-1) / unit_of(config))
     least_B = least_B * unit_of(config)
-    return scan(Search(asked_BR, least_B, least_B), as_they_are(visual_features_NK), width)
+    return scan(_found_alone(asked_BR, least_B), scanned, width)
 
 
 def _above_sentinel(features: Features, config: GeneratorConfig) -> Search:
@@ -144,7 +148,12 @@ def _above_sentinel(features: Features, config: GeneratorConfig) -> Search:
     least_B = _lowered(least_B, asked_BK.square().sum(-1) / unit_of(config))
     is_shown_B = has_image(asked_BK)
     least_S = least_B[is_shown_B] * unit_of(config)
-    return Search(asked_BK[is_shown_B], least_S, least_S)
+    return _found_alone(asked_BK[is_shown_B], least_S)
+
+
+def _found_alone(asked_QR: Tensor, least_Q: Tensor) -> Search:
+    """Without runners-up."""
+    return Search(asked_QR, least_Q, least_Q, torch.zeros_like(least_Q))
 
 
 def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float) -> Search:
@@ -162,7 +171,7 @@ def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float
         (_lowered(_of_any_view(part_BV), torch.ones_like(part_BV)) * length_BV)[is_there_BV]
         for part_BV in (least_BV, keep_BV)
     )
-    return Search(asked_BVR[is_there_BV], least_Q, keep_Q)
+    return Search(asked_BVR[is_there_BV], least_Q, keep_Q, offset * length_BV[is_there_BV])
 
 
 def _of_any_view(cosine_BV: Tensor) -> Tensor:
@@ -176,27 +185,29 @@ def _lowered(least: Tensor, own: Tensor) -> Tensor:
 
 
 def scan(search: Search, scanned: Sequence[QuantizedSegment], width: int) -> Tensor:
-    """Positions of the experts that have a row which some question may find; rows are the first
-    `width` numbers of a feature, one after the other."""
-    found, place = [torch.zeros(0, dtype=torch.int64)], 0
-    for hits_X in _hits(search, scanned, width):
-        found.append(hits_X.nonzero().flatten().cpu() + place)
-        place += len(hits_X)
-    return torch.cat(found)
-
-
-def _hits(search: Search, scanned: Sequence[QuantizedSegment], width: int) -> Iterator[Tensor]:
-    """Which of some experts at a time some question may find, bool [X]."""
-    asked_QR, least_Q, _ = search
-    if not len(asked_QR):
-        return
-    num_rows, asked = width // asked_QR.shape[1], QuantizedQuestions.of(asked_QR, least_Q)
-    for segment in scanned:
-        for block in segment.blocks:
-            yield block.reaching(asked, num_rows)
+    """Positions of the experts that have a row which some question may find, rising; rows are the
+    first `width` numbers of a feature, one after the other."""
+    found, start = [torch.zeros(0, dtype=torch.int64)], 0
+    if not len(search.asked_QR):
+        return found[0]
+    asked = Questions(search.asked_QR, search.least_Q)
+    num_views = width // search.asked_QR.shape[1]
+    for segment, position_U in zip(scanned, found_in(scanned, asked, num_views), strict=True):
         if not segment.blocks:
-            for products_XQ in products_of(asked_QR, segment.features_NK, width):
-                yield (products_XQ >= least_Q).any(1).view(-1, num_rows).any(1)
+            position_U = found_as_stored(search, segment.features_NK, width)
+        found.append(position_U + start)
+        start += len(segment.features_NK)
+    return torch.cat(found).unique()
+
+
+def found_as_stored(search: Search, features_NK: Tensor, width: int) -> Tensor:
+    """The same among some features, in float32."""
+    num_views, found, start = width // search.asked_QR.shape[1], [], 0
+    for products_XQ in products_of(search.asked_QR, features_NK, width):
+        hits_X = (products_XQ >= search.least_Q).any(1).view(-1, num_views).any(1)
+        found.append(hits_X.nonzero().flatten().cpu() + start)
+        start += len(hits_X)
+    return torch.cat(found)
 
 
 def products_of(asked_QR: Tensor, features_NK: FeatureRows, width: int) -> Iterator[Tensor]:

@@ -30,12 +30,19 @@ RUNNER_UP = TINY_CONFIG.with_changes(
 
 
 def in_int8(bank: ExpertRepository, config: GeneratorConfig) -> list[QuantizedSegment]:
-    """All features in blocks of three experts."""
+    """All features in segments of six experts and blocks of three."""
     width, size = scanned_shape(config)
-    rows = [part[:, :width].reshape(-1, size) for part in bank.visual_features_NK.split(3)]
     return [
-        QuantizedSegment(part, (QuantizedRows.of(row_XR),) if len(part) else ())
-        for part, row_XR in zip(bank.visual_features_NK.split(3), rows, strict=True)
+        QuantizedSegment(
+            segment_NK,
+            tuple(
+                QuantizedRows.of(part_NK[:, place : place + size], 3 * number, place // size)
+                for number, part_NK in enumerate(segment_NK.split(3))
+                for place in range(0, width, size)
+                if len(part_NK)
+            ),
+        )
+        for segment_NK in bank.visual_features_NK.split(6)
     ]
 
 

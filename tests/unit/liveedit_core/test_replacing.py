@@ -6,13 +6,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from liveedit_core.builtin.backbone import JOINT
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.edited_model import EditedModel, open_model
 from liveedit_core.inputs.images import decode_image
-from liveedit_core.method import corrections
+from liveedit_core.method import corrections, quantized, shortlist
 from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.method.shortlist import Search, found_as_stored
 from liveedit_core.schema import EditRequest, Fact
 from tests.tiny_backbone import (
     AS_WRITTEN,
@@ -115,6 +117,33 @@ def test_the_prompt_gate_says_what_means_the_same(
         same = EditedModel(tiny_backbone(), generator, refine=AS_WRITTEN)
         same.edit_many([(image(0), WHAT, "A"), (image(0), CALLED, "A")])
         assert len(same.edits) == 2, "the same answer in other words corrects nothing"
+
+
+def test_images_of_held_edits_are_found_as_questions_find_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In int8, and so are the same as in float32."""
+    monkeypatch.setattr(corrections, "LEAST_GATE", 1e-9)
+    compared = []
+
+    def as_stored(search: Search, features_NK: Tensor, width: int) -> Tensor:
+        compared.append(len(features_NK))
+        return found_as_stored(search, features_NK, width)
+
+    monkeypatch.setattr(shortlist, "found_as_stored", as_stored)
+    corrected = []
+    for least in (1, 100):
+        monkeypatch.setattr(quantized, "LEAST_EXPERTS", least)
+        with plain_convolutions():
+            generator = tiny_generator(OUR_CONFIG.with_changes(min_gate=1e-9))
+            model = EditedModel(tiny_backbone(), generator, refine=AS_WRITTEN)
+            model.edit_many([(image(number), WHAT, "A") for number in range(4)])
+            compared.clear()
+            model.edit(image(2), CALLED, "B")
+        assert max(compared) == (1 if least == 1 else 4)
+        corrected.append([item.supersedes for item in model.corrections])
+    assert corrected[0] == corrected[1]
+    assert len(corrected[0]) == 1
 
 
 def test_facts_of_stored_experts_come_along(model: EditedModel) -> None:

@@ -40,13 +40,12 @@ COUNT = 3000
 def _small_banks_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAST_EXPERTS", 500)
     monkeypatch.setattr(module, "LEAST_NEW", 100)
+    monkeypatch.setattr(module, "SHARE", 1)  # rows of 32 numbers are less unlike than of 256
 
 
 @pytest.fixture
 def everything_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """The codes decide nothing."""
-    monkeypatch.setattr(module, "SHARE", 1)
-    monkeypatch.setattr(module, "MOST_ROWS", 10**9)
     monkeypatch.setattr(module, "_MARGIN", 1e9)
 
 
@@ -75,8 +74,11 @@ def expert(seed: int) -> Expert:
     )
 
 
-def search_for(rows_QR: Tensor, least: float, keep: float = 2.0) -> Search:
-    return Search(rows_QR, torch.full((len(rows_QR),), least), torch.full((len(rows_QR),), keep))
+def search_for(
+    rows_QR: Tensor, least: float, keep: float | None = None, offset: float = 0.0
+) -> Search:
+    numbers = (least, least if keep is None else keep, offset)
+    return Search(rows_QR, *(torch.full((len(rows_QR),), number) for number in numbers))
 
 
 def index_of(repository: ExpertRepository, before: KeyIndex | None = None) -> KeyIndex:
@@ -174,14 +176,45 @@ def test_what_another_version_shares_is_not_coded_again(monkeypatch: pytest.Monk
     assert not num_coded
 
 
-def test_a_list_that_is_cut_off_among_edits_that_may_be_kept_is_none() -> None:
+def test_where_so_many_are_similar_that_a_scan_is_as_fast_there_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SHARE", 8)
     views = units(0, COUNT, 4)
-    views[:1000] = views[0]
+    views[:2900] = views[0]
+    bank = bank_of(views.flatten(1), first=COUNT)
+    index = index_of(bank, index_of(bank_of(units(1, COUNT, 4).flatten(1))))
+    assert index.find(search_for(views[0, :1], 0.9), bank.visual) is None
+    alone = found(index, search_for(views[2950, :1], 0.9), bank)
+    assert alone.tolist() == [2950]
+
+
+def test_runners_up_are_found_where_something_may_be_kept() -> None:
+    views = units(0, COUNT, 4)
+    asked_QR = units(1, 2)
+    near, far = (functional.normalize(asked_QR + share * units(2, 2), dim=1) for share in (0.3, 1))
+    views[7, 1], views[8, 3] = near[0], far[0]
+    views[9, 2] = far[1]
     bank = bank_of(views.flatten(1))
     index = index_of(bank)
-    assert index.find(search_for(views[0, :1], 0.5, keep=0.9), bank.visual) is None
-    alone = found(index, search_for(views[2000, :1], 0.9, keep=0.9), bank)
-    assert alone.tolist() == [2000]
+    cosine = float(asked_QR[0] @ far[0])
+    search = search_for(asked_QR, cosine - 0.05, keep=0.9, offset=0.5)
+    # The first question may keep an edit, and the other one with a similar image may be in its way.
+    assert found(index, search, bank).tolist() == [7, 8]
+    nothing = search_for(asked_QR, cosine - 0.05, keep=0.99, offset=0.5)
+    assert not len(found(index, nothing, bank))
+
+
+def test_an_edit_that_is_not_coded_yet_may_be_kept_as_well() -> None:
+    views = units(0, COUNT, 4)
+    asked_QR = units(1, 1)
+    views[7, 1] = functional.normalize(asked_QR[0] + 0.7 * units(2), dim=0)
+    growing = GrowingRepository(bank_of(views.flatten(1)))
+    index = index_of(growing.snapshot())
+    last = replace(expert(0), visual_feature_QM=asked_QR[0].expand(4, -1).clone())
+    growing.add([last])
+    search = search_for(asked_QR, 0.75, keep=0.9, offset=0.4)
+    assert found(index, search, growing.snapshot()).tolist() == [7, COUNT]
 
 
 def test_only_large_banks_whose_kept_edits_are_bounded_have_one() -> None:

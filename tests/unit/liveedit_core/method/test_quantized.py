@@ -7,39 +7,61 @@ from torch.nn import functional
 from liveedit_core.method import quantized as module
 from liveedit_core.method.growing import GrowingRepository
 from liveedit_core.method.quantized import (
-    QuantizedQuestions,
     QuantizedRows,
     QuantizedSegment,
+    Questions,
+    found_in,
     quantized,
 )
 from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.method.shortlist import Search, as_they_are, scan
+from tests.fake_cuda import fake_gpu
 from tests.random_states import random_expert
 from tests.tiny_backbone import TINY_CONFIG
 
 
-def test_rows_that_reach_a_product_are_found_and_few_others() -> None:
+@pytest.mark.parametrize("count", [1, module.FEW_QUESTIONS, module.FEW_QUESTIONS + 1, 20])
+def test_rows_that_reach_a_product_are_found_and_few_others(count: int) -> None:
     draw = torch.Generator().manual_seed(0)
     rows_XR = 3 * functional.normalize(torch.randn(2000, 64, generator=draw), dim=1)
-    asked_QR = functional.normalize(torch.randn(5, 64, generator=draw), dim=1)
+    asked_QR = functional.normalize(torch.randn(count, 64, generator=draw), dim=1)
     products_XQ = rows_XR @ asked_QR.T
-    block = QuantizedRows.of(rows_XR)
+    block = QuantizedRows.of(rows_XR, first=7)
     for least in (-1.0, 0.0, 0.7, 1.2):
-        found_X = block.reaching(QuantizedQuestions.of(asked_QR, torch.full((5,), least)), 1)
-        assert found_X[(products_XQ >= least).any(1)].all()
-        assert not found_X[(products_XQ < least - 0.1).all(1)].any()
-    asked = QuantizedQuestions.of(asked_QR, torch.full((5,), 1e30))
-    assert not block.reaching(asked, 1).any()
-    asked = QuantizedQuestions.of(asked_QR[:1], torch.tensor([0.7]))
-    pairs_X = block.reaching(asked, 1).view(-1, 2).any(1)
-    assert torch.equal(block.reaching(asked, 2), pairs_X)
+        found_U = block.reaching(Questions(asked_QR, torch.full((count,), least)))
+        is_found_X = torch.zeros(2007, dtype=torch.bool).index_fill_(0, found_U, True)[7:]
+        assert is_found_X[(products_XQ >= least).any(1)].all()
+        assert not is_found_X[(products_XQ < least - 0.15).all(1)].any()
+    assert not len(block.reaching(Questions(asked_QR, torch.full((count,), 1e30))))
 
 
+@pytest.mark.parametrize("count", [1, module.FEW_QUESTIONS + 1])
 @pytest.mark.parametrize("value", [0.0, 1e-38, 1e30])
-def test_zero_and_extreme_rows(value: float) -> None:
-    rows_XR = torch.full((3, 4), value)
-    block = QuantizedRows.of(rows_XR)
-    for row_QR, least in ((torch.ones(1, 4), 4 * value), (torch.zeros(1, 4), 0.0)):
-        assert block.reaching(QuantizedQuestions.of(row_QR, torch.tensor([least])), 1).all()
+def test_zero_and_extreme_rows(value: float, count: int) -> None:
+    block = QuantizedRows.of(torch.full((3, 4), value))
+    for row_QR, least in ((torch.ones(count, 4), 4 * value), (torch.zeros(count, 4), 0.0)):
+        found_U = block.reaching(Questions(row_QR, torch.full((count,), least)))
+        assert found_U.unique().tolist() == [0, 1, 2]
+
+
+def test_what_rounding_adds_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAST_EXPERTS", 2)
+    monkeypatch.setattr(module, "BLOCK_NUMBERS", 64 * 100)
+    draw = torch.Generator().manual_seed(0)
+    features_NK = functional.normalize(torch.randn(1000, 3, 64, generator=draw), dim=-1).flatten(1)
+    segment = QuantizedSegment.of(features_NK, 128, 64)
+    assert [(block.view, len(segment.blocks)) for block in segment.blocks[::10]] == [
+        (0, 20),
+        (1, 20),
+    ]
+    for num_views in (1, 2):
+        asked_QR = features_NK[:2, :64] + 0.05
+        rows_NVR = features_NK[:, : 64 * num_views].view(1000, num_views, 64)
+        is_near_N = (rows_NVR @ asked_QR.T >= 0.3).any(1).any(1)
+        asked = Questions(asked_QR, torch.full((2,), 0.3))
+        (found_U,) = found_in([segment], asked, num_views)
+        assert found_U.unique().tolist() == is_near_N.nonzero().flatten().tolist()
+        assert len(torch.cat([block.reaching(asked) for block in segment.blocks])) > len(found_U)
 
 
 def test_only_new_segments_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,3 +86,26 @@ def test_other_features_are_rounded_anew() -> None:
     assert one.blocks
     (other,) = quantized(torch.randn(module.LEAST_EXPERTS, 4), 4, 4, (one,))
     assert other is not one
+
+
+def test_on_a_gpu_one_product_in_bfloat16_finds_what_is_checked_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LEAST_EXPERTS", 2)
+    draw = torch.Generator().manual_seed(0)
+    features_NK = functional.normalize(torch.randn(1000, 3, 64, generator=draw), dim=-1).flatten(1)
+    asked_QR = features_NK[:5, 64:128] + 0.05
+    least_Q = torch.full((5,), 0.45)
+    expected = scan(Search(asked_QR, least_Q, least_Q, least_Q), as_they_are(features_NK), 128)
+    with fake_gpu():
+        scanned = quantized(features_NK.to("cuda"), 128, 64)
+        blocks = [block for segment in scanned for block in segment.blocks]
+        assert [block.rows_XR.dtype for block in blocks] == [torch.bfloat16] * 2
+        numbers = [least_Q.to("cuda")] * 3
+        found_U = scan(Search(asked_QR.to("cuda"), *numbers), scanned, 128)
+        near = [
+            block.reaching(Questions(asked_QR.to("cuda"), least_Q.to("cuda"))) for block in blocks
+        ]
+        num_near = sum(map(len, near))
+    assert torch.equal(found_U, expected)
+    assert 0 < len(expected) < num_near < 2 * len(expected)
