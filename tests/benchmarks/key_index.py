@@ -9,11 +9,12 @@ is near anything). Questions: other images of the benchmarks, with their figures
 cosines of 0.45 to 0.95 of an edit's view; sparse banks get the latter alone. The offset is that of
 the calibration, for real keys also 0.4, that of the built-in generator.
 
-Search and comparison of images (all of routing that grows with a bank) are timed, each question by
-both in turn: medians of the wall clock, and of the CPU of all threads, which other processes
-disturb less. The sets of experts that pass the visual filter, at most `max_kept` best, are
-compared. `--at-least` is the least ratio of wall clocks, over all rows. `--keys FILE` keeps the
-keys of images, which take minutes to encode. A million edits need 6 GB.
+Search and comparison of images (all of routing that grows with a bank) are timed for some
+questions, each by both in turn: medians of the wall clock, and of the CPU of all threads, which
+other processes disturb less. The sets of experts that pass the visual filter, at most `max_kept`
+best, are compared for all questions. `--at-least` is the least ratio of wall clocks, over all
+rows. `--keys FILE` keeps the keys of images, which take minutes to encode. A million edits need
+6 GB.
 """
 
 import argparse
@@ -49,6 +50,8 @@ from tests.benchmarks.frame import machine, parser_of, publish
 
 AT_ONCE = 20_000
 """Experts whose keys are made together."""
+TOGETHER = 50
+"""Questions that are scanned in one product where nothing is timed."""
 
 
 class ImageKeys(NamedTuple):
@@ -132,13 +135,13 @@ def copies(bank: ExpertRepository, config: GeneratorConfig, count: int) -> Tenso
 
 
 class Compared(NamedTuple):
-    """One question by one of the two."""
+    """Some questions by one of the two."""
 
     search_s: float
     """Without the comparison."""
     wall_s: float
     cpu_s: float
-    passed: frozenset[int]
+    kept: list[frozenset[int]]
 
 
 class Banked(NamedTuple):
@@ -149,8 +152,11 @@ class Banked(NamedTuple):
     coded: KeyIndex
     scanned: tuple[QuantizedSegment, ...]
 
-    def compared(self, features: Features, offset: float, *, is_indexed: bool) -> Compared:
+    def compared(self, asked_BVR: Tensor, offset: float, *, is_indexed: bool) -> Compared:
         config, visual = self.generator.config, self.bank.visual
+        features_BQM, nearest, same = self.generator.visual_key._views(asked_BVR, is_edit=False)
+        assert nearest is not None
+        features = Features(features_BQM, torch.zeros_like(features_BQM), nearest, same)
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         search = search_of(features, config, offset)
         found_U = self.coded.find(search, visual) if is_indexed else None
@@ -160,36 +166,43 @@ class Banked(NamedTuple):
         images = compare_images(features, visual[found_U], config, offset)
         kept_BU = hard_filter(images, images.margin_BN, config.with_changes(min_gate=0.0))
         wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-        return Compared(search_s, wall_s, cpu_s, frozenset(found_U[kept_BU[0]].tolist()))
+        kept = [frozenset(found_U[kept_U].tolist()) for kept_U in kept_BU]
+        return Compared(search_s, wall_s, cpu_s, kept)
 
-    def measured(self, asked_BVR: Tensor, offset: float) -> dict[str, Any]:
-        """Medians and how often both keep the same."""
-        pairs = []
-        for asked_VR in asked_BVR:
-            visual, nearest, same = self.generator.visual_key._views(asked_VR[None], is_edit=False)
-            assert nearest is not None
-            features = Features(visual, torch.zeros_like(visual), nearest, same)
-            pairs.append([self.compared(features, offset, is_indexed=one) for one in (True, False)])
-        index, whole = zip(*pairs, strict=True)
+    def measured(self, asked_BVR: Tensor, offset: float, num_timed: int) -> dict[str, Any]:
+        """Medians of some questions, and of how many both keep the same."""
+        alone = asked_BVR.split(1)
+        timed: dict[str, list[Compared]] = {"index": [], "scan": []}
+        draw = random.Random(0)
+        for asked in draw.sample(alone, min(num_timed, len(alone))):
+            for name, side in timed.items():
+                side.append(self.compared(asked, offset, is_indexed=name == "index"))
         result: dict[str, Any] = {
             name: {
                 "wall_ms": _milliseconds([one.wall_s for one in side]),
                 "search_ms": _milliseconds([one.search_s for one in side]),
                 "cpu_ms": _milliseconds([one.cpu_s for one in side]),
             }
-            for name, side in (("index", index), ("scan", whole))
+            for name, side in timed.items()
         }
-        kept = sum(len(one.passed) for one in whole)
-        missed = sum(len(b.passed - a.passed) for a, b in pairs)
+        found, whole = (
+            [
+                kept
+                for asked in asked_BVR.split(count)
+                for kept in self.compared(asked, offset, is_indexed=count == 1).kept
+            ]
+            for count in (1, TOGETHER)
+        )
+        pairs = list(zip(found, whole, strict=True))
         return result | {
             "offset": round(offset, 3),
             "ratio": round(result["scan"]["wall_ms"] / result["index"]["wall_ms"], 1),
             "questions": len(pairs),
-            "kept_sets_equal": round(sum(a.passed == b.passed for a, b in pairs) / len(pairs), 5),
-            "questions_that_keep": sum(bool(one.passed) for one in whole),
-            "kept": kept,
-            "missed": missed,
-            "added": sum(len(a.passed - b.passed) for a, b in pairs),
+            "kept_sets_equal": round(sum(a == b for a, b in pairs) / len(pairs), 5),
+            "questions_that_keep": sum(map(bool, whole)),
+            "kept": sum(map(len, whole)),
+            "missed": sum(len(b - a) for a, b in pairs),
+            "added": sum(len(a - b) for a, b in pairs),
         }
 
 
@@ -198,7 +211,7 @@ def _milliseconds(seconds: list[float]) -> float:
 
 
 def measured_bank(
-    generator: LiveEditGenerator, keys: ImageKeys | None, size: int, count: int
+    generator: LiveEditGenerator, keys: ImageKeys | None, size: int, count: int, num_timed: int
 ) -> list[dict[str, Any]]:
     """One bank of keys of images, or of sparse ones."""
     config = generator.config
@@ -221,7 +234,7 @@ def measured_bank(
             "size": size,
             "built_cpu_s": round(built_s, 1),
             "bytes_an_edit": code_bytes // size,
-            **banked.measured(asked_BVR, offset),
+            **banked.measured(asked_BVR, offset, num_timed),
         }
         for offset in offsets
     ]
@@ -233,6 +246,7 @@ def arguments_of(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--questions", type=int, default=5000)
     parser.add_argument("--images", type=int, default=600, help="that are encoded")
     parser.add_argument("--keys", type=Path, metavar="FILE.safetensors")
+    parser.add_argument("--timed", type=int, default=400, help="of the questions")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--at-least", type=float, default=0.0)
     return parser.parse_args(arguments)
@@ -249,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows: list[dict[str, Any]] = []
     for size in options.sizes:
         for some in (keys, None):
-            rows += measured_bank(generator, some, size, options.questions)
+            rows += measured_bank(generator, some, size, options.questions, options.timed)
             gc.collect()
     ratio = min(row["ratio"] for row in rows)
     result = {"machine": machine(), "rows": rows, "ratio": ratio}
