@@ -94,7 +94,8 @@ def in_threads(action: Callable[[_Item], _Result], items: Sequence[_Item]) -> li
     helping = [pool.submit(work) for _ in range(others)] if pool else []
     work()
     for one in helping:
-        one.result()
+        if not one.cancel():  # it was begun
+            one.result()
     return [results[place] for place in range(len(items))]
 
 

@@ -26,8 +26,8 @@ from liveedit_core.row_lists import RowList, Rows, in_threads
 
 LEAST_EXPERTS = 4096
 """In a segment; smaller ones are scanned as they are."""
-BLOCK_NUMBERS = 8_388_608
-"""Numbers of features that are scanned together."""
+BLOCK_NUMBERS = 16_777_216
+"""Numbers of features that are scanned together, at most."""
 FEW_QUESTIONS = 3
 """As many are scanned one by one."""
 _ADDED = 64
@@ -101,15 +101,16 @@ class QuantizedRows:
     @classmethod
     def of(cls, rows_XR: Tensor, first: int = 0, view: int = 0) -> "QuantizedRows":
         rows_XR = rows_XR.float()
-        scale = max(float(rows_XR.abs().max()), _TINY) / (_ADDED - 1)
+        smallest, largest = (float(bound) for bound in rows_XR.aminmax())
+        scale = max(-smallest, largest, _TINY) / (_ADDED - 1)
         rounded_XR = (rows_XR / scale).round_()
         return cls(
-            rows=RowList.of_bytes((rounded_XR + _ADDED).to(torch.uint8), first),
+            rows=RowList.of_bytes(rounded_XR.add(_ADDED).to(torch.uint8), first),
             first=first,
             view=view,
             scale=scale,
             length=scale * float(rounded_XR.norm(dim=1).max()),
-            error=float((rows_XR - rounded_XR * scale).norm(dim=1).max()),
+            error=float((rows_XR - rounded_XR.mul_(scale)).norm(dim=1).max()),
         )
 
     def reaching(self, asked: Questions) -> Tensor:
@@ -175,7 +176,8 @@ class QuantizedSegment:
         if features_NK.device.type != "cpu":
             halves = (HalfRows.of(rows_XR, view) for view, rows_XR in enumerate(views))
             return cls(features_NK, tuple(halves))
-        step = max(1, BLOCK_NUMBERS // size)
+        num_blocks = -(-len(features_NK) * size // BLOCK_NUMBERS)
+        step = -(-len(features_NK) // num_blocks)
         blocks = (
             QuantizedRows.of(part_XR, step * number, view)
             for view, rows_XR in enumerate(views)

@@ -17,7 +17,6 @@ from torch import Tensor
 from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import EditQuestion, Features
 from liveedit_core.method.quantized import (
-    BLOCK_NUMBERS,
     QuantizedSegment,
     Questions,
     found_in,
@@ -34,6 +33,8 @@ from liveedit_core.method.routing import (
 
 SLACK = 1e-4
 """Relative: more than the rounding of a product in float32."""
+NUMBERS_AT_ONCE = 4_194_304
+"""Of features, in one product in float32; these products stay in the processor's cache."""
 
 
 class Search(NamedTuple):
@@ -213,6 +214,6 @@ def found_as_stored(search: Search, features_NK: Tensor, width: int) -> Tensor:
 def products_of(asked_QR: Tensor, features_NK: FeatureRows, width: int) -> Iterator[Tensor]:
     """Inner products with all rows, [X, Q] of some experts at a time."""
     for segment_NK in segments_of(features_NK):
-        for part_NK in segment_NK.split(max(1, BLOCK_NUMBERS // width)):
+        for part_NK in segment_NK.split(max(1, NUMBERS_AT_ONCE // width)):
             keys_XR = part_NK[:, :width].reshape(-1, asked_QR.shape[1]).float()
             yield keys_XR @ asked_QR.T
