@@ -204,7 +204,8 @@ class KeyIndex:
             if position_U is None:
                 return None
             found.append(position_U)
-        return torch.cat(found).unique()
+        listed_U: Tensor = torch.cat(found).unique()
+        return listed_U
 
     def _found(
         self, question: "_Question", best_rest: float, features: FeatureRows

@@ -156,7 +156,8 @@ class HalfRows:
         """Positions of the experts that some question may find, int64 [U]."""
         least_Q = asked.least_Q - _HALF_ROUNDING * asked.asked_QR.norm(dim=1) * self.length
         products_XQ = self.rows_XR @ asked.asked_QR.to(torch.bfloat16).T
-        return (products_XQ.float() >= least_Q).any(1).nonzero().flatten()
+        position_U: Tensor = (products_XQ.float() >= least_Q).any(1).nonzero().flatten()
+        return position_U
 
 
 @dataclass(frozen=True)
