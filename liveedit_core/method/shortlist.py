@@ -198,8 +198,8 @@ def scan(search: Search, scanned: Sequence[QuantizedSegment], width: int) -> Ten
             position_U = found_as_stored(search, segment.features_NK, width)
         found.append(position_U + start)
         start += len(segment.features_NK)
-    position_U: Tensor = torch.cat(found).unique()
-    return position_U
+    listed_U: Tensor = torch.cat(found).unique()
+    return listed_U
 
 
 def found_as_stored(search: Search, features_NK: Tensor, width: int) -> Tensor:

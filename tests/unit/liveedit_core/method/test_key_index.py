@@ -19,6 +19,7 @@ from liveedit_core.method.growing import GrowingRepository
 from liveedit_core.method.key_index import Codebook, KeyIndex, MissCounter
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.shortlist import Search, as_they_are, scan
+from liveedit_core.row_lists import Codes
 from tests.tiny_backbone import OUR_CONFIG, TINY_CONFIG, request, tiny_generator
 
 CONFIG = TINY_CONFIG.with_changes(
@@ -93,7 +94,7 @@ def found(index: KeyIndex, search: Search, repository: ExpertRepository) -> Tens
     return position_U
 
 
-def codes_of(index: KeyIndex) -> module.Codes:
+def codes_of(index: KeyIndex) -> Codes:
     return np.concatenate([block.codes for block in index.blocks])
 
 
@@ -159,7 +160,7 @@ def test_what_another_version_shares_is_not_coded_again(monkeypatch: pytest.Monk
     num_coded = []
     coded = Codebook.coded
 
-    def counted(codebook: Codebook, rows_XR: Tensor) -> module.Codes:
+    def counted(codebook: Codebook, rows_XR: Tensor) -> Codes:
         num_coded.append(len(rows_XR))
         return coded(codebook, rows_XR)
 
