@@ -2,13 +2,14 @@
 
     route the questions of the edit against its expert alone -> dropped: weak ("filter", "gate")
     teacher-forced answer, end token included                -> exact with a margin: verified
-    Adam on the two matrices, through the layers after l_e   -> refined, or weak ("text")
+    steps on the two matrices, through the layers after l_e  -> refined, or weak ("text")
 
 Whether a question means the edit is for the gate to say; the expert must answer it in whatever
-words. So the steps count an unlike question about the image too, as if its answer were the same.
+words. So the steps, from the second on, count an unlike question about the image too, as if its
+answer were the same.
 
-An outcome depends on its edit alone, bit for bit: what decides is computed for each edit apart, as
-a padded batch rounds differently with other neighbours. Only what passes by far is told from one.
+An outcome depends on its edit alone, bit for bit: each edit is computed apart, as a padded batch
+rounds differently with other neighbours.
 """
 
 import hashlib
@@ -28,16 +29,21 @@ from liveedit_core.method.routing import route, slot_residual
 from liveedit_core.outcome import WeakReason, WriteOutcome
 from liveedit_core.states import LayerStates, pad_hidden
 
-LEARNING_RATE = 0.02
 MARGIN = 4.0
 """By how much the logit of each target token, and of the end, must exceed all others."""
 UNLIKE_MARGIN = 1.0
 """The same for the unlike question."""
 NOISE = 0.25
 """More than another padding or rounding changes a margin; after the last step it suffices."""
-EDITS_AT_ONCE = 8
-"""Whose first answers are in memory together; counted in edits, of which processes that share the
-layers have equally many, not in wordings."""
+AIM = 1.5
+"""Steps aim at margins that are larger by this."""
+RIDGE = 0.03
+"""Added to the second moment of activations, as a share of its mean diagonal."""
+LONGEST_STEP = 0.2
+"""As a share of the length of hidden states; most are below a tenth. What needs more is not near
+enough to be linear: there Adam takes the step."""
+LEARNING_RATE = 0.02
+NOTHING = 1e-12
 UNLIKE_QUESTIONS = (
     "Which thing does this picture show?",
     "How many pages does it have?",
@@ -77,10 +83,14 @@ class Answer:
     """At the target tokens and the end."""
     label_O: Tensor
 
-    @property
-    def loss(self) -> Tensor:
-        """Mean cross-entropy."""
-        return functional.cross_entropy(self.logits_OV, self.label_O)
+    def loss(self, margin: float) -> Tensor:
+        """Mean cross-entropy if right tokens had less by a margin, it is large until they lead
+        by that."""
+        index_O1 = self.label_O[:, None]
+        less_O1 = self.logits_OV.new_full(index_O1.shape, -margin)
+        return functional.cross_entropy(
+            self.logits_OV.scatter_add(1, index_O1, less_O1), self.label_O
+        )
 
     @property
     def margin(self) -> float:
@@ -137,10 +147,7 @@ class Refiner:
         """The experts with their outcomes; `states` are those of the edits, teacher-forced."""
         start_s = time.perf_counter()
         wordings = [self._wordings(*pair) for pair in zip(edits, states, strict=True)]
-        done: list[Expert] = []
-        for start in range(0, len(experts), EDITS_AT_ONCE):
-            chosen = slice(start, start + EDITS_AT_ONCE)
-            done += self._verified(experts[chosen], edits[chosen], wordings[chosen])
+        done = [self._refined(*part) for part in zip(experts, edits, wordings, strict=True)]
         self.seconds += time.perf_counter() - start_s
         return done
 
@@ -158,36 +165,6 @@ class Refiner:
         """The edit with another prompt."""
         (state,) = self.backbone.encode([replace(edit, prompt=prompt, also_asked=())])
         return state
-
-    def _verified(
-        self,
-        experts: Sequence[Expert],
-        edits: Sequence[BackboneInput],
-        wordings: Sequence[Sequence[LayerStates]],
-    ) -> list[Expert]:
-        """`refine` for experts whose first answers are computed together."""
-        routed = [self._routed(*pair) for pair in zip(experts, wordings, strict=True)]
-        asked = [
-            (question, expert.down_RD, expert.up_RD)
-            for expert, (questions, _) in zip(experts, routed, strict=True)
-            for question in questions
-        ]
-        answers = iter(self._answers(asked))
-        done = []
-        for expert, edit, states, (questions, reason) in zip(
-            experts, edits, wordings, routed, strict=True
-        ):
-            own = [next(answers) for _ in questions]
-            size = len(states[0].target_ids_O)
-            outcome = WriteOutcome(state="verified", num_target_tokens=size)
-            if reason:
-                dropped = [question.weight for question in questions].index(0.0)
-                answer = self._text(own[dropped])
-                outcome = replace(outcome, state="weak", reason=reason, answer=answer)
-            is_settled = bool(reason) or _worst(own).margin >= self.margin + NOISE
-            expert = replace(expert, outcome=outcome)
-            done.append(self._refined(expert, edit, questions, is_settled=is_settled))
-        return done
 
     def _routed(
         self, expert: Expert, states: Sequence[LayerStates]
@@ -211,51 +188,78 @@ class Refiner:
         return questions, "gate" if routing.passed_BN.all() else "filter"
 
     def _refined(
-        self,
-        expert: Expert,
-        edit: BackboneInput,
-        questions: Sequence[Question],
-        *,
-        is_settled: bool,
+        self, expert: Expert, edit: BackboneInput, wordings: Sequence[LayerStates]
     ) -> Expert:
         """The expert after the steps it needs; a settled one only takes part in those of others."""
-        down_RD, up_RD = with_rank_by_need(expert, len(questions[0].states.target_ids_O))
+        questions, dropped = self._routed(expert, wordings)
+        outcome = WriteOutcome(state="verified", num_target_tokens=len(wordings[0].target_ids_O))
+        down_RD, up_RD = with_rank_by_need(expert, outcome.num_target_tokens)
         adam = torch.optim.Adam([down_RD, up_RD], lr=LEARNING_RATE)
-        num_steps, loss = 0, None
-        while self.is_any(not is_settled):
-            if loss is None:
-                asked = list(questions)
-                if self.has_unlike:
-                    unlike = self._encoded(edit, unlike_question(expert.edit_id))
-                    asked.append(Question(unlike, weight=1.0))
-            else:
-                adam.zero_grad()
-                loss.backward()
-                if not is_settled:
-                    adam.step()
-                    num_steps += 1
+        asked, unlike, is_settled = questions, list[Question](), False
+        unlike_margin = min(UNLIKE_MARGIN, self.margin)
+        while True:
             with torch.enable_grad():
                 answers = self._answers([(question, down_RD, up_RD) for question in asked])
-                loss = torch.stack([answer.loss for answer in answers]).mean()
-            worst = _worst(answers[: len(questions)])
-            is_last = num_steps == self.max_steps
+            own, others = answers[: len(questions)], answers[len(questions) :]
+            worst = _worst(own)
+            is_last = outcome.steps == self.max_steps
             is_right = worst.margin >= (NOISE if is_last else self.margin)
-            is_done = is_right and _worst(answers[-1:]).margin >= min(UNLIKE_MARGIN, self.margin)
-            if not is_settled and (is_done or is_last):
+            is_done = is_right and all(answer.margin >= unlike_margin for answer in others)
+            if not is_settled and (dropped or is_done or is_last):
                 is_settled = True
-                if num_steps:
+                if dropped:
+                    place = [question.weight for question in questions].index(0.0)
+                    outcome = self._weak(outcome, dropped, own[place])
+                elif not is_right:
+                    outcome = self._weak(outcome, "text", worst)
+                elif outcome.steps:
+                    outcome = replace(outcome, state="refined")
+                expert = replace(expert, outcome=outcome)
+                if outcome.steps:
                     down, up = down_RD.detach().clone(), up_RD.detach().clone()
                     expert = replace(expert, down_RD=down, up_RD=up)
-                if num_steps or not is_right:
-                    outcome = replace(
-                        expert.outcome,
-                        state="refined" if is_right else "weak",
-                        steps=num_steps,
-                        reason="" if is_right else "text",
-                        answer="" if is_right else self._text(worst),
-                    )
-                    expert = replace(expert, outcome=outcome)
-        return expert
+            if not self.is_any(not is_settled):
+                return expert
+            with torch.enable_grad():
+                losses = [answer.loss(self.margin + AIM) for answer in own]
+                losses += [answer.loss(unlike_margin + AIM) for answer in others]
+                loss = torch.stack(losses).mean()
+            adam.zero_grad()
+            loss.backward()
+            if not is_settled:
+                step_RD = self._linear_step(loss, asked, down_RD, up_RD)
+                if step_RD is None:
+                    adam.step()
+                else:
+                    up_RD.data += step_RD
+                outcome = replace(outcome, steps=outcome.steps + 1)
+            if self.has_unlike and not unlike:
+                states = self._encoded(edit, unlike_question(expert.edit_id))
+                unlike = [Question(states, weight=1.0)]
+                asked = questions + unlike
+
+    def _linear_step(
+        self, loss: Tensor, asked: Sequence[Question], down_RD: Tensor, up_RD: Tensor
+    ) -> Tensor | None:
+        """What to add to `up`: its gradient, by the inverse second moment of the activations at
+        target positions, as those are alike; as far as a linear loss falls to zero (Polyak)."""
+        assert up_RD.grad is not None
+        spans = [(question.states.target_span, question) for question in asked]
+        hidden_OD = torch.cat([q.states.hidden_TD[start - 1 : stop] for (start, stop), q in spans])
+        weights = [
+            hidden_OD.new_full((stop - start + 1, 1), q.weight) for (start, stop), q in spans
+        ]
+        normed_OD = self.generator.hidden_norm(hidden_OD) * self.generator.config.gain
+        active_OR = torch.relu(normed_OD @ down_RD.T) * torch.cat(weights)
+        moment_RR = active_OR.T @ active_OR / len(active_OR)
+        moment_RR.diagonal().add_(RIDGE * moment_RR.diagonal().mean() + NOTHING)
+        way_RD = torch.linalg.solve(moment_RR, up_RD.grad)
+        step_RD = -loss.detach() / (way_RD * up_RD.grad).sum().clamp(min=NOTHING) * way_RD
+        moved = (active_OR @ step_RD).square().sum(1).mean().sqrt()
+        return step_RD if moved <= LONGEST_STEP * hidden_OD.norm(dim=1).median() else None
+
+    def _weak(self, outcome: WriteOutcome, reason: WeakReason, answer: Answer) -> WriteOutcome:
+        return replace(outcome, state="weak", reason=reason, answer=self._text(answer))
 
     def _answers(self, asked: Sequence[tuple[Question, Tensor, Tensor]]) -> list[Answer]:
         """Answers to questions under the down and up matrices of their experts; differentiable."""

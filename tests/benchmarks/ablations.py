@@ -3,6 +3,7 @@
 
     python -m tests.benchmarks.ablations [--edits 1000] [--output FILE.json] [section.key=value ...]
     python -m tests.benchmarks.ablations --corrections [--output FILE.json]
+    python -m tests.benchmarks.ablations --refining [--output FILE.json]
 
 N evaluation edits, then all their probes, teacher-forced; the same cases and seed for every row.
 Parts of inference are switched in the config. Losses of the prompt phase are switched by training
@@ -12,11 +13,16 @@ has no row: our visual key never sees the prompt.
 
 `--corrections` asks instead whether a second answer wins: 30 images, photographs first, are taught
 A, then B in other words, in one model, and answer both wordings and two further ones.
+
+`--refining` measures the CPU time of edits, one by one: of writing and refining over writing alone,
+by length of the target.
 """
 
 import json
+import random
 import sys
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,7 +34,7 @@ from liveedit_core.edited_model import EditedModel, open_model
 from liveedit_core.evaluation.probes import PreparedCases
 from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.evaluation.summaries import paper_average, summarize
-from liveedit_core.method.editor import Editor
+from liveedit_core.method.editor import Editor, edit_input
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case
@@ -55,6 +61,9 @@ TAUGHT = ("What is shown here?", "What is this called?")
 """Wordings of the first and of the second answer."""
 FURTHER = ("Tell me the name of this.", "What do we see in this image?")
 NUM_IMAGES = 30
+STRATA = {"1-2": 2, "3-5": 5, "6-10": 10, "11-": 99}
+"""Greatest number of target tokens."""
+EDITS_A_STRATUM = 15
 LOSSES = {"no absolute loss": "soft_absolute", "no relative loss": "soft_relative"}
 
 
@@ -109,13 +118,19 @@ def score(
     return means | {"average_of_five": round(100 * average, 1)}
 
 
+def development_alone() -> list[Case]:
+    """The user's world of `development` without `validation`."""
+    chosen = {case.case_id for case in load_builtin_cases("validation", "user_world")}
+    cases = load_builtin_cases("development", "user_world")
+    return [case for case in cases if case.case_id not in chosen]
+
+
 def corrections() -> dict[str, Any]:
     """Of images of `development` without `validation`, and of `validation`."""
     cases = {
-        split: load_builtin_cases(split, "user_world") for split in ("validation", "development")
+        "validation": load_builtin_cases("validation", "user_world"),
+        "development": development_alone(),
     }
-    chosen = {case.case_id for case in cases["validation"]}
-    cases["development"] = [case for case in cases["development"] if case.case_id not in chosen]
     result: dict[str, Any] = {"machine": machine()}
     for split, found in cases.items():
         found.sort(key=lambda case: case.tags["domain"] != "photo")  # stable: photographs first
@@ -152,15 +167,57 @@ def corrected(model: EditedModel, images: Sequence[bytes | None]) -> dict[str, A
     return counts
 
 
+def refining() -> dict[str, Any]:
+    """Costs by stratum, up to 10 tokens and of all strata, as in the whole split."""
+    editor = open_model().editor
+    refiner = editor.refiner
+    assert refiner is not None
+    found: dict[str, list[Case]] = defaultdict(list)
+    for case in development_alone():
+        size = editor.backbone.count_target_tokens(case.edit.target)
+        found[next(name for name, most in STRATA.items() if size <= most)].append(case)
+    result: dict[str, Any] = {"machine": machine(), "generator": editor.generator.digest}
+    editor.edit_states([case.edit for case in found["1-2"][:1]])  # the first forward takes longer
+    costs: dict[str, tuple[int, float, float]] = {}
+    for name, cases in sorted(found.items(), key=lambda item: STRATA[item[0]]):
+        chosen = random.Random(0).sample(cases, min(len(cases), EDITS_A_STRATUM))
+        written_s, refined_s, outcomes = [], [], []
+        for edit in (case.edit for case in chosen):
+            start = time.process_time()
+            states = editor.edit_states([edit])
+            experts = editor._written([edit], states)
+            written_s.append(time.process_time() - start)
+            (expert,) = refiner.refine(experts, [edit_input(edit)], states)
+            refined_s.append(time.process_time() - start)
+            outcomes.append(expert.outcome)
+        costs[name] = len(cases), sum(written_s) / len(chosen), sum(refined_s) / len(chosen)
+        result[name] = {
+            "edits": len(chosen),
+            "verified as written": sum(one.state == "verified" for one in outcomes),
+            "weak": sum(one.state == "weak" for one in outcomes),
+            "steps": [one.steps for one in outcomes],
+            "written_cpu_s": round(costs[name][1], 3),
+            "refined_cpu_s": round(costs[name][2], 3),
+            "cost": round(costs[name][2] / costs[name][1], 2),
+        }
+        print(name, result[name], flush=True)
+    for name, most in (("1-10", 10), ("all", 99)):
+        parts = [part for stratum, part in costs.items() if STRATA[stratum] <= most]
+        refined, written = (sum(part[0] * part[n] for part in parts) for n in (2, 1))
+        result[f"cost, {name} tokens"] = round(refined / written, 2)
+    return result
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print one row a variant, and write all of them."""
     parser = parser_of(__doc__)
     parser.add_argument("--edits", type=int, default=1000)
     parser.add_argument("--corrections", action="store_true")
+    parser.add_argument("--refining", action="store_true")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_intermixed_args(arguments)
-    if options.corrections:
-        publish(corrections(), options.output)
+    if options.corrections or options.refining:
+        publish(corrections() if options.corrections else refining(), options.output)
         return 0
     recipe = load_recipe(TrainRecipe, DEFAULT_RECIPE, options.overrides)
     nothing = load_generator(builtin_generator_folder())

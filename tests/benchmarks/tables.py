@@ -156,7 +156,8 @@ CLAIMS = {
     "ablations": Claim(
         "each part of routing, switched off alone, on `development`; table in "
         "`liveedit_core/METHOD.md`; whether a second answer in other words wins "
-        "(`--corrections`, `corrections.json`)"
+        "(`--corrections`, `corrections.json`); what refining costs by length of the target "
+        "(`--refining`, `refining.json`)"
     ),
     "filter_by_domain": Claim(
         "false activations beside the budget and changed copies found, in banks of one domain"
