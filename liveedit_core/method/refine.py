@@ -226,8 +226,9 @@ class Refiner:
                 loss = torch.stack(losses).mean()
             adam.zero_grad()
             loss.backward()
+            # A settled one computes it too: processes that share the norm run it equally often.
+            step_RD = self._linear_step(loss, asked, down_RD, up_RD)
             if not is_settled:
-                step_RD = self._linear_step(loss, asked, down_RD, up_RD)
                 if step_RD is None:
                     adam.step()
                 else:
