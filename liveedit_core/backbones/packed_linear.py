@@ -2,6 +2,9 @@
 weights, with MKL's kernels. Outputs differ by rounding."""
 
 import copy
+import ctypes
+import mmap
+import sys
 from typing import Any
 
 import torch
@@ -11,6 +14,8 @@ from torch.nn import functional
 _DTYPES = (torch.float32, torch.bfloat16)
 _ROWS = 16
 """Of the products that the format is chosen for; others are right too."""
+_PAGE_OUT = 21
+"""MADV_PAGEOUT, which never loses data; a kernel before 5.4 refuses it."""
 
 
 class PackedLinear(nn.Linear):
@@ -44,7 +49,21 @@ class PackedLinear(nn.Linear):
         if known is None or known[1] != state:
             packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), _ROWS)
             known = self._packed = packed, state
+            _page_out(self.weight)
         return known[0]
+
+
+def _page_out(weight: Tensor) -> None:
+    """Let Linux take back the memory of a weight that is mapped from a file; it is read again where
+    it is used."""
+    if sys.platform != "linux":
+        return
+    page, start = mmap.PAGESIZE, weight.data_ptr()
+    first = -(-start // page) * page
+    length = (start + weight.nbytes) // page * page - first
+    if length > 0:
+        libc = ctypes.CDLL(None)
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), ctypes.c_int(_PAGE_OUT))
 
 
 def can_be_packed(weight: Tensor) -> bool:
