@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import faiss
 
 LEAST_EXPERTS = 50_000
-"""Below, the scan in int8 takes less time than an index saves."""
+"""Below, a scan takes less time than an index saves."""
 LEAST_NEW = 1024
 """New rows that are coded together; fewer are scanned as they are."""
 SHARE = 64

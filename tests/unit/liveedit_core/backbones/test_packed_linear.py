@@ -1,6 +1,7 @@
 """Packed linear layers give what plain ones give, also after their weights change."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,3 +82,14 @@ def test_a_deep_copy_is_plain_and_independent() -> None:
     assert [type(part) for part in other] == [nn.Linear, nn.Linear]
     weight_of(other, 0).mul_(2)
     assert is_close(packed(values), plain(values))
+
+
+def test_a_weight_in_a_file_is_still_there_after_it_was_packed(tmp_path: Path) -> None:
+    packed, plain = packed_and_plain(torch.float32)
+    file = tmp_path / "weight"
+    file.write_bytes(weight_of(plain, 0).numpy().tobytes())
+    mapped = torch.from_file(str(file), size=96 * 48).reshape(96, 48)
+    weight_of(packed, 0).data = mapped
+    values = torch.randn(3, 48)
+    assert is_close(packed(values), plain(values))
+    assert torch.equal(weight_of(packed, 0), weight_of(plain, 0))
