@@ -1,5 +1,6 @@
 """A lowered tower gives what the modules give, and only towers that it knows are lowered."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -80,6 +81,14 @@ def test_other_towers_and_levels_are_not_lowered() -> None:
     assert LoweredTower.of(with_norms, MODULES) is None
 
 
+@pytest.fixture
+def onednn() -> Iterator[None]:
+    """With oneDNN, which a fixture of the whole session may have turned off before."""
+    with torch.backends.mkldnn.flags(enabled=True):
+        yield
+
+
+@pytest.mark.usefixtures("onednn")
 def test_pyramids_pass_the_lowered_tower(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny_backbone().image_tower
     assert whole is not None
