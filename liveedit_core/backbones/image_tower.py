@@ -7,10 +7,10 @@ coarse grid. Routing by the visual key reads it (METHOD.md 2).
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -19,9 +19,12 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from liveedit_core.backbones.image_views import figure, trimmed, views
-from liveedit_core.backbones.views import with_hook
+from liveedit_core.backbones.views import with_hook, with_part
 from liveedit_core.devices import device_of
 from liveedit_core.inputs.images import decode_image
+
+if TYPE_CHECKING:  # it imports timm, which only some models need
+    from liveedit_core.backbones.lowered_tower import LoweredTower
 
 IMAGE_CACHE_BYTES = 64 * 1024 * 1024
 """About a thousand images of the built-in backbone."""
@@ -96,7 +99,8 @@ class ImageTower:
 
     Each image is encoded again at `more_sizes` (side lengths in pixels) for its pyramid, the mean
     over all sizes: strokes too fine for one size are seen at another. With `has_views` a pyramid is
-    that of the trimmed image, and there are those of further views (`image_views.py`).
+    that of the trimmed image, and there are those of further views (`image_views.py`); all of them
+    are computed in `dtype` where the tower can be lowered.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class ImageTower:
         levels: Sequence[PyramidLevel] = (),
         more_sizes: Sequence[int] = (),
         has_views: bool = False,
+        dtype: torch.dtype = torch.float32,
         cache_bytes: int = IMAGE_CACHE_BYTES,
     ) -> None:
         self.model = model
@@ -118,13 +123,13 @@ class ImageTower:
         self.has_views = has_views
         self._root, self._path = model, path
         """Where the tower of pyramids is."""
-        self._lowered: Callable[[Tensor], list[Tensor]] | None = None
+        self._lowered: LoweredTower | None = None
         if has_views:
             tower = folded(model.get_submodule(path))
             self._root, self._path = nn.ModuleDict({"tower": tower}), "tower"
-            from liveedit_core.backbones.lowered_tower import LoweredTower
-
-            self._lowered = LoweredTower.of(tower, [level.module for level in levels])
+            self._lowered = _lowered(tower, [level.module for level in levels], dtype)
+        self.dtype = torch.float32 if self._lowered is None else dtype
+        """In which images are encoded."""
         self.pyramid_size = sum(level.size for level in levels)
         self.cache = ImageFeatureCache(cache_bytes)
 
@@ -144,7 +149,11 @@ class ImageTower:
     def _encoded(self, images: Sequence[bytes]) -> list[ImageFeatures]:
         decoded = [decode_image(image) for image in images]
         pixels_BCHW = self._pixels(decoded)
-        view, outputs = self._reading_view(self.model, self.path)
+        if (lowered := self._usable()) is None:
+            view, outputs = self._reading_view(self.model, self.path)
+        else:
+            outputs, last_BCHW = lowered.whole(pixels_BCHW)
+            view = with_part(self.model, self.path, _Computed(last_BCHW))
         projected = view.get_image_features(pixel_values=pixels_BCHW).pooler_output
         first_BE = self._joined(outputs, pixels_BCHW)
         if self.has_views:
@@ -211,11 +220,14 @@ class ImageTower:
 
     def _part(self, pixels_BCHW: Tensor) -> Tensor:
         """The part of pyramids that is of one size, [B, E]."""
-        if self._lowered is not None and bool(torch.backends.mkldnn.enabled):
-            return self._joined(self._lowered(pixels_BCHW), pixels_BCHW)
+        if (lowered := self._usable()) is not None:
+            return self._joined(lowered(pixels_BCHW), pixels_BCHW)
         view, outputs = self._reading_view(self._root, self._path)
         view.get_submodule(self._path)(pixels_BCHW)
         return self._joined(outputs, pixels_BCHW)
+
+    def _usable(self) -> "LoweredTower | None":
+        return self._lowered if bool(torch.backends.mkldnn.enabled) else None
 
     def _reading_view(self, view: Any, path: str) -> tuple[Any, list[Tensor]]:
         """A view of a model that leaves the output of each level in the list."""
@@ -232,6 +244,25 @@ class ImageTower:
             for output, level in zip(outputs, self.levels, strict=True)
         ]
         return torch.cat(pooled, dim=1) if pooled else pixels_BCHW.new_zeros(len(pixels_BCHW), 0)
+
+
+def _lowered(tower: nn.Module, modules: Sequence[str], dtype: torch.dtype) -> "LoweredTower | None":
+    from liveedit_core.backbones.lowered_tower import LoweredTower
+
+    return LoweredTower.of(tower, modules, dtype)
+
+
+class _Computed(nn.Module):
+    """Stands for a tower whose output is known."""
+
+    def __init__(self, last_BCHW: Tensor) -> None:
+        super().__init__()
+        self._last_BCHW = last_BCHW
+
+    def forward(self, *pixels: Any, **options: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return BaseModelOutputWithPooling(last_hidden_state=self._last_BCHW)
 
 
 def folded(tower: nn.Module) -> nn.Module:

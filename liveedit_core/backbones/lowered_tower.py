@@ -1,7 +1,8 @@
-"""An EfficientNet up to its last level, each convolution one call of oneDNN with its ReLU6.
+"""An EfficientNet without modules, each convolution one call of oneDNN with its ReLU6.
 
 Weights are laid out for oneDNN once, not in each call, and no module is called. Outputs differ from
-those of the modules by rounding (of the built-in tower by 3e-5, where the largest are 30).
+those of the modules by rounding (of the built-in tower by 3e-5, where the largest are 30); in
+bfloat16, by that of its numbers.
 """
 
 from collections.abc import Sequence
@@ -18,16 +19,22 @@ LAYERS = (nn.Conv2d, Conv2dSame, nn.ReLU6, nn.Identity)
 
 
 class LoweredTower:
-    """Gives the outputs of some stages of a tower; nothing behind the last of them is run."""
+    """Gives the outputs of some stages of a tower, the levels, and that of the whole."""
 
-    def __init__(self, stages: Sequence[Sequence["_Block"]], levels: Sequence[int]) -> None:
+    def __init__(
+        self, stages: Sequence[Sequence["_Block"]], levels: Sequence[int], dtype: torch.dtype
+    ) -> None:
         self._stages = stages
         self._levels = levels
+        self._dtype = dtype
 
     @classmethod
-    def of(cls, tower: nn.Module, modules: Sequence[str]) -> Self | None:
-        """Of a folded tower of timm in its wrapper, and the modules whose outputs are taken; None
-        if it has other parts, another dtype or another device, or if torch has no oneDNN."""
+    def of(
+        cls, tower: nn.Module, modules: Sequence[str], dtype: torch.dtype = torch.float32
+    ) -> Self | None:
+        """Of a folded tower of timm in its wrapper, and the modules whose outputs are taken,
+        computed in a dtype; None if it has other parts, is not in float32 on the CPU, or if torch
+        has no oneDNN."""
         inner: Any = getattr(tower, "timm_model", None)
         names = [f"timm_model.blocks.{i}" for i in range(len(getattr(inner, "blocks", ())))]
         has_kernels = torch.backends.mkldnn.is_available()
@@ -35,21 +42,30 @@ class LoweredTower:
             return None
         levels = [names.index(module) for module in modules]
         stem = nn.Sequential(inner.conv_stem, inner.bn1)
-        stages = [[stem], *inner.blocks[: max(levels) + 1]]
+        head = nn.Sequential(inner.conv_head, inner.bn2)
+        stages = [[stem], *inner.blocks, [head]]
         if not all(_is_known(block) for stage in stages for block in stage):
             return None
-        # The stem is a stage of its own here.
-        lowered = [[_Block(block) for block in stage] for stage in stages]
-        return cls(lowered, [level + 1 for level in levels])
+        # Stem and head are stages of their own here.
+        lowered = [[_Block(block, dtype) for block in stage] for stage in stages]
+        return cls(lowered, [level + 1 for level in levels], dtype)
 
     def __call__(self, pixels_BCHW: Tensor) -> list[Tensor]:
-        """The outputs [B, C, height, width], in the order of the modules."""
-        hidden, outputs = pixels_BCHW, []
-        for stage in self._stages:
+        """The outputs [B, C, height, width] of the levels, float32, in the order of the modules;
+        nothing behind the last of them is run."""
+        return self._outputs(pixels_BCHW, max(self._levels) + 1)[0]
+
+    def whole(self, pixels_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The same, and the output of the tower."""
+        return self._outputs(pixels_BCHW, len(self._stages))
+
+    def _outputs(self, pixels_BCHW: Tensor, num_stages: int) -> tuple[list[Tensor], Tensor]:
+        hidden, outputs = pixels_BCHW.to(self._dtype), []
+        for stage in self._stages[:num_stages]:
             for block in stage:
                 hidden = block(hidden)
             outputs.append(hidden)
-        return [outputs[level] for level in self._levels]
+        return [outputs[level].float() for level in self._levels], hidden.float()
 
 
 def _is_known(block: nn.Module) -> bool:
@@ -66,12 +82,12 @@ def _is_known(block: nn.Module) -> bool:
 class _Block:
     """Convolutions one after the other, and perhaps a residual connection around them."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, dtype: torch.dtype) -> None:
         self._has_skip = bool(getattr(block, "has_skip", False))
         self._convolutions: list[_Convolution] = []
         for part in block.modules():
             if isinstance(part, nn.Conv2d):
-                self._convolutions.append(_Convolution(part))
+                self._convolutions.append(_Convolution(part, dtype))
             elif isinstance(part, nn.ReLU6):
                 self._convolutions[-1].activation = ("hardtanh", [0.0, 6.0])
 
@@ -85,14 +101,14 @@ class _Block:
 class _Convolution:
     """A convolution and the activation behind it."""
 
-    def __init__(self, module: nn.Conv2d) -> None:
+    def __init__(self, module: nn.Conv2d, dtype: torch.dtype) -> None:
         self._pads_itself = isinstance(module, Conv2dSame)
         self._kernel_size = list(module.kernel_size)
-        self._bias = module.bias
+        self._bias = None if module.bias is None else module.bias.to(dtype)
         self._stride, self._dilation = list(module.stride), list(module.dilation)
         self._form = (module.padding, self._stride, self._dilation, module.groups)
         self._weight = torch.ops.mkldnn._reorder_convolution_weight(
-            module.weight, *self._form, None
+            module.weight.to(dtype), *self._form, None
         )
         self.activation: tuple[str, list[float]] = ("none", [])
 

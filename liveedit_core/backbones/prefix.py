@@ -29,6 +29,7 @@ def encoding_of(
     levels = [vars(level) for level in tower.levels]
     more += [{"has_views": True}] if tower.has_views else []
     more += [] if dtype == torch.float32 else [{"dtype": str(dtype)}]
+    more += [] if tower.dtype == torch.float32 else [{"tower": str(tower.dtype)}]
     return json.dumps([prompts.with_image.replace(IMAGE, ""), levels, tower.more_sizes, *more])
 
 

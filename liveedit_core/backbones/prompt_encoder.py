@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from liveedit_core.backbones.packed_linear import pack_linear_layers
 from liveedit_core.backbones.spelling import Spelling
 from liveedit_core.parts import (
     SENTENCE_ENCODER,
@@ -121,8 +122,10 @@ def load_prompt_encoder() -> SentenceEncoder:
 
     with one_process_at_a_time():
         folder = fetch_part(SENTENCE_ENCODER, default_cache_dir() / "parts", print)
+    model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    pack_linear_layers(model)
     return SentenceEncoder(
-        AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32),
+        model,
         AutoTokenizer.from_pretrained(folder, local_files_only=True),
         USE(threads=1),
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from liveedit_core.backbones.families import Family, PromptFormat, protocol_digest
@@ -19,7 +20,7 @@ from liveedit_core.backbones.load_options import QUANTIZED, LoadOptions, ModelDt
 from liveedit_core.backbones.packed_linear import pack_linear_layers
 from liveedit_core.backbones.prompt_encoder import load_prompt_encoder
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.devices import chosen_device, chosen_dtype
+from liveedit_core.devices import chosen_device, chosen_dtype, keep_freed_memory
 from liveedit_core.errors import ConfigError, IntegrityError
 from liveedit_core.parts import (
     IMAGE_TOWER,
@@ -117,7 +118,8 @@ def load_builtin_backbone(
     options: LoadOptions | None = None,
 ) -> VisionLanguageBackbone:
     """The built-in backbone, ready to encode, score and generate. Of `options` only dtypes and
-    device count; the image tower stays in float32, and linear layers are packed on CPUs."""
+    device count; on CPUs linear layers are packed, and on others the image tower stays in
+    float32."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
@@ -125,6 +127,7 @@ def load_builtin_backbone(
     if options.dtype in QUANTIZED:
         raise ConfigError(f"the built-in backbone is small and never quantized: {options.dtype!r}")
     logging.disable_progress_bar()
+    keep_freed_memory()
     folder = builtin_checkpoint(cache_dir, say)
     device = chosen_device(options.device)
     model: Any = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
@@ -148,6 +151,7 @@ def load_builtin_backbone(
             levels=PYRAMID,
             more_sizes=PYRAMID_SIZES,
             has_views=has_image_views,
+            dtype=dtype if dtype == torch.bfloat16 else torch.float32,
         ),
         prompt_encoder=load_prompt_encoder() if options.has_prompt_encoder else None,
         batch_size=batch_size,

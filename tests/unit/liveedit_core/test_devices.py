@@ -1,6 +1,9 @@
 """The whole method on a GPU that is not there: no tensor stays on the CPU, and the same results."""
 
+import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -320,3 +323,31 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused() -> None:
         chosen_device("cuda")
     assert LoadOptions(dtype="float16").dtype_in_memory == "float16"
     assert LoadOptions(dtype="float16", compute_dtype="float32").dtype_in_memory == "float32"
+
+
+ALLOCATES = """
+import resource, sys, torch
+from liveedit_core.devices import keep_freed_memory
+if sys.argv[1:]:
+    keep_freed_memory()
+faults = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    parts = [torch.zeros(25_000) for _ in range(200)]
+    del parts
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(faults)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages of other systems are not counted")
+def test_memory_that_is_freed_is_not_paged_in_anew() -> None:
+    def faults_of(*arguments: str) -> list[int]:
+        command = [sys.executable, "-c", ALLOCATES, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        faults: list[int] = json.loads(done.stdout)
+        return faults
+
+    if faults_of()[-1] < 1000:
+        pytest.skip("this allocator keeps what is freed")
+    assert faults_of("kept")[-1] < 100

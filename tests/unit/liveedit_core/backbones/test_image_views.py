@@ -59,6 +59,30 @@ def test_other_images_stay_whole(image: Image.Image) -> None:
     assert found.size == image.size or max(image.size) > LARGEST_SIDE
 
 
+@pytest.mark.parametrize(
+    ("border", "inside", "is_content"),
+    [
+        ((90, 90), 114, False),
+        ((90, 90), 115, True),
+        ((90, 90), 66, False),
+        ((90, 90), 65, True),
+        ((90, 91), 114, False),  # the colour between the two is 90.5
+        ((90, 91), 115, True),
+        ((250, 250), 226, False),
+        ((250, 250), 225, True),
+        ((5, 5), 29, False),
+        ((5, 5), 30, True),
+    ],
+)
+def test_what_differs_enough_from_the_border_is_content(
+    border: tuple[int, int], inside: int, is_content: bool
+) -> None:
+    pixels = np.full((80, 80, 3), border[0], dtype=np.uint8)
+    pixels[:, 40:] = border[1]
+    pixels[20:60, 20:60, 1] = inside
+    assert (trimmed(Image.fromarray(pixels)).size == (40, 40)) is is_content
+
+
 def test_large_images_are_reduced() -> None:
     found = trimmed(noise(2 * LARGEST_SIDE, 400))
     assert found.size == (LARGEST_SIDE, 200)

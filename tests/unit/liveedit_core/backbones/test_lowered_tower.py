@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from liveedit_core.backbones.image_tower import ImageFeatureCache, ImageTower, PyramidLevel, folded
 from liveedit_core.backbones.lowered_tower import LoweredTower, _Convolution
+from liveedit_core.backbones.prefix import encoding_of
 from tests.tiny_backbone import image, plain_convolutions, tiny_backbone
 
 MODULES = ("timm_model.blocks.4", "timm_model.blocks.2")
@@ -36,11 +37,27 @@ def test_outputs_are_those_of_the_modules() -> None:
     for side in (64, 97):
         pixels = torch.randn(2, 3, side, side)
         with plain_convolutions():
-            tower(pixels)
-        for name, found in zip(MODULES, lowered(pixels), strict=True):
+            last = tower(pixels).last_hidden_state
+        expected = [*(seen[name] for name in MODULES), last]
+        levels, found_last = lowered.whole(pixels)
+        assert all(map(torch.equal, levels, lowered(pixels)))
+        for found, wanted in zip([*levels, found_last], expected, strict=True):
             # Random weights amplify rounding.
-            limit = 1e-3 * float(seen[name].abs().max())
-            torch.testing.assert_close(found, seen[name], rtol=1e-3, atol=limit)
+            limit = 1e-3 * float(wanted.abs().max())
+            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=limit)
+
+
+@torch.no_grad()
+def test_a_tower_in_bfloat16_computes_the_same_but_for_its_rounding() -> None:
+    tower, pixels = tiny_tower(), torch.randn(1, 3, 64, 64)
+    lowered, rounded = (
+        LoweredTower.of(tower, MODULES[1:], dtype) for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert lowered is not None
+    assert rounded is not None
+    (wanted,), (found,) = lowered(pixels), rounded(pixels)
+    assert found.dtype == torch.float32
+    assert 1e-4 < float((found - wanted).norm() / wanted.norm()) < 0.1
 
 
 def test_nothing_behind_the_last_level_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +85,6 @@ def test_a_tower_with_other_parts_is_not_lowered(part: nn.Module) -> None:
     assert LoweredTower.of(tower, MODULES)
     tower.timm_model.blocks[4].append(part)
     assert LoweredTower.of(tower, MODULES) is None
-    assert LoweredTower.of(tower, MODULES[1:])  # it is behind this level
 
 
 def test_other_towers_and_levels_are_not_lowered() -> None:
@@ -88,6 +104,21 @@ def onednn() -> Iterator[None]:
         yield
 
 
+def test_the_dtype_of_a_tower_is_part_of_the_encoding() -> None:
+    backbone = tiny_backbone()
+    whole = backbone.image_tower
+    assert whole is not None
+    parts = (whole.model, whole.processor, whole.path)
+    levels = [PyramidLevel(module=MODULES[0], width=112, grid=2)]
+    dtypes = (torch.float32, torch.bfloat16)
+    towers = [ImageTower(*parts, levels=levels, has_views=True, dtype=dtype) for dtype in dtypes]
+    assert tuple(tower.dtype for tower in towers) == dtypes
+    given = (backbone.reader.format, torch.bfloat16)
+    assert encoding_of(*given, towers[0], None) != encoding_of(*given, towers[1], None)
+    without = ImageTower(*parts, levels=levels, dtype=torch.bfloat16)  # it is not lowered
+    assert without.dtype == torch.float32
+
+
 @pytest.mark.usefixtures("onednn")
 def test_pyramids_pass_the_lowered_tower(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny_backbone().image_tower
@@ -96,18 +127,23 @@ def test_pyramids_pass_the_lowered_tower(monkeypatch: pytest.MonkeyPatch) -> Non
     tower = ImageTower(whole.model, whole.processor, whole.path, levels=levels, has_views=True)
     with plain_convolutions():
         expected = tower.view_pyramids(image(1))
-    lowered, passed = tower._lowered, []
-    assert lowered is not None
+        projected_ID = tower.features([image(1)], 1)[image(1)].projected_ID
+    passed: list[tuple[int, bool]] = []
+    compute = LoweredTower._outputs
 
-    def counted(pixels_BCHW: Tensor) -> list[Tensor]:
-        passed.append(len(pixels_BCHW))
-        return lowered(pixels_BCHW)
+    def counted(
+        lowered: LoweredTower, pixels_BCHW: Tensor, num_stages: int
+    ) -> tuple[list[Tensor], Tensor]:
+        passed.append((len(pixels_BCHW), num_stages == len(lowered._stages)))
+        return compute(lowered, pixels_BCHW, num_stages)
 
-    monkeypatch.setattr(tower, "_lowered", counted)
+    monkeypatch.setattr(LoweredTower, "_outputs", counted)
     tower.cache = ImageFeatureCache(0)
     found = tower.view_pyramids(image(1))
-    assert passed == [len(found) - 1]  # its own comes from the pass for the decoder
-    own_E = tower.features([image(1)], 1)[image(1)].pyramid_E
-    assert torch.equal(found[0], own_E)
-    limit = 1e-3 * float(expected.abs().max())
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=limit)
+    # Its own comes from the pass for the decoder.
+    assert passed == [(1, True), (len(found) - 1, False)]
+    own = tower.features([image(1)], 1)[image(1)]
+    assert torch.equal(found[0], own.pyramid_E)
+    for one, wanted in ((found, expected), (own.projected_ID, projected_ID)):
+        limit = 1e-3 * float(wanted.abs().max())
+        torch.testing.assert_close(one, wanted, rtol=1e-3, atol=limit)
