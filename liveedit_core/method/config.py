@@ -129,7 +129,8 @@ class GeneratorConfig(Settings):
     """An expert counts as an edit of the image itself when its visual margin reaches this share of
     the margin that the image has with itself."""
     min_gate: NonNegative = 0.0
-    """Experts with sigmoid(prompt similarity) below this are not kept; 0 in the paper."""
+    """Experts with sigmoid(prompt similarity) below this are not kept; 0 in the paper. With
+    sentence embeddings, those that are kept have full weight."""
     num_target_positions: Count = 0
     """Learned position embeddings of target tokens; 0 (none) in the paper."""
     has_target_embeddings: bool = False
@@ -200,6 +201,11 @@ class GeneratorConfig(Settings):
     def max_target_tokens(self) -> int | None:
         """Longest target that an expert holds, without the end; None where all share its slots."""
         return self.rank - 1 if self.has_own_ranks else None
+
+    @property
+    def has_gate_of_sentences(self) -> bool:
+        """Whether a prompt key alone says which prompts mean an edit."""
+        return self.prompt_source == "sentences" and self.min_gate > 0
 
     @property
     def has_image_views(self) -> bool:

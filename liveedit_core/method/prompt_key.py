@@ -42,8 +42,7 @@ from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.visual_key import padded_feature
 
 OWN_SIMILARITY = 8.0
-"""Of every own wording, at least: full weight, also for wordings that pass by a quarter of it
-(sigmoid(2) = 0.88)."""
+"""Of every own wording, at least."""
 NEAREST_ANCHORS = 20
 ANCHOR_WEIGHT = 0.4
 """Both chosen by cross-validation over the families of questions (METHOD.md)."""

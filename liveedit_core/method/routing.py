@@ -5,7 +5,8 @@
     residual =    sum_n w_n * relu(LN(h) @ down_n^T) @ up_n                   Eq. 6
 
 Ours, optional: the visual margin sim(phi_in, phi_n) - sim(phi_in, phi_sentinel) is also added to
-the softmax logits (`soft_routing`) and gates the weight (`visual_gate`).
+the softmax logits (`soft_routing`) and gates the weight (`visual_gate`). With a prompt key, what
+passes `min_gate` has its whole share of the softmax: an answer is no more right by half.
 
 With `visual_filter = "runner_up"` (after the ratio test of Lowe, IJCV 2004) an image must beat what
 else it is like: with cosines of visual features, the largest over the views of an edit's image,
@@ -229,13 +230,15 @@ def weigh(
     for column, logits_BF in (form_logits or {}).items():
         prompt_BN[:, column] += logits_BF.logsumexp(-1)
     kept_BN = hard_filter(images, prompt_BN, config) if candidates_BN is None else candidates_BN
+    is_decided = candidates_BN is None and config.has_gate_of_sentences
+    gates_BN = torch.full_like(prompt_BN, torch.inf) if is_decided else prompt_BN
     if config.soft_routing == "average":
         weights_BN = kept_BN.float() / kept_BN.sum(-1, keepdim=True).clamp(min=1)
     elif config.soft_routing == "prompt_and_visual":
         likeness_BN = margin_BN if config.visual_filter == "sentinel" else visual_BN
-        weights_BN = soft_weights(prompt_BN + visual_weight * likeness_BN, prompt_BN, kept_BN)
+        weights_BN = soft_weights(prompt_BN + visual_weight * likeness_BN, gates_BN, kept_BN)
     else:
-        weights_BN = soft_weights(prompt_BN, prompt_BN, kept_BN)
+        weights_BN = soft_weights(prompt_BN, gates_BN, kept_BN)
     if config.visual_gate > 0:
         gates_BN = visual_gates(features, margin_BN, config).masked_fill(is_textual_N, 1)
         weights_BN = weights_BN * gates_BN

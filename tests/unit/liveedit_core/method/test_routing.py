@@ -94,3 +94,19 @@ def test_without_the_hard_filter_only_the_bounds_are_left() -> None:
     bound = free.with_changes(max_kept=2, min_gate=0.5)
     kept = route(inputs, visual, prompt, bound).kept_BN.tolist()
     assert kept == [[False, True, False, True]]
+
+
+def test_what_passes_the_gate_of_a_prompt_key_has_its_whole_share() -> None:
+    inputs, visual, prompt = features(2.0, 2.0, 1.0), keys(3, 3, 3), keys(0.1, 1.1, -0.1)
+    gated = CONFIG.with_changes(min_gate=0.5)
+    texts = gated.with_changes(prompt_source="sentences", prompt_size=2, prompt_rank=1)
+    shares = [1 / (1 + math.e), math.e / (1 + math.e)]
+    gates = [1 / (1 + math.exp(-0.1)), 1 / (1 + math.exp(-1.1))]
+    found = route(inputs, visual, prompt, texts).weights_BN[0].tolist()
+    assert found == pytest.approx([*shares, 0])
+    before = route(inputs, visual, prompt, gated).weights_BN[0].tolist()
+    assert before == pytest.approx([shares[0] * gates[0], shares[1] * gates[1], 0])
+    trained = route(
+        inputs, visual, prompt, texts, candidates_BN=torch.tensor([[True, True, False]])
+    )
+    assert trained.weights_BN[0].tolist() == pytest.approx(before)
