@@ -1,4 +1,4 @@
-# Two commands do most entities: `make quickstart` and `make test`. `make help` lists the rest.
+# Two commands do most: `make quickstart` and `make test`. `make help` lists the rest.
 
 VENV ?= .venv
 PYTEST_ARGS ?=

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from liveedit_core.backbones.image_views import figure, trimmed, views
+from liveedit_core.backbones.image_views import TurnedPyramids, figure, trimmed, views
 from liveedit_core.backbones.views import with_hook, with_part
 from liveedit_core.devices import device_of
 from liveedit_core.inputs.images import decode_image
@@ -112,6 +112,7 @@ class ImageTower:
         levels: Sequence[PyramidLevel] = (),
         more_sizes: Sequence[int] = (),
         has_views: bool = False,
+        turned: TurnedPyramids | None = None,
         dtype: torch.dtype = torch.float32,
         cache_bytes: int = IMAGE_CACHE_BYTES,
     ) -> None:
@@ -121,6 +122,8 @@ class ImageTower:
         self.levels = tuple(levels)
         self.more_sizes = tuple(more_sizes) if levels else ()
         self.has_views = has_views
+        self.turned = turned
+        """None where the tower encodes further views itself."""
         self._root, self._path = model, path
         """Where the tower of pyramids is."""
         self._lowered: LoweredTower | None = None
@@ -169,11 +172,13 @@ class ImageTower:
     def view_pyramids(self, image: bytes) -> Tensor:
         """Pyramids of an image in all views, its own first, [V, E]; with views that is the one of
         `features`, bit for bit."""
-        turned = views(trimmed(decode_image(image)))
         if not self.has_views:
-            return torch.stack(self._pyramids(self._pixels(turned)))
+            return torch.stack(self._pyramids(self._pixels(views(trimmed(decode_image(image))))))
         own_E = self.features([image], 1)[image].pyramid_E[: self.pyramid_size]
-        return torch.stack([own_E, *self._pyramids(self._pixels(turned[1:]))])
+        if self.turned is not None:
+            return self.turned(own_E)
+        further = views(trimmed(decode_image(image)))[1:]
+        return torch.stack([own_E, *self._pyramids(self._pixels(further))])
 
     def _with_figures(
         self, images: Sequence[Image.Image], pixels_BCHW: Tensor, first_BE: Tensor

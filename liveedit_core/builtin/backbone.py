@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from liveedit_core.backbones.families import Family, PromptFormat, protocol_digest
 from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel, folded
+from liveedit_core.backbones.image_views import TurnedPyramids
 from liveedit_core.backbones.load_options import QUANTIZED, LoadOptions, ModelDtype, PromptProtocol
 from liveedit_core.backbones.packed_linear import pack_linear_layers
 from liveedit_core.backbones.prompt_encoder import load_prompt_encoder
@@ -34,6 +35,7 @@ from liveedit_core.parts import (
 )
 
 JOINT = Path(__file__).parent / "assets" / "joint.safetensors"
+TURNED = JOINT.with_name("turned_pyramids.safetensors")
 ASSEMBLY_VERSION = "1"
 EDIT_LAYER = 20
 PROMPT_FORMAT = "{prompt} Answer:"
@@ -57,6 +59,7 @@ PYRAMID = (
 )
 """Levels of the visual key: strokes and colours with their positions, parts, the whole."""
 
+PYRAMID_SHAPES = tuple((level.width, level.grid) for level in PYRAMID)
 PYRAMID_SIZES = (192,)
 """Images are encoded once more, larger: the language model sees them at 128 pixels."""
 
@@ -151,6 +154,7 @@ def load_builtin_backbone(
             levels=PYRAMID,
             more_sizes=PYRAMID_SIZES,
             has_views=has_image_views,
+            turned=TurnedPyramids(PYRAMID_SHAPES, load_file(TURNED)),
             dtype=dtype if dtype == torch.bfloat16 else torch.float32,
         ),
         prompt_encoder=load_prompt_encoder() if options.has_prompt_encoder else None,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load, save
 
 from liveedit_core.backbones.image_tower import (
     PYRAMIDS_AT_ONCE,
@@ -13,7 +14,14 @@ from liveedit_core.backbones.image_tower import (
     ImageTower,
     folded,
 )
-from liveedit_core.backbones.image_views import LARGEST_SIDE, VIEWS, figure, trimmed, views
+from liveedit_core.backbones.image_views import (
+    LARGEST_SIDE,
+    VIEWS,
+    TurnedPyramids,
+    figure,
+    trimmed,
+    views,
+)
 from liveedit_core.method.config import NUM_VIEWS
 from tests.tiny_backbone import plain_convolutions, tiny_backbone
 
@@ -225,6 +233,59 @@ def counted(tower: ImageTower, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(tower, "_part", part)
     return passed
+
+
+SHAPES = ((8, 3), (4, 2))
+"""Channels and cells a side of the levels of a tower that turns with its images."""
+
+
+def turning_pyramids(levels: list[torch.Tensor]) -> torch.Tensor:
+    """[N, V, E] of such a tower: turned images move cells, and channels change places by fours."""
+
+    def channels(level: torch.Tensor, order: list[int]) -> torch.Tensor:
+        index = [start + place for start in range(0, level.shape[1], 4) for place in order]
+        return level[:, index]
+
+    seen = (
+        list(levels),
+        [channels(level.flip(-1), [0, 3, 2, 1]) for level in levels],
+        [channels(torch.rot90(level, 1, (-2, -1)), [1, 2, 3, 0]) for level in levels],
+        [channels(torch.rot90(level, -1, (-2, -1)), [3, 0, 1, 2]) for level in levels],
+    )
+    return torch.stack([torch.cat([one.flatten(1) for one in view], 1) for view in seen], 1)
+
+
+def test_the_maps_of_a_tower_that_turns_with_its_images_are_found() -> None:
+    draw = torch.Generator().manual_seed(0)
+
+    def pyramids(count: int) -> torch.Tensor:
+        parts = [torch.randn(count, width, side, side, generator=draw) for width, side in SHAPES]
+        return turning_pyramids(parts)
+
+    fitted = TurnedPyramids.fitted(SHAPES, pyramids(200))
+    for own_VE in pyramids(5):
+        torch.testing.assert_close(fitted(own_VE[0]), own_VE, rtol=1e-3, atol=1e-3)
+        assert torch.equal(fitted(own_VE[0])[0], own_VE[0])
+    again = TurnedPyramids(SHAPES, load(save(fitted.maps)))
+    assert torch.equal(again(own_VE[0]), fitted(own_VE[0]))
+
+
+def test_with_maps_the_tower_sees_an_edited_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tiny_backbone().image_tower
+    assert whole is not None
+    shapes = [(level.width, level.grid) for level in whole.levels]
+    pyramids_NVE = torch.randn(3, len(VIEWS), whole.pyramid_size)
+    turned = TurnedPyramids.fitted(shapes, pyramids_NVE)
+    tower = ImageTower(
+        whole.model, whole.processor, whole.path, levels=whole.levels, has_views=True, turned=turned
+    )
+    passed = counted(tower, monkeypatch)
+    image = encoded(framed(noise(70, 50), 20))
+    with plain_convolutions():
+        found = tower.view_pyramids(image)
+        own = tower.features([image], 1)[image].pyramid_E
+    assert passed == [len(own) // tower.pyramid_size]
+    assert torch.equal(found, turned(own[: tower.pyramid_size]))
 
 
 def test_a_folded_tower_computes_the_same() -> None:
