@@ -23,6 +23,7 @@ from liveedit_core.builtin.backbone import BUILTIN, builtin_generator_folder, lo
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
 from liveedit_core.exported_experts import export_experts
+from liveedit_core.hops import hop_of, hopped
 from liveedit_core.inputs.datasets import validate_request, validate_tokens
 from liveedit_core.inputs.images import ImageSource, image_bytes_of
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
@@ -266,11 +267,13 @@ class EditedModel:
             for image, prompt in zip(images, prompts, strict=True)
         ]
         editor = self.editor
+        inputs, first = hopped(editor, inputs, self._facts.get)
         routings: dict[int, Routing] = {}
         route = editor.router(routings) if len(editor.repository) else None
+        continued = self._backbone.continuations(inputs, route, **arguments)
+        routings |= {i: replace(routings[i], first=inner) for i, inner in first.items()}
         return [
-            Generation(**vars(done), routing=routings.get(i))
-            for i, done in enumerate(self._backbone.continuations(inputs, route, **arguments))
+            Generation(**vars(done), routing=routings.get(i)) for i, done in enumerate(continued)
         ]
 
     def answer(
@@ -281,9 +284,14 @@ class EditedModel:
         return self._generated([image], [prompt], **options)[0].text
 
     def explain(self, image: ImageSource | None, prompt: str) -> Explanation:
-        """Which edits a question keeps, and why."""
+        """Which edits a question keeps, and why; where two edits answer it, both questions'."""
+        editor = self.editor
         item = BackboneInput(prompt=prompt, image_bytes=image_bytes_of(image))
-        return explain(self.editor, item, self._facts)
+        hop = hop_of(editor, item, self._facts.get)
+        if hop is None:
+            return explain(editor, item, self._facts)
+        first, second = (explain(editor, one, self._facts) for one in (hop.inner, hop.second))
+        return replace(second, first=first)
 
     def save(self, folder: Path | str) -> None:
         """Write the experts and facts; `open_model(..., experts=folder)` reads them.

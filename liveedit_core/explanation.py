@@ -51,6 +51,8 @@ class Explanation:
     num_edits: int
     """In the whole bank."""
     edits: tuple[ExplainedEdit, ...]
+    first: "Explanation | None" = None
+    """Of the inner question, where two edits answer (`hops`); this one is of the second."""
 
     @property
     def kept(self) -> tuple[ExplainedEdit, ...]:
@@ -58,14 +60,27 @@ class Explanation:
         return tuple(edit for edit in self.edits if edit.is_kept)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.kept)} of {self.num_edits} edits kept; threshold {self.threshold:.3f}"]
+        lines = [f"{self.first}\nthen {self.prompt!r}:"] if self.first else []
+        kept = f"{len(self.kept)} of {self.num_edits} edits kept"
+        lines.append(f"{kept}; threshold {self.threshold:.3f}")
         for edit in self.edits:
             verdict = f"weight {edit.weight:.3f}" if edit.is_kept else "not kept"
             lines.append(f"  {verdict}, visual {edit.visual_similarity:.3f}: {_words(edit)}")
         return "\n".join(lines)
 
     def image(self) -> Image.Image:
-        """The question's image and a bar for each edit; the vertical line is the threshold."""
+        """The question's image and a bar for each edit; the vertical line is the threshold. Two
+        questions are drawn one above the other."""
+        own = self._chart()
+        if self.first is None:
+            return own
+        above = self.first.image()
+        both = Image.new("RGB", (own.width, above.height + own.height), "white")
+        both.paste(above, (0, 0))
+        both.paste(own, (0, above.height))
+        return both
+
+    def _chart(self) -> Image.Image:
         height = max(_SIDE + 3 * _GAP, (len(self.edits) + 1) * _ROW + 2 * _GAP)
         canvas = Image.new("RGB", (_SIDE + _WIDTH + 3 * _GAP, height), "white")
         if self.image_bytes is not None:

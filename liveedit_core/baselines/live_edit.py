@@ -6,6 +6,7 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.baselines.protocol import ComparedEditor, EditorMemory, num_bytes
 from liveedit_core.evaluation.probes import PreparedCases, ProbeResult
 from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.hops import hopped
 from liveedit_core.method.editor import Editor
 from liveedit_core.replacing import KnownFacts, Plan, plan_edits
 from liveedit_core.schema import EditRequest
@@ -33,14 +34,19 @@ class LiveEdit(ComparedEditor):
         self._facts = KnownFacts()
 
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
+        asked, _ = hopped(self.editor, inputs, self._facts.get)
         router = self.editor.router()
-        return self.editor.backbone.generate(inputs, router, max_new_tokens=max_new_tokens)
+        return self.editor.backbone.generate(asked, router, max_new_tokens=max_new_tokens)
 
     def score(
         self, prepared: PreparedCases, *, protocols: Sequence[str], max_new_tokens: int
     ) -> list[ProbeResult]:
         return self.scorer.score(
-            prepared, self.editor.repository, protocols=protocols, max_new_tokens=max_new_tokens
+            prepared,
+            self.editor.repository,
+            protocols=protocols,
+            max_new_tokens=max_new_tokens,
+            fact_of=self._facts.get,
         )
 
     def memory(self) -> EditorMemory:

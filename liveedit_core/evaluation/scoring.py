@@ -34,6 +34,7 @@ from liveedit_core.evaluation.unedited_answers import (
     UneditedQuery,
     cached_answers,
 )
+from liveedit_core.hops import FactOf, hopped
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.method.editor import NOTHING_KEPT, Editor, Routing
 from liveedit_core.method.repository import ExpertRepository
@@ -273,10 +274,12 @@ class CaseScorer(ProbePreparer):
         *,
         protocols: Sequence[str] = (TEACHER_FORCED,),
         max_new_tokens: int = MAX_TARGET_TOKENS,
+        fact_of: FactOf | None = None,
     ) -> list[ProbeResult]:
         """Score all probes against a repository. Free generation is scored on the probes that were
-        prepared with an unedited free answer."""
+        prepared with an unedited free answer. `fact_of` is the repository's own, if not given."""
         editor = self.editor.with_repository(repository)
+        prepared = self._hopped(editor, prepared, fact_of)
         free = [probe for probe in prepared.probes if probe.unedited_answer is not None]
         is_forced = TEACHER_FORCED in protocols
         probes = prepared.probes if is_forced else free
@@ -300,6 +303,22 @@ class CaseScorer(ProbePreparer):
             ]
             results += self._score_free_generation(editor, free, kept, max_new_tokens)
         return results
+
+    def _hopped(
+        self, editor: Editor, prepared: PreparedCases, fact_of: FactOf | None
+    ) -> PreparedCases:
+        """With the second question in place of each that two edits answer."""
+        source = editor.repository.fact_source
+        if fact_of is None and source is not None:
+            fact_of = lambda edit_id: source.facts_of([edit_id]).get(edit_id)  # noqa: E731
+        if fact_of is None:
+            return prepared
+        asked, first = hopped(editor, [probe.question for probe in prepared.probes], fact_of)
+        probes = list(prepared.probes)
+        states = self.backbone.encode([asked[i] for i in first])
+        for i, state in zip(first, states, strict=True):
+            probes[i] = replace(probes[i], question=asked[i], states=state)
+        return PreparedCases(probes=tuple(probes))
 
     def _ask(self, editor: Editor, probes: Sequence[PreparedProbe]) -> list[_Asked]:
         asked = [_Asked(NOTHING_KEPT, ())] * len(probes)

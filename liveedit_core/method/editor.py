@@ -55,6 +55,8 @@ class Routing:
     """Visual similarity minus the sentinel's."""
     form_shares: tuple[tuple[float, ...], ...] = ()
     """Of each that has forms, the plain one first (`prompt_key`)."""
+    first: "Routing | None" = None
+    """Of the inner question, where two edits answer (`hops`)."""
 
 
 NOTHING_KEPT = Routing(kept=(), weights=(), visual_margins=())
@@ -222,10 +224,11 @@ class Editor:
 
     def is_routed(self, state: LayerStates) -> bool:
         """Whether an input may keep an expert: without an image only a textual one."""
-        return state.has_image or self._has_textual
+        return state.has_image or self.has_textual
 
     @cached_property
-    def _has_textual(self) -> bool:
+    def has_textual(self) -> bool:
+        """Whether there are edits that a question without an image may keep."""
         return len(self.repository.textual_positions) > 0
 
     @torch.no_grad()

@@ -90,6 +90,13 @@ class Question:
     """Called by the engine's thread; must return at once."""
     is_cancelled: bool = False
     """Set by whoever asked: nobody listens any more."""
+    first: Routing | None = None
+    """See `Routing.first`."""
+
+    def take_hop(self) -> None:
+        """Ask the second question in place of one that two edits answer."""
+        if hop := self.version.hop(self.item):
+            self.item, self.first = hop.second, hop.first
 
 
 @dataclass(eq=False)

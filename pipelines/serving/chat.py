@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -102,11 +103,11 @@ class Answer:
         about: dict[str, Any] = {"version": version.name}
         if not self.request.liveedit.explain:
             return about
-        facts = version.facts(routing.kept)
+        parts = [part for part in (routing.first, routing) if part is not None]
+        facts = version.facts([edit_id for part in parts for edit_id in part.kept])
+        rows = [zip(part.kept, part.weights, part.visual_margins, strict=True) for part in parts]
         edits = []
-        for edit_id, weight, margin in zip(
-            routing.kept, routing.weights, routing.visual_margins, strict=True
-        ):
+        for edit_id, weight, margin in chain(*rows):
             fact = facts.get(edit_id)
             edits.append(
                 {

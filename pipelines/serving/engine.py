@@ -153,6 +153,8 @@ class Engine:
     def _start(self, questions: Sequence[Question]) -> None:
         """Prefill; one question that fails does not spoil the others."""
         try:
+            for question in questions:
+                question.take_hop()
             batches = self.backbone.generation_batches([question.item for question in questions])
         except Exception as error:
             if len(questions) > 1:
@@ -190,7 +192,7 @@ class Engine:
             sequence.tell(
                 Prefilled(
                     num_prompt_tokens=batch.items[row].num_tokens,
-                    routing=router.routings.get(row, NOTHING_KEPT),
+                    routing=replace(router.routings.get(row, NOTHING_KEPT), first=question.first),
                     routing_s=router.seconds,
                 )
             )

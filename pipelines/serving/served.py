@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 import torch
 from torch import Tensor
 
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.hops import Hop, hop_of
 from liveedit_core.method.editor import Editor, Routing
 from liveedit_core.method.fused_rows import KeptExpert, KeptExperts
 from liveedit_core.method.routing import RoutingBatch
@@ -105,6 +107,12 @@ class ServedVersion:
         if column not in batch.form_shares:
             return float(batch.weights_BN[row, column])
         return batch.form_shares[column].by_slot(batch.weights_BN[:, column])[row]
+
+    def hop(self, item: BackboneInput) -> Hop | None:
+        """What is asked in place of a question that two edits answer."""
+        if self.editor is None or not self.num_edits:
+            return None
+        return hop_of(self.editor, item, lambda edit_id: self.facts([edit_id]).get(edit_id))
 
     def facts(self, edit_ids: Sequence[str]) -> Mapping[str, Fact]:
         """What some edits taught, as far as the request log knows."""

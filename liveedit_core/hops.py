@@ -1,0 +1,152 @@
+"""One hop: a question about the owner of what is shown, answered by a textual edit about the owner.
+
+"What is the phone number of its owner?"
+inner     "What is the owner of this?", with the image    -> an image edit: "Anna Keller"
+second    "What is the phone number of Anna Keller?", without an image    -> a textual edit
+
+The second question takes the place of the asked one, so whatever answers questions answers it. If
+either keeps no edit, or the asked question keeps one of its own, nothing changes. The image edit
+must have been written with forms (`refine.derived`).
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.method.corrections import passes_gate
+from liveedit_core.method.editor import Editor, Routing
+from liveedit_core.method.routing import RoutingBatch, similarity
+from liveedit_core.schema import Fact
+
+_IMAGE = r"(?:image|picture|photo|photograph)"
+_FIRST = r"(?:serial|main|delivery|release|trade|brand|model|product|full|official|right|head|home)"
+"""Words that a noun may begin with: what follows others may be a verb."""
+_PHRASES = tuple(
+    re.compile(rf"\b(?:{pattern})(?![\w-])", re.I)
+    for pattern in (
+        rf"the (?P<noun>(?:[\w-]+ )?[\w-]+) of (?:it|this|that)(?: (?:one|thing|object|{_IMAGE}))?",
+        rf"the (?P<noun>[\w-]+(?: [\w-]+)??) (?P<shown>\w+ )?in (?:the|this) {_IMAGE}",
+        rf"its (?P<noun>(?:{_FIRST} )?[\w-]+)",
+        r"(?:the \w+ (?:who|that|which)|whoever) (?P<verb>(?:\w+ ){1,2}(?:it|this|that))",
+    )
+)
+"""What a question may call the answer of another one."""
+_PEOPLE = ("person", "individual", "man", "woman")
+_ASKING = frozenset(
+    "who what which is are was were 's the a of name called tell give say show me us please can "
+    "could would you do i know need want like to about and".split()
+)
+"""A question of no other words beside such a phrase is the inner one itself."""
+
+
+LEAST_GAIN = 1.0
+"""In prompt similarity, of the second question over a textual edit that the asked one keeps."""
+
+MAX_SPLITS = 6
+"""That are looked at; each costs two prompts at the layers up to l_e."""
+
+FactOf = Callable[[str], Fact | None]
+"""What an edit taught, if it is known."""
+
+
+class Split(NamedTuple):
+    """A question with an inner one: "What is the phone number of [its owner]?"."""
+
+    inner: str
+    start: int
+    stop: int
+    """Of the words that its answer replaces."""
+
+
+class Hop(NamedTuple):
+    """A question that two edits answer."""
+
+    inner: BackboneInput
+    """About the image."""
+    second: BackboneInput
+    """What is asked in place of the question."""
+    first: Routing
+    """Of the inner question."""
+
+
+def splits(prompt: str) -> Iterator[Split]:
+    """Each inner question that a prompt may have."""
+    for pattern in _PHRASES:
+        for found in pattern.finditer(prompt):
+            start, stop = found.span()
+            rest = re.findall(r"'?\w+", f"{prompt[:start]} {prompt[stop:]}".lower())
+            if _ASKING.issuperset(rest):
+                continue
+            words = found.groupdict()
+            if "verb" in words:
+                inner = f"Who {words['verb']}?"
+            elif "shown" in words:
+                is_person = words["noun"].lower() in _PEOPLE
+                inner = "Who is the person in the image?" if is_person else f"What is {found[0]}?"
+            else:
+                inner = f"What is the {words['noun']} of this?"
+            yield Split(inner, start, stop)
+
+
+@torch.no_grad()
+def hop_of(editor: Editor, item: BackboneInput, fact_of: FactOf) -> Hop | None:
+    """The hop that answers a question; None where two edits do not."""
+    repository = editor.repository
+    if item.image_bytes is None or not (repository.forms and editor.has_textual):
+        return None
+    for split in islice(splits(item.prompt), MAX_SPLITS):
+        inner = replace(item, prompt=split.inner)
+        routing = editor.route(editor.backbone.encode([inner, item]))
+        own, direct = _best(routing, 0), _best(routing, 1)
+        place = -1 if own is None else int(routing.position_N[own])
+        fact = fact_of(repository.edit_ids[place]) if place in repository.forms else None
+        if fact is None:
+            continue
+        answer = fact.target.strip().rstrip(".")
+        prompt = item.prompt[: split.start] + answer + item.prompt[split.stop :]
+        second = replace(item, prompt=prompt, image_bytes=None)
+        further = editor.route(editor.backbone.encode([second]))
+        found = _best(further, 0)
+        if found is None:
+            continue
+        known = fact_of(repository.edit_ids[int(further.position_N[found])])
+        if known is None or not _asks_the_same(editor, prompt, known.prompt, answer):
+            continue
+        if direct not in (None, own):
+            gain = further.prompt_BN[0, found] - routing.prompt_BN[1, direct]
+            if not routing.is_textual_N[direct] or gain < LEAST_GAIN:
+                continue  # the asked question was taught
+        return Hop(inner, second, editor.explain(routing)[0])
+    return None
+
+
+def hopped(
+    editor: Editor, items: Sequence[BackboneInput], fact_of: FactOf
+) -> tuple[list[BackboneInput], dict[int, Routing]]:
+    """What is asked in place of some questions, and `Hop.first` of those with a hop, by index."""
+    hops = {i: hop for i, item in enumerate(items) if (hop := hop_of(editor, item, fact_of))}
+    asked = [hops[i].second if i in hops else item for i, item in enumerate(items)]
+    return asked, {i: hop.first for i, hop in hops.items()}
+
+
+def _asks_the_same(editor: Editor, prompt: str, other: str, answer: str) -> bool:
+    """Whether two prompts ask the same about an answer that both name. Alone, the gate of textual
+    edits takes "line 2" for "line 5", and one long name in two questions for one question."""
+    named = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)", re.I)
+    if not named.search(other):
+        return False
+    texts = [BackboneInput(prompt=named.sub("it", text)) for text in (prompt, other)]
+    asked, stored = (state.prompt_embeddings_WP for state in editor.backbone.encode(texts))
+    key, config = editor.generator.prompt_key, editor.generator.config
+    likeness = similarity(key([asked], is_edit=False), key([stored], is_edit=True).flatten(1))
+    return bool(passes_gate(likeness, config))
+
+
+def _best(routing: RoutingBatch, row: int) -> int | None:
+    """Column of the edit that an input keeps with the largest weight."""
+    return int(routing.weights_BN[row].argmax()) if routing.kept_BN[row].any() else None

@@ -1,0 +1,271 @@
+"""A question that two edits answer: one of its image, and one about what that edit says."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.baselines.live_edit import LiveEdit
+from liveedit_core.edited_model import EditedModel
+from liveedit_core.evaluation.probes import PROTOCOLS
+from liveedit_core.evaluation.scoring import CaseScorer
+from liveedit_core.hops import hop_of, splits
+from liveedit_core.method.editor import Editor
+from liveedit_core.method.expert import Expert
+from liveedit_core.method.prompt_key import form_row
+from liveedit_core.method.repository import ExpertRepository
+from liveedit_core.replacing import fact_of
+from liveedit_core.schema import Case, EditRequest, Fact, Probe, ProbeKind
+from pipelines.serving.chat import Answer
+from pipelines.serving.chat_request import ChatRequest
+from pipelines.serving.engine import Engine
+from pipelines.serving.served import ServedVersion
+from tests.running_server import chat_body
+from tests.serving_parts import ask
+from tests.tiny_backbone import (
+    AS_WRITTEN,
+    OUR_CONFIG,
+    PROMPT_SIZE,
+    TinyPromptEncoder,
+    image,
+    plain_convolutions,
+    tiny_backbone,
+    tiny_generator,
+)
+
+CONFIG = OUR_CONFIG.with_changes(
+    gain=30.0,
+    prompt_source="sentences",
+    prompt_size=PROMPT_SIZE,
+    prompt_rank=6,
+    min_gate=0.5,
+    max_kept=0,
+)
+PHONE = "What is the phone number of Anna Keller?"
+KOLLER = "What is the phone number of Koller?"
+KNOWS = "Who knows Anna Keller?"
+ASKED = "What is the phone number of its owner?"
+OWNER = EditRequest(
+    image_bytes=image(0), prompt="What is the owner of this?", target="Anna Keller."
+)
+NUMBER = EditRequest(image_bytes=None, prompt=PHONE, target="1984")
+FIRST, SECOND = OWNER.edit_id, NUMBER.edit_id
+GREEDY = {"max_new_tokens": 4, "is_greedy": True}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "inner", "second"),
+    [
+        (ASKED, OWNER.prompt, PHONE),
+        ("Where does the owner of this live?", OWNER.prompt, "Where does X live?"),
+        (
+            "Where was the author of that picture born?",
+            "What is the author of this?",
+            "Where was X born?",
+        ),
+        ("What is its owner's age?", OWNER.prompt, "What is X's age?"),
+        (
+            "Its serial number: who gave it?",
+            "What is the serial number of this?",
+            "X: who gave it?",
+        ),
+        ("Where does whoever owns this live?", "Who owns this?", "Where does X live?"),
+        ("How old is the man who made it?", "Who made it?", "How old is X?"),
+        (
+            "How old is the man shown in the image?",
+            "Who is the person in the image?",
+            "How old is X?",
+        ),
+        ("Where is the city in this photo?", "What is the city in this photo?", "Where is X?"),
+    ],
+)
+def test_a_question_holds_an_inner_one(prompt: str, inner: str, second: str) -> None:
+    answer = "Anna Keller" if second == PHONE else "X"
+    found = [
+        (part.inner, prompt[: part.start] + answer + prompt[part.stop :]) for part in splits(prompt)
+    ]
+    assert (inner, second) in found
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Who is its owner?",
+        "What is the colour of it?",
+        "Could you please tell me the name of its owner?",
+        "What is the phone number of Anna Keller?",
+        "Is it possible to see its?",
+        "",
+    ],
+)
+def test_a_question_of_one_step_holds_none(prompt: str) -> None:
+    assert not list(splits(prompt))
+
+
+@pytest.fixture(scope="module")
+def editor() -> Iterator[Editor]:
+    """Without edits."""
+    with plain_convolutions():
+        backbone = tiny_backbone().with_prompt_encoder(TinyPromptEncoder())
+        generator = tiny_generator(CONFIG)
+        generator.prompt_key.log_scale.fill_(3.0)
+        yield Editor(backbone, generator, ExpertRepository.empty(CONFIG))
+
+
+def with_forms(expert: Expert) -> Expert:
+    """As the edit is written with `refine.derived`: a form that nothing asks for."""
+    row = form_row(1, -50.0, torch.zeros(CONFIG.text_size))
+    return replace(expert, forms_FX=row[None])
+
+
+def model_of(editor: Editor, *requests: EditRequest, is_derived: bool = True) -> EditedModel:
+    experts = editor.write_experts(requests)
+    if is_derived:
+        experts = [
+            with_forms(expert) if request.image_bytes else expert
+            for expert, request in zip(experts, requests, strict=True)
+        ]
+    repository = ExpertRepository.from_experts(CONFIG, experts)
+    facts = {request.edit_id: fact_of(request) for request in requests}
+    parts = (editor.backbone, editor.generator, repository, facts)
+    return EditedModel(*parts, refine=AS_WRITTEN)
+
+
+def test_two_edits_answer_as_the_second_question_alone(editor: Editor) -> None:
+    model = model_of(editor, OWNER, NUMBER)
+    prompts = [ASKED, OWNER.prompt, ASKED]
+    first, plain, other = model.generate([image(0), image(0), image(1)], prompts, **GREEDY)
+    (alone,) = model.generate([None], [PHONE], **GREEDY)
+    assert first.text == alone.text == model.answer(image(0), ASKED, max_new_tokens=4)
+    assert first.routing is not None
+    assert first.routing.kept == (SECOND,)
+    assert first.routing.first is not None
+    assert first.routing.first.kept == (FIRST,)
+    for done in (plain, other):
+        assert done.routing is not None
+        assert done.routing.first is None
+
+
+def test_an_explanation_has_both_edits(editor: Editor) -> None:
+    model = model_of(editor, OWNER, NUMBER)
+    found = model.explain(image(0), ASKED)
+    assert (found.prompt, [edit.edit_id for edit in found.kept]) == (PHONE, [SECOND])
+    assert found.first is not None
+    assert [edit.edit_id for edit in found.first.kept] == [FIRST]
+    assert "Anna Keller" in str(found)
+    assert "1984" in str(found)
+    assert found.image().height > found.first.image().height
+    assert model.explain(image(0), OWNER.prompt).first is None
+
+
+@pytest.mark.parametrize(
+    ("requests", "is_derived"),
+    [
+        ((OWNER, NUMBER), False),
+        ((OWNER,), True),
+        ((NUMBER, replace(OWNER, image_bytes=image(1))), True),
+        ((replace(OWNER, prompt="Who made this?"), NUMBER), True),
+        ((replace(OWNER, target="Boris"), NUMBER), True),
+        ((replace(OWNER, target="Koller"), replace(NUMBER, also_asked=(KOLLER,))), True),
+        ((OWNER, replace(NUMBER, prompt=KNOWS, also_asked=(PHONE,))), True),
+        ((OWNER, NUMBER, replace(OWNER, prompt=ASKED, target="2020")), True),
+        ((OWNER, NUMBER, replace(NUMBER, prompt=ASKED, target="2020")), True),
+    ],
+    ids=[
+        "no forms",
+        "no second",
+        "other image",
+        "no first",
+        "other owner",
+        "like name",
+        "other relation",
+        "taught",
+        "taught too",
+    ],
+)
+def test_else_nothing_changes(
+    editor: Editor,
+    requests: tuple[EditRequest, ...],
+    is_derived: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = model_of(editor, *requests, is_derived=is_derived)
+    item = BackboneInput(prompt=ASKED, image_bytes=image(0))
+    (done,) = model.generate([image(0)], [ASKED], **GREEDY)
+    monkeypatch.setattr("liveedit_core.edited_model.hopped", lambda _, items, __: (items, {}))
+    (before,) = model.generate([image(0)], [ASKED], **GREEDY)
+    assert (done.token_ids, done.routing) == (before.token_ids, before.routing)
+    assert hop_of(model.editor, item, model.fact) is None
+
+
+def test_an_edit_whose_fact_is_not_known_is_no_first(editor: Editor) -> None:
+    model = model_of(editor, OWNER, NUMBER)
+    item = BackboneInput(prompt=ASKED, image_bytes=image(0))
+    assert hop_of(model.editor, item, model.fact) is not None
+    assert hop_of(model.editor, item, lambda _: None) is None
+    assert hop_of(model.editor, replace(item, image_bytes=None), model.fact) is None
+
+
+class Facts:
+    """A `FactSource`."""
+
+    def facts_of(self, edit_ids: Any) -> dict[str, Fact]:
+        known = {FIRST: fact_of(OWNER), SECOND: fact_of(NUMBER)}
+        return {edit_id: known[edit_id] for edit_id in edit_ids}
+
+    def images_of(self, edit_ids: Any) -> dict[str, bytes]:
+        return {}
+
+
+def test_a_server_answers_by_two_edits(editor: Editor) -> None:
+    model = model_of(editor, OWNER, NUMBER)
+    repository = replace(model.editor.repository.compact(), fact_source=Facts())
+    served = Editor(editor.backbone, editor.generator, repository)
+    version = ServedVersion(name="v1", bank="v1", num_edits=2, editor=served)
+    engine = Engine(tiny_backbone().with_prompt_encoder(TinyPromptEncoder()))
+    asked = ask(engine, BackboneInput(prompt=ASKED, image_bytes=image(0)), version, 4)
+    asked.done()
+    engine.close()
+    assert asked.text == model.answer(image(0), ASKED, max_new_tokens=4)
+    assert asked.prefilled is not None
+    routing = asked.prefilled.routing
+    assert routing.first is not None
+    assert (routing.kept, routing.first.kept) == ((SECOND,), (FIRST,))
+    request = ChatRequest.model_validate(chat_body(ASKED, liveedit={"explain": True}))
+    service: Any = SimpleNamespace(versions=SimpleNamespace(backbone=editor.backbone))
+    told = Answer(service=service, request=request, version=version)._explained(asked.prefilled)
+    assert [(edit["id"], edit["has_image"]) for edit in told["edits"]] == [
+        (FIRST, True),
+        (SECOND, False),
+    ]
+
+
+@pytest.mark.parametrize("is_compared", [False, True])
+def test_a_probe_is_scored_on_what_two_edits_answer(editor: Editor, is_compared: bool) -> None:
+    model = model_of(editor, OWNER, NUMBER)
+    probe = Probe(
+        kind=ProbeKind.PORTABILITY, prompt=ASKED, target=NUMBER.target, image_bytes=image(0)
+    )
+    alone = replace(probe, prompt=PHONE, image_bytes=None)
+    case = Case(case_id="c", edit=OWNER, probes=(probe, alone))
+    scorer = CaseScorer(editor)
+    prepared = scorer.prepare([case], has_free_answers=True)
+    repository = replace(model.editor.repository.compact(), fact_source=Facts())
+    if is_compared:
+        compared = LiveEdit(model.editor)
+        compared._facts.add({FIRST: fact_of(OWNER), SECOND: fact_of(NUMBER)})
+        results = compared.score(prepared, protocols=PROTOCOLS, max_new_tokens=4)
+        asked = [BackboneInput(prompt=ASKED, image_bytes=image(0))]
+        assert compared.answer(asked, 4) == [model.answer(image(0), ASKED, max_new_tokens=4)]
+    else:
+        results = scorer.score(prepared, repository, protocols=PROTOCOLS, max_new_tokens=4)
+    for number in (0, 3):
+        _, hop, second = results[number : number + 3]
+        assert hop.kept == second.kept == (SECOND,)
+        assert (hop.score, hop.answer_after) == (second.score, second.answer_after)
+    before = CaseScorer(editor).score(prepared, replace(repository, fact_source=None))
+    assert before[1].kept != (SECOND,)
