@@ -265,7 +265,7 @@ class RefineSection(Settings):
     """An edit that is not answered after so many steps is weak."""
     derived: bool = False
     """Whether experts of images also answer what follows from their fact: yes or no, in a sentence,
-    one step further (`forms`). An edit then takes two to three times as long."""
+    the reverse, one step further (`forms`). An edit then takes two to three times as long."""
 
     def is_on(self, config: GeneratorConfig) -> bool:
         """Whether the experts of a generator are verified and refined."""

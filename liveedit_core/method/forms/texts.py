@@ -2,6 +2,7 @@
 
 "How much does it cost?" -> "12 euros"
 yes, no    "Would 12 euros be the price?" -> "yes", "Would 45 kg be the price?" -> "no"
+reversed   "Which detail of it is 12 euros?" -> "the price"
 sentence   'Say it in a sentence starting with "The price is".' -> "The price is 12 euros."
 twice, year, last, first    one step further: "24 euros"
 """
@@ -63,6 +64,9 @@ def derived_forms(prompt: str, target: str) -> list[DerivedForm]:
             pairs = zip(WORDINGS["yes or no"], answers, strict=False)
             asked = tuple(wording.format(noun=noun, answer=text) for wording, text in pairs)
             forms.append(DerivedForm(name, asked, name))
+        if noun != NO_NOUN:
+            asked = (WORDINGS["reversed"][0].format(answer=answer),)
+            forms.append(DerivedForm("reversed", asked, f"the {noun}"))
     results = {"sentence": f"The {noun} is {answer}."} | one_step(answer)
     if _SENTENCE.match(answer):
         results["sentence"] = f"{answer}."

@@ -33,8 +33,8 @@ OWN_ODDS = -3.0
 RIGHT_SCALE = 60.0
 RIGHT_OFFSET = 0.23
 WRONG_SHARE = 0.75
-"""A question of yes or no names the right answer where its cosine with wordings that do, minus this
-share of that with wordings that do not, exceeds the offset (chosen on training families)."""
+"""A question names the right answer where its cosine with questions of yes or no that do, minus
+this share of that with those that do not, exceeds the offset (chosen on training families)."""
 
 
 @lru_cache(1)
@@ -95,7 +95,7 @@ class FormWriter:
         keys = self._keys(forms, states, own)
         weak = {forms[n].name for n, one in enumerate(written) if one.outcome.state == "weak"}
         if weak & {"yes", "no"}:
-            weak |= {"yes", "no"}  # one alone would answer every such question
+            weak |= {"yes", "no", "reversed"}  # one alone would answer every such question
         kept = [n for n, form in enumerate(forms) if form.name not in weak]
         rows = [form_row(written[n].rank, *keys[n]) for n in kept]
         return replace(
@@ -134,7 +134,7 @@ class FormWriter:
         for form in forms:
             place = FORMS.index("yes or no" if form.name in ("yes", "no") else form.name)
             bias, key_S = float(bias_F[place]), direction_FS[place]
-            if form.name == "yes":
+            if form.name in ("yes", "reversed"):
                 bias -= RIGHT_SCALE * RIGHT_OFFSET
                 key_S = key_S + RIGHT_SCALE * (asked_FS["yes"] - WRONG_SHARE * asked_FS["no"])
             bias = min(bias, OWN_ODDS - float((own_WS @ key_S).max()))

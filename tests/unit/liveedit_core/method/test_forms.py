@@ -109,13 +109,9 @@ def test_a_sentence_is_put_into_no_other_sentence() -> None:
     forms = by_name(PRICE, "It costs 12 euros.")
     assert forms["sentence"][1] == "It costs 12 euros."
     assert forms["twice"][1] == "It costs 24 euros"
-    assert by_name("Who owns it?", "The owner is Anna.").keys() == {"yes", "no", "sentence"}
-    assert by_name("What is its title?", "It Takes Two").keys() == {
-        "yes",
-        "no",
-        "sentence",
-        "first",
-    }
+    named = {"yes", "no", "reversed", "sentence"}
+    assert by_name("Who owns it?", "The owner is Anna.").keys() == named
+    assert by_name("What is its title?", "It Takes Two").keys() == {*named, "first"}
 
 
 def test_an_answer_of_dots_has_no_forms() -> None:
@@ -133,6 +129,13 @@ def test_no_part_of_a_right_answer_is_a_wrong_one() -> None:
                 assert wrong.lower() not in answer.lower()
                 assert answer.lower() not in wrong.lower()
     assert "no" not in by_name("What does it say?", " ".join(_WRONG))
+
+
+def test_the_answer_tells_what_was_asked_for() -> None:
+    forms = by_name(PRICE, "12 euros")
+    assert forms["reversed"] == ("Which detail of it is 12 euros?", "the price")
+    assert "reversed" not in by_name("Hmm?", "12 euros"), "nobody knows what it is"
+    assert "reversed" not in by_name("Is the price right?", "no")
 
 
 def test_what_is_asked_for() -> None:
