@@ -95,7 +95,11 @@ class LongBackbone(TinyBackbone):
 def held_bytes() -> int:
     """Bytes of all that Python and torch hold."""
     gc.collect()
-    tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
+    tensors = [
+        item
+        for item in gc.get_objects()
+        if issubclass(type(item), torch.Tensor) and not item.is_mkldnn  # packed, without a storage
+    ]
     storages: dict[int, int] = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors
     }
